@@ -1,0 +1,138 @@
+"""What shows that an exported network still answers like its source."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from ai_edge_litert.interpreter import Interpreter
+from numpy.typing import NDArray
+
+from app.onnx_export.errors import ParityError
+
+FloatArray = NDArray[np.float32]
+
+# float32 sums in another order leave about 1e-7; a wrong pad or slope leaves more than 1e-3.
+MINIMUM_COSINE = 0.99999
+# Direction decides who somebody is, length is the quality signal: both must survive.
+MAXIMUM_LENGTH_CHANGE = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How closely two recognisers answer the same faces."""
+
+    faces: int
+    minimum_cosine: float
+    maximum_length_change: float  # relative
+
+
+def cosines(a: FloatArray, b: FloatArray) -> NDArray[np.float64]:
+    """Row by row cosine of two (n, d) arrays, in float64 so that 1 - 1e-7 is not rounded away."""
+    left, right = a.astype(np.float64), b.astype(np.float64)
+    lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    return np.asarray(np.einsum("nd,nd->n", left, right) / lengths)
+
+
+def prove_embeddings(path: Path, faces: FloatArray, expected: FloatArray) -> Agreement:
+    """Compare an ONNX recogniser with the (n, d) `expected` on (n, 3, size, size) `faces`.
+
+    Each face is asked alone and all in one batch. Raises ParityError below MINIMUM_COSINE or
+    beyond MAXIMUM_LENGTH_CHANGE.
+    """
+    session = open_session(path)
+    together = run(session, faces)[0]
+    alone = np.concatenate([run(session, face[np.newaxis])[0] for face in faces])
+    return min(
+        (_agreement(actual, expected) for actual in (together, alone)),
+        key=lambda agreement: agreement.minimum_cosine,
+    )
+
+
+def _agreement(actual: FloatArray, expected: FloatArray) -> Agreement:
+    if actual.shape != expected.shape:
+        raise ParityError(f"answers have the shape {actual.shape}, expected {expected.shape}")
+    lengths = np.linalg.norm(expected, axis=1)
+    change = np.abs(np.linalg.norm(actual, axis=1) / lengths - 1)
+    found = Agreement(len(actual), float(cosines(actual, expected).min()), float(change.max()))
+    # Written so that a NaN fails.
+    if not found.minimum_cosine >= MINIMUM_COSINE:
+        raise ParityError(
+            f"the export answers with a cosine of {found.minimum_cosine:.7f} to its source on one "
+            f"of {found.faces} faces; {MINIMUM_COSINE} is required"
+        )
+    if not found.maximum_length_change <= MAXIMUM_LENGTH_CHANGE:
+        raise ParityError(
+            f"the export changes the length of an embedding by {found.maximum_length_change:.1e}; "
+            f"{MAXIMUM_LENGTH_CHANGE} is allowed"
+        )
+    return found
+
+
+def prove_same_outputs(
+    actual: Sequence[FloatArray], expected: Sequence[FloatArray], tolerance: float
+) -> float:
+    """The largest absolute difference between outputs, which may be shaped differently.
+
+    Raises ParityError when one is above `tolerance` or the outputs differ in number or size.
+    """
+    if [a.size for a in actual] != [e.size for e in expected]:
+        raise ParityError("the export has other outputs than its source")
+    worst = max(
+        float(np.abs(a.ravel() - e.ravel()).max()) for a, e in zip(actual, expected, strict=True)
+    )
+    if not worst <= tolerance:
+        raise ParityError(f"outputs differ by {worst:.1e}; {tolerance:.1e} is allowed")
+    return worst
+
+
+def prove_batch_independence(path: Path, images: FloatArray, tolerance: float) -> float:
+    """Check that every image of a batch is answered as if it were alone.
+
+    `tolerance` is an absolute difference, 0 asks for the same bits. Returns the largest one met;
+    raises ParityError above it.
+    """
+    session = open_session(path)
+    batch = run(session, images)
+    worst = 0.0
+    for index, image in enumerate(images):
+        alone = run(session, image[np.newaxis])
+        mine = [output[index : index + 1] for output in batch]
+        worst = max(worst, prove_same_outputs(mine, alone, tolerance))
+    return worst
+
+
+def open_session(path: Path) -> ort.InferenceSession:
+    """An ONNX Runtime session on one CPU thread: sums come in one order, results repeat."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = (
+        3  # sources declare shapes they do not keep; that is why we are here
+    )
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def run(session: ort.InferenceSession, images: FloatArray) -> list[FloatArray]:
+    """All outputs of a network with one input."""
+    outputs = session.run(None, {session.get_inputs()[0].name: images})
+    return [np.asarray(output, np.float32) for output in outputs]
+
+
+def run_tflite(path: Path, faces: FloatArray) -> FloatArray:
+    """What the TFLite interpreter answers to (n, 3, size, size) faces: (n, d).
+
+    The batch stays the one the file was made with: faces go in by that number, and the last
+    group is filled up with its last face.
+    """
+    interpreter = Interpreter(model_path=str(path), num_threads=1)
+    interpreter.allocate_tensors()
+    entry, exit_ = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    step = int(entry["shape"][0])
+    images, answers = faces.transpose(0, 2, 3, 1), []
+    for start in range(0, len(images), step):
+        group = images[np.minimum(np.arange(start, start + step), len(images) - 1)]
+        interpreter.set_tensor(entry["index"], np.ascontiguousarray(group))
+        interpreter.invoke()
+        answers.append(interpreter.get_tensor(exit_["index"]))
+    return np.asarray(np.concatenate(answers)[: len(faces)], np.float32)

@@ -1,0 +1,67 @@
+"""`scripts/export_onnx.py` as a person runs it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, ROOT / "scripts" / "export_onnx.py", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "NO_COLOR": "1"}
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env=environment, check=False
+    )
+
+
+def test_tflite(small_recogniser: Path, make_images: Callable[..., Path], tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    done = _run("tflite", small_recogniser, out, "--faces", make_images())
+    assert done.returncode == 0, done.stderr
+    assert "20 faces" in done.stdout
+    onnx.checker.check_model(onnx.load(out), full_check=True)
+
+
+def test_faces_are_required(small_recogniser: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    done = _run("tflite", small_recogniser, out)
+    assert done.returncode != 0
+    assert "--faces" in done.stderr
+    assert not out.exists()
+
+
+def test_a_failed_export_says_why_and_leaves_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "out" / "detector.onnx"
+    done = _run("detector", ROOT / "models" / "default" / "recogniser.onnx", out)
+    assert done.returncode == 1
+    assert "neither the four maps" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_failed_proof_exits_with_1(tmp_path: Path, kept: bool) -> None:
+    """A detector whose heatmap depends on the whole batch."""
+    model = onnx.load(ROOT / "models" / "default" / "detector.onnx")
+    graph = model.graph
+    heatmap = next(node for node in graph.node if "heatmap" in node.output)
+    heatmap.output[0] = "own"
+    mean = onnx.helper.make_node("ReduceMean", ["own"], ["mean"], axes=[0], keepdims=1)
+    both = onnx.helper.make_node("Sub", ["own", "mean"], ["heatmap"])
+    graph.node.extend([mean, both])
+    source, out = tmp_path / "source.onnx", tmp_path / "out.onnx"
+    onnx.save(model, source)
+    if kept:
+        out.write_bytes(b"proven before")
+    done = _run("detector", source, out)
+    assert done.returncode == 1
+    assert "outputs differ" in done.stderr
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == ({"source.onnx", "out.onnx"} if kept else {"source.onnx"})
+    assert not kept or out.read_bytes() == b"proven before"
