@@ -1,0 +1,115 @@
+# What a person or a CI runs, by name. Settings of the service (LIKENESS_HOST, LIKENESS_PORT,
+# LIKENESS_DATA_DIR, LIKENESS_PACK, LIKENESS_DEVICE, ...) are environment variables and pass through.
+
+PYTHON ?= python3
+# cpu or gpu; each has a virtual environment of its own, because the two must never be mixed.
+EXTRA ?= cpu
+VENV ?= $(if $(filter cpu,$(EXTRA)),.venv,.venv-$(EXTRA))
+UV ?= $(VENV)/bin/uv
+IMAGE ?= likeness:cpu
+# More arguments for pytest: make test ARGS="-k decision"
+ARGS ?=
+
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/.stamps
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+
+# An install that was cut off leaves this behind; the next one then trusts nothing it finds.
+UNFINISHED := $(STAMPS)/unfinished
+REPAIR = $(if $(wildcard $(UNFINISHED)),--ignore-installed)
+
+# $(call install,NAME): the pinned, hashed requirements/NAME.txt, then this tree itself (its build backend is pinned
+# there too). A lock is complete, so nothing is resolved here.
+define install
+	@echo "Installing requirements/$(1).txt into $(VENV)"
+	@touch $(UNFINISHED)
+	@$(PIP) install --quiet --no-deps --require-hashes --only-binary :all: $(REPAIR) -r requirements/$(1).txt
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@rm -f $(UNFINISHED)
+endef
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## What there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: serve
+serve: $(STAMPS)/serve-$(EXTRA) ## Install what the service needs, once, and start it (EXTRA=gpu on a CUDA machine)
+	@exec $(BIN)/likeness serve
+
+.PHONY: install
+install: $(STAMPS)/dev ## Install what tests and checks need
+
+.PHONY: test
+test: $(STAMPS)/dev ## The default test suite
+	$(BIN)/python -m pytest $(ARGS)
+
+# Exit code 5 is pytest's "nothing was selected": no failure for the sets below.
+.PHONY: test-slow
+test-slow: $(STAMPS)/dev ## The tests that take longer, chaos included
+	$(BIN)/python -m pytest -m "(slow or chaos) and not gpu and not accuracy" $(ARGS) || [ $$? -eq 5 ]
+
+.PHONY: test-all
+test-all: $(STAMPS)/dev ## Everything that needs no GPU
+	$(BIN)/python -m pytest -m "not gpu" $(ARGS)
+
+.PHONY: accuracy
+accuracy: $(STAMPS)/dev ## Error rates on the evaluation data (LIKENESS_EVAL_DATA, default ../shared/data)
+	$(BIN)/python -m pytest -m accuracy $(ARGS) || [ $$? -eq 5 ]
+
+.PHONY: check
+check: $(STAMPS)/dev ## Format, lint, types, import layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy --strict app scripts
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: $(STAMPS)/dev ## Mend what can be mended
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+# dev.txt comes first and constrains the others, so that every environment has the same versions.
+# UPGRADE=1 takes newer ones; without it a pin moves only where pyproject.toml makes it.
+LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-build \
+	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) --group build pyproject.toml
+NO_CPU_RUNTIME = --excludes requirements/gpu.excludes.txt
+
+.PHONY: lock
+lock: ## Write requirements/*.txt anew from pyproject.toml (UPGRADE=1 for newer versions)
+	@command -v $(UV) >/dev/null || { echo "No uv: 'make install' first, or name one: make lock UV=uv" >&2; exit 1; }
+	$(LOCK) --extra cpu --extra insightface --extra export --extra dev -o requirements/dev.txt
+	$(LOCK) -c requirements/dev.txt --extra cpu -o requirements/cpu.txt
+	$(LOCK) -c requirements/dev.txt --extra cpu --extra insightface -o requirements/insightface.txt
+	$(LOCK) -c requirements/dev.txt --extra cpu --extra export -o requirements/export.txt
+	$(LOCK) -c requirements/dev.txt --extra gpu -o requirements/gpu.txt
+	$(LOCK) -c requirements/dev.txt --extra gpu --extra insightface $(NO_CPU_RUNTIME) -o requirements/gpu-insightface.txt
+
+.PHONY: image
+image: ## The CPU container image
+	docker build --target cpu --tag $(IMAGE) .
+
+.PHONY: clean
+clean: ## Remove environments, caches and build output; data stays
+	rm -rf .venv .venv-* dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find app scripts tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+$(STAMPS)/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Likeness needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." \
+			"Name a newer one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV) || { \
+		echo "No virtual environment could be made (on Debian and Ubuntu: apt install python3-venv)." >&2; exit 1; }
+	@mkdir -p $(STAMPS)
+	@touch $@
+
+$(STAMPS)/serve-$(EXTRA): requirements/$(EXTRA).txt pyproject.toml | $(STAMPS)/venv
+	$(call install,$(EXTRA))
+	@touch $@
+
+# dev.txt holds all of cpu.txt at the same versions, so that `make serve` after `make test` has nothing to do.
+$(STAMPS)/dev: requirements/dev.txt pyproject.toml | $(STAMPS)/venv
+	$(call install,dev)
+	@touch $@ $(STAMPS)/serve-cpu

@@ -1,0 +1,204 @@
+"""One inference engine, one OpenCV and one FAISS: in every lock, resolution and environment."""
+
+import importlib.metadata
+import re
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+REQUIREMENTS = ROOT / "requirements"
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+LOCK_EXTRAS = {
+    "cpu": ["cpu"],
+    "gpu": ["gpu"],
+    "insightface": ["cpu", "insightface"],
+    "gpu-insightface": ["gpu", "insightface"],
+    "export": ["cpu", "export"],
+    "dev": ["cpu", "insightface", "export", "dev"],
+}
+# Distributions of one family install the same import package over one another.
+FAMILIES = {
+    "onnxruntime": re.compile(r"(onnxruntime|ort)(-|$)"),
+    "opencv": re.compile(r"opencv-"),
+    "faiss": re.compile(r"faiss(-|$)"),
+}
+EXPECTED = {
+    "cpu": {"onnxruntime", "opencv-python", "faiss-cpu"},
+    "gpu": {"onnxruntime-gpu", "opencv-python", "faiss-gpu-cuvs"},
+}
+PYTHONS = ["3.11", "3.12", "3.13"]
+RESOLVE_SECONDS = 60
+BUILD_SECONDS = 120
+
+locks = pytest.mark.parametrize("lock", LOCK_EXTRAS)
+
+
+def linux_environment(python: str) -> dict[str, str]:
+    """The marker environment of the platform that every extra supports."""
+    linux = {
+        "sys_platform": "linux",
+        "platform_system": "Linux",
+        "platform_machine": "x86_64",
+        "os_name": "posix",
+        "implementation_name": "cpython",
+        "platform_python_implementation": "CPython",
+        "python_version": python,
+        "python_full_version": f"{python}.0",
+    }
+    return {key: str(value) for key, value in default_environment().items()} | linux
+
+
+def parse(lock: str) -> list[tuple[Requirement, int]]:
+    """Every requirement of a requirements file, with the number of hashes it carries."""
+    joined = lock.replace("\\\n", " ")
+    lines = [
+        line for line in joined.splitlines() if line.strip() and not line.lstrip().startswith("#")
+    ]
+    return [
+        (Requirement(line.split("--hash=")[0].strip()), line.count("--hash=sha256:"))
+        for line in lines
+    ]
+
+
+def read(lock: str) -> str:
+    return (REQUIREMENTS / f"{lock}.txt").read_text()
+
+
+def pins(lock: str, python: str = "3.12") -> dict[str, str]:
+    """Name to version, as installed on Linux with one Python."""
+    environment = linux_environment(python)
+    return {
+        canonicalize_name(requirement.name): str(requirement.specifier)
+        for requirement, _ in parse(lock)
+        if requirement.marker is None or requirement.marker.evaluate(environment)
+    }
+
+
+def families(names: set[str]) -> set[str]:
+    return {name for name in names for family in FAMILIES.values() if family.match(name)}
+
+
+def declared(extras: list[str]) -> list[Requirement]:
+    project = PYPROJECT["project"]
+    optional = [line for extra in extras for line in project["optional-dependencies"][extra]]
+    return [Requirement(line) for line in project["dependencies"] + optional]
+
+
+def expected(lock: str) -> set[str]:
+    return EXPECTED["gpu" if "gpu" in LOCK_EXTRAS[lock] else "cpu"]
+
+
+def test_every_lock_is_tested() -> None:
+    assert {path.stem for path in REQUIREMENTS.glob("*.txt")} - {"gpu.excludes"} == set(LOCK_EXTRAS)
+
+
+@locks
+@pytest.mark.parametrize("python", PYTHONS)
+def test_lock_holds_one_distribution_of_each_family(lock: str, python: str) -> None:
+    assert families(set(pins(read(lock), python))) == expected(lock)
+
+
+@locks
+@pytest.mark.parametrize("python", PYTHONS)
+def test_lock_satisfies_pyproject(lock: str, python: str) -> None:
+    environment = linux_environment(python)
+    locked = pins(read(lock), python)
+    wanted = [
+        requirement
+        for requirement in declared(LOCK_EXTRAS[lock])
+        if requirement.marker is None or requirement.marker.evaluate(environment)
+    ]
+    unsatisfied = [
+        str(requirement)
+        for requirement in wanted
+        if not requirement.specifier.contains(
+            locked.get(canonicalize_name(requirement.name), "==0").removeprefix("==")
+        )
+    ]
+    assert unsatisfied == []
+    assert "hatchling" in locked, "the project itself must install without a download"
+
+
+@locks
+def test_every_locked_requirement_is_pinned_and_hashed(lock: str) -> None:
+    loose = [
+        str(requirement)
+        for requirement, hashes in parse(read(lock))
+        if hashes == 0 or not re.fullmatch(r"==[^,*]+", str(requirement.specifier))
+    ]
+    assert loose == []
+
+
+@locks
+def test_lock_names_no_address_and_no_machine(lock: str) -> None:
+    text = read(lock)
+    for trace in ("://", "--index-url", "--extra-index-url", "--find-links", "file:", " /"):
+        assert trace not in text
+
+
+@locks
+def test_lock_agrees_with_the_development_lock(lock: str) -> None:
+    """Only then does `make serve` after `make test` find everything in place."""
+    ours, development = pins(read(lock)), pins(read("dev"))
+    assert {
+        name for name in ours.keys() & development.keys() if ours[name] != development[name]
+    } == set()
+    if lock == "cpu":
+        assert ours.keys() <= development.keys()
+
+
+@locks
+@pytest.mark.slow
+def test_fresh_resolution_holds_one_distribution_of_each_family(lock: str) -> None:
+    """Not the pins but today's newest releases: none of them may bring a second engine."""
+    uv = Path(sysconfig.get_path("scripts")) / "uv"
+    command = [str(uv), "pip", "compile", "--quiet", "--universal", "--python-version", "3.11"]
+    command += ["--no-header", "--no-annotate", "pyproject.toml"]
+    command += [part for extra in LOCK_EXTRAS[lock] for part in ("--extra", extra)]
+    if lock == "gpu-insightface":
+        command += ["--excludes", "requirements/gpu.excludes.txt"]
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=RESOLVE_SECONDS, check=False
+        )
+    except FileNotFoundError:
+        pytest.skip("uv is not installed")
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"the package registry did not answer within {RESOLVE_SECONDS} s")
+    if done.returncode and re.search(
+        r"error sending request|dns error|timed out", done.stderr, re.I
+    ):
+        pytest.skip("the package registry cannot be reached")
+    assert done.returncode == 0, done.stderr
+    assert families(set(pins(done.stdout))) == expected(lock)
+
+
+def test_this_environment_holds_one_distribution_of_each_family() -> None:
+    installed = {canonicalize_name(found.name) for found in importlib.metadata.distributions()}
+    for name, family in FAMILIES.items():
+        assert len([each for each in installed if family.match(each)]) == 1, name
+
+
+@pytest.mark.slow
+def test_wheel_carries_the_code_and_the_default_pack(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory"]
+    subprocess.run([*command, str(tmp_path)], cwd=ROOT, check=True, timeout=BUILD_SECONDS)
+    (wheel,) = tmp_path.glob("likeness-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    pack = {path.relative_to(ROOT) for path in (ROOT / "models" / "default").iterdir()}
+    assert "app/__init__.py" in names
+    assert "app/cli/__init__.py" in names
+    assert {f"app/{path.as_posix()}" for path in pack} <= names
+    tops = {name.split("/")[0] for name in names}
+    assert tops == {"app", f"likeness-{PYPROJECT['project']['version']}.dist-info"}
