@@ -1,0 +1,3 @@
+"""Likeness: a self-hosted face recognition service."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,189 @@
+"""The error tree: every failure a caller can meet has a stable code and an HTTP status.
+
+Domain code raises these; only `app.api.errors` turns them into RFC 9457 problem documents.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+class LikenessError(Exception):
+    """Base of the tree.
+
+    `detail` is one sentence for a person: what happened and what to do about it. `extra` holds
+    machine-readable members added to the problem document.
+    """
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(self, detail: str, extra: Mapping[str, Any] | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.extra: dict[str, Any] = dict(extra or {})
+
+
+# --- the request -----------------------------------------------------------------------------
+
+
+class InvalidRequest(LikenessError):
+    code, status, title = "invalid_request", 422, "The request is not valid"
+
+
+class UnknownField(InvalidRequest):
+    code, title = "unknown_field", "The request has a field this call does not take"
+
+
+class MissingField(InvalidRequest):
+    code, title = "missing_field", "A required field is missing"
+
+
+class UnsupportedMediaType(LikenessError):
+    code, status, title = "unsupported_media_type", 415, "The body's content type is not supported"
+
+
+class RequestTooLarge(LikenessError):
+    code, status, title = "request_too_large", 413, "The request is too large"
+
+
+class InvalidCursor(InvalidRequest):
+    code, title = "invalid_cursor", "The cursor is not one of ours"
+
+
+# --- one image -------------------------------------------------------------------------------
+
+
+class ImageError(LikenessError):
+    """The bytes of one image cannot be used; the rest of the request still can."""
+
+    code, status, title = "unreadable_image", 422, "The image cannot be read"
+
+
+class EmptyImage(ImageError):
+    code, title = "empty_image", "The image has no bytes"
+
+
+class UnsupportedImage(ImageError):
+    code, status, title = "unsupported_image", 415, "The image format is not supported"
+
+
+class UnreadableImage(ImageError):
+    pass
+
+
+class ImageTooLarge(ImageError):
+    code, status, title = "image_too_large", 413, "The image is too large"
+
+
+# --- the faces of one image ------------------------------------------------------------------
+
+
+class FaceError(LikenessError):
+    """One image cannot serve a call that needs exactly one usable face."""
+
+    code, status, title = "unusable_face", 422, "The photo does not show one usable face"
+
+
+class NoFace(FaceError):
+    code, title = "no_face", "No face was found"
+
+
+class SeveralFaces(FaceError):
+    code, title = "several_faces", "More than one face was found"
+
+
+class FaceTooSmall(FaceError):
+    code, title = "face_too_small", "The face is too small"
+
+
+class LowQuality(FaceError):
+    code, title = "low_quality", "The face is not clear enough"
+
+
+class NothingEnrolled(LikenessError):
+    code, status, title = "nothing_enrolled", 422, "No image could be enrolled"
+
+
+class InvalidEmbedding(LikenessError):
+    code, status, title = "invalid_embedding", 422, "The embedding cannot be used"
+
+
+# --- the gallery -----------------------------------------------------------------------------
+
+
+class NotFound(LikenessError):
+    code, status, title = "not_found", 404, "Nothing is there"
+
+
+class CollectionNotFound(NotFound):
+    code, title = "collection_not_found", "The collection does not exist"
+
+
+class PersonNotFound(NotFound):
+    code, title = "person_not_found", "The person is not in this collection"
+
+
+class FaceNotFound(NotFound):
+    code, title = "face_not_found", "The face is not in this collection"
+
+
+class Conflict(LikenessError):
+    code, status, title = "conflict", 409, "The request conflicts with what is stored"
+
+
+class CollectionExists(Conflict):
+    code, title = "collection_exists", "A collection of that name exists"
+
+
+class PersonExists(Conflict):
+    code, title = "person_exists", "A person of that id exists"
+
+
+class CollectionProtected(Conflict):
+    code, title = "collection_protected", "The default collection cannot be deleted"
+
+
+class EmbeddingSpaceMismatch(Conflict):
+    code = "embedding_space_mismatch"
+    title = "The collection belongs to another embedding space"
+
+
+class StoreUnavailable(LikenessError):
+    code, status, title = "store_unavailable", 503, "The database cannot be used right now"
+
+
+class StoreFull(LikenessError):
+    code, status, title = "storage_full", 507, "There is no room left on the disk"
+
+
+# --- the service -----------------------------------------------------------------------------
+
+
+class Overloaded(LikenessError):
+    code, status, title = "overloaded", 503, "The service is busy"
+
+
+class Unavailable(LikenessError):
+    code, status, title = "unavailable", 503, "The service is not ready"
+
+
+# --- start-up (never met over HTTP) ----------------------------------------------------------
+
+
+class StartupError(LikenessError):
+    """The service cannot start; the CLI prints `detail` and exits with status 2."""
+
+    code, title = "startup_error", "The service cannot start"
+
+
+class PackError(StartupError):
+    code, title = "pack_error", "The model pack cannot be used"
+
+
+class DeviceError(StartupError):
+    code, title = "device_error", "The requested device cannot be used"
+
+
+class DatabaseError(StartupError):
+    code, title = "database_error", "The database cannot be opened"

@@ -1,0 +1,62 @@
+"""Settings, read once from the environment (`LIKENESS_*`) by the CLI and passed down."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Device(StrEnum):
+    """Where the networks run: `auto` takes a GPU when its provider really starts."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class LogFormat(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+
+
+MIB = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """All configuration. Every field is an environment variable with the prefix `LIKENESS_`."""
+
+    model_config = SettingsConfigDict(env_prefix="LIKENESS_", extra="ignore", frozen=True)
+
+    host: Annotated[str, Field(description="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535, description="Port to listen on.")] = 8000
+    data_dir: Annotated[Path, Field(description="Folder of the database.")] = Path("data")
+    database_url: Annotated[
+        str | None, Field(description="SQLAlchemy URL; default: likeness.db in the data folder.")
+    ] = None
+    pack: Annotated[str, Field(description="Model pack: a name or a folder.")] = "default"
+    device: Annotated[Device, Field(description="auto, cpu or cuda.")] = Device.AUTO
+    log_format: Annotated[LogFormat, Field(description="text or json.")] = LogFormat.TEXT
+    log_level: Annotated[str, Field(description="Level of the log.")] = "INFO"
+
+    max_image_bytes: Annotated[int, Field(gt=0)] = 10 * MIB
+    max_image_pixels: Annotated[int, Field(gt=0)] = 40_000_000
+    max_image_side: Annotated[int, Field(gt=0)] = 16_384
+    max_images: Annotated[int, Field(gt=0, description="Images in one request.")] = 32
+    max_request_bytes: Annotated[int, Field(gt=0)] = 64 * MIB
+    max_faces: Annotated[int, Field(gt=0, description="Faces answered for one image.")] = 256
+
+    workers: Annotated[
+        int | None, Field(gt=0, description="Inference threads; default: the usable cores.")
+    ] = None
+    max_pending: Annotated[
+        int, Field(gt=0, description="Requests waiting or at work before 503.")
+    ] = 64
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The database URL, SQLite in the data folder unless one is given."""
+        if self.database_url:
+            return self.database_url
+        return f"sqlite:///{(self.data_dir / 'likeness.db').absolute()}"

@@ -1,0 +1,59 @@
+"""Structured logs: one line an event, text for people or JSON for machines, with request ids."""
+
+import json
+import logging
+import sys
+from contextvars import ContextVar
+from typing import Any
+
+from app.settings import LogFormat
+
+LOGGER_NAME = "likeness"
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+
+def log(level: int, event: str, **fields: Any) -> None:
+    """Log an event with fields. Never pass photos, embeddings or person ids."""
+    logging.getLogger(LOGGER_NAME).log(level, event, extra={"fields": fields})
+
+
+def set_up_logs(log_format: LogFormat, level: str) -> None:
+    """Send the service's log to standard error; the CLI calls this once."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if log_format is LogFormat.JSON else TextFormatter())
+    logger = logging.getLogger(LOGGER_NAME)
+    logger.handlers = [handler]
+    logger.setLevel(level.upper())
+    logger.propagate = False
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    fields: dict[str, Any] = dict(getattr(record, "fields", {}))
+    if current := request_id.get():
+        fields = {"request_id": current, **fields}
+    return fields
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **_fields(record),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+class TextFormatter(logging.Formatter):
+    """`12:00:00 info event key=value`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        pairs = "".join(f" {key}={value}" for key, value in _fields(record).items())
+        time = self.formatTime(record, "%H:%M:%S")
+        line = f"{time} {record.levelname.lower():7} {record.getMessage()}{pairs}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line

@@ -1,0 +1,55 @@
+"""Prometheus metrics, on a registry of their own so that two apps in one process do not mix."""
+
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """Everything the service counts. Labels are bounded: routes, stages, codes, never ids."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "likeness_requests", "Answered requests.", ["route", "method", "status"],
+            registry=self.registry,
+        )  # fmt: skip
+        self._request_seconds = Histogram(
+            "likeness_request_seconds", "From first byte to answer.", ["route", "method"],
+            buckets=_SECONDS, registry=self.registry,
+        )  # fmt: skip
+        self._stage_seconds = Histogram(
+            "likeness_stage_seconds", "Time of one stage of one image.", ["stage"],
+            buckets=_SECONDS, registry=self.registry,
+        )  # fmt: skip
+        self._faces = Counter("likeness_faces", "Faces found.", registry=self.registry)
+        self._problems = Counter(
+            "likeness_problems", "Error answers by code.", ["code"], registry=self.registry
+        )
+        self.pending = Gauge(
+            "likeness_pending_requests", "Admitted requests not yet answered.",
+            registry=self.registry,
+        )  # fmt: skip
+
+    def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count one answered request of a route template."""
+        self._requests.labels(route, method, str(status)).inc()
+        self._request_seconds.labels(route, method).observe(seconds)
+
+    def observe_image(self, timings_ms: Mapping[str, float], faces: int) -> None:
+        """Count one analysed image and its stages."""
+        for stage, milliseconds in timings_ms.items():
+            self._stage_seconds.labels(stage).observe(milliseconds / 1000)
+        self._faces.inc(faces)
+
+    def observe_problem(self, code: str) -> None:
+        """Count one error answer."""
+        self._problems.labels(code).inc()
+
+    def render(self) -> bytes:
+        """The exposition that Prometheus scrapes."""
+        return generate_latest(self.registry)

@@ -1,0 +1,79 @@
+"""Frozen values that travel between the rooms of the service.
+
+Images are `uint8` arrays of shape (height, width, 3), BGR, upright. Coordinates are pixels of
+that array, x to the right and y down, as float32. Embeddings are L2-normalised float32 vectors.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+FloatArray = NDArray[np.float32]
+
+JsonObject = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """Faces of one image as parallel arrays, best score first.
+
+    boxes: (n, 4) x1, y1, x2, y2; landmarks: (n, 5, 2) right eye, left eye, nose tip, right and
+    left mouth corner as seen in the image from left to right, or None where the detector has no
+    landmark head; scores: (n,) in 0…1.
+    """
+
+    boxes: FloatArray
+    scores: FloatArray
+    landmarks: FloatArray | None
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def take(self, indices: NDArray[np.intp]) -> "Detections":
+        """The detections at `indices`, in that order."""
+        landmarks = None if self.landmarks is None else self.landmarks[indices]
+        return Detections(self.boxes[indices], self.scores[indices], landmarks)
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What can be said of a face's usefulness before it is compared with another.
+
+    `face_size_px` is the shorter side of the box; angles are degrees (0 = frontal); `sharpness`
+    and `brightness` are measured on the aligned crop; `embedding_norm` is the length of the
+    recogniser's raw output, None where the face was not embedded. See `app.faces.quality`.
+    """
+
+    face_size_px: float
+    yaw: float
+    pitch: float
+    roll: float
+    sharpness: float
+    brightness: float
+    detector_score: float
+    embedding_norm: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """One face of one image. `embedding` is None where only detection was asked for."""
+
+    box: FloatArray
+    landmarks: FloatArray
+    score: float
+    quality: Quality
+    embedding: FloatArray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AnalysedImage:
+    """One image after the pipeline: its upright size in pixels and its faces, largest first."""
+
+    width: int
+    height: int
+    faces: tuple[Face, ...]
+    timings_ms: Mapping[str, float]
