@@ -1,0 +1,143 @@
+"""Bytes of one photo -> upright BGR array, with every limit checked before anything is decoded.
+
+Pillow reads the header and decodes: unlike OpenCV's decoder it refuses truncated files instead of
+filling the rest with grey, and it knows the size before it allocates.
+"""
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags
+from PIL import Image as PillowImage
+
+from app.errors import EmptyImage, ImageTooLarge, UnreadableImage, UnsupportedImage
+from app.types import Image
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+_WHITE = (255, 255, 255, 255)
+_SIXTEEN_BIT_GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+
+# What brings a picture upright, by its EXIF orientation (CIPA DC-008, "Orientation"); 1 is upright.
+_TURNS = {
+    2: PillowImage.Transpose.FLIP_LEFT_RIGHT,
+    3: PillowImage.Transpose.ROTATE_180,
+    4: PillowImage.Transpose.FLIP_TOP_BOTTOM,
+    5: PillowImage.Transpose.TRANSPOSE,
+    6: PillowImage.Transpose.ROTATE_270,
+    7: PillowImage.Transpose.TRANSVERSE,
+    8: PillowImage.Transpose.ROTATE_90,
+}
+
+# Pillow has a guard of its own, above ours: its wording would mean nothing to a client.
+_PIXEL_GUARD = PillowImage.DecompressionBombError
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """What one image may measure: bytes as sent, pixels in all, pixels of its longer side."""
+
+    max_bytes: int = 10 * 1024 * 1024
+    max_pixels: int = 40_000_000
+    max_side: int = 16_384
+
+
+def sniff_format(data: bytes) -> str | None:
+    """The format that the leading bytes announce, whatever the file is called; None if unknown."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data[4:8] == b"ftyp":
+        return "AVIF" if data[8:12] in (b"avif", b"avis") else "HEIC"
+    if data[:6] in (b"GIF87a", b"GIF89a"):
+        return "GIF"
+    if data[:4] in (b"II*\x00", b"MM\x00*"):
+        return "TIFF"
+    if data[:2] == b"BM":
+        return "BMP"
+    if data[:5] == b"%PDF-":
+        return "PDF"
+    return None
+
+
+def decode_image(data: bytes, limits: ImageLimits) -> Image:
+    """Decode one JPEG, PNG or WebP to a contiguous uint8 array (height, width, 3), BGR.
+
+    EXIF orientation is applied; transparency is laid on white; 16-bit, palette, grey and CMYK
+    become 8-bit BGR; of an animation the first frame is taken.
+
+    Raises EmptyImage, UnsupportedImage, ImageTooLarge or UnreadableImage.
+    """
+    _check_bytes(data, limits)
+    try:
+        with PillowImage.open(io.BytesIO(data), formats=FORMATS) as picture:
+            _check_size(*picture.size, limits)
+            picture.load()
+            return _to_bgr(_upright(picture))
+    except _PIXEL_GUARD as error:
+        raise ImageTooLarge(_size_advice("The image has far too many pixels", limits)) from error
+    except (UnsupportedImage, ImageTooLarge):
+        raise
+    except Exception as error:  # decoders raise anything from struct.error to SyntaxError
+        raise UnreadableImage(
+            "The image is damaged or incomplete and could not be decoded; send the whole file."
+        ) from error
+
+
+def _check_bytes(data: bytes, limits: ImageLimits) -> None:
+    if not data:
+        raise EmptyImage("The image has zero bytes; check that the file was read before sending.")
+    if len(data) > limits.max_bytes:
+        raise ImageTooLarge(
+            f"The image has {len(data):,} bytes; at most {limits.max_bytes:,} are accepted. "
+            "Send a smaller copy: faces need no more than about 200 pixels each."
+        )
+    found = sniff_format(data)
+    if found not in FORMATS:
+        what = f"{found} images are" if found else "The bytes are no image, or of a format that is"
+        raise UnsupportedImage(f"{what} not supported; send JPEG, PNG or WebP.")
+
+
+def _check_size(width: int, height: int, limits: ImageLimits) -> None:
+    if max(width, height) > limits.max_side or width * height > limits.max_pixels:
+        raise ImageTooLarge(_size_advice(f"The image measures {width} × {height} pixels", limits))
+
+
+def _size_advice(what: str, limits: ImageLimits) -> str:
+    return (
+        f"{what}; at most {limits.max_pixels:,} pixels in all and {limits.max_side:,} on a side "
+        "are accepted. Send a smaller copy."
+    )
+
+
+def _upright(picture: PillowImage.Image) -> PillowImage.Image:
+    """Apply the EXIF orientation; damaged EXIF data counts as none, the pixels are still good.
+
+    `ImageOps.exif_transpose` would also rewrite the EXIF data, and fail for a photo with a good
+    orientation beside one damaged tag.
+    """
+    try:
+        orientation: Any = picture.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # noqa: BLE001 - any malformed tag: the photo is shown as stored
+        return picture
+    turn = _TURNS.get(orientation)
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _to_bgr(picture: PillowImage.Image) -> Image:
+    if picture.mode in _SIXTEEN_BIT_GREY:
+        grey = (np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8)
+        return np.ascontiguousarray(np.repeat(grey[:, :, np.newaxis], 3, axis=2))
+    if picture.has_transparency_data:
+        picture = _on_white(picture)
+    rgb = np.asarray(picture.convert("RGB"))
+    return np.ascontiguousarray(rgb[:, :, ::-1])
+
+
+def _on_white(picture: PillowImage.Image) -> PillowImage.Image:
+    rgba = picture.convert("RGBA")
+    return PillowImage.alpha_composite(PillowImage.new("RGBA", rgba.size, _WHITE), rgba)

@@ -1,0 +1,127 @@
+"""What several test folders share: the default pack, real photos, and ways to encode arrays."""
+
+import importlib.util
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import hypothesis
+import numpy as np
+import pytest
+from PIL import Image as PillowImage
+
+from app.faces.detect import Detector
+from app.faces.pipeline import FacePipeline, build_pipeline
+from app.imaging import ImageLimits, decode_image
+from app.inference.packs import ModelPack, load_pack
+from app.inference.session import OnnxModel
+from app.settings import Device
+from app.types import Image
+
+# First calls load libraries, and shared machines pause: a test says itself where time matters.
+hypothesis.settings.register_profile("likeness", deadline=None)
+hypothesis.settings.load_profile("likeness")
+
+ROOT = Path(__file__).resolve().parent.parent
+Encode = Callable[..., bytes]
+
+
+@pytest.fixture(scope="session")
+def pack() -> ModelPack:
+    return load_pack(str(ROOT / "models" / "default"))
+
+
+@pytest.fixture(scope="session")
+def pipeline(pack: ModelPack) -> FacePipeline:
+    return build_pipeline(pack, Device.CPU, ImageLimits())
+
+
+@pytest.fixture(scope="session")
+def detector(pack: ModelPack) -> Detector:
+    """The default pack's detector on its own."""
+    return Detector(OnnxModel(pack.detector_path, Device.CPU), pack.detector)
+
+
+@pytest.fixture(scope="session")
+def photos() -> Path:
+    """The folder of photos that come with the tests; its SOURCES.md says whose they are."""
+    return ROOT / "tests" / "data" / "photos"
+
+
+@pytest.fixture(scope="session")
+def eval_data() -> Path:
+    return _evaluation_folder("LIKENESS_EVAL_DATA", "data")
+
+
+@pytest.fixture(scope="session")
+def eval_models() -> Path:
+    return _evaluation_folder("LIKENESS_EVAL_MODELS", "models")
+
+
+def _evaluation_folder(variable: str, name: str) -> Path:
+    folder = Path(os.environ.get(variable, ROOT.parent / "shared" / name))
+    if not folder.is_dir():
+        pytest.skip(f"the evaluation's {name} are absent: {folder} ({variable}) is no folder")
+    return folder
+
+
+def encode_image(pixels: PillowImage.Image, form: str, **options: Any) -> bytes:
+    """The bytes of a Pillow image in a format such as JPEG; options as Pillow's `save` has them."""
+    file = io.BytesIO()
+    pixels.save(file, form, **options)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="session")
+def encode() -> Encode:
+    """Encode a uint8 BGR array: encode(image, "JPEG", quality=95)."""
+
+    def from_bgr(image: Image, form: str = "JPEG", **options: Any) -> bytes:
+        return encode_image(PillowImage.fromarray(image[:, :, ::-1]), form, **options)
+
+    return from_bgr
+
+
+@pytest.fixture(scope="session")
+def astronaut_image() -> Image:
+    """Eileen Collins, 512 x 512 BGR (NASA, public domain)."""
+    data = pytest.importorskip("skimage.data", reason="scikit-image is not installed")
+    return np.ascontiguousarray(data.astronaut()[:, :, ::-1])
+
+
+@pytest.fixture(scope="session")
+def astronaut(astronaut_image: Image, encode: Encode) -> bytes:
+    """The same photo as a JPEG."""
+    return encode(astronaut_image, "JPEG", quality=95)
+
+
+@pytest.fixture(scope="session")
+def group_photo() -> bytes:
+    """Six people, 1280 x 886, as a JPEG: the sample of the insightface package."""
+    # Found without importing the package, which takes a second and matplotlib's font cache.
+    spec = importlib.util.find_spec("insightface")
+    if spec is None or spec.origin is None:
+        pytest.skip("the insightface package and its sample photo are not installed")
+    return (Path(spec.origin).parent / "data" / "images" / "t1.jpg").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def group_image(group_photo: bytes) -> Image:
+    return decode_image(group_photo, ImageLimits())
+
+
+@pytest.fixture(scope="session")
+def portraits(photos: Path, astronaut_image: Image) -> dict[str, Image]:
+    """Photos of one clear face each, by name, upright BGR."""
+    names = ("obama", "obama3", "biden")
+    found = {n: decode_image((photos / f"{n}.jpg").read_bytes(), ImageLimits()) for n in names}
+    return {**found, "astronaut": astronaut_image}
+
+
+@pytest.fixture(scope="session")
+def blur() -> Callable[[Image, float], Image]:
+    """Gaussian blur of a standard deviation in pixels."""
+    return lambda image, sigma: np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.uint8)
