@@ -1,0 +1,1 @@
+"""Model packs, ONNX Runtime sessions and the threads that run them."""

@@ -1,0 +1,95 @@
+"""ONNX Runtime sessions whose provider is proven, not hoped for.
+
+ONNX Runtime answers an unusable GPU with a warning and runs on the CPU. Here the session's own
+list of providers is read back, so `cuda` means CUDA or a start that fails.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from app.errors import DeviceError, PackError
+from app.settings import Device
+from app.types import FloatArray
+
+CPU_PROVIDER = "CPUExecutionProvider"
+CUDA_PROVIDER = "CUDAExecutionProvider"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """Threads of one session: one, so that requests run side by side, a core each."""
+
+    threads: int = 1
+
+
+class OnnxModel:
+    """One network, loaded once and safe to run from several threads at a time."""
+
+    def __init__(self, path: Path, device: Device, options: SessionOptions | None = None) -> None:
+        """Load `path` on `device`. Raises PackError (bad file) or DeviceError (no such device)."""
+        self.path = path
+        self._session = _create_session(path, device, options or SessionOptions())
+        self.provider: str = self._session.get_providers()[0]
+        first = self._session.get_inputs()[0]
+        self.input_name: str = first.name
+        self.input_shape: list[int | str | None] = list(first.shape)
+        self.output_names: list[str] = [output.name for output in self._session.get_outputs()]
+
+    @property
+    def dynamic_batch(self) -> bool:
+        """Whether the network takes more than one image at a time."""
+        return not isinstance(self.input_shape[0], int)
+
+    @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        """Height and width of the images where the network takes no others."""
+        match self.input_shape:
+            case [_, _, int() as height, int() as width]:
+                return height, width
+        return None
+
+    def run(self, batch: NDArray[np.float32]) -> list[FloatArray]:
+        """Run the network on (n, 3, height, width) float32; all outputs in their order."""
+        return list(self._session.run(self.output_names, {self.input_name: batch}))
+
+
+def _create_session(path: Path, device: Device, options: SessionOptions) -> ort.InferenceSession:
+    wanted = _providers(device)
+    session_options = ort.SessionOptions()
+    session_options.intra_op_num_threads = options.threads
+    session_options.inter_op_num_threads = 1
+    session_options.log_severity_level = 3
+    try:
+        session = ort.InferenceSession(str(path), session_options, providers=wanted)
+    except Exception as error:  # ONNX Runtime raises its own types, and RuntimeError for CUDA
+        if device is Device.CUDA:
+            raise DeviceError(_cuda_advice(str(error))) from error
+        raise PackError(f"{path} is not a network that can be run: {error}") from error
+    session.disable_fallback()
+    if device is Device.CUDA and session.get_providers()[0] != CUDA_PROVIDER:
+        raise DeviceError(_cuda_advice("the session fell back to the CPU"))
+    return session
+
+
+def _providers(device: Device) -> list[str]:
+    if device is Device.CPU:
+        return [CPU_PROVIDER]
+    available = ort.get_available_providers()
+    if CUDA_PROVIDER in available:
+        if hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()
+        return [CUDA_PROVIDER, CPU_PROVIDER]
+    if device is Device.CUDA:
+        raise DeviceError(_cuda_advice("this onnxruntime was built without it"))
+    return [CPU_PROVIDER]
+
+
+def _cuda_advice(reason: str) -> str:
+    return (
+        f"LIKENESS_DEVICE=cuda, but CUDA cannot be used: {reason}. Install the 'gpu' extra on a "
+        "machine with an NVIDIA driver, or set LIKENESS_DEVICE=cpu."
+    )
