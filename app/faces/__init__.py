@@ -1,0 +1,1 @@
+"""From an image to faces: detection, alignment, embedding and quality."""

@@ -1,0 +1,65 @@
+"""Embedding: aligned crops -> L2-normalised float32 vectors."""
+
+import cv2
+import numpy as np
+
+from app.errors import PackError
+from app.inference.packs import RecogniserSpec
+from app.inference.session import OnnxModel
+from app.types import FloatArray, Image
+
+BATCH_SIZE = 32
+
+
+class Recogniser:
+    """The network that turns aligned faces into points of one embedding space."""
+
+    def __init__(self, model: OnnxModel, spec: RecogniserSpec) -> None:
+        """Raises PackError when the network's output is not what the pack announces."""
+        self._model = model
+        self._spec = spec
+        blank = np.zeros((1, spec.input_size, spec.input_size, 3), dtype=np.uint8)
+        dimension = self._raw(blank).shape[1]
+        if dimension != spec.dimension:
+            raise PackError(
+                f"{model.path} answers {dimension} numbers a face, the pack announces "
+                f"{spec.dimension}; correct recogniser.dimension in pack.toml."
+            )
+
+    @property
+    def input_size(self) -> int:
+        """Side of the square crop it takes, in pixels."""
+        return self._spec.input_size
+
+    @property
+    def provider(self) -> str:
+        """ONNX Runtime's name of what the network runs on."""
+        return self._model.provider
+
+    def embed(self, crops: Image) -> tuple[FloatArray, FloatArray]:
+        """Embed (n, size, size, 3) BGR crops.
+
+        Returns the (n, d) unit vectors and the (n,) lengths they had: faces the network is sure
+        of come out long, blurred ones short (Meng et al., "MagFace", CVPR 2021).
+        """
+        step = BATCH_SIZE if self._model.dynamic_batch else 1
+        parts = [self._raw(crops[i : i + step]) for i in range(0, len(crops), step)]
+        raw = np.concatenate(parts) if parts else np.empty((0, self._spec.dimension), np.float32)
+        return normalise(raw)
+
+    def _raw(self, crops: Image) -> FloatArray:
+        spec = self._spec
+        blob = cv2.dnn.blobFromImages(
+            list(crops),
+            scalefactor=1.0 / spec.std,
+            mean=(spec.mean,) * 3,
+            swapRB=spec.colour == "rgb",
+        )
+        return self._model.run(np.asarray(blob, dtype=np.float32))[0]
+
+
+def normalise(vectors: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Scale (n, d) vectors to length 1; also their (n,) lengths. A zero vector stays zero."""
+    norms = np.linalg.norm(vectors, axis=1)
+    unit = vectors / np.maximum(norms, np.finfo(np.float32).tiny)[:, np.newaxis]
+    return unit.astype(np.float32), norms.astype(np.float32)
