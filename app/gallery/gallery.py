@@ -1,0 +1,207 @@
+"""The gallery: the one object that keeps the truth and its derived indexes in step."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from app.errors import CollectionExists, EmbeddingSpaceMismatch, InvalidEmbedding
+from app.gallery.ports import (
+    CollectionRecord,
+    FaceRecord,
+    Hit,
+    NewTemplate,
+    Receipt,
+    StoredTemplate,
+    TemplateStore,
+    VectorIndex,
+)
+from app.types import FloatArray, JsonObject
+
+DEFAULT_COLLECTION = "default"
+
+IndexFactory = Callable[[int], VectorIndex]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One person who may be the probe: the nearest stored face and how near it is.
+
+    `margin` is the lead over the next person's similarity; None for the last of the gallery.
+    """
+
+    face: FaceRecord
+    similarity: float
+    margin: float | None
+
+
+@dataclass(slots=True)
+class _Replica:
+    """The index of one collection and the revision it has reached."""
+
+    index: VectorIndex
+    revision: int = -1
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Gallery:
+    """Enrols, searches and deletes. Thread-safe; several processes may share one database.
+
+    Every answer is as new as the database: the index catches up to the collection's revision
+    before it is searched, and before a write is acknowledged.
+    """
+
+    def __init__(
+        self,
+        store: TemplateStore,
+        new_index: IndexFactory,
+        embedding_space: str,
+        dimension: int,
+    ) -> None:
+        """Open the gallery; the default collection is created where it is missing."""
+        self.store = store
+        self._new_index = new_index
+        self._embedding_space = embedding_space
+        self._dimension = dimension
+        self._replicas: dict[int, _Replica] = {}
+        self._replicas_lock = threading.Lock()
+        if DEFAULT_COLLECTION not in {c.name for c in store.collections(None, 10_000).items}:
+            self._create_default()
+
+    def _create_default(self) -> None:
+        try:
+            self.create_collection(DEFAULT_COLLECTION, {})
+        except CollectionExists:  # another process started at the same moment
+            return
+
+    def create_collection(self, name: str, metadata: JsonObject) -> CollectionRecord:
+        """Create a collection in the running pack's embedding space."""
+        return self.store.create_collection(name, self._embedding_space, self._dimension, metadata)
+
+    def require(self, collection: str) -> CollectionRecord:
+        """The collection, if it exists and holds embeddings that the running pack can compare.
+
+        Raises CollectionNotFound or EmbeddingSpaceMismatch.
+        """
+        record = self.store.collection(collection)
+        if record.embedding_space != self._embedding_space:
+            raise EmbeddingSpaceMismatch(
+                f"The collection '{collection}' holds embeddings of {record.embedding_space}, the "
+                f"running pack makes {self._embedding_space}; they cannot be compared. Start the "
+                "pack it was made with, or enroll into a new collection."
+            )
+        return record
+
+    def enroll(
+        self,
+        collection: str,
+        person_id: str,
+        metadata: JsonObject | None,
+        templates: Sequence[NewTemplate],
+    ) -> list[StoredTemplate]:
+        """Store templates of one person, on disk and searchable when this returns."""
+        self.require(collection)
+        stored = self.store.enroll(collection, person_id, metadata, templates)
+        self._current(collection)
+        return stored
+
+    def identify(
+        self,
+        collection: str,
+        probes: FloatArray,
+        top_k: int,
+        metadata_filter: JsonObject | None = None,
+    ) -> list[list[Candidate]]:
+        """The `top_k` nearest persons for each of (n, d) unit vectors, best first, exactly."""
+        record, index = self._current(collection)
+        allowed = self.store.person_keys(record, metadata_filter) if metadata_filter else None
+        rows = index.search_persons(probes, top_k + 1, allowed)
+        faces = self.store.faces_by_key([hit.template_key for row in rows for hit in row])
+        return [self._candidates(row, faces, top_k) for row in rows]
+
+    def _candidates(
+        self, hits: list[Hit], faces: Mapping[int, FaceRecord], top_k: int
+    ) -> list[Candidate]:
+        known = [hit for hit in hits if hit.template_key in faces]
+        following: list[Hit | None] = [*known[1:], None]
+        return [
+            Candidate(
+                faces[hit.template_key],
+                hit.similarity,
+                None if after is None else hit.similarity - after.similarity,
+            )
+            for hit, after in zip(known, following, strict=False)
+        ][:top_k]
+
+    def compare(
+        self, collection: str, person_id: str, probe: FloatArray
+    ) -> tuple[FaceRecord, float] | None:
+        """The nearest of a person's own templates and its similarity; None if they have none."""
+        self.require(collection)
+        faces, vectors = self.store.embeddings(collection, person_id)
+        if not faces:
+            return None
+        similarities = np.clip(vectors @ probe, -1.0, 1.0)
+        best = int(np.argmax(similarities))
+        return faces[best], float(similarities[best])
+
+    def delete_person(self, collection: str, person_id: str) -> Receipt:
+        """Delete a person; no search that starts after this returns can find them."""
+        receipt = self.store.delete_person(collection, person_id)
+        self._refresh(self.store.collection(collection))
+        return receipt
+
+    def delete_face(self, collection: str, face_id: str) -> Receipt:
+        """Delete one template; no search that starts after this returns can find it."""
+        receipt = self.store.delete_face(collection, face_id)
+        self._refresh(self.store.collection(collection))
+        return receipt
+
+    def delete_collection(self, name: str) -> Receipt:
+        """Delete a collection with everything in it."""
+        record = self.store.collection(name)
+        receipt = self.store.delete_collection(name)
+        with self._replicas_lock:
+            self._replicas.pop(record.key, None)
+        return receipt
+
+    def check_embedding(self, values: Sequence[float]) -> FloatArray:
+        """An embedding made elsewhere as a unit vector. Raises InvalidEmbedding."""
+        vector = np.asarray(values, dtype=np.float64)
+        if vector.shape != (self._dimension,):
+            raise InvalidEmbedding(
+                f"The embedding has {vector.size} numbers; this service's model pack makes "
+                f"{self._dimension}. Only embeddings of {self._embedding_space} can be enrolled."
+            )
+        norm = float(np.linalg.norm(vector))
+        if not np.isfinite(norm) or norm < 1e-6:
+            raise InvalidEmbedding("The embedding holds no direction: it is zero or not finite.")
+        return (vector / norm).astype(np.float32)
+
+    # --- inside ------------------------------------------------------------------------------
+
+    def _current(self, collection: str) -> tuple[CollectionRecord, VectorIndex]:
+        """The collection as it is now, and an index that has reached it."""
+        record = self.require(collection)
+        return record, self._refresh(record)
+
+    def _refresh(self, record: CollectionRecord) -> VectorIndex:
+        with self._replicas_lock:
+            replica = self._replicas.get(record.key)
+            if replica is None:
+                replica = self._replicas[record.key] = _Replica(self._new_index(record.dimension))
+        if replica.revision < record.revision:
+            with replica.lock:
+                if replica.revision < record.revision:
+                    self._catch_up(replica, record)
+        return replica.index
+
+    def _catch_up(self, replica: _Replica, record: CollectionRecord) -> None:
+        if replica.revision < 0:
+            news = self.store.all_templates(record)
+        else:
+            news = self.store.changes_since(record, replica.revision)
+        replica.index.add(news.added)
+        replica.index.remove(news.removed)
+        replica.revision = news.revision

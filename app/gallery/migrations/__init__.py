@@ -1,0 +1,1 @@
+"""Alembic migrations: every database starts at the first and moves forward."""

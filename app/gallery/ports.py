@@ -1,0 +1,202 @@
+"""What the gallery needs of a database and of a vector index.
+
+`TemplateStore` is the truth, `VectorIndex` is derived from it. Both speak in the records below.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.types import FloatArray, JsonObject
+
+Ids = NDArray[np.int64]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionRecord:
+    """One gallery. `key` is the database's own number, never shown; `revision` rises with every
+    change to its templates."""
+
+    key: int
+    name: str
+    embedding_space: str
+    dimension: int
+    revision: int
+    metadata: JsonObject
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionCounts:
+    persons: int
+    templates: int
+
+
+@dataclass(frozen=True, slots=True)
+class PersonRecord:
+    """One person; `key` is the database's own number."""
+
+    key: int
+    person_id: str
+    metadata: JsonObject
+    templates: int
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class FaceRecord:
+    """One stored template as clients see it: `face_id` names it, the embedding stays inside."""
+
+    template_key: int
+    face_id: str
+    person_id: str
+    quality: JsonObject
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NewTemplate:
+    """A template to store: `embedding` is (d,) float32 of length 1, `content_digest` the SHA-256
+    of what it was made from, so that the same photo is stored once for a person."""
+
+    embedding: FloatArray
+    content_digest: str
+    quality: JsonObject = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTemplate:
+    """The outcome for one NewTemplate; `duplicate` where that content was already there."""
+
+    face: FaceRecord
+    duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """Some records and whether more follow."""
+
+    items: Sequence[T]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Templates:
+    """Templates as parallel arrays: their keys (n,), their persons' keys (n,), vectors (n, d)."""
+
+    keys: Ids
+    person_keys: Ids
+    vectors: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What happened to a collection's templates up to `revision`."""
+
+    revision: int
+    added: Templates
+    removed: Ids
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a deletion removed."""
+
+    persons: int
+    templates: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """The best template of one person for one probe; `similarity` is the cosine."""
+
+    person_key: int
+    template_key: int
+    similarity: float
+
+
+class TemplateStore(Protocol):
+    """The truth. Every method is one transaction; what returned is on disk.
+
+    Raises CollectionNotFound, PersonNotFound, FaceNotFound, CollectionExists, PersonExists,
+    StoreUnavailable and StoreFull.
+    """
+
+    def create_collection(
+        self, name: str, embedding_space: str, dimension: int, metadata: JsonObject
+    ) -> CollectionRecord: ...
+
+    def collection(self, name: str) -> CollectionRecord: ...
+
+    def count(self, collection: CollectionRecord) -> CollectionCounts: ...
+
+    def collections(self, after: str | None, limit: int) -> Page[CollectionRecord]: ...
+
+    def update_collection(self, name: str, metadata: JsonObject) -> CollectionRecord: ...
+
+    def delete_collection(self, name: str) -> Receipt: ...
+
+    def create_person(self, name: str, person_id: str, metadata: JsonObject) -> PersonRecord: ...
+
+    def person(self, name: str, person_id: str) -> PersonRecord: ...
+
+    def persons(self, name: str, after: str | None, limit: int) -> Page[PersonRecord]: ...
+
+    def update_person(self, name: str, person_id: str, metadata: JsonObject) -> PersonRecord: ...
+
+    def delete_person(self, name: str, person_id: str) -> Receipt: ...
+
+    def enroll(
+        self,
+        name: str,
+        person_id: str,
+        metadata: JsonObject | None,
+        new_templates: Sequence[NewTemplate],
+    ) -> list[StoredTemplate]: ...
+
+    def face(self, name: str, face_id: str) -> FaceRecord: ...
+
+    def faces(
+        self, name: str, person_id: str | None, after: str | None, limit: int
+    ) -> Page[FaceRecord]: ...
+
+    def delete_face(self, name: str, face_id: str) -> Receipt: ...
+
+    def stored_digests(self, name: str, person_id: str) -> set[str]: ...
+
+    def embeddings(self, name: str, person_id: str) -> tuple[list[FaceRecord], FloatArray]: ...
+
+    def faces_by_key(self, keys: Sequence[int]) -> Mapping[int, FaceRecord]: ...
+
+    def person_keys(self, collection: CollectionRecord, metadata: JsonObject) -> set[int]: ...
+
+    def all_templates(self, collection: CollectionRecord) -> Changes: ...
+
+    def changes_since(self, collection: CollectionRecord, revision: int) -> Changes: ...
+
+    def ping(self) -> None: ...
+
+    def describe(self) -> Mapping[str, Any]: ...
+
+    def close(self) -> None: ...
+
+
+class VectorIndex(Protocol):
+    """Exact cosine search over unit vectors, by person. Safe to search from several threads."""
+
+    @property
+    def size(self) -> int: ...
+
+    def add(self, templates: Templates) -> None: ...
+
+    def remove(self, keys: Ids) -> None: ...
+
+    def search_persons(
+        self, probes: FloatArray, top_k: int, allowed_persons: set[int] | None = None
+    ) -> list[list[Hit]]: ...

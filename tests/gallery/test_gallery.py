@@ -1,0 +1,161 @@
+"""Truth and index in step: within a process, across processes' views, over restarts."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from app.errors import (
+    CollectionNotFound,
+    EmbeddingSpaceMismatch,
+    InvalidEmbedding,
+    PersonNotFound,
+)
+from app.gallery.gallery import Gallery
+from tests.gallery.conftest import DIMENSION, open_gallery, template
+
+Draw = Callable[[int], NDArray[np.float32]]
+
+
+def enroll(gallery: Gallery, person: str, vectors: NDArray[np.float32]) -> list[Any]:
+    new = [template(vector, f"{person}-{vector[0]!r}") for vector in vectors]
+    return gallery.enroll("default", person, None, new)
+
+
+def people(gallery: Gallery, probe: NDArray[np.float32], top_k: int = 5) -> list[str]:
+    (row,) = gallery.identify("default", probe[np.newaxis], top_k)
+    return [candidate.face.person_id for candidate in row]
+
+
+def test_what_was_enrolled_is_found_first(gallery: Gallery, directions: Draw) -> None:
+    vectors = directions(20)
+    for i, vector in enumerate(vectors):
+        enroll(gallery, f"p{i}", vector[np.newaxis])
+    for i, vector in enumerate(vectors):
+        assert people(gallery, vector, top_k=1) == [f"p{i}"]
+
+
+def test_answers_equal_brute_force(gallery: Gallery, directions: Draw) -> None:
+    vectors = directions(300)
+    for i in range(60):
+        enroll(gallery, f"p{i}", vectors[i * 5 : i * 5 + 5])
+    for probe in directions(20):
+        best = (vectors @ probe).reshape(60, 5).max(axis=1)
+        expected = [f"p{i}" for i in np.argsort(-best)[:7]]
+        (row,) = gallery.identify("default", probe[np.newaxis], 7)
+        assert [c.face.person_id for c in row] == expected
+        assert [c.similarity for c in row] == pytest.approx(np.sort(best)[::-1][:7], abs=1e-5)
+        margins = [c.margin for c in row]
+        assert margins == pytest.approx(-np.diff(np.sort(best)[::-1][:8]), abs=1e-5)
+
+
+def test_a_person_with_many_templates_hides_nobody(gallery: Gallery, directions: Draw) -> None:
+    crowd = directions(1)[0] + 0.01 * directions(500)
+    crowd /= np.linalg.norm(crowd, axis=1, keepdims=True)
+    enroll(gallery, "many", crowd)
+    enroll(gallery, "one", -directions(1))
+    assert people(gallery, crowd[0]) == ["many", "one"]
+
+
+def test_a_restart_keeps_everything(database: Path, directions: Draw) -> None:
+    vectors = directions(3)
+    before = open_gallery(database)
+    enroll(before, "ada", vectors[:2])
+    enroll(before, "bob", vectors[2:])
+    before.delete_person("default", "bob")
+    before.store.close()
+    after = open_gallery(database)
+    assert people(after, vectors[2]) == ["ada"]
+    faces, stored = after.store.embeddings("default", "ada")
+    assert len(faces) == 2
+    assert np.array_equal(stored, vectors[:2])
+
+
+def test_two_processes_see_each_others_writes_at_once(database: Path, directions: Draw) -> None:
+    first, second = open_gallery(database), open_gallery(database)
+    vectors = directions(2)
+    enroll(first, "ada", vectors[:1])
+    assert people(second, vectors[0]) == ["ada"]
+    enroll(second, "bob", vectors[1:])
+    assert people(first, vectors[1])[0] == "bob"
+    first.delete_person("default", "ada")
+    assert people(second, vectors[0]) == ["bob"]
+
+
+def test_a_collection_remade_by_another_process_starts_empty(
+    database: Path, directions: Draw
+) -> None:
+    first, second = open_gallery(database), open_gallery(database)
+    vector = directions(1)
+    first.create_collection("staff", {})
+    first.enroll("staff", "ada", None, [template(vector[0], "a")])
+    second.identify("staff", vector, 1)
+    first.delete_collection("staff")
+    first.create_collection("staff", {})
+    assert second.identify("staff", vector, 1) == [[]]
+
+
+def test_searches_run_while_people_come_and_go(gallery: Gallery, directions: Draw) -> None:
+    stays = directions(1)
+    enroll(gallery, "stays", stays)
+    failures: list[object] = []
+    stop = threading.Event()
+
+    def search() -> None:
+        while not stop.is_set():
+            if people(gallery, stays[0])[:1] != ["stays"]:
+                failures.append("lost")
+
+    searchers = [threading.Thread(target=search) for _ in range(3)]
+    for thread in searchers:
+        thread.start()
+    for i, vector in enumerate(directions(40)):
+        enroll(gallery, f"p{i}", vector[np.newaxis])
+        gallery.delete_person("default", f"p{i}")
+        if f"p{i}" in people(gallery, vector):
+            failures.append(f"p{i} came back")
+    stop.set()
+    for thread in searchers:
+        thread.join()
+    assert failures == []
+
+
+def test_filter_is_exact_over_metadata(gallery: Gallery, directions: Draw) -> None:
+    vectors = directions(30)
+    for i, vector in enumerate(vectors):
+        team = {"team": i % 3, "shift": {"night": i % 2 == 0}}
+        gallery.enroll("default", f"p{i}", team, [template(vector, str(i))])
+    (row,) = gallery.identify("default", vectors[:1], 30, {"team": 1, "shift": {"night": True}})
+    assert {c.face.person_id for c in row} == {
+        f"p{i}" for i in range(30) if i % 3 == 1 and i % 2 == 0
+    }
+    assert gallery.identify("default", vectors[:1], 5, {"absent": None}) == [[]]
+
+
+def test_another_space_is_refused(database: Path, directions: Draw) -> None:
+    open_gallery(database)
+    other = open_gallery(database, space="es-other")
+    with pytest.raises(EmbeddingSpaceMismatch, match="es-other"):
+        other.identify("default", directions(1), 1)
+    with pytest.raises(EmbeddingSpaceMismatch):
+        enroll(other, "ada", directions(1))
+
+
+def test_unknown_names(gallery: Gallery, directions: Draw) -> None:
+    with pytest.raises(CollectionNotFound, match="POST /v1/collections"):
+        gallery.identify("nowhere", directions(1), 1)
+    with pytest.raises(PersonNotFound):
+        gallery.compare("default", "nobody", directions(1)[0])
+    gallery.store.create_person("default", "empty", {})
+    assert gallery.compare("default", "empty", directions(1)[0]) is None
+
+
+def test_embeddings_from_outside_are_checked(gallery: Gallery) -> None:
+    assert np.linalg.norm(gallery.check_embedding([3.0] * DIMENSION)) == pytest.approx(1)
+    for bad in ([0.0] * DIMENSION, [float("nan")] * DIMENSION, [1.0] * (DIMENSION - 1)):
+        with pytest.raises(InvalidEmbedding):
+            gallery.check_embedding(bad)
