@@ -1,0 +1,97 @@
+"""Everything a door of the product needs, built once from settings and closed once."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from app.decision.policy import EnrolmentGate, FaceSelection, usable_face
+from app.errors import InvalidRequest
+from app.faces.pipeline import FacePipeline, build_pipeline
+from app.gallery.backends import create_engine
+from app.gallery.gallery import Gallery
+from app.gallery.index import FlatIndex
+from app.gallery.ports import NewTemplate
+from app.gallery.schema import migrate
+from app.gallery.store import SqlStore
+from app.imaging import ImageLimits
+from app.inference.packs import ModelPack, load_pack
+from app.inference.scheduler import Scheduler
+from app.settings import Settings
+from app.telemetry.metrics import Metrics
+from app.types import AnalysedImage, Face, FloatArray
+
+MAX_PERSON_ID = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The running parts of the service."""
+
+    settings: Settings
+    pack: ModelPack
+    pipeline: FacePipeline
+    gallery: Gallery
+    scheduler: Scheduler
+    metrics: Metrics
+    gate: EnrolmentGate
+
+    def template_from_photo(
+        self, data: bytes, selection: FaceSelection
+    ) -> tuple[AnalysedImage, NewTemplate]:
+        """Analyse a photo and make a template of its one face.
+
+        Raises the ImageError and FaceError families.
+        """
+        image = self.pipeline.analyse(data, max_faces=self.settings.max_faces)
+        face = usable_face(image, selection, self.gate)
+        return image, template_of(face, data)
+
+    def template_from_embedding(self, values: Sequence[float]) -> NewTemplate:
+        """A template of an embedding made elsewhere in the same space. Raises InvalidEmbedding."""
+        vector = self.gallery.check_embedding(values)
+        return NewTemplate(vector, hashlib.sha256(vector.tobytes()).hexdigest())
+
+    def close(self) -> None:
+        """End the threads, then close the database."""
+        self.scheduler.close()
+        self.gallery.store.close()
+
+
+def template_of(face: Face, data: bytes) -> NewTemplate:
+    """The template of one embedded face of an encoded photo."""
+    embedding: FloatArray | None = face.embedding
+    assert embedding is not None, "the pipeline was asked to embed"
+    return NewTemplate(embedding, content_digest(data), asdict(face.quality))
+
+
+def content_digest(data: bytes) -> str:
+    """What a photo is told by, so that it is stored once for a person."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def check_person_id(person_id: str) -> str:
+    """A person id that fits the database and a URL. Raises InvalidRequest."""
+    if not person_id or len(person_id) > MAX_PERSON_ID or person_id in (".", ".."):
+        raise InvalidRequest(f"person_id must have 1 to {MAX_PERSON_ID} characters.")
+    if "/" in person_id or not person_id.isprintable() or person_id != person_id.strip():
+        raise InvalidRequest(
+            "person_id may hold any printable characters but '/', and no space at either end."
+        )
+    return person_id
+
+
+def build_services(settings: Settings) -> Services:
+    """Load the pack, open and migrate the database, start the threads.
+
+    Raises the StartupError family with a sentence for the operator.
+    """
+    pack = load_pack(settings.pack)
+    limits = ImageLimits(
+        settings.max_image_bytes, settings.max_image_pixels, settings.max_image_side
+    )
+    pipeline = build_pipeline(pack, settings.device, limits)
+    engine = create_engine(settings.resolved_database_url)
+    migrate(engine)
+    gallery = Gallery(SqlStore(engine), FlatIndex, pack.embedding_space, pack.recogniser.dimension)
+    scheduler = Scheduler(settings.workers, settings.max_pending)
+    return Services(settings, pack, pipeline, gallery, scheduler, Metrics(), EnrolmentGate())
