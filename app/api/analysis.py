@@ -1,0 +1,57 @@
+"""Running the photos of one call through the pipeline, side by side."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from app.api.answers import AnswerHead, Outcome
+from app.errors import FaceError, ImageError, LikenessError
+from app.types import AnalysedImage
+
+T = TypeVar("T")
+
+
+async def analyse_images(
+    head: AnswerHead, images: Sequence[bytes], max_faces: int | None, *, embed: bool = True
+) -> list[Outcome]:
+    """Analyse each photo; one that cannot be used is answered with its error, in its place.
+
+    When none can be used the first error is raised.
+    """
+    services = head.services
+    limit = min(max_faces or services.settings.max_faces, services.settings.max_faces)
+
+    def work(data: bytes) -> AnalysedImage:
+        return services.pipeline.analyse(data, max_faces=limit, embed=embed)
+
+    outcomes: list[Outcome] = list(await each_photo(head, images, work))
+    errors = []
+    for outcome in outcomes:
+        if isinstance(outcome, AnalysedImage):
+            record(head, outcome)
+        else:
+            errors.append(outcome)
+    if len(errors) == len(outcomes):
+        raise errors[0]
+    return outcomes
+
+
+async def each_photo(
+    head: AnswerHead, images: Sequence[bytes], work: Callable[[bytes], T]
+) -> list[T | LikenessError]:
+    """Run `work` on each photo on the inference threads; a bad photo fails alone."""
+    with head.services.scheduler.admit():
+        return list(await asyncio.gather(*(_one(head, data, work) for data in images)))
+
+
+async def _one(head: AnswerHead, data: bytes, work: Callable[[bytes], T]) -> T | LikenessError:
+    try:
+        return await head.services.scheduler.infer(work, data)
+    except (ImageError, FaceError) as error:
+        return error
+
+
+def record(head: AnswerHead, image: AnalysedImage) -> None:
+    """Count an analysed image in the answer's timings and in the metrics."""
+    head.add_all(image.timings_ms)
+    head.services.metrics.observe_image(image.timings_ms, len(image.faces))

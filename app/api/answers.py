@@ -1,0 +1,103 @@
+"""Building answers: the part that all share, and domain values in wire form."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import Request
+
+from app.api.schemas import CandidateInfo, ImageInfo
+from app.errors import LikenessError
+from app.gallery.gallery import Candidate
+from app.services import Services
+from app.telemetry.logs import request_id
+from app.types import AnalysedImage, Face
+
+Outcome = AnalysedImage | LikenessError
+
+
+def services_of(request: Request) -> Services:
+    """The running parts of the app that serves this request."""
+    services: Services = request.app.state.services
+    return services
+
+
+class AnswerHead:
+    """Starts a clock when the route is entered and writes the members every answer has."""
+
+    def __init__(self, request: Request) -> None:
+        self.services = services_of(request)
+        self.stages: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    def add(self, stage: str, milliseconds: float) -> None:
+        """Count time towards a stage."""
+        self.stages[stage] = self.stages.get(stage, 0.0) + milliseconds
+
+    def add_all(self, timings: Mapping[str, float]) -> None:
+        """Count the stages of one image."""
+        for stage, milliseconds in timings.items():
+            self.add(stage, milliseconds)
+
+    def members(self) -> dict[str, Any]:
+        """request_id, model and timings_ms; `total` is the time in the route."""
+        pack = self.services.pack
+        total = (time.perf_counter() - self._start) * 1000
+        return {
+            "request_id": request_id.get(),
+            "model": {
+                "pack": pack.name,
+                "version": pack.version,
+                "embedding_space": pack.embedding_space,
+            },
+            "timings_ms": {
+                stage: round(spent, 2) for stage, spent in {**self.stages, "total": total}.items()
+            },
+        }
+
+
+def image_info(index: int, outcome: Outcome) -> ImageInfo:
+    """One image of the call, read or refused."""
+    if isinstance(outcome, LikenessError):
+        error = {"code": outcome.code, "detail": outcome.detail, **outcome.extra}
+        return ImageInfo(index=index, error=error)
+    return ImageInfo(
+        index=index, width=outcome.width, height=outcome.height, faces=len(outcome.faces)
+    )
+
+
+def face_members(face: Face, image: AnalysedImage, index: int = 0) -> dict[str, Any]:
+    """The members of a `FaceInfo`."""
+    x1, y1, x2, y2 = face.box.tolist()
+    return {
+        "image_index": index,
+        "box": [round(value, 2) for value in (x1, y1, x2, y2)],
+        "box_normalised": [
+            round(x1 / image.width, 6),
+            round(y1 / image.height, 6),
+            round(x2 / image.width, 6),
+            round(y2 / image.height, 6),
+        ],
+        "landmarks": [[round(x, 2), round(y, 2)] for x, y in face.landmarks.tolist()],
+        "score": round(face.score, 4),
+        "quality": quality_members(asdict(face.quality)),
+    }
+
+
+def quality_members(quality: Mapping[str, Any]) -> dict[str, Any]:
+    """Measures rounded to what they are worth."""
+    return {
+        name: round(value, 3) if isinstance(value, float) else value
+        for name, value in quality.items()
+    }
+
+
+def candidate_info(candidate: Candidate) -> CandidateInfo:
+    """One candidate of an identification."""
+    return CandidateInfo(
+        person_id=candidate.face.person_id,
+        face_id=candidate.face.face_id,
+        similarity=candidate.similarity,
+        margin=candidate.margin,
+    )

@@ -1,0 +1,53 @@
+"""The application: routes, errors, request context, over services built by the caller."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
+from fastapi_offline import FastAPIOffline
+
+from app import __version__
+from app.api.errors import install_error_handlers
+from app.api.middleware import RequestContext
+from app.api.openapi import PROBLEMS
+from app.api.routes import collections, decisions, faces, system
+from app.services import Services
+
+DESCRIPTION = """
+Photos in, identities out. Send JPEG, PNG or WebP as multipart (`image`), as base64 in JSON, or as
+a raw `image/*` body. Every answer carries `request_id`, `model` and `timings_ms`; every error is
+a problem document (RFC 9457) with a stable `code` and a `detail` that says what to do.
+"""
+
+
+def create_app(services: Services) -> FastAPI:
+    """The ASGI application. It closes `services` when it shuts down.
+
+    The interactive docs are served from the package itself: no browser needs a network.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        services.close()
+
+    app = FastAPIOffline(
+        title="Likeness",
+        version=__version__,
+        summary="Self-hosted face recognition",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+    )
+    app.state.services = services
+    for module in (faces, decisions, collections):
+        app.include_router(module.router, responses=PROBLEMS)
+    app.include_router(system.router)
+    app.add_api_route("/", _to_docs, include_in_schema=False)
+    install_error_handlers(app)
+    app.add_middleware(RequestContext, metrics=services.metrics)
+    return app
+
+
+async def _to_docs() -> RedirectResponse:
+    return RedirectResponse("/docs")

@@ -1,0 +1,55 @@
+"""One pure ASGI layer around every request: its id, its log line, its metrics."""
+
+import logging
+import re
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.telemetry.logs import log, request_id
+from app.telemetry.metrics import Metrics
+
+HEADER = "X-Request-ID"
+_ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_QUIET_ROUTES = ("/livez", "/readyz", "/metrics")
+
+
+class RequestContext:
+    """Gives a request its id (the client's own if it is a plain one) and records the outcome."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        offered = Headers(scope=scope).get(HEADER, "")
+        current = offered if _ACCEPTED_ID.fullmatch(offered) else uuid.uuid4().hex
+        token = request_id.set(current)
+        start = time.perf_counter()
+        status = 500
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[HEADER] = current
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            self._record(scope, status, time.perf_counter() - start)
+            request_id.reset(token)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        # The route's template, not the path: paths hold person ids.
+        route = getattr(scope.get("route"), "path", "unmatched")
+        self._metrics.observe_request(route, scope["method"], status, seconds)
+        level = logging.DEBUG if route in _QUIET_ROUTES else logging.INFO
+        log(level, "request", method=scope["method"], route=route, status=status,
+            ms=round(seconds * 1000, 1))  # fmt: skip

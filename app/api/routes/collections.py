@@ -1,0 +1,270 @@
+"""`/v1/collections…`: galleries, their persons and their stored faces."""
+
+import base64
+import binascii
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Path, Query, Request
+
+from app.api.answers import AnswerHead
+from app.api.schemas import (
+    COLLECTION_PATTERN,
+    CollectionAnswer,
+    CollectionInfo,
+    CollectionList,
+    DeletionReceipt,
+    MetadataUpdate,
+    NewCollection,
+    NewPerson,
+    PersonAnswer,
+    PersonInfo,
+    PersonList,
+    StoredFaceAnswer,
+    StoredFaceInfo,
+    StoredFaceList,
+)
+from app.errors import CollectionProtected, InvalidCursor
+from app.gallery.gallery import DEFAULT_COLLECTION, Gallery
+from app.gallery.ports import CollectionRecord, FaceRecord, Page, PersonRecord, Receipt
+
+router = APIRouter(prefix="/v1/collections", tags=["collections"])
+
+T = TypeVar("T")
+MAX_PAGE = 1000
+
+Collection = Annotated[str, Path(pattern=COLLECTION_PATTERN)]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Items on a page.")]
+Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before.")]
+
+
+def _cursor_to_key(cursor: str | None) -> str | None:
+    if cursor is None:
+        return None
+    try:
+        return base64.b64decode(cursor.encode(), altchars=b"-_", validate=True).decode()
+    except (binascii.Error, ValueError) as error:
+        raise InvalidCursor("Give the next_cursor of an answer unchanged, or none.") from error
+
+
+def _next_cursor(page: Page[T], key: Callable[[T], str]) -> str | None:
+    return base64.urlsafe_b64encode(key(page.items[-1]).encode()).decode() if page.more else None
+
+
+def _collection_info(gallery: Gallery, record: CollectionRecord) -> dict[str, Any]:
+    counts = gallery.store.count(record)
+    info = CollectionInfo(
+        name=record.name,
+        embedding_space=record.embedding_space,
+        dimension=record.dimension,
+        persons=counts.persons,
+        faces=counts.templates,
+        metadata=dict(record.metadata),
+        created_at=record.created_at,
+    )
+    return info.model_dump()
+
+
+def _person_info(record: PersonRecord) -> dict[str, Any]:
+    info = PersonInfo(
+        person_id=record.person_id,
+        metadata=dict(record.metadata),
+        faces=record.templates,
+        created_at=record.created_at,
+        updated_at=record.updated_at,
+    )
+    return info.model_dump()
+
+
+def _face_info(record: FaceRecord) -> dict[str, Any]:
+    info = StoredFaceInfo(
+        face_id=record.face_id,
+        person_id=record.person_id,
+        quality=dict(record.quality),
+        created_at=record.created_at,
+    )
+    return info.model_dump()
+
+
+def _receipt(head: AnswerHead, receipt: Receipt) -> dict[str, Any]:
+    deleted = {"persons": receipt.persons, "faces": receipt.templates}
+    return {**head.members(), "deleted": deleted}
+
+
+# --- collections -----------------------------------------------------------------------------
+
+
+@router.get("", response_model=CollectionList)
+async def list_collections(request: Request, limit: Limit = 100, cursor: Cursor = None) -> Any:
+    """Collections by name."""
+    head = AnswerHead(request)
+    gallery, after = head.services.gallery, _cursor_to_key(cursor)
+
+    def work() -> tuple[Page[CollectionRecord], list[dict[str, Any]]]:
+        page = gallery.store.collections(after, limit)
+        return page, [_collection_info(gallery, record) for record in page.items]
+
+    page, items = await head.services.scheduler.store(work)
+    return {**head.members(), "items": items, "next_cursor": _next_cursor(page, lambda c: c.name)}
+
+
+@router.post("", response_model=CollectionAnswer, status_code=201)
+async def create_collection(request: Request, body: NewCollection) -> Any:
+    """Create an empty collection, bound to the running pack's embedding space."""
+    head = AnswerHead(request)
+    gallery = head.services.gallery
+    info = await head.services.scheduler.store(
+        lambda: _collection_info(gallery, gallery.create_collection(body.name, body.metadata))
+    )
+    return {**head.members(), **info}
+
+
+@router.get("/{collection}", response_model=CollectionAnswer)
+async def read_collection(request: Request, collection: Collection) -> Any:
+    """One collection with its counts."""
+    head = AnswerHead(request)
+    gallery = head.services.gallery
+    info = await head.services.scheduler.store(
+        lambda: _collection_info(gallery, gallery.store.collection(collection))
+    )
+    return {**head.members(), **info}
+
+
+@router.patch("/{collection}", response_model=CollectionAnswer)
+async def update_collection(request: Request, collection: Collection, body: MetadataUpdate) -> Any:
+    """Replace a collection's metadata."""
+    head = AnswerHead(request)
+    gallery = head.services.gallery
+    info = await head.services.scheduler.store(
+        lambda: _collection_info(
+            gallery, gallery.store.update_collection(collection, body.metadata)
+        )
+    )
+    return {**head.members(), **info}
+
+
+@router.delete("/{collection}", response_model=DeletionReceipt)
+async def delete_collection(request: Request, collection: Collection) -> Any:
+    """Delete a collection with all its persons and faces. The default collection stays."""
+    head = AnswerHead(request)
+    if collection == DEFAULT_COLLECTION:
+        raise CollectionProtected(
+            "The collection 'default' always exists; delete its persons instead."
+        )
+    gallery = head.services.gallery
+    return _receipt(
+        head, await head.services.scheduler.store(gallery.delete_collection, collection)
+    )
+
+
+# --- persons ---------------------------------------------------------------------------------
+
+
+@router.get("/{collection}/persons", response_model=PersonList)
+async def list_persons(
+    request: Request, collection: Collection, limit: Limit = 100, cursor: Cursor = None
+) -> Any:
+    """Persons by id."""
+    head = AnswerHead(request)
+    store = head.services.gallery.store
+    page = await head.services.scheduler.store(
+        store.persons, collection, _cursor_to_key(cursor), limit
+    )
+    items = [_person_info(record) for record in page.items]
+    following = _next_cursor(page, lambda person: person.person_id)
+    return {**head.members(), "items": items, "next_cursor": following}
+
+
+@router.post("/{collection}/persons", response_model=PersonAnswer, status_code=201)
+async def create_person(request: Request, collection: Collection, body: NewPerson) -> Any:
+    """Create a person without faces; enrolling does it too."""
+    head = AnswerHead(request)
+    store = head.services.gallery.store
+    record = await head.services.scheduler.store(
+        store.create_person, collection, body.person_id, body.metadata
+    )
+    return {**head.members(), **_person_info(record)}
+
+
+@router.get("/{collection}/persons/{person_id}", response_model=PersonAnswer)
+async def read_person(request: Request, collection: Collection, person_id: str) -> Any:
+    """One person."""
+    head = AnswerHead(request)
+    store = head.services.gallery.store
+    record = await head.services.scheduler.store(store.person, collection, person_id)
+    return {**head.members(), **_person_info(record)}
+
+
+@router.patch("/{collection}/persons/{person_id}", response_model=PersonAnswer)
+async def update_person(
+    request: Request, collection: Collection, person_id: str, body: MetadataUpdate
+) -> Any:
+    """Replace a person's metadata."""
+    head = AnswerHead(request)
+    store = head.services.gallery.store
+    record = await head.services.scheduler.store(
+        store.update_person, collection, person_id, body.metadata
+    )
+    return {**head.members(), **_person_info(record)}
+
+
+@router.delete("/{collection}/persons/{person_id}", response_model=DeletionReceipt)
+async def delete_person(request: Request, collection: Collection, person_id: str) -> Any:
+    """Delete a person with all their faces."""
+    head = AnswerHead(request)
+    gallery = head.services.gallery
+    receipt = await head.services.scheduler.store(gallery.delete_person, collection, person_id)
+    return _receipt(head, receipt)
+
+
+# --- faces -----------------------------------------------------------------------------------
+
+
+@router.get("/{collection}/faces", response_model=StoredFaceList)
+async def list_faces(
+    request: Request, collection: Collection, limit: Limit = 100, cursor: Cursor = None
+) -> Any:
+    """Stored faces of the whole collection."""
+    return await _list_faces(request, collection, None, limit, cursor)
+
+
+@router.get("/{collection}/persons/{person_id}/faces", response_model=StoredFaceList)
+async def list_faces_of_person(
+    request: Request,
+    collection: Collection,
+    person_id: str,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+) -> Any:
+    """Stored faces of one person."""
+    return await _list_faces(request, collection, person_id, limit, cursor)
+
+
+async def _list_faces(
+    request: Request, collection: str, person_id: str | None, limit: int, cursor: str | None
+) -> dict[str, Any]:
+    head = AnswerHead(request)
+    page = await head.services.scheduler.store(
+        head.services.gallery.store.faces, collection, person_id, _cursor_to_key(cursor), limit
+    )
+    items = [_face_info(record) for record in page.items]
+    following = _next_cursor(page, lambda face: face.face_id)
+    return {**head.members(), "items": items, "next_cursor": following}
+
+
+@router.get("/{collection}/faces/{face_id}", response_model=StoredFaceAnswer)
+async def read_face(request: Request, collection: Collection, face_id: str) -> Any:
+    """One stored face; neither photo nor embedding is given out."""
+    head = AnswerHead(request)
+    store = head.services.gallery.store
+    record = await head.services.scheduler.store(store.face, collection, face_id)
+    return {**head.members(), **_face_info(record)}
+
+
+@router.delete("/{collection}/faces/{face_id}", response_model=DeletionReceipt)
+async def delete_face(request: Request, collection: Collection, face_id: str) -> Any:
+    """Delete one stored face; its person stays."""
+    head = AnswerHead(request)
+    gallery = head.services.gallery
+    receipt = await head.services.scheduler.store(gallery.delete_face, collection, face_id)
+    return _receipt(head, receipt)

@@ -1,0 +1,256 @@
+"""`/v1/enroll`, `/v1/verify` and `/v1/identify`: photos against the gallery."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request
+
+from app.api.analysis import analyse_images, each_photo, record
+from app.api.answers import (
+    AnswerHead,
+    candidate_info,
+    face_members,
+    image_info,
+    quality_members,
+)
+from app.api.calls import IMAGE, REFERENCE, read_call
+from app.api.openapi import photo_body
+from app.api.routes.faces import faces_of
+from app.api.schemas import (
+    EnrollAnswer,
+    EnrolledFace,
+    EnrollFields,
+    IdentifyAnswer,
+    IdentifyFields,
+    RejectedImage,
+    VerifyAnswer,
+    VerifyFields,
+)
+from app.decision.policy import FaceSelection, Status, is_match, select_face, verdict
+from app.errors import (
+    InvalidRequest,
+    LikenessError,
+    MissingField,
+    NoFace,
+    NothingEnrolled,
+)
+from app.gallery.gallery import Candidate
+from app.gallery.ports import NewTemplate, StoredTemplate
+from app.types import AnalysedImage, Face, FloatArray
+
+router = APIRouter(prefix="/v1", tags=["gallery"])
+
+
+@router.post(
+    "/enroll",
+    response_model=EnrollAnswer,
+    openapi_extra=photo_body(
+        EnrollFields, {"person_id": "obama", "metadata": {"office": "president"}}, raw=True
+    ),
+)
+async def enroll(request: Request) -> Any:
+    """Store one template a photo for a person, who is created if need be.
+
+    Each photo needs one usable face; those without are answered in `rejected` with reasons, and
+    the rest is enrolled. What is in `enrolled` is on disk. A photo sent again is not stored twice.
+    """
+    head = AnswerHead(request)
+    call = await read_call(request, EnrollFields, optional=(IMAGE,))
+    fields = call.fields
+    await head.services.scheduler.store(head.services.gallery.require, fields.collection)
+    if bool(call.images) == bool(fields.embeddings):
+        raise MissingField("The call needs photos in 'image' or vectors in 'embeddings', not both.")
+    outcomes = await _new_templates(head, call.images, fields)
+    templates = {i: made for i, made in enumerate(outcomes) if isinstance(made, NewTemplate)}
+    rejected = [
+        RejectedImage(index=i, reasons=[error.code], detail=error.detail)
+        for i, error in enumerate(outcomes)
+        if isinstance(error, LikenessError)
+    ]
+    if not templates:
+        _refuse_all([error for error in outcomes if isinstance(error, LikenessError)], rejected)
+    stored = await _store(head, fields, list(templates.values()))
+    return {
+        **head.members(),
+        "collection": fields.collection,
+        "person_id": fields.person_id,
+        "enrolled": [_enrolled(i, one) for i, one in zip(templates, stored, strict=True)],
+        "rejected": rejected,
+    }
+
+
+async def _new_templates(
+    head: AnswerHead, images: Sequence[bytes], fields: EnrollFields
+) -> Sequence[NewTemplate | LikenessError]:
+    services = head.services
+    if fields.embeddings:
+        return [services.template_from_embedding(values) for values in fields.embeddings]
+
+    def work(data: bytes) -> tuple[AnalysedImage, NewTemplate]:
+        return services.template_from_photo(data, fields.face_selection)
+
+    outcomes = await each_photo(head, images, work)
+    templates: list[NewTemplate | LikenessError] = []
+    for outcome in outcomes:
+        if isinstance(outcome, LikenessError):
+            templates.append(outcome)
+        else:
+            record(head, outcome[0])
+            templates.append(outcome[1])
+    return templates
+
+
+async def _store(
+    head: AnswerHead, fields: EnrollFields, templates: list[NewTemplate]
+) -> list[StoredTemplate]:
+    start = time.perf_counter()
+    gallery = head.services.gallery
+    stored = await head.services.scheduler.store(
+        gallery.enroll, fields.collection, fields.person_id, fields.metadata, templates
+    )
+    head.add("store", (time.perf_counter() - start) * 1000)
+    return stored
+
+
+def _refuse_all(errors: list[LikenessError], rejected: list[RejectedImage]) -> None:
+    extra = {"enrolled": [], "rejected": [item.model_dump() for item in rejected]}
+    if len({error.code for error in errors}) == 1:
+        first = errors[0]
+        raise type(first)(first.detail, {**first.extra, **extra})
+    raise NothingEnrolled(
+        "None of the photos could be enrolled; 'rejected' gives the reason for each.", extra
+    )
+
+
+def _enrolled(index: int, stored: StoredTemplate) -> EnrolledFace:
+    return EnrolledFace(
+        index=index,
+        face_id=stored.face.face_id,
+        duplicate=stored.duplicate,
+        quality=quality_members(stored.face.quality),
+    )
+
+
+@router.post(
+    "/verify",
+    response_model=VerifyAnswer,
+    openapi_extra=photo_body(
+        VerifyFields, {"person_id": "obama"}, photos=(IMAGE, REFERENCE), required=(IMAGE,)
+    ),
+)
+async def verify(request: Request) -> Any:
+    """Is this the person? `image` against an enrolled `person_id`, or against `reference`."""
+    head = AnswerHead(request)
+    call = await read_call(request, VerifyFields, (IMAGE, REFERENCE), optional=(REFERENCE,))
+    fields, references = call.fields, call.photos[REFERENCE]
+    if len(call.images) != 1 or len(references) > 1:
+        raise InvalidRequest("Verification takes one photo in 'image' and at most one 'reference'.")
+    if bool(references) == (fields.person_id is not None):
+        raise MissingField("Give either 'person_id' or a second photo in 'reference', not both.")
+    if fields.person_id is not None:
+        # Before any network runs: an unknown person costs nothing.
+        await head.services.scheduler.store(
+            head.services.gallery.store.person, fields.collection, fields.person_id
+        )
+    outcomes = await analyse_images(head, [*call.images, *references], None)
+    faces = [_one_face(outcome, fields.face_selection, i) for i, outcome in enumerate(outcomes)]
+    threshold = _threshold(head, fields.threshold)
+    if references:
+        similarity = float(np.clip(_vector(faces[0][1]) @ _vector(faces[1][1]), -1.0, 1.0))
+        against = {"reference_face": face_members(faces[1][1], faces[1][0], 1)}
+    else:
+        against, similarity = await _against_person(head, fields, _vector(faces[0][1]))
+    return {
+        **head.members(),
+        **against,
+        "is_match": is_match(similarity, threshold),
+        "similarity": similarity,
+        "threshold": threshold,
+        "face": face_members(faces[0][1], faces[0][0], 0),
+    }
+
+
+async def _against_person(
+    head: AnswerHead, fields: VerifyFields, probe: FloatArray
+) -> tuple[dict[str, Any], float]:
+    assert fields.person_id is not None, "checked by the route"
+    best = await head.services.scheduler.store(
+        head.services.gallery.compare, fields.collection, fields.person_id, probe
+    )
+    if best is None:
+        raise NoFace(f"The person '{fields.person_id}' has no face enrolled; enroll a photo first.")
+    face, similarity = best
+    return {"person_id": face.person_id, "face_id": face.face_id}, similarity
+
+
+def _one_face(
+    outcome: AnalysedImage | LikenessError, selection: FaceSelection, index: int
+) -> tuple[AnalysedImage, Face]:
+    name = (IMAGE, REFERENCE)[index]
+    if isinstance(outcome, LikenessError):
+        raise type(outcome)(f"'{name}': {outcome.detail}", outcome.extra)
+    try:
+        return outcome, select_face(outcome, selection)
+    except LikenessError as error:
+        raise type(error)(f"'{name}': {error.detail}", error.extra) from error
+
+
+@router.post(
+    "/identify",
+    response_model=IdentifyAnswer,
+    openapi_extra=photo_body(IdentifyFields, {"top_k": 3, "threshold": 0.45}),
+)
+async def identify(request: Request) -> Any:
+    """Who is this, or is it nobody we know? Every face of the photos gets its own answer."""
+    head = AnswerHead(request)
+    call = await read_call(request, IdentifyFields)
+    fields = call.fields
+    await head.services.scheduler.store(head.services.gallery.require, fields.collection)
+    outcomes = await analyse_images(head, call.images, fields.max_faces)
+    found = faces_of(outcomes)
+    rows = await _search(head, fields, [face for _, _, face in found])
+    threshold = _threshold(head, fields.threshold)
+    faces = []
+    for (index, image, face), candidates in zip(found, rows, strict=True):
+        status = verdict(candidates, threshold)
+        person = candidates[0].face.person_id if status is Status.IDENTIFIED else None
+        faces.append(
+            {
+                **face_members(face, image, index),
+                "status": status,
+                "person_id": person,
+                "candidates": [candidate_info(candidate) for candidate in candidates],
+            }
+        )
+    return {
+        **head.members(),
+        "collection": fields.collection,
+        "threshold": threshold,
+        "images": [image_info(index, outcome) for index, outcome in enumerate(outcomes)],
+        "faces": faces,
+    }
+
+
+async def _search(
+    head: AnswerHead, fields: IdentifyFields, faces: list[Face]
+) -> list[list[Candidate]]:
+    if not faces:
+        return []
+    start = time.perf_counter()
+    probes = np.stack([_vector(face) for face in faces])
+    rows = await head.services.scheduler.store(
+        head.services.gallery.identify, fields.collection, probes, fields.top_k, fields.filter
+    )
+    head.add("search", (time.perf_counter() - start) * 1000)
+    return rows
+
+
+def _vector(face: Face) -> FloatArray:
+    assert face.embedding is not None, "the pipeline was asked to embed"
+    return face.embedding
+
+
+def _threshold(head: AnswerHead, asked: float | None) -> float:
+    return head.services.pack.decision.threshold if asked is None else asked

@@ -1,0 +1,89 @@
+"""`/v1/detect` and `/v1/embed`: what is in a photo, compared with nobody."""
+
+from typing import Any
+
+import msgpack
+import numpy as np
+from fastapi import APIRouter, Request, Response
+
+from app.api.analysis import analyse_images
+from app.api.answers import AnswerHead, Outcome, face_members, image_info
+from app.api.calls import read_call
+from app.api.openapi import photo_body
+from app.api.schemas import DetectAnswer, DetectFields, EmbedAnswer
+from app.types import AnalysedImage, Face
+
+router = APIRouter(prefix="/v1", tags=["faces"])
+
+OCTETS = "application/octet-stream"
+MSGPACK = "application/msgpack"
+
+
+@router.post(
+    "/detect",
+    response_model=DetectAnswer,
+    openapi_extra=photo_body(DetectFields, {"max_faces": 10}),
+)
+async def detect(request: Request) -> Any:
+    """Boxes, five landmarks, score and quality of every face, the largest first."""
+    head = AnswerHead(request)
+    call = await read_call(request, DetectFields)
+    outcomes = await analyse_images(head, call.images, call.fields.max_faces, embed=False)
+    faces = [face_members(face, image, index) for index, image, face in faces_of(outcomes)]
+    return {**head.members(), "images": _infos(outcomes), "faces": faces}
+
+
+@router.post(
+    "/embed",
+    response_model=EmbedAnswer,
+    openapi_extra=photo_body(DetectFields, {"max_faces": 10}),
+)
+async def embed(request: Request) -> Any:
+    """The faces with their embeddings: unit vectors, comparable within one embedding space.
+
+    With `Accept: application/octet-stream` the answer is the float32 matrix, little endian, its
+    shape in `X-Embedding-Shape`; with `application/msgpack` the whole answer in MessagePack,
+    embeddings as such bytes.
+    """
+    head = AnswerHead(request)
+    call = await read_call(request, DetectFields)
+    outcomes = await analyse_images(head, call.images, call.fields.max_faces)
+    accepted = request.headers.get("accept", "")
+    if OCTETS in accepted:
+        return _octets(outcomes, head.services.pack.recogniser.dimension)
+    packed = MSGPACK in accepted
+    faces = [
+        {**face_members(face, image, index), "embedding": _embedding(face, packed)}
+        for index, image, face in faces_of(outcomes)
+    ]
+    answer = {**head.members(), "faces": faces}
+    if packed:
+        answer["images"] = [info.model_dump() for info in _infos(outcomes)]
+        return Response(msgpack.packb(answer), media_type=MSGPACK)
+    return {**answer, "images": _infos(outcomes)}
+
+
+def faces_of(outcomes: list[Outcome]) -> list[tuple[int, AnalysedImage, Face]]:
+    """Every face with its image and that image's place in the call."""
+    return [
+        (index, outcome, face)
+        for index, outcome in enumerate(outcomes)
+        if isinstance(outcome, AnalysedImage)
+        for face in outcome.faces
+    ]
+
+
+def _infos(outcomes: list[Outcome]) -> list[Any]:
+    return [image_info(index, outcome) for index, outcome in enumerate(outcomes)]
+
+
+def _embedding(face: Face, packed: bool) -> list[float] | bytes:
+    assert face.embedding is not None, "the pipeline was asked to embed"
+    return face.embedding.astype("<f4").tobytes() if packed else face.embedding.tolist()
+
+
+def _octets(outcomes: list[Outcome], dimension: int) -> Response:
+    vectors = [face.embedding for _, _, face in faces_of(outcomes) if face.embedding is not None]
+    matrix = np.array(vectors, dtype="<f4").reshape(len(vectors), dimension)
+    shape = f"{len(vectors)},{dimension}"
+    return Response(matrix.tobytes(), media_type=OCTETS, headers={"X-Embedding-Shape": shape})

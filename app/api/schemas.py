@@ -1,0 +1,457 @@
+"""What goes over the wire: fields of each call and the answers, with examples that validate."""
+
+import json
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from app.decision.policy import FaceSelection, Status
+from app.gallery.gallery import DEFAULT_COLLECTION
+from app.services import check_person_id
+
+MAX_TOP_K = 100
+MAX_METADATA_BYTES = 16_384
+COLLECTION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
+
+def _json_object(value: Any) -> Any:
+    """Form fields carry JSON as text; a JSON body carries it as it is."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise ValueError('must be a JSON object, for example {"team": "night"}') from error
+    if not isinstance(value, dict):
+        raise ValueError("must be a JSON object")
+    if len(json.dumps(value)) > MAX_METADATA_BYTES:
+        raise ValueError(f"must not be longer than {MAX_METADATA_BYTES:,} bytes as JSON")
+    return value
+
+
+def _json_list(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _person_id(value: Any) -> Any:
+    return check_person_id(value) if isinstance(value, str) else value
+
+
+CollectionName = Annotated[
+    str, Field(pattern=COLLECTION_PATTERN, description="Name of a collection.")
+]
+PersonId = Annotated[
+    str,
+    BeforeValidator(_person_id),
+    Field(description="Your own id of the person.", max_length=256),
+]
+Metadata = Annotated[
+    dict[str, Any],
+    BeforeValidator(_json_object),
+    Field(description="Anything you want to keep beside it, as a JSON object."),
+]
+Threshold = Annotated[
+    float,
+    Field(ge=-1, le=1, description="Similarity from which two faces are one person."),
+]
+Selection = Annotated[
+    FaceSelection,
+    Field(
+        description="Which face counts: the only one (faces under half its size aside; several are "
+        "refused), the largest, or the most central."
+    ),
+]
+MaxFaces = Annotated[int, Field(ge=1, le=1024, description="Faces answered, the largest first.")]
+
+
+class _Fields(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# --- calls -----------------------------------------------------------------------------------
+
+
+class DetectFields(_Fields):
+    max_faces: MaxFaces | None = None
+
+
+class EnrollFields(_Fields):
+    person_id: PersonId
+    collection: CollectionName = DEFAULT_COLLECTION
+    metadata: Metadata | None = None
+    face_selection: Selection = FaceSelection.ONLY
+    embeddings: Annotated[
+        list[list[float]] | None,
+        BeforeValidator(_json_list),
+        Field(description="Embeddings of this embedding space instead of photos.", max_length=1000),
+    ] = None
+
+
+class VerifyFields(_Fields):
+    person_id: PersonId | None = None
+    collection: CollectionName = DEFAULT_COLLECTION
+    threshold: Threshold | None = None
+    face_selection: Selection = FaceSelection.LARGEST
+
+
+class IdentifyFields(_Fields):
+    collection: CollectionName = DEFAULT_COLLECTION
+    threshold: Threshold | None = None
+    top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K, description="Candidates for each face.")] = 5
+    max_faces: MaxFaces | None = None
+    filter: Annotated[
+        dict[str, Any] | None,
+        BeforeValidator(_json_object),
+        Field(description="Only persons whose metadata has these members with these values."),
+    ] = None
+
+
+class NewCollection(_Fields):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "visitors"}]})
+    name: CollectionName
+    metadata: Metadata = {}
+
+
+class NewPerson(_Fields):
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"person_id": "ada", "metadata": {"team": "night"}}]}
+    )
+    person_id: PersonId
+    metadata: Metadata = {}
+
+
+class MetadataUpdate(_Fields):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"metadata": {"team": "day"}}]})
+    metadata: Metadata
+
+
+# --- parts of answers ------------------------------------------------------------------------
+
+
+class ModelInfo(BaseModel):
+    """The model pack that answered; equal embedding spaces can be compared."""
+
+    pack: str
+    version: str
+    embedding_space: str
+
+
+class Answer(BaseModel):
+    """What every answer carries."""
+
+    request_id: str | None
+    model: ModelInfo
+    timings_ms: dict[str, float]
+
+
+class QualityInfo(BaseModel):
+    face_size_px: Annotated[float, Field(description="Shorter side of the box in pixels.")]
+    yaw: Annotated[float, Field(description="Degrees, positive towards the picture's right.")]
+    pitch: Annotated[float, Field(description="Degrees, positive downwards.")]
+    roll: Annotated[float, Field(description="Degrees, positive clockwise.")]
+    sharpness: Annotated[float, Field(description="Variance of the Laplacian of the crop.")]
+    brightness: Annotated[float, Field(description="Mean luma of the crop, 0 to 1.")]
+    detector_score: float
+    embedding_norm: Annotated[
+        float | None, Field(description="Length of the raw embedding; short means unsure.")
+    ] = None
+
+
+class ImageInfo(BaseModel):
+    """One image of the call. `error` says why it could not be used."""
+
+    index: int
+    width: int | None = None
+    height: int | None = None
+    faces: int = 0
+    error: dict[str, Any] | None = None
+
+
+class FaceInfo(BaseModel):
+    """One face. Coordinates are pixels of the upright image (EXIF applied), from the top left."""
+
+    image_index: int
+    box: Annotated[list[float], Field(min_length=4, max_length=4, description="x1, y1, x2, y2")]
+    box_normalised: Annotated[
+        list[float], Field(min_length=4, max_length=4, description="The box in shares of the image")
+    ]
+    landmarks: Annotated[
+        list[list[float]],
+        Field(description="Eyes, nose tip, mouth corners as x, y; left to right in the image."),
+    ]
+    score: float
+    quality: QualityInfo
+
+
+class EmbeddedFace(FaceInfo):
+    embedding: list[float]
+
+
+class CandidateInfo(BaseModel):
+    person_id: str
+    face_id: str
+    similarity: Annotated[float, Field(ge=-1, le=1, description="Cosine, never a percentage.")]
+    fmr: Annotated[
+        float | None, Field(description="False match rate at this similarity; null: uncalibrated.")
+    ] = None
+    margin: Annotated[
+        float | None, Field(description="Lead over the next person; null when there is none.")
+    ] = None
+
+
+class IdentifiedFace(FaceInfo):
+    status: Status
+    person_id: Annotated[str | None, Field(description="The person, when identified.")] = None
+    candidates: Annotated[
+        list[CandidateInfo], Field(description="The nearest persons, matches or not, best first.")
+    ]
+
+
+class EnrolledFace(BaseModel):
+    index: int
+    face_id: str
+    duplicate: Annotated[bool, Field(description="This content was stored for them before.")]
+    quality: dict[str, Any]
+
+
+class RejectedImage(BaseModel):
+    index: int
+    reasons: list[str]
+    detail: str
+
+
+# --- answers ---------------------------------------------------------------------------------
+
+_MODEL: dict[str, Any] = {
+    "pack": "default",
+    "version": "1.0.0",
+    "embedding_space": "es-038d0789502f026c",
+}
+_HEAD: dict[str, Any] = {
+    "request_id": "0d7c4c0b2c5f4c0c8f5d3b1f8e6a9b7d",
+    "model": _MODEL,
+    "timings_ms": {"decode": 11.8, "detect": 50.9, "align": 0.4, "embed": 12.6, "total": 77.9},
+}
+_QUALITY: dict[str, Any] = {
+    "face_size_px": 251.0,
+    "yaw": 4.6,
+    "pitch": -1.9,
+    "roll": -2.4,
+    "sharpness": 1993.3,
+    "brightness": 0.6,
+    "detector_score": 0.92,
+    "embedding_norm": 75.0,
+}
+_FACE: dict[str, Any] = {
+    "image_index": 0,
+    "box": [368.0, 85.0, 619.0, 434.0],
+    "box_normalised": [0.404, 0.075, 0.68, 0.382],
+    "landmarks": [[436.1, 224.0], [547.6, 218.2], [496.0, 290.3], [448.2, 343.9], [547.0, 339.5]],
+    "score": 0.92,
+    "quality": _QUALITY,
+}
+_IMAGE: dict[str, Any] = {"index": 0, "width": 910, "height": 1137, "faces": 1, "error": None}
+_TIME = "2026-11-23T12:00:00Z"
+
+
+def _example(**members: Any) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [{**_HEAD, **members}]})
+
+
+class DetectAnswer(Answer):
+    model_config = _example(images=[_IMAGE], faces=[_FACE])
+    images: list[ImageInfo]
+    faces: list[FaceInfo]
+
+
+class EmbedAnswer(Answer):
+    model_config = _example(images=[_IMAGE], faces=[{**_FACE, "embedding": [0.052, -0.031, 0.108]}])
+    images: list[ImageInfo]
+    faces: list[EmbeddedFace]
+
+
+class EnrollAnswer(Answer):
+    model_config = _example(
+        collection="default",
+        person_id="obama",
+        enrolled=[
+            {
+                "index": 0,
+                "face_id": "7f8de8f5-53c9-4a52-9e3a-1d2b7f3f1f11",
+                "duplicate": False,
+                "quality": _QUALITY,
+            }
+        ],
+        rejected=[
+            {"index": 1, "reasons": ["no_face"], "detail": "No face was found in the photo."}
+        ],
+    )
+    collection: str
+    person_id: str
+    enrolled: list[EnrolledFace]
+    rejected: list[RejectedImage]
+
+
+class VerifyAnswer(Answer):
+    model_config = _example(
+        is_match=True,
+        similarity=0.77,
+        threshold=0.4,
+        fmr=None,
+        person_id="obama",
+        face_id="7f8de8f5-53c9-4a52-9e3a-1d2b7f3f1f11",
+        face=_FACE,
+        reference_face=None,
+    )
+    is_match: bool
+    similarity: Annotated[float, Field(ge=-1, le=1)]
+    threshold: float
+    fmr: float | None = None
+    person_id: str | None = None
+    face_id: str | None = None
+    face: FaceInfo
+    reference_face: FaceInfo | None = None
+
+
+class IdentifyAnswer(Answer):
+    model_config = _example(
+        collection="default",
+        threshold=0.4,
+        images=[_IMAGE],
+        faces=[
+            {
+                **_FACE,
+                "status": "identified",
+                "person_id": "obama",
+                "candidates": [
+                    {
+                        "person_id": "obama",
+                        "face_id": "7f8de8f5-53c9-4a52-9e3a-1d2b7f3f1f11",
+                        "similarity": 0.77,
+                        "fmr": None,
+                        "margin": 0.76,
+                    }
+                ],
+            }
+        ],
+    )
+    collection: str
+    threshold: float
+    images: list[ImageInfo]
+    faces: list[IdentifiedFace]
+
+
+class CollectionInfo(BaseModel):
+    name: str
+    embedding_space: str
+    dimension: int
+    persons: int
+    faces: int
+    metadata: dict[str, Any]
+    created_at: datetime
+
+
+class PersonInfo(BaseModel):
+    person_id: str
+    metadata: dict[str, Any]
+    faces: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class StoredFaceInfo(BaseModel):
+    face_id: str
+    person_id: str
+    quality: dict[str, Any]
+    created_at: datetime
+
+
+_COLLECTION: dict[str, Any] = {
+    "name": "default",
+    "embedding_space": _MODEL["embedding_space"],
+    "dimension": 192,
+    "persons": 2,
+    "faces": 3,
+    "metadata": {},
+    "created_at": _TIME,
+}
+_PERSON: dict[str, Any] = {
+    "person_id": "obama",
+    "metadata": {"office": "president"},
+    "faces": 2,
+    "created_at": _TIME,
+    "updated_at": _TIME,
+}
+_STORED: dict[str, Any] = {
+    "face_id": "7f8de8f5-53c9-4a52-9e3a-1d2b7f3f1f11",
+    "person_id": "obama",
+    "quality": _QUALITY,
+    "created_at": _TIME,
+}
+
+
+class CollectionAnswer(Answer, CollectionInfo):
+    model_config = _example(**_COLLECTION)
+
+
+class PersonAnswer(Answer, PersonInfo):
+    model_config = _example(**_PERSON)
+
+
+class StoredFaceAnswer(Answer, StoredFaceInfo):
+    model_config = _example(**_STORED)
+
+
+class _Listed(Answer):
+    next_cursor: Annotated[
+        str | None, Field(description="Give it as `cursor` for the next page; null at the end.")
+    ] = None
+
+
+class CollectionList(_Listed):
+    model_config = _example(items=[_COLLECTION], next_cursor=None)
+    items: list[CollectionInfo]
+
+
+class PersonList(_Listed):
+    model_config = _example(items=[_PERSON], next_cursor=None)
+    items: list[PersonInfo]
+
+
+class StoredFaceList(_Listed):
+    model_config = _example(items=[_STORED], next_cursor=None)
+    items: list[StoredFaceInfo]
+
+
+class DeletionReceipt(Answer):
+    """What a deletion removed; searches no longer find it."""
+
+    model_config = _example(deleted={"persons": 1, "faces": 2})
+    deleted: dict[str, int]
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem document; `code` is stable, further members depend on it."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "urn:likeness:problem:no_face",
+                    "title": "No face was found",
+                    "status": 422,
+                    "detail": "No face was found in the photo; send one where the face is at "
+                    "least 32 pixels wide, upright and not covered.",
+                    "code": "no_face",
+                    "request_id": "0d7c4c0b2c5f4c0c8f5d3b1f8e6a9b7d",
+                }
+            ]
+        },
+    )
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str | None

@@ -1,0 +1,106 @@
+"""A real service for the tests: uvicorn on a free port of this machine, asked with httpx."""
+
+import io
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+from PIL import Image
+
+from app.api.main import create_app
+from app.services import Services, build_services
+from app.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Services:
+    settings = Settings(data_dir=tmp_path_factory.mktemp("service"), max_images=8)
+    return build_services(settings)
+
+
+@pytest.fixture(scope="session")
+def base_url(services: Services) -> Iterator[str]:
+    config = uvicorn.Config(create_app(services), port=0, log_config=None)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not server.started and time.monotonic() < deadline:
+        time.sleep(0.02)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join(timeout=20)
+
+
+@pytest.fixture(scope="session")
+def client(base_url: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=base_url, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture
+def collection(client: httpx.Client) -> str:
+    """A fresh collection, so that tests do not see one another's people."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    client.post("/v1/collections", json={"name": name}).raise_for_status()
+    return name
+
+
+class Gallery:
+    """One collection as a client sees it."""
+
+    def __init__(self, client: httpx.Client, name: str, photos: Path) -> None:
+        self.client = client
+        self.name = name
+        self._photos = photos
+
+    def photo(self, name: str) -> bytes:
+        return (self._photos / name).read_bytes()
+
+    def enroll(self, person_id: str, *photos: bytes, **fields: str) -> httpx.Response:
+        return self.client.post(
+            "/v1/enroll",
+            data={"person_id": person_id, "collection": self.name, **fields},
+            files=[("image", photo) for photo in photos],
+        )
+
+    def identify(self, photo: bytes, **fields: str) -> httpx.Response:
+        return self.client.post(
+            "/v1/identify",
+            data={"collection": self.name, **fields},
+            files={"image": photo},
+        )
+
+    def verify(self, photo: bytes, **fields: str) -> httpx.Response:
+        return self.client.post(
+            "/v1/verify",
+            data={"collection": self.name, **fields},
+            files={"image": photo},
+        )
+
+
+@pytest.fixture
+def gallery(client: httpx.Client, collection: str, photos: Path) -> Gallery:
+    return Gallery(client, collection, photos)
+
+
+@pytest.fixture
+def presidents(gallery: Gallery) -> Gallery:
+    """A gallery that knows two people."""
+    gallery.enroll("obama", gallery.photo("obama.jpg")).raise_for_status()
+    gallery.enroll("biden", gallery.photo("biden.jpg")).raise_for_status()
+    return gallery
+
+
+@pytest.fixture(scope="session")
+def blank_photo() -> bytes:
+    """A readable photo that shows nobody."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (320, 240), (90, 120, 150)).save(buffer, "JPEG")
+    return buffer.getvalue()

@@ -1,0 +1,93 @@
+"""Collections, persons and stored faces as resources."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from app.services import Services
+from tests.api.test_decisions import code_of
+
+
+def test_the_default_collection_always_exists(client: httpx.Client) -> None:
+    assert client.get("/v1/collections/default").json()["name"] == "default"
+    answer = client.delete("/v1/collections/default")
+    assert (answer.status_code, code_of(answer)) == (409, "collection_protected")
+
+
+def test_life_of_a_collection(client: httpx.Client) -> None:
+    created = client.post("/v1/collections", json={"name": "staff", "metadata": {"site": 1}})
+    assert created.status_code == 201
+    assert created.json()["metadata"] == {"site": 1}
+    again = client.post("/v1/collections", json={"name": "staff"})
+    assert (again.status_code, code_of(again)) == (409, "collection_exists")
+    changed = client.patch("/v1/collections/staff", json={"metadata": {"site": 2}})
+    assert changed.json()["metadata"] == {"site": 2}
+    assert client.delete("/v1/collections/staff").json()["deleted"] == {"persons": 0, "faces": 0}
+    gone = client.get("/v1/collections/staff")
+    assert (gone.status_code, code_of(gone)) == (404, "collection_not_found")
+
+
+def test_life_of_a_person(client: httpx.Client, collection: str) -> None:
+    persons = f"/v1/collections/{collection}/persons"
+    created = client.post(persons, json={"person_id": "ada", "metadata": {"team": "x"}})
+    assert created.status_code == 201
+    again = client.post(persons, json={"person_id": "ada"})
+    assert (again.status_code, code_of(again)) == (409, "person_exists")
+    client.patch(f"{persons}/ada", json={"metadata": {}}).raise_for_status()
+    assert client.get(f"{persons}/ada").json()["metadata"] == {}
+    assert client.get(f"{persons}/bob").status_code == 404
+    assert client.delete(f"{persons}/ada").json()["deleted"] == {"persons": 1, "faces": 0}
+
+
+def test_pages_hold_everyone_once(client: httpx.Client, collection: str) -> None:
+    persons = f"/v1/collections/{collection}/persons"
+    names = [f"person {i:02d}" for i in range(25)]
+    for name in names:
+        client.post(persons, json={"person_id": name}).raise_for_status()
+    seen, cursor, pages = [], None, 0
+    while True:
+        page = client.get(persons, params={"limit": 10} | ({"cursor": cursor} if cursor else {}))
+        seen += [item["person_id"] for item in page.json()["items"]]
+        pages += 1
+        cursor = page.json()["next_cursor"]
+        if cursor is None:
+            break
+    assert (seen, pages) == (names, 3)
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=1001", "cursor=%25%25", "cursor=_w"])
+def test_pages_that_cannot_be(client: httpx.Client, query: str) -> None:
+    answer = client.get(f"/v1/collections?{query}")
+    assert answer.status_code == 422
+    assert code_of(answer) in ("invalid_request", "invalid_cursor")
+
+
+def test_stored_faces(presidents: Any) -> None:
+    base = f"/v1/collections/{presidents.name}"
+    faces = presidents.client.get(f"{base}/faces").json()["items"]
+    assert sorted(face["person_id"] for face in faces) == ["biden", "obama"]
+    of_obama = presidents.client.get(f"{base}/persons/obama/faces").json()["items"]
+    one = presidents.client.get(f"{base}/faces/{of_obama[0]['face_id']}").json()
+    assert one["person_id"] == "obama"
+    assert one["quality"]["face_size_px"] > 200
+    assert "embedding" not in one
+    missing = presidents.client.get(f"{base}/faces/none")
+    assert (missing.status_code, code_of(missing)) == (404, "face_not_found")
+
+
+@pytest.mark.parametrize("name", ["", "a b", "ä", "-x", "x" * 65])
+def test_names_that_cannot_be(client: httpx.Client, name: str) -> None:
+    answer = client.post("/v1/collections", json={"name": name})
+    assert (answer.status_code, code_of(answer)) == (422, "invalid_request")
+
+
+def test_another_embedding_space_is_never_mixed(
+    client: httpx.Client, services: Services, presidents: Any
+) -> None:
+    services.gallery.store.create_collection("foreign", "es-other", 192, {})
+    photo = {"image": presidents.photo("obama.jpg")}
+    for path, fields in (("identify", {}), ("enroll", {"person_id": "x"})):
+        answer = client.post(f"/v1/{path}", data={"collection": "foreign", **fields}, files=photo)
+        assert (answer.status_code, code_of(answer)) == (409, "embedding_space_mismatch")
+    assert client.get("/v1/collections/foreign").status_code == 200

@@ -1,0 +1,92 @@
+"""Health, metrics, request ids, and an OpenAPI document whose examples are true."""
+
+import re
+from typing import Any
+
+import httpx
+import jsonschema
+import pytest
+
+from tests.api.test_decisions import code_of
+
+
+def test_liveness_and_readiness(client: httpx.Client) -> None:
+    assert client.get("/livez").json() == {"status": "alive"}
+    ready = client.get("/readyz").json()
+    assert (ready["status"], ready["provider"]) == ("ready", "CPUExecutionProvider")
+
+
+def test_metrics_name_routes_not_people(presidents: Any) -> None:
+    presidents.client.get(f"/v1/collections/{presidents.name}/persons/obama")
+    text = presidents.client.get("/metrics").text
+    assert 'likeness_requests_total{method="POST",route="/v1/enroll",status="200"}' in text
+    assert 'route="/v1/collections/{collection}/persons/{person_id}"' in text
+    assert 'likeness_stage_seconds_bucket{le="0.05",stage="detect"}' in text
+    assert "obama" not in text
+
+
+def test_the_callers_request_id_comes_back(client: httpx.Client) -> None:
+    answer = client.get("/v1/collections", headers={"x-request-id": "abc-1"})
+    assert answer.json()["request_id"] == answer.headers["x-request-id"] == "abc-1"
+    forged = client.get("/livez", headers={"x-request-id": "a b\tc"})
+    assert re.fullmatch(r"[0-9a-f]{32}", forged.headers["x-request-id"])
+
+
+def test_unknown_routes_and_methods(client: httpx.Client) -> None:
+    assert code_of(client.get("/v1/nothing")) == "route_not_found"
+    answer = client.get("/v1/embed")
+    assert (answer.status_code, code_of(answer)) == (405, "method_not_allowed")
+    assert answer.headers["allow"] == "POST"
+
+
+def test_the_docs_need_no_network(client: httpx.Client) -> None:
+    page = client.get("/docs").text
+    assert "http://" not in page
+    assert "https://" not in page
+    script = re.search(r'src="([^"]+swagger-ui-bundle\.js)"', page)
+    assert script is not None
+    assert client.get(script.group(1)).status_code == 200
+
+
+@pytest.fixture(scope="module")
+def document(client: httpx.Client) -> dict[str, Any]:
+    document: dict[str, Any] = client.get("/openapi.json").json()
+    return document
+
+
+def check(instance: Any, schema: dict[str, Any], document: dict[str, Any]) -> None:
+    jsonschema.validate(instance, {**schema, "components": document["components"]})
+
+
+def test_examples_of_schemas_validate(document: dict[str, Any]) -> None:
+    checked = 0
+    for schema in document["components"]["schemas"].values():
+        for example in schema.get("examples", []):
+            check(example, schema, document)
+            checked += 1
+    assert checked >= 12
+
+
+def test_examples_of_requests_validate(document: dict[str, Any]) -> None:
+    calls = ["detect", "embed", "enroll", "verify", "identify"]
+    for call in calls:
+        content = document["paths"][f"/v1/{call}"]["post"]["requestBody"]["content"]
+        assert set(content) == {"multipart/form-data", "application/json", "image/*"}
+        body = content["application/json"]
+        check(body["example"], body["schema"], document)
+
+
+def test_real_answers_validate(document: dict[str, Any], presidents: Any) -> None:
+    photo = {"image": presidents.photo("obama2.jpg")}
+    fields = {
+        "detect": {},
+        "embed": {},
+        "identify": {"collection": presidents.name},
+        "verify": {"collection": presidents.name, "person_id": "obama"},
+        "enroll": {"collection": presidents.name, "person_id": "obama"},
+    }
+    for call, data in fields.items():
+        answer = presidents.client.post(f"/v1/{call}", data=data, files=photo).json()
+        responses = document["paths"][f"/v1/{call}"]["post"]["responses"]
+        check(answer, responses["200"]["content"]["application/json"]["schema"], document)
+        assert "4XX" in responses
