@@ -1,0 +1,1 @@
+"""Error rates of a model pack on labelled photos: verification pairs and face boxes."""

@@ -1,0 +1,158 @@
+"""How a pack is measured: which photos are analysed, which face counts, what a failure costs.
+
+A photo in which the pipeline finds no usable face is a *failure to enrol* (ISO/IEC 19795-1). It
+never ends an evaluation: its comparisons get the lowest similarity there is, so that a mated pair
+becomes a false non-match and the pack pays for the face it did not find.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from app.decision.policy import FaceSelection, select_face
+from app.errors import FaceError, ImageError
+from app.evaluation.errors import EvaluationError
+from app.evaluation.labels import LabelledPairs
+from app.evaluation.metrics import FOLDS, FaceMatches, Similarities, match_faces
+from app.faces.pipeline import FacePipeline
+from app.inference.scheduler import usable_cores
+from app.types import AnalysedImage, Face, FloatArray
+
+FAILED_SIMILARITY = -1.0
+# Crowded photos have hundreds of faces, and none of them may be lost to a limit here.
+MAX_FACES = 10_000
+
+Tick = Callable[[], None]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A photo that could not be used and the stable code of the reason."""
+
+    image: str
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolledPhotos:
+    """The face that counts of every photo that has one, and the photos that failed."""
+
+    faces: Mapping[str, Face]
+    failures: tuple[Failure, ...]
+
+
+def check_pairs(pairs: LabelledPairs) -> None:
+    """Raise EvaluationError unless there are enough pairs of both kinds for ten folds."""
+    mated = int(pairs.same.sum())
+    if min(mated, len(pairs) - mated) < FOLDS:
+        raise EvaluationError(
+            f"{mated} mated and {len(pairs) - mated} non-mated pairs are too few: {FOLDS}-fold "
+            f"accuracy needs at least {FOLDS} of each."
+        )
+
+
+def check_photos(folder: Path, names: Sequence[str]) -> None:
+    """Raise EvaluationError unless all photos exist: a wrong folder is no failure to enrol."""
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise EvaluationError(
+            f"{len(missing)} of {len(names)} photos are not below {folder}, for example "
+            f"{missing[0]}; name the folder they lie in with --images."
+        )
+
+
+def enrol_photos(
+    pipeline: FacePipeline,
+    folder: Path,
+    names: Sequence[str],
+    selection: FaceSelection = FaceSelection.CENTRE,
+    tick: Tick = lambda: None,
+) -> EnrolledPhotos:
+    """Embed the face that counts of each photo; `tick` is called after each.
+
+    The default suits LFW, whose photos are cropped around the named person, bystanders or not.
+    """
+
+    def enrol(name: str) -> Face | Failure:
+        try:
+            image = pipeline.analyse((folder / name).read_bytes(), max_faces=MAX_FACES)
+            return select_face(image, selection)
+        except (ImageError, FaceError) as error:
+            return Failure(name, error.code)
+
+    outcomes = _each(enrol, names, tick)
+    return EnrolledPhotos(
+        {name: one for name, one in zip(names, outcomes, strict=True) if isinstance(one, Face)},
+        tuple(one for one in outcomes if isinstance(one, Failure)),
+    )
+
+
+def pair_similarities(pairs: LabelledPairs, photos: EnrolledPhotos) -> Similarities:
+    """Cosine similarity of each pair (n,) float64; -1 where a photo failed to enrol."""
+    similarities = np.full(len(pairs), FAILED_SIMILARITY)
+    for i, names in enumerate(zip(pairs.images_a, pairs.images_b, strict=True)):
+        a, b = (_embedding(photos.faces.get(name)) for name in names)
+        if a is not None and b is not None:
+            similarities[i] = float(a @ b)
+    return similarities
+
+
+def _embedding(face: Face | None) -> FloatArray | None:
+    return None if face is None else face.embedding
+
+
+@dataclass(frozen=True, slots=True)
+class DetectedPhotos:
+    """Detections against labels for every photo; one that cannot be read has found nothing."""
+
+    matches: tuple[FaceMatches, ...]
+    failures: tuple[Failure, ...]
+
+
+def detect_photos(
+    pipeline: FacePipeline,
+    folder: Path,
+    labelled: Mapping[str, FloatArray],
+    tick: Tick = lambda: None,
+) -> DetectedPhotos:
+    """Detect the faces of each photo and match them to its labelled boxes (n, 4)."""
+
+    def detect(name: str) -> AnalysedImage | Failure:
+        try:
+            data = (folder / name).read_bytes()
+            return pipeline.analyse(data, max_faces=MAX_FACES, embed=False)
+        except ImageError as error:
+            return Failure(name, error.code)
+
+    outcomes = _each(detect, list(labelled), tick)
+    matches = [
+        match_faces(*_boxes(outcome), boxes)
+        for outcome, boxes in zip(outcomes, labelled.values(), strict=True)
+    ]
+    return DetectedPhotos(tuple(matches), tuple(o for o in outcomes if isinstance(o, Failure)))
+
+
+def _boxes(outcome: AnalysedImage | Failure) -> tuple[FloatArray, FloatArray]:
+    """Boxes (n, 4) and scores (n,)."""
+    faces = () if isinstance(outcome, Failure) else outcome.faces
+    boxes = np.array([face.box for face in faces], dtype=np.float32).reshape(-1, 4)
+    return boxes, np.array([face.score for face in faces], dtype=np.float32)
+
+
+def _each(work: Callable[[str], T], names: Sequence[str], tick: Tick) -> list[T]:
+    """Do the work for every name, a thread a core: networks use one thread each."""
+    outcomes: list[T] = []
+    with ThreadPoolExecutor(usable_cores(), thread_name_prefix="evaluate") as pool:
+        try:
+            for outcome in pool.map(work, names):
+                outcomes.append(outcome)
+                tick()
+        except BaseException:  # Ctrl-C, above all: thousands of photos may still wait
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return outcomes

@@ -1,0 +1,140 @@
+"""Evaluation data beside the checkout, packs made of its networks, and photos analysed once.
+
+Embedding takes minutes, so every pack's photos are analysed once a session and shared.
+"""
+
+import hashlib
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from app.evaluation.labels import LabelledPairs, read_faces, read_pairs
+from app.evaluation.protocol import detect_photos, enrol_photos, pair_similarities
+from app.evaluation.report import DetectionReport, PairsReport, report_detection, report_pairs
+from app.faces.pipeline import FacePipeline, build_pipeline
+from app.imaging import ImageLimits
+from app.inference.packs import ModelPack, load_pack
+from app.settings import Device
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PACK_TOML = """\
+schema = 1
+name = "{name}"
+version = "0"
+
+[detector]
+architecture = "scrfd"
+file = "detector.onnx"
+sha256 = "{detector}"
+input_size = 640
+score_threshold = 0.5
+iou_threshold = 0.4
+
+[recogniser]
+architecture = "mobilefacenet"
+file = "recogniser.onnx"
+sha256 = "{recogniser}"
+input_size = 112
+colour = "rgb"
+mean = 127.5
+std = 127.5
+dimension = 512
+
+[decision]
+threshold = 0.3
+threshold_basis = "set by hand for these tests"
+"""
+
+
+def _evaluation_folder(variable: str, default: str) -> Path:
+    folder = Path(os.environ.get(variable, ROOT / ".." / "shared" / default)).resolve()
+    if not folder.is_dir():
+        pytest.skip(f"there is no {folder}; set {variable}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def evaluation_data() -> Path:
+    return _evaluation_folder("LIKENESS_EVAL_DATA", "data")
+
+
+@pytest.fixture(scope="session")
+def evaluation_models() -> Path:
+    return _evaluation_folder("LIKENESS_EVAL_MODELS", "models")
+
+
+@pytest.fixture(scope="session")
+def pairs(evaluation_data: Path) -> LabelledPairs:
+    return read_pairs(evaluation_data / "lfw" / "pairs.csv")
+
+
+@dataclass(frozen=True, slots=True)
+class RunningPack:
+    """A pack and the pipeline that runs it."""
+
+    pack: ModelPack
+    pipeline: FacePipeline
+
+
+def _run_pack(name_or_folder: str) -> RunningPack:
+    pack = load_pack(name_or_folder)
+    return RunningPack(pack, build_pipeline(pack, Device.CPU, ImageLimits()))
+
+
+@pytest.fixture(scope="session")
+def default_pack() -> RunningPack:
+    return _run_pack("default")
+
+
+@pytest.fixture(scope="session")
+def scrfd_pack(evaluation_models: Path, tmp_path_factory: pytest.TempPathFactory) -> RunningPack:
+    """The networks of InsightFace's buffalo_sc, in a pack of ours."""
+    source = evaluation_models / "insightface"
+    folder = tmp_path_factory.mktemp("packs") / "scrfd"
+    folder.mkdir()
+    digests = {}
+    for role, network in (("detector", "det_500m.onnx"), ("recogniser", "w600k_mbf.onnx")):
+        copy = Path(shutil.copyfile(source / network, folder / f"{role}.onnx"))
+        digests[role] = hashlib.sha256(copy.read_bytes()).hexdigest()
+    (folder / "pack.toml").write_text(PACK_TOML.format(name=folder.name, **digests))
+    return _run_pack(str(folder))
+
+
+@pytest.fixture(scope="session")
+def default_verification(
+    default_pack: RunningPack, evaluation_data: Path, pairs: LabelledPairs
+) -> PairsReport:
+    return _verify(default_pack, evaluation_data / "lfw" / "images", pairs)
+
+
+@pytest.fixture(scope="session")
+def scrfd_verification(
+    scrfd_pack: RunningPack, evaluation_data: Path, pairs: LabelledPairs
+) -> PairsReport:
+    return _verify(scrfd_pack, evaluation_data / "lfw" / "images", pairs)
+
+
+def _verify(running: RunningPack, images: Path, pairs: LabelledPairs) -> PairsReport:
+    photos = enrol_photos(running.pipeline, images, pairs.photos)
+    similarities = pair_similarities(pairs, photos)
+    threshold = running.pack.decision.threshold
+    return report_pairs(pairs, similarities, photos.failures, threshold)
+
+
+@pytest.fixture(scope="session")
+def default_detection(default_pack: RunningPack, evaluation_data: Path) -> DetectionReport:
+    return _detect(default_pack, evaluation_data / "wider")
+
+
+@pytest.fixture(scope="session")
+def scrfd_detection(scrfd_pack: RunningPack, evaluation_data: Path) -> DetectionReport:
+    return _detect(scrfd_pack, evaluation_data / "wider")
+
+
+def _detect(running: RunningPack, wider: Path) -> DetectionReport:
+    labelled = read_faces(wider / "faces.csv")
+    return report_detection(detect_photos(running.pipeline, wider / "images", labelled))
