@@ -1,0 +1,85 @@
+"""`likeness serve`: the HTTP service."""
+
+import logging
+import socket
+from typing import Annotated
+
+import typer
+import uvicorn
+
+from app.api.main import create_app
+from app.cli.console import clear_errors, err, out, read_settings
+from app.services import Services, build_services
+from app.settings import Settings
+from app.telemetry.logs import set_up_logs
+
+KEEP_ALIVE_S = 30
+SHUTDOWN_S = 20
+
+
+class Server(uvicorn.Server):
+    """Uvicorn that says where to find things once it really listens."""
+
+    def __init__(self, config: uvicorn.Config, services: Services) -> None:
+        super().__init__(config)
+        self._services = services
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            listening = [one for server in self.servers for one in server.sockets]
+            announce(self._services, listening[0].getsockname()[1])
+
+
+def announce(services: Services, port: int) -> None:
+    """Print where the docs and the API are, and what serves them."""
+    host = services.settings.host
+    shown = "localhost" if host in ("127.0.0.1", "0.0.0.0", "::", "::1") else host  # noqa: S104
+    base = f"http://{shown}:{port}"
+    out.print(f"[bold]Likeness[/] is ready · pack {services.pack.name} {services.pack.version} "
+              f"· {services.pipeline.provider} · {services.scheduler.workers} workers",
+              highlight=False)  # fmt: skip
+    out.print(f"  docs     {base}/docs", highlight=False)
+    out.print(f"  API      {base}/v1", highlight=False)
+    out.print(f"  gallery  {services.gallery.store.describe()['database']}", highlight=False)
+    if host not in ("127.0.0.1", "localhost", "::1"):
+        err.print("[yellow]There is no authentication yet: whoever reaches this address can read "
+                  "and change the gallery.[/]")  # fmt: skip
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address; LIKENESS_HOST.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; LIKENESS_PORT.")] = None,
+) -> None:
+    """Start the HTTP service."""
+    settings = read_settings()
+    given = {"host": host, "port": port}
+    settings = settings.model_copy(update={k: v for k, v in given.items() if v is not None})
+    set_up_logs(settings.log_format, settings.log_level)
+    with clear_errors():
+        services = build_services(settings)
+    run(services, settings)
+
+
+def run(services: Services, settings: Settings) -> None:
+    """Serve until told to stop; what is in flight is finished first."""
+    config = uvicorn.Config(
+        create_app(services),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=SHUTDOWN_S,
+        server_header=False,
+    )
+    logging.getLogger("uvicorn.error").addHandler(_UvicornErrors())
+    Server(config, services).run()
+
+
+class _UvicornErrors(logging.Handler):
+    """Passes on what goes wrong in uvicorn itself, such as a port that is taken."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.ERROR:
+            err.print(record.getMessage(), markup=False, highlight=False)
