@@ -1,0 +1,56 @@
+# syntax=docker/dockerfile:1
+
+# Any Debian with `python3 -m venv`, 3.11 or newer.
+ARG BASE_IMAGE=python:3.12-slim
+
+# ---- everything that is installed, made where it may leave a mess
+FROM ${BASE_IMAGE} AS build-cpu
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+WORKDIR /src
+
+# OpenCV's wheel is linked against libGL for windows that a service never opens. Debian's libgl1 would bring
+# Mesa and LLVM with it, over 100 MB of drivers; the loader only asks for these three small dispatch libraries.
+RUN apt-get update \
+    && cd /tmp \
+    && apt-get download libgl1 libglx0 libglvnd0 \
+    && for package in lib*.deb; do dpkg-deb --extract "$package" /opt/libgl; done \
+    && rm -rf /opt/libgl/usr/share/bug /opt/libgl/usr/share/lintian
+
+# The lock alone first: this layer is reused until a pin moves.
+COPY requirements/cpu.txt requirements/
+RUN python3 -m venv /opt/venv \
+    && /opt/venv/bin/python -m pip install --no-deps --require-hashes --only-binary :all: -r requirements/cpu.txt
+
+COPY pyproject.toml README.md LICENSE ./
+COPY app app
+COPY models models
+RUN /opt/venv/bin/python -m pip install --no-deps --no-build-isolation . \
+    && /opt/venv/bin/python -m pip uninstall --yes hatchling trove-classifiers pip
+
+# ---- what is shipped
+FROM ${BASE_IMAGE} AS cpu
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends libglib2.0-0 libx11-6 \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log
+COPY --from=build-cpu /opt/libgl/ /
+COPY --from=build-cpu /opt/venv /opt/venv
+
+# A fixed number, so that the owner of the volume is the same on every host and in every release.
+RUN groupadd --gid 10001 likeness \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /data --shell /usr/sbin/nologin likeness \
+    && install --directory --owner=10001 --group=10001 --mode=0700 /data \
+    && /opt/venv/bin/python -c "import cv2, faiss, onnxruntime, app"
+
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    LIKENESS_HOST=0.0.0.0 \
+    LIKENESS_PORT=8000 \
+    LIKENESS_DATA_DIR=/data
+USER 10001:10001
+WORKDIR /data
+VOLUME /data
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
+    CMD ["python3", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['LIKENESS_PORT'] + '/readyz', timeout=4)"]
+CMD ["likeness", "serve"]
