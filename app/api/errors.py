@@ -82,7 +82,7 @@ def _http_error(_request: Request, error: Exception) -> JSONResponse:
 
 def _unexpected_error(request: Request, error: Exception) -> JSONResponse:
     request.app.state.services.metrics.observe_problem("internal_error")
-    log(logging.ERROR, "unexpected error", kind=type(error).__name__)
+    log(logging.ERROR, "unexpected error", error)
     return problem(
         500,
         "internal_error",

@@ -19,7 +19,13 @@ class Recogniser:
         self._model = model
         self._spec = spec
         blank = np.zeros((1, spec.input_size, spec.input_size, 3), dtype=np.uint8)
-        dimension = self._raw(blank).shape[1]
+        try:
+            dimension = self._raw(blank).shape[1]
+        except Exception as error:  # ONNX Runtime raises its own types
+            raise PackError(
+                f"{model.path} does not take one {spec.input_size} x {spec.input_size} face and "
+                f"answer one vector: {error}. Correct recogniser in pack.toml."
+            ) from error
         if dimension != spec.dimension:
             raise PackError(
                 f"{model.path} answers {dimension} numbers a face, the pack announces "

@@ -12,9 +12,12 @@ LOGGER_NAME = "likeness"
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 
-def log(level: int, event: str, **fields: Any) -> None:
-    """Log an event with fields. Never pass photos, embeddings or person ids."""
-    logging.getLogger(LOGGER_NAME).log(level, event, extra={"fields": fields})
+def log(level: int, event: str, error: Exception | None = None, **fields: Any) -> None:
+    """Log an event with fields, and the traceback of `error`.
+
+    Never pass photos, embeddings or person ids.
+    """
+    logging.getLogger(LOGGER_NAME).log(level, event, exc_info=error, extra={"fields": fields})
 
 
 def set_up_logs(log_format: LogFormat, level: str) -> None:

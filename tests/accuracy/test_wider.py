@@ -1,4 +1,7 @@
-"""Detection in 99 crowded photos of WIDER FACE; a face's size is the shorter side of its box."""
+"""Detection in crowded photos of WIDER FACE; a face's size is the shorter side of its box.
+
+Of the 99 photos 98 are measured: in the other nobody has drawn a face, and yet it shows a crowd.
+"""
 
 import pytest
 
@@ -17,7 +20,7 @@ def test_default_pack(default_detection: DetectionReport) -> None:
 
 
 def test_scrfd(scrfd_detection: DetectionReport) -> None:
-    """Measured: 0.914 of 139 faces >= 32 px, 0.733 of 517 >= 16 px, 28 unmatched of 623."""
+    """Measured: 0.914 of 139 faces >= 32 px, 0.733 of 517 >= 16 px, 27 unmatched of 624."""
     report = scrfd_detection
     check_photos(report)
     assert recall(report, 32) >= 0.90
@@ -26,7 +29,7 @@ def test_scrfd(scrfd_detection: DetectionReport) -> None:
 
 
 def check_photos(report: DetectionReport) -> None:
-    assert (report.photos, report.failures) == (99, ())
+    assert (report.photos, report.failures) == (98, ())
     assert [size.faces for size in report.recall] == [139, 517, 1788]
 
 

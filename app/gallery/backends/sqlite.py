@@ -32,7 +32,9 @@ def create_engine(url: URL) -> Engine:
                 "Set LIKENESS_DATA_DIR to a folder that can be written."
             ) from error
     engine = sqlalchemy.create_engine(
-        url, connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None}
+        url,
+        connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None},
+        hide_parameters=True,  # error texts reach logs; embeddings and metadata must not
     )
     event.listen(engine, "connect", _on_connect)
     event.listen(engine, "begin", _on_begin)
