@@ -1,0 +1,132 @@
+"""The whole way of a photo."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as PillowImage
+
+from app.errors import PackError, UnreadableImage
+from app.faces.detect import Detector
+from app.faces.embed import Recogniser
+from app.faces.pipeline import FacePipeline, build_pipeline
+from app.imaging import ImageLimits
+from app.inference.packs import ModelPack
+from app.inference.session import OnnxModel
+from app.settings import Device
+from app.types import Image
+
+
+def test_a_portrait(pipeline: FacePipeline, astronaut: bytes, pack: ModelPack) -> None:
+    image = pipeline.analyse(astronaut, max_faces=10)
+    assert (image.width, image.height) == (512, 512)
+    (face,) = image.faces
+    assert face.embedding is not None
+    assert face.embedding.shape == (pack.recogniser.dimension,)
+    assert np.linalg.norm(face.embedding) == pytest.approx(1, abs=1e-6)
+    assert face.quality.embedding_norm is not None
+    assert face.quality.detector_score == face.score
+    assert face.quality.face_size_px == pytest.approx(min(face.box[2:] - face.box[:2]))
+    assert set(image.timings_ms) == {"decode", "detect", "align", "embed", "quality"}
+    assert all(spent >= 0 for spent in image.timings_ms.values())
+
+
+def test_without_embedding(pipeline: FacePipeline, astronaut: bytes) -> None:
+    image = pipeline.analyse(astronaut, max_faces=10, embed=False)
+    assert image.faces[0].embedding is None
+    assert image.faces[0].quality.embedding_norm is None
+    assert "embed" not in image.timings_ms
+
+
+def test_the_largest_faces_first_and_no_more_than_asked(
+    pipeline: FacePipeline, group_photo: bytes
+) -> None:
+    image = pipeline.analyse(group_photo, max_faces=10)
+    areas = [float(np.prod(face.box[2:] - face.box[:2])) for face in image.faces]
+    assert len(areas) == 6
+    assert areas == sorted(areas, reverse=True)
+    two = pipeline.analyse(group_photo, max_faces=2).faces
+    assert [f.box.tolist() for f in two] == [f.box.tolist() for f in image.faces[:2]]
+
+
+def test_each_face_has_its_own_embedding(pipeline: FacePipeline, group_image: Image) -> None:
+    """Cut out alone, the same person is found at the same place of the list."""
+    image = pipeline.analyse_image(group_image, max_faces=10)
+    vectors = np.stack([f.embedding for f in image.faces if f.embedding is not None])
+    for number, face in enumerate(image.faces):
+        x1, y1, x2, y2 = (int(v) for v in face.box + [-60, -60, 60, 60])
+        alone = np.ascontiguousarray(group_image[max(y1, 0) : y2, max(x1, 0) : x2])
+        nearest = pipeline.analyse_image(alone, max_faces=1).faces[0].embedding
+        assert nearest is not None
+        assert (vectors @ nearest).argmax() == number
+
+
+def test_nobody(pipeline: FacePipeline) -> None:
+    image = pipeline.analyse_image(np.zeros((40, 70, 3), np.uint8), max_faces=10)
+    assert (image.width, image.height, image.faces) == (70, 40, ())
+
+
+# What was done to the upright picture when it was stored, by orientation.
+TURNS = {
+    2: PillowImage.Transpose.FLIP_LEFT_RIGHT,
+    3: PillowImage.Transpose.ROTATE_180,
+    4: PillowImage.Transpose.FLIP_TOP_BOTTOM,
+    5: PillowImage.Transpose.TRANSPOSE,
+    6: PillowImage.Transpose.ROTATE_90,
+    7: PillowImage.Transpose.TRANSVERSE,
+    8: PillowImage.Transpose.ROTATE_270,
+}
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+def test_a_turned_photo_gives_the_same_face(
+    pipeline: FacePipeline, portraits: dict[str, Image], encode: Any, orientation: int
+) -> None:
+    upright = portraits["biden"][::3, ::3]
+    stored = PillowImage.fromarray(upright).transpose(TURNS[orientation])
+    tags = PillowImage.Exif()
+    tags[0x0112] = orientation
+    data = encode(np.asarray(stored), "PNG", compress_level=1, exif=tags.tobytes())
+    (face,) = pipeline.analyse(data, max_faces=3).faces
+    (reference,) = pipeline.analyse_image(np.ascontiguousarray(upright), max_faces=3).faces
+    assert np.array_equal(face.box, reference.box)
+    assert face.embedding is not None
+    assert reference.embedding is not None
+    assert face.embedding @ reference.embedding > 0.99999
+
+
+def test_limits_and_damage_reach_the_caller(pipeline: FacePipeline, astronaut: bytes) -> None:
+    with pytest.raises(UnreadableImage):
+        pipeline.analyse(astronaut[: len(astronaut) // 2], max_faces=10)
+
+
+def test_threads_share_a_pipeline(pipeline: FacePipeline, group_photo: bytes) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        jobs = [threads.submit(pipeline.analyse, group_photo, max_faces=10) for _ in range(12)]
+        images = [job.result(timeout=60) for job in jobs]
+    for image in images:
+        for face, first in zip(image.faces, images[0].faces, strict=True):
+            assert face.embedding is not None
+            assert first.embedding is not None
+            assert np.allclose(face.embedding, first.embedding, atol=1e-5)
+
+
+def test_a_detector_without_landmarks_is_refused(
+    tmp_path: Path, scrfd_file: Path, pack: ModelPack, load_detector: Any
+) -> None:
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    network = onnx.load(str(scrfd_file))
+    del network.graph.output[6:]
+    onnx.save(network, str(tmp_path / "blind.onnx"))
+    blind: Detector = load_detector(tmp_path / "blind.onnx", "scrfd")
+    recogniser = Recogniser(OnnxModel(pack.recogniser_path, Device.CPU), pack.recogniser)
+    with pytest.raises(PackError, match="choose a detector with a landmark head"):
+        FacePipeline(blind, recogniser, ImageLimits())
+
+
+def test_building_from_a_pack(pack: ModelPack, astronaut: bytes) -> None:
+    built = build_pipeline(pack, Device.AUTO, ImageLimits())
+    assert built.provider.endswith("ExecutionProvider")
+    assert len(built.analyse(astronaut, max_faces=1, embed=False).faces) == 1

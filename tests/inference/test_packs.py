@@ -1,0 +1,166 @@
+"""Model packs: what is wrong with one is said by file, by key and with what to do."""
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from app.errors import PackError
+from app.inference.packs import (
+    PACK_FILE,
+    ModelPack,
+    builtin_packs,
+    find_pack,
+    load_pack,
+    read_pack,
+    verify_pack,
+)
+
+Edit = Callable[[str, str], Path]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, pack: ModelPack) -> Path:
+    """A copy of the default pack, to be spoilt."""
+    return Path(shutil.copytree(pack.folder, tmp_path / "copy"))
+
+
+@pytest.fixture
+def edit(folder: Path) -> Edit:
+    """Replace one piece of the copy's pack.toml."""
+
+    def replace(old: str, new: str) -> Path:
+        file = folder / PACK_FILE
+        text = file.read_text(encoding="utf-8")
+        assert text.count(old) >= 1, f"{old!r} is not in {PACK_FILE}"
+        file.write_text(text.replace(old, new, 1), encoding="utf-8")
+        return folder
+
+    return replace
+
+
+class TestLoading:
+    def test_by_name_and_by_folder(self, pack: ModelPack, folder: Path) -> None:
+        assert load_pack("default").folder == pack.folder
+        assert load_pack(str(folder)).embedding_space == pack.embedding_space
+
+    def test_the_networks_are_files_of_the_folder(self, pack: ModelPack) -> None:
+        for path in (pack.detector_path, pack.recogniser_path):
+            assert path.is_file()
+            assert path.parent == pack.folder
+
+    def test_built_in_packs_are_listed(self) -> None:
+        assert "default" in [folder.name for folder in builtin_packs()]
+
+    def test_an_unknown_name_lists_the_known(self) -> None:
+        with pytest.raises(PackError, match=r"no model pack 'bufalo'.*default.*LIKENESS_PACK"):
+            find_pack("bufalo")
+
+
+class TestDigests:
+    @pytest.mark.parametrize("name", ["detector.onnx", "recogniser.onnx"])
+    def test_a_changed_network(self, folder: Path, name: str) -> None:
+        with (folder / name).open("ab") as file:
+            file.write(b"\0")
+        changed = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        with pytest.raises(PackError) as caught:
+            load_pack(str(folder))
+        detail = caught.value.detail
+        assert str(folder / name) in detail
+        assert changed in detail
+        assert "git checkout" in detail
+
+    @pytest.mark.parametrize("name", ["detector.onnx", "recogniser.onnx"])
+    def test_a_missing_network(self, folder: Path, name: str) -> None:
+        (folder / name).unlink()
+        with pytest.raises(PackError, match=rf"{name} cannot be read .*Copy the whole pack"):
+            load_pack(str(folder))
+
+    @pytest.mark.parametrize("outside", ["../stray.onnx", "/etc/hostname", "sub/../../stray.onnx"])
+    def test_a_network_outside_the_folder(self, edit: Edit, outside: str) -> None:
+        folder = edit('file = "detector.onnx"', f'file = "{outside}"')
+        shutil.copy(folder / "detector.onnx", folder.parent / "stray.onnx")
+        with pytest.raises(PackError, match="lies outside its pack"):
+            load_pack(str(folder))
+
+    def test_a_link_that_leads_outside(self, folder: Path) -> None:
+        """Its digest would be right: what it points to may change all the same."""
+        outside = folder.parent / "stray.onnx"
+        (folder / "detector.onnx").rename(outside)
+        (folder / "detector.onnx").symlink_to(outside)
+        with pytest.raises(PackError, match="lies outside its pack"):
+            load_pack(str(folder))
+
+
+class TestDescription:
+    @pytest.mark.parametrize(
+        ("old", "new", "key"),
+        [
+            ("score_threshold = 0.5", "score_treshold = 0.5", "detector.score_treshold"),
+            ("score_threshold = 0.5", "score_threshold = 1.5", "detector.score_threshold"),
+            ('colour = "rgb"', 'colour = "grb"', "recogniser.colour"),
+            ('colour = "rgb"', "", "recogniser.colour"),
+            ("std = 128.0", "std = 0.0", "recogniser.std"),
+            ("dimension = 192", 'dimension = "many"', "recogniser.dimension"),
+            ('architecture = "centerface"', 'architecture = "yolo"', "detector.architecture"),
+            ('sha256 = "', 'sha256 = "x', "detector.sha256"),
+            ("schema = 1", "schema = 2", "schema"),
+            ("schema = 1", "schema = 1\nlicense = true", "license"),
+            ("[decision]", "[decison]", "decision"),
+        ],
+    )
+    def test_a_mistake_is_named_by_its_key(
+        self, edit: Edit, old: str, new: str, key: str
+    ) -> None:
+        folder = edit(old, new)
+        with pytest.raises(PackError) as caught:
+            read_pack(folder)
+        assert f"{PACK_FILE}: {key}: " in caught.value.detail
+        assert caught.value.detail.endswith("Correct that line.")
+
+    @pytest.mark.parametrize("content", [b"schema = ", b"\xff\xfe\0", b"schema = 1\nschema = 1"])
+    def test_no_toml(self, folder: Path, content: bytes) -> None:
+        (folder / PACK_FILE).write_bytes(content)
+        with pytest.raises(PackError, match=rf"{PACK_FILE} cannot be read"):
+            read_pack(folder)
+
+    def test_reading_does_not_look_at_the_networks(self, folder: Path) -> None:
+        (folder / "detector.onnx").unlink()
+        described = read_pack(folder)
+        assert described.name == "default"
+        with pytest.raises(PackError):
+            verify_pack(described)
+
+
+class TestEmbeddingSpace:
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("sha256", "0" * 64),
+            ("input_size", 128),
+            ("colour", "bgr"),
+            ("mean", 0.0),
+            ("std", 127.5),
+            ("dimension", 128),
+        ],
+    )
+    def test_every_constant_of_the_recogniser_makes_another(
+        self, pack: ModelPack, field: str, value: object
+    ) -> None:
+        recogniser = pack.recogniser.model_copy(update={field: value})
+        assert getattr(pack.recogniser, field) != value
+        other = pack.model_copy(update={"recogniser": recogniser})
+        assert other.embedding_space != pack.embedding_space
+
+    def test_neither_detector_nor_names_do(self, pack: ModelPack, edit: Edit) -> None:
+        edit("iou_threshold = 0.3", "iou_threshold = 0.5")
+        edit("input_size = 640", "input_size = 1280")
+        edit('name = "default"', 'name = "other"')
+        folder = edit("std = 128.0", "std = 128")
+        assert read_pack(folder).embedding_space == pack.embedding_space
+
+    def test_its_look(self, pack: ModelPack) -> None:
+        assert pack.embedding_space.startswith("es-")
+        assert len(pack.embedding_space) == 19
