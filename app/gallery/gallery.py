@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -66,14 +67,9 @@ class Gallery:
         self._dimension = dimension
         self._replicas: dict[int, _Replica] = {}
         self._replicas_lock = threading.Lock()
-        if DEFAULT_COLLECTION not in {c.name for c in store.collections(None, 10_000).items}:
-            self._create_default()
-
-    def _create_default(self) -> None:
-        try:
+        # Several processes may start at the same moment; whoever comes second finds it there.
+        with suppress(CollectionExists):
             self.create_collection(DEFAULT_COLLECTION, {})
-        except CollectionExists:  # another process started at the same moment
-            return
 
     def create_collection(self, name: str, metadata: JsonObject) -> CollectionRecord:
         """Create a collection in the running pack's embedding space."""

@@ -20,7 +20,7 @@ from app.errors import (
     StoreFull,
     StoreUnavailable,
 )
-from app.gallery.backends.sqlite import WRITING
+from app.gallery.backends.sqlite import WRITING, erase_deleted
 from app.gallery.ports import (
     Changes,
     CollectionCounts,
@@ -39,6 +39,7 @@ from app.types import FloatArray, JsonObject
 
 STORED_DTYPE = np.dtype("<f4")
 ADD, REMOVE = "add", "remove"
+MAX_KEYS = 10_000  # in one statement; SQLite takes 32,766 parameters
 
 
 def now_utc() -> datetime:
@@ -113,7 +114,8 @@ class SqlStore:
                 _count(connection, templates, templates.c.collection == key),
             )
             connection.execute(delete(collections).where(collections.c.id == key))
-            return receipt
+        erase_deleted(self._engine)
+        return receipt
 
     # --- persons -----------------------------------------------------------------------------
 
@@ -158,7 +160,8 @@ class SqlStore:
             keys = list(connection.execute(query).scalars())
             self._log(connection, collection, REMOVE, keys)
             connection.execute(delete(persons).where(persons.c.id == person.key))
-            return Receipt(persons=1, templates=len(keys))
+        erase_deleted(self._engine)
+        return Receipt(persons=1, templates=len(keys))
 
     # --- templates ---------------------------------------------------------------------------
 
@@ -214,7 +217,8 @@ class SqlStore:
             face = _face(connection, collection, face_id)
             self._log(connection, collection, REMOVE, [face.template_key])
             connection.execute(delete(templates).where(templates.c.id == face.template_key))
-            return Receipt(persons=0, templates=1)
+        erase_deleted(self._engine)
+        return Receipt(persons=0, templates=1)
 
     def stored_digests(self, name: str, person_id: str) -> set[str]:
         """Digests of what a person's templates were made from; empty for an unknown person."""
@@ -239,9 +243,13 @@ class SqlStore:
 
     def faces_by_key(self, keys: Sequence[int]) -> Mapping[int, FaceRecord]:
         """The faces of template keys; those deleted since are missing."""
+        found: dict[int, FaceRecord] = {}
         with self._reading() as connection:
-            rows = connection.execute(_face_query().where(templates.c.id.in_(keys)))
-            return {row.id: _face_record(row) for row in rows}
+            for start in range(0, len(keys), MAX_KEYS):
+                some = keys[start : start + MAX_KEYS]
+                rows = connection.execute(_face_query().where(templates.c.id.in_(some)))
+                found.update((row.id, _face_record(row)) for row in rows)
+        return found
 
     def person_keys(self, collection: CollectionRecord, metadata: JsonObject) -> set[int]:
         """Keys of the persons whose metadata holds every given member with that very value."""

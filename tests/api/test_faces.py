@@ -1,6 +1,7 @@
 """Detect and embed: three kinds of body, three kinds of answer, and all that can be wrong."""
 
 import base64
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -9,6 +10,7 @@ import httpx
 import msgpack
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.api.test_decisions import code_of
 
@@ -38,6 +40,22 @@ def test_detect_describes_each_face(client: httpx.Client, portrait: bytes) -> No
     assert "embedding" not in face
     assert answer["model"]["pack"] == "default"
     assert set(answer["timings_ms"]) >= {"decode", "detect", "total"}
+
+
+def test_a_photo_turned_by_its_exif_tag_answers_upright(
+    client: httpx.Client, portrait: bytes
+) -> None:
+    with Image.open(io.BytesIO(portrait)) as picture:
+        exif = Image.Exif()
+        exif[0x0112] = 6  # stored lying; to be shown turned clockwise
+        lying = io.BytesIO()
+        picture.transpose(Image.Transpose.ROTATE_90).save(lying, "JPEG", quality=95, exif=exif)
+    upright, turned = (
+        client.post("/v1/detect", files={"image": data}).json()
+        for data in (portrait, lying.getvalue())
+    )
+    assert turned["images"] == upright["images"]
+    assert turned["faces"][0]["box"] == pytest.approx(upright["faces"][0]["box"], abs=3)
 
 
 def test_three_kinds_of_body_say_the_same(client: httpx.Client, portrait: bytes) -> None:

@@ -77,9 +77,14 @@ def test_deleted_embeddings_leave_no_bytes_in_the_database(
     gallery.enroll("default", "ada", {}, [template(v, str(i)) for i, v in enumerate(vectors)])
     assert vectors[20].tobytes() in everything_on_disk(database)
     gallery.delete_person("default", "ada")
-    gallery.store.close()  # the last connection folds the write-ahead log into the file
     left = everything_on_disk(database)
     assert not any(vector.tobytes() in left for vector in vectors)
+
+
+def test_more_keys_than_a_statement_takes(gallery: Gallery, directions: Draw) -> None:
+    (stored,) = gallery.enroll("default", "ada", {}, [template(directions(1)[0], "a")])
+    key = stored.face.template_key
+    assert list(gallery.store.faces_by_key([*range(10**6, 10**6 + 50_000), key])) == [key]
 
 
 def everything_on_disk(database: Path) -> bytes:

@@ -41,6 +41,19 @@ def create_engine(url: URL) -> Engine:
     return engine
 
 
+def erase_deleted(engine: Engine) -> None:
+    """Fold the write-ahead log into the database and empty it.
+
+    Deleted rows are zeroed in the database by `secure_delete`, but the log still holds them as they
+    were. While another process reads an older state the log stays; the next deletion tries again.
+    """
+    connection = engine.raw_connection()
+    try:
+        connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        connection.close()
+
+
 def _on_connect(connection: Any, _record: Any) -> None:
     for pragma in PRAGMAS:
         connection.execute(pragma)
