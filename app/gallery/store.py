@@ -6,17 +6,13 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
-import numpy as np
-from sqlalchemy import Connection, Engine, Row, Select, delete, func, insert, select, update
+from sqlalchemy import Connection, Engine, delete, insert, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.errors import (
     CollectionExists,
-    CollectionNotFound,
-    FaceNotFound,
     PersonExists,
-    PersonNotFound,
     StoreFull,
     StoreUnavailable,
 )
@@ -26,18 +22,34 @@ from app.gallery.ports import (
     CollectionCounts,
     CollectionRecord,
     FaceRecord,
-    Ids,
     NewTemplate,
     Page,
     PersonRecord,
     Receipt,
     StoredTemplate,
-    Templates,
+)
+from app.gallery.rows import (
+    STORED_DTYPE,
+    collection_query,
+    collection_record,
+    count_rows,
+    face_query,
+    face_record,
+    find_person,
+    get_again,
+    get_collection,
+    get_face,
+    get_person,
+    load_templates,
+    person_query,
+    person_record,
+    to_ids,
+    to_page,
+    to_vectors,
 )
 from app.gallery.tables import changes, collections, persons, templates
 from app.types import FloatArray, JsonObject
 
-STORED_DTYPE = np.dtype("<f4")
 ADD, REMOVE = "add", "remove"
 MAX_KEYS = 10_000  # in one statement; SQLite takes 32,766 parameters
 
@@ -70,22 +82,22 @@ class SqlStore:
             "created_at": self._clock(),
         }
         with self._writing() as connection:
-            if connection.execute(_collection_query(name)).one_or_none():
+            if connection.execute(collection_query(name)).one_or_none():
                 raise CollectionExists(f"The collection '{name}' exists already.")
             connection.execute(insert(collections).values(values))
-            return _collection(connection, name)
+            return get_collection(connection, name)
 
     def collection(self, name: str) -> CollectionRecord:
         """One collection by name."""
         with self._reading() as connection:
-            return _collection(connection, name)
+            return get_collection(connection, name)
 
     def count(self, collection: CollectionRecord) -> CollectionCounts:
         """How many persons and templates it holds."""
         with self._reading() as connection:
             return CollectionCounts(
-                _count(connection, persons, persons.c.collection == collection.key),
-                _count(connection, templates, templates.c.collection == collection.key),
+                count_rows(connection, persons, persons.c.collection == collection.key),
+                count_rows(connection, templates, templates.c.collection == collection.key),
             )
 
     def collections(self, after: str | None, limit: int) -> Page[CollectionRecord]:
@@ -94,24 +106,24 @@ class SqlStore:
         if after is not None:
             query = query.where(collections.c.name > after)
         with self._reading() as connection:
-            return _page([_collection_record(row) for row in connection.execute(query)], limit)
+            return to_page([collection_record(row) for row in connection.execute(query)], limit)
 
     def update_collection(self, name: str, metadata: JsonObject) -> CollectionRecord:
         """Replace a collection's metadata."""
         with self._writing() as connection:
-            key = _collection(connection, name).key
+            key = get_collection(connection, name).key
             connection.execute(
                 update(collections).where(collections.c.id == key).values(metadata=dict(metadata))
             )
-            return _collection(connection, name)
+            return get_collection(connection, name)
 
     def delete_collection(self, name: str) -> Receipt:
         """Delete a collection with all its persons and templates."""
         with self._writing() as connection:
-            key = _collection(connection, name).key
+            key = get_collection(connection, name).key
             receipt = Receipt(
-                _count(connection, persons, persons.c.collection == key),
-                _count(connection, templates, templates.c.collection == key),
+                count_rows(connection, persons, persons.c.collection == key),
+                count_rows(connection, templates, templates.c.collection == key),
             )
             connection.execute(delete(collections).where(collections.c.id == key))
         erase_deleted(self._engine)
@@ -122,40 +134,40 @@ class SqlStore:
     def create_person(self, name: str, person_id: str, metadata: JsonObject) -> PersonRecord:
         """Create a person without templates."""
         with self._writing() as connection:
-            collection = _collection(connection, name)
-            if _find_person(connection, collection, person_id):
+            collection = get_collection(connection, name)
+            if find_person(connection, collection, person_id):
                 raise PersonExists(f"The person '{person_id}' exists in '{name}' already.")
             self._insert_person(connection, collection, person_id, metadata)
-            return _person(connection, collection, person_id)
+            return get_person(connection, collection, person_id)
 
     def person(self, name: str, person_id: str) -> PersonRecord:
         """One person by id."""
         with self._reading() as connection:
-            return _person(connection, _collection(connection, name), person_id)
+            return get_person(connection, get_collection(connection, name), person_id)
 
     def persons(self, name: str, after: str | None, limit: int) -> Page[PersonRecord]:
         """Persons by id, those after `after`."""
         with self._reading() as connection:
-            key = _collection(connection, name).key
-            query = _person_query().where(persons.c.collection == key)
+            key = get_collection(connection, name).key
+            query = person_query().where(persons.c.collection == key)
             if after is not None:
                 query = query.where(persons.c.person_id > after)
             rows = connection.execute(query.order_by(persons.c.person_id).limit(limit + 1))
-            return _page([_person_record(row) for row in rows], limit)
+            return to_page([person_record(row) for row in rows], limit)
 
     def update_person(self, name: str, person_id: str, metadata: JsonObject) -> PersonRecord:
         """Replace a person's metadata."""
         with self._writing() as connection:
-            collection = _collection(connection, name)
-            key = _person(connection, collection, person_id).key
+            collection = get_collection(connection, name)
+            key = get_person(connection, collection, person_id).key
             self._set_metadata(connection, key, metadata)
-            return _person(connection, collection, person_id)
+            return get_person(connection, collection, person_id)
 
     def delete_person(self, name: str, person_id: str) -> Receipt:
         """Delete a person and every template of theirs."""
         with self._writing() as connection:
-            collection = _collection(connection, name)
-            person = _person(connection, collection, person_id)
+            collection = get_collection(connection, name)
+            person = get_person(connection, collection, person_id)
             query = select(templates.c.id).where(templates.c.person == person.key)
             keys = list(connection.execute(query).scalars())
             self._log(connection, collection, REMOVE, keys)
@@ -177,8 +189,8 @@ class SqlStore:
         Metadata replaces what the person had, unless it is None.
         """
         with self._writing() as connection:
-            collection = _collection(connection, name)
-            person = _find_person(connection, collection, person_id)
+            collection = get_collection(connection, name)
+            person = find_person(connection, collection, person_id)
             if person is None:
                 key = self._insert_person(connection, collection, person_id, metadata or {})
             else:
@@ -193,28 +205,28 @@ class SqlStore:
     def face(self, name: str, face_id: str) -> FaceRecord:
         """One stored face by id."""
         with self._reading() as connection:
-            return _face(connection, _collection(connection, name), face_id)
+            return get_face(connection, get_collection(connection, name), face_id)
 
     def faces(
         self, name: str, person_id: str | None, after: str | None, limit: int
     ) -> Page[FaceRecord]:
         """Stored faces by id, of the whole collection or of one person."""
         with self._reading() as connection:
-            collection = _collection(connection, name)
-            query = _face_query().where(templates.c.collection == collection.key)
+            collection = get_collection(connection, name)
+            query = face_query().where(templates.c.collection == collection.key)
             if person_id is not None:
-                person = _person(connection, collection, person_id)
+                person = get_person(connection, collection, person_id)
                 query = query.where(templates.c.person == person.key)
             if after is not None:
                 query = query.where(templates.c.face_id > after)
             rows = connection.execute(query.order_by(templates.c.face_id).limit(limit + 1))
-            return _page([_face_record(row) for row in rows], limit)
+            return to_page([face_record(row) for row in rows], limit)
 
     def delete_face(self, name: str, face_id: str) -> Receipt:
         """Delete one template; its person stays."""
         with self._writing() as connection:
-            collection = _collection(connection, name)
-            face = _face(connection, collection, face_id)
+            collection = get_collection(connection, name)
+            face = get_face(connection, collection, face_id)
             self._log(connection, collection, REMOVE, [face.template_key])
             connection.execute(delete(templates).where(templates.c.id == face.template_key))
         erase_deleted(self._engine)
@@ -223,7 +235,7 @@ class SqlStore:
     def stored_digests(self, name: str, person_id: str) -> set[str]:
         """Digests of what a person's templates were made from; empty for an unknown person."""
         with self._reading() as connection:
-            person = _find_person(connection, _collection(connection, name), person_id)
+            person = find_person(connection, get_collection(connection, name), person_id)
             if person is None:
                 return set()
             query = select(templates.c.content_digest).where(templates.c.person == person.key)
@@ -232,14 +244,14 @@ class SqlStore:
     def embeddings(self, name: str, person_id: str) -> tuple[list[FaceRecord], FloatArray]:
         """A person's faces and their embeddings (n, d), in the same order."""
         with self._reading() as connection:
-            collection = _collection(connection, name)
-            person = _person(connection, collection, person_id)
-            query = _face_query().add_columns(templates.c.embedding)
+            collection = get_collection(connection, name)
+            person = get_person(connection, collection, person_id)
+            query = face_query().add_columns(templates.c.embedding)
             rows = connection.execute(
                 query.where(templates.c.person == person.key).order_by(templates.c.id)
             ).all()
-            vectors = _vectors([row.embedding for row in rows], collection.dimension)
-            return [_face_record(row) for row in rows], vectors
+            vectors = to_vectors([row.embedding for row in rows], collection.dimension)
+            return [face_record(row) for row in rows], vectors
 
     def faces_by_key(self, keys: Sequence[int]) -> Mapping[int, FaceRecord]:
         """The faces of template keys; those deleted since are missing."""
@@ -247,8 +259,8 @@ class SqlStore:
         with self._reading() as connection:
             for start in range(0, len(keys), MAX_KEYS):
                 some = keys[start : start + MAX_KEYS]
-                rows = connection.execute(_face_query().where(templates.c.id.in_(some)))
-                found.update((row.id, _face_record(row)) for row in rows)
+                rows = connection.execute(face_query().where(templates.c.id.in_(some)))
+                found.update((row.id, face_record(row)) for row in rows)
         return found
 
     def person_keys(self, collection: CollectionRecord, metadata: JsonObject) -> set[int]:
@@ -268,21 +280,21 @@ class SqlStore:
     def all_templates(self, collection: CollectionRecord) -> Changes:
         """Every template, as one addition, with the revision it stands at."""
         with self._reading() as connection:
-            collection = _again(connection, collection)
-            added = _load(connection, collection, templates.c.collection == collection.key)
-            return Changes(collection.revision, added, _ids([]))
+            collection = get_again(connection, collection)
+            added = load_templates(connection, collection, templates.c.collection == collection.key)
+            return Changes(collection.revision, added, to_ids([]))
 
     def changes_since(self, collection: CollectionRecord, revision: int) -> Changes:
         """What was added (and is still there) and removed after `revision`."""
         with self._reading() as connection:
-            collection = _again(connection, collection)
+            collection = get_again(connection, collection)
             recent = (changes.c.collection == collection.key) & (changes.c.revision > revision)
             added = select(changes.c.template).where(recent, changes.c.kind == ADD)
             removed = select(changes.c.template).where(recent, changes.c.kind == REMOVE)
             return Changes(
                 collection.revision,
-                _load(connection, collection, templates.c.id.in_(added)),
-                _ids(list(connection.execute(removed).scalars())),
+                load_templates(connection, collection, templates.c.id.in_(added)),
+                to_ids(list(connection.execute(removed).scalars())),
             )
 
     # --- upkeep ------------------------------------------------------------------------------
@@ -306,9 +318,9 @@ class SqlStore:
         self, connection: Connection, collection: CollectionRecord, person: int, new: NewTemplate
     ) -> StoredTemplate:
         same = (templates.c.person == person) & (templates.c.content_digest == new.content_digest)
-        known = connection.execute(_face_query().where(same)).one_or_none()
+        known = connection.execute(face_query().where(same)).one_or_none()
         if known is not None:
-            return StoredTemplate(_face_record(known), duplicate=True)
+            return StoredTemplate(face_record(known), duplicate=True)
         key = connection.execute(
             insert(templates)
             .values(
@@ -322,8 +334,8 @@ class SqlStore:
             )
             .returning(templates.c.id)
         ).scalar_one()
-        row = connection.execute(_face_query().where(templates.c.id == key)).one()
-        return StoredTemplate(_face_record(row), duplicate=False)
+        row = connection.execute(face_query().where(templates.c.id == key)).one()
+        return StoredTemplate(face_record(row), duplicate=False)
 
     def _insert_person(
         self,
@@ -411,139 +423,3 @@ def _raise_ours(error: SQLAlchemyError) -> NoReturn:
             {"retry_after": 1},
         ) from error
     raise error
-
-
-# --- rows to records -------------------------------------------------------------------------
-
-
-def _collection_query(name: str) -> Select[Any]:
-    return select(collections).where(collections.c.name == name)
-
-
-def _collection(connection: Connection, name: str) -> CollectionRecord:
-    row = connection.execute(_collection_query(name)).one_or_none()
-    if row is None:
-        raise CollectionNotFound(
-            f"There is no collection '{name}'; create it with POST /v1/collections, or leave "
-            "the collection out to use 'default'."
-        )
-    return _collection_record(row)
-
-
-def _again(connection: Connection, known: CollectionRecord) -> CollectionRecord:
-    """The same collection as it is now; another one made under its name is not the same."""
-    query = select(collections).where(collections.c.id == known.key)
-    row = connection.execute(query).one_or_none()
-    if row is None:
-        raise CollectionNotFound(f"The collection '{known.name}' was deleted meanwhile.")
-    return _collection_record(row)
-
-
-def _collection_record(row: Row[Any]) -> CollectionRecord:
-    return CollectionRecord(
-        key=row.id,
-        name=row.name,
-        embedding_space=row.embedding_space,
-        dimension=row.dimension,
-        revision=row.revision,
-        metadata=row.metadata,
-        created_at=_aware(row.created_at),
-    )
-
-
-def _person_query() -> Select[Any]:
-    held = (
-        select(func.count())
-        .select_from(templates)
-        .where(templates.c.person == persons.c.id)
-        .scalar_subquery()
-    )
-    return select(persons, held.label("templates"))
-
-
-def _find_person(
-    connection: Connection, collection: CollectionRecord, person_id: str
-) -> PersonRecord | None:
-    query = _person_query().where(
-        persons.c.collection == collection.key, persons.c.person_id == person_id
-    )
-    row = connection.execute(query).one_or_none()
-    return None if row is None else _person_record(row)
-
-
-def _person(connection: Connection, collection: CollectionRecord, person_id: str) -> PersonRecord:
-    found = _find_person(connection, collection, person_id)
-    if found is None:
-        raise PersonNotFound(
-            f"There is no person '{person_id}' in the collection '{collection.name}'; "
-            "enroll them first."
-        )
-    return found
-
-
-def _person_record(row: Row[Any]) -> PersonRecord:
-    return PersonRecord(
-        key=row.id,
-        person_id=row.person_id,
-        metadata=row.metadata,
-        templates=row.templates,
-        created_at=_aware(row.created_at),
-        updated_at=_aware(row.updated_at),
-    )
-
-
-def _face_query() -> Select[Any]:
-    return select(
-        templates.c.id,
-        templates.c.face_id,
-        templates.c.quality,
-        templates.c.created_at,
-        persons.c.person_id,
-    ).join(persons, persons.c.id == templates.c.person)
-
-
-def _face(connection: Connection, collection: CollectionRecord, face_id: str) -> FaceRecord:
-    query = _face_query().where(
-        templates.c.collection == collection.key, templates.c.face_id == face_id
-    )
-    row = connection.execute(query).one_or_none()
-    if row is None:
-        raise FaceNotFound(f"There is no face '{face_id}' in the collection '{collection.name}'.")
-    return _face_record(row)
-
-
-def _face_record(row: Row[Any]) -> FaceRecord:
-    return FaceRecord(row.id, row.face_id, row.person_id, row.quality, _aware(row.created_at))
-
-
-def _load(connection: Connection, collection: CollectionRecord, condition: Any) -> Templates:
-    query = select(templates.c.id, templates.c.person, templates.c.embedding).where(condition)
-    rows = connection.execute(query.order_by(templates.c.id)).all()
-    return Templates(
-        _ids([row.id for row in rows]),
-        _ids([row.person for row in rows]),
-        _vectors([row.embedding for row in rows], collection.dimension),
-    )
-
-
-def _vectors(blobs: Sequence[bytes], dimension: int) -> FloatArray:
-    flat = np.frombuffer(b"".join(blobs), dtype=STORED_DTYPE)
-    return flat.astype(np.float32).reshape(len(blobs), dimension)
-
-
-def _ids(values: Sequence[int]) -> Ids:
-    return np.array(values, dtype=np.int64)
-
-
-def _count(connection: Connection, table: Any, condition: Any) -> int:
-    query = select(func.count()).select_from(table).where(condition)
-    return int(connection.execute(query).scalar_one())
-
-
-def _page(records: list[Any], limit: int) -> Page[Any]:
-    return Page(records[:limit], more=len(records) > limit)
-
-
-def _aware(moment: datetime) -> datetime:
-    """SQLite gives times back without their zone; all we store are UTC."""
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

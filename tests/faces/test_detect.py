@@ -52,9 +52,7 @@ class TestOnPhotos:
             assert y1 < right_eye[1]
             assert left_mouth[1] < y2
 
-    def test_six_faces_on_the_group_photo(
-        self, any_detector: Detector, group_image: Image
-    ) -> None:
+    def test_six_faces_on_the_group_photo(self, any_detector: Detector, group_image: Image) -> None:
         found = any_detector.detect(group_image)
         assert len(found) == 6
         for nose in GROUP_NOSES:
@@ -224,6 +222,7 @@ class TestScrfdVariants:
     )
     def test_output_layouts(
         self,
+        *,
         tmp_path: Path,
         scrfd_file: Path,
         scrfd: Detector,
@@ -251,6 +250,7 @@ class TestScrfdVariants:
     @pytest.mark.parametrize("size", [(320, 320), (480, 640), (640, 320)])
     def test_a_network_of_one_input_size(
         self,
+        *,
         tmp_path: Path,
         scrfd_file: Path,
         scrfd: Detector,

@@ -90,9 +90,7 @@ def norm_crop(image: Image, landmarks: FloatArray) -> Image:
 
 
 @pytest.fixture(scope="module")
-def shipped(
-    photos: Path, group_image: Image, astronaut_image: Image
-) -> list[tuple[str, Image]]:
+def shipped(photos: Path, group_image: Image, astronaut_image: Image) -> list[tuple[str, Image]]:
     """Photos that need no evaluation data, and the group in shapes whose sides do not divide."""
     found = [
         (file.name, decode_image(file.read_bytes(), ImageLimits()))

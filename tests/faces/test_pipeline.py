@@ -56,7 +56,7 @@ def test_each_face_has_its_own_embedding(pipeline: FacePipeline, group_image: Im
     image = pipeline.analyse_image(group_image, max_faces=10)
     vectors = np.stack([f.embedding for f in image.faces if f.embedding is not None])
     for number, face in enumerate(image.faces):
-        x1, y1, x2, y2 = (int(v) for v in face.box + [-60, -60, 60, 60])
+        x1, y1, x2, y2 = (int(v) for v in face.box + np.array([-60, -60, 60, 60]))
         alone = np.ascontiguousarray(group_image[max(y1, 0) : y2, max(x1, 0) : x2])
         nearest = pipeline.analyse_image(alone, max_faces=1).faces[0].embedding
         assert nearest is not None

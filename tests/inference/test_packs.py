@@ -111,9 +111,7 @@ class TestDescription:
             ("[decision]", "[decison]", "decision"),
         ],
     )
-    def test_a_mistake_is_named_by_its_key(
-        self, edit: Edit, old: str, new: str, key: str
-    ) -> None:
+    def test_a_mistake_is_named_by_its_key(self, edit: Edit, old: str, new: str, key: str) -> None:
         folder = edit(old, new)
         with pytest.raises(PackError) as caught:
             read_pack(folder)

@@ -8,15 +8,12 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Path, Query, Request
 
 from app.api.answers import AnswerHead
+from app.api.fields import COLLECTION_PATTERN, MetadataUpdate, NewCollection, NewPerson
 from app.api.schemas import (
-    COLLECTION_PATTERN,
     CollectionAnswer,
     CollectionInfo,
     CollectionList,
     DeletionReceipt,
-    MetadataUpdate,
-    NewCollection,
-    NewPerson,
     PersonAnswer,
     PersonInfo,
     PersonList,

@@ -16,18 +16,10 @@ from app.api.answers import (
     quality_members,
 )
 from app.api.calls import IMAGE, REFERENCE, read_call
+from app.api.fields import EnrollFields, IdentifyFields, VerifyFields
 from app.api.openapi import photo_body
 from app.api.routes.faces import faces_of
-from app.api.schemas import (
-    EnrollAnswer,
-    EnrolledFace,
-    EnrollFields,
-    IdentifyAnswer,
-    IdentifyFields,
-    RejectedImage,
-    VerifyAnswer,
-    VerifyFields,
-)
+from app.api.schemas import EnrollAnswer, EnrolledFace, IdentifyAnswer, RejectedImage, VerifyAnswer
 from app.decision.policy import FaceSelection, Status, is_match, select_face, verdict
 from app.errors import (
     InvalidRequest,

@@ -9,8 +9,9 @@ from fastapi import APIRouter, Request, Response
 from app.api.analysis import analyse_images
 from app.api.answers import AnswerHead, Outcome, face_members, image_info
 from app.api.calls import read_call
+from app.api.fields import DetectFields
 from app.api.openapi import photo_body
-from app.api.schemas import DetectAnswer, DetectFields, EmbedAnswer
+from app.api.schemas import DetectAnswer, EmbedAnswer
 from app.types import AnalysedImage, Face
 
 router = APIRouter(prefix="/v1", tags=["faces"])

@@ -1,0 +1,121 @@
+"""The fields of each call, checked before anything runs."""
+
+import json
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from app.decision.policy import FaceSelection
+from app.gallery.gallery import DEFAULT_COLLECTION
+from app.services import check_person_id
+
+MAX_TOP_K = 100
+MAX_METADATA_BYTES = 16_384
+COLLECTION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
+
+def _json_object(value: Any) -> Any:
+    """Form fields carry JSON as text; a JSON body carries it as it is."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise ValueError('must be a JSON object, for example {"team": "night"}') from error
+    if not isinstance(value, dict):
+        raise ValueError("must be a JSON object")
+    if len(json.dumps(value)) > MAX_METADATA_BYTES:
+        raise ValueError(f"must not be longer than {MAX_METADATA_BYTES:,} bytes as JSON")
+    return value
+
+
+def _json_list(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _person_id(value: Any) -> Any:
+    return check_person_id(value) if isinstance(value, str) else value
+
+
+CollectionName = Annotated[
+    str, Field(pattern=COLLECTION_PATTERN, description="Name of a collection.")
+]
+PersonId = Annotated[
+    str,
+    BeforeValidator(_person_id),
+    Field(description="Your own id of the person.", max_length=256),
+]
+Metadata = Annotated[
+    dict[str, Any],
+    BeforeValidator(_json_object),
+    Field(description="Anything you want to keep beside it, as a JSON object."),
+]
+Threshold = Annotated[
+    float,
+    Field(ge=-1, le=1, description="Similarity from which two faces are one person."),
+]
+Selection = Annotated[
+    FaceSelection,
+    Field(
+        description="Which face counts: the only one (faces under half its size aside; several are "
+        "refused), the largest, or the most central."
+    ),
+]
+MaxFaces = Annotated[int, Field(ge=1, le=1024, description="Faces answered, the largest first.")]
+
+
+class _Fields(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DetectFields(_Fields):
+    max_faces: MaxFaces | None = None
+
+
+class EnrollFields(_Fields):
+    person_id: PersonId
+    collection: CollectionName = DEFAULT_COLLECTION
+    metadata: Metadata | None = None
+    face_selection: Selection = FaceSelection.ONLY
+    embeddings: Annotated[
+        list[list[float]] | None,
+        BeforeValidator(_json_list),
+        Field(description="Embeddings of this embedding space instead of photos.", max_length=1000),
+    ] = None
+
+
+class VerifyFields(_Fields):
+    person_id: PersonId | None = None
+    collection: CollectionName = DEFAULT_COLLECTION
+    threshold: Threshold | None = None
+    face_selection: Selection = FaceSelection.LARGEST
+
+
+class IdentifyFields(_Fields):
+    collection: CollectionName = DEFAULT_COLLECTION
+    threshold: Threshold | None = None
+    top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K, description="Candidates for each face.")] = 5
+    max_faces: MaxFaces | None = None
+    filter: Annotated[
+        dict[str, Any] | None,
+        BeforeValidator(_json_object),
+        Field(description="Only persons whose metadata has these members with these values."),
+    ] = None
+
+
+class NewCollection(_Fields):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "visitors"}]})
+    name: CollectionName
+    metadata: Metadata = {}
+
+
+class NewPerson(_Fields):
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"person_id": "ada", "metadata": {"team": "night"}}]}
+    )
+    person_id: PersonId
+    metadata: Metadata = {}
+
+
+class MetadataUpdate(_Fields):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"metadata": {"team": "day"}}]})
+    metadata: Metadata

@@ -1,0 +1,162 @@
+"""Queries over the tables, and their rows as the records of `ports`.
+
+Each takes an open connection: the caller's transaction decides what it sees.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection, Row, Select, func, select
+
+from app.errors import CollectionNotFound, FaceNotFound, PersonNotFound
+from app.gallery.ports import (
+    CollectionRecord,
+    FaceRecord,
+    Ids,
+    Page,
+    PersonRecord,
+    Templates,
+)
+from app.gallery.tables import collections, persons, templates
+from app.types import FloatArray
+
+STORED_DTYPE = np.dtype("<f4")
+
+
+def collection_query(name: str) -> Select[Any]:
+    return select(collections).where(collections.c.name == name)
+
+
+def get_collection(connection: Connection, name: str) -> CollectionRecord:
+    row = connection.execute(collection_query(name)).one_or_none()
+    if row is None:
+        raise CollectionNotFound(
+            f"There is no collection '{name}'; create it with POST /v1/collections, or leave "
+            "the collection out to use 'default'."
+        )
+    return collection_record(row)
+
+
+def get_again(connection: Connection, known: CollectionRecord) -> CollectionRecord:
+    """The same collection as it is now; another one made under its name is not the same."""
+    query = select(collections).where(collections.c.id == known.key)
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        raise CollectionNotFound(f"The collection '{known.name}' was deleted meanwhile.")
+    return collection_record(row)
+
+
+def collection_record(row: Row[Any]) -> CollectionRecord:
+    return CollectionRecord(
+        key=row.id,
+        name=row.name,
+        embedding_space=row.embedding_space,
+        dimension=row.dimension,
+        revision=row.revision,
+        metadata=row.metadata,
+        created_at=_aware(row.created_at),
+    )
+
+
+def person_query() -> Select[Any]:
+    held = (
+        select(func.count())
+        .select_from(templates)
+        .where(templates.c.person == persons.c.id)
+        .scalar_subquery()
+    )
+    return select(persons, held.label("templates"))
+
+
+def find_person(
+    connection: Connection, collection: CollectionRecord, person_id: str
+) -> PersonRecord | None:
+    query = person_query().where(
+        persons.c.collection == collection.key, persons.c.person_id == person_id
+    )
+    row = connection.execute(query).one_or_none()
+    return None if row is None else person_record(row)
+
+
+def get_person(
+    connection: Connection, collection: CollectionRecord, person_id: str
+) -> PersonRecord:
+    found = find_person(connection, collection, person_id)
+    if found is None:
+        raise PersonNotFound(
+            f"There is no person '{person_id}' in the collection '{collection.name}'; "
+            "enroll them first."
+        )
+    return found
+
+
+def person_record(row: Row[Any]) -> PersonRecord:
+    return PersonRecord(
+        key=row.id,
+        person_id=row.person_id,
+        metadata=row.metadata,
+        templates=row.templates,
+        created_at=_aware(row.created_at),
+        updated_at=_aware(row.updated_at),
+    )
+
+
+def face_query() -> Select[Any]:
+    return select(
+        templates.c.id,
+        templates.c.face_id,
+        templates.c.quality,
+        templates.c.created_at,
+        persons.c.person_id,
+    ).join(persons, persons.c.id == templates.c.person)
+
+
+def get_face(connection: Connection, collection: CollectionRecord, face_id: str) -> FaceRecord:
+    query = face_query().where(
+        templates.c.collection == collection.key, templates.c.face_id == face_id
+    )
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        raise FaceNotFound(f"There is no face '{face_id}' in the collection '{collection.name}'.")
+    return face_record(row)
+
+
+def face_record(row: Row[Any]) -> FaceRecord:
+    return FaceRecord(row.id, row.face_id, row.person_id, row.quality, _aware(row.created_at))
+
+
+def load_templates(
+    connection: Connection, collection: CollectionRecord, condition: Any
+) -> Templates:
+    query = select(templates.c.id, templates.c.person, templates.c.embedding).where(condition)
+    rows = connection.execute(query.order_by(templates.c.id)).all()
+    return Templates(
+        to_ids([row.id for row in rows]),
+        to_ids([row.person for row in rows]),
+        to_vectors([row.embedding for row in rows], collection.dimension),
+    )
+
+
+def to_vectors(blobs: Sequence[bytes], dimension: int) -> FloatArray:
+    flat = np.frombuffer(b"".join(blobs), dtype=STORED_DTYPE)
+    return flat.astype(np.float32).reshape(len(blobs), dimension)
+
+
+def to_ids(values: Sequence[int]) -> Ids:
+    return np.array(values, dtype=np.int64)
+
+
+def count_rows(connection: Connection, table: Any, condition: Any) -> int:
+    query = select(func.count()).select_from(table).where(condition)
+    return int(connection.execute(query).scalar_one())
+
+
+def to_page(records: list[Any], limit: int) -> Page[Any]:
+    return Page(records[:limit], more=len(records) > limit)
+
+
+def _aware(moment: datetime) -> datetime:
+    """SQLite gives times back without their zone; all we store are UTC."""
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

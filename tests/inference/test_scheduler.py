@@ -1,0 +1,160 @@
+"""The scheduler: work leaves the event loop's thread, and the door is bounded."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from app.errors import Overloaded
+from app.inference.scheduler import Scheduler, usable_cores
+
+
+@pytest.fixture
+def scheduler() -> Iterator[Scheduler]:
+    scheduler = Scheduler(workers=2, max_pending=3)
+    yield scheduler
+    scheduler.close()
+
+
+def test_work_runs_on_named_threads(scheduler: Scheduler) -> None:
+    async def where() -> list[str]:
+        infer = await scheduler.infer(lambda: threading.current_thread().name)
+        store = await scheduler.store(lambda: threading.current_thread().name)
+        return [threading.current_thread().name, infer, store]
+
+    loop, infer, store = asyncio.run(where())
+    assert infer.startswith("inference")
+    assert store.startswith("store")
+    assert loop not in (infer, store)
+
+
+def test_the_event_loop_stays_free(scheduler: Scheduler) -> None:
+    async def ticks_meanwhile() -> int:
+        release = threading.Event()
+        work = asyncio.ensure_future(scheduler.infer(release.wait, 20))
+        ticks = 0
+        for _ in range(5):
+            await asyncio.sleep(0)
+            ticks += 1
+        release.set()
+        assert await work
+        return ticks
+
+    assert asyncio.run(ticks_meanwhile()) == 5
+
+
+def test_arguments_and_answers_pass_through(scheduler: Scheduler) -> None:
+    def work(a: int, *, b: int) -> tuple[int, int]:
+        return a, b
+
+    assert asyncio.run(scheduler.infer(work, 1, b=2)) == (1, 2)
+    assert asyncio.run(scheduler.store(work, 3, b=4)) == (3, 4)
+
+
+@pytest.mark.parametrize("room", ["infer", "store"])
+def test_errors_reach_the_waiter(scheduler: Scheduler, room: str) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError("in the thread")
+
+    with pytest.raises(ZeroDivisionError, match="in the thread"):
+        asyncio.run(getattr(scheduler, room)(fail))
+
+
+def test_no_more_inference_at_once_than_workers(scheduler: Scheduler) -> None:
+    lock, running, most = threading.Lock(), 0, 0
+
+    def work() -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.01)
+        with lock:
+            running -= 1
+
+    async def many() -> None:
+        await asyncio.gather(*(scheduler.infer(work) for _ in range(10)))
+
+    asyncio.run(many())
+    assert most == 2
+
+
+def test_the_store_does_not_wait_for_inference(scheduler: Scheduler) -> None:
+    async def store_while_busy() -> str:
+        release = threading.Event()
+        busy = [asyncio.ensure_future(scheduler.infer(release.wait, 20)) for _ in range(4)]
+        answer = await asyncio.wait_for(scheduler.store(lambda: "stored"), timeout=10)
+        release.set()
+        await asyncio.gather(*busy)
+        return answer
+
+    assert asyncio.run(store_while_busy()) == "stored"
+
+
+def test_the_door_closes_at_the_limit(scheduler: Scheduler) -> None:
+    with scheduler.admit(), scheduler.admit(), scheduler.admit():
+        assert scheduler.pending == 3
+        with pytest.raises(Overloaded, match="3 requests") as caught, scheduler.admit():
+            pytest.fail("a fourth was let in")
+        assert caught.value.extra["retry_after"] >= 1
+        assert scheduler.pending == 3
+    assert scheduler.pending == 0
+
+
+def test_a_place_is_freed_by_an_exception(scheduler: Scheduler) -> None:
+    for _ in range(10):
+        with pytest.raises(ZeroDivisionError), scheduler.admit():
+            raise ZeroDivisionError
+    assert scheduler.pending == 0
+    with scheduler.admit():
+        assert scheduler.pending == 1
+
+
+def test_a_place_is_freed_by_a_cancelled_request(scheduler: Scheduler) -> None:
+    async def cancelled() -> int:
+        release = threading.Event()
+
+        async def request() -> None:
+            with scheduler.admit():
+                await scheduler.infer(release.wait, 20)
+
+        task = asyncio.ensure_future(request())
+        await asyncio.sleep(0.01)
+        held = scheduler.pending
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        release.set()
+        return held
+
+    assert asyncio.run(cancelled()) == 1
+    assert scheduler.pending == 0
+
+
+def test_one_worker_a_core_unless_told() -> None:
+    scheduler = Scheduler(workers=None, max_pending=1)
+    assert scheduler.workers == usable_cores() >= 1
+    scheduler.close()
+
+
+def test_closing_waits_for_what_runs_and_drops_what_waits() -> None:
+    scheduler = Scheduler(workers=1, max_pending=1)
+    started, release, done = threading.Event(), threading.Event(), []
+
+    def work(number: int) -> None:
+        started.set()
+        release.wait(20)
+        done.append(number)
+
+    async def close_meanwhile() -> list[object]:
+        jobs = [asyncio.ensure_future(scheduler.infer(work, n)) for n in range(3)]
+        await asyncio.to_thread(started.wait, 20)
+        threading.Timer(0.05, release.set).start()
+        await asyncio.to_thread(scheduler.close)
+        return await asyncio.gather(*jobs, return_exceptions=True)
+
+    first, *others = asyncio.run(close_meanwhile())
+    assert first is None
+    assert done == [0]
+    assert all(isinstance(other, asyncio.CancelledError) for other in others)
