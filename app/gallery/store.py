@@ -1,22 +1,16 @@
 """The truth in SQL: persons and their templates, one transaction a call."""
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, NoReturn
+from typing import Any
 
 from sqlalchemy import Connection, Engine, delete, insert, select, update
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.errors import (
     CollectionExists,
     PersonExists,
-    StoreFull,
-    StoreUnavailable,
 )
-from app.gallery.backends.sqlite import WRITING, erase_deleted
 from app.gallery.ports import (
     Changes,
     CollectionCounts,
@@ -48,6 +42,7 @@ from app.gallery.rows import (
     to_vectors,
 )
 from app.gallery.tables import changes, collections, persons, templates
+from app.gallery.transactions import Transactions
 from app.types import FloatArray, JsonObject
 
 ADD, REMOVE = "add", "remove"
@@ -63,8 +58,7 @@ class SqlStore:
     """A `TemplateStore` over an SQLAlchemy engine whose tables are up to date."""
 
     def __init__(self, engine: Engine, clock: Callable[[], datetime] = now_utc) -> None:
-        self._engine = engine
-        self._writer = engine.execution_options(**{WRITING: True})
+        self._database = Transactions(engine)
         self._clock = clock
 
     # --- collections -------------------------------------------------------------------------
@@ -81,7 +75,7 @@ class SqlStore:
             "metadata": dict(metadata),
             "created_at": self._clock(),
         }
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             if connection.execute(collection_query(name)).one_or_none():
                 raise CollectionExists(f"The collection '{name}' exists already.")
             connection.execute(insert(collections).values(values))
@@ -89,12 +83,12 @@ class SqlStore:
 
     def collection(self, name: str) -> CollectionRecord:
         """One collection by name."""
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             return get_collection(connection, name)
 
     def count(self, collection: CollectionRecord) -> CollectionCounts:
         """How many persons and templates it holds."""
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             return CollectionCounts(
                 count_rows(connection, persons, persons.c.collection == collection.key),
                 count_rows(connection, templates, templates.c.collection == collection.key),
@@ -105,12 +99,12 @@ class SqlStore:
         query = select(collections).order_by(collections.c.name).limit(limit + 1)
         if after is not None:
             query = query.where(collections.c.name > after)
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             return to_page([collection_record(row) for row in connection.execute(query)], limit)
 
     def update_collection(self, name: str, metadata: JsonObject) -> CollectionRecord:
         """Replace a collection's metadata."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             key = get_collection(connection, name).key
             connection.execute(
                 update(collections).where(collections.c.id == key).values(metadata=dict(metadata))
@@ -119,21 +113,21 @@ class SqlStore:
 
     def delete_collection(self, name: str) -> Receipt:
         """Delete a collection with all its persons and templates."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             key = get_collection(connection, name).key
             receipt = Receipt(
                 count_rows(connection, persons, persons.c.collection == key),
                 count_rows(connection, templates, templates.c.collection == key),
             )
             connection.execute(delete(collections).where(collections.c.id == key))
-        erase_deleted(self._engine)
+        self._database.erase_deleted()
         return receipt
 
     # --- persons -----------------------------------------------------------------------------
 
     def create_person(self, name: str, person_id: str, metadata: JsonObject) -> PersonRecord:
         """Create a person without templates."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             collection = get_collection(connection, name)
             if find_person(connection, collection, person_id):
                 raise PersonExists(f"The person '{person_id}' exists in '{name}' already.")
@@ -142,12 +136,12 @@ class SqlStore:
 
     def person(self, name: str, person_id: str) -> PersonRecord:
         """One person by id."""
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             return get_person(connection, get_collection(connection, name), person_id)
 
     def persons(self, name: str, after: str | None, limit: int) -> Page[PersonRecord]:
         """Persons by id, those after `after`."""
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             key = get_collection(connection, name).key
             query = person_query().where(persons.c.collection == key)
             if after is not None:
@@ -157,7 +151,7 @@ class SqlStore:
 
     def update_person(self, name: str, person_id: str, metadata: JsonObject) -> PersonRecord:
         """Replace a person's metadata."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             collection = get_collection(connection, name)
             key = get_person(connection, collection, person_id).key
             self._set_metadata(connection, key, metadata)
@@ -165,14 +159,14 @@ class SqlStore:
 
     def delete_person(self, name: str, person_id: str) -> Receipt:
         """Delete a person and every template of theirs."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             collection = get_collection(connection, name)
             person = get_person(connection, collection, person_id)
             query = select(templates.c.id).where(templates.c.person == person.key)
             keys = list(connection.execute(query).scalars())
             self._log(connection, collection, REMOVE, keys)
             connection.execute(delete(persons).where(persons.c.id == person.key))
-        erase_deleted(self._engine)
+        self._database.erase_deleted()
         return Receipt(persons=1, templates=len(keys))
 
     # --- templates ---------------------------------------------------------------------------
@@ -188,7 +182,7 @@ class SqlStore:
 
         Metadata replaces what the person had, unless it is None.
         """
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             collection = get_collection(connection, name)
             person = find_person(connection, collection, person_id)
             if person is None:
@@ -204,14 +198,14 @@ class SqlStore:
 
     def face(self, name: str, face_id: str) -> FaceRecord:
         """One stored face by id."""
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             return get_face(connection, get_collection(connection, name), face_id)
 
     def faces(
         self, name: str, person_id: str | None, after: str | None, limit: int
     ) -> Page[FaceRecord]:
         """Stored faces by id, of the whole collection or of one person."""
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             collection = get_collection(connection, name)
             query = face_query().where(templates.c.collection == collection.key)
             if person_id is not None:
@@ -224,17 +218,17 @@ class SqlStore:
 
     def delete_face(self, name: str, face_id: str) -> Receipt:
         """Delete one template; its person stays."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             collection = get_collection(connection, name)
             face = get_face(connection, collection, face_id)
             self._log(connection, collection, REMOVE, [face.template_key])
             connection.execute(delete(templates).where(templates.c.id == face.template_key))
-        erase_deleted(self._engine)
+        self._database.erase_deleted()
         return Receipt(persons=0, templates=1)
 
     def stored_digests(self, name: str, person_id: str) -> set[str]:
         """Digests of what a person's templates were made from; empty for an unknown person."""
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             person = find_person(connection, get_collection(connection, name), person_id)
             if person is None:
                 return set()
@@ -243,7 +237,7 @@ class SqlStore:
 
     def embeddings(self, name: str, person_id: str) -> tuple[list[FaceRecord], FloatArray]:
         """A person's faces and their embeddings (n, d), in the same order."""
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             collection = get_collection(connection, name)
             person = get_person(connection, collection, person_id)
             query = face_query().add_columns(templates.c.embedding)
@@ -256,7 +250,7 @@ class SqlStore:
     def faces_by_key(self, keys: Sequence[int]) -> Mapping[int, FaceRecord]:
         """The faces of template keys; those deleted since are missing."""
         found: dict[int, FaceRecord] = {}
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             for start in range(0, len(keys), MAX_KEYS):
                 some = keys[start : start + MAX_KEYS]
                 rows = connection.execute(face_query().where(templates.c.id.in_(some)))
@@ -268,7 +262,7 @@ class SqlStore:
         query = select(persons.c.id, persons.c.metadata).where(
             persons.c.collection == collection.key
         )
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             return {
                 row.id
                 for row in connection.execute(query)
@@ -279,14 +273,14 @@ class SqlStore:
 
     def all_templates(self, collection: CollectionRecord) -> Changes:
         """Every template, as one addition, with the revision it stands at."""
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             collection = get_again(connection, collection)
             added = load_templates(connection, collection, templates.c.collection == collection.key)
             return Changes(collection.revision, added, to_ids([]))
 
     def changes_since(self, collection: CollectionRecord, revision: int) -> Changes:
         """What was added (and is still there) and removed after `revision`."""
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             collection = get_again(connection, collection)
             recent = (changes.c.collection == collection.key) & (changes.c.revision > revision)
             added = select(changes.c.template).where(recent, changes.c.kind == ADD)
@@ -301,16 +295,16 @@ class SqlStore:
 
     def ping(self) -> None:
         """Raise StoreUnavailable unless the database answers."""
-        with self._reading() as connection:
+        with self._database.reading() as connection:
             connection.execute(select(collections.c.id).limit(1))
 
     def describe(self) -> Mapping[str, Any]:
         """Facts for `likeness doctor`."""
-        return {"database": self._engine.url.render_as_string(hide_password=True)}
+        return {"database": self._database.engine.url.render_as_string(hide_password=True)}
 
     def close(self) -> None:
         """Close every connection."""
-        self._engine.dispose()
+        self._database.engine.dispose()
 
     # --- inside ------------------------------------------------------------------------------
 
@@ -391,35 +385,3 @@ class SqlStore:
                 for key in keys
             ],
         )
-
-    @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        try:
-            with self._engine.begin() as connection:
-                yield connection
-        except SQLAlchemyError as error:
-            _raise_ours(error)
-
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        try:
-            with self._writer.begin() as connection:
-                yield connection
-        except SQLAlchemyError as error:
-            _raise_ours(error)
-
-
-def _raise_ours(error: SQLAlchemyError) -> NoReturn:
-    if isinstance(error, IntegrityError):
-        raise error  # a broken promise of ours, not of the database's
-    if isinstance(error, DBAPIError) and "full" in str(error.orig).lower():
-        raise StoreFull(
-            "The disk that holds the database is full; nothing was changed. Free some room and "
-            "send the request again."
-        ) from error
-    if isinstance(error, DBAPIError | PoolTimeout):
-        raise StoreUnavailable(
-            "The database did not take the request; nothing was changed. Try again in a moment.",
-            {"retry_after": 1},
-        ) from error
-    raise error

@@ -110,7 +110,7 @@ def test_a_killed_process_loses_nothing_acknowledged(database: Path) -> None:
 def test_a_full_disk_is_507_and_loses_nothing(gallery: Gallery, directions: Draw) -> None:
     vectors = directions(2)
     gallery.enroll("default", "ada", {}, [template(vectors[0], "a")])
-    with gallery.store._engine.connect() as connection:  # type: ignore[attr-defined]
+    with gallery.store._database.engine.connect() as connection:  # type: ignore[attr-defined]
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
         # SQLite's own limit answers as a full disk does, without filling one; it belongs to the
         # connection, which the pool hands out next.

@@ -41,7 +41,7 @@ def create_engine(url: URL) -> Engine:
     return engine
 
 
-def erase_deleted(engine: Engine) -> None:
+def empty_log(engine: Engine) -> None:
     """Fold the write-ahead log into the database and empty it.
 
     Deleted rows are zeroed in the database by `secure_delete`, but the log still holds them as they
