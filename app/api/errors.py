@@ -25,7 +25,8 @@ def problem(
         "type": f"urn:likeness:problem:{code}",
         "title": title,
         "status": status,
-        "detail": detail,
+        # A client's own words may be quoted in it, broken characters and all.
+        "detail": detail.encode(errors="replace").decode(),
         "code": code,
         "request_id": request_id.get(),
         **extra,

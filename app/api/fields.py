@@ -23,9 +23,16 @@ def _json_object(value: Any) -> Any:
             raise ValueError('must be a JSON object, for example {"team": "night"}') from error
     if not isinstance(value, dict):
         raise ValueError("must be a JSON object")
-    if len(json.dumps(value)) > MAX_METADATA_BYTES:
+    if len(_encoded(value)) > MAX_METADATA_BYTES:
         raise ValueError(f"must not be longer than {MAX_METADATA_BYTES:,} bytes as JSON")
     return value
+
+
+def _encoded(value: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except ValueError as error:  # Python reads more than JSON is
+        raise ValueError("must hold finite numbers and whole characters only") from error
 
 
 def _json_list(value: Any) -> Any:
@@ -48,6 +55,11 @@ Metadata = Annotated[
     dict[str, Any],
     BeforeValidator(_json_object),
     Field(description="Anything you want to keep beside it, as a JSON object."),
+]
+Filter = Annotated[
+    dict[str, Any],
+    BeforeValidator(_json_object),
+    Field(description="Only persons whose metadata has these members with these values."),
 ]
 Threshold = Annotated[
     float,
@@ -95,11 +107,7 @@ class IdentifyFields(_Fields):
     threshold: Threshold | None = None
     top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K, description="Candidates for each face.")] = 5
     max_faces: MaxFaces | None = None
-    filter: Annotated[
-        dict[str, Any] | None,
-        BeforeValidator(_json_object),
-        Field(description="Only persons whose metadata has these members with these values."),
-    ] = None
+    filter: Filter | None = None
 
 
 class NewCollection(_Fields):

@@ -220,7 +220,17 @@ class TestEnroll:
         )
         assert gallery.client.delete(path).json()["deleted"] == {"persons": 1, "faces": 1}
 
-    @pytest.mark.parametrize("metadata", ["not json", "[1]", '{"a": "' + "x" * 20_000 + '"}'])
+    @pytest.mark.parametrize(
+        "metadata",
+        [
+            "not json",
+            "[1]",
+            '{"a": "' + "x" * 20_000 + '"}',
+            '{"a": NaN}',
+            '{"a": 1e999}',
+            '{"a": "\\ud800"}',
+        ],
+    )
     def test_metadata_must_be_a_small_object(self, gallery: Any, metadata: str) -> None:
         answer = gallery.enroll("obama", gallery.photo("obama.jpg"), metadata=metadata)
         assert (answer.status_code, code_of(answer)) == (422, "invalid_request")
