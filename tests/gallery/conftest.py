@@ -1,11 +1,12 @@
 """Real SQLite files and real FAISS indexes, with directions drawn from a seeded generator."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sqlalchemy import Engine
 
 from app.gallery.backends import create_engine
 from app.gallery.gallery import Gallery
@@ -18,9 +19,26 @@ DIMENSION = 16
 SPACE = "es-test"
 
 
+OPENED: list[Engine] = []
+
+
+@pytest.fixture(autouse=True)
+def close_databases() -> Iterator[None]:
+    """End every test without open connections."""
+    yield
+    while OPENED:
+        OPENED.pop().dispose()
+
+
+def open_engine(database: Path) -> Engine:
+    """An engine over a database file, closed when the test ends."""
+    OPENED.append(create_engine(f"sqlite:///{database}"))
+    return OPENED[-1]
+
+
 def open_gallery(database: Path, space: str = SPACE) -> Gallery:
     """A gallery over a database file, as a starting process opens it."""
-    engine = create_engine(f"sqlite:///{database}")
+    engine = open_engine(database)
     migrate(engine)
     return Gallery(SqlStore(engine), FlatIndex, space, DIMENSION)
 

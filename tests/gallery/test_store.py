@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,13 +20,13 @@ from app.gallery.gallery import Gallery
 from app.gallery.schema import migrate
 from app.gallery.store import SqlStore
 from app.gallery.tables import metadata
-from tests.gallery.conftest import DIMENSION, SPACE, open_gallery, template
+from tests.gallery.conftest import DIMENSION, SPACE, open_engine, open_gallery, template
 
 Draw = Callable[[int], NDArray[np.float32]]
 
 
 def test_migrations_make_the_tables_the_code_knows(database: Path) -> None:
-    engine = create_engine(f"sqlite:///{database}")
+    engine = open_engine(database)
     migrate(engine)
     found = inspect(engine)
     for table in metadata.sorted_tables:
@@ -43,7 +44,7 @@ def test_migrations_make_the_tables_the_code_knows(database: Path) -> None:
 
 
 def test_durable_settings_are_on(database: Path) -> None:
-    engine = create_engine(f"sqlite:///{database}")
+    engine = open_engine(database)
     with engine.connect() as connection:
 
         def pragma(name: str) -> object:
@@ -57,7 +58,7 @@ def test_durable_settings_are_on(database: Path) -> None:
 
 def test_the_clock_is_the_callers(database: Path, gallery: Gallery) -> None:
     moment = datetime(2001, 2, 3, 4, 5, 6, tzinfo=UTC)
-    store = SqlStore(create_engine(f"sqlite:///{database}"), clock=lambda: moment)
+    store = SqlStore(open_engine(database), clock=lambda: moment)
     assert store.create_person("default", "ada", {}).created_at == moment
 
 
@@ -128,13 +129,13 @@ def test_a_locked_database_is_503(
     database: Path, gallery: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.gallery.backends.sqlite.BUSY_TIMEOUT_S", 0.05)
-    store = SqlStore(create_engine(f"sqlite:///{database}"))
-    holder = sqlite3.connect(database, isolation_level=None)
-    holder.execute("BEGIN IMMEDIATE")
-    with pytest.raises(StoreUnavailable):
-        store.create_person("default", "ada", {})
-    assert store.collection("default").name == "default"  # reads go on
-    holder.execute("ROLLBACK")
+    store = SqlStore(open_engine(database))
+    with closing(sqlite3.connect(database, isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreUnavailable):
+            store.create_person("default", "ada", {})
+        assert store.collection("default").name == "default"  # reads go on
+        holder.execute("ROLLBACK")
     assert store.create_person("default", "ada", {}).person_id == "ada"
 
 
@@ -146,7 +147,7 @@ class TestOpening:
 
     def test_a_database_from_the_future(self, database: Path) -> None:
         open_gallery(database).store.close()
-        with sqlite3.connect(database) as connection:
+        with closing(sqlite3.connect(database)) as connection, connection:
             connection.execute("UPDATE alembic_version SET version_num = '9999'")
         with pytest.raises(DatabaseError, match="newer version"):
             open_gallery(database)
