@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 
 from app.errors import InvalidRequest, LikenessError
 from app.telemetry.logs import log, request_id
+from app.telemetry.metrics import Metrics
 
 PROBLEM = "application/problem+json"
 HTTP_CODES = {404: "route_not_found", 405: "method_not_allowed"}
@@ -36,11 +37,10 @@ def problem(
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Answer every kind of failure as a problem document."""
+    """Answer each foreseen failure as a problem document; `RequestContext` has the rest."""
     app.add_exception_handler(LikenessError, _likeness_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _unexpected_error)
 
 
 def _answer(request: Request, error: LikenessError) -> JSONResponse:
@@ -81,8 +81,9 @@ def _http_error(_request: Request, error: Exception) -> JSONResponse:
     return answer
 
 
-def _unexpected_error(request: Request, error: Exception) -> JSONResponse:
-    request.app.state.services.metrics.observe_problem("internal_error")
+def unexpected_error(error: Exception, metrics: Metrics) -> JSONResponse:
+    """Answer for a failure nobody foresaw: the log gets everything, the client an id."""
+    metrics.observe_problem("internal_error")
     log(logging.ERROR, "unexpected error", error)
     return problem(
         500,

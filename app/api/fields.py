@@ -14,13 +14,18 @@ MAX_METADATA_BYTES = 16_384
 COLLECTION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
-def _json_object(value: Any) -> Any:
+def _from_text(value: Any) -> Any:
     """Form fields carry JSON as text; a JSON body carries it as it is."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise ValueError('must be a JSON object, for example {"team": "night"}') from error
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise ValueError('must be JSON, for example {"team": "night"}') from error
+
+
+def _json_object(value: Any) -> Any:
+    value = _from_text(value)
     if not isinstance(value, dict):
         raise ValueError("must be a JSON object")
     if len(_encoded(value)) > MAX_METADATA_BYTES:
@@ -33,10 +38,6 @@ def _encoded(value: dict[str, Any]) -> bytes:
         return json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
     except ValueError as error:  # Python reads more than JSON is
         raise ValueError("must hold finite numbers and whole characters only") from error
-
-
-def _json_list(value: Any) -> Any:
-    return json.loads(value) if isinstance(value, str) else value
 
 
 def _person_id(value: Any) -> Any:
@@ -60,6 +61,11 @@ Filter = Annotated[
     dict[str, Any],
     BeforeValidator(_json_object),
     Field(description="Only persons whose metadata has these members with these values."),
+]
+Embeddings = Annotated[
+    list[list[float]],
+    BeforeValidator(_from_text),
+    Field(description="Embeddings of this embedding space instead of photos.", max_length=1000),
 ]
 Threshold = Annotated[
     float,
@@ -88,11 +94,7 @@ class EnrollFields(_Fields):
     collection: CollectionName = DEFAULT_COLLECTION
     metadata: Metadata | None = None
     face_selection: Selection = FaceSelection.ONLY
-    embeddings: Annotated[
-        list[list[float]] | None,
-        BeforeValidator(_json_list),
-        Field(description="Embeddings of this embedding space instead of photos.", max_length=1000),
-    ] = None
+    embeddings: Embeddings | None = None
 
 
 class VerifyFields(_Fields):

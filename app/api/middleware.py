@@ -1,4 +1,4 @@
-"""One pure ASGI layer around every request: its id, its log line, its metrics."""
+"""One pure ASGI layer around every request: its id, its log line, its metrics, its last resort."""
 
 import logging
 import re
@@ -8,6 +8,7 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.errors import unexpected_error
 from app.telemetry.logs import log, request_id
 from app.telemetry.metrics import Metrics
 
@@ -17,7 +18,10 @@ _QUIET_ROUTES = ("/livez", "/readyz", "/metrics")
 
 
 class RequestContext:
-    """Gives a request its id (the client's own if it is a plain one) and records the outcome."""
+    """Gives a request its id (the client's own if it is a plain one) and records the outcome.
+
+    An error that nothing inside caught is answered here, where the id is still known.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -32,16 +36,22 @@ class RequestContext:
         token = request_id.set(current)
         start = time.perf_counter()
         status = 500
+        started = False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, started
             if message["type"] == "http.response.start":
+                started = True
                 status = message["status"]
                 MutableHeaders(scope=message)[HEADER] = current
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            if started:  # too late for another answer: the server cuts the connection
+                raise
+            await unexpected_error(error, self._metrics)(scope, receive, send_with_id)
         finally:
             self._record(scope, status, time.perf_counter() - start)
             request_id.reset(token)

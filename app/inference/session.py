@@ -4,6 +4,7 @@ ONNX Runtime answers an unusable GPU with a warning and runs on the CPU. Here th
 list of providers is read back, so `cuda` means CUDA or a start that fails.
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from app.errors import DeviceError, PackError
 from app.settings import Device
+from app.telemetry.logs import log
 from app.types import FloatArray
 
 CPU_PROVIDER = "CPUExecutionProvider"
@@ -58,38 +60,45 @@ class OnnxModel:
 
 
 def _create_session(path: Path, device: Device, options: SessionOptions) -> ort.InferenceSession:
-    wanted = _providers(device)
-    session_options = ort.SessionOptions()
-    session_options.intra_op_num_threads = options.threads
-    session_options.inter_op_num_threads = 1
-    session_options.log_severity_level = 3
+    if device is Device.CUDA:
+        return _on_cuda(path, options)
+    if device is Device.AUTO and CUDA_PROVIDER in ort.get_available_providers():
+        try:
+            return _on_cuda(path, options)
+        except DeviceError as error:
+            log(logging.WARNING, "no usable GPU, running on the CPU", reason=error.detail)
     try:
-        session = ort.InferenceSession(str(path), session_options, providers=wanted)
-    except Exception as error:  # ONNX Runtime raises its own types, and RuntimeError for CUDA
-        if device is Device.CUDA:
-            raise DeviceError(_cuda_advice(str(error))) from error
+        return _open(path, [CPU_PROVIDER], options)
+    except Exception as error:  # ONNX Runtime raises its own types
         raise PackError(f"{path} is not a network that can be run: {error}") from error
-    session.disable_fallback()
-    if device is Device.CUDA and session.get_providers()[0] != CUDA_PROVIDER:
+
+
+def _on_cuda(path: Path, options: SessionOptions) -> ort.InferenceSession:
+    if CUDA_PROVIDER not in ort.get_available_providers():
+        raise DeviceError(_cuda_advice("this onnxruntime was built without it"))
+    try:
+        if hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()
+        session = _open(path, [CUDA_PROVIDER, CPU_PROVIDER], options)
+    except Exception as error:  # a RuntimeError where a library is missing, and types of its own
+        raise DeviceError(_cuda_advice(str(error))) from error
+    if session.get_providers()[0] != CUDA_PROVIDER:
         raise DeviceError(_cuda_advice("the session fell back to the CPU"))
     return session
 
 
-def _providers(device: Device) -> list[str]:
-    if device is Device.CPU:
-        return [CPU_PROVIDER]
-    available = ort.get_available_providers()
-    if CUDA_PROVIDER in available:
-        if hasattr(ort, "preload_dlls"):
-            ort.preload_dlls()
-        return [CUDA_PROVIDER, CPU_PROVIDER]
-    if device is Device.CUDA:
-        raise DeviceError(_cuda_advice("this onnxruntime was built without it"))
-    return [CPU_PROVIDER]
+def _open(path: Path, providers: list[str], options: SessionOptions) -> ort.InferenceSession:
+    session_options = ort.SessionOptions()
+    session_options.intra_op_num_threads = options.threads
+    session_options.inter_op_num_threads = 1
+    session_options.log_severity_level = 3
+    session = ort.InferenceSession(str(path), session_options, providers=providers)
+    session.disable_fallback()
+    return session
 
 
 def _cuda_advice(reason: str) -> str:
     return (
-        f"LIKENESS_DEVICE=cuda, but CUDA cannot be used: {reason}. Install the 'gpu' extra on a "
+        f"CUDA cannot be used: {reason}. Install the 'gpu' extra on a "
         "machine with an NVIDIA driver, or set LIKENESS_DEVICE=cpu."
     )

@@ -1,5 +1,6 @@
 """Enroll, verify, identify over HTTP, with real photos."""
 
+import base64
 import io
 import threading
 from typing import Any
@@ -198,6 +199,16 @@ class TestEnroll:
         gallery.client.post("/v1/enroll", json=body).raise_for_status()
         (face,) = gallery.identify(photo).json()["faces"]
         assert face["candidates"][0]["similarity"] == pytest.approx(1, abs=1e-5)
+
+    def test_fields_may_be_null(self, gallery: Any) -> None:
+        photo = base64.b64encode(gallery.photo("obama.jpg")).decode()
+        null = {"metadata": None, "embeddings": None}
+        body = {"person_id": "obama", "collection": gallery.name, "image": photo, **null}
+        assert gallery.client.post("/v1/enroll", json=body).status_code == 200
+        null = {"filter": None, "threshold": None, "max_faces": None}
+        body = {"collection": gallery.name, "image": photo, **null}
+        (face,) = gallery.client.post("/v1/identify", json=body).json()["faces"]
+        assert face["person_id"] == "obama"
 
     @pytest.mark.parametrize("vector", [[0.0] * 192, [1.0] * 191])
     def test_an_embedding_that_cannot_be_one(self, gallery: Any, vector: list[float]) -> None:

@@ -7,6 +7,7 @@ import httpx
 import jsonschema
 import pytest
 
+from app.services import Services
 from tests.api.test_decisions import code_of
 
 
@@ -37,6 +38,18 @@ def test_unknown_routes_and_methods(client: httpx.Client) -> None:
     answer = client.get("/v1/embed")
     assert (answer.status_code, code_of(answer)) == (405, "method_not_allowed")
     assert answer.headers["allow"] == "POST"
+
+
+def test_an_unexpected_error_tells_an_id_and_nothing_of_the_inside(
+    client: httpx.Client, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("a secret of the inside")
+
+    monkeypatch.setattr(services.gallery.store, "ping", broken)
+    answer = client.get("/readyz")
+    assert (answer.status_code, code_of(answer)) == (500, "internal_error")
+    assert "secret" not in answer.text
 
 
 def test_the_docs_need_no_network(client: httpx.Client) -> None:
