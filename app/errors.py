@@ -164,10 +164,6 @@ class Overloaded(LikenessError):
     code, status, title = "overloaded", 503, "The service is busy"
 
 
-class Unavailable(LikenessError):
-    code, status, title = "unavailable", 503, "The service is not ready"
-
-
 # --- start-up (never met over HTTP) ----------------------------------------------------------
 
 

@@ -5,7 +5,6 @@ list of providers is read back, so `cuda` means CUDA or a start that fails.
 """
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,22 +18,17 @@ from app.types import FloatArray
 
 CPU_PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
-
-
-@dataclass(frozen=True, slots=True)
-class SessionOptions:
-    """Threads of one session: one, so that requests run side by side, a core each."""
-
-    threads: int = 1
+# Of one run: requests run side by side instead, a core each.
+THREADS = 1
 
 
 class OnnxModel:
     """One network, loaded once and safe to run from several threads at a time."""
 
-    def __init__(self, path: Path, device: Device, options: SessionOptions | None = None) -> None:
+    def __init__(self, path: Path, device: Device) -> None:
         """Load `path` on `device`. Raises PackError (bad file) or DeviceError (no such device)."""
         self.path = path
-        self._session = _create_session(path, device, options or SessionOptions())
+        self._session = _create_session(path, device)
         self.provider: str = self._session.get_providers()[0]
         first = self._session.get_inputs()[0]
         self.input_name: str = first.name
@@ -59,27 +53,27 @@ class OnnxModel:
         return list(self._session.run(self.output_names, {self.input_name: batch}))
 
 
-def _create_session(path: Path, device: Device, options: SessionOptions) -> ort.InferenceSession:
+def _create_session(path: Path, device: Device) -> ort.InferenceSession:
     if device is Device.CUDA:
-        return _on_cuda(path, options)
+        return _on_cuda(path)
     if device is Device.AUTO and CUDA_PROVIDER in ort.get_available_providers():
         try:
-            return _on_cuda(path, options)
+            return _on_cuda(path)
         except DeviceError as error:
             log(logging.WARNING, "no usable GPU, running on the CPU", reason=error.detail)
     try:
-        return _open(path, [CPU_PROVIDER], options)
+        return _open(path, [CPU_PROVIDER])
     except Exception as error:  # ONNX Runtime raises its own types
         raise PackError(f"{path} is not a network that can be run: {error}") from error
 
 
-def _on_cuda(path: Path, options: SessionOptions) -> ort.InferenceSession:
+def _on_cuda(path: Path) -> ort.InferenceSession:
     if CUDA_PROVIDER not in ort.get_available_providers():
         raise DeviceError(_cuda_advice("this onnxruntime was built without it"))
     try:
         if hasattr(ort, "preload_dlls"):
             ort.preload_dlls()
-        session = _open(path, [CUDA_PROVIDER, CPU_PROVIDER], options)
+        session = _open(path, [CUDA_PROVIDER, CPU_PROVIDER])
     except Exception as error:  # a RuntimeError where a library is missing, and types of its own
         raise DeviceError(_cuda_advice(str(error))) from error
     if session.get_providers()[0] != CUDA_PROVIDER:
@@ -87,9 +81,9 @@ def _on_cuda(path: Path, options: SessionOptions) -> ort.InferenceSession:
     return session
 
 
-def _open(path: Path, providers: list[str], options: SessionOptions) -> ort.InferenceSession:
+def _open(path: Path, providers: list[str]) -> ort.InferenceSession:
     session_options = ort.SessionOptions()
-    session_options.intra_op_num_threads = options.threads
+    session_options.intra_op_num_threads = THREADS
     session_options.inter_op_num_threads = 1
     session_options.log_severity_level = 3
     session = ort.InferenceSession(str(path), session_options, providers=providers)

@@ -145,7 +145,8 @@ class TestGate:
     def test_real_portraits_pass(self, pipeline: FacePipeline, portraits: dict[str, Image]) -> None:
         for image in portraits.values():
             analysed = pipeline.analyse_image(image, max_faces=9, embed=False)
-            usable_face(analysed, FaceSelection.ONLY, EnrolmentGate())
+            face = usable_face(analysed, FaceSelection.ONLY, EnrolmentGate())
+            assert face is analysed.faces[0]
 
 
 def candidate(similarity: float) -> Candidate:
