@@ -61,6 +61,21 @@ def test_a_person_with_many_templates_hides_nobody(gallery: Gallery, directions:
     assert people(gallery, crowd[0]) == ["many", "one"]
 
 
+def test_the_deleted_take_no_place_from_the_living(
+    database: Path, gallery: Gallery, directions: Draw
+) -> None:
+    other_process = open_gallery(database)
+    probe = directions(1)[0]
+    for i, near in enumerate(probe + 0.01 * directions(10)):
+        enroll(gallery, f"p{i}", near[np.newaxis] / np.linalg.norm(near))
+    enroll(gallery, "far", -probe[np.newaxis])
+    assert len(people(other_process, probe, top_k=1)) == 1
+    for i in range(10):
+        gallery.delete_person("default", f"p{i}")
+    assert people(gallery, probe, top_k=1) == ["far"]
+    assert people(other_process, probe, top_k=1) == ["far"]
+
+
 def test_a_restart_keeps_everything(database: Path, directions: Draw) -> None:
     vectors = directions(3)
     before = open_gallery(database)
