@@ -149,6 +149,23 @@ class EmbeddingSpaceMismatch(Conflict):
     title = "The collection belongs to another embedding space"
 
 
+class CalibrationMismatch(Conflict):
+    code = "calibration_mismatch"
+    title = "The calibration belongs to other similarities"
+
+
+class NotEnoughData(LikenessError):
+    code, status, title = "not_enough_data", 422, "There is too little data to calibrate on"
+
+
+class RateOutOfReach(LikenessError):
+    code, status, title = "rate_out_of_reach", 422, "No calibration can stand behind that rate"
+
+
+class NotCalibrated(Conflict):
+    code, title = "not_calibrated", "Nothing is calibrated"
+
+
 class StoreUnavailable(LikenessError):
     code, status, title = "store_unavailable", 503, "The database cannot be used right now"
 

@@ -1,14 +1,13 @@
-"""Policies: which face of a photo counts, which may be enrolled, and when two are one person."""
+"""Which face of a photo counts, and when two are one person."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
 
-from app.errors import FaceTooSmall, LowQuality, NoFace, SeveralFaces
-from app.gallery.gallery import Candidate
-from app.types import AnalysedImage, Face, Quality
+from app.decision.gates import QualityGate, check_quality
+from app.errors import NoFace, SeveralFaces
+from app.types import AnalysedImage, Face
 
 # A face less than half as large as the largest is a bystander: nobody means that one.
 BYSTANDER_SIZE = 0.5
@@ -27,26 +26,14 @@ class FaceSelection(StrEnum):
 
 
 class Status(StrEnum):
-    """The answer of an identification for one face."""
+    """The answer of an identification for one face.
+
+    `rejected`: the probe was not good enough to decide, whatever it resembles.
+    """
 
     IDENTIFIED = "identified"
     UNKNOWN = "unknown"
     REJECTED = "rejected"
-
-
-@dataclass(frozen=True, slots=True)
-class EnrolmentGate:
-    """What a face must be to become a template. Mild: it stops faces that no network can use.
-
-    Set below everything that occurs in 6,410 press photos (LFW), of which it refuses none; see
-    docs/http.md for the meaning of each measure.
-    """
-
-    min_face_size_px: float = 32.0
-    min_sharpness: float = 5.0
-    min_brightness: float = 0.05
-    max_brightness: float = 0.97
-    max_yaw: float = 75.0
 
 
 def select_face(image: AnalysedImage, selection: FaceSelection) -> Face:
@@ -80,44 +67,13 @@ def _off_centre(face: Face, image: AnalysedImage) -> float:
     return float(np.hypot(centre[0] - image.width / 2, centre[1] - image.height / 2))
 
 
-def check_enrolable(face: Face, gate: EnrolmentGate) -> None:
-    """Raise FaceTooSmall or LowQuality unless the face may become a template."""
-    quality = face.quality
-    if quality.face_size_px < gate.min_face_size_px:
-        raise FaceTooSmall(
-            f"The face is {quality.face_size_px:.0f} pixels wide; a template needs at least "
-            f"{gate.min_face_size_px:.0f}. Send a photo taken closer or with more pixels."
-        )
-    if complaint := _complaint(quality, gate):
-        raise LowQuality(f"{complaint}; send a clearer photo.")
-
-
-def _complaint(quality: Quality, gate: EnrolmentGate) -> str | None:
-    if quality.sharpness < gate.min_sharpness:
-        return "The face is blurred"
-    if quality.brightness < gate.min_brightness:
-        return "The face is too dark"
-    if quality.brightness > gate.max_brightness:
-        return "The face is too bright"
-    if abs(quality.yaw) > gate.max_yaw:
-        return "The face is turned away"
-    return None
-
-
-def usable_face(image: AnalysedImage, selection: FaceSelection, gate: EnrolmentGate) -> Face:
+def usable_face(image: AnalysedImage, selection: FaceSelection, gate: QualityGate) -> Face:
     """The one face of a photo that may be enrolled. Raises the FaceError family."""
     face = select_face(image, selection)
-    check_enrolable(face, gate)
+    check_quality(face, gate)
     return face
 
 
 def is_match(similarity: float, threshold: float) -> bool:
     """Whether a similarity counts as the same person: the threshold itself does."""
     return similarity >= threshold
-
-
-def verdict(candidates: Sequence[Candidate], threshold: float) -> Status:
-    """Identified when the nearest person reaches the threshold, unknown otherwise."""
-    if candidates and is_match(candidates[0].similarity, threshold):
-        return Status.IDENTIFIED
-    return Status.UNKNOWN

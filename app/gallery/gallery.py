@@ -11,6 +11,7 @@ from app.errors import CollectionExists, EmbeddingSpaceMismatch, InvalidEmbeddin
 from app.gallery.ports import (
     CollectionRecord,
     FaceRecord,
+    GallerySize,
     Hit,
     NewTemplate,
     Receipt,
@@ -35,6 +36,23 @@ class Candidate:
     face: FaceRecord
     similarity: float
     margin: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A probe against one claimed person: the nearest stored face, of `templates` compared."""
+
+    face: FaceRecord
+    similarity: float
+    templates: int
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """For each probe its nearest people, best first, and how much was searched."""
+
+    rows: list[list[Candidate]]
+    searched: GallerySize
 
 
 @dataclass(slots=True)
@@ -62,6 +80,7 @@ class Gallery:
     ) -> None:
         """Open the gallery; the default collection is created where it is missing."""
         self.store = store
+        self.precision = new_index(dimension).precision  # of the similarities that it answers
         self._new_index = new_index
         self._embedding_space = embedding_space
         self._dimension = dimension
@@ -71,9 +90,13 @@ class Gallery:
         with suppress(CollectionExists):
             self.create_collection(DEFAULT_COLLECTION, {})
 
-    def create_collection(self, name: str, metadata: JsonObject) -> CollectionRecord:
+    def create_collection(
+        self, name: str, metadata: JsonObject, policy: JsonObject | None = None
+    ) -> CollectionRecord:
         """Create a collection in the running pack's embedding space."""
-        return self.store.create_collection(name, self._embedding_space, self._dimension, metadata)
+        return self.store.create_collection(
+            name, self._embedding_space, self._dimension, metadata, policy
+        )
 
     def require(self, collection: str) -> CollectionRecord:
         """The collection, if it exists and holds embeddings that the running pack can compare.
@@ -108,13 +131,15 @@ class Gallery:
         probes: FloatArray,
         top_k: int,
         metadata_filter: JsonObject | None = None,
-    ) -> list[list[Candidate]]:
+    ) -> SearchResult:
         """The `top_k` nearest persons for each of (n, d) unit vectors, best first, exactly."""
         record, index = self._current(collection)
         allowed = self.store.person_keys(record, metadata_filter) if metadata_filter else None
         rows = index.search_persons(probes, top_k + 1, allowed)
         faces = self.store.faces_by_key([hit.template_key for row in rows for hit in row])
-        return [self._candidates(row, faces, top_k) for row in rows]
+        return SearchResult(
+            [self._candidates(row, faces, top_k) for row in rows], index.extent(allowed)
+        )
 
     def _candidates(
         self, hits: list[Hit], faces: Mapping[int, FaceRecord], top_k: int
@@ -130,17 +155,20 @@ class Gallery:
             for hit, after in zip(known, following, strict=False)
         ][:top_k]
 
-    def compare(
-        self, collection: str, person_id: str, probe: FloatArray
-    ) -> tuple[FaceRecord, float] | None:
-        """The nearest of a person's own templates and its similarity; None if they have none."""
+    def size(self, collection: str) -> GallerySize:
+        """How many people with templates a search of the collection would look at."""
+        _, index = self._current(collection)
+        return index.extent()
+
+    def compare(self, collection: str, person_id: str, probe: FloatArray) -> Comparison | None:
+        """The nearest of a person's own templates; None if they have none."""
         self.require(collection)
         faces, vectors = self.store.embeddings(collection, person_id)
         if not faces:
             return None
         similarities = np.clip(vectors @ probe, -1.0, 1.0)
         best = int(np.argmax(similarities))
-        return faces[best], float(similarities[best])
+        return Comparison(faces[best], float(similarities[best]), len(faces))
 
     def delete_person(self, collection: str, person_id: str) -> Receipt:
         """Delete a person; no search that starts after this returns can find them."""

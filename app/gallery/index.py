@@ -1,10 +1,12 @@
 """The derived index: FAISS flat inner product, exact, over unit vectors."""
 
+from collections import Counter
+
 import faiss
 import numpy as np
 
 from app.gallery.locks import ReadWriteLock
-from app.gallery.ports import Hit, Ids, Templates
+from app.gallery.ports import GallerySize, Hit, Ids, Templates
 from app.types import FloatArray
 
 # Templates fetched for each person asked for in the first round; widened until persons suffice.
@@ -18,12 +20,26 @@ class FlatIndex:
     def __init__(self, dimension: int) -> None:
         self._index = faiss.IndexIDMap2(faiss.IndexFlatIP(dimension))
         self._person_of: dict[int, int] = {}
+        self._templates_of: Counter[int] = Counter()
         self._lock = ReadWriteLock()
 
     @property
     def size(self) -> int:
         """Templates held."""
         return len(self._person_of)
+
+    @property
+    def precision(self) -> str:
+        """Of the similarities it answers."""
+        return "float32"
+
+    def extent(self, allowed_persons: set[int] | None = None) -> GallerySize:
+        """How many people and templates a search looks at."""
+        with self._lock.reading():
+            if allowed_persons is None:
+                return GallerySize(len(self._templates_of), len(self._person_of))
+            held = [self._templates_of[p] for p in allowed_persons if p in self._templates_of]
+            return GallerySize(len(held), sum(held))
 
     def add(self, templates: Templates) -> None:
         """Add templates; one already held is left as it is, so a replayed change does no harm."""
@@ -37,13 +53,21 @@ class FlatIndex:
             self._person_of.update(
                 zip(templates.keys[new].tolist(), templates.person_keys[new].tolist(), strict=True)
             )
+            self._templates_of.update(templates.person_keys[new].tolist())
 
     def remove(self, keys: Ids) -> None:
         """Remove templates; keys not held are passed over."""
         with self._lock.writing():
-            held = [key for key in keys.tolist() if self._person_of.pop(key, None) is not None]
+            held = [key for key in keys.tolist() if key in self._person_of]
+            for key in held:
+                self._forget(self._person_of.pop(key))
             if held:
                 self._index.remove_ids(faiss.IDSelectorBatch(np.array(held, dtype=np.int64)))
+
+    def _forget(self, person: int) -> None:
+        self._templates_of[person] -= 1
+        if not self._templates_of[person]:
+            del self._templates_of[person]
 
     def search_persons(
         self, probes: FloatArray, top_k: int, allowed_persons: set[int] | None = None

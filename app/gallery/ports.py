@@ -20,7 +20,8 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class CollectionRecord:
     """One gallery. `key` is the database's own number, never shown; `revision` rises with every
-    change to its templates."""
+    change to its templates. `policy` and `calibration_id` say how it decides; the gallery only
+    keeps them."""
 
     key: int
     name: str
@@ -29,10 +30,14 @@ class CollectionRecord:
     revision: int
     metadata: JsonObject
     created_at: datetime
+    policy: JsonObject = field(default_factory=dict)
+    calibration_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class CollectionCounts:
+class GallerySize:
+    """How much there is: people, and templates over all of them."""
+
     persons: int
     templates: int
 
@@ -129,16 +134,23 @@ class TemplateStore(Protocol):
     """
 
     def create_collection(
-        self, name: str, embedding_space: str, dimension: int, metadata: JsonObject
+        self,
+        name: str,
+        embedding_space: str,
+        dimension: int,
+        metadata: JsonObject,
+        policy: JsonObject | None = None,
     ) -> CollectionRecord: ...
 
     def collection(self, name: str) -> CollectionRecord: ...
 
-    def count(self, collection: CollectionRecord) -> CollectionCounts: ...
+    def count(self, collection: CollectionRecord) -> GallerySize: ...
 
     def collections(self, after: str | None, limit: int) -> Page[CollectionRecord]: ...
 
-    def update_collection(self, name: str, metadata: JsonObject) -> CollectionRecord: ...
+    def update_collection(
+        self, name: str, metadata: JsonObject | None, policy: JsonObject | None
+    ) -> CollectionRecord: ...
 
     def delete_collection(self, name: str) -> Receipt: ...
 
@@ -180,6 +192,16 @@ class TemplateStore(Protocol):
 
     def changes_since(self, collection: CollectionRecord, revision: int) -> Changes: ...
 
+    def sample_templates(
+        self, collection: CollectionRecord, limit: int, generator: np.random.Generator
+    ) -> Templates: ...
+
+    def set_calibration(self, name: str, calibration_id: str, content: JsonObject) -> None: ...
+
+    def clear_calibration(self, name: str) -> None: ...
+
+    def calibration(self, collection: CollectionRecord) -> JsonObject | None: ...
+
     def ping(self) -> None: ...
 
     def describe(self) -> Mapping[str, Any]: ...
@@ -192,6 +214,11 @@ class VectorIndex(Protocol):
 
     @property
     def size(self) -> int: ...
+
+    @property
+    def precision(self) -> str: ...
+
+    def extent(self, allowed_persons: set[int] | None = None) -> GallerySize: ...
 
     def add(self, templates: Templates) -> None: ...
 

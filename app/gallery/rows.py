@@ -57,6 +57,8 @@ def collection_record(row: Row[Any]) -> CollectionRecord:
         revision=row.revision,
         metadata=row.metadata,
         created_at=_aware(row.created_at),
+        policy=row.policy,
+        calibration_id=row.calibration_id,
     )
 
 

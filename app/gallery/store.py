@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, delete, insert, select, update
+import numpy as np
+from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 
 from app.errors import (
     CollectionExists,
@@ -13,14 +14,15 @@ from app.errors import (
 )
 from app.gallery.ports import (
     Changes,
-    CollectionCounts,
     CollectionRecord,
     FaceRecord,
+    GallerySize,
     NewTemplate,
     Page,
     PersonRecord,
     Receipt,
     StoredTemplate,
+    Templates,
 )
 from app.gallery.rows import (
     STORED_DTYPE,
@@ -41,7 +43,7 @@ from app.gallery.rows import (
     to_page,
     to_vectors,
 )
-from app.gallery.tables import changes, collections, persons, templates
+from app.gallery.tables import calibrations, changes, collections, persons, templates
 from app.gallery.transactions import Transactions
 from app.types import FloatArray, JsonObject
 
@@ -64,7 +66,12 @@ class SqlStore:
     # --- collections -------------------------------------------------------------------------
 
     def create_collection(
-        self, name: str, embedding_space: str, dimension: int, metadata: JsonObject
+        self,
+        name: str,
+        embedding_space: str,
+        dimension: int,
+        metadata: JsonObject,
+        policy: JsonObject | None = None,
     ) -> CollectionRecord:
         """Create an empty collection bound to one embedding space."""
         values = {
@@ -73,6 +80,7 @@ class SqlStore:
             "dimension": dimension,
             "revision": 0,
             "metadata": dict(metadata),
+            "policy": dict(policy or {}),
             "created_at": self._clock(),
         }
         with self._database.writing() as connection:
@@ -86,10 +94,10 @@ class SqlStore:
         with self._database.reading() as connection:
             return get_collection(connection, name)
 
-    def count(self, collection: CollectionRecord) -> CollectionCounts:
+    def count(self, collection: CollectionRecord) -> GallerySize:
         """How many persons and templates it holds."""
         with self._database.reading() as connection:
-            return CollectionCounts(
+            return GallerySize(
                 count_rows(connection, persons, persons.c.collection == collection.key),
                 count_rows(connection, templates, templates.c.collection == collection.key),
             )
@@ -102,13 +110,18 @@ class SqlStore:
         with self._database.reading() as connection:
             return to_page([collection_record(row) for row in connection.execute(query)], limit)
 
-    def update_collection(self, name: str, metadata: JsonObject) -> CollectionRecord:
-        """Replace a collection's metadata."""
+    def update_collection(
+        self, name: str, metadata: JsonObject | None, policy: JsonObject | None
+    ) -> CollectionRecord:
+        """Replace a collection's metadata, its policy, or both; None leaves one as it is."""
+        given = {"metadata": metadata, "policy": policy}
+        values = {column: dict(value) for column, value in given.items() if value is not None}
         with self._database.writing() as connection:
             key = get_collection(connection, name).key
-            connection.execute(
-                update(collections).where(collections.c.id == key).values(metadata=dict(metadata))
-            )
+            if values:
+                connection.execute(
+                    update(collections).where(collections.c.id == key).values(values)
+                )
             return get_collection(connection, name)
 
     def delete_collection(self, name: str) -> Receipt:
@@ -291,6 +304,67 @@ class SqlStore:
                 to_ids(list(connection.execute(removed).scalars())),
             )
 
+    # --- calibration -------------------------------------------------------------------------
+
+    def sample_templates(
+        self, collection: CollectionRecord, limit: int, generator: np.random.Generator
+    ) -> Templates:
+        """The templates of people drawn at random, about `limit` of them at most."""
+        counts = select(templates.c.person, func.count().label("held")).group_by(templates.c.person)
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                counts.where(templates.c.collection == collection.key).order_by(templates.c.person)
+            ).all()
+            order = generator.permutation(len(rows))
+            held = np.cumsum([rows[i].held for i in order])
+            chosen = [rows[i].person for i in order[: int(np.searchsorted(held, limit) + 1)]]
+            parts = [
+                load_templates(
+                    connection,
+                    collection,
+                    templates.c.person.in_(chosen[start : start + MAX_KEYS]),
+                )
+                for start in range(0, max(len(chosen), 1), MAX_KEYS)
+            ]
+            return Templates(
+                np.concatenate([part.keys for part in parts])[:limit],
+                np.concatenate([part.person_keys for part in parts])[:limit],
+                np.concatenate([part.vectors for part in parts])[:limit],
+            )
+
+    def set_calibration(self, name: str, calibration_id: str, content: JsonObject) -> None:
+        """Keep a calibration and put it to use."""
+        with self._database.writing() as connection:
+            key = get_collection(connection, name).key
+            same = (calibrations.c.collection == key) & (
+                calibrations.c.calibration_id == calibration_id
+            )
+            connection.execute(delete(calibrations).where(same))
+            connection.execute(
+                insert(calibrations).values(
+                    collection=key,
+                    calibration_id=calibration_id,
+                    content=dict(content),
+                    created_at=self._clock(),
+                )
+            )
+            self._use_calibration(connection, key, calibration_id)
+
+    def clear_calibration(self, name: str) -> None:
+        """Use no calibration of the collection's own; those made are kept."""
+        with self._database.writing() as connection:
+            self._use_calibration(connection, get_collection(connection, name).key, None)
+
+    def calibration(self, collection: CollectionRecord) -> JsonObject | None:
+        """The content of the calibration that the record says is in use; None without one."""
+        query = select(calibrations.c.content).where(
+            calibrations.c.collection == collection.key,
+            calibrations.c.calibration_id == collection.calibration_id,
+        )
+        with self._database.reading() as connection:
+            content: JsonObject | None = connection.execute(query).scalar_one_or_none()
+            return content
+
     # --- upkeep ------------------------------------------------------------------------------
 
     def ping(self) -> None:
@@ -357,6 +431,15 @@ class SqlStore:
             update(persons)
             .where(persons.c.id == person)
             .values(metadata=dict(metadata), updated_at=self._clock())
+        )
+
+    def _use_calibration(
+        self, connection: Connection, collection: int, calibration_id: str | None
+    ) -> None:
+        connection.execute(
+            update(collections)
+            .where(collections.c.id == collection)
+            .values(calibration_id=calibration_id)
         )
 
     def _log(

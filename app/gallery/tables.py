@@ -31,7 +31,21 @@ collections = Table(
     Column("revision", BigInteger, nullable=False),
     Column("metadata", JSON, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
+    # How it decides: what the operator set, and the calibration in use (null: the pack's).
+    Column("policy", JSON, nullable=False),
+    Column("calibration_id", String(64), nullable=True),
     sqlite_autoincrement=True,
+)
+
+# Error rates by similarity, made of a collection's own templates: counts, no embeddings, no ids.
+# Those no longer in use are kept, so that the calibration_id of an old answer can be looked up.
+calibrations = Table(
+    "calibrations",
+    metadata,
+    Column("collection", ForeignKey("collections.id", ondelete="CASCADE"), primary_key=True),
+    Column("calibration_id", String(64), primary_key=True),
+    Column("content", JSON, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
 )
 
 persons = Table(

@@ -1,50 +1,20 @@
-"""Policies: which face counts, which may be enrolled, and where a match begins."""
-
-from dataclasses import replace
-from datetime import UTC, datetime
-from typing import Any
+"""Which face counts, and where a match begins."""
 
 import numpy as np
 import pytest
 
+from app.decision.gates import MILD_GATE
 from app.decision.policy import (
     BYSTANDER_SIZE,
-    EnrolmentGate,
     FaceSelection,
-    Status,
-    check_enrolable,
     is_match,
     select_face,
     usable_face,
-    verdict,
 )
-from app.errors import FaceTooSmall, LowQuality, NoFace, SeveralFaces
+from app.errors import LowQuality, NoFace, SeveralFaces
 from app.faces.pipeline import FacePipeline
-from app.gallery.gallery import Candidate
-from app.gallery.ports import FaceRecord
-from app.types import AnalysedImage, Face, Image, Quality
-
-GOOD = Quality(
-    face_size_px=100,
-    yaw=0,
-    pitch=0,
-    roll=0,
-    sharpness=300,
-    brightness=0.5,
-    detector_score=0.9,
-    embedding_norm=20,
-)
-
-
-def face(x: float, y: float, size: float = 100, **quality: Any) -> Face:
-    """A square face around a point."""
-    box = np.array([x - size / 2, y - size / 2, x + size / 2, y + size / 2], np.float32)
-    return Face(
-        box=box,
-        landmarks=np.full((5, 2), [x, y], np.float32),
-        score=0.9,
-        quality=replace(GOOD, face_size_px=size, **quality),
-    )
+from app.types import AnalysedImage, Face, Image
+from tests.decision.conftest import face
 
 
 def photo(*faces: Face) -> AnalysedImage:
@@ -96,62 +66,19 @@ class TestSelection:
         assert np.linalg.norm(middle - [773, 428]) < 15 or np.linalg.norm(middle - [510, 360]) < 15
 
 
-class TestGate:
-    def test_a_good_face_passes(self) -> None:
-        check_enrolable(face(500, 300), EnrolmentGate())
-
-    @pytest.mark.parametrize(
-        ("measure", "passes", "fails", "words"),
-        [
-            ("sharpness", 5.0, 4.99, "blurred"),
-            ("brightness", 0.05, 0.0499, "too dark"),
-            ("brightness", 0.97, 0.971, "too bright"),
-            ("yaw", 75.0, 75.1, "turned away"),
-            ("yaw", -75.0, -75.1, "turned away"),
-        ],
-    )
-    def test_quality(self, measure: str, passes: float, fails: float, words: str) -> None:
-        check_enrolable(face(500, 300, **{measure: passes}), EnrolmentGate())
-        with pytest.raises(LowQuality, match=f"{words}; send a clearer photo") as caught:
-            check_enrolable(face(500, 300, **{measure: fails}), EnrolmentGate())
-        assert caught.value.code == "low_quality"
-
-    def test_size(self) -> None:
-        check_enrolable(face(500, 300, 32.0), EnrolmentGate())
-        with pytest.raises(FaceTooSmall, match=r"20 pixels wide.*at least 32") as caught:
-            check_enrolable(face(500, 300, 20.0), EnrolmentGate())
-        assert caught.value.code == "face_too_small"
-
-    def test_size_speaks_before_blur(self) -> None:
-        with pytest.raises(FaceTooSmall):
-            check_enrolable(face(500, 300, 10, sharpness=0), EnrolmentGate())
-
-    def test_a_gate_of_one_s_own(self) -> None:
-        strict = EnrolmentGate(min_face_size_px=112, max_yaw=20)
-        with pytest.raises(FaceTooSmall):
-            check_enrolable(face(500, 300), strict)
-        with pytest.raises(LowQuality):
-            check_enrolable(face(500, 300, 120, yaw=21), strict)
-
+class TestUsableFace:
     def test_selection_and_gate_together(self) -> None:
         clear, blurred = face(500, 300, 80), face(200, 200, 100, sharpness=0)
-        gate = EnrolmentGate()
-        assert usable_face(photo(clear, blurred), FaceSelection.CENTRE, gate) is clear
+        assert usable_face(photo(clear, blurred), FaceSelection.CENTRE, MILD_GATE) is clear
         with pytest.raises(LowQuality):
-            usable_face(photo(clear, blurred), FaceSelection.LARGEST, gate)
+            usable_face(photo(clear, blurred), FaceSelection.LARGEST, MILD_GATE)
         with pytest.raises(NoFace):
-            usable_face(photo(), FaceSelection.LARGEST, gate)
+            usable_face(photo(), FaceSelection.LARGEST, MILD_GATE)
 
     def test_real_portraits_pass(self, pipeline: FacePipeline, portraits: dict[str, Image]) -> None:
         for image in portraits.values():
             analysed = pipeline.analyse_image(image, max_faces=9, embed=False)
-            face = usable_face(analysed, FaceSelection.ONLY, EnrolmentGate())
-            assert face is analysed.faces[0]
-
-
-def candidate(similarity: float) -> Candidate:
-    record = FaceRecord(1, "face", "person", {}, datetime(2024, 1, 1, tzinfo=UTC))
-    return Candidate(record, similarity, None)
+            assert usable_face(analysed, FaceSelection.ONLY, MILD_GATE) is analysed.faces[0]
 
 
 class TestMatch:
@@ -167,8 +94,3 @@ class TestMatch:
 
     def test_not_a_number_is_nobody(self) -> None:
         assert not is_match(float("nan"), -1.0)
-
-    def test_verdict(self) -> None:
-        assert verdict([candidate(0.4), candidate(0.1)], 0.4) is Status.IDENTIFIED
-        assert verdict([candidate(0.39)], 0.4) is Status.UNKNOWN
-        assert verdict([], -1.0) is Status.UNKNOWN

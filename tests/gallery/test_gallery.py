@@ -27,7 +27,7 @@ def enroll(gallery: Gallery, person: str, vectors: NDArray[np.float32]) -> list[
 
 
 def people(gallery: Gallery, probe: NDArray[np.float32], top_k: int = 5) -> list[str]:
-    (row,) = gallery.identify("default", probe[np.newaxis], top_k)
+    (row,) = gallery.identify("default", probe[np.newaxis], top_k).rows
     return [candidate.face.person_id for candidate in row]
 
 
@@ -46,7 +46,7 @@ def test_answers_equal_brute_force(gallery: Gallery, directions: Draw) -> None:
     for probe in directions(20):
         best = (vectors @ probe).reshape(60, 5).max(axis=1)
         expected = [f"p{i}" for i in np.argsort(-best)[:7]]
-        (row,) = gallery.identify("default", probe[np.newaxis], 7)
+        (row,) = gallery.identify("default", probe[np.newaxis], 7).rows
         assert [c.face.person_id for c in row] == expected
         assert [c.similarity for c in row] == pytest.approx(np.sort(best)[::-1][:7], abs=1e-5)
         margins = [c.margin for c in row]
@@ -111,7 +111,7 @@ def test_a_collection_remade_by_another_process_starts_empty(
     second.identify("staff", vector, 1)
     first.delete_collection("staff")
     first.create_collection("staff", {})
-    assert second.identify("staff", vector, 1) == [[]]
+    assert second.identify("staff", vector, 1).rows == [[]]
 
 
 def test_searches_run_while_people_come_and_go(gallery: Gallery, directions: Draw) -> None:
@@ -144,11 +144,13 @@ def test_filter_is_exact_over_metadata(gallery: Gallery, directions: Draw) -> No
     for i, vector in enumerate(vectors):
         team = {"team": i % 3, "shift": {"night": i % 2 == 0}}
         gallery.enroll("default", f"p{i}", team, [template(vector, str(i))])
-    (row,) = gallery.identify("default", vectors[:1], 30, {"team": 1, "shift": {"night": True}})
+    (row,) = gallery.identify(
+        "default", vectors[:1], 30, {"team": 1, "shift": {"night": True}}
+    ).rows
     assert {c.face.person_id for c in row} == {
         f"p{i}" for i in range(30) if i % 3 == 1 and i % 2 == 0
     }
-    assert gallery.identify("default", vectors[:1], 5, {"absent": None}) == [[]]
+    assert gallery.identify("default", vectors[:1], 5, {"absent": None}).rows == [[]]
 
 
 def test_another_space_is_refused(database: Path, directions: Draw) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from app.gallery.index import FlatIndex
 from app.gallery.locks import ReadWriteLock
-from app.gallery.ports import Templates
+from app.gallery.ports import GallerySize, Templates
 
 
 def templates(keys: list[int], persons: list[int], vectors: np.ndarray) -> Templates:
@@ -77,3 +77,14 @@ def test_a_writer_waits_for_readers_and_keeps_new_ones_out() -> None:
     writer.join(5)
     reader.join(5)
     assert events == ["written", "read"]
+
+
+def test_extent_counts_people_and_templates_as_they_come_and_go() -> None:
+    index = FlatIndex(4)
+    vectors = np.eye(4, dtype=np.float32)
+    index.add(Templates(np.array([1, 2, 3, 4]), np.array([7, 7, 8, 9]), vectors))
+    assert index.extent() == GallerySize(3, 4)
+    assert index.extent({7, 9, 100}) == GallerySize(2, 3)
+    index.remove(np.array([1, 3, 99]))
+    assert index.extent() == GallerySize(2, 2)
+    assert index.extent(set()) == GallerySize(0, 0)

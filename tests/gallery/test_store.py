@@ -68,7 +68,7 @@ def test_enrolment_is_all_or_nothing(gallery: Gallery, directions: Draw) -> None
     with pytest.raises(Exception, match="NOT NULL"):
         gallery.enroll("default", "ada", {}, [template(vectors[0], "a"), broken])
     assert gallery.store.persons("default", None, 10).items == []
-    assert gallery.identify("default", vectors[:1], 1) == [[]]
+    assert gallery.identify("default", vectors[:1], 1).rows == [[]]
 
 
 def test_deleted_embeddings_leave_no_bytes_in_the_database(
@@ -104,7 +104,7 @@ def test_a_killed_process_loses_nothing_acknowledged(database: Path) -> None:
     root = Path(__file__).parents[2]
     killed = subprocess.run([sys.executable, "-c", code, str(database)], cwd=root, check=False)
     assert killed.returncode == -9
-    row = open_gallery(database).identify("default", np.eye(16, dtype=np.float32)[3:4], 1)[0]
+    row = open_gallery(database).identify("default", np.eye(16, dtype=np.float32)[3:4], 1).rows[0]
     assert row[0].face.person_id == "ada"
 
 
@@ -122,7 +122,7 @@ def test_a_full_disk_is_507_and_loses_nothing(gallery: Gallery, directions: Draw
     assert [p.person_id for p in gallery.store.persons("default", None, 9).items] == ["ada"]
     gallery.store.close()
     gallery.enroll("default", "bob", big, [template(vectors[1], "b")])
-    assert gallery.identify("default", vectors[1:], 1)[0][0].face.person_id == "bob"
+    assert gallery.identify("default", vectors[1:], 1).rows[0][0].face.person_id == "bob"
 
 
 def test_a_locked_database_is_503(

@@ -1,0 +1,219 @@
+"""A calibration: what a similarity means in one embedding space, as a file and as answers.
+
+`calibration.json` beside a pack's networks and the calibrations that collections make of
+themselves have this one form. Everything slow happened when it was made (`app.decision.fitting`);
+reading it is a look into a table.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from app.decision.rates import Floats, Rate
+from app.errors import CalibrationMismatch, PackError, RateOutOfReach
+from app.gallery.ports import GallerySize
+
+CALIBRATION_FILE = "calibration.json"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Source(_Section):
+    """The faces that a calibration was counted on.
+
+    `digest` is the SHA-256 of their embeddings in order. `left_out`: pairs of people kept out of
+    the non-mated comparisons because they are, or seem to be, one person under two names.
+    """
+
+    kind: Literal["photos", "collection"]
+    name: str
+    persons: int
+    faces: int
+    person_pairs: float
+    mated_persons: int
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    left_out: int
+
+
+class Curve(_Section):
+    """An error rate with its 95 % interval at rising similarities."""
+
+    similarity: tuple[float, ...]
+    rate: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _check(self) -> "Curve":
+        columns = (self.similarity, self.rate, self.low, self.high)
+        if len(self.similarity) < 2 or len({len(column) for column in columns}) != 1:
+            raise ValueError("a curve needs columns of one length, two rows at least")
+        if any(np.diff(self.similarity) <= 0):
+            raise ValueError("similarities must rise")
+        return self
+
+    def at(self, similarity: float) -> Rate:
+        """The rate at a similarity within the curve, logarithms interpolated."""
+        value, low, high = (
+            float(np.exp(np.interp(similarity, self.similarity, _log(column))))
+            for column in (self.rate, self.low, self.high)
+        )
+        return Rate(value, low if low > 2 * _TINY else 0.0, high)
+
+
+class NonMatedCurve(Curve):
+    """FMR, falling. Rows from `measured` on are extrapolated; `variation` is how much probes
+    differ (squared coefficient of variation of their own rates)."""
+
+    variation: tuple[float, ...]
+    measured: Annotated[int, Field(ge=2)]
+
+
+class Calibration(_Section):
+    """Error rates by similarity, bound to the space and the index whose similarities they are."""
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    embedding_space: str
+    precision: str
+    created_at: datetime
+    source: Source
+    fmr: NonMatedCurve
+    fnmr: Curve | None
+    # A person with m templates is as easily mistaken as m ** template_exponent persons with one.
+    template_exponent: Annotated[float, Field(ge=0, le=1)]
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    @property
+    def calibration_id(self) -> str:
+        """Digest of the content: the same id, the same answers."""
+        content = json.dumps(self.content(), sort_keys=True).encode()
+        return f"cal-{hashlib.sha256(content).hexdigest()[:16]}"
+
+    @property
+    def lowest_fmr(self) -> float:
+        """The lowest false match rate it can answer for."""
+        return self.fmr.rate[-1]
+
+    def content(self) -> dict[str, object]:
+        """As JSON, the way it is written to disk and database."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def require(self, embedding_space: str, precision: str) -> "Calibration":
+        """Itself, where its similarities are the caller's. Raises CalibrationMismatch."""
+        if (self.embedding_space, self.precision) == (embedding_space, precision):
+            return self
+        raise CalibrationMismatch(
+            f"The calibration {self.calibration_id} was made for {self.embedding_space} at "
+            f"{self.precision}; similarities here are of {embedding_space} at {precision}. "
+            "Calibrate anew for this model pack."
+        )
+
+    def fmr_at(self, similarity: float) -> Rate | None:
+        """False match rate of one comparison at a threshold of `similarity`.
+
+        None beyond the curve's end, where the rate is only known to be below `lowest_fmr`.
+        """
+        if similarity > self.fmr.similarity[-1]:
+            return None
+        if similarity < self.fmr.similarity[0]:
+            return Rate(1.0, self.fmr.low[0], 1.0)
+        rate = self.fmr.at(similarity)
+        return Rate(rate.value, rate.low, rate.high, self.is_extrapolated(similarity))
+
+    def fnmr_at(self, similarity: float) -> Rate | None:
+        """False non-match rate at a threshold; None where no mated comparisons were counted."""
+        if self.fnmr is None:
+            return None
+        return self.fnmr.at(similarity)
+
+    def is_extrapolated(self, similarity: float) -> bool:
+        """Whether a threshold lies beyond the counted comparisons, in the fitted tail."""
+        return similarity > self.fmr.similarity[self.fmr.measured - 1]
+
+    def fpir_at(self, similarity: float, size: GallerySize) -> float:
+        """False positive identification rate of a search in a gallery of that size."""
+        falling = np.log(self._fpir(size)[::-1])
+        rising = [-value for value in self.fmr.similarity[::-1]]
+        return float(np.exp(np.interp(-similarity, rising, falling)))
+
+    def threshold_at(self, fpir: float, size: GallerySize, name: str = "target_fpir") -> float:
+        """The lowest threshold at which a stranger is taken for anyone of a gallery in at most
+        that share of searches; with one person of one template, that share is the FMR.
+
+        `name` is what the caller asked for, for the words of RateOutOfReach.
+        """
+        return self._threshold(fpir, self._fpir(size), name)
+
+    def lowest_fpir(self, size: GallerySize) -> float:
+        """The lowest false positive identification rate it can answer for at a gallery's size."""
+        return float(self._fpir(size)[-1])
+
+    def comparisons(self, size: GallerySize) -> float:
+        """How many independent comparisons a search of such a gallery amounts to."""
+        persons = max(size.persons, 1)
+        return float(persons * (max(size.templates, persons) / persons) ** self.template_exponent)
+
+    def _fpir(self, size: GallerySize) -> Floats:
+        """FPIR at each row of the curve.
+
+        A probe with its own false match rate p meets a match among n with 1 - (1 - p) ** n. The
+        rates p of probes follow a gamma distribution whose mean is the FMR and whose squared
+        coefficient of variation is `variation`: the mean over probes is negative binomial.
+        """
+        rate = -np.log1p(-np.minimum(self.fmr.rate, 1 - 1e-12)) * self.comparisons(size)
+        variation = np.maximum(self.fmr.variation, 1e-9)
+        return np.asarray(-np.expm1(-np.log1p(variation * rate) / variation))
+
+    def _threshold(self, target: float, rates: Floats, name: str) -> float:
+        if target >= rates[0]:
+            return self.fmr.similarity[0]
+        if target < rates[-1]:
+            raise RateOutOfReach(
+                f"{name}={target:g} is below what the calibration {self.calibration_id} can stand "
+                f"behind: {float(f'{rates[-1]:.2g}'):g} here, from {self.source.persons} people. "
+                "Ask for a higher rate, give a threshold, or calibrate on more people.",
+                {"lowest": float(rates[-1]), "calibration_id": self.calibration_id},
+            )
+        falling = np.minimum.accumulate(np.log(rates))
+        return float(np.interp(-np.log(target), -falling, self.fmr.similarity))
+
+
+_TINY = 1e-15
+
+
+def _log(column: Sequence[float]) -> Floats:
+    return np.log(np.maximum(column, _TINY))
+
+
+def read_calibration(path: Path) -> Calibration:
+    """Read a calibration file. Raises PackError."""
+    try:
+        return Calibration.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise PackError(
+            f"{path} is not a calibration: {str(error).splitlines()[0]}. Restore it, or make it "
+            "anew with likeness evaluate --calibration."
+        ) from error
+
+
+def pack_calibration(folder: Path, embedding_space: str, precision: str) -> Calibration | None:
+    """The calibration beside a pack's networks; None where there is none.
+
+    Raises PackError for a broken file or one of another recogniser.
+    """
+    path = folder / CALIBRATION_FILE
+    if not path.exists():
+        return None
+    try:
+        return read_calibration(path).require(embedding_space, precision)
+    except CalibrationMismatch as error:
+        raise PackError(f"{path}: {error.detail}") from error

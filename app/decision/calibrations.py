@@ -1,0 +1,70 @@
+"""Which calibrations stand behind a collection's decisions."""
+
+import logging
+import threading
+
+from pydantic import ValidationError
+
+from app.decision.calibration import Calibration
+from app.decision.rules import CollectionPolicy, Grounds
+from app.errors import CalibrationMismatch
+from app.gallery.ports import CollectionRecord, TemplateStore
+from app.telemetry.logs import log
+
+MAX_HELD = 256
+
+
+class Calibrations:
+    """The pack's calibration and those that collections made of themselves. Thread-safe."""
+
+    def __init__(
+        self, store: TemplateStore, pack: Calibration | None, constant: float, precision: str
+    ) -> None:
+        """`constant`: the pack's threshold where nothing is calibrated; `precision`: of the
+        similarities that searches answer."""
+        self.pack = pack
+        self._store = store
+        self._constant = constant
+        self._precision = precision
+        self._held: dict[str, Calibration | None] = {}
+        self._lock = threading.Lock()
+
+    def grounds(self, record: CollectionRecord) -> Grounds:
+        """The collection's own calibration first, then the pack's."""
+        found = (self.own(record), self.pack)
+        return Grounds([one for one in found if one is not None], self._constant)
+
+    def own(self, record: CollectionRecord) -> Calibration | None:
+        """The calibration the collection made of itself, if it is in use and fits.
+
+        One of another space or precision is not used; the log says so, once.
+        """
+        name = record.calibration_id
+        if name is None:
+            return None
+        key = f"{record.key}/{name}/{record.embedding_space}"
+        with self._lock:
+            if key in self._held:
+                return self._held[key]
+        found = self._load(record)
+        with self._lock:
+            if len(self._held) >= MAX_HELD:
+                self._held.clear()
+            self._held[key] = found
+        return found
+
+    def _load(self, record: CollectionRecord) -> Calibration | None:
+        content = self._store.calibration(record)
+        if content is None:
+            return None
+        try:
+            calibration = Calibration.model_validate(content)
+            return calibration.require(record.embedding_space, self._precision)
+        except (ValidationError, CalibrationMismatch) as error:
+            log(logging.WARNING, f"the calibration {record.calibration_id} is not used", error)
+            return None
+
+
+def policy_of(record: CollectionRecord) -> CollectionPolicy:
+    """How the collection decides, as its operator set it."""
+    return CollectionPolicy.model_validate(record.policy)

@@ -1,0 +1,70 @@
+"""One person under two ids: pairs of people more alike than different people ever are."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from app.decision.comparisons import LabelledEmbeddings, PairList, nearest_person_pairs
+from app.decision.tail import MIN_EXCESSES, fit_tail
+
+# Expected number of pairs of different people, in the whole gallery, as similar as a suspect.
+EXPECTED_BY_CHANCE = 0.05
+NEAREST_PAIRS = 500
+MAX_ROUNDS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class SuspectedPair:
+    """Two people, by number, who are probably one, and their highest similarity."""
+
+    person_a: int
+    person_b: int
+    similarity: float
+
+
+def suspected_duplicates(data: LabelledEmbeddings) -> list[SuspectedPair]:
+    """Pairs of people that chance does not explain, most similar first.
+
+    A tail is fitted to the nearest pairs of people that are not suspected; whoever lies so far
+    above it that less than EXPECTED_BY_CHANCE such pairs are to be expected is suspected, and the
+    fit is made again, until nobody joins. Twins and close relatives are found as well: the tail
+    of strangers does not hold them.
+    """
+    people = data.person_count
+    pairs = people * (people - 1) / 2
+    nearest = nearest_person_pairs(data, int(min(NEAREST_PAIRS, pairs / 20)))
+    # One comparison a pair of people here: each stands for itself.
+    everyone = replace(nearest, weights=np.ones(len(nearest.weights)))
+    suspects = _gross(everyone)
+    for _ in range(MAX_ROUNDS):
+        rest = everyone.take(np.arange(suspects, len(everyone.similarities)))
+        tail = fit_tail(rest, pairs)
+        if tail is None:
+            break
+        expected = [tail.rate_at(float(s)) * pairs for s in everyone.similarities[: suspects + 5]]
+        following = next((i for i, e in enumerate(expected) if e >= EXPECTED_BY_CHANCE), suspects)
+        if following == suspects:
+            break
+        suspects = following
+    return [
+        SuspectedPair(int(a), int(b), float(s))
+        for a, b, s in zip(
+            everyone.persons_a[:suspects],
+            everyone.persons_b[:suspects],
+            everyone.similarities[:suspects],
+            strict=True,
+        )
+    ]
+
+
+def _gross(pairs: PairList) -> int:
+    """How many of the top lie beyond an exponential tail through the median excess, which half
+    of the pairs could be wrong without moving: the first suspects, so that many cannot hide one
+    another."""
+    count = len(pairs.similarities)
+    if count < MIN_EXCESSES:
+        return 0
+    excess = pairs.similarities - pairs.similarities[-1]
+    scale = float(np.median(excess)) / np.log(2)
+    expected = count * np.exp(-excess / max(scale, 1e-9))
+    return int(np.searchsorted(expected, EXPECTED_BY_CHANCE, side="left"))

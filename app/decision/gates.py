@@ -1,0 +1,110 @@
+"""Quality gates: what a face must be before a decision is worth making."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.errors import FaceTooSmall, LowQuality
+from app.types import Face, Quality
+
+
+class QualityGate(BaseModel):
+    """Limits on the measures of a face; one left out (null) lets everything pass."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    min_face_size_px: Annotated[
+        float | None, Field(gt=0, description="Shorter side of the box in pixels.")
+    ] = None
+    min_sharpness: Annotated[
+        float | None, Field(gt=0, description="Variance of the Laplacian of the aligned face.")
+    ] = None
+    min_brightness: Annotated[
+        float | None, Field(gt=0, lt=1, description="Mean luma of the aligned face.")
+    ] = None
+    max_brightness: Annotated[
+        float | None, Field(gt=0, lt=1, description="Mean luma of the aligned face.")
+    ] = None
+    max_yaw: Annotated[
+        float | None, Field(gt=0, lt=90, description="Degrees turned to either side.")
+    ] = None
+
+
+OPEN_GATE = QualityGate()
+# Mild: below these limits most comparisons fail (docs/decisions.md has the measurement), and
+# none of 6,410 press photos (LFW) is refused.
+MILD_GATE = QualityGate(
+    min_face_size_px=32.0, min_sharpness=5.0, min_brightness=0.05, max_brightness=0.97, max_yaw=75.0
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Complaint:
+    """Why a face was rejected: a stable code and a sentence."""
+
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    name: str
+    code: str
+    fails: Callable[[Quality, float], bool]
+    detail: str
+
+
+_LIMITS = (
+    _Limit(
+        "min_face_size_px",
+        "face_too_small",
+        lambda quality, limit: quality.face_size_px < limit,
+        "The face is {0.face_size_px:.0f} pixels wide, {1:g} are needed; send a photo taken "
+        "closer or with more pixels.",
+    ),
+    _Limit(
+        "min_sharpness",
+        "blurred",
+        lambda quality, limit: quality.sharpness < limit,
+        "The face is blurred; send a sharper photo.",
+    ),
+    _Limit(
+        "min_brightness",
+        "too_dark",
+        lambda quality, limit: quality.brightness < limit,
+        "The face is too dark; send a photo with more light.",
+    ),
+    _Limit(
+        "max_brightness",
+        "too_bright",
+        lambda quality, limit: quality.brightness > limit,
+        "The face is too bright; send a photo with less light.",
+    ),
+    _Limit(
+        "max_yaw",
+        "turned_away",
+        lambda quality, limit: abs(quality.yaw) > limit,
+        "The face is turned away by {0.yaw:.0f} degrees; send a photo from the front.",
+    ),
+)
+
+
+def complaints(quality: Quality, gate: QualityGate) -> list[Complaint]:
+    """Everything a gate has against a face, the gravest first; empty when it may pass."""
+    found = []
+    for limit in _LIMITS:
+        value = getattr(gate, limit.name)
+        if value is not None and limit.fails(quality, value):
+            found.append(Complaint(limit.code, limit.detail.format(quality, value)))
+    return found
+
+
+def check_quality(face: Face, gate: QualityGate) -> None:
+    """Raise FaceTooSmall or LowQuality with all `reasons` unless the face may pass."""
+    found = complaints(face.quality, gate)
+    if not found:
+        return
+    error = FaceTooSmall if found[0].code == FaceTooSmall.code else LowQuality
+    raise error(found[0].detail, {"reasons": [complaint.code for complaint in found]})

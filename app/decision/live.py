@@ -1,0 +1,70 @@
+"""A collection that calibrates on itself."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+
+from app.decision.calibration import Calibration
+from app.decision.comparisons import LabelledEmbeddings
+from app.decision.duplicates import suspected_duplicates
+from app.decision.fitting import Labelled, calibrate, require_persons
+from app.gallery.gallery import Gallery
+
+# 12.5 million comparisons: some seconds of one core, and thresholds down to an FMR of 1e-6.
+MAX_TEMPLATES = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class DuplicateSuspect:
+    """Two person ids that seem to be one person."""
+
+    person_id_a: str
+    person_id_b: str
+    similarity: float
+
+
+@dataclass(frozen=True, slots=True)
+class LiveCalibration:
+    """What a collection learned of itself. The suspects are for the operator, now: they are
+    nowhere kept, so that deleting a person leaves nothing behind."""
+
+    calibration: Calibration
+    suspects: tuple[DuplicateSuspect, ...]
+
+
+def calibrate_collection(
+    gallery: Gallery,
+    name: str,
+    generator: np.random.Generator,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> LiveCalibration:
+    """Calibrate a collection on a sample of its own people and put that calibration to use.
+
+    Pairs of people that are probably one person are left out of the false match rates, and
+    counted as errors in their upper confidence limits: those hold even where every suspect is an
+    innocent twin. Raises NotEnoughData, CollectionNotFound or EmbeddingSpaceMismatch.
+    """
+    record = gallery.require(name)
+    templates = gallery.store.sample_templates(record, MAX_TEMPLATES, generator)
+    data = LabelledEmbeddings.of(templates.vectors, templates.person_keys)
+    require_persons(data)
+    suspects = suspected_duplicates(data)
+    left_out = frozenset((pair.person_a, pair.person_b) for pair in suspects)
+    calibration = calibrate(
+        Labelled(data, "collection", name, left_out),
+        record.embedding_space,
+        gallery.precision,
+        clock,
+    )
+    gallery.store.set_calibration(name, calibration.calibration_id, calibration.content())
+    # The template that stands for each numbered person: its record has the person's id.
+    _, first = np.unique(templates.person_keys, return_index=True)
+    faces = gallery.store.faces_by_key(templates.keys[first].tolist())
+    ids = [faces[key].person_id if key in faces else None for key in templates.keys[first].tolist()]
+    named = ((ids[pair.person_a], ids[pair.person_b], pair.similarity) for pair in suspects)
+    return LiveCalibration(
+        calibration,
+        tuple(DuplicateSuspect(a, b, s) for a, b, s in named if a is not None and b is not None),
+    )

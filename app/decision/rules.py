@@ -1,0 +1,168 @@
+"""From what a call asks and a collection prefers to the threshold that decides."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.decision.calibration import Calibration
+from app.decision.gates import MILD_GATE, OPEN_GATE, QualityGate
+from app.errors import NotCalibrated, RateOutOfReach
+from app.gallery.ports import GallerySize
+
+ONE_COMPARISON = GallerySize(persons=1, templates=1)
+
+ErrorRate = Annotated[float, Field(gt=0, le=0.5, allow_inf_nan=False)]
+
+
+class CollectionPolicy(BaseModel):
+    """How a collection decides where a call does not say.
+
+    `target_fmr` one in 10,000 is what FIDO's Biometric Component Certification asks of a
+    verification; `target_fpir` one in 100 is an operating point of NIST FRTE 1:N.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    target_fpir: Annotated[
+        ErrorRate, Field(description="Identify: share of strangers taken for someone, at any size.")
+    ] = 0.01
+    target_fmr: Annotated[
+        ErrorRate, Field(description="Verify: share of impostors who are accepted.")
+    ] = 1e-4
+    threshold: Annotated[
+        float | None,
+        Field(ge=-1, le=1, description="A fixed similarity instead; it follows no gallery size."),
+    ] = None
+    identify_gate: Annotated[
+        QualityGate, Field(description="Probes that fail it are rejected. Off by default.")
+    ] = OPEN_GATE
+    enroll_gate: Annotated[
+        QualityGate, Field(description="Photos that fail it make no template. Mild by default.")
+    ] = MILD_GATE
+
+
+class ThresholdSource(StrEnum):
+    """Who chose the threshold: the call, the collection's policy, the default policy, or, where
+    nothing is calibrated, the pack's constant."""
+
+    REQUEST = "request"
+    COLLECTION = "collection"
+    DEFAULT = "default"
+    PACK = "pack"
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a call says about its threshold: at most one of these."""
+
+    threshold: float | None = None
+    target_fpir: float | None = None
+    target_fmr: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Grounds:
+    """What a decision can be based on: calibrations in order of preference (the collection's
+    own, then the pack's) and the constant for when there is none."""
+
+    calibrations: Sequence[Calibration]
+    constant: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """The threshold of a call, where it comes from, and what backs it.
+
+    `target` is the rate it was chosen for, None for a fixed threshold. `calibration` also backs
+    the error rates that an answer states.
+    """
+
+    threshold: float
+    source: ThresholdSource
+    target: float | None
+    calibration: Calibration | None
+
+
+@dataclass(frozen=True, slots=True)
+class Default:
+    """Which of a policy's targets holds where a call names none, and for what it is searched."""
+
+    target: Literal["target_fpir", "target_fmr"]
+    size: GallerySize
+
+
+def identification_rule(
+    ask: Ask, policy: CollectionPolicy, grounds: Grounds, gallery: GallerySize
+) -> Rule:
+    """The rule for searching a gallery of that size. Raises RateOutOfReach or NotCalibrated."""
+    if ask.target_fmr is not None:
+        return _asked(ask.target_fmr, "target_fmr", ONE_COMPARISON, grounds)
+    return _rule(ask, policy, grounds, gallery, Default("target_fpir", gallery))
+
+
+def verification_rule(
+    ask: Ask, policy: CollectionPolicy, grounds: Grounds, claimed: GallerySize, gallery: GallerySize
+) -> Rule:
+    """The rule for comparing with one claimed person, whose templates each give an impostor a
+    chance. With `target_fpir` the threshold is the one identification would use.
+
+    Raises RateOutOfReach or NotCalibrated.
+    """
+    if ask.target_fmr is not None:
+        return _asked(ask.target_fmr, "target_fmr", claimed, grounds)
+    return _rule(ask, policy, grounds, gallery, Default("target_fmr", claimed))
+
+
+def _rule(
+    ask: Ask,
+    policy: CollectionPolicy,
+    grounds: Grounds,
+    gallery: GallerySize,
+    default: Default,
+) -> Rule:
+    preferred = next(iter(grounds.calibrations), None)
+    if ask.threshold is not None:
+        return Rule(ask.threshold, ThresholdSource.REQUEST, None, preferred)
+    if ask.target_fpir is not None:
+        return _asked(ask.target_fpir, "target_fpir", gallery, grounds)
+    if policy.threshold is not None:
+        return Rule(policy.threshold, ThresholdSource.COLLECTION, None, preferred)
+    own = default.target in policy.model_fields_set
+    source = ThresholdSource.COLLECTION if own else ThresholdSource.DEFAULT
+    if preferred is None:
+        return Rule(grounds.constant, ThresholdSource.PACK, None, None)
+    target: float = getattr(policy, default.target)
+    try:
+        return _at(target, default.target, default.size, grounds, source)
+    except RateOutOfReach:
+        # Nobody asked in this call: the strictest threshold there is, and the answer says what
+        # it is worth, rather than no answer in a gallery that has grown too large.
+        strictest = max(grounds.calibrations, key=lambda c: -c.lowest_fpir(default.size))
+        return Rule(strictest.fmr.similarity[-1], source, target, strictest)
+
+
+def _asked(target: float, name: str, size: GallerySize, grounds: Grounds) -> Rule:
+    if not grounds.calibrations:
+        raise NotCalibrated(
+            f"{name} needs a calibration, and neither the collection nor the model pack has one. "
+            "Give a threshold, or calibrate the collection (POST …/calibrate)."
+        )
+    return _at(target, name, size, grounds, ThresholdSource.REQUEST)
+
+
+def _at(
+    target: float, name: str, size: GallerySize, grounds: Grounds, source: ThresholdSource
+) -> Rule:
+    """By the first calibration that reaches so far. Raises the last one's RateOutOfReach."""
+    refusal: RateOutOfReach | None = None
+    for calibration in grounds.calibrations:
+        try:
+            threshold = calibration.threshold_at(target, size, name)
+            return Rule(threshold, source, target, calibration)
+        except RateOutOfReach as error:
+            refusal = error
+    assert refusal is not None, "there is at least one calibration"
+    raise refusal

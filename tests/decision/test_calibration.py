@@ -1,0 +1,170 @@
+"""Reading a calibration: rates, thresholds, refusals, and what it is bound to."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.decision.calibration import Calibration, pack_calibration, read_calibration
+from app.decision.rules import ONE_COMPARISON
+from app.errors import CalibrationMismatch, PackError, RateOutOfReach
+from app.gallery.ports import GallerySize
+
+CONTENT: dict[str, Any] = {
+    "schema": 1,
+    "embedding_space": "es-test",
+    "precision": "float32",
+    "created_at": "2026-11-24T00:00:00Z",
+    "source": {
+        "kind": "photos",
+        "name": "made up",
+        "persons": 1000,
+        "faces": 1500,
+        "person_pairs": 499500,
+        "mated_persons": 500,
+        "digest": "0" * 64,
+        "left_out": 0,
+    },
+    "fmr": {
+        "similarity": [0.1, 0.2, 0.3, 0.4, 0.5],
+        "rate": [1e-1, 1e-2, 1e-3, 1e-4, 1e-5],
+        "low": [9e-2, 9e-3, 8e-4, 6e-5, 1e-6],
+        "high": [1.1e-1, 1.1e-2, 1.2e-3, 1.6e-4, 1e-4],
+        "variation": [0.0, 0.0, 0.0, 0.0, 0.0],
+        "measured": 4,
+    },
+    "fnmr": {"similarity": [0.0, 0.5], "rate": [0.0, 0.1], "low": [0.0, 0.05], "high": [0.01, 0.2]},
+    "template_exponent": 0.8,
+}
+
+
+def calibration(**changes: Any) -> Calibration:
+    return Calibration.model_validate({**CONTENT, **changes})
+
+
+def test_rates_are_interpolated_in_their_logarithm() -> None:
+    rate = calibration().fmr_at(0.25)
+    assert rate is not None
+    assert rate.value == pytest.approx(10**-2.5)
+    assert not rate.extrapolated
+
+
+def test_the_extrapolated_part_says_so() -> None:
+    at_the_end, beyond = (calibration().fmr_at(similarity) for similarity in (0.4, 0.41))
+    assert at_the_end is not None
+    assert beyond is not None
+    assert (at_the_end.extrapolated, beyond.extrapolated) == (False, True)
+
+
+def test_beyond_its_end_nothing_is_claimed() -> None:
+    assert calibration().fmr_at(0.51) is None
+    below = calibration().fmr_at(-0.9)
+    assert below is not None
+    assert below.value == 1.0
+
+
+def test_thresholds_invert_rates() -> None:
+    for target in (0.05, 1e-2, 3e-4, 1e-5):
+        threshold = calibration().threshold_at(target, ONE_COMPARISON)
+        rate = calibration().fmr_at(threshold)
+        assert rate is not None
+        assert rate.value == pytest.approx(target, rel=1e-3)
+
+
+def test_a_rate_out_of_reach_is_refused_with_the_lowest_there_is() -> None:
+    with pytest.raises(RateOutOfReach, match="target_fmr=1e-06") as caught:
+        calibration().threshold_at(1e-6, ONE_COMPARISON, "target_fmr")
+    assert caught.value.extra["lowest"] == pytest.approx(1e-5)
+
+
+def test_a_lax_target_gets_the_lowest_threshold() -> None:
+    assert calibration().threshold_at(0.5, ONE_COMPARISON) == 0.1
+
+
+def test_the_threshold_follows_the_size_of_the_gallery() -> None:
+    sizes = [1, 10, 100, 1000]
+    thresholds = [calibration().threshold_at(0.01, GallerySize(n, n)) for n in sizes]
+    # A hundredth of all searches: ten times as many people need a tenth of the FMR.
+    assert thresholds == pytest.approx([0.2, 0.3, 0.4, 0.5], abs=0.003)
+
+
+def test_fpir_is_that_of_independent_comparisons_where_probes_are_alike() -> None:
+    fpir = calibration().fpir_at(0.3, GallerySize(100, 100))
+    assert fpir == pytest.approx(1 - (1 - 1e-3) ** 100, rel=1e-6)
+
+
+def test_unlike_probes_share_their_false_matches() -> None:
+    varied = {**CONTENT["fmr"], "variation": [2.0] * 5}
+    size = GallerySize(1000, 1000)
+    assert calibration(fmr=varied).fpir_at(0.3, size) < calibration().fpir_at(0.3, size)
+
+
+def test_more_templates_are_more_chances_but_fewer_than_strangers_would_be() -> None:
+    one, four, strangers = (
+        calibration().fpir_at(0.4, size)
+        for size in (GallerySize(10, 10), GallerySize(10, 40), GallerySize(40, 40))
+    )
+    assert one < four < strangers
+    assert four / one == pytest.approx(4**0.8, rel=0.01)
+
+
+def test_fnmr() -> None:
+    rate = calibration().fnmr_at(0.5)
+    assert rate is not None
+    assert rate.value == pytest.approx(0.1)
+    assert calibration(fnmr=None).fnmr_at(0.5) is None
+
+
+def test_it_is_bound_to_space_and_precision() -> None:
+    bound = calibration()
+    assert bound.require("es-test", "float32") is bound
+    with pytest.raises(CalibrationMismatch, match="es-other"):
+        bound.require("es-other", "float32")
+    with pytest.raises(CalibrationMismatch, match="float16"):
+        bound.require("es-test", "float16")
+
+
+def test_the_id_is_that_of_the_content() -> None:
+    assert calibration().calibration_id == calibration().calibration_id
+    assert calibration(template_exponent=0.7).calibration_id != calibration().calibration_id
+    kept = Calibration.model_validate_json(json.dumps(calibration().content()))
+    assert kept.calibration_id == calibration().calibration_id
+    assert kept.created_at == datetime(2026, 11, 24, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "fmr",
+    [
+        {**CONTENT["fmr"], "rate": [0.1]},
+        {**CONTENT["fmr"], "similarity": [0.5, 0.4, 0.3, 0.2, 0.1]},
+        {**CONTENT["fmr"], "rate": [1e-1, 1e-2, 1e-3, 1e-4, float("nan")]},
+    ],
+)
+def test_a_broken_curve_is_refused(fmr: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="fmr"):
+        calibration(fmr=fmr)
+
+
+class TestFile:
+    def test_a_pack_without_one(self, tmp_path: Path) -> None:
+        assert pack_calibration(tmp_path, "es-test", "float32") is None
+
+    def test_a_pack_with_one(self, tmp_path: Path) -> None:
+        (tmp_path / "calibration.json").write_text(json.dumps(CONTENT))
+        found = pack_calibration(tmp_path, "es-test", "float32")
+        assert found is not None
+        assert found.calibration_id == calibration().calibration_id
+
+    def test_one_of_another_recogniser_stops_the_start(self, tmp_path: Path) -> None:
+        (tmp_path / "calibration.json").write_text(json.dumps(CONTENT))
+        with pytest.raises(PackError, match=r"es-test .* es-other"):
+            pack_calibration(tmp_path, "es-other", "float32")
+
+    @pytest.mark.parametrize("text", ["", "{}", "[1]", "\x00"])
+    def test_a_broken_one_stops_the_start(self, tmp_path: Path, text: str) -> None:
+        path = tmp_path / "calibration.json"
+        path.write_text(text)
+        with pytest.raises(PackError, match="is not a calibration"):
+            read_calibration(path)

@@ -1,0 +1,61 @@
+"""Quality gates: what they let pass, and every reason for what they don't."""
+
+import pytest
+
+from app.decision.gates import MILD_GATE, OPEN_GATE, QualityGate, check_quality, complaints
+from app.errors import FaceTooSmall, LowQuality
+from tests.decision.conftest import face
+
+
+def codes(gate: QualityGate, size: float = 100, **quality: float) -> list[str]:
+    return [found.code for found in complaints(face(size=size, **quality).quality, gate)]
+
+
+def test_a_good_face_passes() -> None:
+    check_quality(face(), MILD_GATE)
+
+
+@pytest.mark.parametrize(
+    ("measure", "passes", "fails", "code"),
+    [
+        ("sharpness", 5.0, 4.99, "blurred"),
+        ("brightness", 0.05, 0.0499, "too_dark"),
+        ("brightness", 0.97, 0.971, "too_bright"),
+        ("yaw", 75.0, 75.1, "turned_away"),
+        ("yaw", -75.0, -75.1, "turned_away"),
+    ],
+)
+def test_the_mild_gate(measure: str, passes: float, fails: float, code: str) -> None:
+    assert codes(MILD_GATE, **{measure: passes}) == []
+    assert codes(MILD_GATE, **{measure: fails}) == [code]
+    with pytest.raises(LowQuality, match="send a") as caught:
+        check_quality(face(**{measure: fails}), MILD_GATE)
+    assert caught.value.extra == {"reasons": [code]}
+
+
+def test_size() -> None:
+    check_quality(face(size=32.0), MILD_GATE)
+    with pytest.raises(FaceTooSmall, match=r"20 pixels wide, 32 are needed"):
+        check_quality(face(size=20.0), MILD_GATE)
+
+
+def test_all_reasons_are_given_the_gravest_first() -> None:
+    assert codes(MILD_GATE, size=10, sharpness=0, brightness=0.01) == [
+        "face_too_small", "blurred", "too_dark",
+    ]  # fmt: skip
+
+
+def test_an_open_gate_lets_everything_pass() -> None:
+    assert codes(OPEN_GATE, size=1, sharpness=0, brightness=0, yaw=89) == []
+
+
+def test_a_gate_of_one_s_own_holds_only_what_it_names() -> None:
+    strict = QualityGate(min_face_size_px=112, max_yaw=20)
+    assert codes(strict, size=100, sharpness=0) == ["face_too_small"]
+    assert codes(strict, size=120, yaw=-21) == ["turned_away"]
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0, float("nan")])
+def test_a_limit_that_means_nothing_is_refused(limit: float) -> None:
+    with pytest.raises(ValueError, match="min_sharpness"):
+        QualityGate(min_sharpness=limit)

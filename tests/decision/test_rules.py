@@ -1,0 +1,121 @@
+"""Which threshold decides: the call, the collection, the default, and what stands behind it."""
+
+import pytest
+
+from app.decision.rules import (
+    Ask,
+    CollectionPolicy,
+    Grounds,
+    ThresholdSource,
+    identification_rule,
+    verification_rule,
+)
+from app.errors import NotCalibrated, RateOutOfReach
+from app.gallery.ports import GallerySize
+from tests.decision.test_calibration import CONTENT, calibration
+
+PACK = calibration()
+OWN = calibration(source={**CONTENT["source"], "kind": "collection"}, template_exponent=0.9)
+HUNDRED = GallerySize(100, 100)
+ONE = GallerySize(1, 1)
+PLAIN = CollectionPolicy()
+
+
+def grounds(*calibrations: object) -> Grounds:
+    return Grounds(list(calibrations), 0.53)  # type: ignore[arg-type]
+
+
+def test_the_default_is_one_false_identification_in_a_hundred_at_any_size() -> None:
+    small, large = (
+        identification_rule(Ask(), PLAIN, grounds(PACK), GallerySize(n, n)) for n in (10, 100)
+    )
+    assert (small.source, small.target) == (ThresholdSource.DEFAULT, 0.01)
+    assert small.calibration is PACK
+    assert (small.threshold, large.threshold) == pytest.approx((0.3, 0.4), abs=0.003)
+
+
+def test_the_default_of_a_verification_is_one_impostor_in_ten_thousand() -> None:
+    rule = verification_rule(Ask(), PLAIN, grounds(PACK), ONE, HUNDRED)
+    assert (rule.source, rule.target) == (ThresholdSource.DEFAULT, 1e-4)
+    assert rule.threshold == pytest.approx(0.4)
+
+
+def test_several_templates_give_an_impostor_several_chances() -> None:
+    one, five = (
+        verification_rule(Ask(), PLAIN, grounds(PACK), GallerySize(1, m), HUNDRED).threshold
+        for m in (1, 5)
+    )
+    assert five > one
+
+
+def test_a_threshold_in_the_call_decides() -> None:
+    rule = identification_rule(Ask(threshold=0.7), PLAIN, grounds(PACK), HUNDRED)
+    assert (rule.threshold, rule.source, rule.target) == (0.7, ThresholdSource.REQUEST, None)
+    assert rule.calibration is PACK  # still says what that threshold means
+
+
+def test_a_target_in_the_call_decides() -> None:
+    fpir = identification_rule(Ask(target_fpir=0.1), PLAIN, grounds(PACK), HUNDRED)
+    fmr = identification_rule(Ask(target_fmr=1e-3), PLAIN, grounds(PACK), HUNDRED)
+    assert (fpir.source, fmr.source) == (ThresholdSource.REQUEST,) * 2
+    assert (fpir.threshold, fmr.threshold) == pytest.approx((0.3, 0.3), abs=0.01)
+
+
+def test_verification_at_a_target_of_searches_uses_their_threshold() -> None:
+    ask = Ask(target_fpir=0.1)
+    verified = verification_rule(ask, PLAIN, grounds(PACK), ONE, HUNDRED)
+    assert verified.threshold == identification_rule(ask, PLAIN, grounds(PACK), HUNDRED).threshold
+
+
+def test_the_collection_s_policy_comes_before_the_default() -> None:
+    policy = CollectionPolicy(target_fpir=0.1)
+    rule = identification_rule(Ask(), policy, grounds(PACK), HUNDRED)
+    assert (rule.source, rule.target) == (ThresholdSource.COLLECTION, 0.1)
+    fixed = CollectionPolicy(threshold=0.6)
+    rule = identification_rule(Ask(), fixed, grounds(PACK), HUNDRED)
+    assert (rule.source, rule.threshold) == (ThresholdSource.COLLECTION, 0.6)
+    rule = identification_rule(Ask(target_fpir=0.1), fixed, grounds(PACK), HUNDRED)
+    assert rule.source is ThresholdSource.REQUEST
+
+
+def test_the_collection_s_own_calibration_is_preferred() -> None:
+    rule = identification_rule(Ask(), PLAIN, grounds(OWN, PACK), HUNDRED)
+    assert rule.calibration is OWN
+
+
+def test_the_pack_s_serves_where_the_collection_s_does_not_reach() -> None:
+    short = {key: CONTENT["fmr"][key][:3] for key in ("similarity", "rate", "low", "high")}
+    own = calibration(fmr={**short, "variation": [0.0] * 3, "measured": 3})
+    rule = identification_rule(Ask(target_fmr=1e-4), PLAIN, grounds(own, PACK), HUNDRED)
+    assert rule.calibration is PACK
+
+
+def test_an_unreachable_target_in_the_call_is_refused() -> None:
+    with pytest.raises(RateOutOfReach, match="target_fpir=1e-06"):
+        identification_rule(Ask(target_fpir=1e-6), PLAIN, grounds(OWN, PACK), HUNDRED)
+
+
+def test_an_unreachable_default_gets_the_strictest_threshold_there_is() -> None:
+    million = GallerySize(1_000_000, 1_000_000)
+    rule = identification_rule(Ask(), PLAIN, grounds(PACK), million)
+    assert (rule.threshold, rule.source) == (0.5, ThresholdSource.DEFAULT)
+    assert rule.calibration is not None
+    assert rule.calibration.fpir_at(rule.threshold, million) > 0.9  # and the answer says so
+
+
+def test_without_any_calibration_the_pack_s_constant_serves() -> None:
+    rule = identification_rule(Ask(), PLAIN, grounds(), HUNDRED)
+    assert (rule.threshold, rule.source) == (0.53, ThresholdSource.PACK)
+    assert rule.calibration is None
+    with pytest.raises(NotCalibrated, match="Give a threshold"):
+        identification_rule(Ask(target_fpir=0.01), PLAIN, grounds(), HUNDRED)
+    with pytest.raises(NotCalibrated):
+        verification_rule(Ask(target_fmr=0.01), PLAIN, grounds(), ONE, HUNDRED)
+
+
+@pytest.mark.parametrize(
+    "policy", [{"target_fpir": 0}, {"target_fmr": 0.9}, {"threshold": 2}, {"unknown": 1}]
+)
+def test_a_policy_that_means_nothing_is_refused(policy: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(policy))):
+        CollectionPolicy.model_validate(policy)
