@@ -1,10 +1,14 @@
 """Everything a door of the product needs, built once from settings and closed once."""
 
 import hashlib
+import threading
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
-from app.decision.policy import EnrolmentGate, FaceSelection, usable_face
+from app.decision.calibration import pack_calibration
+from app.decision.calibrations import Calibrations
+from app.decision.gates import QualityGate
+from app.decision.policy import FaceSelection, usable_face
 from app.errors import InvalidRequest
 from app.faces.pipeline import FacePipeline, build_pipeline
 from app.gallery.backends import create_engine
@@ -33,17 +37,19 @@ class Services:
     gallery: Gallery
     scheduler: Scheduler
     metrics: Metrics
-    gate: EnrolmentGate
+    calibrations: Calibrations
+    # One collection at a time calibrates in a process: it takes seconds of a core.
+    calibrating: threading.Lock = field(default_factory=threading.Lock)
 
     def template_from_photo(
-        self, data: bytes, selection: FaceSelection
+        self, data: bytes, selection: FaceSelection, gate: QualityGate
     ) -> tuple[AnalysedImage, NewTemplate]:
         """Analyse a photo and make a template of its one face.
 
         Raises the ImageError and FaceError families.
         """
         image = self.pipeline.analyse(data, max_faces=self.settings.max_faces)
-        face = usable_face(image, selection, self.gate)
+        face = usable_face(image, selection, gate)
         return image, template_of(face, data)
 
     def template_from_embedding(self, values: Sequence[float]) -> NewTemplate:
@@ -93,5 +99,11 @@ def build_services(settings: Settings) -> Services:
     engine = create_engine(settings.resolved_database_url)
     migrate(engine)
     gallery = Gallery(SqlStore(engine), FlatIndex, pack.embedding_space, pack.recogniser.dimension)
+    calibrations = Calibrations(
+        gallery.store,
+        pack_calibration(pack.folder, pack.embedding_space, gallery.precision),
+        pack.decision.threshold,
+        gallery.precision,
+    )
     scheduler = Scheduler(settings.workers, settings.max_pending)
-    return Services(settings, pack, pipeline, gallery, scheduler, Metrics(), EnrolmentGate())
+    return Services(settings, pack, pipeline, gallery, scheduler, Metrics(), calibrations)

@@ -7,9 +7,8 @@ from typing import Any
 
 from fastapi import Request
 
-from app.api.schemas import CandidateInfo, ImageInfo
+from app.api.schemas import ImageInfo
 from app.errors import LikenessError
-from app.gallery.gallery import Candidate
 from app.services import Services
 from app.telemetry.logs import request_id
 from app.types import AnalysedImage, Face
@@ -91,13 +90,3 @@ def quality_members(quality: Mapping[str, Any]) -> dict[str, Any]:
         name: round(value, 3) if isinstance(value, float) else value
         for name, value in quality.items()
     }
-
-
-def candidate_info(candidate: Candidate) -> CandidateInfo:
-    """One candidate of an identification."""
-    return CandidateInfo(
-        person_id=candidate.face.person_id,
-        face_id=candidate.face.face_id,
-        similarity=candidate.similarity,
-        margin=candidate.margin,
-    )

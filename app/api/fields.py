@@ -1,11 +1,12 @@
 """The fields of each call, checked before anything runs."""
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from app.decision.policy import FaceSelection
+from app.decision.rules import CollectionPolicy
 from app.gallery.gallery import DEFAULT_COLLECTION
 from app.services import check_person_id
 
@@ -71,6 +72,18 @@ Threshold = Annotated[
     float,
     Field(ge=-1, le=1, description="Similarity from which two faces are one person."),
 ]
+TargetFpir = Annotated[
+    float,
+    Field(
+        gt=0,
+        le=0.5,
+        description="Share of searches for strangers that may find someone, at the gallery's size.",
+    ),
+]
+TargetFmr = Annotated[
+    float,
+    Field(gt=0, le=0.5, description="Share of comparisons of different people that may match."),
+]
 Selection = Annotated[
     FaceSelection,
     Field(
@@ -85,6 +98,22 @@ class _Fields(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class ThresholdFields(_Fields):
+    """What decides: a similarity, or the error rate it shall keep; the collection's policy
+    where none is given."""
+
+    threshold: Threshold | None = None
+    target_fpir: TargetFpir | None = None
+    target_fmr: TargetFmr | None = None
+
+    @model_validator(mode="after")
+    def _at_most_one(self) -> Self:
+        given = [self.threshold, self.target_fpir, self.target_fmr]
+        if sum(value is not None for value in given) > 1:
+            raise ValueError("give one of threshold, target_fpir and target_fmr")
+        return self
+
+
 class DetectFields(_Fields):
     max_faces: MaxFaces | None = None
 
@@ -97,25 +126,43 @@ class EnrollFields(_Fields):
     embeddings: Embeddings | None = None
 
 
-class VerifyFields(_Fields):
+class VerifyFields(ThresholdFields):
     person_id: PersonId | None = None
     collection: CollectionName = DEFAULT_COLLECTION
-    threshold: Threshold | None = None
     face_selection: Selection = FaceSelection.LARGEST
 
 
-class IdentifyFields(_Fields):
+class IdentifyFields(ThresholdFields):
     collection: CollectionName = DEFAULT_COLLECTION
-    threshold: Threshold | None = None
     top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K, description="Candidates for each face.")] = 5
     max_faces: MaxFaces | None = None
     filter: Filter | None = None
+    one_person_once: Annotated[
+        bool, Field(description="Find nobody twice in one photo: the best assignment overall.")
+    ] = False
 
 
 class NewCollection(_Fields):
-    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "visitors"}]})
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"name": "visitors", "policy": {"target_fpir": 0.003}}]}
+    )
     name: CollectionName
     metadata: Metadata = {}
+    policy: Annotated[CollectionPolicy, Field(description="How it decides.")] = CollectionPolicy()
+
+
+class CollectionUpdate(_Fields):
+    """Each member given is replaced as a whole; one left out stays."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"policy": {"target_fpir": 0.003, "identify_gate": {"min_face_size_px": 40}}}
+            ]
+        }
+    )
+    metadata: Metadata | None = None
+    policy: CollectionPolicy | None = None
 
 
 class NewPerson(_Fields):

@@ -1,11 +1,12 @@
 """The answers over the wire, with examples that validate."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.decision.policy import Status
+from app.decision.rules import CollectionPolicy, ThresholdSource
 
 
 class ModelInfo(BaseModel):
@@ -67,13 +68,28 @@ class EmbeddedFace(FaceInfo):
     embedding: list[float]
 
 
+Fmr = Annotated[
+    float | None,
+    Field(
+        description="Share of comparisons of different people that reach this similarity; null "
+        "where nothing is calibrated, or so high that only the interval's upper end is known."
+    ),
+]
+FmrInterval = Annotated[
+    list[float] | None, Field(description="95 % interval of fmr.", min_length=2, max_length=2)
+]
+FmrExtrapolated = Annotated[
+    bool, Field(description="Beyond the comparisons counted, from a fitted tail.")
+]
+
+
 class CandidateInfo(BaseModel):
     person_id: str
     face_id: str
     similarity: Annotated[float, Field(ge=-1, le=1, description="Cosine, never a percentage.")]
-    fmr: Annotated[
-        float | None, Field(description="False match rate at this similarity; null: uncalibrated.")
-    ] = None
+    fmr: Fmr = None
+    fmr_interval: FmrInterval = None
+    fmr_extrapolated: FmrExtrapolated = False
     margin: Annotated[
         float | None, Field(description="Lead over the next person; null when there is none.")
     ] = None
@@ -82,6 +98,9 @@ class CandidateInfo(BaseModel):
 class IdentifiedFace(FaceInfo):
     status: Status
     person_id: Annotated[str | None, Field(description="The person, when identified.")] = None
+    reasons: Annotated[
+        list[str], Field(description="Why it was rejected: what the collection's gate misses.")
+    ] = []
     candidates: Annotated[
         list[CandidateInfo], Field(description="The nearest persons, matches or not, best first.")
     ]
@@ -128,6 +147,13 @@ _FACE: dict[str, Any] = {
     "score": 0.92,
     "quality": _QUALITY,
 }
+_DECIDED: dict[str, Any] = {
+    "threshold": 0.527,
+    "threshold_source": "default",
+    "target": 0.0001,
+    "calibration_id": "cal-139201e23a15dd14",
+    "calibration_source": "pack",
+}
 _IMAGE: dict[str, Any] = {"index": 0, "width": 910, "height": 1137, "faces": 1, "error": None}
 _TIME = "2026-11-23T12:00:00Z"
 
@@ -170,12 +196,34 @@ class EnrollAnswer(Answer):
     rejected: list[RejectedImage]
 
 
-class VerifyAnswer(Answer):
+class Decided(BaseModel):
+    """The threshold that decided, and what backs it."""
+
+    threshold: float
+    threshold_source: Annotated[
+        ThresholdSource,
+        Field(
+            description="Who chose it: this request, the collection's policy, the default policy, "
+            "or the pack's constant where nothing is calibrated."
+        ),
+    ]
+    target: Annotated[
+        float | None, Field(description="The error rate it was chosen for; null: a fixed one.")
+    ] = None
+    calibration_id: str | None = None
+    calibration_source: Annotated[
+        Literal["collection", "pack"] | None, Field(description="Whose faces it was counted on.")
+    ] = None
+
+
+class VerifyAnswer(Answer, Decided):
     model_config = _example(
         is_match=True,
         similarity=0.77,
-        threshold=0.4,
+        **_DECIDED,
         fmr=None,
+        fmr_interval=[0.0, 1.1e-06],
+        fmr_extrapolated=True,
         person_id="obama",
         face_id="7f8de8f5-53c9-4a52-9e3a-1d2b7f3f1f11",
         face=_FACE,
@@ -183,30 +231,41 @@ class VerifyAnswer(Answer):
     )
     is_match: bool
     similarity: Annotated[float, Field(ge=-1, le=1)]
-    threshold: float
-    fmr: float | None = None
+    fmr: Fmr = None
+    fmr_interval: FmrInterval = None
+    fmr_extrapolated: FmrExtrapolated = False
     person_id: str | None = None
     face_id: str | None = None
     face: FaceInfo
     reference_face: FaceInfo | None = None
 
 
-class IdentifyAnswer(Answer):
+class Extent(BaseModel):
+    persons: int
+    faces: int
+
+
+class IdentifyAnswer(Answer, Decided):
     model_config = _example(
         collection="default",
-        threshold=0.4,
+        **{**_DECIDED, "threshold": 0.398, "target": 0.01},
+        searched={"persons": 2, "faces": 3},
+        fpir=0.01,
         images=[_IMAGE],
         faces=[
             {
                 **_FACE,
                 "status": "identified",
                 "person_id": "obama",
+                "reasons": [],
                 "candidates": [
                     {
                         "person_id": "obama",
                         "face_id": "7f8de8f5-53c9-4a52-9e3a-1d2b7f3f1f11",
-                        "similarity": 0.77,
-                        "fmr": None,
+                        "similarity": 0.61,
+                        "fmr": 3.9e-06,
+                        "fmr_interval": [2.2e-06, 6.4e-06],
+                        "fmr_extrapolated": False,
                         "margin": 0.76,
                     }
                 ],
@@ -214,7 +273,15 @@ class IdentifyAnswer(Answer):
         ],
     )
     collection: str
-    threshold: float
+    searched: Annotated[
+        Extent, Field(description="What was searched: with a filter, what it left.")
+    ]
+    fpir: Annotated[
+        float | None,
+        Field(
+            description="Share of strangers who would be taken for someone here, at this threshold."
+        ),
+    ] = None
     images: list[ImageInfo]
     faces: list[IdentifiedFace]
 
@@ -226,6 +293,10 @@ class CollectionInfo(BaseModel):
     persons: int
     faces: int
     metadata: dict[str, Any]
+    policy: CollectionPolicy
+    calibration_id: Annotated[
+        str | None, Field(description="The calibration it made of itself; null: the pack's serves.")
+    ] = None
     created_at: datetime
 
 
@@ -251,6 +322,8 @@ _COLLECTION: dict[str, Any] = {
     "persons": 2,
     "faces": 3,
     "metadata": {},
+    "policy": CollectionPolicy().model_dump(),
+    "calibration_id": None,
     "created_at": _TIME,
 }
 _PERSON: dict[str, Any] = {
@@ -270,6 +343,104 @@ _STORED: dict[str, Any] = {
 
 class CollectionAnswer(Answer, CollectionInfo):
     model_config = _example(**_COLLECTION)
+
+
+class CalibrationSource(BaseModel):
+    """The faces it was counted on."""
+
+    kind: Annotated[str, Field(description="photos, or the collection itself.")]
+    name: str
+    persons: int
+    faces: int
+    person_pairs: Annotated[float, Field(description="Pairs of different people compared.")]
+    mated_persons: Annotated[int, Field(description="People with two faces or more.")]
+    digest: Annotated[str, Field(description="SHA-256 of their embeddings.")]
+    left_out: Annotated[int, Field(description="Pairs of ids left out as probably one person.")]
+
+
+class OperatingPointInfo(BaseModel):
+    """A threshold for an error rate, and what it costs in missed matches."""
+
+    target: float
+    threshold: Annotated[
+        float | None, Field(description="Null: the calibration does not reach so far.")
+    ]
+    extrapolated: bool = False
+    fnmr: Annotated[
+        float | None, Field(description="Mated comparisons missed; null where none were counted.")
+    ] = None
+    fnmr_interval: FmrInterval = None
+
+
+class SuspectInfo(BaseModel):
+    """Two ids that are probably one person (or close relatives)."""
+
+    person_id_a: str
+    person_id_b: str
+    similarity: float
+
+
+_OPERATING_POINT: dict[str, Any] = {
+    "target": 0.0001,
+    "threshold": 0.527,
+    "extrapolated": False,
+    "fnmr": 0.049,
+    "fnmr_interval": [0.036, 0.065],
+}
+_CALIBRATION: dict[str, Any] = {
+    "calibration_id": "cal-139201e23a15dd14",
+    "calibration_source": "collection",
+    "embedding_space": _MODEL["embedding_space"],
+    "precision": "float32",
+    "created_at": _TIME,
+    "source": {
+        "kind": "collection",
+        "name": "default",
+        "persons": 812,
+        "faces": 1904,
+        "person_pairs": 329265,
+        "mated_persons": 401,
+        "digest": "0" * 64,
+        "left_out": 1,
+    },
+    "template_exponent": 0.81,
+    "searched": {"persons": 812, "faces": 1904},
+    "fmr": [_OPERATING_POINT],
+    "fpir": [{**_OPERATING_POINT, "target": 0.01, "threshold": 0.578}],
+}
+
+
+class CalibrationAnswer(Answer):
+    """The calibration behind a collection's decisions; all its members are null without one."""
+
+    model_config = _example(**_CALIBRATION)
+    calibration_id: str | None = None
+    calibration_source: Literal["collection", "pack"] | None = None
+    embedding_space: str | None = None
+    precision: str | None = None
+    created_at: datetime | None = None
+    source: CalibrationSource | None = None
+    template_exponent: Annotated[
+        float | None,
+        Field(description="m faces of a person are mistaken as often as m to this power people."),
+    ] = None
+    searched: Extent
+    fmr: Annotated[list[OperatingPointInfo], Field(description="For target_fmr.")] = []
+    fpir: Annotated[
+        list[OperatingPointInfo], Field(description="For target_fpir at the collection's size now.")
+    ] = []
+
+
+class NewCalibrationAnswer(CalibrationAnswer):
+    model_config = _example(
+        **_CALIBRATION,
+        suspected_duplicates=[
+            {"person_id_a": "j.smith", "person_id_b": "john.smith", "similarity": 0.86}
+        ],
+    )
+    suspected_duplicates: Annotated[
+        list[SuspectInfo], Field(description="Look at these: two ids, probably one person.")
+    ] = []
 
 
 class PersonAnswer(Answer, PersonInfo):

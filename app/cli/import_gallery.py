@@ -13,30 +13,24 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from app.cli.console import clear_errors, err, out, read_settings
+from app.decision.calibrations import policy_of
+from app.decision.gates import QualityGate
 from app.decision.policy import FaceSelection
 from app.errors import CollectionNotFound, LikenessError, StoreFull, StoreUnavailable
+from app.folders import PersonPhoto, find_photos
 from app.gallery.gallery import DEFAULT_COLLECTION
 from app.services import Services, build_services, check_person_id, content_digest
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 EXIT_SOME_REJECTED = 1
 # Photos read ahead of each worker: enough to keep it busy, few enough to stay small in memory.
 AHEAD = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Photo:
-    """One file and the person whose folder it lies in."""
-
-    person_id: str
-    path: Path
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one file: enrolled, duplicate, or rejected with a stable reason."""
 
-    photo: Photo
+    photo: PersonPhoto
     result: str
     reason: str = ""
     detail: str = ""
@@ -62,8 +56,8 @@ def import_folder(
     with clear_errors():
         services = build_services(read_settings())
         try:
-            _ensure_collection(services, collection)
-            outcomes = _run(services, collection, find_photos(folder), face)
+            target = _ensure_collection(services, collection)
+            outcomes = _run(services, target, find_photos(folder), face)
         finally:
             services.close()
     _summarise(outcomes)
@@ -74,29 +68,24 @@ def import_folder(
         raise typer.Exit(EXIT_SOME_REJECTED)
 
 
-def find_photos(folder: Path) -> list[Photo]:
-    """Every image file one level down, by person and name; links that leave FOLDER are skipped."""
-    root = folder.resolve()
-    return [
-        Photo(person.name, file)
-        for person in sorted(root.iterdir())
-        if person.is_dir() and not person.name.startswith(".")
-        for file in sorted(person.iterdir())
-        if file.suffix.lower() in IMAGE_SUFFIXES
-        and file.is_file()
-        and file.resolve().is_relative_to(root)
-    ]
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where photos go, and what a face must be to get there."""
+
+    collection: str
+    gate: QualityGate
 
 
-def _ensure_collection(services: Services, name: str) -> None:
+def _ensure_collection(services: Services, name: str) -> Target:
     try:
-        services.gallery.require(name)
+        record = services.gallery.require(name)
     except CollectionNotFound:
-        services.gallery.create_collection(name, {})
+        record = services.gallery.create_collection(name, {})
+    return Target(name, policy_of(record).enroll_gate)
 
 
 def _run(
-    services: Services, collection: str, photos: list[Photo], face: FaceSelection
+    services: Services, target: Target, photos: list[PersonPhoto], face: FaceSelection
 ) -> list[Outcome]:
     columns = (
         TextColumn("Importing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
@@ -106,7 +95,7 @@ def _run(
     counts: Counter[str] = Counter()
     with Progress(*columns, console=err) as progress:
         task = progress.add_task("import", total=len(photos), counts="")
-        for outcome in _in_parallel(services, collection, photos, face):
+        for outcome in _in_parallel(services, target, photos, face):
             outcomes.append(outcome)
             counts[outcome.result] += 1
             shown = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
@@ -115,14 +104,14 @@ def _run(
 
 
 def _in_parallel(
-    services: Services, collection: str, photos: Iterable[Photo], face: FaceSelection
+    services: Services, target: Target, photos: Iterable[PersonPhoto], face: FaceSelection
 ) -> Iterator[Outcome]:
     """Outcomes as they come; a bounded number of photos is under way at a time."""
     under_way: set[Future[Outcome]] = set()
     with ThreadPoolExecutor(services.scheduler.workers, thread_name_prefix="import") as threads:
         try:
             for photo in photos:
-                under_way.add(threads.submit(import_photo, services, collection, photo, face))
+                under_way.add(threads.submit(import_photo, services, target, photo, face))
                 if len(under_way) >= services.scheduler.workers * AHEAD:
                     done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
                     yield from (future.result() for future in done)
@@ -131,18 +120,20 @@ def _in_parallel(
             threads.shutdown(cancel_futures=True)
 
 
-def import_photo(services: Services, collection: str, photo: Photo, face: FaceSelection) -> Outcome:
+def import_photo(
+    services: Services, target: Target, photo: PersonPhoto, face: FaceSelection
+) -> Outcome:
     """Enrol one file. A file that cannot be used is an outcome; a database that cannot be used
     is raised and ends the import."""
     try:
         check_person_id(photo.person_id)
         data = _read(photo.path, services.settings.max_image_bytes)
         if content_digest(data) in services.gallery.store.stored_digests(
-            collection, photo.person_id
+            target.collection, photo.person_id
         ):
             return Outcome(photo, "duplicate", "already_enrolled")
-        _, template = services.template_from_photo(data, face)
-        stored = services.gallery.enroll(collection, photo.person_id, None, [template])
+        _, template = services.template_from_photo(data, face, target.gate)
+        stored = services.gallery.enroll(target.collection, photo.person_id, None, [template])
     except (StoreFull, StoreUnavailable):
         raise
     except LikenessError as error:

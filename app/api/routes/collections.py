@@ -8,7 +8,13 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Path, Query, Request
 
 from app.api.answers import AnswerHead
-from app.api.fields import COLLECTION_PATTERN, MetadataUpdate, NewCollection, NewPerson
+from app.api.fields import (
+    COLLECTION_PATTERN,
+    CollectionUpdate,
+    MetadataUpdate,
+    NewCollection,
+    NewPerson,
+)
 from app.api.schemas import (
     CollectionAnswer,
     CollectionInfo,
@@ -21,6 +27,8 @@ from app.api.schemas import (
     StoredFaceInfo,
     StoredFaceList,
 )
+from app.decision.calibrations import policy_of
+from app.decision.rules import CollectionPolicy
 from app.errors import CollectionProtected, InvalidCursor
 from app.gallery.gallery import DEFAULT_COLLECTION, Gallery
 from app.gallery.ports import CollectionRecord, FaceRecord, Page, PersonRecord, Receipt
@@ -57,9 +65,16 @@ def _collection_info(gallery: Gallery, record: CollectionRecord) -> dict[str, An
         persons=counts.persons,
         faces=counts.templates,
         metadata=dict(record.metadata),
+        policy=policy_of(record),
+        calibration_id=record.calibration_id,
         created_at=record.created_at,
     )
     return info.model_dump()
+
+
+def _stored(policy: CollectionPolicy) -> dict[str, Any]:
+    """Only what was said: defaults may become better, and answers tell the two apart."""
+    return policy.model_dump(mode="json", exclude_unset=True)
 
 
 def _person_info(record: PersonRecord) -> dict[str, Any]:
@@ -111,7 +126,9 @@ async def create_collection(request: Request, body: NewCollection) -> Any:
     head = AnswerHead(request)
     gallery = head.services.gallery
     info = await head.services.scheduler.store(
-        lambda: _collection_info(gallery, gallery.create_collection(body.name, body.metadata))
+        lambda: _collection_info(
+            gallery, gallery.create_collection(body.name, body.metadata, _stored(body.policy))
+        )
     )
     return {**head.members(), **info}
 
@@ -128,13 +145,18 @@ async def read_collection(request: Request, collection: Collection) -> Any:
 
 
 @router.patch("/{collection}", response_model=CollectionAnswer)
-async def update_collection(request: Request, collection: Collection, body: MetadataUpdate) -> Any:
-    """Replace a collection's metadata."""
+async def update_collection(
+    request: Request, collection: Collection, body: CollectionUpdate
+) -> Any:
+    """Replace a collection's metadata, its policy, or both."""
     head = AnswerHead(request)
     gallery = head.services.gallery
     info = await head.services.scheduler.store(
         lambda: _collection_info(
-            gallery, gallery.store.update_collection(collection, body.metadata)
+            gallery,
+            gallery.store.update_collection(
+                collection, body.metadata, None if body.policy is None else _stored(body.policy)
+            ),
         )
     )
     return {**head.members(), **info}

@@ -10,17 +10,21 @@ from fastapi import APIRouter, Request
 from app.api.analysis import analyse_images, each_photo, record
 from app.api.answers import (
     AnswerHead,
-    candidate_info,
     face_members,
     image_info,
     quality_members,
 )
 from app.api.calls import IMAGE, REFERENCE, read_call
+from app.api.decisions import ask_of, candidate_info, fmr_members, fpir_members, rule_members
 from app.api.fields import EnrollFields, IdentifyFields, VerifyFields
 from app.api.openapi import photo_body
 from app.api.routes.faces import faces_of
 from app.api.schemas import EnrollAnswer, EnrolledFace, IdentifyAnswer, RejectedImage, VerifyAnswer
-from app.decision.policy import FaceSelection, Status, is_match, select_face, verdict
+from app.decision.calibrations import policy_of
+from app.decision.gates import QualityGate
+from app.decision.policy import FaceSelection, is_match, select_face
+from app.decision.rules import ONE_COMPARISON, Rule, identification_rule, verification_rule
+from app.decision.verdicts import Verdict, judge
 from app.errors import (
     InvalidRequest,
     LikenessError,
@@ -28,8 +32,8 @@ from app.errors import (
     NoFace,
     NothingEnrolled,
 )
-from app.gallery.gallery import Candidate
-from app.gallery.ports import NewTemplate, StoredTemplate
+from app.gallery.gallery import Candidate, Comparison, SearchResult
+from app.gallery.ports import GallerySize, NewTemplate, StoredTemplate
 from app.types import AnalysedImage, Face, FloatArray
 
 router = APIRouter(prefix="/v1", tags=["gallery"])
@@ -51,13 +55,15 @@ async def enroll(request: Request) -> Any:
     head = AnswerHead(request)
     call = await read_call(request, EnrollFields, optional=(IMAGE,))
     fields = call.fields
-    await head.services.scheduler.store(head.services.gallery.require, fields.collection)
+    record = await head.services.scheduler.store(head.services.gallery.require, fields.collection)
     if bool(call.images) == bool(fields.embeddings):
         raise MissingField("The call needs photos in 'image' or vectors in 'embeddings', not both.")
-    outcomes = await _new_templates(head, call.images, fields)
+    outcomes = await _new_templates(head, call.images, fields, policy_of(record).enroll_gate)
     templates = {i: made for i, made in enumerate(outcomes) if isinstance(made, NewTemplate)}
     rejected = [
-        RejectedImage(index=i, reasons=[error.code], detail=error.detail)
+        RejectedImage(
+            index=i, reasons=error.extra.get("reasons", [error.code]), detail=error.detail
+        )
         for i, error in enumerate(outcomes)
         if isinstance(error, LikenessError)
     ]
@@ -74,14 +80,14 @@ async def enroll(request: Request) -> Any:
 
 
 async def _new_templates(
-    head: AnswerHead, images: Sequence[bytes], fields: EnrollFields
+    head: AnswerHead, images: Sequence[bytes], fields: EnrollFields, gate: QualityGate
 ) -> Sequence[NewTemplate | LikenessError]:
     services = head.services
     if fields.embeddings:
         return [services.template_from_embedding(values) for values in fields.embeddings]
 
     def work(data: bytes) -> tuple[AnalysedImage, NewTemplate]:
-        return services.template_from_photo(data, fields.face_selection)
+        return services.template_from_photo(data, fields.face_selection, gate)
 
     outcomes = await each_photo(head, images, work)
     templates: list[NewTemplate | LikenessError] = []
@@ -148,33 +154,46 @@ async def verify(request: Request) -> Any:
         )
     outcomes = await analyse_images(head, [*call.images, *references], None)
     faces = [_one_face(outcome, fields.face_selection, i) for i, outcome in enumerate(outcomes)]
-    threshold = _threshold(head, fields.threshold)
     if references:
         similarity = float(np.clip(_vector(faces[0][1]) @ _vector(faces[1][1]), -1.0, 1.0))
-        against = {"reference_face": face_members(faces[1][1], faces[1][0], 1)}
+        against: dict[str, Any] = {"reference_face": face_members(faces[1][1], faces[1][0], 1)}
+        claimed = ONE_COMPARISON
     else:
-        against, similarity = await _against_person(head, fields, _vector(faces[0][1]))
+        best = await _against_person(head, fields, _vector(faces[0][1]))
+        similarity = best.similarity
+        against = {"person_id": best.face.person_id, "face_id": best.face.face_id}
+        claimed = GallerySize(1, best.templates)
+    rule = await head.services.scheduler.store(_verification_rule, head, fields, claimed)
     return {
         **head.members(),
         **against,
-        "is_match": is_match(similarity, threshold),
+        **rule_members(rule),
+        **fmr_members(rule.calibration, similarity),
+        "is_match": is_match(similarity, rule.threshold),
         "similarity": similarity,
-        "threshold": threshold,
         "face": face_members(faces[0][1], faces[0][0], 0),
     }
 
 
-async def _against_person(
-    head: AnswerHead, fields: VerifyFields, probe: FloatArray
-) -> tuple[dict[str, Any], float]:
+async def _against_person(head: AnswerHead, fields: VerifyFields, probe: FloatArray) -> Comparison:
     assert fields.person_id is not None, "checked by the route"
     best = await head.services.scheduler.store(
         head.services.gallery.compare, fields.collection, fields.person_id, probe
     )
     if best is None:
         raise NoFace(f"The person '{fields.person_id}' has no face enrolled; enroll a photo first.")
-    face, similarity = best
-    return {"person_id": face.person_id, "face_id": face.face_id}, similarity
+    return best
+
+
+def _verification_rule(head: AnswerHead, fields: VerifyFields, claimed: GallerySize) -> Rule:
+    services = head.services
+    record = services.gallery.require(fields.collection)
+    ask = ask_of(fields)
+    # Only a target for searches needs to know how much there is to search.
+    searched = claimed if ask.target_fpir is None else services.gallery.size(fields.collection)
+    return verification_rule(
+        ask, policy_of(record), services.calibrations.grounds(record), claimed, searched
+    )
 
 
 def _one_face(
@@ -192,57 +211,76 @@ def _one_face(
 @router.post(
     "/identify",
     response_model=IdentifyAnswer,
-    openapi_extra=photo_body(IdentifyFields, {"top_k": 3, "threshold": 0.45}),
+    openapi_extra=photo_body(IdentifyFields, {"top_k": 3, "target_fpir": 0.01}),
 )
 async def identify(request: Request) -> Any:
     """Who is this, or is it nobody we know? Every face of the photos gets its own answer."""
     head = AnswerHead(request)
     call = await read_call(request, IdentifyFields)
     fields = call.fields
-    await head.services.scheduler.store(head.services.gallery.require, fields.collection)
+    record = await head.services.scheduler.store(head.services.gallery.require, fields.collection)
     outcomes = await analyse_images(head, call.images, fields.max_faces)
     found = faces_of(outcomes)
-    rows = await _search(head, fields, [face for _, _, face in found])
-    threshold = _threshold(head, fields.threshold)
-    faces = []
-    for (index, image, face), candidates in zip(found, rows, strict=True):
-        status = verdict(candidates, threshold)
-        person = candidates[0].face.person_id if status is Status.IDENTIFIED else None
-        faces.append(
-            {
-                **face_members(face, image, index),
-                "status": status,
-                "person_id": person,
-                "candidates": [candidate_info(candidate) for candidate in candidates],
-            }
-        )
+    result = await _search(head, fields, [face for _, _, face in found])
+    policy = policy_of(record)
+    grounds = await head.services.scheduler.store(head.services.calibrations.grounds, record)
+    rule = identification_rule(ask_of(fields), policy, grounds, result.searched)
+    verdicts = _verdicts(found, result.rows, rule, policy.identify_gate, fields)
     return {
         **head.members(),
+        **rule_members(rule),
+        **fpir_members(rule, result.searched),
         "collection": fields.collection,
-        "threshold": threshold,
         "images": [image_info(index, outcome) for index, outcome in enumerate(outcomes)],
-        "faces": faces,
+        "faces": [
+            {
+                **face_members(face, image, index),
+                "status": verdict.status,
+                "person_id": verdict.person.face.person_id if verdict.person else None,
+                "reasons": verdict.reasons,
+                "candidates": [
+                    candidate_info(one, rule.calibration) for one in row[: fields.top_k]
+                ],
+            }
+            for (index, image, face), row, verdict in zip(found, result.rows, verdicts, strict=True)
+        ],
     }
 
 
-async def _search(
-    head: AnswerHead, fields: IdentifyFields, faces: list[Face]
-) -> list[list[Candidate]]:
-    if not faces:
-        return []
+async def _search(head: AnswerHead, fields: IdentifyFields, faces: list[Face]) -> SearchResult:
     start = time.perf_counter()
-    probes = np.stack([_vector(face) for face in faces])
-    rows = await head.services.scheduler.store(
-        head.services.gallery.identify, fields.collection, probes, fields.top_k, fields.filter
+    dimension = head.services.pack.recogniser.dimension
+    probes = np.array([_vector(face) for face in faces], np.float32).reshape(-1, dimension)
+    # To give n faces n different people, each needs to know its n nearest.
+    wanted = max(fields.top_k, len(faces)) if fields.one_person_once else fields.top_k
+    result = await head.services.scheduler.store(
+        head.services.gallery.identify, fields.collection, probes, wanted, fields.filter
     )
     head.add("search", (time.perf_counter() - start) * 1000)
-    return rows
+    return result
+
+
+def _verdicts(
+    found: Sequence[tuple[int, AnalysedImage, Face]],
+    rows: Sequence[Sequence[Candidate]],
+    rule: Rule,
+    gate: QualityGate,
+    fields: IdentifyFields,
+) -> list[Verdict]:
+    """In the order of the faces, each photo judged by itself."""
+    verdicts: list[Verdict] = []
+    for index in dict.fromkeys(index for index, _, _ in found):
+        mine = [i for i, (image_index, _, _) in enumerate(found) if image_index == index]
+        verdicts += judge(
+            [found[i][2] for i in mine],
+            [rows[i] for i in mine],
+            rule.threshold,
+            gate,
+            one_person_once=fields.one_person_once,
+        )
+    return verdicts
 
 
 def _vector(face: Face) -> FloatArray:
     assert face.embedding is not None, "the pipeline was asked to embed"
     return face.embedding
-
-
-def _threshold(head: AnswerHead, asked: float | None) -> float:
-    return head.services.pack.decision.threshold if asked is None else asked

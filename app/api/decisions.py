@@ -1,0 +1,116 @@
+"""What answers say of the threshold that decided and of the errors it allows."""
+
+from typing import Any
+
+from app.api.fields import ThresholdFields
+from app.api.schemas import CandidateInfo
+from app.decision.calibration import Calibration
+from app.decision.rules import ONE_COMPARISON, Ask, Rule
+from app.errors import RateOutOfReach
+from app.gallery.gallery import Candidate
+from app.gallery.ports import GallerySize
+
+SHOWN_FMR = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+SHOWN_FPIR = (0.1, 0.03, 0.01, 0.003, 0.001)
+
+
+def ask_of(fields: ThresholdFields) -> Ask:
+    """The threshold or target that a call names."""
+    return Ask(fields.threshold, fields.target_fpir, fields.target_fmr)
+
+
+def rule_members(rule: Rule) -> dict[str, Any]:
+    """The threshold, who chose it, and the calibration behind it."""
+    calibration = rule.calibration
+    return {
+        "threshold": rule.threshold,
+        "threshold_source": rule.source,
+        "target": rule.target,
+        "calibration_id": calibration.calibration_id if calibration else None,
+        "calibration_source": _kind(calibration),
+    }
+
+
+def fpir_members(rule: Rule, searched: GallerySize) -> dict[str, Any]:
+    """How much was searched, and how often a stranger is taken for someone in it."""
+    fpir = None
+    if rule.calibration is not None:
+        fpir = rule.calibration.fpir_at(rule.threshold, searched)
+    return {
+        "searched": {"persons": searched.persons, "faces": searched.templates},
+        "fpir": _short(fpir),
+    }
+
+
+def fmr_members(calibration: Calibration | None, similarity: float) -> dict[str, Any]:
+    """The false match rate at a similarity: its value, 95 % interval, and where it comes from.
+
+    Beyond the calibration's end only the upper limit is known.
+    """
+    if calibration is None:
+        return {"fmr": None, "fmr_interval": None, "fmr_extrapolated": False}
+    rate = calibration.fmr_at(similarity)
+    if rate is None:
+        highest = _short(calibration.fmr.high[-1])
+        return {"fmr": None, "fmr_interval": [0.0, highest], "fmr_extrapolated": True}
+    return {
+        "fmr": _short(rate.value),
+        "fmr_interval": [_short(rate.low), _short(rate.high)],
+        "fmr_extrapolated": rate.extrapolated,
+    }
+
+
+def candidate_info(candidate: Candidate, calibration: Calibration | None) -> CandidateInfo:
+    """One candidate of an identification."""
+    return CandidateInfo(
+        person_id=candidate.face.person_id,
+        face_id=candidate.face.face_id,
+        similarity=candidate.similarity,
+        margin=candidate.margin,
+        **fmr_members(calibration, candidate.similarity),
+    )
+
+
+def _kind(calibration: Calibration | None) -> str | None:
+    if calibration is None:
+        return None
+    return "collection" if calibration.source.kind == "collection" else "pack"
+
+
+def _short(rate: float | None) -> float | None:
+    """Three digits are more than any calibration knows."""
+    return None if rate is None else float(f"{rate:.3g}")
+
+
+def calibration_members(calibration: Calibration | None, size: GallerySize) -> dict[str, Any]:
+    """A calibration as its operating points, those of searches at a gallery's size."""
+    searched = {"searched": {"persons": size.persons, "faces": size.templates}}
+    if calibration is None:
+        return searched
+    return {
+        "calibration_id": calibration.calibration_id,
+        "calibration_source": _kind(calibration),
+        "embedding_space": calibration.embedding_space,
+        "precision": calibration.precision,
+        "created_at": calibration.created_at,
+        "source": calibration.source.model_dump(),
+        "template_exponent": calibration.template_exponent,
+        **searched,
+        "fmr": [_point(calibration, rate, ONE_COMPARISON) for rate in SHOWN_FMR],
+        "fpir": [_point(calibration, rate, size) for rate in SHOWN_FPIR],
+    }
+
+
+def _point(calibration: Calibration, target: float, size: GallerySize) -> dict[str, Any]:
+    try:
+        threshold = calibration.threshold_at(target, size)
+    except RateOutOfReach:
+        return {"target": target, "threshold": None}
+    fnmr = calibration.fnmr_at(threshold)
+    return {
+        "target": target,
+        "threshold": round(threshold, 4),
+        "extrapolated": calibration.is_extrapolated(threshold),
+        "fnmr": None if fnmr is None else _short(fnmr.value),
+        "fnmr_interval": None if fnmr is None else [_short(fnmr.low), _short(fnmr.high)],
+    }

@@ -1,0 +1,72 @@
+"""`/v1/collections/{c}/calibrate` and `…/calibration`: error rates of a collection's own faces."""
+
+import secrets
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request
+
+from app.api.answers import AnswerHead
+from app.api.decisions import calibration_members
+from app.api.routes.collections import Collection
+from app.api.schemas import CalibrationAnswer, NewCalibrationAnswer
+from app.decision.live import LiveCalibration, calibrate_collection
+from app.errors import Overloaded
+from app.services import Services
+
+router = APIRouter(prefix="/v1/collections/{collection}", tags=["calibration"])
+
+RETRY_AFTER_S = 5
+
+
+@router.post("/calibrate", response_model=NewCalibrationAnswer)
+async def calibrate(request: Request, collection: Collection) -> Any:
+    """Count the collection's own similarities between different people and decide by them.
+
+    It takes 100 people at least and some seconds. Ids that seem to be one person are reported and
+    left out. The calibration serves from now on; thresholds follow the collection's size.
+    """
+    head = AnswerHead(request)
+    live = await head.services.scheduler.store(_calibrate, head.services, collection)
+    members = await head.services.scheduler.store(_describe, head.services, collection)
+    suspects = [asdict(suspect) for suspect in live.suspects]
+    return {**head.members(), **members, "suspected_duplicates": suspects}
+
+
+@router.get("/calibration", response_model=CalibrationAnswer)
+async def read_calibration(request: Request, collection: Collection) -> Any:
+    """The calibration in use, the collection's own or the pack's, with its operating points."""
+    head = AnswerHead(request)
+    members = await head.services.scheduler.store(_describe, head.services, collection)
+    return {**head.members(), **members}
+
+
+@router.delete("/calibration", response_model=CalibrationAnswer)
+async def delete_calibration(request: Request, collection: Collection) -> Any:
+    """Decide by the pack's calibration again; answers the one in use from now on."""
+    head = AnswerHead(request)
+    store = head.services.gallery.store
+    await head.services.scheduler.store(store.clear_calibration, collection)
+    members = await head.services.scheduler.store(_describe, head.services, collection)
+    return {**head.members(), **members}
+
+
+def _calibrate(services: Services, collection: str) -> LiveCalibration:
+    if not services.calibrating.acquire(blocking=False):
+        raise Overloaded(
+            "A collection is being calibrated; one at a time, try again in a few seconds.",
+            {"retry_after": RETRY_AFTER_S},
+        )
+    try:
+        generator = np.random.default_rng(secrets.randbits(64))
+        return calibrate_collection(services.gallery, collection, generator)
+    finally:
+        services.calibrating.release()
+
+
+def _describe(services: Services, collection: str) -> dict[str, Any]:
+    record = services.gallery.require(collection)
+    grounds = services.calibrations.grounds(record)
+    calibration = next(iter(grounds.calibrations), None)
+    return calibration_members(calibration, services.gallery.size(collection))
