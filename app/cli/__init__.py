@@ -2,8 +2,9 @@
 
 import typer
 
+from app.cli.calibrate import calibrate
 from app.cli.doctor import doctor
-from app.cli.evaluate import evaluate_app
+from app.cli.evaluate import evaluate_pack
 from app.cli.import_gallery import import_folder
 from app.cli.models import models_app
 from app.cli.serve import serve
@@ -16,6 +17,7 @@ app = typer.Typer(
 )
 app.command()(serve)
 app.command("import")(import_folder)
+app.command()(calibrate)
+app.command("evaluate")(evaluate_pack)
 app.command()(doctor)
 app.add_typer(models_app, name="models")
-app.add_typer(evaluate_app, name="evaluate")

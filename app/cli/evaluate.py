@@ -1,111 +1,172 @@
-"""`likeness evaluate`: the error rates of a pack on labelled photos."""
+"""`likeness evaluate`: the error rates of a model pack on labelled photos."""
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+import csv
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from app.cli.console import clear_errors, err, out, read_settings
+from app.cli.console import clear_errors, err, read_settings
+from app.cli.evaluation_tables import print_evaluation
 from app.decision.policy import FaceSelection
-from app.evaluation.labels import read_faces, read_pairs
-from app.evaluation.metrics import OperatingPoint
-from app.evaluation.protocol import (
-    Failure,
-    check_pairs,
-    check_photos,
-    detect_photos,
-    enrol_photos,
-    pair_similarities,
+from app.evaluation.cache import PhotoCache, pipeline_digest
+from app.evaluation.errors import EvaluationError
+from app.evaluation.export import to_csv, to_json
+from app.evaluation.labels import (
+    FACE_COLUMNS,
+    PAIR_COLUMNS,
+    LabelNoise,
+    read_attributes,
+    read_faces,
+    read_label_noise,
+    read_pairs,
+    read_people,
 )
-from app.evaluation.report import DetectionReport, PairsReport, report_detection, report_pairs
-from app.faces.pipeline import FacePipeline, build_pipeline
+from app.evaluation.protocol import Analyser
+from app.evaluation.run import BoxesSource, PairsSource, Plan, Result, evaluate, photo_reader
+from app.faces.pipeline import build_pipeline
 from app.imaging import ImageLimits
-from app.inference.packs import ModelPack, load_pack
+from app.inference.packs import load_pack
 
-SHOWN_FAILURES = 10
-
-PackOption = Annotated[
-    str | None, typer.Option("--pack", help="Name or folder; default: LIKENESS_PACK.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
-
-evaluate_app = typer.Typer(
-    help="Measure a model pack on labelled photos: verification pairs, face boxes.",
-    no_args_is_help=True,
-)
+CACHE_FILE = "evaluation-cache.db"
 
 
-@evaluate_app.command("pairs")
-def evaluate_pairs(
-    pairs_csv: Annotated[
-        Path, typer.Argument(metavar="PAIRS.csv", help="Lines of image_a,image_b,same (1 or 0).")
+def evaluate_pack(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            help="A folder with one folder a person; a CSV of pairs (image_a,image_b,same); a CSV "
+            "of face boxes (image,x1,y1,x2,y2). One of each at most."
+        ),
     ],
+    *,
     images: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the photos; default: images/ beside PAIRS.csv."),
+        Path | None, typer.Option(help="Folder of a CSV's photos; default: images/ beside it.")
     ] = None,
-    pack: PackOption = None,
+    pack: Annotated[
+        str | None, typer.Option(help="Name or folder; default: LIKENESS_PACK.")
+    ] = None,
     face: Annotated[
         FaceSelection, typer.Option(help="Which face counts where a photo shows several.")
     ] = FaceSelection.CENTRE,
-    as_json: JsonOption = False,
-) -> None:
-    """Verification: ten-fold accuracy, EER, TAR at fixed FAR, and the pack's own threshold."""
-    with clear_errors():
-        pairs = read_pairs(pairs_csv)
-        check_pairs(pairs)
-        folder = images or pairs_csv.parent / "images"
-        check_photos(folder, pairs.photos)
-        loaded, pipeline = _load(pack)
-        with _progress("photos", len(pairs.photos)) as tick:
-            enrolled = enrol_photos(pipeline, folder, pairs.photos, face, tick)
-        similarities = pair_similarities(pairs, enrolled)
-        report = report_pairs(pairs, similarities, enrolled.failures, loaded.decision.threshold)
-    if as_json:
-        _print_json(loaded, {**asdict(report), "face_selection": face.value})
-    else:
-        _print_pairs(loaded, report)
-
-
-@evaluate_app.command("detection")
-def evaluate_detection(
-    faces_csv: Annotated[
-        Path, typer.Argument(metavar="FACES.csv", help="Lines of image,x1,y1,x2,y2 in pixels.")
-    ],
-    images: Annotated[
+    label_noise: Annotated[
         Path | None,
-        typer.Option(help="Folder of the photos; default: images/ beside FACES.csv."),
+        typer.Option(help="CSV of known mistakes in the labels (image,person_a,person_b)."),
     ] = None,
-    pack: PackOption = None,
-    as_json: JsonOption = False,
+    attributes: Annotated[
+        Path | None, typer.Option(help="CSV of groups (person,<attribute>,…): figures for each.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for report.html, report.json and report.csv.")
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Write the calibration made of the folder of people.")
+    ] = None,
+    cache: Annotated[
+        bool,
+        typer.Option(
+            help="Keep analysed photos (biometric data) in the data folder for next time."
+        ),
+    ] = True,
+    thumbnails: Annotated[
+        bool, typer.Option(help="Show the worst pairs' photos in the report.")
+    ] = True,
+    seed: Annotated[int, typer.Option(help="Of random galleries and halves.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
 ) -> None:
-    """Detection: recall of labelled faces by size, and detections on no labelled face."""
+    """Verification, open-set identification, calibration and detection on labelled photos.
+
+    Photos go through the very pipeline the service uses. Figures that the data cannot give are
+    left out; photos that cannot be used are counted and listed.
+    """
     with clear_errors():
-        labelled = read_faces(faces_csv)
-        folder = images or faces_csv.parent / "images"
-        check_photos(folder, list(labelled))
-        loaded, pipeline = _load(pack)
-        with _progress("photos", len(labelled)) as tick:
-            report = report_detection(detect_photos(pipeline, folder, labelled, tick))
+        plan = read_plan(
+            sources,
+            images=images,
+            label_noise=label_noise,
+            attributes=attributes,
+            face=face,
+            seed=seed,
+        )
+        result = _run(plan, pack, keep=cache)
+        _write(result, output, calibration, thumbnails=thumbnails)
     if as_json:
-        _print_json(loaded, asdict(report))
+        typer.echo(to_json(result.evaluation))
     else:
-        _print_detection(loaded, report)
+        print_evaluation(result.evaluation)
+    for path in (output, calibration):
+        if path is not None:
+            err.print(f"Written: {path}", markup=False, highlight=False)
 
 
-def _load(pack: str | None) -> tuple[ModelPack, FacePipeline]:
+def read_plan(
+    sources: list[Path],
+    *,
+    images: Path | None,
+    label_noise: Path | None,
+    attributes: Path | None,
+    face: FaceSelection,
+    seed: int,
+) -> Plan:
+    """What the command line names, by what it turns out to be. Raises EvaluationError."""
+    people, pairs, boxes = None, None, None
+    for path in sources:
+        folder = images or path.parent / "images"
+        kind = _kind(path)
+        if kind == "people" and people is None:
+            people = read_people(path)
+        elif kind == "pairs" and pairs is None:
+            pairs = PairsSource(path, folder, read_pairs(path))
+        elif kind == "boxes" and boxes is None:
+            boxes = BoxesSource(path, folder, read_faces(path))
+        else:
+            raise EvaluationError(f"{path} is a second source of {kind}; give one of each kind.")
+    return Plan(
+        people,
+        pairs,
+        boxes,
+        read_label_noise(label_noise) if label_noise else LabelNoise(),
+        read_attributes(attributes) if attributes else {},
+        face,
+        seed,
+    )
+
+
+def _kind(path: Path) -> str:
+    if path.is_dir():
+        return "people"
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            columns = set(next(csv.reader(file), []))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise EvaluationError(f"{path} cannot be read: {error}") from error
+    if columns >= set(PAIR_COLUMNS):
+        return "pairs"
+    if columns >= set(FACE_COLUMNS):
+        return "boxes"
+    raise EvaluationError(
+        f"{path} is neither a folder of people nor a CSV whose first line is "
+        f"{','.join(PAIR_COLUMNS)} or {','.join(FACE_COLUMNS)}."
+    )
+
+
+def _run(plan: Plan, pack: str | None, *, keep: bool) -> Result:
     settings = read_settings()
     loaded = load_pack(pack or settings.pack)
     limits = ImageLimits(
         settings.max_image_bytes, settings.max_image_pixels, settings.max_image_side
     )
-    return loaded, build_pipeline(loaded, settings.device, limits)
+    pipeline = build_pipeline(loaded, settings.device, limits)
+    if not keep:
+        return evaluate(plan, loaded, Analyser(pipeline), _progress)
+    store = PhotoCache(settings.data_dir / CACHE_FILE, pipeline_digest(loaded))
+    try:
+        return evaluate(plan, loaded, Analyser(pipeline, store), _progress)
+    finally:
+        store.close()
 
 
 @contextmanager
@@ -117,53 +178,36 @@ def _progress(what: str, total: int) -> Iterator[Callable[[], None]]:
         yield lambda: progress.advance(task)
 
 
-def _print_json(pack: ModelPack, report: dict[str, Any]) -> None:
-    # What was measured comes first: figures without their pack mean nothing.
-    model = {"pack": pack.name, "version": pack.version, "embedding_space": pack.embedding_space}
-    typer.echo(json.dumps({"model": model, **report}, indent=2))
+def _write(
+    result: Result, output: Path | None, calibration: Path | None, *, thumbnails: bool
+) -> None:
+    try:
+        if output is not None:
+            _write_report(result, output, thumbnails=thumbnails)
+        if calibration is not None:
+            _write_calibration(result, calibration)
+    except OSError as error:
+        raise EvaluationError(
+            f"{error.filename} cannot be written: {error.strerror}. Name another place."
+        ) from error
 
 
-def _print_pairs(pack: ModelPack, report: PairsReport) -> None:
-    accuracy, eer = report.accuracy, report.eer
-    table = Table("figure", "value", "threshold", title=_title(pack))
-    non_mated = report.pairs - report.mated
-    table.add_row("pairs", f"{report.mated} mated, {non_mated} non-mated")
-    table.add_row("photos", f"{report.photos}, {len(report.failures)} failed to enrol")
-    table.add_row(
-        "accuracy, 10 folds",
-        f"{accuracy.mean:.4f} ± {accuracy.std:.4f}",
-        f"{min(accuracy.thresholds):.3f}…{max(accuracy.thresholds):.3f}",
-    )
-    table.add_row("EER", f"{eer.rate:.4f}", f"{eer.threshold:.3f}")
-    for point in report.at_far:
-        table.add_row(f"TAR at FAR {point.far:g}", f"{point.tar:.4f}", f"{point.threshold:.3f}")
-    own = report.at_threshold
-    table.add_row("pack's threshold", _rates(own), f"{own.threshold:.3f}")
-    out.print(table)
-    _print_failures(report.failures)
+def _write_report(result: Result, folder: Path, *, thumbnails: bool) -> None:
+    # Drawing loads a plotting library, half a second that no other command should wait for.
+    from app.evaluation.html import render_html  # noqa: PLC0415
+
+    evaluation = result.evaluation
+    read = photo_reader(result.folders) if thumbnails else lambda _name: None
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").write_text(to_json(evaluation) + "\n", encoding="utf-8")
+    (folder / "report.csv").write_text(to_csv(evaluation), encoding="utf-8", newline="")
+    (folder / "report.html").write_text(render_html(evaluation, read), encoding="utf-8")
 
 
-def _rates(point: OperatingPoint) -> str:
-    return f"FMR {point.fmr:.4f} ({point.false_matches} matches), FNMR {point.fnmr:.4f}"
-
-
-def _print_detection(pack: ModelPack, report: DetectionReport) -> None:
-    table = Table("figure", "value", "of", title=_title(pack))
-    table.add_row("photos", str(report.photos), "")
-    for size in report.recall:
-        name = f"recall, shorter side ≥ {size.min_side:g} px" if size.min_side else "recall, all"
-        table.add_row(name, f"{size.recall:.3f}", f"{size.found} of {size.faces}")
-    table.add_row("on no labelled face", str(report.unmatched), f"{report.detections} detections")
-    out.print(table)
-    _print_failures(report.failures)
-
-
-def _title(pack: ModelPack) -> str:
-    return f"{pack.name} {pack.version} ({pack.embedding_space})"
-
-
-def _print_failures(failures: Sequence[Failure]) -> None:
-    for failure in failures[:SHOWN_FAILURES]:
-        out.print(f"failed: {failure.image} ({failure.code})", markup=False, highlight=False)
-    if len(failures) > SHOWN_FAILURES:
-        out.print(f"… and {len(failures) - SHOWN_FAILURES} more; --json lists all.")
+def _write_calibration(result: Result, path: Path) -> None:
+    if result.calibration is None:
+        raise EvaluationError(
+            "There are too few people for a calibration: it needs a folder of 100 people or more."
+        )
+    text = result.calibration.model_dump_json(indent=1, by_alias=True)
+    path.write_text(text + "\n", encoding="utf-8")

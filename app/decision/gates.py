@@ -30,6 +30,10 @@ class QualityGate(BaseModel):
     max_yaw: Annotated[
         float | None, Field(gt=0, lt=90, description="Degrees turned to either side.")
     ] = None
+    min_embedding_norm: Annotated[
+        float | None,
+        Field(gt=0, description="Length of the raw embedding; its scale is the model pack's."),
+    ] = None
 
 
 OPEN_GATE = QualityGate()
@@ -87,6 +91,14 @@ _LIMITS = (
         "turned_away",
         lambda quality, limit: abs(quality.yaw) > limit,
         "The face is turned away by {0.yaw:.0f} degrees; send a photo from the front.",
+    ),
+    _Limit(
+        "min_embedding_norm",
+        "unsure",
+        lambda quality, limit: (
+            quality.embedding_norm is not None and quality.embedding_norm < limit
+        ),
+        "The network is unsure of this face; send a clearer photo from the front.",
     ),
 )
 

@@ -1,4 +1,4 @@
-"""Labelled photos as CSV: pairs of photos that show one person or two, and boxes of faces."""
+"""Labelled photos: folders of people, and as CSV pairs, boxes of faces, groups, label noise."""
 
 import csv
 from collections.abc import Iterator, Mapping
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.evaluation.errors import EvaluationError
+from app.folders import find_photos
 from app.types import FloatArray
 
 PAIR_COLUMNS = ("image_a", "image_b", "same")
@@ -73,3 +74,62 @@ def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[Mapping[str, str]]:
             yield from reader
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise EvaluationError(f"{path} cannot be read as CSV: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledPeople:
+    """Photos of people, by person: paths below one folder and whose they are, parallel."""
+
+    folder: Path
+    images: tuple[str, ...]
+    persons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelNoise:
+    """What is known to be wrong with labels: photos of somebody else, and people who have two
+    names. Both are left out of the comparisons they would spoil, and named in the report."""
+
+    images: frozenset[str] = frozenset()
+    same_people: tuple[tuple[str, str], ...] = ()
+
+
+def read_people(folder: Path) -> LabelledPeople:
+    """A folder with one sub-folder a person. Raises EvaluationError when nobody is in it."""
+    photos = find_photos(folder) if folder.is_dir() else []
+    if not photos:
+        raise EvaluationError(
+            f"{folder} holds no photos; it must have one folder a person with JPEG, PNG or WebP "
+            "files in it."
+        )
+    root = folder.resolve()
+    return LabelledPeople(
+        folder,
+        tuple(photo.path.relative_to(root).as_posix() for photo in photos),
+        tuple(photo.person_id for photo in photos),
+    )
+
+
+def read_label_noise(path: Path) -> LabelNoise:
+    """Read `image,person_a,person_b`: a line with an image is a photo of somebody else, a line
+    with two persons says that they are one. Raises EvaluationError."""
+    images, same = set(), []
+    for line, row in enumerate(_rows(path, ("image", "person_a", "person_b")), start=2):
+        if row["person_a"] and row["person_b"] and not row["image"]:
+            same.append((row["person_a"], row["person_b"]))
+        elif row["image"] and not (row["person_a"] or row["person_b"]):
+            images.add(row["image"])
+        else:
+            raise EvaluationError(f"{path}, line {line}: give an image, or two persons.")
+    return LabelNoise(frozenset(images), tuple(same))
+
+
+def read_attributes(path: Path) -> dict[str, dict[str, str]]:
+    """Read `person,<attribute>,…`: for each attribute the group of each person; an empty cell is
+    no group. Raises EvaluationError."""
+    rows = list(_rows(path, ("person",)))
+    names = [name for name in (rows[0] if rows else {}) if name and name != "person"]
+    if not names:
+        raise EvaluationError(f"{path} names no attribute; write person,<attribute>,… and a row "
+                              "a person.")  # fmt: skip
+    return {name: {row["person"]: row[name] for row in rows if row[name]} for name in names}

@@ -1,10 +1,12 @@
-"""How a pack is measured: which photos are analysed, which face counts, what a failure costs.
+"""How photos are analysed for an evaluation, which face counts, and what a failure costs.
 
 A photo in which the pipeline finds no usable face is a *failure to enrol* (ISO/IEC 19795-1). It
 never ends an evaluation: its comparisons get the lowest similarity there is, so that a mated pair
 becomes a false non-match and the pack pays for the face it did not find.
 """
 
+import hashlib
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,8 +16,10 @@ from typing import TypeVar
 import numpy as np
 
 from app.decision.policy import FaceSelection, select_face
-from app.errors import FaceError, ImageError
+from app.errors import FaceError, ImageError, UnreadableImage
+from app.evaluation.cache import PhotoCache
 from app.evaluation.errors import EvaluationError
+from app.evaluation.figures import Problem
 from app.evaluation.labels import LabelledPairs
 from app.evaluation.metrics import FOLDS, FaceMatches, Similarities, match_faces
 from app.faces.pipeline import FacePipeline
@@ -30,20 +34,41 @@ Tick = Callable[[], None]
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A photo that could not be used and the stable code of the reason."""
+class Analyser:
+    """The service's own pipeline over files, with a memory. Thread-safe."""
 
-    image: str
-    code: str
+    def __init__(self, pipeline: FacePipeline, cache: PhotoCache | None = None) -> None:
+        self._pipeline = pipeline
+        self._cache = cache
+        self._lock = threading.Lock()
+        self.cached = 0
+        self.stages_ms: dict[str, list[float]] = {}
+
+    def analyse(self, data: bytes, *, embed: bool = True) -> AnalysedImage:
+        """Analyse one encoded photo. Raises the ImageError family."""
+        key, kind = hashlib.sha256(data).hexdigest(), "embed" if embed else "detect"
+        known = self._cache.get(key, kind) if self._cache else None
+        if known is not None:
+            with self._lock:
+                self.cached += 1
+            return known
+        image = self._pipeline.analyse(data, max_faces=MAX_FACES, embed=embed)
+        with self._lock:
+            for stage, spent in image.timings_ms.items():
+                self.stages_ms.setdefault(stage, []).append(spent)
+        if self._cache:
+            self._cache.put(key, kind, image)
+        return image
 
 
 @dataclass(frozen=True, slots=True)
 class EnrolledPhotos:
-    """The face that counts of every photo that has one, and the photos that failed."""
+    """The face that counts of every photo that has one, the photos that failed, and the digest
+    of every file that could be read."""
 
     faces: Mapping[str, Face]
-    failures: tuple[Failure, ...]
+    failures: tuple[Problem, ...]
+    digests: Mapping[str, str]
 
 
 def check_pairs(pairs: LabelledPairs) -> None:
@@ -67,7 +92,7 @@ def check_photos(folder: Path, names: Sequence[str]) -> None:
 
 
 def enrol_photos(
-    pipeline: FacePipeline,
+    analyser: Analyser,
     folder: Path,
     names: Sequence[str],
     selection: FaceSelection = FaceSelection.CENTRE,
@@ -77,18 +102,21 @@ def enrol_photos(
 
     The default suits LFW, whose photos are cropped around the named person, bystanders or not.
     """
+    digests: dict[str, str] = {}
 
-    def enrol(name: str) -> Face | Failure:
+    def enrol(name: str) -> Face | Problem:
         try:
-            image = pipeline.analyse((folder / name).read_bytes(), max_faces=MAX_FACES)
-            return select_face(image, selection)
+            data = _read(folder / name)
+            digests[name] = hashlib.sha256(data).hexdigest()
+            return select_face(analyser.analyse(data), selection)
         except (ImageError, FaceError) as error:
-            return Failure(name, error.code)
+            return Problem(name, error.code, error.detail)
 
     outcomes = _each(enrol, names, tick)
     return EnrolledPhotos(
         {name: one for name, one in zip(names, outcomes, strict=True) if isinstance(one, Face)},
-        tuple(one for one in outcomes if isinstance(one, Failure)),
+        tuple(one for one in outcomes if isinstance(one, Problem)),
+        digests,
     )
 
 
@@ -111,35 +139,41 @@ class DetectedPhotos:
     """Detections against labels for every photo; one that cannot be read has found nothing."""
 
     matches: tuple[FaceMatches, ...]
-    failures: tuple[Failure, ...]
+    failures: tuple[Problem, ...]
 
 
 def detect_photos(
-    pipeline: FacePipeline,
+    analyser: Analyser,
     folder: Path,
     labelled: Mapping[str, FloatArray],
     tick: Tick = lambda: None,
 ) -> DetectedPhotos:
     """Detect the faces of each photo and match them to its labelled boxes (n, 4)."""
 
-    def detect(name: str) -> AnalysedImage | Failure:
+    def detect(name: str) -> AnalysedImage | Problem:
         try:
-            data = (folder / name).read_bytes()
-            return pipeline.analyse(data, max_faces=MAX_FACES, embed=False)
+            return analyser.analyse(_read(folder / name), embed=False)
         except ImageError as error:
-            return Failure(name, error.code)
+            return Problem(name, error.code, error.detail)
 
     outcomes = _each(detect, list(labelled), tick)
     matches = [
         match_faces(*_boxes(outcome), boxes)
         for outcome, boxes in zip(outcomes, labelled.values(), strict=True)
     ]
-    return DetectedPhotos(tuple(matches), tuple(o for o in outcomes if isinstance(o, Failure)))
+    return DetectedPhotos(tuple(matches), tuple(o for o in outcomes if isinstance(o, Problem)))
 
 
-def _boxes(outcome: AnalysedImage | Failure) -> tuple[FloatArray, FloatArray]:
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UnreadableImage(f"The file cannot be read: {error.strerror}.") from error
+
+
+def _boxes(outcome: AnalysedImage | Problem) -> tuple[FloatArray, FloatArray]:
     """Boxes (n, 4) and scores (n,)."""
-    faces = () if isinstance(outcome, Failure) else outcome.faces
+    faces = () if isinstance(outcome, Problem) else outcome.faces
     boxes = np.array([face.box for face in faces], dtype=np.float32).reshape(-1, 4)
     return boxes, np.array([face.score for face in faces], dtype=np.float32)
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from app.evaluation.figures import DetectionFigures, PairsFigures
 from app.evaluation.labels import LabelledPairs, read_faces, read_pairs
-from app.evaluation.protocol import detect_photos, enrol_photos, pair_similarities
-from app.evaluation.report import DetectionReport, PairsReport, report_detection, report_pairs
+from app.evaluation.protocol import Analyser, detect_photos, enrol_photos, pair_similarities
+from app.evaluation.verification import detection_figures, verify_pairs
 from app.faces.pipeline import FacePipeline, build_pipeline
 from app.imaging import ImageLimits
 from app.inference.packs import ModelPack, load_pack
@@ -107,34 +108,35 @@ def scrfd_pack(evaluation_models: Path, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="session")
 def default_verification(
     default_pack: RunningPack, evaluation_data: Path, pairs: LabelledPairs
-) -> PairsReport:
+) -> PairsFigures:
     return _verify(default_pack, evaluation_data / "lfw" / "images", pairs)
 
 
 @pytest.fixture(scope="session")
 def scrfd_verification(
     scrfd_pack: RunningPack, evaluation_data: Path, pairs: LabelledPairs
-) -> PairsReport:
+) -> PairsFigures:
     return _verify(scrfd_pack, evaluation_data / "lfw" / "images", pairs)
 
 
-def _verify(running: RunningPack, images: Path, pairs: LabelledPairs) -> PairsReport:
-    photos = enrol_photos(running.pipeline, images, pairs.photos)
+def _verify(running: RunningPack, images: Path, pairs: LabelledPairs) -> PairsFigures:
+    photos = enrol_photos(Analyser(running.pipeline), images, pairs.photos)
     similarities = pair_similarities(pairs, photos)
     threshold = running.pack.decision.threshold
-    return report_pairs(pairs, similarities, photos.failures, threshold)
+    return verify_pairs("pairs.csv", pairs, similarities, len(photos.failures), threshold)
 
 
 @pytest.fixture(scope="session")
-def default_detection(default_pack: RunningPack, evaluation_data: Path) -> DetectionReport:
+def default_detection(default_pack: RunningPack, evaluation_data: Path) -> DetectionFigures:
     return _detect(default_pack, evaluation_data / "wider")
 
 
 @pytest.fixture(scope="session")
-def scrfd_detection(scrfd_pack: RunningPack, evaluation_data: Path) -> DetectionReport:
+def scrfd_detection(scrfd_pack: RunningPack, evaluation_data: Path) -> DetectionFigures:
     return _detect(scrfd_pack, evaluation_data / "wider")
 
 
-def _detect(running: RunningPack, wider: Path) -> DetectionReport:
+def _detect(running: RunningPack, wider: Path) -> DetectionFigures:
     labelled = read_faces(wider / "faces.csv")
-    return report_detection(detect_photos(running.pipeline, wider / "images", labelled))
+    detected = detect_photos(Analyser(running.pipeline), wider / "images", labelled)
+    return detection_figures("faces.csv", detected)

@@ -5,12 +5,12 @@ Of the 99 photos 98 are measured: in the other nobody has drawn a face, and yet 
 
 import pytest
 
-from app.evaluation.report import DetectionReport
+from app.evaluation.figures import DetectionFigures
 
 pytestmark = pytest.mark.accuracy
 
 
-def test_default_pack(default_detection: DetectionReport) -> None:
+def test_default_pack(default_detection: DetectionFigures) -> None:
     """Measured: 0.914 of 139 faces >= 32 px, 0.735 of 517 >= 16 px, 29 unmatched of 533."""
     report = default_detection
     check_photos(report)
@@ -19,7 +19,7 @@ def test_default_pack(default_detection: DetectionReport) -> None:
     assert report.unmatched <= 35
 
 
-def test_scrfd(scrfd_detection: DetectionReport) -> None:
+def test_scrfd(scrfd_detection: DetectionFigures) -> None:
     """Measured: 0.914 of 139 faces >= 32 px, 0.733 of 517 >= 16 px, 27 unmatched of 624."""
     report = scrfd_detection
     check_photos(report)
@@ -28,10 +28,10 @@ def test_scrfd(scrfd_detection: DetectionReport) -> None:
     assert report.unmatched <= 35
 
 
-def check_photos(report: DetectionReport) -> None:
+def check_photos(report: DetectionFigures) -> None:
     assert (report.photos, report.failures) == (98, ())
     assert [size.faces for size in report.recall] == [139, 517, 1788]
 
 
-def recall(report: DetectionReport, min_side: float) -> float:
+def recall(report: DetectionFigures, min_side: float) -> float:
     return next(size.recall for size in report.recall if size.min_side == min_side)

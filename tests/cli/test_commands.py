@@ -62,7 +62,7 @@ def people(tmp_path: Path, photos: Path) -> Path:
 
 def test_help_names_every_command(run: Run) -> None:
     text = run("--help").stdout
-    for command in ("serve", "import", "models", "doctor", "evaluate"):
+    for command in ("serve", "import", "models", "doctor", "calibrate", "evaluate"):
         assert command in text
 
 
@@ -214,3 +214,13 @@ def test_a_port_that_is_taken_is_told(service: Service, run: Run) -> None:
     answer = run("serve", LIKENESS_PORT=str(service.port))
     assert answer.returncode != 0
     assert "address already in use" in answer.stderr
+
+
+def test_calibrate_says_what_it_needs(run: Run) -> None:
+    early = run("calibrate")
+    assert early.returncode == 2
+    assert "0 people are too few" in " ".join(early.stderr.split())
+    assert "serves again" in run("calibrate", "--reset").stdout
+    nowhere = run("calibrate", "nowhere")
+    assert nowhere.returncode == 2
+    assert "There is no collection 'nowhere'" in " ".join(nowhere.stderr.split())

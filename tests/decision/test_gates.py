@@ -55,6 +55,13 @@ def test_a_gate_of_one_s_own_holds_only_what_it_names() -> None:
     assert codes(strict, size=120, yaw=-21) == ["turned_away"]
 
 
+def test_the_network_s_own_doubt() -> None:
+    gate = QualityGate(min_embedding_norm=15)
+    assert codes(gate, embedding_norm=15.0) == []
+    assert codes(gate, embedding_norm=14.9) == ["unsure"]
+    assert codes(MILD_GATE, embedding_norm=0.1) == []  # its scale is the pack's: no default
+
+
 @pytest.mark.parametrize("limit", [0.0, -1.0, float("nan")])
 def test_a_limit_that_means_nothing_is_refused(limit: float) -> None:
     with pytest.raises(ValueError, match="min_sharpness"):

@@ -1,0 +1,70 @@
+"""`likeness calibrate COLLECTION`: error rates of a collection's own faces."""
+
+import secrets
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.table import Table
+
+from app.cli.console import clear_errors, err, out, read_settings
+from app.decision.calibration import Calibration
+from app.decision.live import LiveCalibration, calibrate_collection
+from app.errors import RateOutOfReach
+from app.gallery.gallery import DEFAULT_COLLECTION
+from app.gallery.ports import GallerySize
+from app.services import build_services
+
+SHOWN_FPIR = (0.1, 0.03, 0.01, 0.003, 0.001)
+
+
+def calibrate(
+    collection: Annotated[str, typer.Argument(help="Its name.")] = DEFAULT_COLLECTION,
+    reset: Annotated[bool, typer.Option(help="Use the pack's calibration again.")] = False,
+) -> None:
+    """Count a collection's own similarities between different people, and decide by them.
+
+    A running service over the same database uses the new calibration at once.
+    """
+    with clear_errors():
+        services = build_services(read_settings())
+        try:
+            services.gallery.require(collection)
+            if reset:
+                services.gallery.store.clear_calibration(collection)
+                out.print("The pack's calibration serves again.")
+                return
+            generator = np.random.default_rng(secrets.randbits(64))
+            live = calibrate_collection(services.gallery, collection, generator)
+            size = services.gallery.size(collection)
+        finally:
+            services.close()
+    _print(live, size)
+
+
+def _print(live: LiveCalibration, size: GallerySize) -> None:
+    source = live.calibration.source
+    table = Table(
+        "FPIR", "threshold", "mates missed",
+        title=f"{live.calibration.calibration_id}: {source.persons} people, {source.faces} faces",
+    )  # fmt: skip
+    for target in SHOWN_FPIR:
+        table.add_row(f"{target:g}", *_point(live.calibration, target, size))
+    out.print(table)
+    for suspect in live.suspects:
+        err.print(
+            f"Probably one person: {suspect.person_id_a} and {suspect.person_id_b} "
+            f"({suspect.similarity:.2f})",
+            markup=False,
+            highlight=False,
+        )
+
+
+def _point(calibration: Calibration, target: float, size: GallerySize) -> tuple[str, str]:
+    try:
+        threshold = calibration.threshold_at(target, size)
+    except RateOutOfReach:
+        return "out of reach", ""
+    fnmr = calibration.fnmr_at(threshold)
+    mark = " (extrapolated)" if calibration.is_extrapolated(threshold) else ""
+    return f"{threshold:.3f}{mark}", "" if fnmr is None else f"{fnmr.value:.1%}"

@@ -1,0 +1,141 @@
+"""Open-set identification: known people are to be found, strangers are not.
+
+After NIST FRTE 1:N and ISO/IEC 19795-1: people with two photos or more are enrolled with their
+first, their others are mated probes; people with one photo are strangers. FNIR counts mated
+searches in which the right person is not first, or not at the threshold; FPIR counts strangers
+for whom anyone reaches it. TPIR is 1 - FNIR.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.decision.comparisons import Indices
+from app.decision.rates import Floats, Rate, clopper_pearson, effective_trials
+from app.evaluation.figures import IdentificationFigures, IdentificationPoint, Series
+from app.evaluation.sample import FaceSample
+
+SIZES = (100, 500, 1000, 2000)
+TARGETS = (0.1, 0.03, 0.01, 0.003)
+REPEATS = 20
+DET_POINTS = 60
+MIN_STRANGERS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Searches:
+    """What searches found: for each mated probe the similarity of its person and whether they
+    were first, and whose probe it is; for each stranger the highest similarity of anyone."""
+
+    own: Floats
+    first: NDArray[np.bool_]
+    persons: Indices
+    strangers: Floats
+
+
+def identify(
+    sample: FaceSample,
+    generator: np.random.Generator,
+    sizes: Sequence[int] = SIZES,
+    targets: Sequence[float] = TARGETS,
+) -> tuple[IdentificationFigures, ...]:
+    """Figures at each gallery size that the sample can fill, and with everyone enrolled.
+
+    Smaller galleries are drawn at random REPEATS times and their searches pooled. Empty where
+    there is nobody to enrol or no stranger.
+    """
+    enrolled, strangers = split(sample)
+    if len(enrolled) < 2 or len(strangers) < MIN_STRANGERS:
+        return ()
+    figures = []
+    for size in [*(n for n in sizes if n < len(enrolled)), len(enrolled)]:
+        repeats = 1 if size == len(enrolled) else REPEATS
+        found = [
+            search(sample, np.sort(generator.permutation(enrolled)[:size]), strangers)
+            for _ in range(repeats)
+        ]
+        figures.append(_figures(size, repeats, _pool(found), len(strangers), targets))
+    return tuple(figures)
+
+
+def split(sample: FaceSample) -> tuple[Indices, Indices]:
+    """Persons to enrol and strangers; a second name of somebody is neither."""
+    usable = np.ones(sample.data.person_count, dtype=np.bool_)
+    usable[list(sample.second_names())] = False
+    several = sample.data.counts > 1
+    return np.flatnonzero(usable & several), np.flatnonzero(usable & ~several)
+
+
+def search(sample: FaceSample, enrolled: Indices, strangers: Indices) -> Searches:
+    """Search the first photos of `enrolled` for their other photos and for the strangers'."""
+    data = sample.data
+    starts = np.searchsorted(data.persons, np.arange(data.person_count))
+    gallery = data.vectors[starts[enrolled]]
+    mated = np.isin(data.persons, enrolled)
+    mated[starts[enrolled]] = False
+    probes = np.flatnonzero(mated)
+    similarities = data.vectors[probes] @ gallery.T
+    place = np.searchsorted(enrolled, data.persons[probes])
+    own = similarities[np.arange(len(probes)), place].astype(np.float64)
+    highest = (data.vectors[starts[strangers]] @ gallery.T).max(axis=1).astype(np.float64)
+    return Searches(own, own >= similarities.max(axis=1), data.persons[probes], highest)
+
+
+def _pool(found: Sequence[Searches]) -> Searches:
+    return Searches(
+        *(
+            np.concatenate([getattr(one, name) for one in found])
+            for name in ("own", "first", "persons", "strangers")
+        )
+    )
+
+
+def _figures(
+    size: int, repeats: int, found: Searches, strangers: int, targets: Sequence[float]
+) -> IdentificationFigures:
+    thresholds = np.quantile(found.strangers, 1 - np.array(targets), method="higher")
+    points = []
+    for target, threshold in zip(targets, np.nextafter(thresholds, 2), strict=True):
+        wrong = found.strangers >= threshold
+        missed = ~found.first | (found.own < threshold)
+        points.append(
+            IdentificationPoint(
+                target,
+                float(threshold),
+                _rate(float(wrong.mean()), strangers),
+                by_person(missed, found.persons),
+            )
+        )
+    curve = np.unique(
+        np.quantile(found.strangers, 1 - np.geomspace(1.0 / len(found.strangers), 1, DET_POINTS))
+    )
+    return IdentificationFigures(
+        persons=size,
+        repeats=repeats,
+        mated_probes=len(found.own),
+        non_mated_probes=len(found.strangers),
+        rank_one=by_person(found.first, found.persons),
+        points=tuple(points),
+        det=Series(
+            tuple(float((found.strangers >= t).mean()) for t in curve),
+            tuple(float((~found.first | (found.own < t)).mean()) for t in curve),
+        ),
+    )
+
+
+def by_person(happened: NDArray[np.bool_], persons: Indices) -> Rate:
+    """The share of searches, with an interval for which a person's searches are one cluster."""
+    value = float(happened.mean())
+    _, cluster, sizes = np.unique(persons, return_inverse=True, return_counts=True)
+    residuals = np.bincount(cluster, happened - value)
+    people = len(sizes)
+    variance = people / max(people - 1, 1) * float((residuals**2).sum()) / len(persons) ** 2
+    trials = effective_trials(np.array([value]), np.array([variance]))[0]
+    return _rate(value, min(trials, float(people)))
+
+
+def _rate(value: float, trials: float) -> Rate:
+    low, high = clopper_pearson(np.array([value * trials]), np.array([trials]))
+    return Rate(value, float(low[0]), float(high[0]))

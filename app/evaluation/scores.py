@@ -1,0 +1,94 @@
+"""One score of several templates: which rule finds people best, and strangers least."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from app.decision.comparisons import Indices
+from app.decision.rates import Floats
+from app.evaluation.figures import ScoreFigures
+from app.evaluation.identification import split
+from app.evaluation.sample import FaceSample
+from app.types import FloatArray
+
+TEMPLATES = (2, 3, 5)
+TARGETS = (0.01, 0.003)
+REPEATS = 5
+MIN_PERSONS = 50
+
+# Similarities (probes, persons, templates) and templates (persons, templates, d) -> scores.
+Rule = Callable[[FloatArray, FloatArray, FloatArray], Floats]
+
+
+def _maximum(_probes: FloatArray, _templates: FloatArray, similarities: FloatArray) -> Floats:
+    return np.asarray(similarities.max(axis=2), np.float64)
+
+
+def _mean_of_two(_probes: FloatArray, _templates: FloatArray, similarities: FloatArray) -> Floats:
+    return np.asarray(np.sort(similarities, axis=2)[..., -2:].mean(axis=2), np.float64)
+
+
+def _mean(_probes: FloatArray, _templates: FloatArray, similarities: FloatArray) -> Floats:
+    return np.asarray(similarities.mean(axis=2), np.float64)
+
+
+def _centroid(probes: FloatArray, templates: FloatArray, _similarities: FloatArray) -> Floats:
+    centres = templates.sum(axis=1)
+    centres /= np.linalg.norm(centres, axis=1, keepdims=True)
+    return np.asarray(probes @ centres.T, np.float64)
+
+
+RULES: Mapping[str, Rule] = {
+    "max": _maximum,
+    "mean_of_top_2": _mean_of_two,
+    "mean": _mean,
+    "centroid": _centroid,
+}
+
+
+def compare_rules(sample: FaceSample, generator: np.random.Generator) -> tuple[ScoreFigures, ...]:
+    """Open-set identification with m templates a person, by each rule, over random choices.
+
+    People with more than m photos are enrolled, one more photo of theirs is the mated probe;
+    people with one photo are strangers. Thresholds are each rule's own, at the FPIR named.
+    """
+    enrolled, strangers = split(sample)
+    figures: list[ScoreFigures] = []
+    for count in TEMPLATES:
+        able = enrolled[sample.data.counts[enrolled] > count]
+        if len(able) < MIN_PERSONS or len(strangers) < MIN_PERSONS:
+            continue
+        runs = [_run(sample, able, strangers, count, generator) for _ in range(REPEATS)]
+        for rule in RULES:
+            means = np.mean([run[rule] for run in runs], axis=0)
+            fnir = {f"{target:g}": float(v) for target, v in zip(TARGETS, means[1:], strict=True)}
+            figures.append(ScoreFigures(rule, count, len(able), float(means[0]), fnir))
+    return tuple(figures)
+
+
+def _run(
+    sample: FaceSample,
+    able: Indices,
+    strangers: Indices,
+    count: int,
+    generator: np.random.Generator,
+) -> dict[str, list[float]]:
+    """Rank-1 rate and FNIR at each target, by rule, for one random choice of templates."""
+    data = sample.data
+    chosen = [generator.permutation(np.flatnonzero(data.persons == p))[: count + 1] for p in able]
+    picks = np.array(chosen)
+    starts = np.searchsorted(data.persons, strangers)
+    templates = data.vectors[picks[:, :count]]
+    probes = np.concatenate([data.vectors[picks[:, count]], data.vectors[starts]])
+    flat = templates.reshape(-1, templates.shape[2])
+    similarities = (probes @ flat.T).reshape(len(probes), len(able), count)
+    found = {}
+    for name, rule in RULES.items():
+        scores = rule(probes, templates, similarities)
+        mated, others = scores[: len(able)], scores[len(able) :].max(axis=1)
+        own = np.diagonal(mated)
+        first = own >= mated.max(axis=1)
+        thresholds = np.quantile(others, 1 - np.array(TARGETS), method="higher")
+        fnir = [float(np.mean(~first | (own <= t))) for t in thresholds]
+        found[name] = [float(first.mean()), *fnir]
+    return found
