@@ -13,7 +13,13 @@ import pytest
 
 from app.evaluation.figures import DetectionFigures, PairsFigures
 from app.evaluation.labels import LabelledPairs, read_faces, read_pairs
-from app.evaluation.protocol import Analyser, detect_photos, enrol_photos, pair_similarities
+from app.evaluation.protocol import (
+    Analyser,
+    EnrolledPhotos,
+    detect_photos,
+    enrol_photos,
+    pair_similarities,
+)
 from app.evaluation.verification import detection_figures, verify_pairs
 from app.faces.pipeline import FacePipeline, build_pipeline
 from app.imaging import ImageLimits
@@ -106,21 +112,38 @@ def scrfd_pack(evaluation_models: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="session")
-def default_verification(
+def default_photos(
     default_pack: RunningPack, evaluation_data: Path, pairs: LabelledPairs
+) -> EnrolledPhotos:
+    return _enrol(default_pack, evaluation_data, pairs)
+
+
+@pytest.fixture(scope="session")
+def scrfd_photos(
+    scrfd_pack: RunningPack, evaluation_data: Path, pairs: LabelledPairs
+) -> EnrolledPhotos:
+    return _enrol(scrfd_pack, evaluation_data, pairs)
+
+
+def _enrol(running: RunningPack, data: Path, pairs: LabelledPairs) -> EnrolledPhotos:
+    return enrol_photos(Analyser(running.pipeline), data / "lfw" / "images", pairs.photos)
+
+
+@pytest.fixture(scope="session")
+def default_verification(
+    default_pack: RunningPack, default_photos: EnrolledPhotos, pairs: LabelledPairs
 ) -> PairsFigures:
-    return _verify(default_pack, evaluation_data / "lfw" / "images", pairs)
+    return _verify(default_pack, default_photos, pairs)
 
 
 @pytest.fixture(scope="session")
 def scrfd_verification(
-    scrfd_pack: RunningPack, evaluation_data: Path, pairs: LabelledPairs
+    scrfd_pack: RunningPack, scrfd_photos: EnrolledPhotos, pairs: LabelledPairs
 ) -> PairsFigures:
-    return _verify(scrfd_pack, evaluation_data / "lfw" / "images", pairs)
+    return _verify(scrfd_pack, scrfd_photos, pairs)
 
 
-def _verify(running: RunningPack, images: Path, pairs: LabelledPairs) -> PairsFigures:
-    photos = enrol_photos(Analyser(running.pipeline), images, pairs.photos)
+def _verify(running: RunningPack, photos: EnrolledPhotos, pairs: LabelledPairs) -> PairsFigures:
     similarities = pair_similarities(pairs, photos)
     threshold = running.pack.decision.threshold
     return verify_pairs("pairs.csv", pairs, similarities, len(photos.failures), threshold)

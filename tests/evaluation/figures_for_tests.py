@@ -50,8 +50,8 @@ def complete_evaluation() -> Evaluation:
         identification=tuple(_identification(persons) for persons in (100, 1000)),
         predictions=_predictions(),
         scores=(
-            ScoreFigures("best", 3, 1000, 0.991, {"FPIR=0.01": 0.021, "FPIR=0.001": 0.05}),
-            ScoreFigures("mean", 3, 1000, 0.993, {"FPIR=0.01": 0.018, "FPIR=0.001": 0.04}),
+            ScoreFigures("best", 3, 1000, 0.991, {"0.01": 0.021, "0.003": 0.05}),
+            ScoreFigures("mean", 3, 1000, 0.993, {"0.01": 0.018, "0.003": 0.04}),
         ),
         discard=(
             DiscardFigures("sharpness", 0.4, (0.0, 0.1, 0.2), (0.02, 0.015, 0.012), 0.3),

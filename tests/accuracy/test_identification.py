@@ -1,0 +1,61 @@
+"""Open-set identification and the promises of calibrations, on the people of LFW's pairs."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.evaluation.identification import identify
+from app.evaluation.labels import LabelledPeople, read_label_noise
+from app.evaluation.prediction import check_predictions
+from app.evaluation.protocol import EnrolledPhotos
+from app.evaluation.sample import FaceSample, build_sample
+
+pytestmark = pytest.mark.accuracy
+
+NOISE = Path(__file__).resolve().parents[2] / "benchmarks" / "lfw_label_noise.csv"
+
+
+def sample_of(photos: EnrolledPhotos) -> FaceSample:
+    images = tuple(sorted(photos.faces))
+    people = LabelledPeople(Path(), images, tuple(image.split("/")[0] for image in images))
+    return build_sample(people, photos, read_label_noise(NOISE))
+
+
+@pytest.fixture(scope="session")
+def default_sample(default_photos: EnrolledPhotos) -> FaceSample:
+    return sample_of(default_photos)
+
+
+@pytest.fixture(scope="session")
+def scrfd_sample(scrfd_photos: EnrolledPhotos) -> FaceSample:
+    return sample_of(scrfd_photos)
+
+
+def found_at_one_percent(sample: FaceSample) -> tuple[float, float]:
+    """Rank-1 rate and TPIR at FPIR 1 %, everyone with two photos enrolled with one."""
+    everyone = identify(sample, np.random.default_rng(0), sizes=())[-1]
+    point = next(point for point in everyone.points if point.target_fpir == 0.01)
+    return everyone.rank_one.value, 1 - point.fnir.value
+
+
+def test_default_pack(default_sample: FaceSample) -> None:
+    rank_one, tpir = found_at_one_percent(default_sample)
+    assert rank_one >= 0.975
+    assert tpir >= 0.89
+
+
+def test_scrfd_with_w600k_mbf(scrfd_sample: FaceSample) -> None:
+    rank_one, tpir = found_at_one_percent(scrfd_sample)
+    assert rank_one >= 0.99
+    assert tpir >= 0.97
+
+
+@pytest.mark.parametrize("name", ["default_sample", "scrfd_sample"])
+def test_promises_hold_for_people_held_out(name: str, request: pytest.FixtureRequest) -> None:
+    """Nine tenths of them and more lie within the 95 % interval of the simulation."""
+    sample = request.getfixturevalue(name)
+    found = check_predictions(sample, "es-test", np.random.default_rng(0))
+    held_out = [one for one in found if one.held_out]
+    assert len(held_out) >= 6
+    assert np.mean([one.kept for one in held_out]) >= 0.85
