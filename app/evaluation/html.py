@@ -18,6 +18,7 @@ from app.evaluation.charts import (
     score_histogram,
 )
 from app.evaluation.figures import ComparedPair, Evaluation, Problem
+from app.evaluation.metrics import FOLDS
 from app.evaluation.thumbnails import thumbnail_uri
 
 SHOWN_PROBLEMS = 200
@@ -61,7 +62,6 @@ def render_html(evaluation: Evaluation, read_photo: Callable[[str], bytes | None
     Only photos of the worst pairs are read, once each; what `read_photo` raises is passed on. With
     thumbnails the report is personal data, and says so.
     """
-    problems = _problem_lists(evaluation)
     text = (
         _environment()
         .get_template("report.html.jinja")
@@ -70,8 +70,8 @@ def render_html(evaluation: Evaluation, read_photo: Callable[[str], bytes | None
             headlines=_headlines(evaluation),
             charts=_charts(evaluation),
             thumbnails=_thumbnails(evaluation, read_photo),
-            problems=problems,
-            problem_count=sum(source.count for source in problems),
+            problems=_problem_lists(evaluation),
+            score_targets=list(dict.fromkeys(t for score in evaluation.scores for t in score.fnir)),
         )
     )
     # Names of files need not be Unicode; a report that cannot be written helps nobody.
@@ -92,6 +92,8 @@ def _environment() -> Environment:
         target=target_text,
         share=share_text,
         similarity=similarity_text,
+        complement=complement_text,
+        change=change_text,
     )
     return environment
 
@@ -113,19 +115,21 @@ def interval_text(rate: Rate | None) -> str:
 def _number(value: float, rate: Rate, *, unit: bool) -> str:
     if max(rate.value, rate.low) < _LEAST_PER_CENT and rate.high < 10 * _LEAST_PER_CENT:
         return _scientific(value)
-    text = f"{100 * value:.{_decimals(100 * (rate.high - rate.low) / 2)}f}"
+    text = _per_cent(value, (rate.high - rate.low) / 2)
     return f"{text} %" if unit else text
 
 
-def _decimals(uncertainty: float) -> int:
-    """Decimals worth writing: two digits of the uncertainty if it starts below 3.55, else one.
+def _per_cent(value: float, uncertainty: float) -> str:
+    """A share in per cent, with the decimals that its uncertainty, a share too, bears."""
+    return f"{100 * value:.{_decimals(100 * uncertainty)}f}" if value else "0"
 
-    The rule of the Particle Data Group ("Review of Particle Physics", section 5.3), nearly.
-    """
+
+def _decimals(uncertainty: float) -> int:
+    """Decimals worth writing: one digit of the uncertainty, or two where it starts with a 1."""
     if not math.isfinite(uncertainty) or uncertainty <= 0:
         return 2
     power = math.floor(math.log10(uncertainty))
-    digits = 2 if uncertainty / 10**power < 3.55 else 1
+    digits = 2 if uncertainty / 10**power < 2 else 1
     return min(max(digits - 1 - power, 0), 4)
 
 
@@ -150,7 +154,17 @@ def share_text(value: float, trials: float = 1000) -> str:
         return NOTHING
     trials = max(trials, 1)
     spread = max(math.sqrt(max(value * (1 - value), 0.0) / trials), 1 / trials)
-    return f"{100 * value:.{_decimals(100 * spread)}f} %"
+    return f"{_per_cent(value, spread)} %"
+
+
+def complement_text(rate: Rate) -> str:
+    """What is left of one: TPIR of FNIR, with the digits of `rate_text`."""
+    return rate_text(Rate(1.0 - rate.value, 1.0 - rate.high, 1.0 - rate.low))
+
+
+def change_text(value: float) -> str:
+    """A relative difference: "+10 %", "−3 %"."""
+    return f"{100 * value:+.0f} %".replace("-", "−") if math.isfinite(value) else NOTHING
 
 
 def similarity_text(value: float) -> str:
@@ -176,9 +190,10 @@ def _pairs_headlines(evaluation: Evaluation) -> list[Headline]:
     pairs = evaluation.pairs
     if pairs is None:
         return []
-    decimals = _decimals(100 * pairs.accuracy.std)
-    accuracy = f"{100 * pairs.accuracy.mean:.{decimals}f}"
-    spread = f"{100 * pairs.accuracy.std:.{decimals}f}"
+    # The mean of ten folds is known better than one of them, by the root of ten.
+    mean_error = pairs.accuracy.std / math.sqrt(FOLDS)
+    accuracy = _per_cent(pairs.accuracy.mean, mean_error)
+    spread = _per_cent(pairs.accuracy.std, mean_error)
     name = f"Accuracy on {pairs.name}"
     return [Headline(name, f"{accuracy} ± {spread} %", f"{pairs.pairs:,} pairs, ten folds")]
 

@@ -174,10 +174,10 @@ class TestPolicy:
         info = client.get(url).json()
         assert (info["metadata"], info["policy"]["target_fpir"]) == ({"a": 1}, 0.003)
         assert info["policy"]["target_fmr"] == 0.0001  # what was not said is the default
-        assert info["policy"]["enroll_gate"]["min_face_size_px"] == 32
+        assert info["policy"]["enroll_gate"]["min_face_size_px"] == 20
 
     @pytest.mark.parametrize(
-        "policy", [{"target_fpir": 0}, {"unknown": 1}, {"identify_gate": {"max_yaw": 900}}]
+        "policy", [{"target_fpir": 0}, {"unknown": 1}, {"identify_gate": {"min_brightness": 9}}]
     )
     def test_a_policy_that_means_nothing(
         self, client: httpx.Client, collection: str, policy: dict[str, Any]

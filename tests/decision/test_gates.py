@@ -18,11 +18,9 @@ def test_a_good_face_passes() -> None:
 @pytest.mark.parametrize(
     ("measure", "passes", "fails", "code"),
     [
-        ("sharpness", 5.0, 4.99, "blurred"),
+        ("sharpness", 8.0, 7.99, "blurred"),
         ("brightness", 0.05, 0.0499, "too_dark"),
-        ("brightness", 0.97, 0.971, "too_bright"),
-        ("yaw", 75.0, 75.1, "turned_away"),
-        ("yaw", -75.0, -75.1, "turned_away"),
+        ("brightness", 0.95, 0.951, "too_bright"),
     ],
 )
 def test_the_mild_gate(measure: str, passes: float, fails: float, code: str) -> None:
@@ -34,9 +32,9 @@ def test_the_mild_gate(measure: str, passes: float, fails: float, code: str) -> 
 
 
 def test_size() -> None:
-    check_quality(face(size=32.0), MILD_GATE)
-    with pytest.raises(FaceTooSmall, match=r"20 pixels wide, 32 are needed"):
-        check_quality(face(size=20.0), MILD_GATE)
+    check_quality(face(size=20.0), MILD_GATE)
+    with pytest.raises(FaceTooSmall, match=r"18 pixels wide, 20 are needed"):
+        check_quality(face(size=18.0), MILD_GATE)
 
 
 def test_all_reasons_are_given_the_gravest_first() -> None:
@@ -47,12 +45,13 @@ def test_all_reasons_are_given_the_gravest_first() -> None:
 
 def test_an_open_gate_lets_everything_pass() -> None:
     assert codes(OPEN_GATE, size=1, sharpness=0, brightness=0, yaw=89) == []
+    assert codes(MILD_GATE, yaw=89, pitch=60, roll=90) == []  # pose is no ground to refuse
 
 
 def test_a_gate_of_one_s_own_holds_only_what_it_names() -> None:
-    strict = QualityGate(min_face_size_px=112, max_yaw=20)
+    strict = QualityGate(min_face_size_px=112, max_brightness=0.6)
     assert codes(strict, size=100, sharpness=0) == ["face_too_small"]
-    assert codes(strict, size=120, yaw=-21) == ["turned_away"]
+    assert codes(strict, size=120, brightness=0.61) == ["too_bright"]
 
 
 def test_the_network_s_own_doubt() -> None:
