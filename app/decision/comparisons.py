@@ -117,12 +117,11 @@ def compare_non_mated(
     people = data.person_count
     if people < 2:
         raise ValueError("non-mated comparisons need two people")
-    skipped = _matrix(left_out, people)
     pairs = people * (people - 1) / 2 - len(left_out)
-    histogram = _histogram(data, skipped)
+    histogram = _histogram(data, left_out)
     exceeding = histogram[::-1].cumsum()[::-1]
     lowest_top = _similarity_at(exceeding, min(float(top_pairs), pairs))
-    curve, counted = _counted(data, skipped, _grid(exceeding, pairs), doubtful, lowest_top)
+    curve, counted = _counted(data, left_out, _grid(exceeding, pairs), doubtful, lowest_top)
     return NonMated(curve, _variation(counted), pairs, counted.top, histogram)
 
 
@@ -136,7 +135,7 @@ def rates_at(
     people = data.person_count
     if people < 2:
         raise ValueError("non-mated comparisons need two people")
-    return _counted(data, _matrix(left_out, people), similarities, 0)[0]
+    return _counted(data, left_out, similarities, 0)[0]
 
 
 def compare_mated(data: LabelledEmbeddings, similarities: Floats) -> tuple[ErrorCurve, int] | None:
@@ -180,12 +179,12 @@ class _Counts:
 
 def _counted(
     data: LabelledEmbeddings,
-    skipped: NDArray[np.bool_],
+    left_out: frozenset[PersonPair],
     grid: Floats,
     doubtful: int,
     lowest_top: float = np.inf,
 ) -> tuple[ErrorCurve, _Counts]:
-    counted = _count(data, skipped, grid, lowest_top)
+    counted = _count(data, left_out, grid, lowest_top)
     pairs = float(counted.trials.sum() / 2)
     rates = counted.by_person.sum(axis=0) / 2 / pairs
     variance = dyadic_variance(rates, counted.by_person, counted.trials, counted.squares, pairs)
@@ -195,14 +194,7 @@ def _counted(
     return ErrorCurve(grid, rates, low, high), counted
 
 
-def _matrix(left_out: frozenset[PersonPair], people: int) -> NDArray[np.bool_]:
-    skipped = np.zeros((people, people), dtype=np.bool_)
-    for a, b in left_out:
-        skipped[a, b] = skipped[b, a] = True
-    return skipped
-
-
-def _blocks(data: LabelledEmbeddings, skipped: NDArray[np.bool_]) -> Iterator[PairList]:
+def _blocks(data: LabelledEmbeddings, left_out: frozenset[PersonPair]) -> Iterator[PairList]:
     """All comparisons of different people, once each, some rows at a time."""
     counts = data.counts.astype(np.float64)
     for start in range(0, len(data.persons), BLOCK_ROWS):
@@ -210,17 +202,19 @@ def _blocks(data: LabelledEmbeddings, skipped: NDArray[np.bool_]) -> Iterator[Pa
         similarities = data.vectors[start : start + BLOCK_ROWS] @ data.vectors[start:].T
         # People are in order: a smaller number to the left counts every pair once.
         wanted = rows[:, np.newaxis] < columns[np.newaxis]
-        wanted &= ~skipped[rows[:, np.newaxis], columns[np.newaxis]]
+        for one, other in map(sorted, left_out):
+            if rows[0] <= one <= rows[-1]:
+                wanted[np.ix_(rows == one, columns == other)] = False
         i, j = np.nonzero(wanted)
         a, b = rows[i], columns[j]
         weights = 1.0 / (counts[a] * counts[b])
         yield PairList(similarities[i, j], weights, i + start, j + start, a, b)
 
 
-def _histogram(data: LabelledEmbeddings, skipped: NDArray[np.bool_]) -> Floats:
+def _histogram(data: LabelledEmbeddings, left_out: frozenset[PersonPair]) -> Floats:
     """Pairs of people by similarity, in bins of 1 / BINS_PER_UNIT from -1 to 1."""
     total = np.zeros(2 * BINS_PER_UNIT + 1)
-    for block in _blocks(data, skipped):
+    for block in _blocks(data, left_out):
         bins = ((np.clip(block.similarities, -1, 1) + 1) * BINS_PER_UNIT).astype(np.intp)
         total += np.bincount(bins, block.weights, minlength=len(total))
     return total
@@ -240,13 +234,13 @@ def _grid(exceeding: Floats, pairs: float) -> Floats:
 
 
 def _count(
-    data: LabelledEmbeddings, skipped: NDArray[np.bool_], grid: Floats, lowest_top: float
+    data: LabelledEmbeddings, left_out: frozenset[PersonPair], grid: Floats, lowest_top: float
 ) -> _Counts:
     people, width = data.person_count, len(grid) + 1
     sums = np.zeros(people * width)
     squares = np.zeros(width)
     tops = []
-    for everything in _blocks(data, skipped):
+    for everything in _blocks(data, left_out):
         block = everything.take(everything.similarities >= grid[0])
         passed = np.searchsorted(grid, block.similarities, side="right")
         for persons in (block.persons_a, block.persons_b):
@@ -257,7 +251,8 @@ def _count(
     top = PairList(*(np.concatenate(parts) for parts in columns))
     by_person = sums.reshape(people, width)[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]
     above = squares[::-1].cumsum()[::-1][1:]
-    trials = (people - 1 - skipped.sum(axis=1)).astype(np.float64)
+    missing = np.array([person for pair in left_out for person in pair], dtype=np.intp)
+    trials = (people - 1 - np.bincount(missing, minlength=people)).astype(np.float64)
     return _Counts(by_person, above, trials, top.take(np.argsort(-top.similarities, kind="stable")))
 
 

@@ -129,7 +129,7 @@ def _decimals(uncertainty: float) -> int:
     if not math.isfinite(uncertainty) or uncertainty <= 0:
         return 2
     power = math.floor(math.log10(uncertainty))
-    digits = 2 if uncertainty / 10**power < 2 else 1
+    digits = 2 if uncertainty / 10**power < 1.95 else 1
     return min(max(digits - 1 - power, 0), 4)
 
 
