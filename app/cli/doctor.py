@@ -50,6 +50,16 @@ def _version(name: str) -> str | None:
         return None
 
 
+def _calibration(services: Services) -> str:
+    shipped = services.calibrations.pack
+    if shipped is None:
+        return "none: the pack's constant threshold decides"
+    return (
+        f"{shipped.calibration_id}, {shipped.source.persons} people, FMR down to "
+        f"{shipped.lowest_fmr:.1g}"
+    )
+
+
 def _facts(services: Services) -> list[tuple[str, str]]:
     gallery = services.gallery
     engines = [f"{name} {_version(name)}" for row in RIVALS for name in _installed(row)]
@@ -58,6 +68,7 @@ def _facts(services: Services) -> list[tuple[str, str]]:
         ("Likeness", f"{__version__} on Python {platform.python_version()}"),
         ("libraries", ", ".join(engines)),
         ("pack", f"{services.pack.folder} ({services.pack.embedding_space}), digests intact"),
+        ("calibration", _calibration(services)),
         ("runs on", f"{services.pipeline.provider}, {services.scheduler.workers} workers"),
         ("database", str(gallery.store.describe()["database"])),
         ("default collection", f"{counts.persons} persons, {counts.templates} faces"),

@@ -141,6 +141,8 @@ class Calibration(_Section):
 
     def fpir_at(self, similarity: float, size: GallerySize) -> float:
         """False positive identification rate of a search in a gallery of that size."""
+        if size.persons == 0:
+            return 0.0
         falling = np.log(self._fpir(size)[::-1])
         rising = [-value for value in self.fmr.similarity[::-1]]
         return float(np.exp(np.interp(-similarity, rising, falling)))

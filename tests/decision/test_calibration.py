@@ -95,6 +95,10 @@ def test_fpir_is_that_of_independent_comparisons_where_probes_are_alike() -> Non
     assert fpir == pytest.approx(1 - (1 - 1e-3) ** 100, rel=1e-6)
 
 
+def test_in_an_empty_gallery_nobody_is_found() -> None:
+    assert calibration().fpir_at(0.3, GallerySize(0, 0)) == 0.0
+
+
 def test_unlike_probes_share_their_false_matches() -> None:
     varied = {**CONTENT["fmr"], "variation": [2.0] * 5}
     size = GallerySize(1000, 1000)

@@ -106,6 +106,25 @@ def test_figures_by_group(people_folder: Path, tmp_path: Path) -> None:
     assert two["failures_to_enrol"]["value"] == pytest.approx(1 / 4)
 
 
+def test_the_report_is_three_files(people_folder: Path, tmp_path: Path) -> None:
+    result = run(people_folder, "--output", tmp_path / "report")
+    assert result.exit_code == 0, result.output
+    html = (tmp_path / "report" / "report.html").read_text()
+    assert "data:image/jpeg;base64," in html
+    assert "http-equiv" in html
+    assert json.loads((tmp_path / "report" / "report.json").read_text())["comparisons"]
+    assert (tmp_path / "report" / "report.csv").read_text().startswith("section,condition,metric")
+    run(people_folder, "--output", tmp_path / "bare", "--no-thumbnails", "--no-cache")
+    assert "data:image/jpeg" not in (tmp_path / "bare" / "report.html").read_text()
+
+
+def test_a_report_that_cannot_be_written(people_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = run(people_folder, "--output", tmp_path / "file" / "report")
+    assert result.exit_code == 2
+    assert "cannot be written" in " ".join(result.output.split())
+
+
 def test_too_few_people_make_no_calibration(people_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "calibration.json"
     result = run(people_folder, "--calibration", path)
