@@ -2,29 +2,16 @@
 
 Every chart function gives one `<svg>` element, or None where there is nothing to draw (a
 logarithmic axis has no place for a rate of zero). The same figures give the same text.
-
-An inlined SVG shares its page's ids and style rules, so ids carry the chart's name and rules
-become attributes. Colours are CSS variables (`--chart-1` to `--chart-6`, `--chart-grid`,
-`--chart-paper`) with a fallback, and ink is `currentColor`: a page can be dark without a second
-set of pictures. Hues are those of Okabe & Ito ("Color Universal Design", 2008), which people who
-are colour-blind tell apart; line styles differ as well, for print without colour.
 """
 
-import io
 import math
-import re
-import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from app.decision.rates import Rate
@@ -36,62 +23,9 @@ from app.evaluation.figures import (
     IdentificationFigures,
     Series,
 )
+from app.evaluation.svg import COLOURS, DASHES, INK, PAPER, Chart, Dash, drawing
 
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-_Dash = tuple[float, tuple[float, ...]] | Literal["solid"]
-_DASHES: tuple[_Dash, ...] = ("solid", (0, (5, 2)), (0, (1, 1.4)), (0, (6, 2, 1, 2)))
-_INK, _GRID, _PAPER = "#000000", "#c8c8c8", "#ffffff"
-_THEME = {colour: f"var(--chart-{n}, {colour})" for n, colour in enumerate(_COLOURS, start=1)} | {
-    _INK: "currentColor",
-    _GRID: f"var(--chart-grid, {_GRID})",
-    _PAPER: f"var(--chart-paper, {_PAPER})",
-}
-_SIZE_INCHES = (6.4, 4.2)
 _MOST_DECADES, _MARGIN_DECADES = 10, 0.12
-_COLOUR = re.compile(r"#[0-9a-f]{6}")
-_FONT_FAMILY = re.compile(r"\s*font-family:[^;]*;")
-_SVG, _XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
-
-
-@dataclass(slots=True)
-class _Chart:
-    """One chart while it is drawn. `name` makes its ids; `title` and `summary` are read aloud."""
-
-    name: str
-    title: str
-    summary: str
-    figure: Figure
-    axes: Axes
-    legend: list[tuple[Artist, str]] = field(default_factory=list)
-
-    def add(self, handle: Artist, label: str) -> None:
-        """Name an artist in the legend. XML cannot hold control characters, so they go."""
-        self.legend.append((handle, "".join(c for c in label if c.isprintable())))
-
-    def svg(self) -> str:
-        """The finished chart; its legend stands above, where it hides nothing."""
-        self.axes.grid(visible=True, color=_GRID, linewidth=0.6)
-        self.axes.set_axisbelow(True)
-        self.axes.spines[["top", "right"]].set_visible(False)
-        if self.legend:
-            handles, labels = [item for item, _ in self.legend], [text for _, text in self.legend]
-            self.figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
-        written = io.StringIO()
-        self.figure.savefig(written, format="svg", metadata={"Date": None}, transparent=True)
-        return _inlined(written.getvalue(), self)
-
-
-@contextmanager
-def _drawing(name: str, title: str, summary: str) -> Iterator[_Chart]:
-    """A new chart under our settings, whatever the user's matplotlibrc says, and only here."""
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams["svg.hashsalt"] = name
-        # Text stays text, to be read aloud, searched and set in the page's font; none is TeX.
-        mpl.rcParams["svg.fonttype"] = "none"
-        mpl.rcParams["text.parse_math"] = False
-        figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
-        yield _Chart(name, title, summary, figure, figure.add_subplot())
 
 
 def comparison_det(figures: ComparisonFigures) -> str | None:
@@ -99,12 +33,12 @@ def comparison_det(figures: ComparisonFigures) -> str | None:
     x, y = _positive(figures.det)
     if len(x) == 0:
         return None
-    with _drawing(
+    with drawing(
         "comparison-det",
         "DET curve of comparisons",
         "False non-match rate against false match rate, both on logarithmic axes; lower is better.",
     ) as chart:
-        (line,) = chart.axes.plot(x, y, color=_COLOURS[0])
+        (line,) = chart.axes.plot(x, y, color=COLOURS[0])
         chart.add(line, "measured")
         reach = _mark_thresholds(chart, figures)
         _rate_axis(chart.axes, "x", [*x, *reach[0]], "False match rate (FMR)")
@@ -112,7 +46,7 @@ def comparison_det(figures: ComparisonFigures) -> str | None:
         return chart.svg()
 
 
-def _mark_thresholds(chart: _Chart, figures: ComparisonFigures) -> tuple[list[float], list[float]]:
+def _mark_thresholds(chart: Chart, figures: ComparisonFigures) -> tuple[list[float], list[float]]:
     """Draw the operating points, hollow where extrapolated; their positions, for the axes."""
     reach: tuple[list[float], list[float]] = ([], [])
     for extrapolated in (False, True):
@@ -124,7 +58,7 @@ def _mark_thresholds(chart: _Chart, figures: ComparisonFigures) -> tuple[list[fl
             and min(point.target_fmr, point.fnmr.value) > 0
         ]
         if points:
-            dots = _dots(chart.axes, points, (_COLOURS[1], "o"), hollow=extrapolated)
+            dots = _dots(chart.axes, points, (COLOURS[1], "o"), hollow=extrapolated)
             chart.add(dots, "threshold, extrapolated" if extrapolated else "threshold")
         reach[0].extend(fmr for fmr, _ in points)
         reach[1].extend(fnmr.value for _, fnmr in points)
@@ -136,12 +70,12 @@ def comparison_roc(figures: ComparisonFigures) -> str | None:
     x, y = _positive(figures.roc)
     if len(x) == 0:
         return None
-    with _drawing(
+    with drawing(
         "comparison-roc",
         "ROC curve of comparisons",
         "True match rate against false match rate on a logarithmic axis; higher is better.",
     ) as chart:
-        chart.axes.plot(x, y, color=_COLOURS[0])
+        chart.axes.plot(x, y, color=COLOURS[0])
         _rate_axis(chart.axes, "x", x, "False match rate (FMR)")
         _share_axis(chart.axes.yaxis, "True match rate (1 − FNMR)")
         return chart.svg()
@@ -154,7 +88,7 @@ def score_histogram(
     edges = np.asarray(histogram.edges, dtype=np.float64)
     if len(edges) < 2 or not np.all(np.diff(edges) > 0):
         return None
-    with _drawing(
+    with drawing(
         "score-histogram",
         "Similarities of mated and non-mated comparisons",
         "Density of the similarities; the less the two overlap, the fewer errors.",
@@ -163,11 +97,11 @@ def score_histogram(
             (("non-mated", histogram.non_mated), ("mated", histogram.mated))
         ):
             density = np.asarray(shares, dtype=np.float64) / np.diff(edges)
-            steps = chart.axes.stairs(density, edges, color=_COLOURS[n], linewidth=1.6)
-            steps.set_linestyle(_DASHES[n])
+            steps = chart.axes.stairs(density, edges, color=COLOURS[n], linewidth=1.6)
+            steps.set_linestyle(DASHES[n])
             chart.add(steps, label)
         if threshold is not None and math.isfinite(threshold):
-            line = chart.axes.axvline(threshold, color=_INK, linestyle=_DASHES[2])
+            line = chart.axes.axvline(threshold, color=INK, linestyle=DASHES[2])
             chart.add(line, f"{threshold_name} {threshold:.3f}")
         chart.axes.set_xlabel("Similarity")
         chart.axes.set_ylabel("Density")
@@ -180,7 +114,7 @@ def identification_det(figures: Sequence[IdentificationFigures]) -> str | None:
     curves = [curve for curve in curves if len(curve[1])]
     if not curves:
         return None
-    with _drawing(
+    with drawing(
         "identification-det",
         "DET curves of open-set identification",
         "False negative against false positive identification rate, both on logarithmic axes, "
@@ -199,7 +133,7 @@ def error_versus_discard(figures: Sequence[DiscardFigures]) -> str | None:
     drawn = [curve for curve in figures if curve.discarded]
     if not drawn:
         return None
-    with _drawing(
+    with drawing(
         "error-versus-discard",
         "Error versus discard",
         "False non-match rate against the share of comparisons left out for their quality, one "
@@ -225,7 +159,7 @@ def predicted_fpir(predictions: Sequence[FpirPrediction]) -> str | None:
     drawn = [p for p in drawn if p.held_out] or drawn
     if not drawn:
         return None
-    with _drawing(
+    with drawing(
         "predicted-fpir",
         "Promised and simulated FPIR",
         "False positive identification rate simulated on real faces against the one promised, "
@@ -238,7 +172,7 @@ def predicted_fpir(predictions: Sequence[FpirPrediction]) -> str | None:
             rates.append(min(rate for rate in rates if rate > 0) / 10)  # room for none at all
         low = _rate_axis(chart.axes, "x", rates, "Promised FPIR")
         _rate_axis(chart.axes, "y", rates, "Simulated FPIR")
-        chart.axes.plot([low, 1.0], [low, 1.0], color=_INK, linewidth=0.9)
+        chart.axes.plot([low, 1.0], [low, 1.0], color=INK, linewidth=0.9)
         cases = sorted({(p.templates_per_person, p.persons) for p in drawn})
         sizes = sorted({persons for _, persons in cases})
         for n, (templates, persons) in enumerate(cases):
@@ -250,7 +184,7 @@ def predicted_fpir(predictions: Sequence[FpirPrediction]) -> str | None:
                     _dots(chart.axes, [dot], style, hollow=not p.kept, floor=low)
             (mark,) = chart.axes.plot([], [], style[1], color=style[0])
             chart.add(mark, f"{persons:,} persons × {templates}")
-        (missed,) = chart.axes.plot([], [], "o", color=_INK, markerfacecolor=_PAPER)
+        (missed,) = chart.axes.plot([], [], "o", color=INK, markerfacecolor=PAPER)
         chart.add(missed, "hollow: not kept")
         return chart.svg()
 
@@ -270,7 +204,7 @@ def _dots(
     ends = np.array([(rate.low, rate.high) for _, rate in points])
     bars = np.maximum([y - ends[:, 0], ends[:, 1] - y], 0.0)
     colour, marker = style
-    face = _PAPER if hollow else colour
+    face = PAPER if hollow else colour
     drawn = axes.errorbar(
         [x for x, _ in points], y, bars, fmt=marker, color=colour, mfc=face, capsize=2
     )
@@ -278,11 +212,11 @@ def _dots(
 
 
 def _colour(n: int) -> str:
-    return _COLOURS[n % len(_COLOURS)]
+    return COLOURS[n % len(COLOURS)]
 
 
-def _dash(n: int) -> _Dash:
-    return _DASHES[n % len(_DASHES)]
+def _dash(n: int) -> Dash:
+    return DASHES[n % len(DASHES)]
 
 
 def _positive(series: Series) -> tuple[list[float], list[float]]:
@@ -316,44 +250,3 @@ def _share_axis(axis: Axis, label: str) -> None:
     axis.set_major_locator(MaxNLocator(6))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * 100:.6g} %"))
     axis.set_label_text(label)
-
-
-def _inlined(written: str, chart: _Chart) -> str:
-    """Matplotlib's document as one element: scalable, themed, named, with ids of its own."""
-    root = ET.fromstring(written)  # noqa: S314 - matplotlib has written it just now
-    for defs in root.findall(f"{_SVG}defs"):
-        for rules in defs.findall(f"{_SVG}style"):
-            defs.remove(rules)
-    for metadata in root.findall(f"{_SVG}metadata"):
-        root.remove(metadata)
-    for element in root.iter():
-        _make_own(element, chart.name)
-    view = root.attrib["viewBox"]
-    root.attrib = {
-        "xmlns": _SVG.strip("{}"),
-        "viewBox": view,
-        "role": "img",
-        "aria-labelledby": f"{chart.name}-title {chart.name}-summary",
-        "style": "stroke-linejoin: round; stroke-linecap: butt; fill: currentColor",
-    }
-    for n, (tag, text) in enumerate((("title", chart.title), ("desc", chart.summary))):
-        element = ET.Element(tag, id=f"{chart.name}-{('title', 'summary')[n]}")
-        element.text = text
-        root.insert(n, element)
-    return ET.tostring(root, encoding="unicode")
-
-
-def _make_own(element: ET.Element, name: str) -> None:
-    """Prefix ids and what refers to them; drop the namespaces, which HTML does not know."""
-    element.tag = element.tag.removeprefix(_SVG)
-    for key, value in list(element.attrib.items()):
-        if key == "id":
-            element.set(key, f"{name}-{value}")
-        elif key == f"{_XLINK}href":
-            del element.attrib[key]
-            element.set("href", f"#{name}-{value.removeprefix('#')}")
-        elif key == "clip-path":
-            element.set(key, value.replace("url(#", f"url(#{name}-"))
-        elif key == "style":
-            themed = _COLOUR.sub(lambda match: _THEME.get(match[0], match[0]), value)
-            element.set(key, _FONT_FAMILY.sub("", themed))
