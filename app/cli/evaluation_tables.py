@@ -122,13 +122,15 @@ def _print_identification(sizes: tuple[IdentificationFigures, ...]) -> None:
 def _print_predictions(predictions: tuple[FpirPrediction, ...]) -> None:
     table = Table(
         "people", "persons", "templates", "promised", "threshold", "simulated (95 %)", "error",
-        "kept", title="FPIR: promised by the calibration, simulated on real faces",
+        "kept",
+        "by max of N", title="FPIR: promised by the calibration, simulated on real faces",
     )  # fmt: skip
     for one in predictions:
         table.add_row(
             "held out" if one.held_out else "the same", str(one.persons),
             str(one.templates_per_person), f"{one.target_fpir:.1%}", f"{one.threshold:.3f}",
             percent(one.simulated), f"{one.error:+.0%}", "yes" if one.kept else "no",
+            "–" if one.by_maximum is None else f"{one.by_maximum:.2%}",
         )  # fmt: skip
     out.print(table)
 

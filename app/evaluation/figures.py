@@ -156,7 +156,8 @@ class IdentificationFigures:
 class FpirPrediction:
     """What a calibration promised and what a simulation on real faces gave, at its threshold.
 
-    `held_out`: the people of the simulation are not those of the calibration.
+    `held_out`: the people of the simulation are not those of the calibration. `by_maximum`: FPIR
+    at that threshold foretold by the calibrating people's highest of N; None beyond their number.
     """
 
     persons: int
@@ -165,6 +166,7 @@ class FpirPrediction:
     threshold: float
     simulated: Rate
     held_out: bool
+    by_maximum: float | None = None
 
     @property
     def error(self) -> float:

@@ -1,9 +1,12 @@
 """Does a calibration keep its promise? Predicted FPIR against searches on real faces."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.special import gammaln
 
 from app.decision.calibration import Calibration
 from app.decision.comparisons import Indices
@@ -24,6 +27,15 @@ MIN_PROBES = 200
 Clock = Callable[[], datetime]
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A calibration, the people it was made of, and those who are searched."""
+
+    calibration: Calibration
+    made_of: Indices
+    searched: Indices
+
+
 def check_predictions(
     sample: FaceSample,
     space: str,
@@ -38,12 +50,12 @@ def check_predictions(
         return ()
     everyone = np.arange(sample.data.person_count)
     own = _calibrate(sample, everyone, space, clock)
-    figures = _try(sample, [(own, everyone)], generator, held_out=False)
+    figures = _try(sample, [_Part(own, everyone, everyone)], generator, held_out=False)
     halves = []
     for _ in range(HALVES):
         order = generator.permutation(everyone)
         one, other = np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
-        halves += [(_calibrate(sample, one, space, clock), other)]
+        halves.append(_Part(_calibrate(sample, one, space, clock), one, other))
     return (*figures, *_try(sample, halves, generator, held_out=True))
 
 
@@ -58,7 +70,7 @@ def _calibrate(sample: FaceSample, persons: Indices, space: str, clock: Clock) -
 
 def _try(
     sample: FaceSample,
-    parts: Sequence[tuple[Calibration, Indices]],
+    parts: Sequence[_Part],
     generator: np.random.Generator,
     *,
     held_out: bool,
@@ -70,35 +82,84 @@ def _try(
                 gallery = GallerySize(size, size * templates)
                 one = _promise(sample, parts, generator, gallery, target)
                 if one is not None:
-                    figures.append(FpirPrediction(size, templates, target, *one, held_out))
+                    threshold, simulated, maximum = one
+                    figures.append(
+                        FpirPrediction(
+                            size, templates, target, threshold, simulated, held_out, maximum
+                        )
+                    )
     return figures
 
 
 def _promise(
     sample: FaceSample,
-    parts: Sequence[tuple[Calibration, Indices]],
+    parts: Sequence[_Part],
     generator: np.random.Generator,
     gallery: GallerySize,
     target: float,
-) -> tuple[float, Rate] | None:
-    """The mean threshold promised for a target, and the FPIR it had over all parts; None where
-    there are too few people."""
-    thresholds, rates, probes = [], [], 0
-    for calibration, persons in parts:
+) -> tuple[float, Rate, float | None] | None:
+    """The mean threshold promised for a target, the FPIR it had over all parts, and the FPIR that
+    the maxima of the calibrating people foretold; None where there are too few people."""
+    thresholds, rates, maxima, probes = [], [], [], 0
+    for part in parts:
         try:
-            threshold = calibration.threshold_at(target, gallery)
+            threshold = part.calibration.threshold_at(target, gallery)
         except RateOutOfReach:
             return None
-        rate = simulate_fpir(sample, persons, gallery, threshold, generator)
+        rate = simulate_fpir(sample, part.searched, gallery, threshold, generator)
         if rate is None:
             return None
         thresholds.append(threshold)
         rates.append(rate)
+        maxima.append(fpir_by_maximum(sample, part.made_of, gallery, threshold))
         # Halves overlap: between them there are no more people than there are.
-        probes = max(probes, len(persons) * min(len(parts), 2))
+        probes = max(probes, len(part.searched) * min(len(parts), 2))
     mean = float(np.mean(rates))
     low, high = clopper_pearson(np.array([mean * probes]), np.array([float(probes)]))
-    return float(np.mean(thresholds)), Rate(mean, float(low[0]), float(high[0]))
+    known = [value for value in maxima if value is not None]
+    maximum = float(np.mean(known)) if len(known) == len(parts) else None
+    return float(np.mean(thresholds)), Rate(mean, float(low[0]), float(high[0])), maximum
+
+
+def fpir_by_maximum(
+    sample: FaceSample, persons: Indices, gallery: GallerySize, threshold: float
+) -> float | None:
+    """FPIR from the distribution of the highest of N: the chance that of N people drawn from the
+    others at least one reaches the threshold, exactly (hypergeometric), averaged over probes.
+
+    Assumes nothing of how similarities are distributed, and so reaches no further than the
+    sample: None where it has fewer people than the gallery.
+    """
+    matches, place = _matches(sample, persons, gallery, threshold)
+    matches[place, np.arange(len(place))] = False
+    others = np.full(len(matches), len(place))
+    others[place] -= 1
+    size, alike = gallery.persons, matches.sum(axis=1)
+    if others.min() < size:
+        return None
+    with np.errstate(invalid="ignore"):
+        nobody = np.exp(
+            gammaln(others - alike + 1)
+            - gammaln(np.maximum(others - alike - size + 1, 1))
+            - gammaln(others + 1)
+            + gammaln(others - size + 1)
+        )
+    return float(np.mean(np.where(alike > others - size, 1.0, 1.0 - nobody)))
+
+
+def _matches(
+    sample: FaceSample, persons: Indices, gallery: GallerySize, threshold: float
+) -> tuple[NDArray[np.bool_], Indices]:
+    """Whether each of `persons` by their first photo (rows) matches each who has templates enough
+    (columns), by any of them; and the rows of the columns' people."""
+    data, templates = sample.data, gallery.templates // gallery.persons
+    usable = np.setdiff1d(persons, list(sample.second_names()))
+    able = usable[data.counts[usable] >= templates]
+    starts = np.searchsorted(data.persons, np.arange(data.person_count))
+    enrolled = (starts[able][:, np.newaxis] + np.arange(templates)).ravel()
+    similarities = data.vectors[starts[usable]] @ data.vectors[enrolled].T
+    matches = (similarities >= threshold).reshape(len(usable), len(able), templates).any(axis=2)
+    return matches, np.searchsorted(usable, able)
 
 
 def simulate_fpir(
@@ -113,21 +174,14 @@ def simulate_fpir(
     Of `persons` so many as `gallery` says are enrolled, with as many photos each, and the first
     photos of all others are searched for. None where there are too few people for that.
     """
-    data, size = sample.data, gallery.persons
-    templates = gallery.templates // size
-    usable = np.setdiff1d(persons, list(sample.second_names()))
-    able = usable[data.counts[usable] >= templates]
-    if len(able) < size or len(usable) - size < MIN_PROBES:
+    matches, place = _matches(sample, persons, gallery, threshold)
+    size = gallery.persons
+    if len(place) < size or len(matches) - size < MIN_PROBES:
         return None
-    starts = np.searchsorted(data.persons, np.arange(data.person_count))
-    enrolled_faces = starts[able][:, np.newaxis] + np.arange(templates)
-    similarities = data.vectors[starts[usable]] @ data.vectors[enrolled_faces.ravel()].T
-    matches = (similarities >= threshold).reshape(len(usable), len(able), templates).any(axis=2)
-    place = np.searchsorted(usable, able)
     found = []
     for _ in range(REPEATS):
-        chosen = generator.permutation(len(able))[:size]
-        strangers = np.ones(len(usable), dtype=np.bool_)
+        chosen = generator.permutation(len(place))[:size]
+        strangers = np.ones(len(matches), dtype=np.bool_)
         strangers[place[chosen]] = False
         found.append(float(matches[np.ix_(strangers, chosen)].any(axis=1).mean()))
     return float(np.mean(found))

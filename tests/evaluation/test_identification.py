@@ -7,9 +7,10 @@ from app.decision.comparisons import LabelledEmbeddings
 from app.evaluation.comparing import compare_all, equal_error_rate
 from app.evaluation.discard import error_versus_discard
 from app.evaluation.identification import by_person, identify, search, split
-from app.evaluation.prediction import check_predictions
+from app.evaluation.prediction import check_predictions, fpir_by_maximum, simulate_fpir
 from app.evaluation.sample import FaceSample
 from app.evaluation.scores import compare_rules
+from app.gallery.ports import GallerySize
 from app.types import Quality
 from tests.decision.conftest import GOOD, people
 
@@ -80,6 +81,18 @@ def test_promises_are_kept_on_people_held_out() -> None:
     assert {one.templates_per_person for one in found} == {1, 2}
     for one in held_out:
         assert one.simulated.value == pytest.approx(one.target_fpir, rel=0.35)
+
+
+def test_the_highest_of_n_foretells_the_simulation_exactly() -> None:
+    everyone, generator = np.arange(600), np.random.default_rng(0)
+    for size, templates in ((1, 1), (150, 1), (60, 3)):
+        gallery = GallerySize(size, size * templates)
+        foretold = fpir_by_maximum(MADE_UP, everyone, gallery, 0.35)
+        simulated = simulate_fpir(MADE_UP, everyone, gallery, 0.35, generator)
+        assert foretold is not None
+        assert simulated == pytest.approx(foretold, rel=0.1, abs=0.003)
+    assert fpir_by_maximum(MADE_UP, everyone, GallerySize(600, 600), 0.35) is None
+    assert fpir_by_maximum(MADE_UP, everyone, GallerySize(300, 300), -1.0) == 1.0
 
 
 def test_too_few_people_make_no_promise() -> None:
