@@ -103,7 +103,8 @@ def build_services(settings: Settings) -> Services:
         gallery.store,
         pack_calibration(pack.folder, pack.embedding_space, gallery.precision),
         pack.decision.threshold,
-        gallery.precision,
+        embedding_space=pack.embedding_space,
+        precision=gallery.precision,
     )
     scheduler = Scheduler(settings.workers, settings.max_pending)
     return Services(settings, pack, pipeline, gallery, scheduler, Metrics(), calibrations)

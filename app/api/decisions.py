@@ -4,14 +4,10 @@ from typing import Any
 
 from app.api.fields import ThresholdFields
 from app.api.schemas import CandidateInfo
-from app.decision.calibration import Calibration
+from app.decision.calibration import SHOWN_FMR, SHOWN_FPIR, Calibration
 from app.decision.rules import ONE_COMPARISON, Ask, Rule
-from app.errors import RateOutOfReach
 from app.gallery.gallery import Candidate
 from app.gallery.ports import GallerySize
-
-SHOWN_FMR = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-SHOWN_FPIR = (0.1, 0.03, 0.01, 0.003, 0.001)
 
 
 def ask_of(fields: ThresholdFields) -> Ask:
@@ -102,15 +98,15 @@ def calibration_members(calibration: Calibration | None, size: GallerySize) -> d
 
 
 def _point(calibration: Calibration, target: float, size: GallerySize) -> dict[str, Any]:
-    try:
-        threshold = calibration.threshold_at(target, size)
-    except RateOutOfReach:
+    point = calibration.operating_point(target, size)
+    if point is None:
         return {"target": target, "threshold": None}
-    fnmr = calibration.fnmr_at(threshold)
     return {
         "target": target,
-        "threshold": round(threshold, 4),
-        "extrapolated": calibration.is_extrapolated(threshold),
-        "fnmr": None if fnmr is None else _short(fnmr.value),
-        "fnmr_interval": None if fnmr is None else [_short(fnmr.low), _short(fnmr.high)],
+        "threshold": round(point.threshold, 4),
+        "extrapolated": point.extrapolated,
+        "fnmr": None if point.fnmr is None else _short(point.fnmr.value),
+        "fnmr_interval": (
+            None if point.fnmr is None else [_short(point.fnmr.low), _short(point.fnmr.high)]
+        ),
     }

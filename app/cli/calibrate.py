@@ -8,14 +8,11 @@ import typer
 from rich.table import Table
 
 from app.cli.console import clear_errors, err, out, read_settings
-from app.decision.calibration import Calibration
+from app.decision.calibration import SHOWN_FPIR, Calibration
 from app.decision.live import LiveCalibration, calibrate_collection
-from app.errors import RateOutOfReach
 from app.gallery.gallery import DEFAULT_COLLECTION
 from app.gallery.ports import GallerySize
 from app.services import build_services
-
-SHOWN_FPIR = (0.1, 0.03, 0.01, 0.003, 0.001)
 
 
 def calibrate(
@@ -61,10 +58,9 @@ def _print(live: LiveCalibration, size: GallerySize) -> None:
 
 
 def _point(calibration: Calibration, target: float, size: GallerySize) -> tuple[str, str]:
-    try:
-        threshold = calibration.threshold_at(target, size)
-    except RateOutOfReach:
+    point = calibration.operating_point(target, size)
+    if point is None:
         return "out of reach", ""
-    fnmr = calibration.fnmr_at(threshold)
-    mark = " (extrapolated)" if calibration.is_extrapolated(threshold) else ""
-    return f"{threshold:.3f}{mark}", "" if fnmr is None else f"{fnmr.value:.1%}"
+    mark = " (extrapolated)" if point.extrapolated else ""
+    missed = "" if point.fnmr is None else f"{point.fnmr.value:.1%}"
+    return f"{point.threshold:.3f}{mark}", missed

@@ -8,7 +8,9 @@ reading it is a look into a table.
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,6 +22,9 @@ from app.errors import CalibrationMismatch, PackError, RateOutOfReach
 from app.gallery.ports import GallerySize
 
 CALIBRATION_FILE = "calibration.json"
+# Targets whose operating points describe a calibration to people.
+SHOWN_FMR = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+SHOWN_FPIR = (0.1, 0.03, 0.01, 0.003, 0.001)
 
 
 class _Section(BaseModel):
@@ -62,11 +67,16 @@ class Curve(_Section):
 
     def at(self, similarity: float) -> Rate:
         """The rate at a similarity within the curve, logarithms interpolated."""
+        similarities, *columns = self._logarithms
         value, low, high = (
-            float(np.exp(np.interp(similarity, self.similarity, _log(column))))
-            for column in (self.rate, self.low, self.high)
+            float(np.exp(np.interp(similarity, similarities, column))) for column in columns
         )
         return Rate(value, low if low > 2 * _TINY else 0.0, high)
+
+    @cached_property
+    def _logarithms(self) -> tuple[Floats, Floats, Floats, Floats]:
+        """Similarities, and the logarithms of rate, low and high: each answer looks there."""
+        return np.array(self.similarity), _log(self.rate), _log(self.low), _log(self.high)
 
 
 class NonMatedCurve(Curve):
@@ -75,6 +85,15 @@ class NonMatedCurve(Curve):
 
     variation: tuple[float, ...]
     measured: Annotated[int, Field(ge=2)]
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """The threshold for a target rate and the mates it misses (None: none were counted)."""
+
+    threshold: float
+    extrapolated: bool
+    fnmr: Rate | None
 
 
 class Calibration(_Section):
@@ -92,7 +111,7 @@ class Calibration(_Section):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
-    @property
+    @cached_property
     def calibration_id(self) -> str:
         """Digest of the content: the same id, the same answers."""
         content = json.dumps(self.content(), sort_keys=True).encode()
@@ -154,6 +173,15 @@ class Calibration(_Section):
         `name` is what the caller asked for, for the words of RateOutOfReach.
         """
         return self._threshold(fpir, self._fpir(size), name)
+
+    def operating_point(self, fpir: float, size: GallerySize) -> OperatingPoint | None:
+        """What a target rate asks for and costs; None where it is out of reach."""
+        try:
+            threshold = self.threshold_at(fpir, size)
+        except RateOutOfReach:
+            return None
+        extrapolated = self.is_extrapolated(threshold)
+        return OperatingPoint(threshold, extrapolated, self.fnmr_at(threshold))
 
     def lowest_fpir(self, size: GallerySize) -> float:
         """The lowest false positive identification rate it can answer for at a gallery's size."""

@@ -18,13 +18,20 @@ class Calibrations:
     """The pack's calibration and those that collections made of themselves. Thread-safe."""
 
     def __init__(
-        self, store: TemplateStore, pack: Calibration | None, constant: float, precision: str
+        self,
+        store: TemplateStore,
+        pack: Calibration | None,
+        constant: float,
+        *,
+        embedding_space: str,
+        precision: str,
     ) -> None:
-        """`constant`: the pack's threshold where nothing is calibrated; `precision`: of the
-        similarities that searches answer."""
+        """`constant`: the pack's threshold where nothing is calibrated; space and precision are
+        those of the similarities that decide here."""
         self.pack = pack
         self._store = store
         self._constant = constant
+        self._embedding_space = embedding_space
         self._precision = precision
         self._held: dict[str, Calibration | None] = {}
         self._lock = threading.Lock()
@@ -42,7 +49,7 @@ class Calibrations:
         name = record.calibration_id
         if name is None:
             return None
-        key = f"{record.key}/{name}/{record.embedding_space}"
+        key = f"{record.key}/{name}"
         with self._lock:
             if key in self._held:
                 return self._held[key]
@@ -59,7 +66,7 @@ class Calibrations:
             return None
         try:
             calibration = Calibration.model_validate(content)
-            return calibration.require(record.embedding_space, self._precision)
+            return calibration.require(self._embedding_space, self._precision)
         except (ValidationError, CalibrationMismatch) as error:
             log(logging.WARNING, f"the calibration {record.calibration_id} is not used", error)
             return None

@@ -140,7 +140,7 @@ def _rule(
     except RateOutOfReach:
         # Nobody asked in this call: the strictest threshold there is, and the answer says what
         # it is worth, rather than no answer in a gallery that has grown too large.
-        strictest = max(grounds.calibrations, key=lambda c: -c.lowest_fpir(default.size))
+        strictest = min(grounds.calibrations, key=lambda c: c.lowest_fpir(default.size))
         return Rule(strictest.fmr.similarity[-1], source, target, strictest)
 
 

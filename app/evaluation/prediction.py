@@ -38,18 +38,17 @@ class _Part:
 
 def check_predictions(
     sample: FaceSample,
-    space: str,
+    own: Calibration | None,
     generator: np.random.Generator,
     clock: Clock = lambda: datetime.now(UTC),
 ) -> tuple[FpirPrediction, ...]:
-    """Promises tried on the people they were made of, then on people held out.
+    """Promises of the sample's `own` calibration tried on its people, then on people held out.
 
     Held out: the people are halved HALVES times, one half calibrates and the other is searched.
     """
-    if sample.data.person_count < 2 * MIN_PERSONS:
+    if own is None or sample.data.person_count < 2 * MIN_PERSONS:
         return ()
-    everyone = np.arange(sample.data.person_count)
-    own = _calibrate(sample, everyone, space, clock)
+    everyone, space = np.arange(sample.data.person_count), own.embedding_space
     figures = _try(sample, [_Part(own, everyone, everyone)], generator, held_out=False)
     halves = []
     for _ in range(HALVES):

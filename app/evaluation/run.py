@@ -175,14 +175,13 @@ def _measure_people(plan: Plan, people: LabelledPeople, bench: _Bench) -> _Secti
         photos = enrol_photos(bench.analyser, people.folder, people.images, plan.selection, tick)
     sample = build_sample(people, photos, plan.noise)
     generator = np.random.default_rng(plan.seed)
-    space = bench.pack.embedding_space
     with bench.progress("figures", 4) as tick:
         calibration = _calibrate(sample, people, bench)
         comparisons = compare_all(sample, calibration)
         tick()
         identification = identify(sample, generator)
         tick()
-        predictions = check_predictions(sample, space, generator, bench.clock)
+        predictions = check_predictions(sample, calibration, generator, bench.clock)
         tick()
         thresholds = _thresholds(calibration, identification, bench.pack)
         return _Sections(

@@ -133,6 +133,19 @@ class TestVerify:
             thresholds.append(answer["threshold"])
         assert thresholds[0] < thresholds[1]
 
+    def test_two_photos_do_not_need_the_collection_s_space(
+        self, presidents: Any, services: Services
+    ) -> None:
+        name = f"{presidents.name}-foreign"
+        services.gallery.store.create_collection(name, "es-other", 512, {}, {"target_fmr": 0.001})
+        files = {
+            "image": presidents.photo("obama.jpg"),
+            "reference": presidents.photo("obama3.jpg"),
+        }
+        answer = presidents.client.post("/v1/verify", data={"collection": name}, files=files)
+        assert answer.status_code == 200
+        assert (answer.json()["threshold_source"], answer.json()["target"]) == ("collection", 0.001)
+
 
 class TestPolicy:
     def set_policy(self, gallery: Any, **policy: Any) -> httpx.Response:

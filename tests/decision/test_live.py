@@ -53,7 +53,9 @@ def fill(gallery: Gallery, count: int, second_ids: int = 0) -> None:
 
 def test_its_calibration_is_kept_and_put_to_use(gallery: Gallery) -> None:
     fill(gallery, 120)
-    shelf = Calibrations(gallery.store, calibration(), 0.5, "float32")
+    shelf = Calibrations(
+        gallery.store, calibration(), 0.5, embedding_space="es-test", precision="float32"
+    )
     before = shelf.grounds(gallery.require("default")).calibrations
     assert [one.source.kind for one in before] == ["photos"]
     live = calibrate_collection(gallery, "default", np.random.default_rng(0), lambda: NOW)
@@ -70,7 +72,7 @@ def test_its_calibration_is_kept_and_put_to_use(gallery: Gallery) -> None:
 def test_another_process_uses_it_at_once(gallery: Gallery, tmp_path: Path) -> None:
     fill(gallery, 100)
     other = open_gallery(tmp_path / "likeness.db")
-    shelf = Calibrations(other.store, None, 0.5, "float32")
+    shelf = Calibrations(other.store, None, 0.5, embedding_space="es-test", precision="float32")
     assert shelf.grounds(other.require("default")).calibrations == []
     live = calibrate_collection(gallery, "default", np.random.default_rng(0))
     (found,) = shelf.grounds(other.require("default")).calibrations
@@ -116,5 +118,13 @@ def test_of_nothing_and_of_another_space(gallery: Gallery, tmp_path: Path) -> No
 def test_one_of_another_precision_is_not_used(gallery: Gallery) -> None:
     foreign = calibration(precision="float16")
     gallery.store.set_calibration("default", foreign.calibration_id, foreign.content())
-    shelf = Calibrations(gallery.store, None, 0.5, "float32")
+    shelf = Calibrations(gallery.store, None, 0.5, embedding_space="es-test", precision="float32")
+    assert shelf.grounds(gallery.require("default")).calibrations == []
+
+
+def test_nor_one_of_another_space(gallery: Gallery) -> None:
+    own = calibration()
+    gallery.store.set_calibration("default", own.calibration_id, own.content())
+    running = {"embedding_space": "es-other", "precision": "float32"}
+    shelf = Calibrations(gallery.store, None, 0.5, **running)
     assert shelf.grounds(gallery.require("default")).calibrations == []

@@ -137,7 +137,8 @@ def test_csv_numbers_stay_numbers() -> None:
 
 def test_csv_can_be_written_whatever_a_file_is_called() -> None:
     data = replace(minimal_evaluation().data[0], problems=(Problem("x", "odd\udcff"),))
-    to_csv(replace(minimal_evaluation(), data=(data,))).encode("utf-8")
+    written = to_csv(replace(minimal_evaluation(), data=(data,))).encode("utf-8")
+    assert b"problems_odd" in written
 
 
 def test_csv_of_little_is_little() -> None:

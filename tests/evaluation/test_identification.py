@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from app.decision.calibration import Calibration
 from app.decision.comparisons import LabelledEmbeddings
+from app.decision.fitting import Labelled, calibrate
 from app.evaluation.comparing import compare_all, equal_error_rate
 from app.evaluation.discard import error_versus_discard
 from app.evaluation.identification import by_person, identify, search, split
@@ -24,6 +26,10 @@ def sample(data: LabelledEmbeddings, qualities: list[Quality] | None = None) -> 
         tuple(qualities or [GOOD] * count),
         frozenset(),
     )
+
+
+def own(faces: FaceSample) -> Calibration:
+    return calibrate(Labelled(faces.data, "photos", "made up"), "es-test", "float32")
 
 
 MADE_UP = sample(people(600, [1, 1, 3] * 200, dimension=48, noise=0.7))
@@ -75,7 +81,7 @@ def test_a_person_s_searches_are_one_cluster() -> None:
 
 def test_promises_are_kept_on_people_held_out() -> None:
     data = sample(people(900, [1, 2, 2] * 300, dimension=48))
-    found = check_predictions(data, "es-test", np.random.default_rng(0))
+    found = check_predictions(data, own(data), np.random.default_rng(0))
     held_out = [one for one in found if one.held_out]
     assert {one.persons for one in held_out} == {100}
     assert {one.templates_per_person for one in found} == {1, 2}
@@ -96,7 +102,9 @@ def test_the_highest_of_n_foretells_the_simulation_exactly() -> None:
 
 
 def test_too_few_people_make_no_promise() -> None:
-    assert check_predictions(sample(people(150)), "es-test", np.random.default_rng(0)) == ()
+    few = sample(people(150))
+    assert check_predictions(few, own(few), np.random.default_rng(0)) == ()
+    assert check_predictions(MADE_UP, None, np.random.default_rng(0)) == ()
 
 
 def test_more_templates_find_more_people() -> None:

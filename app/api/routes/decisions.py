@@ -187,7 +187,8 @@ async def _against_person(head: AnswerHead, fields: VerifyFields, probe: FloatAr
 
 def _verification_rule(head: AnswerHead, fields: VerifyFields, claimed: GallerySize) -> Rule:
     services = head.services
-    record = services.gallery.require(fields.collection)
+    # Two photos are compared whatever the collection holds: of it they only need the policy.
+    record = services.gallery.store.collection(fields.collection)
     ask = ask_of(fields)
     # Only a target for searches needs to know how much there is to search.
     searched = claimed if ask.target_fpir is None else services.gallery.size(fields.collection)
@@ -221,11 +222,16 @@ async def identify(request: Request) -> Any:
     record = await head.services.scheduler.store(head.services.gallery.require, fields.collection)
     outcomes = await analyse_images(head, call.images, fields.max_faces)
     found = faces_of(outcomes)
-    result = await _search(head, fields, [face for _, _, face in found])
+    # To give the n faces of a photo n different people, each needs to know its n nearest.
+    rivals = max(len(one.faces) for one in outcomes if isinstance(one, AnalysedImage))
+    wanted = max(fields.top_k, rivals) if fields.one_person_once else fields.top_k
+    result = await _search(head, fields, [face for _, _, face in found], wanted)
     policy = policy_of(record)
     grounds = await head.services.scheduler.store(head.services.calibrations.grounds, record)
     rule = identification_rule(ask_of(fields), policy, grounds, result.searched)
-    verdicts = _verdicts(found, result.rows, rule, policy.identify_gate, fields)
+    verdicts = await head.services.scheduler.store(
+        _verdicts, found, result.rows, rule, policy.identify_gate, fields
+    )
     return {
         **head.members(),
         **rule_members(rule),
@@ -247,12 +253,12 @@ async def identify(request: Request) -> Any:
     }
 
 
-async def _search(head: AnswerHead, fields: IdentifyFields, faces: list[Face]) -> SearchResult:
+async def _search(
+    head: AnswerHead, fields: IdentifyFields, faces: list[Face], wanted: int
+) -> SearchResult:
     start = time.perf_counter()
     dimension = head.services.pack.recogniser.dimension
     probes = np.array([_vector(face) for face in faces], np.float32).reshape(-1, dimension)
-    # To give n faces n different people, each needs to know its n nearest.
-    wanted = max(fields.top_k, len(faces)) if fields.one_person_once else fields.top_k
     result = await head.services.scheduler.store(
         head.services.gallery.identify, fields.collection, probes, wanted, fields.filter
     )
