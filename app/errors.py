@@ -51,6 +51,10 @@ class InvalidCursor(InvalidRequest):
     code, title = "invalid_cursor", "The cursor is not one of ours"
 
 
+class IdempotencyKeyReused(InvalidRequest):
+    code, title = "idempotency_key_reused", "The Idempotency-Key belongs to another request"
+
+
 # --- one image -------------------------------------------------------------------------------
 
 
@@ -140,6 +144,12 @@ class PersonExists(Conflict):
     code, title = "person_exists", "A person of that id exists"
 
 
+class EnrolledBefore(Conflict):
+    """The enrolment of that Idempotency-Key is done; its answer can be had."""
+
+    code, title = "enrolled_before", "This enrolment is done already"
+
+
 class CollectionProtected(Conflict):
     code, title = "collection_protected", "The default collection cannot be deleted"
 
@@ -174,6 +184,16 @@ class StoreFull(LikenessError):
     code, status, title = "storage_full", 507, "There is no room left on the disk"
 
 
+class EncryptionKeyMissing(LikenessError):
+    code, status, title = "encryption_key_missing", 503, "Stored data cannot be decrypted"
+
+
+class DamagedData(LikenessError):
+    """Stored data is not what the service wrote: damage and tampering look the same."""
+
+    code, status, title = "damaged_data", 500, "Stored data is damaged"
+
+
 # --- the service -----------------------------------------------------------------------------
 
 
@@ -200,3 +220,7 @@ class DeviceError(StartupError):
 
 class DatabaseError(StartupError):
     code, title = "database_error", "The database cannot be opened"
+
+
+class EncryptionKeyError(StartupError):
+    code, title = "encryption_key_error", "The encryption key cannot be used"

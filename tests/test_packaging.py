@@ -19,12 +19,12 @@ REQUIREMENTS = ROOT / "requirements"
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 LOCK_EXTRAS = {
-    "cpu": ["cpu"],
-    "gpu": ["gpu"],
-    "insightface": ["cpu", "insightface"],
-    "gpu-insightface": ["gpu", "insightface"],
-    "export": ["cpu", "export"],
-    "dev": ["cpu", "insightface", "export", "dev"],
+    "cpu": ["cpu", "postgres"],
+    "gpu": ["gpu", "postgres"],
+    "insightface": ["cpu", "postgres", "insightface"],
+    "gpu-insightface": ["gpu", "postgres", "insightface"],
+    "export": ["cpu", "postgres", "export"],
+    "dev": ["cpu", "postgres", "insightface", "export", "dev"],
 }
 # Distributions of one family install the same import package over one another.
 FAMILIES = {

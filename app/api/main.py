@@ -11,7 +11,7 @@ from app import __version__
 from app.api.errors import install_error_handlers
 from app.api.middleware import RequestContext
 from app.api.openapi import PROBLEMS
-from app.api.routes import calibration, collections, decisions, faces, system
+from app.api.routes import calibration, collections, decisions, enrolment, faces, system
 from app.services import Services
 
 DESCRIPTION = """
@@ -40,7 +40,7 @@ def create_app(services: Services) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.services = services
-    for module in (faces, decisions, collections, calibration):
+    for module in (faces, enrolment, decisions, collections, calibration):
         app.include_router(module.router, responses=PROBLEMS)
     app.include_router(system.router)
     app.add_api_route("/", _to_docs, include_in_schema=False)

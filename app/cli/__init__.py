@@ -6,6 +6,8 @@ from app.cli.calibrate import calibrate
 from app.cli.doctor import doctor
 from app.cli.evaluate import evaluate_pack
 from app.cli.import_gallery import import_folder
+from app.cli.keys import keys_app
+from app.cli.migrate import migrate_database
 from app.cli.models import models_app
 from app.cli.serve import serve
 
@@ -14,10 +16,13 @@ app = typer.Typer(
     help="Likeness: self-hosted face recognition. Settings are LIKENESS_* environment variables.",
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_show_locals=False,  # they hold keys and embeddings
 )
 app.command()(serve)
 app.command("import")(import_folder)
 app.command()(calibrate)
 app.command("evaluate")(evaluate_pack)
+app.command("migrate")(migrate_database)
 app.command()(doctor)
 app.add_typer(models_app, name="models")
+app.add_typer(keys_app, name="keys")

@@ -14,6 +14,7 @@ from app.gallery.ports import (
     GallerySize,
     Hit,
     NewTemplate,
+    OnceRequest,
     Receipt,
     StoredTemplate,
     TemplateStore,
@@ -118,10 +119,15 @@ class Gallery:
         person_id: str,
         metadata: JsonObject | None,
         templates: Sequence[NewTemplate],
+        *,
+        once: OnceRequest | None = None,
     ) -> list[StoredTemplate]:
-        """Store templates of one person, on disk and searchable when this returns."""
+        """Store templates of one person, on disk and searchable when this returns.
+
+        With `once`, raises EnrolledBefore or IdempotencyKeyReused as the store does.
+        """
         self.require(collection)
-        stored = self.store.enroll(collection, person_id, metadata, templates)
+        stored = self.store.enroll(collection, person_id, metadata, templates, once=once)
         self._current(collection)
         return stored
 

@@ -3,7 +3,7 @@
 `TemplateStore` is the truth, `VectorIndex` is derived from it. Both speak in the records below.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
@@ -20,8 +20,8 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class CollectionRecord:
     """One gallery. `key` is the database's own number, never shown; `revision` rises with every
-    change to its templates. `policy` and `calibration_id` say how it decides; the gallery only
-    keeps them."""
+    change to its templates, and `stamp` is that revision's random mark ("" where nothing was
+    marked yet). `policy` and `calibration_id` say how it decides; the gallery only keeps them."""
 
     key: int
     name: str
@@ -32,6 +32,7 @@ class CollectionRecord:
     created_at: datetime
     policy: JsonObject = field(default_factory=dict)
     calibration_id: str | None = None
+    stamp: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,22 @@ class StoredTemplate:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestKey:
+    """A client's key for a request to one collection, and a digest of what was asked under it."""
+
+    key: str
+    request_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class OnceRequest(RequestKey):
+    """An enrolment that is done once however often it is sent; `answer` makes of its outcome what
+    is kept to answer again."""
+
+    answer: Callable[[Sequence[StoredTemplate]], JsonObject]
+
+
+@dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
     """Some records and whether more follow."""
 
@@ -102,11 +119,12 @@ class Templates:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What happened to a collection's templates up to `revision`."""
+    """What happened to a collection's templates up to `revision`, which is marked `stamp`."""
 
     revision: int
     added: Templates
     removed: Ids
+    stamp: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +148,7 @@ class TemplateStore(Protocol):
     """The truth. Every method is one transaction; what returned is on disk.
 
     Raises CollectionNotFound, PersonNotFound, FaceNotFound, CollectionExists, PersonExists,
-    StoreUnavailable and StoreFull.
+    IdempotencyKeyReused, EnrolledBefore, StoreUnavailable and StoreFull.
     """
 
     def create_collection(
@@ -170,7 +188,11 @@ class TemplateStore(Protocol):
         person_id: str,
         metadata: JsonObject | None,
         new_templates: Sequence[NewTemplate],
+        *,
+        once: OnceRequest | None = None,
     ) -> list[StoredTemplate]: ...
+
+    def answered(self, name: str, request: RequestKey) -> JsonObject | None: ...
 
     def face(self, name: str, face_id: str) -> FaceRecord: ...
 
@@ -188,7 +210,13 @@ class TemplateStore(Protocol):
 
     def person_keys(self, collection: CollectionRecord, metadata: JsonObject) -> set[int]: ...
 
+    def identity(self) -> str: ...
+
+    def stamp_at(self, collection: CollectionRecord, revision: int) -> str | None: ...
+
     def all_templates(self, collection: CollectionRecord) -> Changes: ...
+
+    def templates_after(self, collection: CollectionRecord, key: int, limit: int) -> Templates: ...
 
     def changes_since(self, collection: CollectionRecord, revision: int) -> Changes: ...
 

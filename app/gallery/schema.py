@@ -1,39 +1,69 @@
-"""Bring a database to this version's tables: Alembic, under the database's own write lock."""
+"""Bring a database to this version's tables: Alembic, one process at a time."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from app.errors import DatabaseError
-from app.gallery.backends.sqlite import WRITING
+from app.gallery.backends import backend_of, shown_url
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+NEWEST = "head"
 
 
-def migrate(engine: Engine) -> None:
-    """Upgrade to the newest revision; processes that start together do it one after another.
+def migrate(engine: Engine, revision: str = NEWEST) -> None:
+    """Upgrade to the newest revision, or an older one; all of it or nothing.
 
-    Raises DatabaseError when the file is no database of ours, or one of a newer version.
+    Processes that start together do it one after another. Raises DatabaseError when the database
+    cannot be opened, is none of ours, or is one of a newer version.
     """
+    backend = backend_of(engine)
+    config = _config()
+    with _clear_errors(engine), backend.writer(engine).begin() as connection:
+        backend.lock_schema(connection)
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+
+def pending(engine: Engine) -> list[str]:
+    """What `migrate` would do now, a line a step: its number and what it brings. Changes nothing;
+    raises DatabaseError as `migrate` does."""
+    scripts = ScriptDirectory.from_config(_config())
+    with _clear_errors(engine), backend_of(engine).reader(engine).begin() as connection:
+        current = MigrationContext.configure(connection).get_current_revision() or "base"
+        scripts.get_revision(current)  # CommandError where we do not know it
+        steps = list(scripts.iterate_revisions(NEWEST, current))
+    return [f"{step.revision} {step.doc}" for step in reversed(steps)]
+
+
+def _config() -> Config:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
+    return config
+
+
+@contextmanager
+def _clear_errors(engine: Engine) -> Iterator[None]:
+    shown = shown_url(engine)
     try:
-        writing = engine.execution_options(**{WRITING: True})
-        with writing.begin() as connection:
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+        yield
     except CommandError as error:
         raise DatabaseError(
-            f"The database {engine.url} was written by a newer version of Likeness ({error}). "
-            "Install that version, or point LIKENESS_DATA_DIR to another folder."
+            f"The database {shown} was written by a newer version of Likeness ({error}). Start "
+            "that version or a later one, restore a backup from before the upgrade, or name "
+            "another database by LIKENESS_DATABASE_URL or LIKENESS_DATA_DIR."
         ) from error
     except DBAPIError as error:
         raise DatabaseError(
-            f"The database {engine.url} cannot be opened: {error.orig}. Check that the folder "
-            "can be written, has room, and that the file is a Likeness database."
+            f"The database {shown} cannot be opened: {error.orig}. "
+            f"{backend_of(engine).OPENING_ADVICE}"
         ) from error

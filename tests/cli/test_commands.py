@@ -16,6 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.gallery.encryption.keys import parse_keys
+
 LIKENESS = Path(sys.executable).parent / "likeness"
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -62,7 +64,7 @@ def people(tmp_path: Path, photos: Path) -> Path:
 
 def test_help_names_every_command(run: Run) -> None:
     text = run("--help").stdout
-    for command in ("serve", "import", "models", "doctor", "calibrate", "evaluate"):
+    for command in ("serve", "import", "models", "doctor", "calibrate", "evaluate", "migrate"):
         assert command in text
 
 
@@ -126,7 +128,7 @@ def test_a_changed_network_stops_the_start(run: Run, tmp_path: Path) -> None:
         ({"LIKENESS_DEVICE": "cuda"}, "LIKENESS_DEVICE=cpu"),
         ({"LIKENESS_DEVICE": "tpu"}, "LIKENESS_DEVICE=tpu"),
         ({"LIKENESS_PORT": "x"}, "LIKENESS_PORT=x"),
-        ({"LIKENESS_DATABASE_URL": "mysql://x/y"}, "use SQLite"),
+        ({"LIKENESS_DATABASE_URL": "mysql://x/y"}, "use SQLite or PostgreSQL"),
     ],
 )
 def test_settings_that_cannot_be(run: Run, settings: dict[str, str], said: str) -> None:
@@ -224,3 +226,25 @@ def test_calibrate_says_what_it_needs(run: Run) -> None:
     nowhere = run("calibrate", "nowhere")
     assert nowhere.returncode == 2
     assert "There is no collection 'nowhere'" in " ".join(nowhere.stderr.split())
+
+
+def test_a_generated_key_is_one_line_that_can_be_read(run: Run) -> None:
+    made = run("keys", "generate", "--id", "prod-1", COLUMNS="20")
+    assert made.returncode == 0, made.stderr
+    (key,) = parse_keys(made.stdout.encode(), "stdout")
+    assert key.key_id == "prod-1"
+    assert made.stdout.count("\n") == 1
+    assert run("keys", "generate", "--id", "a key").returncode == 2
+
+
+def test_migrate_says_first_and_does_then(run: Run, tmp_path: Path) -> None:
+    would = run("migrate", "--dry-run")
+    assert would.returncode == 0, would.stderr
+    assert "would run 0001 First tables" in would.stdout
+    done = run("migrate")
+    assert "ran 0001 First tables" in done.stdout
+    assert "up to date" in run("migrate", "--dry-run").stdout
+    nowhere = run("migrate", LIKENESS_DATABASE_URL="postgresql://u:secret@127.0.0.1:1/likeness")
+    assert nowhere.returncode == 2
+    assert "Check that the server runs" in " ".join(nowhere.stderr.split())
+    assert "secret" not in nowhere.stdout + nowhere.stderr

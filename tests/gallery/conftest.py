@@ -1,7 +1,8 @@
-"""Real SQLite files and real FAISS indexes, with directions drawn from a seeded generator."""
+"""Real databases and real FAISS indexes, with directions drawn from a seeded generator."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,17 +31,53 @@ def close_databases() -> Iterator[None]:
         OPENED.pop().dispose()
 
 
-def open_engine(database: Path) -> Engine:
-    """An engine over a database file, closed when the test ends."""
-    OPENED.append(create_engine(f"sqlite:///{database}"))
+def open_engine(database: Path | str) -> Engine:
+    """An engine over an SQLite file or a URL, closed when the test ends."""
+    OPENED.append(create_engine(database if isinstance(database, str) else f"sqlite:///{database}"))
     return OPENED[-1]
 
 
-def open_gallery(database: Path, space: str = SPACE) -> Gallery:
-    """A gallery over a database file, as a starting process opens it."""
+def open_store(url: str, **options: Any) -> SqlStore:
+    """A store over a database, as a starting process opens it."""
+    engine = open_engine(url)
+    migrate(engine)
+    return SqlStore(engine, **options)
+
+
+def open_gallery(database: Path | str, space: str = SPACE) -> Gallery:
+    """A gallery over an SQLite file or a URL, as a starting process opens it."""
     engine = open_engine(database)
     migrate(engine)
     return Gallery(SqlStore(engine), FlatIndex, space, DIMENSION)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def engine_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of an empty database: what uses it is a contract that every engine keeps."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'likeness.db'}"
+    else:
+        yield from fresh_postgres(request.getfixturevalue("postgres"))
+
+
+@pytest.fixture
+def postgres_url(postgres: Any) -> Iterator[str]:
+    """The URL of an empty PostgreSQL database."""
+    yield from fresh_postgres(postgres)
+
+
+def fresh_postgres(server: Any) -> Iterator[str]:
+    url = server.new_database()
+    yield url
+    server.drop_database(url)
+
+
+@pytest.fixture
+def store(engine_url: str) -> SqlStore:
+    """A store over every engine, with the collection `default`."""
+    store = open_store(engine_url)
+    store.create_collection("default", SPACE, DIMENSION, {})
+    return store
 
 
 @pytest.fixture

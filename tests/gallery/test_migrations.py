@@ -1,46 +1,119 @@
-"""A database of an earlier version is brought along with all it holds."""
+"""A database of an earlier version is brought along with all it holds, on every engine."""
 
-from pathlib import Path
+from datetime import UTC, datetime
 
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import Engine, text
+import numpy as np
+import pytest
+from sqlalchemy import Engine, inspect, text
 
-from app.gallery.backends.sqlite import WRITING
-from app.gallery.schema import MIGRATIONS, migrate
+from app.errors import DatabaseError
+from app.gallery.schema import migrate, pending
 from app.gallery.store import SqlStore
-from tests.gallery.conftest import open_engine
+from tests.gallery.conftest import DIMENSION, SPACE, open_engine, template
+
+VECTOR = np.eye(DIMENSION, dtype=np.float32)[0]
 
 
-def upgrade_to(engine: Engine, revision: str) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    config.set_main_option("path_separator", "os")
-    with engine.execution_options(**{WRITING: True}).begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
+@pytest.fixture
+def engine(engine_url: str) -> Engine:
+    return open_engine(engine_url)
 
 
-def test_collections_made_before_there_were_policies(database: Path) -> None:
-    engine = open_engine(database)
-    upgrade_to(engine, "0001")
+def run(engine: Engine, statement: str, **values: object) -> None:
     with engine.begin() as connection:
-        connection.execute(
-            text(
-                "INSERT INTO collections (name, embedding_space, dimension, revision, metadata, "
-                "created_at) VALUES ('old', 'es-test', 16, 3, '{\"a\": 1}', '2026-01-01')"
-            )
-        )
-    migrate(engine)
-    record = SqlStore(engine).collection("old")
-    assert (record.policy, record.calibration_id, record.metadata) == ({}, None, {"a": 1})
+        connection.execute(text(statement), {"now": datetime(2026, 1, 1, tzinfo=UTC), **values})
 
 
-def test_policy_and_calibration_of_a_collection(database: Path) -> None:
-    engine = open_engine(database)
+def fill_old_database(engine: Engine) -> None:
+    """A collection with one person and one template, as versions 1 and 2 wrote them."""
+    run(
+        engine,
+        "INSERT INTO collections (name, embedding_space, dimension, revision, metadata, created_at)"
+        " VALUES ('old', 'es-test', 16, 3, '{\"a\": 1}', :now)",
+    )
+    run(
+        engine,
+        "INSERT INTO persons (collection, person_id, metadata, created_at, updated_at)"
+        " VALUES (1, 'ada', '{\"b\": 2}', :now, :now)",
+    )
+    run(
+        engine,
+        "INSERT INTO templates (face_id, collection, person, embedding, content_digest, quality,"
+        " created_at) VALUES ('f', 1, 1, :embedding, 'c', '{}', :now)",
+        embedding=VECTOR.tobytes(),
+    )
+    run(
+        engine,
+        "INSERT INTO changes (collection, revision, template, kind, created_at)"
+        " VALUES (1, 3, 1, 'add', :now)",
+    )
+
+
+@pytest.mark.parametrize("version", ["0001", "0002"])
+def test_an_old_database_keeps_all_it_holds(engine: Engine, version: str) -> None:
+    migrate(engine, version)
+    fill_old_database(engine)
     migrate(engine)
     store = SqlStore(engine)
-    made = store.create_collection("staff", "es-test", 16, {}, {"target_fpir": 0.1})
+    record = store.collection("old")
+    assert (record.policy, record.calibration_id, record.metadata) == ({}, None, {"a": 1})
+    assert (record.revision, record.stamp, store.stamp_at(record, 3)) == (3, "", "")
+    assert store.person("old", "ada").metadata == {"b": 2}
+    news = store.changes_since(record, 0)
+    assert news.added.keys.tolist() == [1]
+    assert np.array_equal(news.added.vectors[0], VECTOR)
+    with engine.connect() as connection:
+        row = connection.execute(
+            text("SELECT sealed, data_key, key_id FROM templates, persons")
+        ).one()
+    assert (bool(row.sealed), row.data_key, row.key_id) == (False, None, None)
+    store.enroll("old", "ada", None, [template(VECTOR, "d")])
+    assert (store.collection("old").revision, len(store.collection("old").stamp)) == (4, 16)
+    assert store.delete_person("old", "ada").templates == 2
+
+
+def test_the_id_is_made_once(engine: Engine) -> None:
+    migrate(engine)
+    first = SqlStore(engine).identity()
+    migrate(engine)
+    assert SqlStore(engine).identity() == first
+
+
+def test_a_dry_run_says_what_would_be_done(engine: Engine) -> None:
+    steps = pending(engine)
+    assert [step.split()[0] for step in steps] == ["0001", "0002", "0003"]
+    assert "First tables" in steps[0]
+    assert inspect(engine).get_table_names() == []
+    migrate(engine, "0002")
+    assert pending(engine) == steps[2:]
+    migrate(engine)
+    assert pending(engine) == []
+
+
+def test_a_database_from_the_future_is_refused(engine: Engine) -> None:
+    migrate(engine)
+    run(engine, "UPDATE alembic_version SET version_num = '9999'")
+    for attempt in (migrate, pending):
+        with pytest.raises(DatabaseError, match=r"newer version.*9999.*restore a backup"):
+            attempt(engine)
+
+
+def test_a_migration_that_fails_changes_nothing(engine: Engine) -> None:
+    migrate(engine, "0002")
+    run(engine, "CREATE TABLE idempotency (in_the_way INTEGER)")
+    with pytest.raises(DatabaseError):
+        migrate(engine)
+    assert not inspect(engine).has_table("database")
+    assert len(pending(engine)) == 1
+    run(engine, "DROP TABLE idempotency")
+    migrate(engine)
+    assert len(SqlStore(engine).identity()) == 36
+
+
+def test_policy_and_calibration_of_a_collection(engine: Engine) -> None:
+    migrate(engine)
+    store = SqlStore(engine)
+    made = store.create_collection("staff", SPACE, DIMENSION, {}, {"target_fpir": 0.1})
     assert made.policy == {"target_fpir": 0.1}
     changed = store.update_collection("staff", {"site": 1}, None)
     assert (changed.metadata, changed.policy) == ({"site": 1}, {"target_fpir": 0.1})

@@ -1,184 +1,227 @@
-"""The SQL truth: what is acknowledged is on disk, what is deleted leaves nothing behind."""
+"""What a store promises, over every database it can have."""
 
-import os
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sqlalchemy import inspect
+from sqlalchemy.exc import IntegrityError
 
-from app.errors import DatabaseError, StoreFull, StoreUnavailable
-from app.gallery.backends import create_engine
-from app.gallery.gallery import Gallery
-from app.gallery.schema import migrate
+from app.errors import CollectionExists, CollectionNotFound, PersonExists
+from app.gallery.ports import CollectionRecord
+from app.gallery.sql.tables import metadata
 from app.gallery.store import SqlStore
-from app.gallery.tables import metadata
-from tests.gallery.conftest import DIMENSION, SPACE, open_engine, open_gallery, template
+from tests.gallery.conftest import DIMENSION, SPACE, open_engine, open_gallery, open_store, template
 
 Draw = Callable[[int], NDArray[np.float32]]
+ROOT = Path(__file__).parents[2]
 
 
-def test_migrations_make_the_tables_the_code_knows(database: Path) -> None:
-    engine = open_engine(database)
-    migrate(engine)
+def enroll(store: SqlStore, person: str, vectors: NDArray[np.float32]) -> list[int]:
+    """The keys of the new templates."""
+    new = [template(vector, f"{person}-{i}") for i, vector in enumerate(vectors)]
+    return [one.face.template_key for one in store.enroll("default", person, None, new)]
+
+
+def test_migrations_make_the_tables_the_code_knows(engine_url: str) -> None:
+    engine = open_engine(engine_url)
+    open_store(engine_url)
     found = inspect(engine)
     for table in metadata.sorted_tables:
         columns = {column["name"]: column["nullable"] for column in found.get_columns(table.name)}
         assert columns == {column.name: column.nullable for column in table.columns}
+        types = {column["name"]: column["type"] for column in found.get_columns(table.name)}
+        for column in table.columns:
+            wanted = column.type.dialect_impl(engine.dialect)
+            assert type(types[column.name])._type_affinity is type(wanted)._type_affinity
+            assert getattr(types[column.name], "length", None) == getattr(wanted, "length", None)
+            assert getattr(types[column.name], "collation", None) == (
+                getattr(wanted, "collation", None)
+            )
         unique = {tuple(u["column_names"]) for u in found.get_unique_constraints(table.name)}
-        wanted = {
+        wanted_unique = {
             tuple(column.name for column in one.columns)
             for one in table.constraints
             if type(one).__name__ == "UniqueConstraint"
         }
-        assert unique == wanted
+        assert unique == wanted_unique
+        indexed = {
+            tuple(i["column_names"])
+            for i in found.get_indexes(table.name)
+            if "duplicates_constraint" not in i
+        }
+        assert indexed == {tuple(c.name for c in index.columns) for index in table.indexes}
         targets = {key["referred_table"] for key in found.get_foreign_keys(table.name)}
         assert targets == {key.column.table.name for key in table.foreign_keys}
 
 
-def test_durable_settings_are_on(database: Path) -> None:
-    engine = open_engine(database)
-    with engine.connect() as connection:
-
-        def pragma(name: str) -> object:
-            return connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
-
-        assert pragma("journal_mode") == "wal"
-        assert pragma("synchronous") == 2  # FULL
-        assert pragma("foreign_keys") == 1
-        assert pragma("secure_delete") == 1
-
-
-def test_the_clock_is_the_callers(database: Path, gallery: Gallery) -> None:
-    moment = datetime(2001, 2, 3, 4, 5, 6, tzinfo=UTC)
-    store = SqlStore(open_engine(database), clock=lambda: moment)
+def test_the_clock_is_the_callers(engine_url: str, store: SqlStore) -> None:
+    moment = datetime(2001, 2, 3, 4, 5, 6, 789, tzinfo=UTC)
+    store = open_store(engine_url, clock=lambda: moment)
     assert store.create_person("default", "ada", {}).created_at == moment
+    (stored,) = store.enroll(
+        "default", "ada", None, [template(np.eye(16, dtype=np.float32)[0], "")]
+    )
+    assert stored.face == store.face("default", stored.face.face_id)
 
 
-def test_enrolment_is_all_or_nothing(gallery: Gallery, directions: Draw) -> None:
-    vectors = directions(2)
-    broken = template(vectors[1], None)  # type: ignore[arg-type]  # the database refuses NULL
-    with pytest.raises(Exception, match="NOT NULL"):
-        gallery.enroll("default", "ada", {}, [template(vectors[0], "a"), broken])
-    assert gallery.store.persons("default", None, 10).items == []
-    assert gallery.identify("default", vectors[:1], 1).rows == [[]]
+def test_what_was_written_is_read(store: SqlStore, directions: Draw) -> None:
+    nested = {"a": [1, 2.5, None, True], "ü": {"nul": "\0", "emoji": "\N{GRINNING FACE}"}}
+    made = store.create_collection("staff", SPACE, DIMENSION, nested, {"target_fpir": 0.1})
+    assert made == store.collection("staff")
+    assert (made.metadata, made.policy) == (nested, {"target_fpir": 0.1})
+    vectors = directions(3)
+    stored = store.enroll("staff", "ada", nested, [template(v, str(v[0])) for v in vectors])
+    person = store.person("staff", "ada")
+    assert (person.metadata, person.templates) == (nested, 3)
+    faces, found = store.embeddings("staff", "ada")
+    assert {face.face_id for face in faces} == {one.face.face_id for one in stored}
+    order = {face.face_id: row for face, row in zip(faces, found, strict=True)}
+    for one, vector in zip(stored, vectors, strict=True):
+        assert np.array_equal(order[one.face.face_id], vector)
+    assert store.faces_by_key([one.face.template_key for one in stored]) == {
+        one.face.template_key: one.face for one in stored
+    }
+    assert store.count(made).templates == 3
+    assert store.delete_collection("staff").templates == 3
+    with pytest.raises(CollectionNotFound):
+        store.collection("staff")
 
 
-def test_deleted_embeddings_leave_no_bytes_in_the_database(
-    database: Path, gallery: Gallery, directions: Draw
-) -> None:
-    vectors = directions(50)
-    gallery.enroll("default", "ada", {}, [template(v, str(i)) for i, v in enumerate(vectors)])
-    assert vectors[20].tobytes() in everything_on_disk(database)
-    gallery.delete_person("default", "ada")
-    left = everything_on_disk(database)
-    assert not any(vector.tobytes() in left for vector in vectors)
+def test_enrolment_is_all_or_nothing(store: SqlStore, directions: Draw) -> None:
+    good, bad = (template(vector, "a") for vector in directions(2))
+    object.__setattr__(bad, "content_digest", None)  # the database refuses NULL
+    before = store.collection("default")
+    with pytest.raises(IntegrityError):
+        store.enroll("default", "ada", {}, [good, bad])
+    assert store.persons("default", None, 10).items == []
+    assert store.collection("default") == before
 
 
-def test_more_keys_than_a_statement_takes(gallery: Gallery, directions: Draw) -> None:
-    (stored,) = gallery.enroll("default", "ada", {}, [template(directions(1)[0], "a")])
-    key = stored.face.template_key
-    assert list(gallery.store.faces_by_key([*range(10**6, 10**6 + 50_000), key])) == [key]
+def test_the_same_content_is_stored_once(store: SqlStore, directions: Draw) -> None:
+    vectors = directions(3)
+    same = [template(vectors[0], "a"), template(vectors[1], "b"), template(vectors[0], "a")]
+    first = store.enroll("default", "ada", None, same)
+    assert [one.duplicate for one in first] == [False, False, True]
+    assert first[0].face == first[2].face
+    revision = store.collection("default").revision
+    again = store.enroll("default", "ada", None, same[:2])
+    assert [(one.duplicate, one.face) for one in again] == [(True, one.face) for one in first[:2]]
+    assert store.collection("default").revision == revision
+    assert not store.enroll("default", "bob", None, same[:1])[0].duplicate
 
 
-def everything_on_disk(database: Path) -> bytes:
-    return b"".join(file.read_bytes() for file in sorted(database.parent.iterdir()))
+def test_more_keys_than_a_statement_takes(store: SqlStore, directions: Draw) -> None:
+    (key,) = enroll(store, "ada", directions(1))
+    assert list(store.faces_by_key([*range(10**6, 10**6 + 50_000), key])) == [key]
 
 
-def test_a_killed_process_loses_nothing_acknowledged(database: Path) -> None:
+def test_names_exist_once(store: SqlStore) -> None:
+    with pytest.raises(CollectionExists):
+        store.create_collection("default", SPACE, DIMENSION, {})
+    store.create_person("default", "ada", {})
+    with pytest.raises(PersonExists):
+        store.create_person("default", "ada", {})
+
+
+def test_pages_are_in_the_order_of_bytes(store: SqlStore) -> None:
+    names = ["Z", "a", "a b", "a-b", "ab", "ä", "\N{GRINNING FACE}"]
+    for name in reversed(names):
+        store.create_person("default", name, {})
+    seen: list[str] = []
+    more, after = True, None
+    while more:
+        page = store.persons("default", after, 2)
+        seen += [person.person_id for person in page.items]
+        more, after = page.more, seen[-1]
+    assert seen == names
+
+
+class TestFollowing:
+    """What a derived index lives on."""
+
+    def test_a_database_has_one_id(self, engine_url: str, store: SqlStore, tmp_path: Path) -> None:
+        assert store.identity() == open_store(engine_url).identity()
+        assert len(store.identity()) == 36
+        other = open_store(f"sqlite:///{tmp_path / 'other.db'}")
+        assert other.identity() != store.identity()
+
+    def test_each_revision_has_its_mark(self, store: SqlStore, directions: Draw) -> None:
+        vectors = directions(3)
+        states: list[CollectionRecord] = [store.collection("default")]
+        enroll(store, "ada", vectors[:2])
+        states.append(store.collection("default"))
+        enroll(store, "bob", vectors[2:])
+        states.append(store.collection("default"))
+        store.delete_person("default", "ada")
+        states.append(store.collection("default"))
+        assert [state.revision for state in states] == [0, 1, 2, 3]
+        assert states[0].stamp == ""
+        assert len({state.stamp for state in states}) == 4
+        for state in states:
+            assert store.stamp_at(states[-1], state.revision) == state.stamp
+        assert store.stamp_at(states[-1], 4) is None
+        assert store.changes_since(states[-1], 1).stamp == states[-1].stamp
+        assert store.all_templates(states[0]).stamp == states[-1].stamp
+
+    def test_changes_tell_what_came_and_went(self, store: SqlStore, directions: Draw) -> None:
+        vectors = directions(4)
+        first = enroll(store, "ada", vectors[:2])
+        record = store.collection("default")
+        passing = enroll(store, "bob", vectors[2:3])
+        store.delete_person("default", "bob")
+        stays = enroll(store, "eve", vectors[3:])
+        store.delete_person("default", "ada")
+        news = store.changes_since(record, record.revision)
+        assert news.added.keys.tolist() == stays
+        assert np.array_equal(news.added.vectors, vectors[3:])
+        assert sorted(news.removed.tolist()) == sorted(first + passing)
+        assert news.revision == record.revision + 4
+
+    def test_everything_page_by_page(self, store: SqlStore, directions: Draw) -> None:
+        for person in range(5):
+            enroll(store, f"p{person}", directions(3))
+        record = store.collection("default")
+        pages = []
+        key = 0
+        while len(page := store.templates_after(record, key, 4).keys):
+            pages.append(page.tolist())
+            key = int(page[-1])
+        assert [len(page) for page in pages] == [4, 4, 4, 3]
+        assert list(chain.from_iterable(pages)) == store.all_templates(record).added.keys.tolist()
+        store.delete_collection("default")
+        with pytest.raises(CollectionNotFound):
+            store.templates_after(record, 0, 4)
+
+
+def test_a_killed_process_loses_nothing_acknowledged(engine_url: str) -> None:
     code = (
-        "import os, sys; from pathlib import Path; import numpy as np\n"
+        "import os, sys; import numpy as np\n"
         "from tests.gallery.conftest import open_gallery, template\n"
-        "gallery = open_gallery(Path(sys.argv[1]))\n"
+        "gallery = open_gallery(sys.argv[1])\n"
         "vector = np.eye(16, dtype=np.float32)[3]\n"
         "gallery.enroll('default', 'ada', None, [template(vector, 'a')])\n"
         "os.kill(os.getpid(), 9)\n"
     )
-    root = Path(__file__).parents[2]
-    killed = subprocess.run([sys.executable, "-c", code, str(database)], cwd=root, check=False)
+    killed = subprocess.run([sys.executable, "-c", code, engine_url], cwd=ROOT, check=False)
     assert killed.returncode == -9
-    row = open_gallery(database).identify("default", np.eye(16, dtype=np.float32)[3:4], 1).rows[0]
+    row = open_gallery(engine_url).identify("default", np.eye(16, dtype=np.float32)[3:4], 1).rows[0]
     assert row[0].face.person_id == "ada"
 
 
-def test_a_full_disk_is_507_and_loses_nothing(gallery: Gallery, directions: Draw) -> None:
-    vectors = directions(2)
-    gallery.enroll("default", "ada", {}, [template(vectors[0], "a")])
-    with gallery.store._database.engine.connect() as connection:  # type: ignore[attr-defined]
-        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
-        # SQLite's own limit answers as a full disk does, without filling one; it belongs to the
-        # connection, which the pool hands out next.
-        connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
-    big = {"note": "x" * 100_000}
-    with pytest.raises(StoreFull, match="nothing was changed"):
-        gallery.enroll("default", "bob", big, [template(vectors[1], "b")])
-    assert [p.person_id for p in gallery.store.persons("default", None, 9).items] == ["ada"]
-    gallery.store.close()
-    gallery.enroll("default", "bob", big, [template(vectors[1], "b")])
-    assert gallery.identify("default", vectors[1:], 1).rows[0][0].face.person_id == "bob"
-
-
-def test_a_locked_database_is_503(
-    database: Path, gallery: Gallery, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("app.gallery.backends.sqlite.BUSY_TIMEOUT_S", 0.05)
-    store = SqlStore(open_engine(database))
-    with closing(sqlite3.connect(database, isolation_level=None)) as holder:
-        holder.execute("BEGIN IMMEDIATE")
-        with pytest.raises(StoreUnavailable):
-            store.create_person("default", "ada", {})
-        assert store.collection("default").name == "default"  # reads go on
-        holder.execute("ROLLBACK")
-    assert store.create_person("default", "ada", {}).person_id == "ada"
-
-
-class TestOpening:
-    def test_a_file_that_is_no_database(self, database: Path) -> None:
-        database.write_bytes(b"this is not a database, it is a text of some length" * 50)
-        with pytest.raises(DatabaseError, match="cannot be opened"):
-            open_gallery(database)
-
-    def test_a_database_from_the_future(self, database: Path) -> None:
-        open_gallery(database).store.close()
-        with closing(sqlite3.connect(database)) as connection, connection:
-            connection.execute("UPDATE alembic_version SET version_num = '9999'")
-        with pytest.raises(DatabaseError, match="newer version"):
-            open_gallery(database)
-
-    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-    def test_a_folder_that_cannot_be_written(self, tmp_path: Path) -> None:
-        tmp_path.chmod(0o500)
-        with pytest.raises(DatabaseError, match="LIKENESS_DATA_DIR"):
-            open_gallery(tmp_path / "data" / "likeness.db")
-
-    def test_a_folder_that_is_a_file(self, tmp_path: Path) -> None:
-        (tmp_path / "data").write_text("")
-        with pytest.raises(DatabaseError, match="LIKENESS_DATA_DIR"):
-            open_gallery(tmp_path / "data" / "likeness.db")
-
-    @pytest.mark.parametrize("url", ["nonsense", "mysql://host/db"])
-    def test_a_url_that_cannot_be_served(self, url: str) -> None:
-        with pytest.raises(DatabaseError):
-            create_engine(url)
-
-    def test_many_processes_open_a_new_database_at_once(self, database: Path) -> None:
-        code = (
-            "import sys; from pathlib import Path\n"
-            "from tests.gallery.conftest import open_gallery\n"
-            "open_gallery(Path(sys.argv[1]))\n"
-        )
-        root = Path(__file__).parents[2]
-        starts = [
-            subprocess.Popen([sys.executable, "-c", code, str(database)], cwd=root)
-            for _ in range(4)
-        ]
-        assert [start.wait(60) for start in starts] == [0, 0, 0, 0]
-        assert open_gallery(database).store.collection("default").embedding_space == SPACE
-        assert open_gallery(database).store.collection("default").dimension == DIMENSION
+def test_many_processes_open_a_new_database_at_once(engine_url: str) -> None:
+    code = (
+        "import sys\nfrom tests.gallery.conftest import open_gallery\nopen_gallery(sys.argv[1])\n"
+    )
+    starts = [
+        subprocess.Popen([sys.executable, "-c", code, engine_url], cwd=ROOT) for _ in range(4)
+    ]
+    assert [start.wait(60) for start in starts] == [0, 0, 0, 0]
+    record = open_gallery(engine_url).store.collection("default")
+    assert (record.embedding_space, record.dimension) == (SPACE, DIMENSION)

@@ -1,4 +1,4 @@
-"""`/v1/enroll`, `/v1/verify` and `/v1/identify`: photos against the gallery."""
+"""`/v1/verify` and `/v1/identify`: photos against the gallery."""
 
 import time
 from collections.abc import Sequence
@@ -7,19 +7,18 @@ from typing import Any
 import numpy as np
 from fastapi import APIRouter, Request
 
-from app.api.analysis import analyse_images, each_photo, record
+from app.api.analysis import analyse_images
 from app.api.answers import (
     AnswerHead,
     face_members,
     image_info,
-    quality_members,
 )
 from app.api.calls import IMAGE, REFERENCE, read_call
 from app.api.decisions import ask_of, candidate_info, fmr_members, fpir_members, rule_members
-from app.api.fields import EnrollFields, IdentifyFields, VerifyFields
+from app.api.fields import IdentifyFields, VerifyFields
 from app.api.openapi import photo_body
 from app.api.routes.faces import faces_of
-from app.api.schemas import EnrollAnswer, EnrolledFace, IdentifyAnswer, RejectedImage, VerifyAnswer
+from app.api.schemas import IdentifyAnswer, VerifyAnswer
 from app.decision.calibrations import policy_of
 from app.decision.gates import QualityGate
 from app.decision.policy import FaceSelection, is_match, select_face
@@ -30,105 +29,12 @@ from app.errors import (
     LikenessError,
     MissingField,
     NoFace,
-    NothingEnrolled,
 )
 from app.gallery.gallery import Candidate, Comparison, SearchResult
-from app.gallery.ports import GallerySize, NewTemplate, StoredTemplate
+from app.gallery.ports import GallerySize
 from app.types import AnalysedImage, Face, FloatArray
 
 router = APIRouter(prefix="/v1", tags=["gallery"])
-
-
-@router.post(
-    "/enroll",
-    response_model=EnrollAnswer,
-    openapi_extra=photo_body(
-        EnrollFields, {"person_id": "obama", "metadata": {"office": "president"}}, raw=True
-    ),
-)
-async def enroll(request: Request) -> Any:
-    """Store one template a photo for a person, who is created if need be.
-
-    Each photo needs one usable face; those without are answered in `rejected` with reasons, and
-    the rest is enrolled. What is in `enrolled` is on disk. A photo sent again is not stored twice.
-    """
-    head = AnswerHead(request)
-    call = await read_call(request, EnrollFields, optional=(IMAGE,))
-    fields = call.fields
-    record = await head.services.scheduler.store(head.services.gallery.require, fields.collection)
-    if bool(call.images) == bool(fields.embeddings):
-        raise MissingField("The call needs photos in 'image' or vectors in 'embeddings', not both.")
-    outcomes = await _new_templates(head, call.images, fields, policy_of(record).enroll_gate)
-    templates = {i: made for i, made in enumerate(outcomes) if isinstance(made, NewTemplate)}
-    rejected = [
-        RejectedImage(
-            index=i, reasons=error.extra.get("reasons", [error.code]), detail=error.detail
-        )
-        for i, error in enumerate(outcomes)
-        if isinstance(error, LikenessError)
-    ]
-    if not templates:
-        _refuse_all([error for error in outcomes if isinstance(error, LikenessError)], rejected)
-    stored = await _store(head, fields, list(templates.values()))
-    return {
-        **head.members(),
-        "collection": fields.collection,
-        "person_id": fields.person_id,
-        "enrolled": [_enrolled(i, one) for i, one in zip(templates, stored, strict=True)],
-        "rejected": rejected,
-    }
-
-
-async def _new_templates(
-    head: AnswerHead, images: Sequence[bytes], fields: EnrollFields, gate: QualityGate
-) -> Sequence[NewTemplate | LikenessError]:
-    services = head.services
-    if fields.embeddings:
-        return [services.template_from_embedding(values) for values in fields.embeddings]
-
-    def work(data: bytes) -> tuple[AnalysedImage, NewTemplate]:
-        return services.template_from_photo(data, fields.face_selection, gate)
-
-    outcomes = await each_photo(head, images, work)
-    templates: list[NewTemplate | LikenessError] = []
-    for outcome in outcomes:
-        if isinstance(outcome, LikenessError):
-            templates.append(outcome)
-        else:
-            record(head, outcome[0])
-            templates.append(outcome[1])
-    return templates
-
-
-async def _store(
-    head: AnswerHead, fields: EnrollFields, templates: list[NewTemplate]
-) -> list[StoredTemplate]:
-    start = time.perf_counter()
-    gallery = head.services.gallery
-    stored = await head.services.scheduler.store(
-        gallery.enroll, fields.collection, fields.person_id, fields.metadata, templates
-    )
-    head.add("store", (time.perf_counter() - start) * 1000)
-    return stored
-
-
-def _refuse_all(errors: list[LikenessError], rejected: list[RejectedImage]) -> None:
-    extra = {"enrolled": [], "rejected": [item.model_dump() for item in rejected]}
-    if len({error.code for error in errors}) == 1:
-        first = errors[0]
-        raise type(first)(first.detail, {**first.extra, **extra})
-    raise NothingEnrolled(
-        "None of the photos could be enrolled; 'rejected' gives the reason for each.", extra
-    )
-
-
-def _enrolled(index: int, stored: StoredTemplate) -> EnrolledFace:
-    return EnrolledFace(
-        index=index,
-        face_id=stored.face.face_id,
-        duplicate=stored.duplicate,
-        quality=quality_members(stored.face.quality),
-    )
 
 
 @router.post(

@@ -1,23 +1,72 @@
-"""Database engines: what is particular to each, behind one function."""
+"""Database engines: what is particular to each, behind one shape. Here alone one is chosen."""
 
-from sqlalchemy import Engine, make_url
+from typing import Protocol
+
+from sqlalchemy import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError
 
 from app.errors import DatabaseError
-from app.gallery.backends import sqlite
+from app.gallery.backends import postgresql, sqlite
+
+# Query parameters of a PostgreSQL URL that nobody else may read.
+_SECRETS = ("password", "sslpassword")
+
+
+class Backend(Protocol):
+    """What differs between databases; each module of this package is one."""
+
+    OPENING_ADVICE: str  # what to check when a database cannot be opened
+
+    def create_engine(self, url: URL) -> Engine:
+        """An engine that connects when it is first used. Raises DatabaseError."""
+
+    def reader(self, engine: Engine) -> Engine:
+        """The engine with transactions that see one state of the database and cannot write."""
+
+    def writer(self, engine: Engine) -> Engine:
+        """The engine with transactions that write."""
+
+    def lock_schema(self, connection: Connection) -> None:
+        """Wait until no other process migrates, and keep others out until the transaction ends."""
+
+    def erase_deleted(self, engine: Engine) -> None:
+        """Leave no copy of deleted rows in files of ours."""
+
+    def is_full(self, error: BaseException) -> bool:
+        """Whether the driver's error means that there is no room left."""
+
+    def advice(self, error: BaseException) -> str:
+        """What the driver's error means and what to do, in a sentence or two."""
+
+
+_BACKENDS: dict[str, Backend] = {"sqlite": sqlite, "postgresql": postgresql}
 
 
 def create_engine(url: str) -> Engine:
     """An engine for a database URL. Raises DatabaseError for a URL that cannot be served."""
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError):
+        # Their texts quote the URL, and with it the password.
         raise DatabaseError(
-            f"LIKENESS_DATABASE_URL is not a database URL: {error}. "
-            "Write sqlite:////absolute/path/likeness.db, or unset it."
-        ) from error
-    if parsed.get_backend_name() != "sqlite":
+            "LIKENESS_DATABASE_URL is not a database URL. Write sqlite:////absolute/likeness.db "
+            "or postgresql://user:password@host/database (with special characters of the password "
+            "percent-encoded), or unset it."
+        ) from None
+    name = {"postgres": "postgresql"}.get(parsed.get_backend_name(), parsed.get_backend_name())
+    if name not in _BACKENDS:
         raise DatabaseError(
-            f"Databases of kind '{parsed.get_backend_name()}' are not supported yet; use SQLite."
+            f"Databases of kind '{name}' are not supported; use SQLite or PostgreSQL: "
+            "LIKENESS_DATABASE_URL begins with sqlite:// or postgresql://."
         )
-    return sqlite.create_engine(parsed)
+    return _BACKENDS[name].create_engine(parsed)
+
+
+def backend_of(engine: Engine) -> Backend:
+    """The backend that made the engine."""
+    return _BACKENDS[engine.dialect.name]
+
+
+def shown_url(engine: Engine) -> str:
+    """The engine's URL as it may be printed: without its passwords."""
+    return engine.url.difference_update_query(_SECRETS).render_as_string(hide_password=True)

@@ -1,5 +1,6 @@
 """SQLite: write-ahead log, full durability, and transactions that say at once if they write."""
 
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,10 @@ import sqlalchemy
 from sqlalchemy import URL, Connection, Engine, event
 
 from app.errors import DatabaseError
+
+OPENING_ADVICE = (
+    "Check that the folder can be written, has room, and that the file is a Likeness database."
+)
 
 BUSY_TIMEOUT_S = 15
 PRAGMAS = (
@@ -18,6 +23,23 @@ PRAGMAS = (
 )
 # Execution option of a connection that is going to write.
 WRITING = "likeness_writing"
+
+# By primary result code: https://www.sqlite.org/rescode.html
+ADVICE = {
+    sqlite3.SQLITE_BUSY: "Another process held the database for too long. Try again in a moment.",
+    sqlite3.SQLITE_CANTOPEN: "The database file cannot be opened. Check that its folder is there "
+    "and that the service may read and write it.",
+    sqlite3.SQLITE_CORRUPT: "The database file is damaged. Stop the service and restore a backup.",
+    sqlite3.SQLITE_IOERR: "The disk that holds the database fails to read or write. Check the "
+    "disk and how it is mounted, then restart the service.",
+    sqlite3.SQLITE_NOTADB: "The database file is damaged. Stop the service and restore a backup.",
+    sqlite3.SQLITE_READONLY: "The database is read-only. Check that its disk is mounted writable "
+    "and that the service may write the file and its folder.",
+}
+UNKNOWN = "The database failed. Try again in a moment; the log has the reason."
+# The shared-memory file beside the log could not grow: a full disk, said in other words.
+ALSO_FULL = sqlite3.SQLITE_IOERR_SHMSIZE
+PRIMARY = 0xFF
 
 
 def create_engine(url: URL) -> Engine:
@@ -41,7 +63,21 @@ def create_engine(url: URL) -> Engine:
     return engine
 
 
-def empty_log(engine: Engine) -> None:
+def reader(engine: Engine) -> Engine:
+    """Transactions that never wait for a writer."""
+    return engine
+
+
+def writer(engine: Engine) -> Engine:
+    """Transactions that hold the only write lock from their start."""
+    return engine.execution_options(**{WRITING: True})
+
+
+def lock_schema(_connection: Connection) -> None:
+    """Nothing to do: a writing transaction is alone already."""
+
+
+def erase_deleted(engine: Engine) -> None:
     """Fold the write-ahead log into the database and empty it.
 
     Deleted rows are zeroed in the database by `secure_delete`, but the log still holds them as they
@@ -52,6 +88,17 @@ def empty_log(engine: Engine) -> None:
         connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
     finally:
         connection.close()
+
+
+def is_full(error: BaseException) -> bool:
+    """No room on the disk, or for the file's own page limit."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    return code == ALSO_FULL or code & PRIMARY == sqlite3.SQLITE_FULL
+
+
+def advice(error: BaseException) -> str:
+    """By SQLite's result code."""
+    return ADVICE.get(getattr(error, "sqlite_errorcode", 0) & PRIMARY, UNKNOWN)
 
 
 def _on_connect(connection: Any, _record: Any) -> None:

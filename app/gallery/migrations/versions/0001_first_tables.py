@@ -12,6 +12,11 @@ KEY = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 TIME = sa.DateTime(timezone=True)
 
 
+def _name(length: int) -> sa.String:
+    """Sorted byte by byte, so that no change of a server's language can break an index."""
+    return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
+
+
 def _owner(name: str, table: str, *, primary_key: bool = False) -> sa.Column[int]:
     reference = sa.ForeignKey(f"{table}.id", ondelete="CASCADE")
     return sa.Column(name, KEY, reference, nullable=False, primary_key=primary_key)
@@ -21,7 +26,7 @@ def upgrade() -> None:
     op.create_table(
         "collections",
         sa.Column("id", KEY, primary_key=True, autoincrement=True),
-        sa.Column("name", sa.String(64), nullable=False, unique=True),
+        sa.Column("name", _name(64), nullable=False, unique=True),
         sa.Column("embedding_space", sa.String(64), nullable=False),
         sa.Column("dimension", sa.Integer, nullable=False),
         sa.Column("revision", sa.BigInteger, nullable=False),
@@ -33,7 +38,7 @@ def upgrade() -> None:
         "persons",
         sa.Column("id", KEY, primary_key=True, autoincrement=True),
         _owner("collection", "collections"),
-        sa.Column("person_id", sa.String(256), nullable=False),
+        sa.Column("person_id", _name(256), nullable=False),
         sa.Column("metadata", sa.JSON, nullable=False),
         sa.Column("created_at", TIME, nullable=False),
         sa.Column("updated_at", TIME, nullable=False),
@@ -43,11 +48,11 @@ def upgrade() -> None:
     op.create_table(
         "templates",
         sa.Column("id", KEY, primary_key=True, autoincrement=True),
-        sa.Column("face_id", sa.String(36), nullable=False, unique=True),
+        sa.Column("face_id", _name(36), nullable=False, unique=True),
         _owner("collection", "collections"),
         _owner("person", "persons"),
         sa.Column("embedding", sa.LargeBinary, nullable=False),
-        sa.Column("content_digest", sa.String(64), nullable=False),
+        sa.Column("content_digest", _name(64), nullable=False),
         sa.Column("quality", sa.JSON, nullable=False),
         sa.Column("created_at", TIME, nullable=False),
         sa.UniqueConstraint("person", "content_digest"),

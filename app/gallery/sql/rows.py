@@ -19,18 +19,28 @@ from app.gallery.ports import (
     PersonRecord,
     Templates,
 )
-from app.gallery.tables import collections, persons, templates
+from app.gallery.sql.tables import collections, persons, templates
 from app.types import FloatArray
 
 STORED_DTYPE = np.dtype("<f4")
-
-
-def collection_query(name: str) -> Select[Any]:
-    return select(collections).where(collections.c.name == name)
+MAX_KEYS = 10_000  # in one statement; SQLite takes 32,766 parameters
 
 
 def get_collection(connection: Connection, name: str) -> CollectionRecord:
-    row = connection.execute(collection_query(name)).one_or_none()
+    return _one_collection(connection, name, select(collections))
+
+
+def lock_collection(connection: Connection, name: str) -> CollectionRecord:
+    """The collection, which nobody else writes to until the transaction ends.
+
+    The first statement of every write: so revisions become visible in their order, and what is
+    read after it cannot change. SQLite, which has one writer at a time, needs no more than that.
+    """
+    return _one_collection(connection, name, select(collections).with_for_update())
+
+
+def _one_collection(connection: Connection, name: str, query: Select[Any]) -> CollectionRecord:
+    row = connection.execute(query.where(collections.c.name == name)).one_or_none()
     if row is None:
         raise CollectionNotFound(
             f"There is no collection '{name}'; create it with POST /v1/collections, or leave "
@@ -59,6 +69,7 @@ def collection_record(row: Row[Any]) -> CollectionRecord:
         created_at=_aware(row.created_at),
         policy=row.policy,
         calibration_id=row.calibration_id,
+        stamp=row.stamp,
     )
 
 
@@ -130,10 +141,11 @@ def face_record(row: Row[Any]) -> FaceRecord:
 
 
 def load_templates(
-    connection: Connection, collection: CollectionRecord, condition: Any
+    connection: Connection, collection: CollectionRecord, condition: Any, limit: int | None = None
 ) -> Templates:
+    """Templates by rising key."""
     query = select(templates.c.id, templates.c.person, templates.c.embedding).where(condition)
-    rows = connection.execute(query.order_by(templates.c.id)).all()
+    rows = connection.execute(query.order_by(templates.c.id).limit(limit)).all()
     return Templates(
         to_ids([row.id for row in rows]),
         to_ids([row.person for row in rows]),

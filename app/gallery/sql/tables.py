@@ -1,8 +1,9 @@
-"""The tables, as the code sees them. `migrations/` is how a database gets there."""
+"""The tables, as the code sees them. `app.gallery.migrations` is how a database gets there."""
 
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     ForeignKey,
@@ -20,11 +21,26 @@ metadata = MetaData()
 # SQLite gives out row numbers only to INTEGER keys.
 Key = BigInteger().with_variant(Integer, "sqlite")
 
+
+def name(length: int) -> String:
+    """Text that is looked up and sorted, byte by byte on every server: the order of a language
+    changes with the operating system, and an index that was built in another order is broken."""
+    return String(length).with_variant(String(length, collation="C"), "postgresql")
+
+
+# One row. Files derived from a database are marked with its id.
+database = Table(
+    "database",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+)
+
 collections = Table(
     "collections",
     metadata,
     Column("id", Key, primary_key=True, autoincrement=True),
-    Column("name", String(64), nullable=False, unique=True),
+    Column("name", name(64), nullable=False, unique=True),
     Column("embedding_space", String(64), nullable=False),
     Column("dimension", Integer, nullable=False),
     # Rises under the row's lock, so that changes become visible in the order of their numbers.
@@ -33,7 +49,10 @@ collections = Table(
     Column("created_at", DateTime(timezone=True), nullable=False),
     # How it decides: what the operator set, and the calibration in use (null: the pack's).
     Column("policy", JSON, nullable=False),
-    Column("calibration_id", String(64), nullable=True),
+    Column("calibration_id", name(64), nullable=True),
+    # The mark of its revision, drawn at random: histories that parted after a backup was restored
+    # reach the same numbers, but not the same marks.
+    Column("stamp", String(32), nullable=False, default=""),
     sqlite_autoincrement=True,
 )
 
@@ -43,7 +62,7 @@ calibrations = Table(
     "calibrations",
     metadata,
     Column("collection", ForeignKey("collections.id", ondelete="CASCADE"), primary_key=True),
-    Column("calibration_id", String(64), primary_key=True),
+    Column("calibration_id", name(64), primary_key=True),
     Column("content", JSON, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
 )
@@ -53,10 +72,13 @@ persons = Table(
     metadata,
     Column("id", Key, primary_key=True, autoincrement=True),
     Column("collection", ForeignKey("collections.id", ondelete="CASCADE"), nullable=False),
-    Column("person_id", String(256), nullable=False),
+    Column("person_id", name(256), nullable=False),
     Column("metadata", JSON, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("updated_at", DateTime(timezone=True), nullable=False),
+    # Encryption at rest: the key of this person's embeddings, wrapped by the key named key_id.
+    Column("data_key", LargeBinary, nullable=True),
+    Column("key_id", String(64), nullable=True),
     UniqueConstraint("collection", "person_id"),
     sqlite_autoincrement=True,
 )
@@ -65,11 +87,12 @@ templates = Table(
     "templates",
     metadata,
     Column("id", Key, primary_key=True, autoincrement=True),
-    Column("face_id", String(36), nullable=False, unique=True),
+    Column("face_id", name(36), nullable=False, unique=True),
     Column("collection", ForeignKey("collections.id", ondelete="CASCADE"), nullable=False),
     Column("person", ForeignKey("persons.id", ondelete="CASCADE"), nullable=False),
-    Column("embedding", LargeBinary, nullable=False),  # float32, little endian
-    Column("content_digest", String(64), nullable=False),
+    Column("embedding", LargeBinary, nullable=False),  # float32, little endian; or sealed
+    Column("sealed", Boolean, nullable=False, default=False),
+    Column("content_digest", name(64), nullable=False),
     Column("quality", JSON, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
     UniqueConstraint("person", "content_digest"),
@@ -85,5 +108,20 @@ changes = Table(
     Column("revision", BigInteger, primary_key=True, autoincrement=False),
     Column("template", BigInteger, primary_key=True, autoincrement=False),
     Column("kind", String(8), nullable=False),  # add | remove
+    Column("stamp", String(32), nullable=False, default=""),  # of the revision
     Column("created_at", DateTime(timezone=True), nullable=False),
+)
+
+# Enrolments whose client gave them a key: what was asked, as a digest, and what was answered.
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("collection", ForeignKey("collections.id", ondelete="CASCADE"), primary_key=True),
+    Column("key", name(255), primary_key=True),
+    Column("person", ForeignKey("persons.id", ondelete="CASCADE"), nullable=False),
+    Column("request_digest", String(64), nullable=False),
+    Column("answer", JSON, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Index("idempotency_by_age", "collection", "created_at"),
+    Index("idempotency_by_person", "person"),
 )

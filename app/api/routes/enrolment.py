@@ -1,0 +1,132 @@
+"""`/v1/enroll`: photos, or embeddings, into the gallery."""
+
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from app.api.analysis import each_photo, record
+from app.api.answers import AnswerHead, quality_members
+from app.api.calls import IMAGE, Call, read_call
+from app.api.fields import EnrollFields
+from app.api.once import REPLAYED_ANSWER, IdempotencyKey, once
+from app.api.openapi import photo_body
+from app.api.schemas import EnrollAnswer, EnrolledFace, RejectedImage
+from app.decision.calibrations import policy_of
+from app.decision.gates import QualityGate
+from app.errors import LikenessError, MissingField, NothingEnrolled
+from app.gallery.ports import NewTemplate, OnceRequest, RequestKey, StoredTemplate
+from app.types import AnalysedImage, JsonObject
+
+router = APIRouter(prefix="/v1", tags=["gallery"])
+
+
+@router.post(
+    "/enroll",
+    response_model=EnrollAnswer,
+    responses=REPLAYED_ANSWER,
+    openapi_extra=photo_body(
+        EnrollFields, {"person_id": "obama", "metadata": {"office": "president"}}, raw=True
+    ),
+)
+async def enroll(
+    request: Request, response: Response, idempotency_key: IdempotencyKey = None
+) -> Any:
+    """Store one template a photo for a person, who is created if need be.
+
+    Each photo needs one usable face; those without are answered in `rejected` with reasons, and
+    the rest is enrolled. What is in `enrolled` is on disk. A photo sent again is not stored twice,
+    and a call sent again under its `Idempotency-Key` is answered as it was the first time.
+    """
+    head = AnswerHead(request)
+    call = await read_call(request, EnrollFields, optional=(IMAGE,))
+    fields = call.fields
+    record = await head.services.scheduler.store(head.services.gallery.require, fields.collection)
+    if bool(call.images) == bool(fields.embeddings):
+        raise MissingField("The call needs photos in 'image' or vectors in 'embeddings', not both.")
+    work = partial(_enroll, head, call, policy_of(record).enroll_gate)
+    answer = await once(head, response, call, idempotency_key, work)
+    return {**head.members(), **answer}
+
+
+async def _enroll(
+    head: AnswerHead, call: Call[EnrollFields], gate: QualityGate, key: RequestKey | None
+) -> JsonObject:
+    fields = call.fields
+    outcomes = await _new_templates(head, call.images, fields, gate)
+    templates = {i: made for i, made in enumerate(outcomes) if isinstance(made, NewTemplate)}
+    rejected = [
+        RejectedImage(
+            index=i, reasons=error.extra.get("reasons", [error.code]), detail=error.detail
+        )
+        for i, error in enumerate(outcomes)
+        if isinstance(error, LikenessError)
+    ]
+    if not templates:
+        _refuse_all([error for error in outcomes if isinstance(error, LikenessError)], rejected)
+
+    def answer(stored: Sequence[StoredTemplate]) -> JsonObject:
+        enrolled = [_enrolled(i, one) for i, one in zip(templates, stored, strict=True)]
+        return {
+            "collection": fields.collection,
+            "person_id": fields.person_id,
+            "enrolled": [item.model_dump() for item in enrolled],
+            "rejected": [item.model_dump() for item in rejected],
+        }
+
+    kept = OnceRequest(key.key, key.request_digest, answer) if key else None
+    return answer(await _store(head, fields, list(templates.values()), kept))
+
+
+async def _new_templates(
+    head: AnswerHead, images: Sequence[bytes], fields: EnrollFields, gate: QualityGate
+) -> Sequence[NewTemplate | LikenessError]:
+    services = head.services
+    if fields.embeddings:
+        return [services.template_from_embedding(values) for values in fields.embeddings]
+
+    def work(data: bytes) -> tuple[AnalysedImage, NewTemplate]:
+        return services.template_from_photo(data, fields.face_selection, gate)
+
+    outcomes = await each_photo(head, images, work)
+    templates: list[NewTemplate | LikenessError] = []
+    for outcome in outcomes:
+        if isinstance(outcome, LikenessError):
+            templates.append(outcome)
+        else:
+            record(head, outcome[0])
+            templates.append(outcome[1])
+    return templates
+
+
+async def _store(
+    head: AnswerHead, fields: EnrollFields, templates: list[NewTemplate], kept: OnceRequest | None
+) -> list[StoredTemplate]:
+    start = time.perf_counter()
+    work = partial(head.services.gallery.enroll, once=kept)
+    stored = await head.services.scheduler.store(
+        work, fields.collection, fields.person_id, fields.metadata, templates
+    )
+    head.add("store", (time.perf_counter() - start) * 1000)
+    return stored
+
+
+def _refuse_all(errors: list[LikenessError], rejected: list[RejectedImage]) -> None:
+    extra = {"enrolled": [], "rejected": [item.model_dump() for item in rejected]}
+    if len({error.code for error in errors}) == 1:
+        first = errors[0]
+        raise type(first)(first.detail, {**first.extra, **extra})
+    raise NothingEnrolled(
+        "None of the photos could be enrolled; 'rejected' gives the reason for each.", extra
+    )
+
+
+def _enrolled(index: int, stored: StoredTemplate) -> EnrolledFace:
+    return EnrolledFace(
+        index=index,
+        face_id=stored.face.face_id,
+        duplicate=stored.duplicate,
+        quality=quality_members(stored.face.quality),
+    )

@@ -1,0 +1,33 @@
+"""`likeness migrate`: bring the database to this version's tables, or say what that would do."""
+
+from typing import Annotated
+
+import typer
+
+from app.cli.console import clear_errors, out, read_settings
+from app.gallery.backends import create_engine, shown_url
+from app.gallery.schema import migrate, pending
+
+
+def migrate_database(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be done.")
+    ] = False,
+) -> None:
+    """Bring the database to this version's tables; all of it or nothing.
+
+    The service does so itself when it starts; make a backup before you start a newer one.
+    """
+    settings = read_settings()
+    with clear_errors():
+        engine = create_engine(settings.resolved_database_url)
+        try:
+            steps = pending(engine)
+            if not dry_run:
+                migrate(engine)
+        finally:
+            engine.dispose()
+    for step in steps:
+        out.print("would run" if dry_run else "ran", step, markup=False, highlight=False)
+    if not steps:
+        out.print(f"{shown_url(engine)} is up to date.", markup=False, highlight=False)

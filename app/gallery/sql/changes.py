@@ -1,0 +1,92 @@
+"""The log of what was added and removed, by which derived indexes follow the truth."""
+
+import secrets
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import Connection, insert, select, update
+
+from app.gallery.ports import Changes, CollectionRecord, Templates
+from app.gallery.sql.part import Part
+from app.gallery.sql.rows import get_again, load_templates, to_ids
+from app.gallery.sql.tables import changes, collections, database, templates
+
+ADD, REMOVE = "add", "remove"
+STAMP_BYTES = 8
+
+
+class ChangePart(Part):
+    """What an index is built from and kept up to date by."""
+
+    def identity(self) -> str:
+        """The database's own id: random, made once, the same for all who open it."""
+        with self._database.reading() as connection:
+            return str(connection.execute(select(database.c.id)).scalar_one())
+
+    def stamp_at(self, collection: CollectionRecord, revision: int) -> str | None:
+        """The mark that a revision had; "" for revision 0 and for those made before there were
+        marks, None for one that the log does not know."""
+        if revision == 0:
+            return ""
+        here = (changes.c.collection == collection.key) & (changes.c.revision == revision)
+        with self._database.reading() as connection:
+            stamp: str | None = connection.execute(
+                select(changes.c.stamp).where(here).limit(1)
+            ).scalar_one_or_none()
+            return stamp
+
+    def all_templates(self, collection: CollectionRecord) -> Changes:
+        """Every template, as one addition, with the revision it stands at."""
+        with self._database.reading() as connection:
+            now = get_again(connection, collection)
+            added = load_templates(connection, now, templates.c.collection == now.key)
+            return Changes(now.revision, added, to_ids([]), now.stamp)
+
+    def templates_after(self, collection: CollectionRecord, key: int, limit: int) -> Templates:
+        """The next `limit` templates at most, by rising key: page by page everything, in short
+        transactions. What changes between two pages is in `changes_since`."""
+        mine = (templates.c.collection == collection.key) & (templates.c.id > key)
+        with self._database.reading() as connection:
+            now = get_again(connection, collection)
+            return load_templates(connection, now, mine, limit)
+
+    def changes_since(self, collection: CollectionRecord, revision: int) -> Changes:
+        """What was added (and is still there) and removed after `revision`."""
+        with self._database.reading() as connection:
+            now = get_again(connection, collection)
+            recent = (changes.c.collection == now.key) & (changes.c.revision > revision)
+            added = select(changes.c.template).where(recent, changes.c.kind == ADD)
+            removed = select(changes.c.template).where(recent, changes.c.kind == REMOVE)
+            return Changes(
+                now.revision,
+                load_templates(connection, now, templates.c.id.in_(added)),
+                to_ids(list(connection.execute(removed).scalars())),
+                now.stamp,
+            )
+
+
+def log_change(
+    connection: Connection,
+    collection: CollectionRecord,
+    kind: str,
+    keys: Sequence[int],
+    now: datetime,
+) -> None:
+    """Raise the collection's revision by one, mark it, and write what happened at it."""
+    if not keys:
+        return
+    stamp = secrets.token_hex(STAMP_BYTES)
+    revision = connection.execute(
+        update(collections)
+        .where(collections.c.id == collection.key)
+        .values(revision=collections.c.revision + 1, stamp=stamp)
+        .returning(collections.c.revision)
+    ).scalar_one()
+    row = {
+        "collection": collection.key,
+        "revision": revision,
+        "kind": kind,
+        "stamp": stamp,
+        "created_at": now,
+    }
+    connection.execute(insert(changes), [{**row, "template": key} for key in keys])

@@ -1,0 +1,94 @@
+"""Collections in SQL."""
+
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from app.errors import CollectionExists
+from app.gallery.ports import CollectionRecord, GallerySize, Page, Receipt
+from app.gallery.sql.part import Part
+from app.gallery.sql.rows import (
+    collection_record,
+    count_rows,
+    get_collection,
+    lock_collection,
+    to_page,
+)
+from app.gallery.sql.tables import collections, persons, templates
+from app.types import JsonObject
+
+
+class CollectionPart(Part):
+    """Creates, reads, changes and deletes collections."""
+
+    def create_collection(
+        self,
+        name: str,
+        embedding_space: str,
+        dimension: int,
+        metadata: JsonObject,
+        policy: JsonObject | None = None,
+    ) -> CollectionRecord:
+        """Create an empty collection bound to one embedding space."""
+        values = {
+            "name": name,
+            "embedding_space": embedding_space,
+            "dimension": dimension,
+            "revision": 0,
+            "metadata": dict(metadata),
+            "policy": dict(policy or {}),
+            "created_at": self._clock(),
+        }
+        with self._database.writing() as connection:
+            try:
+                connection.execute(insert(collections).values(values))
+            except IntegrityError as error:
+                # Only the insert itself can know: another process may be just as far.
+                raise CollectionExists(f"The collection '{name}' exists already.") from error
+            return get_collection(connection, name)
+
+    def collection(self, name: str) -> CollectionRecord:
+        """One collection by name."""
+        with self._database.reading() as connection:
+            return get_collection(connection, name)
+
+    def count(self, collection: CollectionRecord) -> GallerySize:
+        """How many persons and templates it holds."""
+        with self._database.reading() as connection:
+            return GallerySize(
+                count_rows(connection, persons, persons.c.collection == collection.key),
+                count_rows(connection, templates, templates.c.collection == collection.key),
+            )
+
+    def collections(self, after: str | None, limit: int) -> Page[CollectionRecord]:
+        """Collections by name, those after `after`."""
+        query = select(collections).order_by(collections.c.name).limit(limit + 1)
+        if after is not None:
+            query = query.where(collections.c.name > after)
+        with self._database.reading() as connection:
+            return to_page([collection_record(row) for row in connection.execute(query)], limit)
+
+    def update_collection(
+        self, name: str, metadata: JsonObject | None, policy: JsonObject | None
+    ) -> CollectionRecord:
+        """Replace a collection's metadata, its policy, or both; None leaves one as it is."""
+        given = {"metadata": metadata, "policy": policy}
+        values = {column: dict(value) for column, value in given.items() if value is not None}
+        with self._database.writing() as connection:
+            key = lock_collection(connection, name).key
+            if values:
+                connection.execute(
+                    update(collections).where(collections.c.id == key).values(values)
+                )
+            return get_collection(connection, name)
+
+    def delete_collection(self, name: str) -> Receipt:
+        """Delete a collection with all its persons and templates."""
+        with self._database.writing() as connection:
+            key = lock_collection(connection, name).key
+            receipt = Receipt(
+                count_rows(connection, persons, persons.c.collection == key),
+                count_rows(connection, templates, templates.c.collection == key),
+            )
+            connection.execute(delete(collections).where(collections.c.id == key))
+        self._database.erase_deleted()
+        return receipt

