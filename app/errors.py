@@ -201,6 +201,10 @@ class Overloaded(LikenessError):
     code, status, title = "overloaded", 503, "The service is busy"
 
 
+class NotReady(LikenessError):
+    code, status, title = "not_ready", 503, "The service is still starting"
+
+
 # --- start-up (never met over HTTP) ----------------------------------------------------------
 
 

@@ -13,15 +13,16 @@ from app.errors import InvalidRequest
 from app.faces.pipeline import FacePipeline, build_pipeline
 from app.gallery.backends import create_engine
 from app.gallery.gallery import Gallery
-from app.gallery.index import FlatIndex
+from app.gallery.index.shelf import IndexShelf
 from app.gallery.ports import NewTemplate
 from app.gallery.schema import migrate
 from app.gallery.store import SqlStore
+from app.gallery.upkeep import Upkeep
 from app.imaging import ImageLimits
 from app.inference.packs import ModelPack, load_pack
-from app.inference.scheduler import Scheduler
+from app.inference.scheduler import Scheduler, usable_cores
 from app.settings import Settings
-from app.telemetry.metrics import Metrics
+from app.telemetry.metrics import Metrics, SearchCosts
 from app.types import AnalysedImage, Face, FloatArray
 
 MAX_PERSON_ID = 256
@@ -38,6 +39,7 @@ class Services:
     scheduler: Scheduler
     metrics: Metrics
     calibrations: Calibrations
+    upkeep: Upkeep
     # One collection at a time calibrates in a process: it takes seconds of a core.
     calibrating: threading.Lock = field(default_factory=threading.Lock)
 
@@ -58,9 +60,10 @@ class Services:
         return NewTemplate(vector, hashlib.sha256(vector.tobytes()).hexdigest())
 
     def close(self) -> None:
-        """End the threads, then close the database."""
+        """End the threads, keep what the next start can use, close the database."""
+        self.upkeep.stop()
         self.scheduler.close()
-        self.gallery.store.close()
+        self.gallery.close()
 
 
 def template_of(face: Face, data: bytes) -> NewTemplate:
@@ -98,7 +101,9 @@ def build_services(settings: Settings) -> Services:
     pipeline = build_pipeline(pack, settings.device, limits)
     engine = create_engine(settings.resolved_database_url)
     migrate(engine)
-    gallery = Gallery(SqlStore(engine), FlatIndex, pack.embedding_space, pack.recogniser.dimension)
+    workers = settings.workers or usable_cores()
+    shelf = IndexShelf(workers, settings.data_dir / "index")
+    gallery = Gallery(SqlStore(engine), shelf, pack.embedding_space, pack.recogniser.dimension)
     calibrations = Calibrations(
         gallery.store,
         pack_calibration(pack.folder, pack.embedding_space, gallery.precision),
@@ -106,5 +111,8 @@ def build_services(settings: Settings) -> Services:
         embedding_space=pack.embedding_space,
         precision=gallery.precision,
     )
-    scheduler = Scheduler(settings.workers, settings.max_pending)
-    return Services(settings, pack, pipeline, gallery, scheduler, Metrics(), calibrations)
+    scheduler = Scheduler(workers, settings.max_pending)
+    metrics = Metrics()
+    metrics.registry.register(SearchCosts(gallery.costs))
+    upkeep = Upkeep(gallery)
+    return Services(settings, pack, pipeline, gallery, scheduler, metrics, calibrations, upkeep)

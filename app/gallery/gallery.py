@@ -1,13 +1,17 @@
 """The gallery: the one object that keeps the truth and its derived indexes in step."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from app.errors import CollectionExists, EmbeddingSpaceMismatch, InvalidEmbedding
+from app.gallery.index.certified import PRECISION, CertifiedIndex
+from app.gallery.index.replica import Replica
+from app.gallery.index.search import SearchCounts
+from app.gallery.index.shelf import IndexShelf
 from app.gallery.ports import (
     CollectionRecord,
     FaceRecord,
@@ -18,13 +22,11 @@ from app.gallery.ports import (
     Receipt,
     StoredTemplate,
     TemplateStore,
-    VectorIndex,
 )
 from app.types import FloatArray, JsonObject
 
 DEFAULT_COLLECTION = "default"
-
-IndexFactory = Callable[[int], VectorIndex]
+COLLECTIONS_AT_ONCE = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +58,6 @@ class SearchResult:
     searched: GallerySize
 
 
-@dataclass(slots=True)
-class _Replica:
-    """The index of one collection and the revision it has reached."""
-
-    index: VectorIndex
-    revision: int = -1
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-
 class Gallery:
     """Enrols, searches and deletes. Thread-safe; several processes may share one database.
 
@@ -75,17 +68,18 @@ class Gallery:
     def __init__(
         self,
         store: TemplateStore,
-        new_index: IndexFactory,
+        shelf: IndexShelf,
         embedding_space: str,
         dimension: int,
     ) -> None:
         """Open the gallery; the default collection is created where it is missing."""
         self.store = store
-        self.precision = new_index(dimension).precision  # of the similarities that it answers
-        self._new_index = new_index
+        self.precision = PRECISION  # of the similarities that it answers
+        self._shelf = shelf
+        self._identity = store.identity()
         self._embedding_space = embedding_space
         self._dimension = dimension
-        self._replicas: dict[int, _Replica] = {}
+        self._replicas: dict[int, Replica] = {}
         self._replicas_lock = threading.Lock()
         # Several processes may start at the same moment; whoever comes second finds it there.
         with suppress(CollectionExists):
@@ -192,8 +186,7 @@ class Gallery:
         """Delete a collection with everything in it."""
         record = self.store.collection(name)
         receipt = self.store.delete_collection(name)
-        with self._replicas_lock:
-            self._replicas.pop(record.key, None)
+        self._forget(record.key)
         return receipt
 
     def check_embedding(self, values: Sequence[float]) -> FloatArray:
@@ -209,29 +202,70 @@ class Gallery:
             raise InvalidEmbedding("The embedding holds no direction: it is zero or not finite.")
         return (vector / norm).astype(np.float32)
 
+    # --- upkeep ------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Bring the index of every collection into memory."""
+        for record in self._collections():
+            if record.embedding_space == self._embedding_space:
+                self._refresh(record)
+
+    def tend(self) -> None:
+        """One round of upkeep: follow what other processes changed, seal, compact, keep snapshots.
+
+        Called now and then by one thread; searches and writes go on meanwhile.
+        """
+        records = {record.key: record for record in self._collections()}
+        for key, replica in list(self._replicas.items()):
+            if key in records:
+                replica.current(records[key])
+                replica.upkeep()
+            else:
+                self._forget(key)
+
+    def costs(self) -> SearchCounts:
+        """What all searches cost so far."""
+        total = SearchCounts()
+        for replica in list(self._replicas.values()):
+            if replica.index is not None:
+                total += replica.index.costs
+        return total
+
+    def close(self) -> None:
+        """Keep snapshots, then close the database."""
+        for replica in self._replicas.values():
+            replica.close()
+        self._shelf.close()
+        self.store.close()
+
+    def _collections(self) -> Iterator[CollectionRecord]:
+        after: str | None = None
+        while True:
+            page = self.store.collections(after, COLLECTIONS_AT_ONCE)
+            yield from page.items
+            if not page.more:
+                return
+            after = page.items[-1].name
+
+    def _forget(self, key: int) -> None:
+        with self._replicas_lock:
+            replica = self._replicas.pop(key, None)
+        if replica is not None:
+            replica.discard()
+
     # --- inside ------------------------------------------------------------------------------
 
-    def _current(self, collection: str) -> tuple[CollectionRecord, VectorIndex]:
+    def _current(self, collection: str) -> tuple[CollectionRecord, CertifiedIndex]:
         """The collection as it is now, and an index that has reached it."""
         record = self.require(collection)
         return record, self._refresh(record)
 
-    def _refresh(self, record: CollectionRecord) -> VectorIndex:
-        with self._replicas_lock:
-            replica = self._replicas.get(record.key)
-            if replica is None:
-                replica = self._replicas[record.key] = _Replica(self._new_index(record.dimension))
-        if replica.revision < record.revision:
-            with replica.lock:
-                if replica.revision < record.revision:
-                    self._catch_up(replica, record)
-        return replica.index
+    def _refresh(self, record: CollectionRecord) -> CertifiedIndex:
+        return self._replica(record).current(record)
 
-    def _catch_up(self, replica: _Replica, record: CollectionRecord) -> None:
-        if replica.revision < 0:
-            news = self.store.all_templates(record)
-        else:
-            news = self.store.changes_since(record, replica.revision)
-        replica.index.add(news.added)
-        replica.index.remove(news.removed)
-        replica.revision = news.revision
+    def _replica(self, record: CollectionRecord) -> Replica:
+        with self._replicas_lock:
+            if record.key not in self._replicas:
+                snapshot = self._shelf.snapshot(self._identity, record)
+                self._replicas[record.key] = Replica(self.store, self._shelf.new_index, snapshot)
+            return self._replicas[record.key]

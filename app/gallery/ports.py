@@ -1,7 +1,4 @@
-"""What the gallery needs of a database and of a vector index.
-
-`TemplateStore` is the truth, `VectorIndex` is derived from it. Both speak in the records below.
-"""
+"""What the gallery needs of a database: `TemplateStore`, and the records it speaks in."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -235,23 +232,3 @@ class TemplateStore(Protocol):
     def describe(self) -> Mapping[str, Any]: ...
 
     def close(self) -> None: ...
-
-
-class VectorIndex(Protocol):
-    """Exact cosine search over unit vectors, by person. Safe to search from several threads."""
-
-    @property
-    def size(self) -> int: ...
-
-    @property
-    def precision(self) -> str: ...
-
-    def extent(self, allowed_persons: set[int] | None = None) -> GallerySize: ...
-
-    def add(self, templates: Templates) -> None: ...
-
-    def remove(self, keys: Ids) -> None: ...
-
-    def search_persons(
-        self, probes: FloatArray, top_k: int, allowed_persons: set[int] | None = None
-    ) -> list[list[Hit]]: ...

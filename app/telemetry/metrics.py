@@ -1,9 +1,13 @@
 """Prometheus metrics, on a registry of their own so that two apps in one process do not mix."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.metrics_core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -53,3 +57,17 @@ class Metrics:
     def render(self) -> bytes:
         """The exposition that Prometheus scrapes."""
         return generate_latest(self.registry)
+
+
+class SearchCosts(Collector):
+    """What searches of the gallery cost, as the index counts it: one counter a field."""
+
+    def __init__(self, counts: Callable[[], Any]) -> None:
+        """`counts` gives a dataclass of numbers that only rise."""
+        self._counts = counts
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """One family a field."""
+        for name, value in asdict(self._counts()).items():
+            text = f"Searches of the gallery: {name}; see docs/gallery.md."
+            yield CounterMetricFamily(f"likeness_index_{name}", text, value=value)

@@ -12,7 +12,7 @@ from app.decision.live import calibrate_collection
 from app.errors import CollectionNotFound, EmbeddingSpaceMismatch, NotEnoughData
 from app.gallery.backends import create_engine
 from app.gallery.gallery import Gallery
-from app.gallery.index import FlatIndex
+from app.gallery.index.shelf import IndexShelf
 from app.gallery.ports import NewTemplate
 from app.gallery.schema import migrate
 from app.gallery.store import SqlStore
@@ -26,7 +26,7 @@ NOW = datetime(2026, 11, 24, tzinfo=UTC)
 def open_gallery(path: Path, space: str = "es-test") -> Gallery:
     engine = create_engine(f"sqlite:///{path}")
     migrate(engine)
-    return Gallery(SqlStore(engine), FlatIndex, space, DIMENSION)
+    return Gallery(SqlStore(engine), IndexShelf(2), space, DIMENSION)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 
 from app.gallery.backends import create_engine
 from app.gallery.gallery import Gallery
-from app.gallery.index import FlatIndex
+from app.gallery.index.shelf import IndexShelf
 from app.gallery.ports import NewTemplate
 from app.gallery.schema import migrate
 from app.gallery.store import SqlStore
@@ -48,7 +48,7 @@ def open_gallery(database: Path | str, space: str = SPACE) -> Gallery:
     """A gallery over an SQLite file or a URL, as a starting process opens it."""
     engine = open_engine(database)
     migrate(engine)
-    return Gallery(SqlStore(engine), FlatIndex, space, DIMENSION)
+    return Gallery(SqlStore(engine), IndexShelf(2), space, DIMENSION)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

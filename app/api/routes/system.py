@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from app.api.answers import services_of
+from app.errors import NotReady
 from app.telemetry.metrics import CONTENT_TYPE
 
 router = APIRouter(tags=["system"])
@@ -18,8 +19,14 @@ async def livez() -> dict[str, str]:
 
 @router.get("/readyz")
 async def readyz(request: Request) -> dict[str, Any]:
-    """The service can do its work: networks are loaded and the database answers, else 503."""
+    """The service can do its work: networks and indexes are loaded and the database answers; 503
+    with a reason otherwise."""
     services = services_of(request)
+    if not services.upkeep.ready:
+        raise NotReady(
+            "The index is being read; searches wait for it. The log says how far it has come.",
+            {"retry_after": 1},
+        )
     await services.scheduler.store(services.gallery.store.ping)
     return {
         "status": "ready",

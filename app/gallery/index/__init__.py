@@ -1,0 +1,1 @@
+"""The derived index: exact search over every template, and its snapshot on disk."""

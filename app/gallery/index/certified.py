@@ -1,0 +1,254 @@
+"""The derived index: exact answers at the price of a compressed scan."""
+
+import threading
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from app.gallery.index.best import BestPersons
+from app.gallery.index.bound import ErrorBound
+from app.gallery.index.codes import Quantiser
+from app.gallery.index.counts import PersonCounts
+from app.gallery.index.rows import Flags, Rows, Shard, living
+from app.gallery.index.search import ProbeSearch, SearchCounts
+from app.gallery.index.tail import Tail
+from app.gallery.ports import GallerySize, Hit, Ids, Templates
+from app.types import FloatArray
+
+PRECISION = "float32"  # of the similarities that are answered
+
+
+@dataclass(frozen=True, slots=True)
+class IndexShape:
+    """When rows change their form. A tail of `seal_at` rows becomes a small shard, `merge_at`
+    small shards a large one, and a shard of whose rows `dead_share` are gone is rewritten."""
+
+    seal_at: int = 16_384
+    merge_at: int = 8
+    dead_share: float = 0.2
+
+    @property
+    def large(self) -> int:
+        """Rows of a large shard."""
+        return self.seal_at * self.merge_at
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a search looks at. Replaced as a whole, so that a search keeps what it began with."""
+
+    shards: tuple[Shard, ...]
+    tail: Tail
+
+
+class CertifiedIndex:
+    """Every template, searchable by cosine similarity; answers equal those of brute force.
+
+    Searches take no lock and run while rows come and go. `add` and `remove` are in force when they
+    return. `maintain` does the slow work and may run in a thread of its own.
+    """
+
+    def __init__(
+        self, dimension: int, threads: Executor, shape: IndexShape | None = None, seed: int = 0
+    ) -> None:
+        self._dimension = dimension
+        self._threads = threads
+        self.shape = shape or IndexShape()
+        self._bound = ErrorBound(dimension, dimension // 2) if Quantiser.fits(dimension) else None
+        self.quantiser = (
+            Quantiser.random(dimension, np.random.default_rng(seed)) if self._bound else None
+        )
+        self._state = State((), Tail(dimension))
+        self._counts = PersonCounts()
+        self._writing = threading.Lock()
+        self._maintaining = threading.Lock()
+        self.costs = SearchCounts()
+
+    @property
+    def state(self) -> State:
+        """Shards and tail as they are now."""
+        return self._state
+
+    @property
+    def size(self) -> int:
+        """Templates held."""
+        return self._counts.size.templates
+
+    def extent(self, allowed_persons: set[int] | None = None) -> GallerySize:
+        """How many people and templates a search looks at."""
+        with self._writing:
+            if allowed_persons is None:
+                return self._counts.size
+            return self._counts.among(allowed_persons)
+
+    # --- change ------------------------------------------------------------------------------
+
+    def restore(self, quantiser: Quantiser | None, shards: Iterable[Shard], tail: Rows) -> None:
+        """Start from rows that a snapshot kept."""
+        with self._writing:
+            self.quantiser = quantiser or self.quantiser
+            fresh = Tail(self._dimension, max(len(tail), 64))
+            fresh.append(_templates(tail, tail.alive))
+            self._state = State(tuple(shards), fresh)
+            rows = _all_rows(self._state)
+            self._counts.restart(np.concatenate([part.persons[part.alive] for part in rows]))
+
+    def add(self, templates: Templates) -> None:
+        """Add templates; one already held is left as it is, so a replayed change does no harm."""
+        with self._writing:
+            new = ~self._held(templates.keys)
+            if new.any():
+                self._state.tail.append(
+                    Templates(
+                        templates.keys[new], templates.person_keys[new], templates.vectors[new]
+                    )
+                )
+                self._counts.add(templates.person_keys[new])
+
+    def _held(self, keys: Ids) -> Flags:
+        tail = self._state.tail
+        held = np.array([key in tail for key in keys.tolist()], np.bool_)
+        for shard in self._state.shards:
+            held |= np.isin(keys, shard.rows.keys[shard.rows.find(keys)])
+        return held
+
+    def remove(self, keys: Ids) -> None:
+        """Remove templates; keys not held are passed over."""
+        with self._writing:
+            persons = [self._state.tail.remove(keys)]
+            for shard in self._state.shards:
+                numbers = shard.rows.find(keys)
+                numbers = numbers[shard.rows.alive[numbers]]
+                shard.rows.alive[numbers] = False
+                if shard.rows.vectors.flags.writeable:
+                    shard.rows.vectors[numbers] = 0
+                persons.append(shard.rows.persons[numbers])
+            self._counts.remove(np.concatenate(persons))
+
+    # --- search ------------------------------------------------------------------------------
+
+    def search_persons(
+        self, probes: FloatArray, top_k: int, allowed_persons: set[int] | None = None
+    ) -> list[list[Hit]]:
+        """The `top_k` most similar persons for each of (n, d) unit vectors, best first.
+
+        A person counts once, with the best template. With `allowed_persons` only they are looked
+        at, exactly.
+        """
+        state = self._state
+        probes = np.ascontiguousarray(probes, np.float32)
+        best = [BestPersons(top_k) for _ in probes]
+        if not len(probes):
+            return []
+        if allowed_persons is not None:
+            self._search_among(state, probes, allowed_persons, best)
+        else:
+            self._score_tail(state.tail.rows, probes, best)
+            self._search_shards(state.shards, probes, best)
+        self.costs.searches += len(probes)
+        return [one.hits() for one in best]
+
+    def _score_tail(self, rows: Rows, probes: FloatArray, best: Sequence[BestPersons]) -> None:
+        if len(probes) == 1:
+            rows.score_all(probes[0], best[0])
+            return
+        # Many probes at once are one matrix product, which reads the rows once for all of them.
+        for similarities, one in zip(probes @ rows.vectors.T, best, strict=True):
+            rows.offer(similarities, one)
+
+    def _search_shards(
+        self, shards: Sequence[Shard], probes: FloatArray, best: Sequence[BestPersons]
+    ) -> None:
+        if not shards or self.quantiser is None or self._bound is None:
+            return
+        searches = [
+            ProbeSearch(probe, one, self.quantiser, self._bound, self.costs)
+            for probe, one in zip(probes, best, strict=True)
+        ]
+        if len(searches) > 1:
+            list(self._threads.map(lambda search: _search_one(search, shards), searches))
+            return
+        list(self._threads.map(searches[0].cover, shards))
+
+    def _search_among(
+        self,
+        state: State,
+        probes: FloatArray,
+        allowed: set[int],
+        best: Sequence[BestPersons],
+    ) -> None:
+        wanted = np.fromiter(allowed, np.int64, len(allowed))
+        for rows in _all_rows(state):
+            numbers = np.flatnonzero(np.isin(rows.persons, wanted))
+            for probe, one in zip(probes, best, strict=True):
+                rows.score(probe, numbers, one)
+
+    # --- upkeep ------------------------------------------------------------------------------
+
+    def maintain(self) -> bool:
+        """Do one piece of upkeep, if any is due; searches and changes go on meanwhile."""
+        with self._maintaining:
+            state, shape = self._state, self.shape
+            small = [s for s in state.shards if len(s.rows) < shape.large // 2]
+            worn = [s for s in state.shards if (~s.rows.alive).mean() > shape.dead_share]
+            if self.quantiser is not None and len(state.tail.rows) >= shape.seal_at:
+                self._rewrite((), state.tail.rows.first(shape.large))
+            elif len(small) >= shape.merge_at:
+                self._rewrite(small[: shape.merge_at])
+            elif worn:
+                self._rewrite(worn[:1])
+            elif _dead(state.tail.rows) > max(64, shape.dead_share * len(state.tail.rows)):
+                self._refresh_tail()
+            else:
+                return False
+            return True
+
+    def _rewrite(self, shards: Sequence[Shard], tail: Rows | None = None) -> None:
+        """Put one new shard in the place of some, or of the tail's rows so far."""
+        parts = [shard.rows for shard in shards] + ([] if tail is None else [tail])
+        masks = [part.alive.copy() for part in parts]
+        rows = living(parts, masks)
+        assert self.quantiser is not None, "only coded rows are rewritten"
+        fresh = [Shard.of(rows, self.quantiser)] if len(rows) else []
+        with self._writing:
+            # Rows that went while the shard was made.
+            gone = np.concatenate(
+                [part.keys[mask & ~part.alive] for part, mask in zip(parts, masks, strict=True)]
+            )
+            numbers = rows.find(gone)
+            rows.alive[numbers] = False
+            rows.vectors[numbers] = 0
+            kept = [shard for shard in self._state.shards if shard not in shards]
+            rest = self._state.tail if tail is None else self._rest_of_tail(len(tail))
+            self._state = State((*kept, *fresh), rest)
+
+    def _rest_of_tail(self, sealed: int) -> Tail:
+        rows = self._state.tail.rows
+        rest = Tail(self._dimension, max(64, 2 * (len(rows) - sealed)))
+        later = rows.alive.copy()
+        later[:sealed] = False
+        rest.append(_templates(rows, later))
+        return rest
+
+    def _refresh_tail(self) -> None:
+        with self._writing:
+            self._state = replace(self._state, tail=self._rest_of_tail(0))
+
+
+def _search_one(search: ProbeSearch, shards: Sequence[Shard]) -> None:
+    for shard in shards:
+        search.cover(shard)
+
+
+def _all_rows(state: State) -> list[Rows]:
+    return [*(shard.rows for shard in state.shards), state.tail.rows]
+
+
+def _dead(rows: Rows) -> int:
+    return int((~rows.alive).sum())
+
+
+def _templates(rows: Rows, mask: Flags) -> Templates:
+    return Templates(rows.keys[mask], rows.persons[mask], rows.vectors[mask])

@@ -1,0 +1,188 @@
+"""Files of index rows: checksummed, mapped into memory, and rid of single rows in place."""
+
+import json
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.gallery.index.codes import BLOCK, Bytes, CodedRows, CodeScan, Quantiser, packed_bytes
+from app.gallery.index.rows import Rows
+from app.gallery.ports import Ids
+
+HEADER_BYTES = 4096
+ALIGNED = 4096
+CHECKED_ROWS = 8 * BLOCK  # rows that share a checksum
+
+
+class SnapshotError(Exception):
+    """A file that cannot be used; the index is built from the database then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Where an array lies in a file."""
+
+    offset: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.dtype.itemsize * int(np.prod(self.shape))
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The arrays of a file of `rows` rows, one after another, each at a page's start."""
+
+    rows: int
+    dimension: int
+    coded: bool
+
+    def sections(self) -> dict[str, Section]:
+        """The arrays by name."""
+        blocks = -(-self.rows // CHECKED_ROWS)
+        n = self.rows
+        arrays: list[tuple[str, str, tuple[int, ...]]] = [
+            ("alive", "u1", (n,)), ("keys", "<i8", (n,)), ("persons", "<i8", (n,)),
+            ("checks", "<u4", (blocks,)),
+        ]  # fmt: skip
+        if self.coded:
+            packed = packed_bytes(n, self.dimension)
+            arrays += [("along", "<f4", (n,)), ("across", "<f4", (n,)), ("codes", "u1", (packed,))]
+        arrays.append(("vectors", "<f4", (n, self.dimension)))
+        found, offset = {}, HEADER_BYTES
+        for name, dtype, shape in arrays:
+            found[name] = Section(offset, np.dtype(dtype), shape)
+            offset = -(-found[name].end // ALIGNED) * ALIGNED
+        return found
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file."""
+        end = max(section.end for section in self.sections().values())
+        return -(-end // ALIGNED) * ALIGNED
+
+
+def header_bytes(facts: Mapping[str, Any]) -> bytes:
+    """A file's first page: whose rows these are."""
+    return json.dumps(facts, sort_keys=True).encode().ljust(HEADER_BYTES)
+
+
+def contents(facts: Mapping[str, Any], rows: Rows, codes: CodedRows | None) -> Iterator[memoryview]:
+    """The bytes of a file, in pieces."""
+    layout = Layout(len(rows), rows.vectors.shape[1], codes is not None)
+    arrays: dict[str, NDArray[Any]] = {
+        "alive": rows.alive.astype(np.uint8),
+        "keys": rows.keys,
+        "persons": rows.persons,
+        "vectors": rows.vectors,
+    }
+    if codes is not None:
+        arrays |= {"along": codes.along, "across": codes.across}
+        arrays["codes"] = codes.scan.packed(without=np.flatnonzero(~rows.alive))
+    arrays["checks"] = checks_of(arrays, layout.rows)
+    yield memoryview(header_bytes(facts))
+    written = HEADER_BYTES
+    for name, section in layout.sections().items():
+        yield memoryview(bytes(section.offset - written))
+        data = np.ascontiguousarray(arrays[name], section.dtype)
+        yield data.reshape(-1).view(np.uint8).data
+        written = section.end
+    yield memoryview(bytes(layout.size - written))
+
+
+def parse(buffer: Bytes, facts: Mapping[str, Any], layout: Layout) -> dict[str, NDArray[Any]]:
+    """The arrays of a file's bytes, checked. Raises SnapshotError."""
+    if len(buffer) != layout.size:
+        raise SnapshotError(f"it has {len(buffer)} bytes instead of {layout.size}")
+    if buffer[:HEADER_BYTES].tobytes() != header_bytes(facts):
+        raise SnapshotError("its header names another index")
+    arrays = {
+        name: buffer[one.offset : one.end].view(one.dtype).reshape(one.shape)
+        for name, one in layout.sections().items()
+    }
+    written = HEADER_BYTES
+    for one in [*layout.sections().values(), Section(layout.size, np.dtype("u1"), (0,))]:
+        if buffer[written : one.offset].any():
+            raise SnapshotError("there is something between its arrays")
+        written = one.end
+    if not np.array_equal(checks_of(arrays, layout.rows), arrays["checks"]):
+        raise SnapshotError("a checksum does not fit")
+    return arrays
+
+
+def checks_of(arrays: Mapping[str, NDArray[Any]], rows: int) -> NDArray[np.uint32]:
+    """CRC-32 of each CHECKED_ROWS rows, over every array."""
+    starts = range(0, rows, CHECKED_ROWS)
+    return np.array([check_of(arrays, start, rows) for start in starts], np.uint32)
+
+
+def check_of(arrays: Mapping[str, NDArray[Any]], start: int, rows: int) -> int:
+    """The checksum of the rows from `start` on that share it."""
+    check = 0
+    place = slice(start, min(start + CHECKED_ROWS, rows))
+    for name in ("alive", "keys", "persons", "along", "across", "vectors"):
+        if name in arrays:
+            check = zlib.crc32(np.ascontiguousarray(arrays[name][place]).data.cast("B"), check)
+    if "codes" in arrays:
+        row_bytes = len(arrays["codes"]) // (-(-rows // BLOCK) * BLOCK)
+        codes = arrays["codes"][start * row_bytes : (start + CHECKED_ROWS) * row_bytes]
+        check = zlib.crc32(codes.data, check)
+    return check
+
+
+class RowsFile:
+    """One plain file, mapped for reading. `erase` is for its one owner."""
+
+    def __init__(self, path: Path, facts: Mapping[str, Any], layout: Layout) -> None:
+        """Open and verify. Raises SnapshotError or OSError."""
+        self.path = path
+        self._layout = layout
+        self.arrays = parse(np.memmap(path, np.uint8, "r"), facts, layout)
+
+    def erase(self, keys: Ids, quantiser: Quantiser | None) -> bool:
+        """Overwrite the vectors and codes of rows with zeros; whether there were any."""
+        arrays = self.arrays
+        places = np.searchsorted(arrays["keys"], keys)
+        places = places[places < len(arrays["keys"])]
+        places = np.unique(places[np.isin(arrays["keys"][places], keys)])
+        places = places[arrays["alive"][places] != 0]
+        if not len(places):
+            return False
+        sections = self._layout.sections()
+        file = os.open(self.path, os.O_RDWR)
+        try:
+            for row in places.tolist():
+                nothing = bytes(4 * self._layout.dimension)
+                os.pwrite(file, nothing, sections["vectors"].offset + row * len(nothing))
+                os.pwrite(file, b"\0", sections["alive"].offset + row)
+                if quantiser is not None and "codes" in arrays:
+                    self._erase_code(file, row, quantiser)
+            for start in np.unique(places // CHECKED_ROWS * CHECKED_ROWS).tolist():
+                check = np.uint32(check_of(arrays, start, self._layout.rows)).tobytes()
+                os.pwrite(file, check, sections["checks"].offset + start // CHECKED_ROWS * 4)
+        finally:
+            os.close(file)
+        return True
+
+    def _erase_code(self, file: int, row: int, quantiser: Quantiser) -> None:
+        size = packed_bytes(BLOCK, self._layout.dimension)
+        start = row // BLOCK * size
+        block = self.arrays["codes"][start : start + size].copy()
+        CodeScan(quantiser).blank(block, row % BLOCK)
+        os.pwrite(file, block.tobytes(), self._layout.sections()["codes"].offset + start)
+
+    def sync(self) -> None:
+        """Wait until what was erased is gone from the disk too."""
+        file = os.open(self.path, os.O_RDWR)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)

@@ -1,0 +1,192 @@
+"""One process's copy of a collection: the index, the revision it has reached, and its snapshot."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from app.gallery.index.certified import CertifiedIndex
+from app.gallery.index.files import SnapshotError
+from app.gallery.index.rows import living
+from app.gallery.index.snapshot import SnapshotFolder
+from app.gallery.ports import CollectionRecord, Ids, TemplateStore
+from app.telemetry.logs import log
+
+PAGE = 8_192  # templates read in one transaction
+SAVE_AFTER_S = 60.0  # a snapshot is at most so much older than what it could hold
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """An index and the revision, with its stamp, that it stands at. Replaced as a whole."""
+
+    index: CertifiedIndex
+    revision: int
+    stamp: str
+
+    def stands_at(self, record: CollectionRecord) -> bool:
+        return (self.revision, self.stamp) == (record.revision, record.stamp)
+
+
+class Replica:
+    """Follows one collection. `current` is what searches use; upkeep is for a thread of its own."""
+
+    def __init__(
+        self,
+        store: TemplateStore,
+        new_index: Callable[[int], CertifiedIndex],
+        snapshot: SnapshotFolder | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._new_index = new_index
+        self._snapshot = snapshot
+        self._clock = clock
+        self._reached: Reached | None = None
+        self._to_erase: list[Ids] = []
+        self._saved_revision = -1
+        self._saved_at = -np.inf
+        self._lock = threading.Lock()
+
+    @property
+    def index(self) -> CertifiedIndex | None:
+        """The index as far as it has come; None before it was first asked for."""
+        return None if self._reached is None else self._reached.index
+
+    def current(self, record: CollectionRecord) -> CertifiedIndex:
+        """The index, at the record's revision or a later one."""
+        reached = self._reached
+        if reached is None or not reached.stands_at(record):
+            with self._lock:
+                reached = self._reached
+                if reached is None or not reached.stands_at(record):
+                    reached = self._reached = self._follow(record, reached)
+            self._erase()
+        return reached.index
+
+    def _follow(self, record: CollectionRecord, reached: Reached | None) -> Reached:
+        if reached is not None and not self._continues(record, reached):
+            log(logging.WARNING, "the database was replaced; the index is built anew")
+            reached = None
+        if reached is None:
+            if self._snapshot is not None:
+                self._snapshot.own()
+            reached = self._restore(record) or self._build(record)
+        changes = self._store.changes_since(record, reached.revision)
+        if changes.revision == reached.revision:
+            return reached
+        reached.index.add(changes.added)
+        reached.index.remove(changes.removed)
+        if len(changes.removed):
+            self._to_erase.append(changes.removed)
+        return Reached(reached.index, changes.revision, changes.stamp)
+
+    def _continues(self, record: CollectionRecord, reached: Reached) -> bool:
+        """Whether the database's history still holds the revision that was reached."""
+        return self._store.stamp_at(record, reached.revision) == reached.stamp
+
+    def _erase(self) -> None:
+        """Take what was removed out of the snapshot; upkeep tries again where that fails."""
+        if self._snapshot is None or not self._to_erase:
+            return
+        with self._lock:
+            waiting, self._to_erase = self._to_erase, []
+        try:
+            self._snapshot.erase(np.concatenate(waiting))
+        except OSError as error:
+            self._to_erase += waiting
+            log(logging.WARNING, "deleted rows stay in the index snapshot for now", error)
+
+    # --- start -------------------------------------------------------------------------------
+
+    def _restore(self, record: CollectionRecord) -> Reached | None:
+        if self._snapshot is None:
+            return None
+        started = self._clock()
+        try:
+            restored = self._snapshot.load()
+        except SnapshotError as error:
+            log(logging.WARNING, "the index snapshot cannot be used", reason=str(error))
+            return None
+        if restored is None:
+            return None
+        if self._store.stamp_at(record, restored.revision) != restored.stamp:
+            log(logging.WARNING, "the index snapshot is of another history of the database")
+            return None
+        index = self._new_index(record.dimension)
+        index.restore(restored.quantiser, restored.shards, restored.tail)
+        self._saved_revision, self._saved_at = restored.revision, self._clock()
+        seconds = round(self._clock() - started, 2)
+        log(logging.INFO, "index read from its snapshot", templates=index.size, seconds=seconds)
+        return Reached(index, restored.revision, restored.stamp)
+
+    def _build(self, record: CollectionRecord) -> Reached:
+        """From the database, page by page: what changes meanwhile comes with the next changes."""
+        started = self._clock()
+        index = self._new_index(record.dimension)
+        last, logged = 0, started
+        while len((page := self._store.templates_after(record, last, PAGE)).keys):
+            index.add(page)
+            last = int(page.keys[-1])
+            if len(index.state.tail.rows) >= index.shape.large:
+                index.maintain()
+            if self._clock() - logged > 5:
+                logged = self._clock()
+                log(logging.INFO, "building the index", templates=index.size)
+        while index.maintain():
+            pass
+        if index.size:
+            seconds = round(self._clock() - started, 2)
+            log(logging.INFO, "index built from the database", templates=index.size,
+                seconds=seconds)  # fmt: skip
+        return Reached(index, record.revision, record.stamp)
+
+    # --- upkeep ------------------------------------------------------------------------------
+
+    def upkeep(self) -> None:
+        """Seal, merge and compact what is due, and keep a snapshot."""
+        reached = self._reached
+        if reached is None:
+            return
+        changed = False
+        while reached.index.maintain():
+            changed = True
+        self._erase()
+        due = self._clock() - self._saved_at > SAVE_AFTER_S
+        if changed or (due and reached.revision != self._saved_revision):
+            self.save()
+
+    def save(self) -> None:
+        """Keep a snapshot of what is held now; where that fails, the last one stays."""
+        reached, snapshot = self._reached, self._snapshot
+        if reached is None or snapshot is None or not snapshot.own():
+            return
+        with self._lock:
+            reached = self._reached or reached
+            state = reached.index.state
+            tail = living([state.tail.rows], [state.tail.rows.alive])
+        try:
+            snapshot.save(
+                reached.index.quantiser, state.shards, tail, (reached.revision, reached.stamp)
+            )
+            self._saved_revision = reached.revision
+        except OSError as error:
+            log(logging.WARNING, "no index snapshot was kept", error)
+        self._saved_at = self._clock()
+
+    def close(self) -> None:
+        """Keep a last snapshot where something changed, and let another process own it."""
+        if self._snapshot is None or self._reached is None:
+            return
+        self._erase()
+        if self._reached.revision != self._saved_revision:
+            self.save()
+        self._snapshot.release()
+
+    def discard(self) -> None:
+        """The collection is gone: remove its snapshot."""
+        if self._snapshot is not None:
+            self._snapshot.discard()

@@ -1,0 +1,128 @@
+"""Rows of the index: parallel arrays, and their exact similarities to a probe."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from app.gallery.index.best import BestPersons
+from app.gallery.index.codes import CodedRows, Quantiser, RowNumbers
+from app.gallery.ports import Ids, Templates
+from app.types import FloatArray
+
+Flags = NDArray[np.bool_]
+PILOT_PROBES = 16
+PILOT_SHARE = 0.05
+
+
+@dataclass(slots=True, eq=False)
+class Rows:
+    """Template keys (n,), rising; persons (n,); unit vectors (n, d), in memory or mapped from a
+    file; and which rows are still `alive`, the one thing that changes."""
+
+    keys: Ids
+    persons: Ids
+    vectors: FloatArray
+    alive: Flags
+
+    @classmethod
+    def of(cls, templates: Templates) -> "Rows":
+        """Rows of templates, sorted by key."""
+        order = np.argsort(templates.keys, kind="stable")
+        vectors = np.ascontiguousarray(templates.vectors[order], np.float32)
+        alive = np.ones(len(order), np.bool_)
+        return cls(templates.keys[order], templates.person_keys[order], vectors, alive)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def first(self, count: int) -> "Rows":
+        """A view of the first rows."""
+        place = slice(count)
+        return Rows(self.keys[place], self.persons[place], self.vectors[place], self.alive[place])
+
+    def find(self, keys: Ids) -> RowNumbers:
+        """The numbers of those rows that hold one of the keys."""
+        places = np.searchsorted(self.keys, keys)
+        places = places[places < len(self.keys)]
+        found: RowNumbers = places[np.isin(self.keys[places], keys)]
+        return np.unique(found)
+
+    def score_all(self, probe: FloatArray, best: BestPersons) -> None:
+        """Offer every row's exact similarity to the probe (d,)."""
+        similarities = np.empty(len(self), np.float32)
+        vectors = self.vectors  # held while C reads it: a file may take its place
+        if len(self):
+            faiss.fvec_inner_products_ny(
+                faiss.swig_ptr(similarities), faiss.swig_ptr(probe), faiss.swig_ptr(vectors),
+                len(probe), len(self),
+            )  # fmt: skip
+        self.offer(similarities, best)
+
+    def offer(self, similarities: FloatArray, best: BestPersons) -> None:
+        """Offer similarities (n,) of all rows; the dead are passed over."""
+        if not self.alive.all():
+            living = np.flatnonzero(self.alive)
+            best.offer(similarities[living], self.persons[living], self.keys[living])
+        else:
+            best.offer(similarities, self.persons, self.keys)
+
+    def score(self, probe: FloatArray, numbers: RowNumbers, best: BestPersons) -> None:
+        """Offer the exact similarities of some rows."""
+        numbers = numbers[self.alive[numbers]]
+        similarities = np.empty(len(numbers), np.float32)
+        vectors = self.vectors
+        if len(numbers):
+            faiss.fvec_inner_products_by_idx(
+                faiss.swig_ptr(similarities), faiss.swig_ptr(probe), faiss.swig_ptr(vectors),
+                faiss.swig_ptr(np.ascontiguousarray(numbers)), len(probe), 1, len(numbers),
+            )  # fmt: skip
+        best.offer(similarities, self.persons[numbers], self.keys[numbers])
+
+
+def living(parts: Sequence[Rows], masks: Sequence[Flags]) -> Rows:
+    """A copy of the rows of several parts that their masks name, sorted by key."""
+    return Rows.of(
+        Templates(
+            np.concatenate([part.keys[mask] for part, mask in zip(parts, masks, strict=True)]),
+            np.concatenate([part.persons[mask] for part, mask in zip(parts, masks, strict=True)]),
+            np.concatenate([part.vectors[mask] for part, mask in zip(parts, masks, strict=True)]),
+        )
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shard:
+    """Rows that are coded. `pilot_radius` is the estimate that about PILOT_SHARE of them reach
+    for a typical probe; `along` and `across` as in `bound`, with their extremes."""
+
+    rows: Rows
+    codes: CodedRows
+    pilot_radius: float
+    least_along: float
+    most_across: float
+
+    @classmethod
+    def of(cls, rows: Rows, quantiser: Quantiser) -> "Shard":
+        """Encode rows: some 30 µs each of one core."""
+        codes = quantiser.encode(rows.vectors)
+        typical = [
+            _nth_estimate(codes, quantiser, rows.vectors[number])
+            for number in range(0, len(rows), max(1, len(rows) // PILOT_PROBES))
+        ]
+        return cls.of_codes(rows, codes, float(np.median(typical)))
+
+    @classmethod
+    def of_codes(cls, rows: Rows, codes: CodedRows, pilot_radius: float) -> "Shard":
+        """A shard whose codes are known."""
+        least, most = float(codes.along.min()), float(codes.across.max())
+        return cls(rows, codes, pilot_radius, least, most)
+
+
+def _nth_estimate(codes: CodedRows, quantiser: Quantiser, vector: FloatArray) -> float:
+    probe = quantiser.rotate(vector)
+    _, estimates = codes.scan.within(probe, probe.lowest + probe.step)
+    place = max(0, int(len(estimates) * (1 - PILOT_SHARE)) - 1)
+    return float(np.partition(estimates, place)[place]) if len(estimates) else 0.0

@@ -1,0 +1,47 @@
+"""The indexes of one process: they share threads and lie in one folder."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import faiss
+
+from app.gallery.encryption.ring import KeyRing
+from app.gallery.index.certified import CertifiedIndex, IndexShape
+from app.gallery.index.snapshot import IndexIdentity, SnapshotFolder
+from app.gallery.ports import CollectionRecord
+
+
+class IndexShelf:
+    """Makes indexes and their snapshots. Without a `folder` nothing is kept on disk; with a key
+    ring what is kept is sealed."""
+
+    def __init__(
+        self,
+        threads: int,
+        folder: Path | None = None,
+        ring: KeyRing | None = None,
+        shape: IndexShape | None = None,
+    ) -> None:
+        # Each works alone: FAISS spreads nothing further from within them.
+        self._threads = ThreadPoolExecutor(
+            threads, "search", initializer=faiss.omp_set_num_threads, initargs=(1,)
+        )
+        self._folder = folder
+        self._ring = ring
+        self._shape = shape
+
+    def new_index(self, dimension: int) -> CertifiedIndex:
+        """An empty index of unit vectors."""
+        return CertifiedIndex(dimension, self._threads, self._shape)
+
+    def snapshot(self, database: str, record: CollectionRecord) -> SnapshotFolder | None:
+        """Where a collection's index is kept; `database` is the database's own id."""
+        if self._folder is None:
+            return None
+        identity = IndexIdentity(database, record.key, record.embedding_space, record.dimension)
+        folder = self._folder / database / str(record.key)
+        return SnapshotFolder(folder, identity, self._ring, self._threads)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown()

@@ -1,0 +1,356 @@
+"""An index on disk: what a process starts from instead of reading the whole database.
+
+A folder holds one file for each shard, one for the tail, the rotation, and a manifest that names
+them with the revision they stand at. Files are written beside, synced and renamed; the manifest
+comes last. Whatever does not fit is noticed, and the index is built from the database.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import threading
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Executor
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from app.errors import DamagedData, EncryptionKeyMissing
+from app.gallery.encryption.files import CHUNK, FileSealer, open_file
+from app.gallery.encryption.ring import KeyRing
+from app.gallery.index.codes import Bytes, CodedRows, CodeScan, Quantiser
+from app.gallery.index.files import Layout, RowsFile, SnapshotError, contents, parse
+from app.gallery.index.rows import Rows, Shard
+from app.gallery.ports import Ids
+from app.types import FloatArray
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+PURPOSE = b"likeness index snapshot"
+
+
+@dataclass(frozen=True, slots=True)
+class IndexIdentity:
+    """Whose index it is; one of anybody else is not read."""
+
+    database: str
+    collection: int
+    embedding_space: str
+    dimension: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a snapshot held, and the revision, with its stamp, that it stands at."""
+
+    revision: int
+    stamp: str
+    quantiser: Quantiser | None
+    shards: list[Shard]
+    tail: Rows
+
+
+class SnapshotFolder:
+    """The snapshot of one index. One process at a time owns it and may change it; all may read.
+
+    With a key ring the files are sealed; then single rows cannot be erased in place, and a file
+    that holds an erased row is removed as a whole.
+    """
+
+    def __init__(
+        self, folder: Path, identity: IndexIdentity, ring: KeyRing | None, threads: Executor
+    ) -> None:
+        self._folder = folder
+        self._identity = identity
+        self._ring = ring
+        self._threads = threads
+        self._owned: int | None = None
+        self._lock = threading.Lock()
+        self._held: dict[int, tuple[Rows, str]] = {}  # rows that lie in a file, by id()
+        self._files: dict[str, RowsFile] = {}
+        self._tail_file: str | None = None
+        self._sealed: dict[str, Ids] = {}  # keys in each sealed file
+        self._quantiser: Quantiser | None = None
+        self._unsynced = False
+
+    # --- who may write -----------------------------------------------------------------------
+
+    def own(self) -> bool:
+        """Become the owner if nobody else is; an owner that dies leaves it to the next."""
+        if self._owned is not None:
+            return True
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            file = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError:
+            return False  # a folder that cannot be written keeps no snapshot
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(file)
+            return False
+        self._owned = file
+        return True
+
+    def release(self) -> None:
+        """Own it no longer."""
+        if self._owned is not None:
+            os.close(self._owned)
+            self._owned = None
+
+    def discard(self) -> None:
+        """Remove everything, where this process is the owner or nobody is."""
+        if self.own():
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self.release()
+
+    # --- read --------------------------------------------------------------------------------
+
+    def load(self) -> Restored | None:
+        """What is there, verified; None without a snapshot. Raises SnapshotError."""
+        try:
+            text = (self._folder / MANIFEST).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise SnapshotError(f"its manifest cannot be read ({error.strerror})") from error
+        try:
+            return self._restore(_checked(text))
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise SnapshotError(f"it cannot be read ({error})") from error
+        except (DamagedData, EncryptionKeyMissing) as error:
+            raise SnapshotError("it cannot be decrypted") from error
+
+    def _restore(self, manifest: Mapping[str, Any]) -> Restored:
+        if manifest["identity"] != asdict(self._identity) or manifest["format"] != FORMAT:
+            raise SnapshotError("it belongs to another index")
+        if manifest["sealed"] != (self._ring is not None):
+            raise SnapshotError("it was made with another encryption setting")
+        rotation = self._read_rotation(manifest["rotation"])
+        quantiser = None if rotation is None else Quantiser(rotation)
+        names = [entry["name"] for entry in manifest["files"]]
+        opened = list(self._threads.map(partial(self._open, quantiser), manifest["files"]))
+        shards = [one for one in opened if isinstance(one, Shard)]
+        tails = [one for one in opened if isinstance(one, Rows)]
+        if len(tails) != 1:
+            raise SnapshotError("its newest rows are missing")
+        with self._lock:
+            rows = [one.rows if isinstance(one, Shard) else one for one in opened]
+            self._held = {id(one): (one, name) for one, name in zip(rows, names, strict=True)}
+            self._quantiser = quantiser
+            self._tail_file = names[opened.index(tails[0])]
+            if self._ring is not None:
+                self._sealed = {n: r.keys[r.alive] for n, r in zip(names, rows, strict=True)}
+        return Restored(manifest["revision"], manifest["stamp"], quantiser, shards, tails[0])
+
+    def _open(self, quantiser: Quantiser | None, entry: Mapping[str, Any]) -> Shard | Rows:
+        layout = Layout(entry["rows"], self._identity.dimension, entry["coded"])
+        facts = self._facts(entry["name"], layout)
+        if self._ring is None:
+            file = RowsFile(self._folder / entry["name"], facts, layout)
+            arrays = file.arrays
+            with self._lock:
+                self._files[entry["name"]] = file
+        else:
+            arrays = parse(self._decrypt(entry["name"], layout), facts, layout)
+        alive = np.array(arrays["alive"], np.bool_)
+        rows = Rows(arrays["keys"], arrays["persons"], arrays["vectors"], alive)
+        if not layout.coded:
+            return rows
+        if quantiser is None:
+            raise SnapshotError("its rotation is missing")
+        scan = CodeScan.of_packed(quantiser, arrays["codes"], layout.rows)
+        codes = CodedRows(scan, np.array(arrays["along"]), np.array(arrays["across"]))
+        return Shard.of_codes(rows, codes, entry["pilot_radius"])
+
+    def _decrypt(self, name: str, layout: Layout) -> Bytes:
+        assert self._ring is not None, "plain files are mapped"
+        buffer = np.empty(layout.size, np.uint8)
+        place = 0
+        with (self._folder / name).open("rb") as file:
+            for chunk in open_file(self._ring, file, PURPOSE, name.encode()):
+                if place + len(chunk) > len(buffer):
+                    raise SnapshotError("a file is too long")
+                buffer[place : place + len(chunk)] = np.frombuffer(chunk, np.uint8)
+                place += len(chunk)
+        if place != len(buffer):
+            raise SnapshotError("a file is too short")
+        return buffer
+
+    def _read_rotation(self, digest: str | None) -> FloatArray | None:
+        if digest is None:
+            return None
+        data = (self._folder / f"rotation-{digest[:16]}").read_bytes()
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise SnapshotError("its rotation is damaged")
+        size = self._identity.dimension
+        return np.frombuffer(data, "<f4").astype(np.float32).reshape(size, size)
+
+    # --- write -------------------------------------------------------------------------------
+
+    def save(
+        self,
+        quantiser: Quantiser | None,
+        shards: Iterable[Shard],
+        tail: Rows,
+        reached: tuple[int, str],
+    ) -> None:
+        """Keep this state; shards that lie in a file already are not written again.
+
+        `tail` is a copy of the tail's rows sorted by key, `reached` the revision and its stamp.
+        Rows that are dead meanwhile are erased from the files before this returns. Raises OSError;
+        what was there before is kept then.
+        """
+        shards = list(shards)
+        rotation = None if quantiser is None else self._write_rotation(quantiser)
+        entries, rows = [], []
+        for shard in shards:
+            entries.append(self._keep(shard.rows, shard.codes, shard.pilot_radius))
+            rows.append(shard.rows)
+        entries.append(self._keep(tail, None, 0.0))
+        manifest = {
+            "format": FORMAT, "identity": asdict(self._identity),
+            "revision": reached[0], "stamp": reached[1], "sealed": self._ring is not None,
+            "rotation": rotation, "files": entries,
+        }  # fmt: skip
+        self._write(MANIFEST, iter([memoryview(_with_check(manifest))]))
+        names = {entry["name"] for entry in entries}
+        with self._lock:
+            self._quantiser = quantiser
+            self._held = {k: v for k, v in self._held.items() if v[1] in names}
+            self._files = {name: file for name, file in self._files.items() if name in names}
+            self._sealed = {name: keys for name, keys in self._sealed.items() if name in names}
+            self._tail_file = entries[-1]["name"]
+        for row in rows:
+            self.erase(row.keys[~row.alive])
+        self._sync()
+        self._remove_others({*names, MANIFEST, "lock", f"rotation-{(rotation or '')[:16]}"})
+
+    def _keep(self, rows: Rows, codes: CodedRows | None, radius: float) -> dict[str, Any]:
+        layout = Layout(len(rows), self._identity.dimension, codes is not None)
+        known = self._held.get(id(rows))
+        name = known[1] if known else f"rows-{uuid.uuid4().hex}"
+        entry = {
+            "name": name, "rows": len(rows), "coded": codes is not None, "pilot_radius": radius,
+        }  # fmt: skip
+        if known:
+            return entry
+        facts = self._facts(name, layout)
+        pieces = contents(facts, rows, codes)
+        if self._ring is None:
+            self._write(name, pieces)
+            file = RowsFile(self._folder / name, facts, layout)
+            with self._lock:
+                self._files[name] = file
+            # From here on the file's pages serve, which the system may drop and read again.
+            rows.vectors = file.arrays["vectors"]
+        else:
+            sealer = FileSealer(self._ring, PURPOSE, name.encode())
+            self._write(name, _seal(sealer, pieces))
+            with self._lock:
+                self._sealed[name] = rows.keys[rows.alive]
+        with self._lock:
+            self._held[id(rows)] = (rows, name)
+        return entry
+
+    def _write_rotation(self, quantiser: Quantiser) -> str:
+        data = quantiser.rotation.astype("<f4").tobytes()
+        digest = hashlib.sha256(data).hexdigest()
+        name = f"rotation-{digest[:16]}"
+        if not (self._folder / name).exists():
+            self._write(name, iter([memoryview(data)]))
+        return digest
+
+    def _write(self, name: str, pieces: Iterator[memoryview] | Iterator[bytes]) -> None:
+        """A file that is there whole or not at all, also after a power cut."""
+        temporary = self._folder / f"{name}.new"
+        try:
+            with open(temporary, "wb", opener=_private) as file:
+                for piece in pieces:
+                    file.write(piece)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(self._folder / name)
+        finally:
+            temporary.unlink(missing_ok=True)
+        folder = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _remove_others(self, keep: set[str]) -> None:
+        for path in self._folder.iterdir():
+            if path.name not in keep:
+                with suppress(OSError):
+                    path.unlink()
+
+    def _facts(self, name: str, layout: Layout) -> dict[str, Any]:
+        return {**asdict(self._identity), "name": name, **asdict(layout), "format": FORMAT}
+
+    # --- forget ------------------------------------------------------------------------------
+
+    def erase(self, keys: Ids) -> None:
+        """Leave nothing of these templates in the files. Raises OSError."""
+        if not len(keys) or self._owned is None:
+            return
+        with self._lock:
+            for file in self._files.values():
+                self._unsynced |= file.erase(keys, self._quantiser)
+            stale = [name for name, held in self._sealed.items() if np.isin(keys, held).any()]
+            for name in stale:
+                del self._sealed[name]
+                self._held = {k: v for k, v in self._held.items() if v[1] != name}
+                (self._folder / MANIFEST).unlink(missing_ok=True)
+                (self._folder / name).unlink(missing_ok=True)
+
+    def _sync(self) -> None:
+        """Wait until what was erased is gone from the disk too."""
+        with self._lock:
+            if self._unsynced:
+                for file in self._files.values():
+                    file.sync()
+                self._unsynced = False
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _seal(sealer: FileSealer, pieces: Iterator[memoryview]) -> Iterator[bytes]:
+    """The pieces as sealed chunks of equal length."""
+    yield sealer.header
+    waiting = bytearray()
+    for piece in pieces:
+        for start in range(0, len(piece), CHUNK):
+            waiting += piece[start : start + CHUNK]
+            while len(waiting) > CHUNK:
+                yield sealer.seal_chunk(bytes(waiting[:CHUNK]))
+                del waiting[:CHUNK]
+    yield sealer.seal_chunk(bytes(waiting), last=True)
+
+
+def _with_check(content: Mapping[str, Any]) -> bytes:
+    text = json.dumps(content, sort_keys=True)
+    check = hashlib.sha256(text.encode()).hexdigest()
+    return json.dumps({"content": content, "sha256": check}, sort_keys=True).encode()
+
+
+def _checked(text: bytes) -> Mapping[str, Any]:
+    """The content of a manifest. Raises SnapshotError."""
+    try:
+        whole = json.loads(text)
+        content: Mapping[str, Any] = whole["content"]
+        canonical = json.dumps(content, sort_keys=True).encode()
+        if hashlib.sha256(canonical).hexdigest() == whole["sha256"]:
+            return content
+    except (ValueError, KeyError, TypeError) as error:
+        raise SnapshotError("its manifest is torn") from error
+    raise SnapshotError("its manifest is damaged")
