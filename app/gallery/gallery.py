@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.errors import CollectionExists, EmbeddingSpaceMismatch, InvalidEmbedding
+from app.gallery.audit import Audit, audit
 from app.gallery.index.certified import PRECISION, CertifiedIndex
 from app.gallery.index.replica import Replica
 from app.gallery.index.search import SearchCounts
@@ -222,6 +223,15 @@ class Gallery:
                 replica.upkeep()
             else:
                 self._forget(key)
+
+    def audit(self, collection: str) -> Audit:
+        """Compare the collection's index with the database. Raises as `require` does."""
+        record, index = self._current(collection)
+        return audit(self.store, record, index)
+
+    def rebuild(self, collection: str) -> None:
+        """Throw the collection's index and its snapshot away; the next use builds it anew."""
+        self._forget(self.require(collection).key)
 
     def costs(self) -> SearchCounts:
         """What all searches cost so far."""

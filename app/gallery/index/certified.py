@@ -83,6 +83,12 @@ class CertifiedIndex:
                 return self._counts.size
             return self._counts.among(allowed_persons)
 
+    def held(self, keys: Ids) -> Templates:
+        """Those of the templates that are held, sorted by key."""
+        parts = _all_rows(self._state)
+        masks = [np.isin(part.keys, keys) & part.alive for part in parts]
+        return _templates(living(parts, masks), slice(None))
+
     # --- change ------------------------------------------------------------------------------
 
     def restore(self, quantiser: Quantiser | None, shards: Iterable[Shard], tail: Rows) -> None:
@@ -98,7 +104,7 @@ class CertifiedIndex:
     def add(self, templates: Templates) -> None:
         """Add templates; one already held is left as it is, so a replayed change does no harm."""
         with self._writing:
-            new = ~self._held(templates.keys)
+            new = ~self._has(templates.keys)
             if new.any():
                 self._state.tail.append(
                     Templates(
@@ -107,7 +113,7 @@ class CertifiedIndex:
                 )
                 self._counts.add(templates.person_keys[new])
 
-    def _held(self, keys: Ids) -> Flags:
+    def _has(self, keys: Ids) -> Flags:
         tail = self._state.tail
         held = np.array([key in tail for key in keys.tolist()], np.bool_)
         for shard in self._state.shards:
@@ -250,5 +256,5 @@ def _dead(rows: Rows) -> int:
     return int((~rows.alive).sum())
 
 
-def _templates(rows: Rows, mask: Flags) -> Templates:
+def _templates(rows: Rows, mask: Flags | slice) -> Templates:
     return Templates(rows.keys[mask], rows.persons[mask], rows.vectors[mask])
