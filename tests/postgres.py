@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 import uuid
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -33,7 +34,9 @@ def installed_binaries() -> Path | None:
 class PostgresServer:
     """A server of its own, reached through a socket in its folder; gone with `close`."""
 
-    def __init__(self, binaries: Path) -> None:
+    def __init__(self, binaries: Path, *, fsync: bool = False) -> None:
+        # Most tests are about how we use it, not about whether it survives a power cut.
+        self._fsync = "on" if fsync else "off"
         self.folder = Path(tempfile.mkdtemp(prefix="likeness-pg-"))
         self._user = UNPRIVILEGED if os.geteuid() == 0 else None
         if self._user is not None:
@@ -62,8 +65,7 @@ class PostgresServer:
     def start(self) -> None:
         """Start it and wait until it answers."""
         command = [self._binaries / "postgres", "-D", self._data, "-k", self.folder, "-h", ""]
-        # What is tested is how we use it, not whether it survives a power cut.
-        for setting in ("fsync=off", "max_connections=60", "shared_buffers=32MB"):
+        for setting in (f"fsync={self._fsync}", "max_connections=60", "shared_buffers=32MB"):
             command += ["-c", setting]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -86,6 +88,17 @@ class PostgresServer:
             self._process.send_signal(signal.SIGINT)
             self._process.wait(START_SECONDS)
             self._process = None
+
+    def kill(self) -> None:
+        """End all of its processes with SIGKILL."""
+        assert self._process is not None, "it runs"
+        pid = self._process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for process in (pid, *map(int, children)):
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        self._process.wait(START_SECONDS)
+        self._process = None
 
     def close(self) -> None:
         """Stop it and remove all it wrote."""

@@ -50,6 +50,7 @@ class Replica:
         self._saved_revision = -1
         self._saved_at = -np.inf
         self._lock = threading.Lock()
+        self._erasing = threading.Lock()
 
     @property
     def index(self) -> CertifiedIndex | None:
@@ -90,15 +91,17 @@ class Replica:
 
     def _erase(self) -> None:
         """Take what was removed out of the snapshot; upkeep tries again where that fails."""
-        if self._snapshot is None or not self._to_erase:
+        if self._snapshot is None or not (self._to_erase or self._erasing.locked()):
             return
-        with self._lock:
-            waiting, self._to_erase = self._to_erase, []
-        try:
-            self._snapshot.erase(np.concatenate(waiting))
-        except OSError as error:
-            self._to_erase += waiting
-            log(logging.WARNING, "deleted rows stay in the index snapshot for now", error)
+        with self._erasing:  # whoever waits here finds theirs erased
+            with self._lock:
+                waiting, self._to_erase = self._to_erase, []
+            try:
+                self._snapshot.erase(np.concatenate([np.empty(0, np.int64), *waiting]))
+            except OSError as error:
+                with self._lock:
+                    self._to_erase += waiting
+                log(logging.WARNING, "deleted rows stay in the index snapshot for now", error)
 
     # --- start -------------------------------------------------------------------------------
 

@@ -115,12 +115,27 @@ class SnapshotFolder:
 
     def load(self) -> Restored | None:
         """What is there, verified; None without a snapshot. Raises SnapshotError."""
+        text = self._manifest()
+        if text is None:
+            return None
         try:
-            text = (self._folder / MANIFEST).read_bytes()
-        except FileNotFoundError:
+            return self._read(text)
+        except SnapshotError:
+            # Its owner may have written another one while this one was read.
+            newer = self._manifest()
+            if newer is None or newer == text:
+                raise
+            return self._read(newer)
+
+    def _manifest(self) -> bytes | None:
+        try:
+            return (self._folder / MANIFEST).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise SnapshotError(f"its manifest cannot be read ({error.strerror})") from error
+
+    def _read(self, text: bytes) -> Restored:
         try:
             return self._restore(_checked(text))
         except (OSError, KeyError, TypeError, ValueError) as error:
@@ -236,6 +251,8 @@ class SnapshotFolder:
     def _keep(self, rows: Rows, codes: CodedRows | None, radius: float) -> dict[str, Any]:
         layout = Layout(len(rows), self._identity.dimension, codes is not None)
         known = self._held.get(id(rows))
+        if known and not (self._folder / known[1]).exists():
+            known = None  # another owner removed it meanwhile
         name = known[1] if known else f"rows-{uuid.uuid4().hex}"
         entry = {
             "name": name, "rows": len(rows), "coded": codes is not None, "pilot_radius": radius,
@@ -302,8 +319,11 @@ class SnapshotFolder:
         if not len(keys) or self._owned is None:
             return
         with self._lock:
-            for file in self._files.values():
-                self._unsynced |= file.erase(keys, self._quantiser)
+            for name, file in list(self._files.items()):
+                try:
+                    self._unsynced |= file.erase(keys, self._quantiser)
+                except FileNotFoundError:  # another owner removed it meanwhile
+                    del self._files[name]
             stale = [name for name, held in self._sealed.items() if np.isin(keys, held).any()]
             for name in stale:
                 del self._sealed[name]

