@@ -228,3 +228,18 @@ class DatabaseError(StartupError):
 
 class EncryptionKeyError(StartupError):
     code, title = "encryption_key_error", "The encryption key cannot be used"
+
+
+# --- backups (never met over HTTP) -----------------------------------------------------------
+
+
+class BackupError(LikenessError):
+    """A backup cannot be made or restored; nothing was changed."""
+
+    code, title = "backup_error", "The backup failed"
+
+
+class BackupDamaged(BackupError):
+    """What should be restored is not what was written."""
+
+    code, title = "backup_damaged", "The backup cannot be used"

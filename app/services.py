@@ -12,6 +12,7 @@ from app.decision.policy import FaceSelection, usable_face
 from app.errors import InvalidRequest
 from app.faces.pipeline import FacePipeline, build_pipeline
 from app.gallery.backends import create_engine
+from app.gallery.encryption.ring import KeyRing
 from app.gallery.gallery import Gallery
 from app.gallery.index.shelf import IndexShelf
 from app.gallery.ports import NewTemplate
@@ -99,11 +100,14 @@ def build_services(settings: Settings) -> Services:
         settings.max_image_bytes, settings.max_image_pixels, settings.max_image_side
     )
     pipeline = build_pipeline(pack, settings.device, limits)
+    ring = KeyRing.from_settings(settings)
     engine = create_engine(settings.resolved_database_url)
     migrate(engine)
     workers = settings.workers or usable_cores()
-    shelf = IndexShelf(workers, settings.data_dir / "index")
-    gallery = Gallery(SqlStore(engine), shelf, pack.embedding_space, pack.recogniser.dimension)
+    store = SqlStore(engine, ring=ring)
+    store.check_keys()
+    shelf = IndexShelf(workers, settings.data_dir / "index", ring)
+    gallery = Gallery(store, shelf, pack.embedding_space, pack.recogniser.dimension)
     calibrations = Calibrations(
         gallery.store,
         pack_calibration(pack.folder, pack.embedding_space, gallery.precision),

@@ -4,10 +4,10 @@
     python benchmarks/gallery.py search --count 100000 --dimension 512      # random directions
     python benchmarks/gallery.py service --count 1000000 --dimension 512    # over SQLite
 
-`search` asks Likeness and the flat index the same single probes in turn, so that both meet the same
-noise, then the others, then all the same batches of 32; "identical" counts probes whose persons and similarities equal brute force (the
-order of equal similarities aside). `service` fills a database and times what a client waits for, a
-restart from the snapshot, and the private memory of a process that has restarted.
+`search` asks Likeness and the flat index the same probes in turn, so that both meet the same noise,
+then the others, then all the same batches of 32; "identical" counts probes whose similarities equal
+brute force. `service` fills a database and times what a client waits for, a restart from the
+snapshot, and the private memory of a process that has restarted.
 """
 
 import argparse

@@ -2,6 +2,7 @@
 
 import typer
 
+from app.cli.backup import backup, restore
 from app.cli.calibrate import calibrate
 from app.cli.doctor import doctor
 from app.cli.evaluate import evaluate_pack
@@ -24,5 +25,7 @@ app.command()(calibrate)
 app.command("evaluate")(evaluate_pack)
 app.command("migrate")(migrate_database)
 app.command()(doctor)
+app.command()(backup)
+app.command()(restore)
 app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")

@@ -2,13 +2,14 @@
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from app import __version__
 from app.cli.console import clear_errors, err, out, read_settings
-from app.gallery.gallery import DEFAULT_COLLECTION
+from app.gallery.gallery import DEFAULT_COLLECTION, Gallery, every_collection
 from app.services import Services, build_services
 
 # Distributions that own one module: two of a row break each other.
@@ -20,23 +21,67 @@ RIVALS = (
 )  # fmt: skip
 
 
-def doctor() -> None:
-    """Load the pack, run its networks, open the database, and report."""
+def doctor(
+    check: Annotated[
+        bool, typer.Option(help="Compare every template with the index; for a service at rest.")
+    ] = True,
+    repair: Annotated[
+        bool, typer.Option(help="Build an index that is not true anew from the database.")
+    ] = False,
+) -> None:
+    """Load the pack, run its networks, open the database, compare it with the index, report."""
     settings = read_settings()
     clash = [names for names in map(_installed, RIVALS) if len(names) != 1]
     with clear_errors():
         services = build_services(settings)
         rows = _facts(services)
+        found = [_audit(services.gallery, one, repair=repair) for one in _ours(services)] * check
         services.close()
     table = Table(show_header=False)
     for name, value in rows:
         table.add_row(name, value)
     out.print(table)
+    for line, _ in found:
+        out.print(line, markup=False, highlight=False)
     for names in clash:
         err.print(f"[red]Exactly one of these may be installed:[/] {', '.join(names) or 'none is'}")
-    if clash:
+    if clash or not all(fine for _, fine in found):
         raise typer.Exit(1)
     out.print("All is well.")
+
+
+def _ours(services: Services) -> list[str]:
+    """Collections that this pack can compare."""
+    space = services.pack.embedding_space
+    every = every_collection(services.gallery.store)
+    return [one.name for one in every if one.embedding_space == space]
+
+
+def _audit(gallery: Gallery, name: str, *, repair: bool) -> tuple[str, bool]:
+    """What there is to say of a collection's index, and whether all is well with it."""
+    found = gallery.audit(name)
+    if repair and not found.index_is_true:
+        gallery.rebuild(name)
+        found = gallery.audit(name)
+    if found.clean:
+        return f"{name}: {found.templates} templates, the index is true", True
+    advice = "" if found.index_is_true else "; likeness doctor --repair builds the index anew"
+    return (
+        f"{name}: of {found.templates} templates {found.missing} are missing in the index, "
+        f"{found.different} differ, {found.unknown} are in the index alone, {found.not_unit} "
+        f"are no unit vectors{advice}",
+        False,
+    )
+
+
+def _encryption(services: Services) -> str:
+    state = services.gallery.store.sealing()
+    keys = ", ".join(sorted(state.persons_by_key))
+    if not state.sealed:
+        return f"none: {state.plain} templates lie plain in the database"
+    if state.plain:
+        return f"mixed (key {keys}): {state.plain} are plain; run likeness keys rotate"
+    return f"every template is sealed, key {keys}"
 
 
 def _installed(names: tuple[str, ...]) -> list[str]:
@@ -71,5 +116,6 @@ def _facts(services: Services) -> list[tuple[str, str]]:
         ("calibration", _calibration(services)),
         ("runs on", f"{services.pipeline.provider}, {services.scheduler.workers} workers"),
         ("database", str(gallery.store.describe()["database"])),
+        ("encryption", _encryption(services)),
         ("default collection", f"{counts.persons} persons, {counts.templates} faces"),
     ]

@@ -128,9 +128,7 @@ def import_photo(
     try:
         check_person_id(photo.person_id)
         data = _read(photo.path, services.settings.max_image_bytes)
-        if content_digest(data) in services.gallery.store.stored_digests(
-            target.collection, photo.person_id
-        ):
+        if services.gallery.store.knows(target.collection, photo.person_id, content_digest(data)):
             return Outcome(photo, "duplicate", "already_enrolled")
         _, template = services.template_from_photo(data, face, target.gate)
         stored = services.gallery.enroll(target.collection, photo.person_id, None, [template])

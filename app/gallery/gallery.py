@@ -207,7 +207,7 @@ class Gallery:
 
     def prepare(self) -> None:
         """Bring the index of every collection into memory."""
-        for record in self._collections():
+        for record in every_collection(self.store):
             if record.embedding_space == self._embedding_space:
                 self._refresh(record)
 
@@ -216,7 +216,7 @@ class Gallery:
 
         Called now and then by one thread; searches and writes go on meanwhile.
         """
-        records = {record.key: record for record in self._collections()}
+        records = {record.key: record for record in every_collection(self.store)}
         for key, replica in list(self._replicas.items()):
             if key in records:
                 replica.current(records[key])
@@ -248,15 +248,6 @@ class Gallery:
         self._shelf.close()
         self.store.close()
 
-    def _collections(self) -> Iterator[CollectionRecord]:
-        after: str | None = None
-        while True:
-            page = self.store.collections(after, COLLECTIONS_AT_ONCE)
-            yield from page.items
-            if not page.more:
-                return
-            after = page.items[-1].name
-
     def _forget(self, key: int) -> None:
         with self._replicas_lock:
             replica = self._replicas.pop(key, None)
@@ -279,3 +270,14 @@ class Gallery:
                 snapshot = self._shelf.snapshot(self._identity, record)
                 self._replicas[record.key] = Replica(self.store, self._shelf.new_index, snapshot)
             return self._replicas[record.key]
+
+
+def every_collection(store: TemplateStore) -> Iterator[CollectionRecord]:
+    """All collections of a store, page by page."""
+    after: str | None = None
+    while True:
+        page = store.collections(after, COLLECTIONS_AT_ONCE)
+        yield from page.items
+        if not page.more:
+            return
+        after = page.items[-1].name

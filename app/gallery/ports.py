@@ -141,6 +141,15 @@ class Hit:
     similarity: float
 
 
+@dataclass(frozen=True, slots=True)
+class SealingState:
+    """How many templates are plain and sealed, and how many persons' keys each key wraps."""
+
+    plain: int
+    sealed: int
+    persons_by_key: Mapping[str, int]
+
+
 class TemplateStore(Protocol):
     """The truth. Every method is one transaction; what returned is on disk.
 
@@ -199,7 +208,7 @@ class TemplateStore(Protocol):
 
     def delete_face(self, name: str, face_id: str) -> Receipt: ...
 
-    def stored_digests(self, name: str, person_id: str) -> set[str]: ...
+    def knows(self, name: str, person_id: str, content_digest: str) -> bool: ...
 
     def embeddings(self, name: str, person_id: str) -> tuple[list[FaceRecord], FloatArray]: ...
 
@@ -210,8 +219,6 @@ class TemplateStore(Protocol):
     def identity(self) -> str: ...
 
     def stamp_at(self, collection: CollectionRecord, revision: int) -> str | None: ...
-
-    def all_templates(self, collection: CollectionRecord) -> Changes: ...
 
     def templates_after(self, collection: CollectionRecord, key: int, limit: int) -> Templates: ...
 
@@ -226,6 +233,8 @@ class TemplateStore(Protocol):
     def clear_calibration(self, name: str) -> None: ...
 
     def calibration(self, collection: CollectionRecord) -> JsonObject | None: ...
+
+    def sealing(self) -> SealingState: ...
 
     def ping(self) -> None: ...
 

@@ -44,6 +44,11 @@ def pending(engine: Engine) -> list[str]:
     return [f"{step.revision} {step.doc}" for step in reversed(steps)]
 
 
+def newest_revision() -> str:
+    """The revision that this version's tables have."""
+    return str(ScriptDirectory.from_config(_config()).get_current_head())
+
+
 def _config() -> Config:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))

@@ -11,11 +11,20 @@ from app.gallery.sql.changes import ChangePart
 from app.gallery.sql.collections import CollectionPart
 from app.gallery.sql.once import OncePart
 from app.gallery.sql.persons import PersonPart
+from app.gallery.sql.sealing import SealingPart
 from app.gallery.sql.tables import collections
 from app.gallery.sql.templates import TemplatePart
 
 
-class SqlStore(CollectionPart, PersonPart, TemplatePart, OncePart, ChangePart, CalibrationPart):
+class SqlStore(
+    CollectionPart,
+    PersonPart,
+    TemplatePart,
+    OncePart,
+    ChangePart,
+    CalibrationPart,
+    SealingPart,
+):
     """A `TemplateStore` over an SQLAlchemy engine whose tables are up to date."""
 
     def ping(self) -> None:

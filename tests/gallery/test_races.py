@@ -91,7 +91,7 @@ def test_keys_rise_with_revisions_and_a_follower_misses_nothing(
     done.set()
     follower.join(30)
     assert outcomes == [None] * 4
-    everything = stores[0].all_templates(record).added.keys.tolist()
+    everything = stores[0].changes_since(record, 0).added.keys.tolist()
     assert list(chain.from_iterable(seen)) == everything  # each once, and in the order of the keys
     with stores[0]._database.reading() as connection:
         rows = connection.execute(text("SELECT revision, template FROM changes")).all()

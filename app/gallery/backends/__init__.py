@@ -1,5 +1,6 @@
 """Database engines: what is particular to each, behind one shape. Here alone one is chosen."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from sqlalchemy import URL, Connection, Engine, make_url
@@ -31,6 +32,15 @@ class Backend(Protocol):
 
     def erase_deleted(self, engine: Engine) -> None:
         """Leave no copy of deleted rows in files of ours."""
+
+    def be_patient(self, connection: Connection) -> None:
+        """Let this transaction take as long as it needs, and pause."""
+
+    def last_keys(self, connection: Connection) -> dict[str, int]:
+        """The highest key that each table ever gave out: none is given out twice."""
+
+    def set_last_keys(self, connection: Connection, last: Mapping[str, int]) -> None:
+        """Give out only higher keys from now on."""
 
     def is_full(self, error: BaseException) -> bool:
         """Whether the driver's error means that there is no room left."""

@@ -1,9 +1,10 @@
 """PostgreSQL through psycopg 3: many hosts over one database, and no wait without an end."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import URL, Connection, Engine, ExceptionContext, event, text
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, event, func, select, text
 from sqlalchemy.exc import ArgumentError
 
 from app.errors import DatabaseError
@@ -37,6 +38,12 @@ SESSION = (
 )
 # Migrations may take long, and whoever starts second waits for them.
 MIGRATION = ("SET LOCAL statement_timeout = 0", "SET LOCAL lock_timeout = '10min'")
+PATIENCE = (
+    "SET LOCAL statement_timeout = 0",
+    "SET LOCAL idle_in_transaction_session_timeout = 0",
+)
+# Tables that give out keys of their own.
+_KEYED = ("collections", "persons", "templates")
 MIGRATION_LOCK = 0x4C696B656E657373  # "Likeness"
 
 ADVICE = {
@@ -101,6 +108,36 @@ def lock_schema(connection: Connection) -> None:
 
 def erase_deleted(_engine: Engine) -> None:
     """Nothing to do: the server's own vacuum frees what was deleted."""
+
+
+def be_patient(connection: Connection) -> None:
+    """Let this transaction take as long as it needs, and pause."""
+    for statement in PATIENCE:
+        connection.exec_driver_sql(statement)
+
+
+def last_keys(connection: Connection) -> dict[str, int]:
+    """The highest key that each table ever gave out."""
+    return {table: _last_key(connection, table) for table in _KEYED}
+
+
+def set_last_keys(connection: Connection, last: Mapping[str, int]) -> None:
+    """Give out only higher keys from now on."""
+    for table, key in last.items():
+        if table in _KEYED and (highest := max(key, _last_key(connection, table))):
+            sequence = _sequence(connection, table)
+            connection.execute(select(func.setval(sequence, highest)))
+
+
+def _last_key(connection: Connection, table: str) -> int:
+    # The name comes from the server itself.
+    last = "CASE WHEN is_called THEN last_value ELSE 0 END"
+    query = f"SELECT {last} FROM {_sequence(connection, table)}"  # noqa: S608
+    return int(connection.exec_driver_sql(query).scalar_one())
+
+
+def _sequence(connection: Connection, table: str) -> str:
+    return str(connection.execute(select(func.pg_get_serial_sequence(table, "id"))).scalar_one())
 
 
 def is_full(error: BaseException) -> bool:

@@ -1,6 +1,7 @@
 """SQLite: write-ahead log, full durability, and transactions that say at once if they write."""
 
 import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,28 @@ def erase_deleted(engine: Engine) -> None:
         connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
     finally:
         connection.close()
+
+
+def be_patient(_connection: Connection) -> None:
+    """Reading has no limit of time."""
+
+
+def last_keys(connection: Connection) -> dict[str, int]:
+    """The highest key that each table ever gave out."""
+    rows = connection.exec_driver_sql("SELECT name, seq FROM sqlite_sequence")
+    return {str(table): int(key) for table, key in rows}
+
+
+def set_last_keys(connection: Connection, last: Mapping[str, int]) -> None:
+    """Give out only higher keys from now on."""
+    for table, key in last.items():
+        before = last_keys(connection).get(table)
+        statement = (
+            "INSERT INTO sqlite_sequence (seq, name) VALUES (?, ?)"
+            if before is None
+            else "UPDATE sqlite_sequence SET seq = ? WHERE name = ?"
+        )
+        connection.exec_driver_sql(statement, (max(key, before or 0), table))
 
 
 def is_full(error: BaseException) -> bool:

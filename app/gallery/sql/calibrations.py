@@ -30,6 +30,7 @@ class CalibrationPart(Part):
                     connection,
                     collection,
                     templates.c.person.in_(chosen[start : start + MAX_KEYS]),
+                    self._vault,
                 )
                 for start in range(0, max(len(chosen), 1), MAX_KEYS)
             ]

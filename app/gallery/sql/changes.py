@@ -9,7 +9,7 @@ from sqlalchemy import Connection, insert, select, update
 from app.gallery.ports import Changes, CollectionRecord, Templates
 from app.gallery.sql.part import Part
 from app.gallery.sql.rows import get_again, load_templates, to_ids
-from app.gallery.sql.tables import changes, collections, database, templates
+from app.gallery.sql.tables import changes, collections, templates
 
 ADD, REMOVE = "add", "remove"
 STAMP_BYTES = 8
@@ -17,11 +17,6 @@ STAMP_BYTES = 8
 
 class ChangePart(Part):
     """What an index is built from and kept up to date by."""
-
-    def identity(self) -> str:
-        """The database's own id: random, made once, the same for all who open it."""
-        with self._database.reading() as connection:
-            return str(connection.execute(select(database.c.id)).scalar_one())
 
     def stamp_at(self, collection: CollectionRecord, revision: int) -> str | None:
         """The mark that a revision had; "" for revision 0 and for those made before there were
@@ -35,20 +30,13 @@ class ChangePart(Part):
             ).scalar_one_or_none()
             return stamp
 
-    def all_templates(self, collection: CollectionRecord) -> Changes:
-        """Every template, as one addition, with the revision it stands at."""
-        with self._database.reading() as connection:
-            now = get_again(connection, collection)
-            added = load_templates(connection, now, templates.c.collection == now.key)
-            return Changes(now.revision, added, to_ids([]), now.stamp)
-
     def templates_after(self, collection: CollectionRecord, key: int, limit: int) -> Templates:
         """The next `limit` templates at most, by rising key: page by page everything, in short
         transactions. What changes between two pages is in `changes_since`."""
         mine = (templates.c.collection == collection.key) & (templates.c.id > key)
         with self._database.reading() as connection:
             now = get_again(connection, collection)
-            return load_templates(connection, now, mine, limit)
+            return load_templates(connection, now, mine, self._vault, limit=limit)
 
     def changes_since(self, collection: CollectionRecord, revision: int) -> Changes:
         """What was added (and is still there) and removed after `revision`."""
@@ -59,7 +47,7 @@ class ChangePart(Part):
             removed = select(changes.c.template).where(recent, changes.c.kind == REMOVE)
             return Changes(
                 now.revision,
-                load_templates(connection, now, templates.c.id.in_(added)),
+                load_templates(connection, now, templates.c.id.in_(added), self._vault),
                 to_ids(list(connection.execute(removed).scalars())),
                 now.stamp,
             )

@@ -2,10 +2,15 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cached_property
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select
 
+from app.gallery.encryption.embeddings import EmbeddingCipher
+from app.gallery.encryption.ring import KeyRing
+from app.gallery.sql.tables import database
 from app.gallery.sql.transactions import Transactions
+from app.gallery.sql.vault import Vault
 
 
 def now_utc() -> datetime:
@@ -16,6 +21,22 @@ def now_utc() -> datetime:
 class Part:
     """Some methods of the store; each is one transaction."""
 
-    def __init__(self, engine: Engine, clock: Callable[[], datetime] = now_utc) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        clock: Callable[[], datetime] = now_utc,
+        ring: KeyRing | None = None,
+    ) -> None:
+        """With a key ring embeddings are sealed when they are written."""
         self._database = Transactions(engine)
         self._clock = clock
+        self._ring = ring
+
+    def identity(self) -> str:
+        """The database's own id: random, made once, the same for all who open it."""
+        with self._database.reading() as connection:
+            return str(connection.execute(select(database.c.id)).scalar_one())
+
+    @cached_property
+    def _vault(self) -> Vault:
+        return Vault(EmbeddingCipher(self._ring, self.identity()) if self._ring else None)

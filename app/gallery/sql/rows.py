@@ -20,9 +20,8 @@ from app.gallery.ports import (
     Templates,
 )
 from app.gallery.sql.tables import collections, persons, templates
-from app.types import FloatArray
+from app.gallery.sql.vault import Vault
 
-STORED_DTYPE = np.dtype("<f4")
 MAX_KEYS = 10_000  # in one statement; SQLite takes 32,766 parameters
 
 
@@ -141,21 +140,21 @@ def face_record(row: Row[Any]) -> FaceRecord:
 
 
 def load_templates(
-    connection: Connection, collection: CollectionRecord, condition: Any, limit: int | None = None
+    connection: Connection,
+    collection: CollectionRecord,
+    condition: Any,
+    vault: Vault,
+    *,
+    limit: int | None = None,
 ) -> Templates:
-    """Templates by rising key."""
-    query = select(templates.c.id, templates.c.person, templates.c.embedding).where(condition)
+    """Templates by rising key. Raises EncryptionKeyMissing or DamagedData."""
+    query = vault.with_embedding(select(templates.c.id, templates.c.person).where(condition))
     rows = connection.execute(query.order_by(templates.c.id).limit(limit)).all()
     return Templates(
         to_ids([row.id for row in rows]),
         to_ids([row.person for row in rows]),
-        to_vectors([row.embedding for row in rows], collection.dimension),
+        vault.vectors(collection, rows),
     )
-
-
-def to_vectors(blobs: Sequence[bytes], dimension: int) -> FloatArray:
-    flat = np.frombuffer(b"".join(blobs), dtype=STORED_DTYPE)
-    return flat.astype(np.float32).reshape(len(blobs), dimension)
 
 
 def to_ids(values: Sequence[int]) -> Ids:

@@ -100,6 +100,15 @@ templates = Table(
     sqlite_autoincrement=True,
 )
 
+# Keys the database was encrypted with: what tells them apart, nothing that opens anything.
+encryption_keys = Table(
+    "encryption_keys",
+    metadata,
+    Column("key_id", String(64), primary_key=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+)
+
 # A log of keys, never of embeddings: a deleted template leaves nothing behind but its number.
 changes = Table(
     "changes",

@@ -2,12 +2,13 @@
 
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import Connection, delete, insert, select
 
+from app.gallery.encryption.envelope import DataKey
 from app.gallery.ports import (
-    CollectionRecord,
     FaceRecord,
     NewTemplate,
     OnceRequest,
@@ -21,7 +22,6 @@ from app.gallery.sql.part import Part
 from app.gallery.sql.persons import insert_person, set_metadata
 from app.gallery.sql.rows import (
     MAX_KEYS,
-    STORED_DTYPE,
     face_query,
     face_record,
     find_person,
@@ -30,9 +30,9 @@ from app.gallery.sql.rows import (
     get_person,
     lock_collection,
     to_page,
-    to_vectors,
 )
 from app.gallery.sql.tables import templates
+from app.gallery.sql.vault import Vault
 from app.types import FloatArray, JsonObject
 
 
@@ -66,7 +66,9 @@ class TemplatePart(Part):
                 key = person.key
                 if metadata is not None:
                     set_metadata(connection, key, metadata, now)
-            stored = _put(connection, collection, (key, person_id), new_templates, now)
+            data_key = self._vault.person_key(connection, collection, key)
+            put = _Put(self._vault, data_key, collection.key, (key, person_id), now)
+            stored = put.all(connection, new_templates)
             added = [one.face.template_key for one in stored if not one.duplicate]
             log_change(connection, collection, ADD, added, now)
             if once is not None:
@@ -103,26 +105,29 @@ class TemplatePart(Part):
         self._database.erase_deleted()
         return Receipt(persons=0, templates=1)
 
-    def stored_digests(self, name: str, person_id: str) -> set[str]:
-        """Digests of what a person's templates were made from; empty for an unknown person."""
+    def knows(self, name: str, person_id: str, content_digest: str) -> bool:
+        """Whether a person has a template made from that content."""
         with self._database.reading() as connection:
-            person = find_person(connection, get_collection(connection, name), person_id)
-            if person is None:
-                return set()
-            query = select(templates.c.content_digest).where(templates.c.person == person.key)
-            return set(connection.execute(query).scalars())
+            collection = get_collection(connection, name)
+            person = find_person(connection, collection, person_id)
+            if person is None or not person.templates:
+                return False
+            key = self._vault.known_key(connection, collection, person.key)
+            marks = self._vault.marks(key, content_digest)
+            query = select(templates.c.id).where(templates.c.person == person.key)
+            found = connection.execute(query.where(templates.c.content_digest.in_(marks)).limit(1))
+            return found.one_or_none() is not None
 
     def embeddings(self, name: str, person_id: str) -> tuple[list[FaceRecord], FloatArray]:
         """A person's faces and their embeddings (n, d), in the same order."""
         with self._database.reading() as connection:
             collection = get_collection(connection, name)
             person = get_person(connection, collection, person_id)
-            query = face_query().add_columns(templates.c.embedding)
+            query = self._vault.with_embedding(face_query())
             rows = connection.execute(
                 query.where(templates.c.person == person.key).order_by(templates.c.id)
             ).all()
-            vectors = to_vectors([row.embedding for row in rows], collection.dimension)
-            return [face_record(row) for row in rows], vectors
+            return [face_record(row) for row in rows], self._vault.vectors(collection, rows)
 
     def faces_by_key(self, keys: Sequence[int]) -> Mapping[int, FaceRecord]:
         """The faces of template keys; those deleted since are missing."""
@@ -135,48 +140,69 @@ class TemplatePart(Part):
         return found
 
 
-def _put(
-    connection: Connection,
-    collection: CollectionRecord,
-    person: tuple[int, str],
-    new_templates: Sequence[NewTemplate],
-    now: datetime,
-) -> list[StoredTemplate]:
-    """The outcome for each template; one whose content the person has already is not stored."""
-    key, person_id = person
-    known = _known_faces(connection, key, {new.content_digest for new in new_templates})
-    fresh: dict[str, tuple[str, NewTemplate]] = {}
-    for new in new_templates:
-        if new.content_digest not in known and new.content_digest not in fresh:
-            fresh[new.content_digest] = (str(uuid.uuid4()), new)
-    keys: dict[str, int] = {}
-    if fresh:
+@dataclass(frozen=True, slots=True)
+class _Put:
+    """Stores templates of one person, (key, person_id)."""
+
+    vault: Vault
+    data_key: DataKey | None
+    collection: int
+    person: tuple[int, str]
+    now: datetime
+
+    def all(
+        self, connection: Connection, new_templates: Sequence[NewTemplate]
+    ) -> list[StoredTemplate]:
+        """The outcome for each; one whose content the person has already is not stored."""
+        known = self._known(connection, {new.content_digest for new in new_templates})
+        fresh: dict[str, NewTemplate] = {}
+        for new in new_templates:
+            if new.content_digest not in known:
+                fresh.setdefault(new.content_digest, new)
+        made = self._insert(connection, fresh)
+        stored = []
+        for new in new_templates:
+            digest = new.content_digest
+            duplicate = digest in known
+            if not duplicate:
+                known[digest] = made[digest]
+            stored.append(StoredTemplate(known[digest], duplicate))
+        return stored
+
+    def _known(self, connection: Connection, digests: set[str]) -> dict[str, FaceRecord]:
+        """Faces by the digest of their content."""
+        digest_of = {
+            mark: digest for digest in digests for mark in self.vault.marks(self.data_key, digest)
+        }
+        query = face_query().add_columns(templates.c.content_digest)
+        mine = (templates.c.person == self.person[0]) & templates.c.content_digest.in_(digest_of)
+        rows = connection.execute(query.where(mine))
+        return {digest_of[row.content_digest]: face_record(row) for row in rows}
+
+    def _insert(
+        self, connection: Connection, fresh: Mapping[str, NewTemplate]
+    ) -> dict[str, FaceRecord]:
+        if not fresh:
+            return {}
+        ids = {digest: str(uuid.uuid4()) for digest in fresh}
         rows = [
             {
-                "face_id": face_id,
-                "collection": collection.key,
-                "person": key,
-                "embedding": new.embedding.astype(STORED_DTYPE).tobytes(),
-                "content_digest": digest,
+                "face_id": ids[digest],
+                "collection": self.collection,
+                "person": self.person[0],
+                "embedding": self.vault.stored(self.data_key, ids[digest], new.embedding),
+                "sealed": self.data_key is not None,
+                "content_digest": self.vault.mark(self.data_key, digest),
                 "quality": dict(new.quality),
-                "created_at": now,
+                "created_at": self.now,
             }
-            for digest, (face_id, new) in fresh.items()
+            for digest, new in fresh.items()
         ]
         returned = insert(templates).returning(templates.c.face_id, templates.c.id)
         keys = {row.face_id: row.id for row in connection.execute(returned, rows)}
-    stored = []
-    for new in new_templates:
-        digest = new.content_digest
-        duplicate = digest in known
-        if not duplicate:
-            face_id, first = fresh[digest]
-            known[digest] = FaceRecord(keys[face_id], face_id, person_id, first.quality, now)
-        stored.append(StoredTemplate(known[digest], duplicate))
-    return stored
-
-
-def _known_faces(connection: Connection, person: int, digests: set[str]) -> dict[str, FaceRecord]:
-    query = face_query().add_columns(templates.c.content_digest)
-    mine = (templates.c.person == person) & templates.c.content_digest.in_(digests)
-    return {row.content_digest: face_record(row) for row in connection.execute(query.where(mine))}
+        return {
+            digest: FaceRecord(
+                keys[ids[digest]], ids[digest], self.person[1], new.quality, self.now
+            )
+            for digest, new in fresh.items()
+        }

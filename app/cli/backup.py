@@ -1,0 +1,125 @@
+"""`likeness backup` and `likeness restore`: all that the database holds, out and in again."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import typer
+from sqlalchemy import Engine
+
+from app.cli.console import clear_errors, err, read_settings
+from app.errors import BackupError, StoreFull
+from app.gallery.backends import create_engine
+from app.gallery.backup.blocks import read_blocks, write_blocks
+from app.gallery.backup.dump import dump
+from app.gallery.backup.load import Held, load, verify
+from app.gallery.backup.streams import opened, sealed
+from app.gallery.encryption.ring import KeyRing
+from app.gallery.schema import migrate
+
+STREAM = Path("-")
+
+
+def backup(
+    target: Annotated[Path, typer.Argument(help="File to write; - for standard output.")],
+    force: Annotated[bool, typer.Option(help="Replace a file that exists.")] = False,
+    plain: Annotated[bool, typer.Option(help="Do not seal it, though a key is given.")] = False,
+) -> None:
+    """Write everything the database holds, as it is at one moment; the service may go on.
+
+    With an encryption key the backup is sealed by it. The key itself is not in the backup.
+    """
+    with clear_errors(), _database() as engine:
+        ring = None if plain else KeyRing.from_settings(read_settings())
+        if ring is None:
+            err.print(
+                "[yellow]The backup is not encrypted: whoever reads it has the embeddings that "
+                "are not.[/]"
+            )
+        pieces = write_blocks(dump(engine))
+        if ring is not None:
+            pieces = sealed(ring, pieces)
+        if target == STREAM:
+            for piece in pieces:
+                sys.stdout.buffer.write(piece)
+            sys.stdout.buffer.flush()
+            return
+        _write(target, pieces, force=force)
+        with target.open("rb") as file:
+            held = verify(read_blocks(opened(ring, file)))
+    _report(f"Written and read back: {target}", held)
+
+
+def restore(
+    source: Annotated[Path, typer.Argument(help="A backup; - for standard input.")],
+    replace: Annotated[
+        bool, typer.Option(help="Replace everything that the database holds.")
+    ] = False,
+    verify_only: Annotated[
+        bool, typer.Option("--verify", help="Read it through and change nothing.")
+    ] = False,
+) -> None:
+    """Put a backup into the database that the settings name, SQLite or PostgreSQL.
+
+    All of it or nothing. Services that run over that database follow at once.
+    """
+    with clear_errors(), _source(source) as file:
+        bodies = read_blocks(opened(KeyRing.from_settings(read_settings()), file))
+        if verify_only:
+            _report("The backup is whole", verify(bodies))
+            return
+        with _database() as engine:
+            _report("Restored", load(engine, bodies, replace=replace))
+
+
+@contextmanager
+def _database() -> Iterator[Engine]:
+    engine = create_engine(read_settings().resolved_database_url)
+    try:
+        migrate(engine)
+        yield engine
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def _source(path: Path) -> Iterator[BinaryIO]:
+    if path == STREAM:
+        yield sys.stdin.buffer
+        return
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise BackupError(f"{path} cannot be read: {error.strerror}.") from error
+    with file:
+        yield file
+
+
+def _write(target: Path, pieces: Iterator[bytes], *, force: bool) -> None:
+    """The file whole, and on disk, or none."""
+    if target.exists() and not force:
+        raise BackupError(f"{target} exists. Name another file, or replace it with --force.")
+    temporary = target.with_name(target.name + ".unfinished")
+    try:
+        with open(temporary, "wb", opener=_private) as file:
+            for piece in pieces:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(target)
+    except OSError as error:
+        raise StoreFull(f"{target} cannot be written: {error.strerror}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _report(what: str, held: Held) -> None:
+    counts = ", ".join(f"{number} {table}" for table, number in held.rows.items())
+    err.print(f"{what}: {counts or 'nothing'}.", markup=False, highlight=False)

@@ -1,0 +1,1 @@
+"""Backups: all that a database holds as one stream, from any engine and into any."""

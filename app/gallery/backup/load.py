@@ -1,0 +1,131 @@
+"""The bodies of a backup as a database's rows: all of them, or nothing is changed."""
+
+import secrets
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, DateTime, Engine, Table, delete, func, insert, select, update
+
+from app.errors import BackupDamaged, BackupError
+from app.gallery.backends import backend_of
+from app.gallery.backup.dump import TABLES
+from app.gallery.schema import newest_revision
+from app.gallery.sql import tables
+from app.gallery.sql.changes import STAMP_BYTES
+from app.gallery.sql.transactions import Transactions
+
+RESTORED = "restore"  # kind of change; names no template
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a backup holds: rows by table."""
+
+    rows: Mapping[str, int]
+
+
+def verify(bodies: Iterator[Any]) -> Held:
+    """Read a backup through. Raises BackupDamaged."""
+    header = _header(bodies)
+    counts: Counter[str] = Counter()
+    for table, rows in _rows(bodies, header, counts):
+        counts[table.name] += len(rows)
+    return Held(dict(counts))
+
+
+def load(engine: Engine, bodies: Iterator[Any], *, replace: bool) -> Held:
+    """Put a backup into a database whose tables are up to date.
+
+    It must be empty, unless it is to be replaced. The database takes over the backup's id, by
+    which sealed embeddings are bound; every collection gets a new revision with a new stamp, so
+    that indexes made of either history notice. Raises BackupError, BackupDamaged, StoreFull or
+    StoreUnavailable, and nothing is changed.
+    """
+    header = _header(bodies)
+    counts: Counter[str] = Counter()
+    with Transactions(engine).writing() as connection:
+        backend_of(engine).be_patient(connection)
+        if not replace and _occupied(connection):
+            raise BackupError(
+                "The database holds people already. Restore into an empty one, or let what is "
+                "there be replaced with --replace."
+            )
+        for table in reversed(TABLES):
+            connection.execute(delete(table))
+        connection.execute(delete(tables.idempotency))
+        connection.execute(update(tables.database).values(id=header["database"]))
+        for table, rows in _rows(bodies, header, counts):
+            counts[table.name] += len(rows)
+            connection.execute(insert(table), [_typed(table, row) for row in rows])
+        _mark(connection)
+        backend_of(engine).set_last_keys(connection, header["last_keys"])
+    return Held(dict(counts))
+
+
+def _header(bodies: Iterator[Any]) -> Mapping[str, Any]:
+    header = next(bodies, None)
+    if not isinstance(header, dict) or not {"schema", "database", "last_keys"} <= header.keys():
+        raise BackupDamaged("The backup has no header. Nothing was changed.")
+    if header["schema"] > newest_revision():
+        raise BackupError(
+            f"The backup was made by a newer version of Likeness (schema {header['schema']}, this "
+            f"one has {newest_revision()}). Restore it with that version."
+        )
+    return header
+
+
+def _rows(
+    bodies: Iterator[Any], header: Mapping[str, Any], counts: Counter[str]
+) -> Iterator[tuple[Table, list[dict[str, Any]]]]:
+    """The rows by table. Raises BackupDamaged unless the counts at the end are those met."""
+    known = {table.name: table for table in TABLES}
+    for body in bodies:
+        if "end" in body:
+            if {name: n for name, n in body["end"].items() if n} != dict(counts):
+                raise BackupDamaged("The backup's counts do not fit. Nothing was changed.")
+            return
+        yield known[body["table"]], body["rows"]
+    raise BackupDamaged(
+        f"The backup of {header['database']} was cut short: its end is missing. Nothing was "
+        "changed. Take another copy of it."
+    )
+
+
+def _occupied(connection: Connection) -> bool:
+    """Whether there is more than an empty default collection."""
+    query = select(func.count()).select_from(tables.persons)
+    several = select(func.count()).select_from(tables.collections)
+    return bool(
+        connection.execute(query).scalar_one() or connection.execute(several).scalar_one() > 1
+    )
+
+
+def _typed(table: Table, row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: datetime.fromisoformat(value)
+        if isinstance(table.c[name].type, DateTime) and value is not None
+        else value
+        for name, value in row.items()
+    }
+
+
+def _mark(connection: Connection) -> None:
+    """A new revision with a new stamp for every collection."""
+    now = datetime.now(UTC)
+    query = select(tables.collections.c.id, tables.collections.c.revision)
+    for key, revision in connection.execute(query).all():
+        stamp = secrets.token_hex(STAMP_BYTES)
+        connection.execute(
+            update(tables.collections)
+            .where(tables.collections.c.id == key)
+            .values(revision=revision + 1, stamp=stamp)
+        )
+        connection.execute(
+            insert(tables.changes).values(
+                collection=key, revision=revision + 1, template=0, kind=RESTORED,
+                stamp=stamp, created_at=now,
+            )
+        )  # fmt: skip

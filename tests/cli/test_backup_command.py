@@ -1,0 +1,94 @@
+"""`likeness backup` and `likeness restore` as an operator runs them."""
+
+import stat
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from app.cli import app
+from app.gallery.backends import create_engine
+from app.gallery.encryption.keys import new_key_line
+from app.gallery.gallery import Gallery
+from app.gallery.index.shelf import IndexShelf
+from app.gallery.schema import migrate
+from app.gallery.store import SqlStore
+from tests.gallery.conftest import DIMENSION, SPACE
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LIKENESS_DATA_DIR", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def with_people(folder: Path, *people: str) -> None:
+    engine = create_engine(f"sqlite:///{folder / 'likeness.db'}")
+    migrate(engine)
+    gallery = Gallery(SqlStore(engine), IndexShelf(1), SPACE, DIMENSION)
+    for person in people:
+        gallery.store.create_person("default", person, {})
+    gallery.close()
+
+
+def run(*arguments: object, code: int = 0) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    return " ".join((result.output + result.stderr).split())  # terminals break lines
+
+
+def people_in(folder: Path) -> list[str]:
+    engine = create_engine(f"sqlite:///{folder / 'likeness.db'}")
+    store = SqlStore(engine)
+    found = [person.person_id for person in store.persons("default", None, 10).items]
+    store.close()
+    return found
+
+
+def test_there_and_back(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_people(data, "ada", "bob")
+    file = tmp_path / "backup"
+    said = run("backup", file)
+    assert "not encrypted" in said
+    assert "2 persons" in said
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert "--force" in run("backup", file, code=2)
+    run("backup", file, "--force")
+    assert "whole" in run("restore", file, "--verify")
+    assert "--replace" in run("restore", file, code=2)
+    monkeypatch.setenv("LIKENESS_DATA_DIR", str(tmp_path / "other"))
+    assert "2 persons" in run("restore", file)
+    assert people_in(tmp_path / "other") == ["ada", "bob"]
+
+
+def test_over_a_pipe(data: Path, tmp_path: Path) -> None:
+    with_people(data, "ada")
+    result = CliRunner().invoke(app, ["backup", "-"])
+    assert result.exit_code == 0
+    again = CliRunner().invoke(app, ["restore", "-", "--replace"], input=result.stdout_bytes)
+    assert again.exit_code == 0, again.output
+    assert people_in(data) == ["ada"]
+
+
+def test_sealed_by_the_key_that_is_configured(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_people(data, "ada-lovelace")
+    key = tmp_path / "key"
+    key.write_text(new_key_line())
+    key.chmod(0o600)
+    monkeypatch.setenv("LIKENESS_ENCRYPTION_KEY_FILE", str(key))
+    assert "not encrypted" not in run("backup", tmp_path / "sealed")
+    assert b"ada-lovelace" not in (tmp_path / "sealed").read_bytes()
+    assert "1 persons" in run("restore", tmp_path / "sealed", "--replace")
+    monkeypatch.delenv("LIKENESS_ENCRYPTION_KEY_FILE")
+    assert "key" in run("restore", tmp_path / "sealed", "--verify", code=2)
+
+
+def test_what_cannot_be_read_or_written(data: Path, tmp_path: Path) -> None:
+    with_people(data, "ada")
+    assert "cannot be read" in run("restore", tmp_path / "none", code=2)
+    assert "cannot be written" in run("backup", tmp_path / "none" / "backup", code=2)
+    assert "cannot be written" in run("backup", "/dev/full/backup", code=2)
+    (tmp_path / "text").write_text("hello, this is no backup at all")
+    assert "no backup" in run("restore", tmp_path / "text", code=2)

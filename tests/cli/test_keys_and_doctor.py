@@ -1,0 +1,78 @@
+"""Keys that change while the gallery stays, and what doctor says and repairs."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy import text
+from typer.testing import CliRunner
+
+from app.cli import app
+from app.gallery.encryption.keys import new_key_line
+from app.gallery.ports import NewTemplate
+from app.services import Services, build_services
+from app.settings import Settings
+
+KEY_FILE = "LIKENESS_ENCRYPTION_KEY_FILE"
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LIKENESS_DATA_DIR", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def use_keys(monkeypatch: pytest.MonkeyPatch, folder: Path, *lines: str) -> None:
+    file = folder / "keys"
+    file.write_text("\n".join(lines))
+    file.chmod(0o600)
+    monkeypatch.setenv(KEY_FILE, str(file))
+
+
+def services() -> Services:
+    return build_services(Settings())
+
+
+def enroll(*people: str) -> None:
+    running = services()
+    for i, person in enumerate(people):
+        vector = np.eye(running.pack.recogniser.dimension, dtype=np.float32)[i]
+        running.gallery.enroll("default", person, None, [NewTemplate(vector, person)])
+    running.close()
+
+
+def run(*arguments: str, code: int = 0) -> str:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == code, result.output
+    return " ".join(result.output.split())
+
+
+def test_from_plain_to_one_key_to_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = new_key_line("one"), new_key_line("two")
+    enroll("ada", "bob")
+    assert "2 templates lie plain" in run("doctor")
+    assert "no encryption key" in run("keys", "rotate", code=2).lower()
+    use_keys(monkeypatch, tmp_path, one)
+    enroll("eve")  # ada's vector again, under another name
+    assert "1 sealed, 2 plain" in run("keys", "status")
+    assert "mixed (key one): 2 are plain" in run("doctor")
+    assert "2 persons brought under the active key" in run("keys", "rotate")
+    assert "every template is sealed, key one" in run("doctor")
+    use_keys(monkeypatch, tmp_path, two, one)
+    assert "key one: 3 persons" in run("keys", "status")
+    run("keys", "rotate")
+    use_keys(monkeypatch, tmp_path, two)
+    assert "All is well" in run("doctor")
+    monkeypatch.delenv(KEY_FILE)
+    assert "two" in run("doctor", code=2)
+
+
+def test_doctor_finds_and_repairs_an_index_that_is_not_true(data: Path) -> None:
+    enroll("ada", "bob")
+    running = services()
+    with running.gallery.store._database.writing() as connection:  # type: ignore[attr-defined]
+        connection.execute(text("DELETE FROM templates WHERE id = 1"))
+    running.gallery.store.close()
+    assert "1 are in the index alone" in run("doctor", code=1)
+    assert "the index is true" in run("doctor", "--repair")
+    assert "All is well" in run("doctor")

@@ -1,0 +1,221 @@
+"""Out of one database and into another: of the same kind or not, whole or not at all."""
+
+import io
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sqlalchemy import Engine, text
+
+from app.errors import BackupDamaged, BackupError
+from app.gallery.backup.blocks import read_blocks, write_blocks
+from app.gallery.backup.dump import dump
+from app.gallery.backup.load import load, verify
+from app.gallery.backup.streams import as_file, opened, sealed
+from app.gallery.encryption.keys import new_key_line, parse_keys
+from app.gallery.encryption.ring import KeyRing
+from app.gallery.gallery import Gallery
+from app.gallery.index.shelf import IndexShelf
+from app.gallery.schema import migrate
+from app.gallery.store import SqlStore
+from tests.gallery.conftest import DIMENSION, SPACE, fresh_postgres, open_engine, template
+
+Draw = Callable[[int], NDArray[np.float32]]
+RING = KeyRing(parse_keys(new_key_line("k").encode(), "test"))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def target_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'restored' / 'likeness.db'}"
+    else:
+        yield from fresh_postgres(request.getfixturevalue("postgres"))
+
+
+def ready(url: str) -> Engine:
+    engine = open_engine(url)
+    migrate(engine)
+    return engine
+
+
+def gallery_of(engine: Engine, ring: KeyRing | None = None) -> Gallery:
+    return Gallery(SqlStore(engine, ring=ring), IndexShelf(2), SPACE, DIMENSION)
+
+
+def fill(gallery: Gallery, vectors: NDArray[np.float32]) -> None:
+    for i, vector in enumerate(vectors):
+        new = [template(vector, f"{i}")]
+        gallery.enroll("default", f"p{i % 7}", {"n": i, "ü": [1, None]}, new)
+    gallery.delete_person("default", "p3")
+    gallery.create_collection("staff", {"site": "x"}, {"target_fpir": 0.01})
+    gallery.store.set_calibration("staff", "cal-1", {"n": 1})
+
+
+def bytes_of(engine: Engine) -> bytes:
+    return b"".join(write_blocks(dump(engine)))
+
+
+def restored(engine: Engine, data: bytes, *, replace: bool = False) -> None:
+    load(engine, read_blocks(io.BytesIO(data)), replace=replace)
+
+
+def tables(engine: Engine) -> dict[str, list[tuple[object, ...]]]:
+    """Everything but what a restore changes on purpose."""
+    queries = {
+        "persons": "SELECT id, person_id, created_at, updated_at FROM persons ORDER BY id",
+        "templates": "SELECT id, face_id, person, embedding, created_at FROM templates ORDER BY id",
+        "collections": "SELECT id, name, dimension, calibration_id FROM collections ORDER BY id",
+        "changes": "SELECT revision, template, kind, stamp FROM changes WHERE kind <> 'restore' "
+        "ORDER BY collection, revision, template",
+        "id": "SELECT id FROM database",
+    }
+    with engine.connect() as connection:
+        return {
+            name: [tuple(map(str, row)) for row in connection.execute(text(query))]
+            for name, query in queries.items()
+            if name not in ("persons", "templates")
+        } | {
+            name: [
+                tuple(v for v in row if not hasattr(v, "year") and "2026-" not in str(v))
+                for row in connection.execute(text(queries[name]))
+            ]
+            for name in ("persons", "templates")
+        }
+
+
+@pytest.mark.parametrize("ring", [None, RING], ids=["plain", "encrypted"])
+def test_into_any_engine(
+    engine_url: str, target_url: str, ring: KeyRing | None, directions: Draw
+) -> None:
+    source, target = ready(engine_url), ready(target_url)
+    vectors = directions(40)
+    fill(gallery_of(source, ring), vectors)
+    gallery_of(target, ring)  # an empty default collection is no obstacle
+    restored(target, bytes_of(source))
+    assert tables(target) == tables(source)
+    again = gallery_of(target, ring)
+    for i, row in enumerate(again.identify("default", vectors, 1).rows):
+        if i % 7 != 3:
+            assert row[0].face.person_id == f"p{i % 7}"
+    assert again.store.person("default", "p0").metadata == {"n": 35, "ü": [1, None]}
+    assert again.store.collection("staff").policy == {"target_fpir": 0.01}
+    assert again.store.calibration(again.store.collection("staff")) == {"n": 1}
+    assert again.audit("default").clean
+    # Keys that were given out are not given out again, not even those of what was deleted.
+    highest = max(key for (key, *_) in tables(source)["templates"])
+    (stored,) = again.enroll("default", "new", None, [template(-vectors[0], "new")])
+    assert stored.face.template_key > int(str(highest))
+
+
+def test_whoever_has_the_database_open_follows(engine_url: str, directions: Draw) -> None:
+    engine = ready(engine_url)
+    gallery = gallery_of(engine)
+    vectors = directions(3)
+    gallery.enroll("default", "ada", None, [template(vectors[0], "0")])
+    before = bytes_of(engine)
+    gallery.enroll("default", "bob", None, [template(vectors[1], "1")])
+    assert gallery.size("default").persons == 2
+    restored(engine, before, replace=True)
+    assert gallery.size("default").persons == 1
+    gallery.enroll("default", "eve", None, [template(vectors[2], "2")])
+    assert gallery.identify("default", vectors[2:], 1).rows[0][0].face.person_id == "eve"
+    assert gallery.audit("default").clean
+
+
+def test_a_full_database_is_not_replaced_unasked(engine_url: str, directions: Draw) -> None:
+    engine = ready(engine_url)
+    fill(gallery_of(engine), directions(10))
+    before = tables(engine)
+    with pytest.raises(BackupError, match="--replace"):
+        restored(engine, bytes_of(engine))
+    assert tables(engine) == before
+
+
+def test_one_state_while_people_come_and_go(engine_url: str, directions: Draw) -> None:
+    engine = ready(engine_url)
+    gallery = gallery_of(engine)
+    vectors = directions(400)
+    for i in range(60):
+        gallery.enroll("default", f"p{i}", None, [template(vectors[i], str(i))])
+    stop = threading.Event()
+
+    def write() -> None:
+        other, i = gallery_of(open_engine(engine_url)), 60
+        while not stop.is_set() and i < 400:
+            other.enroll("default", f"p{i}", None, [template(vectors[i], str(i))])
+            other.delete_person("default", f"p{i - 60}")
+            i += 1
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    taken = [bytes_of(engine) for _ in range(5)]
+    stop.set()
+    writer.join()
+    for data in taken:
+        rows: dict[str, list[dict[str, object]]] = {}
+        for body in read_blocks(io.BytesIO(data)):
+            if "table" in body:
+                rows.setdefault(body["table"], []).extend(body["rows"])
+        added = {r["template"] for r in rows["changes"] if r["kind"] == "add"}
+        removed = {r["template"] for r in rows["changes"] if r["kind"] == "remove"}
+        assert {r["id"] for r in rows["templates"]} == added - removed
+        last = max(int(str(r["revision"])) for r in rows["changes"])
+        assert rows["collections"][0]["revision"] == last
+
+
+class TestDamage:
+    @pytest.fixture
+    def data(self, database: Path, directions: Draw) -> bytes:
+        engine = ready(f"sqlite:///{database}")
+        fill(gallery_of(engine), directions(10))
+        return bytes_of(engine)
+
+    def test_flipped_anywhere(self, data: bytes) -> None:
+        for place in np.random.default_rng(0).integers(0, len(data), 60).tolist():
+            flipped = bytearray(data)
+            flipped[place] ^= 4
+            with pytest.raises(BackupDamaged):
+                verify(read_blocks(io.BytesIO(bytes(flipped))))
+
+    def test_cut_anywhere(self, data: bytes, tmp_path: Path) -> None:
+        target = ready(f"sqlite:///{tmp_path / 'other' / 'likeness.db'}")
+        lengths = [0, 5, len(data) // 3, len(data) - 1]
+        for length in lengths:
+            with pytest.raises(BackupDamaged):
+                restored(target, data[:length])
+        assert tables(target)["templates"] == []
+        whole = list(read_blocks(io.BytesIO(data)))
+        with pytest.raises(BackupDamaged, match="cut short"):
+            restored(target, b"".join(write_blocks(whole[:-1])))
+        with pytest.raises(BackupDamaged, match="counts"):
+            restored(target, b"".join(write_blocks([whole[0], whole[-1]])))
+        assert tables(target)["collections"] == []
+
+    def test_something_else(self) -> None:
+        for other in (b"", b"PK\x03\x04 a zip", b"SQLite format 3\0"):
+            with pytest.raises(BackupDamaged, match="no backup"):
+                verify(read_blocks(io.BytesIO(other)))
+
+    def test_of_a_newer_version(self, data: bytes) -> None:
+        bodies = list(read_blocks(io.BytesIO(data)))
+        bodies[0] = {**bodies[0], "schema": "9999"}
+        with pytest.raises(BackupError, match="newer version"):
+            verify(iter(bodies))
+
+    def test_sealed(self, data: bytes) -> None:
+        whole = b"".join(sealed(RING, iter([data])))
+        assert data[20:60] not in whole
+        assert verify(read_blocks(opened(RING, io.BytesIO(whole)))).rows["templates"] == 9
+        other = KeyRing(parse_keys(new_key_line("k").encode(), "test"))
+        for bad, ring in ((whole[:-1], RING), (whole[:5000], RING), (whole, other)):
+            with pytest.raises(BackupDamaged):
+                verify(read_blocks(opened(ring, io.BytesIO(bad))))
+        with pytest.raises(BackupError, match="key"):
+            opened(None, io.BytesIO(whole))
+        third = KeyRing(parse_keys(new_key_line("z").encode(), "test"))
+        with pytest.raises(BackupError, match="key"):
+            verify(read_blocks(opened(third, io.BytesIO(whole))))
+        assert as_file([b"a", b"bc"]).read() == b"abc"
