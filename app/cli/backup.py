@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
@@ -113,7 +113,8 @@ def _write(target: Path, pieces: Iterator[bytes], *, force: bool) -> None:
     except OSError as error:
         raise StoreFull(f"{target} cannot be written: {error.strerror}.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _private(path: str, flags: int) -> int:
