@@ -14,6 +14,7 @@ from app.faces.pipeline import FacePipeline, build_pipeline
 from app.gallery.backends import create_engine
 from app.gallery.encryption.ring import KeyRing
 from app.gallery.gallery import Gallery
+from app.gallery.index.gpu import GpuShards, cuda_flat
 from app.gallery.index.shelf import IndexShelf
 from app.gallery.ports import NewTemplate
 from app.gallery.schema import migrate
@@ -106,7 +107,8 @@ def build_services(settings: Settings) -> Services:
     workers = settings.workers or usable_cores()
     store = SqlStore(engine, ring=ring)
     store.check_keys()
-    shelf = IndexShelf(workers, settings.data_dir / "index", ring)
+    gpu = GpuShards(cuda_flat()) if settings.index_device == "cuda" else None
+    shelf = IndexShelf(workers, settings.data_dir / "index", ring, gpu=gpu)
     gallery = Gallery(store, shelf, pack.embedding_space, pack.recogniser.dimension)
     calibrations = Calibrations(
         gallery.store,

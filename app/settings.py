@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -44,6 +44,9 @@ class Settings(BaseSettings):
     ] = None
     pack: Annotated[str, Field(description="Model pack: a name or a folder.")] = "default"
     device: Annotated[Device, Field(description="auto, cpu or cuda.")] = Device.AUTO
+    index_device: Annotated[
+        Literal["cpu", "cuda"], Field(description="Where galleries are searched.")
+    ] = "cpu"
     log_format: Annotated[LogFormat, Field(description="text or json.")] = LogFormat.TEXT
     log_level: Annotated[str, Field(description="Level of the log.")] = "INFO"
 

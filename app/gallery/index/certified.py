@@ -11,6 +11,7 @@ from app.gallery.index.best import BestPersons
 from app.gallery.index.bound import ErrorBound
 from app.gallery.index.codes import Quantiser
 from app.gallery.index.counts import PersonCounts
+from app.gallery.index.gpu import GpuShards
 from app.gallery.index.rows import Flags, Rows, Shard, living
 from app.gallery.index.search import ProbeSearch, SearchCounts
 from app.gallery.index.tail import Tail
@@ -51,14 +52,19 @@ class CertifiedIndex:
     """
 
     def __init__(
-        self, dimension: int, threads: Executor, shape: IndexShape | None = None, seed: int = 0
+        self,
+        dimension: int,
+        threads: Executor,
+        shape: IndexShape | None = None,
+        gpu: GpuShards | None = None,
     ) -> None:
         self._dimension = dimension
         self._threads = threads
+        self._gpu = gpu
         self.shape = shape or IndexShape()
         self._bound = ErrorBound(dimension, dimension // 2) if Quantiser.fits(dimension) else None
         self.quantiser = (
-            Quantiser.random(dimension, np.random.default_rng(seed)) if self._bound else None
+            Quantiser.random(dimension, np.random.default_rng()) if self._bound else None
         )
         self._state = State((), Tail(dimension))
         self._counts = PersonCounts()
@@ -173,6 +179,9 @@ class CertifiedIndex:
             ProbeSearch(probe, one, self.quantiser, self._bound, self.costs)
             for probe, one in zip(probes, best, strict=True)
         ]
+        if self._gpu is not None:
+            self._gpu.cover(shards, searches)
+            return
         if len(searches) > 1:
             list(self._threads.map(lambda search: _search_one(search, shards), searches))
             return

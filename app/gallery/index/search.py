@@ -6,6 +6,7 @@ to matter, and the next scan looks no lower. A row that is never looked at is th
 below the floor, so an answer equals that of an exhaustive search.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,7 +80,7 @@ class ProbeSearch:
         if len(rows) > 2 * PROMISING:
             # The most promising first: they raise the floor, and most others need no look then.
             order = np.argpartition(-estimates, PROMISING)
-            self._score(shard, rows[order[:PROMISING]])
+            self.score(shard, rows[order[:PROMISING]])
             rows, estimates = rows[order[PROMISING:]], estimates[order[PROMISING:]]
         if self.best.floor > 0:
             codes = shard.codes
@@ -87,8 +88,14 @@ class ProbeSearch:
                 self.best.floor, codes.along[rows], codes.across[rows], self._rotated.step
             )
             rows = rows[estimates >= least]
-        self._score(shard, rows)
+        self.score(shard, rows)
 
-    def _score(self, shard: Shard, rows: RowNumbers) -> None:
+    @staticmethod
+    def stacked(searches: Sequence["ProbeSearch"]) -> FloatArray:
+        """The probes (n, d) of several searches."""
+        return np.array([search._probe for search in searches], np.float32)
+
+    def score(self, shard: Shard, rows: RowNumbers) -> None:
+        """Offer the exact similarities of some rows."""
         self._counts.scored += len(rows)
         shard.rows.score(self._probe, rows, self.best)

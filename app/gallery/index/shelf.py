@@ -7,6 +7,7 @@ import faiss
 
 from app.gallery.encryption.ring import KeyRing
 from app.gallery.index.certified import CertifiedIndex, IndexShape
+from app.gallery.index.gpu import GpuShards
 from app.gallery.index.snapshot import IndexIdentity, SnapshotFolder
 from app.gallery.ports import CollectionRecord
 
@@ -21,6 +22,7 @@ class IndexShelf:
         folder: Path | None = None,
         ring: KeyRing | None = None,
         shape: IndexShape | None = None,
+        gpu: GpuShards | None = None,
     ) -> None:
         # Each works alone: FAISS spreads nothing further from within them.
         self._threads = ThreadPoolExecutor(
@@ -29,10 +31,11 @@ class IndexShelf:
         self._folder = folder
         self._ring = ring
         self._shape = shape
+        self._gpu = gpu
 
     def new_index(self, dimension: int) -> CertifiedIndex:
         """An empty index of unit vectors."""
-        return CertifiedIndex(dimension, self._threads, self._shape)
+        return CertifiedIndex(dimension, self._threads, self._shape, self._gpu)
 
     def snapshot(self, database: str, record: CollectionRecord) -> SnapshotFolder | None:
         """Where a collection's index is kept; `database` is the database's own id."""
@@ -43,5 +46,7 @@ class IndexShelf:
         return SnapshotFolder(folder, identity, self._ring, self._threads)
 
     def close(self) -> None:
-        """End the threads."""
+        """End the threads, free the device."""
         self._threads.shutdown()
+        if self._gpu is not None:
+            self._gpu.close()

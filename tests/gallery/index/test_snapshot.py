@@ -306,3 +306,18 @@ class TestGallery:
 
 def refuse(*_: Any) -> None:
     pytest.fail("the index was built from the database")
+
+
+def test_a_plain_snapshot_goes_when_a_key_comes(database: Path) -> None:
+    opener = TestGallery()
+    first = opener.open(database)
+    opener.fill(first)
+    first.close()
+    vector = drawn(600)[85].tobytes()
+    assert vector in on_disk(database.parent / "index")
+    second = opener.open(database, KEY)
+    assert opener.nearest(second, drawn(600)[85])[0] == "p80"
+    second.tend()
+    assert vector not in on_disk(database.parent / "index")
+    second.close()
+    assert list(database.parent.rglob("manifest.json"))
