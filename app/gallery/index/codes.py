@@ -78,7 +78,12 @@ class Quantiser:
 
     def rotate(self, probe: FloatArray) -> RotatedProbe:
         """One probe (d,) made ready for scans."""
-        vector = np.ascontiguousarray((self.rotation @ probe)[np.newaxis], np.float32)
+        # Not by BLAS: its threads would go on spinning on the cores that the scans need.
+        vector = np.empty((1, self.dimension), np.float32)
+        faiss.fvec_inner_products_ny(
+            faiss.swig_ptr(vector), faiss.swig_ptr(np.ascontiguousarray(probe, np.float32)),
+            faiss.swig_ptr(self.rotation), self.dimension, self.dimension,
+        )  # fmt: skip
         # FAISS rounds all tables to bytes in one step: the widest table has 255 of them, and the
         # sum over all tables must fit 16 bits.
         widths = 2 * self._levels[3] * np.abs(vector).reshape(-1, 2).sum(axis=1)

@@ -71,7 +71,9 @@ class PersonPart(Part):
     def person_keys(self, collection: CollectionRecord, metadata: JsonObject) -> set[int]:
         """Keys of the persons whose metadata holds every given member with that very value."""
         query = select(persons.c.id, persons.c.metadata).where(
-            persons.c.collection == collection.key
+            persons.c.collection == collection.key,
+            # The database sorts out most where it can compare as we do; what is left is looked at.
+            *(persons.c.metadata[k].as_string() == v for k, v in _comparable(metadata)),
         )
         with self._database.reading() as connection:
             return {
@@ -79,6 +81,16 @@ class PersonPart(Part):
                 for row in connection.execute(query)
                 if all(k in row.metadata and row.metadata[k] == v for k, v in metadata.items())
             }
+
+
+def _comparable(metadata: JsonObject) -> list[tuple[str, str]]:
+    """Members whose equality means the same in every database: text under a plain name (SQLite
+    finds no name that its JSON holds escaped)."""
+    return [
+        (key, value)
+        for key, value in metadata.items()
+        if isinstance(value, str) and value.isprintable() and key.isascii() and key.isidentifier()
+    ]
 
 
 def insert_person(
