@@ -223,6 +223,7 @@ class Gallery:
                 replica.upkeep()
             else:
                 self._forget(key)
+        self._shelf.remove_others(self._identity, records)
 
     def audit(self, collection: str) -> Audit:
         """Compare the collection's index with the database. Raises as `require` does."""

@@ -32,6 +32,10 @@ class SqlStore(
         with self._database.reading() as connection:
             connection.execute(select(collections.c.id).limit(1))
 
+    def refusing(self) -> str | None:
+        """The error code of the last write, if the database did not take it."""
+        return self._database.refusal
+
     def describe(self) -> Mapping[str, Any]:
         """Facts for `likeness doctor`."""
         return {"database": shown_url(self._database.engine)}

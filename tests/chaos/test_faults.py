@@ -70,10 +70,12 @@ def test_a_full_disk(small_disk: Path) -> None:
         gallery.tend()  # seals, and tries to keep snapshots: that fails too, and harms nothing
     assert 2 < kept < 1_000
     assert refusals(lambda: enroll(gallery, "late", range(200))) is StoreFull
+    assert gallery.store.refusing() == "storage_full"
     assert nearest(gallery, "p1", 7) == "p1"
     assert nearest(gallery, "late") is None
     subprocess.run(["mount", "-o", "remount,size=24m", small_disk], check=True)
     enroll(gallery, "late")
+    assert gallery.store.refusing() is None
     assert nearest(gallery, "late") == "late"
     gallery.delete_person("default", "p0")
     gallery.tend()

@@ -33,6 +33,9 @@ async def readyz(request: Request) -> dict[str, Any]:
         "pack": services.pack.name,
         "embedding_space": services.pack.embedding_space,
         "provider": services.pipeline.provider,
+        # Reads go on where the disk is full or read-only, so that alone is no reason to be sent
+        # no more requests.
+        "writes": services.gallery.store.refusing() or "accepted",
     }
 
 

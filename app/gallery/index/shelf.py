@@ -1,5 +1,7 @@
 """The indexes of one process: they share threads and lie in one folder."""
 
+import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from app.gallery.index.certified import CertifiedIndex, IndexShape
 from app.gallery.index.gpu import GpuShards
 from app.gallery.index.snapshot import IndexIdentity, SnapshotFolder
 from app.gallery.ports import CollectionRecord
+
+NEWBORN_S = 60  # a folder that may belong to a collection made after the others were listed
 
 
 class IndexShelf:
@@ -44,6 +48,18 @@ class IndexShelf:
         identity = IndexIdentity(database, record.key, record.embedding_space, record.dimension)
         folder = self._folder / database / str(record.key)
         return SnapshotFolder(folder, identity, self._ring, self._threads)
+
+    def remove_others(self, database: str, collections: Iterable[int]) -> None:
+        """Remove what is kept of collections that the database has no more: of those that some
+        other process deleted, while none that knew them ran."""
+        if self._folder is None or not (self._folder / database).is_dir():
+            return
+        known = {str(key) for key in collections}
+        for folder in (self._folder / database).iterdir():
+            young = time.time() - folder.stat().st_mtime < NEWBORN_S
+            if folder.name not in known and not young:
+                whose = IndexIdentity(database, 0, "", 0)
+                SnapshotFolder(folder, whose, None, self._threads).discard()
 
     def close(self) -> None:
         """End the threads, free the device."""

@@ -28,6 +28,7 @@ class Transactions:
         self._backend = backend_of(engine)
         self._reader = self._backend.reader(engine)
         self._writer = self._backend.writer(engine)
+        self.refusal: str | None = None  # the code of the last write's failure, if it failed
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -47,8 +48,13 @@ class Transactions:
                 yield connection
                 # From here on a lost connection leaves open what the database did.
                 outcome = "The change may have been kept or not: send the request again. "
+            self.refusal = None
         except SQLAlchemyError as error:
-            self._raise_ours(error, outcome)
+            try:
+                self._raise_ours(error, outcome)
+            except (StoreFull, StoreUnavailable) as ours:
+                self.refusal = ours.code
+                raise
 
     def erase_deleted(self) -> None:
         """Leave no copy of deleted rows behind. The deletion itself has been acknowledged by the

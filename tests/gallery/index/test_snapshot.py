@@ -1,6 +1,7 @@
 """An index kept on disk: taken back as it was, told apart from any other, rid of the deleted."""
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -294,6 +295,24 @@ class TestGallery:
             replica.save()
         assert len(list(database.parent.rglob("manifest.json"))) == len(replicas)
         gallery.delete_collection("staff")
+        assert drawn(1)[0].tobytes() not in on_disk(database.parent / "index")
+
+    def test_what_was_deleted_while_nobody_looked_goes_at_the_next_start(
+        self, database: Path
+    ) -> None:
+        gallery = self.open(database)
+        gallery.create_collection("staff", {})
+        gallery.enroll("staff", "ada", None, [template(drawn(1)[0], "a")])
+        gallery.close()
+        store = SqlStore(open_engine(database))
+        store.delete_collection("staff")  # as by a process that has another data folder
+        for folder in (database.parent / "index").glob("*/*"):
+            os.utime(folder, (0, 0))
+        assert drawn(1)[0].tobytes() in on_disk(database.parent / "index")
+        again = self.open(database)
+        again.prepare()
+        again.tend()
+        again.close()
         assert drawn(1)[0].tobytes() not in on_disk(database.parent / "index")
 
     def test_a_folder_that_cannot_be_written_is_done_without(self, database: Path) -> None:
