@@ -55,6 +55,7 @@ def import_folder(
         raise typer.Exit(2)
     with clear_errors():
         services = build_services(read_settings())
+        services.upkeep.start()  # else the index of a large import stays uncompressed
         try:
             target = _ensure_collection(services, collection)
             outcomes = _run(services, target, find_photos(folder), face)

@@ -6,6 +6,8 @@ import numpy as np
 
 from app.gallery.ports import GallerySize, Ids
 
+FOLD_AT = 65_536
+
 
 class PersonCounts:
     """Templates by person: sorted arrays for what was there at first, a dictionary of differences
@@ -45,6 +47,16 @@ class PersonCounts:
             self.size.persons + (come if sign > 0 else -gone),
             self.size.templates + sign * len(persons),
         )
+        if len(self._since) > FOLD_AT:
+            self._fold()
+
+    def _fold(self) -> None:
+        """Put the differences into the arrays."""
+        changed = np.fromiter(self._since, np.int64, len(self._since))
+        persons = np.union1d(self._persons, changed)
+        held = self._of(persons)
+        self._persons, self._held = persons[held > 0], held[held > 0]
+        self._since.clear()
 
     def among(self, persons: set[int]) -> GallerySize:
         """How much there is of these persons."""
