@@ -116,6 +116,14 @@ def test_failures_are_told_apart_by_their_codes(code: int, full: bool, words: st
     assert words in advice(error)
 
 
+def test_the_files_are_for_their_owner_alone(database: Path, directions: Draw) -> None:
+    gallery = open_gallery(database)
+    gallery.enroll("default", "ada", {}, [template(directions(1)[0], "a")])
+    modes = {path.name: path.stat().st_mode & 0o777 for path in database.parent.glob("likeness*")}
+    assert set(modes.values()) == {0o600}, modes
+    assert len(modes) == 3
+
+
 class TestOpening:
     def test_a_file_that_is_no_database(self, database: Path) -> None:
         database.write_bytes(b"this is not a database, it is a text of some length" * 50)

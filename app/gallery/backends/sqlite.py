@@ -49,6 +49,9 @@ def create_engine(url: URL) -> Engine:
         folder = Path(url.database).absolute().parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            # Biometric data: for the service's user alone; SQLite's other files take after it.
+            if not Path(url.database).exists():
+                Path(url.database).touch(mode=0o600)
         except OSError as error:
             raise DatabaseError(
                 f"The data folder {folder} cannot be made: {error.strerror}. "
