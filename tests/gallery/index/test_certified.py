@@ -59,7 +59,7 @@ GALLERIES = {
 @pytest.mark.parametrize("gallery", GALLERIES)
 @pytest.mark.parametrize("top_k", [1, 6])
 def test_answers_equal_brute_force(new_index: NewIndex, gallery: str, top_k: int) -> None:
-    held = templates(GALLERIES[gallery](3_000))
+    held = templates(GALLERIES[gallery](10_000))
     index = new_index(D)
     index.add(held)
     settle(index)
