@@ -201,6 +201,14 @@ class Overloaded(LikenessError):
     code, status, title = "overloaded", 503, "The service is busy"
 
 
+class DeadlineExceeded(LikenessError):
+    code, status, title = "deadline_exceeded", 503, "The service could not answer in time"
+
+
+class WorkerDied(LikenessError):
+    code, status, title = "worker_died", 503, "The service lost a worker"
+
+
 class NotReady(LikenessError):
     code, status, title = "not_ready", 503, "The service is still starting"
 

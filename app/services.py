@@ -10,7 +10,7 @@ from app.decision.calibrations import Calibrations
 from app.decision.gates import QualityGate
 from app.decision.policy import FaceSelection, usable_face
 from app.errors import InvalidRequest
-from app.faces.pipeline import FacePipeline, build_pipeline
+from app.faces.pipeline import FacePipeline, build_pipeline, finish
 from app.gallery.backends import create_engine
 from app.gallery.encryption.ring import KeyRing
 from app.gallery.gallery import Gallery
@@ -21,11 +21,12 @@ from app.gallery.schema import migrate
 from app.gallery.store import SqlStore
 from app.gallery.upkeep import Upkeep
 from app.imaging import ImageLimits
+from app.inference.cores import usable_cores
 from app.inference.packs import ModelPack, load_pack
-from app.inference.scheduler import Scheduler, usable_cores
+from app.inference.scheduler import Scheduler
 from app.settings import Settings
 from app.telemetry.metrics import Metrics, SearchCosts
-from app.types import AnalysedImage, Face, FloatArray
+from app.types import AnalysedImage, Face, FloatArray, Steps
 
 MAX_PERSON_ID = 256
 
@@ -52,7 +53,13 @@ class Services:
 
         Raises the ImageError and FaceError families.
         """
-        image = self.pipeline.analyse(data, max_faces=self.settings.max_faces)
+        return finish(self.template_steps(data, selection, gate))
+
+    def template_steps(
+        self, data: bytes, selection: FaceSelection, gate: QualityGate
+    ) -> Steps[tuple[AnalysedImage, NewTemplate]]:
+        """`template_from_photo` in steps."""
+        image = yield from self.pipeline.steps(data, max_faces=self.settings.max_faces)
         face = usable_face(image, selection, gate)
         return image, template_of(face, data)
 
@@ -117,7 +124,12 @@ def build_services(settings: Settings) -> Services:
         embedding_space=pack.embedding_space,
         precision=gallery.precision,
     )
-    scheduler = Scheduler(workers, settings.max_pending)
+    scheduler = Scheduler(
+        workers * pipeline.policy.photos_a_core,
+        settings.max_pending,
+        settings.max_pending_bytes,
+        settings.max_pending * settings.max_images,
+    )
     metrics = Metrics()
     metrics.registry.register(SearchCosts(gallery.costs))
     upkeep = Upkeep(gallery)

@@ -63,6 +63,12 @@ class Settings(BaseSettings):
     max_pending: Annotated[
         int, Field(gt=0, description="Requests waiting or at work before 503.")
     ] = 64
+    max_pending_bytes: Annotated[
+        int, Field(gt=0, description="Bytes of their bodies, together, before 503.")
+    ] = 512 * MIB
+    request_timeout: Annotated[
+        float, Field(gt=0, description="Seconds until a request is answered with 503.")
+    ] = 60.0
 
     @property
     def resolved_database_url(self) -> str:

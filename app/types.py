@@ -4,9 +4,9 @@ Images are `uint8` arrays of shape (height, width, 3), BGR, upright. Coordinates
 that array, x to the right and y down, as float32. Embeddings are L2-normalised float32 vectors.
 """
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,24 @@ Image = NDArray[np.uint8]
 FloatArray = NDArray[np.float32]
 
 JsonObject = Mapping[str, Any]
+
+T = TypeVar("T")
+# Work that offers, at each `yield`, to let other work go first; it ends by returning its result.
+Steps: TypeAlias = Generator[None, None, T]
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """An upright photo of width x height pixels, of which `pixels` may be a reduced copy.
+
+    One pixel of the copy covers `reduction` x `reduction` of the photo, from the photo's corner on;
+    the last row and column may reach beyond its edge.
+    """
+
+    pixels: Image
+    width: int
+    height: int
+    reduction: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ from app.gallery.index.shelf import IndexShelf
 from app.gallery.ports import NewTemplate, Templates
 from app.gallery.schema import migrate
 from app.gallery.store import SqlStore
-from app.inference.scheduler import usable_cores
+from app.inference.cores import usable_cores
 
 TOP_K = 6  # five candidates and the next, for the margin of the fifth
 BATCH = 32

@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -26,7 +27,7 @@ from app.errors import (
     UnreadableImage,
     UnsupportedImage,
 )
-from app.imaging import ImageLimits, decode_image
+from app.imaging import ImageLimits, decode_at_least, decode_image
 
 # What the decoder merely warns of, such as damaged EXIF data, is no failure of ours.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
@@ -413,3 +414,56 @@ class TestLimits:
             timeout=60,
         )
         assert run.stdout.strip() == "image_too_large"
+
+
+class TestReducedCopies:
+    LIMITS = ImageLimits()
+
+    def photo(self, width: int, height: int, form: str = "JPEG", **options: Any) -> bytes:
+        ramp = np.linspace(0, 255, width * height * 3).reshape(height, width, 3).astype(np.uint8)
+        buffer = io.BytesIO()
+        PillowImage.fromarray(ramp).save(buffer, form, **options)
+        return buffer.getvalue()
+
+    @pytest.mark.parametrize(
+        ("size", "reduction"),
+        [((639, 400), 1), ((1_279, 800), 1), ((1_280, 800), 2), ((2_559, 1_001), 2),
+         ((2_563, 1_001), 4), ((5_121, 77), 8), ((5_121, 3), 2), ((77, 5_121), 8), ((2_000, 1), 1)],
+    )  # fmt: skip
+    def test_never_fewer_pixels_than_enough(self, size: tuple[int, int], reduction: int) -> None:
+        decoded = decode_at_least(self.photo(*size), self.LIMITS, 640)
+        assert decoded.reduction == reduction
+        assert (decoded.width, decoded.height) == size
+        expected = (-(-size[1] // reduction), -(-size[0] // reduction), 3)
+        assert decoded.pixels.shape == expected
+
+    @pytest.mark.parametrize("form", ["PNG", "WEBP"])
+    def test_other_formats_come_whole(self, form: str) -> None:
+        assert decode_at_least(self.photo(1_400, 30, form), self.LIMITS, 640).reduction == 1
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_turned(self, orientation: int) -> None:
+        tags = PillowImage.Exif()
+        tags[0x0112] = orientation
+        data = self.photo(1_304, 904, exif=tags.tobytes())
+        decoded = decode_at_least(data, self.LIMITS, 640)
+        assert decoded.reduction == 2
+        size = (1_304, 904) if orientation < 5 else (904, 1_304)
+        assert (decoded.width, decoded.height) == size
+        whole = decode_image(data, self.LIMITS)
+        assert whole.shape[:2] == size[::-1]
+        small = decoded.pixels.astype(int)
+        averaged = cv2.resize(whole, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        assert np.median(np.abs(small - averaged.astype(int))) <= 2
+
+    def test_turned_with_sides_that_do_not_divide(self) -> None:
+        """The decoder adds to the far side, which a turn would make the near one."""
+        tags = PillowImage.Exif()
+        tags[0x0112] = 3
+        data = self.photo(1_301, 903, exif=tags.tobytes())
+        assert decode_at_least(data, self.LIMITS, 640).reduction == 1
+
+    def test_a_truncated_photo_is_still_refused(self) -> None:
+        data = self.photo(2_600, 1_000)
+        with pytest.raises(UnreadableImage):
+            decode_at_least(data[: len(data) // 2], self.LIMITS, 640)

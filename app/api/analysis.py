@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from app.api.answers import AnswerHead, Outcome
 from app.errors import FaceError, ImageError, LikenessError
-from app.types import AnalysedImage
+from app.types import AnalysedImage, Steps
 
 T = TypeVar("T")
 
@@ -21,8 +21,8 @@ async def analyse_images(
     services = head.services
     limit = min(max_faces or services.settings.max_faces, services.settings.max_faces)
 
-    def work(data: bytes) -> AnalysedImage:
-        return services.pipeline.analyse(data, max_faces=limit, embed=embed)
+    def work(data: bytes) -> Steps[AnalysedImage]:
+        return services.pipeline.steps(data, max_faces=limit, embed=embed)
 
     outcomes: list[Outcome] = list(await each_photo(head, images, work))
     errors = []
@@ -37,16 +37,17 @@ async def analyse_images(
 
 
 async def each_photo(
-    head: AnswerHead, images: Sequence[bytes], work: Callable[[bytes], T]
+    head: AnswerHead, images: Sequence[bytes], work: Callable[[bytes], Steps[T]]
 ) -> list[T | LikenessError]:
-    """Run `work` on each photo on the inference threads; a bad photo fails alone."""
-    with head.services.scheduler.admit():
-        return list(await asyncio.gather(*(_one(head, data, work) for data in images)))
+    """Take the steps of each photo on the inference threads; a bad photo fails alone."""
+    return list(await asyncio.gather(*(_one(head, data, work) for data in images)))
 
 
-async def _one(head: AnswerHead, data: bytes, work: Callable[[bytes], T]) -> T | LikenessError:
+async def _one(
+    head: AnswerHead, data: bytes, work: Callable[[bytes], Steps[T]]
+) -> T | LikenessError:
     try:
-        return await head.services.scheduler.infer(work, data)
+        return await head.services.scheduler.infer(work(data))
     except (ImageError, FaceError) as error:
         return error
 

@@ -8,6 +8,7 @@ from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
 from app import __version__
+from app.api.admission import Admission
 from app.api.errors import install_error_handlers
 from app.api.middleware import RequestContext
 from app.api.openapi import PROBLEMS
@@ -46,6 +47,7 @@ def create_app(services: Services) -> FastAPI:
     app.include_router(system.router)
     app.add_api_route("/", _to_docs, include_in_schema=False)
     install_error_handlers(app)
+    app.add_middleware(Admission, services=services)
     app.add_middleware(RequestContext, metrics=services.metrics)
     return app
 

@@ -20,7 +20,8 @@ import app
 from app.inference.packs import ModelPack
 from app.types import AnalysedImage, Face, FloatArray, Quality
 
-ANSWER_SHAPING = ("imaging.py", "faces/*.py", "inference/session.py", "types.py")
+ANSWER_SHAPING = ("imaging.py", "faces/*.py", "inference/session.py", "inference/policy.py",
+                  "types.py")  # fmt: skip
 BUSY_TIMEOUT_S = 30
 
 

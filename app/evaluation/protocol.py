@@ -23,7 +23,7 @@ from app.evaluation.figures import Problem
 from app.evaluation.labels import LabelledPairs
 from app.evaluation.metrics import FOLDS, FaceMatches, Similarities, match_faces
 from app.faces.pipeline import FacePipeline
-from app.inference.scheduler import usable_cores
+from app.inference.cores import usable_cores
 from app.types import AnalysedImage, Face, FloatArray
 
 FAILED_SIMILARITY = -1.0

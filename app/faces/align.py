@@ -44,6 +44,13 @@ def similarity_transforms(landmarks: FloatArray, target: FloatArray) -> NDArray[
     return np.concatenate([rotation, translation[:, :, np.newaxis]], axis=2)
 
 
+def enlargement(landmarks: FloatArray, size: int = TEMPLATE_SIZE) -> NDArray[np.float64]:
+    """How many pixels of its crop one pixel of each of the (n, 5, 2) faces becomes, shape (n,)."""
+    target = ARCFACE_TEMPLATE * (size / TEMPLATE_SIZE)
+    matrices = similarity_transforms(landmarks, target)
+    return np.hypot(matrices[:, 0, 0], matrices[:, 0, 1])
+
+
 def align_faces(image: Image, landmarks: FloatArray, size: int = TEMPLATE_SIZE) -> Image:
     """Cut (n, 5, 2) faces out of a BGR image as (n, size, size, 3) uint8 crops."""
     target = ARCFACE_TEMPLATE * (size / TEMPLATE_SIZE)

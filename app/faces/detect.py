@@ -13,8 +13,9 @@ import numpy as np
 
 from app.errors import PackError
 from app.faces import centerface, scrfd, yunet
+from app.faces.blob import to_blob
 from app.inference.packs import DetectorSpec
-from app.inference.session import OnnxModel
+from app.inference.session import Network
 from app.types import Detections, FloatArray, Image
 
 STRIDE = 32
@@ -27,37 +28,42 @@ Decoder = Callable[[list[FloatArray], float, tuple[int, int]], Detections]
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """What is particular to a family of detectors: its input and its decoder.
-
-    `as_insightface` lays images out exactly as InsightFace's SCRFD code does: on a square canvas,
-    and with the height's scale for both axes although the shorter side was cut to whole pixels. It
-    costs time, and up to two pixels at the far side of a photo; without it the embeddings of one
-    photo are not those of an existing InsightFace gallery (cosines down to 0.955 were seen).
-    """
+    """What is particular to a family of detectors: its input and its decoder."""
 
     decode: Decoder
     rgb: bool
     mean: float
     std: float
-    as_insightface: bool
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
-    "centerface": Architecture(centerface.decode, True, 0.0, 1.0, as_insightface=False),
-    "scrfd": Architecture(scrfd.decode, True, 127.5, 128.0, as_insightface=True),
-    "yunet": Architecture(yunet.decode, False, 0.0, 1.0, as_insightface=False),
+    "centerface": Architecture(centerface.decode, True, 0.0, 1.0),
+    "scrfd": Architecture(scrfd.decode, True, 127.5, 128.0),
+    "yunet": Architecture(yunet.decode, False, 0.0, 1.0),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Framing:
-    """How images are laid out: to fit a frame (height, width), on a canvas that is the `whole`
-    frame or ends at the next multiple of the stride, with one scale or an exact one an axis."""
+    """How photos are laid out: to fit a frame (height, width), those smaller than `enlarge_to` no
+    further than to that, on a canvas that is the `whole` frame or ends at the next multiple of the
+    stride, with `one_scale` or an exact one an axis.
+
+    `one_scale` is how InsightFace's SCRFD code does it, with the height's scale for both axes
+    although the shorter side was cut to whole pixels: up to two pixels at the far side of a photo,
+    without which the embeddings are not those of an InsightFace gallery (cosines down to 0.955).
+    """
 
     height: int
     width: int
+    enlarge_to: int
     whole: bool
     one_scale: bool
+
+    def frame_of(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the frame that a photo of that size has to fit."""
+        bound = max(height, width, self.enlarge_to)
+        return min(self.height, bound), min(self.width, bound)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +86,12 @@ class Letterbox:
 def letterbox(image: Image, framing: Framing, margin: float = 0.0) -> Letterbox:
     """Scale an image so that it just fits, with `margin` of each of its sides added all around."""
     height, width = image.shape[:2]
-    rows, columns = _fit(height / width, framing)
+    rows, columns = _fit(height / width, *framing.frame_of(height, width))
     rows, columns = max(1, int(rows / (1 + 2 * margin))), max(1, int(columns / (1 + 2 * margin)))
     top, left = int(rows * margin), int(columns * margin)
     canvas = np.zeros((*_canvas_size(rows + 2 * top, columns + 2 * left, framing), 3), np.uint8)
-    canvas[top : top + rows, left : left + columns] = cv2.resize(image, (columns, rows))
+    inside = canvas[top : top + rows, left : left + columns]
+    inside[:] = image if (rows, columns) == (height, width) else cv2.resize(image, (columns, rows))
     scale_y = rows / height
     scale_x = scale_y if framing.one_scale else columns / width
     return Letterbox(
@@ -94,11 +101,11 @@ def letterbox(image: Image, framing: Framing, margin: float = 0.0) -> Letterbox:
     )
 
 
-def _fit(ratio: float, framing: Framing) -> tuple[int, int]:
-    """Rows and columns of the largest image of that height by width inside the frame."""
-    if ratio > framing.height / framing.width:
-        return framing.height, max(1, int(framing.height / ratio))
-    return max(1, int(framing.width * ratio)), framing.width
+def _fit(ratio: float, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of the largest image of that height by width inside a frame."""
+    if ratio > height / width:
+        return height, max(1, int(height / ratio))
+    return max(1, int(width * ratio)), width
 
 
 def _canvas_size(rows: int, columns: int, framing: Framing) -> tuple[int, int]:
@@ -114,12 +121,15 @@ def _to_stride(length: int) -> int:
 class Detector:
     """Finds faces in one image at a time; safe to call from several threads."""
 
-    def __init__(self, model: OnnxModel, spec: DetectorSpec) -> None:
-        """Raises PackError when the network does not answer like its architecture."""
+    def __init__(self, model: Network, spec: DetectorSpec, *, whole_canvas: bool = False) -> None:
+        """`whole_canvas` lays every photo on a canvas of one size, so that they can be batched.
+
+        Raises PackError when the network does not answer like its architecture.
+        """
         self._model = model
         self._spec = spec
         self._architecture = ARCHITECTURES[spec.architecture]
-        self._framing = _framing(model, spec.input_size, self._architecture.as_insightface)
+        self._framing = _framing(model, spec, whole_canvas)
         try:
             probe = self._run(
                 np.zeros((self._framing.height, self._framing.width, 3), dtype=np.uint8)
@@ -130,6 +140,11 @@ class Detector:
                 "Correct detector.architecture in pack.toml."
             ) from error
         self.has_landmarks = probe.landmarks is not None
+
+    @property
+    def input_size(self) -> int:
+        """Pixels on the longer side of the frame: a photo with more is reduced to them."""
+        return max(self._framing.height, self._framing.width)
 
     def detect(self, image: Image) -> Detections:
         """The faces of a BGR image in its own pixels, best score first, boxes inside the image."""
@@ -143,20 +158,21 @@ class Detector:
         return boxed.restore(suppress(self._run(boxed.canvas), self._spec.iou_threshold))
 
     def _run(self, canvas: Image) -> Detections:
-        kind = self._architecture
-        blob = cv2.dnn.blobFromImage(
-            canvas, scalefactor=1.0 / kind.std, mean=(kind.mean,) * 3, swapRB=kind.rgb
-        )
-        heads = self._model.run(np.asarray(blob, dtype=np.float32))
+        kind, pixels = self._architecture, canvas[np.newaxis]
+        if not self._model.takes_pixels:
+            pixels = to_blob(pixels, kind.mean, kind.std, rgb=kind.rgb)
+        heads = self._model.run(pixels)
         return kind.decode(heads, self._spec.score_threshold, canvas.shape[:2])
 
 
-def _framing(model: OnnxModel, input_size: int, as_insightface: bool) -> Framing:
+def _framing(model: Network, spec: DetectorSpec, whole_canvas: bool) -> Framing:
     """The frame a network demands, or else a square of `input_size` rounded up to the stride."""
-    side = _to_stride(input_size)
+    side = _to_stride(spec.input_size)
     height, width = model.fixed_size or (side, side)
-    whole = as_insightface or model.fixed_size is not None
-    return Framing(height, width, whole=whole, one_scale=as_insightface)
+    as_insightface = spec.layout == "insightface"
+    whole = whole_canvas or as_insightface or model.fixed_size is not None
+    enlarge_to = max(height, width) if as_insightface else spec.enlarge_to
+    return Framing(height, width, enlarge_to, whole=whole, one_scale=as_insightface)
 
 
 def suppress(found: Detections, iou_threshold: float) -> Detections:

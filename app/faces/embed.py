@@ -1,11 +1,11 @@
 """Embedding: aligned crops -> L2-normalised float32 vectors."""
 
-import cv2
 import numpy as np
 
 from app.errors import PackError
+from app.faces.blob import to_blob
 from app.inference.packs import RecogniserSpec
-from app.inference.session import OnnxModel
+from app.inference.session import Network
 from app.types import FloatArray, Image
 
 BATCH_SIZE = 32
@@ -14,7 +14,7 @@ BATCH_SIZE = 32
 class Recogniser:
     """The network that turns aligned faces into points of one embedding space."""
 
-    def __init__(self, model: OnnxModel, spec: RecogniserSpec) -> None:
+    def __init__(self, model: Network, spec: RecogniserSpec) -> None:
         """Raises PackError when the network's output is not what the pack announces."""
         self._model = model
         self._spec = spec
@@ -55,13 +55,9 @@ class Recogniser:
 
     def _raw(self, crops: Image) -> FloatArray:
         spec = self._spec
-        blob = cv2.dnn.blobFromImages(
-            list(crops),
-            scalefactor=1.0 / spec.std,
-            mean=(spec.mean,) * 3,
-            swapRB=spec.colour == "rgb",
-        )
-        return self._model.run(np.asarray(blob, dtype=np.float32))[0]
+        if self._model.takes_pixels:
+            return self._model.run(crops)[0]
+        return self._model.run(to_blob(crops, spec.mean, spec.std, rgb=spec.colour == "rgb"))[0]
 
 
 def normalise(vectors: FloatArray) -> tuple[FloatArray, FloatArray]:

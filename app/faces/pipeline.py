@@ -1,21 +1,30 @@
-"""The way of one photo: bytes -> upright image -> faces -> aligned crops -> embeddings."""
+"""The way of one photo: bytes -> upright image -> faces -> aligned crops -> embeddings.
+
+It is walked in steps: between two of them the thread may do something else first, so that a crowd
+of hundreds of faces does not keep the photos behind it waiting.
+"""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import numpy as np
 
 from app.errors import PackError
-from app.faces.align import align_faces
+from app.faces.align import align_faces, enlargement
 from app.faces.detect import Detector
 from app.faces.embed import Recogniser
 from app.faces.quality import assess_faces
-from app.imaging import ImageLimits, decode_image
+from app.imaging import ImageLimits, decode_at_least, decode_image
+from app.inference.batching import BatchedModel
 from app.inference.packs import ModelPack
-from app.inference.session import OnnxModel
+from app.inference.policy import CPU_POLICY, POLICIES, SchedulePolicy
+from app.inference.session import Network, OnnxModel
 from app.settings import Device
-from app.types import AnalysedImage, Detections, Face, FloatArray, Image
+from app.types import AnalysedImage, DecodedImage, Detections, Face, FloatArray, Image, Steps
+
+T = TypeVar("T")
 
 
 class StageClock:
@@ -37,7 +46,13 @@ class StageClock:
 class FacePipeline:
     """Detector and recogniser of one pack, joined. Safe to call from several threads."""
 
-    def __init__(self, detector: Detector, recogniser: Recogniser, limits: ImageLimits) -> None:
+    def __init__(
+        self,
+        detector: Detector,
+        recogniser: Recogniser,
+        limits: ImageLimits,
+        policy: SchedulePolicy = CPU_POLICY,
+    ) -> None:
         if not detector.has_landmarks:
             raise PackError(
                 "The pack's detector finds no landmarks, and faces cannot be aligned without "
@@ -46,6 +61,7 @@ class FacePipeline:
         self._detector = detector
         self._recogniser = recogniser
         self._limits = limits
+        self.policy = policy
 
     @property
     def provider(self) -> str:
@@ -57,31 +73,47 @@ class FacePipeline:
 
         Raises the ImageError family for bytes that cannot be used.
         """
-        clock = StageClock()
-        with clock.stage("decode"):
-            image = decode_image(data, self._limits)
-        return self._analyse(image, max_faces, embed, clock)
+        return finish(self.steps(data, max_faces=max_faces, embed=embed))
 
     def analyse_image(self, image: Image, *, max_faces: int, embed: bool = True) -> AnalysedImage:
         """The same for a decoded BGR image (height, width, 3) uint8."""
-        return self._analyse(image, max_faces, embed, StageClock())
+        decoded = DecodedImage(image, image.shape[1], image.shape[0])
+        return finish(self._steps(decoded, None, max_faces, embed, StageClock()))
 
-    def _analyse(
-        self, image: Image, max_faces: int, embed: bool, clock: StageClock
-    ) -> AnalysedImage:
+    def steps(self, data: bytes, *, max_faces: int, embed: bool = True) -> Steps[AnalysedImage]:
+        """`analyse` in steps. Nothing is done before the first; the time until then is told as the
+        stage "queue"."""
+        made = time.perf_counter()
+        return self._steps_of_photo(data, max_faces, embed, made)
+
+    def _steps_of_photo(
+        self, data: bytes, max_faces: int, embed: bool, made: float
+    ) -> Steps[AnalysedImage]:
+        clock = StageClock()
+        clock.timings_ms["queue"] = (time.perf_counter() - made) * 1000
+        with clock.stage("decode"):
+            decoded = decode_at_least(data, self._limits, self._detector.input_size)
+        return (yield from self._steps(decoded, data, max_faces, embed, clock))
+
+    def _steps(
+        self,
+        decoded: DecodedImage,
+        data: bytes | None,
+        max_faces: int,
+        embed: bool,
+        clock: StageClock,
+    ) -> Steps[AnalysedImage]:
         with clock.stage("detect"):
-            found = _largest_first(self._detector.detect(image), max_faces)
+            found = _in_the_photo(self._detector.detect(decoded.pixels), decoded)
+            found = _largest_first(found, max_faces)
         assert found.landmarks is not None, "checked when the pipeline was built"
-        with clock.stage("align"):
-            crops = align_faces(image, found.landmarks, self._recogniser.input_size)
+        crops = self._crops(decoded, data, found.landmarks, clock)
         embeddings: FloatArray | None = None
         norms: FloatArray | None = None
         if embed:
-            with clock.stage("embed"):
-                embeddings, norms = self._recogniser.embed(crops)
+            embeddings, norms = yield from self._embed(crops, clock)
         with clock.stage("quality"):
             qualities = assess_faces(found, crops, norms)
-        height, width = image.shape[:2]
         faces = tuple(
             Face(
                 box=found.boxes[i],
@@ -92,7 +124,56 @@ class FacePipeline:
             )
             for i, quality in enumerate(qualities)
         )
-        return AnalysedImage(width, height, faces, clock.timings_ms)
+        return AnalysedImage(decoded.width, decoded.height, faces, clock.timings_ms)
+
+    def _crops(
+        self, decoded: DecodedImage, data: bytes | None, landmarks: FloatArray, clock: StageClock
+    ) -> Image:
+        """Aligned faces: out of the reduced copy where it has pixels enough, or else all of them
+        out of the photo, decoded again."""
+        size = self._recogniser.input_size
+        image, ratio = decoded.pixels, decoded.reduction
+        if ratio > 1 and (enlargement(landmarks, size) * ratio > 1).any():
+            assert data is not None, "only encoded photos come reduced"
+            with clock.stage("decode"):
+                image, ratio = decode_image(data, self._limits), 1
+        with clock.stage("align"):
+            # The middle of the photo's first pixel is not that of the copy's first.
+            points = landmarks
+            if ratio > 1:
+                points = ((landmarks + 0.5) / ratio - 0.5).astype(np.float32)
+            return align_faces(image, points, size)
+
+    def _embed(self, crops: Image, clock: StageClock) -> Steps[tuple[FloatArray, FloatArray]]:
+        turn = self.policy.faces_a_turn
+        parts = []
+        for start in range(0, max(len(crops), 1), turn):
+            if start:
+                yield
+            with clock.stage("embed"):
+                parts.append(self._recogniser.embed(crops[start : start + turn]))
+        embeddings, norms = zip(*parts, strict=True)
+        return np.concatenate(embeddings), np.concatenate(norms)
+
+
+def finish(steps: Steps[T]) -> T:
+    """Take all steps one after the other."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+
+def _in_the_photo(found: Detections, decoded: DecodedImage) -> Detections:
+    """Detections of a reduced copy in the photo's own pixels."""
+    if decoded.reduction == 1:
+        return found
+    ratio = np.float32(decoded.reduction)
+    edges = np.array([decoded.width, decoded.height] * 2, np.float32)
+    landmarks = None if found.landmarks is None else found.landmarks * ratio
+    return Detections(np.minimum(found.boxes * ratio, edges), found.scores, landmarks)
 
 
 def _largest_first(found: Detections, limit: int) -> Detections:
@@ -101,7 +182,23 @@ def _largest_first(found: Detections, limit: int) -> Detections:
 
 
 def build_pipeline(pack: ModelPack, device: Device, limits: ImageLimits) -> FacePipeline:
-    """Load a pack's networks. Raises PackError or DeviceError."""
-    detector = Detector(OnnxModel(pack.detector_path, device), pack.detector)
-    recogniser = Recogniser(OnnxModel(pack.recogniser_path, device), pack.recogniser)
-    return FacePipeline(detector, recogniser, limits)
+    """Load a pack's networks and let them run as their provider's policy says.
+
+    Raises PackError or DeviceError.
+    """
+    detector, recogniser = (
+        OnnxModel(path, device) for path in (pack.detector_path, pack.recogniser_path)
+    )
+    policy = POLICIES[recogniser.provider]
+    return FacePipeline(
+        Detector(_batched(detector, policy), pack.detector, whole_canvas=policy.whole_canvas),
+        Recogniser(_batched(recogniser, policy), pack.recogniser),
+        limits,
+        policy,
+    )
+
+
+def _batched(model: OnnxModel, policy: SchedulePolicy) -> Network:
+    if not (policy.batch_sizes and model.dynamic_batch):
+        return model
+    return BatchedModel(model, policy.batch_sizes, policy.batch_wait_s)

@@ -21,6 +21,10 @@ BUILTIN_FOLDERS = (_APP_FOLDER.parent / "models", _APP_FOLDER / "models")
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+# How a photo is laid out for the detector: at its own shape, or as InsightFace's SCRFD code does.
+Layout = Literal["own", "insightface"]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,6 +36,9 @@ class DetectorSpec(_Section):
     file: str
     sha256: Sha256
     input_size: Annotated[int, Field(ge=64, le=4096)] = 640
+    # Photos smaller than this are enlarged to it, and no photo is enlarged beyond.
+    enlarge_to: Annotated[int, Field(ge=32, le=4096)] = 320
+    layout: Layout = "own"
     score_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     iou_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.4
     licence: str = "unknown"

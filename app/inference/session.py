@@ -6,8 +6,8 @@ list of providers is read back, so `cuda` means CUDA or a start that fails.
 
 import logging
 from pathlib import Path
+from typing import Any, Protocol
 
-import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
@@ -20,6 +20,25 @@ CPU_PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
 # Of one run: requests run side by side instead, a core each.
 THREADS = 1
+PIXELS = "tensor(uint8)"
+
+
+class Network(Protocol):
+    """What detector and recogniser know of the network they run."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def provider(self) -> str: ...
+    @property
+    def output_names(self) -> list[str]: ...
+    @property
+    def dynamic_batch(self) -> bool: ...
+    @property
+    def fixed_size(self) -> tuple[int, int] | None: ...
+    @property
+    def takes_pixels(self) -> bool: ...
+    def run(self, batch: NDArray[Any]) -> list[FloatArray]: ...
 
 
 class OnnxModel:
@@ -34,6 +53,8 @@ class OnnxModel:
         self.input_name: str = first.name
         self.input_shape: list[int | str | None] = list(first.shape)
         self.output_names: list[str] = [output.name for output in self._session.get_outputs()]
+        # Their colours and scale are the graph's business then: (n, height, width, 3) BGR.
+        self.takes_pixels: bool = first.type == PIXELS
 
     @property
     def dynamic_batch(self) -> bool:
@@ -44,12 +65,15 @@ class OnnxModel:
     def fixed_size(self) -> tuple[int, int] | None:
         """Height and width of the images where the network takes no others."""
         match self.input_shape:
-            case [_, _, int() as height, int() as width]:
+            case [_, int() as height, int() as width, 3] if self.takes_pixels:
+                return height, width
+            case [_, _, int() as height, int() as width] if not self.takes_pixels:
                 return height, width
         return None
 
-    def run(self, batch: NDArray[np.float32]) -> list[FloatArray]:
-        """Run the network on (n, 3, height, width) float32; all outputs in their order."""
+    def run(self, batch: NDArray[Any]) -> list[FloatArray]:
+        """Run the network on (n, 3, height, width) float32, or on (n, height, width, 3) uint8 where
+        it takes pixels; all outputs in their order."""
         return list(self._session.run(self.output_names, {self.input_name: batch}))
 
 
@@ -85,6 +109,7 @@ def _open(path: Path, providers: list[str]) -> ort.InferenceSession:
     session_options = ort.SessionOptions()
     session_options.intra_op_num_threads = THREADS
     session_options.inter_op_num_threads = 1
+    session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session_options.log_severity_level = 3
     session = ort.InferenceSession(str(path), session_options, providers=providers)
     session.disable_fallback()

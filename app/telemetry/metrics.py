@@ -39,6 +39,11 @@ class Metrics:
             registry=self.registry,
         )  # fmt: skip
 
+        self.waiting = Gauge(
+            "likeness_waiting_photos", "Photos that no worker has taken up.",
+            registry=self.registry,
+        )  # fmt: skip
+
     def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count one answered request of a route template."""
         self._requests.labels(route, method, str(status)).inc()

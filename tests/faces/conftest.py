@@ -13,16 +13,16 @@ from app.inference.session import OnnxModel
 from app.settings import Device
 from app.types import FloatArray
 
-LoadDetector = Callable[[Path, str], Detector]
+LoadDetector = Callable[..., Detector]
 
 
 @pytest.fixture(scope="session")
 def load_detector() -> LoadDetector:
     """Load a network that belongs to no pack, by file and architecture."""
 
-    def load(path: Path, architecture: str) -> Detector:
+    def load(path: Path, architecture: str, **options: str) -> Detector:
         spec = DetectorSpec.model_validate(
-            {"architecture": architecture, "file": path.name, "sha256": "0" * 64}
+            {"architecture": architecture, "file": path.name, "sha256": "0" * 64, **options}
         )
         return Detector(OnnxModel(path, Device.CPU), spec)
 

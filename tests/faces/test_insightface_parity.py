@@ -52,13 +52,13 @@ def networks(eval_models: Path) -> Path:
 def detectors(
     request: pytest.FixtureRequest,
     networks: Path,
-    load_detector: Callable[[Path, str], Detector],
+    load_detector: Callable[..., Detector],
 ) -> Pair:
     module = pytest.importorskip("insightface.model_zoo.scrfd", reason="needs insightface")
     file = networks / f"{request.param}.onnx"
     reference = module.SCRFD(str(file), static_shape_sessions=False)
     reference.prepare(-1, input_size=(640, 640), det_thresh=0.5, nms_thresh=0.4)
-    return Pair(reference, load_detector(file, "scrfd"))
+    return Pair(reference, load_detector(file, "scrfd", layout="insightface"))
 
 
 @pytest.fixture(scope="module")

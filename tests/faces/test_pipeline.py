@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image as PillowImage
@@ -16,7 +17,7 @@ from app.imaging import ImageLimits
 from app.inference.packs import ModelPack
 from app.inference.session import OnnxModel
 from app.settings import Device
-from app.types import Image
+from app.types import AnalysedImage, Image
 
 
 def test_a_portrait(pipeline: FacePipeline, astronaut: bytes, pack: ModelPack) -> None:
@@ -29,7 +30,8 @@ def test_a_portrait(pipeline: FacePipeline, astronaut: bytes, pack: ModelPack) -
     assert face.quality.embedding_norm is not None
     assert face.quality.detector_score == face.score
     assert face.quality.face_size_px == pytest.approx(min(face.box[2:] - face.box[:2]))
-    assert set(image.timings_ms) == {"decode", "detect", "align", "embed", "quality"}
+    assert set(image.timings_ms) == {
+        "queue", "decode", "detect", "align", "embed", "quality"}  # fmt: skip
     assert all(spent >= 0 for spent in image.timings_ms.values())
 
 
@@ -130,3 +132,80 @@ def test_building_from_a_pack(pack: ModelPack, astronaut: bytes) -> None:
     built = build_pipeline(pack, Device.AUTO, ImageLimits())
     assert built.provider.endswith("ExecutionProvider")
     assert len(built.analyse(astronaut, max_faces=1, embed=False).faces) == 1
+
+
+@pytest.fixture(scope="module")
+def enlarged(astronaut_image: Image) -> Image:
+    """2,560 x 2,560 pixels, of which one face takes 700."""
+    large = cv2.resize(astronaut_image, (2_560, 2_560), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(large, np.uint8)
+
+
+class TestReducedCopies:
+    """Photos far larger than the detector's input are decoded at a fraction of their size."""
+
+    def same(self, image: AnalysedImage, whole: AnalysedImage) -> None:
+        assert (image.width, image.height) == (whole.width, whole.height)
+        assert len(image.faces) == len(whole.faces) > 0
+        for face, other in zip(image.faces, whole.faces, strict=True):
+            width = other.box[2] - other.box[0]
+            assert np.abs(face.box - other.box).max() < 0.02 * width
+            assert np.abs(face.landmarks - other.landmarks).max() < 0.02 * width
+            assert face.embedding is not None
+            assert face.embedding @ other.embedding > 0.98
+
+    def test_a_large_face_comes_from_the_copy(
+        self, pipeline: FacePipeline, enlarged: Image, encode: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("app.faces.pipeline.decode_image", pytest.fail)
+        found = pipeline.analyse(encode(enlarged, quality=95), max_faces=3)
+        self.same(found, pipeline.analyse_image(enlarged, max_faces=3))
+
+    def test_small_faces_come_from_the_photo(
+        self, pipeline: FacePipeline, group_image: Image, encode: Any
+    ) -> None:
+        twice = np.asarray(cv2.resize(group_image, None, fx=2, fy=2))
+        found = pipeline.analyse(encode(twice, quality=95), max_faces=10)
+        self.same(found, pipeline.analyse_image(twice, max_faces=10))
+
+    def test_a_turned_photo_with_sides_that_do_not_divide(
+        self, pipeline: FacePipeline, enlarged: Image, encode: Any
+    ) -> None:
+        upright = np.ascontiguousarray(enlarged[:2_003, :1_777])  # read whole
+        tags = PillowImage.Exif()
+        tags[0x0112] = 6
+        data = encode(np.rot90(upright), quality=95, exif=tags.tobytes())
+        self.same(pipeline.analyse(data, max_faces=3), pipeline.analyse_image(upright, max_faces=3))
+
+    def test_a_turned_photo_with_sides_that_divide(
+        self, pipeline: FacePipeline, enlarged: Image, encode: Any
+    ) -> None:
+        tags = PillowImage.Exif()
+        tags[0x0112] = 3
+        data = encode(enlarged[::-1, ::-1], quality=95, exif=tags.tobytes())
+        self.same(
+            pipeline.analyse(data, max_faces=3), pipeline.analyse_image(enlarged, max_faces=3)
+        )
+
+    def test_boxes_end_at_the_photo_s_edge(
+        self, pipeline: FacePipeline, enlarged: Image, encode: Any
+    ) -> None:
+        cut = np.ascontiguousarray(enlarged[:, :1_301])  # through the face
+        found = pipeline.analyse(encode(cut, quality=95), max_faces=3)
+        for face in found.faces:
+            assert (face.box <= [found.width, found.height] * 2).all()
+            assert (face.box >= 0).all()
+
+
+def test_a_crowd_is_embedded_in_steps(pipeline: FacePipeline, group_photo: bytes) -> None:
+    steps = pipeline.steps(group_photo, max_faces=6)
+    next(steps)  # decoded, detected, and the first faces embedded
+    with pytest.raises(StopIteration) as end:
+        next(steps)
+    image: AnalysedImage = end.value.value
+    assert len(image.faces) == 6
+    for face, other in zip(
+        image.faces, pipeline.analyse(group_photo, max_faces=6).faces, strict=True
+    ):
+        assert face.embedding is not None
+        assert face.embedding @ other.embedding > 0.99999

@@ -3,12 +3,23 @@
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import pytest
 
 from app.errors import Overloaded
-from app.inference.scheduler import Scheduler, usable_cores
+from app.inference.cores import usable_cores
+from app.inference.scheduler import Scheduler
+from app.types import Steps
+
+T = TypeVar("T")
+
+
+def one_step(work: Callable[..., T], *args: Any) -> Steps[T]:
+    """Plain work as steps."""
+    return work(*args)
+    yield  # what makes it a generator
 
 
 @pytest.fixture
@@ -20,7 +31,7 @@ def scheduler() -> Iterator[Scheduler]:
 
 def test_work_runs_on_named_threads(scheduler: Scheduler) -> None:
     async def where() -> list[str]:
-        infer = await scheduler.infer(lambda: threading.current_thread().name)
+        infer = await scheduler.infer(one_step(lambda: threading.current_thread().name))
         store = await scheduler.store(lambda: threading.current_thread().name)
         return [threading.current_thread().name, infer, store]
 
@@ -33,7 +44,7 @@ def test_work_runs_on_named_threads(scheduler: Scheduler) -> None:
 def test_the_event_loop_stays_free(scheduler: Scheduler) -> None:
     async def ticks_meanwhile() -> int:
         release = threading.Event()
-        work = asyncio.ensure_future(scheduler.infer(release.wait, 20))
+        work = asyncio.ensure_future(scheduler.infer(one_step(release.wait, 20)))
         ticks = 0
         for _ in range(5):
             await asyncio.sleep(0)
@@ -49,17 +60,18 @@ def test_arguments_and_answers_pass_through(scheduler: Scheduler) -> None:
     def work(a: int, *, b: int) -> tuple[int, int]:
         return a, b
 
-    assert asyncio.run(scheduler.infer(work, 1, b=2)) == (1, 2)
+    assert asyncio.run(scheduler.search(work, 1, b=2)) == (1, 2)
     assert asyncio.run(scheduler.store(work, 3, b=4)) == (3, 4)
 
 
-@pytest.mark.parametrize("room", ["infer", "store"])
+@pytest.mark.parametrize("room", ["infer", "search", "store"])
 def test_errors_reach_the_waiter(scheduler: Scheduler, room: str) -> None:
     def fail() -> None:
         raise ZeroDivisionError("in the thread")
 
+    work = one_step(fail) if room == "infer" else fail
     with pytest.raises(ZeroDivisionError, match="in the thread"):
-        asyncio.run(getattr(scheduler, room)(fail))
+        asyncio.run(getattr(scheduler, room)(work))
 
 
 def test_no_more_inference_at_once_than_workers(scheduler: Scheduler) -> None:
@@ -75,7 +87,7 @@ def test_no_more_inference_at_once_than_workers(scheduler: Scheduler) -> None:
             running -= 1
 
     async def many() -> None:
-        await asyncio.gather(*(scheduler.infer(work) for _ in range(10)))
+        await asyncio.gather(*(scheduler.infer(one_step(work)) for _ in range(10)))
 
     asyncio.run(many())
     assert most == 2
@@ -84,7 +96,9 @@ def test_no_more_inference_at_once_than_workers(scheduler: Scheduler) -> None:
 def test_the_store_does_not_wait_for_inference(scheduler: Scheduler) -> None:
     async def store_while_busy() -> str:
         release = threading.Event()
-        busy = [asyncio.ensure_future(scheduler.infer(release.wait, 20)) for _ in range(4)]
+        busy = [
+            asyncio.ensure_future(scheduler.infer(one_step(release.wait, 20))) for _ in range(4)
+        ]
         answer = await asyncio.wait_for(scheduler.store(lambda: "stored"), timeout=10)
         release.set()
         await asyncio.gather(*busy)
@@ -103,6 +117,48 @@ def test_the_door_closes_at_the_limit(scheduler: Scheduler) -> None:
     assert scheduler.pending == 0
 
 
+def test_the_door_counts_bytes_too() -> None:
+    scheduler = Scheduler(workers=1, max_pending=8, max_pending_bytes=100)
+    refused = pytest.raises(Overloaded, match="MiB of photos")
+    with scheduler.admit(150), refused, scheduler.admit(1):  # one alone always gets in
+        pytest.fail("more bytes were let in")
+    with scheduler.admit(60), scheduler.admit(40):
+        assert scheduler.pending == 2
+    scheduler.close()
+
+
+def test_cancelled_work_is_never_begun(scheduler: Scheduler) -> None:
+    begun: list[int] = []
+
+    async def leave_the_queue() -> None:
+        release = threading.Event()
+        busy = [asyncio.ensure_future(scheduler.infer(one_step(release.wait, 20))) for _ in "ab"]
+        left = [asyncio.ensure_future(scheduler.infer(one_step(begun.append, n))) for n in range(5)]
+        await asyncio.sleep(0.02)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        release.set()
+        await asyncio.gather(*busy)
+        await scheduler.infer(one_step(len, ""))  # everything before it has been taken up
+
+    asyncio.run(leave_the_queue())
+    assert begun == []
+    assert scheduler.waiting == 0
+
+
+def test_a_search_that_waits_for_its_index_does_not_stop_the_store(scheduler: Scheduler) -> None:
+    async def store_meanwhile() -> str:
+        release = threading.Event()
+        waiting = [asyncio.ensure_future(scheduler.search(release.wait, 20)) for _ in range(12)]
+        answer = await asyncio.wait_for(scheduler.store(lambda: "stored"), timeout=10)
+        release.set()
+        await asyncio.gather(*waiting)
+        return answer
+
+    assert asyncio.run(store_meanwhile()) == "stored"
+
+
 def test_a_place_is_freed_by_an_exception(scheduler: Scheduler) -> None:
     for _ in range(10):
         with pytest.raises(ZeroDivisionError), scheduler.admit():
@@ -118,7 +174,7 @@ def test_a_place_is_freed_by_a_cancelled_request(scheduler: Scheduler) -> None:
 
         async def request() -> None:
             with scheduler.admit():
-                await scheduler.infer(release.wait, 20)
+                await scheduler.infer(one_step(release.wait, 20))
 
         task = asyncio.ensure_future(request())
         await asyncio.sleep(0.01)
@@ -148,7 +204,7 @@ def test_closing_waits_for_what_runs_and_drops_what_waits() -> None:
         done.append(number)
 
     async def close_meanwhile() -> list[object]:
-        jobs = [asyncio.ensure_future(scheduler.infer(work, n)) for n in range(3)]
+        jobs = [asyncio.ensure_future(scheduler.infer(one_step(work, n))) for n in range(3)]
         await asyncio.to_thread(started.wait, 20)
         threading.Timer(0.05, release.set).start()
         await asyncio.to_thread(scheduler.close)

@@ -83,7 +83,7 @@ async def verify(request: Request) -> Any:
 
 async def _against_person(head: AnswerHead, fields: VerifyFields, probe: FloatArray) -> Comparison:
     assert fields.person_id is not None, "checked by the route"
-    best = await head.services.scheduler.store(
+    best = await head.services.scheduler.search(
         head.services.gallery.compare, fields.collection, fields.person_id, probe
     )
     if best is None:
@@ -165,7 +165,7 @@ async def _search(
     start = time.perf_counter()
     dimension = head.services.pack.recogniser.dimension
     probes = np.array([_vector(face) for face in faces], np.float32).reshape(-1, dimension)
-    result = await head.services.scheduler.store(
+    result = await head.services.scheduler.search(
         head.services.gallery.identify, fields.collection, probes, wanted, fields.filter
     )
     head.add("search", (time.perf_counter() - start) * 1000)

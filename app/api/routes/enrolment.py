@@ -18,7 +18,7 @@ from app.decision.calibrations import policy_of
 from app.decision.gates import QualityGate
 from app.errors import LikenessError, MissingField, NothingEnrolled
 from app.gallery.ports import NewTemplate, OnceRequest, RequestKey, StoredTemplate
-from app.types import AnalysedImage, JsonObject
+from app.types import AnalysedImage, JsonObject, Steps
 
 router = APIRouter(prefix="/v1", tags=["gallery"])
 
@@ -87,8 +87,8 @@ async def _new_templates(
     if fields.embeddings:
         return [services.template_from_embedding(values) for values in fields.embeddings]
 
-    def work(data: bytes) -> tuple[AnalysedImage, NewTemplate]:
-        return services.template_from_photo(data, fields.face_selection, gate)
+    def work(data: bytes) -> Steps[tuple[AnalysedImage, NewTemplate]]:
+        return services.template_steps(data, fields.face_selection, gate)
 
     outcomes = await each_photo(head, images, work)
     templates: list[NewTemplate | LikenessError] = []

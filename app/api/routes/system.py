@@ -27,6 +27,11 @@ async def readyz(request: Request) -> dict[str, Any]:
             "The index is being read; searches wait for it. The log says how far it has come.",
             {"retry_after": 1},
         )
+    if services.scheduler.stalled:
+        raise NotReady(
+            "A worker has been at one photo for a minute; restart this process.",
+            {"retry_after": 1},
+        )
     await services.scheduler.store(services.gallery.store.ping)
     return {
         "status": "ready",
@@ -44,4 +49,5 @@ async def metrics(request: Request) -> Response:
     """Prometheus metrics."""
     services = services_of(request)
     services.metrics.pending.set(services.scheduler.pending)
+    services.metrics.waiting.set(services.scheduler.waiting)
     return Response(services.metrics.render(), media_type=CONTENT_TYPE)

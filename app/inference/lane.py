@@ -1,0 +1,164 @@
+"""Threads that take turns: jobs in steps, the requests served in rotation.
+
+Every job has a tag, one more than the last of its request and no less than what is being served
+(start-time fair queueing, Goyal, Vin and Cheng, SIGCOMM 1996). The smallest goes first, so a call
+of 32 photos and a call of one that came a little later share the threads photo by photo.
+"""
+
+import heapq
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, TypeVar
+
+from app.errors import Overloaded, WorkerDied
+from app.telemetry.logs import log
+from app.types import Steps
+
+T = TypeVar("T")
+
+
+class Flow:
+    """What belongs together and takes its turns one after the other: the jobs of one request."""
+
+    __slots__ = ("tag",)
+
+    def __init__(self) -> None:
+        self.tag = 0
+
+
+@dataclass(order=True, slots=True)
+class _Job:
+    tag: int
+    number: int
+    flow: Flow = field(compare=False)
+    steps: Steps[Any] = field(compare=False)
+    future: Future[Any] = field(compare=False)
+
+
+class Lane:
+    """A fixed number of threads behind one bounded queue."""
+
+    def __init__(self, name: str, threads: int, capacity: int) -> None:
+        self._name = name
+        self._capacity = capacity
+        self._waiting: list[_Job] = []
+        self._changed = threading.Condition()
+        self._numbers = count()
+        self._now = 0
+        self._closed = False
+        self._busy_since: dict[threading.Thread, float] = {}
+        self._threads: set[threading.Thread] = set()
+        for _ in range(threads):
+            self._start()
+
+    def submit(self, steps: Steps[T], flow: Flow) -> Future[T]:
+        """Queue a job. Cancelling the future takes it out before its next step.
+
+        Raises Overloaded when the queue is full.
+        """
+        job = _Job(0, next(self._numbers), flow, steps, Future())
+        with self._changed:
+            if self._closed or len(self._waiting) >= self._capacity:
+                raise Overloaded("The queue of photos is full.", {"retry_after": 1})
+            self._queue(job)
+        return job.future
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that no thread works on."""
+        return len(self._waiting)
+
+    def longest_step_s(self) -> float:
+        """For how long the oldest step that is under way has been."""
+        with self._changed:
+            oldest = min(self._busy_since.values(), default=None)
+        return 0.0 if oldest is None else time.monotonic() - oldest
+
+    def close(self) -> None:
+        """End the threads after the steps they are in; jobs that are left are cancelled."""
+        with self._changed:
+            self._closed = True
+            left, self._waiting = self._waiting, []
+            threads = list(self._threads)
+            self._changed.notify_all()
+        for job in left:
+            _drop(job)
+        for thread in threads:
+            thread.join()
+
+    def _queue(self, job: _Job) -> None:
+        job.tag = job.flow.tag = max(job.flow.tag, self._now) + 1
+        heapq.heappush(self._waiting, job)
+        self._changed.notify()
+
+    def _start(self) -> None:
+        number = len(self._threads)
+        thread = threading.Thread(target=self._work, name=f"{self._name}_{number}", daemon=True)
+        self._threads.add(thread)
+        thread.start()
+
+    def _work(self) -> None:
+        while (job := self._next()) is not None:
+            try:
+                self._take_a_step(job)
+            except BaseException as error:  # noqa: BLE001 - SystemExit and its like end a thread
+                self._replace(job, error)
+                return
+            finally:
+                with self._changed:
+                    self._busy_since.pop(threading.current_thread(), None)
+
+    def _next(self) -> _Job | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+            if self._closed:
+                return None
+            job = heapq.heappop(self._waiting)
+            self._now = max(self._now, job.tag)
+            self._busy_since[threading.current_thread()] = time.monotonic()
+            return job
+
+    def _take_a_step(self, job: _Job) -> None:
+        if job.future.cancelled():
+            _drop(job)
+            return
+        try:
+            next(job.steps)
+        except StopIteration as end:
+            value = end.value
+            _settle(job, lambda: job.future.set_result(value))
+        except Exception as error:  # noqa: BLE001 - told to whoever waits
+            failure = error
+            _settle(job, lambda: job.future.set_exception(failure))
+        else:
+            with self._changed:
+                if not self._closed:
+                    self._queue(job)
+                    return
+            _drop(job)
+
+    def _replace(self, job: _Job, error: BaseException) -> None:
+        log(logging.ERROR, "a worker died and is replaced", lane=self._name, reason=repr(error))
+        died = WorkerDied("The worker that had this photo died; another has taken its place.")
+        _settle(job, lambda: job.future.set_exception(died))
+        with self._changed:
+            self._threads.discard(threading.current_thread())
+            if not self._closed:
+                self._start()
+
+
+def _settle(job: _Job, tell: Callable[[], None]) -> None:
+    # A future stays cancellable until its job is over.
+    if job.future.set_running_or_notify_cancel():
+        tell()
+
+
+def _drop(job: _Job) -> None:
+    job.steps.close()
+    job.future.cancel()
+    job.future.set_running_or_notify_cancel()

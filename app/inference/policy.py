@@ -1,0 +1,37 @@
+"""How work is scheduled, by the provider that the networks run on: frozen data, decided here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from app.inference.session import CPU_PROVIDER, CUDA_PROVIDER
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulePolicy:
+    """`photos_a_core` photos are under way for each core, a thread each.
+
+    Where `batch_sizes` are given, a thread that owns the network collects images of all photos, up
+    to the largest size or for `batch_wait_s` seconds, and runs the next size up; where there are
+    none, the photo's own thread runs the network. `whole_canvas`: photos of every shape go into
+    the same batch. A photo gives way to others after every `faces_a_turn` embedded faces.
+    """
+
+    photos_a_core: int
+    batch_sizes: tuple[int, ...]
+    batch_wait_s: float
+    whole_canvas: bool
+    faces_a_turn: int
+
+
+# A batch brings a CPU nothing (docs/benchmarks.md), and a square canvas costs it the padding.
+CPU_POLICY = SchedulePolicy(
+    photos_a_core=1, batch_sizes=(), batch_wait_s=0.0, whole_canvas=False, faces_a_turn=4
+)
+CUDA_POLICY = SchedulePolicy(
+    photos_a_core=8,
+    batch_sizes=(1, 4, 8, 16, 32),
+    batch_wait_s=0.003,
+    whole_canvas=True,
+    faces_a_turn=32,
+)
+POLICIES: Mapping[str, SchedulePolicy] = {CPU_PROVIDER: CPU_POLICY, CUDA_PROVIDER: CUDA_POLICY}

@@ -1,0 +1,183 @@
+"""The door under load: refusals, deadlines, clients that leave, and a loop that stays free."""
+
+import asyncio
+import io
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+from PIL import Image
+
+from app.api.main import create_app
+from app.services import Services, build_services
+from app.settings import Settings
+from tests.api.test_decisions import code_of
+
+OpenService = Callable[..., Any]
+
+
+@contextmanager
+def serving(services: Services) -> Iterator[httpx.Client]:
+    server = uvicorn.Server(uvicorn.Config(create_app(services), port=0, log_config=None))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        yield client
+    server.should_exit = True
+    thread.join(20)
+
+
+@pytest.fixture
+def open_service(tmp_path: Path) -> OpenService:
+    def open_one(**settings: Any) -> Any:
+        return serving(build_services(Settings(data_dir=tmp_path, workers=1, **settings)))
+
+    return open_one
+
+
+@pytest.fixture(scope="module")
+def large_photo() -> bytes:
+    """A photo that takes a core a good while: 12 million pixels of noise."""
+    pixels = np.random.default_rng(1).integers(0, 255, (3_000, 4_000, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=20)
+    return buffer.getvalue()
+
+
+def metric(client: httpx.Client, name: str) -> float:
+    lines = client.get("/metrics").text.splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+
+
+def until(true: Callable[[], bool], seconds: float = 20) -> bool:
+    deadline = time.monotonic() + seconds
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return true()
+
+
+@contextmanager
+def sent(client: httpx.Client, photos: list[bytes]) -> Iterator[socket.socket]:
+    """A whole call that was sent and of whose answer nothing is read; it is left at the end."""
+    request = client.build_request("POST", "/v1/detect", files=[("image", p) for p in photos])
+    body = request.read()
+    head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+    with socket.create_connection((request.url.host, request.url.port)) as connection:
+        connection.sendall(f"POST /v1/detect HTTP/1.1\r\n{head}\r\n".encode() + body)
+        yield connection
+
+
+def test_beyond_the_limit_requests_are_refused_and_health_is_not(
+    open_service: OpenService, large_photo: bytes
+) -> None:
+    with open_service(max_pending=1) as client:
+        with sent(client, [large_photo] * 4):
+            assert until(lambda: metric(client, "likeness_pending_requests") == 1)
+            answer = client.post("/v1/detect", files={"image": b"never read"})
+            assert (answer.status_code, code_of(answer)) == (503, "overloaded")
+            assert int(answer.headers["retry-after"]) >= 1
+            assert answer.headers["x-request-id"] == answer.json()["request_id"]
+            assert client.get("/livez").status_code == client.get("/readyz").status_code == 200
+        assert until(lambda: metric(client, "likeness_pending_requests") == 0)
+        assert client.get("/v1/collections").status_code == 200
+        assert metric(client, 'likeness_problems_total{code="overloaded"}') == 1
+
+
+def test_bodies_count_before_they_are_read(open_service: OpenService, large_photo: bytes) -> None:
+    with open_service(max_pending_bytes=1024 * 1024) as client, sent(client, [large_photo] * 4):
+        assert until(lambda: metric(client, "likeness_pending_requests") == 1)
+        assert code_of(client.post("/v1/detect", files={"image": large_photo})) == "overloaded"
+
+
+def test_a_deadline(open_service: OpenService, large_photo: bytes, astronaut: bytes) -> None:
+    with open_service(request_timeout=0.3) as client:
+        answer = client.post("/v1/detect", files=[("image", large_photo)] * 6)
+        assert (answer.status_code, code_of(answer)) == (503, "deadline_exceeded")
+        assert "0.3 s" in answer.json()["detail"]
+        assert int(answer.headers["retry-after"]) >= 1
+        assert until(lambda: metric(client, "likeness_waiting_photos") == 0)
+    with open_service(request_timeout=60) as client:
+        assert client.post("/v1/detect", files={"image": astronaut}).status_code == 200
+
+
+def test_photos_whose_client_has_gone_are_dropped(
+    open_service: OpenService, large_photo: bytes, astronaut: bytes
+) -> None:
+    with open_service() as client:
+        with sent(client, [large_photo] * 12):
+            assert until(lambda: metric(client, "likeness_waiting_photos") > 6)
+        assert until(lambda: metric(client, "likeness_pending_requests") == 0)
+        assert client.post("/v1/detect", files={"image": astronaut}).status_code == 200
+        analysed = metric(client, 'likeness_stage_seconds_count{stage="decode"}')
+        assert analysed == 1  # the astronaut; of twelve photos none was finished
+        assert metric(client, "likeness_waiting_photos") == 0
+        gone = 'likeness_requests_total{method="POST",route="/v1/detect",status="499"}'
+        assert metric(client, gone) == 1
+
+
+def test_a_client_that_leaves_while_it_sends(open_service: OpenService) -> None:
+    with open_service() as client:
+        with socket.create_connection((client.base_url.host, client.base_url.port)) as connection:
+            connection.sendall(
+                b"POST /v1/detect HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\n"
+                b"content-length: 1000\r\n\r\nabc"
+            )
+            assert until(lambda: metric(client, "likeness_pending_requests") == 1)
+        assert until(lambda: metric(client, "likeness_pending_requests") == 0)
+        assert metric(client, 'likeness_problems_total{code="internal_error"}') == 0
+
+
+def test_a_hanging_worker_turns_readiness_off(
+    open_service: OpenService, monkeypatch: pytest.MonkeyPatch, large_photo: bytes
+) -> None:
+    monkeypatch.setattr("app.inference.scheduler.STALLED_AFTER_S", 0.0)
+    with open_service() as client:
+        assert client.get("/readyz").status_code == 200
+        with sent(client, [large_photo] * 4):
+            assert until(lambda: client.get("/readyz").status_code == 503)
+
+
+def test_the_loop_stays_free_under_load(tmp_path: Path, astronaut: bytes) -> None:
+    """The loop wakes on time while every core decodes and runs networks."""
+    services = build_services(Settings(data_dir=tmp_path))
+    server = uvicorn.Server(uvicorn.Config(create_app(services), port=0, log_config=None))
+    lags: list[float] = []
+
+    async def watch() -> None:
+        while True:
+            start = time.perf_counter()
+            await asyncio.sleep(0.005)
+            lags.append(time.perf_counter() - start - 0.005)
+
+    async def load() -> None:
+        serve = asyncio.create_task(server.serve())
+        await asyncio.to_thread(until, lambda: server.started)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            await _post(client, astronaut)
+            watcher = asyncio.create_task(watch())
+            answers = await asyncio.gather(*(_post(client, astronaut) for _ in range(40)))
+            watcher.cancel()
+        assert {answer.status_code for answer in answers} == {200}
+        server.should_exit = True
+        await serve
+
+    asyncio.run(load())
+    # One photo is 30 ms and more of a core: a loop that did any of that work would show it.
+    assert len(lags) > 20
+    assert float(np.quantile(lags, 0.9)) < 0.03
+
+
+def _post(client: httpx.AsyncClient, photo: bytes) -> Awaitable[httpx.Response]:
+    return client.post("/v1/embed", files={"image": photo})

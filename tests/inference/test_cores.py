@@ -1,0 +1,34 @@
+"""Cores to use: the process's own, and no more than its container is given."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from app.inference.cores import usable_cores
+
+ALLOWED = len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("limit", "cores"),
+    [("max 100000", ALLOWED), ("50000 100000", 1), ("100000 100000", 1),
+     ("6400000 100000", ALLOWED), ("150000 100000", min(2, ALLOWED)), ("nonsense", ALLOWED), ("0 0", ALLOWED)],
+)  # fmt: skip
+def test_version_2(tmp_path: Path, limit: str, cores: int) -> None:
+    (tmp_path / "cpu.max").write_text(f"{limit}\n")
+    assert usable_cores(tmp_path) == cores
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"), [("-1", ALLOWED), ("70000", 1), ("150000", min(2, ALLOWED))]
+)
+def test_version_1(tmp_path: Path, quota: str, cores: int) -> None:
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    assert usable_cores(tmp_path) == cores
+
+
+def test_no_control_group(tmp_path: Path) -> None:
+    assert usable_cores(tmp_path / "absent") == ALLOWED
