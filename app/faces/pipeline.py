@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+import cv2
 import numpy as np
 
 from app.errors import PackError
@@ -190,6 +191,8 @@ def build_pipeline(pack: ModelPack, device: Device, limits: ImageLimits) -> Face
         OnnxModel(path, device) for path in (pack.detector_path, pack.recogniser_path)
     )
     policy = POLICIES[recogniser.provider]
+    # Photos run side by side: OpenCV's own threads would only get in one another's way.
+    cv2.setNumThreads(1)
     return FacePipeline(
         Detector(_batched(detector, policy), pack.detector, whole_canvas=policy.whole_canvas),
         Recogniser(_batched(recogniser, policy), pack.recogniser),

@@ -39,10 +39,10 @@ def pose_angles(landmarks: FloatArray) -> NDArray[np.float64]:
     axes = np.einsum("ij,njk->nki", _HEAD_INVERSE, centred)  # (n, 2, 3): rows of scale * rotation
     lengths = np.linalg.norm(axes, axis=2, keepdims=True)
     axes = axes / np.maximum(lengths, 1e-9)
-    forward = np.cross(axes[:, 0], axes[:, 1])
-    # `forward` is the camera's axis seen from the head; its components are the turned nose.
-    yaw = np.arctan2(axes[:, 0, 2], np.maximum(forward[:, 2], 1e-9))
-    pitch = np.arctan2(axes[:, 1, 2], np.maximum(forward[:, 2], 1e-9))
+    # Of the camera's axis as the head sees it, their cross product, only the depth is needed.
+    forward = axes[:, 0, 0] * axes[:, 1, 1] - axes[:, 0, 1] * axes[:, 1, 0]
+    yaw = np.arctan2(axes[:, 0, 2], np.maximum(forward, 1e-9))
+    pitch = np.arctan2(axes[:, 1, 2], np.maximum(forward, 1e-9))
     eyes = points[:, 1] - points[:, 0]
     roll = np.arctan2(eyes[:, 1], eyes[:, 0])
     return np.asarray(np.degrees(np.stack([yaw, pitch, roll], axis=1)), dtype=np.float64)

@@ -1,6 +1,8 @@
 """SCRFD heads -> detections (Guo et al., "Sample and Computation Redistribution for Efficient
 Face Detection", ICLR 2022)."""
 
+from functools import lru_cache
+
 import numpy as np
 
 from app.types import Detections, FloatArray
@@ -38,10 +40,12 @@ def _heads_of(heads: list[FloatArray], channels: int) -> list[FloatArray]:
     return sorted(chosen, key=len, reverse=True)
 
 
+@lru_cache(maxsize=64)
 def _anchors(
     count: int, strides: tuple[int, ...], size: tuple[int, int]
 ) -> tuple[FloatArray, FloatArray]:
-    """Anchor centres (count, 2) as x, y in pixels and the stride of each (count,)."""
+    """Anchor centres (count, 2) as x, y in pixels and the stride of each (count,); not to be
+    written to, for they are kept: photos come in few shapes."""
     # Rounded up, as strided convolutions do: a canvas need not be a multiple of 64 or 128.
     grids = [(-(-size[0] // stride), -(-size[1] // stride)) for stride in strides]
     cells = sum(rows * columns for rows, columns in grids)

@@ -6,6 +6,7 @@ SHA-256 differs from the one written there stops the start.
 
 import hashlib
 import tomllib
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -95,7 +96,7 @@ class ModelPack(_PackFile):
     def recogniser_path(self) -> Path:
         return self.folder / self.recogniser.file
 
-    @property
+    @cached_property
     def embedding_space(self) -> str:
         """Digest of the recogniser and all that shapes its input: equal means comparable.
 

@@ -30,6 +30,8 @@ class Metrics:
             "likeness_stage_seconds", "Time of one stage of one image.", ["stage"],
             buckets=_SECONDS, registry=self.registry,
         )  # fmt: skip
+        # Kept, because looking a label up costs as much as counting.
+        self._stages: dict[str, Histogram] = {}
         self._faces = Counter("likeness_faces", "Faces found.", registry=self.registry)
         self._problems = Counter(
             "likeness_problems", "Error answers by code.", ["code"], registry=self.registry
@@ -52,7 +54,10 @@ class Metrics:
     def observe_image(self, timings_ms: Mapping[str, float], faces: int) -> None:
         """Count one analysed image and its stages."""
         for stage, milliseconds in timings_ms.items():
-            self._stage_seconds.labels(stage).observe(milliseconds / 1000)
+            histogram = self._stages.get(stage)
+            if histogram is None:
+                histogram = self._stages[stage] = self._stage_seconds.labels(stage)
+            histogram.observe(milliseconds / 1000)
         self._faces.inc(faces)
 
     def observe_problem(self, code: str) -> None:

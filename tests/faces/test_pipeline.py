@@ -149,10 +149,11 @@ class TestReducedCopies:
         assert len(image.faces) == len(whole.faces) > 0
         for face, other in zip(image.faces, whole.faces, strict=True):
             width = other.box[2] - other.box[0]
-            assert np.abs(face.box - other.box).max() < 0.02 * width
-            assert np.abs(face.landmarks - other.landmarks).max() < 0.02 * width
+            # The detector sees other pixels: the copy is averaged, the photo is sampled.
+            assert np.abs(face.box - other.box).max() < 0.05 * width
+            assert np.abs(face.landmarks - other.landmarks).max() < 0.04 * width
             assert face.embedding is not None
-            assert face.embedding @ other.embedding > 0.98
+            assert face.embedding @ other.embedding > 0.95
 
     def test_a_large_face_comes_from_the_copy(
         self, pipeline: FacePipeline, enlarged: Image, encode: Any, monkeypatch: pytest.MonkeyPatch
@@ -160,6 +161,16 @@ class TestReducedCopies:
         monkeypatch.setattr("app.faces.pipeline.decode_image", pytest.fail)
         found = pipeline.analyse(encode(enlarged, quality=95), max_faces=3)
         self.same(found, pipeline.analyse_image(enlarged, max_faces=3))
+
+    def test_coordinates_are_those_of_the_photo(
+        self, pipeline: FacePipeline, enlarged: Image, encode: Any
+    ) -> None:
+        """Against the photo averaged by hand, no copy of the decoder's: exact to two pixels."""
+        (face,) = pipeline.analyse(encode(enlarged, quality=95), max_faces=3).faces
+        small = cv2.resize(enlarged, (640, 640), interpolation=cv2.INTER_AREA)
+        (other,) = pipeline.analyse_image(np.asarray(small, np.uint8), max_faces=3).faces
+        assert np.abs(face.box - other.box * 4).max() < 2
+        assert np.abs(face.landmarks - other.landmarks * 4).max() < 2
 
     def test_small_faces_come_from_the_photo(
         self, pipeline: FacePipeline, group_image: Image, encode: Any

@@ -13,7 +13,8 @@ ALLOWED = len(os.sched_getaffinity(0))
 @pytest.mark.parametrize(
     ("limit", "cores"),
     [("max 100000", ALLOWED), ("50000 100000", 1), ("100000 100000", 1),
-     ("6400000 100000", ALLOWED), ("150000 100000", min(2, ALLOWED)), ("nonsense", ALLOWED), ("0 0", ALLOWED)],
+     ("6400000 100000", ALLOWED), ("150000 100000", min(2, ALLOWED)), ("nonsense", ALLOWED),
+     ("0 0", ALLOWED)],
 )  # fmt: skip
 def test_version_2(tmp_path: Path, limit: str, cores: int) -> None:
     (tmp_path / "cpu.max").write_text(f"{limit}\n")

@@ -7,12 +7,12 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 
 from app.api.analysis import analyse_images
-from app.api.answers import AnswerHead, Outcome, face_members, image_info
+from app.api.answers import AnswerHead, Outcome, face_members, image_info, json_answer
 from app.api.calls import read_call
 from app.api.fields import DetectFields
 from app.api.openapi import photo_body
 from app.api.schemas import DetectAnswer, EmbedAnswer
-from app.types import AnalysedImage, Face
+from app.types import AnalysedImage, Face, FloatArray
 
 router = APIRouter(prefix="/v1", tags=["faces"])
 
@@ -31,7 +31,7 @@ async def detect(request: Request) -> Any:
     call = await read_call(request, DetectFields)
     outcomes = await analyse_images(head, call.images, call.fields.max_faces, embed=False)
     faces = [face_members(face, image, index) for index, image, face in faces_of(outcomes)]
-    return {**head.members(), "images": _infos(outcomes), "faces": faces}
+    return json_answer({**head.members(), "images": _infos(outcomes), "faces": faces})
 
 
 @router.post(
@@ -57,11 +57,10 @@ async def embed(request: Request) -> Any:
         {**face_members(face, image, index), "embedding": _embedding(face, packed)}
         for index, image, face in faces_of(outcomes)
     ]
-    answer = {**head.members(), "faces": faces}
+    answer = {**head.members(), "images": _infos(outcomes), "faces": faces}
     if packed:
-        answer["images"] = [info.model_dump() for info in _infos(outcomes)]
         return Response(msgpack.packb(answer), media_type=MSGPACK)
-    return {**answer, "images": _infos(outcomes)}
+    return json_answer(answer)
 
 
 def faces_of(outcomes: list[Outcome]) -> list[tuple[int, AnalysedImage, Face]]:
@@ -75,12 +74,12 @@ def faces_of(outcomes: list[Outcome]) -> list[tuple[int, AnalysedImage, Face]]:
 
 
 def _infos(outcomes: list[Outcome]) -> list[Any]:
-    return [image_info(index, outcome) for index, outcome in enumerate(outcomes)]
+    return [image_info(index, outcome).model_dump() for index, outcome in enumerate(outcomes)]
 
 
-def _embedding(face: Face, packed: bool) -> list[float] | bytes:
+def _embedding(face: Face, packed: bool) -> FloatArray | bytes:
     assert face.embedding is not None, "the pipeline was asked to embed"
-    return face.embedding.astype("<f4").tobytes() if packed else face.embedding.tolist()
+    return face.embedding.astype("<f4").tobytes() if packed else face.embedding
 
 
 def _octets(outcomes: list[Outcome], dimension: int) -> Response:

@@ -1,0 +1,179 @@
+"""The raw ceiling: decode, detector and recogniser in a tight loop on all cores, nothing else.
+
+    python benchmarks/ceiling.py --pack PACK PHOTO...             # the sweep, as a table
+    python benchmarks/ceiling.py --pack PACK --best NAME PHOTO... # one configuration, as JSON
+
+No letterboxing, no decoding of heads, no alignment: the networks get blobs made beforehand of the
+same photos with all their faces. A configuration is processes x threads - sessions - ONNX Runtime's
+own threads.
+"""
+
+import argparse
+import json
+import multiprocessing
+import threading
+import time
+from dataclasses import dataclass
+from itertools import count
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from app.faces.align import align_faces
+from app.faces.blob import to_blob
+from app.faces.detect import ARCHITECTURES, Detector, letterbox
+from app.imaging import ImageLimits, decode_at_least
+from app.inference.cores import usable_cores
+from app.inference.packs import ModelPack, load_pack
+from app.inference.session import OnnxModel
+from app.settings import Device
+
+LIMITS = ImageLimits()
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How the loop runs: processes, threads of each, whether threads share sessions, and the
+    threads ONNX Runtime may use for one run."""
+
+    processes: int
+    threads: int
+    shared: bool
+    intra: int
+
+    def __str__(self) -> str:
+        sessions = "shared" if self.shared else "own"
+        return f"{self.processes}x{self.threads}-{sessions}-{self.intra}"
+
+
+def ways(cores: int) -> list[Way]:
+    """What the sweep tries."""
+    return [
+        Way(1, 1, True, 1),
+        Way(1, 1, True, cores),
+        Way(1, cores, True, 1),
+        Way(1, cores, False, 1),
+        Way(1, cores + 1, True, 1),
+        Way(1, 2 * cores, True, 1),
+        Way(1, cores, True, cores),
+        Way(cores, 1, True, 1),
+    ]
+
+
+class Sessions:
+    """The two networks."""
+
+    def __init__(self, pack: ModelPack, intra: int) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = intra, 1
+        options.log_severity_level = 3
+        providers = ["CPUExecutionProvider"]
+        self.detector = ort.InferenceSession(str(pack.detector_path), options, providers=providers)
+        path = str(pack.recogniser_path)
+        self.recogniser = ort.InferenceSession(path, options, providers=providers)
+
+    def run(self, detector_blob: NDArray[Any], recogniser_blob: NDArray[Any]) -> None:
+        for session, blob in ((self.detector, detector_blob), (self.recogniser, recogniser_blob)):
+            session.run(None, {session.get_inputs()[0].name: blob})
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One photo: its bytes and what the networks get of it."""
+
+    data: bytes
+    detector_blob: NDArray[Any]
+    recogniser_blob: NDArray[Any]
+
+
+def prepare(pack: ModelPack, files: list[Path]) -> list[Prepared]:
+    detector = Detector(OnnxModel(pack.detector_path, Device.CPU), pack.detector)
+    kind, spec = ARCHITECTURES[pack.detector.architecture], pack.recogniser
+    made = []
+    for file in files:
+        data = file.read_bytes()
+        image = decode_at_least(data, LIMITS, detector.input_size).pixels
+        canvas = letterbox(image, detector._framing).canvas[np.newaxis]
+        if not detector._model.takes_pixels:
+            canvas = to_blob(canvas, kind.mean, kind.std, rgb=kind.rgb)
+        landmarks = detector.detect(image).landmarks
+        if landmarks is None or len(landmarks) == 0:
+            continue
+        crops = align_faces(image, landmarks, spec.input_size)
+        blob = to_blob(crops, spec.mean, spec.std, rgb=spec.colour == "rgb")
+        made.append(Prepared(data, canvas, blob))
+    return made
+
+
+def loop(pack: ModelPack, photos: list[Prepared], way: Way, seconds: float) -> int:
+    """Photos done by the threads of one process in that time."""
+    cv2.setNumThreads(1)
+    shared = Sessions(pack, way.intra)
+    numbers, done = count(), [0] * way.threads
+    sessions = [shared if way.shared else Sessions(pack, way.intra) for _ in range(way.threads)]
+    for one in sessions:
+        one.run(photos[0].detector_blob, photos[0].recogniser_blob)
+    end = time.perf_counter() + seconds
+
+    def work(index: int) -> None:
+        while time.perf_counter() < end:
+            photo = photos[next(numbers) % len(photos)]
+            decode_at_least(photo.data, LIMITS, pack.detector.input_size)
+            sessions[index].run(photo.detector_blob, photo.recogniser_blob)
+            done[index] += 1
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(way.threads)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(done)
+
+
+def _process(
+    start: Barrier, answers: Any, pack: ModelPack, photos: list[Prepared], plan: tuple[Way, float]
+) -> None:
+    start.wait()
+    answers.put(loop(pack, photos, *plan))
+
+
+def measure(pack: ModelPack, photos: list[Prepared], way: Way, seconds: float) -> float:
+    """Photos a second."""
+    if way.processes == 1:
+        return loop(pack, photos, way, seconds) / seconds
+    context = multiprocessing.get_context("spawn")
+    start, answers = context.Barrier(way.processes), context.Queue()
+    args = (start, answers, pack, photos, (way, seconds))
+    processes = [context.Process(target=_process, args=args) for _ in range(way.processes)]
+    for process in processes:
+        process.start()
+    total = sum(answers.get() for _ in processes)
+    for process in processes:
+        process.join()
+    return float(total / seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--pack", default="default")
+    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--best", help="only this configuration")
+    parser.add_argument("photos", nargs="+", type=Path)
+    options = parser.parse_args()
+    pack = load_pack(options.pack)
+    photos = prepare(pack, options.photos)
+    rates = {
+        str(way): measure(pack, photos, way, options.seconds)
+        for way in ways(usable_cores())
+        if options.best in (None, str(way))
+    }
+    print(json.dumps(rates))
+
+
+if __name__ == "__main__":
+    main()
