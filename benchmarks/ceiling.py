@@ -1,16 +1,17 @@
 """The raw ceiling: decode, detector and recogniser in a tight loop on all cores, nothing else.
 
-    python benchmarks/ceiling.py --pack PACK PHOTO...             # the sweep, as a table
+    python benchmarks/ceiling.py --pack PACK PHOTO...             # the sweep, as JSON
     python benchmarks/ceiling.py --pack PACK --best NAME PHOTO... # one configuration, as JSON
 
 No letterboxing, no decoding of heads, no alignment: the networks get blobs made beforehand of the
 same photos with all their faces. A configuration is processes x threads - sessions - ONNX Runtime's
-own threads.
+own threads; printed are photos a second and the median milliseconds of one.
 """
 
 import argparse
 import json
 import multiprocessing
+import statistics
 import threading
 import time
 from dataclasses import dataclass
@@ -110,29 +111,30 @@ def prepare(pack: ModelPack, files: list[Path]) -> list[Prepared]:
     return made
 
 
-def loop(pack: ModelPack, photos: list[Prepared], way: Way, seconds: float) -> int:
-    """Photos done by the threads of one process in that time."""
+def loop(pack: ModelPack, photos: list[Prepared], way: Way, seconds: float) -> list[float]:
+    """Milliseconds of each photo that the threads of one process did in that time."""
     cv2.setNumThreads(1)
     shared = Sessions(pack, way.intra)
-    numbers, done = count(), [0] * way.threads
+    numbers = count()
+    done: list[list[float]] = [[] for _ in range(way.threads)]
     sessions = [shared if way.shared else Sessions(pack, way.intra) for _ in range(way.threads)]
     for one in sessions:
         one.run(photos[0].detector_blob, photos[0].recogniser_blob)
     end = time.perf_counter() + seconds
 
     def work(index: int) -> None:
-        while time.perf_counter() < end:
+        while (start := time.perf_counter()) < end:
             photo = photos[next(numbers) % len(photos)]
             decode_at_least(photo.data, LIMITS, pack.detector.input_size)
             sessions[index].run(photo.detector_blob, photo.recogniser_blob)
-            done[index] += 1
+            done[index].append((time.perf_counter() - start) * 1000)
 
     threads = [threading.Thread(target=work, args=(index,)) for index in range(way.threads)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return sum(done)
+    return [spent for one in done for spent in one]
 
 
 def _process(
@@ -142,20 +144,20 @@ def _process(
     answers.put(loop(pack, photos, *plan))
 
 
-def measure(pack: ModelPack, photos: list[Prepared], way: Way, seconds: float) -> float:
-    """Photos a second."""
+def measure(pack: ModelPack, photos: list[Prepared], way: Way, seconds: float) -> list[float]:
+    """Milliseconds of each photo done in that time."""
     if way.processes == 1:
-        return loop(pack, photos, way, seconds) / seconds
+        return loop(pack, photos, way, seconds)
     context = multiprocessing.get_context("spawn")
     start, answers = context.Barrier(way.processes), context.Queue()
     args = (start, answers, pack, photos, (way, seconds))
     processes = [context.Process(target=_process, args=args) for _ in range(way.processes)]
     for process in processes:
         process.start()
-    total = sum(answers.get() for _ in processes)
+    done = [spent for _ in processes for spent in answers.get()]
     for process in processes:
         process.join()
-    return float(total / seconds)
+    return done
 
 
 def main() -> None:
@@ -167,12 +169,12 @@ def main() -> None:
     options = parser.parse_args()
     pack = load_pack(options.pack)
     photos = prepare(pack, options.photos)
-    rates = {
-        str(way): measure(pack, photos, way, options.seconds)
-        for way in ways(usable_cores())
-        if options.best in (None, str(way))
-    }
-    print(json.dumps(rates))
+    told = {}
+    for way in ways(usable_cores()):
+        if options.best in (None, str(way)):
+            spent = measure(pack, photos, way, options.seconds)
+            told[str(way)] = (len(spent) / options.seconds, statistics.median(spent))
+    print(json.dumps(told))
 
 
 if __name__ == "__main__":

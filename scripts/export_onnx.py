@@ -2,6 +2,7 @@
 
     python scripts/export_onnx.py tflite SOURCE.tflite OUT.onnx --faces FOLDER
     python scripts/export_onnx.py detector SOURCE.onnx OUT.onnx
+    python scripts/export_onnx.py pixels SOURCE.onnx OUT.onnx --mean 127.5 --std 128 --rgb
 
 Every export is proven against its source before it appears under its name; one that fails is
 deleted, and the exit status is 1.
@@ -19,6 +20,7 @@ from app.onnx_export.artefact import sha256
 from app.onnx_export.detector import export_detector
 from app.onnx_export.errors import ExportError
 from app.onnx_export.faces import Normalisation
+from app.onnx_export.pixels import PixelInput, export_pixels
 from app.onnx_export.tflite import export_tflite
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -57,6 +59,20 @@ def detector(source: Source, out: Out) -> None:
             f"most {found.source_difference:.1e}, batched from alone by at most "
             f"{found.batch_difference:.1e}"
         )
+
+
+@app.command()
+def pixels(
+    source: Source,
+    out: Out,
+    mean: Annotated[float, typer.Option(help="What was subtracted from every pixel.")],
+    std: Annotated[float, typer.Option(help="What every pixel was then divided by.")],
+    rgb: Annotated[bool, typer.Option(help="The colour order the network was given.")] = True,
+) -> None:
+    """Let a network take uint8 BGR pixels, its normalisation folded into the graph."""
+    with _failures_on_stderr():
+        difference = export_pixels(source, out, PixelInput(mean, std, rgb))
+        print(f"{out}: sha256 {sha256(out)}; differs from the source by at most {difference:.1e}")
 
 
 @contextmanager

@@ -58,8 +58,8 @@ class AnswerHead:
 
 
 def json_answer(members: Mapping[str, Any]) -> Response:
-    """An answer written as it is, arrays of numbers included: embeddings are most of its length, and
-    FastAPI's validation and writing of them took as long as the rest of the HTTP layer."""
+    """An answer written as it is, arrays of numbers included: embeddings are most of its length,
+    and validating and writing them number by number took a third of the HTTP layer's time."""
     body = orjson.dumps(members, option=orjson.OPT_SERIALIZE_NUMPY)
     return Response(body, media_type="application/json")
 

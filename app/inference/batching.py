@@ -40,13 +40,17 @@ class BatchedModel:
     """A network that collects the images of several callers. Safe to call from any thread."""
 
     def __init__(self, model: Network, sizes: Sequence[int], wait_s: float) -> None:
-        """`sizes` are the batches that are run, smallest first."""
+        """`sizes` are the batches that are run, smallest first. The first image of a shape, which
+        detector and recogniser send when they are built, has them all run once: no request is the
+        first to need new kernels and memory."""
         self._model = model
         self._sizes = tuple(sizes)
         self._wait_s = wait_s
         self._asked: deque[_Asked] = deque()
         self._changed = threading.Condition()
         self._closed = False
+        self._warm: set[tuple[int, ...]] = set()
+        # How often each size was run.
         self.batches: dict[int, int] = dict.fromkeys(self._sizes, 0)
         self._start()
 
@@ -74,10 +78,9 @@ class BatchedModel:
     def takes_pixels(self) -> bool:
         return self._model.takes_pixels
 
-    def warm_up(self, image: NDArray[Any]) -> None:
-        """Run every size once with copies of an image (1, …), so that no request has to."""
-        for size in self._sizes:
-            self.run(np.repeat(image, size, axis=0))
+    def _warm_up(self, image: NDArray[Any]) -> None:
+        for size in self._sizes[1:]:
+            self._run_padded(np.repeat(image, size, axis=0))
 
     def run(self, batch: NDArray[Any]) -> Heads:
         """Outputs for (n, …) images, in their order; waits for the batches they go into.
@@ -146,7 +149,11 @@ class BatchedModel:
         return chosen
 
     def _answer(self, batch: list[_Asked]) -> None:
+        image = batch[0].images[:1]
         try:
+            if image.shape not in self._warm:
+                self._warm_up(image)
+                self._warm.add(image.shape)
             heads = self._run_padded(np.concatenate([one.images for one in batch]))
         except Exception as error:  # noqa: BLE001 - told to whoever asked
             if len(batch) == 1:

@@ -6,7 +6,7 @@ SHA-256 differs from the one written there stops the start.
 
 import hashlib
 import tomllib
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -96,7 +96,7 @@ class ModelPack(_PackFile):
     def recogniser_path(self) -> Path:
         return self.folder / self.recogniser.file
 
-    @cached_property
+    @property
     def embedding_space(self) -> str:
         """Digest of the recogniser and all that shapes its input: equal means comparable.
 
@@ -104,10 +104,14 @@ class ModelPack(_PackFile):
         do not make it another space.
         """
         spec = self.recogniser
-        parts = (spec.sha256, spec.input_size, spec.colour, spec.mean, spec.std, spec.dimension,
-                 spec.template)  # fmt: skip
-        digest = hashlib.sha256("|".join(map(str, parts)).encode()).hexdigest()
-        return f"es-{digest[:16]}"
+        return _space(spec.sha256, spec.input_size, spec.colour, spec.mean, spec.std,
+                      spec.dimension, spec.template)  # fmt: skip
+
+
+@lru_cache
+def _space(*parts: object) -> str:
+    digest = hashlib.sha256("|".join(map(str, parts)).encode()).hexdigest()
+    return f"es-{digest[:16]}"
 
 
 def find_pack(name_or_folder: str) -> Path:

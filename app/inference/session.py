@@ -21,6 +21,13 @@ CUDA_PROVIDER = "CUDAExecutionProvider"
 # Of one run: requests run side by side instead, a core each.
 THREADS = 1
 PIXELS = "tensor(uint8)"
+# The arena takes what a batch needs, not the next power of two, and no search for convolution
+# algorithms that would take the workspace of the largest.
+CUDA_OPTIONS = {
+    "arena_extend_strategy": "kSameAsRequested",
+    "cudnn_conv_algo_search": "HEURISTIC",
+    "cudnn_conv_use_max_workspace": "0",
+}
 
 
 class Network(Protocol):
@@ -97,7 +104,7 @@ def _on_cuda(path: Path) -> ort.InferenceSession:
     try:
         if hasattr(ort, "preload_dlls"):
             ort.preload_dlls()
-        session = _open(path, [CUDA_PROVIDER, CPU_PROVIDER])
+        session = _open(path, [(CUDA_PROVIDER, CUDA_OPTIONS), CPU_PROVIDER])
     except Exception as error:  # a RuntimeError where a library is missing, and types of its own
         raise DeviceError(_cuda_advice(str(error))) from error
     if session.get_providers()[0] != CUDA_PROVIDER:
@@ -105,7 +112,7 @@ def _on_cuda(path: Path) -> ort.InferenceSession:
     return session
 
 
-def _open(path: Path, providers: list[str]) -> ort.InferenceSession:
+def _open(path: Path, providers: list[Any]) -> ort.InferenceSession:
     session_options = ort.SessionOptions()
     session_options.intra_op_num_threads = THREADS
     session_options.inter_op_num_threads = 1

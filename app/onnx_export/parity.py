@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -113,7 +114,7 @@ def open_session(path: Path) -> ort.InferenceSession:
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def run(session: ort.InferenceSession, images: FloatArray) -> list[FloatArray]:
+def run(session: ort.InferenceSession, images: NDArray[Any]) -> list[FloatArray]:
     """All outputs of a network with one input."""
     outputs = session.run(None, {session.get_inputs()[0].name: images})
     return [np.asarray(output, np.float32) for output in outputs]
