@@ -25,7 +25,7 @@ from app.inference.cores import usable_cores
 from app.inference.packs import ModelPack, load_pack
 from app.inference.scheduler import Scheduler
 from app.settings import Settings
-from app.telemetry.metrics import Metrics, SearchCosts
+from app.telemetry.metrics import BatchSizes, Metrics, SearchCosts
 from app.types import AnalysedImage, Face, FloatArray, Steps
 
 MAX_PERSON_ID = 256
@@ -72,6 +72,7 @@ class Services:
         """End the threads, keep what the next start can use, close the database."""
         self.upkeep.stop()
         self.scheduler.close()
+        self.pipeline.close()
         self.gallery.close()
 
 
@@ -132,5 +133,6 @@ def build_services(settings: Settings) -> Services:
     )
     metrics = Metrics()
     metrics.registry.register(SearchCosts(gallery.costs))
+    metrics.registry.register(BatchSizes(lambda: pipeline.batches))
     upkeep = Upkeep(gallery)
     return Services(settings, pack, pipeline, gallery, scheduler, metrics, calibrations, upkeep)

@@ -11,6 +11,7 @@ own threads; printed are photos a second and the median milliseconds of one.
 import argparse
 import json
 import multiprocessing
+import queue
 import statistics
 import threading
 import time
@@ -46,8 +47,11 @@ class Way:
     threads: int
     shared: bool
     intra: int
+    staged: bool = False
 
     def __str__(self) -> str:
+        if self.staged:
+            return "staged"
         sessions = "shared" if self.shared else "own"
         return f"{self.processes}x{self.threads}-{sessions}-{self.intra}"
 
@@ -63,6 +67,7 @@ def ways(cores: int) -> list[Way]:
         Way(1, 2 * cores, True, 1),
         Way(1, cores, True, cores),
         Way(cores, 1, True, 1),
+        Way(1, cores, True, 1, staged=True),
     ]
 
 
@@ -79,8 +84,14 @@ class Sessions:
         self.recogniser = ort.InferenceSession(path, options, providers=providers)
 
     def run(self, detector_blob: NDArray[Any], recogniser_blob: NDArray[Any]) -> None:
-        for session, blob in ((self.detector, detector_blob), (self.recogniser, recogniser_blob)):
-            session.run(None, {session.get_inputs()[0].name: blob})
+        self.detect(detector_blob)
+        self.embed(recogniser_blob)
+
+    def detect(self, blob: NDArray[Any]) -> None:
+        self.detector.run(None, {self.detector.get_inputs()[0].name: blob})
+
+    def embed(self, blob: NDArray[Any]) -> None:
+        self.recogniser.run(None, {self.recogniser.get_inputs()[0].name: blob})
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +148,46 @@ def loop(pack: ModelPack, photos: list[Prepared], way: Way, seconds: float) -> l
     return [spent for one in done for spent in one]
 
 
+def stages(pack: ModelPack, photos: list[Prepared], way: Way, seconds: float) -> list[float]:
+    """The same with threads of its own for each stage, joined by small bounded queues."""
+    cv2.setNumThreads(1)
+    sessions = Sessions(pack, way.intra)
+    sessions.run(photos[0].detector_blob, photos[0].recogniser_blob)
+    side, done = pack.detector.input_size, []
+    queues: list[queue.Queue[Any]] = [queue.Queue(2 * way.threads) for _ in range(3)]
+    work = [
+        lambda photo: decode_at_least(photo.data, LIMITS, side),
+        lambda photo: sessions.detect(photo.detector_blob),
+        lambda photo: sessions.embed(photo.recogniser_blob),
+    ]
+
+    def stage(index: int) -> None:
+        while (item := queues[index].get()) is not None:
+            photo, start = item
+            work[index](photo)
+            if index + 1 < len(queues):
+                queues[index + 1].put(item)
+            elif time.perf_counter() < end:
+                done.append((time.perf_counter() - start) * 1000)
+
+    end = time.perf_counter() + seconds
+    threads = [
+        threading.Thread(target=stage, args=(i,)) for i in range(3) for _ in range(way.threads)
+    ]
+    for thread in threads:
+        thread.start()
+    for number in count():
+        if time.perf_counter() >= end:
+            break
+        queues[0].put((photos[number % len(photos)], time.perf_counter()))
+    for index in range(3):
+        for _ in range(way.threads):
+            queues[index].put(None)
+        for thread in threads[index * way.threads : (index + 1) * way.threads]:
+            thread.join()
+    return done
+
+
 def _process(
     start: Barrier, answers: Any, pack: ModelPack, photos: list[Prepared], plan: tuple[Way, float]
 ) -> None:
@@ -146,6 +197,8 @@ def _process(
 
 def measure(pack: ModelPack, photos: list[Prepared], way: Way, seconds: float) -> list[float]:
     """Milliseconds of each photo done in that time."""
+    if way.staged:
+        return stages(pack, photos, way, seconds)
     if way.processes == 1:
         return loop(pack, photos, way, seconds)
     context = multiprocessing.get_context("spawn")

@@ -332,7 +332,7 @@ def show(results: Results, ceilings: list[float]) -> None:
     alone = statistics.median(results.ceilings["one thread, p50 ms"])
     table = Table("load", "contender", "photos/s", "of ceiling", "x peer", "p50 ms", "p90", "p99",
                   "CPU ms a photo", "generator", "peak MiB", "statuses",
-                  title=f"closed loop; ceiling {top:.1f} photos/s, {alone:.1f} ms alone; medians")  # fmt: skip
+                  title=f"closed loop; ceiling {top:.1f}/s, alone {alone:.1f} ms")  # fmt: skip
     for load in dict.fromkeys(run.load for run in results.runs):
         rates = {}
         for name in dict.fromkeys(run.contender for run in results.runs):

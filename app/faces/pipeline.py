@@ -5,7 +5,7 @@ of hundreds of faces does not keep the photos behind it waiting.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -53,6 +53,7 @@ class FacePipeline:
         recogniser: Recogniser,
         limits: ImageLimits,
         policy: SchedulePolicy = CPU_POLICY,
+        batched: Mapping[str, BatchedModel] | None = None,
     ) -> None:
         if not detector.has_landmarks:
             raise PackError(
@@ -63,11 +64,22 @@ class FacePipeline:
         self._recogniser = recogniser
         self._limits = limits
         self.policy = policy
+        self._batched = dict(batched or {})
 
     @property
     def provider(self) -> str:
         """ONNX Runtime's name of what the recogniser really runs on."""
         return self._recogniser.provider
+
+    @property
+    def batches(self) -> Mapping[str, Mapping[int, int]]:
+        """How often each batch size was run, by network; empty where nothing is batched."""
+        return {name: model.batches for name, model in self._batched.items()}
+
+    def close(self) -> None:
+        """End the threads that own networks."""
+        for model in self._batched.values():
+            model.close()
 
     def analyse(self, data: bytes, *, max_faces: int, embed: bool = True) -> AnalysedImage:
         """Find the faces of one encoded photo, at most `max_faces`, the largest first.
@@ -187,21 +199,23 @@ def build_pipeline(pack: ModelPack, device: Device, limits: ImageLimits) -> Face
 
     Raises PackError or DeviceError.
     """
-    detector, recogniser = (
-        OnnxModel(path, device) for path in (pack.detector_path, pack.recogniser_path)
-    )
-    policy = POLICIES[recogniser.provider]
+    networks = {
+        "detector": OnnxModel(pack.detector_path, device),
+        "recogniser": OnnxModel(pack.recogniser_path, device),
+    }
+    policy = POLICIES[networks["recogniser"].provider]
     # Photos run side by side: OpenCV's own threads would only get in one another's way.
     cv2.setNumThreads(1)
+    batched = {
+        name: BatchedModel(network, policy.batch_sizes, policy.batch_wait_s)
+        for name, network in networks.items()
+        if policy.batch_sizes and network.dynamic_batch
+    }
+    running: dict[str, Network] = {**networks, **batched}
     return FacePipeline(
-        Detector(_batched(detector, policy), pack.detector, whole_canvas=policy.whole_canvas),
-        Recogniser(_batched(recogniser, policy), pack.recogniser),
+        Detector(running["detector"], pack.detector, whole_canvas=policy.whole_canvas),
+        Recogniser(running["recogniser"], pack.recogniser),
         limits,
         policy,
+        batched,
     )
-
-
-def _batched(model: OnnxModel, policy: SchedulePolicy) -> Network:
-    if not (policy.batch_sizes and model.dynamic_batch):
-        return model
-    return BatchedModel(model, policy.batch_sizes, policy.batch_wait_s)

@@ -81,3 +81,20 @@ class SearchCosts(Collector):
         for name, value in asdict(self._counts()).items():
             text = f"Searches of the gallery: {name}; see docs/gallery.md."
             yield CounterMetricFamily(f"likeness_index_{name}", text, value=value)
+
+
+class BatchSizes(Collector):
+    """How large the batches are that networks with an owner thread run."""
+
+    def __init__(self, batches: Callable[[], Mapping[str, Mapping[int, int]]]) -> None:
+        self._batches = batches
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """One family, a sample for each network and size."""
+        family = CounterMetricFamily(
+            "likeness_batches", "Batches run, by network and size.", labels=["network", "size"]
+        )
+        for network, sizes in self._batches().items():
+            for size, count in sizes.items():
+                family.add_metric([network, str(size)], count)
+        yield family

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
-from app.errors import PackError, UnreadableImage
+from app.errors import PackError, UnreadableImage, WorkerDied
 from app.faces.detect import Detector
 from app.faces.embed import Recogniser
 from app.faces.pipeline import FacePipeline, build_pipeline
 from app.imaging import ImageLimits
 from app.inference.packs import ModelPack
+from app.inference.policy import CUDA_POLICY
 from app.inference.session import OnnxModel
 from app.settings import Device
 from app.types import AnalysedImage, Image
@@ -220,3 +221,30 @@ def test_a_crowd_is_embedded_in_steps(pipeline: FacePipeline, group_photo: bytes
     ):
         assert face.embedding is not None
         assert face.embedding @ other.embedding > 0.99999
+
+
+def test_the_policy_of_a_gpu_gives_the_same_faces(
+    pack: ModelPack,
+    pipeline: FacePipeline,
+    group_photo: bytes,
+    astronaut: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Batches across photos and one canvas for all, on CPU sessions as the stand-in."""
+    monkeypatch.setattr("app.faces.pipeline.POLICIES", {"CPUExecutionProvider": CUDA_POLICY})
+    batched = build_pipeline(pack, Device.CPU, ImageLimits())
+    with ThreadPoolExecutor(8) as threads:
+        photos = [group_photo, astronaut] * 4
+        found = list(threads.map(lambda photo: batched.analyse(photo, max_faces=10), photos))
+    for photo, image in zip(photos, found, strict=True):
+        expected = pipeline.analyse(photo, max_faces=10).faces
+        assert len(image.faces) == len(expected)
+        for face, other in zip(image.faces, expected, strict=True):
+            assert face.embedding is not None
+            assert face.embedding @ other.embedding > 0.99
+    ran = batched.batches
+    assert set(ran) == {"detector", "recogniser"}
+    assert sum(ran["detector"].values()) < len(CUDA_POLICY.batch_sizes) + len(photos)
+    batched.close()
+    with pytest.raises(WorkerDied):
+        batched.analyse(astronaut, max_faces=1)

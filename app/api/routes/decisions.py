@@ -30,8 +30,8 @@ from app.errors import (
     MissingField,
     NoFace,
 )
-from app.gallery.gallery import Candidate, Comparison, SearchResult
-from app.gallery.ports import GallerySize
+from app.gallery.gallery import Candidate, Comparison
+from app.gallery.ports import CollectionRecord, GallerySize
 from app.types import AnalysedImage, Face, FloatArray
 
 router = APIRouter(prefix="/v1", tags=["gallery"])
@@ -83,7 +83,7 @@ async def verify(request: Request) -> Any:
 
 async def _against_person(head: AnswerHead, fields: VerifyFields, probe: FloatArray) -> Comparison:
     assert fields.person_id is not None, "checked by the route"
-    best = await head.services.scheduler.search(
+    best = await head.services.scheduler.store(
         head.services.gallery.compare, fields.collection, fields.person_id, probe
     )
     if best is None:
@@ -131,45 +131,43 @@ async def identify(request: Request) -> Any:
     # To give the n faces of a photo n different people, each needs to know its n nearest.
     rivals = max(len(one.faces) for one in outcomes if isinstance(one, AnalysedImage))
     wanted = max(fields.top_k, rivals) if fields.one_person_once else fields.top_k
-    result = await _search(head, fields, [face for _, _, face in found], wanted)
-    policy = policy_of(record)
-    grounds = await head.services.scheduler.store(head.services.calibrations.grounds, record)
-    rule = identification_rule(ask_of(fields), policy, grounds, result.searched)
-    verdicts = await head.services.scheduler.store(
-        _verdicts, found, result.rows, rule, policy.identify_gate, fields
-    )
+    start = time.perf_counter()
+    members = await head.services.scheduler.search(_decide, head, fields, record, found, wanted)
+    head.add("search", (time.perf_counter() - start) * 1000)
     return {
         **head.members(),
-        **rule_members(rule),
-        **fpir_members(rule, result.searched),
+        **members,
         "collection": fields.collection,
         "images": [image_info(index, outcome) for index, outcome in enumerate(outcomes)],
-        "faces": [
-            {
-                **face_members(face, image, index),
-                "status": verdict.status,
-                "person_id": verdict.person.face.person_id if verdict.person else None,
-                "reasons": verdict.reasons,
-                "candidates": [
-                    candidate_info(one, rule.calibration) for one in row[: fields.top_k]
-                ],
-            }
-            for (index, image, face), row, verdict in zip(found, result.rows, verdicts, strict=True)
-        ],
     }
 
 
-async def _search(
-    head: AnswerHead, fields: IdentifyFields, faces: list[Face], wanted: int
-) -> SearchResult:
-    start = time.perf_counter()
-    dimension = head.services.pack.recogniser.dimension
-    probes = np.array([_vector(face) for face in faces], np.float32).reshape(-1, dimension)
-    result = await head.services.scheduler.search(
-        head.services.gallery.identify, fields.collection, probes, wanted, fields.filter
-    )
-    head.add("search", (time.perf_counter() - start) * 1000)
-    return result
+def _decide(
+    head: AnswerHead,
+    fields: IdentifyFields,
+    record: CollectionRecord,
+    found: list[tuple[int, AnalysedImage, Face]],
+    wanted: int,
+) -> dict[str, Any]:
+    """Search, find the threshold for what was searched, and judge each face by it."""
+    services, policy = head.services, policy_of(record)
+    dimension = services.pack.recogniser.dimension
+    probes = np.array([_vector(face) for _, _, face in found], np.float32).reshape(-1, dimension)
+    result = services.gallery.identify(fields.collection, probes, wanted, fields.filter)
+    grounds = services.calibrations.grounds(record)
+    rule = identification_rule(ask_of(fields), policy, grounds, result.searched)
+    verdicts = _verdicts(found, result.rows, rule, policy.identify_gate, fields)
+    faces = [
+        {
+            **face_members(face, image, index),
+            "status": verdict.status,
+            "person_id": verdict.person.face.person_id if verdict.person else None,
+            "reasons": verdict.reasons,
+            "candidates": [candidate_info(one, rule.calibration) for one in row[: fields.top_k]],
+        }
+        for (index, image, face), row, verdict in zip(found, result.rows, verdicts, strict=True)
+    ]
+    return {**rule_members(rule), **fpir_members(rule, result.searched), "faces": faces}
 
 
 def _verdicts(
