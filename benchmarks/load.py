@@ -50,6 +50,9 @@ class Connection:
             return -1
 
     async def _exchange(self, request: bytes) -> int:
+        # A connection that was idle for long has been closed by the server, as it may be.
+        if self._streams and self._streams[0].at_eof():
+            self.close()
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._streams
