@@ -307,6 +307,19 @@ class TestLetterbox:
         if whole:
             assert boxed.canvas.shape == (640, 640, 3)
 
+    @pytest.mark.parametrize(
+        ("shape", "canvas", "scale"),
+        [((250, 250), (320, 320), 1.28), ((320, 200), (320, 224), 1.0),
+         ((300, 400), (320, 416), 1.0), ((800, 1000), (512, 640), 0.64)],
+    )  # fmt: skip
+    def test_no_more_pixels_than_the_photo_has_or_needs(
+        self, shape: tuple[int, int], canvas: tuple[int, int], scale: float
+    ) -> None:
+        framing = Framing(640, 640, 320, whole=False, one_scale=False)
+        boxed = letterbox(np.zeros((*shape, 3), np.uint8), framing)
+        assert boxed.canvas.shape[:2] == canvas
+        assert boxed.scale == pytest.approx([scale, scale], rel=0.01)
+
     def test_an_own_canvas_wastes_less_than_a_stride(self) -> None:
         image = np.zeros((480, 640, 3), np.uint8)
         framing = Framing(640, 640, 640, whole=False, one_scale=False)

@@ -10,10 +10,11 @@ import pytest
 from PIL import Image as PillowImage
 
 from app.errors import PackError, UnreadableImage, WorkerDied
+from app.faces.align import align_faces
 from app.faces.detect import Detector
 from app.faces.embed import Recogniser
-from app.faces.pipeline import FacePipeline, build_pipeline
-from app.imaging import ImageLimits
+from app.faces.pipeline import FacePipeline, StageClock, build_pipeline
+from app.imaging import ImageLimits, decode_at_least, decode_image
 from app.inference.packs import ModelPack
 from app.inference.policy import CUDA_POLICY
 from app.inference.session import OnnxModel
@@ -174,11 +175,40 @@ class TestReducedCopies:
         assert np.abs(face.landmarks - other.landmarks * 4).max() < 2
 
     def test_small_faces_come_from_the_photo(
-        self, pipeline: FacePipeline, group_image: Image, encode: Any
+        self,
+        pipeline: FacePipeline,
+        group_image: Image,
+        encode: Any,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
+        decoded: list[Image] = []
+
+        def decode(data: bytes, limits: ImageLimits) -> Image:
+            decoded.append(decode_image(data, limits))
+            return decoded[-1]
+
+        monkeypatch.setattr("app.faces.pipeline.decode_image", decode)
         twice = np.asarray(cv2.resize(group_image, None, fx=2, fy=2))
         found = pipeline.analyse(encode(twice, quality=95), max_faces=10)
+        assert [image.shape for image in decoded] == [twice.shape]
         self.same(found, pipeline.analyse_image(twice, max_faces=10))
+
+    def test_crops_of_the_copy_show_what_crops_of_the_photo_show(
+        self, pipeline: FacePipeline, enlarged: Image, encode: Any
+    ) -> None:
+        """Not a quarter of a crop's pixel off: each crop is nearest to itself unmoved."""
+        decoded = decode_at_least(encode(enlarged, quality=95), ImageLimits(), 640)
+        assert decoded.reduction == 4
+        (face,) = pipeline.analyse_image(enlarged, max_faces=3).faces
+        points = face.landmarks[np.newaxis]
+        (crop,) = pipeline._crops(decoded, None, points, StageClock()).astype(float)
+        smooth = np.asarray(cv2.blur(enlarged, (4, 4)), np.uint8)
+
+        def off(pixels: float) -> float:
+            (other,) = align_faces(smooth, points + np.float32(pixels)).astype(float)
+            return float(np.abs(crop - other).mean())
+
+        assert min((-4.0, -2.0, 0.0, 2.0, 4.0), key=off) == 0
 
     def test_a_turned_photo_with_sides_that_do_not_divide(
         self, pipeline: FacePipeline, enlarged: Image, encode: Any
