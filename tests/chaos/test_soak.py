@@ -132,9 +132,9 @@ class Soak:
         photo = self._random.choice(self._photos)
         path, data, files = "/v1/" + kind, {}, [("image", photo)]
         if kind == "enroll":
-            data = {"person_id": f"p{self._random.randrange(50)}", "face": "largest"}
+            data = {"person_id": f"p{self._random.randrange(50)}", "face_selection": "largest"}
         elif kind == "verify":
-            data = {"person_id": "collins", "face": "largest"}
+            data = {"person_id": "collins", "face_selection": "largest"}
         elif kind == "batch":
             path, files = "/v1/detect", [("image", photo)] * 6
         elif kind == "bad":
