@@ -7,7 +7,6 @@ of hundreds of faces does not keep the photos behind it waiting.
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -23,9 +22,7 @@ from app.inference.packs import ModelPack
 from app.inference.policy import CPU_POLICY, POLICIES, SchedulePolicy
 from app.inference.session import Network, OnnxModel
 from app.settings import Device
-from app.types import AnalysedImage, DecodedImage, Detections, Face, FloatArray, Image, Steps
-
-T = TypeVar("T")
+from app.types import AnalysedImage, DecodedImage, Detections, Face, FloatArray, Image, Steps, T
 
 
 class StageClock:
