@@ -19,6 +19,7 @@ _APP_FOLDER = Path(__file__).resolve().parent.parent
 # A checkout keeps the packs beside `app/`; a wheel carries them inside it.
 BUILTIN_FOLDERS = (_APP_FOLDER.parent / "models", _APP_FOLDER / "models")
 
+_Positive = Annotated[float, Field(gt=0)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -47,16 +48,25 @@ class DetectorSpec(_Section):
     training_data: str = "unknown"
 
 
+# One number for all channels, or one each in the network's own order.
+Channels = float | tuple[float, float, float]
+
+
 class RecogniserSpec(_Section):
-    """How to feed the recogniser: pixels become (value - mean) / std in `colour` order."""
+    """How to feed the recogniser: pixels become (value - mean) / std in `colour` order.
+
+    `proven_equal_to` is the SHA-256 of the network that this one was exported from and proven to
+    answer like: both make embeddings of one space.
+    """
 
     architecture: str
     file: str
     sha256: Sha256
     input_size: Annotated[int, Field(ge=32, le=512)] = 112
     colour: Literal["rgb", "bgr"]
-    mean: float
-    std: Annotated[float, Field(gt=0)]
+    mean: Channels
+    std: Annotated[float, Field(gt=0)] | tuple[_Positive, _Positive, _Positive]
+    proven_equal_to: Sha256 | None = None
     dimension: Annotated[int, Field(gt=0, le=8192)]
     template: Literal["arcface_112"] = "arcface_112"
     licence: str = "unknown"
@@ -104,7 +114,8 @@ class ModelPack(_PackFile):
         do not make it another space.
         """
         spec = self.recogniser
-        return _space(spec.sha256, spec.input_size, spec.colour, spec.mean, spec.std,
+        network = spec.proven_equal_to or spec.sha256
+        return _space(network, spec.input_size, spec.colour, spec.mean, spec.std,
                       spec.dimension, spec.template)  # fmt: skip
 
 

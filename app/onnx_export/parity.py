@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
@@ -36,37 +37,60 @@ def cosines(a: FloatArray, b: FloatArray) -> NDArray[np.float64]:
     return np.asarray(np.einsum("nd,nd->n", left, right) / lengths)
 
 
-def prove_embeddings(path: Path, faces: FloatArray, expected: FloatArray) -> Agreement:
-    """Compare an ONNX recogniser with the (n, d) `expected` on (n, 3, size, size) `faces`.
+def prove_embeddings(
+    path: Path,
+    faces: NDArray[Any],
+    expected: FloatArray,
+    *,
+    minimum_cosine: float = MINIMUM_COSINE,
+    maximum_length_change: float = MAXIMUM_LENGTH_CHANGE,
+) -> Agreement:
+    """Compare an ONNX recogniser with the (n, d) `expected` on (n, …) `faces` as it takes them.
 
-    Each face is asked alone and all in one batch. Raises ParityError below MINIMUM_COSINE or
-    beyond MAXIMUM_LENGTH_CHANGE.
+    Each face is asked alone and all in one batch; where the network's batch is fixed, in groups of
+    that many. Raises ParityError below `minimum_cosine` or beyond `maximum_length_change`.
     """
     session = open_session(path)
-    together = run(session, faces)[0]
-    alone = np.concatenate([run(session, face[np.newaxis])[0] for face in faces])
+    batch = session.get_inputs()[0].shape[0]
+    groups = [batch] if isinstance(batch, int) else [1, len(faces)]
     return min(
-        (_agreement(actual, expected) for actual in (together, alone)),
+        (
+            _agreement(_in_groups(session, faces, group), expected, minimum_cosine,
+                       maximum_length_change)
+            for group in groups
+        ),
         key=lambda agreement: agreement.minimum_cosine,
-    )
+    )  # fmt: skip
 
 
-def _agreement(actual: FloatArray, expected: FloatArray) -> Agreement:
+def _in_groups(session: ort.InferenceSession, faces: NDArray[Any], group: int) -> FloatArray:
+    """The embeddings of all faces, `group` at a time; the last group is filled up."""
+    rows = np.minimum(np.arange(-(-len(faces) // group) * group), len(faces) - 1)
+    answers = [run(session, faces[rows[i : i + group]])[0] for i in range(0, len(rows), group)]
+    return np.concatenate(answers)[: len(faces)]
+
+
+def _agreement(
+    actual: FloatArray,
+    expected: FloatArray,
+    minimum_cosine: float,
+    maximum_length_change: float,
+) -> Agreement:
     if actual.shape != expected.shape:
         raise ParityError(f"answers have the shape {actual.shape}, expected {expected.shape}")
     lengths = np.linalg.norm(expected, axis=1)
     change = np.abs(np.linalg.norm(actual, axis=1) / lengths - 1)
     found = Agreement(len(actual), float(cosines(actual, expected).min()), float(change.max()))
     # Written so that a NaN fails.
-    if not found.minimum_cosine >= MINIMUM_COSINE:
+    if not found.minimum_cosine >= minimum_cosine:
         raise ParityError(
             f"the export answers with a cosine of {found.minimum_cosine:.7f} to its source on one "
-            f"of {found.faces} faces; {MINIMUM_COSINE} is required"
+            f"of {found.faces} faces; {minimum_cosine} is required"
         )
-    if not found.maximum_length_change <= MAXIMUM_LENGTH_CHANGE:
+    if not found.maximum_length_change <= maximum_length_change:
         raise ParityError(
             f"the export changes the length of an embedding by {found.maximum_length_change:.1e}; "
-            f"{MAXIMUM_LENGTH_CHANGE} is allowed"
+            f"{maximum_length_change} is allowed"
         )
     return found
 
@@ -106,12 +130,21 @@ def prove_batch_independence(path: Path, images: FloatArray, tolerance: float) -
 
 def open_session(path: Path) -> ort.InferenceSession:
     """An ONNX Runtime session on one CPU thread: sums come in one order, results repeat."""
+    return _session(str(path))
+
+
+def open_session_of(model: onnx.ModelProto) -> ort.InferenceSession:
+    """The same for a network that no file holds yet."""
+    return _session(model.SerializeToString())
+
+
+def _session(source: str | bytes) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = (
         3  # sources declare shapes they do not keep; that is why we are here
     )
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
 def run(session: ort.InferenceSession, images: NDArray[Any]) -> list[FloatArray]:

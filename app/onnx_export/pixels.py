@@ -4,7 +4,6 @@ What goes in is then (batch, height, width, 3) uint8 BGR, a quarter of the bytes
 GPU; colour order and normalisation become the graph's business.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 from app.onnx_export import parity
 from app.onnx_export.artefact import publish
 from app.onnx_export.errors import ExportError
+from app.onnx_export.faces import Channels, Normalisation
 from app.onnx_export.graph import PRODUCER
-from app.onnx_export.parity import FloatArray
 
 PIXELS = "pixels"
 # Dividing and multiplying by the inverse round differently, in the last bit of each value.
@@ -26,16 +25,7 @@ PROOF_BATCH = 3
 PROOF_SIDE = 256
 
 
-@dataclass(frozen=True, slots=True)
-class PixelInput:
-    """What the network was fed until now: (value - mean) / std, RGB or BGR."""
-
-    mean: float
-    std: float
-    rgb: bool
-
-
-def export_pixels(source: Path, out: Path, given: PixelInput) -> float:
+def export_pixels(source: Path, out: Path, given: Normalisation) -> float:
     """Write the network at `source` to `out` with uint8 pixels as its input, once it is proven to
     answer the same; returns the largest difference. Raises ExportError."""
     try:
@@ -52,7 +42,7 @@ def export_pixels(source: Path, out: Path, given: PixelInput) -> float:
     return measured[0]
 
 
-def fold_pixels(source: onnx.ModelProto, given: PixelInput) -> onnx.ModelProto:
+def fold_pixels(source: onnx.ModelProto, given: Normalisation) -> onnx.ModelProto:
     """A copy of a model with one float32 (batch, 3, height, width) input that takes pixels."""
     model = onnx.ModelProto()
     model.CopyFrom(source)
@@ -65,8 +55,8 @@ def fold_pixels(source: onnx.ModelProto, given: PixelInput) -> onnx.ModelProto:
     batch, _, height, width = (axis.dim_param or axis.dim_value
                                for axis in image.type.tensor_type.shape.dim)  # fmt: skip
     constants: dict[str, NDArray[Any]] = {
-        "pixels_mean": np.array(given.mean, np.float32),
-        "pixels_scale": np.array(1 / given.std, np.float32),
+        "pixels_mean": _a_channel(given.mean),
+        "pixels_scale": 1 / _a_channel(given.std),
         "pixels_order": np.array([2, 1, 0] if given.rgb else [0, 1, 2], np.int64),
     }
     nodes = [
@@ -86,15 +76,19 @@ def fold_pixels(source: onnx.ModelProto, given: PixelInput) -> onnx.ModelProto:
     return model
 
 
-def _prove(source: Path, candidate: Path, given: PixelInput) -> float:
+def _a_channel(values: Channels) -> NDArray[np.float32]:
+    """One number as it is, three as they stand against (n, 3, height, width)."""
+    array = np.asarray(values, np.float32)
+    return array if array.ndim == 0 else array.reshape(3, 1, 1)
+
+
+def _prove(source: Path, candidate: Path, given: Normalisation) -> float:
     session = parity.open_session(source)
     batch, _, height, width = (axis if isinstance(axis, int) else None
                                for axis in session.get_inputs()[0].shape)  # fmt: skip
     size = (batch or PROOF_BATCH, height or PROOF_SIDE, width or PROOF_SIDE, 3)
     pixels = np.random.default_rng(3).integers(0, 256, size, dtype=np.uint8)
-    colours = pixels[..., ::-1] if given.rgb else pixels
-    planes = np.ascontiguousarray(colours.transpose(0, 3, 1, 2), np.float32)
-    blob: FloatArray = (planes - np.float32(given.mean)) / np.float32(given.std)
+    blob = given.apply(np.ascontiguousarray(pixels[..., ::-1]))
     expected = parity.run(session, blob)
     actual = parity.run(parity.open_session(candidate), pixels)
     largest = max(1.0, *(float(np.abs(head).max()) for head in expected))

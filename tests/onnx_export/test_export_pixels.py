@@ -14,11 +14,12 @@ from app.inference.packs import ModelPack, load_pack
 from app.inference.session import OnnxModel
 from app.onnx_export.artefact import sha256
 from app.onnx_export.errors import ExportError
-from app.onnx_export.pixels import PixelInput, export_pixels
+from app.onnx_export.faces import Normalisation
+from app.onnx_export.pixels import export_pixels
 from app.settings import Device
 
-CENTERFACE = PixelInput(mean=0, std=1, rgb=True)
-MOBILEFACENET = PixelInput(mean=127.5, std=128, rgb=True)
+CENTERFACE = Normalisation(mean=0, std=1, rgb=True)
+MOBILEFACENET = Normalisation(mean=127.5, std=128, rgb=True)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +84,6 @@ def test_fixed_batches_and_sizes_stay_fixed(tmp_path: Path) -> None:
     graph = helper.make_graph([helper.make_node("Abs", ["image"], ["out"])], "g", [value], [out])
     opset = [helper.make_opsetid("", 17)]
     onnx.save(helper.make_model(graph, ir_version=8, opset_imports=opset), tmp_path / "a.onnx")
-    given = PixelInput(mean=100, std=3, rgb=False)
+    given = Normalisation(mean=100, std=3, rgb=False)
     assert export_pixels(tmp_path / "a.onnx", tmp_path / "b.onnx", given) < 1e-3
     assert OnnxModel(tmp_path / "b.onnx", Device.CPU).input_shape == [2, 8, 12, 3]

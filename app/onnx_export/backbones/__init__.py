@@ -1,0 +1,2 @@
+"""Backbones whose checkpoints can be exported: written from the papers, with the names that the
+published state dicts use."""

@@ -1,0 +1,159 @@
+"""Any ArcFace recogniser -> the ONNX file that a model pack holds, proven on real faces."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, version_converter
+
+from app.onnx_export import parity
+from app.onnx_export.artefact import publish
+from app.onnx_export.errors import ExportError
+from app.onnx_export.faces import Normalisation
+from app.onnx_export.parity import FloatArray
+from app.onnx_export.pixels import fold_pixels
+from app.onnx_export.precision import MINIMUM_COSINE, Precision, to_half, to_integers
+
+# Where a network's output is made to have length 1, or its numbers are rounded, the lengths differ.
+ANY_LENGTH = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the export should be. `pixels`: takes uint8 BGR (batch, size, size, 3); `unit`: answers
+    vectors of length 1, so that their length no longer tells a face's quality; `batch`: fixed, or
+    None for any; `opset`: of operators, or None for the source's."""
+
+    pixels: bool = False
+    unit: bool = False
+    precision: Precision = Precision.FP32
+    batch: int | None = None
+    opset: int | None = None
+    minimum_cosine: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A recogniser as it came: its float32 graph, what it answers to (n, 3, size, size) float32,
+    and how pixels are made into that."""
+
+    model: onnx.ModelProto
+    answer: Callable[[FloatArray], FloatArray]
+    normalisation: Normalisation
+
+    @property
+    def size(self) -> int:
+        """Side of the faces it takes. Raises ExportError where the graph does not fix it."""
+        dimensions = self.model.graph.input[0].type.tensor_type.shape.dim
+        if len(dimensions) != 4 or not dimensions[2].dim_value:
+            raise ExportError("the recogniser's input is not (batch, 3, size, size)")
+        return int(dimensions[2].dim_value)
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written, how it compares with its source, and which nodes stayed float32."""
+
+    sha256: str
+    agreement: parity.Agreement
+    kept: tuple[str, ...]
+
+
+def read_onnx(path: Path, normalisation: Normalisation) -> Source:
+    """An ONNX recogniser with one float32 input. Raises ExportError."""
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(model)
+    except OSError as error:
+        raise ExportError(f"{path} cannot be read: {error.strerror}") from error
+    except Exception as error:  # protobuf and onnx each raise classes of their own
+        raise ExportError(f"{path} is not an ONNX file: {error}") from error
+    session = parity.open_session(path)
+
+    def answer(faces: FloatArray) -> FloatArray:
+        return np.concatenate([parity.run(session, face[np.newaxis])[0] for face in faces])
+
+    return Source(model, answer, normalisation)
+
+
+def export_recogniser(
+    source: Source,
+    out: Path,
+    faces: NDArray[np.uint8],
+    options: Options,
+    calibration: NDArray[np.uint8] | None = None,
+) -> Exported:
+    """Write the source to `out` as `options` say, once it answers like it on (n, size, size, 3) RGB
+    `faces`; `calibration` are other faces, which the ranges of INT8 are counted on.
+
+    Raises ExportError, of which ParityError means that the two disagree.
+    """
+    blob = source.normalisation.apply(faces)
+    if options.precision is Precision.INT8 and calibration is None:
+        raise ExportError("int8 needs a folder of photos that its ranges are counted on")
+    counted = blob if calibration is None else source.normalisation.apply(calibration)
+    model, kept = _lower(_with_batch(source.model, options), options.precision, blob, counted)
+    if options.unit:
+        model = _unit_length(model)
+    if options.pixels:
+        model = fold_pixels(model, source.normalisation)
+    given = np.ascontiguousarray(faces[..., ::-1]) if options.pixels else blob
+    measured: list[parity.Agreement] = []
+
+    def prove(candidate: Path) -> None:
+        exact = options.precision is Precision.FP32 and not options.unit
+        measured.append(
+            parity.prove_embeddings(
+                candidate,
+                given,
+                source.answer(blob),
+                minimum_cosine=options.minimum_cosine or MINIMUM_COSINE[options.precision],
+                maximum_length_change=parity.MAXIMUM_LENGTH_CHANGE if exact else ANY_LENGTH,
+            )
+        )
+
+    return Exported(publish(model, out, prove), measured[0], kept)
+
+
+def _lower(
+    model: onnx.ModelProto, precision: Precision, faces: FloatArray, calibration: FloatArray
+) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    if precision is Precision.FP32:
+        return model, ()
+    if precision is Precision.FP16:
+        return to_half(model, faces)
+    return to_integers(model, precision, calibration), ()
+
+
+def _with_batch(source: onnx.ModelProto, options: Options) -> onnx.ModelProto:
+    """A copy for the batch and the operators asked for."""
+    model = onnx.ModelProto()
+    model.CopyFrom(source)
+    if options.opset is not None and options.opset != model.opset_import[0].version:
+        try:
+            model = version_converter.convert_version(model, options.opset)
+        except Exception as error:  # the converter raises bare RuntimeErrors
+            raise ExportError(f"opset {options.opset} cannot be had: {error}") from error
+    if options.batch is not None:
+        del model.graph.value_info[:]
+        for value in (*model.graph.input[:1], *model.graph.output):
+            value.type.tensor_type.shape.dim[0].Clear()
+            value.type.tensor_type.shape.dim[0].dim_value = options.batch
+    return model
+
+
+def _unit_length(source: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose output has length 1."""
+    model = onnx.ModelProto()
+    model.CopyFrom(source)
+    graph, name = model.graph, model.graph.output[0].name
+    for node in graph.node:
+        for field in (node.input, node.output):
+            for index, value in enumerate(field):
+                if value == name:
+                    field[index] = "unnormalised"
+    graph.node.append(helper.make_node("LpNormalization", ["unnormalised"], [name], axis=1, p=2))
+    return model
