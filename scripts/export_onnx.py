@@ -18,11 +18,11 @@ from typing import Annotated
 
 import typer
 
+from app.onnx_export.accuracy import compare
 from app.onnx_export.artefact import sha256
 from app.onnx_export.detector import export_detector
 from app.onnx_export.errors import ExportError
 from app.onnx_export.faces import Channels, Normalisation, align_folder
-from app.onnx_export.accuracy import compare
 from app.onnx_export.pixels import export_pixels
 from app.onnx_export.precision import Precision
 from app.onnx_export.recogniser import Options, Source, export_recogniser, read_onnx
@@ -74,6 +74,7 @@ Evaluate = Annotated[
 def torch(
     source: Published,
     out: Out,
+    *,
     faces: Photos,
     architecture: Annotated[
         str, typer.Option(help="A name, module:function of your own, or auto.")
@@ -99,13 +100,21 @@ def torch(
         options = Options(pixels, unit, precision, batch, opset, minimum_cosine)
         given = Normalisation(_channels(mean, "mean"), _channels(std, "std"), rgb)
         network = read_checkpoint(source, architecture, size, given, opset)
-        _export(network, out, faces, options, calibration, evaluate)
+        _export(
+            network,
+            out,
+            faces=faces,
+            options=options,
+            calibration=calibration,
+            pairs=evaluate,
+        )
 
 
 @app.command()
 def recogniser(
     source: Published,
     out: Out,
+    *,
     faces: Photos,
     mean: Mean = "127.5",
     std: Std = "127.5",
@@ -123,12 +132,20 @@ def recogniser(
     with _failures_on_stderr():
         options = Options(pixels, unit, precision, batch, opset, minimum_cosine)
         given = Normalisation(_channels(mean, "mean"), _channels(std, "std"), rgb)
-        _export(read_onnx(source, given), out, faces, options, calibration, evaluate)
+        _export(
+            read_onnx(source, given),
+            out,
+            faces=faces,
+            options=options,
+            calibration=calibration,
+            pairs=evaluate,
+        )
 
 
 def _export(
     source: Source,
     out: Path,
+    *,
     faces: Path,
     options: Options,
     calibration: Path | None,

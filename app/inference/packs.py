@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from app.errors import PackError
 
@@ -19,7 +19,6 @@ _APP_FOLDER = Path(__file__).resolve().parent.parent
 # A checkout keeps the packs beside `app/`; a wheel carries them inside it.
 BUILTIN_FOLDERS = (_APP_FOLDER.parent / "models", _APP_FOLDER / "models")
 
-_Positive = Annotated[float, Field(gt=0)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -52,6 +51,12 @@ class DetectorSpec(_Section):
 Channels = float | tuple[float, float, float]
 
 
+def _positive(values: Channels) -> Channels:
+    if min(values if isinstance(values, tuple) else (values,)) <= 0:
+        raise ValueError("must be greater than 0")
+    return values
+
+
 class RecogniserSpec(_Section):
     """How to feed the recogniser: pixels become (value - mean) / std in `colour` order.
 
@@ -65,7 +70,7 @@ class RecogniserSpec(_Section):
     input_size: Annotated[int, Field(ge=32, le=512)] = 112
     colour: Literal["rgb", "bgr"]
     mean: Channels
-    std: Annotated[float, Field(gt=0)] | tuple[_Positive, _Positive, _Positive]
+    std: Annotated[Channels, AfterValidator(_positive)]
     proven_equal_to: Sha256 | None = None
     dimension: Annotated[int, Field(gt=0, le=8192)]
     template: Literal["arcface_112"] = "arcface_112"

@@ -6,6 +6,7 @@ Only weights are read (`weights_only`): a checkpoint that would run code of its 
 import importlib
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,9 @@ COUNTER = "num_batches_tracked"
 Weights = Mapping[str, Any]
 # By name: (the parameter whose first axis is the dimension, how the network is made).
 ARCHITECTURES: Mapping[str, tuple[str, Callable[[int], nn.Module]]] = {
+    **{name: ("fc.weight", partial(IResNet, depths)) for name, depths in DEPTHS.items()},
     **{
-        name: ("fc.weight", lambda dimension, depths=depths: IResNet(depths, dimension))
-        for name, depths in DEPTHS.items()
-    },
-    **{
-        name: (
-            "features.layers.2.weight",
-            lambda dimension, shape=shape: MobileFaceNet(shape, dimension),
-        )
+        name: ("features.layers.2.weight", partial(MobileFaceNet, shape))
         for name, shape in SHAPES.items()
     },
     "mobilefacenet-foamliu": ("conv3.weight", FoamliuMobileFaceNet),

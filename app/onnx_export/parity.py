@@ -73,8 +73,8 @@ def _in_groups(session: ort.InferenceSession, faces: NDArray[Any], group: int) -
 def _agreement(
     actual: FloatArray,
     expected: FloatArray,
-    minimum_cosine: float,
-    maximum_length_change: float,
+    minimum_cosine: float = MINIMUM_COSINE,
+    maximum_length_change: float = MAXIMUM_LENGTH_CHANGE,
 ) -> Agreement:
     if actual.shape != expected.shape:
         raise ParityError(f"answers have the shape {actual.shape}, expected {expected.shape}")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper
+from onnx import TensorProto
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -24,6 +24,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 
 from app.onnx_export import parity
+from app.onnx_export.graph import live_nodes
 from app.onnx_export.parity import FloatArray
 
 LARGEST_HALF = 65504.0
@@ -66,14 +67,42 @@ def to_half(model: onnx.ModelProto, faces: FloatArray) -> tuple[onnx.ModelProto,
             _named(model), keep_io_types=True, node_block_list=sorted(kept)
         )
         OnnxModel(half).topological_sort()  # the casts were appended
+        _join_kept(half.graph)
         values = _values(half, faces)
         nodes = [node for node in _named(model).graph.node if node.name not in kept]
-        enough = parity.cosines(values[output], exact[output]).min()
-        if enough >= MINIMUM_COSINE[Precision.FP16] or not nodes:
+        finite = bool(np.isfinite(values[output]).all())
+        close = finite and (
+            parity.cosines(values[output], exact[output]).min() >= MINIMUM_COSINE[Precision.FP16]
+        )
+        if close or not nodes:
             return half, tuple(sorted(kept))
         worst = sorted(nodes, key=lambda node: _added_error(node, values, exact))[-count:]
         kept.update(node.name for node in worst)
         count *= 2
+
+
+def _join_kept(graph: onnx.GraphProto) -> None:
+    """Let float32 flow from one kept node to the next: the converter rounds it to float16 and back,
+    and what does not fit becomes infinite on the way."""
+    producers = {output: node for node in graph.node for output in node.output}
+    origins: dict[str, str] = {}
+    for node in graph.node:
+        inner = producers.get(node.input[0]) if node.op_type == "Cast" else None
+        rounded = inner is not None and _casts_to(inner, TensorProto.FLOAT16)
+        if inner is not None and rounded and _casts_to(node, TensorProto.FLOAT):
+            origins[node.output[0]] = inner.input[0]
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = origins.get(name, name)
+    nodes = live_nodes(list(graph.node), {output.name for output in graph.output})
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _casts_to(node: onnx.NodeProto, kind: int) -> bool:
+    return node.op_type == "Cast" and any(
+        attribute.name == "to" and attribute.i == kind for attribute in node.attribute
+    )
 
 
 def _named(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -88,11 +117,12 @@ def _named(model: onnx.ModelProto) -> onnx.ModelProto:
 def _values(model: onnx.ModelProto, faces: FloatArray) -> dict[str, FloatArray]:
     """Every float value inside a network, by name."""
     inferred = onnx.shape_inference.infer_shapes(model)
-    known = {value.name for value in inferred.graph.output}
-    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+    produced = {name for node in inferred.graph.node for name in node.output}
+    produced -= {value.name for value in inferred.graph.output}
+    floats = (TensorProto.FLOAT, TensorProto.FLOAT16)
     for value in inferred.graph.value_info:
-        if value.name not in known and value.type.tensor_type.elem_type in floats:
-            inferred.graph.output.append(helper.ValueInfoProto(name=value.name, type=value.type))
+        if value.name in produced and value.type.tensor_type.elem_type in floats:
+            inferred.graph.output.append(onnx.ValueInfoProto(name=value.name, type=value.type))
     session = parity.open_session_of(inferred)
     names = [output.name for output in session.get_outputs()]
     with np.errstate(over="ignore"):

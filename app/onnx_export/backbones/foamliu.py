@@ -1,7 +1,7 @@
 """MobileFaceNet as foamliu's repository trains it: on MobileNetV2's blocks.
 
-The table of Chen et al. (CCBR 2018) with the blocks of Sandler et al., "MobileNetV2" (CVPR 2018), so
-with ReLU6 instead of PReLU, and with a 1 x 1 convolution that makes the embedding.
+The table of Chen et al. (CCBR 2018) with the blocks of Sandler et al., "MobileNetV2" (CVPR 2018),
+so with ReLU6 instead of PReLU, and with a 1 x 1 convolution that makes the embedding.
 """
 
 from torch import Tensor, nn

@@ -1,8 +1,8 @@
 """IResNet: the residual networks of ArcFace.
 
-Deng et al., "ArcFace: Additive Angular Margin Loss for Deep Face Recognition" (CVPR 2019): blocks of
-BN-Conv-BN-PReLU-Conv-BN, a first convolution that keeps the resolution, and BN-Dropout-FC-BN at the
-end. Parameters are called what `arcface_torch` of InsightFace calls them.
+Deng et al., "ArcFace: Additive Angular Margin Loss for Deep Face Recognition" (CVPR 2019):
+blocks of BN-Conv-BN-PReLU-Conv-BN, a first convolution that keeps the resolution, and at the end
+BN-Dropout-FC-BN. Parameters are called what `arcface_torch` of InsightFace calls them.
 """
 
 from collections.abc import Mapping

@@ -92,7 +92,7 @@ class MobileFaceNet(nn.Module):
 
 
 def _convolution(
-    inside: int, outside: int, kernel: int, stride: int = 1, padding: int = 0, groups: int = 1
+    inside: int, outside: int, kernel: int, stride: int = 1, *, padding: int = 0, groups: int = 1
 ) -> Wrapped:
     return Wrapped(
         nn.Conv2d(inside, outside, kernel, stride, padding, groups=groups, bias=False),
