@@ -16,6 +16,9 @@ FloatArray = NDArray[np.float32]
 
 JsonObject = Mapping[str, Any]
 
+# One number for all channels of an image, or one each in the order a network takes them.
+Channels: TypeAlias = float | tuple[float, float, float]
+
 T = TypeVar("T")
 # Work that offers, at each `yield`, to let other work go first; it ends by returning its result.
 Steps: TypeAlias = Generator[None, None, T]

@@ -1,6 +1,6 @@
 """Makes the ONNX files of a model pack from published networks (needs the `export` extra).
 
-    python scripts/export_onnx.py torch CHECKPOINT.pt OUT.onnx --faces PHOTOS
+    python scripts/export_onnx.py recogniser CHECKPOINT.pt OUT.onnx --faces PHOTOS
     python scripts/export_onnx.py recogniser SOURCE.onnx OUT.onnx --faces PHOTOS --precision fp16
     python scripts/export_onnx.py tflite SOURCE.tflite OUT.onnx --faces FOLDER
     python scripts/export_onnx.py detector SOURCE.onnx OUT.onnx
@@ -22,20 +22,28 @@ from app.onnx_export.accuracy import compare
 from app.onnx_export.artefact import sha256
 from app.onnx_export.detector import export_detector
 from app.onnx_export.errors import ExportError
-from app.onnx_export.faces import Channels, Normalisation, align_folder
+from app.onnx_export.faces import Normalisation, align_folder
+from app.onnx_export.parity import Agreement
 from app.onnx_export.pixels import export_pixels
 from app.onnx_export.precision import Precision
 from app.onnx_export.recogniser import Options, Source, export_recogniser, read_onnx
 from app.onnx_export.tflite import export_tflite
+from app.types import Channels
 
 # Of pixels from 0 to 255, RGB, as torchvision normalises them.
-IMAGENET = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
+IMAGENET: dict[str, tuple[float, float, float]] = {
+    "mean": (123.675, 116.28, 103.53),
+    "std": (58.395, 57.12, 57.375),
+}
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
 Published = Annotated[Path, typer.Argument(help="The published network.")]
 Out = Annotated[Path, typer.Argument(help="The ONNX file to write.")]
-
+Architecture = Annotated[
+    str, typer.Option(help="Of a checkpoint: a name, module:function of your own, or auto.")
+]
+Size = Annotated[int, typer.Option(help="Side of the faces a checkpoint takes, pixels.")]
 
 Photos = Annotated[
     Path,
@@ -71,51 +79,13 @@ Evaluate = Annotated[
 
 
 @app.command()
-def torch(
-    source: Published,
-    out: Out,
-    *,
-    faces: Photos,
-    architecture: Annotated[
-        str, typer.Option(help="A name, module:function of your own, or auto.")
-    ] = "auto",
-    size: Annotated[int, typer.Option(help="Side of the faces it takes, pixels.")] = 112,
-    mean: Mean = "127.5",
-    std: Std = "127.5",
-    rgb: Rgb = True,
-    opset: Opset = None,
-    batch: Batch = None,
-    pixels: Pixels = False,
-    unit: Unit = False,
-    precision: PrecisionOption = Precision.FP32,
-    calibration: Calibration = None,
-    minimum_cosine: Minimum = None,
-    evaluate: Evaluate = None,
-) -> None:
-    """Convert a PyTorch checkpoint of a recogniser (needs PyTorch: `make torch`)."""
-    with _failures_on_stderr():
-        # PyTorch is heavy, and no other command needs it.
-        from app.onnx_export.torch_source import read_checkpoint  # noqa: PLC0415
-
-        options = Options(pixels, unit, precision, batch, opset, minimum_cosine)
-        given = Normalisation(_channels(mean, "mean"), _channels(std, "std"), rgb)
-        network = read_checkpoint(source, architecture, size, given, opset)
-        _export(
-            network,
-            out,
-            faces=faces,
-            options=options,
-            calibration=calibration,
-            pairs=evaluate,
-        )
-
-
-@app.command()
 def recogniser(
     source: Published,
     out: Out,
     *,
     faces: Photos,
+    architecture: Architecture = "auto",
+    size: Size = 112,
     mean: Mean = "127.5",
     std: Std = "127.5",
     rgb: Rgb = True,
@@ -128,52 +98,54 @@ def recogniser(
     minimum_cosine: Minimum = None,
     evaluate: Evaluate = None,
 ) -> None:
-    """Make another variant of an ONNX recogniser: precision, input, output, batch."""
+    """Export a recogniser: an ONNX file, or a PyTorch checkpoint (needs PyTorch: `make torch`)."""
     with _failures_on_stderr():
-        options = Options(pixels, unit, precision, batch, opset, minimum_cosine)
-        given = Normalisation(_channels(mean, "mean"), _channels(std, "std"), rgb)
-        _export(
-            read_onnx(source, given),
+        given = Normalisation(_channels(mean, "mean", rgb=rgb), _channels(std, "std", rgb=rgb), rgb)
+        network = _read(source, given, architecture=architecture, size=size, opset=opset)
+        found = export_recogniser(
+            network,
             out,
-            faces=faces,
-            options=options,
-            calibration=calibration,
-            pairs=evaluate,
+            align_folder(faces, network.size),
+            Options(pixels, unit, precision, batch, opset, minimum_cosine),
+            align_folder(calibration, network.size) if calibration else None,
         )
+        print(f"{out}: sha256 {found.sha256}; {_agreement(found.agreement)}")
+        if found.kept:
+            print(f"kept in float32: {', '.join(found.kept)}")
+        for name, accuracy in compare(network, out, evaluate) if evaluate else ():
+            print(
+                f"{name}: {accuracy.pairs} pairs, accuracy {accuracy.accuracy:.4%}, equal error "
+                f"rate {accuracy.equal_error_rate:.4%}"
+            )
 
 
-def _export(
-    source: Source,
-    out: Path,
-    *,
-    faces: Path,
-    options: Options,
-    calibration: Path | None,
-    pairs: Path | None,
-) -> None:
-    photos = align_folder(faces, source.size)
-    counted = align_folder(calibration, source.size) if calibration else None
-    found = export_recogniser(source, out, photos, options, counted)
-    print(
-        f"{out}: sha256 {found.sha256}; {found.agreement.faces} faces, lowest cosine to the source "
-        f"{found.agreement.minimum_cosine:.9f}, length changed by at most "
-        f"{found.agreement.maximum_length_change:.1e}"
+def _read(
+    source: Path, given: Normalisation, *, architecture: str, size: int, opset: int | None
+) -> Source:
+    if source.suffix == ".onnx":
+        return read_onnx(source, given)
+    try:
+        # PyTorch is heavy, and nothing else here needs it.
+        from app.onnx_export.torch_source import read_checkpoint  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise ExportError(
+            f"{source} is no .onnx file, and a checkpoint needs PyTorch: {error.name} is not "
+            "installed. `make torch` installs it."
+        ) from error
+    return read_checkpoint(source, architecture, size, given, opset)
+
+
+def _agreement(found: Agreement) -> str:
+    return (
+        f"{found.faces} faces, lowest cosine to the source {found.minimum_cosine:.9f}, length "
+        f"changed by at most {found.maximum_length_change:.1e}"
     )
-    if found.kept:
-        print(f"kept in float32: {', '.join(found.kept)}")
-    if pairs is None:
-        return
-    for name, accuracy in compare(source, out, pairs):
-        print(
-            f"{name}: {accuracy.pairs} pairs, accuracy {accuracy.accuracy:.4%}, equal error rate "
-            f"{accuracy.equal_error_rate:.4%}"
-        )
 
 
-def _channels(text: str, which: str) -> Channels:
-    """A number, or one a channel."""
+def _channels(text: str, which: str, *, rgb: bool) -> Channels:
+    """A number, or one a channel in the order the network takes them."""
     if text == "imagenet":
-        return IMAGENET[which]
+        return IMAGENET[which] if rgb else IMAGENET[which][::-1]
     try:
         values = [float(part) for part in text.split(",")]
     except ValueError:
@@ -199,11 +171,7 @@ def tflite(
     """Convert a TFLite recogniser (float32, RGB)."""
     with _failures_on_stderr():
         found = export_tflite(source, out, faces, Normalisation(mean, std))
-        print(
-            f"{out}: sha256 {sha256(out)}; {found.faces} faces, lowest cosine to the source "
-            f"{found.minimum_cosine:.9f}, length changed by at most "
-            f"{found.maximum_length_change:.1e}"
-        )
+        print(f"{out}: sha256 {sha256(out)}; {_agreement(found)}")
 
 
 @app.command()

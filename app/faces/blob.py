@@ -5,9 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.types import Image
-
-Channels = float | tuple[float, float, float]
+from app.types import Channels, Image
 
 
 def to_blob(images: Image, mean: Channels, std: Channels, *, rgb: bool) -> NDArray[Any]:

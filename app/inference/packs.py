@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from app.errors import PackError
+from app.types import Channels
 
 PACK_FILE = "pack.toml"
 _APP_FOLDER = Path(__file__).resolve().parent.parent
@@ -45,10 +46,6 @@ class DetectorSpec(_Section):
     licence: str = "unknown"
     source: str = "unknown"
     training_data: str = "unknown"
-
-
-# One number for all channels, or one each in the network's own order.
-Channels = float | tuple[float, float, float]
 
 
 def _positive(values: Channels) -> Channels:

@@ -21,7 +21,8 @@ from app.onnx_export.errors import ExportError
 # Under which training scripts file the backbone's weights, outermost first.
 ENVELOPES = ("state_dict", "state_dict_backbone", "model_state_dict", "model", "backbone")
 # What data-parallel training, compilation and Lightning put before every name.
-PREFIX = re.compile(r"^(module\.|_orig_mod\.|model\.|backbone\.|net\.)+")
+OUTERMOST = re.compile(r"^(module\.|_orig_mod\.|model\.|backbone\.|net\.)")
+PREFIX = re.compile(rf"^({OUTERMOST.pattern[1:]})+")
 # The counter of training steps has no part in inference.
 COUNTER = "num_batches_tracked"
 
@@ -45,18 +46,32 @@ def load_network(source: Path, architecture: str) -> nn.Module:
     Raises ExportError for a file that cannot be read and for weights that do not fit.
     """
     weights = read_weights(source)
+    plain = {PREFIX.sub("", name): value for name, value in weights.items()}
     if ":" in architecture:
         network = _imported(architecture)
+        weights = _named_for(network, weights) or plain
     else:
-        network = _known(weights, architecture, source)
+        network = _known(plain, architecture, source)
+        weights = plain
     if reason := _misfit(network, weights):
         raise ExportError(f"{source} holds no weights of {architecture}: {reason}")
     network.load_state_dict(weights, strict=False)
     return network.eval()
 
 
+def _named_for(network: nn.Module, weights: Weights) -> Weights | None:
+    """The weights under the names of a network whose own parts may be called like a prefix: one
+    prefix after the other is taken off until they fit."""
+    while _misfit(network, weights):
+        shorter = {OUTERMOST.sub("", name): value for name, value in weights.items()}
+        if shorter.keys() == weights.keys():
+            return None
+        weights = shorter
+    return weights
+
+
 def read_weights(source: Path) -> Weights:
-    """The backbone's weights by their plain names. Raises ExportError."""
+    """The weights by the names they were saved under. Raises ExportError."""
     try:
         content = torch.load(source, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -71,11 +86,7 @@ def read_weights(source: Path) -> Weights:
             content = content[envelope]
     if not isinstance(content, Mapping):
         raise ExportError(f"{source} holds a {type(content).__name__}, not named weights")
-    weights = {
-        PREFIX.sub("", name): value
-        for name, value in content.items()
-        if isinstance(value, torch.Tensor)
-    }
+    weights = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
     if not weights:
         raise ExportError(f"{source} holds no weights")
     return weights

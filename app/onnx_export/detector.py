@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper, version_converter
 from app.onnx_export import parity
 from app.onnx_export.artefact import publish
 from app.onnx_export.errors import ExportError
-from app.onnx_export.graph import IR_VERSION, OPSET, PRODUCER, Dimensions, live_nodes
+from app.onnx_export.graph import IR_VERSION, OPSET, PRODUCER, Dimensions, live_nodes, read_model
 
 INPUT = "input"
 # Both sizes are multiples of 32, the deepest stride: neither architecture takes others.
@@ -87,7 +87,7 @@ def export_detector(source: Path, out: Path) -> DetectorProof:
     The proof: same outputs as the source at a size the source takes, and batch independence at
     PROOF_SIZES. Raises ExportError; `out` is written only on success.
     """
-    original = _load(source)
+    original = read_model(source)
     architecture = recognise(original)
     measured: list[DetectorProof] = []
 
@@ -107,17 +107,6 @@ def export_detector(source: Path, out: Path) -> DetectorProof:
 
     publish(make_dynamic(original, architecture), out, prove)
     return measured[0]
-
-
-def _load(source: Path) -> onnx.ModelProto:
-    try:
-        model = onnx.load(source)
-        onnx.checker.check_model(model)
-    except OSError as error:
-        raise ExportError(f"{source} cannot be read: {error.strerror}") from error
-    except Exception as error:  # protobuf and onnx each raise classes of their own
-        raise ExportError(f"{source} is not an ONNX file: {error}") from error
-    return model
 
 
 def recognise(model: onnx.ModelProto) -> Architecture:

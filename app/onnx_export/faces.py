@@ -14,13 +14,12 @@ from app.inference.packs import load_pack
 from app.inference.session import OnnxModel
 from app.onnx_export.errors import ExportError
 from app.settings import Device
+from app.types import Channels
 
 # Noise would not do: it drives a recogniser into a corner of its range where errors hide.
 MINIMUM_FACES = 20
 MAXIMUM_FACES = 200
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-
-Channels = float | tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)

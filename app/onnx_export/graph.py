@@ -1,11 +1,14 @@
 """An ONNX graph under construction."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+
+from app.onnx_export.errors import ExportError
 
 # 17 is old enough for every runtime the service meets and new enough for all operators used here;
 # IR version 8 is the one that came with it.
@@ -14,6 +17,18 @@ IR_VERSION = 8
 PRODUCER = "likeness"
 
 Dimensions = list[int | str]
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    """The network a file holds. Raises ExportError where it cannot be read or is none."""
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(model)
+    except OSError as error:
+        raise ExportError(f"{path} cannot be read: {error.strerror}") from error
+    except Exception as error:  # protobuf and onnx each raise classes of their own
+        raise ExportError(f"{path} is not an ONNX file: {error}") from error
+    return model
 
 
 class GraphBuilder:

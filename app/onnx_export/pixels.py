@@ -15,8 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 from app.onnx_export import parity
 from app.onnx_export.artefact import publish
 from app.onnx_export.errors import ExportError
-from app.onnx_export.faces import Channels, Normalisation
-from app.onnx_export.graph import PRODUCER
+from app.onnx_export.faces import Normalisation
+from app.onnx_export.graph import PRODUCER, read_model
+from app.types import Channels
 
 PIXELS = "pixels"
 # Dividing and multiplying by the inverse round differently, in the last bit of each value.
@@ -28,11 +29,7 @@ PROOF_SIDE = 256
 def export_pixels(source: Path, out: Path, given: Normalisation) -> float:
     """Write the network at `source` to `out` with uint8 pixels as its input, once it is proven to
     answer the same; returns the largest difference. Raises ExportError."""
-    try:
-        model = onnx.load(source)
-    except Exception as error:  # protobuf raises classes of its own
-        raise ExportError(f"{source} is not an ONNX file: {error}") from error
-    folded = fold_pixels(model, given)
+    folded = fold_pixels(read_model(source), given)
     measured: list[float] = []
 
     def prove(candidate: Path) -> None:

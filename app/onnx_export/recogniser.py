@@ -13,6 +13,7 @@ from app.onnx_export import parity
 from app.onnx_export.artefact import publish
 from app.onnx_export.errors import ExportError
 from app.onnx_export.faces import Normalisation
+from app.onnx_export.graph import read_model
 from app.onnx_export.parity import FloatArray
 from app.onnx_export.pixels import fold_pixels
 from app.onnx_export.precision import MINIMUM_COSINE, Precision, to_half, to_integers
@@ -64,13 +65,7 @@ class Exported:
 
 def read_onnx(path: Path, normalisation: Normalisation) -> Source:
     """An ONNX recogniser with one float32 input. Raises ExportError."""
-    try:
-        model = onnx.load(path)
-        onnx.checker.check_model(model)
-    except OSError as error:
-        raise ExportError(f"{path} cannot be read: {error.strerror}") from error
-    except Exception as error:  # protobuf and onnx each raise classes of their own
-        raise ExportError(f"{path} is not an ONNX file: {error}") from error
+    model = read_model(path)
     session = parity.open_session(path)
 
     def answer(faces: FloatArray) -> FloatArray:

@@ -1,6 +1,8 @@
 """PyTorch checkpoints -> ONNX. `make torch` installs what these need."""
 
+import importlib
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,7 +35,11 @@ PUBLISHED = {
 MODELS = Path(os.environ.get("LIKENESS_EVAL_MODELS", "../shared/models"))
 IMAGENET = Normalisation((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+# Slow as a whole: CI installs PyTorch only after the default suite.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
+]
 
 
 def _made(name: str, dimension: int = 512) -> "torch.nn.Module":
@@ -80,31 +86,34 @@ def test_the_architecture_is_found_by_its_weights(tmp_path: Path, name: str) -> 
     }
 
 
-def tiny() -> "torch.nn.Module":
-    """Found by its name, as a user's own network is."""
-    return torch.nn.Sequential(
-        torch.nn.Conv2d(3, 4, 3, 2), torch.nn.PReLU(4), torch.nn.Flatten(), torch.nn.LazyLinear(8)
-    ).eval()
+# Its parts are called like the prefixes that training scripts leave.
+OWN = """
+from torch import nn
+
+class Mine(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.PReLU(4), nn.Flatten())
+        self.model = nn.Linear(196, 8)
+
+    def forward(self, x):
+        return self.model(self.backbone(x))
+"""
 
 
-def own() -> "torch.nn.Module":
-    network = tiny()
-    network(torch.zeros((1, 3, 16, 16)))
-    return network
-
-
+@pytest.mark.parametrize("prefix", ["", "module."])
 def test_a_network_of_one_s_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_images: Callable[..., Path]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make_images: Callable[..., Path],
+    prefix: str,
 ) -> None:
-    (tmp_path / "mine.py").write_text(
-        "import torch\n"
-        "def make():\n"
-        "    n = torch.nn\n"
-        "    return n.Sequential(n.Conv2d(3, 4, 3, 2), n.PReLU(4), n.Flatten(), n.Linear(196, 8))\n"
-    )
+    (tmp_path / "mine.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
-    torch.save(own().state_dict(), tmp_path / "checkpoint.pt")
-    source = read_checkpoint(tmp_path / "checkpoint.pt", "mine:make", 16, Normalisation())
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    weights = importlib.import_module("mine").Mine().state_dict()
+    torch.save({prefix + n: v for n, v in weights.items()}, tmp_path / "checkpoint.pt")
+    source = read_checkpoint(tmp_path / "checkpoint.pt", "mine:Mine", 16, Normalisation())
     faces = align_folder(make_images(20), 16)
     found = export_recogniser(source, tmp_path / "out.onnx", faces, Options(pixels=True))
     assert found.agreement.minimum_cosine > 0.999999
@@ -182,7 +191,6 @@ def _fill(network: MobileFaceNet, given: list, arrays: dict) -> str:
     return node.output[0]
 
 
-@pytest.mark.slow
 def test_the_real_checkpoint(tmp_path: Path, evaluation_faces: Path) -> None:
     path = MODELS / "foamliu" / "mobilefacenet.pt"
     if not path.is_file():
