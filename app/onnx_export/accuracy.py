@@ -45,8 +45,8 @@ def measure(recogniser: Path, normalisation: Normalisation, pairs: Path) -> Accu
     default pack's detector and this recogniser. Raises ExportError."""
     try:
         source = PairsSource(pairs, pairs.parent / "images", read_pairs(pairs))
-        plan = Plan(None, source, None, LabelNoise(), {}, FaceSelection.LARGEST, 0)
-        pack = _pack_of(recogniser, normalisation)
+        plan = Plan(None, source, None, LabelNoise(), {}, FaceSelection.CENTRE, 0)
+        pack = pack_of(recogniser, normalisation)
         pipeline = build_pipeline(pack, Device.CPU, ImageLimits())
         found = evaluate(plan, pack, Analyser(pipeline), _silently).evaluation.pairs
     except LikenessError as error:
@@ -61,7 +61,7 @@ def _silently(_what: str, _total: int) -> Iterator[Callable[[], None]]:
     yield lambda: None
 
 
-def _pack_of(recogniser: Path, normalisation: Normalisation) -> ModelPack:
+def pack_of(recogniser: Path, normalisation: Normalisation) -> ModelPack:
     """The default pack with another recogniser."""
     default = load_pack("default")
     update = {
