@@ -42,6 +42,10 @@ serve: $(STAMPS)/serve-$(EXTRA) ## Install what the service needs, once, and sta
 .PHONY: install
 install: $(STAMPS)/dev ## Install what tests and checks need
 
+.PHONY: insightface
+insightface: $(STAMPS)/serve-$(EXTRA) ## What `likeness models pull | install` need beyond the service
+	$(call install,$(if $(filter gpu,$(EXTRA)),gpu-insightface,insightface))
+
 # Not in the locks: which build fits is the machine's business, and the default one takes several GB.
 TORCH ?= torch==2.13.0
 .PHONY: torch

@@ -105,6 +105,10 @@ class LowQuality(FaceError):
     code, title = "low_quality", "The face is not clear enough"
 
 
+class NotLive(FaceError):
+    code, title = "not_live", "The face does not look live"
+
+
 class NothingEnrolled(LikenessError):
     code, status, title = "nothing_enrolled", 422, "No image could be enrolled"
 
@@ -170,6 +174,10 @@ class NotEnoughData(LikenessError):
 
 class RateOutOfReach(LikenessError):
     code, status, title = "rate_out_of_reach", 422, "No calibration can stand behind that rate"
+
+
+class LivenessUnavailable(Conflict):
+    code, title = "liveness_unavailable", "The model pack cannot tell whether a face is live"
 
 
 class NotCalibrated(Conflict):

@@ -22,7 +22,8 @@ from app.gallery.store import SqlStore
 from app.gallery.upkeep import Upkeep
 from app.imaging import ImageLimits
 from app.inference.cores import usable_cores
-from app.inference.packs import ModelPack, load_pack
+from app.inference.pack_spec import ModelPack
+from app.inference.packs import load_pack
 from app.inference.scheduler import Scheduler
 from app.settings import Settings
 from app.telemetry.metrics import BatchSizes, Metrics, SearchCosts
@@ -59,7 +60,10 @@ class Services:
         self, data: bytes, selection: FaceSelection, gate: QualityGate
     ) -> Steps[tuple[AnalysedImage, NewTemplate]]:
         """`template_from_photo` in steps."""
-        image = yield from self.pipeline.steps(data, max_faces=self.settings.max_faces)
+        live = gate.min_liveness is not None
+        image = yield from self.pipeline.steps(
+            data, max_faces=self.settings.max_faces, liveness=live
+        )
         face = usable_face(image, selection, gate)
         return image, template_of(face, data)
 
@@ -104,7 +108,7 @@ def build_services(settings: Settings) -> Services:
 
     Raises the StartupError family with a sentence for the operator.
     """
-    pack = load_pack(settings.pack)
+    pack = load_pack(settings.pack, settings.installed_packs)
     limits = ImageLimits(
         settings.max_image_bytes, settings.max_image_pixels, settings.max_image_side
     )

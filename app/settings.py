@@ -43,6 +43,10 @@ class Settings(BaseSettings):
         SecretStr | None, Field(description="The same, printed by a command, run without a shell.")
     ] = None
     pack: Annotated[str, Field(description="Model pack: a name or a folder.")] = "default"
+    models_dir: Annotated[
+        Path | None,
+        Field(description="Folder of installed model packs; default: models in the data folder."),
+    ] = None
     device: Annotated[Device, Field(description="auto, cpu or cuda.")] = Device.AUTO
     index_device: Annotated[
         Literal["cpu", "cuda"], Field(description="Where galleries are searched.")
@@ -69,6 +73,11 @@ class Settings(BaseSettings):
     request_timeout: Annotated[
         float, Field(gt=0, description="Seconds until a request is answered with 503.")
     ] = 60.0
+
+    @property
+    def installed_packs(self) -> Path:
+        """The folder of the packs that did not come with Likeness."""
+        return self.models_dir or self.data_dir / "models"
 
     @property
     def resolved_database_url(self) -> str:

@@ -66,7 +66,9 @@ class Quality:
 
     `face_size_px` is the shorter side of the box; angles are degrees (0 = frontal); `sharpness`
     and `brightness` are measured on the aligned crop; `embedding_norm` is the length of the
-    recogniser's raw output, None where the face was not embedded. See `app.faces.quality`.
+    recogniser's raw output, None where the face was not embedded; `liveness` the chance (0…1) that
+    it is no photo of a photo and `quality_score` a quality network's answer, None where the pack
+    has no such network or was not asked. See `app.faces.quality` and `app.faces.liveness`.
     """
 
     face_size_px: float
@@ -77,6 +79,8 @@ class Quality:
     brightness: float
     detector_score: float
     embedding_norm: float | None = None
+    liveness: float | None = None
+    quality_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

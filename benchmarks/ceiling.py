@@ -31,7 +31,8 @@ from app.faces.blob import to_blob
 from app.faces.detect import ARCHITECTURES, Detector, letterbox
 from app.imaging import ImageLimits, decode_at_least
 from app.inference.cores import usable_cores
-from app.inference.packs import ModelPack, load_pack
+from app.inference.pack_spec import ModelPack
+from app.inference.packs import load_pack
 from app.inference.session import OnnxModel
 from app.settings import Device
 

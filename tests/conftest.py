@@ -16,7 +16,8 @@ from PIL import Image as PillowImage
 from app.faces.detect import Detector
 from app.faces.pipeline import FacePipeline, build_pipeline
 from app.imaging import ImageLimits, decode_image
-from app.inference.packs import ModelPack, load_pack
+from app.inference.pack_spec import ModelPack
+from app.inference.packs import load_pack
 from app.inference.session import OnnxModel
 from app.settings import Device
 from app.types import Image

@@ -12,7 +12,12 @@ T = TypeVar("T")
 
 
 async def analyse_images(
-    head: AnswerHead, images: Sequence[bytes], max_faces: int | None, *, embed: bool = True
+    head: AnswerHead,
+    images: Sequence[bytes],
+    max_faces: int | None,
+    *,
+    embed: bool = True,
+    liveness: bool = False,
 ) -> list[Outcome]:
     """Analyse each photo; one that cannot be used is answered with its error, in its place.
 
@@ -22,7 +27,7 @@ async def analyse_images(
     limit = min(max_faces or services.settings.max_faces, services.settings.max_faces)
 
     def work(data: bytes) -> Steps[AnalysedImage]:
-        return services.pipeline.steps(data, max_faces=limit, embed=embed)
+        return services.pipeline.steps(data, max_faces=limit, embed=embed, liveness=liveness)
 
     outcomes: list[Outcome] = list(await each_photo(head, images, work))
     errors = []

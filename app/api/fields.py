@@ -94,6 +94,15 @@ Selection = Annotated[
 MaxFaces = Annotated[int, Field(ge=1, le=1024, description="Faces answered, the largest first.")]
 
 
+Liveness = Annotated[
+    bool,
+    Field(
+        description="Tell how likely each face is live, in its quality; needs a model pack with "
+        "liveness networks. A hint from one photo, no proof."
+    ),
+]
+
+
 class _Fields(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -116,6 +125,7 @@ class ThresholdFields(_Fields):
 
 class DetectFields(_Fields):
     max_faces: MaxFaces | None = None
+    liveness: Liveness = False
 
 
 class EnrollFields(_Fields):
@@ -130,6 +140,7 @@ class VerifyFields(ThresholdFields):
     person_id: PersonId | None = None
     collection: CollectionName = DEFAULT_COLLECTION
     face_selection: Selection = FaceSelection.LARGEST
+    liveness: Liveness = False
 
 
 class IdentifyFields(ThresholdFields):
@@ -137,6 +148,7 @@ class IdentifyFields(ThresholdFields):
     top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K, description="Candidates for each face.")] = 5
     max_faces: MaxFaces | None = None
     filter: Filter | None = None
+    liveness: Liveness = False
     one_person_once: Annotated[
         bool, Field(description="Find nobody twice in one photo: the best assignment overall.")
     ] = False

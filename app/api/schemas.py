@@ -36,6 +36,13 @@ class QualityInfo(BaseModel):
     embedding_norm: Annotated[
         float | None, Field(description="Length of the raw embedding; short means unsure.")
     ] = None
+    liveness: Annotated[
+        float | None,
+        Field(description="Chance that the face is live, 0 to 1; null where nobody asked."),
+    ] = None
+    quality_score: Annotated[
+        float | None, Field(description="Of the pack's quality network; null where it has none.")
+    ] = None
 
 
 class ImageInfo(BaseModel):

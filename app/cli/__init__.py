@@ -10,6 +10,7 @@ from app.cli.import_gallery import import_folder
 from app.cli.keys import keys_app
 from app.cli.migrate import migrate_database
 from app.cli.models import models_app
+from app.cli.models_install import install, pack_networks, pull
 from app.cli.serve import serve
 
 app = typer.Typer(
@@ -27,5 +28,7 @@ app.command("migrate")(migrate_database)
 app.command()(doctor)
 app.command()(backup)
 app.command()(restore)
+for name, command in (("pull", pull), ("install", install), ("pack", pack_networks)):
+    models_app.command(name)(command)
 app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")

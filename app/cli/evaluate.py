@@ -155,7 +155,7 @@ def _kind(path: Path) -> str:
 
 def _run(plan: Plan, pack: str | None, *, keep: bool) -> Result:
     settings = read_settings()
-    loaded = load_pack(pack or settings.pack)
+    loaded = load_pack(pack or settings.pack, settings.installed_packs)
     limits = ImageLimits(
         settings.max_image_bytes, settings.max_image_pixels, settings.max_image_side
     )

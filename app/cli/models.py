@@ -1,42 +1,96 @@
-"""`likeness models`: which packs there are and whether their files are intact."""
+"""`likeness models list | show | verify`: which packs there are, and what is in them."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from app.cli.console import clear_errors, out, read_settings
-from app.inference.packs import builtin_packs, load_pack, read_pack
+from app.cli.console import clear_errors, err, out, read_settings
+from app.decision.calibration import CALIBRATION_FILE
+from app.errors import PackError
+from app.inference.pack_spec import ModelPack, NetworkSpec
+from app.inference.packs import find_pack, known_packs, load_pack, read_pack, verify_pack
 
-models_app = typer.Typer(help="Model packs: list, verify.", no_args_is_help=True)
+models_app = typer.Typer(
+    help="Model packs: list, show, verify, pull, install, pack, migrate.", no_args_is_help=True
+)
+
+PackArgument = Annotated[str | None, typer.Argument(help="Name or folder; default: LIKENESS_PACK.")]
 
 
 @models_app.command("list")
 def list_packs() -> None:
-    """The packs that came with this installation."""
+    """The packs that came with this installation and those that were installed."""
     table = Table("pack", "version", "detector", "recogniser", "dimension", "licence", "space")
-    with clear_errors():
-        for folder in builtin_packs():
+    settings = read_settings()
+    for folder in known_packs(settings.installed_packs):
+        # A broken pack must not hide the others.
+        try:
             pack = read_pack(folder)
-            table.add_row(
-                pack.name,
-                pack.version,
-                pack.detector.architecture,
-                pack.recogniser.architecture,
-                str(pack.recogniser.dimension),
-                f"{pack.detector.licence} / {pack.recogniser.licence}",
-                pack.embedding_space,
-            )
+        except PackError as error:
+            err.print(error.detail, markup=False, highlight=False)
+            continue
+        table.add_row(
+            pack.name,
+            pack.version,
+            pack.detector.architecture,
+            pack.recogniser.architecture,
+            str(pack.recogniser.dimension),
+            " / ".join(dict.fromkeys([pack.detector.licence, pack.recogniser.licence])),
+            pack.embedding_space,
+        )
     out.print(table)
 
 
-@models_app.command("verify")
-def verify(
-    pack: Annotated[
-        str | None, typer.Argument(help="Name or folder; default: LIKENESS_PACK.")
-    ] = None,
-) -> None:
-    """Check the SHA-256 of each network of a pack."""
+@models_app.command("show")
+def show(pack: PackArgument = None) -> None:
+    """Everything that is known of a pack, and whether its files are intact."""
+    settings = read_settings()
     with clear_errors():
-        loaded = load_pack(pack or read_settings().pack)
-    out.print(f"{loaded.folder}: {loaded.detector.file} and {loaded.recogniser.file} are intact.")
+        found = read_pack(find_pack(pack or settings.pack, settings.installed_packs))
+        _print_pack(found)
+        verify_pack(found)
+    out.print("The digest of each network is right.")
+
+
+def _print_pack(pack: ModelPack) -> None:
+    table = Table(show_header=False, title=f"{pack.name} {pack.version}")
+    table.add_row("folder", str(pack.folder))
+    table.add_row("description", pack.description)
+    table.add_row("embedding space", pack.embedding_space)
+    for role, network in _roles(pack):
+        table.add_section()
+        table.add_row(role, f"{network.file}, {_size(pack.path(network))}")
+        for name, value in network.model_dump(exclude={"file"}).items():
+            if value is not None:
+                table.add_row(f"  {name}", str(value))
+    table.add_section()
+    calibrated = (pack.folder / CALIBRATION_FILE).is_file()
+    table.add_row("threshold", f"{pack.decision.threshold:g}: {pack.decision.threshold_basis}")
+    table.add_row("calibration", CALIBRATION_FILE if calibrated else "none: the threshold decides")
+    out.print(table)
+
+
+def _roles(pack: ModelPack) -> list[tuple[str, NetworkSpec]]:
+    quality = [] if pack.quality is None else [("quality", pack.quality)]
+    return [
+        ("detector", pack.detector),
+        ("recogniser", pack.recogniser),
+        *(("liveness", network) for network in pack.liveness),
+        *quality,
+    ]
+
+
+def _size(path: Path) -> str:
+    return f"{path.stat().st_size / 1e6:.1f} MB" if path.is_file() else "missing"
+
+
+@models_app.command("verify")
+def verify(pack: PackArgument = None) -> None:
+    """Check the SHA-256 of each network of a pack."""
+    settings = read_settings()
+    with clear_errors():
+        loaded = load_pack(pack or settings.pack, settings.installed_packs)
+    names = ", ".join(network.file for network in loaded.networks)
+    out.print(f"{loaded.folder}: intact are {names}.")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.errors import FaceTooSmall, LowQuality
+from app.errors import FaceTooSmall, LowQuality, NotLive
 from app.types import Face, Quality
 
 
@@ -30,6 +30,18 @@ class QualityGate(BaseModel):
     min_embedding_norm: Annotated[
         float | None,
         Field(gt=0, description="Length of the raw embedding; its scale is the model pack's."),
+    ] = None
+    min_liveness: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            lt=1,
+            description="Chance that the face is live; needs a model pack with liveness networks.",
+        ),
+    ] = None
+    min_quality_score: Annotated[
+        float | None,
+        Field(description="Answer of the pack's quality network; its scale is the network's."),
     ] = None
 
 
@@ -91,13 +103,29 @@ _LIMITS = (
         ),
         "The network is unsure of this face; send a clearer photo from the front.",
     ),
+    _Limit(
+        "min_quality_score",
+        "low_quality_score",
+        lambda quality, limit: quality.quality_score is None or quality.quality_score < limit,
+        "The face is hard to recognise; send a clearer photo from the front.",
+    ),
 )
+# What the model pack was not asked, or cannot tell, is no evidence of life.
+_NOT_LIVE = _Limit(
+    "min_liveness",
+    "not_live",
+    lambda quality, limit: quality.liveness is None or quality.liveness < limit,
+    "This does not look like a live face; send a photo of the person, not of a picture or screen.",
+)
+
+
+_ERRORS = {error.code: error for error in (FaceTooSmall, NotLive)}
 
 
 def complaints(quality: Quality, gate: QualityGate) -> list[Complaint]:
     """Everything a gate has against a face, the gravest first; empty when it may pass."""
     found = []
-    for limit in _LIMITS:
+    for limit in (_NOT_LIVE, *_LIMITS):
         value = getattr(gate, limit.name)
         if value is not None and limit.fails(quality, value):
             found.append(Complaint(limit.code, limit.detail.format(quality, value)))
@@ -105,9 +133,9 @@ def complaints(quality: Quality, gate: QualityGate) -> list[Complaint]:
 
 
 def check_quality(face: Face, gate: QualityGate) -> None:
-    """Raise FaceTooSmall or LowQuality with all `reasons` unless the face may pass."""
+    """Raise NotLive, FaceTooSmall or LowQuality with all `reasons` unless the face may pass."""
     found = complaints(face.quality, gate)
     if not found:
         return
-    error = FaceTooSmall if found[0].code == FaceTooSmall.code else LowQuality
+    error = _ERRORS.get(found[0].code, LowQuality)
     raise error(found[0].detail, {"reasons": [complaint.code for complaint in found]})

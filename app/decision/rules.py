@@ -39,6 +39,9 @@ class CollectionPolicy(BaseModel):
     identify_gate: Annotated[
         QualityGate, Field(description="Probes that fail it are rejected. Off by default.")
     ] = OPEN_GATE
+    verify_gate: Annotated[
+        QualityGate, Field(description="A probe that fails it is refused. Off by default.")
+    ] = OPEN_GATE
     enroll_gate: Annotated[
         QualityGate, Field(description="Photos that fail it make no template. Mild by default.")
     ] = MILD_GATE

@@ -17,7 +17,7 @@ import msgpack
 import numpy as np
 
 import app
-from app.inference.packs import ModelPack
+from app.inference.pack_spec import ModelPack
 from app.types import AnalysedImage, Face, FloatArray, Quality
 
 ANSWER_SHAPING = ("imaging.py", "faces/*.py", "inference/session.py", "inference/policy.py",

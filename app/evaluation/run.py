@@ -47,7 +47,7 @@ from app.evaluation.protocol import (
 from app.evaluation.sample import FaceSample, build_sample, find_problems
 from app.evaluation.scores import compare_rules
 from app.evaluation.verification import detection_figures, verify_pairs
-from app.inference.packs import ModelPack
+from app.inference.pack_spec import ModelPack
 from app.types import FloatArray
 
 PRECISION = "float32"

@@ -14,7 +14,7 @@ import numpy as np
 from app.errors import PackError
 from app.faces import centerface, scrfd, yunet
 from app.faces.blob import to_blob
-from app.inference.packs import DetectorSpec
+from app.inference.pack_spec import DetectorSpec
 from app.inference.session import Network
 from app.types import Detections, FloatArray, Image
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from app.errors import PackError
 from app.faces.blob import to_blob
-from app.inference.packs import RecogniserSpec
+from app.inference.pack_spec import RecogniserSpec
 from app.inference.session import Network
 from app.types import FloatArray, Image
 

@@ -7,18 +7,21 @@ of hundreds of faces does not keep the photos behind it waiting.
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from app.errors import PackError
+from app.errors import LivenessUnavailable, PackError
 from app.faces.align import align_faces, enlargement
 from app.faces.detect import Detector
 from app.faces.embed import Recogniser
-from app.faces.quality import assess_faces
+from app.faces.liveness import LivenessCheck, LivenessNetwork
+from app.faces.quality import Opinions, assess_faces
+from app.faces.quality_network import QualityNetwork
 from app.imaging import ImageLimits, decode_at_least, decode_image
 from app.inference.batching import BatchedModel
-from app.inference.packs import ModelPack
+from app.inference.pack_spec import ModelPack
 from app.inference.policy import CPU_POLICY, POLICIES, SchedulePolicy
 from app.inference.session import Network, OnnxModel
 from app.settings import Device
@@ -41,6 +44,23 @@ class StageClock:
             self.timings_ms[name] = self.timings_ms.get(name, 0.0) + spent
 
 
+@dataclass(frozen=True, slots=True)
+class Judges:
+    """The networks of a pack that judge a face beside its recogniser."""
+
+    liveness: LivenessCheck | None = None
+    quality: QualityNetwork | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What a caller wants of a photo."""
+
+    max_faces: int
+    embed: bool = True
+    liveness: bool = False
+
+
 class FacePipeline:
     """Detector and recogniser of one pack, joined. Safe to call from several threads."""
 
@@ -50,7 +70,9 @@ class FacePipeline:
         recogniser: Recogniser,
         limits: ImageLimits,
         policy: SchedulePolicy = CPU_POLICY,
+        *,
         batched: Mapping[str, BatchedModel] | None = None,
+        judges: Judges | None = None,
     ) -> None:
         if not detector.has_landmarks:
             raise PackError(
@@ -62,11 +84,17 @@ class FacePipeline:
         self._limits = limits
         self.policy = policy
         self._batched = dict(batched or {})
+        self._judges = judges or Judges()
 
     @property
     def provider(self) -> str:
         """ONNX Runtime's name of what the recogniser really runs on."""
         return self._recogniser.provider
+
+    @property
+    def tells_liveness(self) -> bool:
+        """Whether the pack has liveness networks."""
+        return self._judges.liveness is not None
 
     @property
     def batches(self) -> Mapping[str, Mapping[int, int]]:
@@ -78,52 +106,61 @@ class FacePipeline:
         for model in self._batched.values():
             model.close()
 
-    def analyse(self, data: bytes, *, max_faces: int, embed: bool = True) -> AnalysedImage:
+    def analyse(
+        self, data: bytes, *, max_faces: int, embed: bool = True, liveness: bool = False
+    ) -> AnalysedImage:
         """Find the faces of one encoded photo, at most `max_faces`, the largest first.
 
-        Raises the ImageError family for bytes that cannot be used.
+        Raises the ImageError family for bytes that cannot be used, and LivenessUnavailable where
+        it is asked for and the pack has no network for it.
         """
-        return finish(self.steps(data, max_faces=max_faces, embed=embed))
+        return finish(self.steps(data, max_faces=max_faces, embed=embed, liveness=liveness))
 
     def analyse_image(self, image: Image, *, max_faces: int, embed: bool = True) -> AnalysedImage:
         """The same for a decoded BGR image (height, width, 3) uint8."""
         decoded = DecodedImage(image, image.shape[1], image.shape[0])
-        return finish(self._steps(decoded, None, max_faces, embed, StageClock()))
+        return finish(self._steps(decoded, None, _Wish(max_faces, embed), StageClock()))
 
-    def steps(self, data: bytes, *, max_faces: int, embed: bool = True) -> Steps[AnalysedImage]:
+    def steps(
+        self, data: bytes, *, max_faces: int, embed: bool = True, liveness: bool = False
+    ) -> Steps[AnalysedImage]:
         """`analyse` in steps. Nothing is done before the first; the time until then is told as the
         stage "queue"."""
         made = time.perf_counter()
-        return self._steps_of_photo(data, max_faces, embed, made)
+        if liveness and not self.tells_liveness:
+            raise LivenessUnavailable(
+                "The running model pack has no liveness networks. Serve a pack that has (likeness "
+                "models pack --liveness), or do not ask for liveness."
+            )
+        return self._steps_of_photo(data, _Wish(max_faces, embed, liveness), made)
 
-    def _steps_of_photo(
-        self, data: bytes, max_faces: int, embed: bool, made: float
-    ) -> Steps[AnalysedImage]:
+    def _steps_of_photo(self, data: bytes, wish: _Wish, made: float) -> Steps[AnalysedImage]:
         clock = StageClock()
         clock.timings_ms["queue"] = (time.perf_counter() - made) * 1000
         with clock.stage("decode"):
             decoded = decode_at_least(data, self._limits, self._detector.input_size)
-        return (yield from self._steps(decoded, data, max_faces, embed, clock))
+        return (yield from self._steps(decoded, data, wish, clock))
 
     def _steps(
         self,
         decoded: DecodedImage,
         data: bytes | None,
-        max_faces: int,
-        embed: bool,
+        wish: _Wish,
         clock: StageClock,
     ) -> Steps[AnalysedImage]:
         with clock.stage("detect"):
             found = _in_the_photo(self._detector.detect(decoded.pixels), decoded)
-            found = _largest_first(found, max_faces)
+            found = _largest_first(found, wish.max_faces)
         assert found.landmarks is not None, "checked when the pipeline was built"
         crops = self._crops(decoded, data, found.landmarks, clock)
         embeddings: FloatArray | None = None
         norms: FloatArray | None = None
-        if embed:
+        if wish.embed:
             embeddings, norms = yield from self._embed(crops, clock)
+        live = self._liveness(decoded, data, found, clock) if wish.liveness else None
         with clock.stage("quality"):
-            qualities = assess_faces(found, crops, norms)
+            scores = self._judges.quality.scores(crops) if self._judges.quality else None
+            qualities = assess_faces(found, crops, Opinions(norms, live, scores))
         faces = tuple(
             Face(
                 box=found.boxes[i],
@@ -153,6 +190,19 @@ class FacePipeline:
             if ratio > 1:
                 points = ((landmarks + 0.5) / ratio - 0.5).astype(np.float32)
             return align_faces(image, points, size)
+
+    def _liveness(
+        self, decoded: DecodedImage, data: bytes | None, found: Detections, clock: StageClock
+    ) -> FloatArray:
+        """Told from the photo's own pixels: what a copy smooths away is what gives a fake away."""
+        assert self._judges.liveness is not None, "checked before the first step"
+        image = decoded.pixels
+        if decoded.reduction > 1:
+            assert data is not None, "only encoded photos come reduced"
+            with clock.stage("decode"):
+                image = decode_image(data, self._limits)
+        with clock.stage("liveness"):
+            return self._judges.liveness.scores(image, found.boxes)
 
     def _embed(self, crops: Image, clock: StageClock) -> Steps[tuple[FloatArray, FloatArray]]:
         turn = self.policy.faces_a_turn
@@ -214,5 +264,15 @@ def build_pipeline(pack: ModelPack, device: Device, limits: ImageLimits) -> Face
         Recogniser(running["recogniser"], pack.recogniser),
         limits,
         policy,
-        batched,
+        batched=batched,
+        judges=_judges(pack, device),
     )
+
+
+def _judges(pack: ModelPack, device: Device) -> Judges:
+    live = [LivenessNetwork(OnnxModel(pack.path(spec), device), spec) for spec in pack.liveness]
+    quality = None
+    if pack.quality is not None:
+        network = OnnxModel(pack.path(pack.quality), device)
+        quality = QualityNetwork(network, pack.quality, pack.recogniser.input_size)
+    return Judges(LivenessCheck(live) if live else None, quality)

@@ -4,6 +4,8 @@ None of these is a decision. They say why a comparison may be weak, and let an e
 photo that would make a poor template.
 """
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +66,16 @@ def brightness(crop: Image) -> float:
     return float(cv2.cvtColor(middle, cv2.COLOR_BGR2GRAY).mean() / 255.0)
 
 
-def assess_faces(detections: Detections, crops: Image, norms: FloatArray | None) -> list[Quality]:
+@dataclass(frozen=True, slots=True)
+class Opinions:
+    """What networks say of the faces of one image, (n,) each; None where none was asked."""
+
+    norms: FloatArray | None = None
+    liveness: FloatArray | None = None
+    scores: FloatArray | None = None
+
+
+def assess_faces(detections: Detections, crops: Image, opinions: Opinions) -> list[Quality]:
     """One Quality for each detection; `crops` are its aligned faces in the same order."""
     if len(detections) == 0:
         return []
@@ -80,7 +91,13 @@ def assess_faces(detections: Detections, crops: Image, norms: FloatArray | None)
             sharpness=sharpness(crops[i]),
             brightness=brightness(crops[i]),
             detector_score=float(detections.scores[i]),
-            embedding_norm=None if norms is None else float(norms[i]),
+            embedding_norm=_of(opinions.norms, i),
+            liveness=_of(opinions.liveness, i),
+            quality_score=_of(opinions.scores, i),
         )
         for i in range(len(detections))
     ]
+
+
+def _of(values: FloatArray | None, index: int) -> float | None:
+    return None if values is None else float(values[index])

@@ -13,7 +13,8 @@ from app.evaluation.protocol import Analyser
 from app.evaluation.run import PairsSource, Plan, evaluate
 from app.faces.pipeline import build_pipeline
 from app.imaging import ImageLimits
-from app.inference.packs import ModelPack, load_pack
+from app.inference.pack_spec import ModelPack
+from app.inference.packs import load_pack
 from app.onnx_export.artefact import serialise, sha256
 from app.onnx_export.errors import ExportError
 from app.onnx_export.faces import Normalisation
@@ -48,7 +49,10 @@ def measure(recogniser: Path, normalisation: Normalisation, pairs: Path) -> Accu
         plan = Plan(None, source, None, LabelNoise(), {}, FaceSelection.CENTRE, 0)
         pack = pack_of(recogniser, normalisation)
         pipeline = build_pipeline(pack, Device.CPU, ImageLimits())
-        found = evaluate(plan, pack, Analyser(pipeline), _silently).evaluation.pairs
+        with tempfile.TemporaryDirectory() as empty:
+            # The default pack's calibration, which lies beside it, is of its own recogniser.
+            alone = pack.model_copy(update={"folder": Path(empty)})
+            found = evaluate(plan, alone, Analyser(pipeline), _silently).evaluation.pairs
     except LikenessError as error:
         raise ExportError(error.detail) from error
     if found is None:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
 from app.onnx_export.errors import ParityError
@@ -151,22 +150,3 @@ def run(session: ort.InferenceSession, images: NDArray[Any]) -> list[FloatArray]
     """All outputs of a network with one input."""
     outputs = session.run(None, {session.get_inputs()[0].name: images})
     return [np.asarray(output, np.float32) for output in outputs]
-
-
-def run_tflite(path: Path, faces: FloatArray) -> FloatArray:
-    """What the TFLite interpreter answers to (n, 3, size, size) faces: (n, d).
-
-    The batch stays the one the file was made with: faces go in by that number, and the last
-    group is filled up with its last face.
-    """
-    interpreter = Interpreter(model_path=str(path), num_threads=1)
-    interpreter.allocate_tensors()
-    entry, exit_ = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-    step = int(entry["shape"][0])
-    images, answers = faces.transpose(0, 2, 3, 1), []
-    for start in range(0, len(images), step):
-        group = images[np.minimum(np.arange(start, start + step), len(images) - 1)]
-        interpreter.set_tensor(entry["index"], np.ascontiguousarray(group))
-        interpreter.invoke()
-        answers.append(interpreter.get_tensor(exit_["index"]))
-    return np.asarray(np.concatenate(answers)[: len(faces)], np.float32)

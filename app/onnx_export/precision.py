@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto
+from onnx import TensorProto, version_converter
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -24,7 +24,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from onnxruntime.transformers.onnx_model import OnnxModel
 
 from app.onnx_export import parity
-from app.onnx_export.graph import live_nodes
+from app.onnx_export.graph import OPSET, live_nodes
 from app.onnx_export.parity import FloatArray
 
 LARGEST_HALF = 65504.0
@@ -169,7 +169,7 @@ def to_integers(
     ranges of the static kind are counted on."""
     with tempfile.TemporaryDirectory() as folder:
         source, ready, out = (Path(folder) / f"{name}.onnx" for name in ("source", "ready", "out"))
-        onnx.save(model, source)
+        onnx.save(_with_scales_a_channel(model), source)
         quant_pre_process(source, ready, skip_symbolic_shape=True)
         exact = _sensitive(onnx.load(ready).graph)
         if precision is Precision.INT8_DYNAMIC:
@@ -197,6 +197,13 @@ def to_integers(
                     extra_options={"CalibPercentile": PERCENTILE},
                 )
         return onnx.load(out)
+
+
+def _with_scales_a_channel(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model in operators that know a scale for each channel (13 and newer)."""
+    if model.opset_import[0].version >= OPSET:
+        return model
+    return version_converter.convert_version(model, OPSET)
 
 
 def _sensitive(graph: onnx.GraphProto) -> list[str]:

@@ -20,6 +20,9 @@ from app.onnx_export.precision import MINIMUM_COSINE, Precision, to_half, to_int
 
 # Where a network's output is made to have length 1, or its numbers are rounded, the lengths differ.
 ANY_LENGTH = float("inf")
+BATCH_PROOF = 3
+# Of the largest number of an embedding: kernels for batches add in another order.
+BATCH_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,29 @@ def export_recogniser(
         )
 
     return Exported(publish(model, out, prove), measured[0], kept)
+
+
+def free_batch(source: Path, out: Path) -> None:
+    """Write an ONNX recogniser to `out` with a batch of any size, once each face of a batch is
+    answered as it is alone. Raises ExportError for one that cannot be had so."""
+    model = read_model(source)
+    for value in (model.graph.input[0], *model.graph.output):
+        axis = value.type.tensor_type.shape.dim[0]
+        axis.Clear()
+        axis.dim_param = "batch"
+    del model.graph.value_info[:]
+    dimensions = model.graph.input[0].type.tensor_type.shape.dim[1:]
+    shape = (BATCH_PROOF, *(axis.dim_value for axis in dimensions))
+    noise = np.random.default_rng(seed=2).uniform(-1, 1, shape).astype(np.float32)
+    alone = parity.run(parity.open_session(source), noise[:1])[0]
+    tolerance = BATCH_TOLERANCE * float(np.abs(alone).max())
+
+    def prove(candidate: Path) -> None:
+        parity.prove_batch_independence(candidate, noise, tolerance)
+        first = parity.run(parity.open_session(candidate), noise[:1])
+        parity.prove_same_outputs(first, [alone], tolerance)
+
+    publish(model, out, prove)
 
 
 def _lower(

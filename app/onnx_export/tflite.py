@@ -20,6 +20,7 @@ from app.onnx_export.errors import ExportError, UnsupportedOperator
 from app.onnx_export.faces import Normalisation, load_faces
 from app.onnx_export.flatbuffer import Network, Operator, Tensor
 from app.onnx_export.graph import Dimensions, GraphBuilder
+from app.onnx_export.tflite_interpreter import run_tflite
 
 INPUT, OUTPUT = "input", "embedding"
 _ELEMENTWISE = {"ADD": "Add", "SUB": "Sub", "MUL": "Mul"}
@@ -41,7 +42,7 @@ def export_tflite(
     measured: list[parity.Agreement] = []
 
     def prove(candidate: Path) -> None:
-        expected = parity.run_tflite(source, photos)
+        expected = run_tflite(source, photos)
         measured.append(parity.prove_embeddings(candidate, photos, expected))
 
     publish(model, out, prove)

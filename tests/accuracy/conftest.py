@@ -23,7 +23,8 @@ from app.evaluation.protocol import (
 from app.evaluation.verification import detection_figures, verify_pairs
 from app.faces.pipeline import FacePipeline, build_pipeline
 from app.imaging import ImageLimits
-from app.inference.packs import ModelPack, load_pack
+from app.inference.pack_spec import ModelPack
+from app.inference.packs import load_pack
 from app.settings import Device
 
 ROOT = Path(__file__).resolve().parents[2]

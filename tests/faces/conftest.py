@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from app.faces.detect import Detector
-from app.inference.packs import DetectorSpec
+from app.inference.pack_spec import DetectorSpec
 from app.inference.session import OnnxModel
 from app.settings import Device
 from app.types import FloatArray

@@ -12,7 +12,7 @@ from app.errors import PackError
 from app.faces import scrfd as scrfd_decoder
 from app.faces.detect import Detector, Framing, letterbox, suppress
 from app.imaging import ImageLimits, decode_image
-from app.inference.packs import ModelPack
+from app.inference.pack_spec import ModelPack
 from app.types import Detections, FloatArray, Image
 
 Overlap = Callable[[FloatArray, FloatArray], Any]

@@ -10,7 +10,7 @@ from app.errors import PackError
 from app.faces.align import align_faces
 from app.faces.detect import Detector
 from app.faces.embed import BATCH_SIZE, Recogniser, normalise
-from app.inference.packs import ModelPack
+from app.inference.pack_spec import ModelPack
 from app.inference.session import OnnxModel
 from app.settings import Device
 from app.types import FloatArray, Image

@@ -19,7 +19,7 @@ from app.faces.align import align_faces
 from app.faces.detect import Detector
 from app.faces.embed import Recogniser
 from app.imaging import ImageLimits, decode_image
-from app.inference.packs import RecogniserSpec
+from app.inference.pack_spec import RecogniserSpec
 from app.inference.session import OnnxModel
 from app.settings import Device
 from app.types import Detections, FloatArray, Image

@@ -15,7 +15,7 @@ from app.faces.detect import Detector
 from app.faces.embed import Recogniser
 from app.faces.pipeline import FacePipeline, StageClock, build_pipeline
 from app.imaging import ImageLimits, decode_at_least, decode_image
-from app.inference.packs import ModelPack
+from app.inference.pack_spec import ModelPack
 from app.inference.policy import CUDA_POLICY
 from app.inference.session import OnnxModel
 from app.settings import Device

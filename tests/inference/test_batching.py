@@ -14,7 +14,7 @@ from app.errors import WorkerDied
 from app.faces.detect import Detector
 from app.faces.embed import Recogniser
 from app.inference.batching import BatchedModel
-from app.inference.packs import ModelPack
+from app.inference.pack_spec import ModelPack
 from app.inference.session import OnnxModel
 from app.settings import Device
 from app.types import FloatArray, Image

@@ -8,15 +8,8 @@ from pathlib import Path
 import pytest
 
 from app.errors import PackError
-from app.inference.packs import (
-    PACK_FILE,
-    ModelPack,
-    builtin_packs,
-    find_pack,
-    load_pack,
-    read_pack,
-    verify_pack,
-)
+from app.inference.pack_spec import ModelPack
+from app.inference.packs import PACK_FILE, find_pack, known_packs, load_pack, read_pack, verify_pack
 
 Edit = Callable[[str, str], Path]
 
@@ -52,7 +45,7 @@ class TestLoading:
             assert path.parent == pack.folder
 
     def test_built_in_packs_are_listed(self) -> None:
-        assert "default" in [folder.name for folder in builtin_packs()]
+        assert "default" in [folder.name for folder in known_packs()]
 
     def test_an_unknown_name_lists_the_known(self) -> None:
         with pytest.raises(PackError, match=r"no model pack 'bufalo'.*default.*LIKENESS_PACK"):

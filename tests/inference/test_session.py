@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 
 from app.errors import DeviceError, PackError
-from app.inference.packs import ModelPack
+from app.inference.pack_spec import ModelPack
 from app.inference.session import CPU_PROVIDER, CUDA_PROVIDER, OnnxModel
 from app.settings import Device
 

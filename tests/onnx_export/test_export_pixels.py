@@ -10,7 +10,8 @@ from onnx import TensorProto, helper
 
 from app.faces.pipeline import build_pipeline
 from app.imaging import ImageLimits
-from app.inference.packs import ModelPack, load_pack
+from app.inference.pack_spec import ModelPack
+from app.inference.packs import load_pack
 from app.inference.session import OnnxModel
 from app.onnx_export.artefact import sha256
 from app.onnx_export.errors import ExportError

@@ -12,6 +12,7 @@ from app.onnx_export import flatbuffer, parity, tflite
 from app.onnx_export.artefact import serialise
 from app.onnx_export.errors import ExportError, ParityError, UnsupportedOperator
 from app.onnx_export.faces import Normalisation
+from app.onnx_export.tflite_interpreter import run_tflite
 
 Net = Any  # the builder of conftest.py
 TinyNetwork = Callable[[tuple[int, ...]], Net]
@@ -27,7 +28,7 @@ def _compare(source: Path, batch: int = 3) -> onnx.ModelProto:
     _, height, width, channels = network.tensors[network.inputs[0]].shape
     images = np.random.default_rng(0).normal(0, 1, (batch, channels, height, width))
     pixels = images.astype(np.float32)
-    expected = parity.run_tflite(source, pixels)
+    expected = run_tflite(source, pixels)
     actual = parity.run(parity.open_session(converted), pixels)[0]
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
     return model

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from app.api.analysis import analyse_images
 from app.api.answers import (
     AnswerHead,
+    Outcome,
     face_members,
     image_info,
 )
@@ -20,8 +21,8 @@ from app.api.openapi import photo_body
 from app.api.routes.faces import faces_of
 from app.api.schemas import IdentifyAnswer, VerifyAnswer
 from app.decision.calibrations import policy_of
-from app.decision.gates import QualityGate
-from app.decision.policy import FaceSelection, is_match, select_face
+from app.decision.gates import OPEN_GATE, QualityGate
+from app.decision.policy import FaceSelection, is_match, usable_face
 from app.decision.rules import ONE_COMPARISON, Rule, identification_rule, verification_rule
 from app.decision.verdicts import Verdict, judge
 from app.errors import (
@@ -58,8 +59,16 @@ async def verify(request: Request) -> Any:
         await head.services.scheduler.store(
             head.services.gallery.store.person, fields.collection, fields.person_id
         )
-    outcomes = await analyse_images(head, [*call.images, *references], None)
-    faces = [_one_face(outcome, fields.face_selection, i) for i, outcome in enumerate(outcomes)]
+    record = await head.services.scheduler.store(
+        head.services.gallery.store.collection, fields.collection
+    )
+    gate = policy_of(record).verify_gate
+    outcomes = await _analyse_pair(head, [*call.images, *references], fields, gate)
+    faces = [
+        # Who claims to be somebody is judged by the gate; the reference may be any picture.
+        _one_face(outcome, fields.face_selection, i, gate if i == 0 else OPEN_GATE)
+        for i, outcome in enumerate(outcomes)
+    ]
     if references:
         similarity = float(np.clip(_vector(faces[0][1]) @ _vector(faces[1][1]), -1.0, 1.0))
         against: dict[str, Any] = {"reference_face": face_members(faces[1][1], faces[1][0], 1)}
@@ -79,6 +88,17 @@ async def verify(request: Request) -> Any:
         "similarity": similarity,
         "face": face_members(faces[0][1], faces[0][0], 0),
     }
+
+
+async def _analyse_pair(
+    head: AnswerHead, photos: Sequence[bytes], fields: VerifyFields, gate: QualityGate
+) -> list[Outcome]:
+    """The probe, with its liveness where the call or the gate asks for it; then the reference."""
+    live = fields.liveness or gate.min_liveness is not None
+    if not live:
+        return await analyse_images(head, photos, None)
+    probe = await analyse_images(head, photos[:1], None, liveness=True)
+    return [*probe, *(await analyse_images(head, photos[1:], None) if photos[1:] else ())]
 
 
 async def _against_person(head: AnswerHead, fields: VerifyFields, probe: FloatArray) -> Comparison:
@@ -104,13 +124,13 @@ def _verification_rule(head: AnswerHead, fields: VerifyFields, claimed: GalleryS
 
 
 def _one_face(
-    outcome: AnalysedImage | LikenessError, selection: FaceSelection, index: int
+    outcome: Outcome, selection: FaceSelection, index: int, gate: QualityGate
 ) -> tuple[AnalysedImage, Face]:
     name = (IMAGE, REFERENCE)[index]
     if isinstance(outcome, LikenessError):
         raise type(outcome)(f"'{name}': {outcome.detail}", outcome.extra)
     try:
-        return outcome, select_face(outcome, selection)
+        return outcome, usable_face(outcome, selection, gate)
     except LikenessError as error:
         raise type(error)(f"'{name}': {error.detail}", error.extra) from error
 
@@ -126,7 +146,8 @@ async def identify(request: Request) -> Any:
     call = await read_call(request, IdentifyFields)
     fields = call.fields
     record = await head.services.scheduler.store(head.services.gallery.require, fields.collection)
-    outcomes = await analyse_images(head, call.images, fields.max_faces)
+    live = fields.liveness or policy_of(record).identify_gate.min_liveness is not None
+    outcomes = await analyse_images(head, call.images, fields.max_faces, liveness=live)
     found = faces_of(outcomes)
     # To give the n faces of a photo n different people, each needs to know its n nearest.
     rivals = max(len(one.faces) for one in outcomes if isinstance(one, AnalysedImage))

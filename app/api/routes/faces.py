@@ -29,7 +29,10 @@ async def detect(request: Request) -> Any:
     """Boxes, five landmarks, score and quality of every face, the largest first."""
     head = AnswerHead(request)
     call = await read_call(request, DetectFields)
-    outcomes = await analyse_images(head, call.images, call.fields.max_faces, embed=False)
+    fields = call.fields
+    outcomes = await analyse_images(
+        head, call.images, fields.max_faces, embed=False, liveness=fields.liveness
+    )
     faces = [face_members(face, image, index) for index, image, face in faces_of(outcomes)]
     return json_answer({**head.members(), "images": _infos(outcomes), "faces": faces})
 
@@ -48,7 +51,8 @@ async def embed(request: Request) -> Any:
     """
     head = AnswerHead(request)
     call = await read_call(request, DetectFields)
-    outcomes = await analyse_images(head, call.images, call.fields.max_faces)
+    fields = call.fields
+    outcomes = await analyse_images(head, call.images, fields.max_faces, liveness=fields.liveness)
     accepted = request.headers.get("accept", "")
     if OCTETS in accepted:
         return _octets(outcomes, head.services.pack.recogniser.dimension)

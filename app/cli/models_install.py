@@ -1,0 +1,161 @@
+"""`likeness models pull | install | pack`: packs from elsewhere, and packs of one's own."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+from app.cli.console import clear_errors, err, out, read_settings
+from app.errors import PackError
+from app.inference.pack_spec import ModelPack
+from app.inference.packs import load_pack
+
+Accept = Annotated[
+    bool, typer.Option("--accept-license", help="You read the licence that was shown, and agree.")
+]
+
+
+def pull(
+    name: Annotated[
+        str, typer.Argument(help="buffalo_l, buffalo_m, buffalo_s, buffalo_sc or antelopev2.")
+    ],
+    *,
+    accept_license: Accept = False,
+    url: Annotated[
+        str | None, typer.Option(help="A mirror of InsightFace's model zoo: http://host/folder.")
+    ] = None,
+) -> None:
+    """Fetch a pack that InsightFace publishes, check it and convert it."""
+    installed = read_settings().installed_packs
+    with clear_errors(), _extra_needed():
+        # They load ONNX and InsightFace, which `serve` does without.
+        from app.packing.download import fetched  # noqa: PLC0415
+        from app.packing.install import install_published  # noqa: PLC0415
+        from app.packing.published import LICENCE_TEXT, PUBLISHED  # noqa: PLC0415
+
+        published = PUBLISHED.get(name)
+        if published is None:
+            raise PackError(
+                f"No published pack is called {name}; there are {', '.join(PUBLISHED)}."
+            )
+        if (installed / name).exists():
+            raise PackError(f"{installed / name} is there already. To fetch it anew, remove it.")
+        err.print(LICENCE_TEXT, markup=False, highlight=False)
+        if not accept_license:
+            raise PackError("Nothing was fetched: agree to the licence with --accept-license.")
+        with _bar() as told, fetched(published, installed, told, base_url=url) as networks:
+            pack = install_published(published, networks, installed, accept_licence=True)
+    _installed(pack)
+
+
+def install(
+    archive: Annotated[
+        Path, typer.Argument(help="A zip of InsightFace's, or one of likeness models pack --zip.")
+    ],
+    *,
+    accept_license: Accept = False,
+) -> None:
+    """Install a pack from a zip that was made or fetched elsewhere; no network is needed."""
+    with clear_errors(), _extra_needed():
+        from app.packing.install import install_archive  # noqa: PLC0415
+
+        pack = install_archive(
+            archive, read_settings().installed_packs, accept_licence=accept_license
+        )
+    _installed(pack)
+
+
+def pack_networks(
+    folder: Annotated[Path, typer.Argument(help="The new folder; its name is the pack's.")],
+    *,
+    base: Annotated[
+        str, typer.Option(help="The pack that everything not given is taken from.")
+    ] = "default",
+    detector: Annotated[Path | None, typer.Option(help="ONNX file.")] = None,
+    architecture: Annotated[
+        str | None, typer.Option(help="Of the detector: centerface, scrfd or yunet.")
+    ] = None,
+    recogniser: Annotated[Path | None, typer.Option(help="ONNX file.")] = None,
+    mean: Annotated[float | None, typer.Option(help="Subtracted from every pixel.")] = None,
+    std: Annotated[float | None, typer.Option(help="Every pixel is then divided by this.")] = None,
+    colour: Annotated[str | None, typer.Option(help="Of the recogniser: rgb or bgr.")] = None,
+    variant: Annotated[
+        Path | None,
+        typer.Option(
+            help="Photos of people: the recogniser is proven on them to be the base's in another "
+            "form, so that embeddings of both can be compared."
+        ),
+    ] = None,
+    liveness: Annotated[
+        list[str] | None,
+        typer.Option(help="SCALE:FILE.onnx of a MiniFASNet, as 2.7:MiniFASNetV2.onnx; repeatable."),
+    ] = None,
+    threshold: Annotated[float | None, typer.Option(help="To decide by, until calibrated.")] = None,
+    threshold_basis: Annotated[str, typer.Option(help="Where that number comes from.")] = "",
+    calibration: Annotated[
+        Path | None, typer.Option(help="What likeness evaluate --calibration wrote for it.")
+    ] = None,
+    licence: Annotated[str | None, typer.Option(help="Of the networks that are given.")] = None,
+    source: Annotated[str | None, typer.Option(help="Where they come from.")] = None,
+    as_zip: Annotated[bool, typer.Option("--zip", help="FOLDER.zip too, to install.")] = False,
+) -> None:
+    """Write a pack: networks, pack.toml with their digests, calibration. `serve` runs it."""
+    with clear_errors():
+        from app.packing.own import OwnNetworks, make_pack  # noqa: PLC0415
+
+        made = make_pack(
+            load_pack(base, read_settings().installed_packs),
+            OwnNetworks(
+                detector=detector,
+                architecture=architecture,
+                recogniser=recogniser,
+                mean=mean,
+                std=std,
+                colour=colour,
+                variant=variant,
+                liveness=tuple(liveness or ()),
+                threshold=threshold,
+                threshold_basis=threshold_basis,
+                calibration=calibration,
+                licence=licence,
+                source=source,
+            ),
+            folder,
+        )
+        if as_zip:
+            try:
+                shutil.make_archive(str(folder), "zip", folder)
+            except OSError as error:
+                raise PackError(f"{folder}.zip cannot be written: {error.strerror}.") from error
+    out.print(f"{made.folder}: embedding space {made.embedding_space}", soft_wrap=True)
+
+
+def _installed(pack: ModelPack) -> None:
+    out.print(
+        f"{pack.name} is in {pack.folder}. Serve it: LIKENESS_PACK={pack.name} likeness serve",
+        soft_wrap=True,
+    )
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[int, int], None]]:
+    columns = (BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+@contextmanager
+def _extra_needed() -> Iterator[None]:
+    """Say what to install where a library that only some installations have is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise PackError(
+            f"{error.name} is not installed. Packs from elsewhere need the insightface extra: "
+            "make insightface (or: pip install likeness[cpu,insightface])."
+        ) from error

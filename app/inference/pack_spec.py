@@ -1,0 +1,169 @@
+"""What `pack.toml` says of a pack's networks: its schema, and a pack that was found."""
+
+import hashlib
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from app.types import Channels
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+# How a photo is laid out for the detector: at its own shape, or as InsightFace's SCRFD code does.
+Layout = Literal["own", "insightface"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DetectorSpec(Section):
+    """How to run the detector; sizes in pixels."""
+
+    architecture: Literal["centerface", "scrfd", "yunet"]
+    file: str
+    sha256: Sha256
+    input_size: Annotated[int, Field(ge=64, le=4096)] = 640
+    # Photos smaller than this are enlarged to it, and no photo is enlarged beyond.
+    enlarge_to: Annotated[int, Field(ge=32, le=4096)] = 320
+    layout: Layout = "own"
+    score_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    iou_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.4
+    licence: str = "unknown"
+    source: str = "unknown"
+    training_data: str = "unknown"
+
+
+def _positive(values: Channels) -> Channels:
+    if min(values if isinstance(values, tuple) else (values,)) <= 0:
+        raise ValueError("must be greater than 0")
+    return values
+
+
+class RecogniserSpec(Section):
+    """How to feed the recogniser: pixels become (value - mean) / std in `colour` order.
+
+    `proven_equal_to` is the SHA-256 of the network that this one was exported from and proven to
+    answer like: both make embeddings of one space.
+    """
+
+    architecture: str
+    file: str
+    sha256: Sha256
+    input_size: Annotated[int, Field(ge=32, le=512)] = 112
+    colour: Literal["rgb", "bgr"]
+    mean: Channels
+    std: Annotated[Channels, AfterValidator(_positive)]
+    proven_equal_to: Sha256 | None = None
+    dimension: Annotated[int, Field(gt=0, le=8192)]
+    template: Literal["arcface_112"] = "arcface_112"
+    licence: str = "unknown"
+    source: str = "unknown"
+    training_data: str = "unknown"
+
+
+class LivenessSpec(Section):
+    """A network that tells a live face from a photo of one (Minivision's Silent-Face networks).
+
+    It sees `scale` times the face's box, squeezed to `input_size` pixels a side, and answers one
+    number a class; their softmax at `live_class` is the chance that the face is live.
+    """
+
+    file: str
+    sha256: Sha256
+    input_size: Annotated[int, Field(ge=16, le=512)] = 80
+    scale: Annotated[float, Field(ge=1, le=8)]
+    colour: Literal["rgb", "bgr"] = "bgr"
+    mean: Channels = 0.0
+    std: Annotated[Channels, AfterValidator(_positive)] = 1.0
+    live_class: Annotated[int, Field(ge=0, le=15)] = 1
+    licence: str = "unknown"
+    source: str = "unknown"
+    training_data: str = "unknown"
+
+
+class QualitySpec(Section):
+    """A network from an aligned face to one number: the higher, the better to recognise."""
+
+    file: str
+    sha256: Sha256
+    input_size: Annotated[int, Field(ge=32, le=512)] = 112
+    colour: Literal["rgb", "bgr"]
+    mean: Channels
+    std: Annotated[Channels, AfterValidator(_positive)]
+    licence: str = "unknown"
+    source: str = "unknown"
+    training_data: str = "unknown"
+
+
+NetworkSpec: TypeAlias = DetectorSpec | RecogniserSpec | LivenessSpec | QualitySpec
+
+
+class DecisionSpec(Section):
+    """The similarity from which two faces count as one person, until a calibration says more."""
+
+    threshold: Annotated[float, Field(ge=-1, le=1)]
+    threshold_basis: str
+
+
+class PackFile(Section):
+    """The schema of pack.toml."""
+
+    schema_version: Annotated[Literal[1], Field(alias="schema")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    version: str
+    description: str = ""
+    detector: DetectorSpec
+    recogniser: RecogniserSpec
+    decision: DecisionSpec
+    liveness: tuple[LivenessSpec, ...] = ()
+    quality: QualitySpec | None = None
+
+    @property
+    def networks(self) -> Iterator[NetworkSpec]:
+        """Every network of the pack."""
+        yield self.detector
+        yield self.recogniser
+        yield from self.liveness
+        if self.quality is not None:
+            yield self.quality
+
+
+class ModelPack(PackFile):
+    """A pack found on disk. Load with `load_pack`, which checks the digests."""
+
+    folder: Path
+
+    def path(self, network: NetworkSpec) -> Path:
+        """Where one of its networks lies."""
+        return self.folder / network.file
+
+    @property
+    def detector_path(self) -> Path:
+        return self.path(self.detector)
+
+    @property
+    def recogniser_path(self) -> Path:
+        return self.path(self.recogniser)
+
+    @property
+    def embedding_space(self) -> str:
+        """Digest of the recogniser and all that shapes its input: equal means comparable.
+
+        The detector is left out: landmarks of another detector move an embedding a little, they
+        do not make it another space.
+        """
+        spec = self.recogniser
+        network = spec.proven_equal_to or spec.sha256
+        return _space(network, spec.input_size, spec.colour, spec.mean, spec.std,
+                      spec.dimension, spec.template)  # fmt: skip
+
+
+@lru_cache
+def _space(*parts: object) -> str:
+    digest = hashlib.sha256("|".join(map(str, parts)).encode()).hexdigest()
+    return f"es-{digest[:16]}"
