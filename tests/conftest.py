@@ -63,6 +63,12 @@ def eval_models() -> Path:
 
 
 @pytest.fixture(scope="session")
+def evaluation_faces(eval_data: Path) -> Path:
+    """A folder of photos of people."""
+    return eval_data / "lfw" / "images"
+
+
+@pytest.fixture(scope="session")
 def postgres() -> Iterator[Any]:
     """A `tests.postgres.PostgresServer` for the whole run."""
     pytest.importorskip("psycopg", reason="psycopg is not installed")

@@ -56,6 +56,8 @@ def show(pack: PackArgument = None) -> None:
 
 def _print_pack(pack: ModelPack) -> None:
     table = Table(show_header=False, title=f"{pack.name} {pack.version}")
+    table.add_column()
+    table.add_column(overflow="fold")  # digests are there to be read to the end
     table.add_row("folder", str(pack.folder))
     table.add_row("description", pack.description)
     table.add_row("embedding space", pack.embedding_space)
@@ -93,4 +95,4 @@ def verify(pack: PackArgument = None) -> None:
     with clear_errors():
         loaded = load_pack(pack or settings.pack, settings.installed_packs)
     names = ", ".join(network.file for network in loaded.networks)
-    out.print(f"{loaded.folder}: intact are {names}.")
+    out.print(f"{loaded.folder}: intact are {names}.", soft_wrap=True)

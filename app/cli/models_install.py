@@ -44,7 +44,7 @@ def pull(
             )
         if (installed / name).exists():
             raise PackError(f"{installed / name} is there already. To fetch it anew, remove it.")
-        err.print(LICENCE_TEXT, markup=False, highlight=False)
+        err.print(LICENCE_TEXT, markup=False, highlight=False, soft_wrap=True)
         if not accept_license:
             raise PackError("Nothing was fetched: agree to the licence with --accept-license.")
         with _bar() as told, fetched(published, installed, told, base_url=url) as networks:

@@ -38,6 +38,11 @@ class Recogniser:
         return self._spec.input_size
 
     @property
+    def dimension(self) -> int:
+        """Length of its embeddings."""
+        return self._spec.dimension
+
+    @property
     def provider(self) -> str:
         """ONNX Runtime's name of what the network runs on."""
         return self._model.provider

@@ -31,9 +31,10 @@ def fetched(
     cache = installed / ".download"
     seen = [0, 0]
 
-    def told(done: int, total: int, _what: str) -> None:
-        seen[:] = done, total
-        progress(done, total)
+    def told(done: int, total: int, what: str) -> None:
+        if what.startswith("Downloading"):
+            seen[:] = done, total
+            progress(done, total)
 
     _check_room(pack, installed)
     url = f"{base_url.rstrip('/')}/{pack.archive}" if base_url else model_zoo_download_url(
@@ -83,8 +84,8 @@ def _failure(
         archive.unlink(missing_ok=True)
         return PackError(f"What {url} answered is not a zip file ({error}). Is the address right?")
     return PackError(
-        f"{pack.archive} could not be fetched: {error}. Without a network: fetch {url} on another "
-        f"machine, copy it here, and call likeness models install {pack.archive}."
+        f"{pack.archive} could not be fetched: {str(error).rstrip('.')}. Without a network: fetch "
+        f"{url} on another machine, copy it here, and call likeness models install {pack.archive}."
     )
 
 

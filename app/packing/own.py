@@ -57,7 +57,12 @@ def make_pack(base: ModelPack, own: OwnNetworks, folder: Path) -> ModelPack:
     files |= {beside.name: beside for beside in base.folder.glob("LICEN*") if beside.is_file()}
     if own.detector is not None:
         files[base.detector.file] = own.detector
-        content["detector"] |= _given(own, architecture=own.architecture)
+        # Sizes and thresholds belong to an architecture: the new one starts with the usual ones.
+        content["detector"] = _given(
+            own,
+            file=base.detector.file,
+            architecture=own.architecture or base.detector.architecture,
+        )
     if own.recogniser is not None:
         files[base.recogniser.file] = own.recogniser
         content["recogniser"] = _recogniser(base, own)
@@ -119,6 +124,11 @@ def _prove_variant(base: ModelPack, candidate: Recogniser, photos: Path) -> None
     except ExportError as error:
         raise PackError(f"--variant: {error}.") from error
     crops = np.ascontiguousarray(faces[..., ::-1])
+    if candidate.dimension != base.recogniser.dimension:
+        raise PackError(
+            f"The recogniser is no variant of {base.name}'s: it answers {candidate.dimension} "
+            f"numbers a face, not {base.recogniser.dimension}. Leave --variant out."
+        )
     original = Recogniser(OnnxModel(base.recogniser_path, Device.CPU), base.recogniser)
     cosines = np.einsum("nd,nd->n", original.embed(crops)[0], candidate.embed(crops)[0])
     if not cosines.min() >= MINIMUM_COSINE:

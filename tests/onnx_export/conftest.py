@@ -1,6 +1,5 @@
 """Tiny TFLite networks and stand-in faces, made by the tests themselves."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -179,12 +178,3 @@ def make_images(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return make
-
-
-@pytest.fixture
-def evaluation_faces() -> Path:
-    """Photos of people beside the project; skips where there are none."""
-    folder = Path(os.environ.get("LIKENESS_EVAL_DATA", "../shared/data")) / "lfw" / "images"
-    if not folder.is_dir():
-        pytest.skip(f"no photos in {folder}")
-    return folder
