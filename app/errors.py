@@ -154,6 +154,10 @@ class EnrolledBefore(Conflict):
     code, title = "enrolled_before", "This enrolment is done already"
 
 
+class NotReembedded(Conflict):
+    code, title = "not_reembedded", "Some faces have no embedding of that model pack"
+
+
 class CollectionProtected(Conflict):
     code, title = "collection_protected", "The default collection cannot be deleted"
 

@@ -79,6 +79,19 @@ def decode_image(data: bytes, limits: ImageLimits) -> Image:
     return decode_at_least(data, limits, None).pixels
 
 
+def encode_crop(crop: Image) -> bytes:
+    """An aligned face as PNG: every pixel as the recogniser saw it."""
+    _, encoded = cv2.imencode(".png", crop)
+    return encoded.tobytes()
+
+
+def decode_crop(data: bytes) -> Image:
+    """The aligned face of such a PNG, BGR."""
+    crop = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert crop is not None, "encode_crop wrote it"
+    return np.asarray(crop, np.uint8)
+
+
 def decode_at_least(data: bytes, limits: ImageLimits, enough: int | None) -> DecodedImage:
     """The same, and where `enough` pixels on the longer side do, a JPEG may come reduced to a half,
     a quarter or an eighth, never to less than that; much faster, and free of aliasing."""

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 
 from app.decision.calibration import pack_calibration
 from app.decision.calibrations import Calibrations
-from app.decision.gates import QualityGate
 from app.decision.policy import FaceSelection, usable_face
+from app.decision.rules import CollectionPolicy
 from app.errors import InvalidRequest
 from app.faces.pipeline import FacePipeline, build_pipeline, finish
 from app.gallery.backends import create_engine
@@ -20,7 +20,7 @@ from app.gallery.ports import NewTemplate
 from app.gallery.schema import migrate
 from app.gallery.store import SqlStore
 from app.gallery.upkeep import Upkeep
-from app.imaging import ImageLimits
+from app.imaging import ImageLimits, encode_crop
 from app.inference.cores import usable_cores
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
@@ -48,21 +48,24 @@ class Services:
     calibrating: threading.Lock = field(default_factory=threading.Lock)
 
     def template_from_photo(
-        self, data: bytes, selection: FaceSelection, gate: QualityGate
+        self, data: bytes, selection: FaceSelection, policy: CollectionPolicy
     ) -> tuple[AnalysedImage, NewTemplate]:
         """Analyse a photo and make a template of its one face.
 
         Raises the ImageError and FaceError families.
         """
-        return finish(self.template_steps(data, selection, gate))
+        return finish(self.template_steps(data, selection, policy))
 
     def template_steps(
-        self, data: bytes, selection: FaceSelection, gate: QualityGate
+        self, data: bytes, selection: FaceSelection, policy: CollectionPolicy
     ) -> Steps[tuple[AnalysedImage, NewTemplate]]:
         """`template_from_photo` in steps."""
-        live = gate.min_liveness is not None
+        gate = policy.enroll_gate
         image = yield from self.pipeline.steps(
-            data, max_faces=self.settings.max_faces, liveness=live
+            data,
+            max_faces=self.settings.max_faces,
+            liveness=gate.min_liveness is not None,
+            crops=policy.keep_crops,
         )
         face = usable_face(image, selection, gate)
         return image, template_of(face, data)
@@ -84,7 +87,8 @@ def template_of(face: Face, data: bytes) -> NewTemplate:
     """The template of one embedded face of an encoded photo."""
     embedding: FloatArray | None = face.embedding
     assert embedding is not None, "the pipeline was asked to embed"
-    return NewTemplate(embedding, content_digest(data), asdict(face.quality))
+    crop = None if face.crop is None else encode_crop(face.crop)
+    return NewTemplate(embedding, content_digest(data), asdict(face.quality), crop)
 
 
 def content_digest(data: bytes) -> str:

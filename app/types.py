@@ -85,13 +85,15 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """One face of one image. `embedding` is None where only detection was asked for."""
+    """One face of one image. `embedding` is None where only detection was asked for, `crop` (the
+    aligned face) where nobody asked to keep it."""
 
     box: FloatArray
     landmarks: FloatArray
     score: float
     quality: Quality
     embedding: FloatArray | None = None
+    crop: Image | None = None
 
 
 @dataclass(frozen=True, slots=True)

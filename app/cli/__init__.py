@@ -11,6 +11,7 @@ from app.cli.keys import keys_app
 from app.cli.migrate import migrate_database
 from app.cli.models import models_app
 from app.cli.models_install import install, pack_networks, pull
+from app.cli.models_migrate import migrate_collection
 from app.cli.serve import serve
 
 app = typer.Typer(
@@ -28,7 +29,9 @@ app.command("migrate")(migrate_database)
 app.command()(doctor)
 app.command()(backup)
 app.command()(restore)
-for name, command in (("pull", pull), ("install", install), ("pack", pack_networks)):
-    models_app.command(name)(command)
+models_app.command()(pull)
+models_app.command()(install)
+models_app.command("pack")(pack_networks)
+models_app.command("migrate")(migrate_collection)
 app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")

@@ -14,8 +14,8 @@ from rich.table import Table
 
 from app.cli.console import clear_errors, err, out, read_settings
 from app.decision.calibrations import policy_of
-from app.decision.gates import QualityGate
 from app.decision.policy import FaceSelection
+from app.decision.rules import CollectionPolicy
 from app.errors import CollectionNotFound, LikenessError, StoreFull, StoreUnavailable
 from app.folders import PersonPhoto, find_photos
 from app.gallery.gallery import DEFAULT_COLLECTION
@@ -74,7 +74,7 @@ class Target:
     """Where photos go, and what a face must be to get there."""
 
     collection: str
-    gate: QualityGate
+    policy: CollectionPolicy
 
 
 def _ensure_collection(services: Services, name: str) -> Target:
@@ -82,7 +82,7 @@ def _ensure_collection(services: Services, name: str) -> Target:
         record = services.gallery.require(name)
     except CollectionNotFound:
         record = services.gallery.create_collection(name, {})
-    return Target(name, policy_of(record).enroll_gate)
+    return Target(name, policy_of(record))
 
 
 def _run(
@@ -131,7 +131,7 @@ def import_photo(
         data = _read(photo.path, services.settings.max_image_bytes)
         if services.gallery.store.knows(target.collection, photo.person_id, content_digest(data)):
             return Outcome(photo, "duplicate", "already_enrolled")
-        _, template = services.template_from_photo(data, face, target.gate)
+        _, template = services.template_from_photo(data, face, target.policy)
         stored = services.gallery.enroll(target.collection, photo.person_id, None, [template])
     except (StoreFull, StoreUnavailable):
         raise

@@ -39,6 +39,13 @@ class CollectionPolicy(BaseModel):
     identify_gate: Annotated[
         QualityGate, Field(description="Probes that fail it are rejected. Off by default.")
     ] = OPEN_GATE
+    keep_crops: Annotated[
+        bool,
+        Field(
+            description="Keep the aligned face of each photo enrolled from now on, encrypted like "
+            "embeddings, so that another model pack can embed it. Off erases what was kept."
+        ),
+    ] = False
     verify_gate: Annotated[
         QualityGate, Field(description="A probe that fails it is refused. Off by default.")
     ] = OPEN_GATE

@@ -59,6 +59,7 @@ class _Wish:
     max_faces: int
     embed: bool = True
     liveness: bool = False
+    crops: bool = False
 
 
 class FacePipeline:
@@ -122,7 +123,13 @@ class FacePipeline:
         return finish(self._steps(decoded, None, _Wish(max_faces, embed), StageClock()))
 
     def steps(
-        self, data: bytes, *, max_faces: int, embed: bool = True, liveness: bool = False
+        self,
+        data: bytes,
+        *,
+        max_faces: int,
+        embed: bool = True,
+        liveness: bool = False,
+        crops: bool = False,
     ) -> Steps[AnalysedImage]:
         """`analyse` in steps. Nothing is done before the first; the time until then is told as the
         stage "queue"."""
@@ -132,7 +139,7 @@ class FacePipeline:
                 "The running model pack has no liveness networks. Serve a pack that has (likeness "
                 "models pack --liveness), or do not ask for liveness."
             )
-        return self._steps_of_photo(data, _Wish(max_faces, embed, liveness), made)
+        return self._steps_of_photo(data, _Wish(max_faces, embed, liveness, crops), made)
 
     def _steps_of_photo(self, data: bytes, wish: _Wish, made: float) -> Steps[AnalysedImage]:
         clock = StageClock()
@@ -168,6 +175,7 @@ class FacePipeline:
                 score=float(found.scores[i]),
                 quality=quality,
                 embedding=None if embeddings is None else embeddings[i],
+                crop=crops[i] if wish.crops else None,
             )
             for i, quality in enumerate(qualities)
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.errors import CollectionExists, EmbeddingSpaceMismatch, InvalidEmbedding
+from app.errors import CollectionExists, InvalidEmbedding
 from app.gallery.audit import Audit, audit
 from app.gallery.index.certified import PRECISION, CertifiedIndex
 from app.gallery.index.replica import Replica
@@ -100,13 +100,7 @@ class Gallery:
         Raises CollectionNotFound or EmbeddingSpaceMismatch.
         """
         record = self.store.collection(collection)
-        if record.embedding_space != self._embedding_space:
-            raise EmbeddingSpaceMismatch(
-                f"The collection '{collection}' holds embeddings of {record.embedding_space}, the "
-                f"running pack makes {self._embedding_space}; they cannot be compared. Start the "
-                "pack it was made with, or enroll into a new collection."
-            )
-        return record
+        return record.require_space(self._embedding_space)
 
     def enroll(
         self,
@@ -121,8 +115,10 @@ class Gallery:
 
         With `once`, raises EnrolledBefore or IdempotencyKeyReused as the store does.
         """
-        self.require(collection)
-        stored = self.store.enroll(collection, person_id, metadata, templates, once=once)
+        record = self.require(collection)
+        stored = self.store.enroll(
+            collection, person_id, metadata, templates, once=once, space=record.embedding_space
+        )
         self._current(collection)
         return stored
 
@@ -165,6 +161,7 @@ class Gallery:
         """The nearest of a person's own templates; None if they have none."""
         self.require(collection)
         faces, vectors = self.store.embeddings(collection, person_id)
+        self.require(collection)  # it may have changed its space in between
         if not faces:
             return None
         similarities = np.clip(vectors @ probe, -1.0, 1.0)
@@ -218,7 +215,7 @@ class Gallery:
         """
         records = {record.key: record for record in every_collection(self.store)}
         for key, replica in list(self._replicas.items()):
-            if key in records:
+            if key in records and records[key].embedding_space == self._embedding_space:
                 replica.current(records[key])
                 replica.upkeep()
             else:

@@ -8,6 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from app.errors import EmbeddingSpaceMismatch
 from app.types import FloatArray, JsonObject
 
 Ids = NDArray[np.int64]
@@ -30,6 +31,17 @@ class CollectionRecord:
     policy: JsonObject = field(default_factory=dict)
     calibration_id: str | None = None
     stamp: str = ""
+
+    def require_space(self, embedding_space: str) -> "CollectionRecord":
+        """Itself. Raises EmbeddingSpaceMismatch unless it is of that space."""
+        if self.embedding_space == embedding_space:
+            return self
+        raise EmbeddingSpaceMismatch(
+            f"The collection '{self.name}' holds embeddings of {self.embedding_space}, the running "
+            f"pack makes {embedding_space}; they cannot be compared. Start the pack it was made "
+            "with, let it follow this one (likeness models migrate), or enroll into a new "
+            "collection."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +78,13 @@ class FaceRecord:
 @dataclass(frozen=True, slots=True)
 class NewTemplate:
     """A template to store: `embedding` is (d,) float32 of length 1, `content_digest` the SHA-256
-    of what it was made from, so that the same photo is stored once for a person."""
+    of what it was made from, so that the same photo is stored once for a person. `crop` is the
+    aligned face as PNG, where the collection keeps it."""
 
     embedding: FloatArray
     content_digest: str
     quality: JsonObject = field(default_factory=dict)
+    crop: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +136,24 @@ class Changes:
     added: Templates
     removed: Ids
     stamp: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptCrop:
+    """The aligned face of a template, as PNG."""
+
+    template_key: int
+    crop: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SpareState:
+    """Of all templates: how many have an embedding of another space, and how many of the others
+    have no crop to make one of."""
+
+    templates: int
+    ready: int
+    without_crop: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +228,7 @@ class TemplateStore(Protocol):
         new_templates: Sequence[NewTemplate],
         *,
         once: OnceRequest | None = None,
+        space: str | None = None,
     ) -> list[StoredTemplate]: ...
 
     def answered(self, name: str, request: RequestKey) -> JsonObject | None: ...
@@ -233,6 +266,26 @@ class TemplateStore(Protocol):
     def clear_calibration(self, name: str) -> None: ...
 
     def calibration(self, collection: CollectionRecord) -> JsonObject | None: ...
+
+    def spare_state(self, name: str, embedding_space: str) -> SpareState: ...
+
+    def crops_to_reembed(
+        self, name: str, embedding_space: str, after: int, limit: int
+    ) -> list[KeptCrop]: ...
+
+    def put_spares(
+        self, name: str, embedding_space: str, embeddings: Mapping[int, FloatArray]
+    ) -> None: ...
+
+    def both_spaces(
+        self, name: str, other: CollectionRecord, limit: int, generator: np.random.Generator
+    ) -> tuple[Templates, Templates]: ...
+
+    def cut_over(self, name: str, embedding_space: str, dimension: int) -> CollectionRecord: ...
+
+    def drop_spares(self, name: str) -> int: ...
+
+    def drop_crops(self, name: str) -> int: ...
 
     def sealing(self) -> SealingState: ...
 

@@ -12,6 +12,7 @@ from app.gallery.sql.collections import CollectionPart
 from app.gallery.sql.once import OncePart
 from app.gallery.sql.persons import PersonPart
 from app.gallery.sql.sealing import SealingPart
+from app.gallery.sql.spares import SparePart
 from app.gallery.sql.tables import collections
 from app.gallery.sql.templates import TemplatePart
 
@@ -24,6 +25,7 @@ class SqlStore(
     ChangePart,
     CalibrationPart,
     SealingPart,
+    SparePart,
 ):
     """A `TemplateStore` over an SQLAlchemy engine whose tables are up to date."""
 

@@ -104,7 +104,7 @@ def test_import_of_nothing(run: Run, tmp_path: Path) -> None:
 
 def test_models_are_listed_and_verified(run: Run) -> None:
     assert "default" in run("models", "list").stdout
-    assert "are intact" in run("models", "verify").stdout
+    assert "intact are detector.onnx" in run("models", "verify").stdout
 
 
 def test_a_changed_network_stops_the_start(run: Run, tmp_path: Path) -> None:

@@ -31,9 +31,7 @@ def test_a_variant_shares_the_embedding_space(
     spec = pack.recogniser
     variant = tmp_path / "pixels.onnx"
     export_pixels(pack.recogniser_path, variant, Normalisation(spec.mean, spec.std, rgb=True))
-    made = make_pack(
-        pack, OwnNetworks(recogniser=variant, variant=people), tmp_path / "mine"
-    )
+    made = make_pack(pack, OwnNetworks(recogniser=variant, variant=people), tmp_path / "mine")
     assert made.recogniser.sha256 != spec.sha256
     assert made.recogniser.proven_equal_to == spec.sha256
     assert made.embedding_space == pack.embedding_space
@@ -45,9 +43,7 @@ def test_a_variant_shares_the_embedding_space(
     assert ours.embedding @ theirs.embedding > 0.99999
 
 
-def test_another_network_is_no_variant(
-    pack: ModelPack, tmp_path: Path, people: Path
-) -> None:
+def test_another_network_is_no_variant(pack: ModelPack, tmp_path: Path, people: Path) -> None:
     model = onnx.load(pack.recogniser_path)
     for weight in model.graph.initializer[:4]:
         if weight.raw_data:

@@ -151,15 +151,15 @@ async def update_collection(
     """Replace a collection's metadata, its policy, or both."""
     head = AnswerHead(request)
     gallery = head.services.gallery
-    info = await head.services.scheduler.store(
-        lambda: _collection_info(
-            gallery,
-            gallery.store.update_collection(
-                collection, body.metadata, None if body.policy is None else _stored(body.policy)
-            ),
-        )
-    )
-    return {**head.members(), **info}
+
+    def update() -> dict[str, Any]:
+        stored = None if body.policy is None else _stored(body.policy)
+        record = gallery.store.update_collection(collection, body.metadata, stored)
+        if body.policy is not None and not body.policy.keep_crops:
+            gallery.store.drop_crops(collection)
+        return _collection_info(gallery, record)
+
+    return {**head.members(), **await head.services.scheduler.store(update)}
 
 
 @router.delete("/{collection}", response_model=DeletionReceipt)

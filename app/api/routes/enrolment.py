@@ -15,7 +15,7 @@ from app.api.once import REPLAYED_ANSWER, IdempotencyKey, once
 from app.api.openapi import photo_body
 from app.api.schemas import EnrollAnswer, EnrolledFace, RejectedImage
 from app.decision.calibrations import policy_of
-from app.decision.gates import QualityGate
+from app.decision.rules import CollectionPolicy
 from app.errors import LikenessError, MissingField, NothingEnrolled
 from app.gallery.ports import NewTemplate, OnceRequest, RequestKey, StoredTemplate
 from app.types import AnalysedImage, JsonObject, Steps
@@ -46,16 +46,16 @@ async def enroll(
     record = await head.services.scheduler.store(head.services.gallery.require, fields.collection)
     if bool(call.images) == bool(fields.embeddings):
         raise MissingField("The call needs photos in 'image' or vectors in 'embeddings', not both.")
-    work = partial(_enroll, head, call, policy_of(record).enroll_gate)
+    work = partial(_enroll, head, call, policy_of(record))
     answer = await once(head, response, call, idempotency_key, work)
     return {**head.members(), **answer}
 
 
 async def _enroll(
-    head: AnswerHead, call: Call[EnrollFields], gate: QualityGate, key: RequestKey | None
+    head: AnswerHead, call: Call[EnrollFields], policy: CollectionPolicy, key: RequestKey | None
 ) -> JsonObject:
     fields = call.fields
-    outcomes = await _new_templates(head, call.images, fields, gate)
+    outcomes = await _new_templates(head, call.images, fields, policy)
     templates = {i: made for i, made in enumerate(outcomes) if isinstance(made, NewTemplate)}
     rejected = [
         RejectedImage(
@@ -81,14 +81,14 @@ async def _enroll(
 
 
 async def _new_templates(
-    head: AnswerHead, images: Sequence[bytes], fields: EnrollFields, gate: QualityGate
+    head: AnswerHead, images: Sequence[bytes], fields: EnrollFields, policy: CollectionPolicy
 ) -> Sequence[NewTemplate | LikenessError]:
     services = head.services
     if fields.embeddings:
         return [services.template_from_embedding(values) for values in fields.embeddings]
 
     def work(data: bytes) -> Steps[tuple[AnalysedImage, NewTemplate]]:
-        return services.template_steps(data, fields.face_selection, gate)
+        return services.template_steps(data, fields.face_selection, policy)
 
     outcomes = await each_photo(head, images, work)
     templates: list[NewTemplate | LikenessError] = []

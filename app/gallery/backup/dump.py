@@ -16,7 +16,7 @@ ROWS_AT_ONCE = 500
 # among them: they are gone in a day, and a retry after a restore must be done again.
 TABLES: tuple[Table, ...] = (
     tables.collections, tables.calibrations, tables.encryption_keys, tables.persons,
-    tables.templates, tables.changes,
+    tables.templates, tables.crops, tables.spares, tables.changes,
 )  # fmt: skip
 
 

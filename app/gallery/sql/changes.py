@@ -12,6 +12,8 @@ from app.gallery.sql.rows import get_again, load_templates, to_ids
 from app.gallery.sql.tables import changes, collections, templates
 
 ADD, REMOVE = "add", "remove"
+# The collection is of another embedding space: names no template.
+SPACE, NO_TEMPLATE = "space", 0
 STAMP_BYTES = 8
 
 
@@ -51,6 +53,11 @@ class ChangePart(Part):
                 to_ids(list(connection.execute(removed).scalars())),
                 now.stamp,
             )
+
+
+def log_space(connection: Connection, collection: CollectionRecord, now: datetime) -> None:
+    """Note that a collection is of another embedding space from here on."""
+    log_change(connection, collection, SPACE, [NO_TEMPLATE], now)
 
 
 def log_change(

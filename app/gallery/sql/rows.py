@@ -49,12 +49,15 @@ def _one_collection(connection: Connection, name: str, query: Select[Any]) -> Co
 
 
 def get_again(connection: Connection, known: CollectionRecord) -> CollectionRecord:
-    """The same collection as it is now; another one made under its name is not the same."""
+    """The same collection as it is now; another one made under its name is not the same.
+
+    Raises CollectionNotFound, and EmbeddingSpaceMismatch where it changed its space meanwhile.
+    """
     query = select(collections).where(collections.c.id == known.key)
     row = connection.execute(query).one_or_none()
     if row is None:
         raise CollectionNotFound(f"The collection '{known.name}' was deleted meanwhile.")
-    return collection_record(row)
+    return collection_record(row).require_space(known.embedding_space)
 
 
 def collection_record(row: Row[Any]) -> CollectionRecord:

@@ -9,7 +9,7 @@ from app.gallery.encryption.ring import KeyRing, WrappedKey
 from app.gallery.ports import CollectionRecord, SealingState
 from app.gallery.sql.part import Part
 from app.gallery.sql.rows import lock_collection
-from app.gallery.sql.tables import encryption_keys, persons, templates
+from app.gallery.sql.tables import crops, encryption_keys, persons, spares, templates
 
 PERSONS_AT_ONCE = 200
 
@@ -106,6 +106,22 @@ class SealingPart(Part):
                     sealed=True,
                 )
             )
+            self._seal_beside(connection, row.id, row.face_id, key)
+
+    def _seal_beside(
+        self, connection: Connection, template: int, face_id: str, key: DataKey
+    ) -> None:
+        """What is kept beside a template: its crop, and its embeddings in other spaces."""
+        plain = (crops.c.template == template) & crops.c.sealed.is_(False)
+        for row in connection.execute(select(crops.c.crop).where(plain)).all():
+            sealed = self._vault.stored_crop(key, face_id, row.crop)
+            connection.execute(update(crops).where(plain).values(crop=sealed, sealed=True))
+        plain = (spares.c.template == template) & spares.c.sealed.is_(False)
+        columns = (spares.c.embedding_space, spares.c.embedding)
+        for row in connection.execute(select(*columns).where(plain)).all():
+            sealed = self._vault.sealed_bytes(key, face_id, row.embedding)
+            one = plain & (spares.c.embedding_space == row.embedding_space)
+            connection.execute(update(spares).where(one).values(embedding=sealed, sealed=True))
 
 
 def _to_reseal(connection: Connection, collection: CollectionRecord, ring: KeyRing) -> list[int]:

@@ -100,6 +100,25 @@ templates = Table(
     sqlite_autoincrement=True,
 )
 
+# Aligned faces, as PNG, where a collection keeps them: what another model pack can embed.
+crops = Table(
+    "crops",
+    metadata,
+    Column("template", ForeignKey("templates.id", ondelete="CASCADE"), primary_key=True),
+    Column("crop", LargeBinary, nullable=False),  # or sealed, as its embedding is
+    Column("sealed", Boolean, nullable=False),
+)
+
+# Embeddings in other spaces than the collection's: of a model pack it goes to, or came from.
+spares = Table(
+    "spares",
+    metadata,
+    Column("template", ForeignKey("templates.id", ondelete="CASCADE"), primary_key=True),
+    Column("embedding_space", String(64), primary_key=True),
+    Column("embedding", LargeBinary, nullable=False),
+    Column("sealed", Boolean, nullable=False),
+)
+
 # Keys the database was encrypted with: what tells them apart, nothing that opens anything.
 encryption_keys = Table(
     "encryption_keys",

@@ -31,7 +31,7 @@ from app.gallery.sql.rows import (
     lock_collection,
     to_page,
 )
-from app.gallery.sql.tables import templates
+from app.gallery.sql.tables import crops, templates
 from app.gallery.sql.vault import Vault
 from app.types import FloatArray, JsonObject
 
@@ -47,8 +47,12 @@ class TemplatePart(Part):
         new_templates: Sequence[NewTemplate],
         *,
         once: OnceRequest | None = None,
+        space: str | None = None,
     ) -> list[StoredTemplate]:
         """Store templates of a person, who is created if need be; all of them or none.
+
+        They are of the embedding space `space`: EmbeddingSpaceMismatch is raised, and nothing
+        stored, where the collection has come to be of another.
 
         Metadata replaces what the person had, unless it is None. With `once` the answer is kept
         in the same transaction; EnrolledBefore is raised, and nothing stored, where it was kept
@@ -57,6 +61,8 @@ class TemplatePart(Part):
         now = self._clock()
         with self._database.writing() as connection:
             collection = lock_collection(connection, name)
+            if space is not None:
+                collection.require_space(space)
             if once is not None:
                 refuse_done(connection, collection, once, now)
             person = find_person(connection, collection, person_id)
@@ -200,6 +206,17 @@ class _Put:
         ]
         returned = insert(templates).returning(templates.c.face_id, templates.c.id)
         keys = {row.face_id: row.id for row in connection.execute(returned, rows)}
+        kept = [
+            {
+                "template": keys[ids[digest]],
+                "crop": self.vault.stored_crop(self.data_key, ids[digest], new.crop),
+                "sealed": self.data_key is not None,
+            }
+            for digest, new in fresh.items()
+            if new.crop is not None
+        ]
+        if kept:
+            connection.execute(insert(crops), kept)
         return {
             digest: FaceRecord(
                 keys[ids[digest]], ids[digest], self.person[1], new.quality, self.now

@@ -11,10 +11,14 @@ from app.gallery.encryption.embeddings import EmbeddingCipher, SealedTemplate
 from app.gallery.encryption.envelope import DataKey
 from app.gallery.encryption.ring import WrappedKey
 from app.gallery.ports import CollectionRecord
-from app.gallery.sql.tables import persons, templates
+from app.gallery.sql.tables import persons, spares, templates
 from app.types import FloatArray
 
 STORED_DTYPE = np.dtype("<f4")
+NO_KEY = (
+    "The embeddings are encrypted and no key was given. Start the service with the key that they "
+    "were encrypted with."
+)
 
 
 class Vault:
@@ -29,14 +33,28 @@ class Vault:
     def with_embedding(self, query: Select[Any]) -> Select[Any]:
         """A query over templates with the columns that `vectors` needs."""
         query = query.add_columns(templates.c.embedding, templates.c.sealed)
-        if self.cipher is None:
-            return query
+        return query if self.cipher is None else self._with_owner(query)
+
+    def with_spare(self, query: Select[Any]) -> Select[Any]:
+        """The same for the spare embeddings of templates."""
+        query = query.add_columns(spares.c.embedding, spares.c.sealed)
+        query = query.join(spares, spares.c.template == templates.c.id)
+        return query if self.cipher is None else self._with_owner(query)
+
+    def _with_owner(self, query: Select[Any]) -> Select[Any]:
         # Aliased: the query may have joined the person already.
         owner = persons.alias("owner")
         return query.add_columns(
             templates.c.face_id.label("sealed_face"), templates.c.person.label("owner_key"),
             owner.c.data_key, owner.c.key_id,
         ).join(owner, owner.c.id == templates.c.person)  # fmt: skip
+
+    def opened_crop(self, key: DataKey | None, face_id: str, stored: bytes) -> bytes:
+        """The PNG that `stored_crop` made, sealed under `key`. Raises EncryptionKeyMissing or
+        DamagedData."""
+        if key is None:
+            raise EncryptionKeyMissing(NO_KEY)
+        return key.open(stored, _crop_context(face_id))
 
     def vectors(self, collection: CollectionRecord, rows: Sequence[Row[Any]]) -> FloatArray:
         """The embeddings (n, d) of rows of such a query.
@@ -49,10 +67,7 @@ class Vault:
         made[~sealed] = _plain_vectors(plain, collection.dimension)
         if sealed.any():
             if self.cipher is None:
-                raise EncryptionKeyMissing(
-                    "The embeddings are encrypted and no key was given. Start the service with "
-                    "the key that they were encrypted with."
-                )
+                raise EncryptionKeyMissing(NO_KEY)
             made[sealed] = self.cipher.open_embeddings(
                 [_sealed(collection.key, rows[i]) for i in np.flatnonzero(sealed).tolist()],
                 collection.dimension,
@@ -95,6 +110,10 @@ class Vault:
             return embedding.astype(STORED_DTYPE).tobytes()
         return self.cipher.seal_embedding(key, face_id, embedding)
 
+    def stored_crop(self, key: DataKey | None, face_id: str, crop: bytes) -> bytes:
+        """A crop as its row holds it."""
+        return crop if key is None else key.seal(crop, _crop_context(face_id))
+
     def sealed_bytes(self, key: DataKey, face_id: str, plain: bytes) -> bytes:
         """A plain row's bytes, sealed."""
         return self.stored(key, face_id, np.frombuffer(plain, STORED_DTYPE))
@@ -107,6 +126,10 @@ class Vault:
     def marks(self, key: DataKey | None, content_digest: str) -> tuple[str, ...]:
         """All that rows may hold of it: those from before encryption hold the digest itself."""
         return (content_digest,) if key is None else (key.mark(content_digest), content_digest)
+
+
+def _crop_context(face_id: str) -> bytes:
+    return b"likeness crop v1\0" + face_id.encode()
 
 
 def _sealed(collection: int, row: Row[Any]) -> SealedTemplate:

@@ -1,0 +1,124 @@
+"""`likeness models migrate`: a collection into another model pack's embedding space."""
+
+import secrets
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.table import Table
+
+from app.cli.console import clear_errors, err, out, read_settings
+from app.errors import PackError
+from app.gallery.backends import create_engine
+from app.gallery.encryption.ring import KeyRing
+from app.gallery.gallery import DEFAULT_COLLECTION
+from app.gallery.schema import migrate
+from app.gallery.store import SqlStore
+from app.inference.pack_spec import ModelPack
+from app.inference.packs import known_packs, load_pack
+from app.reembedding import Agreement, Reembedding, Space
+from app.settings import Settings
+
+
+def migrate_collection(
+    collection: Annotated[str, typer.Argument(help="Its name.")] = DEFAULT_COLLECTION,
+    *,
+    to: Annotated[str, typer.Option("--to", help="The pack to go to: a name or a folder.")],
+    cut_over: Annotated[
+        bool, typer.Option("--cut-over", help="Then let the collection be of the new space.")
+    ] = False,
+    forget: Annotated[
+        bool,
+        typer.Option(
+            "--forget", help="Erase the embeddings of other spaces: there is no way back then."
+        ),
+    ] = False,
+) -> None:
+    """Embed a collection's kept faces by another pack, beside its embeddings, and compare.
+
+    A service over the same database goes on meanwhile. With --cut-over the new embeddings take the
+    place of the old ones in one transaction; from then on a service of the new pack serves the
+    collection, and the old embeddings are kept beside. The way back is the same command with the
+    old pack.
+    """
+    settings = read_settings()
+    with clear_errors():
+        target = load_pack(to, settings.installed_packs)
+        store = _store(settings)
+        try:
+            record = store.collection(collection)
+            if record.embedding_space == target.embedding_space:
+                out.print(f"{collection} is of {target.name}'s space {target.embedding_space}.")
+            else:
+                work = Reembedding(store, collection, target)
+                _build(work, settings)
+                source = _pack_of(record.embedding_space, settings)
+                _print(work.compare(source, np.random.default_rng(secrets.randbits(64))))
+                if cut_over:
+                    work.cut_over()
+                    out.print(
+                        f"{collection} is of {target.name}'s space {target.embedding_space} now. "
+                        f"Serve it: LIKENESS_PACK={to} likeness serve",
+                        soft_wrap=True,
+                    )
+                else:
+                    out.print("Nothing was changed yet: --cut-over takes the new space into use.")
+            if forget:
+                out.print(f"{store.drop_spares(collection)} embeddings of other spaces are erased.")
+        finally:
+            store.close()
+
+
+def _store(settings: Settings) -> SqlStore:
+    engine = create_engine(settings.resolved_database_url)
+    migrate(engine)
+    store = SqlStore(engine, ring=KeyRing.from_settings(settings))
+    store.check_keys()
+    return store
+
+
+def _build(work: Reembedding, settings: Settings) -> None:
+    columns = ("faces", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task("", total=None)
+        work.build(
+            settings.device,
+            lambda done, total: progress.update(task, completed=done, total=total),
+        )
+
+
+def _pack_of(embedding_space: str, settings: Settings) -> ModelPack | None:
+    """A known pack of that space, the running service's before others."""
+    candidates = [settings.pack, *map(str, known_packs(settings.installed_packs))]
+    for candidate in candidates:
+        try:
+            pack = load_pack(candidate, settings.installed_packs)
+        except PackError:
+            continue  # a broken one says nothing about the others
+        if pack.embedding_space == embedding_space:
+            return pack
+    return None
+
+
+def _print(found: Agreement) -> None:
+    table = Table("", "before", "after", title=f"{found.templates} faces in both spaces")
+    rows = (
+        ("threshold", lambda space: f"{space.threshold:.3f}"),
+        ("one person: accepted", lambda space: _share(space.mated_accepted, space.mated)),
+        ("different people: accepted", lambda s: _share(s.non_mated_accepted, s.non_mated)),
+        ("nearest face is their own", _rank),
+    )
+    for name, shown in rows:
+        table.add_row(name, shown(found.before), shown(found.after))
+    out.print(table)
+    comparisons = found.before.mated + found.before.non_mated
+    out.print(f"{found.changed} of {comparisons} comparisons are decided otherwise.")
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part} of {whole} ({part / whole:.2%})" if whole else "none there"
+
+
+def _rank(space: Space) -> str:
+    return "nobody has two" if space.rank_1 is None else f"{space.rank_1:.2%}"

@@ -1,0 +1,183 @@
+"""A collection into another model pack's embedding space: beside the old one, then in its place.
+
+The new embeddings are made of the aligned faces that the collection kept (`keep_crops`). Until the
+cut-over the collection is used as ever; afterwards the old embeddings lie beside the new ones, so
+that the way back is the same way.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.decision.calibration import pack_calibration
+from app.decision.rules import ONE_COMPARISON, CollectionPolicy
+from app.errors import NotReembedded, PackError
+from app.faces.embed import Recogniser
+from app.gallery.index.certified import PRECISION
+from app.gallery.ports import CollectionRecord, SpareState, Templates, TemplateStore
+from app.imaging import decode_crop
+from app.inference.pack_spec import ModelPack
+from app.inference.session import OnnxModel
+from app.settings import Device
+from app.types import FloatArray
+
+FACES_AT_ONCE = 64
+# 12.5 million comparisons in each space: seconds.
+SAMPLE = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """How one space decides a comparison on a gallery's own people. `mated` and `non_mated`:
+    comparisons of one person's faces and of different people's; accepted: at `threshold`."""
+
+    threshold: float
+    mated: int
+    mated_accepted: int
+    non_mated: int
+    non_mated_accepted: int
+    rank_1: float | None  # share of faces whose nearest other face is their own person's
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """The same comparisons in both spaces, and how many of them are decided otherwise."""
+
+    templates: int
+    before: Space
+    after: Space
+    changed: int
+
+
+class Reembedding:
+    """One collection on its way to one pack's space."""
+
+    def __init__(self, store: TemplateStore, collection: str, target: ModelPack) -> None:
+        self._store = store
+        self._name = collection
+        self._target = target
+        self._space = target.embedding_space
+
+    def build(self, device: Device, progress: Callable[[int, int], None]) -> None:
+        """Embed every kept crop that the new space lacks; one that was interrupted goes on.
+
+        Raises NotReembedded where faces were enrolled without keeping their crops, PackError or
+        DeviceError.
+        """
+        spec = self._target.recogniser
+        recogniser = Recogniser(OnnxModel(self._target.recogniser_path, device), spec)
+        after, state = 0, self._require_crops()
+        progress(state.ready, state.templates)
+        done = state.ready
+        while True:
+            kept = self._store.crops_to_reembed(self._name, self._space, after, FACES_AT_ONCE)
+            if not kept:
+                break
+            crops = [decode_crop(one.crop) for one in kept]
+            if any(crop.shape != (spec.input_size, spec.input_size, 3) for crop in crops):
+                raise PackError(
+                    f"{self._target.name} takes faces of {spec.input_size} pixels; those that were "
+                    "kept have another size. Enroll into a new collection instead."
+                )
+            vectors, _ = recogniser.embed(np.stack(crops))
+            made = {one.template_key: vector for one, vector in zip(kept, vectors, strict=True)}
+            self._store.put_spares(self._name, self._space, made)
+            after, done = kept[-1].template_key, done + len(kept)
+            progress(done, state.templates)
+        self._require_crops()
+
+    def _require_crops(self) -> SpareState:
+        state = self._store.spare_state(self._name, self._space)
+        if state.without_crop:
+            raise NotReembedded(
+                f"{state.without_crop} of {state.templates} faces of '{self._name}' were enrolled "
+                "without their aligned face being kept, and cannot be embedded again. Set the "
+                "collection's policy keep_crops, enroll those photos anew (delete the old faces "
+                "first), or enroll everybody into a new collection."
+            )
+        return state
+
+    def compare(self, source: ModelPack | None, generator: np.random.Generator) -> Agreement:
+        """Decide a sample's comparisons in both spaces, each by its pack's verification target.
+
+        `source` is the pack of the collection's present space; without one the threshold before is
+        the one that accepts as many non-mated comparisons as the new one does.
+        """
+        record = self._store.collection(self._name)
+        other = replace(
+            record, embedding_space=self._space, dimension=self._target.recogniser.dimension
+        )
+        old, new = self._store.both_spaces(self._name, other, SAMPLE, generator)
+        same, pairs = _pairs(old)
+        scores = [_similarities(templates, pairs) for templates in (old, new)]
+        after = _threshold(self._target)
+        before = (
+            _threshold(source)
+            if source is not None
+            else _same_rate(scores[0][~same], scores[1][~same], after)
+        )
+        decisions = [scores[0] >= before, scores[1] >= after]
+        return Agreement(
+            len(old.keys),
+            _space(old, same, decisions[0], before),
+            _space(new, same, decisions[1], after),
+            int((decisions[0] != decisions[1]).sum()),
+        )
+
+    def cut_over(self) -> CollectionRecord:
+        """Swap the spaces in one transaction. Raises NotReembedded unless everything is built."""
+        return self._store.cut_over(self._name, self._space, self._target.recogniser.dimension)
+
+
+def _threshold(pack: ModelPack) -> float:
+    """Of one comparison at the default policy's target, as the service would choose it."""
+    calibration = pack_calibration(pack.folder, pack.embedding_space, PRECISION)
+    if calibration is None:
+        return pack.decision.threshold
+    point = calibration.operating_point(CollectionPolicy().target_fmr, ONE_COMPARISON)
+    return pack.decision.threshold if point is None else point.threshold
+
+
+def _pairs(templates: Templates) -> tuple[NDArray[np.bool_], tuple[NDArray[np.intp], ...]]:
+    """All pairs of the templates, and which of them are of one person."""
+    first, second = np.triu_indices(len(templates.keys), k=1)
+    return templates.person_keys[first] == templates.person_keys[second], (first, second)
+
+
+def _similarities(templates: Templates, pairs: tuple[NDArray[np.intp], ...]) -> FloatArray:
+    return (templates.vectors @ templates.vectors.T)[pairs]
+
+
+def _same_rate(before: FloatArray, after: FloatArray, threshold: float) -> float:
+    """The similarity that as many of `before` reach as of `after` reach the threshold."""
+    accepted = int((after >= threshold).sum())
+    if len(before) == 0 or accepted == 0:
+        return 1.0 if len(before) == 0 else float(np.nextafter(before.max(), np.float32(2)))
+    return float(np.sort(before)[-accepted])
+
+
+def _space(
+    templates: Templates, same: NDArray[np.bool_], accepted: NDArray[np.bool_], threshold: float
+) -> Space:
+    return Space(
+        threshold,
+        int(same.sum()),
+        int((accepted & same).sum()),
+        int((~same).sum()),
+        int((accepted & ~same).sum()),
+        _rank_1(templates),
+    )
+
+
+def _rank_1(templates: Templates) -> float | None:
+    """Among people with several faces: whose nearest other face is their own."""
+    similarities = templates.vectors @ templates.vectors.T
+    np.fill_diagonal(similarities, -np.inf)
+    _, number, counts = np.unique(templates.person_keys, return_inverse=True, return_counts=True)
+    several = counts[number] > 1
+    if not several.any():
+        return None
+    nearest = templates.person_keys[similarities.argmax(axis=1)]
+    return float((nearest == templates.person_keys)[several].mean())

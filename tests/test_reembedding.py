@@ -1,0 +1,207 @@
+"""A collection into another pack's space: real networks, real databases, the way there and back."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine, text
+
+from app.decision.policy import FaceSelection
+from app.decision.rules import CollectionPolicy
+from app.errors import EmbeddingSpaceMismatch, NotReembedded
+from app.gallery.backends import create_engine
+from app.gallery.encryption.keys import new_key_line
+from app.inference.pack_spec import ModelPack
+from app.packing.own import OwnNetworks, make_pack
+from app.reembedding import Reembedding
+from app.services import Services, build_services
+from app.settings import Device, Settings
+
+PEOPLE = {"obama": ("obama.jpg", "obama2.jpg"), "biden": ("biden.jpg",)}
+
+
+@pytest.fixture(scope="session")
+def other_pack(
+    pack: ModelPack, eval_models: Path, tmp_path_factory: pytest.TempPathFactory
+) -> ModelPack:
+    """The default detector with another recogniser: 512 numbers instead of 192."""
+    own = OwnNetworks(
+        recogniser=eval_models / "insightface" / "w600k_mbf.onnx", std=127.5, threshold=0.3
+    )
+    return make_pack(pack, own, tmp_path_factory.mktemp("packs") / "other")
+
+
+@dataclass
+class Place:
+    """One database, and services of any pack over it."""
+
+    settings: Settings
+    opened: list[Services]
+
+    def serve(self, pack: ModelPack) -> Services:
+        services = build_services(self.settings.model_copy(update={"pack": str(pack.folder)}))
+        self.opened.append(services)
+        return services
+
+    def engine(self) -> Engine:
+        return create_engine(self.settings.resolved_database_url)
+
+
+@pytest.fixture(params=["sqlite", "sqlite, sealed", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    options: dict[str, object] = {"data_dir": tmp_path / "data"}
+    if request.param == "postgresql":
+        options["database_url"] = request.getfixturevalue("postgres").new_database()
+    if "sealed" in request.param:
+        options["encryption_key"] = new_key_line("key-1")
+    place = Place(Settings(**options), [])
+    yield place
+    for services in place.opened:
+        services.close()
+
+
+Enrol = Callable[..., None]
+
+
+@pytest.fixture
+def enrol(photos: Path) -> Enrol:
+    def call(services: Services, *, keep_crops: bool = True, **people: tuple[str, ...]) -> None:
+        policy = CollectionPolicy(keep_crops=keep_crops)
+        for person, files in (people or PEOPLE).items():
+            made = [
+                services.template_from_photo(
+                    (photos / file).read_bytes(), FaceSelection.LARGEST, policy
+                )[1]
+                for file in files
+            ]
+            services.gallery.enroll("default", person, None, made)
+
+    return call
+
+
+def probe(services: Services, photo: Path) -> np.ndarray:
+    face = services.pipeline.analyse(photo.read_bytes(), max_faces=1).faces[0]
+    assert face.embedding is not None
+    return face.embedding[np.newaxis]
+
+
+def silent(_done: int, _total: int) -> None:
+    pass
+
+
+def test_there_and_back(
+    place: Place, pack: ModelPack, other_pack: ModelPack, enrol: Enrol, photos: Path
+) -> None:
+    old = place.serve(pack)
+    enrol(old)
+    before = old.gallery.identify("default", probe(old, photos / "obama3.jpg"), 2).rows[0]
+    store = old.gallery.store
+    there = Reembedding(store, "default", other_pack)
+    there.build(Device.CPU, silent)
+    # Until the cut-over nothing has changed for anybody.
+    assert old.gallery.identify("default", probe(old, photos / "obama3.jpg"), 2).rows[0] == before
+    found = there.compare(pack, np.random.default_rng(0))
+    assert (found.templates, found.before.mated, found.after.mated) == (3, 1, 1)
+    assert found.after.mated_accepted == 1
+    assert found.after.rank_1 == 1.0
+
+    there.cut_over()
+    with pytest.raises(EmbeddingSpaceMismatch, match="likeness models migrate"):
+        old.gallery.identify("default", probe(old, photos / "obama3.jpg"), 2)
+    with pytest.raises(EmbeddingSpaceMismatch):
+        enrol(old, x=("collins.jpg",))
+    new = place.serve(other_pack)
+    after = new.gallery.identify("default", probe(new, photos / "obama3.jpg"), 2).rows[0]
+    assert [one.face.person_id for one in after] == ["obama", "biden"]
+    # Ids are those that clients know.
+    assert {one.face.face_id for one in before} >= {after[1].face.face_id}
+    enrol(new, collins=("collins.jpg",))
+
+    back = Reembedding(store, "default", pack)
+    back.build(Device.CPU, silent)
+    back.cut_over()
+    again = old.gallery.identify("default", probe(old, photos / "obama3.jpg"), 3).rows[0]
+    assert [(one.face, one.similarity) for one in again[:2]] == [
+        (one.face, pytest.approx(one.similarity)) for one in before
+    ]
+    assert again[2].face.person_id == "collins"
+    assert store.drop_spares("default") == 4
+
+
+def test_the_new_embeddings_are_those_of_the_photos(
+    place: Place, pack: ModelPack, other_pack: ModelPack, enrol: Enrol, photos: Path
+) -> None:
+    """Same detector, same crop: what migration makes is what enrolment would have made."""
+    old = place.serve(pack)
+    enrol(old)
+    work = Reembedding(old.gallery.store, "default", other_pack)
+    work.build(Device.CPU, silent)
+    work.cut_over()
+    new = place.serve(other_pack)
+    _, vectors = new.gallery.store.embeddings("default", "biden")
+    similarity = float((vectors @ probe(new, photos / "biden.jpg").T)[0, 0])
+    assert similarity == pytest.approx(1, abs=1e-5)
+
+
+def test_faces_without_crops_are_counted(
+    place: Place, pack: ModelPack, other_pack: ModelPack, enrol: Enrol
+) -> None:
+    services = place.serve(pack)
+    enrol(services, biden=("biden.jpg",))
+    enrol(services, keep_crops=False, obama=("obama.jpg",))
+    work = Reembedding(services.gallery.store, "default", other_pack)
+    with pytest.raises(NotReembedded, match=r"1 of 2 faces .*keep_crops"):
+        work.build(Device.CPU, silent)
+    with pytest.raises(NotReembedded, match="nothing was changed"):
+        work.cut_over()
+    assert services.gallery.store.collection("default").embedding_space == pack.embedding_space
+
+
+def test_what_comes_after_the_building_holds_up_the_cut_over(
+    place: Place, pack: ModelPack, other_pack: ModelPack, enrol: Enrol
+) -> None:
+    services = place.serve(pack)
+    enrol(services)
+    work = Reembedding(services.gallery.store, "default", other_pack)
+    work.build(Device.CPU, silent)
+    enrol(services, collins=("collins.jpg",))
+    with pytest.raises(NotReembedded, match="1 faces"):
+        work.cut_over()
+    told: list[tuple[int, int]] = []
+    work.build(Device.CPU, lambda *seen: told.append(seen))
+    assert told == [(3, 4), (4, 4)]
+    work.cut_over()
+
+
+def test_deletion_takes_crop_and_spare_along(
+    place: Place, pack: ModelPack, other_pack: ModelPack, enrol: Enrol
+) -> None:
+    services = place.serve(pack)
+    enrol(services)
+    Reembedding(services.gallery.store, "default", other_pack).build(Device.CPU, silent)
+    services.gallery.delete_person("default", "obama")
+    engine = place.engine()
+    with engine.connect() as connection:
+        left = [
+            connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one()
+            for table in ("crops", "spares")
+        ]
+    engine.dispose()
+    assert left == [1, 1]
+
+
+def test_crops_are_sealed_where_embeddings_are(place: Place, pack: ModelPack, enrol: Enrol) -> None:
+    services = place.serve(pack)
+    enrol(services)
+    engine = place.engine()
+    with engine.connect() as connection:
+        rows = connection.execute(text("SELECT crop, sealed FROM crops")).all()
+    engine.dispose()
+    sealed = place.settings.encryption_key is not None
+    assert len(rows) == 3
+    for row in rows:
+        assert bool(row.sealed) is sealed
+        assert bytes(row.crop).startswith(b"\x89PNG") is not sealed
+    assert services.gallery.store.drop_crops("default") == 3
