@@ -5,6 +5,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -23,10 +24,10 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Services:
     return build_services(settings)
 
 
-@pytest.fixture(scope="session")
-def base_url(services: Services) -> Iterator[str]:
-    config = uvicorn.Config(create_app(services), port=0, log_config=None)
-    server = uvicorn.Server(config)
+@contextmanager
+def run_server(services: Services) -> Iterator[str]:
+    """The address of a service on a free port."""
+    server = uvicorn.Server(uvicorn.Config(create_app(services), port=0, log_config=None))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 20
@@ -36,6 +37,12 @@ def base_url(services: Services) -> Iterator[str]:
     yield f"http://127.0.0.1:{port}"
     server.should_exit = True
     thread.join(timeout=20)
+
+
+@pytest.fixture(scope="session")
+def base_url(services: Services) -> Iterator[str]:
+    with run_server(services) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
