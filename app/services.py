@@ -22,6 +22,7 @@ from app.gallery.store import SqlStore
 from app.gallery.upkeep import Upkeep
 from app.imaging import ImageLimits, encode_crop
 from app.inference.cores import usable_cores
+from app.inference.cuda import CudaOptions
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
 from app.inference.scheduler import Scheduler
@@ -116,7 +117,12 @@ def build_services(settings: Settings) -> Services:
     limits = ImageLimits(
         settings.max_image_bytes, settings.max_image_pixels, settings.max_image_side
     )
-    pipeline = build_pipeline(pack, settings.device, limits)
+    options = CudaOptions(
+        settings.cuda_graphs,
+        settings.tensorrt,
+        settings.engine_cache or settings.data_dir / "engines",
+    )
+    pipeline = build_pipeline(pack, settings.device, limits, options)
     ring = KeyRing.from_settings(settings)
     engine = create_engine(settings.resolved_database_url)
     migrate(engine)

@@ -48,6 +48,16 @@ class Settings(BaseSettings):
         Field(description="Folder of installed model packs; default: models in the data folder."),
     ] = None
     device: Annotated[Device, Field(description="auto, cpu or cuda.")] = Device.AUTO
+    cuda_graphs: Annotated[
+        bool, Field(description="On a GPU: record a network's run once and replay it.")
+    ] = False
+    tensorrt: Annotated[
+        bool, Field(description="On a GPU: run TensorRT's engines; needs TensorRT's libraries.")
+    ] = False
+    engine_cache: Annotated[
+        Path | None,
+        Field(description="Folder of TensorRT's engines; default: engines in the data folder."),
+    ] = None
     index_device: Annotated[
         Literal["cpu", "cuda"], Field(description="Where galleries are searched.")
     ] = "cpu"

@@ -4,6 +4,7 @@ It is walked in steps: between two of them the thread may do something else firs
 of hundreds of faces does not keep the photos behind it waiting.
 """
 
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,10 +22,12 @@ from app.faces.quality import Opinions, assess_faces
 from app.faces.quality_network import QualityNetwork
 from app.imaging import ImageLimits, decode_at_least, decode_image
 from app.inference.batching import BatchedModel
+from app.inference.cuda import CudaOptions
 from app.inference.pack_spec import ModelPack
 from app.inference.policy import CPU_POLICY, POLICIES, SchedulePolicy
-from app.inference.session import Network, OnnxModel
+from app.inference.session import DEFAULT_OPTIONS, Network, OnnxModel
 from app.settings import Device
+from app.telemetry.logs import log
 from app.types import AnalysedImage, DecodedImage, Detections, Face, FloatArray, Image, Steps, T
 
 
@@ -249,16 +252,23 @@ def _largest_first(found: Detections, limit: int) -> Detections:
     return found.take(np.argsort(-areas, kind="stable")[:limit])
 
 
-def build_pipeline(pack: ModelPack, device: Device, limits: ImageLimits) -> FacePipeline:
+def build_pipeline(
+    pack: ModelPack,
+    device: Device,
+    limits: ImageLimits,
+    options: CudaOptions = DEFAULT_OPTIONS,
+) -> FacePipeline:
     """Load a pack's networks and let them run as their provider's policy says.
 
     Raises PackError or DeviceError.
     """
     networks = {
-        "detector": OnnxModel(pack.detector_path, device),
-        "recogniser": OnnxModel(pack.recogniser_path, device),
+        "detector": OnnxModel(pack.detector_path, device, options),
+        "recogniser": OnnxModel(pack.recogniser_path, device, options),
     }
     policy = POLICIES[networks["recogniser"].provider]
+    for name, network in networks.items():
+        log(logging.INFO, "network loaded", network=name, runs_on=network.provider)
     # Photos run side by side: OpenCV's own threads would only get in one another's way.
     cv2.setNumThreads(1)
     batched = {

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from app.inference.session import CPU_PROVIDER, CUDA_PROVIDER
+from app.inference.cuda import CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,4 +34,8 @@ CUDA_POLICY = SchedulePolicy(
     whole_canvas=True,
     faces_a_turn=32,
 )
-POLICIES: Mapping[str, SchedulePolicy] = {CPU_PROVIDER: CPU_POLICY, CUDA_PROVIDER: CUDA_POLICY}
+POLICIES: Mapping[str, SchedulePolicy] = {
+    CPU_PROVIDER: CPU_POLICY,
+    CUDA_PROVIDER: CUDA_POLICY,
+    TENSORRT_PROVIDER: CUDA_POLICY,
+}

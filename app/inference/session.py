@@ -12,22 +12,23 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from app.errors import DeviceError, PackError
+from app.inference.bound import BoundSession
+from app.inference.cuda import (
+    CPU_PROVIDER,
+    CUDA_PROVIDER,
+    TENSORRT_PROVIDER,
+    CudaOptions,
+    advice,
+    providers,
+)
 from app.settings import Device
 from app.telemetry.logs import log
 from app.types import FloatArray
 
-CPU_PROVIDER = "CPUExecutionProvider"
-CUDA_PROVIDER = "CUDAExecutionProvider"
 # Of one run: requests run side by side instead, a core each.
 THREADS = 1
 PIXELS = "tensor(uint8)"
-# The arena takes what a batch needs, not the next power of two, and no search for convolution
-# algorithms that would take the workspace of the largest.
-CUDA_OPTIONS = {
-    "arena_extend_strategy": "kSameAsRequested",
-    "cudnn_conv_algo_search": "HEURISTIC",
-    "cudnn_conv_use_max_workspace": "0",
-}
+DEFAULT_OPTIONS = CudaOptions()
 
 
 class Network(Protocol):
@@ -51,11 +52,13 @@ class Network(Protocol):
 class OnnxModel:
     """One network, loaded once and safe to run from several threads at a time."""
 
-    def __init__(self, path: Path, device: Device) -> None:
+    def __init__(self, path: Path, device: Device, options: CudaOptions = DEFAULT_OPTIONS) -> None:
         """Load `path` on `device`. Raises PackError (bad file) or DeviceError (no such device)."""
         self.path = path
-        self._session = _create_session(path, device)
+        self._session = _create_session(path, device, options)
         self.provider: str = self._session.get_providers()[0]
+        recorded = options.graphs and self.provider != CPU_PROVIDER
+        self._bound = BoundSession(self._session, "cuda") if recorded else None
         first = self._session.get_inputs()[0]
         self.input_name: str = first.name
         self.input_shape: list[int | str | None] = list(first.shape)
@@ -81,15 +84,17 @@ class OnnxModel:
     def run(self, batch: NDArray[Any]) -> list[FloatArray]:
         """Run the network on (n, 3, height, width) float32, or on (n, height, width, 3) uint8 where
         it takes pixels; all outputs in their order."""
+        if self._bound is not None:
+            return self._bound.run(batch)
         return list(self._session.run(self.output_names, {self.input_name: batch}))
 
 
-def _create_session(path: Path, device: Device) -> ort.InferenceSession:
+def _create_session(path: Path, device: Device, options: CudaOptions) -> ort.InferenceSession:
     if device is Device.CUDA:
-        return _on_cuda(path)
+        return _on_cuda(path, options)
     if device is Device.AUTO and CUDA_PROVIDER in ort.get_available_providers():
         try:
-            return _on_cuda(path)
+            return _on_cuda(path, options)
         except DeviceError as error:
             log(logging.WARNING, "no usable GPU, running on the CPU", reason=error.detail)
     try:
@@ -98,33 +103,27 @@ def _create_session(path: Path, device: Device) -> ort.InferenceSession:
         raise PackError(f"{path} is not a network that can be run: {error}") from error
 
 
-def _on_cuda(path: Path) -> ort.InferenceSession:
-    if CUDA_PROVIDER not in ort.get_available_providers():
-        raise DeviceError(_cuda_advice("this onnxruntime was built without it"))
+def _on_cuda(path: Path, options: CudaOptions) -> ort.InferenceSession:
+    wanted = TENSORRT_PROVIDER if options.tensorrt else CUDA_PROVIDER
+    if wanted not in ort.get_available_providers():
+        raise DeviceError(advice(f"this onnxruntime was built without {wanted}"))
     try:
         if hasattr(ort, "preload_dlls"):
             ort.preload_dlls()
-        session = _open(path, [(CUDA_PROVIDER, CUDA_OPTIONS), CPU_PROVIDER])
+        session = _open(path, providers(path, options))
     except Exception as error:  # a RuntimeError where a library is missing, and types of its own
-        raise DeviceError(_cuda_advice(str(error))) from error
-    if session.get_providers()[0] != CUDA_PROVIDER:
-        raise DeviceError(_cuda_advice("the session fell back to the CPU"))
+        raise DeviceError(advice(str(error))) from error
+    if session.get_providers()[0] != wanted:
+        raise DeviceError(advice(f"the session fell back to {session.get_providers()[0]}"))
     return session
 
 
-def _open(path: Path, providers: list[Any]) -> ort.InferenceSession:
+def _open(path: Path, wanted: list[Any]) -> ort.InferenceSession:
     session_options = ort.SessionOptions()
     session_options.intra_op_num_threads = THREADS
     session_options.inter_op_num_threads = 1
     session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session_options.log_severity_level = 3
-    session = ort.InferenceSession(str(path), session_options, providers=providers)
+    session = ort.InferenceSession(str(path), session_options, providers=wanted)
     session.disable_fallback()
     return session
-
-
-def _cuda_advice(reason: str) -> str:
-    return (
-        f"CUDA cannot be used: {reason}. Install the 'gpu' extra on a "
-        "machine with an NVIDIA driver, or set LIKENESS_DEVICE=cpu."
-    )

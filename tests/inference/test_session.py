@@ -8,8 +8,9 @@ import onnxruntime
 import pytest
 
 from app.errors import DeviceError, PackError
+from app.inference.cuda import CPU_PROVIDER, CUDA_PROVIDER
 from app.inference.pack_spec import ModelPack
-from app.inference.session import CPU_PROVIDER, CUDA_PROVIDER, OnnxModel
+from app.inference.session import OnnxModel
 from app.settings import Device
 
 HAS_CUDA = CUDA_PROVIDER in onnxruntime.get_available_providers()
