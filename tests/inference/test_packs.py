@@ -155,3 +155,36 @@ class TestEmbeddingSpace:
     def test_its_look(self, pack: ModelPack) -> None:
         assert pack.embedding_space.startswith("es-")
         assert len(pack.embedding_space) == 19
+
+
+class TestVariants:
+    def test_a_proven_variant_shares_it(self, edit: Edit, pack: ModelPack) -> None:
+        """What counts is the network that the file was proven equal to."""
+        digest = pack.recogniser.sha256
+        folder = edit(
+            f'sha256 = "{digest}"', f'sha256 = "{"0" * 64}"\nproven_equal_to = "{digest}"'
+        )
+        assert read_pack(folder).embedding_space == pack.embedding_space
+
+    def test_another_file_has_its_own(self, edit: Edit, pack: ModelPack) -> None:
+        folder = edit(f'sha256 = "{pack.recogniser.sha256}"', f'sha256 = "{"0" * 64}"')
+        assert read_pack(folder).embedding_space != pack.embedding_space
+
+    def test_what_shapes_the_input_counts(self, edit: Edit, pack: ModelPack) -> None:
+        folder = edit("std = 128.0", "std = [128.0, 128.0, 127.5]")
+        assert read_pack(folder).embedding_space != pack.embedding_space
+
+    def test_no_std_of_zero(self, edit: Edit) -> None:
+        with pytest.raises(PackError, match="greater than 0"):
+            read_pack(edit("std = 128.0", "std = [128.0, 0, 127.5]"))
+
+
+def test_an_installed_pack_is_found_by_name(folder: Path, tmp_path: Path) -> None:
+    folder.rename(tmp_path / "packs-of-mine")
+    installed = tmp_path / "installed"
+    installed.mkdir()
+    (tmp_path / "packs-of-mine").rename(installed / "mine")
+    assert find_pack("mine", installed) == installed / "mine"
+    assert [one.name for one in known_packs(installed)] == ["default", "mine"]
+    with pytest.raises(PackError, match=r"there: default, mine"):
+        find_pack("yours", installed)

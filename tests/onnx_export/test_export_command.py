@@ -65,3 +65,30 @@ def test_a_failed_proof_exits_with_1(tmp_path: Path, kept: bool) -> None:
     names = {path.name for path in tmp_path.iterdir()}
     assert names == ({"source.onnx", "out.onnx"} if kept else {"source.onnx"})
     assert not kept or out.read_bytes() == b"proven before"
+
+
+def test_a_recogniser(
+    small_recogniser: Path, make_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    whole, half = tmp_path / "whole.onnx", tmp_path / "half.onnx"
+    faces = make_images()
+    assert _run("tflite", small_recogniser, whole, "--faces", faces).returncode == 0
+    done = _run(
+        "recogniser", whole, half, "--faces", faces, "--precision", "fp16", "--pixels",
+        "--mean", "imagenet", "--std", "58,57,57", "--bgr",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "20 faces, lowest cosine" in done.stdout
+    assert half.stat().st_size < whole.stat().st_size
+    wrong = _run("recogniser", whole, half, "--faces", faces, "--mean", "1,2")
+    assert wrong.returncode == 1
+    assert "--mean is a number" in wrong.stderr
+
+
+def test_a_file_that_is_no_checkpoint(make_images: Callable[..., Path], tmp_path: Path) -> None:
+    source = tmp_path / "net.pt"
+    source.write_bytes(b"nothing")
+    done = _run("recogniser", source, tmp_path / "out.onnx", "--faces", make_images())
+    assert done.returncode == 1
+    assert "make torch" in done.stderr or "is not a checkpoint" in done.stderr
+    assert "Traceback" not in done.stderr
