@@ -4,7 +4,7 @@
 ARG BASE_IMAGE=python:3.12-slim
 
 # ---- everything that is installed, made where it may leave a mess
-FROM ${BASE_IMAGE} AS build-cpu
+FROM ${BASE_IMAGE} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 
@@ -15,12 +15,22 @@ RUN apt-get update \
     && apt-get download libgl1 libglx0 libglvnd0 \
     && for package in lib*.deb; do dpkg-deb --extract "$package" /opt/libgl; done \
     && rm -rf /opt/libgl/usr/share/bug /opt/libgl/usr/share/lintian
+RUN python3 -m venv /opt/venv
 
 # The lock alone first: this layer is reused until a pin moves.
+FROM build AS build-cpu
 COPY requirements/cpu.txt requirements/
-RUN python3 -m venv /opt/venv \
-    && /opt/venv/bin/python -m pip install --no-deps --require-hashes --only-binary :all: -r requirements/cpu.txt
+RUN /opt/venv/bin/python -m pip install --no-deps --require-hashes --only-binary :all: -r requirements/cpu.txt
+COPY pyproject.toml README.md LICENSE ./
+COPY app app
+COPY models models
+RUN /opt/venv/bin/python -m pip install --no-deps --no-build-isolation . \
+    && /opt/venv/bin/python -m pip uninstall --yes hatchling trove-classifiers pip
 
+# CUDA's libraries come as wheels; the host brings the driver and NVIDIA's container toolkit.
+FROM build AS build-gpu
+COPY requirements/gpu.txt requirements/
+RUN /opt/venv/bin/python -m pip install --no-deps --require-hashes --only-binary :all: -r requirements/gpu.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY app app
 COPY models models
@@ -28,18 +38,16 @@ RUN /opt/venv/bin/python -m pip install --no-deps --no-build-isolation . \
     && /opt/venv/bin/python -m pip uninstall --yes hatchling trove-classifiers pip
 
 # ---- what is shipped
-FROM ${BASE_IMAGE} AS cpu
+FROM ${BASE_IMAGE} AS service
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends libglib2.0-0 libx11-6 \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log
-COPY --from=build-cpu /opt/libgl/ /
-COPY --from=build-cpu /opt/venv /opt/venv
+COPY --from=build /opt/libgl/ /
 
 # A fixed number, so that the owner of the volume is the same on every host and in every release.
 RUN groupadd --gid 10001 likeness \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /data --shell /usr/sbin/nologin likeness \
-    && install --directory --owner=10001 --group=10001 --mode=0700 /data \
-    && /opt/venv/bin/python -c "import cv2, faiss, onnxruntime, app"
+    && install --directory --owner=10001 --group=10001 --mode=0700 /data
 
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -54,3 +62,14 @@ EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python3", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['LIKENESS_PORT'] + '/readyz', timeout=4)"]
 CMD ["likeness", "serve"]
+
+FROM service AS gpu
+COPY --from=build-gpu /opt/venv /opt/venv
+ENV LIKENESS_DEVICE=cuda \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
+# The last stage, so that it is what a plain `docker build .` makes.
+FROM service AS cpu
+COPY --from=build-cpu /opt/venv /opt/venv
+RUN ["/opt/venv/bin/python", "-c", "import cv2, faiss, onnxruntime, app"]

@@ -6,7 +6,7 @@ PYTHON ?= python3
 EXTRA ?= cpu
 VENV ?= $(if $(filter cpu,$(EXTRA)),.venv,.venv-$(EXTRA))
 UV ?= $(VENV)/bin/uv
-IMAGE ?= likeness:cpu
+IMAGE ?= likeness:$(EXTRA)
 # More arguments for pytest: make test ARGS="-k decision"
 ARGS ?=
 
@@ -86,20 +86,21 @@ format: $(STAMPS)/dev ## Mend what can be mended
 LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-build \
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) --group build pyproject.toml
 NO_CPU_RUNTIME = --excludes requirements/gpu.excludes.txt
+NO_TORCH = --excludes requirements/export.excludes.txt
 
 .PHONY: lock
 lock: ## Write requirements/*.txt anew from pyproject.toml (UPGRADE=1 for newer versions)
 	@command -v $(UV) >/dev/null || { echo "No uv: 'make install' first, or name one: make lock UV=uv" >&2; exit 1; }
-	$(LOCK) --extra cpu --extra postgres --extra insightface --extra export --extra dev -o requirements/dev.txt
+	$(LOCK) --extra cpu --extra postgres --extra insightface --extra export --extra dev $(NO_TORCH) -o requirements/dev.txt
 	$(LOCK) -c requirements/dev.txt --extra cpu --extra postgres -o requirements/cpu.txt
 	$(LOCK) -c requirements/dev.txt --extra cpu --extra postgres --extra insightface -o requirements/insightface.txt
-	$(LOCK) -c requirements/dev.txt --extra cpu --extra postgres --extra export -o requirements/export.txt
+	$(LOCK) -c requirements/dev.txt --extra cpu --extra postgres --extra export $(NO_TORCH) -o requirements/export.txt
 	$(LOCK) -c requirements/dev.txt --extra gpu --extra postgres -o requirements/gpu.txt
 	$(LOCK) -c requirements/dev.txt --extra gpu --extra postgres --extra insightface $(NO_CPU_RUNTIME) -o requirements/gpu-insightface.txt
 
 .PHONY: image
-image: ## The CPU container image
-	docker build --target cpu --tag $(IMAGE) .
+image: ## The container image (EXTRA=gpu for CUDA)
+	docker build --target $(EXTRA) --tag $(IMAGE) .
 
 .PHONY: clean
 clean: ## Remove environments, caches and build output; data stays

@@ -65,6 +65,9 @@ Pixels = Annotated[
 Unit = Annotated[
     bool, typer.Option(help="Answer vectors of length 1; their length tells no quality then.")
 ]
+Simplify = Annotated[
+    bool, typer.Option(help="Compute constants and fold batch normalisations first.")
+]
 PrecisionOption = Annotated[Precision, typer.Option(help="Of weights and activations.")]
 Calibration = Annotated[
     Path | None, typer.Option(help="Photos that the ranges of int8 are counted on.")
@@ -93,6 +96,7 @@ def recogniser(
     batch: Batch = None,
     pixels: Pixels = False,
     unit: Unit = False,
+    simplify: Simplify = False,
     precision: PrecisionOption = Precision.FP32,
     calibration: Calibration = None,
     minimum_cosine: Minimum = None,
@@ -106,7 +110,7 @@ def recogniser(
             network,
             out,
             align_folder(faces, network.size),
-            Options(pixels, unit, precision, batch, opset, minimum_cosine),
+            Options(pixels, unit, precision, batch, opset, minimum_cosine, simplify),
             align_folder(calibration, network.size) if calibration else None,
         )
         print(f"{out}: sha256 {found.sha256}; {_agreement(found.agreement)}")

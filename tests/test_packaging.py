@@ -26,6 +26,8 @@ LOCK_EXTRAS = {
     "export": ["cpu", "postgres", "export"],
     "dev": ["cpu", "postgres", "insightface", "export", "dev"],
 }
+# What a lock leaves out of its extras, and the file that tells uv so.
+EXCLUDES = {"export": "export", "dev": "export", "gpu-insightface": "gpu"}
 # Distributions of one family install the same import package over one another.
 FAMILIES = {
     "onnxruntime": re.compile(r"(onnxruntime|ort)(-|$)"),
@@ -99,7 +101,22 @@ def expected(lock: str) -> set[str]:
 
 
 def test_every_lock_is_tested() -> None:
-    assert {path.stem for path in REQUIREMENTS.glob("*.txt")} - {"gpu.excludes"} == set(LOCK_EXTRAS)
+    files = {path.stem for path in REQUIREMENTS.glob("*.txt")}
+    assert files - {"gpu.excludes", "export.excludes"} == set(LOCK_EXTRAS)
+
+
+def excluded(lock: str) -> set[str]:
+    if lock not in EXCLUDES:
+        return set()
+    return {requirement.name for requirement, _ in parse(read(f"{EXCLUDES[lock]}.excludes"))}
+
+
+def test_pytorch_is_in_the_export_extra_alone() -> None:
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    naming = [name for name, lines in extras.items() if any("torch" in line for line in lines)]
+    assert naming == ["export"]
+    assert not any("torch" in line for line in PYPROJECT["project"]["dependencies"])
+    assert all("torch" not in pins(read(lock)) for lock in LOCK_EXTRAS)
 
 
 @locks
@@ -116,7 +133,8 @@ def test_lock_satisfies_pyproject(lock: str, python: str) -> None:
     wanted = [
         requirement
         for requirement in declared(LOCK_EXTRAS[lock])
-        if requirement.marker is None or requirement.marker.evaluate(environment)
+        if requirement.name not in excluded(lock)
+        and (requirement.marker is None or requirement.marker.evaluate(environment))
     ]
     unsatisfied = [
         str(requirement)
@@ -165,8 +183,8 @@ def test_fresh_resolution_holds_one_distribution_of_each_family(lock: str) -> No
     command = [str(uv), "pip", "compile", "--quiet", "--universal", "--python-version", "3.11"]
     command += ["--no-header", "--no-annotate", "pyproject.toml"]
     command += [part for extra in LOCK_EXTRAS[lock] for part in ("--extra", extra)]
-    if lock == "gpu-insightface":
-        command += ["--excludes", "requirements/gpu.excludes.txt"]
+    if lock in EXCLUDES:
+        command += ["--excludes", f"requirements/{EXCLUDES[lock]}.excludes.txt"]
     try:
         done = subprocess.run(
             command, cwd=ROOT, capture_output=True, text=True, timeout=RESOLVE_SECONDS, check=False

@@ -13,7 +13,7 @@ from app.onnx_export import parity
 from app.onnx_export.artefact import publish
 from app.onnx_export.errors import ExportError
 from app.onnx_export.faces import Normalisation
-from app.onnx_export.graph import read_model
+from app.onnx_export.graph import read_model, simplified
 from app.onnx_export.parity import FloatArray
 from app.onnx_export.pixels import fold_pixels
 from app.onnx_export.precision import MINIMUM_COSINE, Precision, to_half, to_integers
@@ -29,7 +29,8 @@ BATCH_TOLERANCE = 1e-4
 class Options:
     """What the export should be. `pixels`: takes uint8 BGR (batch, size, size, 3); `unit`: answers
     vectors of length 1, so that their length no longer tells a face's quality; `batch`: fixed, or
-    None for any; `opset`: of operators, or None for the source's."""
+    None for any; `opset`: of operators, or None for the source's; `simplify`: constants
+    computed and batch normalisations folded into their convolutions."""
 
     pixels: bool = False
     unit: bool = False
@@ -37,6 +38,7 @@ class Options:
     batch: int | None = None
     opset: int | None = None
     minimum_cosine: float | None = None
+    simplify: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,9 @@ def export_recogniser(
     if options.precision is Precision.INT8 and calibration is None:
         raise ExportError("int8 needs a folder of photos that its ranges are counted on")
     counted = blob if calibration is None else source.normalisation.apply(calibration)
-    model, kept = _lower(_with_batch(source.model, options), options.precision, blob, counted)
+    whole = _with_batch(source.model, options)
+    whole = simplified(whole) if options.simplify else whole
+    model, kept = _lower(whole, options.precision, blob, counted)
     if options.unit:
         model = _unit_length(model)
     if options.pixels:

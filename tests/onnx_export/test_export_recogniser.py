@@ -64,6 +64,28 @@ def test_a_batch_can_be_fixed(source: Source, faces: Faces, tmp_path: Path) -> N
     assert parity.open_session(out).get_inputs()[0].shape == [5, 3, 16, 16]
 
 
+def test_a_simpler_graph_answers_the_same(source: Source, faces: Faces, tmp_path: Path) -> None:
+    """A constant that is computed."""
+    graph, size = source.model.graph, len(source.answer(GIVEN.apply(faces[:1]))[0])
+    graph.node[-1].output[0] = "own"
+    for name, value in (("one", 1.0), ("half", 0.5)):
+        graph.initializer.append(numpy_helper.from_array(np.full(size, value, np.float32), name))
+    graph.node.extend(
+        [
+            helper.make_node("Add", ["one", "half"], ["scale"], name="computed"),
+            helper.make_node("Mul", ["own", "scale"], ["embedding"], name="enlarge"),
+        ]
+    )
+    out, plain = tmp_path / "out.onnx", tmp_path / "plain.onnx"
+    onnx.save(source.model, tmp_path / "longer.onnx")
+    longer = read_onnx(tmp_path / "longer.onnx", GIVEN)
+    found = export_recogniser(longer, out, faces, Options(simplify=True))
+    export_recogniser(longer, plain, faces, Options())
+    assert found.agreement.minimum_cosine > 0.999999
+    counts = [len(onnx.load(path).graph.node) for path in (out, plain)]
+    assert counts[0] < counts[1]
+
+
 def test_an_opset_can_be_chosen(source: Source, faces: Faces, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     export_recogniser(source, out, faces, Options(opset=20))
