@@ -91,12 +91,12 @@ NO_TORCH = --excludes requirements/export.excludes.txt
 .PHONY: lock
 lock: ## Write requirements/*.txt anew from pyproject.toml (UPGRADE=1 for newer versions)
 	@command -v $(UV) >/dev/null || { echo "No uv: 'make install' first, or name one: make lock UV=uv" >&2; exit 1; }
-	$(LOCK) --extra cpu --extra postgres --extra insightface --extra export --extra dev $(NO_TORCH) -o requirements/dev.txt
-	$(LOCK) -c requirements/dev.txt --extra cpu --extra postgres -o requirements/cpu.txt
-	$(LOCK) -c requirements/dev.txt --extra cpu --extra postgres --extra insightface -o requirements/insightface.txt
-	$(LOCK) -c requirements/dev.txt --extra cpu --extra postgres --extra export $(NO_TORCH) -o requirements/export.txt
-	$(LOCK) -c requirements/dev.txt --extra gpu --extra postgres -o requirements/gpu.txt
-	$(LOCK) -c requirements/dev.txt --extra gpu --extra postgres --extra insightface $(NO_CPU_RUNTIME) -o requirements/gpu-insightface.txt
+	$(LOCK) --extra cpu --extra postgres --extra parquet --extra insightface --extra export --extra dev $(NO_TORCH) -o requirements/dev.txt
+	$(LOCK) -c requirements/dev.txt --extra cpu --extra postgres --extra parquet -o requirements/cpu.txt
+	$(LOCK) -c requirements/dev.txt --extra cpu --extra postgres --extra parquet --extra insightface -o requirements/insightface.txt
+	$(LOCK) -c requirements/dev.txt --extra cpu --extra postgres --extra parquet --extra export $(NO_TORCH) -o requirements/export.txt
+	$(LOCK) -c requirements/dev.txt --extra gpu --extra postgres --extra parquet -o requirements/gpu.txt
+	$(LOCK) -c requirements/dev.txt --extra gpu --extra postgres --extra parquet --extra insightface $(NO_CPU_RUNTIME) -o requirements/gpu-insightface.txt
 
 .PHONY: image
 image: ## The container image (EXTRA=gpu for CUDA)

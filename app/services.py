@@ -71,7 +71,7 @@ class Services:
         face = usable_face(image, selection, gate)
         return image, template_of(face, data)
 
-    def template_from_embedding(self, values: Sequence[float]) -> NewTemplate:
+    def template_from_embedding(self, values: Sequence[float] | FloatArray) -> NewTemplate:
         """A template of an embedding made elsewhere in the same space. Raises InvalidEmbedding."""
         vector = self.gallery.check_embedding(values)
         return NewTemplate(vector, hashlib.sha256(vector.tobytes()).hexdigest())

@@ -19,12 +19,12 @@ REQUIREMENTS = ROOT / "requirements"
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 LOCK_EXTRAS = {
-    "cpu": ["cpu", "postgres"],
-    "gpu": ["gpu", "postgres"],
-    "insightface": ["cpu", "postgres", "insightface"],
-    "gpu-insightface": ["gpu", "postgres", "insightface"],
-    "export": ["cpu", "postgres", "export"],
-    "dev": ["cpu", "postgres", "insightface", "export", "dev"],
+    "cpu": ["cpu", "postgres", "parquet"],
+    "gpu": ["gpu", "postgres", "parquet"],
+    "insightface": ["cpu", "postgres", "parquet", "insightface"],
+    "gpu-insightface": ["gpu", "postgres", "parquet", "insightface"],
+    "export": ["cpu", "postgres", "parquet", "export"],
+    "dev": ["cpu", "postgres", "parquet", "insightface", "export", "dev"],
 }
 # What a lock leaves out of its extras, and the file that tells uv so.
 EXCLUDES = {"export": "export", "dev": "export", "gpu-insightface": "gpu"}

@@ -1,10 +1,11 @@
-"""`likeness import FOLDER`: enrol a folder of people, one sub-folder a person."""
+"""`likeness import SOURCE…`: many photos, or embeddings, into a collection."""
 
-import csv
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+import hashlib
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -13,159 +14,214 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from app.cli.console import clear_errors, err, out, read_settings
-from app.decision.calibrations import policy_of
 from app.decision.policy import FaceSelection
-from app.decision.rules import CollectionPolicy
-from app.errors import CollectionNotFound, LikenessError, StoreFull, StoreUnavailable
-from app.folders import PersonPhoto, find_photos
+from app.errors import CollectionNotFound, LikenessError
 from app.gallery.gallery import DEFAULT_COLLECTION
-from app.services import Services, build_services, check_person_id, content_digest
+from app.importing.local import ImportOptions, LocalImport, OnConflict, StoppedByConflict
+from app.importing.outcomes import Counts, Outcome, Result, Tell, report_writer
+from app.importing.remote import RemoteImport
+from app.importing.rows import ImportSourceError, Row
+from app.importing.sources import SourceOptions, rows_of, total_of
+from app.services import build_services
+from app.settings import Settings
 
-EXIT_SOME_REJECTED = 1
-# Photos read ahead of each worker: enough to keep it busy, few enough to stay small in memory.
-AHEAD = 4
+EXIT_SOME_REJECTED, EXIT_CANNOT_RUN, EXIT_STOPPED = 1, 2, 3
+PLAIN_LINE_EVERY_S = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one file: enrolled, duplicate, or rejected with a stable reason."""
-
-    photo: PersonPhoto
-    result: str
-    reason: str = ""
-    detail: str = ""
+class _Stopped(Exception):
+    """A row was rejected, and the import was to stop there."""
 
 
 def import_folder(
-    folder: Annotated[Path, typer.Argument(help="Holds one folder a person, named by its id.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            help="A folder with one folder a person; a CSV, JSON Lines or Parquet table "
+            "(person_id, and image or embedding); a zip or tar of either, or WebDataset shards; "
+            "- for standard input."
+        ),
+    ],
+    *,
     collection: Annotated[str, typer.Option(help="Made if missing.")] = DEFAULT_COLLECTION,
     face: Annotated[
         FaceSelection, typer.Option(help="Which face counts where a photo has several.")
     ] = FaceSelection.ONLY,
+    pattern: Annotated[
+        str | None,
+        typer.Option(help="Photos lie in one folder, named so: {person_id}_*.jpg."),
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of a table's photos; default: the table's own.")
+    ] = None,
+    space: Annotated[
+        str | None, typer.Option(help="Embedding space of embeddings that do not say theirs.")
+    ] = None,
+    stdin_format: Annotated[str, typer.Option(help="csv, jsonl or tar.")] = "jsonl",
+    near_duplicate: Annotated[
+        float | None,
+        typer.Option(min=-1, max=1, help="Skip a face this similar to one its person has."),
+    ] = None,
+    on_conflict: Annotated[
+        OnConflict | None,
+        typer.Option(
+            help="A face that resembles another person more than its own. Without: photos are "
+            "checked and reported, embeddings are not checked."
+        ),
+    ] = None,
+    on_error: Annotated[str, typer.Option(help="continue, or stop at the first.")] = "continue",
+    dry_run: Annotated[bool, typer.Option(help="Analyse and report, store nothing.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many rows.")] = None,
+    sample: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Only this share of the rows, always those.")
+    ] = None,
     report: Annotated[
-        Path | None, typer.Option(help="Write the outcome of each file (CSV).")
+        Path | None, typer.Option(help="Outcome of each row: .csv or .jsonl.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON summary on stdout.")] = False,
+    url: Annotated[
+        str | None, typer.Option(help="Into a running server instead of the local database.")
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="LIKENESS_API_KEY", help="Sent to that server.")
     ] = None,
 ) -> None:
-    """Enrol every photo of FOLDER/<person_id>/. Safe to run again: nothing is stored twice.
+    """Enrol photos or embeddings. Safe to run again, also after it was killed: it goes on.
 
-    Exit status: 0 all enrolled, 1 some photos rejected, 2 the import could not run.
+    Exit status: 0 all enrolled, 1 some rows rejected, 2 the import could not run, 3 stopped at a
+    row.
     """
-    if not folder.is_dir():
-        err.print(f"{folder} is not a folder.", markup=False)
-        raise typer.Exit(2)
-    with clear_errors():
-        services = build_services(read_settings())
-        services.upkeep.start()  # else the index of a large import stays uncompressed
+    settings = read_settings()
+    counts = Counts()
+    stopped: LikenessError | _Stopped | None = None
+    with clear_errors(), ExitStack() as stack:
+        if on_error not in ("continue", "stop"):
+            raise ImportSourceError("--on-error is continue or stop.")
+        tells: list[Tell] = [counts]
+        if report is not None:
+            tells.append(stack.enter_context(report_writer(report)))
+        options = ImportOptions(face, near_duplicate, on_conflict, dry_run)
+        if url is None:
+            work, target = _local(stack, settings, collection, options)
+        else:
+            work, target = _remote(RemoteImport(url, api_key, collection, face), options)
+        given = SourceOptions(
+            target, settings.max_image_bytes, space, images, pattern, stdin_format
+        )
+        total = total_of(sources, given) if limit is None and sample is None else limit
+        tells.append(stack.enter_context(_progress(total, counts)))
+        if on_error == "stop":
+            tells.append(_stop)
+        rows = _chosen(rows_of(sources, given), limit, sample)
         try:
-            target = _ensure_collection(services, collection)
-            outcomes = _run(services, target, find_photos(folder), face)
-        finally:
-            services.close()
-    _summarise(outcomes)
-    if report is not None:
-        write_report(report, outcomes)
-        out.print(f"Outcome of each file: {report}")
-    if any(outcome.result == "rejected" for outcome in outcomes):
+            work(rows, _to_all(tells))
+        except (_Stopped, StoppedByConflict) as reason:
+            stopped = reason
+    _summarise(counts, as_json=as_json, dry_run=dry_run)
+    if stopped is not None:
+        detail = stopped.detail if isinstance(stopped, LikenessError) else str(stopped)
+        err.print(f"Stopped: {detail}", markup=False, highlight=False)
+        raise typer.Exit(EXIT_STOPPED)
+    if counts.of(Result.REJECTED):
         raise typer.Exit(EXIT_SOME_REJECTED)
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where photos go, and what a face must be to get there."""
-
-    collection: str
-    policy: CollectionPolicy
+Work = Callable[[Iterator[Row], Tell], None]
 
 
-def _ensure_collection(services: Services, name: str) -> Target:
+def _remote(remote: RemoteImport, options: ImportOptions) -> tuple[Work, str]:
+    """What imports rows into a server, and the embedding space they go to."""
+    if options != ImportOptions(options.face):
+        raise ImportSourceError(
+            "A server does not know --near-duplicate, --on-conflict and --dry-run; leave them out, "
+            "or import where the database is."
+        )
+    return remote.run, remote.ensure_collection()
+
+
+def _local(
+    stack: ExitStack, settings: Settings, collection: str, options: ImportOptions
+) -> tuple[Work, str]:
+    """The same for the database of the settings."""
+    services = build_services(settings)
+    stack.callback(services.close)
+    services.upkeep.start()  # else the index of a large import stays uncompressed
     try:
-        record = services.gallery.require(name)
+        record = services.gallery.require(collection)
     except CollectionNotFound:
-        record = services.gallery.create_collection(name, {})
-    return Target(name, policy_of(record))
+        record = services.gallery.create_collection(collection, {})
+    return LocalImport(services, record, options).run, record.embedding_space
 
 
-def _run(
-    services: Services, target: Target, photos: list[PersonPhoto], face: FaceSelection
-) -> list[Outcome]:
-    columns = (
-        TextColumn("Importing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        TextColumn("{task.fields[counts]}"),
-    )  # fmt: skip
-    outcomes: list[Outcome] = []
-    counts: Counter[str] = Counter()
-    with Progress(*columns, console=err) as progress:
-        task = progress.add_task("import", total=len(photos), counts="")
-        for outcome in _in_parallel(services, target, photos, face):
-            outcomes.append(outcome)
-            counts[outcome.result] += 1
-            shown = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
-            progress.update(task, advance=1, counts=shown)
-    return outcomes
+def _to_all(tells: list[Tell]) -> Tell:
+    def tell(outcome: Outcome) -> None:
+        for one in tells:
+            one(outcome)
+
+    return tell
 
 
-def _in_parallel(
-    services: Services, target: Target, photos: Iterable[PersonPhoto], face: FaceSelection
-) -> Iterator[Outcome]:
-    """Outcomes as they come; a bounded number of photos is under way at a time."""
-    under_way: set[Future[Outcome]] = set()
-    with ThreadPoolExecutor(services.scheduler.workers, thread_name_prefix="import") as threads:
-        try:
-            for photo in photos:
-                under_way.add(threads.submit(import_photo, services, target, photo, face))
-                if len(under_way) >= services.scheduler.workers * AHEAD:
-                    done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-                    yield from (future.result() for future in done)
-            yield from (future.result() for future in wait(under_way).done)
-        finally:
-            threads.shutdown(cancel_futures=True)
+def _chosen(rows: Iterator[Row], limit: int | None, sample: float | None) -> Iterator[Row]:
+    """Some of the rows, the same in every run."""
+    if sample is not None:
+        rows = (row for row in rows if _draw(row.place) < sample)
+    return rows if limit is None else itertools.islice(rows, limit)
 
 
-def import_photo(
-    services: Services, target: Target, photo: PersonPhoto, face: FaceSelection
-) -> Outcome:
-    """Enrol one file. A file that cannot be used is an outcome; a database that cannot be used
-    is raised and ends the import."""
-    try:
-        check_person_id(photo.person_id)
-        data = _read(photo.path, services.settings.max_image_bytes)
-        if services.gallery.store.knows(target.collection, photo.person_id, content_digest(data)):
-            return Outcome(photo, "duplicate", "already_enrolled")
-        _, template = services.template_from_photo(data, face, target.policy)
-        stored = services.gallery.enroll(target.collection, photo.person_id, None, [template])
-    except (StoreFull, StoreUnavailable):
-        raise
-    except LikenessError as error:
-        return Outcome(photo, "rejected", error.code, error.detail)
-    except OSError as error:
-        return Outcome(photo, "rejected", "unreadable_file", str(error.strerror))
-    if stored[0].duplicate:
-        return Outcome(photo, "duplicate", "already_enrolled")
-    return Outcome(photo, "enrolled")
+def _draw(place: str) -> float:
+    return int.from_bytes(hashlib.sha256(place.encode()).digest()[:8]) / 2**64
 
 
-def _read(path: Path, limit: int) -> bytes:
-    """The file, or just enough of it to be refused as too large."""
-    with path.open("rb") as file:
-        return file.read(limit + 1)
+def _stop(outcome: Outcome) -> None:
+    if outcome.result is Result.REJECTED:
+        raise _Stopped(f"{outcome.place}: {outcome.detail or outcome.reason}")
 
 
-def _summarise(outcomes: list[Outcome]) -> None:
-    table = Table("outcome", "reason", "photos")
-    for (result, reason), count in sorted(Counter((o.result, o.reason) for o in outcomes).items()):
+@contextmanager
+def _progress(total: int | None, counts: Counts) -> Iterator[Tell]:
+    """A bar on a terminal, a line now and then elsewhere; on standard error."""
+    started = time.monotonic()
+    if err.is_terminal:
+        columns = (
+            TextColumn("Importing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            TextColumn("{task.fields[counts]}"),
+        )  # fmt: skip
+        with Progress(*columns, console=err) as progress:
+            task = progress.add_task("import", total=total, counts="")
+
+            def advance(_outcome: Outcome) -> None:
+                progress.update(task, advance=1, counts=_shown(counts, started))
+
+            yield advance
+        return
+    last = [started]
+
+    def line(_outcome: Outcome) -> None:
+        now = time.monotonic()
+        if now - last[0] >= PLAIN_LINE_EVERY_S:
+            last[0] = now
+            known = "" if total is None else f" of {total}, {_left(counts, total, started)} left"
+            err.print(f"{counts.total}{known}: {_shown(counts, started)}", highlight=False)
+
+    yield line
+
+
+def _shown(counts: Counts, started: float) -> str:
+    rate = counts.total / max(time.monotonic() - started, 1e-9)
+    parts = [f"{counts.of(result)} {result.value}" for result in Result if counts.of(result)]
+    return f"{', '.join(parts)}, {rate:.0f}/s"
+
+
+def _left(counts: Counts, total: int, started: float) -> str:
+    seconds = (total - counts.total) * (time.monotonic() - started) / max(counts.total, 1)
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def _summarise(counts: Counts, *, as_json: bool, dry_run: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({**counts.members(), "dry_run": dry_run}))
+        return
+    table = Table("outcome", "reason", "rows", title="Nothing was stored" if dry_run else None)
+    for (result, reason), count in sorted(counts.by_reason.items()):
         table.add_row(result, reason, str(count))
     out.print(table)
-    persons = {outcome.photo.person_id for outcome in outcomes}
-    reached = {o.photo.person_id for o in outcomes if o.result != "rejected"}
-    out.print(f"{len(reached)} of {len(persons)} persons have at least one face.")
-
-
-def write_report(path: Path, outcomes: list[Outcome]) -> None:
-    """One CSV row a file, in the order of the files."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["person_id", "file", "outcome", "reason", "detail"])
-        for one in sorted(outcomes, key=lambda outcome: outcome.photo.path):
-            writer.writerow(
-                [one.photo.person_id, one.photo.path, one.result, one.reason, one.detail]
-            )

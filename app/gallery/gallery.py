@@ -20,6 +20,7 @@ from app.gallery.ports import (
     Hit,
     NewTemplate,
     OnceRequest,
+    PersonTemplate,
     Receipt,
     StoredTemplate,
     TemplateStore,
@@ -122,6 +123,12 @@ class Gallery:
         self._current(collection)
         return stored
 
+    def enroll_many(self, collection: str, rows: Sequence[PersonTemplate]) -> list[str | None]:
+        """Store one template a row, on disk when this returns; searches find it when they catch up.
+        The face ids, None where that content was there already."""
+        record = self.require(collection)
+        return self.store.enroll_many(collection, rows, record.embedding_space)
+
     def identify(
         self,
         collection: str,
@@ -187,7 +194,7 @@ class Gallery:
         self._forget(record.key)
         return receipt
 
-    def check_embedding(self, values: Sequence[float]) -> FloatArray:
+    def check_embedding(self, values: Sequence[float] | FloatArray) -> FloatArray:
         """An embedding made elsewhere as a unit vector. Raises InvalidEmbedding."""
         vector = np.asarray(values, dtype=np.float64)
         if vector.shape != (self._dimension,):

@@ -88,6 +88,15 @@ class NewTemplate:
 
 
 @dataclass(frozen=True, slots=True)
+class PersonTemplate:
+    """A template and whose it is; metadata replaces what the person had, unless it is None."""
+
+    person_id: str
+    metadata: JsonObject | None
+    template: NewTemplate
+
+
+@dataclass(frozen=True, slots=True)
 class StoredTemplate:
     """The outcome for one NewTemplate; `duplicate` where that content was already there."""
 
@@ -230,6 +239,10 @@ class TemplateStore(Protocol):
         once: OnceRequest | None = None,
         space: str | None = None,
     ) -> list[StoredTemplate]: ...
+
+    def enroll_many(
+        self, name: str, rows: Sequence[PersonTemplate], space: str
+    ) -> list[str | None]: ...
 
     def answered(self, name: str, request: RequestKey) -> JsonObject | None: ...
 

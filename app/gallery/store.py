@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import select
 
 from app.gallery.backends import shown_url
+from app.gallery.sql.bulk import BulkPart
 from app.gallery.sql.calibrations import CalibrationPart
 from app.gallery.sql.changes import ChangePart
 from app.gallery.sql.collections import CollectionPart
@@ -21,6 +22,7 @@ class SqlStore(
     CollectionPart,
     PersonPart,
     TemplatePart,
+    BulkPart,
     OncePart,
     ChangePart,
     CalibrationPart,

@@ -1,0 +1,153 @@
+"""Templates of many people in one transaction: what an import of a table is made of."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, insert, select
+
+from app.gallery.encryption.envelope import DataKey
+from app.gallery.ports import CollectionRecord, NewTemplate, PersonTemplate
+from app.gallery.sql.changes import ADD, log_change
+from app.gallery.sql.part import Part
+from app.gallery.sql.persons import set_metadata
+from app.gallery.sql.rows import lock_collection
+from app.gallery.sql.tables import crops, persons, templates
+from app.types import JsonObject
+
+
+class BulkPart(Part):
+    """Stores what one call brings of many people."""
+
+    def enroll_many(
+        self, name: str, rows: Sequence[PersonTemplate], space: str
+    ) -> list[str | None]:
+        """Store one template a row, people created as need be; all of them or none. The face ids in
+        the order of the rows, None where the person has that content already.
+
+        The last metadata that is given for a person is kept. Raises EmbeddingSpaceMismatch where
+        the collection is not of `space`.
+        """
+        now = self._clock()
+        with self._database.writing() as connection:
+            collection = lock_collection(connection, name).require_space(space)
+            people = _People(connection, collection, now)
+            keys = people.ensure(rows)
+            data_keys = self._data_keys(connection, collection, set(keys.values()))
+            known = people.known_marks(set(keys.values()) - people.made)
+            fresh: dict[tuple[int, str], tuple[str, NewTemplate]] = {}
+            answers: list[str | None] = []
+            for row in rows:
+                person, new = keys[row.person_id], row.template
+                marks = self._vault.marks(data_keys.get(person), new.content_digest)
+                place = (person, new.content_digest)
+                if place in fresh or any((person, mark) in known for mark in marks):
+                    answers.append(None)
+                    continue
+                face_id = str(uuid.uuid4())
+                fresh[place] = (face_id, new)
+                answers.append(face_id)
+            self._insert(connection, collection, fresh, data_keys)
+            return answers
+
+    def _data_keys(
+        self, connection: Connection, collection: CollectionRecord, people: set[int]
+    ) -> dict[int, DataKey]:
+        """The key of each person, made where there is none; nothing without encryption."""
+        if self._vault.cipher is None:
+            return {}
+        found = {key: self._vault.person_key(connection, collection, key) for key in people}
+        return {key: data_key for key, data_key in found.items() if data_key is not None}
+
+    def _insert(
+        self,
+        connection: Connection,
+        collection: CollectionRecord,
+        fresh: Mapping[tuple[int, str], tuple[str, NewTemplate]],
+        data_keys: Mapping[int, DataKey],
+    ) -> None:
+        if not fresh:
+            return
+        now = self._clock()
+        rows = [
+            {
+                "face_id": face_id,
+                "collection": collection.key,
+                "person": person,
+                "embedding": self._vault.stored(data_keys.get(person), face_id, new.embedding),
+                "sealed": person in data_keys,
+                "content_digest": self._vault.mark(data_keys.get(person), digest),
+                "quality": dict(new.quality),
+                "created_at": now,
+            }
+            for (person, digest), (face_id, new) in fresh.items()
+        ]
+        returned = insert(templates).returning(templates.c.face_id, templates.c.id)
+        keys = {row.face_id: row.id for row in connection.execute(returned, rows)}
+        kept = [
+            {
+                "template": keys[face_id],
+                "crop": self._vault.stored_crop(data_keys.get(person), face_id, new.crop),
+                "sealed": person in data_keys,
+            }
+            for (person, _), (face_id, new) in fresh.items()
+            if new.crop is not None
+        ]
+        if kept:
+            connection.execute(insert(crops), kept)
+        log_change(connection, collection, ADD, sorted(keys.values()), now)
+
+
+@dataclass
+class _People:
+    """The persons of one call; `made` are the keys of those it created."""
+
+    connection: Connection
+    collection: CollectionRecord
+    now: datetime
+
+    def __post_init__(self) -> None:
+        self.made: set[int] = set()
+
+    def ensure(self, rows: Sequence[PersonTemplate]) -> dict[str, int]:
+        """Keys by person id."""
+        metadata: dict[str, JsonObject | None] = {}
+        for row in rows:
+            given = row.metadata
+            metadata[row.person_id] = metadata.get(row.person_id) if given is None else given
+        mine = persons.c.collection == self.collection.key
+        query = select(persons.c.person_id, persons.c.id).where(
+            mine, persons.c.person_id.in_(list(metadata))
+        )
+        keys = {str(row.person_id): int(row.id) for row in self.connection.execute(query)}
+        for person_id, key in keys.items():
+            changed = metadata[person_id]
+            if changed is not None:
+                set_metadata(self.connection, key, changed, self.now)
+        absent = [
+            {
+                "collection": self.collection.key,
+                "person_id": person_id,
+                "metadata": dict(given or {}),
+                "created_at": self.now,
+                "updated_at": self.now,
+            }
+            for person_id, given in metadata.items()
+            if person_id not in keys
+        ]
+        if absent:
+            returned = insert(persons).returning(persons.c.person_id, persons.c.id)
+            made = {row.person_id: row.id for row in self.connection.execute(returned, absent)}
+            self.made = set(made.values())
+            keys |= made
+        return keys
+
+    def known_marks(self, people: set[int]) -> set[tuple[int, str]]:
+        """What people have already, as pairs of their key and a content's mark."""
+        if not people:
+            return set()
+        query = select(templates.c.person, templates.c.content_digest).where(
+            templates.c.person.in_(people)
+        )
+        return {(row.person, row.content_digest) for row in self.connection.execute(query)}

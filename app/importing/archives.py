@@ -1,0 +1,130 @@
+"""Zips and tars, read without unpacking: folders of people, tables, WebDataset shards."""
+
+import io
+import json
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO
+
+from app.importing.rows import ImportSourceError, Row, is_image
+from app.importing.tables import PERSON, TableContext, csv_rows, jsonl_rows, text_of
+
+TABLES = {"persons.jsonl": jsonl_rows, "manifest.jsonl": jsonl_rows, "manifest.csv": csv_rows}
+# What stands beside a photo in a WebDataset shard, under the same name.
+SIDECARS = {".json", ".cls", ".txt"}
+MAX_SIDECAR = 1_000_000
+
+
+def zip_rows(file: BinaryIO, name: str, space: str, max_bytes: int) -> Iterator[Row]:
+    """The rows of a table at its root, else <…>/<person_id>/<photo>."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            infos = {info.filename: info for info in archive.infolist() if not info.is_dir()}
+            for table, rows_of in TABLES.items():
+                if table in infos:
+                    context = TableContext(partial(_find_in_zip, archive, infos, max_bytes), space)
+                    with archive.open(table) as opened, text_of(opened) as text:
+                        yield from rows_of(text, f"{name}/{table}", context)
+                    return
+            for path in sorted(infos):
+                if is_image(path):
+                    read = _read_zipped(archive, infos[path], max_bytes)
+                    yield _by_folder(f"{name}/{path}", path, read)
+    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+        raise ImportSourceError(f"{name} is not a whole zip file: {error}.") from error
+
+
+def _find_in_zip(
+    archive: zipfile.ZipFile, infos: dict[str, zipfile.ZipInfo], max_bytes: int, name: str
+) -> Any:
+    if name not in infos:
+        raise ImportSourceError(f"The archive holds no {name}.")
+    return _read_zipped(archive, infos[name], max_bytes)
+
+
+def _read_zipped(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int
+) -> Callable[[], bytes]:
+    """What gives the bytes, which are read now: the archive is closed when its last row was
+    given."""
+    with archive.open(info) as opened:
+        return io.BytesIO(opened.read(max_bytes + 1)).getvalue
+
+
+@dataclass(slots=True)
+class _Sample:
+    """Files of one name in a shard: a photo and what is said of it."""
+
+    key: str
+    photos: list[tuple[str, bytes]] = field(default_factory=list)
+    sidecar: dict[str, Any] = field(default_factory=dict)
+
+
+def tar_rows(file: BinaryIO, name: str, max_bytes: int) -> Iterator[Row]:
+    """<…>/<person_id>/<photo>, or WebDataset samples: files of one name that follow one another,
+    where `.json` holds person_id and metadata, or `.cls` or `.txt` the person alone. Read in one
+    pass, whatever the compression; links are left alone."""
+    sample = _Sample("")
+    try:
+        with tarfile.open(fileobj=file, mode="r|*") as archive:
+            for member in archive:
+                path = PurePosixPath(member.name)
+                # WebDataset: the key ends at the first dot of the file's name.
+                key = str(path.with_name(path.name.split(".")[0]))
+                if not member.isfile() or path.name.startswith("."):
+                    continue
+                if key != sample.key:
+                    yield from _rows_of(sample, name)
+                    sample = _Sample(key)
+                _add(archive, member, sample, max_bytes)
+            yield from _rows_of(sample, name)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise ImportSourceError(f"{name} is not a whole tar file: {error}.") from error
+
+
+def _add(
+    archive: tarfile.TarFile, member: tarfile.TarInfo, sample: _Sample, max_bytes: int
+) -> None:
+    suffix = PurePosixPath(member.name).suffix.lower()
+    opened = archive.extractfile(member)
+    if opened is None:
+        return
+    if is_image(member.name):
+        sample.photos.append((member.name, opened.read(max_bytes + 1)))
+    elif suffix in SIDECARS and member.size <= MAX_SIDECAR:
+        sample.sidecar |= _said(suffix, opened.read())
+
+
+def _said(suffix: str, content: bytes) -> dict[str, Any]:
+    text = content.decode("utf-8", "replace").strip()
+    if suffix != ".json":
+        return {PERSON: text}
+    try:
+        said = json.loads(text)
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _rows_of(sample: _Sample, archive: str) -> Iterator[Row]:
+    for path, data in sample.photos:
+        read = io.BytesIO(data).getvalue
+        if PERSON not in sample.sidecar:
+            yield _by_folder(f"{archive}/{path}", path, read)
+            continue
+        others = {key: value for key, value in sample.sidecar.items() if key != PERSON}
+        metadata = others.pop("metadata", {})
+        merged = {**others, **(metadata if isinstance(metadata, dict) else {})}
+        yield Row(f"{archive}/{path}", str(sample.sidecar[PERSON]), read, metadata=merged or None)
+
+
+def _by_folder(place: str, path: str, read: Any) -> Row:
+    person_id = PurePosixPath(path).parent.name
+    if not person_id or person_id == "..":
+        problem = ImportSourceError("The photo lies in no folder that is named by a person.")
+        return Row(place, "", problem=problem)
+    return Row(place, person_id, read)

@@ -1,0 +1,62 @@
+"""What an import was done with: rows that need not be looked at again after an interruption.
+
+The database knows what was enrolled; the journal remembers what was not, and why. Losing it, or its
+last entries, costs time and nothing else.
+"""
+
+import hashlib
+import os
+import sqlite3
+from pathlib import Path
+
+BUSY_TIMEOUT_S = 30.0
+
+
+class Journal:
+    """Refusals by a digest of the person, the content and everything that decided. Readable by its
+    owner alone; it holds no person ids, photos or embeddings."""
+
+    def __init__(self, path: Path, context: str) -> None:
+        """`context`: collection, embedding space, policy and options; another one is another
+        decision."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        self._connection = sqlite3.connect(path, BUSY_TIMEOUT_S)
+        self._connection.execute("PRAGMA journal_mode=WAL")
+        self._connection.execute(
+            "CREATE TABLE IF NOT EXISTS done (key BLOB PRIMARY KEY, result TEXT, reason TEXT, "
+            "detail TEXT) WITHOUT ROWID"
+        )
+        self._connection.execute("CREATE TABLE IF NOT EXISTS salt (salt BLOB)")
+        if self._connection.execute("SELECT count(*) FROM salt").fetchone()[0] == 0:
+            self._connection.execute("INSERT INTO salt VALUES (?)", (os.urandom(32),))
+        self._connection.commit()
+        salt = self._connection.execute("SELECT salt FROM salt").fetchone()[0]
+        self._state = hashlib.blake2b(context.encode(), key=salt, digest_size=24)
+
+    def key(self, person_id: str, content: str) -> bytes:
+        """What stands for one content of one person."""
+        state = self._state.copy()
+        state.update(f"\0{person_id}\0{content}".encode())
+        return state.digest()
+
+    def find(self, key: bytes) -> tuple[str, str, str] | None:
+        """Result, reason and detail of before."""
+        query = "SELECT result, reason, detail FROM done WHERE key = ?"
+        found: tuple[str, str, str] | None = self._connection.execute(query, (key,)).fetchone()
+        return found
+
+    def note(self, key: bytes, result: str, reason: str, detail: str) -> None:
+        """Remember an outcome; on disk after `keep`."""
+        self._connection.execute(
+            "INSERT OR REPLACE INTO done VALUES (?, ?, ?, ?)", (key, result, reason, detail)
+        )
+
+    def keep(self) -> None:
+        """Write what was noted."""
+        self._connection.commit()
+
+    def close(self) -> None:
+        """Keep and close."""
+        self._connection.commit()
+        self._connection.close()

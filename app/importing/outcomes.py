@@ -1,0 +1,90 @@
+"""What became of each row: counted, and written as they come."""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeAlias
+
+from app.importing.rows import ImportSourceError
+
+
+class Result(StrEnum):
+    """`skipped`: nothing was wrong, and nothing was to be done."""
+
+    ENROLLED = "enrolled"
+    SKIPPED = "skipped"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one row, with a stable reason. `conflict_with`: another person whom the face
+    resembles more than its own, at `similarity`."""
+
+    place: str
+    person_id: str
+    result: Result
+    reason: str = ""
+    detail: str = ""
+    face_id: str | None = None
+    conflict_with: str | None = None
+    similarity: float | None = None
+
+
+# Takes outcomes as they come.
+Tell: TypeAlias = Callable[[Outcome], None]
+
+
+class Counts:
+    """How many rows ended in what."""
+
+    def __init__(self) -> None:
+        self.by_reason: Counter[tuple[str, str]] = Counter()
+        self.conflicts = 0
+
+    def __call__(self, outcome: Outcome) -> None:
+        self.by_reason[outcome.result.value, outcome.reason] += 1
+        self.conflicts += outcome.conflict_with is not None
+
+    def of(self, result: Result) -> int:
+        """Rows with that result."""
+        return sum(n for (kind, _), n in self.by_reason.items() if kind == result)
+
+    @property
+    def total(self) -> int:
+        """All rows."""
+        return sum(self.by_reason.values())
+
+    def members(self) -> dict[str, object]:
+        """For JSON."""
+        return {
+            **{result.value: self.of(result) for result in Result},
+            "conflicts": self.conflicts,
+            "reasons": [
+                {"result": result, "reason": reason, "rows": count}
+                for (result, reason), count in sorted(self.by_reason.items())
+            ],
+        }
+
+
+@contextmanager
+def report_writer(path: Path) -> Iterator[Tell]:
+    """One line a row, written as it comes: CSV, or JSON Lines by the name's end. Raises
+    ImportSourceError."""
+    try:
+        file = path.open("w", newline="", encoding="utf-8")
+    except OSError as error:
+        raise ImportSourceError(f"{path} cannot be written: {error.strerror}.") from error
+    with file:
+        if path.suffix == ".jsonl":
+            yield lambda outcome: print(json.dumps(asdict(outcome)), file=file)
+            return
+        names = list(Outcome.__dataclass_fields__)
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        yield lambda outcome: writer.writerow(asdict(outcome))

@@ -1,0 +1,136 @@
+"""Which kind of source a name on the command line is."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from app.folders import find_photos
+from app.importing.archives import tar_rows, zip_rows
+from app.importing.folders import flat_folder, folder_of_people, read_file
+from app.importing.rows import ImportSourceError, Row, is_image
+from app.importing.tables import (
+    TableContext,
+    count_parquet,
+    csv_rows,
+    jsonl_rows,
+    parquet_rows,
+    text_of,
+)
+
+STDIN = "-"
+FORMATS = ("csv", "jsonl", "tar")
+_TABLES = {".csv": csv_rows, ".jsonl": jsonl_rows, ".ndjson": jsonl_rows}
+
+
+@dataclass(frozen=True, slots=True)
+class SourceOptions:
+    """What the sources are read with: `space` is the collection's, `given_space` that of embeddings
+    which do not say it; `images` the folder of a table's photos; `pattern` of names in a flat
+    folder; `stdin_format` one of FORMATS."""
+
+    space: str
+    max_bytes: int
+    given_space: str | None = None
+    images: Path | None = None
+    pattern: str | None = None
+    stdin_format: str = "jsonl"
+
+
+def rows_of(sources: list[str], options: SourceOptions) -> Iterator[Row]:
+    """The rows of all sources, one after the other. Raises ImportSourceError."""
+    for source in sources:
+        yield from _rows_of(source, options)
+
+
+def _rows_of(source: str, options: SourceOptions) -> Iterator[Row]:
+    path = Path(source)
+    if source == STDIN:
+        yield from _from_stdin(options)
+    elif path.is_dir():
+        if options.pattern is None:
+            yield from folder_of_people(path, options.max_bytes)
+        else:
+            yield from flat_folder(path, options.pattern, options.max_bytes)
+    elif path.suffix == ".parquet":
+        yield from parquet_rows(_existing(path), _context(options, path.parent))
+    elif path.suffix in _TABLES:
+        with _opened(path) as file, text_of(file) as text:
+            yield from _TABLES[path.suffix](text, path.name, _context(options, path.parent))
+    elif path.suffix == ".zip":
+        with _opened(path) as file:
+            yield from zip_rows(file, path.name, options.space, options.max_bytes)
+    elif ".tar" in path.suffixes or path.suffix in (".tgz", ".tbz2", ".txz"):
+        with _opened(path) as file:
+            yield from tar_rows(file, path.name, options.max_bytes)
+    else:
+        raise ImportSourceError(
+            f"{source} is no folder, .csv, .jsonl, .parquet, .zip or .tar (.gz, .bz2, .xz), and "
+            "not - for standard input."
+        )
+
+
+def _from_stdin(options: SourceOptions) -> Iterator[Row]:
+    if options.stdin_format == "tar":
+        yield from tar_rows(sys.stdin.buffer, "stdin", options.max_bytes)
+    elif options.stdin_format in FORMATS:
+        rows: Callable[..., Iterator[Row]] = _TABLES[f".{options.stdin_format}"]
+        with text_of(sys.stdin.buffer) as text:
+            yield from rows(text, "stdin", _context(options, Path.cwd()))
+    else:
+        raise ImportSourceError(
+            f"--stdin-format is one of {', '.join(FORMATS)}, not {options.stdin_format}."
+        )
+
+
+def _context(options: SourceOptions, folder: Path) -> TableContext:
+    root = (options.images or folder).resolve()
+    find = partial(_find_in_folder, root, options.max_bytes)
+    return TableContext(find, options.space, options.given_space)
+
+
+def _find_in_folder(root: Path, max_bytes: int, name: str) -> Any:
+    """The reader of a photo below `root`: neither .. nor a link leads out of it."""
+    path = (root / name).resolve()
+    if not path.is_relative_to(root):
+        raise ImportSourceError(f"{name} lies outside {root}; --images names another folder.")
+    return partial(read_file, path, max_bytes)
+
+
+def _existing(path: Path) -> Path:
+    with _opened(path):
+        return path
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise ImportSourceError(f"{path} cannot be read: {error.strerror}.") from error
+    with file:
+        yield file
+
+
+def total_of(sources: list[str], options: SourceOptions) -> int | None:
+    """How many rows there will be, where that is cheap to know."""
+    counts = [_count(source, options) for source in sources]
+    return None if None in counts else sum(count for count in counts if count is not None)
+
+
+def _count(source: str, options: SourceOptions) -> int | None:
+    path = Path(source)
+    if path.is_dir():
+        if options.pattern is None:
+            return len(find_photos(path))
+        return sum(is_image(entry.name) for entry in path.iterdir())
+    if path.suffix == ".parquet":
+        return count_parquet(path)
+    if path.suffix in _TABLES and path.is_file():
+        with path.open("rb") as file:
+            lines = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+        return lines - (path.suffix == ".csv")
+    return None

@@ -1,0 +1,153 @@
+"""Rows into a database: in order, once, and what is suspicious is told."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.importing.local import ImportOptions, LocalImport, OnConflict, StoppedByConflict
+from app.importing.outcomes import Outcome, Result
+from app.importing.rows import Row
+from app.importing.sources import SourceOptions, rows_of
+from app.services import Services, build_services
+from app.settings import Settings
+
+Run = Callable[..., list[Outcome]]
+
+
+@pytest.fixture
+def services(tmp_path: Path) -> Iterator[Services]:
+    services = build_services(Settings(data_dir=tmp_path / "data"))
+    yield services
+    services.close()
+
+
+@pytest.fixture
+def people(tmp_path: Path, photos: Path) -> Path:
+    folder = tmp_path / "people"
+    for person, files in {"obama": ["obama", "obama2"], "biden": ["biden"]}.items():
+        (folder / person).mkdir(parents=True)
+        for file in files:
+            shutil.copy(photos / f"{file}.jpg", folder / person)
+    return folder
+
+
+@pytest.fixture
+def run(services: Services) -> Run:
+    def call(rows: Path | list[Row], **options: object) -> list[Outcome]:
+        record = services.gallery.require("default")
+        if isinstance(rows, Path):
+            given = SourceOptions(record.embedding_space, 10_000_000)
+            source = rows_of([str(rows)], given)
+        else:
+            source = iter(rows)
+        told: list[Outcome] = []
+        LocalImport(services, record, ImportOptions(**options)).run(source, told.append)
+        return told
+
+    return call
+
+
+def test_once_and_in_order(run: Run, people: Path, services: Services) -> None:
+    first = run(people)
+    assert [(Path(one.place).name, one.result) for one in first] == [
+        ("biden.jpg", Result.ENROLLED),
+        ("obama.jpg", Result.ENROLLED),
+        ("obama2.jpg", Result.ENROLLED),
+    ]
+    assert {one.face_id for one in first} == {
+        face.face_id for face in services.gallery.store.faces("default", None, None, 10).items
+    }
+    again = run(people)
+    assert [(one.result, one.reason) for one in again] == [(Result.SKIPPED, "already_enrolled")] * 3
+
+
+def test_a_dry_run_stores_nothing(run: Run, people: Path, services: Services) -> None:
+    told = run(people, dry_run=True)
+    assert [one.result for one in told] == [Result.ENROLLED] * 3
+    assert services.gallery.store.count(services.gallery.require("default")).templates == 0
+
+
+def test_refusals_are_remembered_until_something_else_decides(
+    run: Run, people: Path, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (people / "biden" / "broken.jpg").write_bytes(b"\xff\xd8\xff broken")
+    assert [one.reason for one in run(people)] == ["", "unreadable_image", "", ""]
+    analysed: list[bytes] = []
+    real = Services.template_from_photo
+
+    def counting(self: Services, data: bytes, *rest: object) -> object:
+        analysed.append(data)
+        return real(self, data, *rest)
+
+    monkeypatch.setattr(Services, "template_from_photo", counting)
+    assert [one.reason for one in run(people)] == [
+        "already_enrolled", "unreadable_image", "already_enrolled", "already_enrolled",
+    ]  # fmt: skip
+    assert analysed == []
+    run(people, near_duplicate=0.99)
+    assert len(analysed) == 1
+
+
+def test_somebody_else_s_face_is_told(
+    run: Run, people: Path, photos: Path, services: Services
+) -> None:
+    (people / "zoe").mkdir()
+    shutil.copy(photos / "obama3.jpg", people / "zoe")
+    *_, last = run(people)
+    assert (last.result, last.reason, last.conflict_with) == (
+        Result.ENROLLED, "conflict", "obama",
+    )  # fmt: skip
+    assert last.similarity > 0.7
+    services.gallery.delete_person("default", "zoe")
+    *_, last = run(people, on_conflict=OnConflict.SKIP)
+    assert (last.result, last.reason) == (Result.REJECTED, "conflict")
+    with pytest.raises(StoppedByConflict, match=r"zoe.*resembles obama"):
+        run(people, on_conflict=OnConflict.STOP)
+    *_, last = run(people, on_conflict=OnConflict.OFF)
+    assert (last.result, last.reason) == (Result.ENROLLED, "")
+
+
+def test_nearly_the_same_face_is_skipped(run: Run, people: Path, photos: Path) -> None:
+    with Image.open(photos / "obama.jpg") as image:
+        image.save(people / "obama" / "obama_again.jpg", quality=80)
+    told = {Path(one.place).name: one for one in run(people, near_duplicate=0.95)}
+    assert told["obama_again.jpg"].reason == "near_duplicate"
+    assert told["obama2.jpg"].result is Result.ENROLLED
+
+
+def embeddings(count: int, dimension: int, seed: int = 3) -> list[Row]:
+    vectors = np.random.default_rng(seed).normal(size=(count, dimension)).astype(np.float32)
+    return [
+        Row(f"t:{i}", f"person {i // 2}", embedding=vector, metadata={"n": i})
+        for i, vector in enumerate(vectors)
+    ]
+
+
+def test_embeddings_of_many_people(run: Run, services: Services) -> None:
+    rows = embeddings(2_501, services.pack.recogniser.dimension)
+    told = run(rows)
+    assert [one.result for one in told] == [Result.ENROLLED] * 2_501
+    assert services.gallery.size("default").templates == 2_501
+    assert services.gallery.store.person("default", "person 3").metadata == {"n": 7}
+    probe = rows[2_000].embedding[None] / np.linalg.norm(rows[2_000].embedding)
+    (found,) = services.gallery.identify("default", probe, 1).rows
+    assert found[0].face.person_id == "person 1000"
+    assert {one.reason for one in run(rows)} == {"already_enrolled"}
+
+
+def test_rows_that_cannot_be_used_fail_alone(run: Run, services: Services) -> None:
+    good = embeddings(1, services.pack.recogniser.dimension)
+    bad = [
+        Row("t:1", "ada", embedding=np.ones(3, np.float32)),
+        Row("t:2", "a/b", embedding=good[0].embedding),
+        Row("t:3", "", embedding=good[0].embedding),
+        Row("t:4", "ada", read=Path("/absent.jpg").read_bytes),
+    ]
+    told = run([*bad, *good])
+    assert [one.reason for one in told] == [
+        "invalid_embedding", "invalid_request", "invalid_request", "unreadable_file", "",
+    ]  # fmt: skip

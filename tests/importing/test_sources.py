@@ -1,0 +1,220 @@
+"""Sources: the same four photos of two people, in every form they come in."""
+
+import csv
+import io
+import json
+import shutil
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.importing.rows import ImportSourceError, Row
+from app.importing.sources import SourceOptions, rows_of, total_of
+
+OPTIONS = SourceOptions("es-here", 1_000_000)
+FILES = {"ada/one.jpg": b"1", "ada/two.png": b"22", "bob/one.jpg": b"333"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, content in FILES.items():
+        path = tmp_path / "people" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    (tmp_path / "people" / "ada" / "note.txt").write_text("no photo")
+    return tmp_path / "people"
+
+
+def read_all(source: Path | str, **options: object) -> list[Row]:
+    return list(rows_of([str(source)], replace(OPTIONS, **options)))
+
+
+def contents(rows: list[Row]) -> list[tuple[str, bytes]]:
+    assert all(row.problem is None for row in rows), [row.problem for row in rows]
+    return [(row.person_id, row.read()) for row in rows if row.read]
+
+
+EXPECTED = [("ada", b"1"), ("ada", b"22"), ("bob", b"333")]
+
+
+def test_a_folder_a_person(folder: Path) -> None:
+    assert contents(read_all(folder)) == EXPECTED
+    assert total_of([str(folder)], OPTIONS) == 3
+
+
+def test_links_that_leave_the_folder_are_not_followed(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    (folder / "ada" / "three.jpg").symlink_to(tmp_path / "secret.jpg")
+    assert contents(read_all(folder)) == EXPECTED
+
+
+def test_a_flat_folder_with_the_person_in_the_name(tmp_path: Path) -> None:
+    for name in ("ada_l_1.jpg", "ada_l_2.jpg", "bob_1.jpg", "nobody.jpg"):
+        (tmp_path / name).write_bytes(name.encode())
+    rows = read_all(tmp_path, pattern="{person_id}_*.jpg")
+    assert [row.person_id for row in rows] == ["ada", "ada", "bob", ""]
+    rows = read_all(tmp_path, pattern="{person_id}_1.jpg")
+    assert [(row.person_id, row.problem is None) for row in rows] == [
+        ("ada_l", True), ("", False), ("bob", True), ("", False),
+    ]  # fmt: skip
+    with pytest.raises(ImportSourceError, match="once"):
+        read_all(tmp_path, pattern="*.jpg")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_table_of_photos(folder: Path, suffix: str) -> None:
+    records = [{"person_id": name.split("/")[0], "image": name, "team": "night"} for name in FILES]
+    table = folder / f"table.{suffix}"
+    write_table(table, records)
+    rows = read_all(table)
+    assert contents(rows) == EXPECTED
+    assert all(row.metadata == {"team": "night"} for row in rows)
+    assert total_of([str(table)], OPTIONS) == 3
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_table_of_embeddings(tmp_path: Path, suffix: str) -> None:
+    vectors = np.random.default_rng(1).normal(size=(3, 8)).astype(np.float32)
+    records = [
+        {
+            "person_id": f"p{index}",
+            "embedding": vector.tolist(),
+            "embedding_space": space,
+            "metadata": json.dumps({"n": index}),
+        }
+        for index, (vector, space) in enumerate(
+            zip(vectors, ("es-here", "es-here", "es-elsewhere"), strict=True)
+        )
+    ]
+    table = tmp_path / f"table.{suffix}"
+    write_table(table, records)
+    rows = read_all(table)
+    for row, vector in zip(rows[:2], vectors, strict=False):
+        np.testing.assert_allclose(row.embedding, vector, rtol=1e-6)
+    assert rows[1].metadata == {"n": 1}
+    assert rows[2].problem is not None
+    assert "es-elsewhere" in rows[2].problem.detail
+
+
+def test_an_embedding_says_its_space_or_is_refused(tmp_path: Path) -> None:
+    table = tmp_path / "table.jsonl"
+    write_table(table, [{"person_id": "ada", "embedding": [1.0, 0.0]}])
+    (row,) = read_all(table)
+    assert row.problem is not None
+    assert "--space es-here" in row.problem.detail
+    (row,) = read_all(table, given_space="es-here")
+    assert row.embedding is not None
+
+
+def test_bad_rows_fail_alone(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside.jpg").write_bytes(b"secret")
+    table = folder / "table.jsonl"
+    lines = [
+        "{no json",
+        json.dumps([1]),
+        json.dumps({"person_id": "ada"}),
+        json.dumps({"person_id": "ada", "image": "../outside.jpg"}),
+        json.dumps({"person_id": "ada", "embedding": ["x"], "embedding_space": "es-here"}),
+        json.dumps({"person_id": 7, "image": "ada/one.jpg"}),
+    ]
+    table.write_text("\n".join(lines))
+    rows = read_all(table)
+    assert [row.problem is None for row in rows] == [False] * 5 + [True]
+    assert rows[5].person_id == "7"
+    assert "lies outside" in rows[3].problem.detail
+
+
+@pytest.mark.parametrize("mode", ["zip", "tar", "tar.gz"])
+def test_an_archive_of_folders(folder: Path, tmp_path: Path, mode: str) -> None:
+    form = {"zip": "zip", "tar": "tar", "tar.gz": "gztar"}[mode]
+    archive = shutil.make_archive(str(tmp_path / "people"), form, folder.parent, folder.name)
+    assert sorted(contents(read_all(archive))) == EXPECTED
+
+
+def test_a_zip_with_a_table(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "people.zip", "w") as archive:
+        archive.writestr("manifest.jsonl", json.dumps({"person_id": "ada", "image": "a/1.jpg"}))
+        archive.writestr("a/1.jpg", b"1")
+        archive.writestr("b/2.jpg", b"not in the table")
+    assert contents(read_all(tmp_path / "people.zip")) == [("ada", b"1")]
+
+
+def make_tar(path: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def test_webdataset_shards(tmp_path: Path) -> None:
+    said = json.dumps({"person_id": "ada", "metadata": {"team": "night"}}).encode()
+    shard = make_tar(
+        tmp_path / "shard-000.tar",
+        {"000.jpg": b"1", "000.json": said, "001.cls": b"bob\n", "001.jpg": b"333"},
+    )
+    rows = read_all(shard)
+    assert contents(rows) == [("ada", b"1"), ("bob", b"333")]
+    assert rows[0].metadata == {"team": "night"}
+
+
+def test_standard_input(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stream:
+        buffer = io.BytesIO(json.dumps({"person_id": "ada", "image": "ada/one.jpg"}).encode())
+
+    monkeypatch.setattr(sys, "stdin", Stream)
+    assert contents(read_all("-", images=folder)) == [("ada", b"1")]
+    tar = make_tar(tmp_path / "x.tar", {"ada/1.jpg": b"1"})
+    Stream.buffer = io.BytesIO(tar.read_bytes())
+    assert contents(read_all("-", stdin_format="tar")) == [("ada", b"1")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.zip", b"PK broken", "not a whole zip"),
+        ("x.tar", b"broken", "not a whole tar"),
+        ("x.parquet", b"PAR1 broken", "not a Parquet"),
+        ("x.csv", b"a,b\n1,2\n", "needs the column person_id"),
+        ("x.csv", b"\xff\xfe\x00", "UTF-8"),
+        ("x.rar", b"", "is no folder"),
+    ],
+)
+def test_what_is_no_source(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ImportSourceError, match=message):
+        read_all(tmp_path / name)
+    with pytest.raises(ImportSourceError, match=r"cannot be read|is no folder"):
+        read_all(tmp_path / f"absent-{name}")
+
+
+def write_table(path: Path, records: list[dict[str, object]]) -> None:
+    writers: dict[str, Callable[[], object]] = {
+        ".csv": lambda: write_csv(path, records),
+        ".jsonl": lambda: path.write_text("\n".join(json.dumps(one) for one in records) + "\n"),
+        ".parquet": lambda: write_parquet(path, records),
+    }
+    writers[path.suffix]()
+
+
+def write_csv(path: Path, records: list[dict[str, object]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(records[0]))
+        writer.writeheader()
+        for record in records:
+            writer.writerow(
+                {k: json.dumps(v) if isinstance(v, list) else v for k, v in record.items()}
+            )
+
+
+def write_parquet(path: Path, records: list[dict[str, object]]) -> None:
+    pq = pytest.importorskip("pyarrow.parquet", reason="the parquet extra is not installed")
+    pa = pytest.importorskip("pyarrow")
+    pq.write_table(pa.Table.from_pylist(records), path)
