@@ -71,13 +71,13 @@ class RemoteImport:
             "face_selection": self._face.value,
         }
         if row.metadata is not None:
-            fields["metadata"] = json.dumps(dict(row.metadata))
+            fields["metadata"] = dict(row.metadata)
         try:
             data = row.read() if row.read is not None else None
         except OSError as error:
             return _rejected(row, "unreadable_file", str(error.strerror))
         if row.embedding is not None:
-            fields["embeddings"] = json.dumps([row.embedding.tolist()])
+            fields["embeddings"] = [row.embedding.tolist()]
         answer = self._post(fields, data)
         members = answer.json()
         if answer.status_code != httpx.codes.OK:
@@ -95,17 +95,16 @@ class RemoteImport:
         content = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
         content.update(data or b"")
         headers = {"Idempotency-Key": content.hexdigest()}
+        body: dict[str, Any] = {"json": fields}
+        if data is not None:
+            body = {"data": {key: _as_text(value) for key, value in fields.items()}}
+            body["files"] = {"image": data}
         reason = ""
         for attempt in range(ATTEMPTS):
             if attempt:
                 time.sleep(min(0.5 * 2**attempt, LONGEST_PAUSE_S))
             try:
-                answer = self._client.post(
-                    "/v1/enroll",
-                    data=fields,
-                    files={"image": data} if data is not None else None,
-                    headers=headers,
-                )
+                answer = self._client.post("/v1/enroll", headers=headers, **body)
             except httpx.TransportError as error:
                 reason = str(error)
                 continue
@@ -121,6 +120,11 @@ class RemoteImport:
             f"The server did not take a row in {ATTEMPTS} attempts: {reason} Run the import again "
             "later: what was enrolled is not done twice."
         )
+
+
+def _as_text(value: Any) -> str:
+    """A form's fields carry JSON as text."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _rejected(row: Row, reason: str, detail: str) -> Outcome:
