@@ -12,7 +12,7 @@ from app.api.admission import Admission
 from app.api.errors import install_error_handlers
 from app.api.middleware import RequestContext
 from app.api.openapi import PROBLEMS
-from app.api.routes import calibration, collections, decisions, enrolment, faces, system
+from app.api.routes import calibration, collections, decisions, enrolment, faces, hygiene, system
 from app.services import Services
 
 DESCRIPTION = """
@@ -42,7 +42,7 @@ def create_app(services: Services) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.services = services
-    for module in (faces, enrolment, decisions, collections, calibration):
+    for module in (faces, enrolment, decisions, collections, calibration, hygiene):
         app.include_router(module.router, responses=PROBLEMS)
     app.include_router(system.router)
     app.add_api_route("/", _to_docs, include_in_schema=False)

@@ -131,7 +131,7 @@ _MODEL: dict[str, Any] = {
     "version": "1.0.0",
     "embedding_space": "es-038d0789502f026c",
 }
-_HEAD: dict[str, Any] = {
+EXAMPLE_HEAD: dict[str, Any] = {
     "request_id": "0d7c4c0b2c5f4c0c8f5d3b1f8e6a9b7d",
     "model": _MODEL,
     "timings_ms": {"decode": 11.8, "detect": 50.9, "align": 0.4, "embed": 12.6, "total": 77.9},
@@ -166,7 +166,7 @@ _TIME = "2026-11-23T12:00:00Z"
 
 
 def _example(**members: Any) -> ConfigDict:
-    return ConfigDict(json_schema_extra={"examples": [{**_HEAD, **members}]})
+    return ConfigDict(json_schema_extra={"examples": [{**EXAMPLE_HEAD, **members}]})
 
 
 class DetectAnswer(Answer):

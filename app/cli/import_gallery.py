@@ -145,7 +145,6 @@ def _local(
     """The same for the database of the settings."""
     services = build_services(settings)
     stack.callback(services.close)
-    services.upkeep.start()  # else the index of a large import stays uncompressed
     try:
         record = services.gallery.require(collection)
     except CollectionNotFound:

@@ -20,15 +20,18 @@ from app.gallery.ports import (
     Hit,
     NewTemplate,
     OnceRequest,
+    PersonRecord,
     PersonTemplate,
     Receipt,
     StoredTemplate,
+    Templates,
     TemplateStore,
 )
 from app.types import FloatArray, JsonObject
 
 DEFAULT_COLLECTION = "default"
 COLLECTIONS_AT_ONCE = 100
+TEMPLATES_AT_ONCE = 8_192
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +189,39 @@ class Gallery:
         receipt = self.store.delete_face(collection, face_id)
         self._refresh(self.store.collection(collection))
         return receipt
+
+    def move_face(self, collection: str, face_id: str, person_id: str) -> FaceRecord:
+        """Let a template be of another person; searches that start after this know it."""
+        moved = self.store.move_face(collection, face_id, person_id)
+        self._follow_up(collection)
+        return moved
+
+    def merge_persons(self, collection: str, source: str, target: str) -> PersonRecord:
+        """Let all templates of one person be another's, and delete the first."""
+        merged = self.store.merge_persons(collection, source, target)
+        self._follow_up(collection)
+        return merged
+
+    def _follow_up(self, collection: str) -> None:
+        """Bring the index up to a change; a collection of another pack has none here."""
+        record = self.store.collection(collection)
+        if record.embedding_space == self._embedding_space:
+            self._refresh(record)
+
+    def templates(self, collection: str) -> Iterator[Templates]:
+        """All templates of a collection by rising key, some at a time."""
+        record, last = self.require(collection), 0
+        while len((page := self.store.templates_after(record, last, TEMPLATES_AT_ONCE)).keys):
+            last = int(page.keys[-1])
+            yield page
+
+    def nearest(
+        self, collection: str, probes: FloatArray, top_k: int, floor: float
+    ) -> list[list[Hit]]:
+        """The `top_k` nearest persons for each of (n, d) unit vectors that reach `floor`, as
+        keys."""
+        _, index = self._current(collection)
+        return index.search_persons(probes, top_k, floor=floor)
 
     def delete_collection(self, name: str) -> Receipt:
         """Delete a collection with everything in it."""

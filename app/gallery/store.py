@@ -10,6 +10,7 @@ from app.gallery.sql.bulk import BulkPart
 from app.gallery.sql.calibrations import CalibrationPart
 from app.gallery.sql.changes import ChangePart
 from app.gallery.sql.collections import CollectionPart
+from app.gallery.sql.moving import MovingPart
 from app.gallery.sql.once import OncePart
 from app.gallery.sql.persons import PersonPart
 from app.gallery.sql.sealing import SealingPart
@@ -28,6 +29,7 @@ class SqlStore(
     CalibrationPart,
     SealingPart,
     SparePart,
+    MovingPart,
 ):
     """A `TemplateStore` over an SQLAlchemy engine whose tables are up to date."""
 

@@ -24,8 +24,9 @@ class Upkeep:
         self._failing = False
 
     def start(self) -> None:
-        """Begin."""
-        self._thread.start()
+        """Begin, unless that was done before."""
+        if self._thread.ident is None:
+            self._thread.start()
 
     def stop(self) -> None:
         """End after the round that is under way."""

@@ -175,6 +175,8 @@ class LocalImport:
     def _check(self, prepared: _Prepared, template: NewTemplate) -> _Prepared:
         """Whether the person has nearly this face, or another person has one that is nearer."""
         gallery, row = self._services.gallery, prepared.row
+        # Only who searches needs the index, which upkeep keeps compressed.
+        self._services.upkeep.start()
         found = gallery.identify(self._record.name, template.embedding[None], 2)
         nearest = found.rows[0]
         if not nearest:

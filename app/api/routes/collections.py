@@ -77,7 +77,8 @@ def _stored(policy: CollectionPolicy) -> dict[str, Any]:
     return policy.model_dump(mode="json", exclude_unset=True)
 
 
-def _person_info(record: PersonRecord) -> dict[str, Any]:
+def person_info(record: PersonRecord) -> dict[str, Any]:
+    """The members of a `PersonInfo`."""
     info = PersonInfo(
         person_id=record.person_id,
         metadata=dict(record.metadata),
@@ -88,7 +89,8 @@ def _person_info(record: PersonRecord) -> dict[str, Any]:
     return info.model_dump()
 
 
-def _face_info(record: FaceRecord) -> dict[str, Any]:
+def face_info(record: FaceRecord) -> dict[str, Any]:
+    """The members of a `StoredFaceInfo`."""
     info = StoredFaceInfo(
         face_id=record.face_id,
         person_id=record.person_id,
@@ -189,7 +191,7 @@ async def list_persons(
     page = await head.services.scheduler.store(
         store.persons, collection, _cursor_to_key(cursor), limit
     )
-    items = [_person_info(record) for record in page.items]
+    items = [person_info(record) for record in page.items]
     following = _next_cursor(page, lambda person: person.person_id)
     return {**head.members(), "items": items, "next_cursor": following}
 
@@ -202,7 +204,7 @@ async def create_person(request: Request, collection: Collection, body: NewPerso
     record = await head.services.scheduler.store(
         store.create_person, collection, body.person_id, body.metadata
     )
-    return {**head.members(), **_person_info(record)}
+    return {**head.members(), **person_info(record)}
 
 
 @router.get("/{collection}/persons/{person_id}", response_model=PersonAnswer)
@@ -211,7 +213,7 @@ async def read_person(request: Request, collection: Collection, person_id: str) 
     head = AnswerHead(request)
     store = head.services.gallery.store
     record = await head.services.scheduler.store(store.person, collection, person_id)
-    return {**head.members(), **_person_info(record)}
+    return {**head.members(), **person_info(record)}
 
 
 @router.patch("/{collection}/persons/{person_id}", response_model=PersonAnswer)
@@ -224,7 +226,7 @@ async def update_person(
     record = await head.services.scheduler.store(
         store.update_person, collection, person_id, body.metadata
     )
-    return {**head.members(), **_person_info(record)}
+    return {**head.members(), **person_info(record)}
 
 
 @router.delete("/{collection}/persons/{person_id}", response_model=DeletionReceipt)
@@ -266,7 +268,7 @@ async def _list_faces(
     page = await head.services.scheduler.store(
         head.services.gallery.store.faces, collection, person_id, _cursor_to_key(cursor), limit
     )
-    items = [_face_info(record) for record in page.items]
+    items = [face_info(record) for record in page.items]
     following = _next_cursor(page, lambda face: face.face_id)
     return {**head.members(), "items": items, "next_cursor": following}
 
@@ -277,7 +279,7 @@ async def read_face(request: Request, collection: Collection, face_id: str) -> A
     head = AnswerHead(request)
     store = head.services.gallery.store
     record = await head.services.scheduler.store(store.face, collection, face_id)
-    return {**head.members(), **_face_info(record)}
+    return {**head.members(), **face_info(record)}
 
 
 @router.delete("/{collection}/faces/{face_id}", response_model=DeletionReceipt)

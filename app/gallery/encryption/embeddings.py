@@ -55,14 +55,14 @@ class EmbeddingCipher:
 
     def seal_embedding(self, key: DataKey, face_id: str, embedding: FloatArray) -> bytes:
         """A (d,) embedding as d * 4 + 29 bytes."""
-        return key.seal(embedding.astype(STORED_DTYPE).tobytes(), _face_context(face_id))
+        return key.seal(embedding.astype(STORED_DTYPE).tobytes(), face_context(face_id))
 
     def open_embedding(
         self, key: DataKey, face_id: str, sealed: bytes, dimension: int
     ) -> FloatArray:
         """The (d,) embedding that was sealed. Raises DamagedData."""
         vector = np.empty(dimension, dtype=STORED_DTYPE)
-        key.open_into(sealed, _face_context(face_id), vector.view(np.uint8).data)
+        key.open_into(sealed, face_context(face_id), vector.view(np.uint8).data)
         return vector.astype(np.float32, copy=False)
 
     def open_embeddings(self, rows: Sequence[SealedTemplate], dimension: int) -> FloatArray:
@@ -78,12 +78,13 @@ class EmbeddingCipher:
                 person = (row.collection, row.person, row.person_key)
                 key = self.open_person_key(*person)
             here = target[start * size : (start + 1) * size]
-            key.open_into(row.sealed, _face_context(row.face_id), here)
+            key.open_into(row.sealed, face_context(row.face_id), here)
         return vectors.astype(np.float32, copy=False)
 
     def _person_context(self, collection: int, person: int) -> bytes:
         return self._prefix + _PERSON_ROW.pack(collection, person)
 
 
-def _face_context(face_id: str) -> bytes:
+def face_context(face_id: str) -> bytes:
+    """What a sealed embedding is bound to."""
     return b"likeness template v1\0" + face_id.encode()

@@ -54,7 +54,7 @@ class Vault:
         DamagedData."""
         if key is None:
             raise EncryptionKeyMissing(NO_KEY)
-        return key.open(stored, _crop_context(face_id))
+        return key.open(stored, crop_context(face_id))
 
     def vectors(self, collection: CollectionRecord, rows: Sequence[Row[Any]]) -> FloatArray:
         """The embeddings (n, d) of rows of such a query.
@@ -112,7 +112,17 @@ class Vault:
 
     def stored_crop(self, key: DataKey | None, face_id: str, crop: bytes) -> bytes:
         """A crop as its row holds it."""
-        return crop if key is None else key.seal(crop, _crop_context(face_id))
+        return crop if key is None else key.seal(crop, crop_context(face_id))
+
+    def moved(self, keys: tuple[DataKey | None, DataKey | None], context: bytes, row: Any) -> bytes:
+        """`content` of a row with `sealed`, from the first key to the second. Raises
+        EncryptionKeyMissing or DamagedData."""
+        plain = bytes(row.content)
+        if row.sealed:
+            if keys[0] is None:
+                raise EncryptionKeyMissing(NO_KEY)
+            plain = keys[0].open(plain, context)
+        return plain if keys[1] is None else keys[1].seal(plain, context)
 
     def sealed_bytes(self, key: DataKey, face_id: str, plain: bytes) -> bytes:
         """A plain row's bytes, sealed."""
@@ -128,7 +138,8 @@ class Vault:
         return (content_digest,) if key is None else (key.mark(content_digest), content_digest)
 
 
-def _crop_context(face_id: str) -> bytes:
+def crop_context(face_id: str) -> bytes:
+    """What a sealed crop is bound to."""
     return b"likeness crop v1\0" + face_id.encode()
 
 

@@ -1,0 +1,83 @@
+"""What `/v1/collections/{c}/hygiene` answers."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.api.schemas import EXAMPLE_HEAD, Answer
+
+Fmr = Annotated[
+    float | None, Field(description="False match rate at this similarity; null: not calibrated.")
+]
+
+
+class DuplicateInfo(BaseModel):
+    person_id_a: str
+    person_id_b: str
+    face_id_a: str
+    face_id_b: str
+    similarity: float
+    fmr: Fmr = None
+    expected_by_chance: Annotated[
+        float | None,
+        Field(description="Pairs of different people this similar, in the whole collection."),
+    ] = None
+
+
+class MislabelInfo(BaseModel):
+    face_id: str
+    person_id: str
+    looks_like: str
+    similarity: float
+    own_similarity: Annotated[float, Field(description="To its person's nearest other face.")]
+    fmr: Fmr = None
+
+
+class OutlierInfo(BaseModel):
+    face_id: str
+    person_id: str
+    own_similarity: float
+
+
+class WeakInfo(BaseModel):
+    face_id: str
+    person_id: str
+    reasons: list[str]
+
+
+_EXAMPLE: dict[str, Any] = {
+    "persons": 2883,
+    "faces": 6410,
+    "threshold": 0.59,
+    "duplicates": [
+        {
+            "person_id_a": "j.smith",
+            "person_id_b": "john.smith",
+            "face_id_a": "7f8de8f5-53c9-4a52-9e3a-1d2b7f3f1f11",
+            "face_id_b": "0c1f3a52-64f7-4a0a-a1f5-55a3c6f0f6d2",
+            "similarity": 0.86,
+            "fmr": 3e-08,
+            "expected_by_chance": 0.12,
+        }
+    ],
+    "mislabels": [],
+    "outliers": [],
+    "weak": [],
+    "counts": {"duplicates": 1, "mislabels": 0, "outliers": 0, "weak": 0},
+}
+
+
+class HygieneAnswer(Answer):
+    """What is probably wrong, the worst first; `counts` of all that was found."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{**EXAMPLE_HEAD, **_EXAMPLE}]})
+    persons: int
+    faces: int
+    threshold: Annotated[
+        float, Field(description="Similarity from which two faces were taken for one person.")
+    ]
+    duplicates: list[DuplicateInfo]
+    mislabels: list[MislabelInfo]
+    outliers: list[OutlierInfo]
+    weak: list[WeakInfo]
+    counts: dict[str, int]

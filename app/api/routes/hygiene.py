@@ -1,0 +1,88 @@
+"""`/v1/collections/{c}/hygiene`: what is probably wrong in a gallery, and mending it."""
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.api.answers import AnswerHead
+from app.api.fields import PersonId
+from app.api.hygiene_schemas import HygieneAnswer
+from app.api.routes.collections import Collection, face_info, person_info
+from app.api.schemas import PersonAnswer, StoredFaceAnswer
+from app.decision.hygiene import Hygiene, examine
+from app.errors import Overloaded
+from app.services import Services
+
+router = APIRouter(prefix="/v1/collections/{collection}", tags=["hygiene"])
+
+RETRY_AFTER_S = 30
+
+
+class MoveTo(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"person_id": "grace"}]}
+    )
+    person_id: Annotated[PersonId, Field(description="Whose face it is; made if unknown.")]
+
+
+class MergeInto(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"into": "john.smith"}]}
+    )
+    into: Annotated[PersonId, Field(description="Who gets the faces and stays.")]
+
+
+@router.get("/hygiene", response_model=HygieneAnswer)
+async def hygiene(
+    request: Request,
+    collection: Collection,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Findings of each kind.")] = 100,
+) -> Any:
+    """Probable duplicates, mislabels, outliers and weak singles, the worst first.
+
+    Each template is searched for in the collection's index: seconds for ten thousand. They are
+    hints for a person who looks; merge, move or delete what proves wrong.
+    """
+    head = AnswerHead(request)
+    found = await head.services.scheduler.store(_examine, head.services, collection)
+    members = asdict(found)
+    kinds = ("duplicates", "mislabels", "outliers", "weak")
+    counts = {kind: len(members[kind]) for kind in kinds}
+    shown = {kind: members[kind][:limit] for kind in kinds}
+    return {**head.members(), **members, **shown, "counts": counts}
+
+
+def _examine(services: Services, collection: str) -> Hygiene:
+    if not services.calibrating.acquire(blocking=False):
+        raise Overloaded(
+            "A collection is being examined; one at a time, try again later.",
+            {"retry_after": RETRY_AFTER_S},
+        )
+    try:
+        return examine(services.gallery, services.calibrations, collection, lambda *_: None)
+    finally:
+        services.calibrating.release()
+
+
+@router.post("/persons/{person_id}/merge", response_model=PersonAnswer)
+async def merge(request: Request, collection: Collection, person_id: str, body: MergeInto) -> Any:
+    """Give all faces of a person to another and delete the first, in one transaction."""
+    head = AnswerHead(request)
+    gallery = head.services.gallery
+    merged = await head.services.scheduler.store(
+        gallery.merge_persons, collection, person_id, body.into
+    )
+    return {**head.members(), **person_info(merged)}
+
+
+@router.post("/faces/{face_id}/move", response_model=StoredFaceAnswer)
+async def move(request: Request, collection: Collection, face_id: str, body: MoveTo) -> Any:
+    """Let a face be of another person; it keeps its id."""
+    head = AnswerHead(request)
+    gallery = head.services.gallery
+    moved = await head.services.scheduler.store(
+        gallery.move_face, collection, face_id, body.person_id
+    )
+    return {**head.members(), **face_info(moved)}

@@ -1,0 +1,129 @@
+"""`likeness hygiene COLLECTION`: what is probably wrong in a gallery, and mending it."""
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.progress import Progress
+from rich.table import Table
+
+from app.cli.console import clear_errors, err, out, read_settings
+from app.decision.hygiene import Hygiene, examine
+from app.gallery.gallery import DEFAULT_COLLECTION, Gallery
+from app.services import build_services
+
+
+def hygiene(
+    collection: Annotated[str, typer.Argument(help="Its name.")] = DEFAULT_COLLECTION,
+    *,
+    limit: Annotated[int, typer.Option(min=1, help="Findings of each kind to show.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="All findings as JSON.")] = False,
+    merge: Annotated[
+        tuple[str, str] | None,
+        typer.Option(help="FROM INTO: give all faces of a person to another, delete the first."),
+    ] = None,
+    move: Annotated[
+        tuple[str, str] | None, typer.Option(help="FACE_ID PERSON_ID: whose face it is.")
+    ] = None,
+    delete: Annotated[str | None, typer.Option(help="FACE_ID: delete that face.")] = None,
+) -> None:
+    """Ids that are one person, faces under the wrong id, faces like nobody's, weak single faces.
+
+    With --merge, --move or --delete that is done instead, in one transaction.
+    """
+    with clear_errors():
+        services = build_services(read_settings())
+        try:
+            if merge or move or delete:
+                _mend(services.gallery, collection, merge, move, delete)
+                return
+            with Progress(console=err, transient=True) as progress:
+                task = progress.add_task("faces", total=None)
+                found = examine(
+                    services.gallery,
+                    services.calibrations,
+                    collection,
+                    lambda done, total: progress.update(task, completed=done, total=total),
+                )
+        finally:
+            services.close()
+    if as_json:
+        typer.echo(json.dumps(asdict(found)))
+    else:
+        _print(found, limit)
+
+
+def _mend(
+    gallery: Gallery,
+    collection: str,
+    merge: tuple[str, str] | None,
+    move: tuple[str, str] | None,
+    delete: str | None,
+) -> None:
+    if merge:
+        merged = gallery.merge_persons(collection, *merge)
+        out.print(f"{merge[0]} is {merge[1]} now, who has {merged.templates} faces.", markup=False)
+    if move:
+        moved = gallery.move_face(collection, *move)
+        out.print(f"The face {moved.face_id} is of {moved.person_id}.", markup=False)
+    if delete:
+        gallery.delete_face(collection, delete)
+        out.print(f"The face {delete} is deleted.", markup=False)
+
+
+def _print(found: Hygiene, limit: int) -> None:
+    out.print(
+        f"{found.faces} faces of {found.persons} persons; one person from similarity "
+        f"{found.threshold:.3f} on."
+    )
+    _table(
+        "Probably one person under two ids",
+        ("person", "person", "similarity", "expected by chance"),
+        [
+            (
+                one.person_id_a,
+                one.person_id_b,
+                f"{one.similarity:.3f}",
+                _rate(one.expected_by_chance),
+            )
+            for one in found.duplicates
+        ],
+        limit,
+    )
+    _table(
+        "Probably under the wrong id",
+        ("face", "person", "looks like", "similarity", "to its own"),
+        [
+            (one.face_id, one.person_id, one.looks_like, f"{one.similarity:.3f}",
+             f"{one.own_similarity:.3f}")
+            for one in found.mislabels
+        ],
+        limit,
+    )  # fmt: skip
+    _table(
+        "Like none of their person's other faces",
+        ("face", "person", "to its own"),
+        [(one.face_id, one.person_id, f"{one.own_similarity:.3f}") for one in found.outliers],
+        limit,
+    )
+    _table(
+        "A person's only face, and weak",
+        ("face", "person", "reasons"),
+        [(one.face_id, one.person_id, ", ".join(one.reasons)) for one in found.weak],
+        limit,
+    )
+
+
+def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]], limit: int) -> None:
+    if not rows:
+        out.print(f"{title}: none.")
+        return
+    table = Table(*columns, title=f"{title}: {len(rows)}", title_justify="left")
+    for row in rows[:limit]:
+        table.add_row(*row)
+    out.print(table)
+
+
+def _rate(value: float | None) -> str:
+    return "not calibrated" if value is None else f"{value:.2g}"

@@ -1,0 +1,123 @@
+"""Templates from one person to another: what mends a mislabel or a person with two ids."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Connection, Table, delete, insert, select
+
+from app.errors import InvalidRequest
+from app.gallery.encryption.embeddings import face_context
+from app.gallery.encryption.envelope import DataKey
+from app.gallery.ports import CollectionRecord, FaceRecord, PersonRecord
+from app.gallery.sql.changes import ADD, REMOVE, log_change
+from app.gallery.sql.part import Part
+from app.gallery.sql.persons import insert_person
+from app.gallery.sql.rows import find_person, get_face, get_person, lock_collection
+from app.gallery.sql.tables import crops, persons, spares, templates
+from app.gallery.sql.vault import crop_context
+
+
+class MovingPart(Part):
+    """Moves templates and merges persons; each call is one transaction."""
+
+    def move_face(self, name: str, face_id: str, person_id: str) -> FaceRecord:
+        """Let a template be of another person, who is created if need be; it keeps its face id.
+
+        Where the person has that very photo already, the template is deleted instead.
+        """
+        now = self._clock()
+        with self._database.writing() as connection:
+            collection = lock_collection(connection, name)
+            face = get_face(connection, collection, face_id)
+            if face.person_id == person_id:
+                return face
+            target = find_person(connection, collection, person_id)
+            if target is None:
+                insert_person(connection, collection, person_id, {}, now)
+            target = get_person(connection, collection, person_id)
+            source = get_person(connection, collection, face.person_id)
+            self._move(connection, collection, [face.template_key], (source.key, target.key))
+        self._database.erase_deleted()
+        return replace(face, person_id=person_id)
+
+    def merge_persons(self, name: str, source: str, target: str) -> PersonRecord:
+        """Move every template of one person to another, and delete the first. The other's metadata
+        stays as it is."""
+        if source == target:
+            raise InvalidRequest("A person cannot be merged with themselves; name two.")
+        with self._database.writing() as connection:
+            collection = lock_collection(connection, name)
+            old = get_person(connection, collection, source)
+            new = get_person(connection, collection, target)
+            mine = select(templates.c.id).where(templates.c.person == old.key)
+            keys = list(connection.execute(mine).scalars())
+            self._move(connection, collection, keys, (old.key, new.key))
+            connection.execute(delete(persons).where(persons.c.id == old.key))
+            merged = get_person(connection, collection, target)
+        self._database.erase_deleted()
+        return merged
+
+    def _move(
+        self,
+        connection: Connection,
+        collection: CollectionRecord,
+        keys: Sequence[int],
+        people: tuple[int, int],
+    ) -> None:
+        """New rows under the same face ids: an index knows a template's person by its key."""
+        old, new = (self._vault.person_key(connection, collection, one) for one in people)
+        made = []
+        for key in keys:
+            row = connection.execute(
+                select(templates, templates.c.embedding.label("content")).where(
+                    templates.c.id == key
+                )
+            ).one()
+            beside = self._beside(connection, key, row.face_id, (old, new))
+            connection.execute(delete(templates).where(templates.c.id == key))
+            same = templates.c.content_digest == row.content_digest
+            there = select(templates.c.id).where(templates.c.person == people[1], same)
+            if connection.execute(there).first():
+                continue
+            values = {
+                "face_id": row.face_id,
+                "collection": collection.key,
+                "person": people[1],
+                "embedding": self._vault.moved((old, new), face_context(row.face_id), row),
+                "sealed": new is not None,
+                "content_digest": row.content_digest,
+                "quality": row.quality,
+                "created_at": row.created_at,
+            }
+            stored = insert(templates).values(values).returning(templates.c.id)
+            made.append(connection.execute(stored).scalar_one())
+            for table, kept in beside:
+                connection.execute(insert(table).values(template=made[-1], **kept))
+        log_change(connection, collection, REMOVE, list(keys), self._clock())
+        log_change(connection, collection, ADD, made, self._clock())
+
+    def _beside(
+        self,
+        connection: Connection,
+        template: int,
+        face_id: str,
+        keys: tuple[DataKey | None, DataKey | None],
+    ) -> list[tuple[Table, dict[str, Any]]]:
+        """What is kept beside a template, as rows for another person's."""
+        found: list[tuple[Table, dict[str, Any]]] = []
+        sealed = keys[1] is not None
+        query: Any = select(crops.c.crop.label("content"), crops.c.sealed)
+        for row in connection.execute(query.where(crops.c.template == template)):
+            content = self._vault.moved(keys, crop_context(face_id), row)
+            found.append((crops, {"crop": content, "sealed": sealed}))
+        query = select(
+            spares.c.embedding.label("content"), spares.c.sealed, spares.c.embedding_space
+        )
+        for row in connection.execute(query.where(spares.c.template == template)):
+            content = self._vault.moved(keys, face_context(face_id), row)
+            space = row.embedding_space
+            found.append(
+                (spares, {"embedding": content, "sealed": sealed, "embedding_space": space})
+            )
+        return found
