@@ -6,6 +6,7 @@ from app.cli.backup import backup, restore
 from app.cli.calibrate import calibrate
 from app.cli.doctor import doctor
 from app.cli.evaluate import evaluate_pack
+from app.cli.export_gallery import export_collection
 from app.cli.hygiene import hygiene
 from app.cli.import_gallery import import_folder
 from app.cli.keys import keys_app
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.command()(serve)
 app.command("import")(import_folder)
+app.command("export")(export_collection)
 app.command()(calibrate)
 app.command()(hygiene)
 app.command("evaluate")(evaluate_pack)

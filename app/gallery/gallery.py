@@ -32,6 +32,8 @@ from app.types import FloatArray, JsonObject
 DEFAULT_COLLECTION = "default"
 COLLECTIONS_AT_ONCE = 100
 TEMPLATES_AT_ONCE = 8_192
+# Of the length of a unit vector that was rounded to float32.
+UNIT_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +243,8 @@ class Gallery:
         norm = float(np.linalg.norm(vector))
         if not np.isfinite(norm) or norm < 1e-6:
             raise InvalidEmbedding("The embedding holds no direction: it is zero or not finite.")
+        if abs(norm - 1) < UNIT_TOLERANCE:
+            return vector.astype(np.float32)  # as it was: one that was exported comes back the same
         return (vector / norm).astype(np.float32)
 
     # --- upkeep ------------------------------------------------------------------------------

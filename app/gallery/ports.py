@@ -148,6 +148,21 @@ class Changes:
 
 
 @dataclass(frozen=True, slots=True)
+class ExportedTemplate:
+    """A template with all that belongs to it: its person's metadata, the embedding (d,), the digest
+    of its content where it is stored in the clear, and the crop (PNG) where one is kept."""
+
+    template_key: int
+    face_id: str
+    person_id: str
+    metadata: JsonObject
+    embedding: FloatArray
+    quality: JsonObject
+    content_digest: str | None
+    crop: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
 class KeptCrop:
     """The aligned face of a template, as PNG."""
 
@@ -247,6 +262,8 @@ class TemplateStore(Protocol):
     def move_face(self, name: str, face_id: str, person_id: str) -> FaceRecord: ...
 
     def merge_persons(self, name: str, source: str, target: str) -> PersonRecord: ...
+
+    def exported(self, name: str, after: int, limit: int) -> list[ExportedTemplate]: ...
 
     def answered(self, name: str, request: RequestKey) -> JsonObject | None: ...
 

@@ -10,6 +10,7 @@ from app.gallery.sql.bulk import BulkPart
 from app.gallery.sql.calibrations import CalibrationPart
 from app.gallery.sql.changes import ChangePart
 from app.gallery.sql.collections import CollectionPart
+from app.gallery.sql.exporting import ExportPart
 from app.gallery.sql.moving import MovingPart
 from app.gallery.sql.once import OncePart
 from app.gallery.sql.persons import PersonPart
@@ -30,6 +31,7 @@ class SqlStore(
     SealingPart,
     SparePart,
     MovingPart,
+    ExportPart,
 ):
     """A `TemplateStore` over an SQLAlchemy engine whose tables are up to date."""
 

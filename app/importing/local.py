@@ -122,9 +122,18 @@ class LocalImport:
             check_person_id(row.person_id)
             assert row.embedding is not None, "a row has a photo, an embedding or a problem"
             made = self._services.template_from_embedding(row.embedding)
+            crop = row.crop() if row.crop is not None and self._policy.keep_crops else None
         except LikenessError as error:
             return _Prepared(row, outcome=_rejected(row, error))
-        return _Prepared(row, NewTemplate(made.embedding, made.content_digest, dict(row.quality)))
+        except OSError as error:
+            return _Prepared(row, outcome=_rejected(row, _unreadable(error)))
+        template = NewTemplate(
+            made.embedding,
+            row.content_digest or made.content_digest,
+            dict(row.quality),
+            crop,
+        )
+        return _Prepared(row, template)
 
     def _start_photo(
         self, row: Row, data: bytes, threads: ThreadPoolExecutor
@@ -251,13 +260,17 @@ def _read(row: Row) -> tuple[bytes | None, LikenessError | None]:
     except LikenessError as error:
         return None, error
     except OSError as error:
-        return None, UnreadableFile(f"The file cannot be read: {error.strerror}.")
+        return None, _unreadable(error)
 
 
 class UnreadableFile(LikenessError):
     """A photo's file cannot be read."""
 
     code, status, title = "unreadable_file", 422, "The file cannot be read"
+
+
+def _unreadable(error: OSError) -> UnreadableFile:
+    return UnreadableFile(f"The file cannot be read: {error.strerror}.")
 
 
 def _rejected(row: Row, error: LikenessError | None) -> Outcome:

@@ -22,7 +22,9 @@ class Row:
     """What one row asks for. Exactly one of `read` (the photo's bytes), `embedding` (d,) and
     `problem` (why the row cannot be used) is set.
 
-    `place` is where it stands, for people: a path, or a line of a table.
+    With an embedding may come what an export knows of it: `quality`, the digest of the photo it was
+    made from, and its aligned face. `place` is where it stands, for people: a path, or a line of a
+    table.
     """
 
     place: str
@@ -31,6 +33,8 @@ class Row:
     embedding: FloatArray | None = None
     metadata: Mapping[str, Any] | None = None
     quality: Mapping[str, Any] = field(default_factory=dict)
+    content_digest: str | None = None
+    crop: Callable[[], bytes] | None = None
     problem: LikenessError | None = None
 
 

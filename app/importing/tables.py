@@ -16,6 +16,8 @@ from app.importing.rows import ImportSourceError, Row
 
 PERSON, IMAGE, EMBEDDING, SPACE = "person_id", "image", "embedding", "embedding_space"
 METADATA, QUALITY = "metadata", "quality"
+# What an export adds.
+FACE_ID, DIGEST, CROP = "face_id", "content_digest", "crop"
 # A field of a CSV may be a whole embedding.
 MAX_FIELD = 1_000_000
 PARQUET_ROWS_AT_ONCE = 2_048
@@ -142,7 +144,7 @@ def _row(place: str, record: Mapping[str, Any], context: TableContext) -> Row:
     person_id = record.get(PERSON)
     if not isinstance(person_id, str):
         person_id = "" if person_id is None else str(person_id)
-    own = {PERSON, IMAGE, EMBEDDING, SPACE, METADATA, QUALITY}
+    own = {PERSON, IMAGE, EMBEDDING, SPACE, METADATA, QUALITY, FACE_ID, DIGEST, CROP}
     others = {key: value for key, value in record.items() if key not in own}
     try:
         metadata = {**others, **_object(record, METADATA)} or None
@@ -150,7 +152,16 @@ def _row(place: str, record: Mapping[str, Any], context: TableContext) -> Row:
             _check_space(record.get(SPACE) or context.given_space, context.space)
             vector = np.asarray(record[EMBEDDING], np.float32)
             quality = _object(record, QUALITY)
-            return Row(place, person_id, embedding=vector, metadata=metadata, quality=quality)
+            crop = record.get(CROP)
+            return Row(
+                place,
+                person_id,
+                embedding=vector,
+                metadata=metadata,
+                quality=quality,
+                content_digest=record.get(DIGEST),
+                crop=context.find(crop) if isinstance(crop, str) else None,
+            )
         if not isinstance(record.get(IMAGE), str):
             raise ImportSourceError(f"The row has neither {IMAGE} nor {EMBEDDING}.")
         return Row(place, person_id, context.find(record[IMAGE]), metadata=metadata)

@@ -1,0 +1,41 @@
+"""`likeness export FILE`: a collection as a file that `likeness import` takes back."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress
+
+from app.cli.console import clear_errors, err, out, read_settings
+from app.gallery.backends import create_engine
+from app.gallery.encryption.ring import KeyRing
+from app.gallery.gallery import DEFAULT_COLLECTION
+from app.gallery.schema import migrate
+from app.gallery.store import SqlStore
+from app.importing.export import export
+
+
+def export_collection(
+    file: Annotated[Path, typer.Argument(help=".parquet, .jsonl, or .zip (with kept crops).")],
+    collection: Annotated[str, typer.Option(help="Its name.")] = DEFAULT_COLLECTION,
+) -> None:
+    """Write persons, metadata and embeddings, in the clear: keep the file as you keep photos.
+
+    A service over the same database goes on meanwhile. For a copy of everything, keys and all, take
+    likeness backup.
+    """
+    settings = read_settings()
+    with clear_errors():
+        engine = create_engine(settings.resolved_database_url)
+        migrate(engine)
+        store = SqlStore(engine, ring=KeyRing.from_settings(settings))
+        try:
+            store.check_keys()
+            record = store.collection(collection)
+            total = store.count(record).templates
+            with Progress(BarColumn(), MofNCompleteColumn(), console=err, transient=True) as bar:
+                task = bar.add_task("", total=total)
+                count = export(store, record, file, lambda n: bar.update(task, completed=n))
+        finally:
+            store.close()
+    out.print(f"{file}: {count} faces of {collection}, {record.embedding_space}", soft_wrap=True)

@@ -1,0 +1,159 @@
+"""`likeness import` by kind of source: photos a second, peak memory, what was enrolled.
+
+    python benchmarks/imports.py --photos FOLDER_OF_PEOPLE [--people N] [--kinds folder zip ...]
+
+Makes every kind of source of the same photos, then imports each into an empty database with the
+command itself. "of ceiling": photos a second against decode, detector and recogniser in a tight
+loop on all cores (`benchmarks/ceiling.py`), measured before and after on some of the photos.
+"""
+
+import argparse
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+LIKENESS = Path(sys.executable).parent / "likeness"
+CEILING_PHOTOS = 60
+
+Photos = list[tuple[str, Path]]
+
+
+def flat(photos: Photos, out: Path) -> list[str]:
+    out.mkdir()
+    for person, path in photos:
+        (out / f"{person}@{path.name}").symlink_to(path.resolve())
+    copied = out.with_name("flat-copied")
+    shutil.copytree(out, copied)
+    return [str(copied), "--pattern", "{person_id}@*.jpg"]
+
+
+def table(photos: Photos) -> list[dict[str, str]]:
+    return [{"person_id": person, "image": f"{person}/{path.name}"} for person, path in photos]
+
+
+def as_csv(photos: Photos, out: Path) -> list[str]:
+    path = out.with_suffix(".csv")
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["person_id", "image"])
+        writer.writeheader()
+        writer.writerows(table(photos))
+    return [str(path), "--images", str(photos[0][1].parent.parent)]
+
+
+def as_jsonl(photos: Photos, out: Path) -> list[str]:
+    path = out.with_suffix(".jsonl")
+    path.write_text("\n".join(json.dumps(row) for row in table(photos)))
+    return [str(path), "--images", str(photos[0][1].parent.parent)]
+
+
+def as_parquet(photos: Photos, out: Path) -> list[str]:
+    path = out.with_suffix(".parquet")
+    pq.write_table(pa.Table.from_pylist(table(photos)), path)
+    return [str(path), "--images", str(photos[0][1].parent.parent)]
+
+
+def as_tar(photos: Photos, out: Path, *, sidecars: bool, mode: str, suffix: str) -> list[str]:
+    path = out.with_name(f"{out.name}{suffix}")
+    with tarfile.open(path, mode) as archive:
+        for number, (person, photo) in enumerate(photos):
+            if not sidecars:
+                archive.add(photo.resolve(), f"{person}/{photo.name}")
+                continue
+            archive.add(photo.resolve(), f"{number:08d}.jpg")
+            said = json.dumps({"person_id": person}).encode()
+            info = tarfile.TarInfo(f"{number:08d}.json")
+            info.size = len(said)
+            archive.addfile(info, io.BytesIO(said))
+    return [str(path)]
+
+
+def as_zip(photos: Photos, out: Path) -> list[str]:
+    folder = out.with_name("to-zip")
+    for person, photo in photos:
+        (folder / person).mkdir(parents=True, exist_ok=True)
+        shutil.copy(photo, folder / person)
+    return [shutil.make_archive(str(out), "zip", folder)]
+
+
+KINDS: dict[str, Callable[[Photos, Path], list[str]]] = {
+    "folder": lambda photos, _out: [str(photos[0][1].parent.parent)],
+    "flat": flat,
+    "csv": as_csv,
+    "jsonl": as_jsonl,
+    "parquet": as_parquet,
+    "zip": as_zip,
+    "tar.gz": lambda p, o: as_tar(p, o, sidecars=False, mode="w:gz", suffix=".tar.gz"),
+    "webdataset": lambda p, o: as_tar(p, o, sidecars=True, mode="w", suffix=".tar"),
+}
+
+
+def main() -> None:
+    options = _arguments()
+    people = sorted(path for path in options.photos.iterdir() if path.is_dir())
+    with tempfile.TemporaryDirectory() as folder:
+        root = options.photos
+        if options.people:
+            root = Path(folder) / "people"
+            for person in people[: options.people]:
+                shutil.copytree(person, root / person.name)
+        photos = [
+            (path.parent.name, path) for path in sorted(root.glob("*/*")) if path.suffix == ".jpg"
+        ]
+        before = _ceiling(photos)
+        print(f"{len(photos)} photos; ceiling {before:.1f} photos/s")
+        print(f"{'source':12}{'photos/s':>10}{'of ceiling':>12}{'MiB':>7}  outcome")
+        for kind in options.kinds:
+            place = Path(folder) / kind.replace(".", "-")
+            rate, memory, outcome = _import(KINDS[kind](photos, place), Path(folder) / f"d-{kind}")
+            print(f"{kind:12}{rate:10.1f}{rate / before:12.2f}{memory:7.0f}  {outcome}", flush=True)
+        print(f"ceiling afterwards {_ceiling(photos):.1f} photos/s")
+
+
+def _ceiling(photos: Photos) -> float:
+    step = max(1, len(photos) // CEILING_PHOTOS)
+    some = [str(path) for _, path in photos[::step][:CEILING_PHOTOS]]
+    command = [sys.executable, "benchmarks/ceiling.py", "--pack", "default", "--best"]
+    command += [f"1x{os.cpu_count()}-own-1", *some]
+    environment = {**os.environ, "PYTHONPATH": "."}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    ((rate, _milliseconds),) = json.loads(done.stdout).values()
+    return float(rate)
+
+
+def _import(source: list[str], data: Path) -> tuple[float, float, str]:
+    """Photos a second over the whole run of the command, MiB at its peak, and its outcome."""
+    environment = {**os.environ, "LIKENESS_DATA_DIR": str(data)}
+    command = ["/usr/bin/time", "-v", str(LIKENESS), "import", *source, "--json"]
+    started = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    spent = time.perf_counter() - started
+    found = json.loads(done.stdout)
+    rows = found["enrolled"] + found["skipped"] + found["rejected"]
+    peak = re.search(r"Maximum resident set size \(kbytes\): (\d+)", done.stderr)
+    told = {key: found[key] for key in ("enrolled", "skipped", "rejected", "conflicts")}
+    return rows / spent, int(peak.group(1)) / 1024 if peak else 0, str(told)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--photos", type=Path, required=True)
+    parser.add_argument("--people", type=int)
+    parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""What an export writes, an import takes back: persons, metadata, embeddings, crops, to the bit."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.decision.policy import FaceSelection
+from app.decision.rules import CollectionPolicy
+from app.gallery.encryption.keys import new_key_line
+from app.importing.export import export
+from app.importing.local import ImportOptions, LocalImport
+from app.importing.outcomes import Outcome, Result
+from app.importing.rows import ImportSourceError
+from app.importing.sources import SourceOptions, rows_of
+from app.services import Services, build_services
+from app.settings import Settings
+
+
+@pytest.fixture(params=["plain", "sealed"])
+def services(request: pytest.FixtureRequest, tmp_path: Path, photos: Path) -> Iterator[Services]:
+    key = new_key_line("key-1") if request.param == "sealed" else None
+    services = build_services(Settings(data_dir=tmp_path / "data", encryption_key=key))
+    policy = CollectionPolicy(keep_crops=True)
+    for person, names in {"obama": ("obama", "obama2"), "biden": ("biden",)}.items():
+        made = [
+            services.template_from_photo(
+                (photos / f"{name}.jpg").read_bytes(), FaceSelection.LARGEST, policy
+            )[1]
+            for name in names
+        ]
+        services.gallery.enroll("default", person, {"of": person}, made)
+    keep = {"policy": policy.model_dump(exclude_unset=True)}
+    services.gallery.create_collection("copy", {}, keep["policy"])
+    yield services
+    services.close()
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "zip"])
+def test_there_and_back(services: Services, tmp_path: Path, photos: Path, kind: str) -> None:
+    if kind == "parquet":
+        pytest.importorskip("pyarrow", reason="the parquet extra is not installed")
+    store, path = services.gallery.store, tmp_path / f"all.{kind}"
+    record = services.gallery.require("default")
+    seen: list[int] = []
+    assert export(store, record, path, seen.append) == 3
+    assert seen == [3]
+    assert path.stat().st_mode & 0o077 == 0
+
+    copy = services.gallery.require("copy")
+    told: list[Outcome] = []
+    given = SourceOptions(copy.embedding_space, 10_000_000)
+    LocalImport(services, copy, ImportOptions()).run(rows_of([str(path)], given), told.append)
+    assert [one.result for one in told] == [Result.ENROLLED] * 3
+    before, after = (store.exported(name, 0, 10) for name in ("default", "copy"))
+    for a, b in zip(before, after, strict=True):
+        assert (a.person_id, a.metadata, a.quality) == (b.person_id, b.metadata, b.quality)
+        assert np.array_equal(a.embedding, b.embedding)
+        assert b.crop == (a.crop if kind == "zip" else None)
+    sealed = services.settings.encryption_key is not None
+    # The photo itself is known again where its digest could be told.
+    digest_known = store.knows("copy", "biden", before[-1].content_digest or "unknown")
+    assert digest_known is not sealed
+
+
+def test_what_cannot_be_written(services: Services, tmp_path: Path) -> None:
+    record, store = services.gallery.require("default"), services.gallery.store
+    for path, message in (
+        (tmp_path / "all.xml", "should end in"),
+        (tmp_path / "absent" / "all.jsonl", "cannot be written"),
+    ):
+        with pytest.raises(ImportSourceError, match=message):
+            export(store, record, path, lambda _: None)
+    (tmp_path / "there.jsonl").write_text("mine")
+    with pytest.raises(ImportSourceError, match="exists already"):
+        export(store, record, tmp_path / "there.jsonl", lambda _: None)
+    assert (tmp_path / "there.jsonl").read_text() == "mine"
+    assert not list(tmp_path.glob(".*unfinished"))
