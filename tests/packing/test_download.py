@@ -1,5 +1,7 @@
 """Published packs over the network: a local server stands for InsightFace's."""
 
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -107,3 +109,37 @@ def test_no_room_is_said_before_anything_is_fetched(
     ):
         pass
     assert zoo.asked == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own with room for part of an archive."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder]
+    if subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("no right to mount a file system")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.chaos
+def test_a_full_disk(
+    zoo: Zoo,
+    archive: Path,
+    published: PublishedPack,
+    small_disk: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with (
+        pytest.raises(PackError, match=r"has 8 MB left"),
+        fetched(published, small_disk, _silent, base_url=zoo.url),
+    ):
+        pass
+    monkeypatch.setattr(download, "COPIES_ON_DISK", 0)  # somebody else fills it meanwhile
+    with (
+        pytest.raises(PackError, match=r"could not be fetched.*No space left"),
+        fetched(published, small_disk, _silent, base_url=zoo.url),
+    ):
+        pass
+    assert not (small_disk / published.name).exists()
