@@ -132,6 +132,10 @@ class PersonNotFound(NotFound):
     code, title = "person_not_found", "The person is not in this collection"
 
 
+class ImportNotFound(NotFound):
+    code, title = "import_not_found", "There is no such import"
+
+
 class FaceNotFound(NotFound):
     code, title = "face_not_found", "The face is not in this collection"
 

@@ -71,6 +71,13 @@ class Settings(BaseSettings):
     max_request_bytes: Annotated[int, Field(gt=0)] = 64 * MIB
     max_faces: Annotated[int, Field(gt=0, description="Faces answered for one image.")] = 256
 
+    max_import_bytes: Annotated[
+        int, Field(gt=0, description="Of an archive that is uploaded to be imported.")
+    ] = 4096 * MIB
+    import_timeout: Annotated[
+        float, Field(gt=0, description="Seconds for the upload of one, and to watch its progress.")
+    ] = 3600.0
+
     workers: Annotated[
         int | None, Field(gt=0, description="Inference threads; default: the usable cores.")
     ] = None

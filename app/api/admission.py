@@ -6,6 +6,7 @@ cancelled, which takes its photos out of the queue; what the database is already
 
 import asyncio
 import logging
+import re
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
@@ -19,6 +20,7 @@ from app.services import Services
 from app.telemetry.logs import log
 
 PREFIX = "/v1/"
+LONG = re.compile(r"/imports$|/imports/[^/]+/events$")
 # Nobody reads this answer; the log and the metrics do. The number is nginx's.
 CLIENT_GONE = 499
 
@@ -29,7 +31,6 @@ class Admission:
     def __init__(self, app: ASGIApp, services: Services) -> None:
         self._app = app
         self._services = services
-        self._timeout_s = services.settings.request_timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].startswith(PREFIX):
@@ -37,9 +38,15 @@ class Admission:
             return
         try:
             with self._services.scheduler.admit(self._size(scope)):
-                await _Exchange(self._app, scope, receive, send).run(self._timeout_s)
+                await _Exchange(self._app, scope, receive, send).run(self._timeout(scope))
         except (Overloaded, DeadlineExceeded) as error:
             await self._refuse(error)(scope, receive, send)
+
+    def _timeout(self, scope: Scope) -> float:
+        """Uploads of archives take as long as their network does, and so does watching them."""
+        if LONG.search(scope["path"]):
+            return self._services.settings.import_timeout
+        return self._services.settings.request_timeout
 
     def _size(self, scope: Scope) -> int:
         """Bytes of the body as announced; the most there may be where nothing is."""

@@ -12,7 +12,17 @@ from app.api.admission import Admission
 from app.api.errors import install_error_handlers
 from app.api.middleware import RequestContext
 from app.api.openapi import PROBLEMS
-from app.api.routes import calibration, collections, decisions, enrolment, faces, hygiene, system
+from app.api.routes import (
+    calibration,
+    collections,
+    decisions,
+    enrolment,
+    faces,
+    hygiene,
+    imports,
+    system,
+)
+from app.importing.jobs import ImportJobs
 from app.services import Services
 
 DESCRIPTION = """
@@ -28,10 +38,14 @@ def create_app(services: Services) -> FastAPI:
     The interactive docs are served from the package itself: no browser needs a network.
     """
 
+    imports_of_service = ImportJobs(services)
+
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         services.upkeep.start()
+        imports_of_service.start()
         yield
+        imports_of_service.stop()
         services.close()
 
     app = FastAPIOffline(
@@ -42,7 +56,8 @@ def create_app(services: Services) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.services = services
-    for module in (faces, enrolment, decisions, collections, calibration, hygiene):
+    app.state.imports = imports_of_service
+    for module in (faces, enrolment, decisions, collections, calibration, hygiene, imports):
         app.include_router(module.router, responses=PROBLEMS)
     app.include_router(system.router)
     app.add_api_route("/", _to_docs, include_in_schema=False)

@@ -69,8 +69,14 @@ class LocalImport:
     """Imports rows into one collection."""
 
     def __init__(
-        self, services: Services, record: CollectionRecord, options: ImportOptions
+        self,
+        services: Services,
+        record: CollectionRecord,
+        options: ImportOptions,
+        workers: int | None = None,
     ) -> None:
+        """`workers`: photos at work at a time; as many as the service has without."""
+        self._workers = workers or services.scheduler.workers
         self._services = services
         self._record = record
         self._options = options
@@ -92,7 +98,7 @@ class LocalImport:
         before stays done.
         """
         under_way: deque[_Prepared | Future[_Prepared]] = deque()
-        workers = self._services.scheduler.workers
+        workers = self._workers
         with ThreadPoolExecutor(workers, thread_name_prefix="import") as threads:
             try:
                 for row in rows:

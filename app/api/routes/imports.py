@@ -1,0 +1,165 @@
+"""`/v1/collections/{c}/imports`: an archive in one call, imported by the service itself."""
+
+import asyncio
+import errno
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import FileResponse, StreamingResponse
+from pydantic import BaseModel
+
+from app.api.answers import AnswerHead
+from app.api.routes.collections import Collection
+from app.api.schemas import Answer
+from app.decision.policy import FaceSelection
+from app.errors import (
+    ImportNotFound,
+    RequestTooLarge,
+    StoreFull,
+    UnsupportedMediaType,
+)
+from app.importing.jobs import WAITING, ImportJob, ImportJobs
+from app.importing.local import ImportOptions, OnConflict
+
+router = APIRouter(prefix="/v1/collections/{collection}/imports", tags=["imports"])
+
+# What a body is, by its Content-Type.
+KINDS = {
+    "application/zip": ".zip",
+    "application/x-tar": ".tar",
+    "application/gzip": ".tar",
+    "application/x-ndjson": ".jsonl",
+    "application/jsonl": ".jsonl",
+    "text/csv": ".csv",
+}
+EVENTS_EVERY_S = 0.5
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in KINDS},
+    }
+}
+
+
+class ImportAnswer(Answer, ImportJob):
+    """One import."""
+
+
+class ImportList(Answer):
+    items: list[ImportJob]
+
+
+class Cancelled(BaseModel):
+    state: str
+
+
+def jobs_of(request: Request) -> ImportJobs:
+    """The imports of the app that serves this request."""
+    jobs: ImportJobs = request.app.state.imports
+    return jobs
+
+
+@router.post("", status_code=202, response_model=ImportAnswer, openapi_extra=BODY)
+async def create(
+    request: Request,
+    collection: Collection,
+    face: FaceSelection = FaceSelection.ONLY,
+    near_duplicate: Annotated[float | None, Query(ge=-1, le=1)] = None,
+    on_conflict: OnConflict | None = None,
+) -> Any:
+    """Upload a zip, tar or table as the body; it is imported in the background.
+
+    The forms are those of `likeness import`. The answer's `import_id` tells how far it is; a
+    restart of the service goes on with it.
+    """
+    head, jobs = AnswerHead(request), jobs_of(request)
+    await head.services.scheduler.store(head.services.gallery.require, collection)
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind not in KINDS:
+        raise UnsupportedMediaType(
+            f"The body is a {', '.join(KINDS)}; name it in Content-Type, not {kind or 'nothing'}."
+        )
+    archive = await asyncio.to_thread(jobs.new_archive, KINDS[kind])
+    try:
+        await _receive(request, archive, head.services.settings.max_import_bytes)
+    except BaseException:
+        archive.unlink(missing_ok=True)
+        raise
+    options = ImportOptions(face, near_duplicate, on_conflict)
+    job = await asyncio.to_thread(jobs.create, collection, archive, options)
+    return {**head.members(), **job.model_dump()}
+
+
+async def _receive(request: Request, archive: Path, most: int) -> None:
+    """The body into a file, a piece at a time. Raises RequestTooLarge or StoreFull."""
+    size = 0
+    try:
+        with archive.open("wb") as file:
+            async for piece in request.stream():
+                size += len(piece)
+                if size > most:
+                    raise RequestTooLarge(
+                        f"The archive has more than {most:,} bytes (LIKENESS_MAX_IMPORT_BYTES); "
+                        "send it in parts."
+                    )
+                await asyncio.to_thread(file.write, piece)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreFull("There is no room for the archive; nothing was kept.") from error
+        raise
+
+
+@router.get("", response_model=ImportList)
+async def list_imports(request: Request, collection: Collection) -> Any:
+    """The collection's imports, the newest first."""
+    head = AnswerHead(request)
+    items = [job.model_dump() for job in jobs_of(request).of(collection)]
+    return {**head.members(), "items": items}
+
+
+@router.get("/{import_id}", response_model=ImportAnswer)
+async def read(request: Request, collection: Collection, import_id: str) -> Any:
+    """How far an import is."""
+    head = AnswerHead(request)
+    return {**head.members(), **jobs_of(request).get(collection, import_id).model_dump()}
+
+
+@router.get("/{import_id}/events")
+async def events(request: Request, collection: Collection, import_id: str) -> StreamingResponse:
+    """The same as server-sent events, whenever it changes, until the import ends."""
+    jobs = jobs_of(request)
+    jobs.get(collection, import_id)
+    return StreamingResponse(_events(jobs, collection, import_id), media_type="text/event-stream")
+
+
+async def _events(jobs: ImportJobs, collection: str, import_id: str) -> AsyncIterator[str]:
+    last = ""
+    while True:
+        job = jobs.get(collection, import_id)
+        told = job.model_dump_json()
+        if told != last:
+            yield f"event: {job.state.value}\ndata: {told}\n\n"
+            last = told
+        if job.state not in WAITING:
+            return
+        await asyncio.sleep(EVENTS_EVERY_S)
+
+
+@router.get("/{import_id}/report")
+async def report(request: Request, collection: Collection, import_id: str) -> FileResponse:
+    """The outcome of each row so far, as JSON Lines."""
+    jobs = jobs_of(request)
+    path = jobs.report(jobs.get(collection, import_id))
+    if not path.is_file():
+        raise ImportNotFound(f"The import '{import_id}' has not begun: there is no report yet.")
+    return FileResponse(path, media_type="application/x-ndjson")
+
+
+@router.delete("/{import_id}", response_model=ImportAnswer)
+async def cancel(request: Request, collection: Collection, import_id: str) -> Any:
+    """End an import. What it has enrolled stays."""
+    head = AnswerHead(request)
+    job = await asyncio.to_thread(jobs_of(request).cancel, collection, import_id)
+    return {**head.members(), **job.model_dump()}
