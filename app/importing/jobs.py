@@ -132,13 +132,22 @@ class ImportJobs:
         return sorted(mine, key=lambda job: job.created_at, reverse=True)
 
     def cancel(self, collection: str, import_id: str) -> ImportJob:
-        """End a job that is queued or running; what it enrolled stays. Raises ImportNotFound."""
+        """End a job that is queued or running, or forget one that has ended, with its report; what
+        it enrolled stays. Raises ImportNotFound."""
         job = self.get(collection, import_id)
+        if job.state not in WAITING:
+            self._forget(job)
+            return job
         with self._lock:
             self._cancelled.add(import_id)
         if job.state is JobState.QUEUED:
             self._end(job, JobState.CANCELLED)
         return self.get(collection, import_id)
+
+    def _forget(self, job: ImportJob) -> None:
+        for path in (self.report(job), self.folder / f"{job.import_id}.json"):
+            path.unlink(missing_ok=True)
+        self._jobs.pop(job.import_id, None)
 
     def report(self, job: ImportJob) -> Path:
         """Where the outcome of each row is written, as JSON Lines."""
@@ -166,7 +175,12 @@ class ImportJobs:
         services = self._services
         record = services.gallery.require(job.collection)
         options = ImportOptions(job.face, job.near_duplicate, job.on_conflict)
-        given = SourceOptions(record.embedding_space, services.settings.max_image_bytes)
+        # A table that was uploaded brings embeddings: the service's own files are not its photos.
+        given = SourceOptions(
+            record.embedding_space,
+            services.settings.max_image_bytes,
+            images=self.folder / "no-photos",
+        )
         counts = Counts()
         self._save(job.model_copy(update={"state": JobState.RUNNING}))
         # Half of the cores at most: people are waiting for the others.

@@ -62,7 +62,12 @@ def test_an_archive_is_imported(
     assert client.get(f"/v1/collections/{collection}").json()["faces"] == 2
     (listed,) = client.get(f"/v1/collections/{collection}/imports").json()["items"]
     assert listed["import_id"] == job["import_id"]
-    left = {path.suffix for path in (services.settings.data_dir / "imports").glob("*.zip")}
+    client.delete(url).raise_for_status()
+    assert client.get(url).status_code == 404
+    left = {
+        path.suffix
+        for path in (services.settings.data_dir / "imports").glob(f"{job['import_id']}*")
+    }
     assert left == set()
 
 

@@ -159,7 +159,7 @@ async def report(request: Request, collection: Collection, import_id: str) -> Fi
 
 @router.delete("/{import_id}", response_model=ImportAnswer)
 async def cancel(request: Request, collection: Collection, import_id: str) -> Any:
-    """End an import. What it has enrolled stays."""
+    """End an import; one that has ended is forgotten, with its report. What it enrolled stays."""
     head = AnswerHead(request)
     job = await asyncio.to_thread(jobs_of(request).cancel, collection, import_id)
     return {**head.members(), **job.model_dump()}
