@@ -27,6 +27,7 @@ OUTLIER_FMR = 1e-2
 FACES_TO_BE_AN_OUTLIER = 3
 # Of the gallery's faces, by the length of the raw embedding.
 WEAK_SHARE = 0.05
+ENOUGH_FACES = 1 / WEAK_SHARE
 
 Progress = Callable[[int, int], None]
 
@@ -246,7 +247,7 @@ class _Findings:
             for record in records.values()
             if record.quality.get("embedding_norm") is not None
         ]
-        limit = float(np.quantile(norms, WEAK_SHARE)) if norms else None
+        limit = float(np.quantile(norms, WEAK_SHARE)) if len(norms) >= ENOUGH_FACES else None
         gate = _gate(limit)
         found = []
         for record in records.values():
