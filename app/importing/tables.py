@@ -76,15 +76,21 @@ def parquet_rows(path: Path, context: TableContext) -> Iterator[Row]:
     """A Parquet file, some rows at a time: memory does not grow with the file."""
     parquet = _parquet()
     try:
-        with parquet.ParquetFile(path) as file:
+        with parquet.ParquetFile(path, pre_buffer=False) as file:
             _check_columns(file.schema_arrow.names, path.name)
             number = 0
-            for batch in file.iter_batches(PARQUET_ROWS_AT_ONCE):
+            for batch in _batches(file):
                 for record in _records(batch):
                     number += 1
                     yield _row(f"{path.name}:{number}", record, context)
     except (OSError, ValueError) as error:  # Arrow's own are among these
         raise ImportSourceError(f"{path} is not a Parquet file: {error}") from error
+
+
+def _batches(file: Any) -> Iterator[Any]:
+    """A row group after the other: asked for all at once, Arrow keeps those that it has read."""
+    for group in range(file.num_row_groups):
+        yield from file.iter_batches(PARQUET_ROWS_AT_ONCE, row_groups=[group], use_threads=False)
 
 
 def count_parquet(path: Path) -> int | None:

@@ -16,7 +16,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +150,9 @@ class SnapshotFolder:
         rotation = self._read_rotation(manifest["rotation"])
         quantiser = None if rotation is None else Quantiser(rotation)
         names = [entry["name"] for entry in manifest["files"]]
-        opened = list(self._threads.map(partial(self._open, quantiser), manifest["files"]))
+        tasks = [self._threads.submit(self._open, quantiser, one) for one in manifest["files"]]
+        wait(tasks)  # also where one fails: nobody may read a file that its owner then changes
+        opened = [task.result() for task in tasks]
         shards = [one for one in opened if isinstance(one, Shard)]
         tails = [one for one in opened if isinstance(one, Rows)]
         if len(tails) != 1:
