@@ -1,7 +1,4 @@
-"""Runs of a network with buffers at fixed addresses, which is what a CUDA graph can replay.
-
-The buffers have been tried in the CPU's memory; recording and replaying have not run on a GPU yet.
-"""
+"""Runs of a network with buffers at fixed addresses, which is what a CUDA graph can replay."""
 
 import threading
 from dataclasses import dataclass

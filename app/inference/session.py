@@ -97,10 +97,6 @@ def _create_session(path: Path, device: Device, options: CudaOptions) -> ort.Inf
             return _on_cuda(path, options)
         except DeviceError as error:
             log(logging.WARNING, "no usable GPU, running on the CPU", reason=error.detail)
-    return _on_cpu(path)
-
-
-def _on_cpu(path: Path) -> ort.InferenceSession:
     try:
         return _open(path, [CPU_PROVIDER])
     except Exception as error:  # ONNX Runtime raises its own types
@@ -110,16 +106,15 @@ def _on_cpu(path: Path) -> ort.InferenceSession:
 def _on_cuda(path: Path, options: CudaOptions) -> ort.InferenceSession:
     wanted = TENSORRT_PROVIDER if options.tensorrt else CUDA_PROVIDER
     if wanted not in ort.get_available_providers():
-        raise DeviceError(advice(f"this onnxruntime was built without {wanted}", options))
+        raise DeviceError(advice(f"this onnxruntime was built without {wanted}"))
     try:
         if hasattr(ort, "preload_dlls"):
             ort.preload_dlls()
         session = _open(path, providers(path, options))
     except Exception as error:  # a RuntimeError where a library is missing, and types of its own
-        _on_cpu(path)  # A file that nothing can run is no fault of the GPU's.
-        raise DeviceError(advice(str(error), options)) from error
+        raise DeviceError(advice(str(error))) from error
     if session.get_providers()[0] != wanted:
-        raise DeviceError(advice(f"{wanted} did not start", options))
+        raise DeviceError(advice(f"the session fell back to {session.get_providers()[0]}"))
     return session
 
 
@@ -129,6 +124,6 @@ def _open(path: Path, wanted: list[Any]) -> ort.InferenceSession:
     session_options.inter_op_num_threads = 1
     session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session_options.log_severity_level = 3
-    # Or a provider that fails, here or in a run, has the session made anew on another one, and why
-    # it failed is lost.
-    return ort.InferenceSession(str(path), session_options, providers=wanted, enable_fallback=False)
+    session = ort.InferenceSession(str(path), session_options, providers=wanted)
+    session.disable_fallback()
+    return session
