@@ -7,7 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.api.schemas import EXAMPLE_HEAD, Answer
 
 Fmr = Annotated[
-    float | None, Field(description="False match rate at this similarity; null: not calibrated.")
+    float | None,
+    Field(description="False match rate at this similarity; null: not calibrated, or too rare."),
 ]
 
 

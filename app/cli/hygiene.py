@@ -126,4 +126,4 @@ def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]], li
 
 
 def _rate(value: float | None) -> str:
-    return "not calibrated" if value is None else f"{value:.2g}"
+    return "too rare to tell" if value is None else f"{value:.2g}"

@@ -35,7 +35,8 @@ Progress = Callable[[int, int], None]
 @dataclass(frozen=True, slots=True)
 class Duplicate:
     """Two ids whose faces resemble one another as only one person's do, most similar first.
-    `expected_by_chance`: pairs of different people this similar in the whole gallery."""
+    `expected_by_chance`: pairs of different people this similar in the whole gallery. None: nothing
+    is calibrated, or it is rarer than the calibration can tell."""
 
     person_id_a: str
     person_id_b: str
@@ -264,8 +265,7 @@ class _Findings:
         if self._calibration is None:
             return None, None
         rate = self._calibration.fmr_at(similarity)
-        fmr = float(self._calibration.fmr.high[-1]) if rate is None else rate.value
-        return fmr, fmr * self._pairs
+        return (None, None) if rate is None else (rate.value, rate.value * self._pairs)
 
     def _faces(self, *columns: list[int]) -> list[list[tuple[str, str] | None]]:
         """Face id and person id of rows; None for what was deleted meanwhile."""

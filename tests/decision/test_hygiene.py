@@ -64,7 +64,8 @@ def test_one_person_under_two_ids(findings: dict[str, list[dict[str, object]]]) 
     assert pairs[0] == {"p0", "p0-again"}
     assert {"p1", "p2"} not in pairs
     assert len(pairs) == 1
-    assert findings["duplicates"][0]["expected_by_chance"] < 0.05
+    # Alike beyond what the calibration has ever seen of two people.
+    assert findings["duplicates"][0]["expected_by_chance"] is None
 
 
 def test_a_face_under_the_wrong_id(findings: dict[str, list[dict[str, object]]]) -> None:
