@@ -1,32 +1,34 @@
 """A GPU against the CPU: parity, images a second by batch, search. `benchmarks/gpu.sh` calls it.
 
-    python benchmarks/gpu.py [--device cpu --quick] [--rows N ...] [--pack PACK]
+    python benchmarks/gpu.py [--rows N ...] [--pack PACK] [--device cpu] [--quick]
 
 Parity: cosines between the CPU's float32 and the device's float32 and float16 on faces of LFW, and
-how many decisions of pairs.csv at the pack's threshold are the same. Search: a flat index of unit
-vectors of 512 numbers in half precision, top 5; to beat, on an RTX 5090 (InsightFace Server): 10
-million in half precision 6.83 ms p50, in 8-bit integers 3.84 ms.
+how many decisions of pairs.csv at the pack's threshold are the same. Images a second: one thread,
+copies to the device and back included. Search: a flat index of unit vectors of 512 numbers, top 5,
+in half precision on a GPU (float32 on a CPU); to beat, on an RTX 5090 (InsightFace Server): 10
+million in half precision 6.83 ms p50, in 8-bit integers 3.84 ms. It has not run on a GPU yet.
 """
 
 import argparse
 import os
+import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import cv2
 import faiss
 import numpy as np
+import onnxruntime
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
 from app.evaluation.labels import read_pairs
 from app.faces.align import align_faces
 from app.faces.detect import Detector
 from app.faces.embed import Recogniser
+from app.inference.cuda import gpu_name
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
 from app.inference.session import OnnxModel
@@ -40,43 +42,69 @@ BATCHES = (1, 2, 4, 8, 16, 32, 64)
 DIMENSION, TOP = 512, 5
 PROOF_FACES = 60
 CHUNK = 100_000
+# Fewer rows than this are no gallery to time.
+FEWEST = 10_000
 
 Faces = NDArray[np.uint8]
-out = Console(width=100)
 
 
 def main() -> None:
     options = _arguments()
     device = Device(options.device)
     pack = load_pack(options.pack)
-    out.print(f"{device.value}, pack {pack.name}, {options.pairs} pairs")
+    print(f"{_hardware(device)}; pack {pack.name}, commit {_commit()}, {_versions()}\n")
     with tempfile.TemporaryDirectory() as folder:
-        _parity(pack, device, options.pairs, Path(folder))
+        _parity(pack, device, min(options.pairs, 100) if options.quick else options.pairs, folder)
     _throughput(pack, device, BATCHES[:3] if options.quick else BATCHES)
     for rows in options.rows:
         _search(rows, device, 20 if options.quick else 500)
 
 
+def _hardware(device: Device) -> str:
+    return gpu_name() if device is Device.CUDA else "CPU, one thread a network"
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def _versions() -> str:
+    return f"onnxruntime {onnxruntime.__version__}, faiss {faiss.__version__}"
+
+
+def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    """As Markdown, to be pasted."""
+    heads = list(columns)
+    print(f"{title}\n")
+    for cells in (heads, ["---"] * len(heads), *rows):
+        print(f"| {' | '.join(cells)} |")
+    print()
+
+
 # --- parity ------------------------------------------------------------------------------------
 
 
-def _parity(pack: ModelPack, device: Device, count: int, folder: Path) -> None:
+def _parity(pack: ModelPack, device: Device, count: int, folder: str) -> None:
     faces, first, second = _pairs_of_faces(pack, count)
     if not len(first):
-        out.print(f"parity: skipped, no evaluation data at {DATA}")
+        print(f"Parity: skipped, no evaluation data at {DATA}\n")
         return
-    half = _half(pack, faces, folder)
+    half = _half(pack, faces, Path(folder))
     reference, _ = Recogniser(OnnxModel(pack.recogniser_path, Device.CPU), pack.recogniser).embed(
         faces
     )
     decided = _decisions(reference, first, second, pack)
-    table = Table("precision", "lowest cosine to CPU fp32", "same decisions", title="Parity")
+    table = []
     for name, path in (("fp32", pack.recogniser_path), ("fp16", half)):
         vectors, _ = Recogniser(OnnxModel(path, device), pack.recogniser).embed(faces)
         cosines = np.einsum("nd,nd->n", vectors, reference)
         same = int((_decisions(vectors, first, second, pack) == decided).sum())
-        table.add_row(name, f"{cosines.min():.7f}", f"{same} of {len(decided)}")
-    out.print(table)
+        share = f"{same} of {len(decided)} ({same / len(decided):.2%})"
+        table.append([name, f"{cosines.min():.7f}", f"{np.median(cosines):.7f}", share])
+    columns = ("precision", "lowest cosine to CPU fp32", "median", "same decisions")
+    _table(f"Parity on {len(faces)} faces of LFW", columns, table)
 
 
 def _decisions(
@@ -109,8 +137,7 @@ def _pairs_of_faces(
     places: dict[str, int] = {}
     faces: list[Faces] = []
     chosen = []
-    step = max(1, len(pairs) // count)
-    for index in range(0, len(pairs), step):
+    for index in np.linspace(0, len(pairs) - 1, min(count, len(pairs)), dtype=int):
         names = (pairs.images_a[index], pairs.images_b[index])
         for name in names:
             if name not in places:
@@ -136,20 +163,27 @@ def _face(path: Path, detector: Detector, pack: ModelPack) -> Faces | None:
 
 
 def _throughput(pack: ModelPack, device: Device, batches: tuple[int, ...]) -> None:
-    table = Table("batch", "detector 640 x 640", "recogniser", title="Images a second")
-    random = np.random.default_rng(1)
-    networks = {
-        "detector": (OnnxModel(pack.detector_path, device), 640),
-        "recogniser": (OnnxModel(pack.recogniser_path, device), pack.recogniser.input_size),
-    }
-    for batch in batches:
-        row = [str(batch)]
-        for network, side in networks.values():
-            blob = random.uniform(0, 255, (batch, 3, side, side)).astype(np.float32)
-            spent = _times(lambda n=network, b=blob: n.run(b), 5 if device is Device.CPU else 30)
-            row.append(f"{batch / np.median(spent):,.0f}")
-        table.add_row(*row)
-    out.print(table)
+    networks = [OnnxModel(pack.detector_path, device), OnnxModel(pack.recogniser_path, device)]
+    sides = [pack.detector.input_size, pack.recogniser.input_size]
+    repeats = 5 if device is Device.CPU else 30
+    table = [
+        [str(batch), *(_rate(n, s, batch, repeats) for n, s in zip(networks, sides, strict=True))]
+        for batch in batches
+    ]
+    columns = ("batch", f"detector {sides[0]} x {sides[0]}", f"recogniser {sides[1]} x {sides[1]}")
+    _table("Images a second", columns, table)
+
+
+def _rate(network: OnnxModel, side: int, batch: int, repeats: int) -> str:
+    """Images a second; a dash where the network takes one at a time."""
+    if batch > 1 and not network.dynamic_batch:
+        return "-"
+    height, width = network.fixed_size or (side, side)
+    pixels = np.random.default_rng(1).uniform(0, 255, (batch, height, width, 3))
+    images = pixels.astype(np.uint8)
+    if not network.takes_pixels:
+        images = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32)
+    return f"{batch / np.median(_times(lambda: network.run(images), repeats)):,.0f}"
 
 
 def _times(work: Callable[[], Any], count: int) -> NDArray[np.float64]:
@@ -167,25 +201,44 @@ def _times(work: Callable[[], Any], count: int) -> NDArray[np.float64]:
 
 
 def _search(rows: int, device: Device, queries: int) -> None:
-    try:
-        index = _index(rows, device)
-    except (RuntimeError, MemoryError) as error:
-        out.print(f"search: {rows:,} rows do not fit: {str(error).splitlines()[0]}")
+    index, fitting = _largest(rows, device)
+    if index is None:
         return
+    _check(index, fitting)
     probes = _unit(np.random.default_rng(9), max(queries, 64))
-    table = Table(
-        "probes at once", "p50 ms", "p99 ms", title=f"Top {TOP} of {rows:,} x {DIMENSION}"
-    )
-    index.search(probes[:1], TOP)
-    for batch in (1, 64):
-        spent = []
-        for start in range(queries if batch == 1 else max(5, queries // 10)):
-            some = probes[(start * batch) % (len(probes) - batch + 1) :][:batch]
-            started = time.perf_counter()
-            index.search(some, TOP)
-            spent.append(1000 * (time.perf_counter() - started))
-        table.add_row(str(batch), f"{np.median(spent):.2f}", f"{np.percentile(spent, 99):.2f}")
-    out.print(table)
+    table = []
+    for batch, count in ((1, queries), (64, max(5, queries // 10))):
+        spent = 1000 * _times(_searches(index, probes, batch), count)
+        p50, p99 = np.percentile(spent, [50, 99])
+        table.append([str(batch), f"{p50:.2f}", f"{p99:.2f}", str(count)])
+    precision = "float32" if device is Device.CPU else "fp16"
+    columns = ("probes at once", "p50 ms", "p99 ms", "searches")
+    _table(f"Top {TOP} of {fitting:,} x {DIMENSION}, {precision}", columns, table)
+
+
+def _searches(index: Any, probes: NDArray[np.float32], batch: int) -> Callable[[], Any]:
+    """A search that takes the next probes each time it is called."""
+    turn = iter(range(10**9))
+
+    def search() -> Any:
+        start = next(turn) * batch % (len(probes) - batch + 1)
+        return index.search(probes[start : start + batch], TOP)
+
+    return search
+
+
+def _largest(rows: int, device: Device) -> tuple[Any, int]:
+    """An index of as many rows as fit, half as many at each try."""
+    while rows >= FEWEST:
+        try:
+            return _index(rows, device), rows
+        except (RuntimeError, MemoryError) as error:
+            reason = (str(error).strip().splitlines() or ["no memory"])[-1]
+        # Only here are the error and what it held of the device let go.
+        print(f"{rows:,} rows do not fit, half of them are tried ({reason})\n")
+        rows //= 2
+    print(f"Search: skipped, not even {FEWEST:,} rows fit\n")
+    return None, 0
 
 
 def _index(rows: int, device: Device) -> Any:
@@ -195,10 +248,22 @@ def _index(rows: int, device: Device) -> Any:
         options = faiss.GpuIndexFlatConfig()
         options.useFloat16 = True
         index = faiss.GpuIndexFlatIP(faiss.StandardGpuResources(), DIMENSION, options)
-    random = np.random.default_rng(8)
     for start in range(0, rows, CHUNK):
-        index.add(_unit(random, min(CHUNK, rows - start)))
+        index.add(_chunk(start, rows))
     return index
+
+
+def _chunk(start: int, rows: int) -> NDArray[np.float32]:
+    return _unit(np.random.default_rng(start), min(CHUNK, rows - start))
+
+
+def _check(index: Any, rows: int) -> None:
+    """Times of wrong answers are worth nothing: the last chunk's rows must find themselves."""
+    start = (rows - 1) // CHUNK * CHUNK
+    some = _chunk(start, rows)[-64:]
+    _, found = index.search(some, TOP)
+    if not np.array_equal(found[:, 0], np.arange(rows - len(some), rows)):
+        raise SystemExit(f"The search of {rows:,} rows does not find its own rows.")
 
 
 def _unit(random: np.random.Generator, count: int) -> NDArray[np.float32]:
@@ -207,12 +272,14 @@ def _unit(random: np.random.Generator, count: int) -> NDArray[np.float32]:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--pack", default="default")
     parser.add_argument("--pairs", type=int, default=1000, help="of LFW, for parity")
     parser.add_argument("--rows", type=int, nargs="*", default=[1_000_000, 10_000_000])
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="less of everything, to try it")
     return parser.parse_args()
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -263,12 +264,10 @@ def build_pipeline(
     Raises PackError or DeviceError.
     """
     networks = {
-        "detector": OnnxModel(pack.detector_path, device, options),
-        "recogniser": OnnxModel(pack.recogniser_path, device, options),
+        "detector": _load("detector", pack.detector_path, device, options),
+        "recogniser": _load("recogniser", pack.recogniser_path, device, options),
     }
     policy = POLICIES[networks["recogniser"].provider]
-    for name, network in networks.items():
-        log(logging.INFO, "network loaded", network=name, runs_on=network.provider)
     # Photos run side by side: OpenCV's own threads would only get in one another's way.
     cv2.setNumThreads(1)
     batched = {
@@ -287,10 +286,21 @@ def build_pipeline(
     )
 
 
+def _load(
+    name: str, path: Path, device: Device, options: CudaOptions = DEFAULT_OPTIONS
+) -> OnnxModel:
+    network = OnnxModel(path, device, options)
+    log(logging.INFO, "network loaded", network=name, runs_on=network.provider)
+    return network
+
+
 def _judges(pack: ModelPack, device: Device) -> Judges:
-    live = [LivenessNetwork(OnnxModel(pack.path(spec), device), spec) for spec in pack.liveness]
+    """Without options: these run batches of any size, and each would be recorded or built anew."""
+    live = [
+        LivenessNetwork(_load("liveness", pack.path(spec), device), spec) for spec in pack.liveness
+    ]
     quality = None
     if pack.quality is not None:
-        network = OnnxModel(pack.path(pack.quality), device)
+        network = _load("quality", pack.path(pack.quality), device)
         quality = QualityNetwork(network, pack.quality, pack.recogniser.input_size)
     return Judges(LivenessCheck(live) if live else None, quality)

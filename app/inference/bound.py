@@ -1,4 +1,7 @@
-"""Runs of a network with buffers at fixed addresses, which is what a CUDA graph can replay."""
+"""Runs of a network with buffers at fixed addresses, which is what a CUDA graph can replay.
+
+The buffers have been tried in the CPU's memory; recording and replaying have not run on a GPU yet.
+"""
 
 import threading
 from dataclasses import dataclass

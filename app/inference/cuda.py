@@ -16,7 +16,15 @@ CUDA_PROVIDER = "CUDAExecutionProvider"
 TENSORRT_PROVIDER = "TensorrtExecutionProvider"
 
 DRIVER = "libcuda.so.1"
+# What the locked ONNX Runtime's TensorRT provider is linked against. No lock of ours brings them.
+TENSORRT = "libnvinfer.so.10"
+TENSORRT_LIBRARIES = (TENSORRT, "libnvonnxparser.so.10")
+# The CUDA provider is not linked against it and opens it late: the loader would not miss it.
+CUDNN = "libcudnn.so.9"
 _LIBRARY = re.compile(r"(lib[\w.+-]+\.so[\w.]*): cannot open shared object file")
+_FAILURE = re.compile(r"CUDA failure \d+: [^;]*[^;\s]")
+_SIGNATURE = re.compile(r"^/\S+:\d+ .*?\) (?=[A-Z])")
+_CAPI = Path(ort.__file__).parent / "capi"
 # The arena takes what a batch needs, not the next power of two, and no search for convolution
 # algorithms that would take the workspace of the largest.
 _CUDA = {
@@ -37,7 +45,8 @@ class CudaOptions:
 
 
 def providers(network: Path, options: CudaOptions) -> list[Any]:
-    """ONNX Runtime's providers for one network, the wanted one first."""
+    """ONNX Runtime's providers for one network, the wanted one first; with TensorRT the folder of
+    the network's engines is made."""
     cuda = dict(_CUDA)
     if options.graphs and not options.tensorrt:
         cuda["enable_cuda_graph"] = "1"
@@ -47,6 +56,7 @@ def providers(network: Path, options: CudaOptions) -> list[Any]:
             options.engines,
             hashlib.sha256(network.read_bytes()).hexdigest(),
             runtime=ort.__version__,
+            tensorrt=tensorrt_version(),
             gpu=gpu_name(),
         )
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,51 +76,95 @@ def _tensorrt(folder: Path, *, graphs: bool) -> dict[str, str]:
     }
 
 
-def engine_folder(root: Path, network: str, *, runtime: str, gpu: str) -> Path:
-    """Where the engines of one network (its SHA-256) lie: an engine of another network, runtime,
-    GPU or driver must never be loaded."""
-    place = re.sub(r"[^A-Za-z0-9.]+", "-", f"{gpu} ort{runtime}").strip("-")
+def engine_folder(root: Path, network: str, *, runtime: str, tensorrt: str, gpu: str) -> Path:
+    """Where the engines of one network (its SHA-256) lie: an engine of another network, ONNX
+    Runtime, TensorRT, GPU or driver must never be loaded."""
+    place = re.sub(r"[^A-Za-z0-9.]+", "-", f"{gpu} trt{tensorrt} ort{runtime}").strip("-")
     return root / f"{network[:16]}-{place}"
 
 
 def gpu_name() -> str:
-    """The first GPU's model and driver, as NVIDIA's tool names them; "unknown" without it."""
-    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    """Model, compute capability and driver of the GPUs here, each kind once, as NVIDIA's tool names
+    them; "unknown" without it."""
+    command = ["nvidia-smi", "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"]
     try:
         done = subprocess.run(  # noqa: S603 - nothing of it comes from outside
             command, capture_output=True, text=True, timeout=20, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return done.stdout.splitlines()[0].strip() if done.stdout.strip() else "unknown"
+    kinds = dict.fromkeys(line.strip() for line in done.stdout.splitlines() if line.strip())
+    return " and ".join(kinds) or "unknown"
 
 
-def missing_library(load: Callable[[str], object] = ctypes.CDLL) -> str | None:
-    """The shared library for want of which the CUDA provider cannot be loaded, None if none is.
+def tensorrt_version(load: Callable[[str], Any] = ctypes.CDLL) -> str:
+    """TensorRT's own number of its version; "unknown" where it is not installed."""
+    try:
+        return str(load(TENSORRT).getInferLibVersion())
+    except (OSError, AttributeError):
+        return "unknown"
 
-    The system's loader is asked, so that no list of ours can be out of date.
+
+def missing_library(
+    load: Callable[[str], object] = ctypes.CDLL, *, tensorrt: bool = False, folder: Path = _CAPI
+) -> str | None:
+    """The shared library for want of which a GPU cannot be used, None if none is missing.
+
+    The system's loader is asked for the driver and for ONNX Runtime's providers in `folder`: it
+    names what they are linked against, and no list of ours can be out of date.
     """
-    provider = Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
-    for library in (DRIVER, *([str(provider)] if provider.exists() else [])):
+    wanted = [DRIVER]
+    cuda = folder / "libonnxruntime_providers_cuda.so"
+    if cuda.exists():
+        wanted += [str(cuda), CUDNN]
+        wanted += [str(folder / "libonnxruntime_providers_tensorrt.so")] if tensorrt else []
+    for library in wanted:
         try:
             load(library)
         except OSError as error:
-            found = _LIBRARY.search(str(error))
-            if found:
+            if found := _LIBRARY.search(str(error)):
                 return found.group(1)
     return None
 
 
-def advice(reason: str) -> str:
-    """A sentence about a GPU that cannot be used."""
-    library = missing_library()
-    if library == DRIVER:
-        reason = (
-            f"{reason} ({DRIVER} is missing: NVIDIA's driver is not installed, or not passed in)"
-        )
-    elif library:
-        reason = f"{reason} ({library} is missing: install the extra 'gpu', which brings it)"
+def advice(
+    reason: str,
+    options: CudaOptions,
+    error: Exception | None = None,
+    missing: Callable[..., str | None] = missing_library,
+) -> str:
+    """A sentence for the operator about a GPU that cannot be used, and one about what to do.
+
+    `error` is ONNX Runtime's own; it loses the signatures of C++ functions around its words.
+    """
+    library = missing(tensorrt=options.tensorrt)
+    text = " ".join(str(error or "").split())
+    told = [reason]
+    if failure := _FAILURE.search(text):
+        told.append(failure.group(0))
+    elif text and not library:
+        told.append(_SIGNATURE.sub("", text).rstrip("."))
+    if library:
+        told.append(f"{library} is missing")
     return (
-        f"CUDA cannot be used: {reason}. Install the 'gpu' extra on a "
-        "machine with an NVIDIA driver, or set LIKENESS_DEVICE=cpu."
+        f"CUDA cannot be used: {'; '.join(told)}. {_remedy(library, options)}, or set "
+        "LIKENESS_DEVICE=cpu to do without."
     )
+
+
+def _remedy(library: str | None, options: CudaOptions) -> str:
+    steps = []
+    if CUDA_PROVIDER not in ort.get_available_providers():
+        steps.append("install the 'gpu' extra in place of 'cpu'")
+    if library == DRIVER:
+        steps.append("install NVIDIA's driver (580 or newer), or pass it into the container")
+    elif library in TENSORRT_LIBRARIES:
+        steps.append("install TensorRT 10 for CUDA 13, or unset LIKENESS_TENSORRT")
+    elif library:
+        steps.append("install the 'gpu' extra anew, which brings it")
+    else:
+        chosen = {"LIKENESS_TENSORRT": options.tensorrt, "LIKENESS_CUDA_GRAPHS": options.graphs}
+        steps += [f"unset {name}" for name, on in chosen.items() if on]
+    steps = steps or ["see that nvidia-smi lists a GPU and a driver of 580 or newer"]
+    sentence = " and ".join(steps)
+    return sentence[0].upper() + sentence[1:]

@@ -19,6 +19,7 @@ from app.inference.cuda import (
     TENSORRT_PROVIDER,
     CudaOptions,
     advice,
+    missing_library,
     providers,
 )
 from app.settings import Device
@@ -97,6 +98,10 @@ def _create_session(path: Path, device: Device, options: CudaOptions) -> ort.Inf
             return _on_cuda(path, options)
         except DeviceError as error:
             log(logging.WARNING, "no usable GPU, running on the CPU", reason=error.detail)
+    return _on_cpu(path)
+
+
+def _on_cpu(path: Path) -> ort.InferenceSession:
     try:
         return _open(path, [CPU_PROVIDER])
     except Exception as error:  # ONNX Runtime raises its own types
@@ -106,15 +111,17 @@ def _create_session(path: Path, device: Device, options: CudaOptions) -> ort.Inf
 def _on_cuda(path: Path, options: CudaOptions) -> ort.InferenceSession:
     wanted = TENSORRT_PROVIDER if options.tensorrt else CUDA_PROVIDER
     if wanted not in ort.get_available_providers():
-        raise DeviceError(advice(f"this onnxruntime was built without {wanted}"))
+        raise DeviceError(advice(f"this onnxruntime was built without {wanted}", options))
     try:
         if hasattr(ort, "preload_dlls"):
             ort.preload_dlls()
         session = _open(path, providers(path, options))
     except Exception as error:  # a RuntimeError where a library is missing, and types of its own
-        raise DeviceError(advice(str(error))) from error
-    if session.get_providers()[0] != wanted:
-        raise DeviceError(advice(f"the session fell back to {session.get_providers()[0]}"))
+        _on_cpu(path)  # A file that nothing can run is no fault of the GPU's.
+        raise DeviceError(advice(f"{wanted} did not start", options, error)) from error
+    # cuDNN is opened late, so the list of providers alone does not show that it is there.
+    if session.get_providers()[0] != wanted or missing_library(tensorrt=options.tensorrt):
+        raise DeviceError(advice(f"{wanted} did not start", options))
     return session
 
 
@@ -124,6 +131,6 @@ def _open(path: Path, wanted: list[Any]) -> ort.InferenceSession:
     session_options.inter_op_num_threads = 1
     session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session_options.log_severity_level = 3
-    session = ort.InferenceSession(str(path), session_options, providers=wanted)
-    session.disable_fallback()
-    return session
+    # Or a provider that fails, here or in a run, has the session made anew on another one, and why
+    # it failed is lost.
+    return ort.InferenceSession(str(path), session_options, providers=wanted, enable_fallback=False)
