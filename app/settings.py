@@ -77,6 +77,14 @@ class Settings(BaseSettings):
     import_timeout: Annotated[
         float, Field(gt=0, description="Seconds for the upload of one, and to watch its progress.")
     ] = 3600.0
+    import_workers: Annotated[
+        int | None,
+        Field(gt=0, description="Photos of an uploaded import at work at a time. Unset: half."),
+    ] = None
+    import_report_days: Annotated[
+        float,
+        Field(gt=0, description="How long reports of uploaded imports, which name people, stay."),
+    ] = 30.0
 
     workers: Annotated[
         int | None, Field(gt=0, description="Inference threads; default: the usable cores.")

@@ -10,6 +10,7 @@ from fastapi import Request, Response
 
 from app.api.schemas import ImageInfo
 from app.errors import LikenessError
+from app.importing.jobs import ImportJobs
 from app.services import Services
 from app.telemetry.logs import request_id
 from app.types import AnalysedImage, Face
@@ -21,6 +22,12 @@ def services_of(request: Request) -> Services:
     """The running parts of the app that serves this request."""
     services: Services = request.app.state.services
     return services
+
+
+def jobs_of(request: Request) -> ImportJobs:
+    """The imports of the app that serves this request."""
+    jobs: ImportJobs = request.app.state.imports
+    return jobs
 
 
 class AnswerHead:

@@ -15,12 +15,13 @@ from rich.table import Table
 
 from app.cli.console import clear_errors, err, out, read_settings
 from app.decision.policy import FaceSelection
-from app.errors import CollectionNotFound, LikenessError
+from app.errors import CollectionNotFound
 from app.gallery.gallery import DEFAULT_COLLECTION
-from app.importing.local import ImportOptions, LocalImport, OnConflict, StoppedByConflict
+from app.importing.local import LocalImport
+from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
 from app.importing.outcomes import Counts, Outcome, Result, Tell, report_writer
 from app.importing.remote import RemoteImport
-from app.importing.rows import ImportSourceError, Row
+from app.importing.rows import Row
 from app.importing.sources import SourceOptions, rows_of, total_of
 from app.services import build_services
 from app.settings import Settings
@@ -29,17 +30,13 @@ EXIT_SOME_REJECTED, EXIT_CANNOT_RUN, EXIT_STOPPED = 1, 2, 3
 PLAIN_LINE_EVERY_S = 5.0
 
 
-class _Stopped(Exception):
-    """A row was rejected, and the import was to stop there."""
-
-
 def import_folder(
     sources: Annotated[
         list[str],
         typer.Argument(
             help="A folder with one folder a person; a CSV, JSON Lines or Parquet table "
             "(person_id, and image or embedding); a zip or tar of either, or WebDataset shards; "
-            "- for standard input."
+            "compreface:http://host:8000; - for standard input."
         ),
     ],
     *,
@@ -69,7 +66,12 @@ def import_folder(
             "checked and reported, embeddings are not checked."
         ),
     ] = None,
-    on_error: Annotated[str, typer.Option(help="continue, or stop at the first.")] = "continue",
+    on_error: Annotated[
+        OnError, typer.Option(help="Go on after a rejected row, or stop at the first.")
+    ] = OnError.CONTINUE,
+    retry_refused: Annotated[
+        bool, typer.Option(help="Look again at rows that an earlier run refused.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option(help="Analyse and report, store nothing.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many rows.")] = None,
     sample: Annotated[
@@ -85,6 +87,9 @@ def import_folder(
     api_key: Annotated[
         str | None, typer.Option(envvar="LIKENESS_API_KEY", help="Sent to that server.")
     ] = None,
+    source_key: Annotated[
+        str | None, typer.Option(envvar="LIKENESS_SOURCE_KEY", help="CompreFace's API key.")
+    ] = None,
 ) -> None:
     """Enrol photos or embeddings. Safe to run again, also after it was killed: it goes on.
 
@@ -93,34 +98,33 @@ def import_folder(
     """
     settings = read_settings()
     counts = Counts()
-    stopped: LikenessError | _Stopped | None = None
+    options = ImportOptions(
+        face=face, near_duplicate=near_duplicate, on_conflict=on_conflict, on_error=on_error,
+        retry_refused=retry_refused, dry_run=dry_run,
+    )  # fmt: skip
+    stopped: ImportStopped | None = None
     with clear_errors(), ExitStack() as stack:
-        if on_error not in ("continue", "stop"):
-            raise ImportSourceError("--on-error is continue or stop.")
         tells: list[Tell] = [counts]
         if report is not None:
             tells.append(stack.enter_context(report_writer(report)))
-        options = ImportOptions(face, near_duplicate, on_conflict, dry_run)
         if url is None:
             work, target = _local(stack, settings, collection, options)
         else:
-            work, target = _remote(RemoteImport(url, api_key, collection, face), options)
+            remote = RemoteImport(url, collection, options, settings.max_image_bytes, key=api_key)
+            work, target = remote.run, remote.ensure_collection()
         given = SourceOptions(
-            target, settings.max_image_bytes, space, images, pattern, stdin_format
+            target, settings.max_image_bytes, space, images, pattern, stdin_format, source_key
         )
         total = total_of(sources, given) if limit is None and sample is None else limit
         tells.append(stack.enter_context(_progress(total, counts)))
-        if on_error == "stop":
-            tells.append(_stop)
         rows = _chosen(rows_of(sources, given), limit, sample)
         try:
             work(rows, _to_all(tells))
-        except (_Stopped, StoppedByConflict) as reason:
+        except ImportStopped as reason:
             stopped = reason
     _summarise(counts, as_json=as_json, dry_run=dry_run)
     if stopped is not None:
-        detail = stopped.detail if isinstance(stopped, LikenessError) else str(stopped)
-        err.print(f"Stopped: {detail}", markup=False, highlight=False)
+        err.print(f"Stopped: {stopped.detail}", markup=False, highlight=False)
         raise typer.Exit(EXIT_STOPPED)
     if counts.of(Result.REJECTED):
         raise typer.Exit(EXIT_SOME_REJECTED)
@@ -129,20 +133,10 @@ def import_folder(
 Work = Callable[[Iterator[Row], Tell], None]
 
 
-def _remote(remote: RemoteImport, options: ImportOptions) -> tuple[Work, str]:
-    """What imports rows into a server, and the embedding space they go to."""
-    if options != ImportOptions(options.face):
-        raise ImportSourceError(
-            "A server does not know --near-duplicate, --on-conflict and --dry-run; leave them out, "
-            "or import where the database is."
-        )
-    return remote.run, remote.ensure_collection()
-
-
 def _local(
     stack: ExitStack, settings: Settings, collection: str, options: ImportOptions
 ) -> tuple[Work, str]:
-    """The same for the database of the settings."""
+    """What imports rows into the database of the settings, and the embedding space they go to."""
     services = build_services(settings)
     stack.callback(services.close)
     try:
@@ -169,11 +163,6 @@ def _chosen(rows: Iterator[Row], limit: int | None, sample: float | None) -> Ite
 
 def _draw(place: str) -> float:
     return int.from_bytes(hashlib.sha256(place.encode()).digest()[:8]) / 2**64
-
-
-def _stop(outcome: Outcome) -> None:
-    if outcome.result is Result.REJECTED:
-        raise _Stopped(f"{outcome.place}: {outcome.detail or outcome.reason}")
 
 
 @contextmanager

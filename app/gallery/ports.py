@@ -89,11 +89,13 @@ class NewTemplate:
 
 @dataclass(frozen=True, slots=True)
 class PersonTemplate:
-    """A template and whose it is; metadata replaces what the person had, unless it is None."""
+    """A template and whose it is; metadata replaces what the person had, unless it is None. It is
+    stored as `face_id` where no other has that id, else under a new one."""
 
     person_id: str
     metadata: JsonObject | None
     template: NewTemplate
+    face_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,10 @@
 
 import io
 import json
+import lzma
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +19,11 @@ TABLES = {"persons.jsonl": jsonl_rows, "manifest.jsonl": jsonl_rows, "manifest.c
 # What stands beside a photo in a WebDataset shard, under the same name.
 SIDECARS = {".json", ".cls", ".txt"}
 MAX_SIDECAR = 1_000_000
+# What zipfile raises on members that are damaged, encrypted or compressed in a way it cannot read.
+UNREADABLE = (
+    zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError, zlib.error,
+    lzma.LZMAError,
+)  # fmt: skip
 
 
 def zip_rows(file: BinaryIO, name: str, space: str, max_bytes: int) -> Iterator[Row]:
@@ -32,10 +39,19 @@ def zip_rows(file: BinaryIO, name: str, space: str, max_bytes: int) -> Iterator[
                     return
             for path in sorted(infos):
                 if is_image(path):
-                    read = _read_zipped(archive, infos[path], max_bytes)
-                    yield _by_folder(f"{name}/{path}", path, read)
-    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+                    yield _zipped_photo(archive, infos[path], f"{name}/{path}", max_bytes)
+    except UNREADABLE as error:
         raise ImportSourceError(f"{name} is not a whole zip file: {error}.") from error
+
+
+def _zipped_photo(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, place: str, max_bytes: int
+) -> Row:
+    """One that cannot be read fails alone."""
+    try:
+        return _by_folder(place, info.filename, _read_zipped(archive, info, max_bytes))
+    except ImportSourceError as problem:
+        return Row(place, PurePosixPath(info.filename).parent.name, problem=problem)
 
 
 def _find_in_zip(
@@ -50,9 +66,12 @@ def _read_zipped(
     archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int
 ) -> Callable[[], bytes]:
     """What gives the bytes, which are read now: the archive is closed when its last row was
-    given."""
-    with archive.open(info) as opened:
-        return io.BytesIO(opened.read(max_bytes + 1)).getvalue
+    given. Raises ImportSourceError."""
+    try:
+        with archive.open(info) as opened:
+            return io.BytesIO(opened.read(max_bytes + 1)).getvalue
+    except UNREADABLE as error:
+        raise ImportSourceError(f"It cannot be read from the archive: {error}.") from error
 
 
 @dataclass(slots=True)
@@ -95,8 +114,8 @@ def _add(
         return
     if is_image(member.name):
         sample.photos.append((member.name, opened.read(max_bytes + 1)))
-    elif suffix in SIDECARS and member.size <= MAX_SIDECAR:
-        sample.sidecar |= _said(suffix, opened.read())
+    elif suffix in SIDECARS:
+        sample.sidecar |= _said(suffix, opened.read(MAX_SIDECAR))
 
 
 def _said(suffix: str, content: bytes) -> dict[str, Any]:

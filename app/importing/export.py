@@ -2,22 +2,60 @@
 
 import importlib
 import json
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
-from app.gallery.ports import CollectionRecord, ExportedTemplate, TemplateStore
+from app.gallery.ports import CollectionRecord, ExportedTemplate, PersonRecord, TemplateStore
+from app.importing.bundle import line, new_bundle
 from app.importing.rows import ImportSourceError
 
 ROWS_AT_ONCE = 2_048
-CROPS, MANIFEST = "crops", "manifest.jsonl"
 
-Pages = Iterator[Sequence[ExportedTemplate]]
 Progress = Callable[[int], None]
+
+
+class _Source:
+    """What is exported: templates, then the persons that have none."""
+
+    def __init__(self, store: TemplateStore, record: CollectionRecord, progress: Progress) -> None:
+        self._store = store
+        self._progress = progress
+        self.record = record
+        self.count = 0
+
+    def templates(self) -> Iterator[Sequence[ExportedTemplate]]:
+        after = 0
+        while page := self._store.exported(self.record.name, after, ROWS_AT_ONCE):
+            after = page[-1].template_key
+            yield page
+            self.count += len(page)
+            self._progress(self.count)
+
+    def without_face(self) -> Iterator[dict[str, Any]]:
+        more, after = True, None
+        while more:
+            page = self._store.persons(self.record.name, after, ROWS_AT_ONCE)
+            yield from (_without_face(person) for person in page.items if not person.templates)
+            more, after = page.more, page.items[-1].person_id if page.items else None
+
+    def members(self, one: ExportedTemplate) -> dict[str, Any]:
+        return {
+            "person_id": one.person_id,
+            "metadata": dict(one.metadata),
+            "face_id": one.face_id,
+            "quality": dict(one.quality),
+            "content_digest": one.content_digest,
+            "embedding_space": self.record.embedding_space,
+            "embedding": one.embedding,
+        }
+
+
+def _without_face(person: PersonRecord) -> dict[str, Any]:
+    members = {"person_id": person.person_id, "metadata": dict(person.metadata)}
+    return {**members, "without_face": True}
 
 
 def export(store: TemplateStore, record: CollectionRecord, out: Path, progress: Progress) -> int:
@@ -32,82 +70,68 @@ def export(store: TemplateStore, record: CollectionRecord, out: Path, progress: 
     if out.exists():
         raise ImportSourceError(f"{out} exists already; name another file.")
     unfinished = out.with_name(f".{out.name}.unfinished")
-    counted = [0]
-
-    def pages() -> Pages:
-        after = 0
-        while page := store.exported(record.name, after, ROWS_AT_ONCE):
-            after = page[-1].template_key
-            yield page
-            counted[0] += len(page)
-            progress(counted[0])
-
+    source = _Source(store, record, progress)
     try:
         # It holds biometric data: its owner's alone.
         unfinished.touch(mode=0o600)
-        writers[out.suffix](unfinished, pages(), record)
+        writers[out.suffix](unfinished, source)
         unfinished.replace(out)
     except OSError as error:
         raise ImportSourceError(f"{out} cannot be written: {error.strerror}.") from error
     finally:
         unfinished.unlink(missing_ok=True)
-    return counted[0]
+    return source.count
 
 
-def _members(one: ExportedTemplate, record: CollectionRecord) -> dict[str, Any]:
-    return {
-        "person_id": one.person_id,
-        "metadata": dict(one.metadata),
-        "face_id": one.face_id,
-        "quality": dict(one.quality),
-        "content_digest": one.content_digest,
-        "embedding_space": record.embedding_space,
-        "embedding": one.embedding,
-    }
-
-
-def _line(members: dict[str, Any]) -> bytes:
-    return orjson.dumps(members, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
-
-
-def _jsonl(path: Path, pages: Pages, record: CollectionRecord) -> None:
+def _jsonl(path: Path, source: _Source) -> None:
     with path.open("wb") as file:
-        for page in pages:
-            file.writelines(_line(_members(one, record)) for one in page)
+        for page in source.templates():
+            file.writelines(line(source.members(one)) for one in page)
+        file.writelines(line(members) for members in source.without_face())
 
 
-def _zip(path: Path, pages: Pages, record: CollectionRecord) -> None:
-    """Crops as they come, then the table; an import reads the table first."""
-    lines: list[bytes] = []
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for page in pages:
+def _zip(path: Path, source: _Source) -> None:
+    with new_bundle(str(path)) as bundle:
+        for page in source.templates():
             for one in page:
-                members = _members(one, record)
+                members = source.members(one)
                 if one.crop is not None:
-                    members["crop"] = f"{CROPS}/{one.face_id}.png"
-                    archive.writestr(members["crop"], one.crop, zipfile.ZIP_STORED)
-                lines.append(_line(members))
-        archive.writestr(MANIFEST, b"".join(lines))
+                    members["crop"] = bundle.add_file(f"crops/{one.face_id}.png", one.crop)
+                bundle.add(members)
+        for members in source.without_face():
+            bundle.add(members)
 
 
-def _parquet(path: Path, pages: Pages, record: CollectionRecord) -> None:
+def _parquet(path: Path, source: _Source) -> None:
     try:
         pa, pq = (importlib.import_module(name) for name in ("pyarrow", "pyarrow.parquet"))
     except ModuleNotFoundError as error:
         raise ImportSourceError(
             "Parquet needs pyarrow, which is not installed: pip install 'likeness[parquet]'."
         ) from error
-    vector = pa.list_(pa.float32(), record.dimension)
+    dimension = source.record.dimension
+    vector = pa.list_(pa.float32(), dimension)
     texts = ("person_id", "metadata", "face_id", "quality", "content_digest", "embedding_space")
-    schema = pa.schema([(name, pa.string()) for name in texts] + [("embedding", vector)])
+    schema = pa.schema(
+        [(name, pa.string()) for name in texts]
+        + [("embedding", vector), ("without_face", pa.bool_())]
+    )
+
+    def table(rows: Sequence[dict[str, Any]], embeddings: Any) -> Any:
+        columns: dict[str, Any] = {name: [row.get(name) for row in rows] for name in texts}
+        for name in ("metadata", "quality"):
+            columns[name] = [
+                None if value is None else json.dumps(value) for value in columns[name]
+            ]
+        columns["embedding"] = embeddings
+        columns["without_face"] = [row.get("without_face") for row in rows]
+        return pa.table(columns, schema=schema)
+
     with pq.ParquetWriter(path, schema) as writer:
-        for page in pages:
-            rows = [_members(one, record) for one in page]
-            columns: dict[str, Any] = {name: [row[name] for row in rows] for name in texts}
-            for name in ("metadata", "quality"):
-                columns[name] = [json.dumps(value) for value in columns[name]]
-            flat = np.concatenate([one.embedding for one in page])
-            columns["embedding"] = pa.FixedSizeListArray.from_arrays(
-                pa.array(flat), record.dimension
-            )
-            writer.write_table(pa.table(columns, schema=schema))
+        for page in source.templates():
+            flat = pa.array(np.concatenate([one.embedding for one in page]))
+            embeddings = pa.FixedSizeListArray.from_arrays(flat, dimension)
+            writer.write_table(table([source.members(one) for one in page], embeddings))
+        rows = list(source.without_face())
+        if rows:
+            writer.write_table(table(rows, pa.nulls(len(rows), vector)))

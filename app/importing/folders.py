@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from app.folders import find_photos
+from app.folders import iterate_photos, sorted_names
 from app.importing.rows import ImportSourceError, Row, is_image
 
 PERSON = "{person_id}"
@@ -13,16 +13,22 @@ PERSON = "{person_id}"
 
 def folder_of_people(folder: Path, max_bytes: int) -> Iterator[Row]:
     """FOLDER/<person_id>/<photo>, by person and name; links that leave the folder are skipped."""
-    for photo in find_photos(folder):
-        place = str(photo.path.relative_to(folder.resolve()))
-        yield Row(place, photo.person_id, partial(read_file, photo.path, max_bytes))
+    try:
+        for photo in iterate_photos(folder):
+            place = f"{photo.person_id}/{photo.path.name}"
+            yield Row(place, photo.person_id, partial(read_file, photo.path, max_bytes))
+    except OSError as error:
+        raise ImportSourceError(
+            f"{error.filename or folder} cannot be read: {error.strerror}."
+        ) from error
 
 
 def flat_folder(folder: Path, pattern: str, max_bytes: int) -> Iterator[Row]:
     """Photos directly in a folder; `pattern` says where in the name the person stands."""
     expression = compile_pattern(pattern)
     root = folder.resolve()
-    for path in sorted(root.iterdir()):
+    for name in sorted_names(root):
+        path = root / name
         inside = path.is_file() and path.resolve().is_relative_to(root)
         if not inside or not is_image(path.name):
             continue

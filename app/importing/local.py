@@ -10,53 +10,30 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from enum import StrEnum
 
 from app.decision.calibrations import policy_of
-from app.decision.policy import FaceSelection
 from app.decision.rules import Ask, identification_rule
-from app.errors import LikenessError, StoreFull, StoreUnavailable
+from app.errors import LikenessError, PersonExists
 from app.gallery.ports import CollectionRecord, NewTemplate, PersonTemplate
 from app.importing.journal import Journal
+from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
 from app.importing.outcomes import Outcome, Result, Tell
-from app.importing.rows import Row
+from app.importing.rows import Row, content_of
 from app.services import Services, check_person_id, content_digest
 
 # Photos read ahead of each worker: enough to keep it busy, few enough to stay small in memory.
 AHEAD = 4
 ROWS_A_TRANSACTION = 1_000
 SECONDS_A_TRANSACTION = 1.0
-
-
-class OnConflict(StrEnum):
-    """What to do with a face that resembles another person more than its own."""
-
-    OFF = "off"
-    REPORT = "report"
-    SKIP = "skip"
-    STOP = "stop"
-
-
-@dataclass(frozen=True, slots=True)
-class ImportOptions:
-    """`near_duplicate`: a face this similar to one that its person has already is skipped.
-    `on_conflict` None: photos are checked and reported, embeddings are not checked."""
-
-    face: FaceSelection = FaceSelection.ONLY
-    near_duplicate: float | None = None
-    on_conflict: OnConflict | None = None
-    dry_run: bool = False
-
-
-class StoppedByConflict(LikenessError):
-    """The import was told to stop at a face that resembles another person more than its own."""
-
-    code, status, title = "conflict", 422, "A face looks like another person"
+# A reason: the face resembles another person more than its own.
+CONFLICT = "conflict"
+SERVER_ERROR = 500
 
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A row with its template, or with what already became of it."""
+    """A row with its template, or with what already became of it; neither where it is a person
+    without a face. `key` is what the journal knows it by."""
 
     row: Row
     template: NewTemplate | None = None
@@ -67,6 +44,8 @@ class _Prepared:
 
 class LocalImport:
     """Imports rows into one collection."""
+
+    _journal: Journal  # open while it runs
 
     def __init__(
         self,
@@ -83,20 +62,21 @@ class LocalImport:
         self._policy = policy_of(record)
         decided_by = [
             services.gallery.store.identity(), record.name, record.embedding_space,
-            self._policy.enroll_gate.model_dump(mode="json"), options.face.value,
+            self._policy.model_dump(mode="json"), record.calibration_id, options.face.value,
             options.near_duplicate, options.on_conflict,
         ]  # fmt: skip
-        path = services.settings.data_dir / "imports.db"
-        self._journal = Journal(path, json.dumps(decided_by, sort_keys=True))
+        self._decided_by = json.dumps(decided_by, sort_keys=True)
         self._batch: list[_Prepared] = []
         self._since = time.monotonic()
 
     def run(self, rows: Iterator[Row], tell: Tell) -> None:
         """Import all rows; each outcome is told when it is on disk.
 
-        Raises StoreFull, StoreUnavailable, ImportSourceError and StoppedByConflict; what was told
+        Raises StoreFull, StoreUnavailable, ImportSourceError and ImportStopped; what was told
         before stays done.
         """
+        path = self._services.settings.data_dir / "imports.db"
+        self._journal = Journal(path, self._decided_by)
         under_way: deque[_Prepared | Future[_Prepared]] = deque()
         workers = self._workers
         with ThreadPoolExecutor(workers, thread_name_prefix="import") as threads:
@@ -117,42 +97,47 @@ class LocalImport:
 
     def _start(self, row: Row, threads: ThreadPoolExecutor) -> "_Prepared | Future[_Prepared]":
         """Embeddings are made into templates here, photos on the threads."""
-        if row.read is not None:
-            data, problem = _read(row)
-            if data is not None:
-                return self._start_photo(row, data, threads)
-            return _Prepared(row, outcome=_rejected(row, problem))
         try:
+            if row.read is not None:
+                return self._start_photo(row, content_of(row.read), threads)
             if row.problem is not None:
                 raise row.problem
             check_person_id(row.person_id)
+            if row.without_face:
+                return _Prepared(row)
             assert row.embedding is not None, "a row has a photo, an embedding or a problem"
             made = self._services.template_from_embedding(row.embedding)
-            crop = row.crop() if row.crop is not None and self._policy.keep_crops else None
+            crop = content_of(row.crop) if row.crop and self._policy.keep_crops else None
         except LikenessError as error:
             return _Prepared(row, outcome=_rejected(row, error))
-        except OSError as error:
-            return _Prepared(row, outcome=_rejected(row, _unreadable(error)))
         template = NewTemplate(
             made.embedding,
             row.content_digest or made.content_digest,
             dict(row.quality),
             crop,
         )
-        return _Prepared(row, template)
+        if not self._checked(row):
+            return _Prepared(row, template)
+        key = self._journal.key(row.person_id, template.content_digest)
+        return self._refused_before(row, key) or _Prepared(row, template, key=key)
 
     def _start_photo(
         self, row: Row, data: bytes, threads: ThreadPoolExecutor
     ) -> "_Prepared | Future[_Prepared]":
         digest = content_digest(data)
         key = self._journal.key(row.person_id, digest)
-        before = self._journal.find(key)
-        if before is not None:
-            result, reason, detail = before
-            return _Prepared(
-                row, outcome=Outcome(row.place, row.person_id, Result(result), reason, detail)
-            )
-        return threads.submit(self._analyse, row, data, digest, key)
+        before = self._refused_before(row, key)
+        return before or threads.submit(self._analyse, row, data, digest, key)
+
+    def _refused_before(self, row: Row, key: bytes) -> _Prepared | None:
+        before = None if self._options.retry_refused else self._journal.find(key)
+        if before is None:
+            return None
+        result, reason, detail = before
+        detail = detail or "As an earlier run found; --retry-refused looks again."
+        return _Prepared(
+            row, outcome=Outcome(row.place, row.person_id, Result(result), reason, detail)
+        )
 
     def _analyse(self, row: Row, data: bytes, digest: str, key: bytes) -> _Prepared:
         services = self._services
@@ -161,9 +146,9 @@ class LocalImport:
             if services.gallery.store.knows(self._record.name, row.person_id, digest):
                 return _Prepared(row, outcome=_already(row))
             _, template = services.template_from_photo(data, self._options.face, self._policy)
-        except (StoreFull, StoreUnavailable):
-            raise
         except LikenessError as error:
+            if error.status >= SERVER_ERROR:  # ours, not the photo's: another time it goes well
+                raise
             return _Prepared(row, outcome=_rejected(row, error), key=key)
         return _Prepared(row, template, key=key)
 
@@ -174,12 +159,38 @@ class LocalImport:
             # It is judged by all before it, so they must be in the index.
             self._flush(tell)
             prepared = self._check(prepared, prepared.template)
+        if prepared.row.without_face and prepared.outcome is None:
+            self._flush(tell)
+            prepared = _Prepared(prepared.row, outcome=self._create(prepared.row))
         if prepared.outcome is not None:
             self._note(prepared)
         self._batch.append(prepared)
+        if prepared.outcome is not None and self._stops_at(prepared.outcome):
+            self._flush(tell)
+            outcome = prepared.outcome
+            raise ImportStopped(f"{outcome.place}: {outcome.detail or outcome.reason}")
         old = time.monotonic() - self._since > SECONDS_A_TRANSACTION
         if len(self._batch) >= ROWS_A_TRANSACTION or old:
             self._flush(tell)
+
+    def _stops_at(self, outcome: Outcome) -> bool:
+        if outcome.result is not Result.REJECTED:
+            return False
+        conflict = outcome.reason == CONFLICT and self._options.on_conflict is OnConflict.STOP
+        return conflict or self._options.on_error is OnError.STOP
+
+    def _create(self, row: Row) -> Outcome:
+        """A person who has no face."""
+        store, name = self._services.gallery.store, self._record.name
+        if self._options.dry_run:
+            return Outcome(row.place, row.person_id, Result.ENROLLED)
+        try:
+            store.create_person(name, row.person_id, row.metadata or {})
+        except PersonExists:
+            if row.metadata is not None:
+                store.update_person(name, row.person_id, row.metadata)
+            return _already(row)
+        return Outcome(row.place, row.person_id, Result.ENROLLED)
 
     def _checked(self, row: Row) -> bool:
         on_conflict = self._options.on_conflict
@@ -217,28 +228,30 @@ class LocalImport:
 
     def _conflict(self, prepared: _Prepared, other: str, similarity: float) -> _Prepared:
         row = prepared.row
-        detail = f"The face resembles {other} more than anybody else."
-        if self._options.on_conflict is OnConflict.STOP:
-            raise StoppedByConflict(f"{row.place} of {row.person_id}: {detail}")
-        if self._options.on_conflict is OnConflict.SKIP:
+        if self._options.on_conflict in (OnConflict.SKIP, OnConflict.STOP):
             outcome = Outcome(
-                row.place, row.person_id, Result.REJECTED, "conflict", detail,
+                row.place, row.person_id, Result.REJECTED, CONFLICT, _resembles(other),
                 conflict_with=other, similarity=similarity,
             )  # fmt: skip
-            # Not noted: the person whom it resembles may be gone the next time.
-            return _Prepared(row, outcome=outcome)
+            # Noted only where the import goes on: what follows could change the answer next time.
+            goes_on = self._options.on_conflict is OnConflict.SKIP
+            return _Prepared(row, outcome=outcome, key=prepared.key if goes_on else None)
         return _Prepared(row, prepared.template, key=prepared.key, conflict=(other, similarity))
 
     def _note(self, prepared: _Prepared) -> None:
-        if prepared.key is not None and prepared.outcome is not None:
-            outcome = prepared.outcome
-            self._journal.note(prepared.key, outcome.result.value, outcome.reason, outcome.detail)
+        outcome = prepared.outcome
+        # A dry run judges by a gallery that lacks the rows before it.
+        if prepared.key is None or outcome is None or self._options.dry_run:
+            return
+        # The journal names nobody.
+        detail = "" if outcome.reason == CONFLICT else outcome.detail
+        self._journal.note(prepared.key, outcome.result.value, outcome.reason, detail)
 
     def _flush(self, tell: Tell) -> None:
         """Store what is waiting, then tell of it, in the order of the rows."""
         waiting, self._batch = self._batch, []
         new = [
-            PersonTemplate(one.row.person_id, one.row.metadata, one.template)
+            PersonTemplate(one.row.person_id, one.row.metadata, one.template, one.row.face_id)
             for one in waiting
             if one.template is not None
         ]
@@ -258,30 +271,12 @@ def _is_ready(one: "_Prepared | Future[_Prepared]") -> bool:
     return not isinstance(one, Future) or one.done()
 
 
-def _read(row: Row) -> tuple[bytes | None, LikenessError | None]:
-    """The photo's bytes, or why there are none."""
-    assert row.read is not None, "only photos are read"
-    try:
-        return row.read(), None
-    except LikenessError as error:
-        return None, error
-    except OSError as error:
-        return None, _unreadable(error)
-
-
-class UnreadableFile(LikenessError):
-    """A photo's file cannot be read."""
-
-    code, status, title = "unreadable_file", 422, "The file cannot be read"
-
-
-def _unreadable(error: OSError) -> UnreadableFile:
-    return UnreadableFile(f"The file cannot be read: {error.strerror}.")
-
-
-def _rejected(row: Row, error: LikenessError | None) -> Outcome:
-    assert error is not None, "a row that cannot be used has a reason"
+def _rejected(row: Row, error: LikenessError) -> Outcome:
     return Outcome(row.place, row.person_id, Result.REJECTED, error.code, error.detail)
+
+
+def _resembles(other: str) -> str:
+    return f"The face resembles {other} more than anybody else."
 
 
 def _already(row: Row) -> Outcome:
@@ -292,8 +287,7 @@ def _stored(one: _Prepared, face_id: str | None, *, dry_run: bool) -> Outcome:
     if face_id is None:
         return _already(one.row)
     other, similarity = one.conflict or (None, None)
-    reason = "conflict" if other else ""
-    detail = f"The face resembles {other} more than anybody else." if other else ""
+    reason, detail = (CONFLICT, _resembles(other)) if other else ("", "")
     return Outcome(
         one.row.place, one.row.person_id, Result.ENROLLED, reason, detail,
         None if dry_run else face_id, other, similarity,

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,24 +42,21 @@ Tell: TypeAlias = Callable[[Outcome], None]
 
 
 class Counts:
-    """How many rows ended in what."""
+    """How many rows ended in what. One thread counts, any may read."""
 
     def __init__(self) -> None:
         self.by_reason: Counter[tuple[str, str]] = Counter()
+        self.total = 0
         self.conflicts = 0
 
     def __call__(self, outcome: Outcome) -> None:
         self.by_reason[outcome.result.value, outcome.reason] += 1
+        self.total += 1
         self.conflicts += outcome.conflict_with is not None
 
     def of(self, result: Result) -> int:
         """Rows with that result."""
-        return sum(n for (kind, _), n in self.by_reason.items() if kind == result)
-
-    @property
-    def total(self) -> int:
-        """All rows."""
-        return sum(self.by_reason.values())
+        return sum(n for (kind, _), n in self.by_reason.copy().items() if kind == result)
 
     def members(self) -> dict[str, object]:
         """For JSON."""
@@ -67,17 +65,18 @@ class Counts:
             "conflicts": self.conflicts,
             "reasons": [
                 {"result": result, "reason": reason, "rows": count}
-                for (result, reason), count in sorted(self.by_reason.items())
+                for (result, reason), count in sorted(self.by_reason.copy().items())
             ],
         }
 
 
 @contextmanager
 def report_writer(path: Path) -> Iterator[Tell]:
-    """One line a row, written as it comes: CSV, or JSON Lines by the name's end. Raises
-    ImportSourceError."""
+    """One line a row, written as it comes: CSV, or JSON Lines by the name's end. A new file is its
+    owner's alone, as it names people. Raises ImportSourceError."""
     try:
-        file = path.open("w", newline="", encoding="utf-8")
+        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        file = os.fdopen(opened, "w", newline="", encoding="utf-8")
     except OSError as error:
         raise ImportSourceError(f"{path} cannot be written: {error.strerror}.") from error
     with file:

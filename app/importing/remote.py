@@ -1,131 +1,254 @@
-"""Rows into a running server, by its own call: the same semantics, from another machine."""
+"""Rows into a running server, which imports them itself: the same semantics, from another machine.
 
-import hashlib
-import json
+They are sent as archives of some hundred rows, each an import of the server's own
+(`POST /v1/collections/{c}/imports`), one being filled while another is worked at.
+"""
+
+import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import IO, Any
 
 import httpx
+import orjson
 
-from app.decision.policy import FaceSelection
+from app.errors import ImageTooLarge, LikenessError
+from app.importing.bundle import Bundle, new_bundle
+from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
 from app.importing.outcomes import Outcome, Result, Tell
-from app.importing.rows import ImportSourceError, Row
+from app.importing.rows import ImportSourceError, Row, content_of
 
-CALLS_AT_ONCE = 8
-AHEAD = 2 * CALLS_AT_ONCE
-TIMEOUT_S = 120.0
+ROWS_A_PART = 500
+BYTES_A_PART = 32 << 20
+PARTS_UNDER_WAY = 2
+TIMEOUT_S = 300.0
+POLL_S = 0.2
+FORGET_ATTEMPTS = 50
 # A server that is busy says when to come back; one that does not come back ends the import.
 ATTEMPTS = 8
 LONGEST_PAUSE_S = 30.0
-BUSY = 503
+BUSY = (502, 503, 504)
+ENDED_WELL = "done"
+STOPPED = "stopped"
+UNDER_WAY = ("queued", "running")
+
+
+@dataclass(slots=True)
+class _Part:
+    """Rows that travel together. `known`: what became of those that were not sent; `import_id`:
+    the server's import, once it has the archive."""
+
+    rows: list[Row] = field(default_factory=list)
+    known: dict[int, Outcome] = field(default_factory=dict)
+    sent: int = 0
+    import_id: str = ""
 
 
 class RemoteImport:
     """Imports rows into a collection of the server at `url`."""
 
-    def __init__(self, url: str, api_key: str | None, collection: str, face: FaceSelection) -> None:
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    def __init__(
+        self,
+        url: str,
+        collection: str,
+        options: ImportOptions,
+        max_bytes: int,
+        *,
+        key: str | None = None,
+    ) -> None:
+        """`max_bytes`: larger photos are not sent; `key` is sent as a bearer token."""
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._client = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=TIMEOUT_S)
+        self._url = f"/v1/collections/{collection}"
         self._collection = collection
-        self._face = face
+        self._options = options
+        self._max_bytes = max_bytes
+        self._space = ""
+        # Whoever stops at a row must have nothing beyond it under way.
+        stops = OnError.STOP is options.on_error or OnConflict.STOP is options.on_conflict
+        self._at_once = 1 if stops else PARTS_UNDER_WAY
+        self._stops_at_errors = options.on_error is OnError.STOP
 
     def ensure_collection(self) -> str:
         """The embedding space of the collection, which is made if missing. Raises
         ImportSourceError."""
+        answer = self._call("GET", self._url)
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            answer = self._call("POST", "/v1/collections", json={"name": self._collection})
         try:
-            answer = self._client.get(f"/v1/collections/{self._collection}")
-            if answer.status_code == httpx.codes.NOT_FOUND:
-                answer = self._client.post("/v1/collections", json={"name": self._collection})
-            answer.raise_for_status()
-            return str(answer.json()["embedding_space"])
-        except (httpx.HTTPError, KeyError, ValueError) as error:
+            self._space = str(_accepted(answer)["embedding_space"])
+        except KeyError:
             raise ImportSourceError(
-                f"{self._client.base_url} does not answer as a Likeness server: {error}."
-            ) from error
+                f"{self._client.base_url} does not answer as a Likeness server."
+            ) from None
+        return self._space
 
     def run(self, rows: Iterator[Row], tell: Tell) -> None:
-        """Import all rows, several calls at a time, told in the order of the rows. Raises
-        ImportSourceError when the server is gone."""
-        under_way: deque[Future[Outcome]] = deque()
-        with ThreadPoolExecutor(CALLS_AT_ONCE, thread_name_prefix="import") as threads:
-            try:
-                for row in rows:
-                    under_way.append(threads.submit(self._enroll, row))
-                    if len(under_way) >= AHEAD:
-                        tell(under_way.popleft().result())
-                while under_way:
-                    tell(under_way.popleft().result())
-            finally:
-                threads.shutdown(cancel_futures=True)
-                self._client.close()
-
-    def _enroll(self, row: Row) -> Outcome:
-        if row.problem is not None:
-            return _rejected(row, row.problem.code, row.problem.detail)
-        fields: dict[str, Any] = {
-            "person_id": row.person_id,
-            "collection": self._collection,
-            "face_selection": self._face.value,
-        }
-        if row.metadata is not None:
-            fields["metadata"] = dict(row.metadata)
+        """Import all rows, told in their order as each archive is done. What is under way is
+        cancelled where this ends early. Raises ImportSourceError and ImportStopped."""
+        under_way: deque[_Part] = deque()
         try:
-            data = row.read() if row.read is not None else None
-        except OSError as error:
-            return _rejected(row, "unreadable_file", str(error.strerror))
-        if row.embedding is not None:
-            fields["embeddings"] = [row.embedding.tolist()]
-        answer = self._post(fields, data)
-        members = answer.json()
-        if answer.status_code != httpx.codes.OK:
-            return _rejected(row, members["code"], members["detail"])
-        if members["rejected"]:
-            first = members["rejected"][0]
-            return _rejected(row, first["reasons"][0], first["detail"])
-        face = members["enrolled"][0]
-        if face["duplicate"]:
-            return Outcome(row.place, row.person_id, Result.SKIPPED, "already_enrolled")
-        return Outcome(row.place, row.person_id, Result.ENROLLED, face_id=face["face_id"])
+            for part in self._parts(rows):
+                under_way.append(part)
+                if len(under_way) >= self._at_once:
+                    self._finish(under_way, tell)
+            while under_way:
+                self._finish(under_way, tell)
+        finally:
+            for part in under_way:
+                self._forget(part)
+            self._client.close()
 
-    def _post(self, fields: dict[str, Any], data: bytes | None) -> httpx.Response:
-        """One call, sent again under the same key while the server is busy or away."""
-        content = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
-        content.update(data or b"")
-        headers = {"Idempotency-Key": content.hexdigest()}
-        body: dict[str, Any] = {"json": fields}
-        if data is not None:
-            body = {"data": {key: _as_text(value) for key, value in fields.items()}}
-            body["files"] = {"image": data}
+    # --- there --------------------------------------------------------------------------------
+
+    def _parts(self, rows: Iterator[Row]) -> Iterator[_Part]:
+        """Rows in parts, each sent."""
+        row = next(rows, None)
+        while row is not None:
+            part = _Part()
+            with tempfile.TemporaryFile() as file:
+                with new_bundle(file) as bundle:
+                    while row is not None:
+                        self._add(row, part, bundle)
+                        if self._is_full(part, file):
+                            break
+                        row = next(rows, None)
+                if part.sent:
+                    self._send(part, file)
+                yield part
+            row = next(rows, None)
+
+    def _is_full(self, part: _Part, file: IO[bytes]) -> bool:
+        stop = self._stops_at_errors and bool(part.known)
+        return stop or len(part.rows) >= ROWS_A_PART or file.tell() >= BYTES_A_PART
+
+    def _add(self, row: Row, part: _Part, bundle: Bundle) -> None:
+        try:
+            if row.problem is not None:
+                raise row.problem
+            bundle.add(self._members(row, bundle, str(len(part.rows))))
+            part.sent += 1
+        except LikenessError as error:
+            outcome = Outcome(row.place, row.person_id, Result.REJECTED, error.code, error.detail)
+            part.known[len(part.rows)] = outcome
+        part.rows.append(row)
+
+    def _members(self, row: Row, bundle: Bundle, name: str) -> dict[str, Any]:
+        """The row of the manifest. Raises ImageTooLarge or UnreadableFile."""
+        members: dict[str, Any] = {"person_id": row.person_id}
+        if row.metadata is not None:
+            members["metadata"] = dict(row.metadata)
+        if row.without_face:
+            return {**members, "without_face": True}
+        if row.read is not None:
+            data = content_of(row.read)
+            if len(data) > self._max_bytes:
+                raise ImageTooLarge(f"The photo has more than {self._max_bytes:,} bytes.")
+            return {**members, "image": bundle.add_file(name, data)}
+        members |= {"embedding": row.embedding, "embedding_space": self._space}
+        members |= {"quality": dict(row.quality), "content_digest": row.content_digest}
+        if row.crop is not None:
+            members["crop"] = bundle.add_file(name, content_of(row.crop))
+        return {**members, "face_id": row.face_id}
+
+    def _send(self, part: _Part, file: IO[bytes]) -> None:
+        query = self._options.model_dump(mode="json", exclude_none=True)
+
+        file.seek(0)
+        headers = {"Content-Type": "application/zip"}
+        answer = self._call(
+            "POST", f"{self._url}/imports", content=file.read(), params=query, headers=headers
+        )
+        part.import_id = _accepted(answer)["import_id"]
+
+    # --- and back -----------------------------------------------------------------------------
+
+    def _finish(self, under_way: deque[_Part], tell: Tell) -> None:
+        """Tell of the first part's rows, when the server is done with it."""
+        part = under_way[0]
+        ended = self._wait(part) if part.sent else {"state": ENDED_WELL}
+        told = self._report(part) if part.sent else iter(())
+        last = ""
+        for index, row in enumerate(part.rows):
+            outcome = part.known.get(index) or next(told, None)
+            if outcome is None:
+                break  # it ended before this row
+            tell(replace(outcome, place=row.place))
+            last = f"{row.place}: {outcome.detail or outcome.reason}"
+        if ended["state"] == STOPPED or (part.known and self._stops_at_errors):
+            raise ImportStopped(last)
+        if ended["state"] != ENDED_WELL:
+            detail = ended.get("detail") or f"the import was {ended['state']}."
+            raise ImportSourceError(f"The server did not finish: {detail}")
+        self._forget(under_way.popleft())
+
+    def _wait(self, part: _Part) -> dict[str, Any]:
+        url = f"{self._url}/imports/{part.import_id}"
+        while (job := _accepted(self._call("GET", url)))["state"] in UNDER_WAY:
+            time.sleep(POLL_S)
+        return job
+
+    def _report(self, part: _Part) -> Iterator[Outcome]:
+        """What became of the rows that were sent, in their order."""
+        answer = self._call("GET", f"{self._url}/imports/{part.import_id}/report")
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            return  # it ended before its first row
+        if not answer.is_success:
+            _accepted(answer)
+        for line in answer.text.splitlines():
+            members = orjson.loads(line)
+            yield Outcome(**{**members, "result": Result(members["result"])})
+
+    def _forget(self, part: _Part) -> None:
+        """End the server's import where it is under way, then let it forget the report."""
+        url = f"{self._url}/imports/{part.import_id}"
+        for _ in range(FORGET_ATTEMPTS if part.sent else 0):
+            with suppress(httpx.HTTPError):
+                if self._client.delete(url).status_code == httpx.codes.NOT_FOUND:
+                    return
+            time.sleep(POLL_S)
+
+    def _call(self, method: str, url: str, **request: Any) -> httpx.Response:
+        """One call, sent again while the server is busy or away. Raises ImportSourceError."""
         reason = ""
         for attempt in range(ATTEMPTS):
-            if attempt:
-                time.sleep(min(0.5 * 2**attempt, LONGEST_PAUSE_S))
             try:
-                answer = self._client.post("/v1/enroll", headers=headers, **body)
+                answer = self._client.request(method, url, **request)
             except httpx.TransportError as error:
-                reason = str(error)
-                continue
-            if answer.status_code != BUSY:
-                if "problem+json" in answer.headers.get("content-type", "") or answer.is_success:
+                reason, asked = f"{error}.", ""
+            else:
+                if answer.status_code not in BUSY:
                     return answer
-                raise ImportSourceError(
-                    f"The server answered {answer.status_code}, which no Likeness server does; is "
-                    "something in between?"
-                )
-            reason = str(answer.json().get("detail", BUSY))
+                reason, asked = _detail(answer), answer.headers.get("Retry-After", "")
+            if attempt < ATTEMPTS - 1:
+                pause = float(asked) if asked.isdigit() else 0.5 * 2**attempt
+                time.sleep(min(pause, LONGEST_PAUSE_S))
         raise ImportSourceError(
-            f"The server did not take a row in {ATTEMPTS} attempts: {reason} Run the import again "
-            "later: what was enrolled is not done twice."
+            f"{self._client.base_url} did not answer in {ATTEMPTS} attempts: {reason} Run the "
+            "import again later: what was enrolled is not done twice."
         )
 
 
-def _as_text(value: Any) -> str:
-    """A form's fields carry JSON as text."""
-    return value if isinstance(value, str) else json.dumps(value)
+def _accepted(answer: httpx.Response) -> dict[str, Any]:
+    """The answer's members. Raises ImportSourceError for what is none of a Likeness server."""
+    if not answer.is_success:
+        raise ImportSourceError(f"{answer.request.url.host} refuses: {_detail(answer)}")
+    try:
+        members: dict[str, Any] = answer.json()
+    except ValueError:
+        raise ImportSourceError(
+            f"{answer.request.url} does not answer as a Likeness server."
+        ) from None
+    return members
 
 
-def _rejected(row: Row, reason: str, detail: str) -> Outcome:
-    return Outcome(row.place, row.person_id, Result.REJECTED, reason, detail)
+def _detail(answer: httpx.Response) -> str:
+    if "problem+json" in answer.headers.get("content-type", ""):
+        return str(answer.json()["detail"])
+    return (
+        f"{answer.request.method} {answer.request.url.path} was answered with "
+        f"{answer.status_code}, and not by a Likeness server; is something in between?"
+    )

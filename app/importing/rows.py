@@ -6,9 +6,8 @@ from pathlib import PurePath
 from typing import Any
 
 from app.errors import LikenessError
+from app.folders import IMAGE_SUFFIXES
 from app.types import FloatArray
-
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
 class ImportSourceError(LikenessError):
@@ -19,12 +18,12 @@ class ImportSourceError(LikenessError):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one row asks for. Exactly one of `read` (the photo's bytes), `embedding` (d,) and
-    `problem` (why the row cannot be used) is set.
+    """What one row asks for: `read` gives a photo's bytes, `embedding` is (d,), `problem` says why
+    the row cannot be used. Exactly one of them is set, none where it is a person `without_face`.
 
     With an embedding may come what an export knows of it: `quality`, the digest of the photo it was
-    made from, and its aligned face. `place` is where it stands, for people: a path, or a line of a
-    table.
+    made from, its aligned face and its id. `place` is where it stands, for people: a path, or a
+    line of a table.
     """
 
     place: str
@@ -34,8 +33,24 @@ class Row:
     metadata: Mapping[str, Any] | None = None
     quality: Mapping[str, Any] = field(default_factory=dict)
     content_digest: str | None = None
+    face_id: str | None = None
     crop: Callable[[], bytes] | None = None
     problem: LikenessError | None = None
+    without_face: bool = False
+
+
+class UnreadableFile(LikenessError):
+    """A photo's file cannot be read."""
+
+    code, status, title = "unreadable_file", 422, "The file cannot be read"
+
+
+def content_of(read: Callable[[], bytes]) -> bytes:
+    """The bytes of a photo or crop. Raises UnreadableFile, or what the source has to say."""
+    try:
+        return read()
+    except OSError as error:
+        raise UnreadableFile(f"The file cannot be read: {error.strerror}.") from error
 
 
 def is_image(name: str) -> bool:

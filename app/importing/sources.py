@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from app.folders import find_photos
+from app.folders import iterate_photos, sorted_names
 from app.importing.archives import tar_rows, zip_rows
+from app.importing.compreface import PREFIX, compreface_rows, count_compreface
 from app.importing.folders import flat_folder, folder_of_people, read_file
 from app.importing.rows import ImportSourceError, Row, is_image
 from app.importing.tables import (
@@ -30,7 +31,7 @@ _TABLES = {".csv": csv_rows, ".jsonl": jsonl_rows, ".ndjson": jsonl_rows}
 class SourceOptions:
     """What the sources are read with: `space` is the collection's, `given_space` that of embeddings
     which do not say it; `images` the folder of a table's photos; `pattern` of names in a flat
-    folder; `stdin_format` one of FORMATS."""
+    folder; `stdin_format` one of FORMATS; `key` opens another service that is a source."""
 
     space: str
     max_bytes: int
@@ -38,6 +39,7 @@ class SourceOptions:
     images: Path | None = None
     pattern: str | None = None
     stdin_format: str = "jsonl"
+    key: str | None = None
 
 
 def rows_of(sources: list[str], options: SourceOptions) -> Iterator[Row]:
@@ -50,6 +52,8 @@ def _rows_of(source: str, options: SourceOptions) -> Iterator[Row]:
     path = Path(source)
     if source == STDIN:
         yield from _from_stdin(options)
+    elif source.startswith(PREFIX):
+        yield from compreface_rows(source, options.key, options.max_bytes)
     elif path.is_dir():
         if options.pattern is None:
             yield from folder_of_people(path, options.max_bytes)
@@ -68,8 +72,8 @@ def _rows_of(source: str, options: SourceOptions) -> Iterator[Row]:
             yield from tar_rows(file, path.name, options.max_bytes)
     else:
         raise ImportSourceError(
-            f"{source} is no folder, .csv, .jsonl, .parquet, .zip or .tar (.gz, .bz2, .xz), and "
-            "not - for standard input."
+            f"{source} is no folder, .csv, .jsonl, .parquet, .zip or .tar (.gz, .bz2, .xz), no "
+            f"{PREFIX}http://…, and not - for standard input."
         )
 
 
@@ -117,16 +121,21 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 def total_of(sources: list[str], options: SourceOptions) -> int | None:
     """How many rows there will be, where that is cheap to know."""
-    counts = [_count(source, options) for source in sources]
+    try:
+        counts = [_count(source, options) for source in sources]
+    except OSError:
+        return None  # reading them will say why
     return None if None in counts else sum(count for count in counts if count is not None)
 
 
 def _count(source: str, options: SourceOptions) -> int | None:
     path = Path(source)
+    if source.startswith(PREFIX):
+        return count_compreface(source, options.key)
     if path.is_dir():
         if options.pattern is None:
-            return len(find_photos(path))
-        return sum(is_image(entry.name) for entry in path.iterdir())
+            return sum(1 for _ in iterate_photos(path))
+        return sum(is_image(name) for name in sorted_names(path))
     if path.suffix == ".parquet":
         return count_parquet(path)
     if path.suffix in _TABLES and path.is_file():

@@ -4,6 +4,8 @@ import csv
 import importlib
 import io
 import json
+import re
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,9 +19,14 @@ from app.importing.rows import ImportSourceError, Row
 PERSON, IMAGE, EMBEDDING, SPACE = "person_id", "image", "embedding", "embedding_space"
 METADATA, QUALITY = "metadata", "quality"
 # What an export adds.
-FACE_ID, DIGEST, CROP = "face_id", "content_digest", "crop"
-# A field of a CSV may be a whole embedding.
+FACE_ID, DIGEST, CROP, WITHOUT_FACE = "face_id", "content_digest", "crop", "without_face"
+OWN = {
+    PERSON, IMAGE, EMBEDDING, SPACE, METADATA, QUALITY, FACE_ID, DIGEST, CROP, WITHOUT_FACE,
+}  # fmt: skip
+SHA256 = re.compile(r"[0-9a-f]{64}")
+# A field of a CSV may be a whole embedding, a line metadata beside it.
 MAX_FIELD = 1_000_000
+MAX_LINE = 4_000_000
 PARQUET_ROWS_AT_ONCE = 2_048
 
 FindPhoto = Callable[[str], Callable[[], bytes]]
@@ -39,7 +46,7 @@ class TableContext:
 def csv_rows(lines: TextIO, name: str, context: TableContext) -> Iterator[Row]:
     """The first line names the columns; those that have no meaning here are metadata."""
     csv.field_size_limit(MAX_FIELD)
-    reader = csv.DictReader(lines)
+    reader = csv.DictReader(_lines(lines, name))
     try:
         _check_columns(reader.fieldnames or (), name)
         for number, record in enumerate(reader, start=2):
@@ -56,7 +63,7 @@ def csv_rows(lines: TextIO, name: str, context: TableContext) -> Iterator[Row]:
 def jsonl_rows(lines: TextIO, name: str, context: TableContext) -> Iterator[Row]:
     """One JSON object a line."""
     try:
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(_lines(lines, name), start=1):
             if not line.strip():
                 continue
             place = f"{name}:{number}"
@@ -70,6 +77,16 @@ def jsonl_rows(lines: TextIO, name: str, context: TableContext) -> Iterator[Row]
                 yield Row(place, "", problem=ImportSourceError("The line is no JSON object."))
     except UnicodeDecodeError as error:
         raise ImportSourceError(f"{name} is not JSON Lines in UTF-8: {error}.") from error
+
+
+def _lines(text: TextIO, name: str) -> Iterator[str]:
+    """Lines, none of them longer than memory should bear."""
+    while line := text.readline(MAX_LINE):
+        if len(line) == MAX_LINE and not line.endswith("\n"):
+            raise ImportSourceError(
+                f"{name} has a line of more than {MAX_LINE:,} characters: it is no table."
+            )
+        yield line
 
 
 def parquet_rows(path: Path, context: TableContext) -> Iterator[Row]:
@@ -150,8 +167,7 @@ def _row(place: str, record: Mapping[str, Any], context: TableContext) -> Row:
     person_id = record.get(PERSON)
     if not isinstance(person_id, str):
         person_id = "" if person_id is None else str(person_id)
-    own = {PERSON, IMAGE, EMBEDDING, SPACE, METADATA, QUALITY, FACE_ID, DIGEST, CROP}
-    others = {key: value for key, value in record.items() if key not in own}
+    others = {key: value for key, value in record.items() if key not in OWN}
     try:
         metadata = {**others, **_object(record, METADATA)} or None
         if record.get(EMBEDDING) is not None:
@@ -165,9 +181,12 @@ def _row(place: str, record: Mapping[str, Any], context: TableContext) -> Row:
                 embedding=vector,
                 metadata=metadata,
                 quality=quality,
-                content_digest=record.get(DIGEST),
+                content_digest=_digest(record.get(DIGEST)),
+                face_id=_face_id(record.get(FACE_ID)),
                 crop=context.find(crop) if isinstance(crop, str) else None,
             )
+        if _json_or_text(record.get(WITHOUT_FACE)) is True:
+            return Row(place, person_id, metadata=metadata, without_face=True)
         if not isinstance(record.get(IMAGE), str):
             raise ImportSourceError(f"The row has neither {IMAGE} nor {EMBEDDING}.")
         return Row(place, person_id, context.find(record[IMAGE]), metadata=metadata)
@@ -177,6 +196,19 @@ def _row(place: str, record: Mapping[str, Any], context: TableContext) -> Row:
         return Row(
             place, person_id, problem=ImportSourceError("The embedding is no list of numbers.")
         )
+
+
+def _digest(value: Any) -> str | None:
+    if value is None or (isinstance(value, str) and SHA256.fullmatch(value)):
+        return value
+    raise ImportSourceError(f"{DIGEST} is no SHA-256 in hexadecimal.")
+
+
+def _face_id(value: Any) -> str | None:
+    try:
+        return None if value is None else str(uuid.UUID(value))
+    except (ValueError, AttributeError, TypeError):
+        raise ImportSourceError(f"{FACE_ID} is no UUID.") from None
 
 
 def _object(record: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from app.decision.policy import FaceSelection
 from app.decision.rules import CollectionPolicy
 from app.gallery.encryption.keys import new_key_line
 from app.importing.export import export
-from app.importing.local import ImportOptions, LocalImport
+from app.importing.local import LocalImport
+from app.importing.options import ImportOptions
 from app.importing.outcomes import Outcome, Result
 from app.importing.rows import ImportSourceError
 from app.importing.sources import SourceOptions, rows_of
@@ -31,6 +32,7 @@ def services(request: pytest.FixtureRequest, tmp_path: Path, photos: Path) -> It
             for name in names
         ]
         services.gallery.enroll("default", person, {"of": person}, made)
+    services.gallery.store.create_person("default", "nobody yet", {"of": "nobody"})
     keep = {"policy": policy.model_dump(exclude_unset=True)}
     services.gallery.create_collection("copy", {}, keep["policy"])
     yield services
@@ -52,7 +54,8 @@ def test_there_and_back(services: Services, tmp_path: Path, photos: Path, kind: 
     told: list[Outcome] = []
     given = SourceOptions(copy.embedding_space, 10_000_000)
     LocalImport(services, copy, ImportOptions()).run(rows_of([str(path)], given), told.append)
-    assert [one.result for one in told] == [Result.ENROLLED] * 3
+    assert [one.result for one in told] == [Result.ENROLLED] * 4
+    assert services.gallery.store.person("copy", "nobody yet").metadata == {"of": "nobody"}
     before, after = (store.exported(name, 0, 10) for name in ("default", "copy"))
     for a, b in zip(before, after, strict=True):
         assert (a.person_id, a.metadata, a.quality) == (b.person_id, b.metadata, b.quality)
@@ -62,6 +65,25 @@ def test_there_and_back(services: Services, tmp_path: Path, photos: Path, kind: 
     # The photo itself is known again where its digest could be told.
     digest_known = store.knows("copy", "biden", before[-1].content_digest or "unknown")
     assert digest_known is not sealed
+
+
+@pytest.mark.parametrize("services", ["plain"], indirect=True)
+def test_in_another_place_it_is_the_same_gallery(services: Services, tmp_path: Path) -> None:
+    """Where no other face has them, also the ids are the same."""
+    path = tmp_path / "all.zip"
+    export(services.gallery.store, services.gallery.require("default"), path, lambda _: None)
+    other = build_services(Settings(data_dir=tmp_path / "other"))
+    record = other.gallery.require("default")
+    given = SourceOptions(record.embedding_space, 10_000_000)
+    LocalImport(other, record, ImportOptions()).run(rows_of([str(path)], given), lambda _: None)
+    copied = tmp_path / "again.jsonl"
+    export(other.gallery.store, record, copied, lambda _: None)
+    export(
+        services.gallery.store, services.gallery.require("default"), tmp_path / "a.jsonl",
+        lambda _: None,
+    )  # fmt: skip
+    assert copied.read_bytes() == (tmp_path / "a.jsonl").read_bytes()
+    other.close()
 
 
 def test_what_cannot_be_written(services: Services, tmp_path: Path) -> None:

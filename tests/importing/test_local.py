@@ -2,13 +2,17 @@
 
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from app.importing.local import ImportOptions, LocalImport, OnConflict, StoppedByConflict
+from app.errors import WorkerDied
+from app.importing.folders import folder_of_people
+from app.importing.local import LocalImport
+from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
 from app.importing.outcomes import Outcome, Result
 from app.importing.rows import Row
 from app.importing.sources import SourceOptions, rows_of
@@ -105,10 +109,75 @@ def test_somebody_else_s_face_is_told(
     services.gallery.delete_person("default", "zoe")
     *_, last = run(people, on_conflict=OnConflict.SKIP)
     assert (last.result, last.reason) == (Result.REJECTED, "conflict")
-    with pytest.raises(StoppedByConflict, match=r"zoe.*resembles obama"):
+    with pytest.raises(ImportStopped, match=r"zoe.*resembles obama"):
         run(people, on_conflict=OnConflict.STOP)
     *_, last = run(people, on_conflict=OnConflict.OFF)
     assert (last.result, last.reason) == (Result.ENROLLED, "")
+
+
+def test_a_refused_conflict_is_remembered_until_it_is_to_be_looked_at_again(
+    run: Run, people: Path, photos: Path, services: Services
+) -> None:
+    """Else an interrupted import, whose later rows are there already, could end otherwise."""
+    (people / "zoe").mkdir()
+    shutil.copy(photos / "obama3.jpg", people / "zoe")
+    run(people, on_conflict=OnConflict.SKIP)
+    services.gallery.delete_person("default", "obama")
+    zoe = [row for row in folder_of_people(people, 10_000_000) if row.person_id == "zoe"]
+    (last,) = run(zoe, on_conflict=OnConflict.SKIP)
+    assert (last.reason, last.conflict_with) == ("conflict", None)
+    assert "obama" not in last.detail, "the journal names nobody"
+    (last,) = run(zoe, on_conflict=OnConflict.SKIP, retry_refused=True)
+    assert last.result is Result.ENROLLED
+
+
+def test_a_dry_run_is_not_remembered(run: Run, people: Path, photos: Path) -> None:
+    """It judges by a gallery without the rows before."""
+    with Image.open(photos / "biden.jpg") as image:
+        image.save(people / "biden" / "biden_again.jpg", quality=80)
+    options = {"near_duplicate": 0.95}
+    assert {one.reason for one in run(people, dry_run=True, **options)} == {""}
+    assert "near_duplicate" in {one.reason for one in run(people, **options)}
+
+
+def test_it_stops_at_the_first_row_that_is_rejected(
+    run: Run, people: Path, services: Services
+) -> None:
+    (people / "biden" / "zz.jpg").write_bytes(b"\xff\xd8\xff broken")
+    with pytest.raises(ImportStopped, match=r"biden/zz\.jpg"):
+        run(people, on_error=OnError.STOP)
+    assert services.gallery.size("default").templates == 1, "nothing after it is stored"
+
+
+def test_persons_without_a_face(run: Run, services: Services) -> None:
+    rows = [Row("t:1", "ada", metadata={"n": 1}, without_face=True)]
+    assert [one.result for one in run(rows, dry_run=True)] == [Result.ENROLLED]
+    assert [one.result for one in run(rows)] == [Result.ENROLLED]
+    rows = [Row("t:1", "ada", metadata={"n": 2}, without_face=True)]
+    assert [one.reason for one in run(rows)] == ["already_enrolled"]
+    assert services.gallery.store.person("default", "ada").metadata == {"n": 2}
+
+
+def test_face_ids_are_kept_where_they_are_free(run: Run, services: Services) -> None:
+    first, second, third = embeddings(3, services.pack.recogniser.dimension)
+    wanted = "0b1f8a52-93b3-4d0e-8f2e-4a59c4f5d0aa"
+    told = run([replace(row, face_id=wanted) for row in (first, second)])
+    assert [one.face_id == wanted for one in told] == [True, False]
+    (late,) = run([replace(third, face_id=wanted)])
+    assert late.face_id not in (None, wanted)
+
+
+def test_an_error_of_ours_is_no_reason_to_refuse_a_photo(
+    run: Run, people: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dying(*_: object) -> None:
+        raise WorkerDied("A worker ended.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Services, "template_from_photo", dying)
+        with pytest.raises(WorkerDied):
+            run(people)
+    assert {one.result for one in run(people)} == {Result.ENROLLED}
 
 
 def test_nearly_the_same_face_is_skipped(run: Run, people: Path, photos: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.importing import tables
 from app.importing.rows import ImportSourceError, Row
 from app.importing.sources import SourceOptions, rows_of, total_of
 
@@ -128,6 +129,62 @@ def test_bad_rows_fail_alone(folder: Path, tmp_path: Path) -> None:
     assert [row.problem is None for row in rows] == [False] * 5 + [True]
     assert rows[5].person_id == "7"
     assert "lies outside" in rows[3].problem.detail
+
+
+def test_what_an_export_says_must_be_what_it_is(tmp_path: Path) -> None:
+    made = {"person_id": "ada", "embedding": [1.0], "embedding_space": "es-here"}
+    face_id = "0B1F8A52-93b3-4d0e-8f2e-4a59c4f5d0aa"
+    table = tmp_path / "table.jsonl"
+    lines = [
+        made | {"content_digest": ["x"]},
+        made | {"face_id": "../x"},
+        made | {"face_id": face_id, "content_digest": "0" * 64},
+        {"person_id": "bob", "without_face": True, "metadata": {"n": 1}},
+    ]
+    write_table(table, lines)
+    rows = read_all(table)
+    assert [row.problem.detail if row.problem else None for row in rows] == [
+        "content_digest is no SHA-256 in hexadecimal.", "face_id is no UUID.", None, None,
+    ]  # fmt: skip
+    assert rows[2].face_id == face_id.lower()
+    assert (rows[3].without_face, rows[3].metadata) == (True, {"n": 1})
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_line_without_an_end_is_no_table(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "MAX_LINE", 1_000)
+    path = tmp_path / f"table.{suffix}"
+    path.write_text("person_id,image\n" + "x" * 1_001 if suffix == "csv" else "[" * 1_001)
+    with pytest.raises(ImportSourceError, match="1,000 characters"):
+        read_all(path)
+
+
+@pytest.mark.parametrize("damage", ["content", "encrypted"])
+def test_a_damaged_photo_in_a_zip_fails_alone(folder: Path, tmp_path: Path, damage: str) -> None:
+    (folder / "ada" / "one.jpg").write_bytes(b"the photo " * 100)
+    archive = Path(shutil.make_archive(str(tmp_path / "people"), "zip", folder))
+    content = bytearray(archive.read_bytes())
+    name = content.index(b"ada/one.jpg")
+    if damage == "content":
+        content[name + 12] ^= 0xFF  # in the compressed bytes
+    else:
+        directory = content.rindex(b"ada/one.jpg")
+        content[name - 30 + 6] |= 1
+        content[directory - 46 + 8] |= 1
+    archive.write_bytes(content)
+    rows = read_all(archive)
+    assert [row.problem is None for row in rows] == [False, True, True]
+    assert rows[0].person_id == "ada"
+    assert "cannot be read from the archive" in rows[0].problem.detail
+
+
+def test_a_deepface_database_is_a_folder_of_people(folder: Path) -> None:
+    """Its pickle of embeddings is not opened: reading one runs what it says."""
+    (folder / "ds_model_arcface_detector_opencv.pkl").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
+    (folder / "ada" / "ds_model.pkl").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
+    assert contents(read_all(folder)) == EXPECTED
 
 
 @pytest.mark.parametrize("mode", ["zip", "tar", "tar.gz"])

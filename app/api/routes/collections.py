@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Path, Query, Request
 
-from app.api.answers import AnswerHead
+from app.api.answers import AnswerHead, jobs_of
 from app.api.fields import (
     COLLECTION_PATTERN,
     CollectionUpdate,
@@ -166,16 +166,20 @@ async def update_collection(
 
 @router.delete("/{collection}", response_model=DeletionReceipt)
 async def delete_collection(request: Request, collection: Collection) -> Any:
-    """Delete a collection with all its persons and faces. The default collection stays."""
+    """Delete a collection with all its persons, faces and imports. The default collection stays."""
     head = AnswerHead(request)
     if collection == DEFAULT_COLLECTION:
         raise CollectionProtected(
             "The collection 'default' always exists; delete its persons instead."
         )
-    gallery = head.services.gallery
-    return _receipt(
-        head, await head.services.scheduler.store(gallery.delete_collection, collection)
-    )
+    gallery, jobs = head.services.gallery, jobs_of(request)
+
+    def delete() -> Receipt:
+        receipt = gallery.delete_collection(collection)
+        jobs.forget_collection(collection)
+        return receipt
+
+    return _receipt(head, await head.services.scheduler.store(delete))
 
 
 # --- persons ---------------------------------------------------------------------------------

@@ -8,12 +8,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, StreamingResponse
-from pydantic import BaseModel
 
-from app.api.answers import AnswerHead
+from app.api.answers import AnswerHead, jobs_of
 from app.api.routes.collections import Collection
 from app.api.schemas import Answer
-from app.decision.policy import FaceSelection
 from app.errors import (
     ImportNotFound,
     RequestTooLarge,
@@ -21,7 +19,7 @@ from app.errors import (
     UnsupportedMediaType,
 )
 from app.importing.jobs import WAITING, ImportJob, ImportJobs
-from app.importing.local import ImportOptions, OnConflict
+from app.importing.options import ImportOptions
 
 router = APIRouter(prefix="/v1/collections/{collection}/imports", tags=["imports"])
 
@@ -33,6 +31,7 @@ KINDS = {
     "application/x-ndjson": ".jsonl",
     "application/jsonl": ".jsonl",
     "text/csv": ".csv",
+    "application/vnd.apache.parquet": ".parquet",
 }
 EVENTS_EVERY_S = 0.5
 BODY = {
@@ -51,23 +50,11 @@ class ImportList(Answer):
     items: list[ImportJob]
 
 
-class Cancelled(BaseModel):
-    state: str
-
-
-def jobs_of(request: Request) -> ImportJobs:
-    """The imports of the app that serves this request."""
-    jobs: ImportJobs = request.app.state.imports
-    return jobs
-
-
 @router.post("", status_code=202, response_model=ImportAnswer, openapi_extra=BODY)
 async def create(
     request: Request,
     collection: Collection,
-    face: FaceSelection = FaceSelection.ONLY,
-    near_duplicate: Annotated[float | None, Query(ge=-1, le=1)] = None,
-    on_conflict: OnConflict | None = None,
+    options: Annotated[ImportOptions, Query()],
 ) -> Any:
     """Upload a zip, tar or table as the body; it is imported in the background.
 
@@ -87,7 +74,6 @@ async def create(
     except BaseException:
         archive.unlink(missing_ok=True)
         raise
-    options = ImportOptions(face, near_duplicate, on_conflict)
     job = await asyncio.to_thread(jobs.create, collection, archive, options)
     return {**head.members(), **job.model_dump()}
 

@@ -36,6 +36,7 @@ class BulkPart(Part):
             keys = people.ensure(rows)
             data_keys = self._data_keys(connection, collection, set(keys.values()))
             known = people.known_marks(set(keys.values()) - people.made)
+            taken = _taken(connection, [row.face_id for row in rows if row.face_id])
             fresh: dict[tuple[int, str], tuple[str, NewTemplate]] = {}
             answers: list[str | None] = []
             for row in rows:
@@ -45,7 +46,10 @@ class BulkPart(Part):
                 if place in fresh or any((person, mark) in known for mark in marks):
                     answers.append(None)
                     continue
-                face_id = str(uuid.uuid4())
+                face_id = row.face_id
+                if face_id is None or face_id in taken:
+                    face_id = str(uuid.uuid4())
+                taken.add(face_id)
                 fresh[place] = (face_id, new)
                 answers.append(face_id)
             self._insert(connection, collection, fresh, data_keys)
@@ -97,6 +101,14 @@ class BulkPart(Part):
         if kept:
             connection.execute(insert(crops), kept)
         log_change(connection, collection, ADD, sorted(keys.values()), now)
+
+
+def _taken(connection: Connection, face_ids: Sequence[str]) -> set[str]:
+    """Those of the ids that some template has, in whatever collection."""
+    if not face_ids:
+        return set()
+    query = select(templates.c.face_id).where(templates.c.face_id.in_(face_ids))
+    return set(connection.execute(query).scalars())
 
 
 @dataclass
