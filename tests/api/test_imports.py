@@ -4,13 +4,15 @@ import json
 import time
 import zipfile
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import pytest
 
+from app.importing import jobs as module
 from app.importing.jobs import ImportJobs, JobState
-from app.importing.local import ImportOptions
+from app.importing.options import ImportOptions
 from app.services import Services, build_services
 from app.settings import Settings
 from tests.api.conftest import run_server
@@ -113,6 +115,88 @@ def test_an_archive_that_is_too_large(tmp_path: Path, archive: Path) -> None:
         answer = send(client, "default", archive)
     assert (answer.status_code, code_of(answer)) == (413, "request_too_large")
     assert list((tmp_path / "data" / "imports").iterdir()) == []
+
+
+def test_options_of_the_query(
+    client: httpx.Client, services: Services, collection: str, archive: Path
+) -> None:
+    """Those of the command line; one that there is not is refused."""
+    url = f"/v1/collections/{collection}/imports"
+    made = send(client, collection, archive, dry_run="true", near_duplicate="0.5").json()
+    assert made["options"]["near_duplicate"] == 0.5
+    job = wait(lambda: client.get(f"{url}/{made['import_id']}").json())
+    assert job["counts"]["enrolled"] == 2
+    assert services.gallery.size(collection).templates == 0
+    made = send(client, collection, archive, near_duplicate="0.3").json()
+    job = wait(lambda: client.get(f"{url}/{made['import_id']}").json())
+    assert (job["counts"]["enrolled"], job["counts"]["skipped"]) == (1, 1)
+    made = send(client, collection, archive, on_error="stop").json()
+    job = wait(lambda: client.get(f"{url}/{made['import_id']}").json())
+    assert job["state"] == "stopped"
+    assert "broken.jpg" in job["detail"]
+    for wrong in ({"near_dup": "0.5"}, {"near_duplicate": "2"}, {"face": "all"}):
+        assert send(client, collection, archive, **wrong).status_code == 422, wrong
+
+
+def test_a_table_of_embeddings_names_no_file_of_the_service(
+    client: httpx.Client, services: Services, collection: str
+) -> None:
+    rows = [
+        {"person_id": "ada", "image": str(services.settings.data_dir / "likeness.db")},
+        {"person_id": "ada", "image": "../likeness.db"},
+    ]
+    answer = client.post(
+        f"/v1/collections/{collection}/imports",
+        content="\n".join(json.dumps(row) for row in rows),
+        headers={"Content-Type": "application/x-ndjson"},
+    )
+    url = f"/v1/collections/{collection}/imports/{answer.json()['import_id']}"
+    job = wait(lambda: client.get(url).json())
+    assert job["counts"]["rejected"] == 2
+    told = client.get(f"{url}/report").text
+    assert "lies outside" in told
+
+
+def test_a_collection_takes_its_imports_along(
+    client: httpx.Client, services: Services, archive: Path
+) -> None:
+    client.post("/v1/collections", json={"name": "brief"}).raise_for_status()
+    import_id = send(client, "brief", archive).json()["import_id"]
+    wait(lambda: client.get(f"/v1/collections/brief/imports/{import_id}").json())
+    client.delete("/v1/collections/brief").raise_for_status()
+    assert not list((services.settings.data_dir / "imports").glob(f"{import_id}*"))
+
+
+def test_no_more_than_some_wait(
+    client: httpx.Client, collection: str, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_WAITING", 0)
+    answer = send(client, collection, archive)
+    assert (answer.status_code, code_of(answer)) == (503, "overloaded")
+
+
+def test_reports_are_kept_for_some_days(tmp_path: Path, archive: Path) -> None:
+    services = build_services(Settings(data_dir=tmp_path / "data", import_report_days=2))
+    now = [datetime(2026, 1, 1, tzinfo=UTC)]
+    jobs = ImportJobs(services, lambda: now[0])
+    place = jobs.new_archive(".zip")
+    place.write_bytes(archive.read_bytes())
+    job = jobs.create("default", place, ImportOptions())
+    jobs.cancel("default", job.import_id)
+    left_by_a_crash = jobs.new_archive(".zip")
+    now[0] += timedelta(days=1)
+    again = ImportJobs(services, lambda: now[0])
+    again.start()
+    assert again.get("default", job.import_id).state is JobState.CANCELLED
+    assert not left_by_a_crash.exists()
+    again.stop()
+    now[0] += timedelta(days=2)
+    last = ImportJobs(services, lambda: now[0])
+    last.start()
+    assert last.of("default") == []
+    assert list(last.folder.iterdir()) == []
+    last.stop()
+    services.close()
 
 
 def test_a_restart_goes_on(tmp_path: Path, archive: Path) -> None:

@@ -1,10 +1,11 @@
-"""Rows into a running server: what is enrolled there, sent again, and refused."""
+"""Rows into a running server: decided there as here, in archives of some rows."""
 
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import uvicorn
 from app.api.main import create_app
 from app.decision.policy import FaceSelection
 from app.importing import remote as module
+from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
 from app.importing.outcomes import Outcome, Result
 from app.importing.remote import RemoteImport
 from app.importing.rows import ImportSourceError, Row
@@ -38,43 +40,194 @@ def url(services: Services) -> Iterator[str]:
     thread.join(timeout=20)
 
 
-def run(url: str, rows: list[Row], collection: str) -> list[Outcome]:
+@pytest.fixture
+def collection() -> str:
+    return f"c-{uuid.uuid4().hex[:8]}"
+
+
+def run(url: str, rows: list[Row], collection: str, **options: object) -> list[Outcome]:
     told: list[Outcome] = []
-    remote = RemoteImport(url, "key", collection, FaceSelection.LARGEST)
+    wanted = ImportOptions(**{"face": FaceSelection.LARGEST, **options})
+    remote = RemoteImport(url, collection, wanted, 10_000_000, key="key")
     remote.ensure_collection()
     remote.run(iter(rows), told.append)
     return told
 
 
-def test_the_same_outcomes_as_here(url: str, services: Services, photos: Path) -> None:
-    vector = np.ones(services.pack.recogniser.dimension, np.float32)
+def embeddings(services: Services, count: int) -> list[Row]:
+    shape = (count, services.pack.recogniser.dimension)
+    vectors = np.random.default_rng(5).normal(size=shape).astype(np.float32)
+    return [Row(f"t:{i}", f"p{i}", embedding=vector) for i, vector in enumerate(vectors)]
+
+
+def test_the_same_outcomes_as_here(
+    url: str, services: Services, photos: Path, collection: str
+) -> None:
+    (made,) = embeddings(services, 1)
+    face_id = str(uuid.uuid4())
     rows = [
         Row("1", "obama", (photos / "obama.jpg").read_bytes, metadata={"office": "president"}),
         Row("2", "obama", partial(bytes, b"\xff\xd8\xff broken")),
-        Row("3", "ones", embedding=vector),
+        Row("3", "made", embedding=made.embedding, face_id=face_id),
         Row("4", "x", problem=ImportSourceError("The row is empty.")),
         Row("5", "x", Path("/absent.jpg").read_bytes),
+        Row("6", "x", partial(bytes, 10_000_001)),
+        Row("7", "faceless", metadata={"n": 1}, without_face=True),
     ]
-    collection = f"c-{uuid.uuid4().hex[:8]}"
     told = run(url, rows, collection)
-    assert [(one.place, one.result) for one in told] == [
-        ("1", Result.ENROLLED),
-        ("2", Result.REJECTED),
-        ("3", Result.ENROLLED),
-        ("4", Result.REJECTED),
-        ("5", Result.REJECTED),
+    assert [(one.place, one.result, one.reason) for one in told] == [
+        ("1", Result.ENROLLED, ""),
+        ("2", Result.REJECTED, "unreadable_image"),
+        ("3", Result.ENROLLED, ""),
+        ("4", Result.REJECTED, "import_source"),
+        ("5", Result.REJECTED, "unreadable_file"),
+        ("6", Result.REJECTED, "image_too_large"),
+        ("7", Result.ENROLLED, ""),
     ]
-    assert services.gallery.store.person(collection, "obama").metadata == {"office": "president"}
-    assert services.gallery.store.count(services.gallery.require(collection)).templates == 2
-    again = run(url, rows[:1], collection)
-    assert again[0].result in (Result.SKIPPED, Result.ENROLLED)  # answered as it was before
-    assert services.gallery.store.count(services.gallery.require(collection)).templates == 2
+    assert told[2].face_id == face_id
+    store = services.gallery.store
+    assert store.person(collection, "obama").metadata == {"office": "president"}
+    assert store.person(collection, "faceless").metadata == {"n": 1}
+    assert [one.reason for one in run(url, rows[:3], collection)] == [
+        "already_enrolled", "unreadable_image", "already_enrolled",
+    ]  # fmt: skip
+    assert store.count(services.gallery.require(collection)).templates == 2
+
+
+def test_the_same_options_as_here(
+    url: str, services: Services, photos: Path, collection: str
+) -> None:
+    first = Row("1", "obama", (photos / "obama.jpg").read_bytes)
+    other = Row("2", "zoe", (photos / "obama2.jpg").read_bytes)
+    again = Row("3", "obama", (photos / "obama2.jpg").read_bytes)
+    assert [one.result for one in run(url, [first], collection, dry_run=True)] == [Result.ENROLLED]
+    assert services.gallery.size(collection).templates == 0
+    told = run(url, [first, other, again], collection, on_conflict=OnConflict.SKIP)
+    assert [one.reason for one in told] == ["", "conflict", ""]
+    assert told[1].conflict_with == "obama"
+    (told,) = run(url, [other], collection, on_conflict=OnConflict.SKIP)
+    assert (told.reason, told.conflict_with) == ("conflict", None), "it was remembered"
+    (told,) = run(url, [other], collection, on_conflict=OnConflict.SKIP, retry_refused=True)
+    assert told.conflict_with == "obama"
+    with pytest.raises(ImportStopped, match=r"^2: .*resembles obama"):
+        run(url, [other], collection, on_conflict=OnConflict.STOP)
+
+
+@pytest.mark.parametrize("where", ["here", "there"])
+def test_nothing_after_a_stop(
+    url: str, services: Services, collection: str, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr(module, "ROWS_A_PART", 3)
+    rows = embeddings(services, 12)
+    rows[4] = (
+        Row("t:4", "x", problem=ImportSourceError("The row is empty."))
+        if where == "here"
+        else Row("t:4", "x", embedding=np.ones(3, np.float32))
+    )
+    with pytest.raises(ImportStopped, match="t:4"):
+        run(url, rows, collection, on_error=OnError.STOP)
+    assert services.gallery.size(collection).templates == 4
+
+
+def test_many_parts_in_order_and_nothing_left(
+    url: str, services: Services, collection: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ROWS_A_PART", 7)
+    rows = embeddings(services, 45)
+    told = run(url, rows, collection)
+    assert [one.place for one in told] == [row.place for row in rows]
+    before = {row.person_id: row.embedding / np.linalg.norm(row.embedding) for row in rows}
+    for one in services.gallery.store.exported(collection, 0, 100):
+        np.testing.assert_allclose(one.embedding, before[one.person_id], atol=1e-6)
+    assert module.httpx.get(f"{url}/v1/collections/{collection}/imports").json()["items"] == []
+
+
+def test_a_client_that_goes_away_leaves_nothing_under_way(
+    url: str,
+    services: Services,
+    photos: Path,
+    collection: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "ROWS_A_PART", 150)
+    data = (photos / "obama.jpg").read_bytes()
+    rows = [
+        Row(str(i), f"p{i}", partial(bytes, data + bytes([i % 256, i // 256]))) for i in range(200)
+    ]
+
+    def interrupted() -> Iterator[Row]:
+        yield from rows
+        raise KeyboardInterrupt
+
+    remote = RemoteImport(url, collection, ImportOptions(), 10_000_000)
+    remote.ensure_collection()
+    with pytest.raises(KeyboardInterrupt):
+        remote.run(interrupted(), lambda _: None)
+    imports = module.httpx.get(f"{url}/v1/collections/{collection}/imports").json()["items"]
+    assert imports == []
+    assert services.gallery.size(collection).templates < 150
+
+
+class Proxy(BaseHTTPRequestHandler):
+    """What may stand between: it says what the test tells it to."""
+
+    answers: list[tuple[int, dict[str, str], bytes]]
+
+    def do_GET(self) -> None:
+        status, headers, body = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def proxy() -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), Proxy)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def ensure(url: str) -> str:
+    return RemoteImport(url, "default", ImportOptions(), 1_000).ensure_collection()
+
+
+def test_a_busy_server_is_asked_when_it_says(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(module.time, "sleep", slept.append)
+    busy = (503, {"Retry-After": "3"}, b"")
+    Proxy.answers = [busy, (502, {}, b""), (200, {}, b'{"embedding_space": "es"}')]
+    assert ensure(proxy) == "es"
+    assert slept == [3.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ((200, {}, b"<html>"), "does not answer as a Likeness server"),
+        ((200, {}, b"{}"), "does not answer as a Likeness server"),
+        ((403, {}, b"no"), "answered with 403, and not by a Likeness server"),
+        (
+            (401, {"Content-Type": "application/problem+json"}, b'{"detail": "No key."}'),
+            "refuses: No key",
+        ),
+    ],
+)
+def test_what_is_in_between(
+    proxy: str, answer: tuple[int, dict[str, str], bytes], message: str
+) -> None:
+    Proxy.answers = [answer]
+    with pytest.raises(ImportSourceError, match=message):
+        ensure(proxy)
 
 
 def test_a_server_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ImportSourceError, match="does not answer as a Likeness server"):
-        RemoteImport("http://127.0.0.1:9", None, "default", FaceSelection.ONLY).ensure_collection()
     monkeypatch.setattr(module.time, "sleep", lambda _seconds: None)
-    remote = RemoteImport("http://127.0.0.1:9", None, "default", FaceSelection.ONLY)
     with pytest.raises(ImportSourceError, match=r"in 8 attempts.*Run the import again"):
-        remote.run(iter([Row("1", "a", partial(bytes, b"x"))]), lambda _outcome: None)
+        ensure("http://127.0.0.1:9")
