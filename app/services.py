@@ -4,10 +4,12 @@ import hashlib
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 
 from app.decision.calibration import pack_calibration
 from app.decision.calibrations import Calibrations
-from app.decision.policy import FaceSelection, usable_face
+from app.decision.gates import check_quality
+from app.decision.policy import FaceSelection, select_box
 from app.decision.rules import CollectionPolicy
 from app.errors import InvalidRequest
 from app.faces.pipeline import FacePipeline, build_pipeline, finish
@@ -67,8 +69,10 @@ class Services:
             max_faces=self.settings.max_faces,
             liveness=gate.min_liveness is not None,
             crops=policy.keep_crops,
+            choose=partial(select_box, selection=selection),
         )
-        face = usable_face(image, selection, gate)
+        (face,) = image.faces
+        check_quality(face, gate)
         return image, template_of(face, data)
 
     def template_from_embedding(self, values: Sequence[float] | FloatArray) -> NewTemplate:

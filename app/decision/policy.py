@@ -1,13 +1,12 @@
 """Which face of a photo counts, and when two are one person."""
 
-from collections.abc import Sequence
 from enum import StrEnum
 
 import numpy as np
 
 from app.decision.gates import QualityGate, check_quality
 from app.errors import NoFace, SeveralFaces
-from app.types import AnalysedImage, Face
+from app.types import AnalysedImage, Face, FloatArray
 
 # A face less than half as large as the largest is a bystander: nobody means that one.
 BYSTANDER_SIZE = 0.5
@@ -38,33 +37,35 @@ class Status(StrEnum):
 
 def select_face(image: AnalysedImage, selection: FaceSelection) -> Face:
     """The face that speaks for the photo. Raises NoFace or SeveralFaces."""
-    faces = image.faces
-    if not faces:
+    boxes = np.array([face.box for face in image.faces], np.float32).reshape(-1, 4)
+    return image.faces[select_box(boxes, image.width, image.height, selection)]
+
+
+def select_box(boxes: FloatArray, width: int, height: int, selection: FaceSelection) -> int:
+    """Which of the boxes (n, 4), the largest first, is that of the face that speaks for a photo of
+    that size. Raises NoFace or SeveralFaces."""
+    if not len(boxes):
         raise NoFace(
             "No face was found in the photo; send one where the face is at least 32 pixels wide, "
             "upright and not covered."
         )
-    if selection is FaceSelection.ONLY and len(faces) > 1:
-        _refuse_rivals(faces)
+    if selection is FaceSelection.ONLY and len(boxes) > 1:
+        _refuse_rivals(boxes)
     if selection is FaceSelection.CENTRE:
-        return min(faces, key=lambda face: _off_centre(face, image))
-    return faces[0]  # the pipeline answers the largest first
+        offset = (boxes[:, :2] + boxes[:, 2:]) / 2 - np.array([width / 2, height / 2], np.float32)
+        return int(np.argmin(np.hypot(offset[:, 0], offset[:, 1])))
+    return 0
 
 
-def _refuse_rivals(faces: Sequence[Face]) -> None:
-    least = BYSTANDER_SIZE * faces[0].quality.face_size_px
-    rivals = sum(face.quality.face_size_px >= least for face in faces)
+def _refuse_rivals(boxes: FloatArray) -> None:
+    sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1)
+    rivals = int(np.sum(sides >= BYSTANDER_SIZE * sides[0]))
     if rivals > 1:
         raise SeveralFaces(
             f"{rivals} faces of similar size were found; send a photo of one person, crop it, or "
             "choose with face_selection=largest or centre.",
-            {"faces_found": len(faces)},
+            {"faces_found": len(boxes)},
         )
-
-
-def _off_centre(face: Face, image: AnalysedImage) -> float:
-    centre = (face.box[:2] + face.box[2:]) / 2
-    return float(np.hypot(centre[0] - image.width / 2, centre[1] - image.height / 2))
 
 
 def usable_face(image: AnalysedImage, selection: FaceSelection, gate: QualityGate) -> Face:

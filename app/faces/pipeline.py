@@ -6,10 +6,11 @@ of hundreds of faces does not keep the photos behind it waiting.
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -56,6 +57,10 @@ class Judges:
     quality: QualityNetwork | None = None
 
 
+# Which of the boxes (n, 4), the largest first, in a photo of that width and height counts.
+Choose: TypeAlias = Callable[[FloatArray, int, int], int]
+
+
 @dataclass(frozen=True, slots=True)
 class _Wish:
     """What a caller wants of a photo."""
@@ -64,6 +69,7 @@ class _Wish:
     embed: bool = True
     liveness: bool = False
     crops: bool = False
+    choose: Choose | None = None
 
 
 class FacePipeline:
@@ -134,16 +140,18 @@ class FacePipeline:
         embed: bool = True,
         liveness: bool = False,
         crops: bool = False,
+        choose: Choose | None = None,
     ) -> Steps[AnalysedImage]:
         """`analyse` in steps. Nothing is done before the first; the time until then is told as the
-        stage "queue"."""
+        stage "queue". With `choose` only the face that it chooses is looked at any further, and
+        what it raises is raised."""
         made = time.perf_counter()
         if liveness and not self.tells_liveness:
             raise LivenessUnavailable(
                 "The running model pack has no liveness networks. Serve a pack that has (likeness "
                 "models pack --liveness), or do not ask for liveness."
             )
-        return self._steps_of_photo(data, _Wish(max_faces, embed, liveness, crops), made)
+        return self._steps_of_photo(data, _Wish(max_faces, embed, liveness, crops, choose), made)
 
     def _steps_of_photo(self, data: bytes, wish: _Wish, made: float) -> Steps[AnalysedImage]:
         clock = StageClock()
@@ -162,6 +170,9 @@ class FacePipeline:
         with clock.stage("detect"):
             found = _in_the_photo(self._detector.detect(decoded.pixels), decoded)
             found = _largest_first(found, wish.max_faces)
+            if wish.choose is not None:
+                chosen = wish.choose(found.boxes, decoded.width, decoded.height)
+                found = found.take(np.array([chosen]))
         assert found.landmarks is not None, "checked when the pipeline was built"
         crops = self._crops(decoded, data, found.landmarks, clock)
         embeddings: FloatArray | None = None

@@ -1,6 +1,6 @@
 """What the gallery needs of a database: `TemplateStore`, and the records it speaks in."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
@@ -282,6 +282,8 @@ class TemplateStore(Protocol):
     def embeddings(self, name: str, person_id: str) -> tuple[list[FaceRecord], FloatArray]: ...
 
     def faces_by_key(self, keys: Sequence[int]) -> Mapping[int, FaceRecord]: ...
+
+    def with_faces(self, name: str, person_ids: Collection[str]) -> set[str]: ...
 
     def person_keys(self, collection: CollectionRecord, metadata: JsonObject) -> set[int]: ...
 

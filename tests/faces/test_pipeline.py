@@ -13,13 +13,13 @@ from app.errors import PackError, UnreadableImage, WorkerDied
 from app.faces.align import align_faces
 from app.faces.detect import Detector
 from app.faces.embed import Recogniser
-from app.faces.pipeline import FacePipeline, StageClock, build_pipeline
+from app.faces.pipeline import FacePipeline, StageClock, build_pipeline, finish
 from app.imaging import ImageLimits, decode_at_least, decode_image
 from app.inference.pack_spec import ModelPack
 from app.inference.policy import CUDA_POLICY
 from app.inference.session import OnnxModel
 from app.settings import Device
-from app.types import AnalysedImage, Image
+from app.types import AnalysedImage, FloatArray, Image
 
 
 def test_a_portrait(pipeline: FacePipeline, astronaut: bytes, pack: ModelPack) -> None:
@@ -65,6 +65,22 @@ def test_each_face_has_its_own_embedding(pipeline: FacePipeline, group_image: Im
         nearest = pipeline.analyse_image(alone, max_faces=1).faces[0].embedding
         assert nearest is not None
         assert (vectors @ nearest).argmax() == number
+
+
+def test_only_the_chosen_face_is_looked_at(pipeline: FacePipeline, group_photo: bytes) -> None:
+    asked: list[tuple[int, int, int]] = []
+
+    def third(boxes: FloatArray, width: int, height: int) -> int:
+        asked.append((len(boxes), width, height))
+        return 2
+
+    everybody = pipeline.analyse(group_photo, max_faces=20)
+    chosen = finish(pipeline.steps(group_photo, max_faces=20, choose=third))
+    assert asked == [(len(everybody.faces), everybody.width, everybody.height)]
+    (face,) = chosen.faces
+    assert np.array_equal(face.box, everybody.faces[2].box)
+    assert np.array_equal(face.embedding, everybody.faces[2].embedding)
+    assert face.quality == everybody.faces[2].quality
 
 
 def test_nobody(pipeline: FacePipeline) -> None:

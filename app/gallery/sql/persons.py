@@ -1,8 +1,9 @@
 """Persons in SQL."""
 
+from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, exists, insert, select, update
 
 from app.errors import PersonExists
 from app.gallery.ports import CollectionRecord, Page, PersonRecord, Receipt
@@ -67,6 +68,17 @@ class PersonPart(Part):
             connection.execute(delete(persons).where(persons.c.id == person.key))
         self._database.erase_deleted()
         return Receipt(persons=1, templates=len(keys))
+
+    def with_faces(self, name: str, person_ids: Collection[str]) -> set[str]:
+        """Those of the persons who have a template."""
+        with self._database.reading() as connection:
+            has_one = exists().where(templates.c.person == persons.c.id)
+            query = select(persons.c.person_id).where(
+                persons.c.collection == get_collection(connection, name).key,
+                persons.c.person_id.in_(list(person_ids)),
+                has_one,
+            )
+            return set(connection.execute(query).scalars())
 
     def person_keys(self, collection: CollectionRecord, metadata: JsonObject) -> set[int]:
         """Keys of the persons whose metadata holds every given member with that very value."""

@@ -1,0 +1,140 @@
+"""Whether faces look like somebody else's, or like one that their person has already."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from app.decision.calibrations import policy_of
+from app.decision.rules import Ask, identification_rule
+from app.gallery.gallery import Candidate
+from app.gallery.ports import CollectionRecord, GallerySize, NewTemplate
+from app.importing.options import ImportOptions, OnConflict
+from app.importing.outcomes import Outcome, Result
+from app.importing.rows import Row
+from app.services import Services
+from app.types import FloatArray
+
+# A reason: the face resembles another person more than its own.
+CONFLICT = "conflict"
+# Of the nearest people, one may be the face's own.
+NEAREST = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A row with its template, or with what already became of it; neither where it is a person
+    without a face. `key` is what the journal knows it by, `conflict` another person whom the face
+    resembles more than its own, and how much."""
+
+    row: Row
+    template: NewTemplate | None = None
+    outcome: Outcome | None = None
+    key: bytes | None = None
+    conflict: tuple[str, float] | None = None
+
+
+class Judge:
+    """Judges rows together as if each were stored before the next came."""
+
+    def __init__(
+        self, services: Services, record: CollectionRecord, options: ImportOptions
+    ) -> None:
+        self._services = services
+        self._record = record
+        self._options = options
+        self._policy = policy_of(record)
+
+    def concerns(self, row: Row) -> bool:
+        """Whether a face of that row is judged at all."""
+        on_conflict = self._options.on_conflict
+        if on_conflict is None:
+            on_conflict = OnConflict.REPORT if row.read is not None else OnConflict.OFF
+        return on_conflict is not OnConflict.OFF or self._options.near_duplicate is not None
+
+    def judge(self, rows: Sequence[Prepared]) -> list[Prepared]:
+        """The rows in their order, some with an outcome or a conflict now."""
+        probes = [
+            one.template.embedding
+            for one in rows
+            if one.template is not None and self.concerns(one.row)
+        ]
+        if not probes:
+            return list(rows)
+        gallery, name = self._services.gallery, self._record.name
+        # Only who searches needs the index, which upkeep keeps compressed.
+        self._services.upkeep.start()
+        found = gallery.identify(name, np.stack(probes), NEAREST)
+        people = {one.row.person_id for one in rows}
+        before = _Before(found.searched, gallery.store.with_faces(name, people))
+        nearest, judged = iter(found.rows), []
+        for one in rows:
+            decided = one
+            if one.template is not None and self.concerns(one.row):
+                similar = before.nearest(one.template, next(nearest))
+                decided = self._judged(one, similar, before.size)
+            if decided.template is not None and not self._options.dry_run:
+                before.add(one.row.person_id, decided.template)
+            judged.append(decided)
+        return judged
+
+    def _judged(self, one: Prepared, nearest: dict[str, float], size: GallerySize) -> Prepared:
+        row, limit = one.row, self._options.near_duplicate
+        own = nearest.get(row.person_id)
+        if limit is not None and own is not None and own >= limit:
+            outcome = Outcome(
+                row.place, row.person_id, Result.SKIPPED, "near_duplicate",
+                "The person has nearly this face already.", similarity=own,
+            )  # fmt: skip
+            return Prepared(row, outcome=outcome, key=one.key)
+        first = max(nearest, key=lambda person_id: nearest[person_id], default=row.person_id)
+        if first == row.person_id or self._options.on_conflict is OnConflict.OFF:
+            return one
+        grounds = self._services.calibrations.grounds(self._record)
+        if nearest[first] < identification_rule(Ask(), self._policy, grounds, size).threshold:
+            return one
+        return self._conflicting(one, first, nearest[first])
+
+    def _conflicting(self, one: Prepared, other: str, similarity: float) -> Prepared:
+        if self._options.on_conflict not in (OnConflict.SKIP, OnConflict.STOP):
+            return replace(one, conflict=(other, similarity))
+        outcome = Outcome(
+            one.row.place, one.row.person_id, Result.REJECTED, CONFLICT, resembles(other),
+            conflict_with=other, similarity=similarity,
+        )  # fmt: skip
+        # Known by the journal only where the import goes on: what follows could change the answer.
+        goes_on = self._options.on_conflict is OnConflict.SKIP
+        return Prepared(one.row, outcome=outcome, key=one.key if goes_on else None)
+
+
+class _Before:
+    """What a row is judged by: the gallery of `searched`, where those in `known` have faces, and
+    the rows before it."""
+
+    def __init__(self, searched: GallerySize, known: set[str]) -> None:
+        self.size = searched
+        self._known = known
+        self._people: list[str] = []
+        self._embeddings: list[FloatArray] = []
+
+    def nearest(self, template: NewTemplate, candidates: Sequence[Candidate]) -> dict[str, float]:
+        """Similarities of the nearest people."""
+        best = {one.face.person_id: one.similarity for one in candidates}
+        if self._embeddings:
+            similarities = np.stack(self._embeddings) @ template.embedding
+            for person_id, similarity in zip(self._people, similarities.tolist(), strict=True):
+                best[person_id] = max(similarity, best.get(person_id, similarity))
+        return best
+
+    def add(self, person_id: str, template: NewTemplate) -> None:
+        """One more that will be stored."""
+        new = person_id not in self._known
+        self.size = GallerySize(self.size.persons + new, self.size.templates + 1)
+        self._known.add(person_id)
+        self._people.append(person_id)
+        self._embeddings.append(template.embedding)
+
+
+def resembles(other: str) -> str:
+    """What a conflict is told as."""
+    return f"The face resembles {other} more than anybody else."
