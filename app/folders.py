@@ -23,20 +23,27 @@ def find_photos(folder: Path) -> list[PersonPhoto]:
 
 def sorted_names(folder: Path) -> list[str]:
     """What lies in a folder: names are small, paths are not."""
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries)
+    return [entry.name for entry in _entries(folder)]
 
 
 def iterate_photos(folder: Path) -> Iterator[PersonPhoto]:
     """`find_photos` one by one: of millions, only the people's names are in memory."""
     root = folder.resolve()
-    for person_id in sorted_names(root):
-        person = root / person_id
-        if person_id.startswith(".") or not person.is_dir():
+    for person in _entries(root):
+        if person.name.startswith(".") or not person.is_dir() or not _stays(person, root):
             continue
-        for name in sorted_names(person):
-            file = person / name
-            hidden = name.startswith(".")
-            suits = file.suffix.lower() in IMAGE_SUFFIXES and file.is_file() and not hidden
-            if suits and file.resolve().is_relative_to(root):
-                yield PersonPhoto(person_id, file)
+        for file in _entries(Path(person.path)):
+            path = Path(file.path)
+            suits = path.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
+            if suits and file.is_file() and _stays(file, root):
+                yield PersonPhoto(person.name, path)
+
+
+def _entries(folder: Path) -> list["os.DirEntry[str]"]:
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
+
+
+def _stays(entry: "os.DirEntry[str]", root: Path) -> bool:
+    """Whether it is no link, or one that stays below the root."""
+    return not entry.is_symlink() or Path(entry.path).resolve().is_relative_to(root)

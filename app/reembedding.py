@@ -140,13 +140,15 @@ def _threshold(pack: ModelPack) -> float:
     return pack.decision.threshold if point is None else point.threshold
 
 
-def _pairs(templates: Templates) -> tuple[NDArray[np.bool_], tuple[NDArray[np.intp], ...]]:
-    """All pairs of the templates, and which of them are of one person."""
-    first, second = np.triu_indices(len(templates.keys), k=1)
-    return templates.person_keys[first] == templates.person_keys[second], (first, second)
+def _pairs(templates: Templates) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which of all pairs are of one person, and the pairs as a mask (n, n): those above its
+    diagonal."""
+    people = templates.person_keys
+    above = np.triu(np.ones((len(people), len(people)), np.bool_), k=1)
+    return (people[:, None] == people)[above], above
 
 
-def _similarities(templates: Templates, pairs: tuple[NDArray[np.intp], ...]) -> FloatArray:
+def _similarities(templates: Templates, pairs: NDArray[np.bool_]) -> FloatArray:
     return (templates.vectors @ templates.vectors.T)[pairs]
 
 

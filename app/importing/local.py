@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 from app.decision.calibrations import policy_of
 from app.errors import LikenessError, PersonExists
@@ -27,6 +28,16 @@ ROWS_A_TRANSACTION = 1_000
 JUDGED_A_TRANSACTION = 256
 SECONDS_A_TRANSACTION = 1.0
 SERVER_ERROR = 500
+
+
+@dataclass(frozen=True, slots=True)
+class _Photo:
+    """A row whose photo was read."""
+
+    row: Row
+    data: bytes
+    digest: str
+    key: bytes
 
 
 class LocalImport:
@@ -65,16 +76,15 @@ class LocalImport:
         """
         path = self._services.settings.data_dir / "imports.db"
         self._journal = Journal(path, self._decided_by)
+        failed: list[LikenessError] = []
         under_way: deque[Prepared | Future[Prepared]] = deque()
-        workers = self._workers
-        with ThreadPoolExecutor(workers, thread_name_prefix="import") as threads:
+        ahead = self._workers * AHEAD
+        with ThreadPoolExecutor(self._workers, thread_name_prefix="import") as threads:
             try:
-                for row in rows:
-                    under_way.append(self._start(row, threads))
+                for arrived in self._arriving(rows, ahead, failed):
+                    under_way.extend(self._start(arrived, threads))
                     # Those in front that are ready; wait only when enough is under way.
-                    while under_way and (
-                        len(under_way) >= workers * AHEAD or _is_ready(under_way[0])
-                    ):
+                    while under_way and (len(under_way) > ahead or _is_ready(under_way[0])):
                         self._take(under_way.popleft(), tell)
                 while under_way:
                     self._take(under_way.popleft(), tell)
@@ -82,40 +92,67 @@ class LocalImport:
             finally:
                 threads.shutdown(cancel_futures=True)
                 self._journal.close()
+        if failed:
+            raise failed[0]
 
-    def _start(self, row: Row, threads: ThreadPoolExecutor) -> "Prepared | Future[Prepared]":
-        """Embeddings are made into templates here, photos on the threads."""
+    def _arriving(
+        self, rows: Iterator[Row], at_once: int, failed: list[LikenessError]
+    ) -> Iterator[list["Prepared | _Photo"]]:
+        """Rows, read as they come, some at a time. A source that breaks ends them."""
+        arrived: list[Prepared | _Photo] = []
         try:
-            if row.read is not None:
-                return self._start_photo(row, content_of(row.read), threads)
+            for row in rows:
+                arrived.append(self._arrived(row))
+                if len(arrived) >= at_once:
+                    yield arrived
+                    arrived = []
+        except LikenessError as error:
+            failed.append(error)
+        if arrived:
+            yield arrived
+
+    def _arrived(self, row: Row) -> "Prepared | _Photo":
+        """A photo that may have to be analysed, or what can be said of the row at once."""
+        try:
             if row.problem is not None:
                 raise row.problem
             check_person_id(row.person_id)
+            if row.read is not None:
+                data = content_of(row.read)
+                digest = content_digest(data)
+                key = self._journal.key(row.person_id, digest)
+                return self._refused_before(row, key) or _Photo(row, data, digest, key)
             if row.without_face:
                 return Prepared(row)
-            assert row.embedding is not None, "a row has a photo, an embedding or a problem"
-            made = self._services.template_from_embedding(row.embedding)
-            crop = content_of(row.crop) if row.crop and self._policy.keep_crops else None
+            return self._embedded(row)
         except LikenessError as error:
             return Prepared(row, outcome=_rejected(row, error))
-        template = NewTemplate(
-            made.embedding,
-            row.content_digest or made.content_digest,
-            dict(row.quality),
-            crop,
-        )
+
+    def _embedded(self, row: Row) -> Prepared:
+        assert row.embedding is not None, "a row has a photo, an embedding or a problem"
+        made = self._services.template_from_embedding(row.embedding)
+        crop = content_of(row.crop) if row.crop and self._policy.keep_crops else None
+        digest = row.content_digest or made.content_digest
+        template = NewTemplate(made.embedding, digest, dict(row.quality), crop)
         if not self._judge.concerns(row):
             return Prepared(row, template)
-        key = self._journal.key(row.person_id, template.content_digest)
+        key = self._journal.key(row.person_id, digest)
         return self._refused_before(row, key) or Prepared(row, template, key=key)
 
-    def _start_photo(
-        self, row: Row, data: bytes, threads: ThreadPoolExecutor
-    ) -> "Prepared | Future[Prepared]":
-        digest = content_digest(data)
-        key = self._journal.key(row.person_id, digest)
-        before = self._refused_before(row, key)
-        return before or threads.submit(self._analyse, row, data, digest, key)
+    def _start(
+        self, arrived: list["Prepared | _Photo"], threads: ThreadPoolExecutor
+    ) -> Iterator["Prepared | Future[Prepared]"]:
+        """Photos that are not enrolled yet, on the threads."""
+        photos = [(one.row.person_id, one.digest) for one in arrived if isinstance(one, _Photo)]
+        store, name = self._services.gallery.store, self._record.name
+        known = store.known_contents(name, photos) if photos else set()
+        for one in arrived:
+            if isinstance(one, Prepared):
+                yield one
+            elif (one.row.person_id, one.digest) in known:
+                yield Prepared(one.row, outcome=_already(one.row))
+            else:
+                yield threads.submit(self._analyse, one)
 
     def _refused_before(self, row: Row, key: bytes) -> Prepared | None:
         before = None if self._options.retry_refused else self._journal.find(key)
@@ -127,13 +164,12 @@ class LocalImport:
             row, outcome=Outcome(row.place, row.person_id, Result(result), reason, detail)
         )
 
-    def _analyse(self, row: Row, data: bytes, digest: str, key: bytes) -> Prepared:
-        services = self._services
+    def _analyse(self, photo: "_Photo") -> Prepared:
+        row, key = photo.row, photo.key
         try:
-            check_person_id(row.person_id)
-            if services.gallery.store.knows(self._record.name, row.person_id, digest):
-                return Prepared(row, outcome=_already(row))
-            _, template = services.template_from_photo(data, self._options.face, self._policy)
+            _, template = self._services.template_from_photo(
+                photo.data, self._options.face, self._policy
+            )
         except LikenessError as error:
             if error.status >= SERVER_ERROR:  # ours, not the photo's: another time it goes well
                 raise

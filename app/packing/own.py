@@ -54,7 +54,8 @@ def make_pack(base: ModelPack, own: OwnNetworks, folder: Path) -> ModelPack:
     )
     content.update(schema=1, name=folder.name, description=f"Made from {base.name}.")
     files = {network.file: base.path(network) for network in base.networks}
-    files |= {beside.name: beside for beside in base.folder.glob("LICEN*") if beside.is_file()}
+    if own.detector is None or own.recogniser is None:  # some network still comes under them
+        files |= {beside.name: beside for beside in base.folder.glob("LICEN*") if beside.is_file()}
     if own.detector is not None:
         files[base.detector.file] = own.detector
         # Sizes and thresholds belong to an architecture: the new one starts with the usual ones.

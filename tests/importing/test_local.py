@@ -1,7 +1,7 @@
 """Rows into a database: in order, once, and what is suspicious is told."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from app.importing.folders import folder_of_people
 from app.importing.local import LocalImport
 from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
 from app.importing.outcomes import Outcome, Result
-from app.importing.rows import Row
+from app.importing.rows import ImportSourceError, Row
 from app.importing.sources import SourceOptions, rows_of
 from app.services import Services, build_services
 from app.settings import Settings
@@ -41,7 +41,7 @@ def people(tmp_path: Path, photos: Path) -> Path:
 
 @pytest.fixture
 def run(services: Services) -> Run:
-    def call(rows: Path | list[Row], **options: object) -> list[Outcome]:
+    def call(rows: Path | Iterable[Row], **options: object) -> list[Outcome]:
         record = services.gallery.require("default")
         if isinstance(rows, Path):
             given = SourceOptions(record.embedding_space, 10_000_000)
@@ -147,6 +147,18 @@ def test_it_stops_at_the_first_row_that_is_rejected(
     with pytest.raises(ImportStopped, match=r"biden/zz\.jpg"):
         run(people, on_error=OnError.STOP)
     assert services.gallery.size("default").templates == 1, "nothing after it is stored"
+
+
+def test_a_source_that_breaks_ends_after_what_came_before(
+    run: Run, people: Path, services: Services
+) -> None:
+    def broken() -> Iterator[Row]:
+        yield from folder_of_people(people, 10_000_000)
+        raise ImportSourceError("The rest is not there.")
+
+    with pytest.raises(ImportSourceError, match="The rest"):
+        run(broken())
+    assert services.gallery.size("default").templates == 3
 
 
 def test_persons_without_a_face(run: Run, services: Services) -> None:

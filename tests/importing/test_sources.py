@@ -52,7 +52,12 @@ def test_a_folder_a_person(folder: Path) -> None:
 def test_links_that_leave_the_folder_are_not_followed(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "secret.jpg").write_bytes(b"secret")
     (folder / "ada" / "three.jpg").symlink_to(tmp_path / "secret.jpg")
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "secret.jpg").write_bytes(b"secret")
+    (folder / "eve").symlink_to(tmp_path / "others")
     assert contents(read_all(folder)) == EXPECTED
+    (folder / "zoe").symlink_to(folder / "bob")
+    assert contents(read_all(folder)) == [*EXPECTED, ("zoe", b"333")]
 
 
 def test_a_flat_folder_with_the_person_in_the_name(tmp_path: Path) -> None:

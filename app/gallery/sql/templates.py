@@ -1,7 +1,7 @@
 """Templates in SQL: enrolment, and the faces that clients see of them."""
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -31,7 +31,7 @@ from app.gallery.sql.rows import (
     lock_collection,
     to_page,
 )
-from app.gallery.sql.tables import crops, templates
+from app.gallery.sql.tables import crops, persons, templates
 from app.gallery.sql.vault import Vault
 from app.types import FloatArray, JsonObject
 
@@ -111,18 +111,34 @@ class TemplatePart(Part):
         self._database.erase_deleted()
         return Receipt(persons=0, templates=1)
 
-    def knows(self, name: str, person_id: str, content_digest: str) -> bool:
-        """Whether a person has a template made from that content."""
+    def known_contents(
+        self, name: str, contents: Collection[tuple[str, str]]
+    ) -> set[tuple[str, str]]:
+        """Of pairs of a person id and a content's digest those of which the person has a
+        template."""
         with self._database.reading() as connection:
             collection = get_collection(connection, name)
-            person = find_person(connection, collection, person_id)
-            if person is None or not person.templates:
-                return False
-            key = self._vault.known_key(connection, collection, person.key)
-            marks = self._vault.marks(key, content_digest)
-            query = select(templates.c.id).where(templates.c.person == person.key)
-            found = connection.execute(query.where(templates.c.content_digest.in_(marks)).limit(1))
-            return found.one_or_none() is not None
+            query = select(persons.c.person_id, persons.c.id).where(
+                persons.c.collection == collection.key,
+                persons.c.person_id.in_({person_id for person_id, _ in contents}),
+            )
+            people = {row.person_id: row.id for row in connection.execute(query)}
+            keys = {
+                person: self._vault.known_key(connection, collection, person)
+                for person in people.values()
+            }
+            marks = {
+                (people[one[0]], mark): one
+                for one in contents
+                if one[0] in people
+                for mark in self._vault.marks(keys[people[one[0]]], one[1])
+            }
+            found = select(templates.c.person, templates.c.content_digest).where(
+                templates.c.person.in_(keys),
+                templates.c.content_digest.in_({mark for _, mark in marks}),
+            )
+            stored = {(row.person, row.content_digest) for row in connection.execute(found)}
+            return {marks[one] for one in stored & marks.keys()}
 
     def embeddings(self, name: str, person_id: str) -> tuple[list[FaceRecord], FloatArray]:
         """A person's faces and their embeddings (n, d), in the same order."""
