@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from fastapi import Request, Response
 
-from app.api.schemas import ImageInfo
+from app.api.schemas.common import ImageInfo
 from app.errors import LikenessError
 from app.importing.jobs import ImportJobs
 from app.services import Services

@@ -3,7 +3,7 @@
 from typing import Any
 
 from app.api.fields import ThresholdFields
-from app.api.schemas import CandidateInfo
+from app.api.schemas.decisions import CandidateInfo
 from app.decision.calibration import SHOWN_FMR, SHOWN_FPIR, Calibration
 from app.decision.rules import ONE_COMPARISON, Ask, Rule
 from app.gallery.gallery import Candidate

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from app.api.schemas import Problem
+from app.api.schemas.common import Problem
 
 PHOTO = {"type": "string", "format": "binary", "description": "JPEG, PNG or WebP."}
 BASE64 = {"type": "string", "format": "byte", "description": "The photo in base64."}

@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -21,7 +22,7 @@ from app.importing.local import LocalImport
 from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
 from app.importing.outcomes import Counts, Outcome, Result, Tell, report_writer
 from app.importing.remote import RemoteImport
-from app.importing.rows import Row
+from app.importing.rows import ImportSourceError, Row
 from app.importing.sources import SourceOptions, rows_of, total_of
 from app.services import build_services
 from app.settings import Settings
@@ -44,6 +45,13 @@ def import_folder(
     face: Annotated[
         FaceSelection, typer.Option(help="Which face counts where a photo has several.")
     ] = FaceSelection.ONLY,
+    gate: Annotated[
+        str | None,
+        typer.Option(
+            help="What a face must be, instead of the collection's enroll_gate: "
+            '{"min_face_size_px": 60}.'
+        ),
+    ] = None,
     pattern: Annotated[
         str | None,
         typer.Option(help="Photos lie in one folder, named so: {person_id}_*.jpg."),
@@ -98,12 +106,12 @@ def import_folder(
     """
     settings = read_settings()
     counts = Counts()
-    options = ImportOptions(
-        face=face, near_duplicate=near_duplicate, on_conflict=on_conflict, on_error=on_error,
-        retry_refused=retry_refused, dry_run=dry_run,
-    )  # fmt: skip
     stopped: ImportStopped | None = None
     with clear_errors(), ExitStack() as stack:
+        options = _options(
+            face=face, gate=gate, near_duplicate=near_duplicate, on_conflict=on_conflict,
+            on_error=on_error, retry_refused=retry_refused, dry_run=dry_run,
+        )  # fmt: skip
         tells: list[Tell] = [counts]
         if report is not None:
             tells.append(stack.enter_context(report_writer(report)))
@@ -131,6 +139,15 @@ def import_folder(
 
 
 Work = Callable[[Iterator[Row], Tell], None]
+
+
+def _options(**given: Any) -> ImportOptions:
+    try:
+        return ImportOptions(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ImportSourceError(f"--{place}: {first['msg']}.") from error
 
 
 def _local(

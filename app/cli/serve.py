@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 import uvicorn
 
-from app.api.main import create_app
 from app.cli.console import clear_errors, err, out, read_settings
 from app.services import Services, build_services
 from app.settings import Settings
@@ -63,6 +62,9 @@ def serve(
 
 def run(services: Services, settings: Settings) -> None:
     """Serve until told to stop; what is in flight is finished first."""
+    # Loads the web framework, which no other command waits for.
+    from app.api.main import create_app  # noqa: PLC0415
+
     config = uvicorn.Config(
         create_app(services),
         host=settings.host,

@@ -58,6 +58,8 @@ class LocalImport:
         self._record = record
         self._options = options
         self._policy = policy_of(record)
+        if options.gate is not None:
+            self._policy = self._policy.model_copy(update={"enroll_gate": options.gate})
         self._judge = Judge(services, record, options)
         decided_by = [
             services.gallery.store.identity(), record.name, record.embedding_space,

@@ -1,12 +1,19 @@
 """How rows are decided: the same on the command line and over HTTP."""
 
+import json
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from app.decision.gates import QualityGate
 from app.decision.policy import FaceSelection
 from app.errors import LikenessError
+
+
+def _object(value: Any) -> Any:
+    """Queries and command lines carry JSON as text."""
+    return json.loads(value) if isinstance(value, str) else value
 
 
 class OnConflict(StrEnum):
@@ -33,6 +40,11 @@ class ImportOptions(BaseModel):
     face: Annotated[
         FaceSelection, Field(description="Which face counts where a photo has several.")
     ] = FaceSelection.ONLY
+    gate: Annotated[
+        QualityGate | None,
+        BeforeValidator(_object),
+        Field(description="What a face must be, as JSON; without: the collection's enroll_gate."),
+    ] = None
     near_duplicate: Annotated[
         float | None,
         Field(ge=-1, le=1, description="A face this similar to one its person has is skipped."),

@@ -76,7 +76,7 @@ def report_writer(path: Path) -> Iterator[Tell]:
     owner's alone, as it names people. Raises ImportSourceError."""
     try:
         opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        file = os.fdopen(opened, "w", newline="", encoding="utf-8")
+        file = os.fdopen(opened, "w", buffering=1, newline="", encoding="utf-8")
     except OSError as error:
         raise ImportSourceError(f"{path} cannot be written: {error.strerror}.") from error
     with file:

@@ -155,7 +155,9 @@ class RemoteImport:
         return {**members, "face_id": row.face_id}
 
     def _send(self, part: _Part, file: IO[bytes]) -> None:
-        query = self._options.model_dump(mode="json", exclude_none=True)
+        query = self._options.model_dump(mode="json", exclude_none=True, exclude={"gate"})
+        if self._options.gate is not None:
+            query["gate"] = self._options.gate.model_dump_json(exclude_none=True)
 
         file.seek(0)
         headers = {"Content-Type": "application/zip"}

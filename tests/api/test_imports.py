@@ -134,7 +134,18 @@ def test_options_of_the_query(
     job = wait(lambda: client.get(f"{url}/{made['import_id']}").json())
     assert job["state"] == "stopped"
     assert "broken.jpg" in job["detail"]
-    for wrong in ({"near_dup": "0.5"}, {"near_duplicate": "2"}, {"face": "all"}):
+    made = send(client, collection, archive, gate='{"min_face_size_px": 4000}').json()
+    job = wait(lambda: client.get(f"{url}/{made['import_id']}").json())
+    assert made["options"]["gate"]["min_face_size_px"] == 4000
+    told = client.get(f"{url}/{made['import_id']}/report").text
+    assert "face_too_small" in told
+    for wrong in (
+        {"gate": "{"},
+        {"gate": '{"min": 1}'},
+        {"near_dup": "0.5"},
+        {"near_duplicate": "2"},
+        {"face": "all"},
+    ):
         assert send(client, collection, archive, **wrong).status_code == 422, wrong
 
 

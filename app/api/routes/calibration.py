@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from app.api.answers import AnswerHead
 from app.api.decisions import calibration_members
 from app.api.routes.collections import Collection
-from app.api.schemas import CalibrationAnswer, NewCalibrationAnswer
+from app.api.schemas.calibration import CalibrationAnswer, NewCalibrationAnswer
 from app.decision.live import LiveCalibration, calibrate_collection
 from app.errors import Overloaded
 from app.services import Services

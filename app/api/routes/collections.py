@@ -15,7 +15,7 @@ from app.api.fields import (
     NewCollection,
     NewPerson,
 )
-from app.api.schemas import (
+from app.api.schemas.galleries import (
     CollectionAnswer,
     CollectionInfo,
     CollectionList,

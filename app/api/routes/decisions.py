@@ -19,7 +19,7 @@ from app.api.decisions import ask_of, candidate_info, fmr_members, fpir_members,
 from app.api.fields import IdentifyFields, VerifyFields
 from app.api.openapi import photo_body
 from app.api.routes.faces import faces_of
-from app.api.schemas import IdentifyAnswer, VerifyAnswer
+from app.api.schemas.decisions import IdentifyAnswer, VerifyAnswer
 from app.decision.calibrations import policy_of
 from app.decision.gates import OPEN_GATE, QualityGate
 from app.decision.policy import FaceSelection, is_match, usable_face

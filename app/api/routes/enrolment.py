@@ -13,7 +13,7 @@ from app.api.calls import IMAGE, Call, read_call
 from app.api.fields import EnrollFields
 from app.api.once import REPLAYED_ANSWER, IdempotencyKey, once
 from app.api.openapi import photo_body
-from app.api.schemas import EnrollAnswer, EnrolledFace, RejectedImage
+from app.api.schemas.faces import EnrollAnswer, EnrolledFace, RejectedImage
 from app.decision.calibrations import policy_of
 from app.decision.rules import CollectionPolicy
 from app.errors import LikenessError, MissingField, NothingEnrolled

@@ -11,7 +11,7 @@ from app.api.answers import AnswerHead, Outcome, face_members, image_info, json_
 from app.api.calls import read_call
 from app.api.fields import DetectFields
 from app.api.openapi import photo_body
-from app.api.schemas import DetectAnswer, EmbedAnswer
+from app.api.schemas.faces import DetectAnswer, EmbedAnswer
 from app.types import AnalysedImage, Face, FloatArray
 
 router = APIRouter(prefix="/v1", tags=["faces"])

@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.answers import AnswerHead
 from app.api.fields import PersonId
-from app.api.hygiene_schemas import HygieneAnswer
 from app.api.routes.collections import Collection, face_info, person_info
-from app.api.schemas import PersonAnswer, StoredFaceAnswer
+from app.api.schemas.galleries import PersonAnswer, StoredFaceAnswer
+from app.api.schemas.hygiene import HygieneAnswer
 from app.decision.hygiene import Hygiene, examine
 from app.errors import Overloaded
 from app.services import Services

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,14 +12,14 @@ from fastapi.responses import FileResponse, StreamingResponse
 
 from app.api.answers import AnswerHead, jobs_of
 from app.api.routes.collections import Collection
-from app.api.schemas import Answer
+from app.api.schemas.imports import ImportAnswer, ImportList
 from app.errors import (
     ImportNotFound,
     RequestTooLarge,
     StoreFull,
     UnsupportedMediaType,
 )
-from app.importing.jobs import WAITING, ImportJob, ImportJobs
+from app.importing.jobs import WAITING, ImportJobs
 from app.importing.options import ImportOptions
 
 router = APIRouter(prefix="/v1/collections/{collection}/imports", tags=["imports"])
@@ -34,20 +35,14 @@ KINDS = {
     "application/vnd.apache.parquet": ".parquet",
 }
 EVENTS_EVERY_S = 0.5
+# Proxies end what is silent for long.
+ALIVE_EVERY_S = 15.0
 BODY = {
     "requestBody": {
         "required": True,
         "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in KINDS},
     }
 }
-
-
-class ImportAnswer(Answer, ImportJob):
-    """One import."""
-
-
-class ImportList(Answer):
-    items: list[ImportJob]
 
 
 @router.post("", status_code=202, response_model=ImportAnswer, openapi_extra=BODY)
@@ -121,13 +116,19 @@ async def events(request: Request, collection: Collection, import_id: str) -> St
 
 
 async def _events(jobs: ImportJobs, collection: str, import_id: str) -> AsyncIterator[str]:
-    last = ""
+    last, told_at = "", 0.0
     while True:
-        job = jobs.get(collection, import_id)
-        told = job.model_dump_json()
+        try:
+            job = jobs.get(collection, import_id)
+        except ImportNotFound:  # forgotten meanwhile
+            return
+        told, now = job.model_dump_json(), time.monotonic()
         if told != last:
             yield f"event: {job.state.value}\ndata: {told}\n\n"
-            last = told
+            last, told_at = told, now
+        elif now - told_at > ALIVE_EVERY_S:
+            yield ": nothing new\n\n"
+            told_at = now
         if job.state not in WAITING:
             return
         await asyncio.sleep(EVENTS_EVERY_S)

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.api.schemas import EXAMPLE_HEAD, Answer
+from app.api.schemas.common import EXAMPLE_HEAD, Answer
 
 Fmr = Annotated[
     float | None,

@@ -1,0 +1,1 @@
+"""The answers over the wire, with examples that validate."""

@@ -1,0 +1,110 @@
+"""What `/v1/collections/{c}/calibration` answers."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
+
+from app.api.schemas.common import MODEL, TIME, Answer, Extent, FmrInterval, example
+
+
+class CalibrationSource(BaseModel):
+    """The faces it was counted on."""
+
+    kind: Annotated[str, Field(description="photos, or the collection itself.")]
+    name: str
+    persons: int
+    faces: int
+    person_pairs: Annotated[float, Field(description="Pairs of different people compared.")]
+    mated_persons: Annotated[int, Field(description="People with two faces or more.")]
+    digest: Annotated[str, Field(description="SHA-256 of their embeddings.")]
+    left_out: Annotated[int, Field(description="Pairs of ids left out as probably one person.")]
+
+
+class OperatingPointInfo(BaseModel):
+    """A threshold for an error rate, and what it costs in missed matches."""
+
+    target: float
+    threshold: Annotated[
+        float | None, Field(description="Null: the calibration does not reach so far.")
+    ]
+    extrapolated: bool = False
+    fnmr: Annotated[
+        float | None, Field(description="Mated comparisons missed; null where none were counted.")
+    ] = None
+    fnmr_interval: FmrInterval = None
+
+
+class SuspectInfo(BaseModel):
+    """Two ids that are probably one person (or close relatives)."""
+
+    person_id_a: str
+    person_id_b: str
+    similarity: float
+
+
+_OPERATING_POINT: dict[str, Any] = {
+    "target": 0.0001,
+    "threshold": 0.527,
+    "extrapolated": False,
+    "fnmr": 0.049,
+    "fnmr_interval": [0.036, 0.065],
+}
+_CALIBRATION: dict[str, Any] = {
+    "calibration_id": "cal-139201e23a15dd14",
+    "calibration_source": "collection",
+    "embedding_space": MODEL["embedding_space"],
+    "precision": "float32",
+    "created_at": TIME,
+    "source": {
+        "kind": "collection",
+        "name": "default",
+        "persons": 812,
+        "faces": 1904,
+        "person_pairs": 329265,
+        "mated_persons": 401,
+        "digest": "0" * 64,
+        "left_out": 1,
+    },
+    "template_exponent": 0.81,
+    "searched": {"persons": 812, "faces": 1904},
+    "fmr": [_OPERATING_POINT],
+    "fpir": [{**_OPERATING_POINT, "target": 0.01, "threshold": 0.578}],
+}
+
+
+class CalibrationAnswer(Answer):
+    """The calibration behind a collection's decisions; all its members are null without one."""
+
+    model_config = example(**_CALIBRATION)
+    calibration_id: str | None = None
+    calibration_source: Literal["collection", "pack"] | None = None
+    embedding_space: str | None = None
+    precision: str | None = None
+    created_at: datetime | None = None
+    source: CalibrationSource | None = None
+    template_exponent: Annotated[
+        float | None,
+        Field(description="m faces of a person are mistaken as often as m to this power people."),
+    ] = None
+    searched: Extent
+    fmr: Annotated[
+        list[OperatingPointInfo], Field(default_factory=list, description="For target_fmr.")
+    ]
+    fpir: Annotated[
+        list[OperatingPointInfo],
+        Field(default_factory=list, description="For target_fpir at the collection's size now."),
+    ]
+
+
+class NewCalibrationAnswer(CalibrationAnswer):
+    model_config = example(
+        **_CALIBRATION,
+        suspected_duplicates=[
+            {"person_id_a": "j.smith", "person_id_b": "john.smith", "similarity": 0.86}
+        ],
+    )
+    suspected_duplicates: Annotated[
+        list[SuspectInfo],
+        Field(default_factory=list, description="Look at these: two ids, probably one person."),
+    ]

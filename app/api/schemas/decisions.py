@@ -1,0 +1,141 @@
+"""What `/v1/verify` and `/v1/identify` answer."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
+
+from app.api.schemas.common import (
+    FACE,
+    IMAGE,
+    Answer,
+    Extent,
+    FaceInfo,
+    Fmr,
+    FmrExtrapolated,
+    FmrInterval,
+    ImageInfo,
+    example,
+)
+from app.decision.policy import Status
+from app.decision.rules import ThresholdSource
+
+
+class CandidateInfo(BaseModel):
+    person_id: str
+    face_id: str
+    similarity: Annotated[float, Field(ge=-1, le=1, description="Cosine, never a percentage.")]
+    fmr: Fmr = None
+    fmr_interval: FmrInterval = None
+    fmr_extrapolated: FmrExtrapolated = False
+    margin: Annotated[
+        float | None, Field(description="Lead over the next person; null when there is none.")
+    ] = None
+
+
+class IdentifiedFace(FaceInfo):
+    status: Status
+    person_id: Annotated[str | None, Field(description="The person, when identified.")] = None
+    reasons: Annotated[
+        list[str],
+        Field(
+            default_factory=list,
+            description="Why it was rejected: what the collection's gate misses.",
+        ),
+    ]
+    candidates: Annotated[
+        list[CandidateInfo], Field(description="The nearest persons, matches or not, best first.")
+    ]
+
+
+class Decided(BaseModel):
+    """The threshold that decided, and what backs it."""
+
+    threshold: float
+    threshold_source: Annotated[
+        ThresholdSource,
+        Field(
+            description="Who chose it: this request, the collection's policy, the default policy, "
+            "or the pack's constant where nothing is calibrated."
+        ),
+    ]
+    target: Annotated[
+        float | None, Field(description="The error rate it was chosen for; null: a fixed one.")
+    ] = None
+    calibration_id: str | None = None
+    calibration_source: Annotated[
+        Literal["collection", "pack"] | None, Field(description="Whose faces it was counted on.")
+    ] = None
+
+
+_DECIDED: dict[str, Any] = {
+    "threshold": 0.527,
+    "threshold_source": "default",
+    "target": 0.0001,
+    "calibration_id": "cal-139201e23a15dd14",
+    "calibration_source": "pack",
+}
+
+
+class VerifyAnswer(Answer, Decided):
+    model_config = example(
+        is_match=True,
+        similarity=0.77,
+        **_DECIDED,
+        fmr=None,
+        fmr_interval=[0.0, 1.1e-06],
+        fmr_extrapolated=True,
+        person_id="obama",
+        face_id="7f8de8f5-53c9-4a52-9e3a-1d2b7f3f1f11",
+        face=FACE,
+        reference_face=None,
+    )
+    is_match: bool
+    similarity: Annotated[float, Field(ge=-1, le=1)]
+    fmr: Fmr = None
+    fmr_interval: FmrInterval = None
+    fmr_extrapolated: FmrExtrapolated = False
+    person_id: str | None = None
+    face_id: str | None = None
+    face: FaceInfo
+    reference_face: FaceInfo | None = None
+
+
+class IdentifyAnswer(Answer, Decided):
+    model_config = example(
+        collection="default",
+        **{**_DECIDED, "threshold": 0.398, "target": 0.01},
+        searched={"persons": 2, "faces": 3},
+        fpir=0.01,
+        images=[IMAGE],
+        faces=[
+            {
+                **FACE,
+                "status": "identified",
+                "person_id": "obama",
+                "reasons": [],
+                "candidates": [
+                    {
+                        "person_id": "obama",
+                        "face_id": "7f8de8f5-53c9-4a52-9e3a-1d2b7f3f1f11",
+                        "similarity": 0.61,
+                        "fmr": 3.9e-06,
+                        "fmr_interval": [2.2e-06, 6.4e-06],
+                        "fmr_extrapolated": False,
+                        "margin": 0.76,
+                    }
+                ],
+            }
+        ],
+    )
+    collection: str
+    searched: Annotated[
+        Extent, Field(description="What was searched: with a filter, what it left.")
+    ]
+    fpir: Annotated[
+        float | None,
+        Field(
+            description="Share of strangers who would be taken for someone here, at this threshold."
+        ),
+    ] = None
+    images: list[ImageInfo]
+    faces: list[IdentifiedFace]

@@ -1,0 +1,104 @@
+"""What `/v1/collections`, their persons and their stored faces answer."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field
+
+from app.api.schemas.common import MODEL, QUALITY, TIME, Answer, example
+from app.decision.rules import CollectionPolicy
+
+
+class CollectionInfo(BaseModel):
+    name: str
+    embedding_space: str
+    dimension: int
+    persons: int
+    faces: int
+    metadata: dict[str, Any]
+    policy: CollectionPolicy
+    calibration_id: Annotated[
+        str | None, Field(description="The calibration it made of itself; null: the pack's serves.")
+    ] = None
+    created_at: datetime
+
+
+class PersonInfo(BaseModel):
+    person_id: str
+    metadata: dict[str, Any]
+    faces: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class StoredFaceInfo(BaseModel):
+    face_id: str
+    person_id: str
+    quality: dict[str, Any]
+    created_at: datetime
+
+
+_COLLECTION: dict[str, Any] = {
+    "name": "default",
+    "embedding_space": MODEL["embedding_space"],
+    "dimension": 192,
+    "persons": 2,
+    "faces": 3,
+    "metadata": {},
+    "policy": CollectionPolicy().model_dump(),
+    "calibration_id": None,
+    "created_at": TIME,
+}
+_PERSON: dict[str, Any] = {
+    "person_id": "obama",
+    "metadata": {"office": "president"},
+    "faces": 2,
+    "created_at": TIME,
+    "updated_at": TIME,
+}
+_STORED: dict[str, Any] = {
+    "face_id": "7f8de8f5-53c9-4a52-9e3a-1d2b7f3f1f11",
+    "person_id": "obama",
+    "quality": QUALITY,
+    "created_at": TIME,
+}
+
+
+class CollectionAnswer(Answer, CollectionInfo):
+    model_config = example(**_COLLECTION)
+
+
+class PersonAnswer(Answer, PersonInfo):
+    model_config = example(**_PERSON)
+
+
+class StoredFaceAnswer(Answer, StoredFaceInfo):
+    model_config = example(**_STORED)
+
+
+class _Listed(Answer):
+    next_cursor: Annotated[
+        str | None, Field(description="Give it as `cursor` for the next page; null at the end.")
+    ] = None
+
+
+class CollectionList(_Listed):
+    model_config = example(items=[_COLLECTION], next_cursor=None)
+    items: list[CollectionInfo]
+
+
+class PersonList(_Listed):
+    model_config = example(items=[_PERSON], next_cursor=None)
+    items: list[PersonInfo]
+
+
+class StoredFaceList(_Listed):
+    model_config = example(items=[_STORED], next_cursor=None)
+    items: list[StoredFaceInfo]
+
+
+class DeletionReceipt(Answer):
+    """What a deletion removed; searches no longer find it."""
+
+    model_config = example(deleted={"persons": 1, "faces": 2})
+    deleted: dict[str, int]
