@@ -101,6 +101,23 @@ def test_import_of_nothing(run: Run, tmp_path: Path) -> None:
     assert "is no folder, .csv" in answer.stderr
 
 
+def test_import_by_the_script_and_with_a_gate(
+    run: Run, people: Path, environment: dict[str, str]
+) -> None:
+    (people / "biden" / "broken.JPG").unlink()
+    gate = '{"min_face_size_px": 4000}'
+    assert "face_too_small" in run("import", people, "--gate", gate).stdout
+    wrong = run("import", people, "--gate", '{"min": 1}')
+    assert wrong.returncode == 2
+    assert "--gate.min: Extra inputs" in wrong.stderr
+    script = Path(__file__).parents[2] / "scripts" / "import_gallery.py"
+    done = subprocess.run(
+        [sys.executable, script, people, "--on-error", "stop", "--json"],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert json.loads(done.stdout)["enrolled"] == 3, done.stderr
+
+
 def test_models_are_listed_and_verified(run: Run) -> None:
     assert "default" in run("models", "list").stdout
     assert "intact are detector.onnx" in run("models", "verify").stdout
