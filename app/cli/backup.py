@@ -1,9 +1,8 @@
 """`likeness backup` and `likeness restore`: all that the database holds, out and in again."""
 
-import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
@@ -11,6 +10,7 @@ import typer
 from sqlalchemy import Engine
 
 from app.cli.console import clear_errors, err, read_settings
+from app.disk import write_whole
 from app.errors import BackupError, StoreFull
 from app.gallery.backends import create_engine
 from app.gallery.backup.blocks import read_blocks, write_blocks
@@ -102,23 +102,10 @@ def _write(target: Path, pieces: Iterator[bytes], *, force: bool) -> None:
     """The file whole, and on disk, or none."""
     if target.exists() and not force:
         raise BackupError(f"{target} exists. Name another file, or replace it with --force.")
-    temporary = target.with_name(target.name + ".unfinished")
     try:
-        with open(temporary, "wb", opener=_private) as file:
-            for piece in pieces:
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(target)
+        write_whole(target, pieces)
     except OSError as error:
         raise StoreFull(f"{target} cannot be written: {error.strerror}.") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def _report(what: str, held: Held) -> None:

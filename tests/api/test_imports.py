@@ -10,8 +10,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.errors import ImportNotFound, StoreFull
 from app.importing import jobs as module
-from app.importing.jobs import ImportJobs, JobState
+from app.importing.job_folder import ImportJob, JobFolder, JobState
+from app.importing.jobs import ImportJobs
 from app.importing.options import ImportOptions
 from app.services import Services, build_services
 from app.settings import Settings
@@ -114,7 +116,7 @@ def test_an_archive_that_is_too_large(tmp_path: Path, archive: Path) -> None:
     with run_server(services) as url, httpx.Client(base_url=url) as client:
         answer = send(client, "default", archive)
     assert (answer.status_code, code_of(answer)) == (413, "request_too_large")
-    assert list((tmp_path / "data" / "imports").iterdir()) == []
+    assert not list((tmp_path / "data" / "imports").glob("*.*"))
 
 
 def test_options_of_the_query(
@@ -186,44 +188,140 @@ def test_no_more_than_some_wait(
     assert (answer.status_code, code_of(answer)) == (503, "overloaded")
 
 
-def test_reports_are_kept_for_some_days(tmp_path: Path, archive: Path) -> None:
+def queue(jobs: ImportJobs, archive: Path) -> ImportJob:
+    upload = jobs.new_upload(archive.suffix)
+    upload.write(archive.read_bytes())
+    upload.sync()
+    job = jobs.create("default", upload, ImportOptions())
+    upload.close()
+    return job
+
+
+def until(holds: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_reports_are_kept_for_some_days(
+    tmp_path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by a service that nobody restarts."""
+    monkeypatch.setattr(module, "LOOK_EVERY_S", 0.05)
     services = build_services(Settings(data_dir=tmp_path / "data", import_report_days=2))
     now = [datetime(2026, 1, 1, tzinfo=UTC)]
     jobs = ImportJobs(services, lambda: now[0])
-    place = jobs.new_archive(".zip")
-    place.write_bytes(archive.read_bytes())
-    job = jobs.create("default", place, ImportOptions())
-    jobs.cancel("default", job.import_id)
-    left_by_a_crash = jobs.new_archive(".zip")
-    now[0] += timedelta(days=1)
-    again = ImportJobs(services, lambda: now[0])
-    again.start()
-    assert again.get("default", job.import_id).state is JobState.CANCELLED
-    assert not left_by_a_crash.exists()
-    again.stop()
-    now[0] += timedelta(days=2)
-    last = ImportJobs(services, lambda: now[0])
-    last.start()
-    assert last.of("default") == []
-    assert list(last.folder.iterdir()) == []
-    last.stop()
+    jobs.start()
+    job = queue(jobs, archive)
+    until(lambda: jobs.get("default", job.import_id).state is JobState.DONE)
+    now[0] += timedelta(days=1, hours=23)
+    time.sleep(0.2)
+    assert jobs.report("default", job.import_id).is_file()
+    now[0] += timedelta(hours=2)
+    until(lambda: jobs.of("default") == [])
+    assert not list((tmp_path / "data" / "imports").glob("*.*"))
+    jobs.stop()
+    services.close()
+
+
+def test_a_start_removes_what_a_crash_left_and_no_upload_under_way(
+    tmp_path: Path, archive: Path
+) -> None:
+    services = build_services(Settings(data_dir=tmp_path / "data"))
+    folder = tmp_path / "data" / "imports"
+    other = ImportJobs(services)
+    under_way = other.new_upload(".zip")
+    left = folder / "0123456789abcdef.zip"
+    left.write_bytes(b"half")
+    (folder / "0123456789abcdef.json.new").write_bytes(b"{")
+    (folder / "fedcba9876543210.report.jsonl").write_bytes(b"")
+    jobs = ImportJobs(services)
+    jobs.start()
+    until(lambda: not left.exists())
+    until(lambda: [path.name for path in folder.glob("*.*")] == [under_way.path.name])
+    under_way.close()
+    assert not list(folder.glob("*.*"))
+    jobs.stop()
     services.close()
 
 
 def test_a_restart_goes_on(tmp_path: Path, archive: Path) -> None:
     """What was queued or under way when the service ended is there, and is done, after a start."""
     services = build_services(Settings(data_dir=tmp_path / "data"))
-    before = ImportJobs(services)
-    place = before.new_archive(".zip")
-    place.write_bytes(archive.read_bytes())
-    job = before.create("default", place, ImportOptions())
-    assert place.stat().st_mode & 0o077 == 0
+    job = queue(ImportJobs(services), archive)
+    (archive,) = (tmp_path / "data" / "imports").glob("*.zip")
+    assert archive.stat().st_mode & 0o077 == 0
     after = ImportJobs(services)
     after.start()
-    deadline = time.monotonic() + 60
-    while after.get("default", job.import_id).state is not JobState.DONE:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: after.get("default", job.import_id).state is JobState.DONE)
     assert after.get("default", job.import_id).counts["enrolled"] == 2
+    assert not archive.exists()
     after.stop()
+    services.close()
+
+
+def test_one_of_several_processes_does_them_and_all_answer(tmp_path: Path, archive: Path) -> None:
+    settings = Settings(data_dir=tmp_path / "data")
+    first, second = (build_services(settings) for _ in range(2))
+    doing, other = ImportJobs(first), ImportJobs(second)
+    doing.start()
+    one = queue(doing, archive)
+    until(lambda: other.get("default", one.import_id).state is JobState.DONE)
+    other.start()
+    two = queue(other, archive)
+    until(lambda: other.get("default", two.import_id).state is JobState.DONE)
+    assert doing.get("default", two.import_id).counts["skipped"] == 2
+    assert len(other.report("default", two.import_id).read_text().splitlines()) == 3
+    doing.stop()
+    three = queue(doing, archive)
+    until(lambda: other.get("default", three.import_id).state is JobState.DONE)
+    other.cancel("default", one.import_id)
+    assert {job.import_id for job in doing.of("default")} == {two.import_id, three.import_id}
+    other.stop()
+    first.close()
+    second.close()
+
+
+def test_one_that_waits_is_cancelled_at_once(tmp_path: Path, archive: Path) -> None:
+    services = build_services(Settings(data_dir=tmp_path / "data"))
+    jobs = ImportJobs(services)
+    job = queue(jobs, archive)
+    assert jobs.cancel("default", job.import_id).state is JobState.CANCELLED
+    with pytest.raises(ImportNotFound, match="no report"):
+        jobs.report("default", job.import_id)
+    jobs.start()
+    jobs.stop()
+    assert services.gallery.size("default").templates == 0
+    services.close()
+
+
+def test_a_full_disk_ends_no_import_twice(
+    tmp_path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end is known here at once, and noted when there is room again."""
+    monkeypatch.setattr(module, "LOOK_EVERY_S", 0.05)
+    services = build_services(Settings(data_dir=tmp_path / "data"))
+    jobs = ImportJobs(services)
+    job = queue(jobs, archive)
+    full = [False]
+    save = JobFolder.save
+
+    def saving(self: JobFolder, one: ImportJob) -> None:
+        full[0] = full[0] or one.state is JobState.DONE
+        if full[0]:
+            raise OSError(28, "No space left on device")
+        save(self, one)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JobFolder, "save", saving)
+        jobs.start()
+        until(lambda: jobs.get("default", job.import_id).state is JobState.DONE)
+        upload = jobs.new_upload(".zip")
+        with pytest.raises(StoreFull, match="No space left"):
+            jobs.create("default", upload, ImportOptions())
+        upload.close()
+    until(lambda: ImportJobs(services).get("default", job.import_id).state is JobState.DONE)
+    assert jobs.get("default", job.import_id).counts["enrolled"] == 2
+    jobs.stop()
     services.close()

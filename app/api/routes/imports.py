@@ -4,7 +4,6 @@ import asyncio
 import errno
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -19,7 +18,8 @@ from app.errors import (
     StoreFull,
     UnsupportedMediaType,
 )
-from app.importing.jobs import WAITING, ImportJobs
+from app.importing.job_folder import WAITING, Upload
+from app.importing.jobs import ImportJobs
 from app.importing.options import ImportOptions
 
 router = APIRouter(prefix="/v1/collections/{collection}/imports", tags=["imports"])
@@ -63,29 +63,28 @@ async def create(
         raise UnsupportedMediaType(
             f"The body is a {', '.join(KINDS)}; name it in Content-Type, not {kind or 'nothing'}."
         )
-    archive = await asyncio.to_thread(jobs.new_archive, KINDS[kind])
+    upload = await asyncio.to_thread(jobs.new_upload, KINDS[kind])
     try:
-        await _receive(request, archive, head.services.settings.max_import_bytes)
-    except BaseException:
-        archive.unlink(missing_ok=True)
-        raise
-    job = await asyncio.to_thread(jobs.create, collection, archive, options)
+        await _receive(request, upload, head.services.settings.max_import_bytes)
+        job = await asyncio.to_thread(jobs.create, collection, upload, options)
+    finally:
+        upload.close()
     return {**head.members(), **job.model_dump()}
 
 
-async def _receive(request: Request, archive: Path, most: int) -> None:
-    """The body into a file, a piece at a time. Raises RequestTooLarge or StoreFull."""
+async def _receive(request: Request, upload: Upload, most: int) -> None:
+    """The body onto the disk, a piece at a time. Raises RequestTooLarge or StoreFull."""
     size = 0
     try:
-        with archive.open("wb") as file:
-            async for piece in request.stream():
-                size += len(piece)
-                if size > most:
-                    raise RequestTooLarge(
-                        f"The archive has more than {most:,} bytes (LIKENESS_MAX_IMPORT_BYTES); "
-                        "send it in parts."
-                    )
-                await asyncio.to_thread(file.write, piece)
+        async for piece in request.stream():
+            size += len(piece)
+            if size > most:
+                raise RequestTooLarge(
+                    f"The archive has more than {most:,} bytes (LIKENESS_MAX_IMPORT_BYTES); "
+                    "send it in parts."
+                )
+            await asyncio.to_thread(upload.write, piece)
+        await asyncio.to_thread(upload.sync)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreFull("There is no room for the archive; nothing was kept.") from error
@@ -96,22 +95,23 @@ async def _receive(request: Request, archive: Path, most: int) -> None:
 async def list_imports(request: Request, collection: Collection) -> Any:
     """The collection's imports, the newest first."""
     head = AnswerHead(request)
-    items = [job.model_dump() for job in jobs_of(request).of(collection)]
-    return {**head.members(), "items": items}
+    found = await asyncio.to_thread(jobs_of(request).of, collection)
+    return {**head.members(), "items": [job.model_dump() for job in found]}
 
 
 @router.get("/{import_id}", response_model=ImportAnswer)
 async def read(request: Request, collection: Collection, import_id: str) -> Any:
     """How far an import is."""
     head = AnswerHead(request)
-    return {**head.members(), **jobs_of(request).get(collection, import_id).model_dump()}
+    job = await asyncio.to_thread(jobs_of(request).get, collection, import_id)
+    return {**head.members(), **job.model_dump()}
 
 
 @router.get("/{import_id}/events")
 async def events(request: Request, collection: Collection, import_id: str) -> StreamingResponse:
     """The same as server-sent events, whenever it changes, until the import ends."""
     jobs = jobs_of(request)
-    jobs.get(collection, import_id)
+    await asyncio.to_thread(jobs.get, collection, import_id)
     return StreamingResponse(_events(jobs, collection, import_id), media_type="text/event-stream")
 
 
@@ -119,7 +119,7 @@ async def _events(jobs: ImportJobs, collection: str, import_id: str) -> AsyncIte
     last, told_at = "", 0.0
     while True:
         try:
-            job = jobs.get(collection, import_id)
+            job = await asyncio.to_thread(jobs.get, collection, import_id)
         except ImportNotFound:  # forgotten meanwhile
             return
         told, now = job.model_dump_json(), time.monotonic()
@@ -138,9 +138,7 @@ async def _events(jobs: ImportJobs, collection: str, import_id: str) -> AsyncIte
 async def report(request: Request, collection: Collection, import_id: str) -> FileResponse:
     """The outcome of each row so far, as JSON Lines."""
     jobs = jobs_of(request)
-    path = jobs.report(jobs.get(collection, import_id))
-    if not path.is_file():
-        raise ImportNotFound(f"The import '{import_id}' has not begun: there is no report yet.")
+    path = await asyncio.to_thread(jobs.report, collection, import_id)
     return FileResponse(path, media_type="application/x-ndjson")
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from app.api.schemas.common import TIME, Answer, example
-from app.importing.jobs import ImportJob
+from app.importing.job_folder import ImportJob
 
 _IMPORT: dict[str, Any] = {
     "import_id": "5f0c6b0e6f5b4a8e9b1d2c3a4f5e6d7c",
@@ -24,6 +24,7 @@ _IMPORT: dict[str, Any] = {
             {"result": "rejected", "reason": "no_face", "rows": 3},
         ],
     },
+    "cancelling": False,
     "detail": None,
 }
 

@@ -5,7 +5,6 @@ them with the revision they stand at. Files are written beside, synced and renam
 comes last. Whatever does not fit is noticed, and the index is built from the database.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from app.disk import own, write_whole
 from app.errors import DamagedData, EncryptionKeyMissing
 from app.gallery.encryption.files import CHUNK, FileSealer, open_file
 from app.gallery.encryption.ring import KeyRing
@@ -87,16 +87,10 @@ class SnapshotFolder:
             return True
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            file = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+            self._owned = own(self._folder / "lock")
         except OSError:
             return False  # a folder that cannot be written keeps no snapshot
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(file)
-            return False
-        self._owned = file
-        return True
+        return self._owned is not None
 
     def release(self) -> None:
         """Own it no longer."""
@@ -236,7 +230,7 @@ class SnapshotFolder:
             "revision": reached[0], "stamp": reached[1], "sealed": self._ring is not None,
             "rotation": rotation, "files": entries,
         }  # fmt: skip
-        self._write(MANIFEST, iter([memoryview(_with_check(manifest))]))
+        write_whole(self._folder / MANIFEST, [_with_check(manifest)])
         names = {entry["name"] for entry in entries}
         with self._lock:
             self._quantiser = quantiser
@@ -263,7 +257,7 @@ class SnapshotFolder:
         facts = self._facts(name, layout)
         pieces = contents(facts, rows, codes)
         if self._ring is None:
-            self._write(name, pieces)
+            write_whole(self._folder / name, pieces)
             file = RowsFile(self._folder / name, facts, layout)
             with self._lock:
                 self._files[name] = file
@@ -271,7 +265,7 @@ class SnapshotFolder:
             rows.vectors = file.arrays["vectors"]
         else:
             sealer = FileSealer(self._ring, PURPOSE, name.encode())
-            self._write(name, _seal(sealer, pieces))
+            write_whole(self._folder / name, _seal(sealer, pieces))
             with self._lock:
                 self._sealed[name] = rows.keys[rows.alive]
         with self._lock:
@@ -283,26 +277,8 @@ class SnapshotFolder:
         digest = hashlib.sha256(data).hexdigest()
         name = f"rotation-{digest[:16]}"
         if not (self._folder / name).exists():
-            self._write(name, iter([memoryview(data)]))
+            write_whole(self._folder / name, [data])
         return digest
-
-    def _write(self, name: str, pieces: Iterator[memoryview] | Iterator[bytes]) -> None:
-        """A file that is there whole or not at all, also after a power cut."""
-        temporary = self._folder / f"{name}.new"
-        try:
-            with open(temporary, "wb", opener=_private) as file:
-                for piece in pieces:
-                    file.write(piece)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.rename(self._folder / name)
-        finally:
-            temporary.unlink(missing_ok=True)
-        folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
     def _remove_others(self, keep: set[str]) -> None:
         for path in self._folder.iterdir():
@@ -339,10 +315,6 @@ class SnapshotFolder:
                 for file in self._files.values():
                     file.sync()
                 self._unsynced = False
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def _seal(sealer: FileSealer, pieces: Iterator[memoryview]) -> Iterator[bytes]:

@@ -1,0 +1,67 @@
+"""Files that are there whole or not at all, and locks between the processes of one machine."""
+
+import fcntl
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+def write_whole(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+    """Replace a file by what the pieces hold; its owner alone may read it.
+
+    When this returns it is on disk, also after a power cut; until then the old file is. Raises
+    OSError.
+    """
+    temporary = path.with_name(f"{path.name}.new")
+    try:
+        with open(temporary, "wb", opener=private) as file:
+            for piece in pieces:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to disk. Raises OSError."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def private(path: str, flags: int) -> int:
+    """An opener of files that their owner alone may read."""
+    return os.open(path, flags, 0o600)
+
+
+def own(path: Path) -> int | None:
+    """A descriptor that holds the lock of that name until it is closed, or its process ends; None
+    where somebody else holds it. Raises OSError where the file cannot be made."""
+    file = private(str(path), os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        return None
+    except OSError:
+        os.close(file)
+        raise
+    return file
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Wait for the lock of that name, and hold it: against threads and other processes."""
+    file = private(str(path), os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)

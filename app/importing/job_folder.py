@@ -1,0 +1,172 @@
+"""Imports on disk: their states, archives and reports, for every process of the machine."""
+
+import logging
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, suppress
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from app.disk import exclusive, own, write_whole
+from app.errors import StoreFull
+from app.importing.options import ImportOptions
+from app.telemetry.logs import log
+
+STATE, REPORT, UNFINISHED = ".json", ".report.jsonl", ".new"
+
+
+class JobState(StrEnum):
+    """`stopped`: at a row, as it was asked to."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+WAITING = (JobState.QUEUED, JobState.RUNNING)
+
+
+class ImportJob(BaseModel):
+    """One import: what was asked, how far it is, and why it ended early. `counts` are those since
+    the service started, where it was restarted meanwhile; `cancelling` one is about to end."""
+
+    model_config = ConfigDict(frozen=True)
+
+    import_id: str
+    collection: str
+    state: JobState
+    created_at: datetime
+    finished_at: datetime | None = None
+    archive: str
+    options: ImportOptions
+    counts: dict[str, object] = {}
+    cancelling: bool = False
+    detail: str | None = None
+
+
+class Upload:
+    """An archive on its way to disk, locked meanwhile; gone when it is closed without a job."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self.taken = False
+        self._file = os.fdopen(descriptor, "wb")
+
+    def write(self, piece: bytes) -> None:
+        """One more piece. Raises OSError."""
+        self._file.write(piece)
+
+    def sync(self) -> None:
+        """All pieces are on disk when this returns. Raises OSError."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Let go of it."""
+        if not self.taken:
+            self.path.unlink(missing_ok=True)
+        with suppress(OSError):  # what a full disk did not take was told before
+            self._file.close()
+
+
+class JobFolder:
+    """A folder with one file a job, its archive until it has ended, and its report."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Hold it between looking at a job and changing it. Raises OSError."""
+        return exclusive(self.path / "lock")
+
+    def become_worker(self) -> int | None:
+        """A descriptor that is held by the one process that does the jobs; None for the others.
+        Raises OSError."""
+        return own(self.path / "worker") if self.path.exists() else None
+
+    def new_upload(self, suffix: str) -> Upload:
+        """A place for an archive, named by a new job's id. Raises StoreFull."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with self.exclusive():  # it is locked before anybody can take it for a leftover
+                path = self.path / f"{uuid.uuid4().hex}{suffix}"
+                held = own(path)
+        except OSError as error:
+            raise unwritable(error) from error
+        assert held is not None, "nobody else knows that name"
+        return Upload(path, held)
+
+    def archives(self) -> list[Path]:
+        """Of the jobs that wait or run, and those that are being received."""
+        others = (STATE, REPORT, UNFINISHED)
+        return [path for path in self.path.glob("*.*") if not path.name.endswith(others)]
+
+    def archive(self, job: ImportJob) -> Path:
+        """What is imported."""
+        return self.path / job.archive
+
+    def report(self, job: ImportJob) -> Path:
+        """Where the outcome of each row is written, as JSON Lines."""
+        return self.path / f"{job.import_id}{REPORT}"
+
+    def find(self, import_id: str) -> ImportJob | None:
+        """One job."""
+        if not import_id.isalnum():  # what a client calls an id leads nowhere else
+            return None
+        try:
+            return ImportJob.model_validate_json(self._state(import_id).read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            log(logging.WARNING, f"{self._state(import_id)} is no import job", error)
+            return None
+
+    def all(self) -> Iterator[ImportJob]:
+        """Every job."""
+        for path in list(self.path.glob(f"*{STATE}")):
+            job = self.find(id_of(path))
+            if job is not None:
+                yield job
+
+    def save(self, job: ImportJob) -> None:
+        """On disk when this returns. Raises OSError."""
+        write_whole(self._state(job.import_id), [job.model_dump_json().encode()])
+
+    def forget(self, job: ImportJob) -> None:
+        """Remove all of a job; its state first: who does it learns so that it is not wanted."""
+        for path in (self._state(job.import_id), self.report(job), self.archive(job)):
+            path.unlink(missing_ok=True)
+
+    def tidy(self, is_old: Callable[[ImportJob], bool]) -> None:
+        """Forget what is old, and remove what was being received or written when a process died."""
+        with self.exclusive():
+            for job in self.all():
+                if is_old(job):
+                    self.forget(job)
+            for path in [*self.archives(), *self.path.glob(f"*{REPORT}")]:
+                held = None if self.find(id_of(path)) else own(path)
+                if held is not None:  # nobody is sending it
+                    path.unlink()
+                    os.close(held)
+            for path in self.path.glob(f"*{UNFINISHED}"):
+                path.unlink()
+
+    def _state(self, import_id: str) -> Path:
+        return self.path / f"{import_id}{STATE}"
+
+
+def id_of(path: Path) -> str:
+    """The import that a file of the folder is of."""
+    return path.name.partition(".")[0]
+
+
+def unwritable(error: OSError) -> StoreFull:
+    """What a client is told of a disk that does not take a job."""
+    return StoreFull(f"The import cannot be noted on disk: {error.strerror}. Nothing was changed.")
