@@ -23,23 +23,33 @@ def find_photos(folder: Path) -> list[PersonPhoto]:
 
 def sorted_names(folder: Path) -> list[str]:
     """What lies in a folder: names are small, paths are not."""
-    return [entry.name for entry in _entries(folder)]
+    return [entry.name for entry in sorted_entries(folder)]
 
 
 def iterate_photos(folder: Path) -> Iterator[PersonPhoto]:
     """`find_photos` one by one: of millions, only the people's names are in memory."""
     root = folder.resolve()
-    for person in _entries(root):
-        if person.name.startswith(".") or not person.is_dir() or not _stays(person, root):
-            continue
-        for file in _entries(Path(person.path)):
+    for person in people_of(root):
+        for file in sorted_entries(Path(person.path)):
             path = Path(file.path)
-            suits = path.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
-            if suits and file.is_file() and _stays(file, root):
+            if path.suffix.lower() in IMAGE_SUFFIXES and is_file_inside(file, root):
                 yield PersonPhoto(person.name, path)
 
 
-def _entries(folder: Path) -> list["os.DirEntry[str]"]:
+def people_of(root: Path) -> Iterator["os.DirEntry[str]"]:
+    """The folders of people in a resolved one; links that leave it are skipped."""
+    for entry in sorted_entries(root):
+        if not entry.name.startswith(".") and entry.is_dir() and _stays(entry, root):
+            yield entry
+
+
+def is_file_inside(entry: "os.DirEntry[str]", root: Path) -> bool:
+    """Whether it is a visible file, and no link that leaves `root`, which is resolved."""
+    return not entry.name.startswith(".") and entry.is_file() and _stays(entry, root)
+
+
+def sorted_entries(folder: Path) -> list["os.DirEntry[str]"]:
+    """What lies in a folder, by name."""
     with os.scandir(folder) as entries:
         return sorted(entries, key=lambda entry: entry.name)
 

@@ -75,7 +75,8 @@ class Settings(BaseSettings):
         int, Field(gt=0, description="Of an archive that is uploaded to be imported.")
     ] = 4096 * MIB
     import_timeout: Annotated[
-        float, Field(gt=0, description="Seconds for the upload of one, and to watch its progress.")
+        float,
+        Field(gt=0, description="Seconds for the upload of one, to watch it, and for hygiene."),
     ] = 3600.0
     import_workers: Annotated[
         int | None,

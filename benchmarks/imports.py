@@ -6,7 +6,9 @@ Makes every kind of source of the same photos, then imports each into an empty d
 command itself. "of ceiling": photos a second against decode, detector and recogniser in a tight
 loop on all cores (`benchmarks/ceiling.py`), measured before and after each kind on some of the
 photos, as machines that are shared do not stay as fast as they were. `server` sends the folder to a
-`likeness serve` of its own, whose imports may use all cores.
+`likeness serve` of its own, whose imports may use all cores. `killed` is the folder again, with
+`kill -9` after 20 to 40 seconds four times; its rate is that of all five runs together, and its
+gallery must be that of `folder`, which it needs before it.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import csv
 import io
 import json
 import os
+import random
 import re
 import shutil
 import socket
@@ -28,6 +31,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from bulk import gallery_digest
 
 LIKENESS = Path(sys.executable).parent / "likeness"
 CEILING_PHOTOS = 60
@@ -92,7 +96,8 @@ def as_zip(photos: Photos, out: Path) -> list[str]:
     return [shutil.make_archive(str(out), "zip", folder)]
 
 
-SERVER = "server"
+SERVER, KILLED = "server", "killed"
+KILLS = 4
 KINDS: dict[str, Callable[[Photos, Path], list[str]]] = {
     "folder": lambda photos, _out: [str(photos[0][1].parent.parent)],
     "flat": flat,
@@ -101,6 +106,7 @@ KINDS: dict[str, Callable[[Photos, Path], list[str]]] = {
     "parquet": as_parquet,
     "zip": as_zip,
     "tar.gz": lambda p, o: as_tar(p, o, sidecars=False, mode="w:gz", suffix=".tar.gz"),
+    KILLED: lambda photos, _out: [str(photos[0][1].parent.parent)],
     SERVER: lambda photos, _out: [str(photos[0][1].parent.parent)],
     "webdataset": lambda p, o: as_tar(p, o, sidecars=True, mode="w", suffix=".tar"),
 }
@@ -125,7 +131,11 @@ def main() -> None:
             source = KINDS[kind](photos, Path(folder) / kind.replace(".", "-"))
             data = Path(folder) / f"d-{kind}"
             with _server(data) if kind == SERVER else nullcontext([]) as into:
-                rate, memory, outcome = _import([*source, *into], data)
+                spent = _killed(source, data) if kind == KILLED else 0.0
+                rate, memory, outcome = _import([*source, *into], data, spent)
+            if kind == KILLED:
+                same = gallery_digest(data) == gallery_digest(Path(folder) / "d-folder")
+                outcome += f"; the gallery of one run: {same}"
             after = _ceiling(photos)
             ratio = rate / ((before + after) / 2)
             print(f"{kind:12}{rate:10.1f}{ratio:12.2f}{memory:7.0f}  {outcome}", flush=True)
@@ -163,13 +173,28 @@ def _ceiling(photos: Photos) -> float:
     return float(rate)
 
 
-def _import(source: list[str], data: Path) -> tuple[float, float, str]:
-    """Photos a second over the whole run of the command, MiB at its peak, and its outcome."""
+def _killed(source: list[str], data: Path) -> float:
+    """The seconds of imports that did not come to their end."""
+    environment = {**os.environ, "LIKENESS_DATA_DIR": str(data)}
+    moments, started = random.Random(7), time.perf_counter()
+    for _ in range(KILLS):
+        process = subprocess.Popen(
+            [str(LIKENESS), "import", *source], env=environment, stderr=subprocess.DEVNULL
+        )
+        time.sleep(moments.uniform(20, 40))
+        process.kill()
+        process.wait()
+    return time.perf_counter() - started
+
+
+def _import(source: list[str], data: Path, before: float) -> tuple[float, float, str]:
+    """Photos a second over the whole run of the command and `before`, MiB at its peak, and its
+    outcome."""
     environment = {**os.environ, "LIKENESS_DATA_DIR": str(data)}
     command = ["/usr/bin/time", "-v", str(LIKENESS), "import", *source, "--json"]
     started = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    spent = time.perf_counter() - started
+    spent = before + time.perf_counter() - started
     found = json.loads(done.stdout)
     rows = found["enrolled"] + found["skipped"] + found["rejected"]
     peak = re.search(r"Maximum resident set size \(kbytes\): (\d+)", done.stderr)

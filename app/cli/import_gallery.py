@@ -88,7 +88,12 @@ def import_folder(
     report: Annotated[
         Path | None, typer.Option(help="Outcome of each row: .csv or .jsonl.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON summary on stdout.")] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="The summary on stdout and progress on stderr as JSON, an object a line."
+        ),
+    ] = False,
     url: Annotated[
         str | None, typer.Option(help="Into a running server instead of the local database.")
     ] = None,
@@ -124,7 +129,7 @@ def import_folder(
             target, settings.max_image_bytes, space, images, pattern, stdin_format, source_key
         )
         total = total_of(sources, given) if limit is None and sample is None else limit
-        tells.append(stack.enter_context(_progress(total, counts)))
+        tells.append(stack.enter_context(_progress(total, counts, as_json=as_json)))
         rows = _chosen(rows_of(sources, given), limit, sample)
         try:
             work(rows, _to_all(tells))
@@ -183,10 +188,10 @@ def _draw(place: str) -> float:
 
 
 @contextmanager
-def _progress(total: int | None, counts: Counts) -> Iterator[Tell]:
-    """A bar on a terminal, a line now and then elsewhere; on standard error."""
+def _progress(total: int | None, counts: Counts, *, as_json: bool) -> Iterator[Tell]:
+    """A bar on a terminal, elsewhere a line now and then, as JSON if asked; on standard error."""
     started = time.monotonic()
-    if err.is_terminal:
+    if err.is_terminal and not as_json:
         columns = (
             TextColumn("Importing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
             TextColumn("{task.fields[counts]}"),
@@ -205,10 +210,24 @@ def _progress(total: int | None, counts: Counts) -> Iterator[Tell]:
         now = time.monotonic()
         if now - last[0] >= PLAIN_LINE_EVERY_S:
             last[0] = now
+            if as_json:
+                typer.echo(json.dumps(_progress_members(counts, total, started)), err=True)
+                return
             known = "" if total is None else f" of {total}, {_left(counts, total, started)} left"
             err.print(f"{counts.total}{known}: {_shown(counts, started)}", highlight=False)
 
     yield line
+
+
+def _progress_members(counts: Counts, total: int | None, started: float) -> dict[str, object]:
+    rate = counts.total / max(time.monotonic() - started, 1e-9)
+    return {
+        "rows": counts.total,
+        "total": total,
+        "rows_per_second": round(rate, 1),
+        "seconds_left": None if total is None else round((total - counts.total) / rate, 1),
+        **counts.members(),
+    }
 
 
 def _shown(counts: Counts, started: float) -> str:

@@ -35,8 +35,9 @@ Progress = Callable[[int, int], None]
 @dataclass(frozen=True, slots=True)
 class Duplicate:
     """Two ids whose faces resemble one another as only one person's do, most similar first.
-    `expected_by_chance`: pairs of different people this similar in the whole gallery. None: nothing
-    is calibrated, or it is rarer than the calibration can tell."""
+    `expected_by_chance`: pairs of different people this similar in the whole gallery. `fmr` is None
+    where nothing is calibrated, or where it is rarer than the calibration can tell: then the upper
+    end of its 95 % `fmr_interval` is all that is known. So with the other findings."""
 
     person_id_a: str
     person_id_b: str
@@ -44,6 +45,7 @@ class Duplicate:
     face_id_b: str
     similarity: float
     fmr: float | None
+    fmr_interval: tuple[float, float] | None
     expected_by_chance: float | None
 
 
@@ -57,24 +59,29 @@ class Mislabel:
     similarity: float
     own_similarity: float
     fmr: float | None
+    fmr_interval: tuple[float, float] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Outlier:
-    """A face that does not resemble the other faces of its person, nor anybody else."""
+    """A face that does not resemble the other faces of its person, nor anybody else; `fmr` of
+    strangers' faces would resemble them as much."""
 
     face_id: str
     person_id: str
     own_similarity: float
+    fmr: float | None
+    fmr_interval: tuple[float, float] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Weak:
-    """A person with one face, which is poor: with `reasons` (stable codes)."""
+    """A person with one face, which is poor: with `reasons` (stable codes), and its `quality`."""
 
     face_id: str
     person_id: str
     reasons: tuple[str, ...]
+    quality: Quality
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,10 +207,13 @@ class _Findings:
         ordered = sorted(best.values(), reverse=True)
         faces = self._faces([row for _, row in ordered], [near.other[r] for _, r in ordered])
         return tuple(
-            Duplicate(a[1], b[1], a[0], b[0], similarity, *self._chance(similarity))
+            Duplicate(
+                a[1], b[1], a[0], b[0], similarity, *self._fmr(similarity),
+                self._expected(similarity),
+            )
             for (similarity, _), a, b in zip(ordered, *faces, strict=True)
             if a is not None and b is not None
-        )
+        )  # fmt: skip
 
     def mislabels(self, threshold: float) -> tuple[Mislabel, ...]:
         """Faces that another person resembles, and none of their own faces does."""
@@ -214,7 +224,7 @@ class _Findings:
         return tuple(
             Mislabel(
                 face[0], face[1], other[1], float(near.similarity[row]), float(near.own[row]),
-                self._chance(float(near.similarity[row]))[0],
+                *self._fmr(float(near.similarity[row])),
             )
             for row, face, other in zip(rows.tolist(), mine, others, strict=True)
             if face is not None and other is not None
@@ -233,7 +243,7 @@ class _Findings:
         rows = rows[np.argsort(near.own[rows], kind="stable")]
         (faces,) = self._faces(rows.tolist())
         return tuple(
-            Outlier(face[0], face[1], float(near.own[row]))
+            Outlier(face[0], face[1], float(near.own[row]), *self._fmr(float(near.own[row])))
             for row, face in zip(rows.tolist(), faces, strict=True)
             if face is not None
         )
@@ -258,14 +268,21 @@ class _Findings:
                 continue
             reasons = tuple(complaint.code for complaint in complaints(quality, gate))
             if reasons:
-                found.append(Weak(record.face_id, record.person_id, reasons))
-        return tuple(sorted(found, key=lambda one: one.person_id))
+                found.append(Weak(record.face_id, record.person_id, reasons, quality))
+        return tuple(sorted(found, key=_how_weak))
 
-    def _chance(self, similarity: float) -> tuple[float | None, float | None]:
+    def _fmr(self, similarity: float) -> tuple[float | None, tuple[float, float] | None]:
+        """How many comparisons of different people are as similar, and its 95 % interval."""
         if self._calibration is None:
             return None, None
         rate = self._calibration.fmr_at(similarity)
-        return (None, None) if rate is None else (rate.value, rate.value * self._pairs)
+        if rate is None:
+            return None, (0.0, float(self._calibration.fmr.high[-1]))
+        return rate.value, (rate.low, rate.high)
+
+    def _expected(self, similarity: float) -> float | None:
+        value, _ = self._fmr(similarity)
+        return None if value is None else value * self._pairs
 
     def _faces(self, *columns: list[int]) -> list[list[tuple[str, str] | None]]:
         """Face id and person id of rows; None for what was deleted meanwhile."""
@@ -276,6 +293,11 @@ class _Findings:
             here = [records.get(int(self._held.keys[row])) for row in rows]
             named.append([None if one is None else (one.face_id, one.person_id) for one in here])
         return named
+
+
+def _how_weak(one: Weak) -> tuple[int, float, str]:
+    """The worst first."""
+    return -len(one.reasons), one.quality.embedding_norm or 0.0, one.person_id
 
 
 def _gate(norm: float | None) -> QualityGate:

@@ -19,6 +19,8 @@ TABLES = {"persons.jsonl": jsonl_rows, "manifest.jsonl": jsonl_rows, "manifest.c
 # What stands beside a photo in a WebDataset shard, under the same name.
 SIDECARS = {".json", ".cls", ".txt"}
 MAX_SIDECAR = 1_000_000
+# Photos named dr.no.1.jpg, dr.no.2.jpg, … look like one sample: not all are held at once.
+MAX_PHOTOS_A_SAMPLE = 32
 # What zipfile raises on members that are damaged, encrypted or compressed in a way it cannot read.
 UNREADABLE = (
     zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError, zlib.error,
@@ -96,9 +98,9 @@ def tar_rows(file: BinaryIO, name: str, max_bytes: int) -> Iterator[Row]:
                 key = str(path.with_name(path.name.split(".")[0]))
                 if not member.isfile() or path.name.startswith("."):
                     continue
-                if key != sample.key:
+                if key != sample.key or len(sample.photos) >= MAX_PHOTOS_A_SAMPLE:
                     yield from _rows_of(sample, name)
-                    sample = _Sample(key)
+                    sample = _Sample(key, sidecar=sample.sidecar if key == sample.key else {})
                 _add(archive, member, sample, max_bytes)
             yield from _rows_of(sample, name)
     except (tarfile.TarError, EOFError, OSError) as error:

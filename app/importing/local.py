@@ -21,8 +21,11 @@ from app.importing.outcomes import Outcome, Result, Tell
 from app.importing.rows import Row, content_of
 from app.services import Services, check_person_id, content_digest
 
-# Photos read ahead of each worker: enough to keep it busy, few enough to stay small in memory.
-AHEAD = 4
+# Photos read ahead of each worker: enough to keep it busy while others are stored, few enough to
+# stay small in memory; large ones only as many as are needed to keep it busy at all.
+AHEAD = 8
+AT_LEAST_AHEAD = 2
+BYTES_AHEAD = 256 << 20
 ROWS_A_TRANSACTION = 1_000
 # Of those that are compared with one another before.
 JUDGED_A_TRANSACTION = 256
@@ -38,6 +41,39 @@ class _Photo:
     data: bytes
     digest: str
     key: bytes
+
+
+class _UnderWay:
+    """Rows that are known or being analysed, in their order."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._rows: deque[tuple[Prepared | Future[Prepared], int]] = deque()
+        self._bytes = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._rows)
+
+    def add(self, one: "Prepared | Future[Prepared]", size: int) -> None:
+        """One more at the end, that holds `size` bytes."""
+        self._rows.append((one, size))
+        self._bytes += size
+
+    def has_one_to_take(self) -> bool:
+        """Whether the first is ready, or so much is under way that it has to be waited for."""
+        if not self._rows:
+            return False
+        first, _ = self._rows[0]
+        if not isinstance(first, Future) or first.done():
+            return True
+        large = self._bytes > BYTES_AHEAD and len(self._rows) > self._workers * AT_LEAST_AHEAD
+        return large or len(self._rows) > self._workers * AHEAD
+
+    def take(self) -> Prepared:
+        """The first, waited for. Raises what went wrong with it that is no fault of the photo."""
+        first, size = self._rows.popleft()
+        self._bytes -= size
+        return first.result() if isinstance(first, Future) else first
 
 
 class LocalImport:
@@ -79,17 +115,16 @@ class LocalImport:
         path = self._services.settings.data_dir / "imports.db"
         self._journal = Journal(path, self._decided_by)
         failed: list[LikenessError] = []
-        under_way: deque[Prepared | Future[Prepared]] = deque()
-        ahead = self._workers * AHEAD
+        under_way = _UnderWay(self._workers)
         with ThreadPoolExecutor(self._workers, thread_name_prefix="import") as threads:
             try:
-                for arrived in self._arriving(rows, ahead, failed):
-                    under_way.extend(self._start(arrived, threads))
-                    # Those in front that are ready; wait only when enough is under way.
-                    while under_way and (len(under_way) > ahead or _is_ready(under_way[0])):
-                        self._take(under_way.popleft(), tell)
+                for arrived in self._arriving(rows, failed):
+                    for ready, size in self._start(arrived, threads):
+                        under_way.add(ready, size)
+                    while under_way.has_one_to_take():
+                        self._take(under_way.take(), tell)
                 while under_way:
-                    self._take(under_way.popleft(), tell)
+                    self._take(under_way.take(), tell)
                 self._flush(tell)
             finally:
                 threads.shutdown(cancel_futures=True)
@@ -98,16 +133,19 @@ class LocalImport:
             raise failed[0]
 
     def _arriving(
-        self, rows: Iterator[Row], at_once: int, failed: list[LikenessError]
+        self, rows: Iterator[Row], failed: list[LikenessError]
     ) -> Iterator[list["Prepared | _Photo"]]:
         """Rows, read as they come, some at a time. A source that breaks ends them."""
         arrived: list[Prepared | _Photo] = []
+        size = 0
         try:
             for row in rows:
-                arrived.append(self._arrived(row))
-                if len(arrived) >= at_once:
+                one = self._arrived(row)
+                arrived.append(one)
+                size += len(one.data) if isinstance(one, _Photo) else 0
+                if len(arrived) >= self._workers * AHEAD or size > BYTES_AHEAD:
                     yield arrived
-                    arrived = []
+                    arrived, size = [], 0
         except LikenessError as error:
             failed.append(error)
         if arrived:
@@ -143,18 +181,18 @@ class LocalImport:
 
     def _start(
         self, arrived: list["Prepared | _Photo"], threads: ThreadPoolExecutor
-    ) -> Iterator["Prepared | Future[Prepared]"]:
-        """Photos that are not enrolled yet, on the threads."""
+    ) -> Iterator[tuple["Prepared | Future[Prepared]", int]]:
+        """Photos that are not enrolled yet, on the threads; with the bytes that they hold there."""
         photos = [(one.row.person_id, one.digest) for one in arrived if isinstance(one, _Photo)]
         store, name = self._services.gallery.store, self._record.name
         known = store.known_contents(name, photos) if photos else set()
         for one in arrived:
             if isinstance(one, Prepared):
-                yield one
+                yield one, 0
             elif (one.row.person_id, one.digest) in known:
-                yield Prepared(one.row, outcome=_already(one.row))
+                yield Prepared(one.row, outcome=_already(one.row)), 0
             else:
-                yield threads.submit(self._analyse, one)
+                yield threads.submit(self._analyse, one), len(one.data)
 
     def _refused_before(self, row: Row, key: bytes) -> Prepared | None:
         before = None if self._options.retry_refused else self._journal.find(key)
@@ -178,9 +216,8 @@ class LocalImport:
             return Prepared(row, outcome=_rejected(row, error), key=key)
         return Prepared(row, template, key=key)
 
-    def _take(self, ready: "Prepared | Future[Prepared]", tell: Tell) -> None:
+    def _take(self, prepared: Prepared, tell: Tell) -> None:
         """Decide about the next row in order."""
-        prepared = ready.result() if isinstance(ready, Future) else ready
         if prepared.row.without_face and prepared.outcome is None:
             self._flush(tell)
             prepared = Prepared(prepared.row, outcome=self._create(prepared.row))
@@ -244,10 +281,6 @@ class LocalImport:
         if not new or self._options.dry_run:
             return ["" for _ in new]
         return self._services.gallery.enroll_many(self._record.name, new)
-
-
-def _is_ready(one: "Prepared | Future[Prepared]") -> bool:
-    return not isinstance(one, Future) or one.done()
 
 
 def _rejected(row: Row, error: LikenessError) -> Outcome:

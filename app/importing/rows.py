@@ -9,6 +9,11 @@ from app.errors import LikenessError
 from app.folders import IMAGE_SUFFIXES
 from app.types import FloatArray
 
+# What people have photos in; those that cannot be decoded are rejected one by one, with the reason.
+PHOTO_SUFFIXES = IMAGE_SUFFIXES | {
+    ".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".tif", ".tiff",
+}  # fmt: skip
+
 
 class ImportSourceError(LikenessError):
     """A source cannot be read; `detail` says why and what to do."""
@@ -56,4 +61,4 @@ def content_of(read: Callable[[], bytes]) -> bytes:
 def is_image(name: str) -> bool:
     """Whether a file's name says that it is a photo; hidden files are none."""
     path = PurePath(name)
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith((".", "._"))
+    return path.suffix.lower() in PHOTO_SUFFIXES and not path.name.startswith(".")

@@ -1,5 +1,6 @@
 """Which kind of source a name on the command line is."""
 
+import glob
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from app.importing.tables import (
 
 STDIN = "-"
 FORMATS = ("csv", "jsonl", "tar")
+PARQUET = ".parquet"
 _TABLES = {".csv": csv_rows, ".jsonl": jsonl_rows, ".ndjson": jsonl_rows}
 
 
@@ -43,9 +45,27 @@ class SourceOptions:
 
 
 def rows_of(sources: list[str], options: SourceOptions) -> Iterator[Row]:
-    """The rows of all sources, one after the other. Raises ImportSourceError."""
+    """The rows of all sources, one after the other. A folder or an archive with nothing to import
+    is most likely another than was meant. Raises ImportSourceError."""
+    for source in _expanded(sources):
+        rows = _rows_of(source, options)
+        first = next(rows, None)
+        if first is not None:
+            yield first
+            yield from rows
+        elif source != STDIN and Path(source).suffix not in (*_TABLES, PARQUET):
+            raise ImportSourceError(f"{source} has no photos to import, and no table of them.")
+
+
+def _expanded(sources: list[str]) -> Iterator[str]:
+    """Names with * ? [ ] that the shell did not expand, in the order of the names."""
     for source in sources:
-        yield from _rows_of(source, options)
+        if source == STDIN or source.startswith(PREFIX) or Path(source).exists():
+            yield source
+        elif found := sorted(glob.glob(source)):  # noqa: PTH207 (Path's knows no absolute ones)
+            yield from found
+        else:
+            yield source  # reading it says what is wrong
 
 
 def _rows_of(source: str, options: SourceOptions) -> Iterator[Row]:
@@ -59,7 +79,7 @@ def _rows_of(source: str, options: SourceOptions) -> Iterator[Row]:
             yield from folder_of_people(path, options.max_bytes)
         else:
             yield from flat_folder(path, options.pattern, options.max_bytes)
-    elif path.suffix == ".parquet":
+    elif path.suffix == PARQUET:
         yield from parquet_rows(_existing(path), _context(options, path.parent))
     elif path.suffix in _TABLES:
         with _opened(path) as file, text_of(file) as text:
@@ -122,7 +142,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 def total_of(sources: list[str], options: SourceOptions) -> int | None:
     """How many rows there will be, where that is cheap to know."""
     try:
-        counts = [_count(source, options) for source in sources]
+        counts = [_count(source, options) for source in _expanded(sources)]
     except OSError:
         return None  # reading them will say why
     return None if None in counts else sum(count for count in counts if count is not None)
@@ -136,7 +156,7 @@ def _count(source: str, options: SourceOptions) -> int | None:
         if options.pattern is None:
             return sum(1 for _ in iterate_photos(path))
         return sum(is_image(name) for name in sorted_names(path))
-    if path.suffix == ".parquet":
+    if path.suffix == PARQUET:
         return count_parquet(path)
     if path.suffix in _TABLES and path.is_file():
         with path.open("rb") as file:

@@ -12,11 +12,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from app.cli import import_gallery
 from app.gallery.encryption.keys import parse_keys
+from app.importing.outcomes import Counts, Outcome, Result
 
 LIKENESS = Path(sys.executable).parent / "likeness"
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -57,7 +60,7 @@ def people(tmp_path: Path, photos: Path) -> Path:
     (folder / "biden" / "note.txt").write_text("not a photo")
     (folder / "biden" / "broken.JPG").write_bytes(b"\xff\xd8\xff broken")
     (folder / "nobody").mkdir()
-    (folder / "stray.jpg").write_bytes(b"")
+    (folder / "readme.md").write_text("not a photo")
     (folder / "biden" / "leads-out.jpg").symlink_to(photos / "obama.jpg")
     return folder
 
@@ -116,6 +119,21 @@ def test_import_by_the_script_and_with_a_gate(
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert json.loads(done.stdout)["enrolled"] == 3, done.stderr
+
+
+def test_progress_for_programs(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.setattr(import_gallery, "PLAIN_LINE_EVERY_S", 0)
+    counts = Counts()
+    with import_gallery._progress(4, counts, as_json=True) as tell:
+        for result in (Result.ENROLLED, Result.REJECTED):
+            outcome = Outcome("a", "ada", result, "no_face" if result is Result.REJECTED else "")
+            counts(outcome)
+            tell(outcome)
+    first, second = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (first["rows"], first["total"], first["enrolled"], first["rejected"]) == (1, 4, 1, 0)
+    assert second["reasons"][1] == {"result": "rejected", "reason": "no_face", "rows": 1}
+    assert second["rows_per_second"] > 0
+    assert second["seconds_left"] >= 0
 
 
 def test_models_are_listed_and_verified(run: Run) -> None:

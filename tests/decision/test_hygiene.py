@@ -64,8 +64,10 @@ def test_one_person_under_two_ids(findings: dict[str, list[dict[str, object]]]) 
     assert pairs[0] == {"p0", "p0-again"}
     assert {"p1", "p2"} not in pairs
     assert len(pairs) == 1
-    # Alike beyond what the calibration has ever seen of two people.
-    assert findings["duplicates"][0]["expected_by_chance"] is None
+    # Alike beyond what the calibration has ever seen of two people: below a rate is all it says.
+    (pair,) = findings["duplicates"]
+    assert (pair["expected_by_chance"], pair["fmr"]) == (None, None)
+    assert pair["fmr_interval"][0] == 0.0 < pair["fmr_interval"][1] < 1e-4
 
 
 def test_a_face_under_the_wrong_id(findings: dict[str, list[dict[str, object]]]) -> None:
@@ -74,13 +76,17 @@ def test_a_face_under_the_wrong_id(findings: dict[str, list[dict[str, object]]])
 
 
 def test_a_face_like_nobody_s(findings: dict[str, list[dict[str, object]]]) -> None:
-    assert [one["person_id"] for one in findings["outliers"]] == ["p3"]
+    (outlier,) = findings["outliers"]
+    assert outlier["person_id"] == "p3"
+    # As many strangers as that are no less like p3 than this face is.
+    low, high = outlier["fmr_interval"]
+    assert 0.01 < low <= outlier["fmr"] <= high <= 1
 
 
 def test_a_weak_single_face(findings: dict[str, list[dict[str, object]]]) -> None:
-    assert [(one["person_id"], one["reasons"]) for one in findings["weak"]] == [
-        ("blurred", ("blurred",))
-    ]
+    (weak,) = findings["weak"]
+    assert (weak["person_id"], weak["reasons"]) == ("blurred", ("blurred",))
+    assert weak["quality"]["sharpness"] == 2
 
 
 def test_mending_takes_the_finding_away(

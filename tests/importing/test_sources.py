@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.importing import tables
+from app.importing import archives, tables
 from app.importing.rows import ImportSourceError, Row
 from app.importing.sources import SourceOptions, rows_of, total_of
 
@@ -58,6 +58,44 @@ def test_links_that_leave_the_folder_are_not_followed(folder: Path, tmp_path: Pa
     assert contents(read_all(folder)) == EXPECTED
     (folder / "zoe").symlink_to(folder / "bob")
     assert contents(read_all(folder)) == [*EXPECTED, ("zoe", b"333")]
+
+
+def test_photos_that_lie_elsewhere_are_told(folder: Path) -> None:
+    """As rows that cannot be used: nobody misses them in silence."""
+    (folder / "lost.jpg").write_bytes(b"whose?")
+    (folder / "ada" / "2024").mkdir()
+    (folder / "ada" / "2024" / "deep.jpg").write_bytes(b"4")
+    (folder / "bob" / "phone.HEIC").write_bytes(b"5")
+    rows = read_all(folder)
+    assert [(row.place, row.problem.detail) for row in rows if row.problem] == [
+        ("lost.jpg", "The photo lies in no folder that is named by a person."),
+        ("ada/2024", "Photos lie in a person's folder itself."),
+    ]
+    assert "bob/phone.HEIC" in [row.place for row in rows]
+
+
+def test_nothing_to_import_is_another_source_than_was_meant(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ImportSourceError, match=r"no folders of people.*--pattern"):
+        read_all(folder / "ada")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ImportSourceError, match="no photos to import"):
+        read_all(tmp_path / "empty")
+    with zipfile.ZipFile(tmp_path / "notes.zip", "w") as archive:
+        archive.writestr("readme.txt", "no photo")
+    with pytest.raises(ImportSourceError, match="no photos to import"):
+        read_all(tmp_path / "notes.zip")
+    (tmp_path / "none.csv").write_text("person_id,image\n")
+    assert read_all(tmp_path / "none.csv") == []
+
+
+def test_names_that_the_shell_did_not_expand(folder: Path, tmp_path: Path) -> None:
+    make_tar(tmp_path / "shard-1.tar", {"bob/1.jpg": b"333"})
+    make_tar(tmp_path / "shard-0.tar", {"ada/1.jpg": b"1"})
+    assert contents(read_all(tmp_path / "shard-*.tar")) == [("ada", b"1"), ("bob", b"333")]
+    (tmp_path / "[odd].tar").write_bytes((tmp_path / "shard-0.tar").read_bytes())
+    assert contents(read_all(tmp_path / "[odd].tar")) == [("ada", b"1")]
+    with pytest.raises(ImportSourceError, match="cannot be read"):
+        read_all(tmp_path / "absent-*.tar")
 
 
 def test_a_flat_folder_with_the_person_in_the_name(tmp_path: Path) -> None:
@@ -225,6 +263,19 @@ def test_webdataset_shards(tmp_path: Path) -> None:
     rows = read_all(shard)
     assert contents(rows) == [("ada", b"1"), ("bob", b"333")]
     assert rows[0].metadata == {"team": "night"}
+
+
+def test_a_person_with_many_photos_of_one_key_is_read_piece_by_piece(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """WebDataset's key ends at the first dot, and so does dr.no's name."""
+    monkeypatch.setattr(archives, "MAX_PHOTOS_A_SAMPLE", 3)
+    files = {f"no/dr.no.{i}.jpg": b"%d" % i for i in range(8)}
+    tar = make_tar(tmp_path / "x.tar", files)
+    assert contents(read_all(tar)) == [("no", b"%d" % i) for i in range(8)]
+    named = {"x.json": b'{"person_id": "ada"}', **{f"x.{i}.jpg": b"%d" % i for i in range(5)}}
+    rows = read_all(make_tar(tmp_path / "y.tar", named))
+    assert contents(rows) == [("ada", b"%d" % i) for i in range(5)]
 
 
 def test_standard_input(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

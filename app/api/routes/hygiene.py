@@ -1,5 +1,6 @@
 """`/v1/collections/{c}/hygiene`: what is probably wrong in a gallery, and mending it."""
 
+import threading
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from app.api.routes.collections import Collection, face_info, person_info
 from app.api.schemas.galleries import PersonAnswer, StoredFaceAnswer
 from app.api.schemas.hygiene import HygieneAnswer
 from app.decision.hygiene import Hygiene, examine
-from app.errors import Overloaded
+from app.errors import DeadlineExceeded, Overloaded
 from app.services import Services
 
 router = APIRouter(prefix="/v1/collections/{collection}", tags=["hygiene"])
@@ -46,7 +47,11 @@ async def hygiene(
     hints for a person who looks; merge, move or delete what proves wrong.
     """
     head = AnswerHead(request)
-    found = await head.services.scheduler.store(_examine, head.services, collection)
+    unwanted = threading.Event()
+    try:
+        found = await head.services.scheduler.store(_examine, head.services, collection, unwanted)
+    finally:
+        unwanted.set()
     members = asdict(found)
     kinds = ("duplicates", "mislabels", "outliers", "weak")
     counts = {kind: len(members[kind]) for kind in kinds}
@@ -54,14 +59,19 @@ async def hygiene(
     return {**head.members(), **members, **shown, "counts": counts}
 
 
-def _examine(services: Services, collection: str) -> Hygiene:
+def _examine(services: Services, collection: str, unwanted: threading.Event) -> Hygiene:
     if not services.calibrating.acquire(blocking=False):
         raise Overloaded(
             "A collection is being examined; one at a time, try again later.",
             {"retry_after": RETRY_AFTER_S},
         )
+
+    def go_on(_done: int, _total: int) -> None:
+        if unwanted.is_set():  # nobody waits for the answer any more
+            raise DeadlineExceeded("The client left.")
+
     try:
-        return examine(services.gallery, services.calibrations, collection, lambda *_: None)
+        return examine(services.gallery, services.calibrations, collection, go_on)
     finally:
         services.calibrating.release()
 

@@ -4,12 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.api.schemas.common import EXAMPLE_HEAD, Answer
-
-Fmr = Annotated[
-    float | None,
-    Field(description="False match rate at this similarity; null: not calibrated, or too rare."),
-]
+from app.api.schemas.common import EXAMPLE_HEAD, Answer, Fmr, FmrInterval, QualityInfo
 
 
 class DuplicateInfo(BaseModel):
@@ -19,6 +14,7 @@ class DuplicateInfo(BaseModel):
     face_id_b: str
     similarity: float
     fmr: Fmr = None
+    fmr_interval: FmrInterval = None
     expected_by_chance: Annotated[
         float | None,
         Field(description="Pairs of different people this similar, in the whole collection."),
@@ -32,18 +28,22 @@ class MislabelInfo(BaseModel):
     similarity: float
     own_similarity: Annotated[float, Field(description="To its person's nearest other face.")]
     fmr: Fmr = None
+    fmr_interval: FmrInterval = None
 
 
 class OutlierInfo(BaseModel):
     face_id: str
     person_id: str
-    own_similarity: float
+    own_similarity: Annotated[float, Field(description="To its person's nearest other face.")]
+    fmr: Fmr = None
+    fmr_interval: FmrInterval = None
 
 
 class WeakInfo(BaseModel):
     face_id: str
     person_id: str
     reasons: list[str]
+    quality: QualityInfo
 
 
 _EXAMPLE: dict[str, Any] = {
@@ -58,6 +58,7 @@ _EXAMPLE: dict[str, Any] = {
             "face_id_b": "0c1f3a52-64f7-4a0a-a1f5-55a3c6f0f6d2",
             "similarity": 0.86,
             "fmr": 3e-08,
+            "fmr_interval": [1e-08, 9e-08],
             "expected_by_chance": 0.12,
         }
     ],
