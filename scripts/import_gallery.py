@@ -1,8 +1,9 @@
 """Import a folder of people into the gallery: the same as `likeness import`."""
 
-import typer
+import sys
 
-from app.cli.import_gallery import import_folder
+from app.cli import main
 
 if __name__ == "__main__":
-    typer.run(import_folder)
+    sys.argv.insert(1, "import")
+    main()

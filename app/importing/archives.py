@@ -9,11 +9,18 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from app.importing.rows import ImportSourceError, Row, is_image
-from app.importing.tables import PERSON, TableContext, csv_rows, jsonl_rows, text_of
+from app.importing.tables import (
+    PERSON,
+    TableContext,
+    count_lines,
+    csv_rows,
+    jsonl_rows,
+    text_of,
+)
 
 TABLES = {"persons.jsonl": jsonl_rows, "manifest.jsonl": jsonl_rows, "manifest.csv": csv_rows}
 # What stands beside a photo in a WebDataset shard, under the same name.
@@ -44,6 +51,20 @@ def zip_rows(file: BinaryIO, name: str, space: str, max_bytes: int) -> Iterator[
                     yield _zipped_photo(archive, infos[path], f"{name}/{path}", max_bytes)
     except UNREADABLE as error:
         raise ImportSourceError(f"{name} is not a whole zip file: {error}.") from error
+
+
+def count_zip(path: Path) -> int | None:
+    """Rows of a zip; None for what is none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {info.filename for info in archive.infolist() if not info.is_dir()}
+            table = next((name for name in TABLES if name in names), None)
+            if table is None:
+                return sum(map(is_image, names))
+            with archive.open(table) as file:
+                return count_lines(file) - table.endswith(".csv")
+    except UNREADABLE:
+        return None  # reading it will say why
 
 
 def _zipped_photo(

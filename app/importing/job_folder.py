@@ -34,8 +34,9 @@ WAITING = (JobState.QUEUED, JobState.RUNNING)
 
 
 class ImportJob(BaseModel):
-    """One import: what was asked, how far it is, and why it ended early. `counts` are those since
-    the service started, where it was restarted meanwhile; `cancelling` one is about to end."""
+    """One import: what was asked, how far it is, and why it ended early. `total` rows are there,
+    where that is known before; `counts` are those since `started_at`, where the service was
+    restarted meanwhile since then; one that is `cancelling` is about to end."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -43,9 +44,11 @@ class ImportJob(BaseModel):
     collection: str
     state: JobState
     created_at: datetime
+    started_at: datetime | None = None
     finished_at: datetime | None = None
     archive: str
     options: ImportOptions
+    total: int | None = None
     counts: dict[str, object] = {}
     cancelling: bool = False
     detail: str | None = None

@@ -26,7 +26,7 @@ from app.importing.job_folder import (
 from app.importing.local import LocalImport
 from app.importing.options import ImportOptions, ImportStopped
 from app.importing.outcomes import Counts, Outcome, report_writer
-from app.importing.sources import SourceOptions, rows_of
+from app.importing.sources import SourceOptions, rows_of, total_of
 from app.services import Services
 from app.telemetry.logs import log
 
@@ -194,7 +194,8 @@ class ImportJobs:
                 if job.cancelling:
                     self._end(job, JobState.CANCELLED)
                     continue
-                running = job.model_copy(update={"state": JobState.RUNNING})
+                update = {"state": JobState.RUNNING, "started_at": self._clock(), "counts": {}}
+                running = job.model_copy(update=update)
                 self._folder.save(running)
                 return running
         return None
@@ -203,10 +204,11 @@ class ImportJobs:
         counts = self._counts[job.import_id] = Counts()
         state, detail = self._outcome(job, counts)
         with self._folder.exclusive():
-            if self._folder.find(job.import_id) is None:
+            now = self._folder.find(job.import_id)
+            if now is None:
                 self._folder.forget(job)
             elif state is not None:
-                self._end(job.model_copy(update={"counts": counts.members()}), state, detail)
+                self._end(now.model_copy(update={"counts": counts.members()}), state, detail)
             self._counts.clear()
 
     def _outcome(self, job: ImportJob, counts: Counts) -> tuple[JobState | None, str | None]:
@@ -238,6 +240,8 @@ class ImportJobs:
         )
         # Half of the cores unless told otherwise: people are waiting for the others.
         workers = services.settings.import_workers or max(1, services.scheduler.workers // 2)
+        source = [str(self._folder.archive(job))]
+        self._tell_others(job, total=total_of(source, given))
         told_at = time.monotonic()
         with report_writer(self._folder.report(job)) as write:
 
@@ -248,20 +252,19 @@ class ImportJobs:
                 if self._stopping.is_set():
                     raise _Ended
                 if time.monotonic() - told_at > LOOK_EVERY_S:
-                    self._tell_others(job, counts)
+                    self._tell_others(job, counts=counts.members())
                     told_at = time.monotonic()
 
-            rows = rows_of([str(self._folder.archive(job))], given)
-            LocalImport(services, record, job.options, workers).run(rows, tell)
+            LocalImport(services, record, job.options, workers).run(rows_of(source, given), tell)
 
-    def _tell_others(self, job: ImportJob, counts: Counts) -> None:
+    def _tell_others(self, job: ImportJob, **progress: object) -> None:
         """How far it is; and learn whether it is still wanted. Raises _Ended where it is not."""
         with self._folder.exclusive():
             now = self._folder.find(job.import_id)
             if now is None or now.cancelling:
                 raise _Ended
             with suppress(OSError):  # on a full disk they learn it later
-                self._folder.save(now.model_copy(update={"counts": counts.members()}))
+                self._folder.save(now.model_copy(update=progress))
 
     def _end(self, job: ImportJob, state: JobState, detail: str | None = None) -> None:
         ended = job.model_copy(

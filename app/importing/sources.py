@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from app.folders import iterate_photos, sorted_names
-from app.importing.archives import tar_rows, zip_rows
+from app.importing.archives import count_zip, tar_rows, zip_rows
 from app.importing.compreface import PREFIX, compreface_rows, count_compreface
 from app.importing.folders import flat_folder, folder_of_people, read_file
 from app.importing.rows import ImportSourceError, Row, is_image
 from app.importing.tables import (
     TableContext,
+    count_lines,
     count_parquet,
     csv_rows,
     jsonl_rows,
@@ -160,6 +161,5 @@ def _count(source: str, options: SourceOptions) -> int | None:
         return count_parquet(path)
     if path.suffix in _TABLES and path.is_file():
         with path.open("rb") as file:
-            lines = sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
-        return lines - (path.suffix == ".csv")
-    return None
+            return count_lines(file) - (path.suffix == ".csv")
+    return count_zip(path) if path.suffix == ".zip" else None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 import numpy as np
 
@@ -77,6 +77,15 @@ def jsonl_rows(lines: TextIO, name: str, context: TableContext) -> Iterator[Row]
                 yield Row(place, "", problem=ImportSourceError("The line is no JSON object."))
     except UnicodeDecodeError as error:
         raise ImportSourceError(f"{name} is not JSON Lines in UTF-8: {error}.") from error
+
+
+def count_lines(file: IO[bytes]) -> int:
+    """Lines, the last of which may lack its end."""
+    lines, last = 0, b""
+    while chunk := file.read(1 << 20):
+        lines += chunk.count(b"\n")
+        last = chunk[-1:]
+    return lines + (last not in (b"", b"\n"))
 
 
 def _lines(text: TextIO, name: str) -> Iterator[str]:

@@ -60,7 +60,8 @@ def test_an_archive_is_imported(
     assert told[-1]["state"] == "done"
     job = client.get(url).json()
     assert (job["counts"]["enrolled"], job["counts"]["rejected"]) == (2, 1)
-    assert job["finished_at"]
+    assert job["created_at"] <= job["started_at"] <= job["finished_at"]
+    assert job["total"] == 3
     report = [json.loads(line) for line in client.get(f"{url}/report").text.splitlines()]
     assert sorted(row["reason"] for row in report) == ["", "", "unreadable_image"]
     assert client.get(f"/v1/collections/{collection}").json()["faces"] == 2

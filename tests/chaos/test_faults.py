@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from app.gallery.ports import NewTemplate
 from app.gallery.store import SqlStore
 from tests.chaos.workers import open_gallery, vector_of
 from tests.gallery.conftest import open_engine
+from tests.ports import free_port
 from tests.postgres import PostgresServer
 
 pytestmark = pytest.mark.chaos
@@ -210,9 +210,3 @@ def wait_for(client: httpx.Client) -> None:
                 return
         time.sleep(0.1)
     pytest.fail("the service does not become ready")
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import os
 import random
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,8 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+
+from tests.ports import free_port
 
 pytestmark = pytest.mark.slow
 SECONDS = float(os.environ.get("LIKENESS_SOAK_SECONDS", "180"))
@@ -54,9 +55,7 @@ class Sample:
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[tuple[str, psutil.Process]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [str(Path(sys.executable).with_name("likeness")), "serve", "--port", str(port)]
     settings = {"LIKENESS_DATA_DIR": str(tmp_path), "LIKENESS_MAX_PENDING": "32"}
     with (tmp_path / "log").open("wb") as log:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from app.cli import app
+from app.cli.commands import app
 from app.gallery.backends import create_engine
 from app.gallery.encryption.keys import new_key_line
 from app.gallery.gallery import Gallery

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import pytest
 from app.cli import import_gallery
 from app.gallery.encryption.keys import parse_keys
 from app.importing.outcomes import Counts, Outcome, Result
+from tests.ports import free_port
 
 LIKENESS = Path(sys.executable).parent / "likeness"
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -69,6 +69,22 @@ def test_help_names_every_command(run: Run) -> None:
     text = run("--help").stdout
     for command in ("serve", "import", "models", "doctor", "calibrate", "evaluate", "migrate"):
         assert command in text
+
+
+def test_blas_does_not_spin(environment: dict[str, str]) -> None:
+    """It is told before NumPy is loaded, and only where its user did not say otherwise."""
+    script = (
+        "import os, sys, app.cli\n"
+        "assert 'numpy' not in sys.modules\n"
+        "try: app.cli.main()\n"
+        "except SystemExit: print(os.environ['OPENBLAS_THREAD_TIMEOUT'])"
+    )
+    for given, kept in (({}, "20"), ({"OPENBLAS_THREAD_TIMEOUT": "26"}, "26")):
+        done = subprocess.run(
+            [sys.executable, "-c", script, "--help"],
+            env={**environment, **given}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.stdout.splitlines()[-1] == kept, done.stderr
 
 
 def test_import_reports_every_file_and_runs_again_safely(
@@ -170,13 +186,6 @@ def test_settings_that_cannot_be(run: Run, settings: dict[str, str], said: str) 
     assert answer.returncode == 2
     assert said in " ".join(answer.stderr.split())
     assert "Traceback" not in answer.stderr
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Service:

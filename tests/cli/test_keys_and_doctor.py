@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 from typer.testing import CliRunner
 
-from app.cli import app
+from app.cli.commands import app
 from app.gallery.encryption.keys import new_key_line
 from app.gallery.ports import NewTemplate
 from app.services import Services, build_services

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,14 @@ import pytest
 from PIL import Image
 
 from app.errors import WorkerDied
+from app.importing import local as module
 from app.importing.folders import folder_of_people
 from app.importing.local import LocalImport
 from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
 from app.importing.outcomes import Outcome, Result
 from app.importing.rows import ImportSourceError, Row
 from app.importing.sources import SourceOptions, rows_of
+from app.inference.cores import usable_cores
 from app.services import Services, build_services
 from app.settings import Settings
 
@@ -206,6 +209,32 @@ def embeddings(count: int, dimension: int, seed: int = 3) -> list[Row]:
         Row(f"t:{i}", f"person {i // 2}", embedding=vector, metadata={"n": i})
         for i, vector in enumerate(vectors)
     ]
+
+
+def test_few_large_photos_are_read_ahead(
+    run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory is bounded in bytes, whatever their number."""
+    data = (photos / "obama.jpg").read_bytes()
+    monkeypatch.setattr(module, "BYTES_AHEAD", 2 * len(data))
+    read, analysed, most = [0], [0], [0]
+    real = Services.template_from_photo
+
+    def counting(self: Services, *arguments: object) -> object:
+        made = real(self, *arguments)
+        analysed[0] += 1
+        return made
+
+    def reading(number: int) -> bytes:
+        read[0] += 1
+        most[0] = max(most[0], read[0] - analysed[0])
+        return data + bytes([number])
+
+    monkeypatch.setattr(Services, "template_from_photo", counting)
+    rows = [Row(str(i), f"p{i}", partial(reading, i)) for i in range(40)]
+    assert len(run(rows)) == 40
+    # Those at work and waiting, and three that are more than two photos' bytes.
+    assert most[0] <= usable_cores() * module.AT_LEAST_AHEAD + 3
 
 
 def test_embeddings_of_many_people(run: Run, services: Services) -> None:

@@ -235,6 +235,7 @@ def test_an_archive_of_folders(folder: Path, tmp_path: Path, mode: str) -> None:
     form = {"zip": "zip", "tar": "tar", "tar.gz": "gztar"}[mode]
     archive = shutil.make_archive(str(tmp_path / "people"), form, folder.parent, folder.name)
     assert sorted(contents(read_all(archive))) == EXPECTED
+    assert total_of([archive], OPTIONS) == (3 if mode == "zip" else None)
 
 
 def test_a_zip_with_a_table(tmp_path: Path) -> None:
@@ -243,6 +244,7 @@ def test_a_zip_with_a_table(tmp_path: Path) -> None:
         archive.writestr("a/1.jpg", b"1")
         archive.writestr("b/2.jpg", b"not in the table")
     assert contents(read_all(tmp_path / "people.zip")) == [("ada", b"1")]
+    assert total_of([str(tmp_path / "people.zip")], OPTIONS) == 1
 
 
 def make_tar(path: Path, files: dict[str, bytes]) -> Path:

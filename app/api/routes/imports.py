@@ -61,7 +61,8 @@ async def create(
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind not in KINDS:
         raise UnsupportedMediaType(
-            f"The body is a {', '.join(KINDS)}; name it in Content-Type, not {kind or 'nothing'}."
+            f"Send the archive itself as the body, as curl --data-binary @FILE does, and name in "
+            f"Content-Type which it is: {', '.join(KINDS)}; not {kind or 'nothing'}."
         )
     upload = await asyncio.to_thread(jobs.new_upload, KINDS[kind])
     try:

@@ -10,9 +10,11 @@ _IMPORT: dict[str, Any] = {
     "collection": "default",
     "state": "done",
     "created_at": TIME,
+    "started_at": TIME,
     "finished_at": TIME,
     "archive": "5f0c6b0e6f5b4a8e9b1d2c3a4f5e6d7c.zip",
     "options": {"face": "largest", "on_conflict": "report"},
+    "total": 200,
     "counts": {
         "enrolled": 197,
         "skipped": 0,
