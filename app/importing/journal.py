@@ -7,7 +7,11 @@ last entries, costs time and nothing else.
 import hashlib
 import os
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from app.errors import StoreUnavailable
 
 BUSY_TIMEOUT_S = 30.0
 
@@ -18,10 +22,17 @@ class Journal:
 
     def __init__(self, path: Path, context: str) -> None:
         """`context`: collection, embedding space, policy and options; another one is another
-        decision."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-        self._connection = sqlite3.connect(path, BUSY_TIMEOUT_S)
+        decision. This and all below raise StoreUnavailable."""
+        self._path = path
+        with self._told():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            self._connection = sqlite3.connect(path, BUSY_TIMEOUT_S)
+            salt = self._prepared()
+        self._state = hashlib.blake2b(context.encode(), key=salt, digest_size=24)
+
+    def _prepared(self) -> bytes:
+        """The salt of its keys; made with the tables where they are missing."""
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute(
             "CREATE TABLE IF NOT EXISTS done (key BLOB PRIMARY KEY, result TEXT, reason TEXT, "
@@ -31,8 +42,20 @@ class Journal:
         if self._connection.execute("SELECT count(*) FROM salt").fetchone()[0] == 0:
             self._connection.execute("INSERT INTO salt VALUES (?)", (os.urandom(32),))
         self._connection.commit()
-        salt = self._connection.execute("SELECT salt FROM salt").fetchone()[0]
-        self._state = hashlib.blake2b(context.encode(), key=salt, digest_size=24)
+        salt: bytes = self._connection.execute("SELECT salt FROM salt").fetchone()[0]
+        return salt
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Failures as what an operator can act upon."""
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise StoreUnavailable(
+                f"The journal of imports, {self._path.name} in the data folder, cannot be used: "
+                f"{error}. Where the disk is full, make room; a damaged file may be removed, which "
+                "costs time and nothing else."
+            ) from error
 
     def key(self, person_id: str, content: str) -> bytes:
         """What stands for one content of one person."""
@@ -43,20 +66,22 @@ class Journal:
     def find(self, key: bytes) -> tuple[str, str, str] | None:
         """Result, reason and detail of before."""
         query = "SELECT result, reason, detail FROM done WHERE key = ?"
-        found: tuple[str, str, str] | None = self._connection.execute(query, (key,)).fetchone()
+        with self._told():
+            found: tuple[str, str, str] | None = self._connection.execute(query, (key,)).fetchone()
         return found
 
     def note(self, key: bytes, result: str, reason: str, detail: str) -> None:
         """Remember an outcome; on disk after `keep`."""
-        self._connection.execute(
-            "INSERT OR REPLACE INTO done VALUES (?, ?, ?, ?)", (key, result, reason, detail)
-        )
+        with self._told():
+            self._connection.execute(
+                "INSERT OR REPLACE INTO done VALUES (?, ?, ?, ?)", (key, result, reason, detail)
+            )
 
     def keep(self) -> None:
         """Write what was noted."""
-        self._connection.commit()
+        with self._told():
+            self._connection.commit()
 
     def close(self) -> None:
-        """Keep and close."""
-        self._connection.commit()
+        """Close it; what was not kept is lost."""
         self._connection.close()

@@ -166,6 +166,8 @@ class LocalImport:
                 return Prepared(row)
             return self._embedded(row)
         except LikenessError as error:
+            if error.status >= SERVER_ERROR:
+                raise
             return Prepared(row, outcome=_rejected(row, error))
 
     def _embedded(self, row: Row) -> Prepared:

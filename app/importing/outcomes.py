@@ -5,7 +5,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -74,16 +74,33 @@ class Counts:
 def report_writer(path: Path) -> Iterator[Tell]:
     """One line a row, written as it comes: CSV, or JSON Lines by the name's end. A new file is its
     owner's alone, as it names people. Raises ImportSourceError."""
-    try:
+    with _told(path):
         opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        file = os.fdopen(opened, "w", buffering=1, newline="", encoding="utf-8")
+    file = os.fdopen(opened, "w", buffering=1, newline="", encoding="utf-8")
+    rows = csv.DictWriter(file, list(Outcome.__dataclass_fields__))
+
+    def tell(outcome: Outcome) -> None:
+        with _told(path):
+            if path.suffix == ".jsonl":
+                print(json.dumps(asdict(outcome)), file=file)
+            else:
+                rows.writerow(asdict(outcome))
+
+    try:
+        if path.suffix != ".jsonl":
+            with _told(path):
+                rows.writeheader()
+        yield tell
+    finally:
+        with suppress(OSError):  # what a full disk did not take was told before
+            file.close()
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        raise ImportSourceError(f"{path} cannot be written: {error.strerror}.") from error
-    with file:
-        if path.suffix == ".jsonl":
-            yield lambda outcome: print(json.dumps(asdict(outcome)), file=file)
-            return
-        names = list(Outcome.__dataclass_fields__)
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        yield lambda outcome: writer.writerow(asdict(outcome))
+        raise ImportSourceError(
+            f"The report {path.name} cannot be written: {error.strerror}."
+        ) from error

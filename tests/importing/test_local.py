@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.errors import WorkerDied
+from app.errors import StoreUnavailable, WorkerDied
 from app.importing import local as module
 from app.importing.folders import folder_of_people
 from app.importing.local import LocalImport
 from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
-from app.importing.outcomes import Outcome, Result
+from app.importing.outcomes import Outcome, Result, report_writer
 from app.importing.rows import ImportSourceError, Row
 from app.importing.sources import SourceOptions, rows_of
 from app.inference.cores import usable_cores
@@ -193,6 +193,29 @@ def test_an_error_of_ours_is_no_reason_to_refuse_a_photo(
         with pytest.raises(WorkerDied):
             run(people)
     assert {one.result for one in run(people)} == {Result.ENROLLED}
+
+
+def test_a_damaged_journal_is_no_reason_to_refuse_a_row(
+    run: Run, people: Path, services: Services
+) -> None:
+    path = services.settings.data_dir / "imports.db"
+    path.write_bytes(b"no database " * 1_000)
+    with pytest.raises(StoreUnavailable, match=r"imports.db.*not a database.*may be removed"):
+        run(people)
+    path.unlink()
+    assert [one.reason for one in run(people)] == ["", "", ""]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
+@pytest.mark.parametrize("name", ["report.csv", "report.jsonl"])
+def test_a_report_that_cannot_be_written_is_told(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).symlink_to("/dev/full")
+    outcome = Outcome("a", "ada", Result.ENROLLED)
+    with (
+        pytest.raises(ImportSourceError, match=rf"{name} cannot be written: No space"),
+        report_writer(tmp_path / name) as tell,
+    ):
+        tell(outcome)
 
 
 def test_nearly_the_same_face_is_skipped(run: Run, people: Path, photos: Path) -> None:
