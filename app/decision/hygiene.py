@@ -19,9 +19,7 @@ from app.gallery.gallery import Gallery
 from app.gallery.ports import Templates
 from app.types import FloatArray, Quality
 
-PROBES_AT_ONCE = 256
-# Its own person, and the next.
-NEAREST = 2
+PROBES_AT_ONCE = 1024
 # A face that its own person's others reach less than one stranger in a hundred does.
 OUTLIER_FMR = 1e-2
 FACES_TO_BE_AN_OUTLIER = 3
@@ -155,13 +153,12 @@ def _search(
     similarity = np.full(count, -np.inf, np.float32)
     for start in range(0, count, PROBES_AT_ONCE):
         some = slice(start, start + PROBES_AT_ONCE)
-        found = gallery.nearest(name, held.vectors[some], NEAREST, threshold)
-        for row, hits in enumerate(found, start):
-            hit = next((hit for hit in hits if hit.person_key != held.person_keys[row]), None)
-            place = -1 if hit is None else int(np.searchsorted(held.keys, hit.template_key))
-            # What was enrolled meanwhile is not looked at.
-            if hit is not None and place < count and held.keys[place] == hit.template_key:
-                other[row], similarity[row] = place, hit.similarity
+        found = gallery.nearest_others(name, held.vectors[some], held.person_keys[some], threshold)
+        places = np.minimum(np.searchsorted(held.keys, found.keys), count - 1)
+        # What was enrolled meanwhile is not looked at.
+        known = held.keys[places] == found.keys
+        other[some] = np.where(known, places, -1)
+        similarity[some] = np.where(known, found.similarities, -np.inf)
         progress(min(start + PROBES_AT_ONCE, count), count)
     return _Nearest(other, similarity, _own(held))
 

@@ -10,6 +10,7 @@ import numpy as np
 from app.errors import CollectionExists, InvalidEmbedding
 from app.gallery.audit import Audit, audit
 from app.gallery.index.certified import PRECISION, CertifiedIndex
+from app.gallery.index.others import Others
 from app.gallery.index.replica import Replica
 from app.gallery.index.search import SearchCounts
 from app.gallery.index.shelf import IndexShelf
@@ -18,6 +19,7 @@ from app.gallery.ports import (
     FaceRecord,
     GallerySize,
     Hit,
+    Ids,
     NewTemplate,
     OnceRequest,
     PersonRecord,
@@ -217,13 +219,13 @@ class Gallery:
             last = int(page.keys[-1])
             yield page
 
-    def nearest(
-        self, collection: str, probes: FloatArray, top_k: int, floor: float
-    ) -> list[list[Hit]]:
-        """The `top_k` nearest persons for each of (n, d) unit vectors that reach `floor`, as
-        keys."""
+    def nearest_others(
+        self, collection: str, vectors: FloatArray, person_keys: Ids, floor: float
+    ) -> Others:
+        """Of templates, given by their (n, d) unit vectors and persons (n,): the most similar one
+        of anybody else that reaches `floor`."""
         _, index = self._current(collection)
-        return index.search_persons(probes, top_k, floor=floor)
+        return index.nearest_others(vectors, person_keys, floor)
 
     def delete_collection(self, name: str) -> Receipt:
         """Delete a collection with everything in it."""

@@ -12,6 +12,7 @@ from app.gallery.index.bound import ErrorBound
 from app.gallery.index.codes import Quantiser
 from app.gallery.index.counts import PersonCounts
 from app.gallery.index.gpu import GpuShards
+from app.gallery.index.others import Others, OthersSearch
 from app.gallery.index.rows import Flags, Rows, Shard, living
 from app.gallery.index.search import ProbeSearch, SearchCounts
 from app.gallery.index.tail import Tail
@@ -19,6 +20,7 @@ from app.gallery.ports import GallerySize, Hit, Ids, Templates
 from app.types import FloatArray
 
 PRECISION = "float32"  # of the similarities that are answered
+PROBES_A_SCAN = 64  # where many are looked for at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,23 @@ class CertifiedIndex:
             self._search_shards(state.shards, probes, best)
         self.costs.searches += len(probes)
         return [one.hits() for one in best]
+
+    def nearest_others(self, probes: FloatArray, persons: Ids, floor: float) -> Others:
+        """Of each of (n, d) unit vectors, which are of the persons (n,), the most similar template
+        of anybody else that reaches `floor`."""
+        state = self._state
+        probes = np.ascontiguousarray(probes, np.float32)
+
+        def search(start: int) -> Others:
+            some = slice(start, start + PROBES_A_SCAN)
+            one = OthersSearch(probes[some], persons[some], floor)
+            one.score_all(state.tail.rows)
+            if self.quantiser is not None and self._bound is not None:
+                one.cover(state.shards, self.quantiser, self._bound)
+            return one.found
+
+        self.costs.searches += len(probes)
+        return Others.joined(list(self._threads.map(search, range(0, len(probes), PROBES_A_SCAN))))
 
     def _score_tail(self, rows: Rows, probes: FloatArray, best: Sequence[BestPersons]) -> None:
         if len(probes) == 1:

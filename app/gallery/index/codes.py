@@ -5,6 +5,7 @@ each pair of coordinates is looked up in SIMD registers. Its centroids are not l
 sixteen points that two coordinates of two bits each can take.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import faiss
@@ -151,6 +152,15 @@ class CodeScan:
             return np.arange(len(self)), np.full(len(self), np.inf, np.float32)
         _, estimates, rows = self._index.range_search(probe.vector, radius)
         return rows, estimates
+
+    def within_all(
+        self, probes: Sequence[RotatedProbe], radius: float
+    ) -> tuple[RowNumbers, RowNumbers, FloatArray]:
+        """`within` for several probes, whose `lowest` are below `radius`: those of the i-th are
+        the rows and estimates from limits[i] to limits[i + 1]; (limits, rows, estimates)."""
+        vectors = np.concatenate([probe.vector for probe in probes])
+        limits, estimates, rows = self._index.range_search(vectors, radius)
+        return limits.astype(np.int64), rows, estimates
 
 
 @dataclass(frozen=True, slots=True, eq=False)
