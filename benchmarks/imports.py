@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 from bulk import gallery_digest
 
 LIKENESS = Path(sys.executable).parent / "likeness"
-CEILING_PHOTOS = 60
+CEILING_PHOTOS, CEILING_SECONDS = 60, "15"
 
 Photos = list[tuple[str, Path]]
 
@@ -165,8 +165,8 @@ def _server(data: Path) -> Iterator[list[str]]:
 def _ceiling(photos: Photos) -> float:
     step = max(1, len(photos) // CEILING_PHOTOS)
     some = [str(path) for _, path in photos[::step][:CEILING_PHOTOS]]
-    command = [sys.executable, "benchmarks/ceiling.py", "--pack", "default", "--best"]
-    command += [f"1x{os.cpu_count()}-own-1", *some]
+    command = [sys.executable, "benchmarks/ceiling.py", "--pack", "default"]
+    command += ["--seconds", CEILING_SECONDS, "--best", f"1x{os.cpu_count()}-own-1", *some]
     environment = {**os.environ, "PYTHONPATH": "."}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     ((rate, _milliseconds),) = json.loads(done.stdout).values()
