@@ -1,9 +1,14 @@
 """Hygiene over HTTP: a finding, and what mends it."""
 
+import threading
 from pathlib import Path
 
 import httpx
+import pytest
 
+from app.api.routes.hygiene import _examine
+from app.errors import DeadlineExceeded
+from app.services import Services
 from tests.api.test_decisions import code_of
 
 
@@ -41,3 +46,14 @@ def test_a_face_is_moved(client: httpx.Client, collection: str, photos: Path) ->
     assert (moved["face_id"], moved["person_id"]) == (face, "biden")
     bad = client.post(f"{url}/faces/{face}/move", json={"person_id": "a/b"})
     assert bad.status_code == 422
+
+
+def test_it_ends_when_nobody_waits_for_it(
+    client: httpx.Client, services: Services, collection: str, photos: Path
+) -> None:
+    enroll(client, collection, "obama", photos / "obama.jpg")
+    unwanted = threading.Event()
+    unwanted.set()
+    with pytest.raises(DeadlineExceeded):
+        _examine(services, collection, unwanted)
+    assert client.get(f"/v1/collections/{collection}/hygiene").is_success, "it lets others in"
