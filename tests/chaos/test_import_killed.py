@@ -137,7 +137,7 @@ def test_a_service_that_is_killed_leaves_its_import_to_another(
             running.pop(0).kill()
             running.append(Service(data))
             kills += 1
-        assert kills > 1
+        assert kills, "it was over before it could be killed"
         assert ended(running[1].client, url, 300)
         report = running[1].client.get(f"{url}/report").text
         assert report.count("\n") == len(list(people.glob("*/*.jpg")))

@@ -12,18 +12,17 @@ class BestPersons:
     """Keeps the `top_k` most similar persons of all rows offered; each counts once, with the best
     template. Equal similarities are put in the order of template keys. Thread-safe."""
 
-    def __init__(self, top_k: int, floor: float = -np.inf) -> None:
-        """Rows below `floor` are of no interest."""
+    def __init__(self, top_k: int) -> None:
         self._top_k = top_k
         self._similarities = np.empty(0, np.float32)
         self._persons = np.empty(0, np.int64)
         self._keys = np.empty(0, np.int64)
-        self._floor = floor
+        self._floor = -np.inf
         self._lock = threading.Lock()
 
     @property
     def floor(self) -> float:
-        """What a row must reach to matter: the last place's, or less while places are free."""
+        """What a row must reach to matter: the last place's, −∞ while places are free."""
         return self._floor
 
     def offer(self, similarities: FloatArray, persons: Ids, keys: Ids) -> None:

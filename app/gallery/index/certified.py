@@ -148,16 +148,15 @@ class CertifiedIndex:
         probes: FloatArray,
         top_k: int,
         allowed_persons: set[int] | None = None,
-        floor: float = -np.inf,
     ) -> list[list[Hit]]:
         """The `top_k` most similar persons for each of (n, d) unit vectors, best first.
 
         A person counts once, with the best template. With `allowed_persons` only they are looked
-        at, exactly. Persons below `floor` are left out, which saves most of the looking.
+        at, exactly.
         """
         state = self._state
         probes = np.ascontiguousarray(probes, np.float32)
-        best = [BestPersons(top_k, floor) for _ in probes]
+        best = [BestPersons(top_k) for _ in probes]
         if not len(probes):
             return []
         if allowed_persons is not None:
