@@ -269,6 +269,7 @@ def test_a_crowd_is_embedded_in_steps(pipeline: FacePipeline, group_photo: bytes
         assert face.embedding @ other.embedding > 0.99999
 
 
+@pytest.mark.slow
 def test_the_policy_of_a_gpu_gives_the_same_faces(
     pack: ModelPack,
     pipeline: FacePipeline,
