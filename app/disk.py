@@ -15,7 +15,7 @@ def write_whole(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
     """
     temporary = path.with_name(f"{path.name}.new")
     try:
-        with open(temporary, "wb", opener=private) as file:
+        with open(temporary, "wb", opener=_private) as file:
             for piece in pieces:
                 file.write(piece)
             file.flush()
@@ -24,10 +24,10 @@ def write_whole(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    _sync(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
+def _sync(folder: Path) -> None:
     """Bring the names in a folder to disk. Raises OSError."""
     opened = os.open(folder, os.O_RDONLY)
     try:
@@ -36,7 +36,7 @@ def sync_folder(folder: Path) -> None:
         os.close(opened)
 
 
-def private(path: str, flags: int) -> int:
+def _private(path: str, flags: int) -> int:
     """An opener of files that their owner alone may read."""
     return os.open(path, flags, 0o600)
 
@@ -44,7 +44,7 @@ def private(path: str, flags: int) -> int:
 def own(path: Path) -> int | None:
     """A descriptor that holds the lock of that name until it is closed, or its process ends; None
     where somebody else holds it. Raises OSError where the file cannot be made."""
-    file = private(str(path), os.O_RDWR | os.O_CREAT)
+    file = _private(str(path), os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -59,7 +59,7 @@ def own(path: Path) -> int | None:
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
     """Wait for the lock of that name, and hold it: against threads and other processes."""
-    file = private(str(path), os.O_RDWR | os.O_CREAT)
+    file = _private(str(path), os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -21,11 +21,6 @@ def find_photos(folder: Path) -> list[PersonPhoto]:
     return list(iterate_photos(folder))
 
 
-def sorted_names(folder: Path) -> list[str]:
-    """What lies in a folder: names are small, paths are not."""
-    return [entry.name for entry in sorted_entries(folder)]
-
-
 def iterate_photos(folder: Path) -> Iterator[PersonPhoto]:
     """`find_photos` one by one: of millions, only the people's names are in memory."""
     root = folder.resolve()

@@ -20,7 +20,7 @@ from app.services import Services
 from app.telemetry.logs import log
 
 PREFIX = "/v1/"
-LONG = re.compile(r"/imports$|/imports/[^/]+/events$|/hygiene$")
+LONG = re.compile(r"/v1/collections/[^/]+/(imports|imports/[^/]+/events|hygiene)")
 # Nobody reads this answer; the log and the metrics do. The number is nginx's.
 CLIENT_GONE = 499
 
@@ -45,7 +45,7 @@ class Admission:
     def _timeout(self, scope: Scope) -> float:
         """Uploads of archives take as long as their network does, and so does watching them; a
         collection is looked through as long as it is large."""
-        if LONG.search(scope["path"]):
+        if LONG.fullmatch(scope["path"]):
             return self._services.settings.import_timeout
         return self._services.settings.request_timeout
 

@@ -220,24 +220,27 @@ def _progress(total: int | None, counts: Counts, *, as_json: bool) -> Iterator[T
 
 
 def _progress_members(counts: Counts, total: int | None, started: float) -> dict[str, object]:
-    rate = counts.total / max(time.monotonic() - started, 1e-9)
-    return {
-        "rows": counts.total,
-        "total": total,
-        "rows_per_second": round(rate, 1),
-        "seconds_left": None if total is None else round((total - counts.total) / rate, 1),
-        **counts.members(),
-    }
+    left = None if total is None else round(_seconds_left(counts, total, started), 1)
+    rate = round(_rate(counts, started), 1)
+    done = {"rows": counts.total, "total": total, "rows_per_second": rate, "seconds_left": left}
+    return {**done, **counts.members()}
+
+
+def _rate(counts: Counts, started: float) -> float:
+    return counts.total / max(time.monotonic() - started, 1e-9)
+
+
+def _seconds_left(counts: Counts, total: int, started: float) -> float:
+    return max(0, total - counts.total) / max(_rate(counts, started), 1e-9)
 
 
 def _shown(counts: Counts, started: float) -> str:
-    rate = counts.total / max(time.monotonic() - started, 1e-9)
     parts = [f"{counts.of(result)} {result.value}" for result in Result if counts.of(result)]
-    return f"{', '.join(parts)}, {rate:.0f}/s"
+    return f"{', '.join(parts)}, {_rate(counts, started):.0f}/s"
 
 
 def _left(counts: Counts, total: int, started: float) -> str:
-    seconds = (total - counts.total) * (time.monotonic() - started) / max(counts.total, 1)
+    seconds = _seconds_left(counts, total, started)
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from app.folders import is_file_inside, people_of, sorted_entries, sorted_names
+from app.folders import is_file_inside, people_of, sorted_entries
 from app.importing.rows import ImportSourceError, Row, is_image
 
 PERSON = "{person_id}"
@@ -37,7 +37,7 @@ def folder_of_people(folder: Path, max_bytes: int) -> Iterator[Row]:
 def _astray(root: Path) -> Iterator[Row]:
     """Photos that are beside the folders of people. Raises ImportSourceError where there are only
     such."""
-    photos = [name for name in sorted_names(root) if is_image(name)]
+    photos = _photos_in(root)
     if photos and next(people_of(root), None) is None:
         raise ImportSourceError(
             f"{root} has photos and no folders of people; say where in their names the person "
@@ -53,11 +53,7 @@ def flat_folder(folder: Path, pattern: str, max_bytes: int) -> Iterator[Row]:
     expression = compile_pattern(pattern)
     root = folder.resolve()
     try:
-        photos = [
-            entry.name
-            for entry in sorted_entries(root)
-            if is_image(entry.name) and is_file_inside(entry, root)
-        ]
+        photos = _photos_in(root)
     except OSError as error:
         raise ImportSourceError(f"{folder} cannot be read: {error.strerror}.") from error
     for name in photos:
@@ -67,6 +63,12 @@ def flat_folder(folder: Path, pattern: str, max_bytes: int) -> Iterator[Row]:
             yield Row(name, "", problem=problem)
         else:
             yield Row(name, found["person_id"], partial(read_file, root / name, max_bytes))
+
+
+def _photos_in(root: Path) -> list[str]:
+    """Names of photos directly in a resolved folder: names are small, paths are not."""
+    entries = sorted_entries(root)
+    return [one.name for one in entries if is_image(one.name) and is_file_inside(one, root)]
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
@@ -17,6 +18,7 @@ from app.importing.options import ImportOptions
 from app.telemetry.logs import log
 
 STATE, REPORT, UNFINISHED = ".json", ".report.jsonl", ".new"
+IMPORT_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class JobState(StrEnum):
@@ -121,7 +123,7 @@ class JobFolder:
 
     def find(self, import_id: str) -> ImportJob | None:
         """One job."""
-        if not import_id.isalnum():  # what a client calls an id leads nowhere else
+        if IMPORT_ID.fullmatch(import_id) is None:  # what a client calls one leads nowhere else
             return None
         try:
             return ImportJob.model_validate_json(self._state(import_id).read_bytes())
@@ -154,7 +156,8 @@ class JobFolder:
                 if is_old(job):
                     self.forget(job)
             for path in [*self.archives(), *self.path.glob(f"*{REPORT}")]:
-                held = None if self.find(id_of(path)) else own(path)
+                # A state that cannot be read is a state: another version's, perhaps.
+                held = None if self._state(id_of(path)).exists() else own(path)
                 if held is not None:  # nobody is sending it
                     path.unlink()
                     os.close(held)

@@ -9,11 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from app.folders import iterate_photos, sorted_names
 from app.importing.archives import count_zip, tar_rows, zip_rows
 from app.importing.compreface import PREFIX, compreface_rows, count_compreface
 from app.importing.folders import flat_folder, folder_of_people, read_file
-from app.importing.rows import ImportSourceError, Row, is_image
+from app.importing.rows import ImportSourceError, Row
 from app.importing.tables import (
     TableContext,
     count_lines,
@@ -154,9 +153,7 @@ def _count(source: str, options: SourceOptions) -> int | None:
     if source.startswith(PREFIX):
         return count_compreface(source, options.key)
     if path.is_dir():
-        if options.pattern is None:
-            return sum(1 for _ in iterate_photos(path))
-        return sum(is_image(name) for name in sorted_names(path))
+        return sum(1 for _ in _rows_of(source, options))
     if path.suffix == PARQUET:
         return count_parquet(path)
     if path.suffix in _TABLES and path.is_file():

@@ -103,8 +103,9 @@ def test_what_cannot_be_imported(
     assert (wrong.status_code, code_of(wrong)) == (415, "unsupported_media_type")
     absent = send(client, "absent", archive)
     assert (absent.status_code, code_of(absent)) == (404, "collection_not_found")
-    unknown = client.get(f"{url}/nothing")
-    assert (unknown.status_code, code_of(unknown)) == (404, "import_not_found")
+    for unknown in ("nothing", "x" * 300, "0" * 300, "0" * 32, "..%2F..%2Flikeness"):
+        answer = client.get(f"{url}/{unknown}")
+        assert answer.status_code == 404, unknown
     (tmp_path / "broken.zip").write_bytes(b"PK broken")
     made = send(client, collection, tmp_path / "broken.zip").json()
     job = wait(lambda: client.get(f"{url}/{made['import_id']}").json())
@@ -233,16 +234,19 @@ def test_a_start_removes_what_a_crash_left_and_no_upload_under_way(
     folder = tmp_path / "data" / "imports"
     other = ImportJobs(services)
     under_way = other.new_upload(".zip")
-    left = folder / "0123456789abcdef.zip"
+    left = folder / f"{1:032x}.zip"
     left.write_bytes(b"half")
-    (folder / "0123456789abcdef.json.new").write_bytes(b"{")
-    (folder / "fedcba9876543210.report.jsonl").write_bytes(b"")
+    (folder / f"{1:032x}.json.new").write_bytes(b"{")
+    (folder / f"{2:032x}.report.jsonl").write_bytes(b"")
+    kept = {f"{3:032x}.zip", f"{3:032x}.json"}
+    for name in kept:  # of another version, whose states this one cannot read
+        (folder / name).write_bytes(b'{"import_id": 3}')
     jobs = ImportJobs(services)
     jobs.start()
     until(lambda: not left.exists())
-    until(lambda: [path.name for path in folder.glob("*.*")] == [under_way.path.name])
+    until(lambda: {path.name for path in folder.glob("*.*")} == {under_way.path.name, *kept})
     under_way.close()
-    assert not list(folder.glob("*.*"))
+    assert {path.name for path in folder.glob("*.*")} == kept
     jobs.stop()
     services.close()
 

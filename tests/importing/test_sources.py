@@ -72,6 +72,12 @@ def test_photos_that_lie_elsewhere_are_told(folder: Path) -> None:
         ("ada/2024", "Photos lie in a person's folder itself."),
     ]
     assert "bob/phone.HEIC" in [row.place for row in rows]
+    assert total_of([str(folder)], OPTIONS) == len(rows)
+    (folder / "carol.jpg").mkdir()
+    (folder / "carol.jpg" / "one.jpg").write_bytes(b"6")
+    assert ("carol.jpg", b"6") in [
+        (row.person_id, row.read()) for row in read_all(folder) if row.read
+    ]
 
 
 def test_nothing_to_import_is_another_source_than_was_meant(folder: Path, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ async def create(
         await _receive(request, upload, head.services.settings.max_import_bytes)
         job = await asyncio.to_thread(jobs.create, collection, upload, options)
     finally:
-        upload.close()
+        await asyncio.to_thread(upload.close)
     return {**head.members(), **job.model_dump()}
 
 
