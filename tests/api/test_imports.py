@@ -1,6 +1,7 @@
 """Imports over HTTP: an archive in one call, progress, events, cancelling, a restart in between."""
 
 import json
+import threading
 import time
 import zipfile
 from collections.abc import Callable
@@ -286,6 +287,33 @@ def test_one_of_several_processes_does_them_and_all_answer(tmp_path: Path, archi
     other.stop()
     first.close()
     second.close()
+
+
+def test_no_two_processes_do_the_same_import(
+    tmp_path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: list[ImportJobs] = []
+    may_end = threading.Event()
+
+    def run(self: ImportJobs, *_: object) -> None:
+        began.append(self)
+        assert may_end.wait(60)
+
+    monkeypatch.setattr(ImportJobs, "_run", run)
+    monkeypatch.setattr(module, "LOOK_EVERY_S", 0.05)
+    services = build_services(Settings(data_dir=tmp_path / "data"))
+    first, second = ImportJobs(services), ImportJobs(services)
+    job = queue(first, archive)
+    first.start()
+    until(lambda: began)
+    second.start()
+    time.sleep(0.5)  # ten looks at the folder
+    may_end.set()
+    until(lambda: second.get("default", job.import_id).state is JobState.DONE)
+    assert began == [first]
+    first.stop()
+    second.stop()
+    services.close()
 
 
 def test_one_that_waits_is_cancelled_at_once(tmp_path: Path, archive: Path) -> None:

@@ -195,14 +195,22 @@ def test_an_error_of_ours_is_no_reason_to_refuse_a_photo(
     assert {one.result for one in run(people)} == {Result.ENROLLED}
 
 
-def test_a_damaged_journal_is_no_reason_to_refuse_a_row(
-    run: Run, people: Path, services: Services
+def test_a_journal_that_fails_is_no_reason_to_refuse_a_row(
+    run: Run, people: Path, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = services.settings.data_dir / "imports.db"
     path.write_bytes(b"no database " * 1_000)
     with pytest.raises(StoreUnavailable, match=r"imports.db.*not a database.*may be removed"):
         run(people)
     path.unlink()
+
+    def failing(*_: object) -> None:
+        raise StoreUnavailable("The disk is gone.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Journal, "find", failing)
+        with pytest.raises(StoreUnavailable, match="is gone"):
+            run(people)
     assert [one.reason for one in run(people)] == ["", "", ""]
 
 
