@@ -1,41 +1,108 @@
-"""The commands of `likeness`, each from its own file."""
+"""The commands of `likeness`. Each lives in a module that is imported when the command is run, so
+that `likeness --help` does not wait for NumPy, ONNX Runtime and the database driver."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from app.cli.backup import backup, restore
-from app.cli.calibrate import calibrate
-from app.cli.doctor import doctor
-from app.cli.evaluate import evaluate_pack
-from app.cli.export_gallery import export_collection
-from app.cli.hygiene import hygiene
-from app.cli.import_gallery import import_folder
-from app.cli.keys import keys_app
-from app.cli.migrate import migrate_database
-from app.cli.models import models_app
-from app.cli.models_install import install, pack_networks, pull
-from app.cli.models_migrate import migrate_collection
-from app.cli.serve import serve
+from app import __version__
+
+
+@dataclass(frozen=True, slots=True)
+class LazyCommand:
+    """Where a command lives (a function, or a `typer.Typer` of several commands), and its line in
+    `likeness --help`."""
+
+    module: str
+    attribute: str
+    summary: str
+
+    def load(self, name: str) -> Any:
+        """Import the module and make the command, called `name`."""
+        found = getattr(import_module(self.module), self.attribute)
+        if not isinstance(found, typer.Typer):
+            single = typer.Typer(add_completion=False)
+            single.command(name)(found)
+            found = single
+        command = typer.main.get_command(found)
+        command.name = name
+        return command
+
+
+COMMANDS: Mapping[str, LazyCommand] = {
+    "serve": LazyCommand("app.cli.serve", "serve", "Start the HTTP service."),
+    "import": LazyCommand(
+        "app.cli.import_gallery", "import_folder", "Enroll people from folders, tables, archives."
+    ),
+    "export": LazyCommand(
+        "app.cli.export_gallery", "export_collection", "Write a collection to a file, unencrypted."
+    ),
+    "calibrate": LazyCommand(
+        "app.cli.calibrate", "calibrate", "Measure a collection's own false match rates."
+    ),
+    "hygiene": LazyCommand(
+        "app.cli.hygiene", "hygiene", "Find duplicate persons, mislabelled and poor faces."
+    ),
+    "evaluate": LazyCommand(
+        "app.cli.evaluate", "evaluate_pack", "Measure accuracy on labelled photos."
+    ),
+    "migrate": LazyCommand(
+        "app.cli.migrate", "migrate_database", "Bring the database to this version's tables."
+    ),
+    "doctor": LazyCommand("app.cli.doctor", "doctor", "Check the installation and the gallery."),
+    "backup": LazyCommand("app.cli.backup", "backup", "Write the whole database to a file."),
+    "restore": LazyCommand("app.cli.backup", "restore", "Load a backup into the database."),
+    "models": LazyCommand(
+        "app.cli.models", "models_app", "Model packs: list, show, verify, pull, install, …"
+    ),
+    "keys": LazyCommand(
+        "app.cli.keys", "keys_app", "Encryption keys: generate, status, rotate."
+    ),
+}  # fmt: skip
+
+
+class LazyGroup(TyperGroup):
+    """Shows `COMMANDS`, and imports the one that is run."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for name, command in COMMANDS.items():
+            self.add_command(TyperCommand(name, help=command.summary, callback=None))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """The command to run and its arguments. Raises click's UsageError for an unknown name."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, COMMANDS[name].load(name) if name else command, rest
+
 
 app = typer.Typer(
     name="likeness",
+    cls=LazyGroup,
     help="Likeness: self-hosted face recognition. Settings are LIKENESS_* environment variables.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,  # they hold keys and embeddings
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(serve)
-app.command("import")(import_folder)
-app.command("export")(export_collection)
-app.command()(calibrate)
-app.command()(hygiene)
-app.command("evaluate")(evaluate_pack)
-app.command("migrate")(migrate_database)
-app.command()(doctor)
-app.command()(backup)
-app.command()(restore)
-models_app.command()(pull)
-models_app.command()(install)
-models_app.command("pack")(pack_networks)
-models_app.command("migrate")(migrate_collection)
-app.add_typer(models_app, name="models")
-app.add_typer(keys_app, name="keys")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"likeness {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Run a command."""

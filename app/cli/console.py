@@ -1,7 +1,9 @@
 """What the commands share: where they print and how they end."""
 
+import difflib
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import typer
@@ -12,6 +14,9 @@ from app.errors import LikenessError
 from app.settings import Settings
 
 EXIT_CANNOT_START = 2
+PREFIX = "LIKENESS_"
+# How alike a variable's name and a setting's must be for a misspelling (difflib's ratio, 0 to 1).
+MISSPELT = 0.8
 
 out = Console()
 err = Console(stderr=True)
@@ -30,6 +35,11 @@ def clear_errors() -> Iterator[None]:
 
 def read_settings() -> Settings:
     """Settings from the environment, or an exit that names the variable at fault."""
+    if found := misspelt_settings(os.environ):
+        for name, nearest in found.items():
+            err.print(f"{name} is not a setting. Did you mean {nearest}?", markup=False,
+                      highlight=False)  # fmt: skip
+        raise typer.Exit(EXIT_CANNOT_START)
     try:
         return Settings()
     except ValidationError as error:
@@ -37,3 +47,18 @@ def read_settings() -> Settings:
             name = f"LIKENESS_{str(item['loc'][0]).upper()}"
             err.print(f"{name}={item['input']}: {item['msg']}", markup=False, highlight=False)
         raise typer.Exit(EXIT_CANNOT_START) from error
+
+
+def misspelt_settings(variables: Iterable[str]) -> dict[str, str]:
+    """Names of `LIKENESS_` variables that no setting has, but nearly; each with the nearest one.
+
+    Others are left alone: tests, benchmarks and Compose have LIKENESS_ variables of their own.
+    """
+    known = [field.upper() for field in Settings.model_fields]
+    found = {}
+    for variable in variables:
+        name = variable.upper().removeprefix(PREFIX)
+        if variable.upper().startswith(PREFIX) and name not in known:
+            for nearest in difflib.get_close_matches(name, known, 1, MISSPELT):
+                found[variable] = PREFIX + nearest
+    return found

@@ -15,7 +15,9 @@ from app.gallery.ports import SealingState
 from app.gallery.schema import migrate
 from app.gallery.store import SqlStore
 
-keys_app = typer.Typer(help="Encryption keys: generate, status, rotate.", no_args_is_help=True)
+keys_app = typer.Typer(
+    help="Encryption keys: generate, status, rotate.", no_args_is_help=True, add_completion=False
+)
 
 
 @keys_app.command()

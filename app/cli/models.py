@@ -1,4 +1,4 @@
-"""`likeness models list | show | verify`: which packs there are, and what is in them."""
+"""`likeness models`: its commands, and those that list, show and verify packs."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,13 +7,17 @@ import typer
 from rich.table import Table
 
 from app.cli.console import clear_errors, err, out, read_settings
+from app.cli.models_install import install, pack_networks, pull
+from app.cli.models_migrate import migrate_collection
 from app.decision.calibration import CALIBRATION_FILE
 from app.errors import PackError
 from app.inference.pack_spec import ModelPack, NetworkSpec
 from app.inference.packs import find_pack, known_packs, load_pack, read_pack, verify_pack
 
 models_app = typer.Typer(
-    help="Model packs: list, show, verify, pull, install, pack, migrate.", no_args_is_help=True
+    help="Model packs: list, show, verify, pull, install, pack, migrate.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 
 PackArgument = Annotated[str | None, typer.Argument(help="Name or folder; default: LIKENESS_PACK.")]
@@ -96,3 +100,9 @@ def verify(pack: PackArgument = None) -> None:
         loaded = load_pack(pack or settings.pack, settings.installed_packs)
     names = ", ".join(network.file for network in loaded.networks)
     out.print(f"{loaded.folder}: intact are {names}.", soft_wrap=True)
+
+
+models_app.command()(pull)
+models_app.command()(install)
+models_app.command("pack")(pack_networks)
+models_app.command("migrate")(migrate_collection)
