@@ -4,8 +4,6 @@ Photos never touch the disk: the form parser is told to keep every part in memor
 body is bounded before and while it is read.
 """
 
-import base64
-import binascii
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from app.api.base64_photos import decode_base64
 from app.api.errors import describe_validation
 from app.errors import (
     InvalidRequest,
@@ -190,19 +189,19 @@ async def _read_json(
         encoded = content.pop(name, None)
         if encoded is not None:
             items = encoded if isinstance(encoded, list) else [encoded]
-            photos[name] = [_decode_base64(name, item) for item in items]
+            photos[name] = [_decode_photo(name, item) for item in items]
     return content, photos
 
 
-def _decode_base64(name: str, text: Any) -> bytes:
-    """The bytes of standard base64, with or without a data URI in front."""
+def _decode_photo(name: str, text: Any) -> bytes:
     if isinstance(text, str):
-        payload = text.partition(",")[2] if text.startswith("data:") else text
         try:
-            return base64.b64decode("".join(payload.split()), validate=True)
-        except (binascii.Error, ValueError):
+            return decode_base64(text)
+        except ValueError:
             pass
-    raise InvalidRequest(f"'{name}' must be a photo in base64, or a list of them; URLs are not.")
+    raise InvalidRequest(
+        f"'{name}' must be a photo in base64 or a list of such photos; URLs are not fetched."
+    )
 
 
 async def _read_body(request: Request, settings: Settings) -> bytes:
