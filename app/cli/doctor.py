@@ -9,6 +9,7 @@ from rich.table import Table
 
 from app import __version__
 from app.cli.console import clear_errors, err, out, read_settings
+from app.cli.descriptors import DescriptorLimit
 from app.gallery.gallery import DEFAULT_COLLECTION, Gallery, every_collection
 from app.services import Services, build_services
 
@@ -43,6 +44,8 @@ def doctor(
     out.print(table)
     for line, _ in found:
         out.print(line, markup=False, highlight=False)
+    if warning := DescriptorLimit.read().warning():
+        err.print(f"[yellow]{warning}[/]", highlight=False)
     for names in clash:
         err.print(f"[red]Exactly one of these may be installed:[/] {', '.join(names) or 'none is'}")
     if clash or not all(fine for _, fine in found):
@@ -117,5 +120,6 @@ def _facts(services: Services) -> list[tuple[str, str]]:
         ("runs on", f"{services.pipeline.provider}, {services.scheduler.workers} workers"),
         ("database", str(gallery.store.describe()["database"])),
         ("encryption", _encryption(services)),
+        ("open files", str(DescriptorLimit.read())),
         ("default collection", f"{counts.persons} persons, {counts.templates} faces"),
     ]

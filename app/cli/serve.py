@@ -8,9 +8,10 @@ import typer
 import uvicorn
 
 from app.cli.console import clear_errors, err, out, read_settings
+from app.cli.descriptors import DescriptorLimit
 from app.services import Services, build_services
 from app.settings import Settings
-from app.telemetry.logs import set_up_logs
+from app.telemetry.logs import log, set_up_logs
 
 KEEP_ALIVE_S = 30
 SHUTDOWN_S = 20
@@ -55,6 +56,8 @@ def serve(
     given = {"host": host, "port": port}
     settings = settings.model_copy(update={k: v for k, v in given.items() if v is not None})
     set_up_logs(settings.log_format, settings.log_level)
+    if warning := DescriptorLimit.read().raised().warning():
+        log(logging.WARNING, warning)
     with clear_errors():
         services = build_services(settings)
     run(services, settings)

@@ -24,6 +24,7 @@ def test_metrics_name_routes_not_people(presidents: Any) -> None:
     assert 'route="/v1/collections/{collection}/persons/{person_id}"' in text
     assert 'likeness_stage_seconds_bucket{le="0.05",stage="detect"}' in text
     assert "obama" not in text
+    assert re.search(r"^process_open_fds \d", text, re.M)
 
 
 def test_the_callers_request_id_comes_back(client: httpx.Client) -> None:

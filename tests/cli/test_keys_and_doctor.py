@@ -1,5 +1,6 @@
 """Keys that change while the gallery stays, and what doctor says and repairs."""
 
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -76,3 +77,8 @@ def test_doctor_finds_and_repairs_an_index_that_is_not_true(data: Path) -> None:
     assert "1 are in the index alone" in run("doctor", code=1)
     assert "the index is true" in run("doctor", "--repair")
     assert "All is well" in run("doctor")
+
+
+def test_doctor_names_the_limit_of_open_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert f"open files │ {soft}, which serve raises to {hard} │" in run("doctor")
