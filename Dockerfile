@@ -49,9 +49,11 @@ RUN groupadd --gid 10001 likeness \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /data --shell /usr/sbin/nologin likeness \
     && install --directory --owner=10001 --group=10001 --mode=0700 /data
 
+# The service sets ORT_DISABLE_TELEMETRY itself; here it is for whatever else runs in the image.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
+    ORT_DISABLE_TELEMETRY=1 \
     LIKENESS_HOST=0.0.0.0 \
     LIKENESS_PORT=8000 \
     LIKENESS_DATA_DIR=/data
@@ -72,4 +74,4 @@ ENV LIKENESS_DEVICE=cuda \
 # The last stage, so that it is what a plain `docker build .` makes.
 FROM service AS cpu
 COPY --from=build-cpu /opt/venv /opt/venv
-RUN ["/opt/venv/bin/python", "-c", "import cv2, faiss, onnxruntime, app"]
+RUN ["/opt/venv/bin/python", "-c", "import app, cv2, faiss, onnxruntime"]

@@ -23,8 +23,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
+
+import app  # noqa: F401 (switches off ONNX Runtime's reports, so it comes first)
+
+# isort: split
+import onnxruntime as ort
 
 from app.faces.align import align_faces
 from app.faces.blob import to_blob

@@ -21,8 +21,12 @@ from typing import Any
 import cv2
 import faiss
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
+
+import app  # noqa: F401 (switches off ONNX Runtime's reports, so it comes first)
+
+# isort: split
+import onnxruntime
 
 from app.evaluation.labels import read_pairs
 from app.faces.align import align_faces

@@ -1,5 +1,6 @@
 """`likeness doctor`: does this installation work, and what does it run on?"""
 
+import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
@@ -20,6 +21,8 @@ RIVALS = (
     ("opencv-python", "opencv-python-headless", "opencv-contrib-python",
      "opencv-contrib-python-headless"),
 )  # fmt: skip
+# What ONNX Runtime takes for yes, in any case and between spaces; measured with 1.32.
+YES = frozenset({"1", "true", "yes", "y", "on"})
 
 
 def doctor(
@@ -50,7 +53,19 @@ def doctor(
         err.print(f"[red]Exactly one of these may be installed:[/] {', '.join(names) or 'none is'}")
     if clash or not all(fine for _, fine in found):
         raise typer.Exit(1)
+    if _reports_its_use():
+        err.print(
+            "ONNX Runtime sends usage reports to Microsoft and keeps a device id in the home "
+            f"folder: ORT_DISABLE_TELEMETRY is {os.environ.get('ORT_DISABLE_TELEMETRY')!r}. "
+            "To stop it, unset that variable or set it to 1.",
+            markup=False,
+        )
     out.print("All is well.")
+
+
+def _reports_its_use() -> bool:
+    """Whether the operator has switched ONNX Runtime's telemetry on; `app` switches it off."""
+    return os.environ.get("ORT_DISABLE_TELEMETRY", "").strip().lower() not in YES
 
 
 def _ours(services: Services) -> list[str]:
@@ -117,6 +132,10 @@ def _facts(services: Services) -> list[tuple[str, str]]:
         ("libraries", ", ".join(engines)),
         ("pack", f"{services.pack.folder} ({services.pack.embedding_space}), digests intact"),
         ("calibration", _calibration(services)),
+        (
+            "ONNX Runtime's telemetry",
+            "on, by ORT_DISABLE_TELEMETRY" if _reports_its_use() else "off",
+        ),
         ("runs on", f"{services.pipeline.provider}, {services.scheduler.workers} workers"),
         ("database", str(gallery.store.describe()["database"])),
         ("encryption", _encryption(services)),

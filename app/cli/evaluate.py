@@ -1,6 +1,8 @@
 """`likeness evaluate`: the error rates of a model pack on labelled photos."""
 
 import csv
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -193,8 +195,9 @@ def _write(
 
 
 def _write_report(result: Result, folder: Path, *, thumbnails: bool) -> None:
-    # Drawing loads a plotting library, half a second that no other command should wait for.
-    from app.evaluation.html import render_html  # noqa: PLC0415
+    with _plotting_without_traces():
+        # Drawing loads a plotting library, half a second that no other command should wait for.
+        from app.evaluation.html import render_html  # noqa: PLC0415
 
     evaluation = result.evaluation
     read = photo_reader(result.folders) if thumbnails else lambda _name: None
@@ -202,6 +205,21 @@ def _write_report(result: Result, folder: Path, *, thumbnails: bool) -> None:
     (folder / "report.json").write_text(to_json(evaluation) + "\n", encoding="utf-8")
     (folder / "report.csv").write_text(to_csv(evaluation), encoding="utf-8", newline="")
     (folder / "report.html").write_text(render_html(evaluation, read), encoding="utf-8")
+
+
+@contextmanager
+def _plotting_without_traces() -> Iterator[None]:
+    """Keep the import of matplotlib from leaving files outside the data folder: a list of fonts in
+    the home folder, and fontconfig's caches, which its search for fonts of the system refreshes."""
+    with tempfile.TemporaryDirectory(prefix="likeness-") as folder:
+        ours = {"MPLCONFIGDIR": folder, "MPL_IGNORE_SYSTEM_FONTS": "1"}
+        added = {name: value for name, value in ours.items() if name not in os.environ}
+        os.environ.update(added)
+        try:
+            yield
+        finally:
+            for name in added:
+                del os.environ[name]
 
 
 def _write_calibration(result: Result, path: Path) -> None:

@@ -82,3 +82,21 @@ def test_doctor_finds_and_repairs_an_index_that_is_not_true(data: Path) -> None:
 def test_doctor_names_the_limit_of_open_files() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert f"open files │ {soft}, which serve raises to {hard} │" in run("doctor")
+
+
+@pytest.mark.parametrize("value", ["1", "TRUE", " yes"])
+def test_doctor_sees_that_telemetry_is_off(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", value)
+    told = run("doctor")
+    assert "telemetry │ off" in told
+    assert "usage reports" not in told
+
+
+def test_doctor_says_what_telemetry_does_where_the_operator_switched_it_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
+    told = run("doctor")  # which is no reason to refuse anything
+    assert "ONNX Runtime sends usage reports to Microsoft" in told
+    assert "ORT_DISABLE_TELEMETRY is '0'" in told
+    assert "unset that variable or set it to 1" in told
