@@ -56,14 +56,14 @@ async def once(
     if key is None:
         return await work(None)
     services, collection = head.services, call.fields.collection
-    request = await services.scheduler.store(request_key, key, call)
+    request = await services.scheduler.read(request_key, key, call)
     answered = services.gallery.store.answered
-    kept = await services.scheduler.store(answered, collection, request)
+    kept = await services.scheduler.read(answered, collection, request)
     if kept is None:
         try:
             return await work(request)
         except EnrolledBefore:  # the same call, sent twice at once: the other was first
-            kept = await services.scheduler.store(answered, collection, request)
+            kept = await services.scheduler.read(answered, collection, request)
             if kept is None:
                 raise
     response.headers[REPLAYED] = "true"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.errors import CollectionExists, InvalidEmbedding
+from app.errors import CollectionExists, CollectionNotFound, InvalidEmbedding
 from app.gallery.audit import Audit, audit
 from app.gallery.index.certified import PRECISION, CertifiedIndex
 from app.gallery.index.others import Others
@@ -123,12 +123,25 @@ class Gallery:
 
         With `once`, raises EnrolledBefore or IdempotencyKeyReused as the store does.
         """
+        stored = self.put(collection, person_id, metadata, templates, once=once)
+        self.follow(collection)
+        return stored
+
+    def put(
+        self,
+        collection: str,
+        person_id: str,
+        metadata: JsonObject | None,
+        templates: Sequence[NewTemplate],
+        *,
+        once: OnceRequest | None = None,
+    ) -> list[StoredTemplate]:
+        """`enroll` as far as the database: on disk when this returns; `follow` brings this
+        process's index up to it, which otherwise the next search does."""
         record = self.require(collection)
-        stored = self.store.enroll(
+        return self.store.enroll(
             collection, person_id, metadata, templates, once=once, space=record.embedding_space
         )
-        self._current(collection)
-        return stored
 
     def enroll_many(self, collection: str, rows: Sequence[PersonTemplate]) -> list[str | None]:
         """Store one template a row, on disk when this returns; searches find it when they catch up.
@@ -185,29 +198,35 @@ class Gallery:
     def delete_person(self, collection: str, person_id: str) -> Receipt:
         """Delete a person; no search that starts after this returns can find them."""
         receipt = self.store.delete_person(collection, person_id)
-        self._refresh(self.store.collection(collection))
+        self.follow_deletion(collection)
         return receipt
 
     def delete_face(self, collection: str, face_id: str) -> Receipt:
         """Delete one template; no search that starts after this returns can find it."""
         receipt = self.store.delete_face(collection, face_id)
-        self._refresh(self.store.collection(collection))
+        self.follow_deletion(collection)
         return receipt
+
+    def follow_deletion(self, collection: str) -> None:
+        """Take what was deleted from the database out of this process's index and its snapshot;
+        no search that starts after this returns finds it."""
+        with suppress(CollectionNotFound):  # deleted meanwhile, with everything in it
+            self._refresh(self.store.collection(collection))
 
     def move_face(self, collection: str, face_id: str, person_id: str) -> FaceRecord:
         """Let a template be of another person; searches that start after this know it."""
         moved = self.store.move_face(collection, face_id, person_id)
-        self._follow_up(collection)
+        self.follow(collection)
         return moved
 
     def merge_persons(self, collection: str, source: str, target: str) -> PersonRecord:
         """Let all templates of one person be another's, and delete the first."""
         merged = self.store.merge_persons(collection, source, target)
-        self._follow_up(collection)
+        self.follow(collection)
         return merged
 
-    def _follow_up(self, collection: str) -> None:
-        """Bring the index up to a change; a collection of another pack has none here."""
+    def follow(self, collection: str) -> None:
+        """Bring the index up to the database; a collection of another pack has none here."""
         record = self.store.collection(collection)
         if record.embedding_space == self._embedding_space:
             self._refresh(record)
@@ -231,8 +250,12 @@ class Gallery:
         """Delete a collection with everything in it."""
         record = self.store.collection(name)
         receipt = self.store.delete_collection(name)
-        self._forget(record.key)
+        self.forget(record)
         return receipt
+
+    def forget(self, record: CollectionRecord) -> None:
+        """Drop the index of a collection, and its snapshot."""
+        self._forget(record.key)
 
     def check_embedding(self, values: Sequence[float] | FloatArray) -> FloatArray:
         """An embedding made elsewhere as a unit vector. Raises InvalidEmbedding."""
@@ -278,7 +301,7 @@ class Gallery:
 
     def rebuild(self, collection: str) -> None:
         """Throw the collection's index and its snapshot away; the next use builds it anew."""
-        self._forget(self.require(collection).key)
+        self.forget(self.require(collection))
 
     def costs(self) -> SearchCounts:
         """What all searches cost so far."""

@@ -1,11 +1,12 @@
-"""Where work runs: photos on the lane, searches and the database on threads of their own, all
-behind one bounded door.
+"""Where work runs: photos on the lane, everything else on one pool of threads a kind of work.
 
-The event loop only waits. A request is admitted or refused at once; cancelling whoever waits takes
-its work out of the queues.
+The event loop only waits. A request is admitted or refused at once; a cancelled request takes its
+work out of the queues. The pools are apart so that one kind of work that has to wait (writes for
+the database's lock, searches for an index that is being built) holds no thread of another kind.
 """
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,10 +21,14 @@ from app.types import Steps
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# They wait for the disk, not for a core.
-STORE_THREADS = 4
-# Requests that wait for an index to be built hold one each; the database's are not among them.
+# Reading the database: waits for the disk, and for nobody's lock.
+READ_THREADS = 4
+# Writing to it: each may wait for another writer's lock for as long as the database allows (15 s).
+WRITE_THREADS = 4
+# Searches, and bringing an index up to date: each may wait for an index that is being built.
 MIN_SEARCH_THREADS = 4
+# Hygiene and calibration: one at a time computes, and a second thread refuses the others at once.
+EXAMINATION_THREADS = 2
 RETRY_AFTER_S = 1
 # No step of a photo takes a fraction of it; a worker that does hangs.
 STALLED_AFTER_S = 60.0
@@ -33,7 +38,7 @@ _flow: ContextVar[Flow | None] = ContextVar("flow", default=None)
 
 
 class Scheduler:
-    """Runs the steps of photos on `workers` threads, searches and database work on others."""
+    """Runs the steps of photos on `workers` threads, and other work on pools named for it."""
 
     def __init__(
         self,
@@ -51,7 +56,12 @@ class Scheduler:
         self._search = ThreadPoolExecutor(
             max(MIN_SEARCH_THREADS, self.workers), thread_name_prefix="search"
         )
-        self._store = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="store")
+        self._read = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="database-read")
+        self._write = ThreadPoolExecutor(WRITE_THREADS, thread_name_prefix="database-write")
+        self._examine = ThreadPoolExecutor(EXAMINATION_THREADS, thread_name_prefix="examination")
+        # Writes that wait may not take every place: reads and searches need some of them.
+        self._most_writes = max(1, max_pending // 2)
+        self._writes = threading.BoundedSemaphore(self._most_writes)
 
     @contextmanager
     def admit(self, size: int = 0) -> Iterator[None]:
@@ -86,12 +96,27 @@ class Scheduler:
         return await asyncio.wrap_future(self._photos.submit(steps, _flow.get() or Flow()))
 
     async def search(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run work that needs an index on a search thread."""
+        """Run work that needs an index on a search thread: searches, and following a write."""
         return await self._run(self._search, lambda: work(*args, **kwargs))
 
-    async def store(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run database work on a store thread."""
-        return await self._run(self._store, lambda: work(*args, **kwargs))
+    async def read(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run work that reads the database, and neither writes to it nor needs an index."""
+        return await self._run(self._read, lambda: work(*args, **kwargs))
+
+    async def write(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run work that writes to the database.
+
+        Raises Overloaded where half of the places are held by writes already.
+        """
+        if not self._writes.acquire(blocking=False):
+            raise _overloaded(f"{self._most_writes} writes are waiting for the database")
+        future = self._write.submit(lambda: work(*args, **kwargs))
+        future.add_done_callback(lambda _: self._writes.release())  # also where it is cancelled
+        return await asyncio.wrap_future(future)
+
+    async def examine(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run work that looks through a whole collection, for seconds or minutes."""
+        return await self._run(self._examine, lambda: work(*args, **kwargs))
 
     async def _run(self, executor: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(executor, work)
@@ -99,8 +124,8 @@ class Scheduler:
     def close(self) -> None:
         """Finish what runs and end the threads."""
         self._photos.close()
-        self._search.shutdown(wait=True, cancel_futures=True)
-        self._store.shutdown(wait=True, cancel_futures=True)
+        for pool in (self._search, self._examine, self._read, self._write):
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _overloaded(what: str) -> Overloaded:

@@ -117,7 +117,7 @@ def test_an_answer_lost_after_the_commit_is_given_again(
 ) -> None:
     photo = gallery.photo("obama.jpg")
     with monkeypatch.context() as patch:
-        patch.setattr(type(services.gallery), "_current", _fails)
+        patch.setattr(type(services.gallery), "follow", _fails)
         assert enroll(gallery, key, photo).status_code == 500
     (stored,) = faces(gallery)
     again = enroll(gallery, key, photo)

@@ -32,13 +32,14 @@ def scheduler() -> Iterator[Scheduler]:
 def test_work_runs_on_named_threads(scheduler: Scheduler) -> None:
     async def where() -> list[str]:
         infer = await scheduler.infer(one_step(lambda: threading.current_thread().name))
-        store = await scheduler.store(lambda: threading.current_thread().name)
-        return [threading.current_thread().name, infer, store]
+        pools = (scheduler.read, scheduler.write, scheduler.search, scheduler.examine)
+        names = [await pool(lambda: threading.current_thread().name) for pool in pools]
+        return [threading.current_thread().name, infer, *names]
 
-    loop, infer, store = asyncio.run(where())
-    assert infer.startswith("inference")
-    assert store.startswith("store")
-    assert loop not in (infer, store)
+    loop, *names = asyncio.run(where())
+    kinds = [name.rpartition("_")[0] for name in names]
+    assert kinds == ["inference", "database-read", "database-write", "search", "examination"]
+    assert loop not in names
 
 
 def test_the_event_loop_stays_free(scheduler: Scheduler) -> None:
@@ -61,17 +62,18 @@ def test_arguments_and_answers_pass_through(scheduler: Scheduler) -> None:
         return a, b
 
     assert asyncio.run(scheduler.search(work, 1, b=2)) == (1, 2)
-    assert asyncio.run(scheduler.store(work, 3, b=4)) == (3, 4)
+    assert asyncio.run(scheduler.read(work, 3, b=4)) == (3, 4)
+    assert asyncio.run(scheduler.write(work, 5, b=6)) == (5, 6)
 
 
-@pytest.mark.parametrize("room", ["infer", "search", "store"])
-def test_errors_reach_the_waiter(scheduler: Scheduler, room: str) -> None:
+@pytest.mark.parametrize("pool", ["infer", "search", "read", "write", "examine"])
+def test_errors_reach_the_waiter(scheduler: Scheduler, pool: str) -> None:
     def fail() -> None:
         raise ZeroDivisionError("in the thread")
 
-    work = one_step(fail) if room == "infer" else fail
+    work = one_step(fail) if pool == "infer" else fail
     with pytest.raises(ZeroDivisionError, match="in the thread"):
-        asyncio.run(getattr(scheduler, room)(work))
+        asyncio.run(getattr(scheduler, pool)(work))
 
 
 def test_no_more_inference_at_once_than_workers(scheduler: Scheduler) -> None:
@@ -93,18 +95,18 @@ def test_no_more_inference_at_once_than_workers(scheduler: Scheduler) -> None:
     assert most == 2
 
 
-def test_the_store_does_not_wait_for_inference(scheduler: Scheduler) -> None:
-    async def store_while_busy() -> str:
+def test_the_database_does_not_wait_for_inference(scheduler: Scheduler) -> None:
+    async def read_while_busy() -> str:
         release = threading.Event()
         busy = [
             asyncio.ensure_future(scheduler.infer(one_step(release.wait, 20))) for _ in range(4)
         ]
-        answer = await asyncio.wait_for(scheduler.store(lambda: "stored"), timeout=10)
+        answer = await asyncio.wait_for(scheduler.read(lambda: "read"), timeout=10)
         release.set()
         await asyncio.gather(*busy)
         return answer
 
-    assert asyncio.run(store_while_busy()) == "stored"
+    assert asyncio.run(read_while_busy()) == "read"
 
 
 def test_the_door_closes_at_the_limit(scheduler: Scheduler) -> None:
@@ -147,16 +149,50 @@ def test_cancelled_work_is_never_begun(scheduler: Scheduler) -> None:
     assert scheduler.waiting == 0
 
 
-def test_a_search_that_waits_for_its_index_does_not_stop_the_store(scheduler: Scheduler) -> None:
-    async def store_meanwhile() -> str:
+@pytest.mark.parametrize("held", ["search", "write", "examine"])
+def test_what_waits_in_one_pool_holds_up_no_other(held: str) -> None:
+    scheduler = Scheduler(workers=2, max_pending=24)
+
+    async def others_meanwhile() -> list[str]:
         release = threading.Event()
-        waiting = [asyncio.ensure_future(scheduler.search(release.wait, 20)) for _ in range(12)]
-        answer = await asyncio.wait_for(scheduler.store(lambda: "stored"), timeout=10)
+        pool = getattr(scheduler, held)
+        waiting = [asyncio.ensure_future(pool(release.wait, 20)) for _ in range(12)]
+        await asyncio.sleep(0)
+        others = [name for name in ("read", "write", "search", "examine") if name != held]
+        work = (getattr(scheduler, name)(lambda: "done") for name in others)
+        answers = await asyncio.wait_for(asyncio.gather(*work), timeout=10)
         release.set()
         await asyncio.gather(*waiting)
-        return answer
+        return answers
 
-    assert asyncio.run(store_meanwhile()) == "stored"
+    assert asyncio.run(others_meanwhile()) == ["done"] * 3
+    scheduler.close()
+
+
+def test_writes_take_half_of_the_places_at_most() -> None:
+    scheduler = Scheduler(workers=1, max_pending=6)
+
+    async def one_too_many() -> list[object]:
+        release = threading.Event()
+        waiting = [asyncio.ensure_future(scheduler.write(release.wait, 20)) for _ in range(3)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="3 writes are waiting for the database"):
+            await scheduler.write(lambda: None)
+        for task in waiting:
+            task.cancel()  # what has begun goes on, and keeps its place until it has ended
+        await asyncio.gather(*waiting, return_exceptions=True)
+        release.set()
+        scheduler.close()
+        return waiting
+
+    assert all(task.cancelled() for task in asyncio.run(one_too_many()))  # type: ignore[attr-defined]
+
+
+def test_a_write_that_has_ended_leaves_its_place(scheduler: Scheduler) -> None:
+    async def many() -> list[int]:
+        return [await scheduler.write(lambda n=n: n) for n in range(9)]  # type: ignore[misc]
+
+    assert asyncio.run(many()) == list(range(9))
 
 
 def test_a_place_is_freed_by_an_exception(scheduler: Scheduler) -> None:

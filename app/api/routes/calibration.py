@@ -28,8 +28,8 @@ async def calibrate(request: Request, collection: Collection) -> Any:
     left out. The calibration serves from now on; thresholds follow the collection's size.
     """
     head = AnswerHead(request)
-    live = await head.services.scheduler.store(_calibrate, head.services, collection)
-    members = await head.services.scheduler.store(_describe, head.services, collection)
+    live = await head.services.scheduler.examine(_calibrate, head.services, collection)
+    members = await head.services.scheduler.search(_describe, head.services, collection)
     suspects = [asdict(suspect) for suspect in live.suspects]
     return {**head.members(), **members, "suspected_duplicates": suspects}
 
@@ -38,7 +38,7 @@ async def calibrate(request: Request, collection: Collection) -> Any:
 async def read_calibration(request: Request, collection: Collection) -> Any:
     """The calibration in use, the collection's own or the pack's, with its operating points."""
     head = AnswerHead(request)
-    members = await head.services.scheduler.store(_describe, head.services, collection)
+    members = await head.services.scheduler.search(_describe, head.services, collection)
     return {**head.members(), **members}
 
 
@@ -47,8 +47,8 @@ async def delete_calibration(request: Request, collection: Collection) -> Any:
     """Decide by the pack's calibration again; answers the one in use from now on."""
     head = AnswerHead(request)
     store = head.services.gallery.store
-    await head.services.scheduler.store(store.clear_calibration, collection)
-    members = await head.services.scheduler.store(_describe, head.services, collection)
+    await head.services.scheduler.write(store.clear_calibration, collection)
+    members = await head.services.scheduler.search(_describe, head.services, collection)
     return {**head.members(), **members}
 
 

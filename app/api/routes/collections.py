@@ -118,7 +118,7 @@ async def list_collections(request: Request, limit: Limit = 100, cursor: Cursor 
         page = gallery.store.collections(after, limit)
         return page, [_collection_info(gallery, record) for record in page.items]
 
-    page, items = await head.services.scheduler.store(work)
+    page, items = await head.services.scheduler.read(work)
     return {**head.members(), "items": items, "next_cursor": _next_cursor(page, lambda c: c.name)}
 
 
@@ -127,7 +127,7 @@ async def create_collection(request: Request, body: NewCollection) -> Any:
     """Create an empty collection, bound to the running pack's embedding space."""
     head = AnswerHead(request)
     gallery = head.services.gallery
-    info = await head.services.scheduler.store(
+    info = await head.services.scheduler.write(
         lambda: _collection_info(
             gallery, gallery.create_collection(body.name, body.metadata, _stored(body.policy))
         )
@@ -140,7 +140,7 @@ async def read_collection(request: Request, collection: Collection) -> Any:
     """One collection with its counts."""
     head = AnswerHead(request)
     gallery = head.services.gallery
-    info = await head.services.scheduler.store(
+    info = await head.services.scheduler.read(
         lambda: _collection_info(gallery, gallery.store.collection(collection))
     )
     return {**head.members(), **info}
@@ -161,7 +161,7 @@ async def update_collection(
             gallery.store.drop_crops(collection)
         return _collection_info(gallery, record)
 
-    return {**head.members(), **await head.services.scheduler.store(update)}
+    return {**head.members(), **await head.services.scheduler.write(update)}
 
 
 @router.delete("/{collection}", response_model=DeletionReceipt)
@@ -174,12 +174,15 @@ async def delete_collection(request: Request, collection: Collection) -> Any:
         )
     gallery, jobs = head.services.gallery, jobs_of(request)
 
-    def delete() -> Receipt:
-        receipt = gallery.delete_collection(collection)
+    def delete() -> tuple[CollectionRecord, Receipt]:
+        record = gallery.store.collection(collection)
+        receipt = gallery.store.delete_collection(collection)
         jobs.forget_collection(collection)
-        return receipt
+        return record, receipt
 
-    return _receipt(head, await head.services.scheduler.store(delete))
+    record, receipt = await head.services.scheduler.write(delete)
+    await head.services.scheduler.search(gallery.forget, record)
+    return _receipt(head, receipt)
 
 
 # --- persons ---------------------------------------------------------------------------------
@@ -192,7 +195,7 @@ async def list_persons(
     """Persons by id."""
     head = AnswerHead(request)
     store = head.services.gallery.store
-    page = await head.services.scheduler.store(
+    page = await head.services.scheduler.read(
         store.persons, collection, _cursor_to_key(cursor), limit
     )
     items = [person_info(record) for record in page.items]
@@ -205,7 +208,7 @@ async def create_person(request: Request, collection: Collection, body: NewPerso
     """Create a person without faces; enrolling does it too."""
     head = AnswerHead(request)
     store = head.services.gallery.store
-    record = await head.services.scheduler.store(
+    record = await head.services.scheduler.write(
         store.create_person, collection, body.person_id, body.metadata
     )
     return {**head.members(), **person_info(record)}
@@ -216,7 +219,7 @@ async def read_person(request: Request, collection: Collection, person_id: str) 
     """One person."""
     head = AnswerHead(request)
     store = head.services.gallery.store
-    record = await head.services.scheduler.store(store.person, collection, person_id)
+    record = await head.services.scheduler.read(store.person, collection, person_id)
     return {**head.members(), **person_info(record)}
 
 
@@ -227,7 +230,7 @@ async def update_person(
     """Replace a person's metadata."""
     head = AnswerHead(request)
     store = head.services.gallery.store
-    record = await head.services.scheduler.store(
+    record = await head.services.scheduler.write(
         store.update_person, collection, person_id, body.metadata
     )
     return {**head.members(), **person_info(record)}
@@ -238,7 +241,10 @@ async def delete_person(request: Request, collection: Collection, person_id: str
     """Delete a person with all their faces."""
     head = AnswerHead(request)
     gallery = head.services.gallery
-    receipt = await head.services.scheduler.store(gallery.delete_person, collection, person_id)
+    receipt = await head.services.scheduler.write(
+        gallery.store.delete_person, collection, person_id
+    )
+    await head.services.scheduler.search(gallery.follow_deletion, collection)
     return _receipt(head, receipt)
 
 
@@ -269,7 +275,7 @@ async def _list_faces(
     request: Request, collection: str, person_id: str | None, limit: int, cursor: str | None
 ) -> dict[str, Any]:
     head = AnswerHead(request)
-    page = await head.services.scheduler.store(
+    page = await head.services.scheduler.read(
         head.services.gallery.store.faces, collection, person_id, _cursor_to_key(cursor), limit
     )
     items = [face_info(record) for record in page.items]
@@ -282,7 +288,7 @@ async def read_face(request: Request, collection: Collection, face_id: str) -> A
     """One stored face; neither photo nor embedding is given out."""
     head = AnswerHead(request)
     store = head.services.gallery.store
-    record = await head.services.scheduler.store(store.face, collection, face_id)
+    record = await head.services.scheduler.read(store.face, collection, face_id)
     return {**head.members(), **face_info(record)}
 
 
@@ -291,5 +297,6 @@ async def delete_face(request: Request, collection: Collection, face_id: str) ->
     """Delete one stored face; its person stays."""
     head = AnswerHead(request)
     gallery = head.services.gallery
-    receipt = await head.services.scheduler.store(gallery.delete_face, collection, face_id)
+    receipt = await head.services.scheduler.write(gallery.store.delete_face, collection, face_id)
+    await head.services.scheduler.search(gallery.follow_deletion, collection)
     return _receipt(head, receipt)

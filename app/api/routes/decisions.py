@@ -56,10 +56,10 @@ async def verify(request: Request) -> Any:
         raise MissingField("Give either 'person_id' or a second photo in 'reference', not both.")
     if fields.person_id is not None:
         # Before any network runs: an unknown person costs nothing.
-        await head.services.scheduler.store(
+        await head.services.scheduler.read(
             head.services.gallery.store.person, fields.collection, fields.person_id
         )
-    record = await head.services.scheduler.store(
+    record = await head.services.scheduler.read(
         head.services.gallery.store.collection, fields.collection
     )
     gate = policy_of(record).verify_gate
@@ -78,7 +78,7 @@ async def verify(request: Request) -> Any:
         similarity = best.similarity
         against = {"person_id": best.face.person_id, "face_id": best.face.face_id}
         claimed = GallerySize(1, best.templates)
-    rule = await head.services.scheduler.store(_verification_rule, head, fields, claimed)
+    rule = await head.services.scheduler.search(_verification_rule, head, fields, claimed)
     return {
         **head.members(),
         **against,
@@ -103,7 +103,7 @@ async def _analyse_pair(
 
 async def _against_person(head: AnswerHead, fields: VerifyFields, probe: FloatArray) -> Comparison:
     assert fields.person_id is not None, "checked by the route"
-    best = await head.services.scheduler.store(
+    best = await head.services.scheduler.read(
         head.services.gallery.compare, fields.collection, fields.person_id, probe
     )
     if best is None:
@@ -145,7 +145,7 @@ async def identify(request: Request) -> Any:
     head = AnswerHead(request)
     call = await read_call(request, IdentifyFields)
     fields = call.fields
-    record = await head.services.scheduler.store(head.services.gallery.require, fields.collection)
+    record = await head.services.scheduler.read(head.services.gallery.require, fields.collection)
     live = fields.liveness or policy_of(record).identify_gate.min_liveness is not None
     outcomes = await analyse_images(head, call.images, fields.max_faces, liveness=live)
     found = faces_of(outcomes)

@@ -43,7 +43,7 @@ async def enroll(
     head = AnswerHead(request)
     call = await read_call(request, EnrollFields, optional=(IMAGE,))
     fields = call.fields
-    record = await head.services.scheduler.store(head.services.gallery.require, fields.collection)
+    record = await head.services.scheduler.read(head.services.gallery.require, fields.collection)
     if bool(call.images) == bool(fields.embeddings):
         raise MissingField("The call needs photos in 'image' or vectors in 'embeddings', not both.")
     work = partial(_enroll, head, call, policy_of(record))
@@ -105,10 +105,12 @@ async def _store(
     head: AnswerHead, fields: EnrollFields, templates: list[NewTemplate], kept: OnceRequest | None
 ) -> list[StoredTemplate]:
     start = time.perf_counter()
-    work = partial(head.services.gallery.enroll, once=kept)
-    stored = await head.services.scheduler.store(
-        work, fields.collection, fields.person_id, fields.metadata, templates
-    )
+    gallery, scheduler = head.services.gallery, head.services.scheduler
+    stored = await scheduler.write(
+        partial(gallery.put, once=kept),
+        fields.collection, fields.person_id, fields.metadata, templates,
+    )  # fmt: skip
+    await scheduler.search(gallery.follow, fields.collection)
     head.add("store", (time.perf_counter() - start) * 1000)
     return stored
 

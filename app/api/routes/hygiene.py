@@ -49,7 +49,7 @@ async def hygiene(
     head = AnswerHead(request)
     unwanted = threading.Event()
     try:
-        found = await head.services.scheduler.store(_examine, head.services, collection, unwanted)
+        found = await head.services.scheduler.examine(_examine, head.services, collection, unwanted)
     finally:
         unwanted.set()
     members = asdict(found)
@@ -81,9 +81,10 @@ async def merge(request: Request, collection: Collection, person_id: str, body: 
     """Give all faces of a person to another and delete the first, in one transaction."""
     head = AnswerHead(request)
     gallery = head.services.gallery
-    merged = await head.services.scheduler.store(
-        gallery.merge_persons, collection, person_id, body.into
+    merged = await head.services.scheduler.write(
+        gallery.store.merge_persons, collection, person_id, body.into
     )
+    await head.services.scheduler.search(gallery.follow, collection)
     return {**head.members(), **person_info(merged)}
 
 
@@ -92,7 +93,8 @@ async def move(request: Request, collection: Collection, face_id: str, body: Mov
     """Let a face be of another person; it keeps its id."""
     head = AnswerHead(request)
     gallery = head.services.gallery
-    moved = await head.services.scheduler.store(
-        gallery.move_face, collection, face_id, body.person_id
+    moved = await head.services.scheduler.write(
+        gallery.store.move_face, collection, face_id, body.person_id
     )
+    await head.services.scheduler.search(gallery.follow, collection)
     return {**head.members(), **face_info(moved)}

@@ -57,7 +57,7 @@ async def create(
     restart of the service goes on with it.
     """
     head, jobs = AnswerHead(request), jobs_of(request)
-    await head.services.scheduler.store(head.services.gallery.require, collection)
+    await head.services.scheduler.read(head.services.gallery.require, collection)
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind not in KINDS:
         raise UnsupportedMediaType(

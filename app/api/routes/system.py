@@ -32,7 +32,7 @@ async def readyz(request: Request) -> dict[str, Any]:
             "A worker has been at one photo for a minute; restart this process.",
             {"retry_after": 1},
         )
-    await services.scheduler.store(services.gallery.store.ping)
+    await services.scheduler.read(services.gallery.store.ping)
     return {
         "status": "ready",
         "pack": services.pack.name,

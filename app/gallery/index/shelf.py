@@ -30,7 +30,7 @@ class IndexShelf:
     ) -> None:
         # Each works alone: FAISS spreads nothing further from within them.
         self._threads = ThreadPoolExecutor(
-            threads, "search", initializer=faiss.omp_set_num_threads, initargs=(1,)
+            threads, "index-scan", initializer=faiss.omp_set_num_threads, initargs=(1,)
         )
         self._folder = folder
         self._ring = ring
