@@ -153,4 +153,14 @@ def build_services(settings: Settings) -> Services:
     metrics.registry.register(SearchCosts(gallery.costs))
     metrics.registry.register(BatchSizes(lambda: pipeline.batches))
     upkeep = Upkeep(gallery)
+    metrics.observe(
+        "likeness_upkeep_failing_seconds",
+        "For how long no round of the gallery's upkeep has succeeded; 0 where the last one did.",
+        upkeep.failing_s,
+    )
+    metrics.observe(
+        "likeness_erasure_pending_seconds",
+        "For how long bytes of deleted rows have been left in the database's files; 0 for none.",
+        store.erasure_pending_s,
+    )
     return Services(settings, pack, pipeline, gallery, scheduler, metrics, calibrations, upkeep)

@@ -275,7 +275,9 @@ class Gallery:
     # --- upkeep ------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Bring the index of every collection into memory."""
+        """Bring the index of every collection into memory; erase what the process before this one
+        had no time to erase."""
+        self.store.tend_erasure()
         for record in every_collection(self.store):
             if record.embedding_space == self._embedding_space:
                 self._refresh(record)
@@ -293,6 +295,7 @@ class Gallery:
             else:
                 self._forget(key)
         self._shelf.remove_others(self._identity, records)
+        self.store.tend_erasure()
 
     def audit(self, collection: str) -> Audit:
         """Compare the collection's index with the database. Raises as `require` does."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -182,12 +183,20 @@ class SpareState:
     without_crop: int
 
 
+class Erasure(StrEnum):
+    """Whether the bytes of what was deleted are gone from every file of ours, or will be."""
+
+    DONE = "done"
+    PENDING = "pending"
+
+
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a deletion removed."""
+    """What a deletion removed, and how far its bytes are erased at this moment."""
 
     persons: int
     templates: int
+    erased: Erasure = Erasure.DONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,6 +337,10 @@ class TemplateStore(Protocol):
     def drop_crops(self, name: str) -> int: ...
 
     def sealing(self) -> SealingState: ...
+
+    def tend_erasure(self) -> None: ...
+
+    def erasure_pending_s(self) -> float: ...
 
     def ping(self) -> None: ...
 

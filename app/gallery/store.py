@@ -44,6 +44,15 @@ class SqlStore(
         """The error code of the last write, if the database did not take it."""
         return self._database.refusal
 
+    def tend_erasure(self) -> None:
+        """Erase what was deleted and could not be erased then; for upkeep."""
+        self._database.eraser.tend()
+
+    def erasure_pending_s(self) -> float:
+        """For how many seconds bytes of deleted rows have been left in the database's files; 0 for
+        none, and where erasing them is the server's business."""
+        return self._database.eraser.pending_s()
+
     def describe(self) -> Mapping[str, Any]:
         """Facts for `likeness doctor`."""
         return {"database": shown_url(self._database.engine)}

@@ -2,26 +2,43 @@
 
 import logging
 import threading
+import time
+from collections.abc import Callable
 
+from app.errors import LikenessError
 from app.gallery.gallery import Gallery
 from app.telemetry.logs import log
 
 ROUND_S = 1.0
+LOG_AGAIN_S = 600.0  # a failure that lasts is logged so often
 
 
 class Upkeep:
     """Brings the indexes into memory, then tends them once a second until stopped.
 
-    `ready` says that the first is done: searches before that wait for it.
+    `ready` says that the first is done: searches before that wait for it. `failure` names what
+    fails for as long as it does.
     """
 
-    def __init__(self, gallery: Gallery, seconds: float = ROUND_S) -> None:
+    def __init__(
+        self,
+        gallery: Gallery,
+        seconds: float = ROUND_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.ready = False
+        self.failure: str | None = None  # an error's code, or the kind of one nobody foresaw
         self._gallery = gallery
         self._seconds = seconds
+        self._clock = clock
+        self._failing_since = self._logged_at = 0.0
+        self._tasks: list[Callable[[], None]] = [self._tend]
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
-        self._failing = False
+
+    def also(self, task: Callable[[], None]) -> None:
+        """Call something more in each round; it does a bounded piece of work."""
+        self._tasks.append(task)
 
     def start(self) -> None:
         """Begin, unless that was done before."""
@@ -34,19 +51,37 @@ class Upkeep:
         if self._thread.is_alive():
             self._thread.join()
 
+    def failing_s(self) -> float:
+        """For how many seconds no round has succeeded; 0 where the last one did."""
+        return 0.0 if self.failure is None else max(self._clock() - self._failing_since, 1e-3)
+
     def _run(self) -> None:
         while not self._stop.is_set():
-            try:
-                if not self.ready:
-                    self._gallery.prepare()
-                    self.ready = True
-                self._gallery.tend()
-                self._failing = False
-            except Exception as error:  # noqa: BLE001 (the database may be away; it comes back)
-                self._complain(error)
+            failed: Exception | None = None
+            for task in self._tasks:
+                try:
+                    task()
+                except Exception as error:  # noqa: BLE001 (the database may be away; it comes back)
+                    failed = failed or error
+            self._note(failed)
             self._stop.wait(self._seconds)
 
-    def _complain(self, error: Exception) -> None:
-        if not self._failing:
-            log(logging.WARNING, "upkeep of the gallery fails; it goes on trying", error)
-        self._failing = True
+    def _tend(self) -> None:
+        if not self.ready:
+            self._gallery.prepare()
+            self.ready = True
+        self._gallery.tend()
+
+    def _note(self, error: Exception | None) -> None:
+        now = self._clock()
+        if error is None:
+            if self.failure is not None:
+                log(logging.INFO, "upkeep of the gallery succeeds again")
+            self.failure = None
+            return
+        if self.failure is None:
+            self._failing_since = now
+        if self.failure is None or now - self._logged_at > LOG_AGAIN_S:
+            log(logging.WARNING, "upkeep of the gallery fails; it is repeated each round", error)
+            self._logged_at = now
+        self.failure = error.code if isinstance(error, LikenessError) else type(error).__name__

@@ -55,6 +55,10 @@ class Metrics:
             registry=self.registry,
         )  # fmt: skip
 
+    def observe(self, name: str, description: str, value: Callable[[], float]) -> None:
+        """Have a gauge whose value is asked for whenever Prometheus asks."""
+        Gauge(name, description, registry=self.registry).set_function(value)
+
     def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count one answered request of a route template."""
         self._requests.labels(route, method, str(status)).inc()

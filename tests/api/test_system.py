@@ -9,12 +9,45 @@ import pytest
 
 from app.services import Services
 from tests.api.test_decisions import code_of
+from tests.gallery.test_erasing import long_reader
 
 
 def test_liveness_and_readiness(client: httpx.Client) -> None:
     assert client.get("/livez").json() == {"status": "alive"}
     ready = client.get("/readyz").json()
     assert (ready["status"], ready["provider"]) == ("ready", "CPUExecutionProvider")
+    assert (ready["writes"], ready["upkeep"]) == ("accepted", "running")
+    assert ready["erasure"] in ("done", "pending")
+
+
+def test_upkeep_that_fails_is_told_for_as_long_as_it_does(
+    client: httpx.Client, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services.upkeep, "failure", "storage_full")
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json()["upkeep"]) == (200, "storage_full")
+    assert gauge(client, "likeness_upkeep_failing_seconds") > 0
+    monkeypatch.undo()
+    assert gauge(client, "likeness_upkeep_failing_seconds") == 0
+
+
+def gauge(client: httpx.Client, name: str) -> float:
+    (line,) = [one for one in client.get("/metrics").text.splitlines() if one.startswith(name)]
+    return float(line.split()[1])
+
+
+def test_a_deletion_beside_a_backup_is_answered_as_pending(
+    client: httpx.Client, services: Services, presidents: Any
+) -> None:
+    persons = f"/v1/collections/{presidents.name}/persons"
+    with long_reader(services.settings.data_dir / "likeness.db"):
+        receipt = client.delete(f"{persons}/obama").json()
+        assert (receipt["deleted"], receipt["erased"]) == ({"persons": 1, "faces": 1}, "pending")
+        assert client.get("/readyz").json()["erasure"] == "pending"
+        assert gauge(client, "likeness_erasure_pending_seconds") > 0
+    assert client.delete(f"{persons}/biden").json()["erased"] == "done"
+    assert client.get("/readyz").json()["erasure"] == "done"
+    assert gauge(client, "likeness_erasure_pending_seconds") == 0
 
 
 def test_metrics_name_routes_not_people(presidents: Any) -> None:

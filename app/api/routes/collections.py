@@ -102,7 +102,7 @@ def face_info(record: FaceRecord) -> dict[str, Any]:
 
 def _receipt(head: AnswerHead, receipt: Receipt) -> dict[str, Any]:
     deleted = {"persons": receipt.persons, "faces": receipt.templates}
-    return {**head.members(), "deleted": deleted}
+    return {**head.members(), "deleted": deleted, "erased": receipt.erased}
 
 
 # --- collections -----------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from app.api.answers import services_of
 from app.errors import NotReady
+from app.gallery.ports import Erasure
 from app.telemetry.metrics import CONTENT_TYPE
 
 router = APIRouter(tags=["system"])
@@ -41,6 +42,9 @@ async def readyz(request: Request) -> dict[str, Any]:
         # Reads go on where the disk is full or read-only, so that alone is no reason to be sent
         # no more requests.
         "writes": services.gallery.store.refusing() or "accepted",
+        # Nor these two: searches stay right without them. `/metrics` has since when.
+        "upkeep": services.upkeep.failure or "running",
+        "erasure": Erasure.PENDING if services.gallery.store.erasure_pending_s() else Erasure.DONE,
     }
 
 

@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 
 from app.api.schemas.common import MODEL, QUALITY, TIME, Answer, example
 from app.decision.rules import CollectionPolicy
+from app.gallery.ports import Erasure
 
 
 class CollectionInfo(BaseModel):
@@ -100,5 +101,14 @@ class StoredFaceList(_Listed):
 class DeletionReceipt(Answer):
     """What a deletion removed; searches no longer find it."""
 
-    model_config = example(deleted={"persons": 1, "faces": 2})
+    model_config = example(deleted={"persons": 1, "faces": 2}, erased="done")
     deleted: dict[str, int]
+    erased: Annotated[
+        Erasure,
+        Field(
+            description="`done`: no file of the service holds its bytes any more. `pending`: some "
+            "still do, because another process reads an older state of the database or keeps the "
+            "index's snapshot; the service erases them as soon as it can, also after a restart. "
+            "With PostgreSQL always `pending`: its own VACUUM frees them."
+        ),
+    ]

@@ -17,6 +17,7 @@ class Backend(Protocol):
     """What differs between databases; each module of this package is one."""
 
     OPENING_ADVICE: str  # what to check when a database cannot be opened
+    ERASES: bool  # whether erasing deleted rows is ours to do; else it is the server's
 
     def create_engine(self, url: URL) -> Engine:
         """An engine that connects when it is first used. Raises DatabaseError."""
@@ -30,8 +31,9 @@ class Backend(Protocol):
     def lock_schema(self, connection: Connection) -> None:
         """Wait until no other process migrates, and keep others out until the transaction ends."""
 
-    def erase_deleted(self, engine: Engine) -> None:
-        """Leave no copy of deleted rows in files of ours."""
+    def erase_deleted(self, engine: Engine, wait_s: float) -> bool:
+        """Leave no copy of deleted rows in the database's files, waiting for readers of an older
+        state for `wait_s` seconds at most; False where some may be left for now."""
 
     def be_patient(self, connection: Connection) -> None:
         """Let this transaction take as long as it needs, and pause."""

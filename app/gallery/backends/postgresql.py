@@ -15,6 +15,8 @@ OPENING_ADVICE = (
     "LIKENESS_DATABASE_URL has the right user and password."
 )
 
+ERASES = False
+
 CONNECT_TIMEOUT_S = 10
 POOL_TIMEOUT_S = 15
 CONNECT_ARGS = {
@@ -106,8 +108,9 @@ def lock_schema(connection: Connection) -> None:
     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
 
 
-def erase_deleted(_engine: Engine) -> None:
-    """Nothing to do: the server's own vacuum frees what was deleted."""
+def erase_deleted(_engine: Engine, _wait_s: float) -> bool:
+    """Nothing we could do: the bytes go with the server's own vacuum, whenever that comes."""
+    return False
 
 
 def be_patient(connection: Connection) -> None:

@@ -1,6 +1,7 @@
 """SQLite: write-ahead log, full durability, and transactions that say at once if they write."""
 
 import sqlite3
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ OPENING_ADVICE = (
     "Check that the folder can be written, has room, and that the file is a Likeness database."
 )
 
+ERASES = True
 BUSY_TIMEOUT_S = 15
+RETRY_S = 0.02
 PRAGMAS = (
     "PRAGMA journal_mode=WAL",
     "PRAGMA synchronous=FULL",  # an acknowledged enrolment survives a power cut
@@ -81,17 +84,34 @@ def lock_schema(_connection: Connection) -> None:
     """Nothing to do: a writing transaction is alone already."""
 
 
-def erase_deleted(engine: Engine) -> None:
+def erase_deleted(engine: Engine, wait_s: float) -> bool:
     """Fold the write-ahead log into the database and empty it.
 
     Deleted rows are zeroed in the database by `secure_delete`, but the log still holds them as they
-    were. While another process reads an older state the log stays; the next deletion tries again.
+    were, and stays while anybody reads an older state or writes. Writers wait meanwhile too.
     """
     connection = engine.raw_connection()
     try:
-        connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout={round(wait_s * 1000)}")
+        try:
+            deadline = time.monotonic() + wait_s
+            while not _checkpoint(cursor):
+                # Another process that does the same is not waited for by SQLite itself.
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(RETRY_S)
+        finally:
+            cursor.execute(f"PRAGMA busy_timeout={round(BUSY_TIMEOUT_S * 1000)}")
     finally:
         connection.close()
+    return True
+
+
+def _checkpoint(cursor: Any) -> bool:
+    """Whether the write-ahead log is empty now."""
+    (busy, _, _) = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    return not busy
 
 
 def be_patient(_connection: Connection) -> None:

@@ -46,7 +46,8 @@ def load(engine: Engine, bodies: Iterator[Any], *, replace: bool) -> Held:
     """
     header = _header(bodies)
     counts: Counter[str] = Counter()
-    with Transactions(engine).writing() as connection:
+    database = Transactions(engine)
+    with database.writing() as connection:
         backend_of(engine).be_patient(connection)
         if not replace and _occupied(connection):
             raise BackupError(
@@ -62,6 +63,7 @@ def load(engine: Engine, bodies: Iterator[Any], *, replace: bool) -> Held:
             connection.execute(insert(table), [_typed(table, row) for row in rows])
         _mark(connection)
         backend_of(engine).set_last_keys(connection, header["last_keys"])
+    database.eraser.erase()  # what was replaced; where it cannot now, a service does it later
     return Held(dict(counts))
 
 

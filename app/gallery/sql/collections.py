@@ -1,5 +1,7 @@
 """Collections in SQL."""
 
+from dataclasses import replace
+
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
@@ -90,5 +92,4 @@ class CollectionPart(Part):
                 count_rows(connection, templates, templates.c.collection == key),
             )
             connection.execute(delete(collections).where(collections.c.id == key))
-        self._database.erase_deleted()
-        return receipt
+        return replace(receipt, erased=self._database.eraser.erase())

@@ -38,7 +38,7 @@ class MovingPart(Part):
             target = get_person(connection, collection, person_id)
             source = get_person(connection, collection, face.person_id)
             self._move(connection, collection, [face.template_key], (source.key, target.key))
-        self._database.erase_deleted()
+        self._database.eraser.erase()
         return replace(face, person_id=person_id)
 
     def merge_persons(self, name: str, source: str, target: str) -> PersonRecord:
@@ -55,7 +55,7 @@ class MovingPart(Part):
             self._move(connection, collection, keys, (old.key, new.key))
             connection.execute(delete(persons).where(persons.c.id == old.key))
             merged = get_person(connection, collection, target)
-        self._database.erase_deleted()
+        self._database.eraser.erase()
         return merged
 
     def _move(

@@ -66,8 +66,7 @@ class PersonPart(Part):
             keys = list(connection.execute(query).scalars())
             log_change(connection, collection, REMOVE, keys, self._clock())
             connection.execute(delete(persons).where(persons.c.id == person.key))
-        self._database.erase_deleted()
-        return Receipt(persons=1, templates=len(keys))
+        return Receipt(persons=1, templates=len(keys), erased=self._database.eraser.erase())
 
     def with_faces(self, name: str, person_ids: Collection[str]) -> set[str]:
         """Those of the persons who have a template."""

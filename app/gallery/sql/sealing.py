@@ -70,7 +70,7 @@ class SealingPart(Part):
             for person in some:
                 key = self._rewrap(connection, collection, person, cipher)
                 self._seal(connection, person, key)
-        self._database.erase_deleted()
+        self._database.eraser.erase()
         return len(some)
 
     def _rewrap(

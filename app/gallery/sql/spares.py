@@ -193,7 +193,7 @@ class SparePart(Part):
             collection = lock_collection(connection, name)
             ours = select(templates.c.id).where(templates.c.collection == collection.key)
             done = connection.execute(delete(spares).where(spares.c.template.in_(ours)))
-        self._database.erase_deleted()
+        self._database.eraser.erase()
         return int(done.rowcount)
 
     def drop_crops(self, name: str) -> int:
@@ -203,7 +203,7 @@ class SparePart(Part):
             ours = select(templates.c.id).where(templates.c.collection == collection.key)
             done = connection.execute(delete(crops).where(crops.c.template.in_(ours)))
         if done.rowcount:
-            self._database.erase_deleted()
+            self._database.eraser.erase()
         return int(done.rowcount)
 
 

@@ -108,8 +108,7 @@ class TemplatePart(Part):
             face = get_face(connection, collection, face_id)
             log_change(connection, collection, REMOVE, [face.template_key], self._clock())
             connection.execute(delete(templates).where(templates.c.id == face.template_key))
-        self._database.erase_deleted()
-        return Receipt(persons=0, templates=1)
+        return Receipt(persons=0, templates=1, erased=self._database.eraser.erase())
 
     def known_contents(
         self, name: str, contents: Collection[tuple[str, str]]

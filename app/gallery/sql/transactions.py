@@ -1,7 +1,5 @@
 """Transactions over one database, its failures told as ours."""
 
-import logging
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
@@ -12,7 +10,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.errors import InvalidRequest, StoreFull, StoreUnavailable
 from app.gallery.backends import backend_of
-from app.telemetry.logs import log
+from app.gallery.sql.erasing import Eraser
 
 RETRY_AFTER_S = 1
 
@@ -28,6 +26,7 @@ class Transactions:
         self._backend = backend_of(engine)
         self._reader = self._backend.reader(engine)
         self._writer = self._backend.writer(engine)
+        self.eraser = Eraser(engine, self._backend)
         self.refusal: str | None = None  # the code of the last write's failure, if it failed
 
     @contextmanager
@@ -55,14 +54,6 @@ class Transactions:
             except (StoreFull, StoreUnavailable) as ours:
                 self.refusal = ours.code
                 raise
-
-    def erase_deleted(self) -> None:
-        """Leave no copy of deleted rows behind. The deletion itself has been acknowledged by the
-        database, so a failure here is logged, not raised."""
-        try:
-            self._backend.erase_deleted(self.engine)
-        except (sqlite3.Error, SQLAlchemyError) as error:
-            log(logging.WARNING, "deleted rows stay in the write-ahead log for now", error)
 
     def _raise_ours(self, error: SQLAlchemyError, outcome: str) -> NoReturn:
         if isinstance(error, IntegrityError):

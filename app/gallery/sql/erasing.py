@@ -1,0 +1,85 @@
+"""Erasing what was deleted from the database's files, beside everything else that goes on."""
+
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.gallery.backends import Backend
+from app.gallery.ports import Erasure
+from app.telemetry.logs import log
+
+# How long a deletion waits for readers of an older state. One that reads for longer, such as a
+# backup, is not waited for: the deletion is answered as pending, and upkeep repeats the erasure.
+WAIT_S = 0.5
+# How often upkeep erases unasked: another process may have been killed between a deletion and its
+# erasure.
+EVERY_S = 60.0
+EVENT = (
+    "deleted rows stay in the write-ahead log for now: another process reads an older state of the "
+    "database; upkeep erases them when it has finished"
+)
+
+
+class Eraser:
+    """Repeats the erasure of deleted rows until it is done.
+
+    One attempt covers every deletion that was committed before it began, so calls that come at the
+    same time share one. A new one counts as pending: the process before may have been killed.
+    """
+
+    def __init__(
+        self, engine: Engine, backend: Backend, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._engine = engine
+        self._backend = backend
+        self._clock = clock
+        self._attempt = threading.Lock()
+        self._counting = threading.Lock()
+        self._asked = 0  # deletions so far
+        self._tried = 0  # those that the last attempt covered
+        self._pending_since: float | None = clock() if backend.ERASES else None
+        self._failed = False  # the last attempt: there is somebody who reads for long
+        self._done_at = clock()
+
+    def erase(self) -> Erasure:
+        """After a deletion was committed: erase its bytes. Waits for `WAIT_S` at most, and not at
+        all where the last attempt failed; never raises."""
+        with self._counting:
+            self._asked += 1
+            mine = self._asked
+        with self._attempt:
+            if self._tried < mine:
+                self._try()
+            done = self._backend.ERASES and self._pending_since is None
+            return Erasure.DONE if done else Erasure.PENDING
+
+    def tend(self) -> None:
+        """Upkeep: repeat what is pending, and erase unasked now and then."""
+        with self._attempt:
+            if self._pending_since is not None or self._clock() - self._done_at > EVERY_S:
+                self._try()
+
+    def pending_s(self) -> float:
+        """For how many seconds deleted bytes have been left in files of ours; 0 for none."""
+        since = self._pending_since
+        return 0.0 if since is None else max(self._clock() - since, 1e-3)
+
+    def _try(self) -> None:
+        with self._counting:
+            asked, self._tried = self._asked > self._tried, self._asked
+        reason: Exception | None = None
+        try:
+            erased = self._backend.erase_deleted(self._engine, 0.0 if self._failed else WAIT_S)
+        except (sqlite3.Error, SQLAlchemyError) as error:
+            erased, reason = False, error
+        self._failed = not erased and self._backend.ERASES
+        if erased:
+            self._pending_since, self._done_at = None, self._clock()
+        elif self._failed and asked and self._pending_since is None:
+            self._pending_since = self._clock()
+            log(logging.WARNING, EVENT, reason)

@@ -1,0 +1,145 @@
+"""Bytes of deleted rows beside a long reader: told as pending, repeated until they are gone."""
+
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.gallery.backends import backend_of
+from app.gallery.backup.dump import dump
+from app.gallery.backup.load import load
+from app.gallery.gallery import Gallery
+from app.gallery.ports import Erasure
+from app.gallery.sql.erasing import EVERY_S, Eraser
+from tests.gallery.conftest import open_engine, open_gallery, template
+from tests.gallery.test_sqlite import everything_on_disk
+
+Draw = Callable[[int], NDArray[np.float32]]
+
+
+@contextmanager
+def long_reader(database: Path) -> Iterator[None]:
+    """Somebody who reads the state of now until the block is left, as a backup does."""
+    connection = sqlite3.connect(database, isolation_level=None)
+    connection.execute("BEGIN")
+    connection.execute("SELECT count(*) FROM templates").fetchone()
+    yield
+    connection.close()
+
+
+def enroll_ada(gallery: Gallery, directions: Draw) -> list[bytes]:
+    vectors = directions(20)
+    gallery.enroll("default", "ada", {}, [template(v, str(i)) for i, v in enumerate(vectors)])
+    return [vector.tobytes() for vector in vectors]
+
+
+def left_of(vectors: list[bytes], database: Path) -> bool:
+    everything = everything_on_disk(database)
+    return any(vector in everything for vector in vectors)
+
+
+def test_a_deletion_beside_a_backup_is_pending_until_the_backup_has_ended(
+    database: Path, gallery: Gallery, directions: Draw
+) -> None:
+    gallery.tend()
+    vectors = enroll_ada(gallery, directions)
+    with long_reader(database):
+        assert gallery.delete_person("default", "ada").erased is Erasure.PENDING
+        assert gallery.store.erasure_pending_s() > 0
+        gallery.tend()
+        assert gallery.store.erasure_pending_s() > 0
+        assert left_of(vectors, database), "what is told as pending is there"
+    gallery.tend()
+    assert gallery.store.erasure_pending_s() == 0
+    assert not left_of(vectors, database)
+
+
+def test_a_deletion_that_nobody_holds_up_is_done(
+    database: Path, gallery: Gallery, directions: Draw
+) -> None:
+    vectors = enroll_ada(gallery, directions)
+    face = gallery.store.faces("default", "ada", None, 1).items[0]
+    assert gallery.delete_face("default", face.face_id).erased is Erasure.DONE
+    assert gallery.delete_person("default", "ada").erased is Erasure.DONE
+    assert not left_of(vectors, database)
+
+
+def test_deletions_at_the_same_time_are_all_done(gallery: Gallery, directions: Draw) -> None:
+    for number, vector in enumerate(directions(24)):
+        gallery.enroll("default", f"p{number}", {}, [template(vector, str(number))])
+    with ThreadPoolExecutor(8) as threads:
+        receipts = threads.map(
+            lambda number: gallery.delete_person("default", f"p{number}"), range(24)
+        )
+    assert {receipt.erased for receipt in receipts} == {Erasure.DONE}
+
+
+# Deletes beside a reader, and is killed with its erasure pending.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.gallery.conftest import open_gallery
+from tests.gallery.test_erasing import long_reader
+gallery = open_gallery(Path(sys.argv[1]))
+with long_reader(Path(sys.argv[1])):
+    print(gallery.delete_person("default", "ada").erased, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_pending_erasure_survives_a_kill(database: Path, directions: Draw) -> None:
+    gallery = open_gallery(database)
+    vectors = enroll_ada(gallery, directions)
+    command = [sys.executable, "-c", KILLED, str(database)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.stdout == "pending\n", answer.stderr
+    assert left_of(vectors, database)
+    started = open_gallery(database)
+    assert started.store.erasure_pending_s() > 0, "a start does not know, and looks"
+    started.prepare()
+    assert not left_of(vectors, database)
+
+
+def test_another_process_erases_what_a_killed_one_left(
+    database: Path, gallery: Gallery, directions: Draw
+) -> None:
+    """It has nothing pending itself, and erases unasked now and then."""
+    now = [0.0]
+    engine = open_engine(database)
+    eraser = Eraser(engine, backend_of(engine), clock=lambda: now[0])
+    eraser.tend()
+    vectors = enroll_ada(gallery, directions)
+    with long_reader(database):
+        assert gallery.delete_person("default", "ada").erased is Erasure.PENDING
+    now[0] = EVERY_S / 2
+    eraser.tend()
+    assert left_of(vectors, database)
+    now[0] = EVERY_S * 1.1
+    eraser.tend()
+    assert not left_of(vectors, database)
+    assert eraser.pending_s() == 0
+
+
+def test_a_replaced_database_leaves_nothing_behind(
+    database: Path, gallery: Gallery, directions: Draw
+) -> None:
+    bodies = list(dump(open_engine(database)))
+    vectors = enroll_ada(gallery, directions)
+    load(open_engine(database), iter(bodies), replace=True)
+    assert not left_of(vectors, database)
+
+
+def test_a_deletion_in_postgresql_is_pending(postgres_url: str, directions: Draw) -> None:
+    """Until the server's VACUUM; and upkeep has nothing to repeat."""
+    gallery: Any = open_gallery(postgres_url)
+    enroll_ada(gallery, directions)
+    assert gallery.delete_person("default", "ada").erased is Erasure.PENDING
+    gallery.tend()
+    assert gallery.store.erasure_pending_s() == 0
