@@ -20,7 +20,7 @@ import app
 from app.inference.pack_spec import ModelPack
 from app.types import AnalysedImage, Face, FloatArray, Quality
 
-ANSWER_SHAPING = ("imaging.py", "faces/*.py", "inference/session.py", "inference/policy.py",
+ANSWER_SHAPING = ("imaging/*.py", "faces/*.py", "inference/session.py", "inference/policy.py",
                   "types.py")  # fmt: skip
 BUSY_TIMEOUT_S = 30
 

@@ -410,7 +410,7 @@ class TestLimits:
             capture_output=True,
             text=True,
             check=True,
-            cwd=Path(__file__).parent.parent,
+            cwd=Path(__file__).parents[2],
             timeout=60,
         )
         assert run.stdout.strip() == "image_too_large"

@@ -5,7 +5,6 @@ filling the rest with grey, and it knows the size before it allocates.
 """
 
 import io
-from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -13,10 +12,11 @@ import numpy as np
 from PIL import ExifTags
 from PIL import Image as PillowImage
 
-from app.errors import EmptyImage, ImageTooLarge, UnreadableImage, UnsupportedImage
+from app.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
+from app.imaging.formats import FORMATS, check_format
+from app.imaging.limits import ImageLimits, check_bytes, check_size, too_many_pixels
 from app.types import DecodedImage, Image
 
-FORMATS = ("JPEG", "PNG", "WEBP")
 _WHITE = (255, 255, 255, 255)
 _SIXTEEN_BIT_GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
@@ -38,36 +38,6 @@ _JPEG_REDUCTIONS = (8, 4, 2)
 _PIXEL_GUARD = PillowImage.DecompressionBombError
 
 
-@dataclass(frozen=True, slots=True)
-class ImageLimits:
-    """What one image may measure: bytes as sent, pixels in all, pixels of its longer side."""
-
-    max_bytes: int = 10 * 1024 * 1024
-    max_pixels: int = 40_000_000
-    max_side: int = 16_384
-
-
-def sniff_format(data: bytes) -> str | None:
-    """The format that the leading bytes announce, whatever the file is called; None if unknown."""
-    if data.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WEBP"
-    if data[4:8] == b"ftyp":
-        return "AVIF" if data[8:12] in (b"avif", b"avis") else "HEIC"
-    if data[:6] in (b"GIF87a", b"GIF89a"):
-        return "GIF"
-    if data[:4] in (b"II*\x00", b"MM\x00*"):
-        return "TIFF"
-    if data[:2] == b"BM":
-        return "BMP"
-    if data[:5] == b"%PDF-":
-        return "PDF"
-    return None
-
-
 def decode_image(data: bytes, limits: ImageLimits) -> Image:
     """Decode one JPEG, PNG or WebP to a contiguous uint8 array (height, width, 3), BGR.
 
@@ -79,26 +49,14 @@ def decode_image(data: bytes, limits: ImageLimits) -> Image:
     return decode_at_least(data, limits, None).pixels
 
 
-def encode_crop(crop: Image) -> bytes:
-    """An aligned face as PNG: every pixel as the recogniser saw it."""
-    _, encoded = cv2.imencode(".png", crop)
-    return encoded.tobytes()
-
-
-def decode_crop(data: bytes) -> Image:
-    """The aligned face of such a PNG, BGR."""
-    crop = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    assert crop is not None, "encode_crop wrote it"
-    return np.asarray(crop, np.uint8)
-
-
 def decode_at_least(data: bytes, limits: ImageLimits, enough: int | None) -> DecodedImage:
     """The same, and where `enough` pixels on the longer side do, a JPEG may come reduced to a half,
     a quarter or an eighth, never to less than that; much faster, and free of aliasing."""
-    _check_bytes(data, limits)
+    check_bytes(data, limits)
+    check_format(data)
     try:
         with PillowImage.open(io.BytesIO(data), formats=FORMATS) as picture:
-            _check_size(*picture.size, limits)
+            check_size(*picture.size, limits)
             width, height = picture.size
             reduction = _reduce(picture, enough)
             picture.load()
@@ -107,7 +65,7 @@ def decode_at_least(data: bytes, limits: ImageLimits, enough: int | None) -> Dec
                 width, height = height, width
             pixels = _to_bgr(upright)
     except _PIXEL_GUARD as error:
-        raise ImageTooLarge(_size_advice("The image has far too many pixels", limits)) from error
+        raise too_many_pixels("The image has far too many pixels", limits) from error
     except (UnsupportedImage, ImageTooLarge):
         raise
     except Exception as error:  # decoders raise anything from struct.error to SyntaxError
@@ -131,32 +89,6 @@ def _reduce(picture: PillowImage.Image, enough: int | None) -> int:
             _, box = picture.draft(None, (width // reduction, height // reduction)) or ("", None)
             return round(width / box[2]) if box else 1
     return 1
-
-
-def _check_bytes(data: bytes, limits: ImageLimits) -> None:
-    if not data:
-        raise EmptyImage("The image has zero bytes; check that the file was read before sending.")
-    if len(data) > limits.max_bytes:
-        raise ImageTooLarge(
-            f"The image has {len(data):,} bytes; at most {limits.max_bytes:,} are accepted. "
-            "Send a smaller copy: faces need no more than about 200 pixels each."
-        )
-    found = sniff_format(data)
-    if found not in FORMATS:
-        what = f"{found} images are" if found else "The bytes are no image, or of a format that is"
-        raise UnsupportedImage(f"{what} not supported; send JPEG, PNG or WebP.")
-
-
-def _check_size(width: int, height: int, limits: ImageLimits) -> None:
-    if max(width, height) > limits.max_side or width * height > limits.max_pixels:
-        raise ImageTooLarge(_size_advice(f"The image measures {width} × {height} pixels", limits))
-
-
-def _size_advice(what: str, limits: ImageLimits) -> str:
-    return (
-        f"{what}; at most {limits.max_pixels:,} pixels in all and {limits.max_side:,} on a side "
-        "are accepted. Send a smaller copy."
-    )
 
 
 def _upright(picture: PillowImage.Image) -> PillowImage.Image:

@@ -1,0 +1,110 @@
+"""What the header of a photo claims, read without decoding: its size and the memory it will take.
+
+Everything here is cheap (microseconds) and runs on hostile bytes. `benchmarks/decoding_memory.py`
+measures what the estimates promise.
+"""
+
+from dataclasses import dataclass
+
+from app.imaging.formats import sniff_format
+from app.imaging.jpeg import TooManySegments, has_several_scans, read_frame
+
+# Of a decoder's tables, its line buffers and the strips that are converted one by one.
+_FIXED = 4 * 1024 * 1024
+# The decoded copy as this project uses it: 8-bit BGR.
+_BGR = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The claims of a photo's header.
+
+    `width` and `height` are pixels as stored, before any turn; `bytes_per_pixel` is the memory that
+    each takes while the photo is decoded, the result (3 bytes) included.
+    """
+
+    format: str
+    width: int
+    height: int
+    bytes_per_pixel: float
+
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height
+
+    @property
+    def memory(self) -> int:
+        """Bytes that decoding takes at its peak, the file itself aside."""
+        return _FIXED + int(self.pixels * self.bytes_per_pixel)
+
+
+def read_header(data: bytes) -> Header | None:
+    """The claims of a photo's header; None where they cannot be read, as of a damaged file."""
+    found = sniff_format(data)
+    reader = _READERS.get(found or "")
+    return reader(data) if reader else None
+
+
+def estimate_memory(data: bytes) -> int:
+    """Bytes of memory that decoding this photo takes at its peak; 0 for what will be refused
+    unread. A caller holds it against `ImageLimits.max_pixels` itself."""
+    header = read_header(data)
+    return header.memory if header else 0
+
+
+def _read_jpeg(data: bytes) -> Header | None:
+    try:
+        frame = read_frame(data)
+    except TooManySegments:
+        return None
+    if frame is None:
+        return None
+    # Pillow has four bytes for a pixel of colour; of several scans all coefficients are kept.
+    each = _BGR + (1.0 if len(frame.areas) == 1 else 4.0)
+    if frame.width and frame.height and has_several_scans(data, frame):
+        each += 2 * frame.samples / (frame.width * frame.height)
+    return Header("JPEG", frame.width, frame.height, each)
+
+
+def _read_png(data: bytes) -> Header | None:
+    if data[12:16] != b"IHDR" or len(data) < 29:
+        return None
+    width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
+    depth, colour = data[24], data[25]
+    if colour in (0, 3):
+        return Header("PNG", width, height, _BGR + (2 if depth == 16 else 1))
+    return Header("PNG", width, height, _BGR + 4)
+
+
+def _read_webp(data: bytes) -> Header | None:
+    size = _webp_size(data)
+    if size is None:
+        return None
+    lossless, animated = data[12:16] != b"VP8 ", _is_animated_webp(data)
+    # The decoder's picture, for lossless files its own copy of it, and for animations two canvases.
+    each = _BGR + 4 + (4 if lossless else 0) + (8 if animated else 0)
+    return Header("WEBP", *size, each)
+
+
+def _webp_size(data: bytes) -> tuple[int, int] | None:
+    """Of RIFF's first chunk (RFC 9649)."""
+    chunk = data[12:16]
+    if chunk == b"VP8 " and len(data) >= 30:
+        return _little(data[26:28]) & 0x3FFF, _little(data[28:30]) & 0x3FFF
+    if chunk == b"VP8X" and len(data) >= 30:
+        return _little(data[24:27]) + 1, _little(data[27:30]) + 1
+    if chunk == b"VP8L" and len(data) >= 25:
+        bits = _little(data[21:25])
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return None
+
+
+def _is_animated_webp(data: bytes) -> bool:
+    return data[12:16] == b"VP8X" and bool(data[20] & 0x02)
+
+
+def _little(data: bytes) -> int:
+    return int.from_bytes(data, "little")
+
+
+_READERS = {"JPEG": _read_jpeg, "PNG": _read_png, "WEBP": _read_webp}
