@@ -1,0 +1,43 @@
+"""`python -m tests.hostile [WORD ...]`: the table of attacks."""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.hostile import attacks as _attacks  # noqa: F401 - they add themselves to the list
+from tests.hostile.run import Verdict, run
+from tests.hostile.scenario import ATTACKS
+from tests.hostile.service import running
+
+
+def main() -> int:
+    """Run the attacks whose name holds one of the words; 1 where one succeeded."""
+    words = [word.lower() for word in sys.argv[1:]]
+    chosen = [a for a in ATTACKS if not words or any(word in a.name.lower() for word in words)]
+    console, verdicts = Console(width=170), []
+    with (
+        tempfile.TemporaryDirectory(prefix="likeness-hostile-") as folder,
+        running(Path(folder)) as (target, process),
+    ):
+        for attack in chosen:
+            verdicts.append(run(attack, target, process))
+            console.print(f"{attack.name}: {verdicts[-1].faults or 'held'}", highlight=False)
+    console.print(table(verdicts))
+    return int(any(verdict.faults for verdict in verdicts))
+
+
+def table(verdicts: list[Verdict]) -> Table:
+    """One row an attack."""
+    shown = Table("attack", "requests", "s", "/livez p100 ms", "lag ms", "RSS peak MiB", "verdict")
+    for one in verdicts:
+        numbers = [one.seconds, one.livez * 1000, one.seen.lag * 1000, one.seen.peak_mib]
+        verdict = "; ".join(one.faults) or "held"
+        shown.add_row(one.attack, str(one.requests), *(f"{n:.0f}" for n in numbers), verdict)
+    return shown
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""What an attack is, and the list of all."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.hostile.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """One way to hurt the service. `run` returns how many requests it sent."""
+
+    name: str
+    run: Callable[[Target], int]
+    # Memory that an attack may take beyond the general limit, MiB: state why beside it.
+    more_memory_mib: int = 0
+
+
+ATTACKS: list[Attack] = []
+
+
+def attack(name: str, *, more_memory_mib: int = 0) -> Callable[[Callable[[Target], int]], Attack]:
+    """Add a function to the list under a name that a table can show."""
+
+    def add(run: Callable[[Target], int]) -> Attack:
+        one = Attack(name, run, more_memory_mib)
+        ATTACKS.append(one)
+        return one
+
+    return add

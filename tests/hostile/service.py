@@ -1,0 +1,66 @@
+"""The real service as a process with few descriptors, in a data folder of its own."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+
+from tests.hostile.target import Target
+from tests.ports import free_port
+
+DESCRIPTORS = 256
+# Of address space, most of which is never touched: a runaway allocation fails instead of taking the
+# machine. OpenBLAS, ONNX Runtime and thread stacks reserve several GiB.
+ADDRESS_SPACE_KIB = int(os.environ.get("LIKENESS_HOSTILE_ADDRESS_GIB", "12")) * 2**20
+START_S = 60
+STOP_S = 60
+
+
+@contextmanager
+def running(folder: Path, **settings: str) -> Iterator[tuple[Target, psutil.Process]]:
+    """A service until the block ends. Raises RuntimeError where it does not start, does not stop
+    within a minute, or logs an error that nobody foresaw."""
+    port = free_port()
+    environment = {
+        **os.environ,
+        "LIKENESS_DATA_DIR": str(folder / "data"),
+        "LIKENESS_PORT": str(port),
+        "LIKENESS_DRAIN_SECONDS": "0",
+        **settings,
+    }
+    likeness = str(Path(sys.executable).with_name("likeness"))
+    limits = f'ulimit -n {DESCRIPTORS} && ulimit -v {ADDRESS_SPACE_KIB} && exec "$@"'
+    command = ["sh", "-c", limits, "sh", likeness, "serve"]
+    log = folder / "log"
+    with log.open("wb") as sink:
+        process = subprocess.Popen(command, env=environment, stdout=sink, stderr=sink)
+    try:
+        _wait_until_ready(port, process, log)
+        yield Target(port, folder / "data"), psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise RuntimeError(f"It did not stop within {STOP_S} s of SIGTERM") from None
+    text = log.read_text()
+    if "unexpected error" in text or "Traceback" in text:
+        raise RuntimeError("The log has an error that nobody foresaw:\n" + text[-4_000:])
+
+
+def _wait_until_ready(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200:
+                return
+        time.sleep(0.1)
+    raise RuntimeError("The service did not start:\n" + log.read_text()[-4_000:])

@@ -1,0 +1,101 @@
+"""The service under attack, as a client sees it."""
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+
+PHOTOS = Path(__file__).resolve().parents[1] / "data" / "photos"
+
+
+class Unexpected(AssertionError):
+    """The service answered an attack with something that it should not."""
+
+
+class Target:
+    """One running service. Everything sent to it goes to loopback."""
+
+    def __init__(self, port: int, data_dir: Path) -> None:
+        self.port = port
+        self.data_dir = data_dir
+        self.url = f"http://127.0.0.1:{port}"
+
+    @property
+    def photo(self) -> bytes:
+        """An honest photo of one face."""
+        return (PHOTOS / "obama.jpg").read_bytes()
+
+    def client(self, timeout: float = 60) -> httpx.Client:
+        """A client with connections of its own; close it."""
+        return httpx.Client(base_url=self.url, timeout=timeout)
+
+    def ask(self, method: str, path: str, **options: object) -> httpx.Response:
+        """One call on a connection of its own."""
+        with self.client() as client:
+            return client.request(method, path, **options)  # type: ignore[arg-type]
+
+    def post(self, path: str, body: bytes, kind: str = "application/json") -> httpx.Response:
+        """One call with a body of that content type."""
+        return self.ask("POST", path, content=body, headers={"content-type": kind})
+
+    def connect(self, timeout: float = 10) -> socket.socket:
+        """A connection that has sent nothing."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout)
+
+    @contextmanager
+    def connections(self, count: int) -> Iterator[list[socket.socket]]:
+        """Several of them, closed at the end; those that the service refuses are left out."""
+        with ExitStack() as stack:
+            made = []
+            for _ in range(count):
+                try:
+                    made.append(stack.enter_context(self.connect()))
+                except OSError:
+                    time.sleep(0.01)
+            yield made
+
+    def head(self, method: str, path: str, **fields: str) -> bytes:
+        """The head of a request; underscores of field names become hyphens."""
+        lines = [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]
+        return "\r\n".join([f"{method} {path} HTTP/1.1", "host: x", *lines, "", ""]).encode()
+
+    def metric(self, name: str) -> float:
+        """The sum of the samples of a metric whose line begins like this."""
+        lines = self.ask("GET", "/metrics").text.splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+
+    def expect(self, found: object, *allowed: object) -> None:
+        """Raises Unexpected unless what was found is one of those."""
+        if found not in allowed:
+            raise Unexpected(f"{found!r} instead of {' or '.join(map(repr, allowed))}")
+
+    def until(self, true: Callable[[], bool], seconds: float, what: str) -> None:
+        """Wait for something to become true. Raises Unexpected where it does not in time."""
+        deadline = time.monotonic() + seconds
+        while not true():
+            if time.monotonic() > deadline:
+                raise Unexpected(f"{what} not within {seconds:g} s")
+            time.sleep(0.05)
+
+
+def answer_of(connection: socket.socket, timeout: float = 15) -> bytes:
+    """What a raw connection is answered until the service closes it or stops sending; b"" where it
+    was cut."""
+    connection.settimeout(timeout)
+    found = b""
+    try:
+        while piece := connection.recv(65_536):
+            found += piece
+            if b"\r\n\r\n" in found and found.lower().count(b"content-length: 0"):
+                break
+    except OSError:
+        pass
+    return found
+
+
+def status_of(answer: bytes) -> int:
+    """The status of a raw answer; 0 where there is none."""
+    return int(answer[9:12]) if answer.startswith(b"HTTP/1.1 ") else 0
