@@ -9,12 +9,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from app.api.problems import HTTP_CODES, MEDIA_TYPE
 from app.errors import InvalidRequest, LikenessError
 from app.telemetry.logs import log, request_id
 from app.telemetry.metrics import Metrics
-
-PROBLEM = "application/problem+json"
-HTTP_CODES = {404: "route_not_found", 405: "method_not_allowed"}
 
 
 def problem(
@@ -33,7 +31,7 @@ def problem(
         **extra,
     }
     headers = {"Retry-After": str(extra["retry_after"])} if "retry_after" in extra else None
-    return JSONResponse(body, status, headers, media_type=PROBLEM)
+    return JSONResponse(body, status, headers, media_type=MEDIA_TYPE)
 
 
 def install_error_handlers(app: FastAPI) -> None:

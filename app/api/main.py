@@ -11,7 +11,7 @@ from app import __version__
 from app.api.admission import Admission
 from app.api.errors import install_error_handlers
 from app.api.middleware import RequestContext
-from app.api.openapi import PROBLEMS
+from app.api.openapi import complete_document
 from app.api.routes import (
     calibration,
     collections,
@@ -54,12 +54,14 @@ def create_app(services: Services) -> FastAPI:
         summary="Self-hosted face recognition",
         description=DESCRIPTION,
         lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name,
     )
     app.state.services = services
     app.state.imports = imports_of_service
     for module in (faces, enrolment, decisions, collections, calibration, hygiene, imports):
-        app.include_router(module.router, responses=PROBLEMS)
+        app.include_router(module.router)
     app.include_router(system.router)
+    complete_document(app)
     app.add_api_route("/", _to_docs, include_in_schema=False)
     install_error_handlers(app)
     app.add_middleware(Admission, services=services)

@@ -1,28 +1,44 @@
-"""The parts of the OpenAPI document that FastAPI cannot see: bodies that come in three forms."""
+"""The OpenAPI document, with what FastAPI cannot see: bodies that come in three forms, problems."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fastapi import FastAPI
 from pydantic import BaseModel
 
 from app.api.schemas.common import Problem
+
+REFERENCE = "#/components/schemas/{model}"
 
 PHOTO = {"type": "string", "format": "binary", "description": "JPEG, PNG or WebP."}
 BASE64 = {"type": "string", "format": "byte", "description": "The photo in base64."}
 SAMPLE_BASE64 = "/9j/4AAQSkZJRgABAQEASABIAAD/2wBDAP//////////"
 
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    "4XX": {
-        "model": Problem,
-        "description": "The request cannot be served as it is; `code` and `detail` say why.",
-        "content": {"application/problem+json": {}},
-    },
-    "5XX": {
-        "model": Problem,
-        "description": "The service cannot serve now; `Retry-After` says when to try again.",
-        "content": {"application/problem+json": {}},
-    },
-}
+
+def complete_document(app: FastAPI) -> None:
+    """Add to the app's document: a sentence as each call's summary, and the schema of problems."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = generate()
+            problem = Problem.model_json_schema(ref_template=REFERENCE)
+            document["components"]["schemas"]["Problem"] = problem
+            for methods in document["paths"].values():
+                for operation in methods.values():
+                    _summarise(operation)
+        assert app.openapi_schema is not None, "FastAPI keeps what it generates"
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # the way that FastAPI documents
+
+
+def _summarise(operation: dict[str, Any]) -> None:
+    """The first paragraph of a route's docstring is its summary, the rest its description."""
+    summary, _, description = operation.pop("description").partition("\n\n")
+    operation["summary"] = " ".join(summary.split())
+    if description:
+        operation["description"] = description
 
 
 def photo_body(
@@ -31,25 +47,51 @@ def photo_body(
     *,
     photos: Sequence[str] = ("image",),
     required: Sequence[str] = ("image",),
-    raw: bool = True,
 ) -> dict[str, Any]:
-    """`openapi_extra` of a call that takes photos: a form, JSON, and a raw body where one photo
-    says it all (fields then go into the query)."""
-    schema = fields.model_json_schema(ref_template="#/components/schemas/{model}")
+    """`openapi_extra` of a call that takes photos: a form, JSON, or one photo as the raw body with
+    the fields as query parameters."""
+    schema = fields.model_json_schema(ref_template=REFERENCE)
     properties = {name: _inline(value, schema) for name, value in schema["properties"].items()}
+    texts = {name: _without_null(value) for name, value in properties.items()}
     needed = [*schema.get("required", []), *required]
     content: dict[str, Any] = {
         "multipart/form-data": {
-            "schema": _object({**_photos(photos, PHOTO), **properties}, needed),
+            "schema": _object({**_photos(photos, PHOTO), **texts}, needed),
         },
         "application/json": {
             "schema": _object({**_photos(photos, BASE64), **properties}, needed),
             "example": {**dict.fromkeys(required, SAMPLE_BASE64), **example},
         },
     }
-    if raw:
-        content["image/*"] = {"schema": PHOTO}
-    return {"requestBody": {"required": True, "content": content}}
+    content["image/*"] = {"schema": PHOTO}
+    return {
+        "parameters": [_query(name, one) for name, one in texts.items()],
+        "requestBody": {"required": True, "content": content},
+    }
+
+
+def _query(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A field as a query parameter of a raw body; one with a structure is JSON text there."""
+    described = {key: value for key, value in schema.items() if key != "default"}
+    description = f"For a raw image body: {described.pop('description', name)}"
+    if described.get("type") in ("object", "array"):
+        described, description = {"type": "string"}, f"{description} As JSON text."
+    return {
+        "name": name,
+        "in": "query",
+        "required": False,
+        "description": description,
+        "schema": described,
+    }
+
+
+def _without_null(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema of text fields, which are absent instead of null."""
+    kinds = [kind for kind in schema.get("anyOf", []) if kind != {"type": "null"}]
+    if len(kinds) != 1:
+        return dict(schema)
+    rest = {key: value for key, value in schema.items() if key not in ("anyOf", "default")}
+    return {**rest, **kinds[0]}
 
 
 def _photos(names: Sequence[str], one: Mapping[str, Any]) -> dict[str, Any]:

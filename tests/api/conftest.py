@@ -1,12 +1,14 @@
 """A real service for the tests: uvicorn on a free port of this machine, asked with httpx."""
 
 import io
+import re
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -47,8 +49,37 @@ def base_url(services: Services) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def client(base_url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=base_url, timeout=60) as client:
+    """A client that fails where a problem is answered that the OpenAPI document does not list."""
+    declared = DeclaredProblems(httpx.get(f"{base_url}/openapi.json").json())
+    hooks = {"response": [declared.check]}
+    with httpx.Client(base_url=base_url, timeout=60, event_hooks=hooks) as client:
         yield client
+
+
+class DeclaredProblems:
+    """The codes that an OpenAPI document lists for each call."""
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self._codes: list[tuple[str, re.Pattern[str], set[tuple[int, str]]]] = []
+        for path, methods in document["paths"].items():
+            pattern = re.compile(re.sub(r"\{\w+\}", "[^/]+", path))
+            for method, operation in methods.items():
+                codes = {
+                    (int(status), code)
+                    for status, response in operation["responses"].items()
+                    for code in response.get("x-problem-codes", [])
+                }
+                self._codes.append((method.upper(), pattern, codes))
+
+    def check(self, response: httpx.Response) -> None:
+        if "problem" not in response.headers.get("content-type", ""):
+            return
+        response.read()
+        answered = (response.status_code, response.json()["code"])
+        for method, pattern, codes in self._codes:
+            request = response.request
+            if method == request.method and pattern.fullmatch(request.url.path):
+                assert answered in codes, f"{method} {request.url.path} does not list {answered}"
 
 
 @pytest.fixture

@@ -136,4 +136,6 @@ def test_real_answers_validate(document: dict[str, Any], presidents: Any) -> Non
         answer = presidents.client.post(f"/v1/{call}", data=data, files=photo).json()
         responses = document["paths"][f"/v1/{call}"]["post"]["responses"]
         check(answer, responses["200"]["content"]["application/json"]["schema"], document)
-        assert "4XX" in responses
+        problem = responses["422"]["content"]["application/problem+json"]
+        refused = presidents.client.post(f"/v1/{call}", data={"image": "x"})
+        check(refused.json(), problem["schema"], document)

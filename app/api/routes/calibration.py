@@ -9,10 +9,11 @@ from fastapi import APIRouter, Request
 
 from app.api.answers import AnswerHead
 from app.api.decisions import calibration_members
+from app.api.problems import ANY_WRITE, IN_SPACE, problems
 from app.api.routes.collections import Collection
 from app.api.schemas.calibration import CalibrationAnswer, NewCalibrationAnswer
 from app.decision.live import LiveCalibration, calibrate_collection
-from app.errors import Overloaded
+from app.errors import NotEnoughData, Overloaded
 from app.services import Services
 
 router = APIRouter(prefix="/v1/collections/{collection}", tags=["calibration"])
@@ -20,9 +21,13 @@ router = APIRouter(prefix="/v1/collections/{collection}", tags=["calibration"])
 RETRY_AFTER_S = 5
 
 
-@router.post("/calibrate", response_model=NewCalibrationAnswer)
+@router.post(
+    "/calibrate",
+    response_model=NewCalibrationAnswer,
+    responses=problems(IN_SPACE, ANY_WRITE, (NotEnoughData,)),
+)
 async def calibrate(request: Request, collection: Collection) -> Any:
-    """Count the collection's own similarities between different people and decide by them.
+    """Calibrate a collection on the similarities between its own persons, and decide by that.
 
     It takes 100 people at least and some seconds. Ids that seem to be one person are reported and
     left out. The calibration serves from now on; thresholds follow the collection's size.
@@ -34,17 +39,22 @@ async def calibrate(request: Request, collection: Collection) -> Any:
     return {**head.members(), **members, "suspected_duplicates": suspects}
 
 
-@router.get("/calibration", response_model=CalibrationAnswer)
+@router.get("/calibration", response_model=CalibrationAnswer, responses=problems(IN_SPACE))
 async def read_calibration(request: Request, collection: Collection) -> Any:
-    """The calibration in use, the collection's own or the pack's, with its operating points."""
+    """Read the calibration in use, the collection's own or the pack's, and its operating points."""
     head = AnswerHead(request)
     members = await head.services.scheduler.search(_describe, head.services, collection)
     return {**head.members(), **members}
 
 
-@router.delete("/calibration", response_model=CalibrationAnswer)
+@router.delete(
+    "/calibration", response_model=CalibrationAnswer, responses=problems(IN_SPACE, ANY_WRITE)
+)
 async def delete_calibration(request: Request, collection: Collection) -> Any:
-    """Decide by the pack's calibration again; answers the one in use from now on."""
+    """Delete the collection's own calibration and decide by the model pack's again.
+
+    The answer is the calibration in use from now on.
+    """
     head = AnswerHead(request)
     store = head.services.gallery.store
     await head.services.scheduler.write(store.clear_calibration, collection)

@@ -15,6 +15,7 @@ from app.api.fields import (
     NewCollection,
     NewPerson,
 )
+from app.api.problems import ANY_BODY, ANY_WRITE, IN_COLLECTION, problems
 from app.api.schemas.galleries import (
     CollectionAnswer,
     CollectionInfo,
@@ -29,7 +30,14 @@ from app.api.schemas.galleries import (
 )
 from app.decision.calibrations import policy_of
 from app.decision.rules import CollectionPolicy
-from app.errors import CollectionProtected, InvalidCursor
+from app.errors import (
+    CollectionExists,
+    CollectionProtected,
+    FaceNotFound,
+    InvalidCursor,
+    PersonExists,
+    PersonNotFound,
+)
 from app.gallery.gallery import DEFAULT_COLLECTION, Gallery
 from app.gallery.ports import CollectionRecord, FaceRecord, Page, PersonRecord, Receipt
 
@@ -108,9 +116,9 @@ def _receipt(head: AnswerHead, receipt: Receipt) -> dict[str, Any]:
 # --- collections -----------------------------------------------------------------------------
 
 
-@router.get("", response_model=CollectionList)
+@router.get("", response_model=CollectionList, responses=problems((InvalidCursor,)))
 async def list_collections(request: Request, limit: Limit = 100, cursor: Cursor = None) -> Any:
-    """Collections by name."""
+    """List the collections, sorted by name."""
     head = AnswerHead(request)
     gallery, after = head.services.gallery, _cursor_to_key(cursor)
 
@@ -122,7 +130,12 @@ async def list_collections(request: Request, limit: Limit = 100, cursor: Cursor 
     return {**head.members(), "items": items, "next_cursor": _next_cursor(page, lambda c: c.name)}
 
 
-@router.post("", response_model=CollectionAnswer, status_code=201)
+@router.post(
+    "",
+    response_model=CollectionAnswer,
+    status_code=201,
+    responses=problems(ANY_BODY, ANY_WRITE, (CollectionExists,)),
+)
 async def create_collection(request: Request, body: NewCollection) -> Any:
     """Create an empty collection, bound to the running pack's embedding space."""
     head = AnswerHead(request)
@@ -135,9 +148,9 @@ async def create_collection(request: Request, body: NewCollection) -> Any:
     return {**head.members(), **info}
 
 
-@router.get("/{collection}", response_model=CollectionAnswer)
+@router.get("/{collection}", response_model=CollectionAnswer, responses=problems(IN_COLLECTION))
 async def read_collection(request: Request, collection: Collection) -> Any:
-    """One collection with its counts."""
+    """Read a collection, with the number of its persons and faces."""
     head = AnswerHead(request)
     gallery = head.services.gallery
     info = await head.services.scheduler.read(
@@ -146,7 +159,11 @@ async def read_collection(request: Request, collection: Collection) -> Any:
     return {**head.members(), **info}
 
 
-@router.patch("/{collection}", response_model=CollectionAnswer)
+@router.patch(
+    "/{collection}",
+    response_model=CollectionAnswer,
+    responses=problems(IN_COLLECTION, ANY_BODY, ANY_WRITE),
+)
 async def update_collection(
     request: Request, collection: Collection, body: CollectionUpdate
 ) -> Any:
@@ -164,9 +181,16 @@ async def update_collection(
     return {**head.members(), **await head.services.scheduler.write(update)}
 
 
-@router.delete("/{collection}", response_model=DeletionReceipt)
+@router.delete(
+    "/{collection}",
+    response_model=DeletionReceipt,
+    responses=problems(IN_COLLECTION, ANY_WRITE, (CollectionProtected,)),
+)
 async def delete_collection(request: Request, collection: Collection) -> Any:
-    """Delete a collection with all its persons, faces and imports. The default collection stays."""
+    """Delete a collection with all its persons, faces and imports.
+
+    The default collection cannot be deleted.
+    """
     head = AnswerHead(request)
     if collection == DEFAULT_COLLECTION:
         raise CollectionProtected(
@@ -188,11 +212,15 @@ async def delete_collection(request: Request, collection: Collection) -> Any:
 # --- persons ---------------------------------------------------------------------------------
 
 
-@router.get("/{collection}/persons", response_model=PersonList)
+@router.get(
+    "/{collection}/persons",
+    response_model=PersonList,
+    responses=problems(IN_COLLECTION, (InvalidCursor,)),
+)
 async def list_persons(
     request: Request, collection: Collection, limit: Limit = 100, cursor: Cursor = None
 ) -> Any:
-    """Persons by id."""
+    """List the persons of a collection, sorted by id."""
     head = AnswerHead(request)
     store = head.services.gallery.store
     page = await head.services.scheduler.read(
@@ -203,9 +231,17 @@ async def list_persons(
     return {**head.members(), "items": items, "next_cursor": following}
 
 
-@router.post("/{collection}/persons", response_model=PersonAnswer, status_code=201)
+@router.post(
+    "/{collection}/persons",
+    response_model=PersonAnswer,
+    status_code=201,
+    responses=problems(IN_COLLECTION, ANY_BODY, ANY_WRITE, (PersonExists,)),
+)
 async def create_person(request: Request, collection: Collection, body: NewPerson) -> Any:
-    """Create a person without faces; enrolling does it too."""
+    """Create a person without faces.
+
+    Enrolling a person who does not exist creates them too.
+    """
     head = AnswerHead(request)
     store = head.services.gallery.store
     record = await head.services.scheduler.write(
@@ -214,16 +250,24 @@ async def create_person(request: Request, collection: Collection, body: NewPerso
     return {**head.members(), **person_info(record)}
 
 
-@router.get("/{collection}/persons/{person_id}", response_model=PersonAnswer)
+@router.get(
+    "/{collection}/persons/{person_id}",
+    response_model=PersonAnswer,
+    responses=problems(IN_COLLECTION, (PersonNotFound,)),
+)
 async def read_person(request: Request, collection: Collection, person_id: str) -> Any:
-    """One person."""
+    """Read a person, with the number of their faces."""
     head = AnswerHead(request)
     store = head.services.gallery.store
     record = await head.services.scheduler.read(store.person, collection, person_id)
     return {**head.members(), **person_info(record)}
 
 
-@router.patch("/{collection}/persons/{person_id}", response_model=PersonAnswer)
+@router.patch(
+    "/{collection}/persons/{person_id}",
+    response_model=PersonAnswer,
+    responses=problems(IN_COLLECTION, ANY_BODY, ANY_WRITE, (PersonNotFound,)),
+)
 async def update_person(
     request: Request, collection: Collection, person_id: str, body: MetadataUpdate
 ) -> Any:
@@ -236,7 +280,11 @@ async def update_person(
     return {**head.members(), **person_info(record)}
 
 
-@router.delete("/{collection}/persons/{person_id}", response_model=DeletionReceipt)
+@router.delete(
+    "/{collection}/persons/{person_id}",
+    response_model=DeletionReceipt,
+    responses=problems(IN_COLLECTION, ANY_WRITE, (PersonNotFound,)),
+)
 async def delete_person(request: Request, collection: Collection, person_id: str) -> Any:
     """Delete a person with all their faces."""
     head = AnswerHead(request)
@@ -251,15 +299,23 @@ async def delete_person(request: Request, collection: Collection, person_id: str
 # --- faces -----------------------------------------------------------------------------------
 
 
-@router.get("/{collection}/faces", response_model=StoredFaceList)
+@router.get(
+    "/{collection}/faces",
+    response_model=StoredFaceList,
+    responses=problems(IN_COLLECTION, (InvalidCursor,)),
+)
 async def list_faces(
     request: Request, collection: Collection, limit: Limit = 100, cursor: Cursor = None
 ) -> Any:
-    """Stored faces of the whole collection."""
+    """List the stored faces of a collection."""
     return await _list_faces(request, collection, None, limit, cursor)
 
 
-@router.get("/{collection}/persons/{person_id}/faces", response_model=StoredFaceList)
+@router.get(
+    "/{collection}/persons/{person_id}/faces",
+    response_model=StoredFaceList,
+    responses=problems(IN_COLLECTION, (PersonNotFound, InvalidCursor)),
+)
 async def list_faces_of_person(
     request: Request,
     collection: Collection,
@@ -267,7 +323,7 @@ async def list_faces_of_person(
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> Any:
-    """Stored faces of one person."""
+    """List the stored faces of a person."""
     return await _list_faces(request, collection, person_id, limit, cursor)
 
 
@@ -283,18 +339,29 @@ async def _list_faces(
     return {**head.members(), "items": items, "next_cursor": following}
 
 
-@router.get("/{collection}/faces/{face_id}", response_model=StoredFaceAnswer)
+@router.get(
+    "/{collection}/faces/{face_id}",
+    response_model=StoredFaceAnswer,
+    responses=problems(IN_COLLECTION, (FaceNotFound,)),
+)
 async def read_face(request: Request, collection: Collection, face_id: str) -> Any:
-    """One stored face; neither photo nor embedding is given out."""
+    """Read what is known of a stored face.
+
+    Neither its photo nor its embedding is answered.
+    """
     head = AnswerHead(request)
     store = head.services.gallery.store
     record = await head.services.scheduler.read(store.face, collection, face_id)
     return {**head.members(), **face_info(record)}
 
 
-@router.delete("/{collection}/faces/{face_id}", response_model=DeletionReceipt)
+@router.delete(
+    "/{collection}/faces/{face_id}",
+    response_model=DeletionReceipt,
+    responses=problems(IN_COLLECTION, ANY_WRITE, (FaceNotFound,)),
+)
 async def delete_face(request: Request, collection: Collection, face_id: str) -> Any:
-    """Delete one stored face; its person stays."""
+    """Delete a stored face; its person remains."""
     head = AnswerHead(request)
     gallery = head.services.gallery
     receipt = await head.services.scheduler.write(gallery.store.delete_face, collection, face_id)

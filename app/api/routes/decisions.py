@@ -18,6 +18,7 @@ from app.api.calls import IMAGE, REFERENCE, read_call
 from app.api.decisions import ask_of, candidate_info, fmr_members, fpir_members, rule_members
 from app.api.fields import IdentifyFields, VerifyFields
 from app.api.openapi import photo_body
+from app.api.problems import IN_SPACE, ONE_FACE, PHOTOS, problems
 from app.api.routes.faces import faces_of
 from app.api.schemas.decisions import IdentifyAnswer, VerifyAnswer
 from app.decision.calibrations import policy_of
@@ -30,6 +31,8 @@ from app.errors import (
     LikenessError,
     MissingField,
     NoFace,
+    PersonNotFound,
+    RateOutOfReach,
 )
 from app.gallery.gallery import Candidate, Comparison
 from app.gallery.ports import CollectionRecord, GallerySize
@@ -41,12 +44,16 @@ router = APIRouter(prefix="/v1", tags=["gallery"])
 @router.post(
     "/verify",
     response_model=VerifyAnswer,
+    responses=problems(PHOTOS, ONE_FACE, IN_SPACE, (PersonNotFound, RateOutOfReach)),
     openapi_extra=photo_body(
         VerifyFields, {"person_id": "obama"}, photos=(IMAGE, REFERENCE), required=(IMAGE,)
     ),
 )
 async def verify(request: Request) -> Any:
-    """Is this the person? `image` against an enrolled `person_id`, or against `reference`."""
+    """Decide whether a face is that of an enrolled person, or the same as in a second photo.
+
+    `image` is compared with `person_id`, or with the photo in `reference`.
+    """
     head = AnswerHead(request)
     call = await read_call(request, VerifyFields, (IMAGE, REFERENCE), optional=(REFERENCE,))
     fields, references = call.fields, call.photos[REFERENCE]
@@ -138,10 +145,11 @@ def _one_face(
 @router.post(
     "/identify",
     response_model=IdentifyAnswer,
+    responses=problems(PHOTOS, IN_SPACE, (RateOutOfReach,)),
     openapi_extra=photo_body(IdentifyFields, {"top_k": 3, "target_fpir": 0.01}),
 )
 async def identify(request: Request) -> Any:
-    """Who is this, or is it nobody we know? Every face of the photos gets its own answer."""
+    """Search the collection for each face of the photos: identified, unknown or rejected."""
     head = AnswerHead(request)
     call = await read_call(request, IdentifyFields)
     fields = call.fields

@@ -12,11 +12,18 @@ from app.api.answers import AnswerHead, quality_members
 from app.api.calls import IMAGE, Call, read_call
 from app.api.fields import EnrollFields
 from app.api.once import REPLAYED_ANSWER, IdempotencyKey, once
-from app.api.openapi import photo_body
+from app.api.openapi import SAMPLE_BASE64, photo_body
+from app.api.problems import ANY_WRITE, IN_SPACE, ONE_FACE, PHOTOS, problems
 from app.api.schemas.faces import EnrollAnswer, EnrolledFace, RejectedImage
 from app.decision.calibrations import policy_of
 from app.decision.rules import CollectionPolicy
-from app.errors import LikenessError, MissingField, NothingEnrolled
+from app.errors import (
+    IdempotencyKeyReused,
+    InvalidEmbedding,
+    LikenessError,
+    MissingField,
+    NothingEnrolled,
+)
 from app.gallery.ports import NewTemplate, OnceRequest, RequestKey, StoredTemplate
 from app.types import AnalysedImage, JsonObject, Steps
 
@@ -26,18 +33,30 @@ router = APIRouter(prefix="/v1", tags=["gallery"])
 @router.post(
     "/enroll",
     response_model=EnrollAnswer,
-    responses=REPLAYED_ANSWER,
+    responses={
+        **problems(
+            PHOTOS,
+            ONE_FACE,
+            IN_SPACE,
+            ANY_WRITE,
+            (NothingEnrolled, InvalidEmbedding, IdempotencyKeyReused),
+        ),
+        **REPLAYED_ANSWER,
+    },
     openapi_extra=photo_body(
-        EnrollFields, {"person_id": "obama", "metadata": {"office": "president"}}, raw=True
+        EnrollFields,
+        {"image": SAMPLE_BASE64, "person_id": "obama", "metadata": {"office": "president"}},
+        required=(),
     ),
 )
 async def enroll(
     request: Request, response: Response, idempotency_key: IdempotencyKey = None
 ) -> Any:
-    """Store one template a photo for a person, who is created if need be.
+    """Store one template of a person for each photo, and create the person if there is none.
 
-    Each photo needs one usable face; those without are answered in `rejected` with reasons, and
-    the rest is enrolled. What is in `enrolled` is on disk. A photo sent again is not stored twice,
+    Give photos in `image`, or `embeddings` of the same embedding space. Each photo needs one usable
+    face; those without are answered in `rejected` with reasons, and the rest is enrolled.
+    What is in `enrolled` is on disk. A photo sent again is not stored twice,
     and a call sent again under its `Idempotency-Key` is answered as it was the first time.
     """
     head = AnswerHead(request)

@@ -11,6 +11,7 @@ from app.api.answers import AnswerHead, Outcome, face_members, image_info, json_
 from app.api.calls import read_call
 from app.api.fields import DetectFields
 from app.api.openapi import photo_body
+from app.api.problems import PHOTOS, problems
 from app.api.schemas.faces import DetectAnswer, EmbedAnswer
 from app.types import AnalysedImage, Face, FloatArray
 
@@ -18,15 +19,28 @@ router = APIRouter(prefix="/v1", tags=["faces"])
 
 OCTETS = "application/octet-stream"
 MSGPACK = "application/msgpack"
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+EMBEDDINGS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "content": {OCTETS: BINARY, MSGPACK: BINARY},
+        "headers": {
+            "X-Embedding-Shape": {
+                "description": "With `application/octet-stream`: rows, columns.",
+                "schema": {"type": "string", "examples": ["2,192"]},
+            }
+        },
+    }
+}
 
 
 @router.post(
     "/detect",
     response_model=DetectAnswer,
+    responses=problems(PHOTOS),
     openapi_extra=photo_body(DetectFields, {"max_faces": 10}),
 )
 async def detect(request: Request) -> Any:
-    """Boxes, five landmarks, score and quality of every face, the largest first."""
+    """Find the faces of photos: box, five landmarks, score and quality, the largest first."""
     head = AnswerHead(request)
     call = await read_call(request, DetectFields)
     fields = call.fields
@@ -40,10 +54,13 @@ async def detect(request: Request) -> Any:
 @router.post(
     "/embed",
     response_model=EmbedAnswer,
+    responses={**problems(PHOTOS), **EMBEDDINGS},
     openapi_extra=photo_body(DetectFields, {"max_faces": 10}),
 )
 async def embed(request: Request) -> Any:
-    """The faces with their embeddings: unit vectors, comparable within one embedding space.
+    """Find the faces of photos and compute their embeddings.
+
+    Embeddings are unit vectors, comparable within one embedding space.
 
     With `Accept: application/octet-stream` the answer is the float32 matrix, little endian, its
     shape in `X-Embedding-Shape`; with `application/msgpack` the whole answer in MessagePack,

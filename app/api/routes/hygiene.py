@@ -9,11 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.answers import AnswerHead
 from app.api.fields import PersonId
+from app.api.problems import ANY_BODY, ANY_WRITE, IN_COLLECTION, IN_SPACE, problems
 from app.api.routes.collections import Collection, face_info, person_info
 from app.api.schemas.galleries import PersonAnswer, StoredFaceAnswer
 from app.api.schemas.hygiene import HygieneAnswer
 from app.decision.hygiene import Hygiene, examine
-from app.errors import DeadlineExceeded, Overloaded
+from app.errors import DeadlineExceeded, FaceNotFound, Overloaded, PersonNotFound
 from app.services import Services
 
 router = APIRouter(prefix="/v1/collections/{collection}", tags=["hygiene"])
@@ -35,7 +36,7 @@ class MergeInto(BaseModel):
     into: Annotated[PersonId, Field(description="Who gets the faces and stays.")]
 
 
-@router.get("/hygiene", response_model=HygieneAnswer)
+@router.get("/hygiene", response_model=HygieneAnswer, responses=problems(IN_SPACE))
 async def hygiene(
     request: Request,
     collection: Collection,
@@ -76,8 +77,14 @@ def _examine(services: Services, collection: str, unwanted: threading.Event) -> 
         services.calibrating.release()
 
 
-@router.post("/persons/{person_id}/merge", response_model=PersonAnswer)
-async def merge(request: Request, collection: Collection, person_id: str, body: MergeInto) -> Any:
+@router.post(
+    "/persons/{person_id}/merge",
+    response_model=PersonAnswer,
+    responses=problems(IN_COLLECTION, ANY_BODY, ANY_WRITE, (PersonNotFound,)),
+)
+async def merge_persons(
+    request: Request, collection: Collection, person_id: str, body: MergeInto
+) -> Any:
     """Give all faces of a person to another and delete the first, in one transaction."""
     head = AnswerHead(request)
     gallery = head.services.gallery
@@ -88,9 +95,13 @@ async def merge(request: Request, collection: Collection, person_id: str, body: 
     return {**head.members(), **person_info(merged)}
 
 
-@router.post("/faces/{face_id}/move", response_model=StoredFaceAnswer)
-async def move(request: Request, collection: Collection, face_id: str, body: MoveTo) -> Any:
-    """Let a face be of another person; it keeps its id."""
+@router.post(
+    "/faces/{face_id}/move",
+    response_model=StoredFaceAnswer,
+    responses=problems(IN_COLLECTION, ANY_BODY, ANY_WRITE, (FaceNotFound,)),
+)
+async def move_face(request: Request, collection: Collection, face_id: str, body: MoveTo) -> Any:
+    """Assign a face to another person; it keeps its id."""
     head = AnswerHead(request)
     gallery = head.services.gallery
     moved = await head.services.scheduler.write(

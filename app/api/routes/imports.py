@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, StreamingResponse
 
 from app.api.answers import AnswerHead, jobs_of
+from app.api.problems import ANY_BODY, ANY_WRITE, IN_SPACE, problems
 from app.api.routes.collections import Collection
 from app.api.schemas.imports import ImportAnswer, ImportList
 from app.errors import (
@@ -37,6 +38,39 @@ KINDS = {
 EVENTS_EVERY_S = 0.5
 # Proxies end what is silent for long.
 ALIVE_EVERY_S = 15.0
+
+
+class EventStream(StreamingResponse):
+    media_type = "text/event-stream"
+
+
+class Report(FileResponse):
+    media_type = "application/x-ndjson"
+
+
+EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "One event for each change, named after the state; `data` is the import.",
+        "content": {
+            EventStream.media_type: {
+                "schema": {"type": "string"},
+                "example": 'event: running\ndata: {"import_id": "5f0c6b0e…", …}\n\n',
+            }
+        },
+    }
+}
+REPORT: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "A JSON object a line: what became of each row.",
+        "content": {
+            Report.media_type: {
+                "schema": {"type": "string"},
+                "example": '{"place": "people.zip/ada/1.jpg", "person_id": "ada", '
+                '"result": "enrolled", "reason": ""}\n',
+            }
+        },
+    }
+}
 BODY = {
     "requestBody": {
         "required": True,
@@ -45,13 +79,19 @@ BODY = {
 }
 
 
-@router.post("", status_code=202, response_model=ImportAnswer, openapi_extra=BODY)
-async def create(
+@router.post(
+    "",
+    status_code=202,
+    response_model=ImportAnswer,
+    responses=problems(ANY_BODY, ANY_WRITE, IN_SPACE, (UnsupportedMediaType,)),
+    openapi_extra=BODY,
+)
+async def create_import(
     request: Request,
     collection: Collection,
     options: Annotated[ImportOptions, Query()],
 ) -> Any:
-    """Upload a zip, tar or table as the body; it is imported in the background.
+    """Upload a zip, tar or table as the body, to be imported in the background.
 
     The forms are those of `likeness import`. The answer's `import_id` tells how far it is; a
     restart of the service goes on with it.
@@ -92,28 +132,32 @@ async def _receive(request: Request, upload: Upload, most: int) -> None:
         raise
 
 
-@router.get("", response_model=ImportList)
+@router.get("", response_model=ImportList, responses=problems())
 async def list_imports(request: Request, collection: Collection) -> Any:
-    """The collection's imports, the newest first."""
+    """List the imports of a collection, the newest first."""
     head = AnswerHead(request)
     found = await asyncio.to_thread(jobs_of(request).of, collection)
     return {**head.members(), "items": [job.model_dump() for job in found]}
 
 
-@router.get("/{import_id}", response_model=ImportAnswer)
-async def read(request: Request, collection: Collection, import_id: str) -> Any:
-    """How far an import is."""
+@router.get("/{import_id}", response_model=ImportAnswer, responses=problems((ImportNotFound,)))
+async def read_import(request: Request, collection: Collection, import_id: str) -> Any:
+    """Read the state and the counts of an import."""
     head = AnswerHead(request)
     job = await asyncio.to_thread(jobs_of(request).get, collection, import_id)
     return {**head.members(), **job.model_dump()}
 
 
-@router.get("/{import_id}/events")
-async def events(request: Request, collection: Collection, import_id: str) -> StreamingResponse:
-    """The same as server-sent events, whenever it changes, until the import ends."""
+@router.get(
+    "/{import_id}/events",
+    response_class=EventStream,
+    responses={**problems((ImportNotFound,)), **EVENTS},
+)
+async def watch_import(request: Request, collection: Collection, import_id: str) -> EventStream:
+    """Watch an import through server-sent events, one for each change, until it ends."""
     jobs = jobs_of(request)
     await asyncio.to_thread(jobs.get, collection, import_id)
-    return StreamingResponse(_events(jobs, collection, import_id), media_type="text/event-stream")
+    return EventStream(_events(jobs, collection, import_id))
 
 
 async def _events(jobs: ImportJobs, collection: str, import_id: str) -> AsyncIterator[str]:
@@ -135,17 +179,26 @@ async def _events(jobs: ImportJobs, collection: str, import_id: str) -> AsyncIte
         await asyncio.sleep(EVENTS_EVERY_S)
 
 
-@router.get("/{import_id}/report")
-async def report(request: Request, collection: Collection, import_id: str) -> FileResponse:
-    """The outcome of each row so far, as JSON Lines."""
+@router.get(
+    "/{import_id}/report",
+    response_class=Report,
+    responses={**problems((ImportNotFound,)), **REPORT},
+)
+async def read_import_report(request: Request, collection: Collection, import_id: str) -> Report:
+    """Read what became of each row so far, as JSON Lines."""
     jobs = jobs_of(request)
     path = await asyncio.to_thread(jobs.report, collection, import_id)
-    return FileResponse(path, media_type="application/x-ndjson")
+    return Report(path, media_type=Report.media_type)
 
 
-@router.delete("/{import_id}", response_model=ImportAnswer)
-async def cancel(request: Request, collection: Collection, import_id: str) -> Any:
-    """End an import; one that has ended is forgotten, with its report. What it enrolled stays."""
+@router.delete(
+    "/{import_id}", response_model=ImportAnswer, responses=problems((ImportNotFound,), ANY_WRITE)
+)
+async def cancel_import(request: Request, collection: Collection, import_id: str) -> Any:
+    """Cancel an import, or delete the record and report of one that has ended.
+
+    What it enrolled remains enrolled.
+    """
     head = AnswerHead(request)
     job = await asyncio.to_thread(jobs_of(request).cancel, collection, import_id)
     return {**head.members(), **job.model_dump()}

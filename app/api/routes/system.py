@@ -1,27 +1,70 @@
 """`/livez`, `/readyz`, `/metrics`: what an orchestrator asks."""
 
-from typing import Any
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.answers import services_of
-from app.errors import NotReady
+from app.api.problems import problems
+from app.errors import LikenessError, NotReady, StoreUnavailable
 from app.gallery.ports import Erasure
 from app.telemetry.metrics import CONTENT_TYPE
 
 router = APIRouter(tags=["system"])
 
 
+class Alive(BaseModel):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "alive"}]})
+    status: Literal["alive"] = "alive"
+
+
+class Ready(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "status": "ready",
+                    "pack": "default",
+                    "embedding_space": "es-038d0789502f026c",
+                    "provider": "CPUExecutionProvider",
+                    "writes": "accepted",
+                    "upkeep": "running",
+                    "erasure": "done",
+                }
+            ]
+        }
+    )
+    status: Literal["ready"] = "ready"
+    pack: str
+    embedding_space: str
+    provider: str
+    writes: Annotated[
+        str, Field(description="`accepted`, or the code of the problem that writes meet.")
+    ]
+    upkeep: Annotated[
+        str, Field(description="`running`, or why maintenance of the gallery fails at present.")
+    ]
+    erasure: Annotated[
+        Erasure, Field(description="Whether the bytes of all deleted templates are overwritten.")
+    ]
+
+
+# HEAD, which load balancers ask, is answered as GET and needs no place in the document.
+@router.head("/livez", include_in_schema=False)
 @router.get("/livez")
-async def livez() -> dict[str, str]:
-    """The process answers; says nothing of what it depends on."""
-    return {"status": "alive"}
+async def livez() -> Alive:
+    """Say that the process answers; nothing that it depends on is looked at."""
+    return Alive()
 
 
-@router.get("/readyz")
-async def readyz(request: Request) -> dict[str, Any]:
-    """The service can do its work: networks and indexes are loaded and the database answers; 503
-    with a reason otherwise."""
+@router.head("/readyz", include_in_schema=False)
+@router.get("/readyz", responses=problems((NotReady, StoreUnavailable, LikenessError), always=()))
+async def readyz(request: Request) -> Ready:
+    """Say whether the service can do its work, and why not.
+
+    It can where networks and indexes are loaded and the database answers.
+    """
     services = services_of(request)
     if not services.upkeep.ready:
         raise NotReady(
@@ -34,24 +77,28 @@ async def readyz(request: Request) -> dict[str, Any]:
             {"retry_after": 1},
         )
     await services.scheduler.read(services.gallery.store.ping)
-    return {
-        "status": "ready",
-        "pack": services.pack.name,
-        "embedding_space": services.pack.embedding_space,
-        "provider": services.pipeline.provider,
+    return Ready(
+        pack=services.pack.name,
+        embedding_space=services.pack.embedding_space,
+        provider=services.pipeline.provider,
         # Reads go on where the disk is full or read-only, so that alone is no reason to be sent
         # no more requests.
-        "writes": services.gallery.store.refusing() or "accepted",
+        writes=services.gallery.store.refusing() or "accepted",
         # Nor these two: searches stay right without them. `/metrics` has since when.
-        "upkeep": services.upkeep.failure or "running",
-        "erasure": Erasure.PENDING if services.gallery.store.erasure_pending_s() else Erasure.DONE,
-    }
+        upkeep=services.upkeep.failure or "running",
+        erasure=Erasure.PENDING if services.gallery.store.erasure_pending_s() else Erasure.DONE,
+    )
 
 
-@router.get("/metrics", response_class=Response)
-async def metrics(request: Request) -> Response:
-    """Prometheus metrics."""
+class Exposition(Response):
+    media_type = CONTENT_TYPE
+
+
+@router.head("/metrics", include_in_schema=False)
+@router.get("/metrics", response_class=Exposition)
+async def metrics(request: Request) -> Exposition:
+    """Give all metrics in the text format of Prometheus."""
     services = services_of(request)
     services.metrics.pending.set(services.scheduler.pending)
     services.metrics.waiting.set(services.scheduler.waiting)
-    return Response(services.metrics.render(), media_type=CONTENT_TYPE)
+    return Exposition(services.metrics.render())

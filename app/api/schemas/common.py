@@ -4,6 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.api.problems import problem_codes
+
 
 class ModelInfo(BaseModel):
     """The model pack that answered; equal embedding spaces can be compared."""
@@ -144,5 +146,5 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str
-    code: str
+    code: Annotated[str, Field(json_schema_extra={"enum": list(problem_codes())})]
     request_id: str | None

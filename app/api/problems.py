@@ -1,0 +1,76 @@
+"""Which problems a route can answer, as its `responses` in the OpenAPI document."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from app import errors
+from app.errors import LikenessError
+
+MEDIA_TYPE = "application/problem+json"
+# Codes of what the server or Starlette refuse before a route is reached.
+HTTP_CODES = {404: "route_not_found", 405: "method_not_allowed"}
+
+# What any call below /v1 may answer.
+ANY_CALL: tuple[type[LikenessError], ...] = (
+    errors.InvalidRequest,
+    errors.Overloaded,
+    errors.DeadlineExceeded,
+    errors.StoreUnavailable,
+    errors.EncryptionKeyMissing,
+    errors.DamagedData,
+    LikenessError,
+)
+ANY_BODY = (errors.RequestTooLarge,)
+ANY_WRITE = (errors.StoreFull,)
+PHOTOS = (
+    *ANY_BODY,
+    errors.MissingField,
+    errors.UnknownField,
+    errors.UnsupportedMediaType,
+    errors.EmptyImage,
+    errors.UnsupportedImage,
+    errors.UnreadableImage,
+    errors.ImageTooLarge,
+    errors.LivenessUnavailable,
+    errors.WorkerDied,
+)
+ONE_FACE = (
+    errors.NoFace,
+    errors.SeveralFaces,
+    errors.FaceTooSmall,
+    errors.LowQuality,
+    errors.NotLive,
+)
+IN_COLLECTION = (errors.CollectionNotFound,)
+IN_SPACE = (*IN_COLLECTION, errors.EmbeddingSpaceMismatch)
+
+
+def problem_codes() -> list[str]:
+    """Every code that a problem document can carry, sorted."""
+    never_over_http = (errors.StartupError, errors.BackupError)
+    classes = [one for one in vars(errors).values() if isinstance(one, type)]
+    found = {
+        one.code
+        for one in classes
+        if issubclass(one, LikenessError) and not issubclass(one, never_over_http)
+    }
+    return sorted(found | set(HTTP_CODES.values()))
+
+
+def problems(
+    *given: Iterable[type[LikenessError]], always: Iterable[type[LikenessError]] = ANY_CALL
+) -> dict[int | str, dict[str, Any]]:
+    """The responses of a call that may fail in the given ways, and in those of any call below /v1.
+    By status; each lists its codes, in words and as `x-problem-codes`."""
+    by_status: dict[int, dict[str, str]] = {}
+    for one in [*always, *(error for group in given for error in group)]:
+        by_status.setdefault(one.status, {})[one.code] = one.title
+    return {status: _response(codes) for status, codes in sorted(by_status.items())}
+
+
+def _response(codes: dict[str, str]) -> dict[str, Any]:
+    return {
+        "description": " ".join(f"`{code}`: {title}." for code, title in codes.items()),
+        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        "x-problem-codes": list(codes),
+    }
