@@ -11,6 +11,7 @@ from rich.table import Table
 from app import __version__
 from app.cli.console import clear_errors, err, out, read_settings
 from app.cli.descriptors import DescriptorLimit
+from app.gallery.audit import Copy
 from app.gallery.gallery import DEFAULT_COLLECTION, Gallery, every_collection
 from app.services import Services, build_services
 
@@ -84,11 +85,18 @@ def _audit(gallery: Gallery, name: str, *, repair: bool) -> tuple[str, bool]:
     if found.clean:
         return f"{name}: {found.templates} templates, the index is true", True
     advice = "" if found.index_is_true else "; likeness doctor --repair builds the index anew"
+    faults = [f"in the index in memory: {_faults(found.index)}"]
+    if found.snapshot is not None:
+        faults.append(f"in its snapshot: {_faults(found.snapshot)}")
+    faults.append(f"its counts are off by {found.miscounted}")
+    faults.append(f"{found.not_unit} are no unit vectors")
+    return f"{name}: of {found.templates} templates, {'; '.join(faults)}{advice}", False
+
+
+def _faults(copy: Copy) -> str:
     return (
-        f"{name}: of {found.templates} templates {found.missing} are missing in the index, "
-        f"{found.different} differ, {found.unknown} are in the index alone, {found.not_unit} "
-        f"are no unit vectors{advice}",
-        False,
+        f"{copy.missing} are missing, {copy.different} differ, {copy.unknown} are unknown to the "
+        f"database, {copy.unerased} are removed but not erased"
     )
 
 

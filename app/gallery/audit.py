@@ -1,31 +1,52 @@
-"""Truth against index: every template of the database as it is, and nothing else?"""
+"""The database against what is derived from it, row by row: the index and its snapshot."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app.gallery.index.certified import CertifiedIndex
-from app.gallery.ports import CollectionRecord, TemplateStore
+from app.gallery.index.rows import Rows
+from app.gallery.index.snapshot import Restored
+from app.gallery.ports import CollectionRecord, GallerySize, Ids, Templates, TemplateStore
+from app.types import FloatArray
 
+N = TypeVar("N", np.int64, np.float32)
 PAGE = 8_192
 # An embedding is stored as it was made; lengths differ from 1 by rounding only.
 LENGTH_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
+class Copy:
+    """What is wrong with a copy of a collection's templates, in rows: `missing` in it, `unknown` to
+    the database or held twice, `different` in person or vector, and `unerased`, which are marked
+    as removed while their vector is still there."""
+
+    missing: int = 0
+    unknown: int = 0
+    different: int = 0
+    unerased: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Audit:
-    """How many templates of a collection were compared, and how many were not as they should be."""
+    """How many templates the database has, and what is wrong with the copies of them: with the
+    index in memory, whose own counts are off by `miscounted`, and with the snapshot (None where
+    there is none that a start would use). `not_unit` are wrong in the database itself."""
 
     templates: int
-    missing: int
-    unknown: int
-    different: int
-    not_unit: int
+    index: Copy
+    snapshot: Copy | None = None
+    miscounted: int = 0
+    not_unit: int = 0
 
     @property
     def index_is_true(self) -> bool:
-        """The index holds the database's templates and nothing else."""
-        return not (self.missing or self.unknown or self.different)
+        """Index and snapshot hold the database's templates and nothing else."""
+        return self.index == Copy() and self.snapshot in (None, Copy()) and not self.miscounted
 
     @property
     def clean(self) -> bool:
@@ -33,23 +54,90 @@ class Audit:
         return self.index_is_true and not self.not_unit
 
 
-def audit(store: TemplateStore, record: CollectionRecord, index: CertifiedIndex) -> Audit:
-    """Compare a collection's index with the database, template by template.
+class Comparison:
+    """Compares the rows of one copy with pages of the database."""
 
-    Meant for a gallery at rest: what is enrolled meanwhile counts as missing or unknown.
+    def __init__(self, parts: Sequence[Rows]) -> None:
+        self._parts = parts
+        living = [np.flatnonzero(part.alive) for part in parts]
+        keys = np.concatenate([part.keys[rows] for part, rows in zip(parts, living, strict=True)])
+        order = np.argsort(keys, kind="stable")
+        self.keys = keys[order]
+        self._rows = np.concatenate(living)[order]
+        self._part = np.repeat(np.arange(len(parts)), [len(rows) for rows in living])[order]
+        self._found = self._missing = self._different = 0
+
+    def compare(self, page: Templates, may_miss: Collection[int]) -> None:
+        """Take note of a page, sorted by key; some keys need not be here."""
+        places = np.flatnonzero(np.isin(self.keys, page.keys))
+        rows = np.searchsorted(page.keys, self.keys[places])
+        found = np.unique(rows)
+        lacking = np.delete(page.keys, found)
+        self._found += len(found)
+        self._missing += sum(key not in may_miss for key in lacking.tolist())
+        same = (self._vectors(places) == page.vectors[rows]).all(axis=1)
+        same &= self.persons(places) == page.person_keys[rows]
+        self._different += int((~same).sum())
+
+    def persons(self, places: Ids) -> Ids:
+        """The persons of some of the rows."""
+        return self._gather([part.persons for part in self._parts], places)
+
+    def _vectors(self, places: Ids) -> FloatArray:
+        return self._gather([part.vectors for part in self._parts], places)
+
+    def _gather(self, arrays: Sequence[NDArray[N]], places: Ids) -> NDArray[N]:
+        gathered = np.empty((len(places), *arrays[0].shape[1:]), arrays[0].dtype)
+        for number, array in enumerate(arrays):
+            mine = self._part[places] == number
+            gathered[mine] = array[self._rows[places[mine]]]
+        return gathered
+
+    def size(self) -> GallerySize:
+        """How much the rows are, counted one by one."""
+        persons = np.unique(self.persons(np.arange(len(self.keys))))
+        return GallerySize(len(persons), len(self.keys))
+
+    def outcome(self) -> Copy:
+        """What is wrong, once every page was compared."""
+        unerased = sum(_unerased(part) for part in self._parts)
+        unknown = len(self.keys) - self._found
+        return Copy(self._missing, unknown, self._different, unerased)
+
+
+def _unerased(rows: Rows) -> int:
+    dead = np.flatnonzero(~rows.alive)
+    starts = range(0, len(dead), PAGE)
+    return sum(int(rows.vectors[dead[s : s + PAGE]].any(axis=1).sum()) for s in starts)
+
+
+def audit(
+    store: TemplateStore,
+    record: CollectionRecord,
+    index: CertifiedIndex,
+    snapshot: Restored | None = None,
+) -> Audit:
+    """Compare a collection's index, and its snapshot, with the database, template by template.
+
+    Meant for a gallery at rest: what is enrolled or removed meanwhile counts as wrong, and so does
+    what another process, which owns the snapshot, has not erased yet.
     """
-    compared = missing = different = not_unit = last = 0
+    held = Comparison(index.parts())
+    kept, later = None, set[int]()
+    if snapshot is not None:
+        kept = Comparison([*(shard.rows for shard in snapshot.shards), snapshot.tail])
+        later = set(store.changes_since(record, snapshot.revision).added.keys.tolist())
+    compared = not_unit = last = 0
     while len((page := store.templates_after(record, last, PAGE)).keys):
         last = int(page.keys[-1])
         compared += len(page.keys)
-        held = index.held(page.keys)
-        found = np.isin(page.keys, held.keys)
-        missing += int((~found).sum())
-        # Both are sorted by key.
-        same = (page.vectors[found] == held.vectors).all(axis=1)
-        same &= page.person_keys[found] == held.person_keys
-        different += int((~same).sum())
+        held.compare(page, may_miss=())
+        if kept is not None:
+            kept.compare(page, may_miss=later)
         lengths = np.linalg.norm(page.vectors, axis=1)
         not_unit += int((~(np.abs(lengths - 1) < LENGTH_TOLERANCE)).sum())
-    unknown = index.size - (compared - missing)
-    return Audit(compared, missing, unknown, different, not_unit)
+    counted, true = index.extent(), held.size()
+    miscounted = abs(counted.templates - true.templates) + abs(counted.persons - true.persons)
+    return Audit(
+        compared, held.outcome(), None if kept is None else kept.outcome(), miscounted, not_unit
+    )

@@ -1,13 +1,12 @@
 """The gallery: the one object that keeps the truth and its derived indexes in step."""
 
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
 
-from app.errors import CollectionExists, CollectionNotFound, InvalidEmbedding
+from app.errors import CollectionExists, CollectionNotFound, InvalidEmbedding, StoreUnavailable
 from app.gallery.audit import Audit, audit
 from app.gallery.index.certified import PRECISION, CertifiedIndex
 from app.gallery.index.others import Others
@@ -29,6 +28,7 @@ from app.gallery.ports import (
     Templates,
     TemplateStore,
 )
+from app.locks import new_lock
 from app.types import FloatArray, JsonObject
 
 DEFAULT_COLLECTION = "default"
@@ -89,7 +89,7 @@ class Gallery:
         self._embedding_space = embedding_space
         self._dimension = dimension
         self._replicas: dict[int, Replica] = {}
-        self._replicas_lock = threading.Lock()
+        self._replicas_lock = new_lock("gallery.replicas")
         # Several processes may start at the same moment; whoever comes second finds it there.
         with suppress(CollectionExists):
             self.create_collection(DEFAULT_COLLECTION, {})
@@ -211,18 +211,18 @@ class Gallery:
         """Take what was deleted from the database out of this process's index and its snapshot;
         no search that starts after this returns finds it."""
         with suppress(CollectionNotFound):  # deleted meanwhile, with everything in it
-            self._refresh(self.store.collection(collection))
+            self._erase(self.store.collection(collection))
 
     def move_face(self, collection: str, face_id: str, person_id: str) -> FaceRecord:
         """Let a template be of another person; searches that start after this know it."""
         moved = self.store.move_face(collection, face_id, person_id)
-        self.follow(collection)
+        self._follow_move(collection)
         return moved
 
     def merge_persons(self, collection: str, source: str, target: str) -> PersonRecord:
         """Let all templates of one person be another's, and delete the first."""
         merged = self.store.merge_persons(collection, source, target)
-        self.follow(collection)
+        self._follow_move(collection)
         return merged
 
     def follow(self, collection: str) -> None:
@@ -230,6 +230,12 @@ class Gallery:
         record = self.store.collection(collection)
         if record.embedding_space == self._embedding_space:
             self._refresh(record)
+
+    def _follow_move(self, collection: str) -> None:
+        """`follow`, and erase the rows that stood for the templates before."""
+        record = self.store.collection(collection)
+        if record.embedding_space == self._embedding_space:
+            self._erase(record)
 
     def templates(self, collection: str) -> Iterator[Templates]:
         """All templates of a collection by rising key, some at a time."""
@@ -290,17 +296,19 @@ class Gallery:
         records = {record.key: record for record in every_collection(self.store)}
         for key, replica in list(self._replicas.items()):
             if key in records and records[key].embedding_space == self._embedding_space:
-                replica.current(records[key])
-                replica.upkeep()
+                with suppress(CollectionNotFound):  # deleted since, and forgotten
+                    self._erase(records[key])
+                    replica.upkeep()
             else:
                 self._forget(key)
         self._shelf.remove_others(self._identity, records)
         self.store.tend_erasure()
 
     def audit(self, collection: str) -> Audit:
-        """Compare the collection's index with the database. Raises as `require` does."""
+        """Compare the collection's index, and its snapshot, with the database. Raises as `require`
+        does."""
         record, index = self._current(collection)
-        return audit(self.store, record, index)
+        return audit(self.store, record, index, self._replica(record).snapshot_on_disk(record))
 
     def rebuild(self, collection: str) -> None:
         """Throw the collection's index and its snapshot away; the next use builds it anew."""
@@ -315,8 +323,12 @@ class Gallery:
         return total
 
     def close(self) -> None:
-        """Keep snapshots, then close the database."""
-        for replica in self._replicas.values():
+        """Keep snapshots of what the database still has, then close the database."""
+        with suppress(StoreUnavailable):
+            records = {record.key for record in every_collection(self.store)}
+            for key in self._replicas.keys() - records:
+                self._forget(key)
+        for replica in list(self._replicas.values()):
             replica.close()
         self._shelf.close()
         self.store.close()
@@ -335,7 +347,22 @@ class Gallery:
         return record, self._refresh(record)
 
     def _refresh(self, record: CollectionRecord) -> CertifiedIndex:
-        return self._replica(record).current(record)
+        with self._noticing_deletion(record):
+            return self._replica(record).current(record)
+
+    def _erase(self, record: CollectionRecord) -> None:
+        with self._noticing_deletion(record):
+            self._replica(record).erase(record)
+
+    @contextmanager
+    def _noticing_deletion(self, record: CollectionRecord) -> Iterator[None]:
+        """Forget a collection that turns out to be deleted: what follows it may have been made
+        anew after the deletion forgot it."""
+        try:
+            yield
+        except CollectionNotFound:
+            self._forget(record.key)
+            raise
 
     def _replica(self, record: CollectionRecord) -> Replica:
         with self._replicas_lock:

@@ -74,7 +74,7 @@ def test_doctor_finds_and_repairs_an_index_that_is_not_true(data: Path) -> None:
     with running.gallery.store._database.writing() as connection:  # type: ignore[attr-defined]
         connection.execute(text("DELETE FROM templates WHERE id = 1"))
     running.gallery.store.close()
-    assert "1 are in the index alone" in run("doctor", code=1)
+    assert "1 are unknown to the database" in run("doctor", code=1)
     assert "the index is true" in run("doctor", "--repair")
     assert "All is well" in run("doctor")
 

@@ -1,14 +1,20 @@
 """What the audit finds when truth and index differ."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from sqlalchemy import text
 
-from app.gallery.audit import Audit
+from app.gallery.audit import Audit, Copy
 from app.gallery.gallery import Gallery
-from tests.gallery.conftest import template
+from app.gallery.index.certified import IndexShape
+from app.gallery.index.shelf import IndexShelf
+from app.gallery.schema import migrate
+from app.gallery.store import SqlStore
+from tests.gallery.conftest import DIMENSION, SPACE, open_engine, template
 
 Draw = Callable[[int], NDArray[np.float32]]
 
@@ -25,7 +31,7 @@ def index_of(gallery: Gallery):  # type: ignore[no-untyped-def]
 def test_a_true_index(gallery: Gallery, directions: Draw) -> None:
     fill(gallery, directions(30))
     gallery.delete_person("default", "p3")
-    assert gallery.audit("default") == Audit(29, 0, 0, 0, 0)
+    assert gallery.audit("default") == Audit(29, Copy())
     assert gallery.audit("default").clean
 
 
@@ -33,7 +39,7 @@ def test_a_template_that_the_index_lost(gallery: Gallery, directions: Draw) -> N
     fill(gallery, directions(5))
     index_of(gallery).remove(np.array([2]))
     found = gallery.audit("default")
-    assert (found.missing, found.unknown, found.different) == (1, 0, 0)
+    assert found.index == Copy(missing=1)
     gallery.rebuild("default")
     assert gallery.audit("default").clean
 
@@ -43,7 +49,7 @@ def test_a_template_that_only_the_index_has(gallery: Gallery, directions: Draw) 
     # Behind the log's back, as no version of ours would.
     with gallery.store._database.writing() as connection:  # type: ignore[attr-defined]
         connection.execute(text("DELETE FROM templates WHERE id = 4"))
-    assert gallery.audit("default") == Audit(4, 0, 1, 0, 0)
+    assert gallery.audit("default") == Audit(4, Copy(unknown=1))
 
 
 def test_a_template_that_differs_and_one_that_is_no_unit_vector(
@@ -54,5 +60,85 @@ def test_a_template_that_differs_and_one_that_is_no_unit_vector(
         twice = (2 * directions(1)[0]).tobytes()
         connection.execute(text("UPDATE templates SET embedding = :b WHERE id = 1"), {"b": twice})
     found = gallery.audit("default")
-    assert (found.different, found.not_unit) == (1, 1)
+    assert (found.index.different, found.not_unit) == (1, 1)
     assert not found.index_is_true
+
+
+def test_a_removed_template_that_is_alive_in_the_index_again(
+    gallery: Gallery, directions: Draw
+) -> None:
+    """The counts are right: only the rows themselves tell."""
+    fill(gallery, directions(5))
+    gallery.delete_person("default", "p1")
+    rows = index_of(gallery).state.tail.rows
+    rows.alive[rows.keys == 2] = True
+    found = gallery.audit("default")
+    assert (found.index, found.miscounted) == (Copy(unknown=1), 2)
+
+
+def test_a_template_of_another_person_and_one_that_is_not_erased(
+    gallery: Gallery, directions: Draw
+) -> None:
+    fill(gallery, directions(5))
+    gallery.delete_person("default", "p1")
+    rows = index_of(gallery).state.tail.rows
+    rows.persons[rows.keys == 1] = rows.persons[rows.keys == 3]
+    rows.vectors[rows.keys == 2] = directions(1)
+    found = gallery.audit("default")
+    assert (found.index, found.miscounted) == (Copy(different=1, unerased=1), 1)
+
+
+def test_a_template_held_twice(gallery: Gallery, directions: Draw) -> None:
+    fill(gallery, directions(5))
+    rows = index_of(gallery).state.tail.rows
+    rows.keys[rows.keys == 2] = 3
+    assert gallery.audit("default").index == Copy(missing=1, unknown=1, different=1)
+
+
+class TestSnapshot:
+    """What lies in the files is compared too."""
+
+    @pytest.fixture
+    def kept(self, database: Path, directions: Draw) -> Gallery:
+        """A gallery with a snapshot: a shard of three and a tail of two."""
+        engine = open_engine(database)
+        migrate(engine)
+        shape = IndexShape(seal_at=3, merge_at=9)
+        shelf = IndexShelf(2, database.parent / "index", shape=shape)
+        gallery = Gallery(SqlStore(engine), shelf, SPACE, DIMENSION)
+        fill(gallery, directions(3))
+        gallery.tend()
+        vectors = directions(5)
+        for i in (3, 4):
+            gallery.enroll("default", f"p{i}", None, [template(vectors[i], str(i))])
+        self.save(gallery)
+        return gallery
+
+    def save(self, gallery: Gallery) -> None:
+        next(iter(gallery._replicas.values())).save()
+
+    def test_a_true_one(self, kept: Gallery, directions: Draw) -> None:
+        kept.delete_person("default", "p1")
+        kept.delete_person("default", "p4")
+        kept.enroll("default", "later", None, [template(directions(6)[5], "later")])
+        assert kept.audit("default") == Audit(4, Copy(), Copy())
+        assert kept.audit("default").clean
+        kept.close()
+
+    @pytest.mark.parametrize("key", [2, 5])
+    def test_a_deleted_template_that_lies_in_a_file(self, kept: Gallery, key: int) -> None:
+        with kept.store._database.writing() as connection:  # type: ignore[attr-defined]
+            connection.execute(text("DELETE FROM templates WHERE id = :key"), {"key": key})
+        index_of(kept).remove(np.array([key]))
+        found = kept.audit("default")
+        assert (found.snapshot, found.index_is_true) == (Copy(unknown=1), False)
+        kept.close()
+
+    def test_one_that_the_files_lack(self, kept: Gallery) -> None:
+        folder = next(iter(kept._replicas.values()))._snapshot
+        assert folder is not None
+        folder.erase(np.array([1, 4]))
+        found = kept.audit("default")
+        # The index reads the shard from its file, and the tail from memory.
+        assert (found.index, found.snapshot) == (Copy(different=1), Copy(missing=2))
+        kept.close()

@@ -1,6 +1,5 @@
 """The derived index: exact answers at the price of a compressed scan."""
 
-import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from app.gallery.index.rows import Flags, Rows, Shard, living
 from app.gallery.index.search import ProbeSearch, SearchCounts
 from app.gallery.index.tail import Tail
 from app.gallery.ports import GallerySize, Hit, Ids, Templates
+from app.locks import new_lock
 from app.types import FloatArray
 
 PRECISION = "float32"  # of the similarities that are answered
@@ -70,8 +70,9 @@ class CertifiedIndex:
         )
         self._state = State((), Tail(dimension))
         self._counts = PersonCounts()
-        self._writing = threading.Lock()
-        self._maintaining = threading.Lock()
+        self._removed: list[Ids] | None = None  # while rows are rewritten: what went since
+        self._writing = new_lock("index.writing")
+        self._maintaining = new_lock("index.maintaining")
         self.costs = SearchCounts()
 
     @property
@@ -91,11 +92,9 @@ class CertifiedIndex:
                 return self._counts.size
             return self._counts.among(allowed_persons)
 
-    def held(self, keys: Ids) -> Templates:
-        """Those of the templates that are held, sorted by key."""
-        parts = _all_rows(self._state)
-        masks = [np.isin(part.keys, keys) & part.alive for part in parts]
-        return _templates(living(parts, masks), slice(None))
+    def parts(self) -> list[Rows]:
+        """All rows as they are now, dead ones too: those of every shard, and the tail's."""
+        return _all_rows(self._state)
 
     # --- change ------------------------------------------------------------------------------
 
@@ -131,14 +130,10 @@ class CertifiedIndex:
     def remove(self, keys: Ids) -> None:
         """Remove templates; keys not held are passed over."""
         with self._writing:
+            if self._removed is not None:
+                self._removed.append(keys)
             persons = [self._state.tail.remove(keys)]
-            for shard in self._state.shards:
-                numbers = shard.rows.find(keys)
-                numbers = numbers[shard.rows.alive[numbers]]
-                shard.rows.alive[numbers] = False
-                if shard.rows.vectors.flags.writeable:
-                    shard.rows.vectors[numbers] = 0
-                persons.append(shard.rows.persons[numbers])
+            persons += [shard.remove(keys) for shard in self._state.shards]
             self._counts.remove(np.concatenate(persons))
 
     # --- search ------------------------------------------------------------------------------
@@ -231,7 +226,7 @@ class CertifiedIndex:
             small = [s for s in state.shards if len(s.rows) < shape.large // 2]
             worn = [s for s in state.shards if (~s.rows.alive).mean() > shape.dead_share]
             if self.quantiser is not None and len(state.tail.rows) >= shape.seal_at:
-                self._rewrite((), state.tail.rows.first(shape.large))
+                self._rewrite((), min(len(state.tail.rows), shape.large))
             elif len(small) >= shape.merge_at:
                 self._rewrite(small[: shape.merge_at])
             elif worn:
@@ -242,24 +237,30 @@ class CertifiedIndex:
                 return False
             return True
 
-    def _rewrite(self, shards: Sequence[Shard], tail: Rows | None = None) -> None:
-        """Put one new shard in the place of some, or of the tail's rows so far."""
-        parts = [shard.rows for shard in shards] + ([] if tail is None else [tail])
-        masks = [part.alive.copy() for part in parts]
-        rows = living(parts, masks)
+    def _rewrite(self, shards: Sequence[Shard], tail: int = 0) -> None:
+        """Put one new shard in the place of some, or of the tail's first rows.
+
+        What is removed meanwhile is removed from the new shard before anybody sees it, by key: the
+        arrays that it was made from may be in use no more by then.
+        """
         assert self.quantiser is not None, "only coded rows are rewritten"
-        fresh = [Shard.of(rows, self.quantiser)] if len(rows) else []
         with self._writing:
-            # Rows that went while the shard was made.
-            gone = np.concatenate(
-                [part.keys[mask & ~part.alive] for part, mask in zip(parts, masks, strict=True)]
-            )
-            numbers = rows.find(gone)
-            rows.alive[numbers] = False
-            rows.vectors[numbers] = 0
-            kept = [shard for shard in self._state.shards if shard not in shards]
-            rest = self._state.tail if tail is None else self._rest_of_tail(len(tail))
-            self._state = State((*kept, *fresh), rest)
+            parts = [shard.rows for shard in shards] + [self._state.tail.rows.first(tail)]
+            masks = [part.alive.copy() for part in parts]
+            removed: list[Ids] = []
+            self._removed = removed
+        try:
+            rows = living(parts, masks)
+            fresh = [Shard.of(rows, self.quantiser)] if len(rows) else []
+            with self._writing:
+                for shard in fresh:
+                    for keys in removed:
+                        shard.remove(keys)
+                kept = [shard for shard in self._state.shards if shard not in shards]
+                rest = self._rest_of_tail(tail) if tail else self._state.tail
+                self._state = State((*kept, *fresh), rest)
+        finally:
+            self._removed = None
 
     def _rest_of_tail(self, sealed: int) -> Tail:
         rows = self._state.tail.rows

@@ -133,12 +133,26 @@ class CodeScan:
     def packed(self, without: RowNumbers | None = None) -> Bytes:
         """A copy of the codes as the scan reads them, whole blocks of 32 rows; those of some rows
         are blank in it."""
-        count = packed_bytes(len(self), self._index.d)
-        codes: Bytes = faiss.rev_swig_ptr(self._index.invlists.get_codes(0), count).copy()
-        for row in [] if without is None else without.tolist():
-            block = codes.reshape(-1, packed_bytes(BLOCK, self._index.d))[row // BLOCK]
-            self.blank(block, row % BLOCK)
+        codes = self._codes().copy()
+        if without is not None:
+            self._blank(codes, without)
         return codes
+
+    def forget(self, rows: RowNumbers) -> None:
+        """Overwrite the codes of rows that count no more. Scans go on meanwhile: what they say of
+        these rows means nothing, and the others' bits stay as they are."""
+        self._blank(self._codes(), rows)
+
+    def _codes(self) -> Bytes:
+        """The codes themselves, as the scan reads them."""
+        count = packed_bytes(len(self), self._index.d)
+        codes: Bytes = faiss.rev_swig_ptr(self._index.invlists.get_codes(0), count)
+        return codes
+
+    def _blank(self, codes: Bytes, rows: RowNumbers) -> None:
+        blocks = codes.reshape(-1, packed_bytes(BLOCK, self._index.d))
+        for row in rows.tolist():
+            self.blank(blocks[row // BLOCK], row % BLOCK)
 
     def blank(self, block: Bytes, place: int) -> None:
         """Overwrite one row's code in a packed block of 32."""

@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.gallery.index.codes import BLOCK, Bytes, CodedRows, CodeScan, Quantiser, packed_bytes
-from app.gallery.index.rows import Rows
+from app.gallery.index.rows import Flags, Rows
 from app.gallery.ports import Ids
+from app.types import FloatArray
 
 HEADER_BYTES = 4096
 ALIGNED = 4096
 CHECKED_ROWS = 8 * BLOCK  # rows that share a checksum
+PIECE_ROWS = 1_024  # written at a time
 
 
 class SnapshotError(Exception):
@@ -75,27 +77,55 @@ def header_bytes(facts: Mapping[str, Any]) -> bytes:
     return json.dumps(facts, sort_keys=True).encode().ljust(HEADER_BYTES)
 
 
-def contents(facts: Mapping[str, Any], rows: Rows, codes: CodedRows | None) -> Iterator[memoryview]:
-    """The bytes of a file, in pieces."""
-    layout = Layout(len(rows), rows.vectors.shape[1], codes is not None)
-    arrays: dict[str, NDArray[Any]] = {
-        "alive": rows.alive.astype(np.uint8),
+@dataclass(frozen=True, slots=True)
+class LivingVectors:
+    """The vectors of rows, those of the dead as zeros, whatever lies there."""
+
+    vectors: FloatArray
+    alive: Flags
+
+    def __getitem__(self, place: slice) -> FloatArray:
+        alive = self.alive[place]
+        if alive.all():
+            return self.vectors[place]
+        return np.where(alive[:, np.newaxis], self.vectors[place], np.float32(0))
+
+
+def contents(
+    facts: Mapping[str, Any], rows: Rows, alive: Flags, codes: CodedRows | None
+) -> Iterator[memoryview]:
+    """The bytes of a file, in pieces; of rows that are not `alive` (n,) neither vector nor code.
+
+    Rows that die while this is read leave their part of the file inconsistent until they are
+    erased in it.
+    """
+    layout = Layout(len(rows), rows.dimension, codes is not None)
+    arrays: dict[str, Any] = {
+        "alive": alive.astype(np.uint8),
         "keys": rows.keys,
         "persons": rows.persons,
-        "vectors": rows.vectors,
+        "vectors": LivingVectors(rows.vectors, alive),
     }
     if codes is not None:
         arrays |= {"along": codes.along, "across": codes.across}
-        arrays["codes"] = codes.scan.packed(without=np.flatnonzero(~rows.alive))
+        arrays["codes"] = codes.scan.packed(without=np.flatnonzero(~alive))
     arrays["checks"] = checks_of(arrays, layout.rows)
     yield memoryview(header_bytes(facts))
     written = HEADER_BYTES
     for name, section in layout.sections().items():
         yield memoryview(bytes(section.offset - written))
-        data = np.ascontiguousarray(arrays[name], section.dtype)
-        yield data.reshape(-1).view(np.uint8).data
+        for start in range(0, section.shape[0], PIECE_ROWS):
+            piece = arrays[name][start : start + PIECE_ROWS]
+            yield np.ascontiguousarray(piece, section.dtype).reshape(-1).view(np.uint8).data
         written = section.end
     yield memoryview(bytes(layout.size - written))
+
+
+def _arrays(buffer: Bytes, layout: Layout) -> dict[str, NDArray[Any]]:
+    return {
+        name: buffer[one.offset : one.end].view(one.dtype).reshape(one.shape)
+        for name, one in layout.sections().items()
+    }
 
 
 def parse(buffer: Bytes, facts: Mapping[str, Any], layout: Layout) -> dict[str, NDArray[Any]]:
@@ -104,10 +134,7 @@ def parse(buffer: Bytes, facts: Mapping[str, Any], layout: Layout) -> dict[str, 
         raise SnapshotError(f"it has {len(buffer)} bytes instead of {layout.size}")
     if buffer[:HEADER_BYTES].tobytes() != header_bytes(facts):
         raise SnapshotError("its header names another index")
-    arrays = {
-        name: buffer[one.offset : one.end].view(one.dtype).reshape(one.shape)
-        for name, one in layout.sections().items()
-    }
+    arrays = _arrays(buffer, layout)
     written = HEADER_BYTES
     for one in [*layout.sections().values(), Section(layout.size, np.dtype("u1"), (0,))]:
         if buffer[written : one.offset].any():
@@ -141,11 +168,20 @@ def check_of(arrays: Mapping[str, NDArray[Any]], start: int, rows: int) -> int:
 class RowsFile:
     """One plain file, mapped for reading. `erase` is for its one owner."""
 
-    def __init__(self, path: Path, facts: Mapping[str, Any], layout: Layout) -> None:
-        """Open and verify. Raises SnapshotError or OSError."""
+    def __init__(self, path: Path, layout: Layout, arrays: dict[str, NDArray[Any]]) -> None:
         self.path = path
         self._layout = layout
-        self.arrays = parse(np.memmap(path, np.uint8, "r"), facts, layout)
+        self.arrays = arrays
+
+    @classmethod
+    def verified(cls, path: Path, facts: Mapping[str, Any], layout: Layout) -> "RowsFile":
+        """Open a file of these facts. Raises SnapshotError or OSError."""
+        return cls(path, layout, parse(np.memmap(path, np.uint8, "r"), facts, layout))
+
+    @classmethod
+    def written(cls, path: Path, layout: Layout) -> "RowsFile":
+        """Open a file that was just written here. Raises OSError."""
+        return cls(path, layout, _arrays(np.memmap(path, np.uint8, "r"), layout))
 
     def erase(self, keys: Ids, quantiser: Quantiser | None) -> bool:
         """Overwrite the vectors and codes of rows with zeros; whether there were any."""

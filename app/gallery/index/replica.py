@@ -1,7 +1,6 @@
 """One process's copy of a collection: the index, the revision it has reached, and its snapshot."""
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,8 +10,9 @@ import numpy as np
 from app.gallery.index.certified import CertifiedIndex
 from app.gallery.index.files import SnapshotError
 from app.gallery.index.rows import living
-from app.gallery.index.snapshot import SnapshotFolder
+from app.gallery.index.snapshot import Captured, Restored, SnapshotFolder
 from app.gallery.ports import CollectionRecord, Ids, TemplateStore
+from app.locks import new_lock
 from app.telemetry.logs import log
 
 PAGE = 8_192  # templates read in one transaction
@@ -47,10 +47,10 @@ class Replica:
         self._clock = clock
         self._reached: Reached | None = None
         self._to_erase: list[Ids] = []
-        self._saved_revision = -1
+        self._saved_revision = self._captured_revision = -1
         self._saved_at = -np.inf
-        self._lock = threading.Lock()
-        self._erasing = threading.Lock()
+        self._lock = new_lock("replica.following")
+        self._erasing = new_lock("replica.erasing")
 
     @property
     def index(self) -> CertifiedIndex | None:
@@ -65,8 +65,13 @@ class Replica:
                 reached = self._reached
                 if reached is None or not reached.stands_at(record):
                     reached = self._reached = self._follow(record, reached)
-            self._erase()
         return reached.index
+
+    def erase(self, record: CollectionRecord) -> None:
+        """Bring the index to the record's revision, and take what was removed on the way, by
+        whatever thread, out of the snapshot."""
+        self.current(record)
+        self._erase()
 
     def _follow(self, record: CollectionRecord, reached: Reached | None) -> Reached:
         if reached is not None and not self._continues(record, reached):
@@ -81,7 +86,7 @@ class Replica:
             return reached
         reached.index.add(changes.added)
         reached.index.remove(changes.removed)
-        if len(changes.removed):
+        if len(changes.removed) and self._snapshot is not None:
             self._to_erase.append(changes.removed)
         return Reached(reached.index, changes.revision, changes.stamp)
 
@@ -105,12 +110,13 @@ class Replica:
 
     # --- start -------------------------------------------------------------------------------
 
-    def _restore(self, record: CollectionRecord) -> Reached | None:
-        if self._snapshot is None:
-            return None
-        started = self._clock()
+    def snapshot_on_disk(self, record: CollectionRecord) -> Restored | None:
+        """What a start would begin with; None where it would read the database."""
+        return None if self._snapshot is None else self._usable(record, self._snapshot.reader())
+
+    def _usable(self, record: CollectionRecord, snapshot: SnapshotFolder) -> Restored | None:
         try:
-            restored = self._snapshot.load()
+            restored = snapshot.load()
         except SnapshotError as error:
             log(logging.WARNING, "the index snapshot cannot be used", reason=str(error))
             return None
@@ -118,6 +124,15 @@ class Replica:
             return None
         if self._store.stamp_at(record, restored.revision) != restored.stamp:
             log(logging.WARNING, "the index snapshot is of another history of the database")
+            return None
+        return restored
+
+    def _restore(self, record: CollectionRecord) -> Reached | None:
+        if self._snapshot is None:
+            return None
+        started = self._clock()
+        restored = self._usable(record, self._snapshot)
+        if restored is None:
             return None
         index = self._new_index(record.dimension)
         index.restore(restored.quantiser, restored.shards, restored.tail)
@@ -164,32 +179,37 @@ class Replica:
 
     def save(self) -> None:
         """Keep a snapshot of what is held now; where that fails, the last one stays."""
-        reached, snapshot = self._reached, self._snapshot
-        if reached is None or snapshot is None or not snapshot.own():
+        if self._reached is None or self._snapshot is None:
             return
-        with self._lock:
-            reached = self._reached or reached
-            state = reached.index.state
-            tail = living([state.tail.rows], [state.tail.rows.alive])
         try:
-            snapshot.save(
-                reached.index.quantiser, state.shards, tail, (reached.revision, reached.stamp)
-            )
-            self._saved_revision = reached.revision
+            if self._snapshot.save(self._capture):
+                self._saved_revision = self._captured_revision
         except OSError as error:
             log(logging.WARNING, "no index snapshot was kept", error)
         self._saved_at = self._clock()
 
+    def _capture(self) -> Captured:
+        with self._lock:
+            reached = self._reached
+            assert reached is not None, "there is an index to keep"
+            state = reached.index.state
+            tail = living([state.tail.rows], [state.tail.rows.alive])
+            self._captured_revision = reached.revision
+            return Captured(
+                reached.index.quantiser, state.shards, tail, reached.revision, reached.stamp
+            )
+
     def close(self) -> None:
         """Keep a last snapshot where something changed, and let another process own it."""
-        if self._snapshot is None or self._reached is None:
+        if self._snapshot is None:
             return
-        self._erase()
-        if self._reached.revision != self._saved_revision:
-            self.save()
+        if self._reached is not None:
+            self._erase()
+            if self._reached.revision != self._saved_revision:
+                self.save()
         self._snapshot.release()
 
     def discard(self) -> None:
-        """The collection is gone: remove its snapshot."""
+        """The collection is gone: remove its snapshot, and keep none any more."""
         if self._snapshot is not None:
             self._snapshot.discard()

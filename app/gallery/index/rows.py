@@ -38,6 +38,22 @@ class Rows:
     def __len__(self) -> int:
         return len(self.keys)
 
+    @property
+    def dimension(self) -> int:
+        """Numbers a vector."""
+        return int(self.vectors.shape[1])
+
+    def remove(self, keys: Ids) -> RowNumbers:
+        """Let rows count no more, and forget their vectors where they lie in memory; gives the
+        numbers of those that were alive. One caller at a time."""
+        numbers = self.find(keys)
+        numbers = numbers[self.alive[numbers]]
+        self.alive[numbers] = False
+        vectors = self.vectors  # a file, which cannot be written here, may take its place
+        if vectors.flags.writeable:
+            vectors[numbers] = 0
+        return numbers
+
     def first(self, count: int) -> "Rows":
         """A view of the first rows."""
         place = slice(count)
@@ -119,6 +135,14 @@ class Shard:
         """A shard whose codes are known."""
         least, most = float(codes.along.min()), float(codes.across.max())
         return cls(rows, codes, pilot_radius, least, most)
+
+    def remove(self, keys: Ids) -> Ids:
+        """Let rows count no more, and forget their codes, and their vectors where they lie in
+        memory; gives the persons they were of. One caller at a time."""
+        numbers = self.rows.remove(keys)
+        self.codes.scan.forget(numbers)
+        persons: Ids = self.rows.persons[numbers]
+        return persons
 
 
 def _nth_estimate(codes: CodedRows, quantiser: Quantiser, vector: FloatArray) -> float:

@@ -9,9 +9,8 @@ import hashlib
 import json
 import os
 import shutil
-import threading
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, wait
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -28,11 +27,14 @@ from app.gallery.index.codes import Bytes, CodedRows, CodeScan, Quantiser
 from app.gallery.index.files import Layout, RowsFile, SnapshotError, contents, parse
 from app.gallery.index.rows import Rows, Shard
 from app.gallery.ports import Ids
+from app.locks import new_condition, new_lock
 from app.types import FloatArray
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 PURPOSE = b"likeness index snapshot"
+NO_KEYS: Ids = np.empty(0, np.int64)
+FILE_TIMEOUT_S = 60.0  # within which a file that is being written is there, or given up
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,18 @@ class Restored:
     tail: Rows
 
 
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """What a snapshot is to hold: the shards, a copy of the tail's living rows sorted by key, and
+    the revision, with its stamp, that they stand at."""
+
+    quantiser: Quantiser | None
+    shards: Sequence[Shard]
+    tail: Rows
+    revision: int
+    stamp: str
+
+
 class SnapshotFolder:
     """The snapshot of one index. One process at a time owns it and may change it; all may read.
 
@@ -71,18 +85,26 @@ class SnapshotFolder:
         self._ring = ring
         self._threads = threads
         self._owned: int | None = None
-        self._lock = threading.Lock()
+        self._discarded = False
+        self._saving = new_lock("snapshot.saving")
+        self._lock = new_condition("snapshot.files")
         self._held: dict[int, tuple[Rows, str]] = {}  # rows that lie in a file, by id()
         self._files: dict[str, RowsFile] = {}
-        self._tail_file: str | None = None
         self._sealed: dict[str, Ids] = {}  # keys in each sealed file
         self._quantiser: Quantiser | None = None
         self._unsynced = False
+        self._in_work: Ids = NO_KEYS  # of the file that is being written
+        self._erased: list[Ids] | None = None  # while a snapshot is written: what went since
 
     # --- who may write -----------------------------------------------------------------------
 
     def own(self) -> bool:
-        """Become the owner if nobody else is; an owner that dies leaves it to the next."""
+        """Become the owner if nobody else is; an owner that dies leaves it to the next. What was
+        discarded has no owner any more."""
+        with self._lock:
+            return not self._discarded and self._own()
+
+    def _own(self) -> bool:
         if self._owned is not None:
             return True
         try:
@@ -94,15 +116,32 @@ class SnapshotFolder:
 
     def release(self) -> None:
         """Own it no longer."""
-        if self._owned is not None:
-            os.close(self._owned)
-            self._owned = None
+        with self._lock:
+            if self._owned is not None:
+                os.close(self._owned)
+                self._owned = None
 
     def discard(self) -> None:
-        """Remove everything, where this process is the owner or nobody is."""
-        if self.own():
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self.release()
+        """Remove everything, where this process is the owner or nobody is, and keep nothing here
+        ever again. A save that is under way is given up, and removes what it wrote."""
+        with self._lock:
+            self._discarded = True
+        if self._saving.acquire(timeout=FILE_TIMEOUT_S):
+            try:
+                self._remove_all()
+            finally:
+                self._saving.release()
+
+    def _remove_all(self) -> None:
+        with self._lock:
+            if self._folder.exists() and self._own():
+                shutil.rmtree(self._folder, ignore_errors=True)
+            self._files, self._held, self._sealed = {}, {}, {}
+        self.release()
+
+    def reader(self) -> "SnapshotFolder":
+        """The same folder, opened once more for reading alone."""
+        return SnapshotFolder(self._folder, self._identity, self._ring, self._threads)
 
     # --- read --------------------------------------------------------------------------------
 
@@ -155,7 +194,6 @@ class SnapshotFolder:
             rows = [one.rows if isinstance(one, Shard) else one for one in opened]
             self._held = {id(one): (one, name) for one, name in zip(rows, names, strict=True)}
             self._quantiser = quantiser
-            self._tail_file = names[opened.index(tails[0])]
             if self._ring is not None:
                 self._sealed = {n: r.keys[r.alive] for n, r in zip(names, rows, strict=True)}
         return Restored(manifest["revision"], manifest["stamp"], quantiser, shards, tails[0])
@@ -164,7 +202,7 @@ class SnapshotFolder:
         layout = Layout(entry["rows"], self._identity.dimension, entry["coded"])
         facts = self._facts(entry["name"], layout)
         if self._ring is None:
-            file = RowsFile(self._folder / entry["name"], facts, layout)
+            file = RowsFile.verified(self._folder / entry["name"], facts, layout)
             arrays = file.arrays
             with self._lock:
                 self._files[entry["name"]] = file
@@ -205,72 +243,106 @@ class SnapshotFolder:
 
     # --- write -------------------------------------------------------------------------------
 
-    def save(
-        self,
-        quantiser: Quantiser | None,
-        shards: Iterable[Shard],
-        tail: Rows,
-        reached: tuple[int, str],
-    ) -> None:
-        """Keep this state; shards that lie in a file already are not written again.
+    def save(self, capture: Callable[[], Captured]) -> bool:
+        """Keep the state that `capture` gives; shards that lie in a file already are not written
+        again. Whether it was kept: not where this process is not the owner, where the snapshot was
+        discarded, or where rows that went meanwhile took a sealed file along.
 
-        `tail` is a copy of the tail's rows sorted by key, `reached` the revision and its stamp.
-        Rows that are dead meanwhile are erased from the files before this returns. Raises OSError;
-        what was there before is kept then.
+        Rows that are erased while it is written are in no file when `erase` returns. Raises
+        OSError; what was there before is kept then.
         """
-        shards = list(shards)
-        rotation = None if quantiser is None else self._write_rotation(quantiser)
-        entries, rows = [], []
-        for shard in shards:
-            entries.append(self._keep(shard.rows, shard.codes, shard.pilot_radius))
-            rows.append(shard.rows)
-        entries.append(self._keep(tail, None, 0.0))
+        with self._saving:
+            if not self.own():
+                return False
+            with self._lock:
+                self._erased = []
+            try:
+                return self._save(capture())
+            finally:
+                with self._lock:
+                    self._erased = None
+                if self._discarded:
+                    self._remove_all()
+
+    def _save(self, state: Captured) -> bool:
+        rotation = None if state.quantiser is None else self._write_rotation(state.quantiser)
+        with self._lock:
+            self._quantiser = state.quantiser
+        entries = [self._keep(one.rows, one.codes, one.pilot_radius) for one in state.shards]
+        entries.append(self._keep(state.tail, None, 0.0))
+        names = {entry["name"] for entry in entries}
         manifest = {
             "format": FORMAT, "identity": asdict(self._identity),
-            "revision": reached[0], "stamp": reached[1], "sealed": self._ring is not None,
+            "revision": state.revision, "stamp": state.stamp, "sealed": self._ring is not None,
             "rotation": rotation, "files": entries,
         }  # fmt: skip
-        write_whole(self._folder / MANIFEST, [_with_check(manifest)])
-        names = {entry["name"] for entry in entries}
+        # Erased on the disk before there is a manifest of a revision that does not name them.
+        for shard in state.shards:
+            self.erase(shard.rows.keys[~shard.rows.alive])
+        self._sync()
         with self._lock:
-            self._quantiser = quantiser
+            if self._discarded or not names <= {*self._files, *self._sealed}:
+                return False
+            write_whole(self._folder / MANIFEST, [_with_check(manifest)])
             self._held = {k: v for k, v in self._held.items() if v[1] in names}
             self._files = {name: file for name, file in self._files.items() if name in names}
             self._sealed = {name: keys for name, keys in self._sealed.items() if name in names}
-            self._tail_file = entries[-1]["name"]
-        for row in rows:
-            self.erase(row.keys[~row.alive])
-        self._sync()
         self._remove_others({*names, MANIFEST, "lock", f"rotation-{(rotation or '')[:16]}"})
+        return True
 
     def _keep(self, rows: Rows, codes: CodedRows | None, radius: float) -> dict[str, Any]:
-        layout = Layout(len(rows), self._identity.dimension, codes is not None)
-        known = self._held.get(id(rows))
-        if known and not (self._folder / known[1]).exists():
-            known = None  # another owner removed it meanwhile
-        name = known[1] if known else f"rows-{uuid.uuid4().hex}"
-        entry = {
-            "name": name, "rows": len(rows), "coded": codes is not None, "pilot_radius": radius,
-        }  # fmt: skip
-        if known:
-            return entry
-        facts = self._facts(name, layout)
-        pieces = contents(facts, rows, codes)
+        """What the manifest says of some rows, which lie in a file then."""
+        name = self._name_of(rows)
+        if name is None:
+            name = f"rows-{uuid.uuid4().hex}"
+            try:
+                self._write(name, rows, codes)
+            except BaseException:
+                (self._folder / name).unlink(missing_ok=True)
+                raise
+            finally:
+                with self._lock:
+                    self._in_work = NO_KEYS
+                    self._lock.notify_all()
+        return {"name": name, "rows": len(rows), "coded": codes is not None, "pilot_radius": radius}
+
+    def _name_of(self, rows: Rows) -> str | None:
+        """The file that these rows lie in, if it is still there."""
+        with self._lock:
+            known = self._held.get(id(rows))
+        # Another owner may have removed it meanwhile.
+        return known[1] if known and (self._folder / known[1]).exists() else None
+
+    def _write(self, name: str, rows: Rows, codes: CodedRows | None) -> None:
+        """A file of these rows. Whoever erases one of them meanwhile waits for it."""
+        path, layout = self._folder / name, Layout(len(rows), rows.dimension, codes is not None)
+        with self._lock:
+            if self._discarded:
+                return
+            self._in_work = rows.keys
+            alive = rows.alive.copy()
+            alive[rows.find(self._erased_meanwhile())] = False
+        plain = contents(self._facts(name, layout), rows, alive, codes)
         if self._ring is None:
-            write_whole(self._folder / name, pieces)
-            file = RowsFile(self._folder / name, facts, layout)
-            with self._lock:
-                self._files[name] = file
+            write_whole(path, plain)
+        else:
+            write_whole(path, _seal(FileSealer(self._ring, PURPOSE, name.encode()), plain))
+        with self._lock:
+            gone = self._erased_meanwhile()
+            if self._ring is not None:
+                self._sealed[name] = rows.keys[alive]
+                self._held[id(rows)] = (rows, name)
+                self._remove_sealed(gone)
+                return
+            file = RowsFile.written(path, layout)
+            self._unsynced |= file.erase(gone, self._quantiser)
+            self._files[name] = file
+            self._held[id(rows)] = (rows, name)
             # From here on the file's pages serve, which the system may drop and read again.
             rows.vectors = file.arrays["vectors"]
-        else:
-            sealer = FileSealer(self._ring, PURPOSE, name.encode())
-            write_whole(self._folder / name, _seal(sealer, pieces))
-            with self._lock:
-                self._sealed[name] = rows.keys[rows.alive]
-        with self._lock:
-            self._held[id(rows)] = (rows, name)
-        return entry
+
+    def _erased_meanwhile(self) -> Ids:
+        return np.concatenate([NO_KEYS, *(self._erased or [])])
 
     def _write_rotation(self, quantiser: Quantiser) -> str:
         data = quantiser.rotation.astype("<f4").tobytes()
@@ -292,21 +364,35 @@ class SnapshotFolder:
     # --- forget ------------------------------------------------------------------------------
 
     def erase(self, keys: Ids) -> None:
-        """Leave nothing of these templates in the files. Raises OSError."""
-        if not len(keys) or self._owned is None:
+        """Leave nothing of these templates in the files. Waits for a file with one of them that is
+        being written. Raises OSError."""
+        if not len(keys):
             return
         with self._lock:
+            if self._erased is not None:
+                self._erased.append(keys)
+            if self._owned is None or self._discarded:
+                return
+            if not self._lock.wait_for(
+                lambda: not np.isin(keys, self._in_work).any(), FILE_TIMEOUT_S
+            ):
+                raise TimeoutError("a file of the index snapshot takes too long to write")
             for name, file in list(self._files.items()):
                 try:
                     self._unsynced |= file.erase(keys, self._quantiser)
                 except FileNotFoundError:  # another owner removed it meanwhile
                     del self._files[name]
-            stale = [name for name, held in self._sealed.items() if np.isin(keys, held).any()]
-            for name in stale:
-                del self._sealed[name]
-                self._held = {k: v for k, v in self._held.items() if v[1] != name}
-                (self._folder / MANIFEST).unlink(missing_ok=True)
-                (self._folder / name).unlink(missing_ok=True)
+            self._remove_sealed(keys)
+
+    def _remove_sealed(self, keys: Ids) -> None:
+        """Remove sealed files that hold one of these templates, and the manifest that names them;
+        they are written anew."""
+        stale = [name for name, held in self._sealed.items() if np.isin(keys, held).any()]
+        for name in stale:
+            (self._folder / MANIFEST).unlink(missing_ok=True)
+            (self._folder / name).unlink(missing_ok=True)
+            del self._sealed[name]
+            self._held = {k: v for k, v in self._held.items() if v[1] != name}
 
     def _sync(self) -> None:
         """Wait until what was erased is gone from the disk too."""
@@ -317,7 +403,7 @@ class SnapshotFolder:
                 self._unsynced = False
 
 
-def _seal(sealer: FileSealer, pieces: Iterator[memoryview]) -> Iterator[bytes]:
+def _seal(sealer: FileSealer, pieces: Iterable[memoryview]) -> Iterator[bytes]:
     """The pieces as sealed chunks of equal length."""
     yield sealer.header
     waiting = bytearray()

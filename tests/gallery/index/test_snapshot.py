@@ -16,8 +16,9 @@ from app.gallery.gallery import Gallery
 from app.gallery.index import replica as replica_module
 from app.gallery.index.certified import CertifiedIndex, IndexShape
 from app.gallery.index.files import SnapshotError
+from app.gallery.index.rows import living
 from app.gallery.index.shelf import IndexShelf
-from app.gallery.index.snapshot import IndexIdentity, SnapshotFolder
+from app.gallery.index.snapshot import Captured, IndexIdentity, SnapshotFolder
 from app.gallery.schema import migrate
 from app.gallery.store import SqlStore
 from tests.gallery.conftest import open_engine, template
@@ -46,9 +47,14 @@ def filled(threads: ThreadPoolExecutor, count: int = 700) -> CertifiedIndex:
 
 
 def keep(folder: SnapshotFolder, index: CertifiedIndex, revision: int = 5) -> None:
-    state = index.state
     assert folder.own()
-    folder.save(index.quantiser, state.shards, state.tail.rows, (revision, "mark"))
+    assert folder.save(lambda: captured(index, revision))
+
+
+def captured(index: CertifiedIndex, revision: int = 5) -> Captured:
+    state = index.state
+    tail = living([state.tail.rows], [state.tail.rows.alive])
+    return Captured(index.quantiser, state.shards, tail, revision, "mark")
 
 
 def test_it_comes_back_as_it_was(
