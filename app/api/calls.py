@@ -163,7 +163,11 @@ async def _sort_parts(
     photos: dict[str, list[bytes]] = {}
     for name, part in form.multi_items():
         if isinstance(part, UploadFile):
-            photos.setdefault(name, []).append(await part.read())
+            data = await part.read()
+            if data or part.filename:  # a browser sends a file field left empty as neither
+                photos.setdefault(name, []).append(data)
+        elif name in photo_fields and part == "":
+            continue
         elif name in photo_fields:
             raise InvalidRequest(
                 f"'{name}' came as text, not as a file; with curl write -F {name}=@photo.jpg."

@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from app.api.problems import HTTP_CODES, MEDIA_TYPE
+from app.api.problems import HTTP_CODES, MEDIA_TYPE, TYPE
 from app.errors import InvalidRequest, LikenessError
 from app.telemetry.logs import log, request_id
 from app.telemetry.metrics import Metrics
@@ -21,7 +21,7 @@ def problem(
     """One problem document. `extra["retry_after"]` (seconds) also becomes the header."""
     extra = dict(extra or {})
     body = {
-        "type": f"urn:likeness:problem:{code}",
+        "type": f"{TYPE}{code}",
         "title": title,
         "status": status,
         # A client's own words may be quoted in it, broken characters and all.

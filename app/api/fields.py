@@ -51,7 +51,11 @@ CollectionName = Annotated[
 PersonId = Annotated[
     str,
     BeforeValidator(_person_id),
-    Field(description="Your own id of the person.", max_length=256),
+    Field(
+        description="Your own id of the person.",
+        max_length=256,
+        json_schema_extra={"example": "ada"},
+    ),
 ]
 Metadata = Annotated[
     dict[str, Any],
@@ -105,6 +109,15 @@ Liveness = Annotated[
 
 class _Fields(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty(cls, values: Any) -> Any:
+        """An optional field left empty, as forms send it, is one that was not sent."""
+        if not isinstance(values, dict):
+            return values
+        optional = {name for name, one in cls.model_fields.items() if not one.is_required()}
+        return {k: v for k, v in values.items() if v != "" or k not in optional}
 
 
 class ThresholdFields(_Fields):

@@ -52,11 +52,12 @@ def photo_body(
     the fields as query parameters."""
     schema = fields.model_json_schema(ref_template=REFERENCE)
     properties = {name: _inline(value, schema) for name, value in schema["properties"].items()}
-    texts = {name: _without_null(value) for name, value in properties.items()}
     needed = [*schema.get("required", []), *required]
+    texts = {name: _without_null(value) for name, value in properties.items()}
+    form = {name: _form_field(one, name in needed) for name, one in texts.items()}
     content: dict[str, Any] = {
         "multipart/form-data": {
-            "schema": _object({**_photos(photos, PHOTO), **texts}, needed),
+            "schema": _object({**_photos(photos, PHOTO), **form}, needed),
         },
         "application/json": {
             "schema": _object({**_photos(photos, BASE64), **properties}, needed),
@@ -72,7 +73,7 @@ def photo_body(
 
 def _query(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
     """A field as a query parameter of a raw body; one with a structure is JSON text there."""
-    described = {key: value for key, value in schema.items() if key != "default"}
+    described = {k: v for k, v in schema.items() if k not in ("default", "example")}
     description = f"For a raw image body: {described.pop('description', name)}"
     if described.get("type") in ("object", "array"):
         described, description = {"type": "string"}, f"{description} As JSON text."
@@ -83,6 +84,16 @@ def _query(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
         "description": description,
         "schema": described,
     }
+
+
+def _form_field(schema: Mapping[str, Any], required: bool) -> dict[str, Any]:
+    """A field as a part of a form. Swagger UI fills each field in: optional ones with nothing."""
+    described = dict(schema)
+    if described.get("type") == "array":
+        described = {"type": "string", "description": f"{schema.get('description')} As JSON text."}
+    if not required and "default" not in described:
+        described.setdefault("example", "")
+    return described
 
 
 def _without_null(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from app import errors
 from app.errors import LikenessError
 
 MEDIA_TYPE = "application/problem+json"
+TYPE = "urn:likeness:problem:"
 # Codes of what the server or Starlette refuse before a route is reached.
 HTTP_CODES = {404: "route_not_found", 405: "method_not_allowed"}
 
@@ -65,12 +66,22 @@ def problems(
     by_status: dict[int, dict[str, str]] = {}
     for one in [*always, *(error for group in given for error in group)]:
         by_status.setdefault(one.status, {})[one.code] = one.title
-    return {status: _response(codes) for status, codes in sorted(by_status.items())}
+    return {status: _response(status, codes) for status, codes in sorted(by_status.items())}
 
 
-def _response(codes: dict[str, str]) -> dict[str, Any]:
+def _response(status: int, titles: dict[str, str]) -> dict[str, Any]:
+    code, title = next(iter(titles.items()))
+    example = {
+        "type": f"{TYPE}{code}",
+        "title": title,
+        "status": status,
+        "detail": "What happened, to which value, and what to do.",
+        "code": code,
+        "request_id": "0d7c4c0b2c5f4c0c8f5d3b1f8e6a9b7d",
+    }
+    schema = {"$ref": "#/components/schemas/Problem"}
     return {
-        "description": " ".join(f"`{code}`: {title}." for code, title in codes.items()),
-        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-        "x-problem-codes": list(codes),
+        "description": " ".join(f"`{code}`: {title}." for code, title in titles.items()),
+        "content": {MEDIA_TYPE: {"schema": schema, "example": example}},
+        "x-problem-codes": list(titles),
     }
