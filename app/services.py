@@ -1,7 +1,6 @@
 """Everything a door of the product needs, built once from settings and closed once."""
 
 import hashlib
-import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -28,6 +27,7 @@ from app.inference.cuda import CudaOptions
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
 from app.inference.scheduler import Scheduler
+from app.locks import Lock, new_lock
 from app.settings import Settings
 from app.telemetry.metrics import BatchSizes, Metrics, SearchCosts
 from app.types import AnalysedImage, Face, FloatArray, Steps
@@ -48,7 +48,7 @@ class Services:
     calibrations: Calibrations
     upkeep: Upkeep
     # One collection at a time calibrates in a process: it takes seconds of a core.
-    calibrating: threading.Lock = field(default_factory=threading.Lock)
+    calibrating: Lock = field(default_factory=lambda: new_lock("services.calibrating"))
 
     def template_from_photo(
         self, data: bytes, selection: FaceSelection, policy: CollectionPolicy

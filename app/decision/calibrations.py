@@ -1,7 +1,6 @@
 """Which calibrations stand behind a collection's decisions."""
 
 import logging
-import threading
 
 from pydantic import ValidationError
 
@@ -9,6 +8,7 @@ from app.decision.calibration import Calibration
 from app.decision.rules import CollectionPolicy, Grounds
 from app.errors import CalibrationMismatch
 from app.gallery.ports import CollectionRecord, TemplateStore
+from app.locks import new_lock
 from app.telemetry.logs import log
 
 MAX_HELD = 256
@@ -34,7 +34,7 @@ class Calibrations:
         self._embedding_space = embedding_space
         self._precision = precision
         self._held: dict[str, Calibration | None] = {}
-        self._lock = threading.Lock()
+        self._lock = new_lock("calibrations.held")
 
     def grounds(self, record: CollectionRecord) -> Grounds:
         """The collection's own calibration first, then the pack's."""

@@ -7,7 +7,6 @@ their settings, and the code of the pipeline. It holds biometric data, as the ga
 import hashlib
 import os
 import sqlite3
-import threading
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 
 import app
 from app.inference.pack_spec import ModelPack
+from app.locks import new_lock
 from app.types import AnalysedImage, Face, FloatArray, Quality
 
 ANSWER_SHAPING = ("imaging/*.py", "faces/*.py", "inference/session.py", "inference/policy.py",
@@ -53,7 +53,7 @@ class PhotoCache:
             "answer BLOB, PRIMARY KEY (pipeline, photo, kind)) WITHOUT ROWID"
         )
         self._pipeline = pipeline
-        self._lock = threading.Lock()
+        self._lock = new_lock("evaluation.cache")
 
     def get(self, photo: str, kind: str) -> AnalysedImage | None:
         """The answer for a photo's digest; None where there is none."""

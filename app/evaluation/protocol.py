@@ -6,7 +6,6 @@ becomes a false non-match and the pack pays for the face it did not find.
 """
 
 import hashlib
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from app.evaluation.labels import LabelledPairs
 from app.evaluation.metrics import FOLDS, FaceMatches, Similarities, match_faces
 from app.faces.pipeline import FacePipeline
 from app.inference.cores import usable_cores
+from app.locks import new_lock
 from app.types import AnalysedImage, Face, FloatArray
 
 FAILED_SIMILARITY = -1.0
@@ -40,7 +40,7 @@ class Analyser:
     def __init__(self, pipeline: FacePipeline, cache: PhotoCache | None = None) -> None:
         self._pipeline = pipeline
         self._cache = cache
-        self._lock = threading.Lock()
+        self._lock = new_lock("evaluation.figures")
         self.cached = 0
         self.stages_ms: dict[str, list[float]] = {}
 

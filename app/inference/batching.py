@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from app.errors import WorkerDied
 from app.inference.session import Network
+from app.locks import new_condition
 from app.telemetry.logs import log
 from app.types import FloatArray
 
@@ -47,7 +48,7 @@ class BatchedModel:
         self._sizes = tuple(sizes)
         self._wait_s = wait_s
         self._asked: deque[_Asked] = deque()
-        self._changed = threading.Condition()
+        self._changed = new_condition("batching.asked")
         self._closed = False
         self._warm: set[tuple[int, ...]] = set()
         # How often each size was run.

@@ -3,7 +3,6 @@
 The buffers have been tried in the CPU's memory; recording and replaying have not run on a GPU yet.
 """
 
-import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from app.locks import new_lock
 from app.types import FloatArray
 
 # Runs under this number are not recorded; others are recorded under theirs.
@@ -37,7 +37,7 @@ class BoundSession:
         self._input = session.get_inputs()[0].name
         self._outputs = [output.name for output in session.get_outputs()]
         self._buffers: dict[tuple[int, ...], _Buffers] = {}
-        self._lock = threading.Lock()
+        self._lock = new_lock("network.buffers")
 
     def run(self, batch: NDArray[Any]) -> list[FloatArray]:
         """All outputs for one batch."""

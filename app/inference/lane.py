@@ -16,6 +16,7 @@ from itertools import count
 from typing import Any, TypeVar
 
 from app.errors import Overloaded, WorkerDied
+from app.locks import new_condition
 from app.telemetry.logs import log
 from app.types import Steps
 
@@ -47,7 +48,7 @@ class Lane:
         self._name = name
         self._capacity = capacity
         self._waiting: list[_Job] = []
-        self._changed = threading.Condition()
+        self._changed = new_condition("lane.jobs")
         self._numbers = count()
         self._now = 0
         self._closed = False

@@ -9,7 +9,6 @@ chunk. Chunks that were swapped, dropped, cut off or taken from another file do 
 """
 
 import os
-import threading
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from app.errors import DamagedData
 from app.gallery.encryption.envelope import TAG_BYTES
 from app.gallery.encryption.ring import KeyRing
+from app.locks import new_lock
 
 CHUNK = 1024 * 1024  # bytes of plaintext
 SEALED_CHUNK = CHUNK + TAG_BYTES
@@ -43,7 +43,7 @@ class FileSealer:
         self._context = self.header + file_id
         self._next = 0
         self._finished = False
-        self._lock = threading.Lock()
+        self._lock = new_lock("sealer.number")
 
     def seal_chunk(self, plaintext: bytes, *, last: bool = False) -> bytes:
         """The next chunk, 16 bytes longer. ValueError after the last, or beyond CHUNK bytes."""

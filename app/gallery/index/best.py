@@ -1,10 +1,9 @@
 """The nearest persons found so far."""
 
-import threading
-
 import numpy as np
 
 from app.gallery.ports import Hit, Ids
+from app.locks import new_lock
 from app.types import FloatArray
 
 
@@ -18,7 +17,7 @@ class BestPersons:
         self._persons = np.empty(0, np.int64)
         self._keys = np.empty(0, np.int64)
         self._floor = -np.inf
-        self._lock = threading.Lock()
+        self._lock = new_lock("search.best")
 
     @property
     def floor(self) -> float:

@@ -2,7 +2,6 @@
 
 import logging
 import sqlite3
-import threading
 import time
 from collections.abc import Callable
 
@@ -11,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.gallery.backends import Backend
 from app.gallery.ports import Erasure
+from app.locks import new_lock
 from app.telemetry.logs import log
 
 # How long a deletion waits for readers of an older state. One that reads for longer, such as a
@@ -38,8 +38,8 @@ class Eraser:
         self._engine = engine
         self._backend = backend
         self._clock = clock
-        self._attempt = threading.Lock()
-        self._counting = threading.Lock()
+        self._attempt = new_lock("erasing.attempt")
+        self._counting = new_lock("erasing.counting")
         self._asked = 0  # deletions so far
         self._tried = 0  # those that the last attempt covered
         self._pending_since: float | None = clock() if backend.ERASES else None
