@@ -52,6 +52,12 @@ TORCH ?= torch==2.13.0
 torch: $(STAMPS)/dev ## PyTorch, for exporting checkpoints and testing that (TORCH=... for another build)
 	@$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install --quiet "$(TORCH)"
 
+.PHONY: clients
+clients: ## The generators of API clients, for tests of the OpenAPI document; needs npm
+	@$(PYTHON) -m venv .venv-clients
+	@.venv-clients/bin/python -m pip install --quiet --no-deps --require-hashes -r tests/clients/requirements.txt
+	@npm ci --silent --prefix tests/clients
+
 .PHONY: test
 test: $(STAMPS)/dev ## The default test suite
 	$(BIN)/python -m pytest $(ARGS)
