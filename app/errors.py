@@ -196,6 +196,10 @@ class StoreUnavailable(LikenessError):
     code, status, title = "store_unavailable", 503, "The database cannot be used right now"
 
 
+class RevisionPruned(StoreUnavailable):
+    """The log of changes does not reach back to the revision that was asked for."""
+
+
 class StoreFull(LikenessError):
     code, status, title = "storage_full", 507, "There is no room left on the disk"
 

@@ -18,6 +18,7 @@ from app.gallery.gallery import Gallery
 from app.gallery.index.gpu import GpuShards, cuda_flat
 from app.gallery.index.shelf import IndexShelf
 from app.gallery.ports import NewTemplate
+from app.gallery.pruning import Pruning
 from app.gallery.schema import migrate
 from app.gallery.store import SqlStore
 from app.gallery.upkeep import Upkeep
@@ -153,6 +154,7 @@ def build_services(settings: Settings) -> Services:
     metrics.registry.register(SearchCosts(gallery.costs))
     metrics.registry.register(BatchSizes(lambda: pipeline.batches))
     upkeep = Upkeep(gallery)
+    upkeep.also(Pruning(store).round)
     metrics.observe(
         "likeness_upkeep_failing_seconds",
         "For how long no round of the gallery's upkeep has succeeded; 0 where the last one did.",

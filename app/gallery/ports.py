@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -305,6 +305,8 @@ class TemplateStore(Protocol):
     def templates_after(self, collection: CollectionRecord, key: int, limit: int) -> Templates: ...
 
     def changes_since(self, collection: CollectionRecord, revision: int) -> Changes: ...
+
+    def prune_changes(self, after: int, kept: timedelta, most_revisions: int) -> int | None: ...
 
     def sample_templates(
         self, collection: CollectionRecord, limit: int, generator: np.random.Generator

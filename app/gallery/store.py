@@ -14,6 +14,7 @@ from app.gallery.sql.exporting import ExportPart
 from app.gallery.sql.moving import MovingPart
 from app.gallery.sql.once import OncePart
 from app.gallery.sql.persons import PersonPart
+from app.gallery.sql.pruning import PruningPart
 from app.gallery.sql.sealing import SealingPart
 from app.gallery.sql.spares import SparePart
 from app.gallery.sql.tables import collections
@@ -32,6 +33,7 @@ class SqlStore(
     SparePart,
     MovingPart,
     ExportPart,
+    PruningPart,
 ):
     """A `TemplateStore` over an SQLAlchemy engine whose tables are up to date."""
 

@@ -4,6 +4,7 @@ import multiprocessing
 import threading
 import zlib
 from dataclasses import dataclass, field
+from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from app.gallery.gallery import Gallery
 from app.gallery.index.certified import IndexShape
 from app.gallery.index.shelf import IndexShelf
 from app.gallery.ports import NewTemplate
+from app.gallery.pruning import Pruning
 from app.gallery.schema import migrate
 from app.gallery.store import SqlStore
 from app.gallery.upkeep import Upkeep
@@ -45,10 +47,13 @@ def open_gallery(url: str, folder: Path) -> Gallery:
     return Gallery(SqlStore(engine), IndexShelf(2, folder, shape=SHAPE), "es-chaos", DIMENSION)
 
 
-def serve(connection: Connection, url: str, folder: Path) -> None:
+def serve(connection: Connection, url: str, folder: Path, prunes: bool) -> None:
     """Do what comes over the connection until it ends: the body of a worker process."""
     gallery = open_gallery(url, folder)
     upkeep = Upkeep(gallery, seconds=0.05)
+    # So short that some follow the log of changes and others find it pruned, and build anew.
+    if prunes:
+        upkeep.also(Pruning(gallery.store, kept=timedelta(seconds=0.5), every_s=0.5).round)
     upkeep.start()
     connection.send(("ready", None))
     while True:
@@ -66,6 +71,8 @@ def act(gallery: Gallery, action: str, person: str, number: int) -> Any:
         gallery.enroll("default", person, None, [NewTemplate(vector, str(number))])
     elif action == "delete":
         gallery.delete_person("default", person)
+    elif action == "prune":
+        Pruning(gallery.store, kept=timedelta(0)).round()
     else:
         (row,) = gallery.identify("default", vector[np.newaxis], 1).rows
         return (row[0].face.person_id, row[0].similarity) if row else (None, -1.0)
@@ -75,10 +82,10 @@ def act(gallery: Gallery, action: str, person: str, number: int) -> Any:
 class Worker:
     """One process; `ask` from one thread at a time waits for its turn."""
 
-    def __init__(self, url: str, folder: Path) -> None:
+    def __init__(self, url: str, folder: Path, *, prunes: bool = True) -> None:
         self._connection, theirs = START.Pipe()
         self._lock = threading.Lock()
-        self.process = START.Process(target=serve, args=(theirs, url, folder), daemon=True)
+        self.process = START.Process(target=serve, args=(theirs, url, folder, prunes), daemon=True)
         self.process.start()
         theirs.close()
         assert self._connection.recv()[0] == "ready"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from app.errors import CollectionNotFound, RevisionPruned
 from app.gallery.index.certified import CertifiedIndex
 from app.gallery.index.files import SnapshotError
 from app.gallery.index.rows import living
@@ -75,13 +76,18 @@ class Replica:
 
     def _follow(self, record: CollectionRecord, reached: Reached | None) -> Reached:
         if reached is not None and not self._continues(record, reached):
-            log(logging.WARNING, "the database was replaced; the index is built anew")
+            log(logging.WARNING, "the database's log of changes does not hold the revision of the "
+                "index (the database was replaced, or this process slept for long); the index is "
+                "built anew")  # fmt: skip
             reached = None
         if reached is None:
             if self._snapshot is not None:
                 self._snapshot.own()
             reached = self._restore(record) or self._build(record)
-        changes = self._store.changes_since(record, reached.revision)
+        try:
+            changes = self._store.changes_since(record, reached.revision)
+        except RevisionPruned:  # in this very moment, or the record itself is as old as that
+            return self._follow(self._again(record), None)
         if changes.revision == reached.revision:
             return reached
         reached.index.add(changes.added)
@@ -89,6 +95,13 @@ class Replica:
         if len(changes.removed) and self._snapshot is not None:
             self._to_erase.append(changes.removed)
         return Reached(reached.index, changes.revision, changes.stamp)
+
+    def _again(self, record: CollectionRecord) -> CollectionRecord:
+        """The collection as it is now. Raises CollectionNotFound or EmbeddingSpaceMismatch."""
+        now = self._store.collection(record.name)
+        if now.key != record.key:
+            raise CollectionNotFound(f"The collection '{record.name}' was deleted meanwhile.")
+        return now.require_space(record.embedding_space)
 
     def _continues(self, record: CollectionRecord, reached: Reached) -> bool:
         """Whether the database's history still holds the revision that was reached."""
@@ -123,7 +136,8 @@ class Replica:
         if restored is None:
             return None
         if self._store.stamp_at(record, restored.revision) != restored.stamp:
-            log(logging.WARNING, "the index snapshot is of another history of the database")
+            log(logging.WARNING, "the index snapshot stands at a revision that the database's log "
+                "of changes does not hold: it is too old, or of another history")  # fmt: skip
             return None
         return restored
 

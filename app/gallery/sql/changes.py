@@ -4,8 +4,9 @@ import secrets
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
+from app.errors import RevisionPruned
 from app.gallery.ports import Changes, CollectionRecord, Templates
 from app.gallery.sql.part import Part
 from app.gallery.sql.rows import get_again, load_templates, to_ids
@@ -22,15 +23,9 @@ class ChangePart(Part):
 
     def stamp_at(self, collection: CollectionRecord, revision: int) -> str | None:
         """The mark that a revision had; "" for revision 0 and for those made before there were
-        marks, None for one that the log does not know."""
-        if revision == 0:
-            return ""
-        here = (changes.c.collection == collection.key) & (changes.c.revision == revision)
+        marks, None for one that the log does not know, or not any more."""
         with self._database.reading() as connection:
-            stamp: str | None = connection.execute(
-                select(changes.c.stamp).where(here).limit(1)
-            ).scalar_one_or_none()
-            return stamp
+            return _stamp_at(connection, collection.key, revision)
 
     def templates_after(self, collection: CollectionRecord, key: int, limit: int) -> Templates:
         """The next `limit` templates at most, by rising key: page by page everything, in short
@@ -41,9 +36,17 @@ class ChangePart(Part):
             return load_templates(connection, now, mine, self._vault, limit=limit)
 
     def changes_since(self, collection: CollectionRecord, revision: int) -> Changes:
-        """What was added (and is still there) and removed after `revision`."""
+        """What was added (and is still there) and removed after `revision`.
+
+        Raises RevisionPruned where the log does not reach back to it: what is missing from the
+        log cannot be told from what never happened.
+        """
         with self._database.reading() as connection:
             now = get_again(connection, collection)
+            if _stamp_at(connection, now.key, revision) is None:
+                raise RevisionPruned(
+                    f"The changes of '{now.name}' since revision {revision} are not kept any more."
+                )
             recent = (changes.c.collection == now.key) & (changes.c.revision > revision)
             added = select(changes.c.template).where(recent, changes.c.kind == ADD)
             removed = select(changes.c.template).where(recent, changes.c.kind == REMOVE)
@@ -53,6 +56,16 @@ class ChangePart(Part):
                 to_ids(list(connection.execute(removed).scalars())),
                 now.stamp,
             )
+
+
+def _stamp_at(connection: Connection, collection: int, revision: int) -> str | None:
+    mine = changes.c.collection == collection
+    if revision == 0:  # it has no entry of its own: the log reaches back to it if it has the next
+        first = connection.execute(select(func.min(changes.c.revision)).where(mine)).scalar_one()
+        return "" if first in (None, 1) else None
+    query = select(changes.c.stamp).where(mine, changes.c.revision == revision).limit(1)
+    stamp: str | None = connection.execute(query).scalar_one_or_none()
+    return stamp
 
 
 def log_space(connection: Connection, collection: CollectionRecord, now: datetime) -> None:

@@ -68,7 +68,7 @@ def collection_record(row: Row[Any]) -> CollectionRecord:
         dimension=row.dimension,
         revision=row.revision,
         metadata=row.metadata,
-        created_at=_aware(row.created_at),
+        created_at=aware(row.created_at),
         policy=row.policy,
         calibration_id=row.calibration_id,
         stamp=row.stamp,
@@ -113,8 +113,8 @@ def person_record(row: Row[Any]) -> PersonRecord:
         person_id=row.person_id,
         metadata=row.metadata,
         templates=row.templates,
-        created_at=_aware(row.created_at),
-        updated_at=_aware(row.updated_at),
+        created_at=aware(row.created_at),
+        updated_at=aware(row.updated_at),
     )
 
 
@@ -139,7 +139,7 @@ def get_face(connection: Connection, collection: CollectionRecord, face_id: str)
 
 
 def face_record(row: Row[Any]) -> FaceRecord:
-    return FaceRecord(row.id, row.face_id, row.person_id, row.quality, _aware(row.created_at))
+    return FaceRecord(row.id, row.face_id, row.person_id, row.quality, aware(row.created_at))
 
 
 def load_templates(
@@ -173,6 +173,6 @@ def to_page(records: list[Any], limit: int) -> Page[Any]:
     return Page(records[:limit], more=len(records) > limit)
 
 
-def _aware(moment: datetime) -> datetime:
+def aware(moment: datetime) -> datetime:
     """SQLite gives times back without their zone; all we store are UTC."""
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

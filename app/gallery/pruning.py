@@ -1,0 +1,42 @@
+"""The log of changes kept short: what nobody can still need is removed, a bounded piece a round."""
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+from app.gallery.ports import TemplateStore
+
+# A running process follows within seconds and renews its snapshot within a minute. Whoever is
+# behind by more than this slept or was stopped, and builds its index from the database.
+KEPT = timedelta(hours=24)
+# At most so many revisions of a collection, however young: some 80 MB.
+MOST_REVISIONS = 1_000_000
+SWEEP_EVERY_S = 600.0
+
+
+class Pruning:
+    """Sweeps through the collections of a database every ten minutes. For one thread."""
+
+    def __init__(
+        self,
+        store: TemplateStore,
+        kept: timedelta = KEPT,
+        every_s: float = SWEEP_EVERY_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._kept = kept
+        self._every_s = every_s
+        self._clock = clock
+        self._place: int | None = 0  # key of the collection that was done last; None between sweeps
+        self._swept_at = 0.0
+
+    def round(self) -> None:
+        """Do the next piece of a sweep, if one is due. Raises StoreUnavailable or StoreFull."""
+        if self._place is None:
+            if self._clock() - self._swept_at < self._every_s:
+                return
+            self._place = 0
+        self._place = self._store.prune_changes(self._place, self._kept, MOST_REVISIONS)
+        if self._place is None:
+            self._swept_at = self._clock()
