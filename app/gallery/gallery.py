@@ -15,6 +15,7 @@ from app.gallery.index.search import SearchCounts
 from app.gallery.index.shelf import IndexShelf
 from app.gallery.ports import (
     CollectionRecord,
+    Erasure,
     FaceRecord,
     GallerySize,
     Hit,
@@ -198,31 +199,33 @@ class Gallery:
     def delete_person(self, collection: str, person_id: str) -> Receipt:
         """Delete a person; no search that starts after this returns can find them."""
         receipt = self.store.delete_person(collection, person_id)
-        self.follow_deletion(collection)
-        return receipt
+        return receipt.also(self.follow_deletion(collection))
 
     def delete_face(self, collection: str, face_id: str) -> Receipt:
         """Delete one template; no search that starts after this returns can find it."""
         receipt = self.store.delete_face(collection, face_id)
-        self.follow_deletion(collection)
-        return receipt
+        return receipt.also(self.follow_deletion(collection))
 
-    def follow_deletion(self, collection: str) -> None:
+    def follow_deletion(self, collection: str) -> Erasure:
         """Take what was deleted from the database out of this process's index and its snapshot;
-        no search that starts after this returns finds it."""
-        with suppress(CollectionNotFound):  # deleted meanwhile, with everything in it
-            self._erase(self.store.collection(collection))
+        no search that starts after this returns finds it. Whether the snapshot still holds it."""
+        try:
+            record = self.store.collection(collection)
+            self._erase(record)
+            return self._replica(record).erased
+        except CollectionNotFound:  # deleted meanwhile, with everything in it
+            return Erasure.PENDING
 
     def move_face(self, collection: str, face_id: str, person_id: str) -> FaceRecord:
         """Let a template be of another person; searches that start after this know it."""
         moved = self.store.move_face(collection, face_id, person_id)
-        self._follow_move(collection)
+        self.follow_move(collection)
         return moved
 
     def merge_persons(self, collection: str, source: str, target: str) -> PersonRecord:
         """Let all templates of one person be another's, and delete the first."""
         merged = self.store.merge_persons(collection, source, target)
-        self._follow_move(collection)
+        self.follow_move(collection)
         return merged
 
     def follow(self, collection: str) -> None:
@@ -231,7 +234,7 @@ class Gallery:
         if record.embedding_space == self._embedding_space:
             self._refresh(record)
 
-    def _follow_move(self, collection: str) -> None:
+    def follow_move(self, collection: str) -> None:
         """`follow`, and erase the rows that stood for the templates before."""
         record = self.store.collection(collection)
         if record.embedding_space == self._embedding_space:
@@ -256,12 +259,13 @@ class Gallery:
         """Delete a collection with everything in it."""
         record = self.store.collection(name)
         receipt = self.store.delete_collection(name)
-        self.forget(record)
-        return receipt
+        return receipt.also(self.forget(record))
 
-    def forget(self, record: CollectionRecord) -> None:
-        """Drop the index of a collection, and its snapshot."""
+    def forget(self, record: CollectionRecord) -> Erasure:
+        """Drop the index of a collection, and its snapshot; whether another process keeps it."""
         self._forget(record.key)
+        snapshot = self._shelf.snapshot(self._identity, record)
+        return Erasure.PENDING if snapshot is not None and snapshot.has_rows() else Erasure.DONE
 
     def check_embedding(self, values: Sequence[float] | FloatArray) -> FloatArray:
         """An embedding made elsewhere as a unit vector. Raises InvalidEmbedding."""

@@ -1,7 +1,7 @@
 """What the gallery needs of a database: `TemplateStore`, and the records it speaks in."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar
@@ -197,6 +197,10 @@ class Receipt:
     persons: int
     templates: int
     erased: Erasure = Erasure.DONE
+
+    def also(self, erased: Erasure) -> "Receipt":
+        """With the state of other files: pending where they are."""
+        return replace(self, erased=erased) if erased is Erasure.PENDING else self
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,12 @@ from app.gallery.backends import backend_of
 from app.gallery.backup.dump import dump
 from app.gallery.backup.load import load
 from app.gallery.gallery import Gallery
+from app.gallery.index.shelf import IndexShelf
 from app.gallery.ports import Erasure
+from app.gallery.schema import migrate
 from app.gallery.sql.erasing import EVERY_S, Eraser
-from tests.gallery.conftest import open_engine, open_gallery, template
+from app.gallery.store import SqlStore
+from tests.gallery.conftest import DIMENSION, SPACE, open_engine, open_gallery, template
 from tests.gallery.test_sqlite import everything_on_disk
 
 Draw = Callable[[int], NDArray[np.float32]]
@@ -143,3 +146,55 @@ def test_a_deletion_in_postgresql_is_pending(postgres_url: str, directions: Draw
     assert gallery.delete_person("default", "ada").erased is Erasure.PENDING
     gallery.tend()
     assert gallery.store.erasure_pending_s() == 0
+
+
+def open_with_snapshots(database: Path, folder: Path) -> Gallery:
+    engine = open_engine(database)
+    migrate(engine)
+    return Gallery(SqlStore(engine), IndexShelf(2, folder), SPACE, DIMENSION)
+
+
+def test_a_snapshot_that_another_process_keeps_is_pending_until_that_follows(
+    database: Path, tmp_path: Path, directions: Draw
+) -> None:
+    owner, other = (open_with_snapshots(database, tmp_path / "index") for _ in range(2))
+    owner.create_collection("second", {})
+    vectors = directions(4)
+    for name in ("default", "second"):
+        for number, vector in enumerate(vectors):
+            owner.enroll(name, f"p{number}", {}, [template(vector, str(number))])
+    owner.tend()  # keeps snapshots, which it owns
+    assert owner.delete_person("default", "p0").erased is Erasure.DONE
+    assert other.delete_person("default", "p1").erased is Erasure.PENDING
+    assert other.delete_collection("second").erased is Erasure.PENDING
+    files = list((tmp_path / "index").rglob("rows-*"))
+    assert any(vectors[1].tobytes() in file.read_bytes() for file in files)
+    owner.tend()
+    files = list((tmp_path / "index").rglob("rows-*"))
+    assert files
+    assert not any(vectors[1].tobytes() in file.read_bytes() for file in files)
+    assert all(file.parent.name == files[0].parent.name for file in files), "second has none"
+    assert owner.delete_person("default", "p2").erased is Erasure.DONE
+    owner.create_collection("third", {})
+    owner.enroll("third", "p0", {}, [template(vectors[0], "0")])
+    assert owner.delete_collection("third").erased is Erasure.DONE
+
+
+def test_a_snapshot_that_nobody_read_is_pending_until_it_is_replaced(
+    database: Path, tmp_path: Path, directions: Draw
+) -> None:
+    """What is in it is not known: it may be too old to be followed."""
+    folder = tmp_path / "index"
+    first, vectors = open_with_snapshots(database, folder), directions(2)
+    first.enroll("default", "ada", {}, [template(vectors[0], "0")])
+    first.tend()
+    first.close()
+    (manifest,) = folder.rglob("manifest.json")
+    manifest.write_bytes(b"torn")
+    second = open_with_snapshots(database, folder)
+    second.prepare()
+    assert second.delete_person("default", "ada").erased is Erasure.PENDING
+    second.tend()
+    second.enroll("default", "bob", {}, [template(vectors[1], "1")])
+    assert second.delete_person("default", "bob").erased is Erasure.DONE
+    assert not any(vectors[0].tobytes() in file.read_bytes() for file in folder.rglob("rows-*"))

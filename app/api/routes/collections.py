@@ -205,8 +205,8 @@ async def delete_collection(request: Request, collection: Collection) -> Any:
         return record, receipt
 
     record, receipt = await head.services.scheduler.write(delete)
-    await head.services.scheduler.search(gallery.forget, record)
-    return _receipt(head, receipt)
+    erased = await head.services.scheduler.search(gallery.forget, record)
+    return _receipt(head, receipt.also(erased))
 
 
 # --- persons ---------------------------------------------------------------------------------
@@ -292,8 +292,8 @@ async def delete_person(request: Request, collection: Collection, person_id: str
     receipt = await head.services.scheduler.write(
         gallery.store.delete_person, collection, person_id
     )
-    await head.services.scheduler.search(gallery.follow_deletion, collection)
-    return _receipt(head, receipt)
+    erased = await head.services.scheduler.search(gallery.follow_deletion, collection)
+    return _receipt(head, receipt.also(erased))
 
 
 # --- faces -----------------------------------------------------------------------------------
@@ -365,5 +365,5 @@ async def delete_face(request: Request, collection: Collection, face_id: str) ->
     head = AnswerHead(request)
     gallery = head.services.gallery
     receipt = await head.services.scheduler.write(gallery.store.delete_face, collection, face_id)
-    await head.services.scheduler.search(gallery.follow_deletion, collection)
-    return _receipt(head, receipt)
+    erased = await head.services.scheduler.search(gallery.follow_deletion, collection)
+    return _receipt(head, receipt.also(erased))

@@ -91,7 +91,7 @@ async def merge_persons(
     merged = await head.services.scheduler.write(
         gallery.store.merge_persons, collection, person_id, body.into
     )
-    await head.services.scheduler.search(gallery.follow, collection)
+    await head.services.scheduler.search(gallery.follow_move, collection)
     return {**head.members(), **person_info(merged)}
 
 
@@ -107,5 +107,5 @@ async def move_face(request: Request, collection: Collection, face_id: str, body
     moved = await head.services.scheduler.write(
         gallery.store.move_face, collection, face_id, body.person_id
     )
-    await head.services.scheduler.search(gallery.follow, collection)
+    await head.services.scheduler.search(gallery.follow_move, collection)
     return {**head.members(), **face_info(moved)}

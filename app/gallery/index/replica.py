@@ -12,7 +12,7 @@ from app.gallery.index.certified import CertifiedIndex
 from app.gallery.index.files import SnapshotError
 from app.gallery.index.rows import living
 from app.gallery.index.snapshot import Captured, Restored, SnapshotFolder
-from app.gallery.ports import CollectionRecord, Ids, TemplateStore
+from app.gallery.ports import CollectionRecord, Erasure, Ids, TemplateStore
 from app.locks import new_lock
 from app.telemetry.logs import log
 
@@ -50,6 +50,7 @@ class Replica:
         self._to_erase: list[Ids] = []
         self._saved_revision = self._captured_revision = -1
         self._saved_at = -np.inf
+        self._holds_unknown_rows = False  # a snapshot that this process neither read nor wrote
         self._lock = new_lock("replica.following")
         self._erasing = new_lock("replica.erasing")
 
@@ -74,16 +75,28 @@ class Replica:
         self.current(record)
         self._erase()
 
+    @property
+    def erased(self) -> Erasure:
+        """Whether the snapshot's files hold no row that was removed."""
+        if self._snapshot is None or not self._snapshot.has_rows():
+            return Erasure.DONE
+        known = self._snapshot.owned and not self._holds_unknown_rows
+        return Erasure.DONE if known and not self._to_erase else Erasure.PENDING
+
     def _follow(self, record: CollectionRecord, reached: Reached | None) -> Reached:
         if reached is not None and not self._continues(record, reached):
             log(logging.WARNING, "the database's log of changes does not hold the revision of the "
                 "index (the database was replaced, or this process slept for long); the index is "
                 "built anew")  # fmt: skip
             reached = None
+            self._saved_revision, self._saved_at = -1, -np.inf  # the next round replaces it
         if reached is None:
             if self._snapshot is not None:
                 self._snapshot.own()
-            reached = self._restore(record) or self._build(record)
+            reached = self._restore(record)
+        if reached is None:
+            self._holds_unknown_rows = self._snapshot is not None and self._snapshot.has_rows()
+            reached = self._build(record)
         try:
             changes = self._store.changes_since(record, reached.revision)
         except RevisionPruned:  # in this very moment, or the record itself is as old as that
@@ -198,6 +211,7 @@ class Replica:
         try:
             if self._snapshot.save(self._capture):
                 self._saved_revision = self._captured_revision
+                self._holds_unknown_rows = False
         except OSError as error:
             log(logging.WARNING, "no index snapshot was kept", error)
         self._saved_at = self._clock()

@@ -114,6 +114,15 @@ class SnapshotFolder:
             return False  # a folder that cannot be written keeps no snapshot
         return self._owned is not None
 
+    @property
+    def owned(self) -> bool:
+        """Whether this process may change it."""
+        return self._owned is not None
+
+    def has_rows(self) -> bool:
+        """Whether any file of rows is there, whoever wrote it."""
+        return any(self._folder.glob("rows-*"))
+
     def release(self) -> None:
         """Own it no longer."""
         with self._lock:

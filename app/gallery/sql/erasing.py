@@ -16,6 +16,7 @@ from app.telemetry.logs import log
 # How long a deletion waits for readers of an older state. One that reads for longer, such as a
 # backup, is not waited for: the deletion is answered as pending, and upkeep repeats the erasure.
 WAIT_S = 0.5
+WAIT_AGAIN_S = 0.1
 # How often upkeep erases unasked: another process may have been killed between a deletion and its
 # erasure.
 EVERY_S = 60.0
@@ -47,8 +48,8 @@ class Eraser:
         self._done_at = clock()
 
     def erase(self) -> Erasure:
-        """After a deletion was committed: erase its bytes. Waits for `WAIT_S` at most, and not at
-        all where the last attempt failed; never raises."""
+        """After a deletion was committed: erase its bytes. Waits for `WAIT_S` at most, and for
+        `WAIT_AGAIN_S` where the last attempt failed; never raises."""
         with self._counting:
             self._asked += 1
             mine = self._asked
@@ -74,7 +75,9 @@ class Eraser:
             asked, self._tried = self._asked > self._tried, self._asked
         reason: Exception | None = None
         try:
-            erased = self._backend.erase_deleted(self._engine, 0.0 if self._failed else WAIT_S)
+            erased = self._backend.erase_deleted(
+                self._engine, WAIT_AGAIN_S if self._failed else WAIT_S
+            )
         except (sqlite3.Error, SQLAlchemyError) as error:
             erased, reason = False, error
         self._failed = not erased and self._backend.ERASES
