@@ -82,6 +82,10 @@ class Settings(BaseSettings):
         int | None,
         Field(gt=0, description="Photos of an uploaded import at work at a time. Unset: half."),
     ] = None
+    import_reader_bytes: Annotated[
+        int,
+        Field(ge=128 * MIB, description="Memory of the process that reads an uploaded archive."),
+    ] = 512 * MIB
     import_report_days: Annotated[
         float,
         Field(gt=0, description="How long reports of uploaded imports, which name people, stay."),

@@ -6,9 +6,10 @@ Makes every kind of source of the same photos, then imports each into an empty d
 command itself. "of ceiling": photos a second against decode, detector and recogniser in a tight
 loop on all cores (`benchmarks/ceiling.py`), measured before and after each kind on some of the
 photos, as machines that are shared do not stay as fast as they were. `server` sends the folder to a
-`likeness serve` of its own, whose imports may use all cores. `killed` is the folder again, with
-`kill -9` after 20 to 40 seconds four times; its rate is that of all five runs together, and its
-gallery must be that of `folder`, which it needs before it.
+`likeness serve` of its own, whose imports may use all cores; `uploaded` sends the zip to one in a
+single call and times its import (memory: the service without the process that reads). `killed` is
+the folder again, with `kill -9` after 20 to 40 seconds four times; its rate is that of all five
+runs together, and its gallery must be that of `folder`, which it needs before it.
 """
 
 import argparse
@@ -27,8 +28,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from datetime import datetime
 from pathlib import Path
 
+import httpx
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from bulk import gallery_digest
@@ -96,7 +100,7 @@ def as_zip(photos: Photos, out: Path) -> list[str]:
     return [shutil.make_archive(str(out), "zip", folder)]
 
 
-SERVER, KILLED = "server", "killed"
+SERVER, KILLED, UPLOADED = "server", "killed", "uploaded"
 KILLS = 4
 KINDS: dict[str, Callable[[Photos, Path], list[str]]] = {
     "folder": lambda photos, _out: [str(photos[0][1].parent.parent)],
@@ -105,6 +109,7 @@ KINDS: dict[str, Callable[[Photos, Path], list[str]]] = {
     "jsonl": as_jsonl,
     "parquet": as_parquet,
     "zip": as_zip,
+    UPLOADED: as_zip,
     "tar.gz": lambda p, o: as_tar(p, o, sidecars=False, mode="w:gz", suffix=".tar.gz"),
     KILLED: lambda photos, _out: [str(photos[0][1].parent.parent)],
     SERVER: lambda photos, _out: [str(photos[0][1].parent.parent)],
@@ -130,9 +135,12 @@ def main() -> None:
         for kind in options.kinds:
             source = KINDS[kind](photos, Path(folder) / kind.replace(".", "-"))
             data = Path(folder) / f"d-{kind}"
-            with _server(data) if kind == SERVER else nullcontext([]) as into:
+            with _server(data) if kind in (SERVER, UPLOADED) else nullcontext([]) as into:
                 spent = _killed(source, data) if kind == KILLED else 0.0
-                rate, memory, outcome = _import([*source, *into], data, spent)
+                if kind == UPLOADED:
+                    rate, memory, outcome = _uploaded(Path(source[0]), into[1])
+                else:
+                    rate, memory, outcome = _import([*source, *into], data, spent)
             if kind == KILLED:
                 same = gallery_digest(data) == gallery_digest(Path(folder) / "d-folder")
                 outcome += f"; the gallery of one run: {same}"
@@ -200,6 +208,28 @@ def _import(source: list[str], data: Path, before: float) -> tuple[float, float,
     peak = re.search(r"Maximum resident set size \(kbytes\): (\d+)", done.stderr)
     told = {key: found[key] for key in ("enrolled", "skipped", "rejected", "conflicts")}
     return rows / spent, int(peak.group(1)) / 1024 if peak else 0, str(told)
+
+
+def _uploaded(archive: Path, url: str) -> tuple[float, float, str]:
+    """The same of a service's own import."""
+    imports = f"{url}/v1/collections/default/imports"
+    while True:
+        try:
+            httpx.get(f"{url}/readyz").raise_for_status()
+            break
+        except httpx.HTTPError:
+            time.sleep(0.2)
+    headers = {"Content-Type": "application/zip"}
+    sent = httpx.post(imports, content=archive.read_bytes(), headers=headers, timeout=600)
+    job = sent.raise_for_status().json()
+    while job["state"] in ("queued", "running"):
+        time.sleep(0.2)
+        job = httpx.get(f"{imports}/{job['import_id']}").json()
+    began, ended = (datetime.fromisoformat(job[name]) for name in ("started_at", "finished_at"))
+    counts = {key: job["counts"][key] for key in ("enrolled", "skipped", "rejected", "conflicts")}
+    rows = counts["enrolled"] + counts["skipped"] + counts["rejected"]
+    (service,) = [one for one in psutil.Process().children() if "serve" in one.cmdline()]
+    return rows / (ended - began).total_seconds(), service.memory_info().rss / 2**20, str(counts)
 
 
 def _arguments() -> argparse.Namespace:

@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 
 from app.importing.rows import ImportSourceError, Row
+from app.importing.sources import PREFIX
 
-PREFIX = "compreface:"
 FACES = "/api/v1/recognition/faces"
 FACES_A_PAGE = 500
 TIMEOUT_S = 60.0

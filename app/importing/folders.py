@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from app.folders import is_file_inside, people_of, sorted_entries
-from app.importing.rows import ImportSourceError, Row, is_image
+from app.importing.rows import ImportSourceError, Row, is_image, read_file
 
 PERSON = "{person_id}"
 
@@ -82,9 +82,3 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
         ".*".join(re.escape(piece) for piece in part.split("*")) for part in pattern.split(PERSON)
     ]
     return re.compile("(?P<person_id>.+?)".join(parts))
-
-
-def read_file(path: Path, max_bytes: int) -> bytes:
-    """The file, or just enough of it to be refused as too large."""
-    with path.open("rb") as file:
-        return file.read(max_bytes + 1)

@@ -38,7 +38,8 @@ WAITING = (JobState.QUEUED, JobState.RUNNING)
 class ImportJob(BaseModel):
     """One import: what was asked, how far it is, and why it ended early. `total` rows are there,
     where that is known before; `counts` are those since `started_at`, where the service was
-    restarted meanwhile since then; one that is `cancelling` is about to end."""
+    restarted meanwhile since then; `attempts` were begun since somebody was enrolled; one that is
+    `cancelling` is about to end."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -52,6 +53,7 @@ class ImportJob(BaseModel):
     options: ImportOptions
     total: int | None = None
     counts: dict[str, object] = {}
+    attempts: int = 0
     cancelling: bool = False
     detail: str | None = None
 

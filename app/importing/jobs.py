@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from app.errors import ImportNotFound, LikenessError, Overloaded
@@ -25,21 +26,44 @@ from app.importing.job_folder import (
 )
 from app.importing.local import LocalImport
 from app.importing.options import ImportOptions, ImportStopped
-from app.importing.outcomes import Counts, Outcome, report_writer
-from app.importing.sources import SourceOptions, rows_of, total_of
+from app.importing.outcomes import Counts, Outcome, Result, report_writer
+from app.importing.reading import reading
+from app.importing.sources import SourceOptions
 from app.services import Services
 from app.telemetry.logs import log
 
 # Archives on disk that wait for their turn.
 MOST_WAITING = 32
-# How often the process that does the imports looks for those that others took, and tells them how
-# far it is.
-LOOK_EVERY_S = 1.0
+# How often the process that does the imports looks for those that others took, and whether the one
+# under way is still wanted; and tells others how far it is.
+LOOK_EVERY_S = 0.5
+# Rows of a report that enrolled nobody; more are counted only.
+MOST_WITHOUT = 100_000
+# Starts of an import in which the process died before it enrolled anybody.
+MOST_ATTEMPTS = 5
 TIDY_EVERY = timedelta(hours=1)
 
 
 class _Ended(Exception):
     """The job was cancelled or forgotten, or the service stops."""
+
+
+class _Wanted:
+    """Whether a job is still to be done: the service's stop is seen at each look, what others ask
+    for a few times a second."""
+
+    def __init__(self, stopping: threading.Event, ask: Callable[[], None]) -> None:
+        self._stopping = stopping
+        self._ask = ask
+        self._asked_at = time.monotonic()
+
+    def check(self) -> None:
+        """Raise _Ended where it is not."""
+        if self._stopping.is_set():
+            raise _Ended
+        if time.monotonic() - self._asked_at > LOOK_EVERY_S:
+            self._ask()
+            self._asked_at = time.monotonic()
 
 
 class ImportJobs:
@@ -194,7 +218,12 @@ class ImportJobs:
                 if job.cancelling:
                     self._end(job, JobState.CANCELLED)
                     continue
-                update = {"state": JobState.RUNNING, "started_at": self._clock(), "counts": {}}
+                update = {
+                    "state": JobState.RUNNING,
+                    "started_at": self._clock(),
+                    "counts": {},
+                    "attempts": job.attempts + 1,
+                }
                 running = job.model_copy(update=update)
                 self._folder.save(running)
                 return running
@@ -209,10 +238,17 @@ class ImportJobs:
                 self._folder.forget(job)
             elif state is not None:
                 self._end(now.model_copy(update={"counts": counts.members()}), state, detail)
+            else:  # the service stops as it was asked to, which is nobody's fault
+                self._folder.save(now.model_copy(update={"attempts": 0}))
             self._counts.clear()
 
     def _outcome(self, job: ImportJob, counts: Counts) -> tuple[JobState | None, str | None]:
         """Do it; how it ended, or None where the service stops meanwhile."""
+        if job.attempts > MOST_ATTEMPTS:
+            return JobState.FAILED, (
+                f"The service ended {MOST_ATTEMPTS} times while it did this import, before it "
+                "enrolled anybody: something in the archive ends it. Send it in parts to find what."
+            )
         try:
             self._run(job, counts)
         except _Ended:
@@ -222,11 +258,14 @@ class ImportJobs:
         except LikenessError as error:
             return JobState.FAILED, error.detail
         except OSError as error:
-            log(logging.ERROR, "an import failed", error)
-            return JobState.FAILED, f"The service's disk: {error.strerror}."
+            log(logging.ERROR, "an import failed", error, import_id=job.import_id)
+            return JobState.FAILED, f"A file of the service cannot be used: {error.strerror}."
         except Exception as error:  # noqa: BLE001 (the next job must still run)
-            log(logging.ERROR, "an import failed", error)
-            return JobState.FAILED, "An error of ours; see the log."
+            log(logging.ERROR, "an import failed", error, import_id=job.import_id)
+            return JobState.FAILED, (
+                f"The service failed in a way that was not foreseen ({type(error).__name__}); its "
+                f"log says where, under import_id {job.import_id}. What was enrolled before stays."
+            )
         return JobState.DONE, None
 
     def _run(self, job: ImportJob, counts: Counts) -> None:
@@ -240,31 +279,33 @@ class ImportJobs:
         )
         # Half of the cores unless told otherwise: people are waiting for the others.
         workers = services.settings.import_workers or max(1, services.scheduler.workers // 2)
-        source = [str(self._folder.archive(job))]
-        self._tell_others(job, total=total_of(source, given))
-        told_at = time.monotonic()
-        with report_writer(self._folder.report(job)) as write:
+        wanted = _Wanted(self._stopping, partial(self._tell_others, job, counts))
+        memory = services.settings.import_reader_bytes
+        archive = self._folder.archive(job)
+        with (
+            report_writer(self._folder.report(job), MOST_WITHOUT) as write,
+            reading(archive, given, memory, wanted.check) as reader,
+        ):
 
             def tell(outcome: Outcome) -> None:
-                nonlocal told_at
                 counts(outcome)
                 write(outcome)
-                if self._stopping.is_set():
-                    raise _Ended
-                if time.monotonic() - told_at > LOOK_EVERY_S:
-                    self._tell_others(job, counts=counts.members())
-                    told_at = time.monotonic()
+                wanted.check()
 
-            LocalImport(services, record, job.options, workers).run(rows_of(source, given), tell)
+            self._tell_others(job, counts, total=reader.total())
+            LocalImport(services, record, job.options, workers).run(reader.rows(), tell)
 
-    def _tell_others(self, job: ImportJob, **progress: object) -> None:
+    def _tell_others(self, job: ImportJob, counts: Counts, **progress: object) -> None:
         """How far it is; and learn whether it is still wanted. Raises _Ended where it is not."""
+        if counts.of(Result.ENROLLED):
+            progress["attempts"] = 0  # it gets on, however often it is interrupted
         with self._folder.exclusive():
             now = self._folder.find(job.import_id)
             if now is None or now.cancelling:
                 raise _Ended
             with suppress(OSError):  # on a full disk they learn it later
-                self._folder.save(now.model_copy(update=progress))
+                members = {**progress, "counts": counts.members()}
+                self._folder.save(now.model_copy(update=members))
 
     def _end(self, job: ImportJob, state: JobState, detail: str | None = None) -> None:
         ended = job.model_copy(

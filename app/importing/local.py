@@ -17,7 +17,7 @@ from app.gallery.ports import CollectionRecord, NewTemplate, PersonTemplate
 from app.importing.journal import Journal
 from app.importing.judging import CONFLICT, Judge, Prepared, resembles
 from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
-from app.importing.outcomes import Outcome, Result, Tell
+from app.importing.outcomes import Outcome, Result, Tell, refusal
 from app.importing.rows import Row, content_of
 from app.services import Services, check_person_id, content_digest
 
@@ -168,7 +168,7 @@ class LocalImport:
         except LikenessError as error:
             if error.status >= SERVER_ERROR:
                 raise
-            return Prepared(row, outcome=_rejected(row, error))
+            return Prepared(row, outcome=refusal(row, error))
 
     def _embedded(self, row: Row) -> Prepared:
         assert row.embedding is not None, "a row has a photo, an embedding or a problem"
@@ -215,7 +215,7 @@ class LocalImport:
         except LikenessError as error:
             if error.status >= SERVER_ERROR:  # ours, not the photo's: another time it goes well
                 raise
-            return Prepared(row, outcome=_rejected(row, error), key=key)
+            return Prepared(row, outcome=refusal(row, error), key=key)
         return Prepared(row, template, key=key)
 
     def _take(self, prepared: Prepared, tell: Tell) -> None:
@@ -283,10 +283,6 @@ class LocalImport:
         if not new or self._options.dry_run:
             return ["" for _ in new]
         return self._services.gallery.enroll_many(self._record.name, new)
-
-
-def _rejected(row: Row, error: LikenessError) -> Outcome:
-    return Outcome(row.place, row.person_id, Result.REJECTED, error.code, error.detail)
 
 
 def _already(row: Row) -> Outcome:

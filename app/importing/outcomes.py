@@ -11,7 +11,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeAlias
 
-from app.importing.rows import ImportSourceError
+from app.errors import LikenessError
+from app.importing.rows import MAX_PLACE, ImportSourceError, PassedOver, Row, printable
+
+# A person id that is longer is refused, so that its start says enough.
+MAX_NAME = 300
+MAX_DETAIL = 1_000
+# The reason of a report's last line that stands for rows which it does not list.
+NOT_LISTED = "not_listed"
 
 
 class Result(StrEnum):
@@ -35,6 +42,17 @@ class Outcome:
     face_id: str | None = None
     conflict_with: str | None = None
     similarity: float | None = None
+
+    def __post_init__(self) -> None:
+        """Names and texts are kept and sent: none of them is as long as a hostile source likes."""
+        for name, most in (("person_id", MAX_NAME), ("place", MAX_PLACE), ("detail", MAX_DETAIL)):
+            object.__setattr__(self, name, printable(getattr(self, name), most))
+
+
+def refusal(row: Row, error: LikenessError) -> Outcome:
+    """What becomes of a row that cannot be used."""
+    result = Result.SKIPPED if isinstance(error, PassedOver) else Result.REJECTED
+    return Outcome(row.place, row.person_id, result, error.code, error.detail)
 
 
 # Takes outcomes as they come.
@@ -71,20 +89,28 @@ class Counts:
 
 
 @contextmanager
-def report_writer(path: Path) -> Iterator[Tell]:
+def report_writer(path: Path, most_without: int | None = None) -> Iterator[Tell]:
     """One line a row, written as it comes: CSV, or JSON Lines by the name's end. A new file is its
-    owner's alone, as it names people. Raises ImportSourceError."""
+    owner's alone, as it names people. Of the rows that enrolled nobody `most_without` are listed;
+    then the last line says how many are left out. Raises ImportSourceError."""
     with _told(path):
         opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     file = os.fdopen(opened, "w", buffering=1, newline="", encoding="utf-8")
     rows = csv.DictWriter(file, list(Outcome.__dataclass_fields__))
+    without = 0
 
-    def tell(outcome: Outcome) -> None:
+    def write(outcome: Outcome) -> None:
         with _told(path):
             if path.suffix == ".jsonl":
                 print(json.dumps(asdict(outcome)), file=file)
             else:
                 rows.writerow(asdict(outcome))
+
+    def tell(outcome: Outcome) -> None:
+        nonlocal without
+        without += outcome.result is not Result.ENROLLED
+        if most_without is None or without <= most_without or outcome.result is Result.ENROLLED:
+            write(outcome)
 
     try:
         if path.suffix != ".jsonl":
@@ -92,8 +118,15 @@ def report_writer(path: Path) -> Iterator[Tell]:
                 rows.writeheader()
         yield tell
     finally:
-        with suppress(OSError):  # what a full disk did not take was told before
+        with suppress(OSError, ImportSourceError):  # what a full disk did not take was told before
+            if most_without is not None and without > most_without:
+                write(_left_out(without - most_without))
             file.close()
+
+
+def _left_out(count: int) -> Outcome:
+    detail = f"{count:,} more rows enrolled nobody; they are counted and not listed."
+    return Outcome("", "", Result.SKIPPED, NOT_LISTED, detail)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import orjson
 from app.errors import ImageTooLarge, LikenessError
 from app.importing.bundle import Bundle, new_bundle
 from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
-from app.importing.outcomes import Outcome, Result, Tell
+from app.importing.outcomes import Outcome, Result, Tell, refusal
 from app.importing.rows import ImportSourceError, Row, content_of
 
 ROWS_A_PART = 500
@@ -45,6 +45,10 @@ class _Part:
     known: dict[int, Outcome] = field(default_factory=dict)
     sent: int = 0
     import_id: str = ""
+
+    def has_refused(self) -> bool:
+        """Whether a row is rejected before it was sent."""
+        return any(one.result is Result.REJECTED for one in self.known.values())
 
 
 class RemoteImport:
@@ -122,7 +126,7 @@ class RemoteImport:
             row = next(rows, None)
 
     def _is_full(self, part: _Part, file: IO[bytes]) -> bool:
-        stop = self._stops_at_errors and bool(part.known)
+        stop = self._stops_at_errors and part.has_refused()
         return stop or len(part.rows) >= ROWS_A_PART or file.tell() >= BYTES_A_PART
 
     def _add(self, row: Row, part: _Part, bundle: Bundle) -> None:
@@ -132,8 +136,7 @@ class RemoteImport:
             bundle.add(self._members(row, bundle, str(len(part.rows))))
             part.sent += 1
         except LikenessError as error:
-            outcome = Outcome(row.place, row.person_id, Result.REJECTED, error.code, error.detail)
-            part.known[len(part.rows)] = outcome
+            part.known[len(part.rows)] = refusal(row, error)
         part.rows.append(row)
 
     def _members(self, row: Row, bundle: Bundle, name: str) -> dict[str, Any]:
@@ -180,7 +183,7 @@ class RemoteImport:
                 break  # it ended before this row
             tell(replace(outcome, place=row.place))
             last = f"{row.place}: {outcome.detail or outcome.reason}"
-        if ended["state"] == STOPPED or (part.known and self._stops_at_errors):
+        if ended["state"] == STOPPED or (self._stops_at_errors and part.has_refused()):
             raise ImportStopped(last)
         if ended["state"] != ENDED_WELL:
             detail = ended.get("detail") or f"the import was {ended['state']}."

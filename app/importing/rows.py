@@ -1,13 +1,18 @@
 """One row of a source: whose photo, or whose embedding, it is."""
 
+import os
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from app.errors import LikenessError
 from app.folders import IMAGE_SUFFIXES
 from app.types import FloatArray
+
+# Of a name that is reported.
+MAX_PLACE = 500
 
 # What people have photos in; those that cannot be decoded are rejected one by one, with the reason.
 PHOTO_SUFFIXES = IMAGE_SUFFIXES | {
@@ -44,6 +49,12 @@ class Row:
     without_face: bool = False
 
 
+class PassedOver(LikenessError):
+    """A file of a source is no photo: it is counted and reported, and nothing is wrong."""
+
+    code, status, title = "not_a_photo", 422, "The file is no photo"
+
+
 class UnreadableFile(LikenessError):
     """A photo's file cannot be read."""
 
@@ -58,7 +69,35 @@ def content_of(read: Callable[[], bytes]) -> bytes:
         raise UnreadableFile(f"The file cannot be read: {error.strerror}.") from error
 
 
+def read_file(path: Path, max_bytes: int) -> bytes:
+    """The file, or just enough of it to be refused as too large. Raises UnreadableFile for what is
+    no regular file, such as a FIFO, which could be waited for without end; and OSError."""
+    opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(opened, "rb") as file:
+        if not stat.S_ISREG(os.fstat(opened).st_mode):
+            raise UnreadableFile(f"{printable(path.name)} is no regular file.")
+        return file.read(max_bytes + 1)
+
+
 def is_image(name: str) -> bool:
     """Whether a file's name says that it is a photo; hidden files are none."""
     path = PurePath(name)
     return path.suffix.lower() in PHOTO_SUFFIXES and not path.name.startswith(".")
+
+
+def printable(text: str, most: int = MAX_PLACE) -> str:
+    """A name for people to read, whatever it holds: bytes that are no UTF-8 and lone surrogates
+    are escaped, and what is longer than `most` characters is cut."""
+    if len(text) <= most and text.isascii():
+        return text
+    text = text if len(text) <= most else f"{text[:most]}…"
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def by_folder(place: str, path: str, read: Callable[[], bytes]) -> Row:
+    """The row of a photo whose folder is named by the person."""
+    person_id = PurePath(path).parent.name
+    if not person_id or person_id == "..":
+        problem = ImportSourceError("The photo lies in no folder that is named by a person.")
+        return Row(place, "", problem=problem)
+    return Row(place, person_id, read)

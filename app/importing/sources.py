@@ -1,31 +1,34 @@
 """Which kind of source a name on the command line is."""
 
 import glob
+import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any, BinaryIO
 
-from app.importing.archives import count_zip, tar_rows, zip_rows
-from app.importing.compreface import PREFIX, compreface_rows, count_compreface
-from app.importing.folders import flat_folder, folder_of_people, read_file
-from app.importing.rows import ImportSourceError, Row
+from app.importing.folders import flat_folder, folder_of_people
+from app.importing.parquet import count_parquet, parquet_rows
+from app.importing.rows import ImportSourceError, Row, printable, read_file
 from app.importing.tables import (
     TableContext,
     count_lines,
-    count_parquet,
     csv_rows,
     jsonl_rows,
-    parquet_rows,
     text_of,
 )
+from app.importing.tars import tar_rows
+from app.importing.zips import count_zip, zip_rows
 
 STDIN = "-"
+PREFIX = "compreface:"
 FORMATS = ("csv", "jsonl", "tar")
 PARQUET = ".parquet"
+MAX_MEMBERS = 1_000_000
 _TABLES = {".csv": csv_rows, ".jsonl": jsonl_rows, ".ndjson": jsonl_rows}
 
 
@@ -33,7 +36,8 @@ _TABLES = {".csv": csv_rows, ".jsonl": jsonl_rows, ".ndjson": jsonl_rows}
 class SourceOptions:
     """What the sources are read with: `space` is the collection's, `given_space` that of embeddings
     which do not say it; `images` the folder of a table's photos; `pattern` of names in a flat
-    folder; `stdin_format` one of FORMATS; `key` opens another service that is a source."""
+    folder; `stdin_format` one of FORMATS; `key` opens another service that is a source; an archive
+    has at most `max_members` files."""
 
     space: str
     max_bytes: int
@@ -42,6 +46,7 @@ class SourceOptions:
     pattern: str | None = None
     stdin_format: str = "jsonl"
     key: str | None = None
+    max_members: int = MAX_MEMBERS
 
 
 def rows_of(sources: list[str], options: SourceOptions) -> Iterator[Row]:
@@ -73,7 +78,7 @@ def _rows_of(source: str, options: SourceOptions) -> Iterator[Row]:
     if source == STDIN:
         yield from _from_stdin(options)
     elif source.startswith(PREFIX):
-        yield from compreface_rows(source, options.key, options.max_bytes)
+        yield from _compreface().compreface_rows(source, options.key, options.max_bytes)
     elif path.is_dir():
         if options.pattern is None:
             yield from folder_of_people(path, options.max_bytes)
@@ -86,10 +91,12 @@ def _rows_of(source: str, options: SourceOptions) -> Iterator[Row]:
             yield from _TABLES[path.suffix](text, path.name, _context(options, path.parent))
     elif path.suffix == ".zip":
         with _opened(path) as file:
-            yield from zip_rows(file, path.name, options.space, options.max_bytes)
+            yield from zip_rows(
+                file, path.name, options.space, options.max_bytes, options.max_members
+            )
     elif ".tar" in path.suffixes or path.suffix in (".tgz", ".tbz2", ".txz"):
         with _opened(path) as file:
-            yield from tar_rows(file, path.name, options.max_bytes)
+            yield from tar_rows(file, path.name, options.max_bytes, options.max_members)
     else:
         raise ImportSourceError(
             f"{source} is no folder, .csv, .jsonl, .parquet, .zip or .tar (.gz, .bz2, .xz), no "
@@ -97,9 +104,14 @@ def _rows_of(source: str, options: SourceOptions) -> Iterator[Row]:
         )
 
 
+def _compreface() -> ModuleType:
+    """Loads an HTTP client, which no other source waits for."""
+    return importlib.import_module("app.importing.compreface")
+
+
 def _from_stdin(options: SourceOptions) -> Iterator[Row]:
     if options.stdin_format == "tar":
-        yield from tar_rows(sys.stdin.buffer, "stdin", options.max_bytes)
+        yield from tar_rows(sys.stdin.buffer, "stdin", options.max_bytes, options.max_members)
     elif options.stdin_format in FORMATS:
         rows: Callable[..., Iterator[Row]] = _TABLES[f".{options.stdin_format}"]
         with text_of(sys.stdin.buffer) as text:
@@ -118,9 +130,13 @@ def _context(options: SourceOptions, folder: Path) -> TableContext:
 
 def _find_in_folder(root: Path, max_bytes: int, name: str) -> Any:
     """The reader of a photo below `root`: neither .. nor a link leads out of it."""
-    path = (root / name).resolve()
+    try:
+        path = (root / name).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a name too long
+        raise ImportSourceError(f"{printable(name)} cannot be found: {error}.") from error
     if not path.is_relative_to(root):
-        raise ImportSourceError(f"{name} lies outside {root}; --images names another folder.")
+        shown = printable(name)
+        raise ImportSourceError(f"{shown} lies outside {root}; --images names another folder.")
     return partial(read_file, path, max_bytes)
 
 
@@ -151,7 +167,7 @@ def total_of(sources: list[str], options: SourceOptions) -> int | None:
 def _count(source: str, options: SourceOptions) -> int | None:
     path = Path(source)
     if source.startswith(PREFIX):
-        return count_compreface(source, options.key)
+        return int(_compreface().count_compreface(source, options.key))
     if path.is_dir():
         return sum(1 for _ in _rows_of(source, options))
     if path.suffix == PARQUET:
@@ -159,4 +175,4 @@ def _count(source: str, options: SourceOptions) -> int | None:
     if path.suffix in _TABLES and path.is_file():
         with path.open("rb") as file:
             return count_lines(file) - (path.suffix == ".csv")
-    return count_zip(path) if path.suffix == ".zip" else None
+    return count_zip(path, options.max_members) if path.suffix == ".zip" else None

@@ -1,7 +1,6 @@
-"""Tables: a person and a photo, or an embedding, a row. CSV, JSON Lines, Parquet."""
+"""Tables: a person and a photo, or an embedding, a row. CSV and JSON Lines."""
 
 import csv
-import importlib
 import io
 import json
 import re
@@ -9,12 +8,15 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from datetime import date, datetime, time
+from decimal import Decimal
 from typing import IO, Any, TextIO
 
 import numpy as np
 
-from app.importing.rows import ImportSourceError, Row
+from app.errors import LikenessError
+from app.importing.rows import ImportSourceError, Row, printable
+from app.types import FloatArray
 
 PERSON, IMAGE, EMBEDDING, SPACE = "person_id", "image", "embedding", "embedding_space"
 METADATA, QUALITY = "metadata", "quality"
@@ -27,7 +29,6 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 # A field of a CSV may be a whole embedding, a line metadata beside it.
 MAX_FIELD = 1_000_000
 MAX_LINE = 4_000_000
-PARQUET_ROWS_AT_ONCE = 2_048
 
 FindPhoto = Callable[[str], Callable[[], bytes]]
 
@@ -46,37 +47,43 @@ class TableContext:
 def csv_rows(lines: TextIO, name: str, context: TableContext) -> Iterator[Row]:
     """The first line names the columns; those that have no meaning here are metadata."""
     csv.field_size_limit(MAX_FIELD)
-    reader = csv.DictReader(_lines(lines, name))
+    bounded = _Lines(lines, name)
+    reader = csv.DictReader(bounded)
     try:
-        _check_columns(reader.fieldnames or (), name)
-        for number, record in enumerate(reader, start=2):
-            known = {
-                key: _json_or_text(value) if key == EMBEDDING else value
-                for key, value in record.items()
-                if key is not None and value not in (None, "")
-            }
-            yield _row(f"{name}:{number}", known, context)
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ImportSourceError(f"{name} is not a CSV in UTF-8: {error}.") from error
+        check_columns(reader.fieldnames or (), name)
+        while True:
+            bounded.start_record()
+            record = next(reader, None)
+            if record is None:
+                return
+            known = {k: v for k, v in record.items() if k is not None and v not in (None, "")}
+            yield _checked_row(f"{name}:{reader.line_num}", known, context)
+    except csv.Error as error:
+        raise ImportSourceError(f"{name} is no CSV at line {reader.line_num}: {error}.") from error
 
 
 def jsonl_rows(lines: TextIO, name: str, context: TableContext) -> Iterator[Row]:
     """One JSON object a line."""
+    bounded = _Lines(lines, name)
+    for number, line in enumerate(bounded, start=1):
+        bounded.start_record()
+        if not line.strip():
+            continue
+        place = f"{name}:{number}"
+        try:
+            yield table_row(place, _json_object(line), context)
+        except ImportSourceError as problem:
+            yield Row(place, "", problem=problem)
+
+
+def _json_object(line: str) -> dict[str, Any]:
     try:
-        for number, line in enumerate(_lines(lines, name), start=1):
-            if not line.strip():
-                continue
-            place = f"{name}:{number}"
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):
-                record = None
-            if isinstance(record, dict):
-                yield _row(place, record, context)
-            else:
-                yield Row(place, "", problem=ImportSourceError("The line is no JSON object."))
-    except UnicodeDecodeError as error:
-        raise ImportSourceError(f"{name} is not JSON Lines in UTF-8: {error}.") from error
+        record = json.loads(_utf8(line))
+    except (ValueError, RecursionError) as error:
+        raise ImportSourceError(f"The line is no JSON: {error}.") from error
+    if not isinstance(record, dict):
+        raise ImportSourceError("The line is no JSON object.")
+    return record
 
 
 def count_lines(file: IO[bytes]) -> int:
@@ -88,108 +95,78 @@ def count_lines(file: IO[bytes]) -> int:
     return lines + (last not in (b"", b"\n"))
 
 
-def _lines(text: TextIO, name: str) -> Iterator[str]:
-    """Lines, none of them longer than memory should bear."""
-    while line := text.readline(MAX_LINE):
-        if len(line) == MAX_LINE and not line.endswith("\n"):
+class _Lines:
+    """Lines of a table; no record of them is longer than memory should bear."""
+
+    def __init__(self, text: TextIO, name: str) -> None:
+        self._text = text
+        self._name = name
+        self._left = MAX_LINE
+
+    def start_record(self) -> None:
+        """What comes is another record: quoted fields of a CSV have line ends in them."""
+        self._left = MAX_LINE
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._text.readline(self._left + 1)
+        if not line:
+            raise StopIteration
+        self._left -= len(line)
+        if self._left < 0:
             raise ImportSourceError(
-                f"{name} has a line of more than {MAX_LINE:,} characters: it is no table."
+                f"{self._name} has a row of more than {MAX_LINE:,} characters: it is no table."
             )
-        yield line
+        return line
 
 
-def parquet_rows(path: Path, context: TableContext) -> Iterator[Row]:
-    """A Parquet file, some rows at a time: memory does not grow with the file."""
-    parquet = _parquet()
+def _utf8(text: str) -> str:
+    """The text, if it was UTF-8. Raises ImportSourceError."""
     try:
-        with parquet.ParquetFile(path, pre_buffer=False) as file:
-            _check_columns(file.schema_arrow.names, path.name)
-            number = 0
-            for batch in _batches(file):
-                for record in _records(batch):
-                    number += 1
-                    yield _row(f"{path.name}:{number}", record, context)
-    except (OSError, ValueError) as error:  # Arrow's own are among these
-        raise ImportSourceError(f"{path} is not a Parquet file: {error}") from error
+        text.encode()
+    except UnicodeEncodeError:
+        raise ImportSourceError("The row is not UTF-8.") from None
+    return text
 
 
-def _batches(file: Any) -> Iterator[Any]:
-    """A row group after the other: asked for all at once, Arrow keeps those that it has read."""
-    for group in range(file.num_row_groups):
-        yield from file.iter_batches(PARQUET_ROWS_AT_ONCE, row_groups=[group], use_threads=False)
-
-
-def count_parquet(path: Path) -> int | None:
-    """Rows of a Parquet file, by its footer; None for what is none."""
-    try:
-        return int(_parquet().read_metadata(path).num_rows)
-    except (OSError, ValueError):
-        return None
-
-
-def _parquet() -> Any:
-    try:
-        return importlib.import_module("pyarrow.parquet")  # heavy, and only tables need it
-    except ModuleNotFoundError as error:
-        raise ImportSourceError(
-            "Parquet needs pyarrow, which is not installed: pip install 'likeness[parquet]'."
-        ) from error
-
-
-def _records(batch: Any) -> Iterator[dict[str, Any]]:
-    """Rows of a batch; embeddings as rows of one matrix, not number by number."""
-    names = [name for name in batch.schema.names if name != EMBEDDING]
-    columns = {name: batch.column(name).to_pylist() for name in names}
-    vectors = _matrix(batch.column(EMBEDDING)) if EMBEDDING in batch.schema.names else None
-    for index in range(batch.num_rows):
-        record = {name: columns[name][index] for name in names if columns[name][index] is not None}
-        if vectors is not None and vectors[index] is not None:
-            record[EMBEDDING] = vectors[index]
-        yield record
-
-
-def _matrix(column: Any) -> Any:
-    """Something with one vector a row, None for a missing one."""
-    if column.null_count == 0:
-        flat = column.flatten().to_numpy(zero_copy_only=False)
-        if len(column) and len(flat) % len(column) == 0 and _regular(column):
-            return flat.reshape(len(column), -1)
-    return column.to_pylist()
-
-
-def _regular(column: Any) -> bool:
-    """Whether all its lists are as long as one another."""
-    if hasattr(column.type, "list_size"):
-        return True
-    return len(np.unique(np.diff(column.offsets.to_numpy()))) <= 1
-
-
-def _check_columns(names: Any, name: str) -> None:
+def check_columns(names: Any, name: str) -> None:
+    """Raise ImportSourceError where a table lacks what it needs."""
     if PERSON not in names or not {IMAGE, EMBEDDING} & set(names):
         raise ImportSourceError(
             f"{name} needs the column {PERSON} and one of {IMAGE} and {EMBEDDING}; it has "
-            f"{', '.join(names) or 'none'}."
+            f"{printable(', '.join(names)) or 'none'}. A table is text in UTF-8."
         )
 
 
-def _row(place: str, record: Mapping[str, Any], context: TableContext) -> Row:
-    person_id = record.get(PERSON)
-    if not isinstance(person_id, str):
-        person_id = "" if person_id is None else str(person_id)
-    others = {key: value for key, value in record.items() if key not in OWN}
+def _checked_row(place: str, record: Mapping[str, str], context: TableContext) -> Row:
+    """The row of a CSV, whose texts are UTF-8 or not."""
     try:
-        metadata = {**others, **_object(record, METADATA)} or None
+        for value in record.values():
+            if not value.isascii():
+                _utf8(value)
+    except ImportSourceError as problem:
+        return Row(place, printable(record.get(PERSON) or ""), problem=problem)
+    return table_row(place, record, context)
+
+
+def table_row(place: str, record: Mapping[str, Any], context: TableContext) -> Row:
+    """What one record asks for; what is wrong with it is the row's problem."""
+    person_id = ""
+    try:
+        person_id = _person(record.get(PERSON))
+        others = {key: value for key, value in record.items() if key not in OWN}
+        metadata = _jsonable({**others, **_object(record, METADATA)}) or None
         if record.get(EMBEDDING) is not None:
             _check_space(record.get(SPACE) or context.given_space, context.space)
-            vector = np.asarray(record[EMBEDDING], np.float32)
-            quality = _object(record, QUALITY)
             crop = record.get(CROP)
             return Row(
                 place,
                 person_id,
-                embedding=vector,
+                embedding=_vector(_json_or_text(record[EMBEDDING])),
                 metadata=metadata,
-                quality=quality,
+                quality=_object(record, QUALITY),
                 content_digest=_digest(record.get(DIGEST)),
                 face_id=_face_id(record.get(FACE_ID)),
                 crop=context.find(crop) if isinstance(crop, str) else None,
@@ -199,12 +176,41 @@ def _row(place: str, record: Mapping[str, Any], context: TableContext) -> Row:
         if not isinstance(record.get(IMAGE), str):
             raise ImportSourceError(f"The row has neither {IMAGE} nor {EMBEDDING}.")
         return Row(place, person_id, context.find(record[IMAGE]), metadata=metadata)
-    except ImportSourceError as problem:
+    except LikenessError as problem:
         return Row(place, person_id, problem=problem)
-    except (TypeError, ValueError):
-        return Row(
-            place, person_id, problem=ImportSourceError("The embedding is no list of numbers.")
-        )
+
+
+def _person(value: Any) -> str:
+    try:
+        return "" if value is None else str(value)
+    except ValueError:  # an integer of thousands of digits
+        raise ImportSourceError(f"{PERSON} is no name.") from None
+
+
+def _vector(value: Any) -> FloatArray:
+    try:
+        with np.errstate(over="ignore"):  # what is infinite then is refused as such
+            vector = np.asarray(value, np.float32)
+    except (TypeError, ValueError, OverflowError):
+        raise ImportSourceError("The embedding is no list of numbers.") from None
+    if vector.ndim != 1:
+        raise ImportSourceError("The embedding is no list of numbers.")
+    return vector
+
+
+def _jsonable(value: Any) -> Any:
+    """Metadata as JSON has it: dates as text. Raises ImportSourceError for what it cannot hold."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, datetime | date | time):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(one) for one in value]
+    raise ImportSourceError(f"JSON, which metadata is, has no {type(value).__name__}.")
 
 
 def _digest(value: Any) -> str | None:
@@ -250,8 +256,9 @@ def _json_or_text(value: Any) -> Any:
 
 @contextmanager
 def text_of(binary: Any) -> Iterator[TextIO]:
-    """UTF-8 text, with or without a byte order mark; the binary file stays open afterwards."""
-    text = io.TextIOWrapper(binary, encoding="utf-8-sig", newline="")
+    """UTF-8 text, with or without a byte order mark, where other bytes are surrogates; the binary
+    file stays open afterwards."""
+    text = io.TextIOWrapper(binary, encoding="utf-8-sig", errors="surrogateescape", newline="")
     try:
         yield text
     finally:

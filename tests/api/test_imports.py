@@ -1,6 +1,7 @@
 """Imports over HTTP: an archive in one call, progress, events, cancelling, a restart in between."""
 
 import json
+import tarfile
 import threading
 import time
 import zipfile
@@ -15,6 +16,7 @@ from app.errors import ImportNotFound, StoreFull
 from app.importing import jobs as module
 from app.importing.job_folder import ImportJob, JobFolder, JobState
 from app.importing.jobs import ImportJobs
+from app.importing.local import LocalImport
 from app.importing.options import ImportOptions
 from app.services import Services, build_services
 from app.settings import Settings
@@ -356,5 +358,69 @@ def test_a_full_disk_ends_no_import_twice(
         upload.close()
     until(lambda: ImportJobs(services).get("default", job.import_id).state is JobState.DONE)
     assert jobs.get("default", job.import_id).counts["enrolled"] == 2
+    jobs.stop()
+    services.close()
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> Path:
+    """A tar whose members are read for long and give no row."""
+    path = tmp_path / "empty.tar"
+    path.write_bytes(tarfile.TarInfo("empty").tobuf(tarfile.GNU_FORMAT) * 400_000)
+    return path
+
+
+@pytest.mark.parametrize("end", ["cancel", "stop"])
+def test_an_archive_without_rows_ends_as_asked(tmp_path: Path, endless: Path, end: str) -> None:
+    services = build_services(Settings(data_dir=tmp_path / "data"))
+    jobs = ImportJobs(services)
+    jobs.start()
+    job = queue(jobs, endless)
+    until(lambda: jobs.get("default", job.import_id).state is JobState.RUNNING)
+    time.sleep(0.5)
+    if end == "cancel":
+        jobs.cancel("default", job.import_id)
+        until(lambda: jobs.get("default", job.import_id).state is JobState.CANCELLED, 5)
+    jobs.stop()
+    job = jobs.get("default", job.import_id)
+    expected = (JobState.CANCELLED, 1) if end == "cancel" else (JobState.RUNNING, 0)
+    assert (job.state, job.attempts) == expected, "a stop is no failed attempt"
+    services.close()
+
+
+def test_what_ends_the_service_is_not_tried_for_ever(tmp_path: Path, archive: Path) -> None:
+    services = build_services(Settings(data_dir=tmp_path / "data"))
+    jobs = ImportJobs(services)
+    job = queue(jobs, archive)
+    folder = JobFolder(services.settings.data_dir / "imports")
+    died = {"state": JobState.RUNNING, "attempts": module.MOST_ATTEMPTS}
+    folder.save(job.model_copy(update=died))
+    jobs.start()
+    until(lambda: jobs.get("default", job.import_id).state is JobState.FAILED)
+    assert "ended 5 times" in str(jobs.get("default", job.import_id).detail)
+    assert services.gallery.size("default").templates == 0
+    folder.save(queue(jobs, archive).model_copy(update=died | {"attempts": 4}))
+    until(lambda: {one.state for one in jobs.of("default")} == {JobState.FAILED, JobState.DONE})
+    jobs.stop()
+    services.close()
+
+
+def test_a_failure_says_what_happened_and_where_to_look(
+    tmp_path: Path,
+    archive: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def failing(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(LocalImport, "run", failing)
+    services = build_services(Settings(data_dir=tmp_path / "data"))
+    jobs = ImportJobs(services)
+    jobs.start()
+    job = queue(jobs, archive)
+    until(lambda: jobs.get("default", job.import_id).state is JobState.FAILED)
+    detail = str(jobs.get("default", job.import_id).detail)
+    assert "ZeroDivisionError" in detail
+    assert f"import_id {job.import_id}" in detail
     jobs.stop()
     services.close()

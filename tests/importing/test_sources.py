@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.importing import archives, tables
+from app.importing import tables, tars
 from app.importing.rows import ImportSourceError, Row
 from app.importing.sources import SourceOptions, rows_of, total_of
 
@@ -277,7 +277,7 @@ def test_a_person_with_many_photos_of_one_key_is_read_piece_by_piece(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """WebDataset's key ends at the first dot, and so does dr.no's name."""
-    monkeypatch.setattr(archives, "MAX_PHOTOS_A_SAMPLE", 3)
+    monkeypatch.setattr(tars, "MAX_PHOTOS_A_SAMPLE", 3)
     files = {f"no/dr.no.{i}.jpg": b"%d" % i for i in range(8)}
     tar = make_tar(tmp_path / "x.tar", files)
     assert contents(read_all(tar)) == [("no", b"%d" % i) for i in range(8)]
@@ -302,7 +302,7 @@ def test_standard_input(folder: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     [
         ("x.zip", b"PK broken", "not a whole zip"),
         ("x.tar", b"broken", "not a whole tar"),
-        ("x.parquet", b"PAR1 broken", "not a Parquet"),
+        ("x.parquet", b"PAR1 broken", "not a whole Parquet"),
         ("x.csv", b"a,b\n1,2\n", "needs the column person_id"),
         ("x.csv", b"\xff\xfe\x00", "UTF-8"),
         ("x.rar", b"", "is no folder"),

@@ -26,6 +26,7 @@ _IMPORT: dict[str, Any] = {
             {"result": "rejected", "reason": "no_face", "rows": 3},
         ],
     },
+    "attempts": 1,
     "cancelling": False,
     "detail": None,
 }

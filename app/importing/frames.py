@@ -1,0 +1,101 @@
+"""Rows between the process that reads an archive and the service, which trusts nothing of it.
+
+Each is a MessagePack map. Metadata is JSON in it, as that holds numbers which MessagePack does not.
+"""
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from app.errors import LikenessError
+from app.importing.outcomes import MAX_DETAIL, MAX_NAME
+from app.importing.rows import (
+    ImportSourceError,
+    PassedOver,
+    Row,
+    UnreadableFile,
+    content_of,
+    printable,
+)
+
+TOTAL, ROW, FAILED, END = "total", "row", "failed", "end"
+# Metadata or quality of one row; the gallery takes less.
+MAX_OBJECT = 1 << 16
+# All of a row but its photo and its crop.
+MAX_TEXT = 1 << 20
+PROBLEMS = {one.code: one for one in (ImportSourceError, PassedOver, UnreadableFile)}
+
+
+def pack_row(row: Row) -> bytes:
+    """The frame of a row, with its photo."""
+    try:
+        return _packed(row)
+    except LikenessError as problem:  # its photo cannot be read, or it is too large
+        bare = replace(row, read=None, crop=None, embedding=None, metadata=None, quality={})
+        return _packed(replace(bare, problem=problem))
+
+
+def _packed(row: Row) -> bytes:
+    problem = row.problem
+    vector = row.embedding
+    members = {
+        "place": printable(row.place),
+        "person_id": printable(row.person_id, MAX_NAME),
+        "photo": None if row.read is None else content_of(row.read),
+        "embedding": None if vector is None else np.asarray(vector, "<f4").tobytes(),
+        "metadata": None if row.metadata is None else _json(row.metadata, "metadata"),
+        "quality": _json(row.quality, "quality"),
+        "content_digest": row.content_digest,
+        "face_id": row.face_id,
+        "crop": None if row.crop is None else content_of(row.crop),
+        "problem": problem and [problem.code, printable(problem.detail, MAX_DETAIL)],
+        "without_face": row.without_face,
+    }
+    return pack(ROW, members)
+
+
+def _json(value: Mapping[str, Any], name: str) -> str:
+    text = json.dumps(dict(value))
+    if len(text) > MAX_OBJECT:
+        raise ImportSourceError(f"{name} has more than {MAX_OBJECT:,} bytes as JSON.")
+    return text
+
+
+def unpack_row(members: Any) -> Row:
+    """The row of a frame. Raises ValueError, TypeError, LookupError or RecursionError for what is
+    none."""
+    photo, crop, vector = members["photo"], members["crop"], members["embedding"]
+    metadata, problem = members["metadata"], members["problem"]
+    return Row(
+        str(members["place"]),
+        str(members["person_id"]),
+        _reader(photo),
+        None if vector is None else np.frombuffer(vector, "<f4"),
+        None if metadata is None else dict(json.loads(metadata)),
+        dict(json.loads(members["quality"])),
+        members["content_digest"],
+        members["face_id"],
+        _reader(crop),
+        problem and PROBLEMS.get(problem[0], ImportSourceError)(str(problem[1])),
+        bool(members["without_face"]),
+    )
+
+
+def _reader(content: bytes | None) -> Callable[[], bytes] | None:
+    return None if content is None else io.BytesIO(content).getvalue
+
+
+def pack(kind: str, members: Any) -> bytes:
+    """A frame."""
+    packed: bytes = msgpack.packb([kind, members])
+    return packed
+
+
+def unpacker(max_bytes: int) -> Any:
+    """Takes bytes as they come, and gives frames whose photos have at most `max_bytes`."""
+    return msgpack.Unpacker(max_buffer_size=2 * max_bytes + MAX_TEXT)

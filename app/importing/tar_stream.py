@@ -1,0 +1,111 @@
+"""A tar read forwards, member by member: a bounded number of bytes for what describes one."""
+
+import io
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any, cast
+
+from app.importing.rows import ImportSourceError
+from app.importing.unpacking import UNREADABLE, decompressed
+
+PIECE = 1 << 20
+# Extended headers (long names, PAX records) of one member, all together.
+MAX_HEADER = 1 << 20
+
+
+class _Forwards(io.RawIOBase):
+    """What TarFile reads from. It reads an extended header at once, whatever length is claimed, so
+    that what one member may read is counted here."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._at = 0
+        self.header_left = MAX_HEADER
+        self.last = b""
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, to: int, _whence: int = io.SEEK_SET) -> int:
+        """Read on, up to there. Raises ReadError where the file ends before."""
+        while self._at < to:
+            if not self.piece(to - self._at):
+                raise tarfile.ReadError("it ends within a member")
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= self.header_left:
+            raise tarfile.ReadError(f"a member's headers have more than {MAX_HEADER:,} bytes")
+        self.header_left -= size
+        found = b""
+        while len(found) < size and (piece := self.piece(size - len(found))):
+            found += piece
+        self.last = found
+        return found
+
+    def piece(self, most: int) -> bytes:
+        """Some bytes, none at the end."""
+        piece = self._file.read(min(most, PIECE))
+        self._at += len(piece)
+        return piece
+
+
+class TarStream:
+    """The members of a tar, of whatever compression, in one pass; links are among them, and are
+    not followed. Raises ImportSourceError."""
+
+    def __init__(self, file: IO[bytes], name: str, max_members: int) -> None:
+        self._name = name
+        self._max_members = max_members
+        self._stream = _Forwards(decompressed(cast(Any, file)))
+
+    def members(self) -> Iterator[tarfile.TarInfo]:
+        """One after the other; `content` is of the last one."""
+        with self._whole():
+            # Names that are not UTF-8 keep their bytes, as surrogates.
+            archive = tarfile.TarFile(
+                fileobj=cast(Any, self._stream), encoding="utf-8", errors="surrogateescape"
+            )
+            count = 0
+            while (member := self._next(archive)) is not None:
+                count += 1
+                if count > self._max_members:
+                    raise ImportSourceError(
+                        f"{self._name} has more than {self._max_members:,} members; split it."
+                    )
+                yield member
+
+    def _next(self, archive: tarfile.TarFile) -> tarfile.TarInfo | None:
+        self._stream.header_left = MAX_HEADER
+        member = archive.next()
+        # Else it keeps every member, and every global header.
+        cast(Any, archive).members.clear()
+        archive.pax_headers = {}
+        # It takes a damaged header for the end; that is a block of zeros, or nothing.
+        if member is None and self._stream.last.strip(b"\0"):
+            raise tarfile.ReadError("a member's header is damaged")
+        return member
+
+    def content(self, member: tarfile.TarInfo, most: int) -> bytes:
+        """The first `most` bytes of the last member. Raises ImportSourceError for a sparse one."""
+        if member.sparse is not None:
+            raise ImportSourceError("A sparse member of a tar is not read; store it as a whole.")
+        with self._whole():
+            self._stream.seek(member.offset_data)
+            found = bytearray()
+            wanted = min(member.size, most)
+            while len(found) < wanted:
+                piece = self._stream.piece(wanted - len(found))
+                if not piece:
+                    raise tarfile.ReadError("it ends within a member")
+                found += piece
+        return bytes(found)
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Hostile headers lead tarfile to whatever its parsing raises."""
+        try:
+            yield
+        except (tarfile.TarError, *UNREADABLE) as error:
+            raise ImportSourceError(f"{self._name} is not a whole tar file: {error}.") from error

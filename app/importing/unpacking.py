@@ -1,0 +1,154 @@
+"""Compressed bytes, decompressed piece by piece: memory follows what is asked for, not what a few
+compressed bytes expand to."""
+
+import bz2
+import copy
+import gzip
+import io
+import lzma
+import zipfile
+import zlib
+from collections.abc import Callable
+from typing import IO, Any, BinaryIO, Protocol, cast
+
+PIECE = 1 << 16
+# What an LZMA stream may demand before its first byte; xz -9 takes 65 MiB.
+MAX_LZMA_MEMORY = 128 << 20
+READABLE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+# What reading a damaged, encrypted or unsupported archive or member raises.
+UNREADABLE = (
+    zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError, zlib.error,
+    lzma.LZMAError, ValueError, LookupError, OverflowError,
+)  # fmt: skip
+
+
+class Decompressor(Protocol):
+    """What bz2 and lzma have in common."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        """At most `max_length` bytes more."""
+        ...
+
+
+class Unpacked(io.RawIOBase):
+    """Streams that follow one another in a file, as one. Raises EOFError, OSError, LZMAError."""
+
+    def __init__(self, file: IO[bytes], new: Callable[[], Decompressor]) -> None:
+        self._file = file
+        self._new = new
+        self._stream = new()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self._piece(len(buffer))
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def _piece(self, most: int) -> bytes:
+        while True:
+            if self._stream.eof:
+                rest = self._after_stream()
+                if not rest:
+                    return b""
+                self._stream = self._new()
+                try:
+                    piece = self._stream.decompress(rest, most)
+                except (OSError, lzma.LZMAError):
+                    return b""  # no stream; gzip, bzip2 and xz ignore such an end as well
+            else:
+                raw = self._file.read(PIECE) if self._stream.needs_input else b""
+                if not raw and self._stream.needs_input:
+                    raise EOFError("it ends before its end marker")
+                piece = self._stream.decompress(raw, most)
+            if piece:
+                return piece
+
+    def _after_stream(self) -> bytes:
+        """Some of what follows a stream, behind padding."""
+        rest = self._stream.unused_data
+        while not (found := rest.lstrip(b"\0")):
+            rest = self._file.read(PIECE)
+            if not rest:
+                break
+        return found
+
+
+def decompressed(file: BinaryIO) -> BinaryIO:
+    """The content of a .gz, .bz2 or .xz by its first bytes; any other file as it is."""
+    buffered = file if isinstance(file, io.BufferedReader) else io.BufferedReader(cast(Any, file))
+    start = buffered.peek(6)[:6]
+    if start.startswith(b"\x1f\x8b\x08"):
+        return cast(BinaryIO, gzip.GzipFile(fileobj=buffered))
+    if start.startswith(b"BZh"):
+        return io.BufferedReader(Unpacked(buffered, bz2.BZ2Decompressor), PIECE)
+    if start.startswith((b"\xfd7zXZ", b"\x5d\x00\x00")):
+        return io.BufferedReader(Unpacked(buffered, _new_lzma), PIECE)
+    return buffered
+
+
+def _new_lzma() -> Decompressor:
+    return lzma.LZMADecompressor(memlimit=MAX_LZMA_MEMORY)
+
+
+class _Member(io.RawIOBase):
+    """A member of a zip up to its size, whose checksum is compared at its end."""
+
+    def __init__(self, content: IO[bytes], info: zipfile.ZipInfo) -> None:
+        self._content = content
+        self._left = info.file_size
+        self._wanted = info.CRC
+        self._crc = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self._content.read(min(len(buffer), self._left))
+        if not piece and self._left:
+            raise EOFError("it is shorter than the archive says")
+        self._left -= len(piece)
+        self._crc = zlib.crc32(piece, self._crc)
+        if not self._left and self._crc != self._wanted:
+            raise zipfile.BadZipFile("its checksum is wrong")
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
+def open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> BinaryIO:
+    """A member's content. zipfile itself decompresses bzip2 and LZMA without a bound, so these are
+    decompressed here. Raises UNREADABLE, as reading does."""
+    if info.compress_type not in READABLE:
+        raise NotImplementedError(f"compression method {info.compress_type} is not supported")
+    if info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return cast(BinaryIO, archive.open(info))
+    stored = copy.copy(info)
+    stored.compress_type, stored.file_size = zipfile.ZIP_STORED, info.compress_size
+    del stored.CRC  # it is that of the content; without one zipfile compares none
+    raw = archive.open(stored)
+    new = bz2.BZ2Decompressor if info.compress_type == zipfile.ZIP_BZIP2 else _raw_lzma(raw)
+    content = io.BufferedReader(Unpacked(raw, new), PIECE)
+    return io.BufferedReader(_Member(content, info), PIECE)
+
+
+def _raw_lzma(raw: IO[bytes]) -> Callable[[], Decompressor]:
+    """The decompressor that a member's LZMA header asks for (APPNOTE 5.8.8)."""
+    header = raw.read(9)
+    if len(header) < 9 or header[2:4] != b"\x05\x00" or header[4] >= 225:
+        raise lzma.LZMAError("its LZMA header is damaged")
+    power, rest = divmod(header[4], 45)
+    dictionary = int.from_bytes(header[5:9], "little")
+    if dictionary > MAX_LZMA_MEMORY:
+        raise lzma.LZMAError(f"its LZMA dictionary has more than {MAX_LZMA_MEMORY:,} bytes")
+    properties = {
+        "id": lzma.FILTER_LZMA1, "dict_size": dictionary, "lc": rest % 9, "lp": rest // 9,
+        "pb": power,
+    }  # fmt: skip
+    return lambda: lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[properties])
