@@ -2,10 +2,10 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 class Device(StrEnum):
@@ -24,6 +24,13 @@ class LogFormat(StrEnum):
 MIB = 1024 * 1024
 
 
+def _split(value: Any) -> Any:
+    """The parts of a comma-separated list."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
 class Settings(BaseSettings):
     """All configuration. Every field is an environment variable with the prefix `LIKENESS_`."""
 
@@ -31,6 +38,19 @@ class Settings(BaseSettings):
 
     host: Annotated[str, Field(description="Address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="Port to listen on.")] = 8000
+    root_path: Annotated[
+        str,
+        Field(
+            pattern=r"^(/[^/?#]+)*$",
+            description="Path under which a proxy publishes the service, such as /faces.",
+        ),
+    ] = ""
+    cors_origins: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        BeforeValidator(_split),
+        Field(description="Origins whose pages may call the API, by commas; * for every one."),
+    ] = ()
     data_dir: Annotated[Path, Field(description="Folder of the database.")] = Path("data")
     database_url: Annotated[
         str | None, Field(description="SQLAlchemy URL; default: likeness.db in the data folder.")

@@ -3,7 +3,8 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI, Request
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
@@ -12,6 +13,7 @@ from app.api.admission import Admission
 from app.api.errors import install_error_handlers
 from app.api.middleware import RequestContext
 from app.api.openapi import complete_document
+from app.api.query import only_declared_query
 from app.api.routes import (
     calibration,
     collections,
@@ -58,16 +60,28 @@ def create_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     app.state.imports = imports_of_service
-    for module in (faces, enrolment, decisions, collections, calibration, hygiene, imports):
-        app.include_router(module.router)
+    for with_photos in (faces, enrolment, decisions):
+        app.include_router(with_photos.router)  # `read_call` checks the query with the other fields
+    for module in (collections, calibration, hygiene, imports):
+        app.include_router(module.router, dependencies=[Depends(only_declared_query)])
     app.include_router(system.router)
     complete_document(app)
     app.add_api_route("/", _to_docs, include_in_schema=False)
     install_error_handlers(app)
     app.add_middleware(Admission, services=services)
-    app.add_middleware(RequestContext, metrics=services.metrics)
+    if services.settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=services.settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["*"],
+        )
+    app.add_middleware(
+        RequestContext, metrics=services.metrics, root_path=services.settings.root_path
+    )
     return app
 
 
-async def _to_docs() -> RedirectResponse:
-    return RedirectResponse("/docs")
+async def _to_docs(request: Request) -> RedirectResponse:
+    return RedirectResponse(f"{request.scope['root_path']}/docs")

@@ -23,14 +23,16 @@ class RequestContext:
     An error that nothing inside caught is answered here, where the id is still known.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, root_path: str = "") -> None:
         self._app = app
+        self._root_path = root_path
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        _set_root_path(scope, self._root_path)
         offered = Headers(scope=scope).get(HEADER, "")
         current = offered if _ACCEPTED_ID.fullmatch(offered) else uuid.uuid4().hex
         token = request_id.set(current)
@@ -63,3 +65,12 @@ class RequestContext:
         level = logging.DEBUG if route in _QUIET_ROUTES else logging.INFO
         log(level, "request", method=scope["method"], route=route, status=status,
             ms=round(seconds * 1000, 1))  # fmt: skip
+
+
+def _set_root_path(scope: Scope, root: str) -> None:
+    """Some proxies leave the path that they publish in the request, others take it out: the layers
+    below see it taken out, and named as ASGI's `root_path`."""
+    if root:
+        scope["root_path"] = root
+        if scope["path"].startswith(f"{root}/"):
+            scope["path"] = scope["path"][len(root) :]

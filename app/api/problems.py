@@ -14,6 +14,7 @@ HTTP_CODES = {404: "route_not_found", 405: "method_not_allowed"}
 # What any call below /v1 may answer.
 ANY_CALL: tuple[type[LikenessError], ...] = (
     errors.InvalidRequest,
+    errors.UnknownField,
     errors.Overloaded,
     errors.DeadlineExceeded,
     errors.StoreUnavailable,
@@ -26,7 +27,6 @@ ANY_WRITE = (errors.StoreFull,)
 PHOTOS = (
     *ANY_BODY,
     errors.MissingField,
-    errors.UnknownField,
     errors.UnsupportedMediaType,
     errors.EmptyImage,
     errors.UnsupportedImage,

@@ -91,3 +91,15 @@ def test_another_embedding_space_is_never_mixed(
         answer = client.post(f"/v1/{path}", data={"collection": "foreign", **fields}, files=photo)
         assert (answer.status_code, code_of(answer)) == (409, "embedding_space_mismatch")
     assert client.get("/v1/collections/foreign").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", "/{c}", "/{c}/persons", "/{c}/faces", "/{c}/calibration", "/{c}/hygiene", "/{c}/imports"],
+)
+def test_an_unknown_query_parameter_is_refused(
+    client: httpx.Client, collection: str, path: str
+) -> None:
+    answer = client.get(f"/v1/collections{path.format(c=collection)}", params={"page": 2})
+    assert (answer.status_code, code_of(answer)) == (422, "unknown_field")
+    assert "no query parameter 'page'; it takes" in answer.json()["detail"]
