@@ -10,7 +10,6 @@ from app.decision.calibrations import Calibrations
 from app.decision.gates import check_quality
 from app.decision.policy import FaceSelection, select_box
 from app.decision.rules import CollectionPolicy
-from app.errors import InvalidRequest
 from app.faces.pipeline import FacePipeline, build_pipeline, finish
 from app.gallery.backends import create_engine
 from app.gallery.encryption.ring import KeyRing
@@ -32,8 +31,6 @@ from app.locks import Lock, new_lock
 from app.settings import Settings
 from app.telemetry.metrics import BatchSizes, Metrics, SearchCosts
 from app.types import AnalysedImage, Face, FloatArray, Steps
-
-MAX_PERSON_ID = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,17 +97,6 @@ def template_of(face: Face, data: bytes) -> NewTemplate:
 def content_digest(data: bytes) -> str:
     """What a photo is told by, so that it is stored once for a person."""
     return hashlib.sha256(data).hexdigest()
-
-
-def check_person_id(person_id: str) -> str:
-    """A person id that fits the database and a URL. Raises InvalidRequest."""
-    if not person_id or len(person_id) > MAX_PERSON_ID or person_id in (".", ".."):
-        raise InvalidRequest(f"person_id must have 1 to {MAX_PERSON_ID} characters.")
-    if "/" in person_id or not person_id.isprintable() or person_id != person_id.strip():
-        raise InvalidRequest(
-            "person_id may hold any printable characters but '/', and no space at either end."
-        )
-    return person_id
 
 
 def build_services(settings: Settings) -> Services:

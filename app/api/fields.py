@@ -8,11 +8,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from app.decision.policy import FaceSelection
 from app.decision.rules import CollectionPolicy
 from app.gallery.gallery import DEFAULT_COLLECTION
-from app.services import check_person_id
+from app.gallery.identifiers import COLLECTION_PATTERN, MAX_PERSON_ID, new_person_id
+from app.gallery.metadata import check_metadata
 
 MAX_TOP_K = 100
-MAX_METADATA_BYTES = 16_384
-COLLECTION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
 def _from_text(value: Any) -> Any:
@@ -25,24 +24,26 @@ def _from_text(value: Any) -> Any:
         raise ValueError('must be JSON, for example {"team": "night"}') from error
 
 
-def _json_object(value: Any) -> Any:
+def _json_object(value: Any, field: str) -> Any:
     value = _from_text(value)
     if not isinstance(value, dict):
         raise ValueError("must be a JSON object")
-    if len(_encoded(value)) > MAX_METADATA_BYTES:
-        raise ValueError(f"must not be longer than {MAX_METADATA_BYTES:,} bytes as JSON")
+    return check_metadata(value, field)
+
+
+def _metadata(value: Any) -> Any:
+    return _json_object(value, "metadata")
+
+
+def _filter(value: Any) -> Any:
+    return _json_object(value, "filter")
+
+
+def _new_person_id(value: Any) -> Any:
+    """As it was given: the store brings it to Form C, or finds who has it in this form."""
+    if isinstance(value, str):
+        new_person_id(value)
     return value
-
-
-def _encoded(value: dict[str, Any]) -> bytes:
-    try:
-        return json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
-    except ValueError as error:  # Python reads more than JSON is
-        raise ValueError("must hold finite numbers and whole characters only") from error
-
-
-def _person_id(value: Any) -> Any:
-    return check_person_id(value) if isinstance(value, str) else value
 
 
 CollectionName = Annotated[
@@ -50,21 +51,21 @@ CollectionName = Annotated[
 ]
 PersonId = Annotated[
     str,
-    BeforeValidator(_person_id),
+    BeforeValidator(_new_person_id),
     Field(
-        description="Your own id of the person.",
-        max_length=256,
-        json_schema_extra={"example": "ada"},
+        description="Your own id of the person, kept in Unicode's Form C.",
+        json_schema_extra={"maxLength": MAX_PERSON_ID, "example": "ada"},
     ),
 ]
+KnownPersonId = Annotated[str, Field(description="The id of a person who is enrolled.")]
 Metadata = Annotated[
     dict[str, Any],
-    BeforeValidator(_json_object),
+    BeforeValidator(_metadata),
     Field(description="Anything you want to keep beside it, as a JSON object."),
 ]
 Filter = Annotated[
     dict[str, Any],
-    BeforeValidator(_json_object),
+    BeforeValidator(_filter),
     Field(description="Only persons whose metadata has these members with these values."),
 ]
 Embeddings = Annotated[
@@ -150,7 +151,7 @@ class EnrollFields(_Fields):
 
 
 class VerifyFields(ThresholdFields):
-    person_id: PersonId | None = None
+    person_id: KnownPersonId | None = None
     collection: CollectionName = DEFAULT_COLLECTION
     face_selection: Selection = FaceSelection.LARGEST
     liveness: Liveness = False

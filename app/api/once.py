@@ -11,6 +11,7 @@ from app.api.answers import AnswerHead
 from app.api.calls import Call
 from app.api.fields import EnrollFields
 from app.errors import EnrolledBefore
+from app.gallery.identifiers import REQUEST_KEY_PATTERN
 from app.gallery.ports import RequestKey
 from app.types import JsonObject
 
@@ -20,9 +21,7 @@ IdempotencyKey = Annotated[
     str | None,
     Header(
         alias="Idempotency-Key",
-        min_length=1,
-        max_length=255,
-        pattern=r"^[ -~]+$",
+        pattern=REQUEST_KEY_PATTERN,
         description="A new name for each call, such as a UUID, 1 to 255 printable ASCII "
         "characters. The same call sent again under it within 24 hours is not done again.",
         examples=["8e03978e-40d5-43dd-bc93-6894a57f9324"],

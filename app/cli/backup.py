@@ -111,3 +111,15 @@ def _write(target: Path, pieces: Iterator[bytes], *, force: bool) -> None:
 def _report(what: str, held: Held) -> None:
     counts = ", ".join(f"{number} {table}" for table, number in held.rows.items())
     err.print(f"{what}: {counts or 'nothing'}.", markup=False, highlight=False)
+    if held.changed:
+        err.print(
+            f"{held.changed} objects of metadata or quality were changed, because no answer could "
+            "carry them as they were. The backup still holds them.",
+            markup=False,
+        )
+    if held.clashes:
+        err.print(
+            f"{held.clashes} persons have an id that differs from another one's only in how its "
+            "letters are composed; likeness doctor says how to merge or rename them.",
+            markup=False,
+        )

@@ -3,6 +3,7 @@
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +12,7 @@ from rich.table import Table
 from app import __version__
 from app.cli.console import clear_errors, err, out, read_settings
 from app.cli.descriptors import DescriptorLimit
+from app.cli.stored_data import fix, stored_data
 from app.gallery.audit import Copy
 from app.gallery.gallery import DEFAULT_COLLECTION, Gallery, every_collection
 from app.services import Services, build_services
@@ -33,6 +35,13 @@ def doctor(
     repair: Annotated[
         bool, typer.Option(help="Build an index that is not true anew from the database.")
     ] = False,
+    fix_metadata: Annotated[
+        Path | None,
+        typer.Option(
+            help="Store metadata that no answer can carry as it is shown; what was stored goes "
+            "into this new file, as JSON Lines."
+        ),
+    ] = None,
 ) -> None:
     """Load the pack, run its networks, open the database, compare it with the index, report."""
     settings = read_settings()
@@ -41,13 +50,16 @@ def doctor(
         services = build_services(settings)
         rows = _facts(services)
         found = [_audit(services.gallery, one, repair=repair) for one in _ours(services)] * check
+        store = services.gallery.store
+        fixed = [] if fix_metadata is None else fix(store, fix_metadata)
+        found += stored_data(store) if check else []
         services.close()
     table = Table(show_header=False)
     for name, value in rows:
         table.add_row(name, value)
     out.print(table)
-    for line, _ in found:
-        out.print(line, markup=False, highlight=False)
+    for line in (*fixed, *(line for line, _ in found)):
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
     if warning := DescriptorLimit.read().warning():
         err.print(f"[yellow]{warning}[/]", highlight=False)
     for names in clash:

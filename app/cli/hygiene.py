@@ -27,16 +27,23 @@ def hygiene(
         tuple[str, str] | None, typer.Option(help="FACE_ID PERSON_ID: whose face it is.")
     ] = None,
     delete: Annotated[str | None, typer.Option(help="FACE_ID: delete that face.")] = None,
+    rename: Annotated[
+        tuple[str, str] | None, typer.Option(help="PERSON_ID NEW_ID: give a person another id.")
+    ] = None,
 ) -> None:
     """Ids that are one person, faces under the wrong id, faces like nobody's, weak single faces.
 
-    With --merge, --move or --delete that is done instead, in one transaction.
+    With --merge, --move, --delete or --rename that is done instead, in one transaction.
     """
     with clear_errors():
         services = build_services(read_settings())
         try:
+            if rename:
+                renamed = services.gallery.store.rename_person(collection, *rename)
+                out.print(f"The person is {renamed.person_id} now.", markup=False)
             if merge or move or delete:
                 _mend(services.gallery, collection, merge, move, delete)
+            if rename or merge or move or delete:
                 return
             with Progress(console=err, transient=True) as progress:
                 task = progress.add_task("faces", total=None)

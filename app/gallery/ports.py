@@ -1,6 +1,6 @@
 """What the gallery needs of a database: `TemplateStore`, and the records it speaks in."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -221,6 +221,28 @@ class SealingState:
     persons_by_key: Mapping[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class AmissRow:
+    """A collection, person or face (`kind`) whose metadata or quality would not be stored today:
+    its collection, its own id, the `problem` as a sentence, and the `original` JSON text."""
+
+    kind: str
+    collection: str
+    name: str
+    key: int
+    problem: str
+    original: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClashingIds:
+    """A person whose id differs from another person's only in how its letters are composed."""
+
+    collection: str
+    person_id: str
+    other_id: str
+
+
 class TemplateStore(Protocol):
     """The truth. Every method is one transaction; what returned is on disk.
 
@@ -256,6 +278,8 @@ class TemplateStore(Protocol):
     def persons(self, name: str, after: str | None, limit: int) -> Page[PersonRecord]: ...
 
     def update_person(self, name: str, person_id: str, metadata: JsonObject) -> PersonRecord: ...
+
+    def rename_person(self, name: str, person_id: str, new_id: str) -> PersonRecord: ...
 
     def delete_person(self, name: str, person_id: str) -> Receipt: ...
 
@@ -347,6 +371,12 @@ class TemplateStore(Protocol):
     def tend_erasure(self) -> None: ...
 
     def erasure_pending_s(self) -> float: ...
+
+    def stored_amiss(self) -> Iterator[AmissRow]: ...
+
+    def store_as_shown(self, amiss: AmissRow, keep: Callable[[AmissRow], None]) -> bool: ...
+
+    def clashing_ids(self) -> list[ClashingIds]: ...
 
     def ping(self) -> None: ...
 

@@ -17,6 +17,7 @@ from app.gallery.sql.persons import PersonPart
 from app.gallery.sql.pruning import PruningPart
 from app.gallery.sql.sealing import SealingPart
 from app.gallery.sql.spares import SparePart
+from app.gallery.sql.stored import StoredPart
 from app.gallery.sql.tables import collections
 from app.gallery.sql.templates import TemplatePart
 
@@ -34,6 +35,7 @@ class SqlStore(
     MovingPart,
     ExportPart,
     PruningPart,
+    StoredPart,
 ):
     """A `TemplateStore` over an SQLAlchemy engine whose tables are up to date."""
 

@@ -18,8 +18,8 @@ from app.importing.journal import Journal
 from app.importing.judging import CONFLICT, Judge, Prepared, resembles
 from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
 from app.importing.outcomes import Outcome, Result, Tell, refusal
-from app.importing.rows import Row, content_of
-from app.services import Services, check_person_id, content_digest
+from app.importing.rows import Row, content_of, storable
+from app.services import Services, content_digest
 
 # Photos read ahead of each worker: enough to keep it busy while others are stored, few enough to
 # stay small in memory; large ones only as many as are needed to keep it busy at all.
@@ -154,9 +154,7 @@ class LocalImport:
     def _arrived(self, row: Row) -> "Prepared | _Photo":
         """A photo that may have to be analysed, or what can be said of the row at once."""
         try:
-            if row.problem is not None:
-                raise row.problem
-            check_person_id(row.person_id)
+            row = storable(row)
             if row.read is not None:
                 data = content_of(row.read)
                 digest = content_digest(data)

@@ -19,7 +19,7 @@ from app.errors import ImageTooLarge, LikenessError
 from app.importing.bundle import Bundle, new_bundle
 from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
 from app.importing.outcomes import Outcome, Result, Tell, refusal
-from app.importing.rows import ImportSourceError, Row, content_of
+from app.importing.rows import ImportSourceError, Row, content_of, storable
 
 ROWS_A_PART = 500
 BYTES_A_PART = 32 << 20
@@ -131,9 +131,7 @@ class RemoteImport:
 
     def _add(self, row: Row, part: _Part, bundle: Bundle) -> None:
         try:
-            if row.problem is not None:
-                raise row.problem
-            bundle.add(self._members(row, bundle, str(len(part.rows))))
+            bundle.add(self._members(storable(row), bundle, str(len(part.rows))))
             part.sent += 1
         except LikenessError as error:
             part.known[len(part.rows)] = refusal(row, error)

@@ -3,12 +3,14 @@
 import os
 import stat
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any
 
 from app.errors import LikenessError
 from app.folders import IMAGE_SUFFIXES
+from app.gallery.identifiers import new_person_id
+from app.gallery.metadata import check_metadata
 from app.types import FloatArray
 
 # Of a name that is reported.
@@ -53,6 +55,17 @@ class PassedOver(LikenessError):
     """A file of a source is no photo: it is counted and reported, and nothing is wrong."""
 
     code, status, title = "not_a_photo", 422, "The file is no photo"
+
+
+def storable(row: Row) -> Row:
+    """The row with its person id in Form C. Raises the row's problem, or InvalidRequest where the
+    gallery would not store its id, metadata or quality."""
+    if row.problem is not None:
+        raise row.problem
+    if row.metadata is not None:
+        check_metadata(dict(row.metadata))
+    check_metadata(dict(row.quality), "quality")
+    return replace(row, person_id=new_person_id(row.person_id))
 
 
 class UnreadableFile(LikenessError):

@@ -1,5 +1,6 @@
 """Keys that change while the gallery stays, and what doctor says and repairs."""
 
+import json
 import resource
 from pathlib import Path
 
@@ -100,3 +101,29 @@ def test_doctor_says_what_telemetry_does_where_the_operator_switched_it_on(
     assert "ONNX Runtime sends usage reports to Microsoft" in told
     assert "ORT_DISABLE_TELEMETRY is '0'" in told
     assert "unset that variable or set it to 1" in told
+
+
+def test_doctor_finds_and_changes_what_no_answer_can_carry(data: Path, tmp_path: Path) -> None:
+    enroll("ada", "jos\u00e9", "other")
+    running = services()
+    with running.gallery.store._database.writing() as connection:  # type: ignore[attr-defined]
+        for statement, value in (
+            ("UPDATE persons SET metadata = :v WHERE person_id = 'ada'", '{"note": "\\ud83d"}'),
+            ("UPDATE persons SET person_id = :v WHERE person_id = 'other'", "jose\u0301"),
+        ):
+            connection.execute(text(statement), {"v": value})
+    running.close()
+    said = run("doctor", code=1)
+    assert "person ada in default: metadata.note holds U+D83D (lone surrogate)" in said
+    assert "1 rows hold what no answer can carry" in said
+    clash = r"$'jose\U00000301' $'jos\U000000e9'"
+    assert f"likeness hygiene default --merge {clash}" in said
+    kept = tmp_path / "kept.jsonl"
+    assert "1 rows were changed" in run("doctor", "--fix-metadata", str(kept), code=1)
+    assert json.loads(kept.read_text())["json"] == '{"note": "\\ud83d"}'
+    assert kept.stat().st_mode & 0o077 == 0
+    assert "another new file" in run("doctor", "--fix-metadata", str(kept), code=2)
+    assert "The person is jos\u00e9 2 now" in run(
+        "hygiene", "--rename", "jose\u0301", "jose\u0301 2"
+    )
+    assert "All is well" in run("doctor")

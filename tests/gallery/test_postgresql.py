@@ -161,7 +161,7 @@ class TestFailures:
 
     def test_what_text_cannot_hold_is_the_callers_fault(self, own_store: SqlStore) -> None:
         with pytest.raises(InvalidRequest, match="NUL"):
-            own_store.face("default", "a\0b")
+            own_store.persons("default", "a\0b", 10)
 
     def test_an_error_tells_no_row(self, own_store: SqlStore) -> None:
         broken = template(np.eye(DIMENSION, dtype=np.float32)[0], "a")

@@ -14,6 +14,7 @@ from app.errors import DatabaseError, StoreFull, StoreUnavailable
 from app.gallery.backends import create_engine
 from app.gallery.backends.sqlite import advice, is_full
 from app.gallery.gallery import Gallery
+from app.gallery.ports import NewTemplate
 from app.gallery.store import SqlStore
 from tests.gallery.conftest import open_engine, open_gallery, template
 
@@ -56,12 +57,12 @@ def test_a_full_disk_is_507_and_loses_nothing(gallery: Gallery, directions: Draw
         # SQLite's own limit answers as a full disk does, without filling one; it belongs to the
         # connection, which the pool hands out next.
         connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
-    big = {"note": "x" * 100_000}
+    big = NewTemplate(vectors[1], "b", crop=b"x" * 100_000)
     with pytest.raises(StoreFull, match="nothing was changed"):
-        gallery.enroll("default", "bob", big, [template(vectors[1], "b")])
+        gallery.enroll("default", "bob", {}, [big])
     assert [p.person_id for p in gallery.store.persons("default", None, 9).items] == ["ada"]
     gallery.store.close()
-    gallery.enroll("default", "bob", big, [template(vectors[1], "b")])
+    gallery.enroll("default", "bob", {}, [big])
     assert gallery.identify("default", vectors[1:], 1).rows[0][0].face.person_id == "bob"
 
 

@@ -9,7 +9,6 @@ from fastapi import APIRouter, Path, Query, Request
 
 from app.api.answers import AnswerHead, jobs_of
 from app.api.fields import (
-    COLLECTION_PATTERN,
     CollectionUpdate,
     MetadataUpdate,
     NewCollection,
@@ -39,6 +38,8 @@ from app.errors import (
     PersonNotFound,
 )
 from app.gallery.gallery import DEFAULT_COLLECTION, Gallery
+from app.gallery.identifiers import COLLECTION_PATTERN
+from app.gallery.metadata import problem_of
 from app.gallery.ports import CollectionRecord, FaceRecord, Page, PersonRecord, Receipt
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"])
@@ -73,6 +74,7 @@ def _collection_info(gallery: Gallery, record: CollectionRecord) -> dict[str, An
         persons=counts.persons,
         faces=counts.templates,
         metadata=dict(record.metadata),
+        metadata_problem=problem_of(record.metadata),
         policy=policy_of(record),
         calibration_id=record.calibration_id,
         created_at=record.created_at,
@@ -90,6 +92,7 @@ def person_info(record: PersonRecord) -> dict[str, Any]:
     info = PersonInfo(
         person_id=record.person_id,
         metadata=dict(record.metadata),
+        metadata_problem=problem_of(record.metadata),
         faces=record.templates,
         created_at=record.created_at,
         updated_at=record.updated_at,
@@ -103,6 +106,7 @@ def face_info(record: FaceRecord) -> dict[str, Any]:
         face_id=record.face_id,
         person_id=record.person_id,
         quality=dict(record.quality),
+        quality_problem=problem_of(record.quality, "quality"),
         created_at=record.created_at,
     )
     return info.model_dump()

@@ -90,7 +90,7 @@ async def _enroll(
         enrolled = [_enrolled(i, one) for i, one in zip(templates, stored, strict=True)]
         return {
             "collection": fields.collection,
-            "person_id": fields.person_id,
+            "person_id": stored[0].face.person_id,
             "enrolled": [item.model_dump() for item in enrolled],
             "rejected": [item.model_dump() for item in rejected],
         }

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.answers import AnswerHead
-from app.api.fields import PersonId
+from app.api.fields import KnownPersonId, PersonId
 from app.api.problems import ANY_BODY, ANY_WRITE, IN_COLLECTION, IN_SPACE, problems
 from app.api.routes.collections import Collection, face_info, person_info
 from app.api.schemas.galleries import PersonAnswer, StoredFaceAnswer
@@ -33,7 +33,7 @@ class MergeInto(BaseModel):
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"into": "john.smith"}]}
     )
-    into: Annotated[PersonId, Field(description="Who gets the faces and stays.")]
+    into: Annotated[KnownPersonId, Field(description="Who gets the faces and stays.")]
 
 
 @router.get("/hygiene", response_model=HygieneAnswer, responses=problems(IN_SPACE))

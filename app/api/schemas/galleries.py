@@ -9,6 +9,14 @@ from app.api.schemas.common import MODEL, QUALITY, TIME, Answer, example
 from app.decision.rules import CollectionPolicy
 from app.gallery.ports import Erasure
 
+Problem = Annotated[
+    str | None,
+    Field(
+        description="Why what is stored is not what is shown: an earlier version stored what no "
+        "answer can carry. null where it is."
+    ),
+]
+
 
 class CollectionInfo(BaseModel):
     name: str
@@ -17,6 +25,7 @@ class CollectionInfo(BaseModel):
     persons: int
     faces: int
     metadata: dict[str, Any]
+    metadata_problem: Problem = None
     policy: CollectionPolicy
     calibration_id: Annotated[
         str | None, Field(description="The calibration it made of itself; null: the pack's serves.")
@@ -27,6 +36,7 @@ class CollectionInfo(BaseModel):
 class PersonInfo(BaseModel):
     person_id: str
     metadata: dict[str, Any]
+    metadata_problem: Problem = None
     faces: int
     created_at: datetime
     updated_at: datetime
@@ -36,6 +46,7 @@ class StoredFaceInfo(BaseModel):
     face_id: str
     person_id: str
     quality: dict[str, Any]
+    quality_problem: Problem = None
     created_at: datetime
 
 

@@ -12,19 +12,26 @@ from sqlalchemy import Connection, DateTime, Engine, Table, delete, func, insert
 from app.errors import BackupDamaged, BackupError
 from app.gallery.backends import backend_of
 from app.gallery.backup.dump import TABLES
+from app.gallery.metadata import as_storable, find_problem, read_stored
 from app.gallery.schema import newest_revision
 from app.gallery.sql import tables
 from app.gallery.sql.changes import STAMP_BYTES
+from app.gallery.sql.composing import compose_ids
 from app.gallery.sql.transactions import Transactions
+from app.gallery.sql.types import Metadata
 
 RESTORED = "restore"  # kind of change; names no template
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What a backup holds: rows by table."""
+    """What a backup holds: rows by table. Of a restored one also how many objects of metadata or
+    quality were `changed`, because they would not be stored today, and how many persons have an id
+    that differs from another one's only in how its letters are composed (`clashes`)."""
 
     rows: Mapping[str, int]
+    changed: int = 0
+    clashes: int = 0
 
 
 def verify(bodies: Iterator[Any]) -> Held:
@@ -41,12 +48,14 @@ def load(engine: Engine, bodies: Iterator[Any], *, replace: bool) -> Held:
 
     It must be empty, unless it is to be replaced. The database takes over the backup's id, by
     which sealed embeddings are bound; every collection gets a new revision with a new stamp, so
-    that indexes made of either history notice. Raises BackupError, BackupDamaged, StoreFull or
+    that indexes made of either history notice. What would not be stored today is stored as it
+    would be shown. Raises BackupError, BackupDamaged, StoreFull or
     StoreUnavailable, and nothing is changed.
     """
     header = _header(bodies)
     counts: Counter[str] = Counter()
     database = Transactions(engine)
+    changed = 0
     with database.writing() as connection:
         backend_of(engine).be_patient(connection)
         if not replace and _occupied(connection):
@@ -60,11 +69,14 @@ def load(engine: Engine, bodies: Iterator[Any], *, replace: bool) -> Held:
         connection.execute(update(tables.database).values(id=header["database"]))
         for table, rows in _rows(bodies, header, counts):
             counts[table.name] += len(rows)
-            connection.execute(insert(table), [_typed(table, row) for row in rows])
+            typed = [_typed(table, row) for row in rows]
+            changed += sum(_make_storable(table, row) for row in typed)
+            connection.execute(insert(table), typed)
+        clashes = compose_ids(connection)
         _mark(connection)
         backend_of(engine).set_last_keys(connection, header["last_keys"])
     database.eraser.erase()  # what was replaced; where it cannot now, a service does it later
-    return Held(dict(counts))
+    return Held(dict(counts), changed, clashes)
 
 
 def _header(bodies: Iterator[Any]) -> Mapping[str, Any]:
@@ -112,6 +124,19 @@ def _typed(table: Table, row: Mapping[str, Any]) -> dict[str, Any]:
         else value
         for name, value in row.items()
     }
+
+
+def _make_storable(table: Table, row: dict[str, Any]) -> int:
+    """Bring the row's metadata, or quality, under the rule; how many objects that changed."""
+    changed = 0
+    for column in table.columns:
+        if isinstance(column.type, Metadata):
+            value = row[column.name]
+            members = read_stored(value) if isinstance(value, str) else value
+            if isinstance(value, str) or find_problem(members) is not None:
+                row[column.name] = as_storable(members)
+                changed += 1
+    return changed
 
 
 def _mark(connection: Connection) -> None:

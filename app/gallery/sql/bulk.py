@@ -8,6 +8,8 @@ from datetime import datetime
 from sqlalchemy import Connection, insert, select
 
 from app.gallery.encryption.envelope import DataKey
+from app.gallery.identifiers import composed, new_face_id, new_person_id
+from app.gallery.metadata import check_metadata
 from app.gallery.ports import CollectionRecord, NewTemplate, PersonTemplate
 from app.gallery.sql.changes import ADD, log_change
 from app.gallery.sql.part import Part
@@ -27,7 +29,8 @@ class BulkPart(Part):
         the order of the rows, None where the person has that content already.
 
         The last metadata that is given for a person is kept. Raises EmbeddingSpaceMismatch where
-        the collection is not of `space`.
+        the collection is not of `space`, and InvalidRequest where an id, metadata or a quality is
+        not to be stored.
         """
         now = self._clock()
         with self._database.writing() as connection:
@@ -40,7 +43,7 @@ class BulkPart(Part):
             fresh: dict[tuple[int, str], tuple[str, NewTemplate]] = {}
             answers: list[str | None] = []
             for row in rows:
-                person, new = keys[row.person_id], row.template
+                person, new = keys[composed(row.person_id)], row.template
                 marks = self._vault.marks(data_keys.get(person), new.content_digest)
                 place = (person, new.content_digest)
                 if place in fresh or any((person, mark) in known for mark in marks):
@@ -49,7 +52,7 @@ class BulkPart(Part):
                 face_id = row.face_id
                 if face_id is None or face_id in taken:
                     face_id = str(uuid.uuid4())
-                taken.add(face_id)
+                taken.add(new_face_id(face_id))
                 fresh[place] = (face_id, new)
                 answers.append(face_id)
             self._insert(connection, collection, fresh, data_keys)
@@ -82,7 +85,7 @@ class BulkPart(Part):
                 "embedding": self._vault.stored(data_keys.get(person), face_id, new.embedding),
                 "sealed": person in data_keys,
                 "content_digest": self._vault.mark(data_keys.get(person), digest),
-                "quality": dict(new.quality),
+                "quality": dict(check_metadata(dict(new.quality), "quality")),
                 "created_at": now,
             }
             for (person, digest), (face_id, new) in fresh.items()
@@ -123,11 +126,11 @@ class _People:
         self.made: set[int] = set()
 
     def ensure(self, rows: Sequence[PersonTemplate]) -> dict[str, int]:
-        """Keys by person id."""
+        """Keys by person id in Form C."""
         metadata: dict[str, JsonObject | None] = {}
         for row in rows:
-            given = row.metadata
-            metadata[row.person_id] = metadata.get(row.person_id) if given is None else given
+            person_id, given = composed(row.person_id), row.metadata
+            metadata[person_id] = metadata.get(person_id) if given is None else given
         mine = persons.c.collection == self.collection.key
         query = select(persons.c.person_id, persons.c.id).where(
             mine, persons.c.person_id.in_(list(metadata))
@@ -140,8 +143,8 @@ class _People:
         absent = [
             {
                 "collection": self.collection.key,
-                "person_id": person_id,
-                "metadata": dict(given or {}),
+                "person_id": new_person_id(person_id),
+                "metadata": dict(check_metadata(given or {})),
                 "created_at": self.now,
                 "updated_at": self.now,
             }

@@ -6,6 +6,8 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from app.errors import CollectionExists
+from app.gallery.identifiers import new_collection_name
+from app.gallery.metadata import check_metadata
 from app.gallery.ports import CollectionRecord, GallerySize, Page, Receipt
 from app.gallery.sql.part import Part
 from app.gallery.sql.rows import (
@@ -30,13 +32,14 @@ class CollectionPart(Part):
         metadata: JsonObject,
         policy: JsonObject | None = None,
     ) -> CollectionRecord:
-        """Create an empty collection bound to one embedding space."""
+        """Create an empty collection bound to one embedding space. Raises InvalidRequest for a
+        name or metadata that is not to be stored."""
         values = {
-            "name": name,
+            "name": new_collection_name(name),
             "embedding_space": embedding_space,
             "dimension": dimension,
             "revision": 0,
-            "metadata": dict(metadata),
+            "metadata": dict(check_metadata(metadata)),
             "policy": dict(policy or {}),
             "created_at": self._clock(),
         }
@@ -73,6 +76,8 @@ class CollectionPart(Part):
         self, name: str, metadata: JsonObject | None, policy: JsonObject | None
     ) -> CollectionRecord:
         """Replace a collection's metadata, its policy, or both; None leaves one as it is."""
+        if metadata is not None:
+            check_metadata(metadata)
         given = {"metadata": metadata, "policy": policy}
         values = {column: dict(value) for column, value in given.items() if value is not None}
         with self._database.writing() as connection:

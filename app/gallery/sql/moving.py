@@ -30,31 +30,31 @@ class MovingPart(Part):
         with self._database.writing() as connection:
             collection = lock_collection(connection, name)
             face = get_face(connection, collection, face_id)
-            if face.person_id == person_id:
-                return face
             target = find_person(connection, collection, person_id)
             if target is None:
                 insert_person(connection, collection, person_id, {}, now)
             target = get_person(connection, collection, person_id)
+            if face.person_id == target.person_id:
+                return face
             source = get_person(connection, collection, face.person_id)
             self._move(connection, collection, [face.template_key], (source.key, target.key))
         self._database.eraser.erase()
-        return replace(face, person_id=person_id)
+        return replace(face, person_id=target.person_id)
 
     def merge_persons(self, name: str, source: str, target: str) -> PersonRecord:
         """Move every template of one person to another, and delete the first. The other's metadata
         stays as it is."""
-        if source == target:
-            raise InvalidRequest("A person cannot be merged with themselves; name two.")
         with self._database.writing() as connection:
             collection = lock_collection(connection, name)
             old = get_person(connection, collection, source)
             new = get_person(connection, collection, target)
+            if old.key == new.key:
+                raise InvalidRequest("A person cannot be merged with themselves; name two.")
             mine = select(templates.c.id).where(templates.c.person == old.key)
             keys = list(connection.execute(mine).scalars())
             self._move(connection, collection, keys, (old.key, new.key))
             connection.execute(delete(persons).where(persons.c.id == old.key))
-            merged = get_person(connection, collection, target)
+            merged = get_person(connection, collection, new.person_id)
         self._database.eraser.erase()
         return merged
 

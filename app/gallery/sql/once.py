@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, delete, insert, select
 
 from app.errors import EnrolledBefore, IdempotencyKeyReused
+from app.gallery.identifiers import new_request_key
 from app.gallery.ports import CollectionRecord, OnceRequest, RequestKey, StoredTemplate
 from app.gallery.sql.part import Part
 from app.gallery.sql.rows import get_collection
@@ -53,7 +54,7 @@ def keep_answer(
     connection.execute(
         insert(idempotency).values(
             collection=collection,
-            key=request.key,
+            key=new_request_key(request.key),
             person=person,
             request_digest=request.request_digest,
             answer=dict(request.answer(stored)),

@@ -6,6 +6,8 @@ from datetime import datetime
 from sqlalchemy import Connection, delete, exists, insert, select, update
 
 from app.errors import PersonExists
+from app.gallery.identifiers import composed, new_person_id
+from app.gallery.metadata import check_metadata
 from app.gallery.ports import CollectionRecord, Page, PersonRecord, Receipt
 from app.gallery.sql.changes import REMOVE, log_change
 from app.gallery.sql.part import Part
@@ -33,6 +35,22 @@ class PersonPart(Part):
                 raise PersonExists(f"The person '{person_id}' exists in '{name}' already.")
             insert_person(connection, collection, person_id, metadata, self._clock())
             return get_person(connection, collection, person_id)
+
+    def rename_person(self, name: str, person_id: str, new_id: str) -> PersonRecord:
+        """Give a person another id. Raises PersonExists where somebody has it."""
+        renamed = new_person_id(new_id)
+        with self._database.writing() as connection:
+            collection = lock_collection(connection, name)
+            person = get_person(connection, collection, person_id)
+            other = find_person(connection, collection, renamed)
+            if other is not None and other.key != person.key:
+                raise PersonExists(f"The person '{renamed}' exists in '{name}' already.")
+            connection.execute(
+                update(persons)
+                .where(persons.c.id == person.key)
+                .values(person_id=renamed, updated_at=self._clock())
+            )
+            return get_person(connection, collection, renamed)
 
     def person(self, name: str, person_id: str) -> PersonRecord:
         """One person by id."""
@@ -69,12 +87,13 @@ class PersonPart(Part):
         return Receipt(persons=1, templates=len(keys), erased=self._database.eraser.erase())
 
     def with_faces(self, name: str, person_ids: Collection[str]) -> set[str]:
-        """Those of the persons who have a template."""
+        """Those of the ids, in Form C, whose persons have a template."""
+        asked = {composed(person_id) for person_id in person_ids}
         with self._database.reading() as connection:
             has_one = exists().where(templates.c.person == persons.c.id)
             query = select(persons.c.person_id).where(
                 persons.c.collection == get_collection(connection, name).key,
-                persons.c.person_id.in_(list(person_ids)),
+                persons.c.person_id.in_(asked),
                 has_one,
             )
             return set(connection.execute(query).scalars())
@@ -111,13 +130,13 @@ def insert_person(
     metadata: JsonObject,
     now: datetime,
 ) -> int:
-    """The new person's key."""
+    """The new person's key. Raises InvalidRequest where the id or metadata is not to be stored."""
     result = connection.execute(
         insert(persons)
         .values(
             collection=collection.key,
-            person_id=person_id,
-            metadata=dict(metadata),
+            person_id=new_person_id(person_id),
+            metadata=dict(check_metadata(metadata)),
             created_at=now,
             updated_at=now,
         )
@@ -127,9 +146,9 @@ def insert_person(
 
 
 def set_metadata(connection: Connection, person: int, metadata: JsonObject, now: datetime) -> None:
-    """Replace what is kept beside a person."""
+    """Replace what is kept beside a person. Raises InvalidRequest where it is not to be stored."""
     connection.execute(
         update(persons)
         .where(persons.c.id == person)
-        .values(metadata=dict(metadata), updated_at=now)
+        .values(metadata=dict(check_metadata(metadata)), updated_at=now)
     )

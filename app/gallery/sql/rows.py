@@ -11,6 +11,7 @@ import numpy as np
 from sqlalchemy import Connection, Row, Select, func, select
 
 from app.errors import CollectionNotFound, FaceNotFound, PersonNotFound
+from app.gallery.identifiers import spellings
 from app.gallery.ports import (
     CollectionRecord,
     FaceRecord,
@@ -39,7 +40,8 @@ def lock_collection(connection: Connection, name: str) -> CollectionRecord:
 
 
 def _one_collection(connection: Connection, name: str, query: Select[Any]) -> CollectionRecord:
-    row = connection.execute(query.where(collections.c.name == name)).one_or_none()
+    asked = collections.c.name.in_(spellings(name)[:1])
+    row = connection.execute(query.where(asked)).one_or_none()
     if row is None:
         raise CollectionNotFound(
             f"There is no collection '{name}'; create it with POST /v1/collections, or leave "
@@ -88,11 +90,13 @@ def person_query() -> Select[Any]:
 def find_person(
     connection: Connection, collection: CollectionRecord, person_id: str
 ) -> PersonRecord | None:
+    """The person who has the id exactly as it is given, else the one who has it in Form C."""
+    known = spellings(person_id)
     query = person_query().where(
-        persons.c.collection == collection.key, persons.c.person_id == person_id
+        persons.c.collection == collection.key, persons.c.person_id.in_(known)
     )
-    row = connection.execute(query).one_or_none()
-    return None if row is None else person_record(row)
+    found = {row.person_id: row for row in connection.execute(query)}
+    return next((person_record(found[one]) for one in known if one in found), None)
 
 
 def get_person(
@@ -130,7 +134,8 @@ def face_query() -> Select[Any]:
 
 def get_face(connection: Connection, collection: CollectionRecord, face_id: str) -> FaceRecord:
     query = face_query().where(
-        templates.c.collection == collection.key, templates.c.face_id == face_id
+        templates.c.collection == collection.key,
+        templates.c.face_id.in_(spellings(face_id)[:1]),
     )
     row = connection.execute(query).one_or_none()
     if row is None:

@@ -16,6 +16,8 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
+from app.gallery.sql.types import Metadata
+
 metadata = MetaData()
 
 # SQLite gives out row numbers only to INTEGER keys.
@@ -45,7 +47,7 @@ collections = Table(
     Column("dimension", Integer, nullable=False),
     # Rises under the row's lock, so that changes become visible in the order of their numbers.
     Column("revision", BigInteger, nullable=False),
-    Column("metadata", JSON, nullable=False),
+    Column("metadata", Metadata, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
     # How it decides: what the operator set, and the calibration in use (null: the pack's).
     Column("policy", JSON, nullable=False),
@@ -73,7 +75,7 @@ persons = Table(
     Column("id", Key, primary_key=True, autoincrement=True),
     Column("collection", ForeignKey("collections.id", ondelete="CASCADE"), nullable=False),
     Column("person_id", name(256), nullable=False),
-    Column("metadata", JSON, nullable=False),
+    Column("metadata", Metadata, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
     Column("updated_at", DateTime(timezone=True), nullable=False),
     # Encryption at rest: the key of this person's embeddings, wrapped by the key named key_id.
@@ -93,7 +95,7 @@ templates = Table(
     Column("embedding", LargeBinary, nullable=False),  # float32, little endian; or sealed
     Column("sealed", Boolean, nullable=False, default=False),
     Column("content_digest", name(64), nullable=False),
-    Column("quality", JSON, nullable=False),
+    Column("quality", Metadata, nullable=False),
     Column("created_at", DateTime(timezone=True), nullable=False),
     UniqueConstraint("person", "content_digest"),
     Index("templates_by_collection", "collection", "id"),

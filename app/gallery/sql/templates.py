@@ -8,6 +8,8 @@ from datetime import datetime
 from sqlalchemy import Connection, delete, insert, select
 
 from app.gallery.encryption.envelope import DataKey
+from app.gallery.identifiers import composed
+from app.gallery.metadata import check_metadata
 from app.gallery.ports import (
     FaceRecord,
     NewTemplate,
@@ -67,13 +69,13 @@ class TemplatePart(Part):
                 refuse_done(connection, collection, once, now)
             person = find_person(connection, collection, person_id)
             if person is None:
-                key = insert_person(connection, collection, person_id, metadata or {}, now)
-            else:
-                key = person.key
-                if metadata is not None:
-                    set_metadata(connection, key, metadata, now)
+                insert_person(connection, collection, person_id, metadata or {}, now)
+                person = get_person(connection, collection, person_id)
+            elif metadata is not None:
+                set_metadata(connection, person.key, metadata, now)
+            key = person.key
             data_key = self._vault.person_key(connection, collection, key)
-            put = _Put(self._vault, data_key, collection.key, (key, person_id), now)
+            put = _Put(self._vault, data_key, collection.key, (key, person.person_id), now)
             stored = put.all(connection, new_templates)
             added = [one.face.template_key for one in stored if not one.duplicate]
             log_change(connection, collection, ADD, added, now)
@@ -113,8 +115,9 @@ class TemplatePart(Part):
     def known_contents(
         self, name: str, contents: Collection[tuple[str, str]]
     ) -> set[tuple[str, str]]:
-        """Of pairs of a person id and a content's digest those of which the person has a
-        template."""
+        """Of pairs of a person id, in Form C, and a content's digest those of which the person has
+        a template."""
+        contents = {(composed(person_id), digest) for person_id, digest in contents}
         with self._database.reading() as connection:
             collection = get_collection(connection, name)
             query = select(persons.c.person_id, persons.c.id).where(
@@ -214,7 +217,7 @@ class _Put:
                 "embedding": self.vault.stored(self.data_key, ids[digest], new.embedding),
                 "sealed": self.data_key is not None,
                 "content_digest": self.vault.mark(self.data_key, digest),
-                "quality": dict(new.quality),
+                "quality": dict(check_metadata(dict(new.quality), "quality")),
                 "created_at": self.now,
             }
             for digest, new in fresh.items()

@@ -1,0 +1,89 @@
+"""Ids that clients choose: what they may hold, and the one form in which they are stored.
+
+An id that is about to be stored is checked, and brought to Unicode's Normalization Form C; one that
+is looked up is only brought to that form, so that ids of earlier versions stay in reach.
+"""
+
+import re
+import unicodedata
+import uuid
+
+from app.errors import InvalidRequest
+from app.gallery.characters import describe, not_storable, not_visible
+
+MAX_PERSON_ID = 256
+COLLECTION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+REQUEST_KEY_PATTERN = r"^[ -~]{1,255}$"
+_COLLECTION = re.compile(COLLECTION_PATTERN.removesuffix("$"))
+_REQUEST_KEY = re.compile(REQUEST_KEY_PATTERN.removesuffix("$"))
+
+
+def composed(text: str) -> str:
+    """The text in Unicode's Normalization Form C, in which ids are stored and compared."""
+    return unicodedata.normalize("NFC", text)
+
+
+def spellings(text: str) -> list[str]:
+    """As which an id may be stored: as it was given, and in Form C; none for a text that no
+    database can hold. They differ for a person whom a migration could not bring to Form C because
+    another one has that id."""
+    if not_storable(text) is not None:
+        return []
+    return list(dict.fromkeys((text, composed(text))))
+
+
+def new_person_id(text: str) -> str:
+    """A person id that is to be stored, in Form C. Raises InvalidRequest.
+
+    It has 1 to 256 characters, all of them visible, no '/' and no space at either end, and is
+    neither '.' nor '..': it must fit a URL.
+    """
+    index = not_visible(text)
+    if index is not None:
+        raise InvalidRequest(
+            f"person_id holds {describe(text, index)}, which cannot be seen and is not allowed. "
+            "Send the id without it."
+        )
+    person_id = composed(text)
+    if not person_id or len(person_id) > MAX_PERSON_ID or person_id in (".", ".."):
+        raise InvalidRequest(
+            f"person_id must have 1 to {MAX_PERSON_ID} characters, and not be '.' or '..'; this "
+            f"one has {len(person_id)}."
+        )
+    if "/" in person_id:
+        raise InvalidRequest(
+            f"person_id holds {describe(person_id, person_id.index('/'))}, which would end it in "
+            "a URL. Send the id without it."
+        )
+    if person_id != person_id.strip():
+        raise InvalidRequest("person_id begins or ends with a space. Send the id without it.")
+    return person_id
+
+
+def new_collection_name(text: str) -> str:
+    """The name of a collection that is to be stored. Raises InvalidRequest."""
+    if not _COLLECTION.fullmatch(text):
+        raise InvalidRequest(
+            "The name of a collection has 1 to 64 of the characters A-Z a-z 0-9 . _ - and begins "
+            f"with a letter or a digit; {text[:MAX_PERSON_ID]!a} does not."
+        )
+    return text
+
+
+def new_face_id(text: str) -> str:
+    """A face id that is to be stored: a UUID in its usual form. Raises InvalidRequest."""
+    try:
+        if str(uuid.UUID(text)) == text:
+            return text
+    except ValueError:
+        pass
+    raise InvalidRequest(
+        f"face_id must be a UUID in lower case with hyphens, not {text[:MAX_PERSON_ID]!a}."
+    )
+
+
+def new_request_key(text: str) -> str:
+    """A client's key for a request that is to be stored. Raises InvalidRequest."""
+    if not _REQUEST_KEY.fullmatch(text):
+        raise InvalidRequest("Idempotency-Key must have 1 to 255 printable ASCII characters.")
+    return text
