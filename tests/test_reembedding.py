@@ -91,6 +91,7 @@ def silent(_done: int, _total: int) -> None:
     pass
 
 
+@pytest.mark.slow
 def test_there_and_back(
     place: Place, pack: ModelPack, other_pack: ModelPack, enrol: Enrol, photos: Path
 ) -> None:

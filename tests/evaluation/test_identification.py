@@ -79,6 +79,7 @@ def test_a_person_s_searches_are_one_cluster() -> None:
     assert clustered.high > spread.high
 
 
+@pytest.mark.slow
 def test_promises_are_kept_on_people_held_out() -> None:
     data = sample(people(900, [1, 2, 2] * 300, dimension=48))
     found = check_predictions(data, own(data), np.random.default_rng(0))

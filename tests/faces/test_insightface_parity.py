@@ -163,7 +163,7 @@ def test_photos_that_come_with_the_tests(
     assert faces == {name: 6 if name.startswith("group") else 1 for name, _ in shipped}
 
 
-@pytest.mark.parametrize("step", [11, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [33, pytest.param(2, marks=pytest.mark.slow)])
 def test_evaluation_photos(
     eval_data: Path,
     detectors: Pair,

@@ -216,6 +216,7 @@ def test_a_killed_process_loses_nothing_acknowledged(engine_url: str) -> None:
     assert row[0].face.person_id == "ada"
 
 
+@pytest.mark.slow
 def test_many_processes_open_a_new_database_at_once(engine_url: str) -> None:
     code = (
         "import sys\nfrom tests.gallery.conftest import open_gallery\nopen_gallery(sys.argv[1])\n"

@@ -45,6 +45,7 @@ def people(dimension: int) -> list[Row]:
     return rows
 
 
+@pytest.mark.slow
 def test_however_many_are_judged_together(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -242,6 +242,7 @@ def embeddings(count: int, dimension: int, seed: int = 3) -> list[Row]:
     ]
 
 
+@pytest.mark.slow
 def test_few_large_photos_are_read_ahead(
     run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,7 +45,10 @@ def cosines(a: FloatArray, b: FloatArray) -> FloatArray:
     return np.asarray((a * b).sum(axis=1), np.float32)
 
 
-@pytest.mark.parametrize("count", [1, 2, 4, 5, 8, 9, 16, 17, 32, 33, 40])
+@pytest.mark.parametrize(
+    "count",
+    [1, 2, 5, 9, *(pytest.param(n, marks=pytest.mark.slow) for n in (4, 8, 16, 17, 32, 33, 40))],
+)
 def test_batched_equals_single(
     pack: ModelPack, model: OnnxModel, batched: BatchedModel, crops: Image, count: int
 ) -> None:

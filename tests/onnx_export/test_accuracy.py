@@ -30,6 +30,7 @@ def few_pairs(eval_data: Path, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_same_network_twice(pack: ModelPack, few_pairs: Path) -> None:
     spec = pack.recogniser
     source = read_onnx(pack.recogniser_path, Normalisation(spec.mean, spec.std))

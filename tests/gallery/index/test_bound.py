@@ -16,7 +16,7 @@ def test_reach_is_the_quantile_of_a_random_direction() -> None:
     assert (points[:, 0] > bound.reach).mean() == pytest.approx(0.01, rel=0.05)
 
 
-@pytest.mark.parametrize("dimension", [64, 192, 512])
+@pytest.mark.parametrize("dimension", [64, 192, pytest.param(512, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mate", [0.1, 0.4, 0.7, 0.95])
 def test_no_estimate_lies_below_the_bound(dimension: int, mate: float) -> None:
     """Vectors at a known similarity of a probe: the bound for that similarity holds for all of

@@ -1,0 +1,73 @@
+"""The README's tour: its commands are run, and what it prints is compared with what comes."""
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.services import build_services
+from app.settings import Settings
+from tests.api.conftest import run_server
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+LENGTH = 200  # lines, at most
+
+pytestmark = pytest.mark.slow
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def json_values(text: str) -> list[Any]:
+    """JSON values that follow one another."""
+    decoder, values = json.JSONDecoder(), []
+    while text := text.strip():
+        value, end = decoder.raw_decode(text)
+        values.append(value)
+        text = text[end:]
+    return values
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[str]:
+    with run_server(build_services(Settings(data_dir=tmp_path))) as url:
+        yield url
+
+
+def test_the_tour_answers_what_it_says(service: str) -> None:
+    (commands,) = [block for block in blocks("") if "curl $API/enroll" in block]
+    script = commands.replace("http://localhost:8000", service)
+    done = subprocess.run(
+        ["bash", "-euc", script], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
+    )
+    (printed,) = blocks("json")
+    shown, answered = json_values(printed), json_values(done.stdout)
+    assert len(shown) == len(answered) == 5
+    for some, whole in zip(shown, answered, strict=True):
+        assert_part(some, whole)
+
+
+def assert_part(some: Any, whole: Any) -> None:
+    """Every member that is shown is in the answer; numbers to the digits that are shown."""
+    if isinstance(some, dict):
+        for name, value in some.items():
+            assert name in whole
+            assert_part(value, whole[name])
+    elif isinstance(some, list):
+        assert len(some) == len(whole)
+        for one, other in zip(some, whole, strict=True):
+            assert_part(one, other)
+    elif isinstance(some, float):
+        assert whole == pytest.approx(some, abs=6e-4, rel=1e-2 if abs(some) < 1e-3 else 0)
+    else:
+        assert some == whole
+
+
+def test_it_stays_short() -> None:
+    assert len(README.splitlines()) <= LENGTH
