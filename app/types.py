@@ -4,6 +4,7 @@ Images are `uint8` arrays of shape (height, width, 3), BGR, upright. Coordinates
 that array, x to the right and y down, as float32. Embeddings are L2-normalised float32 vectors.
 """
 
+import sys
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
@@ -81,6 +82,32 @@ class Quality:
     embedding_norm: float | None = None
     liveness: float | None = None
     quality_score: float | None = None
+
+    @classmethod
+    def read(cls, stored: Mapping[str, object]) -> "Quality | None":
+        """From what was stored with a template. None where a measure is missing or no number: of an
+        embedding that was enrolled as such nothing is known. Other members are of no interest."""
+        measured = {name: _number(stored.get(name)) for name in _MEASURED}
+        known = {name: value for name, value in measured.items() if value is not None}
+        if len(known) < len(_MEASURED):
+            return None
+        return cls(
+            **known,
+            embedding_norm=_number(stored.get("embedding_norm")),
+            liveness=_number(stored.get("liveness")),
+            quality_score=_number(stored.get("quality_score")),
+        )
+
+
+_MEASURED = (
+    "face_size_px", "yaw", "pitch", "roll", "sharpness", "brightness", "detector_score",
+)  # fmt: skip
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if abs(value) <= sys.float_info.max else None  # NaN and too long an integer
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""`likeness hygiene COLLECTION`: what is probably wrong in a gallery, and mending it."""
+"""`likeness hygiene COLLECTION`: what may be wrong in a gallery, and putting it right."""
 
 import json
 from dataclasses import asdict
@@ -31,7 +31,7 @@ def hygiene(
         tuple[str, str] | None, typer.Option(help="PERSON_ID NEW_ID: give a person another id.")
     ] = None,
 ) -> None:
-    """Ids that are one person, faces under the wrong id, faces like nobody's, weak single faces.
+    """Ids that may be one person, faces under a wrong id, faces like nobody's, weak single faces.
 
     With --merge, --move, --delete or --rename that is done instead, in one transaction.
     """
@@ -85,8 +85,8 @@ def _print(found: Hygiene, limit: int) -> None:
         f"{found.threshold:.3f} on."
     )
     _table(
-        "Probably one person under two ids",
-        ("person", "person", "similarity", "expected by chance"),
+        "Possibly one person under two ids" + _by_chance(found.duplicates_by_chance),
+        ("person", "person", "similarity", "such pairs by chance"),
         [
             (
                 one.person_id_a,
@@ -99,7 +99,7 @@ def _print(found: Hygiene, limit: int) -> None:
         limit,
     )
     _table(
-        "Probably under the wrong id",
+        "Possibly under the wrong id" + _by_chance(found.mislabels_by_chance),
         ("face", "person", "looks like", "similarity", "to its own"),
         [
             (one.face_id, one.person_id, one.looks_like, f"{one.similarity:.3f}",
@@ -130,6 +130,14 @@ def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]], li
     for row in rows[:limit]:
         table.add_row(*row)
     out.print(table)
+
+
+def _by_chance(expected: float | None) -> str:
+    """How much of a table is to be expected where nothing is wrong."""
+    if expected is None:
+        return " (nothing is calibrated: how many are chance is unknown)"
+    shown = f"{expected:,.0f}" if expected >= 10 else f"{expected:.2g}"
+    return f" (about {shown} expected by chance)"
 
 
 def _rate(value: float | None) -> str:

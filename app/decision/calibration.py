@@ -192,16 +192,21 @@ class Calibration(_Section):
         persons = max(size.persons, 1)
         return float(persons * (max(size.templates, persons) / persons) ** self.template_exponent)
 
-    def _fpir(self, size: GallerySize) -> Floats:
-        """FPIR at each row of the curve.
+    def match_rates(self, comparisons: Floats) -> Floats:
+        """The chance of a false match at each row of the curve (T,) in each number of independent
+        comparisons (n,): (T, n).
 
         A probe with its own false match rate p meets a match among n with 1 - (1 - p) ** n. The
         rates p of probes follow a gamma distribution whose mean is the FMR and whose squared
         coefficient of variation is `variation`: the mean over probes is negative binomial.
         """
-        rate = -np.log1p(-np.minimum(self.fmr.rate, 1 - 1e-12)) * self.comparisons(size)
-        variation = np.maximum(self.fmr.variation, 1e-9)
+        rate = np.outer(-np.log1p(-np.minimum(self.fmr.rate, 1 - 1e-12)), comparisons)
+        variation = np.maximum(self.fmr.variation, 1e-9)[:, np.newaxis]
         return np.asarray(-np.expm1(-np.log1p(variation * rate) / variation))
+
+    def _fpir(self, size: GallerySize) -> Floats:
+        """FPIR at each row of the curve."""
+        return self.match_rates(np.array([self.comparisons(size)]))[:, 0]
 
     def _threshold(self, target: float, rates: Floats, name: str) -> float:
         if target >= rates[0]:

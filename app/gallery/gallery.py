@@ -247,6 +247,11 @@ class Gallery:
             last = int(page.keys[-1])
             yield page
 
+    def templates_by_key(self, collection: str, keys: Ids) -> Templates:
+        """Some templates by rising key, those missing that were deleted since; as many keys as one
+        statement takes."""
+        return self.store.templates_by_key(self.require(collection), keys.tolist())
+
     def nearest_others(
         self, collection: str, vectors: FloatArray, person_keys: Ids, floor: float
     ) -> Others:

@@ -2,12 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pytest
 
+from app.decision.calibrations import Calibrations
+from app.decision.comparisons import LabelledEmbeddings
+from app.decision.fitting import Labelled, calibrate
 from app.decision.hygiene import examine
-from app.gallery.ports import NewTemplate
+from app.gallery.ports import NewTemplate, PersonTemplate
 from app.services import Services, build_services
 from app.settings import Settings
 from app.types import FloatArray, Quality
@@ -59,6 +63,12 @@ def findings(services: Services) -> dict[str, list[dict[str, object]]]:
     return asdict(found)
 
 
+def test_little_of_this_is_expected_by_chance(findings: dict[str, Any]) -> None:
+    # At the default policy one search in a hundred meets a stranger, and each pair is met twice.
+    assert 0.5 < findings["duplicates_by_chance"] < 1.3
+    assert 0 < findings["mislabels_by_chance"] < 0.5
+
+
 def test_one_person_under_two_ids(findings: dict[str, list[dict[str, object]]]) -> None:
     pairs = [{one["person_id_a"], one["person_id_b"]} for one in findings["duplicates"]]
     assert pairs[0] == {"p0", "p0-again"}
@@ -97,6 +107,71 @@ def test_mending_takes_the_finding_away(
     services.gallery.merge_persons("default", "p0-again", "p0")
     found = examine(services.gallery, services.calibrations, "default", lambda *_: None)
     assert found.duplicates == found.mislabels == ()
+
+
+def test_strangers_who_look_alike_are_as_many_as_expected(services: Services) -> None:
+    """Directions of few dimensions, in a collection that was calibrated on such: all that is found
+    is chance."""
+    random = np.random.default_rng(2)
+    dimension, few = services.pack.recogniser.dimension, 24
+
+    def faces(count: int) -> FloatArray:
+        centre, noise = random.normal(size=few), random.normal(size=(count, few))
+        made = np.zeros((count, dimension), np.float32)
+        made[:, :few] = unit(centre + 0.5 * noise)
+        return made
+
+    people = [faces(count) for count in [8, 4, 2, 1] * 50]
+    vectors = np.concatenate(people)
+    labels = np.repeat(np.arange(len(people)), [len(one) for one in people])
+    gallery = services.gallery
+    gallery.create_collection("alike", {}, {"target_fpir": 0.5})
+    rows = [
+        PersonTemplate(f"p{person}", None, NewTemplate(vector, str(i)))
+        for i, (person, vector) in enumerate(zip(labels, vectors, strict=True))
+    ]
+    gallery.enroll_many("alike", rows)
+    calibration = calibrate(
+        Labelled(LabelledEmbeddings.of(vectors, labels), "collection", "alike"),
+        services.pack.embedding_space,
+        gallery.precision,
+    )
+    gallery.store.set_calibration("alike", calibration.calibration_id, calibration.content())
+    found = examine(gallery, services.calibrations, "alike", lambda *_: None)
+    assert found.duplicates_by_chance is not None
+    assert len(found.duplicates) > 50
+    assert found.duplicates_by_chance == pytest.approx(len(found.duplicates), rel=0.4)
+    assert found.mislabels_by_chance is not None
+    assert found.mislabels_by_chance == pytest.approx(len(found.mislabels), abs=10, rel=0.5)
+    # By the least similar pair all of them are there, those too that are taken for mislabels.
+    last = found.duplicates[-1].expected_by_chance
+    assert last is not None
+    assert last >= 0.9 * found.duplicates_by_chance
+
+
+def test_without_a_calibration_chance_is_unknown(services: Services) -> None:
+    uncalibrated = Calibrations(
+        services.gallery.store, None, 0.5, embedding_space=services.pack.embedding_space,
+        precision=services.gallery.precision,
+    )  # fmt: skip
+    found = examine(services.gallery, uncalibrated, "default", lambda *_: None)
+    assert found.threshold == 0.5
+    assert (found.duplicates_by_chance, found.mislabels_by_chance) == (None, None)
+    assert {one.fmr for one in found.duplicates} <= {None}
+    assert found.outliers == ()
+
+
+def test_a_quality_that_is_none_is_no_reason(services: Services) -> None:
+    services.gallery.create_collection("qualities", {})
+    qualities = [{}, {"sharpness": "2"}, {"embedding_norm": "short"}, asdict(GOOD) | {"new": 1}]
+    qualities.append(asdict(GOOD) | {"sharpness": 2})
+    vectors = np.eye(services.pack.recogniser.dimension, dtype=np.float32)
+    for i, quality in enumerate(qualities):
+        services.gallery.enroll(
+            "qualities", f"q{i}", None, [NewTemplate(vectors[i], str(i), quality)]
+        )
+    found = examine(services.gallery, services.calibrations, "qualities", lambda *_: None)
+    assert [one.person_id for one in found.weak] == ["q4"]
 
 
 def test_an_empty_collection(services: Services) -> None:

@@ -200,6 +200,19 @@ class TestFollowing:
         with pytest.raises(CollectionNotFound):
             store.templates_after(record, 0, 4)
 
+    def test_some_by_key(self, store: SqlStore, directions: Draw) -> None:
+        vectors = directions(4)
+        keys = enroll(store, "ada", vectors)
+        store.create_collection("other", SPACE, DIMENSION, {})
+        new = [template(vectors[0], "x")]
+        (elsewhere,) = store.enroll("other", "ada", None, new)
+        record = store.collection("default")
+        asked = [keys[3], keys[1], elsewhere.face.template_key, keys[3] + 1000]
+        found = store.templates_by_key(record, asked)
+        assert found.keys.tolist() == [keys[1], keys[3]]
+        assert np.array_equal(found.vectors, vectors[[1, 3]])
+        assert store.templates_by_key(record, []).keys.tolist() == []
+
 
 def test_a_killed_process_loses_nothing_acknowledged(engine_url: str) -> None:
     code = (

@@ -1,7 +1,7 @@
 """`/v1/collections/{c}/hygiene`: what is probably wrong in a gallery, and mending it."""
 
 import threading
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -42,10 +42,11 @@ async def hygiene(
     collection: Collection,
     limit: Annotated[int, Query(ge=1, le=1000, description="Findings of each kind.")] = 100,
 ) -> Any:
-    """Probable duplicates, mislabels, outliers and weak singles, the worst first.
+    """Possible duplicates, mislabels, outliers and weak singles, the worst first.
 
-    Each template is searched for in the collection's index: seconds for ten thousand. They are
-    hints for a person who looks; merge, move or delete what proves wrong.
+    They are hints for a person who looks, and `…_by_chance` says how many of them are expected to
+    be different people who look alike; merge, move or delete what proves wrong. Each template is
+    searched for in the collection's index: seconds for ten thousand.
     """
     head = AnswerHead(request)
     unwanted = threading.Event()
@@ -53,11 +54,10 @@ async def hygiene(
         found = await head.services.scheduler.examine(_examine, head.services, collection, unwanted)
     finally:
         unwanted.set()
-    members = asdict(found)
     kinds = ("duplicates", "mislabels", "outliers", "weak")
-    counts = {kind: len(members[kind]) for kind in kinds}
-    shown = {kind: members[kind][:limit] for kind in kinds}
-    return {**head.members(), **members, **shown, "counts": counts}
+    counts = {kind: len(getattr(found, kind)) for kind in kinds}
+    shown = replace(found, **{kind: getattr(found, kind)[:limit] for kind in kinds})
+    return {**head.members(), **asdict(shown), "counts": counts}
 
 
 def _examine(services: Services, collection: str, unwanted: threading.Event) -> Hygiene:

@@ -17,7 +17,11 @@ class DuplicateInfo(BaseModel):
     fmr_interval: FmrInterval = None
     expected_by_chance: Annotated[
         float | None,
-        Field(description="Pairs of different people this similar, in the whole collection."),
+        Field(
+            description="Pairs of different people at least this similar that are to be expected "
+            "in the whole collection, with as many templates as its people have; null where "
+            "nothing is calibrated or they are rarer than the calibration can tell."
+        ),
     ] = None
 
 
@@ -50,6 +54,8 @@ _EXAMPLE: dict[str, Any] = {
     "persons": 2883,
     "faces": 6410,
     "threshold": 0.59,
+    "duplicates_by_chance": 0.4,
+    "mislabels_by_chance": 1.2,
     "duplicates": [
         {
             "person_id_a": "j.smith",
@@ -70,7 +76,7 @@ _EXAMPLE: dict[str, Any] = {
 
 
 class HygieneAnswer(Answer):
-    """What is probably wrong, the worst first; `counts` of all that was found."""
+    """What may be wrong, the worst first; `counts` of all that was found."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{**EXAMPLE_HEAD, **_EXAMPLE}]})
     persons: int
@@ -78,6 +84,20 @@ class HygieneAnswer(Answer):
     threshold: Annotated[
         float, Field(description="Similarity from which two faces were taken for one person.")
     ]
+    duplicates_by_chance: Annotated[
+        float | None,
+        Field(
+            description="How many of the duplicates are expected to be different people who look "
+            "alike; null where nothing is calibrated."
+        ),
+    ] = None
+    mislabels_by_chance: Annotated[
+        float | None,
+        Field(
+            description="How many of the mislabels are expected to be faces of the right person "
+            "that resemble somebody else by chance; null where nothing is calibrated."
+        ),
+    ] = None
     duplicates: list[DuplicateInfo]
     mislabels: list[MislabelInfo]
     outliers: list[OutlierInfo]

@@ -35,6 +35,13 @@ class ChangePart(Part):
             now = get_again(connection, collection)
             return load_templates(connection, now, mine, self._vault, limit=limit)
 
+    def templates_by_key(self, collection: CollectionRecord, keys: Sequence[int]) -> Templates:
+        """The templates of MAX_KEYS keys at most, by rising key; those deleted are missing."""
+        chosen = (templates.c.collection == collection.key) & templates.c.id.in_(keys)
+        with self._database.reading() as connection:
+            now = get_again(connection, collection)
+            return load_templates(connection, now, chosen, self._vault)
+
     def changes_since(self, collection: CollectionRecord, revision: int) -> Changes:
         """What was added (and is still there) and removed after `revision`.
 

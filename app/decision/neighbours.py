@@ -1,0 +1,180 @@
+"""Of each template of a collection the nearest one of another person, and of its own person.
+
+Vectors are read from the database some at a time: besides the index, memory holds a few thousand of
+them, and about 50 bytes a template, however large the collection or one of its persons is.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.gallery.gallery import Gallery
+from app.gallery.ports import Ids
+from app.types import FloatArray
+
+PROBES_AT_ONCE = 1024
+# Templates whose vectors, and whose similarities with as many others, are in memory at a time.
+OWN_AT_ONCE = 2048
+
+Progress = Callable[[int, int], None]
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """Of each template (n,), by rising key: its key and its person's, the nearest template of
+    another person that reaches the threshold (a row, -1 for none), its similarity (-inf for none),
+    and that of the nearest other one of its own person (-inf for none)."""
+
+    keys: Ids
+    person_keys: Ids
+    other: Rows
+    similarity: FloatArray
+    own: FloatArray
+
+
+def find_neighbours(
+    gallery: Gallery,
+    name: str,
+    threshold: float,
+    enough: float,
+    progress: Progress,
+    *,
+    own_at_once: int = OWN_AT_ONCE,
+) -> Neighbours:
+    """Look at every template of a collection. Nothing below `threshold` is looked for among other
+    people; an own similarity of at least `enough` may be less than the highest. Of one person's
+    templates `own_at_once` are compared at a time.
+
+    `progress` is called with templates done and all, and may raise to end it. Time grows with the
+    templates times those they are compared with: the whole collection, and all of their person.
+    Raises CollectionNotFound or EmbeddingSpaceMismatch.
+    """
+    keys, persons, others, similarity = _search(gallery, name, threshold, progress)
+    places = np.minimum(np.searchsorted(keys, others), max(len(keys) - 1, 0))
+    # What was enrolled meanwhile is not looked at.
+    known = keys[places] == others
+    go_on = lambda: progress(len(keys), len(keys))  # noqa: E731
+    own = _Own(gallery, name, keys, persons, at_once=own_at_once, go_on=go_on)
+    return Neighbours(
+        keys,
+        persons,
+        np.where(known, places, -1),
+        np.where(known, similarity, np.float32(-np.inf)),
+        own.similarities(enough),
+    )
+
+
+def _search(
+    gallery: Gallery, name: str, threshold: float, progress: Progress
+) -> tuple[Ids, Ids, Ids, FloatArray]:
+    """Keys, persons' keys, and key (-1 for none) and similarity of the nearest of other people."""
+    # By rising key those enrolled meanwhile come last: an import beside this does not prolong it.
+    total, done = gallery.size(name).templates, 0
+    keys, persons, others = ([np.empty(0, np.int64)] for _ in range(3))
+    similarity = [np.empty(0, np.float32)]
+    for page in gallery.templates(name):
+        for start in range(0, len(page.keys), PROBES_AT_ONCE):
+            some = slice(start, start + PROBES_AT_ONCE)
+            found = gallery.nearest_others(
+                name, page.vectors[some], page.person_keys[some], threshold
+            )
+            others.append(found.keys)
+            similarity.append(found.similarities)
+            done += len(found.keys)
+            progress(done, max(done, total))
+        keys.append(page.keys)
+        persons.append(page.person_keys)
+        if done >= total:
+            break
+    return (
+        np.concatenate(keys),
+        np.concatenate(persons),
+        np.concatenate(others),
+        np.concatenate(similarity),
+    )
+
+
+class _Own:
+    """Compares the templates of each person with one another."""
+
+    def __init__(
+        self,
+        gallery: Gallery,
+        name: str,
+        keys: Ids,
+        persons: Ids,
+        *,
+        at_once: int,
+        go_on: Callable[[], None],
+    ) -> None:
+        self._gallery = gallery
+        self._name = name
+        self._keys = keys
+        self._persons = persons
+        self._at_once = at_once
+        self._go_on = go_on
+        self._own = np.full(len(keys), -np.inf, np.float32)
+
+    def similarities(self, enough: float) -> FloatArray:
+        """Of each template: that of its person's nearest other one, or of one that is `enough`."""
+        for rows in _batches(self._persons, self._at_once):
+            self._go_on()
+            if len(rows) <= self._at_once:
+                self._compare_persons(rows)
+            else:
+                self._compare_blocks(np.array_split(rows, -(-len(rows) // self._at_once)), enough)
+        return self._own
+
+    def _load(self, rows: Rows) -> tuple[Rows, FloatArray]:
+        """The vectors of rows, without those deleted meanwhile; by rising row."""
+        found = self._gallery.templates_by_key(self._name, self._keys[rows])
+        return np.searchsorted(self._keys, found.keys), found.vectors
+
+    def _compare_persons(self, rows: Rows) -> None:
+        rows, vectors = self._load(rows)
+        order = np.argsort(self._persons[rows], kind="stable")
+        edges = np.flatnonzero(np.diff(self._persons[rows[order]])) + 1
+        for mine in np.split(order, edges):
+            if len(mine) > 1:
+                among = vectors[mine] @ vectors[mine].T
+                np.fill_diagonal(among, -np.inf)
+                self._own[rows[mine]] = among.max(axis=1)
+
+    def _compare_blocks(self, blocks: list[Rows], enough: float) -> None:
+        """One person's templates, block by block; those that have found enough are left out."""
+        for block in blocks:
+            rows, vectors = self._load(block)
+            pending = np.arange(len(rows))
+            for other in [block, *(one for one in blocks if one is not block)]:
+                self._go_on()
+                their_rows, theirs = (rows, vectors) if other is block else self._load(other)
+                if not len(their_rows):
+                    continue
+                among = vectors[pending] @ theirs.T
+                among[rows[pending, np.newaxis] == their_rows] = -np.inf
+                best = np.maximum(self._own[rows[pending]], among.max(axis=1))
+                self._own[rows[pending]] = best
+                pending = pending[best < enough]
+                if not len(pending):
+                    break
+
+
+def _batches(persons: Ids, at_once: int) -> Iterator[Rows]:
+    """The rows of people with several templates: of whole people, `at_once` at most together, or
+    of one who has more."""
+    order = np.argsort(persons, kind="stable")
+    _, starts, sizes = np.unique(persons[order], return_index=True, return_counts=True)
+    batch: list[Rows] = []
+    held = 0
+    for one in np.flatnonzero(sizes > 1):
+        rows = order[starts[one] : starts[one] + sizes[one]]
+        if held and held + len(rows) > at_once:
+            yield np.concatenate(batch)
+            batch, held = [], 0
+        batch.append(rows)
+        held += len(rows)
+    if batch:
+        yield np.concatenate(batch)
