@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.decision.chance import ChancePairs
 from app.decision.fitting import Labelled, calibrate
+from app.decision.rules import ONE_COMPARISON
 from app.evaluation.identification import identify
 from app.evaluation.labels import LabelledPeople, read_label_noise
 from app.evaluation.prediction import check_predictions
@@ -62,3 +64,22 @@ def test_promises_hold_for_people_held_out(name: str, request: pytest.FixtureReq
     held_out = [one for one in found if one.held_out]
     assert len(held_out) >= 6
     assert np.mean([one.kept for one in held_out]) >= 0.85
+
+
+def test_as_many_pairs_look_alike_by_chance_as_expected(default_sample: FaceSample) -> None:
+    """Of people with any number of photos; the known mistakes of the labels are left out."""
+    mistaken = np.array(sorted({person for pair in default_sample.left_out for person in pair}))
+    data = default_sample.data
+    data = data.of_persons(np.setdiff1d(np.arange(data.person_count), mistaken))
+    own = calibrate(Labelled(data, "photos", "lfw"), "es-test", "float32")
+    starts = np.searchsorted(data.persons, np.arange(data.person_count))
+    rows = np.maximum.reduceat(data.vectors @ data.vectors.T, starts, axis=0)
+    nearest = np.maximum.reduceat(rows, starts, axis=1)[np.triu_indices(data.person_count, 1)]
+    stated = ChancePairs.of(own, data.counts)
+    for fmr in (1e-3, 1e-4, 1e-5):
+        similarity = own.threshold_at(fmr, ONE_COMPARISON)
+        expected = stated.at(similarity)
+        assert expected is not None
+        found = int((nearest >= similarity).sum())
+        assert abs(found - expected) <= 2 * np.sqrt(expected) + 0.3 * expected
+        assert expected > 2 * fmr * len(nearest), "several photos a person count"

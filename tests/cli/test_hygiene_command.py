@@ -1,0 +1,33 @@
+"""`likeness hygiene`: what is shown of the findings."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from app.cli.commands import app
+from app.gallery.ports import NewTemplate
+from app.services import build_services
+from app.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def one_person_under_two_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIKENESS_DATA_DIR", str(tmp_path))
+    services = build_services(Settings())
+    vectors = np.eye(services.pack.recogniser.dimension, dtype=np.float32)
+    for i, person in enumerate(("ada", "bob", "eve")):
+        services.gallery.enroll("default", person, None, [NewTemplate(vectors[i], person)])
+    services.gallery.enroll("default", "ada.l", None, [NewTemplate(vectors[0], "again")])
+    services.close()
+
+
+def test_findings_are_possible_and_chance_is_named() -> None:
+    result = CliRunner().invoke(app, ["hygiene"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    shown = " ".join(result.output.split())
+    assert "Possibly one person under two ids (about 0.015 expected by chance): 1" in shown
+    assert "such pairs by chance" in shown
+    assert "Possibly under the wrong id (about 0 expected by chance): none." in shown
+    assert "robabl" not in shown
