@@ -41,6 +41,34 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
+def private_folder(path: Path) -> None:
+    """Make a folder, and those above it that are missing, for their owner alone, whatever the
+    umask; one that is there already stays as it is. Raises OSError."""
+    if path.is_dir():
+        return
+    private_folder(path.parent)
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+    else:
+        path.chmod(0o700)  # a umask may have taken rights from the owner too
+
+
+def private_file(path: Path) -> None:
+    """Make an empty file for its owner alone, whatever the umask; one that is there stays as it
+    is. Raises OSError."""
+    try:
+        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    except FileExistsError:
+        return
+    try:
+        os.fchmod(file, 0o600)
+    finally:
+        os.close(file)
+
+
 def own(path: Path) -> int | None:
     """A descriptor that holds the lock of that name until it is closed, or its process ends; None
     where somebody else holds it. Raises OSError where the file cannot be made."""

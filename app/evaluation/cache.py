@@ -16,6 +16,7 @@ import msgpack
 import numpy as np
 
 import app
+from app.disk import private_folder
 from app.inference.pack_spec import ModelPack
 from app.locks import new_lock
 from app.types import AnalysedImage, Face, FloatArray, Quality
@@ -43,7 +44,7 @@ class PhotoCache:
     """
 
     def __init__(self, path: Path, pipeline: str) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(path.parent)
         # Created with its permissions, so that there is no moment without them.
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         self._connection = sqlite3.connect(path, BUSY_TIMEOUT_S, check_same_thread=False)

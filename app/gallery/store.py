@@ -40,7 +40,8 @@ class SqlStore(
     """A `TemplateStore` over an SQLAlchemy engine whose tables are up to date."""
 
     def ping(self) -> None:
-        """Raise StoreUnavailable unless the database answers."""
+        """Raise StoreUnavailable unless the database answers, and is where it was opened."""
+        self._database.require_in_place()
         with self._database.reading() as connection:
             connection.execute(select(collections.c.id).limit(1))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from app.disk import exclusive, own, write_whole
+from app.disk import exclusive, own, private_folder, write_whole
 from app.errors import StoreFull
 from app.importing.options import ImportOptions
 from app.telemetry.logs import log
@@ -101,7 +101,7 @@ class JobFolder:
     def new_upload(self, suffix: str) -> Upload:
         """A place for an archive, named by a new job's id. Raises StoreFull."""
         try:
-            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_folder(self.path)
             with self.exclusive():  # it is locked before anybody can take it for a leftover
                 path = self.path / f"{uuid.uuid4().hex}{suffix}"
                 held = own(path)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from app.disk import private_folder
 from app.errors import StoreUnavailable
 
 BUSY_TIMEOUT_S = 30.0
@@ -25,7 +26,7 @@ class Journal:
         decision. This and all below raise StoreUnavailable."""
         self._path = path
         with self._told():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            private_folder(path.parent)
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
             self._connection = sqlite3.connect(path, BUSY_TIMEOUT_S)
             salt = self._prepared()

@@ -11,6 +11,8 @@ from typing import Any
 
 import onnxruntime as ort
 
+from app.disk import private_folder
+
 CPU_PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
 TENSORRT_PROVIDER = "TensorrtExecutionProvider"
@@ -59,7 +61,7 @@ def providers(network: Path, options: CudaOptions) -> list[Any]:
             tensorrt=tensorrt_version(),
             gpu=gpu_name(),
         )
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
         chosen.insert(0, (TENSORRT_PROVIDER, _tensorrt(folder, graphs=options.graphs)))
     return chosen
 

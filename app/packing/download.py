@@ -10,6 +10,7 @@ from pathlib import Path
 from insightface.gui.core.model_downloads import ModelAsset, download_model_asset
 from insightface.utils.storage import model_zoo_download_url
 
+from app.disk import private_folder
 from app.errors import PackError
 from app.packing.published import PublishedPack
 
@@ -54,7 +55,7 @@ def fetched(
 
 def _check_room(pack: PublishedPack, installed: Path) -> None:
     try:
-        installed.mkdir(parents=True, exist_ok=True)
+        private_folder(installed)
         free = shutil.disk_usage(installed).free
     except OSError as error:
         raise PackError(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
+from app.disk import private_folder
 from app.errors import PackError
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import PACK_FILE, digest, read_pack
@@ -112,7 +113,7 @@ def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
 
 def _made(folder: Path) -> Path:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
     except OSError as error:
         raise PackError(
             f"{folder} cannot be written ({error.strerror}). Set LIKENESS_MODELS_DIR to a folder "

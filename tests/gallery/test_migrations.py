@@ -59,9 +59,10 @@ def test_an_old_database_keeps_all_it_holds(engine: Engine, version: str) -> Non
     assert (record.policy, record.calibration_id, record.metadata) == ({}, None, {"a": 1})
     assert (record.revision, record.stamp, store.stamp_at(record, 3)) == (3, "", "")
     assert store.person("old", "ada").metadata == {"b": 2}
-    news = store.changes_since(record, 0)
-    assert news.added.keys.tolist() == [1]
-    assert np.array_equal(news.added.vectors[0], VECTOR)
+    page = store.templates_after(record, 0, 9)
+    assert page.keys.tolist() == [1]
+    assert np.array_equal(page.vectors[0], VECTOR)
+    assert store.changes_since(record, 3).added.keys.tolist() == []
     with engine.connect() as connection:
         row = connection.execute(
             text("SELECT sealed, data_key, key_id FROM templates, persons")

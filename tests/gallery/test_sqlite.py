@@ -92,7 +92,7 @@ def test_a_read_only_database_is_503_and_says_what_to_do(gallery: Gallery) -> No
 def test_a_folder_that_is_gone_is_503_and_says_what_to_do(database: Path, gallery: Gallery) -> None:
     gallery.store.close()
     database.parent.rename(database.parent.with_name("elsewhere"))
-    with pytest.raises(StoreUnavailable, match="cannot be opened"):
+    with pytest.raises(StoreUnavailable, match="moved away or replaced"):
         gallery.store.ping()
 
 
@@ -123,6 +123,46 @@ def test_the_files_are_for_their_owner_alone(database: Path, directions: Draw) -
     modes = {path.name: path.stat().st_mode & 0o777 for path in database.parent.glob("likeness*")}
     assert set(modes.values()) == {0o600}, modes
     assert len(modes) == 3
+
+
+class TestAFileThatIsNotInPlace:
+    """What is written into it is not in the database that the next start opens."""
+
+    def refuse(self, gallery: Gallery) -> None:
+        """Writes are refused, by connections that are open and by new ones."""
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable, match=r"Nothing was changed\. The database file"):
+                gallery.store.create_person("default", "lost", {})
+            with pytest.raises(StoreUnavailable, match="moved away or replaced"):
+                gallery.store.ping()
+            assert gallery.store.refusing() == "store_unavailable"
+            gallery.store.close()
+
+    def test_moved_away_and_put_back(self, database: Path, gallery: Gallery) -> None:
+        elsewhere = database.with_name("elsewhere.db")
+        database.rename(elsewhere)
+        assert gallery.store.collection("default").name == "default", "reads go on"
+        self.refuse(gallery)
+        assert not database.exists(), "nor was an empty one made in its place"
+        elsewhere.rename(database)
+        gallery.store.ping()
+        assert gallery.store.create_person("default", "ada", {}).person_id == "ada"
+        assert gallery.store.refusing() is None
+
+    def test_replaced_by_a_copy(self, database: Path, gallery: Gallery) -> None:
+        gallery.store.create_person("default", "ada", {})
+        copy = database.with_name("copy.db")
+        copy.write_bytes(database.read_bytes())
+        copy.rename(database)
+        self.refuse(gallery)
+        restarted = open_gallery(database)
+        assert restarted.store.create_person("default", "bob", {}).person_id == "bob"
+
+    def test_moved_in_the_middle_of_a_write(self, database: Path, gallery: Gallery) -> None:
+        store: SqlStore = gallery.store  # type: ignore[assignment]
+        lost = pytest.raises(StoreUnavailable, match=r"kept or not: send the request again\. The d")
+        with lost, store._database.writing():
+            database.rename(database.with_name("elsewhere.db"))
 
 
 class TestOpening:

@@ -17,6 +17,7 @@ class Backend(Protocol):
     """What differs between databases; each module of this package is one."""
 
     OPENING_ADVICE: str  # what to check when a database cannot be opened
+    MOVED: str  # what to say and do where it is not in place
     ERASES: bool  # whether erasing deleted rows is ours to do; else it is the server's
 
     def create_engine(self, url: URL) -> Engine:
@@ -30,6 +31,9 @@ class Backend(Protocol):
 
     def lock_schema(self, connection: Connection) -> None:
         """Wait until no other process migrates, and keep others out until the transaction ends."""
+
+    def is_in_place(self, engine: Engine) -> bool:
+        """Whether what is written reaches the database that the next start will open."""
 
     def erase_deleted(self, engine: Engine, wait_s: float) -> bool:
         """Leave no copy of deleted rows in the database's files, waiting for readers of an older

@@ -3,18 +3,18 @@
 import sqlite3
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy
 from sqlalchemy import URL, Connection, Engine, event
 
-from app.errors import DatabaseError
+from app.gallery.backends.sqlite_file import MovedError, database_file
 
 OPENING_ADVICE = (
     "Check that the folder can be written, has room, and that the file is a Likeness database."
 )
 
+MOVED = MovedError.ADVICE
 ERASES = True
 BUSY_TIMEOUT_S = 15
 RETRY_S = 0.02
@@ -27,6 +27,8 @@ PRAGMAS = (
 )
 # Execution option of a connection that is going to write.
 WRITING = "likeness_writing"
+# Execution option of an engine: its file.
+FILE = "likeness_file"
 
 # By primary result code: https://www.sqlite.org/rescode.html
 ADVICE = {
@@ -48,23 +50,17 @@ PRIMARY = 0xFF
 
 def create_engine(url: URL) -> Engine:
     """An engine over one file, whose folder is made if need be. Raises DatabaseError."""
-    if url.database and url.database != ":memory:":
-        folder = Path(url.database).absolute().parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            # Biometric data: for the service's user alone; SQLite's other files take after it.
-            if not Path(url.database).exists():
-                Path(url.database).touch(mode=0o600)
-        except OSError as error:
-            raise DatabaseError(
-                f"The data folder {folder} cannot be made: {error.strerror}. "
-                "Set LIKENESS_DATA_DIR to a folder that can be written."
-            ) from error
+    # Biometric data: for the service's user alone; SQLite's other files take after it.
+    file = database_file(url)
     engine = sqlalchemy.create_engine(
         url,
         connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None},
         hide_parameters=True,  # error texts reach logs; embeddings and metadata must not
+        execution_options={FILE: file},
     )
+    if file is not None:
+        # SQLAlchemy calls it before each connection that is opened, and goes on where it is None.
+        event.listen(engine, "do_connect", lambda *_: file.require())
     event.listen(engine, "connect", _on_connect)
     event.listen(engine, "begin", _on_begin)
     return engine
@@ -82,6 +78,12 @@ def writer(engine: Engine) -> Engine:
 
 def lock_schema(_connection: Connection) -> None:
     """Nothing to do: a writing transaction is alone already."""
+
+
+def is_in_place(engine: Engine) -> bool:
+    """Whether the file is still where it was opened."""
+    file = engine.get_execution_options().get(FILE)
+    return file is None or file.is_in_place()
 
 
 def erase_deleted(engine: Engine, wait_s: float) -> bool:
@@ -144,6 +146,8 @@ def is_full(error: BaseException) -> bool:
 
 def advice(error: BaseException) -> str:
     """By SQLite's result code."""
+    if isinstance(error, MovedError):
+        return MovedError.ADVICE
     return ADVICE.get(getattr(error, "sqlite_errorcode", 0) & PRIMARY, UNKNOWN)
 
 

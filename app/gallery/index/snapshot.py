@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from app.disk import own, write_whole
+from app.disk import own, private_folder, write_whole
 from app.errors import DamagedData, EncryptionKeyMissing
 from app.gallery.encryption.files import CHUNK, FileSealer, open_file
 from app.gallery.encryption.ring import KeyRing
@@ -108,7 +108,7 @@ class SnapshotFolder:
         if self._owned is not None:
             return True
         try:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_folder(self._folder)
             self._owned = own(self._folder / "lock")
         except OSError:
             return False  # a folder that cannot be written keeps no snapshot

@@ -41,19 +41,30 @@ class Transactions:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction that writes; on disk when the block is left."""
+        try:
+            yield from self._written()
+            self.refusal = None
+        except (StoreFull, StoreUnavailable) as error:
+            self.refusal = error.code
+            raise
+
+    def _written(self) -> Iterator[Connection]:
         outcome = "Nothing was changed. "
+        self.require_in_place(outcome)
         try:
             with self._writer.begin() as connection:
                 yield connection
                 # From here on a lost connection leaves open what the database did.
                 outcome = "The change may have been kept or not: send the request again. "
-            self.refusal = None
         except SQLAlchemyError as error:
-            try:
-                self._raise_ours(error, outcome)
-            except (StoreFull, StoreUnavailable) as ours:
-                self.refusal = ours.code
-                raise
+            self._raise_ours(error, outcome)
+        # What was written into a file that has lost its name is acknowledged by nobody.
+        self.require_in_place(outcome)
+
+    def require_in_place(self, outcome: str = "") -> None:
+        """Raise StoreUnavailable where the database's file was moved away or replaced."""
+        if not self._backend.is_in_place(self.engine):
+            raise StoreUnavailable(outcome + self._backend.MOVED, {"retry_after": RETRY_AFTER_S})
 
     def _raise_ours(self, error: SQLAlchemyError, outcome: str) -> NoReturn:
         if isinstance(error, IntegrityError):

@@ -1,0 +1,80 @@
+"""Files and folders that are their owner's alone, whatever the umask."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.disk import private_file, private_folder
+from app.gallery.backends import create_engine
+from app.gallery.schema import migrate
+from app.services import build_services
+from app.settings import Settings
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.fixture(params=[0o000, 0o022, 0o077, 0o777])
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("umask")
+def test_folders_that_are_made_are_their_owners(tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    there.chmod(0o755)
+    private_folder(there / "data" / "index" / "7")
+    made = (there / "data", there / "data" / "index", there / "data" / "index" / "7")
+    assert [mode(path) for path in made] == [0o700] * 3
+    private_folder(there)
+    assert mode(there) == 0o755, "what the operator made stays as it is"
+
+
+@pytest.mark.usefixtures("umask")
+def test_files_that_are_made_are_their_owners(tmp_path: Path) -> None:
+    private_file(tmp_path / "one")
+    private_file(tmp_path / "one")
+    assert mode(tmp_path / "one") == 0o600
+
+
+def test_a_file_in_the_place_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "data").touch()
+    with pytest.raises(FileExistsError):
+        private_folder(tmp_path / "data")
+
+
+@pytest.mark.usefixtures("umask")
+def test_the_database_and_its_log(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    engine = create_engine(f"sqlite:///{folder / 'likeness.db'}")
+    migrate(engine)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("SELECT * FROM collections")
+        modes = {path.name: mode(path) for path in folder.iterdir()}
+    engine.dispose()
+    assert mode(folder) == 0o700
+    assert modes == dict.fromkeys(("likeness.db", "likeness.db-wal", "likeness.db-shm"), 0o600)
+
+
+def test_everything_below_the_data_folder(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        services = build_services(Settings(data_dir=tmp_path / "data"))
+        vector = [1.0] * services.pack.recogniser.dimension
+        new = services.template_from_embedding(vector)
+        services.gallery.enroll("default", "ada", None, [new])
+        services.gallery.tend()
+        services.close()
+    finally:
+        os.umask(before)
+    found = list((tmp_path / "data").rglob("*"))
+    assert any(path.name == "manifest.json" for path in found)
+    for path in [tmp_path / "data", *found]:
+        assert mode(path) == (0o700 if path.is_dir() else 0o600), path
