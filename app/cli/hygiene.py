@@ -52,13 +52,14 @@ def hygiene(
                     services.calibrations,
                     collection,
                     lambda done, total: progress.update(task, completed=done, total=total),
+                    None if as_json else limit,
                 )
         finally:
             services.close()
     if as_json:
         typer.echo(json.dumps(asdict(found)))
     else:
-        _print(found, limit)
+        _print(found)
 
 
 def _mend(
@@ -79,7 +80,7 @@ def _mend(
         out.print(f"The face {delete} is deleted.", markup=False)
 
 
-def _print(found: Hygiene, limit: int) -> None:
+def _print(found: Hygiene) -> None:
     out.print(
         f"{found.faces} faces of {found.persons} persons; one person from similarity "
         f"{found.threshold:.3f} on."
@@ -96,7 +97,7 @@ def _print(found: Hygiene, limit: int) -> None:
             )
             for one in found.duplicates
         ],
-        limit,
+        found.counts["duplicates"],
     )
     _table(
         "Possibly under the wrong id" + _by_chance(found.mislabels_by_chance),
@@ -106,28 +107,28 @@ def _print(found: Hygiene, limit: int) -> None:
              f"{one.own_similarity:.3f}")
             for one in found.mislabels
         ],
-        limit,
+        found.counts["mislabels"],
     )  # fmt: skip
     _table(
         "Like none of their person's other faces",
         ("face", "person", "to its own"),
         [(one.face_id, one.person_id, f"{one.own_similarity:.3f}") for one in found.outliers],
-        limit,
+        found.counts["outliers"],
     )
     _table(
         "A person's only face, and weak",
         ("face", "person", "reasons"),
         [(one.face_id, one.person_id, ", ".join(one.reasons)) for one in found.weak],
-        limit,
+        found.counts["weak"],
     )
 
 
-def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]], limit: int) -> None:
+def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]], count: int) -> None:
     if not rows:
         out.print(f"{title}: none.")
         return
-    table = Table(*columns, title=f"{title}: {len(rows)}", title_justify="left")
-    for row in rows[:limit]:
+    table = Table(*columns, title=f"{title}: {count}", title_justify="left")
+    for row in rows:
         table.add_row(*row)
     out.print(table)
 

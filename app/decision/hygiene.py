@@ -5,7 +5,7 @@ Every template is searched for in the collection's own index, as a probe would b
 compared with everything.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,7 +85,7 @@ class Weak:
 @dataclass(frozen=True, slots=True)
 class Hygiene:
     """What was found, the worst first; `threshold` is the similarity from which two faces were
-    taken for one person.
+    taken for one person. `counts` of all that was found of each kind, also where fewer are listed.
 
     `duplicates_by_chance` and `mislabels_by_chance`: of those findings so many are expected of
     different people who look alike; None where nothing is calibrated. A threshold beyond what the
@@ -101,10 +101,21 @@ class Hygiene:
     mislabels: tuple[Mislabel, ...]
     outliers: tuple[Outlier, ...]
     weak: tuple[Weak, ...]
+    counts: Mapping[str, int]
 
 
-def examine(gallery: Gallery, calibrations: Calibrations, name: str, progress: Progress) -> Hygiene:
-    """Look through a collection. Raises CollectionNotFound or EmbeddingSpaceMismatch."""
+def examine(
+    gallery: Gallery,
+    calibrations: Calibrations,
+    name: str,
+    progress: Progress,
+    limit: int | None = None,
+) -> Hygiene:
+    """Look through a collection; list so many findings of each kind, the worst, or all of them.
+
+    `progress` is called with templates done and all, and may raise to end it. Raises
+    CollectionNotFound or EmbeddingSpaceMismatch.
+    """
     record = gallery.require(name)
     size = gallery.size(name)
     policy, grounds = policy_of(record), calibrations.grounds(record)
@@ -114,16 +125,24 @@ def examine(gallery: Gallery, calibrations: Calibrations, name: str, progress: P
     low = -1.0 if calibration is None else calibration.threshold_at(OUTLIER_FMR, ONE_COMPARISON)
     near = find_neighbours(gallery, name, threshold, max(threshold, low), progress)
     find = _Findings(gallery, near, calibration, threshold)
+    pairs, misplaced, alone = find.pairs(), find.misplaced(), find.alone(low)
+    weak, weak_count = find.weak(limit)
     return Hygiene(
         size.persons,
         len(near.keys),
         threshold,
         find.duplicates_by_chance(),
         find.mislabels_by_chance(size),
-        find.duplicates(),
-        find.mislabels(),
-        find.outliers(low),
-        find.weak(),
+        find.duplicates(pairs[:limit]),
+        find.mislabels(misplaced[:limit]),
+        find.outliers(alone[:limit]),
+        weak,
+        {
+            "duplicates": len(pairs),
+            "mislabels": len(misplaced),
+            "outliers": len(alone),
+            "weak": weak_count,
+        },
     )
 
 
@@ -163,58 +182,72 @@ class _Findings:
             return None
         return int(self._doubtful.sum()) * self._calibration.fpir_at(self._threshold, size)
 
-    def duplicates(self) -> tuple[Duplicate, ...]:
-        """Pairs of people with faces beyond the threshold, unless a face only seems misplaced."""
+    def pairs(self) -> Rows:
+        """Of each pair of people with faces beyond the threshold the row of the most similar one,
+        unless a face only seems misplaced: one under the wrong id resembles those under the right
+        one, and is a mislabel. The most similar first."""
         near, persons = self._near, self._near.person_keys
-        best: dict[tuple[int, int], tuple[float, int]] = {}
-        # A face under the wrong id resembles those under the right one: that is a mislabel.
-        rows = np.flatnonzero((near.other >= 0) & ~self._misplaced & ~self._misplaced[near.other])
-        for row in rows.tolist():
-            pair = sorted((int(persons[row]), int(persons[near.other[row]])))
-            key, similarity = (pair[0], pair[1]), float(near.similarity[row])
-            if similarity > best.get(key, (-2.0, 0))[0]:
-                best[key] = (similarity, row)
-        ordered = sorted(best.values(), reverse=True)
-        faces = self._faces([row for _, row in ordered], [near.other[r] for _, r in ordered])
+        reached = (near.other >= 0) & ~self._misplaced & ~self._misplaced[near.other]
+        rows = np.flatnonzero(reached)
+        mine, theirs = persons[rows], persons[near.other[rows]]
+        one, other = np.minimum(mine, theirs), np.maximum(mine, theirs)
+        order = np.lexsort((rows, -near.similarity[rows], other, one))
+        new = np.ones(len(rows), np.bool_)
+        new[1:] = np.diff(one[order]).astype(np.bool_) | np.diff(other[order]).astype(np.bool_)
+        best = rows[order[new]]
+        return best[np.lexsort((best, near.similarity[best]))[::-1]]
+
+    def misplaced(self) -> Rows:
+        """The rows of faces that another person resembles, and none of their own faces does."""
+        rows = np.flatnonzero(self._misplaced)
+        return rows[np.argsort(-self._near.similarity[rows], kind="stable")]
+
+    def alone(self, low: float) -> Rows:
+        """The rows of faces that neither their own people nor anybody else resembles."""
+        near = self._near
+        alone = (near.own < low) & (self._held[self._person] >= FACES_TO_BE_AN_OUTLIER)
+        rows = np.flatnonzero(alone & (near.other < 0))
+        return rows[np.argsort(near.own[rows], kind="stable")]
+
+    def duplicates(self, rows: Rows) -> tuple[Duplicate, ...]:
+        """What there is to say of pairs of people."""
+        near = self._near
+        named = zip(rows, self._faces(rows), self._faces(near.other[rows]), strict=True)
         return tuple(
             Duplicate(
-                a[1], b[1], a[0], b[0], similarity, *self._fmr(similarity),
+                a[1], b[1], a[0], b[0], (similarity := float(near.similarity[row])),
+                *self._fmr(similarity),
                 None if self._by_chance is None else self._by_chance.at(similarity),
             )
-            for (similarity, _), a, b in zip(ordered, *faces, strict=True)
+            for row, a, b in named
             if a is not None and b is not None and a[1] != b[1]
         )  # fmt: skip
 
-    def mislabels(self) -> tuple[Mislabel, ...]:
-        """Faces that another person resembles, and none of their own faces does."""
+    def mislabels(self, rows: Rows) -> tuple[Mislabel, ...]:
+        """What there is to say of misplaced faces."""
         near = self._near
-        rows = np.flatnonzero(self._misplaced)
-        rows = rows[np.argsort(-near.similarity[rows], kind="stable")]
-        mine, others = self._faces(rows.tolist(), near.other[rows].tolist())
+        named = zip(rows, self._faces(rows), self._faces(near.other[rows]), strict=True)
         return tuple(
             Mislabel(
                 face[0], face[1], other[1], float(near.similarity[row]), float(near.own[row]),
                 *self._fmr(float(near.similarity[row])),
             )
-            for row, face, other in zip(rows.tolist(), mine, others, strict=True)
+            for row, face, other in named
             if face is not None and other is not None and face[1] != other[1]
         )  # fmt: skip
 
-    def outliers(self, low: float) -> tuple[Outlier, ...]:
-        """Faces that neither their own people nor anybody else resembles."""
-        near = self._near
-        alone = (near.own < low) & (self._held[self._person] >= FACES_TO_BE_AN_OUTLIER)
-        rows = np.flatnonzero(alone & (near.other < 0))
-        rows = rows[np.argsort(near.own[rows], kind="stable")]
-        (faces,) = self._faces(rows.tolist())
+    def outliers(self, rows: Rows) -> tuple[Outlier, ...]:
+        """What there is to say of faces that nobody resembles."""
+        own = self._near.own
         return tuple(
-            Outlier(face[0], face[1], float(near.own[row]), *self._fmr(float(near.own[row])))
-            for row, face in zip(rows.tolist(), faces, strict=True)
+            Outlier(face[0], face[1], float(own[row]), *self._fmr(float(own[row])))
+            for row, face in zip(rows, self._faces(rows), strict=True)
             if face is not None
         )
 
-    def weak(self) -> tuple[Weak, ...]:
-        """People whose only face fails the mild gate, or is among the shortest embeddings."""
+    def weak(self, limit: int | None) -> tuple[tuple[Weak, ...], int]:
+        """People whose only face fails the mild gate, or is among the shortest embeddings; so many
+        of them, and how many there are."""
         rows = self._first[self._held == 1]
         norms = np.full(len(rows), np.nan)
         poor = np.zeros(len(rows), np.bool_)
@@ -225,17 +258,13 @@ class _Findings:
                     norms[place] = np.nan if (norm := quality.embedding_norm) is None else norm
                     poor[place] = bool(complaints(quality, MILD_GATE))
         known = norms[np.isfinite(norms)]
-        limit = float(np.quantile(known, WEAK_SHARE)) if len(known) >= ENOUGH_FACES else None
-        gate, found = _gate(limit), []
-        for _, records in self._records(rows[poor | (norms < (limit or -np.inf))]):
-            for record in records:
-                quality = None if record is None else Quality.read(record.quality)
-                if record is None or quality is None:
-                    continue
-                reasons = tuple(complaint.code for complaint in complaints(quality, gate))
-                if reasons:
-                    found.append(Weak(record.face_id, record.person_id, reasons, quality))
-        return tuple(sorted(found, key=_how_weak))
+        short = float(np.quantile(known, WEAK_SHARE)) if len(known) >= ENOUGH_FACES else None
+        rows = rows[poor | (norms < (-np.inf if short is None else short))]
+        found: list[Weak] = []
+        for _, records in self._records(rows):
+            found += _weak(records, _gate(short))
+            found = sorted(found, key=_how_weak)[:limit]
+        return tuple(found), len(rows)
 
     def _fmr(self, similarity: float) -> tuple[float | None, tuple[float, float] | None]:
         """How many comparisons of different people are as similar, and its 95 % interval."""
@@ -246,15 +275,12 @@ class _Findings:
             return None, (0.0, float(self._calibration.fmr.high[-1]))
         return rate.value, (rate.low, rate.high)
 
-    def _faces(self, *columns: list[int]) -> list[list[tuple[str, str] | None]]:
+    def _faces(self, rows: Rows) -> list[tuple[str, str] | None]:
         """Face id and person id of rows; None for what was deleted meanwhile."""
         return [
-            [
-                None if record is None else (record.face_id, record.person_id)
-                for _, records in self._records(np.array(rows, np.int64))
-                for record in records
-            ]
-            for rows in columns
+            None if record is None else (record.face_id, record.person_id)
+            for _, records in self._records(rows)
+            for record in records
         ]
 
     def _records(self, rows: Rows) -> Iterator[tuple[int, list[FaceRecord | None]]]:
@@ -263,6 +289,16 @@ class _Findings:
             keys = self._near.keys[rows[start : start + FACES_AT_ONCE]].tolist()
             found = self._gallery.store.faces_by_key(keys)
             yield start, [found.get(key) for key in keys]
+
+
+def _weak(records: list[FaceRecord | None], gate: QualityGate) -> Iterator[Weak]:
+    """Those of some faces that fail the gate."""
+    for record in records:
+        quality = None if record is None else Quality.read(record.quality)
+        if record is not None and quality is not None:
+            reasons = tuple(complaint.code for complaint in complaints(quality, gate))
+            if reasons:
+                yield Weak(record.face_id, record.person_id, reasons, quality)
 
 
 def _how_weak(one: Weak) -> tuple[int, float, str]:

@@ -55,5 +55,5 @@ def test_it_ends_when_nobody_waits_for_it(
     unwanted = threading.Event()
     unwanted.set()
     with pytest.raises(DeadlineExceeded):
-        _examine(services, collection, unwanted)
+        _examine(services, collection, 100, unwanted)
     assert client.get(f"/v1/collections/{collection}/hygiene").is_success, "it lets others in"

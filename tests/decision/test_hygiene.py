@@ -99,6 +99,18 @@ def test_a_weak_single_face(findings: dict[str, list[dict[str, object]]]) -> Non
     assert weak["quality"]["sharpness"] == 2
 
 
+def test_the_worst_are_listed_and_all_are_counted(
+    services: Services, findings: dict[str, Any]
+) -> None:
+    nothing = lambda *_: None  # noqa: E731
+    whole = examine(services.gallery, services.calibrations, "default", nothing)
+    some = examine(services.gallery, services.calibrations, "default", nothing, 1)
+    kinds = ("duplicates", "mislabels", "outliers", "weak")
+    assert some.counts == whole.counts == {kind: len(getattr(whole, kind)) for kind in kinds}
+    for kind in kinds:
+        assert getattr(some, kind) == getattr(whole, kind)[:1]
+
+
 def test_mending_takes_the_finding_away(
     services: Services, findings: dict[str, list[dict[str, object]]]
 ) -> None:
@@ -139,7 +151,10 @@ def test_strangers_who_look_alike_are_as_many_as_expected(services: Services) ->
     gallery.store.set_calibration("alike", calibration.calibration_id, calibration.content())
     found = examine(gallery, services.calibrations, "alike", lambda *_: None)
     assert found.duplicates_by_chance is not None
-    assert len(found.duplicates) > 50
+    assert found.counts["duplicates"] == len(found.duplicates) > 50
+    worst = examine(gallery, services.calibrations, "alike", lambda *_: None, 20)
+    assert worst.duplicates == found.duplicates[:20]
+    assert worst.counts == found.counts
     assert found.duplicates_by_chance == pytest.approx(len(found.duplicates), rel=0.4)
     assert found.mislabels_by_chance is not None
     assert found.mislabels_by_chance == pytest.approx(len(found.mislabels), abs=10, rel=0.5)

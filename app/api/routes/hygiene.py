@@ -1,7 +1,7 @@
 """`/v1/collections/{c}/hygiene`: what is probably wrong in a gallery, and mending it."""
 
 import threading
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -51,16 +51,15 @@ async def hygiene(
     head = AnswerHead(request)
     unwanted = threading.Event()
     try:
-        found = await head.services.scheduler.examine(_examine, head.services, collection, unwanted)
+        found = await head.services.scheduler.examine(
+            _examine, head.services, collection, limit, unwanted
+        )
     finally:
         unwanted.set()
-    kinds = ("duplicates", "mislabels", "outliers", "weak")
-    counts = {kind: len(getattr(found, kind)) for kind in kinds}
-    shown = replace(found, **{kind: getattr(found, kind)[:limit] for kind in kinds})
-    return {**head.members(), **asdict(shown), "counts": counts}
+    return {**head.members(), **asdict(found)}
 
 
-def _examine(services: Services, collection: str, unwanted: threading.Event) -> Hygiene:
+def _examine(services: Services, collection: str, limit: int, unwanted: threading.Event) -> Hygiene:
     if not services.calibrating.acquire(blocking=False):
         raise Overloaded(
             "A collection is being examined; one at a time, try again later.",
@@ -72,7 +71,7 @@ def _examine(services: Services, collection: str, unwanted: threading.Event) -> 
             raise DeadlineExceeded("The client left.")
 
     try:
-        return examine(services.gallery, services.calibrations, collection, go_on)
+        return examine(services.gallery, services.calibrations, collection, go_on, limit)
     finally:
         services.calibrating.release()
 
