@@ -21,6 +21,7 @@ from app.gallery.pruning import Pruning
 from app.gallery.schema import migrate
 from app.gallery.store import SqlStore
 from app.gallery.upkeep import Upkeep
+from app.gallery.waiting import await_database
 from app.imaging import ImageLimits, encode_crop
 from app.inference.cores import usable_cores
 from app.inference.cuda import CudaOptions
@@ -99,8 +100,9 @@ def content_digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def build_services(settings: Settings) -> Services:
-    """Load the pack, open and migrate the database, start the threads.
+def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services:
+    """Load the pack, open and migrate the database, start the threads. A database server that is
+    not there yet is waited for.
 
     Raises the StartupError family with a sentence for the operator.
     """
@@ -116,6 +118,7 @@ def build_services(settings: Settings) -> Services:
     pipeline = build_pipeline(pack, settings.device, limits, options)
     ring = KeyRing.from_settings(settings)
     engine = create_engine(settings.resolved_database_url)
+    await_database(engine, database_wait_s)
     migrate(engine)
     workers = settings.workers or usable_cores()
     store = SqlStore(engine, ring=ring)

@@ -15,6 +15,8 @@ from app.telemetry.logs import log, set_up_logs
 
 KEEP_ALIVE_S = 30
 SHUTDOWN_S = 20
+# Machines that start together start the database in their own time.
+DATABASE_WAIT_S = 60.0
 
 
 class Server(uvicorn.Server):
@@ -59,7 +61,7 @@ def serve(
     if warning := DescriptorLimit.read().raised().warning():
         log(logging.WARNING, warning)
     with clear_errors():
-        services = build_services(settings)
+        services = build_services(settings, DATABASE_WAIT_S)
     run(services, settings)
 
 

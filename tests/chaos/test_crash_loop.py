@@ -1,6 +1,7 @@
 """Killed again and again: nothing acknowledged is lost, nothing deleted comes back.
 
-LIKENESS_CHAOS_CYCLES sets how often; the suite's default keeps it short.
+LIKENESS_CHAOS_CYCLES and LIKENESS_CHAOS_CYCLES_POSTGRESQL set how often; the suite's defaults keep
+it short.
 """
 
 import os
@@ -13,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.chaos.workers import Client, Ledger, Worker, assert_kept
+from tests.chaos.workers import Client, Ledger, Worker, assert_erased, assert_kept
 from tests.postgres import PostgresServer, installed_binaries
 
 pytestmark = pytest.mark.chaos
 CYCLES = int(os.environ.get("LIKENESS_CHAOS_CYCLES", "12"))
+CYCLES_POSTGRESQL = int(os.environ.get("LIKENESS_CHAOS_CYCLES_POSTGRESQL", "3"))
 NAMES = ["a", "b", "c"]
 
 
@@ -60,6 +62,7 @@ def test_processes_killed_over_sqlite(tmp_path: Path) -> None:
             time.sleep(random.uniform(0, 0.02))
         finish(clients)
         assert_kept(url, folder, ledger, NAMES)
+        assert_erased(tmp_path / "likeness.db", ledger, NAMES)
     with closing(sqlite3.connect(tmp_path / "likeness.db")) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
@@ -74,7 +77,7 @@ def test_a_server_killed_under_its_clients(
     server = durable_postgres
     url, folder = server.new_database(), tmp_path / "index"
     ledger, random = Ledger(), np.random.default_rng(1)
-    for cycle in range(max(2, CYCLES // 4)):
+    for cycle in range(CYCLES_POSTGRESQL):
         workers, clients = start(url, folder, ledger, cycle)
         for _ in range(2):
             time.sleep(random.uniform(0.2, 0.6))
@@ -88,4 +91,4 @@ def test_a_server_killed_under_its_clients(
             worker.kill()
         finish(clients)
         assert_kept(url, folder, ledger, NAMES)
-    print(f"\n{ledger.acknowledged} operations acknowledged")  # noqa: T201
+    print(f"\n{CYCLES_POSTGRESQL} cycles, {ledger.acknowledged} operations acknowledged")  # noqa: T201

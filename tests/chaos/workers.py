@@ -183,6 +183,7 @@ def assert_kept(url: str, folder: Path, ledger: Ledger, clients: list[str]) -> i
     """Every person is in an allowed state, the index says the same as the database, nobody else
     is there; afterwards the ledger knows which state it was. Gives the number of templates."""
     gallery = open_gallery(url, folder)
+    gallery.prepare()
     found, absent = [], []
     for client in clients:
         for one in range(PERSONS):
@@ -204,6 +205,17 @@ def assert_kept(url: str, folder: Path, ledger: Ledger, clients: list[str]) -> i
     assert audit.templates == len(found)
     gallery.close()
     return len(found)
+
+
+def assert_erased(database: Path, ledger: Ledger, clients: list[str]) -> None:
+    """After a start no file of an SQLite database has a byte of what was deleted or never kept; for
+    a ledger that `assert_kept` has gone through."""
+    everything = b"".join(path.read_bytes() for path in database.parent.glob(f"{database.name}*"))
+    for person in (f"{client}-{one}" for client in clients for one in range(PERSONS)):
+        (state,) = ledger.states(person)
+        for number in range(VECTORS):
+            there = vector_of(person, number).tobytes() in everything
+            assert there == (number in state), (person, number)
 
 
 def held(gallery: Gallery, person: str) -> Held:

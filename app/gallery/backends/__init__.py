@@ -32,6 +32,9 @@ class Backend(Protocol):
     def lock_schema(self, connection: Connection) -> None:
         """Wait until no other process migrates, and keep others out until the transaction ends."""
 
+    def is_away(self, engine: Engine) -> bool:
+        """Whether the database's server cannot be reached, or is still starting."""
+
     def is_in_place(self, engine: Engine) -> bool:
         """Whether what is written reaches the database that the next start will open."""
 

@@ -109,6 +109,23 @@ def lock_schema(connection: Connection) -> None:
     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
 
 
+def is_away(engine: Engine) -> bool:
+    """By libpq's own check, which needs no password and understands a server in any language."""
+    from psycopg import ProgrammingError  # noqa: PLC0415 (the driver may be absent)
+    from psycopg.conninfo import make_conninfo  # noqa: PLC0415
+    from psycopg.pq import PGconn, Ping  # noqa: PLC0415
+
+    _, given = engine.dialect.create_connect_args(engine.url)
+    ours = {"connect_timeout": CONNECT_TIMEOUT_S, **given}
+    # What is no text or number is psycopg's own, and means nothing to libpq.
+    plain = {name: value for name, value in ours.items() if isinstance(value, str | int)}
+    try:
+        conninfo = make_conninfo("", **plain)
+    except ProgrammingError:  # a parameter that libpq does not know: connecting says so
+        return False
+    return PGconn.ping(conninfo.encode()) in (Ping.NO_RESPONSE, Ping.REJECT)
+
+
 def is_in_place(_engine: Engine) -> bool:
     """A server looks after its files itself."""
     return True

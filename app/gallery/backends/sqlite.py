@@ -80,6 +80,11 @@ def lock_schema(_connection: Connection) -> None:
     """Nothing to do: a writing transaction is alone already."""
 
 
+def is_away(_engine: Engine) -> bool:
+    """There is no server."""
+    return False
+
+
 def is_in_place(engine: Engine) -> bool:
     """Whether the file is still where it was opened."""
     file = engine.get_execution_options().get(FILE)

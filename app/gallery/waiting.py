@@ -1,0 +1,34 @@
+"""Waiting for a database server that starts later than the service does."""
+
+import logging
+import time
+from collections.abc import Callable
+
+from sqlalchemy import Engine
+
+from app.gallery.backends import backend_of, shown_url
+from app.telemetry.logs import log
+
+RETRY_S = 1.0
+LOG_EVERY_S = 10.0
+
+
+def await_database(
+    engine: Engine,
+    seconds: float,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Return as soon as the database's server takes connections, or after `seconds`.
+
+    It does not connect: a wrong password, or a database that is not there, is found by whoever
+    does, at once. The log says what is waited for.
+    """
+    backend, end, logged_at = backend_of(engine), clock() + seconds, -LOG_EVERY_S
+    while backend.is_away(engine) and (now := clock()) < end:
+        if now - logged_at >= LOG_EVERY_S:
+            left = round(end - now)
+            log(logging.WARNING, "the database server takes no connections yet; waiting for it",
+                database=shown_url(engine), seconds_left=left)  # fmt: skip
+            logged_at = now
+        sleep(RETRY_S)
