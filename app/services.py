@@ -108,7 +108,10 @@ def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services
     """
     pack = load_pack(settings.pack, settings.installed_packs)
     limits = ImageLimits(
-        settings.max_image_bytes, settings.max_image_pixels, settings.max_image_side
+        settings.max_image_bytes,
+        settings.max_image_pixels,
+        settings.max_image_side,
+        settings.max_decode_bytes,
     )
     options = CudaOptions(
         settings.cuda_graphs,

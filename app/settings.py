@@ -87,6 +87,10 @@ class Settings(BaseSettings):
     max_image_bytes: Annotated[int, Field(gt=0)] = 10 * MIB
     max_image_pixels: Annotated[int, Field(gt=0)] = 40_000_000
     max_image_side: Annotated[int, Field(gt=0)] = 16_384
+    max_decode_bytes: Annotated[
+        int,
+        Field(gt=0, description="Memory of all photos while they are decoded, by their headers."),
+    ] = 2048 * MIB
     max_images: Annotated[int, Field(gt=0, description="Images in one request.")] = 32
     max_request_bytes: Annotated[int, Field(gt=0)] = 64 * MIB
     max_faces: Annotated[int, Field(gt=0, description="Faces answered for one image.")] = 256

@@ -99,8 +99,8 @@ def read_people(folder: Path) -> LabelledPeople:
     photos = find_photos(folder) if folder.is_dir() else []
     if not photos:
         raise EvaluationError(
-            f"{folder} holds no photos; it must have one folder a person with JPEG, PNG or WebP "
-            "files in it."
+            f"{folder} holds no photos; it must have one folder a person with JPEG, PNG, WebP, "
+            "HEIC or AVIF files in it."
         )
     root = folder.resolve()
     return LabelledPeople(

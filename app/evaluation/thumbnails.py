@@ -17,7 +17,7 @@ _LIMITS = ImageLimits(max_bytes=64 * 1024 * 1024, max_pixels=100_000_000)
 
 
 def thumbnail_uri(photo: bytes) -> str | None:
-    """A JPEG, PNG or WebP photo as a JPEG of at most 112 pixels a side, in a `data:` URI.
+    """A photo as a JPEG of at most 112 pixels a side, in a `data:` URI.
 
     None where the bytes cannot be decoded. The thumbnail is upright, never larger than the photo,
     and encoded anew: no place, time or other metadata of the photo gets into the report.

@@ -22,7 +22,7 @@ from app.faces.embed import Recogniser
 from app.faces.liveness import LivenessCheck, LivenessNetwork
 from app.faces.quality import Opinions, assess_faces
 from app.faces.quality_network import QualityNetwork
-from app.imaging import ImageLimits, decode_at_least, decode_image
+from app.imaging import ImageLimits, PhotoDecoder
 from app.inference.batching import BatchedModel
 from app.inference.cuda import CudaOptions
 from app.inference.pack_spec import ModelPack
@@ -92,7 +92,7 @@ class FacePipeline:
             )
         self._detector = detector
         self._recogniser = recogniser
-        self._limits = limits
+        self._photos = PhotoDecoder(limits)
         self.policy = policy
         self._batched = dict(batched or {})
         self._judges = judges or Judges()
@@ -113,7 +113,8 @@ class FacePipeline:
         return {name: model.batches for name, model in self._batched.items()}
 
     def close(self) -> None:
-        """End the threads that own networks."""
+        """End the threads that own networks, and the decoder's processes."""
+        self._photos.close()
         for model in self._batched.values():
             model.close()
 
@@ -157,7 +158,7 @@ class FacePipeline:
         clock = StageClock()
         clock.timings_ms["queue"] = (time.perf_counter() - made) * 1000
         with clock.stage("decode"):
-            decoded = decode_at_least(data, self._limits, self._detector.input_size)
+            decoded = self._photos.decode(data, self._detector.input_size)
         return (yield from self._steps(decoded, data, wish, clock))
 
     def _steps(
@@ -206,7 +207,7 @@ class FacePipeline:
         if ratio > 1 and (enlargement(landmarks, size) * ratio > 1).any():
             assert data is not None, "only encoded photos come reduced"
             with clock.stage("decode"):
-                image, ratio = decode_image(data, self._limits), 1
+                image, ratio = self._photos.decode(data).pixels, 1
         with clock.stage("align"):
             # The middle of the photo's first pixel is not that of the copy's first.
             points = landmarks
@@ -223,7 +224,7 @@ class FacePipeline:
         if decoded.reduction > 1:
             assert data is not None, "only encoded photos come reduced"
             with clock.stage("decode"):
-                image = decode_image(data, self._limits)
+                image = self._photos.decode(data).pixels
         with clock.stage("liveness"):
             return self._judges.liveness.scores(image, found.boxes)
 

@@ -1,7 +1,7 @@
 """Bytes of one photo -> upright BGR array, with every limit checked before anything is decoded."""
 
 from app.imaging.crops import decode_crop, encode_crop
-from app.imaging.decoding import decode_at_least, decode_image
+from app.imaging.decoder import PhotoDecoder, decode_at_least, decode_image
 from app.imaging.formats import FORMATS, sniff_format
 from app.imaging.headers import Header, estimate_memory, read_header
 from app.imaging.limits import ImageLimits
@@ -10,6 +10,7 @@ __all__ = [
     "FORMATS",
     "Header",
     "ImageLimits",
+    "PhotoDecoder",
     "decode_at_least",
     "decode_crop",
     "decode_image",

@@ -1,10 +1,14 @@
-"""Bytes of one photo -> upright BGR array, with every limit checked before anything is decoded.
+"""Bytes of one photo -> upright BGR array, in this process.
 
-Pillow reads the header and decodes: unlike OpenCV's decoder it refuses truncated files instead of
-filling the rest with grey, and it knows the size before it allocates.
+Pillow reads the headers and decodes: unlike OpenCV's decoders it refuses truncated files instead of
+filling the rest with grey, and it knows the size before it allocates. Still WebP pictures, which
+OpenCV refuses as well when they are cut, are decoded by OpenCV: the same pixels in half the memory.
 """
 
+import hashlib
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import cv2
@@ -12,24 +16,12 @@ import numpy as np
 from PIL import ExifTags
 from PIL import Image as PillowImage
 
-from app.errors import ImageTooLarge, UnreadableImage, UnsupportedImage
-from app.imaging.formats import FORMATS, check_format
-from app.imaging.limits import ImageLimits, check_bytes, check_size, too_many_pixels
-from app.types import DecodedImage, Image
-
-_WHITE = (255, 255, 255, 255)
-_SIXTEEN_BIT_GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N")
-
-# What brings a picture upright, by its EXIF orientation (CIPA DC-008, "Orientation"); 1 is upright.
-_TURNS = {
-    2: PillowImage.Transpose.FLIP_LEFT_RIGHT,
-    3: PillowImage.Transpose.ROTATE_180,
-    4: PillowImage.Transpose.FLIP_TOP_BOTTOM,
-    5: PillowImage.Transpose.TRANSPOSE,
-    6: PillowImage.Transpose.ROTATE_270,
-    7: PillowImage.Transpose.TRANSVERSE,
-    8: PillowImage.Transpose.ROTATE_90,
-}
+from app.errors import ImageError, UnreadableImage
+from app.imaging import jpeg
+from app.imaging.limits import ImageLimits, check_size, too_many_pixels
+from app.imaging.pixels import TURNS, UPRIGHT, Turn, array_to_bgr, picture_to_bgr
+from app.imaging.png import without_comments
+from app.types import DecodedImage
 
 # What libjpeg can leave out while it decodes (its DCT scaling), most first.
 _JPEG_REDUCTIONS = (8, 4, 2)
@@ -37,42 +29,106 @@ _JPEG_REDUCTIONS = (8, 4, 2)
 # Pillow has a guard of its own, above ours: its wording would mean nothing to a client.
 _PIXEL_GUARD = PillowImage.DecompressionBombError
 
+# Coded data that could follow the end of a file: no codes at all, every bit both ways, and noise.
+_CONTINUATIONS = (
+    bytes(96),
+    bytes.fromhex("5593 2d1e c874 b06a 39d5 8ef2") * 8,
+    bytes.fromhex("aa6c d2e1 378b 4f95 c62a 710d") * 8,
+    bytes.fromhex("e41b 0a9f d7c2 6835 b94e 1283") * 8,
+)
 
-def decode_image(data: bytes, limits: ImageLimits) -> Image:
-    """Decode one JPEG, PNG or WebP to a contiguous uint8 array (height, width, 3), BGR.
 
-    EXIF orientation is applied; transparency is laid on white; 16-bit, palette, grey and CMYK
-    become 8-bit BGR; of an animation the first frame is taken.
+def decode_here(
+    format_name: str, data: bytes, limits: ImageLimits, enough: int | None = None
+) -> DecodedImage:
+    """Decode a photo whose bytes and header were checked, reduced where `enough` allows it.
 
-    Raises EmptyImage, UnsupportedImage, ImageTooLarge or UnreadableImage.
+    Raises ImageTooLarge or UnreadableImage.
     """
-    return decode_at_least(data, limits, None).pixels
+    with image_errors(limits):
+        match format_name:
+            case "JPEG":
+                return _decode_jpeg(data, limits, enough)
+            case "PNG":
+                return _decode_picture("PNG", without_comments(data), limits)
+            case "WEBP":
+                return _decode_webp(data, limits)
+            case _:
+                raise AssertionError(f"{format_name} is none of FORMATS")
 
 
-def decode_at_least(data: bytes, limits: ImageLimits, enough: int | None) -> DecodedImage:
-    """The same, and where `enough` pixels on the longer side do, a JPEG may come reduced to a half,
-    a quarter or an eighth, never to less than that; much faster, and free of aliasing."""
-    check_bytes(data, limits)
-    check_format(data)
+@contextmanager
+def image_errors(limits: ImageLimits) -> Iterator[None]:
+    """Whatever a decoder raises, as ImageTooLarge or UnreadableImage."""
     try:
-        with PillowImage.open(io.BytesIO(data), formats=FORMATS) as picture:
-            check_size(*picture.size, limits)
-            width, height = picture.size
-            reduction = _reduce(picture, enough)
-            picture.load()
-            upright = _upright(picture)
-            if upright.size != picture.size:  # a quarter turn; a square's sides are equal anyway
-                width, height = height, width
-            pixels = _to_bgr(upright)
+        yield
     except _PIXEL_GUARD as error:
         raise too_many_pixels("The image has far too many pixels", limits) from error
-    except (UnsupportedImage, ImageTooLarge):
+    except (ImageError, AssertionError):
         raise
     except Exception as error:  # decoders raise anything from struct.error to SyntaxError
-        raise UnreadableImage(
-            "The image is damaged or incomplete and could not be decoded; send the whole file."
-        ) from error
+        raise damaged() from error
+
+
+def damaged() -> UnreadableImage:
+    """The refusal of a photo whose pixels are not whole."""
+    return UnreadableImage(
+        "The image is damaged or incomplete and could not be decoded; send the whole file."
+    )
+
+
+def _decode_picture(
+    format_name: str, data: bytes, limits: ImageLimits, enough: int | None = None
+) -> DecodedImage:
+    with PillowImage.open(io.BytesIO(data), formats=(format_name,)) as picture:
+        width, height = picture.size
+        check_size(width, height, limits)
+        reduction = _reduce(picture, enough)
+        picture.load()
+        turn = turn_of(picture)
+        pixels = picture_to_bgr(picture, turn)
+    if turn.transposed:
+        width, height = height, width
     return DecodedImage(pixels, width, height, reduction)
+
+
+def _decode_jpeg(data: bytes, limits: ImageLimits, enough: int | None) -> DecodedImage:
+    try:
+        return _decode_picture("JPEG", data, limits, enough)
+    except OSError:
+        if jpeg.ends(data) or not jpeg.is_complete(data):
+            raise
+    return _decode_endless_jpeg(data.rstrip(b"\xff"), limits)
+
+
+def _decode_endless_jpeg(data: bytes, limits: ImageLimits) -> DecodedImage:
+    """Decode a JPEG that may lack nothing but its end marker: then no pixel depends on what comes
+    next. Raises UnreadableImage where one does."""
+    known, photo = b"", None
+    for more in _CONTINUATIONS:
+        photo = None  # one at a time in memory
+        photo = _decode_picture("JPEG", data + more + jpeg.END_OF_IMAGE, limits)
+        digest = hashlib.sha256(photo.pixels.data).digest()
+        if known and digest != known:
+            raise damaged()
+        known = digest
+    assert photo is not None, "there are continuations"
+    return photo
+
+
+def _decode_webp(data: bytes, limits: ImageLimits) -> DecodedImage:
+    with PillowImage.open(io.BytesIO(data), formats=("WEBP",)) as picture:
+        check_size(*picture.size, limits)
+        turn = turn_of(picture)
+        animated = getattr(picture, "is_animated", False)
+    del picture
+    if animated:
+        return _decode_picture("WEBP", data, limits)
+    stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if stored is None:
+        raise damaged()
+    pixels = array_to_bgr(np.asarray(stored, np.uint8), turn)
+    return DecodedImage(pixels, pixels.shape[1], pixels.shape[0])
 
 
 def _reduce(picture: PillowImage.Image, enough: int | None) -> int:
@@ -84,41 +140,21 @@ def _reduce(picture: PillowImage.Image, enough: int | None) -> int:
         enough_left = max(width, height) >= reduction * enough and min(width, height) >= reduction
         # What does not divide is filled up at the far sides, which a turn could make the near ones.
         divides = width % reduction == 0 and height % reduction == 0
-        if enough_left and (divides or _turn_of(picture) is None):
+        if enough_left and (divides or turn_of(picture) == UPRIGHT):
             # The decoder may leave out more where a side is short: it is told what it may reach.
             _, box = picture.draft(None, (width // reduction, height // reduction)) or ("", None)
             return round(width / box[2]) if box else 1
     return 1
 
 
-def _upright(picture: PillowImage.Image) -> PillowImage.Image:
-    """Apply the EXIF orientation; damaged EXIF data counts as none, the pixels are still good.
+def turn_of(picture: PillowImage.Image) -> Turn:
+    """What the EXIF orientation asks for; damaged EXIF data counts as none.
 
     `ImageOps.exif_transpose` would also rewrite the EXIF data, and fail for a photo with a good
     orientation beside one damaged tag.
     """
-    turn = _turn_of(picture)
-    return picture if turn is None else picture.transpose(turn)
-
-
-def _turn_of(picture: PillowImage.Image) -> PillowImage.Transpose | None:
     try:
         orientation: Any = picture.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # noqa: BLE001 - any malformed tag: the photo is shown as stored
-        return None
-    return _TURNS.get(orientation)
-
-
-def _to_bgr(picture: PillowImage.Image) -> Image:
-    if picture.mode in _SIXTEEN_BIT_GREY:
-        grey = (np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8)
-        return np.ascontiguousarray(np.repeat(grey[:, :, np.newaxis], 3, axis=2))
-    if picture.has_transparency_data:
-        picture = _on_white(picture)
-    rgb = np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
-    return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), dtype=np.uint8)
-
-
-def _on_white(picture: PillowImage.Image) -> PillowImage.Image:
-    rgba = picture.convert("RGBA")
-    return PillowImage.alpha_composite(PillowImage.new("RGBA", rgba.size, _WHITE), rgba)
+        return UPRIGHT
+    return TURNS.get(orientation, UPRIGHT)

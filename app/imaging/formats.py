@@ -2,8 +2,8 @@
 
 from app.errors import UnsupportedImage
 
-FORMATS = ("JPEG", "PNG", "WEBP")
-ADVICE = "send JPEG, PNG or WebP"
+FORMATS = ("JPEG", "PNG", "WEBP", "HEIC", "AVIF")
+ADVICE = "send JPEG, PNG, WebP, HEIC or AVIF"
 
 _AVIF = {b"avif", b"avis"}
 # Still images and sequences in HEVC (ISO/IEC 23008-12, annex B).

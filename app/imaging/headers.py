@@ -7,12 +7,14 @@ measures what the estimates promise.
 from dataclasses import dataclass
 
 from app.imaging.formats import sniff_format
-from app.imaging.jpeg import TooManySegments, has_several_scans, read_frame
+from app.imaging.jpeg import Frame, TooManySegments, has_several_scans, read_frame
 
 # Of a decoder's tables, its line buffers and the strips that are converted one by one.
 _FIXED = 4 * 1024 * 1024
 # The decoded copy as this project uses it: 8-bit BGR.
 _BGR = 3
+# A HEIC describes its tiles and thumbnails too, most often all tiles at once.
+_MAX_PICTURES = 4_096
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +22,15 @@ class Header:
     """The claims of a photo's header.
 
     `width` and `height` are pixels as stored, before any turn; `bytes_per_pixel` is the memory that
-    each takes while the photo is decoded, the result (3 bytes) included.
+    each takes while the photo is decoded, the result (3 bytes) included; `frame` what else a JPEG
+    says of itself.
     """
 
     format: str
     width: int
     height: int
     bytes_per_pixel: float
+    frame: Frame | None = None
 
     @property
     def pixels(self) -> int:
@@ -63,7 +67,7 @@ def _read_jpeg(data: bytes) -> Header | None:
     each = _BGR + (1.0 if len(frame.areas) == 1 else 4.0)
     if frame.width and frame.height and has_several_scans(data, frame):
         each += 2 * frame.samples / (frame.width * frame.height)
-    return Header("JPEG", frame.width, frame.height, each)
+    return Header("JPEG", frame.width, frame.height, each, frame)
 
 
 def _read_png(data: bytes) -> Header | None:
@@ -99,6 +103,31 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
+def _read_boxed(data: bytes) -> Header | None:
+    """The largest picture that the file describes (ISO/IEC 23008-12, 6.5.3: `ispe`).
+
+    A box may stand anywhere in `meta`, so the name is searched for: nothing a decoder reads is
+    missed.
+    """
+    start = data.find(b"meta")
+    end = min(len(data), start - 4 + int.from_bytes(data[start - 4 : start], "big"))
+    width = height = 0
+    at = data.find(b"ispe", start, end) if start >= 4 else -1
+    for _ in range(_MAX_PICTURES):
+        if at < 0:
+            break
+        size = (
+            int.from_bytes(data[at + 8 : at + 12], "big"),
+            int.from_bytes(data[at + 12 : at + 16], "big"),
+        )
+        if size[0] * size[1] > width * height:
+            width, height = size
+        at = data.find(b"ispe", at + 4, end)
+    else:
+        return None
+    return Header(sniff_format(data) or "", width, height, 20) if width else None
+
+
 def _is_animated_webp(data: bytes) -> bool:
     return data[12:16] == b"VP8X" and bool(data[20] & 0x02)
 
@@ -107,4 +136,10 @@ def _little(data: bytes) -> int:
     return int.from_bytes(data, "little")
 
 
-_READERS = {"JPEG": _read_jpeg, "PNG": _read_png, "WEBP": _read_webp}
+_READERS = {
+    "JPEG": _read_jpeg,
+    "PNG": _read_png,
+    "WEBP": _read_webp,
+    "HEIC": _read_boxed,
+    "AVIF": _read_boxed,
+}

@@ -7,9 +7,9 @@ find a scan than these two bytes, which no coded data can hold.
 from dataclasses import dataclass
 
 _START_OF_SCAN = b"\xff\xda"
-_END_OF_IMAGE = b"\xff\xd9"
+END_OF_IMAGE = b"\xff\xd9"
 _FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
-# Ten scans of the usual progressive script, and thirty times as much for the largest photos.
+# The longest metadata that a camera splits into segments (64 KiB each) takes some hundred.
 MAX_SEGMENTS = 4_096
 
 
@@ -122,4 +122,30 @@ def least_bytes(frame: Frame) -> int:
 
 def ends(data: bytes) -> bool:
     """Whether an end marker follows the last scan."""
-    return data.find(_END_OF_IMAGE, data.rfind(_START_OF_SCAN) + 2) >= 0
+    return data.find(END_OF_IMAGE, data.rfind(_START_OF_SCAN) + 2) >= 0
+
+
+def is_complete(data: bytes) -> bool:
+    """Whether the scans there are hold every bit of every coefficient (T.81, G.1.1).
+
+    The last of them may still be cut. False where the header cannot be read.
+    """
+    try:
+        frame = read_frame(data)
+    except TooManySegments:
+        return False
+    if frame is None:
+        return False
+    missing = {name: set(range(64)) for name in frame.areas}
+    at = frame.first_scan
+    while at >= 0:
+        count = (data[at + 4 : at + 5] or b"\0")[0]
+        behind = at + 5 + 2 * count
+        names, script = data[at + 5 : behind : 2], data[behind : behind + 3]
+        if not frame.progressive:
+            script = b"\0\x3f\0"
+        if len(script) == 3 and script[2] & 15 == 0:
+            for name in names:
+                missing.get(name, set()).difference_update(range(script[0], script[1] + 1))
+        at = data.find(_START_OF_SCAN, at + 2)
+    return not any(missing.values())

@@ -9,11 +9,17 @@ _MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """What one image may measure: bytes as sent, pixels in all, pixels of its longer side."""
+    """What one image may measure: bytes as sent, pixels in all, pixels of its longer side.
+
+    `decode_bytes` is the memory that all photos at work may take together while they are decoded,
+    by their headers; `decode_seconds` how long one may take that is decoded in another process.
+    """
 
     max_bytes: int = 10 * _MIB
     max_pixels: int = 40_000_000
     max_side: int = 16_384
+    decode_bytes: int = 2048 * _MIB
+    decode_seconds: float = 20.0
 
 
 def check_bytes(data: bytes, limits: ImageLimits) -> None:

@@ -1,0 +1,60 @@
+"""HEIC and AVIF -> upright BGR array; runs in the decoder process only.
+
+Both turn a picture by properties of the file (`irot`, `imir`), which outrank EXIF: libheif has
+applied them, and Pillow reports them as the orientation.
+"""
+
+import io
+
+import numpy as np
+import pi_heif
+from numpy.typing import NDArray
+from PIL import Image as PillowImage
+
+from app.imaging.decoding import damaged, image_errors, turn_of
+from app.imaging.limits import ImageLimits, check_size
+from app.imaging.pixels import array_to_bgr, picture_to_bgr
+from app.types import DecodedImage, Image
+
+
+def decode_boxed(format_name: str, data: bytes, limits: ImageLimits) -> DecodedImage:
+    """Decode a photo whose bytes and header were checked. Raises ImageTooLarge or
+    UnreadableImage."""
+    with image_errors(limits):
+        pixels = _decode_heic(data, limits) if format_name == "HEIC" else _decode_avif(data, limits)
+    return DecodedImage(pixels, pixels.shape[1], pixels.shape[0])
+
+
+def _decode_heic(data: bytes, limits: ImageLimits) -> Image:
+    # Photos run side by side as it is, and thumbnails and depths are of no use.
+    pi_heif.options.DECODE_THREADS = 1
+    pi_heif.options.THUMBNAILS = pi_heif.options.DEPTH_IMAGES = pi_heif.options.AUX_IMAGES = False
+    file = pi_heif.open_heif(data, bgr_mode=True)
+    photo = file[file.primary_index]
+    width, height = photo.size
+    check_size(width, height, limits)
+    # A copy: the array that it gives does not keep the memory alive in which its pixels lie.
+    stored: NDArray[np.generic] = np.array(photo)
+    if stored.dtype != np.uint8:
+        stored = (stored >> 8).astype(np.uint8)  # type: ignore[operator]
+    if photo.mode.startswith("L") and stored.ndim == 3:
+        stored = stored[:, :, [0, 0, 0, 1]]
+    if photo.mode.endswith("a"):
+        return _premultiplied_on_white(np.asarray(stored, np.uint8))
+    return array_to_bgr(np.asarray(stored, np.uint8))
+
+
+def _decode_avif(data: bytes, limits: ImageLimits) -> Image:
+    with PillowImage.open(io.BytesIO(data), formats=("AVIF",)) as picture:
+        check_size(*picture.size, limits)
+        picture.info.pop("xmp", None)
+        picture.load()
+        return picture_to_bgr(picture, turn_of(picture))
+
+
+def _premultiplied_on_white(pixels: Image) -> Image:
+    if pixels.shape[2] != 4:
+        raise damaged()
+    white = 255 - pixels[:, :, 3:]
+    whole = np.minimum(pixels[:, :, :3].astype(np.uint16) + white, 255)
+    return np.asarray(whole, np.uint8)

@@ -1,0 +1,217 @@
+"""The photo decoder of a service: memory of all photos bounded together, suspicious ones apart."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+import app
+from app.errors import ImageError, Overloaded, UnreadableImage
+from app.imaging.decoding import decode_here
+from app.imaging.inspection import inspect, is_suspicious
+from app.imaging.limits import ImageLimits
+from app.imaging.wire import Connection, Request
+from app.types import DecodedImage, Image
+
+RETRY_AFTER_S = 1
+# Of a decoder process before it sees a photo: Python, NumPy, OpenCV and the codecs, mapped.
+_PROCESS_BYTES = 1024 * 1024 * 1024
+# What a pixel may take there: planes of 16 bits, a copy, and the result.
+_PROCESS_BYTES_PER_PIXEL = 24
+
+
+class PhotoDecoder:
+    """Decodes photos for several threads. Safe to call from all of them.
+
+    While photos are decoded they may take `limits.decode_bytes` together, by their headers; others
+    wait, first come, first served. What is suspicious, and every HEIC and AVIF, is decoded in a
+    process of its own, which can be ended and whose end is no harm.
+    """
+
+    def __init__(self, limits: ImageLimits) -> None:
+        self.limits = limits
+        self._memory = Memory(limits.decode_bytes)
+        self._idle: list[_Process] = []
+        self._lock = threading.Lock()
+        self._finalizer = weakref.finalize(self, _end_all, self._idle)
+
+    def decode(self, data: bytes, enough: int | None = None) -> DecodedImage:
+        """Decode one photo to a contiguous uint8 array (height, width, 3), BGR, upright.
+
+        Where `enough` pixels on the longer side do, a JPEG may come reduced to a half, a quarter
+        or an eighth, never to less than that.
+
+        Raises EmptyImage, UnsupportedImage, ImageTooLarge, UnreadableImage, or Overloaded when
+        there was no memory for it in time.
+        """
+        header = inspect(data, self.limits)
+        with self._memory.hold(header.memory, self.limits.decode_seconds):
+            if is_suspicious(data, header):
+                return self._decode_apart(data, enough)
+            return decode_here(header.format, data, self.limits, enough)
+
+    def close(self) -> None:
+        """End the processes that wait for photos."""
+        self._finalizer()
+
+    def _decode_apart(self, data: bytes, enough: int | None) -> DecodedImage:
+        request = Request(data, self.limits, enough)
+        while True:
+            process, fresh = self._take()
+            try:
+                photo = process.decode(request)
+            except ImageError:
+                self._give_back(process)
+                raise
+            except TimeoutError as error:
+                process.end()
+                seconds = self.limits.decode_seconds
+                raise UnreadableImage(
+                    f"The image could not be decoded within {seconds:g} s; save it again, as a "
+                    "baseline JPEG."
+                ) from error
+            except EOFError as error:
+                # One that waited for a photo may have ended just now.
+                idled = process.end() == 0
+                if fresh or not idled:
+                    raise UnreadableImage(
+                        "The image is damaged, or takes more memory than a photo of its size "
+                        "does; save it again, as a baseline JPEG."
+                    ) from error
+            except BaseException:
+                process.end()
+                raise
+            else:
+                self._give_back(process)
+                return photo
+
+    def _take(self) -> tuple["_Process", bool]:
+        """A process that waits, or else a fresh one."""
+        with self._lock:
+            while self._idle:
+                process = self._idle.pop()
+                if process.runs:
+                    return process, False
+                process.end()
+        return _Process(self.limits), True
+
+    def _give_back(self, process: "_Process") -> None:
+        with self._lock:
+            if self._finalizer.alive:
+                self._idle.append(process)
+                return
+        process.end()
+
+
+class Memory:
+    """Bytes that several threads may hold together, in the order in which they ask."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._held = 0
+        self._waiting: deque[object] = deque()
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def hold(self, size: int, seconds: float) -> Iterator[None]:
+        """Hold `size` bytes; more than there are in all are held alone.
+
+        Raises Overloaded when they are not free within `seconds`.
+        """
+        size, turn = min(size, self._most), object()
+        with self._changed:
+            self._waiting.append(turn)
+            try:
+                free = self._changed.wait_for(
+                    lambda: self._waiting[0] is turn and self._held + size <= self._most, seconds
+                )
+            finally:
+                self._waiting.remove(turn)
+                self._changed.notify_all()
+            if not free:
+                raise Overloaded(
+                    f"The photos at work take all of the {self._most:,} bytes that decoding may "
+                    "take; try again in a moment, with smaller photos.",
+                    {"retry_after": RETRY_AFTER_S},
+                )
+            self._held += size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held -= size
+                self._changed.notify_all()
+
+
+class _Process:
+    """One decoder process."""
+
+    def __init__(self, limits: ImageLimits) -> None:
+        ours, theirs = socket.socketpair()
+        most = _PROCESS_BYTES + _PROCESS_BYTES_PER_PIXEL * limits.max_pixels
+        command = [sys.executable, "-P", "-m", "app.imaging.process", str(theirs.fileno())]
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - this interpreter, with numbers
+                [*command, str(most)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env=_environment(),
+                start_new_session=True,
+            )
+        self._connection = Connection(ours)
+
+    @property
+    def runs(self) -> bool:
+        return self._process.poll() is None
+
+    def decode(self, request: Request) -> DecodedImage:
+        """Raises ImageError, TimeoutError, and EOFError when the process has ended."""
+        deadline = time.monotonic() + request.limits.decode_seconds
+        self._connection.send_request(request, deadline)
+        return self._connection.receive_photo(request.limits, deadline)
+
+    def end(self) -> int:
+        """End it now; how it ended: 0 when it had done so by itself."""
+        self._connection.close()
+        if self._process.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self._process.wait(0.2)
+            self._process.kill()
+        return self._process.wait()
+
+
+def _environment() -> dict[str, str]:
+    """Without the settings of the service, keys among them."""
+    kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+    # One arena: each more would map 64 MiB of the address space that is limited.
+    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+    return {**kept, **threads, "PYTHONPATH": str(Path(app.__file__).parents[1])}
+
+
+def _end_all(processes: list[_Process]) -> None:
+    while processes:
+        processes.pop().end()
+
+
+def decode_image(data: bytes, limits: ImageLimits) -> Image:
+    """One photo alone, to a contiguous uint8 array (height, width, 3), BGR, upright.
+
+    Orientation is applied; transparency is laid on white; 16-bit, palette, grey and CMYK become
+    8-bit BGR; of an animation the first frame is taken. Raises what `PhotoDecoder.decode` does.
+    """
+    return decode_at_least(data, limits, None).pixels
+
+
+def decode_at_least(data: bytes, limits: ImageLimits, enough: int | None) -> DecodedImage:
+    """The same, reduced where `enough` allows it, as `PhotoDecoder.decode` does."""
+    with contextlib.closing(PhotoDecoder(limits)) as decoder:
+        return decoder.decode(data, enough)

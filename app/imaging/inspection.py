@@ -1,0 +1,54 @@
+"""What is refused, or decoded elsewhere, before anything is decoded: by bytes, size and work."""
+
+from app.errors import ImageTooLarge
+from app.imaging import jpeg
+from app.imaging.decoding import damaged
+from app.imaging.formats import check_format
+from app.imaging.headers import Header, read_header
+from app.imaging.limits import ImageLimits, check_bytes, check_size
+
+# The ten scans of the usual script walk over 560 million samples in the largest photo of three full
+# components. Each takes about half a nanosecond when its scan holds nothing.
+MAX_SCANNED_SAMPLES = 1_500_000_000
+_USUAL_SCANNED_SAMPLES = 600_000_000
+# Their decoders are large, and parsers of boxes within boxes.
+ISOLATED_FORMATS = ("HEIC", "AVIF")
+
+
+def inspect(data: bytes, limits: ImageLimits) -> Header:
+    """The header of a photo that may be decoded.
+
+    Raises EmptyImage, UnsupportedImage, ImageTooLarge or UnreadableImage.
+    """
+    check_bytes(data, limits)
+    check_format(data)
+    header = read_header(data)
+    if header is None:
+        raise damaged()
+    check_size(header.width, header.height, limits)
+    if header.frame:
+        _check_scans(data, header.frame)
+    return header
+
+
+def is_suspicious(data: bytes, header: Header) -> bool:
+    """Whether decoding could take far longer than the number of pixels says, or harm the process.
+
+    Such photos are decoded in a process of their own.
+    """
+    frame = header.frame
+    if frame is None:
+        return header.format in ISOLATED_FORMATS
+    enough = _USUAL_SCANNED_SAMPLES
+    return frame.arithmetic or jpeg.count_scanned_samples(data, frame, enough) >= enough
+
+
+def _check_scans(data: bytes, frame: jpeg.Frame) -> None:
+    """Refuses a JPEG whose scans take minutes, and one that is too short for its own size."""
+    if len(data) - frame.first_scan < jpeg.least_bytes(frame):
+        raise damaged()
+    if jpeg.count_scanned_samples(data, frame, MAX_SCANNED_SAMPLES) >= MAX_SCANNED_SAMPLES:
+        raise ImageTooLarge(
+            "The JPEG has more scans than photos of its size have: together they walk over more "
+            f"than {MAX_SCANNED_SAMPLES:,} samples. Save it again, as a usual or a baseline JPEG."
+        )

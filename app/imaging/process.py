@@ -1,0 +1,76 @@
+"""The decoder process: photos come in over a socket, pixels go out, and nothing else is there.
+
+It is started as `python -m app.imaging.process DESCRIPTOR BYTES`, may take BYTES of address space,
+and ends when the other end closes, when it has been idle for a while, or when a photo takes too
+long, even if the service that started it is gone.
+"""
+
+import resource
+import signal
+import socket
+import sys
+import time
+
+from app.errors import ImageError
+from app.imaging.boxed import decode_boxed
+from app.imaging.decoding import damaged, decode_here
+from app.imaging.inspection import ISOLATED_FORMATS, inspect
+from app.imaging.wire import Connection, Request
+from app.types import DecodedImage
+
+IDLE_SECONDS = 10.0
+# What the service waits longer than the alarm here, so that only it ends a process as a rule.
+GRACE_SECONDS = 5.0
+_MAX_DESCRIPTORS = 16
+
+
+def _limit_self(most: int) -> None:
+    for what, limit in (
+        (resource.RLIMIT_AS, most),
+        (resource.RLIMIT_NOFILE, _MAX_DESCRIPTORS),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        _, hard = resource.getrlimit(what)
+        allowed = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(what, (allowed, allowed))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _decode(request: Request) -> DecodedImage:
+    header = inspect(request.data, request.limits)
+    if header.format in ISOLATED_FORMATS:
+        return decode_boxed(header.format, request.data, request.limits)
+    return decode_here(header.format, request.data, request.limits, request.enough)
+
+
+def _answer(connection: Connection, request: Request) -> None:
+    deadline = time.monotonic() + request.limits.decode_seconds + GRACE_SECONDS
+    # Its default action ends the process, within a decoder too.
+    signal.setitimer(signal.ITIMER_REAL, request.limits.decode_seconds + GRACE_SECONDS)
+    try:
+        photo = _decode(request)
+    except ImageError as error:
+        connection.send_refusal(error, deadline)
+    except MemoryError:
+        connection.send_refusal(damaged(), deadline)
+    else:
+        connection.send_photo(photo, deadline)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def main(descriptor: int, most: int) -> None:
+    """Decode photos until nobody sends one."""
+    _limit_self(most)
+    connection = Connection(socket.socket(fileno=descriptor))
+    while True:
+        try:
+            request = connection.receive_request(time.monotonic() + IDLE_SECONDS)
+        except (EOFError, TimeoutError):
+            return
+        _answer(connection, request)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

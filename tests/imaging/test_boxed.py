@@ -1,0 +1,125 @@
+"""HEIC and AVIF, decoded in a process of their own.
+
+The HEIC files show `picture()`, written by pillow-heif 1.8.1 (quality 95, 4:4:4); `turned.heic` is
+stored on its side, with `irot` and with EXIF data that say so too.
+"""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image as PillowImage
+
+from app.errors import ImageTooLarge, UnreadableImage
+from app.imaging import ImageLimits, PhotoDecoder, read_header
+
+HEIC = Path(__file__).parents[1] / "data" / "heic"
+LIMITS = ImageLimits()
+Pixels = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[PhotoDecoder]:
+    decoder = PhotoDecoder(LIMITS)
+    yield decoder
+    decoder.close()
+
+
+def picture(width: int = 96, height: int = 64) -> Pixels:
+    x = np.linspace(0, 1, width)[np.newaxis, :]
+    y = np.linspace(0, 1, height)[:, np.newaxis]
+    channels = [np.broadcast_to(c, (height, width)) for c in (x, y, (x + y * y) / 2)]
+    return (np.stack(channels, axis=2) * 255).astype(np.uint8)
+
+
+def avif(pixels: PillowImage.Image | Pixels, **options: Any) -> bytes:
+    image = pixels if isinstance(pixels, PillowImage.Image) else PillowImage.fromarray(pixels)
+    buffer = io.BytesIO()
+    image.save(buffer, "AVIF", **({"quality": 95, "subsampling": "4:4:4"} | options))
+    return buffer.getvalue()
+
+
+def distance(bgr: Pixels, rgb: Pixels) -> float:
+    assert bgr.shape == rgb.shape
+    return float(np.abs(bgr[:, :, ::-1].astype(int) - rgb).mean())
+
+
+@pytest.mark.parametrize("name", ["plain", "turned", "ten_bits"])
+def test_heic(decoder: PhotoDecoder, name: str) -> None:
+    photo = decoder.decode((HEIC / f"{name}.heic").read_bytes())
+    assert (photo.width, photo.height, photo.reduction) == (96, 64, 1)
+    assert distance(photo.pixels, picture()) < 1
+
+
+def test_heic_of_tiles(decoder: PhotoDecoder) -> None:
+    data = (HEIC / "tiles.heic").read_bytes()
+    header = read_header(data)
+    assert header is not None
+    assert (header.width, header.height) == (192, 128)
+    assert distance(decoder.decode(data).pixels, picture(192, 128)) < 1
+
+
+def test_grey_heic(decoder: PhotoDecoder) -> None:
+    grey = np.asarray(PillowImage.fromarray(picture()).convert("L"))
+    seen = decoder.decode((HEIC / "grey.heic").read_bytes()).pixels
+    assert distance(seen, np.repeat(grey[:, :, np.newaxis], 3, axis=2)) < 1
+
+
+def test_transparency_is_laid_on_white(decoder: PhotoDecoder) -> None:
+    rgba = np.dstack([picture(), np.zeros((64, 96), np.uint8)])
+    rgba[:32, :, 3] = 255
+    for data in (avif(rgba), (HEIC / "transparent.heic").read_bytes()):
+        seen = decoder.decode(data).pixels
+        assert distance(seen[:32], picture()[:32]) < 2
+        assert (seen[33:] > 250).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_avif_is_turned_once(decoder: PhotoDecoder, orientation: int) -> None:
+    exif = PillowImage.Exif()
+    exif[0x0112] = orientation
+    store = {
+        1: lambda p: p,
+        2: lambda p: p[:, ::-1],
+        3: lambda p: p[::-1, ::-1],
+        4: lambda p: p[::-1],
+        5: lambda p: p.transpose(1, 0, 2),
+        6: lambda p: np.rot90(p, 1),
+        7: lambda p: p.transpose(1, 0, 2)[::-1, ::-1],
+        8: lambda p: np.rot90(p, -1),
+    }[orientation]
+    data = avif(np.ascontiguousarray(store(picture())), exif=exif)
+    photo = decoder.decode(data)
+    assert (photo.width, photo.height) == (96, 64)
+    assert distance(photo.pixels, picture()) < 2
+
+
+def test_the_first_picture_of_an_avif_sequence(decoder: PhotoDecoder) -> None:
+    frames = [PillowImage.fromarray(p) for p in (picture(), picture()[::-1])]
+    data = avif(frames[0], save_all=True, append_images=frames[1:])
+    assert distance(decoder.decode(data).pixels, picture()) < 2
+
+
+def samples() -> dict[str, bytes]:
+    return {"avif": avif(picture()), "heic": (HEIC / "plain.heic").read_bytes()}
+
+
+@pytest.mark.parametrize("kind", ["avif", "heic"])
+def test_limits_hold_before_decoding(kind: str) -> None:
+    data = samples()[kind]
+    decoder = PhotoDecoder(ImageLimits(max_pixels=96 * 64 - 1))
+    with pytest.raises(ImageTooLarge, match="96 × 64 pixels"):
+        decoder.decode(data)
+    assert not decoder._idle, "no process was needed to say so"
+
+
+@pytest.mark.parametrize("kind", ["avif", "heic"])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_cut_files_are_refused(decoder: PhotoDecoder, kind: str, share: float) -> None:
+    data = samples()[kind]
+    with pytest.raises(UnreadableImage):
+        decoder.decode(data[: int(len(data) * share)])
