@@ -28,9 +28,9 @@ from app.importing.jobs import ImportJobs
 from app.services import Services
 
 DESCRIPTION = """
-Photos in, identities out. Send JPEG, PNG or WebP as multipart (`image`), as base64 in JSON, or as
-a raw `image/*` body. Every answer carries `request_id`, `model` and `timings_ms`; every error is
-a problem document (RFC 9457) with a stable `code` and a `detail` that says what to do.
+Photos in, identities out. Send JPEG, PNG, WebP, HEIC or AVIF as multipart (`image`), as base64 in
+JSON, or as a raw `image/*` body. Every answer carries `request_id`, `model` and `timings_ms`; every
+error is a problem document (RFC 9457) with a stable `code` and a `detail` that says what to do.
 """
 
 

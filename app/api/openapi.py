@@ -10,7 +10,7 @@ from app.api.schemas.common import Problem
 
 REFERENCE = "#/components/schemas/{model}"
 
-PHOTO = {"type": "string", "format": "binary", "description": "JPEG, PNG or WebP."}
+PHOTO = {"type": "string", "format": "binary", "description": "JPEG, PNG, WebP, HEIC or AVIF."}
 BASE64 = {"type": "string", "format": "byte", "description": "The photo in base64."}
 SAMPLE_BASE64 = "/9j/4AAQSkZJRgABAQEASABIAAD/2wBDAP//////////"
 

@@ -21,8 +21,10 @@ from app.imaging.wire import Connection, Request
 from app.types import DecodedImage, Image
 
 RETRY_AFTER_S = 1
+# A process that is not needed for as long is ended; starting one takes half a second.
+IDLE_SECONDS = 5.0
 # Of a decoder process before it sees a photo: Python, NumPy, OpenCV and the codecs, mapped.
-_PROCESS_BYTES = 1024 * 1024 * 1024
+_PROCESS_BYTES = 512 * 1024 * 1024
 # What a pixel may take there: planes of 16 bits, a copy, and the result.
 _PROCESS_BYTES_PER_PIXEL = 24
 
@@ -40,6 +42,7 @@ class PhotoDecoder:
         self._memory = Memory(limits.decode_bytes)
         self._idle: list[_Process] = []
         self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
         self._finalizer = weakref.finalize(self, _end_all, self._idle)
 
     def decode(self, data: bytes, enough: int | None = None) -> DecodedImage:
@@ -59,55 +62,71 @@ class PhotoDecoder:
 
     def close(self) -> None:
         """End the processes that wait for photos."""
-        self._finalizer()
+        with self._lock:
+            self._finalizer()
+            if self._timer is not None:
+                self._timer.cancel()
 
     def _decode_apart(self, data: bytes, enough: int | None) -> DecodedImage:
         request = Request(data, self.limits, enough)
-        while True:
-            process, fresh = self._take()
-            try:
-                photo = process.decode(request)
-            except ImageError:
-                self._give_back(process)
-                raise
-            except TimeoutError as error:
-                process.end()
-                seconds = self.limits.decode_seconds
-                raise UnreadableImage(
-                    f"The image could not be decoded within {seconds:g} s; save it again, as a "
-                    "baseline JPEG."
-                ) from error
-            except EOFError as error:
-                # One that waited for a photo may have ended just now.
-                idled = process.end() == 0
-                if fresh or not idled:
-                    raise UnreadableImage(
-                        "The image is damaged, or takes more memory than a photo of its size "
-                        "does; save it again, as a baseline JPEG."
-                    ) from error
-            except BaseException:
-                process.end()
-                raise
-            else:
-                self._give_back(process)
-                return photo
+        process = self._take()
+        try:
+            photo = process.decode(request)
+        except ImageError:
+            self._give_back(process)
+            raise
+        except TimeoutError as error:
+            process.end()
+            raise UnreadableImage(
+                f"The image could not be decoded within {self.limits.decode_seconds:g} s; save it "
+                "again, as a baseline JPEG."
+            ) from error
+        except EOFError as error:
+            process.end()
+            raise UnreadableImage(
+                "The image is damaged, or takes more memory than a photo of its size does; save it "
+                "again, as a baseline JPEG."
+            ) from error
+        except BaseException:
+            process.end()
+            raise
+        self._give_back(process)
+        return photo
 
-    def _take(self) -> tuple["_Process", bool]:
+    def _take(self) -> "_Process":
         """A process that waits, or else a fresh one."""
         with self._lock:
             while self._idle:
                 process = self._idle.pop()
                 if process.runs:
-                    return process, False
+                    return process
                 process.end()
-        return _Process(self.limits), True
+        return _Process(self.limits)
 
     def _give_back(self, process: "_Process") -> None:
+        process.idle_since = time.monotonic()
         with self._lock:
             if self._finalizer.alive:
                 self._idle.append(process)
+                self._end_idle_later()
                 return
         process.end()
+
+    def _end_idle_later(self) -> None:
+        if self._timer is None:
+            self._timer = threading.Timer(IDLE_SECONDS, self._end_idle)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _end_idle(self) -> None:
+        """End the processes that nobody has needed for a while."""
+        with self._lock:
+            self._timer = None
+            before = time.monotonic() - IDLE_SECONDS
+            while self._idle and self._idle[0].idle_since <= before:
+                self._idle.pop(0).end()
+            if self._idle:
+                self._end_idle_later()
 
 
 class Memory:
@@ -154,6 +173,7 @@ class _Process:
     """One decoder process."""
 
     def __init__(self, limits: ImageLimits) -> None:
+        self.idle_since = 0.0
         ours, theirs = socket.socketpair()
         most = _PROCESS_BYTES + _PROCESS_BYTES_PER_PIXEL * limits.max_pixels
         command = [sys.executable, "-P", "-m", "app.imaging.process", str(theirs.fileno())]
@@ -179,14 +199,11 @@ class _Process:
         self._connection.send_request(request, deadline)
         return self._connection.receive_photo(request.limits, deadline)
 
-    def end(self) -> int:
-        """End it now; how it ended: 0 when it had done so by itself."""
+    def end(self) -> None:
+        """End it now, whatever it does."""
         self._connection.close()
-        if self._process.poll() is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                return self._process.wait(0.2)
-            self._process.kill()
-        return self._process.wait()
+        self._process.kill()
+        self._process.wait()
 
 
 def _environment() -> dict[str, str]:

@@ -1,8 +1,8 @@
 """The decoder process: photos come in over a socket, pixels go out, and nothing else is there.
 
 It is started as `python -m app.imaging.process DESCRIPTOR BYTES`, may take BYTES of address space,
-and ends when the other end closes, when it has been idle for a while, or when a photo takes too
-long, even if the service that started it is gone.
+and ends when the other end closes, or when a photo takes too long, even if the service that started
+it is gone.
 """
 
 import resource
@@ -18,7 +18,6 @@ from app.imaging.inspection import ISOLATED_FORMATS, inspect
 from app.imaging.wire import Connection, Request
 from app.types import DecodedImage
 
-IDLE_SECONDS = 10.0
 # What the service waits longer than the alarm here, so that only it ends a process as a rule.
 GRACE_SECONDS = 5.0
 _MAX_DESCRIPTORS = 16
@@ -66,8 +65,8 @@ def main(descriptor: int, most: int) -> None:
     connection = Connection(socket.socket(fileno=descriptor))
     while True:
         try:
-            request = connection.receive_request(time.monotonic() + IDLE_SECONDS)
-        except (EOFError, TimeoutError):
+            request = connection.receive_request()
+        except EOFError:
             return
         _answer(connection, request)
 

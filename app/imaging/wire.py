@@ -3,6 +3,7 @@
 Nothing is unpickled: a decoder that a photo took over could otherwise take over the service.
 """
 
+import math
 import socket
 import struct
 import time
@@ -51,7 +52,9 @@ class Connection:
         self._send(head, deadline)
         self._send(request.data, deadline)
 
-    def receive_request(self, deadline: float) -> Request:
+    def receive_request(self) -> Request:
+        """Waits without a deadline: the other end closes when it is done, or ends."""
+        deadline = math.inf
         size, most, pixels, side, enough, seconds = _REQUEST.unpack(
             self._receive(_REQUEST.size, deadline)
         )
@@ -111,7 +114,9 @@ class Connection:
             buffer = buffer[count:]
 
 
-def _left(deadline: float) -> float:
+def _left(deadline: float) -> float | None:
+    if deadline == math.inf:
+        return None
     left = deadline - time.monotonic()
     if left <= 0:
         raise TimeoutError

@@ -17,9 +17,7 @@ from app.types import FloatArray
 MAX_PLACE = 500
 
 # What people have photos in; those that cannot be decoded are rejected one by one, with the reason.
-PHOTO_SUFFIXES = IMAGE_SUFFIXES | {
-    ".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".tif", ".tiff",
-}  # fmt: skip
+PHOTO_SUFFIXES = IMAGE_SUFFIXES | {".bmp", ".gif", ".jfif", ".tif", ".tiff"}
 
 
 class ImportSourceError(LikenessError):

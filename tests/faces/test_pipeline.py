@@ -14,12 +14,12 @@ from app.faces.align import align_faces
 from app.faces.detect import Detector
 from app.faces.embed import Recogniser
 from app.faces.pipeline import FacePipeline, StageClock, build_pipeline, finish
-from app.imaging import ImageLimits, decode_at_least, decode_image
+from app.imaging import ImageLimits, PhotoDecoder, decode_at_least
 from app.inference.pack_spec import ModelPack
 from app.inference.policy import CUDA_POLICY
 from app.inference.session import OnnxModel
 from app.settings import Device
-from app.types import AnalysedImage, FloatArray, Image
+from app.types import AnalysedImage, DecodedImage, FloatArray, Image
 
 
 def test_a_portrait(pipeline: FacePipeline, astronaut: bytes, pack: ModelPack) -> None:
@@ -159,6 +159,19 @@ def enlarged(astronaut_image: Image) -> Image:
     return np.asarray(large, np.uint8)
 
 
+def record_decoding(monkeypatch: pytest.MonkeyPatch) -> list[DecodedImage]:
+    """All photos that are decoded from now on."""
+    decoded: list[DecodedImage] = []
+    decode = PhotoDecoder.decode
+
+    def record(decoder: PhotoDecoder, data: bytes, enough: int | None = None) -> DecodedImage:
+        decoded.append(decode(decoder, data, enough))
+        return decoded[-1]
+
+    monkeypatch.setattr(PhotoDecoder, "decode", record)
+    return decoded
+
+
 class TestReducedCopies:
     """Photos far larger than the detector's input are decoded at a fraction of their size."""
 
@@ -176,8 +189,9 @@ class TestReducedCopies:
     def test_a_large_face_comes_from_the_copy(
         self, pipeline: FacePipeline, enlarged: Image, encode: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("app.faces.pipeline.decode_image", pytest.fail)
+        decoded = record_decoding(monkeypatch)
         found = pipeline.analyse(encode(enlarged, quality=95), max_faces=3)
+        assert [photo.reduction for photo in decoded] == [4]
         self.same(found, pipeline.analyse_image(enlarged, max_faces=3))
 
     def test_coordinates_are_those_of_the_photo(
@@ -197,16 +211,11 @@ class TestReducedCopies:
         encode: Any,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        decoded: list[Image] = []
-
-        def decode(data: bytes, limits: ImageLimits) -> Image:
-            decoded.append(decode_image(data, limits))
-            return decoded[-1]
-
-        monkeypatch.setattr("app.faces.pipeline.decode_image", decode)
+        decoded = record_decoding(monkeypatch)
         twice = np.asarray(cv2.resize(group_image, None, fx=2, fy=2))
         found = pipeline.analyse(encode(twice, quality=95), max_faces=10)
-        assert [image.shape for image in decoded] == [twice.shape]
+        assert decoded[0].reduction == 4
+        assert [photo.pixels.shape for photo in decoded[1:]] == [twice.shape]
         self.same(found, pipeline.analyse_image(twice, max_faces=10))
 
     def test_crops_of_the_copy_show_what_crops_of_the_photo_show(
