@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from app.decision.calibration import CALIBRATION_FILE
 from app.errors import PackError
+from app.faces.detect import ARCHITECTURES, Detector
 from app.faces.embed import Recogniser
-from app.inference.pack_spec import ModelPack, RecogniserSpec
+from app.inference.pack_spec import DetectorSpec, ModelPack, RecogniserSpec
 from app.inference.packs import digest
 from app.inference.session import OnnxModel
 from app.onnx_export.errors import ExportError
@@ -59,11 +61,9 @@ def make_pack(base: ModelPack, own: OwnNetworks, folder: Path) -> ModelPack:
     if own.detector is not None:
         files[base.detector.file] = own.detector
         # Sizes and thresholds belong to an architecture: the new one starts with the usual ones.
-        content["detector"] = _given(
-            own,
-            file=base.detector.file,
-            architecture=own.architecture or base.detector.architecture,
-        )
+        architecture = own.architecture or base.detector.architecture
+        _check_detector(own.detector, architecture)
+        content["detector"] = _given(own, file=base.detector.file, architecture=architecture)
     if own.recogniser is not None:
         files[base.recogniser.file] = own.recogniser
         content["recogniser"] = _recogniser(base, own)
@@ -76,6 +76,36 @@ def make_pack(base: ModelPack, own: OwnNetworks, folder: Path) -> ModelPack:
     if own.calibration is not None or (same_space and calibration.is_file()):
         files[CALIBRATION_FILE] = calibration
     return write_pack(content, files, folder)
+
+
+def _check_detector(path: Path, architecture: str) -> None:
+    """Raise PackError unless the network answers like a detector of that architecture."""
+    if _answers_like(path, architecture):
+        return
+    for other in ARCHITECTURES:
+        if other != architecture and _answers_like(path, other):
+            raise PackError(
+                f"{path} does not answer like a {architecture} detector, but like {other}: give "
+                f"--architecture {other}."
+            )
+    raise PackError(
+        f"{path} answers like none of the detectors that Likeness can run: "
+        f"{', '.join(ARCHITECTURES)}."
+    )
+
+
+def _answers_like(path: Path, architecture: str) -> bool:
+    model = OnnxModel(path, Device.CPU)
+    content = {"architecture": architecture, "file": path.name, "sha256": digest(path)}
+    try:
+        Detector(model, DetectorSpec.model_validate(content))
+    except ValidationError as error:
+        raise PackError(
+            f"--architecture is one of {', '.join(ARCHITECTURES)}; not {architecture}."
+        ) from error
+    except PackError:
+        return False
+    return True
 
 
 def _given(own: OwnNetworks, **values: Any) -> dict[str, Any]:

@@ -72,7 +72,8 @@ def test_another_recogniser_has_a_space_and_a_threshold_of_its_own(
 
 def test_what_does_not_run_is_not_kept(pack: ModelPack, tmp_path: Path) -> None:
     for own, message in (
-        (OwnNetworks(detector=pack.recogniser_path), "detector"),
+        (OwnNetworks(detector=pack.recogniser_path), "answers like none of the detectors"),
+        (OwnNetworks(detector=pack.detector_path, architecture="yolo"), "--architecture is one of"),
         (OwnNetworks(recogniser=pack.detector_path, threshold=0.5), "recogniser|takes no face"),
         (OwnNetworks(recogniser=tmp_path / "absent", threshold=0.5), "absent"),
         (OwnNetworks(liveness=("two:FILE",)), "SCALE:FILE"),
@@ -82,3 +83,13 @@ def test_what_does_not_run_is_not_kept(pack: ModelPack, tmp_path: Path) -> None:
         with pytest.raises(PackError, match=message):
             make_pack(pack, own, tmp_path / "mine")
         assert not (tmp_path / "mine").exists()
+
+
+def test_a_detector_of_another_architecture_is_named(
+    pack: ModelPack, tmp_path: Path, eval_models: Path
+) -> None:
+    scrfd = eval_models / "insightface" / "det_500m.onnx"
+    with pytest.raises(PackError, match="like scrfd: give --architecture scrfd"):
+        make_pack(pack, OwnNetworks(detector=scrfd), tmp_path / "mine")
+    made = make_pack(pack, OwnNetworks(detector=scrfd, architecture="scrfd"), tmp_path / "mine")
+    assert made.detector.architecture == "scrfd"
