@@ -60,6 +60,7 @@ def create_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     app.state.imports = imports_of_service
+    services.upkeep.also(imports_of_service.eraser.round)
     for with_photos in (faces, enrolment, decisions):
         app.include_router(with_photos.router)  # `read_call` checks the query with the other fields
     for module in (collections, calibration, hygiene, imports):

@@ -11,7 +11,9 @@ from rich.table import Table
 from app.cli.console import clear_errors, err, out, read_settings
 from app.decision.hygiene import Hygiene, examine
 from app.gallery.gallery import DEFAULT_COLLECTION, Gallery
-from app.services import build_services
+from app.importing.erasing import ReportEraser
+from app.importing.job_folder import JobFolder
+from app.services import Services, build_services
 
 
 def hygiene(
@@ -38,6 +40,8 @@ def hygiene(
     with clear_errors():
         services = build_services(read_settings())
         try:
+            for given_up in (pair[0] for pair in (rename, merge) if pair):
+                _note(services, collection, given_up)
             if rename:
                 renamed = services.gallery.store.rename_person(collection, *rename)
                 out.print(f"The person is {renamed.person_id} now.", markup=False)
@@ -60,6 +64,13 @@ def hygiene(
         typer.echo(json.dumps(asdict(found)))
     else:
         _print(found)
+
+
+def _note(services: Services, collection: str, person_id: str) -> None:
+    """An id that will be nobody's: a running service erases it from its reports of imports."""
+    folder = JobFolder(services.settings.data_dir / "imports")
+    if services.gallery.has_person(collection, person_id):
+        ReportEraser(folder, services.gallery.has_person).note(collection, person_id)
 
 
 def _mend(

@@ -6,7 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.errors import CollectionExists, CollectionNotFound, InvalidEmbedding, StoreUnavailable
+from app.errors import (
+    CollectionExists,
+    CollectionNotFound,
+    InvalidEmbedding,
+    PersonNotFound,
+    StoreUnavailable,
+)
 from app.gallery.audit import Audit, audit
 from app.gallery.index.certified import PRECISION, CertifiedIndex
 from app.gallery.index.others import Others
@@ -195,6 +201,14 @@ class Gallery:
         similarities = np.clip(vectors @ probe, -1.0, 1.0)
         best = int(np.argmax(similarities))
         return Comparison(faces[best], float(similarities[best]), len(faces))
+
+    def has_person(self, collection: str, person_id: str) -> bool:
+        """Whether there is a person of that id."""
+        try:
+            self.store.person(collection, person_id)
+        except (CollectionNotFound, PersonNotFound):
+            return False
+        return True
 
     def delete_person(self, collection: str, person_id: str) -> Receipt:
         """Delete a person; no search that starts after this returns can find them."""

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from app.errors import ImportNotFound, LikenessError, Overloaded
+from app.importing.erasing import ReportEraser
 from app.importing.job_folder import (
     WAITING,
     ImportJob,
@@ -75,6 +76,7 @@ class ImportJobs:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._folder = JobFolder(services.settings.data_dir / "imports")
+        self.eraser = ReportEraser(self._folder, services.gallery.has_person, clock)
         self._services = services
         self._clock = clock
         self._counts: dict[str, Counts] = {}  # of the one that runs here

@@ -185,6 +185,33 @@ def test_a_collection_takes_its_imports_along(
     assert not list((services.settings.data_dir / "imports").glob(f"{import_id}*"))
 
 
+@pytest.mark.parametrize("way", ["deleted", "merged"])
+def test_who_is_no_more_is_erased_from_reports(
+    client: httpx.Client, services: Services, collection: str, archive: Path, way: str
+) -> None:
+    import_id = send(client, collection, archive).json()["import_id"]
+    url = f"/v1/collections/{collection}/imports/{import_id}"
+    wait(lambda: client.get(url).json())
+    assert "obama" in client.get(f"{url}/report").text
+    persons = f"/v1/collections/{collection}/persons"
+    assert code_of(client.delete(f"{persons}/biden")) == "person_not_found", "nobody of him came in"
+    if way == "deleted":
+        assert client.delete(f"{persons}/obama").json()["erased"] == "pending"
+    else:
+        client.post(persons, json={"person_id": "barack"}).raise_for_status()
+        client.post(f"{persons}/obama/merge", json={"into": "barack"}).raise_for_status()
+    deadline = time.monotonic() + 20
+    while "obama" in client.get(f"{url}/report").text:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert client.get("/readyz").json()["erasure"] == "done"
+    report = [json.loads(line) for line in client.get(f"{url}/report").text.splitlines()]
+    assert [row["person_id"] for row in report if row["result"] == "enrolled"] == ["", ""]
+    assert [row["person_id"] for row in report if row["result"] == "rejected"] == ["biden"]
+    folder = services.settings.data_dir / "imports"
+    assert not any(b"obama" in path.read_bytes() for path in folder.glob(f"{import_id}*"))
+
+
 def test_no_more_than_some_wait(
     client: httpx.Client, collection: str, archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,7 +252,7 @@ def test_reports_are_kept_for_some_days(
     assert jobs.report("default", job.import_id).is_file()
     now[0] += timedelta(hours=2)
     until(lambda: jobs.of("default") == [])
-    assert not list((tmp_path / "data" / "imports").glob("*.*"))
+    until(lambda: not list((tmp_path / "data" / "imports").glob("*.*")))
     jobs.stop()
     services.close()
 

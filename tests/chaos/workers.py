@@ -184,6 +184,7 @@ def assert_kept(url: str, folder: Path, ledger: Ledger, clients: list[str]) -> i
     is there; afterwards the ledger knows which state it was. Gives the number of templates."""
     gallery = open_gallery(url, folder)
     gallery.prepare()
+    gallery.tend()  # as upkeep does at once after a start
     found, absent = [], []
     for client in clients:
         for one in range(PERSONS):

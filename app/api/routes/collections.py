@@ -292,10 +292,14 @@ async def update_person(
 async def delete_person(request: Request, collection: Collection, person_id: str) -> Any:
     """Delete a person with all their faces."""
     head = AnswerHead(request)
-    gallery = head.services.gallery
-    receipt = await head.services.scheduler.write(
-        gallery.store.delete_person, collection, person_id
-    )
+    gallery, jobs = head.services.gallery, jobs_of(request)
+
+    def delete() -> Receipt:
+        gallery.store.person(collection, person_id)  # of somebody unknown nothing is noted
+        noted = jobs.eraser.note(collection, person_id)
+        return gallery.store.delete_person(collection, person_id).also(noted)
+
+    receipt = await head.services.scheduler.write(delete)
     erased = await head.services.scheduler.search(gallery.follow_deletion, collection)
     return _receipt(head, receipt.also(erased))
 

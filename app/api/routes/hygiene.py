@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.api.answers import AnswerHead
+from app.api.answers import AnswerHead, jobs_of
 from app.api.fields import KnownPersonId, PersonId
 from app.api.problems import ANY_BODY, ANY_WRITE, IN_COLLECTION, IN_SPACE, problems
 from app.api.routes.collections import Collection, face_info, person_info
@@ -15,6 +15,7 @@ from app.api.schemas.galleries import PersonAnswer, StoredFaceAnswer
 from app.api.schemas.hygiene import HygieneAnswer
 from app.decision.hygiene import Hygiene, examine
 from app.errors import DeadlineExceeded, FaceNotFound, Overloaded, PersonNotFound
+from app.gallery.ports import PersonRecord
 from app.services import Services
 
 router = APIRouter(prefix="/v1/collections/{collection}", tags=["hygiene"])
@@ -86,10 +87,14 @@ async def merge_persons(
 ) -> Any:
     """Give all faces of a person to another and delete the first, in one transaction."""
     head = AnswerHead(request)
-    gallery = head.services.gallery
-    merged = await head.services.scheduler.write(
-        gallery.store.merge_persons, collection, person_id, body.into
-    )
+    gallery, jobs = head.services.gallery, jobs_of(request)
+
+    def merge() -> PersonRecord:
+        gallery.store.person(collection, person_id)
+        jobs.eraser.note(collection, person_id)  # the id is nobody's afterwards
+        return gallery.store.merge_persons(collection, person_id, body.into)
+
+    merged = await head.services.scheduler.write(merge)
     await head.services.scheduler.search(gallery.follow_move, collection)
     return {**head.members(), **person_info(merged)}
 

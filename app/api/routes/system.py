@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.api.answers import services_of
+from app.api.answers import jobs_of, services_of
 from app.api.problems import problems
 from app.errors import LikenessError, NotReady, StoreUnavailable
 from app.gallery.ports import Erasure
@@ -46,7 +46,7 @@ class Ready(BaseModel):
         str, Field(description="`running`, or why maintenance of the gallery fails at present.")
     ]
     erasure: Annotated[
-        Erasure, Field(description="Whether the bytes of all deleted templates are overwritten.")
+        Erasure, Field(description="Whether all that was deleted is erased from every file.")
     ]
 
 
@@ -76,7 +76,14 @@ async def readyz(request: Request) -> Ready:
             "A worker has been at one photo for a minute; restart this process.",
             {"retry_after": 1},
         )
-    await services.scheduler.read(services.gallery.store.ping)
+    eraser = jobs_of(request).eraser
+
+    def look() -> bool:
+        """Raise StoreUnavailable, or say whether anything is left to erase."""
+        services.gallery.store.ping()
+        return services.gallery.store.erasure_pending_s() > 0 or eraser.is_pending
+
+    pending = await services.scheduler.read(look)
     return Ready(
         pack=services.pack.name,
         embedding_space=services.pack.embedding_space,
@@ -86,7 +93,7 @@ async def readyz(request: Request) -> Ready:
         writes=services.gallery.store.refusing() or "accepted",
         # Nor these two: searches stay right without them. `/metrics` has since when.
         upkeep=services.upkeep.failure or "running",
-        erasure=Erasure.PENDING if services.gallery.store.erasure_pending_s() else Erasure.DONE,
+        erasure=Erasure.PENDING if pending else Erasure.DONE,
     )
 
 

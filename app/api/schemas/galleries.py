@@ -119,7 +119,8 @@ class DeletionReceipt(Answer):
         Field(
             description="`done`: no file of the service holds its bytes any more. `pending`: some "
             "still do, because another process reads an older state of the database or keeps the "
-            "index's snapshot; the service erases them as soon as it can, also after a restart. "
+            "index's snapshot, or because reports of imports may name the person; the service "
+            "erases them as soon as it can, also after a restart. "
             "With PostgreSQL always `pending`: its own VACUUM frees them."
         ),
     ]

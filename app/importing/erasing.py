@@ -1,0 +1,199 @@
+"""Reports of imports name people: those who are deleted are erased from them."""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from app.disk import private_file, write_whole
+from app.gallery.identifiers import composed
+from app.gallery.ports import Erasure
+from app.importing.job_folder import WAITING, ImportJob, JobFolder, JobState, unwritable
+from app.telemetry.logs import log
+
+# Deletions whose reports have not been gone through; no name that an archive or a job could have.
+SPOOL = "deleted"
+# A deletion is noted before the database does it. Where that did not come about, the note lapses.
+LAPSES_AFTER = timedelta(minutes=1)
+# Members of a report's line that name somebody, as the JSON text of their values.
+NAMES = re.compile(rb'"(?:person_id|conflict_with)": ("(?:[^"\\]|\\.)*")')
+
+
+class _Deleted(BaseModel):
+    """Somebody who was deleted, and the imports in whose reports they may be."""
+
+    model_config = ConfigDict(frozen=True)
+
+    collection: str
+    person_id: str
+    at: datetime
+    imports: tuple[str, ...]
+
+
+class ReportEraser:
+    """Erases deleted people from the reports of a data folder, one report a round.
+
+    A deletion only notes whom it is about: a report may have a million lines, and one pass over it
+    serves all who were deleted since the last. Whichever process does a round serves them all.
+    """
+
+    def __init__(
+        self,
+        folder: JobFolder,
+        is_there: Callable[[str, str], bool],
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """`is_there` says whether a collection has a person of that id."""
+        self._folder = folder
+        self._is_there = is_there
+        self._clock = clock
+
+    def note(self, collection: str, person_id: str) -> Erasure:
+        """Before a person is deleted: note that reports may name them, on disk when this returns.
+        `DONE` where there is none. Raises StoreFull."""
+        if not self._folder.path.exists():
+            return Erasure.DONE
+        with self._folder.exclusive():
+            mine = [job for job in self._folder.all() if job.collection == collection]
+            found = tuple(job.import_id for job in mine if self._may_name(job))
+            if not found:
+                return Erasure.DONE
+            note = _Deleted(
+                collection=collection, person_id=composed(person_id), at=self._clock(),
+                imports=found,
+            )  # fmt: skip
+            try:
+                self._append(note)
+            except OSError as error:
+                raise unwritable(error) from error
+        return Erasure.PENDING
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether reports may name somebody who was deleted."""
+        return self._spool.exists()
+
+    def round(self) -> None:
+        """Go through one report for all whom it may name. Raises OSError and StoreUnavailable."""
+        if not self.is_pending:
+            return
+        notes = self._notes()
+        import_id = self._ended(notes)
+        if import_id is None and notes:
+            return  # the imports are still writing
+        mine = [note for note in notes if import_id in note.imports]
+        gone = [note for note in mine if not self._is_there(note.collection, note.person_id)]
+        if import_id is not None and gone:
+            self._erase(import_id, {note.person_id for note in gone})
+        waiting = [note for note in mine if note not in gone and not self._lapsed(note)]
+        self._settle(import_id, kept=waiting)
+
+    # --- inside ------------------------------------------------------------------------------
+
+    @property
+    def _spool(self) -> Path:
+        return self._folder.path / SPOOL
+
+    def _may_name(self, job: ImportJob) -> bool:
+        return job.state is JobState.RUNNING or self._folder.report(job).exists()
+
+    def _lapsed(self, note: _Deleted) -> bool:
+        return self._clock() - note.at > LAPSES_AFTER
+
+    def _notes(self) -> list[_Deleted]:
+        notes = []
+        for line in filter(None, self._spool.read_bytes().splitlines()):
+            try:
+                notes.append(_Deleted.model_validate_json(line))
+            except ValueError:  # cut off by a crash: that deletion was not answered
+                log(logging.WARNING, "a note of a deletion cannot be read; it is dropped")
+        return notes
+
+    def _append(self, note: _Deleted) -> None:
+        private_file(self._spool)
+        with self._spool.open("ab") as file:
+            file.write(b"\n" + note.model_dump_json().encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _ended(self, notes: Iterable[_Deleted]) -> str | None:
+        """An import whose report can be gone through: it is written no more."""
+        for import_id in dict.fromkeys(one for note in notes for one in note.imports):
+            job = self._folder.find(import_id)
+            if job is None or job.state not in WAITING:
+                return import_id
+        return None
+
+    def _erase(self, import_id: str, people: set[str]) -> None:
+        job = self._folder.find(import_id)
+        if job is None:
+            return
+        report = self._folder.report(job)
+        if report.exists():
+            erase_people(report, people)
+        if job.detail is not None and any(person in job.detail for person in people):
+            with self._folder.exclusive():
+                now = self._folder.find(import_id)
+                if now is not None:
+                    self._folder.save(now.model_copy(update={"detail": None}))
+
+    def _settle(self, import_id: str | None, kept: Iterable[_Deleted]) -> None:
+        """Take an import off the notes but those kept, and drop notes that have none left."""
+        unsettled = list(kept)
+        with self._folder.exclusive():
+            left = []
+            for note in self._notes():
+                if note not in unsettled:
+                    imports = tuple(one for one in note.imports if one != import_id)
+                    note = note.model_copy(update={"imports": imports})  # noqa: PLW2901
+                if note.imports:
+                    left.append(note)
+            if left:
+                write_whole(self._spool, [f"{one.model_dump_json()}\n".encode() for one in left])
+            else:
+                self._spool.unlink(missing_ok=True)
+
+
+def erase_people(report: Path, people: set[str]) -> None:
+    """Overwrite in a report of JSON Lines what names any of them; a line keeps its place, its
+    length, its result and its reason. On disk when this returns. Raises OSError."""
+    with report.open("r+b") as file:
+        changed = False
+        for start, line in _lines(file):
+            if not any(_name(found) in people for found in NAMES.findall(line)):
+                continue
+            os.pwrite(file.fileno(), _redacted(line, people), start)
+            changed = True
+        if changed:
+            os.fsync(file.fileno())
+
+
+def _lines(file: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    start = 0
+    for line in file:
+        yield start, line
+        start += len(line)
+
+
+def _name(text: bytes) -> str:
+    return composed(str(json.loads(text)))
+
+
+def _redacted(line: bytes, people: set[str]) -> bytes:
+    """A line of the same length without the names; spaces where nothing shorter can be said."""
+    content = line.rstrip(b"\r\n")
+    blank = b" " * len(content) + line[len(content) :]
+    try:
+        row = json.loads(content)
+    except ValueError:  # cut off by a crash
+        return blank
+    row |= {"conflict_with": None, "similarity": None, "detail": ""}
+    if composed(str(row["person_id"])) in people:
+        row |= {"place": "", "person_id": "", "face_id": None}
+    text = json.dumps(row, separators=(",", ":")).encode()
+    return text.ljust(len(content)) + line[len(content) :] if len(text) <= len(content) else blank

@@ -1,0 +1,216 @@
+"""Deleted people are erased from the reports of imports."""
+
+import json
+import unicodedata
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from app.errors import StoreFull
+from app.gallery.ports import Erasure
+from app.importing import erasing
+from app.importing.erasing import LAPSES_AFTER, SPOOL, ReportEraser, erase_people
+from app.importing.job_folder import ImportJob, JobFolder, JobState
+from app.importing.options import ImportOptions
+from app.importing.outcomes import Outcome, Result, report_writer
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+ROWS = [
+    Outcome("a/ada/1.jpg", "ada", Result.ENROLLED, face_id="f1"),
+    Outcome("a/bob/1.jpg", "bob", Result.ENROLLED, face_id="f2"),
+    Outcome("a/ada/2.jpg", "ada", Result.REJECTED, "no_face", "No face of ada was found."),
+    Outcome("x", "b", Result.REJECTED, "conflict", "", None, "ada", 0.5),
+    Outcome("a/adam/1.jpg", "adam", Result.SKIPPED, "duplicate"),
+    Outcome('a/"ada\\/1.jpg', '"ada\\', Result.ENROLLED, face_id="f3"),
+]
+
+
+class Imports:
+    """A folder of imports, and the people of its collections."""
+
+    def __init__(self, path: Path) -> None:
+        self.folder = JobFolder(path)
+        path.mkdir()
+        self.people: set[tuple[str, str]] = set()
+        self.now = NOW
+        self.eraser = ReportEraser(
+            self.folder, lambda *person: person in self.people, lambda: self.now
+        )
+
+    def add(self, number: int, state: JobState, collection: str = "default") -> ImportJob:
+        job = ImportJob(
+            import_id=f"{number:032x}", collection=collection, state=state, created_at=NOW,
+            archive=f"{number:032x}.zip", options=ImportOptions(),
+            detail="a/ada/2.jpg: no face" if state is JobState.STOPPED else None,
+        )  # fmt: skip
+        self.folder.save(job)
+        with report_writer(self.folder.report(job)) as write:
+            for row in ROWS:
+                write(row)
+        return job
+
+    def rows(self, job: ImportJob) -> list[Outcome]:
+        return read(self.folder.report(job))
+
+    def spool(self) -> bytes:
+        path = self.folder.path / SPOOL
+        return path.read_bytes() if path.exists() else b""
+
+
+def read(report: Path) -> list[Outcome]:
+    """As a client reads it."""
+    rows = [json.loads(line) for line in report.read_text().splitlines()]
+    return [Outcome(**{**row, "result": Result(row["result"])}) for row in rows]
+
+
+@pytest.fixture
+def imports(tmp_path: Path) -> Imports:
+    return Imports(tmp_path / "imports")
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Path:
+    path = tmp_path / "one.report.jsonl"
+    with report_writer(path) as write:
+        for row in ROWS:
+            write(row)
+    return path
+
+
+def test_a_line_keeps_its_place_result_and_reason(report: Path) -> None:
+    before = report.read_bytes()
+    erase_people(report, {"ada"})
+    after = report.read_bytes()
+    assert list(map(len, after.splitlines())) == list(map(len, before.splitlines()))
+    rows = read(report)
+    assert [(row.result, row.reason) for row in rows] == [(r.result, r.reason) for r in ROWS]
+    assert rows[0] == Outcome("", "", Result.ENROLLED)
+    assert rows[2] == Outcome("", "", Result.REJECTED, "no_face")
+    assert rows[3] == Outcome("x", "b", Result.REJECTED, "conflict")
+    assert [rows[i] for i in (1, 4, 5)] == [ROWS[i] for i in (1, 4, 5)]
+
+
+@pytest.mark.parametrize("person", ['"ada\\', "adam"])
+def test_names_are_compared_whole(report: Path, person: str) -> None:
+    erase_people(report, {person})
+    assert [row.person_id for row in read(report)] == [
+        "" if row.person_id == person else row.person_id for row in ROWS
+    ]
+
+
+def test_spellings_of_one_id_are_one(tmp_path: Path) -> None:
+    path = tmp_path / "one.report.jsonl"
+    with report_writer(path) as write:
+        for form in ("NFC", "NFD"):
+            write(Outcome("p", unicodedata.normalize(form, "Zoé"), Result.ENROLLED))
+    erase_people(path, {"Zoé"})
+    assert [row.person_id for row in read(path)] == ["", ""]
+
+
+def test_a_line_that_a_crash_cut_off_is_blanked(report: Path) -> None:
+    line = json.dumps(asdict(ROWS[0]))
+    with report.open("a") as file:
+        file.write(line[: line.index("result")])
+    erase_people(report, {"ada"})
+    assert report.read_bytes().endswith(b" " * 20)
+    assert b'"ada"' not in report.read_bytes()
+
+
+def test_nothing_to_erase_where_there_are_no_reports(imports: Imports) -> None:
+    assert imports.eraser.note("default", "ada") is Erasure.DONE
+    imports.add(1, JobState.DONE, "other")
+    assert imports.eraser.note("default", "ada") is Erasure.DONE
+    assert imports.spool() == b""
+    imports.eraser.round()
+
+
+def test_one_report_a_round_for_everybody(imports: Imports) -> None:
+    jobs = [imports.add(number, JobState.DONE) for number in (1, 2)]
+    other = imports.add(3, JobState.DONE, "other")
+    for person in ("ada", "bob"):
+        assert imports.eraser.note("default", person) is Erasure.PENDING
+    imports.eraser.round()
+    erased = [{"ada", "bob"} & {row.person_id for row in imports.rows(job)} for job in jobs]
+    assert sorted(map(len, erased)) == [0, 2]
+    imports.eraser.round()
+    for job in jobs:
+        assert [row.person_id for row in imports.rows(job)] == ["", "", "", "b", "adam", '"ada\\']
+        assert all(row.conflict_with is None for row in imports.rows(job))
+    assert imports.rows(other) == ROWS
+    assert imports.spool() == b"", "who was deleted is not named there either"
+
+
+def test_a_report_that_is_being_written_comes_last(imports: Imports) -> None:
+    """Its import may just have enrolled the person, and write so afterwards."""
+    job = imports.add(1, JobState.RUNNING)
+    imports.eraser.note("default", "ada")
+    for _ in range(3):
+        imports.eraser.round()
+    assert imports.rows(job) == ROWS
+    imports.folder.save(job.model_copy(update={"state": JobState.DONE}))
+    imports.eraser.round()
+    assert imports.rows(job)[0].person_id == ""
+    assert imports.spool() == b""
+
+
+def test_the_reason_why_an_import_stopped_names_nobody(imports: Imports) -> None:
+    job = imports.add(1, JobState.STOPPED)
+    imports.eraser.note("default", "ada")
+    imports.eraser.round()
+    found = imports.folder.find(job.import_id)
+    assert found is not None
+    assert found.detail is None
+
+
+def test_a_deletion_that_did_not_come_about_erases_nothing(imports: Imports) -> None:
+    job = imports.add(1, JobState.DONE)
+    imports.people = {("default", "ada")}
+    imports.eraser.note("default", "ada")
+    imports.eraser.round()
+    assert imports.spool() != b"", "it may come about yet"
+    imports.now += LAPSES_AFTER + timedelta(seconds=1)
+    imports.eraser.round()
+    assert (imports.spool(), imports.rows(job)) == (b"", ROWS)
+
+
+def test_a_deletion_that_takes_a_moment(imports: Imports) -> None:
+    job = imports.add(1, JobState.DONE)
+    imports.people = {("default", "ada")}
+    imports.eraser.note("default", "ada")
+    imports.eraser.round()
+    imports.people = set()
+    imports.eraser.round()
+    assert imports.rows(job)[0].person_id == ""
+
+
+def test_an_import_that_was_forgotten(imports: Imports) -> None:
+    job = imports.add(1, JobState.DONE)
+    imports.eraser.note("default", "ada")
+    imports.folder.forget(job)
+    imports.eraser.round()
+    assert imports.spool() == b""
+
+
+def test_a_note_that_a_crash_cut_off(imports: Imports) -> None:
+    job = imports.add(1, JobState.DONE)
+    imports.eraser.note("default", "bob")
+    spool = imports.folder.path / SPOOL
+    spool.write_bytes(spool.read_bytes()[:-20])
+    imports.eraser.note("default", "ada")
+    imports.eraser.round()
+    assert [row.person_id for row in imports.rows(job)][:3] == ["", "bob", ""]
+    assert imports.spool() == b""
+
+
+def test_a_full_disk_refuses_the_deletion(
+    imports: Imports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_file: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    imports.add(1, JobState.DONE)
+    monkeypatch.setattr(erasing.os, "fsync", full)
+    with pytest.raises(StoreFull):
+        imports.eraser.note("default", "ada")
