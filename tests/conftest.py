@@ -63,6 +63,15 @@ def eval_models() -> Path:
 
 
 @pytest.fixture(scope="session")
+def cases() -> Path:
+    """The folder of inputs that people really have, beside the evaluation data."""
+    data = Path(os.environ.get("LIKENESS_EVAL_DATA", ROOT.parent / "shared" / "data"))
+    if not (data.parent / "cases").is_dir():
+        pytest.skip(f"{data.parent / 'cases'}, beside the evaluation data, is absent")
+    return data.parent / "cases"
+
+
+@pytest.fixture(scope="session")
 def evaluation_faces(eval_data: Path) -> Path:
     """A folder of photos of people."""
     return eval_data / "lfw" / "images"

@@ -2,19 +2,16 @@
 
 import hashlib
 import itertools
-import json
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from app.cli.console import clear_errors, err, out, read_settings
+from app.cli.console import clear_errors, err, read_settings
+from app.cli.import_progress import import_progress, summarise
 from app.decision.policy import FaceSelection
 from app.errors import CollectionNotFound
 from app.gallery.gallery import DEFAULT_COLLECTION
@@ -23,12 +20,12 @@ from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnEr
 from app.importing.outcomes import Counts, Outcome, Result, Tell, report_writer
 from app.importing.remote import RemoteImport
 from app.importing.rows import ImportSourceError, Row
-from app.importing.sources import SourceOptions, rows_of, total_of
+from app.importing.source_options import PersonFrom, SourceOptions
+from app.importing.sources import rows_of, total_of
 from app.services import build_services
 from app.settings import Settings
 
-EXIT_SOME_REJECTED, EXIT_CANNOT_RUN, EXIT_STOPPED = 1, 2, 3
-PLAIN_LINE_EVERY_S = 5.0
+EXIT_SOME_REJECTED, EXIT_CANNOT_RUN, EXIT_STOPPED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 
 def import_folder(
@@ -54,7 +51,20 @@ def import_folder(
     ] = None,
     pattern: Annotated[
         str | None,
-        typer.Option(help="Photos lie in one folder, named so: {person_id}_*.jpg."),
+        typer.Option(
+            help="Names of photos, or with / their paths in the source, and where the person "
+            "stands in them: {person_id}_*.jpg, {person_id}/**. * is anything in a name."
+        ),
+    ] = None,
+    person_from: Annotated[
+        PersonFrom | None,
+        typer.Option(
+            help="What names the person, where the source is not clear: the folder a photo lies "
+            "in, the first folder of its path, or in a tar the file beside it."
+        ),
+    ] = None,
+    names_encoding: Annotated[
+        str | None, typer.Option(help="Of names of files that are not UTF-8: gbk, cp1252.")
     ] = None,
     images: Annotated[
         Path | None, typer.Option(help="Folder of a table's photos; default: the table's own.")
@@ -107,11 +117,11 @@ def import_folder(
     """Enrol photos or embeddings. Safe to run again, also after it was killed: it goes on.
 
     Exit status: 0 all enrolled, 1 some rows rejected, 2 the import could not run, 3 stopped at a
-    row.
+    row, 130 interrupted.
     """
     settings = read_settings()
     counts = Counts()
-    stopped: ImportStopped | None = None
+    ended: BaseException | None = None
     with clear_errors(), ExitStack() as stack:
         options = _options(
             face=face, gate=gate, near_duplicate=near_duplicate, on_conflict=on_conflict,
@@ -120,25 +130,33 @@ def import_folder(
         tells: list[Tell] = [counts]
         if report is not None:
             tells.append(stack.enter_context(report_writer(report)))
+        remote = None
         if url is None:
             work, target = _local(stack, settings, collection, options)
         else:
             remote = RemoteImport(url, collection, options, settings.max_image_bytes, key=api_key)
             work, target = remote.run, remote.ensure_collection()
         given = SourceOptions(
-            target, settings.max_image_bytes, space, images, pattern, stdin_format, source_key
-        )
+            target, settings.max_image_bytes, space, images, pattern, stdin_format, source_key,
+            person_from=person_from, names_encoding=names_encoding,
+        )  # fmt: skip
         total = total_of(sources, given) if limit is None and sample is None else limit
-        tells.append(stack.enter_context(_progress(total, counts, as_json=as_json)))
+        progress = stack.enter_context(import_progress(total, counts, as_json=as_json))
+        tells.append(progress.tell)
+        if remote is not None:
+            remote.watch = progress.under_way
         rows = _chosen(rows_of(sources, given), limit, sample)
         try:
             work(rows, _to_all(tells))
-        except ImportStopped as reason:
-            stopped = reason
-    _summarise(counts, as_json=as_json, dry_run=dry_run)
-    if stopped is not None:
-        err.print(f"Stopped: {stopped.detail}", markup=False, highlight=False)
+        except (ImportStopped, KeyboardInterrupt) as reason:
+            ended = reason
+    summarise(counts, as_json=as_json, dry_run=dry_run, reported=report is not None)
+    if isinstance(ended, ImportStopped):
+        err.print(f"Stopped: {ended.detail}", markup=False, highlight=False)
         raise typer.Exit(EXIT_STOPPED)
+    if ended is not None:
+        err.print("Interrupted. Run it again to go on: what is enrolled is not done twice.")
+        raise typer.Exit(EXIT_INTERRUPTED)
     if counts.of(Result.REJECTED):
         raise typer.Exit(EXIT_SOME_REJECTED)
 
@@ -184,71 +202,4 @@ def _chosen(rows: Iterator[Row], limit: int | None, sample: float | None) -> Ite
 
 
 def _draw(place: str) -> float:
-    return int.from_bytes(hashlib.sha256(place.encode()).digest()[:8]) / 2**64
-
-
-@contextmanager
-def _progress(total: int | None, counts: Counts, *, as_json: bool) -> Iterator[Tell]:
-    """A bar on a terminal, elsewhere a line now and then, as JSON if asked; on standard error."""
-    started = time.monotonic()
-    if err.is_terminal and not as_json:
-        columns = (
-            TextColumn("Importing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            TextColumn("{task.fields[counts]}"),
-        )  # fmt: skip
-        with Progress(*columns, console=err) as progress:
-            task = progress.add_task("import", total=total, counts="")
-
-            def advance(_outcome: Outcome) -> None:
-                progress.update(task, advance=1, counts=_shown(counts, started))
-
-            yield advance
-        return
-    last = [started]
-
-    def line(_outcome: Outcome) -> None:
-        now = time.monotonic()
-        if now - last[0] >= PLAIN_LINE_EVERY_S:
-            last[0] = now
-            if as_json:
-                typer.echo(json.dumps(_progress_members(counts, total, started)), err=True)
-                return
-            known = "" if total is None else f" of {total}, {_left(counts, total, started)} left"
-            err.print(f"{counts.total}{known}: {_shown(counts, started)}", highlight=False)
-
-    yield line
-
-
-def _progress_members(counts: Counts, total: int | None, started: float) -> dict[str, object]:
-    left = None if total is None else round(_seconds_left(counts, total, started), 1)
-    rate = round(_rate(counts, started), 1)
-    done = {"rows": counts.total, "total": total, "rows_per_second": rate, "seconds_left": left}
-    return {**done, **counts.members()}
-
-
-def _rate(counts: Counts, started: float) -> float:
-    return counts.total / max(time.monotonic() - started, 1e-9)
-
-
-def _seconds_left(counts: Counts, total: int, started: float) -> float:
-    return max(0, total - counts.total) / max(_rate(counts, started), 1e-9)
-
-
-def _shown(counts: Counts, started: float) -> str:
-    parts = [f"{counts.of(result)} {result.value}" for result in Result if counts.of(result)]
-    return f"{', '.join(parts)}, {_rate(counts, started):.0f}/s"
-
-
-def _left(counts: Counts, total: int, started: float) -> str:
-    seconds = _seconds_left(counts, total, started)
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-
-
-def _summarise(counts: Counts, *, as_json: bool, dry_run: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps({**counts.members(), "dry_run": dry_run}))
-        return
-    table = Table("outcome", "reason", "rows", title="Nothing was stored" if dry_run else None)
-    for (result, reason), count in sorted(counts.by_reason.items()):
-        table.add_row(result, reason, str(count))
-    out.print(table)
+    return int.from_bytes(hashlib.sha256(place.encode(errors="surrogatepass")).digest()[:8]) / 2**64

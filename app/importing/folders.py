@@ -1,84 +1,146 @@
-"""Photos in folders: one folder a person, or all in one and the person in the name."""
+"""Photos in a folder: one folder a person, or named so that the person can be read from it."""
 
-import re
+import os
+import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from app.folders import is_file_inside, people_of, sorted_entries
-from app.importing.rows import ImportSourceError, Row, is_image, read_file
+from app.errors import LikenessError
+from app.folders import sorted_entries
+from app.importing.layouts import Layout, Survey, given_layout
+from app.importing.names import NameDecoder, check_text, is_junk, problem_of
+from app.importing.rows import ImportSourceError, Row, UnreadableFile, read_file
+from app.importing.source_options import SourceOptions
 
-PERSON = "{person_id}"
+MAX_DEPTH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """One file below the folder; `problem`: why it is no row with a photo."""
+
+    path: PurePosixPath
+    real: Path
+    problem: LikenessError | None = None
+
+    def row(self, layout: Layout, max_bytes: int) -> Row:
+        place, person_id = str(self.path), ""
+        try:
+            if self.problem is None:
+                person_id = layout.person_of(self.path)
+                return Row(place, person_id, partial(read_file, self.real, max_bytes))
+        except ImportSourceError as problem:
+            return Row(place, self._folder(), problem=problem)
+        return Row(place, self._folder(), problem=self.problem)
+
+    def _folder(self) -> str:
+        return self.path.parts[0] if len(self.path.parts) > 1 else ""
+
+
+def folder_rows(folder: Path, options: SourceOptions) -> Iterator[Row]:
+    """Every file below FOLDER, by path: FOLDER/<person_id>/<photo> where nothing else is asked for.
+
+    Links that leave the folder are not followed; they, and photos that lie elsewhere, are rows that
+    cannot be used. Raises ImportSourceError.
+    """
+    root = folder.resolve()
+    layout = given_layout(options)
+    if layout is None:
+        survey = Survey()
+        for file in _files(root, options.names_encoding):
+            if file.problem is None:
+                survey.add(file.path)
+        layout = survey.layout(str(folder)) if survey.photos else Layout()
+    for file in _files(root, options.names_encoding):
+        yield file.row(layout, options.max_bytes)
 
 
 def folder_of_people(folder: Path, max_bytes: int) -> Iterator[Row]:
-    """FOLDER/<person_id>/<photo>, by person and name; links that leave the folder are skipped.
+    """`folder_rows` with nothing else asked for."""
+    return folder_rows(folder, SourceOptions("", max_bytes))
 
-    Photos that lie elsewhere are told as rows that cannot be used, never passed over in silence.
-    """
-    root = folder.resolve()
+
+def count_folder(folder: Path, options: SourceOptions) -> int:
+    """How many rows a folder has."""
+    return sum(1 for _ in _files(folder.resolve(), options.names_encoding))
+
+
+def _files(root: Path, encoding: str | None) -> Iterator[_File]:
     try:
-        yield from _astray(root)
-        for person in people_of(root):
-            for file in sorted_entries(Path(person.path)):
-                place = f"{person.name}/{file.name}"
-                if is_image(file.name) and is_file_inside(file, root):
-                    read = partial(read_file, Path(file.path), max_bytes)
-                    yield Row(place, person.name, read)
-                elif file.is_dir(follow_symlinks=False) and not file.name.startswith("."):
-                    problem = ImportSourceError("Photos lie in a person's folder itself.")
-                    yield Row(place, person.name, problem=problem)
+        yield from _Walk(root, encoding).below(root, PurePosixPath(), linked=False)
     except OSError as error:
         raise ImportSourceError(
-            f"{error.filename or folder} cannot be read: {error.strerror}."
+            f"{error.filename or root} cannot be read: {error.strerror}."
         ) from error
 
 
-def _astray(root: Path) -> Iterator[Row]:
-    """Photos that are beside the folders of people. Raises ImportSourceError where there are only
-    such."""
-    photos = _photos_in(root)
-    if photos and next(people_of(root), None) is None:
-        raise ImportSourceError(
-            f"{root} has photos and no folders of people; say where in their names the person "
-            f"stands, as --pattern '{PERSON}_*.jpg'."
-        )
-    for name in photos:
-        problem = ImportSourceError("The photo lies in no folder that is named by a person.")
-        yield Row(name, "", problem=problem)
+class _Walk:
+    """What lies below a resolved folder, by name."""
+
+    def __init__(self, root: Path, encoding: str | None) -> None:
+        self._root = root
+        self._encoding = encoding
+
+    def below(self, folder: Path, path: PurePosixPath, *, linked: bool) -> Iterator[_File]:
+        try:
+            entries = sorted_entries(folder)
+        except OSError as error:
+            if folder == self._root:
+                raise
+            problem = UnreadableFile(f"The folder cannot be read: {error.strerror}.")
+            yield _File(path, folder, problem)
+            return
+        for entry in entries:
+            here = path / self._text(entry.name)
+            if is_junk(PurePosixPath(here.name)):
+                continue
+            real = Path(entry.path)
+            amiss = self._link_problem(entry, linked=linked) or _text_problem(here)
+            if amiss is not None:
+                yield _File(here, real, amiss)
+            elif len(here.parts) > MAX_DEPTH:
+                yield _File(here, real, ImportSourceError("It lies in too many folders."))
+            elif entry.is_dir():
+                yield from self.below(real, here, linked=linked or entry.is_symlink())
+            else:
+                yield _File(here, real, problem_of(here) or _kind_problem(entry))
+
+    def _text(self, name: str) -> str:
+        if name.isascii():
+            return name
+        raw = os.fsencode(name)
+        return NameDecoder([raw], self._encoding).text(raw)
+
+    def _link_problem(self, entry: "os.DirEntry[str]", *, linked: bool) -> LikenessError | None:
+        """A folder may hold links to others of its folders, of which no file is read twice by a
+        loop."""
+        if not entry.is_symlink():
+            return None
+        try:
+            target = Path(entry.path).resolve(strict=True)
+        except (OSError, RuntimeError):
+            return UnreadableFile("The link leads nowhere.")
+        if not target.is_relative_to(self._root):
+            return UnreadableFile("The link leads out of the folder; it is not followed.")
+        inside = Path(entry.path).parent.resolve()
+        if entry.is_dir() and (linked or inside.is_relative_to(target)):
+            return UnreadableFile("The link leads back, or lies in a folder behind another link.")
+        return None
 
 
-def flat_folder(folder: Path, pattern: str, max_bytes: int) -> Iterator[Row]:
-    """Photos directly in a folder; `pattern` says where in the name the person stands."""
-    expression = compile_pattern(pattern)
-    root = folder.resolve()
+def _text_problem(path: PurePosixPath) -> ImportSourceError | None:
     try:
-        photos = _photos_in(root)
+        check_text(path.name)
+    except ImportSourceError as problem:
+        return problem
+    return None
+
+
+def _kind_problem(entry: "os.DirEntry[str]") -> UnreadableFile | None:
+    try:
+        regular = stat.S_ISREG(entry.stat().st_mode)
     except OSError as error:
-        raise ImportSourceError(f"{folder} cannot be read: {error.strerror}.") from error
-    for name in photos:
-        found = expression.fullmatch(name)
-        if found is None:
-            problem = ImportSourceError(f"The name does not fit the pattern {pattern}.")
-            yield Row(name, "", problem=problem)
-        else:
-            yield Row(name, found["person_id"], partial(read_file, root / name, max_bytes))
-
-
-def _photos_in(root: Path) -> list[str]:
-    """Names of photos directly in a resolved folder: names are small, paths are not."""
-    entries = sorted_entries(root)
-    return [one.name for one in entries if is_image(one.name) and is_file_inside(one, root)]
-
-
-def compile_pattern(pattern: str) -> re.Pattern[str]:
-    """A name with {person_id} once, * for anything, as {person_id}_*.jpg. Raises
-    ImportSourceError."""
-    if pattern.count(PERSON) != 1:
-        raise ImportSourceError(
-            f"A pattern names {PERSON} once, as {PERSON}_*.jpg; this one is {pattern}."
-        )
-    parts = [
-        ".*".join(re.escape(piece) for piece in part.split("*")) for part in pattern.split(PERSON)
-    ]
-    return re.compile("(?P<person_id>.+?)".join(parts))
+        return UnreadableFile(f"The file cannot be read: {error.strerror}.")
+    return None if regular else UnreadableFile("It is no regular file.")

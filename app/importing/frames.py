@@ -5,14 +5,14 @@ Each is a MessagePack map. Metadata is JSON in it, as that holds numbers which M
 
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import msgpack
 import numpy as np
 
-from app.errors import LikenessError
+from app.errors import InvalidRequest, LikenessError, UnsupportedImage
 from app.importing.outcomes import MAX_DETAIL, MAX_NAME
 from app.importing.rows import (
     ImportSourceError,
@@ -21,21 +21,23 @@ from app.importing.rows import (
     UnreadableFile,
     content_of,
     printable,
+    storable,
 )
 
 TOTAL, ROW, FAILED, END = "total", "row", "failed", "end"
-# Metadata or quality of one row; the gallery takes less.
-MAX_OBJECT = 1 << 16
 # All of a row but its photo and its crop.
 MAX_TEXT = 1 << 20
-PROBLEMS = {one.code: one for one in (ImportSourceError, PassedOver, UnreadableFile)}
+PROBLEMS = {
+    one.code: one
+    for one in (ImportSourceError, InvalidRequest, PassedOver, UnreadableFile, UnsupportedImage)
+}
 
 
 def pack_row(row: Row) -> bytes:
     """The frame of a row, with its photo."""
     try:
-        return _packed(row)
-    except LikenessError as problem:  # its photo cannot be read, or it is too large
+        return _packed(storable(row))
+    except LikenessError as problem:  # what the gallery would not take does not travel
         bare = replace(row, read=None, crop=None, embedding=None, metadata=None, quality={})
         return _packed(replace(bare, problem=problem))
 
@@ -48,8 +50,8 @@ def _packed(row: Row) -> bytes:
         "person_id": printable(row.person_id, MAX_NAME),
         "photo": None if row.read is None else content_of(row.read),
         "embedding": None if vector is None else np.asarray(vector, "<f4").tobytes(),
-        "metadata": None if row.metadata is None else _json(row.metadata, "metadata"),
-        "quality": _json(row.quality, "quality"),
+        "metadata": None if row.metadata is None else json.dumps(dict(row.metadata)),
+        "quality": json.dumps(dict(row.quality)),
         "content_digest": row.content_digest,
         "face_id": row.face_id,
         "crop": None if row.crop is None else content_of(row.crop),
@@ -57,13 +59,6 @@ def _packed(row: Row) -> bytes:
         "without_face": row.without_face,
     }
     return pack(ROW, members)
-
-
-def _json(value: Mapping[str, Any], name: str) -> str:
-    text = json.dumps(dict(value))
-    if len(text) > MAX_OBJECT:
-        raise ImportSourceError(f"{name} has more than {MAX_OBJECT:,} bytes as JSON.")
-    return text
 
 
 def unpack_row(members: Any) -> Row:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from app.disk import exclusive, own, private_folder, write_whole
 from app.errors import StoreFull
-from app.importing.options import ImportOptions
+from app.importing.options import UploadOptions
 from app.telemetry.logs import log
 
 STATE, REPORT, UNFINISHED = ".json", ".report.jsonl", ".new"
@@ -50,7 +50,7 @@ class ImportJob(BaseModel):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     archive: str
-    options: ImportOptions
+    options: UploadOptions
     total: int | None = None
     counts: dict[str, object] = {}
     attempts: int = 0

@@ -26,10 +26,10 @@ from app.importing.job_folder import (
     unwritable,
 )
 from app.importing.local import LocalImport
-from app.importing.options import ImportOptions, ImportStopped
+from app.importing.options import ImportStopped, UploadOptions
 from app.importing.outcomes import Counts, Outcome, Result, report_writer
 from app.importing.reading import reading
-from app.importing.sources import SourceOptions
+from app.importing.source_options import SourceOptions
 from app.services import Services
 from app.telemetry.logs import log
 
@@ -103,7 +103,7 @@ class ImportJobs:
             raise Overloaded(f"{MOST_WAITING} imports are waiting; send this one later.")
         return self._folder.new_upload(suffix)
 
-    def create(self, collection: str, upload: Upload, options: ImportOptions) -> ImportJob:
+    def create(self, collection: str, upload: Upload, options: UploadOptions) -> ImportJob:
         """Queue the import of an archive that was received. Raises StoreFull."""
         upload.taken = True
         job = ImportJob(
@@ -273,11 +273,13 @@ class ImportJobs:
     def _run(self, job: ImportJob, counts: Counts) -> None:
         services = self._services
         record = services.gallery.require(job.collection)
-        # A table that was uploaded brings embeddings: the service's own files are not its photos.
         given = SourceOptions(
             record.embedding_space,
             services.settings.max_image_bytes,
-            images=self._folder.path / "no-photos",
+            pattern=job.options.pattern,
+            person_from=job.options.person_from,
+            names_encoding=job.options.names_encoding,
+            uploaded=True,
         )
         # Half of the cores unless told otherwise: people are waiting for the others.
         workers = services.settings.import_workers or max(1, services.scheduler.workers // 2)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from app.decision.gates import QualityGate
 from app.decision.policy import FaceSelection
 from app.errors import LikenessError
+from app.importing.source_options import PersonFrom
 
 
 def _object(value: Any) -> Any:
@@ -63,6 +64,31 @@ class ImportOptions(BaseModel):
         bool, Field(description="Decide again about rows that an earlier import refused.")
     ] = False
     dry_run: Annotated[bool, Field(description="Analyse and report, store nothing.")] = False
+
+
+class UploadOptions(ImportOptions):
+    """What an import of a service is asked for: also how its archive is to be read."""
+
+    person_from: Annotated[
+        PersonFrom | None,
+        Field(
+            description="What names the person, where the archive is not clear: `folder` (the one "
+            "a photo lies in), `top-folder` (the first of its path), in a tar `json`, `cls`, `txt` "
+            "(the file beside it)."
+        ),
+    ] = None
+    pattern: Annotated[
+        str | None,
+        Field(
+            max_length=1_000,
+            description="Names or paths that have the person in them: "
+            "{person_id}_*.jpg, {person_id}/**.",
+        ),
+    ] = None
+    names_encoding: Annotated[
+        str | None,
+        Field(max_length=40, description="Of names of files that are not UTF-8: gbk, cp1252."),
+    ] = None
 
 
 class ImportStopped(LikenessError):

@@ -17,6 +17,9 @@ from app.importing.rows import MAX_PLACE, ImportSourceError, PassedOver, Row, pr
 # A person id that is longer is refused, so that its start says enough.
 MAX_NAME = 300
 MAX_DETAIL = 1_000
+# Persons that are counted one by one, so that memory does not grow with the source.
+MOST_PERSONS = 100_000
+LARGEST = 5
 # The reason of a report's last line that stands for rows which it does not list.
 NOT_LISTED = "not_listed"
 
@@ -60,17 +63,34 @@ Tell: TypeAlias = Callable[[Outcome], None]
 
 
 class Counts:
-    """How many rows ended in what. One thread counts, any may read."""
+    """How many rows ended in what, and whose they were. One thread counts, any may read."""
 
     def __init__(self) -> None:
         self.by_reason: Counter[tuple[str, str]] = Counter()
         self.total = 0
         self.conflicts = 0
+        self.all_persons = True
+        self._persons: Counter[str] = Counter()
 
     def __call__(self, outcome: Outcome) -> None:
         self.by_reason[outcome.result.value, outcome.reason] += 1
         self.total += 1
         self.conflicts += outcome.conflict_with is not None
+        if not outcome.person_id or outcome.reason == PassedOver.code:
+            return
+        if outcome.person_id in self._persons or len(self._persons) < MOST_PERSONS:
+            self._persons[outcome.person_id] += 1
+        else:
+            self.all_persons = False
+
+    @property
+    def persons(self) -> int:
+        """How many the rows name; MOST_PERSONS where not `all_persons` were counted."""
+        return len(self._persons)
+
+    def largest_persons(self) -> list[tuple[str, int]]:
+        """Those with the most rows."""
+        return self._persons.most_common(LARGEST)
 
     def of(self, result: Result) -> int:
         """Rows with that result."""
@@ -81,6 +101,7 @@ class Counts:
         return {
             **{result.value: self.of(result) for result in Result},
             "conflicts": self.conflicts,
+            "persons": self.persons,
             "reasons": [
                 {"result": result, "reason": reason, "rows": count}
                 for (result, reason), count in sorted(self.by_reason.copy().items())

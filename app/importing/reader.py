@@ -13,12 +13,12 @@ import signal
 import sys
 import time
 import traceback
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from app.errors import LikenessError
 from app.importing.frames import END, FAILED, TOTAL, pack, pack_row
-from app.importing.sources import SourceOptions, rows_of, total_of
+from app.importing.source_options import PersonFrom, SourceOptions
+from app.importing.sources import rows_of, total_of
 
 # Rows are given in pieces of that many bytes, or after that time.
 PIECE, GIVE_EVERY_S = 1 << 18, 0.2
@@ -32,7 +32,8 @@ def main() -> None:
     end_with_parent(asked["parent"])
     limit(asked["memory"])
     options = asked["options"]
-    options["images"] = Path(options["images"])
+    if options["person_from"] is not None:
+        options["person_from"] = PersonFrom(options["person_from"])
     with os.fdopen(sys.stdout.fileno(), "wb", PIECE, closefd=False) as out:
         give(asked["source"], SourceOptions(**options), asked["memory"], out)
 

@@ -19,7 +19,7 @@ import app
 from app.errors import LikenessError
 from app.importing.frames import END, FAILED, ROW, TOTAL, unpack_row, unpacker
 from app.importing.rows import ImportSourceError, Row
-from app.importing.sources import SourceOptions
+from app.importing.source_options import SourceOptions
 from app.telemetry.logs import log
 
 LOOK_EVERY_MS = 200
@@ -119,8 +119,12 @@ def reading(
 ) -> Iterator[ArchiveReader]:
     """Read an archive while the context lasts. `check` is called several times a second, and for
     each row; what it raises ends the reading. Raises ImportSourceError."""
-    members = {**asdict(options), "images": str(options.images)}
-    asked = {"source": str(archive), "options": members, "memory": memory, "parent": os.getpid()}
+    asked = {
+        "source": str(archive),
+        "options": asdict(options),
+        "memory": memory,
+        "parent": os.getpid(),
+    }
     command = [sys.executable, "-m", "app.importing.reader", json.dumps(asked)]
     try:
         # A new program: a fork of this one would share its locks.

@@ -7,7 +7,7 @@ They are sent as archives of some hundred rows, each an import of the server's o
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import IO, Any
@@ -75,6 +75,9 @@ class RemoteImport:
         stops = OnError.STOP is options.on_error or OnConflict.STOP is options.on_conflict
         self._at_once = 1 if stops else PARTS_UNDER_WAY
         self._stops_at_errors = options.on_error is OnError.STOP
+        # Called several times a second, with the rows that the server has done and not told of.
+        self.watch: Callable[[int], None] = lambda _rows: None
+        self._done = 0
 
     def ensure_collection(self) -> str:
         """The embedding space of the collection, which is made if missing. Raises
@@ -117,6 +120,7 @@ class RemoteImport:
                 with new_bundle(file) as bundle:
                     while row is not None:
                         self._add(row, part, bundle)
+                        self.watch(self._done)
                         if self._is_full(part, file):
                             break
                         row = next(rows, None)
@@ -174,7 +178,7 @@ class RemoteImport:
         part = under_way[0]
         ended = self._wait(part) if part.sent else {"state": ENDED_WELL}
         told = self._report(part) if part.sent else iter(())
-        last = ""
+        last, self._done = "", 0
         for index, row in enumerate(part.rows):
             outcome = part.known.get(index) or next(told, None)
             if outcome is None:
@@ -191,6 +195,9 @@ class RemoteImport:
     def _wait(self, part: _Part) -> dict[str, Any]:
         url = f"{self._url}/imports/{part.import_id}"
         while (job := _accepted(self._call("GET", url)))["state"] in UNDER_WAY:
+            counts = job.get("counts") or {}
+            self._done = sum(int(counts.get(result.value, 0)) for result in Result)
+            self.watch(self._done)
             time.sleep(POLL_S)
         return job
 

@@ -17,7 +17,7 @@ from app.types import FloatArray
 MAX_PLACE = 500
 
 # What people have photos in; those that cannot be decoded are rejected one by one, with the reason.
-PHOTO_SUFFIXES = IMAGE_SUFFIXES | {".bmp", ".gif", ".jfif", ".tif", ".tiff"}
+PHOTO_SUFFIXES = IMAGE_SUFFIXES | {".bmp", ".gif", ".jfif", ".jpe", ".tif", ".tiff"}
 
 
 class ImportSourceError(LikenessError):
@@ -103,12 +103,3 @@ def printable(text: str, most: int = MAX_PLACE) -> str:
         return text
     text = text if len(text) <= most else f"{text[:most]}…"
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def by_folder(place: str, path: str, read: Callable[[], bytes]) -> Row:
-    """The row of a photo whose folder is named by the person."""
-    person_id = PurePath(path).parent.name
-    if not person_id or person_id == "..":
-        problem = ImportSourceError("The photo lies in no folder that is named by a person.")
-        return Row(place, "", problem=problem)
-    return Row(place, person_id, read)

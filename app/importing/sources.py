@@ -3,62 +3,44 @@
 import glob
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any, BinaryIO
 
-from app.importing.folders import flat_folder, folder_of_people
+from app.importing.folders import count_folder, folder_rows
+from app.importing.names import composed
 from app.importing.parquet import count_parquet, parquet_rows
-from app.importing.rows import ImportSourceError, Row, printable, read_file
-from app.importing.tables import (
-    TableContext,
-    count_lines,
-    csv_rows,
-    jsonl_rows,
-    text_of,
+from app.importing.rows import (
+    ImportSourceError,
+    PassedOver,
+    Row,
+    UnreadableFile,
+    printable,
+    read_file,
 )
-from app.importing.tars import tar_rows
+from app.importing.source_options import SourceOptions, check_encoding
+from app.importing.tables import TABLES, TableContext, count_lines, text_of
+from app.importing.tars import tar_rows, tar_stream_rows
 from app.importing.zips import count_zip, zip_rows
 
 STDIN = "-"
 PREFIX = "compreface:"
 FORMATS = ("csv", "jsonl", "tar")
-PARQUET = ".parquet"
-MAX_MEMBERS = 1_000_000
-_TABLES = {".csv": csv_rows, ".jsonl": jsonl_rows, ".ndjson": jsonl_rows}
-
-
-@dataclass(frozen=True, slots=True)
-class SourceOptions:
-    """What the sources are read with: `space` is the collection's, `given_space` that of embeddings
-    which do not say it; `images` the folder of a table's photos; `pattern` of names in a flat
-    folder; `stdin_format` one of FORMATS; `key` opens another service that is a source; an archive
-    has at most `max_members` files."""
-
-    space: str
-    max_bytes: int
-    given_space: str | None = None
-    images: Path | None = None
-    pattern: str | None = None
-    stdin_format: str = "jsonl"
-    key: str | None = None
-    max_members: int = MAX_MEMBERS
+PARQUET, ZIP, TAR = ".parquet", ".zip", ".tar"
 
 
 def rows_of(sources: list[str], options: SourceOptions) -> Iterator[Row]:
     """The rows of all sources, one after the other. A folder or an archive with nothing to import
     is most likely another than was meant. Raises ImportSourceError."""
     for source in _expanded(sources):
-        rows = _rows_of(source, options)
-        first = next(rows, None)
-        if first is not None:
-            yield first
-            yield from rows
-        elif source != STDIN and Path(source).suffix not in (*_TABLES, PARQUET):
+        something = source == STDIN or kind_of(source) in (*TABLES, PARQUET)
+        for row in _rows_of(source, options):
+            something = something or not isinstance(row.problem, PassedOver)
+            yield row
+        if not something:
             raise ImportSourceError(f"{source} has no photos to import, and no table of them.")
 
 
@@ -74,34 +56,39 @@ def _expanded(sources: list[str]) -> Iterator[str]:
 
 
 def _rows_of(source: str, options: SourceOptions) -> Iterator[Row]:
-    path = Path(source)
+    path, kind = Path(source), kind_of(source)
+    if options.names_encoding is not None:
+        check_encoding(options.names_encoding)
     if source == STDIN:
         yield from _from_stdin(options)
     elif source.startswith(PREFIX):
         yield from _compreface().compreface_rows(source, options.key, options.max_bytes)
     elif path.is_dir():
-        if options.pattern is None:
-            yield from folder_of_people(path, options.max_bytes)
-        else:
-            yield from flat_folder(path, options.pattern, options.max_bytes)
-    elif path.suffix == PARQUET:
+        yield from folder_rows(path, options)
+    elif not path.exists():
+        raise ImportSourceError(f"There is no {printable(source)}.")
+    elif kind == PARQUET:
         yield from parquet_rows(_existing(path), _context(options, path.parent))
-    elif path.suffix in _TABLES:
+    elif kind in TABLES:
         with _opened(path) as file, text_of(file) as text:
-            yield from _TABLES[path.suffix](text, path.name, _context(options, path.parent))
-    elif path.suffix == ".zip":
+            yield from TABLES[kind](text, path.name, _context(options, path.parent))
+    elif kind == ZIP:
         with _opened(path) as file:
-            yield from zip_rows(
-                file, path.name, options.space, options.max_bytes, options.max_members
-            )
-    elif ".tar" in path.suffixes or path.suffix in (".tgz", ".tbz2", ".txz"):
-        with _opened(path) as file:
-            yield from tar_rows(file, path.name, options.max_bytes, options.max_members)
+            yield from zip_rows(file, path.name, options)
+    elif kind == TAR:
+        yield from tar_rows(_existing(path), options)
     else:
         raise ImportSourceError(
-            f"{source} is no folder, .csv, .jsonl, .parquet, .zip or .tar (.gz, .bz2, .xz), no "
-            f"{PREFIX}http://…, and not - for standard input."
+            f"{printable(source)} is no folder, .csv, .jsonl, .parquet, .zip or .tar (.gz, .bz2, "
+            f".xz), no {PREFIX}http://…, and not - for standard input."
         )
+
+
+def kind_of(source: str) -> str:
+    """What a file is by its name, whatever its case: a suffix, that of a tar for all of these."""
+    path = Path(source.lower())
+    is_tar = ".tar" in path.suffixes[-2:] or path.suffix in (".tgz", ".tbz2", ".txz")
+    return TAR if is_tar else path.suffix
 
 
 def _compreface() -> ModuleType:
@@ -111,9 +98,9 @@ def _compreface() -> ModuleType:
 
 def _from_stdin(options: SourceOptions) -> Iterator[Row]:
     if options.stdin_format == "tar":
-        yield from tar_rows(sys.stdin.buffer, "stdin", options.max_bytes, options.max_members)
+        yield from tar_stream_rows(sys.stdin.buffer, "stdin", options)
     elif options.stdin_format in FORMATS:
-        rows: Callable[..., Iterator[Row]] = _TABLES[f".{options.stdin_format}"]
+        rows = TABLES[f".{options.stdin_format}"]
         with text_of(sys.stdin.buffer) as text:
             yield from rows(text, "stdin", _context(options, Path.cwd()))
     else:
@@ -123,21 +110,49 @@ def _from_stdin(options: SourceOptions) -> Iterator[Row]:
 
 
 def _context(options: SourceOptions, folder: Path) -> TableContext:
+    if options.uploaded:
+        return TableContext(_find_nothing, options.space, options.given_space)
     root = (options.images or folder).resolve()
     find = partial(_find_in_folder, root, options.max_bytes)
     return TableContext(find, options.space, options.given_space)
 
 
+def _find_nothing(name: str) -> Any:
+    """A service's own files are no photos of a table that it is sent."""
+    raise ImportSourceError(
+        f"A table that is uploaded has embeddings only, so that {printable(name)} is not looked "
+        "for; send a zip of the table and its photos."
+    )
+
+
 def _find_in_folder(root: Path, max_bytes: int, name: str) -> Any:
     """The reader of a photo below `root`: neither .. nor a link leads out of it."""
     try:
-        path = (root / name).resolve()
+        found = _named(root, name) or _named(root, name.replace("\\", "/")) or root / name
+        path = found.resolve()
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a name too long
-        raise ImportSourceError(f"{printable(name)} cannot be found: {error}.") from error
+        raise UnreadableFile(f"{printable(name)} cannot be found: {error}.") from error
     if not path.is_relative_to(root):
         shown = printable(name)
         raise ImportSourceError(f"{shown} lies outside {root}; --images names another folder.")
+    if not path.exists():
+        raise UnreadableFile(f"There is no file {printable(str(root / name))}.")
     return partial(read_file, path, max_bytes)
+
+
+def _named(root: Path, name: str) -> Path | None:
+    """The file of that name, in whichever Unicode form a file system has it."""
+    path = root / name
+    if path.exists() or name.isascii():
+        return path if path.exists() else None
+    path = root
+    for part in PurePosixPath(name).parts:
+        if not (path / part).exists() and path.is_dir():
+            names = [one.name for one in path.iterdir()]
+            path /= next((one for one in names if composed(one) == composed(part)), part)
+        else:
+            path /= part
+    return path if path.exists() else None
 
 
 def _existing(path: Path) -> Path:
@@ -165,14 +180,14 @@ def total_of(sources: list[str], options: SourceOptions) -> int | None:
 
 
 def _count(source: str, options: SourceOptions) -> int | None:
-    path = Path(source)
+    path, kind = Path(source), kind_of(source)
     if source.startswith(PREFIX):
         return int(_compreface().count_compreface(source, options.key))
     if path.is_dir():
-        return sum(1 for _ in _rows_of(source, options))
-    if path.suffix == PARQUET:
+        return count_folder(path, options)
+    if kind == PARQUET:
         return count_parquet(path)
-    if path.suffix in _TABLES and path.is_file():
+    if kind in TABLES and path.is_file():
         with path.open("rb") as file:
-            return count_lines(file) - (path.suffix == ".csv")
-    return count_zip(path, options.max_members) if path.suffix == ".zip" else None
+            return count_lines(file) - (kind == ".csv")
+    return count_zip(path, options) if kind == ZIP else None

@@ -86,6 +86,29 @@ def _json_object(line: str) -> dict[str, Any]:
     return record
 
 
+TABLES: dict[str, Callable[[TextIO, str, TableContext], Iterator[Row]]] = {
+    ".csv": csv_rows, ".jsonl": jsonl_rows, ".ndjson": jsonl_rows,
+}  # fmt: skip
+
+
+def is_manifest(name: str) -> bool:
+    """Whether a file's name says that it is the table of its archive."""
+    stem, _, suffix = name.lower().rpartition(".")
+    return stem in ("manifest", "persons") and f".{suffix}" in TABLES
+
+
+def has_columns(first_line: str, suffix: str) -> bool:
+    """Whether a table that begins like this names persons and what shows them."""
+    try:
+        if suffix == ".csv":
+            names = set(next(csv.reader([first_line]), []))
+        else:
+            names = set(_json_object(first_line))
+    except (csv.Error, ImportSourceError):
+        return False
+    return PERSON in names and bool({IMAGE, EMBEDDING, WITHOUT_FACE} & names)
+
+
 def count_lines(file: IO[bytes]) -> int:
     """Lines, the last of which may lack its end."""
     lines, last = 0, b""

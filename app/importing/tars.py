@@ -1,114 +1,227 @@
-"""Tars, read in one pass: folders of people, WebDataset samples."""
+"""Tars, of whatever compression: folders of people, WebDataset samples."""
 
 import io
+import itertools
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from app.errors import LikenessError
-from app.importing.rows import ImportSourceError, Row, by_folder, is_image
-from app.importing.tables import PERSON
+from app.importing.layouts import AmbiguousLayout, Layout, Survey, given_layout
+from app.importing.names import NameDecoder, check_text, is_junk, parts_of, problem_of
+from app.importing.rows import (
+    ImportSourceError,
+    PassedOver,
+    Row,
+    UnreadableFile,
+    is_image,
+    printable,
+)
+from app.importing.source_options import PersonFrom, SourceOptions
+from app.importing.tables import PERSON, is_manifest
 from app.importing.tar_stream import TarStream
 
 # What stands beside a photo in a WebDataset shard, under the same name.
-SIDECARS = {".json", ".cls", ".txt"}
+SIDECARS = {".json": PersonFrom.JSON, ".cls": PersonFrom.CLS, ".txt": PersonFrom.TXT}
 MAX_SIDECAR = 1_000_000
 # Photos named dr.no.1.jpg, dr.no.2.jpg, … look like one sample: not all are held at once.
 MAX_PHOTOS_A_SAMPLE = 32
 BYTES_A_SAMPLE = 64 << 20
+# Of a stream, which can be read once, as much is looked at before its first row.
+SAMPLES_AHEAD = 64
 
 
 @dataclass(slots=True)
-class _Photo:
-    path: str
+class _File:
+    """A member that is no sidecar: a photo, or what is reported."""
+
+    path: PurePosixPath
     data: bytes = b""
     problem: LikenessError | None = None
 
 
 @dataclass(slots=True)
 class _Sample:
-    """Files of one name in a shard: photos, and what is said of them."""
+    """Files of one name in a shard: photos, and what is said of them beside."""
 
-    key: str
-    photos: list[_Photo] = field(default_factory=list)
-    sidecar: dict[str, Any] = field(default_factory=dict)
+    key: PurePosixPath = field(default_factory=PurePosixPath)
+    files: list[_File] = field(default_factory=list)
+    said: dict[PersonFrom, str] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
     problem: ImportSourceError | None = None
+    beside: list[PurePosixPath] = field(default_factory=list)
     size: int = 0
 
     def is_full(self) -> bool:
-        return len(self.photos) >= MAX_PHOTOS_A_SAMPLE or self.size >= BYTES_A_SAMPLE
+        return len(self.files) >= MAX_PHOTOS_A_SAMPLE or self.size >= BYTES_A_SAMPLE
+
+    def after(self) -> "_Sample":
+        """What goes on under the same name."""
+        return _Sample(self.key, said=self.said, metadata=self.metadata, problem=self.problem)
+
+    def named(self, by: PersonFrom | None) -> str | None:
+        """The person, as a file beside the photo says it; by `.json` or `.cls` without."""
+        kinds = (PersonFrom.JSON, PersonFrom.CLS) if by is None else (by,)
+        return next((self.said[kind] for kind in kinds if kind in self.said), None)
 
 
-def tar_rows(file: BinaryIO, name: str, max_bytes: int, max_members: int) -> Iterator[Row]:
+def tar_rows(file: Path, options: SourceOptions) -> Iterator[Row]:
     """<…>/<person_id>/<photo>, or WebDataset samples: files of one name that follow one another,
-    where `.json` holds person_id and metadata, or `.cls` or `.txt` the person alone. Read in one
-    pass, whatever the compression; links are left alone."""
-    sample = _Sample("")
-    stream = TarStream(file, name, max_members)
+    where `.json` holds person_id and metadata, or `.cls` the person alone. Links are not followed.
+    Raises ImportSourceError."""
+    layout = given_layout(options, sidecars=True)
+    if layout is None:
+        with file.open("rb") as opened:
+            layout = _layout(_samples(opened, file.name, options, contents=False), file.name)
+    with file.open("rb") as opened:
+        for sample in _samples(opened, file.name, options):
+            yield from _rows_of(sample, file.name, layout)
+
+
+def tar_stream_rows(file: BinaryIO, name: str, options: SourceOptions) -> Iterator[Row]:
+    """The same of a stream, whose layout is that of its beginning."""
+    samples = _samples(file, name, options)
+    first = list(itertools.islice(samples, SAMPLES_AHEAD))
+    layout = given_layout(options, sidecars=True) or _layout(first, name)
+    for sample in itertools.chain(first, samples):
+        yield from _rows_of(sample, name, layout)
+
+
+def _layout(samples: Iterable[_Sample], name: str) -> Layout:
+    """Raises AmbiguousLayout, and ImportSourceError for a tar with a table."""
+    survey, said, text = Survey(), 0, 0
+    for sample in samples:
+        for one in sample.files:
+            if is_manifest(one.path.name):
+                raise ImportSourceError(
+                    f"{name} has a table, {one.path}, which is followed in a zip only: pack it as "
+                    "a zip, or unpack it and import the table."
+                )
+            if one.problem is None:
+                survey.add(one.path)
+                said += sample.named(None) is not None or sample.problem is not None
+                text += PersonFrom.TXT in sample.said
+    if said == survey.photos:  # also where there are none
+        return Layout(PersonFrom.JSON)
+    beside = [PersonFrom.JSON, PersonFrom.CLS] * bool(said) + [PersonFrom.TXT] * bool(text)
+    if said or (text and len(survey.folders) == 1):
+        raise survey.unclear(name, beside)
+    try:
+        return survey.layout(name)
+    except AmbiguousLayout:
+        if beside:
+            raise survey.unclear(name, beside) from None
+        raise
+
+
+def _samples(
+    file: BinaryIO, name: str, options: SourceOptions, *, contents: bool = True
+) -> Iterator[_Sample]:
+    """Files of one name that follow one another; photos without their bytes if so asked."""
+    sample = _Sample()
+    stream = TarStream(file, name, options.max_members)
+    decoder = NameDecoder([b"\xff"], options.names_encoding)
     for member in stream.members():
-        path = PurePosixPath(member.name)
-        if not member.isfile() or path.name.startswith("."):
+        path = parts_of(_text(member.name, decoder))
+        if member.isdir() or not path.parts or is_junk(path):
             continue
         # WebDataset: the key ends at the first dot of the file's name.
-        key = str(path.parent / path.name.split(".")[0])
+        key = path.parent / path.name.split(".")[0]
         if key != sample.key or sample.is_full():
-            yield from _rows_of(sample, name)
-            same = key == sample.key
-            sample = _Sample(
-                key,
-                sidecar=sample.sidecar if same else {},
-                problem=sample.problem if same else None,
-            )
-        _add(stream, member, sample, max_bytes)
-    yield from _rows_of(sample, name)
-
-
-def _add(stream: TarStream, member: tarfile.TarInfo, sample: _Sample, max_bytes: int) -> None:
-    suffix = PurePosixPath(member.name).suffix.lower()
-    if is_image(member.name):
-        if member.sparse is not None:
-            problem = ImportSourceError("A sparse member of a tar is not read; store it whole.")
-            sample.photos.append(_Photo(member.name, problem=problem))
-            return
-        photo = _Photo(member.name, stream.content(member, max_bytes + 1))
-        sample.photos.append(photo)
-        sample.size += len(photo.data)
-    elif suffix in SIDECARS and member.sparse is None:
-        try:
-            sample.sidecar |= _said(suffix, stream.content(member, MAX_SIDECAR + 1))
-        except ImportSourceError as problem:
-            sample.problem = problem
-
-
-def _said(suffix: str, content: bytes) -> dict[str, Any]:
-    """What a sidecar says of its photo. Raises ImportSourceError."""
-    if len(content) > MAX_SIDECAR:
-        raise ImportSourceError(f"Its {suffix} has more than {MAX_SIDECAR:,} bytes.")
-    try:
-        text = content.decode("utf-8").strip()
-        said = json.loads(text) if suffix == ".json" else {PERSON: text}
-    except (ValueError, RecursionError) as error:
-        raise ImportSourceError(f"Its {suffix} cannot be read: {error}.") from error
-    if not isinstance(said, dict):
-        raise ImportSourceError(f"Its {suffix} is no JSON object.")
-    return said
-
-
-def _rows_of(sample: _Sample, archive: str) -> Iterator[Row]:
-    for photo in sample.photos:
-        place = f"{archive}/{photo.path}"
-        read = io.BytesIO(photo.data).getvalue
-        problem = photo.problem or sample.problem
-        if problem is not None:
-            person_id = PurePosixPath(photo.path).parent.name
-            yield Row(place, str(sample.sidecar.get(PERSON, person_id)), problem=problem)
-        elif PERSON not in sample.sidecar:
-            yield by_folder(place, photo.path, read)
+            yield sample
+            sample = sample.after() if key == sample.key else _Sample(key)
+        suffix = path.suffix.lower()
+        regular = member.isfile() and member.sparse is None
+        if suffix in SIDECARS and regular and not is_manifest(path.name):
+            sample.beside.append(path)
+            _add_sidecar(sample, SIDECARS[suffix], stream, member)
         else:
-            others = {key: value for key, value in sample.sidecar.items() if key != PERSON}
-            metadata = others.pop("metadata", {})
-            merged = {**others, **(metadata if isinstance(metadata, dict) else {})}
-            yield Row(place, str(sample.sidecar[PERSON]), read, metadata=merged or None)
+            one = _read(stream, member, path, options.max_bytes + 1 if contents else 0)
+            sample.size += len(one.data)
+            sample.files.append(one)
+    yield sample
+
+
+def _text(name: str, decoder: NameDecoder) -> str:
+    raw = name.encode("utf-8", "surrogateescape")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return decoder.text(raw)
+
+
+def _read(stream: TarStream, member: tarfile.TarInfo, path: PurePosixPath, most: int) -> _File:
+    """A photo, or why a member is none."""
+    problem = _member_problem(member, path)
+    if problem is not None or not most:
+        return _File(path, problem=problem)
+    return _File(path, stream.content(member, most))
+
+
+def _member_problem(member: tarfile.TarInfo, path: PurePosixPath) -> LikenessError | None:
+    try:
+        check_text(str(path))
+    except ImportSourceError as problem:
+        return problem
+    if not member.isfile() or member.sparse is not None:
+        return UnreadableFile("It is no regular file, but a link, a device or a sparse file.")
+    return problem_of(path)
+
+
+def _add_sidecar(
+    sample: _Sample, kind: PersonFrom, stream: TarStream, member: tarfile.TarInfo
+) -> None:
+    try:
+        content = stream.content(member, MAX_SIDECAR + 1)
+        if len(content) > MAX_SIDECAR:
+            raise ImportSourceError(f"Its .{kind} has more than {MAX_SIDECAR:,} bytes.")
+        text = content.decode("utf-8").strip()
+        if kind is not PersonFrom.JSON:
+            sample.said[kind] = text
+            return
+        members = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if kind is not PersonFrom.TXT:
+            sample.problem = ImportSourceError(f"Its .{kind} cannot be read: {error}.")
+        return
+    if not isinstance(members, dict):
+        sample.problem = ImportSourceError("Its .json is no JSON object.")
+        return
+    if PERSON in members:
+        sample.said[kind] = str(members.pop(PERSON))
+        metadata = members.pop("metadata", {})
+        sample.metadata = {**members, **(metadata if isinstance(metadata, dict) else {})}
+
+
+def _rows_of(sample: _Sample, archive: str, layout: Layout) -> Iterator[Row]:
+    for path in sample.beside if not sample.files else ():
+        alone = PassedOver(f"{printable(path.name)} is no photo, and stands beside none.")
+        yield Row(f"{archive}/{path}", path.parent.name, problem=alone)
+    for one in sample.files:
+        place = f"{archive}/{one.path}"
+        problem = one.problem or (sample.problem if is_image(one.path.name) else None)
+        person_id = sample.named(None) or one.path.parent.name
+        if problem is not None:
+            yield Row(place, person_id, problem=problem)
+            continue
+        read = io.BytesIO(one.data).getvalue
+        try:
+            person_id = _person(sample, one, layout)
+            yield Row(place, person_id, read, metadata=sample.metadata or None)
+        except ImportSourceError as problem:
+            yield Row(place, person_id, problem=problem)
+
+
+def _person(sample: _Sample, one: _File, layout: Layout) -> str:
+    """Raises ImportSourceError."""
+    if layout.by not in SIDECARS.values():
+        return layout.person_of(one.path)
+    # Samples of one shard may say it in either.
+    by = None if layout.by is PersonFrom.JSON else layout.by
+    person_id = sample.named(by)
+    if person_id is None:
+        raise ImportSourceError(f"No .{layout.by} beside the photo names its person.")
+    return person_id

@@ -4,96 +4,184 @@ import io
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from app.importing.rows import ImportSourceError, Row, by_folder, is_image
-from app.importing.tables import TableContext, count_lines, csv_rows, jsonl_rows, text_of
+from app.importing.layouts import Layout, Survey, given_layout
+from app.importing.names import NameDecoder, check_text, composed, is_junk, parts_of, problem_of
+from app.importing.rows import ImportSourceError, Row, printable
+from app.importing.source_options import SourceOptions
+from app.importing.tables import (
+    MAX_LINE,
+    TABLES,
+    TableContext,
+    count_lines,
+    has_columns,
+    is_manifest,
+    text_of,
+)
 from app.importing.unpacking import UNREADABLE, open_member
 
-TABLES = {"persons.jsonl": jsonl_rows, "manifest.jsonl": jsonl_rows, "manifest.csv": csv_rows}
 # Of a table within an archive, where a few bytes may expand to any number of rows.
 MAX_TABLE = 4 << 30
+UTF8_NAME = 0x800
 
 
-def zip_rows(
-    file: BinaryIO, name: str, space: str, max_bytes: int, max_members: int
-) -> Iterator[Row]:
-    """The rows of a table at its root, else <…>/<person_id>/<photo>."""
-    with _opened(file, name, max_members) as archive:
-        infos = {info.filename: info for info in archive.infolist() if not info.is_dir()}
-        for table, rows_of in TABLES.items():
-            if table in infos:
-                context = TableContext(partial(_find_in_zip, archive, infos, max_bytes), space)
-                _check_size(infos[table], name)
-                with open_member(archive, infos[table]) as opened, text_of(opened) as text:
-                    yield from rows_of(text, f"{name}/{table}", context)
-                return
-        for path in sorted(infos):
-            if is_image(path):
-                yield _zipped_photo(archive, infos[path], f"{name}/{path}", max_bytes)
+def zip_rows(file: BinaryIO, name: str, options: SourceOptions) -> Iterator[Row]:
+    """The rows of its only table, else <…>/<person_id>/<photo>. Raises ImportSourceError."""
+    with _opened(file, name, options) as archive:
+        table = archive.table()
+        if table is not None:
+            yield from archive.table_rows(table)
+        else:
+            yield from archive.photo_rows()
 
 
-@contextmanager
-def _opened(file: "BinaryIO | Path", name: str, max_members: int) -> Iterator[zipfile.ZipFile]:
-    try:
-        with zipfile.ZipFile(file) as archive:
-            if len(archive.filelist) > max_members:
-                raise ImportSourceError(f"{name} has more than {max_members:,} files; split it.")
-            yield archive
-    except UNREADABLE as error:
-        raise ImportSourceError(f"{name} is not a whole zip file: {error}.") from error
-
-
-def _check_size(table: zipfile.ZipInfo, name: str) -> None:
-    if table.file_size > MAX_TABLE:
-        raise ImportSourceError(
-            f"{table.filename} in {name} has {table.file_size:,} bytes, more than the "
-            f"{MAX_TABLE:,} of a table in an archive; split it."
-        )
-
-
-def count_zip(path: Path, max_members: int) -> int | None:
+def count_zip(path: Path, options: SourceOptions) -> int | None:
     """Rows of a zip; None for what is none."""
     try:
-        with _opened(path, path.name, max_members) as archive:
-            infos = {info.filename: info for info in archive.infolist() if not info.is_dir()}
-            table = next((name for name in TABLES if name in infos), None)
-            if table is None:
-                return sum(map(is_image, infos))
-            _check_size(infos[table], path.name)
-            with open_member(archive, infos[table]) as file:
-                return count_lines(file) - table.endswith(".csv")
+        with _opened(path, path.name, options) as archive:
+            table = archive.table()
+            return len(archive.files) if table is None else archive.count_lines(table)
     except ImportSourceError:
         return None  # reading it will say why
 
 
-def _zipped_photo(
-    archive: zipfile.ZipFile, info: zipfile.ZipInfo, place: str, max_bytes: int
-) -> Row:
-    """One that cannot be read fails alone."""
+@contextmanager
+def _opened(file: "BinaryIO | Path", name: str, options: SourceOptions) -> Iterator["_Zip"]:
     try:
-        return by_folder(place, info.filename, _read_zipped(archive, info, max_bytes))
-    except ImportSourceError as problem:
-        return Row(place, PurePosixPath(info.filename).parent.name, problem=problem)
-
-
-def _find_in_zip(
-    archive: zipfile.ZipFile, infos: dict[str, zipfile.ZipInfo], max_bytes: int, name: str
-) -> Any:
-    if name not in infos:
-        raise ImportSourceError(f"The archive holds no {name}.")
-    return _read_zipped(archive, infos[name], max_bytes)
-
-
-def _read_zipped(
-    archive: zipfile.ZipFile, info: zipfile.ZipInfo, max_bytes: int
-) -> Callable[[], bytes]:
-    """What gives the bytes, which are read now: the archive is closed when its last row was
-    given. Raises ImportSourceError."""
-    try:
-        with open_member(archive, info) as opened:
-            return io.BytesIO(opened.read(max_bytes + 1)).getvalue
+        with zipfile.ZipFile(file) as archive:
+            if len(archive.filelist) > options.max_members:
+                raise ImportSourceError(
+                    f"{name} has more than {options.max_members:,} files; split it."
+                )
+            yield _Zip(archive, name, options)
     except UNREADABLE as error:
-        raise ImportSourceError(f"It cannot be read from the archive: {error}.") from error
+        raise ImportSourceError(f"{name} is not a whole zip file: {error}.") from error
+
+
+class _Zip:
+    """An open zip: its files by path, without what systems put there."""
+
+    def __init__(self, archive: zipfile.ZipFile, name: str, options: SourceOptions) -> None:
+        self._archive = archive
+        self._name = name
+        self._options = options
+        self.files = dict(sorted(_named(archive, options.names_encoding)))
+        self._composed = {composed(str(path)): path for path in self.files}
+
+    def table(self) -> PurePosixPath | None:
+        """The only table of persons in it. Raises ImportSourceError where there are several, or
+        where one is called a manifest and is none."""
+        tables = [path for path in self.files if path.suffix.lower() in TABLES]
+        found = [path for path in tables if self._is_of_persons(path)]
+        if len(found) > 1:
+            named = ", ".join(printable(str(path)) for path in found[:5])
+            raise ImportSourceError(
+                f"{self._name} has several tables of persons, {named}; leave one of them in it."
+            )
+        return found[0] if found else None
+
+    def _is_of_persons(self, path: PurePosixPath) -> bool:
+        if is_manifest(path.name):
+            return True  # what is wrong with it is said when it is read
+        try:
+            with self._read(self.files[path]) as file, text_of(file) as text:
+                return has_columns(text.readline(MAX_LINE), path.suffix.lower())
+        except ImportSourceError:
+            return False
+
+    def table_rows(self, table: PurePosixPath) -> Iterator[Row]:
+        """The rows of a table; photos are looked for beside it, then from the root on."""
+        info = self.files[table]
+        if info.file_size > MAX_TABLE:
+            raise ImportSourceError(
+                f"{table} in {self._name} has {info.file_size:,} bytes, more than the "
+                f"{MAX_TABLE:,} of a table in an archive; split it."
+            )
+
+        def find(name: str) -> Callable[[], bytes]:
+            return self._content(self._found(name, table.parent))
+
+        options = self._options
+        context = TableContext(find, options.space, options.given_space)
+        with self._read(info) as opened, text_of(opened) as text:
+            rows_of = TABLES[table.suffix.lower()]
+            yield from rows_of(text, f"{self._name}/{table}", context)
+
+    def count_lines(self, table: PurePosixPath) -> int:
+        """Rows of a table, about."""
+        with self._read(self.files[table]) as file:
+            return count_lines(file) - (table.suffix.lower() == ".csv")
+
+    def _found(self, name: str, folder: PurePosixPath) -> zipfile.ZipInfo:
+        for wanted in (name, name.replace("\\", "/")):
+            for path in (folder / wanted, PurePosixPath(wanted)):
+                real = self._composed.get(composed(str(path)))
+                if real is not None:
+                    return self.files[real]
+        beside = printable(str(folder / name))
+        raise ImportSourceError(f"The archive has no file {beside}, and none from its root on.")
+
+    def photo_rows(self) -> Iterator[Row]:
+        """Every file, by path."""
+        layout = given_layout(self._options) or self._surveyed()
+        for path, info in self.files.items():
+            yield self._row(layout, path, info)
+
+    def _surveyed(self) -> Layout:
+        survey = Survey()
+        for path in self.files:
+            if problem_of(path) is None:
+                survey.add(path)
+        return survey.layout(self._name) if survey.photos else Layout()
+
+    def _row(self, layout: Layout, path: PurePosixPath, info: zipfile.ZipInfo) -> Row:
+        """One that cannot be read fails alone."""
+        place = f"{self._name}/{path}"
+        try:
+            check_text(str(path))
+            problem = problem_of(path)
+            if problem is not None:
+                return Row(place, path.parent.name, problem=problem)
+            return Row(place, layout.person_of(path), self._content(info))
+        except ImportSourceError as problem:
+            return Row(place, path.parent.name, problem=problem)
+
+    def _content(self, info: zipfile.ZipInfo) -> Callable[[], bytes]:
+        """What gives the bytes, which are read now: the archive is closed when its last row was
+        given. Raises ImportSourceError."""
+        with self._read(info) as opened:
+            return io.BytesIO(opened.read(self._options.max_bytes + 1)).getvalue
+
+    @contextmanager
+    def _read(self, info: zipfile.ZipInfo) -> Iterator[Any]:
+        try:
+            with open_member(self._archive, info) as opened:
+                yield opened
+        except UNREADABLE as error:
+            raise ImportSourceError(f"It cannot be read from the archive: {error}.") from error
+
+
+def _named(
+    archive: zipfile.ZipFile, encoding: str | None
+) -> Iterator[tuple[PurePosixPath, zipfile.ZipInfo]]:
+    """Files by their path. Names without the flag of UTF-8 are UTF-8 if all of them are, as many
+    programs write them, else what is given."""
+    infos = [info for info in archive.filelist if not info.is_dir()]
+    decoder = NameDecoder(map(_raw, filter(_is_unflagged, infos)), encoding)
+    for info in infos:
+        text = decoder.text(_raw(info)) if _is_unflagged(info) else info.filename
+        # Some programs of Windows write their own separators.
+        path = parts_of(text if "/" in text else text.replace("\\", "/"))
+        if not is_junk(path):
+            yield path, info
+
+
+def _is_unflagged(info: zipfile.ZipInfo) -> bool:
+    return not info.flag_bits & UTF8_NAME and not info.filename.isascii()
+
+
+def _raw(info: zipfile.ZipInfo) -> bytes:
+    """The bytes of a name that zipfile took for code page 437."""
+    return info.filename.encode("cp437")

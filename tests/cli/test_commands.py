@@ -7,15 +7,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from app import __version__
-from app.cli import import_gallery
 from app.cli.commands import COMMANDS
 from app.gallery.encryption.keys import parse_keys
-from app.importing.outcomes import Counts, Outcome, Result
 from tests.cli.conftest import Run
 
 
@@ -107,6 +104,9 @@ def test_import_reports_every_file_and_runs_again_safely(
         "obama2.jpg": ("enrolled", ""),
         "biden.jpg": ("enrolled", ""),
         "broken.JPG": ("rejected", "unreadable_image"),
+        "leads-out.jpg": ("rejected", "unreadable_file"),
+        "note.txt": ("skipped", "not_a_photo"),
+        "readme.md": ("skipped", "not_a_photo"),
     }
     again = run("import", people)
     assert re.search(r"skipped\s.*already_enrolled\s.*3", again.stdout)
@@ -114,7 +114,8 @@ def test_import_reports_every_file_and_runs_again_safely(
 
 
 def test_import_into_another_collection_makes_it(run: Run, people: Path) -> None:
-    (people / "biden" / "broken.JPG").unlink()
+    for name in ("broken.JPG", "leads-out.jpg"):
+        (people / "biden" / name).unlink()
     assert run("import", people, "--collection", "press").exit_code == 0
     assert "0 persons, 0 faces" in run("doctor").stdout
 
@@ -122,7 +123,7 @@ def test_import_into_another_collection_makes_it(run: Run, people: Path) -> None
 def test_import_of_nothing(run: Run, tmp_path: Path) -> None:
     answer = run("import", tmp_path / "absent")
     assert answer.exit_code == 2
-    assert "is no folder, .csv" in answer.stderr
+    assert "There is no" in answer.stderr
 
 
 def test_import_by_the_script_and_with_a_gate(
@@ -140,21 +141,6 @@ def test_import_by_the_script_and_with_a_gate(
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert json.loads(done.stdout)["enrolled"] == 3, done.stderr
-
-
-def test_progress_for_programs(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    monkeypatch.setattr(import_gallery, "PLAIN_LINE_EVERY_S", 0)
-    counts = Counts()
-    with import_gallery._progress(4, counts, as_json=True) as tell:
-        for result in (Result.ENROLLED, Result.REJECTED):
-            outcome = Outcome("a", "ada", result, "no_face" if result is Result.REJECTED else "")
-            counts(outcome)
-            tell(outcome)
-    first, second = map(json.loads, capsys.readouterr().err.splitlines())
-    assert (first["rows"], first["total"], first["enrolled"], first["rejected"]) == (1, 4, 1, 0)
-    assert second["reasons"][1] == {"result": "rejected", "reason": "no_face", "rows": 1}
-    assert second["rows_per_second"] > 0
-    assert second["seconds_left"] >= 0
 
 
 def test_models_are_listed_and_verified(run: Run) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from app.importing import tables, zips
 from app.importing.outcomes import Outcome, Result, report_writer
-from app.importing.rows import ImportSourceError, Row, UnreadableFile, content_of
+from app.importing.rows import ImportSourceError, Row, UnreadableFile
 from app.importing.sources import SourceOptions, rows_of
 from app.importing.unpacking import READABLE, decompressed, open_member
 
@@ -177,10 +177,7 @@ def test_a_hostile_row_of_a_table_fails_alone(tmp_path: Path) -> None:
     assert [found[0], found[1], *found[3:6]] == [no_list] * 5
     assert "no JSON" in found[2]
     assert "recursion" in found[6]
-    assert read[7].read is not None
-    with pytest.raises(UnreadableFile, match="File name too long"):
-        content_of(read[7].read)
-    assert "cannot be found: embedded null" in found[8]
+    assert all("cannot be found" in one for one in found[7:9])
     assert found[9:] == ["", ""], "infinity is refused where the embedding is checked"
 
 

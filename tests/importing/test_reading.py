@@ -19,7 +19,7 @@ from app.importing.rows import ImportSourceError, Row
 from app.importing.sources import SourceOptions, rows_of
 
 MIB = 1 << 20
-OPTIONS = SourceOptions("es", 1 * MIB, given_space="es", images=Path("/absent"))
+OPTIONS = SourceOptions("es", 1 * MIB, given_space="es", uploaded=True)
 MEMORY = 256 * MIB
 
 
@@ -45,7 +45,7 @@ def test_the_rows_are_those_that_the_service_would_read(tmp_path: Path) -> None:
     lines = [
         {"person_id": "ada", "image": "1.jpg", "metadata": {"n": 1.5, "name": "Ada ✓"}},
         made | {"quality": {"sharpness": 3.5}, "crop": "1.jpg", "content_digest": "0" * 64},
-        made | {"face_id": "0b1f8a52-93b3-4d0e-8f2e-4a59c4f5d0aa", "metadata": {"n": 2**70}},
+        made | {"face_id": "0b1f8a52-93b3-4d0e-8f2e-4a59c4f5d0aa", "metadata": {"n": 2**40}},
         {"person_id": "bob", "without_face": True},
         {"person_id": "bob", "image": "absent.jpg"},
         {"person_id": "\ud83d", "image": "1.jpg"},
@@ -60,6 +60,8 @@ def test_the_rows_are_those_that_the_service_would_read(tmp_path: Path) -> None:
         there = list(reader.rows())
     assert [same(row) for row in there[:5]] == [same(row) for row in here[:5]]
     assert there[5].person_id == "\\ud83d", "as people can read it"
+    assert there[5].problem is not None
+    assert there[5].problem.code == "invalid_request"
 
 
 def test_what_is_no_archive(tmp_path: Path) -> None:

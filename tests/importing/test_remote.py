@@ -168,6 +168,23 @@ def test_a_client_that_goes_away_leaves_nothing_under_way(
     assert services.gallery.size(collection).templates < 150
 
 
+def test_what_the_server_has_done_is_told_while_it_goes_on(
+    url: str, photos: Path, collection: str
+) -> None:
+    """A part of 500 photos takes a minute, in which something should move."""
+    data = (photos / "obama.jpg").read_bytes()
+    rows = [Row(str(i), f"p{i}", partial(bytes, data + bytes([i]))) for i in range(40)]
+    remote = RemoteImport(url, collection, ImportOptions(), 10_000_000)
+    seen: list[int] = []
+    told: list[Outcome] = []
+    remote.watch = lambda done: seen.append(done if not told else -1)
+    remote.ensure_collection()
+    remote.run(iter(rows), told.append)
+    before = [done for done in seen if done >= 0]
+    assert before == sorted(before)
+    assert any(0 < done < 40 for done in before)
+
+
 class Proxy(BaseHTTPRequestHandler):
     """What may stand between: it says what the test tells it to."""
 

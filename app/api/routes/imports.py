@@ -21,7 +21,7 @@ from app.errors import (
 )
 from app.importing.job_folder import WAITING, Upload
 from app.importing.jobs import ImportJobs
-from app.importing.options import ImportOptions
+from app.importing.options import UploadOptions
 
 router = APIRouter(prefix="/v1/collections/{collection}/imports", tags=["imports"])
 
@@ -89,7 +89,7 @@ BODY = {
 async def create_import(
     request: Request,
     collection: Collection,
-    options: Annotated[ImportOptions, Query()],
+    options: Annotated[UploadOptions, Query()],
 ) -> Any:
     """Upload a zip, tar or table as the body, to be imported in the background.
 

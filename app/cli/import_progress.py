@@ -1,0 +1,169 @@
+"""How far an import is, and how it ended."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from app.cli.console import err, out
+from app.importing.outcomes import Counts, Outcome, Result
+
+PLAIN_LINE_EVERY_S = 1.0
+# What would enrol rows that were rejected for that reason.
+REMEDIES = {
+    "several_faces": "--face largest, or --face centre",
+    "face_too_small": "another --gate",
+    "low_quality": "another --gate",
+    "conflict": "--on-conflict report, or the right person_id",
+    "image_too_large": "LIKENESS_MAX_IMAGE_BYTES, or smaller photos",
+    "unsupported_image": "photos as JPEG, PNG, WebP, HEIC or AVIF",
+    "near_duplicate": "another --near-duplicate",
+}
+
+
+class ImportProgress:
+    """Rows that are done, and rows that a server is done with and has not told of yet."""
+
+    def __init__(self, total: int | None, counts: Counts) -> None:
+        self._total = total
+        self._counts = counts
+        self._started = time.monotonic()
+        self._under_way = 0
+
+    def tell(self, _outcome: Outcome) -> None:
+        """One row more; `counts` has it already."""
+        self._under_way = max(0, self._under_way - 1)
+        self.show()
+
+    def under_way(self, rows: int) -> None:
+        """What a server is done with beyond the rows that were told."""
+        self._under_way = rows
+        self.show()
+
+    def show(self) -> None:
+        """Bring it before the eyes, if it is time to."""
+
+    @property
+    def rows(self) -> int:
+        """Rows that are done."""
+        return self._counts.total + self._under_way
+
+    def rate(self) -> float:
+        """Rows a second."""
+        return self.rows / max(time.monotonic() - self._started, 1e-9)
+
+    def seconds_left(self) -> float | None:
+        """Where that is known: not before something is done."""
+        if self._total is None or not self.rows:
+            return None
+        return max(0, self._total - self.rows) / self.rate()
+
+    def text(self) -> str:
+        """Counts, rate and time left."""
+        counts = [(self._counts.of(result), result.value) for result in Result]
+        parts = [f"{count} {name}" for count, name in counts if count]
+        left = self.seconds_left()
+        known = "" if left is None else f", {_duration(left)} left"
+        return f"{', '.join(parts) or 'reading'}, {self.rate():.0f}/s{known}"
+
+    def members(self) -> dict[str, object]:
+        """For JSON."""
+        left = self.seconds_left()
+        return {
+            "rows": self.rows,
+            "total": self._total,
+            "rows_per_second": round(self.rate(), 1),
+            "seconds_left": None if left is None else round(left, 1),
+            **self._counts.members(),
+        }
+
+
+class _Lines(ImportProgress):
+    """A line now and then, as JSON if asked."""
+
+    def __init__(self, total: int | None, counts: Counts, *, as_json: bool) -> None:
+        super().__init__(total, counts)
+        self._as_json = as_json
+        self._shown_at = time.monotonic()
+
+    def show(self) -> None:
+        now = time.monotonic()
+        if now - self._shown_at < PLAIN_LINE_EVERY_S:
+            return
+        self._shown_at = now
+        if self._as_json:
+            typer.echo(json.dumps(self.members()), err=True)
+            return
+        of_all = "" if self._total is None else f" of {self._total}"
+        err.print(f"{self.rows}{of_all}: {self.text()}", highlight=False)
+
+
+class _Bar(ImportProgress):
+    """A bar that a thread of its own keeps moving."""
+
+    def __init__(self, total: int | None, counts: Counts, bar: Progress) -> None:
+        super().__init__(total, counts)
+        self._bar = bar
+        self._task: TaskID = bar.add_task("import", total=total, text="reading")
+
+    def show(self) -> None:
+        self._bar.update(self._task, completed=self.rows, text=self.text())
+
+
+@contextmanager
+def import_progress(
+    total: int | None, counts: Counts, *, as_json: bool
+) -> Iterator[ImportProgress]:
+    """A bar on a terminal, elsewhere lines, as JSON if asked; on standard error."""
+    if as_json or not err.is_terminal:
+        yield _Lines(total, counts, as_json=as_json)
+        return
+    columns = (
+        SpinnerColumn(), TextColumn("Importing"), BarColumn(), MofNCompleteColumn(),
+        TimeElapsedColumn(), TextColumn("{task.fields[text]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=err) as bar:
+        yield _Bar(total, counts, bar)
+
+
+def summarise(counts: Counts, *, as_json: bool, dry_run: bool, reported: bool) -> None:
+    """What became of the rows, and whose they were, on standard output."""
+    if as_json:
+        largest = [{"person_id": name, "rows": rows} for name, rows in counts.largest_persons()]
+        members = {**counts.members(), "largest_persons": largest, "dry_run": dry_run}
+        typer.echo(json.dumps(members))
+        return
+    rejected = counts.of(Result.REJECTED)
+    title = "Nothing was stored" if dry_run else None
+    table = Table(
+        "outcome", "reason", "rows", *["what would take them"] * bool(rejected), title=title
+    )
+    for (result, reason), count in sorted(counts.by_reason.items()):
+        remedy = REMEDIES.get(reason, "") if result != Result.ENROLLED else ""
+        table.add_row(result, reason, str(count), *[remedy] * bool(rejected))
+    out.print(table)
+    out.print(_persons(counts), markup=False, highlight=False, soft_wrap=True)
+    if rejected and not reported:
+        out.print("--report FILE lists every row with its reason.", markup=False, highlight=False)
+
+
+def _persons(counts: Counts) -> str:
+    shown = ", ".join(f"{name} ({rows})" for name, rows in counts.largest_persons())
+    number = f"{counts.persons:,}" if counts.all_persons else f"more than {counts.persons:,}"
+    return f"Persons in the rows: {number}{'; the largest: ' if shown else ''}{shown}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

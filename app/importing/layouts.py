@@ -1,0 +1,171 @@
+"""Whose photo a path shows. A layout is recognised only where it can be read in one way; else the
+import ends before its first row, and shows what it would have guessed."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from app.importing.names import composed
+from app.importing.rows import ImportSourceError, printable
+from app.importing.source_options import PersonFrom, SourceOptions
+
+PERSON = "{person_id}"
+GUESSES = 10
+# Of a pattern, and of a path that is compared with one: regular expressions try every combination.
+MAX_WILDCARDS, MAX_PATH = 3, 300
+# Folders of photos that are most likely not named by a person (in lower case).
+GENERAL = frozenset({
+    "camera", "data", "dataset", "dcim", "faces", "gallery", "image", "images", "img", "imgs",
+    "jpeg", "jpg", "media", "new folder", "originals", "people", "persons", "photo", "photos",
+    "pics", "picture", "pictures", "png", "raw", "test", "thumbnails", "thumbs", "train",
+    "untitled folder", "uploads", "val", "validation",
+})  # fmt: skip
+
+# A year or a day names no person either.
+DATE = re.compile(r"(19|20)\d\d([-_. ]?\d\d){0,2}")
+
+Folders = tuple[str, ...]
+
+
+class AmbiguousLayout(ImportSourceError):
+    """A source does not say whose its photos are."""
+
+    code, title = "ambiguous_layout", "It is not clear whose the photos are"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the person of a photo is found. `root`: folders around the folders of people."""
+
+    by: PersonFrom | None = None
+    pattern: "re.Pattern[str] | None" = None
+    shown_pattern: str = ""
+    root: Folders = ()
+
+    def person_of(self, path: PurePosixPath) -> str:
+        """By the photo's path in its source. Raises ImportSourceError."""
+        if self.pattern is not None:
+            return composed(self._matched(path))
+        folders = path.parts[:-1]
+        if not folders or ".." in folders:
+            raise ImportSourceError("The photo lies in no folder that is named by a person.")
+        if self.by is PersonFrom.FOLDER:
+            return composed(folders[-1])
+        if self.by is PersonFrom.TOP_FOLDER:
+            return composed(folders[0])
+        below = folders[len(self.root) :]
+        if folders[: len(self.root)] != self.root or not below:
+            raise ImportSourceError("The photo lies in no folder that is named by a person.")
+        if len(below) > 1:
+            raise ImportSourceError(
+                "The photo lies in a folder within a person's; --person-from top-folder takes it."
+            )
+        return composed(below[0])
+
+    def _matched(self, path: PurePosixPath) -> str:
+        assert self.pattern is not None, "there is one"
+        text = str(path) if "/" in self.shown_pattern else path.name
+        found = self.pattern.fullmatch(text) if len(text) <= MAX_PATH else None
+        if found is None:
+            raise ImportSourceError(f"The name does not fit the pattern {self.shown_pattern}.")
+        return found["person_id"]
+
+
+def given_layout(options: SourceOptions, *, sidecars: bool = False) -> Layout | None:
+    """The layout that was asked for, if one was. Raises ImportSourceError for files beside photos
+    where the source has no `sidecars`."""
+    if options.pattern is not None:
+        compiled = compile_pattern(options.pattern)
+        return Layout(pattern=compiled, shown_pattern=options.pattern)
+    if options.person_from not in (None, PersonFrom.FOLDER, PersonFrom.TOP_FOLDER) and not sidecars:
+        raise ImportSourceError(f"--person-from {options.person_from} is for tars only.")
+    if options.person_from is not None:
+        return Layout(options.person_from)
+    return None
+
+
+def compile_pattern(pattern: str) -> "re.Pattern[str]":
+    """{person_id} once, * for anything within a name, ** for anything, as {person_id}_*.jpg or
+    {person_id}/**. The longest person is found. Raises ImportSourceError."""
+    if pattern.count(PERSON) != 1:
+        raise ImportSourceError(
+            f"A pattern names {PERSON} once, as {PERSON}_*.jpg; this one is {pattern}."
+        )
+    if len(re.findall(r"\*+", pattern)) > MAX_WILDCARDS:
+        raise ImportSourceError(f"A pattern has at most {MAX_WILDCARDS} *; this one is {pattern}.")
+    parts = re.split(r"(\*\*|\*|\{person_id\})", pattern)
+    known = {"**": ".*", "*": "[^/]*", PERSON: "(?P<person_id>[^/]+)"}
+    return re.compile("".join(known.get(part, re.escape(part)) for part in parts), re.IGNORECASE)
+
+
+class Survey:
+    """The photos of a source, looked at before the first row."""
+
+    def __init__(self) -> None:
+        self.folders: set[Folders] = set()
+        self.first: list[PurePosixPath] = []
+        self.photos = 0
+
+    def add(self, path: PurePosixPath) -> None:
+        """One photo."""
+        self.photos += 1
+        self.folders.add(path.parts[:-1])
+        if len(self.first) < GUESSES:
+            self.first.append(path)
+
+    def layout(self, source: str) -> Layout:
+        """Folders of people, below folders around all of them. Raises AmbiguousLayout."""
+        if self.folders == {()}:
+            raise AmbiguousLayout(
+                f"{source} has photos and no folders of people; say where in their names the "
+                f"person stands, as --pattern '{PERSON}_*.jpg'."
+            )
+        root = common(self.folders)
+        if not self._is_clear(root):
+            raise self.unclear(source)
+        return Layout(root=root)
+
+    def _is_clear(self, root: Folders) -> bool:
+        below = {folders[len(root) :] for folders in self.folders}
+        if root and (() in below or self.folders == {(*root, *max(below))}):
+            return False  # a person's folder with others in it, or one around people
+        people = {folders[0] for folders in below if folders}
+        deeper = {folders[0] for folders in below if len(folders) > 1}
+        holders = {folders[0] for folders in below if len(folders) == 1}
+        return deeper <= holders and not any(map(_is_general, people))
+
+    def unclear(self, source: str, beside: Sequence[PersonFrom] = ()) -> AmbiguousLayout:
+        """What ends the import. `beside`: kinds of files that may name the person."""
+        guesses = [
+            f"  {printable(str(path))} → {printable(path.parts[-2])}"
+            for path in self.first
+            if len(path.parts) > 1
+        ] or [f"  {printable(str(path))} → ?" for path in self.first]
+        top = next((path.parts[0] for path in self.first if len(path.parts) > 2), None)
+        ways = [f"--person-from {PersonFrom.FOLDER} (as above)"]
+        if top is not None:
+            ways.append(f"--person-from {PersonFrom.TOP_FOLDER} ({printable(top)}, …)")
+        ways += [f"--person-from {one} (what the .{one} beside a photo says)" for one in beside]
+        ways.append(f"--pattern '{PERSON}/**' or another")
+        return AmbiguousLayout(
+            f"{source} does not say in one way whose its photos are; nothing was imported. By the "
+            "folder that a photo lies in they would be:\n"
+            + "\n".join(guesses)
+            + f"\nSay which it is: {', '.join(ways)}."
+        )
+
+
+def _is_general(name: str) -> bool:
+    return name.lower() in GENERAL or DATE.fullmatch(name) is not None
+
+
+def common(folders: "set[Folders]") -> Folders:
+    """The folders around all folders of people: what the paths share, the last one left out."""
+    if len(folders) == 1:
+        return next(iter(folders))[:-1]
+    first, last = min(folders, default=()), max(folders, default=())
+    length = 0
+    while length < min(len(first), len(last)) and first[length] == last[length]:
+        length += 1
+    return first[:length]
