@@ -205,7 +205,9 @@ class _Findings:
     def alone(self, low: float) -> Rows:
         """The rows of faces that neither their own people nor anybody else resembles."""
         near = self._near
-        alone = (near.own < low) & (self._held[self._person] >= FACES_TO_BE_AN_OUTLIER)
+        # Of some nothing is known: their person's other faces were deleted meanwhile.
+        alone = (near.own < low) & np.isfinite(near.own)
+        alone &= self._held[self._person] >= FACES_TO_BE_AN_OUTLIER
         rows = np.flatnonzero(alone & (near.other < 0))
         return rows[np.argsort(near.own[rows], kind="stable")]
 

@@ -164,6 +164,22 @@ def test_strangers_who_look_alike_are_as_many_as_expected(services: Services) ->
     assert last >= 0.9 * found.duplicates_by_chance
 
 
+def test_a_face_whose_others_are_deleted_meanwhile_is_no_outlier(services: Services) -> None:
+    gallery = services.gallery
+    gallery.create_collection("deleting", {})
+    vectors = np.eye(services.pack.recogniser.dimension, dtype=np.float32)[:3]
+    made = [NewTemplate(vector, str(i)) for i, vector in enumerate(vectors)]
+    stored = gallery.enroll("deleting", "ada", None, made)
+    others = [one.face.face_id for one in stored[1:]]
+
+    def delete_the_others(_done: int, _total: int) -> None:
+        while others:
+            gallery.delete_face("deleting", others.pop())
+
+    assert len(examine(gallery, services.calibrations, "deleting", lambda *_: None).outliers) == 3
+    assert examine(gallery, services.calibrations, "deleting", delete_the_others).outliers == ()
+
+
 def test_without_a_calibration_chance_is_unknown(services: Services) -> None:
     uncalibrated = Calibrations(
         services.gallery.store, None, 0.5, embedding_space=services.pack.embedding_space,
