@@ -145,6 +145,12 @@ def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services
     metrics = Metrics()
     metrics.registry.register(SearchCosts(gallery.costs))
     metrics.registry.register(BatchSizes(lambda: pipeline.batches))
+    upkeep = _upkeep(gallery, store, metrics)
+    return Services(settings, pack, pipeline, gallery, scheduler, metrics, calibrations, upkeep)
+
+
+def _upkeep(gallery: Gallery, store: SqlStore, metrics: Metrics) -> Upkeep:
+    """What looks after the gallery and its database, and tells Prometheus whether it can."""
     upkeep = Upkeep(gallery)
     upkeep.also(Pruning(store).round)
     metrics.observe(
@@ -157,4 +163,4 @@ def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services
         "For how long bytes of deleted rows have been left in the database's files; 0 for none.",
         store.erasure_pending_s,
     )
-    return Services(settings, pack, pipeline, gallery, scheduler, metrics, calibrations, upkeep)
+    return upkeep
