@@ -10,7 +10,7 @@ from app.imaging.formats import sniff_format
 from app.imaging.jpeg import Frame, TooManySegments, has_several_scans, read_frame
 
 # Of a decoder's tables, its line buffers and the strips that are converted one by one.
-_FIXED = 4 * 1024 * 1024
+_FIXED = 8 * 1024 * 1024
 # The decoded copy as this project uses it: 8-bit BGR.
 _BGR = 3
 # A HEIC describes its tiles and thumbnails too, most often all tiles at once.
@@ -22,7 +22,8 @@ class Header:
     """The claims of a photo's header.
 
     `width` and `height` are pixels as stored, before any turn; `bytes_per_pixel` is the memory that
-    each takes while the photo is decoded, the result (3 bytes) included; `frame` what else a JPEG
+    each takes while the photo is decoded, the result (3 bytes) included; `copied` are bytes of the
+    file that are held once more; `frame` is what else a JPEG
     says of itself.
     """
 
@@ -30,6 +31,7 @@ class Header:
     width: int
     height: int
     bytes_per_pixel: float
+    copied: int = 0
     frame: Frame | None = None
 
     @property
@@ -38,14 +40,18 @@ class Header:
 
     @property
     def memory(self) -> int:
-        """Bytes that decoding takes at its peak, the file itself aside."""
-        return _FIXED + int(self.pixels * self.bytes_per_pixel)
+        """Bytes that decoding takes at its peak, the file as it was sent aside."""
+        return _FIXED + self.copied + int(self.pixels * self.bytes_per_pixel)
 
 
 def read_header(data: bytes) -> Header | None:
     """The claims of a photo's header; None where they cannot be read, as of a damaged file."""
-    found = sniff_format(data)
-    reader = _READERS.get(found or "")
+    return read_header_of(sniff_format(data), data)
+
+
+def read_header_of(format_name: str | None, data: bytes) -> Header | None:
+    """The same where the format is known."""
+    reader = _READERS.get(format_name or "")
     return reader(data) if reader else None
 
 
@@ -67,7 +73,7 @@ def _read_jpeg(data: bytes) -> Header | None:
     each = _BGR + (1.0 if len(frame.areas) == 1 else 4.0)
     if frame.width and frame.height and has_several_scans(data, frame):
         each += 2 * frame.samples / (frame.width * frame.height)
-    return Header("JPEG", frame.width, frame.height, each, frame)
+    return Header("JPEG", frame.width, frame.height, each, frame=frame)
 
 
 def _read_png(data: bytes) -> Header | None:
@@ -76,8 +82,8 @@ def _read_png(data: bytes) -> Header | None:
     width, height = (int.from_bytes(data[at : at + 4], "big") for at in (16, 20))
     depth, colour = data[24], data[25]
     if colour in (0, 3):
-        return Header("PNG", width, height, _BGR + (2 if depth == 16 else 1))
-    return Header("PNG", width, height, _BGR + 4)
+        return Header("PNG", width, height, _BGR + (2 if depth == 16 else 1), len(data))
+    return Header("PNG", width, height, _BGR + 4, len(data))
 
 
 def _read_webp(data: bytes) -> Header | None:
@@ -87,7 +93,7 @@ def _read_webp(data: bytes) -> Header | None:
     lossless, animated = data[12:16] != b"VP8 ", _is_animated_webp(data)
     # The decoder's picture, for lossless files its own copy of it, and for animations two canvases.
     each = _BGR + 4 + (4 if lossless else 0) + (8 if animated else 0)
-    return Header("WEBP", *size, each)
+    return Header("WEBP", *size, each, len(data))
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:
@@ -125,7 +131,7 @@ def _read_boxed(data: bytes) -> Header | None:
         at = data.find(b"ispe", at + 4, end)
     else:
         return None
-    return Header(sniff_format(data) or "", width, height, 20) if width else None
+    return Header(sniff_format(data) or "", width, height, 20, len(data)) if width else None
 
 
 def _is_animated_webp(data: bytes) -> bool:

@@ -4,7 +4,7 @@ from app.errors import ImageTooLarge
 from app.imaging import jpeg
 from app.imaging.decoding import damaged
 from app.imaging.formats import check_format
-from app.imaging.headers import Header, read_header
+from app.imaging.headers import Header, read_header_of
 from app.imaging.limits import ImageLimits, check_bytes, check_size
 
 # The ten scans of the usual script walk over 560 million samples in the largest photo of three full
@@ -21,8 +21,7 @@ def inspect(data: bytes, limits: ImageLimits) -> Header:
     Raises EmptyImage, UnsupportedImage, ImageTooLarge or UnreadableImage.
     """
     check_bytes(data, limits)
-    check_format(data)
-    header = read_header(data)
+    header = read_header_of(check_format(data), data)
     if header is None:
         raise damaged()
     check_size(header.width, header.height, limits)

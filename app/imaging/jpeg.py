@@ -4,6 +4,7 @@ Nothing here decodes. What is counted is an upper bound, because a decoder knows
 find a scan than these two bytes, which no coded data can hold.
 """
 
+import re
 from dataclasses import dataclass
 
 _START_OF_SCAN = b"\xff\xda"
@@ -11,6 +12,9 @@ END_OF_IMAGE = b"\xff\xd9"
 _FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 # The longest metadata that a camera splits into segments (64 KiB each) takes some hundred.
 MAX_SEGMENTS = 4_096
+# Bytes that fill up the space between two segments.
+MAX_FILL = 4_096
+_MARKER = re.compile(rb"\xff[^\x00\xff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,7 @@ class Frame:
 
 
 class TooManySegments(ValueError):
-    """The file is split into more marker segments than any camera writes."""
+    """The file has more marker segments, or more between them, than any camera writes."""
 
 
 def read_frame(data: bytes) -> Frame | None:
@@ -49,45 +53,40 @@ def read_frame(data: bytes) -> Frame | None:
 
     Raises TooManySegments.
     """
-    at, frame = 2, None
+    at, skipped, kind, body = 2, 0, 0, b""
     for _ in range(MAX_SEGMENTS):
-        at = data.find(b"\xff", at)
-        while at >= 0 and data[at + 1 : at + 2] in (b"\xff", b"\x00"):
-            at = data.find(b"\xff", at + 1)
-        if at < 0 or at + 4 > len(data):
+        found = _MARKER.search(data, at)
+        if not found or found.end() + 2 > len(data):
             return None
-        marker = data[at + 1]
+        skipped += found.start() - at
+        if skipped > MAX_FILL:
+            break
+        at, marker = found.end(), data[found.end() - 1]
         if marker == _START_OF_SCAN[1]:
-            return frame and _with_first_scan(frame, at)
-        length = 0
-        if not 0xD0 <= marker <= 0xD9 and marker != 0x01:
-            length = int.from_bytes(data[at + 2 : at + 4], "big")
+            return _parse_frame(kind, body, at - 2)
+        if 0xD0 <= marker <= 0xD9 or marker == 0x01:
+            continue
+        length = data[at] << 8 | data[at + 1]
         if marker in _FRAMES:
-            frame = _parse_frame(marker, data[at + 4 : at + 2 + length])
-            if frame is None:
-                return None
-        at += 2 + length
+            kind, body = marker, data[at + 2 : at + length]
+        at += length
     raise TooManySegments
 
 
-def _parse_frame(marker: int, body: bytes) -> Frame | None:
+def _parse_frame(kind: int, body: bytes, first_scan: int) -> Frame | None:
     if len(body) < 6 or len(body) < 6 + 3 * body[5]:
         return None
-    height, width = int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big")
-    factors = {body[i]: (body[i + 1] >> 4, body[i + 1] & 15) for i in range(6, 6 + 3 * body[5], 3)}
-    widest = max((h for h, _ in factors.values()), default=0)
-    tallest = max((v for _, v in factors.values()), default=0)
+    height, width = body[1] << 8 | body[2], body[3] << 8 | body[4]
+    names, factors = body[6 : 6 + 3 * body[5] : 3], body[7 : 6 + 3 * body[5] : 3]
+    widest = max([factor >> 4 for factor in factors], default=0)
+    tallest = max([factor & 15 for factor in factors], default=0)
     if not widest or not tallest:
         return None
-    areas = {
-        name: -(-width * h // widest) * -(-height * v // tallest)
-        for name, (h, v) in factors.items()
-    }
-    return Frame(width, height, marker, areas, 0)
-
-
-def _with_first_scan(frame: Frame, at: int) -> Frame:
-    return Frame(frame.width, frame.height, frame.kind, frame.areas, at)
+    areas = {}
+    for name, factor in zip(names, factors, strict=True):
+        columns, rows = width * (factor >> 4), height * (factor & 15)
+        areas[name] = -(-columns // widest) * -(-rows // tallest)
+    return Frame(width, height, kind, areas, first_scan)
 
 
 def has_several_scans(data: bytes, frame: Frame) -> bool:

@@ -15,6 +15,8 @@ from app.types import Image
 
 _WHITE = (255, 255, 255, 255)
 _SIXTEEN_BIT_GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+# Smaller pictures are taken whole: their copies are small too.
+_WHOLE_PIXELS = 1024 * 1024
 # A strip and its copies stay within a processor's cache.
 _STRIP_PIXELS = 128 * 1024
 
@@ -75,7 +77,7 @@ def array_to_bgr(pixels: Image, turn: Turn = UPRIGHT) -> Image:
             return np.asarray(cv2.cvtColor(part, cv2.COLOR_GRAY2BGR), np.uint8)
         if part.shape[2] == 4:
             # White is the same in both orders of the colours.
-            return np.asarray(_on_white(PillowImage.fromarray(part)))[:, :, :3]
+            return np.asarray(_on_white(PillowImage.fromarray(part)))
         return part
 
     if turn == UPRIGHT and pixels.ndim == 3 and pixels.shape[2] == 3:
@@ -86,7 +88,7 @@ def array_to_bgr(pixels: Image, turn: Turn = UPRIGHT) -> Image:
 def _by_strips(strip: Callable[[int, int], Image], width: int, height: int, turn: Turn) -> Image:
     """The picture whose rows from `top` to `bottom` are strip(top, bottom), turned."""
     rows = max(1, _STRIP_PIXELS // width)
-    if height <= rows:
+    if width * height <= _WHOLE_PIXELS:
         return np.ascontiguousarray(turn.applied(strip(0, height)))
     upright = np.empty((width, height, 3) if turn.transposed else (height, width, 3), np.uint8)
     backwards = turn.left_right if turn.transposed else turn.top_bottom
@@ -106,10 +108,16 @@ def _strip_to_bgr(picture: PillowImage.Image) -> Image:
         grey = (np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8)
         return np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR), np.uint8)
     if picture.has_transparency_data:
-        picture = _on_white(picture.convert("RGBA"))
+        picture = _on_white(picture if picture.mode == "RGBA" else picture.convert("RGBA"))
     rgb = np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
     return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), np.uint8)
 
 
 def _on_white(rgba: PillowImage.Image) -> PillowImage.Image:
-    return PillowImage.alpha_composite(PillowImage.new("RGBA", rgba.size, _WHITE), rgba)
+    """A strip without its transparency; most strips are of one kind, and need no arithmetic."""
+    least, most = rgba.getchannel("A").getextrema()
+    if most == 0:
+        return PillowImage.new("RGB", rgba.size, _WHITE[:3])
+    if least != 255:
+        rgba = PillowImage.alpha_composite(PillowImage.new("RGBA", rgba.size, _WHITE), rgba)
+    return rgba.convert("RGB")
