@@ -8,8 +8,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from app.decision.policy import FaceSelection
 from app.decision.rules import CollectionPolicy
 from app.gallery.gallery import DEFAULT_COLLECTION
-from app.gallery.identifiers import COLLECTION_PATTERN, MAX_PERSON_ID, new_person_id
-from app.gallery.metadata import check_metadata
+from app.gallery.identifiers import COLLECTION_PATTERN, MAX_DECOMPOSED, MAX_PERSON_ID, new_person_id
+from app.gallery.metadata import MAX_FILTER_MEMBERS, check_filter, check_metadata
 
 MAX_TOP_K = 100
 
@@ -24,19 +24,19 @@ def _from_text(value: Any) -> Any:
         raise ValueError('must be JSON, for example {"team": "night"}') from error
 
 
-def _json_object(value: Any, field: str) -> Any:
+def _json_object(value: Any) -> Any:
     value = _from_text(value)
     if not isinstance(value, dict):
         raise ValueError("must be a JSON object")
-    return check_metadata(value, field)
+    return value
 
 
 def _metadata(value: Any) -> Any:
-    return _json_object(value, "metadata")
+    return check_metadata(_json_object(value))
 
 
 def _filter(value: Any) -> Any:
-    return _json_object(value, "filter")
+    return check_filter(_json_object(value))
 
 
 def _new_person_id(value: Any) -> Any:
@@ -57,7 +57,9 @@ PersonId = Annotated[
         json_schema_extra={"maxLength": MAX_PERSON_ID, "example": "ada"},
     ),
 ]
-KnownPersonId = Annotated[str, Field(description="The id of a person who is enrolled.")]
+KnownPersonId = Annotated[
+    str, Field(description="The id of a person who is enrolled.", max_length=MAX_DECOMPOSED)
+]
 Metadata = Annotated[
     dict[str, Any],
     BeforeValidator(_metadata),
@@ -66,7 +68,10 @@ Metadata = Annotated[
 Filter = Annotated[
     dict[str, Any],
     BeforeValidator(_filter),
-    Field(description="Only persons whose metadata has these members with these values."),
+    Field(
+        description="Only persons whose metadata has these members with these values; at most "
+        f"{MAX_FILTER_MEMBERS} members."
+    ),
 ]
 Embeddings = Annotated[
     list[list[float]],

@@ -52,7 +52,7 @@ def doctor(
         found = [_audit(services.gallery, one, repair=repair) for one in _ours(services)] * check
         store = services.gallery.store
         fixed = [] if fix_metadata is None else fix(store, fix_metadata)
-        found += stored_data(store) if check else []
+        found += stored_data(store, repair=repair) if check else []
         services.close()
     table = Table(show_header=False)
     for name, value in rows:

@@ -14,8 +14,9 @@ SHOWN = 20
 Finding = tuple[str, bool]
 
 
-def stored_data(store: TemplateStore) -> list[Finding]:
-    """Metadata that is not returned as it is stored, and ids that look the same."""
+def stored_data(store: TemplateStore, *, repair: bool) -> list[Finding]:
+    """Metadata that is not returned as it is stored, and ids that look the same; and whether
+    filters find by the metadata that there is, which is repaired if asked."""
     findings: list[Finding] = []
     amiss = [f"{_where(one)}: {one.problem}" for one in store.stored_amiss()]
     findings += [(line, False) for line in amiss[:SHOWN]]
@@ -24,6 +25,9 @@ def stored_data(store: TemplateStore) -> list[Finding]:
     if amiss:
         advice = "likeness doctor --fix-metadata FILE stores what is shown instead"
         findings.append((f"{len(amiss)} rows hold what no answer can carry; {advice}", False))
+    if wrong := store.wrong_terms(repair=repair):
+        said = "it was built anew" if repair else "likeness doctor --repair builds it anew"
+        findings.append((f"the index of metadata is wrong about {wrong} persons; {said}", repair))
     findings += [(_clash(one), False) for one in store.clashing_ids()]
     return findings
 

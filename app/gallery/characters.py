@@ -1,5 +1,6 @@
 """Single characters of text that comes from outside: how they are named, and which are refused."""
 
+import re
 import unicodedata
 
 ZERO_WIDTH_JOINERS = "\u200c\u200d"
@@ -13,6 +14,7 @@ VIRAMA = 9  # canonical combining class
 # Letters, marks and a symbol that leave no mark on paper (Default_Ignorable_Code_Point, but for
 # the format characters and the variation selectors, and the empty Braille pattern).
 BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+_NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
 _KINDS = {
     "Cc": "a control character",
     "Cf": "an invisible format character",
@@ -36,12 +38,13 @@ def describe(text: str, index: int) -> str:
 def not_storable(text: str) -> int | None:
     """The index of the first character that no database and no answer can carry: a lone surrogate
     or NUL. None where there is none."""
-    if "\0" not in text and text.isascii():
-        return None
-    for index, character in enumerate(text):
-        if character == "\0" or "\ud800" <= character <= "\udfff":
-            return index
-    return None
+    found = _NOT_STORABLE.search(text)
+    return None if found is None else found.start()
+
+
+def storable(text: str) -> str:
+    """The text with U+FFFD for what cannot be carried."""
+    return _NOT_STORABLE.sub("\ufffd", text)
 
 
 def not_visible(text: str) -> int | None:

@@ -12,6 +12,8 @@ from app.errors import InvalidRequest
 from app.gallery.characters import describe, not_storable, not_visible
 
 MAX_PERSON_ID = 256
+# As long an id may be before it is composed: no character takes more than four.
+MAX_DECOMPOSED = 4 * MAX_PERSON_ID
 COLLECTION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 REQUEST_KEY_PATTERN = r"^[ -~]{1,255}$"
 _COLLECTION = re.compile(COLLECTION_PATTERN.removesuffix("$"))
@@ -27,7 +29,7 @@ def spellings(text: str) -> list[str]:
     """As which an id may be stored: as it was given, and in Form C; none for a text that no
     database can hold. They differ for a person whom a migration could not bring to Form C because
     another one has that id."""
-    if not_storable(text) is not None:
+    if len(text) > MAX_DECOMPOSED or not_storable(text) is not None:
         return []
     return list(dict.fromkeys((text, composed(text))))
 
@@ -38,13 +40,13 @@ def new_person_id(text: str) -> str:
     It has 1 to 256 characters, all of them visible, no '/' and no space at either end, and is
     neither '.' nor '..': it must fit a URL.
     """
-    index = not_visible(text)
+    index = not_visible(text[:MAX_DECOMPOSED])
     if index is not None:
         raise InvalidRequest(
             f"person_id holds {describe(text, index)}, which cannot be seen and is not allowed. "
             "Send the id without it."
         )
-    person_id = composed(text)
+    person_id = composed(text) if len(text) <= MAX_DECOMPOSED else text
     if not person_id or len(person_id) > MAX_PERSON_ID or person_id in (".", ".."):
         raise InvalidRequest(
             f"person_id must have 1 to {MAX_PERSON_ID} characters, and not be '.' or '..'; this "

@@ -10,14 +10,14 @@ from typing import Any
 import orjson
 
 from app.errors import InvalidRequest
-from app.gallery.characters import describe, not_storable
+from app.gallery.characters import describe, not_storable, storable
 from app.types import JsonObject
 
 MAX_BYTES = 16_384  # as JSON in UTF-8
 MAX_DEPTH = 32  # objects and arrays within one another, the outermost counts
 MAX_MEMBERS = 1_000  # of one object
+MAX_FILTER_MEMBERS = 32
 MAX_INTEGER = 2**53 - 1  # beyond, JavaScript and other readers of JSON round it
-REPLACEMENT = "\ufffd"
 _MAX_PATH = 100
 _END = object()
 _LONG_NUMBER = re.compile(r"[0-9]{16}|[0-9][eE]")
@@ -51,6 +51,15 @@ def check_metadata(value: Any, field: str = "metadata") -> JsonObject:
         raise InvalidRequest(f"{field}{problem}")
     members: JsonObject = value
     return members
+
+
+def check_filter(value: Any) -> JsonObject:
+    """The value, by whose members persons are going to be chosen. Raises InvalidRequest."""
+    if isinstance(value, dict) and len(value) > MAX_FILTER_MEMBERS:
+        raise InvalidRequest(
+            f"filter must not have more than {MAX_FILTER_MEMBERS} members; it has {len(value):,}."
+        )
+    return check_metadata(value, "filter")
 
 
 def find_problem(value: Any) -> str | None:
@@ -129,6 +138,8 @@ def _problem_of_container(value: "dict[Any, Any] | list[Any]", depth: int) -> st
 
 
 def _problem_of_text(text: str, holds: str) -> str | None:
+    if len(text) > MAX_BYTES:
+        return f"{holds} {len(text):,} characters; all metadata has at most {MAX_BYTES:,} bytes."
     index = not_storable(text)
     if index is None:
         return None
@@ -194,7 +205,7 @@ def as_storable(value: Any) -> dict[str, Any]:
 
 def _storable(value: Any, depth: int) -> Any:
     if isinstance(value, str):
-        return "".join(REPLACEMENT if not_storable(c) is not None else c for c in value)
+        return storable(value)
     if isinstance(value, bool) or value is None:
         return value
     if isinstance(value, float):

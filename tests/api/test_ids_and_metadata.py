@@ -151,3 +151,17 @@ def test_a_policy_has_finite_numbers(client: httpx.Client, collection: str, numb
         body = f'{{"policy": {policy}}}'
         assert client.patch(url, content=body, headers=headers).status_code == 422
     assert client.get(url).status_code == 200
+
+
+def test_a_filter_has_a_limit_and_types(client: httpx.Client, gallery: Any) -> None:
+    photo = gallery.photo("obama.jpg")
+    gallery.enroll("ada", photo, metadata='{"n": 1}').raise_for_status()
+    gallery.enroll("eve", photo, metadata='{"n": true}').raise_for_status()
+    many = json.dumps({f"m{i}": i for i in range(1_200)})
+    detail = refusal(gallery.identify(photo, filter=many))
+    assert detail == "filter must not have more than 32 members; it has 1,200."
+    for wanted, person in (("1", "ada"), ("1.0", "ada"), ("true", "eve")):
+        answer = gallery.identify(photo, filter=f'{{"n": {wanted}}}').json()
+        assert answer["searched"] == {"persons": 1, "faces": 1}
+        assert answer["faces"][0]["person_id"] == person
+    assert gallery.identify(photo, filter='{"n": "1"}').json()["faces"][0]["candidates"] == []

@@ -34,6 +34,7 @@ REFUSED = {
     ".": "not be '.'",
     "..": "not be '.'",
     "a" * 257: "257",
+    "\u00e9" * 10_000_000: "10000000",
     "a/b": r"U\+002F SOLIDUS at position 2",
     " ada": "begins or ends with a space",
     "ada\u202eeve": r"U\+202E RIGHT-TO-LEFT OVERRIDE at position 4",

@@ -58,6 +58,7 @@ BAD: list[tuple[Any, str]] = [
     ({"a": 10**4000}, "send it as text"),
     ({str(i): i for i in range(MAX_MEMBERS + 1)}, "1,000 members; it has 1,001"),
     ({"a": "x" * MAX_BYTES}, r"16,384 bytes as JSON; it has 16,393"),
+    ({"a": "\u00e9" * 10_000_000}, r"metadata\.a holds 10,000,000 characters"),
     ({"a": [0] * 10_000_000}, "16,384 bytes"),
     ({"a": b"x"}, "type bytes"),
     ({1: 2}, "no text but int"),

@@ -1,9 +1,9 @@
 """Database engines: what is particular to each, behind one shape. Here alone one is chosen."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from sqlalchemy import URL, Connection, Engine, make_url
+from sqlalchemy import URL, ColumnElement, Connection, Engine, Table, make_url
 from sqlalchemy.exc import ArgumentError
 
 from app.errors import DatabaseError
@@ -50,6 +50,14 @@ class Backend(Protocol):
 
     def set_last_keys(self, connection: Connection, last: Mapping[str, int]) -> None:
         """Give out only higher keys from now on."""
+
+    def insert_pairs(
+        self, connection: Connection, table: Table, pairs: Sequence[tuple[int, int]]
+    ) -> None:
+        """Insert rows of a table of two columns of integers."""
+
+    def joined(self, column: ColumnElement[int]) -> ColumnElement[str]:
+        """An aggregate: integers as one text, between commas."""
 
     def is_full(self, error: BaseException) -> bool:
         """Whether the driver's error means that there is no room left."""

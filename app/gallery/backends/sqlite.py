@@ -2,11 +2,11 @@
 
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import URL, Connection, Engine, event
+from sqlalchemy import URL, ColumnElement, Connection, Engine, Table, event, func
 
 from app.gallery.backends.sqlite_file import MovedError, database_file
 
@@ -141,6 +141,18 @@ def set_last_keys(connection: Connection, last: Mapping[str, int]) -> None:
             else "UPDATE sqlite_sequence SET seq = ? WHERE name = ?"
         )
         connection.exec_driver_sql(statement, (max(key, before or 0), table))
+
+
+def insert_pairs(connection: Connection, table: Table, pairs: Sequence[tuple[int, int]]) -> None:
+    """Insert rows of a table of two columns of integers."""
+    # The names are the table's own.
+    statement = f"INSERT INTO {table.name} VALUES (?, ?)"  # noqa: S608
+    connection.exec_driver_sql(statement, list(pairs))
+
+
+def joined(column: ColumnElement[int]) -> ColumnElement[str]:
+    """An aggregate: integers as one text, between commas."""
+    return func.group_concat(column)
 
 
 def is_full(error: BaseException) -> bool:

@@ -13,8 +13,9 @@ from app.gallery.sql import tables
 from app.gallery.sql.transactions import Transactions
 
 ROWS_AT_ONCE = 500
-# In an order in which each row finds what it refers to. Answers kept for Idempotency-Keys are not
-# among them: they are gone in a day, and a retry after a restore must be done again.
+# In an order in which each row finds what it refers to. Terms of metadata are not among them, as
+# they are derived from it; nor are answers kept for Idempotency-Keys: they are gone in a day, and a
+# retry after a restore must be done again.
 TABLES: tuple[Table, ...] = (
     tables.collections, tables.calibrations, tables.encryption_keys, tables.persons,
     tables.templates, tables.crops, tables.spares, tables.changes,

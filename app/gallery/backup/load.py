@@ -17,6 +17,7 @@ from app.gallery.schema import newest_revision
 from app.gallery.sql import tables
 from app.gallery.sql.changes import STAMP_BYTES
 from app.gallery.sql.composing import compose_ids
+from app.gallery.sql.terms import rebuild_terms
 from app.gallery.sql.transactions import Transactions
 from app.gallery.sql.types import Metadata
 
@@ -63,7 +64,7 @@ def load(engine: Engine, bodies: Iterator[Any], *, replace: bool) -> Held:
                 "The database holds people already. Restore into an empty one, or let what is "
                 "there be replaced with --replace."
             )
-        for table in reversed(TABLES):
+        for table in (tables.metadata_terms, *reversed(TABLES)):
             connection.execute(delete(table))
         connection.execute(delete(tables.idempotency))
         connection.execute(update(tables.database).values(id=header["database"]))
@@ -73,6 +74,7 @@ def load(engine: Engine, bodies: Iterator[Any], *, replace: bool) -> Held:
             changed += sum(_make_storable(table, row) for row in typed)
             connection.execute(insert(table), typed)
         clashes = compose_ids(connection)
+        rebuild_terms(connection)
         _mark(connection)
         backend_of(engine).set_last_keys(connection, header["last_keys"])
     database.eraser.erase()  # what was replaced; where it cannot now, a service does it later

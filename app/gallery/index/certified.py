@@ -12,6 +12,7 @@ from app.gallery.index.codes import Quantiser
 from app.gallery.index.counts import PersonCounts
 from app.gallery.index.gpu import GpuShards
 from app.gallery.index.others import Others, OthersSearch
+from app.gallery.index.person_set import PersonSet
 from app.gallery.index.rows import Flags, Rows, Shard, living
 from app.gallery.index.search import ProbeSearch, SearchCounts
 from app.gallery.index.tail import Tail
@@ -85,7 +86,7 @@ class CertifiedIndex:
         """Templates held."""
         return self._counts.size.templates
 
-    def extent(self, allowed_persons: set[int] | None = None) -> GallerySize:
+    def extent(self, allowed_persons: Ids | None = None) -> GallerySize:
         """How many people and templates a search looks at."""
         with self._writing:
             if allowed_persons is None:
@@ -142,12 +143,12 @@ class CertifiedIndex:
         self,
         probes: FloatArray,
         top_k: int,
-        allowed_persons: set[int] | None = None,
+        allowed_persons: Ids | None = None,
     ) -> list[list[Hit]]:
         """The `top_k` most similar persons for each of (n, d) unit vectors, best first.
 
-        A person counts once, with the best template. With `allowed_persons` only they are looked
-        at, exactly.
+        A person counts once, with the best template. With `allowed_persons`, keys that rise, only
+        they are looked at, exactly.
         """
         state = self._state
         probes = np.ascontiguousarray(probes, np.float32)
@@ -208,14 +209,17 @@ class CertifiedIndex:
         self,
         state: State,
         probes: FloatArray,
-        allowed: set[int],
+        allowed: Ids,
         best: Sequence[BestPersons],
     ) -> None:
-        wanted = np.fromiter(allowed, np.int64, len(allowed))
-        for rows in _all_rows(state):
-            numbers = np.flatnonzero(np.isin(rows.persons, wanted))
+        wanted = PersonSet(allowed)
+
+        def search(rows: Rows) -> None:
+            numbers = wanted.rows_of(rows.persons)
             for probe, one in zip(probes, best, strict=True):
                 rows.score(probe, numbers, one)
+
+        list(self._threads.map(search, _all_rows(state)))
 
     # --- upkeep ------------------------------------------------------------------------------
 

@@ -58,18 +58,26 @@ class PersonCounts:
         self._persons, self._held = persons[held > 0], held[held > 0]
         self._since.clear()
 
-    def among(self, persons: set[int]) -> GallerySize:
-        """How much there is of these persons."""
-        held = self._of(np.fromiter(persons, np.int64, len(persons)))
+    def among(self, persons: Ids) -> GallerySize:
+        """How much there is of these persons, whose keys rise."""
+        held = self._of(persons)
         return GallerySize(int((held > 0).sum()), int(held.sum()))
 
     def _of(self, persons: Ids) -> Ids:
+        """Templates of each of these persons, whose keys rise."""
         places = np.searchsorted(self._persons, persons)
         places[places == len(self._persons)] = 0
         held = np.zeros(len(persons), np.int64)
         if len(self._persons):
             known = self._persons[places] == persons
             held[known] = self._held[places[known]]
-        if self._since:
+        if len(self._since) < len(persons):
+            changed = np.fromiter(self._since, np.int64, len(self._since))
+            places = np.searchsorted(persons, changed)
+            places[places == len(persons)] = 0
+            asked = persons[places] == changed
+            since = np.fromiter(self._since.values(), np.int64, len(self._since))
+            held[places[asked]] += since[asked]
+        elif self._since:
             held += np.array([self._since.get(p, 0) for p in persons.tolist()], np.int64)
         return held

@@ -16,6 +16,7 @@ from app.gallery.sql.part import Part
 from app.gallery.sql.persons import set_metadata
 from app.gallery.sql.rows import lock_collection
 from app.gallery.sql.tables import crops, persons, templates
+from app.gallery.sql.terms import index_new
 from app.types import JsonObject
 
 
@@ -139,7 +140,7 @@ class _People:
         for person_id, key in keys.items():
             changed = metadata[person_id]
             if changed is not None:
-                set_metadata(self.connection, key, changed, self.now)
+                set_metadata(self.connection, self.collection, key, changed, self.now)
         absent = [
             {
                 "collection": self.collection.key,
@@ -155,6 +156,8 @@ class _People:
             returned = insert(persons).returning(persons.c.person_id, persons.c.id)
             made = {row.person_id: row.id for row in self.connection.execute(returned, absent)}
             self.made = set(made.values())
+            indexed = [(key, metadata[person_id] or {}) for person_id, key in made.items()]
+            index_new(self.connection, self.collection.key, indexed)
             keys |= made
         return keys
 

@@ -7,8 +7,8 @@ from sqlalchemy import Connection, delete, exists, insert, select, update
 
 from app.errors import PersonExists
 from app.gallery.identifiers import composed, new_person_id
-from app.gallery.metadata import check_metadata
-from app.gallery.ports import CollectionRecord, Page, PersonRecord, Receipt
+from app.gallery.metadata import check_filter, check_metadata
+from app.gallery.ports import CollectionRecord, Ids, Page, PersonRecord, Receipt
 from app.gallery.sql.changes import REMOVE, log_change
 from app.gallery.sql.part import Part
 from app.gallery.sql.rows import (
@@ -21,6 +21,7 @@ from app.gallery.sql.rows import (
     to_page,
 )
 from app.gallery.sql.tables import persons, templates
+from app.gallery.sql.terms import find_persons, index_again, index_new
 from app.types import JsonObject
 
 
@@ -72,7 +73,7 @@ class PersonPart(Part):
         with self._database.writing() as connection:
             collection = lock_collection(connection, name)
             key = get_person(connection, collection, person_id).key
-            set_metadata(connection, key, metadata, self._clock())
+            set_metadata(connection, collection, key, metadata, self._clock())
             return get_person(connection, collection, person_id)
 
     def delete_person(self, name: str, person_id: str) -> Receipt:
@@ -98,29 +99,12 @@ class PersonPart(Part):
             )
             return set(connection.execute(query).scalars())
 
-    def person_keys(self, collection: CollectionRecord, metadata: JsonObject) -> set[int]:
-        """Keys of the persons whose metadata holds every given member with that very value."""
-        query = select(persons.c.id, persons.c.metadata).where(
-            persons.c.collection == collection.key,
-            # The database sorts out most where it can compare as we do; what is left is looked at.
-            *(persons.c.metadata[k].as_string() == v for k, v in _comparable(metadata)),
-        )
+    def person_keys(self, collection: CollectionRecord, metadata: JsonObject) -> Ids:
+        """Keys, rising, of the persons whose metadata has every given member with that very value;
+        numbers are compared as numbers, and true is none. Raises InvalidRequest."""
+        check_filter(metadata)
         with self._database.reading() as connection:
-            return {
-                row.id
-                for row in connection.execute(query)
-                if all(k in row.metadata and row.metadata[k] == v for k, v in metadata.items())
-            }
-
-
-def _comparable(metadata: JsonObject) -> list[tuple[str, str]]:
-    """Members whose equality means the same in every database: text under a plain name (SQLite
-    finds no name that its JSON holds escaped)."""
-    return [
-        (key, value)
-        for key, value in metadata.items()
-        if isinstance(value, str) and value.isprintable() and key.isascii() and key.isidentifier()
-    ]
+            return find_persons(connection, collection.key, metadata)
 
 
 def insert_person(
@@ -142,13 +126,22 @@ def insert_person(
         )
         .returning(persons.c.id)
     )
-    return int(result.scalar_one())
+    key = int(result.scalar_one())
+    index_new(connection, collection.key, [(key, metadata)])
+    return key
 
 
-def set_metadata(connection: Connection, person: int, metadata: JsonObject, now: datetime) -> None:
+def set_metadata(
+    connection: Connection,
+    collection: CollectionRecord,
+    person: int,
+    metadata: JsonObject,
+    now: datetime,
+) -> None:
     """Replace what is kept beside a person. Raises InvalidRequest where it is not to be stored."""
     connection.execute(
         update(persons)
         .where(persons.c.id == person)
         .values(metadata=dict(check_metadata(metadata)), updated_at=now)
     )
+    index_again(connection, collection.key, person, metadata)

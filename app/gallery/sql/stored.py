@@ -11,6 +11,7 @@ from app.gallery.sql.composing import id_clashes
 from app.gallery.sql.part import Part
 from app.gallery.sql.rows import lock_collection
 from app.gallery.sql.tables import collections, persons, templates
+from app.gallery.sql.terms import index_again, rebuild_terms, wrong_terms
 
 ROWS_AT_ONCE = 2_000
 # Each query gives key, collection's name, id and content.
@@ -67,15 +68,27 @@ class StoredPart(Part):
         column = _COLUMNS[amiss.kind]
         mine = column.table.c.id == amiss.key
         with self._database.writing() as connection:
-            lock_collection(connection, amiss.collection)
+            collection = lock_collection(connection, amiss.collection)
             content = connection.execute(select(column).where(mine)).scalar_one_or_none()
             if not isinstance(content, StoredAmiss) or content.original != amiss.original:
                 return False
             keep(amiss)
             shown = update(column.table).where(mine).values({column.name: dict(content)})
             connection.execute(shown)
+            if amiss.kind == "person":
+                index_again(connection, collection.key, amiss.key, content)
         self._database.eraser.erase()
         return True
+
+    def wrong_terms(self, *, repair: bool = False) -> int:
+        """How many persons are not in the index of metadata as they should be, and how much of it
+        is nobody's; with `repair` it is built anew where that is so."""
+        with self._database.reading() as connection:
+            wrong = wrong_terms(connection)
+        if wrong and repair:
+            with self._database.writing() as connection:
+                rebuild_terms(connection)
+        return wrong
 
     def clashing_ids(self) -> list[ClashingIds]:
         """Persons whose id in Form C is another person's."""

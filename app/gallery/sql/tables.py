@@ -85,6 +85,16 @@ persons = Table(
     sqlite_autoincrement=True,
 )
 
+# What finds persons by their metadata (`sql.terms`): derived from it, written and gone with it.
+metadata_terms = Table(
+    "metadata_terms",
+    metadata,
+    Column("term", BigInteger, primary_key=True, autoincrement=False),
+    Column("person", ForeignKey("persons.id", ondelete="CASCADE"), primary_key=True),
+    Index("metadata_terms_by_person", "person"),
+    sqlite_with_rowid=False,
+)
+
 templates = Table(
     "templates",
     metadata,

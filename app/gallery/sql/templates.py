@@ -72,7 +72,7 @@ class TemplatePart(Part):
                 insert_person(connection, collection, person_id, metadata or {}, now)
                 person = get_person(connection, collection, person_id)
             elif metadata is not None:
-                set_metadata(connection, person.key, metadata, now)
+                set_metadata(connection, collection, person.key, metadata, now)
             key = person.key
             data_key = self._vault.person_key(connection, collection, key)
             put = _Put(self._vault, data_key, collection.key, (key, person.person_id), now)
