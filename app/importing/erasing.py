@@ -5,6 +5,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -106,8 +107,12 @@ class ReportEraser:
         return self._clock() - note.at > LAPSES_AFTER
 
     def _notes(self) -> list[_Deleted]:
-        notes = []
-        for line in filter(None, self._spool.read_bytes().splitlines()):
+        notes: list[_Deleted] = []
+        try:
+            lines = self._spool.read_bytes().splitlines()
+        except FileNotFoundError:  # another process has gone through the last
+            return notes
+        for line in filter(None, lines):
             try:
                 notes.append(_Deleted.model_validate_json(line))
             except ValueError:  # cut off by a crash: that deletion was not answered
@@ -133,9 +138,8 @@ class ReportEraser:
         job = self._folder.find(import_id)
         if job is None:
             return
-        report = self._folder.report(job)
-        if report.exists():
-            erase_people(report, people)
+        with suppress(FileNotFoundError):  # one that is forgotten meanwhile names nobody
+            erase_people(self._folder.report(job), people)
         if job.detail is not None and any(person in job.detail for person in people):
             with self._folder.exclusive():
                 now = self._folder.find(import_id)

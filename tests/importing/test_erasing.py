@@ -2,6 +2,7 @@
 
 import json
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +14,7 @@ from app.gallery.ports import Erasure
 from app.importing import erasing
 from app.importing.erasing import LAPSES_AFTER, SPOOL, ReportEraser, erase_people
 from app.importing.job_folder import ImportJob, JobFolder, JobState
-from app.importing.options import ImportOptions
+from app.importing.options import UploadOptions
 from app.importing.outcomes import Outcome, Result, report_writer
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -42,7 +43,7 @@ class Imports:
     def add(self, number: int, state: JobState, collection: str = "default") -> ImportJob:
         job = ImportJob(
             import_id=f"{number:032x}", collection=collection, state=state, created_at=NOW,
-            archive=f"{number:032x}.zip", options=ImportOptions(),
+            archive=f"{number:032x}.zip", options=UploadOptions(),
             detail="a/ada/2.jpg: no face" if state is JobState.STOPPED else None,
         )  # fmt: skip
         self.folder.save(job)
@@ -214,3 +215,16 @@ def test_a_full_disk_refuses_the_deletion(
     monkeypatch.setattr(erasing.os, "fsync", full)
     with pytest.raises(StoreFull):
         imports.eraser.note("default", "ada")
+
+
+def test_several_processes_do_rounds(imports: Imports) -> None:
+    jobs = [imports.add(number, JobState.DONE) for number in range(8)]
+    for number in range(20):
+        imports.eraser.note("default", ["ada", "bob", "adam"][number % 3])
+    others = [ReportEraser(imports.folder, lambda *_: False, lambda: NOW) for _ in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(8):
+            list(threads.map(ReportEraser.round, others))
+    assert imports.spool() == b""
+    left = {row.person_id for job in jobs for row in imports.rows(job)}
+    assert left == {"", "b", '"ada\\'}
