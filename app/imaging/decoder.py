@@ -18,6 +18,7 @@ from app.imaging.decoding import decode_here
 from app.imaging.inspection import inspect, is_suspicious
 from app.imaging.limits import ImageLimits
 from app.imaging.wire import Connection, Request
+from app.locks import new_condition, new_lock
 from app.types import DecodedImage, Image
 
 RETRY_AFTER_S = 1
@@ -41,7 +42,7 @@ class PhotoDecoder:
         self.limits = limits
         self._memory = Memory(limits.decode_bytes)
         self._idle: list[_Process] = []
-        self._lock = threading.Lock()
+        self._lock = new_lock("decoder.processes")
         self._timer: threading.Timer | None = None
         self._finalizer = weakref.finalize(self, _end_all, self._idle)
 
@@ -136,7 +137,7 @@ class Memory:
         self._most = most
         self._held = 0
         self._waiting: deque[object] = deque()
-        self._changed = threading.Condition()
+        self._changed = new_condition("decoder.memory")
 
     @contextlib.contextmanager
     def hold(self, size: int, seconds: float) -> Iterator[None]:

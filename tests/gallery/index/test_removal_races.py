@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from app.gallery.encryption.ring import KeyRing
 from app.gallery.gallery import Gallery
 from app.gallery.index.certified import CertifiedIndex, IndexShape
 from app.gallery.index.shelf import IndexShelf
@@ -18,7 +19,7 @@ from app.gallery.store import SqlStore
 from app.locks import made_by
 from tests.gallery.conftest import open_engine, template
 from tests.gallery.index.conftest import Vectors, settle, templates, unit
-from tests.gallery.index.test_snapshot import KEY, KeyRing, on_disk
+from tests.gallery.index.test_snapshot import KEY, on_disk
 from tests.locks import BEFORE, RELEASED, Pause
 
 D = 64
@@ -92,9 +93,11 @@ class TestIndex:
             index.remove(np.array([7]))
 
         # After the rewrite has seen which rows there are; before it puts the shard in place.
-        pause.arm(event, "index.writing", grow_and_remove, at=1 if event == RELEASED else 2)
+        pause.arm(
+            grow_and_remove, event=event, name="index.writing", at=1 if event == RELEASED else 2
+        )
         settle(index)
-        pause.finish()
+        assert not pause.disarm()
         assert held_alive(index) == [key for key in range(1, 66) if key != 7]
         assert drawn(64)[6].tobytes() not in vectors_of(index).tobytes()
         assert index.extent().templates == 64
@@ -106,9 +109,11 @@ class TestIndex:
         for first in (1, 65, 129):
             index.add(templates(drawn(64, seed=first), first=first))
             index.maintain()
-        pause.arm(BEFORE, "index.writing", lambda: index.remove(np.array([70, 150])), at=2)
+        pause.arm(
+            lambda: index.remove(np.array([70, 150])), event=BEFORE, name="index.writing", at=2
+        )
         settle(index)
-        pause.finish()
+        assert not pause.disarm()
         assert len(index.state.shards) == 1
         assert index.extent().templates == len(held_alive(index)) == 190
         assert not np.isin([70, 150], held_alive(index)).any()
@@ -142,9 +147,9 @@ class TestSnapshot:
             opened.delete_person("default", "p66")
             seen.extend(vector in on_disk(database.parent) for vector in gone)
 
-        pause.arm(RELEASED, "snapshot.files", delete, at=moment)
+        pause.arm(delete, event=RELEASED, name="snapshot.files", at=moment)
         replica.save()
-        pause.finish()
+        assert not pause.disarm()
         assert seen == [False, False]
         assert opened.audit("default").clean
         opened.tend()
@@ -163,10 +168,10 @@ class TestSnapshot:
         folder = replica._snapshot._folder  # type: ignore[union-attr]
         descriptors = len(list(Path("/proc/self/fd").iterdir()))
         delete = partial(opened.delete_collection, "staff")
-        pause.arm(RELEASED, "snapshot.files", delete, at=moment)
+        pause.arm(delete, event=RELEASED, name="snapshot.files", at=moment)
         replica.upkeep()
         replica.save()
-        pause.finish()
+        assert not pause.disarm()
         assert not folder.exists()
         replica.upkeep()
         replica.save()
@@ -183,10 +188,10 @@ def test_a_reader_that_comes_late_leaves_no_folder(database: Path, pause: Pause)
     gallery.create_collection("staff", {})
     enroll(gallery, "ada", drawn(1)[0], "staff")
     (key,) = gallery._replicas
-    pause.arm(BEFORE, "gallery.replicas", partial(gallery.delete_collection, "staff"))
+    pause.arm(partial(gallery.delete_collection, "staff"), event=BEFORE, name="gallery.replicas")
     with pytest.raises(Exception, match="deleted meanwhile"):
         gallery.size("staff")
-    pause.finish()
+    assert not pause.disarm()
     assert key not in gallery._replicas
     assert not list((database.parent / "index").glob(f"*/{key}"))
     gallery.close()

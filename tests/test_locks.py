@@ -1,0 +1,93 @@
+"""docs/concurrency.md names every lock and thread of the source, and the order that is kept."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from app.gallery.encryption.ring import KeyRing
+from app.gallery.gallery import Gallery
+from app.gallery.index.certified import IndexShape
+from app.gallery.index.shelf import IndexShelf
+from app.gallery.ports import PersonTemplate
+from app.gallery.schema import migrate
+from app.gallery.store import SqlStore
+from app.locks import made_by
+from tests.gallery.conftest import DIMENSION, SPACE, open_engine, template
+from tests.gallery.index.conftest import unit
+from tests.gallery.index.test_snapshot import KEY
+from tests.locks import PAGE, Order, documented
+
+SOURCE = [
+    (path.name, path.read_text())
+    for path in sorted((Path(__file__).parents[1] / "app").rglob("*.py"))
+]
+THREADS = (
+    r"thread_name_prefix=\"([a-z-]+)\"",
+    r"threading\.Thread\(.*name=\"([a-z-]+)\"",
+    r"ThreadPoolExecutor\(\s*\w+, \"([a-z-]+)\"",
+    r"Lane\(\"([a-z-]+)\"",
+)
+
+
+def found(pattern: str) -> set[str]:
+    return {name for _, text in SOURCE for name in re.findall(pattern, text)}
+
+
+def test_every_lock_has_a_line() -> None:
+    assert found(r"new_(?:lock|condition)\(\s*\"([a-z.]+)\"") == set(documented())
+
+
+def test_locks_are_made_in_one_place() -> None:
+    elsewhere = r"\b(?:threading\.)?(?:R?Lock|Condition|Semaphore)\(\)"
+    assert [name for name, text in SOURCE if re.search(elsewhere, text)] == ["locks.py"]
+
+
+def test_every_thread_has_a_line() -> None:
+    table = PAGE.read_text().split("## Threads")[1].split("\n## ")[0]
+    named = set(re.findall(r"^\| `([a-z-]+)` \|", table, re.MULTILINE))
+    assert set().union(*map(found, THREADS)) == named
+
+
+def test_locks_are_taken_in_the_order_of_the_page(tmp_path: Path) -> None:
+    """All that takes two, with plain snapshots and with encrypted ones."""
+    order = Order()
+    with made_by(order.lock):
+        live(tmp_path / "plain" / "likeness.db", None)
+        live(tmp_path / "sealed" / "likeness.db", KEY)
+    assert order.undocumented() == set()
+    expected = {(outer, inner) for inner, outers in direct().items() for outer in outers}
+    assert expected <= order.pairs, "the page has pairs that do not happen"
+
+
+def live(database: Path, ring: KeyRing | None) -> None:
+    """Follow, build, seal, save, erase, discard, at a start and at the end."""
+    vectors = unit(np.random.default_rng(0).standard_normal((40, DIMENSION)))
+    people = [PersonTemplate(f"p{i}", None, template(v, f"{i}")) for i, v in enumerate(vectors)]
+    gallery = opened(database, ring)
+    gallery.enroll_many("default", people)
+    gallery.identify("default", vectors[:2], 3)
+    gallery.tend()
+    gallery.delete_person("default", "p3")
+    gallery.create_collection("staff", {})
+    gallery.enroll("staff", "ada", None, [template(vectors[0], "a")])
+    gallery.close()
+    again = opened(database, ring)
+    again.prepare()
+    again.delete_collection("staff")
+    again.tend()
+    again.close()
+
+
+def direct() -> dict[str, set[str]]:
+    """What each lock's own line names."""
+    lines = re.findall(r"^\| `([a-z.]+)` \|.*\| ([^|]*) \|$", PAGE.read_text(), re.MULTILINE)
+    return {name: set(re.findall(r"`([a-z.]+)`", last)) for name, last in lines}
+
+
+def opened(database: Path, ring: KeyRing | None) -> Gallery:
+    engine = open_engine(database)
+    migrate(engine)
+    shape = IndexShape(seal_at=8, merge_at=2)
+    shelf = IndexShelf(2, database.parent / "index", ring, shape)
+    return Gallery(SqlStore(engine, ring=ring), shelf, SPACE, DIMENSION)
