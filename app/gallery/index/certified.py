@@ -227,6 +227,8 @@ class CertifiedIndex:
         """Do one piece of upkeep, if any is due; searches and changes go on meanwhile."""
         with self._maintaining:
             state, shape = self._state, self.shape
+            if self._gpu is not None:
+                self._gpu.renew(state.shards)
             small = [s for s in state.shards if len(s.rows) < shape.large // 2]
             worn = [s for s in state.shards if (~s.rows.alive).mean() > shape.dead_share]
             if self.quantiser is not None and len(state.tail.rows) >= shape.seal_at:
@@ -265,6 +267,13 @@ class CertifiedIndex:
                 self._state = State((*kept, *fresh), rest)
         finally:
             self._removed = None
+        if self._gpu is not None:
+            self._gpu.forget(shards)
+
+    def close(self) -> None:
+        """Free what lies on a device."""
+        if self._gpu is not None:
+            self._gpu.forget(self._state.shards)
 
     def _rest_of_tail(self, sealed: int) -> Tail:
         rows = self._state.tail.rows

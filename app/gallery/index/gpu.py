@@ -8,13 +8,14 @@ that much better than it looks, and a floor above it is certain.
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import faiss
 import numpy as np
 
 from app.errors import DeviceError
-from app.gallery.index.rows import Shard
+from app.gallery.index.rows import Flags, Shard
 from app.gallery.index.search import ProbeSearch
 from app.types import FloatArray
 
@@ -24,6 +25,15 @@ FIRST, MOST = 64, 2_048  # rows asked for; FAISS's GPU search gives no more
 NewFlat = Callable[[int], Any]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _OnDevice:
+    """A shard, its copy on the device, and which of its rows were alive then."""
+
+    shard: Shard
+    flat: Any
+    alive: Flags
+
+
 class GpuShards:
     """Searches shards on a device. One thread of its own does all that touches the device."""
 
@@ -31,7 +41,7 @@ class GpuShards:
         """`new_flat` makes an empty inner-product index of half precision on the device."""
         self._new_flat = new_flat
         self._owner = ThreadPoolExecutor(1, "gpu-index")
-        self._held: dict[int, tuple[Shard, Any]] = {}
+        self._held: dict[int, _OnDevice] = {}
 
     def cover(self, shards: Sequence[Shard], searches: Sequence[ProbeSearch]) -> None:
         """Leave no row of the shards unseen that could be in an answer: on the device, or where
@@ -59,11 +69,34 @@ class GpuShards:
         if id(shard) not in self._held:
             kept = {id(one) for one in shards}
             self._held = {key: held for key, held in self._held.items() if key in kept}
-            flat = self._new_flat(probes.shape[1])
-            flat.add(shard.rows.vectors)
-            self._held[id(shard)] = (shard, flat)
-        estimates, rows = self._held[id(shard)][1].search(probes, size)
+            self._held[id(shard)] = self._brought(shard)
+        estimates, rows = self._held[id(shard)].flat.search(probes, size)
         return estimates, rows
+
+    def _brought(self, shard: Shard) -> "_OnDevice":
+        alive, vectors = shard.rows.alive.copy(), shard.rows.vectors
+        if not alive.all():  # what was removed may still lie in a file that another process owns
+            vectors = np.where(alive[:, np.newaxis], vectors, np.float32(0))
+        flat = self._new_flat(shard.rows.dimension)
+        flat.add(vectors)
+        return _OnDevice(shard, flat, alive)
+
+    def renew(self, shards: Sequence[Shard]) -> None:
+        """Free the device's copies of those shards that lost rows since; the next search brings
+        them anew, without those rows."""
+        self._owner.submit(self._free, [one for one in shards if self._lost_rows(one)]).result()
+
+    def _lost_rows(self, shard: Shard) -> bool:
+        held = self._held.get(id(shard))
+        return held is not None and not np.array_equal(held.alive, shard.rows.alive)
+
+    def forget(self, shards: Sequence[Shard]) -> None:
+        """Free the device's copies of shards that are searched no more."""
+        self._owner.submit(self._free, shards).result()
+
+    def _free(self, shards: Sequence[Shard]) -> None:
+        for shard in shards:
+            self._held.pop(id(shard), None)
 
     def close(self) -> None:
         """Free the device."""

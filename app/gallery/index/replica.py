@@ -200,6 +200,8 @@ class Replica:
         while reached.index.maintain():
             changed = True
         self._erase()
+        if self._snapshot is not None:
+            self._snapshot.leave_lost_files()
         due = self._clock() - self._saved_at > SAVE_AFTER_S
         if changed or (due and reached.revision != self._saved_revision):
             self.save()
@@ -239,5 +241,7 @@ class Replica:
 
     def discard(self) -> None:
         """The collection is gone: remove its snapshot, and keep none any more."""
+        if self._reached is not None:
+            self._reached.index.close()
         if self._snapshot is not None:
             self._snapshot.discard()

@@ -17,7 +17,7 @@ PILOT_PROBES = 16
 PILOT_SHARE = 0.05
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Rows:
     """Template keys (n,), rising; persons (n,); unit vectors (n, d), in memory or mapped from a
     file; and which rows are still `alive`, the one thing that changes."""
@@ -53,6 +53,13 @@ class Rows:
         if vectors.flags.writeable:
             vectors[numbers] = 0
         return numbers
+
+    def leave_file(self) -> None:
+        """Keep copies in memory, where removed vectors can be forgotten. Beside `remove`."""
+        alive = self.alive.copy()
+        self.keys, self.persons = self.keys.copy(), self.persons.copy()
+        self.vectors = np.where(alive[:, np.newaxis], self.vectors, np.float32(0))
+        self.vectors[~self.alive] = 0  # also those that were removed meanwhile
 
     def first(self, count: int) -> "Rows":
         """A view of the first rows."""

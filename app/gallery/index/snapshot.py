@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -88,7 +89,9 @@ class SnapshotFolder:
         self._discarded = False
         self._saving = new_lock("snapshot.saving")
         self._lock = new_condition("snapshot.files")
-        self._held: dict[int, tuple[Rows, str]] = {}  # rows that lie in a file, by id()
+        # The file that rows lie in. Weak: what is searched no more is not kept for being in a file,
+        # where nothing would take out of it what is removed.
+        self._held = WeakKeyDictionary[Rows, str]()
         self._files: dict[str, RowsFile] = {}
         self._sealed: dict[str, Ids] = {}  # keys in each sealed file
         self._quantiser: Quantiser | None = None
@@ -145,7 +148,8 @@ class SnapshotFolder:
         with self._lock:
             if self._folder.exists() and self._own():
                 shutil.rmtree(self._folder, ignore_errors=True)
-            self._files, self._held, self._sealed = {}, {}, {}
+            self._files, self._sealed = {}, {}
+            self._held.clear()
         self.release()
 
     def reader(self) -> "SnapshotFolder":
@@ -201,7 +205,7 @@ class SnapshotFolder:
             raise SnapshotError("its newest rows are missing")
         with self._lock:
             rows = [one.rows if isinstance(one, Shard) else one for one in opened]
-            self._held = {id(one): (one, name) for one, name in zip(rows, names, strict=True)}
+            self._held = WeakKeyDictionary(zip(rows, names, strict=True))
             self._quantiser = quantiser
             if self._ring is not None:
                 self._sealed = {n: r.keys[r.alive] for n, r in zip(names, rows, strict=True)}
@@ -225,6 +229,8 @@ class SnapshotFolder:
             raise SnapshotError("its rotation is missing")
         scan = CodeScan.of_packed(quantiser, arrays["codes"], layout.rows)
         codes = CodedRows(scan, np.array(arrays["along"]), np.array(arrays["across"]))
+        if self._ring is not None:
+            arrays["codes"][...] = 0  # the scan has a copy, from which the removed are erased
         return Shard.of_codes(rows, codes, entry["pilot_radius"])
 
     def _decrypt(self, name: str, layout: Layout) -> Bytes:
@@ -293,10 +299,11 @@ class SnapshotFolder:
             if self._discarded or not names <= {*self._files, *self._sealed}:
                 return False
             write_whole(self._folder / MANIFEST, [_with_check(manifest)])
-            self._held = {k: v for k, v in self._held.items() if v[1] in names}
+            self._hold(names)
             self._files = {name: file for name, file in self._files.items() if name in names}
             self._sealed = {name: keys for name, keys in self._sealed.items() if name in names}
-        self._remove_others({*names, MANIFEST, "lock", f"rotation-{(rotation or '')[:16]}"})
+            # At once: what is erased from here on is looked for in no other file.
+            self._remove_others({*names, MANIFEST, "lock", f"rotation-{(rotation or '')[:16]}"})
         return True
 
     def _keep(self, rows: Rows, codes: CodedRows | None, radius: float) -> dict[str, Any]:
@@ -318,9 +325,14 @@ class SnapshotFolder:
     def _name_of(self, rows: Rows) -> str | None:
         """The file that these rows lie in, if it is still there."""
         with self._lock:
-            known = self._held.get(id(rows))
+            name = self._held.get(rows)
         # Another owner may have removed it meanwhile.
-        return known[1] if known and (self._folder / known[1]).exists() else None
+        return name if name and (self._folder / name).exists() else None
+
+    def _hold(self, names: set[str]) -> None:
+        """Forget which rows lie in other files than these."""
+        held = [(rows, name) for rows, name in self._held.items() if name in names]
+        self._held = WeakKeyDictionary(held)
 
     def _write(self, name: str, rows: Rows, codes: CodedRows | None) -> None:
         """A file of these rows. Whoever erases one of them meanwhile waits for it."""
@@ -340,13 +352,13 @@ class SnapshotFolder:
             gone = self._erased_meanwhile()
             if self._ring is not None:
                 self._sealed[name] = rows.keys[alive]
-                self._held[id(rows)] = (rows, name)
+                self._held[rows] = name
                 self._remove_sealed(gone)
                 return
             file = RowsFile.written(path, layout)
             self._unsynced |= file.erase(gone, self._quantiser)
             self._files[name] = file
-            self._held[id(rows)] = (rows, name)
+            self._held[rows] = name
             # From here on the file's pages serve, which the system may drop and read again.
             rows.vectors = file.arrays["vectors"]
 
@@ -393,6 +405,18 @@ class SnapshotFolder:
                     del self._files[name]
             self._remove_sealed(keys)
 
+    def leave_lost_files(self) -> None:
+        """Rows that this process reads from a file which its owner has replaced: nobody erases what
+        is removed from them, so they are copied once something is."""
+        with self._lock:
+            for rows, name in self._held.items():
+                if rows.vectors.flags.writeable or rows.alive.all():
+                    continue
+                if not (self._folder / name).exists():
+                    rows.leave_file()
+            there = {name for name in self._files if (self._folder / name).exists()}
+            self._files = {name: file for name, file in self._files.items() if name in there}
+
     def _remove_sealed(self, keys: Ids) -> None:
         """Remove sealed files that hold one of these templates, and the manifest that names them;
         they are written anew."""
@@ -401,14 +425,15 @@ class SnapshotFolder:
             (self._folder / MANIFEST).unlink(missing_ok=True)
             (self._folder / name).unlink(missing_ok=True)
             del self._sealed[name]
-            self._held = {k: v for k, v in self._held.items() if v[1] != name}
+            self._hold({*self._sealed})
 
     def _sync(self) -> None:
         """Wait until what was erased is gone from the disk too."""
         with self._lock:
             if self._unsynced:
                 for file in self._files.values():
-                    file.sync()
+                    with suppress(FileNotFoundError):  # another owner removed it meanwhile
+                        file.sync()
                 self._unsynced = False
 
 

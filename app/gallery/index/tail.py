@@ -55,9 +55,10 @@ class Tail:
         self._room.alive[: len(old)] = old.alive
 
     def _make_room(self, room: int) -> Rows:
+        # Not `empty`: memory that was used before may still hold what was deleted.
         return Rows(
-            np.empty(room, np.int64),
-            np.empty(room, np.int64),
-            np.empty((room, self._dimension), np.float32),
+            np.zeros(room, np.int64),
+            np.zeros(room, np.int64),
+            np.zeros((room, self._dimension), np.float32),
             np.zeros(room, np.bool_),
         )

@@ -15,6 +15,7 @@ import pytest
 from app.errors import DeviceError
 from app.gallery.index.certified import CertifiedIndex
 from app.gallery.index.gpu import ROUNDING, GpuShards, cuda_flat
+from app.gallery.ports import Templates
 from tests.gallery.index.conftest import SMALL, assert_equal_to_brute_force, settle, templates
 from tests.gallery.index.test_certified import GALLERIES, D, drawn
 
@@ -47,6 +48,35 @@ def test_answers_equal_brute_force(
     settle(index)
     for row in index.search_persons(held.vectors[:20], 3):
         assert not any(hit.template_key <= 1_500 for hit in row)
+
+
+def test_the_removed_leave_the_device_with_the_next_upkeep(
+    threads: ThreadPoolExecutor, gpu: GpuShards
+) -> None:
+    held = templates(drawn(600))
+    index = CertifiedIndex(D, threads, SMALL, gpu)
+    index.add(held)
+    settle(index)
+    index.search_persons(held.vectors[:1], 1)
+    (shard,) = index.state.shards
+    before = gpu._held[id(shard)].flat
+    assert before.reconstruct(6).any()
+    index.remove(np.array([7]))
+    settle(index)
+    assert_equal_to_brute_force(index, templates_without(held, 7), held.vectors[:20], 3)
+    assert not gpu._held[id(shard)].flat.reconstruct(6).any()
+    assert gpu._held[id(shard)].flat.reconstruct(7).any()
+    index.remove(held.keys[:300])
+    settle(index)
+    assert id(shard) not in gpu._held, "what was rewritten is not searched any more"
+    index.search_persons(held.vectors[:1], 1)
+    index.close()
+    assert not gpu._held
+
+
+def templates_without(held: Templates, key: int) -> Templates:
+    kept = held.keys != key
+    return Templates(held.keys[kept], held.person_keys[kept], held.vectors[kept])
 
 
 def test_rounding_is_bounded() -> None:
