@@ -1,0 +1,275 @@
+"""A state machine that drives galleries over one database beside dictionaries of the truth."""
+
+import shutil
+import tempfile
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
+
+from app.errors import CollectionNotFound
+from app.gallery.audit import Copy
+from app.locks import made_by
+from tests.gallery.model.host import Host, HostProcess, RemoteHost
+from tests.gallery.model.operations import CHANGES, NEUTRAL, Operation, Planner
+from tests.gallery.model.truth import Gone, Truth
+from tests.locks import Order, Pause, WatchedLock
+
+HOSTS = ("one", "two")
+# What changes something comes more often, enrolments most: shards need rows.
+KINDS = st.sampled_from(["enrol_many", "enrol_many", *CHANGES, *NEUTRAL])
+PAIRS = st.tuples(st.sampled_from(HOSTS), st.sampled_from(HOSTS))
+SEEDS = st.integers(0, 2**20)
+
+
+class GalleryMachine(RuleBasedStateMachine):
+    """After every step searches equal brute force over the truth, each index and its snapshot hold
+    the database's rows, and no byte pattern of a deleted vector is in a file or in an array.
+
+    Where two galleries are open, the one that did not delete follows with its next upkeep; until
+    then its arrays, and files that it owns, may have the pattern. Where one is, there is no delay.
+    """
+
+    sealed: ClassVar[bool] = False
+    migrated: ClassVar[Path]  # an empty database
+    process: ClassVar[HostProcess | None] = None  # of the second gallery
+    steps: ClassVar[Counter[str]] = Counter()
+    interleavings: ClassVar[Counter[tuple[str, str, str]]] = Counter()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stack = ExitStack()
+        self._pause = Pause()
+        self._order = Order()
+        self._stack.enter_context(made_by(self._watched))
+        self._folder = Path(tempfile.mkdtemp(dir=self.migrated.parent))
+        self._stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
+        self._database = self._folder / "likeness.db"
+        shutil.copy(self.migrated, self._database)
+        self._truth = Truth()
+        self._planned = 0
+        self._open: dict[str, Any] = {}
+        self._sole: str | None = None  # the one open gallery, once it surely owns the snapshots
+        self._start("one")
+
+    # --- steps -------------------------------------------------------------------------------
+
+    @rule(kind=KINDS, who=st.sampled_from(HOSTS), seed=SEEDS)
+    def one(self, kind: str, who: str, seed: int) -> None:
+        """One operation alone."""
+        operation = self._plan(kind, who, seed)
+        if operation is not None:
+            self.steps[kind] += 1
+            self._settle(operation, operation.run())
+            self._check(seed)
+
+    @rule(first=KINDS, second=KINDS, hosts=PAIRS, seed=SEEDS, point=st.integers(1, 30))
+    def two(self, first: str, second: str, hosts: tuple[str, str], seed: int, point: int) -> None:
+        """Two operations at once."""
+        self._at_once(first, second, hosts, seed, point)
+
+    @rule(second=KINDS, hosts=PAIRS, seed=SEEDS, point=st.integers(1, 100))
+    def upkeep_and(self, second: str, hosts: tuple[str, str], seed: int, point: int) -> None:
+        """An operation beside a round of upkeep."""
+        self._at_once("tend", second, hosts, seed, point)
+
+    @rule(second=KINDS, hosts=PAIRS, seed=SEEDS, point=st.integers(1, 50))
+    def save_and(self, second: str, hosts: tuple[str, str], seed: int, point: int) -> None:
+        """An operation while snapshots are written."""
+        self._at_once("save", second, hosts, seed, point)
+
+    @rule(second=KINDS, hosts=PAIRS, seed=SEEDS, point=st.integers(1, 25))
+    def search_and(self, second: str, hosts: tuple[str, str], seed: int, point: int) -> None:
+        """An operation beside a search."""
+        self._at_once("search", second, hosts, seed, point)
+
+    def _at_once(
+        self, first: str, second: str, hosts: tuple[str, str], seed: int, point: int
+    ) -> None:
+        """The first is interrupted where it takes or releases a lock, and the second runs."""
+        who, whom = hosts
+        outer, inner = self._plan(first, who, seed), self._plan(second, whom, seed + 1)
+        if outer is None or inner is None or (outer.clashes(inner) and not _ends(outer, inner)):
+            return
+        self.steps[f"{first} + {second}"] += 1
+        meanwhile = _Meanwhile(self, inner, alone=not outer.changes, seed=seed)
+        self._pause.arm(meanwhile, at=point)
+        outcome = _attempt(outer)
+        if self._pause.disarm():
+            meanwhile()
+        else:
+            self.interleavings[(first, self._pause.where, second)] += 1
+        for operation, result in sorted(
+            [(outer, outcome), (inner, meanwhile.outcome)], key=lambda one: _is_end(one[0])
+        ):
+            if operation is not inner or not meanwhile.applied:
+                self._settle(operation, result)
+        if meanwhile.failure is not None:
+            raise meanwhile.failure
+        self._check(seed)
+
+    @rule(who=st.sampled_from(HOSTS), crash=st.booleans(), seed=SEEDS)
+    def stop_or_start(self, who: str, crash: bool, seed: int) -> None:
+        """Open a gallery, close it, or leave it as a crash does."""
+        self.steps["crash" if crash else "close or open"] += 1
+        if who in self._open:
+            host = self._open.pop(who)
+            if crash:
+                host.abandon()
+            else:
+                host.close()
+            self._sole = None
+            self._await_again()
+            if not self._open:
+                self._start(who)
+        else:
+            self._start(who)
+        self._check(seed)
+
+    def teardown(self) -> None:
+        for host in self._open.values():
+            host.close()
+        self._stack.close()
+        assert self._order.undocumented() == set()
+
+    # --- inside ------------------------------------------------------------------------------
+
+    def _watched(self, name: str) -> WatchedLock:
+        def observe(event: str, name: str) -> None:
+            self._order.observe(event, name)
+            self._pause.observe(event, name)
+
+        return WatchedLock(name, observe)
+
+    def _start(self, who: str) -> None:
+        if who == "two" and self.process is not None:
+            self._open[who] = RemoteHost(self.process, self._database, sealed=self.sealed)
+        else:
+            self._open[who] = Host(self._database, sealed=self.sealed)
+        self._sole = who if len(self._open) == 1 else None
+        self._await_again()
+
+    def _await_again(self) -> None:
+        """Who owns the snapshots may have changed: who is open now must have a round of upkeep."""
+        for one in self._truth.gone:
+            if one.awaited:
+                one.awaited = set(self._open) or {"the next"}
+
+    def _plan(self, kind: str, who: str, seed: int) -> Operation | None:
+        if who not in self._open:
+            (who,) = self._open
+        awaited = set[str]() if self._sole == who else set(self._open)
+        self._planned += 1  # no vector is drawn twice
+        seeds = (seed, self._planned)
+        return Planner(self._open[who], who, self._truth, awaited, seeds).plan(kind)
+
+    def _settle(self, operation: Operation, result: Any) -> None:
+        """Change the truth by what an operation answered."""
+        if isinstance(result, CollectionNotFound):  # the other operation deleted it
+            for pattern in operation.brings:
+                self._truth.gone.append(Gone(pattern, set(self._open)))
+            return
+        if isinstance(result, Exception):
+            raise result
+        operation.apply(result)
+        if operation.kind == "tend" and len(self._open) == 1:
+            (self._sole,) = self._open
+
+    def _check(self, seed: int) -> None:
+        """Compare everything with the truth."""
+        generator = np.random.default_rng(seed)
+        for name, host in self._open.items():
+            if len(self._open) == 1 or generator.random() < 0.7:
+                self.check_search(host, generator)
+                self._check_audit(name, host)
+        self.check_bytes()
+
+    def check_search(self, host: Any, generator: np.random.Generator) -> None:
+        """Searches answer as brute force does."""
+        for collection in self._truth.collections:
+            probes = self._truth.probes(collection, generator)
+            for probe, row in zip(probes, host.search(collection, probes, 3), strict=True):
+                expected = self._truth.nearest(collection, probe, 3)
+                assert [person for person, _ in row] == [person for person, _ in expected]
+                assert np.allclose([s for _, s in row], [s for _, s in expected], atol=1e-5)
+
+    def _check_audit(self, name: str, host: Any) -> None:
+        """The index holds the database's rows. Everything is erased if everybody has followed."""
+        followed = not any(one.awaited for one in self._truth.gone)
+        for audit in host.audit():
+            assert replace(audit.index, unerased=0) == Copy(), (name, audit)
+            assert not audit.miscounted, (name, audit)
+            assert audit.index_is_true or not followed, (name, audit)
+
+    def check_bytes(self) -> None:
+        """No byte pattern of a deleted vector is where it may not be."""
+        for name, host in list(self._open.items()):
+            # An array may be a file's pages, which its owner erases.
+            gone = [o for o in self._truth.gone if name not in o.awaited and o.in_no_file]
+            patterns = [one.pattern for one in gone if one.pattern]
+            assert host.holding(patterns) == [], f"in an array of {name}"
+        patterns = [one.pattern for one in self._truth.gone if one.pattern and one.in_no_file]
+        database = all(host.erased() for host in list(self._open.values()))
+        for path in sorted(self._folder.rglob("*")):
+            if path.is_file() and (database or not path.name.startswith("likeness.db")):
+                content = _content(path)
+                assert not any(pattern in content for pattern in patterns), path
+
+
+class _Meanwhile:
+    """The operation that runs while another is interrupted, and what is checked then."""
+
+    def __init__(
+        self, machine: GalleryMachine, operation: Operation, *, alone: bool, seed: int
+    ) -> None:
+        """`alone`: it is the only one that changes the truth."""
+        self._machine, self._operation = machine, operation
+        self._alone, self._seed = alone, seed
+        self.outcome: Any = None
+        self.applied = False
+        self.failure: BaseException | None = None
+
+    def __call__(self) -> None:
+        self.outcome = _attempt(self._operation)
+        if not self._alone or isinstance(self.outcome, Exception):
+            return
+        try:
+            self._machine._settle(self._operation, self.outcome)
+            self.applied = True
+            # What was acknowledged is in force, whatever the other has not finished.
+            self._machine.check_bytes()
+            for host in list(self._machine._open.values()):
+                if isinstance(host, Host):
+                    self._machine.check_search(host, np.random.default_rng(self._seed))
+        except BaseException as error:  # noqa: BLE001 (raised where the test runs)
+            self.failure = error
+
+
+def _attempt(operation: Operation) -> Any:
+    """What an operation answers, or the exception that it raised."""
+    try:
+        return operation.run()
+    except Exception as error:  # noqa: BLE001 (the machine looks at it)
+        return error
+
+
+def _is_end(operation: Operation) -> bool:
+    return operation.kind == "delete_collection"
+
+
+def _ends(outer: Operation, inner: Operation) -> bool:
+    """Whether one is the deletion of the collection in which the other does something."""
+    kinds = [outer.kind, inner.kind]
+    return kinds.count("delete_collection") == 1 and "create_collection" not in kinds
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""

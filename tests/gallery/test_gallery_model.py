@@ -1,0 +1,81 @@
+"""The gallery against a dictionary: every kind of change, upkeep, restarts, a second process, and
+interruptions wherever a lock is taken or released.
+
+    pytest -s -m "" tests/gallery/test_gallery_model.py    # says how many steps there were
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from app.gallery.backends import create_engine
+from app.gallery.schema import migrate
+from tests.gallery.model.host import HostProcess
+from tests.gallery.model.machine import GalleryMachine
+
+CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+
+
+@pytest.fixture(scope="module")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database, to be copied."""
+    path = tmp_path_factory.mktemp("model") / "empty.db"
+    engine = create_engine(f"sqlite:///{path}")
+    migrate(engine)
+    engine.dispose()
+    return path
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[HostProcess]:
+    process = HostProcess()
+    yield process
+    process.stop()
+
+
+def drive(machine: type[GalleryMachine], *, examples: int, steps: int, same: bool) -> None:
+    """Run a machine, and say what it did; with `same` the same steps each time."""
+    machine.steps.clear()
+    machine.interleavings.clear()
+    how = settings(
+        max_examples=examples, stateful_step_count=steps, derandomize=same, deadline=None,
+        database=None, print_blob=True, suppress_health_check=CHECKS,
+    )  # fmt: skip
+    run_state_machine_as_test(machine, settings=how)
+    points = {(first, where) for first, where, _ in machine.interleavings}
+    report = (
+        f"{machine.__name__}: {machine.steps.total()} steps, "
+        f"{machine.interleavings.total()} interleavings ({len(machine.interleavings)} different, "
+        f"at {len(points)} points of {len({first for first, _ in points})} operations)"
+    )
+    sys.stdout.write(f"\n{report}\n")
+    assert machine.interleavings
+
+
+def machine_of(name: str, *, migrated: Path, **options: object) -> type[GalleryMachine]:
+    return type(name, (GalleryMachine,), {"migrated": migrated, **options})
+
+
+@pytest.mark.parametrize("sealed", [False, True], ids=["plain", "sealed"])
+def test_a_few_steps(migrated: Path, sealed: bool) -> None:
+    machine = machine_of("Sealed" if sealed else "Plain", migrated=migrated, sealed=sealed)
+    drive(machine, examples=5, steps=15, same=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sealed", [False, True], ids=["plain", "sealed"])
+def test_many_steps(migrated: Path, sealed: bool) -> None:
+    machine = machine_of("Sealed" if sealed else "Plain", migrated=migrated, sealed=sealed)
+    drive(machine, examples=150, steps=40, same=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sealed", [False, True], ids=["plain", "sealed"])
+def test_beside_a_second_process(migrated: Path, process: HostProcess, sealed: bool) -> None:
+    name = "SealedProcesses" if sealed else "Processes"
+    machine = machine_of(name, migrated=migrated, sealed=sealed, process=process)
+    drive(machine, examples=60, steps=40, same=False)
