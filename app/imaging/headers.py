@@ -70,7 +70,7 @@ def _read_jpeg(data: bytes) -> Header | None:
     if frame is None:
         return None
     # Pillow has four bytes for a pixel of colour; of several scans all coefficients are kept.
-    each = _BGR + (1.0 if len(frame.areas) == 1 else 4.0)
+    each = _BGR + (1.0 if frame.components == 1 else 4.0)
     if frame.width and frame.height and has_several_scans(data, frame):
         each += 2 * frame.samples / (frame.width * frame.height)
     return Header("JPEG", frame.width, frame.height, each, frame=frame)

@@ -21,12 +21,13 @@ _MARKER = re.compile(rb"\xff[^\x00\xff]")
 class Frame:
     """The frame header of a JPEG, and where its first scan begins.
 
-    `areas` are the samples of each component, by its identifier.
+    `areas` are samples by the identifier of their component, which several `components` may share.
     """
 
     width: int
     height: int
     kind: int
+    components: int
     areas: dict[int, int]
     first_scan: int
 
@@ -82,17 +83,17 @@ def _parse_frame(kind: int, body: bytes, first_scan: int) -> Frame | None:
     tallest = max([factor & 15 for factor in factors], default=0)
     if not widest or not tallest:
         return None
-    areas = {}
+    areas = dict.fromkeys(names, 0)
     for name, factor in zip(names, factors, strict=True):
         columns, rows = width * (factor >> 4), height * (factor & 15)
-        areas[name] = -(-columns // widest) * -(-rows // tallest)
-    return Frame(width, height, kind, areas, first_scan)
+        areas[name] += -(-columns // widest) * -(-rows // tallest)
+    return Frame(width, height, kind, len(names), areas, first_scan)
 
 
 def has_several_scans(data: bytes, frame: Frame) -> bool:
     """Whether the decoder has to keep all coefficients until it has read the last scan."""
     in_scan = data[frame.first_scan + 4 : frame.first_scan + 5]
-    return frame.progressive or not in_scan or in_scan[0] < len(frame.areas)
+    return frame.progressive or not in_scan or in_scan[0] < frame.components
 
 
 def count_scanned_samples(data: bytes, frame: Frame, enough: int) -> int:

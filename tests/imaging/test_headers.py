@@ -111,6 +111,18 @@ class TestScans:
         assert frame is not None
         assert sorted(frame.areas.values()) == [24 * 16, 24 * 16, 48 * 32]
 
+    def test_components_that_share_an_identifier_are_counted_each(self) -> None:
+        data = saved("JPEG", subsampling=0, progressive=True)
+        at = data.index(b"\xff\xc2") + 10
+        shared = bytearray(data)
+        shared[at + 3] = shared[at + 6] = shared[at]
+        frame, other = read_frame(data), read_frame(bytes(shared))
+        assert frame is not None
+        assert other is not None
+        assert other.samples == frame.samples
+        # A decoder takes any of them for the one that a scan names.
+        assert count_scanned_samples(bytes(shared), other, 10**12) >= 10 * frame.samples
+
     def test_many_segments_are_not_walked(self) -> None:
         data = saved("JPEG")
         comment = b"\xff\xfe\0\2"
