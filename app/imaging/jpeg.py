@@ -56,12 +56,12 @@ def read_frame(data: bytes) -> Frame | None:
     """
     at, skipped, kind, body = 2, 0, 0, b""
     for _ in range(MAX_SEGMENTS):
-        found = _MARKER.search(data, at)
+        found = _MARKER.search(data, at, at + MAX_FILL + 2 - skipped)
+        if not found and at + MAX_FILL < len(data):
+            break
         if not found or found.end() + 2 > len(data):
             return None
         skipped += found.start() - at
-        if skipped > MAX_FILL:
-            break
         at, marker = found.end(), data[found.end() - 1]
         if marker == _START_OF_SCAN[1]:
             return _parse_frame(kind, body, at - 2)
