@@ -3,7 +3,7 @@
     python benchmarks/decoding_memory.py [--megapixels 12 40] [--photo FILE ...]
 
 Each photo is decoded in a process of its own that has decoded a small one before; the memory is
-the peak beyond what it held then, of the decoder process too. The time is the median of three.
+the peak beyond what it held then, of the decoder process too. The time is a median.
 """
 
 import argparse
@@ -80,7 +80,7 @@ def status(pid: int | str, name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
-def measure(path: Path) -> dict[str, float]:
+def measure(path: Path, repeat: int) -> dict[str, float]:
     """Decode the file in this process; what it took."""
     limits = ImageLimits(max_bytes=1 << 31, max_pixels=1 << 28, decode_seconds=300)
     data, decoder = path.read_bytes(), PhotoDecoder(limits)
@@ -94,7 +94,7 @@ def measure(path: Path) -> dict[str, float]:
     for pid in processes:
         Path(f"/proc/{pid}/clear_refs").write_text("5")
     times = []
-    for _ in range(3):
+    for _ in range(repeat):
         start = time.perf_counter()
         photo = decoder.decode(data)
         times.append(time.perf_counter() - start)
@@ -104,10 +104,10 @@ def measure(path: Path) -> dict[str, float]:
     return {"peak": peak, "seconds": statistics.median(times)}
 
 
-def report(name: str, data: bytes, folder: Path) -> None:
+def report(name: str, data: bytes, folder: Path, repeat: int) -> None:
     file = folder / "photo"
     file.write_bytes(data)
-    command = [sys.executable, __file__, "--measure", str(file)]
+    command = [sys.executable, __file__, "--measure", str(file), "--repeat", str(repeat)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     if run.returncode:
         print(f"| {name} | {run.stderr.strip().splitlines()[-1]} |")
@@ -124,22 +124,23 @@ def report(name: str, data: bytes, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--megapixels", type=float, nargs="+", default=[12, 40])
+    parser.add_argument("--repeat", type=int, default=3, help="of which the median time is shown")
     parser.add_argument("--only", default="", help="kinds whose names hold this")
     parser.add_argument("--photo", type=Path, nargs="*", default=[])
     parser.add_argument("--folder", type=Path, default=Path("/tmp"), help="for one large file")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        print(json.dumps(measure(arguments.measure)))
+        print(json.dumps(measure(arguments.measure, arguments.repeat)))
         return
     print("| photo | MiB | peak MiB | by its header | seconds |\n|---|---|---|---|---|")
     for megapixels in arguments.megapixels:
         for kind in (kind for kind in KINDS if arguments.only in kind[0]):
             data = encode(kind, min(megapixels, 39.99))
-            report(f"{kind[0]}, {megapixels:g} MP", data, arguments.folder)
-    report("WebP of 46 bytes that claims 40 MP", tiny_webp(), arguments.folder)
+            report(f"{kind[0]}, {megapixels:g} MP", data, arguments.folder, arguments.repeat)
+    report("WebP of 46 bytes that claims 40 MP", tiny_webp(), arguments.folder, arguments.repeat)
     for photo in arguments.photo:
-        report(photo.name, photo.read_bytes(), arguments.folder)
+        report(photo.name, photo.read_bytes(), arguments.folder, arguments.repeat)
 
 
 if __name__ == "__main__":

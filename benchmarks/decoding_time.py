@@ -19,6 +19,7 @@ from PIL import Image as PillowImage
 from app.errors import ImageError
 from app.imaging import ImageLimits, PhotoDecoder, read_header
 from app.imaging.inspection import MAX_SCANNED_SAMPLES, is_suspicious
+from app.imaging.jpeg import count_scanned_samples, read_frame
 
 LIMITS = ImageLimits()
 WIDTH, HEIGHT = 7_300, 5_470
@@ -66,7 +67,10 @@ def empty_scans(width: int, height: int) -> bytes:
     coded = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
     table = b"\xff\xc4\0\x14\x10\1" + bytes(15) + b"\xe0"
     scan = table + b"\xff\xda\0\x08\1\1\0\1\x3f\x10" + coded
-    count = (MAX_SCANNED_SAMPLES - 6 * width * height) // (width * height)
+    frame = read_frame(flat)
+    assert frame is not None
+    left = MAX_SCANNED_SAMPLES - count_scanned_samples(flat, frame, MAX_SCANNED_SAMPLES) - 1
+    count = left // (width * height)
     return flat[:-2] + scan * count + flat[-2:]
 
 
