@@ -6,7 +6,6 @@ Each is a MessagePack map. Metadata is JSON in it, as that holds numbers which M
 import io
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -38,8 +37,7 @@ def pack_row(row: Row) -> bytes:
     try:
         return _packed(storable(row))
     except LikenessError as problem:  # what the gallery would not take does not travel
-        bare = replace(row, read=None, crop=None, embedding=None, metadata=None, quality={})
-        return _packed(replace(bare, problem=problem))
+        return _packed(Row(row.place, row.person_id, problem=problem))
 
 
 def _packed(row: Row) -> bytes:

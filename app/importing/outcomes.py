@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeAlias
@@ -50,6 +50,10 @@ class Outcome:
         """Names and texts are kept and sent: none of them is as long as a hostile source likes."""
         for name, most in (("person_id", MAX_NAME), ("place", MAX_PLACE), ("detail", MAX_DETAIL)):
             object.__setattr__(self, name, printable(getattr(self, name), most))
+
+    def members(self) -> dict[str, object]:
+        """For a report, in the order of the fields."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 def refusal(row: Row, error: LikenessError) -> Outcome:
@@ -123,9 +127,9 @@ def report_writer(path: Path, most_without: int | None = None) -> Iterator[Tell]
     def write(outcome: Outcome) -> None:
         with _told(path):
             if path.suffix == ".jsonl":
-                print(json.dumps(asdict(outcome)), file=file)
+                print(json.dumps(outcome.members()), file=file)
             else:
-                rows.writerow(asdict(outcome))
+                rows.writerow(outcome.members())
 
     def tell(outcome: Outcome) -> None:
         nonlocal without

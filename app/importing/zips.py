@@ -24,6 +24,8 @@ from app.importing.unpacking import UNREADABLE, open_member
 
 # Of a table within an archive, where a few bytes may expand to any number of rows.
 MAX_TABLE = 4 << 30
+# Of one that is read once more, to count its rows.
+MAX_COUNTED = 256 << 20
 UTF8_NAME = 0x800
 
 
@@ -109,8 +111,10 @@ class _Zip:
             rows_of = TABLES[table.suffix.lower()]
             yield from rows_of(text, f"{self._name}/{table}", context)
 
-    def count_lines(self, table: PurePosixPath) -> int:
-        """Rows of a table, about."""
+    def count_lines(self, table: PurePosixPath) -> int | None:
+        """Rows of a table, about; None where counting would take long."""
+        if self.files[table].file_size > MAX_COUNTED:
+            return None
         with self._read(self.files[table]) as file:
             return count_lines(file) - (table.suffix.lower() == ".csv")
 

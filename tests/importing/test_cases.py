@@ -105,4 +105,4 @@ def test_whole_pixels_are_decoded(cases: Path, name: str) -> None:
 def test_a_film_is_no_heic(cases: Path) -> None:
     with pytest.raises(ImageError) as caught:
         decode_image((cases / "movie.mov").read_bytes(), ImageLimits())
-    assert "HEIC" not in caught.value.detail
+    assert caught.value.detail.startswith("QuickTime")
