@@ -39,12 +39,42 @@ class MissingField(InvalidRequest):
     code, title = "missing_field", "A required field is missing"
 
 
+class RouteNotFound(LikenessError):
+    code, status, title = "route_not_found", 404, "There is no such call"
+
+
+class MethodNotAllowed(LikenessError):
+    code, status, title = "method_not_allowed", 405, "The path does not take this method"
+
+
 class UnsupportedMediaType(LikenessError):
     code, status, title = "unsupported_media_type", 415, "The body's content type is not supported"
 
 
 class RequestTooLarge(LikenessError):
     code, status, title = "request_too_large", 413, "The request is too large"
+
+
+class RequestTimeout(LikenessError):
+    code, status, title = "request_timeout", 408, "The request came too slowly"
+
+
+class InvalidHttp(LikenessError):
+    """Answered by the server itself, to what is no HTTP request."""
+
+    code, status, title = "invalid_http", 400, "The request is not valid HTTP"
+
+
+class TooManyPipelined(InvalidHttp):
+    code, title = "too_many_pipelined", "Too many requests were sent before the first answer"
+
+
+class PathTooLong(LikenessError):
+    code, status, title = "path_too_long", 414, "The path and query are too long"
+
+
+class HeadTooLarge(LikenessError):
+    code, status, title = "head_too_large", 431, "The head of the request is too large"
 
 
 class InvalidCursor(InvalidRequest):
@@ -248,6 +278,10 @@ class PackError(StartupError):
 
 class DeviceError(StartupError):
     code, title = "device_error", "The requested device cannot be used"
+
+
+class AddressError(StartupError):
+    code, title = "address_error", "The service cannot listen"
 
 
 class DatabaseError(StartupError):

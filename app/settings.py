@@ -93,6 +93,9 @@ class Settings(BaseSettings):
     ] = 2048 * MIB
     max_images: Annotated[int, Field(gt=0, description="Images in one request.")] = 32
     max_request_bytes: Annotated[int, Field(gt=0)] = 64 * MIB
+    max_json_bytes: Annotated[
+        int, Field(gt=0, description="Of the body of a call without photos.")
+    ] = MIB
     max_faces: Annotated[int, Field(gt=0, description="Faces answered for one image.")] = 256
 
     max_import_bytes: Annotated[
@@ -127,6 +130,28 @@ class Settings(BaseSettings):
     request_timeout: Annotated[
         float, Field(gt=0, description="Seconds until a request is answered with 503.")
     ] = 60.0
+
+    max_pending_memory: Annotated[
+        int, Field(gt=0, description="Bytes that photos at work may take once decoded, together.")
+    ] = 1024 * MIB
+    max_connections: Annotated[
+        int, Field(ge=32, description="Connections at a time, as far as descriptors allow.")
+    ] = 1024
+    keep_alive: Annotated[
+        float, Field(gt=0, description="Seconds that a connection is kept between two requests.")
+    ] = 75.0
+    head_timeout: Annotated[
+        float, Field(gt=0, description="Seconds for the head of a request.")
+    ] = 10.0
+    write_timeout: Annotated[
+        float, Field(gt=0, description="Seconds until a client that reads nothing is dropped.")
+    ] = 30.0
+    min_body_rate: Annotated[
+        int, Field(ge=0, description="Bytes a second of a body, after 10 s; 0: any.")
+    ] = 1024
+    drain_seconds: Annotated[
+        float, Field(ge=0, description="From SIGTERM until new connections are refused.")
+    ] = 5.0
 
     @property
     def installed_packs(self) -> Path:

@@ -1,122 +1,250 @@
-"""The door of the API: how many requests are inside, for how long, and whether anybody waits.
+"""Admission: how many requests are inside, for how long, and whether a client still waits.
 
-A refusal comes before the body is read. A request whose time is over or whose client has gone is
-cancelled, which takes its photos out of the queue; what the database is already writing is written.
+Every request below `/v1` passes here. Its body is read first, within bounds of length and time;
+then it gets a place to work, or a refusal; its answer is sent when that place is free again. A
+request whose time is over or whose client has gone is cancelled, which takes its photos out of the
+queue; what the database is already writing is written.
 """
 
 import asyncio
 import logging
-import re
+from contextlib import AbstractContextManager
+from typing import Any
 
-from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.bodies import BODY, SteadyReceive, announced_length, read_body
+from app.api.connection import ABORT, CROWDED
 from app.api.errors import problem
+from app.api.places import Kind, Places, body_limit, kind_of, work_limit
+from app.api.transfers import Transfer
 from app.errors import DeadlineExceeded, LikenessError, Overloaded
 from app.inference.scheduler import RETRY_AFTER_S
 from app.services import Services
 from app.telemetry.logs import log
 
 PREFIX = "/v1/"
-LONG = re.compile(r"/v1/collections/[^/]+/(imports|imports/[^/]+/events|hygiene)")
 # Nobody reads this answer; the log and the metrics do. The number is nginx's.
 CLIENT_GONE = 499
+# Answers are sent in pieces, so that a client that does not read makes the next one wait.
+PIECE = 64 * 1024
 
 
 class Admission:
     """Pure ASGI: admits requests to `/v1`, ends those that nobody waits for."""
 
-    def __init__(self, app: ASGIApp, services: Services) -> None:
+    def __init__(self, app: ASGIApp, services: Services, places: Places) -> None:
         self._app = app
         self._services = services
+        self._places = places
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].startswith(PREFIX):
             await self._app(scope, receive, send)
             return
+        exchange = _Exchange(
+            self._app, self._services, self._places, scope=scope, receive=receive, send=send
+        )
         try:
-            with self._services.scheduler.admit(self._size(scope)):
-                await _Exchange(self._app, scope, receive, send).run(self._timeout(scope))
-        except (Overloaded, DeadlineExceeded) as error:
-            await self._refuse(error)(scope, receive, send)
-
-    def _timeout(self, scope: Scope) -> float:
-        """Uploads of archives take as long as their network does, and so does watching them; a
-        collection is looked through as long as it is large."""
-        if LONG.fullmatch(scope["path"]):
-            return self._services.settings.import_timeout
-        return self._services.settings.request_timeout
-
-    def _size(self, scope: Scope) -> int:
-        """Bytes of the body as announced; the most there may be where nothing is."""
-        headers, most = Headers(scope=scope), self._services.settings.max_request_bytes
-        announced = headers.get("content-length", "")
-        if announced.isdigit():
-            return min(int(announced), most)
-        return most if "transfer-encoding" in headers else 0
+            await exchange.run()
+        except LikenessError as error:
+            if exchange.answering:
+                await exchange.cut()
+            else:
+                await self._refuse(error)(scope, receive, send)
+        except ClientDisconnect:
+            if not exchange.answering:
+                await Response(status_code=CLIENT_GONE)(scope, receive, send)
 
     def _refuse(self, error: LikenessError) -> Response:
         self._services.metrics.observe_problem(error.code)
         log(logging.WARNING, "request refused", code=error.code)
-        return problem(error.status, error.code, error.title, error.detail, error.extra)
+        return problem(error)
 
 
 class _Exchange:
-    """One request under way, watched for the client's leaving."""
+    """One request under way."""
 
-    def __init__(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        services: Services,
+        places: Places,
+        *,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
         self._app = app
+        self._services = services
+        self._settings = services.settings
+        self._places = places
         self._scope = scope
         self._receive = receive
         self._send = send
-        self._answered = False
-        self._gone = False
-        self._watcher: asyncio.Task[None] | None = None
         self._task = asyncio.current_task()
+        self._gone = False
+        self._transfer: Transfer | None = None
+        self.answering = False
 
-    async def run(self, timeout_s: float) -> None:
-        """Raises DeadlineExceeded when the time is over before an answer has begun."""
+    async def run(self) -> None:
+        """Raises a LikenessError where it is refused, ClientDisconnect where it is left."""
+        if self._scope.get(CROWDED):
+            raise Overloaded(
+                "There are too many connections; try again in a moment.",
+                {"retry_after": RETRY_AFTER_S},
+            )
         try:
-            async with asyncio.timeout(timeout_s):
-                await self._app(self._scope, self._receive_and_watch, self._send_answer)
-        except TimeoutError as error:
-            if self._answered:
+            kind = kind_of(self._scope["method"], self._scope["path"])
+            if kind is Kind.UPLOAD:
+                await self._upload()
+            elif kind is Kind.STREAM:
+                await self._stream()
+            else:
+                await self._call(kind)
+        except asyncio.CancelledError:
+            why: BaseException | None = self._transfer.ended_by if self._transfer else None
+            why = why or (ClientDisconnect() if self._gone else None)
+            if why is None or self._task is None:
                 raise
+            self._task.uncancel()
+            raise why from None
+
+    # --- kinds --------------------------------------------------------------------------------
+
+    async def _call(self, kind: Kind) -> None:
+        settings = self._settings
+        if kind is Kind.CALL:  # refused before its body is read, where that is certain
+            self._services.scheduler.check(announced_length(self._scope))
+        limit = body_limit(self._scope, settings)
+        body = await self._received(limit)
+        with self._place(kind, len(body)):
+            answer = await self._worked(body, work_limit(self._scope, settings))
+        del body
+        self._scope.pop(BODY, None)
+        await self._sent(answer)
+
+    def _place(self, kind: Kind, size: int) -> AbstractContextManager[Any]:
+        if kind is Kind.DELETION:
+            return self._places.deletions.open()
+        return self._services.scheduler.admit(size)
+
+    async def _received(self, limit: int) -> bytearray:
+        """The body; another may take its place meanwhile, which cancels this."""
+        return await read_body(
+            self._scope,
+            self._receive,
+            self._places.receiving,
+            limit=limit,
+            min_rate=self._settings.min_body_rate,
+            begun=self._own,
+        )
+
+    async def _worked(self, body: bytearray, seconds: float) -> list[Message]:
+        """The answer of the application to a whole body."""
+        self._scope[BODY] = body
+        answer: list[Message] = []
+        asked = False
+
+        async def receive() -> Message:
+            nonlocal asked
+            if asked:
+                return await self._receive()
+            asked = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: Message) -> None:
+            answer.append(message)
+
+        watcher = asyncio.create_task(self._watch())
+        try:
+            async with asyncio.timeout(seconds):
+                await self._app(self._scope, receive, send)
+        except TimeoutError as error:
             raise DeadlineExceeded(
-                f"No answer was ready within {timeout_s:g} s; try again in a moment, with fewer "
+                f"No answer was ready within {seconds:g} s; try again in a moment, with fewer "
                 "photos in one call.",
                 {"retry_after": RETRY_AFTER_S},
             ) from error
-        except ClientDisconnect:
-            await self._note_gone()
-        except asyncio.CancelledError:
-            if not self._gone or self._task is None:
-                raise
-            self._task.uncancel()
-            await self._note_gone()
         finally:
-            if self._watcher:
-                self._watcher.cancel()
-
-    async def _receive_and_watch(self) -> Message:
-        message = await self._receive()
-        whole = message["type"] == "http.request" and not message.get("more_body", False)
-        if whole and self._watcher is None:
-            self._watcher = asyncio.create_task(self._watch())
-        return message
+            watcher.cancel()
+        return answer
 
     async def _watch(self) -> None:
         message = await self._receive()
-        if message["type"] == "http.disconnect" and not self._answered and self._task:
+        if message["type"] == "http.disconnect" and self._task:
             self._gone = True
             self._task.cancel()
 
-    async def _send_answer(self, message: Message) -> None:
-        self._answered = True
-        await self._send(message)
+    async def _upload(self) -> None:
+        with self._places.uploads.open() as transfer:
+            self._own(transfer)
+            steady = SteadyReceive(self._receive, transfer, self._settings.min_body_rate)
+            await self._through(steady, transfer)
 
-    async def _note_gone(self) -> None:
-        if not self._answered:
-            await Response(status_code=CLIENT_GONE)(self._scope, self._receive, self._send)
+    async def _stream(self) -> None:
+        with self._places.streams.open() as transfer:
+            self._own(transfer)
+            await self._through(self._receive, transfer)
+
+    async def _through(self, receive: Receive, transfer: Transfer) -> None:
+        async def send(message: Message) -> None:
+            self.answering = True
+            transfer.moved += len(message.get("body", b""))
+            await self._send(message)
+
+        limit = self._settings.import_timeout
+        try:
+            async with asyncio.timeout(limit):
+                await self._app(self._scope, receive, send)
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"It took longer than {limit:g} s; send the archive in parts, or watch again.",
+                {"retry_after": RETRY_AFTER_S},
+            ) from error
+
+    def _own(self, transfer: Transfer) -> None:
+        self._transfer = transfer
+
+    # --- the answer ---------------------------------------------------------------------------
+
+    async def _sent(self, answer: list[Message]) -> None:
+        size = sum(len(message.get("body", b"")) for message in answer)
+        self.answering = True
+        if size <= PIECE:
+            for message in answer:
+                await self._send(message)
+            return
+        with self._places.sending.open() as transfer:
+            self._own(transfer)
+            self._places.sending.hold(transfer, size)
+            for message in answer:
+                for piece in _pieces(message):
+                    transfer.moved += len(piece.get("body", b""))
+                    await self._send(piece)
+
+    async def cut(self) -> None:
+        """End the connection amid an answer, so that its client sees that it is not whole."""
+        abort = self._scope.get(ABORT)
+        if abort is None:
+            raise RuntimeError("the answer was not finished")
+        abort()
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+
+def _pieces(message: Message) -> list[Message]:
+    body = memoryview(message.get("body", b""))
+    if len(body) <= PIECE:
+        return [message]
+    starts = range(0, len(body), PIECE)
+    return [
+        {
+            "type": "http.response.body",
+            "body": bytes(body[start : start + PIECE]),
+            "more_body": message.get("more_body", False) or start + PIECE < len(body),
+        }
+        for start in starts
+    ]

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from app.api.answers import AnswerHead, Outcome
 from app.errors import FaceError, ImageError, LikenessError
+from app.imaging import read_header
 from app.types import AnalysedImage, Steps
 
 T = TypeVar("T")
@@ -52,9 +53,17 @@ async def _one(
     head: AnswerHead, data: bytes, work: Callable[[bytes], Steps[T]]
 ) -> T | LikenessError:
     try:
-        return await head.services.scheduler.infer(work(data))
+        return await head.services.scheduler.infer(work(data), _memory(head, data))
     except (ImageError, FaceError) as error:
         return error
+
+
+def _memory(head: AnswerHead, data: bytes) -> int:
+    """Bytes that decoding a photo takes; nothing where it is too large to be decoded."""
+    header = read_header(data)
+    if header is None or header.pixels > head.services.settings.max_image_pixels:
+        return 0
+    return header.memory
 
 
 def record(head: AnswerHead, image: AnalysedImage) -> None:

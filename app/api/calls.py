@@ -1,22 +1,24 @@
 """Reading a call: multipart form, JSON with base64, or a raw image body, all to one shape.
 
-Photos never touch the disk: the form parser is told to keep every part in memory, and the whole
-body is bounded before and while it is read.
+Photos never touch the disk. Bodies of more than 64 KiB are taken apart off the event loop.
 """
 
-import json
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
-from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 
 from app.api.base64_photos import decode_base64
+from app.api.bodies import body_of
 from app.api.errors import describe_validation
+from app.api.forms import parse_form, sort_parts
+from app.api.json_bodies import SMALL, LongText, parse_with_long_texts
 from app.errors import (
+    ImageTooLarge,
     InvalidRequest,
     MissingField,
     RequestTooLarge,
@@ -25,9 +27,10 @@ from app.errors import (
 )
 from app.settings import Settings
 
+Body = bytes | bytearray
+
 IMAGE = "image"
 REFERENCE = "reference"
-MAX_FORM_FIELDS = 64
 
 Fields = TypeVar("Fields", bound=BaseModel)
 
@@ -44,22 +47,6 @@ class Call(Generic[Fields]):
         return self.photos[IMAGE]
 
 
-class InMemoryParser(MultiPartParser):
-    """Starlette's form parser without its spool files."""
-
-    def __init__(
-        self, request: Request, body: AsyncGenerator[bytes, None], settings: Settings
-    ) -> None:
-        super().__init__(
-            request.headers,
-            body,
-            max_files=settings.max_images + 1,
-            max_fields=MAX_FORM_FIELDS,
-            max_part_size=settings.max_request_bytes,
-        )
-        self.spool_max_size = settings.max_request_bytes + 1
-
-
 async def read_call(
     request: Request,
     model: type[Fields],
@@ -72,25 +59,50 @@ async def read_call(
     Query parameters count as fields. Raises the InvalidRequest family, UnsupportedMediaType or
     RequestTooLarge, with a sentence that names the field.
     """
+    body = await body_of(request)
+    content_type = request.headers.get("content-type", "")
+    query = dict(request.query_params)
     settings: Settings = request.app.state.services.settings
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    values: dict[str, Any] = dict(request.query_params)
-    if kind == "multipart/form-data":
-        form_values, photos = await _read_form(request, settings, photo_fields)
-    elif kind == "application/json":
-        form_values, photos = await _read_json(request, settings, photo_fields)
-    elif kind.startswith("image/") or kind == "application/octet-stream":
-        form_values, photos = {}, {IMAGE: [await _read_body(request, settings)]}
-    else:
+    reader = _Reader(model, photo_fields, optional, settings)
+    if len(body) <= SMALL:
+        return reader.read(content_type, query, body)
+    loop = asyncio.get_running_loop()
+    parsing: Executor = request.app.state.parsing
+    return await loop.run_in_executor(parsing, reader.read, content_type, query, body)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader(Generic[Fields]):
+    """What a call takes; reads one from its parts, off the event loop where they are large."""
+
+    model: type[Fields]
+    photo_fields: Sequence[str]
+    optional: Sequence[str]
+    settings: Settings
+
+    def read(self, content_type: str, query: dict[str, Any], body: Body) -> Call[Fields]:
+        values, photos = self._parts(content_type, body)
+        values = query | values
+        _check_names(values, photos, self.model, self.photo_fields)
+        _check_photos(photos, self.photo_fields, self.optional, self.settings)
+        by_field = {name: photos.get(name, []) for name in self.photo_fields}
+        return Call(_validate(self.model, values), by_field)
+
+    def _parts(
+        self, content_type: str, body: Body
+    ) -> tuple[dict[str, Any], dict[str, list[bytes]]]:
+        kind = content_type.partition(";")[0].strip().lower()
+        if kind == "multipart/form-data":
+            form = parse_form(content_type, body, self.settings.max_images + 1)
+            return sort_parts(form, self.photo_fields)
+        if kind == "application/json":
+            return _read_json(body, self.settings, self.photo_fields)
+        if kind.startswith("image/") or kind == "application/octet-stream":
+            return {}, {IMAGE: [bytes(body)]}
         raise UnsupportedMediaType(
             f"The body's content type is '{kind or 'missing'}'; send multipart/form-data (with "
             "curl: -F image=@photo.jpg), application/json with base64, or a raw image/* body."
         )
-    values |= form_values
-    _check_names(values, photos, model, photo_fields)
-    _check_photos(photos, photo_fields, optional, settings)
-    by_field = {name: photos.get(name, []) for name in photo_fields}
-    return Call(_validate(model, values), by_field)
 
 
 def _validate(model: type[Fields], values: Mapping[str, Any]) -> Fields:
@@ -137,55 +149,13 @@ def _check_photos(
         )
 
 
-async def _read_form(
-    request: Request, settings: Settings, photo_fields: Sequence[str]
+def _read_json(
+    body: Body, settings: Settings, photo_fields: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, list[bytes]]]:
     try:
-        form = await InMemoryParser(request, _bounded(request, settings), settings).parse()
-    except MultiPartException as error:
-        if "Too many" in error.message:
-            raise RequestTooLarge(f"{error.message}. Split the request.") from error
-        raise InvalidRequest(f"The form cannot be read: {error.message}") from error
-    except (KeyError, UnicodeDecodeError) as error:
-        raise InvalidRequest(
-            "The form has no boundary or is not UTF-8; let your client library write the header."
-        ) from error
-    try:
-        return await _sort_parts(form, photo_fields)
-    finally:
-        await form.close()
-
-
-async def _sort_parts(
-    form: FormData, photo_fields: Sequence[str]
-) -> tuple[dict[str, Any], dict[str, list[bytes]]]:
-    values: dict[str, Any] = {}
-    photos: dict[str, list[bytes]] = {}
-    for name, part in form.multi_items():
-        if isinstance(part, UploadFile):
-            data = await part.read()
-            if data or part.filename:  # a browser sends a file field left empty as neither
-                photos.setdefault(name, []).append(data)
-        elif name in photo_fields and part == "":
-            continue
-        elif name in photo_fields:
-            raise InvalidRequest(
-                f"'{name}' came as text, not as a file; with curl write -F {name}=@photo.jpg."
-            )
-        elif name in values:
-            raise InvalidRequest(f"The field '{name}' came more than once.")
-        else:
-            values[name] = part
-    return values, photos
-
-
-async def _read_json(
-    request: Request, settings: Settings, photo_fields: Sequence[str]
-) -> tuple[dict[str, Any], dict[str, list[bytes]]]:
-    try:
-        content = json.loads(await _read_body(request, settings))
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest("The body is not valid JSON.") from error
+        content, long_texts = parse_with_long_texts(body)
+    except ValueError as error:
+        raise InvalidRequest(f"The body cannot be read. {error}") from error
     if not isinstance(content, dict):
         raise InvalidRequest("The body must be a JSON object.")
     photos = {}
@@ -193,35 +163,30 @@ async def _read_json(
         encoded = content.pop(name, None)
         if encoded is not None:
             items = encoded if isinstance(encoded, list) else [encoded]
-            photos[name] = [_decode_photo(name, item) for item in items]
+            taken = [long_texts.take(item) for item in items]
+            photos[name] = [_decode_photo(name, item, settings) for item in taken]
+    try:
+        long_texts.check_all_taken()
+    except ValueError as error:
+        raise InvalidRequest(str(error)) from error
     return content, photos
 
 
-def _decode_photo(name: str, text: Any) -> bytes:
-    if isinstance(text, str):
-        try:
+def _decode_photo(name: str, text: Any, settings: Settings) -> bytes:
+    """A photo in base64; where it came as a long text JSON's escapes of '/' are still in it."""
+    try:
+        if isinstance(text, LongText):
+            # Twice what base64 takes: for line breaks and escapes.
+            if len(text.raw) > settings.max_image_bytes * 8 // 3:
+                raise ImageTooLarge(
+                    f"'{name}' has {len(text.raw):,} characters of base64; an image may have at "
+                    f"most {settings.max_image_bytes:,} bytes."
+                )
+            return decode_base64(text.raw.replace(b"\\/", b"/").replace(b"\\n", b""))
+        if isinstance(text, str):
             return decode_base64(text)
-        except ValueError:
-            pass
+    except ValueError:
+        pass
     raise InvalidRequest(
         f"'{name}' must be a photo in base64 or a list of such photos; URLs are not fetched."
     )
-
-
-async def _read_body(request: Request, settings: Settings) -> bytes:
-    return b"".join([chunk async for chunk in _bounded(request, settings)])
-
-
-async def _bounded(request: Request, settings: Settings) -> AsyncGenerator[bytes, None]:
-    """The body as it comes, or RequestTooLarge as soon as it is known to be."""
-    limit = settings.max_request_bytes
-    too_large = RequestTooLarge(f"The request is larger than {limit:,} bytes; split it.")
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > limit:
-        raise too_large
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise too_large
-        yield chunk

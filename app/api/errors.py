@@ -1,37 +1,41 @@
 """Errors -> RFC 9457 problem documents with a stable `code`; nothing internal leaks."""
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
-from app.api.problems import HTTP_CODES, MEDIA_TYPE, TYPE
-from app.errors import InvalidRequest, LikenessError
+from app.api.problems import MEDIA_TYPE, TYPE
+from app.errors import InvalidRequest, LikenessError, MethodNotAllowed, RouteNotFound
 from app.telemetry.logs import log, request_id
 from app.telemetry.metrics import Metrics
 
+METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
-def problem(
-    status: int, code: str, title: str, detail: str, extra: Mapping[str, Any] | None = None
-) -> JSONResponse:
-    """One problem document. `extra["retry_after"]` (seconds) also becomes the header."""
-    extra = dict(extra or {})
-    body = {
-        "type": f"{TYPE}{code}",
-        "title": title,
-        "status": status,
+
+def problem(error: LikenessError) -> JSONResponse:
+    """The problem document of an error. `extra["retry_after"]` (seconds) is also a header."""
+    wait = error.extra.get("retry_after")
+    headers = None if wait is None else {"Retry-After": str(wait)}
+    return JSONResponse(problem_members(error), error.status, headers, media_type=MEDIA_TYPE)
+
+
+def problem_members(error: LikenessError) -> dict[str, Any]:
+    """The members of the problem document of an error."""
+    return {
+        "type": f"{TYPE}{error.code}",
+        "title": error.title,
+        "status": error.status,
         # A client's own words may be quoted in it, broken characters and all.
-        "detail": detail.encode(errors="replace").decode(),
-        "code": code,
+        "detail": error.detail.encode(errors="replace").decode(),
+        "code": error.code,
         "request_id": request_id.get(),
-        **extra,
+        **error.extra,
     }
-    headers = {"Retry-After": str(extra["retry_after"])} if "retry_after" in extra else None
-    return JSONResponse(body, status, headers, media_type=MEDIA_TYPE)
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -43,7 +47,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
 def _answer(request: Request, error: LikenessError) -> JSONResponse:
     request.app.state.services.metrics.observe_problem(error.code)
-    return problem(error.status, error.code, error.title, error.detail, error.extra)
+    return problem(error)
 
 
 def _likeness_error(request: Request, error: Exception) -> JSONResponse:
@@ -68,15 +72,37 @@ def describe_validation(errors: Any) -> str:
     return "; ".join(parts) + "."
 
 
-def _http_error(_request: Request, error: Exception) -> JSONResponse:
+def _http_error(request: Request, error: Exception) -> JSONResponse:
+    """What FastAPI and Starlette refuse themselves."""
     assert isinstance(error, HTTPException)
-    code = HTTP_CODES.get(error.status_code, "http_error")
-    detail = str(error.detail)
-    if error.status_code in HTTP_CODES:
-        detail = "There is no such call; see /docs for those there are."
-    answer = problem(error.status_code, code, str(error.detail), detail)
-    answer.headers.update(error.headers or {})
-    return answer
+    if isinstance(error.__cause__, LikenessError):  # of reading the body; FastAPI wraps it
+        return _answer(request, error.__cause__)
+    if error.status_code == MethodNotAllowed.status:
+        allowed = ", ".join(_methods(request))
+        answer = _answer(
+            request,
+            MethodNotAllowed(f"{request.method} is not among this path's methods: {allowed}."),
+        )
+        answer.headers["Allow"] = allowed
+        return answer
+    if error.status_code == RouteNotFound.status:
+        return _answer(
+            request, RouteNotFound("There is no such call; see /docs for those there are.")
+        )
+    # Left are bodies that cannot be read.
+    return _answer(request, InvalidRequest(f"{error.detail}."))
+
+
+def _methods(request: Request) -> list[str]:
+    """What a path takes. Starlette's own header names the methods of its first route alone."""
+    return [
+        method
+        for method in METHODS
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL
+            for route in request.app.routes
+        )
+    ]
 
 
 def unexpected_error(error: Exception, metrics: Metrics) -> JSONResponse:
@@ -84,8 +110,7 @@ def unexpected_error(error: Exception, metrics: Metrics) -> JSONResponse:
     metrics.observe_problem("internal_error")
     log(logging.ERROR, "unexpected error", error)
     return problem(
-        500,
-        "internal_error",
-        "Internal error",
-        "Something went wrong here, not in your request. Tell the operator the request_id.",
+        LikenessError(
+            "Something went wrong here, not in your request. Tell the operator the request_id."
+        )
     )

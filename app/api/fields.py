@@ -1,10 +1,10 @@
 """The fields of each call, checked before anything runs."""
 
-import json
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from app.api.json_bodies import parse_json
 from app.decision.policy import FaceSelection
 from app.decision.rules import CollectionPolicy
 from app.gallery.gallery import DEFAULT_COLLECTION
@@ -19,9 +19,9 @@ def _from_text(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError) as error:
-        raise ValueError('must be JSON, for example {"team": "night"}') from error
+        return parse_json(value)
+    except ValueError as error:
+        raise ValueError(f'must be JSON, for example {{"team": "night"}}. {error}') from error
 
 
 def _json_object(value: Any) -> Any:

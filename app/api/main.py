@@ -1,6 +1,8 @@
 """The application: routes, errors, request context, over services built by the caller."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from fastapi import Depends, FastAPI, Request
@@ -13,6 +15,7 @@ from app.api.admission import Admission
 from app.api.errors import install_error_handlers
 from app.api.middleware import RequestContext
 from app.api.openapi import complete_document
+from app.api.places import Places
 from app.api.query import only_declared_query
 from app.api.routes import (
     calibration,
@@ -26,7 +29,10 @@ from app.api.routes import (
 )
 from app.importing.jobs import ImportJobs
 from app.services import Services
+from app.telemetry.loop_lag import LoopLag
 
+# Bodies that are taken apart at a time: each holds the interpreter's lock for most of it.
+PARSING_THREADS = 2
 DESCRIPTION = """
 Photos in, identities out. Send JPEG, PNG, WebP, HEIC or AVIF as multipart (`image`), as base64 in
 JSON, or as a raw `image/*` body. Every answer carries `request_id`, `model` and `timings_ms`; every
@@ -41,13 +47,19 @@ def create_app(services: Services) -> FastAPI:
     """
 
     imports_of_service = ImportJobs(services)
+    places = Places.of(services.settings, services.scheduler)
+    parsing = ThreadPoolExecutor(PARSING_THREADS, thread_name_prefix="parsing")
+    lag = LoopLag(services.metrics)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         services.upkeep.start()
         imports_of_service.start()
+        watching = asyncio.create_task(lag.watch())
         yield
-        imports_of_service.stop()
+        watching.cancel()
+        await asyncio.to_thread(imports_of_service.stop)
+        parsing.shutdown(cancel_futures=True)
         services.close()
 
     app = FastAPIOffline(
@@ -60,6 +72,9 @@ def create_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     app.state.imports = imports_of_service
+    app.state.places = places
+    app.state.parsing = parsing
+    app.state.stopping = False
     services.upkeep.also(imports_of_service.eraser.round)
     for with_photos in (faces, enrolment, decisions):
         app.include_router(with_photos.router)  # `read_call` checks the query with the other fields
@@ -69,7 +84,7 @@ def create_app(services: Services) -> FastAPI:
     complete_document(app)
     app.add_api_route("/", _to_docs, include_in_schema=False)
     install_error_handlers(app)
-    app.add_middleware(Admission, services=services)
+    app.add_middleware(Admission, services=services, places=places)
     if services.settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -8,8 +8,6 @@ from app.errors import LikenessError
 
 MEDIA_TYPE = "application/problem+json"
 TYPE = "urn:likeness:problem:"
-# Codes of what the server or Starlette refuse before a route is reached.
-HTTP_CODES = {404: "route_not_found", 405: "method_not_allowed"}
 
 # What any call below /v1 may answer.
 ANY_CALL: tuple[type[LikenessError], ...] = (
@@ -22,7 +20,7 @@ ANY_CALL: tuple[type[LikenessError], ...] = (
     errors.DamagedData,
     LikenessError,
 )
-ANY_BODY = (errors.RequestTooLarge,)
+ANY_BODY = (errors.RequestTooLarge, errors.RequestTimeout)
 ANY_WRITE = (errors.StoreFull,)
 PHOTOS = (
     *ANY_BODY,
@@ -55,7 +53,7 @@ def problem_codes() -> list[str]:
         for one in classes
         if issubclass(one, LikenessError) and not issubclass(one, never_over_http)
     }
-    return sorted(found | set(HTTP_CODES.values()))
+    return sorted(found)
 
 
 def problems(

@@ -2,35 +2,21 @@
 
 import logging
 import socket
+from functools import partial
 from typing import Annotated
 
 import typer
-import uvicorn
 
+from app.api.main import create_app
+from app.api.server import Server, bound
 from app.cli.console import clear_errors, err, out, read_settings
 from app.cli.descriptors import DescriptorLimit
 from app.services import Services, build_services
 from app.settings import Settings
 from app.telemetry.logs import log, set_up_logs
 
-KEEP_ALIVE_S = 30
-SHUTDOWN_S = 20
 # Machines that start together start the database in their own time.
 DATABASE_WAIT_S = 60.0
-
-
-class Server(uvicorn.Server):
-    """Uvicorn that says where to find things once it really listens."""
-
-    def __init__(self, config: uvicorn.Config, services: Services) -> None:
-        super().__init__(config)
-        self._services = services
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            listening = [one for server in self.servers for one in server.sockets]
-            announce(self._services, listening[0].getsockname()[1])
 
 
 def announce(services: Services, port: int) -> None:
@@ -60,32 +46,20 @@ def serve(
     set_up_logs(settings.log_format, settings.log_level)
     if warning := DescriptorLimit.read().raised().warning():
         log(logging.WARNING, warning)
-    with clear_errors():
-        services = build_services(settings, DATABASE_WAIT_S)
-    run(services, settings)
+    # Before any network is loaded: a port that is taken is known at once.
+    with clear_errors(), bound(settings.host, settings.port) as sockets:
+        run(build_services(settings, DATABASE_WAIT_S), settings, sockets)
 
 
-def run(services: Services, settings: Settings) -> None:
-    """Serve until told to stop; what is in flight is finished first."""
-    # Loads the web framework, which no other command waits for.
-    from app.api.main import create_app  # noqa: PLC0415
-
-    config = uvicorn.Config(
-        create_app(services),
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=SHUTDOWN_S,
-        server_header=False,
-    )
+def run(services: Services, settings: Settings, sockets: list[socket.socket]) -> None:
+    """Serve until told to stop; what is under way is finished first."""
     logging.getLogger("uvicorn.error").addHandler(_UvicornErrors())
-    Server(config, services).run()
+    server = Server(create_app(services), settings, partial(announce, services))
+    server.run(sockets)
 
 
 class _UvicornErrors(logging.Handler):
-    """Passes on what goes wrong in uvicorn itself, such as a port that is taken."""
+    """Passes on what goes wrong in uvicorn itself."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.ERROR:

@@ -14,7 +14,10 @@ from app.importing.source_options import PersonFrom
 
 def _object(value: Any) -> Any:
     """Queries and command lines carry JSON as text."""
-    return json.loads(value) if isinstance(value, str) else value
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError) as error:
+        raise ValueError('must be JSON, for example {"min_face_size_px": 40}') from error
 
 
 class OnConflict(StrEnum):

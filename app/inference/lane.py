@@ -39,14 +39,25 @@ class _Job:
     flow: Flow = field(compare=False)
     steps: Steps[Any] = field(compare=False)
     future: Future[Any] = field(compare=False)
+    memory: int = field(compare=False, default=0)
+    begun: bool = field(compare=False, default=False)
 
 
 class Lane:
-    """A fixed number of threads behind one bounded queue."""
+    """A fixed number of threads behind one bounded queue.
 
-    def __init__(self, name: str, threads: int, capacity: int) -> None:
+    A job keeps what it has decoded until its last step, while others take their turns. So the
+    memory of the jobs that have begun is counted: one that does not fit waits at the head of the
+    queue until enough of them are over, and only they go on meanwhile.
+    """
+
+    def __init__(self, name: str, threads: int, capacity: int, max_memory: int = 0) -> None:
+        """`max_memory` bounds the bytes of jobs under way, 0 for no bound; a larger job is done
+        alone."""
         self._name = name
         self._capacity = capacity
+        self._max_memory = max_memory
+        self._memory = 0
         self._waiting: list[_Job] = []
         self._changed = new_condition("lane.jobs")
         self._numbers = count()
@@ -57,12 +68,13 @@ class Lane:
         for _ in range(threads):
             self._start()
 
-    def submit(self, steps: Steps[T], flow: Flow) -> Future[T]:
-        """Queue a job. Cancelling the future takes it out before its next step.
+    def submit(self, steps: Steps[T], flow: Flow, memory: int = 0) -> Future[T]:
+        """Queue a job that takes `memory` bytes while it is under way. Cancelling the future takes
+        it out before its next step.
 
         Raises Overloaded when the queue is full.
         """
-        job = _Job(0, next(self._numbers), flow, steps, Future())
+        job = _Job(0, next(self._numbers), flow, steps, Future(), memory)
         with self._changed:
             if self._closed or len(self._waiting) >= self._capacity:
                 raise Overloaded("The queue of photos is full.", {"retry_after": 1})
@@ -116,25 +128,57 @@ class Lane:
 
     def _next(self) -> _Job | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closed)
-            if self._closed:
+            while not self._closed:
+                if (job := self._take()) is not None:
+                    self._now = max(self._now, job.tag)
+                    self._busy_since[threading.current_thread()] = time.monotonic()
+                    return job
+                self._changed.wait()
+            return None
+
+    def _take(self) -> _Job | None:
+        """The job whose turn it is out of the queue; None where there is none that fits."""
+        if not self._waiting:
+            return None
+        if not self._fits(self._waiting[0]):
+            begun = [job for job in self._waiting if job.begun or job.future.cancelled()]
+            if not begun:
                 return None
+            job = min(begun)
+            self._waiting.remove(job)
+            heapq.heapify(self._waiting)
+        else:
             job = heapq.heappop(self._waiting)
-            self._now = max(self._now, job.tag)
-            self._busy_since[threading.current_thread()] = time.monotonic()
-            return job
+        if not job.begun:
+            job.begun = True
+            self._memory += job.memory
+        return job
+
+    def _fits(self, job: _Job) -> bool:
+        if job.begun or job.future.cancelled() or not self._max_memory or not self._memory:
+            return True
+        return self._memory + job.memory <= self._max_memory
+
+    def _over(self, job: _Job) -> None:
+        """A job that has begun is over, in whichever way."""
+        with self._changed:
+            self._memory -= job.memory
+            self._changed.notify_all()
 
     def _take_a_step(self, job: _Job) -> None:
         if job.future.cancelled():
             _drop(job)
+            self._over(job)
             return
         try:
             next(job.steps)
         except StopIteration as end:
             value = end.value
+            self._over(job)
             _settle(job, lambda: job.future.set_result(value))
-        except Exception as error:  # noqa: BLE001 - told to whoever waits
+        except Exception as error:  # noqa: BLE001 - the request that waits gets it
             failure = error
+            self._over(job)
             _settle(job, lambda: job.future.set_exception(failure))
         else:
             with self._changed:
@@ -142,9 +186,11 @@ class Lane:
                     self._queue(job)
                     return
             _drop(job)
+            self._over(job)
 
     def _replace(self, job: _Job, error: BaseException) -> None:
         log(logging.ERROR, "a worker died and is replaced", lane=self._name, reason=repr(error))
+        self._over(job)
         died = WorkerDied("The worker that had this photo died; another has taken its place.")
         _settle(job, lambda: job.future.set_exception(died))
         with self._changed:

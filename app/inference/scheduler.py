@@ -46,13 +46,14 @@ class Scheduler:
         max_pending: int,
         max_pending_bytes: int = 512 * MIB,
         queue_capacity: int = 4096,
+        max_memory: int = 1024 * MIB,
     ) -> None:
         self.workers = workers or usable_cores()
         self.pending = 0
-        self._pending_bytes = 0
+        self.pending_bytes = 0
         self._max_pending = max_pending
         self._max_pending_bytes = max_pending_bytes
-        self._photos = Lane("inference", self.workers, queue_capacity)
+        self._photos = Lane("inference", self.workers, queue_capacity, max_memory)
         self._search = ThreadPoolExecutor(
             max(MIN_SEARCH_THREADS, self.workers), thread_name_prefix="search"
         )
@@ -67,19 +68,23 @@ class Scheduler:
     def admit(self, size: int = 0) -> Iterator[None]:
         """Hold a place for one request with a body of `size` bytes; raises Overloaded when there
         is none. Work queued inside takes turns with that of other requests."""
-        if self.pending >= self._max_pending:
-            raise _overloaded(f"{self._max_pending} requests are already waiting")
-        if self.pending and self._pending_bytes + size > self._max_pending_bytes:
-            raise _overloaded(f"{self._pending_bytes // MIB} MiB of photos are already waiting")
+        self.check(size)
         self.pending += 1
-        self._pending_bytes += size
+        self.pending_bytes += size
         token = _flow.set(Flow())
         try:
             yield
         finally:
             _flow.reset(token)
             self.pending -= 1
-            self._pending_bytes -= size
+            self.pending_bytes -= size
+
+    def check(self, size: int = 0) -> None:
+        """Raise Overloaded where a request with a body of `size` bytes would not be admitted."""
+        if self.pending >= self._max_pending:
+            raise _overloaded(f"{self._max_pending} requests are already waiting")
+        if self.pending and self.pending_bytes + size > self._max_pending_bytes:
+            raise _overloaded(f"{self.pending_bytes // MIB} MiB of photos are already waiting")
 
     @property
     def waiting(self) -> int:
@@ -91,9 +96,10 @@ class Scheduler:
         """Whether a worker hangs."""
         return self._photos.longest_step_s() > STALLED_AFTER_S
 
-    async def infer(self, steps: Steps[T]) -> T:
-        """Take the steps of one photo on inference threads."""
-        return await asyncio.wrap_future(self._photos.submit(steps, _flow.get() or Flow()))
+    async def infer(self, steps: Steps[T], memory: int = 0) -> T:
+        """Take the steps of one photo on inference threads; it takes `memory` bytes meanwhile."""
+        flow = _flow.get() or Flow()
+        return await asyncio.wrap_future(self._photos.submit(steps, flow, memory))
 
     async def search(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run work that needs an index on a search thread: searches, and following a write."""

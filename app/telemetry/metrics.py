@@ -1,5 +1,7 @@
 """Prometheus metrics, on a registry of their own so that two apps in one process do not mix."""
 
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -18,6 +20,8 @@ from prometheus_client.registry import Collector
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+# What the longest recent lag of the event loop is the longest of.
+RECENT_S = 15.0
 
 
 class Metrics:
@@ -54,10 +58,38 @@ class Metrics:
             "likeness_waiting_photos", "Photos that no worker has taken up.",
             registry=self.registry,
         )  # fmt: skip
+        self.transfers = Gauge(
+            "likeness_transfers", "Bodies on their way in or out, by kind.", ["kind"],
+            registry=self.registry,
+        )  # fmt: skip
+        self._lag = Histogram(
+            "likeness_event_loop_lag_seconds", "How late the event loop woke up.",
+            buckets=_SECONDS, registry=self.registry,
+        )  # fmt: skip
+        self._recent_lag = Gauge(
+            "likeness_event_loop_lag_recent_seconds", "The longest of the last 15 s.",
+            registry=self.registry,
+        )  # fmt: skip
+        self._lags: deque[tuple[float, float]] = deque()
 
     def observe(self, name: str, description: str, value: Callable[[], float]) -> None:
         """Have a gauge whose value is asked for whenever Prometheus asks."""
         Gauge(name, description, registry=self.registry).set_function(value)
+
+    def observe_loop_lag(self, seconds: float) -> None:
+        """Count how late the event loop woke up."""
+        self._lag.observe(seconds)
+        now = time.monotonic()
+        while self._lags and (self._lags[-1][1] <= seconds):
+            self._lags.pop()  # it is neither the longest now nor will it be
+        self._lags.append((now, seconds))
+
+    def set_loop_lag(self) -> None:
+        """Bring the gauge of the longest lag up to date."""
+        since = time.monotonic() - RECENT_S
+        while self._lags and self._lags[0][0] < since:
+            self._lags.popleft()
+        self._recent_lag.set(self._lags[0][1] if self._lags else 0.0)
 
     def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count one answered request of a route template."""

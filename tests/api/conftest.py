@@ -12,10 +12,10 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from PIL import Image
 
 from app.api.main import create_app
+from app.api.server import Server
 from app.services import Services, build_services
 from app.settings import Settings
 
@@ -29,7 +29,8 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Services:
 @contextmanager
 def run_server(services: Services) -> Iterator[str]:
     """The address of a service on a free port."""
-    server = uvicorn.Server(uvicorn.Config(create_app(services), port=0, log_config=None))
+    settings = services.settings.model_copy(update={"port": 0})
+    server = Server(create_app(services), settings)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 20

@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 from PIL import Image
 
 from app.api.main import create_app
+from app.api.server import Server
 from app.services import Services, build_services
 from app.settings import Settings
 from tests.api.test_decisions import code_of
@@ -26,7 +26,7 @@ OpenService = Callable[..., Any]
 
 @contextmanager
 def serving(services: Services) -> Iterator[httpx.Client]:
-    server = uvicorn.Server(uvicorn.Config(create_app(services), port=0, log_config=None))
+    server = Server(create_app(services), services.settings)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
@@ -41,7 +41,7 @@ def serving(services: Services) -> Iterator[httpx.Client]:
 @pytest.fixture
 def open_service(tmp_path: Path) -> OpenService:
     def open_one(**settings: Any) -> Any:
-        return serving(build_services(Settings(data_dir=tmp_path, workers=1, **settings)))
+        return serving(build_services(Settings(data_dir=tmp_path, workers=1, port=0, **settings)))
 
     return open_one
 
@@ -83,7 +83,7 @@ def test_beyond_the_limit_requests_are_refused_and_health_is_not(
 ) -> None:
     with open_service(max_pending=1) as client:
         with sent(client, [large_photo] * 4):
-            assert until(lambda: metric(client, "likeness_pending_requests") == 1)
+            assert until(lambda: metric(client, "likeness_waiting_photos") > 0)
             answer = client.post("/v1/detect", files={"image": b"never read"})
             assert (answer.status_code, code_of(answer)) == (503, "overloaded")
             assert int(answer.headers["retry-after"]) >= 1
@@ -96,7 +96,7 @@ def test_beyond_the_limit_requests_are_refused_and_health_is_not(
 
 def test_bodies_count_before_they_are_read(open_service: OpenService, large_photo: bytes) -> None:
     with open_service(max_pending_bytes=1024 * 1024) as client, sent(client, [large_photo] * 4):
-        assert until(lambda: metric(client, "likeness_pending_requests") == 1)
+        assert until(lambda: metric(client, "likeness_waiting_photos") > 0)
         assert code_of(client.post("/v1/detect", files={"image": large_photo})) == "overloaded"
 
 
@@ -150,8 +150,8 @@ def test_a_hanging_worker_turns_readiness_off(
 
 def test_the_loop_stays_free_under_load(tmp_path: Path, astronaut: bytes) -> None:
     """The loop wakes on time while every core decodes and runs networks."""
-    services = build_services(Settings(data_dir=tmp_path))
-    server = uvicorn.Server(uvicorn.Config(create_app(services), port=0, log_config=None))
+    services = build_services(Settings(data_dir=tmp_path, port=0))
+    server = Server(create_app(services), services.settings)
     lags: list[float] = []
 
     async def watch() -> None:

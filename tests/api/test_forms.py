@@ -1,44 +1,76 @@
-"""Forms as browsers send them: fields that were left empty are there, with nothing in them."""
+"""Forms as clients, browsers and attackers send them."""
 
-from typing import Any
-
+import httpx
 import pytest
 
-from tests.api.test_decisions import code_of
+from app.api.forms import MAX_TEXTS, SLICE, parse_form, sort_parts
+from app.errors import InvalidRequest, RequestTooLarge
+
+TYPE = "multipart/form-data; boundary=x"
 
 
-def test_optional_fields_left_empty_are_absent(presidents: Any) -> None:
-    empty = {"threshold": "", "target_fpir": "", "filter": "", "max_faces": "", "top_k": ""}
-    answer = presidents.identify(presidents.photo("obama2.jpg"), **empty)
-    assert answer.status_code == 200, answer.text
-    assert answer.json() | {"request_id": 0, "timings_ms": 0} == (
-        presidents.identify(presidents.photo("obama2.jpg")).json()
-        | {"request_id": 0, "timings_ms": 0}
-    )
+def form_of(*parts: bytes) -> bytes:
+    return b"".join(b"--x\r\n" + part + b"\r\n" for part in parts) + b"--x--\r\n"
 
 
-@pytest.mark.parametrize("reference", ["", ("", b"")], ids=["text", "file"])
-def test_a_reference_left_empty_is_absent(presidents: Any, reference: Any) -> None:
-    answer = presidents.client.post(
-        "/v1/verify",
-        data={"collection": presidents.name, "person_id": "obama"},
-        files=[
-            ("image", presidents.photo("obama2.jpg")),
-            ("reference", reference if reference else (None, b"")),
-        ],
-    )
-    assert answer.status_code == 200, answer.text
-    assert answer.json()["is_match"]
+def file(name: str, data: bytes, filename: str = "a.jpg") -> bytes:
+    head = f'Content-Disposition: form-data; name="{name}"; filename="{filename}"\r\n\r\n'
+    return head.encode() + data
 
 
-def test_a_required_field_left_empty_is_refused(gallery: Any) -> None:
-    answer = gallery.enroll("", gallery.photo("obama.jpg"))
-    assert (answer.status_code, code_of(answer)) == (422, "invalid_request")
-    assert "person_id" in answer.json()["detail"]
+def text(name: str, value: str) -> bytes:
+    return f'Content-Disposition: form-data; name="{name}"\r\n\r\n{value}'.encode()
 
 
-def test_photos_left_empty_are_missing(gallery: Any) -> None:
-    answer = gallery.client.post("/v1/detect", files={"image": ("", b"")})
-    assert (answer.status_code, code_of(answer)) == (422, "missing_field")
-    answer = gallery.client.post("/v1/detect", files={"image": ("face.jpg", b"")})
-    assert (answer.status_code, code_of(answer)) == (422, "empty_image")
+def test_parts_by_field() -> None:
+    photo = bytes(range(256)) * (SLICE // 100)  # of several slices
+    body = form_of(file("image", photo), text("person_id", "Zoë"), file("image", b"2"))
+    texts, photos = sort_parts(parse_form(TYPE, body, 2), ("image",))
+    assert texts == {"person_id": "Zoë"}
+    assert photos == {"image": [photo, b"2"]}
+
+
+def test_what_a_client_library_writes() -> None:
+    request = httpx.Request("POST", "http://x", data={"a": "1"}, files={"image": b"\r\n--\r\n"})
+    form = parse_form(request.headers["content-type"], request.read(), 1)
+    assert (form.texts, form.files) == ([("a", "1")], [("image", b"\r\n--\r\n")])
+
+
+def test_fields_that_a_browser_sends_empty() -> None:
+    body = form_of(file("image", b"", filename=""), text("reference", ""), text("person_id", "a"))
+    assert sort_parts(parse_form(TYPE, body, 2), ("image", "reference")) == ({"person_id": "a"}, {})
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "said"),
+    [
+        ("multipart/form-data", form_of(), "no boundary"),
+        (TYPE, b"garbage", "damaged"),
+        (TYPE, form_of(file("image", b"1"))[:-6], "incomplete"),
+        (TYPE, b"", "incomplete"),
+        (TYPE, form_of(b"Content-Type: text/plain\r\n\r\n1"), "no name"),
+        (TYPE, form_of(b'Content-Disposition: form-data; name="a"\r\n\r\n\xff'), "UTF-8"),
+        (TYPE, form_of(b'Content-Disposition: form-data; name="\xff"\r\n\r\n1'), "UTF-8"),
+        (TYPE, form_of(b"a: " + b"b" * 100_000 + b"\r\n\r\n1"), "damaged"),
+        (TYPE, form_of(b"a: b\r\n" * 1_000 + b"\r\n1"), "damaged"),
+        (f"multipart/form-data; boundary={'x' * 1_000}", form_of(), "damaged"),
+    ],
+)
+def test_what_is_no_form(kind: str, body: bytes, said: str) -> None:
+    with pytest.raises(InvalidRequest, match=said):
+        parse_form(kind, body, 8)
+
+
+@pytest.mark.parametrize("parts", [[file("image", b"1")] * 3, [text("a", "1")] * (MAX_TEXTS + 1)])
+def test_too_many_parts(parts: list[bytes]) -> None:
+    with pytest.raises(RequestTooLarge, match="Too many"):
+        parse_form(TYPE, form_of(*parts), 2)
+
+
+def test_texts_that_cannot_be_sorted() -> None:
+    for parts, said in (
+        ([text("image", "http://x")], "as text"),
+        ([text("a", "1"), text("a", "2")], "more than once"),
+    ):
+        with pytest.raises(InvalidRequest, match=said):
+            sort_parts(parse_form(TYPE, form_of(*parts), 2), ("image",))

@@ -2,15 +2,19 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 
+from app.api.server import bound
+from app.errors import AddressError
 from tests.ports import free_port
 
 LIKENESS = Path(sys.executable).parent / "likeness"
@@ -19,9 +23,14 @@ LIKENESS = Path(sys.executable).parent / "likeness"
 class Service:
     """`likeness serve` as a process of its own."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
+    def __init__(self, environment: dict[str, str], drain: str | None = "1") -> None:
         self.port = free_port()
-        self._environment = {**environment, "LIKENESS_PORT": str(self.port)}
+        self._environment = {
+            **environment,
+            "LIKENESS_PORT": str(self.port),
+        }
+        if drain is not None:
+            self._environment["LIKENESS_DRAIN_SECONDS"] = drain
         self.process: subprocess.Popen[str] | None = None
         self._clients: list[httpx.Client] = []
 
@@ -74,7 +83,7 @@ def test_serve_survives_kill_9_with_all_it_acknowledged(service: Service, photos
     assert face["person_id"] == "obama"
     out, err = service.end(signal.SIGTERM)
     assert service.process is not None
-    assert service.process.returncode in (0, -signal.SIGTERM)
+    assert service.process.returncode == 0
     assert f"http://localhost:{service.port}/docs" in out
     assert f"http://localhost:{service.port}/v1" in out
     events = [json.loads(line) for line in err.splitlines()]
@@ -82,12 +91,66 @@ def test_serve_survives_kill_9_with_all_it_acknowledged(service: Service, photos
     assert "obama" not in err
 
 
-def test_a_port_that_is_taken_is_told(service: Service, environment: dict[str, str]) -> None:
+def test_it_drains_before_it_ends(service: Service, photos: Path) -> None:
+    client = service.start()
+    assert service.process is not None
+    with ThreadPoolExecutor() as pool, httpx.Client(base_url=client.base_url) as other:
+        photo = (photos / "obama.jpg").read_bytes()
+        under_way = pool.submit(client.post, "/v1/detect", files=[("image", photo)] * 8)
+        time.sleep(0.1)
+        service.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: other.get("/readyz").status_code == 503)
+        answer = other.get("/readyz")  # on a connection of its own: the listener is open
+        assert (answer.json()["code"], "stopping" in answer.json()["detail"]) == ("not_ready", True)
+        assert answer.headers["connection"] == "close"
+        assert under_way.result().status_code == 200
+    _, err = service.process.communicate(timeout=30)
+    assert service.process.returncode == 0
+    events = [json.loads(line)["event"] for line in err.splitlines()]
+    assert (events.count("stopping"), events.count("stopped")) == (1, 1)
+
+
+def test_a_second_signal_ends_it_at_once(environment: dict[str, str]) -> None:
+    service = Service({**environment, "LIKENESS_DRAIN_SECONDS": "600"}, drain=None)
     service.start()
-    answer = subprocess.run(
-        [LIKENESS, "serve"],
-        env={**environment, "LIKENESS_PORT": str(service.port)},
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert answer.returncode != 0
-    assert "address already in use" in answer.stderr
+    assert service.process is not None
+    service.process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    service.end(signal.SIGTERM)
+    assert service.process.returncode == 0
+    service.close()
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_port_that_is_taken_is_told(environment: dict[str, str]) -> None:
+    """In one sentence, before any network is loaded."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        answer = subprocess.run(
+            [LIKENESS, "serve"],
+            env={**environment, "LIKENESS_PORT": str(port)},
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+    assert answer.returncode == 2
+    assert f"Another process listens on port {port} of 127.0.0.1" in answer.stderr
+    assert "network loaded" not in answer.stderr
+    assert not (Path(environment["LIKENESS_DATA_DIR"]) / "likeness.db").exists()
+
+
+@pytest.mark.parametrize(("host", "said"), [("192.0.2.1", "cannot listen"), ("no.such", "known")])
+def test_an_address_of_another_machine(environment: dict[str, str], host: str, said: str) -> None:
+    with pytest.raises(AddressError, match=said), bound(host, 0):
+        pass
+
+
+def test_every_address_of_a_name_is_bound() -> None:
+    with bound("127.0.0.1", 0) as sockets:
+        (one,) = sockets
+        assert one.getsockname()[0] == "127.0.0.1"
+    assert one.fileno() == -1

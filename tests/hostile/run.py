@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import psutil
 
+from app.telemetry.metrics import RECENT_S
 from tests.hostile.scenario import Attack
 from tests.hostile.target import Target, Unexpected
 from tests.hostile.watch import Seen, memory_mib, watching
@@ -54,6 +55,7 @@ def look(process: psutil.Process) -> Idle:
 def run(attack: Attack, target: Target, process: psutil.Process) -> Verdict:
     """Attack, watch, and wait until it is over."""
     verdict = Verdict(attack.name)
+    _settle(target)
     before, start = look(process), time.monotonic()
     with watching(target, process) as verdict.seen:
         try:
@@ -65,6 +67,15 @@ def run(attack: Attack, target: Target, process: psutil.Process) -> Verdict:
     verdict.faults += _faults(verdict, attack)
     verdict.faults += _left_over(target, process, before)
     return verdict
+
+
+def _settle(target: Target) -> None:
+    """Wait until the lag of what was before is no longer among the recent ones."""
+    deadline = time.monotonic() + RECENT_S + 1
+    while target.metric("likeness_event_loop_lag_recent_seconds") > LAG_S / 2:
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.5)
 
 
 def _faults(verdict: Verdict, attack: Attack) -> list[str]:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import uvicorn
 
 from app.api.main import create_app
+from app.api.server import Server
 from app.decision.policy import FaceSelection
 from app.importing import remote as module
 from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
@@ -25,12 +25,12 @@ from app.settings import Settings
 
 @pytest.fixture(scope="module")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Services:
-    return build_services(Settings(data_dir=tmp_path_factory.mktemp("server")))
+    return build_services(Settings(data_dir=tmp_path_factory.mktemp("server"), port=0))
 
 
 @pytest.fixture(scope="module")
 def url(services: Services) -> Iterator[str]:
-    server = uvicorn.Server(uvicorn.Config(create_app(services), port=0, log_config=None))
+    server = Server(create_app(services), services.settings)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

@@ -172,3 +172,46 @@ def test_many_threads_lose_nothing() -> None:
     jobs: list[Future[Any]] = [lane.submit(count(n), flows[n % 10]) for n in range(1_000)]
     assert [job.result(20) for job in jobs] == list(range(1_000))
     lane.close()
+
+
+def test_memory_of_jobs_under_way_is_bounded() -> None:
+    """Jobs give way to one another with what they hold, so that more could be under way than there
+    are threads; a job that does not fit waits, and none waits for ever."""
+    lane = Lane("test", 3, 100, max_memory=10)
+    held, most = 0, 0
+    lock = threading.Lock()
+
+    def job(memory: int) -> Iterator[None]:
+        nonlocal held, most
+        with lock:
+            held += memory
+            most = max(most, held)
+        for _ in range(5):
+            yield
+        with lock:
+            held -= memory
+
+    sizes = [4, 4, 4, 4, 9, 1, 1, 25, 4, 4] * 3
+    futures = [lane.submit(job(size), Flow(), size) for size in sizes]
+    for future in futures:
+        future.result(timeout=20)
+    assert most == 25  # the one that is larger than all there is runs, alone
+    lane.close()
+
+
+def test_a_cancelled_job_gives_its_memory_back() -> None:
+    lane = Lane("test", 1, 100, max_memory=10)
+    may_go_on = threading.Event()
+
+    def job() -> Iterator[None]:
+        yield
+        may_go_on.wait(20)
+        yield
+
+    first, second = lane.submit(job(), Flow(), 8), lane.submit(job(), Flow(), 8)
+    first.cancel()
+    may_go_on.set()
+    second.result(timeout=20)
+    third = lane.submit(job(), Flow(), 10)
+    third.result(timeout=20)
+    lane.close()

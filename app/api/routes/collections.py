@@ -14,6 +14,7 @@ from app.api.fields import (
     NewCollection,
     NewPerson,
 )
+from app.api.json_routes import JsonRoute
 from app.api.problems import ANY_BODY, ANY_WRITE, IN_COLLECTION, problems
 from app.api.schemas.galleries import (
     CollectionAnswer,
@@ -42,7 +43,7 @@ from app.gallery.identifiers import COLLECTION_PATTERN
 from app.gallery.metadata import problem_of
 from app.gallery.ports import CollectionRecord, FaceRecord, Page, PersonRecord, Receipt
 
-router = APIRouter(prefix="/v1/collections", tags=["collections"])
+router = APIRouter(prefix="/v1/collections", tags=["collections"], route_class=JsonRoute)
 
 T = TypeVar("T")
 MAX_PAGE = 1000

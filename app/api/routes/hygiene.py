@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.answers import AnswerHead, jobs_of
 from app.api.fields import KnownPersonId, PersonId
+from app.api.json_routes import JsonRoute
 from app.api.problems import ANY_BODY, ANY_WRITE, IN_COLLECTION, IN_SPACE, problems
 from app.api.routes.collections import Collection, face_info, person_info
 from app.api.schemas.galleries import PersonAnswer, StoredFaceAnswer
@@ -18,7 +19,7 @@ from app.errors import DeadlineExceeded, FaceNotFound, Overloaded, PersonNotFoun
 from app.gallery.ports import PersonRecord
 from app.services import Services
 
-router = APIRouter(prefix="/v1/collections/{collection}", tags=["hygiene"])
+router = APIRouter(prefix="/v1/collections/{collection}", tags=["hygiene"], route_class=JsonRoute)
 
 RETRY_AFTER_S = 30
 

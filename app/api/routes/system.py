@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.answers import jobs_of, services_of
+from app.api.places import Places
 from app.api.problems import problems
 from app.errors import LikenessError, NotReady, StoreUnavailable
 from app.gallery.ports import Erasure
@@ -66,6 +67,8 @@ async def readyz(request: Request) -> Ready:
     It can where networks and indexes are loaded and the database answers.
     """
     services = services_of(request)
+    if request.app.state.stopping:
+        raise NotReady("The service is stopping; ask another one.")
     if not services.upkeep.ready:
         raise NotReady(
             "The index is being read; searches wait for it. The log says how far it has come.",
@@ -106,6 +109,11 @@ class Exposition(Response):
 async def metrics(request: Request) -> Exposition:
     """Give all metrics in the text format of Prometheus."""
     services = services_of(request)
-    services.metrics.pending.set(services.scheduler.pending)
+    places: Places = request.app.state.places
+    receiving = len(places.receiving) + len(places.deletions)
+    services.metrics.pending.set(services.scheduler.pending + receiving)
+    for one in places.all():
+        services.metrics.transfers.labels(one.name).set(len(one))
+    services.metrics.set_loop_lag()
     services.metrics.waiting.set(services.scheduler.waiting)
     return Exposition(services.metrics.render())

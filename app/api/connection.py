@@ -1,0 +1,222 @@
+"""One HTTP/1.1 connection: uvicorn's protocol, with a bounded head, with times that it must keep,
+and with problem documents where uvicorn answers in plain text."""
+
+import asyncio
+import time
+from typing import Any
+
+import orjson
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
+from uvicorn.server import ServerState
+
+from app.api.connections import Connections
+from app.api.errors import problem_members
+from app.api.problems import MEDIA_TYPE
+from app.errors import (
+    HeadTooLarge,
+    InvalidHttp,
+    LikenessError,
+    PathTooLong,
+    RequestTimeout,
+    TooManyPipelined,
+)
+
+KIB = 1024
+MAX_TARGET_BYTES = 8 * KIB
+MAX_HEAD_BYTES = 64 * KIB
+MAX_FIELDS = 100
+# Requests that a client sends before the answers to those before; hardly any does.
+MAX_PIPELINED = 16
+# Members of a request's scope: whether only health is answered, and how the connection is cut.
+CROWDED, ABORT = "likeness.crowded", "likeness.abort"
+
+
+class Connection(HttpToolsProtocol):
+    """Uvicorn's connection within limits. `connections` is the table that it belongs to."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        table: Connections,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.crowded = False
+        self._table = table
+        self._refusal: LikenessError | None = None
+        self._over = False  # nothing that comes is read any more
+        self._in_message = False  # between a head's end and its body's
+        self._head_since: float | None = time.monotonic()
+        self._linger_since: float | None = None
+        self._piece_bytes = self._field_bytes = self._fields = self._body_bytes = 0
+        self._unsent, self._sent_at = 0, time.monotonic()
+
+    # --- what the loop tells ------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._table.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._table.remove(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser: a head in pieces no longer than a head may be."""
+        start = 0
+        while start < len(data) and not self._over:
+            if self._in_message:
+                piece = data[start:] if start else data
+            else:
+                self._head_since = self._head_since or time.monotonic()
+                piece = data[start : start + MAX_HEAD_BYTES]
+            start += len(piece)
+            self._feed(piece)
+
+    def _feed(self, piece: bytes) -> None:
+        before = self._body_bytes
+        self._piece_bytes += len(piece)
+        super().data_received(piece)
+        # Bytes that are neither a whole head nor of a body: one long field, or what chunks are
+        # framed with (extensions, trailers). The parser adds each piece to the ones before.
+        if self._body_bytes != before:
+            self._piece_bytes = 0
+        elif self._piece_bytes > MAX_HEAD_BYTES and not self._over:
+            self._refusal = _head_too_large()
+            self.send_400_response("")
+
+    # --- what the parser tells ----------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._field_bytes = self._fields = 0
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        if len(self.url) > MAX_TARGET_BYTES:
+            self._refuse(
+                PathTooLong(
+                    f"The request's path and query have more than {MAX_TARGET_BYTES:,} bytes; send "
+                    "long values in the body."
+                )
+            )
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._fields += 1
+        self._field_bytes += len(name) + len(value) + 4
+        if self._fields > MAX_FIELDS or self._field_bytes > MAX_HEAD_BYTES:
+            self._refuse(_head_too_large())
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self._refuse(
+                TooManyPipelined(
+                    f"More than {MAX_PIPELINED} requests were sent on one connection before the "
+                    "first was answered; wait for the answers."
+                )
+            )
+        extra: Any = self.scope
+        extra.update({CROWDED: self.crowded, ABORT: self.transport.abort})
+        self._in_message, self._head_since = True, None
+        self._piece_bytes = 0
+        self._table.busy(self)
+        super().on_headers_complete()
+        if self._table.draining:
+            self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._in_message, self._linger_since = False, None
+        self._piece_bytes = 0
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self._answered():
+            return
+        self._table.idle(self)
+        if self._in_message:
+            # Answered before its body came: read on for a while, or the client sees a reset
+            # connection instead of the answer.
+            self._linger_since = time.monotonic()
+
+    def _answered(self) -> bool:
+        """Whether no request waits for its answer."""
+        cycle: RequestResponseCycle | None = self.cycle  # None before the first
+        return cycle is None or cycle.response_complete
+
+    def _refuse(self, error: LikenessError) -> None:
+        """Stop the parser; `send_400_response` follows."""
+        self._refusal = error
+        raise error
+
+    # --- times --------------------------------------------------------------------------------
+
+    def check(self, now: float) -> None:
+        """End it where a time is over."""
+        limits = self._table.limits
+        unsent = self.transport.get_write_buffer_size()
+        if unsent == 0 or unsent < self._unsent:
+            self._sent_at = now
+        self._unsent = unsent
+        if now - self._sent_at > limits.write_s:
+            self.transport.abort()  # close() would wait until all is sent
+        elif self._linger_since is not None and now - self._linger_since > limits.linger_s:
+            self.transport.abort()
+        elif self._head_since is not None and now - self._head_since > limits.head_s:
+            self._end_of_patience()
+
+    def _end_of_patience(self) -> None:
+        if not self._piece_bytes:  # it has sent nothing: a browser's spare connection
+            self.transport.close()
+            return
+        limit = self._table.limits.head_s
+        self._refusal = RequestTimeout(f"The head of the request was not there within {limit:g} s.")
+        self.send_400_response("")
+
+    def give_up(self) -> None:
+        """End it at once."""
+        self.transport.abort()
+
+    # --- answers of the server itself ---------------------------------------------------------
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's own sentence
+        """Refuse what is no request, or more than may come, as a problem document."""
+        error = self._refusal or InvalidHttp(
+            "The bytes that were sent are no HTTP/1.1 request; check the client or the proxy."
+        )
+        self._over, self._head_since = True, None
+        if (
+            not self._answered() or self.transport.is_closing()
+        ):  # amid another answer it would be read as its part
+            self.transport.abort()
+            return
+        body = orjson.dumps(problem_members(error))
+        head = [
+            STATUS_LINE[error.status],
+            *(b"%b: %b\r\n" % field for field in self.server_state.default_headers),
+            b"content-type: %b\r\n" % MEDIA_TYPE.encode(),
+            b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body),
+        ]
+        self.transport.write(b"".join([*head, body]))
+        self._linger_since = time.monotonic()
+        self._table.idle(self)
+
+
+def _head_too_large() -> HeadTooLarge:
+    return HeadTooLarge(
+        f"The head of the request has more than {MAX_HEAD_BYTES:,} bytes or {MAX_FIELDS} fields; "
+        "send fewer or shorter ones."
+    )

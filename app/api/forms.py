@@ -1,0 +1,152 @@
+"""Forms (multipart/form-data) in memory: python-multipart takes them apart, this keeps the parts.
+
+Photos never touch the disk, so Starlette's parser, whose files spill over, is not for them. A pure
+function of CPU work, in slices between which other threads have their turns.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from app.errors import InvalidRequest, RequestTooLarge
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
+
+SLICE = 256 * 1024
+MAX_TEXTS = 64
+# A text field holds JSON at the longest: 512 embeddings of 512 numbers.
+MAX_TEXT_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The parts of a form in their order: texts and files by field."""
+
+    texts: list[tuple[str, str]] = field(default_factory=list)
+    files: list[tuple[str, bytes]] = field(default_factory=list)
+
+
+def parse_form(content_type: str, body: bytes | bytearray, max_files: int) -> Form:
+    """The parts of a form of at most `max_files` files.
+
+    Raises InvalidRequest, and RequestTooLarge for too many parts.
+    """
+    _, options = parse_options_header(content_type)
+    boundary = options.get(b"boundary")
+    if not boundary:
+        raise InvalidRequest(
+            "The form has no boundary in its content type; let your client library write it."
+        )
+    parts = _Parts(max_files)
+    view = memoryview(body)
+    try:
+        parser = MultipartParser(boundary, parts.callbacks())
+        for start in range(0, len(view), SLICE):
+            parser.write(bytes(view[start : start + SLICE]))
+        parser.finalize()
+    except (FormParserError, UnicodeDecodeError) as error:
+        raise InvalidRequest(
+            "The form cannot be read: it is damaged, or a text of it is not UTF-8."
+        ) from error
+    if not parts.ended:
+        raise InvalidRequest("The form is incomplete: its last boundary is missing.")
+    return parts.form
+
+
+class _Parts:
+    """What the parser calls back, and what has come of it."""
+
+    def __init__(self, max_files: int) -> None:
+        self.form = Form()
+        self.ended = False
+        self._max_files = max_files
+        self._name, self._value = bytearray(), bytearray()
+        self._disposition = b""
+        self._data = bytearray()
+        self._field = ""
+        self._is_file = self._has_filename = False
+
+    def callbacks(self) -> "MultipartCallbacks":
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": self._header_name,
+            "on_header_value": self._header_value,
+            "on_header_end": self._header_end,
+            "on_headers_finished": self._headers_end,
+            "on_part_data": self._part_data,
+            "on_part_end": self._part_end,
+            "on_end": self._end,
+        }
+
+    def _begin(self) -> None:
+        self._disposition, self._data = b"", bytearray()
+
+    def _header_name(self, data: bytes, start: int, end: int) -> None:
+        self._name += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _header_end(self) -> None:
+        if self._name.lower() == b"content-disposition":
+            self._disposition = bytes(self._value)
+        self._name, self._value = bytearray(), bytearray()
+
+    def _headers_end(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        if b"name" not in options:
+            raise InvalidRequest("A part of the form has no name; give each field one.")
+        self._field = options[b"name"].decode()
+        self._is_file = b"filename" in options
+        self._has_filename = bool(options.get(b"filename"))
+        if self._is_file and len(self.form.files) >= self._max_files:
+            raise RequestTooLarge(
+                f"Too many files. At most {self._max_files} fit one form. Split the request."
+            )
+        if not self._is_file and len(self.form.texts) >= MAX_TEXTS:
+            raise RequestTooLarge(
+                f"Too many fields. At most {MAX_TEXTS} fit one form. Split the request."
+            )
+
+    def _part_data(self, data: bytes, start: int, end: int) -> None:
+        if not self._is_file and len(self._data) + end - start > MAX_TEXT_BYTES:
+            raise RequestTooLarge(
+                f"The field '{self._field}' has more than {MAX_TEXT_BYTES:,} bytes of text."
+            )
+        self._data += data[start:end]
+
+    def _part_end(self) -> None:
+        if self._is_file:
+            if self._data or self._has_filename:  # a browser's field left empty has neither
+                self.form.files.append((self._field, bytes(self._data)))
+        else:
+            self.form.texts.append((self._field, self._data.decode()))
+        self._data = bytearray()
+
+    def _end(self) -> None:
+        self.ended = True
+
+
+def sort_parts(
+    form: Form, photo_fields: Sequence[str]
+) -> tuple[dict[str, str], dict[str, list[bytes]]]:
+    """Texts and photos by field. Raises InvalidRequest."""
+    texts: dict[str, str] = {}
+    photos: dict[str, list[bytes]] = {}
+    for name, data in form.files:
+        photos.setdefault(name, []).append(data)
+    for name, text in form.texts:
+        if name in photo_fields and text == "":
+            continue
+        if name in photo_fields:
+            raise InvalidRequest(
+                f"'{name}' came as text, not as a file; with curl write -F {name}=@photo.jpg."
+            )
+        if name in texts:
+            raise InvalidRequest(f"The field '{name}' came more than once.")
+        texts[name] = text
+    return texts, photos

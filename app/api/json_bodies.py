@@ -1,0 +1,177 @@
+"""JSON of clients -> values, bounded in what it can cost.
+
+A parser holds the interpreter's lock until it is done, also on a thread of its own: 63 MB of base64
+took 200 to 500 ms, a million empty lists 640 ms (benchmarks/json_bodies.py). So photos are cut out
+before it sees the text, and what is left may hold so many values and no more.
+"""
+
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import orjson
+
+KIB = 1024
+# Bodies up to this size are parsed where they are: a thread would take longer.
+SMALL = 64 * KIB
+# A string from this length on is cut out.
+LONG = 16 * KIB
+# 512 embeddings of 512 numbers: 25 ms.
+MAX_VALUES = 262_144
+MAX_STRINGS = 100_000
+MAX_DEPTH = 64
+# What is looked at before another thread may have its turn.
+SLICE = 1024 * KIB
+# Stands for a string that was cut out; no client knows it.
+_MARK = secrets.token_hex(16)
+
+Raw = bytes | bytearray
+
+
+class LongText:
+    """A string of JSON as it was sent, between its quotes."""
+
+    __slots__ = ("raw",)
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+
+
+def parse_json(body: Raw | str) -> Any:
+    """The value of a JSON text, which may not have long strings. Raises ValueError."""
+    value, long = parse_with_long_texts(body)
+    if long:
+        raise _long_text()
+    return value
+
+
+def parse_with_long_texts(body: Raw | str) -> tuple[Any, "LongTexts"]:
+    """The value of a JSON text without its long strings, and those. Raises ValueError."""
+    raw = body.encode(errors="surrogatepass") if isinstance(body, str) else body
+    rest, texts = _cut(raw) if len(raw) > LONG else (raw, [])
+    _check_values(rest)
+    try:
+        value = orjson.loads(rest)
+    except ValueError as error:
+        raise ValueError("It is not valid JSON.") from error
+    if _depth_at_most(rest) > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
+        raise ValueError(f"The JSON is nested more than {MAX_DEPTH} deep; send it flatter.")
+    return value, LongTexts(texts)
+
+
+class LongTexts:
+    """The long strings of a body; each can be taken once."""
+
+    def __init__(self, texts: list[LongText]) -> None:
+        self._texts: dict[str, LongText] = {f"{_MARK}{n}": one for n, one in enumerate(texts)}
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def take(self, value: Any) -> Any:
+        """The long string that a value stands for; any other value as it is."""
+        return self._texts.pop(value, value) if isinstance(value, str) else value
+
+    def check_all_taken(self) -> None:
+        """Raises ValueError where one stands at a place that takes no long string."""
+        if self._texts:
+            raise _long_text()
+
+
+def _long_text() -> ValueError:
+    return ValueError(
+        f"A text of more than {LONG:,} bytes stands where no photo belongs; shorten it."
+    )
+
+
+def _cut(body: Raw) -> tuple[bytes, list[LongText]]:
+    """The body with marks in the place of its long strings."""
+    view, start = memoryview(body), 0
+    kept: list[memoryview | bytes] = []
+    texts: list[LongText] = []
+    for begin, end in _strings(body):
+        if end - begin > LONG:
+            kept += [view[start:begin], f'"{_MARK}{len(texts)}"'.encode()]
+            texts.append(LongText(bytes(view[begin + 1 : end])))
+            start = end + 1
+    return b"".join([*kept, view[start:]]), texts
+
+
+def _strings(body: Raw) -> Iterator[tuple[int, int]]:
+    """Where each string begins and ends: its two quotes."""
+    left = MAX_STRINGS
+    begin = body.find(b'"')
+    while begin >= 0:
+        end = body.find(b'"', begin + 1)
+        while end > 0 and _is_escaped(body, end):
+            left -= 1
+            end = body.find(b'"', end + 1) if left > 0 else -1
+        left -= 1
+        if left < 0:
+            raise _too_many()
+        if end < 0:
+            raise ValueError("It is not valid JSON: a string does not end.")
+        yield begin, end
+        begin = body.find(b'"', end + 1)
+
+
+def _is_escaped(body: Raw, quote: int) -> bool:
+    """Whether an odd number of backslashes is before it. A run of more than 64 is refused: to count
+    such runs again and again would take long."""
+    count = 0
+    while body[quote - 1 - count] == ord("\\"):
+        count += 1
+        if count > 64:
+            raise ValueError("The JSON has more than 64 backslashes in a row.")
+    return count % 2 == 1
+
+
+def _check_values(body: bytes | bytearray) -> None:
+    """Raises ValueError for too many values. Each but the first follows one of `,[{`; those
+    within strings count as well, which metadata is too short for."""
+    values = 0
+    for piece in _slices(body):
+        values += sum(int(np.count_nonzero(piece == ord(one))) for one in ",[{")
+        if values > MAX_VALUES:
+            raise _too_many()
+
+
+def _too_many() -> ValueError:
+    return ValueError(
+        f"The JSON has more than {MAX_VALUES:,} values or {MAX_STRINGS:,} strings; split the call."
+    )
+
+
+def _slices(body: bytes | bytearray) -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
+    array = np.frombuffer(body, np.uint8)
+    for start in range(0, len(array), SLICE):
+        yield array[start : start + SLICE]
+
+
+def _depth_at_most(body: bytes | bytearray) -> int:
+    """An upper limit of how deep it is nested: brackets in strings count as well."""
+    deepest = depth = 0
+    for piece in _slices(body):
+        steps = np.zeros(len(piece), np.int32)
+        steps[(piece == ord("[")) | (piece == ord("{"))] = 1
+        steps[(piece == ord("]")) | (piece == ord("}"))] = -1
+        np.cumsum(steps, out=steps)
+        if len(steps):
+            deepest = max(deepest, depth + int(steps.max()))
+            depth += int(steps[-1])
+    return deepest
+
+
+def _is_deeper(value: Any, most: int) -> bool:
+    level: list[Any] = [value]
+    for _ in range(most + 1):
+        level = [
+            one
+            for item in level
+            for one in (item.values() if isinstance(item, dict) else item)
+            if isinstance(one, (dict, list))
+        ] if isinstance(level[0], (dict, list)) else []  # fmt: skip
+        if not level:
+            return False
+    return True

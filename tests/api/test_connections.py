@@ -1,0 +1,253 @@
+"""Connections within limits: heads, times, places, and answers of the server itself."""
+
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.api import connections as module
+from app.api.connection import MAX_FIELDS, MAX_HEAD_BYTES, MAX_TARGET_BYTES
+from app.api.connections import KEPT_FOR_HEALTH, ConnectionLimits, Connections
+from app.services import build_services
+from app.settings import Settings
+from tests.api.conftest import run_server
+
+MOST = 40
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A service of few connections and little patience."""
+    settings = Settings(
+        data_dir=tmp_path_factory.mktemp("service"),
+        workers=1,
+        max_connections=MOST,
+        head_timeout=1.0,
+        keep_alive=2.0,
+        write_timeout=2.0,
+    )
+    with run_server(build_services(settings)) as found:
+        yield found
+
+
+@contextmanager
+def connected(url: str) -> Iterator[socket.socket]:
+    address = httpx.URL(url)
+    with socket.create_connection((address.host, address.port or 80), 20) as made:
+        yield made
+
+
+def answer_of(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
+    """Status, header fields and body until the server closes; 0 where it was cut."""
+    found = b""
+    try:
+        while piece := connection.recv(65_536):
+            found += piece
+    except ConnectionError:
+        pass
+    if not found:
+        return 0, {}, b""
+    head, _, body = found.partition(b"\r\n\r\n")
+    first, *fields = head.decode().split("\r\n")
+    return int(first.split()[1]), dict(one.split(": ", 1) for one in fields), body
+
+
+def problem_of(url: str, request: bytes) -> tuple[int, str]:
+    with connected(url) as connection:
+        connection.sendall(request)
+        status, fields, body = answer_of(connection)
+    assert fields["content-type"] == "application/problem+json"
+    assert fields["connection"] == "close"
+    return status, json.loads(body)["code"]
+
+
+HEAD = b"GET /livez HTTP/1.1\r\nhost: x\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        (HEAD + b"a: " + b"b" * MAX_HEAD_BYTES + b"\r\n\r\n", (431, "head_too_large")),
+        (HEAD + b"a: " + b"b" * (4 * MAX_HEAD_BYTES), (431, "head_too_large")),
+        (HEAD + b"b" * (4 * MAX_HEAD_BYTES), (431, "head_too_large")),
+        (HEAD + b"a: b\r\n" * (MAX_FIELDS + 1) + b"\r\n", (431, "head_too_large")),
+        (b"GET /" + b"a" * MAX_TARGET_BYTES + b" HTTP/1.1\r\n\r\n", (414, "path_too_long")),
+        (b"GET /" + b"a" * MAX_HEAD_BYTES, (414, "path_too_long")),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"x" * 50, (400, "invalid_http")),
+        (b"GET / HTTP/1.1\r\nhost : x\r\n\r\n", (400, "invalid_http")),
+        (HEAD, (408, "request_timeout")),
+    ],
+)
+def test_what_is_no_request(url: str, request_: bytes, expected: tuple[int, str]) -> None:
+    assert problem_of(url, request_) == expected
+
+
+def test_what_is_within_the_limits(url: str) -> None:
+    long = {f"a{i}": "b" * 600 for i in range(90)}
+    assert httpx.get(f"{url}/livez?q={'a' * 8_000}", headers=long).status_code == 200
+
+
+def test_trailers_and_chunk_extensions_are_bounded(url: str) -> None:
+    head = b"POST /livez HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    for rest in (b"0\r\na: " + b"b" * 300_000, b"1;" + b"a" * 300_000):
+        with connected(url) as connection:
+            connection.sendall(head + rest)
+            assert answer_of(connection)[0] in (0, 405, 431)
+
+
+def test_a_refused_body_is_read_on_so_that_the_answer_arrives(url: str) -> None:
+    answer = httpx.post(f"{url}/v1/collections", content=b" " * 20_000_000)
+    assert (answer.status_code, answer.json()["code"]) == (413, "request_too_large")
+    pieces = (b" " * 1_000_000 for _ in range(20))  # chunked: not announced
+    answer = httpx.post(f"{url}/v1/collections", content=pieces)
+    assert (answer.status_code, answer.json()["code"]) == (413, "request_too_large")
+
+
+def test_silent_connections_are_closed(url: str) -> None:
+    with connected(url) as connection:
+        start = time.monotonic()
+        assert answer_of(connection) == (0, {}, b"")
+        assert 0.9 < time.monotonic() - start < 10
+
+
+def test_a_connection_is_kept_between_requests(url: str) -> None:
+    with connected(url) as connection:
+        for _ in range(2):
+            connection.sendall(HEAD + b"\r\n")
+            assert b"200 OK" in connection.recv(65_536)
+            time.sleep(1.2)  # longer than a head may take
+        assert connection.recv(1) == b""  # and no longer than it is kept
+
+
+def test_silent_connections_make_room(url: str) -> None:
+    with ExitStack() as stack:
+        for _ in range(3 * MOST):
+            stack.enter_context(connected(url))
+        assert httpx.get(f"{url}/livez").status_code == 200
+        assert httpx.get(f"{url}/v1/collections").status_code == 200
+
+
+def test_pipelined_requests_are_answered_in_order_and_bounded(url: str) -> None:
+    with connected(url) as connection:
+        connection.sendall((HEAD + b"\r\n") * 4 + HEAD + b"connection: close\r\n\r\n")
+        _, _, body = answer_of(connection)
+    assert body.count(b"alive") == 5
+    with connected(url) as connection:
+        connection.sendall((HEAD + b"\r\n") * 5_000)
+        assert answer_of(connection)[2].count(b"alive") < 100
+
+
+def test_a_client_that_reads_nothing_is_dropped(url: str) -> None:
+    """Its answers are larger than what the system keeps for it."""
+    metadata = {"text": "x" * 16_000}
+    with httpx.Client(base_url=url) as client:
+        for i in range(400):
+            body = {"person_id": f"p{i}", "metadata": metadata}
+            client.post("/v1/collections/default/persons", json=body).raise_for_status()
+        with connected(url) as connection:
+            connection.sendall(
+                b"GET /v1/collections/default/persons?limit=1000 HTTP/1.1\r\nhost: x\r\n\r\n" * 2
+            )
+            until(lambda: 'answers"} 1.0' in client.get("/metrics").text)
+            until(lambda: 'answers"} 0.0' in client.get("/metrics").text)
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+class Held:
+    """A connection as the table knows it."""
+
+    def __init__(self) -> None:
+        self.crowded = False
+        self.gone = False
+
+    def check(self, now: float) -> None:
+        pass
+
+    def give_up(self) -> None:
+        self.gone = True
+
+
+@pytest.fixture
+def table(monkeypatch: pytest.MonkeyPatch) -> Connections:
+    table = Connections(ConnectionLimits(most=KEPT_FOR_HEALTH + 2))
+    monkeypatch.setattr(table, "_sweep_later", lambda: None)
+    return table
+
+
+def add(table: Connections, count: int = 1) -> list[Held]:
+    made = [Held() for _ in range(count)]
+    for one in made:
+        table.add(one)
+    return made
+
+
+def test_whoever_has_sent_nothing_for_longest_gives_way(
+    table: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PATIENCE_S", 0.0)
+    kept, new = add(table, 2)
+    table.busy(kept)
+    table.idle(kept)
+    (next_,) = add(table)
+    assert (new.gone, kept.gone, next_.gone, next_.crowded) == (True, False, False, False)
+
+
+def test_then_those_between_two_requests(table: Connections) -> None:
+    kept, new = add(table, 2)  # the new one has had no time yet to send anything
+    table.busy(kept)
+    table.idle(kept)
+    (next_,) = add(table)
+    assert (kept.gone, new.gone, next_.gone) == (True, False, False)
+
+
+def test_where_all_are_at_work_health_has_places_left(table: Connections) -> None:
+    for one in add(table, 2):
+        table.busy(one)
+    crowded = []
+    for _ in range(KEPT_FOR_HEALTH):
+        crowded += add(table)
+        table.busy(crowded[-1])
+    assert all(one.crowded and not one.gone for one in crowded)
+    (last,) = add(table)
+    assert last.gone
+    assert len(table) == KEPT_FOR_HEALTH + 2
+
+
+def test_the_limit_stays_below_the_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    def descriptors(count: int) -> None:
+        monkeypatch.setattr(module.resource, "getrlimit", lambda _: (count, count))
+
+    settings = Settings(max_connections=1024)
+    for count, most in (
+        (256, 160),
+        (64, 32),
+        (100_000, 1024),
+        (module.resource.RLIM_INFINITY, 1024),
+    ):
+        descriptors(count)
+        assert ConnectionLimits.of(settings).most == most
+
+
+def test_crowded_connections_are_answered_health_alone(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(module, "KEPT_FOR_HEALTH", MOST)  # every connection is one of those
+    settings = Settings(data_dir=tmp_path, workers=1, max_connections=MOST)
+    with run_server(build_services(settings)) as url:
+        held = httpx.Client(base_url=url)
+        monkeypatch.setattr(Connections, "_longest_idle", lambda _: None)
+        assert held.get("/livez").status_code == 200
+        answer = httpx.get(f"{url}/v1/collections")
+        assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
+        assert httpx.get(f"{url}/readyz").status_code == 200
+        held.close()

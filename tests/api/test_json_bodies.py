@@ -1,0 +1,101 @@
+"""JSON within bounds: what is cut out, what is too much, and what stays as it was."""
+
+import json
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.api import json_bodies
+from app.api.json_bodies import (
+    LONG,
+    MAX_DEPTH,
+    MAX_VALUES,
+    LongText,
+    parse_json,
+    parse_with_long_texts,
+)
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(JSON, st.booleans())
+def test_values_are_those_of_json(value: Any, escaped: bool) -> None:
+    assert parse_json(json.dumps(value, ensure_ascii=escaped)) == value
+
+
+@given(JSON, st.booleans())
+def test_also_where_every_string_is_long(value: Any, escaped: bool) -> None:
+    """Long strings are found whatever is before and in them: put back, they make the same value."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_bodies, "LONG", 5)
+        found, texts = parse_with_long_texts(json.dumps(value, ensure_ascii=escaped))
+        assert put_back(found, texts) == value
+        texts.check_all_taken()
+
+
+def put_back(value: Any, texts: Any) -> Any:
+    if isinstance(value, list):
+        return [put_back(one, texts) for one in value]
+    if isinstance(value, dict):
+        return {put_back(k, texts): put_back(v, texts) for k, v in value.items()}
+    taken = texts.take(value)
+    return orjson.loads(b'"' + taken.raw + b'"') if isinstance(taken, LongText) else taken
+
+
+def test_a_photo_is_cut_out_and_can_be_taken_once() -> None:
+    photo = "A" * (LONG + 4)
+    value, texts = parse_with_long_texts(json.dumps({"a": [1, photo], "b": "short"}))
+    assert value["b"] == "short"
+    taken = texts.take(value["a"][1])
+    assert isinstance(taken, LongText)
+    assert taken.raw == photo.encode()
+    texts.check_all_taken()
+
+
+def test_a_long_text_elsewhere_is_refused() -> None:
+    with pytest.raises(ValueError, match="where no photo belongs"):
+        parse_json(json.dumps({"person_id": "x" * (LONG + 1)}))
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"[" * (MAX_DEPTH + 2) + b"]" * (MAX_DEPTH + 2), "nested"),
+        (b'{"a":' * 70 + b"1" + b"}" * 70, "nested"),
+        (b"[" * 1_000_000, "values"),
+        (b"[" + b"[]," * MAX_VALUES + b"[]]", "values"),
+        (b"[" + b"1," * MAX_VALUES + b"1]", "values"),
+        (b"[" * 40_000, "not valid"),
+        (b'"' + b'\\"' * 200_000 + b'"', "values"),
+        (b'"' + b"\\" * 100_000 + b'"', "backslashes"),
+        (b'"' + b"a" * 100_000, "does not end"),
+        (b"[NaN]", "not valid"),
+        (b"\xff" * 20_000, "not valid"),
+        (b"", "not valid"),
+    ],
+)
+def test_what_is_too_much(body: bytes, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        parse_json(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * MAX_DEPTH + b"]" * MAX_DEPTH,
+        json.dumps({"text": "[{" * 100}).encode(),
+        json.dumps({"text": 'a "quoted" \\ back\\\\slash'}).encode(),
+        json.dumps([[0.5] * 512] * 500).encode(),
+    ],
+)
+def test_what_is_not(body: bytes) -> None:
+    assert parse_json(body) == json.loads(body)
+    assert parse_json(bytearray(body)) == json.loads(body)
