@@ -141,7 +141,7 @@ def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services
         settings.max_pending,
         settings.max_pending_bytes,
         settings.max_pending * settings.max_images,
-        settings.max_pending_memory,
+        settings.max_decode_bytes,
     )
     metrics = Metrics()
     metrics.registry.register(SearchCosts(gallery.costs))

@@ -131,9 +131,6 @@ class Settings(BaseSettings):
         float, Field(gt=0, description="Seconds until a request is answered with 503.")
     ] = 60.0
 
-    max_pending_memory: Annotated[
-        int, Field(gt=0, description="Bytes that photos at work may take once decoded, together.")
-    ] = 1024 * MIB
     max_connections: Annotated[
         int, Field(ge=32, description="Connections at a time, as far as descriptors allow.")
     ] = 1024

@@ -63,7 +63,7 @@ class Metrics:
             registry=self.registry,
         )  # fmt: skip
         self._lag = Histogram(
-            "likeness_event_loop_lag_seconds", "How late the event loop woke up.",
+            "likeness_event_loop_lag_seconds", "How late the event loop woke up by its own doing.",
             buckets=_SECONDS, registry=self.registry,
         )  # fmt: skip
         self._recent_lag = Gauge(

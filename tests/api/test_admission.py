@@ -143,7 +143,7 @@ def test_a_hanging_worker_turns_readiness_off(
 ) -> None:
     monkeypatch.setattr("app.inference.scheduler.STALLED_AFTER_S", 0.0)
     with open_service() as client:
-        assert client.get("/readyz").status_code == 200
+        assert until(lambda: client.get("/readyz").status_code == 200)
         with sent(client, [large_photo] * 4):
             assert until(lambda: client.get("/readyz").status_code == 503)
 

@@ -15,6 +15,7 @@ from app.api.fields import (
     NewPerson,
 )
 from app.api.json_routes import JsonRoute
+from app.api.pages import within_bytes
 from app.api.problems import ANY_BODY, ANY_WRITE, IN_COLLECTION, problems
 from app.api.schemas.galleries import (
     CollectionAnswer,
@@ -128,7 +129,8 @@ async def list_collections(request: Request, limit: Limit = 100, cursor: Cursor 
     gallery, after = head.services.gallery, _cursor_to_key(cursor)
 
     def work() -> tuple[Page[CollectionRecord], list[dict[str, Any]]]:
-        page = gallery.store.collections(after, limit)
+        found = gallery.store.collections(after, limit)
+        page = within_bytes(found, lambda record: record.metadata)
         return page, [_collection_info(gallery, record) for record in page.items]
 
     page, items = await head.services.scheduler.read(work)
@@ -227,10 +229,13 @@ async def list_persons(
 ) -> Any:
     """List the persons of a collection, sorted by id."""
     head = AnswerHead(request)
-    store = head.services.gallery.store
-    page = await head.services.scheduler.read(
-        store.persons, collection, _cursor_to_key(cursor), limit
-    )
+    store, after = head.services.gallery.store, _cursor_to_key(cursor)
+
+    def work() -> Page[PersonRecord]:
+        found = store.persons(collection, after, limit)
+        return within_bytes(found, lambda record: record.metadata)
+
+    page = await head.services.scheduler.read(work)
     items = [person_info(record) for record in page.items]
     following = _next_cursor(page, lambda person: person.person_id)
     return {**head.members(), "items": items, "next_cursor": following}

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ from app.api.analysis import analyse_images
 from app.api.answers import (
     AnswerHead,
     Outcome,
+    answer_of_faces,
     face_members,
     image_info,
+    json_answer,
 )
 from app.api.calls import IMAGE, REFERENCE, read_call
 from app.api.decisions import ask_of, candidate_info, fmr_members, fpir_members, rule_members
@@ -37,6 +40,9 @@ from app.errors import (
 from app.gallery.gallery import Candidate, Comparison
 from app.gallery.ports import CollectionRecord, GallerySize
 from app.types import AnalysedImage, Face, FloatArray
+
+# In one answer: of 8,192 faces, which 32 photos may show, the six nearest.
+MAX_CANDIDATES = 50_000
 
 router = APIRouter(prefix="/v1", tags=["gallery"])
 
@@ -157,18 +163,25 @@ async def identify(request: Request) -> Any:
     live = fields.liveness or policy_of(record).identify_gate.min_liveness is not None
     outcomes = await analyse_images(head, call.images, fields.max_faces, liveness=live)
     found = faces_of(outcomes)
+    if len(found) * fields.top_k > MAX_CANDIDATES:
+        raise InvalidRequest(
+            f"{len(found)} faces with {fields.top_k} candidates each are more than "
+            f"{MAX_CANDIDATES:,}; ask for a smaller top_k, or send fewer photos in one call."
+        )
     # To give the n faces of a photo n different people, each needs to know its n nearest.
     rivals = max(len(one.faces) for one in outcomes if isinstance(one, AnalysedImage))
     wanted = max(fields.top_k, rivals) if fields.one_person_once else fields.top_k
     start = time.perf_counter()
     members = await head.services.scheduler.search(_decide, head, fields, record, found, wanted)
     head.add("search", (time.perf_counter() - start) * 1000)
-    return {
+    images = [image_info(index, outcome).model_dump() for index, outcome in enumerate(outcomes)]
+    answer = {
         **head.members(),
         **members,
         "collection": fields.collection,
-        "images": [image_info(index, outcome) for index, outcome in enumerate(outcomes)],
+        "images": images,
     }
+    return await answer_of_faces(request, len(found), partial(json_answer, answer))
 
 
 def _decide(
@@ -192,7 +205,9 @@ def _decide(
             "status": verdict.status,
             "person_id": verdict.person.face.person_id if verdict.person else None,
             "reasons": verdict.reasons,
-            "candidates": [candidate_info(one, rule.calibration) for one in row[: fields.top_k]],
+            "candidates": [
+                candidate_info(one, rule.calibration).model_dump() for one in row[: fields.top_k]
+            ],
         }
         for (index, image, face), row, verdict in zip(found, result.rows, verdicts, strict=True)
     ]

@@ -104,7 +104,10 @@ async def _new_templates(
 ) -> Sequence[NewTemplate | LikenessError]:
     services = head.services
     if fields.embeddings:
-        return [services.template_from_embedding(values) for values in fields.embeddings]
+        given = fields.embeddings
+        return await services.scheduler.search(
+            lambda: [services.template_from_embedding(values) for values in given]
+        )
 
     def work(data: bytes) -> Steps[tuple[AnalysedImage, NewTemplate]]:
         return services.template_steps(data, fields.face_selection, policy)

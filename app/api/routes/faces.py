@@ -7,7 +7,14 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 
 from app.api.analysis import analyse_images
-from app.api.answers import AnswerHead, Outcome, face_members, image_info, json_answer
+from app.api.answers import (
+    AnswerHead,
+    Outcome,
+    answer_of_faces,
+    face_members,
+    image_info,
+    json_answer,
+)
 from app.api.calls import read_call
 from app.api.fields import DetectFields
 from app.api.openapi import photo_body
@@ -47,8 +54,13 @@ async def detect(request: Request) -> Any:
     outcomes = await analyse_images(
         head, call.images, fields.max_faces, embed=False, liveness=fields.liveness
     )
-    faces = [face_members(face, image, index) for index, image, face in faces_of(outcomes)]
-    return json_answer({**head.members(), "images": _infos(outcomes), "faces": faces})
+    found, members = faces_of(outcomes), head.members()
+
+    def write() -> Response:
+        faces = [face_members(face, image, index) for index, image, face in found]
+        return json_answer({**members, "images": _infos(outcomes), "faces": faces})
+
+    return await answer_of_faces(request, len(found), write)
 
 
 @router.post(
@@ -74,14 +86,19 @@ async def embed(request: Request) -> Any:
     if OCTETS in accepted:
         return _octets(outcomes, head.services.pack.recogniser.dimension)
     packed = MSGPACK in accepted
-    faces = [
-        {**face_members(face, image, index), "embedding": _embedding(face, packed)}
-        for index, image, face in faces_of(outcomes)
-    ]
-    answer = {**head.members(), "images": _infos(outcomes), "faces": faces}
-    if packed:
-        return Response(msgpack.packb(answer), media_type=MSGPACK)
-    return json_answer(answer)
+    found, members = faces_of(outcomes), head.members()
+
+    def write() -> Response:
+        faces = [
+            {**face_members(face, image, index), "embedding": _embedding(face, packed)}
+            for index, image, face in found
+        ]
+        answer = {**members, "images": _infos(outcomes), "faces": faces}
+        if packed:
+            return Response(msgpack.packb(answer), media_type=MSGPACK)
+        return json_answer(answer)
+
+    return await answer_of_faces(request, len(found), write)
 
 
 def faces_of(outcomes: list[Outcome]) -> list[tuple[int, AnalysedImage, Face]]:
