@@ -102,7 +102,14 @@ class PhotoDecoder:
                 if process.runs:
                     return process
                 process.end()
-        return _Process(self.limits)
+        try:
+            return _Process(self.limits)
+        except OSError as error:
+            raise Overloaded(
+                f"No process could be started to decode the image ({error.strerror}); try again in "
+                "a moment.",
+                {"retry_after": RETRY_AFTER_S},
+            ) from error
 
     def _give_back(self, process: "_Process") -> None:
         process.idle_since = time.monotonic()
@@ -178,7 +185,9 @@ class _Process:
         ours, theirs = socket.socketpair()
         most = _PROCESS_BYTES + _PROCESS_BYTES_PER_PIXEL * limits.max_pixels
         command = [sys.executable, "-P", "-m", "app.imaging.process", str(theirs.fileno())]
-        with theirs:
+        self._connection = Connection(ours)
+        with theirs, contextlib.ExitStack() as failed:
+            failed.callback(self._connection.close)
             self._process = subprocess.Popen(  # noqa: S603 - this interpreter, with numbers
                 [*command, str(most)],
                 stdin=subprocess.DEVNULL,
@@ -188,7 +197,7 @@ class _Process:
                 env=_environment(),
                 start_new_session=True,
             )
-        self._connection = Connection(ours)
+            failed.pop_all()
 
     @property
     def runs(self) -> bool:

@@ -160,6 +160,15 @@ class TestProcess:
             photos.decode(HEIC)
         assert not children()
 
+    def test_none_can_be_started(
+        self, photos: PhotoDecoder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("sys.executable", "/nowhere/python")
+        before = psutil.Process().num_fds()
+        with pytest.raises(Overloaded, match="No process could be started"):
+            photos.decode(HEIC)
+        assert psutil.Process().num_fds() == before
+
     @pytest.mark.slow
     def test_memory_beyond_the_limit_is_a_refused_photo(
         self, photos: PhotoDecoder, monkeypatch: pytest.MonkeyPatch

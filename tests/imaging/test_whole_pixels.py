@@ -93,6 +93,14 @@ class TestPng:
         data = with_chunk(saved(noise(), "PNG"), added, last=last)
         assert np.array_equal(decode_image(data, LIMITS)[:, :, ::-1], noise()[::-1, ::-1])
 
+    @pytest.mark.parametrize(("checksum", "turned"), [(None, True), (7, False)])
+    def test_a_damaged_orientation_does_not_count(self, checksum: int | None, turned: bool) -> None:
+        exif = PillowImage.Exif()
+        exif[0x0112] = 3
+        added = chunk(b"eXIf", exif.tobytes()[6:], checksum)
+        seen = decode_image(with_chunk(saved(noise(), "PNG"), added), LIMITS)[:, :, ::-1]
+        assert np.array_equal(seen, noise()[::-1, ::-1] if turned else noise())
+
     def test_exif_as_other_programs_write_it_into_texts(self) -> None:
         exif = PillowImage.Exif()
         exif[0x0112] = 3
