@@ -25,12 +25,13 @@ from app.gallery.waiting import await_database
 from app.imaging import ImageLimits, encode_crop
 from app.inference.cores import usable_cores
 from app.inference.cuda import CudaOptions
+from app.inference.memory import usable_memory
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
 from app.inference.scheduler import Scheduler
 from app.locks import Lock, new_lock
 from app.settings import Settings
-from app.telemetry.metrics import BatchSizes, Metrics, SearchCosts
+from app.telemetry.metrics import BatchSizes, Metrics, OpenIndexCounts, SearchCosts
 from app.types import AnalysedImage, Face, FloatArray, Steps
 
 
@@ -127,7 +128,8 @@ def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services
     store = SqlStore(engine, ring=ring)
     store.check_keys()
     gpu = GpuShards(cuda_flat()) if settings.index_device == "cuda" else None
-    shelf = IndexShelf(workers, settings.data_dir / "index", ring, gpu=gpu)
+    memory = settings.max_index_bytes or usable_memory() // 2
+    shelf = IndexShelf(workers, settings.data_dir / "index", ring, gpu=gpu, max_bytes=memory)
     gallery = Gallery(store, shelf, pack.embedding_space, pack.recogniser.dimension)
     calibrations = Calibrations(
         gallery.store,
@@ -145,6 +147,7 @@ def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services
     )
     metrics = Metrics()
     metrics.registry.register(SearchCosts(gallery.costs))
+    metrics.registry.register(OpenIndexCounts(gallery.open_indexes))
     metrics.registry.register(BatchSizes(lambda: pipeline.batches))
     upkeep = _upkeep(gallery, store, metrics)
     return Services(settings, pack, pipeline, gallery, scheduler, metrics, calibrations, upkeep)

@@ -81,6 +81,14 @@ class Settings(BaseSettings):
     index_device: Annotated[
         Literal["cpu", "cuda"], Field(description="Where galleries are searched.")
     ] = "cpu"
+    max_index_bytes: Annotated[
+        int | None,
+        Field(
+            gt=0,
+            description="Memory of open indexes, together; the least recently used are closed. "
+            "Default: half of the memory that the process may use.",
+        ),
+    ] = None
     log_format: Annotated[LogFormat, Field(description="text or json.")] = LogFormat.TEXT
     log_level: Annotated[str, Field(description="Level of the log.")] = "INFO"
 

@@ -1,7 +1,7 @@
 """The gallery: the one object that keeps the truth and its derived indexes in step."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +11,12 @@ from app.errors import (
     CollectionNotFound,
     InvalidEmbedding,
     PersonNotFound,
-    StoreUnavailable,
 )
 from app.gallery.audit import Audit, audit
-from app.gallery.index.certified import PRECISION, CertifiedIndex
+from app.gallery.index.certified import PRECISION
+from app.gallery.index.indexes import Indexes
 from app.gallery.index.others import Others
-from app.gallery.index.replica import Replica
+from app.gallery.index.replicas import OpenIndexes
 from app.gallery.index.search import SearchCounts
 from app.gallery.index.shelf import IndexShelf
 from app.gallery.ports import (
@@ -35,7 +35,6 @@ from app.gallery.ports import (
     Templates,
     TemplateStore,
 )
-from app.locks import new_lock
 from app.types import FloatArray, JsonObject
 
 DEFAULT_COLLECTION = "default"
@@ -92,11 +91,10 @@ class Gallery:
         self.store = store
         self.precision = PRECISION  # of the similarities that it answers
         self._shelf = shelf
-        self._identity = store.identity()
         self._embedding_space = embedding_space
         self._dimension = dimension
-        self._replicas: dict[int, Replica] = {}
-        self._replicas_lock = new_lock("gallery.replicas")
+        self._indexes = Indexes(store, shelf, embedding_space)
+        self._replicas = self._indexes.replicas
         # Several processes may start at the same moment; whoever comes second finds it there.
         with suppress(CollectionExists):
             self.create_collection(DEFAULT_COLLECTION, {})
@@ -164,13 +162,13 @@ class Gallery:
         metadata_filter: JsonObject | None = None,
     ) -> SearchResult:
         """The `top_k` nearest persons for each of (n, d) unit vectors, best first, exactly."""
-        record, index = self._current(collection)
-        allowed = self.store.person_keys(record, metadata_filter) if metadata_filter else None
-        rows = index.search_persons(probes, top_k + 1, allowed)
-        faces = self.store.faces_by_key([hit.template_key for row in rows for hit in row])
-        return SearchResult(
-            [self._candidates(row, faces, top_k) for row in rows], index.extent(allowed)
-        )
+        record = self.require(collection)
+        with self._indexes.current(record) as index:
+            allowed = self.store.person_keys(record, metadata_filter) if metadata_filter else None
+            rows = index.search_persons(probes, top_k + 1, allowed)
+            faces = self.store.faces_by_key([hit.template_key for row in rows for hit in row])
+            searched = index.extent(allowed)
+        return SearchResult([self._candidates(row, faces, top_k) for row in rows], searched)
 
     def _candidates(
         self, hits: list[Hit], faces: Mapping[int, FaceRecord], top_k: int
@@ -188,8 +186,8 @@ class Gallery:
 
     def size(self, collection: str) -> GallerySize:
         """How many people with templates a search of the collection would look at."""
-        _, index = self._current(collection)
-        return index.extent()
+        with self._indexes.current(self.require(collection)) as index:
+            return index.extent()
 
     def compare(self, collection: str, person_id: str, probe: FloatArray) -> Comparison | None:
         """The nearest of a person's own templates; None if they have none."""
@@ -224,9 +222,7 @@ class Gallery:
         """Take what was deleted from the database out of this process's index and its snapshot;
         no search that starts after this returns finds it. Whether the snapshot still holds it."""
         try:
-            record = self.store.collection(collection)
-            self._erase(record)
-            return self._replica(record).erased
+            return self._indexes.erase(self.store.collection(collection))
         except CollectionNotFound:  # deleted meanwhile, with everything in it
             return Erasure.PENDING
 
@@ -243,16 +239,17 @@ class Gallery:
         return merged
 
     def follow(self, collection: str) -> None:
-        """Bring the index up to the database; a collection of another pack has none here."""
+        """Bring the index, if it is open, up to the database; a collection of another pack has
+        none here."""
         record = self.store.collection(collection)
         if record.embedding_space == self._embedding_space:
-            self._refresh(record)
+            self._indexes.follow(record)
 
     def follow_move(self, collection: str) -> None:
         """`follow`, and erase the rows that stood for the templates before."""
         record = self.store.collection(collection)
         if record.embedding_space == self._embedding_space:
-            self._erase(record)
+            self._indexes.erase(record)
 
     def templates(self, collection: str) -> Iterator[Templates]:
         """All templates of a collection by rising key, some at a time."""
@@ -271,8 +268,8 @@ class Gallery:
     ) -> Others:
         """Of templates, given by their (n, d) unit vectors and persons (n,): the most similar one
         of anybody else that reaches `floor`."""
-        _, index = self._current(collection)
-        return index.nearest_others(vectors, person_keys, floor)
+        with self._indexes.current(self.require(collection)) as index:
+            return index.nearest_others(vectors, person_keys, floor)
 
     def delete_collection(self, name: str) -> Receipt:
         """Delete a collection with everything in it."""
@@ -282,9 +279,7 @@ class Gallery:
 
     def forget(self, record: CollectionRecord) -> Erasure:
         """Drop the index of a collection, and its snapshot; whether another process keeps it."""
-        self._forget(record.key)
-        snapshot = self._shelf.snapshot(self._identity, record)
-        return Erasure.PENDING if snapshot is not None and snapshot.has_rows() else Erasure.DONE
+        return self._indexes.forget(record.key)
 
     def check_embedding(self, values: Sequence[float] | FloatArray) -> FloatArray:
         """An embedding made elsewhere as a unit vector. Raises InvalidEmbedding."""
@@ -304,34 +299,25 @@ class Gallery:
     # --- upkeep ------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Bring the index of every collection into memory; erase what the process before this one
-        had no time to erase."""
+        """Bring the indexes of large collections into memory; erase what the process before this
+        one had no time to erase."""
         self.store.tend_erasure()
-        for record in every_collection(self.store):
-            if record.embedding_space == self._embedding_space:
-                self._refresh(record)
+        self._indexes.prepare()
 
     def tend(self) -> None:
         """One round of upkeep: follow what other processes changed, seal, compact, keep snapshots.
 
         Called now and then by one thread; searches and writes go on meanwhile.
         """
-        records = {record.key: record for record in every_collection(self.store)}
-        for key, replica in list(self._replicas.items()):
-            if key in records and records[key].embedding_space == self._embedding_space:
-                with suppress(CollectionNotFound):  # deleted since, and forgotten
-                    self._erase(records[key])
-                    replica.upkeep()
-            else:
-                self._forget(key)
-        self._shelf.remove_others(self._identity, records)
+        self._indexes.tend()
         self.store.tend_erasure()
 
     def audit(self, collection: str) -> Audit:
         """Compare the collection's index, and its snapshot, with the database. Raises as `require`
         does."""
-        record, index = self._current(collection)
-        return audit(self.store, record, index, self._replica(record).snapshot_on_disk(record))
+        record = self.require(collection)
+        with self._indexes.current(record) as index:
+            return audit(self.store, record, index, self._indexes.snapshot_on_disk(record))
 
     def rebuild(self, collection: str) -> None:
         """Throw the collection's index and its snapshot away; the next use builds it anew."""
@@ -339,60 +325,17 @@ class Gallery:
 
     def costs(self) -> SearchCounts:
         """What all searches cost so far."""
-        total = SearchCounts()
-        for replica in list(self._replicas.values()):
-            if replica.index is not None:
-                total += replica.index.costs
-        return total
+        return self._replicas.costs()
+
+    def open_indexes(self) -> OpenIndexes:
+        """How many indexes are open, and the memory that they take."""
+        return self._replicas.counts()
 
     def close(self) -> None:
         """Keep snapshots of what the database still has, then close the database."""
-        with suppress(StoreUnavailable):
-            records = {record.key for record in every_collection(self.store)}
-            for key in self._replicas.keys() - records:
-                self._forget(key)
-        for replica in list(self._replicas.values()):
-            replica.close()
+        self._indexes.close()
         self._shelf.close()
         self.store.close()
-
-    def _forget(self, key: int) -> None:
-        with self._replicas_lock:
-            replica = self._replicas.pop(key, None)
-        if replica is not None:
-            replica.discard()
-
-    # --- inside ------------------------------------------------------------------------------
-
-    def _current(self, collection: str) -> tuple[CollectionRecord, CertifiedIndex]:
-        """The collection as it is now, and an index that has reached it."""
-        record = self.require(collection)
-        return record, self._refresh(record)
-
-    def _refresh(self, record: CollectionRecord) -> CertifiedIndex:
-        with self._noticing_deletion(record):
-            return self._replica(record).current(record)
-
-    def _erase(self, record: CollectionRecord) -> None:
-        with self._noticing_deletion(record):
-            self._replica(record).erase(record)
-
-    @contextmanager
-    def _noticing_deletion(self, record: CollectionRecord) -> Iterator[None]:
-        """Forget a collection that turns out to be deleted: what follows it may have been made
-        anew after the deletion forgot it."""
-        try:
-            yield
-        except CollectionNotFound:
-            self._forget(record.key)
-            raise
-
-    def _replica(self, record: CollectionRecord) -> Replica:
-        with self._replicas_lock:
-            if record.key not in self._replicas:
-                snapshot = self._shelf.snapshot(self._identity, record)
-                self._replicas[record.key] = Replica(self.store, self._shelf.new_index, snapshot)
-            return self._replicas[record.key]
 
 
 def every_collection(store: TemplateStore) -> Iterator[CollectionRecord]:

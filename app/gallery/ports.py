@@ -46,6 +46,15 @@ class CollectionRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class CollectionMark:
+    """Where a collection stands: its space, its revision, and that revision's mark."""
+
+    embedding_space: str
+    revision: int
+    stamp: str
+
+
+@dataclass(frozen=True, slots=True)
 class GallerySize:
     """How much there is: people, and templates over all of them."""
 
@@ -327,6 +336,16 @@ class TemplateStore(Protocol):
     def person_keys(self, collection: CollectionRecord, metadata: JsonObject) -> Ids: ...
 
     def identity(self) -> str: ...
+
+    def state(self) -> tuple[int, int, int]: ...
+
+    def marks(self) -> dict[int, CollectionMark]: ...
+
+    def collection_by_key(self, key: int) -> CollectionRecord: ...
+
+    def only_added_since(self, key: int, revision: int, stamp: str) -> bool: ...
+
+    def large_collections(self, at_least: int) -> dict[int, int]: ...
 
     def stamp_at(self, collection: CollectionRecord, revision: int) -> str | None: ...
 

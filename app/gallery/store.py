@@ -15,6 +15,7 @@ from app.gallery.sql.moving import MovingPart
 from app.gallery.sql.once import OncePart
 from app.gallery.sql.persons import PersonPart
 from app.gallery.sql.pruning import PruningPart
+from app.gallery.sql.revisions import RevisionPart
 from app.gallery.sql.sealing import SealingPart
 from app.gallery.sql.spares import SparePart
 from app.gallery.sql.stored import StoredPart
@@ -29,6 +30,7 @@ class SqlStore(
     BulkPart,
     OncePart,
     ChangePart,
+    RevisionPart,
     CalibrationPart,
     SealingPart,
     SparePart,

@@ -15,7 +15,7 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from prometheus_client.metrics_core import CounterMetricFamily
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -126,6 +126,30 @@ class SearchCosts(Collector):
         for name, value in asdict(self._counts()).items():
             text = f"Searches of the gallery: {name}; see docs/gallery.md."
             yield CounterMetricFamily(f"likeness_index_{name}", text, value=value)
+
+
+class OpenIndexCounts(Collector):
+    """How many indexes are open, and the memory they take."""
+
+    def __init__(self, counts: Callable[[], Any]) -> None:
+        """`counts` gives an object with the numbers `open`, `bytes`, `opened` and `closed`."""
+        self._counts = counts
+
+    def collect(self) -> Iterator[Metric]:
+        """Two gauges and two counters."""
+        now = self._counts()
+        yield GaugeMetricFamily(
+            "likeness_open_indexes", "Collections whose index is open.", value=now.open
+        )
+        yield GaugeMetricFamily(
+            "likeness_open_index_bytes", "Memory of open indexes, without mapped files.",
+            value=now.bytes,
+        )  # fmt: skip
+        yield CounterMetricFamily("likeness_indexes_opened", "Indexes opened.", value=now.opened)
+        yield CounterMetricFamily(
+            "likeness_indexes_closed", "Indexes closed for memory, or with their collection.",
+            value=now.closed,
+        )  # fmt: skip
 
 
 class BatchSizes(Collector):

@@ -62,6 +62,8 @@ def test_metrics_name_routes_not_people(presidents: Any) -> None:
     assert 'likeness_stage_seconds_bucket{le="0.05",stage="detect"}' in text
     assert "obama" not in text
     assert re.search(r"^process_open_fds \d", text, re.M)
+    assert re.search(r"^likeness_open_indexes [1-9]", text, re.M)
+    assert re.search(r"^likeness_open_index_bytes [1-9]", text, re.M)
 
 
 def test_the_callers_request_id_comes_back(client: httpx.Client) -> None:

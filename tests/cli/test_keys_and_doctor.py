@@ -70,7 +70,12 @@ def test_from_plain_to_one_key_to_the_next(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_doctor_finds_and_repairs_an_index_that_is_not_true(data: Path) -> None:
-    enroll("ada", "bob")
+    running = services()
+    vectors = np.random.default_rng(0).standard_normal((1024, running.pack.recogniser.dimension))
+    checked = [running.gallery.check_embedding(vector) for vector in vectors]
+    new = [NewTemplate(vector, str(number)) for number, vector in enumerate(checked)]
+    running.gallery.enroll("default", "ada", None, new)
+    running.close()  # keeps a snapshot, which smaller collections have none of
     running = services()
     with running.gallery.store._database.writing() as connection:  # type: ignore[attr-defined]
         connection.execute(text("DELETE FROM templates WHERE id = 1"))

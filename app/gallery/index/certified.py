@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
@@ -15,13 +16,14 @@ from app.gallery.index.others import Others, OthersSearch
 from app.gallery.index.person_set import PersonSet
 from app.gallery.index.rows import Flags, Rows, Shard, living
 from app.gallery.index.search import ProbeSearch, SearchCounts
-from app.gallery.index.tail import Tail
+from app.gallery.index.tail import FIRST_ROOM, Tail
 from app.gallery.ports import GallerySize, Hit, Ids, Templates
 from app.locks import new_lock
 from app.types import FloatArray
 
 PRECISION = "float32"  # of the similarities that are answered
 PROBES_A_SCAN = 64  # where many are looked for at once
+OBJECTS_BYTES = 8 * 1024  # of Python objects, whatever it holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,11 @@ class IndexShape:
     def large(self) -> int:
         """Rows of a large shard."""
         return self.seal_at * self.merge_at
+
+    @property
+    def least_kept(self) -> int:
+        """Rows of an index that is worth a snapshot: fewer are read from the database as fast."""
+        return max(1, self.seal_at // 16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +72,8 @@ class CertifiedIndex:
         self._threads = threads
         self._gpu = gpu
         self.shape = shape or IndexShape()
-        self._bound = ErrorBound(dimension, dimension // 2) if Quantiser.fits(dimension) else None
-        self.quantiser = (
-            Quantiser.random(dimension, np.random.default_rng()) if self._bound else None
-        )
+        self._bound = _bound_of(dimension) if Quantiser.fits(dimension) else None
+        self.quantiser: Quantiser | None = None  # drawn for the first shard: it takes d² numbers
         self._state = State((), Tail(dimension))
         self._counts = PersonCounts()
         self._removed: list[Ids] | None = None  # while rows are rewritten: what went since
@@ -85,6 +90,14 @@ class CertifiedIndex:
     def size(self) -> int:
         """Templates held."""
         return self._counts.size.templates
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory that it takes, about, without what is mapped from files."""
+        state = self._state
+        rotation = 0 if self.quantiser is None else self.quantiser.rotation.nbytes
+        shards = sum(shard.memory for shard in state.shards)
+        return OBJECTS_BYTES + rotation + shards + state.tail.memory + self._counts.memory
 
     def extent(self, allowed_persons: Ids | None = None) -> GallerySize:
         """How many people and templates a search looks at."""
@@ -103,7 +116,7 @@ class CertifiedIndex:
         """Start from rows that a snapshot kept."""
         with self._writing:
             self.quantiser = quantiser or self.quantiser
-            fresh = Tail(self._dimension, max(len(tail), 64))
+            fresh = Tail(self._dimension, max(len(tail), FIRST_ROOM))
             fresh.append(_templates(tail, tail.alive))
             self._state = State(tuple(shards), fresh)
             rows = _all_rows(self._state)
@@ -231,7 +244,7 @@ class CertifiedIndex:
                 self._gpu.renew(state.shards)
             small = [s for s in state.shards if len(s.rows) < shape.large // 2]
             worn = [s for s in state.shards if (~s.rows.alive).mean() > shape.dead_share]
-            if self.quantiser is not None and len(state.tail.rows) >= shape.seal_at:
+            if self._bound is not None and len(state.tail.rows) >= shape.seal_at:
                 self._rewrite((), min(len(state.tail.rows), shape.large))
             elif len(small) >= shape.merge_at:
                 self._rewrite(small[: shape.merge_at])
@@ -249,7 +262,8 @@ class CertifiedIndex:
         What is removed meanwhile is removed from the new shard before anybody sees it, by key: the
         arrays that it was made from may be in use no more by then.
         """
-        assert self.quantiser is not None, "only coded rows are rewritten"
+        if self.quantiser is None:
+            self.quantiser = Quantiser.random(self._dimension, np.random.default_rng())
         with self._writing:
             parts = [shard.rows for shard in shards] + [self._state.tail.rows.first(tail)]
             masks = [part.alive.copy() for part in parts]
@@ -277,7 +291,7 @@ class CertifiedIndex:
 
     def _rest_of_tail(self, sealed: int) -> Tail:
         rows = self._state.tail.rows
-        rest = Tail(self._dimension, max(64, 2 * (len(rows) - sealed)))
+        rest = Tail(self._dimension, max(FIRST_ROOM, 2 * (len(rows) - sealed)))
         later = rows.alive.copy()
         later[:sealed] = False
         rest.append(_templates(rows, later))
@@ -286,6 +300,11 @@ class CertifiedIndex:
     def _refresh_tail(self) -> None:
         with self._writing:
             self._state = replace(self._state, tail=self._rest_of_tail(0))
+
+
+@cache
+def _bound_of(dimension: int) -> ErrorBound:
+    return ErrorBound(dimension, dimension // 2)
 
 
 def _search_one(search: ProbeSearch, shards: Sequence[Shard]) -> None:

@@ -126,6 +126,11 @@ class CodeScan:
     def __len__(self) -> int:
         return int(self._index.ntotal)
 
+    @property
+    def memory(self) -> int:
+        """Bytes of memory that the codes take, with FAISS's row numbers."""
+        return packed_bytes(len(self), self._index.d) + 8 * len(self)
+
     def add(self, rounded: FloatArray) -> None:
         """Append rows (n, d) that are rounded already."""
         self._index.add(np.ascontiguousarray(rounded, np.float32))
@@ -184,6 +189,11 @@ class CodedRows:
     scan: CodeScan
     along: FloatArray
     across: FloatArray
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory that they take."""
+        return self.scan.memory + self.along.nbytes + self.across.nbytes
 
 
 def packed_bytes(rows: int, dimension: int) -> int:

@@ -7,6 +7,7 @@ import numpy as np
 from app.gallery.ports import GallerySize, Ids
 
 FOLD_AT = 65_536
+SINCE_BYTES = 100  # of an entry in the dictionary
 
 
 class PersonCounts:
@@ -18,6 +19,11 @@ class PersonCounts:
         self._held: Ids = np.empty(0, np.int64)
         self._since: dict[int, int] = defaultdict(int)
         self.size = GallerySize(0, 0)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory that it takes, about."""
+        return self._persons.nbytes + self._held.nbytes + SINCE_BYTES * len(self._since)
 
     def restart(self, persons: Ids) -> None:
         """Count anew: one entry a template."""

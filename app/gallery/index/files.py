@@ -1,4 +1,4 @@
-"""Files of index rows: checksummed, mapped into memory, and rid of single rows in place."""
+"""Files of index rows: checksummed, and rid of single rows in place."""
 
 import json
 import os
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.gallery.index.codes import BLOCK, Bytes, CodedRows, CodeScan, Quantiser, packed_bytes
+from app.gallery.index.mapping import mapped
 from app.gallery.index.rows import Flags, Rows
 from app.gallery.ports import Ids
 from app.types import FloatArray
@@ -166,26 +167,29 @@ def check_of(arrays: Mapping[str, NDArray[Any]], start: int, rows: int) -> int:
 
 
 class RowsFile:
-    """One plain file, mapped for reading. `erase` is for its one owner."""
+    """One plain file. It is opened for each thing that is done to it; `erase` is for its one
+    owner."""
 
-    def __init__(self, path: Path, layout: Layout, arrays: dict[str, NDArray[Any]]) -> None:
+    def __init__(self, path: Path, layout: Layout) -> None:
         self.path = path
         self._layout = layout
-        self.arrays = arrays
 
-    @classmethod
-    def verified(cls, path: Path, facts: Mapping[str, Any], layout: Layout) -> "RowsFile":
-        """Open a file of these facts. Raises SnapshotError or OSError."""
-        return cls(path, layout, parse(np.memmap(path, np.uint8, "r"), facts, layout))
+    def verified(self, facts: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+        """The arrays, if the file has these facts: a shard's mapped, a tail's read, because the
+        index copies it anyway. Raises SnapshotError or OSError."""
+        buffer = mapped(self.path) if self._layout.coded else np.fromfile(self.path, np.uint8)
+        return parse(buffer, facts, self._layout)
 
-    @classmethod
-    def written(cls, path: Path, layout: Layout) -> "RowsFile":
-        """Open a file that was just written here. Raises OSError."""
-        return cls(path, layout, _arrays(np.memmap(path, np.uint8, "r"), layout))
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The arrays of a file that was verified or written here, mapped. Raises OSError."""
+        return _arrays(mapped(self.path), self._layout)
 
     def erase(self, keys: Ids, quantiser: Quantiser | None) -> bool:
-        """Overwrite the vectors and codes of rows with zeros; whether there were any."""
-        arrays = self.arrays
+        """Overwrite the vectors and codes of rows with zeros; whether there were any. Raises
+        OSError."""
+        if not len(keys):
+            return False
+        arrays = self.arrays()
         places = np.searchsorted(arrays["keys"], keys)
         places = places[places < len(arrays["keys"])]
         places = np.unique(places[np.isin(arrays["keys"][places], keys)])
@@ -200,7 +204,7 @@ class RowsFile:
                 os.pwrite(file, nothing, sections["vectors"].offset + row * len(nothing))
                 os.pwrite(file, b"\0", sections["alive"].offset + row)
                 if quantiser is not None and "codes" in arrays:
-                    self._erase_code(file, row, quantiser)
+                    self._erase_code(file, arrays["codes"], row, quantiser)
             for start in np.unique(places // CHECKED_ROWS * CHECKED_ROWS).tolist():
                 check = np.uint32(check_of(arrays, start, self._layout.rows)).tobytes()
                 os.pwrite(file, check, sections["checks"].offset + start // CHECKED_ROWS * 4)
@@ -208,10 +212,10 @@ class RowsFile:
             os.close(file)
         return True
 
-    def _erase_code(self, file: int, row: int, quantiser: Quantiser) -> None:
+    def _erase_code(self, file: int, codes: Bytes, row: int, quantiser: Quantiser) -> None:
         size = packed_bytes(BLOCK, self._layout.dimension)
         start = row // BLOCK * size
-        block = self.arrays["codes"][start : start + size].copy()
+        block = codes[start : start + size].copy()
         CodeScan(quantiser).blank(block, row % BLOCK)
         os.pwrite(file, block.tobytes(), self._layout.sections()["codes"].offset + start)
 

@@ -11,6 +11,7 @@ from app.errors import CollectionNotFound, RevisionPruned
 from app.gallery.index.certified import CertifiedIndex
 from app.gallery.index.files import SnapshotError
 from app.gallery.index.rows import living
+from app.gallery.index.search import SearchCounts
 from app.gallery.index.snapshot import Captured, Restored, SnapshotFolder
 from app.gallery.ports import CollectionRecord, Erasure, Ids, TemplateStore
 from app.locks import new_lock
@@ -47,10 +48,10 @@ class Replica:
         self._snapshot = snapshot
         self._clock = clock
         self._reached: Reached | None = None
+        self._tended: Reached | None = None  # what the last upkeep has seen
         self._to_erase: list[Ids] = []
         self._saved_revision = self._captured_revision = -1
         self._saved_at = -np.inf
-        self._holds_unknown_rows = False  # a snapshot that this process neither read nor wrote
         self._lock = new_lock("replica.following")
         self._erasing = new_lock("replica.erasing")
 
@@ -58,6 +59,35 @@ class Replica:
     def index(self) -> CertifiedIndex | None:
         """The index as far as it has come; None before it was first asked for."""
         return None if self._reached is None else self._reached.index
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory that the index takes, about."""
+        return 0 if self._reached is None else self._reached.index.memory
+
+    @property
+    def costs(self) -> SearchCounts:
+        """What searches of the index cost so far."""
+        return SearchCounts() if self._reached is None else self._reached.index.costs
+
+    @property
+    def settled(self) -> bool:
+        """Whether upkeep has nothing to do before the next change."""
+        reached = self._reached
+        if reached is not self._tended or self._to_erase or self._unsaved(reached):
+            return False
+        return self._snapshot is None or not self._snapshot.may_lose_files
+
+    def _unsaved(self, reached: Reached | None) -> bool:
+        """Whether this process should keep a snapshot that it does not keep yet."""
+        if reached is None or self._snapshot is None or not self._snapshot.owned:
+            return False
+        return reached.revision != self._saved_revision or self._snapshot.behind
+
+    def stands_at(self, revision: int, stamp: str) -> bool:
+        """Whether the index has reached that revision, and no later one."""
+        reached = self._reached
+        return reached is not None and (reached.revision, reached.stamp) == (revision, stamp)
 
     def current(self, record: CollectionRecord) -> CertifiedIndex:
         """The index, at the record's revision or a later one."""
@@ -80,7 +110,7 @@ class Replica:
         """Whether the snapshot's files hold no row that was removed."""
         if self._snapshot is None or not self._snapshot.has_rows():
             return Erasure.DONE
-        known = self._snapshot.owned and not self._holds_unknown_rows
+        known = self._snapshot.owned and not self._snapshot.behind
         return Erasure.DONE if known and not self._to_erase else Erasure.PENDING
 
     def _follow(self, record: CollectionRecord, reached: Reached | None) -> Reached:
@@ -89,14 +119,11 @@ class Replica:
                 "index (the database was replaced, or this process slept for long); the index is "
                 "built anew")  # fmt: skip
             reached = None
-            self._saved_revision, self._saved_at = -1, -np.inf  # the next round replaces it
+            self.save_soon()
         if reached is None:
             if self._snapshot is not None:
                 self._snapshot.own()
-            reached = self._restore(record)
-        if reached is None:
-            self._holds_unknown_rows = self._snapshot is not None and self._snapshot.has_rows()
-            reached = self._build(record)
+            reached = self._restore(record) or self._build(record)
         try:
             changes = self._store.changes_since(record, reached.revision)
         except RevisionPruned:  # in this very moment, or the record itself is as old as that
@@ -122,7 +149,9 @@ class Replica:
 
     def _erase(self) -> None:
         """Take what was removed out of the snapshot; upkeep tries again where that fails."""
-        if self._snapshot is None or not (self._to_erase or self._erasing.locked()):
+        if self._snapshot is None:
+            return
+        if not (self._to_erase or self._snapshot.behind or self._erasing.locked()):
             return
         with self._erasing:  # whoever waits here finds theirs erased
             with self._lock:
@@ -163,6 +192,7 @@ class Replica:
             return None
         index = self._new_index(record.dimension)
         index.restore(restored.quantiser, restored.shards, restored.tail)
+        self._snapshot.accept()
         self._saved_revision, self._saved_at = restored.revision, self._clock()
         seconds = round(self._clock() - started, 2)
         log(logging.INFO, "index read from its snapshot", templates=index.size, seconds=seconds)
@@ -203,17 +233,27 @@ class Replica:
         if self._snapshot is not None:
             self._snapshot.leave_lost_files()
         due = self._clock() - self._saved_at > SAVE_AFTER_S
-        if changed or (due and reached.revision != self._saved_revision):
+        if changed or (due and self._unsaved(reached)):
             self.save()
+        self._tended = reached
+
+    def save_soon(self) -> None:
+        """Let the next round of upkeep keep a snapshot."""
+        self._saved_revision, self._saved_at = -1, -np.inf
+        self._tended = None
 
     def save(self) -> None:
-        """Keep a snapshot of what is held now; where that fails, the last one stays."""
-        if self._reached is None or self._snapshot is None:
+        """Keep a snapshot of what is held now, or none of a small index; where that fails, the
+        last one stays."""
+        reached, snapshot = self._reached, self._snapshot
+        if reached is None or snapshot is None or not snapshot.own():
             return
         try:
-            if self._snapshot.save(self._capture):
+            if reached.index.size < reached.index.shape.least_kept:
+                snapshot.clear()
+                self._saved_revision = reached.revision
+            elif snapshot.save(self._capture):
                 self._saved_revision = self._captured_revision
-                self._holds_unknown_rows = False
         except OSError as error:
             log(logging.WARNING, "no index snapshot was kept", error)
         self._saved_at = self._clock()
@@ -229,15 +269,15 @@ class Replica:
                 reached.index.quantiser, state.shards, tail, reached.revision, reached.stamp
             )
 
-    def close(self) -> None:
-        """Keep a last snapshot where something changed, and let another process own it."""
-        if self._snapshot is None:
-            return
+    def close(self) -> bool:
+        """Keep a last snapshot where something changed; whether nothing is left to erase."""
         if self._reached is not None:
             self._erase()
-            if self._reached.revision != self._saved_revision:
+            if self._unsaved(self._reached):
                 self.save()
-        self._snapshot.release()
+            if not self._to_erase:
+                self._reached.index.close()
+        return not self._to_erase
 
     def discard(self) -> None:
         """The collection is gone: remove its snapshot, and keep none any more."""

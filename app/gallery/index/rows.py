@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import faiss
 import numpy as np
@@ -37,6 +38,12 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory that the arrays take, without those that are mapped from files."""
+        arrays: Sequence[NDArray[Any]] = (self.keys, self.persons, self.vectors, self.alive)
+        return sum(array.nbytes for array in arrays if array.flags.writeable)
 
     @property
     def dimension(self) -> int:
@@ -142,6 +149,11 @@ class Shard:
         """A shard whose codes are known."""
         least, most = float(codes.along.min()), float(codes.across.max())
         return cls(rows, codes, pilot_radius, least, most)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory that it takes, without what is mapped from files."""
+        return self.rows.memory + self.codes.memory
 
     def remove(self, keys: Ids) -> Ids:
         """Let rows count no more, and forget their codes, and their vectors where they lie in

@@ -1,7 +1,6 @@
 """The indexes of one process: they share threads and lie in one folder."""
 
-import time
-from collections.abc import Iterable
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,15 +9,12 @@ import faiss
 from app.gallery.encryption.ring import KeyRing
 from app.gallery.index.certified import CertifiedIndex, IndexShape
 from app.gallery.index.gpu import GpuShards
-from app.gallery.index.snapshot import IndexIdentity, SnapshotFolder
-from app.gallery.ports import CollectionRecord
-
-NEWBORN_S = 60  # a folder that may belong to a collection made after the others were listed
+from app.gallery.index.snapshots import Snapshots
 
 
 class IndexShelf:
     """Makes indexes and their snapshots. Without a `folder` nothing is kept on disk; with a key
-    ring what is kept is sealed."""
+    ring what is kept is sealed. Open indexes may take `max_bytes` of memory together."""
 
     def __init__(
         self,
@@ -27,6 +23,8 @@ class IndexShelf:
         ring: KeyRing | None = None,
         shape: IndexShape | None = None,
         gpu: GpuShards | None = None,
+        *,
+        max_bytes: int = sys.maxsize,
     ) -> None:
         # Each works alone: FAISS spreads nothing further from within them.
         self._threads = ThreadPoolExecutor(
@@ -34,32 +32,31 @@ class IndexShelf:
         )
         self._folder = folder
         self._ring = ring
-        self._shape = shape
+        self._shape = shape or IndexShape()
+        self.max_bytes = max_bytes
         self._gpu = gpu
 
     def new_index(self, dimension: int) -> CertifiedIndex:
         """An empty index of unit vectors."""
         return CertifiedIndex(dimension, self._threads, self._shape, self._gpu)
 
-    def snapshot(self, database: str, record: CollectionRecord) -> SnapshotFolder | None:
-        """Where a collection's index is kept; `database` is the database's own id."""
+    @property
+    def shape(self) -> IndexShape:
+        """When rows change their form."""
+        return self._shape
+
+    def snapshots(self, database: str) -> Snapshots | None:
+        """Where the indexes of a database are kept, which is named by its own id."""
         if self._folder is None:
             return None
-        identity = IndexIdentity(database, record.key, record.embedding_space, record.dimension)
-        folder = self._folder / database / str(record.key)
-        return SnapshotFolder(folder, identity, self._ring, self._threads)
+        least_rows = self._shape.least_kept
+        return Snapshots(self._folder / database, database, self._ring, self._threads, least_rows)
 
-    def remove_others(self, database: str, collections: Iterable[int]) -> None:
-        """Remove what is kept of collections that the database has no more: of those that some
-        other process deleted, while none that knew them ran."""
-        if self._folder is None or not (self._folder / database).is_dir():
-            return
-        known = {str(key) for key in collections}
-        for folder in (self._folder / database).iterdir():
-            young = time.time() - folder.stat().st_mtime < NEWBORN_S
-            if folder.name not in known and not young:
-                whose = IndexIdentity(database, 0, "", 0)
-                SnapshotFolder(folder, whose, None, self._threads).discard()
+    def expected_memory(self, templates: int, dimension: int) -> int:
+        """Bytes of memory that an index of so many templates will take, about."""
+        coded = dimension // 4 + 64
+        in_memory = self._folder is None or self._ring is not None
+        return templates * (coded + 4 * dimension * in_memory)
 
     def close(self) -> None:
         """End the threads, free the device."""

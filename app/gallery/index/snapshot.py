@@ -6,8 +6,6 @@ comes last. Whatever does not fit is noticed, and the index is built from the da
 """
 
 import hashlib
-import json
-import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,19 +18,19 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from app.disk import own, private_folder, write_whole
+from app.disk import private_folder, write_whole
 from app.errors import DamagedData, EncryptionKeyMissing
 from app.gallery.encryption.files import CHUNK, FileSealer, open_file
 from app.gallery.encryption.ring import KeyRing
 from app.gallery.index.codes import Bytes, CodedRows, CodeScan, Quantiser
 from app.gallery.index.files import Layout, RowsFile, SnapshotError, contents, parse
+from app.gallery.index.manifest import FORMAT, MANIFEST, checked, with_check
+from app.gallery.index.ownership import LOCK, Ownership
 from app.gallery.index.rows import Rows, Shard
 from app.gallery.ports import Ids
 from app.locks import new_condition, new_lock
 from app.types import FloatArray
 
-FORMAT = 1
-MANIFEST = "manifest.json"
 PURPOSE = b"likeness index snapshot"
 NO_KEYS: Ids = np.empty(0, np.int64)
 FILE_TIMEOUT_S = 60.0  # within which a file that is being written is there, or given up
@@ -79,13 +77,21 @@ class SnapshotFolder:
     """
 
     def __init__(
-        self, folder: Path, identity: IndexIdentity, ring: KeyRing | None, threads: Executor
+        self,
+        folder: Path,
+        identity: IndexIdentity,
+        ring: KeyRing | None,
+        threads: Executor,
+        owner: Ownership | None = None,
     ) -> None:
+        """By default the right to change the folder is its own."""
         self._folder = folder
         self._identity = identity
         self._ring = ring
         self._threads = threads
-        self._owned: int | None = None
+        self._owner = owner or Ownership(folder)
+        self._read_as_owner = False
+        self._in_step = False  # what lies there is what this object read or wrote as the owner
         self._discarded = False
         self._saving = new_lock("snapshot.saving")
         self._lock = new_condition("snapshot.files")
@@ -102,40 +108,48 @@ class SnapshotFolder:
     # --- who may write -----------------------------------------------------------------------
 
     def own(self) -> bool:
-        """Become the owner if nobody else is; an owner that dies leaves it to the next. What was
-        discarded has no owner any more."""
-        with self._lock:
-            return not self._discarded and self._own()
-
-    def _own(self) -> bool:
-        if self._owned is not None:
-            return True
-        try:
-            private_folder(self._folder)
-            self._owned = own(self._folder / "lock")
-        except OSError:
-            return False  # a folder that cannot be written keeps no snapshot
-        return self._owned is not None
+        """Become the owner if nobody else is. What was discarded has no owner any more."""
+        return not self._discarded and self._owner.own()
 
     @property
     def owned(self) -> bool:
-        """Whether this process may change it."""
-        return self._owned is not None
+        """Whether this process is the owner."""
+        return self._owner.held
 
     def has_rows(self) -> bool:
         """Whether any file of rows is there, whoever wrote it."""
         return any(self._folder.glob("rows-*"))
 
-    def release(self) -> None:
-        """Own it no longer."""
-        with self._lock:
-            if self._owned is not None:
-                os.close(self._owned)
-                self._owned = None
+    @property
+    def behind(self) -> bool:
+        """Whether this process owns the folder, and an owner before it wrote what lies there."""
+        return self._owner.held and not self._in_step
+
+    def accept(self) -> None:
+        """Go on from what was loaded. What is not accepted goes at the next save or erasure."""
+        self._in_step = self._read_as_owner
+
+    def _take_over(self) -> None:
+        """Leave of what an owner before this one wrote only the files that this process has read,
+        without the rows that are gone since. The next save makes a snapshot of it again."""
+        if not self.behind:
+            return
+        (self._folder / MANIFEST).unlink(missing_ok=True)
+        names = set(self._held.values())
+        for path in self._folder.iterdir() if self._folder.exists() else ():
+            if path.name not in {*names, LOCK}:
+                path.unlink(missing_ok=True)
+        self._files = {name: file for name, file in self._files.items() if name in names}
+        self._sealed = {name: keys for name, keys in self._sealed.items() if name in names}
+        for rows in list(self._held):
+            self._erase(rows.keys[~rows.alive])
+        self._in_step = True
 
     def discard(self) -> None:
         """Remove everything, where this process is the owner or nobody is, and keep nothing here
         ever again. A save that is under way is given up, and removes what it wrote."""
+        if self._folder.exists():
+            self._owner.own()
         with self._lock:
             self._discarded = True
         if self._saving.acquire(timeout=FILE_TIMEOUT_S):
@@ -144,24 +158,35 @@ class SnapshotFolder:
             finally:
                 self._saving.release()
 
+    def clear(self) -> None:
+        """Remove what is kept, where this process is the owner or nobody is. More may be kept
+        later."""
+        self.own()
+        with self._saving:
+            self._remove_all()
+
     def _remove_all(self) -> None:
         with self._lock:
-            if self._folder.exists() and self._own():
+            if self._folder.exists():
+                if not self._owner.held:
+                    return
                 shutil.rmtree(self._folder, ignore_errors=True)
             self._files, self._sealed = {}, {}
             self._held.clear()
-        self.release()
+            self._in_step = self._owner.held and not self.has_rows()
 
     def reader(self) -> "SnapshotFolder":
         """The same folder, opened once more for reading alone."""
-        return SnapshotFolder(self._folder, self._identity, self._ring, self._threads)
+        return SnapshotFolder(self._folder, self._identity, self._ring, self._threads, self._owner)
 
     # --- read --------------------------------------------------------------------------------
 
     def load(self) -> Restored | None:
         """What is there, verified; None without a snapshot. Raises SnapshotError."""
+        self._read_as_owner, self._in_step = self._owner.held, False
         text = self._manifest()
         if text is None:
+            self._in_step = self._read_as_owner and not self.has_rows()
             return None
         try:
             return self._read(text)
@@ -182,7 +207,7 @@ class SnapshotFolder:
 
     def _read(self, text: bytes) -> Restored:
         try:
-            return self._restore(_checked(text))
+            return self._restore(checked(text))
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise SnapshotError(f"it cannot be read ({error})") from error
         except (DamagedData, EncryptionKeyMissing) as error:
@@ -215,8 +240,8 @@ class SnapshotFolder:
         layout = Layout(entry["rows"], self._identity.dimension, entry["coded"])
         facts = self._facts(entry["name"], layout)
         if self._ring is None:
-            file = RowsFile.verified(self._folder / entry["name"], facts, layout)
-            arrays = file.arrays
+            file = RowsFile(self._folder / entry["name"], layout)
+            arrays = file.verified(facts)
             with self._lock:
                 self._files[entry["name"]] = file
         else:
@@ -234,7 +259,7 @@ class SnapshotFolder:
         return Shard.of_codes(rows, codes, entry["pilot_radius"])
 
     def _decrypt(self, name: str, layout: Layout) -> Bytes:
-        assert self._ring is not None, "plain files are mapped"
+        assert self._ring is not None, "plain files need no key"
         buffer = np.empty(layout.size, np.uint8)
         place = 0
         with (self._folder / name).open("rb") as file:
@@ -270,6 +295,7 @@ class SnapshotFolder:
             if not self.own():
                 return False
             with self._lock:
+                self._take_over()
                 self._erased = []
             try:
                 return self._save(capture())
@@ -280,6 +306,7 @@ class SnapshotFolder:
                     self._remove_all()
 
     def _save(self, state: Captured) -> bool:
+        private_folder(self._folder)
         rotation = None if state.quantiser is None else self._write_rotation(state.quantiser)
         with self._lock:
             self._quantiser = state.quantiser
@@ -298,12 +325,12 @@ class SnapshotFolder:
         with self._lock:
             if self._discarded or not names <= {*self._files, *self._sealed}:
                 return False
-            write_whole(self._folder / MANIFEST, [_with_check(manifest)])
+            write_whole(self._folder / MANIFEST, [with_check(manifest)])
             self._hold(names)
             self._files = {name: file for name, file in self._files.items() if name in names}
             self._sealed = {name: keys for name, keys in self._sealed.items() if name in names}
             # At once: what is erased from here on is looked for in no other file.
-            self._remove_others({*names, MANIFEST, "lock", f"rotation-{(rotation or '')[:16]}"})
+            self._remove_others({*names, MANIFEST, LOCK, f"rotation-{(rotation or '')[:16]}"})
         return True
 
     def _keep(self, rows: Rows, codes: CodedRows | None, radius: float) -> dict[str, Any]:
@@ -350,17 +377,16 @@ class SnapshotFolder:
             write_whole(path, _seal(FileSealer(self._ring, PURPOSE, name.encode()), plain))
         with self._lock:
             gone = self._erased_meanwhile()
+            self._held[rows] = name
             if self._ring is not None:
                 self._sealed[name] = rows.keys[alive]
-                self._held[rows] = name
                 self._remove_sealed(gone)
                 return
-            file = RowsFile.written(path, layout)
+            file = self._files[name] = RowsFile(path, layout)
             self._unsynced |= file.erase(gone, self._quantiser)
-            self._files[name] = file
-            self._held[rows] = name
-            # From here on the file's pages serve, which the system may drop and read again.
-            rows.vectors = file.arrays["vectors"]
+            if codes is not None:
+                # From here on the file's pages serve, which the system may drop and read again.
+                rows.vectors = file.arrays()["vectors"]
 
     def _erased_meanwhile(self) -> Ids:
         return np.concatenate([NO_KEYS, *(self._erased or [])])
@@ -387,23 +413,35 @@ class SnapshotFolder:
     def erase(self, keys: Ids) -> None:
         """Leave nothing of these templates in the files. Waits for a file with one of them that is
         being written. Raises OSError."""
-        if not len(keys):
+        if not len(keys) and not self.behind:
             return
         with self._lock:
             if self._erased is not None:
                 self._erased.append(keys)
-            if self._owned is None or self._discarded:
+            if not self._owner.held or self._discarded:
                 return
+            self._take_over()
             if not self._lock.wait_for(
                 lambda: not np.isin(keys, self._in_work).any(), FILE_TIMEOUT_S
             ):
                 raise TimeoutError("a file of the index snapshot takes too long to write")
-            for name, file in list(self._files.items()):
-                try:
-                    self._unsynced |= file.erase(keys, self._quantiser)
-                except FileNotFoundError:  # another owner removed it meanwhile
-                    del self._files[name]
-            self._remove_sealed(keys)
+            self._erase(keys)
+
+    def _erase(self, keys: Ids) -> None:
+        for name, file in list(self._files.items()):
+            try:
+                self._unsynced |= file.erase(keys, self._quantiser)
+            except FileNotFoundError:  # another owner removed it meanwhile
+                del self._files[name]
+        self._remove_sealed(keys)
+
+    @property
+    def may_lose_files(self) -> bool:
+        """Whether rows that were removed lie in files that another process owns."""
+        if self._owner.held:
+            return False
+        rows = list(self._held)
+        return any(not one.alive.all() and not one.vectors.flags.writeable for one in rows)
 
     def leave_lost_files(self) -> None:
         """Rows that this process reads from a file which its owner has replaced: nobody erases what
@@ -448,22 +486,3 @@ def _seal(sealer: FileSealer, pieces: Iterable[memoryview]) -> Iterator[bytes]:
                 yield sealer.seal_chunk(bytes(waiting[:CHUNK]))
                 del waiting[:CHUNK]
     yield sealer.seal_chunk(bytes(waiting), last=True)
-
-
-def _with_check(content: Mapping[str, Any]) -> bytes:
-    text = json.dumps(content, sort_keys=True)
-    check = hashlib.sha256(text.encode()).hexdigest()
-    return json.dumps({"content": content, "sha256": check}, sort_keys=True).encode()
-
-
-def _checked(text: bytes) -> Mapping[str, Any]:
-    """The content of a manifest. Raises SnapshotError."""
-    try:
-        whole = json.loads(text)
-        content: Mapping[str, Any] = whole["content"]
-        canonical = json.dumps(content, sort_keys=True).encode()
-        if hashlib.sha256(canonical).hexdigest() == whole["sha256"]:
-            return content
-    except (ValueError, KeyError, TypeError) as error:
-        raise SnapshotError("its manifest is torn") from error
-    raise SnapshotError("its manifest is damaged")

@@ -5,7 +5,8 @@ import numpy as np
 from app.gallery.index.rows import Rows
 from app.gallery.ports import Ids, Templates
 
-FIRST_ROOM = 64
+FIRST_ROOM = 8
+ROW_BYTES = 100  # of a row's entry in the dictionary
 
 
 class Tail:
@@ -20,6 +21,11 @@ class Tail:
 
     def __len__(self) -> int:
         return len(self._row_of)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory that it takes, about."""
+        return self._room.memory + ROW_BYTES * len(self._row_of)
 
     def __contains__(self, key: int) -> bool:
         return key in self._row_of

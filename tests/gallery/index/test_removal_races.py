@@ -187,7 +187,7 @@ def test_a_reader_that_comes_late_leaves_no_folder(database: Path, pause: Pause)
     gallery = Gallery(SqlStore(engine), IndexShelf(2, database.parent / "index"), "es-test", D)
     gallery.create_collection("staff", {})
     enroll(gallery, "ada", drawn(1)[0], "staff")
-    (key,) = gallery._replicas
+    key = gallery.store.collection("staff").key
     pause.arm(partial(gallery.delete_collection, "staff"), event=BEFORE, name="gallery.replicas")
     with pytest.raises(Exception, match="deleted meanwhile"):
         gallery.size("staff")

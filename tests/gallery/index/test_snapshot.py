@@ -1,7 +1,6 @@
 """An index kept on disk: taken back as it was, told apart from any other, rid of the deleted."""
 
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from app.gallery.gallery import Gallery
 from app.gallery.index import replica as replica_module
 from app.gallery.index.certified import CertifiedIndex, IndexShape
 from app.gallery.index.files import SnapshotError
+from app.gallery.index.ownership import Ownership
 from app.gallery.index.rows import living
 from app.gallery.index.shelf import IndexShelf
 from app.gallery.index.snapshot import Captured, IndexIdentity, SnapshotFolder
@@ -122,9 +122,9 @@ def test_the_code_of_a_deleted_template_is_gone_too(
     folder = SnapshotFolder(tmp_path, WHOSE, None, threads)
     keep(folder, index)
     folder.erase(np.arange(1, 257))
-    file = next(file for file in folder._files.values() if "codes" in file.arrays)
-    assert not file.arrays["codes"].any()
-    assert not file.arrays["vectors"].any()
+    file = next(file for file in folder._files.values() if "codes" in file.arrays())
+    assert not file.arrays()["codes"].any()
+    assert not file.arrays()["vectors"].any()
 
 
 def on_disk(folder: Path) -> bytes:
@@ -201,8 +201,8 @@ class TestRefused:
                 SnapshotFolder(tmp_path, WHOSE, ring, threads).load()
 
 
-def test_one_owner_at_a_time(tmp_path: Path, threads: ThreadPoolExecutor) -> None:
-    first, second = (SnapshotFolder(tmp_path, WHOSE, None, threads) for _ in range(2))
+def test_one_owner_at_a_time(tmp_path: Path) -> None:
+    first, second = (Ownership(tmp_path / "new") for _ in range(2))
     assert first.own()
     assert not second.own()
     first.release()
@@ -291,15 +291,18 @@ class TestGallery:
         second.close()
         assert json.loads(manifest.read_text())["content"]["format"] == 1
 
+    def fill_staff(self, gallery: Gallery) -> None:
+        """As few people as are worth a snapshot."""
+        gallery.create_collection("staff", {})
+        new = [template(vector, str(i)) for i, vector in enumerate(drawn(8))]
+        gallery.enroll("staff", "ada", None, new)
+
     def test_a_deleted_collection_takes_its_folder_along(self, database: Path) -> None:
         gallery = self.open(database)
-        gallery.create_collection("staff", {})
-        gallery.enroll("staff", "ada", None, [template(drawn(1)[0], "a")])
+        self.fill_staff(gallery)
         gallery.tend()
-        replicas = list(gallery._replicas.values())
-        for replica in replicas:
-            replica.save()
-        assert len(list(database.parent.rglob("manifest.json"))) == len(replicas)
+        assert len(list(database.parent.rglob("manifest.json"))) == 1
+        assert drawn(1)[0].tobytes() in on_disk(database.parent / "index")
         gallery.delete_collection("staff")
         assert drawn(1)[0].tobytes() not in on_disk(database.parent / "index")
 
@@ -307,13 +310,10 @@ class TestGallery:
         self, database: Path
     ) -> None:
         gallery = self.open(database)
-        gallery.create_collection("staff", {})
-        gallery.enroll("staff", "ada", None, [template(drawn(1)[0], "a")])
+        self.fill_staff(gallery)
         gallery.close()
         store = SqlStore(open_engine(database))
         store.delete_collection("staff")  # as by a process that has another data folder
-        for folder in (database.parent / "index").glob("*/*"):
-            os.utime(folder, (0, 0))
         assert drawn(1)[0].tobytes() in on_disk(database.parent / "index")
         again = self.open(database)
         again.prepare()

@@ -110,10 +110,10 @@ class Host:
 
     def abandon(self) -> None:
         """Leave everything as a killed process does: nothing is kept, locks are free."""
-        for replica in list(self.gallery._replicas.values()):
-            if replica._snapshot is not None:
-                replica._snapshot.release()
-        self.gallery._replicas.clear()
+        indexes = self.gallery._indexes
+        assert indexes._snapshots is not None
+        indexes._snapshots.release()
+        indexes.replicas._open.clear()
         self.gallery._shelf.close()
         self._engine.dispose()
 
