@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from sqlalchemy import URL, ColumnElement, Connection, Engine, Table, make_url
+from sqlalchemy import URL, Connection, Engine, Table, make_url
 from sqlalchemy.exc import ArgumentError
 
 from app.errors import DatabaseError
@@ -17,6 +17,7 @@ class Backend(Protocol):
     """What differs between databases; each module of this package is one."""
 
     OPENING_ADVICE: str  # what to check when a database cannot be opened
+    BY_TERM: str  # beside `metadata_terms` in a join: look for the term, then for the person
     MOVED: str  # what to say and do where it is not in place
     ERASES: bool  # whether erasing deleted rows is ours to do; else it is the server's
 
@@ -56,8 +57,8 @@ class Backend(Protocol):
     ) -> None:
         """Insert rows of a table of two columns of integers."""
 
-    def joined(self, column: ColumnElement[int]) -> ColumnElement[str]:
-        """An aggregate: integers as one text, between commas."""
+    def joined(self, column: str) -> str:
+        """The SQL of an aggregate: integers as one text, between commas."""
 
     def is_full(self, error: BaseException) -> bool:
         """Whether the driver's error means that there is no room left."""

@@ -6,13 +6,10 @@ from typing import Any
 import sqlalchemy
 from sqlalchemy import (
     URL,
-    ColumnElement,
     Connection,
     Engine,
     ExceptionContext,
     Table,
-    Text,
-    cast,
     event,
     func,
     select,
@@ -30,6 +27,7 @@ OPENING_ADVICE = (
 
 ERASES = False
 MOVED = ""  # never happens
+BY_TERM = ""  # the planner knows
 
 CONNECT_TIMEOUT_S = 10
 POOL_TIMEOUT_S = 15
@@ -191,9 +189,9 @@ def insert_pairs(connection: Connection, table: Table, pairs: Sequence[tuple[int
     connection.exec_driver_sql(statement, {"a": list(first), "b": list(second)})
 
 
-def joined(column: ColumnElement[int]) -> ColumnElement[str]:
-    """An aggregate: integers as one text, between commas."""
-    return func.string_agg(cast(column, Text), ",")
+def joined(column: str) -> str:
+    """The SQL of an aggregate: integers as one text, between commas."""
+    return f"string_agg(CAST({column} AS text), ',')"
 
 
 def is_full(error: BaseException) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import URL, ColumnElement, Connection, Engine, Table, event, func
+from sqlalchemy import URL, Connection, Engine, Table, event
 
 from app.gallery.backends.sqlite_file import MovedError, database_file
 
@@ -15,7 +15,9 @@ OPENING_ADVICE = (
 )
 
 MOVED = MovedError.ADVICE
-ERASES = True
+ERASES = True  # It takes the index by person otherwise, whose pages lie apart: eight times as long.
+BY_TERM = "INDEXED BY sqlite_autoindex_metadata_terms_1"
+
 BUSY_TIMEOUT_S = 15
 RETRY_S = 0.02
 PRAGMAS = (
@@ -150,9 +152,9 @@ def insert_pairs(connection: Connection, table: Table, pairs: Sequence[tuple[int
     connection.exec_driver_sql(statement, list(pairs))
 
 
-def joined(column: ColumnElement[int]) -> ColumnElement[str]:
-    """An aggregate: integers as one text, between commas."""
-    return func.group_concat(column)
+def joined(column: str) -> str:
+    """The SQL of an aggregate: integers as one text, between commas."""
+    return f"group_concat({column})"
 
 
 def is_full(error: BaseException) -> bool:
