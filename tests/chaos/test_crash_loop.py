@@ -66,7 +66,7 @@ def test_processes_killed_over_sqlite(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "likeness.db")) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
-    assert ledger.acknowledged > 5 * CYCLES
+    assert ledger.acknowledged > CYCLES
     print(f"\n{CYCLES} cycles, {ledger.acknowledged} operations acknowledged")  # noqa: T201
 
 

@@ -51,9 +51,10 @@ def serve(connection: Connection, url: str, folder: Path, prunes: bool) -> None:
     """Do what comes over the connection until it ends: the body of a worker process."""
     gallery = open_gallery(url, folder)
     upkeep = Upkeep(gallery, seconds=0.05)
-    # So short that some follow the log of changes and others find it pruned, and build anew.
+    # About as long as a cycle of the crash loop: some processes follow the log of changes, others
+    # find it pruned and build anew.
     if prunes:
-        upkeep.also(Pruning(gallery.store, kept=timedelta(seconds=0.5), every_s=0.5).round)
+        upkeep.also(Pruning(gallery.store, kept=timedelta(seconds=3), every_s=0.5).round)
     upkeep.start()
     connection.send(("ready", None))
     while True:
@@ -101,7 +102,8 @@ class Worker:
         """SIGKILL."""
         self.process.kill()
         self.process.join()
-        self._connection.close()
+        with self._lock:  # a client that still reads finds the end first
+            self._connection.close()
 
 
 Held = frozenset[int]
