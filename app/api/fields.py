@@ -12,6 +12,7 @@ from app.gallery.identifiers import COLLECTION_PATTERN, MAX_DECOMPOSED, MAX_PERS
 from app.gallery.metadata import MAX_FILTER_MEMBERS, check_filter, check_metadata
 
 MAX_TOP_K = 100
+MAX_PERSONS_AT_ONCE = 1000
 
 
 def _from_text(value: Any) -> Any:
@@ -204,6 +205,22 @@ class NewPerson(_Fields):
     metadata: Metadata = {}
 
 
-class MetadataUpdate(_Fields):
-    model_config = ConfigDict(json_schema_extra={"examples": [{"metadata": {"team": "day"}}]})
-    metadata: Metadata
+class PersonUpdate(_Fields):
+    """What is left out stays."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"metadata": {"team": "day"}, "person_id": "ada.l"}]}
+    )
+    metadata: Metadata | None = None
+    person_id: Annotated[PersonId | None, Field(description="The person's new id.")] = None
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if self.metadata is None and self.person_id is None:
+            raise ValueError("give metadata, a new person_id, or both")
+        return self
+
+
+class DeletePersons(_Fields):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"person_ids": ["ada", "grace"]}]})
+    person_ids: Annotated[list[str], Field(min_length=1, max_length=MAX_PERSONS_AT_ONCE)]

@@ -25,6 +25,7 @@ from app.api.routes import (
     faces,
     hygiene,
     imports,
+    persons,
     system,
 )
 from app.importing.jobs import ImportJobs
@@ -78,7 +79,7 @@ def create_app(services: Services) -> FastAPI:
     services.upkeep.also(imports_of_service.eraser.round)
     for with_photos in (faces, enrolment, decisions):
         app.include_router(with_photos.router)  # `read_call` checks the query with the other fields
-    for module in (collections, calibration, hygiene, imports):
+    for module in (collections, persons, calibration, hygiene, imports):
         app.include_router(module.router, dependencies=[Depends(only_declared_query)])
     app.include_router(system.router)
     complete_document(app)

@@ -1,15 +1,23 @@
-"""Pages of lists, bounded in bytes as well as in items."""
+"""Pages of lists, bounded in bytes as well as in items, and the cursors that lead to the next."""
 
+import base64
+import binascii
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import orjson
+from fastapi import Query
 
+from app.errors import InvalidCursor
 from app.gallery.ports import Page
 
 T = TypeVar("T")
 # Of metadata on one page; a thousand items of 16 KiB each would stop the event loop.
 MAX_PAGE_BYTES = 256 * 1024
+MAX_PAGE = 1000
+
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Items on a page.")]
+Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before.")]
 
 
 def within_bytes(page: Page[T], metadata_of: Callable[[T], Mapping[str, Any]]) -> Page[T]:
@@ -20,3 +28,18 @@ def within_bytes(page: Page[T], metadata_of: Callable[[T], Mapping[str, Any]]) -
         if size > MAX_PAGE_BYTES and number:
             return Page(page.items[:number], True)
     return page
+
+
+def cursor_to_key(cursor: str | None) -> str | None:
+    """The key after which the page begins. Raises InvalidCursor."""
+    if cursor is None:
+        return None
+    try:
+        return base64.b64decode(cursor.encode(), altchars=b"-_", validate=True).decode()
+    except (binascii.Error, ValueError) as error:
+        raise InvalidCursor("Give the next_cursor of an answer unchanged, or none.") from error
+
+
+def next_cursor(page: Page[T], key: Callable[[T], str]) -> str | None:
+    """The cursor of the page that follows; None for the last."""
+    return base64.urlsafe_b64encode(key(page.items[-1]).encode()).decode() if page.more else None

@@ -43,7 +43,9 @@ def hygiene(
             for given_up in (pair[0] for pair in (rename, merge) if pair):
                 _note(services, collection, given_up)
             if rename:
-                renamed = services.gallery.store.rename_person(collection, *rename)
+                renamed = services.gallery.store.update_person(
+                    collection, rename[0], new_id=rename[1]
+                )
                 out.print(f"The person is {renamed.person_id} now.", markup=False)
             if merge or move or delete:
                 _mend(services.gallery, collection, merge, move, delete)

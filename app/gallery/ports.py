@@ -284,13 +284,28 @@ class TemplateStore(Protocol):
 
     def person(self, name: str, person_id: str) -> PersonRecord: ...
 
-    def persons(self, name: str, after: str | None, limit: int) -> Page[PersonRecord]: ...
+    def persons(
+        self,
+        name: str,
+        after: str | None,
+        limit: int,
+        *,
+        prefix: str = "",
+        metadata: JsonObject | None = None,
+    ) -> Page[PersonRecord]: ...
 
-    def update_person(self, name: str, person_id: str, metadata: JsonObject) -> PersonRecord: ...
-
-    def rename_person(self, name: str, person_id: str, new_id: str) -> PersonRecord: ...
+    def update_person(
+        self,
+        name: str,
+        person_id: str,
+        metadata: JsonObject | None = None,
+        *,
+        new_id: str | None = None,
+    ) -> PersonRecord: ...
 
     def delete_person(self, name: str, person_id: str) -> Receipt: ...
+
+    def delete_persons(self, name: str, person_ids: Sequence[str]) -> tuple[Receipt, list[str]]: ...
 
     def enroll(
         self,

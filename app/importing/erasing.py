@@ -54,8 +54,8 @@ class ReportEraser:
         self._is_there = is_there
         self._clock = clock
 
-    def note(self, collection: str, person_id: str) -> Erasure:
-        """Before a person is deleted: note that reports may name them, on disk when this returns.
+    def note(self, collection: str, *person_ids: str) -> Erasure:
+        """Before persons are deleted: note that reports may name them, on disk when this returns.
         `DONE` where there is none. Raises StoreFull."""
         if not self._folder.path.exists():
             return Erasure.DONE
@@ -64,12 +64,13 @@ class ReportEraser:
             found = tuple(job.import_id for job in mine if self._may_name(job))
             if not found:
                 return Erasure.DONE
-            note = _Deleted(
-                collection=collection, person_id=composed(person_id), at=self._clock(),
-                imports=found,
-            )  # fmt: skip
+            now = self._clock()
+            notes = [
+                _Deleted(collection=collection, person_id=composed(one), at=now, imports=found)
+                for one in person_ids
+            ]
             try:
-                self._append(note)
+                self._append(notes)
             except OSError as error:
                 raise unwritable(error) from error
         return Erasure.PENDING
@@ -119,10 +120,10 @@ class ReportEraser:
                 log(logging.WARNING, "a note of a deletion cannot be read; it is dropped")
         return notes
 
-    def _append(self, note: _Deleted) -> None:
+    def _append(self, notes: Iterable[_Deleted]) -> None:
         private_file(self._spool)
         with self._spool.open("ab") as file:
-            file.write(b"\n" + note.model_dump_json().encode() + b"\n")
+            file.write(b"\n" + b"".join(one.model_dump_json().encode() + b"\n" for one in notes))
             file.flush()
             os.fsync(file.fileno())
 

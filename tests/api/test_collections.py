@@ -103,3 +103,71 @@ def test_an_unknown_query_parameter_is_refused(
     answer = client.get(f"/v1/collections{path.format(c=collection)}", params={"page": 2})
     assert (answer.status_code, code_of(answer)) == (422, "unknown_field")
     assert "no query parameter 'page'; it takes" in answer.json()["detail"]
+
+
+@pytest.fixture
+def people(client: httpx.Client, collection: str) -> str:
+    """Persons without faces: ada and Ada, ben, and Édouard, whose id is given decomposed."""
+    for person_id, team in (("ada", 1), ("Ada", 2), ("ben", 1), ("E\u0301douard", 2)):
+        body = {"person_id": person_id, "metadata": {"team": team}}
+        client.post(f"/v1/collections/{collection}/persons", json=body).raise_for_status()
+    return f"/v1/collections/{collection}/persons"
+
+
+def ids(answer: httpx.Response) -> list[str]:
+    assert answer.status_code == 200, answer.text
+    return [person["person_id"] for person in answer.json()["items"]]
+
+
+def test_persons_are_found_by_prefix_and_metadata(client: httpx.Client, people: str) -> None:
+    assert ids(client.get(people, params={"prefix": "a"})) == ["ada"]
+    assert ids(client.get(people, params={"prefix": "E\u0301d"})) == ["\u00c9douard"]
+    assert ids(client.get(people, params={"prefix": "x"})) == []
+    assert ids(client.get(people, params={"filter": '{"team": 1}'})) == ["ada", "ben"]
+    both = {"filter": '{"team": 1}', "prefix": "b", "limit": 1}
+    assert ids(client.get(people, params=both)) == ["ben"]
+    for wrong in ("[1]", "{", '{"team": NaN}'):
+        answer = client.get(people, params={"filter": wrong})
+        assert (answer.status_code, code_of(answer)) == (422, "invalid_request")
+
+
+def test_pages_keep_the_prefix(client: httpx.Client, people: str) -> None:
+    for number in range(5):
+        client.post(people, json={"person_id": f"crew-{number}"}).raise_for_status()
+    found, cursor = [], None
+    while True:
+        page = client.get(people, params={"prefix": "crew-", "limit": 2} | (cursor or {}))
+        found += ids(page)
+        if page.json()["next_cursor"] is None:
+            break
+        cursor = {"cursor": page.json()["next_cursor"]}
+    assert found == [f"crew-{number}" for number in range(5)]
+
+
+def test_a_person_is_renamed(presidents: Any) -> None:
+    path = f"/v1/collections/{presidents.name}/persons"
+    renamed = presidents.client.patch(f"{path}/obama", json={"person_id": "barack"})
+    assert renamed.json()["person_id"] == "barack"
+    (face,) = presidents.identify(presidents.photo("obama2.jpg")).json()["faces"]
+    assert face["person_id"] == "barack"
+    assert presidents.client.get(f"{path}/obama").status_code == 404
+    taken = presidents.client.patch(f"{path}/barack", json={"person_id": "biden"})
+    assert (taken.status_code, code_of(taken)) == (409, "person_exists")
+    nothing = presidents.client.patch(f"{path}/barack", json={})
+    assert (nothing.status_code, code_of(nothing)) == (422, "invalid_request")
+    both = {"person_id": "obama", "metadata": {"office": "president"}}
+    assert (
+        presidents.client.patch(f"{path}/barack", json=both).json()["metadata"] == both["metadata"]
+    )
+
+
+def test_several_persons_are_deleted_at_once(presidents: Any) -> None:
+    path = f"/v1/collections/{presidents.name}/persons/delete"
+    answer = presidents.client.post(path, json={"person_ids": ["obama", "ada", "biden", "obama"]})
+    assert answer.json()["deleted"] == {"persons": 2, "faces": 2}
+    assert answer.json()["not_found"] == ["ada"]
+    (face,) = presidents.identify(presidents.photo("obama2.jpg")).json()["faces"]
+    assert (face["status"], face["candidates"]) == ("unknown", [])
+    for wrong in ([], [""] * 1001):
+        refused = presidents.client.post(path, json={"person_ids": wrong})
+        assert (refused.status_code, code_of(refused)) == (422, "invalid_request")

@@ -125,7 +125,7 @@ class TestStore:
                 SPACE,
             ),
             lambda: store.move_face("default", face.face_id, bad),
-            lambda: store.rename_person("default", "ada", bad),
+            lambda: store.update_person("default", "ada", new_id=bad),
             lambda: store.create_collection("\u00e9", SPACE, 16, {}),
             lambda: store.create_collection("a\n", SPACE, 16, {}),
         ):
@@ -152,8 +152,8 @@ class TestStore:
         face = store.enroll("default", "ada", {"n": 1}, [template(vector, "1")])[0].face
         store.create_person("default", "eve", {})
         with pytest.raises(PersonExists):
-            store.rename_person("default", "ada", "eve")
-        renamed = store.rename_person("default", "ada", DECOMPOSED)
+            store.update_person("default", "ada", new_id="eve")
+        renamed = store.update_person("default", "ada", new_id=DECOMPOSED)
         assert (renamed.person_id, renamed.metadata) == (COMPOSED, {"n": 1})
         assert store.face("default", face.face_id).person_id == COMPOSED
         with pytest.raises(PersonNotFound):

@@ -203,7 +203,7 @@ def test_a_migration_composes_ids_and_merges_nobody(engine: Engine, directions: 
     merged = store.merge_persons("default", DECOMPOSED, COMPOSED)
     assert (merged.person_id, merged.templates) == (COMPOSED, 1)
     assert store.person("default", DECOMPOSED).person_id == COMPOSED
-    assert store.rename_person("default", twice[1], "q2").person_id == "q2"
+    assert store.update_person("default", twice[1], new_id="q2").person_id == "q2"
     assert store.clashing_ids() == []
     store.delete_person("default", DECOMPOSED)
     with pytest.raises(PersonNotFound):

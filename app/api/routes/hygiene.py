@@ -11,7 +11,8 @@ from app.api.answers import AnswerHead, jobs_of
 from app.api.fields import KnownPersonId, PersonId
 from app.api.json_routes import JsonRoute
 from app.api.problems import ANY_BODY, ANY_WRITE, IN_COLLECTION, IN_SPACE, problems
-from app.api.routes.collections import Collection, face_info, person_info
+from app.api.routes.collections import Collection
+from app.api.routes.persons import face_info, person_info
 from app.api.schemas.galleries import PersonAnswer, StoredFaceAnswer
 from app.api.schemas.hygiene import HygieneAnswer
 from app.decision.hygiene import Hygiene, examine

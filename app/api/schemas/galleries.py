@@ -124,3 +124,10 @@ class DeletionReceipt(Answer):
             "With PostgreSQL always `pending`: its own VACUUM frees them."
         ),
     ]
+
+
+class PersonsReceipt(DeletionReceipt):
+    """What the deletion of several persons removed, and which of the ids no person had."""
+
+    model_config = example(deleted={"persons": 1, "faces": 2}, erased="done", not_found=["grace"])
+    not_found: list[str]

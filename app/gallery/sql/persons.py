@@ -1,12 +1,12 @@
 """Persons in SQL."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 from sqlalchemy import Connection, delete, exists, insert, select, update
 
 from app.errors import PersonExists
-from app.gallery.identifiers import composed, new_person_id
+from app.gallery.identifiers import composed, new_person_id, spellings
 from app.gallery.metadata import check_filter, check_metadata
 from app.gallery.ports import CollectionRecord, Ids, Page, PersonRecord, Receipt
 from app.gallery.sql.changes import REMOVE, log_change
@@ -21,8 +21,11 @@ from app.gallery.sql.rows import (
     to_page,
 )
 from app.gallery.sql.tables import persons, templates
-from app.gallery.sql.terms import find_persons, index_again, index_new
+from app.gallery.sql.terms import find_persons, have_terms, index_again, index_new
 from app.types import JsonObject
+
+# Of Unicode; ids are compared by their code points.
+LAST_CHARACTER = "\U0010ffff"
 
 
 class PersonPart(Part):
@@ -37,55 +40,97 @@ class PersonPart(Part):
             insert_person(connection, collection, person_id, metadata, self._clock())
             return get_person(connection, collection, person_id)
 
-    def rename_person(self, name: str, person_id: str, new_id: str) -> PersonRecord:
-        """Give a person another id. Raises PersonExists where somebody has it."""
-        renamed = new_person_id(new_id)
-        with self._database.writing() as connection:
-            collection = lock_collection(connection, name)
-            person = get_person(connection, collection, person_id)
-            other = find_person(connection, collection, renamed)
-            if other is not None and other.key != person.key:
-                raise PersonExists(f"The person '{renamed}' exists in '{name}' already.")
-            connection.execute(
-                update(persons)
-                .where(persons.c.id == person.key)
-                .values(person_id=renamed, updated_at=self._clock())
-            )
-            return get_person(connection, collection, renamed)
-
     def person(self, name: str, person_id: str) -> PersonRecord:
         """One person by id."""
         with self._database.reading() as connection:
             return get_person(connection, get_collection(connection, name), person_id)
 
-    def persons(self, name: str, after: str | None, limit: int) -> Page[PersonRecord]:
-        """Persons by id, those after `after`."""
+    def persons(
+        self,
+        name: str,
+        after: str | None,
+        limit: int,
+        *,
+        prefix: str = "",
+        metadata: JsonObject | None = None,
+    ) -> Page[PersonRecord]:
+        """Persons by id, those after `after` whose id begins with `prefix`, upper and lower case
+        apart, and whose metadata has every given member. Raises InvalidRequest."""
+        if prefix and not spellings(prefix):
+            return Page([], more=False)
+        check_filter(metadata or {})
         with self._database.reading() as connection:
             key = get_collection(connection, name).key
-            query = person_query().where(persons.c.collection == key)
+            query = person_query().where(
+                persons.c.collection == key, *have_terms(key, metadata or {})
+            )
             if after is not None:
                 query = query.where(persons.c.person_id > after)
+            if prefix:
+                first = composed(prefix)
+                query = query.where(persons.c.person_id.between(first, first + LAST_CHARACTER))
             rows = connection.execute(query.order_by(persons.c.person_id).limit(limit + 1))
             return to_page([person_record(row) for row in rows], limit)
 
-    def update_person(self, name: str, person_id: str, metadata: JsonObject) -> PersonRecord:
-        """Replace a person's metadata."""
+    def update_person(
+        self,
+        name: str,
+        person_id: str,
+        metadata: JsonObject | None = None,
+        *,
+        new_id: str | None = None,
+    ) -> PersonRecord:
+        """Replace a person's metadata, give them another id, or both. Raises PersonExists where
+        another person has that id."""
         with self._database.writing() as connection:
             collection = lock_collection(connection, name)
-            key = get_person(connection, collection, person_id).key
-            set_metadata(connection, collection, key, metadata, self._clock())
-            return get_person(connection, collection, person_id)
+            person = get_person(connection, collection, person_id)
+            if metadata is not None:
+                set_metadata(connection, collection, person.key, metadata, self._clock())
+            if new_id is not None:
+                self._rename(connection, collection, person, new_person_id(new_id))
+            return get_person(connection, collection, person_id if new_id is None else new_id)
+
+    def _rename(
+        self, connection: Connection, collection: CollectionRecord, person: PersonRecord, to: str
+    ) -> None:
+        other = find_person(connection, collection, to)
+        if other is not None and other.key != person.key:
+            raise PersonExists(f"The person '{to}' exists in '{collection.name}' already.")
+        connection.execute(
+            update(persons)
+            .where(persons.c.id == person.key)
+            .values(person_id=to, updated_at=self._clock())
+        )
 
     def delete_person(self, name: str, person_id: str) -> Receipt:
         """Delete a person and every template of theirs."""
         with self._database.writing() as connection:
             collection = lock_collection(connection, name)
             person = get_person(connection, collection, person_id)
-            query = select(templates.c.id).where(templates.c.person == person.key)
-            keys = list(connection.execute(query).scalars())
-            log_change(connection, collection, REMOVE, keys, self._clock())
-            connection.execute(delete(persons).where(persons.c.id == person.key))
+            keys = self._delete(connection, collection, {person.key})
         return Receipt(persons=1, templates=len(keys), erased=self._database.eraser.erase())
+
+    def delete_persons(self, name: str, person_ids: Sequence[str]) -> tuple[Receipt, list[str]]:
+        """Delete persons and every template of theirs in one transaction. The ids that no person
+        has are passed over, and returned."""
+        with self._database.writing() as connection:
+            collection = lock_collection(connection, name)
+            found = {one: find_person(connection, collection, one) for one in person_ids}
+            people = {person.key for person in found.values() if person is not None}
+            keys = self._delete(connection, collection, people)
+        receipt = Receipt(len(people), len(keys), self._database.eraser.erase())
+        return receipt, [one for one, person in found.items() if person is None]
+
+    def _delete(
+        self, connection: Connection, collection: CollectionRecord, people: set[int]
+    ) -> list[int]:
+        """Delete persons by their keys; the keys of the templates that went with them."""
+        query = select(templates.c.id).where(templates.c.person.in_(people))
+        keys = list(connection.execute(query).scalars())
+        log_change(connection, collection, REMOVE, keys, self._clock())
+        connection.execute(delete(persons).where(persons.c.id.in_(people)))
+        return keys
 
     def with_faces(self, name: str, person_ids: Collection[str]) -> set[str]:
         """Those of the ids, in Form C, whose persons have a template."""

@@ -140,6 +140,15 @@ def find_persons(connection: Connection, collection: int, metadata: JsonObject) 
     return _keys(connection, query, terms)
 
 
+def have_terms(collection: int, metadata: JsonObject) -> list[Any]:
+    """Conditions on persons: their metadata has every given member with that very value."""
+    of_term = select(metadata_terms.c.person)
+    return [
+        persons.c.id.in_(of_term.where(metadata_terms.c.term == term))
+        for term in terms_of(collection, metadata)
+    ]
+
+
 def _keys(connection: Connection, query: str, values: list[int]) -> Ids:
     """Keys that come as one text: ten thousand rows of one number each take ten times as long."""
     parameters = {f"t{i}": value for i, value in enumerate(values)}
