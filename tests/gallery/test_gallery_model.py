@@ -63,7 +63,7 @@ def machine_of(name: str, *, migrated: Path, **options: object) -> type[GalleryM
 @pytest.mark.parametrize("sealed", [False, True], ids=["plain", "sealed"])
 def test_a_few_steps(migrated: Path, sealed: bool) -> None:
     machine = machine_of("Sealed" if sealed else "Plain", migrated=migrated, sealed=sealed)
-    drive(machine, examples=5, steps=15, same=True)
+    drive(machine, examples=6, steps=15, same=True)
 
 
 @pytest.mark.slow

@@ -3,8 +3,10 @@
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -88,17 +90,51 @@ class GalleryMachine(RuleBasedStateMachine):
         """An operation beside a search."""
         self._at_once("search", second, hosts, seed, point)
 
-    def _at_once(
-        self, first: str, second: str, hosts: tuple[str, str], seed: int, point: int
+    @rule(
+        second=st.sampled_from(["enrol_many", "move_face", "merge"]),
+        third=st.sampled_from(["delete_person", "delete_face", "merge"]),
+        hosts=PAIRS, seed=SEEDS, point=st.integers(1, 16),
+    )  # fmt: skip
+    def sealing_and(
+        self, second: str, third: str, hosts: tuple[str, str], seed: int, point: int
     ) -> None:
-        """The first is interrupted where it takes or releases a lock, and the second runs."""
+        """Rows come and go while upkeep rewrites those that there are."""
+        for again in range(2):
+            filling = self._plan("enrol_many", hosts[0], seed + again)
+            assert filling is not None
+            self._settle(filling, filling.run())
+        self._at_once("tend", second, hosts, seed, point, third, lock="index.writing")
+
+    @rule(first=st.sampled_from(["save", "tend"]), seed=SEEDS, point=st.integers(1, 40))
+    def dropping_and(self, first: str, seed: int, point: int) -> None:
+        """A collection goes while its snapshot is written."""
+        for kind in ("create_collection", "enrol_many", "enrol_many", "search"):
+            if (filling := self._plan(kind, "one", seed)) is not None:
+                self._settle(filling, filling.run())
+        self._at_once(
+            first, "delete_collection", ("one", "one"), seed, point, lock="snapshot.files"
+        )
+
+    def _at_once(
+        self,
+        first: str,
+        second: str,
+        hosts: tuple[str, str],
+        seed: int,
+        point: int,
+        third: str | None = None,
+        lock: str | None = None,
+    ) -> None:
+        """The first is interrupted where it takes or releases a lock, and the second runs, and the
+        third after that."""
         who, whom = hosts
         outer, inner = self._plan(first, who, seed), self._plan(second, whom, seed + 1)
         if outer is None or inner is None or (outer.clashes(inner) and not _ends(outer, inner)):
             return
         self.steps[f"{first} + {second}"] += 1
-        meanwhile = _Meanwhile(self, inner, alone=not outer.changes, seed=seed)
-        self._pause.arm(meanwhile, at=point)
+        after = None if third is None else partial(self._plan, third, whom, seed + 2)
+        meanwhile = _Meanwhile(self, inner, after, alone=not outer.changes, seed=seed)
+        self._pause.arm(meanwhile, name=lock, at=point)
         outcome = _attempt(outer)
         if self._pause.disarm():
             meanwhile()
@@ -213,6 +249,9 @@ class GalleryMachine(RuleBasedStateMachine):
             gone = [o for o in self._truth.gone if name not in o.awaited and o.in_no_file]
             patterns = [one.pattern for one in gone if one.pattern]
             assert host.holding(patterns) == [], f"in an array of {name}"
+        if all(one.in_no_file for one in self._truth.gone):
+            kept = {path.parent for path in self._folder.glob("index/*/*/rows-*")}
+            assert len(kept) <= len(self._truth.collections), "a deleted collection has a snapshot"
         patterns = [one.pattern for one in self._truth.gone if one.pattern and one.in_no_file]
         database = all(host.erased() for host in list(self._open.values()))
         for path in sorted(self._folder.rglob("*")):
@@ -225,10 +264,16 @@ class _Meanwhile:
     """The operation that runs while another is interrupted, and what is checked then."""
 
     def __init__(
-        self, machine: GalleryMachine, operation: Operation, *, alone: bool, seed: int
+        self,
+        machine: GalleryMachine,
+        operation: Operation,
+        after: Callable[[], Operation | None] | None,
+        *,
+        alone: bool,
+        seed: int,
     ) -> None:
-        """`alone`: it is the only one that changes the truth."""
-        self._machine, self._operation = machine, operation
+        """`alone`: it is the only one that changes the truth, and then `after` gives one more."""
+        self._machine, self._operation, self._after = machine, operation, after
         self._alone, self._seed = alone, seed
         self.outcome: Any = None
         self.applied = False
@@ -241,6 +286,8 @@ class _Meanwhile:
         try:
             self._machine._settle(self._operation, self.outcome)
             self.applied = True
+            if self._after is not None and (another := self._after()) is not None:
+                self._machine._settle(another, another.run())
             # What was acknowledged is in force, whatever the other has not finished.
             self._machine.check_bytes()
             for host in list(self._machine._open.values()):
