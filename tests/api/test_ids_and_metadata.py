@@ -68,7 +68,7 @@ def test_metadata_that_cannot_be_returned_is_refused(
     assert named in refusal(answer) or "not valid JSON" in refusal(answer)
     assert client.get(f"{url}/persons").json()["items"] == []
     answer = gallery.enroll("ada", gallery.photo("obama.jpg"), metadata=metadata)
-    assert named in refusal(answer)
+    assert named in refusal(answer) or "not valid JSON" in refusal(answer)
 
 
 def test_a_refused_id_is_told_by_its_character(client: httpx.Client, gallery: Any) -> None:
