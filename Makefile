@@ -52,6 +52,10 @@ TORCH ?= torch==2.13.0
 torch: $(STAMPS)/dev ## PyTorch, for exporting checkpoints and testing that (TORCH=... for another build)
 	@$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install --quiet "$(TORCH)"
 
+.PHONY: openapi
+openapi: $(STAMPS)/dev ## Write docs/openapi.json, which a test compares with what is served
+	@UPDATE_OPENAPI=1 $(BIN)/python -m pytest -q tests/api/test_openapi.py -k committed
+
 .PHONY: clients
 clients: ## The generators of API clients, for tests of the OpenAPI document; needs npm
 	@$(PYTHON) -m venv .venv-clients
