@@ -182,7 +182,8 @@ def _decode_photo(name: str, text: Any, settings: Settings) -> bytes:
                     f"'{name}' has {len(text.raw):,} characters of base64; an image may have at "
                     f"most {settings.max_image_bytes:,} bytes."
                 )
-            return decode_base64(text.raw.replace(b"\\/", b"/").replace(b"\\n", b""))
+            raw = bytes(text.raw)
+            return decode_base64(raw.replace(b"\\/", b"/").replace(b"\\n", b""))
         if isinstance(text, str):
             return decode_base64(text)
     except ValueError:

@@ -34,7 +34,7 @@ class LongText:
 
     __slots__ = ("raw",)
 
-    def __init__(self, raw: bytes) -> None:
+    def __init__(self, raw: memoryview) -> None:
         self.raw = raw
 
 
@@ -85,7 +85,7 @@ def _long_text() -> ValueError:
     )
 
 
-def _cut(body: Raw) -> tuple[bytes, list[LongText]]:
+def _cut(body: Raw) -> tuple[Raw, list[LongText]]:
     """The body with marks in the place of its long strings."""
     view, start = memoryview(body), 0
     kept: list[memoryview | bytes] = []
@@ -93,9 +93,10 @@ def _cut(body: Raw) -> tuple[bytes, list[LongText]]:
     for begin, end in _strings(body):
         if end - begin > LONG:
             kept += [view[start:begin], f'"{_MARK}{len(texts)}"'.encode()]
-            texts.append(LongText(bytes(view[begin + 1 : end])))
+            texts.append(LongText(view[begin + 1 : end]))
             start = end + 1
-    return b"".join([*kept, view[start:]]), texts
+    # Copies are made only of what is needed: one of 60 MB takes as long as the loop may be late.
+    return (b"".join([*kept, view[start:]]), texts) if texts else (body, texts)
 
 
 def _strings(body: Raw) -> Iterator[tuple[int, int]]:

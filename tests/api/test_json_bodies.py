@@ -47,7 +47,7 @@ def put_back(value: Any, texts: Any) -> Any:
     if isinstance(value, dict):
         return {put_back(k, texts): put_back(v, texts) for k, v in value.items()}
     taken = texts.take(value)
-    return orjson.loads(b'"' + taken.raw + b'"') if isinstance(taken, LongText) else taken
+    return orjson.loads(b'"' + bytes(taken.raw) + b'"') if isinstance(taken, LongText) else taken
 
 
 def test_a_photo_is_cut_out_and_can_be_taken_once() -> None:
