@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
-from app.errors import ImportNotFound, LikenessError, Overloaded
+from app.errors import CollectionNotFound, ImportNotFound, LikenessError, Overloaded
 from app.importing.erasing import ReportEraser
 from app.importing.job_folder import (
     WAITING,
@@ -188,7 +188,7 @@ class ImportJobs:
             try:
                 worker = worker or self._folder.become_worker()
                 if worker is not None and self._clock() - tidied_at > TIDY_EVERY:
-                    self._folder.tidy(self._is_old)
+                    self._folder.tidy(lambda job: self._is_old(job) or self._is_left_over(job))
                     tidied_at = self._clock()
                 while worker is not None and (job := self._next()) is not None:
                     self._do(job)
@@ -204,6 +204,20 @@ class ImportJobs:
     def _is_old(self, job: ImportJob) -> bool:
         kept = timedelta(days=self._services.settings.import_report_days)
         return job.finished_at is not None and self._clock() - job.finished_at > kept
+
+    def _is_left_over(self, job: ImportJob) -> bool:
+        """Whether its collection was deleted, by a process that was killed before it could forget
+        the job; a collection that was created later has only the name in common."""
+        if job.finished_at is None:
+            return False
+        try:
+            return (
+                self._services.gallery.store.collection(job.collection).created_at > job.created_at
+            )
+        except CollectionNotFound:
+            return True
+        except LikenessError:  # the database is away: asked again at the next look
+            return False
 
     def _next(self) -> ImportJob | None:
         """The job that waits for longest, running from now on. As only one process does them, one

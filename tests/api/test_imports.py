@@ -185,7 +185,7 @@ def test_a_collection_takes_its_imports_along(
     assert not list((services.settings.data_dir / "imports").glob(f"{import_id}*"))
 
 
-@pytest.mark.parametrize("way", ["deleted", "merged"])
+@pytest.mark.parametrize("way", ["deleted", "merged", "renamed"])
 def test_who_is_no_more_is_erased_from_reports(
     client: httpx.Client, services: Services, collection: str, archive: Path, way: str
 ) -> None:
@@ -197,6 +197,8 @@ def test_who_is_no_more_is_erased_from_reports(
     assert code_of(client.delete(f"{persons}/biden")) == "person_not_found", "nobody of him came in"
     if way == "deleted":
         assert client.delete(f"{persons}/obama").json()["erased"] == "pending"
+    elif way == "renamed":
+        client.patch(f"{persons}/obama", json={"person_id": "barack"}).raise_for_status()
     else:
         client.post(persons, json={"person_id": "barack"}).raise_for_status()
         client.post(f"{persons}/obama/merge", json={"into": "barack"}).raise_for_status()
@@ -220,11 +222,11 @@ def test_no_more_than_some_wait(
     assert (answer.status_code, code_of(answer)) == (503, "overloaded")
 
 
-def queue(jobs: ImportJobs, archive: Path) -> ImportJob:
+def queue(jobs: ImportJobs, archive: Path, collection: str = "default") -> ImportJob:
     upload = jobs.new_upload(archive.suffix)
     upload.write(archive.read_bytes())
     upload.sync()
-    job = jobs.create("default", upload, UploadOptions())
+    job = jobs.create(collection, upload, UploadOptions())
     upload.close()
     return job
 
@@ -242,7 +244,7 @@ def test_reports_are_kept_for_some_days(
     """Also by a service that nobody restarts."""
     monkeypatch.setattr(module, "LOOK_EVERY_S", 0.05)
     services = build_services(Settings(data_dir=tmp_path / "data", import_report_days=2))
-    now = [datetime(2026, 1, 1, tzinfo=UTC)]
+    now = [datetime.now(UTC)]
     jobs = ImportJobs(services, lambda: now[0])
     jobs.start()
     job = queue(jobs, archive)
@@ -254,6 +256,30 @@ def test_reports_are_kept_for_some_days(
     until(lambda: jobs.of("default") == [])
     until(lambda: not list((tmp_path / "data" / "imports").glob("*.*")))
     jobs.stop()
+    services.close()
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_start_forgets_imports_of_a_collection_that_was_deleted(
+    tmp_path: Path, archive: Path, again: bool
+) -> None:
+    """The process that deleted it was killed before it could; one of the same name is another."""
+    services = build_services(Settings(data_dir=tmp_path / "data"))
+    services.gallery.create_collection("brief", {})
+    jobs = ImportJobs(services)
+    jobs.start()
+    job = queue(jobs, archive, "brief")
+    kept = queue(jobs, archive)
+    until(lambda: jobs.get("default", kept.import_id).state is JobState.DONE)
+    jobs.stop()
+    services.gallery.delete_collection("brief")
+    if again:
+        services.gallery.create_collection("brief", {})
+    after = ImportJobs(services)
+    after.start()
+    until(lambda: not list((tmp_path / "data" / "imports").glob(f"{job.import_id}*")))
+    assert after.report("default", kept.import_id).is_file()
+    after.stop()
     services.close()
 
 

@@ -1,6 +1,5 @@
 """`/v1/collections/{c}/persons` and `…/faces`: who is enrolled, with which faces."""
 
-from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -150,8 +149,15 @@ async def update_person(
 ) -> Any:
     """Replace a person's metadata, give them another id, or both."""
     head = AnswerHead(request)
-    update = partial(head.services.gallery.store.update_person, new_id=body.person_id)
-    record = await head.services.scheduler.write(update, collection, person_id, body.metadata)
+    store, jobs = head.services.gallery.store, jobs_of(request)
+
+    def update() -> PersonRecord:
+        if body.person_id is not None:
+            store.person(collection, person_id)
+            jobs.eraser.note(collection, person_id)  # the id is nobody's afterwards
+        return store.update_person(collection, person_id, body.metadata, new_id=body.person_id)
+
+    record = await head.services.scheduler.write(update)
     return {**head.members(), **person_info(record)}
 
 
