@@ -101,11 +101,10 @@ def content_digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services:
-    """Load the pack, open and migrate the database, start the threads. A database server that is
-    not there yet is waited for.
+def load_networks(settings: Settings) -> tuple[ModelPack, FacePipeline]:
+    """The pack that the settings name and its networks on their device; no database is needed.
 
-    Raises the StartupError family with a sentence for the operator.
+    Raises PackError or DeviceError.
     """
     pack = load_pack(settings.pack, settings.installed_packs)
     limits = ImageLimits(
@@ -119,7 +118,16 @@ def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services
         settings.tensorrt,
         settings.engine_cache or settings.data_dir / "engines",
     )
-    pipeline = build_pipeline(pack, settings.device, limits, options)
+    return pack, build_pipeline(pack, settings.device, limits, options)
+
+
+def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services:
+    """Load the pack, open and migrate the database, start the threads. A database server that is
+    not there yet is waited for.
+
+    Raises the StartupError family with a sentence for the operator.
+    """
+    pack, pipeline = load_networks(settings)
     ring = KeyRing.from_settings(settings)
     engine = create_engine(settings.resolved_database_url)
     await_database(engine, database_wait_s)

@@ -10,6 +10,7 @@ import typer
 from sqlalchemy import Engine
 
 from app.cli.console import clear_errors, err, read_settings
+from app.cli.database import require_database
 from app.disk import write_whole
 from app.errors import BackupError, StoreFull
 from app.gallery.backends import create_engine
@@ -19,6 +20,7 @@ from app.gallery.backup.load import Held, load, verify
 from app.gallery.backup.streams import opened, sealed
 from app.gallery.encryption.ring import KeyRing
 from app.gallery.schema import migrate
+from app.settings import Settings
 
 STREAM = Path("-")
 
@@ -32,7 +34,7 @@ def backup(
 
     With an encryption key the backup is sealed by it. The key itself is not in the backup.
     """
-    with clear_errors(), _database() as engine:
+    with clear_errors(), _database(require_database(read_settings())) as engine:
         ring = None if plain else KeyRing.from_settings(read_settings())
         if ring is None:
             err.print(
@@ -71,13 +73,13 @@ def restore(
         if verify_only:
             _report("The backup is whole", verify(bodies))
             return
-        with _database() as engine:
+        with _database(read_settings()) as engine:
             _report("Restored", load(engine, bodies, replace=replace))
 
 
 @contextmanager
-def _database() -> Iterator[Engine]:
-    engine = create_engine(read_settings().resolved_database_url)
+def _database(settings: Settings) -> Iterator[Engine]:
+    engine = create_engine(settings.resolved_database_url)
     try:
         migrate(engine)
         yield engine

@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from app.cli.console import clear_errors, err, out, read_settings
+from app.cli.database import require_database
 from app.decision.calibration import SHOWN_FPIR, Calibration
 from app.decision.live import LiveCalibration, calibrate_collection
 from app.gallery.gallery import DEFAULT_COLLECTION
@@ -24,7 +25,7 @@ def calibrate(
     A running service over the same database uses the new calibration at once.
     """
     with clear_errors():
-        services = build_services(read_settings())
+        services = build_services(require_database(read_settings()))
         try:
             services.gallery.require(collection)
             if reset:

@@ -11,11 +11,19 @@ from rich.table import Table
 
 from app import __version__
 from app.cli.console import clear_errors, err, out, read_settings
+from app.cli.database import no_database, require_database, unmatched_pack
 from app.cli.descriptors import DescriptorLimit
 from app.cli.stored_data import fix, stored_data
+from app.decision.calibration import Calibration, pack_calibration
+from app.faces.pipeline import FacePipeline
 from app.gallery.audit import Copy
+from app.gallery.encryption.ring import KeyRing
 from app.gallery.gallery import DEFAULT_COLLECTION, Gallery, every_collection
-from app.services import Services, build_services
+from app.gallery.index.certified import PRECISION
+from app.gallery.index.gpu import cuda_flat
+from app.inference.pack_spec import ModelPack
+from app.services import Services, build_services, load_networks
+from app.settings import Settings
 
 # Distributions that own one module: two of a row break each other.
 RIVALS = (
@@ -43,28 +51,48 @@ def doctor(
         ),
     ] = None,
 ) -> None:
-    """Load the pack, run its networks, open the database, compare it with the index, report."""
+    """Load the pack, run its networks, open the database, compare it with the index, report.
+
+    Where there is no database yet, the installation alone is checked and nothing is created.
+    """
     settings = read_settings()
     clash = [names for names in map(_installed, RIVALS) if len(names) != 1]
     with clear_errors():
+        if missing := no_database(settings):
+            if repair or fix_metadata is not None:
+                require_database(settings)
+            _show(_installation_alone(settings), (missing,), clash)
+            out.print("The installation is well.")
+            return
         services = build_services(settings)
         rows = _facts(services)
+        unmatched = unmatched_pack(services)
         found = [_audit(services.gallery, one, repair=repair) for one in _ours(services)] * check
         store = services.gallery.store
         fixed = [] if fix_metadata is None else fix(store, fix_metadata)
         found += stored_data(store, repair=repair) if check else []
         services.close()
+    _show(rows, (*fixed, *(line for line, _ in found)), clash)
+    if unmatched:
+        err.print(unmatched, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    if not all(fine for _, fine in found):
+        raise typer.Exit(1)
+    out.print("All is well.")
+
+
+def _show(rows: list[tuple[str, str]], lines: tuple[str, ...], clash: list[list[str]]) -> None:
+    """Print what was found. Exits with status 1 where libraries break each other."""
     table = Table(show_header=False)
     for name, value in rows:
         table.add_row(name, value)
     out.print(table)
-    for line in (*fixed, *(line for line, _ in found)):
+    for line in lines:
         out.print(line, markup=False, highlight=False, soft_wrap=True)
     if warning := DescriptorLimit.read().warning():
         err.print(f"[yellow]{warning}[/]", highlight=False)
     for names in clash:
         err.print(f"[red]Exactly one of these may be installed:[/] {', '.join(names) or 'none is'}")
-    if clash or not all(fine for _, fine in found):
+    if clash:
         raise typer.Exit(1)
     if _reports_its_use():
         err.print(
@@ -73,7 +101,6 @@ def doctor(
             "To stop it, unset that variable or set it to 1.",
             markup=False,
         )
-    out.print("All is well.")
 
 
 def _reports_its_use() -> bool:
@@ -133,8 +160,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _calibration(services: Services) -> str:
-    shipped = services.calibrations.pack
+def _calibration(shipped: Calibration | None) -> str:
     if shipped is None:
         return "none: the pack's constant threshold decides"
     return (
@@ -145,20 +171,43 @@ def _calibration(services: Services) -> str:
 
 def _facts(services: Services) -> list[tuple[str, str]]:
     gallery = services.gallery
-    engines = [f"{name} {_version(name)}" for row in RIVALS for name in _installed(row)]
     counts = gallery.store.count(gallery.require(DEFAULT_COLLECTION))
+    return [
+        *_installation(services.pack, services.pipeline, services.calibrations.pack),
+        ("workers", str(services.scheduler.workers)),
+        ("database", str(gallery.store.describe()["database"])),
+        ("encryption", _encryption(services)),
+        ("default collection", f"{counts.persons} persons, {counts.templates} faces"),
+    ]
+
+
+def _installation_alone(settings: Settings) -> list[tuple[str, str]]:
+    """What can be checked without a database. Raises the StartupError family."""
+    pack, pipeline = load_networks(settings)
+    try:
+        if settings.index_device == "cuda":
+            cuda_flat()
+        given = KeyRing.from_settings(settings) is not None
+        shipped = pack_calibration(pack.folder, pack.embedding_space, PRECISION)
+        rows = _installation(pack, pipeline, shipped)
+        return [*rows, ("encryption", "a key is given" if given else "no key is given")]
+    finally:
+        pipeline.close()
+
+
+def _installation(
+    pack: ModelPack, pipeline: FacePipeline, shipped: Calibration | None
+) -> list[tuple[str, str]]:
+    engines = [f"{name} {_version(name)}" for row in RIVALS for name in _installed(row)]
     return [
         ("Likeness", f"{__version__} on Python {platform.python_version()}"),
         ("libraries", ", ".join(engines)),
-        ("pack", f"{services.pack.folder} ({services.pack.embedding_space}), digests intact"),
-        ("calibration", _calibration(services)),
+        ("pack", f"{pack.folder} ({pack.embedding_space}), digests intact"),
+        ("calibration", _calibration(shipped)),
         (
             "ONNX Runtime's telemetry",
             "on, by ORT_DISABLE_TELEMETRY" if _reports_its_use() else "off",
         ),
-        ("runs on", f"{services.pipeline.provider}, {services.scheduler.workers} workers"),
-        ("database", str(gallery.store.describe()["database"])),
-        ("encryption", _encryption(services)),
+        ("runs on", pipeline.provider),
         ("open files", str(DescriptorLimit.read())),
-        ("default collection", f"{counts.persons} persons, {counts.templates} faces"),
     ]

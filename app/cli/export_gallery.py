@@ -7,6 +7,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress
 
 from app.cli.console import clear_errors, err, out, read_settings
+from app.cli.database import require_database
 from app.gallery.backends import create_engine
 from app.gallery.encryption.ring import KeyRing
 from app.gallery.gallery import DEFAULT_COLLECTION
@@ -26,7 +27,7 @@ def export_collection(
     """
     settings = read_settings()
     with clear_errors():
-        engine = create_engine(settings.resolved_database_url)
+        engine = create_engine(require_database(settings).resolved_database_url)
         migrate(engine)
         store = SqlStore(engine, ring=KeyRing.from_settings(settings))
         try:

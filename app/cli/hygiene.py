@@ -9,6 +9,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from app.cli.console import clear_errors, err, out, read_settings
+from app.cli.database import require_database
 from app.decision.hygiene import Hygiene, examine
 from app.gallery.gallery import DEFAULT_COLLECTION, Gallery
 from app.importing.erasing import ReportEraser
@@ -38,7 +39,7 @@ def hygiene(
     With --merge, --move, --delete or --rename that is done instead, in one transaction.
     """
     with clear_errors():
-        services = build_services(read_settings())
+        services = build_services(require_database(read_settings()))
         try:
             for given_up in (pair[0] for pair in (rename, merge) if pair):
                 _note(services, collection, given_up)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from app.cli.console import clear_errors, err, out, read_settings
+from app.cli.database import require_database
 from app.gallery.backends import create_engine
 from app.gallery.encryption.keys import new_key_line
 from app.gallery.encryption.ring import KeyRing
@@ -54,7 +55,7 @@ def rotate() -> None:
 
 @contextmanager
 def _opened() -> Iterator[SqlStore]:
-    settings = read_settings()
+    settings = require_database(read_settings())
     ring = KeyRing.from_settings(settings)
     engine = create_engine(settings.resolved_database_url)
     migrate(engine)

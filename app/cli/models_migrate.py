@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from rich.table import Table
 
 from app.cli.console import clear_errors, err, out, read_settings
+from app.cli.database import require_database
 from app.errors import PackError
 from app.gallery.backends import create_engine
 from app.gallery.encryption.ring import KeyRing
@@ -71,7 +72,7 @@ def migrate_collection(
 
 
 def _store(settings: Settings) -> SqlStore:
-    engine = create_engine(settings.resolved_database_url)
+    engine = create_engine(require_database(settings).resolved_database_url)
     migrate(engine)
     store = SqlStore(engine, ring=KeyRing.from_settings(settings))
     store.check_keys()

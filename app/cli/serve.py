@@ -10,6 +10,7 @@ import typer
 from app.api.main import create_app
 from app.api.server import Server, bound
 from app.cli.console import clear_errors, err, out, read_settings
+from app.cli.database import unmatched_pack
 from app.cli.descriptors import DescriptorLimit
 from app.services import Services, build_services
 from app.settings import Settings
@@ -35,6 +36,13 @@ def announce(services: Services, port: int) -> None:
                   "and change the gallery.[/]")  # fmt: skip
 
 
+def announce_folder(settings: Settings) -> None:
+    """Print where everything is kept, which depends on the working folder unless it is set."""
+    folder = settings.data_dir.absolute()
+    new = "" if folder.exists() else ", which is new"
+    out.print(f"Data folder {folder}{new}", markup=False, highlight=False, soft_wrap=True)
+
+
 def serve(
     host: Annotated[str | None, typer.Option(help="Address; LIKENESS_HOST.")] = None,
     port: Annotated[int | None, typer.Option(help="Port; LIKENESS_PORT.")] = None,
@@ -46,6 +54,7 @@ def serve(
     set_up_logs(settings.log_format, settings.log_level)
     if warning := DescriptorLimit.read().raised().warning():
         log(logging.WARNING, warning)
+    announce_folder(settings)
     # Before any network is loaded: a port that is taken is known at once.
     with clear_errors(), bound(settings.host, settings.port) as sockets:
         run(build_services(settings, DATABASE_WAIT_S), settings, sockets)
@@ -53,6 +62,8 @@ def serve(
 
 def run(services: Services, settings: Settings, sockets: list[socket.socket]) -> None:
     """Serve until told to stop; what is under way is finished first."""
+    if warning := unmatched_pack(services):
+        log(logging.WARNING, warning)
     logging.getLogger("uvicorn.error").addHandler(_UvicornErrors())
     server = Server(create_app(services), settings, partial(announce, services))
     server.run(sockets)

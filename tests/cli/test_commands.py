@@ -180,6 +180,7 @@ def test_settings_that_cannot_be(run: Run, settings: dict[str, str], said: str) 
 
 
 def test_calibrate_says_what_it_needs(run: Run) -> None:
+    run("migrate")  # makes the database
     early = run("calibrate")
     assert early.exit_code == 2
     assert "0 people are too few" in " ".join(early.stderr.split())

@@ -1,6 +1,7 @@
 """Database engines: what is particular to each, behind one shape. Here alone one is chosen."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from sqlalchemy import URL, Connection, Engine, Table, make_url
@@ -23,6 +24,9 @@ class Backend(Protocol):
 
     def create_engine(self, url: URL) -> Engine:
         """An engine that connects when it is first used. Raises DatabaseError."""
+
+    def missing_file(self, url: URL) -> Path | None:
+        """The file that the database will be, if there is none yet; None for a server."""
 
     def reader(self, engine: Engine) -> Engine:
         """The engine with transactions that see one state of the database and cannot write."""
@@ -72,6 +76,18 @@ _BACKENDS: dict[str, Backend] = {"sqlite": sqlite, "postgresql": postgresql}
 
 def create_engine(url: str) -> Engine:
     """An engine for a database URL. Raises DatabaseError for a URL that cannot be served."""
+    backend, parsed = _parse(url)
+    return backend.create_engine(parsed)
+
+
+def missing_file(url: str) -> Path | None:
+    """The file that the database of a URL will be, if there is none yet: nothing is created. None
+    for a server. Raises DatabaseError for a URL that cannot be served."""
+    backend, parsed = _parse(url)
+    return backend.missing_file(parsed)
+
+
+def _parse(url: str) -> tuple[Backend, URL]:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
@@ -87,7 +103,7 @@ def create_engine(url: str) -> Engine:
             f"Databases of kind '{name}' are not supported; use SQLite or PostgreSQL: "
             "LIKENESS_DATABASE_URL begins with sqlite:// or postgresql://."
         )
-    return _BACKENDS[name].create_engine(parsed)
+    return _BACKENDS[name], parsed
 
 
 def backend_of(engine: Engine) -> Backend:

@@ -74,6 +74,10 @@ UNKNOWN = "The database server failed. Try again in a moment; its own log has th
 DISK_FULL = "53100"
 
 
+def missing_file(_url: URL) -> None:
+    """It is no file."""
+
+
 def create_engine(url: URL) -> Engine:
     """An engine over a pool of connections; nothing is connected yet. Raises DatabaseError."""
     if url.drivername not in (DRIVER, "postgresql", "postgres"):

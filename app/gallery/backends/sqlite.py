@@ -3,12 +3,13 @@
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy
 from sqlalchemy import URL, Connection, Engine, Table, event
 
-from app.gallery.backends.sqlite_file import MovedError, database_file
+from app.gallery.backends.sqlite_file import MovedError, absent_file, database_file
 
 OPENING_ADVICE = (
     "Check that the folder can be written, has room, and that the file is a Likeness database."
@@ -66,6 +67,11 @@ def create_engine(url: URL) -> Engine:
     event.listen(engine, "connect", _on_connect)
     event.listen(engine, "begin", _on_begin)
     return engine
+
+
+def missing_file(url: URL) -> Path | None:
+    """The file that the database will be, if there is none yet."""
+    return absent_file(url)
 
 
 def reader(engine: Engine) -> Engine:

@@ -1,5 +1,7 @@
 """The file that an SQLite database is, and whether it is still where it was opened."""
 
+import errno
+import os
 import sqlite3
 from pathlib import Path
 from typing import Final
@@ -31,6 +33,8 @@ class DatabaseFile:
         self._path = path
         private_folder(path.parent)
         private_file(path)
+        for needed in (path, path.parent):  # SQLite's log is made beside the database
+            _require_writable(needed)
         self._number = self._now()
 
     def is_in_place(self) -> bool:
@@ -52,13 +56,54 @@ class DatabaseFile:
 
 def database_file(url: URL) -> DatabaseFile | None:
     """The file of a database; None for one in memory or behind a URI. Raises DatabaseError."""
-    if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
+    path = database_path(url)
+    if path is None:
         return None
-    path = Path(url.database).absolute()
     try:
         return DatabaseFile(path)
     except OSError as error:
-        raise DatabaseError(
-            f"The data folder {path.parent} cannot be made: {error.strerror}. "
-            "Set LIKENESS_DATA_DIR to a folder that can be written."
-        ) from error
+        raise DatabaseError(_advice(error, path.parent)) from error
+
+
+def database_path(url: URL) -> Path | None:
+    """Where a database's file is, or will be; None for one in memory or behind a URI."""
+    if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
+        return None
+    return Path(url.database).absolute()
+
+
+def absent_file(url: URL) -> Path | None:
+    """Where a database's file will be, if there is none yet."""
+    path = database_path(url)
+    try:
+        if path is not None:
+            path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return path
+    except OSError:
+        pass  # it may be there; opening it says what is wrong
+    return None
+
+
+def _require_writable(path: Path) -> None:
+    """Raises PermissionError where this process may not write it."""
+    if not os.access(path, os.R_OK | os.W_OK):
+        number = errno.EROFS if os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES
+        raise OSError(number, os.strerror(number), str(path))
+
+
+def _advice(error: OSError, folder: Path) -> str:
+    """What is wrong with the data folder, whose it is, and the command that gives it away."""
+    other = "set LIKENESS_DATA_DIR to a folder that can be written."
+    if not isinstance(error, PermissionError):
+        return (
+            f"The data folder {folder} cannot be used: {error.strerror}. Correct that, or {other}"
+        )
+    user, group = os.geteuid(), os.getegid()
+    command = f"chown -R {user}:{group}" if folder.exists() else f"install -d -o {user} -g {group}"
+    return (
+        f"The data folder {folder} cannot be written by user id {user}, under which Likeness runs "
+        f"({error.filename}: {error.strerror}). Give that user the right: sudo {command} {folder} "
+        "(in a container: on the host, with the path of the folder that is mounted there), or "
+        f"{other}"
+    )

@@ -1,0 +1,52 @@
+"""The database that the settings name: whether there is one, and whether the pack matches it."""
+
+from app.errors import DatabaseError
+from app.gallery.backends import missing_file
+from app.gallery.gallery import every_collection
+from app.services import Services
+from app.settings import Settings
+
+
+def no_database(settings: Settings) -> str | None:
+    """What to say where there is no database yet; None where there is one, or a server.
+
+    Nothing is created. Raises DatabaseError for a URL that cannot be served.
+    """
+    path = missing_file(settings.resolved_database_url)
+    if path is None:
+        return None
+    return (
+        f"No database yet at {path}; `likeness serve` creates it. If yours is in another folder, "
+        "set LIKENESS_DATA_DIR."
+    )
+
+
+def require_database(settings: Settings) -> Settings:
+    """The settings, for a command that reads a gallery: a new one, empty, would be a wrong answer.
+
+    Raises DatabaseError where there is none yet.
+    """
+    if missing := no_database(settings):
+        raise DatabaseError(missing)
+    return settings
+
+
+def unmatched_pack(services: Services) -> str | None:
+    """A warning where faces are stored, but none of them in the embedding space of the pack."""
+    store, pack = services.gallery.store, services.pack
+    other = None
+    for record in every_collection(store):
+        ours = record.embedding_space == pack.embedding_space
+        # A revision of 0 has never had faces: of many collections few need to be counted.
+        if (other is None or ours) and record.revision and store.count(record).templates:
+            if ours:
+                return None
+            other = record
+    if other is None:
+        return None
+    return (
+        f"The pack {pack.name} matches no collection that has faces: {other.name} is of the "
+        f"embedding space {other.embedding_space}, the pack of {pack.embedding_space}. Enrolment "
+        "and search there answer 409. Set LIKENESS_PACK to the pack that it was made with, or take "
+        f"it into this one's space: likeness models migrate {other.name} --to {pack.name}"
+    )

@@ -1,0 +1,123 @@
+"""What the commands say where there is no gallery yet, or not one that can be used."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.cli import serve as serving
+from app.cli.database import unmatched_pack
+from app.gallery.ports import NewTemplate
+from app.services import build_services
+from app.settings import Settings
+from tests.cli.conftest import Run
+
+NOBODY = 65534  # the user id that Linux has for who owns nothing
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_doctor_checks_the_installation_and_creates_nothing(run: Run, tmp_path: Path) -> None:
+    answer = run("doctor")
+    assert answer.exit_code == 0, answer.output
+    assert f"No database yet at {tmp_path}/data/likeness.db" in answer.stdout
+    assert "LIKENESS_DATA_DIR" in answer.stdout
+    assert "digests intact" in answer.stdout
+    assert "CPUExecutionProvider" in answer.stdout
+    assert "The installation is well" in answer.stdout
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["doctor", "--repair"],
+        ["doctor", "--fix-metadata", "kept.jsonl"],
+        ["backup", "FILE"],
+        ["export", "FILE.jsonl"],
+        ["hygiene"],
+        ["calibrate"],
+        ["keys", "status"],
+        ["keys", "rotate"],
+        ["models", "migrate", "default", "--to", "default"],
+    ],
+)
+def test_a_command_that_reads_a_gallery_creates_none(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = run(*command, LIKENESS_PACK="default")
+    assert answer.exit_code == 2, answer.output
+    assert f"No database yet at {tmp_path}/data/likeness.db" in one_line(answer.stderr)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_serve_prints_where_everything_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], made: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir() if made else None
+    serving.announce_folder(Settings())
+    new = "" if made else ", which is new"
+    assert capsys.readouterr().out == f"Data folder {tmp_path}/data{new}\n"
+
+
+def test_a_pack_that_matches_no_collection_with_faces_is_named(run: Run, tmp_path: Path) -> None:
+    services = build_services(Settings(data_dir=tmp_path / "data"))
+    assert unmatched_pack(services) is None  # nothing is enrolled
+    store, size = services.gallery.store, 8
+    store.create_collection("other", "another-space", size, {})
+    faces = [NewTemplate(np.eye(size, dtype=np.float32)[0], "1")]
+    store.enroll("other", "ada", None, faces)
+    said = unmatched_pack(services)
+    assert said is not None
+    assert "matches no collection that has faces: other" in said
+    assert "another-space" in said
+    assert services.pack.embedding_space in said
+    doctor = run("doctor")
+    assert doctor.exit_code == 0, doctor.output
+    assert "matches no collection that has faces" in one_line(doctor.stderr)
+    vector = np.eye(services.pack.recogniser.dimension, dtype=np.float32)[0]
+    services.gallery.enroll("default", "bob", None, [NewTemplate(vector, "1")])
+    assert unmatched_pack(services) is None
+    services.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize(
+    ("made", "advice"),
+    [("folder", "chown -R"), ("file", "chown -R"), ("nothing", "install -d -o")],
+)
+def test_who_may_not_write_the_data_folder_is_named(tmp_path: Path, made: str, advice: str) -> None:
+    place = tmp_path / "place"
+    folder = place / "data"
+    (place if made == "nothing" else folder).mkdir(parents=True)
+    if made == "file":
+        (folder / "likeness.db").touch(0o600)
+        folder.chmod(0o777)
+    for above in (place, *place.parents):  # so that the other user can reach it
+        if not above.stat().st_mode & stat.S_IXOTH:
+            above.chmod(above.stat().st_mode | stat.S_IXOTH)
+    code = (
+        "import os, sys\n"
+        "from app.errors import DatabaseError\n"
+        "from app.gallery.backends import create_engine\n"
+        f"os.setgid({NOBODY}); os.setuid({NOBODY})\n"
+        "try:\n    create_engine(sys.argv[1])\n"
+        "except DatabaseError as error:\n    print(error.detail)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, f"sqlite:///{folder}/likeness.db"],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    owner = f"{NOBODY}:{NOBODY}" if made != "nothing" else f"{NOBODY} -g {NOBODY}"
+    assert f"user id {NOBODY}" in done.stdout
+    assert f"sudo {advice} {owner} {folder} " in done.stdout
+    assert "LIKENESS_DATA_DIR" in done.stdout
