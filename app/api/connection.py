@@ -5,6 +5,7 @@ import asyncio
 import time
 from typing import Any
 
+import httptools
 import orjson
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import (
@@ -84,7 +85,7 @@ class Connection(HttpToolsProtocol):
     def _feed(self, piece: bytes) -> None:
         before = self._body_bytes
         self._piece_bytes += len(piece)
-        super().data_received(piece)
+        self._parse(piece)
         # Bytes that are neither a whole head nor of a body: one long field, or what chunks are
         # framed with (extensions, trailers). The parser adds each piece to the ones before.
         if self._body_bytes != before:
@@ -92,6 +93,29 @@ class Connection(HttpToolsProtocol):
         elif self._piece_bytes > MAX_HEAD_BYTES and not self._over:
             self._refusal = _head_too_large()
             self.send_400_response("")
+
+    def _parse(self, piece: bytes) -> None:
+        """As uvicorn does, but a request that offers another protocol, as curl --http2 and Java's
+        client do, is read like any other (RFC 9110, 7.8): httptools would stop before its body and
+        take that for the next request."""
+        self._unset_keepalive_if_required()
+        while piece and not self._over:
+            try:
+                self.parser.feed_data(piece)
+                return
+            except httptools.HttpParserError:
+                self.send_400_response("")
+            except httptools.HttpParserUpgrade as offer:
+                piece = self._head_without_offer() + piece[offer.args[0] :]
+
+    def _head_without_offer(self) -> bytes:
+        """The head that was read, for a fresh parser."""
+        parser, self.parser = self.parser, httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        version = parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (parser.get_method(), self.url, version)]
+        lines += [b"%b: %b" % field for field in self.headers if field[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
 
     # --- what the parser tells ----------------------------------------------------------------
 
@@ -117,6 +141,10 @@ class Connection(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                self._refuse(InvalidHttp("This is no proxy: it takes no CONNECT."))
+            return  # it is read again, without the offer
         if len(self.pipeline) >= MAX_PIPELINED:
             self._refuse(
                 TooManyPipelined(
@@ -138,6 +166,8 @@ class Connection(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         self._in_message, self._linger_since = False, None
         self._piece_bytes = 0
         super().on_message_complete()

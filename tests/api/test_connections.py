@@ -81,6 +81,8 @@ HEAD = b"GET /livez HTTP/1.1\r\nhost: x\r\n"
         (b"GET /" + b"a" * MAX_HEAD_BYTES, (414, "path_too_long")),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"x" * 50, (400, "invalid_http")),
         (b"GET / HTTP/1.1\r\nhost : x\r\n\r\n", (400, "invalid_http")),
+        (b"CONNECT x:80 HTTP/1.1\r\nhost: x\r\n\r\n", (400, "invalid_http")),
+        (b"CONNECT /livez HTTP/1.1\r\nhost: x\r\n\r\n", (400, "invalid_http")),
         (HEAD, (408, "request_timeout")),
     ],
 )
@@ -91,6 +93,31 @@ def test_what_is_no_request(url: str, request_: bytes, expected: tuple[int, str]
 def test_what_is_within_the_limits(url: str) -> None:
     long = {f"a{i}": "b" * 600 for i in range(90)}
     assert httpx.get(f"{url}/livez?q={'a' * 8_000}", headers=long).status_code == 200
+
+
+OFFER = b"host: x\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: A\r\n"
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 1_000])
+def test_an_offer_of_another_protocol_is_passed_over(url: str, pieces: int) -> None:
+    """As curl --http2 and Java's client make it; the body is no request of its own."""
+    hidden = b"GET /readyz HTTP/1.1\r\n\r\n"
+    head = b"POST /v1/collections HTTP/1.1\r\ncontent-type: application/json\r\n" + OFFER
+    sent = (
+        head + b"content-length: %d\r\n\r\n%b" % (len(hidden), hidden)
+        + head + b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+        + b"GET /livez HTTP/1.1\r\n" + OFFER + b"connection: close\r\n\r\n"
+    )  # fmt: skip
+    with connected(url) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for at in range(0, len(sent), size := -(-len(sent) // pieces)):
+            connection.sendall(sent[at : at + size])
+        found = b""
+        while piece := connection.recv(65_536):
+            found += piece
+    assert [one[:3] for one in found.split(b"HTTP/1.1 ")[1:]] == [b"422", b"422", b"200"]
+    assert b"not valid JSON" in found
+    assert found.endswith(b'{"status":"alive"}')
 
 
 def test_trailers_and_chunk_extensions_are_bounded(url: str) -> None:
