@@ -13,6 +13,7 @@ from app.settings import Settings
 PHOTO_CALLS = re.compile(r"/v1/(detect|embed|enroll|verify|identify)")
 IMPORTS = re.compile(r"/v1/collections/[^/]+/imports")
 STREAMS = re.compile(r"/v1/collections/[^/]+/imports/[^/]+/(events|report)")
+DELETE_SEVERAL = re.compile(r"/v1/collections/[^/]+/persons/delete")
 HYGIENE = re.compile(r"/v1/collections/[^/]+/hygiene")
 
 MAX_RECEIVING = 64
@@ -35,7 +36,7 @@ class Kind(Enum):
 
 def kind_of(method: str, path: str) -> Kind:
     """What kind of request that is."""
-    if method == "DELETE":
+    if method == "DELETE" or (method == "POST" and DELETE_SEVERAL.fullmatch(path)):
         return Kind.DELETION
     if method == "POST" and IMPORTS.fullmatch(path):
         return Kind.UPLOAD

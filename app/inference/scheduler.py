@@ -25,6 +25,8 @@ T = TypeVar("T")
 READ_THREADS = 4
 # Writing to it: each may wait for another writer's lock for as long as the database allows (15 s).
 WRITE_THREADS = 4
+# Deletions, so that they wait for the database's lock alone, not for the writes before them.
+DELETE_THREADS = 4
 # Searches, and bringing an index up to date: each may wait for an index that is being built.
 MIN_SEARCH_THREADS = 4
 # Hygiene and calibration: one at a time computes, and a second thread refuses the others at once.
@@ -59,6 +61,7 @@ class Scheduler:
         )
         self._read = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="database-read")
         self._write = ThreadPoolExecutor(WRITE_THREADS, thread_name_prefix="database-write")
+        self._delete = ThreadPoolExecutor(DELETE_THREADS, thread_name_prefix="deletion")
         self._examine = ThreadPoolExecutor(EXAMINATION_THREADS, thread_name_prefix="examination")
         # Writes that wait may not take every place: reads and searches need some of them.
         self._most_writes = max(1, max_pending // 2)
@@ -120,6 +123,10 @@ class Scheduler:
         future.add_done_callback(lambda _: self._writes.release())  # also where it is cancelled
         return await asyncio.wrap_future(future)
 
+    async def delete(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run work that deletes, which no other work keeps waiting."""
+        return await self._run(self._delete, lambda: work(*args, **kwargs))
+
     async def examine(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run work that looks through a whole collection, for seconds or minutes."""
         return await self._run(self._examine, lambda: work(*args, **kwargs))
@@ -130,7 +137,7 @@ class Scheduler:
     def close(self) -> None:
         """Finish what runs and end the threads."""
         self._photos.close()
-        for pool in (self._search, self._examine, self._read, self._write):
+        for pool in (self._search, self._examine, self._read, self._write, self._delete):
             pool.shutdown(wait=True, cancel_futures=True)
 
 

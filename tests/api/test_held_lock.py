@@ -1,15 +1,18 @@
 """Another process holds the database's write lock: writers wait, and nobody else does."""
 
+import asyncio
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import httpx
 import pytest
 
+from app.api.places import Kind, kind_of
 from app.services import Services
 from tests.api.conftest import Gallery
 
@@ -58,6 +61,40 @@ def test_reads_and_searches_are_answered_while_writers_wait(
                 assert presidents.verify(photo, person_id="obama").json()["is_match"]
             assert [writer.done() for writer in writers] == [False] * WRITERS
         assert [writer.result().status_code for writer in writers] == [201] * WRITERS
+
+
+def test_deletions_are_done_while_writes_are_stuck(
+    client: httpx.Client, services: Services, presidents: Gallery
+) -> None:
+    persons = f"/v1/collections/{presidents.name}/persons"
+    for name in ("one", "two"):
+        assert client.post(persons, json={"person_id": name}).status_code == 201
+    face = client.get(f"{persons}/biden/faces").json()["items"][0]["face_id"]
+    release = threading.Event()
+    with ThreadPoolExecutor(1) as stuck:
+        waits = (services.scheduler.write(release.wait, 60) for _ in range(WRITERS))
+        stuck.submit(asyncio.run, _all(waits))
+        try:
+            with httpx.Client(base_url=client.base_url, timeout=10) as impatient:
+                answers = [
+                    impatient.delete(f"/v1/collections/{presidents.name}/faces/{face}"),
+                    impatient.delete(f"{persons}/one"),
+                    impatient.post(f"{persons}/delete", json={"person_ids": ["two"]}),
+                    impatient.delete(f"/v1/collections/{presidents.name}/calibration"),
+                    impatient.delete(f"/v1/collections/{presidents.name}"),
+                ]
+        finally:
+            release.set()
+    assert [answer.status_code for answer in answers] == [200] * len(answers)
+
+
+def test_deleting_several_is_a_deletion() -> None:
+    assert kind_of("POST", "/v1/collections/a/persons/delete") is Kind.DELETION
+    assert kind_of("POST", "/v1/collections/a/persons") is Kind.CALL
+
+
+async def _all(waits: Iterable[Awaitable[object]]) -> None:
+    await asyncio.gather(*waits)
 
 
 @pytest.mark.slow

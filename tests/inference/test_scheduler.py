@@ -14,6 +14,7 @@ from app.inference.scheduler import Scheduler
 from app.types import Steps
 
 T = TypeVar("T")
+POOLS = ("read", "write", "delete", "search", "examine")
 
 
 def one_step(work: Callable[..., T], *args: Any) -> Steps[T]:
@@ -32,13 +33,15 @@ def scheduler() -> Iterator[Scheduler]:
 def test_work_runs_on_named_threads(scheduler: Scheduler) -> None:
     async def where() -> list[str]:
         infer = await scheduler.infer(one_step(lambda: threading.current_thread().name))
-        pools = (scheduler.read, scheduler.write, scheduler.search, scheduler.examine)
+        pools = (getattr(scheduler, name) for name in POOLS)
         names = [await pool(lambda: threading.current_thread().name) for pool in pools]
         return [threading.current_thread().name, infer, *names]
 
     loop, *names = asyncio.run(where())
     kinds = [name.rpartition("_")[0] for name in names]
-    assert kinds == ["inference", "database-read", "database-write", "search", "examination"]
+    assert kinds == [
+        "inference", "database-read", "database-write", "deletion", "search", "examination",
+    ]  # fmt: skip
     assert loop not in names
 
 
@@ -149,7 +152,7 @@ def test_cancelled_work_is_never_begun(scheduler: Scheduler) -> None:
     assert scheduler.waiting == 0
 
 
-@pytest.mark.parametrize("held", ["search", "write", "examine"])
+@pytest.mark.parametrize("held", ["search", "write", "delete", "examine"])
 def test_what_waits_in_one_pool_holds_up_no_other(held: str) -> None:
     scheduler = Scheduler(workers=2, max_pending=24)
 
@@ -158,14 +161,14 @@ def test_what_waits_in_one_pool_holds_up_no_other(held: str) -> None:
         pool = getattr(scheduler, held)
         waiting = [asyncio.ensure_future(pool(release.wait, 20)) for _ in range(12)]
         await asyncio.sleep(0)
-        others = [name for name in ("read", "write", "search", "examine") if name != held]
+        others = [name for name in POOLS if name != held]
         work = (getattr(scheduler, name)(lambda: "done") for name in others)
         answers = await asyncio.wait_for(asyncio.gather(*work), timeout=10)
         release.set()
         await asyncio.gather(*waiting)
         return answers
 
-    assert asyncio.run(others_meanwhile()) == ["done"] * 3
+    assert asyncio.run(others_meanwhile()) == ["done"] * 4
     scheduler.close()
 
 

@@ -57,7 +57,7 @@ async def delete_calibration(request: Request, collection: Collection) -> Any:
     """
     head = AnswerHead(request)
     store = head.services.gallery.store
-    await head.services.scheduler.write(store.clear_calibration, collection)
+    await head.services.scheduler.delete(store.clear_calibration, collection)
     members = await head.services.scheduler.search(_describe, head.services, collection)
     return {**head.members(), **members}
 

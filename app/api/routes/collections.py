@@ -153,6 +153,6 @@ async def delete_collection(request: Request, collection: Collection) -> Any:
         jobs.forget_collection(collection)
         return record, receipt
 
-    record, receipt = await head.services.scheduler.write(delete)
+    record, receipt = await head.services.scheduler.delete(delete)
     erased = await head.services.scheduler.search(gallery.forget, record)
     return receipt_members(head, receipt.also(erased))

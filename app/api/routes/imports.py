@@ -200,5 +200,5 @@ async def cancel_import(request: Request, collection: Collection, import_id: str
     What it enrolled remains enrolled.
     """
     head = AnswerHead(request)
-    job = await asyncio.to_thread(jobs_of(request).cancel, collection, import_id)
+    job = await head.services.scheduler.delete(jobs_of(request).cancel, collection, import_id)
     return {**head.members(), **job.model_dump()}

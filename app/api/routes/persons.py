@@ -179,7 +179,7 @@ async def delete_persons(request: Request, collection: Collection, body: DeleteP
         receipt, missing = gallery.store.delete_persons(collection, body.person_ids)
         return receipt.also(noted), missing
 
-    receipt, missing = await head.services.scheduler.write(delete)
+    receipt, missing = await head.services.scheduler.delete(delete)
     erased = await head.services.scheduler.search(gallery.follow_deletion, collection)
     return {**receipt_members(head, receipt.also(erased)), "not_found": missing}
 
@@ -199,7 +199,7 @@ async def delete_person(request: Request, collection: Collection, person_id: str
         noted = jobs.eraser.note(collection, person_id)
         return gallery.store.delete_person(collection, person_id).also(noted)
 
-    receipt = await head.services.scheduler.write(delete)
+    receipt = await head.services.scheduler.delete(delete)
     erased = await head.services.scheduler.search(gallery.follow_deletion, collection)
     return receipt_members(head, receipt.also(erased))
 
@@ -269,6 +269,6 @@ async def delete_face(request: Request, collection: Collection, face_id: str) ->
     """Delete a stored face; its person remains."""
     head = AnswerHead(request)
     gallery = head.services.gallery
-    receipt = await head.services.scheduler.write(gallery.store.delete_face, collection, face_id)
+    receipt = await head.services.scheduler.delete(gallery.store.delete_face, collection, face_id)
     erased = await head.services.scheduler.search(gallery.follow_deletion, collection)
     return receipt_members(head, receipt.also(erased))
