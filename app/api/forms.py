@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 SLICE = 256 * 1024
+# Content types of parts that are files without a name.
+FILE_TYPES = (b"image/", b"application/octet-stream")
 MAX_TEXTS = 64
+# Of all kinds, fields left empty among them.
+MAX_PARTS = 1_024
 # A text field holds JSON at the longest: 512 embeddings of 512 numbers.
 MAX_TEXT_BYTES = 16 * 1024 * 1024
 
@@ -65,9 +69,9 @@ class _Parts:
         self.ended = False
         self._max_files = max_files
         self._name, self._value = bytearray(), bytearray()
-        self._disposition = b""
+        self._disposition = self._type = b""
         self._data = bytearray()
-        self._field = ""
+        self._field, self._count = "", 0
         self._is_file = self._has_filename = False
 
     def callbacks(self) -> "MultipartCallbacks":
@@ -83,7 +87,12 @@ class _Parts:
         }
 
     def _begin(self) -> None:
-        self._disposition, self._data = b"", bytearray()
+        self._disposition, self._type, self._data = b"", b"", bytearray()
+        self._count += 1
+        if self._count > MAX_PARTS:
+            raise RequestTooLarge(
+                f"Too many parts. At most {MAX_PARTS} fit one form. Split the request."
+            )
 
     def _header_name(self, data: bytes, start: int, end: int) -> None:
         self._name += data[start:end]
@@ -94,6 +103,8 @@ class _Parts:
     def _header_end(self) -> None:
         if self._name.lower() == b"content-disposition":
             self._disposition = bytes(self._value)
+        elif self._name.lower() == b"content-type":
+            self._type = bytes(self._value).strip().lower()
         self._name, self._value = bytearray(), bytearray()
 
     def _headers_end(self) -> None:
@@ -101,7 +112,8 @@ class _Parts:
         if b"name" not in options:
             raise InvalidRequest("A part of the form has no name; give each field one.")
         self._field = options[b"name"].decode()
-        self._is_file = b"filename" in options
+        # A file need not have a name (RFC 7578, 4.2); .NET's client gives it none.
+        self._is_file = b"filename" in options or self._type.startswith(FILE_TYPES)
         self._has_filename = bool(options.get(b"filename"))
         if self._is_file and len(self.form.files) >= self._max_files:
             raise RequestTooLarge(
@@ -124,8 +136,17 @@ class _Parts:
             if self._data or self._has_filename:  # a browser's field left empty has neither
                 self.form.files.append((self._field, bytes(self._data)))
         else:
-            self.form.texts.append((self._field, self._data.decode()))
+            self.form.texts.append((self._field, self._text()))
         self._data = bytearray()
+
+    def _text(self) -> str:
+        try:
+            return self._data.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidRequest(
+                f"The field '{self._field}' is no UTF-8 text; a photo is sent with a filename, or "
+                "with its Content-Type."
+            ) from error
 
     def _end(self) -> None:
         self.ended = True

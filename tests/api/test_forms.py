@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from app.api.forms import MAX_TEXTS, SLICE, parse_form, sort_parts
+from app.api.forms import MAX_PARTS, MAX_TEXTS, SLICE, parse_form, sort_parts
 from app.errors import InvalidRequest, RequestTooLarge
 
 TYPE = "multipart/form-data; boundary=x"
@@ -41,6 +41,13 @@ def test_fields_that_a_browser_sends_empty() -> None:
     assert sort_parts(parse_form(TYPE, body, 2), ("image", "reference")) == ({"person_id": "a"}, {})
 
 
+@pytest.mark.parametrize("kind", ["image/jpeg", "Application/Octet-Stream"])
+def test_a_photo_without_a_filename_is_known_by_its_type(kind: str) -> None:
+    head = f'Content-Disposition: form-data; name="image"\r\nContent-Type: {kind}\r\n\r\n'
+    form = parse_form(TYPE, form_of(head.encode() + b"\xff"), 2)
+    assert (form.texts, form.files) == ([], [("image", b"\xff")])
+
+
 @pytest.mark.parametrize(
     ("kind", "body", "said"),
     [
@@ -61,7 +68,14 @@ def test_what_is_no_form(kind: str, body: bytes, said: str) -> None:
         parse_form(kind, body, 8)
 
 
-@pytest.mark.parametrize("parts", [[file("image", b"1")] * 3, [text("a", "1")] * (MAX_TEXTS + 1)])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [file("image", b"1")] * 3,
+        [text("a", "1")] * (MAX_TEXTS + 1),
+        [file("image", b"", filename="")] * (MAX_PARTS + 1),
+    ],
+)
 def test_too_many_parts(parts: list[bytes]) -> None:
     with pytest.raises(RequestTooLarge, match="Too many"):
         parse_form(TYPE, form_of(*parts), 2)
