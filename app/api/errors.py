@@ -64,10 +64,10 @@ def _validation_error(request: Request, error: Exception) -> JSONResponse:
 
 def describe_validation(errors: Any) -> str:
     """Pydantic's findings as one sentence: `top_k: Input should be …; …`."""
-    parts = []
+    parts: list[str] = []
     for item in errors:
         where = ".".join(str(part) for part in item["loc"] if part not in ("body", "query", "path"))
-        message = str(item["msg"]).removeprefix("Value error, ")
+        message = str(item["msg"]).removeprefix("Value error, ").removesuffix(".")
         parts.append(f"{where}: {message}" if where else message)
     return "; ".join(parts) + "."
 

@@ -129,6 +129,9 @@ def test_persons_are_found_by_prefix_and_metadata(client: httpx.Client, people: 
     for wrong in ("[1]", "{", '{"team": NaN}'):
         answer = client.get(people, params={"filter": wrong})
         assert (answer.status_code, code_of(answer)) == (422, "invalid_request")
+        detail = answer.json()["detail"]
+        assert detail.endswith(".")
+        assert not detail.endswith("..")
 
 
 def test_pages_keep_the_prefix(client: httpx.Client, people: str) -> None:
