@@ -3,7 +3,8 @@
 from app.imaging.crops import decode_crop, encode_crop
 from app.imaging.decoder import PhotoDecoder, decode_at_least, decode_image
 from app.imaging.formats import FORMATS, sniff_format
-from app.imaging.headers import Header, estimate_memory, read_header
+from app.imaging.headers import Header, read_header
+from app.imaging.inspection import estimate_memory
 from app.imaging.limits import ImageLimits
 
 __all__ = [

@@ -15,7 +15,7 @@ from pathlib import Path
 import app
 from app.errors import ImageError, Overloaded, UnreadableImage
 from app.imaging.decoding import decode_here
-from app.imaging.inspection import inspect, is_suspicious
+from app.imaging.inspection import inspect, is_suspicious, memory_of
 from app.imaging.limits import ImageLimits
 from app.imaging.wire import Connection, Request
 from app.locks import new_condition, new_lock
@@ -56,8 +56,10 @@ class PhotoDecoder:
         there was no memory for it in time.
         """
         header = inspect(data, self.limits)
-        with self._memory.hold(header.memory, self.limits.decode_seconds):
-            if is_suspicious(data, header):
+        suspicious = is_suspicious(data, header)
+        memory = memory_of(header, suspicious=suspicious)
+        with self._memory.hold(memory, self.limits.decode_seconds):
+            if suspicious:
                 return self._decode_apart(data, enough)
             return decode_here(header.format, data, self.limits, enough)
 

@@ -55,13 +55,6 @@ def read_header_of(format_name: str | None, data: bytes) -> Header | None:
     return reader(data) if reader else None
 
 
-def estimate_memory(data: bytes) -> int:
-    """Bytes of memory that decoding this photo takes at its peak; 0 for what will be refused
-    unread. A caller holds it against `ImageLimits.max_pixels` itself."""
-    header = read_header(data)
-    return header.memory if header else 0
-
-
 def _read_jpeg(data: bytes) -> Header | None:
     try:
         frame = read_frame(data)

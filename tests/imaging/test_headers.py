@@ -78,6 +78,14 @@ def test_memory_of_a_few_bytes_that_claim_forty_megapixels() -> None:
     assert 400 * MIB < estimate_memory(data) < 460 * MIB
 
 
+def test_a_suspicious_jpeg_is_held_by_the_process_and_once_more_here() -> None:
+    usual = saved("JPEG", "CMYK", progressive=True, size=(640, 480))
+    frame = read_frame(usual)
+    assert frame is not None
+    many = usual[:-2] + usual[frame.first_scan : -2] * 100
+    assert estimate_memory(many) - estimate_memory(usual) == 640 * 480 * 3
+
+
 @pytest.mark.parametrize("magic", [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF1234WEBP", b""])
 def test_no_header_costs_nothing(magic: bytes) -> None:
     noise = np.random.default_rng(2).bytes(2_000)
