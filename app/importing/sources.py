@@ -41,7 +41,9 @@ def rows_of(sources: list[str], options: SourceOptions) -> Iterator[Row]:
             something = something or not isinstance(row.problem, PassedOver)
             yield row
         if not something:
-            raise ImportSourceError(f"{source} has no photos to import, and no table of them.")
+            # A client need not know where a service keeps what it is sent.
+            shown = Path(source).name if options.uploaded else source
+            raise ImportSourceError(f"{shown} has no photos to import, and no table of them.")
 
 
 def _expanded(sources: list[str]) -> Iterator[str]:

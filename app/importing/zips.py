@@ -69,7 +69,9 @@ class _Zip:
         self._archive = archive
         self._name = name
         self._options = options
-        self.files = dict(sorted(_named(archive, options.names_encoding)))
+        # Of several of one name the last counts, as for programs that unpack.
+        named = _named(archive, options.names_encoding)
+        self.files = dict(sorted(named, key=lambda one: one[0]))
         self._composed = {composed(str(path)): path for path in self.files}
 
     def table(self) -> PurePosixPath | None:

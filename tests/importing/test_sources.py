@@ -119,6 +119,8 @@ def test_nothing_to_import_is_another_source_than_was_meant(folder: Path, tmp_pa
         archive.writestr("readme.txt", "no photo")
     with pytest.raises(ImportSourceError, match="no photos to import"):
         read_all(tmp_path / "notes.zip")
+    with pytest.raises(ImportSourceError, match=r"^notes\.zip has"):  # a client learns no path
+        read_all(tmp_path / "notes.zip", uploaded=True)
     (tmp_path / "none.csv").write_text("person_id,image\n")
     assert read_all(tmp_path / "none.csv") == []
 
@@ -272,6 +274,14 @@ def test_an_archive_of_folders(folder: Path, tmp_path: Path, mode: str) -> None:
     archive = shutil.make_archive(str(tmp_path / "people"), form, folder.parent, folder.name)
     assert sorted(contents(read_all(archive))) == EXPECTED
     assert total_of([archive], OPTIONS) == (4 if mode == "zip" else None)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_of_several_files_of_one_name_in_a_zip_the_last_counts(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "twice.zip", "w") as archive:
+        archive.writestr("ada/1.jpg", b"old")
+        archive.writestr("ada/1.jpg", b"new")
+    assert contents(read_all(tmp_path / "twice.zip")) == [("ada", b"new")]
 
 
 def test_a_zip_with_a_table(tmp_path: Path) -> None:
