@@ -82,7 +82,7 @@ def pipelined(target: Target) -> int:
     return 200_000
 
 
-@attack("60 clients that ask for 16 MB and read nothing")
+@attack("60 clients that ask for full pages and read nothing")
 def unread(target: Target) -> int:
     """A thousand persons with as much metadata as there may be, which anybody can store."""
     if not target.ask("GET", f"{PERSONS}/fat999").is_success:
