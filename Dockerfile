@@ -1,6 +1,7 @@
 # syntax=docker/dockerfile:1
 
-# Any Debian with `python3 -m venv`, 3.11 or newer.
+# Any Debian with `python3 -m venv`, 3.11 or newer. For builds that repeat, pin it by its digest
+# (docs/docker.md, "The base image").
 ARG BASE_IMAGE=python:3.12-slim
 
 # ---- everything that is installed, made where it may leave a mess
@@ -8,13 +9,6 @@ FROM ${BASE_IMAGE} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 
-# OpenCV's wheel is linked against libGL for windows that a service never opens. Debian's libgl1 would bring
-# Mesa and LLVM with it, over 100 MB of drivers; the loader only asks for these three small dispatch libraries.
-RUN apt-get update \
-    && cd /tmp \
-    && apt-get download libgl1 libglx0 libglvnd0 \
-    && for package in lib*.deb; do dpkg-deb --extract "$package" /opt/libgl; done \
-    && rm -rf /opt/libgl/usr/share/bug /opt/libgl/usr/share/lintian
 RUN python3 -m venv /opt/venv
 
 # The lock alone first: this layer is reused until a pin moves.
@@ -39,10 +33,24 @@ RUN /opt/venv/bin/python -m pip install --no-deps --no-build-isolation . \
 
 # ---- what is shipped
 FROM ${BASE_IMAGE} AS service
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends libglib2.0-0 libx11-6 \
-    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log
-COPY --from=build /opt/libgl/ /
+
+# OpenCV's wheel is linked against libGL for windows that a service never opens. Debian's libgl1 depends on
+# Mesa's drivers, and those on LLVM: over 100 MB. An empty package in their place lets apt install the
+# three dispatch libraries alone, as packages that dpkg and vulnerability scanners know.
+RUN mkdir -p /tmp/no-mesa/DEBIAN \
+    && printf '%s\n' \
+        'Package: likeness-no-mesa' \
+        'Version: 1' \
+        'Architecture: all' \
+        'Maintainer: Likeness' \
+        'Provides: libglx-mesa0' \
+        'Conflicts: libglx-mesa0' \
+        'Description: empty, in place of the OpenGL drivers that libglx0 depends on' \
+        > /tmp/no-mesa/DEBIAN/control \
+    && dpkg-deb --build --root-owner-group /tmp/no-mesa /tmp/no-mesa.deb \
+    && apt-get update \
+    && apt-get install --yes --no-install-recommends /tmp/no-mesa.deb libgl1 libglib2.0-0 \
+    && rm -rf /tmp/no-mesa* /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log
 
 # A fixed number, so that the owner of the volume is the same on every host and in every release.
 RUN groupadd --gid 10001 likeness \
@@ -64,6 +72,17 @@ EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python3", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['LIKENESS_PORT'] + '/readyz', timeout=4)"]
 CMD ["likeness", "serve"]
+
+# `make image` gives the commit; a test holds the version to pyproject.toml's.
+ARG BASE_IMAGE
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="Likeness" \
+      org.opencontainers.image.description="Self-hosted face recognition service" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.base.name="${BASE_IMAGE}"
 
 FROM service AS gpu
 COPY --from=build-gpu /opt/venv /opt/venv

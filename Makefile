@@ -19,14 +19,23 @@ UNFINISHED := $(STAMPS)/unfinished
 REPAIR = $(if $(wildcard $(UNFINISHED)),--ignore-installed)
 
 # $(call install,NAME): the pinned, hashed requirements/NAME.txt, then this tree itself (its build backend is pinned
-# there too). A lock is complete, so nothing is resolved here.
+# there too). A lock is complete, so nothing is resolved here. pip's output passes through FETCHED, and a pipe has the
+# status of its last command: whether pip succeeded is seen by the mark it removes.
 define install
-	@echo "Installing requirements/$(1).txt into $(VENV)"
+	@echo "Installing requirements/$(1).txt into $(VENV); this is done once and takes a minute or more. Fetching:"
 	@touch $(UNFINISHED)
-	@$(PIP) install --quiet --no-deps --require-hashes --only-binary :all: $(REPAIR) -r requirements/$(1).txt
-	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
-	@rm -f $(UNFINISHED)
+	@{ $(PIP) install --progress-bar off --no-deps --require-hashes --only-binary :all: $(REPAIR) \
+			-r requirements/$(1).txt \
+		&& $(PIP) install --quiet --no-deps --no-build-isolation --editable . \
+		&& rm -f $(UNFINISHED); } | $(FETCHED)
+	@test ! -e $(UNFINISHED)
 endef
+
+# The names of the packages as pip comes to them.
+FETCHED = while read -r word name rest; do case "$$word $$name" in \
+	"Collecting "*) printf ' %s' "$${name%%=*}" ;; \
+	"Installing collected") printf '\nUnpacking them\n' ;; \
+	"Successfully installed") printf 'Done\n' ;; esac; done
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -50,7 +59,7 @@ insightface: $(STAMPS)/serve-$(EXTRA) ## What `likeness models pull | install` n
 TORCH ?= torch==2.13.0
 .PHONY: torch
 torch: $(STAMPS)/dev ## PyTorch, for exporting checkpoints and testing that (TORCH=... for another build)
-	@$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install --quiet "$(TORCH)"
+	@$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install "$(TORCH)"
 
 .PHONY: openapi
 openapi: $(STAMPS)/dev ## Write docs/openapi.json, which a test compares with what is served
@@ -58,6 +67,7 @@ openapi: $(STAMPS)/dev ## Write docs/openapi.json, which a test compares with wh
 
 .PHONY: clients
 clients: ## The generators of API clients, for tests of the OpenAPI document; needs npm
+	@echo "Installing the generators of tests/clients into .venv-clients and tests/clients/node_modules"
 	@$(PYTHON) -m venv .venv-clients
 	@.venv-clients/bin/python -m pip install --quiet --no-deps --require-hashes -r tests/clients/requirements.txt
 	@npm ci --silent --prefix tests/clients
@@ -110,7 +120,7 @@ lock: ## Write requirements/*.txt anew from pyproject.toml (UPGRADE=1 for newer 
 
 .PHONY: image
 image: ## The container image (EXTRA=gpu for CUDA)
-	docker build --target $(EXTRA) --tag $(IMAGE) .
+	docker build --target $(EXTRA) --tag $(IMAGE) --build-arg "REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown)" .
 
 .PHONY: clean
 clean: ## Remove environments, caches and build output; data stays
@@ -121,6 +131,7 @@ $(STAMPS)/venv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "Likeness needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." \
 			"Name a newer one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@echo "Making the virtual environment $(VENV)"
 	@$(PYTHON) -m venv --clear $(VENV) || { \
 		echo "No virtual environment could be made (on Debian and Ubuntu: apt install python3-venv)." >&2; exit 1; }
 	@mkdir -p $(STAMPS)

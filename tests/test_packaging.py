@@ -10,9 +10,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from app.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 REQUIREMENTS = ROOT / "requirements"
@@ -220,3 +223,58 @@ def test_wheel_carries_the_code_and_the_default_pack(tmp_path: Path) -> None:
     assert {f"app/{path.as_posix()}" for path in pack} <= names
     tops = {name.split("/")[0] for name in names}
     assert tops == {"app", f"likeness-{PYPROJECT['project']['version']}.dist-info"}
+
+
+def dockerfile() -> str:
+    return (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+
+
+def test_the_image_is_labelled_with_this_version() -> None:
+    assert f"ARG VERSION={PYPROJECT['project']['version']}\n" in dockerfile()
+    labels = set(re.findall(r"org\.opencontainers\.image\.([a-z.]+)=", dockerfile()))
+    assert {"title", "description", "licenses", "version", "revision", "base.name"} <= labels
+
+
+def test_libraries_of_the_image_are_known_to_dpkg() -> None:
+    """What is unpacked beside the package manager is seen by no vulnerability scanner."""
+    assert "dpkg-deb --extract" not in dockerfile()
+    assert re.search(r"apt-get install [^&]*no-mesa\.deb [^&]*\blibgl1\b", dockerfile())
+
+
+def test_the_health_check_follows_the_port_and_is_written_once() -> None:
+    (check,) = re.findall(r"^HEALTHCHECK.*$", dockerfile(), re.MULTILINE)
+    assert "os.environ['LIKENESS_PORT']" in check
+    for file in ROOT.glob("docker-compose*.yml"):
+        assert "healthcheck" not in yaml.safe_load(file.read_text())["services"]["likeness"]
+
+
+def test_compose_passes_every_setting_but_those_of_the_container() -> None:
+    service = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["likeness"]
+    assert service["env_file"] == [{"path": ".env", "required": False}]
+    assert service["environment"]["LIKENESS_HOST"] == "0.0.0.0"
+    assert service["environment"]["LIKENESS_DATA_DIR"] == "/data"
+    port = "${LIKENESS_PORT:-8000}"
+    assert service["environment"]["LIKENESS_PORT"] == port
+    assert service["ports"] == ["${LIKENESS_PUBLISH:-127.0.0.1:" + port + "}:" + port]
+    known = {f"LIKENESS_{name.upper()}" for name in Settings.model_fields}
+    assert set(service["environment"]) <= known
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_make_names_what_it_installs_and_sees_a_failure(tmp_path: Path, breaks: bool) -> None:
+    pip = tmp_path / "pip"
+    pip.write_text(
+        "#!/bin/sh\n"
+        'echo "Collecting numpy==2.4.6 (from -r requirements/cpu.txt (line 3))"\n'
+        'echo "  Downloading numpy-2.4.6.whl (16 MB)"\n'
+        'echo "Installing collected packages: numpy"\n' + ("exit 1\n" if breaks else "")
+    )
+    pip.chmod(0o755)
+    stamp = tmp_path / "venv" / ".stamps" / "serve-cpu"
+    done = subprocess.run(
+        ["make", "PYTHON=true", f"VENV={tmp_path}/venv", f"PIP={pip}", str(stamp)],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert " numpy" in done.stdout
+    assert "Downloading" not in done.stdout
+    assert (done.returncode != 0, stamp.exists()) == (breaks, not breaks), done.stderr

@@ -29,7 +29,7 @@ def clear_errors() -> Iterator[None]:
         yield
     except LikenessError as error:
         err.print(f"[bold red]{error.title}.[/] ", end="")
-        err.print(error.detail, markup=False, highlight=False)
+        err.print(error.detail, markup=False, highlight=False, soft_wrap=True)
         sys.exit(EXIT_CANNOT_START)
 
 
