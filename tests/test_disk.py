@@ -5,10 +5,12 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from app.disk import private_file, private_folder
 from app.gallery.backends import create_engine
+from app.gallery.index.certified import IndexShape
 from app.gallery.schema import migrate
 from app.services import build_services
 from app.settings import Settings
@@ -67,9 +69,10 @@ def test_everything_below_the_data_folder(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         services = build_services(Settings(data_dir=tmp_path / "data"))
-        vector = [1.0] * services.pack.recogniser.dimension
-        new = services.template_from_embedding(vector)
-        services.gallery.enroll("default", "ada", None, [new])
+        size = services.pack.recogniser.dimension
+        vectors = np.random.default_rng(1).standard_normal((IndexShape().least_kept, size))
+        new = [services.template_from_embedding(vector) for vector in vectors]
+        services.gallery.enroll("default", "ada", None, new)
         services.gallery.tend()
         services.close()
     finally:

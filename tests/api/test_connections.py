@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,18 @@ def answer_of(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
     return int(first.split()[1]), dict(one.split(": ", 1) for one in fields), body
 
 
+def first_answer_of(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
+    """The same for one answer: the server reads on for some seconds before it closes."""
+    answer = HTTPResponse(connection)
+    answer.begin()
+    fields = {name.lower(): value for name, value in answer.getheaders()}
+    return answer.status, fields, answer.read()
+
+
 def problem_of(url: str, request: bytes) -> tuple[int, str]:
     with connected(url) as connection:
         connection.sendall(request)
-        status, fields, body = answer_of(connection)
+        status, fields, body = first_answer_of(connection)
     assert fields["content-type"] == "application/problem+json"
     assert fields["connection"] == "close"
     return status, json.loads(body)["code"]

@@ -43,6 +43,10 @@ class Backend(Protocol):
     def is_in_place(self, engine: Engine) -> bool:
         """Whether what is written reaches the database that the next start will open."""
 
+    def blank_unused(self, engine: Engine, first: int, count: int) -> int | None:
+        """Zero what lies unused in `count` pages of the database from number `first`; the number of
+        the next page, 0 after the last, None where it has to wait."""
+
     def erase_deleted(self, engine: Engine, wait_s: float) -> bool:
         """Leave no copy of deleted rows in the database's files, waiting for readers of an older
         state for `wait_s` seconds at most; False where some may be left for now."""

@@ -146,6 +146,11 @@ def is_in_place(_engine: Engine) -> bool:
     return True
 
 
+def blank_unused(_engine: Engine, _first: int, _count: int) -> int | None:
+    """Nothing to do: the files are the server's."""
+    return 0
+
+
 def erase_deleted(_engine: Engine, _wait_s: float) -> bool:
     """Nothing we could do: the bytes go with the server's own vacuum, whenever that comes."""
     return False

@@ -9,7 +9,13 @@ from typing import Any
 import sqlalchemy
 from sqlalchemy import URL, Connection, Engine, Table, event
 
-from app.gallery.backends.sqlite_file import MovedError, absent_file, database_file
+from app.gallery.backends.sqlite_file import (
+    DatabaseFile,
+    MovedError,
+    absent_file,
+    database_file,
+)
+from app.gallery.backends.sqlite_slack import blank_pages, read_sizes
 
 OPENING_ADVICE = (
     "Check that the folder can be written, has room, and that the file is a Likeness database."
@@ -121,6 +127,62 @@ def erase_deleted(engine: Engine, wait_s: float) -> bool:
     finally:
         connection.close()
     return True
+
+
+def blank_unused(engine: Engine, first: int, count: int) -> int | None:
+    """Zero the unused parts of some pages; the number of the page that follows, 0 after the last.
+    None where that has to wait: somebody reads an older state, or writes.
+
+    With the write-ahead log empty and the write lock held, the pages are those of the file.
+    """
+    file = engine.get_execution_options().get(FILE)
+    if file is None:
+        return 0  # in memory
+    connection = engine.raw_connection()
+    try:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA busy_timeout=0")
+        try:
+            return _blank_unused(cursor, file, first, count)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & PRIMARY == sqlite3.SQLITE_BUSY:
+                return None
+            raise
+        finally:
+            cursor.execute(f"PRAGMA busy_timeout={round(BUSY_TIMEOUT_S * 1000)}")
+    finally:
+        connection.close()
+
+
+def _blank_unused(cursor: Any, file: DatabaseFile, first: int, count: int) -> int | None:
+    if not _checkpoint(cursor):
+        return None
+    cursor.execute("BEGIN IMMEDIATE")
+    try:
+        if not _log_is_empty(file.path):
+            return None
+        descriptor = file.descriptor()
+        sizes = read_sizes(descriptor)
+        if sizes is None:
+            return 0
+        file.is_changed |= blank_pages(descriptor, sizes, first, count) > 0
+        if file.is_changed:
+            # Other connections keep pages as they were and could write them back. The change of a
+            # number that nobody reads makes them read again.
+            (version,) = cursor.execute("PRAGMA user_version").fetchone()
+            cursor.execute(f"PRAGMA user_version={(version + 1) & 0x7FFF_FFFF}")
+        (pages,) = cursor.execute("PRAGMA page_count").fetchone()
+    finally:
+        cursor.execute("COMMIT")
+    file.is_changed = False
+    return first + count if first + count <= pages else 0
+
+
+def _log_is_empty(database: Path) -> bool:
+    try:
+        return database.with_name(f"{database.name}-wal").stat().st_size == 0
+    except FileNotFoundError:
+        return True
 
 
 def _checkpoint(cursor: Any) -> bool:

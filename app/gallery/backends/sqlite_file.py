@@ -3,6 +3,8 @@
 import errno
 import os
 import sqlite3
+import weakref
+from collections import Counter
 from pathlib import Path
 from typing import Final
 
@@ -10,6 +12,9 @@ from sqlalchemy import URL
 
 from app.disk import private_file, private_folder
 from app.errors import DatabaseError
+from app.locks import new_lock
+
+Inode = tuple[int, int]
 
 
 class MovedError(sqlite3.OperationalError):
@@ -31,11 +36,26 @@ class DatabaseFile:
     def __init__(self, path: Path) -> None:
         """The file as it is now; made, with its folder, where it is missing. Raises OSError."""
         self._path = path
+        # Its pages were changed beside SQLite, and other connections may still have them as before.
+        self.is_changed = False
         private_folder(path.parent)
         private_file(path)
         for needed in (path, path.parent):  # SQLite's log is made beside the database
             _require_writable(needed)
         self._number = self._now()
+        weakref.finalize(self, _OPEN.release, _OPEN.use(self._number))
+
+    @property
+    def path(self) -> Path:
+        """Where it was opened."""
+        return self._path
+
+    def descriptor(self) -> int:
+        """A descriptor to read and write its bytes by; not to be closed. Raises MovedError and
+        OSError."""
+        self.require()
+        assert self._number is not None, "it is in place"
+        return _OPEN.descriptor(self._path, self._number)
 
     def is_in_place(self) -> bool:
         """Whether its name still leads to it."""
@@ -46,12 +66,57 @@ class DatabaseFile:
         if not self.is_in_place():
             raise MovedError(MovedError.ADVICE)
 
-    def _now(self) -> tuple[int, int] | None:
+    def _now(self) -> Inode | None:
         try:
             found = self._path.stat()
         except OSError:
             return None
         return found.st_dev, found.st_ino
+
+
+class _Descriptors:
+    """One descriptor for each database file of this process, closed with its last user.
+
+    Closing any descriptor of a file drops every lock that the process has on it, SQLite's too
+    (https://www.sqlite.org/howtocorrupt.html, section 2.2): that must not happen while a connection
+    is open.
+    """
+
+    def __init__(self) -> None:
+        self._lock = new_lock("database.descriptors")
+        self._users: Counter[Inode | None] = Counter()
+        self._opened: dict[Inode | None, int] = {}
+
+    def use(self, number: Inode | None) -> Inode | None:
+        """Count one user more."""
+        with self._lock:
+            self._users[number] += 1
+        return number
+
+    def release(self, number: Inode | None) -> None:
+        """Count one user less."""
+        with self._lock:
+            self._users[number] -= 1
+            if not self._users[number]:
+                del self._users[number]
+                if (file := self._opened.pop(number, None)) is not None:
+                    os.close(file)
+
+    def descriptor(self, path: Path, number: Inode) -> int:
+        """The descriptor of a file. Raises MovedError and OSError."""
+        with self._lock:
+            if number not in self._opened:
+                file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+                self._opened[number] = file
+                found = os.fstat(file)
+                if (found.st_dev, found.st_ino) != number:
+                    # Another file took its place just now; it stays open, for the same reason.
+                    self._opened[(found.st_dev, found.st_ino)] = self._opened.pop(number)
+                    raise MovedError(MovedError.ADVICE)
+            return self._opened[number]
+
+
+_OPEN = _Descriptors()
 
 
 def database_file(url: URL) -> DatabaseFile | None:

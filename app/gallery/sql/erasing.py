@@ -20,6 +20,13 @@ WAIT_AGAIN_S = 0.1
 # How often upkeep erases unasked: another process may have been killed between a deletion and its
 # erasure.
 EVERY_S = 60.0
+# Pages of the database that are looked through while the write lock is held, and for how long a
+# deletion, or one round of upkeep, goes on with it: 2 s a gigabyte, some 10 ms a piece.
+PAGES_AT_ONCE = 2_048
+DELETION_S = 0.05
+ROUND_S = 0.5
+AGAIN_S = 0.005  # where another writes
+FIRST_PAGE = 2  # page 1 holds the schema alone
 EVENT = (
     "deleted rows stay in the write-ahead log for now: another process reads an older state of the "
     "database; upkeep erases them when it has finished"
@@ -45,6 +52,10 @@ class Eraser:
         self._tried = 0  # those that the last attempt covered
         self._pending_since: float | None = clock() if backend.ERASES else None
         self._failed = False  # the last attempt: there is somebody who reads for long
+        # A pass through the unused parts of all pages: the deletions that it covers, where it is,
+        # and the deletions that the last complete one covered.
+        self._pass = self._passed = -1
+        self._page = 0
         self._done_at = clock()
 
     def erase(self) -> Erasure:
@@ -55,7 +66,7 @@ class Eraser:
             mine = self._asked
         with self._attempt:
             if self._tried < mine:
-                self._try()
+                self._try(DELETION_S)
             done = self._backend.ERASES and self._pending_since is None
             return Erasure.DONE if done else Erasure.PENDING
 
@@ -63,14 +74,14 @@ class Eraser:
         """Upkeep: repeat what is pending, and erase unasked now and then."""
         with self._attempt:
             if self._pending_since is not None or self._clock() - self._done_at > EVERY_S:
-                self._try()
+                self._try(ROUND_S)
 
     def pending_s(self) -> float:
         """For how many seconds deleted bytes have been left in files of ours; 0 for none."""
         since = self._pending_since
         return 0.0 if since is None else max(self._clock() - since, 1e-3)
 
-    def _try(self) -> None:
+    def _try(self, seconds: float) -> None:
         with self._counting:
             asked, self._tried = self._asked > self._tried, self._asked
         reason: Exception | None = None
@@ -78,11 +89,31 @@ class Eraser:
             erased = self._backend.erase_deleted(
                 self._engine, WAIT_AGAIN_S if self._failed else WAIT_S
             )
+            self._failed = not erased and self._backend.ERASES
+            erased = erased and self._blank_unused(self._clock() + seconds)
         except (sqlite3.Error, SQLAlchemyError) as error:
             erased, reason = False, error
-        self._failed = not erased and self._backend.ERASES
+            self._failed = self._backend.ERASES
         if erased:
             self._pending_since, self._done_at = None, self._clock()
-        elif self._failed and asked and self._pending_since is None:
+        elif self._backend.ERASES and asked and self._pending_since is None:
             self._pending_since = self._clock()
-            log(logging.WARNING, EVENT, reason)
+            if self._failed:
+                log(logging.WARNING, EVENT, reason)
+
+    def _blank_unused(self, until: float) -> bool:
+        """Go on with the pass through all pages; whether it covers every deletion that was
+        committed before this attempt."""
+        while self._passed < self._tried:
+            if not self._page:  # a pass covers what was committed before it began
+                self._pass, self._page = self._tried, FIRST_PAGE
+            following = self._backend.blank_unused(self._engine, self._page, PAGES_AT_ONCE)
+            if following is not None:
+                self._page = following
+            if following == 0:
+                self._passed = self._pass
+            elif self._clock() > until:
+                return False
+            elif following is None:
+                time.sleep(AGAIN_S)
+        return True
