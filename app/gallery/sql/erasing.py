@@ -21,7 +21,7 @@ WAIT_AGAIN_S = 0.1
 # erasure.
 EVERY_S = 60.0
 # Pages of the database that are looked through while the write lock is held, and for how long a
-# deletion, or one round of upkeep, goes on with it: 2 s a gigabyte, some 10 ms a piece.
+# deletion, or one round of upkeep, goes on with it: 1 s a gigabyte, some 10 ms a piece.
 PAGES_AT_ONCE = 2_048
 DELETION_S = 0.05
 ROUND_S = 0.5
