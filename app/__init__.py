@@ -4,7 +4,7 @@ import os
 
 __version__ = "0.1.0"
 
-# From its import on, ONNX Runtime reports its use to its maker and keeps a device id in the home
-# folder, unless this is set by then. Whatever imports it (we, InsightFace, PyTorch's exporter),
-# this file runs first: the one side effect of an import here. An empty value counts as none.
+# When ONNX Runtime is imported without this variable, it sends usage reports to Microsoft and keeps
+# a device id in the home folder. This file runs before anything can import it: the only side effect
+# of an import in this project. An empty value counts as not set.
 os.environ["ORT_DISABLE_TELEMETRY"] = os.environ.get("ORT_DISABLE_TELEMETRY") or "1"

@@ -1,9 +1,9 @@
-"""Admission: how many requests are inside, for how long, and whether a client still waits.
+"""Admission: limits how many requests are processed at a time, and for how long.
 
-Every request below `/v1` passes here. Its body is read first, within bounds of length and time;
-then it gets a place to work, or a refusal; its answer is sent when that place is free again. A
-request whose time is over or whose client has gone is cancelled, which takes its photos out of the
-queue; what the database is already writing is written.
+Every request below `/v1` passes through here. First its body is read, within limits of length and
+time. Then it is admitted or refused. Its answer is sent after it has stopped counting as admitted.
+A request is cancelled when its time is over or its client has disconnected: its photos leave the
+queue, but a database write that has begun is finished.
 """
 
 import asyncio
@@ -65,7 +65,7 @@ class Admission:
 
 
 class _Exchange:
-    """One request under way."""
+    """One request that is being processed."""
 
     def __init__(
         self,
@@ -90,10 +90,10 @@ class _Exchange:
         self.answering = False
 
     async def run(self) -> None:
-        """Raises a LikenessError where it is refused, ClientDisconnect where it is left."""
+        """Process it. Raises LikenessError if refused, ClientDisconnect if its client left."""
         if self._scope.get(CROWDED):
             raise Overloaded(
-                "There are too many connections; try again in a moment.",
+                "The service has reached its limit of connections; try again in a moment.",
                 {"retry_after": RETRY_AFTER_S},
             )
         try:
@@ -132,7 +132,7 @@ class _Exchange:
         return self._services.scheduler.admit(size)
 
     async def _received(self, limit: int) -> bytearray:
-        """The body; another may take its place meanwhile, which cancels this."""
+        """The body. If it is the slowest and another needs its place, this task is cancelled."""
         return await read_body(
             self._scope,
             self._receive,
@@ -201,7 +201,8 @@ class _Exchange:
                 await self._app(self._scope, receive, send)
         except TimeoutError as error:
             raise DeadlineExceeded(
-                f"It took longer than {limit:g} s; send the archive in parts, or watch again.",
+                f"The upload or the event stream took longer than {limit:g} s; send the archive in "
+                "parts, or request the events again.",
                 {"retry_after": RETRY_AFTER_S},
             ) from error
 
@@ -226,7 +227,7 @@ class _Exchange:
                     await self._send(piece)
 
     async def cut(self) -> None:
-        """End the connection amid an answer, so that its client sees that it is not whole."""
+        """Abort the connection, so that the client sees that its answer is incomplete."""
         abort = self._scope.get(ABORT)
         if abort is None:
             raise RuntimeError("the answer was not finished")

@@ -59,7 +59,7 @@ async def _one(
 
 
 def _memory(head: AnswerHead, data: bytes) -> int:
-    """Bytes that decoding a photo takes; nothing where it is too large to be decoded."""
+    """Bytes of memory that decoding a photo takes; 0 if it is too large to be decoded."""
     header = read_header(data)
     if header is None or header.pixels > head.services.settings.max_image_pixels:
         return 0

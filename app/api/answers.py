@@ -17,7 +17,7 @@ from app.services import Services
 from app.telemetry.logs import request_id
 from app.types import AnalysedImage, Face
 
-# What a face takes to be written is some 20 us.
+# Writing the answer of one face takes about 20 us.
 MANY_FACES = 64
 
 Outcome = AnalysedImage | LikenessError
@@ -89,7 +89,7 @@ def _json(value: Any) -> bytes:
 
 
 async def answer_of_faces(request: Request, faces: int, write: Callable[[], Response]) -> Response:
-    """Write an answer; off the event loop where it tells of many faces."""
+    """Write an answer; off the event loop if it has many faces."""
     if faces <= MANY_FACES:
         return write()
     threads: Executor = request.app.state.parsing

@@ -1,17 +1,17 @@
-"""Photos as text: base64 as clients write it, alone or in a data URI (RFC 4648, RFC 2397)."""
+"""Decodes photos sent as text: base64, alone or in a data URI (RFC 4648, RFC 2397)."""
 
 import binascii
 import re
 from collections.abc import Iterator
 
-# Whole groups of four characters; between two pieces another thread may have its turn.
+# Whole groups of four characters; between two pieces other threads can run.
 PIECE = 256 * 1024
 SPACE = b" \t\r\n\v\f"
 URL_SAFE = bytes.maketrans(b"-_", b"+/")
 # The head of a data URI: no photo's base64 has a comma.
 DATA_URI = re.compile(rb"data:[^,]{0,256},", re.IGNORECASE)
 
-FOREIGN = "the text holds characters that base64 does not have"
+FOREIGN = "the text contains characters that are not base64"
 
 
 def decode_base64(text: str | bytes) -> bytes:

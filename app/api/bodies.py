@@ -1,4 +1,4 @@
-"""Bodies of requests, bounded in length and in time wherever they are read."""
+"""Reads bodies of requests within limits of length and time."""
 
 import asyncio
 import time
@@ -12,12 +12,12 @@ from app.api.transfers import Transfer, Transfers
 from app.errors import RequestTimeout, RequestTooLarge
 
 GRACE_S = 10.0
-# Of a request's scope: its body, read whole.
+# Key in a request's scope: its whole body.
 BODY = "likeness.body"
 
 
 class SteadyReceive:
-    """`receive` of a request whose body has to come at a rate."""
+    """`receive` of a request whose body must arrive at a lowest rate."""
 
     def __init__(self, receive: Receive, transfer: Transfer, min_rate: int) -> None:
         self._receive = receive
@@ -33,8 +33,8 @@ class SteadyReceive:
                 message = await self._receive()
         except TimeoutError as error:
             raise RequestTimeout(
-                f"The body came more slowly than {self._min_rate:,} bytes a second; send it again, "
-                "over a better connection or in smaller parts."
+                f"The body arrived more slowly than {self._min_rate:,} bytes a second; send it "
+                "again over a faster connection or in smaller parts."
             ) from error
         self._waited += time.monotonic() - start
         if message["type"] == "http.request":
@@ -42,14 +42,14 @@ class SteadyReceive:
         return message
 
     def _left(self) -> float | None:
-        """Time that waiting for the client alone may still take, not what is done between."""
+        """Seconds that waiting for the client may still take; other time is not counted."""
         if not self._min_rate:
             return None
         return GRACE_S + self._transfer.moved / self._min_rate - self._waited
 
 
 def announced_length(scope: Scope) -> int:
-    """Bytes of the body by its Content-Length; 0 where there is none."""
+    """Bytes of the body according to Content-Length; 0 without that header."""
     announced = Headers(scope=scope).get("content-length", "")
     return int(announced) if announced.isdigit() and len(announced) < 20 else 0
 
@@ -63,7 +63,7 @@ async def read_body(
     min_rate: int,
     begun: Callable[[Transfer], None],
 ) -> bytearray:
-    """The whole body; `begun` is told of its transfer.
+    """The whole body; `begun` is called with its transfer.
 
     Raises RequestTooLarge, RequestTimeout, Overloaded and ClientDisconnect.
     """
@@ -95,10 +95,10 @@ async def _next(receive: Callable[[], Awaitable[Message]]) -> Message:
 
 
 def _too_large(limit: int) -> RequestTooLarge:
-    return RequestTooLarge(f"The request is larger than {limit:,} bytes; split it.")
+    return RequestTooLarge(f"The body is larger than {limit:,} bytes; split the request.")
 
 
 async def body_of(request: Request) -> bytes | bytearray:
-    """The body of a call that `Admission` has read, without another copy of it."""
+    """The body of a call as `Admission` has read it, without copying it."""
     kept: bytearray | None = request.scope.get(BODY)
     return await request.body() if kept is None else kept

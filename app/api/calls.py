@@ -1,6 +1,6 @@
-"""Reading a call: multipart form, JSON with base64, or a raw image body, all to one shape.
+"""Reads a call from a multipart form, JSON with base64, or a raw image body.
 
-Photos never touch the disk. Bodies of more than 64 KiB are taken apart off the event loop.
+Photos are never written to disk. Bodies of more than 64 KiB are parsed off the event loop.
 """
 
 import asyncio
@@ -73,7 +73,7 @@ async def read_call(
 
 @dataclass(frozen=True, slots=True)
 class _Reader(Generic[Fields]):
-    """What a call takes; reads one from its parts, off the event loop where they are large."""
+    """The fields that a call takes, and how it is read from a body."""
 
     model: type[Fields]
     photo_fields: Sequence[str]
@@ -173,10 +173,10 @@ def _read_json(
 
 
 def _decode_photo(name: str, text: Any, settings: Settings) -> bytes:
-    """A photo in base64; where it came as a long text JSON's escapes of '/' are still in it."""
+    """Decode a photo from base64. A long text still has JSON's escapes of '/' in it."""
     try:
         if isinstance(text, LongText):
-            # Twice what base64 takes: for line breaks and escapes.
+            # Twice the length of base64, to allow for line breaks and escapes.
             if len(text.raw) > settings.max_image_bytes * 8 // 3:
                 raise ImageTooLarge(
                     f"'{name}' has {len(text.raw):,} characters of base64; an image may have at "

@@ -1,5 +1,5 @@
-"""One HTTP/1.1 connection: uvicorn's protocol, with a bounded head, with times that it must keep,
-and with problem documents where uvicorn answers in plain text."""
+"""One HTTP/1.1 connection: uvicorn's protocol with limits on the head and on times, and with
+problem documents where uvicorn answers in plain text."""
 
 import asyncio
 import time
@@ -31,14 +31,14 @@ KIB = 1024
 MAX_TARGET_BYTES = 8 * KIB
 MAX_HEAD_BYTES = 64 * KIB
 MAX_FIELDS = 100
-# Requests that a client sends before the answers to those before; hardly any does.
+# Requests sent before earlier ones are answered; very few clients do that.
 MAX_PIPELINED = 16
-# Members of a request's scope: whether only health is answered, and how the connection is cut.
+# Keys in a request's scope: whether only health is answered; a function that ends the connection.
 CROWDED, ABORT = "likeness.crowded", "likeness.abort"
 
 
 class Connection(HttpToolsProtocol):
-    """Uvicorn's connection within limits. `connections` is the table that it belongs to."""
+    """Uvicorn's connection with limits. `connections` is the table that it belongs to."""
 
     def __init__(
         self,
@@ -53,14 +53,14 @@ class Connection(HttpToolsProtocol):
         self.crowded = False
         self._table = table
         self._refusal: LikenessError | None = None
-        self._over = False  # nothing that comes is read any more
+        self._over = False  # whatever arrives is ignored from now on
         self._in_message = False  # between a head's end and its body's
         self._head_since: float | None = time.monotonic()
         self._linger_since: float | None = None
         self._piece_bytes = self._field_bytes = self._fields = self._body_bytes = 0
         self._unsent, self._sent_at = 0, time.monotonic()
 
-    # --- what the loop tells ------------------------------------------------------------------
+    # --- called by the event loop -------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -86,8 +86,8 @@ class Connection(HttpToolsProtocol):
         before = self._body_bytes
         self._piece_bytes += len(piece)
         self._parse(piece)
-        # Bytes that are neither a whole head nor of a body: one long field, or what chunks are
-        # framed with (extensions, trailers). The parser adds each piece to the ones before.
+        # Bytes that belong neither to a complete head nor to a body: one long field, or extensions
+        # and trailers of chunks. The parser appends each piece to the previous ones.
         if self._body_bytes != before:
             self._piece_bytes = 0
         elif self._piece_bytes > MAX_HEAD_BYTES and not self._over:
@@ -95,9 +95,9 @@ class Connection(HttpToolsProtocol):
             self.send_400_response("")
 
     def _parse(self, piece: bytes) -> None:
-        """As uvicorn does, but a request that offers another protocol, as curl --http2 and Java's
-        client do, is read like any other (RFC 9110, 7.8): httptools would stop before its body and
-        take that for the next request."""
+        """Parse like uvicorn, but ignore an `Upgrade` header, which curl --http2 and Java's client
+        send (RFC 9110, 7.8): httptools would stop before the body and read it as the next
+        request."""
         self._unset_keepalive_if_required()
         while piece and not self._over:
             try:
@@ -109,7 +109,7 @@ class Connection(HttpToolsProtocol):
                 piece = self._head_without_offer() + piece[offer.args[0] :]
 
     def _head_without_offer(self) -> bytes:
-        """The head that was read, for a fresh parser."""
+        """The head without its `Upgrade` header, for a new parser."""
         parser, self.parser = self.parser, httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         version = parser.get_http_version().encode()
@@ -117,7 +117,7 @@ class Connection(HttpToolsProtocol):
         lines += [b"%b: %b" % field for field in self.headers if field[0] != b"upgrade"]
         return b"\r\n".join([*lines, b"", b""])
 
-    # --- what the parser tells ----------------------------------------------------------------
+    # --- called by the parser -----------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -178,13 +178,13 @@ class Connection(HttpToolsProtocol):
             return
         self._table.idle(self)
         if self._in_message:
-            # Answered before its body came: read on for a while, or the client sees a reset
-            # connection instead of the answer.
+            # Answered before the body arrived: go on reading for a while, or the client gets a
+            # reset connection instead of the answer.
             self._linger_since = time.monotonic()
 
     def _answered(self) -> bool:
-        """Whether no request waits for its answer."""
-        cycle: RequestResponseCycle | None = self.cycle  # None before the first
+        """Whether every request so far has been answered."""
+        cycle: RequestResponseCycle | None = self.cycle  # None before the first request
         return cycle is None or cycle.response_complete
 
     def _refuse(self, error: LikenessError) -> None:
@@ -195,42 +195,44 @@ class Connection(HttpToolsProtocol):
     # --- times --------------------------------------------------------------------------------
 
     def check(self, now: float) -> None:
-        """End it where a time is over."""
+        """Close the connection if one of its time limits is over."""
         limits = self._table.limits
         unsent = self.transport.get_write_buffer_size()
         if unsent == 0 or unsent < self._unsent:
             self._sent_at = now
         self._unsent = unsent
         if now - self._sent_at > limits.write_s:
-            self.transport.abort()  # close() would wait until all is sent
+            self.transport.abort()  # close() would wait until everything is sent
         elif self._linger_since is not None and now - self._linger_since > limits.linger_s:
             self.transport.abort()
         elif self._head_since is not None and now - self._head_since > limits.head_s:
-            self._end_of_patience()
+            self._end_late_head()
 
-    def _end_of_patience(self) -> None:
-        if not self._piece_bytes:  # it has sent nothing: a browser's spare connection
+    def _end_late_head(self) -> None:
+        if not self._piece_bytes:  # nothing was sent: a browser's spare connection
             self.transport.close()
             return
         limit = self._table.limits.head_s
-        self._refusal = RequestTimeout(f"The head of the request was not there within {limit:g} s.")
+        self._refusal = RequestTimeout(
+            f"The head of the request was not complete within {limit:g} s; send it faster."
+        )
         self.send_400_response("")
 
     def give_up(self) -> None:
-        """End it at once."""
+        """Close the connection at once."""
         self.transport.abort()
 
     # --- answers of the server itself ---------------------------------------------------------
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's own sentence
-        """Refuse what is no request, or more than may come, as a problem document."""
+        """Refuse an invalid or too large request with a problem document."""
         error = self._refusal or InvalidHttp(
-            "The bytes that were sent are no HTTP/1.1 request; check the client or the proxy."
+            "The bytes that were sent are not an HTTP/1.1 request; check the client or the proxy."
         )
         self._over, self._head_since = True, None
         if (
             not self._answered() or self.transport.is_closing()
-        ):  # amid another answer it would be read as its part
+        ):  # during another answer the client would take it for a part of that
             self.transport.abort()
             return
         body = orjson.dumps(problem_members(error))

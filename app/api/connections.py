@@ -1,8 +1,8 @@
-"""All connections of the server: how many there may be, which of them can be given up, and the
-times that each must keep.
+"""All connections of the server: their number, which one is closed for a new one, and their time
+limits.
 
-Uvicorn has a limit of requests at work, and a time for connections that are kept between two
-requests; it has no limit of connections, and no time for a head that does not come or an answer
+Uvicorn limits concurrent requests and the time that an idle connection is kept between requests. It
+limits neither the number of connections nor the time for a head that does not arrive or an answer
 that is not read (docs/adr/0015-http-limits.md).
 """
 
@@ -16,20 +16,20 @@ from typing import Protocol
 from app.settings import Settings
 from app.telemetry.logs import log
 
-# Of the process's file descriptors: the database's, index files, uploads and reports.
+# File descriptors for everything else: the database, index files, uploads and reports.
 OTHER_DESCRIPTORS = 96
 # Connections beyond the others, where only health and metrics are answered.
 KEPT_FOR_HEALTH = 8
 LEAST_CONNECTIONS = 32
 SWEEP_EVERY_S = 0.5
-# A connection that has sent no request in this time is given up before those that have.
-PATIENCE_S = 1.0
+# A connection that has sent no request for this long is closed before idle ones that have.
+NEW_GRACE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """Connections at a time, and seconds: for the head of a request, for an answer of which nothing
-    is read, and for the rest of a body that nobody wants."""
+    """Connections at a time, and limits in seconds: for the head of a request, for a client that
+    reads nothing of its answer, and for reading the rest of a refused body."""
 
     most: int = 1024
     head_s: float = 10.0
@@ -38,7 +38,7 @@ class ConnectionLimits:
 
     @classmethod
     def of(cls, settings: Settings) -> "ConnectionLimits":
-        """Those of the settings, as far as the process's file descriptors allow."""
+        """The limits from the settings; fewer connections if file descriptors are scarce."""
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         most = settings.max_connections
         if descriptors != resource.RLIM_INFINITY:
@@ -46,16 +46,16 @@ class ConnectionLimits:
         return cls(most, settings.head_timeout, settings.write_timeout)
 
 
-class Held(Protocol):
-    """What the table needs of a connection."""
+class TrackedConnection(Protocol):
+    """A connection as the table sees it; `crowded`: only health and metrics are answered."""
 
     crowded: bool
 
     def check(self, now: float) -> None:
-        """End it if a time is over."""
+        """Close the connection if one of its time limits is over."""
 
     def give_up(self) -> None:
-        """End it at once."""
+        """Close the connection at once."""
 
 
 class Connections:
@@ -65,18 +65,18 @@ class Connections:
         self.limits = limits
         self.draining = False
         self.given_up = 0
-        self._all: set[Held] = set()
-        # Since when these have no request at work: before their first whole head, and after one.
-        self._new: dict[Held, float] = {}
-        self._kept: dict[Held, float] = {}
+        self._all: set[TrackedConnection] = set()
+        # When idle connections became idle: those without a complete first head, and the others.
+        self._new: dict[TrackedConnection, float] = {}
+        self._kept: dict[TrackedConnection, float] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._told_at = 0.0
 
     def __len__(self) -> int:
         return len(self._all)
 
-    def add(self, connection: Held) -> None:
-        """Take a new connection; the one that has been idle for longest makes room for it."""
+    def add(self, connection: TrackedConnection) -> None:
+        """Add a new connection; beyond the limit, close the one that has been idle longest."""
         if len(self._all) >= self.limits.most - KEPT_FOR_HEALTH:
             self._make_room(connection)
         if len(self._all) >= self.limits.most:
@@ -87,22 +87,22 @@ class Connections:
         if self._timer is None:
             self._sweep_later()
 
-    def remove(self, connection: Held) -> None:
-        """It is closed."""
+    def remove(self, connection: TrackedConnection) -> None:
+        """Take a closed connection out of the table."""
         self._all.discard(connection)
         self.busy(connection)
 
-    def busy(self, connection: Held) -> None:
-        """A request of it is at work."""
+    def busy(self, connection: TrackedConnection) -> None:
+        """A request of this connection is being processed."""
         self._new.pop(connection, None)
         self._kept.pop(connection, None)
 
-    def idle(self, connection: Held) -> None:
-        """Its request is answered; it may be given up."""
+    def idle(self, connection: TrackedConnection) -> None:
+        """The request is answered; the connection may be closed for another one."""
         if connection in self._all:
             self._kept[connection] = time.monotonic()
 
-    def _make_room(self, arriving: Held) -> None:
+    def _make_room(self, arriving: TrackedConnection) -> None:
         victim = self._longest_idle()
         if victim is None:
             arriving.crowded = True
@@ -112,12 +112,12 @@ class Connections:
         self.given_up += 1
         if time.monotonic() - self._told_at > 60:
             self._told_at = time.monotonic()
-            log(logging.WARNING, "connections are given up for new ones", most=self.limits.most,
+            log(logging.WARNING, "idle connections are closed for new ones", most=self.limits.most,
                 given_up=self.given_up)  # fmt: skip
 
-    def _longest_idle(self) -> Held | None:
+    def _longest_idle(self) -> TrackedConnection | None:
         new, kept = next(iter(self._new.items()), None), next(iter(self._kept), None)
-        if new is not None and time.monotonic() - new[1] > PATIENCE_S:
+        if new is not None and time.monotonic() - new[1] > NEW_GRACE_S:
             return new[0]
         return kept or (new[0] if new is not None else None)
 

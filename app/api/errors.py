@@ -73,7 +73,7 @@ def describe_validation(errors: Any) -> str:
 
 
 def _http_error(request: Request, error: Exception) -> JSONResponse:
-    """What FastAPI and Starlette refuse themselves."""
+    """Problem documents for errors raised by FastAPI and Starlette."""
     assert isinstance(error, HTTPException)
     if isinstance(error.__cause__, LikenessError):  # of reading the body; FastAPI wraps it
         return _answer(request, error.__cause__)
@@ -81,20 +81,20 @@ def _http_error(request: Request, error: Exception) -> JSONResponse:
         allowed = ", ".join(_methods(request))
         answer = _answer(
             request,
-            MethodNotAllowed(f"{request.method} is not among this path's methods: {allowed}."),
+            MethodNotAllowed(f"{request.method} is not a method of this path; it has {allowed}."),
         )
         answer.headers["Allow"] = allowed
         return answer
     if error.status_code == RouteNotFound.status:
         return _answer(
-            request, RouteNotFound("There is no such call; see /docs for those there are.")
+            request, RouteNotFound(f"There is no call {request.url.path}; /docs lists all calls.")
         )
-    # Left are bodies that cannot be read.
+    # Only bodies that cannot be read are left.
     return _answer(request, InvalidRequest(f"{error.detail}."))
 
 
 def _methods(request: Request) -> list[str]:
-    """What a path takes. Starlette's own header names the methods of its first route alone."""
+    """The methods of a path. Starlette's own header has only those of its first route."""
     return [
         method
         for method in METHODS
@@ -111,6 +111,6 @@ def unexpected_error(error: Exception, metrics: Metrics) -> JSONResponse:
     log(logging.ERROR, "unexpected error", error)
     return problem(
         LikenessError(
-            "Something went wrong here, not in your request. Tell the operator the request_id."
+            "The service failed; your request is not the cause. Give the operator the request_id."
         )
     )

@@ -41,7 +41,7 @@ def _filter(value: Any) -> Any:
 
 
 def _new_person_id(value: Any) -> Any:
-    """As it was given: the store brings it to Form C, or finds who has it in this form."""
+    """Check an id but return it as sent: the store converts it to Unicode's Form C."""
     if isinstance(value, str):
         new_person_id(value)
     return value
@@ -54,7 +54,7 @@ PersonId = Annotated[
     str,
     BeforeValidator(_new_person_id),
     Field(
-        description="Your own id of the person, kept in Unicode's Form C.",
+        description="Your own id of the person, stored in Unicode's Form C.",
         json_schema_extra={"maxLength": MAX_PERSON_ID, "example": "ada"},
     ),
 ]
@@ -120,7 +120,7 @@ class _Fields(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_empty(cls, values: Any) -> Any:
-        """An optional field left empty, as forms send it, is one that was not sent."""
+        """An optional field that is empty, as forms send it, counts as not sent."""
         if not isinstance(values, dict):
             return values
         optional = {name for name, one in cls.model_fields.items() if not one.is_required()}
@@ -206,7 +206,7 @@ class NewPerson(_Fields):
 
 
 class PersonUpdate(_Fields):
-    """What is left out stays."""
+    """Members that are left out are not changed."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"metadata": {"team": "day"}, "person_id": "ada.l"}]}

@@ -1,7 +1,7 @@
-"""Forms (multipart/form-data) in memory: python-multipart takes them apart, this keeps the parts.
+"""Parses forms (multipart/form-data) in memory with python-multipart.
 
-Photos never touch the disk, so Starlette's parser, whose files spill over, is not for them. A pure
-function of CPU work, in slices between which other threads have their turns.
+Starlette's own parser is not used because it writes large files to disk, and photos must not be.
+Pure CPU work, in slices between which other threads can run.
 """
 
 from collections.abc import Sequence
@@ -54,15 +54,18 @@ def parse_form(content_type: str, body: bytes | bytearray, max_files: int) -> Fo
         parser.finalize()
     except (FormParserError, UnicodeDecodeError) as error:
         raise InvalidRequest(
-            "The form cannot be read: it is damaged, or a text of it is not UTF-8."
+            "The form cannot be read: it is damaged, or a text in it is not UTF-8. Send it again "
+            "with a client library that writes forms."
         ) from error
     if not parts.ended:
-        raise InvalidRequest("The form is incomplete: its last boundary is missing.")
+        raise InvalidRequest(
+            "The form is incomplete: its closing boundary is missing. Send all of it."
+        )
     return parts.form
 
 
 class _Parts:
-    """What the parser calls back, and what has come of it."""
+    """The parser's callbacks, and the parts so far."""
 
     def __init__(self, max_files: int) -> None:
         self.form = Form()
@@ -110,30 +113,31 @@ class _Parts:
     def _headers_end(self) -> None:
         _, options = parse_options_header(self._disposition)
         if b"name" not in options:
-            raise InvalidRequest("A part of the form has no name; give each field one.")
+            raise InvalidRequest("A part of the form has no name; give each part a field name.")
         self._field = options[b"name"].decode()
         # A file need not have a name (RFC 7578, 4.2); .NET's client gives it none.
         self._is_file = b"filename" in options or self._type.startswith(FILE_TYPES)
         self._has_filename = bool(options.get(b"filename"))
         if self._is_file and len(self.form.files) >= self._max_files:
             raise RequestTooLarge(
-                f"Too many files. At most {self._max_files} fit one form. Split the request."
+                f"The form has more than {self._max_files} files; split the request."
             )
         if not self._is_file and len(self.form.texts) >= MAX_TEXTS:
             raise RequestTooLarge(
-                f"Too many fields. At most {MAX_TEXTS} fit one form. Split the request."
+                f"The form has more than {MAX_TEXTS} text fields; split the request."
             )
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         if not self._is_file and len(self._data) + end - start > MAX_TEXT_BYTES:
             raise RequestTooLarge(
-                f"The field '{self._field}' has more than {MAX_TEXT_BYTES:,} bytes of text."
+                f"The field '{self._field}' has more than {MAX_TEXT_BYTES:,} bytes of text; "
+                "shorten it, or split the request."
             )
         self._data += data[start:end]
 
     def _part_end(self) -> None:
         if self._is_file:
-            if self._data or self._has_filename:  # a browser's field left empty has neither
+            if self._data or self._has_filename:  # an empty field of a browser's form has neither
                 self.form.files.append((self._field, bytes(self._data)))
         else:
             self.form.texts.append((self._field, self._text()))
@@ -168,6 +172,6 @@ def sort_parts(
                 f"'{name}' came as text, not as a file; with curl write -F {name}=@photo.jpg."
             )
         if name in texts:
-            raise InvalidRequest(f"The field '{name}' came more than once.")
+            raise InvalidRequest(f"The field '{name}' was sent more than once; send it once.")
         texts[name] = text
     return texts, photos

@@ -1,8 +1,8 @@
-"""JSON of clients -> values, bounded in what it can cost.
+"""Parses JSON from clients with a bounded cost.
 
-A parser holds the interpreter's lock until it is done, also on a thread of its own: 63 MB of base64
-took 200 to 500 ms, a million empty lists 640 ms (benchmarks/json_bodies.py). So photos are cut out
-before it sees the text, and what is left may hold so many values and no more.
+A JSON parser holds the interpreter's lock until it is done, also on a separate thread: 63 MB of
+base64 took 200 to 500 ms, a million empty lists 640 ms (benchmarks/json_bodies.py). So long strings
+(photos) are cut out before parsing, and the number of other values is limited.
 """
 
 import secrets
@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 
 KIB = 1024
-# Bodies up to this size are parsed where they are: a thread would take longer.
+# Bodies up to this size are parsed on the event loop: a thread would take longer.
 SMALL = 64 * KIB
 # A string from this length on is cut out.
 LONG = 16 * KIB
@@ -21,9 +21,9 @@ LONG = 16 * KIB
 MAX_VALUES = 262_144
 MAX_STRINGS = 100_000
 MAX_DEPTH = 64
-# What is looked at before another thread may have its turn.
+# Bytes that are looked at before other threads can run.
 SLICE = 1024 * KIB
-# Stands for a string that was cut out; no client knows it.
+# Replaces a string that was cut out; no client can know it.
 _MARK = secrets.token_hex(16)
 
 Raw = bytes | bytearray
@@ -39,7 +39,7 @@ class LongText:
 
 
 def parse_json(body: Raw | str) -> Any:
-    """The value of a JSON text, which may not have long strings. Raises ValueError."""
+    """The value of a JSON text without long strings. Raises ValueError."""
     value, long = parse_with_long_texts(body)
     if long:
         raise _long_text()
@@ -54,7 +54,7 @@ def parse_with_long_texts(body: Raw | str) -> tuple[Any, "LongTexts"]:
     try:
         value = orjson.loads(rest)
     except ValueError as error:
-        raise ValueError("It is not valid JSON.") from error
+        raise ValueError("The body is not valid JSON.") from error
     if _depth_at_most(rest) > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
         raise ValueError(f"The JSON is nested more than {MAX_DEPTH} deep; send it flatter.")
     return value, LongTexts(texts)
@@ -70,23 +70,21 @@ class LongTexts:
         return len(self._texts)
 
     def take(self, value: Any) -> Any:
-        """The long string that a value stands for; any other value as it is."""
+        """The long string that a placeholder replaces; any other value unchanged."""
         return self._texts.pop(value, value) if isinstance(value, str) else value
 
     def check_all_taken(self) -> None:
-        """Raises ValueError where one stands at a place that takes no long string."""
+        """Raises ValueError if a long string is where only short ones are allowed."""
         if self._texts:
             raise _long_text()
 
 
 def _long_text() -> ValueError:
-    return ValueError(
-        f"A text of more than {LONG:,} bytes stands where no photo belongs; shorten it."
-    )
+    return ValueError(f"A string that is not a photo has more than {LONG:,} bytes; shorten it.")
 
 
 def _cut(body: Raw) -> tuple[Raw, list[LongText]]:
-    """The body with marks in the place of its long strings."""
+    """The body with placeholders instead of its long strings."""
     view, start = memoryview(body), 0
     kept: list[memoryview | bytes] = []
     texts: list[LongText] = []
@@ -112,19 +110,19 @@ def _strings(body: Raw) -> Iterator[tuple[int, int]]:
         if left < 0:
             raise _too_many()
         if end < 0:
-            raise ValueError("It is not valid JSON: a string does not end.")
+            raise ValueError("The body is not valid JSON: a string has no closing quote.")
         yield begin, end
         begin = body.find(b'"', end + 1)
 
 
 def _is_escaped(body: Raw, quote: int) -> bool:
-    """Whether an odd number of backslashes is before it. A run of more than 64 is refused: to count
-    such runs again and again would take long."""
+    """Whether an odd number of backslashes precedes the quote. More than 64 in a row are refused,
+    because counting long runs repeatedly would be slow."""
     count = 0
     while body[quote - 1 - count] == ord("\\"):
         count += 1
         if count > 64:
-            raise ValueError("The JSON has more than 64 backslashes in a row.")
+            raise ValueError("The JSON has more than 64 backslashes in a row; remove some.")
     return count % 2 == 1
 
 
@@ -151,7 +149,7 @@ def _slices(body: bytes | bytearray) -> Iterator[np.ndarray[Any, np.dtype[np.uin
 
 
 def _depth_at_most(body: bytes | bytearray) -> int:
-    """An upper limit of how deep it is nested: brackets in strings count as well."""
+    """An upper bound of the nesting depth: brackets within strings count too."""
     deepest = depth = 0
     for piece in _slices(body):
         steps = np.zeros(len(piece), np.int32)

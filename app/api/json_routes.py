@@ -1,4 +1,4 @@
-"""Routes whose JSON body is read within bounds, off the event loop where it is large."""
+"""Routes that read JSON bodies with `parse_json`, off the event loop if they are large."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -14,7 +14,7 @@ from app.errors import InvalidRequest
 
 
 class JsonRequest(Request):
-    """A request whose `json` is bounded. Raises InvalidRequest."""
+    """A request whose `json` applies the limits of `parse_json`. Raises InvalidRequest."""
 
     async def json(self) -> Any:
         body = await body_of(self)
@@ -28,7 +28,7 @@ class JsonRequest(Request):
 
 
 class JsonRoute(APIRoute):
-    """Hands its handler a `JsonRequest`."""
+    """Calls its handler with a `JsonRequest`."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()

@@ -32,7 +32,7 @@ from app.importing.jobs import ImportJobs
 from app.services import Services
 from app.telemetry.loop_lag import LoopLag
 
-# Bodies that are taken apart at a time: each holds the interpreter's lock for most of it.
+# Bodies that are parsed at a time: each holds the interpreter's lock for most of that time.
 PARSING_THREADS = 2
 DESCRIPTION = """
 Photos in, identities out. Send JPEG, PNG, WebP, HEIC or AVIF as multipart (`image`), as base64 in

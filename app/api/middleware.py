@@ -68,8 +68,7 @@ class RequestContext:
 
 
 def _set_root_path(scope: Scope, root: str) -> None:
-    """Some proxies leave the path that they publish in the request, others take it out: the layers
-    below see it taken out, and named as ASGI's `root_path`."""
+    """Remove the proxy's path if the proxy left it in the request, and set ASGI's `root_path`."""
     if root:
         scope["root_path"] = root
         if scope["path"].startswith(f"{root}/"):

@@ -1,4 +1,4 @@
-"""The OpenAPI document, with what FastAPI cannot see: bodies that come in three forms, problems."""
+"""Completes the OpenAPI document: bodies in three forms, and problem documents."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ SAMPLE_BASE64 = "/9j/4AAQSkZJRgABAQEASABIAAD/2wBDAP//////////"
 
 
 def complete_document(app: FastAPI) -> None:
-    """Add to the app's document: a sentence as each call's summary, and the schema of problems."""
+    """Add to the app's document the summary of each call, and the schema of problem documents."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -87,7 +87,7 @@ def _query(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _form_field(schema: Mapping[str, Any], required: bool) -> dict[str, Any]:
-    """A field as a part of a form. Swagger UI fills each field in: optional ones with nothing."""
+    """A field as a part of a form. Swagger UI sends optional fields with an empty value."""
     described = dict(schema)
     if described.get("type") == "array":
         described = {"type": "string", "description": f"{schema.get('description')} As JSON text."}
@@ -97,7 +97,7 @@ def _form_field(schema: Mapping[str, Any], required: bool) -> dict[str, Any]:
 
 
 def _without_null(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A schema of text fields, which are absent instead of null."""
+    """A schema without null: a text field is left out instead."""
     kinds = [kind for kind in schema.get("anyOf", []) if kind != {"type": "null"}]
     if len(kinds) != 1:
         return dict(schema)

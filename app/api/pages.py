@@ -1,4 +1,4 @@
-"""Pages of lists, bounded in bytes as well as in items, and the cursors that lead to the next."""
+"""Pages of lists, limited in items and in bytes, and cursors to the next page."""
 
 import base64
 import binascii
@@ -12,16 +12,17 @@ from app.errors import InvalidCursor
 from app.gallery.ports import Page
 
 T = TypeVar("T")
-# Of metadata on one page; a thousand items of 16 KiB each would stop the event loop.
+# Bytes of metadata on one page; a thousand items of 16 KiB each would block the event loop.
 MAX_PAGE_BYTES = 256 * 1024
 MAX_PAGE = 1000
 
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Items on a page.")]
-Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before.")]
+Cursor = Annotated[str | None, Query(description="`next_cursor` of the previous page.")]
 
 
 def within_bytes(page: Page[T], metadata_of: Callable[[T], Mapping[str, Any]]) -> Page[T]:
-    """The page as far as its metadata fits, one item at least; the others are on the next page."""
+    """The page, cut where its metadata gets too long, with at least one item; the other items are
+    on the next page."""
     size = 0
     for number, item in enumerate(page.items):
         size += len(orjson.dumps(metadata_of(item)))
@@ -37,7 +38,9 @@ def cursor_to_key(cursor: str | None) -> str | None:
     try:
         return base64.b64decode(cursor.encode(), altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError) as error:
-        raise InvalidCursor("Give the next_cursor of an answer unchanged, or none.") from error
+        raise InvalidCursor(
+            "The cursor is not a next_cursor of this API; send one unchanged, or none."
+        ) from error
 
 
 def next_cursor(page: Page[T], key: Callable[[T], str]) -> str | None:

@@ -1,4 +1,4 @@
-"""Places for requests by kind, so that one kind does not keep out another."""
+"""Limits of concurrent transfers by kind of request, so that one kind cannot block another."""
 
 import re
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ MAX_DELETIONS = 32
 
 
 class Kind(Enum):
-    """`CALL`: its body is read whole, then it has a place to work, then its answer is sent.
-    `DELETION`: the same, with a place that no other kind can take. `UPLOAD`: its body goes to disk
-    as it comes. `STREAM`: its answer is made while it is sent."""
+    """`CALL`: the body is read completely, then the call is processed, then the answer is sent.
+    `DELETION`: the same, but counted separately. `UPLOAD`: the body is
+    written to disk as it arrives. `STREAM`: the answer is made while it is sent."""
 
     CALL = auto()
     DELETION = auto()
@@ -35,7 +35,7 @@ class Kind(Enum):
 
 
 def kind_of(method: str, path: str) -> Kind:
-    """What kind of request that is."""
+    """The kind of a request."""
     if method == "DELETE" or (method == "POST" and DELETE_SEVERAL.fullmatch(path)):
         return Kind.DELETION
     if method == "POST" and IMPORTS.fullmatch(path):
@@ -45,7 +45,7 @@ def kind_of(method: str, path: str) -> Kind:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """All of a service. `stopping` is set once it has been told to end."""
+    """The transfers of a service by kind."""
 
     receiving: Transfers
     sending: Transfers
@@ -55,8 +55,8 @@ class Places:
 
     @classmethod
     def of(cls, settings: Settings, scheduler: Scheduler) -> "Places":
-        """Those of the settings; bodies and answers share `max_pending_bytes` with requests at
-        work."""
+        """With the limits from the settings; bodies, answers and the requests that are being
+        processed share `max_pending_bytes`."""
         most = settings.max_pending_bytes
         sending = Transfers("answers", MAX_SENDING, most)
         receiving = Transfers(
@@ -71,23 +71,23 @@ class Places:
         )
 
     def all(self) -> tuple[Transfers, ...]:
-        """Of every kind."""
+        """The transfers of every kind."""
         return (self.receiving, self.sending, self.uploads, self.streams, self.deletions)
 
     def end_long_ones(self) -> None:
-        """End uploads and streams, which would outlast every patience: the service stops."""
+        """End uploads and streams, which can last long, because the service stops."""
         why = NotReady("The service is stopping; send this again in a moment.", {"retry_after": 5})
         self.uploads.end_all(why)
         self.streams.end_all(why)
 
 
 def body_limit(scope: Any, settings: Settings) -> int:
-    """Bytes that the body of a call may have."""
+    """The limit in bytes for the body of a call."""
     photos = PHOTO_CALLS.fullmatch(scope["path"])
     return settings.max_request_bytes if photos else settings.max_json_bytes
 
 
 def work_limit(scope: Any, settings: Settings) -> float:
-    """Seconds that a call may be at work: a collection is examined for as long as it is large."""
+    """The limit in seconds for processing a call; examining a collection takes the longest."""
     long = HYGIENE.fullmatch(scope["path"])
     return settings.import_timeout if long else settings.request_timeout

@@ -1,4 +1,4 @@
-"""Which problems a route can answer, as its `responses` in the OpenAPI document."""
+"""The problems that a route can answer with, as its `responses` in the OpenAPI document."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,7 +9,7 @@ from app.errors import LikenessError
 MEDIA_TYPE = "application/problem+json"
 TYPE = "urn:likeness:problem:"
 
-# What any call below /v1 may answer.
+# Problems of any call below /v1.
 ANY_CALL: tuple[type[LikenessError], ...] = (
     errors.InvalidRequest,
     errors.UnknownField,
@@ -59,8 +59,8 @@ def problem_codes() -> list[str]:
 def problems(
     *given: Iterable[type[LikenessError]], always: Iterable[type[LikenessError]] = ANY_CALL
 ) -> dict[int | str, dict[str, Any]]:
-    """The responses of a call that may fail in the given ways, and in those of any call below /v1.
-    By status; each lists its codes, in words and as `x-problem-codes`."""
+    """The responses, by status, of a call with the given problems and those of any call below /v1.
+    Each lists its codes, in its description and as `x-problem-codes`."""
     by_status: dict[int, dict[str, str]] = {}
     for one in [*always, *(error for group in given for error in group)]:
         by_status.setdefault(one.status, {})[one.code] = one.title

@@ -1,4 +1,4 @@
-"""Query parameters that a call does not take are refused, as fields of a body are."""
+"""Refuses query parameters that a call does not take, like unknown fields of a body."""
 
 from fastapi import Request
 from fastapi.routing import APIRoute
@@ -8,7 +8,7 @@ from app.errors import UnknownField
 
 
 def only_declared_query(request: Request) -> None:
-    """Raises UnknownField, which names the parameter and those that the call takes."""
+    """Raises UnknownField for a parameter that the call does not take."""
     known = declared_query(request.scope["route"])
     for name in request.query_params:
         if name not in known:
@@ -17,7 +17,7 @@ def only_declared_query(request: Request) -> None:
 
 
 def declared_query(route: APIRoute) -> set[str]:
-    """The names of a route's query parameters; of a model, those of its fields."""
+    """The names of a route's query parameters, including the fields of models."""
     names: set[str] = set()
     for parameter in route.dependant.query_params:
         kind = parameter.field_info.annotation

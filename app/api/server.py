@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn within our limits, which ends in an orderly way."""
+"""The HTTP server: uvicorn with our limits and a graceful stop."""
 
 import asyncio
 import errno
@@ -26,8 +26,9 @@ BACKLOG = 2048
 class Server(uvicorn.Server):
     """Serves an application of `create_app`. `ready` is called with the port once it listens.
 
-    The first SIGTERM or SIGINT turns readiness off and goes on serving for `drain_seconds`, so that
-    balancers see it; then requests under way are finished. A second one ends the waiting.
+    After the first SIGTERM or SIGINT `/readyz` answers 503, so that load balancers notice, and
+    requests are served for `drain_seconds` more; then those at work are finished. A second signal
+    ends the server at once.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Server(uvicorn.Server):
                 server_header=False,
                 backlog=BACKLOG,
                 timeout_keep_alive=cast("int", settings.keep_alive),
-                # Whoever was let in has that long for an answer.
+                # An admitted request has this long to be answered.
                 timeout_graceful_shutdown=cast("int", settings.request_timeout),
             )
         )
@@ -65,8 +66,8 @@ class Server(uvicorn.Server):
             self._ready(listening[0].getsockname()[1])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """A signal came: drain, or, at the second, end at once. It is not raised again at the end:
-        whoever was told to stop and has, ends with status 0."""
+        """Drain at the first signal, end at once at the second. Unlike in uvicorn the signal is not
+        raised again at the end, so that the exit status is 0."""
         self._signals += 1
         if self._signals == 1:
             log(logging.INFO, "stopping", signal=signal.Signals(sig).name,
@@ -93,8 +94,8 @@ class Server(uvicorn.Server):
 
 @contextmanager
 def bound(host: str, port: int) -> Iterator[list[socket.socket]]:
-    """Sockets bound to an address, before anything else is begun: one for each of a name's
-    addresses. They take connections only once the server listens. Raises AddressError."""
+    """Sockets bound to an address, one for each address of a host name, so that a port in use is
+    found before anything is loaded. The server listens on them later. Raises AddressError."""
     sockets = _bind(host, port)
     try:
         yield sockets
@@ -110,8 +111,8 @@ def _bind(host: str, port: int) -> list[socket.socket]:
         )
     except OSError as error:
         raise AddressError(
-            f"The address '{host}' is not known here ({error.strerror}); set LIKENESS_HOST or "
-            "--host to one of this machine, such as 127.0.0.1."
+            f"The address '{host}' cannot be resolved ({error.strerror}); set LIKENESS_HOST or "
+            "--host to an address of this machine, such as 127.0.0.1."
         ) from error
     sockets: list[socket.socket] = []
     try:

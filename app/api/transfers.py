@@ -1,7 +1,7 @@
-"""Bodies on their way, in or out: how many there may be, and who gives way to others.
+"""Limits the bodies and answers that are being transferred at a time.
 
-A client that sends or reads slowly holds a place and what has come so far. Where all places are
-taken, the slowest of them gives way, so that slow clients, however many, keep nobody out.
+A client that sends or reads slowly occupies memory and one of a limited number of transfers. When
+the limit is reached, the slowest transfer is ended, so slow clients cannot keep others out.
 """
 
 import asyncio
@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 
 from app.errors import LikenessError, Overloaded, RequestTimeout
 
-# Before a client can be called slow.
+# A transfer is not ended before it has lasted this long.
 GRACE_S = 2.0
 RETRY_AFTER_S = 1
 
 
 @dataclass(eq=False, slots=True)
 class Transfer:
-    """One body under way: bytes moved so far, and bytes held for it in memory."""
+    """One transfer: `moved` bytes so far, and `held` bytes in memory."""
 
     task: "asyncio.Task[object]"
     since: float = field(default_factory=time.monotonic)
@@ -28,19 +28,19 @@ class Transfer:
     ended_by: LikenessError | None = None
 
     def rate(self, now: float) -> float:
-        """Bytes a second so far."""
+        """Average bytes per second so far."""
         return self.moved / max(now - self.since, 1e-3)
 
     def end(self, why: LikenessError) -> None:
-        """Cancel the request; `why` says what it is answered."""
+        """Cancel the request, which is then answered with `why`."""
         if self.ended_by is None:
             self.ended_by = why
             self.task.cancel()
 
 
 class Transfers:
-    """Places for bodies of one kind; `most_bytes` bounds what they hold together and what `others`
-    say they hold."""
+    """The transfers of one kind, at most `places` at a time. Together with the bytes that `others`
+    returns they may hold `most_bytes` in memory."""
 
     def __init__(
         self, name: str, places: int, most_bytes: int = 0, others: Callable[[], int] = lambda: 0
@@ -56,12 +56,13 @@ class Transfers:
 
     @property
     def held(self) -> int:
-        """Bytes held together."""
+        """Bytes in memory for all of them."""
         return sum(one.held for one in self._open)
 
     @contextmanager
     def open(self) -> Iterator[Transfer]:
-        """Take a place, that of the slowest if need be. Raises Overloaded where there is none."""
+        """Begin a transfer, if necessary by ending the slowest. Raises Overloaded if that is too
+        young to be ended."""
         if len(self._open) >= self._places and not self._end_slowest():
             raise self._full()
         task = asyncio.current_task()
@@ -74,8 +75,8 @@ class Transfers:
             self._open.discard(transfer)
 
     def hold(self, transfer: Transfer, count: int) -> None:
-        """Keep `count` more bytes of it; a single one may have any number. Raises Overloaded where
-        they are too many, and no slower one gives way."""
+        """Count `count` more bytes in memory; a single transfer may have any number. Raises
+        Overloaded if they are too many and no slower transfer can be ended."""
         transfer.held += count
         while self._most_bytes < (together := self.held + self._others()):
             if together == transfer.held:
@@ -95,11 +96,12 @@ class Transfers:
             return False
         slowest = min(old, key=lambda one: one.rate(now))
         if but is not None and now - but.since > GRACE_S and but.rate(now) < slowest.rate(now):
-            return False  # it is the slowest itself
+            return False  # this one is the slowest
         self._open.discard(slowest)
         slowest.end(
             RequestTimeout(
-                "The connection was slower than all others, and its place was needed; try again.",
+                "Too many transfers were open, and this was the slowest; try again, over a faster "
+                "connection if you can.",
                 {"retry_after": RETRY_AFTER_S},
             )
         )

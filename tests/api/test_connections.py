@@ -232,7 +232,7 @@ def add(table: Connections, count: int = 1) -> list[Held]:
 def test_whoever_has_sent_nothing_for_longest_gives_way(
     table: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(module, "NEW_GRACE_S", 0.0)
     kept, new = add(table, 2)
     table.busy(kept)
     table.idle(kept)

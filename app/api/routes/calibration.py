@@ -27,10 +27,10 @@ RETRY_AFTER_S = 5
     responses=problems(IN_SPACE, ANY_WRITE, (NotEnoughData,)),
 )
 async def calibrate(request: Request, collection: Collection) -> Any:
-    """Calibrate a collection on the similarities between its own persons, and decide by that.
+    """Calibrate a collection on the similarities between its own persons, and use the result.
 
-    It takes 100 people at least and some seconds. Ids that seem to be one person are reported and
-    left out. The calibration serves from now on; thresholds follow the collection's size.
+    This needs at least 100 people and takes some seconds. Ids that are probably one person are
+    reported and left out. The calibration is used from now on.
     """
     head = AnswerHead(request)
     live = await head.services.scheduler.examine(_calibrate, head.services, collection)
@@ -51,9 +51,9 @@ async def read_calibration(request: Request, collection: Collection) -> Any:
     "/calibration", response_model=CalibrationAnswer, responses=problems(IN_SPACE, ANY_WRITE)
 )
 async def delete_calibration(request: Request, collection: Collection) -> Any:
-    """Delete the collection's own calibration and decide by the model pack's again.
+    """Delete the collection's own calibration and use that of the model pack again.
 
-    The answer is the calibration in use from now on.
+    The answer is the calibration that is used from now on.
     """
     head = AnswerHead(request)
     store = head.services.gallery.store

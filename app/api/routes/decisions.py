@@ -41,7 +41,7 @@ from app.gallery.gallery import Candidate, Comparison
 from app.gallery.ports import CollectionRecord, GallerySize
 from app.types import AnalysedImage, Face, FloatArray
 
-# In one answer: of 8,192 faces, which 32 photos may show, the six nearest.
+# In one answer: six candidates for each of 8,192 faces, the most that 32 photos give.
 MAX_CANDIDATES = 50_000
 
 router = APIRouter(prefix="/v1", tags=["gallery"])
@@ -165,8 +165,8 @@ async def identify(request: Request) -> Any:
     found = faces_of(outcomes)
     if len(found) * fields.top_k > MAX_CANDIDATES:
         raise InvalidRequest(
-            f"{len(found)} faces with {fields.top_k} candidates each are more than "
-            f"{MAX_CANDIDATES:,}; ask for a smaller top_k, or send fewer photos in one call."
+            f"{len(found)} faces with top_k={fields.top_k} would be more than {MAX_CANDIDATES:,} "
+            "candidates in one answer; send a smaller top_k or fewer photos."
         )
     # To give the n faces of a photo n different people, each needs to know its n nearest.
     rivals = max(len(one.faces) for one in outcomes if isinstance(one, AnalysedImage))

@@ -55,9 +55,9 @@ async def enroll(
     """Store one template of a person for each photo, and create the person if there is none.
 
     Give photos in `image`, or `embeddings` of the same embedding space. Each photo needs one usable
-    face; those without are answered in `rejected` with reasons, and the rest is enrolled.
-    What is in `enrolled` is on disk. A photo sent again is not stored twice,
-    and a call sent again under its `Idempotency-Key` is answered as it was the first time.
+    face; photos without one are listed in `rejected` with reasons, and the others are enrolled.
+    Everything in `enrolled` is on disk. A photo that is sent again is not stored twice, and a call
+    that is sent again with the same `Idempotency-Key` gets the first answer again.
     """
     head = AnswerHead(request)
     call = await read_call(request, EnrollFields, optional=(IMAGE,))

@@ -74,9 +74,9 @@ async def embed(request: Request) -> Any:
 
     Embeddings are unit vectors, comparable within one embedding space.
 
-    With `Accept: application/octet-stream` the answer is the float32 matrix, little endian, its
-    shape in `X-Embedding-Shape`; with `application/msgpack` the whole answer in MessagePack,
-    embeddings as such bytes.
+    With `Accept: application/octet-stream` the answer is the float32 matrix, little endian, with
+    its shape in `X-Embedding-Shape`; with `application/msgpack` it is the whole answer in
+    MessagePack, with embeddings as float32 bytes.
     """
     head = AnswerHead(request)
     call = await read_call(request, DetectFields)

@@ -36,7 +36,7 @@ class MergeInto(BaseModel):
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"into": "john.smith"}]}
     )
-    into: Annotated[KnownPersonId, Field(description="Who gets the faces and stays.")]
+    into: Annotated[KnownPersonId, Field(description="The person who gets the faces.")]
 
 
 @router.get("/hygiene", response_model=HygieneAnswer, responses=problems(IN_SPACE))
@@ -45,11 +45,11 @@ async def hygiene(
     collection: Collection,
     limit: Annotated[int, Query(ge=1, le=1000, description="Findings of each kind.")] = 100,
 ) -> Any:
-    """Possible duplicates, mislabels, outliers and weak singles, the worst first.
+    """Find possible duplicates, mislabels, outliers and weak single faces, the worst first.
 
-    They are hints for a person who looks, and `…_by_chance` says how many of them are expected to
-    be different people who look alike; merge, move or delete what proves wrong. Each template is
-    searched for in the collection's index: seconds for ten thousand.
+    The findings are hints to be checked by a person; `…_by_chance` is how many of them are expected
+    to be different people who look alike. Merge, move or delete what is wrong. Each template is
+    searched for in the collection's index, which takes seconds for ten thousand.
     """
     head = AnswerHead(request)
     unwanted = threading.Event()
@@ -93,7 +93,7 @@ async def merge_persons(
 
     def merge() -> PersonRecord:
         gallery.store.person(collection, person_id)
-        jobs.eraser.note(collection, person_id)  # the id is nobody's afterwards
+        jobs.eraser.note(collection, person_id)  # afterwards no person has this id
         return gallery.store.merge_persons(collection, person_id, body.into)
 
     merged = await head.services.scheduler.write(merge)

@@ -50,7 +50,7 @@ class Report(FileResponse):
 
 EVENTS: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "One event for each change, named after the state; `data` is the import.",
+        "description": "One event for each change, named by the state; `data` is the import.",
         "content": {
             EventStream.media_type: {
                 "schema": {"type": "string"},
@@ -61,7 +61,7 @@ EVENTS: dict[int | str, dict[str, Any]] = {
 }
 REPORT: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "A JSON object a line: what became of each row.",
+        "description": "One JSON object in each line: the outcome of a row.",
         "content": {
             Report.media_type: {
                 "schema": {"type": "string"},
@@ -93,8 +93,8 @@ async def create_import(
 ) -> Any:
     """Upload a zip, tar or table as the body, to be imported in the background.
 
-    The forms are those of `likeness import`. The answer's `import_id` tells how far it is; a
-    restart of the service goes on with it.
+    The formats are those of `likeness import`. Use the answer's `import_id` to read the progress.
+    If the service restarts, it continues the import.
     """
     head, jobs = AnswerHead(request), jobs_of(request)
     await head.services.scheduler.read(head.services.gallery.require, collection)
@@ -185,7 +185,7 @@ async def _events(jobs: ImportJobs, collection: str, import_id: str) -> AsyncIte
     responses={**problems((ImportNotFound,)), **REPORT},
 )
 async def read_import_report(request: Request, collection: Collection, import_id: str) -> Report:
-    """Read what became of each row so far, as JSON Lines."""
+    """Read the outcome of each row so far, as JSON Lines."""
     jobs = jobs_of(request)
     path = await asyncio.to_thread(jobs.report, collection, import_id)
     return Report(path, media_type=Report.media_type)
@@ -197,7 +197,7 @@ async def read_import_report(request: Request, collection: Collection, import_id
 async def cancel_import(request: Request, collection: Collection, import_id: str) -> Any:
     """Cancel an import, or delete the record and report of one that has ended.
 
-    What it enrolled remains enrolled.
+    Persons and faces that it enrolled are kept.
     """
     head = AnswerHead(request)
     job = await head.services.scheduler.delete(jobs_of(request).cancel, collection, import_id)

@@ -35,11 +35,11 @@ router = APIRouter(
 _FILTER: TypeAdapter[JsonObject] = TypeAdapter(Filter)
 
 Prefix = Annotated[
-    str, Query(max_length=MAX_PERSON_ID, description="Beginning of the persons' ids.")
+    str, Query(max_length=MAX_PERSON_ID, description="Only persons whose id begins with this.")
 ]
 FilterText = Annotated[
     str | None,
-    Query(description="A JSON object: members of the persons' metadata and their values."),
+    Query(description="A JSON object: only persons whose metadata has these members and values."),
 ]
 
 
@@ -92,7 +92,7 @@ async def list_persons(
 ) -> Any:
     """List the persons of a collection, sorted by id.
 
-    With `prefix` those whose id begins with it, with `filter` those whose metadata has its members.
+    `prefix` and `filter` select persons by the beginning of the id and by metadata.
     """
     head = AnswerHead(request)
     store, after, wanted = head.services.gallery.store, cursor_to_key(cursor), _parsed(filter)
@@ -147,7 +147,7 @@ async def read_person(request: Request, collection: Collection, person_id: str) 
 async def update_person(
     request: Request, collection: Collection, person_id: str, body: PersonUpdate
 ) -> Any:
-    """Replace a person's metadata, give them another id, or both."""
+    """Replace a person's metadata, change their id, or both."""
     head = AnswerHead(request)
     store, jobs = head.services.gallery.store, jobs_of(request)
 
@@ -169,7 +169,7 @@ async def update_person(
 async def delete_persons(request: Request, collection: Collection, body: DeletePersons) -> Any:
     """Delete several persons with all their faces, in one transaction.
 
-    Ids that no person has are answered in `not_found`; the others are deleted all the same.
+    Ids that no person has are listed in `not_found`; the other persons are deleted all the same.
     """
     head = AnswerHead(request)
     gallery, jobs = head.services.gallery, jobs_of(request)
@@ -195,7 +195,7 @@ async def delete_person(request: Request, collection: Collection, person_id: str
     gallery, jobs = head.services.gallery, jobs_of(request)
 
     def delete() -> Receipt:
-        gallery.store.person(collection, person_id)  # of somebody unknown nothing is noted
+        gallery.store.person(collection, person_id)  # nothing is noted for an unknown person
         noted = jobs.eraser.note(collection, person_id)
         return gallery.store.delete_person(collection, person_id).also(noted)
 
@@ -250,10 +250,7 @@ async def _list_faces(
     responses=problems(IN_COLLECTION, (FaceNotFound,)),
 )
 async def read_face(request: Request, collection: Collection, face_id: str) -> Any:
-    """Read what is known of a stored face.
-
-    Neither its photo nor its embedding is answered.
-    """
+    """Read the data of a stored face, without its photo and its embedding."""
     head = AnswerHead(request)
     store = head.services.gallery.store
     record = await head.services.scheduler.read(store.face, collection, face_id)

@@ -41,34 +41,34 @@ class Ready(BaseModel):
     embedding_space: str
     provider: str
     writes: Annotated[
-        str, Field(description="`accepted`, or the code of the problem that writes meet.")
+        str, Field(description="`accepted`, or the error code of the last write if it failed.")
     ]
     upkeep: Annotated[
-        str, Field(description="`running`, or why maintenance of the gallery fails at present.")
+        str, Field(description="`running`, or the error code if maintenance of the gallery fails.")
     ]
     erasure: Annotated[
-        Erasure, Field(description="Whether all that was deleted is erased from every file.")
+        Erasure, Field(description="Whether all deleted data is erased from the files too.")
     ]
 
 
-# HEAD, which load balancers ask, is answered as GET and needs no place in the document.
+# HEAD, which load balancers send, is answered like GET and is not in the OpenAPI document.
 @router.head("/livez", include_in_schema=False)
 @router.get("/livez")
 async def livez() -> Alive:
-    """Say that the process answers; nothing that it depends on is looked at."""
+    """Report that the process is running; nothing that it depends on is checked."""
     return Alive()
 
 
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses=problems((NotReady, StoreUnavailable, LikenessError), always=()))
 async def readyz(request: Request) -> Ready:
-    """Say whether the service can do its work, and why not.
+    """Report whether the service is ready, and if not, why.
 
-    It can where networks and indexes are loaded and the database answers.
+    It is ready when its networks and indexes are loaded and the database answers.
     """
     services = services_of(request)
     if request.app.state.stopping:
-        raise NotReady("The service is stopping; ask another one.")
+        raise NotReady("The service is stopping; send requests to another instance.")
     if not services.upkeep.ready:
         raise NotReady(
             "The index is being read; searches wait for it. The log says how far it has come.",
@@ -82,7 +82,7 @@ async def readyz(request: Request) -> Ready:
     eraser = jobs_of(request).eraser
 
     def look() -> bool:
-        """Raise StoreUnavailable, or say whether anything is left to erase."""
+        """Whether deleted data is left to erase. Raises StoreUnavailable."""
         services.gallery.store.ping()
         return services.gallery.store.erasure_pending_s() > 0 or eraser.is_pending
 
@@ -94,7 +94,7 @@ async def readyz(request: Request) -> Ready:
         # Reads go on where the disk is full or read-only, so that alone is no reason to be sent
         # no more requests.
         writes=services.gallery.store.refusing() or "accepted",
-        # Nor these two: searches stay right without them. `/metrics` has since when.
+        # Nor do these two: searches stay correct without them. `/metrics` says for how long.
         upkeep=services.upkeep.failure or "running",
         erasure=Erasure.PENDING if pending else Erasure.DONE,
     )
@@ -107,7 +107,7 @@ class Exposition(Response):
 @router.head("/metrics", include_in_schema=False)
 @router.get("/metrics", response_class=Exposition)
 async def metrics(request: Request) -> Exposition:
-    """Give all metrics in the text format of Prometheus."""
+    """Read all metrics in the text format of Prometheus."""
     services = services_of(request)
     places: Places = request.app.state.places
     receiving = len(places.receiving) + len(places.deletions)

@@ -12,8 +12,8 @@ from app.gallery.ports import Erasure
 Problem = Annotated[
     str | None,
     Field(
-        description="Why what is stored is not what is shown: an earlier version stored what no "
-        "answer can carry. null where it is."
+        description="Why the value shown is a corrected copy: an earlier version stored a value "
+        "that is not allowed. Normally null."
     ),
 ]
 
@@ -117,17 +117,17 @@ class DeletionReceipt(Answer):
     erased: Annotated[
         Erasure,
         Field(
-            description="`done`: no file of the service holds its bytes any more. `pending`: some "
-            "still do, because another process reads an older state of the database or keeps the "
-            "index's snapshot, or because reports of imports may name the person; the service "
-            "erases them as soon as it can, also after a restart. "
-            "With PostgreSQL always `pending`: its own VACUUM frees them."
+            description="`done`: the deleted bytes are gone from every file of the service. "
+            "`pending`: some are left, because another process reads an older state of the "
+            "database or owns the index's snapshot, or because reports of imports may name the "
+            "person; the service erases them as soon as it can, also after a restart. "
+            "With PostgreSQL always `pending`: its own VACUUM frees the bytes."
         ),
     ]
 
 
 class PersonsReceipt(DeletionReceipt):
-    """What the deletion of several persons removed, and which of the ids no person had."""
+    """What was removed, and the ids that no person had."""
 
     model_config = example(deleted={"persons": 1, "faces": 2}, erased="done", not_found=["grace"])
     not_found: list[str]

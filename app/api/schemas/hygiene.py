@@ -18,9 +18,9 @@ class DuplicateInfo(BaseModel):
     expected_by_chance: Annotated[
         float | None,
         Field(
-            description="Pairs of different people at least this similar that are to be expected "
-            "in the whole collection, with as many templates as its people have; null where "
-            "nothing is calibrated or they are rarer than the calibration can tell."
+            description="How many pairs of different people in the whole collection are expected "
+            "to be at least this similar; null without a calibration, or if it cannot estimate so "
+            "small a number."
         ),
     ] = None
 
@@ -76,7 +76,7 @@ _EXAMPLE: dict[str, Any] = {
 
 
 class HygieneAnswer(Answer):
-    """What may be wrong, the worst first; `counts` of all that was found."""
+    """What may be wrong, the worst first; `counts` has the numbers of all findings."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{**EXAMPLE_HEAD, **_EXAMPLE}]})
     persons: int
@@ -88,14 +88,14 @@ class HygieneAnswer(Answer):
         float | None,
         Field(
             description="How many of the duplicates are expected to be different people who look "
-            "alike; null where nothing is calibrated."
+            "alike; null without a calibration."
         ),
     ] = None
     mislabels_by_chance: Annotated[
         float | None,
         Field(
             description="How many of the mislabels are expected to be faces of the right person "
-            "that resemble somebody else by chance; null where nothing is calibrated."
+            "that resemble somebody else by chance; null without a calibration."
         ),
     ] = None
     duplicates: list[DuplicateInfo]
