@@ -69,6 +69,15 @@ def private_file(path: Path) -> None:
         os.close(file)
 
 
+def files_in(folder: Path) -> list[Path]:
+    """What lies in a folder; nothing in one that is not there, or that another thread or process
+    removes in this moment. Raises OSError where it cannot be read."""
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def own(path: Path) -> int | None:
     """A descriptor that holds the lock of that name until it is closed, or its process ends; None
     where somebody else holds it. Raises OSError where the file cannot be made."""

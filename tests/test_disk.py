@@ -3,14 +3,15 @@
 import os
 import stat
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PosixPath
 
 import numpy as np
 import pytest
 
-from app.disk import private_file, private_folder
+from app.disk import files_in, private_file, private_folder
 from app.gallery.backends import create_engine
 from app.gallery.index.certified import IndexShape
+from app.gallery.index.snapshot import has_rows
 from app.gallery.schema import migrate
 from app.services import build_services
 from app.settings import Settings
@@ -50,6 +51,29 @@ def test_a_file_in_the_place_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "data").touch()
     with pytest.raises(FileExistsError):
         private_folder(tmp_path / "data")
+
+
+class Vanishing(PosixPath):
+    """A folder that another thread removes just after somebody has seen that it is there."""
+
+    def is_dir(self) -> bool:
+        there = super().is_dir()
+        if there:
+            self.rmdir()
+        return there
+
+    exists = is_dir  # type: ignore[assignment,unused-ignore]
+
+
+def test_a_folder_that_vanishes_while_it_is_read(tmp_path: Path) -> None:
+    """A collection's snapshot is removed while another thread looks whether rows are left."""
+    for look in (files_in, has_rows):
+        (tmp_path / "7").mkdir(exist_ok=True)
+        assert not look(Vanishing(tmp_path / "7"))
+    (tmp_path / "7" / "rows-1").touch()
+    assert files_in(tmp_path / "7") == [tmp_path / "7" / "rows-1"]
+    assert has_rows(tmp_path / "7")
+    assert files_in(tmp_path / "7" / "rows-1") == []
 
 
 @pytest.mark.usefixtures("umask")

@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from app.disk import private_folder, write_whole
+from app.disk import files_in, private_folder, write_whole
 from app.errors import DamagedData, EncryptionKeyMissing
 from app.gallery.encryption.files import CHUNK, FileSealer, open_file
 from app.gallery.encryption.ring import KeyRing
@@ -118,7 +118,7 @@ class SnapshotFolder:
 
     def has_rows(self) -> bool:
         """Whether any file of rows is there, whoever wrote it."""
-        return any(self._folder.glob("rows-*"))
+        return has_rows(self._folder)
 
     @property
     def behind(self) -> bool:
@@ -136,7 +136,7 @@ class SnapshotFolder:
             return
         (self._folder / MANIFEST).unlink(missing_ok=True)
         names = set(self._held.values())
-        for path in self._folder.iterdir() if self._folder.exists() else ():
+        for path in files_in(self._folder):
             if path.name not in {*names, LOCK}:
                 path.unlink(missing_ok=True)
         self._files = {name: file for name, file in self._files.items() if name in names}
@@ -400,7 +400,7 @@ class SnapshotFolder:
         return digest
 
     def _remove_others(self, keep: set[str]) -> None:
-        for path in self._folder.iterdir():
+        for path in files_in(self._folder):
             if path.name not in keep:
                 with suppress(OSError):
                     path.unlink()
@@ -473,6 +473,14 @@ class SnapshotFolder:
                     with suppress(FileNotFoundError):  # another owner removed it meanwhile
                         file.sync()
                 self._unsynced = False
+
+
+def has_rows(folder: Path) -> bool:
+    """Whether a snapshot's folder has any file of rows; one that cannot be read may have some."""
+    try:
+        return any(file.name.startswith("rows-") for file in files_in(folder))
+    except OSError:
+        return True
 
 
 def _seal(sealer: FileSealer, pieces: Iterable[memoryview]) -> Iterator[bytes]:

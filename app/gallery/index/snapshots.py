@@ -5,10 +5,11 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from pathlib import Path
 
+from app.disk import files_in
 from app.gallery.encryption.ring import KeyRing
 from app.gallery.index.manifest import summary
 from app.gallery.index.ownership import Ownership
-from app.gallery.index.snapshot import IndexIdentity, SnapshotFolder
+from app.gallery.index.snapshot import IndexIdentity, SnapshotFolder, has_rows
 from app.gallery.ports import CollectionRecord
 
 
@@ -49,13 +50,11 @@ class Snapshots:
 
     def keys(self) -> set[int]:
         """Collections that have one."""
-        if not self._folder.is_dir():
-            return set()
-        return {int(one.name) for one in self._folder.iterdir() if one.name.isdecimal()}
+        return {int(one.name) for one in files_in(self._folder) if one.name.isdecimal()}
 
     def has_rows(self, key: int) -> bool:
         """Whether any file of a collection's rows is there, whoever wrote it."""
-        return any((self._folder / str(key)).glob("rows-*"))
+        return has_rows(self._folder / str(key))
 
     def reached(self, key: int) -> tuple[int, str] | None:
         """The revision, with its stamp, that a collection's snapshot stands at."""
@@ -77,7 +76,7 @@ class Snapshots:
             if found is None or found.rows < self._least_rows:
                 shutil.rmtree(folder, ignore_errors=True)
                 continue
-            for file in list(folder.iterdir()):
+            for file in files_in(folder):
                 if file.name not in found.names:
                     with suppress(OSError):
                         file.unlink()
