@@ -93,9 +93,7 @@ class _Parts:
         self._disposition, self._type, self._data = b"", b"", bytearray()
         self._count += 1
         if self._count > MAX_PARTS:
-            raise RequestTooLarge(
-                f"Too many parts. At most {MAX_PARTS} fit one form. Split the request."
-            )
+            raise RequestTooLarge(f"The form has more than {MAX_PARTS} parts; split the request.")
 
     def _header_name(self, data: bytes, start: int, end: int) -> None:
         self._name += data[start:end]
