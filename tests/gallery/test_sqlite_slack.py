@@ -122,6 +122,18 @@ def test_a_connection_does_not_write_an_old_copy_back(
     assert table.left(database) == 0
 
 
+def test_nor_does_the_connection_that_overwrote_it(engine: Engine, tmp_path: Path) -> None:
+    database = tmp_path / "rows.db"
+    table = with_copies_left(engine, database)
+    with engine.connect() as connection:  # the only one of the pool, before and after
+        connection.exec_driver_sql("SELECT max(data), max(name) FROM rows").all()
+    assert sqlite.blank_unused(engine, 2, 1_000) == 0
+    with sqlite.writer(engine).begin() as connection:
+        connection.exec_driver_sql("UPDATE rows SET data = zeroblob(length(data))")
+    assert sqlite.erase_deleted(engine, 1)
+    assert table.left(database) == 0
+
+
 def test_it_waits_for_writers_and_readers_of_an_older_state(engine: Engine, tmp_path: Path) -> None:
     Table(engine, 1).insert(10)
     other = sqlite3.connect(tmp_path / "rows.db", isolation_level=None)

@@ -174,6 +174,8 @@ def _blank_unused(cursor: Any, file: DatabaseFile, first: int, count: int) -> in
         (pages,) = cursor.execute("PRAGMA page_count").fetchone()
     finally:
         cursor.execute("COMMIT")
+    if file.is_changed:
+        cursor.execute("PRAGMA shrink_memory")  # nor does this one keep pages as they were
     file.is_changed = False
     return first + count if first + count <= pages else 0
 
