@@ -59,7 +59,12 @@ PersonId = Annotated[
     ),
 ]
 KnownPersonId = Annotated[
-    str, Field(description="The id of a person who is enrolled.", max_length=MAX_DECOMPOSED)
+    str,
+    Field(
+        description="The id of a person who is enrolled.",
+        max_length=MAX_DECOMPOSED,
+        json_schema_extra={"example": "ada"},
+    ),
 ]
 Metadata = Annotated[
     dict[str, Any],
