@@ -164,7 +164,7 @@ def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services
 def _upkeep(gallery: Gallery, store: SqlStore, metrics: Metrics) -> Upkeep:
     """What looks after the gallery and its database, and tells Prometheus whether it can."""
     upkeep = Upkeep(gallery)
-    upkeep.also(Pruning(store).round)
+    upkeep.add_task(Pruning(store).round)
     metrics.observe(
         "likeness_upkeep_failing_seconds",
         "For how long no round of the gallery's upkeep has succeeded; 0 where the last one did.",

@@ -76,7 +76,7 @@ def create_app(services: Services) -> FastAPI:
     app.state.places = places
     app.state.parsing = parsing
     app.state.stopping = False
-    services.upkeep.also(imports_of_service.eraser.round)
+    services.upkeep.add_task(imports_of_service.eraser.round)
     for with_photos in (faces, enrolment, decisions):
         app.include_router(with_photos.router)  # `read_call` checks the query with the other fields
     for module in (collections, persons, calibration, hygiene, imports):

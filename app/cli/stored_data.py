@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from app.errors import BackupError
-from app.gallery.ports import AmissRow, ClashingIds, TemplateStore
+from app.gallery.ports import ClashingIds, InvalidRow, TemplateStore
 
 SHOWN = 20
 
@@ -18,7 +18,7 @@ def stored_data(store: TemplateStore, *, repair: bool) -> list[Finding]:
     """Metadata that is not returned as it is stored, and ids that look the same; and whether
     filters find by the metadata that there is, which is repaired if asked."""
     findings: list[Finding] = []
-    amiss = [f"{_where(one)}: {one.problem}" for one in store.stored_amiss()]
+    amiss = [f"{_where(one)}: {one.problem}" for one in store.invalid_rows()]
     findings += [(line, False) for line in amiss[:SHOWN]]
     if len(amiss) > SHOWN:
         findings.append((f"and {len(amiss) - SHOWN} more", False))
@@ -39,13 +39,13 @@ def fix(store: TemplateStore, path: Path) -> list[str]:
         opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(opened, "w", encoding="utf-8") as file:
 
-            def keep(one: AmissRow) -> None:
+            def keep(one: InvalidRow) -> None:
                 members = {"kind": one.kind, "collection": one.collection, "id": one.name}
                 print(json.dumps({**members, "json": one.original}), file=file)
                 file.flush()
                 os.fsync(file.fileno())
 
-            fixed = [store.store_as_shown(one, keep) for one in store.stored_amiss()]
+            fixed = [store.store_corrected(one, keep) for one in store.invalid_rows()]
     except OSError as error:
         raise BackupError(
             f"{path} cannot be written: {error.strerror}. Name another new file."
@@ -53,7 +53,7 @@ def fix(store: TemplateStore, path: Path) -> list[str]:
     return [f"{sum(fixed)} rows were changed; {path} has what they held. Delete it when done."]
 
 
-def _where(one: AmissRow) -> str:
+def _where(one: InvalidRow) -> str:
     if one.kind == "collection":
         return f"collection {one.collection}"
     return f"{one.kind} {one.name} in {one.collection}"

@@ -1,4 +1,4 @@
-"""The database against what is derived from it, row by row: the index and its snapshot."""
+"""Compares the index and its snapshot with the database, row by row."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ LENGTH_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """What is wrong with a copy of a collection's templates, in rows: `missing` in it, `unknown` to
-    the database or held twice, `different` in person or vector, and `unerased`, which are marked
-    as removed while their vector is still there."""
+    """The numbers of wrong rows in a copy of a collection's templates: `missing` in it, `unknown`
+    to the database or there twice, `different` in person or vector, and `unerased`: marked as
+    removed although their vector is still there."""
 
     missing: int = 0
     unknown: int = 0
@@ -45,7 +45,7 @@ class Audit:
 
     @property
     def index_is_true(self) -> bool:
-        """Index and snapshot hold the database's templates and nothing else."""
+        """Whether index and snapshot have exactly the database's templates."""
         return self.index == Copy() and self.snapshot in (None, Copy()) and not self.miscounted
 
     @property
@@ -68,7 +68,7 @@ class Comparison:
         self._found = self._missing = self._different = 0
 
     def compare(self, page: Templates, may_miss: Collection[int]) -> None:
-        """Take note of a page, sorted by key; some keys need not be here."""
+        """Compare with a page sorted by key; the keys in `may_miss` may be missing here."""
         places = np.flatnonzero(np.isin(self.keys, page.keys))
         rows = np.searchsorted(page.keys, self.keys[places])
         found = np.unique(rows)
@@ -94,12 +94,12 @@ class Comparison:
         return gathered
 
     def size(self) -> GallerySize:
-        """How much the rows are, counted one by one."""
+        """The number of persons and templates, counted row by row."""
         persons = np.unique(self.persons(np.arange(len(self.keys))))
         return GallerySize(len(persons), len(self.keys))
 
     def outcome(self) -> Copy:
-        """What is wrong, once every page was compared."""
+        """The result, after every page was compared."""
         unerased = sum(_unerased(part) for part in self._parts)
         unknown = len(self.keys) - self._found
         return Copy(self._missing, unknown, self._different, unerased)
@@ -119,8 +119,8 @@ def audit(
 ) -> Audit:
     """Compare a collection's index, and its snapshot, with the database, template by template.
 
-    Meant for a gallery at rest: what is enrolled or removed meanwhile counts as wrong, and so does
-    what another process, which owns the snapshot, has not erased yet.
+    Meant for a gallery that nothing changes: rows that are added or removed meanwhile count as
+    wrong, and so do rows that another process, which owns the snapshot, has not erased yet.
     """
     held = Comparison(index.parts())
     kept, later = None, set[int]()

@@ -1,18 +1,18 @@
-"""Single characters of text that comes from outside: how they are named, and which are refused."""
+"""Characters of text from clients: their names in messages, and which are refused."""
 
 import re
 import unicodedata
 
 ZERO_WIDTH_JOINERS = "\u200c\u200d"
-# Scripts in which U+200C and U+200D change what is seen, by the first word of a letter's name.
+# Scripts in which U+200C and U+200D are visible, by the first word of a letter's Unicode name.
 JOINING_SCRIPTS = frozenset({
     "ARABIC", "SYRIAC", "MANDAIC", "NKO", "ADLAM", "MONGOLIAN", "DEVANAGARI", "BENGALI", "GURMUKHI",
     "GUJARATI", "ORIYA", "TAMIL", "TELUGU", "KANNADA", "MALAYALAM", "SINHALA", "KHMER", "MYANMAR",
     "TIBETAN", "BALINESE", "JAVANESE", "SUNDANESE",
 })  # fmt: skip
 VIRAMA = 9  # canonical combining class
-# Letters, marks and a symbol that leave no mark on paper (Default_Ignorable_Code_Point, but for
-# the format characters and the variation selectors, and the empty Braille pattern).
+# Invisible letters, marks and a symbol (Default_Ignorable_Code_Point without format characters and
+# variation selectors, and the empty Braille pattern).
 BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
 _NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
 _KINDS = {
@@ -28,7 +28,7 @@ _KINDS = {
 
 
 def describe(text: str, index: int) -> str:
-    """A character of a text as U+202E RIGHT-TO-LEFT OVERRIDE at position 3; the first is 1."""
+    """A character for a message: U+202E RIGHT-TO-LEFT OVERRIDE at position 3, counted from 1."""
     character = text[index]
     kind = _KINDS.get(unicodedata.category(character), "a character")
     name = unicodedata.name(character, f"({kind.partition(' ')[2]})")
@@ -36,21 +36,21 @@ def describe(text: str, index: int) -> str:
 
 
 def not_storable(text: str) -> int | None:
-    """The index of the first character that no database and no answer can carry: a lone surrogate
-    or NUL. None where there is none."""
+    """The index of the first character that cannot be stored: a lone surrogate or NUL; else
+    None."""
     found = _NOT_STORABLE.search(text)
     return None if found is None else found.start()
 
 
 def storable(text: str) -> str:
-    """The text with U+FFFD for what cannot be carried."""
+    """The text with U+FFFD instead of characters that cannot be stored."""
     return _NOT_STORABLE.sub("\ufffd", text)
 
 
 def not_visible(text: str) -> int | None:
-    """The index of the first character that nobody sees: control and format characters (those that
-    turn the direction of writing among them), spaces other than U+0020, unassigned and private use
-    characters, lone surrogates. None where there is none.
+    """The index of the first invisible character, else None: control and format characters (which
+    include those that change the writing direction), spaces other than U+0020, unassigned and
+    private use characters, lone surrogates.
 
     U+200C and U+200D are visible between letters of scripts that need them, and after a virama; a
     variation selector is after a symbol or a letter of a script without case.
@@ -75,7 +75,7 @@ def _joins(text: str, index: int) -> bool:
 
 
 def _is_of_joining_script(character: str) -> bool:
-    """Whether it is a letter or mark of such a script."""
+    """Whether it is a letter or mark of one of JOINING_SCRIPTS."""
     if not character or unicodedata.category(character)[0] not in "LM":
         return False
     return unicodedata.name(character, "").partition(" ")[0] in JOINING_SCRIPTS

@@ -141,8 +141,8 @@ class Gallery:
         *,
         once: OnceRequest | None = None,
     ) -> list[StoredTemplate]:
-        """`enroll` as far as the database: on disk when this returns; `follow` brings this
-        process's index up to it, which otherwise the next search does."""
+        """The database part of `enroll`: on disk when this returns. This process's index is updated
+        by `follow`, or else by the next search."""
         record = self.require(collection)
         return self.store.enroll(
             collection, person_id, metadata, templates, once=once, space=record.embedding_space
@@ -201,7 +201,7 @@ class Gallery:
         return Comparison(faces[best], float(similarities[best]), len(faces))
 
     def has_person(self, collection: str, person_id: str) -> bool:
-        """Whether there is a person of that id."""
+        """Whether a person has that id."""
         try:
             self.store.person(collection, person_id)
         except (CollectionNotFound, PersonNotFound):
@@ -219,8 +219,8 @@ class Gallery:
         return receipt.also(self.follow_deletion(collection))
 
     def follow_deletion(self, collection: str) -> Erasure:
-        """Take what was deleted from the database out of this process's index and its snapshot;
-        no search that starts after this returns finds it. Whether the snapshot still holds it."""
+        """Remove what was deleted from the database from this process's index and its snapshot; no
+        search that starts after this finds it. Returns whether the snapshot is erased too."""
         try:
             return self._indexes.erase(self.store.collection(collection))
         except CollectionNotFound:  # deleted meanwhile, with everything in it
@@ -239,14 +239,14 @@ class Gallery:
         return merged
 
     def follow(self, collection: str) -> None:
-        """Bring the index, if it is open, up to the database; a collection of another pack has
-        none here."""
+        """Update the index, if it is open, from the database. Collections of another model pack
+        have no index here."""
         record = self.store.collection(collection)
         if record.embedding_space == self._embedding_space:
             self._indexes.follow(record)
 
     def follow_move(self, collection: str) -> None:
-        """`follow`, and erase the rows that stood for the templates before."""
+        """`follow`, and erase the previous rows of the moved templates from the snapshot."""
         record = self.store.collection(collection)
         if record.embedding_space == self._embedding_space:
             self._indexes.erase(record)
@@ -259,8 +259,8 @@ class Gallery:
             yield page
 
     def templates_by_key(self, collection: str, keys: Ids) -> Templates:
-        """Some templates by rising key, those missing that were deleted since; as many keys as one
-        statement takes."""
+        """Templates by rising key, without those that were deleted since. At most as many keys as
+        one SQL statement can have."""
         return self.store.templates_by_key(self.require(collection), keys.tolist())
 
     def nearest_others(
@@ -278,7 +278,7 @@ class Gallery:
         return receipt.also(self.forget(record))
 
     def forget(self, record: CollectionRecord) -> Erasure:
-        """Drop the index of a collection, and its snapshot; whether another process keeps it."""
+        """Drop the index and the snapshot of a collection; pending if another process owns that."""
         return self._indexes.forget(record.key)
 
     def check_embedding(self, values: Sequence[float] | FloatArray) -> FloatArray:
@@ -299,9 +299,9 @@ class Gallery:
     # --- upkeep ------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Bring the indexes of large collections into memory; erase what the process before this
-        one had no time to erase."""
-        self.store.tend_erasure()
+        """Open the indexes of large collections, and finish erasures that the previous process left
+        pending."""
+        self.store.retry_erasure()
         self._indexes.prepare()
 
     def tend(self) -> None:
@@ -310,7 +310,7 @@ class Gallery:
         Called now and then by one thread; searches and writes go on meanwhile.
         """
         self._indexes.tend()
-        self.store.tend_erasure()
+        self.store.retry_erasure()
 
     def audit(self, collection: str) -> Audit:
         """Compare the collection's index, and its snapshot, with the database. Raises as `require`
@@ -328,11 +328,11 @@ class Gallery:
         return self._replicas.costs()
 
     def open_indexes(self) -> OpenIndexes:
-        """How many indexes are open, and the memory that they take."""
+        """The number of open indexes, and their memory."""
         return self._replicas.counts()
 
     def close(self) -> None:
-        """Keep snapshots of what the database still has, then close the database."""
+        """Save snapshots of the collections that still exist, then close the database."""
         self._indexes.close()
         self._shelf.close()
         self.store.close()

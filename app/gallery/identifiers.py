@@ -1,7 +1,7 @@
-"""Ids that clients choose: what they may hold, and the one form in which they are stored.
+"""The rules for ids that clients choose.
 
-An id that is about to be stored is checked, and brought to Unicode's Normalization Form C; one that
-is looked up is only brought to that form, so that ids of earlier versions stay in reach.
+An id that will be stored is checked and converted to Unicode's Normalization Form C. An id that is
+looked up is only converted, so that ids stored by earlier versions can still be found.
 """
 
 import re
@@ -12,7 +12,7 @@ from app.errors import InvalidRequest
 from app.gallery.characters import describe, not_storable, not_visible
 
 MAX_PERSON_ID = 256
-# As long an id may be before it is composed: no character takes more than four.
+# Limit of an id before it is composed: no composed character has more than four code points.
 MAX_DECOMPOSED = 4 * MAX_PERSON_ID
 COLLECTION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 REQUEST_KEY_PATTERN = r"^[ -~]{1,255}$"
@@ -26,9 +26,9 @@ def composed(text: str) -> str:
 
 
 def spellings(text: str) -> list[str]:
-    """As which an id may be stored: as it was given, and in Form C; none for a text that no
-    database can hold. They differ for a person whom a migration could not bring to Form C because
-    another one has that id."""
+    """The forms in which an id may be stored: as given, and in Form C; none for a text that no
+    database can store. The first one matters for persons whose id a migration could not convert
+    because another person has the id in Form C."""
     if len(text) > MAX_DECOMPOSED or not_storable(text) is not None:
         return []
     return list(dict.fromkeys((text, composed(text))))
@@ -43,19 +43,19 @@ def new_person_id(text: str) -> str:
     index = not_visible(text[:MAX_DECOMPOSED])
     if index is not None:
         raise InvalidRequest(
-            f"person_id holds {describe(text, index)}, which cannot be seen and is not allowed. "
+            f"person_id contains {describe(text, index)}, which is invisible and not allowed. "
             "Send the id without it."
         )
     person_id = composed(text) if len(text) <= MAX_DECOMPOSED else text
     if not person_id or len(person_id) > MAX_PERSON_ID or person_id in (".", ".."):
         raise InvalidRequest(
-            f"person_id must have 1 to {MAX_PERSON_ID} characters, and not be '.' or '..'; this "
-            f"one has {len(person_id)}."
+            f"person_id must have 1 to {MAX_PERSON_ID} characters and must not be '.' or '..'; "
+            f"this one has {len(person_id)}. Send another id."
         )
     if "/" in person_id:
         raise InvalidRequest(
-            f"person_id holds {describe(person_id, person_id.index('/'))}, which would end it in "
-            "a URL. Send the id without it."
+            f"person_id contains {describe(person_id, person_id.index('/'))}, which would end it "
+            "in a URL. Send the id without it."
         )
     if person_id != person_id.strip():
         raise InvalidRequest("person_id begins or ends with a space. Send the id without it.")
@@ -66,8 +66,8 @@ def new_collection_name(text: str) -> str:
     """The name of a collection that is to be stored. Raises InvalidRequest."""
     if not _COLLECTION.fullmatch(text):
         raise InvalidRequest(
-            "The name of a collection has 1 to 64 of the characters A-Z a-z 0-9 . _ - and begins "
-            f"with a letter or a digit; {text[:MAX_PERSON_ID]!a} does not."
+            "The name of a collection must have 1 to 64 of the characters A-Z a-z 0-9 . _ - and "
+            f"begin with a letter or a digit; {text[:MAX_PERSON_ID]!a} does not."
         )
     return text
 

@@ -1,5 +1,5 @@
-"""Metadata: what may be kept beside a person, a face or a collection, and how what an earlier
-version stored is read all the same."""
+"""The rules for metadata of persons, faces and collections, and how metadata that an earlier
+version stored against these rules is read."""
 
 import json
 import math
@@ -14,22 +14,22 @@ from app.gallery.characters import describe, not_storable, storable
 from app.types import JsonObject
 
 MAX_BYTES = 16_384  # as JSON in UTF-8
-MAX_DEPTH = 32  # objects and arrays within one another, the outermost counts
+MAX_DEPTH = 32  # nested objects and arrays, including the outermost one
 MAX_MEMBERS = 1_000  # of one object
 MAX_FILTER_MEMBERS = 32
-MAX_INTEGER = 2**53 - 1  # beyond, JavaScript and other readers of JSON round it
+MAX_INTEGER = 2**53 - 1  # JavaScript and other JSON readers round larger ones
 _MAX_PATH = 100
 _END = object()
 _LONG_NUMBER = re.compile(r"[0-9]{16}|[0-9][eE]")
 
 
-# Names of members and numbers of items, from the outermost on.
+# Names of members and indexes of items that lead to a value, from the outermost one.
 Path = tuple[Any, ...]
 
 
-class StoredAmiss(dict[str, Any]):
-    """Metadata that a database holds and this version would not store: a copy that it would, the
-    `problem` to be read after its name, and the `original`, the JSON text that is stored."""
+class CorrectedMetadata(dict[str, Any]):
+    """A corrected copy of stored metadata that breaks the rules, with the `problem` (to be read
+    after the field's name) and the `original` JSON text in the database."""
 
     def __init__(self, members: Mapping[str, Any], problem: str, original: str) -> None:
         super().__init__(members)
@@ -38,14 +38,13 @@ class StoredAmiss(dict[str, Any]):
 
 
 def problem_of(metadata: JsonObject, field: str = "metadata") -> str | None:
-    """Why stored metadata is not returned as it is stored, as a sentence; None where it is."""
-    return f"{field}{metadata.problem}" if isinstance(metadata, StoredAmiss) else None
+    """A sentence that says why stored metadata was corrected; None if it was not."""
+    return f"{field}{metadata.problem}" if isinstance(metadata, CorrectedMetadata) else None
 
 
 def check_metadata(value: Any, field: str = "metadata") -> JsonObject:
-    """The value, which is going to be stored or compared with what is. Raises InvalidRequest unless
-    it is a JSON object within the limits, of text and numbers that every database and every reader
-    of JSON can carry."""
+    """The value, unchanged. Raises InvalidRequest unless it is a JSON object within the limits,
+    with only texts and numbers that every database and every JSON reader can represent."""
     problem = find_problem(value)
     if problem is not None:
         raise InvalidRequest(f"{field}{problem}")
@@ -54,16 +53,17 @@ def check_metadata(value: Any, field: str = "metadata") -> JsonObject:
 
 
 def check_filter(value: Any) -> JsonObject:
-    """The value, by whose members persons are going to be chosen. Raises InvalidRequest."""
+    """The value, checked as a filter of persons. Raises InvalidRequest."""
     if isinstance(value, dict) and len(value) > MAX_FILTER_MEMBERS:
         raise InvalidRequest(
-            f"filter must not have more than {MAX_FILTER_MEMBERS} members; it has {len(value):,}."
+            f"filter must not have more than {MAX_FILTER_MEMBERS} members; this one has "
+            f"{len(value):,}."
         )
     return check_metadata(value, "filter")
 
 
 def find_problem(value: Any) -> str | None:
-    """What is wrong with metadata, to be read after its name: '.team.name must …'."""
+    """What is wrong with metadata, to be read after the field's name: '.team.name must …'."""
     if not isinstance(value, dict):
         return " must be a JSON object."
     for count, (path, depth, one) in enumerate(_values(value)):
@@ -72,7 +72,7 @@ def find_problem(value: Any) -> str | None:
         problem = _problem_of_value(one, depth)
         if problem is not None:
             return f"{_shown(path)} {problem}"
-    # Now that it is shallow and whole it can be written.
+    # Only now is it certain that it can be written as JSON.
     size = len(json.dumps(value, ensure_ascii=False).encode())
     if size > MAX_BYTES:
         return f" must not be longer than {MAX_BYTES:,} bytes as JSON; it has {size:,}."
@@ -80,8 +80,8 @@ def find_problem(value: Any) -> str | None:
 
 
 def _values(value: dict[Any, Any]) -> Iterator[tuple[Path, int, Any]]:
-    """Every value with the names and numbers that lead to it and its depth. What lies deeper than
-    one beyond the limit is not looked at, and nothing is copied."""
+    """Every value with its path and its depth, down to one level below the limit; nothing is
+    copied."""
     yield (), 1, value
     waiting: list[tuple[Path, Iterator[tuple[Any, Any]]]] = [((), iter(value.items()))]
     while waiting:
@@ -99,7 +99,7 @@ def _values(value: dict[Any, Any]) -> Iterator[tuple[Path, int, Any]]:
 
 
 def _shown(path: Path) -> str:
-    """As .team.names[3], cut where it is long."""
+    """A path as text, such as .team.names[3], cut if it is long."""
     steps = [f"[{step}]" if isinstance(step, int) else f".{step[:_MAX_PATH]}" for step in path]
     shown = "".join(steps)[:_MAX_PATH]
     return shown if shown.isprintable() else ascii(shown)[1:-1]
@@ -109,7 +109,7 @@ def _problem_of_value(value: Any, depth: int) -> str | None:
     if isinstance(value, dict | list):
         return _problem_of_container(value, depth)
     if isinstance(value, str):
-        return _problem_of_text(value, "holds")
+        return _problem_of_text(value, "contains")
     if value is None or isinstance(value, bool):
         return None
     if isinstance(value, float):
@@ -117,7 +117,7 @@ def _problem_of_value(value: Any, depth: int) -> str | None:
     if isinstance(value, int):
         if abs(value) <= MAX_INTEGER:
             return None
-        return f"is an integer beyond ±{MAX_INTEGER}, which readers of JSON round; send it as text."
+        return f"is an integer beyond ±{MAX_INTEGER}, which JSON readers round; send it as text."
     return f"is of the type {type(value).__name__}, which JSON does not have."
 
 
@@ -130,8 +130,8 @@ def _problem_of_container(value: "dict[Any, Any] | list[Any]", depth: int) -> st
         return f"must not have more than {MAX_MEMBERS:,} members; it has {len(value):,}."
     for name in value:
         if not isinstance(name, str):
-            return f"has a member whose name is no text but {type(name).__name__}."
-        problem = _problem_of_text(name, "has a member whose name holds")
+            return f"has a member whose name is not text but {type(name).__name__}."
+        problem = _problem_of_text(name, "has a member whose name contains")
         if problem is not None:
             return problem
     return None
@@ -139,7 +139,7 @@ def _problem_of_container(value: "dict[Any, Any] | list[Any]", depth: int) -> st
 
 def _problem_of_text(text: str, holds: str) -> str | None:
     if len(text) > MAX_BYTES:
-        return f"{holds} {len(text):,} characters; all metadata has at most {MAX_BYTES:,} bytes."
+        return f"{holds} {len(text):,} characters; all metadata may have {MAX_BYTES:,} bytes."
     index = not_storable(text)
     if index is None:
         return None
@@ -150,7 +150,7 @@ def _problem_of_text(text: str, holds: str) -> str | None:
 
 
 def read_stored(text: str | bytes) -> dict[str, Any]:
-    """Metadata from the JSON text that a database holds; StoredAmiss where it breaks the rule."""
+    """Metadata from the JSON text in a database; CorrectedMetadata if it breaks the rules."""
     if isinstance(text, bytes):
         text = text.decode(errors="replace")
     if _is_plain(text):
@@ -164,8 +164,9 @@ def read_stored(text: str | bytes) -> dict[str, Any]:
 
 
 def _is_plain(text: str) -> bool:
-    """Whether a quick look says that nothing can be wrong but what the parser finds itself: short,
-    shallow, without escaped characters and without numbers that are long or have an exponent."""
+    """A quick check that is true only if the parser itself finds every problem: the text is short
+    and shallow, without escaped characters, and without numbers that are long or have an
+    exponent."""
     return (
         len(text) <= MAX_BYTES
         and "\\u" not in text
@@ -178,23 +179,24 @@ def _read_carefully(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except RecursionError:
-        return StoredAmiss({}, " is nested too deeply to be read.", text)
+        return CorrectedMetadata({}, " is nested too deeply to be read.", text)
     except ValueError:
-        return StoredAmiss({}, " is no JSON, or has a number of too many digits.", text)
+        return CorrectedMetadata({}, " is not JSON, or has a number with too many digits.", text)
     problem = find_problem(value)
     if problem is None:
         members: dict[str, Any] = value
         return members
-    return StoredAmiss(as_storable(value), problem, text)
+    return CorrectedMetadata(as_storable(value), problem, text)
 
 
 def as_storable(value: Any) -> dict[str, Any]:
-    """A copy within the rule, as near to the value as can be: characters that cannot be stored are
-    U+FFFD, numbers that are not finite and what is nested too deeply null, long integers text; an
-    object keeps its first members, and the longest members are left out until the rest fits."""
+    """A corrected copy that keeps to the rules: U+FFFD instead of characters that cannot be stored;
+    null instead of numbers that are not finite and values nested too deeply; text instead of long
+    integers; only the first members of a large object; without the longest members until it
+    fits."""
     members: dict[str, Any] = _storable(value, 1) if isinstance(value, dict) else {}
     sizes = {k: len(json.dumps({k: v}, ensure_ascii=False).encode()) for k, v in members.items()}
-    total = sum(sizes.values())  # the braces of each are the separators of all
+    total = sum(sizes.values())  # the braces of each member count for the separators
     for name in sorted(sizes, key=lambda name: sizes[name], reverse=True):
         if total <= MAX_BYTES:
             break

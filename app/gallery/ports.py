@@ -47,7 +47,7 @@ class CollectionRecord:
 
 @dataclass(frozen=True, slots=True)
 class CollectionMark:
-    """Where a collection stands: its space, its revision, and that revision's mark."""
+    """A collection's embedding space, its revision, and that revision's stamp."""
 
     embedding_space: str
     revision: int
@@ -193,7 +193,7 @@ class SpareState:
 
 
 class Erasure(StrEnum):
-    """Whether the bytes of what was deleted are gone from every file of ours, or will be."""
+    """Whether deleted bytes are gone from every file of the service."""
 
     DONE = "done"
     PENDING = "pending"
@@ -201,14 +201,14 @@ class Erasure(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a deletion removed, and how far its bytes are erased at this moment."""
+    """What a deletion removed, and whether its bytes are erased at this moment."""
 
     persons: int
     templates: int
     erased: Erasure = Erasure.DONE
 
     def also(self, erased: Erasure) -> "Receipt":
-        """With the state of other files: pending where they are."""
+        """This receipt combined with the state of other files: pending if either is."""
         return replace(self, erased=erased) if erased is Erasure.PENDING else self
 
 
@@ -231,9 +231,9 @@ class SealingState:
 
 
 @dataclass(frozen=True, slots=True)
-class AmissRow:
-    """A collection, person or face (`kind`) whose metadata or quality would not be stored today:
-    its collection, its own id, the `problem` as a sentence, and the `original` JSON text."""
+class InvalidRow:
+    """A collection, person or face (`kind`) whose stored metadata or quality breaks the rules: its
+    collection, its own id, the `problem` as a sentence, and the `original` JSON text."""
 
     kind: str
     collection: str
@@ -404,13 +404,13 @@ class TemplateStore(Protocol):
 
     def sealing(self) -> SealingState: ...
 
-    def tend_erasure(self) -> None: ...
+    def retry_erasure(self) -> None: ...
 
     def erasure_pending_s(self) -> float: ...
 
-    def stored_amiss(self) -> Iterator[AmissRow]: ...
+    def invalid_rows(self) -> Iterator[InvalidRow]: ...
 
-    def store_as_shown(self, amiss: AmissRow, keep: Callable[[AmissRow], None]) -> bool: ...
+    def store_corrected(self, amiss: InvalidRow, keep: Callable[[InvalidRow], None]) -> bool: ...
 
     def clashing_ids(self) -> list[ClashingIds]: ...
 

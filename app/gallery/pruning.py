@@ -1,4 +1,4 @@
-"""The log of changes kept short: what nobody can still need is removed, a bounded piece a round."""
+"""Prunes the change log: removes entries that no process can need, a limited number at a time."""
 
 import time
 from collections.abc import Callable
@@ -6,16 +6,16 @@ from datetime import timedelta
 
 from app.gallery.ports import TemplateStore
 
-# A running process follows within seconds and renews its snapshot within a minute. Whoever is
-# behind by more than this slept or was stopped, and builds its index from the database.
+# A running process is seconds behind the database, and its snapshot a minute. A process that is
+# further behind than this was suspended or stopped, and builds its index from the database.
 KEPT = timedelta(hours=24)
-# At most so many revisions of a collection, however young: some 80 MB.
+# Limit for one collection whatever their age: about 80 MB.
 MOST_REVISIONS = 1_000_000
 SWEEP_EVERY_S = 600.0
 
 
 class Pruning:
-    """Sweeps through the collections of a database every ten minutes. For one thread."""
+    """Goes through the collections of a database every ten minutes. For one thread."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class Pruning:
         self._swept_at = 0.0
 
     def round(self) -> None:
-        """Do the next piece of a sweep, if one is due. Raises StoreUnavailable or StoreFull."""
+        """Do the next piece of work, if one is due. Raises StoreUnavailable or StoreFull."""
         if self._place is None:
             if self._clock() - self._swept_at < self._every_s:
                 return

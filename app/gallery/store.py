@@ -18,7 +18,7 @@ from app.gallery.sql.pruning import PruningPart
 from app.gallery.sql.revisions import RevisionPart
 from app.gallery.sql.sealing import SealingPart
 from app.gallery.sql.spares import SparePart
-from app.gallery.sql.stored import StoredPart
+from app.gallery.sql.stored import InvalidRowsPart
 from app.gallery.sql.tables import collections
 from app.gallery.sql.templates import TemplatePart
 
@@ -37,12 +37,12 @@ class SqlStore(
     MovingPart,
     ExportPart,
     PruningPart,
-    StoredPart,
+    InvalidRowsPart,
 ):
     """A `TemplateStore` over an SQLAlchemy engine whose tables are up to date."""
 
     def ping(self) -> None:
-        """Raise StoreUnavailable unless the database answers, and is where it was opened."""
+        """Raise StoreUnavailable if the database does not answer, or its file was moved."""
         self._database.require_in_place()
         with self._database.reading() as connection:
             connection.execute(select(collections.c.id).limit(1))
@@ -51,13 +51,13 @@ class SqlStore(
         """The error code of the last write, if the database did not take it."""
         return self._database.refusal
 
-    def tend_erasure(self) -> None:
-        """Erase what was deleted and could not be erased then; for upkeep."""
-        self._database.eraser.tend()
+    def retry_erasure(self) -> None:
+        """Repeat erasures that are pending; called by maintenance."""
+        self._database.eraser.retry()
 
     def erasure_pending_s(self) -> float:
-        """For how many seconds bytes of deleted rows have been left in the database's files; 0 for
-        none, and where erasing them is the server's business."""
+        """For how many seconds deleted bytes have been left in the database's files; 0 if there are
+        none, or if the server erases them."""
         return self._database.eraser.pending_s()
 
     def describe(self) -> Mapping[str, Any]:

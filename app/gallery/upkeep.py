@@ -10,14 +10,14 @@ from app.gallery.gallery import Gallery
 from app.telemetry.logs import log
 
 ROUND_S = 1.0
-LOG_AGAIN_S = 600.0  # a failure that lasts is logged so often
+LOG_AGAIN_S = 600.0  # interval for logging a failure that continues
 
 
 class Upkeep:
-    """Brings the indexes into memory, then tends them once a second until stopped.
+    """Opens the indexes, then does their maintenance once a second until stopped.
 
-    `ready` says that the first is done: searches before that wait for it. `failure` names what
-    fails for as long as it does.
+    `ready` is set when the indexes are open; searches wait for it. `failure` is the current error
+    of the maintenance, None if the last round succeeded.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class Upkeep:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.ready = False
-        self.failure: str | None = None  # an error's code, or the kind of one nobody foresaw
+        self.failure: str | None = None  # an error's code, or the type of an unexpected error
         self._gallery = gallery
         self._seconds = seconds
         self._clock = clock
@@ -36,8 +36,8 @@ class Upkeep:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
 
-    def also(self, task: Callable[[], None]) -> None:
-        """Call something more in each round; it does a bounded piece of work."""
+    def add_task(self, task: Callable[[], None]) -> None:
+        """Also call this task in each round; it must do a limited amount of work."""
         self._tasks.append(task)
 
     def start(self) -> None:
@@ -52,7 +52,7 @@ class Upkeep:
             self._thread.join()
 
     def failing_s(self) -> float:
-        """For how many seconds no round has succeeded; 0 where the last one did."""
+        """For how many seconds no round has succeeded; 0 if the last one did."""
         return 0.0 if self.failure is None else max(self._clock() - self._failing_since, 1e-3)
 
     def _run(self) -> None:
@@ -61,7 +61,7 @@ class Upkeep:
             for task in self._tasks:
                 try:
                     task()
-                except Exception as error:  # noqa: BLE001 (the database may be away; it comes back)
+                except Exception as error:  # noqa: BLE001 (the database may be away for a while)
                     failed = failed or error
             self._note(failed)
             self._stop.wait(self._seconds)
@@ -76,12 +76,12 @@ class Upkeep:
         now = self._clock()
         if error is None:
             if self.failure is not None:
-                log(logging.INFO, "upkeep of the gallery succeeds again")
+                log(logging.INFO, "maintenance of the gallery succeeds again")
             self.failure = None
             return
         if self.failure is None:
             self._failing_since = now
         if self.failure is None or now - self._logged_at > LOG_AGAIN_S:
-            log(logging.WARNING, "upkeep of the gallery fails; it is repeated each round", error)
+            log(logging.WARNING, "maintenance of the gallery fails and is tried again", error)
             self._logged_at = now
         self.failure = error.code if isinstance(error, LikenessError) else type(error).__name__

@@ -1,4 +1,4 @@
-"""Waiting for a database server that starts later than the service does."""
+"""Waits for a database server that starts later than the service."""
 
 import logging
 import time
@@ -19,16 +19,16 @@ def await_database(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Return as soon as the database's server takes connections, or after `seconds`.
+    """Return as soon as the database's server accepts connections, or after `seconds`.
 
-    It does not connect: a wrong password, or a database that is not there, is found by whoever
-    does, at once. The log says what is waited for.
+    It does not log in: the first real connection reports a wrong password or a missing database.
+    Waiting is logged.
     """
     backend, end, logged_at = backend_of(engine), clock() + seconds, -LOG_EVERY_S
-    while backend.is_away(engine) and (now := clock()) < end:
+    while backend.is_unreachable(engine) and (now := clock()) < end:
         if now - logged_at >= LOG_EVERY_S:
             left = round(end - now)
-            log(logging.WARNING, "the database server takes no connections yet; waiting for it",
+            log(logging.WARNING, "the database server does not accept connections yet; waiting",
                 database=shown_url(engine), seconds_left=left)  # fmt: skip
             logged_at = now
         sleep(RETRY_S)

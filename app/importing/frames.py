@@ -15,7 +15,7 @@ from app.errors import InvalidRequest, LikenessError, UnsupportedImage
 from app.importing.outcomes import MAX_DETAIL, MAX_NAME
 from app.importing.rows import (
     ImportSourceError,
-    PassedOver,
+    NotAPhoto,
     Row,
     UnreadableFile,
     content_of,
@@ -28,7 +28,7 @@ TOTAL, ROW, FAILED, END = "total", "row", "failed", "end"
 MAX_TEXT = 1 << 20
 PROBLEMS = {
     one.code: one
-    for one in (ImportSourceError, InvalidRequest, PassedOver, UnreadableFile, UnsupportedImage)
+    for one in (ImportSourceError, InvalidRequest, NotAPhoto, UnreadableFile, UnsupportedImage)
 }
 
 

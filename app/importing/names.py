@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from app.errors import LikenessError, UnsupportedImage
-from app.importing.rows import ImportSourceError, PassedOver, is_image, printable
+from app.importing.rows import ImportSourceError, NotAPhoto, is_image, printable
 
 # What systems and network drives put beside photos (in lower case).
 JUNK = frozenset({
@@ -45,8 +45,8 @@ def problem_of(path: PurePosixPath) -> LikenessError | None:
     if suffix in ARCHIVES:
         return ImportSourceError(f"{name} is an archive, which is not opened; import it by itself.")
     if not suffix:
-        return PassedOver(f"{name} has no extension that says it is a photo, such as .jpg.")
-    return PassedOver(f"{name} is no photo by its extension.")
+        return NotAPhoto(f"{name} has no extension that says it is a photo, such as .jpg.")
+    return NotAPhoto(f"{name} is no photo by its extension.")
 
 
 def composed(text: str) -> str:

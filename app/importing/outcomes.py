@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from app.errors import LikenessError
-from app.importing.rows import MAX_PLACE, ImportSourceError, PassedOver, Row, printable
+from app.importing.rows import MAX_PLACE, ImportSourceError, NotAPhoto, Row, printable
 
 # A person id that is longer is refused, so that its start says enough.
 MAX_NAME = 300
@@ -58,7 +58,7 @@ class Outcome:
 
 def refusal(row: Row, error: LikenessError) -> Outcome:
     """What becomes of a row that cannot be used."""
-    result = Result.SKIPPED if isinstance(error, PassedOver) else Result.REJECTED
+    result = Result.SKIPPED if isinstance(error, NotAPhoto) else Result.REJECTED
     return Outcome(row.place, row.person_id, result, error.code, error.detail)
 
 
@@ -80,7 +80,7 @@ class Counts:
         self.by_reason[outcome.result.value, outcome.reason] += 1
         self.total += 1
         self.conflicts += outcome.conflict_with is not None
-        if not outcome.person_id or outcome.reason == PassedOver.code:
+        if not outcome.person_id or outcome.reason == NotAPhoto.code:
             return
         if outcome.person_id in self._persons or len(self._persons) < MOST_PERSONS:
             self._persons[outcome.person_id] += 1

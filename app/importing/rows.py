@@ -49,7 +49,7 @@ class Row:
     without_face: bool = False
 
 
-class PassedOver(LikenessError):
+class NotAPhoto(LikenessError):
     """A file of a source is no photo: it is counted and reported, and nothing is wrong."""
 
     code, status, title = "not_a_photo", 422, "The file is no photo"

@@ -15,7 +15,7 @@ from app.importing.names import composed
 from app.importing.parquet import count_parquet, parquet_rows
 from app.importing.rows import (
     ImportSourceError,
-    PassedOver,
+    NotAPhoto,
     Row,
     UnreadableFile,
     printable,
@@ -38,7 +38,7 @@ def rows_of(sources: list[str], options: SourceOptions) -> Iterator[Row]:
     for source in _expanded(sources):
         something = source == STDIN or kind_of(source) in (*TABLES, PARQUET)
         for row in _rows_of(source, options):
-            something = something or not isinstance(row.problem, PassedOver)
+            something = something or not isinstance(row.problem, NotAPhoto)
             yield row
         if not something:
             # A client need not know where a service keeps what it is sent.

@@ -14,7 +14,7 @@ from app.importing.layouts import AmbiguousLayout, Layout, Survey, given_layout
 from app.importing.names import NameDecoder, check_text, is_junk, parts_of, problem_of
 from app.importing.rows import (
     ImportSourceError,
-    PassedOver,
+    NotAPhoto,
     Row,
     UnreadableFile,
     is_image,
@@ -198,7 +198,7 @@ def _add_sidecar(
 
 def _rows_of(sample: _Sample, archive: str, layout: Layout) -> Iterator[Row]:
     for path in sample.beside if not sample.files else ():
-        alone = PassedOver(f"{printable(path.name)} is no photo, and stands beside none.")
+        alone = NotAPhoto(f"{printable(path.name)} is no photo, and stands beside none.")
         yield Row(f"{archive}/{path}", path.parent.name, problem=alone)
     for one in sample.files:
         place = f"{archive}/{one.path}"

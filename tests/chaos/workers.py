@@ -54,7 +54,7 @@ def serve(connection: Connection, url: str, folder: Path, prunes: bool) -> None:
     # About as long as a cycle of the crash loop: some processes follow the log of changes, others
     # find it pruned and build anew.
     if prunes:
-        upkeep.also(Pruning(gallery.store, kept=timedelta(seconds=3), every_s=0.5).round)
+        upkeep.add_task(Pruning(gallery.store, kept=timedelta(seconds=3), every_s=0.5).round)
     upkeep.start()
     connection.send(("ready", None))
     while True:

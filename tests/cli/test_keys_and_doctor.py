@@ -119,7 +119,7 @@ def test_doctor_finds_and_changes_what_no_answer_can_carry(data: Path, tmp_path:
             connection.execute(text(statement), {"v": value})
     running.close()
     said = run("doctor", code=1)
-    assert "person ada in default: metadata.note holds U+D83D (lone surrogate)" in said
+    assert "person ada in default: metadata.note contains U+D83D (lone surrogate)" in said
     assert "1 rows hold what no answer can carry" in said
     clash = r"$'jose\U00000301' $'jos\U000000e9'"
     assert f"likeness hygiene default --merge {clash}" in said

@@ -118,15 +118,15 @@ def test_another_process_erases_what_a_killed_one_left(
     now = [0.0]
     engine = open_engine(database)
     eraser = Eraser(engine, backend_of(engine), clock=lambda: now[0])
-    eraser.tend()
+    eraser.retry()
     vectors = enroll_ada(gallery, directions)
     with long_reader(database):
         assert gallery.delete_person("default", "ada").erased is Erasure.PENDING
     now[0] = EVERY_S / 2
-    eraser.tend()
+    eraser.retry()
     assert left_of(vectors, database)
     now[0] = EVERY_S * 1.1
-    eraser.tend()
+    eraser.retry()
     assert not left_of(vectors, database)
     assert eraser.pending_s() == 0
 

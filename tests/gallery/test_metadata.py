@@ -14,7 +14,7 @@ from app.gallery.metadata import (
     MAX_DEPTH,
     MAX_INTEGER,
     MAX_MEMBERS,
-    StoredAmiss,
+    CorrectedMetadata,
     as_storable,
     check_metadata,
     find_problem,
@@ -49,8 +49,8 @@ BAD: list[tuple[Any, str]] = [
     ("x", "metadata must be a JSON object"),
     (nested(MAX_DEPTH + 1), "nested more than 32 deep"),
     (nested(500), "nested more than 32 deep"),
-    ({"a": {"b": ["\ud83d"]}}, r"metadata\.a\.b\[0\] holds U\+D83D \(lone surrogate\)"),
-    ({"a\udc00": 1}, r"a member whose name holds U\+DC00"),
+    ({"a": {"b": ["\ud83d"]}}, r"metadata\.a\.b\[0\] contains U\+D83D \(lone surrogate\)"),
+    ({"a\udc00": 1}, r"a member whose name contains U\+DC00"),
     ({"a": "x\0"}, r"U\+0000 \(control character\) at position 2"),
     ({"a": math.nan}, "finite"),
     ({"a": [math.inf]}, r"a\[0\] must be a finite number"),
@@ -58,10 +58,10 @@ BAD: list[tuple[Any, str]] = [
     ({"a": 10**4000}, "send it as text"),
     ({str(i): i for i in range(MAX_MEMBERS + 1)}, "1,000 members; it has 1,001"),
     ({"a": "x" * MAX_BYTES}, r"16,384 bytes as JSON; it has 16,393"),
-    ({"a": "\u00e9" * 10_000_000}, r"metadata\.a holds 10,000,000 characters"),
+    ({"a": "\u00e9" * 10_000_000}, r"metadata\.a contains 10,000,000 characters"),
     ({"a": [0] * 10_000_000}, "16,384 bytes"),
     ({"a": b"x"}, "type bytes"),
-    ({1: 2}, "no text but int"),
+    ({1: 2}, "not text but int"),
 ]
 
 
@@ -103,7 +103,7 @@ def test_what_is_shown_is_near_to_what_is_stored() -> None:
     assert read_stored(json.dumps(stored)) == shown
     deep = json.dumps({"keep": 1, "deep": nested(100)})
     found = read_stored(deep)
-    assert isinstance(found, StoredAmiss)
+    assert isinstance(found, CorrectedMetadata)
     assert (found["keep"], found.original) == (1, deep)
     for unreadable in ("[" * 100_000, '{"a": ' * 50_000 + "1" + "}" * 50_000, "3", "{", ""):
         assert read_stored(unreadable) == {}

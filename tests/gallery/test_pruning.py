@@ -91,7 +91,7 @@ def test_whoever_is_behind_the_end_is_told(store: SqlStore, clock: Clock, direct
     store.prune_changes(0, DAY / 2, MANY)
     for revision in range(5):
         assert store.stamp_at(record, revision) is None
-        with pytest.raises(RevisionPruned, match=f"since revision {revision} are not kept"):
+        with pytest.raises(RevisionPruned, match=f"back to revision {revision}"):
             store.changes_since(record, revision)
     assert len(store.changes_since(record, 5).added.keys) == 0
 

@@ -13,7 +13,7 @@ from app.gallery.backup.dump import dump
 from app.gallery.backup.load import load
 from app.gallery.backup.streams import as_file
 from app.gallery.metadata import problem_of
-from app.gallery.ports import AmissRow
+from app.gallery.ports import InvalidRow
 from app.gallery.schema import migrate
 from app.gallery.store import SqlStore
 from app.importing.export import export
@@ -114,7 +114,7 @@ def test_a_backup_holds_it_and_a_restore_makes_it_storable(
     held = load(open_engine(other), read_blocks(as_file([backup])), replace=False)
     assert held.changed == 2 * len(stored) + 1
     check_shown(restored, stored)
-    assert not list(restored.stored_amiss())
+    assert not list(restored.invalid_rows())
     again = b"".join(write_blocks(dump(open_engine(other))))
     held = load(engine, read_blocks(as_file([again])), replace=True)
     assert held.changed == 0
@@ -141,23 +141,23 @@ def test_a_backup_of_an_earlier_version_is_restored(
 def test_the_doctor_finds_and_changes_it(
     store: SqlStore, stored: dict[str, str], engine: Engine
 ) -> None:
-    amiss = list(store.stored_amiss())
+    amiss = list(store.invalid_rows())
     assert {(one.kind, one.name) for one in amiss} == {
         ("collection", "default"),
         *(("person", name) for name in stored),
         *(("face", face.face_id) for face in store.faces("default", None, None, 100).items
           if face.person_id != "well"),
     }  # fmt: skip
-    kept: list[AmissRow] = []
+    kept: list[InvalidRow] = []
     changed_since = next(one for one in amiss if one.name == "nul")
     store.update_person("default", "nul", {"note": "new"})
-    assert not store.store_as_shown(changed_since, kept.append)
+    assert not store.store_corrected(changed_since, kept.append)
     store.delete_person("default", "deeper")
-    assert [store.store_as_shown(one, kept.append) for one in amiss].count(True) == (
+    assert [store.store_corrected(one, kept.append) for one in amiss].count(True) == (
         len(amiss) - 3  # the person "nul", "deeper" and her face
     )
     assert {one.original for one in kept if one.name == "large"} == {stored["large"]}
-    assert not list(store.stored_amiss())
+    assert not list(store.invalid_rows())
     assert store.person("default", "nul").metadata == {"note": "new"}
     with engine.connect() as connection:
         query = "SELECT CAST(metadata AS text) FROM persons WHERE person_id = 'large'"

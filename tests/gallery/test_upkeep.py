@@ -51,7 +51,7 @@ def test_a_failure_is_told_for_as_long_as_it_lasts(
     assert rounds.upkeep.ready
     assert (rounds.upkeep.failure, rounds.upkeep.failing_s()) == (None, 0.0)
     failing = [True]
-    rounds.upkeep.also(lambda: fail() if failing[0] else None)
+    rounds.upkeep.add_task(lambda: fail() if failing[0] else None)
     for _ in range(5):
         rounds.one()
         assert rounds.upkeep.failure == "store_unavailable"
@@ -70,8 +70,8 @@ def test_a_failure_is_told_for_as_long_as_it_lasts(
 def test_a_task_that_fails_holds_up_no_other(gallery: Gallery) -> None:
     rounds = Rounds(gallery)
     done: list[int] = []
-    rounds.upkeep.also(fail)
-    rounds.upkeep.also(lambda: done.append(1))
+    rounds.upkeep.add_task(fail)
+    rounds.upkeep.add_task(lambda: done.append(1))
     rounds.one()
     rounds.one()
     assert done == [1, 1]
@@ -79,6 +79,6 @@ def test_a_task_that_fails_holds_up_no_other(gallery: Gallery) -> None:
 
 def test_an_error_that_nobody_foresaw_is_named_by_its_kind(gallery: Gallery) -> None:
     rounds = Rounds(gallery)
-    rounds.upkeep.also(lambda: {}["absent"])  # type: ignore[misc]
+    rounds.upkeep.add_task(lambda: {}["absent"])  # type: ignore[misc]
     rounds.one()
     assert rounds.upkeep.failure == "KeyError"

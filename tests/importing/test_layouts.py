@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from app.importing.layouts import AmbiguousLayout, compile_pattern
-from app.importing.rows import ImportSourceError, PassedOver, Row
+from app.importing.rows import ImportSourceError, NotAPhoto, Row
 from app.importing.source_options import PersonFrom, SourceOptions
 from app.importing.sources import rows_of
 
@@ -64,7 +64,7 @@ def rejected(rows: list[Row]) -> list[str]:
     return [
         row.place.partition("/")[2] or row.place
         for row in rows
-        if row.problem and not isinstance(row.problem, PassedOver)
+        if row.problem and not isinstance(row.problem, NotAPhoto)
     ]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from app.importing import tables, tars
-from app.importing.rows import ImportSourceError, PassedOver, Row
+from app.importing.rows import ImportSourceError, NotAPhoto, Row
 from app.importing.sources import SourceOptions, rows_of, total_of
 
 OPTIONS = SourceOptions("es-here", 1_000_000)
@@ -38,7 +38,7 @@ def read_all(source: Path | str, **options: object) -> list[Row]:
 
 
 def contents(rows: list[Row]) -> list[tuple[str, bytes]]:
-    problems = [row.problem for row in rows if not isinstance(row.problem, PassedOver)]
+    problems = [row.problem for row in rows if not isinstance(row.problem, NotAPhoto)]
     assert set(problems) <= {None}, problems
     return [(row.person_id, row.read()) for row in rows if row.read]
 

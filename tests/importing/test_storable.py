@@ -61,7 +61,7 @@ def test_bad_rows_are_rejected_alone(services: Services, tmp_path: Path) -> None
     assert [one["result"] for one in outcomes] == ["rejected"] * 6 + ["skipped"] * 3
     for outcome, words in zip(
         outcomes,
-        ("U+D83D (lone surrogate) at position 4", "metadata.note holds U+D83D", "finite", "16,384",
+        ("U+D83D (lone surrogate) at position 4", "note contains U+D83D", "finite", "16,384",
          "quality.sharpness must be a finite", "U+202E RIGHT-TO-LEFT OVERRIDE"),
         strict=False,
     ):  # fmt: skip

@@ -18,9 +18,9 @@ class Backend(Protocol):
     """What differs between databases; each module of this package is one."""
 
     OPENING_ADVICE: str  # what to check when a database cannot be opened
-    BY_TERM: str  # beside `metadata_terms` in a join: look for the term, then for the person
-    MOVED: str  # what to say and do where it is not in place
-    ERASES: bool  # whether erasing deleted rows is ours to do; else it is the server's
+    BY_TERM: str  # hint for `metadata_terms` in a join: search by term, then by person
+    MOVED: str  # error text for a database file that was moved
+    ERASES: bool  # whether we erase deleted rows; else the server does
 
     def create_engine(self, url: URL) -> Engine:
         """An engine that connects when it is first used. Raises DatabaseError."""
@@ -37,19 +37,19 @@ class Backend(Protocol):
     def lock_schema(self, connection: Connection) -> None:
         """Wait until no other process migrates, and keep others out until the transaction ends."""
 
-    def is_away(self, engine: Engine) -> bool:
-        """Whether the database's server cannot be reached, or is still starting."""
+    def is_unreachable(self, engine: Engine) -> bool:
+        """Whether the database's server is unreachable or still starting."""
 
     def is_in_place(self, engine: Engine) -> bool:
-        """Whether what is written reaches the database that the next start will open."""
+        """Whether the database's file is still the one that the next start will open."""
 
     def blank_unused(self, engine: Engine, first: int, count: int) -> int | None:
         """Zero what lies unused in `count` pages of the database from number `first`; the number of
         the next page, 0 after the last, None where it has to wait."""
 
     def erase_deleted(self, engine: Engine, wait_s: float) -> bool:
-        """Leave no copy of deleted rows in the database's files, waiting for readers of an older
-        state for `wait_s` seconds at most; False where some may be left for now."""
+        """Erase deleted rows from the database's files. Waits at most `wait_s` seconds for readers
+        of an older state; False if some rows may be left."""
 
     def be_patient(self, connection: Connection) -> None:
         """Let this transaction take as long as it needs, and pause."""
@@ -63,7 +63,7 @@ class Backend(Protocol):
     def insert_pairs(
         self, connection: Connection, table: Table, pairs: Sequence[tuple[int, int]]
     ) -> None:
-        """Insert rows of a table of two columns of integers."""
+        """Insert rows into a table with two integer columns."""
 
     def joined(self, column: str) -> str:
         """The SQL of an aggregate: integers as one text, between commas."""

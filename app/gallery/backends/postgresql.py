@@ -27,7 +27,7 @@ OPENING_ADVICE = (
 
 ERASES = False
 MOVED = ""  # never happens
-BY_TERM = ""  # the planner knows
+BY_TERM = ""  # the planner chooses well without a hint
 
 CONNECT_TIMEOUT_S = 10
 POOL_TIMEOUT_S = 15
@@ -124,25 +124,26 @@ def lock_schema(connection: Connection) -> None:
     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
 
 
-def is_away(engine: Engine) -> bool:
-    """By libpq's own check, which needs no password and understands a server in any language."""
+def is_unreachable(engine: Engine) -> bool:
+    """Uses libpq's own check, which needs no password and does not depend on the server's
+    language."""
     from psycopg import ProgrammingError  # noqa: PLC0415 (the driver may be absent)
     from psycopg.conninfo import make_conninfo  # noqa: PLC0415
     from psycopg.pq import PGconn, Ping  # noqa: PLC0415
 
     _, given = engine.dialect.create_connect_args(engine.url)
     ours = {"connect_timeout": CONNECT_TIMEOUT_S, **given}
-    # What is no text or number is psycopg's own, and means nothing to libpq.
+    # Values that are neither text nor numbers are for psycopg itself, not for libpq.
     plain = {name: value for name, value in ours.items() if isinstance(value, str | int)}
     try:
         conninfo = make_conninfo("", **plain)
-    except ProgrammingError:  # a parameter that libpq does not know: connecting says so
+    except ProgrammingError:  # a parameter that libpq does not know: connecting reports it
         return False
     return PGconn.ping(conninfo.encode()) in (Ping.NO_RESPONSE, Ping.REJECT)
 
 
 def is_in_place(_engine: Engine) -> bool:
-    """A server looks after its files itself."""
+    """Always true: the server manages its files."""
     return True
 
 
@@ -152,7 +153,7 @@ def blank_unused(_engine: Engine, _first: int, _count: int) -> int | None:
 
 
 def erase_deleted(_engine: Engine, _wait_s: float) -> bool:
-    """Nothing we could do: the bytes go with the server's own vacuum, whenever that comes."""
+    """Does nothing: the server's VACUUM frees the bytes."""
     return False
 
 
@@ -187,8 +188,8 @@ def _sequence(connection: Connection, table: str) -> str:
 
 
 def insert_pairs(connection: Connection, table: Table, pairs: Sequence[tuple[int, int]]) -> None:
-    """Insert rows of a table of two columns of integers: as two arrays, which takes a third of the
-    time of row by row."""
+    """Insert rows into a table with two integer columns: as two arrays, which takes a third of the
+    time of single rows."""
     # The names are the table's own.
     statement = (
         f"INSERT INTO {table.name} "  # noqa: S608

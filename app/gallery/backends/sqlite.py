@@ -59,7 +59,7 @@ PRIMARY = 0xFF
 
 def create_engine(url: URL) -> Engine:
     """An engine over one file, whose folder is made if need be. Raises DatabaseError."""
-    # Biometric data: for the service's user alone; SQLite's other files take after it.
+    # Biometric data: only the service's user may read it; SQLite's other files get the same mode.
     file = database_file(url)
     engine = sqlalchemy.create_engine(
         url,
@@ -94,13 +94,13 @@ def lock_schema(_connection: Connection) -> None:
     """Nothing to do: a writing transaction is alone already."""
 
 
-def is_away(_engine: Engine) -> bool:
-    """There is no server."""
+def is_unreachable(_engine: Engine) -> bool:
+    """Always false: there is no server."""
     return False
 
 
 def is_in_place(engine: Engine) -> bool:
-    """Whether the file is still where it was opened."""
+    """Whether the file is still the one that was opened."""
     file = engine.get_execution_options().get(FILE)
     return file is None or file.is_in_place()
 
@@ -188,7 +188,7 @@ def _log_is_empty(database: Path) -> bool:
 
 
 def _checkpoint(cursor: Any) -> bool:
-    """Whether the write-ahead log is empty now."""
+    """Empty the write-ahead log; returns whether that succeeded."""
     (busy, _, _) = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     return not busy
 
@@ -216,7 +216,7 @@ def set_last_keys(connection: Connection, last: Mapping[str, int]) -> None:
 
 
 def insert_pairs(connection: Connection, table: Table, pairs: Sequence[tuple[int, int]]) -> None:
-    """Insert rows of a table of two columns of integers."""
+    """Insert rows into a table with two integer columns."""
     # The names are the table's own.
     statement = f"INSERT INTO {table.name} VALUES (?, ?)"  # noqa: S608
     connection.exec_driver_sql(statement, list(pairs))

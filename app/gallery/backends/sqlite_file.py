@@ -1,4 +1,4 @@
-"""The file that an SQLite database is, and whether it is still where it was opened."""
+"""The file of an SQLite database, and whether it was moved or replaced since it was opened."""
 
 import errno
 import os
@@ -18,19 +18,19 @@ Inode = tuple[int, int]
 
 
 class MovedError(sqlite3.OperationalError):
-    """There is another file, or none, where the database was."""
+    """The database file was moved or replaced."""
 
     ADVICE: Final = (
         "The database file was moved away or replaced while the service runs. Put it back, or "
-        "restart the service to work with what is there now."
+        "restart the service to use the file that is there now."
     )
 
 
 class DatabaseFile:
-    """One file by its name, and by the number that the file system gave it.
+    """A file by its path and its inode.
 
-    What is written into a file that lost its name is not in the database that the next start
-    opens; and where nothing has that name, SQLite would quietly begin an empty database.
+    Data written to a file that has lost its path would be missing after the next start; and if no
+    file has that path, SQLite would silently create an empty database.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,7 +58,7 @@ class DatabaseFile:
         return _OPEN.descriptor(self._path, self._number)
 
     def is_in_place(self) -> bool:
-        """Whether its name still leads to it."""
+        """Whether the path still leads to this file."""
         return self._now() == self._number
 
     def require(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Table, select
 
 from app.gallery.backends import backend_of
-from app.gallery.metadata import StoredAmiss
+from app.gallery.metadata import CorrectedMetadata
 from app.gallery.schema import newest_revision
 from app.gallery.sql import tables
 from app.gallery.sql.transactions import Transactions
@@ -51,7 +51,7 @@ def _batches(connection: Connection, table: Table) -> Iterator[list[dict[str, An
 
 
 def _plain(value: Any) -> Any:
-    """As MessagePack can hold it. Metadata that this version would not store is its JSON text."""
-    if isinstance(value, StoredAmiss):
+    """A value for MessagePack. Metadata that breaks the rules is written as its JSON text."""
+    if isinstance(value, CorrectedMetadata):
         return value.original
     return value.isoformat() if isinstance(value, datetime) else value

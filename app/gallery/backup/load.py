@@ -26,9 +26,9 @@ RESTORED = "restore"  # kind of change; names no template
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What a backup holds: rows by table. Of a restored one also how many objects of metadata or
-    quality were `changed`, because they would not be stored today, and how many persons have an id
-    that differs from another one's only in how its letters are composed (`clashes`)."""
+    """The numbers of rows in a backup by table. After a restore also: how many objects of metadata
+    or quality were `changed` because they break the rules, and how many persons have an id that
+    differs from another person's only in how its letters are composed (`clashes`)."""
 
     rows: Mapping[str, int]
     changed: int = 0
@@ -47,11 +47,11 @@ def verify(bodies: Iterator[Any]) -> Held:
 def load(engine: Engine, bodies: Iterator[Any], *, replace: bool) -> Held:
     """Put a backup into a database whose tables are up to date.
 
-    It must be empty, unless it is to be replaced. The database takes over the backup's id, by
-    which sealed embeddings are bound; every collection gets a new revision with a new stamp, so
-    that indexes made of either history notice. What would not be stored today is stored as it
-    would be shown. Raises BackupError, BackupDamaged, StoreFull or
-    StoreUnavailable, and nothing is changed.
+    It must be empty, unless it is to be replaced. The database takes over the backup's id, to which
+    sealed embeddings are bound. Every collection gets a new revision with a new stamp, so that
+    indexes from before the restore are detected. Metadata that breaks the rules is stored as a
+    corrected copy. Raises BackupError, BackupDamaged, StoreFull or StoreUnavailable, and then
+    nothing is changed.
     """
     header = _header(bodies)
     counts: Counter[str] = Counter()
@@ -77,7 +77,7 @@ def load(engine: Engine, bodies: Iterator[Any], *, replace: bool) -> Held:
         rebuild_terms(connection)
         _mark(connection)
         backend_of(engine).set_last_keys(connection, header["last_keys"])
-    database.eraser.erase()  # what was replaced; where it cannot now, a service does it later
+    database.eraser.erase()  # the replaced rows; if that fails now, a service does it later
     return Held(dict(counts), changed, clashes)
 
 
@@ -129,7 +129,7 @@ def _typed(table: Table, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _make_storable(table: Table, row: dict[str, Any]) -> int:
-    """Bring the row's metadata, or quality, under the rule; how many objects that changed."""
+    """Correct the row's metadata or quality; returns how many objects were changed."""
     changed = 0
     for column in table.columns:
         if isinstance(column.type, Metadata):

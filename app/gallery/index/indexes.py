@@ -150,7 +150,7 @@ class Indexes:
         with self.replicas.using_open(key, recent=False) as replica:
             if replica is None:
                 return False
-            if not replica.stands_at(mark.revision, mark.stamp):
+            if not replica.is_at(mark.revision, mark.stamp):
                 record = self._store.collection_by_key(key)
                 with self._noticing_deletion(record):
                     replica.erase(record)

@@ -29,7 +29,7 @@ class Reached:
     revision: int
     stamp: str
 
-    def stands_at(self, record: CollectionRecord) -> bool:
+    def is_at(self, record: CollectionRecord) -> bool:
         return (self.revision, self.stamp) == (record.revision, record.stamp)
 
 
@@ -84,7 +84,7 @@ class Replica:
             return False
         return reached.revision != self._saved_revision or self._snapshot.behind
 
-    def stands_at(self, revision: int, stamp: str) -> bool:
+    def is_at(self, revision: int, stamp: str) -> bool:
         """Whether the index has reached that revision, and no later one."""
         reached = self._reached
         return reached is not None and (reached.revision, reached.stamp) == (revision, stamp)
@@ -92,10 +92,10 @@ class Replica:
     def current(self, record: CollectionRecord) -> CertifiedIndex:
         """The index, at the record's revision or a later one."""
         reached = self._reached
-        if reached is None or not reached.stands_at(record):
+        if reached is None or not reached.is_at(record):
             with self._lock:
                 reached = self._reached
-                if reached is None or not reached.stands_at(record):
+                if reached is None or not reached.is_at(record):
                     reached = self._reached = self._follow(record, reached)
         return reached.index
 
@@ -231,7 +231,7 @@ class Replica:
             changed = True
         self._erase()
         if self._snapshot is not None:
-            self._snapshot.leave_lost_files()
+            self._snapshot.copy_lost_files()
         due = self._clock() - self._saved_at > SAVE_AFTER_S
         if changed or (due and self._unsaved(reached)):
             self.save()

@@ -61,7 +61,7 @@ class Rows:
             vectors[numbers] = 0
         return numbers
 
-    def leave_file(self) -> None:
+    def copy_vectors(self) -> None:
         """Keep copies in memory, where removed vectors can be forgotten. Beside `remove`."""
         alive = self.alive.copy()
         self.keys, self.persons = self.keys.copy(), self.persons.copy()

@@ -443,7 +443,7 @@ class SnapshotFolder:
         rows = list(self._held)
         return any(not one.alive.all() and not one.vectors.flags.writeable for one in rows)
 
-    def leave_lost_files(self) -> None:
+    def copy_lost_files(self) -> None:
         """Rows that this process reads from a file which its owner has replaced: nobody erases what
         is removed from them, so they are copied once something is."""
         with self._lock:
@@ -451,7 +451,7 @@ class SnapshotFolder:
                 if rows.vectors.flags.writeable or rows.alive.all():
                     continue
                 if not (self._folder / name).exists():
-                    rows.leave_file()
+                    rows.copy_vectors()
             there = {name for name in self._files if (self._folder / name).exists()}
             self._files = {name: file for name, file in self._files.items() if name in there}
 

@@ -26,12 +26,12 @@ class BulkPart(Part):
     def enroll_many(
         self, name: str, rows: Sequence[PersonTemplate], space: str
     ) -> list[str | None]:
-        """Store one template a row, people created as need be; all of them or none. The face ids in
-        the order of the rows, None where the person has that content already.
+        """Store one template for each row, and create missing persons; all rows or none. Returns
+        the face ids in the order of the rows, None where the person has that content already.
 
-        The last metadata that is given for a person is kept. Raises EmbeddingSpaceMismatch where
-        the collection is not of `space`, and InvalidRequest where an id, metadata or a quality is
-        not to be stored.
+        The last metadata given for a person is stored. Raises EmbeddingSpaceMismatch if the
+        collection is not in `space`, and InvalidRequest if an id, metadata or a quality breaks the
+        rules.
         """
         now = self._clock()
         with self._database.writing() as connection:

@@ -22,8 +22,8 @@ class ChangePart(Part):
     """What an index is built from and kept up to date by."""
 
     def stamp_at(self, collection: CollectionRecord, revision: int) -> str | None:
-        """The mark that a revision had; "" for revision 0 and for those made before there were
-        marks, None for one that the log does not know, or not any more."""
+        """The stamp of a revision; "" for revision 0 and for revisions from before there were
+        stamps, None for one that is not, or no longer, in the log."""
         with self._database.reading() as connection:
             return _stamp_at(connection, collection.key, revision)
 
@@ -36,7 +36,7 @@ class ChangePart(Part):
             return load_templates(connection, now, mine, self._vault, limit=limit)
 
     def templates_by_key(self, collection: CollectionRecord, keys: Sequence[int]) -> Templates:
-        """The templates of MAX_KEYS keys at most, by rising key; those deleted are missing."""
+        """The templates of at most MAX_KEYS keys, by rising key, without deleted ones."""
         chosen = (templates.c.collection == collection.key) & templates.c.id.in_(keys)
         with self._database.reading() as connection:
             now = get_again(connection, collection)
@@ -45,14 +45,14 @@ class ChangePart(Part):
     def changes_since(self, collection: CollectionRecord, revision: int) -> Changes:
         """What was added (and is still there) and removed after `revision`.
 
-        Raises RevisionPruned where the log does not reach back to it: what is missing from the
-        log cannot be told from what never happened.
+        Raises RevisionPruned if the log does not reach back to that revision, because changes may
+        be missing from it then.
         """
         with self._database.reading() as connection:
             now = get_again(connection, collection)
             if _stamp_at(connection, now.key, revision) is None:
                 raise RevisionPruned(
-                    f"The changes of '{now.name}' since revision {revision} are not kept any more."
+                    f"The change log of '{now.name}' no longer reaches back to revision {revision}."
                 )
             recent = (changes.c.collection == now.key) & (changes.c.revision > revision)
             added = select(changes.c.template).where(recent, changes.c.kind == ADD)
@@ -67,7 +67,7 @@ class ChangePart(Part):
 
 def _stamp_at(connection: Connection, collection: int, revision: int) -> str | None:
     mine = changes.c.collection == collection
-    if revision == 0:  # it has no entry of its own: the log reaches back to it if it has the next
+    if revision == 0:  # it has no entry: the log reaches back to it if it has revision 1
         first = connection.execute(select(func.min(changes.c.revision)).where(mine)).scalar_one()
         return "" if first in (None, 1) else None
     query = select(changes.c.stamp).where(mine, changes.c.revision == revision).limit(1)

@@ -32,8 +32,8 @@ class CollectionPart(Part):
         metadata: JsonObject,
         policy: JsonObject | None = None,
     ) -> CollectionRecord:
-        """Create an empty collection bound to one embedding space. Raises InvalidRequest for a
-        name or metadata that is not to be stored."""
+        """Create an empty collection bound to one embedding space. Raises InvalidRequest if the
+        name or the metadata breaks the rules."""
         values = {
             "name": new_collection_name(name),
             "embedding_space": embedding_space,

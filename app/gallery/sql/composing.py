@@ -1,4 +1,4 @@
-"""Person ids in Unicode's Form C, also those that an earlier version or a backup of one stored."""
+"""Converts person ids that an earlier version stored to Unicode's Form C."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from sqlalchemy import BigInteger, Connection, String, column, select, table, up
 from app.gallery.identifiers import composed
 
 IDS_AT_ONCE = 10_000
-# The part of the table that every version has: a migration sees the tables of its own time.
+# The columns that every version has: a migration sees the table as it was then.
 PERSONS = table(
     "persons",
     column("id", BigInteger),
@@ -19,7 +19,7 @@ PERSONS = table(
 
 @dataclass(frozen=True, slots=True)
 class IdClash:
-    """A person whose id in Form C is another person's of the same collection; keys of both."""
+    """A person whose id in Form C belongs to another person of the collection; the keys of both."""
 
     collection: int
     person: int
@@ -28,10 +28,11 @@ class IdClash:
 
 
 def compose_ids(connection: Connection) -> int:
-    """Bring person ids to Form C; how many could not be, because another person has that id.
+    """Convert person ids to Form C; returns how many were not, because another person has that id.
 
-    Nobody is merged: such a person keeps the id as it was, and is reached by just that. Of several
-    whose id has the same Form C the one that has it already keeps it, else the oldest gets it.
+    Persons are never merged: such a person keeps the old id and is found only by exactly that. If
+    several ids have the same Form C, the person who has it already keeps it, else the oldest gets
+    it.
     """
     clashes = 0
     for key, collection, person_id in list(_not_composed(connection)):

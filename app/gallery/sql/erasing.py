@@ -1,4 +1,4 @@
-"""Erasing what was deleted from the database's files, beside everything else that goes on."""
+"""Erases deleted rows from the database's files, while the database is in use."""
 
 import logging
 import sqlite3
@@ -13,12 +13,12 @@ from app.gallery.ports import Erasure
 from app.locks import new_lock
 from app.telemetry.logs import log
 
-# How long a deletion waits for readers of an older state. One that reads for longer, such as a
-# backup, is not waited for: the deletion is answered as pending, and upkeep repeats the erasure.
+# How long a deletion waits for readers of an older state. If one reads for longer, such as a
+# backup, the deletion is answered as pending, and maintenance repeats the erasure.
 WAIT_S = 0.5
 WAIT_AGAIN_S = 0.1
-# How often upkeep erases unasked: another process may have been killed between a deletion and its
-# erasure.
+# How often maintenance erases even if nothing is known to be pending: another process may have been
+# killed between a deletion and its erasure.
 EVERY_S = 60.0
 # Pages of the database that are looked through while the write lock is held, and for how long a
 # deletion, or one round of upkeep, goes on with it: 1 s a gigabyte, some 10 ms a piece.
@@ -28,16 +28,16 @@ ROUND_S = 0.5
 AGAIN_S = 0.005  # where another writes
 FIRST_PAGE = 2  # page 1 holds the schema alone
 EVENT = (
-    "deleted rows stay in the write-ahead log for now: another process reads an older state of the "
-    "database; upkeep erases them when it has finished"
+    "deleted rows are still in the write-ahead log: another process reads an older state of the "
+    "the database; they are erased when it has finished"
 )
 
 
 class Eraser:
     """Repeats the erasure of deleted rows until it is done.
 
-    One attempt covers every deletion that was committed before it began, so calls that come at the
-    same time share one. A new one counts as pending: the process before may have been killed.
+    One attempt covers every deletion that was committed before it began, so simultaneous calls
+    share one. A new Eraser begins as pending, because the previous process may have been killed.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Eraser:
         self._asked = 0  # deletions so far
         self._tried = 0  # those that the last attempt covered
         self._pending_since: float | None = clock() if backend.ERASES else None
-        self._failed = False  # the last attempt: there is somebody who reads for long
+        self._failed = False  # the last attempt: some process reads for long
         # A pass through the unused parts of all pages: the deletions that it covers, where it is,
         # and the deletions that the last complete one covered.
         self._pass = self._passed = -1
@@ -59,8 +59,8 @@ class Eraser:
         self._done_at = clock()
 
     def erase(self) -> Erasure:
-        """After a deletion was committed: erase its bytes. Waits for `WAIT_S` at most, and for
-        `WAIT_AGAIN_S` where the last attempt failed; never raises."""
+        """Erase the bytes of a deletion that was committed. Waits for `WAIT_S` at most, or for
+        `WAIT_AGAIN_S` if the last attempt failed; never raises."""
         with self._counting:
             self._asked += 1
             mine = self._asked
@@ -70,14 +70,14 @@ class Eraser:
             done = self._backend.ERASES and self._pending_since is None
             return Erasure.DONE if done else Erasure.PENDING
 
-    def tend(self) -> None:
-        """Upkeep: repeat what is pending, and erase unasked now and then."""
+    def retry(self) -> None:
+        """Repeat a pending erasure; erase once a minute even if none is known."""
         with self._attempt:
             if self._pending_since is not None or self._clock() - self._done_at > EVERY_S:
                 self._try(ROUND_S)
 
     def pending_s(self) -> float:
-        """For how many seconds deleted bytes have been left in files of ours; 0 for none."""
+        """For how many seconds deleted bytes have been left in our files; 0 if there are none."""
         since = self._pending_since
         return 0.0 if since is None else max(self._clock() - since, 1e-3)
 

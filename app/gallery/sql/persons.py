@@ -21,7 +21,7 @@ from app.gallery.sql.rows import (
     to_page,
 )
 from app.gallery.sql.tables import persons, templates
-from app.gallery.sql.terms import find_persons, have_terms, index_again, index_new
+from app.gallery.sql.terms import find_persons, index_again, index_new, term_conditions
 from app.types import JsonObject
 
 # Of Unicode; ids are compared by their code points.
@@ -54,15 +54,15 @@ class PersonPart(Part):
         prefix: str = "",
         metadata: JsonObject | None = None,
     ) -> Page[PersonRecord]:
-        """Persons by id, those after `after` whose id begins with `prefix`, upper and lower case
-        apart, and whose metadata has every given member. Raises InvalidRequest."""
+        """Persons sorted by id: those after `after` whose id begins with `prefix` (case-sensitive)
+        and whose metadata has every given member. Raises InvalidRequest."""
         if prefix and not spellings(prefix):
             return Page([], more=False)
         check_filter(metadata or {})
         with self._database.reading() as connection:
             key = get_collection(connection, name).key
             query = person_query().where(
-                persons.c.collection == key, *have_terms(key, metadata or {})
+                persons.c.collection == key, *term_conditions(key, metadata or {})
             )
             if after is not None:
                 query = query.where(persons.c.person_id > after)
@@ -80,8 +80,8 @@ class PersonPart(Part):
         *,
         new_id: str | None = None,
     ) -> PersonRecord:
-        """Replace a person's metadata, give them another id, or both. Raises PersonExists where
-        another person has that id."""
+        """Replace a person's metadata, change their id, or both. Raises PersonExists if another
+        person has the new id."""
         with self._database.writing() as connection:
             collection = lock_collection(connection, name)
             person = get_person(connection, collection, person_id)
@@ -96,7 +96,10 @@ class PersonPart(Part):
     ) -> None:
         other = find_person(connection, collection, to)
         if other is not None and other.key != person.key:
-            raise PersonExists(f"The person '{to}' exists in '{collection.name}' already.")
+            raise PersonExists(
+                f"A person with the id '{to}' exists in '{collection.name}' already; choose "
+                "another id, or merge the two persons."
+            )
         connection.execute(
             update(persons)
             .where(persons.c.id == person.key)
@@ -112,8 +115,8 @@ class PersonPart(Part):
         return Receipt(persons=1, templates=len(keys), erased=self._database.eraser.erase())
 
     def delete_persons(self, name: str, person_ids: Sequence[str]) -> tuple[Receipt, list[str]]:
-        """Delete persons and every template of theirs in one transaction. The ids that no person
-        has are passed over, and returned."""
+        """Delete persons and all their templates in one transaction. Returns also the ids that no
+        person has."""
         with self._database.writing() as connection:
             collection = lock_collection(connection, name)
             found = {one: find_person(connection, collection, one) for one in person_ids}
@@ -145,8 +148,8 @@ class PersonPart(Part):
             return set(connection.execute(query).scalars())
 
     def person_keys(self, collection: CollectionRecord, metadata: JsonObject) -> Ids:
-        """Keys, rising, of the persons whose metadata has every given member with that very value;
-        numbers are compared as numbers, and true is none. Raises InvalidRequest."""
+        """The rising keys of the persons whose metadata has every given member with an equal value;
+        1 equals 1.0 but not true. Raises InvalidRequest."""
         check_filter(metadata)
         with self._database.reading() as connection:
             return find_persons(connection, collection.key, metadata)
@@ -159,7 +162,7 @@ def insert_person(
     metadata: JsonObject,
     now: datetime,
 ) -> int:
-    """The new person's key. Raises InvalidRequest where the id or metadata is not to be stored."""
+    """The new person's key. Raises InvalidRequest if the id or the metadata breaks the rules."""
     result = connection.execute(
         insert(persons)
         .values(
@@ -183,7 +186,7 @@ def set_metadata(
     metadata: JsonObject,
     now: datetime,
 ) -> None:
-    """Replace what is kept beside a person. Raises InvalidRequest where it is not to be stored."""
+    """Replace a person's metadata. Raises InvalidRequest if it breaks the rules."""
     connection.execute(
         update(persons)
         .where(persons.c.id == person)

@@ -1,4 +1,4 @@
-"""The old end of the log of changes, removed piece by piece."""
+"""Removes old entries of the change log, a limited number at a time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,8 @@ ROWS_AT_ONCE = 10_000
 
 @dataclass(frozen=True, slots=True)
 class _Log:
-    """The log of one collection: its newest revision, and its oldest one with its time."""
+    """The change log of one collection: its newest revision, its oldest one and the time of
+    that."""
 
     collection: int
     revision: int
@@ -26,27 +27,28 @@ class _Log:
 
 @dataclass(frozen=True, slots=True)
 class _Limit:
-    """What is kept: entries from `since` on, and of each log the newest `most_revisions`."""
+    """What is kept: entries from `since` on, but at most the newest `most_revisions` of each
+    log."""
 
     since: datetime
     most_revisions: int
 
     def keeps(self, log: _Log, revision: int, created_at: datetime) -> bool:
         if revision >= log.revision:
-            return True  # by the newest entry everybody knows that nothing has changed
+            return True  # by the newest entry a process sees that nothing has changed
         return created_at >= self.since and revision > log.revision - self.most_revisions
 
 
 class PruningPart(Part):
-    """Keeps the log of changes short."""
+    """The part of the store that prunes the change log."""
 
     def prune_changes(self, after: int, kept: timedelta, most_revisions: int) -> int | None:
-        """Remove what is older than `kept`, or more than `most_revisions` behind, from the logs of
-        the next collections by rising key; the newest revision of each always stays.
+        """Remove entries older than `kept`, or more than `most_revisions` behind, from the logs of
+        the next collections by rising key; the newest revision of each is always kept.
 
-        A bounded piece of work: call it with the key that it returned, 0 first, until it returns
-        None. Revisions go whole and the oldest first, so a log that has a revision has all that
-        came after it.
+        One call does a limited amount of work. Call it with `after` 0, then with the key that it
+        returned, until it returns None. Whole revisions are removed, the oldest first, so a log
+        that has a revision has all later ones.
         """
         limit = _Limit(self._clock() - kept, most_revisions)
         logs = self._logs(after)
@@ -113,7 +115,7 @@ class PruningPart(Part):
                 more, end = True, max(oldest[-1].revision, oldest[0].revision + 1)
         newest = select(collections.c.revision).where(collections.c.id == log.collection)
         with self._database.writing() as connection:
-            # A restore may have put an older history there meanwhile: its newest entry stays too.
+            # A restore may have replaced the log meanwhile: keep its newest entry too.
             done = connection.execute(
                 delete(changes).where(
                     mine, changes.c.revision < end, changes.c.revision < newest.scalar_subquery()

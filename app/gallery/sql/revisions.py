@@ -1,4 +1,4 @@
-"""Where every collection stands, without reading any: what upkeep looks at once a second."""
+"""The revisions of all collections, which maintenance reads once a second."""
 
 from sqlalchemy import func, select
 
@@ -11,11 +11,11 @@ from app.gallery.sql.tables import changes, collections, templates
 
 
 class RevisionPart(Part):
-    """Tells which collections changed."""
+    """The part of the store that tells which collections changed."""
 
     def state(self) -> tuple[int, int, int]:
-        """Numbers of which one at least changes when a collection comes, goes, or changes its
-        templates: keys are given out once, and revisions only rise."""
+        """Three numbers, at least one of which changes when a collection is created or deleted or
+        its templates change: keys are used only once, and revisions only rise."""
         query = select(
             func.count(), func.max(collections.c.id), func.sum(collections.c.revision)
         ).select_from(collections)
@@ -24,7 +24,7 @@ class RevisionPart(Part):
             return int(count), int(newest or 0), int(revisions or 0)
 
     def marks(self) -> dict[int, CollectionMark]:
-        """Where each collection stands, by key."""
+        """The space, revision and stamp of each collection, by key."""
         query = select(
             collections.c.id, collections.c.embedding_space,
             collections.c.revision, collections.c.stamp,
@@ -33,7 +33,7 @@ class RevisionPart(Part):
             return {key: CollectionMark(*mark) for key, *mark in connection.execute(query)}
 
     def collection_by_key(self, key: int) -> CollectionRecord:
-        """One collection by the database's own number."""
+        """A collection by its key in the database."""
         with self._database.reading() as connection:
             row = connection.execute(select(collections).where(collections.c.id == key)).first()
         if row is None:
@@ -41,8 +41,8 @@ class RevisionPart(Part):
         return collection_record(row)
 
     def only_added_since(self, key: int, revision: int, stamp: str) -> bool:
-        """Whether the log knows that revision under that stamp, and since then templates were
-        added to the collection but none removed."""
+        """Whether the log has that revision with that stamp, and after it templates were added to
+        the collection but none removed."""
         mine = changes.c.collection == key
         here = mine & (changes.c.revision == revision) & (changes.c.stamp == stamp)
         other = mine & (changes.c.revision > revision) & (changes.c.kind != ADD)
@@ -53,8 +53,8 @@ class RevisionPart(Part):
             )
 
     def large_collections(self, at_least: int) -> dict[int, int]:
-        """How many templates each collection has that has so many; those that were enrolled into
-        last come first."""
+        """The numbers of templates of the collections that have `at_least` so many, the most
+        recently enrolled into first."""
         count, newest = func.count(), func.max(templates.c.id)
         query = select(templates.c.collection, count).group_by(templates.c.collection)
         query = query.having(count >= at_least).order_by(newest.desc())

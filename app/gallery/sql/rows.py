@@ -90,7 +90,7 @@ def person_query() -> Select[Any]:
 def find_person(
     connection: Connection, collection: CollectionRecord, person_id: str
 ) -> PersonRecord | None:
-    """The person who has the id exactly as it is given, else the one who has it in Form C."""
+    """The person with exactly the given id, else the one with its Form C."""
     known = spellings(person_id)
     query = person_query().where(
         persons.c.collection == collection.key, persons.c.person_id.in_(known)

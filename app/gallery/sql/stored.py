@@ -1,12 +1,12 @@
-"""What a database holds that this version would not store: found, and replaced by what is shown."""
+"""Finds rows that break today's rules, and replaces their metadata by the corrected copy."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from sqlalchemy import Select, select, update
 
-from app.gallery.metadata import StoredAmiss, problem_of
-from app.gallery.ports import AmissRow, ClashingIds
+from app.gallery.metadata import CorrectedMetadata, problem_of
+from app.gallery.ports import ClashingIds, InvalidRow
 from app.gallery.sql.composing import id_clashes
 from app.gallery.sql.part import Part
 from app.gallery.sql.rows import lock_collection
@@ -36,18 +36,18 @@ _COLUMNS: dict[str, Any] = {
 }
 
 
-class StoredPart(Part):
-    """Looks for what was stored before there were rules for it."""
+class InvalidRowsPart(Part):
+    """The part of the store that finds what earlier versions stored against today's rules."""
 
-    def stored_amiss(self) -> Iterator[AmissRow]:
-        """Collections, persons and faces whose metadata or quality would not be stored today. Read
-        page by page: what is written meanwhile may be in it or not."""
+    def invalid_rows(self) -> Iterator[InvalidRow]:
+        """Collections, persons and faces whose metadata or quality breaks the rules. They are read
+        page by page, so later changes may or may not be included."""
         for kind, query in _QUERIES.items():
             column = _COLUMNS[kind]
             for row in self._pages(query, column.table.c.id):
-                if isinstance(row.content, StoredAmiss):
+                if isinstance(row.content, CorrectedMetadata):
                     problem = problem_of(row.content, column.name) or ""
-                    yield AmissRow(
+                    yield InvalidRow(
                         kind, row.collection, row.name, row.id, problem, row.content.original
                     )
 
@@ -62,7 +62,7 @@ class StoredPart(Part):
             yield from rows
             last = rows[-1].id
 
-    def store_as_shown(self, amiss: AmissRow, keep: Callable[[AmissRow], None]) -> bool:
+    def store_corrected(self, amiss: InvalidRow, keep: Callable[[InvalidRow], None]) -> bool:
         """Let the database hold what is shown of a row; `keep` gets what it held, before it is
         replaced. False where it has changed or gone meanwhile."""
         column = _COLUMNS[amiss.kind]
@@ -70,7 +70,7 @@ class StoredPart(Part):
         with self._database.writing() as connection:
             collection = lock_collection(connection, amiss.collection)
             content = connection.execute(select(column).where(mine)).scalar_one_or_none()
-            if not isinstance(content, StoredAmiss) or content.original != amiss.original:
+            if not isinstance(content, CorrectedMetadata) or content.original != amiss.original:
                 return False
             keep(amiss)
             shown = update(column.table).where(mine).values({column.name: dict(content)})
@@ -81,8 +81,8 @@ class StoredPart(Part):
         return True
 
     def wrong_terms(self, *, repair: bool = False) -> int:
-        """How many persons are not in the index of metadata as they should be, and how much of it
-        is nobody's; with `repair` it is built anew where that is so."""
+        """The number of persons whose terms in the index of metadata are wrong, plus those of
+        deleted persons. With `repair` a wrong index is built again."""
         with self._database.reading() as connection:
             wrong = wrong_terms(connection)
         if wrong and repair:
@@ -91,7 +91,7 @@ class StoredPart(Part):
         return wrong
 
     def clashing_ids(self) -> list[ClashingIds]:
-        """Persons whose id in Form C is another person's."""
+        """Persons whose id in Form C belongs to another person."""
         with self._database.reading() as connection:
             found = []
             for clash in id_clashes(connection):

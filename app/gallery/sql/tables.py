@@ -85,7 +85,7 @@ persons = Table(
     sqlite_autoincrement=True,
 )
 
-# What finds persons by their metadata (`sql.terms`): derived from it, written and gone with it.
+# Index of persons by metadata (`sql.terms`), derived from it and deleted with the person.
 metadata_terms = Table(
     "metadata_terms",
     metadata,

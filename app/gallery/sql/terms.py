@@ -1,9 +1,9 @@
-"""The index of persons' metadata: which persons have a member with a value, without reading them.
+"""The index of metadata: finds the persons who have a member with a value without reading them all.
 
-A term is a 64-bit digest of a collection, a member's name and its value in one form, so that values
-that are equal have one term. Terms are derived from the metadata, in the transaction that writes
-it, and go with their person; a backup leaves them out. Two of a million different terms share a
-digest with a probability of 3e-8. Who changes what a term is made of adds a migration that calls
+A term is a 64-bit digest of a collection, a member's name and its value in a normal form, so equal
+values have the same term. Terms are written in the transaction that writes the metadata, and
+deleted with their person; a backup leaves them out. Two of a million different terms share a digest
+with a probability of 3e-8. A change of how terms are made needs a migration that calls
 `rebuild_terms`.
 """
 
@@ -22,12 +22,12 @@ from app.types import JsonObject
 
 PERSONS_AT_ONCE = 10_000
 PAIRS_AT_ONCE = 1_000_000
-# How far terms are counted to find the rarest: first a little, then as far as it pays.
+# Limits for counting terms to find the rarest: first few, then as many as are worth counting.
 COUNTED = (1_000, 20_000)
 
 
 def terms_of(collection: int, metadata: JsonObject) -> list[int]:
-    """The terms of metadata in a collection, given by its key; one a member."""
+    """The terms of metadata in the collection with that key, one for each member."""
     return [_term(collection, name, value) for name, value in metadata.items()]
 
 
@@ -38,7 +38,7 @@ def _term(collection: int, name: str, value: Any) -> int:
 
 
 def _one_form(value: Any) -> Any:
-    """Numbers that are equal, 1 and 1.0, written the same; true is no number."""
+    """The normal form of a value: equal numbers (1 and 1.0) are the same; true is not a number."""
     if isinstance(value, float):
         return int(value) if value.is_integer() else value
     if isinstance(value, list):
@@ -54,7 +54,7 @@ def _one_form(value: Any) -> Any:
 def index_new(
     connection: Connection, collection: int, metadata: Iterable[tuple[int, JsonObject]]
 ) -> None:
-    """Index persons, given by their keys, who have no terms yet."""
+    """Index new persons, given by their keys."""
     _insert(
         connection,
         sorted((term, person) for person, one in metadata for term in terms_of(collection, one)),
@@ -72,7 +72,7 @@ def index_again(connection: Connection, collection: int, person: int, metadata: 
 
 
 def rebuild_terms(connection: Connection) -> None:
-    """Index everybody anew."""
+    """Build the index of all persons again."""
     connection.execute(delete(metadata_terms))
     pairs: list[tuple[int, int]] = []
     for page in _pages(connection):
@@ -84,7 +84,7 @@ def rebuild_terms(connection: Connection) -> None:
 
 
 def wrong_terms(connection: Connection) -> int:
-    """How many persons' terms are not those of their metadata, and how many are nobody's."""
+    """The number of persons whose terms differ from their metadata, plus those of no person."""
     wrong, known = 0, 0
     for page in _pages(connection):
         query = select(metadata_terms.c.person, metadata_terms.c.term).where(
@@ -102,13 +102,14 @@ def wrong_terms(connection: Connection) -> int:
 
 
 def _insert(connection: Connection, pairs: list[tuple[int, int]]) -> None:
-    """Pairs of a term and a person; sorted ones go into neighbouring pages."""
+    """Insert pairs of a term and a person, sorted so that they are written to neighbouring
+    pages."""
     if pairs:
         backend_of(connection.engine).insert_pairs(connection, metadata_terms, pairs)
 
 
 def _pages(connection: Connection) -> Iterator[Sequence[Any]]:
-    """Collection, key and metadata of all persons by key, some at a time."""
+    """Collection, key and metadata of all persons by key, one page at a time."""
     last = 0
     query = select(persons.c.collection, persons.c.id, persons.c.metadata).order_by(persons.c.id)
     while rows := connection.execute(query.where(persons.c.id > last).limit(PERSONS_AT_ONCE)).all():
@@ -120,13 +121,13 @@ def _pages(connection: Connection) -> Iterator[Sequence[Any]]:
 
 
 def find_persons(connection: Connection, collection: int, metadata: JsonObject) -> Ids:
-    """Keys, rising, of the persons whose metadata has every given member with that very value."""
+    """The rising keys of the persons whose metadata has every given member with an equal value."""
     backend = backend_of(connection.engine)
     terms = sorted(set(terms_of(collection, metadata)))
     if not terms:
         query = f"SELECT {backend.joined('id')} FROM persons WHERE collection = :t0"  # noqa: S608
         return _keys(connection, query, [collection])
-    # The one that goes over the fewest first: each of the others is one look a person.
+    # The rarest term first: each of the others costs one lookup for each of its persons.
     rarest = _rarest(connection, terms)
     terms = [rarest, *(term for term in terms if term != rarest)]
     others = " ".join(
@@ -135,13 +136,13 @@ def find_persons(connection: Connection, collection: int, metadata: JsonObject) 
         for i in range(1, len(terms))
     )
     joined = backend.joined("t0.person")
-    # Nothing of the filter itself is in the statement.
+    # The statement contains no text of the filter.
     query = f"SELECT {joined} FROM metadata_terms t0 {others} WHERE t0.term = :t0"  # noqa: S608
     return _keys(connection, query, terms)
 
 
-def have_terms(collection: int, metadata: JsonObject) -> list[Any]:
-    """Conditions on persons: their metadata has every given member with that very value."""
+def term_conditions(collection: int, metadata: JsonObject) -> list[Any]:
+    """SQL conditions: the person's metadata has every given member with an equal value."""
     of_term = select(metadata_terms.c.person)
     return [
         persons.c.id.in_(of_term.where(metadata_terms.c.term == term))
@@ -150,14 +151,14 @@ def have_terms(collection: int, metadata: JsonObject) -> list[Any]:
 
 
 def _keys(connection: Connection, query: str, values: list[int]) -> Ids:
-    """Keys that come as one text: ten thousand rows of one number each take ten times as long."""
+    """Keys read as one text, because ten thousand rows of one number take ten times as long."""
     parameters = {f"t{i}": value for i, value in enumerate(values)}
     keys = connection.execute(text(query), parameters).scalar_one()
     return np.sort(np.fromstring(keys or "", np.int64, sep=","))
 
 
 def _rarest(connection: Connection, terms: list[int]) -> int:
-    """The term that the fewest persons have, of those that could be told apart by counting."""
+    """The term that the fewest persons have, as far as the limits of counting show it."""
     counts = {terms[0]: 0}
     for most in COUNTED:
         if len(terms) > 1:

@@ -58,11 +58,11 @@ class Transactions:
                 outcome = "The change may have been kept or not: send the request again. "
         except SQLAlchemyError as error:
             self._raise_ours(error, outcome)
-        # What was written into a file that has lost its name is acknowledged by nobody.
+        # Data written to a file that was moved away must not be acknowledged.
         self.require_in_place(outcome)
 
     def require_in_place(self, outcome: str = "") -> None:
-        """Raise StoreUnavailable where the database's file was moved away or replaced."""
+        """Raise StoreUnavailable if the database's file was moved away or replaced."""
         if not self._backend.is_in_place(self.engine):
             raise StoreUnavailable(outcome + self._backend.MOVED, {"retry_after": RETRY_AFTER_S})
 

@@ -1,4 +1,4 @@
-"""A column type for JSON of clients, which is read whatever it holds."""
+"""A column type for JSON from clients, whose reading never fails."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from app.gallery.metadata import read_stored
 
 class Metadata(TypeDecorator[dict[str, Any]]):
     """A JSON object of a client's. Reading never fails: one that would not be stored today is
-    returned as `StoredAmiss`."""
+    returned as `CorrectedMetadata`."""
 
     impl = JSON
     cache_ok = True
