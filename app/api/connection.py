@@ -7,6 +7,7 @@ from typing import Any
 
 import httptools
 import orjson
+from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import (
     STATUS_LINE,
@@ -53,6 +54,7 @@ class Connection(HttpToolsProtocol):
         self.crowded = False
         self._table = table
         self._refusal: LikenessError | None = None
+        self._running: RequestResponseCycle | None = None  # the others are in the pipeline
         self._over = False  # whatever arrives is ignored from now on
         self._in_message = False  # between a head's end and its body's
         self._head_since: float | None = time.monotonic()
@@ -68,6 +70,12 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._table.remove(self)
+        # Uvicorn tells the last request alone, and those before it would write on.
+        for cycle in (self._running, *(waiting for waiting, _ in self.pipeline)):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+        self.pipeline.clear()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -171,6 +179,10 @@ class Connection(HttpToolsProtocol):
         self._in_message, self._linger_since = False, None
         self._piece_bytes = 0
         super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

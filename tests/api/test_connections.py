@@ -179,6 +179,22 @@ def test_pipelined_requests_are_answered_in_order_and_bounded(url: str) -> None:
         assert answer_of(connection)[2].count(b"alive") < 100
 
 
+def test_pipelined_requests_end_with_their_connection(
+    url: str, blank_photo: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first is at work when its client goes: nothing is written to it."""
+    head = b"POST /v1/detect HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\n"
+    request = head + b"content-length: %d\r\n\r\n%b" % (len(blank_photo), blank_photo)
+    with connected(url) as connection:
+        connection.sendall(request * 8)
+    deadline = time.monotonic() + 20
+    time.sleep(0.2)
+    while "likeness_pending_requests 0.0" not in httpx.get(f"{url}/metrics").text:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert "Exception in ASGI application" not in caplog.text
+
+
 def test_a_client_that_reads_nothing_is_dropped(url: str) -> None:
     """Its answers are larger than what the system keeps for it."""
     path = "/v1/collections/default/persons"
