@@ -208,3 +208,22 @@ def test_a_migration_composes_ids_and_merges_nobody(engine: Engine, directions: 
     store.delete_person("default", DECOMPOSED)
     with pytest.raises(PersonNotFound):
         store.person("default", COMPOSED)
+
+
+def test_a_page_of_large_metadata_ends_early(
+    engine: Engine, store: SqlStore, directions: Draw
+) -> None:
+    """A thousand of them together would be gigabytes; nobody is left out."""
+    names = [f"p{number}" for number in range(9)]
+    for name, vector in zip(names, directions(len(names)), strict=True):
+        store.enroll("default", name, None, [template(vector, name)])
+    run(engine, "UPDATE persons SET metadata = :content", content=STORED["large"])
+    run(engine, "UPDATE templates SET quality = :content", content=STORED["large"])
+    pages, after = [store.persons("default", None, 1_000)], ""
+    while pages[-1].more:
+        after = pages[-1].items[-1].person_id
+        pages.append(store.persons("default", after, 1_000))
+    assert [one.person_id for page in pages for one in page.items] == names
+    assert [len(page.items) for page in pages] == [2, 2, 2, 2, 1]
+    assert len(store.faces("default", None, None, 1_000).items) == 2
+    assert len(list(store.invalid_rows())) == 2 * len(names)

@@ -13,6 +13,7 @@ from app.gallery.sql.part import Part
 from app.gallery.sql.rows import (
     collection_record,
     count_rows,
+    fetch_page,
     get_collection,
     lock_collection,
     to_page,
@@ -66,11 +67,11 @@ class CollectionPart(Part):
 
     def collections(self, after: str | None, limit: int) -> Page[CollectionRecord]:
         """Collections by name, those after `after`."""
-        query = select(collections).order_by(collections.c.name).limit(limit + 1)
+        query = select(collections).order_by(collections.c.name)
         if after is not None:
             query = query.where(collections.c.name > after)
         with self._database.reading() as connection:
-            return to_page([collection_record(row) for row in connection.execute(query)], limit)
+            return to_page(fetch_page(connection, query, limit, "metadata"), collection_record)
 
     def update_collection(
         self, name: str, metadata: JsonObject | None, policy: JsonObject | None

@@ -12,6 +12,7 @@ from app.gallery.ports import CollectionRecord, Ids, Page, PersonRecord, Receipt
 from app.gallery.sql.changes import REMOVE, log_change
 from app.gallery.sql.part import Part
 from app.gallery.sql.rows import (
+    fetch_page,
     find_person,
     get_collection,
     get_person,
@@ -69,8 +70,8 @@ class PersonPart(Part):
             if prefix:
                 first = composed(prefix)
                 query = query.where(persons.c.person_id.between(first, first + LAST_CHARACTER))
-            rows = connection.execute(query.order_by(persons.c.person_id).limit(limit + 1))
-            return to_page([person_record(row) for row in rows], limit)
+            query = query.order_by(persons.c.person_id)
+            return to_page(fetch_page(connection, query, limit, "metadata"), person_record)
 
     def update_person(
         self,

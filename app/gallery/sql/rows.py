@@ -3,7 +3,7 @@
 Each takes an open connection: the caller's transaction decides what it sees.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row, Select, func, select
 
 from app.errors import CollectionNotFound, FaceNotFound, PersonNotFound
 from app.gallery.identifiers import spellings
+from app.gallery.metadata import CorrectedMetadata
 from app.gallery.ports import (
     CollectionRecord,
     FaceRecord,
@@ -23,6 +24,8 @@ from app.gallery.ports import (
 from app.gallery.sql.tables import collections, persons, templates
 from app.gallery.sql.vault import Vault
 
+ROWS_AT_ONCE = 32  # that a driver reads ahead
+MOST_STORED = 8 * 1024 * 1024
 MAX_KEYS = 10_000  # in one statement; SQLite takes 32,766 parameters
 
 
@@ -174,8 +177,24 @@ def count_rows(connection: Connection, table: Any, condition: Any) -> int:
     return int(connection.execute(query).scalar_one())
 
 
-def to_page(records: list[Any], limit: int) -> Page[Any]:
-    return Page(records[:limit], more=len(records) > limit)
+def fetch_page(connection: Connection, query: Select[Any], limit: int, column: str) -> Page[Any]:
+    """The next rows of a query, `limit` at most. A page ends early, but not before its first row,
+    where that column's JSON is larger than today's rule allows and MOST_STORED all together."""
+    rows: list[Any] = []
+    stored = 0
+    query = query.limit(limit + 1).execution_options(yield_per=ROWS_AT_ONCE)
+    with connection.execute(query) as result:
+        for row in result:
+            content = getattr(row, column)
+            stored += len(content.original) if isinstance(content, CorrectedMetadata) else 0
+            if len(rows) == limit or (rows and stored > MOST_STORED):
+                return Page(rows, more=True)
+            rows.append(row)
+    return Page(rows, more=False)
+
+
+def to_page(page: Page[Any], record: Callable[[Any], Any]) -> Page[Any]:
+    return Page([record(row) for row in page.items], page.more)
 
 
 def aware(moment: datetime) -> datetime:

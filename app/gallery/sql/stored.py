@@ -9,7 +9,7 @@ from app.gallery.metadata import CorrectedMetadata, problem_of
 from app.gallery.ports import ClashingIds, InvalidRow
 from app.gallery.sql.composing import id_clashes
 from app.gallery.sql.part import Part
-from app.gallery.sql.rows import lock_collection
+from app.gallery.sql.rows import fetch_page, lock_collection
 from app.gallery.sql.tables import collections, persons, templates
 from app.gallery.sql.terms import index_again, rebuild_terms, wrong_terms
 
@@ -54,9 +54,9 @@ class InvalidRowsPart(Part):
     def _pages(self, query: Select[Any], key: Any) -> Iterator[Any]:
         last = 0
         while True:
-            page = query.where(key > last).order_by(key).limit(ROWS_AT_ONCE)
+            page = query.where(key > last).order_by(key)
             with self._database.reading() as connection:
-                rows = connection.execute(page).all()
+                rows = fetch_page(connection, page, ROWS_AT_ONCE, "content").items
             if not rows:
                 return
             yield from rows

@@ -26,6 +26,7 @@ from app.gallery.sql.rows import (
     MAX_KEYS,
     face_query,
     face_record,
+    fetch_page,
     find_person,
     get_collection,
     get_face,
@@ -100,8 +101,8 @@ class TemplatePart(Part):
                 query = query.where(templates.c.person == person.key)
             if after is not None:
                 query = query.where(templates.c.face_id > after)
-            rows = connection.execute(query.order_by(templates.c.face_id).limit(limit + 1))
-            return to_page([face_record(row) for row in rows], limit)
+            query = query.order_by(templates.c.face_id)
+            return to_page(fetch_page(connection, query, limit, "quality"), face_record)
 
     def delete_face(self, name: str, face_id: str) -> Receipt:
         """Delete one template; its person stays."""
