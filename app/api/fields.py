@@ -4,7 +4,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from app.api.json_bodies import parse_json
+from app.api.json_bodies import MAX_VALUES, parse_json
 from app.decision.policy import FaceSelection
 from app.decision.rules import CollectionPolicy
 from app.gallery.gallery import DEFAULT_COLLECTION
@@ -82,7 +82,11 @@ Filter = Annotated[
 Embeddings = Annotated[
     list[list[float]],
     BeforeValidator(_from_text),
-    Field(description="Embeddings of this embedding space instead of photos.", max_length=1000),
+    Field(
+        description="Embeddings of this embedding space instead of photos; at most "
+        f"{MAX_VALUES:,} numbers in one call.",
+        max_length=1000,
+    ),
 ]
 Threshold = Annotated[
     float,
