@@ -1,4 +1,4 @@
-"""Reports of imports name people: those who are deleted are erased from them."""
+"""Erases deleted people from the reports of imports, which name them."""
 
 import json
 import logging
@@ -17,16 +17,16 @@ from app.gallery.ports import Erasure
 from app.importing.job_folder import WAITING, ImportJob, JobFolder, JobState, unwritable
 from app.telemetry.logs import log
 
-# Deletions whose reports have not been gone through; no name that an archive or a job could have.
+# File of deletions that are not erased from the reports yet; not a possible name of a job.
 SPOOL = "deleted"
-# A deletion is noted before the database does it. Where that did not come about, the note lapses.
+# A deletion is noted before it is committed. If it is not committed in this time, the note lapses.
 LAPSES_AFTER = timedelta(minutes=1)
-# Members of a report's line that name somebody, as the JSON text of their values.
+# Members of a report's line that name a person; the group is the JSON text of the value.
 NAMES = re.compile(rb'"(?:person_id|conflict_with)": ("(?:[^"\\]|\\.)*")')
 
 
 class _Deleted(BaseModel):
-    """Somebody who was deleted, and the imports in whose reports they may be."""
+    """A deleted person, and the imports whose reports may name them."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -37,10 +37,10 @@ class _Deleted(BaseModel):
 
 
 class ReportEraser:
-    """Erases deleted people from the reports of a data folder, one report a round.
+    """Erases deleted people from the reports in a data folder, one report in each `round`.
 
-    A deletion only notes whom it is about: a report may have a million lines, and one pass over it
-    serves all who were deleted since the last. Whichever process does a round serves them all.
+    A deletion only writes a note, because a report may have a million lines and one pass over it
+    can erase many people. Any process with this data folder can do the erasing.
     """
 
     def __init__(
@@ -49,14 +49,14 @@ class ReportEraser:
         is_there: Callable[[str, str], bool],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """`is_there` says whether a collection has a person of that id."""
+        """`is_there` returns whether a collection has a person with that id."""
         self._folder = folder
         self._is_there = is_there
         self._clock = clock
 
     def note(self, collection: str, *person_ids: str) -> Erasure:
-        """Before persons are deleted: note that reports may name them, on disk when this returns.
-        `DONE` where there is none. Raises StoreFull."""
+        """Note, before persons are deleted, that reports may name them; on disk when this returns.
+        `DONE` if there is no such report. Raises StoreFull."""
         if not self._folder.path.exists():
             return Erasure.DONE
         with self._folder.exclusive():
@@ -77,11 +77,11 @@ class ReportEraser:
 
     @property
     def is_pending(self) -> bool:
-        """Whether reports may name somebody who was deleted."""
+        """Whether reports may name deleted persons."""
         return self._spool.exists()
 
     def round(self) -> None:
-        """Go through one report for all whom it may name. Raises OSError and StoreUnavailable."""
+        """Erase deleted persons from one report. Raises OSError and StoreUnavailable."""
         if not self.is_pending:
             return
         notes = self._notes()
@@ -117,7 +117,7 @@ class ReportEraser:
             try:
                 notes.append(_Deleted.model_validate_json(line))
             except ValueError:  # cut off by a crash: that deletion was not answered
-                log(logging.WARNING, "a note of a deletion cannot be read; it is dropped")
+                log(logging.WARNING, "an incomplete note of a deletion is ignored")
         return notes
 
     def _append(self, notes: Iterable[_Deleted]) -> None:
@@ -128,7 +128,7 @@ class ReportEraser:
             os.fsync(file.fileno())
 
     def _ended(self, notes: Iterable[_Deleted]) -> str | None:
-        """An import whose report can be gone through: it is written no more."""
+        """An import that has ended, so that its report is not written any more; or None."""
         for import_id in dict.fromkeys(one for note in notes for one in note.imports):
             job = self._folder.find(import_id)
             if job is None or job.state not in WAITING:
@@ -148,7 +148,7 @@ class ReportEraser:
                     self._folder.save(now.model_copy(update={"detail": None}))
 
     def _settle(self, import_id: str | None, kept: Iterable[_Deleted]) -> None:
-        """Take an import off the notes but those kept, and drop notes that have none left."""
+        """Remove an import from all notes except `kept`, and drop notes without imports."""
         unsettled = list(kept)
         with self._folder.exclusive():
             left = []
@@ -165,7 +165,7 @@ class ReportEraser:
 
 
 def erase_people(report: Path, people: set[str]) -> None:
-    """Overwrite in a report of JSON Lines what names any of them; a line keeps its place, its
+    """Overwrite in a JSON Lines report the lines that name any of them; such a line keeps its
     length, its result and its reason. On disk when this returns. Raises OSError."""
     with report.open("r+b") as file:
         changed = False
@@ -190,7 +190,7 @@ def _name(text: bytes) -> str:
 
 
 def _redacted(line: bytes, people: set[str]) -> bytes:
-    """A line of the same length without the names; spaces where nothing shorter can be said."""
+    """A line of the same length without the names; only spaces if the rest does not fit."""
     content = line.rstrip(b"\r\n")
     blank = b" " * len(content) + line[len(content) :]
     try:

@@ -1,4 +1,4 @@
-"""Photos in a folder: one folder a person, or named so that the person can be read from it."""
+"""Photos in a folder: one folder for each person, or file names that contain the person's id."""
 
 import os
 import stat
@@ -19,7 +19,7 @@ MAX_DEPTH = 64
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """One file below the folder; `problem`: why it is no row with a photo."""
+    """One file below the folder; `problem`: why it cannot be imported."""
 
     path: PurePosixPath
     real: Path
@@ -40,10 +40,10 @@ class _File:
 
 
 def folder_rows(folder: Path, options: SourceOptions) -> Iterator[Row]:
-    """Every file below FOLDER, by path: FOLDER/<person_id>/<photo> where nothing else is asked for.
+    """Every file below FOLDER, sorted by path: FOLDER/<person_id>/<photo> unless `options` differ.
 
-    Links that leave the folder are not followed; they, and photos that lie elsewhere, are rows that
-    cannot be used. Raises ImportSourceError.
+    Links that lead out of the folder are not followed; they, and photos in other places, become
+    rows with a problem. Raises ImportSourceError.
     """
     root = folder.resolve()
     layout = given_layout(options)
@@ -58,7 +58,7 @@ def folder_rows(folder: Path, options: SourceOptions) -> Iterator[Row]:
 
 
 def folder_of_people(folder: Path, max_bytes: int) -> Iterator[Row]:
-    """`folder_rows` with nothing else asked for."""
+    """`folder_rows` with default options."""
     return folder_rows(folder, SourceOptions("", max_bytes))
 
 
@@ -72,7 +72,8 @@ def _files(root: Path, encoding: str | None) -> Iterator[_File]:
         yield from _Walk(root, encoding).below(root, PurePosixPath(), linked=False)
     except OSError as error:
         raise ImportSourceError(
-            f"{error.filename or root} cannot be read: {error.strerror}."
+            f"{error.filename or root} cannot be read: {error.strerror}. Check that this user may "
+            "read it."
         ) from error
 
 
@@ -101,7 +102,9 @@ class _Walk:
             if amiss is not None:
                 yield _File(here, real, amiss)
             elif len(here.parts) > MAX_DEPTH:
-                yield _File(here, real, ImportSourceError("It lies in too many folders."))
+                yield _File(here, real, ImportSourceError(
+                    f"The file is nested more than {MAX_DEPTH} folders deep; move it up."
+                ))  # fmt: skip
             elif entry.is_dir():
                 yield from self.below(real, here, linked=linked or entry.is_symlink())
             else:
@@ -114,19 +117,22 @@ class _Walk:
         return NameDecoder([raw], self._encoding).text(raw)
 
     def _link_problem(self, entry: "os.DirEntry[str]", *, linked: bool) -> LikenessError | None:
-        """A folder may hold links to others of its folders, of which no file is read twice by a
-        loop."""
+        """Why a link is not followed, else None. Links to other folders within the source are
+        followed, except links that would form a loop."""
         if not entry.is_symlink():
             return None
         try:
             target = Path(entry.path).resolve(strict=True)
         except (OSError, RuntimeError):
-            return UnreadableFile("The link leads nowhere.")
+            return UnreadableFile("The link is broken: it leads to no file.")
         if not target.is_relative_to(self._root):
             return UnreadableFile("The link leads out of the folder; it is not followed.")
         inside = Path(entry.path).parent.resolve()
         if entry.is_dir() and (linked or inside.is_relative_to(target)):
-            return UnreadableFile("The link leads back, or lies in a folder behind another link.")
+            return UnreadableFile(
+                "The link is not followed: it leads back to a folder above it, or is itself behind "
+                "another link."
+            )
         return None
 
 
@@ -143,4 +149,4 @@ def _kind_problem(entry: "os.DirEntry[str]") -> UnreadableFile | None:
         regular = stat.S_ISREG(entry.stat().st_mode)
     except OSError as error:
         return UnreadableFile(f"The file cannot be read: {error.strerror}.")
-    return None if regular else UnreadableFile("It is no regular file.")
+    return None if regular else UnreadableFile("It is not a regular file.")

@@ -1,6 +1,7 @@
-"""Rows between the process that reads an archive and the service, which trusts nothing of it.
+"""The format of rows between the process that reads an archive and the service.
 
-Each is a MessagePack map. Metadata is JSON in it, as that holds numbers which MessagePack does not.
+The service trusts nothing that it receives. Each row is a MessagePack map; metadata in it is JSON
+text, because JSON has numbers that MessagePack has not.
 """
 
 import io
@@ -36,7 +37,7 @@ def pack_row(row: Row) -> bytes:
     """The frame of a row, with its photo."""
     try:
         return _packed(storable(row))
-    except LikenessError as problem:  # what the gallery would not take does not travel
+    except LikenessError as problem:  # data that the gallery would refuse is not sent
         return _packed(Row(row.place, row.person_id, problem=problem))
 
 
@@ -60,8 +61,8 @@ def _packed(row: Row) -> bytes:
 
 
 def unpack_row(members: Any) -> Row:
-    """The row of a frame. Raises ValueError, TypeError, LookupError or RecursionError for what is
-    none."""
+    """The row of a frame. Raises ValueError, TypeError, LookupError or RecursionError if it is
+    invalid."""
     photo, crop, vector = members["photo"], members["crop"], members["embedding"]
     metadata, problem = members["metadata"], members["problem"]
     return Row(
@@ -90,5 +91,5 @@ def pack(kind: str, members: Any) -> bytes:
 
 
 def unpacker(max_bytes: int) -> Any:
-    """Takes bytes as they come, and gives frames whose photos have at most `max_bytes`."""
+    """An unpacker of frames whose photos have at most `max_bytes`."""
     return msgpack.Unpacker(max_buffer_size=2 * max_bytes + MAX_TEXT)

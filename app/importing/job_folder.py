@@ -36,10 +36,10 @@ WAITING = (JobState.QUEUED, JobState.RUNNING)
 
 
 class ImportJob(BaseModel):
-    """One import: what was asked, how far it is, and why it ended early. `total` rows are there,
-    where that is known before; `counts` are those since `started_at`, where the service was
-    restarted meanwhile since then; `attempts` were begun since somebody was enrolled; one that is
-    `cancelling` is about to end."""
+    """One import: its options, its progress, and why it ended early. `total` is the number of rows,
+    if it is known in advance; `counts` are those since `started_at`, which is the last start of the
+    service if it was restarted; `attempts` is the number of starts since somebody was enrolled;
+    `cancelling` means that it is about to end."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -35,12 +35,12 @@ from app.telemetry.logs import log
 
 # Archives on disk that wait for their turn.
 MOST_WAITING = 32
-# How often the process that does the imports looks for those that others took, and whether the one
-# under way is still wanted; and tells others how far it is.
+# How often the process that runs imports looks for new jobs of other processes, checks whether the
+# running import was cancelled, and writes its progress.
 LOOK_EVERY_S = 0.5
-# Rows of a report that enrolled nobody; more are counted only.
+# Rows that enrolled nobody and are listed in a report; more are only counted.
 MOST_WITHOUT = 100_000
-# Starts of an import in which the process died before it enrolled anybody.
+# Starts of an import during which the service died before anybody was enrolled.
 MOST_ATTEMPTS = 5
 TIDY_EVERY = timedelta(hours=1)
 
@@ -50,8 +50,8 @@ class _Ended(Exception):
 
 
 class _Wanted:
-    """Whether a job is still to be done: the service's stop is seen at each look, what others ask
-    for a few times a second."""
+    """Checks whether a job should go on: a stop of the service at each call, a cancellation by
+    other processes a few times a second."""
 
     def __init__(self, stopping: threading.Event, ask: Callable[[], None]) -> None:
         self._stopping = stopping
@@ -59,7 +59,7 @@ class _Wanted:
         self._asked_at = time.monotonic()
 
     def check(self) -> None:
-        """Raise _Ended where it is not."""
+        """Raise _Ended if it should not."""
         if self._stopping.is_set():
             raise _Ended
         if time.monotonic() - self._asked_at > LOOK_EVERY_S:
@@ -254,7 +254,7 @@ class ImportJobs:
                 self._folder.forget(job)
             elif state is not None:
                 self._end(now.model_copy(update={"counts": counts.members()}), state, detail)
-            else:  # the service stops as it was asked to, which is nobody's fault
+            else:  # the service stops in an orderly way, so this attempt does not count
                 self._folder.save(now.model_copy(update={"attempts": 0}))
             self._counts.clear()
 
@@ -263,7 +263,8 @@ class ImportJobs:
         if job.attempts > MOST_ATTEMPTS:
             return JobState.FAILED, (
                 f"The service ended {MOST_ATTEMPTS} times while it did this import, before it "
-                "enrolled anybody: something in the archive ends it. Send it in parts to find what."
+                "enrolled anybody: something in the archive may cause that. Send it in parts to "
+                "find out what."
             )
         try:
             self._run(job, counts)
@@ -275,12 +276,15 @@ class ImportJobs:
             return JobState.FAILED, error.detail
         except OSError as error:
             log(logging.ERROR, "an import failed", error, import_id=job.import_id)
-            return JobState.FAILED, f"A file of the service cannot be used: {error.strerror}."
+            return JobState.FAILED, (
+                f"The service cannot use a file in its data folder: {error.strerror}. Its log has "
+                f"the file under import_id {job.import_id}."
+            )
         except Exception as error:  # noqa: BLE001 (the next job must still run)
             log(logging.ERROR, "an import failed", error, import_id=job.import_id)
             return JobState.FAILED, (
-                f"The service failed in a way that was not foreseen ({type(error).__name__}); its "
-                f"log says where, under import_id {job.import_id}. What was enrolled before stays."
+                f"The service failed with an unexpected error ({type(error).__name__}); see its "
+                f"log under import_id {job.import_id}. Rows enrolled before are kept."
             )
         return JobState.DONE, None
 
@@ -316,7 +320,7 @@ class ImportJobs:
     def _tell_others(self, job: ImportJob, counts: Counts, **progress: object) -> None:
         """How far it is; and learn whether it is still wanted. Raises _Ended where it is not."""
         if counts.of(Result.ENROLLED):
-            progress["attempts"] = 0  # it gets on, however often it is interrupted
+            progress["attempts"] = 0  # there is progress, however often it is interrupted
         with self._folder.exclusive():
             now = self._folder.find(job.import_id)
             if now is None or now.cancelling:

@@ -1,5 +1,5 @@
-"""Whose photo a path shows. A layout is recognised only where it can be read in one way; else the
-import ends before its first row, and shows what it would have guessed."""
+"""Finds the person of a photo from its path. A layout is used only if it is unambiguous; otherwise
+the import ends before its first row and shows examples."""
 
 import re
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from app.importing.source_options import PersonFrom, SourceOptions
 
 PERSON = "{person_id}"
 GUESSES = 10
-# Of a pattern, and of a path that is compared with one: regular expressions try every combination.
+# Limits of a pattern and of paths matched with it: a regular expression may try all combinations.
 MAX_WILDCARDS, MAX_PATH = 3, 300
-# Folders of photos that are most likely not named by a person (in lower case).
+# Names of folders that are probably not persons (in lower case).
 GENERAL = frozenset({
     "camera", "data", "dataset", "dcim", "faces", "gallery", "image", "images", "img", "imgs",
     "jpeg", "jpg", "media", "new folder", "originals", "people", "persons", "photo", "photos",
@@ -22,21 +22,21 @@ GENERAL = frozenset({
     "untitled folder", "uploads", "val", "validation",
 })  # fmt: skip
 
-# A year or a day names no person either.
+# Years and dates are not persons either.
 DATE = re.compile(r"(19|20)\d\d([-_. ]?\d\d){0,2}")
 
 Folders = tuple[str, ...]
 
 
 class AmbiguousLayout(ImportSourceError):
-    """A source does not say whose its photos are."""
+    """The persons of a source's photos cannot be determined."""
 
-    code, title = "ambiguous_layout", "It is not clear whose the photos are"
+    code, title = "ambiguous_layout", "It is not clear which persons the photos show"
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How the person of a photo is found. `root`: folders around the folders of people."""
+    """How the person of a photo is found. `root`: the parent folders of the folders of people."""
 
     by: PersonFrom | None = None
     pattern: "re.Pattern[str] | None" = None
@@ -44,7 +44,7 @@ class Layout:
     root: Folders = ()
 
     def person_of(self, path: PurePosixPath) -> str:
-        """By the photo's path in its source. Raises ImportSourceError."""
+        """The person id of a photo, from its path in the source. Raises ImportSourceError."""
         if self.pattern is not None:
             return composed(self._matched(path))
         folders = path.parts[:-1]
@@ -59,7 +59,8 @@ class Layout:
             raise ImportSourceError("The photo lies in no folder that is named by a person.")
         if len(below) > 1:
             raise ImportSourceError(
-                "The photo lies in a folder within a person's; --person-from top-folder takes it."
+                "The photo is in a subfolder of a person's folder; --person-from top-folder "
+                "accepts it."
             )
         return composed(below[0])
 
@@ -68,39 +69,46 @@ class Layout:
         text = str(path) if "/" in self.shown_pattern else path.name
         found = self.pattern.fullmatch(text) if len(text) <= MAX_PATH else None
         if found is None:
-            raise ImportSourceError(f"The name does not fit the pattern {self.shown_pattern}.")
+            raise ImportSourceError(
+                f"The name does not match the pattern {self.shown_pattern}; change one of them."
+            )
         return found["person_id"]
 
 
 def given_layout(options: SourceOptions, *, sidecars: bool = False) -> Layout | None:
-    """The layout that was asked for, if one was. Raises ImportSourceError for files beside photos
-    where the source has no `sidecars`."""
+    """The layout given in the options, or None. Raises ImportSourceError if the options ask for
+    files beside photos and the source has no `sidecars`."""
     if options.pattern is not None:
         compiled = compile_pattern(options.pattern)
         return Layout(pattern=compiled, shown_pattern=options.pattern)
     if options.person_from not in (None, PersonFrom.FOLDER, PersonFrom.TOP_FOLDER) and not sidecars:
-        raise ImportSourceError(f"--person-from {options.person_from} is for tars only.")
+        raise ImportSourceError(
+            f"--person-from {options.person_from} is for tars only; use folder or top-folder."
+        )
     if options.person_from is not None:
         return Layout(options.person_from)
     return None
 
 
 def compile_pattern(pattern: str) -> "re.Pattern[str]":
-    """{person_id} once, * for anything within a name, ** for anything, as {person_id}_*.jpg or
-    {person_id}/**. The longest person is found. Raises ImportSourceError."""
+    """Compile a pattern such as {person_id}_*.jpg or {person_id}/**: {person_id} once, * for
+    anything within a name, ** for anything. The longest id matches. Raises ImportSourceError."""
     if pattern.count(PERSON) != 1:
         raise ImportSourceError(
-            f"A pattern names {PERSON} once, as {PERSON}_*.jpg; this one is {pattern}."
+            f"A pattern must contain {PERSON} exactly once, as in {PERSON}_*.jpg; this one is "
+            f"{pattern}."
         )
     if len(re.findall(r"\*+", pattern)) > MAX_WILDCARDS:
-        raise ImportSourceError(f"A pattern has at most {MAX_WILDCARDS} *; this one is {pattern}.")
+        raise ImportSourceError(
+            f"A pattern may have {MAX_WILDCARDS} wildcards (* or **); this one is {pattern}."
+        )
     parts = re.split(r"(\*\*|\*|\{person_id\})", pattern)
     known = {"**": ".*", "*": "[^/]*", PERSON: "(?P<person_id>[^/]+)"}
     return re.compile("".join(known.get(part, re.escape(part)) for part in parts), re.IGNORECASE)
 
 
 class Survey:
-    """The photos of a source, looked at before the first row."""
+    """Looks at the paths of all photos of a source before its first row."""
 
     def __init__(self) -> None:
         self.folders: set[Folders] = set()
@@ -108,18 +116,18 @@ class Survey:
         self.photos = 0
 
     def add(self, path: PurePosixPath) -> None:
-        """One photo."""
+        """Count one photo."""
         self.photos += 1
         self.folders.add(path.parts[:-1])
         if len(self.first) < GUESSES:
             self.first.append(path)
 
     def layout(self, source: str) -> Layout:
-        """Folders of people, below folders around all of them. Raises AmbiguousLayout."""
+        """The layout, if it is one folder for each person. Raises AmbiguousLayout."""
         if self.folders == {()}:
             raise AmbiguousLayout(
-                f"{source} has photos and no folders of people; say where in their names the "
-                f"person stands, as --pattern '{PERSON}_*.jpg'."
+                f"{source} has photos but no folders of people; give a pattern that says where the "
+                f"person's id is in their names, such as --pattern '{PERSON}_*.jpg'."
             )
         root = common(self.folders)
         if not self._is_clear(root):
@@ -129,14 +137,14 @@ class Survey:
     def _is_clear(self, root: Folders) -> bool:
         below = {folders[len(root) :] for folders in self.folders}
         if root and (() in below or self.folders == {(*root, *max(below))}):
-            return False  # a person's folder with others in it, or one around people
+            return False  # either a person's folder with subfolders, or a parent of people
         people = {folders[0] for folders in below if folders}
         deeper = {folders[0] for folders in below if len(folders) > 1}
         holders = {folders[0] for folders in below if len(folders) == 1}
         return deeper <= holders and not any(map(_is_general, people))
 
     def unclear(self, source: str, beside: Sequence[PersonFrom] = ()) -> AmbiguousLayout:
-        """What ends the import. `beside`: kinds of files that may name the person."""
+        """The error that ends the import. `beside`: kinds of files that may name the person."""
         guesses = [
             f"  {printable(str(path))} → {printable(path.parts[-2])}"
             for path in self.first
@@ -146,13 +154,13 @@ class Survey:
         ways = [f"--person-from {PersonFrom.FOLDER} (as above)"]
         if top is not None:
             ways.append(f"--person-from {PersonFrom.TOP_FOLDER} ({printable(top)}, …)")
-        ways += [f"--person-from {one} (what the .{one} beside a photo says)" for one in beside]
+        ways += [f"--person-from {one} (the .{one} beside a photo)" for one in beside]
         ways.append(f"--pattern '{PERSON}/**' or another")
         return AmbiguousLayout(
-            f"{source} does not say in one way whose its photos are; nothing was imported. By the "
-            "folder that a photo lies in they would be:\n"
+            f"It is not clear which persons the photos of {source} show; nothing was imported. By "
+            "the folder that contains each photo they would be:\n"
             + "\n".join(guesses)
-            + f"\nSay which it is: {', '.join(ways)}."
+            + f"\nRun the import again with one of these options: {', '.join(ways)}."
         )
 
 
@@ -161,7 +169,7 @@ def _is_general(name: str) -> bool:
 
 
 def common(folders: "set[Folders]") -> Folders:
-    """The folders around all folders of people: what the paths share, the last one left out."""
+    """The parent folders of all folders of people: the common beginning of the paths."""
     if len(folders) == 1:
         return next(iter(folders))[:-1]
     first, last = min(folders, default=()), max(folders, default=())

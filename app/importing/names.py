@@ -1,5 +1,4 @@
-"""Names of files in folders and archives: what they say of their content, and how they are
-written."""
+"""Names of files in folders and archives: their kind by extension, and their encoding."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -8,7 +7,7 @@ from pathlib import PurePosixPath
 from app.errors import LikenessError, UnsupportedImage
 from app.importing.rows import ImportSourceError, NotAPhoto, is_image, printable
 
-# What systems and network drives put beside photos (in lower case).
+# Files and folders that operating systems and network drives create (in lower case).
 JUNK = frozenset({
     "@eadir", "#recycle", "#snapshot", "__macosx", "$recycle.bin", "system volume information",
     "lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini",
@@ -24,7 +23,7 @@ ARCHIVES = frozenset({
 
 
 def is_junk(path: PurePosixPath) -> bool:
-    """Whether it is hidden, or the system's own, or in such a folder."""
+    """Whether it is hidden or created by a system, or in such a folder."""
     return any(
         part.lower() in JUNK or (part.startswith(".") and part != "..") for part in path.parts
     )
@@ -36,26 +35,28 @@ def parts_of(name: str) -> PurePosixPath:
 
 
 def problem_of(path: PurePosixPath) -> LikenessError | None:
-    """Why a file is no row with a photo; None where its name says that it is one."""
+    """Why a file cannot be imported as a photo, by its extension; None if it can."""
     name, suffix = printable(path.name), path.suffix.lower()
     if is_image(path.name):
         return None
     if suffix in OTHER_PHOTOS:
-        return UnsupportedImage(f"{name} is of a kind that is not decoded; convert it to JPEG.")
+        return UnsupportedImage(f"{name} has a format that is not supported; convert it to JPEG.")
     if suffix in ARCHIVES:
-        return ImportSourceError(f"{name} is an archive, which is not opened; import it by itself.")
+        return ImportSourceError(
+            f"{name} is an archive within the source and is not opened; import it separately."
+        )
     if not suffix:
         return NotAPhoto(f"{name} has no extension that says it is a photo, such as .jpg.")
     return NotAPhoto(f"{name} is no photo by its extension.")
 
 
 def composed(text: str) -> str:
-    """In Unicode's form C: names that look the same are the same."""
+    """The text in Unicode's Form C, so that names which look the same are equal."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 class NameDecoder:
-    """Names of one source as text: all of them UTF-8, or all of the encoding that was given."""
+    """Decodes the names of one source: all as UTF-8, or all in the given encoding."""
 
     def __init__(self, names: Iterable[bytes], encoding: str | None) -> None:
         """`names`: those that are not known to be UTF-8."""
@@ -78,7 +79,7 @@ def check_text(name: str) -> None:
     """Raise ImportSourceError for a name with bytes that could not be decoded."""
     if not _is_text(name):
         raise ImportSourceError(
-            f"The name {printable(name)} is not UTF-8; --names-encoding says what it is, as gbk or "
+            f"The name {printable(name)} is not UTF-8; give its encoding, --names-encoding gbk or "
             "cp1252."
         )
 

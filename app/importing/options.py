@@ -70,27 +70,27 @@ class ImportOptions(BaseModel):
 
 
 class UploadOptions(ImportOptions):
-    """What an import of a service is asked for: also how its archive is to be read."""
+    """The options of an import by a service, and how its archive is read."""
 
     person_from: Annotated[
         PersonFrom | None,
         Field(
-            description="What names the person, where the archive is not clear: `folder` (the one "
-            "a photo lies in), `top-folder` (the first of its path), in a tar `json`, `cls`, `txt` "
-            "(the file beside it)."
+            description="Where the person's id is, if the archive is ambiguous: `folder` (that "
+            "contains the photo), `top-folder` (the first of its path), or in a tar `json`, `cls` "
+            "or `txt` (the file with the same name and this extension)."
         ),
     ] = None
     pattern: Annotated[
         str | None,
         Field(
             max_length=1_000,
-            description="Names or paths that have the person in them: "
+            description="Pattern of names or paths that contain the person's id: "
             "{person_id}_*.jpg, {person_id}/**.",
         ),
     ] = None
     names_encoding: Annotated[
         str | None,
-        Field(max_length=40, description="Of names of files that are not UTF-8: gbk, cp1252."),
+        Field(max_length=40, description="Encoding of file names that are not UTF-8: gbk, cp1252."),
     ] = None
 
 

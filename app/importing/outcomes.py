@@ -14,13 +14,13 @@ from typing import TypeAlias
 from app.errors import LikenessError
 from app.importing.rows import MAX_PLACE, ImportSourceError, NotAPhoto, Row, printable
 
-# A person id that is longer is refused, so that its start says enough.
+# Longer names are cut off; a person id that long is refused anyway.
 MAX_NAME = 300
 MAX_DETAIL = 1_000
 # Persons that are counted one by one, so that memory does not grow with the source.
 MOST_PERSONS = 100_000
 LARGEST = 5
-# The reason of a report's last line that stands for rows which it does not list.
+# The reason in a report's last line, which counts the rows that are not listed.
 NOT_LISTED = "not_listed"
 
 
@@ -47,7 +47,7 @@ class Outcome:
     similarity: float | None = None
 
     def __post_init__(self) -> None:
-        """Names and texts are kept and sent: none of them is as long as a hostile source likes."""
+        """Cut long names and texts, because a hostile source could make them any length."""
         for name, most in (("person_id", MAX_NAME), ("place", MAX_PLACE), ("detail", MAX_DETAIL)):
             object.__setattr__(self, name, printable(getattr(self, name), most))
 
@@ -57,7 +57,7 @@ class Outcome:
 
 
 def refusal(row: Row, error: LikenessError) -> Outcome:
-    """What becomes of a row that cannot be used."""
+    """The outcome of a row that cannot be used."""
     result = Result.SKIPPED if isinstance(error, NotAPhoto) else Result.REJECTED
     return Outcome(row.place, row.person_id, result, error.code, error.detail)
 
@@ -67,7 +67,7 @@ Tell: TypeAlias = Callable[[Outcome], None]
 
 
 class Counts:
-    """How many rows ended in what, and whose they were. One thread counts, any may read."""
+    """The numbers of rows by outcome and by person. One thread counts, any thread may read."""
 
     def __init__(self) -> None:
         self.by_reason: Counter[tuple[str, str]] = Counter()
@@ -89,11 +89,11 @@ class Counts:
 
     @property
     def persons(self) -> int:
-        """How many the rows name; MOST_PERSONS where not `all_persons` were counted."""
+        """How many persons the rows name; MOST_PERSONS if not `all_persons` were counted."""
         return len(self._persons)
 
     def largest_persons(self) -> list[tuple[str, int]]:
-        """Those with the most rows."""
+        """The persons with the most rows, and their numbers of rows."""
         return self._persons.most_common(LARGEST)
 
     def of(self, result: Result) -> int:
@@ -143,14 +143,14 @@ def report_writer(path: Path, most_without: int | None = None) -> Iterator[Tell]
                 rows.writeheader()
         yield tell
     finally:
-        with suppress(OSError, ImportSourceError):  # what a full disk did not take was told before
+        with suppress(OSError, ImportSourceError):  # a full disk was reported before
             if most_without is not None and without > most_without:
                 write(_left_out(without - most_without))
             file.close()
 
 
 def _left_out(count: int) -> Outcome:
-    detail = f"{count:,} more rows enrolled nobody; they are counted and not listed."
+    detail = f"{count:,} more rows enrolled nobody; they are counted but not listed."
     return Outcome("", "", Result.SKIPPED, NOT_LISTED, detail)
 
 

@@ -1,4 +1,4 @@
-"""Parquet tables, some rows at a time: memory does not grow with the file."""
+"""Reads Parquet tables a few rows at a time, so that memory does not grow with the file."""
 
 import importlib
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def parquet_rows(path: Path, context: TableContext) -> Iterator[Row]:
     arrow, parquet = _arrow()
     try:
         texts = _texts(arrow, parquet.read_schema(path))
-        # A text that is stored once for many rows stays one.
+        # A text that is stored once for many rows is kept once.
         with parquet.ParquetFile(path, pre_buffer=False, read_dictionary=texts) as file:
             check_columns(file.schema_arrow.names, path.name)
             number = 0
@@ -34,12 +34,12 @@ def parquet_rows(path: Path, context: TableContext) -> Iterator[Row]:
                     number += 1
                     yield _row(f"{path.name}:{number}", record, context)
     except (OSError, ValueError, LookupError, TypeError, NotImplementedError) as error:
-        # Arrow's own are among these.
+        # Arrow's own errors are subclasses of these.
         raise ImportSourceError(f"{path.name} is not a whole Parquet file: {error}") from error
 
 
 def count_parquet(path: Path) -> int | None:
-    """Rows of a Parquet file, by its footer; None for what is none."""
+    """The number of rows in a Parquet file's footer; None if it is not a Parquet file."""
     _, parquet = _arrow()
     try:
         return int(parquet.read_metadata(path).num_rows)
@@ -64,13 +64,13 @@ def _texts(arrow: Any, schema: Any) -> list[str]:
 
 
 def _batches(file: Any) -> Iterator[Any]:
-    """A row group after the other: asked for all at once, Arrow keeps those that it has read."""
+    """Batches, one row group after the other: otherwise Arrow keeps all that it has read."""
     for group in range(file.num_row_groups):
         yield from file.iter_batches(ROWS_AT_ONCE, row_groups=[group], use_threads=False)
 
 
 def _records(arrow: Any, batch: Any) -> Iterator[dict[str, Any]]:
-    """Rows of a batch: a value, or the ImportSourceError why it is none, by column."""
+    """The rows of a batch: by column a value, or an ImportSourceError if it cannot be read."""
     columns = {name: batch.column(name) for name in batch.schema.names}
     vectors = _matrix(arrow, columns[EMBEDDING]) if EMBEDDING in columns else None
     for index in range(batch.num_rows):
@@ -84,13 +84,13 @@ def _records(arrow: Any, batch: Any) -> Iterator[dict[str, Any]]:
 
 
 def _value(column: Any, index: int) -> Any:
-    """One value as Python has it: a row at a time, as many may be copies of one that is large."""
+    """One value as a Python object; converted singly, because many may be copies of a large one."""
     try:
         value = column[index].as_py()
     except (ValueError, OverflowError, TypeError, NotImplementedError) as error:
         return ImportSourceError(f"A value of {column.type} cannot be read: {error}.")
     if isinstance(value, str) and len(value) > MAX_FIELD:
-        return ImportSourceError(f"A text of more than {MAX_FIELD:,} characters is not read.")
+        return ImportSourceError(f"The text has more than {MAX_FIELD:,} characters; shorten it.")
     return value
 
 
@@ -104,7 +104,7 @@ def _row(place: str, record: dict[str, Any], context: TableContext) -> Row:
 
 
 def _matrix(arrow: Any, column: Any) -> Any:
-    """Embeddings as rows of one matrix, not number by number; None where they are not regular."""
+    """Embeddings converted at once to a matrix; None if their lengths differ."""
     types = arrow.types
     fixed = types.is_fixed_size_list(column.type)
     if not (fixed or types.is_list(column.type) or types.is_large_list(column.type)):

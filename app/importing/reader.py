@@ -1,8 +1,8 @@
 """The process that reads an archive for a running service: `python -m app.importing.reader JSON`.
 
-It gives the archive's rows on standard output and does nothing else: it has a limit of memory, may
-write no file, knows no key, and ends with the service that started it. So nothing that an archive
-holds can hurt the service.
+It writes the archive's rows to standard output and does nothing else: it has a limit of memory,
+cannot write files, has no keys, and ends with the service that started it. So a hostile archive
+cannot harm the service.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ from app.importing.frames import END, FAILED, TOTAL, pack, pack_row
 from app.importing.source_options import PersonFrom, SourceOptions
 from app.importing.sources import rows_of, total_of
 
-# Rows are given in pieces of that many bytes, or after that time.
+# Rows are written in pieces of this many bytes, or after this time.
 PIECE, GIVE_EVERY_S = 1 << 18, 0.2
 PR_SET_PDEATHSIG = 1
 FREE_FOR_THE_SENTENCE = 1 << 20
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def end_with_parent(parent: int) -> None:
-    """Where Linux can, be killed when the service ends; elsewhere the next write fails."""
+    """On Linux, be killed when the service ends; elsewhere the next write fails then."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -47,7 +47,7 @@ def end_with_parent(parent: int) -> None:
 
 
 def limit(memory: int) -> None:
-    """Bound what an archive can make this process take."""
+    """Set the limits of this process: memory, and no writing of files."""
     wanted = {
         resource.RLIMIT_DATA: memory,
         resource.RLIMIT_FSIZE: 0,
@@ -60,7 +60,7 @@ def limit(memory: int) -> None:
 
 
 def give(source: str, options: SourceOptions, memory: int, out: BinaryIO) -> None:
-    """The number of rows, the rows, and how it ended, as frames."""
+    """Write frames: the number of rows, the rows, and how the reading ended."""
     kept: bytearray | None = bytearray(FREE_FOR_THE_SENTENCE)
     last: tuple[str, Any]
     try:
@@ -81,12 +81,12 @@ def give(source: str, options: SourceOptions, memory: int, out: BinaryIO) -> Non
             FAILED,
             {
                 "detail": f"Reading the archive takes more than {memory >> 20:,} MiB of memory "
-                "(LIKENESS_IMPORT_READER_BYTES): it is damaged or hostile, or has to be split."
+                "(LIKENESS_IMPORT_READER_BYTES): split it, unless it is damaged or hostile."
             },
         )
     except BrokenPipeError:  # the service has ended
         os._exit(1)
-    except Exception as error:  # noqa: BLE001 (the service says so, and logs where it was)
+    except Exception as error:  # noqa: BLE001 (the service reports it and logs where it was)
         where = "".join(traceback.format_tb(error.__traceback__))
         last = FAILED, {"unforeseen": type(error).__name__, "where": where}
     del kept

@@ -1,4 +1,4 @@
-"""An uploaded archive as rows: read by a process of its own (`app.importing.reader`)."""
+"""Reads the rows of an uploaded archive in a separate process (`app.importing.reader`)."""
 
 import json
 import logging
@@ -25,12 +25,18 @@ from app.telemetry.logs import log
 LOOK_EVERY_MS = 200
 READ_AT_ONCE = 1 << 20
 ENDS_WITHIN_S = 10.0
-# All that it learns of the service's environment: no key is among these.
+# The only variables of the service's environment that it gets: no keys.
 INHERITED = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TZ", "TMPDIR", "SYSTEMROOT")
 
 
+INVALID_ROWS = (
+    "The process that reads the archive sent invalid data; the archive may be hostile. The "
+    "import has ended."
+)
+
+
 class ReaderDied(LikenessError):
-    """The process that reads an archive ended before the archive did."""
+    """The process that reads an archive ended before the end of the archive."""
 
     code, status, title = "import_reader_died", 422, "The archive could not be read"
 
@@ -46,7 +52,7 @@ class ArchiveReader:
         self._check = check
 
     def total(self) -> int | None:
-        """How many rows there will be, where that is known before; to be asked first."""
+        """The number of rows, if it is known in advance; call this first."""
         kind, members = self._next()
         return int(members) if kind == TOTAL and members is not None else None
 
@@ -59,7 +65,7 @@ class ArchiveReader:
             try:
                 row = unpack_row(members)
             except (ValueError, TypeError, LookupError, RecursionError) as error:
-                raise ReaderDied("The process that reads the archive gave no rows.") from error
+                raise ReaderDied(INVALID_ROWS) from error
             yield row
 
     def _next(self) -> tuple[str, Any]:
@@ -70,11 +76,11 @@ class ArchiveReader:
         if kind == FAILED:
             raise _failure(members)
         if kind not in (TOTAL, ROW, END):
-            raise ReaderDied("The process that reads the archive gave no rows.")
+            raise ReaderDied(INVALID_ROWS)
         return kind, members
 
     def _arriving(self, taken: Any) -> Iterator[Any]:
-        """Frames, while `check` raises nothing."""
+        """Frames, until `check` raises."""
         poll = select.poll()
         poll.register(self._pipe, select.POLLIN)
         while True:
@@ -83,7 +89,7 @@ class ArchiveReader:
                     self._check()
                     yield frame
             except (ValueError, msgpack.UnpackException) as error:
-                raise ReaderDied("The process that reads the archive gave no rows.") from error
+                raise ReaderDied(INVALID_ROWS) from error
             while not poll.poll(LOOK_EVERY_MS):
                 self._check()
             piece = os.read(self._pipe, READ_AT_ONCE)
@@ -98,9 +104,9 @@ class ArchiveReader:
             code = 0
         how = f"with exit status {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
         return ReaderDied(
-            f"The process that reads the archive ended {how} before the archive did: the machine "
-            "has too little memory, or the archive is damaged in a way that its reader does not "
-            "survive. What was enrolled before stays."
+            f"The process that reads the archive ended {how} before the end of the archive: the "
+            "machine has too little memory, or the archive is damaged. Check both, or send the "
+            "archive in parts. Rows enrolled before are kept."
         )
 
 
@@ -109,7 +115,8 @@ def _failure(members: Any) -> LikenessError:
         return ImportSourceError(str(members["detail"]))
     log(logging.ERROR, "an archive could not be read", where=str(members.get("where"))[:4_000])
     return ReaderDied(
-        f"Reading the archive failed in a way that was not foreseen ({members['unforeseen']})."
+        f"Reading the archive failed with an unexpected error ({members['unforeseen']}); the "
+        "service's log says where."
     )
 
 
@@ -117,8 +124,8 @@ def _failure(members: Any) -> LikenessError:
 def reading(
     archive: Path, options: SourceOptions, memory: int, check: Callable[[], None]
 ) -> Iterator[ArchiveReader]:
-    """Read an archive while the context lasts. `check` is called several times a second, and for
-    each row; what it raises ends the reading. Raises ImportSourceError."""
+    """Start a process that reads an archive; it ends with the context. `check` is called several
+    times a second and for each row; if it raises, reading ends. Raises ImportSourceError."""
     asked = {
         "source": str(archive),
         "options": asdict(options),
@@ -127,7 +134,7 @@ def reading(
     }
     command = [sys.executable, "-m", "app.importing.reader", json.dumps(asked)]
     try:
-        # A new program: a fork of this one would share its locks.
+        # A new program, because a fork of this process would share its locks.
         process = subprocess.Popen(  # noqa: S603 (this interpreter, and names of our own)
             command,
             env=_environment(),
@@ -137,7 +144,8 @@ def reading(
         )
     except OSError as error:
         raise ImportSourceError(
-            f"The process that reads archives cannot be started: {error.strerror}."
+            f"The process that reads archives cannot be started: {error.strerror}. Send the "
+            "archive again later."
         ) from error
     with process:
         try:
@@ -148,7 +156,7 @@ def reading(
 
 def _environment() -> dict[str, str]:
     root = str(Path(app.__file__).parent.parent)
-    # Numbers are only copied there: threads for them would take memory and give nothing.
+    # Numeric threads would only take memory, because nothing is computed there.
     threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     memory = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "1"}
     kept = {name: os.environ[name] for name in INHERITED if name in os.environ}

@@ -75,7 +75,7 @@ class RemoteImport:
         stops = OnError.STOP is options.on_error or OnConflict.STOP is options.on_conflict
         self._at_once = 1 if stops else PARTS_UNDER_WAY
         self._stops_at_errors = options.on_error is OnError.STOP
-        # Called several times a second, with the rows that the server has done and not told of.
+        # Called several times a second, with the number of rows done but not reported yet.
         self.watch: Callable[[int], None] = lambda _rows: None
         self._done = 0
 

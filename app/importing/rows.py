@@ -13,7 +13,7 @@ from app.gallery.identifiers import new_person_id
 from app.gallery.metadata import check_metadata
 from app.types import FloatArray
 
-# Of a name that is reported.
+# Characters of a name in a message.
 MAX_PLACE = 500
 
 # What people have photos in; those that cannot be decoded are rejected one by one, with the reason.
@@ -50,14 +50,14 @@ class Row:
 
 
 class NotAPhoto(LikenessError):
-    """A file of a source is no photo: it is counted and reported, and nothing is wrong."""
+    """A file of a source is not a photo: it is counted and reported, but is no error."""
 
-    code, status, title = "not_a_photo", 422, "The file is no photo"
+    code, status, title = "not_a_photo", 422, "The file is not a photo"
 
 
 def storable(row: Row) -> Row:
-    """The row with its person id in Form C. Raises the row's problem, or InvalidRequest where the
-    gallery would not store its id, metadata or quality."""
+    """The row with its person id in Form C. Raises the row's problem, or InvalidRequest if its id,
+    metadata or quality breaks the gallery's rules."""
     if row.problem is not None:
         raise row.problem
     if row.metadata is not None:
@@ -81,12 +81,12 @@ def content_of(read: Callable[[], bytes]) -> bytes:
 
 
 def read_file(path: Path, max_bytes: int) -> bytes:
-    """The file, or just enough of it to be refused as too large. Raises UnreadableFile for what is
-    no regular file, such as a FIFO, which could be waited for without end; and OSError."""
+    """The file, or just enough of it to be refused as too large. Raises OSError, and UnreadableFile
+    if it is not a regular file, such as a FIFO, which could block for ever."""
     opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(opened, "rb") as file:
         if not stat.S_ISREG(os.fstat(opened).st_mode):
-            raise UnreadableFile(f"{printable(path.name)} is no regular file.")
+            raise UnreadableFile(f"{printable(path.name)} is not a regular file.")
         return file.read(max_bytes + 1)
 
 
@@ -97,8 +97,8 @@ def is_image(name: str) -> bool:
 
 
 def printable(text: str, most: int = MAX_PLACE) -> str:
-    """A name for people to read, whatever it holds: bytes that are no UTF-8 and lone surrogates
-    are escaped, and what is longer than `most` characters is cut."""
+    """A name for messages: bytes that are not UTF-8 and lone surrogates are escaped, and more than
+    `most` characters are cut off."""
     if len(text) <= most and text.isascii():
         return text
     text = text if len(text) <= most else f"{text[:most]}…"

@@ -1,4 +1,4 @@
-"""What sources are read with."""
+"""The options for reading a source."""
 
 import codecs
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ MAX_MEMBERS = 1_000_000
 
 
 class PersonFrom(StrEnum):
-    """What names the person of a photo that no table names: the folder it lies in, the first
-    folder of its path, or the file beside it of that suffix (in a tar)."""
+    """Where the person's id of a photo is, if there is no table: the folder that contains it, the
+    first folder of its path, or (in a tar) the file with the same name and that extension."""
 
     FOLDER = "folder"
     TOP_FOLDER = "top-folder"
@@ -43,12 +43,12 @@ class SourceOptions:
 
 
 def check_encoding(name: str) -> str:
-    """The name of an encoding. Raises ImportSourceError for what is none."""
+    """The name of an encoding, checked. Raises ImportSourceError if it is unknown."""
     try:
         codecs.lookup(name)
         "name".encode(name)
     except (LookupError, ValueError, TypeError) as error:
         raise ImportSourceError(
-            f"{name!r} is no encoding of names; gbk, shift_jis and cp1252 are."
+            f"{name!r} is not a known encoding; give for example gbk, shift_jis or cp1252."
         ) from error
     return name

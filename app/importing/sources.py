@@ -68,7 +68,7 @@ def _rows_of(source: str, options: SourceOptions) -> Iterator[Row]:
     elif path.is_dir():
         yield from folder_rows(path, options)
     elif not path.exists():
-        raise ImportSourceError(f"There is no {printable(source)}.")
+        raise ImportSourceError(f"{printable(source)} does not exist; check the path.")
     elif kind == PARQUET:
         yield from parquet_rows(_existing(path), _context(options, path.parent))
     elif kind in TABLES:
@@ -81,20 +81,20 @@ def _rows_of(source: str, options: SourceOptions) -> Iterator[Row]:
         yield from tar_rows(_existing(path), options)
     else:
         raise ImportSourceError(
-            f"{printable(source)} is no folder, .csv, .jsonl, .parquet, .zip or .tar (.gz, .bz2, "
-            f".xz), no {PREFIX}http://…, and not - for standard input."
+            f"{printable(source)} is not a source: give a folder, .csv, .jsonl, .parquet, .zip or "
+            f".tar (.gz, .bz2, .xz) file, {PREFIX}http://…, or - for standard input."
         )
 
 
 def kind_of(source: str) -> str:
-    """What a file is by its name, whatever its case: a suffix, that of a tar for all of these."""
+    """The kind of a file by its extension, in any case; .tar for compressed tars too."""
     path = Path(source.lower())
     is_tar = ".tar" in path.suffixes[-2:] or path.suffix in (".tgz", ".tbz2", ".txz")
     return TAR if is_tar else path.suffix
 
 
 def _compreface() -> ModuleType:
-    """Loads an HTTP client, which no other source waits for."""
+    """Imported on demand, because it loads an HTTP client."""
     return importlib.import_module("app.importing.compreface")
 
 
@@ -120,10 +120,10 @@ def _context(options: SourceOptions, folder: Path) -> TableContext:
 
 
 def _find_nothing(name: str) -> Any:
-    """A service's own files are no photos of a table that it is sent."""
+    """Refuse a photo named in an uploaded table: it would be a file of the server."""
     raise ImportSourceError(
-        f"A table that is uploaded has embeddings only, so that {printable(name)} is not looked "
-        "for; send a zip of the table and its photos."
+        f"An uploaded table may have embeddings only, so the photo {printable(name)} is not read; "
+        "upload a zip with the table and its photos."
     )
 
 
@@ -143,7 +143,7 @@ def _find_in_folder(root: Path, max_bytes: int, name: str) -> Any:
 
 
 def _named(root: Path, name: str) -> Path | None:
-    """The file of that name, in whichever Unicode form a file system has it."""
+    """The file with that name, in any Unicode form."""
     path = root / name
     if path.exists() or name.isascii():
         return path if path.exists() else None

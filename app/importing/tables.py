@@ -1,4 +1,4 @@
-"""Tables: a person and a photo, or an embedding, a row. CSV and JSON Lines."""
+"""CSV and JSON Lines tables: each row has a person and a photo or an embedding."""
 
 import csv
 import io
@@ -59,7 +59,9 @@ def csv_rows(lines: TextIO, name: str, context: TableContext) -> Iterator[Row]:
             known = {k: v for k, v in record.items() if k is not None and v not in (None, "")}
             yield _checked_row(f"{name}:{reader.line_num}", known, context)
     except csv.Error as error:
-        raise ImportSourceError(f"{name} is no CSV at line {reader.line_num}: {error}.") from error
+        raise ImportSourceError(
+            f"{name} is not valid CSV at line {reader.line_num}: {error}."
+        ) from error
 
 
 def jsonl_rows(lines: TextIO, name: str, context: TableContext) -> Iterator[Row]:
@@ -80,9 +82,9 @@ def _json_object(line: str) -> dict[str, Any]:
     try:
         record = json.loads(_utf8(line))
     except (ValueError, RecursionError) as error:
-        raise ImportSourceError(f"The line is no JSON: {error}.") from error
+        raise ImportSourceError(f"The line is not valid JSON: {error}.") from error
     if not isinstance(record, dict):
-        raise ImportSourceError("The line is no JSON object.")
+        raise ImportSourceError("The line is not a JSON object.")
     return record
 
 
@@ -119,7 +121,7 @@ def count_lines(file: IO[bytes]) -> int:
 
 
 class _Lines:
-    """Lines of a table; no record of them is longer than memory should bear."""
+    """The lines of a table, with a limit on the length of a record."""
 
     def __init__(self, text: TextIO, name: str) -> None:
         self._text = text
@@ -127,7 +129,7 @@ class _Lines:
         self._left = MAX_LINE
 
     def start_record(self) -> None:
-        """What comes is another record: quoted fields of a CSV have line ends in them."""
+        """Begin another record: a CSV record can have several lines in quoted fields."""
         self._left = MAX_LINE
 
     def __iter__(self) -> Iterator[str]:
@@ -140,7 +142,8 @@ class _Lines:
         self._left -= len(line)
         if self._left < 0:
             raise ImportSourceError(
-                f"{self._name} has a row of more than {MAX_LINE:,} characters: it is no table."
+                f"{self._name} has a row of more than {MAX_LINE:,} characters: it is not a table, "
+                "or a quote is missing."
             )
         return line
 
@@ -150,7 +153,7 @@ def _utf8(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ImportSourceError("The row is not UTF-8.") from None
+        raise ImportSourceError("The row is not UTF-8; save the table as UTF-8.") from None
     return text
 
 
@@ -164,7 +167,7 @@ def check_columns(names: Any, name: str) -> None:
 
 
 def _checked_row(place: str, record: Mapping[str, str], context: TableContext) -> Row:
-    """The row of a CSV, whose texts are UTF-8 or not."""
+    """The row of a CSV record, with a problem if its text is not UTF-8."""
     try:
         for value in record.values():
             if not value.isascii():
@@ -175,7 +178,7 @@ def _checked_row(place: str, record: Mapping[str, str], context: TableContext) -
 
 
 def table_row(place: str, record: Mapping[str, Any], context: TableContext) -> Row:
-    """What one record asks for; what is wrong with it is the row's problem."""
+    """The row of one record; what is wrong with the record is the row's problem."""
     person_id = ""
     try:
         person_id = _person(record.get(PERSON))
@@ -207,7 +210,7 @@ def _person(value: Any) -> str:
     try:
         return "" if value is None else str(value)
     except ValueError:  # an integer of thousands of digits
-        raise ImportSourceError(f"{PERSON} is no name.") from None
+        raise ImportSourceError(f"{PERSON} is a number with too many digits.") from None
 
 
 def _vector(value: Any) -> FloatArray:
@@ -222,7 +225,7 @@ def _vector(value: Any) -> FloatArray:
 
 
 def _jsonable(value: Any) -> Any:
-    """Metadata as JSON has it: dates as text. Raises ImportSourceError for what it cannot hold."""
+    """A value converted for JSON: dates as text. Raises ImportSourceError for other types."""
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, datetime | date | time):
@@ -233,7 +236,9 @@ def _jsonable(value: Any) -> Any:
         return {str(key): _jsonable(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [_jsonable(one) for one in value]
-    raise ImportSourceError(f"JSON, which metadata is, has no {type(value).__name__}.")
+    raise ImportSourceError(
+        f"A value of the type {type(value).__name__} cannot be metadata, which is JSON."
+    )
 
 
 def _digest(value: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""A tar read forwards, member by member: a bounded number of bytes for what describes one."""
+"""Reads a tar forwards, member by member, with a limit on the headers of a member."""
 
 import io
 import tarfile
@@ -15,8 +15,8 @@ MAX_HEADER = 1 << 20
 
 
 class _Forwards(io.RawIOBase):
-    """What TarFile reads from. It reads an extended header at once, whatever length is claimed, so
-    that what one member may read is counted here."""
+    """The file that TarFile reads. TarFile reads an extended header of any claimed length at once,
+    so the bytes that it reads for one member are limited here."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -52,8 +52,8 @@ class _Forwards(io.RawIOBase):
 
 
 class TarStream:
-    """The members of a tar, of whatever compression, in one pass; links are among them, and are
-    not followed. Raises ImportSourceError."""
+    """The members of a tar with any compression, in one pass, including links, which are not
+    followed. Raises ImportSourceError."""
 
     def __init__(self, file: IO[bytes], name: str, max_members: int) -> None:
         self._name = name
@@ -61,7 +61,7 @@ class TarStream:
         self._stream = _Forwards(decompressed(cast(Any, file)))
 
     def members(self) -> Iterator[tarfile.TarInfo]:
-        """One after the other; `content` is of the last one."""
+        """All members; `content` reads the last one."""
         with self._whole():
             # Names that are not UTF-8 keep their bytes, as surrogates.
             archive = tarfile.TarFile(
@@ -72,17 +72,17 @@ class TarStream:
                 count += 1
                 if count > self._max_members:
                     raise ImportSourceError(
-                        f"{self._name} has more than {self._max_members:,} members; split it."
+                        f"{self._name} has more than {self._max_members:,} files; split it."
                     )
                 yield member
 
     def _next(self, archive: tarfile.TarFile) -> tarfile.TarInfo | None:
         self._stream.header_left = MAX_HEADER
         member = archive.next()
-        # Else it keeps every member, and every global header.
+        # Otherwise TarFile keeps every member and every global header in memory.
         cast(Any, archive).members.clear()
         archive.pax_headers = {}
-        # It takes a damaged header for the end; that is a block of zeros, or nothing.
+        # TarFile takes a damaged header for the end; the real end is a block of zeros, or nothing.
         if member is None and self._stream.last.strip(b"\0"):
             raise tarfile.ReadError("a member's header is damaged")
         return member
@@ -102,7 +102,7 @@ class TarStream:
 
     @contextmanager
     def _whole(self) -> Iterator[None]:
-        """Hostile headers lead tarfile to whatever its parsing raises."""
+        """Turns anything that tarfile raises for hostile headers into ImportSourceError."""
         try:
             yield
         except (tarfile.TarError, *UNREADABLE) as error:

@@ -1,4 +1,4 @@
-"""Tars, of whatever compression: folders of people, WebDataset samples."""
+"""Reads tars with any compression: folders of people, or WebDataset samples."""
 
 import io
 import itertools
@@ -24,19 +24,19 @@ from app.importing.source_options import PersonFrom, SourceOptions
 from app.importing.tables import PERSON, is_manifest
 from app.importing.tar_stream import TarStream
 
-# What stands beside a photo in a WebDataset shard, under the same name.
+# Extensions of files with the same name as a photo in a WebDataset shard.
 SIDECARS = {".json": PersonFrom.JSON, ".cls": PersonFrom.CLS, ".txt": PersonFrom.TXT}
 MAX_SIDECAR = 1_000_000
-# Photos named dr.no.1.jpg, dr.no.2.jpg, … look like one sample: not all are held at once.
+# Photos named dr.no.1.jpg, dr.no.2.jpg, … look like one sample; this limits those in memory.
 MAX_PHOTOS_A_SAMPLE = 32
 BYTES_A_SAMPLE = 64 << 20
-# Of a stream, which can be read once, as much is looked at before its first row.
+# Bytes of a stream that are examined before its first row, as it can be read only once.
 SAMPLES_AHEAD = 64
 
 
 @dataclass(slots=True)
 class _File:
-    """A member that is no sidecar: a photo, or what is reported."""
+    """A member that is not a sidecar: a photo, or a file to report."""
 
     path: PurePosixPath
     data: bytes = b""
@@ -45,7 +45,7 @@ class _File:
 
 @dataclass(slots=True)
 class _Sample:
-    """Files of one name in a shard: photos, and what is said of them beside."""
+    """Files with one name in a shard: photos, and the sidecars that describe them."""
 
     key: PurePosixPath = field(default_factory=PurePosixPath)
     files: list[_File] = field(default_factory=list)
@@ -59,11 +59,11 @@ class _Sample:
         return len(self.files) >= MAX_PHOTOS_A_SAMPLE or self.size >= BYTES_A_SAMPLE
 
     def after(self) -> "_Sample":
-        """What goes on under the same name."""
+        """The next part of the same sample."""
         return _Sample(self.key, said=self.said, metadata=self.metadata, problem=self.problem)
 
     def named(self, by: PersonFrom | None) -> str | None:
-        """The person, as a file beside the photo says it; by `.json` or `.cls` without."""
+        """The person id from the sidecar `by`, or from `.json` or `.cls` if that is None."""
         kinds = (PersonFrom.JSON, PersonFrom.CLS) if by is None else (by,)
         return next((self.said[kind] for kind in kinds if kind in self.said), None)
 
@@ -82,7 +82,7 @@ def tar_rows(file: Path, options: SourceOptions) -> Iterator[Row]:
 
 
 def tar_stream_rows(file: BinaryIO, name: str, options: SourceOptions) -> Iterator[Row]:
-    """The same of a stream, whose layout is that of its beginning."""
+    """The same for a stream, whose layout is determined from its beginning."""
     samples = _samples(file, name, options)
     first = list(itertools.islice(samples, SAMPLES_AHEAD))
     layout = given_layout(options, sidecars=True) or _layout(first, name)
@@ -97,7 +97,7 @@ def _layout(samples: Iterable[_Sample], name: str) -> Layout:
         for one in sample.files:
             if is_manifest(one.path.name):
                 raise ImportSourceError(
-                    f"{name} has a table, {one.path}, which is followed in a zip only: pack it as "
+                    f"{name} has a table, {one.path}, and tables are read in zips only: pack it as "
                     "a zip, or unpack it and import the table."
                 )
             if one.problem is None:
@@ -120,7 +120,7 @@ def _layout(samples: Iterable[_Sample], name: str) -> Layout:
 def _samples(
     file: BinaryIO, name: str, options: SourceOptions, *, contents: bool = True
 ) -> Iterator[_Sample]:
-    """Files of one name that follow one another; photos without their bytes if so asked."""
+    """Samples: successive files with the same name; photos without their bytes if so asked."""
     sample = _Sample()
     stream = TarStream(file, name, options.max_members)
     decoder = NameDecoder([b"\xff"], options.names_encoding)
@@ -154,7 +154,7 @@ def _text(name: str, decoder: NameDecoder) -> str:
 
 
 def _read(stream: TarStream, member: tarfile.TarInfo, path: PurePosixPath, most: int) -> _File:
-    """A photo, or why a member is none."""
+    """A photo, or a file with the reason why it is not one."""
     problem = _member_problem(member, path)
     if problem is not None or not most:
         return _File(path, problem=problem)
@@ -167,7 +167,7 @@ def _member_problem(member: tarfile.TarInfo, path: PurePosixPath) -> LikenessErr
     except ImportSourceError as problem:
         return problem
     if not member.isfile() or member.sparse is not None:
-        return UnreadableFile("It is no regular file, but a link, a device or a sparse file.")
+        return UnreadableFile("It is a link, a device or a sparse file, not a regular file.")
     return problem_of(path)
 
 
@@ -177,7 +177,9 @@ def _add_sidecar(
     try:
         content = stream.content(member, MAX_SIDECAR + 1)
         if len(content) > MAX_SIDECAR:
-            raise ImportSourceError(f"Its .{kind} has more than {MAX_SIDECAR:,} bytes.")
+            raise ImportSourceError(
+                f"The .{kind} of the photo has more than {MAX_SIDECAR:,} bytes; shorten it."
+            )
         text = content.decode("utf-8").strip()
         if kind is not PersonFrom.JSON:
             sample.said[kind] = text
@@ -185,10 +187,10 @@ def _add_sidecar(
         members = json.loads(text)
     except (ValueError, RecursionError) as error:
         if kind is not PersonFrom.TXT:
-            sample.problem = ImportSourceError(f"Its .{kind} cannot be read: {error}.")
+            sample.problem = ImportSourceError(f"The .{kind} of the photo cannot be read: {error}.")
         return
     if not isinstance(members, dict):
-        sample.problem = ImportSourceError("Its .json is no JSON object.")
+        sample.problem = ImportSourceError("The .json of the photo is not a JSON object.")
         return
     if PERSON in members:
         sample.said[kind] = str(members.pop(PERSON))
@@ -219,9 +221,9 @@ def _person(sample: _Sample, one: _File, layout: Layout) -> str:
     """Raises ImportSourceError."""
     if layout.by not in SIDECARS.values():
         return layout.person_of(one.path)
-    # Samples of one shard may say it in either.
+    # Samples of one shard may differ in this.
     by = None if layout.by is PersonFrom.JSON else layout.by
     person_id = sample.named(by)
     if person_id is None:
-        raise ImportSourceError(f"No .{layout.by} beside the photo names its person.")
+        raise ImportSourceError(f"There is no .{layout.by} beside the photo that names its person.")
     return person_id

@@ -1,5 +1,5 @@
-"""Compressed bytes, decompressed piece by piece: memory follows what is asked for, not what a few
-compressed bytes expand to."""
+"""Decompresses piece by piece, so that memory depends on what is read, not on what a few compressed
+bytes expand to."""
 
 import bz2
 import copy
@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import IO, Any, BinaryIO, Protocol, cast
 
 PIECE = 1 << 16
-# What an LZMA stream may demand before its first byte; xz -9 takes 65 MiB.
+# Memory that an LZMA stream may need; xz -9 needs 65 MiB.
 MAX_LZMA_MEMORY = 128 << 20
 READABLE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
-# What reading a damaged, encrypted or unsupported archive or member raises.
+# Exceptions of reading a damaged, encrypted or unsupported archive or member.
 UNREADABLE = (
     zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError, zlib.error,
     lzma.LZMAError, ValueError, LookupError, OverflowError,
@@ -23,7 +23,7 @@ UNREADABLE = (
 
 
 class Decompressor(Protocol):
-    """What bz2 and lzma have in common."""
+    """The common interface of the decompressors of bz2 and lzma."""
 
     @property
     def eof(self) -> bool: ...
@@ -37,7 +37,7 @@ class Decompressor(Protocol):
 
 
 class Unpacked(io.RawIOBase):
-    """Streams that follow one another in a file, as one. Raises EOFError, OSError, LZMAError."""
+    """Successive compressed streams in a file, read as one. Raises EOFError, OSError, LZMAError."""
 
     def __init__(self, file: IO[bytes], new: Callable[[], Decompressor]) -> None:
         self._file = file
@@ -62,17 +62,17 @@ class Unpacked(io.RawIOBase):
                 try:
                     piece = self._stream.decompress(rest, most)
                 except (OSError, lzma.LZMAError):
-                    return b""  # no stream; gzip, bzip2 and xz ignore such an end as well
+                    return b""  # trailing data that is no stream; gzip, bzip2 and xz ignore it too
             else:
                 raw = self._file.read(PIECE) if self._stream.needs_input else b""
                 if not raw and self._stream.needs_input:
-                    raise EOFError("it ends before its end marker")
+                    raise EOFError("the compressed data ends before its end marker")
                 piece = self._stream.decompress(raw, most)
             if piece:
                 return piece
 
     def _after_stream(self) -> bytes:
-        """Some of what follows a stream, behind padding."""
+        """The first bytes after a stream and its padding."""
         rest = self._stream.unused_data
         while not (found := rest.lstrip(b"\0")):
             rest = self._file.read(PIECE)
@@ -99,7 +99,7 @@ def _new_lzma() -> Decompressor:
 
 
 class _Member(io.RawIOBase):
-    """A member of a zip up to its size, whose checksum is compared at its end."""
+    """A member of a zip, limited to its size; its checksum is compared at the end."""
 
     def __init__(self, content: IO[bytes], info: zipfile.ZipInfo) -> None:
         self._content = content
@@ -113,7 +113,7 @@ class _Member(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         piece = self._content.read(min(len(buffer), self._left))
         if not piece and self._left:
-            raise EOFError("it is shorter than the archive says")
+            raise EOFError("the file is shorter than its size in the archive")
         self._left -= len(piece)
         self._crc = zlib.crc32(piece, self._crc)
         if not self._left and self._crc != self._wanted:
@@ -131,7 +131,7 @@ def open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> BinaryIO:
         return cast(BinaryIO, archive.open(info))
     stored = copy.copy(info)
     stored.compress_type, stored.file_size = zipfile.ZIP_STORED, info.compress_size
-    del stored.CRC  # it is that of the content; without one zipfile compares none
+    del stored.CRC  # the CRC of the decompressed content; without it zipfile compares nothing
     raw = archive.open(stored)
     new = bz2.BZ2Decompressor if info.compress_type == zipfile.ZIP_BZIP2 else _raw_lzma(raw)
     content = io.BufferedReader(Unpacked(raw, new), PIECE)

@@ -1,4 +1,4 @@
-"""Zips, read without unpacking: a table and the photos that it names, or folders of people."""
+"""Reads zips without unpacking them: a table and its photos, or folders of people."""
 
 import io
 import zipfile
@@ -22,9 +22,9 @@ from app.importing.tables import (
 )
 from app.importing.unpacking import UNREADABLE, open_member
 
-# Of a table within an archive, where a few bytes may expand to any number of rows.
+# Bytes of a table within an archive, because a few compressed bytes may expand to many rows.
 MAX_TABLE = 4 << 30
-# Of one that is read once more, to count its rows.
+# Bytes of a table that is read an additional time to count its rows.
 MAX_COUNTED = 256 << 20
 UTF8_NAME = 0x800
 
@@ -40,13 +40,13 @@ def zip_rows(file: BinaryIO, name: str, options: SourceOptions) -> Iterator[Row]
 
 
 def count_zip(path: Path, options: SourceOptions) -> int | None:
-    """Rows of a zip; None for what is none."""
+    """The number of rows of a zip; None if it cannot be read or counting would take long."""
     try:
         with _opened(path, path.name, options) as archive:
             table = archive.table()
             return len(archive.files) if table is None else archive.count_lines(table)
     except ImportSourceError:
-        return None  # reading it will say why
+        return None  # reading it reports the reason
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def _opened(file: "BinaryIO | Path", name: str, options: SourceOptions) -> Itera
 
 
 class _Zip:
-    """An open zip: its files by path, without what systems put there."""
+    """An open zip: its files by path, without those that systems create."""
 
     def __init__(self, archive: zipfile.ZipFile, name: str, options: SourceOptions) -> None:
         self._archive = archive
@@ -75,20 +75,20 @@ class _Zip:
         self._composed = {composed(str(path)): path for path in self.files}
 
     def table(self) -> PurePosixPath | None:
-        """The only table of persons in it. Raises ImportSourceError where there are several, or
-        where one is called a manifest and is none."""
+        """The only table of persons, or None. Raises ImportSourceError if there are several, or if
+        a file is named like a manifest but is not one."""
         tables = [path for path in self.files if path.suffix.lower() in TABLES]
         found = [path for path in tables if self._is_of_persons(path)]
         if len(found) > 1:
             named = ", ".join(printable(str(path)) for path in found[:5])
             raise ImportSourceError(
-                f"{self._name} has several tables of persons, {named}; leave one of them in it."
+                f"{self._name} has several tables of persons, {named}; remove all but one."
             )
         return found[0] if found else None
 
     def _is_of_persons(self, path: PurePosixPath) -> bool:
         if is_manifest(path.name):
-            return True  # what is wrong with it is said when it is read
+            return True  # reading it reports what is wrong with it
         try:
             with self._read(self.files[path]) as file, text_of(file) as text:
                 return has_columns(text.readline(MAX_LINE), path.suffix.lower())
@@ -96,12 +96,12 @@ class _Zip:
             return False
 
     def table_rows(self, table: PurePosixPath) -> Iterator[Row]:
-        """The rows of a table; photos are looked for beside it, then from the root on."""
+        """The rows of a table; paths of photos are relative to its folder, else to the root."""
         info = self.files[table]
         if info.file_size > MAX_TABLE:
             raise ImportSourceError(
-                f"{table} in {self._name} has {info.file_size:,} bytes, more than the "
-                f"{MAX_TABLE:,} of a table in an archive; split it."
+                f"{table} in {self._name} has {info.file_size:,} bytes; a table in an archive may "
+                f"have {MAX_TABLE:,}. Split it."
             )
 
         def find(name: str) -> Callable[[], bytes]:
@@ -114,7 +114,7 @@ class _Zip:
             yield from rows_of(text, f"{self._name}/{table}", context)
 
     def count_lines(self, table: PurePosixPath) -> int | None:
-        """Rows of a table, about; None where counting would take long."""
+        """The approximate number of rows of a table; None if counting would take long."""
         if self.files[table].file_size > MAX_COUNTED:
             return None
         with self._read(self.files[table]) as file:
@@ -127,7 +127,9 @@ class _Zip:
                 if real is not None:
                     return self.files[real]
         beside = printable(str(folder / name))
-        raise ImportSourceError(f"The archive has no file {beside}, and none from its root on.")
+        raise ImportSourceError(
+            f"The archive has neither a file {beside}, nor {printable(name)} in its root."
+        )
 
     def photo_rows(self) -> Iterator[Row]:
         """Every file, by path."""
@@ -143,7 +145,7 @@ class _Zip:
         return survey.layout(self._name) if survey.photos else Layout()
 
     def _row(self, layout: Layout, path: PurePosixPath, info: zipfile.ZipInfo) -> Row:
-        """One that cannot be read fails alone."""
+        """The row of one file; if it cannot be read, only this row has a problem."""
         place = f"{self._name}/{path}"
         try:
             check_text(str(path))
@@ -166,7 +168,9 @@ class _Zip:
             with open_member(self._archive, info) as opened:
                 yield opened
         except UNREADABLE as error:
-            raise ImportSourceError(f"It cannot be read from the archive: {error}.") from error
+            raise ImportSourceError(
+                f"The file cannot be read from the archive: {error}."
+            ) from error
 
 
 def _named(
@@ -178,7 +182,7 @@ def _named(
     decoder = NameDecoder(map(_raw, filter(_is_unflagged, infos)), encoding)
     for info in infos:
         text = decoder.text(_raw(info)) if _is_unflagged(info) else info.filename
-        # Some programs of Windows write their own separators.
+        # Some Windows programs write backslashes.
         path = parts_of(text if "/" in text else text.replace("\\", "/"))
         if not is_junk(path):
             yield path, info
@@ -189,5 +193,5 @@ def _is_unflagged(info: zipfile.ZipInfo) -> bool:
 
 
 def _raw(info: zipfile.ZipInfo) -> bytes:
-    """The bytes of a name that zipfile took for code page 437."""
+    """The bytes of a name that zipfile decoded as code page 437."""
     return info.filename.encode("cp437")

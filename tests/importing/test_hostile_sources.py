@@ -136,7 +136,7 @@ def test_a_table_within_an_archive_is_bounded(
 ) -> None:
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr("manifest.jsonl", "x\n" * 100)
-    assert problems(read_all(tmp_path / "x.zip"))[0].startswith("The line is no JSON")
+    assert problems(read_all(tmp_path / "x.zip"))[0].startswith("The line is not valid JSON")
     monkeypatch.setattr(zips, "MAX_TABLE", 199)
     with pytest.raises(ImportSourceError, match=r"manifest\.jsonl in x\.zip has 200 bytes"):
         read_all(tmp_path / "x.zip")
@@ -149,8 +149,8 @@ def test_sidecars_that_cannot_be_read_refuse_their_photo(tmp_path: Path) -> None
         files |= {f"{number}.jpg": b"1", f"{number}.json": sidecar}
     rows = read_all(tar_of(tmp_path / "x.tar", files))
     found = problems(rows)
-    assert found[0].startswith("Its .json cannot be read: maximum recursion depth")
-    assert found[1] == "Its .json is no JSON object."
+    assert found[0].startswith("The .json of the photo cannot be read: maximum recursion depth")
+    assert found[1] == "The .json of the photo is not a JSON object."
     assert "codec can't decode" in found[2]
     assert (found[3], rows[3].person_id) == ("", "ada")
 
@@ -175,7 +175,7 @@ def test_a_hostile_row_of_a_table_fails_alone(tmp_path: Path) -> None:
     found = problems(read)
     no_list = "The embedding is no list of numbers."
     assert [found[0], found[1], *found[3:6]] == [no_list] * 5
-    assert "no JSON" in found[2]
+    assert "not valid JSON" in found[2]
     assert "recursion" in found[6]
     assert all("cannot be found" in one for one in found[7:9])
     assert found[9:] == ["", ""], "infinity is refused where the embedding is checked"
@@ -188,7 +188,7 @@ def test_bytes_that_are_no_utf_8_refuse_their_row(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(b"person_id,embedding\nJ\xf6rg,[1]\nada,[1]\n")
     for suffix in ("csv", "jsonl"):
         rows = read_all(tmp_path / f"x.{suffix}")
-        assert problems(rows) == ["The row is not UTF-8.", ""]
+        assert problems(rows) == ["The row is not UTF-8; save the table as UTF-8.", ""]
         assert rows[1].person_id == "ada"
 
 
@@ -222,7 +222,9 @@ def test_values_that_python_lacks_refuse_their_row(tmp_path: Path) -> None:
     write_parquet(path, person_id=["a", "b"], embedding=[["x"], ["y"]])
     assert problems(read_all(path)) == ["The embedding is no list of numbers."] * 2
     write_parquet(path, person_id=["a"], embedding=[[1.0]], raw=[b"bytes"])
-    assert problems(read_all(path)) == ["JSON, which metadata is, has no bytes."]
+    assert problems(read_all(path)) == [
+        "A value of the type bytes cannot be metadata, which is JSON."
+    ]
 
 
 def test_a_text_that_is_stored_once_for_many_rows(tmp_path: Path) -> None:
@@ -240,7 +242,7 @@ def test_a_text_that_is_stored_once_for_many_rows(tmp_path: Path) -> None:
     assert peak < 16 * MIB
     write_parquet(path, person_id=["a"], embedding=[[1.0]], note=["x" * 1_000_001])
     assert problems(read_all(path)) == [
-        "note: A text of more than 1,000,000 characters is not read."
+        "note: The text has more than 1,000,000 characters; shorten it."
     ]
 
 
@@ -254,7 +256,7 @@ def test_only_regular_files_are_photos(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text("\n".join(lines))
     rows = read_all(tmp_path / "x.jsonl")
     assert rows[0].read is not None
-    with pytest.raises(UnreadableFile, match=r"fifo\.jpg is no regular file"):
+    with pytest.raises(UnreadableFile, match=r"fifo\.jpg is not a regular file"):
         rows[0].read()
     assert all(row.problem and "cannot be found" in row.problem.detail for row in rows[1:3])
     assert rows[3].read is not None

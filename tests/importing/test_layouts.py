@@ -152,7 +152,7 @@ def test_what_is_no_photo_is_told(pack: Pack) -> None:
     assert set(refused) == {*others, *passed}
     assert {refused[name].code for name in passed} == {"not_a_photo"}
     assert {refused[name].code for name in others[:5]} == {"unsupported_image"}
-    assert "import it by itself" in refused["more.zip"].detail
+    assert "import it separately" in refused["more.zip"].detail
 
 
 @pytest.mark.parametrize(
@@ -174,14 +174,14 @@ def test_a_table_that_does_not_decide_is_told(tmp_path: Path) -> None:
     table = b"person_id,image\nann,images/9.jpg\n"
     source = pack_zip(tmp_path / "x", {"a/people.csv": table, "images/1.jpg": b"1"})
     (row,) = read_all(source)
-    assert "no file a/images/9.jpg" in row.problem.detail
+    assert "neither a file a/images/9.jpg" in row.problem.detail
     source = pack_zip(tmp_path / "x", {"a.csv": table, "b.csv": table, "images/1.jpg": b"1"})
     with pytest.raises(ImportSourceError, match=r"several tables of persons, a\.csv, b\.csv"):
         read_all(source)
     source = pack_zip(tmp_path / "x", {"manifest.csv": b"name,image\n", "images/1.jpg": b"1"})
     with pytest.raises(ImportSourceError, match="needs the column person_id"):
         read_all(source)
-    with pytest.raises(ImportSourceError, match="followed in a zip only"):
+    with pytest.raises(ImportSourceError, match="tables are read in zips only"):
         read_all(pack_tar(tmp_path / "x", {"manifest.csv": table, "images/1.jpg": b"1"}))
 
 
@@ -224,10 +224,10 @@ def test_names_that_are_not_utf_8_refuse_their_rows(tmp_path: Path) -> None:
         assert people(rows) == TWO
         told = [row.problem.detail for row in rows if row.problem]
         assert len(told) == 2
-        assert all("is not UTF-8; --names-encoding" in one for one in told)
+        assert all("is not UTF-8; give its encoding, --names-encoding" in one for one in told)
         decoded = people(read_all(source, names_encoding="latin-1"))
         assert decoded == [("Jörg", b"1"), *TWO, ("bob", b"2")]
-    with pytest.raises(ImportSourceError, match="no encoding"):
+    with pytest.raises(ImportSourceError, match="not a known encoding"):
         read_all(folder, names_encoding="klingon")
 
 
@@ -281,5 +281,5 @@ def test_sentences_name_what_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("person_id,image\nann,elsewhere\\2.jpg\n")
     (row,) = read_all(tmp_path / "x.csv")
     assert row.problem.detail == f"There is no file {tmp_path}/elsewhere\\2.jpg."
-    with pytest.raises(ImportSourceError, match=r"There is no .*absent\."):
+    with pytest.raises(ImportSourceError, match=r"absent does not exist"):
         read_all(tmp_path / "absent")

@@ -107,7 +107,7 @@ def test_its_memory_is_bounded(tmp_path: Path) -> None:
 def test_its_death_is_told(tmp_path: Path, endless: Path) -> None:
     with reading(endless, OPTIONS, MEMORY, lambda: None) as reader:
         reader._process.kill()
-        with pytest.raises(ReaderDied, match="by SIGKILL before the archive did"):
+        with pytest.raises(ReaderDied, match="by SIGKILL before the end of the archive"):
             reader.total()
 
 

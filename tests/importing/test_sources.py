@@ -70,14 +70,15 @@ def test_links_that_leave_the_folder_are_not_followed(folder: Path, tmp_path: Pa
     assert read == [*EXPECTED, ("zoe", b"1"), ("zoe", b"22")]
     out, nowhere = (
         "The link leads out of the folder; it is not followed.",
-        "The link leads nowhere.",
+        "The link is broken: it leads to no file.",
     )
     told = {row.place: row.problem.detail for row in rows if row.problem}
     assert {place: told[place] for place in told if "note" not in place} == {
         "ada/three.jpg": out,
-        "bob/again": "The link leads back, or lies in a folder behind another link.",
+        "bob/again": "The link is not followed: it leads back to a folder above it, or is itself "
+        "behind another link.",
         "bob/dead.jpg": nowhere,
-        "bob/fifo.jpg": "It is no regular file.",
+        "bob/fifo.jpg": "It is not a regular file.",
         "bob/loop.jpg": nowhere,
         "eve": out,
         "zed": out,
@@ -95,7 +96,8 @@ def test_photos_that_lie_elsewhere_are_told(folder: Path) -> None:
     assert [(row.place, row.problem.detail) for row in rows if row.problem] == [
         (
             "ada/2024/deep.jpg",
-            "The photo lies in a folder within a person's; --person-from top-folder takes it.",
+            "The photo is in a subfolder of a person's folder; --person-from top-folder "
+            "accepts it.",
         ),
         ("ada/note.txt", "note.txt is no photo by its extension."),
         ("lost.jpg", "The photo lies in no folder that is named by a person."),
@@ -131,7 +133,7 @@ def test_names_that_the_shell_did_not_expand(folder: Path, tmp_path: Path) -> No
     assert contents(read_all(tmp_path / "shard-*.tar")) == [("ada", b"1"), ("bob", b"333")]
     (tmp_path / "[odd].tar").write_bytes((tmp_path / "shard-0.tar").read_bytes())
     assert contents(read_all(tmp_path / "[odd].tar")) == [("ada", b"1")]
-    with pytest.raises(ImportSourceError, match="There is no"):
+    with pytest.raises(ImportSourceError, match="does not exist"):
         read_all(tmp_path / "absent-*.tar")
 
 
@@ -345,14 +347,14 @@ def test_standard_input(folder: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         ("x.parquet", b"PAR1 broken", "not a whole Parquet"),
         ("x.csv", b"a,b\n1,2\n", "needs the column person_id"),
         ("x.csv", b"\xff\xfe\x00", "UTF-8"),
-        ("x.rar", b"", "is no folder"),
+        ("x.rar", b"", "is not a source"),
     ],
 )
 def test_what_is_no_source(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ImportSourceError, match=message):
         read_all(tmp_path / name)
-    with pytest.raises(ImportSourceError, match="There is no"):
+    with pytest.raises(ImportSourceError, match="does not exist"):
         read_all(tmp_path / f"absent-{name}")
 
 
