@@ -236,16 +236,26 @@ class Connection(HttpToolsProtocol):
 
     # --- answers of the server itself ---------------------------------------------------------
 
+    def _can_answer_alone(self) -> bool:
+        """Whether no answer is under way or waits, but that of a request whose body is damaged,
+        which then sends none."""
+        if self._answered():
+            return True
+        ours = self._in_message and self._running is self.cycle
+        if not ours or self.cycle.response_started:
+            return False
+        self.cycle.disconnected = True
+        self.cycle.message_event.set()
+        return True
+
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's own sentence
         """Refuse an invalid or too large request with a problem document."""
         error = self._refusal or InvalidHttp(
             "The bytes that were sent are not an HTTP/1.1 request; check the client or the proxy."
         )
         self._over, self._head_since = True, None
-        if (
-            not self._answered() or self.transport.is_closing()
-        ):  # during another answer the client would take it for a part of that
-            self.transport.abort()
+        if self.transport.is_closing() or not self._can_answer_alone():
+            self.transport.abort()  # amid another answer it would be read as its part
             return
         body = orjson.dumps(problem_members(error))
         head = [

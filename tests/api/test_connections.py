@@ -76,6 +76,7 @@ def problem_of(url: str, request: bytes) -> tuple[int, str]:
     return status, json.loads(body)["code"]
 
 
+POST = b"POST /v1/collections HTTP/1.1\r\nhost: x\r\n"
 HEAD = b"GET /livez HTTP/1.1\r\nhost: x\r\n"
 
 
@@ -90,6 +91,8 @@ HEAD = b"GET /livez HTTP/1.1\r\nhost: x\r\n"
         (b"GET /" + b"a" * MAX_HEAD_BYTES, (414, "path_too_long")),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"x" * 50, (400, "invalid_http")),
         (b"GET / HTTP/1.1\r\nhost : x\r\n\r\n", (400, "invalid_http")),
+        (POST + b"transfer-encoding: chunked\r\n\r\nzz\r\n", (400, "invalid_http")),
+        (POST + b"transfer-encoding: xchunked\r\n\r\n{}", (400, "invalid_http")),
         (b"CONNECT x:80 HTTP/1.1\r\nhost: x\r\n\r\n", (400, "invalid_http")),
         (b"CONNECT /livez HTTP/1.1\r\nhost: x\r\n\r\n", (400, "invalid_http")),
         (HEAD, (408, "request_timeout")),
@@ -193,6 +196,14 @@ def test_pipelined_requests_end_with_their_connection(
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert "Exception in ASGI application" not in caplog.text
+
+
+def test_what_follows_a_whole_request_is_no_answer_to_it(url: str, blank_photo: bytes) -> None:
+    head = b"POST /v1/detect HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\n"
+    request = head + b"content-length: %d\r\n\r\n%b" % (len(blank_photo), blank_photo)
+    with connected(url) as connection:
+        connection.sendall(request + b"\x16\x03\x01")
+        assert answer_of(connection) == (0, {}, b"")
 
 
 def test_a_client_that_reads_nothing_is_dropped(url: str) -> None:
