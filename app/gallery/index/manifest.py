@@ -22,6 +22,7 @@ class Summary:
     rows: int
     revision: int
     stamp: str
+    sealed: bool
 
 
 def summary(folder: Path) -> Summary | None:
@@ -32,7 +33,8 @@ def summary(folder: Path) -> Summary | None:
         names = {MANIFEST, f"rotation-{(content['rotation'] or '')[:16]}"}
         names |= {entry["name"] for entry in files}
         rows = sum(entry["rows"] for entry in files)
-        return Summary(frozenset(names), int(rows), int(content["revision"]), content["stamp"])
+        revision, stamp, sealed = int(content["revision"]), content["stamp"], content["sealed"]
+        return Summary(frozenset(names), int(rows), revision, stamp, sealed)
     except (OSError, SnapshotError, ValueError, KeyError, TypeError):
         return None
 

@@ -69,11 +69,13 @@ class Snapshots:
 
     def _sweep(self) -> None:
         """Remove what owners before this one left: files that no manifest names, snapshots that
-        cannot be read, and those of small indexes, which versions before 0.2 kept."""
+        cannot be read or were made with another encryption setting, and those of small indexes,
+        which versions before 0.2 kept."""
         for key in self.keys():
             folder = self._folder / str(key)
             found = summary(folder)
-            if found is None or found.rows < self._least_rows:
+            sealed = self._ring is not None
+            if found is None or found.rows < self._least_rows or found.sealed != sealed:
                 shutil.rmtree(folder, ignore_errors=True)
                 continue
             for file in files_in(folder):

@@ -307,3 +307,21 @@ class TestStart:
         monkeypatch.setattr(SqlStore, "collection_by_key", fail)
         monkeypatch.setattr(SqlStore, "collections", fail)
         gallery.tend()
+
+
+@pytest.mark.parametrize("sealed_before", [False, True])
+def test_no_snapshot_outlasts_a_change_of_the_encryption(
+    open_gallery: Open, database: Path, sealed_before: bool
+) -> None:
+    """Also of a collection that nobody opens: its plain files would hold what is sealed now."""
+    rings = (KEY, None) if sealed_before else (None, KEY)
+    before = open_gallery(2**30, rings[0])
+    for seed, name in enumerate("ab"):
+        fill(before, name, 100, seed)
+    before.tend()
+    before.close()
+    assert manifests(database) == 2
+    after = open_gallery(ring=rings[1])
+    after.prepare()  # there is room for one index
+    assert len(open_names(after)) == 1
+    assert not list(database.parent.rglob("rows-*"))
