@@ -42,8 +42,8 @@ def _private(path: str, flags: int) -> int:
 
 
 def private_folder(path: Path) -> None:
-    """Make a folder, and those above it that are missing, for their owner alone, whatever the
-    umask; one that is there already stays as it is. Raises OSError."""
+    """Make a folder, and missing parents, that only their owner can use, whatever the umask. An
+    existing folder is not changed. Raises OSError."""
     if path.is_dir():
         return
     private_folder(path.parent)
@@ -57,8 +57,8 @@ def private_folder(path: Path) -> None:
 
 
 def private_file(path: Path) -> None:
-    """Make an empty file for its owner alone, whatever the umask; one that is there stays as it
-    is. Raises OSError."""
+    """Make an empty file that only its owner can use, whatever the umask. An existing file is not
+    changed. Raises OSError."""
     try:
         file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except FileExistsError:

@@ -60,7 +60,7 @@ class RequestTimeout(LikenessError):
 
 
 class InvalidHttp(LikenessError):
-    """Answered by the server itself, to what is no HTTP request."""
+    """Answered by the server itself if the bytes are not an HTTP request."""
 
     code, status, title = "invalid_http", 400, "The request is not valid HTTP"
 
@@ -227,7 +227,7 @@ class StoreUnavailable(LikenessError):
 
 
 class RevisionPruned(StoreUnavailable):
-    """The log of changes does not reach back to the revision that was asked for."""
+    """The change log does not reach back to the requested revision."""
 
 
 class StoreFull(LikenessError):

@@ -1,7 +1,7 @@
-"""Locks that have names, so that a test can watch in which order they are taken.
+"""Named locks, so that a test can record the order in which they are taken.
 
-docs/concurrency.md lists them all: what each protects, and which may be taken under which. Outside
-a test that watches, these are the locks of `threading`, at no cost.
+docs/concurrency.md lists them all: what each protects, and which may be taken under which. Except
+in such tests they are plain locks of `threading`.
 """
 
 import threading
@@ -11,7 +11,7 @@ from typing import Protocol
 
 
 class Lock(AbstractContextManager[bool, None], Protocol):
-    """What is used of a `threading.Lock`."""
+    """The methods of `threading.Lock` that are used."""
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
 
@@ -24,18 +24,18 @@ _makers: list[Callable[[str], Lock]] = []
 
 
 def new_lock(name: str) -> Lock:
-    """A lock of that name."""
+    """A lock with that name."""
     return _makers[-1](name) if _makers else threading.Lock()
 
 
 def new_condition(name: str) -> threading.Condition:
-    """A condition over a lock of that name."""
+    """A condition whose lock has that name."""
     return threading.Condition(new_lock(name))  # type: ignore[arg-type]
 
 
 @contextmanager
 def made_by(maker: Callable[[str], Lock]) -> Iterator[None]:
-    """For tests: locks that are made meanwhile come from `maker`, which is given their names."""
+    """For tests: until the context ends, `maker` makes all locks from their names."""
     _makers.append(maker)
     try:
         yield

@@ -122,10 +122,10 @@ def load_networks(settings: Settings) -> tuple[ModelPack, FacePipeline]:
 
 
 def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services:
-    """Load the pack, open and migrate the database, start the threads. A database server that is
-    not there yet is waited for.
+    """Load the pack, open and migrate the database, start the threads. Waits at most
+    `database_wait_s` seconds for a database server that is not running yet.
 
-    Raises the StartupError family with a sentence for the operator.
+    Raises subclasses of StartupError with a message for the operator.
     """
     pack, pipeline = load_networks(settings)
     ring = KeyRing.from_settings(settings)
@@ -162,7 +162,7 @@ def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services
 
 
 def _upkeep(gallery: Gallery, store: SqlStore, metrics: Metrics) -> Upkeep:
-    """What looks after the gallery and its database, and tells Prometheus whether it can."""
+    """The maintenance of the gallery and its database, with its metrics."""
     upkeep = Upkeep(gallery)
     upkeep.add_task(Pruning(store).round)
     metrics.observe(

@@ -85,8 +85,8 @@ class Settings(BaseSettings):
         int | None,
         Field(
             gt=0,
-            description="Memory of open indexes, together; the least recently used are closed. "
-            "Default: half of the memory that the process may use.",
+            description="Bytes of memory for all open indexes; beyond it the least recently used "
+            "are closed. Default: half of the memory that the process may use.",
         ),
     ] = None
     log_format: Annotated[LogFormat, Field(description="text or json.")] = LogFormat.TEXT
@@ -97,12 +97,12 @@ class Settings(BaseSettings):
     max_image_side: Annotated[int, Field(gt=0)] = 16_384
     max_decode_bytes: Annotated[
         int,
-        Field(gt=0, description="Memory of all photos while they are decoded, by their headers."),
+        Field(gt=0, description="Bytes of memory for all photos being decoded, estimated."),
     ] = 2048 * MIB
     max_images: Annotated[int, Field(gt=0, description="Images in one request.")] = 32
     max_request_bytes: Annotated[int, Field(gt=0)] = 64 * MIB
     max_json_bytes: Annotated[
-        int, Field(gt=0, description="Of the body of a call without photos.")
+        int, Field(gt=0, description="Bytes of the body of a call without photos.")
     ] = MIB
     max_faces: Annotated[int, Field(gt=0, description="Faces answered for one image.")] = 256
 
@@ -119,7 +119,7 @@ class Settings(BaseSettings):
     ] = None
     import_reader_bytes: Annotated[
         int,
-        Field(ge=128 * MIB, description="Memory of the process that reads an uploaded archive."),
+        Field(ge=128 * MIB, description="Bytes of memory to read an uploaded archive."),
     ] = 512 * MIB
     import_report_days: Annotated[
         float,
@@ -140,7 +140,7 @@ class Settings(BaseSettings):
     ] = 60.0
 
     max_connections: Annotated[
-        int, Field(ge=32, description="Connections at a time, as far as descriptors allow.")
+        int, Field(ge=32, description="Connections at a time; fewer if descriptors are scarce.")
     ] = 1024
     keep_alive: Annotated[
         float, Field(gt=0, description="Seconds that a connection is kept between two requests.")
@@ -149,13 +149,13 @@ class Settings(BaseSettings):
         float, Field(gt=0, description="Seconds for the head of a request.")
     ] = 10.0
     write_timeout: Annotated[
-        float, Field(gt=0, description="Seconds until a client that reads nothing is dropped.")
+        float, Field(gt=0, description="Seconds until a client that reads nothing is disconnected.")
     ] = 30.0
     min_body_rate: Annotated[
-        int, Field(ge=0, description="Bytes a second of a body, after 10 s; 0: any.")
+        int, Field(ge=0, description="Lowest rate of a body after 10 s, bytes a second; 0: any.")
     ] = 1024
     drain_seconds: Annotated[
-        float, Field(ge=0, description="From SIGTERM until new connections are refused.")
+        float, Field(ge=0, description="Seconds from SIGTERM until connections are refused.")
     ] = 5.0
 
     @property

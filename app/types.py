@@ -85,8 +85,8 @@ class Quality:
 
     @classmethod
     def read(cls, stored: Mapping[str, object]) -> "Quality | None":
-        """From what was stored with a template. None where a measure is missing or no number: of an
-        embedding that was enrolled as such nothing is known. Other members are of no interest."""
+        """The quality stored with a template. None if a measure is missing or not a number, as for
+        embeddings that were enrolled without a photo. Other members are ignored."""
         measured = {name: _number(stored.get(name)) for name in _MEASURED}
         known = {name: value for name, value in measured.items() if value is not None}
         if len(known) < len(_MEASURED):

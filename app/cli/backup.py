@@ -115,8 +115,8 @@ def _report(what: str, held: Held) -> None:
     err.print(f"{what}: {counts or 'nothing'}.", markup=False, highlight=False)
     if held.changed:
         err.print(
-            f"{held.changed} objects of metadata or quality were changed, because no answer could "
-            "carry them as they were. The backup still holds them.",
+            f"{held.changed} objects of metadata or quality broke the rules of this version and "
+            "were corrected. The backup still has the old values.",
             markup=False,
         )
     if held.clashes:

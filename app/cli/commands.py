@@ -1,5 +1,5 @@
-"""The commands of `likeness`. Each lives in a module that is imported when the command is run, so
-that `likeness --help` does not wait for NumPy, ONNX Runtime and the database driver."""
+"""The commands of `likeness`. The module of a command is imported only when the command is run, so
+that `likeness --help` does not load NumPy, ONNX Runtime and the database driver."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from app import __version__
 
 @dataclass(frozen=True, slots=True)
 class LazyCommand:
-    """Where a command lives (a function, or a `typer.Typer` of several commands), and its line in
-    `likeness --help`."""
+    """The module and name of a command (a function, or a `typer.Typer` with several commands), and
+    its line in `likeness --help`."""
 
     module: str
     attribute: str
@@ -66,7 +66,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
 
 
 class LazyGroup(TyperGroup):
-    """Shows `COMMANDS`, and imports the one that is run."""
+    """Lists `COMMANDS`, and imports only the one that is run."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

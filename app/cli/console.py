@@ -15,7 +15,7 @@ from app.settings import Settings
 
 EXIT_CANNOT_START = 2
 PREFIX = "LIKENESS_"
-# How alike a variable's name and a setting's must be for a misspelling (difflib's ratio, 0 to 1).
+# Similarity of a variable's name and a setting's that counts as a misspelling (difflib's ratio).
 MISSPELT = 0.8
 
 out = Console()
@@ -50,9 +50,9 @@ def read_settings() -> Settings:
 
 
 def misspelt_settings(variables: Iterable[str]) -> dict[str, str]:
-    """Names of `LIKENESS_` variables that no setting has, but nearly; each with the nearest one.
+    """`LIKENESS_` variables whose names are almost those of settings, each with the nearest one.
 
-    Others are left alone: tests, benchmarks and Compose have LIKENESS_ variables of their own.
+    Others are ignored: tests, benchmarks and Compose use LIKENESS_ variables too.
     """
     known = [field.upper() for field in Settings.model_fields]
     found = {}

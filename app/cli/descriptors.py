@@ -1,16 +1,16 @@
-"""How many descriptors the process may have open: sockets, database connections, index files."""
+"""The limit of open file descriptors: sockets, database connections, index files."""
 
 import resource
 from contextlib import suppress
 from dataclasses import dataclass
 
-# For several hundred clients beside the database's and the index's files.
+# Enough for several hundred clients and the files of the database and the index.
 ENOUGH = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class DescriptorLimit:
-    """The limit in force, and the one up to which the process may raise it itself."""
+    """The soft limit, which is in force, and the hard limit, up to which a process may raise it."""
 
     soft: int
     hard: int
@@ -21,7 +21,7 @@ class DescriptorLimit:
         return cls(*resource.getrlimit(resource.RLIMIT_NOFILE))
 
     def raised(self) -> "DescriptorLimit":
-        """Raise the soft limit to the hard one, where the system allows that; the limit then."""
+        """Raise the soft limit to the hard one if the system allows it; returns the new limit."""
         with suppress(ValueError, OSError):  # macOS has a lower limit of its own
             resource.setrlimit(resource.RLIMIT_NOFILE, (self.hard, self.hard))
         return self.read()
@@ -30,7 +30,7 @@ class DescriptorLimit:
         return f"{_shown(self.soft)}, which serve raises to {_shown(self.hard)}"
 
     def warning(self) -> str | None:
-        """What to do where even the hard limit is too low; None where it is enough."""
+        """What to do if even the hard limit is too low; None if it is enough."""
         if self.hard == resource.RLIM_INFINITY or self.hard >= ENOUGH:
             return None
         return (

@@ -32,7 +32,7 @@ RIVALS = (
     ("opencv-python", "opencv-python-headless", "opencv-contrib-python",
      "opencv-contrib-python-headless"),
 )  # fmt: skip
-# What ONNX Runtime takes for yes, in any case and between spaces; measured with 1.32.
+# Values that ONNX Runtime accepts as true, in any case and with spaces around; checked with 1.32.
 YES = frozenset({"1", "true", "yes", "y", "on"})
 
 
@@ -46,8 +46,8 @@ def doctor(
     fix_metadata: Annotated[
         Path | None,
         typer.Option(
-            help="Store metadata that no answer can carry as it is shown; what was stored goes "
-            "into this new file, as JSON Lines."
+            help="Correct stored metadata that breaks the rules, and write the old metadata to "
+            "this new file, as JSON Lines."
         ),
     ] = None,
 ) -> None:
@@ -104,7 +104,7 @@ def _show(rows: list[tuple[str, str]], lines: tuple[str, ...], clash: list[list[
 
 
 def _reports_its_use() -> bool:
-    """Whether the operator has switched ONNX Runtime's telemetry on; `app` switches it off."""
+    """Whether the operator has switched ONNX Runtime's telemetry on, which `app` switches off."""
     return os.environ.get("ORT_DISABLE_TELEMETRY", "").strip().lower() not in YES
 
 
@@ -127,14 +127,14 @@ def _audit(gallery: Gallery, name: str, *, repair: bool) -> tuple[str, bool]:
     faults = [f"in the index in memory: {_faults(found.index)}"]
     if found.snapshot is not None:
         faults.append(f"in its snapshot: {_faults(found.snapshot)}")
-    faults.append(f"its counts are off by {found.miscounted}")
-    faults.append(f"{found.not_unit} are no unit vectors")
+    faults.append(f"its counts are wrong by {found.miscounted}")
+    faults.append(f"{found.not_unit} are not unit vectors")
     return f"{name}: of {found.templates} templates, {'; '.join(faults)}{advice}", False
 
 
 def _faults(copy: Copy) -> str:
     return (
-        f"{copy.missing} are missing, {copy.different} differ, {copy.unknown} are unknown to the "
+        f"{copy.missing} are missing, {copy.different} differ, {copy.unknown} are not in the "
         f"database, {copy.unerased} are removed but not erased"
     )
 

@@ -196,7 +196,7 @@ def _write(
 
 def _write_report(result: Result, folder: Path, *, thumbnails: bool) -> None:
     with _plotting_without_traces():
-        # Drawing loads a plotting library, half a second that no other command should wait for.
+        # Imported here, because it loads a plotting library, which takes half a second.
         from app.evaluation.html import render_html  # noqa: PLC0415
 
     evaluation = result.evaluation
@@ -209,8 +209,8 @@ def _write_report(result: Result, folder: Path, *, thumbnails: bool) -> None:
 
 @contextmanager
 def _plotting_without_traces() -> Iterator[None]:
-    """Keep the import of matplotlib from leaving files outside the data folder: a list of fonts in
-    the home folder, and fontconfig's caches, which its search for fonts of the system refreshes."""
+    """Keep matplotlib from writing files when it is imported: a list of fonts in the home folder,
+    and fontconfig's caches, which its search for system fonts refreshes."""
     with tempfile.TemporaryDirectory(prefix="likeness-") as folder:
         ours = {"MPLCONFIGDIR": folder, "MPL_IGNORE_SYSTEM_FONTS": "1"}
         added = {name: value for name, value in ours.items() if name not in os.environ}

@@ -1,4 +1,4 @@
-"""`likeness hygiene COLLECTION`: what may be wrong in a gallery, and putting it right."""
+"""`likeness hygiene COLLECTION`: finds what may be wrong in a gallery, and corrects it."""
 
 import json
 from dataclasses import asdict
@@ -34,9 +34,9 @@ def hygiene(
         tuple[str, str] | None, typer.Option(help="PERSON_ID NEW_ID: give a person another id.")
     ] = None,
 ) -> None:
-    """Ids that may be one person, faces under a wrong id, faces like nobody's, weak single faces.
+    """List ids that may be one person, faces under a wrong id, outliers, and weak single faces.
 
-    With --merge, --move, --delete or --rename that is done instead, in one transaction.
+    With --merge, --move, --delete or --rename change the gallery instead, in one transaction.
     """
     with clear_errors():
         services = build_services(require_database(read_settings()))
@@ -47,7 +47,7 @@ def hygiene(
                 renamed = services.gallery.store.update_person(
                     collection, rename[0], new_id=rename[1]
                 )
-                out.print(f"The person is {renamed.person_id} now.", markup=False)
+                out.print(f"The person's id is {renamed.person_id} now.", markup=False)
             if merge or move or delete:
                 _mend(services.gallery, collection, merge, move, delete)
             if rename or merge or move or delete:
@@ -70,7 +70,7 @@ def hygiene(
 
 
 def _note(services: Services, collection: str, person_id: str) -> None:
-    """An id that will be nobody's: a running service erases it from its reports of imports."""
+    """Note an id that no person will have, so that the service erases it from import reports."""
     folder = JobFolder(services.settings.data_dir / "imports")
     if services.gallery.has_person(collection, person_id):
         ReportEraser(folder, services.gallery.has_person).note(collection, person_id)
@@ -148,9 +148,9 @@ def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]], co
 
 
 def _by_chance(expected: float | None) -> str:
-    """How much of a table is to be expected where nothing is wrong."""
+    """How many findings of a table are expected by chance, as text."""
     if expected is None:
-        return " (nothing is calibrated: how many are chance is unknown)"
+        return " (no calibration: the number expected by chance is unknown)"
     shown = f"{expected:,.0f}" if expected >= 10 else f"{expected:.2g}"
     return f" (about {shown} expected by chance)"
 

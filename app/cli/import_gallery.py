@@ -52,19 +52,19 @@ def import_folder(
     pattern: Annotated[
         str | None,
         typer.Option(
-            help="Names of photos, or with / their paths in the source, and where the person "
-            "stands in them: {person_id}_*.jpg, {person_id}/**. * is anything in a name."
+            help="Pattern of file names (with / of paths) that contain the person's id: "
+            "{person_id}_*.jpg, {person_id}/**. * is anything but /, ** is anything."
         ),
     ] = None,
     person_from: Annotated[
         PersonFrom | None,
         typer.Option(
-            help="What names the person, where the source is not clear: the folder a photo lies "
-            "in, the first folder of its path, or in a tar the file beside it."
+            help="Where the person's id is, if the source is ambiguous: the folder that contains "
+            "the photo, the first folder of its path, or (in a tar) a file beside it."
         ),
     ] = None,
     names_encoding: Annotated[
-        str | None, typer.Option(help="Of names of files that are not UTF-8: gbk, cp1252.")
+        str | None, typer.Option(help="Encoding of file names that are not UTF-8: gbk, cp1252.")
     ] = None,
     images: Annotated[
         Path | None, typer.Option(help="Folder of a table's photos; default: the table's own.")
@@ -114,7 +114,7 @@ def import_folder(
         str | None, typer.Option(envvar="LIKENESS_SOURCE_KEY", help="CompreFace's API key.")
     ] = None,
 ) -> None:
-    """Enrol photos or embeddings. Safe to run again, also after it was killed: it goes on.
+    """Enrol photos or embeddings. Run it again to continue, also after it was killed.
 
     Exit status: 0 all enrolled, 1 some rows rejected, 2 the import could not run, 3 stopped at a
     row, 130 interrupted.
@@ -155,7 +155,7 @@ def import_folder(
         err.print(f"Stopped: {ended.detail}", markup=False, highlight=False)
         raise typer.Exit(EXIT_STOPPED)
     if ended is not None:
-        err.print("Interrupted. Run it again to go on: what is enrolled is not done twice.")
+        err.print("Interrupted. Run it again to continue: nothing is enrolled twice.")
         raise typer.Exit(EXIT_INTERRUPTED)
     if counts.of(Result.REJECTED):
         raise typer.Exit(EXIT_SOME_REJECTED)

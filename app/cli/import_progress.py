@@ -1,4 +1,4 @@
-"""How far an import is, and how it ended."""
+"""Shows the progress and the result of an import."""
 
 import json
 import time
@@ -21,7 +21,7 @@ from app.cli.console import err, out
 from app.importing.outcomes import Counts, Outcome, Result
 
 PLAIN_LINE_EVERY_S = 1.0
-# What would enrol rows that were rejected for that reason.
+# By reason of rejection: what to change so that such rows are enrolled.
 REMEDIES = {
     "several_faces": "--face largest, or --face centre",
     "face_too_small": "another --gate",
@@ -34,7 +34,7 @@ REMEDIES = {
 
 
 class ImportProgress:
-    """Rows that are done, and rows that a server is done with and has not told of yet."""
+    """Counts rows that are done, and rows that a server has done but not reported yet."""
 
     def __init__(self, total: int | None, counts: Counts) -> None:
         self._total = total
@@ -43,17 +43,17 @@ class ImportProgress:
         self._under_way = 0
 
     def tell(self, _outcome: Outcome) -> None:
-        """One row more; `counts` has it already."""
+        """One more row is done; `counts` has it already."""
         self._under_way = max(0, self._under_way - 1)
         self.show()
 
     def under_way(self, rows: int) -> None:
-        """What a server is done with beyond the rows that were told."""
+        """Set the number of rows that a server has done but not reported."""
         self._under_way = rows
         self.show()
 
     def show(self) -> None:
-        """Bring it before the eyes, if it is time to."""
+        """Show the progress, if it is time to."""
 
     @property
     def rows(self) -> int:
@@ -61,11 +61,11 @@ class ImportProgress:
         return self._counts.total + self._under_way
 
     def rate(self) -> float:
-        """Rows a second."""
+        """Rows per second."""
         return self.rows / max(time.monotonic() - self._started, 1e-9)
 
     def seconds_left(self) -> float | None:
-        """Where that is known: not before something is done."""
+        """Estimated seconds left; None if the total is unknown or nothing is done yet."""
         if self._total is None or not self.rows:
             return None
         return max(0, self._total - self.rows) / self.rate()
@@ -91,7 +91,7 @@ class ImportProgress:
 
 
 class _Lines(ImportProgress):
-    """A line now and then, as JSON if asked."""
+    """Prints a line from time to time, as JSON if asked."""
 
     def __init__(self, total: int | None, counts: Counts, *, as_json: bool) -> None:
         super().__init__(total, counts)
@@ -111,7 +111,7 @@ class _Lines(ImportProgress):
 
 
 class _Bar(ImportProgress):
-    """A bar that a thread of its own keeps moving."""
+    """A progress bar, refreshed by a separate thread."""
 
     def __init__(self, total: int | None, counts: Counts, bar: Progress) -> None:
         super().__init__(total, counts)
@@ -139,7 +139,7 @@ def import_progress(
 
 
 def summarise(counts: Counts, *, as_json: bool, dry_run: bool, reported: bool) -> None:
-    """What became of the rows, and whose they were, on standard output."""
+    """Print the numbers of rows by outcome, and the persons, to standard output."""
     if as_json:
         largest = [{"person_id": name, "rows": rows} for name, rows in counts.largest_persons()]
         members = {**counts.members(), "largest_persons": largest, "dry_run": dry_run}
@@ -147,9 +147,7 @@ def summarise(counts: Counts, *, as_json: bool, dry_run: bool, reported: bool) -
         return
     rejected = counts.of(Result.REJECTED)
     title = "Nothing was stored" if dry_run else None
-    table = Table(
-        "outcome", "reason", "rows", *["what would take them"] * bool(rejected), title=title
-    )
+    table = Table("outcome", "reason", "rows", *["to enrol them"] * bool(rejected), title=title)
     for (result, reason), count in sorted(counts.by_reason.items()):
         remedy = REMEDIES.get(reason, "") if result != Result.ENROLLED else ""
         table.add_row(result, reason, str(count), *[remedy] * bool(rejected))

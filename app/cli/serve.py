@@ -16,7 +16,7 @@ from app.services import Services, build_services
 from app.settings import Settings
 from app.telemetry.logs import log, set_up_logs
 
-# Machines that start together start the database in their own time.
+# After a power failure, for example, the database server may start later than the service.
 DATABASE_WAIT_S = 60.0
 
 
@@ -55,13 +55,13 @@ def serve(
     if warning := DescriptorLimit.read().raised().warning():
         log(logging.WARNING, warning)
     announce_folder(settings)
-    # Before any network is loaded: a port that is taken is known at once.
+    # Before any network is loaded, so that a port in use is reported at once.
     with clear_errors(), bound(settings.host, settings.port) as sockets:
         run(build_services(settings, DATABASE_WAIT_S), settings, sockets)
 
 
 def run(services: Services, settings: Settings, sockets: list[socket.socket]) -> None:
-    """Serve until told to stop; what is under way is finished first."""
+    """Serve until a signal; requests that are being processed are finished first."""
     if warning := unmatched_pack(services):
         log(logging.WARNING, warning)
     logging.getLogger("uvicorn.error").addHandler(_UvicornErrors())
@@ -70,7 +70,7 @@ def run(services: Services, settings: Settings, sockets: list[socket.socket]) ->
 
 
 class _UvicornErrors(logging.Handler):
-    """Passes on what goes wrong in uvicorn itself."""
+    """Forwards uvicorn's own errors to our log."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.ERROR:

@@ -1,4 +1,4 @@
-"""What doctor says of ids and metadata that an earlier version stored, and how it changes them."""
+"""The checks of `doctor` for ids and metadata that an earlier version stored, and their repair."""
 
 import json
 import os
@@ -10,31 +10,33 @@ from app.gallery.ports import ClashingIds, InvalidRow, TemplateStore
 
 SHOWN = 20
 
-# A line, and whether all is well with what it speaks of.
+# A line of the report, and whether what it reports is fine.
 Finding = tuple[str, bool]
 
 
 def stored_data(store: TemplateStore, *, repair: bool) -> list[Finding]:
-    """Metadata that is not returned as it is stored, and ids that look the same; and whether
-    filters find by the metadata that there is, which is repaired if asked."""
+    """Findings about metadata that is shown corrected, about ids that look the same, and about the
+    index of metadata, which is repaired if asked."""
     findings: list[Finding] = []
     amiss = [f"{_where(one)}: {one.problem}" for one in store.invalid_rows()]
     findings += [(line, False) for line in amiss[:SHOWN]]
     if len(amiss) > SHOWN:
         findings.append((f"and {len(amiss) - SHOWN} more", False))
     if amiss:
-        advice = "likeness doctor --fix-metadata FILE stores what is shown instead"
-        findings.append((f"{len(amiss)} rows hold what no answer can carry; {advice}", False))
+        advice = "likeness doctor --fix-metadata FILE stores the corrected values"
+        findings.append(
+            (f"{len(amiss)} rows have metadata that is shown corrected; {advice}", False)
+        )
     if wrong := store.wrong_terms(repair=repair):
-        said = "it was built anew" if repair else "likeness doctor --repair builds it anew"
+        said = "it was built again" if repair else "likeness doctor --repair builds it again"
         findings.append((f"the index of metadata is wrong about {wrong} persons; {said}", repair))
     findings += [(_clash(one), False) for one in store.clashing_ids()]
     return findings
 
 
 def fix(store: TemplateStore, path: Path) -> list[str]:
-    """Store what is shown where it differs; the file gets what was stored, and is its owner's
-    alone. Raises BackupError where it exists or cannot be written."""
+    """Store corrected metadata, and write the old metadata to a new file that only its owner can
+    read. Raises BackupError if the file exists or cannot be written."""
     try:
         opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(opened, "w", encoding="utf-8") as file:
@@ -50,7 +52,7 @@ def fix(store: TemplateStore, path: Path) -> list[str]:
         raise BackupError(
             f"{path} cannot be written: {error.strerror}. Name another new file."
         ) from error
-    return [f"{sum(fixed)} rows were changed; {path} has what they held. Delete it when done."]
+    return [f"{sum(fixed)} rows were changed; {path} has their old metadata. Delete it when done."]
 
 
 def _where(one: InvalidRow) -> str:
@@ -70,8 +72,8 @@ def _clash(one: ClashingIds) -> str:
 
 
 def _quoted(text: str) -> str:
-    """For bash and zsh, every character that is not ASCII by its number: so two that look the same
-    can be told apart, and are pasted as they are."""
+    """Quoted for bash and zsh, with non-ASCII characters as numbers, so that ids which look the
+    same can be distinguished and pasted."""
     if text.isascii():
         return shlex.quote(text)
     escaped = "".join(

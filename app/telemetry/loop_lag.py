@@ -1,4 +1,4 @@
-"""How late the event loop is: everything that it should not do itself shows here."""
+"""Measures how late the event loop is, which shows CPU work that it should not do."""
 
 import asyncio
 import os
@@ -8,15 +8,15 @@ from contextlib import suppress
 from app.telemetry.metrics import Metrics
 
 EVERY_S = 0.02
-# Linux's count of the nanoseconds that a thread could run and had no core, its second number.
+# Linux: the second number is the nanoseconds in which a thread was runnable but had no core.
 SCHEDULING = "/proc/thread-self/schedstat"
 
 
 class LoopLag:
-    """Wakes up again and again, and counts by how much it was late.
+    """Wakes up at regular intervals, and measures by how much it was late.
 
-    Where the system tells it (Linux), the time in which other processes had the core is left out:
-    that says nothing about what this one does.
+    On Linux the time in which other processes had the core is not counted, because it says nothing
+    about this process.
     """
 
     def __init__(self, metrics: Metrics) -> None:
@@ -33,7 +33,7 @@ class LoopLag:
 
 
 class CoreWait:
-    """How long the current thread has waited for a core; 0 where the system does not tell."""
+    """How long the current thread has waited for a core; 0 if the system does not say."""
 
     def __init__(self) -> None:
         self._descriptor: int | None = None
@@ -48,7 +48,7 @@ class CoreWait:
             os.close(self._descriptor)
 
     def seconds(self) -> float:
-        """So far, of this thread."""
+        """Seconds so far, of this thread."""
         if self._descriptor is None:
             return 0.0
         return int(os.pread(self._descriptor, 100, 0).split()[1]) / 1e9

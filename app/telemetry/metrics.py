@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-# What the longest recent lag of the event loop is the longest of.
+# Seconds over which the longest recent lag of the event loop is taken.
 RECENT_S = 15.0
 
 
@@ -59,29 +59,29 @@ class Metrics:
             registry=self.registry,
         )  # fmt: skip
         self.transfers = Gauge(
-            "likeness_transfers", "Bodies on their way in or out, by kind.", ["kind"],
+            "likeness_transfers", "Bodies and answers being transferred, by kind.", ["kind"],
             registry=self.registry,
         )  # fmt: skip
         self._lag = Histogram(
-            "likeness_event_loop_lag_seconds", "How late the event loop woke up by its own doing.",
+            "likeness_event_loop_lag_seconds", "How late the event loop woke up by its own work.",
             buckets=_SECONDS, registry=self.registry,
         )  # fmt: skip
         self._recent_lag = Gauge(
-            "likeness_event_loop_lag_recent_seconds", "The longest of the last 15 s.",
+            "likeness_event_loop_lag_recent_seconds", "The longest lag of the last 15 s.",
             registry=self.registry,
         )  # fmt: skip
         self._lags: deque[tuple[float, float]] = deque()
 
     def observe(self, name: str, description: str, value: Callable[[], float]) -> None:
-        """Have a gauge whose value is asked for whenever Prometheus asks."""
+        """Add a gauge whose value is computed at each request of Prometheus."""
         Gauge(name, description, registry=self.registry).set_function(value)
 
     def observe_loop_lag(self, seconds: float) -> None:
-        """Count how late the event loop woke up."""
+        """Record how late the event loop woke up."""
         self._lag.observe(seconds)
         now = time.monotonic()
         while self._lags and (self._lags[-1][1] <= seconds):
-            self._lags.pop()  # it is neither the longest now nor will it be
+            self._lags.pop()  # it can no longer be the longest
         self._lags.append((now, seconds))
 
     def set_loop_lag(self) -> None:
@@ -147,7 +147,7 @@ class OpenIndexCounts(Collector):
         )  # fmt: skip
         yield CounterMetricFamily("likeness_indexes_opened", "Indexes opened.", value=now.opened)
         yield CounterMetricFamily(
-            "likeness_indexes_closed", "Indexes closed for memory, or with their collection.",
+            "likeness_indexes_closed", "Indexes closed to free memory, or with their collection.",
             value=now.closed,
         )  # fmt: skip
 

@@ -123,7 +123,7 @@ def test_import_into_another_collection_makes_it(run: Run, people: Path) -> None
 def test_import_of_nothing(run: Run, tmp_path: Path) -> None:
     answer = run("import", tmp_path / "absent")
     assert answer.exit_code == 2
-    assert "There is no" in answer.stderr
+    assert "does not exist" in answer.stderr
 
 
 def test_import_by_the_script_and_with_a_gate(

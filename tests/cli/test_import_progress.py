@@ -96,7 +96,7 @@ def test_an_interruption_says_how_to_go_on(
     with pytest.raises(import_gallery.typer.Exit) as caught:
         import_gallery.import_folder([str(photos)])
     assert caught.value.exit_code == import_gallery.EXIT_INTERRUPTED
-    assert "Run it again to go on" in capsys.readouterr().err
+    assert "Run it again to continue" in capsys.readouterr().err
 
 
 def test_a_sample_takes_names_of_any_bytes() -> None:

@@ -80,7 +80,7 @@ def test_doctor_finds_and_repairs_an_index_that_is_not_true(data: Path) -> None:
     with running.gallery.store._database.writing() as connection:  # type: ignore[attr-defined]
         connection.execute(text("DELETE FROM templates WHERE id = 1"))
     running.gallery.store.close()
-    assert "1 are unknown to the database" in run("doctor", code=1)
+    assert "1 are not in the database" in run("doctor", code=1)
     assert "the index is true" in run("doctor", "--repair")
     assert "All is well" in run("doctor")
 
@@ -120,7 +120,7 @@ def test_doctor_finds_and_changes_what_no_answer_can_carry(data: Path, tmp_path:
     running.close()
     said = run("doctor", code=1)
     assert "person ada in default: metadata.note contains U+D83D (lone surrogate)" in said
-    assert "1 rows hold what no answer can carry" in said
+    assert "1 rows have metadata that is shown corrected" in said
     clash = r"$'jose\U00000301' $'jos\U000000e9'"
     assert f"likeness hygiene default --merge {clash}" in said
     kept = tmp_path / "kept.jsonl"
@@ -128,7 +128,7 @@ def test_doctor_finds_and_changes_what_no_answer_can_carry(data: Path, tmp_path:
     assert json.loads(kept.read_text())["json"] == '{"note": "\\ud83d"}'
     assert kept.stat().st_mode & 0o077 == 0
     assert "another new file" in run("doctor", "--fix-metadata", str(kept), code=2)
-    assert "The person is jos\u00e9 2 now" in run(
+    assert "The person's id is jos\u00e9 2 now" in run(
         "hygiene", "--rename", "jose\u0301", "jose\u0301 2"
     )
     assert "All is well" in run("doctor")
