@@ -1,4 +1,4 @@
-"""How many pairs of different people of a gallery are to be expected that look alike by chance."""
+"""Estimates how many pairs of different people in a gallery look alike by chance."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ class ChancePairs:
 
     @classmethod
     def of(cls, calibration: Calibration, templates: NDArray[np.int64]) -> "ChancePairs":
-        """For people with so many templates each (P,).
+        """For P people with these numbers of templates (P,).
 
         The most similar of the templates of two people decides. As a search compares a probe with m
         templates of a person as if with m ** template_exponent independent ones, a pair of people

@@ -1,4 +1,4 @@
-"""The photo decoder of a service: memory of all photos bounded together, suspicious ones apart."""
+"""The photo decoder: limits the memory of all photos, and decodes suspicious ones in a process."""
 
 import contextlib
 import os
@@ -22,25 +22,25 @@ from app.locks import new_condition, new_lock
 from app.types import DecodedImage, Image
 
 RETRY_AFTER_S = 1
-# A process that is not needed for as long is ended; starting one takes half a second.
+# Seconds after which an idle process is ended; starting one takes half a second.
 IDLE_SECONDS = 5.0
-# Of a decoder process before it sees a photo: Python, NumPy, OpenCV and the codecs, mapped.
+# Address space of a decoder process without a photo: Python, NumPy, OpenCV and the codecs.
 _PROCESS_BYTES = 512 * 1024 * 1024
-# What a pixel may take there: planes of 16 bits, a copy, and the result.
+# Bytes that a pixel may take there: planes of 16 bits, a copy, and the result.
 _PROCESS_BYTES_PER_PIXEL = 24
 
 
 class PhotoDecoder:
     """Decodes photos for several threads. Safe to call from all of them.
 
-    While photos are decoded they may take `limits.decode_bytes` together, by their headers; others
-    wait, first come, first served. What is suspicious, and every HEIC and AVIF, is decoded in a
-    process of its own, which can be ended and whose end is no harm.
+    All photos being decoded may take `limits.decode_bytes` together, estimated from their headers;
+    others wait in the order of their calls. Suspicious photos, and every HEIC and AVIF, are decoded
+    in a separate process, which can be killed without harm.
     """
 
     def __init__(self, limits: ImageLimits) -> None:
         self.limits = limits
-        self._memory = Memory(limits.decode_bytes)
+        self._memory = MemoryBudget(limits.decode_bytes)
         self._idle: list[_Process] = []
         self._lock = new_lock("decoder.processes")
         self._timer: threading.Timer | None = None
@@ -139,8 +139,8 @@ class PhotoDecoder:
                 self._end_idle_later()
 
 
-class Memory:
-    """Bytes that several threads may hold together, in the order in which they ask."""
+class MemoryBudget:
+    """Bytes that several threads may use together, given out in the order of their requests."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -150,7 +150,7 @@ class Memory:
 
     @contextlib.contextmanager
     def hold(self, size: int, seconds: float) -> Iterator[None]:
-        """Hold `size` bytes; more than there are in all are held alone.
+        """Reserve `size` bytes; more than the whole budget only if nothing else is reserved.
 
         Raises Overloaded when they are not free within `seconds`.
         """
@@ -166,8 +166,8 @@ class Memory:
                 self._changed.notify_all()
             if not free:
                 raise Overloaded(
-                    f"The photos at work take all of the {self._most:,} bytes that decoding may "
-                    "take; try again in a moment, with smaller photos.",
+                    f"Other photos are using the {self._most:,} bytes of memory for decoding; try "
+                    "again in a moment, or send smaller photos.",
                     {"retry_after": RETRY_AFTER_S},
                 )
             self._held += size

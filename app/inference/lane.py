@@ -46,9 +46,9 @@ class _Job:
 class Lane:
     """A fixed number of threads behind one bounded queue.
 
-    A job keeps what it has decoded until its last step, while others take their turns. So the
-    memory of the jobs that have begun is counted: one that does not fit waits at the head of the
-    queue until enough of them are over, and only they go on meanwhile.
+    A job keeps its decoded photo until its last step, while others take their turns. So the memory
+    of the jobs that have begun is counted: a job that does not fit waits at the head of the queue
+    until enough of them have ended, and no other job begins meanwhile.
     """
 
     def __init__(self, name: str, threads: int, capacity: int, max_memory: int = 0) -> None:
@@ -160,7 +160,7 @@ class Lane:
         return self._memory + job.memory <= self._max_memory
 
     def _over(self, job: _Job) -> None:
-        """A job that has begun is over, in whichever way."""
+        """A job that had begun has ended, with or without an error."""
         with self._changed:
             self._memory -= job.memory
             self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""How much memory there is to use: the machine's, and no more than its container may."""
+"""The memory that this process may use: the machine's, limited by its container."""
 
 import os
 from contextlib import suppress

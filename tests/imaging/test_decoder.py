@@ -15,7 +15,7 @@ from PIL import Image as PillowImage
 
 from app.errors import ImageTooLarge, Overloaded, UnreadableImage
 from app.imaging import ImageLimits, PhotoDecoder, decoder, read_header
-from app.imaging.decoder import Memory
+from app.imaging.decoder import MemoryBudget
 from app.imaging.inspection import MAX_SCANNED_SAMPLES, is_suspicious
 from app.imaging.jpeg import count_scanned_samples, read_frame
 
@@ -188,7 +188,7 @@ class TestProcess:
 
 class TestMemory:
     def test_as_much_as_there_is(self) -> None:
-        memory = Memory(100)
+        memory = MemoryBudget(100)
         with memory.hold(60, 1), memory.hold(40, 1):
             with pytest.raises(Overloaded, match="100 bytes") as caught, memory.hold(1, 0.01):
                 pass
@@ -197,7 +197,7 @@ class TestMemory:
             pass
 
     def test_first_come_first_served(self) -> None:
-        memory, order = Memory(100), []
+        memory, order = MemoryBudget(100), []
         held = memory.hold(100, 1)
         held.__enter__()
 
@@ -216,7 +216,7 @@ class TestMemory:
         assert order == [90, 20, 80]
 
     def test_one_that_gives_up_does_not_hold_up_the_rest(self) -> None:
-        memory = Memory(100)
+        memory = MemoryBudget(100)
         with memory.hold(50, 1):
             with pytest.raises(Overloaded), memory.hold(60, 0.01):
                 pass

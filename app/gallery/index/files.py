@@ -1,4 +1,4 @@
-"""Files of index rows: checksummed, and rid of single rows in place."""
+"""Files of index rows, with checksums, in which single rows can be erased in place."""
 
 import json
 import os
@@ -80,7 +80,7 @@ def header_bytes(facts: Mapping[str, Any]) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class LivingVectors:
-    """The vectors of rows, those of the dead as zeros, whatever lies there."""
+    """The vectors of rows; those of removed rows are read as zeros."""
 
     vectors: FloatArray
     alive: Flags

@@ -1,4 +1,4 @@
-"""The derived indexes of a database in this process: opened on demand, kept in step, forgotten."""
+"""The indexes of a database in this process: opened on demand, updated, and dropped."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -24,7 +24,7 @@ class Indexes:
         self.replicas = Replicas(self._new, shelf.max_bytes)
         self._owned = False
         self._followed: tuple[int, int, int] | None = None
-        # Of collections whose index is closed: where nothing that was removed is in the snapshot.
+        # By closed collection: the revision up to which its snapshot is free of removed rows.
         self._erased_at: dict[int, tuple[int, str]] = {}
 
     def _new(self, record: CollectionRecord) -> Replica:
@@ -35,14 +35,14 @@ class Indexes:
 
     @contextmanager
     def current(self, record: CollectionRecord) -> Iterator[CertifiedIndex]:
-        """The collection's index at the record's revision or a later one; it stays open until the
-        block is left."""
+        """The collection's index at the record's revision or a later one; it is not closed within
+        the context."""
         with self._noticing_deletion(record), self.replicas.using(record) as replica:
             yield replica.current(record)
 
     def follow(self, record: CollectionRecord) -> None:
-        """Bring the index up to the record if it is open, or if there is room to open it.
-        Otherwise the next search opens it: writes close no other index."""
+        """Update the index to the record's revision if it is open, or if there is memory to open
+        it. Otherwise the next search opens it: a write never closes another index."""
         with self._noticing_deletion(record), self._open_or_room(record) as replica:
             if replica is not None:
                 replica.erase(record)
@@ -53,8 +53,8 @@ class Indexes:
         return self.replicas.using_open(record.key)
 
     def erase(self, record: CollectionRecord) -> Erasure:
-        """Take what was removed up to the record out of the index and out of the snapshot, also
-        where the index is closed. Whether the snapshot still holds it."""
+        """Remove the rows removed up to the record's revision from the index and the snapshot, also
+        if the index is closed. Pending if the snapshot may still have them."""
         with self._noticing_deletion(record), self._open_to_erase(record) as replica:
             if replica is not None:
                 replica.erase(record)
@@ -62,7 +62,7 @@ class Indexes:
         return self._left_on_disk(record.key)
 
     def _open_to_erase(self, record: CollectionRecord) -> AbstractContextManager[Replica | None]:
-        # Where another process is the owner, its upkeep erases.
+        # If another process owns the snapshots, its maintenance erases the rows.
         kept = self._snapshots
         if kept is not None and kept.own() and kept.has_rows(record.key):
             return self.replicas.using(record)
@@ -73,19 +73,19 @@ class Indexes:
         return Erasure.PENDING if left else Erasure.DONE
 
     def forget(self, key: int) -> Erasure:
-        """Drop a collection's index and remove its snapshot; whether another process keeps it."""
+        """Drop a collection's index and remove its snapshot; pending if another process owns it."""
         if not self.replicas.discard(key) and self._snapshots is not None:
             self._snapshots.remove(key)
         return self._left_on_disk(key)
 
     def snapshot_on_disk(self, record: CollectionRecord) -> Restored | None:
-        """What a start would begin with; None where it would read the database."""
+        """The snapshot that a start would load; None if it would read the database."""
         return self._new(record).snapshot_on_disk(record)
 
     @contextmanager
     def _noticing_deletion(self, record: CollectionRecord) -> Iterator[None]:
-        """Forget a collection that turns out to be deleted: what follows it may have been made
-        anew after the deletion forgot it."""
+        """Drop the index of a collection that turns out to be deleted: it may have been opened
+        again after the deletion dropped it."""
         try:
             yield
         except CollectionNotFound:
@@ -95,9 +95,9 @@ class Indexes:
     # --- all of them -------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Open the indexes of large collections, those that were enrolled into last as long as
-        there is room. The small ones are opened on demand: that takes milliseconds."""
-        # What is opened from here on knows what lies in its folder.
+        """Open the indexes of large collections, the most recently enrolled into first, as far as
+        memory allows. Small ones are opened on demand, which takes milliseconds."""
+        # Own the snapshots first, so that opened indexes know the state of their folders.
         self._owned = self._snapshots is not None and self._snapshots.own()
         wanted: list[CollectionRecord] = []
         room = self._shelf.max_bytes
@@ -113,9 +113,9 @@ class Indexes:
                 pass
 
     def tend(self) -> None:
-        """Follow what other processes changed, seal, compact, erase, keep snapshots.
+        """Maintenance: apply changes of other processes, seal, compact, erase, save snapshots.
 
-        While nothing changes in the database this is one query, whatever there is.
+        While nothing changes in the database this is one query, whatever the number of collections.
         """
         owned = self._snapshots is not None and self._snapshots.own()
         if owned and not self._owned:
@@ -146,7 +146,7 @@ class Indexes:
         self._erased_at = {key: at for key, at in self._erased_at.items() if key in kept}
 
     def _follow_open(self, key: int, mark: CollectionMark) -> bool:
-        """Bring an index up to a mark if it is open; whether it is."""
+        """Update an index to a mark if it is open; returns whether it is."""
         with self.replicas.using_open(key, recent=False) as replica:
             if replica is None:
                 return False
@@ -169,7 +169,7 @@ class Indexes:
         self._erased_at[key] = now
 
     def close(self) -> None:
-        """Keep snapshots of what the database still has."""
+        """Save snapshots of the collections that still exist."""
         with suppress(StoreUnavailable):
             for key in set(self.replicas) - self._store.marks().keys():
                 self.forget(key)

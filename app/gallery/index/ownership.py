@@ -1,4 +1,4 @@
-"""The right to change a folder that several processes read."""
+"""A lock that gives one process the right to change a folder that several processes read."""
 
 import os
 from collections.abc import Callable
@@ -11,10 +11,10 @@ LOCK = "lock"
 
 
 class Ownership:
-    """Belongs to one process at a time, until that process gives it up or ends."""
+    """Held by one process at a time, until it releases it or ends."""
 
     def __init__(self, folder: Path, acquired: Callable[[], None] = lambda: None) -> None:
-        """`acquired` is called when this process has become the owner, before `own` returns."""
+        """`acquired` is called when this process becomes the owner, before `own` returns."""
         self._folder = folder
         self._acquired = acquired
         self._descriptor: int | None = None
@@ -26,7 +26,7 @@ class Ownership:
         return self._descriptor is not None
 
     def own(self) -> bool:
-        """Become the owner if no other process is; whether this one is now."""
+        """Try to become the owner; returns whether this process is the owner."""
         if self.held:
             return True
         with self._lock:
@@ -47,7 +47,7 @@ class Ownership:
             return None  # a folder that cannot be written keeps nothing
 
     def release(self) -> None:
-        """Own it no longer."""
+        """Stop being the owner."""
         with self._lock:
             if self._descriptor is not None:
                 os.close(self._descriptor)

@@ -72,14 +72,14 @@ class Replica:
 
     @property
     def settled(self) -> bool:
-        """Whether upkeep has nothing to do before the next change."""
+        """Whether maintenance has nothing to do before the next change."""
         reached = self._reached
         if reached is not self._tended or self._to_erase or self._unsaved(reached):
             return False
         return self._snapshot is None or not self._snapshot.may_lose_files
 
     def _unsaved(self, reached: Reached | None) -> bool:
-        """Whether this process should keep a snapshot that it does not keep yet."""
+        """Whether this process should save a snapshot."""
         if reached is None or self._snapshot is None or not self._snapshot.owned:
             return False
         return reached.revision != self._saved_revision or self._snapshot.behind
@@ -100,8 +100,8 @@ class Replica:
         return reached.index
 
     def erase(self, record: CollectionRecord) -> None:
-        """Bring the index to the record's revision, and take what was removed on the way, by
-        whatever thread, out of the snapshot."""
+        """Update the index to the record's revision, and erase the rows removed by this or another
+        thread from the snapshot."""
         self.current(record)
         self._erase()
 
@@ -166,7 +166,7 @@ class Replica:
     # --- start -------------------------------------------------------------------------------
 
     def snapshot_on_disk(self, record: CollectionRecord) -> Restored | None:
-        """What a start would begin with; None where it would read the database."""
+        """The snapshot that a start would load; None if it would read the database."""
         return None if self._snapshot is None else self._usable(record, self._snapshot.reader())
 
     def _usable(self, record: CollectionRecord, snapshot: SnapshotFolder) -> Restored | None:
@@ -238,7 +238,7 @@ class Replica:
         self._tended = reached
 
     def save_soon(self) -> None:
-        """Let the next round of upkeep keep a snapshot."""
+        """Let the next round of maintenance save a snapshot."""
         self._saved_revision, self._saved_at = -1, -np.inf
         self._tended = None
 
@@ -270,7 +270,7 @@ class Replica:
             )
 
     def close(self) -> bool:
-        """Keep a last snapshot where something changed; whether nothing is left to erase."""
+        """Save a last snapshot if something changed; returns whether nothing is left to erase."""
         if self._reached is not None:
             self._erase()
             if self._unsaved(self._reached):

@@ -11,12 +11,12 @@ from app.gallery.index.search import SearchCounts
 from app.gallery.ports import CollectionRecord
 from app.locks import new_condition
 
-CLOSING_S = 60.0  # within which an index is closed, or who wants it again gives up
+CLOSING_S = 60.0  # how long a caller waits for an index that is being closed
 
 
 @dataclass(slots=True, eq=False)
 class OpenReplica:
-    """A replica, how many use it now, and the bytes it took when it was last given back."""
+    """A replica, its number of current users, and its bytes after the last use."""
 
     replica: Replica
     users: int = 0
@@ -36,8 +36,8 @@ class OpenIndexes:
 
 
 class Replicas(Mapping[int, Replica]):
-    """The open replicas by collection. One that somebody uses stays open; of the others the least
-    recently used are closed when all together take more than `limit` bytes, but never the last."""
+    """The open replicas by collection. When they take more than `limit` bytes together, the least
+    recently used ones that are not in use are closed, but never the last one."""
 
     def __init__(self, new: Callable[[CollectionRecord], Replica], limit: int) -> None:
         self._new = new
@@ -50,7 +50,7 @@ class Replicas(Mapping[int, Replica]):
 
     @contextmanager
     def using(self, record: CollectionRecord) -> Iterator[Replica]:
-        """The collection's replica, opened if need be, and open until the block is left."""
+        """The collection's replica, opened if necessary; it is not closed within the context."""
         one = self._take(record.key, record)
         assert one is not None, "it was opened"
         with self._held(record.key, one) as replica:
@@ -58,8 +58,8 @@ class Replicas(Mapping[int, Replica]):
 
     @contextmanager
     def using_open(self, key: int, *, recent: bool = True) -> Iterator[Replica | None]:
-        """The collection's replica if it is open, else None. Upkeep's use of it is not `recent`:
-        it says nothing of who will be asked for next."""
+        """The collection's replica if it is open, else None. Maintenance is not a `recent` use: it
+        does not predict which index will be needed next."""
         one = self._take(key, None, recent=recent)
         if one is None:
             yield None
@@ -73,7 +73,7 @@ class Replicas(Mapping[int, Replica]):
         with self._changed:
             if not self._changed.wait_for(lambda: not self._is_closing(key), CLOSING_S):
                 raise StoreUnavailable(
-                    "The collection's index is being closed, which takes long. Try again in a "
+                    "The collection's index is still being saved and closed. Try again in a "
                     "moment.",
                     {"retry_after": 1},
                 )
@@ -127,7 +127,7 @@ class Replicas(Mapping[int, Replica]):
             return None
 
     def _close(self, key: int, one: OpenReplica) -> bool:
-        """Save what is not saved, then drop it; whether that was possible."""
+        """Save the index if it changed, then drop it; returns whether that succeeded."""
         closed = False
         try:
             closed = one.replica.close()
@@ -148,8 +148,8 @@ class Replicas(Mapping[int, Replica]):
         return one
 
     def discard(self, key: int) -> bool:
-        """Drop a collection's replica, whoever uses it, and remove its snapshot; whether it was
-        open."""
+        """Drop a collection's replica even if it is in use, and remove its snapshot; returns
+        whether it was open."""
         with self._changed:
             one = self._drop(key) if key in self._open else None
             self._changed.notify_all()

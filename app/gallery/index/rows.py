@@ -51,8 +51,8 @@ class Rows:
         return int(self.vectors.shape[1])
 
     def remove(self, keys: Ids) -> RowNumbers:
-        """Let rows count no more, and forget their vectors where they lie in memory; gives the
-        numbers of those that were alive. One caller at a time."""
+        """Mark rows as removed, and zero their vectors in memory; returns the numbers of those that
+        were alive. One caller at a time."""
         numbers = self.find(keys)
         numbers = numbers[self.alive[numbers]]
         self.alive[numbers] = False
@@ -156,8 +156,8 @@ class Shard:
         return self.rows.memory + self.codes.memory
 
     def remove(self, keys: Ids) -> Ids:
-        """Let rows count no more, and forget their codes, and their vectors where they lie in
-        memory; gives the persons they were of. One caller at a time."""
+        """Mark rows as removed, and zero their codes, and their vectors in memory; returns the
+        persons of these rows. One caller at a time."""
         numbers = self.rows.remove(keys)
         self.codes.scan.forget(numbers)
         persons: Ids = self.rows.persons[numbers]

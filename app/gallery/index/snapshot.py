@@ -33,7 +33,7 @@ from app.types import FloatArray
 
 PURPOSE = b"likeness index snapshot"
 NO_KEYS: Ids = np.empty(0, np.int64)
-FILE_TIMEOUT_S = 60.0  # within which a file that is being written is there, or given up
+FILE_TIMEOUT_S = 60.0  # how long an erasure waits for a file that is being written
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class SnapshotFolder:
     # --- who may write -----------------------------------------------------------------------
 
     def own(self) -> bool:
-        """Become the owner if nobody else is. What was discarded has no owner any more."""
+        """Try to become the owner. A discarded folder has no owner."""
         return not self._discarded and self._owner.own()
 
     @property
@@ -126,7 +126,7 @@ class SnapshotFolder:
         return self._owner.held and not self._in_step
 
     def accept(self) -> None:
-        """Go on from what was loaded. What is not accepted goes at the next save or erasure."""
+        """Continue from the loaded files. Without this the next save or erasure removes them."""
         self._in_step = self._read_as_owner
 
     def _take_over(self) -> None:
@@ -146,8 +146,8 @@ class SnapshotFolder:
         self._in_step = True
 
     def discard(self) -> None:
-        """Remove everything, where this process is the owner or nobody is, and keep nothing here
-        ever again. A save that is under way is given up, and removes what it wrote."""
+        """Remove everything, unless another process is the owner, and never save here again. A save
+        in progress is cancelled and removes what it wrote."""
         if self._folder.exists():
             self._owner.own()
         with self._lock:
@@ -362,7 +362,7 @@ class SnapshotFolder:
         self._held = WeakKeyDictionary(held)
 
     def _write(self, name: str, rows: Rows, codes: CodedRows | None) -> None:
-        """A file of these rows. Whoever erases one of them meanwhile waits for it."""
+        """Write a file of these rows. An erasure of one of them waits until it is written."""
         path, layout = self._folder / name, Layout(len(rows), rows.dimension, codes is not None)
         with self._lock:
             if self._discarded:
@@ -411,8 +411,8 @@ class SnapshotFolder:
     # --- forget ------------------------------------------------------------------------------
 
     def erase(self, keys: Ids) -> None:
-        """Leave nothing of these templates in the files. Waits for a file with one of them that is
-        being written. Raises OSError."""
+        """Erase these templates from the files. Waits for a file with one of them that is being
+        written. Raises OSError."""
         if not len(keys) and not self.behind:
             return
         with self._lock:
@@ -424,7 +424,9 @@ class SnapshotFolder:
             if not self._lock.wait_for(
                 lambda: not np.isin(keys, self._in_work).any(), FILE_TIMEOUT_S
             ):
-                raise TimeoutError("a file of the index snapshot takes too long to write")
+                raise TimeoutError(
+                    f"a file of the index snapshot was not written within {FILE_TIMEOUT_S:g} s"
+                )
             self._erase(keys)
 
     def _erase(self, keys: Ids) -> None:

@@ -33,7 +33,7 @@ class Snapshots:
         return self._owner.held
 
     def own(self) -> bool:
-        """Become the owner if no other process is; whether this one is now."""
+        """Try to become the owner; returns whether this process is the owner."""
         return self._owner.own()
 
     def release(self) -> None:
@@ -41,7 +41,7 @@ class Snapshots:
         self._owner.release()
 
     def of(self, record: CollectionRecord) -> SnapshotFolder:
-        """The snapshot of one collection, whether there is one or not."""
+        """The snapshot folder of one collection, which may not exist yet."""
         identity = IndexIdentity(
             self._database, record.key, record.embedding_space, record.dimension
         )
@@ -53,7 +53,7 @@ class Snapshots:
         return {int(one.name) for one in files_in(self._folder) if one.name.isdecimal()}
 
     def has_rows(self, key: int) -> bool:
-        """Whether any file of a collection's rows is there, whoever wrote it."""
+        """Whether a file with rows of the collection exists, written by any process."""
         return has_rows(self._folder / str(key))
 
     def reached(self, key: int) -> tuple[int, str] | None:
