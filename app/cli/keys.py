@@ -50,6 +50,7 @@ def rotate() -> None:
                 while done := store.reseal(collection.name):
                     persons += done
         out.print(f"{persons} persons brought under the active key.")
+        out.print("Snapshots of the index from before are removed when a service starts with it.")
         _show(store.sealing())
 
 

@@ -17,7 +17,7 @@ from tests.ports import free_port
 
 pytestmark = pytest.mark.slow
 LIKENESS = Path(sys.executable).parent / "likeness"
-LIMIT, COLLECTIONS, DIMENSION = 256, 300, 192
+LIMIT, COLLECTIONS, DIMENSION = 256, 150, 192
 UNDER_LIMIT = f'ulimit -n {LIMIT}; exec "$@"'  # the hard limit too: it cannot be raised again
 
 

@@ -1,6 +1,6 @@
 """Minutes of mixed traffic: nothing grows, and every request gets an answer that is accounted for.
 
-LIKENESS_SOAK_SECONDS sets how long (180 unless told).
+LIKENESS_SOAK_SECONDS sets how long (60 by default).
 """
 
 import asyncio
@@ -22,7 +22,7 @@ import pytest
 from tests.ports import free_port
 
 pytestmark = pytest.mark.slow
-SECONDS = float(os.environ.get("LIKENESS_SOAK_SECONDS", "180"))
+SECONDS = float(os.environ.get("LIKENESS_SOAK_SECONDS", "60"))
 CLIENTS = 6
 BURST = 48
 # After this share of the time caches, arenas and pools have seen every kind of request.

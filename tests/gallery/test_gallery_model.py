@@ -2,8 +2,12 @@
 interruptions wherever a lock is taken or released.
 
     pytest -s -m "" tests/gallery/test_gallery_model.py    # says how many steps there were
+    LIKENESS_MODEL_EXAMPLES=150 pytest -s -m slow tests/gallery/test_gallery_model.py
+
+Each run takes the same steps, unless LIKENESS_MODEL_EXAMPLES asks for so many random examples.
 """
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +21,7 @@ from app.gallery.schema import migrate
 from tests.gallery.model.host import HostProcess
 from tests.gallery.model.machine import GalleryMachine
 
+EXAMPLES = int(os.environ.get("LIKENESS_MODEL_EXAMPLES", "0"))
 CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 
 
@@ -70,7 +75,7 @@ def test_a_few_steps(migrated: Path, sealed: bool) -> None:
 @pytest.mark.parametrize("sealed", [False, True], ids=["plain", "sealed"])
 def test_many_steps(migrated: Path, sealed: bool) -> None:
     machine = machine_of("Sealed" if sealed else "Plain", migrated=migrated, sealed=sealed)
-    drive(machine, examples=150, steps=40, same=False)
+    drive(machine, examples=EXAMPLES or 15, steps=40, same=not EXAMPLES)
 
 
 @pytest.mark.slow
@@ -78,4 +83,4 @@ def test_many_steps(migrated: Path, sealed: bool) -> None:
 def test_beside_a_second_process(migrated: Path, process: HostProcess, sealed: bool) -> None:
     name = "SealedProcesses" if sealed else "Processes"
     machine = machine_of(name, migrated=migrated, sealed=sealed, process=process)
-    drive(machine, examples=60, steps=40, same=False)
+    drive(machine, examples=EXAMPLES or 8, steps=40, same=not EXAMPLES)

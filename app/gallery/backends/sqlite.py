@@ -164,7 +164,7 @@ def _blank_unused(cursor: Any, file: DatabaseFile, first: int, count: int) -> in
         descriptor = file.descriptor()
         sizes = read_sizes(descriptor)
         if sizes is None:
-            return 0
+            return None  # never erased, and never said to be
         file.is_changed |= blank_pages(descriptor, sizes, first, count) > 0
         if file.is_changed:
             # Other connections keep pages as they were and could write them back. The change of a
