@@ -67,7 +67,7 @@ class Places:
             sending,
             Transfers("uploads", MAX_UPLOADS),
             Transfers("event streams and reports", MAX_STREAMS),
-            Transfers("deletions", MAX_DELETIONS),
+            Transfers("deletions", MAX_DELETIONS, may_be_ended=False),
         )
 
     def all(self) -> tuple[Transfers, ...]:

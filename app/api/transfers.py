@@ -43,9 +43,16 @@ class Transfers:
     returns they may hold `most_bytes` in memory."""
 
     def __init__(
-        self, name: str, places: int, most_bytes: int = 0, others: Callable[[], int] = lambda: 0
+        self,
+        name: str,
+        places: int,
+        most_bytes: int = 0,
+        others: Callable[[], int] = lambda: 0,
+        *,
+        may_be_ended: bool = True,
     ) -> None:
         self.name = name
+        self._may_be_ended = may_be_ended
         self._places = places
         self._most_bytes = most_bytes
         self._others = others
@@ -90,6 +97,8 @@ class Transfers:
             transfer.end(why)
 
     def _end_slowest(self, but: Transfer | None = None) -> bool:
+        if not self._may_be_ended:
+            return False
         now = time.monotonic()
         old = [one for one in self._open if one is not but and now - one.since > GRACE_S]
         if not old:

@@ -166,6 +166,7 @@ class TestSnapshot:
         fill(opened, "staff")
         replica = opened._replicas[opened.store.collection("staff").key]
         folder = replica._snapshot._folder  # type: ignore[union-attr]
+        opened.delete_person("staff", "p1")  # the first deletion opens the database file for good
         descriptors = len(list(Path("/proc/self/fd").iterdir()))
         delete = partial(opened.delete_collection, "staff")
         pause.arm(delete, event=RELEASED, name="snapshot.files", at=moment)
