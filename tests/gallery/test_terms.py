@@ -82,7 +82,7 @@ def test_a_filter_is_bounded(store: SqlStore) -> None:
     most = {f"m{i}": i for i in range(32)}
     store.create_person("default", "ada", {**most, "more": 1})
     assert len(store.person_keys(record, most)) == 1
-    with pytest.raises(InvalidRequest, match="32 members; it has 1,200"):
+    with pytest.raises(InvalidRequest, match="32 members; this one has 1,200"):
         store.person_keys(record, {f"m{i}": i for i in range(1_200)})
     with pytest.raises(InvalidRequest, match="finite"):
         store.person_keys(record, {"a": float("nan")})
