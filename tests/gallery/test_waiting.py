@@ -79,7 +79,8 @@ def test_a_service_that_starts_before_its_server(tmp_path: Path, postgres: Postg
     ) as service:
         try:
             assert service.stderr is not None
-            assert any("waiting for it" in line for line in iter(service.stderr.readline, ""))
+            said = iter(service.stderr.readline, "")
+            assert any("does not accept connections yet" in line for line in said)
             postgres.start()
             assert is_ready(port)
         finally:

@@ -66,7 +66,7 @@ def expanding_photos(target: Target) -> int:
 def expanding_manifest(target: Target) -> int:
     body = zip_of("manifest.jsonl", bytes(300 * MIB), zipfile.ZIP_BZIP2)
     with imported(target, body, ZIP) as url:
-        target.expect("is no table" in target.ask("GET", url).json()["detail"], True)
+        target.expect("is not a table" in target.ask("GET", url).json()["detail"], True)
     return 3
 
 
