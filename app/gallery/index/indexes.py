@@ -69,8 +69,10 @@ class Indexes:
         return self._open_or_room(record)
 
     def _left_on_disk(self, key: int) -> Erasure:
-        left = self._snapshots is not None and self._snapshots.has_rows(key)
-        return Erasure.PENDING if left else Erasure.DONE
+        kept = self._snapshots
+        if kept is None or (kept.own() and not kept.has_rows(key)):
+            return Erasure.DONE
+        return Erasure.PENDING  # another process may also be writing its first snapshot
 
     def forget(self, key: int) -> Erasure:
         """Drop a collection's index and remove its snapshot; pending if another process owns it."""

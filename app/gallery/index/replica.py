@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.errors import CollectionNotFound, RevisionPruned
+from app.errors import (
+    CollectionNotFound,
+    EmbeddingSpaceMismatch,
+    RevisionPruned,
+    StoreUnavailable,
+)
 from app.gallery.index.certified import CertifiedIndex
 from app.gallery.index.files import SnapshotError
 from app.gallery.index.rows import living
@@ -48,6 +53,7 @@ class Replica:
         self._snapshot = snapshot
         self._clock = clock
         self._reached: Reached | None = None
+        self._record: CollectionRecord | None = None  # as it was when the index was last updated
         self._tended: Reached | None = None  # what the last upkeep has seen
         self._to_erase: list[Ids] = []
         self._saved_revision = self._captured_revision = -1
@@ -97,6 +103,7 @@ class Replica:
                 reached = self._reached
                 if reached is None or not reached.is_at(record):
                     reached = self._reached = self._follow(record, reached)
+                    self._record = record
         return reached.index
 
     def erase(self, record: CollectionRecord) -> None:
@@ -108,10 +115,20 @@ class Replica:
     @property
     def erased(self) -> Erasure:
         """Whether the snapshot's files hold no row that was removed."""
-        if self._snapshot is None or not self._snapshot.has_rows():
+        if self._snapshot is None:
             return Erasure.DONE
+        if not self._snapshot.has_rows():
+            return Erasure.PENDING if self._written_elsewhere else Erasure.DONE
         known = self._snapshot.owned and not self._snapshot.behind
         return Erasure.DONE if known and not self._to_erase else Erasure.PENDING
+
+    @property
+    def _written_elsewhere(self) -> bool:
+        """Whether another process may be writing the first snapshot of this index."""
+        reached, snapshot = self._reached, self._snapshot
+        if reached is None or snapshot is None or snapshot.own():
+            return False
+        return reached.index.size >= reached.index.shape.least_kept
 
     def _follow(self, record: CollectionRecord, reached: Reached | None) -> Reached:
         if reached is not None and not self._continues(record, reached):
@@ -243,20 +260,33 @@ class Replica:
         self._tended = None
 
     def save(self) -> None:
-        """Keep a snapshot of what is held now, or none of a small index; where that fails, the
-        last one stays."""
-        reached, snapshot = self._reached, self._snapshot
-        if reached is None or snapshot is None or not snapshot.own():
+        """Update the index to the database, then save a snapshot of it, or none of a small index.
+        If that fails, the last snapshot stays. Nothing is saved of a deleted collection."""
+        snapshot = self._snapshot
+        if self._reached is None or snapshot is None or not snapshot.own():
             return
         try:
+            # What the owner before this process erased may still be in this index.
+            reached = self._updated()
             if reached.index.size < reached.index.shape.least_kept:
                 snapshot.clear()
                 self._saved_revision = reached.revision
             elif snapshot.save(self._capture):
                 self._saved_revision = self._captured_revision
-        except OSError as error:
+        except (CollectionNotFound, EmbeddingSpaceMismatch):
+            self.discard()
+        except (OSError, StoreUnavailable) as error:
             log(logging.WARNING, "no index snapshot was kept", error)
         self._saved_at = self._clock()
+
+    def _updated(self) -> Reached:
+        """The index at the collection's present revision. Raises CollectionNotFound,
+        EmbeddingSpaceMismatch or StoreUnavailable."""
+        assert self._record is not None, "the index was opened"
+        record = self._store.collection_by_key(self._record.key)
+        self.current(record.require_space(self._record.embedding_space))
+        assert self._reached is not None, "it was just updated"
+        return self._reached
 
     def _capture(self) -> Captured:
         with self._lock:

@@ -242,6 +242,33 @@ class TestOwner:
         third = open_gallery()
         assert third.audit("a").clean
 
+    def test_the_next_owner_saves_nothing_that_the_first_erased(
+        self, open_gallery: Open, database: Path
+    ) -> None:
+        first, second = open_gallery(limit=100_000_000), open_gallery(limit=100_000_000)
+        first.prepare()  # which makes it the owner
+        vectors, of_deleted = fill(first, "a", 80), fill(first, "b", 80, seed=1)
+        for name, probe in (("a", vectors[7]), ("b", of_deleted[7])):
+            assert nearest(second, name, probe) == "p7"  # read from the database into its index
+        assert first.delete_person("a", "p3").erased is Erasure.DONE
+        assert first.delete_collection("b").erased is Erasure.DONE
+        first.close()
+        for replica in list(second._replicas.values()):
+            replica.save()  # as where an index is closed before maintenance has updated it
+        assert manifests(database) == 1
+        left = on_disk(database.parent / "index")
+        assert not any(one.tobytes() in left for one in (vectors[3], *of_deleted))
+        second.tend()
+        assert second.audit("a").clean
+
+    def test_what_the_owner_may_be_writing_is_pending(self, open_gallery: Open) -> None:
+        owner, other = open_gallery(limit=100_000_000), open_gallery(limit=100_000_000)
+        owner.prepare()
+        fill(owner, "a", 10)
+        assert other.size("a").templates == 10
+        assert other.delete_person("a", "p3").erased is Erasure.PENDING
+        assert other.delete_collection("a").erased is Erasure.PENDING
+
     def test_what_a_killed_owner_left_half_written_goes(
         self, open_gallery: Open, database: Path
     ) -> None:
