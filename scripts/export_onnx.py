@@ -68,6 +68,13 @@ Unit = Annotated[
 Simplify = Annotated[
     bool, typer.Option(help="Compute constants and fold batch normalisations first.")
 ]
+KeepPrelu = Annotated[
+    bool,
+    typer.Option(
+        "--keep-prelu",
+        help="Leave PReLU as it is: for GPUs. In fp32 it is otherwise rewritten for CPUs.",
+    ),
+]
 PrecisionOption = Annotated[Precision, typer.Option(help="Of weights and activations.")]
 Calibration = Annotated[
     Path | None, typer.Option(help="Photos that the ranges of int8 are counted on.")
@@ -97,6 +104,7 @@ def recogniser(
     pixels: Pixels = False,
     unit: Unit = False,
     simplify: Simplify = False,
+    keep_prelu: KeepPrelu = False,
     precision: PrecisionOption = Precision.FP32,
     calibration: Calibration = None,
     minimum_cosine: Minimum = None,
@@ -110,7 +118,7 @@ def recogniser(
             network,
             out,
             align_folder(faces, network.size),
-            Options(pixels, unit, precision, batch, opset, minimum_cosine, simplify),
+            Options(pixels, unit, precision, batch, opset, minimum_cosine, simplify, keep_prelu),
             align_folder(calibration, network.size) if calibration else None,
         )
         print(f"{out}: sha256 {found.sha256}; {_agreement(found.agreement)}")

@@ -90,6 +90,13 @@ def pack_networks(
             "form, so that embeddings of both can be compared."
         ),
     ] = None,
+    keep_prelu: Annotated[
+        bool,
+        typer.Option(
+            help="Leave the recogniser's PReLU as it is. By default it is rewritten, which makes "
+            "the recogniser about twice as fast on a CPU and changes only the rounding."
+        ),
+    ] = False,
     liveness: Annotated[
         list[str] | None,
         typer.Option(help="SCALE:FILE.onnx of a MiniFASNet, as 2.7:MiniFASNetV2.onnx; repeatable."),
@@ -117,6 +124,7 @@ def pack_networks(
                 std=std,
                 colour=colour,
                 variant=variant,
+                keep_prelu=keep_prelu,
                 liveness=tuple(liveness or ()),
                 threshold=threshold,
                 threshold_basis=threshold_basis,

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, version_converter
+from onnx import TensorProto, helper, version_converter
 
 from app.onnx_export import parity
 from app.onnx_export.artefact import publish
+from app.onnx_export.blocked import without_prelu
 from app.onnx_export.errors import ExportError
 from app.onnx_export.faces import Normalisation
 from app.onnx_export.graph import read_model, simplified
@@ -30,7 +31,8 @@ class Options:
     """What the export should be. `pixels`: takes uint8 BGR (batch, size, size, 3); `unit`: answers
     vectors of length 1, so that their length no longer tells a face's quality; `batch`: fixed, or
     None for any; `opset`: of operators, or None for the source's; `simplify`: constants
-    computed and batch normalisations folded into their convolutions."""
+    computed and batch normalisations folded into their convolutions; `keep_prelu`: not rewritten
+    for ONNX Runtime's CPU kernels, which only fp32 is."""
 
     pixels: bool = False
     unit: bool = False
@@ -39,6 +41,7 @@ class Options:
     opset: int | None = None
     minimum_cosine: float | None = None
     simplify: bool = False
+    keep_prelu: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,8 @@ def export_recogniser(
     whole = _with_batch(source.model, options)
     whole = simplified(whole) if options.simplify else whole
     model, kept = _lower(whole, options.precision, blob, counted)
+    if options.precision is Precision.FP32 and not options.keep_prelu:
+        model = without_prelu(model)
     if options.unit:
         model = _unit_length(model)
     if options.pixels:
@@ -120,17 +125,21 @@ def export_recogniser(
     return Exported(publish(model, out, prove), measured[0], kept)
 
 
-def free_batch(source: Path, out: Path) -> None:
-    """Write an ONNX recogniser to `out` with a batch of any size, once each face of a batch is
-    answered as it is alone. Raises ExportError for one that cannot be had so."""
+def install_recogniser(source: Path, out: Path) -> None:
+    """Write an ONNX recogniser to `out` as packs hold it: for a batch of any size, without PReLU.
+    Each face of a batch must be answered as the source answers it alone. Raises ExportError.
+    """
     model = read_model(source)
     for value in (model.graph.input[0], *model.graph.output):
         axis = value.type.tensor_type.shape.dim[0]
         axis.Clear()
         axis.dim_param = "batch"
     del model.graph.value_info[:]
-    dimensions = model.graph.input[0].type.tensor_type.shape.dim[1:]
-    shape = (BATCH_PROOF, *(axis.dim_value for axis in dimensions))
+    model = without_prelu(model)
+    taken = model.graph.input[0].type.tensor_type
+    shape = (BATCH_PROOF, *(axis.dim_value for axis in taken.shape.dim[1:]))
+    if taken.elem_type != TensorProto.FLOAT or 0 in shape:
+        raise ExportError("the recogniser's input is not float32 of a fixed size")
     noise = np.random.default_rng(seed=2).uniform(-1, 1, shape).astype(np.float32)
     alone = parity.run(parity.open_session(source), noise[:1])[0]
     tolerance = BATCH_TOLERANCE * float(np.abs(alone).max())

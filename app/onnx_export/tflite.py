@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from app.onnx_export import flatbuffer, parity, prelu
 from app.onnx_export.artefact import publish
+from app.onnx_export.blocked import without_prelu
 from app.onnx_export.errors import ExportError, UnsupportedOperator
 from app.onnx_export.faces import Normalisation, load_faces
 from app.onnx_export.flatbuffer import Network, Operator, Tensor
@@ -36,7 +37,7 @@ def export_tflite(
     ParityError means that the two disagree; `out` is written only on success.
     """
     network = flatbuffer.read(source)
-    model = convert(network)
+    model = without_prelu(convert(network))
     size = network.tensors[network.inputs[0]].shape[1]
     photos = normalisation.apply(load_faces(faces, size))
     measured: list[parity.Agreement] = []

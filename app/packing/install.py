@@ -14,7 +14,7 @@ from app.inference.packs import PACK_FILE, digest, read_pack
 from app.onnx_export.detector import export_detector
 from app.onnx_export.errors import ExportError
 from app.onnx_export.parity import open_session
-from app.onnx_export.recogniser import free_batch
+from app.onnx_export.recogniser import install_recogniser
 from app.packing.published import (
     LICENCE_TEXT,
     PUBLISHED,
@@ -56,9 +56,9 @@ def install_published(
 ) -> ModelPack:
     """Make a pack of the two networks of a published one that lie in the folder `networks`.
 
-    The detector is freed in batch and size, the recogniser in its batch where each face of a batch
-    is then proven to be answered as alone. Raises PackError, also when the licence was not
-    accepted or a file is not the published one.
+    The detector is freed in batch and size; the recogniser in its batch, and of PReLU, where each
+    face of a batch is then proven to be answered as the published network does. Raises PackError,
+    also when the licence was not accepted or a file is not the published one.
     """
     if not accept_licence:
         raise PackError(
@@ -79,7 +79,7 @@ def install_published(
         except ExportError as error:
             raise PackError(f"{detector.name} cannot be converted: {error}") from error
         try:
-            free_batch(recogniser, files["recogniser.onnx"])
+            install_recogniser(recogniser, files["recogniser.onnx"])
         except ExportError:  # then it stays as it was published, a face at a time
             shutil.copyfile(recogniser, files["recogniser.onnx"])
         files[LICENCE_FILE].write_text(LICENCE_TEXT + "\n", encoding="utf-8")

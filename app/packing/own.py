@@ -1,6 +1,7 @@
 """Networks of one's own -> a pack, everything not given taken from another pack."""
 
 import math
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from app.inference.packs import digest
 from app.inference.session import OnnxModel
 from app.onnx_export.errors import ExportError
 from app.onnx_export.faces import align_folder
+from app.onnx_export.recogniser import install_recogniser
 from app.packing.writing import write_pack
 from app.settings import Device
 
@@ -27,7 +29,8 @@ MINIMUM_COSINE = 0.99
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnNetworks:
     """What a new pack has of its own; None: as in the pack it is based on. `variant` is a folder
-    of photos that prove the recogniser to be another form of the base's."""
+    of photos that prove the recogniser to be another form of the base's. With `keep_prelu` the
+    recogniser is not rewritten for ONNX Runtime's CPU kernels."""
 
     detector: Path | None = None
     architecture: str | None = None
@@ -36,6 +39,7 @@ class OwnNetworks:
     std: float | None = None
     colour: str | None = None
     variant: Path | None = None
+    keep_prelu: bool = False
     liveness: tuple[str, ...] = ()
     threshold: float | None = None
     threshold_basis: str = ""
@@ -46,6 +50,11 @@ class OwnNetworks:
 
 def make_pack(base: ModelPack, own: OwnNetworks, folder: Path) -> ModelPack:
     """Write the pack to the new `folder`. Raises PackError."""
+    with tempfile.TemporaryDirectory() as made:
+        return _make_pack(base, own, folder, Path(made))
+
+
+def _make_pack(base: ModelPack, own: OwnNetworks, folder: Path, made: Path) -> ModelPack:
     if own.recogniser is not None and own.variant is None and own.threshold is None:
         raise PackError(
             "A threshold belongs to one recogniser: give --threshold for this one, or --variant "
@@ -67,6 +76,10 @@ def make_pack(base: ModelPack, own: OwnNetworks, folder: Path) -> ModelPack:
     if own.recogniser is not None:
         files[base.recogniser.file] = own.recogniser
         content["recogniser"] = _recogniser(base, own)
+        if not own.keep_prelu:
+            files[base.recogniser.file] = _without_prelu(
+                own.recogniser, content["recogniser"], made
+            )
     if own.threshold is not None:
         content["decision"] = {"threshold": own.threshold, "threshold_basis": own.threshold_basis}
     if own.liveness:
@@ -134,6 +147,18 @@ def _recogniser(base: ModelPack, own: OwnNetworks) -> dict[str, Any]:
         _prove_variant(base, Recogniser(model, described), own.variant)
         table["proven_equal_to"] = spec.proven_equal_to or spec.sha256
     return table
+
+
+def _without_prelu(recogniser: Path, table: dict[str, Any], made: Path) -> Path:
+    """The recogniser rewritten for ONNX Runtime's CPU kernels, of the same embedding space; itself
+    where that cannot be proven to answer the same."""
+    rewritten = made / recogniser.name
+    try:
+        install_recogniser(recogniser, rewritten)
+    except ExportError:
+        return recogniser
+    table.setdefault("proven_equal_to", digest(recogniser))
+    return rewritten
 
 
 def _dimension(model: OnnxModel, size: int, *, takes_pixels: bool) -> int:

@@ -4,6 +4,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import onnx
 import pytest
 
 from app.errors import PackError
@@ -104,4 +105,7 @@ def test_insightface_s_zip(
     made = install_archive(archive, installed, accept_licence=True)
     assert made.name == "buffalo_sc"
     assert made.recogniser.dimension == 512
+    kinds = {node.op_type for node in onnx.load(made.recogniser_path).graph.node}
+    assert "PRelu" not in kinds
+    assert made.recogniser.proven_equal_to == published.recogniser.sha256
     assert "non-commercial" in (made.folder / install.LICENCE_FILE).read_text()

@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from app.errors import PackError
 from app.faces.pipeline import build_pipeline
 from app.imaging import ImageLimits
 from app.inference.pack_spec import ModelPack
-from app.inference.packs import load_pack
+from app.inference.packs import digest, load_pack
 from app.onnx_export.faces import Normalisation
 from app.onnx_export.pixels import export_pixels
 from app.packing.own import OwnNetworks, make_pack
@@ -33,7 +35,7 @@ def test_a_variant_shares_the_embedding_space(
     export_pixels(pack.recogniser_path, variant, Normalisation(spec.mean, spec.std, rgb=True))
     made = make_pack(pack, OwnNetworks(recogniser=variant, variant=people), tmp_path / "mine")
     assert made.recogniser.sha256 != spec.sha256
-    assert made.recogniser.proven_equal_to == spec.sha256
+    assert made.recogniser.proven_equal_to == spec.proven_equal_to
     assert made.embedding_space == pack.embedding_space
     data = (photos / "obama.jpg").read_bytes()
     ours, theirs = (
@@ -68,6 +70,40 @@ def test_another_recogniser_has_a_space_and_a_threshold_of_its_own(
     assert made.recogniser.dimension == 512
     assert made.embedding_space != pack.embedding_space
     assert not (made.folder / "calibration.json").exists()
+
+
+def test_prelu_is_rewritten_within_the_embedding_space(pack: ModelPack, tmp_path: Path) -> None:
+    recogniser = tmp_path / "own.onnx"
+    onnx.save(with_prelu(), recogniser)
+    packs = [
+        make_pack(
+            pack,
+            OwnNetworks(recogniser=recogniser, threshold=0.3, keep_prelu=keep_prelu),
+            tmp_path / f"mine{keep_prelu}",
+        )
+        for keep_prelu in (False, True)
+    ]
+    kinds = [{node.op_type for node in onnx.load(one.recogniser_path).graph.node} for one in packs]
+    assert ["PRelu" in kind for kind in kinds] == [False, True]
+    assert packs[1].recogniser.sha256 == digest(recogniser)
+    assert packs[0].embedding_space == packs[1].embedding_space
+
+
+def with_prelu() -> onnx.ModelProto:
+    """A recogniser of one convolution, one PReLU and a mean."""
+    kernel = np.random.default_rng(1).standard_normal((8, 3, 3, 3)).astype(np.float32)
+    constants = {"kernel": kernel, "slope": np.full((8, 1, 1), 0.25, np.float32)}
+    nodes = [
+        helper.make_node("Conv", ["input", "kernel"], ["maps"], strides=[2, 2]),
+        helper.make_node("PRelu", ["maps", "slope"], ["active"]),
+        helper.make_node("ReduceMean", ["active"], ["embedding"], axes=[2, 3], keepdims=0),
+    ]
+    shapes = {"input": ["batch", 3, 112, 112], "embedding": ["batch", 8]}
+    put, got = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+                for name, shape in shapes.items())  # fmt: skip
+    weights = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "recogniser", [put], [got], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
 def test_what_does_not_run_is_not_kept(pack: ModelPack, tmp_path: Path) -> None:
