@@ -174,7 +174,10 @@ class TestDamage:
         return bytes_of(engine)
 
     def test_flipped_anywhere(self, data: bytes) -> None:
-        for place in np.random.default_rng(0).integers(0, len(data), 60).tolist():
+        *_, last = write_blocks(read_blocks(io.BytesIO(data)))
+        start = len(data) - len(last)  # of the last block, with its length
+        places = np.random.default_rng(0).integers(0, len(data), 60).tolist()
+        for place in [*places, *range(start, start + 4)]:
             flipped = bytearray(data)
             flipped[place] ^= 4
             with pytest.raises(BackupDamaged):
