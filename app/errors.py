@@ -170,6 +170,10 @@ class FaceNotFound(NotFound):
     code, title = "face_not_found", "The face is not in this collection"
 
 
+class PairNotFound(NotFound):
+    code, title = "pair_not_found", "The two persons are not declared to be different"
+
+
 class Conflict(LikenessError):
     code, status, title = "conflict", 409, "The request conflicts with what is stored"
 
@@ -180,6 +184,10 @@ class CollectionExists(Conflict):
 
 class PersonExists(Conflict):
     code, title = "person_exists", "A person of that id exists"
+
+
+class DeclaredDifferent(Conflict):
+    code, title = "declared_different", "The two persons are declared to be different"
 
 
 class EnrolledBefore(Conflict):

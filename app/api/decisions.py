@@ -5,7 +5,9 @@ from typing import Any
 from app.api.fields import ThresholdFields
 from app.api.schemas.decisions import CandidateInfo
 from app.decision.calibration import SHOWN_FMR, SHOWN_FPIR, Calibration
+from app.decision.policy import VerifyStatus
 from app.decision.rules import ONE_COMPARISON, Ask, Rule
+from app.decision.verdicts import Doubt
 from app.gallery.gallery import Candidate
 from app.gallery.ports import GallerySize
 
@@ -65,6 +67,32 @@ def candidate_info(candidate: Candidate, calibration: Calibration | None) -> Can
         margin=candidate.margin,
         **fmr_members(calibration, candidate.similarity),
     )
+
+
+def doubt_members(doubt: Doubt | None, calibration: Calibration | None) -> dict[str, Any]:
+    """Between whom it is not decided, and the lead that would decide."""
+    if doubt is None:
+        return {"between": [], "margin_required": None}
+    return {
+        "between": [candidate_info(one, calibration).model_dump() for one in doubt.between],
+        "margin_required": doubt.margin,
+    }
+
+
+def verification_members(
+    calibration: Calibration | None, similarity: float, doubt: Doubt | None, *, reached: bool
+) -> dict[str, Any]:
+    """Whether it is a match, and why it is none although the threshold is reached."""
+    status = VerifyStatus.MATCH if reached else VerifyStatus.NO_MATCH
+    if doubt is not None:
+        status = VerifyStatus.AMBIGUOUS
+    return {
+        "is_match": status is VerifyStatus.MATCH,
+        "status": status,
+        "reasons": [] if doubt is None else [doubt.reason],
+        **doubt_members(doubt, calibration),
+        "similarity": similarity,
+    }
 
 
 def _kind(calibration: Calibration | None) -> str | None:

@@ -25,6 +25,7 @@ from app.api.routes import (
     faces,
     hygiene,
     imports,
+    pairs,
     persons,
     system,
 )
@@ -79,7 +80,7 @@ def create_app(services: Services) -> FastAPI:
     services.upkeep.add_task(imports_of_service.eraser.round)
     for with_photos in (faces, enrolment, decisions):
         app.include_router(with_photos.router)  # `read_call` checks the query with the other fields
-    for module in (collections, persons, calibration, hygiene, imports):
+    for module in (collections, persons, pairs, calibration, hygiene, imports):
         app.include_router(module.router, dependencies=[Depends(only_declared_query)])
     app.include_router(system.router)
     complete_document(app)

@@ -27,12 +27,22 @@ class FaceSelection(StrEnum):
 class Status(StrEnum):
     """The answer of an identification for one face.
 
-    `rejected`: the probe was not good enough to decide, whatever it resembles.
+    `rejected`: the probe was not good enough to decide, whatever it resembles. `ambiguous`: it is
+    one of several persons who were declared to be different, and not clear which.
     """
 
     IDENTIFIED = "identified"
+    AMBIGUOUS = "ambiguous"
     UNKNOWN = "unknown"
     REJECTED = "rejected"
+
+
+class VerifyStatus(StrEnum):
+    """The answer of a verification. `ambiguous`: as `Status` has it; it is no match."""
+
+    MATCH = "match"
+    NO_MATCH = "no_match"
+    AMBIGUOUS = "ambiguous"
 
 
 def select_face(image: AnalysedImage, selection: FaceSelection) -> Face:

@@ -11,12 +11,24 @@ from app.types import Face
 
 
 @dataclass(frozen=True, slots=True)
+class Doubt:
+    """Persons declared to be different, between whom it is not decided, the most similar first.
+    `margin` is the lead that was needed, None where none can be calculated."""
+
+    between: tuple[Candidate, ...]
+    margin: float | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
-    """`person` is set when identified, `reasons` (stable codes) when rejected."""
+    """`person` is set when identified, `reasons` (stable codes) when rejected or ambiguous, `doubt`
+    when ambiguous."""
 
     status: Status
     person: Candidate | None = None
     reasons: tuple[str, ...] = ()
+    doubt: Doubt | None = None
 
 
 def judge(

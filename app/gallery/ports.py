@@ -213,6 +213,16 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
+class DeclaredPair:
+    """Two persons who were declared to be different; `keys` are their keys in the database."""
+
+    keys: tuple[int, int]
+    person_id: str
+    other_id: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
     """The best template of one person for one probe; `similarity` is the cosine."""
 
@@ -255,8 +265,9 @@ class ClashingIds:
 class TemplateStore(Protocol):
     """The truth. Every method is one transaction; what returned is on disk.
 
-    Raises CollectionNotFound, PersonNotFound, FaceNotFound, CollectionExists, PersonExists,
-    IdempotencyKeyReused, EnrolledBefore, StoreUnavailable and StoreFull.
+    Raises CollectionNotFound, PersonNotFound, FaceNotFound, PairNotFound, CollectionExists,
+    PersonExists, DeclaredDifferent, IdempotencyKeyReused, EnrolledBefore, StoreUnavailable and
+    StoreFull.
     """
 
     def create_collection(
@@ -325,6 +336,22 @@ class TemplateStore(Protocol):
     def move_face(self, name: str, face_id: str, person_id: str) -> FaceRecord: ...
 
     def merge_persons(self, name: str, source: str, target: str) -> PersonRecord: ...
+
+    def declare_different(self, name: str, person_id: str, other_id: str) -> DeclaredPair: ...
+
+    def withdraw_different(self, name: str, person_id: str, other_id: str) -> Erasure: ...
+
+    def different_from(
+        self, name: str, person_id: str, after: str | None, limit: int
+    ) -> Page[DeclaredPair]: ...
+
+    def counterparts(
+        self, collection: CollectionRecord, person_ids: Collection[str]
+    ) -> dict[str, list[str]]: ...
+
+    def declared_pairs(
+        self, name: str, after: tuple[int, int] | None, limit: int
+    ) -> list[DeclaredPair]: ...
 
     def exported(self, name: str, after: int, limit: int) -> list[ExportedTemplate]: ...
 

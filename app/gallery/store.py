@@ -13,6 +13,7 @@ from app.gallery.sql.collections import CollectionPart
 from app.gallery.sql.exporting import ExportPart
 from app.gallery.sql.moving import MovingPart
 from app.gallery.sql.once import OncePart
+from app.gallery.sql.pairs import PairPart
 from app.gallery.sql.persons import PersonPart
 from app.gallery.sql.pruning import PruningPart
 from app.gallery.sql.revisions import RevisionPart
@@ -35,6 +36,7 @@ class SqlStore(
     SealingPart,
     SparePart,
     MovingPart,
+    PairPart,
     ExportPart,
     PruningPart,
     InvalidRowsPart,

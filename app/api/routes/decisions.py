@@ -18,7 +18,15 @@ from app.api.answers import (
     json_answer,
 )
 from app.api.calls import IMAGE, REFERENCE, read_call
-from app.api.decisions import ask_of, candidate_info, fmr_members, fpir_members, rule_members
+from app.api.decisions import (
+    ask_of,
+    candidate_info,
+    doubt_members,
+    fmr_members,
+    fpir_members,
+    rule_members,
+    verification_members,
+)
 from app.api.fields import IdentifyFields, VerifyFields
 from app.api.openapi import photo_body
 from app.api.problems import IN_SPACE, ONE_FACE, PHOTOS, problems
@@ -26,6 +34,7 @@ from app.api.routes.faces import faces_of
 from app.api.schemas.decisions import IdentifyAnswer, VerifyAnswer
 from app.decision.calibrations import policy_of
 from app.decision.gates import OPEN_GATE, QualityGate
+from app.decision.pairs import PairRules
 from app.decision.policy import FaceSelection, is_match, usable_face
 from app.decision.rules import ONE_COMPARISON, Rule, identification_rule, verification_rule
 from app.decision.verdicts import Verdict, judge
@@ -82,6 +91,7 @@ async def verify(request: Request) -> Any:
         _one_face(outcome, fields.face_selection, i, gate if i == 0 else OPEN_GATE)
         for i, outcome in enumerate(outcomes)
     ]
+    best = None
     if references:
         similarity = float(np.clip(_vector(faces[0][1]) @ _vector(faces[1][1]), -1.0, 1.0))
         against: dict[str, Any] = {"reference_face": face_members(faces[1][1], faces[1][0], 1)}
@@ -92,13 +102,18 @@ async def verify(request: Request) -> Any:
         against = {"person_id": best.face.person_id, "face_id": best.face.face_id}
         claimed = GallerySize(1, best.templates)
     rule = await head.services.scheduler.search(_verification_rule, head, fields, claimed)
+    reached = is_match(similarity, rule.threshold)
+    doubt = None
+    if best is not None and reached:
+        pairs = PairRules(head.services.gallery, record, rule.calibration)
+        claim = Candidate(best.face, similarity, None)
+        doubt = await head.services.scheduler.read(pairs.doubt, claim, _vector(faces[0][1]))
     return {
         **head.members(),
         **against,
         **rule_members(rule),
         **fmr_members(rule.calibration, similarity),
-        "is_match": is_match(similarity, rule.threshold),
-        "similarity": similarity,
+        **verification_members(rule.calibration, similarity, doubt, reached=reached),
         "face": face_members(faces[0][1], faces[0][0], 0),
     }
 
@@ -155,7 +170,11 @@ def _one_face(
     openapi_extra=photo_body(IdentifyFields, {"top_k": 3, "target_fpir": 0.01}),
 )
 async def identify(request: Request) -> Any:
-    """Search the collection for each face of the photos: identified, unknown or rejected."""
+    """Search the collection for each face of the photos: identified, unknown or rejected, or
+    ambiguous between persons who are declared to be different.
+
+    A search stores nothing: no photo, no embedding, no template.
+    """
     head = AnswerHead(request)
     call = await read_call(request, IdentifyFields)
     fields = call.fields
@@ -199,12 +218,14 @@ def _decide(
     grounds = services.calibrations.grounds(record)
     rule = identification_rule(ask_of(fields), policy, grounds, result.searched)
     verdicts = _verdicts(found, result.rows, rule, policy.identify_gate, fields)
+    verdicts = PairRules(services.gallery, record, rule.calibration).applied(verdicts, probes)
     faces = [
         {
             **face_members(face, image, index),
             "status": verdict.status,
             "person_id": verdict.person.face.person_id if verdict.person else None,
             "reasons": verdict.reasons,
+            **doubt_members(verdict.doubt, rule.calibration),
             "candidates": [
                 candidate_info(one, rule.calibration).model_dump() for one in row[: fields.top_k]
             ],

@@ -16,7 +16,7 @@ from app.api.routes.persons import face_info, person_info
 from app.api.schemas.galleries import PersonAnswer, StoredFaceAnswer
 from app.api.schemas.hygiene import HygieneAnswer
 from app.decision.hygiene import Hygiene, examine
-from app.errors import DeadlineExceeded, FaceNotFound, Overloaded, PersonNotFound
+from app.errors import DeadlineExceeded, DeclaredDifferent, FaceNotFound, Overloaded, PersonNotFound
 from app.gallery.ports import PersonRecord
 from app.services import Services
 
@@ -82,12 +82,16 @@ def _examine(services: Services, collection: str, limit: int, unwanted: threadin
 @router.post(
     "/persons/{person_id}/merge",
     response_model=PersonAnswer,
-    responses=problems(IN_COLLECTION, ANY_BODY, ANY_WRITE, (PersonNotFound,)),
+    responses=problems(IN_COLLECTION, ANY_BODY, ANY_WRITE, (PersonNotFound, DeclaredDifferent)),
 )
 async def merge_persons(
     request: Request, collection: Collection, person_id: str, body: MergeInto
 ) -> Any:
-    """Give all faces of a person to another and delete the first, in one transaction."""
+    """Give all faces of a person to another and delete the first, in one transaction.
+
+    Persons declared to be different from the first are then declared different from the other. Two
+    persons who are declared to be different from each other are not merged.
+    """
     head = AnswerHead(request)
     gallery, jobs = head.services.gallery, jobs_of(request)
 

@@ -16,7 +16,7 @@ from app.api.schemas.common import (
     ImageInfo,
     example,
 )
-from app.decision.policy import Status
+from app.decision.policy import Status, VerifyStatus
 from app.decision.rules import ThresholdSource
 
 
@@ -32,6 +32,23 @@ class CandidateInfo(BaseModel):
     ] = None
 
 
+Between = Annotated[
+    list[CandidateInfo],
+    Field(
+        default_factory=list,
+        description="When ambiguous: the persons, declared to be different, between whom it is not "
+        "decided, the most similar first. Else empty.",
+    ),
+]
+MarginRequired = Annotated[
+    float | None,
+    Field(
+        description="When ambiguous: the lead that the first of `between` needs over the other; "
+        "null if no calibration tells it."
+    ),
+]
+
+
 class IdentifiedFace(FaceInfo):
     status: Status
     person_id: Annotated[str | None, Field(description="The person, when identified.")] = None
@@ -39,9 +56,13 @@ class IdentifiedFace(FaceInfo):
         list[str],
         Field(
             default_factory=list,
-            description="Why it was rejected: what the collection's gate misses.",
+            description="Why it was rejected: what the collection's gate misses. When ambiguous: "
+            "`margin_too_small`, or `nearer_to_other` if the person who is left to choose is not "
+            "the one it resembles most.",
         ),
     ]
+    between: Between
+    margin_required: MarginRequired = None
     candidates: Annotated[
         list[CandidateInfo], Field(description="The nearest persons, matches or not, best first.")
     ]
@@ -79,6 +100,10 @@ _DECIDED: dict[str, Any] = {
 class VerifyAnswer(Answer, Decided):
     model_config = example(
         is_match=True,
+        status="match",
+        reasons=[],
+        between=[],
+        margin_required=None,
         similarity=0.77,
         **_DECIDED,
         fmr=None,
@@ -90,6 +115,23 @@ class VerifyAnswer(Answer, Decided):
         reference_face=None,
     )
     is_match: bool
+    status: Annotated[
+        VerifyStatus,
+        Field(
+            description="`ambiguous`: the similarity reaches the threshold, but another person who "
+            "is declared to be different is as similar or nearly so; `is_match` is false then."
+        ),
+    ]
+    reasons: Annotated[
+        list[str],
+        Field(
+            default_factory=list,
+            description="When ambiguous: `margin_too_small`, or `nearer_to_other` if it is "
+            "clearly the other person's face.",
+        ),
+    ]
+    between: Between
+    margin_required: MarginRequired = None
     similarity: Annotated[float, Field(ge=-1, le=1)]
     fmr: Fmr = None
     fmr_interval: FmrInterval = None
@@ -113,6 +155,8 @@ class IdentifyAnswer(Answer, Decided):
                 "status": "identified",
                 "person_id": "obama",
                 "reasons": [],
+                "between": [],
+                "margin_required": None,
                 "candidates": [
                     {
                         "person_id": "obama",

@@ -88,25 +88,37 @@ class StoredFaceAnswer(Answer, StoredFaceInfo):
     model_config = example(**_STORED)
 
 
-class _Listed(Answer):
+class Listed(Answer):
     next_cursor: Annotated[
         str | None, Field(description="Give it as `cursor` for the next page; null at the end.")
     ] = None
 
 
-class CollectionList(_Listed):
+class CollectionList(Listed):
     model_config = example(items=[_COLLECTION], next_cursor=None)
     items: list[CollectionInfo]
 
 
-class PersonList(_Listed):
+class PersonList(Listed):
     model_config = example(items=[_PERSON], next_cursor=None)
     items: list[PersonInfo]
 
 
-class StoredFaceList(_Listed):
+class StoredFaceList(Listed):
     model_config = example(items=[_STORED], next_cursor=None)
     items: list[StoredFaceInfo]
+
+
+Erased = Annotated[
+    Erasure,
+    Field(
+        description="`done`: the deleted bytes are gone from every file of the service. "
+        "`pending`: some are left, because another process reads an older state of the "
+        "database or owns the index's snapshot, or because reports of imports may name the "
+        "person; the service erases them as soon as it can, also after a restart. "
+        "With PostgreSQL always `pending`: its own VACUUM frees the bytes."
+    ),
+]
 
 
 class DeletionReceipt(Answer):
@@ -114,16 +126,7 @@ class DeletionReceipt(Answer):
 
     model_config = example(deleted={"persons": 1, "faces": 2}, erased="done")
     deleted: dict[str, int]
-    erased: Annotated[
-        Erasure,
-        Field(
-            description="`done`: the deleted bytes are gone from every file of the service. "
-            "`pending`: some are left, because another process reads an older state of the "
-            "database or owns the index's snapshot, or because reports of imports may name the "
-            "person; the service erases them as soon as it can, also after a restart. "
-            "With PostgreSQL always `pending`: its own VACUUM frees the bytes."
-        ),
-    ]
+    erased: Erased
 
 
 class PersonsReceipt(DeletionReceipt):

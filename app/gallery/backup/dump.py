@@ -18,7 +18,7 @@ ROWS_AT_ONCE = 500
 # retry after a restore must be done again.
 TABLES: tuple[Table, ...] = (
     tables.collections, tables.calibrations, tables.encryption_keys, tables.persons,
-    tables.templates, tables.crops, tables.spares, tables.changes,
+    tables.declared_pairs, tables.templates, tables.crops, tables.spares, tables.changes,
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from app.gallery.encryption.embeddings import face_context
 from app.gallery.encryption.envelope import DataKey
 from app.gallery.ports import CollectionRecord, FaceRecord, PersonRecord
 from app.gallery.sql.changes import ADD, REMOVE, log_change
+from app.gallery.sql.pairs import move_pairs, refuse_declared
 from app.gallery.sql.part import Part
 from app.gallery.sql.persons import insert_person
 from app.gallery.sql.rows import find_person, get_face, get_person, lock_collection
@@ -42,17 +43,19 @@ class MovingPart(Part):
         return replace(face, person_id=target.person_id)
 
     def merge_persons(self, name: str, source: str, target: str) -> PersonRecord:
-        """Move every template of one person to another, and delete the first. The other's metadata
-        stays as it is."""
+        """Move every template and every declared pair of one person to another, and delete the
+        first. The other's metadata stays as it is. Raises DeclaredDifferent."""
         with self._database.writing() as connection:
             collection = lock_collection(connection, name)
             old = get_person(connection, collection, source)
             new = get_person(connection, collection, target)
             if old.key == new.key:
                 raise InvalidRequest("A person cannot be merged with themselves; name two.")
+            refuse_declared(connection, old, new)
             mine = select(templates.c.id).where(templates.c.person == old.key)
             keys = list(connection.execute(mine).scalars())
             self._move(connection, collection, keys, (old.key, new.key))
+            move_pairs(connection, old.key, new.key)
             connection.execute(delete(persons).where(persons.c.id == old.key))
             merged = get_person(connection, collection, new.person_id)
         self._database.eraser.erase()

@@ -4,6 +4,7 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     Boolean,
+    CheckConstraint,
     Column,
     DateTime,
     ForeignKey,
@@ -93,6 +94,17 @@ metadata_terms = Table(
     Column("person", ForeignKey("persons.id", ondelete="CASCADE"), primary_key=True),
     Index("metadata_terms_by_person", "person"),
     sqlite_with_rowid=False,
+)
+
+# Persons who were declared to be different, such as twins: a pair once, the lower key first.
+declared_pairs = Table(
+    "declared_pairs",
+    metadata,
+    Column("person_a", ForeignKey("persons.id", ondelete="CASCADE"), primary_key=True),
+    Column("person_b", ForeignKey("persons.id", ondelete="CASCADE"), primary_key=True),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    CheckConstraint("person_a < person_b", name="declared_pairs_in_order"),
+    Index("declared_pairs_by_second", "person_b"),
 )
 
 templates = Table(

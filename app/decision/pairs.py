@@ -1,0 +1,178 @@
+"""Decisions between two persons who were declared to be different.
+
+Two people who look alike are both above the threshold for photos of either. Between them the lead
+of the one over the other decides, and a lead that a photo of the wrong one would often have decides
+nothing.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from app.decision.calibration import Calibration, Curve
+from app.decision.policy import Status
+from app.decision.verdicts import Doubt, Verdict
+from app.errors import PersonNotFound
+from app.gallery.gallery import Candidate, Gallery
+from app.gallery.ports import CollectionRecord, TemplateStore
+from app.types import FloatArray
+
+# Photos of one of the two that the lead may assign to the other: one in a hundred.
+PAIR_ERROR = 0.01
+# The quantile of the normal distribution that PAIR_ERROR of all values exceed.
+QUANTILE = 2.326
+# Templates of a person that are compared with all of another at a time.
+TEMPLATES_AT_ONCE = 1_024
+
+MARGIN_TOO_SMALL = "margin_too_small"
+NEARER_TO_OTHER = "nearer_to_other"
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Mean and standard deviation of the similarities of two photos of one person."""
+
+    mean: float
+    deviation: float
+
+    @classmethod
+    def of(cls, fnmr: Curve) -> "Spread | None":
+        """The FNMR is their distribution function. None for a curve that does not rise."""
+        similarities, shares = np.array(fnmr.similarity), np.diff(np.array(fnmr.rate))
+        middles, total = (similarities[1:] + similarities[:-1]) / 2, shares.sum()
+        if total <= 0:
+            return None
+        mean = float(middles @ shares / total)
+        return cls(mean, float(np.sqrt((middles - mean) ** 2 @ shares / total)))
+
+
+def pair_margin(alike: float, calibration: Calibration | None) -> float | None:
+    """The lead that one of two persons needs over the other; `alike` is the highest similarity of
+    two templates, one of each. None where no calibration tells it."""
+    if calibration is None or calibration.fnmr is None:
+        return None
+    spread = Spread.of(calibration.fnmr)
+    return None if spread is None else margin_of(alike, spread)
+
+
+def margin_of(alike: float, spread: Spread) -> float:
+    """The margin of two persons whose templates are `alike`.
+
+    The lead x·a - x·b of a probe x is its position along a - b, times the length of a - b. Measured
+    on LFW, the standard deviation of that position does not depend on how alike a and b are, and is
+    a little below that of mated similarities; so that of the lead is at most s·√(2 - 2·alike), s
+    being the latter. A probe of b trails by `mean - alike` on average, as its similarity to b is
+    that of a mated comparison and its similarity to a that of the two persons. PAIR_ERROR of the
+    probes of b thus lead for a by more than the margin. For persons more alike than two photos of
+    one person are, it stays where it is: of more templates, one that both have by mistake would
+    else do away with it.
+    """
+    alike = min(alike, spread.mean)
+    deviation = spread.deviation * np.sqrt(2 - 2 * alike)
+    return float(max(0.0, QUANTILE * deviation - (spread.mean - alike)))
+
+
+def highest_similarity(store: TemplateStore, name: str, one: str, other: str) -> float:
+    """That of two templates, one of each person; -1 if either has none. Raises PersonNotFound."""
+    _, mine = store.embeddings(name, one)
+    _, theirs = store.embeddings(name, other)
+    starts = range(0, len(mine) if len(theirs) else 0, TEMPLATES_AT_ONCE)
+    best = (float((mine[i : i + TEMPLATES_AT_ONCE] @ theirs.T).max()) for i in starts)
+    return max(best, default=-1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class PairRules:
+    """Applies the declared pairs of one collection, at the calibration of one call."""
+
+    gallery: Gallery
+    record: CollectionRecord
+    calibration: Calibration | None
+
+    def applied(self, verdicts: Sequence[Verdict], probes: Iterable[FloatArray]) -> list[Verdict]:
+        """The verdicts, of which some are ambiguous now; `probes` (d,) in their order."""
+        ids = {one.person.face.person_id for one in verdicts if one.person is not None}
+        others = self._counterparts(ids)
+        if not others:
+            return list(verdicts)
+        return [
+            self._judged(verdict, probe, others.get(verdict.person.face.person_id, ()))
+            if verdict.person is not None
+            else verdict
+            for verdict, probe in zip(verdicts, probes, strict=True)
+        ]
+
+    def doubt(self, claimed: Candidate, probe: FloatArray) -> Doubt | None:
+        """What keeps a claimed person, whose similarity is a match, from being accepted."""
+        person_id = claimed.face.person_id
+        others = self._counterparts({person_id}).get(person_id, ())
+        return self._doubt(claimed, probe, others)
+
+    def _counterparts(self, person_ids: set[str]) -> dict[str, list[str]]:
+        return self.gallery.store.counterparts(self.record, person_ids) if person_ids else {}
+
+    def _judged(self, verdict: Verdict, probe: FloatArray, others: Sequence[str]) -> Verdict:
+        assert verdict.person is not None, "somebody is identified"
+        doubt = self._doubt(verdict.person, probe, others)
+        if doubt is None:
+            return verdict
+        return replace(
+            verdict, status=Status.AMBIGUOUS, person=None, reasons=(doubt.reason,), doubt=doubt
+        )
+
+    def _doubt(self, person: Candidate, probe: FloatArray, others: Sequence[str]) -> Doubt | None:
+        """The persons over whom `person` leads by too little, if there are any."""
+        found = [self._rival(person, other, probe) for other in others]
+        rivals = [one for one in found if one is not None and not one.is_out_led]
+        if not rivals:
+            return None
+        nearer = any(one.lead <= -one.margin for one in rivals)
+        margin = max(one.margin for one in rivals)
+        return Doubt(
+            _ranked([person, *(one.candidate for one in rivals)]),
+            margin if np.isfinite(margin) else None,
+            NEARER_TO_OTHER if nearer else MARGIN_TOO_SMALL,
+        )
+
+    def _rival(self, person: Candidate, other: str, probe: FloatArray) -> "_Rival | None":
+        """None for a person without templates, or one who was deleted meanwhile."""
+        name = self.record.name
+        try:
+            found = self.gallery.compare(name, other, probe)
+            if found is None:
+                return None
+            alike = highest_similarity(self.gallery.store, name, person.face.person_id, other)
+        except PersonNotFound:
+            return None
+        margin = pair_margin(alike, self.calibration)
+        return _Rival(
+            Candidate(found.face, found.similarity, None),
+            person.similarity - found.similarity,
+            np.inf if margin is None else margin,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Rival:
+    """A person declared different from another, whose lead over this one is `lead`; `margin` is
+    what it should be, infinite where nothing tells."""
+
+    candidate: Candidate
+    lead: float
+    margin: float
+
+    @property
+    def is_out_led(self) -> bool:
+        """Whether the lead decides for the other person."""
+        return self.lead > 0 and self.lead >= self.margin
+
+
+def _ranked(persons: Sequence[Candidate]) -> tuple[Candidate, ...]:
+    """The most similar first, each with its lead over the next."""
+    order = sorted(persons, key=lambda one: -one.similarity)
+    following: list[Candidate | None] = [*order[1:], None]
+    return tuple(
+        replace(one, margin=None if after is None else one.similarity - after.similarity)
+        for one, after in zip(order, following, strict=True)
+    )
