@@ -12,8 +12,10 @@ from app.decision.policy import FaceSelection, select_box
 from app.decision.rules import CollectionPolicy
 from app.faces.pipeline import FacePipeline, build_pipeline, finish
 from app.gallery.backends import create_engine
+from app.gallery.comparator import COSINE
 from app.gallery.encryption.ring import KeyRing
 from app.gallery.gallery import Gallery
+from app.gallery.index.certified import PRECISION
 from app.gallery.index.gpu import GpuShards, cuda_flat
 from app.gallery.index.shelf import IndexShelf
 from app.gallery.ports import NewTemplate
@@ -138,10 +140,17 @@ def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services
     gpu = GpuShards(cuda_flat()) if settings.index_device == "cuda" else None
     memory = settings.max_index_bytes or usable_memory() // 2
     shelf = IndexShelf(workers, settings.data_dir / "index", ring, gpu=gpu, max_bytes=memory)
-    gallery = Gallery(store, shelf, pack.embedding_space, pack.recogniser.dimension)
+    calibration = pack_calibration(pack.folder, pack.embedding_space, PRECISION)
+    gallery = Gallery(
+        store,
+        shelf,
+        pack.embedding_space,
+        pack.recogniser.dimension,
+        COSINE if calibration is None else calibration.comparator,
+    )
     calibrations = Calibrations(
         gallery.store,
-        pack_calibration(pack.folder, pack.embedding_space, gallery.precision),
+        calibration,
         pack.decision.threshold,
         embedding_space=pack.embedding_space,
         precision=gallery.precision,

@@ -33,7 +33,9 @@ def calibrate(
                 out.print("The pack's calibration serves again.")
                 return
             generator = np.random.default_rng(secrets.randbits(64))
-            live = calibrate_collection(services.gallery, collection, generator)
+            live = calibrate_collection(
+                services.gallery, collection, generator, shared=services.calibrations.shared
+            )
             size = services.gallery.size(collection)
         finally:
             services.close()

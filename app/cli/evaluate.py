@@ -92,6 +92,7 @@ def evaluate_pack(
             attributes=attributes,
             face=face,
             seed=seed,
+            fit_direction=calibration is not None,
         )
         result = _run(plan, pack, keep=cache)
         _write(result, output, calibration, thumbnails=thumbnails)
@@ -112,6 +113,7 @@ def read_plan(
     attributes: Path | None,
     face: FaceSelection,
     seed: int,
+    fit_direction: bool = False,
 ) -> Plan:
     """What the command line names, by what it turns out to be. Raises EvaluationError."""
     people, pairs, boxes = None, None, None
@@ -134,6 +136,7 @@ def read_plan(
         read_attributes(attributes) if attributes else {},
         face,
         seed,
+        fit_direction,
     )
 
 

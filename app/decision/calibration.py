@@ -17,8 +17,10 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from app.decision.domain import Domain
 from app.decision.rates import Floats, Rate
 from app.errors import CalibrationMismatch, PackError, RateOutOfReach
+from app.gallery.comparator import COSINE, Comparator
 from app.gallery.ports import GallerySize
 
 CALIBRATION_FILE = "calibration.json"
@@ -108,6 +110,8 @@ class Calibration(_Section):
     fnmr: Curve | None
     # A person with m templates is as easily mistaken as m ** template_exponent persons with one.
     template_exponent: Annotated[float, Field(ge=0, le=1)]
+    # None: its similarities are cosines, and no threshold follows a gallery's likeness.
+    domain: Domain | None = None
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -123,8 +127,15 @@ class Calibration(_Section):
         return self.fmr.rate[-1]
 
     def content(self) -> dict[str, object]:
-        """As JSON, the way it is written to disk and database."""
-        return self.model_dump(mode="json", by_alias=True)
+        """As JSON, the way it is written to disk and database. Without a domain there is no such
+        member, so that a calibration from before there were any keeps its id."""
+        left_out = {"domain"} if self.domain is None else None
+        return self.model_dump(mode="json", by_alias=True, exclude=left_out)
+
+    @property
+    def comparator(self) -> Comparator:
+        """How the similarities that it was counted on were computed."""
+        return COSINE if self.domain is None else self.domain.shared.comparator
 
     def require(self, embedding_space: str, precision: str) -> "Calibration":
         """Itself, where its similarities are the caller's. Raises CalibrationMismatch."""

@@ -5,6 +5,7 @@ import logging
 from pydantic import ValidationError
 
 from app.decision.calibration import Calibration
+from app.decision.domain import SharedDirection
 from app.decision.rules import CollectionPolicy, Grounds
 from app.errors import CalibrationMismatch
 from app.gallery.ports import CollectionRecord, TemplateStore
@@ -36,6 +37,11 @@ class Calibrations:
         self._held: dict[str, Calibration | None] = {}
         self._lock = new_lock("calibrations.held")
 
+    @property
+    def shared(self) -> SharedDirection | None:
+        """The direction by which similarities are compared here, which is the pack's."""
+        return None if self.pack is None or self.pack.domain is None else self.pack.domain.shared
+
     def grounds(self, record: CollectionRecord) -> Grounds:
         """The collection's own calibration first, then the pack's."""
         found = (self.own(record), self.pack)
@@ -66,10 +72,25 @@ class Calibrations:
             return None
         try:
             calibration = Calibration.model_validate(content)
-            return calibration.require(self._embedding_space, self._precision)
+            calibration.require(self._embedding_space, self._precision)
+            self._require_comparison(calibration)
+            return calibration
         except (ValidationError, CalibrationMismatch) as error:
             log(logging.WARNING, f"the calibration {record.calibration_id} is not used", error)
             return None
+
+    def _require_comparison(self, calibration: Calibration) -> None:
+        """Raise CalibrationMismatch where scores here may be higher than those it was counted on.
+        Cosines never are lower than scores, so a calibration of cosines promises less than holds.
+        """
+        domain = calibration.domain
+        if domain is None or domain.shared == self.shared:
+            return
+        raise CalibrationMismatch(
+            f"The calibration {calibration.calibration_id} was counted on scores with another "
+            "direction of degraded faces than the model pack's calibration has now. Calibrate the "
+            "collection anew."
+        )
 
 
 def policy_of(record: CollectionRecord) -> CollectionPolicy:

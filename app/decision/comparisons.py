@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.decision.rates import Floats, clopper_pearson, dyadic_variance, effective_trials
+from app.gallery.comparator import COSINE, Comparator
 from app.types import FloatArray
 
 Indices = NDArray[np.intp]
+Faces = Indices | slice
 PersonPair = tuple[int, int]
 
 BLOCK_ROWS = 512
@@ -25,17 +27,24 @@ RATES_PER_DECADE = 10
 
 @dataclass(frozen=True, slots=True)
 class LabelledEmbeddings:
-    """Unit vectors (n, d) float32 and whose they are: persons (n,), numbers 0 to P - 1, rising."""
+    """Unit vectors (n, d) float32 and whose they are: persons (n,), numbers 0 to P - 1, rising;
+    and how they are compared."""
 
     vectors: FloatArray
     persons: Indices
+    comparator: Comparator = COSINE
 
     @classmethod
-    def of(cls, vectors: FloatArray, persons: NDArray[np.generic]) -> "LabelledEmbeddings":
+    def of(
+        cls,
+        vectors: FloatArray,
+        persons: NDArray[np.generic],
+        comparator: Comparator = COSINE,
+    ) -> "LabelledEmbeddings":
         """From labels of any kind, in any order; people are numbered in the labels' order."""
         _, numbers = np.unique(persons, return_inverse=True)
         order = np.argsort(numbers, kind="stable")
-        return cls(np.ascontiguousarray(vectors[order]), numbers[order])
+        return cls(np.ascontiguousarray(vectors[order]), numbers[order], comparator)
 
     @property
     def person_count(self) -> int:
@@ -49,7 +58,15 @@ class LabelledEmbeddings:
     def of_persons(self, chosen: Indices) -> "LabelledEmbeddings":
         """The faces of some people, numbered anew."""
         kept = np.isin(self.persons, chosen)
-        return LabelledEmbeddings.of(self.vectors[kept], self.persons[kept])
+        return LabelledEmbeddings.of(self.vectors[kept], self.persons[kept], self.comparator)
+
+    def similarities(self, faces: Faces, others: Faces) -> FloatArray:
+        """The comparison scores of some faces with others, by number: (faces, others)."""
+        return self.comparator.scores(self.vectors[faces], self.vectors[others])
+
+    def mated(self, faces: Indices) -> FloatArray:
+        """The score of each two of some faces once, in the order of `np.triu_indices(n, 1)`."""
+        return np.asarray(self.similarities(faces, faces)[np.triu_indices(len(faces), 1)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +159,7 @@ def compare_mated(data: LabelledEmbeddings, similarities: Floats) -> tuple[Error
     """FNMR at the given similarities and how many people it rests on; None without a pair."""
     own: list[Floats] = []
     for person in np.flatnonzero(data.counts > 1):
-        vectors = data.vectors[data.persons == person]
-        values = np.sort((vectors @ vectors.T)[np.triu_indices(len(vectors), 1)])
+        values = np.sort(data.mated(np.flatnonzero(data.persons == person)))
         own.append(np.searchsorted(values, similarities, side="left") / len(values))
     if not own:
         return None
@@ -199,7 +215,7 @@ def _blocks(data: LabelledEmbeddings, left_out: frozenset[PersonPair]) -> Iterat
     counts = data.counts.astype(np.float64)
     for start in range(0, len(data.persons), BLOCK_ROWS):
         rows, columns = data.persons[start : start + BLOCK_ROWS], data.persons[start:]
-        similarities = data.vectors[start : start + BLOCK_ROWS] @ data.vectors[start:].T
+        similarities = data.similarities(slice(start, start + BLOCK_ROWS), slice(start, None))
         # People are in order: a smaller number to the left counts every pair once.
         wanted = rows[:, np.newaxis] < columns[np.newaxis]
         for one, other in map(sorted, left_out):

@@ -18,6 +18,7 @@ from app.decision.comparisons import (
     compare_mated,
     compare_non_mated,
 )
+from app.decision.domain import Domain, SharedDirection
 from app.decision.rates import Floats
 from app.decision.tail import T_QUANTILE, fit_tail, spread
 from app.errors import NotEnoughData
@@ -35,12 +36,14 @@ MATED_STEP = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """Faces to calibrate on and what to write down of them."""
+    """Faces to calibrate on and what to write down of them. `shared` is the direction by which
+    they are compared, if any."""
 
     data: LabelledEmbeddings
     kind: Literal["photos", "collection"]
     name: str
     left_out: frozenset[PersonPair] = frozenset()
+    shared: SharedDirection | None = None
 
 
 def calibrate(
@@ -74,6 +77,7 @@ def calibrate(
         fmr=_with_tail(non_mated, data.person_count),
         fnmr=_curve(mated[0]) if mated else None,
         template_exponent=template_exponent(data, faces.left_out),
+        domain=None if faces.shared is None else Domain.of(faces.shared, data),
     )
 
 
@@ -135,8 +139,7 @@ def template_exponent(
     several = np.flatnonzero(data.counts > 1)
     if len(several) < MIN_PERSONS:
         return 1.0
-    probes = data.vectors[starts]
-    first, second = (probes @ data.vectors[starts[several] + i].T for i in (0, 1))
+    first, second = (data.similarities(starts, starts[several] + i) for i in (0, 1))
     others = np.arange(data.person_count)[:, np.newaxis] != several[np.newaxis]
     place = {int(person): column for column, person in enumerate(several)}
     for a, b in left_out:

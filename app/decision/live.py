@@ -8,8 +8,10 @@ import numpy as np
 
 from app.decision.calibration import Calibration
 from app.decision.comparisons import LabelledEmbeddings
+from app.decision.domain import SharedDirection
 from app.decision.duplicates import suspected_duplicates
 from app.decision.fitting import Labelled, calibrate, require_persons
+from app.gallery.comparator import COSINE
 from app.gallery.gallery import Gallery
 
 # 12.5 million comparisons: some seconds of one core, and thresholds down to an FMR of 1e-6.
@@ -39,21 +41,25 @@ def calibrate_collection(
     name: str,
     generator: np.random.Generator,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    *,
+    shared: SharedDirection | None = None,
 ) -> LiveCalibration:
     """Calibrate a collection on a sample of its own people and put that calibration to use.
 
     Pairs of people that are probably one person are left out of the false match rates, and
     counted as errors in their upper confidence limits: those hold even where every suspect is an
-    innocent twin. Raises NotEnoughData, CollectionNotFound or EmbeddingSpaceMismatch.
+    innocent twin. `shared`: the direction by which its faces are
+    compared. Raises NotEnoughData, CollectionNotFound or EmbeddingSpaceMismatch.
     """
     record = gallery.require(name)
     templates = gallery.store.sample_templates(record, MAX_TEMPLATES, generator)
-    data = LabelledEmbeddings.of(templates.vectors, templates.person_keys)
+    comparator = COSINE if shared is None else shared.comparator
+    data = LabelledEmbeddings.of(templates.vectors, templates.person_keys, comparator)
     require_persons(data)
     suspects = suspected_duplicates(data)
     left_out = frozenset((pair.person_a, pair.person_b) for pair in suspects)
     calibration = calibrate(
-        Labelled(data, "collection", name, left_out),
+        Labelled(data, "collection", name, left_out, shared),
         record.embedding_space,
         gallery.precision,
         clock,

@@ -135,16 +135,18 @@ class _Own:
 
     def _compare_persons(self, rows: Rows) -> None:
         rows, vectors = self._load(rows)
+        compare = self._gallery.comparator.scores
         order = np.argsort(self._persons[rows], kind="stable")
         edges = np.flatnonzero(np.diff(self._persons[rows[order]])) + 1
         for mine in np.split(order, edges):
             if len(mine) > 1:
-                among = vectors[mine] @ vectors[mine].T
+                among = compare(vectors[mine], vectors[mine])
                 np.fill_diagonal(among, -np.inf)
                 self._own[rows[mine]] = among.max(axis=1)
 
     def _compare_blocks(self, blocks: list[Rows], enough: float) -> None:
         """One person's templates, block by block; those that have found enough are left out."""
+        compare = self._gallery.comparator.scores
         for block in blocks:
             rows, vectors = self._load(block)
             pending = np.arange(len(rows))
@@ -153,7 +155,7 @@ class _Own:
                 their_rows, theirs = (rows, vectors) if other is block else self._load(other)
                 if not len(their_rows):
                     continue
-                among = vectors[pending] @ theirs.T
+                among = compare(vectors[pending], theirs)
                 among[rows[pending, np.newaxis] == their_rows] = -np.inf
                 best = np.maximum(self._own[rows[pending]], among.max(axis=1))
                 self._own[rows[pending]] = best

@@ -97,8 +97,7 @@ def _mated(sample: FaceSample) -> tuple[Floats, Indices, Indices]:
     for person in np.flatnonzero(data.counts > 1):
         faces = np.flatnonzero(data.persons == person)
         i, j = np.triu_indices(len(faces), 1)
-        own = (data.vectors[faces] @ data.vectors[faces].T)[i, j]
-        parts.append((own.astype(np.float64), faces[i], faces[j]))
+        parts.append((data.mated(faces).astype(np.float64), faces[i], faces[j]))
     values, faces_a, faces_b = zip(*parts, strict=True)
     return np.concatenate(values), np.concatenate(faces_a), np.concatenate(faces_b)
 

@@ -26,7 +26,7 @@ def error_versus_discard(sample: FaceSample, threshold: float) -> tuple[DiscardF
     for person in np.flatnonzero(data.counts > 1):
         faces = np.flatnonzero(data.persons == person)
         i, j = np.triu_indices(len(faces), 1)
-        values = (data.vectors[faces] @ data.vectors[faces].T)[i, j]
+        values = data.mated(faces)
         rows.append((values < threshold, faces[i], faces[j], np.full(len(values), 1 / len(values))))
     if not rows:
         return ()

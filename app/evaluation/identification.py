@@ -72,14 +72,14 @@ def search(sample: FaceSample, enrolled: Indices, strangers: Indices) -> Searche
     """Search the first photos of `enrolled` for their other photos and for the strangers'."""
     data = sample.data
     starts = np.searchsorted(data.persons, np.arange(data.person_count))
-    gallery = data.vectors[starts[enrolled]]
     mated = np.isin(data.persons, enrolled)
     mated[starts[enrolled]] = False
     probes = np.flatnonzero(mated)
-    similarities = data.vectors[probes] @ gallery.T
+    similarities = data.similarities(probes, starts[enrolled])
     place = np.searchsorted(enrolled, data.persons[probes])
     own = similarities[np.arange(len(probes)), place].astype(np.float64)
-    highest = (data.vectors[starts[strangers]] @ gallery.T).max(axis=1).astype(np.float64)
+    others = data.similarities(starts[strangers], starts[enrolled])
+    highest = others.max(axis=1).astype(np.float64)
     return Searches(own, own >= similarities.max(axis=1), data.persons[probes], highest)
 
 

@@ -156,8 +156,9 @@ def _matches(
     able = usable[data.counts[usable] >= templates]
     starts = np.searchsorted(data.persons, np.arange(data.person_count))
     enrolled = (starts[able][:, np.newaxis] + np.arange(templates)).ravel()
-    similarities = data.vectors[starts[usable]] @ data.vectors[enrolled].T
-    matches = (similarities >= threshold).reshape(len(usable), len(able), templates).any(axis=2)
+    similarities = data.similarities(starts[usable], enrolled)
+    reached = (similarities >= threshold).reshape(len(usable), len(able), templates)
+    matches = np.asarray(reached.any(axis=2))
     return matches, np.searchsorted(usable, able)
 
 

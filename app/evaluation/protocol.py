@@ -9,22 +9,24 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from app.decision.policy import FaceSelection, select_face
+from app.decision.policy import FaceSelection, select_box, select_face
 from app.errors import FaceError, ImageError, UnreadableImage
 from app.evaluation.cache import PhotoCache
 from app.evaluation.errors import EvaluationError
 from app.evaluation.figures import Problem
 from app.evaluation.labels import LabelledPairs
 from app.evaluation.metrics import FOLDS, FaceMatches, Similarities, match_faces
-from app.faces.pipeline import FacePipeline
+from app.faces.pipeline import FacePipeline, finish
+from app.gallery.comparator import COSINE, Comparator
 from app.inference.cores import usable_cores
 from app.locks import new_lock
-from app.types import AnalysedImage, Face, FloatArray
+from app.types import AnalysedImage, Face, FloatArray, Image
 
 FAILED_SIMILARITY = -1.0
 # Crowded photos have hundreds of faces, and none of them may be lost to a limit here.
@@ -59,6 +61,21 @@ class Analyser:
         if self._cache:
             self._cache.put(key, kind, image)
         return image
+
+    def aligned(self, data: bytes, selection: FaceSelection) -> Image:
+        """The aligned face (size, size, 3) that counts in one encoded photo. Raises the ImageError
+        family, NoFace or SeveralFaces."""
+        choose = partial(select_box, selection=selection)
+        steps = self._pipeline.steps(
+            data, max_faces=MAX_FACES, embed=False, crops=True, choose=choose
+        )
+        crop = finish(steps).faces[0].crop
+        assert crop is not None, "the pipeline was asked to keep it"
+        return crop
+
+    def embed_aligned(self, crops: Image) -> FloatArray:
+        """The embeddings (n, d) of aligned faces (n, size, size, 3)."""
+        return self._pipeline.embed_aligned(crops)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +123,13 @@ def enrol_photos(
 
     def enrol(name: str) -> Face | Problem:
         try:
-            data = _read(folder / name)
+            data = read_photo(folder / name)
             digests[name] = hashlib.sha256(data).hexdigest()
             return select_face(analyser.analyse(data), selection)
         except (ImageError, FaceError) as error:
             return Problem(name, error.code, error.detail)
 
-    outcomes = _each(enrol, names, tick)
+    outcomes = in_threads(enrol, names, tick)
     return EnrolledPhotos(
         {name: one for name, one in zip(names, outcomes, strict=True) if isinstance(one, Face)},
         tuple(one for one in outcomes if isinstance(one, Problem)),
@@ -120,13 +137,15 @@ def enrol_photos(
     )
 
 
-def pair_similarities(pairs: LabelledPairs, photos: EnrolledPhotos) -> Similarities:
-    """Cosine similarity of each pair (n,) float64; -1 where a photo failed to enrol."""
+def pair_similarities(
+    pairs: LabelledPairs, photos: EnrolledPhotos, comparator: Comparator = COSINE
+) -> Similarities:
+    """Comparison score of each pair (n,) float64; -1 where a photo failed to enrol."""
     similarities = np.full(len(pairs), FAILED_SIMILARITY)
     for i, names in enumerate(zip(pairs.images_a, pairs.images_b, strict=True)):
         a, b = (_embedding(photos.faces.get(name)) for name in names)
         if a is not None and b is not None:
-            similarities[i] = float(a @ b)
+            similarities[i] = comparator.score(a, b)
     return similarities
 
 
@@ -152,11 +171,11 @@ def detect_photos(
 
     def detect(name: str) -> AnalysedImage | Problem:
         try:
-            return analyser.analyse(_read(folder / name), embed=False)
+            return analyser.analyse(read_photo(folder / name), embed=False)
         except ImageError as error:
             return Problem(name, error.code, error.detail)
 
-    outcomes = _each(detect, list(labelled), tick)
+    outcomes = in_threads(detect, list(labelled), tick)
     matches = [
         match_faces(*_boxes(outcome), boxes)
         for outcome, boxes in zip(outcomes, labelled.values(), strict=True)
@@ -164,7 +183,8 @@ def detect_photos(
     return DetectedPhotos(tuple(matches), tuple(o for o in outcomes if isinstance(o, Problem)))
 
 
-def _read(path: Path) -> bytes:
+def read_photo(path: Path) -> bytes:
+    """The bytes of a file. Raises UnreadableImage."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -178,7 +198,7 @@ def _boxes(outcome: AnalysedImage | Problem) -> tuple[FloatArray, FloatArray]:
     return boxes, np.array([face.score for face in faces], dtype=np.float32)
 
 
-def _each(work: Callable[[str], T], names: Sequence[str], tick: Tick) -> list[T]:
+def in_threads(work: Callable[[str], T], names: Sequence[str], tick: Tick) -> list[T]:
     """Do the work for every name, a thread a core: networks use one thread each."""
     outcomes: list[T] = []
     with ThreadPoolExecutor(usable_cores(), thread_name_prefix="evaluate") as pool:

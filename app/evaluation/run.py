@@ -3,18 +3,20 @@
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
 from app.decision.calibration import Calibration, pack_calibration
-from app.decision.fitting import Labelled, calibrate
+from app.decision.domain import SharedDirection
+from app.decision.fitting import MIN_PERSONS, Labelled, calibrate
 from app.decision.policy import FaceSelection
 from app.decision.rules import ONE_COMPARISON, CollectionPolicy
 from app.errors import NotEnoughData
 from app.evaluation.comparing import compare_all
+from app.evaluation.degrading import embed_degraded, photos_to_degrade
 from app.evaluation.discard import error_versus_discard
 from app.evaluation.figures import (
     ComparisonFigures,
@@ -47,6 +49,7 @@ from app.evaluation.protocol import (
 from app.evaluation.sample import FaceSample, build_sample, find_problems
 from app.evaluation.scores import compare_rules
 from app.evaluation.verification import detection_figures, verify_pairs
+from app.gallery.comparator import COSINE, Comparator
 from app.inference.pack_spec import ModelPack
 from app.types import FloatArray
 
@@ -76,7 +79,9 @@ class BoxesSource:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to measure, on what, and how. `attributes`: group of each person, by attribute."""
+    """What to measure, on what, and how. `attributes`: group of each person, by attribute.
+    `fit_direction`: find the direction that degraded faces share anew, and compare by it; otherwise
+    faces are compared as the pack's calibration says."""
 
     people: LabelledPeople | None = None
     pairs: PairsSource | None = None
@@ -85,6 +90,7 @@ class Plan:
     attributes: dict[str, dict[str, str]] = field(default_factory=dict)
     selection: FaceSelection = FaceSelection.CENTRE
     seed: int = 0
+    fit_direction: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +118,18 @@ class _Sections:
 
 @dataclass(frozen=True, slots=True)
 class _Bench:
-    """What measures: the pack, its pipeline, a way to show progress, and a clock."""
+    """What measures: the pack, its pipeline, a way to show progress, a clock, and the direction by
+    which faces are compared."""
 
     pack: ModelPack
     analyser: Analyser
     progress: Progress
     clock: Callable[[], datetime]
+    shared: SharedDirection | None = None
+
+    @property
+    def comparator(self) -> Comparator:
+        return COSINE if self.shared is None else self.shared.comparator
 
 
 def evaluate(
@@ -132,10 +144,14 @@ def evaluate(
     start = time.monotonic()
     _check(plan)
     bench = _Bench(pack, analyser, progress, clock)
+    shipped = pack_calibration(pack.folder, pack.embedding_space, PRECISION)
+    shared = None if shipped is None or shipped.domain is None else shipped.domain.shared
+    if plan.fit_direction and plan.people is not None:
+        shared = _fit_direction(plan, plan.people, bench)
+    bench = replace(bench, shared=shared)
     sections = _Sections() if plan.people is None else _measure_people(plan, plan.people, bench)
     pairs = _measure_pairs(plan, bench)
     detection = _measure_boxes(plan, bench)
-    shipped = pack_calibration(pack.folder, pack.embedding_space, PRECISION)
     evaluation = Evaluation(
         model=ModelFigures(
             pack.name,
@@ -170,10 +186,20 @@ def _check(plan: Plan) -> None:
         check_photos(plan.boxes.folder, list(plan.boxes.boxes))
 
 
+def _fit_direction(plan: Plan, people: LabelledPeople, bench: _Bench) -> SharedDirection | None:
+    """None where there are too few people for a calibration."""
+    names = photos_to_degrade(people, plan.noise)
+    if len(names) < MIN_PERSONS:
+        return None
+    with bench.progress("degraded", len(names)) as tick:
+        degraded = embed_degraded(bench.analyser, people.folder, names, plan.selection, tick)
+    return SharedDirection.fit(degraded, _name(people.folder))
+
+
 def _measure_people(plan: Plan, people: LabelledPeople, bench: _Bench) -> _Sections:
     with bench.progress("photos", len(people.images)) as tick:
         photos = enrol_photos(bench.analyser, people.folder, people.images, plan.selection, tick)
-    sample = build_sample(people, photos, plan.noise)
+    sample = build_sample(people, photos, plan.noise, bench.comparator)
     generator = np.random.default_rng(plan.seed)
     with bench.progress("figures", 4) as tick:
         calibration = _calibrate(sample, people, bench)
@@ -197,7 +223,7 @@ def _measure_people(plan: Plan, people: LabelledPeople, bench: _Bench) -> _Secti
 
 
 def _calibrate(sample: FaceSample, people: LabelledPeople, bench: _Bench) -> Calibration | None:
-    labelled = Labelled(sample.data, "photos", _name(people.folder), sample.left_out)
+    labelled = Labelled(sample.data, "photos", _name(people.folder), sample.left_out, bench.shared)
     try:
         return calibrate(labelled, bench.pack.embedding_space, PRECISION, bench.clock)
     except NotEnoughData:
@@ -230,7 +256,7 @@ def _measure_pairs(plan: Plan, bench: _Bench) -> PairsFigures | None:
     return verify_pairs(
         source.path.name,
         source.pairs,
-        pair_similarities(source.pairs, photos),
+        pair_similarities(source.pairs, photos, bench.comparator),
         len(photos.failures),
         bench.pack.decision.threshold,
     )

@@ -11,6 +11,7 @@ from app.evaluation.errors import EvaluationError
 from app.evaluation.figures import Problem
 from app.evaluation.labels import LabelledPeople, LabelNoise
 from app.evaluation.protocol import EnrolledPhotos
+from app.gallery.comparator import COSINE, Comparator
 from app.types import FloatArray, Quality
 
 MIN_PEOPLE = 3
@@ -32,7 +33,12 @@ class FaceSample:
         return frozenset(b for _, b in self.left_out)
 
 
-def build_sample(people: LabelledPeople, photos: EnrolledPhotos, noise: LabelNoise) -> FaceSample:
+def build_sample(
+    people: LabelledPeople,
+    photos: EnrolledPhotos,
+    noise: LabelNoise,
+    comparator: Comparator = COSINE,
+) -> FaceSample:
     """The enrolled faces of a folder of people. Raises EvaluationError for too few of them."""
     usable = [
         (person, image)
@@ -51,7 +57,7 @@ def build_sample(people: LabelledPeople, photos: EnrolledPhotos, noise: LabelNoi
     number = {str(name): i for i, name in enumerate(names)}
     pairs = [(number.get(a), number.get(b)) for a, b in noise.same_people]
     return FaceSample(
-        LabelledEmbeddings(vectors, persons[order].astype(np.intp)),
+        LabelledEmbeddings(vectors, persons[order].astype(np.intp), comparator),
         images,
         tuple(map(str, names)),
         tuple(photos.faces[image].quality for image in images),

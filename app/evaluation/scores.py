@@ -16,26 +16,36 @@ TARGETS = (0.01, 0.003)
 REPEATS = 5
 MIN_PERSONS = 50
 
-# Similarities (probes, persons, templates) and templates (persons, templates, d) -> scores.
-Rule = Callable[[FloatArray, FloatArray, FloatArray], Floats]
+# The comparison, probes (probes, d), templates (persons, templates, d), and their similarities
+# (probes, persons, templates) -> scores (probes, persons).
+Compare = Callable[[FloatArray, FloatArray], FloatArray]
+Rule = Callable[[Compare, FloatArray, FloatArray, FloatArray], Floats]
 
 
-def _maximum(_probes: FloatArray, _templates: FloatArray, similarities: FloatArray) -> Floats:
+def _maximum(
+    _compare: Compare, _probes: FloatArray, _templates: FloatArray, similarities: FloatArray
+) -> Floats:
     return np.asarray(similarities.max(axis=2), np.float64)
 
 
-def _mean_of_two(_probes: FloatArray, _templates: FloatArray, similarities: FloatArray) -> Floats:
+def _mean_of_two(
+    _compare: Compare, _probes: FloatArray, _templates: FloatArray, similarities: FloatArray
+) -> Floats:
     return np.asarray(np.sort(similarities, axis=2)[..., -2:].mean(axis=2), np.float64)
 
 
-def _mean(_probes: FloatArray, _templates: FloatArray, similarities: FloatArray) -> Floats:
+def _mean(
+    _compare: Compare, _probes: FloatArray, _templates: FloatArray, similarities: FloatArray
+) -> Floats:
     return np.asarray(similarities.mean(axis=2), np.float64)
 
 
-def _centroid(probes: FloatArray, templates: FloatArray, _similarities: FloatArray) -> Floats:
+def _centroid(
+    compare: Compare, probes: FloatArray, templates: FloatArray, _similarities: FloatArray
+) -> Floats:
     centres = templates.sum(axis=1)
     centres /= np.linalg.norm(centres, axis=1, keepdims=True)
-    return np.asarray(probes @ centres.T, np.float64)
+    return np.asarray(compare(probes, centres), np.float64)
 
 
 RULES: Mapping[str, Rule] = {
@@ -81,10 +91,10 @@ def _run(
     templates = data.vectors[picks[:, :count]]
     probes = np.concatenate([data.vectors[picks[:, count]], data.vectors[starts]])
     flat = templates.reshape(-1, templates.shape[2])
-    similarities = (probes @ flat.T).reshape(len(probes), len(able), count)
+    similarities = data.comparator.scores(probes, flat).reshape(len(probes), len(able), count)
     found = {}
     for name, rule in RULES.items():
-        scores = rule(probes, templates, similarities)
+        scores = rule(data.comparator.scores, probes, templates, similarities)
         mated, others = scores[: len(able)], scores[len(able) :].max(axis=1)
         own = np.diagonal(mated)
         first = own >= mated.max(axis=1)

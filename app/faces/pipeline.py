@@ -215,6 +215,11 @@ class FacePipeline:
                 points = ((landmarks + 0.5) / ratio - 0.5).astype(np.float32)
             return align_faces(image, points, size)
 
+    def embed_aligned(self, crops: Image) -> FloatArray:
+        """The embeddings (n, d) of aligned faces (n, size, size, 3), as `steps` gives them with
+        `crops`."""
+        return self._recogniser.embed(crops)[0]
+
     def _liveness(
         self, decoded: DecodedImage, data: bytes | None, found: Detections, clock: StageClock
     ) -> FloatArray:

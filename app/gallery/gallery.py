@@ -13,6 +13,7 @@ from app.errors import (
     PersonNotFound,
 )
 from app.gallery.audit import Audit, audit
+from app.gallery.comparator import COSINE, Comparator
 from app.gallery.index.certified import PRECISION
 from app.gallery.index.indexes import Indexes
 from app.gallery.index.others import Others
@@ -86,9 +87,12 @@ class Gallery:
         shelf: IndexShelf,
         embedding_space: str,
         dimension: int,
+        comparator: Comparator = COSINE,
     ) -> None:
-        """Open the gallery; the default collection is created where it is missing."""
+        """Open the gallery; the default collection is created where it is missing. `comparator`
+        gives the similarities that it answers."""
         self.store = store
+        self.comparator = comparator
         self.precision = PRECISION  # of the similarities that it answers
         self._shelf = shelf
         self._embedding_space = embedding_space
@@ -165,7 +169,7 @@ class Gallery:
         record = self.require(collection)
         with self._indexes.current(record) as index:
             allowed = self.store.person_keys(record, metadata_filter) if metadata_filter else None
-            rows = index.search_persons(probes, top_k + 1, allowed)
+            rows = index.search_persons(probes, top_k + 1, allowed, self.comparator)
             faces = self.store.faces_by_key([hit.template_key for row in rows for hit in row])
             searched = index.extent(allowed)
         return SearchResult([self._candidates(row, faces, top_k) for row in rows], searched)
@@ -196,7 +200,8 @@ class Gallery:
         self.require(collection)  # it may have changed its space in between
         if not faces:
             return None
-        similarities = np.clip(vectors @ probe, -1.0, 1.0)
+        scores = self.comparator.scores(probe[np.newaxis], vectors)[0]
+        similarities = np.clip(scores, -1.0, 1.0)
         best = int(np.argmax(similarities))
         return Comparison(faces[best], float(similarities[best]), len(faces))
 
@@ -269,7 +274,7 @@ class Gallery:
         """Of templates, given by their (n, d) unit vectors and persons (n,): the most similar one
         of anybody else that reaches `floor`."""
         with self._indexes.current(self.require(collection)) as index:
-            return index.nearest_others(vectors, person_keys, floor)
+            return index.nearest_others(vectors, person_keys, floor, self.comparator)
 
     def delete_collection(self, name: str) -> Receipt:
         """Delete a collection with everything in it."""

@@ -224,7 +224,7 @@ class DeclaredPair:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """The best template of one person for one probe; `similarity` is the cosine."""
+    """The best template of one person for one probe; `similarity` is their comparison score."""
 
     person_key: int
     template_key: int

@@ -7,6 +7,7 @@ import numpy as np
 
 from app.decision.calibrations import policy_of
 from app.decision.rules import Ask, identification_rule
+from app.gallery.comparator import Comparator
 from app.gallery.gallery import Candidate
 from app.gallery.ports import CollectionRecord, GallerySize, NewTemplate
 from app.importing.options import ImportOptions, OnConflict
@@ -66,7 +67,8 @@ class Judge:
         self._services.upkeep.start()
         found = gallery.identify(name, np.stack(probes), NEAREST)
         people = {one.row.person_id for one in rows}
-        before = _Before(found.searched, gallery.store.with_faces(name, people))
+        known = gallery.store.with_faces(name, people)
+        before = _Before(found.searched, known, gallery.comparator)
         nearest, judged = iter(found.rows), []
         for one in rows:
             decided = one
@@ -111,7 +113,8 @@ class _Before:
     """What a row is judged by: the gallery of `searched`, where those in `known` have faces, and
     the rows before it."""
 
-    def __init__(self, searched: GallerySize, known: set[str]) -> None:
+    def __init__(self, searched: GallerySize, known: set[str], comparator: Comparator) -> None:
+        self._comparator = comparator
         self.size = searched
         self._known = known
         self._people: list[str] = []
@@ -121,7 +124,9 @@ class _Before:
         """Similarities of the nearest people."""
         best = {one.face.person_id: one.similarity for one in candidates}
         if self._embeddings:
-            similarities = np.stack(self._embeddings) @ template.embedding
+            similarities = self._comparator.scores(
+                template.embedding[np.newaxis], np.stack(self._embeddings)
+            )[0]
             for person_id, similarity in zip(self._people, similarities.tolist(), strict=True):
                 best[person_id] = max(similarity, best.get(person_id, similarity))
         return best

@@ -70,7 +70,9 @@ def _calibrate(services: Services, collection: str) -> LiveCalibration:
         )
     try:
         generator = np.random.default_rng(secrets.randbits(64))
-        return calibrate_collection(services.gallery, collection, generator)
+        return calibrate_collection(
+            services.gallery, collection, generator, shared=services.calibrations.shared
+        )
     finally:
         services.calibrating.release()
 

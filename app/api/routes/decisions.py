@@ -93,7 +93,8 @@ async def verify(request: Request) -> Any:
     ]
     best = None
     if references:
-        similarity = float(np.clip(_vector(faces[0][1]) @ _vector(faces[1][1]), -1.0, 1.0))
+        comparator = head.services.gallery.comparator
+        similarity = comparator.score(_vector(faces[0][1]), _vector(faces[1][1]))
         against: dict[str, Any] = {"reference_face": face_members(faces[1][1], faces[1][0], 1)}
         claimed = ONE_COMPARISON
     else:

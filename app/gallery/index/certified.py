@@ -7,6 +7,7 @@ from functools import cache
 
 import numpy as np
 
+from app.gallery.comparator import COSINE, Comparator, Probe
 from app.gallery.index.best import BestPersons
 from app.gallery.index.bound import ErrorBound
 from app.gallery.index.codes import Quantiser
@@ -55,7 +56,7 @@ class State:
 
 
 class CertifiedIndex:
-    """Every template, searchable by cosine similarity; answers equal those of brute force.
+    """Every template, searchable by comparison score; answers equal those of brute force.
 
     Searches take no lock and run while rows come and go. `add` and `remove` are in force when they
     return. `maintain` does the slow work and may run in a thread of its own.
@@ -157,6 +158,7 @@ class CertifiedIndex:
         probes: FloatArray,
         top_k: int,
         allowed_persons: Ids | None = None,
+        comparator: Comparator = COSINE,
     ) -> list[list[Hit]]:
         """The `top_k` most similar persons for each of (n, d) unit vectors, best first.
 
@@ -168,15 +170,22 @@ class CertifiedIndex:
         best = [BestPersons(top_k) for _ in probes]
         if not len(probes):
             return []
+        wanted = [comparator.probe(vector) for vector in probes]
         if allowed_persons is not None:
-            self._search_among(state, probes, allowed_persons, best)
+            self._search_among(state, wanted, allowed_persons, best)
         else:
-            self._score_tail(state.tail.rows, probes, best)
-            self._search_shards(state.shards, probes, best)
+            self._score_tail(state.tail.rows, wanted, best, comparator)
+            self._search_shards(state.shards, wanted, best)
         self.costs.searches += len(probes)
         return [one.hits() for one in best]
 
-    def nearest_others(self, probes: FloatArray, persons: Ids, floor: float) -> Others:
+    def nearest_others(
+        self,
+        probes: FloatArray,
+        persons: Ids,
+        floor: float,
+        comparator: Comparator = COSINE,
+    ) -> Others:
         """Of each of (n, d) unit vectors, which are of the persons (n,), the most similar template
         of anybody else that reaches `floor`."""
         state = self._state
@@ -184,7 +193,7 @@ class CertifiedIndex:
 
         def search(start: int) -> Others:
             some = slice(start, start + PROBES_A_SCAN)
-            one = OthersSearch(probes[some], persons[some], floor)
+            one = OthersSearch(probes[some], persons[some], floor, comparator)
             one.score_all(state.tail.rows)
             if self.quantiser is not None and self._bound is not None:
                 one.cover(state.shards, self.quantiser, self._bound)
@@ -193,16 +202,23 @@ class CertifiedIndex:
         self.costs.searches += len(probes)
         return Others.joined(list(self._threads.map(search, range(0, len(probes), PROBES_A_SCAN))))
 
-    def _score_tail(self, rows: Rows, probes: FloatArray, best: Sequence[BestPersons]) -> None:
+    def _score_tail(
+        self,
+        rows: Rows,
+        probes: Sequence[Probe],
+        best: Sequence[BestPersons],
+        comparator: Comparator,
+    ) -> None:
         if len(probes) == 1:
             rows.score_all(probes[0], best[0])
             return
         # Many probes at once are one matrix product, which reads the rows once for all of them.
-        for similarities, one in zip(probes @ rows.vectors.T, best, strict=True):
-            rows.offer(similarities, one)
+        vectors = np.array([probe.vector for probe in probes], np.float32)
+        for scores, one in zip(comparator.scores(vectors, rows.vectors), best, strict=True):
+            rows.offer(scores, one)
 
     def _search_shards(
-        self, shards: Sequence[Shard], probes: FloatArray, best: Sequence[BestPersons]
+        self, shards: Sequence[Shard], probes: Sequence[Probe], best: Sequence[BestPersons]
     ) -> None:
         if not shards or self.quantiser is None or self._bound is None:
             return
@@ -221,7 +237,7 @@ class CertifiedIndex:
     def _search_among(
         self,
         state: State,
-        probes: FloatArray,
+        probes: Sequence[Probe],
         allowed: Ids,
         best: Sequence[BestPersons],
     ) -> None:

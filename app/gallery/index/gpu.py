@@ -1,9 +1,9 @@
-"""Shards once more on a GPU, in half precision: it proposes, exact cosines decide.
+"""Shards once more on a GPU, in half precision: it proposes, exact scores decide.
 
 Numbers of half precision are off by a 2048th part at most (IEEE 754, 11 bits), those of the probe
 and those of the row, so by Cauchy and Schwarz a similarity of unit vectors is off by 2^-10, and a
 little for numbers too small to be normal. The last row that the GPU proposes is therefore at most
-that much better than it looks, and a floor above it is certain.
+that much better than it looks, and a floor above it is certain: a score is never above the cosine.
 """
 
 from collections.abc import Callable, Sequence

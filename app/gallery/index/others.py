@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from app.gallery.comparator import Comparator
 from app.gallery.index.bound import ErrorBound
 from app.gallery.index.codes import Quantiser, RowNumbers
 from app.gallery.index.rows import Rows, Shard
@@ -23,7 +24,7 @@ ROWS_AT_ONCE = 65_536
 @dataclass(frozen=True, slots=True)
 class Others:
     """Of each probe (n,): the key of the most similar template of another person, -1 where none
-    reaches the floor, and its similarity, -inf there."""
+    reaches the floor, and its score, -inf there."""
 
     keys: Ids
     similarities: FloatArray
@@ -40,7 +41,10 @@ class Others:
 class OthersSearch:
     """The search for (n, d) unit vectors of persons (n,) among the rows of everybody else."""
 
-    def __init__(self, probes: FloatArray, persons: Ids, floor: float) -> None:
+    def __init__(
+        self, probes: FloatArray, persons: Ids, floor: float, comparator: Comparator
+    ) -> None:
+        self._comparator = comparator
         self._probes = probes
         self._persons = persons
         self._floor = floor
@@ -74,7 +78,7 @@ class OthersSearch:
         every = np.arange(len(self._probes))
         for start in range(0, len(rows), ROWS_AT_ONCE):
             part = slice(start, start + ROWS_AT_ONCE)
-            similarities = self._probes @ rows.vectors[part].T
+            similarities = self._comparator.scores(self._probes, rows.vectors[part])
             similarities[:, ~rows.alive[part]] = -np.inf
             similarities[self._persons[:, None] == rows.persons[part]] = -np.inf
             best = similarities.argmax(axis=1)
@@ -84,7 +88,7 @@ class OthersSearch:
         """Score pairs of a probe and a row."""
         for start in range(0, len(numbers), PAIRS_AT_ONCE):
             mine, theirs = (one[start : start + PAIRS_AT_ONCE] for one in (probes, numbers))
-            similarities = np.einsum("nd,nd->n", self._probes[mine], rows.vectors[theirs])
+            similarities = self._comparator.pairwise(self._probes[mine], rows.vectors[theirs])
             keys = rows.keys[theirs]
             order = np.lexsort((keys, -similarities, mine))
             first = order[np.unique(mine[order], return_index=True)[1]]

@@ -8,6 +8,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from app.gallery.comparator import Probe
 from app.gallery.index.best import BestPersons
 from app.gallery.index.codes import CodedRows, Quantiser, RowNumbers
 from app.gallery.ports import Ids, Templates
@@ -80,36 +81,50 @@ class Rows:
         found: RowNumbers = places[np.isin(self.keys[places], keys)]
         return np.unique(found)
 
-    def score_all(self, probe: FloatArray, best: BestPersons) -> None:
-        """Offer every row's exact similarity to the probe (d,)."""
-        similarities = np.empty(len(self), np.float32)
+    def score_all(self, probe: Probe, best: BestPersons) -> None:
+        """Offer every row's exact score with the probe."""
+        scores = self._products(probe.vector)
+        if probe.shared is not None:
+            scores -= np.maximum(self._products(probe.shared), 0)
+        self.offer(scores, best)
+
+    def _products(self, vector: FloatArray) -> FloatArray:
+        """The inner product of every row with a vector (d,)."""
+        products = np.empty(len(self), np.float32)
         vectors = self.vectors  # held while C reads it: a file may take its place
         if len(self):
             faiss.fvec_inner_products_ny(
-                faiss.swig_ptr(similarities), faiss.swig_ptr(probe), faiss.swig_ptr(vectors),
-                len(probe), len(self),
+                faiss.swig_ptr(products), faiss.swig_ptr(vector), faiss.swig_ptr(vectors),
+                len(vector), len(self),
             )  # fmt: skip
-        self.offer(similarities, best)
+        return products
 
     def offer(self, similarities: FloatArray, best: BestPersons) -> None:
-        """Offer similarities (n,) of all rows; the dead are passed over."""
+        """Offer scores (n,) of all rows; the dead are passed over."""
         if not self.alive.all():
             living = np.flatnonzero(self.alive)
             best.offer(similarities[living], self.persons[living], self.keys[living])
         else:
             best.offer(similarities, self.persons, self.keys)
 
-    def score(self, probe: FloatArray, numbers: RowNumbers, best: BestPersons) -> None:
-        """Offer the exact similarities of some rows."""
-        numbers = numbers[self.alive[numbers]]
-        similarities = np.empty(len(numbers), np.float32)
+    def score(self, probe: Probe, numbers: RowNumbers, best: BestPersons) -> None:
+        """Offer the exact scores of some rows."""
+        numbers = np.ascontiguousarray(numbers[self.alive[numbers]])
+        scores = self._products_of(probe.vector, numbers)
+        if probe.shared is not None:
+            scores -= np.maximum(self._products_of(probe.shared, numbers), 0)
+        best.offer(scores, self.persons[numbers], self.keys[numbers])
+
+    def _products_of(self, vector: FloatArray, numbers: RowNumbers) -> FloatArray:
+        """The inner products of some rows with a vector (d,)."""
+        products = np.empty(len(numbers), np.float32)
         vectors = self.vectors
         if len(numbers):
             faiss.fvec_inner_products_by_idx(
-                faiss.swig_ptr(similarities), faiss.swig_ptr(probe), faiss.swig_ptr(vectors),
-                faiss.swig_ptr(np.ascontiguousarray(numbers)), len(probe), 1, len(numbers),
+                faiss.swig_ptr(products), faiss.swig_ptr(vector), faiss.swig_ptr(vectors),
+                faiss.swig_ptr(numbers), len(vector), 1, len(numbers),
             )  # fmt: skip
-        best.offer(similarities, self.persons[numbers], self.keys[numbers])
+        return products
 
 
 def living(parts: Sequence[Rows], masks: Sequence[Flags]) -> Rows:

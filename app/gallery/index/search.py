@@ -1,9 +1,10 @@
 """One probe against coded rows, certified.
 
-The scan's estimates say which rows could belong to the answer; only exact similarities decide. The
-best found so far set a floor, the floor and the error bound set the estimate that a row must have
-to matter, and the next scan looks no lower. A row that is never looked at is thereby known to be
-below the floor, so an answer equals that of an exhaustive search.
+The scan's estimates say which rows could belong to the answer; only exact scores decide. A score is
+never above the cosine, which the estimates are of. The best found so far set a floor, the floor and
+the error bound set the estimate that a row must have to matter, and the next scan looks no lower. A
+row that is never looked at is thereby known to be below the floor, so an answer equals that of an
+exhaustive search.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from app.gallery.comparator import Probe
 from app.gallery.index.best import BestPersons
 from app.gallery.index.bound import ErrorBound
 from app.gallery.index.codes import Quantiser, RowNumbers
@@ -40,12 +42,12 @@ class SearchCounts:
 
 
 class ProbeSearch:
-    """The search of one probe (d,) for its nearest persons. Several threads may each cover a shard
+    """The search of one probe for its nearest persons. Several threads may each cover a shard
     at a time; what one finds raises the floor for all."""
 
     def __init__(
         self,
-        probe: FloatArray,
+        probe: Probe,
         best: BestPersons,
         quantiser: Quantiser,
         bound: ErrorBound,
@@ -53,7 +55,7 @@ class ProbeSearch:
     ) -> None:
         self.best = best
         self._probe = probe
-        self._rotated = quantiser.rotate(probe)
+        self._rotated = quantiser.rotate(probe.vector)
         self._bound = bound
         self._counts = counts
 
@@ -93,9 +95,9 @@ class ProbeSearch:
     @staticmethod
     def stacked(searches: Sequence["ProbeSearch"]) -> FloatArray:
         """The probes (n, d) of several searches."""
-        return np.array([search._probe for search in searches], np.float32)
+        return np.array([search._probe.vector for search in searches], np.float32)
 
     def score(self, shard: Shard, rows: RowNumbers) -> None:
-        """Offer the exact similarities of some rows."""
+        """Offer the exact scores of some rows."""
         self._counts.scored += len(rows)
         shard.rows.score(self._probe, rows, self.best)

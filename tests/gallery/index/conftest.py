@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from app.gallery.comparator import COSINE, Comparator
 from app.gallery.index.certified import CertifiedIndex, IndexShape
 from app.gallery.ports import Hit, Templates
 
@@ -46,9 +47,11 @@ def settle(index: CertifiedIndex) -> None:
         pass
 
 
-def brute_force(held: Templates, probe: Vectors, top_k: int) -> list[tuple[int, float]]:
+def brute_force(
+    held: Templates, probe: Vectors, top_k: int, comparator: Comparator = COSINE
+) -> list[tuple[int, float]]:
     """The nearest persons and their similarities, by looking at everything."""
-    similarities = held.vectors @ probe
+    similarities = comparator.scores(held.vectors, probe[np.newaxis])[:, 0]
     best: dict[int, float] = {}
     for row in np.argsort(-similarities, kind="stable").tolist():
         best.setdefault(int(held.person_keys[row]), float(similarities[row]))
@@ -58,11 +61,16 @@ def brute_force(held: Templates, probe: Vectors, top_k: int) -> list[tuple[int, 
 
 
 def assert_equal_to_brute_force(
-    index: CertifiedIndex, held: Templates, probes: Vectors, top_k: int
+    index: CertifiedIndex,
+    held: Templates,
+    probes: Vectors,
+    top_k: int,
+    comparator: Comparator = COSINE,
 ) -> None:
     """Same similarities at every place; the same persons where no two are equally similar."""
-    for probe, hits in zip(probes, index.search_persons(probes, top_k), strict=True):
-        same_answer(hits, brute_force(held, probe, top_k))
+    found = index.search_persons(probes, top_k, comparator=comparator)
+    for probe, hits in zip(probes, found, strict=True):
+        same_answer(hits, brute_force(held, probe, top_k, comparator))
 
 
 def same_answer(hits: list[Hit], expected: list[tuple[int, float]]) -> None:

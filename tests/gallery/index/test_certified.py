@@ -6,12 +6,15 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from app.gallery.comparator import Comparator
 from app.gallery.index.certified import CertifiedIndex, IndexShape
 from app.gallery.ports import GallerySize, Templates
 from tests.gallery.index.conftest import (
     SMALL,
     Vectors,
     assert_equal_to_brute_force,
+    brute_force,
+    same_answer,
     settle,
     templates,
     unit,
@@ -80,6 +83,35 @@ def test_several_templates_a_person(new_index: NewIndex) -> None:
     settle(index)
     assert_equal_to_brute_force(index, held, drawn(20, seed=1), 7)
     assert_equal_to_brute_force(index, held, vectors[:20], 40)
+
+
+def degraded(count: int, seed: int = 0) -> Vectors:
+    """A third of the rows lean towards one direction, as faces of bad photos do."""
+    lean = np.where(np.arange(count) % 3, 0.0, 1.5)[:, np.newaxis]
+    return unit(clustered(count, seed) + lean * LOWERING.direction)
+
+
+LOWERING = Comparator(drawn(1, seed=21)[0], 1.5)
+
+
+@pytest.mark.parametrize("top_k", [1, 6])
+def test_scores_that_are_lower_than_the_cosine(new_index: NewIndex, top_k: int) -> None:
+    """A person's best template by the score need not be the best one by the cosine."""
+    held = templates(degraded(10_000), np.arange(10_000) % 3_000)
+    index = new_index(D)
+    index.add(held)
+    settle(index)
+    assert index.state.shards, "the codes are what is tested here"
+    bad, good = degraded(30, seed=7)[::3], drawn(10, seed=8)
+    by_cosine = index.search_persons(bad, top_k)
+    assert by_cosine != index.search_persons(bad, top_k, comparator=LOWERING)
+    for probes in (bad, good, held.vectors[:20], bad[:1], good[:1]):
+        assert_equal_to_brute_force(index, held, probes, top_k, LOWERING)
+    allowed = np.arange(0, 3_000, 7)
+    some = np.isin(held.person_keys, allowed)
+    among = Templates(held.keys[some], held.person_keys[some], held.vectors[some])
+    for probe, hits in zip(bad, index.search_persons(bad, top_k, allowed, LOWERING), strict=True):
+        same_answer(hits, brute_force(among, probe, top_k, LOWERING))
 
 
 def test_nobody_is_lost_behind_a_person_with_many_templates(new_index: NewIndex) -> None:

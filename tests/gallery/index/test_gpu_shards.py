@@ -17,7 +17,7 @@ from app.gallery.index.certified import CertifiedIndex
 from app.gallery.index.gpu import ROUNDING, GpuShards, cuda_flat
 from app.gallery.ports import Templates
 from tests.gallery.index.conftest import SMALL, assert_equal_to_brute_force, settle, templates
-from tests.gallery.index.test_certified import GALLERIES, D, drawn
+from tests.gallery.index.test_certified import GALLERIES, LOWERING, D, degraded, drawn
 
 
 def half_precision(dimension: int) -> Any:
@@ -48,6 +48,15 @@ def test_answers_equal_brute_force(
     settle(index)
     for row in index.search_persons(held.vectors[:20], 3):
         assert not any(hit.template_key <= 1_500 for hit in row)
+
+
+def test_scores_that_are_lower_than_the_cosine(threads: ThreadPoolExecutor, gpu: GpuShards) -> None:
+    held = templates(degraded(3_000), np.arange(3_000) % 900)
+    index = CertifiedIndex(D, threads, SMALL, gpu)
+    index.add(held)
+    settle(index)
+    for probes in (degraded(30, seed=7), drawn(1, seed=12)):
+        assert_equal_to_brute_force(index, held, probes, 6, LOWERING)
 
 
 def test_the_removed_leave_the_device_with_the_next_upkeep(

@@ -5,20 +5,27 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from app.gallery.comparator import COSINE, Comparator
 from app.gallery.index.certified import CertifiedIndex
 from app.gallery.ports import Templates
 from tests.gallery.index.conftest import settle, templates
-from tests.gallery.index.test_certified import GALLERIES, clustered, drawn
+from tests.gallery.index.test_certified import GALLERIES, LOWERING, clustered, degraded, drawn
 
 NewIndex = Callable[..., CertifiedIndex]
 D = 64
 
 
-def assert_others(index: CertifiedIndex, held: Templates, some: slice, floor: float) -> int:
+def assert_others(
+    index: CertifiedIndex,
+    held: Templates,
+    some: slice,
+    floor: float,
+    comparator: Comparator = COSINE,
+) -> int:
     """How many have another person's template near."""
     probes, persons = held.vectors[some], held.person_keys[some]
-    found = index.nearest_others(probes, persons, floor)
-    similarities = probes @ held.vectors.T
+    found = index.nearest_others(probes, persons, floor, comparator)
+    similarities = comparator.scores(probes, held.vectors)
     similarities[persons[:, None] == held.person_keys] = -np.inf
     highest = similarities.max(axis=1)
     known = found.keys >= 0
@@ -44,6 +51,16 @@ def test_equal_to_brute_force(new_index: NewIndex, gallery: str, floor: float) -
     near = assert_others(index, held, slice(150, 350), floor)
     if floor < 0:
         assert near == 200
+
+
+@pytest.mark.parametrize("floor", [0.6, 0.3, -2.0])
+def test_scores_that_are_lower_than_the_cosine(new_index: NewIndex, floor: float) -> None:
+    held = templates(degraded(3_000), np.arange(3_000) // 2)
+    index = new_index(D)
+    index.add(held)
+    settle(index)
+    near = assert_others(index, held, slice(0, 200), floor, LOWERING)
+    assert near <= assert_others(index, held, slice(0, 200), floor)
 
 
 def test_what_is_gone_is_nobody_s_neighbour(new_index: NewIndex) -> None:

@@ -1,0 +1,100 @@
+"""What a calibration knows of faces that are unlike those it was counted on.
+
+Degraded faces share a direction of the embedding space, and people of one group are more alike than
+people of all groups. Both raise the scores of different people above what was counted.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Annotated
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.decision.comparisons import LabelledEmbeddings
+from app.gallery.comparator import Comparator
+from app.types import FloatArray
+
+# Chosen on the development half of LFW's people; docs/adr/0018-degraded-faces.md has the figures.
+WEIGHT = 1.5
+LIFT = 0.75
+SMALL_LIFT = 1.0
+SMALL_GALLERY = 100
+# What a gallery's likeness is: this quantile of the scores of so many of its people.
+LIKENESS_QUANTILE = 0.99
+LIKENESS_PERSONS = 2_000
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class SharedDirection(_Section):
+    """The direction (d,) that degraded faces share, and its weight in the comparison score. Fitted
+    to so many faces, degraded in each of these ways; `digest` is the SHA-256 of the embeddings."""
+
+    direction: Annotated[tuple[float, ...], Field(min_length=2)]
+    weight: Annotated[float, Field(ge=0, le=10)]
+    source: str
+    faces: int
+    degradations: tuple[str, ...]
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+    @cached_property
+    def comparator(self) -> Comparator:
+        """What compares two embeddings by it."""
+        direction = np.array(self.direction)
+        return Comparator((direction / np.linalg.norm(direction)).astype(np.float32), self.weight)
+
+    @classmethod
+    def fit(cls, degraded: Mapping[str, FloatArray], source: str) -> "SharedDirection":
+        """From the embeddings (n, d) of degraded faces, by kind of degradation.
+
+        The kinds weigh alike: the direction is that of the sum of their mean embeddings, each
+        scaled to length 1. Raises ValueError where there is no such direction.
+        """
+        means = [vectors.mean(axis=0, dtype=np.float64) for vectors in degraded.values()]
+        total = np.sum([mean / np.linalg.norm(mean) for mean in means], axis=0)
+        length = float(np.linalg.norm(total))
+        if not np.isfinite(length) or length == 0:
+            raise ValueError("degraded faces share no direction")
+        digest = hashlib.sha256()
+        for vectors in degraded.values():
+            digest.update(vectors.astype("<f4").tobytes())
+        return cls(
+            direction=tuple(float(f"{value:.6g}") for value in total / length),
+            weight=WEIGHT,
+            source=source,
+            faces=max(len(vectors) for vectors in degraded.values()),
+            degradations=tuple(degraded),
+            digest=digest.hexdigest(),
+        )
+
+
+class Domain(_Section):
+    """How decisions follow faces and galleries that are unlike those of the calibration.
+
+    `likeness`: the 99th percentile of the scores of its people, one face each. A gallery whose own
+    is higher raises the threshold by `lift` times the difference, or by `small_lift` times in a
+    gallery of fewer than `small_gallery` people.
+    """
+
+    shared: SharedDirection
+    likeness: Annotated[float, Field(ge=-1, le=1)]
+    lift: Annotated[float, Field(ge=0, le=2)] = LIFT
+    small_lift: Annotated[float, Field(ge=0, le=2)] = SMALL_LIFT
+    small_gallery: Annotated[int, Field(ge=0)] = SMALL_GALLERY
+
+    @classmethod
+    def of(cls, shared: SharedDirection, data: LabelledEmbeddings) -> "Domain":
+        """The domain of the people whom a calibration is counted on."""
+        return cls(shared=shared, likeness=round(likeness_of(data), 6))
+
+
+def likeness_of(data: LabelledEmbeddings) -> float:
+    """The 99th percentile of the scores of different people, by the first face of each; of
+    LIKENESS_PERSONS of them at most, spread over all."""
+    first = np.searchsorted(data.persons, np.arange(data.person_count))
+    some = first[np.unique(np.linspace(0, len(first) - 1, LIKENESS_PERSONS).astype(np.intp))]
+    return float(np.quantile(data.mated(some), LIKENESS_QUANTILE))

@@ -1,0 +1,204 @@
+"""Embeds photos of people, as they are and degraded, once for each kind of degradation.
+
+    python benchmarks/degraded_faces.py ../shared/data/lfw/images CACHE [KIND …]
+
+Writes CACHE/KIND.npz, the embeddings and measures of one face a photo, in the order of CACHE's
+`photos.txt`; a kind whose file exists is left as it is. `sharp` is every photo as it is, the other
+kinds are PHOTOS_A_KIND of them. `domain.py` beside this file compares what lies there.
+"""
+
+import argparse
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from app.decision.policy import FaceSelection, select_face
+from app.errors import FaceError, ImageError
+from app.faces.pipeline import FacePipeline, build_pipeline
+from app.imaging import ImageLimits
+from app.inference.packs import load_pack
+from app.settings import Device
+from app.types import Face, FloatArray, Image
+
+DEVELOPMENT = (100, 100)  # people with two photos, people with one
+HELD_OUT = (200, 250)
+
+Degradation = Callable[[Image, FloatArray, float], Image]
+"""A photo, its face's landmarks (5, 2) and the face's width in pixels -> the degraded photo."""
+
+
+def main() -> None:
+    options = _arguments()
+    options.cache.mkdir(parents=True, exist_ok=True)
+    photos = sorted(str(p.relative_to(options.images)) for p in options.images.glob("*/*.jpg"))
+    (options.cache / "photos.txt").write_text("\n".join(photos) + "\n")
+    pipeline = build_pipeline(load_pack(options.pack), Device.CPU, ImageLimits())
+    for kind in options.kinds or ["sharp", *KINDS]:
+        target = options.cache / f"{kind}.npz"
+        if not target.exists():
+            rows = range(len(photos)) if kind == "sharp" else chosen(photos)
+            _embed(pipeline, options, kind, [(i, photos[i]) for i in rows], target)
+            print(kind, "done", flush=True)
+
+
+def is_development(person: str) -> bool:
+    """Whether a person belongs to the half that rules may be tuned on: a digest of the name."""
+    return hashlib.sha256(person.encode()).digest()[0] < 128
+
+
+def chosen(photos: list[str]) -> list[int]:
+    """The photos that are degraded: two each of some people, one each of others, of both halves."""
+    by_person: dict[str, list[int]] = {}
+    for row, photo in enumerate(photos):
+        by_person.setdefault(photo.split("/")[0], []).append(row)
+    order = sorted(by_person, key=lambda name: hashlib.sha256(name.encode()).hexdigest()[2:])
+    rows: list[int] = []
+    for half, (several, single) in ((True, DEVELOPMENT), (False, HELD_OUT)):
+        people = [name for name in order if is_development(name) is half]
+        for held, wanted in ((2, several), (1, single)):
+            able = [name for name in people if min(len(by_person[name]), 2) == held]
+            rows += [row for name in able[:wanted] for row in by_person[name][:held]]
+    return sorted(rows)
+
+
+def _embed(
+    pipeline: FacePipeline,
+    options: argparse.Namespace,
+    kind: str,
+    photos: list[tuple[int, str]],
+    target: Path,
+) -> None:
+    sharp = None if kind == "sharp" else np.load(options.cache / "sharp.npz")
+    columns: dict[str, list[object]] = {name: [] for name in COLUMNS}
+    for row, name in photos:
+        pixels = cv2.imread(str(options.images / name))
+        if sharp is not None and np.isfinite(sharp["width"][row]):
+            pixels = KINDS[kind](pixels, sharp["landmarks"][row], float(sharp["width"][row]))
+        face = _face(pipeline, pixels)
+        if face is not None:
+            columns["rows"].append(row)
+            for column, value in _measures(face).items():
+                columns[column].append(value)
+    arrays = {column: np.array(values) for column, values in columns.items()}
+    if kind == "sharp":  # one row a photo, so that others find theirs
+        arrays = {
+            column: _spread(arrays["rows"], values, len(photos))
+            for column, values in arrays.items()
+        }
+    np.savez(target, **arrays)
+
+
+def _spread(rows: FloatArray, values: FloatArray, count: int) -> FloatArray:
+    spread = np.full((count, *values.shape[1:]), np.nan, np.float32)
+    spread[rows] = values
+    return spread
+
+
+COLUMNS = ("rows", "embedding", "norm", "sharpness", "brightness", "width", "score", "landmarks")
+
+
+def _measures(face: Face) -> dict[str, object]:
+    quality = face.quality
+    return {
+        "embedding": face.embedding,
+        "norm": quality.embedding_norm,
+        "sharpness": quality.sharpness,
+        "brightness": quality.brightness,
+        "width": quality.face_size_px,
+        "score": quality.detector_score,
+        "landmarks": face.landmarks,
+    }
+
+
+def _face(pipeline: FacePipeline, pixels: Image) -> Face | None:
+    try:
+        return select_face(pipeline.analyse_image(pixels, max_faces=16), FaceSelection.CENTRE)
+    except (FaceError, ImageError):
+        return None
+
+
+def _blurred(sigma: float) -> Degradation:
+    return lambda photo, _points, _width: cv2.GaussianBlur(photo, (0, 0), sigma)
+
+
+def _times(factor: float) -> Degradation:
+    return lambda photo, _points, _width: np.clip(photo * factor, 0, 255).astype(np.uint8)
+
+
+def _jpeg(quality: int) -> Degradation:
+    def encode(photo: Image, _points: FloatArray, _width: float) -> Image:
+        _, data = cv2.imencode(".jpg", photo, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        return cv2.imdecode(data, cv2.IMREAD_COLOR)
+
+    return encode
+
+
+def _sized(pixels: int) -> Degradation:
+    def shrink(photo: Image, _points: FloatArray, width: float) -> Image:
+        ratio = pixels / width
+        return cv2.resize(photo, None, fx=ratio, fy=ratio, interpolation=cv2.INTER_AREA)
+
+    return shrink
+
+
+def _turned(code: int) -> Degradation:
+    return lambda photo, _points, _width: cv2.rotate(photo, code)
+
+
+def _noisy(sigma: float) -> Degradation:
+    generator = np.random.default_rng(0)
+
+    def add(photo: Image, _points: FloatArray, _width: float) -> Image:
+        noise = generator.normal(0, sigma, photo.shape)
+        return np.clip(photo + noise, 0, 255).astype(np.uint8)
+
+    return add
+
+
+def _masked(photo: Image, points: FloatArray, _width: float) -> Image:
+    """The lower half of the face under a light blue surface, from the bridge of the nose to the
+    chin."""
+    right, left, nose, right_mouth, left_mouth = points
+    down = (right_mouth + left_mouth) / 2 - (right + left) / 2
+    bridge = (nose + (right + left) / 2) / 2 + 0.15 * down
+    side = (left - right) * 0.55
+    outline = np.array([
+        bridge, nose + 1.15 * side, left_mouth + 0.45 * side,
+        (left_mouth + right_mouth) / 2 + 0.75 * down,
+        right_mouth - 0.45 * side, nose - 1.15 * side,
+    ])  # fmt: skip
+    covered = photo.copy()
+    cv2.fillPoly(covered, [outline.astype(np.int32)], (214, 190, 160), cv2.LINE_AA)
+    return covered
+
+
+def _grey(photo: Image, _points: FloatArray, _width: float) -> Image:
+    return cv2.cvtColor(cv2.cvtColor(photo, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+
+
+# The first three are those that a domain's direction is the mean of.
+KINDS: dict[str, Degradation] = {
+    "blur-6": _blurred(6), "dark-0.05": _times(0.05), "turned-180": _turned(cv2.ROTATE_180),
+    "blur-4": _blurred(4), "dark-0.1": _times(0.1), "bright-3": _times(3), "size-16": _sized(16),
+    "blur-3": _blurred(3), "jpeg-10": _jpeg(10), "masked": _masked, "grey": _grey,
+    "blur-5": _blurred(5), "turned-90": _turned(cv2.ROTATE_90_CLOCKWISE), "size-24": _sized(24),
+    "dark-0.2": _times(0.2), "blur-2": _blurred(2), "size-32": _sized(32), "noise-40": _noisy(40),
+    "jpeg-20": _jpeg(20), "bright-2": _times(2), "size-64": _sized(64), "blur-1": _blurred(1),
+    "jpeg-30": _jpeg(30), "size-12": _sized(12),
+}  # fmt: skip
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("images", type=Path)
+    parser.add_argument("cache", type=Path)
+    parser.add_argument("kinds", nargs="*")
+    parser.add_argument("--pack", default="default")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
