@@ -130,21 +130,21 @@ def import_folder(
         tells: list[Tell] = [counts]
         if report is not None:
             tells.append(stack.enter_context(report_writer(report)))
+        progress = stack.enter_context(import_progress(counts, as_json=as_json))
+        tells.append(progress.tell)
         remote = None
         if url is None:
             work, target = _local(stack, settings, collection, options)
         else:
             remote = RemoteImport(url, collection, options, settings.max_image_bytes, key=api_key)
+            remote.watch, remote.watch_upload = progress.under_way, progress.upload
             work, target = remote.run, remote.ensure_collection()
         given = SourceOptions(
             target, settings.max_image_bytes, space, images, pattern, stdin_format, source_key,
             person_from=person_from, names_encoding=names_encoding,
         )  # fmt: skip
-        total = total_of(sources, given) if limit is None and sample is None else limit
-        progress = stack.enter_context(import_progress(total, counts, as_json=as_json))
-        tells.append(progress.tell)
-        if remote is not None:
-            remote.watch = progress.under_way
+        every_row = limit is None and sample is None
+        progress.total = total_of(sources, given) if every_row else limit
         rows = _chosen(rows_of(sources, given), limit, sample)
         try:
             work(rows, _to_all(tells))

@@ -1,6 +1,7 @@
 """Shows the progress and the result of an import."""
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,8 @@ from rich.table import Table
 from app.cli.console import err, out
 from app.importing.outcomes import Counts, Outcome, Result
 
-PLAIN_LINE_EVERY_S = 1.0
+LINE_EVERY_S = 1.0
+BAR_EVERY_S = 0.2
 # By reason of rejection: what to change so that such rows are enrolled.
 REMEDIES = {
     "several_faces": "--face largest, or --face centre",
@@ -34,26 +36,32 @@ REMEDIES = {
 
 
 class ImportProgress:
-    """Counts rows that are done, and rows that a server has done but not reported yet."""
+    """Counts rows that are done, and rows that a server has done but not reported yet.
 
-    def __init__(self, total: int | None, counts: Counts) -> None:
-        self._total = total
+    The thread that imports updates it; `show` may be called by another.
+    """
+
+    def __init__(self, counts: Counts) -> None:
+        self.total: int | None = None
         self._counts = counts
         self._started = time.monotonic()
         self._under_way = 0
+        self._upload: tuple[int, int] | None = None
 
     def tell(self, _outcome: Outcome) -> None:
         """One more row is done; `counts` has it already."""
         self._under_way = max(0, self._under_way - 1)
-        self.show()
 
     def under_way(self, rows: int) -> None:
         """Set the number of rows that a server has done but not reported."""
         self._under_way = rows
-        self.show()
+
+    def upload(self, sent: int, size: int) -> None:
+        """Set how many bytes of an archive have been sent to a server, of how many."""
+        self._upload = (sent, size) if sent < size else None
 
     def show(self) -> None:
-        """Show the progress, if it is time to."""
+        """Show the progress as it is now."""
 
     @property
     def rows(self) -> int:
@@ -66,14 +74,17 @@ class ImportProgress:
 
     def seconds_left(self) -> float | None:
         """Estimated seconds left; None if the total is unknown or nothing is done yet."""
-        if self._total is None or not self.rows:
+        if self.total is None or not self.rows:
             return None
-        return max(0, self._total - self.rows) / self.rate()
+        return max(0, self.total - self.rows) / self.rate()
 
     def text(self) -> str:
-        """Counts, rate and time left."""
+        """Counts, upload, rate and time left."""
         counts = [(self._counts.of(result), result.value) for result in Result]
         parts = [f"{count} {name}" for count, name in counts if count]
+        if (upload := self._upload) is not None:
+            sent, size = upload
+            parts.append(f"sending {sent / 1e6:.1f} of {size / 1e6:.1f} MB")
         left = self.seconds_left()
         known = "" if left is None else f", {_duration(left)} left"
         return f"{', '.join(parts) or 'reading'}, {self.rate():.0f}/s{known}"
@@ -81,61 +92,81 @@ class ImportProgress:
     def members(self) -> dict[str, object]:
         """For JSON."""
         left = self.seconds_left()
+        sent, size = self._upload or (None, None)
         return {
             "rows": self.rows,
-            "total": self._total,
+            "total": self.total,
             "rows_per_second": round(self.rate(), 1),
             "seconds_left": None if left is None else round(left, 1),
+            "bytes_sent": sent,
+            "bytes_to_send": size,
             **self._counts.members(),
         }
 
 
 class _Lines(ImportProgress):
-    """Prints a line from time to time, as JSON if asked."""
+    """Prints lines, as JSON if asked."""
 
-    def __init__(self, total: int | None, counts: Counts, *, as_json: bool) -> None:
-        super().__init__(total, counts)
+    def __init__(self, counts: Counts, *, as_json: bool) -> None:
+        super().__init__(counts)
         self._as_json = as_json
-        self._shown_at = time.monotonic()
 
     def show(self) -> None:
-        now = time.monotonic()
-        if now - self._shown_at < PLAIN_LINE_EVERY_S:
-            return
-        self._shown_at = now
         if self._as_json:
             typer.echo(json.dumps(self.members()), err=True)
             return
-        of_all = "" if self._total is None else f" of {self._total}"
+        of_all = "" if self.total is None else f" of {self.total}"
         err.print(f"{self.rows}{of_all}: {self.text()}", highlight=False)
 
 
 class _Bar(ImportProgress):
-    """A progress bar, refreshed by a separate thread."""
+    """A progress bar."""
 
-    def __init__(self, total: int | None, counts: Counts, bar: Progress) -> None:
-        super().__init__(total, counts)
+    def __init__(self, counts: Counts, bar: Progress) -> None:
+        super().__init__(counts)
         self._bar = bar
-        self._task: TaskID = bar.add_task("import", total=total, text="reading")
+        self._task: TaskID = bar.add_task("import", total=None, text="reading")
 
     def show(self) -> None:
-        self._bar.update(self._task, completed=self.rows, text=self.text())
+        self._bar.update(self._task, total=self.total, completed=self.rows, text=self.text())
 
 
 @contextmanager
-def import_progress(
-    total: int | None, counts: Counts, *, as_json: bool
-) -> Iterator[ImportProgress]:
-    """A bar on a terminal, elsewhere lines, as JSON if asked; on standard error."""
+def import_progress(counts: Counts, *, as_json: bool) -> Iterator[ImportProgress]:
+    """A bar on a terminal, elsewhere a line a second, as JSON if asked; on standard error.
+
+    It is shown by a thread of its own, so that it also moves while the import waits."""
     if as_json or not err.is_terminal:
-        yield _Lines(total, counts, as_json=as_json)
+        lines = _Lines(counts, as_json=as_json)
+        with _shown_every(LINE_EVERY_S, lines):
+            yield lines
         return
     columns = (
         SpinnerColumn(), TextColumn("Importing"), BarColumn(), MofNCompleteColumn(),
         TimeElapsedColumn(), TextColumn("{task.fields[text]}"),
     )  # fmt: skip
     with Progress(*columns, console=err) as bar:
-        yield _Bar(total, counts, bar)
+        progress = _Bar(counts, bar)
+        with _shown_every(BAR_EVERY_S, progress):
+            yield progress
+        progress.show()
+
+
+@contextmanager
+def _shown_every(seconds: float, progress: ImportProgress) -> Iterator[None]:
+    ended = threading.Event()
+
+    def show() -> None:
+        while not ended.wait(seconds):
+            progress.show()
+
+    thread = threading.Thread(target=show, name="import-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def summarise(counts: Counts, *, as_json: bool, dry_run: bool, reported: bool) -> None:

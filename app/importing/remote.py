@@ -4,6 +4,7 @@ They are sent as archives of some hundred rows, each an import of the server's o
 (`POST /v1/collections/{c}/imports`), one being filled while another is worked at.
 """
 
+import os
 import tempfile
 import time
 from collections import deque
@@ -24,6 +25,7 @@ from app.importing.rows import ImportSourceError, Row, content_of, storable
 ROWS_A_PART = 500
 BYTES_A_PART = 32 << 20
 PARTS_UNDER_WAY = 2
+CHUNK_BYTES = 64 << 10
 TIMEOUT_S = 300.0
 POLL_S = 0.2
 FORGET_ATTEMPTS = 50
@@ -49,6 +51,23 @@ class _Part:
     def has_refused(self) -> bool:
         """Whether a row is rejected before it was sent."""
         return any(one.result is Result.REJECTED for one in self.known.values())
+
+
+class _Archive:
+    """A file as the body of a request, which may be sent more than once; `sent` is called with the
+    bytes sent so far and the bytes there are."""
+
+    def __init__(self, file: IO[bytes], sent: Callable[[int, int], None]) -> None:
+        self._file = file
+        self._sent = sent
+        self.size = file.seek(0, os.SEEK_END)
+
+    def __iter__(self) -> Iterator[bytes]:
+        self._file.seek(0)
+        self._sent(0, self.size)
+        while chunk := self._file.read(CHUNK_BYTES):
+            yield chunk  # it was sent when the next one is asked for
+            self._sent(self._file.tell(), self.size)
 
 
 class RemoteImport:
@@ -77,6 +96,8 @@ class RemoteImport:
         self._stops_at_errors = options.on_error is OnError.STOP
         # Called several times a second, with the number of rows done but not reported yet.
         self.watch: Callable[[int], None] = lambda _rows: None
+        # Called with the bytes sent of an archive, and the bytes it has.
+        self.watch_upload: Callable[[int, int], None] = lambda _sent, _size: None
         self._done = 0
 
     def ensure_collection(self) -> str:
@@ -164,10 +185,10 @@ class RemoteImport:
         if self._options.gate is not None:
             query["gate"] = self._options.gate.model_dump_json(exclude_none=True)
 
-        file.seek(0)
-        headers = {"Content-Type": "application/zip"}
+        archive = _Archive(file, self.watch_upload)
+        headers = {"Content-Type": "application/zip", "Content-Length": str(archive.size)}
         answer = self._call(
-            "POST", f"{self._url}/imports", content=file.read(), params=query, headers=headers
+            "POST", f"{self._url}/imports", content=archive, params=query, headers=headers
         )
         part.import_id = _accepted(answer)["import_id"]
 

@@ -1,10 +1,13 @@
 """How far an import is, and how it ended: lines for people and programs."""
 
+import io
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from app.cli import import_gallery, import_progress
 from app.cli.import_progress import ImportProgress, summarise
@@ -23,31 +26,42 @@ def counted(*rows: tuple[str, Result, str]) -> Counts:
     return counts
 
 
-def test_progress_for_programs(capsys: Captured, monkeypatch: Any) -> None:
-    monkeypatch.setattr(import_progress, "PLAIN_LINE_EVERY_S", 0)
+@pytest.fixture
+def seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No line is shown but those that a test asks for."""
+    monkeypatch.setattr(import_progress, "LINE_EVERY_S", 3600)
+
+
+def test_progress_for_programs(capsys: Captured, seldom: None) -> None:
     counts = Counts()
-    with import_progress.import_progress(4, counts, as_json=True) as progress:
+    with import_progress.import_progress(counts, as_json=True) as progress:
+        progress.total = 4
         for result in (Result.ENROLLED, Result.REJECTED):
             outcome = Outcome("a", "ada", result, "no_face" if result is Result.REJECTED else "")
             counts(outcome)
             progress.tell(outcome)
+            progress.show()
     first, second = map(json.loads, capsys.readouterr().err.splitlines())
     assert (first["rows"], first["total"], first["enrolled"], first["rejected"]) == (1, 4, 1, 0)
     assert second["reasons"][1] == {"result": "rejected", "reason": "no_face", "rows": 1}
     assert second["rows_per_second"] > 0
     assert second["seconds_left"] >= 0
+    assert second["bytes_to_send"] is None
 
 
-def test_rows_that_a_server_is_done_with_count(capsys: Captured, monkeypatch: Any) -> None:
-    """They are not told yet; and no time is promised before one is done."""
-    monkeypatch.setattr(import_progress, "PLAIN_LINE_EVERY_S", 0)
+def test_rows_that_a_server_is_done_with_count(capsys: Captured, seldom: None) -> None:
+    """They are not reported yet; and no time is promised before one is done."""
     counts = Counts()
-    with import_progress.import_progress(582, counts, as_json=False) as progress:
+    with import_progress.import_progress(counts, as_json=False) as progress:
+        progress.total = 582
         progress.under_way(0)
+        progress.show()
         progress.under_way(100)
+        progress.show()
         outcome = Outcome("a", "ada", Result.ENROLLED)
         counts(outcome)
         progress.tell(outcome)
+        progress.show()
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("0 of 582: reading")
     assert "left" not in lines[0]
@@ -56,9 +70,40 @@ def test_rows_that_a_server_is_done_with_count(capsys: Captured, monkeypatch: An
     assert lines[2].startswith("100 of 582: 1 enrolled")
 
 
+def test_an_upload_is_shown_until_it_is_sent(capsys: Captured, seldom: None) -> None:
+    with import_progress.import_progress(Counts(), as_json=True) as progress:
+        for sent in (0, 1_500_000, 3_000_000):
+            progress.upload(sent, 3_000_000)
+            progress.show()
+            if sent == 1_500_000:
+                assert progress.text().startswith("sending 1.5 of 3.0 MB, ")
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [one["bytes_sent"] for one in lines] == [0, 1_500_000, None]
+    assert [one["bytes_to_send"] for one in lines] == [3_000_000, 3_000_000, None]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_moves_while_the_import_waits(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    """Nothing is told, as while a part is uploaded or a busy server is waited for."""
+    for name in ("LINE_EVERY_S", "BAR_EVERY_S"):
+        monkeypatch.setattr(import_progress, name, 0.01)
+    console = Console(file=io.StringIO(), force_terminal=terminal)
+    monkeypatch.setattr(import_progress, "err", console)
+    shown = threading.Semaphore(0)
+    kind = import_progress._Bar if terminal else import_progress._Lines
+    show = kind.show
+    monkeypatch.setattr(kind, "show", lambda self: (show(self), shown.release()))
+    with import_progress.import_progress(Counts(), as_json=False):
+        for _ in range(3):
+            assert shown.acquire(timeout=20)
+
+
 def test_time_left_follows_what_is_done() -> None:
     counts = counted(*[("ada", Result.ENROLLED, "")] * 10)
-    progress = ImportProgress(20, counts)
+    progress = ImportProgress(counts)
+    progress.total = 20
     progress._started -= 10
     assert progress.seconds_left() == pytest.approx(10, rel=0.2)
 

@@ -1,12 +1,15 @@
 """Rows into a running server: decided there as here, in archives of some rows."""
 
+import io
 import threading
 import time
 import uuid
+import zipfile
 from collections.abc import Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -178,17 +181,32 @@ def test_what_the_server_has_done_is_told_while_it_goes_on(
     seen: list[int] = []
     told: list[Outcome] = []
     remote.watch = lambda done: seen.append(done if not told else -1)
+    sent: list[tuple[int, int]] = []
+    remote.watch_upload = lambda *bytes_: sent.append(bytes_)
     remote.ensure_collection()
     remote.run(iter(rows), told.append)
     before = [done for done in seen if done >= 0]
     assert before == sorted(before)
     assert any(0 < done < 40 for done in before)
+    size = 40 * len(data)
+    assert sent == sorted(sent)
+    assert len(sent) > size // module.CHUNK_BYTES
+    assert sent[0][0] == 0
+    assert sent[-1][0] == sent[-1][1] > size
 
 
 class Proxy(BaseHTTPRequestHandler):
     """What may stand between: it says what the test tells it to."""
 
     answers: list[tuple[int, dict[str, str], bytes]]
+    bodies: ClassVar[list[bytes]] = []
+
+    def do_POST(self) -> None:
+        self.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.do_GET()
+
+    def do_DELETE(self) -> None:
+        self.do_GET()
 
     def do_GET(self) -> None:
         status, headers, body = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
@@ -222,6 +240,21 @@ def test_a_busy_server_is_asked_when_it_says(proxy: str, monkeypatch: pytest.Mon
     Proxy.answers = [busy, (502, {}, b""), (200, {}, b'{"embedding_space": "es"}')]
     assert ensure(proxy) == "es"
     assert slept == [3.0, 1.0]
+
+
+def test_a_busy_server_gets_the_whole_archive_again(
+    proxy: str, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.time, "sleep", lambda _seconds: None)
+    ended = [(200, {}, b'{"import_id": "i"}'), (200, {}, b'{"state": "done"}'), (404, {}, b"")]
+    Proxy.answers = [(200, {}, b'{"embedding_space": "es"}'), (503, {}, b""), *ended]
+    Proxy.bodies.clear()
+    assert run(proxy, embeddings(services, 300), "default") == []
+    first, second = Proxy.bodies
+    assert first == second
+    assert len(first) > module.CHUNK_BYTES
+    with zipfile.ZipFile(io.BytesIO(first)) as archive:
+        assert len(archive.read("manifest.jsonl").splitlines()) == 300
 
 
 @pytest.mark.parametrize(
