@@ -31,6 +31,10 @@ def _split(value: Any) -> Any:
     return value
 
 
+def _upper(value: Any) -> Any:
+    return value.upper() if isinstance(value, str) else value
+
+
 class Settings(BaseSettings):
     """All configuration. Every field is an environment variable with the prefix `LIKENESS_`."""
 
@@ -90,17 +94,25 @@ class Settings(BaseSettings):
         ),
     ] = None
     log_format: Annotated[LogFormat, Field(description="text or json.")] = LogFormat.TEXT
-    log_level: Annotated[str, Field(description="Level of the log.")] = "INFO"
+    log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"],
+        BeforeValidator(_upper),
+        Field(description="Least level of what is logged."),
+    ] = "INFO"
 
-    max_image_bytes: Annotated[int, Field(gt=0)] = 10 * MIB
-    max_image_pixels: Annotated[int, Field(gt=0)] = 40_000_000
-    max_image_side: Annotated[int, Field(gt=0)] = 16_384
+    max_image_bytes: Annotated[int, Field(gt=0, description="Bytes of one photo.")] = 10 * MIB
+    max_image_pixels: Annotated[
+        int, Field(gt=0, description="Width times height of one photo.")
+    ] = 40_000_000
+    max_image_side: Annotated[int, Field(gt=0, description="Pixels of its longer side.")] = 16_384
     max_decode_bytes: Annotated[
         int,
         Field(gt=0, description="Bytes of memory for all photos being decoded, estimated."),
     ] = 2048 * MIB
     max_images: Annotated[int, Field(gt=0, description="Images in one request.")] = 32
-    max_request_bytes: Annotated[int, Field(gt=0)] = 64 * MIB
+    max_request_bytes: Annotated[
+        int, Field(gt=0, description="Bytes of the body of a call with photos.")
+    ] = 64 * MIB
     max_json_bytes: Annotated[
         int, Field(gt=0, description="Bytes of the body of a call without photos.")
     ] = MIB
@@ -111,7 +123,10 @@ class Settings(BaseSettings):
     ] = 4096 * MIB
     import_timeout: Annotated[
         float,
-        Field(gt=0, description="Seconds for the upload of one, to watch it, and for hygiene."),
+        Field(
+            gt=0,
+            description="Seconds to upload an archive, to watch an import, and for hygiene.",
+        ),
     ] = 3600.0
     import_workers: Annotated[
         int | None,
