@@ -85,6 +85,25 @@ class IdempotencyKeyReused(InvalidRequest):
     code, title = "idempotency_key_reused", "The Idempotency-Key belongs to another request"
 
 
+# --- access ----------------------------------------------------------------------------------
+
+
+class Unauthenticated(LikenessError):
+    code, status, title = "unauthenticated", 401, "The request has no valid access key"
+
+
+class Forbidden(LikenessError):
+    code, status, title = "forbidden", 403, "The access key does not allow this"
+
+
+class AccessKeyNotFound(LikenessError):
+    code, status, title = "access_key_not_found", 404, "There is no such access key"
+
+
+class AccessKeyExists(LikenessError):
+    code, status, title = "access_key_exists", 409, "An access key of that name exists"
+
+
 # --- one image -------------------------------------------------------------------------------
 
 
@@ -294,6 +313,10 @@ class AddressError(StartupError):
 
 class DatabaseError(StartupError):
     code, title = "database_error", "The database cannot be opened"
+
+
+class AccessKeyError(StartupError):
+    code, title = "access_key_error", "The access keys cannot be used"
 
 
 class EncryptionKeyError(StartupError):

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 
+from app.access.pepper import read_pepper
+from app.access.registry import AccessRegistry
+from app.access.store import AccessKeyStore
 from app.decision.calibration import pack_calibration
 from app.decision.calibrations import Calibrations
 from app.decision.gates import check_quality
@@ -49,6 +52,8 @@ class Services:
     metrics: Metrics
     calibrations: Calibrations
     upkeep: Upkeep
+    access_keys: AccessKeyStore
+    access: AccessRegistry
     # One collection at a time calibrates in a process: it takes seconds of a core.
     calibrating: Lock = field(default_factory=lambda: new_lock("services.calibrating"))
 
@@ -85,6 +90,7 @@ class Services:
     def close(self) -> None:
         """End the threads, keep what the next start can use, close the database."""
         self.upkeep.stop()
+        self.access.close()
         self.scheduler.close()
         self.pipeline.close()
         self.gallery.close()
@@ -137,6 +143,9 @@ def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services
     workers = settings.workers or usable_cores()
     store = SqlStore(engine, ring=ring)
     store.check_keys()
+    pepper = read_pepper(settings)
+    access_keys = AccessKeyStore(engine, pepper)
+    access_keys.check_pepper()
     gpu = GpuShards(cuda_flat()) if settings.index_device == "cuda" else None
     memory = settings.max_index_bytes or usable_memory() // 2
     shelf = IndexShelf(workers, settings.data_dir / "index", ring, gpu=gpu, max_bytes=memory)
@@ -167,7 +176,18 @@ def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services
     metrics.registry.register(OpenIndexCounts(gallery.open_indexes))
     metrics.registry.register(BatchSizes(lambda: pipeline.batches))
     upkeep = _upkeep(gallery, store, metrics)
-    return Services(settings, pack, pipeline, gallery, scheduler, metrics, calibrations, upkeep)
+    return Services(
+        settings,
+        pack,
+        pipeline,
+        gallery,
+        scheduler,
+        metrics,
+        calibrations,
+        upkeep,
+        access_keys,
+        AccessRegistry(access_keys, pepper),
+    )
 
 
 def _upkeep(gallery: Gallery, store: SqlStore, metrics: Metrics) -> Upkeep:

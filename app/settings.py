@@ -66,6 +66,24 @@ class Settings(BaseSettings):
     encryption_key_command: Annotated[
         SecretStr | None, Field(description="The same, printed by a command, run without a shell.")
     ] = None
+    access_pepper: Annotated[
+        SecretStr | None,
+        Field(
+            description="Secret that digests of access keys are made with: 32 bytes in base64. "
+            "Default: access-pepper in the data folder, made when it is missing."
+        ),
+    ] = None
+    first_key_file: Annotated[
+        Path | None,
+        Field(
+            description="If a start needs an access key and there is none: one with every scope is "
+            "created and its token written to this file."
+        ),
+    ] = None
+    insecure: Annotated[
+        bool,
+        Field(description="Serve without access keys on an address that others can reach."),
+    ] = False
     pack: Annotated[str, Field(description="Model pack: a name or a folder.")] = "default"
     models_dir: Annotated[
         Path | None,

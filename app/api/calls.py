@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
+from app.api.access import access_of
 from app.api.base64_photos import decode_base64
 from app.api.bodies import body_of
 from app.api.errors import describe_validation
@@ -57,7 +58,8 @@ async def read_call(
     """Read a call whose photos lie in `photo_fields`, of which `optional` may be missing.
 
     Query parameters count as fields. Raises the InvalidRequest family, UnsupportedMediaType or
-    RequestTooLarge, with a sentence that names the field.
+    RequestTooLarge, with a sentence that names the field; CollectionNotFound if the access key is
+    not for the collection that the call names.
     """
     body = await body_of(request)
     content_type = request.headers.get("content-type", "")
@@ -65,10 +67,15 @@ async def read_call(
     settings: Settings = request.app.state.services.settings
     reader = _Reader(model, photo_fields, optional, settings)
     if len(body) <= SMALL:
-        return reader.read(content_type, query, body)
-    loop = asyncio.get_running_loop()
-    parsing: Executor = request.app.state.parsing
-    return await loop.run_in_executor(parsing, reader.read, content_type, query, body)
+        call = reader.read(content_type, query, body)
+    else:
+        loop = asyncio.get_running_loop()
+        parsing: Executor = request.app.state.parsing
+        call = await loop.run_in_executor(parsing, reader.read, content_type, query, body)
+    collection = getattr(call.fields, "collection", None)
+    if collection is not None:
+        access_of(request).require_collection(collection)
+    return call
 
 
 @dataclass(frozen=True, slots=True)

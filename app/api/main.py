@@ -11,6 +11,7 @@ from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
 from app import __version__
+from app.api.access import AccessControl
 from app.api.admission import Admission
 from app.api.errors import install_error_handlers
 from app.api.middleware import RequestContext
@@ -18,6 +19,7 @@ from app.api.openapi import complete_document
 from app.api.places import Places
 from app.api.query import only_declared_query
 from app.api.routes import (
+    access_keys,
     calibration,
     collections,
     decisions,
@@ -35,6 +37,12 @@ from app.telemetry.loop_lag import LoopLag
 
 # Bodies that are parsed at a time: each holds the interpreter's lock for most of that time.
 PARSING_THREADS = 2
+OF_PHOTOS = (faces.router, enrolment.router, decisions.router)
+OF_THE_GALLERY = (
+    collections.router, persons.router, calibration.router, hygiene.router, imports.router,
+    pairs.router, access_keys.router,
+)  # fmt: skip
+ROUTERS = (*OF_PHOTOS, *OF_THE_GALLERY, system.router)
 DESCRIPTION = """
 Photos in, identities out. Send JPEG, PNG, WebP, HEIC or AVIF as multipart (`image`), as base64 in
 JSON, or as a raw `image/*` body. Every answer carries `request_id`, `model` and `timings_ms`; every
@@ -56,6 +64,7 @@ def create_app(services: Services) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         services.upkeep.start()
+        services.access.start()
         imports_of_service.start()
         watching = asyncio.create_task(lag.watch())
         yield
@@ -78,15 +87,18 @@ def create_app(services: Services) -> FastAPI:
     app.state.parsing = parsing
     app.state.stopping = False
     services.upkeep.add_task(imports_of_service.eraser.round)
-    for with_photos in (faces, enrolment, decisions):
-        app.include_router(with_photos.router)  # `read_call` checks the query with the other fields
-    for module in (collections, persons, pairs, calibration, hygiene, imports):
-        app.include_router(module.router, dependencies=[Depends(only_declared_query)])
+    for router in OF_PHOTOS:
+        app.include_router(router)  # `read_call` checks the query with the other fields
+    for router in OF_THE_GALLERY:
+        app.include_router(router, dependencies=[Depends(only_declared_query)])
     app.include_router(system.router)
     complete_document(app)
     app.add_api_route("/", _to_docs, include_in_schema=False)
     install_error_handlers(app)
     app.add_middleware(Admission, services=services, places=places)
+    app.add_middleware(
+        AccessControl, registry=services.access, metrics=services.metrics, routers=ROUTERS
+    )
     if services.settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -71,5 +71,6 @@ def _set_root_path(scope: Scope, root: str) -> None:
     """Remove the proxy's path if the proxy left it in the request, and set ASGI's `root_path`."""
     if root:
         scope["root_path"] = root
-        if scope["path"].startswith(f"{root}/"):
+        # Repeatedly: Starlette would remove it once more, after what protects the paths below it.
+        while scope["path"].startswith(f"{root}/"):
             scope["path"] = scope["path"][len(root) :]

@@ -12,6 +12,10 @@ REFERENCE = "#/components/schemas/{model}"
 
 PHOTO = {"type": "string", "format": "binary", "description": "JPEG, PNG, WebP, HEIC or AVIF."}
 BASE64 = {"type": "string", "format": "byte", "description": "The photo in base64."}
+SECURITY = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An access key, `lk_…`."},
+    "api_key": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+}
 SAMPLE_BASE64 = "/9j/4AAQSkZJRgABAQEASABIAAD/2wBDAP//////////"
 
 
@@ -24,9 +28,13 @@ def complete_document(app: FastAPI) -> None:
             document = generate()
             problem = Problem.model_json_schema(ref_template=REFERENCE)
             document["components"]["schemas"]["Problem"] = problem
+            document["components"]["securitySchemes"] = SECURITY
             for methods in document["paths"].values():
                 for operation in methods.values():
                     _summarise(operation)
+                    if "401" in operation["responses"]:
+                        # The empty one: without keys, on an address of this machine only.
+                        operation["security"] = [*({name: []} for name in SECURITY), {}]
         assert app.openapi_schema is not None, "FastAPI keeps what it generates"
         return app.openapi_schema
 

@@ -13,6 +13,8 @@ TYPE = "urn:likeness:problem:"
 ANY_CALL: tuple[type[LikenessError], ...] = (
     errors.InvalidRequest,
     errors.UnknownField,
+    errors.Unauthenticated,
+    errors.Forbidden,
     errors.Overloaded,
     errors.DeadlineExceeded,
     errors.StoreUnavailable,

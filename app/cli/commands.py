@@ -60,7 +60,10 @@ COMMANDS: Mapping[str, LazyCommand] = {
         "app.cli.models", "models_app", "Model packs: list, show, verify, pull, install, …"
     ),
     "keys": LazyCommand(
-        "app.cli.keys", "keys_app", "Encryption keys: generate, status, rotate."
+        "app.cli.keys", "keys_app", "Access keys of the API: create, list, rotate, revoke."
+    ),
+    "encryption": LazyCommand(
+        "app.cli.encryption", "encryption_app", "Encryption at rest: generate, status, rotate."
     ),
 }  # fmt: skip
 

@@ -1,74 +1,188 @@
-"""`likeness keys`: keys for the encryption of embeddings at rest."""
+"""`likeness keys`: access keys of the API."""
 
+import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
+from app.access.keys import AccessKey, NewKey, Scope
+from app.access.pepper import read_pepper
+from app.access.registry import LEASE_S
+from app.access.store import AccessKeyStore
+from app.cli import encryption
 from app.cli.console import clear_errors, err, out, read_settings
-from app.cli.database import require_database
 from app.gallery.backends import create_engine
-from app.gallery.encryption.keys import new_key_line
-from app.gallery.encryption.ring import KeyRing
-from app.gallery.gallery import every_collection
-from app.gallery.ports import SealingState
+from app.gallery.identifiers import COLLECTION_PATTERN
 from app.gallery.schema import migrate
-from app.gallery.store import SqlStore
+
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+DURATION = re.compile(r"(\d{1,5})([mhd])")
+UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
+HIDDEN_SINCE = "`likeness keys {old}` is now `likeness encryption {old}`."
 
 keys_app = typer.Typer(
-    help="Encryption keys: generate, status, rotate.", no_args_is_help=True, add_completion=False
+    help="Access keys of the API: create, list, rotate, revoke.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 
 
+def _name(value: str) -> str:
+    if not NAME_PATTERN.fullmatch(value):
+        raise typer.BadParameter(
+            f"'{value}' is not a name: 1 to 64 letters, digits, dots, hyphens and underscores."
+        )
+    return value
+
+
+def _collections(values: list[str]) -> list[str]:
+    for value in values:
+        if not re.fullmatch(COLLECTION_PATTERN, value):
+            raise typer.BadParameter(f"'{value}' cannot be the name of a collection.")
+    return values
+
+
+def duration(value: str) -> timedelta:
+    """30m, 12h or 90d. Raises typer.BadParameter."""
+    found = DURATION.fullmatch(value)
+    if found is None:
+        raise typer.BadParameter(f"'{value}' is not a duration such as 30m, 12h or 90d.")
+    return int(found[1]) * UNITS[found[2]]
+
+
+NameOrId = Annotated[str, typer.Argument(help="Name or id of a key.")]
+
+
 @keys_app.command()
-def generate(
-    key_id: Annotated[
-        str | None, typer.Option("--id", help="Id of the key; default: made from the key.")
+def create(
+    name: Annotated[str, typer.Option(callback=_name, help="Who uses the key.")],
+    scope: Annotated[
+        list[str], typer.Option(help=f"{', '.join(Scope)}, or all; repeat it for several.")
+    ],
+    collection: Annotated[
+        list[str] | None,
+        typer.Option(help="The only collection it is for; repeat it for several. Default: all."),
+    ] = None,
+    expires: Annotated[
+        str | None, typer.Option(help="When it expires, from now: 30m, 12h, 90d.")
     ] = None,
 ) -> None:
-    """Print a new random key as one line of a key file, and keep it nowhere."""
-    with clear_errors():
-        typer.echo(new_key_line(key_id))
+    """Create an access key and print its token, which is stored nowhere. As soon as there is a key,
+    every call needs one."""
+    unknown = [one for one in scope if one != "all" and one not in [*Scope]]
+    if unknown:
+        raise typer.BadParameter(f"'{unknown[0]}' is not a scope: {', '.join(Scope)}, or all.")
+    scopes = [*Scope] if "all" in scope else [Scope(one) for one in scope]
+    ends = None if expires is None else datetime.now(UTC) + duration(expires)
+    with clear_errors(), _opened() as store:
+        key, token = store.create(
+            NewKey(name, scopes, _collections(collection or []) or None, ends)
+        )
+        _print_new(key, token)
+
+
+@keys_app.command("list")
+def list_keys() -> None:
+    """List the access keys, also those that were revoked or have expired."""
+    with clear_errors(), _opened() as store:
+        _, found = store.all()
+    now = datetime.now(UTC)
+    table = Table("id", "name", "scopes", "collections", "state", "last used")
+    for one in found.values():
+        key = one.key
+        limit = "all" if key.collections is None else ", ".join(sorted(key.collections))
+        used = "never" if key.last_used_at is None else f"{key.last_used_at:%Y-%m-%d %H}:00"
+        table.add_row(
+            key.key_id, key.name, ", ".join(sorted(key.scopes)), limit, _state(key, now), used
+        )
+    out.print(table)
 
 
 @keys_app.command()
+def rotate(
+    key: Annotated[str | None, typer.Argument(help="Name or id of a key.")] = None,
+    overlap: Annotated[
+        str, typer.Option(help="How long the old token stays usable: 30m, 12h, 7d.")
+    ] = "24h",
+) -> None:
+    """Create a key like another one, whose token stays usable for some time, and print the new
+    token."""
+    if key is None:  # what `keys rotate` was before there were access keys
+        _deprecated("rotate")
+        encryption.rotate()
+        return
+    with clear_errors(), _opened() as store:
+        made, token = store.rotate(key, duration(overlap))
+        _print_new(made, token)
+        err.print(f"The old token is accepted for {overlap} more.", highlight=False)
+
+
+@keys_app.command()
+def revoke(key: NameOrId) -> None:
+    """Revoke the key of an id, or all keys of a name. Returns when no process accepts them."""
+    with clear_errors(), _opened() as store:
+        revoked = store.revoke(key)
+        with err.status("waiting until every process knows of it"):
+            time.sleep(LEASE_S)
+        for one in revoked:
+            out.print(f"revoked {one.name} ({one.key_id})", highlight=False)
+
+
+@keys_app.command(hidden=True)
+def generate(
+    key_id: Annotated[str | None, typer.Option("--id", help="Id of the key.")] = None,
+) -> None:
+    """Deprecated: `likeness encryption generate`."""
+    _deprecated("generate")
+    encryption.generate(key_id)
+
+
+@keys_app.command(hidden=True)
 def status() -> None:
-    """Say what is encrypted, and by which keys."""
-    with clear_errors(), _opened() as store:
-        _show(store.sealing())
+    """Deprecated: `likeness encryption status`."""
+    _deprecated("status")
+    encryption.status()
 
 
-@keys_app.command()
-def rotate() -> None:
-    """Bring everything under the first key that is given: plain embeddings are sealed, and the
-    keys of persons wrapped anew. The service may run meanwhile; run it again if it was ended."""
-    with clear_errors(), _opened() as store:
-        persons = 0
-        for collection in list(every_collection(store)):
-            with err.status(f"{collection.name}: sealing"):
-                while done := store.reseal(collection.name):
-                    persons += done
-        out.print(f"{persons} persons brought under the active key.")
-        out.print("Snapshots of the index from before are removed when a service starts with it.")
-        _show(store.sealing())
+def _deprecated(old: str) -> None:
+    err.print(HIDDEN_SINCE.format(old=old), markup=False, highlight=False)
 
 
 @contextmanager
-def _opened() -> Iterator[SqlStore]:
-    settings = require_database(read_settings())
-    ring = KeyRing.from_settings(settings)
+def _opened() -> Iterator[AccessKeyStore]:
+    """The keys of the database that the settings name, which is made if it is missing: the first
+    key may be created before the first start."""
+    settings = read_settings()
+    pepper = read_pepper(settings)
     engine = create_engine(settings.resolved_database_url)
-    migrate(engine)
-    store = SqlStore(engine, ring=ring)
     try:
-        store.check_keys()
-        yield store
+        migrate(engine)
+        yield AccessKeyStore(engine, pepper)
     finally:
-        store.close()
+        engine.dispose()
 
 
-def _show(state: SealingState) -> None:
-    out.print(f"templates: {state.sealed} sealed, {state.plain} plain")
-    for key_id, persons in sorted(state.persons_by_key.items()):
-        out.print(f"key {key_id}: {persons} persons", highlight=False)
+def _print_new(key: AccessKey, token: str) -> None:
+    """The token alone on standard output, so that a script can read it."""
+    limit = "every collection" if key.collections is None else ", ".join(sorted(key.collections))
+    ends = "" if key.expires_at is None else f", until {key.expires_at:%Y-%m-%d %H:%M} UTC"
+    err.print(
+        f"Access key {key.name} ({key.key_id}): {', '.join(sorted(key.scopes))} in {limit}{ends}. "
+        "The token is shown once:",
+        markup=False,
+        highlight=False,
+    )
+    typer.echo(token)
+
+
+def _state(key: AccessKey, now: datetime) -> str:
+    if key.revoked_at is not None:
+        return f"revoked {key.revoked_at:%Y-%m-%d}"
+    if not key.usable(now):
+        return f"expired {key.expires_at:%Y-%m-%d}"
+    return "usable" if key.expires_at is None else f"until {key.expires_at:%Y-%m-%d}"

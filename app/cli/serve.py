@@ -1,5 +1,6 @@
 """`likeness serve`: the HTTP service."""
 
+import ipaddress
 import logging
 import socket
 from functools import partial
@@ -7,11 +8,14 @@ from typing import Annotated
 
 import typer
 
+from app.access.keys import NewKey, Scope
 from app.api.main import create_app
 from app.api.server import Server, bound
 from app.cli.console import clear_errors, err, out, read_settings
 from app.cli.database import unmatched_pack
 from app.cli.descriptors import DescriptorLimit
+from app.disk import write_whole
+from app.errors import AccessKeyError
 from app.services import Services, build_services
 from app.settings import Settings
 from app.telemetry.logs import log, set_up_logs
@@ -31,9 +35,54 @@ def announce(services: Services, port: int) -> None:
     out.print(f"  docs     {base}/docs", highlight=False)
     out.print(f"  API      {base}/v1", highlight=False)
     out.print(f"  gallery  {services.gallery.store.describe()['database']}", highlight=False)
-    if host not in ("127.0.0.1", "localhost", "::1"):
-        err.print("[yellow]There is no authentication yet: whoever reaches this address can read "
-                  "and change the gallery.[/]")  # fmt: skip
+    out.print(f"  access   {access_state(services)}", markup=False, highlight=False)
+
+
+def access_state(services: Services) -> str:
+    """Who may call this service, in one line."""
+    if services.access.enabled:
+        return "every call needs an access key (likeness keys list)"
+    if is_loopback(services.settings.host):
+        return "no access keys: every program of this machine may call everything"
+    return (
+        "no access keys (LIKENESS_INSECURE): everybody who reaches this address may read and "
+        "change the gallery"
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def require_access_keys(services: Services) -> None:
+    """Create the first key where the settings say so. Raises AccessKeyError if others could reach
+    the service and there is no key."""
+    settings = services.settings
+    if is_loopback(settings.host) or settings.insecure or services.access.enabled:
+        return
+    if settings.first_key_file is None:
+        raise AccessKeyError(
+            f"Others could reach the address {settings.host}, and there is no access key. Create "
+            "one (likeness keys create --name admin --scope all), or set LIKENESS_INSECURE=1 if "
+            "something in front of the service authenticates its callers."
+        )
+    file = settings.first_key_file.absolute()
+    _, token = services.access_keys.create(NewKey("first", [*Scope]))
+    try:
+        write_whole(file, [f"{token}\n".encode()])
+    except OSError as error:
+        services.access_keys.revoke("first")
+        raise AccessKeyError(
+            f"The first access key cannot be written to {file} ({error.strerror}). Set "
+            "LIKENESS_FIRST_KEY_FILE to a file that can be written."
+        ) from error
+    services.access.refresh()
+    log(logging.WARNING, "a first access key was created, which allows everything; read it, keep "
+        "it elsewhere, and delete the file", file=str(file))  # fmt: skip
 
 
 def announce_folder(settings: Settings) -> None:
@@ -64,6 +113,7 @@ def run(services: Services, settings: Settings, sockets: list[socket.socket]) ->
     """Serve until a signal; requests that are being processed are finished first."""
     if warning := unmatched_pack(services):
         log(logging.WARNING, warning)
+    require_access_keys(services)
     logging.getLogger("uvicorn.error").addHandler(_UvicornErrors())
     server = Server(create_app(services), settings, partial(announce, services))
     server.run(sockets)

@@ -75,7 +75,8 @@ class DeclaredProblems:
     def check(self, response: httpx.Response) -> None:
         if "problem" not in response.headers.get("content-type", ""):
             return
-        response.read()
+        if not response.read():
+            return  # of HEAD
         answered = (response.status_code, response.json()["code"])
         for method, pattern, codes in self._codes:
             request = response.request

@@ -1,9 +1,11 @@
 """`/v1/collections`: galleries with their policies."""
 
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
 
+from app.api.access import access_of
 from app.api.answers import AnswerHead, jobs_of
 from app.api.fields import (
     CollectionUpdate,
@@ -22,7 +24,9 @@ from app.decision.calibrations import policy_of
 from app.decision.rules import CollectionPolicy
 from app.errors import (
     CollectionExists,
+    CollectionNotFound,
     CollectionProtected,
+    Forbidden,
     InvalidCursor,
 )
 from app.gallery.gallery import DEFAULT_COLLECTION, Gallery
@@ -64,6 +68,19 @@ def receipt_members(head: AnswerHead, receipt: Receipt) -> dict[str, Any]:
     return {**head.members(), "deleted": deleted, "erased": receipt.erased}
 
 
+def _visible(
+    gallery: Gallery, only: frozenset[str] | None, after: str | None, limit: int
+) -> Page[CollectionRecord]:
+    """A page of the collections that the access key is for."""
+    if only is None:
+        return gallery.store.collections(after, limit)
+    items = []
+    for name in sorted(one for one in only if after is None or one > after):
+        with suppress(CollectionNotFound):
+            items.append(gallery.store.collection(name))
+    return Page(items[:limit], len(items) > limit)
+
+
 @router.get("", response_model=CollectionList, responses=problems((InvalidCursor,)))
 async def list_collections(request: Request, limit: Limit = 100, cursor: Cursor = None) -> Any:
     """List the collections, sorted by name."""
@@ -71,7 +88,7 @@ async def list_collections(request: Request, limit: Limit = 100, cursor: Cursor 
     gallery, after = head.services.gallery, cursor_to_key(cursor)
 
     def work() -> tuple[Page[CollectionRecord], list[dict[str, Any]]]:
-        found = gallery.store.collections(after, limit)
+        found = _visible(gallery, access_of(request).collections, after, limit)
         page = within_bytes(found, lambda record: record.metadata)
         return page, [_collection_info(gallery, record) for record in page.items]
 
@@ -88,6 +105,8 @@ async def list_collections(request: Request, limit: Limit = 100, cursor: Cursor 
 async def create_collection(request: Request, body: NewCollection) -> Any:
     """Create an empty collection, bound to the running pack's embedding space."""
     head = AnswerHead(request)
+    if not access_of(request).sees(body.name):
+        raise Forbidden(f"The access key is not for a collection named '{body.name}'.")
     gallery = head.services.gallery
     info = await head.services.scheduler.write(
         lambda: _collection_info(

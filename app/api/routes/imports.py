@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, StreamingResponse
 
 from app.api.answers import AnswerHead, jobs_of
-from app.api.problems import ANY_BODY, ANY_WRITE, IN_SPACE, problems
+from app.api.problems import ANY_BODY, ANY_WRITE, IN_COLLECTION, IN_SPACE, problems
 from app.api.routes.collections import Collection
 from app.api.schemas.imports import ImportAnswer, ImportList
 from app.errors import (
@@ -23,6 +23,7 @@ from app.importing.job_folder import WAITING, Upload
 from app.importing.jobs import ImportJobs
 from app.importing.options import UploadOptions
 
+OF_IMPORT = (*IN_COLLECTION, ImportNotFound)
 router = APIRouter(prefix="/v1/collections/{collection}/imports", tags=["imports"])
 
 # What a body is, by its Content-Type.
@@ -132,7 +133,7 @@ async def _receive(request: Request, upload: Upload, most: int) -> None:
         raise
 
 
-@router.get("", response_model=ImportList, responses=problems())
+@router.get("", response_model=ImportList, responses=problems(IN_COLLECTION))
 async def list_imports(request: Request, collection: Collection) -> Any:
     """List the imports of a collection, the newest first."""
     head = AnswerHead(request)
@@ -140,7 +141,7 @@ async def list_imports(request: Request, collection: Collection) -> Any:
     return {**head.members(), "items": [job.model_dump() for job in found]}
 
 
-@router.get("/{import_id}", response_model=ImportAnswer, responses=problems((ImportNotFound,)))
+@router.get("/{import_id}", response_model=ImportAnswer, responses=problems(OF_IMPORT))
 async def read_import(request: Request, collection: Collection, import_id: str) -> Any:
     """Read the state and the counts of an import."""
     head = AnswerHead(request)
@@ -151,7 +152,7 @@ async def read_import(request: Request, collection: Collection, import_id: str) 
 @router.get(
     "/{import_id}/events",
     response_class=EventStream,
-    responses={**problems((ImportNotFound,)), **EVENTS},
+    responses={**problems(OF_IMPORT), **EVENTS},
 )
 async def watch_import(request: Request, collection: Collection, import_id: str) -> EventStream:
     """Watch an import through server-sent events, one for each change, until it ends."""
@@ -182,7 +183,7 @@ async def _events(jobs: ImportJobs, collection: str, import_id: str) -> AsyncIte
 @router.get(
     "/{import_id}/report",
     response_class=Report,
-    responses={**problems((ImportNotFound,)), **REPORT},
+    responses={**problems(OF_IMPORT), **REPORT},
 )
 async def read_import_report(request: Request, collection: Collection, import_id: str) -> Report:
     """Read the outcome of each row so far, as JSON Lines."""
@@ -192,7 +193,7 @@ async def read_import_report(request: Request, collection: Collection, import_id
 
 
 @router.delete(
-    "/{import_id}", response_model=ImportAnswer, responses=problems((ImportNotFound,), ANY_WRITE)
+    "/{import_id}", response_model=ImportAnswer, responses=problems(OF_IMPORT, ANY_WRITE)
 )
 async def cancel_import(request: Request, collection: Collection, import_id: str) -> Any:
     """Cancel an import, or delete the record and report of one that has ended.

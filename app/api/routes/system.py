@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.api.answers import jobs_of, services_of
 from app.api.places import Places
 from app.api.problems import problems
-from app.errors import LikenessError, NotReady, StoreUnavailable
+from app.errors import Forbidden, LikenessError, NotReady, StoreUnavailable, Unauthenticated
 from app.gallery.ports import Erasure
 from app.telemetry.metrics import CONTENT_TYPE
 
@@ -105,7 +105,11 @@ class Exposition(Response):
 
 
 @router.head("/metrics", include_in_schema=False)
-@router.get("/metrics", response_class=Exposition)
+@router.get(
+    "/metrics",
+    response_class=Exposition,
+    responses=problems((Unauthenticated, Forbidden, StoreUnavailable), always=()),
+)
 async def metrics(request: Request) -> Exposition:
     """Read all metrics in the text format of Prometheus."""
     services = services_of(request)

@@ -46,11 +46,16 @@ def _one_collection(connection: Connection, name: str, query: Select[Any]) -> Co
     asked = collections.c.name.in_(spellings(name)[:1])
     row = connection.execute(query.where(asked)).one_or_none()
     if row is None:
-        raise CollectionNotFound(
-            f"There is no collection '{name}'; create it with POST /v1/collections, or leave "
-            "the collection out to use 'default'."
-        )
+        raise collection_not_found(name)
     return collection_record(row)
+
+
+def collection_not_found(name: str) -> CollectionNotFound:
+    """The error for a collection that does not exist, or that an access key is not for."""
+    return CollectionNotFound(
+        f"There is no collection '{name}'; create it with POST /v1/collections, or leave "
+        "the collection out to use 'default'."
+    )
 
 
 def get_again(connection: Connection, known: CollectionRecord) -> CollectionRecord:

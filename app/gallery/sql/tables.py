@@ -177,3 +177,28 @@ idempotency = Table(
     Index("idempotency_by_age", "collection", "created_at"),
     Index("idempotency_by_person", "person"),
 )
+
+# Access keys of the API (`app.access`): digests of their tokens. Not part of a backup: a restored
+# one must not bring back a key that was revoked.
+access_keys = Table(
+    "access_keys",
+    metadata,
+    Column("key_id", name(12), primary_key=True),
+    Column("name", name(64), nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("pepper", String(16), nullable=False),  # a fingerprint of the pepper
+    Column("scopes", JSON, nullable=False),
+    Column("collections", JSON(none_as_null=True), nullable=True),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("expires_at", DateTime(timezone=True), nullable=True),
+    Column("revoked_at", DateTime(timezone=True), nullable=True),
+    Column("last_used_at", DateTime(timezone=True), nullable=True),
+    Index("access_keys_by_name", "name"),
+)
+
+# One row, whose revision rises with each change of a key.
+access_state = Table(
+    "access_state",
+    metadata,
+    Column("revision", BigInteger, primary_key=True, autoincrement=False),
+)

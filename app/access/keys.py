@@ -1,0 +1,77 @@
+"""Access keys: what they allow, and their tokens."""
+
+import hashlib
+import re
+import secrets
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+_ID_CHARACTERS = "abcdefghijkmnpqrstuvwxyz23456789"  # none that looks like another
+_ID_LENGTH = 12
+_SECRET_BYTES = 32
+_TOKEN = re.compile(r"lk_([a-z0-9]{12})_[A-Za-z0-9_-]{43}")
+DIGEST_BYTES = 32
+
+
+class Scope(StrEnum):
+    """What a key allows. Each is given by itself; none includes another."""
+
+    DETECT = "detect"  # detect, embed: nothing of the gallery
+    IDENTIFY = "identify"  # identify, verify
+    ENROLL = "enroll"
+    MANAGE = "manage"  # collections, persons, deletion, imports, hygiene, calibration
+    METRICS = "metrics"
+    ADMIN = "admin"  # keys
+
+
+@dataclass(frozen=True, slots=True)
+class AccessKey:
+    """A key without its secret. `collections` limits it to these; None: to none."""
+
+    key_id: str
+    name: str
+    scopes: frozenset[Scope]
+    collections: frozenset[str] | None
+    created_at: datetime
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+    last_used_at: datetime | None = None  # to the hour
+
+    def usable(self, now: datetime) -> bool:
+        """Whether it is neither revoked nor expired."""
+        expired = self.expires_at is not None and now >= self.expires_at
+        return self.revoked_at is None and not expired
+
+    def sees(self, collection: str) -> bool:
+        """Whether it may know of a collection of that name."""
+        return self.collections is None or collection in self.collections
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """What a key is made from."""
+
+    name: str
+    scopes: Collection[Scope]
+    collections: Sequence[str] | None = None
+    expires_at: datetime | None = None
+
+
+def new_token() -> tuple[str, str]:
+    """The id and the token of a new key: 256 random bits after the id."""
+    key_id = "".join(secrets.choice(_ID_CHARACTERS) for _ in range(_ID_LENGTH))
+    return key_id, f"lk_{key_id}_{secrets.token_urlsafe(_SECRET_BYTES)}"
+
+
+def id_of(token: str) -> str | None:
+    """The id of the key that a token claims to be; None if it has not the form of a token."""
+    found = _TOKEN.fullmatch(token)
+    return None if found is None else found[1]
+
+
+def digest_of(token: str, pepper: bytes) -> bytes:
+    """The keyed digest that is stored (BLAKE2b). A token has 256 random bits, so no slow hash is
+    needed against guessing; without the pepper a guess cannot even be checked."""
+    return hashlib.blake2b(token.encode(), key=pepper, digest_size=DIGEST_BYTES).digest()

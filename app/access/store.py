@@ -1,0 +1,189 @@
+"""Access keys in the database: a digest of each token, never a token."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Engine, insert, select, update
+
+from app.access.keys import AccessKey, NewKey, Scope, digest_of, new_token
+from app.access.pepper import fingerprint
+from app.errors import AccessKeyError, AccessKeyExists, AccessKeyNotFound
+from app.gallery.sql.part import now_utc
+from app.gallery.sql.tables import access_keys, access_state
+from app.gallery.sql.transactions import Transactions
+
+HOUR = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredKey:
+    """A key, and the digest that its token must have."""
+
+    key: AccessKey
+    digest: bytes
+
+
+class AccessKeyStore:
+    """Creates, lists and revokes keys. Each change raises the revision, which processes poll."""
+
+    def __init__(
+        self, engine: Engine, pepper: bytes, clock: Callable[[], datetime] = now_utc
+    ) -> None:
+        """Over a database whose tables are up to date."""
+        self._database = Transactions(engine)
+        self._pepper = pepper
+        self._clock = clock
+
+    def revision(self) -> int:
+        """Rises with each change of a key."""
+        with self._database.reading() as connection:
+            return int(connection.execute(select(access_state.c.revision)).scalar_one())
+
+    def all(self) -> tuple[int, Mapping[str, StoredKey]]:
+        """The revision, and every key by its id, also those that were revoked or have expired."""
+        with self._database.reading() as connection:
+            revision = int(connection.execute(select(access_state.c.revision)).scalar_one())
+            rows = connection.execute(select(access_keys).order_by(access_keys.c.created_at))
+            return revision, {row.key_id: StoredKey(_key(row), row.digest) for row in rows}
+
+    def check_pepper(self) -> None:
+        """Raise AccessKeyError if usable keys were created with another pepper."""
+        mine = fingerprint(self._pepper)
+        with self._database.reading() as connection:
+            rows = connection.execute(select(access_keys)).all()
+        now = self._clock()
+        foreign = [row.name for row in rows if row.pepper != mine and _key(row).usable(now)]
+        if foreign:
+            raise AccessKeyError(
+                f"The access keys {', '.join(sorted(foreign)[:5])} were created with another "
+                "pepper, so their tokens cannot be checked. Give this process the same "
+                "LIKENESS_ACCESS_PEPPER or access-pepper file, or revoke these keys."
+            )
+
+    def create(self, new: NewKey) -> tuple[AccessKey, str]:
+        """A new key and its token, which is stored nowhere. Raises AccessKeyExists if a usable key
+        has that name."""
+        now = self._clock()
+        key_id, token = new_token()
+        limit = None if new.collections is None else sorted({*new.collections})
+        key = AccessKey(
+            key_id, new.name, frozenset(new.scopes), None if limit is None else frozenset(limit),
+            now, new.expires_at,
+        )  # fmt: skip
+        with self._database.writing() as connection:
+            _raise_revision(connection)
+            same = select(access_keys).where(access_keys.c.name == new.name)
+            if any(_key(row).usable(now) for row in connection.execute(same)):
+                raise AccessKeyExists(
+                    f"There is a usable key named '{new.name}'. Choose another name, rotate that "
+                    "key, or revoke it first."
+                )
+            self._insert(connection, key, token)
+        return key, token
+
+    def rotate(self, name_or_id: str, overlap: timedelta) -> tuple[AccessKey, str]:
+        """A new key like an old one, which expires after `overlap`. Raises AccessKeyNotFound."""
+        now = self._clock()
+        key_id, token = new_token()
+        with self._database.writing() as connection:
+            _raise_revision(connection)
+            old = self._usable(connection, name_or_id, now)
+            ends = min(now + overlap, old.expires_at or now + overlap)
+            connection.execute(
+                update(access_keys).where(access_keys.c.key_id == old.key_id).values(
+                    expires_at=ends
+                )
+            )  # fmt: skip
+            key = replace(old, key_id=key_id, created_at=now, last_used_at=None)
+            self._insert(connection, key, token)
+        return key, token
+
+    def revoke(self, name_or_id: str) -> list[AccessKey]:
+        """Revoke the key of that id, or every usable key of that name. Raises AccessKeyNotFound.
+
+        Another process may accept the key for `registry.LEASE_S` more: wait as long before the
+        revocation is acknowledged.
+        """
+        now = self._clock()
+        with self._database.writing() as connection:
+            _raise_revision(connection)
+            found = self._all_usable(connection, name_or_id, now)
+            ids = [key.key_id for key in found]
+            connection.execute(
+                update(access_keys).where(access_keys.c.key_id.in_(ids)).values(revoked_at=now)
+            )
+        return [replace(key, revoked_at=now) for key in found]
+
+    def note_use(self, used: Mapping[str, datetime]) -> None:
+        """Keep when keys were last used. The revision stays: this changes no decision."""
+        with self._database.writing() as connection:
+            for key_id, hour in used.items():
+                connection.execute(
+                    update(access_keys)
+                    .where(access_keys.c.key_id == key_id)
+                    .values(last_used_at=hour)
+                )
+
+    def _insert(self, connection: Connection, key: AccessKey, token: str) -> None:
+        connection.execute(
+            insert(access_keys).values(
+                key_id=key.key_id,
+                name=key.name,
+                digest=digest_of(token, self._pepper),
+                pepper=fingerprint(self._pepper),
+                scopes=sorted(key.scopes),
+                collections=None if key.collections is None else sorted(key.collections),
+                created_at=key.created_at,
+                expires_at=key.expires_at,
+            )
+        )
+
+    def _usable(self, connection: Connection, name_or_id: str, now: datetime) -> AccessKey:
+        return self._all_usable(connection, name_or_id, now)[-1]
+
+    def _all_usable(
+        self, connection: Connection, name_or_id: str, now: datetime
+    ) -> list[AccessKey]:
+        """The usable keys of that id or name, the newest last. Raises AccessKeyNotFound."""
+        query = (
+            select(access_keys)
+            .where((access_keys.c.key_id == name_or_id) | (access_keys.c.name == name_or_id))
+            .order_by(access_keys.c.created_at)
+        )
+        found = [key for row in connection.execute(query) if (key := _key(row)).usable(now)]
+        if not found:
+            raise AccessKeyNotFound(
+                f"There is no usable key of the id or name '{name_or_id}'; `likeness keys list` "
+                "shows all keys."
+            )
+        return found
+
+
+def hour_of(moment: datetime) -> datetime:
+    """The beginning of a moment's hour."""
+    return moment.replace(minute=0, second=0, microsecond=0)
+
+
+def _raise_revision(connection: Connection) -> None:
+    """First in each change: it makes changes wait for each other."""
+    connection.execute(update(access_state).values(revision=access_state.c.revision + 1))
+
+
+def _key(row: Any) -> AccessKey:
+    return AccessKey(
+        row.key_id,
+        row.name,
+        frozenset(Scope(one) for one in row.scopes),
+        None if row.collections is None else frozenset(row.collections),
+        _utc(row.created_at),
+        _utc(row.expires_at),
+        _utc(row.revoked_at),
+        _utc(row.last_used_at),
+    )
+
+
+def _utc(value: datetime | None) -> Any:
+    """SQLite gives times without their zone, which is UTC."""
+    return value if value is None or value.tzinfo else value.replace(tzinfo=UTC)

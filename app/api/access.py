@@ -1,0 +1,247 @@
+"""Access control: whose request it is, and whether its key allows the call.
+
+Every request passes through here before its body is read; all but probes and the API's description
+need a key. A call's scope is that of its operation; an operation without one stops the application
+from being made. A collection that a key is not for is answered as one that does not exist.
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.routing import APIRoute
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.access.keys import AccessKey
+from app.access.keys import Scope as KeyScope
+from app.access.registry import AccessRegistry
+from app.api.connection import ABORT
+from app.api.errors import problem
+from app.errors import Forbidden, LikenessError, RouteNotFound, Unauthenticated
+from app.gallery.sql.rows import collection_not_found
+from app.telemetry.logs import log
+from app.telemetry.metrics import Metrics
+
+ACCESS = "likeness.access"
+# Everything else needs a key, also paths that do not exist.
+OPEN = re.compile(r"/|/livez|/readyz|/openapi\.json|/(docs|redoc|static-offline-docs)(/.*)?")
+DETECT, IDENTIFY, ENROLL = KeyScope.DETECT, KeyScope.IDENTIFY, KeyScope.ENROLL
+MANAGE, METRICS, ADMIN = KeyScope.MANAGE, KeyScope.METRICS, KeyScope.ADMIN
+
+# The scope of each operation.
+SCOPES: Mapping[str, KeyScope] = {
+    "detect": DETECT,
+    "embed": DETECT,
+    "identify": IDENTIFY,
+    "verify": IDENTIFY,
+    "enroll": ENROLL,
+    "metrics": METRICS,
+    "list_keys": ADMIN,
+    "create_key": ADMIN,
+    "rotate_key": ADMIN,
+    "revoke_key": ADMIN,
+    **dict.fromkeys(
+        (
+            "list_collections", "create_collection", "read_collection", "update_collection",
+            "delete_collection", "calibrate", "read_calibration", "delete_calibration",
+            "list_persons", "create_person", "read_person", "update_person", "delete_person",
+            "delete_persons", "list_faces", "list_faces_of_person", "read_face", "delete_face",
+            "hygiene", "merge_persons", "move_face",
+            "declare_different", "list_different", "withdraw_different",
+            "create_import", "list_imports", "read_import", "watch_import", "read_import_report",
+            "cancel_import",
+        ),
+        MANAGE,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What a request may do. `key` is None while no key is needed: then it may do everything."""
+
+    key: AccessKey | None = None
+
+    def sees(self, collection: str) -> bool:
+        """Whether a collection of that name may exist for this request."""
+        return self.key is None or self.key.sees(collection)
+
+    def require_collection(self, collection: str) -> None:
+        """Raise CollectionNotFound, as if it did not exist, if the key is not for it."""
+        if not self.sees(collection):
+            raise collection_not_found(collection)
+
+    @property
+    def collections(self) -> frozenset[str] | None:
+        """The only collections there are for this request; None: all."""
+        return None if self.key is None else self.key.collections
+
+
+def access_of(request: Request) -> Access:
+    """What this request may do."""
+    found: Access = request.scope[ACCESS]
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Operation:
+    """What is called: the scope it needs, and the collection that its path names."""
+
+    name: str
+    scope: KeyScope
+    collection: str | None
+
+
+class AccessControl:
+    """Pure ASGI: admits requests whose key allows them, refuses all others."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        registry: AccessRegistry,
+        metrics: Metrics,
+        routers: Sequence[APIRouter],
+    ) -> None:
+        """`routers`: of the application. Raises LookupError if an operation has no scope."""
+        self._app = app
+        self._registry = registry
+        self._metrics = metrics
+        self._routes = list(protected_routes(routers))
+        missing = sorted({route.name for route in self._routes} - SCOPES.keys())
+        if missing:
+            raise LookupError(f"operations without a scope in SCOPES: {', '.join(missing)}")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or OPEN.fullmatch(scope["path"]):
+            await self._app(scope, receive, send)
+            return
+        try:
+            access = await self._access(scope)
+        except LikenessError as error:
+            await self._refuse(error)(scope, receive, send)
+            return
+        scope[ACCESS] = access
+        if access.key is None:
+            await self._app(scope, receive, send)
+        else:
+            await _Watched(self._registry, access.key, scope).run(self._app, receive, send)
+
+    async def _access(self, scope: Scope) -> Access:
+        """What a request may do. Raises Unauthenticated, Forbidden, CollectionNotFound or
+        StoreUnavailable."""
+        if not self._registry.fresh:
+            await asyncio.to_thread(self._registry.refresh)
+        if not self._registry.enabled:
+            return Access()
+        access = Access(self._key(scope))
+        operation = self._operation(scope)
+        if operation is not None:
+            _require(access, operation)
+        return access
+
+    def _key(self, scope: Scope) -> AccessKey:
+        token = _token(Headers(scope=scope))
+        if token is None:
+            raise Unauthenticated(
+                "This service needs an access key: send it as 'Authorization: Bearer lk_…' or as "
+                "'X-Api-Key: lk_…'. `likeness keys create` makes one."
+            )
+        key = self._registry.key_of(token)
+        if key is None:
+            raise Unauthenticated(
+                "The access key that was sent is unknown, revoked or expired. Ask the operator for "
+                "another one."
+            )
+        return key
+
+    def _operation(self, scope: Scope) -> _Operation | None:
+        """What is called; None if the path has no such method. Raises RouteNotFound: a route that
+        is not among the routers cannot be called with just any key."""
+        path, method = scope["path"], scope["method"]
+        known = False
+        for route in self._routes:
+            # With a slash at its end a path is only redirected.
+            known = known or route.path_regex.match(path.rstrip("/")) is not None
+            if method in (route.methods or ()) and (found := route.path_regex.match(path)):
+                collection = found.groupdict().get("collection")
+                return _Operation(route.name, SCOPES[route.name], collection)
+        if not known:
+            raise RouteNotFound(f"There is no call {path}; /docs lists all calls.")
+        return None
+
+    def _refuse(self, error: LikenessError) -> Any:
+        self._metrics.observe_problem(error.code)
+        log(logging.WARNING, "request refused", code=error.code)
+        answer = problem(error)
+        if isinstance(error, Unauthenticated):
+            answer.headers["WWW-Authenticate"] = 'Bearer realm="likeness"'
+        return answer
+
+
+class _Watched:
+    """A request that is cut off once its key is not usable any more. Most are answered long before;
+    an upload or an event stream may take an hour."""
+
+    def __init__(self, registry: AccessRegistry, key: AccessKey, scope: Scope) -> None:
+        self._registry = registry
+        self._key = key
+        self._scope = scope
+
+    async def run(self, app: ASGIApp, receive: Receive, send: Send) -> None:
+        async def watched_receive() -> Message:
+            message = await receive()
+            self._check()
+            return message
+
+        async def watched_send(message: Message) -> None:
+            self._check()
+            await send(message)
+
+        await app(self._scope, watched_receive, watched_send)
+
+    def _check(self) -> None:
+        if not self._registry.usable(self._key):
+            abort = self._scope.get(ABORT)
+            if abort is not None:
+                abort()
+
+
+def _require(access: Access, operation: _Operation) -> None:
+    assert access.key is not None, "keys are needed"
+    if operation.scope not in access.key.scopes:
+        has = ", ".join(sorted(access.key.scopes)) or "none"
+        raise Forbidden(
+            f"This call needs the scope '{operation.scope}'; the access key '{access.key.name}' "
+            f"has {has}."
+        )
+    unlimited = (KeyScope.ADMIN, KeyScope.METRICS)
+    if operation.scope in unlimited and access.key.collections is not None:
+        raise Forbidden(
+            f"The access key '{access.key.name}' is limited to collections; this call is about the "
+            "whole service."
+        )
+    if operation.collection is not None:
+        access.require_collection(operation.collection)
+
+
+def _token(headers: Headers) -> str | None:
+    """The token of a request. Raises Unauthenticated if two different ones were sent."""
+    kind, _, credentials = headers.get("authorization", "").partition(" ")
+    sent = {credentials.strip()} if kind.lower() == "bearer" else set()
+    sent |= {value.strip() for value in headers.getlist("x-api-key")}
+    if len(headers.getlist("authorization")) > 1 or len(sent) > 1:
+        raise Unauthenticated("Several access keys were sent; send one.")
+    return next(iter(sent), None)
+
+
+def protected_routes(routers: Sequence[APIRouter]) -> Iterator[APIRoute]:
+    """The routes that need a key."""
+    for router in routers:
+        for route in router.routes:
+            if isinstance(route, APIRoute) and not OPEN.fullmatch(route.path):
+                yield route

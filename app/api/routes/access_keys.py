@@ -1,0 +1,82 @@
+"""`/v1/keys`: access keys. The command line has the same, `likeness keys`."""
+
+import asyncio
+from datetime import timedelta
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Request, Response
+
+from app.access.keys import NewKey
+from app.access.registry import LEASE_S
+from app.api.answers import AnswerHead
+from app.api.json_routes import JsonRoute
+from app.api.problems import ANY_BODY, ANY_WRITE, problems
+from app.api.schemas.access_keys import (
+    KeyList,
+    KeyWithToken,
+    NewKeyFields,
+    RevokedKeys,
+    RotationFields,
+    key_info,
+)
+from app.errors import AccessKeyExists, AccessKeyNotFound
+
+router = APIRouter(prefix="/v1/keys", tags=["access"], route_class=JsonRoute)
+Key = Annotated[str, Path(min_length=1, max_length=64, description="Id or name of a key.")]
+NO_STORE = {"Cache-Control": "no-store"}  # the answer holds a token
+
+
+@router.get("", response_model=KeyList, responses=problems())
+async def list_keys(request: Request) -> Any:
+    """List the access keys, the oldest first, without their tokens."""
+    head = AnswerHead(request)
+    _, found = await head.services.scheduler.read(head.services.access_keys.all)
+    return {**head.members(), "items": [key_info(one.key) for one in found.values()]}
+
+
+@router.post(
+    "",
+    response_model=KeyWithToken,
+    status_code=201,
+    responses=problems(ANY_BODY, ANY_WRITE, (AccessKeyExists,)),
+)
+async def create_key(request: Request, response: Response, body: NewKeyFields) -> Any:
+    """Create an access key. The answer is the only one that has its token.
+
+    As soon as there is a key, every call needs one.
+    """
+    head = AnswerHead(request)
+    new = NewKey(body.name, body.scopes, body.collections, body.expires_at)
+    key, token = await head.services.scheduler.write(head.services.access_keys.create, new)
+    response.headers.update(NO_STORE)
+    return {**head.members(), "key": key_info(key), "token": token}
+
+
+@router.post(
+    "/{key}/rotate",
+    response_model=KeyWithToken,
+    status_code=201,
+    responses=problems(ANY_BODY, ANY_WRITE, (AccessKeyNotFound,)),
+)
+async def rotate_key(request: Request, response: Response, key: Key, body: RotationFields) -> Any:
+    """Create a key like another one, whose token stays usable for some time."""
+    head = AnswerHead(request)
+    made, token = await head.services.scheduler.write(
+        head.services.access_keys.rotate, key, timedelta(hours=body.overlap_hours)
+    )
+    response.headers.update(NO_STORE)
+    return {**head.members(), "key": key_info(made), "token": token}
+
+
+@router.delete(
+    "/{key}", response_model=RevokedKeys, responses=problems(ANY_WRITE, (AccessKeyNotFound,))
+)
+async def revoke_key(request: Request, key: Key) -> Any:
+    """Revoke the key of an id, or all keys of a name.
+
+    The answer comes when no process accepts them any more, after about two seconds.
+    """
+    head = AnswerHead(request)
+    revoked = await head.services.scheduler.delete(head.services.access_keys.revoke, key)
+    await asyncio.sleep(LEASE_S)
+    return {**head.members(), "revoked": [key_info(one) for one in revoked]}

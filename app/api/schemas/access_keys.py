@@ -1,0 +1,102 @@
+"""What `/v1/keys` takes and answers."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from app.access.keys import AccessKey, Scope
+from app.api.fields import CollectionName
+from app.api.schemas.common import TIME, Answer, example
+
+KeyName = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="Name of the key's user.")
+]
+Scopes = Annotated[list[Scope], Field(min_length=1, description="What the key allows.")]
+_KEY: dict[str, Any] = {
+    "key_id": "q7w2m9x4k6ab",
+    "name": "entrance-1",
+    "scopes": ["identify"],
+    "collections": ["staff"],
+    "created_at": TIME,
+    "expires_at": None,
+    "revoked_at": None,
+    "last_used_at": TIME,
+}
+
+
+class NewKeyFields(BaseModel):
+    """A key to create."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"name": "entrance-1", "scopes": ["identify"], "collections": ["staff"]}]
+        },
+    )
+    name: KeyName
+    scopes: Scopes
+    collections: Annotated[
+        list[CollectionName] | None,
+        Field(min_length=1, description="The only collections it is for; null: all."),
+    ] = None
+    expires_at: AwareDatetime | None = None
+
+
+class RotationFields(BaseModel):
+    """How long the old token stays usable."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"overlap_hours": 24}]}
+    )
+    overlap_hours: Annotated[float, Field(ge=0, le=24 * 90, allow_inf_nan=False)] = 24.0
+
+
+class KeyInfo(BaseModel):
+    """A key without its token, which is shown once and stored nowhere."""
+
+    model_config = example(**_KEY)
+    key_id: str
+    name: str
+    scopes: list[Scope]
+    collections: list[str] | None
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: Annotated[datetime | None, Field(description="To the hour.")]
+
+
+class KeyList(Answer):
+    """Every key, also those that were revoked or have expired."""
+
+    model_config = example(items=[_KEY])
+    items: list[KeyInfo]
+
+
+class KeyWithToken(Answer):
+    """A new key. Its token is in no other answer."""
+
+    model_config = example(key=_KEY, token="lk_q7w2m9x4k6ab_" + "A" * 43)
+    key: KeyInfo
+    token: str
+
+
+class RevokedKeys(Answer):
+    """The keys that were revoked, which no process accepts any more."""
+
+    model_config = example(revoked=[_KEY])
+    revoked: list[KeyInfo]
+
+
+def key_info(key: AccessKey) -> KeyInfo:
+    """A key in wire form."""
+    return KeyInfo(
+        key_id=key.key_id,
+        name=key.name,
+        scopes=sorted(key.scopes),
+        collections=None if key.collections is None else sorted(key.collections),
+        created_at=key.created_at,
+        expires_at=key.expires_at,
+        revoked_at=key.revoked_at,
+        last_used_at=key.last_used_at,
+    )

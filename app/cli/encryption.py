@@ -1,0 +1,76 @@
+"""`likeness encryption`: keys for the encryption of embeddings at rest."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from app.cli.console import clear_errors, err, out, read_settings
+from app.cli.database import require_database
+from app.gallery.backends import create_engine
+from app.gallery.encryption.keys import new_key_line
+from app.gallery.encryption.ring import KeyRing
+from app.gallery.gallery import every_collection
+from app.gallery.ports import SealingState
+from app.gallery.schema import migrate
+from app.gallery.store import SqlStore
+
+encryption_app = typer.Typer(
+    help="Encryption at rest: generate, status, rotate.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+
+@encryption_app.command()
+def generate(
+    key_id: Annotated[
+        str | None, typer.Option("--id", help="Id of the key; default: made from the key.")
+    ] = None,
+) -> None:
+    """Print a new random key as one line of a key file, and keep it nowhere."""
+    with clear_errors():
+        typer.echo(new_key_line(key_id))
+
+
+@encryption_app.command()
+def status() -> None:
+    """Say what is encrypted, and by which keys."""
+    with clear_errors(), _opened() as store:
+        _show(store.sealing())
+
+
+@encryption_app.command()
+def rotate() -> None:
+    """Bring everything under the first key that is given: plain embeddings are sealed, and the
+    keys of persons wrapped anew. The service may run meanwhile; run it again if it was ended."""
+    with clear_errors(), _opened() as store:
+        persons = 0
+        for collection in list(every_collection(store)):
+            with err.status(f"{collection.name}: sealing"):
+                while done := store.reseal(collection.name):
+                    persons += done
+        out.print(f"{persons} persons brought under the active key.")
+        out.print("Snapshots of the index from before are removed when a service starts with it.")
+        _show(store.sealing())
+
+
+@contextmanager
+def _opened() -> Iterator[SqlStore]:
+    settings = require_database(read_settings())
+    ring = KeyRing.from_settings(settings)
+    engine = create_engine(settings.resolved_database_url)
+    migrate(engine)
+    store = SqlStore(engine, ring=ring)
+    try:
+        store.check_keys()
+        yield store
+    finally:
+        store.close()
+
+
+def _show(state: SealingState) -> None:
+    out.print(f"templates: {state.sealed} sealed, {state.plain} plain")
+    for key_id, persons in sorted(state.persons_by_key.items()):
+        out.print(f"key {key_id}: {persons} persons", highlight=False)

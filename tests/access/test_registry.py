@@ -1,0 +1,170 @@
+"""Access keys: from creation to the last process that accepts them."""
+
+import sqlite3
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from app.access.keys import NewKey, Scope, digest_of, id_of, new_token
+from app.access.pepper import FILE, read_pepper
+from app.access.registry import LEASE_S, AccessRegistry
+from app.access.store import AccessKeyStore
+from app.errors import AccessKeyError, AccessKeyExists, AccessKeyNotFound
+from app.settings import Settings
+from tests.access.conftest import PEPPER, Clock
+
+ENTRANCE = NewKey("entrance-1", [Scope.IDENTIFY], ["staff"])
+
+
+def test_a_key_is_known_by_its_token(store: AccessKeyStore, registry: AccessRegistry) -> None:
+    assert [registry.enabled] == [False]
+    key, token = store.create(ENTRANCE)
+    registry.refresh()
+    assert registry.enabled
+    assert registry.key_of(token) == key
+    assert key.scopes == {Scope.IDENTIFY}
+    assert [key.sees(name) for name in ("staff", "guests")] == [True, False]
+
+
+@pytest.mark.parametrize("change", [lambda t: t[:-1] + ("A" if t[-1] != "A" else "B"),
+                                    lambda t: t.swapcase(), lambda t: t[:20], lambda t: f"{t} ",
+                                    lambda t: f"lk_{'a' * 12}_{t[16:]}", lambda _: ""])  # fmt: skip
+def test_any_other_text_is_no_token(
+    store: AccessKeyStore, registry: AccessRegistry, change: object
+) -> None:
+    _, token = store.create(ENTRANCE)
+    registry.refresh()
+    assert callable(change)
+    assert registry.key_of(change(token)) is None
+
+
+def test_tokens_are_random_and_not_stored(tmp_path: Path, clock: Clock) -> None:
+    assert len({new_token()[1] for _ in range(100)}) == 100
+    key_id, token = new_token()
+    assert id_of(token) == key_id
+    assert digest_of(token, PEPPER) != digest_of(token, bytes(32))
+
+
+def test_the_database_holds_no_token(store: AccessKeyStore, tmp_path: Path) -> None:
+    _, token = store.create(ENTRANCE)
+    if not (tmp_path / "likeness.db").exists():
+        return  # PostgreSQL: the same statements
+    with sqlite3.connect(tmp_path / "likeness.db") as connection:
+        content = "\n".join(connection.iterdump())
+    assert "entrance-1" in content
+    assert token[16:] not in content
+
+
+def test_two_usable_keys_cannot_have_one_name(store: AccessKeyStore) -> None:
+    store.create(ENTRANCE)
+    with pytest.raises(AccessKeyExists, match="entrance-1"):
+        store.create(ENTRANCE)
+    store.revoke("entrance-1")
+    store.create(ENTRANCE)
+
+
+def test_a_revoked_key_is_accepted_no_longer_than_the_lease(
+    store: AccessKeyStore, registry: AccessRegistry, clock: Clock
+) -> None:
+    """In a process that does not read the keys meanwhile: it must read before it uses any."""
+    _, token = store.create(ENTRANCE)
+    registry.refresh()
+    (revoked,) = store.revoke("entrance-1")
+    assert revoked.revoked_at == clock.now
+    clock.later(LEASE_S)
+    assert [registry.fresh] == [False]
+    registry.refresh()
+    assert registry.fresh
+    assert registry.key_of(token) is None
+    assert registry.enabled, "a revoked key must not make the service open to all"
+
+
+def test_the_lease_begins_before_the_read(
+    store: AccessKeyStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A revocation may be committed after the read of a slow database and before it returns."""
+    registry = AccessRegistry(store, PEPPER, lambda: clock.seconds, lambda: clock.now)
+
+    def slow() -> int:
+        revision = AccessKeyStore.revision(store)
+        clock.later(LEASE_S)
+        return revision
+
+    monkeypatch.setattr(store, "revision", slow)
+    registry.refresh()
+    assert not registry.fresh
+
+
+def test_expiry_needs_no_read(
+    store: AccessKeyStore, registry: AccessRegistry, clock: Clock
+) -> None:
+    ends = clock.now + timedelta(seconds=1)
+    key, token = store.create(replace_expiry(ENTRANCE, ends))
+    registry.refresh()
+    assert registry.key_of(token) == key
+    clock.later(1)
+    assert registry.key_of(token) is None
+    assert not registry.usable(key)
+
+
+def replace_expiry(new: NewKey, ends: object) -> NewKey:
+    return replace(new, expires_at=ends)  # type: ignore[arg-type]
+
+
+def test_rotation_overlaps(store: AccessKeyStore, registry: AccessRegistry, clock: Clock) -> None:
+    old, before = store.create(ENTRANCE)
+    new, after = store.rotate("entrance-1", timedelta(hours=1))
+    registry.refresh()
+    assert (new.name, new.scopes, new.collections) == (old.name, old.scopes, old.collections)
+    assert registry.key_of(before) is not None
+    assert registry.key_of(after) is not None
+    clock.later(3600)
+    assert registry.key_of(before) is None
+    assert registry.key_of(after) is not None
+    with pytest.raises(AccessKeyNotFound, match="nobody"):
+        store.rotate("nobody", timedelta(0))
+
+
+def test_revoking_a_name_revokes_what_rotation_left(store: AccessKeyStore) -> None:
+    store.create(ENTRANCE)
+    store.rotate("entrance-1", timedelta(hours=1))
+    assert len(store.revoke("entrance-1")) == 2
+    with pytest.raises(AccessKeyNotFound, match="no usable key"):
+        store.revoke("entrance-1")
+
+
+def test_use_is_kept_by_the_hour(
+    store: AccessKeyStore, registry: AccessRegistry, clock: Clock
+) -> None:
+    key, token = store.create(ENTRANCE)
+    before = store.revision()
+    registry.refresh()
+    registry.key_of(token)
+    store.note_use(registry._used)
+    _, keys = store.all()
+    assert keys[key.key_id].key.last_used_at == clock.now.replace(minute=0)
+    assert store.revision() == before
+
+
+def test_keys_of_another_pepper_are_named(store: AccessKeyStore) -> None:
+    store.create(ENTRANCE)
+    other = AccessKeyStore(store._database.engine, bytes(32))
+    with pytest.raises(AccessKeyError, match=r"entrance-1.*another pepper"):
+        other.check_pepper()
+    other.revoke("entrance-1")
+    other.check_pepper()
+
+
+class TestPepper:
+    def test_is_made_once_and_private(self, tmp_path: Path) -> None:
+        settings = Settings(data_dir=tmp_path / "data")
+        assert read_pepper(settings) == read_pepper(settings)
+        assert (tmp_path / "data" / FILE).stat().st_mode & 0o777 == 0o600
+
+    @pytest.mark.parametrize("text", ["", "short", "A" * 44, "ä" * 44])
+    def test_must_be_32_bytes(self, tmp_path: Path, text: str) -> None:
+        (tmp_path / FILE).write_text(text, encoding="utf-8")
+        with pytest.raises(AccessKeyError, match=FILE):
+            read_pepper(Settings(data_dir=tmp_path))

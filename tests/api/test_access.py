@@ -1,0 +1,220 @@
+"""Access control over HTTP: every route, every scope, every kind of key and of collection."""
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import APIRouter
+from fastapi.routing import APIRoute
+
+from app.access.keys import NewKey, Scope
+from app.access.registry import LEASE_S
+from app.api.access import SCOPES, AccessControl, protected_routes
+from app.api.main import ROUTERS
+from app.api.openapi import SECURITY
+from app.services import Services, build_services
+from app.settings import Settings
+from tests.api.conftest import DeclaredProblems, run_server
+
+OWN, FOREIGN, ABSENT = "own", "foreign", "absent"
+ELSEWHERE = {"person_id": "nobody", "face_id": "0" * 8, "import_id": "0" * 32, "key": "nothing"}
+# Their collection is a field, not part of the path.
+BY_FIELD = {"identify", "verify", "enroll"}
+WHOLE_SERVICE = {Scope.ADMIN, Scope.METRICS}
+
+
+@pytest.fixture(scope="module")
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> Services:
+    services = build_services(Settings(data_dir=tmp_path_factory.mktemp("keyed")))
+    for name in (OWN, FOREIGN):
+        services.gallery.create_collection(name, {})
+    return services
+
+
+@pytest.fixture(scope="module")
+def tokens(keyed: Services) -> dict[str, str]:
+    """A token of each kind, by name."""
+    create = keyed.access_keys.create
+    made = {scope.value: create(NewKey(scope, [scope]))[1] for scope in Scope}
+    made["all"] = create(NewKey("all", [*Scope]))[1]
+    made["limited"] = create(NewKey("limited", [*Scope], [OWN]))[1]
+    made["expired"] = create(NewKey("x", [*Scope], None, datetime.now(UTC) - timedelta(1)))[1]
+    made["revoked"] = create(NewKey("revoked", [*Scope]))[1]
+    keyed.access_keys.revoke("revoked")
+    made["changed"] = made["all"][:-2] + ("AA" if made["all"][-2:] != "AA" else "BB")
+    keyed.access.refresh()
+    return made
+
+
+@pytest.fixture(scope="module")
+def site(keyed: Services, tokens: dict[str, str]) -> Iterator[httpx.Client]:
+    with run_server(keyed) as url, httpx.Client(base_url=url, timeout=60) as client:
+        declared = DeclaredProblems(client.get("/openapi.json").json())
+        client.event_hooks = {"response": [declared.check]}
+        yield client
+
+
+ROUTES = list(protected_routes(ROUTERS))
+
+
+def call(
+    client: httpx.Client, route: APIRoute, token: str | None, collection: str = ABSENT
+) -> httpx.Response:
+    """The call of a route, with nothing useful in it."""
+    path = route.path.format(collection=collection, **ELSEWHERE)
+    method = "".join(route.methods or ())
+    query = {"collection": collection, "person_id": "nobody"} if route.name in BY_FIELD else {}
+    if route.name == "identify":
+        del query["person_id"]
+    photo = {"content": b"no photo", "headers": {"Content-Type": "image/jpeg"}}
+    body = photo if route.name in {*BY_FIELD, "detect", "embed"} else {}
+    if not body and method in ("POST", "PATCH"):
+        body = {"json": {}}
+    request = client.build_request(method, path, params=query, **body)  # type: ignore[arg-type]
+    if token is not None:
+        request.headers["Authorization"] = f"Bearer {token}"
+    return client.send(request)
+
+
+def code_of(response: httpx.Response) -> str:
+    return str(response.json()["code"]) if response.status_code >= 400 else "fine"
+
+
+def test_every_route_without_a_usable_key(site: httpx.Client, tokens: dict[str, str]) -> None:
+    cells = 0
+    for route in ROUTES:
+        for token in (None, "lk_", tokens["expired"], tokens["revoked"], tokens["changed"]):
+            answer = call(site, route, token)
+            assert answer.status_code == 401, (route.path, token)
+            assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+            assert not answer.content or code_of(answer) == "unauthenticated"
+            cells += 1
+    assert cells >= 5 * 38
+
+
+def test_every_route_with_every_scope(site: httpx.Client, tokens: dict[str, str]) -> None:
+    for route in ROUTES:
+        for scope in Scope:
+            answer = call(site, route, tokens[scope])
+            if scope is SCOPES[route.name]:
+                assert answer.status_code not in (401, 403), (route.path, scope)
+            else:
+                assert answer.status_code == 403, (route.path, scope)
+
+
+def test_another_collection_is_answered_as_one_that_does_not_exist(
+    site: httpx.Client, tokens: dict[str, str]
+) -> None:
+    checked = set()
+    for route in ROUTES:
+        if SCOPES[route.name] in WHOLE_SERVICE:
+            assert call(site, route, tokens["limited"]).status_code == 403, route.path
+            continue
+        if "{collection}" not in route.path and route.name not in BY_FIELD:
+            continue
+        answers = [call(site, route, tokens["limited"], name) for name in (FOREIGN, ABSENT)]
+        assert [code_of(one) for one in answers] == ["collection_not_found"] * 2, route.path
+        details = [one.json()["detail"] for one in answers]
+        assert details[0].replace(FOREIGN, ABSENT) == details[1]
+        if route.name != "delete_collection":
+            own = call(site, route, tokens["limited"], OWN)
+            assert code_of(own) not in ("collection_not_found", "forbidden"), route.path
+        checked.add(route.name)
+    assert checked > BY_FIELD
+
+
+def test_a_list_has_only_what_the_key_is_for(site: httpx.Client, tokens: dict[str, str]) -> None:
+    def names(token: str, **query: object) -> list[str]:
+        headers = {"X-Api-Key": tokens[token]}
+        answer = site.get("/v1/collections", headers=headers, params=query)  # type: ignore[arg-type]
+        return [one["name"] for one in answer.json()["items"]]
+
+    assert {OWN, FOREIGN} <= {*names("all")}
+    assert names("limited") == [OWN]
+    assert names("limited", limit=1) == [OWN]
+
+
+def test_a_limited_key_creates_only_its_collections(
+    site: httpx.Client, tokens: dict[str, str]
+) -> None:
+    headers = {"Authorization": f"Bearer {tokens['limited']}"}
+    for name in (FOREIGN, "another"):
+        answer = site.post("/v1/collections", headers=headers, json={"name": name})
+        assert (answer.status_code, code_of(answer)) == (403, "forbidden")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1", "/v1/", "//v1/keys", "/v1//keys", "/V1/keys", "/%76%31/keys", "/v1/keys/", "/nothing",
+     "/docs/../v1/keys", "/metrics", "/metrics/"],
+)  # fmt: skip
+def test_no_spelling_of_a_path_avoids_the_key(site: httpx.Client, path: str) -> None:
+    assert site.get(path).status_code == 401
+
+
+def test_probes_and_the_description_are_open(site: httpx.Client) -> None:
+    for path in ("/livez", "/readyz", "/docs", "/openapi.json"):
+        assert site.get(path).status_code == 200, path
+
+
+def test_two_different_keys_are_refused(site: httpx.Client, tokens: dict[str, str]) -> None:
+    same = {"Authorization": f"bearer {tokens['all']}", "X-Api-Key": tokens["all"]}
+    assert site.get("/v1/keys", headers=same).status_code == 200
+    other = {**same, "X-Api-Key": tokens["admin"]}
+    assert site.get("/v1/keys", headers=other).status_code == 401
+
+
+def test_a_key_from_creation_to_revocation(site: httpx.Client, tokens: dict[str, str]) -> None:
+    admin = {"Authorization": f"Bearer {tokens['admin']}"}
+    new = {"name": "gate", "scopes": ["manage"], "collections": [OWN]}
+    made = site.post("/v1/keys", headers=admin, json=new)
+    assert made.headers["Cache-Control"] == "no-store"
+    mine = {"X-Api-Key": made.json()["token"]}
+    time.sleep(LEASE_S)  # a new key is usable within the lease
+    assert site.get(f"/v1/collections/{OWN}", headers=mine).status_code == 200
+    listed = site.get("/v1/keys", headers=admin)
+    assert made.json()["token"] not in listed.text
+    assert site.delete("/v1/keys/gate", headers=admin).status_code == 200
+    assert site.get(f"/v1/collections/{OWN}", headers=mine).status_code == 401
+
+
+def test_without_any_key_every_call_is_open(tmp_path: Path) -> None:
+    services = build_services(Settings(data_dir=tmp_path))
+    with run_server(services) as url, httpx.Client(base_url=url) as client:
+        assert client.get("/v1/collections").status_code == 200
+        made = client.post("/v1/keys", json={"name": "first", "scopes": ["admin"]})
+        assert made.status_code == 201
+        time.sleep(LEASE_S)
+        assert client.get("/v1/collections").status_code == 401
+
+
+def test_a_route_without_a_scope_stops_the_application() -> None:
+    router = APIRouter()
+
+    @router.get("/v1/new")
+    def undeclared() -> None: ...
+
+    with pytest.raises(LookupError, match="undeclared"):
+        AccessControl(router, None, None, [router])  # type: ignore[arg-type]
+
+
+def test_every_operation_of_the_description_is_among_them(site: httpx.Client) -> None:
+    paths = site.get("/openapi.json").json()["paths"]
+    described = {one["operationId"] for methods in paths.values() for one in methods.values()}
+    assert described - {"livez", "readyz"} == {*SCOPES}
+
+
+def test_no_scope_is_left_over() -> None:
+    assert {route.name for route in ROUTES} == {*SCOPES}
+
+
+def test_the_description_names_the_keys(site: httpx.Client) -> None:
+    document = site.get("/openapi.json").json()
+    assert document["components"]["securitySchemes"].keys() == SECURITY.keys()
+    assert document["paths"]["/v1/identify"]["post"]["security"] == [
+        {"bearer": []}, {"api_key": []}, {}
+    ]  # fmt: skip
+    assert "security" not in document["paths"]["/livez"]["get"]
