@@ -8,6 +8,7 @@ from being made. A collection that a key is not for is answered as one that does
 import asyncio
 import logging
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -113,6 +114,11 @@ class AccessControl:
         self._metrics = metrics
         self._routes = list(protected_routes(routers))
         missing = sorted({route.name for route in self._routes} - SCOPES.keys())
+        # By method and number of slashes: a parameter of a path holds none.
+        self._by_form: dict[tuple[str, int], list[APIRoute]] = defaultdict(list)
+        for route in self._routes:
+            for method in route.methods or ():
+                self._by_form[method, route.path.count("/")].append(route)
         if missing:
             raise LookupError(f"operations without a scope in SCOPES: {', '.join(missing)}")
 
@@ -163,14 +169,12 @@ class AccessControl:
         """What is called; None if the path has no such method. Raises RouteNotFound: a route that
         is not among the routers cannot be called with just any key."""
         path, method = scope["path"], scope["method"]
-        known = False
-        for route in self._routes:
-            # With a slash at its end a path is only redirected.
-            known = known or route.path_regex.match(path.rstrip("/")) is not None
-            if method in (route.methods or ()) and (found := route.path_regex.match(path)):
+        for route in self._by_form.get((method, path.count("/")), ()):
+            if found := route.path_regex.match(path):
                 collection = found.groupdict().get("collection")
                 return _Operation(route.name, SCOPES[route.name], collection)
-        if not known:
+        # With a slash at its end a path is only redirected.
+        if not any(route.path_regex.match(path.rstrip("/")) for route in self._routes):
             raise RouteNotFound(f"There is no call {path}; /docs lists all calls.")
         return None
 

@@ -145,7 +145,7 @@ def _encryption(services: Services) -> str:
     if not state.sealed:
         return f"none: {state.plain} templates lie plain in the database"
     if state.plain:
-        return f"mixed (key {keys}): {state.plain} are plain; run likeness keys rotate"
+        return f"mixed (key {keys}): {state.plain} are plain; run likeness encryption rotate"
     return f"every template is sealed, key {keys}"
 
 

@@ -20,7 +20,8 @@ from app.settings import Settings
 from tests.api.conftest import DeclaredProblems, run_server
 
 OWN, FOREIGN, ABSENT = "own", "foreign", "absent"
-ELSEWHERE = {"person_id": "nobody", "face_id": "0" * 8, "import_id": "0" * 32, "key": "nothing"}
+ELSEWHERE = {"person_id": "nobody", "face_id": "0" * 8, "import_id": "0" * 32, "key": "nothing",
+             "other_id": "nobody-else"}  # fmt: skip
 # Their collection is a field, not part of the path.
 BY_FIELD = {"identify", "verify", "enroll"}
 WHOLE_SERVICE = {Scope.ADMIN, Scope.METRICS}
@@ -153,6 +154,16 @@ def test_a_limited_key_creates_only_its_collections(
 )  # fmt: skip
 def test_no_spelling_of_a_path_avoids_the_key(site: httpx.Client, path: str) -> None:
     assert site.get(path).status_code == 401
+
+
+@pytest.mark.parametrize("prefix", ["", "/faces", "/faces/faces", "/faces/faces/faces"])
+def test_no_prefix_of_a_proxy_avoids_the_key(tmp_path: Path, prefix: str) -> None:
+    services = build_services(Settings(data_dir=tmp_path, root_path="/faces"))
+    services.access_keys.create(NewKey("any", [Scope.DETECT]))
+    services.access.refresh()
+    with run_server(services) as url:
+        assert httpx.get(f"{url}{prefix}/v1/collections").status_code == 401
+        assert httpx.get(f"{url}{prefix}/metrics").status_code == 401
 
 
 def test_probes_and_the_description_are_open(site: httpx.Client) -> None:

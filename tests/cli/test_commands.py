@@ -191,12 +191,12 @@ def test_calibrate_says_what_it_needs(run: Run) -> None:
 
 
 def test_a_generated_key_is_one_line_that_can_be_read(run: Run) -> None:
-    made = run("keys", "generate", "--id", "prod-1", COLUMNS="20")
+    made = run("encryption", "generate", "--id", "prod-1", COLUMNS="20")
     assert made.exit_code == 0, made.stderr
     (key,) = parse_keys(made.stdout.encode(), "stdout")
     assert key.key_id == "prod-1"
     assert made.stdout.count("\n") == 1
-    assert run("keys", "generate", "--id", "a key").exit_code == 2
+    assert run("encryption", "generate", "--id", "a key").exit_code == 2
 
 
 def test_migrate_says_first_and_does_then(run: Run, tmp_path: Path) -> None:

@@ -43,8 +43,8 @@ def test_doctor_checks_the_installation_and_creates_nothing(run: Run, tmp_path: 
         ["export", "FILE.jsonl"],
         ["hygiene"],
         ["calibrate"],
-        ["keys", "status"],
-        ["keys", "rotate"],
+        ["encryption", "status"],
+        ["encryption", "rotate"],
         ["models", "migrate", "default", "--to", "default"],
     ],
 )

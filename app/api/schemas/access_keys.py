@@ -55,15 +55,15 @@ class RotationFields(BaseModel):
 class KeyInfo(BaseModel):
     """A key without its token, which is shown once and stored nowhere."""
 
-    model_config = example(**_KEY)
+    model_config = ConfigDict(json_schema_extra={"examples": [_KEY]})
     key_id: str
     name: str
     scopes: list[Scope]
-    collections: list[str] | None
+    collections: list[str] | None = None
     created_at: datetime
-    expires_at: datetime | None
-    revoked_at: datetime | None
-    last_used_at: Annotated[datetime | None, Field(description="To the hour.")]
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+    last_used_at: Annotated[datetime | None, Field(description="To the hour.")] = None
 
 
 class KeyList(Answer):

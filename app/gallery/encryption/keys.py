@@ -16,7 +16,7 @@ _ID = re.compile(r"[A-Za-z0-9._-]{1,32}")
 # 32 random bytes hold fewer different values than this in one of 10^15 keys.
 _LEAST_VALUES = 16
 _URLSAFE = str.maketrans("-_", "+/")
-_REMEDY = "Make a key with `likeness keys generate`."
+_REMEDY = "Make a key with `likeness encryption generate`."
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,124 @@
+"""`likeness keys`, and when `likeness serve` needs a key."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from app.access.keys import Scope, id_of
+from app.cli.commands import app
+from app.cli.serve import access_state, is_loopback, require_access_keys
+from app.errors import AccessKeyError
+from app.services import Services, build_services
+from app.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LIKENESS_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr("app.cli.keys.LEASE_S", 0.0)
+    return tmp_path / "data"
+
+
+def run(*arguments: str, code: int = 0) -> tuple[str, str]:
+    result = CliRunner().invoke(app, ["keys", *arguments])
+    assert result.exit_code == code, result.output
+    return result.stdout, result.stderr
+
+
+def test_a_key_from_creation_to_revocation() -> None:
+    token, about = run("create", "--name", "entrance-1", "--scope", "identify",
+                       "--collection", "staff", "--expires", "90d")  # fmt: skip
+    assert str(id_of(token.strip())) in about
+    assert "identify in staff" in about
+    shown, _ = run("list")
+    assert "entrance-1" in shown
+    assert token.strip() not in shown
+    new, about = run("rotate", "entrance-1", "--overlap", "2h")
+    assert id_of(new.strip()) != id_of(token.strip())
+    assert "accepted for 2h more" in about
+    shown, _ = run("revoke", "entrance-1")
+    assert shown.count("revoked entrance-1") == 2
+    shown, _ = run("list")
+    assert shown.count("revoked 20") == 2
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [["--name", "a b"], ["--scope", "everything"], ["--collection", "../x"], ["--expires", "soon"]],
+    ids=lambda wrong: wrong[0],
+)
+def test_what_is_wrong_is_named(wrong: list[str]) -> None:
+    given = {"--name": "a", "--scope": "detect", wrong[0]: wrong[1]}
+    arguments = [text for pair in given.items() for text in pair]
+    _, about = run("create", *arguments, code=2)
+    assert wrong[1] in about
+
+
+def test_two_keys_of_one_name(data: Path) -> None:
+    run("create", "--name", "gate", "--scope", "all")
+    _, about = run("create", "--name", "gate", "--scope", "all", code=2)
+    assert "usable key named 'gate'" in " ".join(about.split())
+
+
+@pytest.mark.parametrize("old", ["status", "rotate", "generate"])
+def test_the_old_names_of_encryption_commands(old: str) -> None:
+    _, about = run(old, code=0 if old == "generate" else 2)
+    assert f"likeness encryption {old}" in about
+
+
+@pytest.mark.parametrize(
+    ("host", "alone"),
+    [("127.0.0.1", True), ("127.8.9.1", True), ("::1", True), ("localhost", True),
+     ("0.0.0.0", False), ("::", False), ("192.168.1.5", False), ("likeness.example", False)],
+)  # fmt: skip
+def test_addresses_that_others_reach(host: str, alone: bool) -> None:
+    assert is_loopback(host) is alone
+
+
+class TestServe:
+    @pytest.fixture
+    def open_services(self) -> Callable[..., Services]:
+        services = build_services(Settings())
+
+        def opener(**changed: object) -> Services:
+            return replace(services, settings=services.settings.model_copy(update=changed))
+
+        return opener
+
+    def test_refuses_an_open_address_without_a_key(
+        self, open_services: Callable[..., Services]
+    ) -> None:
+        with pytest.raises(AccessKeyError, match=r"0\.0\.0\.0.*keys create"):
+            require_access_keys(open_services(host="0.0.0.0"))
+        require_access_keys(open_services())
+        insecure = open_services(host="0.0.0.0", insecure=True)
+        require_access_keys(insecure)
+        assert "LIKENESS_INSECURE" in access_state(insecure)
+
+    def test_creates_the_first_key(
+        self, open_services: Callable[..., Services], tmp_path: Path
+    ) -> None:
+        file = tmp_path / "first"
+        services = open_services(host="0.0.0.0", first_key_file=file)
+        require_access_keys(services)
+        assert file.stat().st_mode & 0o777 == 0o600
+        key = services.access.key_of(file.read_text().strip())
+        assert key is not None
+        assert key.scopes == {*Scope}
+        file.unlink()
+        require_access_keys(services)
+        assert not file.exists(), "there is a key already"
+        assert "needs an access key" in access_state(services)
+
+    def test_a_first_key_that_cannot_be_written_is_revoked(
+        self, open_services: Callable[..., Services], tmp_path: Path
+    ) -> None:
+        services = open_services(host="0.0.0.0", first_key_file=tmp_path / "absent" / "first")
+        with pytest.raises(AccessKeyError, match="LIKENESS_FIRST_KEY_FILE"):
+            require_access_keys(services)
+        services.access.refresh()
+        assert services.access.enabled
