@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from app.cli.console import clear_errors, err, read_settings
 from app.cli.evaluation_tables import print_evaluation
 from app.decision.policy import FaceSelection
+from app.decision.rules import CollectionPolicy
 from app.evaluation.cache import PhotoCache, pipeline_digest
 from app.evaluation.errors import EvaluationError
 from app.evaluation.export import to_csv, to_json
@@ -28,7 +29,15 @@ from app.evaluation.labels import (
     read_people,
 )
 from app.evaluation.protocol import Analyser
-from app.evaluation.run import BoxesSource, PairsSource, Plan, Result, evaluate, photo_reader
+from app.evaluation.run import (
+    DEFAULT_POLICY,
+    BoxesSource,
+    PairsSource,
+    Plan,
+    Result,
+    evaluate,
+    photo_reader,
+)
 from app.faces.pipeline import build_pipeline
 from app.imaging import ImageLimits
 from app.inference.packs import load_pack
@@ -61,6 +70,10 @@ def evaluate_pack(
     attributes: Annotated[
         Path | None, typer.Option(help="CSV of groups (person,<attribute>,…): figures for each.")
     ] = None,
+    target_fpir: Annotated[
+        float,
+        typer.Option(help="The setting of your collections, for the verdict.", min=1e-9, max=0.5),
+    ] = DEFAULT_POLICY.target_fpir,
     output: Annotated[
         Path | None, typer.Option(help="Folder for report.html, report.json and report.csv.")
     ] = None,
@@ -93,6 +106,7 @@ def evaluate_pack(
             face=face,
             seed=seed,
             fit_direction=calibration is not None,
+            policy=CollectionPolicy(target_fpir=target_fpir),
         )
         result = _run(plan, pack, keep=cache)
         _write(result, output, calibration, thumbnails=thumbnails)
@@ -114,6 +128,7 @@ def read_plan(
     face: FaceSelection,
     seed: int,
     fit_direction: bool = False,
+    policy: CollectionPolicy = DEFAULT_POLICY,
 ) -> Plan:
     """What the command line names, by what it turns out to be. Raises EvaluationError."""
     people, pairs, boxes = None, None, None
@@ -137,6 +152,7 @@ def read_plan(
         face,
         seed,
         fit_direction,
+        policy,
     )
 
 

@@ -227,11 +227,12 @@ def _positive(series: Series) -> tuple[list[float], list[float]]:
 
 
 def _rate_axis(axes: Axes, which: Literal["x", "y"], values: Iterable[float], label: str) -> float:
-    """Make a logarithmic axis of whole decades around the values; its lower end is returned."""
+    """Make a logarithmic axis of whole decades around the values, to 100 % at most; its lower end
+    is returned."""
     logs = [math.log10(value) for value in values if value > 0]
     low, high = math.floor(min(logs)), math.ceil(max(logs))
     low = max(min(low, high - 1), high - _MOST_DECADES)
-    ends = 10.0 ** (low - _MARGIN_DECADES), 10.0 ** (high + _MARGIN_DECADES)
+    ends = 10.0 ** (low - _MARGIN_DECADES), min(10.0 ** (high + _MARGIN_DECADES), 1.0)
     limits = {f"{which}scale": "log", f"{which}lim": ends}
     axes.set(**limits, **{f"{which}label": label})
     axis = axes.xaxis if which == "x" else axes.yaxis
@@ -247,6 +248,9 @@ def _decade(power: int) -> str:
 
 
 def _share_axis(axis: Axis, label: str) -> None:
+    """Make an axis of shares that keeps its place and ends at 0 and 100 % at the latest."""
+    low, high = axis.get_view_interval()
+    axis.set_view_interval(max(low, 0.0), min(high, 1.0), ignore=True)
     axis.set_major_locator(MaxNLocator(6))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * 100:.6g} %"))
     axis.set_label_text(label)

@@ -50,7 +50,7 @@ def compare_all(sample: FaceSample, calibration: Calibration | None) -> Comparis
         comparisons=int(counts.sum() ** 2 - (counts**2).sum()) // 2,
         mated_people=people,
         mated_comparisons=len(values),
-        eer=equal_error_rate(non_mated.curve, curve),
+        eer=equal_error_rate(non_mated.curve, curve, people),
         points=() if calibration is None else _points(calibration),
         roc=_series(non_mated.curve.rates, 1.0 - curve.rates),
         det=_series(non_mated.curve.rates, curve.rates),
@@ -60,8 +60,9 @@ def compare_all(sample: FaceSample, calibration: Calibration | None) -> Comparis
     )
 
 
-def equal_error_rate(fmr: ErrorCurve, fnmr: ErrorCurve) -> EqualErrorRate:
-    """Where two curves over the same similarities cross, between the rows interpolated."""
+def equal_error_rate(fmr: ErrorCurve, fnmr: ErrorCurve, people: float) -> EqualErrorRate:
+    """Where two curves over the same similarities cross, between the rows interpolated; `people`
+    have mated comparisons."""
     gap = fmr.rates - fnmr.rates
     after = int(np.argmax(gap <= 0)) if (gap <= 0).any() else len(gap) - 1
     before = max(after - 1, 0)
@@ -71,7 +72,7 @@ def equal_error_rate(fmr: ErrorCurve, fnmr: ErrorCurve) -> EqualErrorRate:
         float(column[before] + share * (column[after] - column[before]))
         for column in (fnmr.rates, fmr.similarities)
     )
-    return EqualErrorRate(rate, threshold)
+    return EqualErrorRate(rate, threshold, people)
 
 
 def _points(calibration: Calibration) -> tuple[ComparisonPoint, ...]:

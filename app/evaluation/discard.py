@@ -9,6 +9,7 @@ import numpy as np
 from app.decision.rates import Floats
 from app.evaluation.figures import DiscardFigures
 from app.evaluation.sample import FaceSample, quality_column
+from app.evaluation.support import RULE_OF_THIRTY
 
 DISCARDED = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)
 # What is good, as a number that rises with it.
@@ -20,7 +21,7 @@ SIGNED = {"yaw", "pitch", "roll"}
 def error_versus_discard(sample: FaceSample, threshold: float) -> tuple[DiscardFigures, ...]:
     """FNMR at a fixed threshold without the comparisons whose worse photo is worst.
 
-    Empty where nobody has two photos.
+    Empty where fewer than 30 comparisons are missed: nothing can be told of their causes then.
     """
     data, rows = sample.data, []
     for person in np.flatnonzero(data.counts > 1):
@@ -31,6 +32,8 @@ def error_versus_discard(sample: FaceSample, threshold: float) -> tuple[DiscardF
     if not rows:
         return ()
     missed, a, b, weights = (np.concatenate(column) for column in zip(*rows, strict=True))
+    if np.count_nonzero(missed) < RULE_OF_THIRTY:
+        return ()
     figures = []
     for measure in MEASURES:
         good = goodness(sample, measure)

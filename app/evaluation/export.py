@@ -21,7 +21,10 @@ from app.evaluation.figures import (
     GroupFigures,
     IdentificationFigures,
     PairsFigures,
+    SettingFigures,
 )
+from app.evaluation.metrics import EqualErrorRate
+from app.evaluation.verdict import verdict
 
 CSV_HEADER = ("section", "condition", "metric", "value", "low", "high")
 
@@ -33,11 +36,12 @@ Row = tuple[str, str, str, Value, Value, Value]
 
 
 def to_json(evaluation: Evaluation) -> str:
-    """Every field and computed property, in the order in which they are declared.
+    """The verdict, then every field and computed property, in the order of declaration.
 
     What is no finite number becomes null: JSON has no word for it.
     """
-    return json.dumps(_plain(evaluation), indent=2, allow_nan=False)
+    document = {"verdict": verdict(evaluation), **_plain(evaluation)}
+    return json.dumps(document, indent=2, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:
@@ -69,7 +73,7 @@ def to_csv(evaluation: Evaluation) -> str:
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
     writer.writerow(CSV_HEADER)
-    for row in _rows(evaluation):
+    for row in rows_of(evaluation):
         writer.writerow([_cell(value) for value in row])
     return written.getvalue().encode("utf-8", "replace").decode("utf-8")
 
@@ -82,7 +86,9 @@ def _cell(value: Value) -> Value:
     return int(plain) if isinstance(plain, bool) else plain
 
 
-def _rows(evaluation: Evaluation) -> Iterator[Row]:
+def rows_of(evaluation: Evaluation) -> Iterator[Row]:
+    """Every figure once: what the CSV and the tables of the terminal are made of."""
+    yield "verdict", "", "text", verdict(evaluation), None, None
     yield from _values("model", "", **_plain(evaluation.model), created_at=evaluation.created_at)
     for data in evaluation.data:
         yield from _data_rows(data)
@@ -90,6 +96,8 @@ def _rows(evaluation: Evaluation) -> Iterator[Row]:
         yield from _pairs_rows(evaluation.pairs)
     if evaluation.comparisons is not None:
         yield from _comparison_rows(evaluation.comparisons)
+    if evaluation.setting is not None:
+        yield from _setting_rows(evaluation.setting)
     for size in evaluation.identification:
         yield from _identification_rows(size)
     yield from _prediction_rows(evaluation)
@@ -147,21 +155,23 @@ def _pairs_rows(pairs: PairsFigures) -> Iterator[Row]:
         failures=pairs.failures,
         accuracy=pairs.accuracy.mean,
         accuracy_std=pairs.accuracy.std,
-        eer=pairs.eer.rate,
-        eer_threshold=pairs.eer.threshold,
     )
-    points = [(f"{pairs.name}, FAR={point.far:g}", point) for point in pairs.at_far]
+    yield from _eer_rows("pairs", pairs.name, pairs.eer)
+    points = [(f"{pairs.name}, FMR={point.target_fmr:g}", point) for point in pairs.points]
     points.append((f"{pairs.name}, pack's threshold", pairs.at_threshold))
     for condition, point in points:
         yield from _values(
             "pairs",
             condition,
             threshold=point.threshold,
-            fmr=point.fmr,
-            fnmr=point.fnmr,
-            tar=point.tar,
             false_matches=point.false_matches,
         )
+        yield from _rates("pairs", condition, fmr=point.fmr, fnmr=point.fnmr)
+
+
+def _eer_rows(section: str, condition: str, eer: EqualErrorRate) -> Iterator[Row]:
+    yield from _rates(section, condition, eer=eer.interval)
+    yield from _values(section, condition, eer_threshold=eer.threshold)
 
 
 def _comparison_rows(figures: ComparisonFigures) -> Iterator[Row]:
@@ -172,13 +182,26 @@ def _comparison_rows(figures: ComparisonFigures) -> Iterator[Row]:
         comparisons=figures.comparisons,
         mated_people=figures.mated_people,
         mated_comparisons=figures.mated_comparisons,
-        eer=figures.eer.rate,
-        eer_threshold=figures.eer.threshold,
     )
+    yield from _eer_rows("comparisons", "", figures.eer)
     for point in figures.points:
         condition = f"FMR={point.target_fmr:g}"
         yield from _values("comparisons", condition, threshold=point.threshold)
         yield from _rates("comparisons", condition, fmr=point.fmr, fnmr=point.fnmr)
+
+
+def _setting_rows(setting: SettingFigures) -> Iterator[Row]:
+    yield from _values(
+        "setting",
+        "",
+        target_fpir=setting.target_fpir,
+        threshold=setting.threshold,
+        calibration_id=setting.calibration_id,
+        same_data=setting.same_data,
+        persons=setting.persons,
+        strangers=setting.strangers,
+    )
+    yield from _rates("setting", "", fpir=setting.fpir, fnir=setting.fnir)
 
 
 def _identification_rows(figures: IdentificationFigures) -> Iterator[Row]:
@@ -215,9 +238,9 @@ def _prediction_rows(evaluation: Evaluation) -> Iterator[Row]:
 def _score_rows(evaluation: Evaluation) -> Iterator[Row]:
     for score in evaluation.scores:
         condition = f"rule={score.rule}, templates={score.templates}, persons={score.persons}"
-        yield from _values("scores", condition, rank_one=score.rank_one)
+        yield from _rates("scores", condition, rank_one=score.rank_one)
         for target, fnir in score.fnir.items():
-            yield from _values("scores", f"{condition}, FPIR={target}", fnir=fnir)
+            yield from _rates("scores", f"{condition}, FPIR={target}", fnir=fnir)
 
 
 def _group_rows(group: GroupFigures) -> Iterator[Row]:
@@ -247,6 +270,5 @@ def _detection_rows(figures: DetectionFigures) -> Iterator[Row]:
     )
     for size in figures.recall:
         condition = f"{figures.name}, faces of at least {size.min_side:g} px"
-        yield from _values(
-            "detection", condition, faces=size.faces, found=size.found, recall=size.recall
-        )
+        yield from _values("detection", condition, faces=size.faces, found=size.found)
+        yield from _rates("detection", condition, recall=size.interval)

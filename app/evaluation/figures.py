@@ -66,7 +66,7 @@ class PairsFigures:
     failures: int
     accuracy: FoldAccuracy
     eer: EqualErrorRate
-    at_far: tuple[OperatingPoint, ...]
+    points: tuple[OperatingPoint, ...]
     at_threshold: OperatingPoint
 
 
@@ -153,6 +153,25 @@ class IdentificationFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class SettingFigures:
+    """Open-set identification as a service with this pack runs it: everyone with two photos
+    enrolled, at the threshold that it takes for `target_fpir` and a gallery of that size.
+
+    `target_fpir` is None where the pack has no calibration and its constant decides. `same_data`:
+    the calibration was made of this data, so that FPIR is near its target by construction.
+    """
+
+    target_fpir: float | None
+    threshold: float
+    calibration_id: str | None
+    same_data: bool
+    persons: int
+    strangers: int
+    fpir: Rate
+    fnir: Rate
+
+
+@dataclass(frozen=True, slots=True)
 class FpirPrediction:
     """What a calibration promised and what a simulation on real faces gave, at its threshold.
 
@@ -201,8 +220,8 @@ class ScoreFigures:
     rule: str
     templates: int
     persons: int
-    rank_one: float
-    fnir: Mapping[str, float]
+    rank_one: Rate
+    fnir: Mapping[str, Rate]
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +268,7 @@ class Evaluation:
     timings: TimingFigures
     pairs: PairsFigures | None = None
     comparisons: ComparisonFigures | None = None
+    setting: SettingFigures | None = None
     identification: tuple[IdentificationFigures, ...] = ()
     predictions: tuple[FpirPrediction, ...] = ()
     scores: tuple[ScoreFigures, ...] = ()

@@ -15,12 +15,13 @@ from app.decision.comparisons import (
     compare_mated,
     rates_at,
 )
-from app.decision.rates import Rate, clopper_pearson
+from app.decision.rates import Rate
 from app.evaluation.figures import GroupFigures
 from app.evaluation.identification import by_person, search, split
 from app.evaluation.labels import LabelledPeople
 from app.evaluation.protocol import EnrolledPhotos
 from app.evaluation.sample import FaceSample
+from app.evaluation.support import binomial
 
 MIN_GROUP = 2
 
@@ -61,8 +62,7 @@ def _failures(
     if not images:
         return None
     failed = sum(image not in photos.faces for image in images)
-    low, high = clopper_pearson(np.array([float(failed)]), np.array([float(len(images))]))
-    return Rate(failed / len(images), float(low[0]), float(high[0]))
+    return binomial(failed / len(images), len(images))
 
 
 def _too_few(attribute: str, group: str, people: int, threshold: float) -> GroupFigures:

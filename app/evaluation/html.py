@@ -8,7 +8,6 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from app.decision.rates import Rate
 from app.evaluation.charts import (
     comparison_det,
     comparison_roc,
@@ -19,17 +18,22 @@ from app.evaluation.charts import (
 )
 from app.evaluation.figures import ComparedPair, Evaluation, Problem
 from app.evaluation.metrics import FOLDS
+from app.evaluation.texts import (
+    change_text,
+    interval_text,
+    per_cent,
+    rate_text,
+    share_text,
+    similarity_text,
+    target_text,
+)
 from app.evaluation.thumbnails import thumbnail_uri
+from app.evaluation.verdict import verdict
 
 SHOWN_PROBLEMS = 200
-NOTHING = "–"
-
 _TEMPLATES = Path(__file__).parent / "templates"
 
-# Below this a per cent has too many zeros to be read: 0.01 %, but 9e-5.
-_LEAST_PER_CENT = 0.99e-4
-
-# Operating points of the summary: what a door and a search are usually asked for.
+# Operating points of the summary: what a verification and a search are usually asked for.
 _HEADLINE_FMR = 1e-4
 _HEADLINE_FPIR = 1e-2
 
@@ -67,6 +71,7 @@ def render_html(evaluation: Evaluation, read_photo: Callable[[str], bytes | None
         .get_template("report.html.jinja")
         .render(
             evaluation=evaluation,
+            verdict=verdict(evaluation),
             headlines=_headlines(evaluation),
             charts=_charts(evaluation),
             thumbnails=_thumbnails(evaluation, read_photo),
@@ -92,84 +97,9 @@ def _environment() -> Environment:
         target=target_text,
         share=share_text,
         similarity=similarity_text,
-        complement=complement_text,
         change=change_text,
     )
     return environment
-
-
-def rate_text(rate: Rate | None) -> str:
-    """A rate with as many digits as its interval bears: "1.2 %", "3.0e-6"; a dash for None."""
-    if rate is None or not math.isfinite(rate.value):
-        return NOTHING
-    return _number(rate.value, rate, unit=True)
-
-
-def interval_text(rate: Rate | None) -> str:
-    """Both ends of a rate's 95 % interval with the digits of `rate_text`: "0.9–1.5 %"."""
-    if rate is None or not (math.isfinite(rate.low) and math.isfinite(rate.high)):
-        return NOTHING
-    return f"{_number(rate.low, rate, unit=False)}–{_number(rate.high, rate, unit=True)}"
-
-
-def _number(value: float, rate: Rate, *, unit: bool) -> str:
-    if max(rate.value, rate.low) < _LEAST_PER_CENT and rate.high < 10 * _LEAST_PER_CENT:
-        return _scientific(value)
-    text = _per_cent(value, (rate.high - rate.low) / 2)
-    return f"{text} %" if unit else text
-
-
-def _per_cent(value: float, uncertainty: float) -> str:
-    """A share in per cent, with the decimals that its uncertainty, a share too, bears."""
-    return f"{100 * value:.{_decimals(100 * uncertainty)}f}" if value else "0"
-
-
-def _decimals(uncertainty: float) -> int:
-    """Decimals worth writing: one digit of the uncertainty, or two where it starts with a 1."""
-    if not math.isfinite(uncertainty) or uncertainty <= 0:
-        return 2
-    power = math.floor(math.log10(uncertainty))
-    digits = 2 if uncertainty / 10**power < 1.95 else 1
-    return min(max(digits - 1 - power, 0), 4)
-
-
-def _scientific(value: float) -> str:
-    if value == 0:
-        return "0"
-    mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa}e{int(exponent)}"
-
-
-def target_text(rate: float) -> str:
-    """A rate that was asked for and is exact: "1 %", "0.01 %", "1e-6"."""
-    if rate >= _LEAST_PER_CENT:
-        return f"{100 * rate:.6g} %"
-    mantissa, _, exponent = f"{rate:.3g}".partition("e")
-    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
-
-
-def share_text(value: float, trials: float = 1000) -> str:
-    """A share without an interval, with no more digits than `trials` independent trials bear."""
-    if not math.isfinite(value):
-        return NOTHING
-    trials = max(trials, 1)
-    spread = max(math.sqrt(max(value * (1 - value), 0.0) / trials), 1 / trials)
-    return f"{_per_cent(value, spread)} %"
-
-
-def complement_text(rate: Rate) -> str:
-    """What is left of one: TPIR of FNIR, with the digits of `rate_text`."""
-    return rate_text(Rate(1.0 - rate.value, 1.0 - rate.high, 1.0 - rate.low))
-
-
-def change_text(value: float) -> str:
-    """A relative difference: "+10 %", "−3 %"."""
-    return f"{100 * value:+.0f} %".replace("-", "−") if math.isfinite(value) else NOTHING
-
-
-def similarity_text(value: float) -> str:
-    """A similarity or a threshold, to three decimals, with a true minus sign."""
-    return f"{value:.3f}".replace("-", "−") if math.isfinite(value) else NOTHING
 
 
 def _headlines(evaluation: Evaluation) -> list[Headline]:
@@ -181,8 +111,9 @@ def _headlines(evaluation: Evaluation) -> list[Headline]:
         found.append(Headline("FPIR kept", f"{kept} of {len(tested)}", note))
     if evaluation.detection is not None and evaluation.detection.recall:
         size = evaluation.detection.recall[0]
-        note = f"{size.faces:,} faces of at least {size.min_side:g} px"
-        found.append(Headline("Detection recall", share_text(size.recall, size.faces), note))
+        note = f"{interval_text(size.interval)}, {size.faces:,} faces of at least "
+        note += f"{size.min_side:g} px"
+        found.append(Headline("Detection recall", rate_text(size.interval), note))
     return found
 
 
@@ -192,8 +123,8 @@ def _pairs_headlines(evaluation: Evaluation) -> list[Headline]:
         return []
     # The mean of ten folds is known better than one of them, by the root of ten.
     mean_error = pairs.accuracy.std / math.sqrt(FOLDS)
-    accuracy = _per_cent(pairs.accuracy.mean, mean_error)
-    spread = _per_cent(pairs.accuracy.std, mean_error)
+    accuracy = per_cent(pairs.accuracy.mean, mean_error)
+    spread = per_cent(pairs.accuracy.std, mean_error)
     name = f"Accuracy on {pairs.name}"
     return [Headline(name, f"{accuracy} ± {spread} %", f"{pairs.pairs:,} pairs, ten folds")]
 
@@ -202,9 +133,9 @@ def _people_headlines(evaluation: Evaluation) -> list[Headline]:
     found = []
     if evaluation.comparisons is not None:
         figures = evaluation.comparisons
-        note = f"{figures.mated_comparisons:,} mated comparisons"
-        equal = share_text(figures.eer.rate, figures.mated_people)
-        found.append(Headline("Equal error rate", equal, note))
+        equal = figures.eer.interval
+        note = f"{interval_text(equal)}, {figures.mated_comparisons:,} mated comparisons"
+        found.append(Headline("Equal error rate", rate_text(equal), note))
         able = [point for point in figures.points if point.fnmr is not None]
         if able:
             point = min(able, key=lambda p: _distance(p.target_fmr, _HEADLINE_FMR))

@@ -3,7 +3,7 @@
 After NIST FRTE 1:N and ISO/IEC 19795-1: people with two photos or more are enrolled with their
 first, their others are mated probes; people with one photo are strangers. FNIR counts mated
 searches in which the right person is not first, or not at the threshold; FPIR counts strangers
-for whom anyone reaches it. TPIR is 1 - FNIR.
+for whom anyone reaches it.
 """
 
 from collections.abc import Sequence
@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.decision.comparisons import Indices
-from app.decision.rates import Floats, Rate, clopper_pearson, effective_trials
+from app.decision.rates import Floats, Rate, effective_trials
 from app.evaluation.figures import IdentificationFigures, IdentificationPoint, Series
 from app.evaluation.sample import FaceSample
+from app.evaluation.support import RULE_OF_THREE, binomial, can_tell
 
 SIZES = (100, 500, 1000, 2000)
 TARGETS = (0.1, 0.03, 0.01, 0.003)
@@ -43,8 +44,9 @@ def identify(
 ) -> tuple[IdentificationFigures, ...]:
     """Figures at each gallery size that the sample can fill, and with everyone enrolled.
 
-    Smaller galleries are drawn at random REPEATS times and their searches pooled. Empty where
-    there is nobody to enrol or no stranger.
+    Smaller galleries are drawn at random REPEATS times and their searches pooled. A target FPIR
+    that the strangers are too few for is left out. Empty where there is nobody to enrol or no
+    stranger.
     """
     enrolled, strangers = split(sample)
     if len(enrolled) < 2 or len(strangers) < MIN_STRANGERS:
@@ -95,22 +97,14 @@ def _pool(found: Sequence[Searches]) -> Searches:
 def _figures(
     size: int, repeats: int, found: Searches, strangers: int, targets: Sequence[float]
 ) -> IdentificationFigures:
-    thresholds = np.quantile(found.strangers, 1 - np.array(targets), method="higher")
+    able = [target for target in targets if can_tell(target, strangers)]
+    thresholds = np.quantile(found.strangers, 1 - np.array(able), method="higher")
     points = []
-    for target, threshold in zip(targets, np.nextafter(thresholds, 2), strict=True):
-        wrong = found.strangers >= threshold
-        missed = ~found.first | (found.own < threshold)
-        points.append(
-            IdentificationPoint(
-                target,
-                float(threshold),
-                _rate(float(wrong.mean()), strangers),
-                by_person(missed, found.persons),
-            )
-        )
-    curve = np.unique(
-        np.quantile(found.strangers, 1 - np.geomspace(1.0 / len(found.strangers), 1, DET_POINTS))
-    )
+    for target, threshold in zip(able, np.nextafter(thresholds, 2), strict=True):
+        fpir, fnir = rates_of(found, float(threshold), strangers)
+        points.append(IdentificationPoint(target, float(threshold), fpir, fnir))
+    lowest = min(RULE_OF_THREE / strangers, 1.0)
+    curve = np.unique(np.quantile(found.strangers, 1 - np.geomspace(lowest, 1, DET_POINTS)))
     return IdentificationFigures(
         persons=size,
         repeats=repeats,
@@ -125,6 +119,13 @@ def _figures(
     )
 
 
+def rates_of(found: Searches, threshold: float, strangers: int) -> tuple[Rate, Rate]:
+    """FPIR and FNIR at a threshold; `strangers` different people were searched for."""
+    missed = ~found.first | (found.own < threshold)
+    wrong = float((found.strangers >= threshold).mean())
+    return binomial(wrong, strangers), by_person(missed, found.persons)
+
+
 def by_person(happened: NDArray[np.bool_], persons: Indices) -> Rate:
     """The share of searches, with an interval for which a person's searches are one cluster."""
     value = float(happened.mean())
@@ -133,9 +134,4 @@ def by_person(happened: NDArray[np.bool_], persons: Indices) -> Rate:
     people = len(sizes)
     variance = people / max(people - 1, 1) * float((residuals**2).sum()) / len(persons) ** 2
     trials = effective_trials(np.array([value]), np.array([variance]))[0]
-    return _rate(value, min(trials, float(people)))
-
-
-def _rate(value: float, trials: float) -> Rate:
-    low, high = clopper_pearson(np.array([value * trials]), np.array([trials]))
-    return Rate(value, float(low[0]), float(high[0]))
+    return binomial(value, min(trials, float(people)))

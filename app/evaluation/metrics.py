@@ -2,8 +2,7 @@
 
 Words of ISO/IEC 19795-1, which NIST FRTE uses too: a comparison is *mated* (one person) or
 *non-mated*. At a threshold t a comparison is a match when its similarity is at least t; FMR is the
-share of non-mated comparisons that match, FNMR the share of mated ones that do not. Papers on face
-verification speak of FAR and TAR: FAR is FMR here, TAR is 1 - FNMR.
+share of non-mated comparisons that match, FNMR the share of mated ones that do not.
 """
 
 import math
@@ -13,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from app.decision.rates import Rate
+from app.evaluation.support import binomial, can_tell
 from app.types import FloatArray
 
 Similarities = NDArray[np.floating]
@@ -20,7 +21,7 @@ Labels = NDArray[np.bool_]
 Indices = NDArray[np.intp]
 
 FOLDS = 10
-DEFAULT_FARS = (1e-2, 1e-3)
+TARGET_FMRS = (1e-2, 1e-3)
 MATCH_IOU = 0.5
 
 
@@ -35,29 +36,31 @@ class FoldAccuracy:
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """What a threshold does: `far` is what was asked for, `fmr` and `fnmr` what was measured.
+    """What a threshold does, with 95 % intervals that take the pairs for independent.
 
-    `false_matches` tells how much `fmr` can be trusted: with none or a few of them it is little
-    more than an upper bound (the "rule of 30" of ISO/IEC 19795-1 asks for 30).
+    `target_fmr` is what the threshold was set for; None where the threshold was given.
     """
 
-    far: float
+    target_fmr: float | None
     threshold: float
-    fmr: float
-    fnmr: float
+    fmr: Rate
+    fnmr: Rate
     false_matches: int
-
-    @property
-    def tar(self) -> float:
-        return 1.0 - self.fnmr
 
 
 @dataclass(frozen=True, slots=True)
 class EqualErrorRate:
-    """The rate at which FMR and FNMR meet, and the threshold where they do."""
+    """The rate at which FMR and FNMR meet, the threshold where they do, and how many independent
+    trials the scarcer kind of comparison gives."""
 
     rate: float
     threshold: float
+    trials: float
+
+    @property
+    def interval(self) -> Rate:
+        """The rate with its 95 % interval."""
+        return binomial(self.rate, self.trials)
 
 
 def ten_fold_accuracy(similarities: Similarities, same: Labels) -> FoldAccuracy:
@@ -110,48 +113,58 @@ def most_accurate_threshold(similarities: Similarities, same: Labels) -> float:
     return float((values[cut - 1] + values[cut]) / 2)
 
 
-def tar_at_far(
-    similarities: Similarities, same: Labels, fars: Sequence[float] = DEFAULT_FARS
+def fnmr_at_fmr(
+    similarities: Similarities, same: Labels, targets: Sequence[float] = TARGET_FMRS
 ) -> tuple[OperatingPoint, ...]:
-    """TAR at each FAR: the lowest threshold that lets no more than that share of non-mates match.
+    """FNMR at each FMR that the non-mated pairs are enough for. Raises ValueError unless there are
+    both mated and non-mated pairs."""
+    _, others = _by_kind(similarities, same)
+    return tuple(
+        point_at_fmr(similarities, same, target)
+        for target in targets
+        if can_tell(target, len(others))
+    )
 
-    Estimator: of n non-mated similarities at most k = floor(far * n) may match, so the threshold
-    is the next number above the (k + 1)-th highest. The measured FMR thus never exceeds `far`;
-    nothing is interpolated, and with n < 1 / far the threshold lies above every non-mate.
-    Raises ValueError unless there are both mated and non-mated pairs.
+
+def point_at_fmr(similarities: Similarities, same: Labels, target: float) -> OperatingPoint:
+    """The lowest threshold that lets no more than that share of non-mates match.
+
+    Estimator: of n non-mated similarities at most k = floor(target * n) may match, so the threshold
+    is the next number above the (k + 1)-th highest. The measured FMR thus never exceeds `target`;
+    nothing is interpolated. Raises ValueError unless there are both mated and non-mated pairs.
     """
     mated, others = _by_kind(similarities, same)
     descending = np.sort(others)[::-1]
-    points = []
-    for far in fars:
-        allowed = math.floor(far * len(others) + 1e-9)  # 0.29 * 100 is 28.999999999999996
-        threshold = (
-            float(descending[-1])
-            if allowed >= len(others)
-            else math.nextafter(float(descending[allowed]), math.inf)
-        )
-        points.append(_operating_point(far, threshold, mated, others))
-    return tuple(points)
+    allowed = math.floor(target * len(others) + 1e-9)  # 0.29 * 100 is 28.999999999999996
+    threshold = (
+        float(descending[-1])
+        if allowed >= len(others)
+        else math.nextafter(float(descending[allowed]), math.inf)
+    )
+    return _operating_point(target, threshold, mated, others)
 
 
 def operating_point(similarities: Similarities, same: Labels, threshold: float) -> OperatingPoint:
-    """FMR and FNMR at a given threshold; `far` is then the measured FMR.
+    """FMR and FNMR at a given threshold.
 
     Raises ValueError unless there are both mated and non-mated pairs.
     """
     mated, others = _by_kind(similarities, same)
-    return _operating_point(float(np.mean(others >= threshold)), threshold, mated, others)
+    return _operating_point(None, threshold, mated, others)
 
 
 def _operating_point(
-    far: float, threshold: float, mated: NDArray[np.float64], others: NDArray[np.float64]
+    target: float | None,
+    threshold: float,
+    mated: NDArray[np.float64],
+    others: NDArray[np.float64],
 ) -> OperatingPoint:
     false_matches = int(np.count_nonzero(others >= threshold))
     return OperatingPoint(
-        far=far,
+        target_fmr=target,
         threshold=threshold,
-        fmr=false_matches / len(others),
-        fnmr=float(np.mean(mated < threshold)),
+        fmr=binomial(false_matches / len(others), len(others)),
+        fnmr=binomial(float(np.mean(mated < threshold)), len(mated)),
         false_matches=false_matches,
     )
 
@@ -169,7 +182,9 @@ def equal_error_rate(similarities: Similarities, same: Labels) -> EqualErrorRate
     fnmr = np.searchsorted(mated, thresholds, side="left") / len(mated)
     fmr = 1.0 - np.searchsorted(others, thresholds, side="left") / len(others)
     best = int(np.argmin(np.abs(fmr - fnmr)))
-    return EqualErrorRate(float((fmr[best] + fnmr[best]) / 2), float(thresholds[best]))
+    return EqualErrorRate(
+        float((fmr[best] + fnmr[best]) / 2), float(thresholds[best]), min(len(mated), len(others))
+    )
 
 
 def _by_kind(
@@ -209,6 +224,11 @@ class SizeRecall:
     def recall(self) -> float:
         """Share found; nan where there is no such face."""
         return self.found / self.faces if self.faces else math.nan
+
+    @property
+    def interval(self) -> Rate | None:
+        """The share found with its 95 % interval, faces taken for independent."""
+        return binomial(self.found / self.faces, self.faces) if self.faces else None
 
 
 def intersection_over_union(a: FloatArray, b: FloatArray) -> NDArray[np.float64]:

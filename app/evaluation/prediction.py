@@ -11,10 +11,11 @@ from scipy.special import gammaln
 from app.decision.calibration import Calibration
 from app.decision.comparisons import Indices
 from app.decision.fitting import MIN_PERSONS, Labelled, calibrate
-from app.decision.rates import Rate, clopper_pearson
+from app.decision.rates import Rate
 from app.errors import RateOutOfReach
 from app.evaluation.figures import FpirPrediction
 from app.evaluation.sample import FaceSample
+from app.evaluation.support import binomial, can_tell
 from app.gallery.ports import GallerySize
 
 SIZES = (100, 500, 1000, 2000)
@@ -113,11 +114,11 @@ def _promise(
         maxima.append(fpir_by_maximum(sample, part.made_of, gallery, threshold))
         # Halves overlap: between them there are no more people than there are.
         probes = max(probes, len(part.searched) * min(len(parts), 2))
-    mean = float(np.mean(rates))
-    low, high = clopper_pearson(np.array([mean * probes]), np.array([float(probes)]))
+    if not can_tell(target, probes):
+        return None
     known = [value for value in maxima if value is not None]
     maximum = float(np.mean(known)) if len(known) == len(parts) else None
-    return float(np.mean(thresholds)), Rate(mean, float(low[0]), float(high[0])), maximum
+    return float(np.mean(thresholds)), binomial(float(np.mean(rates)), probes), maximum
 
 
 def fpir_by_maximum(

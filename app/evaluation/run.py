@@ -30,6 +30,7 @@ from app.evaluation.figures import (
     ModelFigures,
     PairsFigures,
     ScoreFigures,
+    SettingFigures,
     TimingFigures,
 )
 from app.evaluation.groups import by_group
@@ -48,13 +49,14 @@ from app.evaluation.protocol import (
 )
 from app.evaluation.sample import FaceSample, build_sample, find_problems
 from app.evaluation.scores import compare_rules
+from app.evaluation.setting import at_setting
 from app.evaluation.verification import detection_figures, verify_pairs
 from app.gallery.comparator import COSINE, Comparator
 from app.inference.pack_spec import ModelPack
 from app.types import FloatArray
 
 PRECISION = "float32"
-POLICY = CollectionPolicy()
+DEFAULT_POLICY = CollectionPolicy()
 
 Progress = Callable[[str, int], AbstractContextManager[Tick]]
 
@@ -81,7 +83,8 @@ class BoxesSource:
 class Plan:
     """What to measure, on what, and how. `attributes`: group of each person, by attribute.
     `fit_direction`: find the direction that degraded faces share anew, and compare by it; otherwise
-    faces are compared as the pack's calibration says."""
+    faces are compared as the pack's calibration says. `policy`: the setting of the collections that
+    the figures are wanted for."""
 
     people: LabelledPeople | None = None
     pairs: PairsSource | None = None
@@ -91,6 +94,7 @@ class Plan:
     selection: FaceSelection = FaceSelection.CENTRE
     seed: int = 0
     fit_direction: bool = False
+    policy: CollectionPolicy = DEFAULT_POLICY
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +113,7 @@ class _Sections:
     data: tuple[DataFigures, ...] = ()
     calibration: Calibration | None = None
     comparisons: ComparisonFigures | None = None
+    setting: SettingFigures | None = None
     identification: tuple[IdentificationFigures, ...] = ()
     predictions: tuple[FpirPrediction, ...] = ()
     scores: tuple[ScoreFigures, ...] = ()
@@ -118,13 +123,14 @@ class _Sections:
 
 @dataclass(frozen=True, slots=True)
 class _Bench:
-    """What measures: the pack, its pipeline, a way to show progress, a clock, and the direction by
-    which faces are compared."""
+    """What measures: the pack, its pipeline, a way to show progress, a clock, the pack's
+    calibration, and the direction by which faces are compared."""
 
     pack: ModelPack
     analyser: Analyser
     progress: Progress
     clock: Callable[[], datetime]
+    shipped: Calibration | None
     shared: SharedDirection | None = None
 
     @property
@@ -143,8 +149,8 @@ def evaluate(
     not be used at all; what is wrong with single photos is in the figures."""
     start = time.monotonic()
     _check(plan)
-    bench = _Bench(pack, analyser, progress, clock)
     shipped = pack_calibration(pack.folder, pack.embedding_space, PRECISION)
+    bench = _Bench(pack, analyser, progress, clock, shipped)
     shared = None if shipped is None or shipped.domain is None else shipped.domain.shared
     if plan.fit_direction and plan.people is not None:
         shared = _fit_direction(plan, plan.people, bench)
@@ -166,6 +172,7 @@ def evaluate(
         timings=_timings(analyser, time.monotonic() - start),
         pairs=pairs,
         comparisons=sections.comparisons,
+        setting=sections.setting,
         identification=sections.identification,
         predictions=sections.predictions,
         scores=sections.scores,
@@ -209,11 +216,19 @@ def _measure_people(plan: Plan, people: LabelledPeople, bench: _Bench) -> _Secti
         tick()
         predictions = check_predictions(sample, calibration, generator, bench.clock)
         tick()
-        thresholds = _thresholds(calibration, identification, bench.pack)
+        setting = at_setting(
+            sample,
+            _name(people.folder),
+            plan.policy,
+            bench.shipped,
+            bench.pack.decision.threshold,
+        )
+        thresholds = _thresholds(plan.policy, calibration, identification, setting, bench.pack)
         return _Sections(
             data=(_data(people, photos, plan.noise),),
             calibration=calibration,
             comparisons=comparisons,
+            setting=setting,
             identification=identification,
             predictions=predictions,
             scores=compare_rules(sample, generator),
@@ -231,18 +246,22 @@ def _calibrate(sample: FaceSample, people: LabelledPeople, bench: _Bench) -> Cal
 
 
 def _thresholds(
+    policy: CollectionPolicy,
     calibration: Calibration | None,
     identification: Sequence[IdentificationFigures],
+    setting: SettingFigures | None,
     pack: ModelPack,
 ) -> tuple[float, float]:
-    """For one comparison at the default FMR, and for a search among all at the default FPIR."""
+    """For one comparison at the policy's FMR, and for a search among all at its FPIR: of this data
+    where it is enough to set them, and otherwise those of the pack."""
     comparing = pack.decision.threshold
     if calibration is not None:
-        comparing = calibration.threshold_at(POLICY.target_fmr, ONE_COMPARISON)
-    if not identification:
-        return comparing, comparing
-    points = identification[-1].points
-    return comparing, next(p.threshold for p in points if p.target_fpir == POLICY.target_fpir)
+        comparing = calibration.threshold_at(policy.target_fmr, ONE_COMPARISON)
+    searching = comparing if setting is None else setting.threshold
+    points = identification[-1].points if identification else ()
+    return comparing, next(
+        (p.threshold for p in points if p.target_fpir == policy.target_fpir), searching
+    )
 
 
 def _measure_pairs(plan: Plan, bench: _Bench) -> PairsFigures | None:

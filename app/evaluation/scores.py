@@ -1,6 +1,6 @@
 """One score of several templates: which rule finds people best, and strangers least."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from app.decision.rates import Floats
 from app.evaluation.figures import ScoreFigures
 from app.evaluation.identification import split
 from app.evaluation.sample import FaceSample
+from app.evaluation.support import binomial, can_tell
 from app.types import FloatArray
 
 TEMPLATES = (2, 3, 5)
@@ -60,31 +61,35 @@ def compare_rules(sample: FaceSample, generator: np.random.Generator) -> tuple[S
     """Open-set identification with m templates a person, by each rule, over random choices.
 
     People with more than m photos are enrolled, one more photo of theirs is the mated probe;
-    people with one photo are strangers. Thresholds are each rule's own, at the FPIR named.
+    people with one photo are strangers. Thresholds are each rule's own, at the FPIR named, where
+    there are strangers enough for it. Intervals are those of a single choice.
     """
     enrolled, strangers = split(sample)
+    targets = [target for target in TARGETS if can_tell(target, len(strangers))]
     figures: list[ScoreFigures] = []
     for count in TEMPLATES:
         able = enrolled[sample.data.counts[enrolled] > count]
         if len(able) < MIN_PERSONS or len(strangers) < MIN_PERSONS:
             continue
-        runs = [_run(sample, able, strangers, count, generator) for _ in range(REPEATS)]
+        runs = [_run(sample, (able, strangers), count, targets, generator) for _ in range(REPEATS)]
         for rule in RULES:
             means = np.mean([run[rule] for run in runs], axis=0)
-            fnir = {f"{target:g}": float(v) for target, v in zip(TARGETS, means[1:], strict=True)}
-            figures.append(ScoreFigures(rule, count, len(able), float(means[0]), fnir))
+            first, *missed = (binomial(float(mean), len(able)) for mean in means)
+            fnir = {f"{target:g}": rate for target, rate in zip(targets, missed, strict=True)}
+            figures.append(ScoreFigures(rule, count, len(able), first, fnir))
     return tuple(figures)
 
 
 def _run(
     sample: FaceSample,
-    able: Indices,
-    strangers: Indices,
+    persons: tuple[Indices, Indices],
     count: int,
+    targets: Sequence[float],
     generator: np.random.Generator,
 ) -> dict[str, list[float]]:
-    """Rank-1 rate and FNIR at each target, by rule, for one random choice of templates."""
-    data = sample.data
+    """Rank-1 rate and FNIR at each target, by rule, for one random choice of templates of the
+    persons to enrol; the others are strangers."""
+    data, (able, strangers) = sample.data, persons
     chosen = [generator.permutation(np.flatnonzero(data.persons == p))[: count + 1] for p in able]
     picks = np.array(chosen)
     starts = np.searchsorted(data.persons, strangers)
@@ -98,7 +103,7 @@ def _run(
         mated, others = scores[: len(able)], scores[len(able) :].max(axis=1)
         own = np.diagonal(mated)
         first = own >= mated.max(axis=1)
-        thresholds = np.quantile(others, 1 - np.array(TARGETS), method="higher")
+        thresholds = np.quantile(others, 1 - np.array(targets), method="higher")
         fnir = [float(np.mean(~first | (own <= t))) for t in thresholds]
         found[name] = [float(first.mean()), *fnir]
     return found

@@ -7,9 +7,9 @@ from app.evaluation.labels import LabelledPairs
 from app.evaluation.metrics import (
     Similarities,
     equal_error_rate,
+    fnmr_at_fmr,
     operating_point,
     recall_by_size,
-    tar_at_far,
     ten_fold_accuracy,
 )
 from app.evaluation.protocol import DetectedPhotos
@@ -31,7 +31,7 @@ def verify_pairs(
         failures=failures,
         accuracy=ten_fold_accuracy(similarities, same),
         eer=equal_error_rate(similarities, same),
-        at_far=tar_at_far(similarities, same),
+        points=fnmr_at_fmr(similarities, same),
         at_threshold=operating_point(similarities, same, threshold),
     )
 

@@ -21,10 +21,12 @@ from app.evaluation.figures import (
     Problem,
     ScoreFigures,
     Series,
+    SettingFigures,
     TimingFigures,
 )
 from app.evaluation.metrics import EqualErrorRate, FoldAccuracy, OperatingPoint, SizeRecall
 
+FNIR = {"0.01": Rate(0.021, 0.01, 0.03)}
 HOSTILE = '<script>alert("x")</script>'
 
 
@@ -47,11 +49,21 @@ def complete_evaluation() -> Evaluation:
         timings=TimingFigures(98, 2, {"decode": 4.25, "detect": 21.5, "embed": 88.0}, 61.2),
         pairs=_pairs(),
         comparisons=_comparisons(),
+        setting=SettingFigures(
+            1e-2,
+            0.42,
+            "cal-7",
+            False,
+            1000,
+            2000,
+            Rate(0.011, 0.007, 0.017),
+            Rate(0.07, 0.05, 0.09),
+        ),
         identification=tuple(_identification(persons) for persons in (100, 1000)),
         predictions=_predictions(),
         scores=(
-            ScoreFigures("best", 3, 1000, 0.991, {"0.01": 0.021, "0.003": 0.05}),
-            ScoreFigures("mean", 3, 1000, 0.993, {"0.01": 0.018, "0.003": 0.04}),
+            ScoreFigures("best", 3, 1000, Rate(0.991, 0.98, 0.996), FNIR),
+            ScoreFigures("mean", 3, 1000, Rate(0.993, 0.98, 0.997), FNIR),
         ),
         discard=(
             DiscardFigures("sharpness", 0.4, (0.0, 0.1, 0.2), (0.02, 0.015, 0.012), 0.3),
@@ -84,12 +96,12 @@ def _pairs() -> PairsFigures:
         photos=7701,
         failures=3,
         accuracy=FoldAccuracy(0.99817, 0.0021, (0.21,) * 10),
-        eer=EqualErrorRate(0.0019, 0.2),
-        at_far=(
-            OperatingPoint(1e-2, 0.18, 0.01, 0.0013, 30),
-            OperatingPoint(1e-3, 0.25, 0.001, 0.0023, 3),
+        eer=EqualErrorRate(0.0019, 0.2, 3000),
+        points=(
+            OperatingPoint(1e-2, 0.18, Rate(0.01, 0.007, 0.014), Rate(0.0013, 0.0004, 0.003), 30),
+            OperatingPoint(1e-3, 0.25, Rate(0.001, 0.0002, 0.003), Rate(0.0023, 0.001, 0.005), 3),
         ),
-        at_threshold=OperatingPoint(0.0, 0.4, 0.0, 0.012, 0),
+        at_threshold=OperatingPoint(None, 0.4, Rate(0.0, 0.0, 0.001), Rate(0.012, 0.01, 0.02), 0),
     )
 
 
@@ -105,7 +117,7 @@ def _comparisons() -> ComparisonFigures:
         comparisons=12_000_000,
         mated_people=500,
         mated_comparisons=9000,
-        eer=EqualErrorRate(0.0031, 0.22),
+        eer=EqualErrorRate(0.0031, 0.22, 500),
         points=(
             ComparisonPoint(1e-3, 0.24, Rate(1e-3, 9.1e-4, 1.12e-3), Rate(0.0042, 0.003, 0.006)),
             ComparisonPoint(1e-4, 0.31, Rate(1e-4, 8e-5, 1.3e-4), Rate(0.0081, 0.006, 0.011)),

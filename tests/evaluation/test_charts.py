@@ -105,6 +105,27 @@ def test_axes_are_whole_decades_in_words_that_can_be_read(drawn: list[str]) -> N
     assert {"1e-6", "0.01 %", "1 %", "100 %"} <= texts(drawn[0])
 
 
+def test_axes_of_shares_end_at_100_per_cent(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[float] = []
+    finish = charts.Chart.svg
+
+    def svg(chart: charts.Chart) -> str:
+        limits.extend(
+            axis.get_view_interval().max()
+            for axis in (chart.axes.xaxis, chart.axes.yaxis)
+            if "%" in axis.get_major_formatter()(0.5, 0)
+        )
+        return finish(chart)
+
+    monkeypatch.setattr(charts.Chart, "svg", svg)
+    all_charts()
+    assert len(limits) == 10
+    assert max(limits) == 1.0
+    bad = DiscardFigures("sharpness", 0.4, (0.0, 0.2), (1.0, 0.99), 0.01)
+    charts.error_versus_discard([bad])
+    assert max(limits) == 1.0
+
+
 def test_labels_are_text_and_not_markup_or_tex() -> None:
     measure = "_<b>$\\frac{$ & \x07"
     svg = charts.error_versus_discard([DiscardFigures(measure, 0.4, (0.0, 0.1), (0.02, 0.01), 0.2)])

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from app.evaluation.metrics import (
     equal_error_rate,
+    fnmr_at_fmr,
     most_accurate_threshold,
     operating_point,
-    tar_at_far,
+    point_at_fmr,
     ten_fold_accuracy,
 )
 
@@ -31,14 +32,14 @@ def test_separated_pairs_are_decided_without_error() -> None:
     assert (accuracy.mean, accuracy.std) == (1.0, 0.0)
     assert accuracy.thresholds == pytest.approx([0.45] * 10)
     assert equal_error_rate(*separated()).rate == 0.0
-    assert [point.tar for point in tar_at_far(*separated())] == [1.0, 1.0]
+    assert point_at_fmr(*separated(), 0.01).fnmr.value == 0.0
 
 
 def test_equal_similarities_are_a_coin_flip() -> None:
     similarities, same = pairs([0.5] * 20, [0.5] * 20)
     assert ten_fold_accuracy(similarities, same).mean == 0.5
     assert equal_error_rate(similarities, same).rate == 0.5
-    assert tar_at_far(similarities, same, [0.1])[0].tar == 0.0
+    assert point_at_fmr(similarities, same, 0.1).fnmr.value == 1.0
 
 
 def test_one_error_costs_its_fold_one_pair() -> None:
@@ -87,32 +88,51 @@ def test_neighbouring_float32_similarities_can_be_told_apart() -> None:
     similarities = np.array([high] * 20 + [low] * 20, dtype=np.float32)
     same = np.arange(40) < 20
     assert ten_fold_accuracy(similarities, same).mean == 1.0
-    assert tar_at_far(similarities, same, [0.01])[0].tar == 1.0
+    assert point_at_fmr(similarities, same, 0.01).fnmr.value == 0.0
 
 
-def test_tar_at_far_lets_just_the_allowed_non_mates_match() -> None:
+def test_the_threshold_for_a_fmr_lets_just_the_allowed_non_mates_match() -> None:
     others = [i / 1000 for i in range(100)]  # 0.000 ... 0.099
     mated = [0.0975, 0.0985, 0.5, 0.6]
-    one, ten, none = tar_at_far(*pairs(mated, others), fars=[0.01, 0.1, 0.001])
-    assert (one.false_matches, one.fmr, one.tar) == (1, 0.01, 0.75)
+    one, ten, none = (point_at_fmr(*pairs(mated, others), fmr) for fmr in (0.01, 0.1, 0.001))
+    assert (one.false_matches, one.fmr.value, one.fnmr.value) == (1, 0.01, 0.25)
     assert 0.098 < one.threshold < 0.0985
-    assert (ten.false_matches, ten.tar) == (10, 1.0)
-    assert (none.false_matches, none.fmr, none.tar) == (0, 0.0, 0.5)
+    assert (ten.false_matches, ten.fnmr.value) == (10, 0.0)
+    assert (none.false_matches, none.fmr.value, none.fnmr.value) == (0, 0.0, 0.5)
 
 
-def test_tar_at_far_with_ties_stays_below_the_rate() -> None:
-    point = tar_at_far(*pairs([0.6, 0.4], [0.4] * 50 + [0.1] * 50), fars=[0.2])[0]
-    assert (point.fmr, point.tar, point.fnmr) == (0.0, 0.5, 0.5)
+def test_a_fmr_that_the_pairs_are_too_few_for_is_not_reported() -> None:
+    """Three false matches at least must be expected: 262 pairs tell nothing of 1e-3."""
+    few = pairs([0.9] * 10, [i / 1000 for i in range(262)])
+    assert [point.target_fmr for point in fnmr_at_fmr(*few, [0.1, 0.0115, 0.01, 0.001])] == [
+        0.1,
+        0.0115,
+    ]
+    assert fnmr_at_fmr(*pairs([0.9] * 10, [0.1] * 3000))[1].target_fmr == 0.001
+
+
+def test_rates_come_with_exact_binomial_intervals() -> None:
+    point = point_at_fmr(*pairs([0.9] * 97 + [0.0] * 3, [0.5] * 100), 0.1)
+    assert (point.fmr.value, point.fmr.low) == (0.0, 0.0)
+    assert point.fmr.high == pytest.approx(0.0295, abs=1e-4)  # 1 - 0.05 ** (1 / 100)
+    assert (point.fnmr.low, point.fnmr.high) == pytest.approx((0.0062, 0.0852), abs=1e-4)
+    crossing = equal_error_rate(*pairs([0.9] * 50, [0.1] * 20))
+    assert crossing.interval.high == pytest.approx(1 - 0.05 ** (1 / 20))
+
+
+def test_ties_stay_below_the_rate() -> None:
+    point = point_at_fmr(*pairs([0.6, 0.4], [0.4] * 50 + [0.1] * 50), 0.2)
+    assert (point.fmr.value, point.fnmr.value) == (0.0, 0.5)
 
 
 def test_rounding_does_not_lose_an_allowed_non_mate() -> None:
     others = [i / 1000 for i in range(100)]
-    assert tar_at_far(*pairs([1.0], others), fars=[0.29])[0].false_matches == 29
+    assert point_at_fmr(*pairs([1.0], others), 0.29).false_matches == 29
 
 
-def test_at_far_one_everything_matches() -> None:
-    point = tar_at_far(*pairs([0.9], [0.1, 0.2]), fars=[1.0])[0]
-    assert (point.fmr, point.tar, point.threshold) == (1.0, 1.0, 0.1)
+def test_at_a_fmr_of_one_everything_matches() -> None:
+    point = point_at_fmr(*pairs([0.9], [0.1, 0.2]), 1.0)
+    assert (point.fmr.value, point.fnmr.value, point.threshold) == (1.0, 0.0, 0.1)
 
 
 def test_eer_lies_where_the_rates_cross() -> None:
@@ -125,12 +145,12 @@ def test_eer_lies_where_the_rates_cross() -> None:
 
 def test_operating_point_counts_the_threshold_itself_as_a_match() -> None:
     point = operating_point(*pairs([0.5, 0.4], [0.5, 0.1, 0.1, 0.1]), threshold=0.5)
-    assert (point.fmr, point.fnmr, point.tar, point.false_matches) == (0.25, 0.5, 0.5, 1)
+    assert (point.fmr.value, point.fnmr.value, point.false_matches) == (0.25, 0.5, 1)
 
 
 @pytest.mark.parametrize("kinds", [([0.5], []), ([], [0.5])])
 def test_rates_need_both_kinds(kinds: tuple[list[float], list[float]]) -> None:
     similarities, same = pairs(*kinds)
-    for rate in (equal_error_rate, tar_at_far):
+    for rate in (equal_error_rate, fnmr_at_fmr):
         with pytest.raises(ValueError, match="mated and non-mated"):
             rate(similarities, same)

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -15,13 +16,10 @@ from app.decision.rates import Rate
 from app.evaluation.figures import ModelFigures, Problem
 from app.evaluation.html import (
     SHOWN_PROBLEMS,
-    complement_text,
-    interval_text,
-    rate_text,
     render_html,
-    share_text,
-    target_text,
 )
+from app.evaluation.texts import interval_text, rate_text, share_text, target_text
+from app.evaluation.verdict import verdict
 from tests.evaluation.figures_for_tests import HOSTILE, complete_evaluation, minimal_evaluation
 
 PHOTO = (Path(__file__).resolve().parents[1] / "data" / "photos" / "obama.jpg").read_bytes()
@@ -258,8 +256,14 @@ def test_rates_have_the_digits_that_their_interval_bears(
     assert (rate_text(rate), interval_text(rate)) == (value, interval)
 
 
-def test_what_is_left_of_one_has_the_digits_of_the_rate() -> None:
-    assert complement_text(Rate(0.02, 0.015, 0.026)) == "98.0 %"
+def test_it_begins_with_the_verdict(page: Page) -> None:
+    summary = page.text[page.text.index(" Summary ", page.text.index(" Terms ")) :]
+    assert summary.startswith(f" Summary {verdict(complete_evaluation())}")
+
+
+def test_one_vocabulary_the_other_explained_once(page: Page) -> None:
+    """FMR and FNMR, FPIR and FNIR; what papers call them stands among the terms."""
+    assert Counter(re.findall(r"\b(?:FAR|TAR|TPIR|TPR|FPR)\b", page.text)) == {"FAR": 1, "TAR": 1}
 
 
 @pytest.mark.parametrize(

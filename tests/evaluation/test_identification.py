@@ -6,12 +6,14 @@ import pytest
 from app.decision.calibration import Calibration
 from app.decision.comparisons import LabelledEmbeddings
 from app.decision.fitting import Labelled, calibrate
+from app.decision.rules import CollectionPolicy
 from app.evaluation.comparing import compare_all, equal_error_rate
 from app.evaluation.discard import error_versus_discard
 from app.evaluation.identification import by_person, identify, search, split
 from app.evaluation.prediction import check_predictions, fpir_by_maximum, simulate_fpir
 from app.evaluation.sample import FaceSample
 from app.evaluation.scores import compare_rules
+from app.evaluation.setting import at_setting
 from app.gallery.ports import GallerySize
 from app.types import Quality
 from tests.decision.conftest import GOOD, people
@@ -71,6 +73,34 @@ def test_measured_rates_keep_the_targets_and_grow_with_the_gallery() -> None:
     assert large.det.y == tuple(sorted(large.det.y))
 
 
+def test_a_fpir_that_the_strangers_are_too_few_for_is_not_reported() -> None:
+    """Three false positives at least must be expected: 51 strangers tell nothing of 0.3 %."""
+    few = sample(people(120, [2] * 69 + [1] * 51, dimension=48, noise=0.7))
+    (figures,) = identify(few, np.random.default_rng(0))
+    assert [point.target_fpir for point in figures.points] == [0.1]
+    assert min(figures.det.x) >= 3 / 51
+    more = sample(people(400, [2] * 60 + [1] * 340, dimension=48, noise=0.7))
+    (figures,) = identify(more, np.random.default_rng(0))
+    assert [point.target_fpir for point in figures.points] == [0.1, 0.03, 0.01]
+    for score in compare_rules(more, np.random.default_rng(0)):
+        assert set(score.fnir) == {"0.01"}
+
+
+def test_rates_at_the_setting_of_the_service() -> None:
+    """The pack's calibration decides, at the threshold for a gallery of that size."""
+    calibration = own(MADE_UP)
+    found = at_setting(MADE_UP, "photos", CollectionPolicy(), calibration, 0.5)
+    assert found is not None
+    assert found.threshold == calibration.threshold_at(0.01, GallerySize(200, 200))
+    assert (found.persons, found.strangers, found.same_data) == (200, 400, True)
+    assert found.fpir.low <= 0.01 <= found.fpir.high
+    constant = at_setting(MADE_UP, "photos", CollectionPolicy(), None, 0.2)
+    assert constant is not None
+    assert (constant.threshold, constant.target_fpir) == (0.2, None)
+    assert constant.fpir.value > found.fpir.value
+    assert at_setting(sample(people(9, [2] * 9)), "", CollectionPolicy(), None, 0.2) is None
+
+
 def test_a_person_s_searches_are_one_cluster() -> None:
     persons = np.repeat(np.arange(20), 10)
     clustered = by_person(np.repeat(np.arange(20) < 2, 10), persons)
@@ -115,9 +145,9 @@ def test_more_templates_find_more_people() -> None:
     assert set(figures) == {
         (rule, m) for rule in ("max", "mean_of_top_2", "mean", "centroid") for m in (2, 3, 5)
     }
-    assert figures["max", 5].fnir["0.01"] < figures["max", 2].fnir["0.01"]
+    assert figures["max", 5].fnir["0.01"].value < figures["max", 2].fnir["0.01"].value
     # Noise that is independent from photo to photo is what a mean takes away.
-    assert figures["centroid", 5].fnir["0.01"] < figures["max", 5].fnir["0.01"]
+    assert figures["centroid", 5].fnir["0.01"].value < figures["max", 5].fnir["0.01"].value
 
 
 def test_discarding_by_a_measure_that_knows_helps_and_by_another_does_not() -> None:
@@ -158,6 +188,6 @@ def test_the_eer_is_where_the_curves_cross() -> None:
     grid, zeros = np.array([0.1, 0.2, 0.3]), np.zeros(3)
     fmr = ErrorCurve(grid, np.array([0.3, 0.1, 0.0]), zeros, zeros)
     fnmr = ErrorCurve(grid, np.array([0.0, 0.05, 0.15]), zeros, zeros)
-    crossing = equal_error_rate(fmr, fnmr)
+    crossing = equal_error_rate(fmr, fnmr, 20)
     assert crossing.threshold == pytest.approx(0.225)
     assert crossing.rate == pytest.approx(0.0833, abs=0.01)

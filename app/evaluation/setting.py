@@ -1,0 +1,52 @@
+"""Error rates of identification at the threshold that the service itself would take."""
+
+import hashlib
+
+from app.decision.calibration import Calibration
+from app.decision.rules import Ask, CollectionPolicy, Grounds, identification_rule
+from app.evaluation.figures import SettingFigures
+from app.evaluation.identification import rates_of, search, split
+from app.evaluation.sample import FaceSample
+from app.gallery.ports import GallerySize
+
+
+def at_setting(
+    sample: FaceSample,
+    name: str,
+    policy: CollectionPolicy,
+    shipped: Calibration | None,
+    constant: float,
+) -> SettingFigures | None:
+    """Everyone with two photos enrolled with the first, searched for by their other photos and by
+    strangers, people with one photo. None where there are fewer than two to enrol or no stranger.
+
+    `name` is that of the data, `shipped` is the pack's calibration, `constant` its
+    threshold where there is none.
+    """
+    enrolled, strangers = split(sample)
+    if len(enrolled) < 2 or len(strangers) == 0:
+        return None
+    size = GallerySize(len(enrolled), len(enrolled))
+    grounds = Grounds([] if shipped is None else [shipped], constant)
+    rule = identification_rule(Ask(), policy, grounds, size)
+    fpir, fnir = rates_of(search(sample, enrolled, strangers), rule.threshold, len(strangers))
+    return SettingFigures(
+        target_fpir=rule.target,
+        threshold=rule.threshold,
+        calibration_id=None if rule.calibration is None else rule.calibration.calibration_id,
+        same_data=rule.calibration is not None and _made_of(rule.calibration, sample, name),
+        persons=len(enrolled),
+        strangers=len(strangers),
+        fpir=fpir,
+        fnir=fnir,
+    )
+
+
+def _made_of(calibration: Calibration, sample: FaceSample, name: str) -> bool:
+    """Whether it was made of these faces; another build may have embedded them a little otherwise,
+    so a folder of that name with as many people counts as well."""
+    source = calibration.source
+    if (source.name, source.persons) == (name, sample.data.person_count):
+        return True
+    digest = hashlib.sha256(sample.data.vectors.astype("<f4").tobytes()).hexdigest()
+    return source.digest == digest
