@@ -22,6 +22,7 @@ def rule_members(rule: Rule) -> dict[str, Any]:
     calibration = rule.calibration
     return {
         "threshold": rule.threshold,
+        "lift": round(rule.lift, 6),
         "threshold_source": rule.source,
         "target": rule.target,
         "calibration_id": calibration.calibration_id if calibration else None,
@@ -33,21 +34,22 @@ def fpir_members(rule: Rule, searched: GallerySize) -> dict[str, Any]:
     """How much was searched, and how often a stranger is taken for someone in it."""
     fpir = None
     if rule.calibration is not None:
-        fpir = rule.calibration.fpir_at(rule.threshold, searched)
+        fpir = rule.calibration.fpir_at(rule.unshifted(rule.threshold), searched)
     return {
         "searched": {"persons": searched.persons, "faces": searched.templates},
         "fpir": _short(fpir),
     }
 
 
-def fmr_members(calibration: Calibration | None, similarity: float) -> dict[str, Any]:
+def fmr_members(rule: Rule, similarity: float) -> dict[str, Any]:
     """The false match rate at a similarity: its value, 95 % interval, and where it comes from.
 
     Beyond the calibration's end only the upper limit is known.
     """
+    calibration = rule.calibration
     if calibration is None:
         return {"fmr": None, "fmr_interval": None, "fmr_extrapolated": False}
-    rate = calibration.fmr_at(similarity)
+    rate = calibration.fmr_at(rule.unshifted(similarity))
     if rate is None:
         highest = _short(calibration.fmr.high[-1])
         return {"fmr": None, "fmr_interval": [0.0, highest], "fmr_extrapolated": True}
@@ -58,29 +60,29 @@ def fmr_members(calibration: Calibration | None, similarity: float) -> dict[str,
     }
 
 
-def candidate_info(candidate: Candidate, calibration: Calibration | None) -> CandidateInfo:
+def candidate_info(candidate: Candidate, rule: Rule) -> CandidateInfo:
     """One candidate of an identification."""
     return CandidateInfo(
         person_id=candidate.face.person_id,
         face_id=candidate.face.face_id,
         similarity=candidate.similarity,
         margin=candidate.margin,
-        **fmr_members(calibration, candidate.similarity),
+        **fmr_members(rule, candidate.similarity),
     )
 
 
-def doubt_members(doubt: Doubt | None, calibration: Calibration | None) -> dict[str, Any]:
+def doubt_members(doubt: Doubt | None, rule: Rule) -> dict[str, Any]:
     """Between whom it is not decided, and the lead that would decide."""
     if doubt is None:
         return {"between": [], "margin_required": None}
     return {
-        "between": [candidate_info(one, calibration).model_dump() for one in doubt.between],
+        "between": [candidate_info(one, rule).model_dump() for one in doubt.between],
         "margin_required": doubt.margin,
     }
 
 
 def verification_members(
-    calibration: Calibration | None, similarity: float, doubt: Doubt | None, *, reached: bool
+    rule: Rule, similarity: float, doubt: Doubt | None, *, reached: bool
 ) -> dict[str, Any]:
     """Whether it is a match, and why it is none although the threshold is reached."""
     status = VerifyStatus.MATCH if reached else VerifyStatus.NO_MATCH
@@ -90,7 +92,7 @@ def verification_members(
         "is_match": status is VerifyStatus.MATCH,
         "status": status,
         "reasons": [] if doubt is None else [doubt.reason],
-        **doubt_members(doubt, calibration),
+        **doubt_members(doubt, rule),
         "similarity": similarity,
     }
 
@@ -106,11 +108,15 @@ def _short(rate: float | None) -> float | None:
     return None if rate is None else float(f"{rate:.3g}")
 
 
-def calibration_members(calibration: Calibration | None, size: GallerySize) -> dict[str, Any]:
-    """A calibration as its operating points, those of searches at a gallery's size."""
+def calibration_members(
+    calibration: Calibration | None, size: GallerySize, likeness: float | None
+) -> dict[str, Any]:
+    """A calibration as its operating points, those of searches in a gallery of that size and
+    likeness."""
     searched = {"searched": {"persons": size.persons, "faces": size.templates}}
     if calibration is None:
         return searched
+    lift = 0.0 if calibration.domain is None else calibration.domain.lift_of(likeness, size)
     return {
         "calibration_id": calibration.calibration_id,
         "calibration_source": _kind(calibration),
@@ -120,18 +126,45 @@ def calibration_members(calibration: Calibration | None, size: GallerySize) -> d
         "source": calibration.source.model_dump(),
         "template_exponent": calibration.template_exponent,
         **searched,
+        **_likeness_members(calibration, size, likeness),
         "fmr": [_point(calibration, rate, ONE_COMPARISON) for rate in SHOWN_FMR],
-        "fpir": [_point(calibration, rate, size) for rate in SHOWN_FPIR],
+        "fpir": [_point(calibration, rate, size, lift) for rate in SHOWN_FPIR],
     }
 
 
-def _point(calibration: Calibration, target: float, size: GallerySize) -> dict[str, Any]:
+def _likeness_members(
+    calibration: Calibration, size: GallerySize, likeness: float | None
+) -> dict[str, Any]:
+    """How alike the collection's people are, and those of the calibration."""
+    domain = calibration.domain
+    if domain is None:
+        return {"likeness": None, "lift": 0.0, "domain": None}
+    shared = domain.shared
+    return {
+        "likeness": None if likeness is None else round(likeness, 4),
+        "lift": round(domain.lift_of(likeness, size), 4),
+        "domain": {
+            "weight": shared.weight,
+            "likeness": domain.likeness,
+            "lift": domain.lift,
+            "small_lift": domain.small_lift,
+            "small_gallery": domain.small_gallery,
+            "source": shared.source,
+            "faces": shared.faces,
+            "degradations": list(shared.degradations),
+        },
+    }
+
+
+def _point(
+    calibration: Calibration, target: float, size: GallerySize, lift: float = 0.0
+) -> dict[str, Any]:
     point = calibration.operating_point(target, size)
     if point is None:
         return {"target": target, "threshold": None}
     return {
         "target": target,
-        "threshold": round(point.threshold, 4),
+        "threshold": round(min(1.0, point.threshold + lift), 4),
         "extrapolated": point.extrapolated,
         "fnmr": None if point.fnmr is None else _short(point.fnmr.value),
         "fnmr_interval": (

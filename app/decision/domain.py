@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.decision.comparisons import LabelledEmbeddings
 from app.gallery.comparator import Comparator
+from app.gallery.index.likeness import QUANTILE
+from app.gallery.ports import GallerySize
 from app.types import FloatArray
 
 # Chosen on the development half of LFW's people; docs/adr/0018-degraded-faces.md has the figures.
@@ -21,8 +23,7 @@ WEIGHT = 1.5
 LIFT = 0.75
 SMALL_LIFT = 1.0
 SMALL_GALLERY = 100
-# What a gallery's likeness is: this quantile of the scores of so many of its people.
-LIKENESS_QUANTILE = 0.99
+# So many of a calibration's people are compared with one another.
 LIKENESS_PERSONS = 2_000
 
 
@@ -91,10 +92,17 @@ class Domain(_Section):
         """The domain of the people whom a calibration is counted on."""
         return cls(shared=shared, likeness=round(likeness_of(data), 6))
 
+    def lift_of(self, likeness: float | None, size: GallerySize) -> float:
+        """By how much a gallery of that likeness raises thresholds; 0 where it is not known."""
+        if likeness is None:
+            return 0.0
+        factor = self.small_lift if size.persons < self.small_gallery else self.lift
+        return factor * max(0.0, likeness - self.likeness)
+
 
 def likeness_of(data: LabelledEmbeddings) -> float:
     """The 99th percentile of the scores of different people, by the first face of each; of
     LIKENESS_PERSONS of them at most, spread over all."""
     first = np.searchsorted(data.persons, np.arange(data.person_count))
     some = first[np.unique(np.linspace(0, len(first) - 1, LIKENESS_PERSONS).astype(np.intp))]
-    return float(np.quantile(data.mated(some), LIKENESS_QUANTILE))
+    return float(np.quantile(data.mated(some), QUANTILE))

@@ -15,7 +15,7 @@ from app.decision.calibrations import Calibrations, policy_of
 from app.decision.chance import ChancePairs
 from app.decision.gates import MILD_GATE, QualityGate, complaints
 from app.decision.neighbours import Neighbours, Progress, Rows, find_neighbours
-from app.decision.rules import ONE_COMPARISON, Ask, identification_rule
+from app.decision.rules import ONE_COMPARISON, Ask, Rule, identification_rule
 from app.gallery.gallery import Gallery
 from app.gallery.ports import FaceRecord, GallerySize
 from app.types import Quality
@@ -119,12 +119,13 @@ def examine(
     record = gallery.require(name)
     size = gallery.size(name)
     policy, grounds = policy_of(record), calibrations.grounds(record)
-    threshold = identification_rule(Ask(), policy, grounds, size).threshold
+    rule = identification_rule(Ask(), policy, grounds, size, likeness=gallery.likeness(name))
+    threshold = rule.threshold
     calibration = next(iter(grounds.calibrations), None)
     # Without a calibration nothing tells how little strangers resemble one another.
     low = -1.0 if calibration is None else calibration.threshold_at(OUTLIER_FMR, ONE_COMPARISON)
     near = find_neighbours(gallery, name, threshold, max(threshold, low), progress)
-    find = _Findings(gallery, near, calibration, threshold)
+    find = _Findings(gallery, near, calibration, rule)
     pairs, misplaced, alone = find.pairs(), find.misplaced(), find.alone(low)
     weak, weak_count = find.weak(limit)
     return Hygiene(
@@ -154,12 +155,14 @@ class _Findings:
         gallery: Gallery,
         near: Neighbours,
         calibration: Calibration | None,
-        threshold: float,
+        rule: Rule,
     ) -> None:
         self._gallery = gallery
         self._near = near
         self._calibration = calibration
-        self._threshold = threshold
+        # Where similarities of this gallery lie on the calibration's curves.
+        self._unshifted = rule.unshifted
+        self._threshold = threshold = rule.threshold
         _, self._first, self._person, self._held = np.unique(
             near.person_keys, return_index=True, return_inverse=True, return_counts=True
         )
@@ -174,13 +177,15 @@ class _Findings:
         if self._calibration is None:
             return None
         steady = np.bincount(self._person[~self._doubtful], minlength=len(self._held))
-        return ChancePairs.of(self._calibration, steady).at_most(self._threshold)
+        return ChancePairs.of(self._calibration, steady).at_most(self._unshifted(self._threshold))
 
     def mislabels_by_chance(self, size: GallerySize) -> float | None:
         """How many of the mislabels are expected by chance: a doubtful face meets a stranger."""
         if self._calibration is None:
             return None
-        return int(self._doubtful.sum()) * self._calibration.fpir_at(self._threshold, size)
+        return int(self._doubtful.sum()) * self._calibration.fpir_at(
+            self._unshifted(self._threshold), size
+        )
 
     def pairs(self) -> Rows:
         """Of each pair of people with faces beyond the threshold the row of the most similar one,
@@ -219,7 +224,7 @@ class _Findings:
             Duplicate(
                 a[1], b[1], a[0], b[0], (similarity := float(near.similarity[row])),
                 *self._fmr(similarity),
-                None if self._by_chance is None else self._by_chance.at(similarity),
+                self._expected(similarity),
             )
             for row, a, b in named
             if a is not None and b is not None and a[1] != b[1]
@@ -272,10 +277,15 @@ class _Findings:
         """How many comparisons of different people are as similar, and its 95 % interval."""
         if self._calibration is None:
             return None, None
-        rate = self._calibration.fmr_at(similarity)
+        rate = self._calibration.fmr_at(self._unshifted(similarity))
         if rate is None:
             return None, (0.0, float(self._calibration.fmr.high[-1]))
         return rate.value, (rate.low, rate.high)
+
+    def _expected(self, similarity: float) -> float | None:
+        """How many pairs of different people are expected to be at least as similar."""
+        by_chance = self._by_chance
+        return None if by_chance is None else by_chance.at(self._unshifted(similarity))
 
     def _faces(self, rows: Rows) -> list[tuple[str, str] | None]:
         """Face id and person id of rows; None for what was deleted meanwhile."""

@@ -1,7 +1,7 @@
 """From what a call asks and a collection prefers to the threshold that decides."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -87,13 +87,33 @@ class Rule:
     """The threshold of a call, where it comes from, and what backs it.
 
     `target` is the rate it was chosen for, None for a fixed threshold. `calibration` also backs
-    the error rates that an answer states.
+    the error rates that an answer states. `shift`: by how much the similarities of the gallery's
+    people exceed those of the calibration's; a threshold chosen for a target includes it.
     """
 
     threshold: float
     source: ThresholdSource
     target: float | None
     calibration: Calibration | None
+    shift: float = 0.0
+
+    @property
+    def lift(self) -> float:
+        """The part of the threshold that the gallery's likeness makes; 0 for a fixed one."""
+        return self.shift if self.target is not None else 0.0
+
+    def unshifted(self, similarity: float) -> float:
+        """Where a similarity of this gallery lies on the calibration's curves."""
+        return similarity - self.shift
+
+    def lifted(self, likeness: float | None, gallery: GallerySize) -> "Rule":
+        """This rule in a gallery of that likeness."""
+        domain = None if self.calibration is None else self.calibration.domain
+        if domain is None:
+            return self
+        shift = domain.lift_of(likeness, gallery)
+        threshold = self.threshold if self.target is None else min(1.0, self.threshold + shift)
+        return replace(self, threshold=threshold, shift=shift)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,24 +125,42 @@ class Default:
 
 
 def identification_rule(
-    ask: Ask, policy: CollectionPolicy, grounds: Grounds, gallery: GallerySize
+    ask: Ask,
+    policy: CollectionPolicy,
+    grounds: Grounds,
+    gallery: GallerySize,
+    *,
+    likeness: float | None = None,
 ) -> Rule:
-    """The rule for searching a gallery of that size. Raises RateOutOfReach or NotCalibrated."""
+    """The rule for searching a gallery of that size and likeness. Raises RateOutOfReach or
+    NotCalibrated."""
     if ask.target_fmr is not None:
-        return _asked(ask.target_fmr, "target_fmr", ONE_COMPARISON, grounds)
-    return _rule(ask, policy, grounds, gallery, Default("target_fpir", gallery))
+        rule = _asked(ask.target_fmr, "target_fmr", ONE_COMPARISON, grounds)
+    else:
+        rule = _rule(ask, policy, grounds, gallery, Default("target_fpir", gallery))
+    return rule.lifted(likeness, gallery)
 
 
 def verification_rule(
-    ask: Ask, policy: CollectionPolicy, grounds: Grounds, claimed: GallerySize, gallery: GallerySize
+    ask: Ask,
+    policy: CollectionPolicy,
+    grounds: Grounds,
+    claimed: GallerySize,
+    gallery: GallerySize,
+    *,
+    likeness: float | None = None,
 ) -> Rule:
     """The rule for comparing with one claimed person, whose templates each give an impostor a
-    chance. With `target_fpir` the threshold is the one identification would use.
+    chance. With `target_fpir` the threshold is the one identification would use in a gallery of
+    that size and likeness.
 
     Raises RateOutOfReach or NotCalibrated.
     """
     if ask.target_fmr is not None:
         return _asked(ask.target_fmr, "target_fmr", claimed, grounds)
+    if ask.target_fpir is not None:
+        asked = _asked(ask.target_fpir, "target_fpir", gallery, grounds)
+        return asked.lifted(likeness, gallery)
     return _rule(ask, policy, grounds, gallery, Default("target_fmr", claimed))
 
 

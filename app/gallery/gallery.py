@@ -14,7 +14,7 @@ from app.errors import (
 )
 from app.gallery.audit import Audit, audit
 from app.gallery.comparator import COSINE, Comparator
-from app.gallery.index.certified import PRECISION
+from app.gallery.index.certified import PRECISION, CertifiedIndex
 from app.gallery.index.indexes import Indexes
 from app.gallery.index.others import Others
 from app.gallery.index.replicas import OpenIndexes
@@ -68,10 +68,12 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """For each probe its nearest people, best first, and how much was searched."""
+    """For each probe its nearest people, best first, how much was searched, and how alike those
+    people are (see `app.gallery.index.likeness`; None where it is not known)."""
 
     rows: list[list[Candidate]]
     searched: GallerySize
+    likeness: float | None = None
 
 
 class Gallery:
@@ -172,7 +174,15 @@ class Gallery:
             rows = index.search_persons(probes, top_k + 1, allowed, self.comparator)
             faces = self.store.faces_by_key([hit.template_key for row in rows for hit in row])
             searched = index.extent(allowed)
-        return SearchResult([self._candidates(row, faces, top_k) for row in rows], searched)
+            likeness = self._likeness(index, allowed)
+        candidates = [self._candidates(row, faces, top_k) for row in rows]
+        return SearchResult(candidates, searched, likeness)
+
+    def _likeness(self, index: CertifiedIndex, allowed: Ids | None = None) -> float | None:
+        """None where no direction keeps degraded faces apart: they would look like one group."""
+        if self.comparator.direction is None:
+            return None
+        return index.likeness(self.comparator, allowed)
 
     def _candidates(
         self, hits: list[Hit], faces: Mapping[int, FaceRecord], top_k: int
@@ -192,6 +202,11 @@ class Gallery:
         """How many people with templates a search of the collection would look at."""
         with self._indexes.current(self.require(collection)) as index:
             return index.extent()
+
+    def likeness(self, collection: str) -> float | None:
+        """How alike the collection's people are; None where it is not known."""
+        with self._indexes.current(self.require(collection)) as index:
+            return self._likeness(index)
 
     def compare(self, collection: str, person_id: str, probe: FloatArray) -> Comparison | None:
         """The nearest of a person's own templates; None if they have none."""

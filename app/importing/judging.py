@@ -8,7 +8,7 @@ import numpy as np
 from app.decision.calibrations import policy_of
 from app.decision.rules import Ask, identification_rule
 from app.gallery.comparator import Comparator
-from app.gallery.gallery import Candidate
+from app.gallery.gallery import Candidate, SearchResult
 from app.gallery.ports import CollectionRecord, GallerySize, NewTemplate
 from app.importing.options import ImportOptions, OnConflict
 from app.importing.outcomes import Outcome, Result
@@ -68,19 +68,19 @@ class Judge:
         found = gallery.identify(name, np.stack(probes), NEAREST)
         people = {one.row.person_id for one in rows}
         known = gallery.store.with_faces(name, people)
-        before = _Before(found.searched, known, gallery.comparator)
+        before = _Before(found, known, gallery.comparator)
         nearest, judged = iter(found.rows), []
         for one in rows:
             decided = one
             if one.template is not None and self.concerns(one.row):
                 similar = before.nearest(one.template, next(nearest))
-                decided = self._judged(one, similar, before.size)
+                decided = self._judged(one, similar, before)
             if decided.template is not None and not self._options.dry_run:
                 before.add(one.row.person_id, decided.template)
             judged.append(decided)
         return judged
 
-    def _judged(self, one: Prepared, nearest: dict[str, float], size: GallerySize) -> Prepared:
+    def _judged(self, one: Prepared, nearest: dict[str, float], before: "_Before") -> Prepared:
         row, limit = one.row, self._options.near_duplicate
         own = nearest.get(row.person_id)
         if limit is not None and own is not None and own >= limit:
@@ -93,7 +93,10 @@ class Judge:
         if first == row.person_id or self._options.on_conflict is OnConflict.OFF:
             return one
         grounds = self._services.calibrations.grounds(self._record)
-        if nearest[first] < identification_rule(Ask(), self._policy, grounds, size).threshold:
+        rule = identification_rule(
+            Ask(), self._policy, grounds, before.size, likeness=before.likeness
+        )
+        if nearest[first] < rule.threshold:
             return one
         return self._conflicting(one, first, nearest[first])
 
@@ -110,12 +113,13 @@ class Judge:
 
 
 class _Before:
-    """What a row is judged by: the gallery of `searched`, where those in `known` have faces, and
-    the rows before it."""
+    """What a row is judged by: the gallery that was searched, where those in `known` have faces,
+    and the rows before it."""
 
-    def __init__(self, searched: GallerySize, known: set[str], comparator: Comparator) -> None:
+    def __init__(self, found: SearchResult, known: set[str], comparator: Comparator) -> None:
         self._comparator = comparator
-        self.size = searched
+        self.likeness = found.likeness
+        self.size = found.searched
         self._known = known
         self._people: list[str] = []
         self._embeddings: list[FloatArray] = []

@@ -17,6 +17,17 @@ from tests.decision.test_calibration import CONTENT, calibration
 PACK = calibration()
 OWN = calibration(source={**CONTENT["source"], "kind": "collection"}, template_exponent=0.9)
 HUNDRED = GallerySize(100, 100)
+DOMAIN = {
+    "shared": {
+        "direction": [1.0, 0.0],
+        "weight": 1.5,
+        "source": "made up",
+        "faces": 1,
+        "degradations": ["blur"],
+        "digest": "0" * 64,
+    },
+    "likeness": 0.2,
+}
 ONE = GallerySize(1, 1)
 PLAIN = CollectionPolicy()
 
@@ -119,3 +130,52 @@ def test_without_any_calibration_the_pack_s_constant_serves() -> None:
 def test_a_policy_that_means_nothing_is_refused(policy: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(policy))):
         CollectionPolicy.model_validate(policy)
+
+
+class TestLift:
+    """Galleries whose people are more alike than those of the calibration."""
+
+    ALIKE = calibration(domain=DOMAIN)
+
+    def threshold(self, likeness: float | None, size: GallerySize = HUNDRED) -> float:
+        return identification_rule(
+            Ask(), PLAIN, grounds(self.ALIKE), size, likeness=likeness
+        ).threshold
+
+    def test_the_threshold_rises_by_three_quarters_of_the_excess(self) -> None:
+        base = self.threshold(None)
+        assert self.threshold(0.2) == self.threshold(0.1) == base
+        assert self.threshold(0.3) == pytest.approx(base + 0.075)
+
+    def test_in_a_small_gallery_by_all_of_it(self) -> None:
+        small = GallerySize(99, 99)
+        base = self.threshold(None, small)
+        assert self.threshold(0.3, small) == pytest.approx(base + 0.1)
+
+    def test_the_answer_s_rates_are_those_of_the_unlifted_threshold(self) -> None:
+        rule = identification_rule(Ask(), PLAIN, grounds(self.ALIKE), HUNDRED, likeness=0.3)
+        assert rule.lift == pytest.approx(0.075)
+        fpir = self.ALIKE.fpir_at(rule.unshifted(rule.threshold), HUNDRED)
+        assert fpir == pytest.approx(0.01, rel=0.01)
+
+    def test_a_fixed_threshold_stays_and_its_rates_do_not(self) -> None:
+        rule = identification_rule(
+            Ask(threshold=0.4), PLAIN, grounds(self.ALIKE), HUNDRED, likeness=0.3
+        )
+        assert (rule.threshold, rule.lift) == (0.4, 0.0)
+        assert rule.unshifted(0.4) == pytest.approx(0.325)
+
+    def test_a_verification_is_lifted_only_for_a_rate_of_searches(self) -> None:
+        plain = verification_rule(Ask(), PLAIN, grounds(self.ALIKE), ONE, HUNDRED, likeness=0.3)
+        searching = verification_rule(
+            Ask(target_fpir=0.01), PLAIN, grounds(self.ALIKE), ONE, HUNDRED, likeness=0.3
+        )
+        assert plain.lift == 0
+        assert searching.threshold == self.threshold(0.3)
+
+    def test_without_a_domain_nothing_is_lifted(self) -> None:
+        rule = identification_rule(Ask(), PLAIN, grounds(PACK), HUNDRED, likeness=0.9)
+        assert rule == identification_rule(Ask(), PLAIN, grounds(PACK), HUNDRED)
+
+    def test_no_threshold_exceeds_one(self) -> None:
+        assert self.threshold(1.0) <= 1.0

@@ -81,4 +81,5 @@ def _describe(services: Services, collection: str) -> dict[str, Any]:
     record = services.gallery.require(collection)
     grounds = services.calibrations.grounds(record)
     calibration = next(iter(grounds.calibrations), None)
-    return calibration_members(calibration, services.gallery.size(collection))
+    gallery = services.gallery
+    return calibration_members(calibration, gallery.size(collection), gallery.likeness(collection))

@@ -113,8 +113,8 @@ async def verify(request: Request) -> Any:
         **head.members(),
         **against,
         **rule_members(rule),
-        **fmr_members(rule.calibration, similarity),
-        **verification_members(rule.calibration, similarity, doubt, reached=reached),
+        **fmr_members(rule, similarity),
+        **verification_members(rule, similarity, doubt, reached=reached),
         "face": face_members(faces[0][1], faces[0][0], 0),
     }
 
@@ -146,10 +146,12 @@ def _verification_rule(head: AnswerHead, fields: VerifyFields, claimed: GalleryS
     record = services.gallery.store.collection(fields.collection)
     ask = ask_of(fields)
     # Only a target for searches needs to know how much there is to search.
-    searched = claimed if ask.target_fpir is None else services.gallery.size(fields.collection)
-    return verification_rule(
-        ask, policy_of(record), services.calibrations.grounds(record), claimed, searched
-    )
+    searched, likeness = claimed, None
+    if ask.target_fpir is not None:
+        searched = services.gallery.size(fields.collection)
+        likeness = services.gallery.likeness(fields.collection)
+    grounds = services.calibrations.grounds(record)
+    return verification_rule(ask, policy_of(record), grounds, claimed, searched, likeness=likeness)
 
 
 def _one_face(
@@ -217,7 +219,9 @@ def _decide(
     probes = np.array([_vector(face) for _, _, face in found], np.float32).reshape(-1, dimension)
     result = services.gallery.identify(fields.collection, probes, wanted, fields.filter)
     grounds = services.calibrations.grounds(record)
-    rule = identification_rule(ask_of(fields), policy, grounds, result.searched)
+    rule = identification_rule(
+        ask_of(fields), policy, grounds, result.searched, likeness=result.likeness
+    )
     verdicts = _verdicts(found, result.rows, rule, policy.identify_gate, fields)
     verdicts = PairRules(services.gallery, record, rule.calibration).applied(verdicts, probes)
     faces = [
@@ -226,10 +230,8 @@ def _decide(
             "status": verdict.status,
             "person_id": verdict.person.face.person_id if verdict.person else None,
             "reasons": verdict.reasons,
-            **doubt_members(verdict.doubt, rule.calibration),
-            "candidates": [
-                candidate_info(one, rule.calibration).model_dump() for one in row[: fields.top_k]
-            ],
+            **doubt_members(verdict.doubt, rule),
+            "candidates": [candidate_info(one, rule).model_dump() for one in row[: fields.top_k]],
         }
         for (index, image, face), row, verdict in zip(found, result.rows, verdicts, strict=True)
     ]

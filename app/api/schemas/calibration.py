@@ -35,6 +35,23 @@ class OperatingPointInfo(BaseModel):
     fnmr_interval: FmrInterval = None
 
 
+class DomainInfo(BaseModel):
+    """How decisions follow degraded faces and galleries of people who are alike."""
+
+    weight: Annotated[float, Field(description="Of what both faces share with degraded ones.")]
+    likeness: Annotated[
+        float, Field(description="99th percentile of the scores of its different people.")
+    ]
+    lift: Annotated[
+        float, Field(description="Thresholds rise by this times the excess in likeness.")
+    ]
+    small_lift: Annotated[float, Field(description="The same in small galleries.")]
+    small_gallery: Annotated[int, Field(description="Fewer people make a small gallery.")]
+    source: Annotated[str, Field(description="Whose faces were degraded to find the direction.")]
+    faces: int
+    degradations: list[str]
+
+
 class SuspectInfo(BaseModel):
     """Two ids that are probably one person (or close relatives)."""
 
@@ -68,6 +85,18 @@ _CALIBRATION: dict[str, Any] = {
     },
     "template_exponent": 0.81,
     "searched": {"persons": 812, "faces": 1904},
+    "likeness": 0.361,
+    "lift": 0.0142,
+    "domain": {
+        "weight": 1.5,
+        "likeness": 0.342,
+        "lift": 0.75,
+        "small_lift": 1.0,
+        "small_gallery": 100,
+        "source": "lfw/images",
+        "faces": 600,
+        "degradations": ["blur of 6 pixels", "brightness x 0.05", "turned by 180 degrees"],
+    },
     "fmr": [_OPERATING_POINT],
     "fpir": [{**_OPERATING_POINT, "target": 0.01, "threshold": 0.578}],
 }
@@ -88,6 +117,19 @@ class CalibrationAnswer(Answer):
         Field(description="m faces of a person are mistaken as often as m to this power people."),
     ] = None
     searched: Extent
+    likeness: Annotated[
+        float | None,
+        Field(
+            description="99th percentile of the scores of the collection's different people; null "
+            "with fewer than 40 people, or without a domain."
+        ),
+    ] = None
+    lift: Annotated[
+        float, Field(description="By how much that raises the thresholds for target_fpir.")
+    ] = 0.0
+    domain: Annotated[
+        DomainInfo | None, Field(description="Null: similarities are cosines, nothing is raised.")
+    ] = None
     fmr: Annotated[
         list[OperatingPointInfo], Field(default_factory=list, description="For target_fmr.")
     ]

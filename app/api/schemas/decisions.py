@@ -72,6 +72,13 @@ class Decided(BaseModel):
     """The threshold that decided, and what backs it."""
 
     threshold: float
+    lift: Annotated[
+        float,
+        Field(
+            description="The part of the threshold that is due to how alike the collection's "
+            "people are; 0 for a fixed threshold."
+        ),
+    ] = 0.0
     threshold_source: Annotated[
         ThresholdSource,
         Field(
@@ -90,6 +97,7 @@ class Decided(BaseModel):
 
 _DECIDED: dict[str, Any] = {
     "threshold": 0.527,
+    "lift": 0.0,
     "threshold_source": "default",
     "target": 0.0001,
     "calibration_id": "cal-139201e23a15dd14",

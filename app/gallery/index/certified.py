@@ -13,6 +13,7 @@ from app.gallery.index.bound import ErrorBound
 from app.gallery.index.codes import Quantiser
 from app.gallery.index.counts import PersonCounts
 from app.gallery.index.gpu import GpuShards
+from app.gallery.index.likeness import Sample, likeness_among, sample_of
 from app.gallery.index.others import Others, OthersSearch
 from app.gallery.index.person_set import PersonSet
 from app.gallery.index.rows import Flags, Rows, Shard, living
@@ -77,6 +78,9 @@ class CertifiedIndex:
         self.quantiser: Quantiser | None = None  # drawn for the first shard: it takes d² numbers
         self._state = State((), Tail(dimension))
         self._counts = PersonCounts()
+        self._sample: Sample | None = None  # of the comparator that was asked for last
+        self._sampled_by: Comparator | None = None
+        self._changes = 0
         self._removed: list[Ids] | None = None  # while rows are rewritten: what went since
         self._writing = new_lock("index.writing")
         self._maintaining = new_lock("index.maintaining")
@@ -98,7 +102,9 @@ class CertifiedIndex:
         state = self._state
         rotation = 0 if self.quantiser is None else self.quantiser.rotation.nbytes
         shards = sum(shard.memory for shard in state.shards)
-        return OBJECTS_BYTES + rotation + shards + state.tail.memory + self._counts.memory
+        sample = self._sample
+        others = self._counts.memory + (0 if sample is None else sample.keys.nbytes)
+        return OBJECTS_BYTES + rotation + shards + state.tail.memory + others
 
     def extent(self, allowed_persons: Ids | None = None) -> GallerySize:
         """How many people and templates a search looks at."""
@@ -106,6 +112,28 @@ class CertifiedIndex:
             if allowed_persons is None:
                 return self._counts.size
             return self._counts.among(allowed_persons)
+
+    def likeness(self, comparator: Comparator, allowed: Ids | None = None) -> float | None:
+        """How alike the people are, or some of them, whose keys rise; None for too few people. The
+        number for all is kept until a change may alter it."""
+        if allowed is not None:
+            return likeness_among(self.parts(), allowed, comparator)
+        with self._writing:
+            sample, changes = self._sample, self._changes
+            if sample is not None and self._sampled_by is comparator:
+                return sample.likeness
+            parts = _all_rows(self._state)
+        sample = sample_of(parts, comparator)
+        with self._writing:
+            if changes == self._changes:  # else some rows may have changed while they were read
+                self._sample, self._sampled_by = sample, comparator
+        return sample.likeness
+
+    def _note_change(self, persons: Ids, removed: Ids) -> None:
+        """Forget the sample if templates added of these persons, or removed, may change it."""
+        self._changes += 1
+        if self._sample is not None and self._sample.changes_with(persons, removed):
+            self._sample = None
 
     def parts(self) -> list[Rows]:
         """All rows as they are now, dead ones too: those of every shard, and the tail's."""
@@ -121,6 +149,7 @@ class CertifiedIndex:
             fresh.append(_templates(tail, tail.alive))
             self._state = State(tuple(shards), fresh)
             rows = _all_rows(self._state)
+            self._sample, self._changes = None, self._changes + 1
             self._counts.restart(np.concatenate([part.persons[part.alive] for part in rows]))
 
     def add(self, templates: Templates) -> None:
@@ -134,6 +163,7 @@ class CertifiedIndex:
                     )
                 )
                 self._counts.add(templates.person_keys[new])
+                self._note_change(templates.person_keys[new], np.empty(0, np.int64))
 
     def _has(self, keys: Ids) -> Flags:
         tail = self._state.tail
@@ -150,6 +180,7 @@ class CertifiedIndex:
             persons = [self._state.tail.remove(keys)]
             persons += [shard.remove(keys) for shard in self._state.shards]
             self._counts.remove(np.concatenate(persons))
+            self._note_change(np.empty(0, np.int64), keys)
 
     # --- search ------------------------------------------------------------------------------
 
