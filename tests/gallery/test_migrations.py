@@ -91,6 +91,7 @@ def test_a_dry_run_says_what_would_be_done(engine: Engine) -> None:
         "0006",
         "0007",
         "0008",
+        "0009",
     ]
     assert "First tables" in steps[0]
     assert inspect(engine).get_table_names() == []
@@ -114,7 +115,7 @@ def test_a_migration_that_fails_changes_nothing(engine: Engine) -> None:
     with pytest.raises(DatabaseError):
         migrate(engine)
     assert not inspect(engine).has_table("database")
-    assert len(pending(engine)) == 6
+    assert len(pending(engine)) == 7
     run(engine, "DROP TABLE idempotency")
     migrate(engine)
     assert len(SqlStore(engine).identity()) == 36
