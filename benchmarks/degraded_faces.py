@@ -4,7 +4,8 @@
 
 Writes CACHE/KIND.npz, the embeddings and measures of one face a photo, in the order of CACHE's
 `photos.txt`; a kind whose file exists is left as it is. `sharp` is every photo as it is, the other
-kinds are PHOTOS_A_KIND of them. `domain.py` beside this file compares what lies there.
+kinds are about 1,000 of them; `fit.npz` has what a domain's direction is fitted to, of the
+development half. `domain.py` beside this file compares what lies there.
 """
 
 import argparse
@@ -17,6 +18,9 @@ import numpy as np
 
 from app.decision.policy import FaceSelection, select_face
 from app.errors import FaceError, ImageError
+from app.evaluation.degrading import embed_degraded, photos_to_degrade
+from app.evaluation.labels import LabelledPeople, LabelNoise, read_people
+from app.evaluation.protocol import Analyser
 from app.faces.pipeline import FacePipeline, build_pipeline
 from app.imaging import ImageLimits
 from app.inference.packs import load_pack
@@ -36,12 +40,25 @@ def main() -> None:
     photos = sorted(str(p.relative_to(options.images)) for p in options.images.glob("*/*.jpg"))
     (options.cache / "photos.txt").write_text("\n".join(photos) + "\n")
     pipeline = build_pipeline(load_pack(options.pack), Device.CPU, ImageLimits())
+    if not (options.cache / "fit.npz").exists():
+        _embed_for_fit(pipeline, options)
     for kind in options.kinds or ["sharp", *KINDS]:
         target = options.cache / f"{kind}.npz"
         if not target.exists():
             rows = range(len(photos)) if kind == "sharp" else chosen(photos)
             _embed(pipeline, options, kind, [(i, photos[i]) for i in rows], target)
             print(kind, "done", flush=True)
+
+
+def _embed_for_fit(pipeline: FacePipeline, options: argparse.Namespace) -> None:
+    """As `likeness evaluate --calibration` does, with the people of the development half."""
+    everyone = read_people(options.images)
+    pairs = zip(everyone.images, everyone.persons, strict=True)
+    mine = [(image, person) for image, person in pairs if is_development(person)]
+    people = LabelledPeople(options.images, *(tuple(column) for column in zip(*mine, strict=True)))
+    names = photos_to_degrade(people, LabelNoise())
+    degraded = embed_degraded(Analyser(pipeline), options.images, names, FaceSelection.CENTRE)
+    np.savez(options.cache / "fit.npz", **degraded)
 
 
 def is_development(person: str) -> bool:

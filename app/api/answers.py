@@ -12,6 +12,7 @@ from fastapi import Request, Response
 
 from app.api.schemas.common import ImageInfo
 from app.errors import LikenessError
+from app.gallery.comparator import Comparator
 from app.importing.jobs import ImportJobs
 from app.services import Services
 from app.telemetry.logs import request_id
@@ -106,8 +107,11 @@ def image_info(index: int, outcome: Outcome) -> ImageInfo:
     )
 
 
-def face_members(face: Face, image: AnalysedImage, index: int = 0) -> dict[str, Any]:
+def face_members(
+    face: Face, image: AnalysedImage, index: int, comparator: Comparator
+) -> dict[str, Any]:
     """The members of a `FaceInfo`."""
+    lean = None if face.embedding is None else comparator.lean(face.embedding)
     x1, y1, x2, y2 = face.box.tolist()
     return {
         "image_index": index,
@@ -121,6 +125,7 @@ def face_members(face: Face, image: AnalysedImage, index: int = 0) -> dict[str, 
         "landmarks": [[round(x, 2), round(y, 2)] for x, y in face.landmarks.tolist()],
         "score": round(face.score, 4),
         "quality": quality_members(asdict(face.quality)),
+        "degradation": None if lean is None else round(lean, 4),
     }
 
 

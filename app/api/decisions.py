@@ -6,6 +6,7 @@ from app.api.fields import ThresholdFields
 from app.api.schemas.decisions import CandidateInfo
 from app.decision.calibration import SHOWN_FMR, SHOWN_FPIR, Calibration
 from app.decision.policy import VerifyStatus
+from app.decision.refusals import OUTSIDE_CALIBRATION
 from app.decision.rules import ONE_COMPARISON, Ask, Rule
 from app.decision.verdicts import Doubt
 from app.gallery.gallery import Candidate
@@ -82,16 +83,20 @@ def doubt_members(doubt: Doubt | None, rule: Rule) -> dict[str, Any]:
 
 
 def verification_members(
-    rule: Rule, similarity: float, doubt: Doubt | None, *, reached: bool
+    rule: Rule, similarity: float, doubt: Doubt | None, *, reached: bool, refused: bool
 ) -> dict[str, Any]:
-    """Whether it is a match, and why it is none although the threshold is reached."""
+    """Whether it is a match, and why it is none although the threshold is reached, or why it is
+    not decided."""
     status = VerifyStatus.MATCH if reached else VerifyStatus.NO_MATCH
     if doubt is not None:
         status = VerifyStatus.AMBIGUOUS
+    reasons = [] if doubt is None else [doubt.reason]
+    if refused:
+        status, reasons = VerifyStatus.REJECTED, [OUTSIDE_CALIBRATION]
     return {
         "is_match": status is VerifyStatus.MATCH,
         "status": status,
-        "reasons": [] if doubt is None else [doubt.reason],
+        "reasons": reasons,
         **doubt_members(doubt, rule),
         "similarity": similarity,
     }

@@ -34,7 +34,7 @@ def calibrate(
                 return
             generator = np.random.default_rng(secrets.randbits(64))
             live = calibrate_collection(
-                services.gallery, collection, generator, shared=services.calibrations.shared
+                services.gallery, collection, generator, domain=services.calibrations.domain
             )
             size = services.gallery.size(collection)
         finally:

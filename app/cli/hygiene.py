@@ -135,6 +135,12 @@ def _print(found: Hygiene) -> None:
         [(one.face_id, one.person_id, ", ".join(one.reasons)) for one in found.weak],
         found.counts["weak"],
     )
+    _table(
+        "Degraded (blurred, dark, turned): not compared with other degraded faces",
+        ("face", "person", "degradation"),
+        [(one.face_id, one.person_id, f"{one.degradation:.2f}") for one in found.degraded],
+        found.counts["degraded"],
+    )
 
 
 def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]], count: int) -> None:

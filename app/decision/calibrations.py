@@ -5,7 +5,7 @@ import logging
 from pydantic import ValidationError
 
 from app.decision.calibration import Calibration
-from app.decision.domain import SharedDirection
+from app.decision.domain import Domain, SharedDirection
 from app.decision.rules import CollectionPolicy, Grounds
 from app.errors import CalibrationMismatch
 from app.gallery.ports import CollectionRecord, TemplateStore
@@ -38,9 +38,14 @@ class Calibrations:
         self._lock = new_lock("calibrations.held")
 
     @property
+    def domain(self) -> Domain | None:
+        """The pack's domain."""
+        return None if self.pack is None else self.pack.domain
+
+    @property
     def shared(self) -> SharedDirection | None:
         """The direction by which similarities are compared here, which is the pack's."""
-        return None if self.pack is None or self.pack.domain is None else self.pack.domain.shared
+        return None if self.domain is None else self.domain.shared
 
     def grounds(self, record: CollectionRecord) -> Grounds:
         """The collection's own calibration first, then the pack's."""

@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.decision.comparisons import LabelledEmbeddings
+from app.decision.limits import NO_LIMITS, Limits
 from app.gallery.comparator import Comparator
 from app.gallery.index.likeness import QUANTILE
 from app.gallery.ports import GallerySize
@@ -78,7 +79,7 @@ class Domain(_Section):
 
     `likeness`: the 99th percentile of the scores of its people, one face each. A gallery whose own
     is higher raises the threshold by `lift` times the difference, or by `small_lift` times in a
-    gallery of fewer than `small_gallery` people.
+    gallery of fewer than `small_gallery` people. `limits`: beyond which two faces are not compared.
     """
 
     shared: SharedDirection
@@ -86,11 +87,12 @@ class Domain(_Section):
     lift: Annotated[float, Field(ge=0, le=2)] = LIFT
     small_lift: Annotated[float, Field(ge=0, le=2)] = SMALL_LIFT
     small_gallery: Annotated[int, Field(ge=0)] = SMALL_GALLERY
+    limits: Limits = NO_LIMITS
 
     @classmethod
-    def of(cls, shared: SharedDirection, data: LabelledEmbeddings) -> "Domain":
+    def of(cls, shared: SharedDirection, data: LabelledEmbeddings, limits: Limits) -> "Domain":
         """The domain of the people whom a calibration is counted on."""
-        return cls(shared=shared, likeness=round(likeness_of(data), 6))
+        return cls(shared=shared, likeness=round(likeness_of(data), 6), limits=limits)
 
     def lift_of(self, likeness: float | None, size: GallerySize) -> float:
         """By how much a gallery of that likeness raises thresholds; 0 where it is not known."""

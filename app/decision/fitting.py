@@ -19,6 +19,7 @@ from app.decision.comparisons import (
     compare_non_mated,
 )
 from app.decision.domain import Domain, SharedDirection
+from app.decision.limits import NO_LIMITS, Limits
 from app.decision.rates import Floats
 from app.decision.tail import T_QUANTILE, fit_tail, spread
 from app.errors import NotEnoughData
@@ -37,13 +38,14 @@ MATED_STEP = 0.02
 @dataclass(frozen=True, slots=True)
 class Labelled:
     """Faces to calibrate on and what to write down of them. `shared` is the direction by which
-    they are compared, if any."""
+    they are compared, if any, and `limits` are those of the decisions on such scores."""
 
     data: LabelledEmbeddings
     kind: Literal["photos", "collection"]
     name: str
     left_out: frozenset[PersonPair] = frozenset()
     shared: SharedDirection | None = None
+    limits: Limits = NO_LIMITS
 
 
 def calibrate(
@@ -77,7 +79,7 @@ def calibrate(
         fmr=_with_tail(non_mated, data.person_count),
         fnmr=_curve(mated[0]) if mated else None,
         template_exponent=template_exponent(data, faces.left_out),
-        domain=None if faces.shared is None else Domain.of(faces.shared, data),
+        domain=None if faces.shared is None else Domain.of(faces.shared, data, faces.limits),
     )
 
 

@@ -83,6 +83,15 @@ class Weak:
 
 
 @dataclass(frozen=True, slots=True)
+class Degraded:
+    """A face that looks degraded to the recogniser: it is not compared with others that do."""
+
+    face_id: str
+    person_id: str
+    degradation: float
+
+
+@dataclass(frozen=True, slots=True)
 class Hygiene:
     """What was found, the worst first; `threshold` is the similarity from which two faces were
     taken for one person. `counts` of all that was found of each kind, also where fewer are listed.
@@ -101,6 +110,7 @@ class Hygiene:
     mislabels: tuple[Mislabel, ...]
     outliers: tuple[Outlier, ...]
     weak: tuple[Weak, ...]
+    degraded: tuple[Degraded, ...]
     counts: Mapping[str, int]
 
 
@@ -128,6 +138,7 @@ def examine(
     find = _Findings(gallery, near, calibration, rule)
     pairs, misplaced, alone = find.pairs(), find.misplaced(), find.alone(low)
     weak, weak_count = find.weak(limit)
+    degraded = find.degraded_rows()
     return Hygiene(
         size.persons,
         len(near.keys),
@@ -138,11 +149,13 @@ def examine(
         find.mislabels(misplaced[:limit]),
         find.outliers(alone[:limit]),
         weak,
+        find.degraded(degraded[:limit]),
         {
             "duplicates": len(pairs),
             "mislabels": len(misplaced),
             "outliers": len(alone),
             "weak": weak_count,
+            "degraded": len(degraded),
         },
     )
 
@@ -215,6 +228,25 @@ class _Findings:
         alone &= self._held[self._person] >= FACES_TO_BE_AN_OUTLIER
         rows = np.flatnonzero(alone & (near.other < 0))
         return rows[np.argsort(near.own[rows], kind="stable")]
+
+    def degraded_rows(self) -> Rows:
+        """The rows of faces beyond the calibration's limit of degradation, the worst first."""
+        domain = None if self._calibration is None else self._calibration.domain
+        limit = None if domain is None else domain.limits.max_degradation
+        if limit is None:
+            return np.empty(0, np.int64)
+        leans = self._near.degradation
+        rows = np.flatnonzero(leans > limit)
+        return rows[np.argsort(-leans[rows], kind="stable")]
+
+    def degraded(self, rows: Rows) -> tuple[Degraded, ...]:
+        """What there is to say of degraded faces."""
+        leans = self._near.degradation
+        return tuple(
+            Degraded(face[0], face[1], round(float(leans[row]), 4))
+            for row, face in zip(rows, self._faces(rows), strict=True)
+            if face is not None
+        )
 
     def duplicates(self, rows: Rows) -> tuple[Duplicate, ...]:
         """What there is to say of pairs of people."""

@@ -8,9 +8,10 @@ import numpy as np
 
 from app.decision.calibration import Calibration
 from app.decision.comparisons import LabelledEmbeddings
-from app.decision.domain import SharedDirection
+from app.decision.domain import Domain
 from app.decision.duplicates import suspected_duplicates
 from app.decision.fitting import Labelled, calibrate, require_persons
+from app.decision.limits import NO_LIMITS
 from app.gallery.comparator import COSINE
 from app.gallery.gallery import Gallery
 
@@ -42,24 +43,32 @@ def calibrate_collection(
     generator: np.random.Generator,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     *,
-    shared: SharedDirection | None = None,
+    domain: Domain | None = None,
 ) -> LiveCalibration:
     """Calibrate a collection on a sample of its own people and put that calibration to use.
 
     Pairs of people that are probably one person are left out of the false match rates, and
     counted as errors in their upper confidence limits: those hold even where every suspect is an
-    innocent twin. `shared`: the direction by which its faces are
-    compared. Raises NotEnoughData, CollectionNotFound or EmbeddingSpaceMismatch.
+    innocent twin. `domain` is the pack's, whose direction and limits hold here too. Raises
+    NotEnoughData, CollectionNotFound or EmbeddingSpaceMismatch.
     """
     record = gallery.require(name)
     templates = gallery.store.sample_templates(record, MAX_TEMPLATES, generator)
+    shared = None if domain is None else domain.shared
     comparator = COSINE if shared is None else shared.comparator
     data = LabelledEmbeddings.of(templates.vectors, templates.person_keys, comparator)
     require_persons(data)
     suspects = suspected_duplicates(data)
     left_out = frozenset((pair.person_a, pair.person_b) for pair in suspects)
     calibration = calibrate(
-        Labelled(data, "collection", name, left_out, shared),
+        Labelled(
+            data,
+            "collection",
+            name,
+            left_out,
+            shared,
+            NO_LIMITS if domain is None else domain.limits,
+        ),
         record.embedding_space,
         gallery.precision,
         clock,

@@ -26,13 +26,15 @@ Rows = NDArray[np.int64]
 class Neighbours:
     """Of each template (n,), by rising key: its key and its person's, the nearest template of
     another person that reaches the threshold (a row, -1 for none), its similarity (-inf for none),
-    and that of the nearest other one of its own person (-inf for none)."""
+    that of the nearest other one of its own person (-inf for none), and how degraded it looks (NaN
+    where the comparator does not tell)."""
 
     keys: Ids
     person_keys: Ids
     other: Rows
     similarity: FloatArray
     own: FloatArray
+    degradation: FloatArray
 
 
 def find_neighbours(
@@ -52,7 +54,7 @@ def find_neighbours(
     templates times those they are compared with: the whole collection, and all of their person.
     Raises CollectionNotFound or EmbeddingSpaceMismatch.
     """
-    keys, persons, others, similarity = _search(gallery, name, threshold, progress)
+    keys, persons, others, similarity, leans = _search(gallery, name, threshold, progress)
     places = np.minimum(np.searchsorted(keys, others), max(len(keys) - 1, 0))
     # What was enrolled meanwhile is not looked at.
     known = keys[places] == others
@@ -64,17 +66,19 @@ def find_neighbours(
         np.where(known, places, -1),
         np.where(known, similarity, np.float32(-np.inf)),
         own.similarities(enough),
+        leans,
     )
 
 
 def _search(
     gallery: Gallery, name: str, threshold: float, progress: Progress
-) -> tuple[Ids, Ids, Ids, FloatArray]:
-    """Keys, persons' keys, and key (-1 for none) and similarity of the nearest of other people."""
+) -> tuple[Ids, Ids, Ids, FloatArray, FloatArray]:
+    """Keys, persons' keys, key (-1 for none) and similarity of the nearest of other people, and how
+    degraded each template looks."""
     # By rising key those enrolled meanwhile come last: an import beside this does not prolong it.
     total, done = gallery.size(name).templates, 0
     keys, persons, others = ([np.empty(0, np.int64)] for _ in range(3))
-    similarity = [np.empty(0, np.float32)]
+    similarity, leans = ([np.empty(0, np.float32)] for _ in range(2))
     for page in gallery.templates(name):
         for start in range(0, len(page.keys), PROBES_AT_ONCE):
             some = slice(start, start + PROBES_AT_ONCE)
@@ -85,6 +89,8 @@ def _search(
             similarity.append(found.similarities)
             done += len(found.keys)
             progress(done, max(done, total))
+        lean = gallery.comparator.degradation(page.vectors)
+        leans.append(np.full(len(page.keys), np.nan, np.float32) if lean is None else lean)
         keys.append(page.keys)
         persons.append(page.person_keys)
         if done >= total:
@@ -94,6 +100,7 @@ def _search(
         np.concatenate(persons),
         np.concatenate(others),
         np.concatenate(similarity),
+        np.concatenate(leans),
     )
 
 

@@ -38,11 +38,13 @@ class Status(StrEnum):
 
 
 class VerifyStatus(StrEnum):
-    """The answer of a verification. `ambiguous`: as `Status` has it; it is no match."""
+    """The answer of a verification. `ambiguous` and `rejected`: as `Status` has them; neither is a
+    match."""
 
     MATCH = "match"
     NO_MATCH = "no_match"
     AMBIGUOUS = "ambiguous"
+    REJECTED = "rejected"
 
 
 def select_face(image: AnalysedImage, selection: FaceSelection) -> Face:

@@ -12,6 +12,7 @@ import numpy as np
 from app.decision.calibration import Calibration, pack_calibration
 from app.decision.domain import SharedDirection
 from app.decision.fitting import MIN_PERSONS, Labelled, calibrate
+from app.decision.limits import Limits
 from app.decision.policy import FaceSelection
 from app.decision.rules import ONE_COMPARISON, CollectionPolicy
 from app.errors import NotEnoughData
@@ -47,7 +48,7 @@ from app.evaluation.protocol import (
     enrol_photos,
     pair_similarities,
 )
-from app.evaluation.sample import FaceSample, build_sample, find_problems
+from app.evaluation.sample import FaceSample, build_sample, find_problems, quality_column
 from app.evaluation.scores import compare_rules
 from app.evaluation.setting import at_setting
 from app.evaluation.verification import detection_figures, verify_pairs
@@ -238,11 +239,19 @@ def _measure_people(plan: Plan, people: LabelledPeople, bench: _Bench) -> _Secti
 
 
 def _calibrate(sample: FaceSample, people: LabelledPeople, bench: _Bench) -> Calibration | None:
-    labelled = Labelled(sample.data, "photos", _name(people.folder), sample.left_out, bench.shared)
+    name = _name(people.folder)
+    labelled = Labelled(sample.data, "photos", name, sample.left_out, bench.shared, _limits(sample))
     try:
         return calibrate(labelled, bench.pack.embedding_space, PRECISION, bench.clock)
     except NotEnoughData:
         return None
+
+
+def _limits(sample: FaceSample) -> Limits:
+    return Limits.fit(
+        sample.data.comparator.degradation(sample.data.vectors),
+        quality_column(sample.qualities, "sharpness"),
+    )
 
 
 def _thresholds(

@@ -69,5 +69,9 @@ class Comparator:
         where nothing is known of one."""
         return None if self.direction is None else np.asarray(vectors @ self.direction)
 
+    def lean(self, vector: FloatArray) -> float | None:
+        """`degradation` of one vector (d,)."""
+        return None if self.direction is None else float(vector @ self.direction)
+
 
 COSINE = Comparator()

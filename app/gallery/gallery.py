@@ -41,6 +41,7 @@ from app.types import FloatArray, JsonObject
 DEFAULT_COLLECTION = "default"
 COLLECTIONS_AT_ONCE = 100
 TEMPLATES_AT_ONCE = 8_192
+FACES_AT_ONCE = 500
 # Of the length of a unit vector that was rounded to float32.
 UNIT_TOLERANCE = 1e-6
 
@@ -59,11 +60,13 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A probe against one claimed person: the nearest stored face, of `templates` compared."""
+    """A probe against one claimed person: the nearest stored face, of `templates` compared, and how
+    degraded that face looks (None where the comparator does not tell)."""
 
     face: FaceRecord
     similarity: float
     templates: int
+    degradation: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +221,22 @@ class Gallery:
         scores = self.comparator.scores(probe[np.newaxis], vectors)[0]
         similarities = np.clip(scores, -1.0, 1.0)
         best = int(np.argmax(similarities))
-        return Comparison(faces[best], float(similarities[best]), len(faces))
+        lean = self.comparator.lean(vectors[best])
+        return Comparison(faces[best], float(similarities[best]), len(faces), lean)
+
+    def degradations(self, collection: str, keys: Sequence[int]) -> dict[int, float]:
+        """How degraded stored faces look, by template key; without those deleted since, and empty
+        where the comparator does not tell."""
+        record = self.require(collection)
+        found: dict[int, float] = {}
+        for start in range(0, len(keys), FACES_AT_ONCE):
+            some = self.store.templates_by_key(
+                record, sorted(set(keys[start : start + FACES_AT_ONCE]))
+            )
+            leans = self.comparator.degradation(some.vectors)
+            if leans is not None:
+                found |= dict(zip(some.keys.tolist(), leans.tolist(), strict=True))
+        return found
 
     def has_person(self, collection: str, person_id: str) -> bool:
         """Whether a person has that id."""

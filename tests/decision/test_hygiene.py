@@ -105,7 +105,7 @@ def test_the_worst_are_listed_and_all_are_counted(
     nothing = lambda *_: None  # noqa: E731
     whole = examine(services.gallery, services.calibrations, "default", nothing)
     some = examine(services.gallery, services.calibrations, "default", nothing, 1)
-    kinds = ("duplicates", "mislabels", "outliers", "weak")
+    kinds = ("duplicates", "mislabels", "outliers", "weak", "degraded")
     assert some.counts == whole.counts == {kind: len(getattr(whole, kind)) for kind in kinds}
     for kind in kinds:
         assert getattr(some, kind) == getattr(whole, kind)[:1]

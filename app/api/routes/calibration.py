@@ -71,7 +71,7 @@ def _calibrate(services: Services, collection: str) -> LiveCalibration:
     try:
         generator = np.random.default_rng(secrets.randbits(64))
         return calibrate_collection(
-            services.gallery, collection, generator, shared=services.calibrations.shared
+            services.gallery, collection, generator, domain=services.calibrations.domain
         )
     finally:
         services.calibrating.release()

@@ -36,6 +36,7 @@ from app.decision.calibrations import policy_of
 from app.decision.gates import OPEN_GATE, QualityGate
 from app.decision.pairs import PairRules
 from app.decision.policy import FaceSelection, is_match, usable_face
+from app.decision.refusals import Refusals
 from app.decision.rules import ONE_COMPARISON, Rule, identification_rule, verification_rule
 from app.decision.verdicts import Verdict, judge
 from app.errors import (
@@ -92,10 +93,12 @@ async def verify(request: Request) -> Any:
         for i, outcome in enumerate(outcomes)
     ]
     best = None
+    comparator = head.services.gallery.comparator
     if references:
-        comparator = head.services.gallery.comparator
         similarity = comparator.score(_vector(faces[0][1]), _vector(faces[1][1]))
-        against: dict[str, Any] = {"reference_face": face_members(faces[1][1], faces[1][0], 1)}
+        against: dict[str, Any] = {
+            "reference_face": face_members(faces[1][1], faces[1][0], 1, comparator)
+        }
         claimed = ONE_COMPARISON
     else:
         best = await _against_person(head, fields, _vector(faces[0][1]))
@@ -104,8 +107,9 @@ async def verify(request: Request) -> Any:
         claimed = GallerySize(1, best.templates)
     rule = await head.services.scheduler.search(_verification_rule, head, fields, claimed)
     reached = is_match(similarity, rule.threshold)
-    doubt = None
-    if best is not None and reached:
+    refusals, doubt = _refusals(head, rule, fields.collection), None
+    refused = refusals is not None and refusals.refuses(faces[0][1], best or faces[1][1])
+    if best is not None and reached and not refused:
         pairs = PairRules(head.services.gallery, record, rule.calibration)
         claim = Candidate(best.face, similarity, None)
         doubt = await head.services.scheduler.read(pairs.doubt, claim, _vector(faces[0][1]))
@@ -114,9 +118,17 @@ async def verify(request: Request) -> Any:
         **against,
         **rule_members(rule),
         **fmr_members(rule, similarity),
-        **verification_members(rule, similarity, doubt, reached=reached),
-        "face": face_members(faces[0][1], faces[0][0], 0),
+        **verification_members(rule, similarity, doubt, reached=reached, refused=refused),
+        "face": face_members(faces[0][1], faces[0][0], 0, comparator),
     }
+
+
+def _refusals(head: AnswerHead, rule: Rule, collection: str) -> Refusals | None:
+    """None where nothing is promised: without a domain, or for a fixed threshold."""
+    domain = None if rule.calibration is None else rule.calibration.domain
+    if domain is None or rule.target is None:
+        return None
+    return Refusals(head.services.gallery, collection, domain.limits)
 
 
 async def _analyse_pair(
@@ -223,10 +235,13 @@ def _decide(
         ask_of(fields), policy, grounds, result.searched, likeness=result.likeness
     )
     verdicts = _verdicts(found, result.rows, rule, policy.identify_gate, fields)
+    refusals = _refusals(head, rule, fields.collection)
+    if refusals is not None:
+        verdicts = refusals.applied(verdicts, [face for _, _, face in found])
     verdicts = PairRules(services.gallery, record, rule.calibration).applied(verdicts, probes)
     faces = [
         {
-            **face_members(face, image, index),
+            **face_members(face, image, index, services.gallery.comparator),
             "status": verdict.status,
             "person_id": verdict.person.face.person_id if verdict.person else None,
             "reasons": verdict.reasons,

@@ -25,7 +25,7 @@ from app.errors import (
     NothingEnrolled,
 )
 from app.gallery.ports import NewTemplate, OnceRequest, RequestKey, StoredTemplate
-from app.types import AnalysedImage, JsonObject, Steps
+from app.types import AnalysedImage, JsonObject, Quality, Steps
 
 router = APIRouter(prefix="/v1", tags=["gallery"])
 
@@ -87,7 +87,10 @@ async def _enroll(
         _refuse_all([error for error in outcomes if isinstance(error, LikenessError)], rejected)
 
     def answer(stored: Sequence[StoredTemplate]) -> JsonObject:
-        enrolled = [_enrolled(i, one) for i, one in zip(templates, stored, strict=True)]
+        enrolled = [
+            _enrolled(head, i, template, one)
+            for (i, template), one in zip(templates.items(), stored, strict=True)
+        ]
         return {
             "collection": fields.collection,
             "person_id": stored[0].face.person_id,
@@ -147,10 +150,19 @@ def _refuse_all(errors: list[LikenessError], rejected: list[RejectedImage]) -> N
     )
 
 
-def _enrolled(index: int, stored: StoredTemplate) -> EnrolledFace:
+def _enrolled(
+    head: AnswerHead, index: int, template: NewTemplate, stored: StoredTemplate
+) -> EnrolledFace:
+    services, quality = head.services, Quality.read(stored.face.quality)
+    lean, domain = (
+        services.gallery.comparator.lean(template.embedding),
+        services.calibrations.domain,
+    )
     return EnrolledFace(
         index=index,
         face_id=stored.face.face_id,
         duplicate=stored.duplicate,
         quality=quality_members(stored.face.quality),
+        degradation=None if lean is None else round(lean, 4),
+        degraded=[] if domain is None else list(domain.limits.beyond(quality, lean)),
     )

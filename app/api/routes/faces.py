@@ -55,9 +55,10 @@ async def detect(request: Request) -> Any:
         head, call.images, fields.max_faces, embed=False, liveness=fields.liveness
     )
     found, members = faces_of(outcomes), head.members()
+    comparator = head.services.gallery.comparator
 
     def write() -> Response:
-        faces = [face_members(face, image, index) for index, image, face in found]
+        faces = [face_members(face, image, index, comparator) for index, image, face in found]
         return json_answer({**members, "images": _infos(outcomes), "faces": faces})
 
     return await answer_of_faces(request, len(found), write)
@@ -87,10 +88,11 @@ async def embed(request: Request) -> Any:
         return _octets(outcomes, head.services.pack.recogniser.dimension)
     packed = MSGPACK in accepted
     found, members = faces_of(outcomes), head.members()
+    comparator = head.services.gallery.comparator
 
     def write() -> Response:
         faces = [
-            {**face_members(face, image, index), "embedding": _embedding(face, packed)}
+            {**face_members(face, image, index, comparator), "embedding": _embedding(face, packed)}
             for index, image, face in found
         ]
         answer = {**members, "images": _infos(outcomes), "faces": faces}

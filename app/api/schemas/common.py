@@ -67,6 +67,14 @@ class FaceInfo(BaseModel):
     ]
     score: float
     quality: QualityInfo
+    degradation: Annotated[
+        float | None,
+        Field(
+            description="How far its embedding leans towards those of blurred, dark and "
+            "upside-down faces, -1 to 1: below 0.25 for 99 of 100 good photos. Null without an "
+            "embedding, or where the calibration has no domain."
+        ),
+    ] = None
 
 
 class Extent(BaseModel):
@@ -114,6 +122,7 @@ FACE: dict[str, Any] = {
     "landmarks": [[436.1, 224.0], [547.6, 218.2], [496.0, 290.3], [448.2, 343.9], [547.0, 339.5]],
     "score": 0.92,
     "quality": QUALITY,
+    "degradation": -0.04,
 }
 IMAGE: dict[str, Any] = {"index": 0, "width": 910, "height": 1137, "faces": 1, "error": None}
 TIME = "2026-11-23T12:00:00Z"

@@ -56,7 +56,10 @@ class IdentifiedFace(FaceInfo):
         list[str],
         Field(
             default_factory=list,
-            description="Why it was rejected: what the collection's gate misses. When ambiguous: "
+            description="Why it was rejected: what the collection's gate misses, or "
+            "`outside_calibration` if this face and the nearest stored one are degraded in the "
+            "same way (blurred, dark, or by `degradation`), so that their similarity proves "
+            "nothing. When ambiguous: "
             "`margin_too_small`, or `nearer_to_other` if the person who is left to choose is not "
             "the one it resembles most.",
         ),
@@ -127,7 +130,9 @@ class VerifyAnswer(Answer, Decided):
         VerifyStatus,
         Field(
             description="`ambiguous`: the similarity reaches the threshold, but another person who "
-            "is declared to be different is as similar or nearly so; `is_match` is false then."
+            "is declared to be different is as similar or nearly so. `rejected`: both faces are "
+            "degraded in the same way, so that their similarity proves nothing. `is_match` is "
+            "false in either case."
         ),
     ]
     reasons: Annotated[
@@ -135,7 +140,7 @@ class VerifyAnswer(Answer, Decided):
         Field(
             default_factory=list,
             description="When ambiguous: `margin_too_small`, or `nearer_to_other` if it is "
-            "clearly the other person's face.",
+            "clearly the other person's face. When rejected: `outside_calibration`.",
         ),
     ]
     between: Between

@@ -28,6 +28,17 @@ class EnrolledFace(BaseModel):
     face_id: str
     duplicate: Annotated[bool, Field(description="This content was stored for them before.")]
     quality: dict[str, Any]
+    degradation: Annotated[
+        float | None, Field(description="As in the answer of /v1/embed; null without a domain.")
+    ] = None
+    degraded: Annotated[
+        list[str],
+        Field(
+            default_factory=list,
+            description="What makes it a template of little use (degraded, blurred, too_dark): it "
+            "is not compared with faces degraded in the same way. Enroll a better photo.",
+        ),
+    ]
 
 
 class RejectedImage(BaseModel):
@@ -46,6 +57,8 @@ class EnrollAnswer(Answer):
                 "face_id": "7f8de8f5-53c9-4a52-9e3a-1d2b7f3f1f11",
                 "duplicate": False,
                 "quality": QUALITY,
+                "degradation": -0.04,
+                "degraded": [],
             }
         ],
         rejected=[

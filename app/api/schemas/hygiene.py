@@ -50,6 +50,14 @@ class WeakInfo(BaseModel):
     quality: QualityInfo
 
 
+class DegradedInfo(BaseModel):
+    face_id: str
+    person_id: str
+    degradation: Annotated[
+        float, Field(description="As in the answer of /v1/embed, beyond the calibration's limit.")
+    ]
+
+
 _EXAMPLE: dict[str, Any] = {
     "persons": 2883,
     "faces": 6410,
@@ -71,7 +79,8 @@ _EXAMPLE: dict[str, Any] = {
     "mislabels": [],
     "outliers": [],
     "weak": [],
-    "counts": {"duplicates": 1, "mislabels": 0, "outliers": 0, "weak": 0},
+    "degraded": [],
+    "counts": {"duplicates": 1, "mislabels": 0, "outliers": 0, "weak": 0, "degraded": 0},
 }
 
 
@@ -102,4 +111,5 @@ class HygieneAnswer(Answer):
     mislabels: list[MislabelInfo]
     outliers: list[OutlierInfo]
     weak: list[WeakInfo]
+    degraded: list[DegradedInfo]
     counts: dict[str, int]

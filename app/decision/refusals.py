@@ -1,0 +1,65 @@
+"""Decisions that are not made, because what was compared is outside the calibrated domain."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from app.decision.limits import Limits
+from app.decision.policy import Status
+from app.decision.verdicts import Verdict
+from app.gallery.gallery import Candidate, Comparison, Gallery
+from app.gallery.ports import FaceRecord
+from app.types import Face, Quality
+
+OUTSIDE_CALIBRATION = "outside_calibration"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusals:
+    """Applies the limits of one calibration to the decisions of one collection."""
+
+    gallery: Gallery
+    collection: str
+    limits: Limits
+
+    def applied(self, verdicts: Sequence[Verdict], faces: Sequence[Face]) -> list[Verdict]:
+        """The verdicts; those are rejected that rest on a comparison outside the limits."""
+        codes = [self._codes_of(face) for face in faces]
+        doubtful = [
+            verdict.person.face
+            for verdict, mine in zip(verdicts, codes, strict=True)
+            if mine and verdict.person is not None
+        ]
+        leans = self._degradations(doubtful) if doubtful else {}
+        return [
+            replace(verdict, status=Status.REJECTED, person=None, reasons=(OUTSIDE_CALIBRATION,))
+            if mine and verdict.person is not None and self._shares(mine, verdict.person, leans)
+            else verdict
+            for verdict, mine in zip(verdicts, codes, strict=True)
+        ]
+
+    def refuses(self, probe: Face, other: Face | Comparison) -> bool:
+        """Whether the comparison of a face with another, or with the nearest of a person's
+        templates, is outside the limits."""
+        mine = self._codes_of(probe)
+        if isinstance(other, Comparison):
+            theirs = self.limits.beyond(Quality.read(other.face.quality), other.degradation)
+        else:
+            theirs = self._codes_of(other)
+        return bool(set(mine) & set(theirs))
+
+    def _codes_of(self, face: Face) -> tuple[str, ...]:
+        return self.limits.beyond(face.quality, degradation_of(face, self.gallery))
+
+    def _shares(self, mine: tuple[str, ...], person: Candidate, leans: Mapping[int, float]) -> bool:
+        stored = person.face
+        theirs = self.limits.beyond(Quality.read(stored.quality), leans.get(stored.template_key))
+        return bool(set(mine) & set(theirs))
+
+    def _degradations(self, faces: Sequence[FaceRecord]) -> dict[int, float]:
+        """Of stored templates by key, without those that were deleted since."""
+        return self.gallery.degradations(self.collection, [face.template_key for face in faces])
+
+
+def degradation_of(face: Face, gallery: Gallery) -> float | None:
+    """How far an embedded face leans towards the gallery's shared direction."""
+    return None if face.embedding is None else gallery.comparator.lean(face.embedding)

@@ -1,0 +1,338 @@
+"""What a calibration promises, in strata of degraded photos and in galleries of one group.
+
+    python benchmarks/domain.py CACHE --groups ../shared/data/lfw/groups.csv \
+        --label-noise benchmarks/lfw_label_noise.csv
+
+CACHE is what `degraded_faces.py` wrote. Calibrations and the direction are made of the development
+half of the people; every figure is of the other half. Before: cosines; after: the score, and where
+a gallery is searched the threshold raised by its likeness. Prints Markdown tables.
+"""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+from degraded_faces import KINDS, is_development
+from numpy.typing import NDArray
+
+from app.decision.calibration import Calibration
+from app.decision.comparisons import LabelledEmbeddings, rates_at
+from app.decision.domain import SharedDirection
+from app.decision.fitting import Labelled, calibrate
+from app.decision.rates import Rate, clopper_pearson
+from app.decision.rules import ONE_COMPARISON
+from app.evaluation.identification import by_person
+from app.evaluation.labels import read_attributes, read_label_noise
+from app.gallery.comparator import COSINE, Comparator
+from app.gallery.index.likeness import LEAST_PERSONS, PERSONS, QUANTILE
+from app.gallery.ports import GallerySize
+from app.types import FloatArray
+
+CHOICES = 20
+TARGETS = (0.1, 0.03, 0.01, 0.001)
+FMR = 1e-4
+
+Rows = NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class Faces:
+    """Embeddings (n, d) and whose they are (n,)."""
+
+    vectors: FloatArray
+    persons: NDArray[np.str_]
+
+    def of(self, rows: NDArray[np.generic]) -> "Faces":
+        return Faces(self.vectors[rows], self.persons[rows])
+
+    def first(self) -> "Faces":
+        """One face a person."""
+        return self.of(np.unique(self.persons, return_index=True)[1])
+
+    def labelled(self, comparator: Comparator) -> LabelledEmbeddings:
+        return LabelledEmbeddings.of(self.vectors, self.persons, comparator)
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """The photos of the held-out half, as they are and degraded, and both calibrations."""
+
+    sharp: Faces
+    kinds: dict[str, Faces]
+    before: Calibration
+    after: Calibration
+    brightness: dict[str, NDArray[np.float32]]
+
+
+def main() -> None:
+    options = _arguments()
+    cache = _read(options)
+    print(f"{len(cache.sharp.vectors)} photos of {len(set(cache.sharp.persons))} people held out\n")
+    _strata(cache)
+    _degraded_galleries(cache)
+    _groups(cache, read_attributes(options.groups)["sex"])
+    _press(cache)
+
+
+# --- strata ----------------------------------------------------------------------------------
+
+
+def _strata(cache: Cache) -> None:
+    print("FMR at the threshold for 1e-4, per 10,000 (95 % interval)\n")
+    _row("stratum", "faces", "both, before", "both, after", "one, before", "one, after", "x.d")
+    _row(*["---"] * 7)
+    for kind, faces in {"sharp": cache.sharp, **cache.kinds}.items():
+        some = faces.first()
+        cells = [_both(some, one) for one in (cache.before, cache.after)]
+        cells += [_one(some, cache.sharp.first(), one) for one in (cache.before, cache.after)]
+        lean = cache.after.comparator.degradation(some.vectors)
+        assert lean is not None, "the calibration has a domain"
+        _row(kind, str(len(some.vectors)), *map(_per_10_000, cells), f"{np.median(lean):.2f}")
+    print("\nTwo different degradations, the worst pairs after\n")
+    found = []
+    for a, b in combinations(cache.kinds, 2):
+        one, other = cache.kinds[a].first(), cache.kinds[b].first()
+        found.append(
+            (_one(one, other, cache.after).value, _one(one, other, cache.before).value, a, b)
+        )
+    for after, before, a, b in sorted(found, reverse=True)[:8]:
+        _row(a, b, f"{before:.1e}", f"{after:.1e}")
+    print()
+
+
+def _threshold(calibration: Calibration) -> float:
+    return calibration.threshold_at(FMR, ONE_COMPARISON)
+
+
+def _both(faces: Faces, calibration: Calibration) -> Rate:
+    at = np.array([_threshold(calibration)])
+    curve = rates_at(faces.labelled(calibration.comparator), at)
+    return Rate(float(curve.rates[0]), float(curve.low[0]), float(curve.high[0]))
+
+
+def _one(faces: Faces, others: Faces, calibration: Calibration) -> Rate:
+    """Faces against others' faces; the interval counts a face's comparisons as one cluster."""
+    scores = calibration.comparator.scores(faces.vectors, others.vectors)
+    different = faces.persons[:, np.newaxis] != others.persons
+    matched = (scores >= _threshold(calibration))[different]
+    return by_person(matched, np.nonzero(different)[0])
+
+
+# --- galleries -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """What the searches of one gallery found: by stranger the highest score, by mated probe its
+    own person's score, whether that was first, and whose probe it is."""
+
+    strangers: NDArray[np.float64]
+    own: NDArray[np.float64]
+    first: NDArray[np.bool_]
+    persons: NDArray[np.str_]
+    likeness: float | None
+
+
+def _search(gallery: Faces, mated: Faces, strangers: Faces, comparator: Comparator) -> Searched:
+    scores = comparator.scores(mated.vectors, gallery.vectors)
+    place = np.searchsorted(gallery.persons, mated.persons)
+    own = scores[np.arange(len(scores)), place].astype(np.float64)
+    others = comparator.scores(strangers.vectors, gallery.vectors).max(axis=1)
+    return Searched(
+        others.astype(np.float64), own, own >= scores.max(axis=1), mated.persons,
+        _likeness(gallery, comparator),
+    )  # fmt: skip
+
+
+def _likeness(gallery: Faces, comparator: Comparator) -> float | None:
+    some = gallery.vectors[:PERSONS]
+    if len(some) < LEAST_PERSONS:
+        return None
+    pairs = np.triu_indices(len(some), 1)
+    return float(np.quantile(comparator.scores(some, some)[pairs], QUANTILE))
+
+
+def _gallery_row(
+    name: str,
+    draws: list[tuple[Faces, Faces, Faces]],
+    calibration: Calibration,
+    *,
+    lifted: bool,
+    targets: tuple[float, ...] = TARGETS,
+) -> None:
+    """FPIR with its interval at each target, and TPIR at 1 %, over several draws of a gallery."""
+    found = [_search(*draw, calibration.comparator) for draw in draws]
+    size = GallerySize(len(draws[0][0].vectors), len(draws[0][0].vectors))
+    cells, lift = [], 0.0
+    for target in targets:
+        wrong, right = [], []
+        try:
+            threshold = calibration.threshold_at(target, size)
+        except Exception as error:  # noqa: BLE001
+            cells.append(type(error).__name__)
+            continue
+        for one in found:
+            if lifted and calibration.domain is not None:
+                lift = calibration.domain.lift_of(one.likeness, size)
+            wrong.append((one.strangers >= threshold + lift).mean())
+            right.append((one.first & (one.own >= threshold + lift)).mean())
+        strangers = float(len(found[0].strangers))
+        mean = float(np.mean(wrong))
+        low, high = clopper_pearson(np.array([mean * strangers]), np.array([strangers]))
+        cells.append(f"{100 * mean:.2f} ({100 * low[0]:.2f}-{100 * high[0]:.2f})")
+        if target == 0.01:
+            tpir = f"{100 * np.mean(right):.1f}"
+    _row(name, *cells, tpir, f"{lift:.3f}")
+
+
+def _degraded_galleries(cache: Cache) -> None:
+    print("Galleries degraded like their probes: FPIR in % at promised 1 %, TPIR in %\n")
+    _row("stratum", "FPIR", "TPIR", "lift")
+    _row(*["---"] * 4)
+    for kind, faces in cache.kinds.items():
+        draws = [_parted(faces)]
+        _gallery_row(f"{kind}, before", draws, cache.before, lifted=False, targets=(0.01,))
+        _gallery_row(f"{kind}, after", draws, cache.after, lifted=True, targets=(0.01,))
+    print()
+
+
+def _parted(faces: Faces) -> tuple[Faces, Faces, Faces]:
+    """The first photo of people with two, their second ones, and people with one."""
+    names, first, counts = np.unique(faces.persons, return_index=True, return_counts=True)
+    several = np.isin(faces.persons, names[counts > 1])
+    enrolled = np.zeros(len(several), np.bool_)
+    enrolled[first] = True
+    return faces.of(several & enrolled), faces.of(several & ~enrolled), faces.of(~several)
+
+
+def _draws(faces: Faces, size: int | None = None) -> Iterator[tuple[Faces, Faces, Faces]]:
+    """Random choices of the photo that is enrolled of each person who has several."""
+    names, counts = np.unique(faces.persons, return_counts=True)
+    for seed in range(CHOICES):
+        generator = np.random.default_rng(seed)
+        several = generator.permutation(names[counts > 1])[:size]
+        order = generator.permutation(len(faces.persons))
+        _, place = np.unique(faces.persons[order], return_index=True)
+        picked = np.zeros(len(order), np.bool_)
+        picked[order[place]] = True
+        known = np.isin(faces.persons, several)
+        strangers = np.isin(faces.persons, names[counts == 1])
+        gallery = faces.of(known & picked)
+        gallery = gallery.of(np.argsort(gallery.persons))
+        yield gallery, faces.of(known & ~picked), faces.of(strangers)
+
+
+def _groups(cache: Cache, group_of: dict[str, str]) -> None:
+    faces = cache.sharp
+    group = np.array([group_of.get(person, "") for person in faces.persons])
+    galleries = {"mixed": np.ones(len(group), np.bool_)}
+    galleries |= {name: group == name for name in sorted(set(group) - {""})}
+    for size in (None, 50):
+        print(f"Galleries of {size or 'all'}: FPIR in % at promised 10 / 3 / 1 / 0.1 %\n")
+        _row("gallery", *(f"{100 * target:g} %" for target in TARGETS), "TPIR at 1 %", "lift")
+        _row(*["---"] * 7)
+        for name, rows in galleries.items():
+            draws = list(_draws(faces.of(rows), size))
+            people = len(draws[0][0].persons)
+            _gallery_row(f"{people} {name}, before", draws, cache.before, lifted=False)
+            _gallery_row(f"{people} {name}, score", draws, cache.after, lifted=False)
+            _gallery_row(f"{people} {name}, score and lift", draws, cache.after, lifted=True)
+        print()
+    print("One comparison within a group: FMR per 10,000 at the threshold for 1e-4, and at 0.568\n")
+    for name, rows in galleries.items():
+        some = faces.of(rows).labelled(cache.after.comparator)
+        at = np.array([_threshold(cache.after), 0.568])
+        curve = rates_at(some, at)
+        _row(name, *(
+            _per_10_000(Rate(float(curve.rates[i]), float(curve.low[i]), float(curve.high[i])))
+            for i in range(2)
+        ))  # fmt: skip
+    print()
+
+
+# --- press photos ----------------------------------------------------------------------------
+
+
+def _press(cache: Cache) -> None:
+    print("Press photos: what the score and a bound on both sides' degradation cost\n")
+    for name, one in (("before", cache.before), ("after", cache.after)):
+        missed = one.fnmr_at(_threshold(one))
+        assert missed is not None, "people have several photos"
+        print(f"- {name}: threshold {_threshold(one):.4f}, development FNMR {missed.value:.4f}")
+    lean = cache.after.comparator.degradation(cache.sharp.vectors)
+    assert lean is not None, "the calibration has a domain"
+    product = np.outer(np.maximum(lean, 0), np.maximum(lean, 0))
+    same = cache.sharp.persons[:, np.newaxis] == cache.sharp.persons
+    upper = np.triu(np.ones_like(same), 1)
+    print("\nShare of comparisons with a product of both x.d above a bound, in %\n")
+    kinds = [k for k in ("blur-3", "blur-4", "blur-5", "dark-0.05", "bright-3") if k in cache.kinds]
+    _row("bound", "mated", "non-mated", *kinds)
+    _row(*["---"] * (3 + len(kinds)))
+    for bound in (0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2):
+        cells = [f"{100 * (product > bound)[upper & mask].mean():.3f}" for mask in (same, ~same)]
+        cells += [_refused(cache.kinds[kind].first(), cache.after, bound) for kind in kinds]
+        _row(f"{bound:g}", *cells)
+
+
+def _refused(faces: Faces, calibration: Calibration, bound: float) -> str:
+    """Share of a stratum's comparisons above a bound, and the FMR of those below it."""
+    lean = np.maximum(faces.vectors @ calibration.comparator.direction, 0)
+    pairs = np.triu_indices(len(lean), 1)
+    kept = np.outer(lean, lean)[pairs] <= bound
+    scores = calibration.comparator.scores(faces.vectors, faces.vectors)[pairs][kept]
+    wrong = (scores >= _threshold(calibration)).mean() if kept.any() else 0.0
+    return f"{100 * (1 - kept.mean()):.0f}; FMR {wrong:.1e}"
+
+
+# --- inside ----------------------------------------------------------------------------------
+
+
+def _read(options: argparse.Namespace) -> Cache:
+    photos = np.array((options.cache / "photos.txt").read_text().split())
+    persons = np.array([photo.split("/")[0] for photo in photos])
+    noise = read_label_noise(options.label_noise)
+    second_names = {other for _, other in noise.same_people}
+    usable = ~np.isin(photos, list(noise.images)) & ~np.isin(persons, list(second_names))
+    mine = np.array([is_development(person) for person in persons])
+    sharp = np.load(options.cache / "sharp.npz")["embedding"]
+    usable &= np.isfinite(sharp[:, 0])
+    fit = np.load(options.cache / "fit.npz")
+    shared = SharedDirection.fit({name: fit[name] for name in fit.files}, "development half")
+    everyone = Faces(sharp, persons)
+    made = []
+    for comparator, direction in ((COSINE, None), (shared.comparator, shared)):
+        data = everyone.of(usable & mine).labelled(comparator)
+        labelled = Labelled(data, "photos", "development half", shared=direction)
+        made.append(calibrate(labelled, "es-benchmark", "float32"))
+    kinds, brightness = {}, {}
+    for kind in KINDS:
+        if (options.cache / f"{kind}.npz").exists():
+            stored = np.load(options.cache / f"{kind}.npz")
+            rows, vectors = stored["rows"], stored["embedding"]
+            kept = (usable & ~mine)[rows]
+            kinds[kind] = Faces(vectors[kept], persons[rows[kept]])
+            brightness[kind] = stored["brightness"][kept]
+    return Cache(everyone.of(usable & ~mine), kinds, made[0], made[1], brightness)
+
+
+def _per_10_000(rate: Rate) -> str:
+    return f"{1e4 * rate.value:.2f} ({1e4 * rate.low:.2f}-{1e4 * rate.high:.2f})"
+
+
+def _row(*cells: str) -> None:
+    print("| " + " | ".join(cells) + " |")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("cache", type=Path)
+    parser.add_argument("--groups", type=Path, required=True)
+    parser.add_argument("--label-noise", type=Path, required=True)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

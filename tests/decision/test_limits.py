@@ -1,0 +1,105 @@
+"""Which faces are outside of what a calibration was measured on, and what is not decided then."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.decision.limits import NO_LIMITS, Limits
+from app.decision.policy import Status
+from app.decision.refusals import OUTSIDE_CALIBRATION, Refusals
+from app.decision.verdicts import Verdict
+from app.gallery.backends import create_engine
+from app.gallery.comparator import Comparator
+from app.gallery.gallery import Candidate, Gallery
+from app.gallery.index.shelf import IndexShelf
+from app.gallery.ports import NewTemplate
+from app.gallery.schema import migrate
+from app.gallery.store import SqlStore
+from app.types import Face, FloatArray
+from tests.decision.conftest import GOOD, face
+
+D = 8
+LEAN, AWAY = np.eye(D, dtype=np.float32)[:2]
+LIMITS = Limits(max_degradation=0.3, min_sharpness=30, min_brightness=0.05)
+
+
+@pytest.fixture
+def gallery(tmp_path: Path) -> Iterator[Gallery]:
+    engine = create_engine(f"sqlite:///{tmp_path / 'likeness.db'}")
+    migrate(engine)
+    opened = Gallery(SqlStore(engine), IndexShelf(1), "es-test", D, Comparator(LEAN, 0.1))
+    yield opened
+    opened.close()
+
+
+def leaning(by: float) -> FloatArray:
+    return (by * LEAN + np.sqrt(1 - by * by) * AWAY).astype(np.float32)
+
+
+def of(vector: FloatArray, **quality: float) -> Face:
+    return replace(face(**quality), embedding=vector)
+
+
+def test_a_face_is_beyond_each_limit_that_it_exceeds() -> None:
+    assert LIMITS.beyond(GOOD, 0.1) == ()
+    assert LIMITS.beyond(replace(GOOD, sharpness=29), 0.31) == ("degraded", "blurred")
+    assert LIMITS.beyond(replace(GOOD, brightness=0.04), None) == ("too_dark",)
+    assert LIMITS.beyond(None, None) == ()
+    assert NO_LIMITS.beyond(replace(GOOD, sharpness=0, brightness=0), 1.0) == ()
+
+
+def test_limits_leave_most_good_faces_within() -> None:
+    generator = np.random.default_rng(0)
+    leans = generator.normal(0, 0.1, 10_000).astype(np.float32)
+    sharp = generator.lognormal(5, 0.7, 10_000)
+    found = Limits.fit(leans, sharp)
+    assert found.max_degradation is not None
+    assert found.min_sharpness is not None
+    assert np.mean(leans > found.max_degradation) == pytest.approx(0.01, abs=0.002)
+    assert np.mean(sharp < found.min_sharpness) == pytest.approx(0.005, abs=0.002)
+    assert found.min_brightness == 0.05
+    assert Limits.fit(None, sharp).max_degradation is None
+
+
+@pytest.mark.parametrize(
+    ("probe", "stored", "refused"),
+    [
+        (of(leaning(0.5)), of(leaning(0.5)), True),
+        (of(leaning(0.5)), of(leaning(0.0)), False),
+        (of(leaning(0.0)), of(leaning(0.5)), False),
+        (of(leaning(0.0), sharpness=5), of(leaning(0.0), sharpness=5), True),
+        (of(leaning(0.0), sharpness=5), of(leaning(0.5)), False),  # degraded in different ways
+        (of(leaning(0.0), brightness=0.01), of(leaning(0.0), brightness=0.01), True),
+    ],
+)
+def test_a_comparison_is_refused_where_both_sides_are_beyond_one_limit(
+    gallery: Gallery, probe: Face, stored: Face, refused: bool
+) -> None:
+    assert stored.embedding is not None
+    assert probe.embedding is not None
+    template = NewTemplate(stored.embedding, "x", asdict(stored.quality))
+    (kept,) = gallery.enroll("default", "ada", None, [template])
+    refusals = Refusals(gallery, "default", LIMITS)
+    assert refusals.refuses(probe, stored) is refused
+    claimed = gallery.compare("default", "ada", probe.embedding)
+    assert claimed is not None
+    assert refusals.refuses(probe, claimed) is refused
+    identified = Verdict(Status.IDENTIFIED, Candidate(kept.face, 0.9, None))
+    (verdict,) = refusals.applied([identified], [probe])
+    assert (verdict.status is Status.REJECTED) is refused
+    assert verdict.reasons == ((OUTSIDE_CALIBRATION,) if refused else ())
+    unknown = Verdict(Status.UNKNOWN)
+    assert refusals.applied([unknown], [probe]) == [unknown]
+
+
+def test_a_template_without_a_photo_is_judged_by_its_embedding(gallery: Gallery) -> None:
+    gallery.enroll("default", "ada", None, [NewTemplate(leaning(0.6), "x")])
+    probe = of(leaning(0.6), sharpness=5)
+    claimed = gallery.compare("default", "ada", leaning(0.6))
+    assert claimed is not None
+    assert Refusals(gallery, "default", LIMITS).refuses(probe, claimed)
+    by_photo = LIMITS.model_copy(update={"max_degradation": None})
+    assert not Refusals(gallery, "default", by_photo).refuses(probe, claimed)
