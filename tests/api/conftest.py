@@ -1,6 +1,7 @@
 """A real service for the tests: uvicorn on a free port of this machine, asked with httpx."""
 
 import io
+import queue
 import re
 import threading
 import time
@@ -19,6 +20,8 @@ from app.api.server import Server
 from app.services import Services, build_services
 from app.settings import Settings
 
+START_S = 60
+
 
 @pytest.fixture(scope="session")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Services:
@@ -28,18 +31,22 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Services:
 
 @contextmanager
 def run_server(services: Services) -> Iterator[str]:
-    """The address of a service on a free port."""
+    """The address of a service on a free port, when it is ready."""
     settings = services.settings.model_copy(update={"port": 0})
-    server = Server(create_app(services), settings)
+    ports: queue.Queue[int] = queue.Queue()
+    server = Server(create_app(services), settings, ports.put)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 20
-    while not server.started and time.monotonic() < deadline:
-        time.sleep(0.02)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join(timeout=20)
+    try:
+        url = f"http://127.0.0.1:{ports.get(timeout=START_S)}"
+        deadline = time.monotonic() + START_S
+        while (answer := httpx.get(f"{url}/readyz", timeout=START_S)).status_code != httpx.codes.OK:
+            assert time.monotonic() < deadline, answer.text
+            time.sleep(0.02)
+        yield url
+    finally:
+        server.should_exit = True
+        thread.join(timeout=START_S)
 
 
 @pytest.fixture(scope="session")

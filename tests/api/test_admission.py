@@ -1,7 +1,6 @@
 """The door under load: refusals, deadlines, clients that leave, and a loop that stays free."""
 
 import asyncio
-import io
 import socket
 import threading
 import time
@@ -13,46 +12,55 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from PIL import Image
 
 from app.api.main import create_app
 from app.api.server import Server
+from app.inference.lane import Flow
 from app.services import Services, build_services
 from app.settings import Settings
+from app.types import Steps
+from tests.api.conftest import run_server
 from tests.api.test_decisions import code_of
 
 OpenService = Callable[..., Any]
 
 
+@pytest.fixture
+def may_go_on() -> threading.Event:
+    """Set it, and the worker of a service that was opened with `held` takes photos."""
+    return threading.Event()
+
+
 @contextmanager
 def serving(services: Services) -> Iterator[httpx.Client]:
-    server = Server(create_app(services), services.settings)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+    with run_server(services) as url, httpx.Client(base_url=url, timeout=60) as client:
         yield client
-    server.should_exit = True
-    thread.join(20)
 
 
 @pytest.fixture
-def open_service(tmp_path: Path) -> OpenService:
-    def open_one(**settings: Any) -> Any:
-        return serving(build_services(Settings(data_dir=tmp_path, workers=1, port=0, **settings)))
+def open_service(tmp_path: Path, may_go_on: threading.Event) -> OpenService:
+    """open_service(held=True, max_pending=1): a client of a service whose one worker, with `held`,
+    takes no photo before `may_go_on` is set: what waits then waits on a machine of any speed."""
+
+    @contextmanager
+    def open_one(*, held: bool = False, **settings: Any) -> Iterator[httpx.Client]:
+        services = build_services(Settings(data_dir=tmp_path, workers=1, port=0, **settings))
+        with serving(services) as client:
+            try:
+                if held:
+                    services.scheduler._photos.submit(waiting_for(may_go_on), Flow())
+                yield client
+            finally:
+                may_go_on.set()
 
     return open_one
 
 
-@pytest.fixture(scope="module")
-def large_photo() -> bytes:
-    """A photo that takes a core a good while: 12 million pixels of noise."""
-    pixels = np.random.default_rng(1).integers(0, 255, (3_000, 4_000, 3), np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=20)
-    return buffer.getvalue()
+def waiting_for(event: threading.Event) -> Steps[None]:
+    """Work of one step that lasts until the event is set."""
+    event.wait(120)
+    return
+    yield
 
 
 def metric(client: httpx.Client, name: str) -> float:
@@ -60,7 +68,7 @@ def metric(client: httpx.Client, name: str) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
 
-def until(true: Callable[[], bool], seconds: float = 20) -> bool:
+def until(true: Callable[[], bool], seconds: float = 60) -> bool:
     deadline = time.monotonic() + seconds
     while not true() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -79,10 +87,10 @@ def sent(client: httpx.Client, photos: list[bytes]) -> Iterator[socket.socket]:
 
 
 def test_beyond_the_limit_requests_are_refused_and_health_is_not(
-    open_service: OpenService, large_photo: bytes
+    open_service: OpenService, astronaut: bytes
 ) -> None:
-    with open_service(max_pending=1) as client:
-        with sent(client, [large_photo] * 4):
+    with open_service(held=True, max_pending=1) as client:
+        with sent(client, [astronaut] * 4):
             assert until(lambda: metric(client, "likeness_waiting_photos") > 0)
             answer = client.post("/v1/detect", files={"image": b"never read"})
             assert (answer.status_code, code_of(answer)) == (503, "overloaded")
@@ -94,30 +102,35 @@ def test_beyond_the_limit_requests_are_refused_and_health_is_not(
         assert metric(client, 'likeness_problems_total{code="overloaded"}') == 1
 
 
-def test_bodies_count_before_they_are_read(open_service: OpenService, large_photo: bytes) -> None:
-    with open_service(max_pending_bytes=1024 * 1024) as client, sent(client, [large_photo] * 4):
+def test_bodies_count_before_they_are_read(open_service: OpenService, astronaut: bytes) -> None:
+    service = open_service(held=True, max_pending_bytes=len(astronaut) * 9 // 2)
+    with service as client, sent(client, [astronaut] * 4):
         assert until(lambda: metric(client, "likeness_waiting_photos") > 0)
-        assert code_of(client.post("/v1/detect", files={"image": large_photo})) == "overloaded"
+        assert code_of(client.post("/v1/detect", files={"image": astronaut})) == "overloaded"
 
 
-def test_a_deadline(open_service: OpenService, large_photo: bytes, astronaut: bytes) -> None:
-    with open_service(request_timeout=0.3) as client:
-        answer = client.post("/v1/detect", files=[("image", large_photo)] * 6)
+def test_a_deadline(
+    open_service: OpenService, may_go_on: threading.Event, astronaut: bytes
+) -> None:
+    with open_service(held=True, request_timeout=0.3) as client:
+        answer = client.post("/v1/detect", files=[("image", astronaut)] * 6)
         assert (answer.status_code, code_of(answer)) == (503, "deadline_exceeded")
         assert "0.3 s" in answer.json()["detail"]
         assert int(answer.headers["retry-after"]) >= 1
+        may_go_on.set()
         assert until(lambda: metric(client, "likeness_waiting_photos") == 0)
     with open_service(request_timeout=60) as client:
         assert client.post("/v1/detect", files={"image": astronaut}).status_code == 200
 
 
 def test_photos_whose_client_has_gone_are_dropped(
-    open_service: OpenService, large_photo: bytes, astronaut: bytes
+    open_service: OpenService, may_go_on: threading.Event, astronaut: bytes
 ) -> None:
-    with open_service() as client:
-        with sent(client, [large_photo] * 12):
+    with open_service(held=True) as client:
+        with sent(client, [astronaut] * 12):
             assert until(lambda: metric(client, "likeness_waiting_photos") > 6)
         assert until(lambda: metric(client, "likeness_pending_requests") == 0)
+        may_go_on.set()
         assert client.post("/v1/detect", files={"image": astronaut}).status_code == 200
         analysed = metric(client, 'likeness_stage_seconds_count{stage="decode"}')
         assert analysed == 1  # the astronaut; of twelve photos none was finished
@@ -139,15 +152,14 @@ def test_a_client_that_leaves_while_it_sends(open_service: OpenService) -> None:
 
 
 def test_a_hanging_worker_turns_readiness_off(
-    open_service: OpenService, monkeypatch: pytest.MonkeyPatch, large_photo: bytes
+    open_service: OpenService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.inference.scheduler.STALLED_AFTER_S", 0.0)
-    with open_service() as client:
-        assert until(lambda: client.get("/readyz").status_code == 200)
-        with sent(client, [large_photo] * 4):
-            assert until(lambda: client.get("/readyz").status_code == 503)
+    with open_service(held=True) as client:
+        assert until(lambda: client.get("/readyz").status_code == 503)
 
 
+@pytest.mark.slow
 def test_the_loop_stays_free_under_load(tmp_path: Path, astronaut: bytes) -> None:
     """The loop wakes on time while every core decodes and runs networks."""
     services = build_services(Settings(data_dir=tmp_path, port=0))

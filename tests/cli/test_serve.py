@@ -72,6 +72,7 @@ def service(environment: dict[str, str]) -> Iterator[Service]:
     service.close()
 
 
+@pytest.mark.chaos
 def test_serve_survives_kill_9_with_all_it_acknowledged(service: Service, photos: Path) -> None:
     photo = {"image": (photos / "obama.jpg").read_bytes()}
     client = service.start()
@@ -110,6 +111,7 @@ def test_it_drains_before_it_ends(service: Service, photos: Path) -> None:
     assert (events.count("stopping"), events.count("stopped")) == (1, 1)
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_it_at_once(environment: dict[str, str]) -> None:
     service = Service({**environment, "LIKENESS_DRAIN_SECONDS": "600"}, drain=None)
     service.start()

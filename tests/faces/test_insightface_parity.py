@@ -48,7 +48,9 @@ def networks(eval_models: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=["det_500m", "det_2.5g"])
+@pytest.fixture(
+    scope="module", params=["det_500m", pytest.param("det_2.5g", marks=pytest.mark.slow)]
+)
 def detectors(
     request: pytest.FixtureRequest,
     networks: Path,
@@ -163,7 +165,8 @@ def test_photos_that_come_with_the_tests(
     assert faces == {name: 6 if name.startswith("group") else 1 for name, _ in shipped}
 
 
-@pytest.mark.parametrize("step", [33, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [33, 2])
 def test_evaluation_photos(
     eval_data: Path,
     detectors: Pair,

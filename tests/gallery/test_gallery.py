@@ -114,7 +114,10 @@ def test_a_collection_remade_by_another_process_starts_empty(
     assert second.identify("staff", vector, 1).rows == [[]]
 
 
-def test_searches_run_while_people_come_and_go(gallery: Gallery, directions: Draw) -> None:
+@pytest.mark.parametrize("changes", [10, pytest.param(100, marks=pytest.mark.slow)])
+def test_searches_run_while_people_come_and_go(
+    gallery: Gallery, directions: Draw, changes: int
+) -> None:
     stays = directions(1)
     enroll(gallery, "stays", stays)
     failures: list[object] = []
@@ -128,7 +131,7 @@ def test_searches_run_while_people_come_and_go(gallery: Gallery, directions: Dra
     searchers = [threading.Thread(target=search) for _ in range(3)]
     for thread in searchers:
         thread.start()
-    for i, vector in enumerate(directions(40)):
+    for i, vector in enumerate(directions(changes)):
         enroll(gallery, f"p{i}", vector[np.newaxis])
         gallery.delete_person("default", f"p{i}")
         if f"p{i}" in people(gallery, vector):

@@ -3,6 +3,7 @@ interruptions wherever a lock is taken or released.
 
     pytest -s -m "" tests/gallery/test_gallery_model.py    # says how many steps there were
     LIKENESS_MODEL_EXAMPLES=150 pytest -s -m slow tests/gallery/test_gallery_model.py
+    LIKENESS_MODEL_SHRINK=1 pytest ...    # after a failure: look for a shorter one, minutes
 
 Each run takes the same steps, unless LIKENESS_MODEL_EXAMPLES asks for so many random examples.
 """
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from app.gallery.backends import create_engine
@@ -22,6 +23,9 @@ from tests.gallery.model.host import HostProcess
 from tests.gallery.model.machine import GalleryMachine
 
 EXAMPLES = int(os.environ.get("LIKENESS_MODEL_EXAMPLES", "0"))
+# To look for a shorter failure takes minutes; the first one is reported at once.
+SHRINKS = os.environ.get("LIKENESS_MODEL_SHRINK", "") not in {"", "0"}
+PHASES = list(Phase) if SHRINKS else [Phase.explicit, Phase.reuse, Phase.generate]
 CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 
 
@@ -48,7 +52,8 @@ def drive(machine: type[GalleryMachine], *, examples: int, steps: int, same: boo
     machine.interleavings.clear()
     how = settings(
         max_examples=examples, stateful_step_count=steps, derandomize=same, deadline=None,
-        database=None, print_blob=True, suppress_health_check=CHECKS,
+        database=None, print_blob=True, suppress_health_check=CHECKS, phases=PHASES,
+        report_multiple_bugs=False,
     )  # fmt: skip
     run_state_machine_as_test(machine, settings=how)
     points = {(first, where) for first, where, _ in machine.interleavings}
@@ -68,7 +73,7 @@ def machine_of(name: str, *, migrated: Path, **options: object) -> type[GalleryM
 @pytest.mark.parametrize("sealed", [False, True], ids=["plain", "sealed"])
 def test_a_few_steps(migrated: Path, sealed: bool) -> None:
     machine = machine_of("Sealed" if sealed else "Plain", migrated=migrated, sealed=sealed)
-    drive(machine, examples=6, steps=15, same=True)
+    drive(machine, examples=3, steps=15, same=True)
 
 
 @pytest.mark.slow

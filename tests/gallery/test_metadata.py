@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.errors import InvalidRequest
@@ -86,8 +86,14 @@ values = st.recursive(
 )
 
 
-@given(st.dictionaries(st.text(st.characters()), values))
-def test_whatever_is_stored_is_shown_as_what_could_be(value: dict[str, Any]) -> None:
+@pytest.mark.parametrize("examples", [20, pytest.param(500, marks=pytest.mark.slow)])
+def test_whatever_is_stored_is_shown_as_what_could_be(examples: int) -> None:
+    given(st.dictionaries(st.text(st.characters()), values))(
+        settings(max_examples=examples)(is_shown_as_what_could_be)
+    )()
+
+
+def is_shown_as_what_could_be(value: dict[str, Any]) -> None:
     shown = read_stored(json.dumps(value))
     assert find_problem(dict(shown)) is None
     assert (problem_of(shown) is None) == (find_problem(value) is None)

@@ -2,7 +2,6 @@
 
 import io
 import threading
-import time
 import uuid
 import zipfile
 from collections.abc import Iterator
@@ -14,8 +13,6 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from app.api.main import create_app
-from app.api.server import Server
 from app.decision.policy import FaceSelection
 from app.importing import remote as module
 from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
@@ -24,6 +21,7 @@ from app.importing.remote import RemoteImport
 from app.importing.rows import ImportSourceError, Row
 from app.services import Services, build_services
 from app.settings import Settings
+from tests.api.conftest import run_server
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +31,8 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Services:
 
 @pytest.fixture(scope="module")
 def url(services: Services) -> Iterator[str]:
-    server = Server(create_app(services), services.settings)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join(timeout=20)
+    with run_server(services) as url:
+        yield url
 
 
 @pytest.fixture
@@ -172,11 +164,12 @@ def test_a_client_that_goes_away_leaves_nothing_under_way(
 
 
 def test_what_the_server_has_done_is_told_while_it_goes_on(
-    url: str, photos: Path, collection: str
+    url: str, photos: Path, collection: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A part of 500 photos takes a minute, in which something should move."""
+    monkeypatch.setattr(module, "POLL_S", 0.01)
     data = (photos / "obama.jpg").read_bytes()
-    rows = [Row(str(i), f"p{i}", partial(bytes, data + bytes([i]))) for i in range(40)]
+    rows = [Row(str(i), f"p{i}", partial(bytes, data + bytes([i]))) for i in range(12)]
     remote = RemoteImport(url, collection, ImportOptions(), 10_000_000)
     seen: list[int] = []
     told: list[Outcome] = []
@@ -187,8 +180,8 @@ def test_what_the_server_has_done_is_told_while_it_goes_on(
     remote.run(iter(rows), told.append)
     before = [done for done in seen if done >= 0]
     assert before == sorted(before)
-    assert any(0 < done < 40 for done in before)
-    size = 40 * len(data)
+    assert any(0 < done < 12 for done in before)
+    size = 12 * len(data)
     assert sent == sorted(sent)
     assert len(sent) > size // module.CHUNK_BYTES
     assert sent[0][0] == 0

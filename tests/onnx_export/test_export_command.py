@@ -1,6 +1,7 @@
 """`scripts/export_onnx.py` as a person runs it."""
 
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,22 +9,23 @@ from pathlib import Path
 
 import onnx
 import pytest
+from typer.testing import CliRunner, Result
 
 ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "scripts" / "export_onnx.py"
+ENVIRONMENT = {"COLUMNS": "200", "NO_COLOR": "1"}
 
 
-def _run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, ROOT / "scripts" / "export_onnx.py", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "NO_COLOR": "1"}
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, env=environment, check=False
-    )
+def _run(*arguments: str | Path) -> Result:
+    """The command within this process: starting Python and its libraries takes seconds."""
+    app = runpy.run_path(str(SCRIPT))["app"]
+    return CliRunner().invoke(app, [*map(str, arguments)], env=ENVIRONMENT)
 
 
 def test_tflite(small_recogniser: Path, make_images: Callable[..., Path], tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     done = _run("tflite", small_recogniser, out, "--faces", make_images())
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert "20 faces" in done.stdout
     onnx.checker.check_model(onnx.load(out), full_check=True)
 
@@ -31,14 +33,19 @@ def test_tflite(small_recogniser: Path, make_images: Callable[..., Path], tmp_pa
 def test_faces_are_required(small_recogniser: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     done = _run("tflite", small_recogniser, out)
-    assert done.returncode != 0
+    assert done.exit_code != 0
     assert "--faces" in done.stderr
     assert not out.exists()
 
 
 def test_a_failed_export_says_why_and_leaves_nothing(tmp_path: Path) -> None:
     out = tmp_path / "out" / "detector.onnx"
-    done = _run("detector", ROOT / "models" / "default" / "recogniser.onnx", out)
+    source = ROOT / "models" / "default" / "recogniser.onnx"
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "detector", source, out],
+        capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **ENVIRONMENT},
+    )  # fmt: skip
     assert done.returncode == 1
     assert "neither the four maps" in done.stderr
     assert "Traceback" not in done.stderr
@@ -60,7 +67,7 @@ def test_a_failed_proof_exits_with_1(tmp_path: Path, kept: bool) -> None:
     if kept:
         out.write_bytes(b"proven before")
     done = _run("detector", source, out)
-    assert done.returncode == 1
+    assert done.exit_code == 1
     assert "outputs differ" in done.stderr
     names = {path.name for path in tmp_path.iterdir()}
     assert names == ({"source.onnx", "out.onnx"} if kept else {"source.onnx"})
@@ -72,16 +79,16 @@ def test_a_recogniser(
 ) -> None:
     whole, half = tmp_path / "whole.onnx", tmp_path / "half.onnx"
     faces = make_images()
-    assert _run("tflite", small_recogniser, whole, "--faces", faces).returncode == 0
+    assert _run("tflite", small_recogniser, whole, "--faces", faces).exit_code == 0
     done = _run(
         "recogniser", whole, half, "--faces", faces, "--precision", "fp16", "--pixels",
         "--mean", "imagenet", "--std", "58,57,57", "--bgr",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     assert "20 faces, lowest cosine" in done.stdout
     assert half.stat().st_size < whole.stat().st_size
     wrong = _run("recogniser", whole, half, "--faces", faces, "--mean", "1,2")
-    assert wrong.returncode == 1
+    assert wrong.exit_code == 1
     assert "--mean is a number" in wrong.stderr
 
 
@@ -89,6 +96,6 @@ def test_a_file_that_is_no_checkpoint(make_images: Callable[..., Path], tmp_path
     source = tmp_path / "net.pt"
     source.write_bytes(b"nothing")
     done = _run("recogniser", source, tmp_path / "out.onnx", "--faces", make_images())
-    assert done.returncode == 1
+    assert done.exit_code == 1
     assert "make torch" in done.stderr or "is not a checkpoint" in done.stderr
     assert "Traceback" not in done.stderr

@@ -27,6 +27,7 @@ def test_a_copy_runs_and_keeps_space_and_calibration(pack: ModelPack, tmp_path: 
     assert load_pack(str(tmp_path / "mine")) == made
 
 
+@pytest.mark.slow
 def test_a_variant_shares_the_embedding_space(
     pack: ModelPack, tmp_path: Path, people: Path, photos: Path
 ) -> None:
@@ -45,6 +46,7 @@ def test_a_variant_shares_the_embedding_space(
     assert ours.embedding @ theirs.embedding > 0.99999
 
 
+@pytest.mark.slow
 def test_another_network_is_no_variant(pack: ModelPack, tmp_path: Path, people: Path) -> None:
     model = onnx.load(pack.recogniser_path)
     for weight in model.graph.initializer[:4]:
