@@ -50,6 +50,9 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "evaluate": LazyCommand(
         "app.cli.evaluate", "evaluate_pack", "Measure accuracy on labelled photos."
     ),
+    "attest": LazyCommand(
+        "app.cli.attest", "attest_app", "Sign measured error rates against a requirement."
+    ),
     "migrate": LazyCommand(
         "app.cli.migrate", "migrate_database", "Bring the database to this version's tables."
     ),

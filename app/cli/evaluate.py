@@ -40,6 +40,7 @@ from app.evaluation.run import (
 )
 from app.faces.pipeline import build_pipeline
 from app.imaging import ImageLimits
+from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
 
 CACHE_FILE = "evaluation-cache.db"
@@ -175,6 +176,14 @@ def _kind(path: Path) -> str:
 
 
 def _run(plan: Plan, pack: str | None, *, keep: bool) -> Result:
+    with open_analyser(pack, keep=keep) as (loaded, analyser):
+        return evaluate(plan, loaded, analyser, show_progress)
+
+
+@contextmanager
+def open_analyser(pack: str | None, *, keep: bool) -> Iterator[tuple[ModelPack, Analyser]]:
+    """A pack, that of the settings for None, and what analyses photos with it; `keep`: with the
+    data folder's cache. Raises PackError or DeviceError."""
     settings = read_settings()
     loaded = load_pack(pack or settings.pack, settings.installed_packs)
     limits = ImageLimits(
@@ -182,16 +191,17 @@ def _run(plan: Plan, pack: str | None, *, keep: bool) -> Result:
     )
     pipeline = build_pipeline(loaded, settings.device, limits)
     if not keep:
-        return evaluate(plan, loaded, Analyser(pipeline), _progress)
+        yield loaded, Analyser(pipeline)
+        return
     store = PhotoCache(settings.data_dir / CACHE_FILE, pipeline_digest(loaded))
     try:
-        return evaluate(plan, loaded, Analyser(pipeline, store), _progress)
+        yield loaded, Analyser(pipeline, store)
     finally:
         store.close()
 
 
 @contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[], None]]:
+def show_progress(what: str, total: int) -> Iterator[Callable[[], None]]:
     """A bar on standard error, so that standard output holds the figures alone."""
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True) as progress:

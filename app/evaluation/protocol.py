@@ -114,8 +114,11 @@ def enrol_photos(
     names: Sequence[str],
     selection: FaceSelection = FaceSelection.CENTRE,
     tick: Tick = lambda: None,
+    *,
+    change: Callable[[bytes], bytes] = lambda photo: photo,
 ) -> EnrolledPhotos:
-    """Embed the face that counts of each photo; `tick` is called after each.
+    """Embed the face that counts of each photo, after `change` to its bytes; `tick` is called after
+    each.
 
     The default suits LFW, whose photos are cropped around the named person, bystanders or not.
     """
@@ -125,7 +128,7 @@ def enrol_photos(
         try:
             data = read_photo(folder / name)
             digests[name] = hashlib.sha256(data).hexdigest()
-            return select_face(analyser.analyse(data), selection)
+            return select_face(analyser.analyse(change(data)), selection)
         except (ImageError, FaceError) as error:
             return Problem(name, error.code, error.detail)
 

@@ -201,7 +201,7 @@ def _fit_direction(plan: Plan, people: LabelledPeople, bench: _Bench) -> SharedD
         return None
     with bench.progress("degraded", len(names)) as tick:
         degraded = embed_degraded(bench.analyser, people.folder, names, plan.selection, tick)
-    return SharedDirection.fit(degraded, _name(people.folder))
+    return SharedDirection.fit(degraded, folder_name(people.folder))
 
 
 def _measure_people(plan: Plan, people: LabelledPeople, bench: _Bench) -> _Sections:
@@ -219,7 +219,7 @@ def _measure_people(plan: Plan, people: LabelledPeople, bench: _Bench) -> _Secti
         tick()
         setting = at_setting(
             sample,
-            _name(people.folder),
+            folder_name(people.folder),
             plan.policy,
             bench.shipped,
             bench.pack.decision.threshold,
@@ -239,7 +239,7 @@ def _measure_people(plan: Plan, people: LabelledPeople, bench: _Bench) -> _Secti
 
 
 def _calibrate(sample: FaceSample, people: LabelledPeople, bench: _Bench) -> Calibration | None:
-    name = _name(people.folder)
+    name = folder_name(people.folder)
     labelled = Labelled(sample.data, "photos", name, sample.left_out, bench.shared, _limits(sample))
     try:
         return calibrate(labelled, bench.pack.embedding_space, PRECISION, bench.clock)
@@ -303,7 +303,7 @@ def _data(people: LabelledPeople, photos: EnrolledPhotos, noise: LabelNoise) -> 
     problems = find_problems(people, photos)
     left_out = [*sorted(noise.images), *(f"{a} = {b}" for a, b in noise.same_people)]
     return DataFigures(
-        name=_name(people.folder),
+        name=folder_name(people.folder),
         photos=len(people.images),
         people=len(set(people.persons)),
         people_with_one_photo=sum(problem.code == "one_photo" for problem in problems),
@@ -313,7 +313,7 @@ def _data(people: LabelledPeople, photos: EnrolledPhotos, noise: LabelNoise) -> 
     )
 
 
-def _name(folder: Path) -> str:
+def folder_name(folder: Path) -> str:
     """The folder with the one it lies in: "images" alone says little."""
     return "/".join(folder.resolve().parts[-2:])
 

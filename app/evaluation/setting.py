@@ -3,10 +3,13 @@
 import hashlib
 
 from app.decision.calibration import Calibration
+from app.decision.comparisons import LabelledEmbeddings
+from app.decision.domain import likeness_of
 from app.decision.rules import Ask, CollectionPolicy, Grounds, identification_rule
 from app.evaluation.figures import SettingFigures
 from app.evaluation.identification import rates_of, search, split
 from app.evaluation.sample import FaceSample
+from app.gallery.index.likeness import LEAST_PERSONS
 from app.gallery.ports import GallerySize
 
 
@@ -28,7 +31,8 @@ def at_setting(
         return None
     size = GallerySize(len(enrolled), len(enrolled))
     grounds = Grounds([] if shipped is None else [shipped], constant)
-    rule = identification_rule(Ask(), policy, grounds, size)
+    likeness = gallery_likeness(sample.data.of_persons(enrolled))
+    rule = identification_rule(Ask(), policy, grounds, size, likeness=likeness)
     fpir, fnir = rates_of(search(sample, enrolled, strangers), rule.threshold, len(strangers))
     return SettingFigures(
         target_fpir=rule.target,
@@ -40,6 +44,11 @@ def at_setting(
         fpir=fpir,
         fnir=fnir,
     )
+
+
+def gallery_likeness(data: LabelledEmbeddings) -> float | None:
+    """How alike the people of a gallery are, which may raise its threshold; None for too few."""
+    return likeness_of(data) if data.person_count >= LEAST_PERSONS else None
 
 
 def _made_of(calibration: Calibration, sample: FaceSample, name: str) -> bool:

@@ -1,0 +1,279 @@
+"""`likeness attest`: a signed statement of error rates, against a requirement."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+from typer.core import TyperGroup
+
+from app.attestation.document import MAX_BYTES, sign, verify
+from app.attestation.drift import compare
+from app.attestation.errors import AttestationError, InvalidAttestation
+from app.attestation.judging import Outcome
+from app.attestation.keys import fingerprint, generate_key, read_private_key, read_public_key
+from app.attestation.requirement import find_requirement
+from app.attestation.run import (
+    FolderSource,
+    Wanted,
+    attest_collection,
+    attest_folder,
+    file_digest,
+)
+from app.attestation.strata import STRATA
+from app.cli.console import clear_errors, err, out, read_settings
+from app.cli.database import require_database
+from app.cli.evaluate import open_analyser, show_progress
+from app.decision.policy import FaceSelection
+from app.decision.rules import CollectionPolicy
+from app.disk import write_whole
+from app.evaluation.labels import LabelNoise, read_attributes, read_label_noise, read_people
+from app.services import build_services
+from app.types import JsonObject
+
+# 1 is a crash and 2 an error with its sentence, as in all commands.
+EXIT_CODES = {Outcome.PASS: 0, Outcome.FAIL: 3, Outcome.UNDECIDED: 4}
+EXIT_INVALID = 5
+EXIT_DRIFT = 6
+
+
+class MeasureByDefault(TyperGroup):
+    """`likeness attest SOURCE` is short for `likeness attest measure SOURCE`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in {*self.commands, "--help", "-h"}:
+            args = ["measure", *args]
+        return super().parse_args(ctx, args)
+
+
+attest_app = typer.Typer(
+    cls=MeasureByDefault,
+    help="Signed statements of error rates: `likeness attest COLLECTION|FOLDER --key FILE --output "
+    "FILE`. Exit status 0: the requirement is kept; 3: broken; 4: cannot be decided from this "
+    "data; 5: no valid attestation; 6: worse than the earlier one; 2: any other error.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+
+@attest_app.command()
+def keygen(
+    path: Annotated[Path, typer.Argument(help="File of the private key; FILE.pub is public.")],
+) -> None:
+    """Make an Ed25519 key pair."""
+    with clear_errors():
+        public = generate_key(path)
+        out.print(f"{path}: the private key, for those who attest", markup=False, highlight=False)
+        out.print(f"{path}.pub: the public key, for everybody", markup=False, highlight=False)
+        out.print(fingerprint(public), markup=False, highlight=False, soft_wrap=True)
+
+
+@attest_app.command()
+def measure(
+    source: Annotated[
+        str, typer.Argument(help="A folder with one folder a person, or the name of a collection.")
+    ],
+    *,
+    key: Annotated[Path, typer.Option(help="Private key, made by likeness attest keygen.")],
+    output: Annotated[Path, typer.Option(help="The signed file.")],
+    requirement: Annotated[str, typer.Option(help="sp800-63a-4, or a TOML file.")] = "sp800-63a-4",
+    attributes: Annotated[
+        Path | None, typer.Option(help="CSV of groups (person,<attribute>,…).")
+    ] = None,
+    gallery_size: Annotated[
+        int | None, typer.Option(min=1, help="Persons the service is meant to hold.")
+    ] = None,
+    compare_with: Annotated[
+        Path | None, typer.Option("--compare", help="An earlier attestation by the same key.")
+    ] = None,
+    target_fpir: Annotated[
+        float | None, typer.Option(min=1e-9, max=0.5, help="Folder: the setting to measure.")
+    ] = None,
+    label_noise: Annotated[
+        Path | None, typer.Option(help="Folder: CSV of known mistakes in the labels.")
+    ] = None,
+    face: Annotated[
+        FaceSelection, typer.Option(help="Folder: which face counts of several.")
+    ] = FaceSelection.CENTRE,
+    strata: Annotated[
+        bool, typer.Option(help="Folder: measure degraded photos too; takes several times as long.")
+    ] = True,
+    cache: Annotated[
+        bool, typer.Option(help="Folder: keep analysed photos in the data folder.")
+    ] = True,
+) -> None:
+    """Measure FPIR and FNIR by group and stratum, judge them, and sign what was found."""
+    with clear_errors():
+        private = read_private_key(key)
+        _check_writable(output)
+        earlier = None
+        if compare_with is not None:
+            earlier = verify(_read(compare_with), private.public_key())
+        wanted = _wanted(requirement, attributes, gallery_size)
+        if Path(source).is_dir():
+            noise = read_label_noise(label_noise) if label_noise else LabelNoise()
+            policy = (
+                CollectionPolicy()
+                if target_fpir is None
+                else CollectionPolicy(target_fpir=target_fpir)
+            )
+            folder = FolderSource(
+                read_people(Path(source)), policy, noise, face, STRATA if strata else {}
+            )
+            statement = _folder(folder, wanted, keep=cache)
+        else:
+            if target_fpir is not None or label_noise is not None:
+                raise AttestationError(
+                    f"{source} is no folder, so it is taken for a collection, which is measured at "
+                    "its own policy: --target-fpir and --label-noise are for folders."
+                )
+            statement = _collection(source, wanted)
+        _write(output, sign(statement, private))
+        _print(statement)
+        err.print(f"Written: {output}", markup=False, highlight=False)
+        drifted = earlier is not None and _print_drift(earlier, statement)
+    raise typer.Exit(_status(statement, drifted=drifted))
+
+
+@attest_app.command("verify")
+def verify_file(
+    path: Annotated[Path, typer.Argument(help="The signed file.")],
+    key: Annotated[Path, typer.Option(help="Public key of whoever should have signed it.")],
+    earlier: Annotated[
+        Path | None, typer.Option("--compare", help="An earlier attestation by the same key.")
+    ] = None,
+) -> None:
+    """Check the signature, show what was attested, and end with the status of its outcome."""
+    with clear_errors():
+        public = read_public_key(key)
+        try:
+            statement = verify(_read(path), public)
+            outcome = _status(statement, drifted=False)
+            before = None if earlier is None else verify(_read(earlier), public)
+            _print(statement)
+            drifted = before is not None and _print_drift(before, statement)
+        except InvalidAttestation as error:
+            _print_invalid(error)
+            raise typer.Exit(EXIT_INVALID) from error
+    out.print(f"Signed by {fingerprint(public)}", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(EXIT_DRIFT if drifted else outcome)
+
+
+def _wanted(requirement: str, attributes: Path | None, gallery_size: int | None) -> Wanted:
+    found = find_requirement(requirement)
+    if attributes is None:
+        return Wanted(found, gallery_size)
+    groups = read_attributes(attributes)
+    return Wanted(found, gallery_size, groups, file_digest(attributes))
+
+
+def _folder(source: FolderSource, wanted: Wanted, *, keep: bool) -> JsonObject:
+    with open_analyser(None, keep=keep) as (pack, analyser):
+        return attest_folder(source, wanted, pack, analyser, show_progress)
+
+
+def _collection(name: str, wanted: Wanted) -> JsonObject:
+    services = build_services(require_database(read_settings()))
+    try:
+        return attest_collection(
+            name, wanted, services.pack, services.gallery, services.calibrations
+        )
+    finally:
+        services.close()
+
+
+def _check_writable(path: Path) -> None:
+    """Before minutes are spent."""
+    parent = path.parent
+    if path.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise AttestationError(
+            f"{path} cannot be written: it is a folder, or its folder is missing or not writable. "
+            "Name another place."
+        )
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        write_whole(path, [content])
+        path.chmod(0o644)  # it holds no personal data, and is made to be shown
+    except OSError as error:
+        raise AttestationError(
+            f"{path} cannot be written: {error.strerror}. Name another place."
+        ) from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise AttestationError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _status(statement: JsonObject, *, drifted: bool) -> int:
+    try:
+        status = EXIT_CODES[Outcome(str(statement["outcome"]))]
+    except (KeyError, ValueError) as error:
+        raise InvalidAttestation("Its statement names no outcome.") from error
+    return EXIT_DRIFT if drifted else status
+
+
+def _print_invalid(error: InvalidAttestation) -> None:
+    err.print(f"[bold red]{error.title}.[/] ", end="")
+    err.print(error.detail, markup=False, highlight=False, soft_wrap=True)
+
+
+def _print(statement: Any) -> None:
+    requirement = statement["requirement"]
+    out.print(
+        f"{str(statement['outcome']).upper()}: {requirement['name']}, FPIR ≤ "
+        f"{requirement['fpir']:g} in a gallery of {statement['gallery_persons_to_search']:,} "
+        f"persons at least, threshold {statement['threshold']['value']:.3f}",
+        style="bold", markup=False, highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    table = Table("group", "photos", "gallery", "FPIR (one-sided bounds)", "FNIR", "outcome")
+    for row in statement["cells"]:
+        stratum = row["stratum"]
+        if row["degraded"] != "none":
+            stratum += f" ({row['degraded']})"
+        gallery = f"{row['gallery_persons']:,}"
+        if not row["gallery_large_enough"]:
+            gallery += " (too small)"
+        cells = (row["group"], stratum, gallery, _rate(row["fpir"]), _rate(row["fnir"]), _said(row))
+        table.add_row(*map(escape, cells))
+    out.print(table)
+    for point in statement["undecided_because"]:
+        out.print(point, markup=False, highlight=False)
+
+
+def _said(row: Any) -> str:
+    """The outcome, and what would decide it."""
+    open_rates = [rate for rate in (row["fpir"], row["fnir"]) if rate.get("outcome") == "undecided"]
+    if not open_rates:
+        return str(row["outcome"])
+    needed = [rate["people_needed"] for rate in open_rates]
+    if None in needed:
+        return f"{row['outcome']} (too near the limit)"
+    return f"{row['outcome']} ({max(needed):,} people needed)"
+
+
+def _rate(row: Any) -> str:
+    if row["rate"] is None:
+        return "–"
+    bounds = f"{row['low']:.2%}–{row['high']:.2%}"
+    return f"{row['errors']:,} of {row['searches']:,} = {row['rate']:.2%} ({bounds})"
+
+
+def _print_drift(earlier: JsonObject, later: JsonObject) -> bool:
+    """Show what changed since; whether anything is worse."""
+    found = compare(earlier, later)
+    for line in found.worse:
+        out.print(f"Worse: {line}", markup=False, highlight=False, soft_wrap=True)
+    if found.changed:
+        out.print(f"Since {earlier['created_at']}: {', '.join(found.changed)}.", markup=False,
+                  highlight=False, soft_wrap=True)  # fmt: skip
+    if not found.worse:
+        out.print("Nothing is worse than in the earlier attestation.", highlight=False)
+    return bool(found.worse)
