@@ -12,6 +12,7 @@ from app.cli.console import clear_errors, err, out, read_settings
 from app.cli.database import require_database
 from app.decision.hygiene import Hygiene, examine
 from app.gallery.gallery import DEFAULT_COLLECTION, Gallery
+from app.gallery.ports import TemplateStore
 from app.importing.erasing import ReportEraser
 from app.importing.job_folder import JobFolder
 from app.services import Services, build_services
@@ -33,10 +34,18 @@ def hygiene(
     rename: Annotated[
         tuple[str, str] | None, typer.Option(help="PERSON_ID NEW_ID: give a person another id.")
     ] = None,
+    different: Annotated[
+        tuple[str, str] | None,
+        typer.Option(help="PERSON_ID OTHER_ID: two persons, who must never be confused."),
+    ] = None,
+    withdraw: Annotated[
+        tuple[str, str] | None, typer.Option(help="PERSON_ID OTHER_ID: withdraw --different.")
+    ] = None,
 ) -> None:
     """List ids that may be one person, faces under a wrong id, outliers, and weak single faces.
 
-    With --merge, --move, --delete or --rename change the gallery instead, in one transaction.
+    With --merge, --move, --delete, --rename, --different or --withdraw change the gallery instead,
+    each in one transaction.
     """
     with clear_errors():
         services = build_services(require_database(read_settings()))
@@ -50,7 +59,9 @@ def hygiene(
                 out.print(f"The person's id is {renamed.person_id} now.", markup=False)
             if merge or move or delete:
                 _mend(services.gallery, collection, merge, move, delete)
-            if rename or merge or move or delete:
+            if different or withdraw:
+                _declare(services.gallery.store, collection, different, withdraw)
+            if rename or merge or move or delete or different or withdraw:
                 return
             with Progress(console=err, transient=True) as progress:
                 task = progress.add_task("faces", total=None)
@@ -92,6 +103,22 @@ def _mend(
     if delete:
         gallery.delete_face(collection, delete)
         out.print(f"The face {delete} is deleted.", markup=False)
+
+
+def _declare(
+    store: TemplateStore,
+    collection: str,
+    different: tuple[str, str] | None,
+    withdraw: tuple[str, str] | None,
+) -> None:
+    if different:
+        store.declare_different(collection, *different)
+        out.print(f"{different[0]} and {different[1]} are different persons.", markup=False)
+    if withdraw:
+        store.withdraw_different(collection, *withdraw)
+        out.print(
+            f"{withdraw[0]} and {withdraw[1]} are no longer declared to be different.", markup=False
+        )
 
 
 def _print(found: Hygiene) -> None:

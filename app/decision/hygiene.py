@@ -15,6 +15,7 @@ from app.decision.calibrations import Calibrations, policy_of
 from app.decision.chance import ChancePairs
 from app.decision.gates import MILD_GATE, QualityGate, complaints
 from app.decision.neighbours import Neighbours, Progress, Rows, find_neighbours
+from app.decision.pairs import all_declared
 from app.decision.rules import ONE_COMPARISON, Ask, Rule, identification_rule
 from app.gallery.gallery import Gallery
 from app.gallery.ports import FaceRecord, GallerySize
@@ -123,6 +124,7 @@ def examine(
 ) -> Hygiene:
     """Look through a collection; list so many findings of each kind, the worst, or all of them.
 
+    Persons who are declared to be different are neither duplicates nor mislabels of each other.
     `progress` is called with templates done and all, and may raise to end it. Raises
     CollectionNotFound or EmbeddingSpaceMismatch.
     """
@@ -134,7 +136,9 @@ def examine(
     calibration = next(iter(grounds.calibrations), None)
     # Without a calibration nothing tells how little strangers resemble one another.
     low = -1.0 if calibration is None else calibration.threshold_at(OUTLIER_FMR, ONE_COMPARISON)
-    near = find_neighbours(gallery, name, threshold, max(threshold, low), progress)
+    declared = all_declared(gallery.store, name)
+    enough = max(threshold, low)
+    near = find_neighbours(gallery, name, threshold, enough, progress, declared=declared)
     find = _Findings(gallery, near, calibration, rule)
     pairs, misplaced, alone = find.pairs(), find.misplaced(), find.alone(low)
     weak, weak_count = find.weak(limit)

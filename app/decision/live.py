@@ -12,6 +12,7 @@ from app.decision.domain import Domain
 from app.decision.duplicates import suspected_duplicates
 from app.decision.fitting import Labelled, calibrate, require_persons
 from app.decision.limits import NO_LIMITS
+from app.decision.pairs import all_declared
 from app.gallery.comparator import COSINE
 from app.gallery.gallery import Gallery
 
@@ -49,8 +50,9 @@ def calibrate_collection(
 
     Pairs of people that are probably one person are left out of the false match rates, and
     counted as errors in their upper confidence limits: those hold even where every suspect is an
-    innocent twin. `domain` is the pack's, whose direction and limits hold here too. Raises
-    NotEnoughData, CollectionNotFound or EmbeddingSpaceMismatch.
+    innocent twin. Suspects who are declared to be different are not listed. `domain` is the pack's,
+    whose direction and limits hold here too. Raises NotEnoughData, CollectionNotFound or
+    EmbeddingSpaceMismatch.
     """
     record = gallery.require(name)
     templates = gallery.store.sample_templates(record, MAX_TEMPLATES, generator)
@@ -74,11 +76,16 @@ def calibrate_collection(
         clock,
     )
     gallery.store.set_calibration(name, calibration.calibration_id, calibration.content())
-    # The template that stands for each numbered person: its record has the person's id.
-    _, first = np.unique(templates.person_keys, return_index=True)
+    # Of each numbered person the first template, whose record has the person's id.
+    people, first = np.unique(templates.person_keys, return_index=True)
+    declared = all_declared(gallery.store, name)
     faces = gallery.store.faces_by_key(templates.keys[first].tolist())
     ids = [faces[key].person_id if key in faces else None for key in templates.keys[first].tolist()]
-    named = ((ids[pair.person_a], ids[pair.person_b], pair.similarity) for pair in suspects)
+    named = (
+        (ids[pair.person_a], ids[pair.person_b], pair.similarity)
+        for pair in suspects
+        if people[pair.person_b] not in declared.get(int(people[pair.person_a]), ())
+    )
     return LiveCalibration(
         calibration,
         tuple(DuplicateSuspect(a, b, s) for a, b, s in named if a is not None and b is not None),

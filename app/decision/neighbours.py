@@ -4,7 +4,7 @@ Vectors are read from the database some at a time: besides the index, memory hol
 them, and about 50 bytes a template, however large the collection or one of its persons is.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,10 +45,12 @@ def find_neighbours(
     progress: Progress,
     *,
     own_at_once: int = OWN_AT_ONCE,
+    declared: Mapping[int, Collection[int]] | None = None,
 ) -> Neighbours:
     """Look at every template of a collection. Nothing below `threshold` is looked for among other
     people; an own similarity of at least `enough` may be less than the highest. Of one person's
-    templates `own_at_once` are compared at a time.
+    templates `own_at_once` are compared at a time. Persons who are `declared` to be different, by
+    keys, are no neighbours of each other.
 
     `progress` is called with templates done and all, and may raise to end it. Time grows with the
     templates times those they are compared with: the whole collection, and all of their person.
@@ -60,7 +62,7 @@ def find_neighbours(
     known = keys[places] == others
     go_on = lambda: progress(len(keys), len(keys))  # noqa: E731
     own = _Own(gallery, name, keys, persons, at_once=own_at_once, go_on=go_on)
-    return Neighbours(
+    near = Neighbours(
         keys,
         persons,
         np.where(known, places, -1),
@@ -68,6 +70,54 @@ def find_neighbours(
         own.similarities(enough),
         leans,
     )
+    if declared:
+        _Beyond(gallery, name, threshold, declared).replace_in(near, go_on)
+    return near
+
+
+@dataclass(frozen=True, slots=True)
+class _Beyond:
+    """Looks beyond neighbours who are declared to be different."""
+
+    gallery: Gallery
+    name: str
+    threshold: float
+    declared: Mapping[int, Collection[int]]
+
+    def replace_in(self, near: Neighbours, go_on: Callable[[], None]) -> None:
+        """Replace them by the nearest who are not, if these reach the threshold."""
+        persons, declared = near.person_keys, self.declared
+        likely = (near.other >= 0) & np.isin(persons, list(declared))
+        rows = np.array(
+            [
+                row
+                for row in np.flatnonzero(likely).tolist()
+                if persons[near.other[row]] in declared[persons[row]]
+            ],
+            np.int64,
+        )
+        for start in range(0, len(rows), PROBES_AT_ONCE):
+            go_on()
+            self._replace(near, rows[start : start + PROBES_AT_ONCE])
+
+    def _replace(self, near: Neighbours, rows: Rows) -> None:
+        near.other[rows], near.similarity[rows] = -1, -np.inf
+        # A person, those declared to be different, and one more.
+        wanted = 2 + max(len(self.declared[person]) for person in near.person_keys[rows].tolist())
+        probes = self.gallery.templates_by_key(self.name, near.keys[rows])
+        found = self.gallery.identify(self.name, probes.vectors, wanted).rows
+        for row, candidates in zip(np.searchsorted(near.keys, probes.keys), found, strict=True):
+            mine = int(near.person_keys[row])
+            for one in candidates:
+                other = int(np.searchsorted(near.keys, one.face.template_key))
+                if other == len(near.keys) or near.keys[other] != one.face.template_key:
+                    continue  # enrolled meanwhile
+                person = int(near.person_keys[other])
+                if person == mine or person in self.declared[mine]:
+                    continue
+                if one.similarity >= self.threshold:
+                    near.other[row], near.similarity[row] = other, one.similarity
+                break
 
 
 def _search(

@@ -22,8 +22,11 @@ from app.types import FloatArray
 PAIR_ERROR = 0.01
 # The quantile of the normal distribution that PAIR_ERROR of all values exceed.
 QUANTILE = 2.326
+# Of the likeness of two persons: the one-sided 95 % interval.
+UPPER_BOUND = 1.645
 # Templates of a person that are compared with all of another at a time.
 TEMPLATES_AT_ONCE = 1_024
+PAIRS_AT_ONCE = 1_000
 
 MARGIN_TOO_SMALL = "margin_too_small"
 NEARER_TO_OTHER = "nearer_to_other"
@@ -47,39 +50,61 @@ class Spread:
         return cls(mean, float(np.sqrt((middles - mean) ** 2 @ shares / total)))
 
 
-def pair_margin(alike: float, calibration: Calibration | None) -> float | None:
-    """The lead that one of two persons needs over the other; `alike` is the highest similarity of
-    two templates, one of each. None where no calibration tells it."""
+@dataclass(frozen=True, slots=True)
+class Likeness:
+    """How alike two persons are: the highest `similarity` of two templates, one of each, and the
+    smaller number of `templates` that they have."""
+
+    similarity: float
+    templates: int
+
+
+def pair_margin(alike: Likeness, calibration: Calibration | None) -> float | None:
+    """The lead that one of two persons needs over the other. None where no calibration tells it."""
     if calibration is None or calibration.fnmr is None:
         return None
     spread = Spread.of(calibration.fnmr)
     return None if spread is None else margin_of(alike, spread)
 
 
-def margin_of(alike: float, spread: Spread) -> float:
-    """The margin of two persons whose templates are `alike`.
+def margin_of(alike: Likeness, spread: Spread) -> float:
+    """The lead that PAIR_ERROR of the probes of the wrong one have at most.
 
     The lead x·a - x·b of a probe x is its position along a - b, times the length of a - b. Measured
     on LFW, the standard deviation of that position does not depend on how alike a and b are, and is
     a little below that of mated similarities; so that of the lead is at most s·√(2 - 2·alike), s
     being the latter. A probe of b trails by `mean - alike` on average, as its similarity to b is
-    that of a mated comparison and its similarity to a that of the two persons. PAIR_ERROR of the
-    probes of b thus lead for a by more than the margin. For persons more alike than two photos of
-    one person are, it stays where it is: of more templates, one that both have by mistake would
-    else do away with it.
+    that of a mated comparison and its similarity to a that of the two persons.
+
+    That is known from few templates: the upper end of its 95 % interval counts, at a standard error
+    of s/√templates. No likeness beyond the mean counts: there the margin is largest.
     """
-    alike = min(alike, spread.mean)
-    deviation = spread.deviation * np.sqrt(2 - 2 * alike)
-    return float(max(0.0, QUANTILE * deviation - (spread.mean - alike)))
+    error = spread.deviation / np.sqrt(max(alike.templates, 1))
+    likeness = min(alike.similarity + UPPER_BOUND * error, spread.mean)
+    deviation = spread.deviation * np.sqrt(2 - 2 * likeness)
+    return float(max(0.0, QUANTILE * deviation - (spread.mean - likeness)))
 
 
-def highest_similarity(store: TemplateStore, name: str, one: str, other: str) -> float:
-    """That of two templates, one of each person; -1 if either has none. Raises PersonNotFound."""
-    _, mine = store.embeddings(name, one)
-    _, theirs = store.embeddings(name, other)
-    starts = range(0, len(mine) if len(theirs) else 0, TEMPLATES_AT_ONCE)
-    best = (float((mine[i : i + TEMPLATES_AT_ONCE] @ theirs.T).max()) for i in starts)
-    return max(best, default=-1.0)
+def likeness_of(gallery: Gallery, name: str, one: str, other: str) -> Likeness:
+    """Of two persons of a collection. Raises PersonNotFound."""
+    _, mine = gallery.store.embeddings(name, one)
+    _, theirs = gallery.store.embeddings(name, other)
+    templates = min(len(mine), len(theirs))
+    starts = range(0, len(mine) if templates else 0, TEMPLATES_AT_ONCE)
+    scores = (gallery.comparator.scores(mine[i : i + TEMPLATES_AT_ONCE], theirs) for i in starts)
+    return Likeness(max((float(some.max()) for some in scores), default=-1.0), templates)
+
+
+def all_declared(store: TemplateStore, name: str) -> dict[int, set[int]]:
+    """Of each person with a declared pair, by key, the keys of the others."""
+    found: dict[int, set[int]] = {}
+    after: tuple[int, int] | None = None
+    while page := store.declared_pairs(name, after, PAIRS_AT_ONCE):
+        for one, other in (pair.keys for pair in page):
+            found.setdefault(one, set()).add(other)
+            found.setdefault(other, set()).add(one)
+        after = page[-1].keys
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +167,7 @@ class PairRules:
             found = self.gallery.compare(name, other, probe)
             if found is None:
                 return None
-            alike = highest_similarity(self.gallery.store, name, person.face.person_id, other)
+            alike = likeness_of(self.gallery, name, person.face.person_id, other)
         except PersonNotFound:
             return None
         margin = pair_margin(alike, self.calibration)

@@ -18,7 +18,7 @@ Progress = Callable[[int], None]
 
 
 class _Source:
-    """What is exported: templates, then the persons that have none."""
+    """What is exported: templates, the persons that have none, and who is declared different."""
 
     def __init__(self, store: TemplateStore, record: CollectionRecord, progress: Progress) -> None:
         self._store = store
@@ -52,6 +52,20 @@ class _Source:
             "embedding": one.embedding,
         }
 
+    def declared(self) -> Iterator[dict[str, Any]]:
+        """After the persons, so that an import finds both."""
+        after: tuple[int, int] | None = None
+        while page := self._store.declared_pairs(self.record.name, after, ROWS_AT_ONCE):
+            yield from (
+                {"person_id": pair.person_id, "different_from": pair.other_id} for pair in page
+            )
+            after = page[-1].keys
+
+    def without_embedding(self) -> Iterator[dict[str, Any]]:
+        """What comes after the templates."""
+        yield from self.without_face()
+        yield from self.declared()
+
 
 def _without_face(person: PersonRecord) -> dict[str, Any]:
     members = {"person_id": person.person_id, "metadata": dict(person.metadata)}
@@ -59,8 +73,9 @@ def _without_face(person: PersonRecord) -> dict[str, Any]:
 
 
 def export(store: TemplateStore, record: CollectionRecord, out: Path, progress: Progress) -> int:
-    """Write a collection's persons, metadata, embeddings and kept crops to the new file `out`; how
-    many templates. The kind is told by its name: .parquet, .jsonl or .zip (the one with crops).
+    """Write a collection's persons, metadata, embeddings, kept crops and declared pairs to the new
+    file `out`; how many templates. The kind is told by its name: .parquet, .jsonl or .zip (the one
+    with crops).
 
     It appears under its name when it is whole. Raises ImportSourceError.
     """
@@ -87,7 +102,7 @@ def _jsonl(path: Path, source: _Source) -> None:
     with path.open("wb") as file:
         for page in source.templates():
             file.writelines(line(source.members(one)) for one in page)
-        file.writelines(line(members) for members in source.without_face())
+        file.writelines(line(members) for members in source.without_embedding())
 
 
 def _zip(path: Path, source: _Source) -> None:
@@ -98,7 +113,7 @@ def _zip(path: Path, source: _Source) -> None:
                 if one.crop is not None:
                     members["crop"] = bundle.add_file(f"crops/{one.face_id}.png", one.crop)
                 bundle.add(members)
-        for members in source.without_face():
+        for members in source.without_embedding():
             bundle.add(members)
 
 
@@ -111,7 +126,10 @@ def _parquet(path: Path, source: _Source) -> None:
         ) from error
     dimension = source.record.dimension
     vector = pa.list_(pa.float32(), dimension)
-    texts = ("person_id", "metadata", "face_id", "quality", "content_digest", "embedding_space")
+    texts = (
+        "person_id", "metadata", "face_id", "quality", "content_digest", "embedding_space",
+        "different_from",
+    )  # fmt: skip
     schema = pa.schema(
         [(name, pa.string()) for name in texts]
         + [("embedding", vector), ("without_face", pa.bool_())]
@@ -132,6 +150,6 @@ def _parquet(path: Path, source: _Source) -> None:
             flat = pa.array(np.concatenate([one.embedding for one in page]))
             embeddings = pa.FixedSizeListArray.from_arrays(flat, dimension)
             writer.write_table(table([source.members(one) for one in page], embeddings))
-        rows = list(source.without_face())
+        rows = list(source.without_embedding())
         if rows:
             writer.write_table(table(rows, pa.nulls(len(rows), vector)))

@@ -56,6 +56,7 @@ def _packed(row: Row) -> bytes:
         "crop": None if row.crop is None else content_of(row.crop),
         "problem": problem and [problem.code, printable(problem.detail, MAX_DETAIL)],
         "without_face": row.without_face,
+        "different_from": row.different_from,
     }
     return pack(ROW, members)
 
@@ -77,6 +78,7 @@ def unpack_row(members: Any) -> Row:
         _reader(crop),
         problem and PROBLEMS.get(problem[0], ImportSourceError)(str(problem[1])),
         bool(members["without_face"]),
+        None if members["different_from"] is None else str(members["different_from"]),
     )
 
 

@@ -65,8 +65,11 @@ class Judge:
         gallery, name = self._services.gallery, self._record.name
         # Only who searches needs the index, which upkeep keeps compressed.
         self._services.upkeep.start()
-        found = gallery.identify(name, np.stack(probes), NEAREST)
         people = {one.row.person_id for one in rows}
+        # Who is declared to be different resembles the person, and is no conflict.
+        others = gallery.store.counterparts(self._record, people)
+        most = max(map(len, others.values()), default=0)
+        found = gallery.identify(name, np.stack(probes), NEAREST + most)
         known = gallery.store.with_faces(name, people)
         before = _Before(found, known, gallery.comparator)
         nearest, judged = iter(found.rows), []
@@ -74,6 +77,8 @@ class Judge:
             decided = one
             if one.template is not None and self.concerns(one.row):
                 similar = before.nearest(one.template, next(nearest))
+                for other in others.get(one.row.person_id, ()):
+                    similar.pop(other, None)
                 decided = self._judged(one, similar, before)
             if decided.template is not None and not self._options.dry_run:
                 before.add(one.row.person_id, decided.template)

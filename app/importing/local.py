@@ -10,9 +10,11 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from app.decision.calibrations import policy_of
-from app.errors import LikenessError, PersonExists
+from app.decision.pairs import all_declared
+from app.errors import InvalidRequest, LikenessError, PersonExists, PersonNotFound
 from app.gallery.ports import CollectionRecord, NewTemplate, PersonTemplate
 from app.importing.journal import Journal
 from app.importing.judging import CONFLICT, Judge, Prepared, resembles
@@ -31,6 +33,8 @@ ROWS_A_TRANSACTION = 1_000
 JUDGED_A_TRANSACTION = 256
 SECONDS_A_TRANSACTION = 1.0
 SERVER_ERROR = 500
+# A reason: the row declares two persons to be different.
+DECLARED = "declared_different"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +101,14 @@ class LocalImport:
         if options.gate is not None:
             self._policy = self._policy.model_copy(update={"enroll_gate": options.gate})
         self._judge = Judge(services, record, options)
-        decided_by = [
+        decided_by: list[Any] = [
             services.gallery.store.identity(), record.name, record.embedding_space,
             self._policy.model_dump(mode="json"), record.calibration_id, options.face.value,
             options.near_duplicate, options.on_conflict,
         ]  # fmt: skip
+        # Faces of persons who are declared to be different are no conflicts.
+        if declared := all_declared(services.gallery.store, record.name):
+            decided_by.append(sorted((key, *sorted(others)) for key, others in declared.items()))
         self._decided_by = json.dumps(decided_by, sort_keys=True)
         self._batch: list[Prepared] = []
         self._since = time.monotonic()
@@ -160,7 +167,7 @@ class LocalImport:
                 digest = content_digest(data)
                 key = self._journal.key(row.person_id, digest)
                 return self._refused_before(row, key) or _Photo(row, data, digest, key)
-            if row.without_face:
+            if row.without_face or row.different_from is not None:
                 return Prepared(row)
             return self._embedded(row)
         except LikenessError as error:
@@ -218,9 +225,11 @@ class LocalImport:
 
     def _take(self, prepared: Prepared, tell: Tell) -> None:
         """Decide about the next row in order."""
-        if prepared.row.without_face and prepared.outcome is None:
+        row = prepared.row
+        if prepared.outcome is None and (row.without_face or row.different_from is not None):
             self._flush(tell)
-            prepared = Prepared(prepared.row, outcome=self._create(prepared.row))
+            stored = self._create(row) if row.different_from is None else self._declare(row)
+            prepared = Prepared(row, outcome=stored)
         self._batch.append(prepared)
         most = JUDGED_A_TRANSACTION if self._judge.concerns(prepared.row) else ROWS_A_TRANSACTION
         old = time.monotonic() - self._since > SECONDS_A_TRANSACTION
@@ -245,6 +254,21 @@ class LocalImport:
                 store.update_person(name, row.person_id, row.metadata)
             return _already(row)
         return Outcome(row.place, row.person_id, Result.ENROLLED)
+
+    def _declare(self, row: Row) -> Outcome:
+        """Two persons who are different, both of whom are there by now."""
+        assert row.different_from is not None, "checked by the caller"
+        if self._options.dry_run:
+            return Outcome(row.place, row.person_id, Result.ENROLLED, DECLARED)
+        store, name = self._services.gallery.store, self._record.name
+        try:
+            store.declare_different(name, row.person_id, row.different_from)
+        except PersonNotFound as error:  # the report keeps no name of whom it does not list
+            detail = f"One of the two persons is not in the collection '{name}'; import both first."
+            return refusal(row, type(error)(detail))
+        except InvalidRequest as error:
+            return refusal(row, error)
+        return Outcome(row.place, row.person_id, Result.ENROLLED, DECLARED)
 
     def _note(self, prepared: Prepared) -> None:
         outcome = prepared.outcome

@@ -169,6 +169,8 @@ class RemoteImport:
             members["metadata"] = dict(row.metadata)
         if row.without_face:
             return {**members, "without_face": True}
+        if row.different_from is not None:
+            return {**members, "different_from": row.different_from}
         if row.read is not None:
             data = content_of(row.read)
             if len(data) > self._max_bytes:

@@ -29,7 +29,8 @@ class ImportSourceError(LikenessError):
 @dataclass(frozen=True, slots=True)
 class Row:
     """What one row asks for: `read` gives a photo's bytes, `embedding` is (d,), `problem` says why
-    the row cannot be used. Exactly one of them is set, none where it is a person `without_face`.
+    the row cannot be used. Exactly one of them is set, none where it is a person `without_face` or
+    one who is declared to be `different_from` another.
 
     With an embedding may come what an export knows of it: `quality`, the digest of the photo it was
     made from, its aligned face and its id. `place` is where it stands, for people: a path, or a
@@ -47,6 +48,7 @@ class Row:
     crop: Callable[[], bytes] | None = None
     problem: LikenessError | None = None
     without_face: bool = False
+    different_from: str | None = None
 
 
 class NotAPhoto(LikenessError):
@@ -63,7 +65,8 @@ def storable(row: Row) -> Row:
     if row.metadata is not None:
         check_metadata(dict(row.metadata))
     check_metadata(dict(row.quality), "quality")
-    return replace(row, person_id=new_person_id(row.person_id))
+    other = None if row.different_from is None else new_person_id(row.different_from)
+    return replace(row, person_id=new_person_id(row.person_id), different_from=other)
 
 
 class UnreadableFile(LikenessError):

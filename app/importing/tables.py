@@ -22,8 +22,10 @@ PERSON, IMAGE, EMBEDDING, SPACE = "person_id", "image", "embedding", "embedding_
 METADATA, QUALITY = "metadata", "quality"
 # What an export adds.
 FACE_ID, DIGEST, CROP, WITHOUT_FACE = "face_id", "content_digest", "crop", "without_face"
+DIFFERENT = "different_from"  # another person, not the one of the row
 OWN = {
     PERSON, IMAGE, EMBEDDING, SPACE, METADATA, QUALITY, FACE_ID, DIGEST, CROP, WITHOUT_FACE,
+    DIFFERENT,
 }  # fmt: skip
 SHA256 = re.compile(r"[0-9a-f]{64}")
 # A field of a CSV may be a whole embedding, a line metadata beside it.
@@ -108,7 +110,7 @@ def has_columns(first_line: str, suffix: str) -> bool:
             names = set(_json_object(first_line))
     except (csv.Error, ImportSourceError):
         return False
-    return PERSON in names and bool({IMAGE, EMBEDDING, WITHOUT_FACE} & names)
+    return PERSON in names and bool({IMAGE, EMBEDDING, WITHOUT_FACE, DIFFERENT} & names)
 
 
 def count_lines(file: IO[bytes]) -> int:
@@ -159,10 +161,10 @@ def _utf8(text: str) -> str:
 
 def check_columns(names: Any, name: str) -> None:
     """Raise ImportSourceError where a table lacks what it needs."""
-    if PERSON not in names or not {IMAGE, EMBEDDING} & set(names):
+    if PERSON not in names or not {IMAGE, EMBEDDING, DIFFERENT} & set(names):
         raise ImportSourceError(
-            f"{name} needs the column {PERSON} and one of {IMAGE} and {EMBEDDING}; it has "
-            f"{printable(', '.join(names)) or 'none'}. A table is text in UTF-8."
+            f"{name} needs the column {PERSON} and one of {IMAGE}, {EMBEDDING} and {DIFFERENT}; it "
+            f"has {printable(', '.join(names)) or 'none'}. A table is text in UTF-8."
         )
 
 
@@ -183,6 +185,8 @@ def table_row(place: str, record: Mapping[str, Any], context: TableContext) -> R
     try:
         person_id = _person(record.get(PERSON))
         others = {key: value for key, value in record.items() if key not in OWN}
+        if record.get(DIFFERENT) is not None:
+            return Row(place, person_id, different_from=_other_person(record))
         metadata = _jsonable({**others, **_object(record, METADATA)}) or None
         if record.get(EMBEDDING) is not None:
             _check_space(record.get(SPACE) or context.given_space, context.space)
@@ -211,6 +215,15 @@ def _person(value: Any) -> str:
         return "" if value is None else str(value)
     except ValueError:  # an integer of thousands of digits
         raise ImportSourceError(f"{PERSON} is a number with too many digits.") from None
+
+
+def _other_person(record: Mapping[str, Any]) -> str:
+    if any(record.get(name) is not None for name in (IMAGE, EMBEDDING, WITHOUT_FACE)):
+        raise ImportSourceError(
+            f"The row has {DIFFERENT} beside a face; put it into a row of its own, after those of "
+            "the two persons."
+        )
+    return _person(record[DIFFERENT])
 
 
 def _vector(value: Any) -> FloatArray:

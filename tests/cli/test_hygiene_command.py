@@ -31,3 +31,21 @@ def test_findings_are_possible_and_chance_is_named() -> None:
     assert "such pairs by chance" in shown
     assert "Possibly under the wrong id (about 0 expected by chance): none." in shown
     assert "robabl" not in shown
+
+
+def test_a_pair_is_declared_and_withdrawn() -> None:
+    def shown(*options: str) -> str:
+        result = CliRunner().invoke(app, ["hygiene", *options], env={"COLUMNS": "200"})
+        assert result.exit_code == 0, result.output
+        return " ".join(result.output.split())
+
+    assert "ada and ada.l are different persons." in shown("--different", "ada", "ada.l")
+    assert "expected by chance): none." in shown()
+    refused = CliRunner().invoke(app, ["hygiene", "--merge", "ada.l", "ada"])
+    assert refused.exit_code != 0
+    assert "withdraw the declaration" in " ".join(refused.output.split())
+    assert "no longer declared" in shown("--withdraw", "ada.l", "ada")
+    assert "one person under two ids (about 0.015 expected by chance): 1" in shown()
+    absent = CliRunner().invoke(app, ["hygiene", "--different", "ada", "nobody"])
+    assert absent.exit_code != 0
+    assert "There is no person 'nobody'" in " ".join(absent.output.split())

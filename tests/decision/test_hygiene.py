@@ -209,3 +209,52 @@ def test_an_empty_collection(services: Services) -> None:
     services.gallery.create_collection("empty", {})
     found = examine(services.gallery, services.calibrations, "empty", lambda *_: None)
     assert (found.faces, found.duplicates, found.weak) == (0, (), ())
+
+
+def look_alikes(services: Services, name: str) -> np.ndarray:
+    """Two persons who resemble one another as one person's faces do, and a second id of one."""
+    services.gallery.create_collection(name, {})
+    centres = unit(np.random.default_rng(3).normal(size=(2, services.pack.recogniser.dimension)))
+    random = np.random.default_rng(4)
+    people = {"ada": (1.0, 0.6), "twin": (0.6, 1.0), "ada again": (1.0, 0.3)}
+    for person, (first, second) in people.items():
+        centre = first * centres[0] + second * centres[1]
+        faces = unit(centre / np.linalg.norm(centre) + 0.03 * random.normal(size=(4, len(centre))))
+        made = [NewTemplate(one, f"{person}-{i}", asdict(GOOD)) for i, one in enumerate(faces)]
+        services.gallery.enroll(name, person, None, made)
+    return centres
+
+
+def pairs_of(found: Any) -> set[frozenset[str]]:
+    return {frozenset((one.person_id_a, one.person_id_b)) for one in found.duplicates}
+
+
+def test_a_declared_pair_is_never_listed_again_and_hides_nobody(services: Services) -> None:
+    look_alikes(services, "twins")
+    gallery, nothing = services.gallery, lambda *_: None
+    found = examine(gallery, services.calibrations, "twins", nothing)
+    assert frozenset(("ada", "twin")) in pairs_of(found)
+    gallery.store.declare_different("twins", "twin", "ada")
+    gallery.store.declare_different("twins", "twin", "ada again")
+    found = examine(gallery, services.calibrations, "twins", nothing)
+    # Ada's second id is found all the same, and nobody else.
+    assert pairs_of(found) == {frozenset(("ada", "ada again"))}
+    gallery.store.declare_different("twins", "ada again", "ada")
+    found = examine(gallery, services.calibrations, "twins", nothing)
+    assert (found.duplicates, found.counts["duplicates"]) == ((), 0)
+    gallery.store.withdraw_different("twins", "twin", "ada")
+    found = examine(gallery, services.calibrations, "twins", nothing)
+    assert pairs_of(found) == {frozenset(("ada", "twin"))}
+
+
+def test_a_face_like_the_declared_other_is_no_mislabel(services: Services) -> None:
+    centres = look_alikes(services, "mislabels")
+    gallery, nothing = services.gallery, lambda *_: None
+    gallery.delete_person("mislabels", "ada again")
+    gallery.enroll(
+        "mislabels", "ada", None, [NewTemplate(unit(-0.4 * centres[0] + centres[1]), "odd")]
+    )
+    before = examine(gallery, services.calibrations, "mislabels", nothing).mislabels
+    assert [(one.person_id, one.looks_like) for one in before] == [("ada", "twin")]
+    gallery.store.declare_different("mislabels", "ada", "twin")
+    assert examine(gallery, services.calibrations, "mislabels", nothing).mislabels == ()

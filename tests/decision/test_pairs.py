@@ -11,9 +11,10 @@ from app.decision.calibration import Calibration, Curve, read_calibration
 from app.decision.pairs import (
     MARGIN_TOO_SMALL,
     NEARER_TO_OTHER,
+    Likeness,
     PairRules,
     Spread,
-    highest_similarity,
+    likeness_of,
     pair_margin,
 )
 from app.decision.policy import Status
@@ -23,6 +24,7 @@ from app.gallery.ports import NewTemplate
 from app.types import FloatArray
 from tests.gallery.conftest import DIMENSION, open_gallery
 
+MANY = 10_000  # templates: the likeness of the two is known
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -89,15 +91,27 @@ class TestMargin:
         assert Spread.of(Curve(similarity=(0.0, 1.0), **flat)) is None
 
     def test_it_grows_with_the_likeness_of_the_two(self, calibration: Calibration) -> None:
-        unlike, alike, twins = (pair_margin(s, calibration) for s in (0.2, 0.55, 0.7))
+        unlike, alike, twins = (
+            pair_margin(Likeness(s, MANY), calibration) for s in (0.2, 0.55, 0.7)
+        )
         assert unlike == 0
         assert 0.03 < alike < 0.1 < twins < 0.2
+
+    def test_it_is_larger_where_few_templates_tell_the_likeness(
+        self, calibration: Calibration
+    ) -> None:
+        margins = [pair_margin(Likeness(0.5, n), calibration) for n in (1, 2, 5, MANY)]
+        assert margins == sorted(margins, reverse=True)
+        assert margins[0] > margins[-1] + 0.1
 
     def test_it_does_not_fall_for_those_who_cannot_be_told_apart(
         self, calibration: Calibration
     ) -> None:
         """So that one template that both have by mistake does not let any lead decide."""
-        margins = [pair_margin(alike, calibration) for alike in np.linspace(-1, 1, 50).tolist()]
+        margins = [
+            pair_margin(Likeness(alike, 1), calibration)
+            for alike in np.linspace(-1, 1, 50).tolist()
+        ]
         known = [one for one in margins if one is not None]
         assert known == sorted(known)
         assert len(known) == 50
@@ -109,12 +123,12 @@ class TestMargin:
         for alike in (0.6, 0.7):
             sizes = spread.deviation * np.sqrt(2 - 2 * alike)
             leads = np.random.default_rng(1).normal(alike - spread.mean, sizes, 100_000)
-            margin = pair_margin(alike, calibration)
+            margin = pair_margin(Likeness(alike, MANY), calibration)
             assert np.mean(leads >= margin) == pytest.approx(0.01, rel=0.15)
 
     def test_without_mated_comparisons_there_is_none(self, calibration: Calibration) -> None:
-        assert pair_margin(0.5, None) is None
-        assert pair_margin(0.5, calibration.model_copy(update={"fnmr": None})) is None
+        assert pair_margin(Likeness(0.5, 1), None) is None
+        assert pair_margin(Likeness(0.5, 1), calibration.model_copy(update={"fnmr": None})) is None
 
 
 def test_what_is_not_declared_is_decided_as_before(
@@ -148,7 +162,7 @@ def test_a_small_lead_is_ambiguous_between_both(
     assert {first.face.person_id, second.face.person_id} == {"ada", "twin"}
     assert (first.face.person_id == "ada") or share >= 0.5
     assert first.margin == pytest.approx(first.similarity - second.similarity)
-    assert verdict.doubt.margin == pytest.approx(pair_margin(0.8, calibration))
+    assert verdict.doubt.margin == pytest.approx(pair_margin(Likeness(0.8, 1), calibration))
 
 
 def test_without_a_calibration_nothing_decides(gallery: Gallery) -> None:
@@ -222,6 +236,7 @@ def test_the_likeness_of_two_people_is_that_of_their_most_similar_templates(
     more = [NewTemplate(at_angle(s), str(s)) for s in (0.0, -0.5, 0.9, 0.2)]
     gallery.enroll("default", "twin", None, more)
     for one, other in (("ada", "twin"), ("twin", "ada")):
-        assert highest_similarity(gallery.store, "default", one, other) == pytest.approx(0.9)
+        found = likeness_of(gallery, "default", one, other)
+        assert (found.similarity, found.templates) == (pytest.approx(0.9), 1)
     gallery.store.create_person("default", "nobody yet", {})
-    assert highest_similarity(gallery.store, "default", "ada", "nobody yet") == -1
+    assert likeness_of(gallery, "default", "ada", "nobody yet") == Likeness(-1, 0)

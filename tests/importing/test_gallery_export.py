@@ -33,6 +33,8 @@ def services(request: pytest.FixtureRequest, tmp_path: Path, photos: Path) -> It
         ]
         services.gallery.enroll("default", person, {"of": person}, made)
     services.gallery.store.create_person("default", "nobody yet", {"of": "nobody"})
+    for other in ("obama", "nobody yet"):
+        services.gallery.store.declare_different("default", "biden", other)
     keep = {"policy": policy.model_dump(exclude_unset=True)}
     services.gallery.create_collection("copy", {}, keep["policy"])
     yield services
@@ -54,7 +56,10 @@ def test_there_and_back(services: Services, tmp_path: Path, photos: Path, kind: 
     told: list[Outcome] = []
     given = SourceOptions(copy.embedding_space, 10_000_000)
     LocalImport(services, copy, ImportOptions()).run(rows_of([str(path)], given), told.append)
-    assert [one.result for one in told] == [Result.ENROLLED] * 4
+    assert [one.result for one in told] == [Result.ENROLLED] * 6
+    assert [one.reason for one in told[4:]] == ["declared_different"] * 2
+    others = store.different_from("copy", "biden", None, 9).items
+    assert [one.other_id for one in others] == ["nobody yet", "obama"]
     assert services.gallery.store.person("copy", "nobody yet").metadata == {"of": "nobody"}
     before, after = (store.exported(name, 0, 10) for name in ("default", "copy"))
     for a, b in zip(before, after, strict=True):

@@ -81,3 +81,46 @@ def test_one_s_own_near_face_counts_also_where_another_s_is_nearer(services: Ser
     told = []
     LocalImport(services, record, OPTIONS).run(iter(rows[2:]), told.append)
     assert [one.reason for one in told] == ["near_duplicate"]
+
+
+def test_a_face_like_somebody_declared_different_is_no_conflict(services: Services) -> None:
+    vectors = np.eye(services.pack.recogniser.dimension, dtype=np.float32)
+    own, other, probe = vectors[0], vectors[0] + 0.2 * vectors[1], vectors[0] + 0.3 * vectors[1]
+    third = vectors[0] + 0.4 * vectors[1]
+    rows = [
+        Row("1", "ada", embedding=own),
+        Row("2", "ada", embedding=probe),
+    ]
+    found = {}
+    for name, people in {
+        "undeclared": ["twin"],
+        "declared": ["twin"],
+        "two": ["twin", "x"],
+    }.items():
+        record = services.gallery.create_collection(name, {})
+        services.gallery.store.create_person(name, "ada", {})
+        for person, vector in zip(people, (other, third), strict=False):
+            made = [services.template_from_embedding(vector.tolist())]
+            services.gallery.enroll(name, person, None, made)
+        if name != "undeclared":
+            services.gallery.store.declare_different(name, "ada", "twin")
+        told: list[Outcome] = []
+        options = ImportOptions(on_conflict=OnConflict.SKIP)
+        LocalImport(services, record, options).run(iter(rows), told.append)
+        found[name] = [one.conflict_with for one in told]
+    # A third person, whom the declared one hides, is a conflict all the same.
+    assert found == {"undeclared": ["twin"] * 2, "declared": [None] * 2, "two": ["x"] * 2}
+
+
+def test_a_declaration_lets_a_refused_row_be_looked_at_again(services: Services) -> None:
+    vectors = np.eye(services.pack.recogniser.dimension, dtype=np.float32)
+    record = services.gallery.require("default")
+    rows = [Row("1", "twin", embedding=vectors[0]), Row("2", "ada", embedding=vectors[0])]
+    options, reasons = ImportOptions(on_conflict=OnConflict.SKIP), []
+    services.gallery.store.create_person("default", "ada", {})
+    for _ in range(2):
+        told: list[Outcome] = []
+        LocalImport(services, record, options).run(iter(rows), told.append)
+        reasons.append(told[1].reason)
+        services.gallery.store.declare_different("default", "ada", "twin")
+    assert reasons == ["conflict", ""]

@@ -173,6 +173,35 @@ def test_persons_without_a_face(run: Run, services: Services) -> None:
     assert services.gallery.store.person("default", "ada").metadata == {"n": 2}
 
 
+def test_persons_who_are_declared_different(run: Run, services: Services, tmp_path: Path) -> None:
+    """Rows of their own, after those of the two; a table may hold nothing else."""
+    store = services.gallery.store
+    people = [Row(f"t:{one}", one, without_face=True) for one in ("ada", "jos\u00e9")]
+    pair = Row("t:3", "ada", different_from="jose\u0301")
+    told = run([*people, pair], dry_run=True)
+    assert [one.result for one in told] == [Result.ENROLLED] * 3
+    told = run([*people, pair, pair])
+    assert [one.reason for one in told] == ["", "", "declared_different", "declared_different"]
+    assert [one.other_id for one in store.different_from("default", "ada", None, 9).items] == [
+        "jos\u00e9"
+    ]
+    store.withdraw_different("default", "ada", "jos\u00e9")
+    table = tmp_path / "pairs.csv"
+    table.write_text(
+        "person_id,different_from,image\nada,jos\u00e9,\nada,ada,\nada,nobody,\nada,a/b,\n"
+        "ada,jos\u00e9,photo.jpg\n",
+        encoding="utf-8",
+    )
+    told = run(table)
+    assert [one.reason for one in told] == [
+        "declared_different", "invalid_request", "person_not_found", "invalid_request",
+        "import_source",
+    ]  # fmt: skip
+    # What is kept in reports names nobody who may be deleted later.
+    assert "nobody" not in told[2].detail
+    assert len(store.declared_pairs("default", None, 9)) == 1
+
+
 def test_face_ids_are_kept_where_they_are_free(run: Run, services: Services) -> None:
     first, second, third = embeddings(3, services.pack.recogniser.dimension)
     wanted = "0b1f8a52-93b3-4d0e-8f2e-4a59c4f5d0aa"

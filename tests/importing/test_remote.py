@@ -89,6 +89,17 @@ def test_the_same_outcomes_as_here(
     assert store.count(services.gallery.require(collection)).templates == 2
 
 
+def test_declared_pairs_arrive_after_their_persons(
+    url: str, services: Services, collection: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ROWS_A_PART", 2)
+    rows = [*embeddings(services, 4), Row("t:4", "p3", different_from="p0")]
+    told = run(url, rows, collection)
+    assert [one.reason for one in told] == ["", "", "", "", "declared_different"]
+    record = services.gallery.store.collection(collection)
+    assert services.gallery.store.counterparts(record, ["p0"]) == {"p0": ["p3"]}
+
+
 def test_the_same_options_as_here(
     url: str, services: Services, photos: Path, collection: str
 ) -> None:
