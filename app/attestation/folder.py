@@ -12,10 +12,11 @@ from functools import partial
 import numpy as np
 
 from app.attestation.cells import UNCHANGED, Searched
-from app.attestation.searching import BestScores, Faces
+from app.attestation.searching import LOWEST, BestScores, Faces
 from app.attestation.strata import Change
 from app.decision.comparisons import LabelledEmbeddings
 from app.decision.gates import QualityGate, check_quality
+from app.decision.limits import NO_LIMITS, Limits
 from app.decision.policy import FaceSelection
 from app.decision.rules import CollectionPolicy
 from app.errors import FaceError
@@ -54,6 +55,7 @@ class Measure:
     selection: FaceSelection
     comparator: Comparator
     policy: CollectionPolicy
+    limits: Limits = NO_LIMITS
 
 
 def roles_of(people: LabelledPeople, photos: EnrolledPhotos, noise: LabelNoise) -> Roles:
@@ -135,6 +137,7 @@ def _search(
     for one in (strangers, mates):
         best = BestScores(one, measure.comparator)
         best.add(gallery)
+        _refuse(best, measure, roles, faces)
         found.append(best)
     return Searched(
         *stratum,
@@ -145,6 +148,28 @@ def _search(
         mate_names,
         (lost, missed),
     )
+
+
+def _refuse(
+    best: BestScores, measure: Measure, roles: Roles, faces: tuple[FacesByName, FacesByName]
+) -> None:
+    """Take back what the service would reject (`app.decision.refusals`): a best candidate where
+    both faces are beyond the same limit of the calibration."""
+
+    def beyond(face: Face) -> set[str]:
+        lean = measure.comparator.lean(_embedding(face))
+        return set(measure.limits.beyond(face.quality, lean))
+
+    enrolled, probes = faces
+    theirs = {n: beyond(enrolled[i]) for n, i in enumerate(roles.enrolled) if i in enrolled}
+    for n, key in enumerate(best.probes.keys.tolist()):
+        mine = beyond(probes[roles.photos[key]])
+        own_first = best.own[n] >= best.other[n]
+        person = int(best.probes.persons[n] if own_first else best.other_person[n])
+        if mine & theirs.get(person, set()):
+            best.own[n] = LOWEST
+            if not own_first:
+                best.other[n] = LOWEST
 
 
 def _passing(faces: FacesByName, gate: QualityGate) -> FacesByName:

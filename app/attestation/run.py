@@ -24,6 +24,7 @@ from app.attestation.statement import Measured, Provenance, make_statement
 from app.attestation.strata import STRATA, Change
 from app.decision.calibration import pack_calibration
 from app.decision.calibrations import Calibrations, policy_of
+from app.decision.limits import NO_LIMITS
 from app.decision.policy import FaceSelection
 from app.decision.rules import Ask, CollectionPolicy, Grounds, Rule, identification_rule
 from app.evaluation.labels import LabelledPeople, LabelNoise
@@ -89,7 +90,9 @@ def attest_folder(
     shipped = pack_calibration(pack.folder, pack.embedding_space, PRECISION)
     comparator = COSINE if shipped is None else shipped.comparator
     people = source.people
-    measure = Measure(analyser, people, source.selection, comparator, source.policy)
+    domain = None if shipped is None else shipped.domain
+    limits = NO_LIMITS if domain is None else domain.limits
+    measure = Measure(analyser, people, source.selection, comparator, source.policy, limits)
     with progress("photos", len(people.images)) as tick:
         photos = enrol_photos(analyser, people.folder, people.images, source.selection, tick)
     roles = roles_of(people, photos, source.noise)
