@@ -90,6 +90,16 @@ def test_second_ids_are_reported_and_left_out(gallery: Gallery) -> None:
     assert "again" not in content  # nobody's id is kept in a calibration
 
 
+def test_who_is_declared_different_is_no_suspect(gallery: Gallery) -> None:
+    fill(gallery, 150, second_ids=3)
+    gallery.store.declare_different("default", "p1 again", "p1")
+    live = calibrate_collection(gallery, "default", np.random.default_rng(0))
+    found = {frozenset((s.person_id_a, s.person_id_b)) for s in live.suspects}
+    assert found == {frozenset((f"p{i}", f"p{i} again")) for i in (0, 2)}
+    # They have a margin of their own: the rates of everybody else leave them out all the same.
+    assert live.calibration.source.left_out == 3
+
+
 def test_a_large_collection_is_sampled_by_whole_people(
     gallery: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
