@@ -22,6 +22,7 @@ from app.decision.calibration import Calibration
 from app.decision.comparisons import LabelledEmbeddings, rates_at
 from app.decision.domain import SharedDirection
 from app.decision.fitting import Labelled, calibrate
+from app.decision.limits import Limits
 from app.decision.rates import Rate, clopper_pearson
 from app.decision.rules import ONE_COMPARISON
 from app.evaluation.identification import by_person
@@ -40,13 +41,27 @@ Rows = NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True)
 class Faces:
-    """Embeddings (n, d) and whose they are (n,)."""
+    """Embeddings (n, d), whose they are (n,), and how sharp and bright the faces are (n,)."""
 
     vectors: FloatArray
     persons: NDArray[np.str_]
+    sharpness: FloatArray
+    brightness: FloatArray
 
     def of(self, rows: NDArray[np.generic]) -> "Faces":
-        return Faces(self.vectors[rows], self.persons[rows])
+        return Faces(
+            self.vectors[rows], self.persons[rows], self.sharpness[rows], self.brightness[rows]
+        )
+
+    def beyond(self, calibration: Calibration) -> NDArray[np.bool_]:
+        """Which limits of a calibration each face is beyond (3, n)."""
+        assert calibration.domain is not None, "only the score has limits"
+        limits, lean = calibration.domain.limits, calibration.comparator.degradation(self.vectors)
+        return np.array([
+            lean > limits.max_degradation,
+            self.sharpness < limits.min_sharpness,
+            self.brightness < limits.min_brightness,
+        ])  # fmt: skip
 
     def first(self) -> "Faces":
         """One face a person."""
@@ -64,7 +79,6 @@ class Cache:
     kinds: dict[str, Faces]
     before: Calibration
     after: Calibration
-    brightness: dict[str, NDArray[np.float32]]
 
 
 def main() -> None:
@@ -82,15 +96,23 @@ def main() -> None:
 
 def _strata(cache: Cache) -> None:
     print("FMR at the threshold for 1e-4, per 10,000 (95 % interval)\n")
-    _row("stratum", "faces", "both, before", "both, after", "one, before", "one, after", "x.d")
-    _row(*["---"] * 7)
+    _row(
+        "stratum", "faces", "both, before", "both, score", "refused, %", "both, decided",
+        "one, before", "one, after", "median x.d",
+    )  # fmt: skip
+    _row(*["---"] * 9)
     for kind, faces in {"sharp": cache.sharp, **cache.kinds}.items():
         some = faces.first()
         cells = [_both(some, one) for one in (cache.before, cache.after)]
-        cells += [_one(some, cache.sharp.first(), one) for one in (cache.before, cache.after)]
+        one_side = [_one(some, cache.sharp.first(), one) for one in (cache.before, cache.after)]
+        refused, decided = _decided(some, cache.after)
         lean = cache.after.comparator.degradation(some.vectors)
         assert lean is not None, "the calibration has a domain"
-        _row(kind, str(len(some.vectors)), *map(_per_10_000, cells), f"{np.median(lean):.2f}")
+        _row(
+            kind, str(len(some.vectors)), *map(_per_10_000, cells), f"{100 * refused:.1f}",
+            f"{1e4 * decided:.2f}", *(f"{1e4 * one.value:.2f}" for one in one_side),
+            f"{np.median(lean):.2f}",
+        )  # fmt: skip
     print("\nTwo different degradations, the worst pairs after\n")
     found = []
     for a, b in combinations(cache.kinds, 2):
@@ -101,6 +123,25 @@ def _strata(cache: Cache) -> None:
     for after, before, a, b in sorted(found, reverse=True)[:8]:
         _row(a, b, f"{before:.1e}", f"{after:.1e}")
     print()
+
+
+def _decided(faces: Faces, calibration: Calibration) -> tuple[float, float]:
+    """The share of comparisons refused, and of all those that match and are not refused."""
+    pairs = np.triu_indices(len(faces.vectors), 1)
+    refused = _refused(faces, faces, calibration)[pairs]
+    scores = calibration.comparator.scores(faces.vectors, faces.vectors)[pairs]
+    matched = scores >= _threshold(calibration)
+    return float(refused.mean()), float((matched & ~refused).mean())
+
+
+def _refused(
+    faces: Faces, others: Faces, calibration: Calibration, *, searching: bool = False
+) -> NDArray[np.bool_]:
+    """Whether both sides are beyond one limit (n, m): when searching, that of degradation."""
+    mine, theirs = faces.beyond(calibration), others.beyond(calibration)
+    if searching:
+        mine, theirs = mine[:1], theirs[:1]
+    return np.any([np.outer(a, b) for a, b in zip(mine, theirs, strict=True)], axis=0)
 
 
 def _threshold(calibration: Calibration) -> float:
@@ -127,7 +168,8 @@ def _one(faces: Faces, others: Faces, calibration: Calibration) -> Rate:
 @dataclass(frozen=True, slots=True)
 class Searched:
     """What the searches of one gallery found: by stranger the highest score, by mated probe its
-    own person's score, whether that was first, and whose probe it is."""
+    own person's score, whether that was first, and whose probe it is; searches whose nearest
+    comparison is refused find nobody."""
 
     strangers: NDArray[np.float64]
     own: NDArray[np.float64]
@@ -136,13 +178,23 @@ class Searched:
     likeness: float | None
 
 
-def _search(gallery: Faces, mated: Faces, strangers: Faces, comparator: Comparator) -> Searched:
+def _search(
+    gallery: Faces, mated: Faces, strangers: Faces, calibration: Calibration, *, limited: bool
+) -> Searched:
+    comparator = calibration.comparator
     scores = comparator.scores(mated.vectors, gallery.vectors)
     place = np.searchsorted(gallery.persons, mated.persons)
     own = scores[np.arange(len(scores)), place].astype(np.float64)
-    others = comparator.scores(strangers.vectors, gallery.vectors).max(axis=1)
+    theirs = comparator.scores(strangers.vectors, gallery.vectors)
+    others, first = theirs.max(axis=1).astype(np.float64), own >= scores.max(axis=1)
+    if limited:
+        nearest = theirs.argmax(axis=1)
+        refused = _refused(strangers, gallery, calibration, searching=True)
+        others[refused[np.arange(len(nearest)), nearest]] = -1
+        lost = _refused(mated, gallery, calibration, searching=True)
+        first &= ~lost[np.arange(len(scores)), place]
     return Searched(
-        others.astype(np.float64), own, own >= scores.max(axis=1), mated.persons,
+        others, own, first, mated.persons,
         _likeness(gallery, comparator),
     )  # fmt: skip
 
@@ -161,10 +213,11 @@ def _gallery_row(
     calibration: Calibration,
     *,
     lifted: bool,
+    limited: bool = False,
     targets: tuple[float, ...] = TARGETS,
 ) -> None:
     """FPIR with its interval at each target, and TPIR at 1 %, over several draws of a gallery."""
-    found = [_search(*draw, calibration.comparator) for draw in draws]
+    found = [_search(*draw, calibration, limited=limited) for draw in draws]
     size = GallerySize(len(draws[0][0].vectors), len(draws[0][0].vectors))
     cells, lift = [], 0.0
     for target in targets:
@@ -195,7 +248,10 @@ def _degraded_galleries(cache: Cache) -> None:
     for kind, faces in cache.kinds.items():
         draws = [_parted(faces)]
         _gallery_row(f"{kind}, before", draws, cache.before, lifted=False, targets=(0.01,))
-        _gallery_row(f"{kind}, after", draws, cache.after, lifted=True, targets=(0.01,))
+        _gallery_row(f"{kind}, score", draws, cache.after, lifted=True, targets=(0.01,))
+        _gallery_row(
+            f"{kind}, decided", draws, cache.after, lifted=True, limited=True, targets=(0.01,)
+        )
     print()
 
 
@@ -262,29 +318,13 @@ def _press(cache: Cache) -> None:
         missed = one.fnmr_at(_threshold(one))
         assert missed is not None, "people have several photos"
         print(f"- {name}: threshold {_threshold(one):.4f}, development FNMR {missed.value:.4f}")
-    lean = cache.after.comparator.degradation(cache.sharp.vectors)
-    assert lean is not None, "the calibration has a domain"
-    product = np.outer(np.maximum(lean, 0), np.maximum(lean, 0))
+    assert cache.after.domain is not None, "the score has a domain"
+    print(f"- limits {cache.after.domain.limits}, likeness {cache.after.domain.likeness}")
     same = cache.sharp.persons[:, np.newaxis] == cache.sharp.persons
+    refused = _refused(cache.sharp, cache.sharp, cache.after)
     upper = np.triu(np.ones_like(same), 1)
-    print("\nShare of comparisons with a product of both x.d above a bound, in %\n")
-    kinds = [k for k in ("blur-3", "blur-4", "blur-5", "dark-0.05", "bright-3") if k in cache.kinds]
-    _row("bound", "mated", "non-mated", *kinds)
-    _row(*["---"] * (3 + len(kinds)))
-    for bound in (0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2):
-        cells = [f"{100 * (product > bound)[upper & mask].mean():.3f}" for mask in (same, ~same)]
-        cells += [_refused(cache.kinds[kind].first(), cache.after, bound) for kind in kinds]
-        _row(f"{bound:g}", *cells)
-
-
-def _refused(faces: Faces, calibration: Calibration, bound: float) -> str:
-    """Share of a stratum's comparisons above a bound, and the FMR of those below it."""
-    lean = np.maximum(faces.vectors @ calibration.comparator.direction, 0)
-    pairs = np.triu_indices(len(lean), 1)
-    kept = np.outer(lean, lean)[pairs] <= bound
-    scores = calibration.comparator.scores(faces.vectors, faces.vectors)[pairs][kept]
-    wrong = (scores >= _threshold(calibration)).mean() if kept.any() else 0.0
-    return f"{100 * (1 - kept.mean()):.0f}; FMR {wrong:.1e}"
+    for name, mask in (("mated", same), ("non-mated", ~same)):
+        print(f"- {100 * refused[upper & mask].mean():.3f} % of the {name} comparisons refused")
 
 
 # --- inside ----------------------------------------------------------------------------------
@@ -295,27 +335,36 @@ def _read(options: argparse.Namespace) -> Cache:
     persons = np.array([photo.split("/")[0] for photo in photos])
     noise = read_label_noise(options.label_noise)
     second_names = {other for _, other in noise.same_people}
+    everyone = _faces(options.cache / "sharp.npz", persons)
     usable = ~np.isin(photos, list(noise.images)) & ~np.isin(persons, list(second_names))
+    usable &= np.isfinite(everyone.sharpness)
     mine = np.array([is_development(person) for person in persons])
-    sharp = np.load(options.cache / "sharp.npz")["embedding"]
-    usable &= np.isfinite(sharp[:, 0])
-    fit = np.load(options.cache / "fit.npz")
-    shared = SharedDirection.fit({name: fit[name] for name in fit.files}, "development half")
-    everyone = Faces(sharp, persons)
-    made = []
-    for comparator, direction in ((COSINE, None), (shared.comparator, shared)):
-        data = everyone.of(usable & mine).labelled(comparator)
-        labelled = Labelled(data, "photos", "development half", shared=direction)
-        made.append(calibrate(labelled, "es-benchmark", "float32"))
-    kinds, brightness = {}, {}
+    before, after = _calibrations(options.cache / "fit.npz", everyone.of(usable & mine))
+    kinds = {}
     for kind in KINDS:
         if (options.cache / f"{kind}.npz").exists():
-            stored = np.load(options.cache / f"{kind}.npz")
-            rows, vectors = stored["rows"], stored["embedding"]
-            kept = (usable & ~mine)[rows]
-            kinds[kind] = Faces(vectors[kept], persons[rows[kept]])
-            brightness[kind] = stored["brightness"][kept]
-    return Cache(everyone.of(usable & ~mine), kinds, made[0], made[1], brightness)
+            rows = np.load(options.cache / f"{kind}.npz")["rows"]
+            faces = _faces(options.cache / f"{kind}.npz", persons[rows])
+            kinds[kind] = faces.of((usable & ~mine)[rows])
+    return Cache(everyone.of(usable & ~mine), kinds, before, after)
+
+
+def _faces(path: Path, persons: NDArray[np.str_]) -> Faces:
+    stored = np.load(path)
+    return Faces(stored["embedding"], persons, stored["sharpness"], stored["brightness"])
+
+
+def _calibrations(fit: Path, faces: Faces) -> tuple[Calibration, Calibration]:
+    """By the cosine, and by the score whose direction was fitted to the same half."""
+    stored = np.load(fit)
+    shared = SharedDirection.fit({name: stored[name] for name in stored.files}, "development half")
+    limits = Limits.fit(shared.comparator.degradation(faces.vectors))
+    plain = Labelled(faces.labelled(COSINE), "photos", "development half")
+    scored = Labelled(
+        faces.labelled(shared.comparator), "photos", "development half",
+        shared=shared, limits=limits,
+    )  # fmt: skip
+    return calibrate(plain, "es-benchmark", "float32"), calibrate(scored, "es-benchmark", "float32")
 
 
 def _per_10_000(rate: Rate) -> str:

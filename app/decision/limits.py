@@ -4,19 +4,19 @@ One degraded face against a good one is missed, not confused. Two that are degra
 are confused: their comparison decides nothing.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.types import FloatArray, Quality
 
-# Of a calibration's own faces so many are beyond a limit; of their comparisons far fewer have both
-# faces beyond it.
+# So many of a calibration's own faces are beyond the limit; of their comparisons far fewer have
+# both faces beyond it.
 DEGRADED_SHARE = 0.01
-BLURRED_SHARE = 0.005
+# Where the false match rate of two such faces exceeds the promised one by far, even by the score.
+MIN_SHARPNESS = 15.0
 MIN_BRIGHTNESS = 0.05
+# The limit that also a search keeps: it follows the gallery's likeness, which covers the others.
+DEGRADED = "degraded"
 
 
 class Limits(BaseModel):
@@ -29,21 +29,19 @@ class Limits(BaseModel):
     min_brightness: float | None = Field(None, ge=0, le=1)
 
     @classmethod
-    def fit(
-        cls, degradation: FloatArray | None, sharpness: Sequence[float] | NDArray[np.floating]
-    ) -> "Limits":
-        """From the degradation and the sharpness of a calibration's faces, (n,) each."""
+    def fit(cls, degradation: FloatArray | None) -> "Limits":
+        """From the degradation (n,) of a calibration's faces, if there is a direction for it."""
         most = None if degradation is None else np.quantile(degradation, 1 - DEGRADED_SHARE)
         return cls(
             max_degradation=None if most is None else round(float(most), 4),
-            min_sharpness=round(float(np.quantile(sharpness, BLURRED_SHARE)), 2),
+            min_sharpness=MIN_SHARPNESS,
             min_brightness=MIN_BRIGHTNESS,
         )
 
     def beyond(self, quality: Quality | None, degradation: float | None) -> tuple[str, ...]:
         """The limits (stable codes) that a face is beyond; what is not known is within."""
         found = {
-            "degraded": _exceeds(degradation, self.max_degradation),
+            DEGRADED: _exceeds(degradation, self.max_degradation),
             "blurred": quality is not None and _exceeds(self.min_sharpness, quality.sharpness),
             "too_dark": quality is not None and _exceeds(self.min_brightness, quality.brightness),
         }

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from app.decision.limits import Limits
+from app.decision.limits import DEGRADED, Limits
 from app.decision.policy import Status
 from app.decision.verdicts import Verdict
 from app.gallery.gallery import Candidate, Comparison, Gallery
@@ -22,8 +22,9 @@ class Refusals:
     limits: Limits
 
     def applied(self, verdicts: Sequence[Verdict], faces: Sequence[Face]) -> list[Verdict]:
-        """The verdicts; those are rejected that rest on a comparison outside the limits."""
-        codes = [self._codes_of(face) for face in faces]
+        """The verdicts; those are rejected that rest on a comparison of two faces that both look
+        degraded."""
+        codes = [DEGRADED in self._codes_of(face) for face in faces]
         doubtful = [
             verdict.person.face
             for verdict, mine in zip(verdicts, codes, strict=True)
@@ -32,7 +33,7 @@ class Refusals:
         leans = self._degradations(doubtful) if doubtful else {}
         return [
             replace(verdict, status=Status.REJECTED, person=None, reasons=(OUTSIDE_CALIBRATION,))
-            if mine and verdict.person is not None and self._shares(mine, verdict.person, leans)
+            if mine and verdict.person is not None and self._is_degraded(verdict.person, leans)
             else verdict
             for verdict, mine in zip(verdicts, codes, strict=True)
         ]
@@ -50,10 +51,8 @@ class Refusals:
     def _codes_of(self, face: Face) -> tuple[str, ...]:
         return self.limits.beyond(face.quality, degradation_of(face, self.gallery))
 
-    def _shares(self, mine: tuple[str, ...], person: Candidate, leans: Mapping[int, float]) -> bool:
-        stored = person.face
-        theirs = self.limits.beyond(Quality.read(stored.quality), leans.get(stored.template_key))
-        return bool(set(mine) & set(theirs))
+    def _is_degraded(self, person: Candidate, leans: Mapping[int, float]) -> bool:
+        return DEGRADED in self.limits.beyond(None, leans.get(person.face.template_key))
 
     def _degradations(self, faces: Sequence[FaceRecord]) -> dict[int, float]:
         """Of stored templates by key, without those that were deleted since."""

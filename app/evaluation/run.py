@@ -48,7 +48,7 @@ from app.evaluation.protocol import (
     enrol_photos,
     pair_similarities,
 )
-from app.evaluation.sample import FaceSample, build_sample, find_problems, quality_column
+from app.evaluation.sample import FaceSample, build_sample, find_problems
 from app.evaluation.scores import compare_rules
 from app.evaluation.setting import at_setting
 from app.evaluation.verification import detection_figures, verify_pairs
@@ -248,10 +248,7 @@ def _calibrate(sample: FaceSample, people: LabelledPeople, bench: _Bench) -> Cal
 
 
 def _limits(sample: FaceSample) -> Limits:
-    return Limits.fit(
-        sample.data.comparator.degradation(sample.data.vectors),
-        quality_column(sample.qualities, "sharpness"),
-    )
+    return Limits.fit(sample.data.comparator.degradation(sample.data.vectors))
 
 
 def _thresholds(

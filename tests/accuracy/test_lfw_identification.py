@@ -13,16 +13,17 @@ from app.evaluation.labels import LabelledPeople, read_label_noise
 from app.evaluation.prediction import check_predictions
 from app.evaluation.protocol import EnrolledPhotos
 from app.evaluation.sample import FaceSample, build_sample
+from app.gallery.comparator import COSINE, Comparator
 
 pytestmark = pytest.mark.accuracy
 
 NOISE = Path(__file__).resolve().parents[2] / "benchmarks" / "lfw_label_noise.csv"
 
 
-def sample_of(photos: EnrolledPhotos) -> FaceSample:
+def sample_of(photos: EnrolledPhotos, comparator: Comparator = COSINE) -> FaceSample:
     images = tuple(sorted(photos.faces))
     people = LabelledPeople(Path(), images, tuple(image.split("/")[0] for image in images))
-    return build_sample(people, photos, read_label_noise(NOISE))
+    return build_sample(people, photos, read_label_noise(NOISE), comparator)
 
 
 @pytest.fixture(scope="session")

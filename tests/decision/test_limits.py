@@ -54,14 +54,11 @@ def test_a_face_is_beyond_each_limit_that_it_exceeds() -> None:
 def test_limits_leave_most_good_faces_within() -> None:
     generator = np.random.default_rng(0)
     leans = generator.normal(0, 0.1, 10_000).astype(np.float32)
-    sharp = generator.lognormal(5, 0.7, 10_000)
-    found = Limits.fit(leans, sharp)
+    found = Limits.fit(leans)
     assert found.max_degradation is not None
-    assert found.min_sharpness is not None
     assert np.mean(leans > found.max_degradation) == pytest.approx(0.01, abs=0.002)
-    assert np.mean(sharp < found.min_sharpness) == pytest.approx(0.005, abs=0.002)
     assert found.min_brightness == 0.05
-    assert Limits.fit(None, sharp).max_degradation is None
+    assert Limits.fit(None).max_degradation is None
 
 
 @pytest.mark.parametrize(
@@ -89,8 +86,10 @@ def test_a_comparison_is_refused_where_both_sides_are_beyond_one_limit(
     assert refusals.refuses(probe, claimed) is refused
     identified = Verdict(Status.IDENTIFIED, Candidate(kept.face, 0.9, None))
     (verdict,) = refusals.applied([identified], [probe])
-    assert (verdict.status is Status.REJECTED) is refused
-    assert verdict.reasons == ((OUTSIDE_CALIBRATION,) if refused else ())
+    # A search follows the gallery's likeness, which covers what is merely blurred or dark.
+    degraded = refused and float(probe.embedding[0]) > 0.3
+    assert (verdict.status is Status.REJECTED) is degraded
+    assert verdict.reasons == ((OUTSIDE_CALIBRATION,) if degraded else ())
     unknown = Verdict(Status.UNKNOWN)
     assert refusals.applied([unknown], [probe]) == [unknown]
 

@@ -57,9 +57,8 @@ class IdentifiedFace(FaceInfo):
         Field(
             default_factory=list,
             description="Why it was rejected: what the collection's gate misses, or "
-            "`outside_calibration` if this face and the nearest stored one are degraded in the "
-            "same way (blurred, dark, or by `degradation`), so that their similarity proves "
-            "nothing. When ambiguous: "
+            "`outside_calibration` if this face and the nearest stored one both look so degraded "
+            "(`degradation`) that their similarity proves nothing. When ambiguous: "
             "`margin_too_small`, or `nearer_to_other` if the person who is left to choose is not "
             "the one it resembles most.",
         ),
@@ -131,7 +130,7 @@ class VerifyAnswer(Answer, Decided):
         Field(
             description="`ambiguous`: the similarity reaches the threshold, but another person who "
             "is declared to be different is as similar or nearly so. `rejected`: both faces are "
-            "degraded in the same way, so that their similarity proves nothing. `is_match` is "
+            "blurred, dark or degraded, so that their similarity proves nothing. `is_match` is "
             "false in either case."
         ),
     ]
