@@ -180,7 +180,7 @@ def _read_json(
 
 
 def _decode_photo(name: str, text: Any, settings: Settings) -> bytes:
-    """Decode a photo from base64. A long text still has JSON's escapes of '/' in it."""
+    """Decode a photo from base64. A long text still has JSON's escapes in it."""
     try:
         if isinstance(text, LongText):
             # Twice the length of base64, to allow for line breaks and escapes.
@@ -189,8 +189,7 @@ def _decode_photo(name: str, text: Any, settings: Settings) -> bytes:
                     f"'{name}' has {len(text.raw):,} characters of base64; an image may have at "
                     f"most {settings.max_image_bytes:,} bytes."
                 )
-            raw = bytes(text.raw)
-            return decode_base64(raw.replace(b"\\/", b"/").replace(b"\\n", b""))
+            return decode_base64(text.raw, escaped=True)
         if isinstance(text, str):
             return decode_base64(text)
     except ValueError:
