@@ -9,11 +9,9 @@ import orjson
 from fastapi import Query
 
 from app.errors import InvalidCursor
-from app.gallery.ports import Page
+from app.gallery.ports import MAX_PAGE_BYTES, Page
 
 T = TypeVar("T")
-# Bytes of metadata on one page; a thousand items of 16 KiB each would block the event loop.
-MAX_PAGE_BYTES = 256 * 1024
 MAX_PAGE = 1000
 
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Items on a page.")]

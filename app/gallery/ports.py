@@ -132,6 +132,10 @@ class OnceRequest(RequestKey):
     answer: Callable[[Sequence[StoredTemplate]], JsonObject]
 
 
+# JSON of one page; a thousand items of 16 KiB each would take a second to read.
+MAX_PAGE_BYTES = 256 * 1024
+
+
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
     """Some records and whether more follow."""

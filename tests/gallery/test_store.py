@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
@@ -128,6 +129,25 @@ def test_names_exist_once(store: SqlStore) -> None:
     store.create_person("default", "ada", {})
     with pytest.raises(PersonExists):
         store.create_person("default", "ada", {})
+
+
+def test_a_page_ends_where_its_json_is_long(store: SqlStore, directions: Draw) -> None:
+    """Sixteen rows of 16 KiB are 256 KiB."""
+    long = {"text": "x" * 16_000}
+    names = [f"p{number:02}" for number in range(20)]
+    for name, vector in zip(names, directions(len(names)), strict=True):
+        store.enroll("default", name, long, [replace(template(vector, name), quality=long)])
+        store.create_collection(name, SPACE, DIMENSION, long)
+    for first, rest in (
+        (store.persons("default", None, 1_000), lambda last: store.persons("default", last, 1_000)),
+        (store.faces("default", None, None, 1_000), None),
+        (store.collections(None, 1_000), None),
+    ):
+        assert (len(first.items) in (16, 17), first.more) == (True, True)
+        if rest is not None:
+            following = rest(first.items[-1].person_id)
+            assert [one.person_id for one in [*first.items, *following.items]] == names
+            assert not following.more
 
 
 def test_pages_are_in_the_order_of_bytes(store: SqlStore) -> None:

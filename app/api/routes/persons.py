@@ -9,7 +9,7 @@ from app.api.answers import AnswerHead, jobs_of
 from app.api.errors import describe_validation
 from app.api.fields import DeletePersons, Filter, NewPerson, PersonUpdate
 from app.api.json_routes import JsonRoute
-from app.api.pages import Cursor, Limit, cursor_to_key, next_cursor, within_bytes
+from app.api.pages import Cursor, Limit, cursor_to_key, next_cursor
 from app.api.problems import ANY_BODY, ANY_WRITE, IN_COLLECTION, problems
 from app.api.routes.collections import Collection, receipt_members
 from app.api.schemas.galleries import (
@@ -97,12 +97,11 @@ async def list_persons(
     head = AnswerHead(request)
     store, after, wanted = head.services.gallery.store, cursor_to_key(cursor), _parsed(filter)
 
-    def work() -> Page[PersonRecord]:
-        found = store.persons(collection, after, limit, prefix=prefix, metadata=wanted)
-        return within_bytes(found, lambda record: record.metadata)
+    def work() -> tuple[Page[PersonRecord], list[dict[str, Any]]]:
+        page = store.persons(collection, after, limit, prefix=prefix, metadata=wanted)
+        return page, [person_info(record) for record in page.items]
 
-    page = await head.services.scheduler.read(work)
-    items = [person_info(record) for record in page.items]
+    page, items = await head.services.scheduler.read(work)
     following = next_cursor(page, lambda person: person.person_id)
     return {**head.members(), "items": items, "next_cursor": following}
 
@@ -236,10 +235,13 @@ async def _list_faces(
     request: Request, collection: str, person_id: str | None, limit: int, cursor: str | None
 ) -> dict[str, Any]:
     head = AnswerHead(request)
-    page = await head.services.scheduler.read(
-        head.services.gallery.store.faces, collection, person_id, cursor_to_key(cursor), limit
-    )
-    items = [face_info(record) for record in page.items]
+    store, after = head.services.gallery.store, cursor_to_key(cursor)
+
+    def work() -> tuple[Page[FaceRecord], list[dict[str, Any]]]:
+        page = store.faces(collection, person_id, after, limit)
+        return page, [face_info(record) for record in page.items]
+
+    page, items = await head.services.scheduler.read(work)
     following = next_cursor(page, lambda face: face.face_id)
     return {**head.members(), "items": items, "next_cursor": following}
 

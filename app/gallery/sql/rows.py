@@ -8,12 +8,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import orjson
 from sqlalchemy import Connection, Row, Select, func, select
 
 from app.errors import CollectionNotFound, FaceNotFound, PersonNotFound
 from app.gallery.identifiers import spellings
 from app.gallery.metadata import CorrectedMetadata
 from app.gallery.ports import (
+    MAX_PAGE_BYTES,
     CollectionRecord,
     FaceRecord,
     Ids,
@@ -25,6 +27,7 @@ from app.gallery.sql.tables import collections, persons, templates
 from app.gallery.sql.vault import Vault
 
 ROWS_AT_ONCE = 32  # that a driver reads ahead
+# JSON of one page as an earlier version stored it, which may be longer than today's.
 MOST_STORED = 8 * 1024 * 1024
 MAX_KEYS = 10_000  # in one statement; SQLite takes 32,766 parameters
 
@@ -184,15 +187,17 @@ def count_rows(connection: Connection, table: Any, condition: Any) -> int:
 
 def fetch_page(connection: Connection, query: Select[Any], limit: int, column: str) -> Page[Any]:
     """The next rows of a query, `limit` at most. A page ends early, but not before its first row,
-    where that column's JSON is larger than today's rule allows and MOST_STORED all together."""
+    where that column's JSON is larger than MAX_PAGE_BYTES, or MOST_STORED as it is stored."""
     rows: list[Any] = []
-    stored = 0
+    shown = stored = 0
     query = query.limit(limit + 1).execution_options(yield_per=ROWS_AT_ONCE)
     with connection.execute(query) as result:
         for row in result:
             content = getattr(row, column)
+            shown += len(orjson.dumps(content))
             stored += len(content.original) if isinstance(content, CorrectedMetadata) else 0
-            if len(rows) == limit or (rows and stored > MOST_STORED):
+            full = shown > MAX_PAGE_BYTES or stored > MOST_STORED
+            if len(rows) == limit or (rows and full):
                 return Page(rows, more=True)
             rows.append(row)
     return Page(rows, more=False)
