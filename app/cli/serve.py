@@ -1,8 +1,10 @@
 """`likeness serve`: the HTTP service."""
 
+import gc
 import ipaddress
 import logging
 import socket
+import sys
 from functools import partial
 from typing import Annotated
 
@@ -22,6 +24,9 @@ from app.telemetry.logs import log, set_up_logs
 
 # After a power failure, for example, the database server may start later than the service.
 DATABASE_WAIT_S = 60.0
+# Seconds after which a thread that computes in Python gives way to another. With Python's 5 ms the
+# event loop waits 20 ms and more for its turn beside four such threads; see docs/benchmarks.md.
+SWITCH_INTERVAL_S = 0.001
 
 
 def announce(services: Services, port: int) -> None:
@@ -116,7 +121,17 @@ def run(services: Services, settings: Settings, sockets: list[socket.socket]) ->
     require_access_keys(services)
     logging.getLogger("uvicorn.error").addHandler(_UvicornErrors())
     server = Server(create_app(services), settings, partial(announce, services))
+    _shorten_pauses()
     server.run(sockets)
+
+
+def _shorten_pauses() -> None:
+    """Keep other threads from stopping the event loop for long: those that compute in Python, and
+    the garbage collector, which would look at all 185,000 objects of the start again each time
+    (90 ms)."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.collect()
+    gc.freeze()
 
 
 class _UvicornErrors(logging.Handler):
