@@ -51,6 +51,10 @@ class UnsupportedMediaType(LikenessError):
     code, status, title = "unsupported_media_type", 415, "The body's content type is not supported"
 
 
+class UnsupportedEncoding(LikenessError):
+    code, status, title = "unsupported_encoding", 415, "The body's encoding is not supported"
+
+
 class RequestTooLarge(LikenessError):
     code, status, title = "request_too_large", 413, "The request is too large"
 
@@ -63,10 +67,6 @@ class InvalidHttp(LikenessError):
     """Answered by the server itself if the bytes are not an HTTP request."""
 
     code, status, title = "invalid_http", 400, "The request is not valid HTTP"
-
-
-class TooManyPipelined(InvalidHttp):
-    code, title = "too_many_pipelined", "Too many requests were sent before the first answer"
 
 
 class PathTooLong(LikenessError):

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.bodies import BODY, SteadyReceive, announced_length, read_body
+from app.api.bodies import BODY, SteadyReceive, announced_length, check_encoding, read_body
 from app.api.connection import ABORT, CROWDED
 from app.api.errors import problem
 from app.api.places import Kind, Places, body_limit, kind_of, work_limit
@@ -96,6 +96,7 @@ class _Exchange:
                 "The service has reached its limit of connections; try again in a moment.",
                 {"retry_after": RETRY_AFTER_S},
             )
+        check_encoding(self._scope)
         try:
             kind = kind_of(self._scope["method"], self._scope["path"])
             if kind is Kind.UPLOAD:

@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive, Scope
 
 from app.api.transfers import Transfer, Transfers
-from app.errors import RequestTimeout, RequestTooLarge
+from app.errors import RequestTimeout, RequestTooLarge, UnsupportedEncoding
 
 GRACE_S = 10.0
 # Key in a request's scope: its whole body.
@@ -52,6 +52,20 @@ def announced_length(scope: Scope) -> int:
     """Bytes of the body according to Content-Length; 0 without that header."""
     announced = Headers(scope=scope).get("content-length", "")
     return int(announced) if announced.isdigit() and len(announced) < 20 else 0
+
+
+def check_encoding(scope: Scope) -> None:
+    """Refuse a compressed body: its length would say nothing of what it takes. Raises
+    UnsupportedEncoding."""
+    headers = Headers(scope=scope)
+    for name, understood in (("content-encoding", "identity"), ("transfer-encoding", "chunked")):
+        given = [one.strip() for value in headers.getlist(name) for one in value.split(",")]
+        for coding in filter(None, given):
+            if coding.lower() != understood:
+                raise UnsupportedEncoding(
+                    f"The body has the {name.title()} '{coding[:40]}', which this service does not "
+                    "decode; send the body as it is, without that header."
+                )
 
 
 async def read_body(

@@ -25,7 +25,6 @@ from app.errors import (
     LikenessError,
     PathTooLong,
     RequestTimeout,
-    TooManyPipelined,
 )
 
 KIB = 1024
@@ -154,12 +153,8 @@ class Connection(HttpToolsProtocol):
                 self._refuse(InvalidHttp("This is no proxy: it takes no CONNECT."))
             return  # it is read again, without the offer
         if len(self.pipeline) >= MAX_PIPELINED:
-            self._refuse(
-                TooManyPipelined(
-                    f"More than {MAX_PIPELINED} requests were sent on one connection before the "
-                    "first was answered; wait for the answers."
-                )
-            )
+            # Nobody reads this sentence: amid other answers the connection is closed.
+            self._refuse(InvalidHttp("Too many requests were sent before the first answer."))
         extra: Any = self.scope
         extra.update({CROWDED: self.crowded, ABORT: self.transport.abort})
         self._in_message, self._head_since = True, None

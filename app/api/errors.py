@@ -10,7 +10,13 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from app.api.problems import MEDIA_TYPE, TYPE
-from app.errors import InvalidRequest, LikenessError, MethodNotAllowed, RouteNotFound
+from app.errors import (
+    InvalidRequest,
+    LikenessError,
+    MethodNotAllowed,
+    RouteNotFound,
+    UnsupportedEncoding,
+)
 from app.telemetry.logs import log, request_id
 from app.telemetry.metrics import Metrics
 
@@ -19,8 +25,11 @@ METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 def problem(error: LikenessError) -> JSONResponse:
     """The problem document of an error. `extra["retry_after"]` (seconds) is also a header."""
-    wait = error.extra.get("retry_after")
-    headers = None if wait is None else {"Retry-After": str(wait)}
+    headers = {}
+    if (wait := error.extra.get("retry_after")) is not None:
+        headers["Retry-After"] = str(wait)
+    if isinstance(error, UnsupportedEncoding):
+        headers["Accept-Encoding"] = "identity"  # RFC 9110, 15.5.16
     return JSONResponse(problem_members(error), error.status, headers, media_type=MEDIA_TYPE)
 
 

@@ -22,7 +22,7 @@ ANY_CALL: tuple[type[LikenessError], ...] = (
     errors.DamagedData,
     LikenessError,
 )
-ANY_BODY = (errors.RequestTooLarge, errors.RequestTimeout)
+ANY_BODY = (errors.RequestTooLarge, errors.RequestTimeout, errors.UnsupportedEncoding)
 ANY_WRITE = (errors.StoreFull,)
 PHOTOS = (
     *ANY_BODY,

@@ -20,6 +20,7 @@ from app.settings import Settings
 from tests.api.conftest import run_server
 
 MOST = 40
+IMPORTS = "/v1/collections/default/imports"
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +205,50 @@ def test_what_follows_a_whole_request_is_no_answer_to_it(url: str, blank_photo: 
     with connected(url) as connection:
         connection.sendall(request + b"\x16\x03\x01")
         assert answer_of(connection) == (0, {}, b"")
+
+
+def test_a_half_closed_connection_gets_no_answer(url: str, blank_photo: bytes) -> None:
+    """It cannot be told from a client that is gone, whose work is stopped."""
+    head = b"POST /v1/detect HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\n"
+    with connected(url) as connection:
+        connection.sendall(head + b"content-length: %d\r\n\r\n" % len(blank_photo) + blank_photo)
+        connection.shutdown(socket.SHUT_WR)
+        assert answer_of(connection) == (0, {}, b"")
+
+
+def test_too_many_requests_before_an_answer(url: str) -> None:
+    request = b"GET /v1/collections HTTP/1.1\r\nhost: x\r\n\r\n"
+    with connected(url) as connection:
+        connection.sendall(request * (MAX_PIPELINED + 2))
+        assert answer_of(connection) == (0, {}, b"")
+
+
+@pytest.mark.parametrize("path", ["/v1/detect", "/v1/collections", IMPORTS])
+@pytest.mark.parametrize(
+    ("field", "coding", "allowed"),
+    [
+        ("content-encoding", "gzip", False),
+        ("content-encoding", "br, gzip", False),
+        ("content-encoding", "Identity", True),
+        ("transfer-encoding", "gzip, chunked", False),
+        ("transfer-encoding", "Chunked", True),
+    ],
+)
+def test_encoded_bodies_are_refused(
+    url: str, path: str, field: str, coding: str, *, allowed: bool
+) -> None:
+    """Before they arrive, and with what would be taken (RFC 9110, 15.5.16)."""
+    length = "" if field == "transfer-encoding" else "content-length: 5\r\n"
+    body = "" if not allowed else "5\r\n12345\r\n0\r\n\r\n" if not length else "12345"
+    head = f"POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{field}: {coding}\r\n{length}"
+    with connected(url) as connection:
+        connection.sendall(f"{head}\r\n{body}".encode())
+        status, fields, content = first_answer_of(connection)
+    found = json.loads(content)["code"]
+    assert (found == "unsupported_encoding") is not allowed
+    if not allowed:
+        assert (status, fields["accept-encoding"]) == (415, "identity")
+        assert coding.split(",", maxsplit=1)[0] in json.loads(content)["detail"]
 
 
 def test_a_client_that_reads_nothing_is_dropped(url: str) -> None:
