@@ -9,14 +9,15 @@ from rich.table import Table
 
 from tests.hostile import attacks as _attacks  # noqa: F401 - they add themselves to the list
 from tests.hostile.run import Verdict, run
-from tests.hostile.scenario import ATTACKS
+from tests.hostile.scenario import ATTACKS, CONTROL
 from tests.hostile.service import running
 
 
 def main() -> int:
-    """Run the attacks whose name holds one of the words; 1 where one succeeded."""
+    """Run the control and the attacks whose name holds one of the words; 1 where one succeeded."""
     words = [word.lower() for word in sys.argv[1:]]
-    chosen = [a for a in ATTACKS if not words or any(word in a.name.lower() for word in words)]
+    wanted = [a for a in ATTACKS if not words or any(word in a.name.lower() for word in words)]
+    chosen = [CONTROL, *wanted]
     console, verdicts = Console(width=170), []
     with (
         tempfile.TemporaryDirectory(prefix="likeness-hostile-") as folder,
@@ -31,9 +32,12 @@ def main() -> int:
 
 def table(verdicts: list[Verdict]) -> Table:
     """One row an attack."""
-    shown = Table("attack", "requests", "s", "/livez p100 ms", "lag ms", "RSS peak MiB", "verdict")
+    shown = Table(
+        "attack", "requests", "s", "/livez p100 ms", "lag ms", "noise ms", "RSS MiB", "verdict"
+    )
     for one in verdicts:
-        numbers = [one.seconds, one.livez * 1000, one.seen.lag * 1000, one.seen.peak_mib]
+        times = [one.livez * 1000, one.seen.lag * 1000, one.seen.noise * 1000]
+        numbers = [one.seconds, *times, one.seen.peak_mib]
         verdict = "; ".join(one.faults) or "held"
         shown.add_row(one.attack, str(one.requests), *(f"{n:.0f}" for n in numbers), verdict)
     return shown

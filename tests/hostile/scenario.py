@@ -1,5 +1,6 @@
 """What an attack is, and the list of all."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +18,16 @@ class Attack:
 
 
 ATTACKS: list[Attack] = []
+CONTROL_S = 10.0
+
+
+def _nothing(_: Target) -> int:
+    time.sleep(CONTROL_S)
+    return 0
+
+
+# No attack, only the ordinary calls: its times are what the machine and its other work add.
+CONTROL = Attack("nothing: the control", _nothing)
 
 
 def attack(name: str, *, more_memory_mib: int = 0) -> Callable[[Callable[[Target], int]], Attack]:

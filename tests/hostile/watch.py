@@ -1,12 +1,21 @@
-"""What is looked at while an attack runs."""
+"""What is looked at while an attack runs.
+
+The watcher is a process of its own (`python -m tests.hostile.watch PORT PID`): an attack keeps the
+interpreter of its own process busy, and clocks there would measure that. It ends when its standard
+input does, and writes what it saw to its standard output, as JSON.
+"""
 
 import contextlib
 import http.client
+import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import psutil
 
@@ -16,9 +25,11 @@ LIVEZ_EVERY_S = 0.05
 MEMORY_EVERY_S = 0.05
 HONEST_EVERY_S = 0.5
 LAG_EVERY_S = 1.0
+NOISE_EVERY_S = 0.02
 # An honest client asks again while it is told to; then it has been refused.
 HONEST_WAITS_S = 30.0
 MIB = 2**20
+LAG = "likeness_event_loop_lag_recent_seconds"
 
 
 @dataclass(slots=True)
@@ -31,57 +42,119 @@ class Seen:
     honest_failures: list[str] = field(default_factory=list)
     peak_mib: float = 0.0
     lag: float = 0.0
+    # How late the watcher itself woke up: what other work on the machine adds to every time.
+    noise: float = 0.0
 
 
 @contextmanager
 def watching(target: Target, process: psutil.Process) -> Iterator[Seen]:
-    """Look at the service until the block ends."""
-    seen, over = Seen(), threading.Event()
-    jobs: list[tuple[Callable[[], None], float]] = [
-        (lambda: _livez(target, seen), LIVEZ_EVERY_S),
-        (lambda: _memory(process, seen), MEMORY_EVERY_S),
-        (lambda: _honest(target, seen, over), HONEST_EVERY_S),
-        (lambda: _lag(target, seen), LAG_EVERY_S),
-    ]
+    """Look at the service until the block ends; what is yielded is filled then."""
+    seen = Seen()
+    command = [sys.executable, "-m", __name__, str(target.port), str(process.pid)]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).resolve().parents[2],
+        text=True,
+    ) as watcher:
+        assert watcher.stdout is not None, "it was asked for"
+        if watcher.stdout.readline() != "watching\n":
+            raise RuntimeError("The watcher did not start.")
+        try:
+            yield seen
+        finally:
+            told, _ = watcher.communicate("", HONEST_WAITS_S + 20)
+            for name, value in json.loads(told).items():
+                setattr(seen, name, value)
 
-    def repeat(look: Callable[[], None], pause: float) -> None:
-        while not over.is_set():
-            look()
-            over.wait(pause)
 
-    threads = [threading.Thread(target=repeat, args=job, daemon=True) for job in jobs]
-    for thread in threads:
-        thread.start()
-    try:
-        yield seen
-    finally:
-        over.set()
+class Watcher:
+    """Looks at one service until it is told to stop."""
+
+    def __init__(self, target: Target, process: psutil.Process) -> None:
+        self.seen = Seen()
+        self._target = target
+        self._process = process
+        self._over = threading.Event()
+
+    def watch(self, until_over: Callable[[], object]) -> None:
+        """Look until the function returns."""
+        jobs = [
+            (self._livez, LIVEZ_EVERY_S),
+            (self._memory, MEMORY_EVERY_S),
+            (self._honest, HONEST_EVERY_S),
+            (self._lag, LAG_EVERY_S),
+            (self._noise, 0.0),
+        ]
+        threads = [threading.Thread(target=self._repeat, args=job, daemon=True) for job in jobs]
+        for thread in threads:
+            thread.start()
+        until_over()
+        self._over.set()
         for thread in threads:
             thread.join(HONEST_WAITS_S + 10)
-        _lag(target, seen)
+        self._lag()
 
+    def _repeat(self, look: Callable[[], None], pause: float) -> None:
+        while not self._over.is_set():
+            look()
+            self._over.wait(pause)
 
-def _livez(target: Target, seen: Seen) -> None:
-    start = time.perf_counter()
-    try:
-        status = _get(target, "/livez", timeout=10)[0]
-        seen.livez.append(time.perf_counter() - start)
-        if status != 200:
-            seen.livez_failures.append(str(status))
-    except (OSError, http.client.HTTPException) as error:
-        seen.livez.append(time.perf_counter() - start)
-        seen.livez_failures.append(repr(error))
+    def _livez(self) -> None:
+        start, seen = time.perf_counter(), self.seen
+        try:
+            status = self._get("/livez")[0]
+            seen.livez.append(time.perf_counter() - start)
+            if status != 200:
+                seen.livez_failures.append(str(status))
+        except (OSError, http.client.HTTPException) as error:
+            seen.livez.append(time.perf_counter() - start)
+            seen.livez_failures.append(repr(error))
 
+    def _get(self, path: str) -> tuple[int, str]:
+        """On a connection of its own, by a client that takes next to no time itself."""
+        connection = http.client.HTTPConnection("127.0.0.1", self._target.port, timeout=10)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        finally:
+            connection.close()
 
-def _get(target: Target, path: str, timeout: float) -> tuple[int, str]:
-    """On a connection of its own, by a client that takes next to no time itself."""
-    connection = http.client.HTTPConnection("127.0.0.1", target.port, timeout=timeout)
-    try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode()
-    finally:
-        connection.close()
+    def _memory(self) -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self.seen.peak_mib = max(self.seen.peak_mib, memory_mib(self._process))
+
+    def _honest(self) -> None:
+        """Somebody who wants a face detected, and asks again where told to."""
+        start, last = time.perf_counter(), ""
+        while time.perf_counter() - start < HONEST_WAITS_S:
+            try:
+                answer = self._target.post("/v1/detect", self._target.photo, "image/jpeg")
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is counted
+                last = repr(error)
+            else:
+                if answer.status_code == 200:
+                    self.seen.honest.append(time.perf_counter() - start)
+                    return
+                last = f"{answer.status_code} {answer.text[:200]}"
+                if "retry-after" not in answer.headers:
+                    break
+            time.sleep(0.2)
+        self.seen.honest_failures.append(last)
+
+    def _noise(self) -> None:
+        start = time.perf_counter()
+        time.sleep(NOISE_EVERY_S)
+        self.seen.noise = max(self.seen.noise, time.perf_counter() - start - NOISE_EVERY_S)
+
+    def _lag(self) -> None:
+        """The longest time that the event loop was late in the last seconds, by its own measure."""
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            for line in self._get("/metrics")[1].splitlines():
+                if line.startswith(f"{LAG} "):
+                    self.seen.lag = max(self.seen.lag, float(line.rsplit(" ", 1)[1]))
 
 
 def memory_mib(process: psutil.Process) -> float:
@@ -93,33 +166,14 @@ def memory_mib(process: psutil.Process) -> float:
     return total / MIB
 
 
-def _memory(process: psutil.Process, seen: Seen) -> None:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        seen.peak_mib = max(seen.peak_mib, memory_mib(process))
+def main(port: int, pid: int) -> None:
+    """Watch until the standard input ends."""
+    watcher = Watcher(Target(port, Path()), psutil.Process(pid))
+    sys.stdout.write("watching\n")
+    sys.stdout.flush()
+    watcher.watch(sys.stdin.read)
+    sys.stdout.write(json.dumps(asdict(watcher.seen)))
 
 
-def _honest(target: Target, seen: Seen, over: threading.Event) -> None:
-    """Somebody who wants a face detected, and asks again where told to."""
-    start, last = time.perf_counter(), ""
-    while time.perf_counter() - start < HONEST_WAITS_S:
-        try:
-            answer = target.post("/v1/detect", target.photo, "image/jpeg")
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is counted
-            last = repr(error)
-        else:
-            if answer.status_code == 200:
-                seen.honest.append(time.perf_counter() - start)
-                return
-            last = f"{answer.status_code} {answer.text[:200]}"
-            if "retry-after" not in answer.headers:
-                break
-        time.sleep(0.2)
-    seen.honest_failures.append(last)
-
-
-def _lag(target: Target, seen: Seen) -> None:
-    """The longest time that the event loop was late in the last seconds, by its own measure."""
-    with contextlib.suppress(OSError, http.client.HTTPException):
-        for line in _get(target, "/metrics", timeout=10)[1].splitlines():
-            if line.startswith("likeness_event_loop_lag_recent_seconds "):
-                seen.lag = max(seen.lag, float(line.rsplit(" ", 1)[1]))
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
