@@ -8,7 +8,7 @@ from functools import partial
 from app.access.pepper import read_pepper
 from app.access.registry import AccessRegistry
 from app.access.store import AccessKeyStore
-from app.decision.calibration import pack_calibration
+from app.decision.calibration import pack_calibration, pack_orientation
 from app.decision.calibrations import Calibrations
 from app.decision.gates import check_quality
 from app.decision.policy import FaceSelection, select_box
@@ -126,7 +126,8 @@ def load_networks(settings: Settings) -> tuple[ModelPack, FacePipeline]:
         settings.tensorrt,
         settings.engine_cache or settings.data_dir / "engines",
     )
-    return pack, build_pipeline(pack, settings.device, limits, options)
+    orientation = pack_orientation(pack, PRECISION)
+    return pack, build_pipeline(pack, settings.device, limits, options, orientation)
 
 
 def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services:

@@ -113,7 +113,8 @@ def _number(value: object) -> float | None:
 @dataclass(frozen=True, slots=True)
 class Face:
     """One face of one image. `embedding` is None where only detection was asked for, `crop` (the
-    aligned face) where nobody asked to keep it."""
+    aligned face) where nobody asked to keep it. `rotation` (0, 90, 180, 270): by how many degrees
+    clockwise the image was turned to be upright; box and landmarks are of the image as it was."""
 
     box: FloatArray
     landmarks: FloatArray
@@ -121,6 +122,7 @@ class Face:
     quality: Quality
     embedding: FloatArray | None = None
     crop: Image | None = None
+    rotation: int = 0
 
 
 @dataclass(frozen=True, slots=True)

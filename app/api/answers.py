@@ -123,6 +123,7 @@ def face_members(
             round(y2 / image.height, 6),
         ],
         "landmarks": [[round(x, 2), round(y, 2)] for x, y in face.landmarks.tolist()],
+        "rotation": face.rotation,
         "score": round(face.score, 4),
         "quality": quality_members(asdict(face.quality)),
         "degradation": None if lean is None else round(lean, 4),

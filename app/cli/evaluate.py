@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from app.cli.console import clear_errors, err, read_settings
 from app.cli.evaluation_tables import print_evaluation
+from app.decision.calibration import pack_orientation
 from app.decision.policy import FaceSelection
 from app.decision.rules import CollectionPolicy
 from app.evaluation.cache import PhotoCache, pipeline_digest
@@ -31,6 +32,7 @@ from app.evaluation.labels import (
 from app.evaluation.protocol import Analyser
 from app.evaluation.run import (
     DEFAULT_POLICY,
+    PRECISION,
     BoxesSource,
     PairsSource,
     Plan,
@@ -108,6 +110,7 @@ def evaluate_pack(
             seed=seed,
             fit_direction=calibration is not None,
             policy=CollectionPolicy(target_fpir=target_fpir),
+            fit_orientation=calibration is not None,
         )
         result = _run(plan, pack, keep=cache)
         _write(result, output, calibration, thumbnails=thumbnails)
@@ -130,6 +133,7 @@ def read_plan(
     seed: int,
     fit_direction: bool = False,
     policy: CollectionPolicy = DEFAULT_POLICY,
+    fit_orientation: bool = False,
 ) -> Plan:
     """What the command line names, by what it turns out to be. Raises EvaluationError."""
     people, pairs, boxes = None, None, None
@@ -154,6 +158,7 @@ def read_plan(
         seed,
         fit_direction,
         policy,
+        fit_orientation,
     )
 
 
@@ -189,11 +194,12 @@ def open_analyser(pack: str | None, *, keep: bool) -> Iterator[tuple[ModelPack, 
     limits = ImageLimits(
         settings.max_image_bytes, settings.max_image_pixels, settings.max_image_side
     )
-    pipeline = build_pipeline(loaded, settings.device, limits)
+    orientation = pack_orientation(loaded, PRECISION)
+    pipeline = build_pipeline(loaded, settings.device, limits, orientation=orientation)
     if not keep:
         yield loaded, Analyser(pipeline)
         return
-    store = PhotoCache(settings.data_dir / CACHE_FILE, pipeline_digest(loaded))
+    store = PhotoCache(settings.data_dir / CACHE_FILE, pipeline_digest(loaded, orientation))
     try:
         yield loaded, Analyser(pipeline, store)
     finally:

@@ -18,15 +18,19 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from app.decision.domain import Domain
+from app.decision.orientation import Orientation
 from app.decision.rates import Floats, Rate
 from app.errors import CalibrationMismatch, PackError, RateOutOfReach
+from app.faces.orientation import OrientationLimits
 from app.gallery.comparator import COSINE, Comparator
 from app.gallery.ports import GallerySize
+from app.inference.pack_spec import ModelPack
 
 CALIBRATION_FILE = "calibration.json"
 # Targets whose operating points describe a calibration to people.
 SHOWN_FMR = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 SHOWN_FPIR = (0.1, 0.03, 0.01, 0.003, 0.001)
+_OPTIONAL_SECTIONS = ("domain", "orientation")
 
 
 class _Section(BaseModel):
@@ -112,6 +116,8 @@ class Calibration(_Section):
     template_exponent: Annotated[float, Field(ge=0, le=1)]
     # None: its similarities are cosines, and no threshold follows a gallery's likeness.
     domain: Domain | None = None
+    # None: no photo is looked at turned.
+    orientation: Orientation | None = None
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -127,9 +133,9 @@ class Calibration(_Section):
         return self.fmr.rate[-1]
 
     def content(self) -> dict[str, object]:
-        """As JSON, the way it is written to disk and database. Without a domain there is no such
-        member, so that a calibration from before there were any keeps its id."""
-        left_out = {"domain"} if self.domain is None else None
+        """As JSON, the way it is written to disk and database. A section that is None is left out,
+        so that a calibration from before there were any keeps its id."""
+        left_out = {name for name in _OPTIONAL_SECTIONS if getattr(self, name) is None}
         return self.model_dump(mode="json", by_alias=True, exclude=left_out)
 
     @property
@@ -263,3 +269,14 @@ def pack_calibration(folder: Path, embedding_space: str, precision: str) -> Cali
         return read_calibration(path).require(embedding_space, precision)
     except CalibrationMismatch as error:
         raise PackError(f"{path}: {error.detail}") from error
+
+
+def pack_orientation(pack: ModelPack, precision: str) -> OrientationLimits | None:
+    """After which looks a pack's pipeline looks at a photo turned; None: after none.
+
+    Raises PackError for a broken calibration.
+    """
+    found = pack_calibration(pack.folder, pack.embedding_space, precision)
+    if found is None or found.orientation is None:
+        return None
+    return found.orientation.limits_for(pack)

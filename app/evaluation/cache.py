@@ -17,6 +17,7 @@ import numpy as np
 
 import app
 from app.disk import private_folder
+from app.faces.orientation import OrientationLimits
 from app.inference.pack_spec import ModelPack
 from app.locks import new_lock
 from app.types import AnalysedImage, Face, FloatArray, Quality
@@ -26,9 +27,10 @@ ANSWER_SHAPING = ("imaging/*.py", "faces/*.py", "inference/session.py", "inferen
 BUSY_TIMEOUT_S = 30
 
 
-def pipeline_digest(pack: ModelPack) -> str:
+def pipeline_digest(pack: ModelPack, orientation: OrientationLimits | None = None) -> str:
     """Digest of all that decides what the pipeline answers for a photo."""
     digest = hashlib.sha256(pack.model_dump_json(include={"detector", "recogniser"}).encode())
+    digest.update(repr(orientation).encode())
     root = Path(app.__file__).parent
     for pattern in ANSWER_SHAPING:
         for file in sorted(root.glob(pattern)):
@@ -85,6 +87,7 @@ def _pack(image: AnalysedImage) -> bytes:
             "landmarks": face.landmarks.tolist(),
             "score": face.score,
             "quality": asdict(face.quality),
+            "rotation": face.rotation,
             "embedding": None if face.embedding is None else face.embedding.astype("<f4").tobytes(),
         }
         for face in image.faces
@@ -110,4 +113,5 @@ def _face(members: Mapping[str, Any]) -> Face:
         members["score"],
         Quality(**members["quality"]),
         embedding,
+        rotation=members["rotation"],
     )

@@ -22,6 +22,7 @@ from app.evaluation.errors import EvaluationError
 from app.evaluation.figures import Problem
 from app.evaluation.labels import LabelledPairs
 from app.evaluation.metrics import FOLDS, FaceMatches, Similarities, match_faces
+from app.faces.orientation import OrientationLimits
 from app.faces.pipeline import FacePipeline, finish
 from app.gallery.comparator import COSINE, Comparator
 from app.inference.cores import usable_cores
@@ -76,6 +77,10 @@ class Analyser:
     def embed_aligned(self, crops: Image) -> FloatArray:
         """The embeddings (n, d) of aligned faces (n, size, size, 3)."""
         return self._pipeline.embed_aligned(crops)
+
+    def analyse_turned(self, image: Image, limits: OrientationLimits) -> AnalysedImage:
+        """Analyse a decoded photo by other limits than the pipeline's; nothing is remembered."""
+        return self._pipeline.analyse_image(image, max_faces=MAX_FACES, orientation=limits)
 
 
 @dataclass(frozen=True, slots=True)

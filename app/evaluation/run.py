@@ -13,6 +13,7 @@ from app.decision.calibration import Calibration, pack_calibration
 from app.decision.domain import SharedDirection
 from app.decision.fitting import MIN_PERSONS, Labelled, calibrate
 from app.decision.limits import Limits
+from app.decision.orientation import Orientation
 from app.decision.policy import FaceSelection
 from app.decision.rules import ONE_COMPARISON, CollectionPolicy
 from app.errors import NotEnoughData
@@ -37,6 +38,7 @@ from app.evaluation.figures import (
 from app.evaluation.groups import by_group
 from app.evaluation.identification import identify
 from app.evaluation.labels import LabelledPairs, LabelledPeople, LabelNoise
+from app.evaluation.orientation import TRIED, LabelledFolder, fit_orientation
 from app.evaluation.prediction import check_predictions
 from app.evaluation.protocol import (
     Analyser,
@@ -85,7 +87,8 @@ class Plan:
     """What to measure, on what, and how. `attributes`: group of each person, by attribute.
     `fit_direction`: find the direction that degraded faces share anew, and compare by it; otherwise
     faces are compared as the pack's calibration says. `policy`: the setting of the collections that
-    the figures are wanted for."""
+    the figures are wanted for. `fit_orientation`: whether the calibration gets limits for turned
+    photos, which takes time."""
 
     people: LabelledPeople | None = None
     pairs: PairsSource | None = None
@@ -96,6 +99,7 @@ class Plan:
     seed: int = 0
     fit_direction: bool = False
     policy: CollectionPolicy = DEFAULT_POLICY
+    fit_orientation: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +212,7 @@ def _measure_people(plan: Plan, people: LabelledPeople, bench: _Bench) -> _Secti
     with bench.progress("photos", len(people.images)) as tick:
         photos = enrol_photos(bench.analyser, people.folder, people.images, plan.selection, tick)
     sample = build_sample(people, photos, plan.noise, bench.comparator)
+    orientation = _fit_orientation(plan, people, photos, bench) if plan.fit_orientation else None
     generator = np.random.default_rng(plan.seed)
     with bench.progress("figures", 4) as tick:
         calibration = _calibrate(sample, people, bench)
@@ -217,6 +222,8 @@ def _measure_people(plan: Plan, people: LabelledPeople, bench: _Bench) -> _Secti
         tick()
         predictions = check_predictions(sample, calibration, generator, bench.clock)
         tick()
+        if calibration is not None:
+            calibration = calibration.model_copy(update={"orientation": orientation})
         setting = at_setting(
             sample,
             folder_name(people.folder),
@@ -249,6 +256,15 @@ def _calibrate(sample: FaceSample, people: LabelledPeople, bench: _Bench) -> Cal
 
 def _limits(sample: FaceSample) -> Limits:
     return Limits.fit(sample.data.comparator.degradation(sample.data.vectors))
+
+
+def _fit_orientation(
+    plan: Plan, people: LabelledPeople, photos: EnrolledPhotos, bench: _Bench
+) -> Orientation | None:
+    source = LabelledFolder(people.folder, folder_name(people.folder), photos, plan.selection)
+    generator = np.random.default_rng(plan.seed)
+    with bench.progress("turned photos", min(TRIED, len(photos.faces))) as tick:
+        return fit_orientation(source, bench.pack, bench.analyser, generator, tick)
 
 
 def _thresholds(

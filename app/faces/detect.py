@@ -14,6 +14,7 @@ import numpy as np
 from app.errors import PackError
 from app.faces import centerface, scrfd, yunet
 from app.faces.blob import to_blob
+from app.faces.rotation import turned_image, turned_size
 from app.inference.pack_spec import DetectorSpec
 from app.inference.session import Network
 from app.types import Detections, FloatArray, Image
@@ -68,14 +69,14 @@ class Framing:
 
 @dataclass(frozen=True, slots=True)
 class Letterbox:
-    """An image scaled to fit a black canvas; `scale` and `origin` are (2,) x and y."""
+    """An image turned and scaled to fit a black canvas; `scale` and `origin` are (2,) x and y."""
 
     canvas: Image
     scale: FloatArray
     origin: FloatArray
 
     def restore(self, found: Detections) -> Detections:
-        """Detections of the canvas in the pixels of the image."""
+        """Detections of the canvas in the pixels of the turned image."""
         boxes = (found.boxes - np.tile(self.origin, 2)) / np.tile(self.scale, 2)
         landmarks = found.landmarks
         if landmarks is not None:
@@ -83,15 +84,17 @@ class Letterbox:
         return Detections(boxes.astype(np.float32), found.scores, landmarks)
 
 
-def letterbox(image: Image, framing: Framing, margin: float = 0.0) -> Letterbox:
-    """Scale an image so that it just fits, with `margin` of each of its sides added all around."""
-    height, width = image.shape[:2]
+def letterbox(image: Image, framing: Framing, margin: float = 0.0, rotation: int = 0) -> Letterbox:
+    """Turn an image clockwise by `rotation` degrees and scale it so that it just fits, with
+    `margin` of each of its sides added all around."""
+    height, width = turned_size(image.shape, rotation)
     rows, columns = _fit(height / width, *framing.frame_of(height, width))
     rows, columns = max(1, int(rows / (1 + 2 * margin))), max(1, int(columns / (1 + 2 * margin)))
     top, left = int(rows * margin), int(columns * margin)
     canvas = np.zeros((*_canvas_size(rows + 2 * top, columns + 2 * left, framing), 3), np.uint8)
     inside = canvas[top : top + rows, left : left + columns]
-    inside[:] = image if (rows, columns) == (height, width) else cv2.resize(image, (columns, rows))
+    # Scaled before it is turned: a copy of the whole photo is never made.
+    inside[:] = turned_image(_scaled(image, *turned_size((rows, columns), rotation)), rotation)
     scale_y = rows / height
     scale_x = scale_y if framing.one_scale else columns / width
     return Letterbox(
@@ -99,6 +102,12 @@ def letterbox(image: Image, framing: Framing, margin: float = 0.0) -> Letterbox:
         np.array([scale_x, scale_y], dtype=np.float32),
         np.array([left, top], dtype=np.float32),
     )
+
+
+def _scaled(image: Image, rows: int, columns: int) -> Image:
+    if image.shape[:2] == (rows, columns):
+        return image
+    return np.asarray(cv2.resize(image, (columns, rows)), np.uint8)
 
 
 def _fit(ratio: float, height: int, width: int) -> tuple[int, int]:
@@ -148,14 +157,16 @@ class Detector:
 
     def detect(self, image: Image) -> Detections:
         """The faces of a BGR image in its own pixels, best score first, boxes inside the image."""
-        found = self._detect(image, margin=0.0)
-        if len(found) == 0:
-            found = self._detect(image, margin=FRAME_PADDING)
-        return _clip(found, image)
+        found = self.look(image)
+        return found if len(found) else self.look(image, framed=True)
 
-    def _detect(self, image: Image, margin: float) -> Detections:
-        boxed = letterbox(image, self._framing, margin)
-        return boxed.restore(suppress(self._run(boxed.canvas), self._spec.iou_threshold))
+    def look(self, image: Image, rotation: int = 0, *, framed: bool = False) -> Detections:
+        """One run of the network on an image turned clockwise by `rotation` degrees (0, 90, 180 or
+        270), within a wide black frame where `framed`. As `detect`, in pixels of the turned image.
+        """
+        boxed = letterbox(image, self._framing, FRAME_PADDING if framed else 0.0, rotation)
+        found = boxed.restore(suppress(self._run(boxed.canvas), self._spec.iou_threshold))
+        return _clip(found, *turned_size(image.shape, rotation))
 
     def _run(self, canvas: Image) -> Detections:
         kind, pixels = self._architecture, canvas[np.newaxis]
@@ -185,9 +196,8 @@ def suppress(found: Detections, iou_threshold: float) -> Detections:
     return found.take(np.asarray(kept, dtype=np.intp))
 
 
-def _clip(found: Detections, image: Image) -> Detections:
+def _clip(found: Detections, height: int, width: int) -> Detections:
     """Boxes end at the image's edge, and those wholly outside it go; landmarks may lie outside."""
-    height, width = image.shape[:2]
     limit = np.array([width, height, width, height], dtype=np.float32)
     boxes = np.clip(found.boxes, 0, limit)
     inside = np.flatnonzero((boxes[:, 2] - boxes[:, 0] >= 1) & (boxes[:, 3] - boxes[:, 1] >= 1))

@@ -6,8 +6,7 @@ of hundreds of faces does not keep the photos behind it waiting.
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -17,11 +16,14 @@ import numpy as np
 
 from app.errors import LivenessUnavailable, PackError
 from app.faces.align import align_faces, enlargement
+from app.faces.clock import StageClock
 from app.faces.detect import Detector
 from app.faces.embed import Recogniser
 from app.faces.liveness import LivenessCheck, LivenessNetwork
+from app.faces.orientation import Look, OrientationLimits, OrientationSearch
 from app.faces.quality import Opinions, assess_faces
 from app.faces.quality_network import QualityNetwork
+from app.faces.rotation import inverse, turned_detections, turned_image, turned_size
 from app.imaging import ImageLimits, PhotoDecoder
 from app.inference.batching import BatchedModel
 from app.inference.cuda import CudaOptions
@@ -31,22 +33,6 @@ from app.inference.session import DEFAULT_OPTIONS, Network, OnnxModel
 from app.settings import Device
 from app.telemetry.logs import log
 from app.types import AnalysedImage, DecodedImage, Detections, Face, FloatArray, Image, Steps, T
-
-
-class StageClock:
-    """Milliseconds spent in each stage of one image."""
-
-    def __init__(self) -> None:
-        self.timings_ms: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent = (time.perf_counter() - start) * 1000
-            self.timings_ms[name] = self.timings_ms.get(name, 0.0) + spent
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +56,7 @@ class _Wish:
     liveness: bool = False
     crops: bool = False
     choose: Choose | None = None
+    orientation: OrientationLimits | None = None
 
 
 class FacePipeline:
@@ -84,7 +71,12 @@ class FacePipeline:
         *,
         batched: Mapping[str, BatchedModel] | None = None,
         judges: Judges | None = None,
+        orientation: OrientationLimits | None = None,
     ) -> None:
+        """`orientation`: the first looks after which a photo is looked at turned, too; None: none.
+
+        Raises PackError.
+        """
         if not detector.has_landmarks:
             raise PackError(
                 "The pack's detector finds no landmarks, and faces cannot be aligned without "
@@ -93,6 +85,8 @@ class FacePipeline:
         self._detector = detector
         self._recogniser = recogniser
         self._photos = PhotoDecoder(limits)
+        self._turns = OrientationSearch(detector, recogniser)
+        self.orientation = orientation
         self.policy = policy
         self._batched = dict(batched or {})
         self._judges = judges or Judges()
@@ -128,10 +122,19 @@ class FacePipeline:
         """
         return finish(self.steps(data, max_faces=max_faces, embed=embed, liveness=liveness))
 
-    def analyse_image(self, image: Image, *, max_faces: int, embed: bool = True) -> AnalysedImage:
-        """The same for a decoded BGR image (height, width, 3) uint8."""
+    def analyse_image(
+        self,
+        image: Image,
+        *,
+        max_faces: int,
+        embed: bool = True,
+        orientation: OrientationLimits | None = None,
+    ) -> AnalysedImage:
+        """The same for a decoded BGR image (height, width, 3) uint8; with `orientation` by other
+        limits than the pipeline's own."""
         decoded = DecodedImage(image, image.shape[1], image.shape[0])
-        return finish(self._steps(decoded, None, _Wish(max_faces, embed), StageClock()))
+        wish = _Wish(max_faces, embed, orientation=orientation or self.orientation)
+        return finish(self._steps(decoded, None, wish, StageClock()))
 
     def steps(
         self,
@@ -152,7 +155,8 @@ class FacePipeline:
                 "The running model pack has no liveness networks. Serve a pack that has (likeness "
                 "models pack --liveness), or do not ask for liveness."
             )
-        return self._steps_of_photo(data, _Wish(max_faces, embed, liveness, crops, choose), made)
+        wish = _Wish(max_faces, embed, liveness, crops, choose, self.orientation)
+        return self._steps_of_photo(data, wish, made)
 
     def _steps_of_photo(self, data: bytes, wish: _Wish, made: float) -> Steps[AnalysedImage]:
         clock = StageClock()
@@ -168,22 +172,24 @@ class FacePipeline:
         wish: _Wish,
         clock: StageClock,
     ) -> Steps[AnalysedImage]:
-        with clock.stage("detect"):
-            found = _in_the_photo(self._detector.detect(decoded.pixels), decoded)
-            found = _largest_first(found, wish.max_faces)
-            if wish.choose is not None:
-                chosen = wish.choose(found.boxes, decoded.width, decoded.height)
-                found = found.take(np.array([chosen]))
+        look = yield from self._look(decoded.pixels, wish.orientation, clock)
+        found = _largest_first(_in_the_photo(look, decoded), wish.max_faces)
+        if wish.choose is not None:
+            chosen = wish.choose(found.boxes, decoded.width, decoded.height)
+            found = found.take(np.array([chosen]))
+        upright = turned_detections(found, look.rotation, decoded.height, decoded.width)
         assert found.landmarks is not None, "checked when the pipeline was built"
         crops = self._crops(decoded, data, found.landmarks, clock)
         embeddings: FloatArray | None = None
         norms: FloatArray | None = None
         if wish.embed:
             embeddings, norms = yield from self._embed(crops, clock)
-        live = self._liveness(decoded, data, found, clock) if wish.liveness else None
+        live = None
+        if wish.liveness:
+            live = self._liveness(decoded, data, Look(look.rotation, upright), clock)
         with clock.stage("quality"):
             scores = self._judges.quality.scores(crops) if self._judges.quality else None
-            qualities = assess_faces(found, crops, Opinions(norms, live, scores))
+            qualities = assess_faces(upright, crops, Opinions(norms, live, scores))
         faces = tuple(
             Face(
                 box=found.boxes[i],
@@ -192,10 +198,21 @@ class FacePipeline:
                 quality=quality,
                 embedding=None if embeddings is None else embeddings[i],
                 crop=crops[i] if wish.crops else None,
+                rotation=look.rotation,
             )
             for i, quality in enumerate(qualities)
         )
         return AnalysedImage(decoded.width, decoded.height, faces, clock.timings_ms)
+
+    def _look(
+        self, image: Image, limits: OrientationLimits | None, clock: StageClock
+    ) -> Steps[Look]:
+        """The faces of the image, or of a copy, the way up that shows them best."""
+        with clock.stage("detect"):
+            first = Look(0, self._detector.detect(image))
+        if limits is None or not limits.doubt(first.found):
+            return first
+        return (yield from self._turns.search(image, first.found, limits, clock))
 
     def _crops(
         self, decoded: DecodedImage, data: bytes | None, landmarks: FloatArray, clock: StageClock
@@ -221,9 +238,10 @@ class FacePipeline:
         return self._recogniser.embed(crops)[0]
 
     def _liveness(
-        self, decoded: DecodedImage, data: bytes | None, found: Detections, clock: StageClock
+        self, decoded: DecodedImage, data: bytes | None, look: Look, clock: StageClock
     ) -> FloatArray:
-        """Told from the photo's own pixels: what a copy smooths away is what gives a fake away."""
+        """Of faces of the upright photo, told from its own pixels: a copy smooths away what shows
+        that a face is not live."""
         assert self._judges.liveness is not None, "checked before the first step"
         image = decoded.pixels
         if decoded.reduction > 1:
@@ -231,7 +249,8 @@ class FacePipeline:
             with clock.stage("decode"):
                 image = self._photos.decode(data).pixels
         with clock.stage("liveness"):
-            return self._judges.liveness.scores(image, found.boxes)
+            upright = turned_image(image, look.rotation)
+            return self._judges.liveness.scores(upright, look.found.boxes)
 
     def _embed(self, crops: Image, clock: StageClock) -> Steps[tuple[FloatArray, FloatArray]]:
         turn = self.policy.faces_a_turn
@@ -255,14 +274,17 @@ def finish(steps: Steps[T]) -> T:
             return result
 
 
-def _in_the_photo(found: Detections, decoded: DecodedImage) -> Detections:
-    """Detections of a reduced copy in the photo's own pixels."""
-    if decoded.reduction == 1:
-        return found
-    ratio = np.float32(decoded.reduction)
-    edges = np.array([decoded.width, decoded.height] * 2, np.float32)
+def _in_the_photo(look: Look, decoded: DecodedImage) -> Detections:
+    """Detections of a turned and reduced copy in the photo's own pixels."""
+    ratio, found = np.float32(decoded.reduction), look.found
     landmarks = None if found.landmarks is None else found.landmarks * ratio
-    return Detections(np.minimum(found.boxes * ratio, edges), found.scores, landmarks)
+    enlarged = Detections(found.boxes * ratio, found.scores, landmarks)
+    # The copy's last row and column may reach beyond the photo.
+    height, width = (side * decoded.reduction for side in decoded.pixels.shape[:2])
+    turned = turned_size((height, width), look.rotation)
+    sent = turned_detections(enlarged, inverse(look.rotation), *turned)
+    edges = np.array([decoded.width, decoded.height] * 2, np.float32)
+    return Detections(np.minimum(sent.boxes, edges), sent.scores, sent.landmarks)
 
 
 def _largest_first(found: Detections, limit: int) -> Detections:
@@ -275,8 +297,10 @@ def build_pipeline(
     device: Device,
     limits: ImageLimits,
     options: CudaOptions = DEFAULT_OPTIONS,
+    orientation: OrientationLimits | None = None,
 ) -> FacePipeline:
-    """Load a pack's networks and let them run as their provider's policy says.
+    """Load a pack's networks and let them run as their provider's policy says; with `orientation`
+    photos whose first look is doubtful are looked at turned, too.
 
     Raises PackError or DeviceError.
     """
@@ -300,6 +324,7 @@ def build_pipeline(
         policy,
         batched=batched,
         judges=_judges(pack, device),
+        orientation=orientation,
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from app.decision.calibration import pack_orientation
 from app.evaluation.figures import DetectionFigures, PairsFigures
 from app.evaluation.labels import LabelledPairs, read_faces, read_pairs
 from app.evaluation.protocol import (
@@ -20,6 +21,7 @@ from app.evaluation.protocol import (
     enrol_photos,
     pair_similarities,
 )
+from app.evaluation.run import PRECISION
 from app.evaluation.verification import detection_figures, verify_pairs
 from app.faces.pipeline import FacePipeline, build_pipeline
 from app.imaging import ImageLimits
@@ -90,7 +92,10 @@ class RunningPack:
 
 def _run_pack(name_or_folder: str) -> RunningPack:
     pack = load_pack(name_or_folder)
-    return RunningPack(pack, build_pipeline(pack, Device.CPU, ImageLimits()))
+    orientation = pack_orientation(pack, PRECISION)
+    return RunningPack(
+        pack, build_pipeline(pack, Device.CPU, ImageLimits(), orientation=orientation)
+    )
 
 
 @pytest.fixture(scope="session")

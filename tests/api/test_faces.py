@@ -42,6 +42,48 @@ def test_detect_describes_each_face(client: httpx.Client, portrait: bytes) -> No
     assert set(answer["timings_ms"]) >= {"decode", "detect", "total"}
 
 
+def lying(photo: bytes, transpose: Image.Transpose) -> bytes:
+    """The photo turned, with nothing in the file that says so."""
+    turned = io.BytesIO()
+    with Image.open(io.BytesIO(photo)) as picture:
+        picture.transpose(transpose).save(turned, "JPEG", quality=95)
+    return turned.getvalue()
+
+
+def test_a_photo_turned_without_an_exif_tag(client: httpx.Client, portrait: bytes) -> None:
+    """Coordinates are those of the photo as it was sent."""
+    turned = lying(portrait, Image.Transpose.ROTATE_90)  # counterclockwise
+    upright, answer = (
+        client.post("/v1/detect", files={"image": data}).json() for data in (portrait, turned)
+    )
+    (face,), (before,) = answer["faces"], upright["faces"]
+    assert (face["rotation"], before["rotation"]) == (90, 0)
+    assert (answer["images"][0]["width"], answer["images"][0]["height"]) == (1137, 910)
+    x1, y1, x2, y2 = before["box"]
+    assert face["box"] == pytest.approx([y1, 910 - x2, y2, 910 - x1], abs=4)
+    assert face["quality"]["roll"] == pytest.approx(before["quality"]["roll"], abs=2)
+
+
+def test_turned_photos_are_enrolled_identified_and_verified(
+    client: httpx.Client, portrait: bytes
+) -> None:
+    on_the_head = lying(portrait, Image.Transpose.ROTATE_180)
+    form = {"collection": "turned", "person_id": "obama"}
+    client.post("/v1/collections", json={"name": "turned"})
+    enrolled = client.post("/v1/enroll", data=form, files={"image": on_the_head})
+    assert enrolled.status_code == 200, enrolled.text
+    on_the_side = lying(portrait, Image.Transpose.ROTATE_270)
+    answer = client.post(
+        "/v1/identify", data={"collection": "turned"}, files={"image": on_the_side}
+    ).json()
+    assert [face["person_id"] for face in answer["faces"]] == ["obama"]
+    assert answer["faces"][0]["candidates"][0]["similarity"] > 0.95
+    verified = client.post("/v1/verify", data=form, files={"image": on_the_side}).json()
+    assert verified["is_match"]
+    assert verified["face"]["rotation"] == 270
+    client.delete("/v1/collections/turned")
+
+
 def test_a_photo_turned_by_its_exif_tag_answers_upright(
     client: httpx.Client, portrait: bytes
 ) -> None:

@@ -7,10 +7,17 @@ from typing import Any
 
 import pytest
 
-from app.decision.calibration import Calibration, pack_calibration, read_calibration
+from app.decision.calibration import (
+    Calibration,
+    pack_calibration,
+    pack_orientation,
+    read_calibration,
+)
 from app.decision.rules import ONE_COMPARISON
 from app.errors import CalibrationMismatch, PackError, RateOutOfReach
+from app.faces.orientation import OrientationLimits
 from app.gallery.ports import GallerySize
+from app.inference.pack_spec import ModelPack
 
 CONTENT: dict[str, Any] = {
     "schema": 1,
@@ -172,3 +179,50 @@ class TestFile:
         path.write_text(text)
         with pytest.raises(PackError, match="is not a calibration"):
             read_calibration(path)
+
+
+ORIENTATION: dict[str, Any] = {
+    "detector": "0" * 64,
+    "score_below": 0.75,
+    "roll_above": 30.0,
+    "source": "made up",
+    "photos": 1000,
+    "looked_again": 0.002,
+    "turned": 300,
+    "righted": 0.99,
+}
+
+
+class TestOrientation:
+    """Limits for turned photos, which belong to one detector."""
+
+    def write(self, pack: ModelPack, folder: Path, **changes: Any) -> ModelPack:
+        content = {**CONTENT, "embedding_space": pack.embedding_space, **changes}
+        (folder / "calibration.json").write_text(json.dumps(content))
+        return pack.model_copy(update={"folder": folder})
+
+    def test_the_default_pack_has_them(self, pack: ModelPack) -> None:
+        assert pack_orientation(pack, "float32") == OrientationLimits(0.75, 30.0)
+
+    def test_a_calibration_without_them(self, pack: ModelPack, tmp_path: Path) -> None:
+        assert pack_orientation(self.write(pack, tmp_path), "float32") is None
+        assert "orientation" not in calibration().content()  # so that it keeps its id
+        assert pack_orientation(pack.model_copy(update={"folder": tmp_path / "x"}), "f") is None
+
+    def test_they_are_part_of_the_content(self) -> None:
+        with_limits = calibration(orientation=ORIENTATION)
+        assert with_limits.calibration_id != calibration().calibration_id
+        assert Calibration.model_validate(with_limits.content()) == with_limits
+
+    def test_those_of_another_detector_are_not_used(self, pack: ModelPack, tmp_path: Path) -> None:
+        mine = {**ORIENTATION, "detector": pack.detector.sha256}
+        assert pack_orientation(self.write(pack, tmp_path, orientation=mine), "float32")
+        other = self.write(pack, tmp_path, orientation=ORIENTATION)
+        assert pack_orientation(other, "float32") is None
+
+    @pytest.mark.parametrize(
+        "changes", [{"score_below": 1.5}, {"roll_above": 0}, {"detector": "x"}, {"more": 1}]
+    )
+    def test_broken_ones_are_refused(self, changes: dict[str, Any]) -> None:
+        with pytest.raises(ValueError, match="orientation"):
+            calibration(orientation={**ORIENTATION, **changes})

@@ -150,7 +150,7 @@ class TestSecondPass:
     """A face that fills the frame is found once it has surroundings."""
 
     def found_in_one_pass(self, detector: Detector, image: Image) -> int:
-        return len(detector._detect(image, margin=0.0))
+        return len(detector.look(image))
 
     def test_centerface_needs_it_inside_a_face(
         self, detector: Detector, portraits: dict[str, Image]

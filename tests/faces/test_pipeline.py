@@ -11,9 +11,10 @@ from PIL import Image as PillowImage
 
 from app.errors import PackError, UnreadableImage, WorkerDied
 from app.faces.align import align_faces
+from app.faces.clock import StageClock
 from app.faces.detect import Detector
 from app.faces.embed import Recogniser
-from app.faces.pipeline import FacePipeline, StageClock, build_pipeline, finish
+from app.faces.pipeline import FacePipeline, build_pipeline, finish
 from app.imaging import ImageLimits, PhotoDecoder, decode_at_least
 from app.inference.pack_spec import ModelPack
 from app.inference.policy import CUDA_POLICY

@@ -1,6 +1,6 @@
 """What several answers share, and the examples they are made of."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -54,7 +54,8 @@ class ImageInfo(BaseModel):
 
 
 class FaceInfo(BaseModel):
-    """One face. Coordinates are pixels of the upright image (EXIF applied), from the top left."""
+    """One face. Coordinates are pixels of the image with its EXIF orientation applied, from the
+    top left; `quality` is of the upright face."""
 
     image_index: int
     box: Annotated[list[float], Field(min_length=4, max_length=4, description="x1, y1, x2, y2")]
@@ -63,7 +64,16 @@ class FaceInfo(BaseModel):
     ]
     landmarks: Annotated[
         list[list[float]],
-        Field(description="Eyes, nose tip, mouth corners as x, y; left to right in the image."),
+        Field(
+            description="Eyes, nose tip, mouth corners as x, y; left to right in the upright image."
+        ),
+    ]
+    rotation: Annotated[
+        Literal[0, 90, 180, 270],
+        Field(
+            description="Degrees clockwise by which the image was turned to be upright, where its "
+            "EXIF data does not say; box and landmarks are of the image before."
+        ),
     ]
     score: float
     quality: QualityInfo
@@ -120,6 +130,7 @@ FACE: dict[str, Any] = {
     "box": [368.0, 85.0, 619.0, 434.0],
     "box_normalised": [0.404, 0.075, 0.68, 0.382],
     "landmarks": [[436.1, 224.0], [547.6, 218.2], [496.0, 290.3], [448.2, 343.9], [547.0, 339.5]],
+    "rotation": 0,
     "score": 0.92,
     "quality": QUALITY,
     "degradation": -0.04,

@@ -1,0 +1,57 @@
+"""Quarter turns: what is found in an image follows its pixels."""
+
+import numpy as np
+import pytest
+
+from app.faces.rotation import ROTATIONS, inverse, turned_detections, turned_image, turned_size
+from app.types import Detections, Image
+
+HEIGHT, WIDTH = 7, 11
+BOX, POINT = (2, 1, 5, 3), (8, 4)
+
+
+@pytest.fixture
+def image() -> Image:
+    """A box of 1 and one pixel of 2."""
+    made = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    made[BOX[1] : BOX[3], BOX[0] : BOX[2]] = 1
+    made[POINT[1], POINT[0]] = 2
+    return made
+
+
+@pytest.fixture
+def found() -> Detections:
+    return Detections(
+        np.array([BOX], np.float32), np.ones(1, np.float32), np.array([[POINT]], np.float32)
+    )
+
+
+@pytest.mark.parametrize("rotation", ROTATIONS)
+def test_boxes_and_landmarks_follow_the_pixels(
+    image: Image, found: Detections, rotation: int
+) -> None:
+    turned = turned_image(image, rotation)
+    there = turned_detections(found, rotation, HEIGHT, WIDTH)
+    assert turned.shape[:2] == turned_size(image.shape, rotation)
+    x1, y1, x2, y2 = there.boxes[0].astype(int)
+    assert (turned[y1:y2, x1:x2] == 1).all()
+    assert (turned == 1).sum() == (y2 - y1) * (x2 - x1) * 3
+    assert there.landmarks is not None
+    x, y = there.landmarks[0, 0].astype(int)
+    assert (turned[y, x] == 2).all()
+
+
+def test_turns_are_clockwise(image: Image) -> None:
+    """The upper left corner comes to the upper right."""
+    image[0, 0] = 9
+    assert (turned_image(image, 90)[0, -1] == 9).all()
+
+
+@pytest.mark.parametrize("rotation", ROTATIONS)
+def test_the_inverse_leads_back(image: Image, found: Detections, rotation: int) -> None:
+    turned = turned_image(image, rotation)
+    assert (turned_image(turned, inverse(rotation)) == image).all()
+    there = turned_detections(found, rotation, HEIGHT, WIDTH)
+    back = turned_detections(there, inverse(rotation), *turned.shape[:2])
+    assert np.array_equal(back.boxes, found.boxes)
+    assert np.array_equal(back.landmarks, found.landmarks)
