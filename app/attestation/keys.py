@@ -55,11 +55,6 @@ def _write_new(path: Path, content: bytes, mode: int) -> None:
 def read_private_key(path: Path) -> Ed25519PrivateKey:
     """The key that signs. Raises AttestationError, also where others than its owner can read it."""
     content, mode = _read(path)
-    if mode & 0o077:
-        raise AttestationError(
-            f"{path} can be read by others than its owner (mode {mode:04o}), who could sign with "
-            f"it. Run chmod 600 {path}, and make a new key if others had access."
-        )
     try:
         key = load_pem_private_key(content, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -71,6 +66,11 @@ def read_private_key(path: Path) -> Ed25519PrivateKey:
         raise AttestationError(
             f"{path} is a private key of another kind than Ed25519. Make one with likeness attest "
             "keygen."
+        )
+    if mode & 0o077:
+        raise AttestationError(
+            f"{path} can be read by others than its owner (mode {mode:04o}), who could sign with "
+            f"it. Run chmod 600 {path}, and make a new key if others had access."
         )
     return key
 

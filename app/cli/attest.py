@@ -1,6 +1,6 @@
 """`likeness attest`: a signed statement of error rates, against a requirement."""
 
-import os
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -186,12 +186,14 @@ def _collection(name: str, wanted: Wanted) -> JsonObject:
 
 def _check_writable(path: Path) -> None:
     """Before minutes are spent."""
-    parent = path.parent
-    if path.is_dir() or not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise AttestationError(
-            f"{path} cannot be written: it is a folder, or its folder is missing or not writable. "
-            "Name another place."
-        )
+    reason = "it is a folder" if path.is_dir() else None
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        reason = error.strerror
+    if reason is not None:
+        raise AttestationError(f"{path} cannot be written: {reason}. Name another place.")
 
 
 def _write(path: Path, content: bytes) -> None:
