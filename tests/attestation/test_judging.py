@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from app.attestation.cells import Cell
 from app.attestation.errors import AttestationError
 from app.attestation.judging import Counted, Outcome, bounds, judge, trials_needed, worst
 from app.attestation.requirement import NAMED, find_requirement
+from app.attestation.statement import _row
 
 LIMIT = 0.001
 
@@ -49,6 +51,17 @@ def test_the_worst_outcome_is_that_of_the_whole() -> None:
     assert worst([Outcome.PASS, Outcome.UNDECIDED]) is Outcome.UNDECIDED
     assert worst([Outcome.UNDECIDED, Outcome.FAIL]) is Outcome.FAIL
     assert worst([]) is Outcome.UNDECIDED
+
+
+def test_a_gallery_too_small_cannot_pass_unless_enrolment_itself_refused() -> None:
+    def outcome(sides: str, gallery: int) -> object:
+        counted = Counted(0, 5000, 5000)
+        cell = Cell("everybody", "x", sides, gallery, counted, counted)
+        return _row(cell, NAMED["sp800-63a-4"], wanted=90)["outcome"]
+
+    assert outcome("none", 90) == "pass"
+    assert outcome("none", 89) == outcome("probe", 89) == "undecided"
+    assert outcome("both", 0) == "pass"
 
 
 def test_the_named_requirement() -> None:
