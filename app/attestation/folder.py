@@ -16,7 +16,7 @@ from app.attestation.searching import LOWEST, BestScores, Faces
 from app.attestation.strata import Change
 from app.decision.comparisons import LabelledEmbeddings
 from app.decision.gates import QualityGate, check_quality
-from app.decision.limits import NO_LIMITS, Limits
+from app.decision.limits import DEGRADED, NO_LIMITS, Limits
 from app.decision.policy import FaceSelection
 from app.decision.rules import CollectionPolicy
 from app.errors import FaceError
@@ -154,19 +154,19 @@ def _refuse(
     best: BestScores, measure: Measure, roles: Roles, faces: tuple[FacesByName, FacesByName]
 ) -> None:
     """Take back what the service would reject (`app.decision.refusals`): a best candidate where
-    both faces are beyond the same limit of the calibration."""
+    both faces look degraded."""
 
-    def beyond(face: Face) -> set[str]:
+    def is_degraded(face: Face) -> bool:
         lean = measure.comparator.lean(_embedding(face))
-        return set(measure.limits.beyond(face.quality, lean))
+        return DEGRADED in measure.limits.beyond(face.quality, lean)
 
     enrolled, probes = faces
-    theirs = {n: beyond(enrolled[i]) for n, i in enumerate(roles.enrolled) if i in enrolled}
+    theirs = {n: is_degraded(enrolled[i]) for n, i in enumerate(roles.enrolled) if i in enrolled}
     for n, key in enumerate(best.probes.keys.tolist()):
-        mine = beyond(probes[roles.photos[key]])
+        mine = is_degraded(probes[roles.photos[key]])
         own_first = best.own[n] >= best.other[n]
         person = int(best.probes.persons[n] if own_first else best.other_person[n])
-        if mine & theirs.get(person, set()):
+        if mine and theirs.get(person, False):
             best.own[n] = LOWEST
             if not own_first:
                 best.other[n] = LOWEST

@@ -15,12 +15,14 @@ from app.cli.database import no_database, require_database, unmatched_pack
 from app.cli.descriptors import DescriptorLimit
 from app.cli.stored_data import fix, stored_data
 from app.decision.calibration import Calibration, pack_calibration
+from app.decision.fitting import MIN_PERSONS
 from app.faces.pipeline import FacePipeline
 from app.gallery.audit import Copy
 from app.gallery.encryption.ring import KeyRing
 from app.gallery.gallery import DEFAULT_COLLECTION, Gallery, every_collection
 from app.gallery.index.certified import PRECISION
 from app.gallery.index.gpu import cuda_flat
+from app.gallery.ports import GallerySize
 from app.inference.pack_spec import ModelPack
 from app.services import Services, build_services, load_networks
 from app.settings import Settings
@@ -178,7 +180,16 @@ def _facts(services: Services) -> list[tuple[str, str]]:
         ("database", str(gallery.store.describe()["database"])),
         ("encryption", _encryption(services)),
         ("default collection", f"{counts.persons} persons, {counts.templates} faces"),
+        *_advice(services, counts),
     ]
+
+
+def _advice(services: Services, counts: GallerySize) -> list[tuple[str, str]]:
+    """A calibration counted on other people's faces is a second best."""
+    record = services.gallery.require(DEFAULT_COLLECTION)
+    if counts.persons < MIN_PERSONS or services.calibrations.own(record) is not None:
+        return []
+    return [("advice", f"likeness calibrate {DEFAULT_COLLECTION}, on its own faces")]
 
 
 def _installation_alone(settings: Settings) -> list[tuple[str, str]]:

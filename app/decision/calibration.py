@@ -225,15 +225,28 @@ class Calibration(_Section):
         """FPIR at each row of the curve."""
         return self.match_rates(np.array([self.comparisons(size)]))[:, 0]
 
+    def _persons_for(self, target: float, lowest: float) -> int:
+        """On how many people, about, a calibration must be counted to reach a target below the
+        lowest: what is counted goes with the pairs of people. Two digits, rounded up."""
+        exact = self.source.persons * float(np.sqrt(lowest / target))
+        unit = 10.0 ** max(0, int(np.floor(np.log10(exact))) - 1)
+        return int(np.ceil(exact / unit) * unit)
+
     def _threshold(self, target: float, rates: Floats, name: str) -> float:
         if target >= rates[0]:
             return self.fmr.similarity[0]
         if target < rates[-1]:
+            needed = self._persons_for(target, float(rates[-1]))
             raise RateOutOfReach(
                 f"{name}={target:g} is below what the calibration {self.calibration_id} can stand "
                 f"behind: {float(f'{rates[-1]:.2g}'):g} here, from {self.source.persons} people. "
-                "Ask for a higher rate, give a threshold, or calibrate on more people.",
-                {"lowest": float(rates[-1]), "calibration_id": self.calibration_id},
+                "Ask for a higher rate, give a threshold, or calibrate on about "
+                f"{needed:,} people.",
+                {
+                    "lowest": float(rates[-1]),
+                    "calibration_id": self.calibration_id,
+                    "persons_needed": needed,
+                },
             )
         falling = np.minimum.accumulate(np.log(rates))
         return float(np.interp(-np.log(target), -falling, self.fmr.similarity))

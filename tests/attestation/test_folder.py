@@ -14,7 +14,7 @@ from app.decision.policy import FaceSelection
 from app.decision.rules import CollectionPolicy
 from app.evaluation.labels import LabelledPeople, LabelNoise
 from app.evaluation.protocol import Analyser, EnrolledPhotos
-from app.gallery.comparator import COSINE
+from app.gallery.comparator import Comparator
 from app.types import Face
 from tests.decision.conftest import face
 
@@ -26,26 +26,33 @@ VECTORS = {
 PEOPLE = LabelledPeople(Path(), tuple(VECTORS), tuple(name.split("/")[0] for name in VECTORS))
 
 
-def counts(limits: Limits, policy: CollectionPolicy, dark: tuple[str, ...]) -> tuple[int, int]:
-    """False positives and false negatives."""
+# Weighs nothing: it only tells which faces look degraded.
+COMPARATOR = Comparator(np.array([0, 0, 0, 1], np.float32), 0.0)
+
+
+def counts(limits: Limits, policy: CollectionPolicy, bad: tuple[str, ...]) -> tuple[int, int]:
+    """False positives and false negatives, where some faces are dark and lean by 0.4."""
 
     def one(name: str) -> Face:
-        seen = face(brightness=0.01 if name in dark else 0.5)
-        return replace(seen, embedding=np.array(VECTORS[name], np.float32))
+        lean = 0.4 if name in bad else 0.0
+        embedding = [*(np.sqrt(1 - lean**2) * np.array(VECTORS[name])), lean]
+        seen = face(brightness=0.01 if name in bad else 0.5)
+        return replace(seen, embedding=np.array(embedding, np.float32))
 
     photos = EnrolledPhotos({name: one(name) for name in VECTORS}, (), {})
     roles = roles_of(PEOPLE, photos, LabelNoise())
     # Nothing is analysed here.
     nothing = cast(Analyser, None)
-    measure = Measure(nothing, PEOPLE, FaceSelection.CENTRE, COSINE, policy, limits)
+    measure = Measure(nothing, PEOPLE, FaceSelection.CENTRE, COMPARATOR, policy, limits)
     (cell,) = count_cells(search_unchanged(measure, roles, photos), 0.9, {})
     return cell.fpir.errors, cell.fnir.errors
 
 
-def test_two_faces_beyond_the_same_limit_are_not_decided() -> None:
-    limits, gates = Limits(min_brightness=0.05), CollectionPolicy(enroll_gate=OPEN_GATE)
+def test_two_faces_that_both_look_degraded_are_not_decided() -> None:
+    limits, gates = Limits(max_degradation=0.3), CollectionPolicy(enroll_gate=OPEN_GATE)
+    dark = Limits(min_brightness=0.05)  # a limit of verifications
     assert counts(Limits(), gates, ("ann/1", "ann/2", "cy/1")) == (1, 0)
-    assert counts(limits, gates, ()) == (1, 0)
+    assert counts(limits, gates, ()) == counts(dark, gates, ("ann/1", "cy/1")) == (1, 0)
     assert counts(limits, gates, ("cy/1",)) == (1, 0)  # one side alone is decided
     assert counts(limits, gates, ("ann/1", "cy/1")) == (0, 0)
     assert counts(limits, gates, ("ann/1", "ann/2", "cy/1")) == (0, 1)  # Ann is missed

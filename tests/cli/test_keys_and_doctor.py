@@ -90,6 +90,14 @@ def test_doctor_names_the_limit_of_open_files() -> None:
     assert f"open files │ {soft}, which serve raises to {hard} │" in run("doctor")
 
 
+def test_doctor_advises_a_collection_to_calibrate_on_itself() -> None:
+    advice = "likeness calibrate default"
+    enroll(*(f"p{number}" for number in range(99)))
+    assert advice not in run("doctor")
+    enroll(*(f"p{number}" for number in range(100)))
+    assert advice in run("doctor")
+
+
 @pytest.mark.parametrize("value", ["1", "TRUE", " yes"])
 def test_doctor_sees_that_telemetry_is_off(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ORT_DISABLE_TELEMETRY", value)

@@ -84,6 +84,9 @@ def test_a_rate_out_of_reach_is_refused_with_the_lowest_there_is() -> None:
     with pytest.raises(RateOutOfReach, match="target_fmr=1e-06") as caught:
         calibration().threshold_at(1e-6, ONE_COMPARISON, "target_fmr")
     assert caught.value.extra["lowest"] == pytest.approx(1e-5)
+    # A tenth of the rate needs ten times as many pairs of people: 1,000 people times √10.
+    assert caught.value.extra["persons_needed"] == 3200
+    assert "about 3,200 people" in caught.value.detail
 
 
 def test_a_lax_target_gets_the_lowest_threshold() -> None:
