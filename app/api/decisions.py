@@ -6,6 +6,7 @@ from app.api.fields import ThresholdFields
 from app.api.schemas.decisions import CandidateInfo
 from app.decision.calibration import SHOWN_FMR, SHOWN_FPIR, Calibration
 from app.decision.policy import VerifyStatus
+from app.decision.rates import Rate
 from app.decision.refusals import OUTSIDE_CALIBRATION
 from app.decision.rules import ONE_COMPARISON, Ask, Rule
 from app.decision.verdicts import Doubt
@@ -32,14 +33,16 @@ def rule_members(rule: Rule) -> dict[str, Any]:
 
 
 def fpir_members(rule: Rule, searched: GallerySize) -> dict[str, Any]:
-    """How much was searched, and how often a stranger is taken for someone in it."""
-    fpir = None
-    if rule.calibration is not None:
-        fpir = rule.calibration.fpir_at(rule.unshifted(rule.threshold), searched)
-    return {
-        "searched": {"persons": searched.persons, "faces": searched.templates},
-        "fpir": _short(fpir),
-    }
+    """How much was searched, and how often a stranger is taken for someone in it.
+
+    Beyond the calibration's end only the upper limit is known.
+    """
+    extent = {"searched": {"persons": searched.persons, "faces": searched.templates}}
+    if rule.calibration is None:
+        return {**extent, **_rate_members("fpir", None, None)}
+    rate = rule.calibration.fpir_at(rule.unshifted(rule.threshold), searched)
+    highest = rule.calibration.fpir_at_end(searched).high
+    return {**extent, **_rate_members("fpir", rate, highest)}
 
 
 def fmr_members(rule: Rule, similarity: float) -> dict[str, Any]:
@@ -49,15 +52,21 @@ def fmr_members(rule: Rule, similarity: float) -> dict[str, Any]:
     """
     calibration = rule.calibration
     if calibration is None:
-        return {"fmr": None, "fmr_interval": None, "fmr_extrapolated": False}
+        return _rate_members("fmr", None, None)
     rate = calibration.fmr_at(rule.unshifted(similarity))
+    return _rate_members("fmr", rate, calibration.fmr.high[-1])
+
+
+def _rate_members(name: str, rate: Rate | None, highest: float | None) -> dict[str, Any]:
+    """A rate, of which without a value only the `highest` is known, or not even that."""
     if rate is None:
-        highest = _short(calibration.fmr.high[-1])
-        return {"fmr": None, "fmr_interval": [0.0, highest], "fmr_extrapolated": True}
+        known = highest is not None
+        interval = [0.0, _short(highest)] if known else None
+        return {name: None, f"{name}_interval": interval, f"{name}_extrapolated": known}
     return {
-        "fmr": _short(rate.value),
-        "fmr_interval": [_short(rate.low), _short(rate.high)],
-        "fmr_extrapolated": rate.extrapolated,
+        name: _short(rate.value),
+        f"{name}_interval": [_short(rate.low), _short(rate.high)],
+        f"{name}_extrapolated": rate.extrapolated,
     }
 
 

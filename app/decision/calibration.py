@@ -112,7 +112,8 @@ class Calibration(_Section):
     source: Source
     fmr: NonMatedCurve
     fnmr: Curve | None
-    # A person with m templates is as easily mistaken as m ** template_exponent persons with one.
+    # A person with n different templates (app.gallery.effective) is as easily mistaken as
+    # n ** template_exponent persons with one.
     template_exponent: Annotated[float, Field(ge=0, le=1)]
     # None: its similarities are cosines, and no threshold follows a gallery's likeness.
     domain: Domain | None = None
@@ -175,13 +176,31 @@ class Calibration(_Section):
         """Whether a threshold lies beyond the counted comparisons, in the fitted tail."""
         return similarity > self.fmr.similarity[self.fmr.measured - 1]
 
-    def fpir_at(self, similarity: float, size: GallerySize) -> float:
-        """False positive identification rate of a search in a gallery of that size."""
+    def fpir_at(self, similarity: float, size: GallerySize) -> Rate | None:
+        """False positive identification rate of a search in a gallery of that size at a threshold
+        of `similarity`; its interval is that of the false match rate.
+
+        None beyond the curve's end, where the rate is only known to be below the upper limit of
+        `fpir_at_end`.
+        """
         if size.persons == 0:
-            return 0.0
-        falling = np.log(self._fpir(size)[::-1])
-        rising = [-value for value in self.fmr.similarity[::-1]]
-        return float(np.exp(np.interp(-similarity, rising, falling)))
+            return Rate(0.0, 0.0, 0.0)
+        rate = self.fmr_at(similarity)
+        if rate is None:
+            return None
+        value, low, high = (
+            self._along(self._fpir(size, column), similarity)
+            for column in (self.fmr.rate, self.fmr.low, self.fmr.high)
+        )
+        if similarity < self.fmr.similarity[0]:
+            return Rate(1.0, low, 1.0)
+        return Rate(value, low if rate.low else 0.0, high, rate.extrapolated)
+
+    def fpir_at_end(self, size: GallerySize) -> Rate:
+        """The rate at the curve's end, the lowest that it can answer for."""
+        rate = self.fpir_at(self.fmr.similarity[-1], size)
+        assert rate is not None, "the end belongs to the curve"
+        return rate
 
     def threshold_at(self, fpir: float, size: GallerySize, name: str = "target_fpir") -> float:
         """The lowest threshold at which a stranger is taken for anyone of a gallery in at most
@@ -205,25 +224,34 @@ class Calibration(_Section):
         return float(self._fpir(size)[-1])
 
     def comparisons(self, size: GallerySize) -> float:
-        """How many independent comparisons a search of such a gallery amounts to."""
-        persons = max(size.persons, 1)
-        return float(persons * (max(size.templates, persons) / persons) ** self.template_exponent)
+        """How many independent comparisons a search of such a gallery amounts to: those of each
+        person, added up; one where there is nobody."""
+        return sum(people * self.chances(n) for n, people in size.effective) or 1.0
 
-    def match_rates(self, comparisons: Floats) -> Floats:
+    def chances(self, effective: float) -> float:
+        """How many independent comparisons n different templates of a person amount to."""
+        return float(max(effective, 1.0) ** self.template_exponent)
+
+    def match_rates(self, comparisons: Floats, rates: Sequence[float] | None = None) -> Floats:
         """The chance of a false match at each row of the curve (T,) in each number of independent
-        comparisons (n,): (T, n).
+        comparisons (n,): (T, n). By default at the curve's rates, else at others (T,).
 
         A probe with its own false match rate p meets a match among n with 1 - (1 - p) ** n. The
         rates p of probes follow a gamma distribution whose mean is the FMR and whose squared
         coefficient of variation is `variation`: the mean over probes is negative binomial.
         """
-        rate = np.outer(-np.log1p(-np.minimum(self.fmr.rate, 1 - 1e-12)), comparisons)
+        fmr = np.minimum(self.fmr.rate if rates is None else rates, 1 - 1e-12)
+        rate = np.outer(-np.log1p(-fmr), comparisons)
         variation = np.maximum(self.fmr.variation, 1e-9)[:, np.newaxis]
         return np.asarray(-np.expm1(-np.log1p(variation * rate) / variation))
 
-    def _fpir(self, size: GallerySize) -> Floats:
+    def _fpir(self, size: GallerySize, rates: Sequence[float] | None = None) -> Floats:
         """FPIR at each row of the curve."""
-        return self.match_rates(np.array([self.comparisons(size)]))[:, 0]
+        return self.match_rates(np.array([self.comparisons(size)]), rates)[:, 0]
+
+    def _along(self, rates: Floats, similarity: float) -> float:
+        """Interpolated, in its logarithm, between values at the rows of the curve."""
+        return float(np.exp(np.interp(similarity, self.fmr.similarity, _log(rates))))
 
     def _persons_for(self, target: float, lowest: float) -> int:
         """On how many people, about, a calibration must be counted to reach a target below the
@@ -255,7 +283,7 @@ class Calibration(_Section):
 _TINY = 1e-15
 
 
-def _log(column: Sequence[float]) -> Floats:
+def _log(column: Sequence[float] | Floats) -> Floats:
     return np.log(np.maximum(column, _TINY))
 
 

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from app.decision.calibration import Calibration
 from app.decision.rates import Floats
 
 # Sizes of pairs whose rates are in memory at a time.
 SIZES_AT_ONCE = 4096
+STEPS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,18 +22,20 @@ class ChancePairs:
     people: float
 
     @classmethod
-    def of(cls, calibration: Calibration, templates: NDArray[np.int64]) -> "ChancePairs":
-        """For P people with these numbers of templates (P,).
+    def of(cls, calibration: Calibration, effective: Floats) -> "ChancePairs":
+        """For P people with these effective numbers of templates (P,); 0 of who has none.
 
-        The most similar of the templates of two people decides. As a search compares a probe with m
-        templates of a person as if with m ** template_exponent independent ones, a pair of people
-        with m and n templates is worth (m n) ** template_exponent comparisons.
+        The most similar of the templates of two people decides. As a search compares a probe with n
+        different templates of a person as if with n ** template_exponent independent ones, a pair
+        of people with m and n is worth (m n) ** template_exponent comparisons.
         """
-        held, people = np.unique(templates[templates > 0], return_counts=True)
-        # No more than there are templates: people of k different sizes have k (k + 1) / 2 or more.
+        # In steps of 2 %: some hundred different numbers at most, however many people there are.
+        steps = np.rint(np.log(np.maximum(effective[effective > 0], 1.0)) * STEPS)
+        steps, people = np.unique(steps, return_counts=True)
+        held = np.exp(steps / STEPS)
         one, other = np.triu_indices(len(held))
         pairs = people[one] * np.where(one == other, (people[other] - 1) / 2, people[other])
-        comparisons = (held[one] * held[other].astype(float)) ** calibration.template_exponent
+        comparisons = (held[one] * held[other]) ** calibration.template_exponent
         expected = np.zeros(len(calibration.fmr.similarity))
         for start in range(0, len(pairs), SIZES_AT_ONCE):
             some = slice(start, start + SIZES_AT_ONCE)

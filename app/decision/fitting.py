@@ -23,6 +23,7 @@ from app.decision.limits import NO_LIMITS, Limits
 from app.decision.rates import Floats
 from app.decision.tail import T_QUANTILE, fit_tail, spread
 from app.errors import NotEnoughData
+from app.gallery.effective import effective_numbers
 
 # 4,950 pairs of people: an FMR of 1e-3 still rests on five of them.
 MIN_PERSONS = 100
@@ -33,6 +34,8 @@ TAIL_SHARE = 0.05
 TAIL_REACH_PAIRS = 0.1
 TAIL_FACTOR = 100.0
 MATED_STEP = 0.02
+EXPONENT_MATCHES = 100
+EXPONENT_FMR = (1e-4, 1e-3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +134,12 @@ def _extrapolate(counted: NonMated, people: int) -> ErrorCurve | None:
 def template_exponent(
     data: LabelledEmbeddings, left_out: frozenset[PersonPair] = frozenset()
 ) -> float:
-    """By which power of the number of templates a person's false match rate grows, 0 to 1.
+    """By which power of the effective number of templates a person's false match rate grows, 0 to
+    1.
 
-    Measured with two templates of each person who has them, at an FMR of 1e-3, against one
-    face of everyone else; 1 (as if all were strangers to one another) where there are fewer than
-    MIN_PERSONS such people.
+    Measured with two templates of each person who has them, against one face of everyone else, at
+    the lowest FMR that EXPONENT_MATCHES comparisons reach within EXPONENT_FMR; 1 (as if all were
+    strangers to one another) where there are fewer than MIN_PERSONS such people.
     """
     starts = np.searchsorted(data.persons, np.arange(data.person_count))
     several = np.flatnonzero(data.counts > 1)
@@ -149,9 +153,13 @@ def template_exponent(
             if person in place:
                 others[probe, place[person]] = False
     one = np.concatenate([first[others], second[others]])
-    threshold = np.quantile(one, 1 - 1e-3)
+    threshold = np.quantile(one, 1 - np.clip(EXPONENT_MATCHES / len(one), *EXPONENT_FMR))
     both = float(np.mean(np.maximum(first, second)[others] >= threshold))
-    return float(np.clip(np.log2(both / float(np.mean(one >= threshold))), 0.0, 1.0).round(3))
+    growth = np.log(both / float(np.mean(one >= threshold)))
+    pairs = data.vectors[starts[several][:, np.newaxis] + np.arange(2)]
+    different = float(np.log(effective_numbers(pairs, 2).mean()))
+    # Copies of one photo tell nothing of how the rate grows.
+    return 1.0 if different < 0.01 else float(np.clip(growth / different, 0.0, 1.0).round(3))
 
 
 def _columns(curve: ErrorCurve) -> tuple[Floats, Floats, Floats, Floats]:

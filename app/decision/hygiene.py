@@ -139,7 +139,7 @@ def examine(
     declared = all_declared(gallery.store, name)
     enough = max(threshold, low)
     near = find_neighbours(gallery, name, threshold, enough, progress, declared=declared)
-    find = _Findings(gallery, near, calibration, rule)
+    find = _Findings(gallery, name, near, calibration, rule)
     pairs, misplaced, alone = find.pairs(), find.misplaced(), find.alone(low)
     weak, weak_count = find.weak(limit)
     degraded = find.degraded_rows()
@@ -170,6 +170,7 @@ class _Findings:
     def __init__(
         self,
         gallery: Gallery,
+        name: str,
         near: Neighbours,
         calibration: Calibration | None,
         rule: Rule,
@@ -180,29 +181,38 @@ class _Findings:
         # Where similarities of this gallery lie on the calibration's curves.
         self._unshifted = rule.unshifted
         self._threshold = threshold = rule.threshold
-        _, self._first, self._person, self._held = np.unique(
+        persons, self._first, self._person, self._held = np.unique(
             near.person_keys, return_index=True, return_inverse=True, return_counts=True
         )
         # A face that resembles none of its own person's is out of place where another person's
         # resembles it.
         self._doubtful = (near.own < threshold) & np.isfinite(near.own)
         self._misplaced = self._doubtful & (near.other >= 0)
-        self._by_chance = None if calibration is None else ChancePairs.of(calibration, self._held)
+        # Of those who were deleted meanwhile nothing is known but that they had one or more.
+        self._effective = np.maximum(gallery.effective_templates(name, persons), 1.0)
+        self._by_chance = (
+            None if calibration is None else (ChancePairs.of(calibration, self._effective))
+        )
 
     def duplicates_by_chance(self) -> float | None:
         """How many of the duplicates are expected by chance. A doubtful face makes a mislabel."""
         if self._calibration is None:
             return None
         steady = np.bincount(self._person[~self._doubtful], minlength=len(self._held))
-        return ChancePairs.of(self._calibration, steady).at_most(self._unshifted(self._threshold))
+        # What is left of a person's templates is about as different as all of them.
+        share = np.maximum(steady - 1, 0) / np.maximum(self._held - 1, 1)
+        effective = np.where(steady > 0, 1 + (self._effective - 1) * share, 0.0)
+        pairs = ChancePairs.of(self._calibration, effective)
+        return pairs.at_most(self._unshifted(self._threshold))
 
     def mislabels_by_chance(self, size: GallerySize) -> float | None:
         """How many of the mislabels are expected by chance: a doubtful face meets a stranger."""
         if self._calibration is None:
             return None
-        return int(self._doubtful.sum()) * self._calibration.fpir_at(
-            self._unshifted(self._threshold), size
-        )
+        end = self._calibration.fmr.similarity[-1]
+        rate = self._calibration.fpir_at(min(self._unshifted(self._threshold), end), size)
+        assert rate is not None, "the end belongs to the curve"
+        return int(self._doubtful.sum()) * rate.value
 
     def pairs(self) -> Rows:
         """Of each pair of people with faces beyond the threshold the row of the most similar one,

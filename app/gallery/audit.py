@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.gallery.index.certified import CertifiedIndex
+from app.gallery.index.counts import PersonCounts
 from app.gallery.index.rows import Rows
 from app.gallery.index.snapshot import Restored
 from app.gallery.ports import CollectionRecord, GallerySize, Ids, Templates, TemplateStore
@@ -17,6 +18,8 @@ N = TypeVar("N", np.int64, np.float32)
 PAGE = 8_192
 # An embedding is stored as it was made; lengths differ from 1 by rounding only.
 LENGTH_TOLERANCE = 1e-3
+# Of a sum of effective numbers: each is rounded to a step, and sums differ in their order.
+SUM_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +97,19 @@ class Comparison:
         return gathered
 
     def size(self) -> GallerySize:
-        """The number of persons and templates, counted row by row."""
-        persons = np.unique(self.persons(np.arange(len(self.keys))))
-        return GallerySize(len(persons), len(self.keys))
+        """How much there is, counted row by row."""
+        return PersonCounts.of(list(self._parts)).size
 
     def outcome(self) -> Copy:
         """The result, after every page was compared."""
         unerased = sum(_unerased(part) for part in self._parts)
         unknown = len(self.keys) - self._found
         return Copy(self._missing, unknown, self._different, unerased)
+
+
+def _effective(size: GallerySize) -> float:
+    """The sum of the effective numbers of everybody's templates."""
+    return sum(n * people for n, people in size.effective) or 1.0
 
 
 def _unerased(rows: Rows) -> int:
@@ -138,6 +145,8 @@ def audit(
         not_unit += int((~(np.abs(lengths - 1) < LENGTH_TOLERANCE)).sum())
     counted, true = index.extent(), held.size()
     miscounted = abs(counted.templates - true.templates) + abs(counted.persons - true.persons)
+    if not miscounted and abs(_effective(counted) / max(_effective(true), 1) - 1) > SUM_TOLERANCE:
+        miscounted = 1
     return Audit(
         compared, held.outcome(), None if kept is None else kept.outcome(), miscounted, not_unit
     )

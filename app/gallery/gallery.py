@@ -14,6 +14,7 @@ from app.errors import (
 )
 from app.gallery.audit import Audit, audit
 from app.gallery.comparator import COSINE, Comparator
+from app.gallery.effective import Floats, effective_templates
 from app.gallery.index.certified import PRECISION, CertifiedIndex
 from app.gallery.index.indexes import Indexes
 from app.gallery.index.others import Others
@@ -60,12 +61,12 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A probe against one claimed person: the nearest stored face, of `templates` compared, and how
+    """A probe against one claimed person: the nearest stored face, how much was compared, and how
     degraded that face looks (None where the comparator does not tell)."""
 
     face: FaceRecord
     similarity: float
-    templates: int
+    compared: GallerySize
     degradation: float | None = None
 
 
@@ -211,6 +212,12 @@ class Gallery:
         with self._indexes.current(self.require(collection)) as index:
             return self._likeness(index)
 
+    def effective_templates(self, collection: str, person_keys: Ids) -> Floats:
+        """The effective numbers (n,) of the templates of persons, whose keys rise; 0 of those who
+        have none."""
+        with self._indexes.current(self.require(collection)) as index:
+            return index.effective(person_keys)
+
     def compare(self, collection: str, person_id: str, probe: FloatArray) -> Comparison | None:
         """The nearest of a person's own templates; None if they have none."""
         self.require(collection)
@@ -221,8 +228,9 @@ class Gallery:
         scores = self.comparator.scores(probe[np.newaxis], vectors)[0]
         similarities = np.clip(scores, -1.0, 1.0)
         best = int(np.argmax(similarities))
+        compared = GallerySize.of_person(len(faces), effective_templates(vectors))
         lean = self.comparator.lean(vectors[best])
-        return Comparison(faces[best], float(similarities[best]), len(faces), lean)
+        return Comparison(faces[best], float(similarities[best]), compared, lean)
 
     def degradations(self, collection: str, keys: Sequence[int]) -> dict[int, float]:
         """How degraded stored faces look, by template key; without those deleted since, and empty

@@ -56,10 +56,34 @@ class CollectionMark:
 
 @dataclass(frozen=True, slots=True)
 class GallerySize:
-    """How much there is: people, and templates over all of them."""
+    """How much there is: people, and templates over all of them.
+
+    `spread`: effective numbers of templates (`app.gallery.effective`), and how many people have
+    each; where it is empty, everybody has an equal share of the templates, all different.
+    """
 
     persons: int
     templates: int
+    spread: tuple[tuple[float, int], ...] = ()
+
+    @classmethod
+    def of_person(cls, templates: int, effective: float) -> "GallerySize":
+        """One person with these templates."""
+        return cls(1, templates, ((effective, 1),))
+
+    @property
+    def effective(self) -> tuple[tuple[float, int], ...]:
+        """`spread`, also where it is not given."""
+        if self.spread or not self.persons:
+            return self.spread
+        return ((max(self.templates, self.persons) / self.persons, self.persons),)
+
+    def one_more(self, *, person: bool) -> "GallerySize":
+        """With one more template, of another `person` or of one who is there. It counts as much as
+        a person's only template: it can hardly add more."""
+        spread = dict(self.effective)
+        spread[1.0] = spread.get(1.0, 0) + 1
+        return GallerySize(self.persons + person, self.templates + 1, tuple(spread.items()))
 
 
 @dataclass(frozen=True, slots=True)

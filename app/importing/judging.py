@@ -9,7 +9,7 @@ from app.decision.calibrations import policy_of
 from app.decision.rules import Ask, identification_rule
 from app.gallery.comparator import Comparator
 from app.gallery.gallery import Candidate, SearchResult
-from app.gallery.ports import CollectionRecord, GallerySize, NewTemplate
+from app.gallery.ports import CollectionRecord, NewTemplate
 from app.importing.options import ImportOptions, OnConflict
 from app.importing.outcomes import Outcome, Result
 from app.importing.rows import Row
@@ -143,7 +143,7 @@ class _Before:
     def add(self, person_id: str, template: NewTemplate) -> None:
         """One more that will be stored."""
         new = person_id not in self._known
-        self.size = GallerySize(self.size.persons + new, self.size.templates + 1)
+        self.size = self.size.one_more(person=new)
         self._known.add(person_id)
         self._people.append(person_id)
         self._embeddings.append(template.embedding)

@@ -13,6 +13,7 @@ from app.decision.calibration import (
     pack_orientation,
     read_calibration,
 )
+from app.decision.rates import Rate
 from app.decision.rules import ONE_COMPARISON
 from app.errors import CalibrationMismatch, PackError, RateOutOfReach
 from app.faces.orientation import OrientationLimits
@@ -101,27 +102,71 @@ def test_the_threshold_follows_the_size_of_the_gallery() -> None:
 
 
 def test_fpir_is_that_of_independent_comparisons_where_probes_are_alike() -> None:
-    fpir = calibration().fpir_at(0.3, GallerySize(100, 100))
+    fpir = fpir_at(calibration(), 0.3, GallerySize(100, 100)).value
     assert fpir == pytest.approx(1 - (1 - 1e-3) ** 100, rel=1e-6)
 
 
 def test_in_an_empty_gallery_nobody_is_found() -> None:
-    assert calibration().fpir_at(0.3, GallerySize(0, 0)) == 0.0
+    assert fpir_at(calibration(), 0.3, GallerySize(0, 0)) == Rate(0.0, 0.0, 0.0)
 
 
 def test_unlike_probes_share_their_false_matches() -> None:
     varied = {**CONTENT["fmr"], "variation": [2.0] * 5}
     size = GallerySize(1000, 1000)
-    assert calibration(fmr=varied).fpir_at(0.3, size) < calibration().fpir_at(0.3, size)
+    unlike, alike = (fpir_at(one, 0.3, size) for one in (calibration(fmr=varied), calibration()))
+    assert unlike.value < alike.value
 
 
 def test_more_templates_are_more_chances_but_fewer_than_strangers_would_be() -> None:
     one, four, strangers = (
-        calibration().fpir_at(0.4, size)
+        fpir_at(calibration(), 0.4, size).value
         for size in (GallerySize(10, 10), GallerySize(10, 40), GallerySize(40, 40))
     )
     assert one < four < strangers
     assert four / one == pytest.approx(4**0.8, rel=0.01)
+
+
+def test_one_heavy_person_does_not_weigh_as_if_everybody_were() -> None:
+    light = GallerySize(50, 50)
+    heavy = GallerySize(51, 2_050, ((1.0, 50), (2_000.0, 1)))
+    copies = GallerySize(51, 2_050, ((1.0, 50), (1.2, 1)))
+    comparisons = calibration().comparisons
+    assert comparisons(light) == 50
+    assert comparisons(heavy) == pytest.approx(50 + 2_000**0.8)
+    assert comparisons(copies) == pytest.approx(50 + 1.2**0.8)
+    assert comparisons(GallerySize(51, 2_050)) > 2 * comparisons(heavy)
+
+
+def test_a_template_more_counts_as_a_person_more_at_most() -> None:
+    size = GallerySize(2, 5, ((1.0, 1), (3.5, 1)))
+    for person in (False, True):
+        more = size.one_more(person=person)
+        assert (more.persons, more.templates) == (2 + person, 6)
+        assert calibration().comparisons(more) == calibration().comparisons(size) + 1
+
+
+def test_the_interval_of_fpir_is_that_of_fmr() -> None:
+    size = GallerySize(100, 100)
+    fpir, low, high = (1 - (1 - rate) ** 100 for rate in (1e-4, 6e-5, 1.6e-4))
+    rate = fpir_at(calibration(), 0.4, size)
+    assert (rate.value, rate.low, rate.high) == pytest.approx((fpir, low, high))
+    assert not rate.extrapolated
+    assert fpir_at(calibration(), 0.45, size).extrapolated
+
+
+def test_beyond_its_end_no_fpir_is_claimed_either() -> None:
+    size = GallerySize(100, 100)
+    assert calibration().fpir_at(0.51, size) is None
+    end = calibration().fpir_at_end(size)
+    assert end == fpir_at(calibration(), 0.5, size)
+    assert end.high == pytest.approx(1e-2, rel=0.01)
+    assert fpir_at(calibration(), -0.9, size).value == 1.0
+
+
+def fpir_at(one: Calibration, similarity: float, size: GallerySize) -> Rate:
+    rate = one.fpir_at(similarity, size)
+    assert rate is not None
+    return rate
 
 
 def test_fnmr() -> None:

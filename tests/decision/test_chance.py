@@ -9,6 +9,7 @@ from app.decision.comparisons import LabelledEmbeddings
 from app.decision.fitting import Labelled, calibrate
 from app.decision.rates import Floats
 from app.decision.rules import ONE_COMPARISON
+from app.gallery.effective import effective_templates
 from tests.decision.conftest import people
 
 DIMENSION = 48
@@ -32,13 +33,18 @@ def nearest(data: LabelledEmbeddings) -> Floats:
     return np.asarray(between[np.triu_indices(data.person_count, 1)])
 
 
+def effective(data: LabelledEmbeddings) -> Floats:
+    persons = np.split(data.vectors, np.cumsum(data.counts)[:-1])
+    return np.array([effective_templates(vectors) for vectors in persons])
+
+
 @pytest.mark.parametrize("held", [1, 2, 8, [1, 1, 2, 4, 16]], ids=["one", "two", "eight", "mixed"])
 def test_as_many_pairs_as_are_stated_look_alike(
     calibration: Calibration, held: int | list[int]
 ) -> None:
     counts = held if isinstance(held, int) else held * 100
     others = people(500, counts, dimension=DIMENSION, seed=9)
-    found, stated = nearest(others), ChancePairs.of(calibration, others.counts)
+    found, stated = nearest(others), ChancePairs.of(calibration, effective(others))
     for fmr in (1e-3, 1e-4):
         similarity = threshold(calibration, fmr)
         expected = stated.at(similarity)
@@ -51,14 +57,14 @@ def test_as_many_pairs_as_are_stated_look_alike(
 
 
 def test_people_with_one_template_are_one_comparison_a_pair(calibration: Calibration) -> None:
-    stated = ChancePairs.of(calibration, np.ones(200, np.int64))
+    stated = ChancePairs.of(calibration, np.ones(200))
     for fmr in (1e-3, 1e-5):
         expected = stated.at(threshold(calibration, fmr))
         assert expected == pytest.approx(fmr * 200 * 199 / 2, rel=0.02)
 
 
 def test_there_are_never_more_pairs_than_people_make(calibration: Calibration) -> None:
-    stated = ChancePairs.of(calibration, np.array([20_000, 30_000, 1, 1]))
+    stated = ChancePairs.of(calibration, np.array([20_000.0, 30_000.0, 1.0, 1.0]))
     assert stated.people == 6
     expected = stated.at(threshold(calibration, 1e-2))
     assert expected is not None
@@ -67,7 +73,7 @@ def test_there_are_never_more_pairs_than_people_make(calibration: Calibration) -
 
 
 def test_beyond_the_calibration_only_the_most_is_known(calibration: Calibration) -> None:
-    stated = ChancePairs.of(calibration, np.full(100, 3))
+    stated = ChancePairs.of(calibration, np.full(100, 3.0))
     end = calibration.fmr.similarity[-1]
     assert stated.at(end + 1e-6) is None
     assert stated.at_most(0.999) == stated.at(end)
@@ -75,6 +81,6 @@ def test_beyond_the_calibration_only_the_most_is_known(calibration: Calibration)
 
 @pytest.mark.parametrize("counts", [[], [0], [5], [0, 7, 0]])
 def test_one_person_makes_no_pair(calibration: Calibration, counts: list[int]) -> None:
-    stated = ChancePairs.of(calibration, np.array(counts, np.int64))
+    stated = ChancePairs.of(calibration, np.array(counts, np.float64))
     for similarity in (-1.0, 0.0, 0.5):
         assert stated.at_most(similarity) == 0

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from app.errors import FaceNotFound, InvalidRequest, PersonNotFound
+from app.gallery.effective import effective_templates
 from app.gallery.encryption.keys import new_key_line, parse_keys
 from app.gallery.encryption.ring import KeyRing
 from app.gallery.gallery import Gallery
@@ -93,3 +94,28 @@ def test_what_cannot_be_moved(place: Gallery, directions: Draw) -> None:
     with pytest.raises(InvalidRequest, match="themselves"):
         place.merge_persons("default", "ada", "ada")
     assert nearest(place, a)[0] == "ada"
+
+
+def test_people_count_by_the_templates_that_they_have_now(place: Gallery, directions: Draw) -> None:
+    photos = directions(6)
+    copies = np.repeat(photos[:1], 40, axis=0)
+    first = enroll(place, "ada", *photos[:3])
+    enroll(place, "ada", *[copy + 1e-4 * np.eye(1, DIMENSION, i % 16)[0] for i, copy in
+                           enumerate(copies)])  # fmt: skip
+    enroll(place, "bob", *photos[3:5])
+    enroll(place, "cy", photos[5])
+    place.delete_face("default", first[1])
+    place.move_face("default", first[2], "cy")
+    place.merge_persons("default", "bob", "cy")
+    size = place.size("default")
+    expected = sorted(
+        effective_templates(place.store.embeddings("default", person)[1])
+        for person in ("ada", "cy")
+    )
+    assert [n for n, _ in size.spread] == pytest.approx(expected, rel=0.011)
+    assert expected[0] < 1.2
+    assert place.audit("default").clean
+    # From the database alone it is the same.
+    place.rebuild("default")
+    assert place.size("default") == size
+    assert place.audit("default").clean

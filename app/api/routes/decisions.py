@@ -104,7 +104,7 @@ async def verify(request: Request) -> Any:
         best = await _against_person(head, fields, _vector(faces[0][1]))
         similarity = best.similarity
         against = {"person_id": best.face.person_id, "face_id": best.face.face_id}
-        claimed = GallerySize(1, best.templates)
+        claimed = best.compared
     rule = await head.services.scheduler.search(_verification_rule, head, fields, claimed)
     reached = is_match(similarity, rule.threshold)
     refusals, doubt = _refusals(head, rule, fields.collection), None

@@ -114,7 +114,10 @@ class CalibrationAnswer(Answer):
     source: CalibrationSource | None = None
     template_exponent: Annotated[
         float | None,
-        Field(description="m faces of a person are mistaken as often as m to this power people."),
+        Field(
+            description="n different faces of a person are mistaken as often as n to this power "
+            "people. Near-copies count as what they add."
+        ),
     ] = None
     searched: Extent
     likeness: Annotated[

@@ -160,6 +160,8 @@ class IdentifyAnswer(Answer, Decided):
         **{**_DECIDED, "threshold": 0.398, "target": 0.01},
         searched={"persons": 2, "faces": 3},
         fpir=0.01,
+        fpir_interval=[0.0085, 0.0116],
+        fpir_extrapolated=False,
         images=[IMAGE],
         faces=[
             {
@@ -190,8 +192,15 @@ class IdentifyAnswer(Answer, Decided):
     fpir: Annotated[
         float | None,
         Field(
-            description="Share of strangers who would be taken for someone here, at this threshold."
+            description="Share of strangers who would be taken for someone here at this threshold; "
+            "null beyond the end of the calibration, where only the interval is known."
         ),
     ] = None
+    fpir_interval: Annotated[
+        tuple[float, float] | None, Field(description="Its 95 % confidence interval.")
+    ] = None
+    fpir_extrapolated: Annotated[
+        bool, Field(description="Whether it lies beyond the comparisons that were counted.")
+    ] = False
     images: list[ImageInfo]
     faces: list[IdentifiedFace]

@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 
 from app.gallery.comparator import COSINE, Comparator, Probe
+from app.gallery.effective import Floats
 from app.gallery.index.best import BestPersons
 from app.gallery.index.bound import ErrorBound
 from app.gallery.index.codes import Quantiser
@@ -135,6 +136,11 @@ class CertifiedIndex:
         if self._sample is not None and self._sample.changes_with(persons, removed):
             self._sample = None
 
+    def effective(self, persons: Ids) -> Floats:
+        """The effective numbers of the templates of persons, whose keys rise; 0 without any."""
+        with self._writing:
+            return self._counts.effective(persons)
+
     def parts(self) -> list[Rows]:
         """All rows as they are now, dead ones too: those of every shard, and the tail's."""
         return _all_rows(self._state)
@@ -148,9 +154,8 @@ class CertifiedIndex:
             fresh = Tail(self._dimension, max(len(tail), FIRST_ROOM))
             fresh.append(_templates(tail, tail.alive))
             self._state = State(tuple(shards), fresh)
-            rows = _all_rows(self._state)
             self._sample, self._changes = None, self._changes + 1
-            self._counts.restart(np.concatenate([part.persons[part.alive] for part in rows]))
+            self._counts = PersonCounts.of(_all_rows(self._state))
 
     def add(self, templates: Templates) -> None:
         """Add templates; one already held is left as it is, so a replayed change does no harm."""
@@ -162,7 +167,7 @@ class CertifiedIndex:
                         templates.keys[new], templates.person_keys[new], templates.vectors[new]
                     )
                 )
-                self._counts.add(templates.person_keys[new])
+                self._counts.change(_all_rows(self._state), templates.person_keys[new], 1)
                 self._note_change(templates.person_keys[new], np.empty(0, np.int64))
 
     def _has(self, keys: Ids) -> Flags:
@@ -179,7 +184,7 @@ class CertifiedIndex:
                 self._removed.append(keys)
             persons = [self._state.tail.remove(keys)]
             persons += [shard.remove(keys) for shard in self._state.shards]
-            self._counts.remove(np.concatenate(persons))
+            self._counts.change(_all_rows(self._state), np.concatenate(persons), -1)
             self._note_change(np.empty(0, np.int64), keys)
 
     # --- search ------------------------------------------------------------------------------

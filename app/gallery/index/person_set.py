@@ -25,6 +25,8 @@ class PersonSet:
 
     def rows_of(self, persons: Ids) -> RowNumbers:
         """The numbers of those rows, given by their persons (n,), that are of one of these."""
+        if len(self._persons) == 1:
+            return np.flatnonzero(persons == self._lowest)
         if self._flags is None:
             return np.flatnonzero(np.isin(persons, self._persons))
         return np.flatnonzero(self._flags.take(persons - (self._lowest - 1), mode="clip"))

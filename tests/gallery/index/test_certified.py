@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from app.gallery.comparator import Comparator
+from app.gallery.effective import effective_templates
 from app.gallery.index.certified import CertifiedIndex, IndexShape
 from app.gallery.ports import GallerySize, Templates
 from tests.gallery.index.conftest import (
@@ -160,7 +161,7 @@ def test_the_removed_never_answer_in_whatever_form_they_are(new_index: NewIndex)
     index.add(templates(drawn(100, seed=9), first=10_001))
     gone = np.arange(1, 1_200)
     index.remove(gone)
-    assert index.extent() == GallerySize(401, 401)
+    assert index.extent() == GallerySize(401, 401, ((1.0, 401),))
     for when in ("before", "after"):
         hits = index.search_persons(vectors[:1_199:100], 3)
         assert not any(hit.template_key < 1_200 for row in hits for hit in row), when
@@ -208,7 +209,8 @@ def test_only_the_allowed_persons(new_index: NewIndex) -> None:
     assert [h.person_key for h in hits] == [
         h.person_key for h in alone.search_persons(probe, 10)[0]
     ]
-    assert index.extent(allowed) == GallerySize(3, 30)
+    assert index.extent(allowed) == alone.extent()
+    assert (alone.extent().persons, alone.extent().templates) == (3, 30)
     assert index.search_persons(probe, 3, allowed_persons=np.empty(0, np.int64)) == [[]]
 
 
@@ -223,13 +225,36 @@ def test_extent_counts_people_and_templates_as_they_come_and_go(new_index: NewIn
     index = new_index(D)
     vectors = drawn(4)
     index.add(Templates(np.array([1, 2, 3, 4]), np.array([7, 7, 8, 9]), vectors))
-    assert index.extent() == GallerySize(3, 4)
-    assert index.extent(np.array([7, 9, 100])) == GallerySize(2, 3)
+    two = effective_templates(vectors[:2])
+    assert_extent(index.extent(), 4, [1, 1, two])
+    assert_extent(index.extent(np.array([7, 9, 100])), 3, [1, two])
     index.remove(np.array([1, 3, 99]))
-    assert index.extent() == GallerySize(2, 2)
+    assert_extent(index.extent(), 2, [1, 1])
     index.remove(np.array([1, 3]))
-    assert index.extent() == GallerySize(2, 2)
+    assert_extent(index.extent(), 2, [1, 1])
     assert index.extent(np.empty(0, np.int64)) == GallerySize(0, 0)
+
+
+def assert_extent(size: GallerySize, templates: int, effective: list[float]) -> None:
+    assert (size.persons, size.templates) == (len(effective), templates)
+    stated = [n for n, count in size.spread for _ in range(count)]
+    assert stated == pytest.approx(effective, rel=0.011)
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_near_copies_count_as_what_they_add(new_index: NewIndex, sealed: bool) -> None:
+    index = new_index(D)
+    copies = drawn(1) + 0.002 * np.random.default_rng(5).standard_normal((2_000, D))
+    copies /= np.linalg.norm(copies, axis=1, keepdims=True)
+    everybody = np.concatenate([copies.astype(np.float32), drawn(50, seed=6)])
+    persons = np.concatenate([np.zeros(2_000, np.int64), np.arange(1, 51)])
+    for start in range(0, 2_050, 205):  # some at a time, as they come
+        some = slice(start, start + 205)
+        index.add(Templates(np.arange(2_050)[some], persons[some], everybody[some]))
+        if sealed:
+            settle(index)
+    assert_extent(index.extent(), 2_050, [*[1.0] * 50, effective_templates(everybody[:2_000])])
+    assert index.extent().spread[-1][0] < 1.5
 
 
 def test_searches_go_on_while_rows_are_sealed_merged_and_removed(new_index: NewIndex) -> None:
