@@ -135,8 +135,8 @@ def attest_collection(
     policy, grounds = policy_of(record), calibrations.grounds(record)
     comparator = COSINE if calibrations.shared is None else calibrations.shared.comparator
     found = measure_collection(gallery, record, comparator, named=bool(wanted.attributes))
-    size = GallerySize(found.persons, found.templates)
-    rule = identification_rule(Ask(), policy, grounds, size, likeness=gallery.likeness(name))
+    size, likeness = gallery.size(name), gallery.likeness(name)
+    rule = identification_rule(Ask(), policy, grounds, size, likeness=likeness)
     cells = list(count_cells(found.searched, rule.threshold, wanted.attributes))
     data = {
         "kind": "collection",
