@@ -15,6 +15,7 @@ from app.decision.calibration import pack_calibration
 from app.decision.rules import ONE_COMPARISON, CollectionPolicy
 from app.errors import NotReembedded, PackError
 from app.faces.embed import Recogniser
+from app.gallery.comparator import COSINE, Comparator
 from app.gallery.index.certified import PRECISION
 from app.gallery.ports import CollectionRecord, SpareState, Templates, TemplateStore
 from app.imaging import decode_crop
@@ -111,7 +112,9 @@ class Reembedding:
         )
         old, new = self._store.both_spaces(self._name, other, SAMPLE, generator)
         same, pairs = _pairs(old)
-        scores = [_similarities(templates, pairs) for templates in (old, new)]
+        by_old, by_new = _comparator(source), _comparator(self._target)
+        scores = [by_old.scores(old.vectors, old.vectors)[pairs],
+                  by_new.scores(new.vectors, new.vectors)[pairs]]  # fmt: skip
         after = _threshold(self._target)
         before = (
             _threshold(source)
@@ -121,8 +124,8 @@ class Reembedding:
         decisions = [scores[0] >= before, scores[1] >= after]
         return Agreement(
             len(old.keys),
-            _space(old, same, decisions[0], before),
-            _space(new, same, decisions[1], after),
+            _space(old, same, decisions[0], before, by_old),
+            _space(new, same, decisions[1], after, by_new),
             int((decisions[0] != decisions[1]).sum()),
         )
 
@@ -148,8 +151,12 @@ def _pairs(templates: Templates) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     return (people[:, None] == people)[above], above
 
 
-def _similarities(templates: Templates, pairs: NDArray[np.bool_]) -> FloatArray:
-    return (templates.vectors @ templates.vectors.T)[pairs]
+def _comparator(pack: ModelPack | None) -> Comparator:
+    """How the service compares embeddings of a pack; by the cosine where the pack is not known."""
+    if pack is None:
+        return COSINE
+    calibration = pack_calibration(pack.folder, pack.embedding_space, PRECISION)
+    return COSINE if calibration is None else calibration.comparator
 
 
 def _same_rate(before: FloatArray, after: FloatArray, threshold: float) -> float:
@@ -161,7 +168,11 @@ def _same_rate(before: FloatArray, after: FloatArray, threshold: float) -> float
 
 
 def _space(
-    templates: Templates, same: NDArray[np.bool_], accepted: NDArray[np.bool_], threshold: float
+    templates: Templates,
+    same: NDArray[np.bool_],
+    accepted: NDArray[np.bool_],
+    threshold: float,
+    comparator: Comparator,
 ) -> Space:
     return Space(
         threshold,
@@ -169,13 +180,13 @@ def _space(
         int((accepted & same).sum()),
         int((~same).sum()),
         int((accepted & ~same).sum()),
-        _rank_1(templates),
+        _rank_1(templates, comparator),
     )
 
 
-def _rank_1(templates: Templates) -> float | None:
+def _rank_1(templates: Templates, comparator: Comparator) -> float | None:
     """Among people with several faces: whose nearest other face is their own."""
-    similarities = templates.vectors @ templates.vectors.T
+    similarities = comparator.scores(templates.vectors, templates.vectors)
     np.fill_diagonal(similarities, -np.inf)
     _, number, counts = np.unique(templates.person_keys, return_inverse=True, return_counts=True)
     several = counts[number] > 1

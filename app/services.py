@@ -150,12 +150,13 @@ def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services
     gpu = GpuShards(cuda_flat()) if settings.index_device == "cuda" else None
     memory = settings.max_index_bytes or usable_memory() // 2
     shelf = IndexShelf(workers, settings.data_dir / "index", ring, gpu=gpu, max_bytes=memory)
-    calibration = pack_calibration(pack.folder, pack.embedding_space, PRECISION)
+    dimension = pack.recogniser.dimension
+    calibration = pack_calibration(pack.folder, pack.embedding_space, PRECISION, dimension)
     gallery = Gallery(
         store,
         shelf,
         pack.embedding_space,
-        pack.recogniser.dimension,
+        dimension,
         COSINE if calibration is None else calibration.comparator,
     )
     calibrations = Calibrations(

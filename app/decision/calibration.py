@@ -298,18 +298,28 @@ def read_calibration(path: Path) -> Calibration:
         ) from error
 
 
-def pack_calibration(folder: Path, embedding_space: str, precision: str) -> Calibration | None:
+def pack_calibration(
+    folder: Path, embedding_space: str, precision: str, dimension: int | None = None
+) -> Calibration | None:
     """The calibration beside a pack's networks; None where there is none.
 
-    Raises PackError for a broken file or one of another recogniser.
+    Raises PackError for a broken file, one of another recogniser, or one whose direction has not
+    the `dimension` of the pack's embeddings.
     """
     path = folder / CALIBRATION_FILE
     if not path.exists():
         return None
     try:
-        return read_calibration(path).require(embedding_space, precision)
+        found = read_calibration(path).require(embedding_space, precision)
     except CalibrationMismatch as error:
         raise PackError(f"{path}: {error.detail}") from error
+    numbers = None if found.domain is None else len(found.domain.shared.direction)
+    if dimension is not None and numbers not in (None, dimension):
+        raise PackError(
+            f"{path}: the direction of its domain has {numbers} numbers, the pack's embeddings "
+            f"have {dimension}. Restore it, or make it anew with likeness evaluate --calibration."
+        )
+    return found
 
 
 def pack_orientation(pack: ModelPack, precision: str) -> OrientationLimits | None:

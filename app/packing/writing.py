@@ -59,7 +59,7 @@ def try_pack(folder: Path) -> ModelPack:
     """
     pack = read_pack(folder)
     verify_pack(pack)
-    pack_calibration(folder, pack.embedding_space, PRECISION)
+    pack_calibration(folder, pack.embedding_space, PRECISION, pack.recogniser.dimension)
     pipeline = build_pipeline(pack, Device.CPU, ImageLimits())
     try:
         pipeline.analyse_image(np.zeros((PROBE_SIDE, PROBE_SIDE, 3), np.uint8), max_faces=1)

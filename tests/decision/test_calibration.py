@@ -47,6 +47,15 @@ CONTENT: dict[str, Any] = {
     "template_exponent": 0.8,
 }
 
+SHARED: dict[str, Any] = {
+    "direction": [1.0, 0.0],
+    "weight": 1.5,
+    "source": "made up",
+    "faces": 1,
+    "degradations": ["blur"],
+    "digest": "0" * 64,
+}
+
 
 def calibration(**changes: Any) -> Calibration:
     return Calibration.model_validate({**CONTENT, **changes})
@@ -220,6 +229,13 @@ class TestFile:
         (tmp_path / "calibration.json").write_text(json.dumps(CONTENT))
         with pytest.raises(PackError, match=r"es-test .* es-other"):
             pack_calibration(tmp_path, "es-other", "float32")
+
+    def test_a_direction_of_another_dimension_stops_the_start(self, tmp_path: Path) -> None:
+        content = {**CONTENT, "domain": {"shared": SHARED, "likeness": 0.2}}
+        (tmp_path / "calibration.json").write_text(json.dumps(content))
+        assert pack_calibration(tmp_path, "es-test", "float32", 2) is not None
+        with pytest.raises(PackError, match=r"2 numbers.* 192"):
+            pack_calibration(tmp_path, "es-test", "float32", 192)
 
     @pytest.mark.parametrize("text", ["", "{}", "[1]", "\x00"])
     def test_a_broken_one_stops_the_start(self, tmp_path: Path, text: str) -> None:

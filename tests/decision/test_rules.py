@@ -12,22 +12,12 @@ from app.decision.rules import (
 )
 from app.errors import NotCalibrated, RateOutOfReach
 from app.gallery.ports import GallerySize
-from tests.decision.test_calibration import CONTENT, calibration
+from tests.decision.test_calibration import CONTENT, SHARED, calibration
 
 PACK = calibration()
 OWN = calibration(source={**CONTENT["source"], "kind": "collection"}, template_exponent=0.9)
 HUNDRED = GallerySize(100, 100)
-DOMAIN = {
-    "shared": {
-        "direction": [1.0, 0.0],
-        "weight": 1.5,
-        "source": "made up",
-        "faces": 1,
-        "degradations": ["blur"],
-        "digest": "0" * 64,
-    },
-    "likeness": 0.2,
-}
+DOMAIN = {"shared": SHARED, "likeness": 0.2}
 ONE = GallerySize(1, 1)
 PLAIN = CollectionPolicy()
 
