@@ -1,4 +1,4 @@
-"""A person's score by the best template, by the centroid, or by the mean of both: TPIR at FPIR 1 %.
+"""A person's score by the best template, by the centroid, or by the mean of both: FNIR at FPIR 1 %.
 
     python benchmarks/person_scores.py ../shared/data/lfw/images --cache /tmp/embeddings.db \\
         --label-noise benchmarks/lfw_label_noise.csv
@@ -47,13 +47,13 @@ def person_scores(
     return {"best": best, "centroid": centroid, "fused": (best + centroid) / 2}
 
 
-def tpir(scores: NDArray[np.float32], owner: Rows, mated: int) -> float:
-    """The share of the first `mated` probes whose person is first and above the threshold that
-    FPIR of the others, who are strangers, reach."""
+def fnir(scores: NDArray[np.float32], owner: Rows, mated: int) -> float:
+    """The share of the first `mated` probes whose person is not first, or not above the threshold
+    that FPIR of the others, who are strangers, reach."""
     highest = scores.max(axis=1)
     threshold = np.quantile(highest[mated:], 1 - FPIR)
     right = scores[:mated].argmax(axis=1) == owner
-    return float(np.mean(right & (highest[:mated] >= threshold)))
+    return float(1 - np.mean(right & (highest[:mated] >= threshold)))
 
 
 def one_gallery(
@@ -63,7 +63,7 @@ def one_gallery(
     comparator: Comparator,
     generator: np.random.Generator,
 ) -> dict[str, float]:
-    """TPIR of each rule: all who have m + 1 photos or more are enrolled with m of them at random,
+    """FNIR of each rule: all who have m + 1 photos or more are enrolled with m of them at random,
     and looked for with one more; everybody else is a stranger with one photo."""
     able = [i for i, rows in enumerate(photos) if len(rows) > m]
     drawn = [generator.permutation(photos[i])[: m + 1] for i in able]
@@ -71,7 +71,7 @@ def one_gallery(
     strangers = [photos[i][0] for i in range(len(photos)) if i not in set(able)]
     probes = np.concatenate([np.array([rows[m] for rows in drawn]), np.array(strangers)])
     scores = person_scores(comparator, vectors[probes], vectors[enrolled])
-    return {name: tpir(scores[name], np.arange(len(able)), len(able)) for name in SCORES}
+    return {name: fnir(scores[name], np.arange(len(able)), len(able)) for name in SCORES}
 
 
 def measure(vectors: Vectors, photos: list[Rows], comparator: Comparator, half: str) -> None:
