@@ -5,6 +5,7 @@ They are sent as archives of some hundred rows, each an import of the server's o
 """
 
 import os
+import re
 import tempfile
 import time
 from collections import deque
@@ -82,8 +83,9 @@ class RemoteImport:
         *,
         key: str | None = None,
     ) -> None:
-        """`max_bytes`: larger photos are not sent; `key` is sent as a bearer token."""
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        """`max_bytes`: larger photos are not sent; `key` is sent as a bearer token. Raises
+        ImportSourceError if it cannot be one."""
+        headers = {"Authorization": f"Bearer {_sendable(key)}"} if key else {}
         self._client = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=TIMEOUT_S)
         self._url = f"/v1/collections/{collection}"
         self._collection = collection
@@ -263,6 +265,17 @@ class RemoteImport:
             f"{self._client.base_url} did not answer in {ATTEMPTS} attempts: {reason} Run the "
             "import again later: what was enrolled is not done twice."
         )
+
+
+def _sendable(key: str) -> str:
+    """A key without the line break that a file may end with. What HTTP cannot send is not quoted in
+    the error, as httpx would: it is a secret."""
+    if not re.fullmatch(r"[!-~]+", key.strip()):
+        raise ImportSourceError(
+            "The API key (--api-key, LIKENESS_API_KEY) is no token: it holds characters other than "
+            "printable ASCII. Copy the token again, lk_ and all."
+        )
+    return key.strip()
 
 
 def _accepted(answer: httpx.Response) -> dict[str, Any]:

@@ -285,3 +285,15 @@ def test_a_server_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.time, "sleep", lambda _seconds: None)
     with pytest.raises(ImportSourceError, match=r"in 8 attempts.*Run the import again"):
         ensure("http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("key", ["lk_secret x", "lk_…secret", "lk_secret\r\nX: y"])
+def test_a_key_that_cannot_be_sent_is_not_shown(key: str) -> None:
+    with pytest.raises(ImportSourceError, match="LIKENESS_API_KEY") as refused:
+        RemoteImport("http://127.0.0.1:1", "default", ImportOptions(), 1_000, key=key)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_key_may_end_with_the_line_break_of_its_file() -> None:
+    remote = RemoteImport("http://127.0.0.1:1", "default", ImportOptions(), 1_000, key="lk_a\n")
+    assert remote._client.headers["Authorization"] == "Bearer lk_a"
