@@ -146,7 +146,6 @@ def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services
     store.check_keys()
     pepper = read_pepper(settings)
     access_keys = AccessKeyStore(engine, pepper)
-    access_keys.check_pepper()
     gpu = GpuShards(cuda_flat()) if settings.index_device == "cuda" else None
     memory = settings.max_index_bytes or usable_memory() // 2
     shelf = IndexShelf(workers, settings.data_dir / "index", ring, gpu=gpu, max_bytes=memory)
@@ -178,6 +177,8 @@ def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services
     metrics.registry.register(OpenIndexCounts(gallery.open_indexes))
     metrics.registry.register(BatchSizes(lambda: pipeline.batches))
     upkeep = _upkeep(gallery, store, metrics)
+    access = AccessRegistry(access_keys, pepper)
+    upkeep.add_task(access.store_uses)
     return Services(
         settings,
         pack,
@@ -188,7 +189,7 @@ def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services
         calibrations,
         upkeep,
         access_keys,
-        AccessRegistry(access_keys, pepper),
+        access,
     )
 
 

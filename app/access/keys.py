@@ -26,6 +26,10 @@ class Scope(StrEnum):
     ADMIN = "admin"  # keys
 
 
+# They concern the whole service: a key that is limited to collections cannot have them.
+WHOLE_SERVICE = frozenset({Scope.METRICS, Scope.ADMIN})
+
+
 @dataclass(frozen=True, slots=True)
 class AccessKey:
     """A key without its secret. `collections` limits it to these; None: to none."""

@@ -2,7 +2,7 @@
 
 A request reads no database: it uses what was read at most `LEASE_S` ago. A revocation is
 acknowledged `LEASE_S` after its commit; by then every process has read it, or uses no key at all
-until it has. The lease is measured by each process's own monotonic clock, from before the read.
+until it has. The lease is measured by each process's own clock, from before the read.
 """
 
 import hmac
@@ -10,18 +10,26 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime
 
 from app.access.keys import AccessKey, digest_of, id_of
 from app.access.store import AccessKeyStore, StoredKey, hour_of
-from app.errors import LikenessError
+from app.errors import AccessKeyError, LikenessError
 from app.gallery.sql.part import now_utc
 from app.locks import new_lock
 from app.telemetry.logs import log
 
 LEASE_S = 2.0
 POLL_S = 0.5
+# Where there is one, a clock that goes on while the machine sleeps: a lease must not outlast that.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def seconds() -> float:
+    """Seconds that only rise, also while the machine sleeps."""
+    return time.clock_gettime(_CLOCK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +41,14 @@ class _Read:
     keys: Mapping[str, StoredKey]
 
 
+@dataclass(frozen=True, slots=True)
+class KeyCounts:
+    """Keys that were created, and those of them that are neither revoked nor expired."""
+
+    created: int
+    usable: int
+
+
 class AccessRegistry:
     """Tells whose a token is. A thread keeps it up to date until `close`."""
 
@@ -40,7 +56,7 @@ class AccessRegistry:
         self,
         store: AccessKeyStore,
         pepper: bytes,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = seconds,
         now: Callable[[], datetime] = now_utc,
     ) -> None:
         """Reads the keys once. Raises StoreUnavailable."""
@@ -50,7 +66,10 @@ class AccessRegistry:
         self._now = now
         self._refreshing = new_lock("access.refreshing")
         self._used: dict[str, datetime] = {}  # hours that are not stored yet
-        self._stop = threading.Event()
+        self._stored: dict[str, datetime] = {}  # hours that are, since the keys were read
+        self._stopping = False
+        self._wake = threading.Event()
+        self._next: Future[None] = Future()  # the next reading
         self._thread = threading.Thread(target=self._run, name="access-keys", daemon=True)
         began = clock()
         self._read = _Read(began, *store.all())
@@ -59,6 +78,11 @@ class AccessRegistry:
     def enabled(self) -> bool:
         """Whether requests need a key: once one was created, also if all were revoked since."""
         return bool(self._read.keys)
+
+    def counts(self) -> KeyCounts:
+        """How many keys were created, and how many of them are usable."""
+        keys, now = self._read.keys.values(), self._now()
+        return KeyCounts(len(keys), sum(stored.key.usable(now) for stored in keys))
 
     @property
     def fresh(self) -> bool:
@@ -69,10 +93,21 @@ class AccessRegistry:
         """Read the keys if they have changed, and begin a new lease. Raises StoreUnavailable."""
         with self._refreshing:
             began, read = self._clock(), self._read
-            if self._store.revision() == read.revision:
-                self._read = _Read(began, read.revision, read.keys)
-            else:
-                self._read = _Read(began, *self._store.all())
+            changed = self._store.revision() != read.revision
+            if changed:
+                read = _Read(began, *self._store.all())
+            if read.keys:
+                self._store.require_in_place()
+            self._read = _Read(began, read.revision, read.keys)
+        if changed:
+            self._warn_of_another_pepper()
+
+    def renewal(self) -> Future[None]:
+        """Done when the thread has tried once more to read the keys, from now on. Callers share it;
+        whether it succeeded is said by `fresh`."""
+        renewal = self._next
+        self._wake.set()
+        return renewal
 
     def key_of(self, token: str) -> AccessKey | None:
         """The usable key of a token; None for anything else. The lease must be `fresh`."""
@@ -101,26 +136,55 @@ class AccessRegistry:
 
     def close(self) -> None:
         """End the thread."""
-        self._stop.set()
+        self._stopping = True
+        self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
 
+    def store_uses(self) -> None:
+        """Store when keys were last used. Not on the thread that reads them: a write may have to
+        wait for others."""
+        used = dict(self._used)
+        if not used:
+            return
+        try:
+            self._store.note_use(used)
+        except LikenessError as error:
+            log(logging.DEBUG, "the last use of access keys was not stored", code=error.code)
+            return
+        self._stored |= used
+        for key_id, hour in used.items():
+            if self._used.get(key_id) == hour:
+                del self._used[key_id]
+
     def _note_use(self, key: AccessKey, now: datetime) -> None:
         hour = hour_of(now)
-        if key.last_used_at is None or key.last_used_at < hour:
-            self._used.setdefault(key.key_id, hour)
+        stored = self._stored.get(key.key_id, key.last_used_at)
+        if stored is None or stored < hour:
+            self._used[key.key_id] = hour
+
+    def _warn_of_another_pepper(self) -> None:
+        try:
+            self._store.check_pepper()
+        except AccessKeyError as error:
+            log(logging.WARNING, error.detail)
 
     def _run(self) -> None:
-        stored: dict[str, datetime] = {}  # until the keys are read again
-        while not self._stop.wait(POLL_S):
+        failing = False
+        while True:
+            self._wake.wait(POLL_S)
+            self._wake.clear()
+            # Who asks from here on waits for the reading after this one.
+            due, self._next = self._next, Future()
+            if self._stopping:
+                due.set_result(None)
+                return
             try:
                 self.refresh()
-                used = {key: at for key, at in list(self._used.items()) if stored.get(key) != at}
-                if used:
-                    self._store.note_use(used)
-                    stored |= used
-                for key in list(self._used):
-                    self._used.pop(key, None)
-            except LikenessError as error:
-                # Requests read the keys themselves until then, or are refused.
-                log(logging.DEBUG, "the access keys were not read", code=error.code)
+                failing = False
+            except Exception as error:  # noqa: BLE001 (the database may be away for a while)
+                if not failing:
+                    log(logging.WARNING, "the access keys cannot be read; without them no call is "
+                        "accepted", reason=getattr(error, "detail", repr(error)))  # fmt: skip
+                failing = True
+            due.set_result(None)

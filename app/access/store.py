@@ -48,32 +48,40 @@ class AccessKeyStore:
             rows = connection.execute(select(access_keys).order_by(access_keys.c.created_at))
             return revision, {row.key_id: StoredKey(_key(row), row.digest) for row in rows}
 
+    def require_in_place(self) -> None:
+        """Raise StoreUnavailable if the database's file was moved away or replaced: other processes
+        would change keys in another file."""
+        self._database.require_in_place()
+
     def check_pepper(self) -> None:
         """Raise AccessKeyError if usable keys were created with another pepper."""
-        mine = fingerprint(self._pepper)
         with self._database.reading() as connection:
-            rows = connection.execute(select(access_keys)).all()
+            self._require_own_pepper(connection, self._clock())
+
+    def create_first(self, new: NewKey, keep: Callable[[str], None]) -> AccessKey | None:
+        """Create a key, unless there was ever one: then None.
+
+        `keep` is called with the token before the key is stored. If it raises, or the process ends
+        meanwhile, there is no key.
+        """
         now = self._clock()
-        foreign = [row.name for row in rows if row.pepper != mine and _key(row).usable(now)]
-        if foreign:
-            raise AccessKeyError(
-                f"The access keys {', '.join(sorted(foreign)[:5])} were created with another "
-                "pepper, so their tokens cannot be checked. Give this process the same "
-                "LIKENESS_ACCESS_PEPPER or access-pepper file, or revoke these keys."
-            )
+        key, token = _made(new, now)
+        with self._database.writing() as connection:
+            _raise_revision(connection)
+            if connection.execute(select(access_keys.c.key_id).limit(1)).first() is not None:
+                return None
+            self._insert(connection, key, token)
+            keep(token)
+        return key
 
     def create(self, new: NewKey) -> tuple[AccessKey, str]:
         """A new key and its token, which is stored nowhere. Raises AccessKeyExists if a usable key
-        has that name."""
+        has that name, AccessKeyError as `check_pepper`."""
         now = self._clock()
-        key_id, token = new_token()
-        limit = None if new.collections is None else sorted({*new.collections})
-        key = AccessKey(
-            key_id, new.name, frozenset(new.scopes), None if limit is None else frozenset(limit),
-            now, new.expires_at,
-        )  # fmt: skip
+        key, token = _made(new, now)
         with self._database.writing() as connection:
             _raise_revision(connection)
+            self._require_own_pepper(connection, now)
             same = select(access_keys).where(access_keys.c.name == new.name)
             if any(_key(row).usable(now) for row in connection.execute(same)):
                 raise AccessKeyExists(
@@ -84,11 +92,14 @@ class AccessKeyStore:
         return key, token
 
     def rotate(self, name_or_id: str, overlap: timedelta) -> tuple[AccessKey, str]:
-        """A new key like an old one, which expires after `overlap`. Raises AccessKeyNotFound."""
+        """A new key like an old one, which expires after `overlap`. If the old one was to expire,
+        the new one lasts as long from now. Raises AccessKeyNotFound, AccessKeyError as
+        `check_pepper`."""
         now = self._clock()
         key_id, token = new_token()
         with self._database.writing() as connection:
             _raise_revision(connection)
+            self._require_own_pepper(connection, now)
             old = self._usable(connection, name_or_id, now)
             ends = min(now + overlap, old.expires_at or now + overlap)
             connection.execute(
@@ -96,7 +107,13 @@ class AccessKeyStore:
                     expires_at=ends
                 )
             )  # fmt: skip
-            key = replace(old, key_id=key_id, created_at=now, last_used_at=None)
+            key = replace(
+                old,
+                key_id=key_id,
+                created_at=now,
+                expires_at=_expiry_like(old, now),
+                last_used_at=None,
+            )
             self._insert(connection, key, token)
         return key, token
 
@@ -126,6 +143,17 @@ class AccessKeyStore:
                     .values(last_used_at=hour)
                 )
 
+    def _require_own_pepper(self, connection: Connection, now: datetime) -> None:
+        others = access_keys.c.pepper != fingerprint(self._pepper)
+        rows = connection.execute(select(access_keys).where(others))
+        foreign = sorted(key.name for row in rows if (key := _key(row)).usable(now))
+        if foreign:
+            raise AccessKeyError(
+                f"The access keys {', '.join(foreign[:5])} were created with another pepper, so "
+                "their tokens cannot be checked. Give this process the same LIKENESS_ACCESS_PEPPER "
+                "or access-pepper file, or revoke these keys."
+            )
+
     def _insert(self, connection: Connection, key: AccessKey, token: str) -> None:
         connection.execute(
             insert(access_keys).values(
@@ -136,7 +164,7 @@ class AccessKeyStore:
                 scopes=sorted(key.scopes),
                 collections=None if key.collections is None else sorted(key.collections),
                 created_at=key.created_at,
-                expires_at=key.expires_at,
+                expires_at=key.expires_at and key.expires_at.astimezone(UTC),
             )
         )
 
@@ -166,6 +194,22 @@ def hour_of(moment: datetime) -> datetime:
     return moment.replace(minute=0, second=0, microsecond=0)
 
 
+def _made(new: NewKey, now: datetime) -> tuple[AccessKey, str]:
+    key_id, token = new_token()
+    limit = None if new.collections is None else frozenset(new.collections)
+    return AccessKey(key_id, new.name, frozenset(new.scopes), limit, now, new.expires_at), token
+
+
+def _expiry_like(old: AccessKey, now: datetime) -> datetime | None:
+    """When a key of now expires that lasts as long as an old one was to."""
+    if old.expires_at is None:
+        return None
+    try:
+        return now + (old.expires_at - old.created_at)
+    except OverflowError:  # after the year 9999
+        return old.expires_at
+
+
 def _raise_revision(connection: Connection) -> None:
     """First in each change: it makes changes wait for each other."""
     connection.execute(update(access_state).values(revision=access_state.c.revision + 1))
@@ -175,7 +219,8 @@ def _key(row: Any) -> AccessKey:
     return AccessKey(
         row.key_id,
         row.name,
-        frozenset(Scope(one) for one in row.scopes),
+        # A newer version may have stored scopes that this one does not know.
+        frozenset(Scope(one) for one in row.scopes if one in {*Scope}),
         None if row.collections is None else frozenset(row.collections),
         _utc(row.created_at),
         _utc(row.expires_at),

@@ -10,6 +10,7 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +19,19 @@ from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.access.keys import AccessKey
+from app.access.keys import WHOLE_SERVICE, AccessKey
 from app.access.keys import Scope as KeyScope
-from app.access.registry import AccessRegistry
+from app.access.registry import LEASE_S, AccessRegistry
 from app.api.connection import ABORT
 from app.api.errors import problem
-from app.errors import Forbidden, LikenessError, RouteNotFound, Unauthenticated
+from app.api.places import Kind, kind_of
+from app.errors import (
+    Forbidden,
+    LikenessError,
+    RouteNotFound,
+    StoreUnavailable,
+    Unauthenticated,
+)
 from app.gallery.sql.rows import collection_not_found
 from app.telemetry.logs import log
 from app.telemetry.metrics import Metrics
@@ -127,7 +135,8 @@ class AccessControl:
             await self._app(scope, receive, send)
             return
         try:
-            access = await self._access(scope)
+            await self._renew()
+            access = self._access(scope)
         except LikenessError as error:
             await self._refuse(error)(scope, receive, send)
             return
@@ -137,17 +146,37 @@ class AccessControl:
         else:
             await _Watched(self._registry, access.key, scope).run(self._app, receive, send)
 
-    async def _access(self, scope: Scope) -> Access:
-        """What a request may do. Raises Unauthenticated, Forbidden, CollectionNotFound or
-        StoreUnavailable."""
+    async def _renew(self) -> None:
+        """Wait, for a limited time, until the keys are fresh. Raises StoreUnavailable."""
+        if self._registry.fresh:
+            return
+        renewal = asyncio.wrap_future(self._registry.renewal())
+        with suppress(TimeoutError):
+            # Others wait for the same reading: it must not be cancelled with this request.
+            await asyncio.wait_for(asyncio.shield(renewal), LEASE_S)
         if not self._registry.fresh:
-            await asyncio.to_thread(self._registry.refresh)
+            raise StoreUnavailable(
+                "The access keys cannot be read from the database, so no call is accepted. Try "
+                "again in a moment; the service's log has the reason.",
+                {"retry_after": 1},
+            )
+
+    def _access(self, scope: Scope) -> Access:
+        """What a request may do. Raises Unauthenticated, Forbidden, CollectionNotFound or
+        RouteNotFound."""
+        operation = self._operation(scope)
         if not self._registry.enabled:
+            if operation is not None and operation.scope is ADMIN:
+                raise Forbidden(
+                    "There is no access key yet, and the first one is not created over HTTP: "
+                    "run `likeness keys create --name admin --scope all` where the service runs."
+                )
             return Access()
         access = Access(self._key(scope))
-        operation = self._operation(scope)
         if operation is not None:
             _require(access, operation)
+        elif not self._is_declared(scope["path"]):
+            raise RouteNotFound(f"There is no call {scope['path']}; /docs lists all calls.")
         return access
 
     def _key(self, scope: Scope) -> AccessKey:
@@ -166,17 +195,18 @@ class AccessControl:
         return key
 
     def _operation(self, scope: Scope) -> _Operation | None:
-        """What is called; None if the path has no such method. Raises RouteNotFound: a route that
-        is not among the routers cannot be called with just any key."""
+        """What is called; None if no declared path has this method."""
         path, method = scope["path"], scope["method"]
         for route in self._by_form.get((method, path.count("/")), ()):
             if found := route.path_regex.match(path):
                 collection = found.groupdict().get("collection")
                 return _Operation(route.name, SCOPES[route.name], collection)
-        # With a slash at its end a path is only redirected.
-        if not any(route.path_regex.match(path.rstrip("/")) for route in self._routes):
-            raise RouteNotFound(f"There is no call {path}; /docs lists all calls.")
         return None
+
+    def _is_declared(self, path: str) -> bool:
+        """Whether a path is one of the routers', with any method: a route that is not among them
+        must not be called with just any key. With a slash at its end it is only redirected."""
+        return any(route.path_regex.match(path.rstrip("/")) for route in self._routes)
 
     def _refuse(self, error: LikenessError) -> Any:
         self._metrics.observe_problem(error.code)
@@ -188,8 +218,8 @@ class AccessControl:
 
 
 class _Watched:
-    """A request that is cut off once its key is not usable any more. Most are answered long before;
-    an upload or an event stream may take an hour."""
+    """A request that is cut off if its key is revoked or expires before its body is complete, or
+    while its answer is streamed. A call whose body is complete is finished and answered."""
 
     def __init__(self, registry: AccessRegistry, key: AccessKey, scope: Scope) -> None:
         self._registry = registry
@@ -199,20 +229,23 @@ class _Watched:
     async def run(self, app: ASGIApp, receive: Receive, send: Send) -> None:
         async def watched_receive() -> Message:
             message = await receive()
-            self._check()
+            if message["type"] == "http.request" and not self._registry.usable(self._key):
+                self._cut()
+                return {"type": "http.disconnect"}
             return message
 
         async def watched_send(message: Message) -> None:
-            self._check()
+            if not self._registry.usable(self._key):
+                self._cut()
             await send(message)
 
-        await app(self._scope, watched_receive, watched_send)
+        is_stream = kind_of(self._scope["method"], self._scope["path"]) is Kind.STREAM
+        await app(self._scope, watched_receive, watched_send if is_stream else send)
 
-    def _check(self) -> None:
-        if not self._registry.usable(self._key):
-            abort = self._scope.get(ABORT)
-            if abort is not None:
-                abort()
+    def _cut(self) -> None:
+        abort = self._scope.get(ABORT)
+        if abort is not None:
+            abort()
 
 
 def _require(access: Access, operation: _Operation) -> None:
@@ -223,8 +256,7 @@ def _require(access: Access, operation: _Operation) -> None:
             f"This call needs the scope '{operation.scope}'; the access key '{access.key.name}' "
             f"has {has}."
         )
-    unlimited = (KeyScope.ADMIN, KeyScope.METRICS)
-    if operation.scope in unlimited and access.key.collections is not None:
+    if operation.scope in WHOLE_SERVICE and access.key.collections is not None:
         raise Forbidden(
             f"The access key '{access.key.name}' is limited to collections; this call is about the "
             "whole service."

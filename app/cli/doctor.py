@@ -151,6 +151,15 @@ def _encryption(services: Services) -> str:
     return f"every template is sealed, key {keys}"
 
 
+def _access_keys(services: Services) -> str:
+    """Whether calls need a key. Raises AccessKeyError if keys were created with another pepper."""
+    services.access_keys.check_pepper()
+    state = services.access.counts()
+    if not state.created:
+        return "none: programs of this machine call the service without a key"
+    return f"every call needs one: {state.usable} are usable, of {state.created} that were created"
+
+
 def _installed(names: tuple[str, ...]) -> list[str]:
     return [name for name in names if _version(name) is not None]
 
@@ -179,6 +188,7 @@ def _facts(services: Services) -> list[tuple[str, str]]:
         ("workers", str(services.scheduler.workers)),
         ("database", str(gallery.store.describe()["database"])),
         ("encryption", _encryption(services)),
+        ("access keys", _access_keys(services)),
         ("default collection", f"{counts.persons} persons, {counts.templates} faces"),
         *_advice(services, counts),
     ]

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from app.access.keys import AccessKey, NewKey, Scope
+from app.access.keys import WHOLE_SERVICE, AccessKey, NewKey, Scope
 from app.access.pepper import read_pepper
 from app.access.registry import LEASE_S
 from app.access.store import AccessKeyStore
@@ -47,6 +47,30 @@ def _collections(values: list[str]) -> list[str]:
     return values
 
 
+def _scopes(given: list[str], limit: list[str] | None) -> list[Scope]:
+    """`all` means every scope that the key can have."""
+    unknown = [one for one in given if one != "all" and one not in [*Scope]]
+    if unknown:
+        raise typer.BadParameter(f"'{unknown[0]}' is not a scope: {', '.join(Scope)}, or all.")
+    scopes = [Scope(one) for one in given if one != "all"]
+    if limit and (wrong := sorted(WHOLE_SERVICE.intersection(scopes))):
+        raise typer.BadParameter(
+            f"The scope '{wrong[0]}' concerns the whole service; a key that is limited to "
+            "collections cannot have it."
+        )
+    if "all" not in given:
+        return scopes
+    return [one for one in Scope if not limit or one not in WHOLE_SERVICE]
+
+
+def _lifetime(value: str) -> timedelta:
+    """A duration that is not zero."""
+    found = duration(value)
+    if not found:
+        raise typer.BadParameter(f"'{value}': such a key would have expired already.")
+    return found
+
+
 def duration(value: str) -> timedelta:
     """30m, 12h or 90d. Raises typer.BadParameter."""
     found = DURATION.fullmatch(value)
@@ -74,15 +98,10 @@ def create(
 ) -> None:
     """Create an access key and print its token, which is stored nowhere. As soon as there is a key,
     every call needs one."""
-    unknown = [one for one in scope if one != "all" and one not in [*Scope]]
-    if unknown:
-        raise typer.BadParameter(f"'{unknown[0]}' is not a scope: {', '.join(Scope)}, or all.")
-    scopes = [*Scope] if "all" in scope else [Scope(one) for one in scope]
-    ends = None if expires is None else datetime.now(UTC) + duration(expires)
+    limit = _collections(collection or []) or None
+    ends = None if expires is None else datetime.now(UTC) + _lifetime(expires)
     with clear_errors(), _opened() as store:
-        key, token = store.create(
-            NewKey(name, scopes, _collections(collection or []) or None, ends)
-        )
+        key, token = store.create(NewKey(name, _scopes(scope, limit), limit, ends))
         _print_new(key, token)
 
 
@@ -92,7 +111,10 @@ def list_keys() -> None:
     with clear_errors(), _opened() as store:
         _, found = store.all()
     now = datetime.now(UTC)
-    table = Table("id", "name", "scopes", "collections", "state", "last used")
+    table = Table()
+    for title in ("id", "name", "scopes", "collections", "state", "last used"):
+        # Ids and names are arguments of other commands: never cut off, in however few columns.
+        table.add_column(title, no_wrap=title == "id", overflow="fold")
     for one in found.values():
         key = one.key
         limit = "all" if key.collections is None else ", ".join(sorted(key.collections))

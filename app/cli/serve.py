@@ -46,6 +46,10 @@ def announce(services: Services, port: int) -> None:
 def access_state(services: Services) -> str:
     """Who may call this service, in one line."""
     if services.access.enabled:
+        if not services.access.counts().usable:
+            return (
+                "every call needs an access key, and none is usable: likeness keys create makes one"
+            )
         return "every call needs an access key (likeness keys list)"
     if is_loopback(services.settings.host):
         return "no access keys: every program of this machine may call everything"
@@ -76,18 +80,19 @@ def require_access_keys(services: Services) -> None:
             "something in front of the service authenticates its callers."
         )
     file = settings.first_key_file.absolute()
-    _, token = services.access_keys.create(NewKey("first", [*Scope]))
     try:
-        write_whole(file, [f"{token}\n".encode()])
+        made = services.access_keys.create_first(
+            NewKey("first", [*Scope]), lambda token: write_whole(file, [f"{token}\n".encode()])
+        )
     except OSError as error:
-        services.access_keys.revoke("first")
         raise AccessKeyError(
-            f"The first access key cannot be written to {file} ({error.strerror}). Set "
-            "LIKENESS_FIRST_KEY_FILE to a file that can be written."
+            f"The first access key cannot be written to {file} ({error.strerror}), so it was not "
+            "created. Set LIKENESS_FIRST_KEY_FILE to a file that can be written."
         ) from error
     services.access.refresh()
-    log(logging.WARNING, "a first access key was created, which allows everything; read it, keep "
-        "it elsewhere, and delete the file", file=str(file))  # fmt: skip
+    if made is not None:  # otherwise another process has created one meanwhile
+        log(logging.WARNING, "a first access key was created, which allows everything; read it, "
+            "keep it elsewhere, and delete the file", file=str(file))  # fmt: skip
 
 
 def announce_folder(settings: Settings) -> None:
@@ -118,6 +123,7 @@ def run(services: Services, settings: Settings, sockets: list[socket.socket]) ->
     """Serve until a signal; requests that are being processed are finished first."""
     if warning := unmatched_pack(services):
         log(logging.WARNING, warning)
+    services.access_keys.check_pepper()
     require_access_keys(services)
     logging.getLogger("uvicorn.error").addHandler(_UvicornErrors())
     server = Server(create_app(services), settings, partial(announce, services))

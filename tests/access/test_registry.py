@@ -1,18 +1,26 @@
 """Access keys: from creation to the last process that accepts them."""
 
+import logging
 import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from app.access.keys import NewKey, Scope, digest_of, id_of, new_token
 from app.access.pepper import FILE, read_pepper
 from app.access.registry import LEASE_S, AccessRegistry
 from app.access.store import AccessKeyStore
-from app.errors import AccessKeyError, AccessKeyExists, AccessKeyNotFound
+from app.errors import AccessKeyError, AccessKeyExists, AccessKeyNotFound, StoreUnavailable
+from app.gallery.backends import create_engine
+from app.gallery.schema import migrate
+from app.gallery.sql.tables import access_keys
 from app.settings import Settings
+from app.telemetry.logs import LOGGER_NAME
 from tests.access.conftest import PEPPER, Clock
 
 ENTRANCE = NewKey("entrance-1", [Scope.IDENTIFY], ["staff"])
@@ -142,7 +150,9 @@ def test_use_is_kept_by_the_hour(
     before = store.revision()
     registry.refresh()
     registry.key_of(token)
-    store.note_use(registry._used)
+    registry.store_uses()
+    registry.key_of(token)
+    assert not registry._used, "it is stored once an hour"
     _, keys = store.all()
     assert keys[key.key_id].key.last_used_at == clock.now.replace(minute=0)
     assert store.revision() == before
@@ -151,10 +161,121 @@ def test_use_is_kept_by_the_hour(
 def test_keys_of_another_pepper_are_named(store: AccessKeyStore) -> None:
     store.create(ENTRANCE)
     other = AccessKeyStore(store._database.engine, bytes(32))
-    with pytest.raises(AccessKeyError, match=r"entrance-1.*another pepper"):
-        other.check_pepper()
+    for use in (other.check_pepper, lambda: other.create(replace(ENTRANCE, name="gate")),
+                lambda: other.rotate("entrance-1", timedelta(0))):  # fmt: skip
+        with pytest.raises(AccessKeyError, match=r"entrance-1.*another pepper"):
+            use()
     other.revoke("entrance-1")
     other.check_pepper()
+
+
+def test_expiry_is_one_moment_in_every_time_zone(store: AccessKeyStore, clock: Clock) -> None:
+    ends = (clock.now + timedelta(hours=1)).astimezone(timezone(timedelta(hours=14)))
+    key, _ = store.create(replace_expiry(ENTRANCE, ends))
+    assert store.all()[1][key.key_id].key.expires_at == ends
+
+
+def test_a_rotated_key_lasts_as_long_as_the_old_one_was_to(
+    store: AccessKeyStore, clock: Clock
+) -> None:
+    store.create(replace_expiry(ENTRANCE, clock.now + timedelta(days=90)))
+    clock.later(89 * 86_400)
+    key, _ = store.rotate("entrance-1", timedelta(hours=1))
+    assert key.expires_at == clock.now + timedelta(days=90)
+    store.create(NewKey("far", [Scope.DETECT], None, datetime.max.replace(tzinfo=UTC)))
+    assert store.rotate("far", timedelta(0))[0].expires_at is not None
+
+
+def test_a_scope_of_a_newer_version_is_not_known(
+    store: AccessKeyStore, registry: AccessRegistry
+) -> None:
+    _, token = store.create(ENTRANCE)
+    with store._database.writing() as connection:
+        connection.execute(update(access_keys).values(scopes=["identify", "time travel"]))
+    registry._read = replace(registry._read, revision=-1)
+    registry.refresh()
+    key = registry.key_of(token)
+    assert key is not None
+    assert key.scopes == {Scope.IDENTIFY}
+
+
+class TestFirst:
+    def test_is_created_once_by_simultaneous_starts(self, store: AccessKeyStore) -> None:
+        kept: list[str] = []
+        with ThreadPoolExecutor(4) as pool:
+            made = list(pool.map(lambda _: store.create_first(ENTRANCE, kept.append), range(4)))
+        assert [key.name for key in made if key is not None] == ["entrance-1"]
+        (stored,) = store.all()[1]
+        assert [id_of(token) for token in kept] == [stored]
+
+    def test_is_not_created_if_its_token_cannot_be_kept(self, store: AccessKeyStore) -> None:
+        """So that the next start tries again. A process that is killed there leaves the same."""
+
+        def full(_token: str) -> None:
+            raise OSError
+
+        with pytest.raises(OSError):  # noqa: PT011
+            store.create_first(ENTRANCE, full)
+        assert not store.all()[1]
+
+    def test_is_never_created_again(self, store: AccessKeyStore) -> None:
+        store.create(ENTRANCE)
+        store.revoke("entrance-1")
+        assert store.create_first(ENTRANCE, pytest.fail) is None
+
+
+def test_keys_of_a_file_that_was_moved_away_are_not_used(tmp_path: Path) -> None:
+    """A revocation would be written to the new file."""
+    file = tmp_path / "likeness.db"
+    engine = create_engine(f"sqlite:///{file}")
+    migrate(engine)
+    store = AccessKeyStore(engine, PEPPER)
+    registry = AccessRegistry(store, PEPPER)
+    store.create(ENTRANCE)
+    registry.refresh()
+    file.rename(tmp_path / "old.db")
+    began = registry._read.began
+    with pytest.raises(StoreUnavailable, match="moved away"):
+        registry.refresh()
+    assert registry._read.began == began
+    engine.dispose()
+
+
+def test_a_key_of_another_pepper_is_named_in_the_log(
+    store: AccessKeyStore,
+    registry: AccessRegistry,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As when the command line lacks the LIKENESS_ACCESS_PEPPER of the service."""
+    monkeypatch.setattr(logging.getLogger(LOGGER_NAME), "propagate", True)
+    _, token = AccessKeyStore(store._database.engine, bytes(32)).create(ENTRANCE)
+    registry.refresh()
+    assert registry.key_of(token) is None
+    assert "created with another pepper" in caplog.text
+
+
+def test_many_wait_for_one_reading(
+    store: AccessKeyStore, registry: AccessRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that hangs holds one thread, however many requests wait."""
+    answers, asked = threading.Event(), threading.Event()
+
+    def hanging() -> int:
+        asked.set()
+        assert answers.wait(10)
+        return 0
+
+    monkeypatch.setattr(store, "revision", hanging)
+    registry.start()
+    first = registry.renewal()
+    assert asked.wait(10)
+    waiting = {registry.renewal() for _ in range(100)}
+    assert len(waiting - {first}) == 1
+    answers.set()
+    for renewal in waiting:
+        renewal.result(10)
+    registry.close()
 
 
 class TestPepper:

@@ -1,7 +1,9 @@
 """Access control over HTTP: every route, every scope, every kind of key and of collection."""
 
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
 
-from app.access.keys import NewKey, Scope
+from app.access.keys import WHOLE_SERVICE, NewKey, Scope
 from app.access.registry import LEASE_S
 from app.api.access import SCOPES, AccessControl, protected_routes
 from app.api.main import ROUTERS
@@ -24,7 +26,6 @@ ELSEWHERE = {"person_id": "nobody", "face_id": "0" * 8, "import_id": "0" * 32, "
              "other_id": "nobody-else"}  # fmt: skip
 # Their collection is a field, not part of the path.
 BY_FIELD = {"identify", "verify", "enroll"}
-WHOLE_SERVICE = {Scope.ADMIN, Scope.METRICS}
 
 
 @pytest.fixture(scope="module")
@@ -192,14 +193,99 @@ def test_a_key_from_creation_to_revocation(site: httpx.Client, tokens: dict[str,
     assert site.get(f"/v1/collections/{OWN}", headers=mine).status_code == 401
 
 
-def test_without_any_key_every_call_is_open(tmp_path: Path) -> None:
+def test_a_key_may_revoke_and_rotate_itself(site: httpx.Client, tokens: dict[str, str]) -> None:
+    """The answer must arrive: it may hold the only usable token."""
+    admin = {"Authorization": f"Bearer {tokens['admin']}"}
+    made = site.post("/v1/keys", headers=admin, json={"name": "self", "scopes": ["admin"]})
+    mine = {"X-Api-Key": made.json()["token"]}
+    time.sleep(LEASE_S)
+    rotated = site.post("/v1/keys/self/rotate", headers=mine, json={"overlap_hours": 0})
+    mine = {"X-Api-Key": rotated.json()["token"]}
+    time.sleep(LEASE_S)
+    assert site.delete("/v1/keys/self", headers=mine).status_code == 200
+    assert site.get("/v1/keys", headers=mine).status_code == 401
+
+
+def test_a_body_that_is_complete_after_the_revocation_is_not_processed(
+    site: httpx.Client, keyed: Services, tokens: dict[str, str]
+) -> None:
+    _, token = keyed.access_keys.create(NewKey("uploads", [Scope.MANAGE], [OWN]))
+    keyed.access.refresh()
+
+    def slow() -> Iterator[bytes]:
+        yield b'{"person_id": "ada", '
+        keyed.access_keys.revoke("uploads")
+        keyed.access.refresh()
+        yield b'"without_face": true}'
+
+    headers = {"X-Api-Key": token, "Content-Type": "application/jsonl"}
+    with pytest.raises(httpx.TransportError):
+        site.post(f"/v1/collections/{OWN}/imports", headers=headers, content=slow())
+    deadline = time.monotonic() + 30
+    while [*(keyed.settings.data_dir / "imports").glob("*.jsonl")]:
+        assert time.monotonic() < deadline, "what was received is deleted"
+        time.sleep(0.02)
+    imports = site.get(f"/v1/collections/{OWN}/imports", headers={"X-Api-Key": tokens["all"]})
+    assert imports.json()["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [({"expires_at": "2020-01-01T00:00:00Z"}, "future"),
+     ({"expires_at": "9999-12-31T23:59:59-14:00"}, "years"),
+     ({"expires_at": "2099-01-01T00:00:00"}, "timezone"),
+     ({"scopes": ["admin"], "collections": [OWN]}, "whole service"),
+     ({"scopes": ["metrics"], "collections": [OWN]}, "whole service")],
+)  # fmt: skip
+def test_a_key_that_could_do_nothing_is_not_created(
+    site: httpx.Client, tokens: dict[str, str], wrong: dict[str, object], why: str
+) -> None:
+    new = {"name": "useless", "scopes": ["detect"], **wrong}
+    answer = site.post("/v1/keys", headers={"X-Api-Key": tokens["admin"]}, json=new)
+    assert answer.status_code == 422
+    assert why in answer.json()["detail"]
+
+
+def test_without_any_key_every_call_is_open_but_those_of_keys(tmp_path: Path) -> None:
+    """Otherwise anybody who reaches an open service could lock its users out for good."""
     services = build_services(Settings(data_dir=tmp_path))
     with run_server(services) as url, httpx.Client(base_url=url) as client:
         assert client.get("/v1/collections").status_code == 200
         made = client.post("/v1/keys", json={"name": "first", "scopes": ["admin"]})
-        assert made.status_code == 201
+        assert (made.status_code, code_of(made)) == (403, "forbidden")
+        assert "likeness keys create" in made.json()["detail"]
+        services.access_keys.create(NewKey("first", [Scope.MANAGE]))
         time.sleep(LEASE_S)
         assert client.get("/v1/collections").status_code == 401
+
+
+@pytest.mark.slow
+def test_a_database_that_hangs_ends_calls_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = build_services(Settings(data_dir=tmp_path))
+    _, token = services.access_keys.create(NewKey("any", [Scope.MANAGE]))
+    services.access.refresh()
+    answers = threading.Event()
+    revision = services.access_keys.revision
+
+    def hanging() -> int:
+        assert answers.wait(60)
+        return revision()
+
+    monkeypatch.setattr(services.access_keys, "revision", hanging)
+    mine = {"X-Api-Key": token}
+    with run_server(services) as url, ThreadPoolExecutor(50) as pool:
+        time.sleep(LEASE_S)
+        before = threading.active_count()
+        refused = [pool.submit(httpx.get, f"{url}/v1/collections", headers=mine, timeout=30)
+                   for _ in range(50)]  # fmt: skip
+        assert httpx.get(f"{url}/livez").status_code == 200
+        codes = {(one.result().status_code, code_of(one.result())) for one in refused}
+        assert codes == {(503, "store_unavailable")}
+        assert threading.active_count() - before <= 50, "the threads of the clients alone"
+        answers.set()
+        assert httpx.get(f"{url}/v1/collections", headers=mine).status_code == 200
 
 
 def test_a_route_without_a_scope_stops_the_application() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from app.access.keys import Scope, id_of
+from app.access.keys import NewKey, Scope, id_of
 from app.cli.commands import app
 from app.cli.serve import access_state, is_loopback, require_access_keys
 from app.errors import AccessKeyError
@@ -48,14 +48,25 @@ def test_a_key_from_creation_to_revocation() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [["--name", "a b"], ["--scope", "everything"], ["--collection", "../x"], ["--expires", "soon"]],
-    ids=lambda wrong: wrong[0],
+    [
+        ["--name", "a b"],
+        ["--scope", "everything"],
+        ["--collection", "../x"],
+        ["--expires", "soon"],
+        ["--expires", "0d"],
+    ],
+    ids="=".join,
 )
 def test_what_is_wrong_is_named(wrong: list[str]) -> None:
     given = {"--name": "a", "--scope": "detect", wrong[0]: wrong[1]}
     arguments = [text for pair in given.items() for text in pair]
     _, about = run("create", *arguments, code=2)
     assert wrong[1] in about
+
+
+def test_a_limited_key_has_no_scope_of_the_whole_service() -> None:
+    _, about = run("create", "--name", "a", "--scope", "admin", "--collection", "x", code=2)
+    assert "'admin' concerns the whole service" in about
 
 
 def test_two_keys_of_one_name(data: Path) -> None:
@@ -114,11 +125,44 @@ class TestServe:
         assert not file.exists(), "there is a key already"
         assert "needs an access key" in access_state(services)
 
-    def test_a_first_key_that_cannot_be_written_is_revoked(
+    def test_a_first_key_that_cannot_be_written_is_not_created(
         self, open_services: Callable[..., Services], tmp_path: Path
     ) -> None:
         services = open_services(host="0.0.0.0", first_key_file=tmp_path / "absent" / "first")
         with pytest.raises(AccessKeyError, match="LIKENESS_FIRST_KEY_FILE"):
             require_access_keys(services)
-        services.access.refresh()
+        assert not services.access.enabled
+        (tmp_path / "absent").mkdir()
+        require_access_keys(services)
         assert services.access.enabled
+
+    def test_says_that_no_key_is_usable(self, open_services: Callable[..., Services]) -> None:
+        services = open_services()
+        services.access_keys.create(NewKey("only", [Scope.ADMIN]))
+        services.access_keys.revoke("only")
+        services.access.refresh()
+        assert "none is usable" in access_state(services)
+
+
+def test_no_list_cuts_ids_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    token, _ = run("create", "--name", "a" * 64, "--scope", "all")
+    shown, _ = run("list")
+    assert str(id_of(token.strip())) in shown
+    assert "…" not in shown
+
+
+def test_all_scopes_of_a_limited_key() -> None:
+    _, about = run("create", "--name", "a", "--scope", "all", "--collection", "staff")
+    assert "detect, enroll, identify, manage in staff" in " ".join(about.split())
+
+
+def test_doctor_says_whether_keys_are_needed() -> None:
+    run("list")  # which makes the database
+    shown = CliRunner().invoke(app, ["doctor", "--no-check"]).stdout
+    assert "none: programs of this machine" in shown
+    run("create", "--name", "a", "--scope", "all")
+    run("create", "--name", "b", "--scope", "all")
+    run("revoke", "b")
+    shown = CliRunner().invoke(app, ["doctor", "--no-check"]).stdout
+    assert "every call needs one: 1 are usable, of 2" in shown

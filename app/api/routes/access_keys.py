@@ -19,7 +19,7 @@ from app.api.schemas.access_keys import (
     RotationFields,
     key_info,
 )
-from app.errors import AccessKeyExists, AccessKeyNotFound
+from app.errors import AccessKeyError, AccessKeyExists, AccessKeyNotFound
 
 router = APIRouter(prefix="/v1/keys", tags=["access"], route_class=JsonRoute)
 Key = Annotated[str, Path(min_length=1, max_length=64, description="Id or name of a key.")]
@@ -38,12 +38,12 @@ async def list_keys(request: Request) -> Any:
     "",
     response_model=KeyWithToken,
     status_code=201,
-    responses=problems(ANY_BODY, ANY_WRITE, (AccessKeyExists,)),
+    responses=problems(ANY_BODY, ANY_WRITE, (AccessKeyExists, AccessKeyError)),
 )
 async def create_key(request: Request, response: Response, body: NewKeyFields) -> Any:
     """Create an access key. The answer is the only one that has its token.
 
-    As soon as there is a key, every call needs one.
+    The first key is created on the command line: `likeness keys create`.
     """
     head = AnswerHead(request)
     new = NewKey(body.name, body.scopes, body.collections, body.expires_at)
@@ -56,10 +56,13 @@ async def create_key(request: Request, response: Response, body: NewKeyFields) -
     "/{key}/rotate",
     response_model=KeyWithToken,
     status_code=201,
-    responses=problems(ANY_BODY, ANY_WRITE, (AccessKeyNotFound,)),
+    responses=problems(ANY_BODY, ANY_WRITE, (AccessKeyNotFound, AccessKeyError)),
 )
 async def rotate_key(request: Request, response: Response, key: Key, body: RotationFields) -> Any:
-    """Create a key like another one, whose token stays usable for some time."""
+    """Create a key like another one, whose token stays usable for some time.
+
+    If the old key was to expire, the new one lasts as long from now.
+    """
     head = AnswerHead(request)
     made, token = await head.services.scheduler.write(
         head.services.access_keys.rotate, key, timedelta(hours=body.overlap_hours)

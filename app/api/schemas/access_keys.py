@@ -1,11 +1,11 @@
 """What `/v1/keys` takes and answers."""
 
-from datetime import datetime
-from typing import Annotated, Any
+from datetime import UTC, datetime
+from typing import Annotated, Any, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
-from app.access.keys import AccessKey, Scope
+from app.access.keys import WHOLE_SERVICE, AccessKey, Scope
 from app.api.fields import CollectionName
 from app.api.schemas.common import TIME, Answer, example
 
@@ -25,6 +25,16 @@ _KEY: dict[str, Any] = {
 }
 
 
+def _in_future(value: datetime) -> datetime:
+    try:
+        utc = value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("must lie in the years 1 to 9999 of UTC") from None
+    if utc <= datetime.now(UTC):
+        raise ValueError("must lie in the future")
+    return utc
+
+
 class NewKeyFields(BaseModel):
     """A key to create."""
 
@@ -40,7 +50,17 @@ class NewKeyFields(BaseModel):
         list[CollectionName] | None,
         Field(min_length=1, description="The only collections it is for; null: all."),
     ] = None
-    expires_at: AwareDatetime | None = None
+    expires_at: Annotated[AwareDatetime, AfterValidator(_in_future)] | None = None
+
+    @model_validator(mode="after")
+    def _of_the_whole_service(self) -> Self:
+        wrong = sorted(WHOLE_SERVICE.intersection(self.scopes))
+        if self.collections is not None and wrong:
+            raise ValueError(
+                f"the scope '{wrong[0]}' concerns the whole service; a key that is limited to "
+                "collections cannot have it"
+            )
+        return self
 
 
 class RotationFields(BaseModel):
