@@ -100,6 +100,10 @@ class AccessKeyNotFound(LikenessError):
     code, status, title = "access_key_not_found", 404, "There is no such access key"
 
 
+class AccessPepperDiffers(LikenessError):
+    code, status, title = "access_pepper_differs", 409, "Keys were created with another pepper"
+
+
 class AccessKeyExists(LikenessError):
     code, status, title = "access_key_exists", 409, "An access key of that name exists"
 

@@ -16,7 +16,7 @@ from datetime import datetime
 
 from app.access.keys import AccessKey, digest_of, id_of
 from app.access.store import AccessKeyStore, StoredKey, hour_of
-from app.errors import AccessKeyError, LikenessError
+from app.errors import AccessPepperDiffers, LikenessError
 from app.gallery.sql.part import now_utc
 from app.locks import new_lock
 from app.telemetry.logs import log
@@ -166,7 +166,7 @@ class AccessRegistry:
     def _warn_of_another_pepper(self) -> None:
         try:
             self._store.check_pepper()
-        except AccessKeyError as error:
+        except AccessPepperDiffers as error:
             log(logging.WARNING, error.detail)
 
     def _run(self) -> None:

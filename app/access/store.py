@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, insert, select, update
 
 from app.access.keys import AccessKey, NewKey, Scope, digest_of, new_token
 from app.access.pepper import fingerprint
-from app.errors import AccessKeyError, AccessKeyExists, AccessKeyNotFound
+from app.errors import AccessKeyExists, AccessKeyNotFound, AccessPepperDiffers
 from app.gallery.sql.part import now_utc
 from app.gallery.sql.tables import access_keys, access_state
 from app.gallery.sql.transactions import Transactions
@@ -54,7 +54,7 @@ class AccessKeyStore:
         self._database.require_in_place()
 
     def check_pepper(self) -> None:
-        """Raise AccessKeyError if usable keys were created with another pepper."""
+        """Raise AccessPepperDiffers if usable keys were created with another pepper."""
         with self._database.reading() as connection:
             self._require_own_pepper(connection, self._clock())
 
@@ -76,7 +76,7 @@ class AccessKeyStore:
 
     def create(self, new: NewKey) -> tuple[AccessKey, str]:
         """A new key and its token, which is stored nowhere. Raises AccessKeyExists if a usable key
-        has that name, AccessKeyError as `check_pepper`."""
+        has that name, AccessPepperDiffers as `check_pepper`."""
         now = self._clock()
         key, token = _made(new, now)
         with self._database.writing() as connection:
@@ -93,7 +93,7 @@ class AccessKeyStore:
 
     def rotate(self, name_or_id: str, overlap: timedelta) -> tuple[AccessKey, str]:
         """A new key like an old one, which expires after `overlap`. If the old one was to expire,
-        the new one lasts as long from now. Raises AccessKeyNotFound, AccessKeyError as
+        the new one lasts as long from now. Raises AccessKeyNotFound, AccessPepperDiffers as
         `check_pepper`."""
         now = self._clock()
         key_id, token = new_token()
@@ -148,7 +148,7 @@ class AccessKeyStore:
         rows = connection.execute(select(access_keys).where(others))
         foreign = sorted(key.name for row in rows if (key := _key(row)).usable(now))
         if foreign:
-            raise AccessKeyError(
+            raise AccessPepperDiffers(
                 f"The access keys {', '.join(foreign[:5])} were created with another pepper, so "
                 "their tokens cannot be checked. Give this process the same LIKENESS_ACCESS_PEPPER "
                 "or access-pepper file, or revoke these keys."

@@ -152,7 +152,7 @@ def _encryption(services: Services) -> str:
 
 
 def _access_keys(services: Services) -> str:
-    """Whether calls need a key. Raises AccessKeyError if keys were created with another pepper."""
+    """Whether calls need a key. Raises AccessPepperDiffers."""
     services.access_keys.check_pepper()
     state = services.access.counts()
     if not state.created:

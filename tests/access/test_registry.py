@@ -15,7 +15,13 @@ from app.access.keys import NewKey, Scope, digest_of, id_of, new_token
 from app.access.pepper import FILE, read_pepper
 from app.access.registry import LEASE_S, AccessRegistry
 from app.access.store import AccessKeyStore
-from app.errors import AccessKeyError, AccessKeyExists, AccessKeyNotFound, StoreUnavailable
+from app.errors import (
+    AccessKeyError,
+    AccessKeyExists,
+    AccessKeyNotFound,
+    AccessPepperDiffers,
+    StoreUnavailable,
+)
 from app.gallery.backends import create_engine
 from app.gallery.schema import migrate
 from app.gallery.sql.tables import access_keys
@@ -163,7 +169,7 @@ def test_keys_of_another_pepper_are_named(store: AccessKeyStore) -> None:
     other = AccessKeyStore(store._database.engine, bytes(32))
     for use in (other.check_pepper, lambda: other.create(replace(ENTRANCE, name="gate")),
                 lambda: other.rotate("entrance-1", timedelta(0))):  # fmt: skip
-        with pytest.raises(AccessKeyError, match=r"entrance-1.*another pepper"):
+        with pytest.raises(AccessPepperDiffers, match=r"entrance-1.*another pepper"):
             use()
     other.revoke("entrance-1")
     other.check_pepper()

@@ -19,7 +19,7 @@ from app.api.schemas.access_keys import (
     RotationFields,
     key_info,
 )
-from app.errors import AccessKeyError, AccessKeyExists, AccessKeyNotFound
+from app.errors import AccessKeyExists, AccessKeyNotFound, AccessPepperDiffers
 
 router = APIRouter(prefix="/v1/keys", tags=["access"], route_class=JsonRoute)
 Key = Annotated[str, Path(min_length=1, max_length=64, description="Id or name of a key.")]
@@ -38,7 +38,7 @@ async def list_keys(request: Request) -> Any:
     "",
     response_model=KeyWithToken,
     status_code=201,
-    responses=problems(ANY_BODY, ANY_WRITE, (AccessKeyExists, AccessKeyError)),
+    responses=problems(ANY_BODY, ANY_WRITE, (AccessKeyExists, AccessPepperDiffers)),
 )
 async def create_key(request: Request, response: Response, body: NewKeyFields) -> Any:
     """Create an access key. The answer is the only one that has its token.
@@ -56,7 +56,7 @@ async def create_key(request: Request, response: Response, body: NewKeyFields) -
     "/{key}/rotate",
     response_model=KeyWithToken,
     status_code=201,
-    responses=problems(ANY_BODY, ANY_WRITE, (AccessKeyNotFound, AccessKeyError)),
+    responses=problems(ANY_BODY, ANY_WRITE, (AccessKeyNotFound, AccessPepperDiffers)),
 )
 async def rotate_key(request: Request, response: Response, key: Key, body: RotationFields) -> Any:
     """Create a key like another one, whose token stays usable for some time.
