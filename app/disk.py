@@ -15,7 +15,7 @@ def write_whole(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
     """
     temporary = path.with_name(f"{path.name}.new")
     try:
-        with open(temporary, "wb", opener=_private) as file:
+        with open(temporary, "wb", opener=_private_anew) as file:
             for piece in pieces:
                 file.write(piece)
             file.flush()
@@ -39,6 +39,18 @@ def _sync(folder: Path) -> None:
 def _private(path: str, flags: int) -> int:
     """An opener of files that their owner alone may read."""
     return os.open(path, flags, 0o600)
+
+
+def _private_anew(path: str, flags: int) -> int:
+    """An opener of files of which nobody else has prepared one: neither a link to another file, nor
+    one that others may read."""
+    file = os.open(path, flags | os.O_NOFOLLOW, 0o600)
+    try:
+        os.fchmod(file, 0o600)
+    except OSError:
+        os.close(file)
+        raise
+    return file
 
 
 def private_folder(path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path, PosixPath
 import numpy as np
 import pytest
 
-from app.disk import files_in, private_file, private_folder
+from app.disk import files_in, private_file, private_folder, write_whole
 from app.gallery.backends import create_engine
 from app.gallery.index.certified import IndexShape
 from app.gallery.index.snapshot import has_rows
@@ -105,3 +105,17 @@ def test_everything_below_the_data_folder(tmp_path: Path) -> None:
     assert any(path.name == "manifest.json" for path in found)
     for path in [tmp_path / "data", *found]:
         assert mode(path) == (0o700 if path.is_dir() else 0o600), path
+
+
+def test_a_secret_is_not_written_where_others_prepared_a_file(tmp_path: Path) -> None:
+    """As in a folder that everybody may write to, such as /tmp."""
+    secret, prepared = tmp_path / "secret", tmp_path / "secret.new"
+    prepared.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic links"):
+        write_whole(secret, [b"token"])
+    assert not (tmp_path / "elsewhere").exists()
+    prepared.unlink(missing_ok=True)
+    prepared.touch(0o666)
+    prepared.chmod(0o666)
+    write_whole(secret, [b"token"])
+    assert secret.stat().st_mode & 0o777 == 0o600

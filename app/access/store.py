@@ -14,7 +14,7 @@ from app.gallery.sql.part import now_utc
 from app.gallery.sql.tables import access_keys, access_state
 from app.gallery.sql.transactions import Transactions
 
-HOUR = timedelta(hours=1)
+_SCOPES = {one.value: one for one in Scope}
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +220,7 @@ def _key(row: Any) -> AccessKey:
         row.key_id,
         row.name,
         # A newer version may have stored scopes that this one does not know.
-        frozenset(Scope(one) for one in row.scopes if one in {*Scope}),
+        frozenset(_SCOPES[one] for one in row.scopes if one in _SCOPES),
         None if row.collections is None else frozenset(row.collections),
         _utc(row.created_at),
         _utc(row.expires_at),
