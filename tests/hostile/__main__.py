@@ -10,7 +10,7 @@ from rich.table import Table
 from tests.hostile import attacks as _attacks  # noqa: F401 - they add themselves to the list
 from tests.hostile.run import Verdict, run
 from tests.hostile.scenario import ATTACKS, CONTROL
-from tests.hostile.service import running
+from tests.hostile.service import memory_limit, running
 
 
 def main() -> int:
@@ -33,8 +33,9 @@ def main() -> int:
 def table(verdicts: list[Verdict]) -> Table:
     """One row an attack."""
     shown = Table(
-        "attack", "requests", "s", "/livez p100 ms", "lag ms", "noise ms", "RSS MiB", "verdict"
-    )
+        "attack", "requests", "s", "/livez p100 ms", "lag ms", "noise ms", "RSS MiB", "verdict",
+        caption=f"The service ran with {memory_limit()}.",
+    )  # fmt: skip
     for one in verdicts:
         times = [one.livez * 1000, one.seen.lag * 1000, one.seen.noise * 1000]
         numbers = [one.seconds, *times, one.seen.peak_mib]

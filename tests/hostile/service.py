@@ -23,6 +23,18 @@ START_S = 60
 STOP_S = 60
 
 
+def memory_limit() -> str:
+    """Which limits of memory the service runs under, for people."""
+    space = f"{ADDRESS_SPACE_KIB >> 20} GiB of address space"
+    try:
+        groups = Path("/proc/self/cgroup").read_text().splitlines()
+        folder = next((line[3:] for line in groups if line.startswith("0::")), "").lstrip("/")
+        most = Path("/sys/fs/cgroup", folder, "memory.max").read_text().strip()
+    except OSError:
+        return f"{space}; without a memory cgroup, because cgroup v2 sets no limit here"
+    return f"{space}; memory cgroup: {most} bytes"
+
+
 @contextmanager
 def running(folder: Path, **settings: str) -> Iterator[tuple[Target, psutil.Process]]:
     """A service until the block ends. Raises RuntimeError where it does not start, does not stop

@@ -1,0 +1,23 @@
+import resource
+import sys
+import threading
+import time
+
+import pytest
+
+from app.importing.jobs import _Wanted
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the context switches of a thread")
+def test_the_thread_of_an_import_rests_while_it_goes_through_rows() -> None:
+    """Or it would hold the interpreter's lock as long as the system lets it."""
+    wanted, before = _Wanted(threading.Event(), lambda: None), rests()
+    end = time.monotonic() + 0.2
+    while time.monotonic() < end:
+        wanted.check()
+    assert rests() - before >= 4
+
+
+def rests() -> int:
+    """How often this thread gave up its core by itself."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
