@@ -97,7 +97,7 @@ check: $(STAMPS)/dev ## Format, lint, types, import layers
 	$(BIN)/lint-imports
 
 .PHONY: format
-format: $(STAMPS)/dev ## Mend what can be mended
+format: $(STAMPS)/dev ## Format, and fix what ruff can fix
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 
@@ -109,7 +109,7 @@ NO_CPU_RUNTIME = --excludes requirements/gpu.excludes.txt
 NO_TORCH = --excludes requirements/export.excludes.txt
 
 .PHONY: lock
-lock: ## Write requirements/*.txt anew from pyproject.toml (UPGRADE=1 for newer versions)
+lock: ## Write requirements/*.txt from pyproject.toml (UPGRADE=1 for newer versions)
 	@command -v $(UV) >/dev/null || { echo "No uv: 'make install' first, or name one: make lock UV=uv" >&2; exit 1; }
 	$(LOCK) --extra cpu --extra postgres --extra parquet --extra insightface --extra export --extra dev $(NO_TORCH) -o requirements/dev.txt
 	$(LOCK) -c requirements/dev.txt --extra cpu --extra postgres --extra parquet -o requirements/cpu.txt

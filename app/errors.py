@@ -1,6 +1,6 @@
 """The error tree: every failure a caller can meet has a stable code and an HTTP status.
 
-Domain code raises these; only `app.api.errors` turns them into RFC 9457 problem documents.
+Domain code raises these; only `app.api.error_handlers` turns them into RFC 9457 problem documents.
 """
 
 from collections.abc import Mapping
@@ -78,7 +78,7 @@ class HeadTooLarge(LikenessError):
 
 
 class InvalidCursor(InvalidRequest):
-    code, title = "invalid_cursor", "The cursor is not one of ours"
+    code, title = "invalid_cursor", "The cursor is invalid"
 
 
 class IdempotencyKeyReused(InvalidRequest):
@@ -214,9 +214,9 @@ class DeclaredDifferent(Conflict):
 
 
 class EnrolledBefore(Conflict):
-    """The enrolment of that Idempotency-Key is done; its answer can be had."""
+    """The enrollment of that Idempotency-Key is done; its answer can be had."""
 
-    code, title = "enrolled_before", "This enrolment is done already"
+    code, title = "enrolled_before", "This enrollment was done before"
 
 
 class NotReembedded(Conflict):
@@ -242,11 +242,15 @@ class NotEnoughData(LikenessError):
 
 
 class RateOutOfReach(LikenessError):
-    code, status, title = "rate_out_of_reach", 422, "No calibration can stand behind that rate"
+    code, status, title = (
+        "rate_out_of_reach",
+        422,
+        ("The rate is below what any calibration supports"),
+    )
 
 
 class LivenessUnavailable(Conflict):
-    code, title = "liveness_unavailable", "The model pack cannot tell whether a face is live"
+    code, title = "liveness_unavailable", "The model pack has no liveness networks"
 
 
 class NotCalibrated(Conflict):

@@ -12,16 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.decision.calibration import pack_calibration
-from app.decision.rules import ONE_COMPARISON, CollectionPolicy
+from app.decision.thresholds import ONE_COMPARISON, CollectionPolicy
 from app.errors import NotReembedded, PackError
 from app.faces.embed import Recogniser
-from app.gallery.comparator import COSINE, Comparator
-from app.gallery.index.certified import PRECISION
-from app.gallery.ports import CollectionRecord, SpareState, Templates, TemplateStore
 from app.imaging import decode_crop
+from app.index.comparator import COSINE, Comparator
+from app.index.port import PRECISION, Templates
 from app.inference.pack_spec import ModelPack
 from app.inference.session import OnnxModel
 from app.settings import Device
+from app.store.port import TemplateStore
+from app.store.records import AlternateEmbeddingState, CollectionRecord
 from app.types import FloatArray
 
 FACES_AT_ONCE = 64
@@ -43,7 +44,7 @@ class Space:
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class SpaceComparison:
     """The same comparisons in both spaces, and how many of them are decided otherwise."""
 
     templates: int
@@ -84,23 +85,23 @@ class Reembedding:
                 )
             vectors, _ = recogniser.embed(np.stack(crops))
             made = {one.template_key: vector for one, vector in zip(kept, vectors, strict=True)}
-            self._store.put_spares(self._name, self._space, made)
+            self._store.put_alternate_embeddings(self._name, self._space, made)
             after, done = kept[-1].template_key, done + len(kept)
             progress(done, state.templates)
         self._require_crops()
 
-    def _require_crops(self) -> SpareState:
-        state = self._store.spare_state(self._name, self._space)
+    def _require_crops(self) -> AlternateEmbeddingState:
+        state = self._store.alternate_embedding_state(self._name, self._space)
         if state.without_crop:
             raise NotReembedded(
-                f"{state.without_crop} of {state.templates} faces of '{self._name}' were enrolled "
-                "without their aligned face being kept, and cannot be embedded again. Set the "
-                "collection's policy keep_crops, enroll those photos anew (delete the old faces "
-                "first), or enroll everybody into a new collection."
+                f"{state.without_crop} of {state.templates} faces of '{self._name}' were "
+                "enrolled without their aligned face being kept, and cannot be embedded again. "
+                "Set the collection's policy keep_crops, enroll those photos again (delete the "
+                "old faces first), or enroll everybody into a new collection."
             )
         return state
 
-    def compare(self, source: ModelPack | None, generator: np.random.Generator) -> Agreement:
+    def compare(self, source: ModelPack | None, generator: np.random.Generator) -> SpaceComparison:
         """Decide a sample's comparisons in both spaces, each by its pack's verification target.
 
         `source` is the pack of the collection's present space; without one the threshold before is
@@ -122,7 +123,7 @@ class Reembedding:
             else _same_rate(scores[0][~same], scores[1][~same], after)
         )
         decisions = [scores[0] >= before, scores[1] >= after]
-        return Agreement(
+        return SpaceComparison(
             len(old.keys),
             _space(old, same, decisions[0], before, by_old),
             _space(new, same, decisions[1], after, by_new),

@@ -1,4 +1,4 @@
-"""Everything a door of the product needs, built once from settings and closed once."""
+"""The running parts of the service, built once from settings and closed once."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,22 +12,17 @@ from app.decision.calibration import pack_calibration, pack_orientation
 from app.decision.calibrations import Calibrations
 from app.decision.gates import check_quality
 from app.decision.policy import FaceSelection, select_box
-from app.decision.rules import CollectionPolicy
-from app.faces.pipeline import FacePipeline, build_pipeline, finish
-from app.gallery.backends import create_engine
-from app.gallery.comparator import COSINE
-from app.gallery.encryption.ring import KeyRing
+from app.decision.thresholds import CollectionPolicy
+from app.encryption.ring import KeyRing
+from app.faces.pipeline import FacePipeline, build_pipeline, run_to_completion
 from app.gallery.gallery import Gallery
-from app.gallery.index.certified import PRECISION
-from app.gallery.index.gpu import GpuShards, cuda_flat
-from app.gallery.index.shelf import IndexShelf
-from app.gallery.ports import NewTemplate
+from app.gallery.maintenance import MaintenanceThread
 from app.gallery.pruning import Pruning
-from app.gallery.schema import migrate
-from app.gallery.store import SqlStore
-from app.gallery.upkeep import Upkeep
-from app.gallery.waiting import await_database
 from app.imaging import ImageLimits, encode_crop
+from app.index.comparator import COSINE
+from app.index.factory import IndexFactory
+from app.index.gpu import GpuShards, cuda_flat
+from app.index.port import PRECISION
 from app.inference.cores import usable_cores
 from app.inference.cuda import CudaOptions
 from app.inference.memory import usable_memory
@@ -36,8 +31,13 @@ from app.inference.packs import load_pack
 from app.inference.scheduler import Scheduler
 from app.locks import Lock, new_lock
 from app.settings import Settings
+from app.store.backends import create_engine
+from app.store.records import NewTemplate
+from app.store.schema import migrate
+from app.store.sql_store import SqlStore
+from app.store.waiting import await_database
 from app.telemetry.metrics import BatchSizes, Metrics, OpenIndexCounts, SearchCosts
-from app.types import AnalysedImage, Face, FloatArray, Steps
+from app.types import AnalysedImage, CooperativeTask, Face, FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Services:
     scheduler: Scheduler
     metrics: Metrics
     calibrations: Calibrations
-    upkeep: Upkeep
+    maintenance: MaintenanceThread
     access_keys: AccessKeyStore
     access: AccessRegistry
     # One collection at a time calibrates in a process: it takes seconds of a core.
@@ -64,11 +64,11 @@ class Services:
 
         Raises the ImageError and FaceError families.
         """
-        return finish(self.template_steps(data, selection, policy))
+        return run_to_completion(self.template_steps(data, selection, policy))
 
     def template_steps(
         self, data: bytes, selection: FaceSelection, policy: CollectionPolicy
-    ) -> Steps[tuple[AnalysedImage, NewTemplate]]:
+    ) -> CooperativeTask[tuple[AnalysedImage, NewTemplate]]:
         """`template_from_photo` in steps."""
         gate = policy.enroll_gate
         image = yield from self.pipeline.steps(
@@ -76,7 +76,7 @@ class Services:
             max_faces=self.settings.max_faces,
             liveness=gate.min_liveness is not None,
             crops=policy.keep_crops,
-            choose=partial(select_box, selection=selection),
+            selector=partial(select_box, selection=selection),
         )
         (face,) = image.faces
         check_quality(face, gate)
@@ -89,7 +89,7 @@ class Services:
 
     def close(self) -> None:
         """End the threads, keep what the next start can use, close the database."""
-        self.upkeep.stop()
+        self.maintenance.stop()
         self.access.close()
         self.scheduler.close()
         self.pipeline.close()
@@ -105,7 +105,7 @@ def template_of(face: Face, data: bytes) -> NewTemplate:
 
 
 def content_digest(data: bytes) -> str:
-    """What a photo is told by, so that it is stored once for a person."""
+    """What identifies a photo, so that it is stored once for a person."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -148,12 +148,14 @@ def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services
     access_keys = AccessKeyStore(engine, pepper)
     gpu = GpuShards(cuda_flat()) if settings.index_device == "cuda" else None
     memory = settings.max_index_bytes or usable_memory() // 2
-    shelf = IndexShelf(workers, settings.data_dir / "index", ring, gpu=gpu, max_bytes=memory)
+    index_factory = IndexFactory(
+        workers, settings.data_dir / "index", ring, gpu=gpu, max_bytes=memory
+    )
     dimension = pack.recogniser.dimension
     calibration = pack_calibration(pack.folder, pack.embedding_space, PRECISION, dimension)
     gallery = Gallery(
         store,
-        shelf,
+        index_factory,
         pack.embedding_space,
         dimension,
         COSINE if calibration is None else calibration.comparator,
@@ -176,9 +178,9 @@ def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services
     metrics.registry.register(SearchCosts(gallery.costs))
     metrics.registry.register(OpenIndexCounts(gallery.open_indexes))
     metrics.registry.register(BatchSizes(lambda: pipeline.batches))
-    upkeep = _upkeep(gallery, store, metrics)
+    maintenance = _maintenance(gallery, store, metrics)
     access = AccessRegistry(access_keys, pepper)
-    upkeep.add_task(access.store_uses)
+    maintenance.add_task(access.store_uses)
     return Services(
         settings,
         pack,
@@ -187,24 +189,24 @@ def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services
         scheduler,
         metrics,
         calibrations,
-        upkeep,
+        maintenance,
         access_keys,
         access,
     )
 
 
-def _upkeep(gallery: Gallery, store: SqlStore, metrics: Metrics) -> Upkeep:
+def _maintenance(gallery: Gallery, store: SqlStore, metrics: Metrics) -> MaintenanceThread:
     """The maintenance of the gallery and its database, with its metrics."""
-    upkeep = Upkeep(gallery)
-    upkeep.add_task(Pruning(store).round)
+    maintenance = MaintenanceThread(gallery)
+    maintenance.add_task(Pruning(store).round)
     metrics.observe(
         "likeness_upkeep_failing_seconds",
-        "For how long no round of the gallery's upkeep has succeeded; 0 where the last one did.",
-        upkeep.failing_s,
+        "Seconds since maintenance of the gallery last succeeded; 0 if the last round succeeded.",
+        maintenance.failing_s,
     )
     metrics.observe(
         "likeness_erasure_pending_seconds",
         "For how long bytes of deleted rows have been left in the database's files; 0 for none.",
         store.erasure_pending_s,
     )
-    return upkeep
+    return maintenance

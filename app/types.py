@@ -1,4 +1,4 @@
-"""Frozen values that travel between the rooms of the service.
+"""Frozen values that the layers of the service pass to one another.
 
 Images are `uint8` arrays of shape (height, width, 3), BGR, upright. Coordinates are pixels of
 that array, x to the right and y down, as float32. Embeddings are L2-normalised float32 vectors.
@@ -21,8 +21,8 @@ JsonObject = Mapping[str, Any]
 Channels: TypeAlias = float | tuple[float, float, float]
 
 T = TypeVar("T")
-# Work that offers, at each `yield`, to let other work go first; it ends by returning its result.
-Steps: TypeAlias = Generator[None, None, T]
+# Work that lets other work go first at each `yield`; it ends by returning its result.
+CooperativeTask: TypeAlias = Generator[None, None, T]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from app.access.registry import AccessRegistry
 from app.access.store import AccessKeyStore
 from app.api.access import AccessControl
 from app.api.main import ROUTERS
-from app.gallery.backends import create_engine
-from app.gallery.schema import migrate
+from app.store.backends import create_engine
+from app.store.schema import migrate
 from app.telemetry.metrics import Metrics
 
 ROUNDS, CALLS, KEYS = 50, 200, 100

@@ -169,8 +169,11 @@ def _tell_findings(
 ) -> None:
     pairs = {frozenset((one["person_id_a"], one["person_id_b"])) for one in found["duplicates"]}
     faces = {one["person_id"] for one in found["mislabels"]}
-    for kind, told, planted in (("duplicates", pairs, duplicates), ("mislabels", faces, wrong)):
-        print(f"  {kind}: {len(told & planted)} of {len(planted)}, {len(told - planted)} others")
+    for kind, reported, planted in (("duplicates", pairs, duplicates), ("mislabels", faces, wrong)):
+        print(
+            f"  {kind}: {len(reported & planted)} of {len(planted)}, {len(reported - planted)} "
+            "others"
+        )
 
 
 def _export(folder: Path, data: Path, count: int) -> None:

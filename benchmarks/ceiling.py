@@ -227,12 +227,12 @@ def main() -> None:
     options = parser.parse_args()
     pack = load_pack(options.pack)
     photos = prepare(pack, options.photos)
-    told = {}
+    reported = {}
     for way in ways(usable_cores()):
         if options.best in (None, str(way)):
             spent = measure(pack, photos, way, options.seconds)
-            told[str(way)] = (len(spent) / options.seconds, statistics.median(spent))
-    print(json.dumps(told))
+            reported[str(way)] = (len(spent) / options.seconds, statistics.median(spent))
+    print(json.dumps(reported))
 
 
 if __name__ == "__main__":

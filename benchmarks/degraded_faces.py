@@ -18,12 +18,12 @@ import numpy as np
 
 from app.decision.policy import FaceSelection, select_face
 from app.errors import FaceError, ImageError
-from app.evaluation.degrading import embed_degraded, photos_to_degrade
-from app.evaluation.labels import LabelledPeople, LabelNoise, read_people
-from app.evaluation.protocol import Analyser
 from app.faces.pipeline import FacePipeline, build_pipeline
 from app.imaging import ImageLimits
 from app.inference.packs import load_pack
+from app.lab.evaluation.degrading import embed_degraded, photos_to_degrade
+from app.lab.evaluation.labels import LabelledPeople, LabelNoise, read_people
+from app.lab.evaluation.protocol import Analyser
 from app.settings import Device
 from app.types import Face, FloatArray, Image
 

@@ -24,12 +24,12 @@ from app.decision.domain import SharedDirection
 from app.decision.fitting import Labelled, calibrate
 from app.decision.limits import Limits
 from app.decision.rates import Rate, clopper_pearson
-from app.decision.rules import ONE_COMPARISON
-from app.evaluation.identification import by_person
-from app.evaluation.labels import read_attributes, read_label_noise
-from app.gallery.comparator import COSINE, Comparator
-from app.gallery.index.likeness import LEAST_PERSONS, PERSONS, QUANTILE
-from app.gallery.ports import GallerySize
+from app.decision.thresholds import ONE_COMPARISON
+from app.index.certified.likeness import LEAST_PERSONS, PERSONS, QUANTILE
+from app.index.comparator import COSINE, Comparator
+from app.index.port import GallerySize
+from app.lab.evaluation.identification import by_person
+from app.lab.evaluation.labels import read_attributes, read_label_noise
 from app.types import FloatArray
 
 CHOICES = 20

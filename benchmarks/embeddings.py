@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from app.decision.policy import FaceSelection, select_face
 from app.errors import FaceError, ImageError
-from app.evaluation.cache import PhotoCache, pipeline_digest
-from app.evaluation.protocol import Analyser
 from app.faces.pipeline import build_pipeline
 from app.folders import find_photos
 from app.imaging import ImageLimits
 from app.inference.packs import load_pack
+from app.lab.evaluation.cache import PhotoCache, pipeline_digest
+from app.lab.evaluation.protocol import Analyser
 from app.settings import Device
 
 Vectors = NDArray[np.float32]

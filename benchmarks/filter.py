@@ -23,14 +23,14 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Engine, text
 
-from app.gallery.backends import create_engine
 from app.gallery.gallery import Gallery
-from app.gallery.index.shelf import IndexShelf
-from app.gallery.ports import NewTemplate, PersonTemplate
-from app.gallery.schema import migrate
-from app.gallery.sql import bulk
-from app.gallery.store import SqlStore
+from app.index.factory import IndexFactory
 from app.inference.cores import usable_cores
+from app.store.backends import create_engine
+from app.store.records import NewTemplate, PersonTemplate
+from app.store.schema import migrate
+from app.store.sql import bulk
+from app.store.sql_store import SqlStore
 
 SPACE = "es-benchmark"
 BEFORE = "0006"  # the last schema without the index
@@ -75,8 +75,8 @@ def main() -> None:
         table.add_row("before: reading those of one team, p50", ms(scan))
         table.add_row("migration (index built)", f"{timed(lambda: migrate(engine)):.1f} s")
         tidy(engine)
-        shelf = IndexShelf(usable_cores(), Path(folder) / "index")
-        gallery = Gallery(SqlStore(engine), shelf, SPACE, options.dimension)
+        index_factory = IndexFactory(usable_cores(), Path(folder) / "index")
+        gallery = Gallery(SqlStore(engine), index_factory, SPACE, options.dimension)
         table.add_row("vector index built", f"{timed(gallery.prepare):.1f} s")
         searches(gallery, options, table)
         enrolment(gallery, options, table)
@@ -173,8 +173,8 @@ def searches(gallery: Gallery, options: argparse.Namespace, table: Table) -> Non
         for _ in range(options.repeats):
             for name, work in costs.items():
                 times[name].append(timed(work))
-        told = ", ".join(f"{name} {ms(spent)}" for name, spent in times.items())
-        table.add_row(f"{json.dumps(wanted)}: {len(allowed):,} persons, p50", told)
+        reported = ", ".join(f"{name} {ms(spent)}" for name, spent in times.items())
+        table.add_row(f"{json.dumps(wanted)}: {len(allowed):,} persons, p50", reported)
 
 
 def enrolment(gallery: Gallery, options: argparse.Namespace, table: Table) -> None:
@@ -193,8 +193,8 @@ def enrolment(gallery: Gallery, options: argparse.Namespace, table: Table) -> No
             spent = timed(lambda rows=rows: gallery.store.enroll_many("default", rows, SPACE))
             rates[kind].append(spent / len(rows))
     bulk.index_new = index_new
-    told = ", ".join(f"{kind} {np.median(each) * 1e6:.0f} µs" for kind, each in rates.items())
-    table.add_row("enroll_many, 1,000 new people at once, each, p50", told)
+    reported = ", ".join(f"{kind} {np.median(each) * 1e6:.0f} µs" for kind, each in rates.items())
+    table.add_row("enroll_many, 1,000 new people at once, each, p50", reported)
     ones = []
     for i in range(options.repeats):
         new = [NewTemplate(drawn(1, options, 10**8 + i)[0], f"one-{i}")]
@@ -203,11 +203,11 @@ def enrolment(gallery: Gallery, options: argparse.Namespace, table: Table) -> No
             ones.append((kind, timed(
                 lambda n=name, g=given, t=new: gallery.enroll("default", n, g, t)
             )))  # fmt: skip
-    told = ", ".join(
+    reported = ", ".join(
         f"{kind} {ms([spent for k, spent in ones if k == kind])}"
         for kind in ("none", "three members")
     )
-    table.add_row("enroll of one new person, metadata, p50", told)
+    table.add_row("enroll of one new person, metadata, p50", reported)
 
 
 def ms(times: list[float]) -> str:

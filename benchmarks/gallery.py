@@ -32,14 +32,15 @@ from embeddings import (
 from rich.console import Console
 from rich.table import Table
 
-from app.gallery.backends import create_engine
 from app.gallery.gallery import Gallery as LikenessGallery
-from app.gallery.index.certified import CertifiedIndex
-from app.gallery.index.shelf import IndexShelf
-from app.gallery.ports import NewTemplate, Templates
-from app.gallery.schema import migrate
-from app.gallery.store import SqlStore
+from app.index.certified.index import CertifiedIndex
+from app.index.factory import IndexFactory
+from app.index.port import Templates
 from app.inference.cores import usable_cores
+from app.store.backends import create_engine
+from app.store.records import NewTemplate
+from app.store.schema import migrate
+from app.store.sql_store import SqlStore
 
 TOP_K = 6  # five candidates and the next, for the margin of the fifth
 BATCH = 32
@@ -94,7 +95,7 @@ def search(options: argparse.Namespace) -> None:
 
 def build_engines(templates: Vectors, with_graphs: bool) -> list[Engine]:
     count, dimension = templates.shape
-    index = CertifiedIndex(dimension, IndexShelf(usable_cores())._threads)
+    index = CertifiedIndex(dimension, IndexFactory(usable_cores())._threads)
 
     def fill() -> None:
         for start in range(0, count, index.shape.large):
@@ -242,7 +243,7 @@ def service(options: argparse.Namespace) -> None:
         gallery = open_gallery(folder, options.dimension)
         fill_s = timed(lambda: fill_database(gallery, options))
         build_s = timed(gallery.prepare)
-        save_s = timed(gallery.tend)
+        save_s = timed(gallery.run_maintenance)
         new = random_directions(200, options.dimension, 77)
         enrolled = [
             timed(lambda i=i, v=v: gallery.enroll(
@@ -269,12 +270,12 @@ def service(options: argparse.Namespace) -> None:
 def open_gallery(folder: Path, dimension: int) -> LikenessGallery:
     engine = create_engine(f"sqlite:///{folder / 'likeness.db'}")
     migrate(engine)
-    shelf = IndexShelf(usable_cores(), folder / "index")
-    return LikenessGallery(SqlStore(engine), shelf, "es-benchmark", dimension)
+    index_factory = IndexFactory(usable_cores(), folder / "index")
+    return LikenessGallery(SqlStore(engine), index_factory, "es-benchmark", dimension)
 
 
 def fill_database(gallery: LikenessGallery, options: argparse.Namespace) -> None:
-    """A thousand templates a transaction, which is no way to enrol people but a quick one."""
+    """A thousand templates a transaction, which is no way to enroll people but a quick one."""
     for start in range(0, options.count, 1_000):
         size = min(1_000, options.count - start)
         vectors = random_directions(size, options.dimension, start)

@@ -28,7 +28,6 @@ import app  # noqa: F401 (switches off ONNX Runtime's reports, so it comes first
 # isort: split
 import onnxruntime
 
-from app.evaluation.labels import read_pairs
 from app.faces.align import align_faces
 from app.faces.detect import Detector
 from app.faces.embed import Recogniser
@@ -36,9 +35,10 @@ from app.inference.cuda import gpu_name
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
 from app.inference.session import OnnxModel
-from app.onnx_export.faces import Normalisation
-from app.onnx_export.precision import Precision
-from app.onnx_export.recogniser import Options, export_recogniser, read_onnx
+from app.lab.evaluation.labels import read_pairs
+from app.lab.export.faces import Normalisation
+from app.lab.export.precision import Precision
+from app.lab.export.recogniser import Options, export_recogniser, read_onnx
 from app.settings import Device
 
 DATA = Path(os.environ.get("LIKENESS_EVAL_DATA", "../shared/data"))

@@ -120,11 +120,11 @@ def rate(port: int, path: str, photo: str, options: argparse.Namespace) -> float
         "port": port, "path": path, "photos": [photo],
         "clients": options.clients, "seconds": options.seconds,
     }  # fmt: skip
-    told = subprocess.run(
+    reported = subprocess.run(
         [sys.executable, str(HERE / "load.py"), json.dumps(order)],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
-    result = json.loads(told.stdout)
+    result = json.loads(reported.stdout)
     answered = sum(n for status, n in result["statuses"].items() if status != "-1")
     return answered / float(result["spent_s"])
 

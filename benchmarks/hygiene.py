@@ -22,13 +22,13 @@ from embeddings import random_directions
 from app.decision import hygiene
 from app.decision.calibration import read_calibration
 from app.decision.calibrations import Calibrations
-from app.gallery.backends import create_engine
 from app.gallery.gallery import Gallery
-from app.gallery.index.shelf import IndexShelf
-from app.gallery.ports import NewTemplate, PersonTemplate
-from app.gallery.schema import migrate
-from app.gallery.store import SqlStore
+from app.index.factory import IndexFactory
 from app.inference.cores import usable_cores
+from app.store.backends import create_engine
+from app.store.records import NewTemplate, PersonTemplate
+from app.store.schema import migrate
+from app.store.sql_store import SqlStore
 
 try:
     from app.decision import neighbours
@@ -64,7 +64,9 @@ def open_gallery(folder: Path, dimension: int) -> Gallery:
     folder.mkdir(exist_ok=True)
     engine = create_engine(f"sqlite:///{folder / 'likeness.db'}")
     migrate(engine)
-    return Gallery(SqlStore(engine), IndexShelf(usable_cores(), folder / "index"), SPACE, dimension)
+    return Gallery(
+        SqlStore(engine), IndexFactory(usable_cores(), folder / "index"), SPACE, dimension
+    )
 
 
 def fill(gallery: Gallery, count: int, dimension: int) -> None:
@@ -98,7 +100,7 @@ def look(gallery: Gallery, seconds: float) -> None:
 
     with measured("examine"):
         try:
-            found = hygiene.examine(gallery, calibrations, "default", go_on)
+            found = hygiene.find_gallery_issues(gallery, calibrations, "default", go_on)
             print(f"{len(found.duplicates)} duplicates, {len(found.mislabels)} mislabels")
         except Enough as enough:
             print(enough)

@@ -206,8 +206,8 @@ def _import(source: list[str], data: Path, before: float) -> tuple[float, float,
     found = json.loads(done.stdout)
     rows = found["enrolled"] + found["skipped"] + found["rejected"]
     peak = re.search(r"Maximum resident set size \(kbytes\): (\d+)", done.stderr)
-    told = {key: found[key] for key in ("enrolled", "skipped", "rejected", "conflicts")}
-    return rows / spent, int(peak.group(1)) / 1024 if peak else 0, str(told)
+    reported = {key: found[key] for key in ("enrolled", "skipped", "rejected", "conflicts")}
+    return rows / spent, int(peak.group(1)) / 1024 if peak else 0, str(reported)
 
 
 def _uploaded(archive: Path, url: str) -> tuple[float, float, str]:

@@ -30,11 +30,11 @@ from embeddings import random_directions
 from rich.console import Console
 from rich.table import Table
 
-from app.gallery.backends import create_engine
-from app.gallery.ports import NewTemplate
-from app.gallery.schema import migrate
-from app.gallery.store import SqlStore
 from app.inference.packs import load_pack
+from app.store.backends import create_engine
+from app.store.records import NewTemplate
+from app.store.schema import migrate
+from app.store.sql_store import SqlStore
 
 IDLE_S = 10
 ASKED = 100  # collections of each kind of call
@@ -161,7 +161,7 @@ def identify(client: httpx.Client, photo: bytes, collection: str) -> None:
 
 
 def writes(table: Table, client: httpx.Client, numbers: Iterator[int]) -> None:
-    """Enrol an embedding, delete a person: each in collections of their own."""
+    """Enroll an embedding, delete a person: each in collections of their own."""
     dimension = load_pack("default").recogniser.dimension
     vectors = random_directions(ASKED, dimension, 1).tolist()
     enrolled = [timed(partial(enroll, client, f"c{next(numbers)}", vector)) for vector in vectors]

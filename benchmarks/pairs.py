@@ -2,7 +2,7 @@
 
     python benchmarks/pairs.py --photos shared/data/lfw/images --cache FILE [--pack default]
 
-Enrols 1, 2 or 3 random photos of each person, takes every pair of different persons who are alike
+Enrolls 1, 2 or 3 random photos of each person, takes every pair of different persons who are alike
 (by the highest similarity of two templates), and searches for the other photos of both. A probe
 whose best of the two reaches the threshold is right, wrong, or ambiguous: with no declaration the
 better one of the two is the answer; with one the rule of `app.decision.pairs` decides. Each pair

@@ -17,7 +17,7 @@ from embeddings import Vectors, embed_folder
 from numpy.typing import NDArray
 
 from app.decision.calibration import read_calibration
-from app.gallery.comparator import COSINE, Comparator
+from app.index.comparator import COSINE, Comparator
 
 REPEATS = 40
 SCORES = ("best", "centroid", "fused")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from app.onnx_export import parity
-from app.onnx_export.blocked import without_prelu
-from app.onnx_export.graph import read_model
+from app.lab.export import parity
+from app.lab.export.blocked import without_prelu
+from app.lab.export.graph import read_model
 
 ROUNDS = 300
 

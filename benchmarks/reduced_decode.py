@@ -22,12 +22,12 @@ from rich.table import Table
 
 from app.decision.policy import FaceSelection, select_face
 from app.errors import FaceError
-from app.evaluation.labels import read_faces, read_pairs
-from app.evaluation.metrics import match_faces, recall_by_size
 from app.faces.pipeline import FacePipeline, build_pipeline
 from app.imaging import ImageLimits
 from app.inference.cores import usable_cores
 from app.inference.packs import load_pack
+from app.lab.evaluation.labels import read_faces, read_pairs
+from app.lab.evaluation.metrics import match_faces, recall_by_size
 from app.settings import Device
 from app.types import AnalysedImage, FloatArray
 

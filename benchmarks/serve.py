@@ -36,15 +36,15 @@ from rich.table import Table
 from stages import environment
 
 from app.faces.pipeline import build_pipeline
-from app.gallery.backends import create_engine
 from app.gallery.gallery import Gallery
-from app.gallery.index.shelf import IndexShelf
-from app.gallery.ports import NewTemplate
-from app.gallery.schema import migrate
-from app.gallery.store import SqlStore
 from app.imaging import ImageLimits
+from app.index.factory import IndexFactory
 from app.inference.packs import load_pack
 from app.settings import Device
+from app.store.backends import create_engine
+from app.store.records import NewTemplate
+from app.store.schema import migrate
+from app.store.sql_store import SqlStore
 
 HERE = Path(__file__).resolve().parent
 CLIENTS = (1, 4, 16, 64)
@@ -207,7 +207,7 @@ def fill(folder: Path, options: argparse.Namespace) -> None:
     migrate(engine)
     dimension = pack.recogniser.dimension
     gallery = Gallery(
-        SqlStore(engine), IndexShelf(1, folder / "index"), pack.embedding_space, dimension
+        SqlStore(engine), IndexFactory(1, folder / "index"), pack.embedding_space, dimension
     )
     for start in range(0, options.templates, 1_000):
         vectors = random_directions(min(1_000, options.templates - start), dimension, start)
@@ -221,14 +221,14 @@ def fill(folder: Path, options: argparse.Namespace) -> None:
 
 def sweep(options: argparse.Namespace, photos: list[str], results: Results) -> str:
     """The ceiling's best configuration."""
-    told = ceiling(options, photos, [])
+    reported = ceiling(options, photos, [])
     table = Table("processes x threads - sessions - ONNX Runtime threads", "photos/s",
                   "p50 ms of one", title="raw ceiling: sweep")  # fmt: skip
-    for way, (rate, p50_ms) in sorted(told.items(), key=lambda item: -item[1][0]):
+    for way, (rate, p50_ms) in sorted(reported.items(), key=lambda item: -item[1][0]):
         table.add_row(way, f"{rate:.1f}", f"{p50_ms:.1f}")
         results.ceilings[f"sweep {way}"] = [rate]
     console.print(table)
-    return max(told, key=lambda way: told[way][0])
+    return max(reported, key=lambda way: reported[way][0])
 
 
 def ceiling(
@@ -238,8 +238,8 @@ def ceiling(
     command = [sys.executable, str(HERE / "ceiling.py"), "--pack", options.pack, "--seconds",
                str(options.seconds), *extra, *photos]  # fmt: skip
     answer = subprocess.run(command, check=True, capture_output=True, text=True)
-    told: dict[str, tuple[float, float]] = json.loads(answer.stdout)
-    return told
+    reported: dict[str, tuple[float, float]] = json.loads(answer.stdout)
+    return reported
 
 
 def closed_loops(
@@ -252,8 +252,8 @@ def closed_loops(
     for contender in contenders:  # warm up
         drive(contender, photos, {"clients": 4, "seconds": 2}, "warm-up")
     for _ in range(options.rounds):
-        told = ceiling(options, photos, ["--best", best])
-        results.ceilings.setdefault(f"best {best}", []).append(told[best][0])
+        reported = ceiling(options, photos, ["--best", best])
+        results.ceilings.setdefault(f"best {best}", []).append(reported[best][0])
         alone = ceiling(options, photos, ["--best", ALONE])[ALONE]
         results.ceilings.setdefault("one thread, p50 ms", []).append(alone[1])
         for clients in options.clients:
@@ -304,17 +304,23 @@ def drive(contender: Contender, photos: list[str], plan: dict[str, Any], label: 
     command = [sys.executable, str(HERE / "load.py"), json.dumps(request)]
     answer = subprocess.run(command, check=True, capture_output=True, text=True)
     after = contender.process.cpu_times()
-    told = json.loads(answer.stdout)
-    latencies = np.array(told["latencies_s"] or [float("nan")]) * 1000
-    sent = sum(told["statuses"].values())
+    reported = json.loads(answer.stdout)
+    latencies = np.array(reported["latencies_s"] or [float("nan")]) * 1000
+    sent = sum(reported["statuses"].values())
     _sent[contender.name] += sent
     cpu = (after.user + after.system - before.user - before.system) * 1000
     return Run(
-        contender.name, label, told["spent_s"], len(told["latencies_s"]), told["statuses"],
+        contender.name,
+        label,
+        reported["spent_s"],
+        len(reported["latencies_s"]),
+        reported["statuses"],
         *(float(np.percentile(latencies, q)) for q in (50, 90, 99)),
-        cpu / max(1, sent), told["generator_cpu_s"] * 1000 / max(1, sent),
-        contender.process.memory_info().rss / 2**20, peak_mib(contender.process.pid),
-    )  # fmt: skip
+        cpu / max(1, sent),
+        reported["generator_cpu_s"] * 1000 / max(1, sent),
+        contender.process.memory_info().rss / 2**20,
+        peak_mib(contender.process.pid),
+    )
 
 
 def peak_mib(pid: int) -> float:

@@ -25,14 +25,14 @@ from app.decision.comparisons import LabelledEmbeddings
 from app.decision.fitting import Labelled, calibrate
 from app.decision.policy import FaceSelection, select_face
 from app.errors import FaceError
-from app.evaluation.protocol import Analyser
 from app.faces.pipeline import build_pipeline
 from app.folders import find_photos
-from app.gallery.comparator import COSINE, Comparator
-from app.gallery.effective import effective_templates
-from app.gallery.ports import GallerySize
 from app.imaging import ImageLimits
+from app.index.comparator import COSINE, Comparator
+from app.index.effective import effective_templates
+from app.index.port import GallerySize
 from app.inference.packs import load_pack
+from app.lab.evaluation.protocol import Analyser
 from app.settings import Device
 
 GROWTH_FMR = (1e-3, 1e-4)

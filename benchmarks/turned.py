@@ -22,9 +22,6 @@ from rich.table import Table
 from app.decision.calibration import pack_calibration, pack_orientation
 from app.decision.policy import FaceSelection, select_face
 from app.errors import FaceError
-from app.evaluation.labels import read_faces
-from app.evaluation.metrics import match_faces, recall_by_size
-from app.evaluation.run import PRECISION
 from app.faces.orientation import OrientationLimits
 from app.faces.pipeline import FacePipeline, build_pipeline
 from app.faces.rotation import (
@@ -34,9 +31,12 @@ from app.faces.rotation import (
     turned_image,
 )
 from app.folders import find_photos
-from app.gallery.ports import GallerySize
 from app.imaging import ImageLimits, decode_image
+from app.index.port import GallerySize
 from app.inference.packs import load_pack
+from app.lab.evaluation.labels import read_faces
+from app.lab.evaluation.metrics import match_faces, recall_by_size
+from app.lab.evaluation.run import PRECISION
 from app.settings import Device
 from app.types import AnalysedImage, Detections, Face, FloatArray, Image
 

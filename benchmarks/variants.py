@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from app.faces.embed import Recogniser
 from app.inference.session import OnnxModel
-from app.onnx_export.accuracy import measure, pack_of
-from app.onnx_export.faces import Normalisation, align_folder
-from app.onnx_export.precision import Precision
-from app.onnx_export.recogniser import Exported, Options, export_recogniser, read_onnx
+from app.lab.export.accuracy import measure, pack_of
+from app.lab.export.faces import Normalisation, align_folder
+from app.lab.export.precision import Precision
+from app.lab.export.recogniser import Exported, Options, export_recogniser, read_onnx
 from app.settings import Device
 
 ROUNDS = 9

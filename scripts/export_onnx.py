@@ -18,16 +18,16 @@ from typing import Annotated
 
 import typer
 
-from app.onnx_export.accuracy import compare
-from app.onnx_export.artefact import sha256
-from app.onnx_export.detector import export_detector
-from app.onnx_export.errors import ExportError
-from app.onnx_export.faces import Normalisation, align_folder
-from app.onnx_export.parity import Agreement
-from app.onnx_export.pixels import export_pixels
-from app.onnx_export.precision import Precision
-from app.onnx_export.recogniser import Options, Source, export_recogniser, read_onnx
-from app.onnx_export.tflite import export_tflite
+from app.lab.export.accuracy import compare
+from app.lab.export.artefact import sha256
+from app.lab.export.detector import export_detector
+from app.lab.export.errors import ExportError
+from app.lab.export.faces import Normalisation, align_folder
+from app.lab.export.parity import Agreement
+from app.lab.export.pixels import export_pixels
+from app.lab.export.precision import Precision
+from app.lab.export.recogniser import Options, SourceRecogniser, export_recogniser, read_onnx
+from app.lab.export.tflite import export_tflite
 from app.types import Channels
 
 # Of pixels from 0 to 255, RGB, as torchvision normalises them.
@@ -40,7 +40,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
 Published = Annotated[Path, typer.Argument(help="The published network.")]
 Out = Annotated[Path, typer.Argument(help="The ONNX file to write.")]
-Architecture = Annotated[
+ArchitectureOption = Annotated[
     str, typer.Option(help="Of a checkpoint: a name, module:function of your own, or auto.")
 ]
 Size = Annotated[int, typer.Option(help="Side of the faces a checkpoint takes, pixels.")]
@@ -94,7 +94,7 @@ def recogniser(
     out: Out,
     *,
     faces: Photos,
-    architecture: Architecture = "auto",
+    architecture: ArchitectureOption = "auto",
     size: Size = 112,
     mean: Mean = "127.5",
     std: Std = "127.5",
@@ -133,12 +133,12 @@ def recogniser(
 
 def _read(
     source: Path, given: Normalisation, *, architecture: str, size: int, opset: int | None
-) -> Source:
+) -> SourceRecogniser:
     if source.suffix == ".onnx":
         return read_onnx(source, given)
     try:
         # PyTorch is heavy, and nothing else here needs it.
-        from app.onnx_export.torch_source import read_checkpoint  # noqa: PLC0415
+        from app.lab.export.torch_source import read_checkpoint  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise ExportError(
             f"{source} is no .onnx file, and a checkpoint needs PyTorch: {error.name} is not "

@@ -116,7 +116,7 @@ class PostgresServer:
         return f"postgresql+psycopg://likeness@/{name}?host={self.folder}"
 
     def drop_database(self, url: str) -> None:
-        """Remove a database that `new_database` made, whoever is still connected."""
+        """Remove a database that `new_database` made, also with open connections."""
         name = url.partition("@/")[2].partition("?")[0]
         self.run(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from app.disk import files_in, private_file, private_folder, write_whole
-from app.gallery.backends import create_engine
-from app.gallery.index.certified import IndexShape
-from app.gallery.index.snapshot import has_rows
-from app.gallery.schema import migrate
+from app.index.certified.index import IndexShape
+from app.index.snapshots.folder import has_rows
 from app.services import build_services
 from app.settings import Settings
+from app.store.backends import create_engine
+from app.store.schema import migrate
 
 
 def mode(path: Path) -> int:
@@ -97,7 +97,7 @@ def test_everything_below_the_data_folder(tmp_path: Path) -> None:
         vectors = np.random.default_rng(1).standard_normal((IndexShape().least_kept, size))
         new = [services.template_from_embedding(vector) for vector in vectors]
         services.gallery.enroll("default", "ada", None, new)
-        services.gallery.tend()
+        services.gallery.run_maintenance()
         services.close()
     finally:
         os.umask(before)

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import numpy as np
 
-from app.gallery.encryption.ring import KeyRing
+from app.encryption.ring import KeyRing
 from app.gallery.gallery import Gallery
-from app.gallery.index.certified import IndexShape
-from app.gallery.index.shelf import IndexShelf
-from app.gallery.ports import PersonTemplate
-from app.gallery.schema import migrate
-from app.gallery.store import SqlStore
+from app.index.certified.index import IndexShape
+from app.index.factory import IndexFactory
 from app.locks import made_by
+from app.store.records import PersonTemplate
+from app.store.schema import migrate
+from app.store.sql_store import SqlStore
 from tests.gallery.conftest import DIMENSION, SPACE, open_engine, template
-from tests.gallery.index.conftest import unit
-from tests.gallery.index.test_snapshot import KEY
+from tests.index.conftest import unit
+from tests.index.test_snapshot import KEY
 from tests.locks import PAGE, Order, documented
 
 SOURCE = [
@@ -26,7 +26,7 @@ THREADS = (
     r"thread_name_prefix=\"([a-z-]+)\"",
     r"threading\.Thread\(.*name=\"([a-z-]+)\"",
     r"ThreadPoolExecutor\(\s*\w+, \"([a-z-]+)\"",
-    r"Lane\(\"([a-z-]+)\"",
+    r"FairThreadPool\(\"([a-z-]+)\"",
 )
 
 
@@ -67,7 +67,7 @@ def live(database: Path, ring: KeyRing | None) -> None:
     gallery = opened(database, ring)
     gallery.enroll_many("default", people)
     gallery.identify("default", vectors[:2], 3)
-    gallery.tend()
+    gallery.run_maintenance()
     gallery.delete_person("default", "p3")
     gallery.create_collection("staff", {})
     gallery.enroll("staff", "ada", None, [template(vectors[0], "a")])
@@ -75,7 +75,7 @@ def live(database: Path, ring: KeyRing | None) -> None:
     again = opened(database, ring)
     again.prepare()
     again.delete_collection("staff")
-    again.tend()
+    again.run_maintenance()
     again.close()
 
 
@@ -88,6 +88,6 @@ def direct() -> dict[str, set[str]]:
 def opened(database: Path, ring: KeyRing | None) -> Gallery:
     engine = open_engine(database)
     migrate(engine)
-    shape = IndexShape(seal_at=8, merge_at=2)
-    shelf = IndexShelf(2, database.parent / "index", ring, shape)
-    return Gallery(SqlStore(engine, ring=ring), shelf, SPACE, DIMENSION)
+    shape = IndexShape(encode_at=8, merge_at=2)
+    index_factory = IndexFactory(2, database.parent / "index", ring, shape)
+    return Gallery(SqlStore(engine, ring=ring), index_factory, SPACE, DIMENSION)

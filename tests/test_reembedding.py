@@ -9,15 +9,15 @@ import pytest
 from sqlalchemy import Engine, text
 
 from app.decision.policy import FaceSelection
-from app.decision.rules import CollectionPolicy
+from app.decision.thresholds import CollectionPolicy
+from app.encryption.keys import new_key_line
 from app.errors import EmbeddingSpaceMismatch, NotReembedded
-from app.gallery.backends import create_engine
-from app.gallery.encryption.keys import new_key_line
 from app.inference.pack_spec import ModelPack
-from app.packing.own import OwnNetworks, make_pack
+from app.lab.packing.own import OwnNetworks, make_pack
 from app.reembedding import Reembedding
 from app.services import Services, build_services
 from app.settings import Device, Settings
+from app.store.backends import create_engine
 
 PEOPLE = {"obama": ("obama.jpg", "obama2.jpg"), "biden": ("biden.jpg",)}
 
@@ -62,11 +62,11 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
         services.close()
 
 
-Enrol = Callable[..., None]
+Enroll = Callable[..., None]
 
 
 @pytest.fixture
-def enrol(photos: Path) -> Enrol:
+def enroll(photos: Path) -> Enroll:
     def call(services: Services, *, keep_crops: bool = True, **people: tuple[str, ...]) -> None:
         policy = CollectionPolicy(keep_crops=keep_crops)
         for person, files in (people or PEOPLE).items():
@@ -93,10 +93,10 @@ def silent(_done: int, _total: int) -> None:
 
 @pytest.mark.slow
 def test_there_and_back(
-    place: Place, pack: ModelPack, other_pack: ModelPack, enrol: Enrol, photos: Path
+    place: Place, pack: ModelPack, other_pack: ModelPack, enroll: Enroll, photos: Path
 ) -> None:
     old = place.serve(pack)
-    enrol(old)
+    enroll(old)
     before = old.gallery.identify("default", probe(old, photos / "obama3.jpg"), 2).rows[0]
     store = old.gallery.store
     there = Reembedding(store, "default", other_pack)
@@ -112,13 +112,13 @@ def test_there_and_back(
     with pytest.raises(EmbeddingSpaceMismatch, match="likeness models migrate"):
         old.gallery.identify("default", probe(old, photos / "obama3.jpg"), 2)
     with pytest.raises(EmbeddingSpaceMismatch):
-        enrol(old, x=("collins.jpg",))
+        enroll(old, x=("collins.jpg",))
     new = place.serve(other_pack)
     after = new.gallery.identify("default", probe(new, photos / "obama3.jpg"), 2).rows[0]
     assert [one.face.person_id for one in after] == ["obama", "biden"]
     # Ids are those that clients know.
     assert {one.face.face_id for one in before} >= {after[1].face.face_id}
-    enrol(new, collins=("collins.jpg",))
+    enroll(new, collins=("collins.jpg",))
 
     back = Reembedding(store, "default", pack)
     back.build(Device.CPU, silent)
@@ -128,15 +128,15 @@ def test_there_and_back(
         (one.face, pytest.approx(one.similarity)) for one in before
     ]
     assert again[2].face.person_id == "collins"
-    assert store.drop_spares("default") == 4
+    assert store.drop_alternate_embeddings("default") == 4
 
 
 def test_the_new_embeddings_are_those_of_the_photos(
-    place: Place, pack: ModelPack, other_pack: ModelPack, enrol: Enrol, photos: Path
+    place: Place, pack: ModelPack, other_pack: ModelPack, enroll: Enroll, photos: Path
 ) -> None:
-    """Same detector, same crop: what migration makes is what enrolment would have made."""
+    """Same detector, same crop: what migration makes is what enrollment would have made."""
     old = place.serve(pack)
-    enrol(old)
+    enroll(old)
     work = Reembedding(old.gallery.store, "default", other_pack)
     work.build(Device.CPU, silent)
     work.cut_over()
@@ -147,11 +147,11 @@ def test_the_new_embeddings_are_those_of_the_photos(
 
 
 def test_faces_without_crops_are_counted(
-    place: Place, pack: ModelPack, other_pack: ModelPack, enrol: Enrol
+    place: Place, pack: ModelPack, other_pack: ModelPack, enroll: Enroll
 ) -> None:
     services = place.serve(pack)
-    enrol(services, biden=("biden.jpg",))
-    enrol(services, keep_crops=False, obama=("obama.jpg",))
+    enroll(services, biden=("biden.jpg",))
+    enroll(services, keep_crops=False, obama=("obama.jpg",))
     work = Reembedding(services.gallery.store, "default", other_pack)
     with pytest.raises(NotReembedded, match=r"1 of 2 faces .*keep_crops"):
         work.build(Device.CPU, silent)
@@ -161,26 +161,26 @@ def test_faces_without_crops_are_counted(
 
 
 def test_what_comes_after_the_building_holds_up_the_cut_over(
-    place: Place, pack: ModelPack, other_pack: ModelPack, enrol: Enrol
+    place: Place, pack: ModelPack, other_pack: ModelPack, enroll: Enroll
 ) -> None:
     services = place.serve(pack)
-    enrol(services)
+    enroll(services)
     work = Reembedding(services.gallery.store, "default", other_pack)
     work.build(Device.CPU, silent)
-    enrol(services, collins=("collins.jpg",))
+    enroll(services, collins=("collins.jpg",))
     with pytest.raises(NotReembedded, match="1 faces"):
         work.cut_over()
-    told: list[tuple[int, int]] = []
-    work.build(Device.CPU, lambda *seen: told.append(seen))
-    assert told == [(3, 4), (4, 4)]
+    reported: list[tuple[int, int]] = []
+    work.build(Device.CPU, lambda *seen: reported.append(seen))
+    assert reported == [(3, 4), (4, 4)]
     work.cut_over()
 
 
 def test_deletion_takes_crop_and_spare_along(
-    place: Place, pack: ModelPack, other_pack: ModelPack, enrol: Enrol
+    place: Place, pack: ModelPack, other_pack: ModelPack, enroll: Enroll
 ) -> None:
     services = place.serve(pack)
-    enrol(services)
+    enroll(services)
     Reembedding(services.gallery.store, "default", other_pack).build(Device.CPU, silent)
     services.gallery.delete_person("default", "obama")
     engine = place.engine()
@@ -193,9 +193,11 @@ def test_deletion_takes_crop_and_spare_along(
     assert left == [1, 1]
 
 
-def test_crops_are_sealed_where_embeddings_are(place: Place, pack: ModelPack, enrol: Enrol) -> None:
+def test_crops_are_sealed_where_embeddings_are(
+    place: Place, pack: ModelPack, enroll: Enroll
+) -> None:
     services = place.serve(pack)
-    enrol(services)
+    enroll(services)
     engine = place.engine()
     with engine.connect() as connection:
         rows = connection.execute(text("SELECT crop, sealed FROM crops")).all()

@@ -10,9 +10,9 @@ from sqlalchemy import Connection, Engine, insert, select, update
 from app.access.keys import AccessKey, NewKey, Scope, digest_of, new_token
 from app.access.pepper import fingerprint
 from app.errors import AccessKeyExists, AccessKeyNotFound, AccessPepperDiffers
-from app.gallery.sql.part import now_utc
-from app.gallery.sql.tables import access_keys, access_state
-from app.gallery.sql.transactions import Transactions
+from app.store.sql.part import now_utc
+from app.store.sql.tables import access_keys, access_state
+from app.store.sql.transactions import Transactions
 
 _SCOPES = {one.value: one for one in Scope}
 

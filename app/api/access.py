@@ -23,7 +23,7 @@ from app.access.keys import WHOLE_SERVICE, AccessKey
 from app.access.keys import Scope as KeyScope
 from app.access.registry import LEASE_S, AccessRegistry
 from app.api.connection import ABORT
-from app.api.errors import problem
+from app.api.error_handlers import problem
 from app.api.places import Kind, kind_of
 from app.errors import (
     Forbidden,
@@ -32,7 +32,7 @@ from app.errors import (
     StoreUnavailable,
     Unauthenticated,
 )
-from app.gallery.sql.rows import collection_not_found
+from app.store.sql.lookups import collection_not_found
 from app.telemetry.logs import log
 from app.telemetry.metrics import Metrics
 

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.bodies import BODY, SteadyReceive, announced_length, check_encoding, read_body
 from app.api.connection import ABORT, CROWDED
-from app.api.errors import problem
+from app.api.error_handlers import problem
 from app.api.places import Kind, Places, body_limit, kind_of, work_limit
 from app.api.transfers import Transfer
 from app.errors import DeadlineExceeded, LikenessError, Overloaded

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from app.api.answers import AnswerHead, Outcome
+from app.api.responses import AnswerHead, PhotoOutcome
 from app.errors import FaceError, ImageError, LikenessError
 from app.imaging import read_header
-from app.types import AnalysedImage, Steps
+from app.types import AnalysedImage, CooperativeTask
 
 T = TypeVar("T")
 
@@ -19,7 +19,7 @@ async def analyse_images(
     *,
     embed: bool = True,
     liveness: bool = False,
-) -> list[Outcome]:
+) -> list[PhotoOutcome]:
     """Analyse each photo; one that cannot be used is answered with its error, in its place.
 
     When none can be used the first error is raised.
@@ -27,10 +27,10 @@ async def analyse_images(
     services = head.services
     limit = min(max_faces or services.settings.max_faces, services.settings.max_faces)
 
-    def work(data: bytes) -> Steps[AnalysedImage]:
+    def work(data: bytes) -> CooperativeTask[AnalysedImage]:
         return services.pipeline.steps(data, max_faces=limit, embed=embed, liveness=liveness)
 
-    outcomes: list[Outcome] = list(await each_photo(head, images, work))
+    outcomes: list[PhotoOutcome] = list(await each_photo(head, images, work))
     errors = []
     for outcome in outcomes:
         if isinstance(outcome, AnalysedImage):
@@ -43,14 +43,14 @@ async def analyse_images(
 
 
 async def each_photo(
-    head: AnswerHead, images: Sequence[bytes], work: Callable[[bytes], Steps[T]]
+    head: AnswerHead, images: Sequence[bytes], work: Callable[[bytes], CooperativeTask[T]]
 ) -> list[T | LikenessError]:
     """Take the steps of each photo on the inference threads; a bad photo fails alone."""
     return list(await asyncio.gather(*(_one(head, data, work) for data in images)))
 
 
 async def _one(
-    head: AnswerHead, data: bytes, work: Callable[[bytes], Steps[T]]
+    head: AnswerHead, data: bytes, work: Callable[[bytes], CooperativeTask[T]]
 ) -> T | LikenessError:
     try:
         return await head.services.scheduler.infer(work(data), _memory(head, data))

@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import (
 from uvicorn.server import ServerState
 
 from app.api.connections import Connections
-from app.api.errors import problem_members
+from app.api.error_handlers import problem_members
 from app.api.problems import MEDIA_TYPE
 from app.errors import (
     HeadTooLarge,
@@ -150,7 +150,7 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
-                self._refuse(InvalidHttp("This is no proxy: it takes no CONNECT."))
+                self._refuse(InvalidHttp("The service is not a proxy; it does not accept CONNECT."))
             return  # it is read again, without the offer
         if len(self.pipeline) >= MAX_PIPELINED:
             # Nobody reads this sentence: amid other answers the connection is closed.

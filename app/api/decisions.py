@@ -8,52 +8,52 @@ from app.decision.calibration import SHOWN_FMR, SHOWN_FPIR, Calibration
 from app.decision.policy import VerifyStatus
 from app.decision.rates import Rate
 from app.decision.refusals import OUTSIDE_CALIBRATION
-from app.decision.rules import ONE_COMPARISON, Ask, Rule
+from app.decision.thresholds import ONE_COMPARISON, ThresholdDecision, ThresholdRequest
 from app.decision.verdicts import Doubt
 from app.gallery.gallery import Candidate
-from app.gallery.ports import GallerySize
+from app.index.port import GallerySize
 
 
-def ask_of(fields: ThresholdFields) -> Ask:
+def threshold_request(fields: ThresholdFields) -> ThresholdRequest:
     """The threshold or target that a call names."""
-    return Ask(fields.threshold, fields.target_fpir, fields.target_fmr)
+    return ThresholdRequest(fields.threshold, fields.target_fpir, fields.target_fmr)
 
 
-def rule_members(rule: Rule) -> dict[str, Any]:
+def threshold_members(decision: ThresholdDecision) -> dict[str, Any]:
     """The threshold, who chose it, and the calibration behind it."""
-    calibration = rule.calibration
+    calibration = decision.calibration
     return {
-        "threshold": rule.threshold,
-        "lift": round(rule.lift, 6),
-        "threshold_source": rule.source,
-        "target": rule.target,
+        "threshold": decision.threshold,
+        "lift": round(decision.lift, 6),
+        "threshold_source": decision.source,
+        "target": decision.target,
         "calibration_id": calibration.calibration_id if calibration else None,
         "calibration_source": _kind(calibration),
     }
 
 
-def fpir_members(rule: Rule, searched: GallerySize) -> dict[str, Any]:
+def fpir_members(decision: ThresholdDecision, searched: GallerySize) -> dict[str, Any]:
     """How much was searched, and how often a stranger is taken for someone in it.
 
     Beyond the calibration's end only the upper limit is known.
     """
     extent = {"searched": {"persons": searched.persons, "faces": searched.templates}}
-    if rule.calibration is None:
+    if decision.calibration is None:
         return {**extent, **_rate_members("fpir", None, None)}
-    rate = rule.calibration.fpir_at(rule.unshifted(rule.threshold), searched)
-    highest = rule.calibration.fpir_at_end(searched).high
+    rate = decision.calibration.fpir_at(decision.unshifted(decision.threshold), searched)
+    highest = decision.calibration.fpir_at_end(searched).high
     return {**extent, **_rate_members("fpir", rate, highest)}
 
 
-def fmr_members(rule: Rule, similarity: float) -> dict[str, Any]:
+def fmr_members(decision: ThresholdDecision, similarity: float) -> dict[str, Any]:
     """The false match rate at a similarity: its value, 95 % interval, and where it comes from.
 
     Beyond the calibration's end only the upper limit is known.
     """
-    calibration = rule.calibration
+    calibration = decision.calibration
     if calibration is None:
         return _rate_members("fmr", None, None)
-    rate = calibration.fmr_at(rule.unshifted(similarity))
+    rate = calibration.fmr_at(decision.unshifted(similarity))
     return _rate_members("fmr", rate, calibration.fmr.high[-1])
 
 
@@ -70,29 +70,34 @@ def _rate_members(name: str, rate: Rate | None, highest: float | None) -> dict[s
     }
 
 
-def candidate_info(candidate: Candidate, rule: Rule) -> CandidateInfo:
+def candidate_info(candidate: Candidate, decision: ThresholdDecision) -> CandidateInfo:
     """One candidate of an identification."""
     return CandidateInfo(
         person_id=candidate.face.person_id,
         face_id=candidate.face.face_id,
         similarity=candidate.similarity,
         margin=candidate.margin,
-        **fmr_members(rule, candidate.similarity),
+        **fmr_members(decision, candidate.similarity),
     )
 
 
-def doubt_members(doubt: Doubt | None, rule: Rule) -> dict[str, Any]:
+def doubt_members(doubt: Doubt | None, decision: ThresholdDecision) -> dict[str, Any]:
     """Between whom it is not decided, and the lead that would decide."""
     if doubt is None:
         return {"between": [], "margin_required": None}
     return {
-        "between": [candidate_info(one, rule).model_dump() for one in doubt.between],
+        "between": [candidate_info(one, decision).model_dump() for one in doubt.between],
         "margin_required": doubt.margin,
     }
 
 
 def verification_members(
-    rule: Rule, similarity: float, doubt: Doubt | None, *, reached: bool, refused: bool
+    decision: ThresholdDecision,
+    similarity: float,
+    doubt: Doubt | None,
+    *,
+    reached: bool,
+    refused: bool,
 ) -> dict[str, Any]:
     """Whether it is a match, and why it is none although the threshold is reached, or why it is
     not decided."""
@@ -106,7 +111,7 @@ def verification_members(
         "is_match": status is VerifyStatus.MATCH,
         "status": status,
         "reasons": reasons,
-        **doubt_members(doubt, rule),
+        **doubt_members(doubt, decision),
         "similarity": similarity,
     }
 

@@ -6,10 +6,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from app.api.json_bodies import MAX_VALUES, parse_json
 from app.decision.policy import FaceSelection
-from app.decision.rules import CollectionPolicy
+from app.decision.thresholds import CollectionPolicy
 from app.gallery.gallery import DEFAULT_COLLECTION
-from app.gallery.identifiers import COLLECTION_PATTERN, MAX_DECOMPOSED, MAX_PERSON_ID, new_person_id
-from app.gallery.metadata import MAX_FILTER_MEMBERS, check_filter, check_metadata
+from app.store.identifiers import COLLECTION_PATTERN, MAX_DECOMPOSED, MAX_PERSON_ID, new_person_id
+from app.store.metadata import MAX_FILTER_MEMBERS, check_filter, check_metadata
 
 MAX_TOP_K = 100
 MAX_PERSONS_AT_ONCE = 1000
@@ -69,7 +69,7 @@ KnownPersonId = Annotated[
 Metadata = Annotated[
     dict[str, Any],
     BeforeValidator(_metadata),
-    Field(description="Anything you want to keep beside it, as a JSON object."),
+    Field(description="Your own data, as a JSON object."),
 ]
 Filter = Annotated[
     dict[str, Any],
@@ -111,14 +111,16 @@ Selection = Annotated[
         "refused), the largest, or the most central."
     ),
 ]
-MaxFaces = Annotated[int, Field(ge=1, le=1024, description="Faces answered, the largest first.")]
+MaxFaces = Annotated[
+    int, Field(ge=1, le=1024, description="Number of faces to return, the largest first.")
+]
 
 
 Liveness = Annotated[
     bool,
     Field(
-        description="Tell how likely each face is live, in its quality; needs a model pack with "
-        "liveness networks. A hint from one photo, no proof."
+        description="Report how likely each face is live, in its quality; needs a model pack with "
+        "liveness networks. It is an indication from one photo, not a proof."
     ),
 ]
 
@@ -179,7 +181,11 @@ class IdentifyFields(ThresholdFields):
     filter: Filter | None = None
     liveness: Liveness = False
     one_person_once: Annotated[
-        bool, Field(description="Find nobody twice in one photo: the best assignment overall.")
+        bool,
+        Field(
+            description="Assign each person to at most one face of a photo: the best "
+            "assignment overall."
+        ),
     ] = False
 
 
@@ -193,7 +199,7 @@ class NewCollection(_Fields):
 
 
 class CollectionUpdate(_Fields):
-    """Each member given is replaced as a whole; one left out stays."""
+    """Members that are given are replaced as a whole; others are not changed."""
 
     model_config = ConfigDict(
         json_schema_extra={

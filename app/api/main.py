@@ -13,7 +13,7 @@ from fastapi_offline import FastAPIOffline
 from app import __version__
 from app.api.access import AccessControl
 from app.api.admission import Admission
-from app.api.errors import install_error_handlers
+from app.api.error_handlers import install_error_handlers
 from app.api.middleware import RequestContext
 from app.api.openapi import complete_document
 from app.api.places import Places
@@ -23,7 +23,7 @@ from app.api.routes import (
     calibration,
     collections,
     decisions,
-    enrolment,
+    enrollment,
     faces,
     hygiene,
     imports,
@@ -37,7 +37,7 @@ from app.telemetry.loop_lag import LoopLag
 
 # Bodies that are parsed at a time: each holds the interpreter's lock for most of that time.
 PARSING_THREADS = 2
-OF_PHOTOS = (faces.router, enrolment.router, decisions.router)
+OF_PHOTOS = (faces.router, enrollment.router, decisions.router)
 OF_THE_GALLERY = (
     collections.router, persons.router, calibration.router, hygiene.router, imports.router,
     pairs.router, access_keys.router,
@@ -63,7 +63,7 @@ def create_app(services: Services) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        services.upkeep.start()
+        services.maintenance.start()
         services.access.start()
         imports_of_service.start()
         watching = asyncio.create_task(lag.watch())
@@ -86,7 +86,7 @@ def create_app(services: Services) -> FastAPI:
     app.state.places = places
     app.state.parsing = parsing
     app.state.stopping = False
-    services.upkeep.add_task(imports_of_service.eraser.round)
+    services.maintenance.add_task(imports_of_service.eraser.round)
     for router in OF_PHOTOS:
         app.include_router(router)  # `read_call` checks the query with the other fields
     for router in OF_THE_GALLERY:

@@ -8,7 +8,7 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import unexpected_error
+from app.api.error_handlers import unexpected_error
 from app.telemetry.logs import log, request_id
 from app.telemetry.metrics import Metrics
 

@@ -9,7 +9,7 @@ import orjson
 from fastapi import Query
 
 from app.errors import InvalidCursor
-from app.gallery.ports import MAX_PAGE_BYTES, Page
+from app.store.records import MAX_PAGE_BYTES, Page
 
 T = TypeVar("T")
 MAX_PAGE = 1000

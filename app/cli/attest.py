@@ -9,27 +9,27 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
-from app.attestation.document import MAX_BYTES, sign, verify
-from app.attestation.drift import compare
-from app.attestation.errors import AttestationError, InvalidAttestation
-from app.attestation.judging import Outcome
-from app.attestation.keys import fingerprint, generate_key, read_private_key, read_public_key
-from app.attestation.requirement import find_requirement
-from app.attestation.run import (
+from app.cli.console import clear_errors, err, out, read_settings
+from app.cli.database import require_database
+from app.cli.evaluate import open_analyser, show_progress
+from app.decision.policy import FaceSelection
+from app.decision.thresholds import CollectionPolicy
+from app.disk import write_whole
+from app.lab.attestation.document import MAX_BYTES, sign, verify
+from app.lab.attestation.drift import compare
+from app.lab.attestation.errors import AttestationError, InvalidAttestation
+from app.lab.attestation.judging import Outcome
+from app.lab.attestation.keys import fingerprint, generate_key, read_private_key, read_public_key
+from app.lab.attestation.requirement import find_requirement
+from app.lab.attestation.run import (
     FolderSource,
     Wanted,
     attest_collection,
     attest_folder,
     file_digest,
 )
-from app.attestation.strata import STRATA
-from app.cli.console import clear_errors, err, out, read_settings
-from app.cli.database import require_database
-from app.cli.evaluate import open_analyser, show_progress
-from app.decision.policy import FaceSelection
-from app.decision.rules import CollectionPolicy
-from app.disk import write_whole
-from app.evaluation.labels import LabelNoise, read_attributes, read_label_noise, read_people
+from app.lab.attestation.strata import STRATA
+from app.lab.evaluation.labels import LabelNoise, read_attributes, read_label_noise, read_people
 from app.services import build_services
 from app.types import JsonObject
 

@@ -12,15 +12,15 @@ from sqlalchemy import Engine
 from app.cli.console import clear_errors, err, read_settings
 from app.cli.database import require_database
 from app.disk import write_whole
+from app.encryption.ring import KeyRing
 from app.errors import BackupError, StoreFull
-from app.gallery.backends import create_engine
 from app.gallery.backup.blocks import read_blocks, write_blocks
 from app.gallery.backup.dump import dump
 from app.gallery.backup.load import Held, load, verify
 from app.gallery.backup.streams import opened, sealed
-from app.gallery.encryption.ring import KeyRing
-from app.gallery.schema import migrate
 from app.settings import Settings
+from app.store.backends import create_engine
+from app.store.schema import migrate
 
 STREAM = Path("-")
 
@@ -28,7 +28,9 @@ STREAM = Path("-")
 def backup(
     target: Annotated[Path, typer.Argument(help="File to write; - for standard output.")],
     force: Annotated[bool, typer.Option(help="Replace a file that exists.")] = False,
-    plain: Annotated[bool, typer.Option(help="Do not seal it, though a key is given.")] = False,
+    plain: Annotated[
+        bool, typer.Option(help="Do not encrypt the backup, although a key is configured.")
+    ] = False,
 ) -> None:
     """Write everything the database holds, as it is at one moment; the service may go on.
 
@@ -38,8 +40,8 @@ def backup(
         ring = None if plain else KeyRing.from_settings(read_settings())
         if ring is None:
             err.print(
-                "[yellow]The backup is not encrypted: whoever reads it has the embeddings that "
-                "are not.[/]"
+                "[yellow]The backup is not encrypted. It contains embeddings that can be read "
+                "by anyone who has the file.[/]"
             )
         pieces = write_blocks(dump(engine))
         if ring is not None:
@@ -57,11 +59,9 @@ def backup(
 
 def restore(
     source: Annotated[Path, typer.Argument(help="A backup; - for standard input.")],
-    replace: Annotated[
-        bool, typer.Option(help="Replace everything that the database holds.")
-    ] = False,
+    replace: Annotated[bool, typer.Option(help="Replace all data of the database.")] = False,
     verify_only: Annotated[
-        bool, typer.Option("--verify", help="Read it through and change nothing.")
+        bool, typer.Option("--verify", help="Check the backup; change nothing.")
     ] = False,
 ) -> None:
     """Put a backup into the database that the settings name, SQLite or PostgreSQL.

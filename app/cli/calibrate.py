@@ -10,15 +10,15 @@ from rich.table import Table
 from app.cli.console import clear_errors, err, out, read_settings
 from app.cli.database import require_database
 from app.decision.calibration import SHOWN_FPIR, Calibration
-from app.decision.live import LiveCalibration, calibrate_collection
+from app.decision.collection_calibration import CollectionCalibration, calibrate_collection
 from app.gallery.gallery import DEFAULT_COLLECTION
-from app.gallery.ports import GallerySize
+from app.index.port import GallerySize
 from app.services import build_services
 
 
 def calibrate(
     collection: Annotated[str, typer.Argument(help="Its name.")] = DEFAULT_COLLECTION,
-    reset: Annotated[bool, typer.Option(help="Use the pack's calibration again.")] = False,
+    reset: Annotated[bool, typer.Option(help="Return to the model pack's calibration.")] = False,
 ) -> None:
     """Count a collection's own similarities between different people, and decide by them.
 
@@ -30,7 +30,7 @@ def calibrate(
             services.gallery.require(collection)
             if reset:
                 services.gallery.store.clear_calibration(collection)
-                out.print("The pack's calibration serves again.")
+                out.print("The model pack's calibration is used again.")
                 return
             generator = np.random.default_rng(secrets.randbits(64))
             live = calibrate_collection(
@@ -42,7 +42,7 @@ def calibrate(
     _print(live, size)
 
 
-def _print(live: LiveCalibration, size: GallerySize) -> None:
+def _print(live: CollectionCalibration, size: GallerySize) -> None:
     source = live.calibration.source
     table = Table(
         "FPIR", "threshold", "mates missed",

@@ -1,10 +1,10 @@
 """The database that the settings name: whether there is one, and whether the pack matches it."""
 
 from app.errors import DatabaseError
-from app.gallery.backends import missing_file
 from app.gallery.gallery import every_collection
 from app.services import Services
 from app.settings import Settings
+from app.store.backends import missing_file
 
 
 def no_database(settings: Settings) -> str | None:

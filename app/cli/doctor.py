@@ -16,13 +16,12 @@ from app.cli.descriptors import DescriptorLimit
 from app.cli.stored_data import fix, stored_data
 from app.decision.calibration import Calibration, pack_calibration
 from app.decision.fitting import MIN_PERSONS
+from app.encryption.ring import KeyRing
 from app.faces.pipeline import FacePipeline
 from app.gallery.audit import Copy
-from app.gallery.encryption.ring import KeyRing
 from app.gallery.gallery import DEFAULT_COLLECTION, Gallery, every_collection
-from app.gallery.index.certified import PRECISION
-from app.gallery.index.gpu import cuda_flat
-from app.gallery.ports import GallerySize
+from app.index.gpu import cuda_flat
+from app.index.port import PRECISION, GallerySize
 from app.inference.pack_spec import ModelPack
 from app.services import Services, build_services, load_networks
 from app.settings import Settings
@@ -40,10 +39,14 @@ YES = frozenset({"1", "true", "yes", "y", "on"})
 
 def doctor(
     check: Annotated[
-        bool, typer.Option(help="Compare every template with the index; for a service at rest.")
+        bool,
+        typer.Option(
+            help="Compare every template with the index. Run it while nothing is "
+            "enrolled or deleted."
+        ),
     ] = True,
     repair: Annotated[
-        bool, typer.Option(help="Build an index that is not true anew from the database.")
+        bool, typer.Option(help="Rebuild an index that differs from the database.")
     ] = False,
     fix_metadata: Annotated[
         Path | None,
@@ -124,8 +127,8 @@ def _audit(gallery: Gallery, name: str, *, repair: bool) -> tuple[str, bool]:
         gallery.rebuild(name)
         found = gallery.audit(name)
     if found.clean:
-        return f"{name}: {found.templates} templates, the index is true", True
-    advice = "" if found.index_is_true else "; likeness doctor --repair builds the index anew"
+        return f"{name}: {found.templates} templates, the index equals the database", True
+    advice = "" if found.index_is_true else "; run likeness doctor --repair to rebuild the index"
     faults = [f"in the index in memory: {_faults(found.index)}"]
     if found.snapshot is not None:
         faults.append(f"in its snapshot: {_faults(found.snapshot)}")

@@ -8,13 +8,13 @@ import typer
 
 from app.cli.console import clear_errors, err, out, read_settings
 from app.cli.database import require_database
-from app.gallery.backends import create_engine
-from app.gallery.encryption.keys import new_key_line
-from app.gallery.encryption.ring import KeyRing
+from app.encryption.keys import new_key_line
+from app.encryption.ring import KeyRing
 from app.gallery.gallery import every_collection
-from app.gallery.ports import SealingState
-from app.gallery.schema import migrate
-from app.gallery.store import SqlStore
+from app.store.backends import create_engine
+from app.store.records import SealingState
+from app.store.schema import migrate
+from app.store.sql_store import SqlStore
 
 encryption_app = typer.Typer(
     help="Encryption at rest: generate, status, rotate.",
@@ -43,16 +43,16 @@ def status() -> None:
 
 @encryption_app.command()
 def rotate() -> None:
-    """Bring everything under the first key that is given: plain embeddings are sealed, and the
-    keys of persons wrapped anew. The service may run meanwhile; run it again if it was ended."""
+    """Bring everything under the first key that is given: plain embeddings are encrypted, and
+    persons' keys are wrapped again. The service may run meanwhile; run it again if it was ended."""
     with clear_errors(), _opened() as store:
         persons = 0
         for collection in list(every_collection(store)):
             with err.status(f"{collection.name}: sealing"):
                 while done := store.reseal(collection.name):
                     persons += done
-        out.print(f"{persons} persons brought under the active key.")
-        out.print("Snapshots of the index from before are removed when a service starts with it.")
+        out.print(f"{persons} persons' keys are wrapped by the active key.")
+        out.print("Older index snapshots are removed when a service starts with this key.")
         _show(store.sealing())
 
 

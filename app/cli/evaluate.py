@@ -15,11 +15,15 @@ from app.cli.console import clear_errors, err, read_settings
 from app.cli.evaluation_tables import print_evaluation
 from app.decision.calibration import pack_orientation
 from app.decision.policy import FaceSelection
-from app.decision.rules import CollectionPolicy
-from app.evaluation.cache import PhotoCache, pipeline_digest
-from app.evaluation.errors import EvaluationError
-from app.evaluation.export import to_csv, to_json
-from app.evaluation.labels import (
+from app.decision.thresholds import CollectionPolicy
+from app.faces.pipeline import build_pipeline
+from app.imaging import ImageLimits
+from app.inference.pack_spec import ModelPack
+from app.inference.packs import load_pack
+from app.lab.evaluation.cache import PhotoCache, pipeline_digest
+from app.lab.evaluation.csv_and_json import to_csv, to_json
+from app.lab.evaluation.errors import EvaluationError
+from app.lab.evaluation.labels import (
     FACE_COLUMNS,
     PAIR_COLUMNS,
     LabelNoise,
@@ -29,21 +33,17 @@ from app.evaluation.labels import (
     read_pairs,
     read_people,
 )
-from app.evaluation.protocol import Analyser
-from app.evaluation.run import (
+from app.lab.evaluation.protocol import Analyser
+from app.lab.evaluation.run import (
     DEFAULT_POLICY,
     PRECISION,
     BoxesSource,
+    EvaluationResult,
     PairsSource,
     Plan,
-    Result,
     evaluate,
     photo_reader,
 )
-from app.faces.pipeline import build_pipeline
-from app.imaging import ImageLimits
-from app.inference.pack_spec import ModelPack
-from app.inference.packs import load_pack
 
 CACHE_FILE = "evaluation-cache.db"
 
@@ -180,7 +180,7 @@ def _kind(path: Path) -> str:
     )
 
 
-def _run(plan: Plan, pack: str | None, *, keep: bool) -> Result:
+def _run(plan: Plan, pack: str | None, *, keep: bool) -> EvaluationResult:
     with open_analyser(pack, keep=keep) as (loaded, analyser):
         return evaluate(plan, loaded, analyser, show_progress)
 
@@ -216,7 +216,7 @@ def show_progress(what: str, total: int) -> Iterator[Callable[[], None]]:
 
 
 def _write(
-    result: Result, output: Path | None, calibration: Path | None, *, thumbnails: bool
+    result: EvaluationResult, output: Path | None, calibration: Path | None, *, thumbnails: bool
 ) -> None:
     try:
         if output is not None:
@@ -229,10 +229,10 @@ def _write(
         ) from error
 
 
-def _write_report(result: Result, folder: Path, *, thumbnails: bool) -> None:
+def _write_report(result: EvaluationResult, folder: Path, *, thumbnails: bool) -> None:
     with _plotting_without_traces():
         # Imported here, because it loads a plotting library, which takes half a second.
-        from app.evaluation.html import render_html  # noqa: PLC0415
+        from app.lab.evaluation.html import render_html  # noqa: PLC0415
 
     evaluation = result.evaluation
     read = photo_reader(result.folders) if thumbnails else lambda _name: None
@@ -257,7 +257,7 @@ def _plotting_without_traces() -> Iterator[None]:
                 del os.environ[name]
 
 
-def _write_calibration(result: Result, path: Path) -> None:
+def _write_calibration(result: EvaluationResult, path: Path) -> None:
     if result.calibration is None:
         raise EvaluationError(
             "There are too few people for a calibration: it needs a folder of 100 people or more."

@@ -9,10 +9,10 @@ from rich.table import Table
 
 from app.cli.console import out
 from app.decision.rates import Rate
-from app.evaluation.export import Row, Value, rows_of
-from app.evaluation.figures import Evaluation
-from app.evaluation.texts import NOTHING, interval_text, rate_text
-from app.evaluation.verdict import verdict
+from app.lab.evaluation.csv_and_json import FigureRow, Value, rows_of
+from app.lab.evaluation.figures import Evaluation
+from app.lab.evaluation.texts import NOTHING, interval_text, rate_text
+from app.lab.evaluation.verdict import verdict
 
 SHOWN_PROBLEMS = 10
 TITLES: Mapping[str, str] = {
@@ -58,7 +58,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
             _print_problems(evaluation)
 
 
-def _conditions(rows: Iterable[Row]) -> list[_Condition]:
+def _conditions(rows: Iterable[FigureRow]) -> list[_Condition]:
     found: dict[tuple[str, str], _Condition] = {}
     for section, name, metric, value, low, high in rows:
         one = found.setdefault((section, name), _Condition(section, name))

@@ -8,12 +8,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress
 
 from app.cli.console import clear_errors, err, out, read_settings
 from app.cli.database import require_database
-from app.gallery.backends import create_engine
-from app.gallery.encryption.ring import KeyRing
+from app.encryption.ring import KeyRing
 from app.gallery.gallery import DEFAULT_COLLECTION
-from app.gallery.schema import migrate
-from app.gallery.store import SqlStore
-from app.importing.export import export
+from app.importing.gallery_export import export
+from app.store.backends import create_engine
+from app.store.schema import migrate
+from app.store.sql_store import SqlStore
 
 
 def export_collection(

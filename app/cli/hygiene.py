@@ -10,12 +10,12 @@ from rich.table import Table
 
 from app.cli.console import clear_errors, err, out, read_settings
 from app.cli.database import require_database
-from app.decision.hygiene import Hygiene, examine
+from app.decision.hygiene import Hygiene, find_gallery_issues
 from app.gallery.gallery import DEFAULT_COLLECTION, Gallery
-from app.gallery.ports import TemplateStore
 from app.importing.erasing import ReportEraser
 from app.importing.job_folder import JobFolder
 from app.services import Services, build_services
+from app.store.port import TemplateStore
 
 
 def hygiene(
@@ -28,7 +28,8 @@ def hygiene(
         typer.Option(help="FROM INTO: give all faces of a person to another, delete the first."),
     ] = None,
     move: Annotated[
-        tuple[str, str] | None, typer.Option(help="FACE_ID PERSON_ID: whose face it is.")
+        tuple[str, str] | None,
+        typer.Option(help="FACE_ID PERSON_ID: assign the face to that person."),
     ] = None,
     delete: Annotated[str | None, typer.Option(help="FACE_ID: delete that face.")] = None,
     rename: Annotated[
@@ -65,7 +66,7 @@ def hygiene(
                 return
             with Progress(console=err, transient=True) as progress:
                 task = progress.add_task("faces", total=None)
-                found = examine(
+                found = find_gallery_issues(
                     services.gallery,
                     services.calibrations,
                     collection,
@@ -122,10 +123,7 @@ def _declare(
 
 
 def _print(found: Hygiene) -> None:
-    out.print(
-        f"{found.faces} faces of {found.persons} persons; one person from similarity "
-        f"{found.threshold:.3f} on."
-    )
+    out.print(f"{found.faces} faces of {found.persons} persons; threshold {found.threshold:.3f}.")
     _table(
         "Possibly one person under two ids" + _by_chance(found.duplicates_by_chance),
         ("person", "person", "similarity", "such pairs by chance"),
@@ -189,4 +187,4 @@ def _by_chance(expected: float | None) -> str:
 
 
 def _rate(value: float | None) -> str:
-    return "too rare to tell" if value is None else f"{value:.2g}"
+    return "rarer than the calibration measures" if value is None else f"{value:.2g}"

@@ -17,10 +17,10 @@ from app.errors import CollectionNotFound
 from app.gallery.gallery import DEFAULT_COLLECTION
 from app.importing.local import LocalImport
 from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
-from app.importing.outcomes import Counts, Outcome, Result, Tell, report_writer
+from app.importing.outcomes import Counts, OutcomeCallback, RowOutcome, RowResult, report_writer
 from app.importing.remote import RemoteImport
-from app.importing.rows import ImportSourceError, Row
 from app.importing.source_options import PersonFrom, SourceOptions
+from app.importing.source_rows import ImportSourceError, Row
 from app.importing.sources import rows_of, total_of
 from app.services import build_services
 from app.settings import Settings
@@ -38,7 +38,9 @@ def import_folder(
         ),
     ],
     *,
-    collection: Annotated[str, typer.Option(help="Made if missing.")] = DEFAULT_COLLECTION,
+    collection: Annotated[
+        str, typer.Option(help="The collection; created if it does not exist.")
+    ] = DEFAULT_COLLECTION,
     face: Annotated[
         FaceSelection, typer.Option(help="Which face counts where a photo has several.")
     ] = FaceSelection.ONLY,
@@ -70,12 +72,14 @@ def import_folder(
         Path | None, typer.Option(help="Folder of a table's photos; default: the table's own.")
     ] = None,
     space: Annotated[
-        str | None, typer.Option(help="Embedding space of embeddings that do not say theirs.")
+        str | None, typer.Option(help="Embedding space of rows that do not name one.")
     ] = None,
     stdin_format: Annotated[str, typer.Option(help="csv, jsonl or tar.")] = "jsonl",
     near_duplicate: Annotated[
         float | None,
-        typer.Option(min=-1, max=1, help="Skip a face this similar to one its person has."),
+        typer.Option(
+            min=-1, max=1, help="Skip a face if one of its person is at least this similar."
+        ),
     ] = None,
     on_conflict: Annotated[
         OnConflict | None,
@@ -85,15 +89,16 @@ def import_folder(
         ),
     ] = None,
     on_error: Annotated[
-        OnError, typer.Option(help="Go on after a rejected row, or stop at the first.")
+        OnError, typer.Option(help="Continue after a rejected row, or stop at the first.")
     ] = OnError.CONTINUE,
     retry_refused: Annotated[
-        bool, typer.Option(help="Look again at rows that an earlier run refused.")
+        bool, typer.Option(help="Retry rows that an earlier run refused.")
     ] = False,
     dry_run: Annotated[bool, typer.Option(help="Analyse and report, store nothing.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many rows.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of rows.")] = None,
     sample: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Only this share of the rows, always those.")
+        float | None,
+        typer.Option(min=0, max=1, help="Import this share of the rows; the same rows each time."),
     ] = None,
     report: Annotated[
         Path | None, typer.Option(help="Outcome of each row: .csv or .jsonl.")
@@ -108,13 +113,13 @@ def import_folder(
         str | None, typer.Option(help="Into a running server instead of the local database.")
     ] = None,
     api_key: Annotated[
-        str | None, typer.Option(envvar="LIKENESS_API_KEY", help="Sent to that server.")
+        str | None, typer.Option(envvar="LIKENESS_API_KEY", help="Bearer token for that server.")
     ] = None,
     source_key: Annotated[
         str | None, typer.Option(envvar="LIKENESS_SOURCE_KEY", help="CompreFace's API key.")
     ] = None,
 ) -> None:
-    """Enrol photos or embeddings. Run it again to continue, also after it was killed.
+    """Enroll photos or embeddings. Run it again to continue, also after it was killed.
 
     Exit status: 0 all enrolled, 1 some rows rejected, 2 the import could not run, 3 stopped at a
     row, 130 interrupted.
@@ -127,11 +132,11 @@ def import_folder(
             face=face, gate=gate, near_duplicate=near_duplicate, on_conflict=on_conflict,
             on_error=on_error, retry_refused=retry_refused, dry_run=dry_run,
         )  # fmt: skip
-        tells: list[Tell] = [counts]
+        callbacks: list[OutcomeCallback] = [counts]
         if report is not None:
-            tells.append(stack.enter_context(report_writer(report)))
+            callbacks.append(stack.enter_context(report_writer(report)))
         progress = stack.enter_context(import_progress(counts, as_json=as_json))
-        tells.append(progress.tell)
+        callbacks.append(progress.count)
         remote = None
         if url is None:
             work, target = _local(stack, settings, collection, options)
@@ -147,7 +152,7 @@ def import_folder(
         progress.total = total_of(sources, given) if every_row else limit
         rows = _chosen(rows_of(sources, given), limit, sample)
         try:
-            work(rows, _to_all(tells))
+            work(rows, _to_all(callbacks))
         except (ImportStopped, KeyboardInterrupt) as reason:
             ended = reason
     summarise(counts, as_json=as_json, dry_run=dry_run, reported=report is not None)
@@ -157,11 +162,11 @@ def import_folder(
     if ended is not None:
         err.print("Interrupted. Run it again to continue: nothing is enrolled twice.")
         raise typer.Exit(EXIT_INTERRUPTED)
-    if counts.of(Result.REJECTED):
+    if counts.of(RowResult.REJECTED):
         raise typer.Exit(EXIT_SOME_REJECTED)
 
 
-Work = Callable[[Iterator[Row], Tell], None]
+Work = Callable[[Iterator[Row], OutcomeCallback], None]
 
 
 def _options(**given: Any) -> ImportOptions:
@@ -186,12 +191,12 @@ def _local(
     return LocalImport(services, record, options).run, record.embedding_space
 
 
-def _to_all(tells: list[Tell]) -> Tell:
-    def tell(outcome: Outcome) -> None:
-        for one in tells:
+def _to_all(callbacks: list[OutcomeCallback]) -> OutcomeCallback:
+    def on_outcome(outcome: RowOutcome) -> None:
+        for one in callbacks:
             one(outcome)
 
-    return tell
+    return on_outcome
 
 
 def _chosen(rows: Iterator[Row], limit: int | None, sample: float | None) -> Iterator[Row]:

@@ -19,7 +19,7 @@ from rich.progress import (
 from rich.table import Table
 
 from app.cli.console import err, out
-from app.importing.outcomes import Counts, Outcome, Result
+from app.importing.outcomes import Counts, RowOutcome, RowResult
 
 LINE_EVERY_S = 1.0
 BAR_EVERY_S = 0.2
@@ -48,7 +48,7 @@ class ImportProgress:
         self._under_way = 0
         self._upload: tuple[int, int] | None = None
 
-    def tell(self, _outcome: Outcome) -> None:
+    def count(self, _outcome: RowOutcome) -> None:
         """One more row is done; `counts` has it already."""
         self._under_way = max(0, self._under_way - 1)
 
@@ -80,7 +80,7 @@ class ImportProgress:
 
     def text(self) -> str:
         """Counts, upload, rate and time left."""
-        counts = [(self._counts.of(result), result.value) for result in Result]
+        counts = [(self._counts.of(result), result.value) for result in RowResult]
         parts = [f"{count} {name}" for count, name in counts if count]
         if (upload := self._upload) is not None:
             sent, size = upload
@@ -176,11 +176,11 @@ def summarise(counts: Counts, *, as_json: bool, dry_run: bool, reported: bool) -
         members = {**counts.members(), "largest_persons": largest, "dry_run": dry_run}
         typer.echo(json.dumps(members))
         return
-    rejected = counts.of(Result.REJECTED)
+    rejected = counts.of(RowResult.REJECTED)
     title = "Nothing was stored" if dry_run else None
     table = Table("outcome", "reason", "rows", *["to enrol them"] * bool(rejected), title=title)
     for (result, reason), count in sorted(counts.by_reason.items()):
-        remedy = REMEDIES.get(reason, "") if result != Result.ENROLLED else ""
+        remedy = REMEDIES.get(reason, "") if result != RowResult.ENROLLED else ""
         table.add_row(result, reason, str(count), *[remedy] * bool(rejected))
     out.print(table)
     out.print(_persons(counts), markup=False, highlight=False, soft_wrap=True)

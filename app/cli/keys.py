@@ -16,9 +16,9 @@ from app.access.registry import LEASE_S
 from app.access.store import AccessKeyStore
 from app.cli import encryption
 from app.cli.console import clear_errors, err, out, read_settings
-from app.gallery.backends import create_engine
-from app.gallery.identifiers import COLLECTION_PATTERN
-from app.gallery.schema import migrate
+from app.store.backends import create_engine
+from app.store.identifiers import COLLECTION_PATTERN
+from app.store.schema import migrate
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 DURATION = re.compile(r"(\d{1,5})([mhd])")

@@ -5,13 +5,13 @@ from typing import Annotated
 import typer
 
 from app.cli.console import clear_errors, out, read_settings
-from app.gallery.backends import create_engine, shown_url
-from app.gallery.schema import migrate, pending
+from app.store.backends import create_engine, shown_url
+from app.store.schema import migrate, pending
 
 
 def migrate_database(
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be done.")
+        bool, typer.Option("--dry-run", help="Print what would be done; change nothing.")
     ] = False,
 ) -> None:
     """Bring the database to this version's tables; all of it or nothing.

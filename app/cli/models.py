@@ -55,7 +55,7 @@ def show(pack: PackArgument = None) -> None:
         found = read_pack(find_pack(pack or settings.pack, settings.installed_packs))
         _print_pack(found)
         verify_pack(found)
-    out.print("The digest of each network is right.")
+    out.print("The digest of each network is correct.")
 
 
 def _print_pack(pack: ModelPack) -> None:

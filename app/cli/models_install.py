@@ -15,7 +15,7 @@ from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
 
 Accept = Annotated[
-    bool, typer.Option("--accept-license", help="You read the licence that was shown, and agree.")
+    bool, typer.Option("--accept-license", help="Accept the license that was shown.")
 ]
 
 
@@ -33,9 +33,9 @@ def pull(
     installed = read_settings().installed_packs
     with clear_errors(), _extra_needed():
         # They load ONNX and InsightFace, which `serve` does without.
-        from app.packing.download import fetched  # noqa: PLC0415
-        from app.packing.install import install_published  # noqa: PLC0415
-        from app.packing.published import LICENCE_TEXT, PUBLISHED  # noqa: PLC0415
+        from app.lab.packing.download import fetched  # noqa: PLC0415
+        from app.lab.packing.install import install_published  # noqa: PLC0415
+        from app.lab.packing.published import LICENSE_TEXT, PUBLISHED  # noqa: PLC0415
 
         published = PUBLISHED.get(name)
         if published is None:
@@ -43,11 +43,11 @@ def pull(
                 f"No published pack is called {name}; there are {', '.join(PUBLISHED)}."
             )
         if (installed / name).exists():
-            raise PackError(f"{installed / name} is there already. To fetch it anew, remove it.")
-        err.print(LICENCE_TEXT, markup=False, highlight=False, soft_wrap=True)
+            raise PackError(f"{installed / name} is there already. Remove it to fetch it again.")
+        err.print(LICENSE_TEXT, markup=False, highlight=False, soft_wrap=True)
         if not accept_license:
-            raise PackError("Nothing was fetched: agree to the licence with --accept-license.")
-        with _bar() as told, fetched(published, installed, told, base_url=url) as networks:
+            raise PackError("Nothing was fetched. Accept the license with --accept-license.")
+        with _bar() as reported, fetched(published, installed, reported, base_url=url) as networks:
             pack = install_published(published, networks, installed, accept_licence=True)
     _installed(pack)
 
@@ -61,7 +61,7 @@ def install(
 ) -> None:
     """Install a pack from a zip that was made or fetched elsewhere; no network is needed."""
     with clear_errors(), _extra_needed():
-        from app.packing.install import install_archive  # noqa: PLC0415
+        from app.lab.packing.install import install_archive  # noqa: PLC0415
 
         pack = install_archive(
             archive, read_settings().installed_packs, accept_licence=accept_license
@@ -73,7 +73,7 @@ def pack_networks(
     folder: Annotated[Path, typer.Argument(help="The new folder; its name is the pack's.")],
     *,
     base: Annotated[
-        str, typer.Option(help="The pack that everything not given is taken from.")
+        str, typer.Option(help="The pack that provides everything that is not given.")
     ] = "default",
     detector: Annotated[Path | None, typer.Option(help="ONNX file.")] = None,
     architecture: Annotated[
@@ -86,8 +86,8 @@ def pack_networks(
     variant: Annotated[
         Path | None,
         typer.Option(
-            help="Photos of people: the recogniser is proven on them to be the base's in another "
-            "form, so that embeddings of both can be compared."
+            help="Photos of people: checks on them that the recogniser equals the base pack's "
+            "in another form, so that embeddings of both can be compared."
         ),
     ] = None,
     keep_prelu: Annotated[
@@ -101,18 +101,22 @@ def pack_networks(
         list[str] | None,
         typer.Option(help="SCALE:FILE.onnx of a MiniFASNet, as 2.7:MiniFASNetV2.onnx; repeatable."),
     ] = None,
-    threshold: Annotated[float | None, typer.Option(help="To decide by, until calibrated.")] = None,
-    threshold_basis: Annotated[str, typer.Option(help="Where that number comes from.")] = "",
+    threshold: Annotated[
+        float | None, typer.Option(help="Threshold to use without a calibration.")
+    ] = None,
+    threshold_basis: Annotated[str, typer.Option(help="Source of that threshold.")] = "",
     calibration: Annotated[
-        Path | None, typer.Option(help="What likeness evaluate --calibration wrote for it.")
+        Path | None, typer.Option(help="File written by likeness evaluate --calibration.")
     ] = None,
     licence: Annotated[str | None, typer.Option(help="Of the networks that are given.")] = None,
     source: Annotated[str | None, typer.Option(help="Where they come from.")] = None,
-    as_zip: Annotated[bool, typer.Option("--zip", help="FOLDER.zip too, to install.")] = False,
+    as_zip: Annotated[
+        bool, typer.Option("--zip", help="Also write FOLDER.zip, for likeness models install.")
+    ] = False,
 ) -> None:
     """Write a pack: networks, pack.toml with their digests, calibration. `serve` runs it."""
     with clear_errors():
-        from app.packing.own import OwnNetworks, make_pack  # noqa: PLC0415
+        from app.lab.packing.own import OwnNetworks, make_pack  # noqa: PLC0415
 
         made = make_pack(
             load_pack(base, read_settings().installed_packs),

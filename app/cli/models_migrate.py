@@ -10,29 +10,29 @@ from rich.table import Table
 
 from app.cli.console import clear_errors, err, out, read_settings
 from app.cli.database import require_database
+from app.encryption.ring import KeyRing
 from app.errors import PackError
-from app.gallery.backends import create_engine
-from app.gallery.encryption.ring import KeyRing
 from app.gallery.gallery import DEFAULT_COLLECTION
-from app.gallery.schema import migrate
-from app.gallery.store import SqlStore
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import known_packs, load_pack
-from app.reembedding import Agreement, Reembedding, Space
+from app.reembedding import Reembedding, Space, SpaceComparison
 from app.settings import Settings
+from app.store.backends import create_engine
+from app.store.schema import migrate
+from app.store.sql_store import SqlStore
 
 
 def migrate_collection(
     collection: Annotated[str, typer.Argument(help="Its name.")] = DEFAULT_COLLECTION,
     *,
-    to: Annotated[str, typer.Option("--to", help="The pack to go to: a name or a folder.")],
+    to: Annotated[str, typer.Option("--to", help="The new pack: a name or a folder.")],
     cut_over: Annotated[
-        bool, typer.Option("--cut-over", help="Then let the collection be of the new space.")
+        bool, typer.Option("--cut-over", help="Then switch the collection to the new space.")
     ] = False,
     forget: Annotated[
         bool,
         typer.Option(
-            "--forget", help="Erase the embeddings of other spaces: there is no way back then."
+            "--forget", help="Erase the embeddings of other spaces; this cannot be undone."
         ),
     ] = False,
 ) -> None:
@@ -64,9 +64,12 @@ def migrate_collection(
                         soft_wrap=True,
                     )
                 else:
-                    out.print("Nothing was changed yet: --cut-over takes the new space into use.")
+                    out.print("Nothing was changed yet; --cut-over switches to the new space.")
             if forget:
-                out.print(f"{store.drop_spares(collection)} embeddings of other spaces are erased.")
+                out.print(
+                    f"{store.drop_alternate_embeddings(collection)} embeddings of other spaces "
+                    "are erased."
+                )
         finally:
             store.close()
 
@@ -102,7 +105,7 @@ def _pack_of(embedding_space: str, settings: Settings) -> ModelPack | None:
     return None
 
 
-def _print(found: Agreement) -> None:
+def _print(found: SpaceComparison) -> None:
     table = Table("", "before", "after", title=f"{found.templates} faces in both spaces")
     rows = (
         ("threshold", lambda space: f"{space.threshold:.3f}"),
@@ -114,7 +117,7 @@ def _print(found: Agreement) -> None:
         table.add_row(name, shown(found.before), shown(found.after))
     out.print(table)
     comparisons = found.before.mated + found.before.non_mated
-    out.print(f"{found.changed} of {comparisons} comparisons are decided otherwise.")
+    out.print(f"{found.changed} of {comparisons} comparisons are decided differently.")
 
 
 def _share(part: int, whole: int) -> str:

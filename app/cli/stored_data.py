@@ -6,7 +6,8 @@ import shlex
 from pathlib import Path
 
 from app.errors import BackupError
-from app.gallery.ports import ClashingIds, InvalidRow, TemplateStore
+from app.store.port import TemplateStore
+from app.store.records import ClashingIds, InvalidRow
 
 SHOWN = 20
 

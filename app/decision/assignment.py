@@ -18,13 +18,15 @@ def assign_persons(rows: Sequence[Sequence[Candidate]], threshold: float) -> lis
     """
     persons = sorted({candidate.face.person_id for row in rows for candidate in row})
     column = {person: i for i, person in enumerate(persons)}
-    gain = np.zeros((len(rows), len(persons) + len(rows)))  # a place for each face to be nobody
+    gain = np.zeros(
+        (len(rows), len(persons) + len(rows))
+    )  # one column for each face to stay unassigned
     chosen: dict[tuple[int, int], Candidate] = {}
     for i, row in enumerate(rows):
         for candidate in row:
             if is_match(candidate.similarity, threshold):
                 j = column[candidate.face.person_id]
-                # At the threshold itself it is still worth more than nobody.
+                # At the threshold itself an assignment is still worth more than none.
                 gain[i, j] = candidate.similarity - threshold + 1e-9
                 chosen[i, j] = candidate
     faces, columns = linear_sum_assignment(gain, maximize=True)

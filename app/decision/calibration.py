@@ -22,8 +22,8 @@ from app.decision.orientation import Orientation
 from app.decision.rates import Floats, Rate
 from app.errors import CalibrationMismatch, PackError, RateOutOfReach
 from app.faces.orientation import OrientationLimits
-from app.gallery.comparator import COSINE, Comparator
-from app.gallery.ports import GallerySize
+from app.index.comparator import COSINE, Comparator
+from app.index.port import GallerySize
 from app.inference.pack_spec import ModelPack
 
 CALIBRATION_FILE = "calibration.json"
@@ -33,11 +33,11 @@ SHOWN_FPIR = (0.1, 0.03, 0.01, 0.003, 0.001)
 _OPTIONAL_SECTIONS = ("domain", "orientation")
 
 
-class _Section(BaseModel):
+class _CalibrationPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Source(_Section):
+class CalibrationFaces(_CalibrationPart):
     """The faces that a calibration was counted on.
 
     `digest` is the SHA-256 of their embeddings in order. `left_out`: pairs of people kept out of
@@ -54,7 +54,7 @@ class Source(_Section):
     left_out: int
 
 
-class Curve(_Section):
+class Curve(_CalibrationPart):
     """An error rate with its 95 % interval at rising similarities."""
 
     similarity: tuple[float, ...]
@@ -102,17 +102,17 @@ class OperatingPoint:
     fnmr: Rate | None
 
 
-class Calibration(_Section):
+class Calibration(_CalibrationPart):
     """Error rates by similarity, bound to the space and the index whose similarities they are."""
 
     schema_version: Literal[1] = Field(1, alias="schema")
     embedding_space: str
     precision: str
     created_at: datetime
-    source: Source
+    source: CalibrationFaces
     fmr: NonMatedCurve
     fnmr: Curve | None
-    # A person with n different templates (app.gallery.effective) is as easily mistaken as
+    # A person with n different templates (app.index.effective) is as easily mistaken as
     # n ** template_exponent persons with one.
     template_exponent: Annotated[float, Field(ge=0, le=1)]
     # None: its similarities are cosines, and no threshold follows a gallery's likeness.
@@ -151,7 +151,7 @@ class Calibration(_Section):
         raise CalibrationMismatch(
             f"The calibration {self.calibration_id} was made for {self.embedding_space} at "
             f"{self.precision}; similarities here are of {embedding_space} at {precision}. "
-            "Calibrate anew for this model pack."
+            "Calibrate again for this model pack."
         )
 
     def fmr_at(self, similarity: float) -> Rate | None:
@@ -266,10 +266,10 @@ class Calibration(_Section):
         if target < rates[-1]:
             needed = self._persons_for(target, float(rates[-1]))
             raise RateOutOfReach(
-                f"{name}={target:g} is below what the calibration {self.calibration_id} can stand "
-                f"behind: {float(f'{rates[-1]:.2g}'):g} here, from {self.source.persons} people. "
-                "Ask for a higher rate, give a threshold, or calibrate on about "
-                f"{needed:,} people.",
+                f"{name}={target:g} is below the lowest rate that the calibration "
+                f"{self.calibration_id} supports: {float(f'{rates[-1]:.2g}'):g} here, from "
+                f"{self.source.persons} people. Ask for a higher rate, give a threshold, or "
+                f"calibrate on about {needed:,} people.",
                 {
                     "lowest": float(rates[-1]),
                     "calibration_id": self.calibration_id,
@@ -294,7 +294,7 @@ def read_calibration(path: Path) -> Calibration:
     except (OSError, ValidationError) as error:
         raise PackError(
             f"{path} is not a calibration: {str(error).splitlines()[0]}. Restore it, or make it "
-            "anew with likeness evaluate --calibration."
+            "again with likeness evaluate --calibration."
         ) from error
 
 
@@ -317,7 +317,8 @@ def pack_calibration(
     if dimension is not None and numbers not in (None, dimension):
         raise PackError(
             f"{path}: the direction of its domain has {numbers} numbers, the pack's embeddings "
-            f"have {dimension}. Restore it, or make it anew with likeness evaluate --calibration."
+            f"have {dimension}. Restore it, or make it again with likeness evaluate "
+            "--calibration."
         )
     return found
 

@@ -1,4 +1,4 @@
-"""Which calibrations stand behind a collection's decisions."""
+"""Which calibrations a collection's decisions are based on."""
 
 import logging
 
@@ -6,10 +6,11 @@ from pydantic import ValidationError
 
 from app.decision.calibration import Calibration
 from app.decision.domain import Domain, SharedDirection
-from app.decision.rules import CollectionPolicy, Grounds
+from app.decision.thresholds import CalibrationChain, CollectionPolicy
 from app.errors import CalibrationMismatch
-from app.gallery.ports import CollectionRecord, TemplateStore
 from app.locks import new_lock
+from app.store.port import TemplateStore
+from app.store.records import CollectionRecord
 from app.telemetry.logs import log
 
 MAX_HELD = 256
@@ -47,10 +48,10 @@ class Calibrations:
         """The direction by which similarities are compared here, which is the pack's."""
         return None if self.domain is None else self.domain.shared
 
-    def grounds(self, record: CollectionRecord) -> Grounds:
+    def chain(self, record: CollectionRecord) -> CalibrationChain:
         """The collection's own calibration first, then the pack's."""
         found = (self.own(record), self.pack)
-        return Grounds([one for one in found if one is not None], self._constant)
+        return CalibrationChain([one for one in found if one is not None], self._constant)
 
     def own(self, record: CollectionRecord) -> Calibration | None:
         """The calibration the collection made of itself, if it is in use and fits.
@@ -93,8 +94,8 @@ class Calibrations:
             return
         raise CalibrationMismatch(
             f"The calibration {calibration.calibration_id} was counted on scores with another "
-            "direction of degraded faces than the model pack's calibration has now. Calibrate the "
-            "collection anew."
+            "direction of degraded faces than the model pack's calibration has now. Calibrate "
+            "the collection again."
         )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.decision.rates import Floats, clopper_pearson, dyadic_variance, effective_trials
-from app.gallery.comparator import COSINE, Comparator
+from app.index.comparator import COSINE, Comparator
 from app.types import FloatArray
 
 Indices = NDArray[np.intp]
@@ -56,7 +56,7 @@ class LabelledEmbeddings:
         return np.bincount(self.persons, minlength=self.person_count)
 
     def of_persons(self, chosen: Indices) -> "LabelledEmbeddings":
-        """The faces of some people, numbered anew."""
+        """The faces of some people, numbered from 0 again."""
         kept = np.isin(self.persons, chosen)
         return LabelledEmbeddings.of(self.vectors[kept], self.persons[kept], self.comparator)
 
@@ -275,7 +275,7 @@ def _count(
 def _variation(counted: _Counts) -> Floats:
     """Squared coefficient of variation of the probes' own rates, beyond what chance makes.
 
-    Held at its last value where fewer than a hundred pairs match: it could not be told there.
+    Held at its last value where fewer than a hundred pairs match: it cannot be estimated there.
     """
     sums, totals = counted.by_person, counted.by_person.sum(axis=0) / 2
     rates = totals * 2 / counted.trials.sum()

@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.decision.comparisons import LabelledEmbeddings
 from app.decision.limits import NO_LIMITS, Limits
-from app.gallery.comparator import Comparator
-from app.gallery.index.likeness import QUANTILE
-from app.gallery.ports import GallerySize
+from app.index.certified.likeness import QUANTILE
+from app.index.comparator import Comparator
+from app.index.port import GallerySize
 from app.types import FloatArray
 
 # Chosen on the development half of LFW's people; docs/adr/0018-degraded-faces.md has the figures.

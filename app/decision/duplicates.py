@@ -1,4 +1,4 @@
-"""One person under two ids: pairs of people more alike than different people ever are."""
+"""One person under two ids: pairs of people more similar than different people are by chance."""
 
 from dataclasses import dataclass, replace
 
@@ -25,15 +25,15 @@ class SuspectedPair:
 def suspected_duplicates(data: LabelledEmbeddings) -> list[SuspectedPair]:
     """Pairs of people that chance does not explain, most similar first.
 
-    A tail is fitted to the nearest pairs of people that are not suspected; whoever lies so far
-    above it that less than EXPECTED_BY_CHANCE such pairs are to be expected is suspected, and the
-    fit is made again, until nobody joins. Twins and close relatives are found as well: the tail
-    of strangers does not hold them.
+    A tail is fitted to the nearest pairs of people that are not suspected; a pair so far above it
+    that less than EXPECTED_BY_CHANCE such pairs are to be expected is suspected, and the fit is
+    made again, until no pair is added. Twins and close relatives are found as well: the tail of
+    strangers does not hold them.
     """
     people = data.person_count
     pairs = people * (people - 1) / 2
     nearest = nearest_person_pairs(data, int(min(NEAREST_PAIRS, pairs / 20)))
-    # One comparison a pair of people here: each stands for itself.
+    # There is one comparison for each pair of people here, so all weights are 1.
     everyone = replace(nearest, weights=np.ones(len(nearest.weights)))
     suspects = _gross(everyone)
     for _ in range(MAX_ROUNDS):

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from app.decision.calibration import Calibration, Curve, NonMatedCurve, Source
+from app.decision.calibration import Calibration, CalibrationFaces, Curve, NonMatedCurve
 from app.decision.comparisons import (
     RATES_PER_DECADE,
     ErrorCurve,
@@ -21,9 +21,9 @@ from app.decision.comparisons import (
 from app.decision.domain import Domain, SharedDirection
 from app.decision.limits import NO_LIMITS, Limits
 from app.decision.rates import Floats
-from app.decision.tail import T_QUANTILE, fit_tail, spread
+from app.decision.tail import T_QUANTILE, fit_tail, log_rate_stderr
 from app.errors import NotEnoughData
-from app.gallery.effective import effective_numbers
+from app.index.effective import effective_numbers
 
 # 4,950 pairs of people: an FMR of 1e-3 still rests on five of them.
 MIN_PERSONS = 100
@@ -69,7 +69,7 @@ def calibrate(
         embedding_space=embedding_space,
         precision=precision,
         created_at=clock().replace(microsecond=0),
-        source=Source(
+        source=CalibrationFaces(
             kind=faces.kind,
             name=faces.name,
             persons=data.person_count,
@@ -91,7 +91,7 @@ def require_persons(data: LabelledEmbeddings) -> None:
     if data.person_count < MIN_PERSONS:
         raise NotEnoughData(
             f"{data.person_count} people are too few to calibrate on; {MIN_PERSONS} are needed. "
-            "Until then the model pack's calibration serves.",
+            "Until then the model pack's calibration is used.",
             {"persons": data.person_count, "needed": MIN_PERSONS},
         )
 
@@ -121,7 +121,7 @@ def _extrapolate(counted: NonMated, people: int) -> ErrorCurve | None:
     similarities = np.array([tail.similarity_at(rate) for rate in rates])
     # The fit need not meet the last counted row: follow it from where it lies beyond.
     rates, similarities = (x[similarities > end.similarities[-1]] for x in (rates, similarities))
-    half_width = T_QUANTILE * spread(counted.top, counted.pairs, people, similarities)
+    half_width = T_QUANTILE * log_rate_stderr(counted.top, counted.pairs, people, similarities)
     known = half_width <= np.log(TAIL_FACTOR)
     known &= np.cumsum(~known) == 0
     rates, similarities, half_width = (x[known] for x in (rates, similarities, half_width))

@@ -11,7 +11,7 @@ from app.types import Face, Quality
 
 
 class QualityGate(BaseModel):
-    """Limits on the measures of a face; one left out (null) lets everything pass."""
+    """Limits on the measures of a face; a limit that is left out (null) is not checked."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -54,7 +54,7 @@ MILD_GATE = QualityGate(
 
 
 @dataclass(frozen=True, slots=True)
-class Complaint:
+class GateFailure:
     """Why a face was rejected: a stable code and a sentence."""
 
     code: str
@@ -110,7 +110,7 @@ _LIMITS = (
         "The face is hard to recognise; send a clearer photo from the front.",
     ),
 )
-# What the model pack was not asked, or cannot tell, is no evidence of life.
+# What the model pack was not asked, or cannot measure, is no evidence of life.
 _NOT_LIVE = _Limit(
     "min_liveness",
     "not_live",
@@ -122,20 +122,20 @@ _NOT_LIVE = _Limit(
 _ERRORS = {error.code: error for error in (FaceTooSmall, NotLive)}
 
 
-def complaints(quality: Quality, gate: QualityGate) -> list[Complaint]:
-    """Everything a gate has against a face, the gravest first; empty when it may pass."""
+def gate_failures(quality: Quality, gate: QualityGate) -> list[GateFailure]:
+    """The limits of a gate that a face fails, the most serious first; empty when it passes."""
     found = []
     for limit in (_NOT_LIVE, *_LIMITS):
         value = getattr(gate, limit.name)
         if value is not None and limit.fails(quality, value):
-            found.append(Complaint(limit.code, limit.detail.format(quality, value)))
+            found.append(GateFailure(limit.code, limit.detail.format(quality, value)))
     return found
 
 
 def check_quality(face: Face, gate: QualityGate) -> None:
     """Raise NotLive, FaceTooSmall or LowQuality with all `reasons` unless the face may pass."""
-    found = complaints(face.quality, gate)
+    found = gate_failures(face.quality, gate)
     if not found:
         return
     error = _ERRORS.get(found[0].code, LowQuality)
-    raise error(found[0].detail, {"reasons": [complaint.code for complaint in found]})
+    raise error(found[0].detail, {"reasons": [failure.code for failure in found]})

@@ -13,12 +13,18 @@ import numpy as np
 from app.decision.calibration import Calibration
 from app.decision.calibrations import Calibrations, policy_of
 from app.decision.chance import ChancePairs
-from app.decision.gates import MILD_GATE, QualityGate, complaints
-from app.decision.neighbours import Neighbours, Progress, Rows, find_neighbours
+from app.decision.gates import MILD_GATE, QualityGate, gate_failures
+from app.decision.neighbours import Neighbours, Progress, RowIndices, find_neighbours
 from app.decision.pairs import all_declared
-from app.decision.rules import ONE_COMPARISON, Ask, Rule, identification_rule
+from app.decision.thresholds import (
+    ONE_COMPARISON,
+    ThresholdDecision,
+    ThresholdRequest,
+    identification_threshold,
+)
 from app.gallery.gallery import Gallery
-from app.gallery.ports import FaceRecord, GallerySize
+from app.index.port import GallerySize
+from app.store.records import FaceRecord
 from app.types import Quality
 
 FACES_AT_ONCE = 10_000
@@ -35,7 +41,7 @@ class Duplicate:
     """Two ids whose faces resemble one another as one person's do, most similar first.
     `expected_by_chance`: pairs of different people at least this similar in the whole gallery, each
     by their most similar templates. `fmr` is that of one comparison; it is None where nothing is
-    calibrated, or where it is rarer than the calibration can tell: then the upper end of its 95 %
+    calibrated, or where it is rarer than the calibration measures: then the upper end of its 95 %
     `fmr_interval` is all that is known. So with the other findings."""
 
     person_id_a: str
@@ -115,7 +121,7 @@ class Hygiene:
     counts: Mapping[str, int]
 
 
-def examine(
+def find_gallery_issues(
     gallery: Gallery,
     calibrations: Calibrations,
     name: str,
@@ -130,10 +136,12 @@ def examine(
     """
     record = gallery.require(name)
     size = gallery.size(name)
-    policy, grounds = policy_of(record), calibrations.grounds(record)
-    rule = identification_rule(Ask(), policy, grounds, size, likeness=gallery.likeness(name))
+    policy, chain = policy_of(record), calibrations.chain(record)
+    rule = identification_threshold(
+        ThresholdRequest(), policy, chain, size, likeness=gallery.likeness(name)
+    )
     threshold = rule.threshold
-    calibration = next(iter(grounds.calibrations), None)
+    calibration = next(iter(chain.calibrations), None)
     # Without a calibration nothing tells how little strangers resemble one another.
     low = -1.0 if calibration is None else calibration.threshold_at(OUTLIER_FMR, ONE_COMPARISON)
     declared = all_declared(gallery.store, name)
@@ -165,7 +173,7 @@ def examine(
 
 
 class _Findings:
-    """Names for numbers."""
+    """The findings, with the ids of faces and persons."""
 
     def __init__(
         self,
@@ -173,7 +181,7 @@ class _Findings:
         name: str,
         near: Neighbours,
         calibration: Calibration | None,
-        rule: Rule,
+        rule: ThresholdDecision,
     ) -> None:
         self._gallery = gallery
         self._near = near
@@ -214,7 +222,7 @@ class _Findings:
         assert rate is not None, "the end belongs to the curve"
         return int(self._doubtful.sum()) * rate.value
 
-    def pairs(self) -> Rows:
+    def pairs(self) -> RowIndices:
         """Of each pair of people with faces beyond the threshold the row of the most similar one,
         unless a face only seems misplaced: one under the wrong id resembles those under the right
         one, and is a mislabel. The most similar first."""
@@ -229,12 +237,12 @@ class _Findings:
         best = rows[order[new]]
         return best[np.lexsort((best, near.similarity[best]))[::-1]]
 
-    def misplaced(self) -> Rows:
+    def misplaced(self) -> RowIndices:
         """The rows of faces that another person resembles, and none of their own faces does."""
         rows = np.flatnonzero(self._misplaced)
         return rows[np.argsort(-self._near.similarity[rows], kind="stable")]
 
-    def alone(self, low: float) -> Rows:
+    def alone(self, low: float) -> RowIndices:
         """The rows of faces that neither their own people nor anybody else resembles."""
         near = self._near
         # Of some nothing is known: their person's other faces were deleted meanwhile.
@@ -243,7 +251,7 @@ class _Findings:
         rows = np.flatnonzero(alone & (near.other < 0))
         return rows[np.argsort(near.own[rows], kind="stable")]
 
-    def degraded_rows(self) -> Rows:
+    def degraded_rows(self) -> RowIndices:
         """The rows of faces beyond the calibration's limit of degradation, the worst first."""
         domain = None if self._calibration is None else self._calibration.domain
         limit = None if domain is None else domain.limits.max_degradation
@@ -253,7 +261,7 @@ class _Findings:
         rows = np.flatnonzero(leans > limit)
         return rows[np.argsort(-leans[rows], kind="stable")]
 
-    def degraded(self, rows: Rows) -> tuple[Degraded, ...]:
+    def degraded(self, rows: RowIndices) -> tuple[Degraded, ...]:
         """What there is to say of degraded faces."""
         leans = self._near.degradation
         return tuple(
@@ -262,7 +270,7 @@ class _Findings:
             if face is not None
         )
 
-    def duplicates(self, rows: Rows) -> tuple[Duplicate, ...]:
+    def duplicates(self, rows: RowIndices) -> tuple[Duplicate, ...]:
         """What there is to say of pairs of people."""
         near = self._near
         named = zip(rows, self._faces(rows), self._faces(near.other[rows]), strict=True)
@@ -276,7 +284,7 @@ class _Findings:
             if a is not None and b is not None and a[1] != b[1]
         )  # fmt: skip
 
-    def mislabels(self, rows: Rows) -> tuple[Mislabel, ...]:
+    def mislabels(self, rows: RowIndices) -> tuple[Mislabel, ...]:
         """What there is to say of misplaced faces."""
         near = self._near
         named = zip(rows, self._faces(rows), self._faces(near.other[rows]), strict=True)
@@ -289,7 +297,7 @@ class _Findings:
             if face is not None and other is not None and face[1] != other[1]
         )  # fmt: skip
 
-    def outliers(self, rows: Rows) -> tuple[Outlier, ...]:
+    def outliers(self, rows: RowIndices) -> tuple[Outlier, ...]:
         """What there is to say of faces that nobody resembles."""
         own = self._near.own
         return tuple(
@@ -309,7 +317,7 @@ class _Findings:
                 quality = None if record is None else Quality.read(record.quality)
                 if quality is not None:
                     norms[place] = np.nan if (norm := quality.embedding_norm) is None else norm
-                    poor[place] = bool(complaints(quality, MILD_GATE))
+                    poor[place] = bool(gate_failures(quality, MILD_GATE))
         known = norms[np.isfinite(norms)]
         short = float(np.quantile(known, WEAK_SHARE)) if len(known) >= ENOUGH_FACES else None
         rows = rows[poor | (norms < (-np.inf if short is None else short))]
@@ -333,7 +341,7 @@ class _Findings:
         by_chance = self._by_chance
         return None if by_chance is None else by_chance.at(self._unshifted(similarity))
 
-    def _faces(self, rows: Rows) -> list[tuple[str, str] | None]:
+    def _faces(self, rows: RowIndices) -> list[tuple[str, str] | None]:
         """Face id and person id of rows; None for what was deleted meanwhile."""
         return [
             None if record is None else (record.face_id, record.person_id)
@@ -341,7 +349,7 @@ class _Findings:
             for record in records
         ]
 
-    def _records(self, rows: Rows) -> Iterator[tuple[int, list[FaceRecord | None]]]:
+    def _records(self, rows: RowIndices) -> Iterator[tuple[int, list[FaceRecord | None]]]:
         """The faces of rows, some at a time, and where these start; None for deleted ones."""
         for start in range(0, len(rows), FACES_AT_ONCE):
             keys = self._near.keys[rows[start : start + FACES_AT_ONCE]].tolist()
@@ -354,7 +362,7 @@ def _weak(records: list[FaceRecord | None], gate: QualityGate) -> Iterator[Weak]
     for record in records:
         quality = None if record is None else Quality.read(record.quality)
         if record is not None and quality is not None:
-            reasons = tuple(complaint.code for complaint in complaints(quality, gate))
+            reasons = tuple(failure.code for failure in gate_failures(quality, gate))
             if reasons:
                 yield Weak(record.face_id, record.person_id, reasons, quality)
 

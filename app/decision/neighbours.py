@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.gallery.gallery import Gallery
-from app.gallery.ports import Ids
+from app.index.port import Ids
 from app.types import FloatArray
 
 PROBES_AT_ONCE = 1024
@@ -19,7 +19,7 @@ PROBES_AT_ONCE = 1024
 OWN_AT_ONCE = 2048
 
 Progress = Callable[[int, int], None]
-Rows = NDArray[np.int64]
+RowIndices = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Neighbours:
 
     keys: Ids
     person_keys: Ids
-    other: Rows
+    other: RowIndices
     similarity: FloatArray
     own: FloatArray
     degradation: FloatArray
@@ -100,7 +100,7 @@ class _Beyond:
             go_on()
             self._replace(near, rows[start : start + PROBES_AT_ONCE])
 
-    def _replace(self, near: Neighbours, rows: Rows) -> None:
+    def _replace(self, near: Neighbours, rows: RowIndices) -> None:
         near.other[rows], near.similarity[rows] = -1, -np.inf
         # A person, those declared to be different, and one more.
         wanted = 2 + max(len(self.declared[person]) for person in near.person_keys[rows].tolist())
@@ -132,7 +132,7 @@ def _search(
     for page in gallery.templates(name):
         for start in range(0, len(page.keys), PROBES_AT_ONCE):
             some = slice(start, start + PROBES_AT_ONCE)
-            found = gallery.nearest_others(
+            found = gallery.nearest_impostors(
                 name, page.vectors[some], page.person_keys[some], threshold
             )
             others.append(found.keys)
@@ -185,12 +185,12 @@ class _Own:
                 self._compare_blocks(np.array_split(rows, -(-len(rows) // self._at_once)), enough)
         return self._own
 
-    def _load(self, rows: Rows) -> tuple[Rows, FloatArray]:
+    def _load(self, rows: RowIndices) -> tuple[RowIndices, FloatArray]:
         """The vectors of rows, without those deleted meanwhile; by rising row."""
         found = self._gallery.templates_by_key(self._name, self._keys[rows])
         return np.searchsorted(self._keys, found.keys), found.vectors
 
-    def _compare_persons(self, rows: Rows) -> None:
+    def _compare_persons(self, rows: RowIndices) -> None:
         rows, vectors = self._load(rows)
         compare = self._gallery.comparator.scores
         order = np.argsort(self._persons[rows], kind="stable")
@@ -201,7 +201,7 @@ class _Own:
                 np.fill_diagonal(among, -np.inf)
                 self._own[rows[mine]] = among.max(axis=1)
 
-    def _compare_blocks(self, blocks: list[Rows], enough: float) -> None:
+    def _compare_blocks(self, blocks: list[RowIndices], enough: float) -> None:
         """One person's templates, block by block; those that have found enough are left out."""
         compare = self._gallery.comparator.scores
         for block in blocks:
@@ -221,12 +221,12 @@ class _Own:
                     break
 
 
-def _batches(persons: Ids, at_once: int) -> Iterator[Rows]:
+def _batches(persons: Ids, at_once: int) -> Iterator[RowIndices]:
     """The rows of people with several templates: of whole people, `at_once` at most together, or
     of one who has more."""
     order = np.argsort(persons, kind="stable")
     _, starts, sizes = np.unique(persons[order], return_index=True, return_counts=True)
-    batch: list[Rows] = []
+    batch: list[RowIndices] = []
     held = 0
     for one in np.flatnonzero(sizes > 1):
         rows = order[starts[one] : starts[one] + sizes[one]]

@@ -15,7 +15,8 @@ from app.decision.policy import Status
 from app.decision.verdicts import Doubt, Verdict
 from app.errors import PersonNotFound
 from app.gallery.gallery import Candidate, Gallery
-from app.gallery.ports import CollectionRecord, TemplateStore
+from app.store.port import TemplateStore
+from app.store.records import CollectionRecord
 from app.types import FloatArray
 
 # Photos of one of the two that the lead may assign to the other: one in a hundred.

@@ -8,12 +8,12 @@ from app.decision.gates import QualityGate, check_quality
 from app.errors import NoFace, SeveralFaces
 from app.types import AnalysedImage, Face, FloatArray
 
-# A face less than half as large as the largest is a bystander: nobody means that one.
+# A face less than half as large as the largest is a bystander.
 BYSTANDER_SIZE = 0.5
 
 
 class FaceSelection(StrEnum):
-    """Which face of a photo speaks for a call that needs one.
+    """Which face of a photo is used by a call that needs one.
 
     `only`: the one that is there, bystanders aside; a photo of several people is refused.
     `largest`: the one with the largest box. `centre`: the one nearest the middle of the photo.
@@ -48,14 +48,14 @@ class VerifyStatus(StrEnum):
 
 
 def select_face(image: AnalysedImage, selection: FaceSelection) -> Face:
-    """The face that speaks for the photo. Raises NoFace or SeveralFaces."""
+    """The selected face of a photo. Raises NoFace or SeveralFaces."""
     boxes = np.array([face.box for face in image.faces], np.float32).reshape(-1, 4)
     return image.faces[select_box(boxes, image.width, image.height, selection)]
 
 
 def select_box(boxes: FloatArray, width: int, height: int, selection: FaceSelection) -> int:
-    """Which of the boxes (n, 4), the largest first, is that of the face that speaks for a photo of
-    that size. Raises NoFace or SeveralFaces."""
+    """Which of the boxes (n, 4), the largest first, is the selected face of a photo of that size.
+    Raises NoFace or SeveralFaces."""
     if not len(boxes):
         raise NoFace(
             "No face was found in the photo; send one where the face is at least 32 pixels wide, "

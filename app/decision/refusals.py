@@ -7,7 +7,7 @@ from app.decision.limits import DEGRADED, Limits
 from app.decision.policy import Status
 from app.decision.verdicts import Verdict
 from app.gallery.gallery import Candidate, Comparison, Gallery
-from app.gallery.ports import FaceRecord
+from app.store.records import FaceRecord
 from app.types import Face, Quality
 
 OUTSIDE_CALIBRATION = "outside_calibration"

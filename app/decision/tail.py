@@ -71,10 +71,10 @@ def fit_tail(top: PairList, pairs: float) -> Tail | None:
     return Tail(start, float(top.weights.sum() / pairs), float(np.exp(found[0])), float(found[1]))
 
 
-def spread(top: PairList, pairs: float, people: int, similarities: Floats) -> Floats:
+def log_rate_stderr(top: PairList, pairs: float, people: int, similarities: Floats) -> Floats:
     """Standard error of the logarithm of the tail's rate at each similarity (n,).
 
-    The tail is fitted anew GROUPS times, each time without a twentieth of the people and all
+    The tail is fitted GROUPS times, each time without a twentieth of the people and all
     their comparisons (delete-a-group jackknife; Kott, Journal of Official Statistics 2001).
     """
     group = np.arange(people) % GROUPS  # people are numbered in the order of their labels

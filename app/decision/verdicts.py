@@ -1,10 +1,10 @@
-"""The answers of an identification: who each face is, nobody we know, or not good enough."""
+"""The answers of an identification: identified, unknown or rejected, for each face."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.decision.assignment import assign_persons
-from app.decision.gates import QualityGate, complaints
+from app.decision.gates import QualityGate, gate_failures
 from app.decision.policy import Status, is_match
 from app.gallery.gallery import Candidate
 from app.types import Face
@@ -31,7 +31,7 @@ class Verdict:
     doubt: Doubt | None = None
 
 
-def judge(
+def decide(
     faces: Sequence[Face],
     rows: Sequence[Sequence[Candidate]],
     threshold: float,
@@ -44,7 +44,7 @@ def judge(
     With `one_person_once` nobody is found twice; rows must then be at least as long as there are
     faces. A face that fails the gate is rejected and keeps nobody from being found elsewhere.
     """
-    reasons = [tuple(c.code for c in complaints(face.quality, gate)) for face in faces]
+    reasons = [tuple(c.code for c in gate_failures(face.quality, gate)) for face in faces]
     open_rows = [() if why else row for why, row in zip(reasons, rows, strict=True)]
     if one_person_once:
         persons = assign_persons(open_rows, threshold)

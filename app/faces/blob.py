@@ -13,7 +13,7 @@ def to_blob(images: Image, mean: Channels, std: Channels, *, rgb: bool) -> NDArr
     with one mean and std or one for each channel of the result.
 
     A plane at a time: a fifth of the time of OpenCV's `blobFromImages` at 640 x 640, where the
-    memory of its intermediate images is asked of the system anew for each photo.
+    memory of its intermediate images is allocated for each photo.
     """
     count, height, width, _ = images.shape
     blob = np.empty((count, 3, height, width), np.float32)

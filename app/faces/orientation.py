@@ -16,7 +16,7 @@ from app.faces.detect import Detector
 from app.faces.embed import Recogniser
 from app.faces.quality import pose_angles
 from app.faces.rotation import ROTATIONS, inverse, turned_detections, turned_size
-from app.types import Detections, Image, Steps
+from app.types import CooperativeTask, Detections, Image
 
 # So many of a look's largest faces are embedded.
 FACES_COMPARED = 3
@@ -60,7 +60,7 @@ class OrientationSearch:
 
     def search(
         self, image: Image, first: Detections, limits: OrientationLimits, clock: StageClock
-    ) -> Steps[Look]:
+    ) -> CooperativeTask[Look]:
         """The best look at an image whose `first` look, as it came, was doubtful.
 
         Another turn is taken only if the detector is sure of a face there, or if it found no face
@@ -79,7 +79,9 @@ class OrientationSearch:
             return looks[0]
         return (yield from self._best(image, looks, clock))
 
-    def _turned_looks(self, image: Image, clock: StageClock, *, framed: bool) -> Steps[list[Look]]:
+    def _turned_looks(
+        self, image: Image, clock: StageClock, *, framed: bool
+    ) -> CooperativeTask[list[Look]]:
         """The looks from the other sides that show a face."""
         looks = []
         for rotation in ROTATIONS[1:]:
@@ -90,7 +92,9 @@ class OrientationSearch:
                 looks.append(look)
         return looks
 
-    def _best(self, image: Image, looks: Sequence[Look], clock: StageClock) -> Steps[Look]:
+    def _best(
+        self, image: Image, looks: Sequence[Look], clock: StageClock
+    ) -> CooperativeTask[Look]:
         values = []
         for look in looks:
             yield

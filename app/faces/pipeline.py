@@ -21,7 +21,7 @@ from app.faces.detect import Detector
 from app.faces.embed import Recogniser
 from app.faces.liveness import LivenessCheck, LivenessNetwork
 from app.faces.orientation import Look, OrientationLimits, OrientationSearch
-from app.faces.quality import Opinions, assess_faces
+from app.faces.quality import NetworkScores, assess_faces
 from app.faces.quality_network import QualityNetwork
 from app.faces.rotation import inverse, turned_detections, turned_image, turned_size
 from app.imaging import ImageLimits, PhotoDecoder
@@ -32,30 +32,39 @@ from app.inference.policy import CPU_POLICY, POLICIES, SchedulePolicy
 from app.inference.session import DEFAULT_OPTIONS, Network, OnnxModel
 from app.settings import Device
 from app.telemetry.logs import log
-from app.types import AnalysedImage, DecodedImage, Detections, Face, FloatArray, Image, Steps, T
+from app.types import (
+    AnalysedImage,
+    CooperativeTask,
+    DecodedImage,
+    Detections,
+    Face,
+    FloatArray,
+    Image,
+    T,
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Judges:
-    """The networks of a pack that judge a face beside its recogniser."""
+class AuxiliaryNetworks:
+    """The networks of a pack that rate a face: liveness and quality."""
 
     liveness: LivenessCheck | None = None
     quality: QualityNetwork | None = None
 
 
 # Which of the boxes (n, 4), the largest first, in a photo of that width and height counts.
-Choose: TypeAlias = Callable[[FloatArray, int, int], int]
+FaceSelector: TypeAlias = Callable[[FloatArray, int, int], int]
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
-    """What a caller wants of a photo."""
+class AnalysisOptions:
+    """What an analysis is to find in a photo."""
 
     max_faces: int
     embed: bool = True
     liveness: bool = False
     crops: bool = False
-    choose: Choose | None = None
+    selector: FaceSelector | None = None
     orientation: OrientationLimits | None = None
 
 
@@ -70,7 +79,7 @@ class FacePipeline:
         policy: SchedulePolicy = CPU_POLICY,
         *,
         batched: Mapping[str, BatchedModel] | None = None,
-        judges: Judges | None = None,
+        auxiliary: AuxiliaryNetworks | None = None,
         orientation: OrientationLimits | None = None,
     ) -> None:
         """`orientation`: the first looks after which a photo is looked at turned, too; None: none.
@@ -89,7 +98,7 @@ class FacePipeline:
         self.orientation = orientation
         self.policy = policy
         self._batched = dict(batched or {})
-        self._judges = judges or Judges()
+        self._auxiliary = auxiliary or AuxiliaryNetworks()
 
     @property
     def provider(self) -> str:
@@ -99,7 +108,7 @@ class FacePipeline:
     @property
     def tells_liveness(self) -> bool:
         """Whether the pack has liveness networks."""
-        return self._judges.liveness is not None
+        return self._auxiliary.liveness is not None
 
     @property
     def batches(self) -> Mapping[str, Mapping[int, int]]:
@@ -120,7 +129,9 @@ class FacePipeline:
         Raises the ImageError family for bytes that cannot be used, and LivenessUnavailable where
         it is asked for and the pack has no network for it.
         """
-        return finish(self.steps(data, max_faces=max_faces, embed=embed, liveness=liveness))
+        return run_to_completion(
+            self.steps(data, max_faces=max_faces, embed=embed, liveness=liveness)
+        )
 
     def analyse_image(
         self,
@@ -133,8 +144,8 @@ class FacePipeline:
         """The same for a decoded BGR image (height, width, 3) uint8; with `orientation` by other
         limits than the pipeline's own."""
         decoded = DecodedImage(image, image.shape[1], image.shape[0])
-        wish = _Wish(max_faces, embed, orientation=orientation or self.orientation)
-        return finish(self._steps(decoded, None, wish, StageClock()))
+        options = AnalysisOptions(max_faces, embed, orientation=orientation or self.orientation)
+        return run_to_completion(self._steps(decoded, None, options, StageClock()))
 
     def steps(
         self,
@@ -144,52 +155,54 @@ class FacePipeline:
         embed: bool = True,
         liveness: bool = False,
         crops: bool = False,
-        choose: Choose | None = None,
-    ) -> Steps[AnalysedImage]:
-        """`analyse` in steps. Nothing is done before the first; the time until then is told as the
-        stage "queue". With `choose` only the face that it chooses is looked at any further, and
-        what it raises is raised."""
+        selector: FaceSelector | None = None,
+    ) -> CooperativeTask[AnalysedImage]:
+        """`analyse` in steps. Nothing is done before the first; the time until then is the stage
+        "queue". With `selector` only the face that it chooses is looked at any further, and what it
+        raises is raised."""
         made = time.perf_counter()
         if liveness and not self.tells_liveness:
             raise LivenessUnavailable(
                 "The running model pack has no liveness networks. Serve a pack that has (likeness "
                 "models pack --liveness), or do not ask for liveness."
             )
-        wish = _Wish(max_faces, embed, liveness, crops, choose, self.orientation)
-        return self._steps_of_photo(data, wish, made)
+        options = AnalysisOptions(max_faces, embed, liveness, crops, selector, self.orientation)
+        return self._steps_of_photo(data, options, made)
 
-    def _steps_of_photo(self, data: bytes, wish: _Wish, made: float) -> Steps[AnalysedImage]:
+    def _steps_of_photo(
+        self, data: bytes, options: AnalysisOptions, made: float
+    ) -> CooperativeTask[AnalysedImage]:
         clock = StageClock()
         clock.timings_ms["queue"] = (time.perf_counter() - made) * 1000
         with clock.stage("decode"):
             decoded = self._photos.decode(data, self._detector.input_size)
-        return (yield from self._steps(decoded, data, wish, clock))
+        return (yield from self._steps(decoded, data, options, clock))
 
     def _steps(
         self,
         decoded: DecodedImage,
         data: bytes | None,
-        wish: _Wish,
+        options: AnalysisOptions,
         clock: StageClock,
-    ) -> Steps[AnalysedImage]:
-        look = yield from self._look(decoded.pixels, wish.orientation, clock)
-        found = _largest_first(_in_the_photo(look, decoded), wish.max_faces)
-        if wish.choose is not None:
-            chosen = wish.choose(found.boxes, decoded.width, decoded.height)
+    ) -> CooperativeTask[AnalysedImage]:
+        look = yield from self._look(decoded.pixels, options.orientation, clock)
+        found = _largest_first(_in_the_photo(look, decoded), options.max_faces)
+        if options.selector is not None:
+            chosen = options.selector(found.boxes, decoded.width, decoded.height)
             found = found.take(np.array([chosen]))
         upright = turned_detections(found, look.rotation, decoded.height, decoded.width)
         assert found.landmarks is not None, "checked when the pipeline was built"
         crops = self._crops(decoded, data, found.landmarks, clock)
         embeddings: FloatArray | None = None
         norms: FloatArray | None = None
-        if wish.embed:
+        if options.embed:
             embeddings, norms = yield from self._embed(crops, clock)
         live = None
-        if wish.liveness:
+        if options.liveness:
             live = self._liveness(decoded, data, Look(look.rotation, upright), clock)
         with clock.stage("quality"):
-            scores = self._judges.quality.scores(crops) if self._judges.quality else None
-            qualities = assess_faces(upright, crops, Opinions(norms, live, scores))
+            scores = self._auxiliary.quality.scores(crops) if self._auxiliary.quality else None
+            qualities = assess_faces(upright, crops, NetworkScores(norms, live, scores))
         faces = tuple(
             Face(
                 box=found.boxes[i],
@@ -197,7 +210,7 @@ class FacePipeline:
                 score=float(found.scores[i]),
                 quality=quality,
                 embedding=None if embeddings is None else embeddings[i],
-                crop=crops[i] if wish.crops else None,
+                crop=crops[i] if options.crops else None,
                 rotation=look.rotation,
             )
             for i, quality in enumerate(qualities)
@@ -206,7 +219,7 @@ class FacePipeline:
 
     def _look(
         self, image: Image, limits: OrientationLimits | None, clock: StageClock
-    ) -> Steps[Look]:
+    ) -> CooperativeTask[Look]:
         """The faces of the image, or of a copy, the way up that shows them best."""
         with clock.stage("detect"):
             first = Look(0, self._detector.detect(image))
@@ -242,7 +255,7 @@ class FacePipeline:
     ) -> FloatArray:
         """Of faces of the upright photo, told from its own pixels: a copy smooths away what shows
         that a face is not live."""
-        assert self._judges.liveness is not None, "checked before the first step"
+        assert self._auxiliary.liveness is not None, "checked before the first step"
         image = decoded.pixels
         if decoded.reduction > 1:
             assert data is not None, "only encoded photos come reduced"
@@ -250,9 +263,11 @@ class FacePipeline:
                 image = self._photos.decode(data).pixels
         with clock.stage("liveness"):
             upright = turned_image(image, look.rotation)
-            return self._judges.liveness.scores(upright, look.found.boxes)
+            return self._auxiliary.liveness.scores(upright, look.found.boxes)
 
-    def _embed(self, crops: Image, clock: StageClock) -> Steps[tuple[FloatArray, FloatArray]]:
+    def _embed(
+        self, crops: Image, clock: StageClock
+    ) -> CooperativeTask[tuple[FloatArray, FloatArray]]:
         turn = self.policy.faces_a_turn
         parts = []
         for start in range(0, max(len(crops), 1), turn):
@@ -264,7 +279,7 @@ class FacePipeline:
         return np.concatenate(embeddings), np.concatenate(norms)
 
 
-def finish(steps: Steps[T]) -> T:
+def run_to_completion(steps: CooperativeTask[T]) -> T:
     """Take all steps one after the other."""
     while True:
         try:
@@ -323,7 +338,7 @@ def build_pipeline(
         limits,
         policy,
         batched=batched,
-        judges=_judges(pack, device),
+        auxiliary=_auxiliary(pack, device),
         orientation=orientation,
     )
 
@@ -336,8 +351,9 @@ def _load(
     return network
 
 
-def _judges(pack: ModelPack, device: Device) -> Judges:
-    """Without options: these run batches of any size, and each would be recorded or built anew."""
+def _auxiliary(pack: ModelPack, device: Device) -> AuxiliaryNetworks:
+    """Without options: these run batches of any size, and each size would be recorded or built
+    again."""
     live = [
         LivenessNetwork(_load("liveness", pack.path(spec), device), spec) for spec in pack.liveness
     ]
@@ -345,4 +361,4 @@ def _judges(pack: ModelPack, device: Device) -> Judges:
     if pack.quality is not None:
         network = _load("quality", pack.path(pack.quality), device)
         quality = QualityNetwork(network, pack.quality, pack.recogniser.input_size)
-    return Judges(LivenessCheck(live) if live else None, quality)
+    return AuxiliaryNetworks(LivenessCheck(live) if live else None, quality)

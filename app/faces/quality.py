@@ -1,6 +1,6 @@
 """Quality of a face before anyone compares it: size, pose, sharpness, brightness.
 
-None of these is a decision. They say why a comparison may be weak, and let an enrolment refuse a
+None of these is a decision. They say why a comparison may be weak, and let an enrollment refuse a
 photo that would make a poor template.
 """
 
@@ -67,15 +67,18 @@ def brightness(crop: Image) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Opinions:
-    """What networks say of the faces of one image, (n,) each; None where none was asked."""
+class NetworkScores:
+    """The scores of auxiliary networks for the faces of one image, (n,) each; None where none
+    ran."""
 
     norms: FloatArray | None = None
     liveness: FloatArray | None = None
     scores: FloatArray | None = None
 
 
-def assess_faces(detections: Detections, crops: Image, opinions: Opinions) -> list[Quality]:
+def assess_faces(
+    detections: Detections, crops: Image, network_scores: NetworkScores
+) -> list[Quality]:
     """One Quality for each detection; `crops` are its aligned faces in the same order."""
     if len(detections) == 0:
         return []
@@ -91,9 +94,9 @@ def assess_faces(detections: Detections, crops: Image, opinions: Opinions) -> li
             sharpness=sharpness(crops[i]),
             brightness=brightness(crops[i]),
             detector_score=float(detections.scores[i]),
-            embedding_norm=_of(opinions.norms, i),
-            liveness=_of(opinions.liveness, i),
-            quality_score=_of(opinions.scores, i),
+            embedding_norm=_of(network_scores.norms, i),
+            liveness=_of(network_scores.liveness, i),
+            quality_score=_of(network_scores.scores, i),
         )
         for i in range(len(detections))
     ]

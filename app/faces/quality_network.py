@@ -1,4 +1,4 @@
-"""A network that judges an aligned face: how well it will be recognised."""
+"""A network that rates an aligned face: how well it will be recognised."""
 
 import numpy as np
 

@@ -13,9 +13,9 @@ STRIDES = {1: (8, 16, 32), 3: (8, 16, 32), 5: (8, 16, 32, 64, 128)}
 def decode(heads: list[FloatArray], score_threshold: float, size: tuple[int, int]) -> Detections:
     """Decode the heads of one image of `size` (height, width).
 
-    A head is told by its last axis: 1 = score, 4 = distances from the anchor to the box's sides,
-    10 = landmark offsets, all in strides. They come a stride each (3 or 5 of a kind, so 6, 9, 10
-    or 15 outputs) or joined over the strides (2 or 3 outputs); with or without landmarks.
+    A head is recognised by its last axis: 1 = score, 4 = distances from the anchor to the box's
+    sides, 10 = landmark offsets, all in strides. They come a stride each (3 or 5 of a kind, so 6,
+    9, 10 or 15 outputs) or joined over the strides (2 or 3 outputs); with or without landmarks.
     """
     scores, distances, offsets = (_heads_of(heads, channels) for channels in (1, 4, 10))
     if len(scores) not in STRIDES or len(distances) != len(scores):

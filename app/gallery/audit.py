@@ -7,11 +7,13 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from app.gallery.index.certified import CertifiedIndex
-from app.gallery.index.counts import PersonCounts
-from app.gallery.index.rows import Rows
-from app.gallery.index.snapshot import Restored
-from app.gallery.ports import CollectionRecord, GallerySize, Ids, Templates, TemplateStore
+from app.index.certified.counts import PersonCounts
+from app.index.certified.index import CertifiedIndex
+from app.index.certified.rows import Rows
+from app.index.port import GallerySize, Ids, Templates
+from app.index.snapshots.folder import Restored
+from app.store.port import TemplateStore
+from app.store.records import CollectionRecord
 from app.types import FloatArray
 
 N = TypeVar("N", np.int64, np.float32)
@@ -57,7 +59,7 @@ class Audit:
         return self.index_is_true and not self.not_unit
 
 
-class Comparison:
+class RowComparison:
     """Compares the rows of one copy with pages of the database."""
 
     def __init__(self, parts: Sequence[Rows]) -> None:
@@ -129,10 +131,10 @@ def audit(
     Meant for a gallery that nothing changes: rows that are added or removed meanwhile count as
     wrong, and so do rows that another process, which owns the snapshot, has not erased yet.
     """
-    held = Comparison(index.parts())
+    held = RowComparison(index.parts())
     kept, later = None, set[int]()
     if snapshot is not None:
-        kept = Comparison([*(shard.rows for shard in snapshot.shards), snapshot.tail])
+        kept = RowComparison([*(shard.rows for shard in snapshot.shards), snapshot.write_buffer])
         later = set(store.changes_since(record, snapshot.revision).added.keys.tolist())
     compared = not_unit = last = 0
     while len((page := store.templates_after(record, last, PAGE)).keys):

@@ -13,29 +13,26 @@ from app.errors import (
     PersonNotFound,
 )
 from app.gallery.audit import Audit, audit
-from app.gallery.comparator import COSINE, Comparator
-from app.gallery.effective import Floats, effective_templates
-from app.gallery.index.certified import PRECISION, CertifiedIndex
-from app.gallery.index.indexes import Indexes
-from app.gallery.index.others import Others
-from app.gallery.index.replicas import OpenIndexes
-from app.gallery.index.search import SearchCounts
-from app.gallery.index.shelf import IndexShelf
-from app.gallery.ports import (
+from app.gallery.indexes import Indexes
+from app.gallery.replicas import OpenIndexes
+from app.index.certified.impostors import NearestImpostors
+from app.index.certified.index import CertifiedIndex
+from app.index.certified.search import SearchCounts
+from app.index.comparator import COSINE, Comparator
+from app.index.effective import Floats, effective_templates
+from app.index.factory import IndexFactory
+from app.index.port import PRECISION, GallerySize, Hit, Ids, Templates
+from app.store.port import TemplateStore
+from app.store.records import (
     CollectionRecord,
+    DeletionCounts,
     Erasure,
     FaceRecord,
-    GallerySize,
-    Hit,
-    Ids,
+    IdempotencyRequest,
     NewTemplate,
-    OnceRequest,
     PersonRecord,
     PersonTemplate,
-    Receipt,
     StoredTemplate,
-    Templates,
-    TemplateStore,
 )
 from app.types import FloatArray, JsonObject
 
@@ -73,7 +70,7 @@ class Comparison:
 @dataclass(frozen=True, slots=True)
 class SearchResult:
     """For each probe its nearest people, best first, how much was searched, and how alike those
-    people are (see `app.gallery.index.likeness`; None where it is not known)."""
+    people are (see `app.index.certified.likeness`; None where it is not known)."""
 
     rows: list[list[Candidate]]
     searched: GallerySize
@@ -81,7 +78,7 @@ class SearchResult:
 
 
 class Gallery:
-    """Enrols, searches and deletes. Thread-safe; several processes may share one database.
+    """Enrolls, searches and deletes. Thread-safe; several processes may share one database.
 
     Every answer is as new as the database: the index catches up to the collection's revision
     before it is searched, and before a write is acknowledged.
@@ -90,7 +87,7 @@ class Gallery:
     def __init__(
         self,
         store: TemplateStore,
-        shelf: IndexShelf,
+        index_factory: IndexFactory,
         embedding_space: str,
         dimension: int,
         comparator: Comparator = COSINE,
@@ -100,12 +97,12 @@ class Gallery:
         self.store = store
         self.comparator = comparator
         self.precision = PRECISION  # of the similarities that it answers
-        self._shelf = shelf
+        self._index_factory = index_factory
         self._embedding_space = embedding_space
         self._dimension = dimension
-        self._indexes = Indexes(store, shelf, embedding_space)
+        self._indexes = Indexes(store, index_factory, embedding_space)
         self._replicas = self._indexes.replicas
-        # Several processes may start at the same moment; whoever comes second finds it there.
+        # Several processes may start at the same moment; the second one finds it there.
         with suppress(CollectionExists):
             self.create_collection(DEFAULT_COLLECTION, {})
 
@@ -132,13 +129,13 @@ class Gallery:
         metadata: JsonObject | None,
         templates: Sequence[NewTemplate],
         *,
-        once: OnceRequest | None = None,
+        idempotency: IdempotencyRequest | None = None,
     ) -> list[StoredTemplate]:
         """Store templates of one person, on disk and searchable when this returns.
 
-        With `once`, raises EnrolledBefore or IdempotencyKeyReused as the store does.
+        With `idempotency`, raises EnrolledBefore or IdempotencyKeyReused as the store does.
         """
-        stored = self.put(collection, person_id, metadata, templates, once=once)
+        stored = self.put(collection, person_id, metadata, templates, idempotency=idempotency)
         self.follow(collection)
         return stored
 
@@ -149,13 +146,18 @@ class Gallery:
         metadata: JsonObject | None,
         templates: Sequence[NewTemplate],
         *,
-        once: OnceRequest | None = None,
+        idempotency: IdempotencyRequest | None = None,
     ) -> list[StoredTemplate]:
         """The database part of `enroll`: on disk when this returns. This process's index is updated
         by `follow`, or else by the next search."""
         record = self.require(collection)
         return self.store.enroll(
-            collection, person_id, metadata, templates, once=once, space=record.embedding_space
+            collection,
+            person_id,
+            metadata,
+            templates,
+            idempotency=idempotency,
+            space=record.embedding_space,
         )
 
     def enroll_many(self, collection: str, rows: Sequence[PersonTemplate]) -> list[str | None]:
@@ -254,15 +256,15 @@ class Gallery:
             return False
         return True
 
-    def delete_person(self, collection: str, person_id: str) -> Receipt:
+    def delete_person(self, collection: str, person_id: str) -> DeletionCounts:
         """Delete a person; no search that starts after this returns can find them."""
-        receipt = self.store.delete_person(collection, person_id)
-        return receipt.also(self.follow_deletion(collection))
+        deletion = self.store.delete_person(collection, person_id)
+        return deletion.also(self.follow_deletion(collection))
 
-    def delete_face(self, collection: str, face_id: str) -> Receipt:
+    def delete_face(self, collection: str, face_id: str) -> DeletionCounts:
         """Delete one template; no search that starts after this returns can find it."""
-        receipt = self.store.delete_face(collection, face_id)
-        return receipt.also(self.follow_deletion(collection))
+        deletion = self.store.delete_face(collection, face_id)
+        return deletion.also(self.follow_deletion(collection))
 
     def follow_deletion(self, collection: str) -> Erasure:
         """Remove what was deleted from the database from this process's index and its snapshot; no
@@ -273,13 +275,13 @@ class Gallery:
             return Erasure.PENDING
 
     def move_face(self, collection: str, face_id: str, person_id: str) -> FaceRecord:
-        """Let a template be of another person; searches that start after this know it."""
+        """Move a template to another person; searches that start after this use the new person."""
         moved = self.store.move_face(collection, face_id, person_id)
         self.follow_move(collection)
         return moved
 
     def merge_persons(self, collection: str, source: str, target: str) -> PersonRecord:
-        """Let all templates of one person be another's, and delete the first."""
+        """Move all templates of one person to another, and delete the first."""
         merged = self.store.merge_persons(collection, source, target)
         self.follow_move(collection)
         return merged
@@ -309,19 +311,19 @@ class Gallery:
         one SQL statement can have."""
         return self.store.templates_by_key(self.require(collection), keys.tolist())
 
-    def nearest_others(
+    def nearest_impostors(
         self, collection: str, vectors: FloatArray, person_keys: Ids, floor: float
-    ) -> Others:
+    ) -> NearestImpostors:
         """Of templates, given by their (n, d) unit vectors and persons (n,): the most similar one
         of anybody else that reaches `floor`."""
         with self._indexes.current(self.require(collection)) as index:
-            return index.nearest_others(vectors, person_keys, floor, self.comparator)
+            return index.nearest_impostors(vectors, person_keys, floor, self.comparator)
 
-    def delete_collection(self, name: str) -> Receipt:
+    def delete_collection(self, name: str) -> DeletionCounts:
         """Delete a collection with everything in it."""
         record = self.store.collection(name)
-        receipt = self.store.delete_collection(name)
-        return receipt.also(self.forget(record))
+        deletion = self.store.delete_collection(name)
+        return deletion.also(self.forget(record))
 
     def forget(self, record: CollectionRecord) -> Erasure:
         """Drop the index and the snapshot of a collection; pending if another process owns that."""
@@ -337,12 +339,15 @@ class Gallery:
             )
         norm = float(np.linalg.norm(vector))
         if not np.isfinite(norm) or norm < 1e-6:
-            raise InvalidEmbedding("The embedding holds no direction: it is zero or not finite.")
+            raise InvalidEmbedding(
+                "The embedding has length 0 or a number that is not finite. "
+                "Send the embedding as the model pack made it."
+            )
         if abs(norm - 1) < UNIT_TOLERANCE:
             return vector.astype(np.float32)  # as it was: one that was exported comes back the same
         return (vector / norm).astype(np.float32)
 
-    # --- upkeep ------------------------------------------------------------------------------
+    # --- maintenance ---------------------------------------------------------------------------
 
     def prepare(self) -> None:
         """Open the indexes of large collections, and finish erasures that the previous process left
@@ -350,12 +355,13 @@ class Gallery:
         self.store.retry_erasure()
         self._indexes.prepare()
 
-    def tend(self) -> None:
-        """One round of upkeep: follow what other processes changed, seal, compact, keep snapshots.
+    def run_maintenance(self) -> None:
+        """One round of maintenance: follow what other processes changed, seal, compact, keep
+        snapshots.
 
         Called now and then by one thread; searches and writes go on meanwhile.
         """
-        self._indexes.tend()
+        self._indexes.run_maintenance()
         self.store.retry_erasure()
 
     def audit(self, collection: str) -> Audit:
@@ -366,7 +372,7 @@ class Gallery:
             return audit(self.store, record, index, self._indexes.snapshot_on_disk(record))
 
     def rebuild(self, collection: str) -> None:
-        """Throw the collection's index and its snapshot away; the next use builds it anew."""
+        """Discard the collection's index and its snapshot; the next use rebuilds it."""
         self.forget(self.require(collection))
 
     def costs(self) -> SearchCounts:
@@ -380,7 +386,7 @@ class Gallery:
     def close(self) -> None:
         """Save snapshots of the collections that still exist, then close the database."""
         self._indexes.close()
-        self._shelf.close()
+        self._index_factory.close()
         self.store.close()
 
 

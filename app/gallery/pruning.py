@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 
-from app.gallery.ports import TemplateStore
+from app.store.port import TemplateStore
 
 # A running process is seconds behind the database, and its snapshot a minute. A process that is
 # further behind than this was suspended or stopped, and builds its index from the database.

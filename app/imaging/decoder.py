@@ -17,7 +17,7 @@ from app.errors import ImageError, Overloaded, UnreadableImage
 from app.imaging.decoding import decode_here
 from app.imaging.inspection import inspect, is_suspicious, memory_of
 from app.imaging.limits import ImageLimits
-from app.imaging.wire import Connection, Request
+from app.imaging.wire import DecoderChannel, Request
 from app.locks import new_condition, new_lock
 from app.types import DecodedImage, Image
 
@@ -187,7 +187,7 @@ class _Process:
         ours, theirs = socket.socketpair()
         most = _PROCESS_BYTES + _PROCESS_BYTES_PER_PIXEL * limits.max_pixels
         command = [sys.executable, "-P", "-m", "app.imaging.process", str(theirs.fileno())]
-        self._connection = Connection(ours)
+        self._connection = DecoderChannel(ours)
         with theirs, contextlib.ExitStack() as failed:
             failed.callback(self._connection.close)
             self._process = subprocess.Popen(  # noqa: S603 - this interpreter, with numbers

@@ -141,7 +141,7 @@ def _reduce(picture: PillowImage.Image, enough: int | None) -> int:
         # What does not divide is filled up at the far sides, which a turn could make the near ones.
         divides = width % reduction == 0 and height % reduction == 0
         if enough_left and (divides or turn_of(picture) == UPRIGHT):
-            # The decoder may leave out more where a side is short: it is told what it may reach.
+            # The decoder may leave out more where a side is short: it is given the size to reach.
             _, box = picture.draft(None, (width // reduction, height // reduction)) or ("", None)
             return round(width / box[2]) if box else 1
     return 1

@@ -15,7 +15,7 @@ from app.errors import ImageError
 from app.imaging.boxed import decode_boxed
 from app.imaging.decoding import damaged, decode_here
 from app.imaging.inspection import ISOLATED_FORMATS, inspect
-from app.imaging.wire import Connection, Request
+from app.imaging.wire import DecoderChannel, Request
 from app.types import DecodedImage
 
 # What the service waits longer than the alarm here, so that only it ends a process as a rule.
@@ -43,7 +43,7 @@ def _decode(request: Request) -> DecodedImage:
     return decode_here(header.format, request.data, request.limits, request.enough)
 
 
-def _answer(connection: Connection, request: Request) -> None:
+def _answer(connection: DecoderChannel, request: Request) -> None:
     deadline = time.monotonic() + request.limits.decode_seconds + GRACE_SECONDS
     # Its default action ends the process, within a decoder too.
     signal.setitimer(signal.ITIMER_REAL, request.limits.decode_seconds + GRACE_SECONDS)
@@ -62,7 +62,7 @@ def _answer(connection: Connection, request: Request) -> None:
 def main(descriptor: int, most: int) -> None:
     """Decode photos until nobody sends one."""
     _limit_self(most)
-    connection = Connection(socket.socket(fileno=descriptor))
+    connection = DecoderChannel(socket.socket(fileno=descriptor))
     while True:
         try:
             request = connection.receive_request()

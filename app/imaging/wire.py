@@ -32,7 +32,7 @@ class Request:
     enough: int | None
 
 
-class Connection:
+class DecoderChannel:
     """One end. Every call raises TimeoutError at the deadline, and EOFError when the other end is
     gone."""
 

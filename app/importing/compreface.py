@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from app.importing.rows import ImportSourceError, Row
+from app.importing.source_rows import ImportSourceError, Row
 from app.importing.sources import PREFIX
 
 FACES = "/api/v1/recognition/faces"
@@ -77,5 +77,7 @@ def _download(client: httpx.Client, image_id: str, max_bytes: int) -> bytes:
     except httpx.HTTPError as error:
         raise ImportSourceError(f"CompreFace did not give the image: {error}.") from error
     if not data:
-        raise ImportSourceError("CompreFace has no image of it: it was told not to keep images.")
+        raise ImportSourceError(
+            "CompreFace has no image of it: it was configured not to keep images."
+        )
     return data

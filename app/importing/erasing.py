@@ -12,9 +12,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from app.disk import private_file, write_whole
-from app.gallery.identifiers import composed
-from app.gallery.ports import Erasure
 from app.importing.job_folder import WAITING, ImportJob, JobFolder, JobState, unwritable
+from app.store.identifiers import composed
+from app.store.records import Erasure
 from app.telemetry.logs import log
 
 # File of deletions that are not erased from the reports yet; not a possible name of a job.

@@ -14,7 +14,7 @@ import numpy as np
 
 from app.errors import InvalidRequest, LikenessError, UnsupportedImage
 from app.importing.outcomes import MAX_DETAIL, MAX_NAME
-from app.importing.rows import (
+from app.importing.source_rows import (
     ImportSourceError,
     NotAPhoto,
     Row,

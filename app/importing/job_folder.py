@@ -79,7 +79,7 @@ class Upload:
         """Let go of it."""
         if not self.taken:
             self.path.unlink(missing_ok=True)
-        with suppress(OSError):  # what a full disk did not take was told before
+        with suppress(OSError):  # a full disk was reported before
             self._file.close()
 
 
@@ -176,5 +176,5 @@ def id_of(path: Path) -> str:
 
 
 def unwritable(error: OSError) -> StoreFull:
-    """What a client is told of a disk that does not take a job."""
+    """The error for a disk on which a job cannot be written."""
     return StoreFull(f"The import cannot be noted on disk: {error.strerror}. Nothing was changed.")

@@ -27,7 +27,7 @@ from app.importing.job_folder import (
 )
 from app.importing.local import LocalImport
 from app.importing.options import ImportStopped, UploadOptions
-from app.importing.outcomes import Counts, Outcome, Result, report_writer
+from app.importing.outcomes import Counts, RowOutcome, RowResult, report_writer
 from app.importing.reading import reading
 from app.importing.source_options import SourceOptions
 from app.services import Services
@@ -306,9 +306,9 @@ class ImportJobs:
             names_encoding=job.options.names_encoding,
             uploaded=True,
         )
-        # Half of the cores unless told otherwise: people are waiting for the others.
+        # Half of the cores unless set: requests need the others.
         workers = services.settings.import_workers or max(1, services.scheduler.workers // 2)
-        wanted = _Wanted(self._stopping, partial(self._tell_others, job, counts))
+        wanted = _Wanted(self._stopping, partial(self._share_progress, job, counts))
         memory = services.settings.import_reader_bytes
         archive = self._folder.archive(job)
         with (
@@ -316,17 +316,17 @@ class ImportJobs:
             reading(archive, given, memory, wanted.check) as reader,
         ):
 
-            def tell(outcome: Outcome) -> None:
+            def on_outcome(outcome: RowOutcome) -> None:
                 counts(outcome)
                 write(outcome)
                 wanted.check()
 
-            self._tell_others(job, counts, total=reader.total())
-            LocalImport(services, record, job.options, workers).run(reader.rows(), tell)
+            self._share_progress(job, counts, total=reader.total())
+            LocalImport(services, record, job.options, workers).run(reader.rows(), on_outcome)
 
-    def _tell_others(self, job: ImportJob, counts: Counts, **progress: object) -> None:
+    def _share_progress(self, job: ImportJob, counts: Counts, **progress: object) -> None:
         """How far it is; and learn whether it is still wanted. Raises _Ended where it is not."""
-        if counts.of(Result.ENROLLED):
+        if counts.of(RowResult.ENROLLED):
             progress["attempts"] = 0  # there is progress, however often it is interrupted
         with self._folder.exclusive():
             now = self._folder.find(job.import_id)

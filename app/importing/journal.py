@@ -25,7 +25,7 @@ class Journal:
         """`context`: collection, embedding space, policy and options; another one is another
         decision. This and all below raise StoreUnavailable."""
         self._path = path
-        with self._told():
+        with self._translate_errors():
             private_folder(path.parent)
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
             self._connection = sqlite3.connect(path, BUSY_TIMEOUT_S)
@@ -47,19 +47,19 @@ class Journal:
         return salt
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         """Failures as what an operator can act upon."""
         try:
             yield
         except (sqlite3.Error, OSError) as error:
             raise StoreUnavailable(
                 f"The journal of imports, {self._path.name} in the data folder, cannot be used: "
-                f"{error}. Where the disk is full, make room; a damaged file may be removed, which "
-                "costs time and nothing else."
+                f"{error}. If the disk is full, free some space. A damaged file may be removed: "
+                "the next import checks all rows again."
             ) from error
 
     def key(self, person_id: str, content: str) -> bytes:
-        """What stands for one content of one person."""
+        """The digest of one content of one person."""
         state = self._state.copy()
         state.update(f"\0{person_id}\0{content}".encode())
         return state.digest()
@@ -67,20 +67,20 @@ class Journal:
     def find(self, key: bytes) -> tuple[str, str, str] | None:
         """Result, reason and detail of before."""
         query = "SELECT result, reason, detail FROM done WHERE key = ?"
-        with self._told():
+        with self._translate_errors():
             found: tuple[str, str, str] | None = self._connection.execute(query, (key,)).fetchone()
         return found
 
     def note(self, key: bytes, result: str, reason: str, detail: str) -> None:
         """Remember an outcome; on disk after `keep`."""
-        with self._told():
+        with self._translate_errors():
             self._connection.execute(
                 "INSERT OR REPLACE INTO done VALUES (?, ?, ?, ?)", (key, result, reason, detail)
             )
 
     def keep(self) -> None:
         """Write what was noted."""
-        with self._told():
+        with self._translate_errors():
             self._connection.commit()
 
     def close(self) -> None:

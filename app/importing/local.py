@@ -1,7 +1,7 @@
 """Rows into the database of this machine: photos analysed side by side, decided in their order.
 
-Order matters where a row is judged by those before it: so an import that was cut off and run again
-ends in the gallery that one run would have made.
+Order matters where a row is compared with those before it: so an import that was cut off and run
+again ends in the gallery that one run would have made.
 """
 
 import json
@@ -15,13 +15,13 @@ from typing import Any
 from app.decision.calibrations import policy_of
 from app.decision.pairs import all_declared
 from app.errors import InvalidRequest, LikenessError, PersonExists, PersonNotFound
-from app.gallery.ports import CollectionRecord, NewTemplate, PersonTemplate
+from app.importing.conflicts import CONFLICT, ConflictChecker, Prepared, resembles
 from app.importing.journal import Journal
-from app.importing.judging import CONFLICT, Judge, Prepared, resembles
 from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
-from app.importing.outcomes import Outcome, Result, Tell, refusal
-from app.importing.rows import Row, content_of, storable
+from app.importing.outcomes import OutcomeCallback, RowOutcome, RowResult, refusal
+from app.importing.source_rows import Row, content_of, storable
 from app.services import Services, content_digest
+from app.store.records import CollectionRecord, NewTemplate, PersonTemplate
 
 # Photos read ahead of each worker: enough to keep it busy while others are stored, few enough to
 # stay small in memory; large ones only as many as are needed to keep it busy at all.
@@ -30,7 +30,7 @@ AT_LEAST_AHEAD = 2
 BYTES_AHEAD = 256 << 20
 ROWS_A_TRANSACTION = 1_000
 # Of those that are compared with one another before.
-JUDGED_A_TRANSACTION = 256
+CHECKED_A_TRANSACTION = 256
 SECONDS_A_TRANSACTION = 1.0
 SERVER_ERROR = 500
 # A reason: the row declares two persons to be different.
@@ -47,7 +47,7 @@ class _Photo:
     key: bytes
 
 
-class _UnderWay:
+class _InFlight:
     """Rows that are known or being analysed, in their order."""
 
     def __init__(self, workers: int) -> None:
@@ -100,7 +100,7 @@ class LocalImport:
         self._policy = policy_of(record)
         if options.gate is not None:
             self._policy = self._policy.model_copy(update={"enroll_gate": options.gate})
-        self._judge = Judge(services, record, options)
+        self._checker = ConflictChecker(services, record, options)
         decided_by: list[Any] = [
             services.gallery.store.identity(), record.name, record.embedding_space,
             self._policy.model_dump(mode="json"), record.calibration_id, options.face.value,
@@ -113,26 +113,26 @@ class LocalImport:
         self._batch: list[Prepared] = []
         self._since = time.monotonic()
 
-    def run(self, rows: Iterator[Row], tell: Tell) -> None:
-        """Import all rows; each outcome is told when it is on disk.
+    def run(self, rows: Iterator[Row], on_outcome: OutcomeCallback) -> None:
+        """Import all rows; each outcome is reported when it is on disk.
 
-        Raises StoreFull, StoreUnavailable, ImportSourceError and ImportStopped; what was told
+        Raises StoreFull, StoreUnavailable, ImportSourceError and ImportStopped; what was reported
         before stays done.
         """
         path = self._services.settings.data_dir / "imports.db"
         self._journal = Journal(path, self._decided_by)
         failed: list[LikenessError] = []
-        under_way = _UnderWay(self._workers)
+        under_way = _InFlight(self._workers)
         with ThreadPoolExecutor(self._workers, thread_name_prefix="import") as threads:
             try:
                 for arrived in self._arriving(rows, failed):
                     for ready, size in self._start(arrived, threads):
                         under_way.add(ready, size)
                     while under_way.has_one_to_take():
-                        self._take(under_way.take(), tell)
+                        self._take(under_way.take(), on_outcome)
                 while under_way:
-                    self._take(under_way.take(), tell)
-                self._flush(tell)
+                    self._take(under_way.take(), on_outcome)
+                self._flush(on_outcome)
             finally:
                 threads.shutdown(cancel_futures=True)
                 self._journal.close()
@@ -181,7 +181,7 @@ class LocalImport:
         crop = content_of(row.crop) if row.crop and self._policy.keep_crops else None
         digest = row.content_digest or made.content_digest
         template = NewTemplate(made.embedding, digest, dict(row.quality), crop)
-        if not self._judge.concerns(row):
+        if not self._checker.concerns(row):
             return Prepared(row, template)
         key = self._journal.key(row.person_id, digest)
         return self._refused_before(row, key) or Prepared(row, template, key=key)
@@ -208,7 +208,7 @@ class LocalImport:
         result, reason, detail = before
         detail = detail or "As an earlier run found; --retry-refused looks again."
         return Prepared(
-            row, outcome=Outcome(row.place, row.person_id, Result(result), reason, detail)
+            row, outcome=RowOutcome(row.place, row.person_id, RowResult(result), reason, detail)
         )
 
     def _analyse(self, photo: "_Photo") -> Prepared:
@@ -223,43 +223,43 @@ class LocalImport:
             return Prepared(row, outcome=refusal(row, error), key=key)
         return Prepared(row, template, key=key)
 
-    def _take(self, prepared: Prepared, tell: Tell) -> None:
+    def _take(self, prepared: Prepared, on_outcome: OutcomeCallback) -> None:
         """Decide about the next row in order."""
         row = prepared.row
         if prepared.outcome is None and (row.without_face or row.different_from is not None):
-            self._flush(tell)
+            self._flush(on_outcome)
             stored = self._create(row) if row.different_from is None else self._declare(row)
             prepared = Prepared(row, outcome=stored)
         self._batch.append(prepared)
-        most = JUDGED_A_TRANSACTION if self._judge.concerns(prepared.row) else ROWS_A_TRANSACTION
+        most = CHECKED_A_TRANSACTION if self._checker.concerns(prepared.row) else ROWS_A_TRANSACTION
         old = time.monotonic() - self._since > SECONDS_A_TRANSACTION
         if len(self._batch) >= most or old:
-            self._flush(tell)
+            self._flush(on_outcome)
 
-    def _stops_at(self, outcome: Outcome | None) -> bool:
-        if outcome is None or outcome.result is not Result.REJECTED:
+    def _stops_at(self, outcome: RowOutcome | None) -> bool:
+        if outcome is None or outcome.result is not RowResult.REJECTED:
             return False
         conflict = outcome.reason == CONFLICT and self._options.on_conflict is OnConflict.STOP
         return conflict or self._options.on_error is OnError.STOP
 
-    def _create(self, row: Row) -> Outcome:
+    def _create(self, row: Row) -> RowOutcome:
         """A person who has no face."""
         store, name = self._services.gallery.store, self._record.name
         if self._options.dry_run:
-            return Outcome(row.place, row.person_id, Result.ENROLLED)
+            return RowOutcome(row.place, row.person_id, RowResult.ENROLLED)
         try:
             store.create_person(name, row.person_id, row.metadata or {})
         except PersonExists:
             if row.metadata is not None:
                 store.update_person(name, row.person_id, row.metadata)
             return _already(row)
-        return Outcome(row.place, row.person_id, Result.ENROLLED)
+        return RowOutcome(row.place, row.person_id, RowResult.ENROLLED)
 
-    def _declare(self, row: Row) -> Outcome:
+    def _declare(self, row: Row) -> RowOutcome:
         """Two persons who are different, both of whom are there by now."""
         assert row.different_from is not None, "checked by the caller"
         if self._options.dry_run:
-            return Outcome(row.place, row.person_id, Result.ENROLLED, DECLARED)
+            return RowOutcome(row.place, row.person_id, RowResult.ENROLLED, DECLARED)
         store, name = self._services.gallery.store, self._record.name
         try:
             store.declare_different(name, row.person_id, row.different_from)
@@ -268,24 +268,25 @@ class LocalImport:
             return refusal(row, type(error)(detail))
         except InvalidRequest as error:
             return refusal(row, error)
-        return Outcome(row.place, row.person_id, Result.ENROLLED, DECLARED)
+        return RowOutcome(row.place, row.person_id, RowResult.ENROLLED, DECLARED)
 
     def _note(self, prepared: Prepared) -> None:
         outcome = prepared.outcome
-        # A dry run judges by a gallery that lacks the rows before it.
+        # A dry run compares with a gallery that lacks the rows before it.
         if prepared.key is None or outcome is None or self._options.dry_run:
             return
         # The journal names nobody.
         detail = "" if outcome.reason == CONFLICT else outcome.detail
         self._journal.note(prepared.key, outcome.result.value, outcome.reason, detail)
 
-    def _flush(self, tell: Tell) -> None:
-        """Judge and store what is waiting, then tell of it, in the order of the rows. Raises
+    def _flush(self, on_outcome: OutcomeCallback) -> None:
+        """Check and store what is waiting, then report it, in the order of the rows. Raises
         ImportStopped after the row at which to stop."""
-        judged, self._batch = self._judge.judge(self._batch), []
-        stop = next((i for i, one in enumerate(judged) if self._stops_at(one.outcome)), None)
-        waiting = judged if stop is None else judged[: stop + 1]
-        # First on disk: whoever goes on after a crash refuses again what these rows made refused.
+        checked, self._batch = self._checker.check(self._batch), []
+        stop = next((i for i, one in enumerate(checked) if self._stops_at(one.outcome)), None)
+        waiting = checked if stop is None else checked[: stop + 1]
+        # The journal is written first: a run that continues after a crash refuses the same rows
+        # again.
         for one in waiting:
             self._note(one)
         self._journal.keep()
@@ -296,9 +297,9 @@ class LocalImport:
         ]
         face_ids = iter(self._store(new))
         for one in waiting:
-            tell(one.outcome or _stored(one, next(face_ids), dry_run=self._options.dry_run))
+            on_outcome(one.outcome or _stored(one, next(face_ids), dry_run=self._options.dry_run))
         self._since = time.monotonic()
-        if stop is not None and (last := judged[stop].outcome):
+        if stop is not None and (last := checked[stop].outcome):
             raise ImportStopped(f"{last.place}: {last.detail or last.reason}")
 
     def _store(self, new: list[PersonTemplate]) -> list[str | None]:
@@ -307,16 +308,16 @@ class LocalImport:
         return self._services.gallery.enroll_many(self._record.name, new)
 
 
-def _already(row: Row) -> Outcome:
-    return Outcome(row.place, row.person_id, Result.SKIPPED, "already_enrolled")
+def _already(row: Row) -> RowOutcome:
+    return RowOutcome(row.place, row.person_id, RowResult.SKIPPED, "already_enrolled")
 
 
-def _stored(one: Prepared, face_id: str | None, *, dry_run: bool) -> Outcome:
+def _stored(one: Prepared, face_id: str | None, *, dry_run: bool) -> RowOutcome:
     if face_id is None:
         return _already(one.row)
     other, similarity = one.conflict or (None, None)
     reason, detail = (CONFLICT, resembles(other)) if other else ("", "")
-    return Outcome(
-        one.row.place, one.row.person_id, Result.ENROLLED, reason, detail,
+    return RowOutcome(
+        one.row.place, one.row.person_id, RowResult.ENROLLED, reason, detail,
         None if dry_run else face_id, other, similarity,
     )  # fmt: skip

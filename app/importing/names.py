@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from app.errors import LikenessError, UnsupportedImage
-from app.importing.rows import ImportSourceError, NotAPhoto, is_image, printable
+from app.importing.source_rows import ImportSourceError, NotAPhoto, is_image, printable
 
 # Files and folders that operating systems and network drives create (in lower case).
 JUNK = frozenset({

@@ -47,11 +47,15 @@ class ImportOptions(BaseModel):
     gate: Annotated[
         QualityGate | None,
         BeforeValidator(_object),
-        Field(description="What a face must be, as JSON; without: the collection's enroll_gate."),
+        Field(description="Quality gate as JSON; default: the collection's enroll_gate."),
     ] = None
     near_duplicate: Annotated[
         float | None,
-        Field(ge=-1, le=1, description="A face this similar to one its person has is skipped."),
+        Field(
+            ge=-1,
+            le=1,
+            description="A face is skipped if one of its person is at least this similar.",
+        ),
     ] = None
     on_conflict: Annotated[
         OnConflict | None,
@@ -61,10 +65,10 @@ class ImportOptions(BaseModel):
         ),
     ] = None
     on_error: Annotated[
-        OnError, Field(description="Go on after a row that is rejected, or end there.")
+        OnError, Field(description="Whether to continue after a rejected row, or to stop.")
     ] = OnError.CONTINUE
     retry_refused: Annotated[
-        bool, Field(description="Decide again about rows that an earlier import refused.")
+        bool, Field(description="Retry rows that an earlier import refused.")
     ] = False
     dry_run: Annotated[bool, Field(description="Analyse and report, store nothing.")] = False
 
@@ -95,6 +99,6 @@ class UploadOptions(ImportOptions):
 
 
 class ImportStopped(LikenessError):
-    """The import ended at a row, as it was told to."""
+    """The import ended at a row, as its options ask."""
 
     code, status, title = "import_stopped", 422, "The import stopped at a row"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from app.errors import LikenessError
-from app.importing.rows import MAX_PLACE, ImportSourceError, NotAPhoto, Row, printable
+from app.importing.source_rows import MAX_PLACE, ImportSourceError, NotAPhoto, Row, printable
 
 # Longer names are cut off; a person id that long is refused anyway.
 MAX_NAME = 300
@@ -24,7 +24,7 @@ LARGEST = 5
 NOT_LISTED = "not_listed"
 
 
-class Result(StrEnum):
+class RowResult(StrEnum):
     """`skipped`: nothing was wrong, and nothing was to be done."""
 
     ENROLLED = "enrolled"
@@ -33,13 +33,13 @@ class Result(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RowOutcome:
     """What became of one row, with a stable reason. `conflict_with`: another person whom the face
     resembles more than its own, at `similarity`."""
 
     place: str
     person_id: str
-    result: Result
+    result: RowResult
     reason: str = ""
     detail: str = ""
     face_id: str | None = None
@@ -56,14 +56,14 @@ class Outcome:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
-def refusal(row: Row, error: LikenessError) -> Outcome:
+def refusal(row: Row, error: LikenessError) -> RowOutcome:
     """The outcome of a row that cannot be used."""
-    result = Result.SKIPPED if isinstance(error, NotAPhoto) else Result.REJECTED
-    return Outcome(row.place, row.person_id, result, error.code, error.detail)
+    result = RowResult.SKIPPED if isinstance(error, NotAPhoto) else RowResult.REJECTED
+    return RowOutcome(row.place, row.person_id, result, error.code, error.detail)
 
 
 # Takes outcomes as they come.
-Tell: TypeAlias = Callable[[Outcome], None]
+OutcomeCallback: TypeAlias = Callable[[RowOutcome], None]
 
 
 class Counts:
@@ -76,7 +76,7 @@ class Counts:
         self.all_persons = True
         self._persons: Counter[str] = Counter()
 
-    def __call__(self, outcome: Outcome) -> None:
+    def __call__(self, outcome: RowOutcome) -> None:
         self.by_reason[outcome.result.value, outcome.reason] += 1
         self.total += 1
         self.conflicts += outcome.conflict_with is not None
@@ -96,14 +96,14 @@ class Counts:
         """The persons with the most rows, and their numbers of rows."""
         return self._persons.most_common(LARGEST)
 
-    def of(self, result: Result) -> int:
+    def of(self, result: RowResult) -> int:
         """Rows with that result."""
         return sum(n for (kind, _), n in self.by_reason.copy().items() if kind == result)
 
     def members(self) -> dict[str, object]:
         """For JSON."""
         return {
-            **{result.value: self.of(result) for result in Result},
+            **{result.value: self.of(result) for result in RowResult},
             "conflicts": self.conflicts,
             "persons": self.persons,
             "reasons": [
@@ -114,34 +114,34 @@ class Counts:
 
 
 @contextmanager
-def report_writer(path: Path, most_without: int | None = None) -> Iterator[Tell]:
+def report_writer(path: Path, most_without: int | None = None) -> Iterator[OutcomeCallback]:
     """One line a row, written as it comes: CSV, or JSON Lines by the name's end. A new file is its
     owner's alone, as it names people. Of the rows that enrolled nobody `most_without` are listed;
     then the last line says how many are left out. Raises ImportSourceError."""
-    with _told(path):
+    with _translate_errors(path):
         opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     file = os.fdopen(opened, "w", buffering=1, newline="", encoding="utf-8")
-    rows = csv.DictWriter(file, list(Outcome.__dataclass_fields__))
+    rows = csv.DictWriter(file, list(RowOutcome.__dataclass_fields__))
     without = 0
 
-    def write(outcome: Outcome) -> None:
-        with _told(path):
+    def write(outcome: RowOutcome) -> None:
+        with _translate_errors(path):
             if path.suffix == ".jsonl":
                 print(json.dumps(outcome.members()), file=file)
             else:
                 rows.writerow(outcome.members())
 
-    def tell(outcome: Outcome) -> None:
+    def on_outcome(outcome: RowOutcome) -> None:
         nonlocal without
-        without += outcome.result is not Result.ENROLLED
-        if most_without is None or without <= most_without or outcome.result is Result.ENROLLED:
+        without += outcome.result is not RowResult.ENROLLED
+        if most_without is None or without <= most_without or outcome.result is RowResult.ENROLLED:
             write(outcome)
 
     try:
         if path.suffix != ".jsonl":
-            with _told(path):
+            with _translate_errors(path):
                 rows.writeheader()
-        yield tell
+        yield on_outcome
     finally:
         with suppress(OSError, ImportSourceError):  # a full disk was reported before
             if most_without is not None and without > most_without:
@@ -149,13 +149,13 @@ def report_writer(path: Path, most_without: int | None = None) -> Iterator[Tell]
             file.close()
 
 
-def _left_out(count: int) -> Outcome:
+def _left_out(count: int) -> RowOutcome:
     detail = f"{count:,} more rows enrolled nobody; they are counted but not listed."
-    return Outcome("", "", Result.SKIPPED, NOT_LISTED, detail)
+    return RowOutcome("", "", RowResult.SKIPPED, NOT_LISTED, detail)
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _translate_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from app.importing.rows import ImportSourceError, Row
+from app.importing.source_rows import ImportSourceError, Row
 from app.importing.tables import (
     EMBEDDING,
     MAX_FIELD,

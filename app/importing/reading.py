@@ -18,8 +18,8 @@ import msgpack
 import app
 from app.errors import LikenessError
 from app.importing.frames import END, FAILED, ROW, TOTAL, unpack_row, unpacker
-from app.importing.rows import ImportSourceError, Row
 from app.importing.source_options import SourceOptions
+from app.importing.source_rows import ImportSourceError, Row
 from app.telemetry.logs import log
 
 LOOK_EVERY_MS = 200

@@ -20,8 +20,8 @@ import orjson
 from app.errors import ImageTooLarge, LikenessError
 from app.importing.bundle import Bundle, new_bundle
 from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
-from app.importing.outcomes import Outcome, Result, Tell, refusal
-from app.importing.rows import ImportSourceError, Row, content_of, storable
+from app.importing.outcomes import OutcomeCallback, RowOutcome, RowResult, refusal
+from app.importing.source_rows import ImportSourceError, Row, content_of, storable
 
 ROWS_A_PART = 500
 BYTES_A_PART = 32 << 20
@@ -45,13 +45,13 @@ class _Part:
     the server's import, once it has the archive."""
 
     rows: list[Row] = field(default_factory=list)
-    known: dict[int, Outcome] = field(default_factory=dict)
+    known: dict[int, RowOutcome] = field(default_factory=dict)
     sent: int = 0
     import_id: str = ""
 
     def has_refused(self) -> bool:
         """Whether a row is rejected before it was sent."""
-        return any(one.result is Result.REJECTED for one in self.known.values())
+        return any(one.result is RowResult.REJECTED for one in self.known.values())
 
 
 class _Archive:
@@ -92,7 +92,7 @@ class RemoteImport:
         self._options = options
         self._max_bytes = max_bytes
         self._space = ""
-        # Whoever stops at a row must have nothing beyond it under way.
+        # An import that stops at a row must have sent nothing beyond it.
         stops = OnError.STOP is options.on_error or OnConflict.STOP is options.on_conflict
         self._at_once = 1 if stops else PARTS_UNDER_WAY
         self._stops_at_errors = options.on_error is OnError.STOP
@@ -116,17 +116,17 @@ class RemoteImport:
             ) from None
         return self._space
 
-    def run(self, rows: Iterator[Row], tell: Tell) -> None:
-        """Import all rows, told in their order as each archive is done. What is under way is
-        cancelled where this ends early. Raises ImportSourceError and ImportStopped."""
+    def run(self, rows: Iterator[Row], on_outcome: OutcomeCallback) -> None:
+        """Import all rows; outcomes are reported in their order as each archive is done. What is
+        under way is cancelled where this ends early. Raises ImportSourceError and ImportStopped."""
         under_way: deque[_Part] = deque()
         try:
             for part in self._parts(rows):
                 under_way.append(part)
                 if len(under_way) >= self._at_once:
-                    self._finish(under_way, tell)
+                    self._finish(under_way, on_outcome)
             while under_way:
-                self._finish(under_way, tell)
+                self._finish(under_way, on_outcome)
         finally:
             for part in under_way:
                 self._forget(part)
@@ -198,17 +198,17 @@ class RemoteImport:
 
     # --- and back -----------------------------------------------------------------------------
 
-    def _finish(self, under_way: deque[_Part], tell: Tell) -> None:
-        """Tell of the first part's rows, when the server is done with it."""
+    def _finish(self, under_way: deque[_Part], on_outcome: OutcomeCallback) -> None:
+        """Report the first part's rows when the server is done with it."""
         part = under_way[0]
         ended = self._wait(part) if part.sent else {"state": ENDED_WELL}
-        told = self._report(part) if part.sent else iter(())
+        reported = self._report(part) if part.sent else iter(())
         last, self._done = "", 0
         for index, row in enumerate(part.rows):
-            outcome = part.known.get(index) or next(told, None)
+            outcome = part.known.get(index) or next(reported, None)
             if outcome is None:
                 break  # it ended before this row
-            tell(replace(outcome, place=row.place))
+            on_outcome(replace(outcome, place=row.place))
             last = f"{row.place}: {outcome.detail or outcome.reason}"
         if ended["state"] == STOPPED or (self._stops_at_errors and part.has_refused()):
             raise ImportStopped(last)
@@ -221,12 +221,12 @@ class RemoteImport:
         url = f"{self._url}/imports/{part.import_id}"
         while (job := _accepted(self._call("GET", url)))["state"] in UNDER_WAY:
             counts = job.get("counts") or {}
-            self._done = sum(int(counts.get(result.value, 0)) for result in Result)
+            self._done = sum(int(counts.get(result.value, 0)) for result in RowResult)
             self.watch(self._done)
             time.sleep(POLL_S)
         return job
 
-    def _report(self, part: _Part) -> Iterator[Outcome]:
+    def _report(self, part: _Part) -> Iterator[RowOutcome]:
         """What became of the rows that were sent, in their order."""
         answer = self._call("GET", f"{self._url}/imports/{part.import_id}/report")
         if answer.status_code == httpx.codes.NOT_FOUND:
@@ -235,7 +235,7 @@ class RemoteImport:
             _accepted(answer)
         for line in answer.text.splitlines():
             members = orjson.loads(line)
-            yield Outcome(**{**members, "result": Result(members["result"])})
+            yield RowOutcome(**{**members, "result": RowResult(members["result"])})
 
     def _forget(self, part: _Part) -> None:
         """End the server's import where it is under way, then let it forget the report."""

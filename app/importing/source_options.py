@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from app.importing.rows import ImportSourceError
+from app.importing.source_rows import ImportSourceError
 
 MAX_MEMBERS = 1_000_000
 

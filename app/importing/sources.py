@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 from app.importing.folders import count_folder, folder_rows
 from app.importing.names import composed
 from app.importing.parquet import count_parquet, parquet_rows
-from app.importing.rows import (
+from app.importing.source_options import SourceOptions, check_encoding
+from app.importing.source_rows import (
     ImportSourceError,
     NotAPhoto,
     Row,
@@ -21,7 +22,6 @@ from app.importing.rows import (
     printable,
     read_file,
 )
-from app.importing.source_options import SourceOptions, check_encoding
 from app.importing.tables import TABLES, TableContext, count_lines, text_of
 from app.importing.tars import tar_rows, tar_stream_rows
 from app.importing.zips import count_zip, zip_rows

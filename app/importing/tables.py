@@ -15,7 +15,7 @@ from typing import IO, Any, TextIO
 import numpy as np
 
 from app.errors import LikenessError
-from app.importing.rows import ImportSourceError, Row, printable
+from app.importing.source_rows import ImportSourceError, Row, printable
 from app.types import FloatArray
 
 PERSON, IMAGE, EMBEDDING, SPACE = "person_id", "image", "embedding", "embedding_space"

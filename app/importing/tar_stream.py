@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any, cast
 
-from app.importing.rows import ImportSourceError
+from app.importing.source_rows import ImportSourceError
 from app.importing.unpacking import UNREADABLE, decompressed
 
 PIECE = 1 << 20

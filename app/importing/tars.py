@@ -12,7 +12,8 @@ from typing import Any, BinaryIO
 from app.errors import LikenessError
 from app.importing.layouts import AmbiguousLayout, Layout, Survey, given_layout
 from app.importing.names import NameDecoder, check_text, is_junk, parts_of, problem_of
-from app.importing.rows import (
+from app.importing.source_options import PersonFrom, SourceOptions
+from app.importing.source_rows import (
     ImportSourceError,
     NotAPhoto,
     Row,
@@ -20,7 +21,6 @@ from app.importing.rows import (
     is_image,
     printable,
 )
-from app.importing.source_options import PersonFrom, SourceOptions
 from app.importing.tables import PERSON, is_manifest
 from app.importing.tar_stream import TarStream
 
@@ -200,7 +200,7 @@ def _add_sidecar(
 
 def _rows_of(sample: _Sample, archive: str, layout: Layout) -> Iterator[Row]:
     for path in sample.beside if not sample.files else ():
-        alone = NotAPhoto(f"{printable(path.name)} is no photo, and stands beside none.")
+        alone = NotAPhoto(f"{printable(path.name)} is not a photo, and no photo has its name.")
         yield Row(f"{archive}/{path}", path.parent.name, problem=alone)
     for one in sample.files:
         place = f"{archive}/{one.path}"

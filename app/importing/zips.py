@@ -9,8 +9,8 @@ from typing import Any, BinaryIO
 
 from app.importing.layouts import Layout, Survey, given_layout
 from app.importing.names import NameDecoder, check_text, composed, is_junk, parts_of, problem_of
-from app.importing.rows import ImportSourceError, Row, printable
 from app.importing.source_options import SourceOptions
+from app.importing.source_rows import ImportSourceError, Row, printable
 from app.importing.tables import (
     MAX_LINE,
     TABLES,

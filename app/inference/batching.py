@@ -27,7 +27,7 @@ Heads = list[FloatArray]
 ANSWER_TIMEOUT_S = 60.0
 
 
-class _Asked:
+class _PendingBatch:
     """Images that one thread waits for."""
 
     __slots__ = ("answer", "images")
@@ -47,8 +47,8 @@ class BatchedModel:
         self._model = model
         self._sizes = tuple(sizes)
         self._wait_s = wait_s
-        self._asked: deque[_Asked] = deque()
-        self._changed = new_condition("batching.asked")
+        self._pending: deque[_PendingBatch] = deque()
+        self._changed = new_condition("batching.pending")
         self._closed = False
         self._warm: set[tuple[int, ...]] = set()
         # How often each size was run.
@@ -89,32 +89,32 @@ class BatchedModel:
         Raises what the network raises for these images alone, and WorkerDied.
         """
         largest = self._sizes[-1]
-        asked = [_Asked(batch[i : i + largest]) for i in range(0, len(batch), largest)]
+        pending = [_PendingBatch(batch[i : i + largest]) for i in range(0, len(batch), largest)]
         with self._changed:
             if self._closed:
                 raise WorkerDied("The network was closed.")
-            self._asked.extend(asked)
+            self._pending.extend(pending)
             self._changed.notify()
         try:
-            answers = [one.answer.result(ANSWER_TIMEOUT_S) for one in asked]
+            answers = [one.answer.result(ANSWER_TIMEOUT_S) for one in pending]
         except TimeoutError as error:
             raise WorkerDied("The network did not answer in time.") from error
         return answers[0] if len(answers) == 1 else [np.concatenate(h) for h in zip(*answers)]  # noqa: B905
 
     def close(self) -> None:
-        """End the thread; who still waits is told."""
+        """End the thread; callers that still wait get WorkerDied."""
         with self._changed:
             self._closed = True
             self._changed.notify()
         self._thread.join()
-        self._refuse(list(self._asked))
+        self._refuse(list(self._pending))
 
     def _start(self) -> None:
         self._thread = threading.Thread(target=self._own, name="network", daemon=True)
         self._thread.start()
 
     def _own(self) -> None:
-        batch: list[_Asked] = []
+        batch: list[_PendingBatch] = []
         try:
             while batch := self._collect():
                 self._answer(batch)
@@ -123,10 +123,10 @@ class BatchedModel:
             self._refuse(batch)
             self._start()
 
-    def _collect(self) -> list[_Asked]:
+    def _collect(self) -> list[_PendingBatch]:
         """The next images of one shape that fit the largest size; empty when closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._asked or self._closed)
+            self._changed.wait_for(lambda: self._pending or self._closed)
             if self._closed:
                 return []
             deadline = time.monotonic() + self._wait_s
@@ -137,26 +137,26 @@ class BatchedModel:
                 if full or left <= 0 or not self._changed.wait(left):
                     fitting = self._fitting()
                     for one in fitting:
-                        self._asked.remove(one)
+                        self._pending.remove(one)
                     return fitting
 
-    def _fitting(self) -> list[_Asked]:
-        chosen: list[_Asked] = []
-        rows, shape = 0, self._asked[0].images.shape[1:]
-        for one in self._asked:
+    def _fitting(self) -> list[_PendingBatch]:
+        chosen: list[_PendingBatch] = []
+        rows, shape = 0, self._pending[0].images.shape[1:]
+        for one in self._pending:
             if one.images.shape[1:] == shape and rows + len(one.images) <= self._sizes[-1]:
                 chosen.append(one)
                 rows += len(one.images)
         return chosen
 
-    def _answer(self, batch: list[_Asked]) -> None:
+    def _answer(self, batch: list[_PendingBatch]) -> None:
         image = batch[0].images[:1]
         try:
             if image.shape not in self._warm:
                 self._warm_up(image)
                 self._warm.add(image.shape)
             heads = self._run_padded(np.concatenate([one.images for one in batch]))
-        except Exception as error:  # noqa: BLE001 - told to whoever asked
+        except Exception as error:  # noqa: BLE001 - the callers get it
             if len(batch) == 1:
                 batch[0].answer.set_exception(error)
                 return
@@ -177,7 +177,7 @@ class BatchedModel:
             images = np.concatenate([images, padding])
         return self._model.run(images)
 
-    def _refuse(self, batch: Sequence[_Asked]) -> None:
+    def _refuse(self, batch: Sequence[_PendingBatch]) -> None:
         for one in batch:
             if not one.answer.done():
                 one.answer.set_exception(WorkerDied("The thread that ran the network ended."))

@@ -1,4 +1,4 @@
-"""What ONNX Runtime is told for a GPU, and what is missing where it cannot be used."""
+"""ONNX Runtime's options for a GPU, and what is missing where it cannot be used."""
 
 import ctypes
 import hashlib
@@ -18,7 +18,8 @@ CUDA_PROVIDER = "CUDAExecutionProvider"
 TENSORRT_PROVIDER = "TensorrtExecutionProvider"
 
 DRIVER = "libcuda.so.1"
-# What the locked ONNX Runtime's TensorRT provider is linked against. No lock of ours brings them.
+# What the locked ONNX Runtime's TensorRT provider is linked against. No requirements file brings
+# them.
 TENSORRT = "libnvinfer.so.10"
 TENSORRT_LIBRARIES = (TENSORRT, "libnvonnxparser.so.10")
 # The CUDA provider is not linked against it and opens it late: the loader would not miss it.
@@ -113,7 +114,7 @@ def missing_library(
     """The shared library for want of which a GPU cannot be used, None if none is missing.
 
     The system's loader is asked for the driver and for ONNX Runtime's providers in `folder`: it
-    names what they are linked against, and no list of ours can be out of date.
+    names what they are linked against, so no list here can be out of date.
     """
     wanted = [DRIVER]
     cuda = folder / "libonnxruntime_providers_cuda.so"
@@ -141,15 +142,15 @@ def advice(
     """
     library = missing(tensorrt=options.tensorrt)
     text = " ".join(str(error or "").split())
-    told = [reason]
+    reported = [reason]
     if failure := _FAILURE.search(text):
-        told.append(failure.group(0))
+        reported.append(failure.group(0))
     elif text and not library:
-        told.append(_SIGNATURE.sub("", text).rstrip("."))
+        reported.append(_SIGNATURE.sub("", text).rstrip("."))
     if library:
-        told.append(f"{library} is missing")
+        reported.append(f"{library} is missing")
     return (
-        f"CUDA cannot be used: {'; '.join(told)}. {_remedy(library, options)}, or set "
+        f"CUDA cannot be used: {'; '.join(reported)}. {_remedy(library, options)}, or set "
         "LIKENESS_DEVICE=cpu to do without."
     )
 
@@ -163,7 +164,7 @@ def _remedy(library: str | None, options: CudaOptions) -> str:
     elif library in TENSORRT_LIBRARIES:
         steps.append("install TensorRT 10 for CUDA 13, or unset LIKENESS_TENSORRT")
     elif library:
-        steps.append("install the 'gpu' extra anew, which brings it")
+        steps.append("install the 'gpu' extra again, which brings it")
     else:
         chosen = {"LIKENESS_TENSORRT": options.tensorrt, "LIKENESS_CUDA_GRAPHS": options.graphs}
         steps += [f"unset {name}" for name, on in chosen.items() if on]

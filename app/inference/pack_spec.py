@@ -17,11 +17,11 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Layout = Literal["own", "insightface"]
 
 
-class Section(BaseModel):
+class PackSection(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class DetectorSpec(Section):
+class DetectorSpec(PackSection):
     """How to run the detector; sizes in pixels."""
 
     architecture: Literal["centerface", "scrfd", "yunet"]
@@ -44,7 +44,7 @@ def _positive(values: Channels) -> Channels:
     return values
 
 
-class RecogniserSpec(Section):
+class RecogniserSpec(PackSection):
     """How to feed the recogniser: pixels become (value - mean) / std in `colour` order.
 
     `proven_equal_to` is the SHA-256 of the network that this one was exported from and proven to
@@ -66,7 +66,7 @@ class RecogniserSpec(Section):
     training_data: str = "unknown"
 
 
-class LivenessSpec(Section):
+class LivenessSpec(PackSection):
     """A network that tells a live face from a photo of one (Minivision's Silent-Face networks).
 
     It sees `scale` times the face's box, squeezed to `input_size` pixels a side, and answers one
@@ -86,7 +86,7 @@ class LivenessSpec(Section):
     training_data: str = "unknown"
 
 
-class QualitySpec(Section):
+class QualitySpec(PackSection):
     """A network from an aligned face to one number: the higher, the better to recognise."""
 
     file: str
@@ -103,14 +103,14 @@ class QualitySpec(Section):
 NetworkSpec: TypeAlias = DetectorSpec | RecogniserSpec | LivenessSpec | QualitySpec
 
 
-class DecisionSpec(Section):
+class DecisionSpec(PackSection):
     """The similarity from which two faces count as one person, until a calibration says more."""
 
     threshold: Annotated[float, Field(ge=-1, le=1)]
     threshold_basis: str
 
 
-class PackFile(Section):
+class PackFile(PackSection):
     """The schema of pack.toml."""
 
     schema_version: Annotated[Literal[1], Field(alias="schema")]

@@ -1,4 +1,4 @@
-"""Where work runs: photos on the lane, everything else on one pool of threads a kind of work.
+"""Where work runs: photos on the fair pool, everything else on one pool of threads a kind of work.
 
 The event loop only waits. A request is admitted or refused at once; a cancelled request takes its
 work out of the queues. The pools are apart so that one kind of work that has to wait (writes for
@@ -15,13 +15,13 @@ from typing import ParamSpec, TypeVar
 
 from app.errors import Overloaded
 from app.inference.cores import usable_cores
-from app.inference.lane import Flow, Lane
-from app.types import Steps
+from app.inference.fair_pool import FairThreadPool, RequestShare
+from app.types import CooperativeTask
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Reading the database: waits for the disk, and for nobody's lock.
+# Reading the database: waits for the disk, and for no lock.
 READ_THREADS = 4
 # Writing to it: each may wait for another writer's lock for as long as the database allows (15 s).
 WRITE_THREADS = 4
@@ -36,7 +36,7 @@ RETRY_AFTER_S = 1
 STALLED_AFTER_S = 60.0
 MIB = 1024 * 1024
 
-_flow: ContextVar[Flow | None] = ContextVar("flow", default=None)
+_share: ContextVar[RequestShare | None] = ContextVar("share", default=None)
 
 
 class Scheduler:
@@ -55,7 +55,7 @@ class Scheduler:
         self.pending_bytes = 0
         self._max_pending = max_pending
         self._max_pending_bytes = max_pending_bytes
-        self._photos = Lane("inference", self.workers, queue_capacity, max_memory)
+        self._photos = FairThreadPool("inference", self.workers, queue_capacity, max_memory)
         self._search = ThreadPoolExecutor(
             max(MIN_SEARCH_THREADS, self.workers), thread_name_prefix="search"
         )
@@ -74,11 +74,11 @@ class Scheduler:
         self.check(size)
         self.pending += 1
         self.pending_bytes += size
-        token = _flow.set(Flow())
+        token = _share.set(RequestShare())
         try:
             yield
         finally:
-            _flow.reset(token)
+            _share.reset(token)
             self.pending -= 1
             self.pending_bytes -= size
 
@@ -99,10 +99,10 @@ class Scheduler:
         """Whether a worker hangs."""
         return self._photos.longest_step_s() > STALLED_AFTER_S
 
-    async def infer(self, steps: Steps[T], memory: int = 0) -> T:
+    async def infer(self, steps: CooperativeTask[T], memory: int = 0) -> T:
         """Take the steps of one photo on inference threads; it takes `memory` bytes meanwhile."""
-        flow = _flow.get() or Flow()
-        return await asyncio.wrap_future(self._photos.submit(steps, flow, memory))
+        share = _share.get() or RequestShare()
+        return await asyncio.wrap_future(self._photos.submit(steps, share, memory))
 
     async def search(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run work that needs an index on a search thread: searches, and following a write."""

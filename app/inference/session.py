@@ -131,6 +131,6 @@ def _open(path: Path, wanted: list[Any]) -> ort.InferenceSession:
     session_options.inter_op_num_threads = 1
     session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session_options.log_severity_level = 3
-    # Or a provider that fails, here or in a run, has the session made anew on another one, and why
-    # it failed is lost.
+    # Or a provider that fails, here or in a run, makes ONNX Runtime create the session on another
+    # one, and the reason is lost.
     return ort.InferenceSession(str(path), session_options, providers=wanted, enable_fallback=False)

@@ -8,8 +8,8 @@ import pytest
 
 from app.access.registry import AccessRegistry
 from app.access.store import AccessKeyStore
-from app.gallery.backends import create_engine
-from app.gallery.schema import migrate
+from app.store.backends import create_engine
+from app.store.schema import migrate
 
 PEPPER = bytes(range(32))
 

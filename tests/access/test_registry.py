@@ -22,10 +22,10 @@ from app.errors import (
     AccessPepperDiffers,
     StoreUnavailable,
 )
-from app.gallery.backends import create_engine
-from app.gallery.schema import migrate
-from app.gallery.sql.tables import access_keys
 from app.settings import Settings
+from app.store.backends import create_engine
+from app.store.schema import migrate
+from app.store.sql.tables import access_keys
 from app.telemetry.logs import LOGGER_NAME
 from tests.access.conftest import PEPPER, Clock
 

@@ -12,21 +12,21 @@ from pathlib import Path
 import pytest
 
 from app.decision.calibration import pack_orientation
-from app.evaluation.figures import DetectionFigures, PairsFigures
-from app.evaluation.labels import LabelledPairs, read_faces, read_pairs
-from app.evaluation.protocol import (
+from app.faces.pipeline import FacePipeline, build_pipeline
+from app.imaging import ImageLimits
+from app.inference.pack_spec import ModelPack
+from app.inference.packs import load_pack
+from app.lab.evaluation.figures import DetectionFigures, PairsFigures
+from app.lab.evaluation.labels import LabelledPairs, read_faces, read_pairs
+from app.lab.evaluation.protocol import (
     Analyser,
     EnrolledPhotos,
     detect_photos,
     enrol_photos,
     pair_similarities,
 )
-from app.evaluation.run import PRECISION
-from app.evaluation.verification import detection_figures, verify_pairs
-from app.faces.pipeline import FacePipeline, build_pipeline
-from app.imaging import ImageLimits
-from app.inference.pack_spec import ModelPack
-from app.inference.packs import load_pack
+from app.lab.evaluation.run import PRECISION
+from app.lab.evaluation.verification import detection_figures, verify_pairs
 from app.settings import Device
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,7 +105,7 @@ def default_pack() -> RunningPack:
 
 @pytest.fixture(scope="session")
 def scrfd_pack(evaluation_models: Path, tmp_path_factory: pytest.TempPathFactory) -> RunningPack:
-    """The networks of InsightFace's buffalo_sc, in a pack of ours."""
+    """The networks of InsightFace's buffalo_sc, in a Likeness pack."""
     source = evaluation_models / "insightface"
     folder = tmp_path_factory.mktemp("packs") / "scrfd"
     folder.mkdir()

@@ -9,15 +9,15 @@ import pytest
 from app.decision.calibration import Calibration, pack_calibration
 from app.decision.limits import Limits
 from app.decision.policy import FaceSelection
-from app.decision.rules import ONE_COMPARISON
-from app.evaluation.degrading import DEGRADATIONS, embed_degraded
-from app.evaluation.identification import search, split
-from app.evaluation.labels import read_attributes
-from app.evaluation.protocol import Analyser, EnrolledPhotos
-from app.evaluation.sample import FaceSample
-from app.gallery.comparator import COSINE, Comparator
-from app.gallery.index.likeness import QUANTILE
-from app.gallery.ports import GallerySize
+from app.decision.thresholds import ONE_COMPARISON
+from app.index.certified.likeness import QUANTILE
+from app.index.comparator import COSINE, Comparator
+from app.index.port import GallerySize
+from app.lab.evaluation.degrading import DEGRADATIONS, embed_degraded
+from app.lab.evaluation.identification import search, split
+from app.lab.evaluation.labels import read_attributes
+from app.lab.evaluation.protocol import Analyser, EnrolledPhotos
+from app.lab.evaluation.sample import FaceSample
 from app.types import FloatArray
 from tests.accuracy.conftest import RunningPack
 from tests.accuracy.test_lfw_identification import sample_of

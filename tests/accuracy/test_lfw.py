@@ -2,8 +2,8 @@
 
 import pytest
 
-from app.evaluation.figures import PairsFigures
-from app.evaluation.labels import LabelledPairs
+from app.lab.evaluation.figures import PairsFigures
+from app.lab.evaluation.labels import LabelledPairs
 
 pytestmark = pytest.mark.accuracy
 

@@ -7,14 +7,14 @@ import pytest
 
 from app.decision.chance import ChancePairs
 from app.decision.fitting import Labelled, calibrate
-from app.decision.rules import ONE_COMPARISON
-from app.evaluation.identification import identify
-from app.evaluation.labels import LabelledPeople, read_label_noise
-from app.evaluation.prediction import check_predictions
-from app.evaluation.protocol import EnrolledPhotos
-from app.evaluation.sample import FaceSample, build_sample
-from app.gallery.comparator import COSINE, Comparator
-from app.gallery.effective import effective_templates
+from app.decision.thresholds import ONE_COMPARISON
+from app.index.comparator import COSINE, Comparator
+from app.index.effective import effective_templates
+from app.lab.evaluation.identification import identify
+from app.lab.evaluation.labels import LabelledPeople, read_label_noise
+from app.lab.evaluation.prediction import check_predictions
+from app.lab.evaluation.protocol import EnrolledPhotos
+from app.lab.evaluation.sample import FaceSample, build_sample
 
 pytestmark = pytest.mark.accuracy
 

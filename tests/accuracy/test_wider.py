@@ -5,7 +5,7 @@ Of the 99 photos 98 are measured: in the other nobody has drawn a face, and yet 
 
 import pytest
 
-from app.evaluation.figures import DetectionFigures
+from app.lab.evaluation.figures import DetectionFigures
 
 pytestmark = pytest.mark.accuracy
 

@@ -1,4 +1,4 @@
-"""The door under load: refusals, deadlines, clients that leave, and a loop that stays free."""
+"""Admission under load: refusals, deadlines, clients that leave, and a loop that stays free."""
 
 import asyncio
 import socket
@@ -15,10 +15,10 @@ import pytest
 
 from app.api.main import create_app
 from app.api.server import Server
-from app.inference.lane import Flow
+from app.inference.fair_pool import RequestShare
 from app.services import Services, build_services
 from app.settings import Settings
-from app.types import Steps
+from app.types import CooperativeTask
 from tests.api.conftest import run_server
 from tests.api.test_decisions import code_of
 
@@ -48,7 +48,7 @@ def open_service(tmp_path: Path, may_go_on: threading.Event) -> OpenService:
         with serving(services) as client:
             try:
                 if held:
-                    services.scheduler._photos.submit(waiting_for(may_go_on), Flow())
+                    services.scheduler._photos.submit(waiting_for(may_go_on), RequestShare())
                 yield client
             finally:
                 may_go_on.set()
@@ -56,7 +56,7 @@ def open_service(tmp_path: Path, may_go_on: threading.Event) -> OpenService:
     return open_one
 
 
-def waiting_for(event: threading.Event) -> Steps[None]:
+def waiting_for(event: threading.Event) -> CooperativeTask[None]:
     """Work of one step that lasts until the event is set."""
     event.wait(120)
     return

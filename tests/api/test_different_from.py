@@ -7,9 +7,9 @@ import httpx
 import numpy as np
 import pytest
 
-from app.gallery.backends import create_engine
-from app.gallery.store import SqlStore
 from app.services import Services
+from app.store.backends import create_engine
+from app.store.sql_store import SqlStore
 from tests.api.test_decisions import code_of
 
 COMPOSED, DECOMPOSED = "jos\u00e9", "jose\u0301"

@@ -1,4 +1,4 @@
-"""Hygiene over HTTP: a finding, and what mends it."""
+"""Hygiene over HTTP: a finding, and its correction."""
 
 import threading
 from pathlib import Path

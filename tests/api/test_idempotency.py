@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: an enrolment sent again is one enrolment."""
+"""`Idempotency-Key`: an enrollment sent again is one enrollment."""
 
 import asyncio
 import base64
@@ -37,7 +37,7 @@ def enroll(
 
 
 def outcome(answer: httpx.Response) -> dict[str, Any]:
-    """The part of an answer that is about the enrolment, not about the request."""
+    """The part of an answer that is about the enrollment, not about the request."""
     assert answer.status_code == 200, answer.text
     body = answer.json()
     return {k: body[k] for k in ("collection", "person_id", "enrolled", "rejected")}

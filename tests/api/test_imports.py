@@ -59,8 +59,10 @@ def test_an_archive_is_imported(
     assert answer.status_code == 202
     url = f"/v1/collections/{collection}/imports/{answer.json()['import_id']}"
     with client.stream("GET", f"{url}/events") as stream:
-        told = [json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: ")]
-    assert told[-1]["state"] == "done"
+        reported = [
+            json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: ")
+        ]
+    assert reported[-1]["state"] == "done"
     job = client.get(url).json()
     assert (job["counts"]["enrolled"], job["counts"]["rejected"]) == (2, 1)
     assert job["created_at"] <= job["started_at"] <= job["finished_at"]
@@ -144,8 +146,8 @@ def test_options_of_the_query(
     made = send(client, collection, archive, gate='{"min_face_size_px": 4000}').json()
     job = wait(lambda: client.get(f"{url}/{made['import_id']}").json())
     assert made["options"]["gate"]["min_face_size_px"] == 4000
-    told = client.get(f"{url}/{made['import_id']}/report").text
-    assert "face_too_small" in told
+    reported = client.get(f"{url}/{made['import_id']}/report").text
+    assert "face_too_small" in reported
     for wrong in (
         {"gate": "{"},
         {"gate": '{"min": 1}'},
@@ -171,8 +173,8 @@ def test_a_table_of_embeddings_names_no_file_of_the_service(
     url = f"/v1/collections/{collection}/imports/{answer.json()['import_id']}"
     job = wait(lambda: client.get(url).json())
     assert job["counts"]["rejected"] == 2
-    told = client.get(f"{url}/report").text
-    assert told.count("may have embeddings only") == 2
+    reported = client.get(f"{url}/report").text
+    assert reported.count("may have embeddings only") == 2
 
 
 def test_a_collection_takes_its_imports_along(

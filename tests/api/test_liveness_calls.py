@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from app.inference.pack_spec import ModelPack
-from app.packing.own import OwnNetworks, make_pack
+from app.lab.packing.own import OwnNetworks, make_pack
 from app.services import build_services
 from app.settings import Settings
 from tests.api.conftest import run_server
@@ -43,8 +43,8 @@ def set_policy(client: httpx.Client, **policy: Any) -> None:
 def test_it_is_told_when_asked_for(live_client: httpx.Client, photos: Path, call: str) -> None:
     for asked in (True, False):
         answer = ask(live_client, call, photos / "obama.jpg", liveness=asked).json()
-        told = answer["faces"][0]["quality"]["liveness"]
-        assert (told is not None) is asked
+        reported = answer["faces"][0]["quality"]["liveness"]
+        assert (reported is not None) is asked
         assert ("liveness" in answer["timings_ms"]) is asked
 
 

@@ -16,7 +16,7 @@ COMMITTED = Path(__file__).parents[2] / "docs" / "openapi.json"
 
 
 def test_the_committed_document_is_the_one_that_is_served(document: dict[str, Any]) -> None:
-    """`make openapi` writes it anew."""
+    """`make openapi` writes it."""
     text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     if os.environ.get("UPDATE_OPENAPI"):
         COMMITTED.write_text(text)

@@ -23,7 +23,7 @@ def test_liveness_and_readiness(client: httpx.Client) -> None:
 def test_upkeep_that_fails_is_told_for_as_long_as_it_does(
     client: httpx.Client, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(services.upkeep, "failure", "storage_full")
+    monkeypatch.setattr(services.maintenance, "failure", "storage_full")
     ready = client.get("/readyz")
     assert (ready.status_code, ready.json()["upkeep"]) == (200, "storage_full")
     assert gauge(client, "likeness_upkeep_failing_seconds") > 0

@@ -17,8 +17,8 @@ import pytest
 
 from app.errors import StoreFull, StoreUnavailable
 from app.gallery.gallery import Gallery
-from app.gallery.ports import NewTemplate
-from app.gallery.store import SqlStore
+from app.store.records import NewTemplate
+from app.store.sql_store import SqlStore
 from tests.chaos.workers import open_gallery, vector_of
 from tests.gallery.conftest import open_engine
 from tests.ports import free_port
@@ -67,7 +67,8 @@ def test_a_full_disk(small_disk: Path) -> None:
         if refusals(partial(enroll, gallery, f"p{person}", range(200))):
             break
         kept += 1
-        gallery.tend()  # seals, and tries to keep snapshots: that fails too, and harms nothing
+        # seals, and tries to keep snapshots: that fails too, and harms nothing
+        gallery.run_maintenance()
     assert 2 < kept < 1_000
     assert refusals(lambda: enroll(gallery, "late", range(200))) is StoreFull
     assert gallery.store.refusing() == "storage_full"
@@ -78,7 +79,7 @@ def test_a_full_disk(small_disk: Path) -> None:
     assert gallery.store.refusing() is None
     assert nearest(gallery, "late") == "late"
     gallery.delete_person("default", "p0")
-    gallery.tend()
+    gallery.run_maintenance()
     assert gallery.audit("default").clean
     gallery.close()
     again = open_gallery(f"sqlite:///{small_disk / 'likeness.db'}", small_disk / "index")
@@ -142,11 +143,11 @@ def test_a_broken_disk(tmp_path: Path, fault: str) -> None:
     environment = {
         **os.environ, "LD_PRELOAD": str(library), "BROKEN_DISK": str(tmp_path / "broken"),
     }  # fmt: skip
-    told = subprocess.run(
+    reported = subprocess.run(
         [sys.executable, "-c", ON_A_BROKEN_DISK, tmp_path],
         cwd=ROOT, env=environment, check=True, capture_output=True, text=True,
     ).stdout.splitlines()  # fmt: skip
-    assert told == ["<class 'app.errors.StoreUnavailable'> ada None", "bob True"]
+    assert reported == ["<class 'app.errors.StoreUnavailable'> ada None", "bob True"]
 
 
 def test_a_clock_that_jumps_back(tmp_path: Path) -> None:
@@ -195,7 +196,7 @@ def test_a_database_that_goes_and_comes_back_over_http(
 
 
 def ask(client: httpx.Client, person: str) -> httpx.Response:
-    """Enrol an embedding of the default pack."""
+    """Enroll an embedding of the default pack."""
     embedding = np.eye(192)[0].tolist()
     return client.post(
         "/v1/enroll", json={"person_id": person, "embeddings": [embedding]}, timeout=60

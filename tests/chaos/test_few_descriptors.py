@@ -61,7 +61,7 @@ def enroll(client: httpx.Client, collection: str, number: int) -> None:
 
 
 def use(client: httpx.Client, photo: bytes, numbers: range) -> None:
-    """Search, enrol and delete in collections; each has one person more and one less then."""
+    """Search, enroll and delete in collections; each has one person more and one less then."""
     for number in numbers:
         name = f"c{number}"
         answer = client.post(

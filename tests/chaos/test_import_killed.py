@@ -13,7 +13,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from app.gallery.backends import create_engine
+from app.store.backends import create_engine
 from tests.ports import free_port
 
 pytestmark = pytest.mark.chaos

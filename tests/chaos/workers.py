@@ -13,19 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import LikenessError, PersonNotFound
-from app.gallery.backends import create_engine
 from app.gallery.gallery import Gallery
-from app.gallery.index.certified import IndexShape
-from app.gallery.index.shelf import IndexShelf
-from app.gallery.ports import NewTemplate
+from app.gallery.maintenance import MaintenanceThread
 from app.gallery.pruning import Pruning
-from app.gallery.schema import migrate
-from app.gallery.store import SqlStore
-from app.gallery.upkeep import Upkeep
+from app.index.certified.index import IndexShape
+from app.index.factory import IndexFactory
+from app.store.backends import create_engine
+from app.store.records import NewTemplate
+from app.store.schema import migrate
+from app.store.sql_store import SqlStore
 
 DIMENSION = 64
 # Templates are sealed, merged and compacted all the time.
-SHAPE = IndexShape(seal_at=32, merge_at=3)
+SHAPE = IndexShape(encode_at=32, merge_at=3)
 PERSONS, VECTORS = 10, 5  # of one client
 
 # Children are forked from a server that has imported everything and started no thread.
@@ -44,18 +44,18 @@ def open_gallery(url: str, folder: Path) -> Gallery:
     """A gallery as a starting service opens it, its index kept in `folder`."""
     engine = create_engine(url)
     migrate(engine)
-    return Gallery(SqlStore(engine), IndexShelf(2, folder, shape=SHAPE), "es-chaos", DIMENSION)
+    return Gallery(SqlStore(engine), IndexFactory(2, folder, shape=SHAPE), "es-chaos", DIMENSION)
 
 
 def serve(connection: Connection, url: str, folder: Path, prunes: bool) -> None:
     """Do what comes over the connection until it ends: the body of a worker process."""
     gallery = open_gallery(url, folder)
-    upkeep = Upkeep(gallery, seconds=0.05)
+    maintenance = MaintenanceThread(gallery, seconds=0.05)
     # About as long as a cycle of the crash loop: some processes follow the log of changes, others
     # find it pruned and build anew.
     if prunes:
-        upkeep.add_task(Pruning(gallery.store, kept=timedelta(seconds=3), every_s=0.5).round)
-    upkeep.start()
+        maintenance.add_task(Pruning(gallery.store, kept=timedelta(seconds=3), every_s=0.5).round)
+    maintenance.start()
     connection.send(("ready", None))
     while True:
         action, person, number = connection.recv()
@@ -186,7 +186,7 @@ def assert_kept(url: str, folder: Path, ledger: Ledger, clients: list[str]) -> i
     is there; afterwards the ledger knows which state it was. Gives the number of templates."""
     gallery = open_gallery(url, folder)
     gallery.prepare()
-    gallery.tend()  # as upkeep does at once after a start
+    gallery.run_maintenance()  # as maintenance does at once after a start
     found, absent = [], []
     for client in clients:
         for one in range(PERSONS):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Run
-from tests.evaluation.conftest import PHOTOS
+from tests.lab.evaluation.conftest import PHOTOS
 
 EASY = 'name = "easy"\nfpir = 0.97\nby_group = false\n'
 HARD = 'name = "hard"\nfpir = 0.001\nby_group = false\n'

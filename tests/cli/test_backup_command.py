@@ -7,12 +7,12 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli.commands import app
-from app.gallery.backends import create_engine
-from app.gallery.encryption.keys import new_key_line
+from app.encryption.keys import new_key_line
 from app.gallery.gallery import Gallery
-from app.gallery.index.shelf import IndexShelf
-from app.gallery.schema import migrate
-from app.gallery.store import SqlStore
+from app.index.factory import IndexFactory
+from app.store.backends import create_engine
+from app.store.schema import migrate
+from app.store.sql_store import SqlStore
 from tests.gallery.conftest import DIMENSION, SPACE
 
 
@@ -25,7 +25,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def with_people(folder: Path, *people: str) -> None:
     engine = create_engine(f"sqlite:///{folder / 'likeness.db'}")
     migrate(engine)
-    gallery = Gallery(SqlStore(engine), IndexShelf(1), SPACE, DIMENSION)
+    gallery = Gallery(SqlStore(engine), IndexFactory(1), SPACE, DIMENSION)
     for person in people:
         gallery.store.create_person("default", person, {})
     gallery.close()
@@ -91,4 +91,4 @@ def test_what_cannot_be_read_or_written(data: Path, tmp_path: Path) -> None:
     assert "cannot be written" in run("backup", tmp_path / "none" / "backup", code=2)
     assert "cannot be written" in run("backup", "/dev/full/backup", code=2)
     (tmp_path / "text").write_text("hello, this is no backup at all")
-    assert "no backup" in run("restore", tmp_path / "text", code=2)
+    assert "not a backup" in run("restore", tmp_path / "text", code=2)

@@ -12,7 +12,7 @@ import pytest
 
 from app import __version__
 from app.cli.commands import COMMANDS
-from app.gallery.encryption.keys import parse_keys
+from app.encryption.keys import parse_keys
 from tests.cli.conftest import Run
 
 
@@ -74,7 +74,7 @@ def test_a_misspelt_setting_is_refused(run: Run) -> None:
 
 
 def test_blas_does_not_spin(environment: dict[str, str]) -> None:
-    """It is told before NumPy is loaded, and only where its user did not say otherwise."""
+    """It is set before NumPy is loaded, and only where the user did not set it."""
     script = (
         "import os, sys, types, app.cli\n"
         "tell = lambda: print('numpy' in sys.modules, os.environ['OPENBLAS_THREAD_TIMEOUT'])\n"
@@ -184,7 +184,7 @@ def test_calibrate_says_what_it_needs(run: Run) -> None:
     early = run("calibrate")
     assert early.exit_code == 2
     assert "0 people are too few" in " ".join(early.stderr.split())
-    assert "serves again" in run("calibrate", "--reset").stdout
+    assert "is used again" in run("calibrate", "--reset").stdout
     nowhere = run("calibrate", "nowhere")
     assert nowhere.exit_code == 2
     assert "There is no collection 'nowhere'" in " ".join(nowhere.stderr.split())

@@ -11,9 +11,9 @@ import pytest
 
 from app.cli import serve as serving
 from app.cli.database import unmatched_pack
-from app.gallery.ports import NewTemplate
 from app.services import build_services
 from app.settings import Settings
+from app.store.records import NewTemplate
 from tests.cli.conftest import Run
 
 NOBODY = 65534  # the user id that Linux has for who owns nothing
@@ -108,7 +108,7 @@ def test_who_may_not_write_the_data_folder_is_named(tmp_path: Path, made: str, a
     code = (
         "import os, sys\n"
         "from app.errors import DatabaseError\n"
-        "from app.gallery.backends import create_engine\n"
+        "from app.store.backends import create_engine\n"
         f"os.setgid({NOBODY}); os.setuid({NOBODY})\n"
         "try:\n    create_engine(sys.argv[1])\n"
         "except DatabaseError as error:\n    print(error.detail)\n"

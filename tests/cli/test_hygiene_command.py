@@ -7,9 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli.commands import app
-from app.gallery.ports import NewTemplate
 from app.services import build_services
 from app.settings import Settings
+from app.store.records import NewTemplate
 
 
 @pytest.fixture(autouse=True)

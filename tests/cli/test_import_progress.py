@@ -13,16 +13,16 @@ from app.cli import import_gallery, import_progress
 from app.cli.import_progress import ImportProgress, summarise
 from app.importing import outcomes
 from app.importing.local import LocalImport
-from app.importing.outcomes import Counts, Outcome, Result
-from app.importing.rows import Row
+from app.importing.outcomes import Counts, RowOutcome, RowResult
+from app.importing.source_rows import Row
 
 Captured = pytest.CaptureFixture[str]
 
 
-def counted(*rows: tuple[str, Result, str]) -> Counts:
+def counted(*rows: tuple[str, RowResult, str]) -> Counts:
     counts = Counts()
     for person_id, result, reason in rows:
-        counts(Outcome("a", person_id, result, reason))
+        counts(RowOutcome("a", person_id, result, reason))
     return counts
 
 
@@ -36,10 +36,12 @@ def test_progress_for_programs(capsys: Captured, seldom: None) -> None:
     counts = Counts()
     with import_progress.import_progress(counts, as_json=True) as progress:
         progress.total = 4
-        for result in (Result.ENROLLED, Result.REJECTED):
-            outcome = Outcome("a", "ada", result, "no_face" if result is Result.REJECTED else "")
+        for result in (RowResult.ENROLLED, RowResult.REJECTED):
+            outcome = RowOutcome(
+                "a", "ada", result, "no_face" if result is RowResult.REJECTED else ""
+            )
             counts(outcome)
-            progress.tell(outcome)
+            progress.count(outcome)
             progress.show()
     first, second = map(json.loads, capsys.readouterr().err.splitlines())
     assert (first["rows"], first["total"], first["enrolled"], first["rejected"]) == (1, 4, 1, 0)
@@ -58,9 +60,9 @@ def test_rows_that_a_server_is_done_with_count(capsys: Captured, seldom: None) -
         progress.show()
         progress.under_way(100)
         progress.show()
-        outcome = Outcome("a", "ada", Result.ENROLLED)
+        outcome = RowOutcome("a", "ada", RowResult.ENROLLED)
         counts(outcome)
-        progress.tell(outcome)
+        progress.count(outcome)
         progress.show()
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("0 of 582: reading")
@@ -101,7 +103,7 @@ def test_progress_moves_while_the_import_waits(
 
 
 def test_time_left_follows_what_is_done() -> None:
-    counts = counted(*[("ada", Result.ENROLLED, "")] * 10)
+    counts = counted(*[("ada", RowResult.ENROLLED, "")] * 10)
     progress = ImportProgress(counts)
     progress.total = 20
     progress._started -= 10
@@ -111,9 +113,9 @@ def test_time_left_follows_what_is_done() -> None:
 def test_the_summary_says_whose_rows_they_were_and_what_would_take_others(
     capsys: Captured, monkeypatch: Any
 ) -> None:
-    rows = [("ada", Result.ENROLLED, "")] * 3 + [("bob", Result.REJECTED, "several_faces")]
-    rows += [(f"p{i}", Result.SKIPPED, "already_enrolled") for i in range(6)]
-    rows += [("readme", Result.SKIPPED, "not_a_photo")]
+    rows = [("ada", RowResult.ENROLLED, "")] * 3 + [("bob", RowResult.REJECTED, "several_faces")]
+    rows += [(f"p{i}", RowResult.SKIPPED, "already_enrolled") for i in range(6)]
+    rows += [("readme", RowResult.SKIPPED, "not_a_photo")]
     counts = counted(*rows)
     summarise(counts, as_json=False, dry_run=True, reported=False)
     printed = capsys.readouterr().out

@@ -10,10 +10,10 @@ from sqlalchemy import text
 from typer.testing import CliRunner
 
 from app.cli.commands import app
-from app.gallery.encryption.keys import new_key_line
-from app.gallery.ports import NewTemplate
+from app.encryption.keys import new_key_line
 from app.services import Services, build_services
 from app.settings import Settings
+from app.store.records import NewTemplate
 
 KEY_FILE = "LIKENESS_ENCRYPTION_KEY_FILE"
 
@@ -58,7 +58,7 @@ def test_from_plain_to_one_key_to_the_next(tmp_path: Path, monkeypatch: pytest.M
     enroll("eve")  # ada's vector again, under another name
     assert "1 sealed, 2 plain" in run("encryption", "status")
     assert "mixed (key one): 2 are plain" in run("doctor")
-    assert "2 persons brought under the active key" in run("encryption", "rotate")
+    assert "2 persons' keys are wrapped by the active key" in run("encryption", "rotate")
     assert "every template is sealed, key one" in run("doctor")
     use_keys(monkeypatch, tmp_path, two, one)
     assert "key one: 3 persons" in run("encryption", "status")
@@ -81,7 +81,7 @@ def test_doctor_finds_and_repairs_an_index_that_is_not_true(data: Path) -> None:
         connection.execute(text("DELETE FROM templates WHERE id = 1"))
     running.gallery.store.close()
     assert "1 are not in the database" in run("doctor", code=1)
-    assert "the index is true" in run("doctor", "--repair")
+    assert "the index equals the database" in run("doctor", "--repair")
     assert "All is well" in run("doctor")
 
 
@@ -101,19 +101,19 @@ def test_doctor_advises_a_collection_to_calibrate_on_itself() -> None:
 @pytest.mark.parametrize("value", ["1", "TRUE", " yes"])
 def test_doctor_sees_that_telemetry_is_off(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ORT_DISABLE_TELEMETRY", value)
-    told = run("doctor")
-    assert "telemetry │ off" in told
-    assert "usage reports" not in told
+    reported = run("doctor")
+    assert "telemetry │ off" in reported
+    assert "usage reports" not in reported
 
 
 def test_doctor_says_what_telemetry_does_where_the_operator_switched_it_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
-    told = run("doctor")  # which is no reason to refuse anything
-    assert "ONNX Runtime sends usage reports to Microsoft" in told
-    assert "ORT_DISABLE_TELEMETRY is '0'" in told
-    assert "unset that variable or set it to 1" in told
+    reported = run("doctor")  # which is no reason to refuse anything
+    assert "ONNX Runtime sends usage reports to Microsoft" in reported
+    assert "ORT_DISABLE_TELEMETRY is '0'" in reported
+    assert "unset that variable or set it to 1" in reported
 
 
 def test_doctor_finds_and_changes_what_no_answer_can_carry(data: Path, tmp_path: Path) -> None:

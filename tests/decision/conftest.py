@@ -9,7 +9,7 @@ import numpy as np
 
 from app.decision.comparisons import LabelledEmbeddings
 from app.gallery.gallery import Candidate
-from app.gallery.ports import FaceRecord
+from app.store.records import FaceRecord
 from app.types import Face, Quality
 
 GOOD = Quality(

@@ -14,10 +14,10 @@ from app.decision.calibration import (
     read_calibration,
 )
 from app.decision.rates import Rate
-from app.decision.rules import ONE_COMPARISON
+from app.decision.thresholds import ONE_COMPARISON
 from app.errors import CalibrationMismatch, PackError, RateOutOfReach
 from app.faces.orientation import OrientationLimits
-from app.gallery.ports import GallerySize
+from app.index.port import GallerySize
 from app.inference.pack_spec import ModelPack
 
 CONTENT: dict[str, Any] = {

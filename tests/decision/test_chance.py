@@ -8,8 +8,8 @@ from app.decision.chance import ChancePairs
 from app.decision.comparisons import LabelledEmbeddings
 from app.decision.fitting import Labelled, calibrate
 from app.decision.rates import Floats
-from app.decision.rules import ONE_COMPARISON
-from app.gallery.effective import effective_templates
+from app.decision.thresholds import ONE_COMPARISON
+from app.index.effective import effective_templates
 from tests.decision.conftest import people
 
 DIMENSION = 48

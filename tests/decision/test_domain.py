@@ -8,8 +8,8 @@ import pytest
 from app.decision.comparisons import LabelledEmbeddings
 from app.decision.domain import Domain, SharedDirection, likeness_of
 from app.decision.fitting import Labelled, calibrate
-from app.decision.rules import ONE_COMPARISON
-from app.gallery.comparator import COSINE
+from app.decision.thresholds import ONE_COMPARISON
+from app.index.comparator import COSINE
 from tests.decision.conftest import people
 from tests.decision.test_calibration import calibration
 

@@ -9,10 +9,10 @@ import pytest
 from app.decision.calibration import Calibration
 from app.decision.comparisons import compare_non_mated, rates_at
 from app.decision.fitting import Labelled, calibrate, template_exponent
-from app.decision.rules import ONE_COMPARISON
 from app.decision.tail import Tail, fit_tail
+from app.decision.thresholds import ONE_COMPARISON
 from app.errors import NotEnoughData
-from app.gallery.ports import GallerySize
+from app.index.port import GallerySize
 from tests.decision.conftest import people
 
 DIMENSION = 48

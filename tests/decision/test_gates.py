@@ -2,13 +2,13 @@
 
 import pytest
 
-from app.decision.gates import MILD_GATE, OPEN_GATE, QualityGate, check_quality, complaints
+from app.decision.gates import MILD_GATE, OPEN_GATE, QualityGate, check_quality, gate_failures
 from app.errors import FaceTooSmall, LowQuality
 from tests.decision.conftest import face
 
 
 def codes(gate: QualityGate, size: float = 100, **quality: float) -> list[str]:
-    return [found.code for found in complaints(face(size=size, **quality).quality, gate)]
+    return [found.code for found in gate_failures(face(size=size, **quality).quality, gate)]
 
 
 def test_a_good_face_passes() -> None:

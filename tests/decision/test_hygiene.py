@@ -10,10 +10,10 @@ import pytest
 from app.decision.calibrations import Calibrations
 from app.decision.comparisons import LabelledEmbeddings
 from app.decision.fitting import Labelled, calibrate
-from app.decision.hygiene import examine
-from app.gallery.ports import NewTemplate, PersonTemplate
+from app.decision.hygiene import find_gallery_issues
 from app.services import Services, build_services
 from app.settings import Settings
+from app.store.records import NewTemplate, PersonTemplate
 from app.types import FloatArray, Quality
 
 PEOPLE, FACES = 60, 4
@@ -55,7 +55,7 @@ def findings(services: Services) -> dict[str, list[dict[str, object]]]:
     enroll("p3", unit(random.normal(size=(1, dimension))))
     enroll("blurred", unit(random.normal(size=(1, dimension))), Quality(100, 0, 0, 0, 2, 0.5, 0.9))
     seen: list[tuple[int, int]] = []
-    found = examine(
+    found = find_gallery_issues(
         services.gallery, services.calibrations, "default", lambda *step: seen.append(step)
     )
     assert seen[-1] == (found.faces, found.faces)
@@ -103,8 +103,8 @@ def test_the_worst_are_listed_and_all_are_counted(
     services: Services, findings: dict[str, Any]
 ) -> None:
     nothing = lambda *_: None  # noqa: E731
-    whole = examine(services.gallery, services.calibrations, "default", nothing)
-    some = examine(services.gallery, services.calibrations, "default", nothing, 1)
+    whole = find_gallery_issues(services.gallery, services.calibrations, "default", nothing)
+    some = find_gallery_issues(services.gallery, services.calibrations, "default", nothing, 1)
     kinds = ("duplicates", "mislabels", "outliers", "weak", "degraded")
     assert some.counts == whole.counts == {kind: len(getattr(whole, kind)) for kind in kinds}
     for kind in kinds:
@@ -117,7 +117,7 @@ def test_mending_takes_the_finding_away(
     (wrong,) = findings["mislabels"]
     services.gallery.move_face("default", wrong["face_id"], wrong["looks_like"])
     services.gallery.merge_persons("default", "p0-again", "p0")
-    found = examine(services.gallery, services.calibrations, "default", lambda *_: None)
+    found = find_gallery_issues(services.gallery, services.calibrations, "default", lambda *_: None)
     assert found.duplicates == found.mislabels == ()
 
 
@@ -149,10 +149,10 @@ def test_strangers_who_look_alike_are_as_many_as_expected(services: Services) ->
         gallery.precision,
     )
     gallery.store.set_calibration("alike", calibration.calibration_id, calibration.content())
-    found = examine(gallery, services.calibrations, "alike", lambda *_: None)
+    found = find_gallery_issues(gallery, services.calibrations, "alike", lambda *_: None)
     assert found.duplicates_by_chance is not None
     assert found.counts["duplicates"] == len(found.duplicates) > 50
-    worst = examine(gallery, services.calibrations, "alike", lambda *_: None, 20)
+    worst = find_gallery_issues(gallery, services.calibrations, "alike", lambda *_: None, 20)
     assert worst.duplicates == found.duplicates[:20]
     assert worst.counts == found.counts
     assert found.duplicates_by_chance == pytest.approx(len(found.duplicates), rel=0.4)
@@ -176,8 +176,18 @@ def test_a_face_whose_others_are_deleted_meanwhile_is_no_outlier(services: Servi
         while others:
             gallery.delete_face("deleting", others.pop())
 
-    assert len(examine(gallery, services.calibrations, "deleting", lambda *_: None).outliers) == 3
-    assert examine(gallery, services.calibrations, "deleting", delete_the_others).outliers == ()
+    assert (
+        len(
+            find_gallery_issues(
+                gallery, services.calibrations, "deleting", lambda *_: None
+            ).outliers
+        )
+        == 3
+    )
+    assert (
+        find_gallery_issues(gallery, services.calibrations, "deleting", delete_the_others).outliers
+        == ()
+    )
 
 
 def test_without_a_calibration_chance_is_unknown(services: Services) -> None:
@@ -185,7 +195,7 @@ def test_without_a_calibration_chance_is_unknown(services: Services) -> None:
         services.gallery.store, None, 0.5, embedding_space=services.pack.embedding_space,
         precision=services.gallery.precision,
     )  # fmt: skip
-    found = examine(services.gallery, uncalibrated, "default", lambda *_: None)
+    found = find_gallery_issues(services.gallery, uncalibrated, "default", lambda *_: None)
     assert found.threshold == 0.5
     assert (found.duplicates_by_chance, found.mislabels_by_chance) == (None, None)
     assert {one.fmr for one in found.duplicates} <= {None}
@@ -201,13 +211,15 @@ def test_a_quality_that_is_none_is_no_reason(services: Services) -> None:
         services.gallery.enroll(
             "qualities", f"q{i}", None, [NewTemplate(vectors[i], str(i), quality)]
         )
-    found = examine(services.gallery, services.calibrations, "qualities", lambda *_: None)
+    found = find_gallery_issues(
+        services.gallery, services.calibrations, "qualities", lambda *_: None
+    )
     assert [one.person_id for one in found.weak] == ["q4"]
 
 
 def test_an_empty_collection(services: Services) -> None:
     services.gallery.create_collection("empty", {})
-    found = examine(services.gallery, services.calibrations, "empty", lambda *_: None)
+    found = find_gallery_issues(services.gallery, services.calibrations, "empty", lambda *_: None)
     assert (found.faces, found.duplicates, found.weak) == (0, (), ())
 
 
@@ -232,18 +244,18 @@ def pairs_of(found: Any) -> set[frozenset[str]]:
 def test_a_declared_pair_is_never_listed_again_and_hides_nobody(services: Services) -> None:
     look_alikes(services, "twins")
     gallery, nothing = services.gallery, lambda *_: None
-    found = examine(gallery, services.calibrations, "twins", nothing)
+    found = find_gallery_issues(gallery, services.calibrations, "twins", nothing)
     assert frozenset(("ada", "twin")) in pairs_of(found)
     gallery.store.declare_different("twins", "twin", "ada")
     gallery.store.declare_different("twins", "twin", "ada again")
-    found = examine(gallery, services.calibrations, "twins", nothing)
+    found = find_gallery_issues(gallery, services.calibrations, "twins", nothing)
     # Ada's second id is found all the same, and nobody else.
     assert pairs_of(found) == {frozenset(("ada", "ada again"))}
     gallery.store.declare_different("twins", "ada again", "ada")
-    found = examine(gallery, services.calibrations, "twins", nothing)
+    found = find_gallery_issues(gallery, services.calibrations, "twins", nothing)
     assert (found.duplicates, found.counts["duplicates"]) == ((), 0)
     gallery.store.withdraw_different("twins", "twin", "ada")
-    found = examine(gallery, services.calibrations, "twins", nothing)
+    found = find_gallery_issues(gallery, services.calibrations, "twins", nothing)
     assert pairs_of(found) == {frozenset(("ada", "twin"))}
 
 
@@ -254,7 +266,7 @@ def test_a_face_like_the_declared_other_is_no_mislabel(services: Services) -> No
     gallery.enroll(
         "mislabels", "ada", None, [NewTemplate(unit(-0.4 * centres[0] + centres[1]), "odd")]
     )
-    before = examine(gallery, services.calibrations, "mislabels", nothing).mislabels
+    before = find_gallery_issues(gallery, services.calibrations, "mislabels", nothing).mislabels
     assert [(one.person_id, one.looks_like) for one in before] == [("ada", "twin")]
     gallery.store.declare_different("mislabels", "ada", "twin")
-    assert examine(gallery, services.calibrations, "mislabels", nothing).mislabels == ()
+    assert find_gallery_issues(gallery, services.calibrations, "mislabels", nothing).mislabels == ()

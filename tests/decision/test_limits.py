@@ -11,13 +11,13 @@ from app.decision.limits import NO_LIMITS, Limits
 from app.decision.policy import Status
 from app.decision.refusals import OUTSIDE_CALIBRATION, Refusals
 from app.decision.verdicts import Verdict
-from app.gallery.backends import create_engine
-from app.gallery.comparator import Comparator
 from app.gallery.gallery import Candidate, Gallery
-from app.gallery.index.shelf import IndexShelf
-from app.gallery.ports import NewTemplate
-from app.gallery.schema import migrate
-from app.gallery.store import SqlStore
+from app.index.comparator import Comparator
+from app.index.factory import IndexFactory
+from app.store.backends import create_engine
+from app.store.records import NewTemplate
+from app.store.schema import migrate
+from app.store.sql_store import SqlStore
 from app.types import Face, FloatArray
 from tests.decision.conftest import GOOD, face
 
@@ -30,7 +30,7 @@ LIMITS = Limits(max_degradation=0.3, min_sharpness=30, min_brightness=0.05)
 def gallery(tmp_path: Path) -> Iterator[Gallery]:
     engine = create_engine(f"sqlite:///{tmp_path / 'likeness.db'}")
     migrate(engine)
-    opened = Gallery(SqlStore(engine), IndexShelf(1), "es-test", D, Comparator(LEAN, 0.1))
+    opened = Gallery(SqlStore(engine), IndexFactory(1), "es-test", D, Comparator(LEAN, 0.1))
     yield opened
     opened.close()
 

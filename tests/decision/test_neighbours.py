@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from app.decision.neighbours import Neighbours, find_neighbours
-from app.gallery.backends import create_engine
 from app.gallery.gallery import Gallery
-from app.gallery.index.shelf import IndexShelf
-from app.gallery.ports import NewTemplate, PersonTemplate
-from app.gallery.schema import migrate
-from app.gallery.store import SqlStore
+from app.index.factory import IndexFactory
+from app.store.backends import create_engine
+from app.store.records import NewTemplate, PersonTemplate
+from app.store.schema import migrate
+from app.store.sql_store import SqlStore
 from app.types import FloatArray
 
 DIMENSION, AT_ONCE = 16, 64
@@ -24,7 +24,7 @@ EXACTLY = 2.0
 def gallery(tmp_path: Path) -> Iterator[Gallery]:
     engine = create_engine(f"sqlite:///{tmp_path / 'likeness.db'}")
     migrate(engine)
-    gallery = Gallery(SqlStore(engine), IndexShelf(2), "es-test", DIMENSION)
+    gallery = Gallery(SqlStore(engine), IndexFactory(2), "es-test", DIMENSION)
     yield gallery
     gallery.close()
 

@@ -43,8 +43,8 @@ def test_effective_trials_of_independent_ones_are_their_number() -> None:
 
 
 def test_dyadic_variance_knows_that_pairs_share_people() -> None:
-    """Some people resemble many: the spread of the mean over repeated draws is told right, and
-    far larger than if all pairs were independent."""
+    """Some people resemble many: the standard error of the mean equals its spread over repeated
+    draws, and far larger than if all pairs were independent."""
     generator = np.random.default_rng(1)
     people, estimates, variances, naive = 60, [], [], []
     pairs = people * (people - 1) / 2

@@ -8,7 +8,7 @@ import pytest
 from app.decision.assignment import assign_persons
 from app.decision.gates import OPEN_GATE, QualityGate
 from app.decision.policy import Status, is_match
-from app.decision.verdicts import Verdict, judge
+from app.decision.verdicts import Verdict, decide
 from app.gallery.gallery import Candidate
 from tests.decision.conftest import candidate, face
 
@@ -26,7 +26,7 @@ def names(verdicts: list[Verdict]) -> list[str | None]:
 
 def test_the_nearest_person_at_the_threshold_is_found() -> None:
     rows: list[Row] = [row(ada=0.4, bob=0.1), row(ada=0.39), []]
-    verdicts = judge([face()] * 3, rows, 0.4, OPEN_GATE)
+    verdicts = decide([face()] * 3, rows, 0.4, OPEN_GATE)
     assert [v.status for v in verdicts] == [Status.IDENTIFIED, Status.UNKNOWN, Status.UNKNOWN]
     assert names(verdicts) == ["ada", None, None]
 
@@ -34,26 +34,26 @@ def test_the_nearest_person_at_the_threshold_is_found() -> None:
 def test_a_face_that_fails_the_gate_is_rejected_whoever_it_resembles() -> None:
     gate = QualityGate(min_sharpness=50, min_face_size_px=40)
     faces = [face(sharpness=10, size=20), face()]
-    blurred, clear = judge(faces, [row(ada=0.9), row(ada=0.9)], 0.4, gate)
+    blurred, clear = decide(faces, [row(ada=0.9), row(ada=0.9)], 0.4, gate)
     assert blurred == Verdict(Status.REJECTED, None, ("face_too_small", "blurred"))
     assert clear.status is Status.IDENTIFIED
 
 
 def test_without_the_option_one_person_may_be_found_twice() -> None:
     rows = [row(ada=0.9), row(ada=0.8)]
-    assert names(judge([face()] * 2, rows, 0.4, OPEN_GATE)) == ["ada", "ada"]
+    assert names(decide([face()] * 2, rows, 0.4, OPEN_GATE)) == ["ada", "ada"]
 
 
 def test_with_it_the_better_face_keeps_the_person() -> None:
     rows = [row(ada=0.8, bob=0.5), row(ada=0.9, bob=0.3)]
-    verdicts = judge([face()] * 2, rows, 0.4, OPEN_GATE, one_person_once=True)
+    verdicts = decide([face()] * 2, rows, 0.4, OPEN_GATE, one_person_once=True)
     assert names(verdicts) == ["bob", "ada"]
 
 
 def test_a_rejected_face_takes_nobody() -> None:
     gate = QualityGate(min_sharpness=50)
     rows = [row(ada=0.95), row(ada=0.8)]
-    verdicts = judge([face(sharpness=1), face()], rows, 0.4, gate, one_person_once=True)
+    verdicts = decide([face(sharpness=1), face()], rows, 0.4, gate, one_person_once=True)
     assert names(verdicts) == [None, "ada"]
 
 

@@ -1,6 +1,6 @@
 """The same networks give what the insightface package gives, face by face.
 
-Whoever brings a gallery of InsightFace embeddings, or its model files, gets the same answers.
+A gallery of InsightFace embeddings, or InsightFace's model files, give the same answers here.
 The reference classes read nothing from the network, and their files come from the evaluation's
 models; without either the tests are skipped.
 """

@@ -14,7 +14,7 @@ from app.faces.pipeline import FacePipeline, build_pipeline
 from app.imaging import ImageLimits
 from app.inference.pack_spec import LivenessSpec, ModelPack
 from app.inference.session import OnnxModel
-from app.packing.own import OwnNetworks, make_pack
+from app.lab.packing.own import OwnNetworks, make_pack
 from app.settings import Device
 from app.types import FloatArray
 

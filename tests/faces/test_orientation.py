@@ -11,7 +11,7 @@ from app.faces.clock import StageClock
 from app.faces.detect import Detector
 from app.faces.embed import Recogniser
 from app.faces.orientation import OrientationLimits, OrientationSearch
-from app.faces.pipeline import FacePipeline, build_pipeline, finish
+from app.faces.pipeline import FacePipeline, build_pipeline, run_to_completion
 from app.faces.rotation import inverse, turned_detections, turned_image
 from app.imaging import ImageLimits
 from app.inference.pack_spec import ModelPack
@@ -92,7 +92,7 @@ def test_kept_crops_are_upright(
 ) -> None:
     image = small(portraits["obama"])
     crops = [
-        only(finish(turning.steps(encode(one, "PNG"), max_faces=1, crops=True))).crop
+        only(run_to_completion(turning.steps(encode(one, "PNG"), max_faces=1, crops=True))).crop
         for one in (image, turn(image, 90))
     ]
     assert crops[0] is not None
@@ -214,7 +214,7 @@ class TestGroups:
         recogniser = Recogniser(OnnxModel(pack.recogniser_path, Device.CPU), pack.recogniser)
         search = OrientationSearch(detector, recogniser)
         first = detector.detect(photo)
-        look = finish(search.search(photo, first, LIMITS, StageClock()))
+        look = run_to_completion(search.search(photo, first, LIMITS, StageClock()))
         assert look.rotation == 0
 
 

@@ -14,7 +14,7 @@ from app.faces.align import align_faces
 from app.faces.clock import StageClock
 from app.faces.detect import Detector
 from app.faces.embed import Recogniser
-from app.faces.pipeline import FacePipeline, build_pipeline, finish
+from app.faces.pipeline import FacePipeline, build_pipeline, run_to_completion
 from app.imaging import ImageLimits, PhotoDecoder, decode_at_least
 from app.inference.pack_spec import ModelPack
 from app.inference.policy import CUDA_POLICY
@@ -76,7 +76,7 @@ def test_only_the_chosen_face_is_looked_at(pipeline: FacePipeline, group_photo: 
         return 2
 
     everybody = pipeline.analyse(group_photo, max_faces=20)
-    chosen = finish(pipeline.steps(group_photo, max_faces=20, choose=third))
+    chosen = run_to_completion(pipeline.steps(group_photo, max_faces=20, selector=third))
     assert asked == [(len(everybody.faces), everybody.width, everybody.height)]
     (face,) = chosen.faces
     assert np.array_equal(face.box, everybody.faces[2].box)

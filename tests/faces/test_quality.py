@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from app.faces.align import align_faces
 from app.faces.detect import Detector
-from app.faces.quality import Opinions, assess_faces, brightness, pose_angles, sharpness
+from app.faces.quality import NetworkScores, assess_faces, brightness, pose_angles, sharpness
 from app.types import Detections, FloatArray, Image
 
 # A head of its own, not the module's: x right, y down, z towards the camera, in millimetres.
@@ -118,15 +118,17 @@ def test_assessment_belongs_to_its_face(crop: Image) -> None:
     scores = np.array([0.9, 0.6], np.float32)
     found = Detections(boxes, scores, np.concatenate([seen(yaw=40), seen(yaw=-40)]))
     crops = np.stack([crop, np.zeros_like(crop)])
-    first, second = assess_faces(found, crops, Opinions(norms=np.array([21.0, 3.0], np.float32)))
+    first, second = assess_faces(
+        found, crops, NetworkScores(norms=np.array([21.0, 3.0], np.float32))
+    )
     assert (first.face_size_px, second.face_size_px) == (50, 20)
     assert first.yaw > 20 > -20 > second.yaw
     assert (first.embedding_norm, second.embedding_norm) == (21, 3)
     assert first.detector_score == pytest.approx(0.9)
     assert second.brightness == 0 < first.brightness
-    assert assess_faces(found, crops, Opinions())[0].embedding_norm is None
+    assert assess_faces(found, crops, NetworkScores())[0].embedding_norm is None
 
 
 def test_nobody_is_assessed_where_nobody_is() -> None:
     empty = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), None)
-    assert assess_faces(empty, np.empty((0, 112, 112, 3), np.uint8), Opinions()) == []
+    assert assess_faces(empty, np.empty((0, 112, 112, 3), np.uint8), NetworkScores()) == []

@@ -9,12 +9,12 @@ import pytest
 from numpy.typing import NDArray
 from sqlalchemy import Engine
 
-from app.gallery.backends import create_engine
 from app.gallery.gallery import Gallery
-from app.gallery.index.shelf import IndexShelf
-from app.gallery.ports import NewTemplate
-from app.gallery.schema import migrate
-from app.gallery.store import SqlStore
+from app.index.factory import IndexFactory
+from app.store.backends import create_engine
+from app.store.records import NewTemplate
+from app.store.schema import migrate
+from app.store.sql_store import SqlStore
 
 DIMENSION = 16
 SPACE = "es-test"
@@ -48,7 +48,7 @@ def open_gallery(database: Path | str, space: str = SPACE) -> Gallery:
     """A gallery over an SQLite file or a URL, as a starting process opens it."""
     engine = open_engine(database)
     migrate(engine)
-    return Gallery(SqlStore(engine), IndexShelf(2), space, DIMENSION)
+    return Gallery(SqlStore(engine), IndexFactory(2), space, DIMENSION)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -10,10 +10,10 @@ from sqlalchemy import text
 
 from app.gallery.audit import Audit, Copy
 from app.gallery.gallery import Gallery
-from app.gallery.index.certified import IndexShape
-from app.gallery.index.shelf import IndexShelf
-from app.gallery.schema import migrate
-from app.gallery.store import SqlStore
+from app.index.certified.index import IndexShape
+from app.index.factory import IndexFactory
+from app.store.schema import migrate
+from app.store.sql_store import SqlStore
 from tests.gallery.conftest import DIMENSION, SPACE, open_engine, template
 
 Draw = Callable[[int], NDArray[np.float32]]
@@ -70,7 +70,7 @@ def test_a_removed_template_that_is_alive_in_the_index_again(
     """The counts are right: only the rows themselves tell."""
     fill(gallery, directions(5))
     gallery.delete_person("default", "p1")
-    rows = index_of(gallery).state.tail.rows
+    rows = index_of(gallery).state.write_buffer.rows
     rows.alive[rows.keys == 2] = True
     found = gallery.audit("default")
     assert (found.index, found.miscounted) == (Copy(unknown=1), 2)
@@ -81,7 +81,7 @@ def test_a_template_of_another_person_and_one_that_is_not_erased(
 ) -> None:
     fill(gallery, directions(5))
     gallery.delete_person("default", "p1")
-    rows = index_of(gallery).state.tail.rows
+    rows = index_of(gallery).state.write_buffer.rows
     rows.persons[rows.keys == 1] = rows.persons[rows.keys == 3]
     rows.vectors[rows.keys == 2] = directions(1)
     found = gallery.audit("default")
@@ -90,7 +90,7 @@ def test_a_template_of_another_person_and_one_that_is_not_erased(
 
 def test_a_template_held_twice(gallery: Gallery, directions: Draw) -> None:
     fill(gallery, directions(5))
-    rows = index_of(gallery).state.tail.rows
+    rows = index_of(gallery).state.write_buffer.rows
     rows.keys[rows.keys == 2] = 3
     assert gallery.audit("default").index == Copy(missing=1, unknown=1, different=1)
 
@@ -100,14 +100,14 @@ class TestSnapshot:
 
     @pytest.fixture
     def kept(self, database: Path, directions: Draw) -> Gallery:
-        """A gallery with a snapshot: a shard of three and a tail of two."""
+        """A gallery with a snapshot: a shard of three and a write buffer of two."""
         engine = open_engine(database)
         migrate(engine)
-        shape = IndexShape(seal_at=3, merge_at=9)
-        shelf = IndexShelf(2, database.parent / "index", shape=shape)
-        gallery = Gallery(SqlStore(engine), shelf, SPACE, DIMENSION)
+        shape = IndexShape(encode_at=3, merge_at=9)
+        index_factory = IndexFactory(2, database.parent / "index", shape=shape)
+        gallery = Gallery(SqlStore(engine), index_factory, SPACE, DIMENSION)
         fill(gallery, directions(3))
-        gallery.tend()
+        gallery.run_maintenance()
         vectors = directions(5)
         for i in (3, 4):
             gallery.enroll("default", f"p{i}", None, [template(vectors[i], str(i))])
@@ -139,6 +139,6 @@ class TestSnapshot:
         assert folder is not None
         folder.erase(np.array([1, 4]))
         found = kept.audit("default")
-        # The index reads the shard from its file, and the tail from memory.
+        # The index reads the shard from its file, and the write buffer from memory.
         assert (found.index, found.snapshot) == (Copy(different=1), Copy(missing=2))
         kept.close()

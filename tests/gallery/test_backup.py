@@ -10,17 +10,17 @@ import pytest
 from numpy.typing import NDArray
 from sqlalchemy import Engine, text
 
+from app.encryption.keys import new_key_line, parse_keys
+from app.encryption.ring import KeyRing
 from app.errors import BackupDamaged, BackupError
 from app.gallery.backup.blocks import read_blocks, write_blocks
 from app.gallery.backup.dump import dump
 from app.gallery.backup.load import load, verify
 from app.gallery.backup.streams import as_file, opened, sealed
-from app.gallery.encryption.keys import new_key_line, parse_keys
-from app.gallery.encryption.ring import KeyRing
 from app.gallery.gallery import Gallery
-from app.gallery.index.shelf import IndexShelf
-from app.gallery.schema import migrate
-from app.gallery.store import SqlStore
+from app.index.factory import IndexFactory
+from app.store.schema import migrate
+from app.store.sql_store import SqlStore
 from tests.gallery.conftest import DIMENSION, SPACE, fresh_postgres, open_engine, template
 
 Draw = Callable[[int], NDArray[np.float32]]
@@ -42,7 +42,7 @@ def ready(url: str) -> Engine:
 
 
 def gallery_of(engine: Engine, ring: KeyRing | None = None) -> Gallery:
-    return Gallery(SqlStore(engine, ring=ring), IndexShelf(2), SPACE, DIMENSION)
+    return Gallery(SqlStore(engine, ring=ring), IndexFactory(2), SPACE, DIMENSION)
 
 
 def fill(gallery: Gallery, vectors: NDArray[np.float32]) -> None:
@@ -199,7 +199,7 @@ class TestDamage:
 
     def test_something_else(self) -> None:
         for other in (b"", b"PK\x03\x04 a zip", b"SQLite format 3\0"):
-            with pytest.raises(BackupDamaged, match="no backup"):
+            with pytest.raises(BackupDamaged, match="not a backup"):
                 verify(read_blocks(io.BytesIO(other)))
 
     def test_of_a_newer_version(self, data: bytes) -> None:

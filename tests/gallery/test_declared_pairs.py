@@ -19,9 +19,9 @@ from app.errors import (
 from app.gallery.backup.blocks import read_blocks, write_blocks
 from app.gallery.backup.dump import dump
 from app.gallery.backup.load import load
-from app.gallery.ports import Erasure
-from app.gallery.sql import pairs
-from app.gallery.store import SqlStore
+from app.store.records import Erasure
+from app.store.sql import pairs
+from app.store.sql_store import SqlStore
 from tests.gallery.conftest import DIMENSION, SPACE, fresh_postgres, open_store
 
 PEOPLE = ("ada", "bea", "cleo", "dora", "josé")

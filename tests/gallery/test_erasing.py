@@ -1,4 +1,4 @@
-"""Bytes of deleted rows beside a long reader: told as pending, repeated until they are gone."""
+"""Bytes of deleted rows beside a long reader: reported as pending, repeated until they are gone."""
 
 import sqlite3
 import subprocess
@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.gallery.backends import backend_of
 from app.gallery.backup.dump import dump
 from app.gallery.backup.load import load
 from app.gallery.gallery import Gallery
-from app.gallery.index.certified import IndexShape
-from app.gallery.index.shelf import IndexShelf
-from app.gallery.ports import Erasure
-from app.gallery.schema import migrate
-from app.gallery.sql.erasing import EVERY_S, Eraser
-from app.gallery.store import SqlStore
+from app.index.certified.index import IndexShape
+from app.index.factory import IndexFactory
+from app.store.backends import backend_of
+from app.store.records import Erasure
+from app.store.schema import migrate
+from app.store.sql.erasing import EVERY_S, Eraser
+from app.store.sql_store import SqlStore
 from tests.gallery.conftest import DIMENSION, SPACE, open_engine, open_gallery, template
-from tests.gallery.test_sqlite import everything_on_disk
+from tests.store.test_sqlite import everything_on_disk
 
 Draw = Callable[[int], NDArray[np.float32]]
 
@@ -52,15 +52,15 @@ def left_of(vectors: list[bytes], database: Path) -> bool:
 def test_a_deletion_beside_a_backup_is_pending_until_the_backup_has_ended(
     database: Path, gallery: Gallery, directions: Draw
 ) -> None:
-    gallery.tend()
+    gallery.run_maintenance()
     vectors = enroll_ada(gallery, directions)
     with long_reader(database):
         assert gallery.delete_person("default", "ada").erased is Erasure.PENDING
         assert gallery.store.erasure_pending_s() > 0
-        gallery.tend()
+        gallery.run_maintenance()
         assert gallery.store.erasure_pending_s() > 0
-        assert left_of(vectors, database), "what is told as pending is there"
-    gallery.tend()
+        assert left_of(vectors, database), "what is reported as pending is there"
+    gallery.run_maintenance()
     assert gallery.store.erasure_pending_s() == 0
     assert not left_of(vectors, database)
 
@@ -141,19 +141,21 @@ def test_a_replaced_database_leaves_nothing_behind(
 
 
 def test_a_deletion_in_postgresql_is_pending(postgres_url: str, directions: Draw) -> None:
-    """Until the server's VACUUM; and upkeep has nothing to repeat."""
+    """Until the server's VACUUM; and maintenance has nothing to repeat."""
     gallery: Any = open_gallery(postgres_url)
     enroll_ada(gallery, directions)
     assert gallery.delete_person("default", "ada").erased is Erasure.PENDING
-    gallery.tend()
+    gallery.run_maintenance()
     assert gallery.store.erasure_pending_s() == 0
 
 
 def open_with_snapshots(database: Path, folder: Path) -> Gallery:
     engine = open_engine(database)
     migrate(engine)
-    shelf = IndexShelf(2, folder, shape=IndexShape(seal_at=16))  # one row is worth a snapshot
-    return Gallery(SqlStore(engine), shelf, SPACE, DIMENSION)
+    index_factory = IndexFactory(
+        2, folder, shape=IndexShape(encode_at=16)
+    )  # one row is worth a snapshot
+    return Gallery(SqlStore(engine), index_factory, SPACE, DIMENSION)
 
 
 def test_a_snapshot_that_another_process_keeps_is_pending_until_that_follows(
@@ -165,13 +167,13 @@ def test_a_snapshot_that_another_process_keeps_is_pending_until_that_follows(
     for name in ("default", "second"):
         for number, vector in enumerate(vectors):
             owner.enroll(name, f"p{number}", {}, [template(vector, str(number))])
-    owner.tend()  # keeps snapshots, which it owns
+    owner.run_maintenance()  # keeps snapshots, which it owns
     assert owner.delete_person("default", "p0").erased is Erasure.DONE
     assert other.delete_person("default", "p1").erased is Erasure.PENDING
     assert other.delete_collection("second").erased is Erasure.PENDING
     files = list((tmp_path / "index").rglob("rows-*"))
     assert any(vectors[1].tobytes() in file.read_bytes() for file in files)
-    owner.tend()
+    owner.run_maintenance()
     files = list((tmp_path / "index").rglob("rows-*"))
     assert files
     assert not any(vectors[1].tobytes() in file.read_bytes() for file in files)
@@ -189,7 +191,7 @@ def test_a_snapshot_that_nobody_can_read_is_removed(
     folder = tmp_path / "index"
     first, vectors = open_with_snapshots(database, folder), directions(2)
     first.enroll("default", "ada", {}, [template(vectors[0], "0")])
-    first.tend()
+    first.run_maintenance()
     first.close()
     (manifest,) = folder.rglob("manifest.json")
     manifest.write_bytes(b"torn")

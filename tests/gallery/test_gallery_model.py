@@ -1,5 +1,5 @@
-"""The gallery against a dictionary: every kind of change, upkeep, restarts, a second process, and
-interruptions wherever a lock is taken or released.
+"""The gallery against a dictionary: every kind of change, maintenance, restarts, a second process,
+and interruptions wherever a lock is taken or released.
 
     pytest -s -m "" tests/gallery/test_gallery_model.py    # says how many steps there were
     LIKENESS_MODEL_EXAMPLES=150 pytest -s -m slow tests/gallery/test_gallery_model.py
@@ -17,8 +17,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from app.gallery.backends import create_engine
-from app.gallery.schema import migrate
+from app.store.backends import create_engine
+from app.store.schema import migrate
 from tests.gallery.model.host import HostProcess
 from tests.gallery.model.machine import GalleryMachine
 

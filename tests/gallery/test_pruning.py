@@ -1,4 +1,4 @@
-"""The log of changes is kept short, and whoever is behind its end notices."""
+"""The log of changes is kept short, and a process that is behind its end notices."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -12,9 +12,9 @@ from sqlalchemy import func, select
 
 from app.errors import RevisionPruned
 from app.gallery.pruning import Pruning
-from app.gallery.sql import pruning
-from app.gallery.sql.tables import changes
-from app.gallery.store import SqlStore
+from app.store.sql import pruning
+from app.store.sql.tables import changes
+from app.store.sql_store import SqlStore
 from tests.gallery.conftest import DIMENSION, SPACE, open_gallery, open_store, template
 
 Draw = Callable[[int], NDArray[np.float32]]

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from sqlalchemy import text
 
 from app.errors import CollectionExists, CollectionNotFound, EnrolledBefore, PersonExists
-from app.gallery.ports import OnceRequest
-from app.gallery.store import SqlStore
+from app.store.records import IdempotencyRequest
+from app.store.sql_store import SqlStore
 from tests.gallery.conftest import DIMENSION, SPACE, open_store, template
 
 Draw = Callable[[int], NDArray[np.float32]]
@@ -124,15 +124,17 @@ def test_one_key_is_one_enrolment(stores: list[SqlStore], directions: Draw) -> N
     vectors = directions(WRITERS)
 
     def enroll(store: SqlStore, i: int) -> str:
-        once = OnceRequest("key", "digest", lambda stored: {"face": stored[0].face.face_id})
+        idempotency = IdempotencyRequest(
+            "key", "digest", lambda stored: {"face": stored[0].face.face_id}
+        )
         # Other content each time: what counts is the digest of the request.
         new = [template(vectors[i], str(i))]
-        return store.enroll("default", f"{i}", None, new, once=once)[0].face.face_id
+        return store.enroll("default", f"{i}", None, new, idempotency=idempotency)[0].face.face_id
 
     outcomes = at_once([lambda s=s, i=i: enroll(s, i) for i, s in enumerate(stores)])
     faces = [one for one in outcomes if isinstance(one, str)]
     assert len(faces) == 1
     assert Counter(outcomes)[EnrolledBefore] == WRITERS - 1
-    again = OnceRequest("key", "digest", lambda stored: {})
+    again = IdempotencyRequest("key", "digest", lambda stored: {})
     assert [store.answered("default", again) for store in stores] == [{"face": faces[0]}] * WRITERS
     assert len(stores[0].persons("default", None, 9).items) == 1

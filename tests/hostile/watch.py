@@ -29,7 +29,7 @@ NOISE_EVERY_S = 0.02
 # A watcher that needs longer to connect and send was kept waiting by the machine. Its connection
 # was silent meanwhile, and may be closed for newer ones (docs/adr/0015-http-limits.md).
 SENT_LATE_S = 0.01
-# An honest client asks again while it is told to; then it has been refused.
+# An honest client retries while the answer asks it to; then it has been refused.
 HONEST_WAITS_S = 30.0
 MIB = 2**20
 LAG = "likeness_event_loop_lag_recent_seconds"
@@ -67,8 +67,8 @@ def watching(target: Target, process: psutil.Process) -> Iterator[Seen]:
         try:
             yield seen
         finally:
-            told, _ = watcher.communicate("", HONEST_WAITS_S + 20)
-            for name, value in json.loads(told).items():
+            reported, _ = watcher.communicate("", HONEST_WAITS_S + 20)
+            for name, value in json.loads(reported).items():
                 setattr(seen, name, value)
 
 
@@ -137,7 +137,7 @@ class Watcher:
             self.seen.peak_mib = max(self.seen.peak_mib, memory_mib(self._process))
 
     def _honest(self) -> None:
-        """Somebody who wants a face detected, and asks again where told to."""
+        """Somebody who wants a face detected, and retries where the answer asks for it."""
         start, last = time.perf_counter(), ""
         while time.perf_counter() - start < HONEST_WAITS_S:
             try:

@@ -29,7 +29,7 @@ from app.errors import (
 )
 from app.imaging import ImageLimits, decode_at_least, decode_image
 
-# What the decoder merely warns of, such as damaged EXIF data, is no failure of ours.
+# What the decoder merely warns of, such as damaged EXIF data, is no failure of the tests.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
 
 LIMITS = ImageLimits()

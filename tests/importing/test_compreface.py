@@ -9,7 +9,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, Header, HTTPException, Response
 
-from app.importing.rows import ImportSourceError
+from app.importing.source_rows import ImportSourceError
 from app.importing.sources import SourceOptions, rows_of, total_of
 
 KEY = "00000000-0000-0000-0000-000000000002"
@@ -38,7 +38,7 @@ def compreface() -> FastAPI:
     @api.get("/api/v1/recognition/faces/{image_id}/img")
     def image(image_id: str, x_api_key: Annotated[str, Header()]) -> Response:
         check(x_api_key)
-        kept = image_id != "image-7"  # as one that was told not to keep images
+        kept = image_id != "image-7"  # as one that was configured not to keep images
         return Response(IMAGES[image_id][1] if kept else b"", media_type="image/jpeg")
 
     return api
@@ -69,7 +69,7 @@ def test_all_pages_and_each_photo(source: str) -> None:
         if count in (1, 700, 1_203):  # read as an import does, while the source is open
             assert row.read() == photo
         if count == 8:
-            with pytest.raises(ImportSourceError, match="told not to keep images"):
+            with pytest.raises(ImportSourceError, match="configured not to keep images"):
                 row.read()
     assert count == len(IMAGES)
 

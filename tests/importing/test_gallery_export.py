@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from app.decision.policy import FaceSelection
-from app.decision.rules import CollectionPolicy
-from app.gallery.encryption.keys import new_key_line
-from app.importing.export import export
+from app.decision.thresholds import CollectionPolicy
+from app.encryption.keys import new_key_line
+from app.importing.gallery_export import export
 from app.importing.local import LocalImport
 from app.importing.options import ImportOptions
-from app.importing.outcomes import Outcome, Result
-from app.importing.rows import ImportSourceError
+from app.importing.outcomes import RowOutcome, RowResult
+from app.importing.source_rows import ImportSourceError
 from app.importing.sources import SourceOptions, rows_of
 from app.services import Services, build_services
 from app.settings import Settings
@@ -53,11 +53,11 @@ def test_there_and_back(services: Services, tmp_path: Path, photos: Path, kind: 
     assert path.stat().st_mode & 0o077 == 0
 
     copy = services.gallery.require("copy")
-    told: list[Outcome] = []
+    reported: list[RowOutcome] = []
     given = SourceOptions(copy.embedding_space, 10_000_000)
-    LocalImport(services, copy, ImportOptions()).run(rows_of([str(path)], given), told.append)
-    assert [one.result for one in told] == [Result.ENROLLED] * 6
-    assert [one.reason for one in told[4:]] == ["declared_different"] * 2
+    LocalImport(services, copy, ImportOptions()).run(rows_of([str(path)], given), reported.append)
+    assert [one.result for one in reported] == [RowResult.ENROLLED] * 6
+    assert [one.reason for one in reported[4:]] == ["declared_different"] * 2
     others = store.different_from("copy", "biden", None, 9).items
     assert [one.other_id for one in others] == ["nobody yet", "obama"]
     assert services.gallery.store.person("copy", "nobody yet").metadata == {"of": "nobody"}

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from app.importing import tables, zips
-from app.importing.outcomes import Outcome, Result, report_writer
-from app.importing.rows import ImportSourceError, Row, UnreadableFile
+from app.importing.outcomes import RowOutcome, RowResult, report_writer
+from app.importing.source_rows import ImportSourceError, Row, UnreadableFile
 from app.importing.sources import SourceOptions, rows_of
 from app.importing.unpacking import READABLE, decompressed, open_member
 
@@ -264,12 +264,14 @@ def test_only_regular_files_are_photos(tmp_path: Path) -> None:
 
 
 def test_what_is_reported_is_short(tmp_path: Path) -> None:
-    outcome = Outcome("p" * 1_000_000, "n\udcff" * 500_000, Result.REJECTED, "", "d" * 1_000_000)
+    outcome = RowOutcome(
+        "p" * 1_000_000, "n\udcff" * 500_000, RowResult.REJECTED, "", "d" * 1_000_000
+    )
     assert len(json.dumps([outcome.place, outcome.person_id, outcome.detail])) < 5_000
-    with report_writer(tmp_path / "r.jsonl", 3) as tell:
+    with report_writer(tmp_path / "r.jsonl", 3) as on_outcome:
         for _ in range(10):
-            tell(outcome)
-        tell(Outcome("a", "ada", Result.ENROLLED))
+            on_outcome(outcome)
+        on_outcome(RowOutcome("a", "ada", RowResult.ENROLLED))
     lines = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
     assert [line["reason"] for line in lines[-2:]] == ["", "not_listed"]
     assert len(lines) == 5

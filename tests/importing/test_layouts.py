@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from app.importing.layouts import AmbiguousLayout, compile_pattern
-from app.importing.rows import ImportSourceError, NotAPhoto, Row
 from app.importing.source_options import PersonFrom, SourceOptions
+from app.importing.source_rows import ImportSourceError, NotAPhoto, Row
 from app.importing.sources import rows_of
 
 OPTIONS = SourceOptions("es", 1_000_000)
@@ -222,9 +222,9 @@ def test_names_that_are_not_utf_8_refuse_their_rows(tmp_path: Path) -> None:
     for source in (folder, tmp_path / "x.tar"):
         rows = read_all(source)
         assert people(rows) == TWO
-        told = [row.problem.detail for row in rows if row.problem]
-        assert len(told) == 2
-        assert all("is not UTF-8; give its encoding, --names-encoding" in one for one in told)
+        reported = [row.problem.detail for row in rows if row.problem]
+        assert len(reported) == 2
+        assert all("is not UTF-8; give its encoding, --names-encoding" in one for one in reported)
         decoded = people(read_all(source, names_encoding="latin-1"))
         assert decoded == [("Jörg", b"1"), *TWO, ("bob", b"2")]
     with pytest.raises(ImportSourceError, match="not a known encoding"):

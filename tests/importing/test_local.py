@@ -1,4 +1,4 @@
-"""Rows into a database: in order, once, and what is suspicious is told."""
+"""Rows into a database: in order, once, and what is suspicious is reported."""
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -15,14 +15,14 @@ from app.importing import local as module
 from app.importing.folders import folder_of_people
 from app.importing.local import LocalImport
 from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
-from app.importing.outcomes import Outcome, Result, report_writer
-from app.importing.rows import ImportSourceError, Row
+from app.importing.outcomes import RowOutcome, RowResult, report_writer
+from app.importing.source_rows import ImportSourceError, Row
 from app.importing.sources import SourceOptions, rows_of
 from app.inference.cores import usable_cores
 from app.services import Services, build_services
 from app.settings import Settings
 
-Run = Callable[..., list[Outcome]]
+Run = Callable[..., list[RowOutcome]]
 
 
 @pytest.fixture
@@ -44,16 +44,16 @@ def people(tmp_path: Path, photos: Path) -> Path:
 
 @pytest.fixture
 def run(services: Services) -> Run:
-    def call(rows: Path | Iterable[Row], **options: object) -> list[Outcome]:
+    def call(rows: Path | Iterable[Row], **options: object) -> list[RowOutcome]:
         record = services.gallery.require("default")
         if isinstance(rows, Path):
             given = SourceOptions(record.embedding_space, 10_000_000)
             source = rows_of([str(rows)], given)
         else:
             source = iter(rows)
-        told: list[Outcome] = []
-        LocalImport(services, record, ImportOptions(**options)).run(source, told.append)
-        return told
+        reported: list[RowOutcome] = []
+        LocalImport(services, record, ImportOptions(**options)).run(source, reported.append)
+        return reported
 
     return call
 
@@ -61,20 +61,22 @@ def run(services: Services) -> Run:
 def test_once_and_in_order(run: Run, people: Path, services: Services) -> None:
     first = run(people)
     assert [(Path(one.place).name, one.result) for one in first] == [
-        ("biden.jpg", Result.ENROLLED),
-        ("obama.jpg", Result.ENROLLED),
-        ("obama2.jpg", Result.ENROLLED),
+        ("biden.jpg", RowResult.ENROLLED),
+        ("obama.jpg", RowResult.ENROLLED),
+        ("obama2.jpg", RowResult.ENROLLED),
     ]
     assert {one.face_id for one in first} == {
         face.face_id for face in services.gallery.store.faces("default", None, None, 10).items
     }
     again = run(people)
-    assert [(one.result, one.reason) for one in again] == [(Result.SKIPPED, "already_enrolled")] * 3
+    assert [(one.result, one.reason) for one in again] == [
+        (RowResult.SKIPPED, "already_enrolled")
+    ] * 3
 
 
 def test_a_dry_run_stores_nothing(run: Run, people: Path, services: Services) -> None:
-    told = run(people, dry_run=True)
-    assert [one.result for one in told] == [Result.ENROLLED] * 3
+    reported = run(people, dry_run=True)
+    assert [one.result for one in reported] == [RowResult.ENROLLED] * 3
     assert services.gallery.store.count(services.gallery.require("default")).templates == 0
 
 
@@ -106,16 +108,16 @@ def test_somebody_else_s_face_is_told(
     shutil.copy(photos / "obama3.jpg", people / "zoe")
     *_, last = run(people)
     assert (last.result, last.reason, last.conflict_with) == (
-        Result.ENROLLED, "conflict", "obama",
+        RowResult.ENROLLED, "conflict", "obama",
     )  # fmt: skip
     assert last.similarity > 0.7
     services.gallery.delete_person("default", "zoe")
     *_, last = run(people, on_conflict=OnConflict.SKIP)
-    assert (last.result, last.reason) == (Result.REJECTED, "conflict")
+    assert (last.result, last.reason) == (RowResult.REJECTED, "conflict")
     with pytest.raises(ImportStopped, match=r"zoe.*resembles obama"):
         run(people, on_conflict=OnConflict.STOP)
     *_, last = run(people, on_conflict=OnConflict.OFF)
-    assert (last.result, last.reason) == (Result.ENROLLED, "")
+    assert (last.result, last.reason) == (RowResult.ENROLLED, "")
 
 
 def test_a_refused_conflict_is_remembered_until_it_is_to_be_looked_at_again(
@@ -131,11 +133,11 @@ def test_a_refused_conflict_is_remembered_until_it_is_to_be_looked_at_again(
     assert (last.reason, last.conflict_with) == ("conflict", None)
     assert "obama" not in last.detail, "the journal names nobody"
     (last,) = run(zoe, on_conflict=OnConflict.SKIP, retry_refused=True)
-    assert last.result is Result.ENROLLED
+    assert last.result is RowResult.ENROLLED
 
 
 def test_a_dry_run_is_not_remembered(run: Run, people: Path, photos: Path) -> None:
-    """It judges by a gallery without the rows before."""
+    """It compares with a gallery without the rows before."""
     with Image.open(photos / "biden.jpg") as image:
         image.save(people / "biden" / "biden_again.jpg", quality=80)
     options = {"near_duplicate": 0.95}
@@ -166,8 +168,8 @@ def test_a_source_that_breaks_ends_after_what_came_before(
 
 def test_persons_without_a_face(run: Run, services: Services) -> None:
     rows = [Row("t:1", "ada", metadata={"n": 1}, without_face=True)]
-    assert [one.result for one in run(rows, dry_run=True)] == [Result.ENROLLED]
-    assert [one.result for one in run(rows)] == [Result.ENROLLED]
+    assert [one.result for one in run(rows, dry_run=True)] == [RowResult.ENROLLED]
+    assert [one.result for one in run(rows)] == [RowResult.ENROLLED]
     rows = [Row("t:1", "ada", metadata={"n": 2}, without_face=True)]
     assert [one.reason for one in run(rows)] == ["already_enrolled"]
     assert services.gallery.store.person("default", "ada").metadata == {"n": 2}
@@ -178,10 +180,10 @@ def test_persons_who_are_declared_different(run: Run, services: Services, tmp_pa
     store = services.gallery.store
     people = [Row(f"t:{one}", one, without_face=True) for one in ("ada", "jos\u00e9")]
     pair = Row("t:3", "ada", different_from="jose\u0301")
-    told = run([*people, pair], dry_run=True)
-    assert [one.result for one in told] == [Result.ENROLLED] * 3
-    told = run([*people, pair, pair])
-    assert [one.reason for one in told] == ["", "", "declared_different", "declared_different"]
+    reported = run([*people, pair], dry_run=True)
+    assert [one.result for one in reported] == [RowResult.ENROLLED] * 3
+    reported = run([*people, pair, pair])
+    assert [one.reason for one in reported] == ["", "", "declared_different", "declared_different"]
     assert [one.other_id for one in store.different_from("default", "ada", None, 9).items] == [
         "jos\u00e9"
     ]
@@ -192,21 +194,21 @@ def test_persons_who_are_declared_different(run: Run, services: Services, tmp_pa
         "ada,jos\u00e9,photo.jpg\n",
         encoding="utf-8",
     )
-    told = run(table)
-    assert [one.reason for one in told] == [
+    reported = run(table)
+    assert [one.reason for one in reported] == [
         "declared_different", "invalid_request", "person_not_found", "invalid_request",
         "import_source",
     ]  # fmt: skip
     # What is kept in reports names nobody who may be deleted later.
-    assert "nobody" not in told[2].detail
+    assert "nobody" not in reported[2].detail
     assert len(store.declared_pairs("default", None, 9)) == 1
 
 
 def test_face_ids_are_kept_where_they_are_free(run: Run, services: Services) -> None:
     first, second, third = embeddings(3, services.pack.recogniser.dimension)
     wanted = "0b1f8a52-93b3-4d0e-8f2e-4a59c4f5d0aa"
-    told = run([replace(row, face_id=wanted) for row in (first, second)])
-    assert [one.face_id == wanted for one in told] == [True, False]
+    reported = run([replace(row, face_id=wanted) for row in (first, second)])
+    assert [one.face_id == wanted for one in reported] == [True, False]
     (late,) = run([replace(third, face_id=wanted)])
     assert late.face_id not in (None, wanted)
 
@@ -221,7 +223,7 @@ def test_an_error_of_ours_is_no_reason_to_refuse_a_photo(
         patch.setattr(Services, "template_from_photo", dying)
         with pytest.raises(WorkerDied):
             run(people)
-    assert {one.result for one in run(people)} == {Result.ENROLLED}
+    assert {one.result for one in run(people)} == {RowResult.ENROLLED}
 
 
 def test_a_journal_that_fails_is_no_reason_to_refuse_a_row(
@@ -247,20 +249,20 @@ def test_a_journal_that_fails_is_no_reason_to_refuse_a_row(
 @pytest.mark.parametrize("name", ["report.csv", "report.jsonl"])
 def test_a_report_that_cannot_be_written_is_told(tmp_path: Path, name: str) -> None:
     (tmp_path / name).symlink_to("/dev/full")
-    outcome = Outcome("a", "ada", Result.ENROLLED)
+    outcome = RowOutcome("a", "ada", RowResult.ENROLLED)
     with (
         pytest.raises(ImportSourceError, match=rf"{name} cannot be written: No space"),
-        report_writer(tmp_path / name) as tell,
+        report_writer(tmp_path / name) as on_outcome,
     ):
-        tell(outcome)
+        on_outcome(outcome)
 
 
 def test_nearly_the_same_face_is_skipped(run: Run, people: Path, photos: Path) -> None:
     with Image.open(photos / "obama.jpg") as image:
         image.save(people / "obama" / "obama_again.jpg", quality=80)
-    told = {Path(one.place).name: one for one in run(people, near_duplicate=0.95)}
-    assert told["obama_again.jpg"].reason == "near_duplicate"
-    assert told["obama2.jpg"].result is Result.ENROLLED
+    reported = {Path(one.place).name: one for one in run(people, near_duplicate=0.95)}
+    assert reported["obama_again.jpg"].reason == "near_duplicate"
+    assert reported["obama2.jpg"].result is RowResult.ENROLLED
 
 
 def embeddings(count: int, dimension: int, seed: int = 3) -> list[Row]:
@@ -300,8 +302,8 @@ def test_few_large_photos_are_read_ahead(
 
 def test_embeddings_of_many_people(run: Run, services: Services) -> None:
     rows = embeddings(2_501, services.pack.recogniser.dimension)
-    told = run(rows)
-    assert [one.result for one in told] == [Result.ENROLLED] * 2_501
+    reported = run(rows)
+    assert [one.result for one in reported] == [RowResult.ENROLLED] * 2_501
     assert services.gallery.size("default").templates == 2_501
     assert services.gallery.store.person("default", "person 3").metadata == {"n": 7}
     probe = rows[2_000].embedding[None] / np.linalg.norm(rows[2_000].embedding)
@@ -318,7 +320,7 @@ def test_rows_that_cannot_be_used_fail_alone(run: Run, services: Services) -> No
         Row("t:3", "", embedding=good[0].embedding),
         Row("t:4", "ada", read=Path("/absent.jpg").read_bytes),
     ]
-    told = run([*bad, *good])
-    assert [one.reason for one in told] == [
+    reported = run([*bad, *good])
+    assert [one.reason for one in reported] == [
         "invalid_embedding", "invalid_request", "invalid_request", "unreadable_file", "",
     ]  # fmt: skip

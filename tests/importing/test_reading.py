@@ -15,7 +15,7 @@ import pytest
 
 from app.importing import reading as module
 from app.importing.reading import ReaderDied, reading
-from app.importing.rows import ImportSourceError, Row
+from app.importing.source_rows import ImportSourceError, Row
 from app.importing.sources import SourceOptions, rows_of
 
 MIB = 1 << 20
@@ -115,7 +115,7 @@ def test_its_death_is_told(tmp_path: Path, endless: Path) -> None:
     "said", [b"\xc1", b"\x01", b"\x92\xa3row\x80", b"\x92\xa1x\xc0", b"\xdd\xff"]
 )
 def test_nothing_that_it_says_is_trusted(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever takes it over can make the import fail, and no more."""
+    """An attacker who controls it can make the import fail, and no more."""
     script = f"import sys; sys.stdout.buffer.write({said!r})"
 
     def popen(command: list[str], **options: object) -> "subprocess.Popen[bytes]":

@@ -16,9 +16,9 @@ import pytest
 from app.decision.policy import FaceSelection
 from app.importing import remote as module
 from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
-from app.importing.outcomes import Outcome, Result
+from app.importing.outcomes import RowOutcome, RowResult
 from app.importing.remote import RemoteImport
-from app.importing.rows import ImportSourceError, Row
+from app.importing.source_rows import ImportSourceError, Row
 from app.services import Services, build_services
 from app.settings import Settings
 from tests.api.conftest import run_server
@@ -40,13 +40,13 @@ def collection() -> str:
     return f"c-{uuid.uuid4().hex[:8]}"
 
 
-def run(url: str, rows: list[Row], collection: str, **options: object) -> list[Outcome]:
-    told: list[Outcome] = []
+def run(url: str, rows: list[Row], collection: str, **options: object) -> list[RowOutcome]:
+    reported: list[RowOutcome] = []
     wanted = ImportOptions(**{"face": FaceSelection.LARGEST, **options})
     remote = RemoteImport(url, collection, wanted, 10_000_000, key="key")
     remote.ensure_collection()
-    remote.run(iter(rows), told.append)
-    return told
+    remote.run(iter(rows), reported.append)
+    return reported
 
 
 def embeddings(services: Services, count: int) -> list[Row]:
@@ -69,17 +69,17 @@ def test_the_same_outcomes_as_here(
         Row("6", "x", partial(bytes, 10_000_001)),
         Row("7", "faceless", metadata={"n": 1}, without_face=True),
     ]
-    told = run(url, rows, collection)
-    assert [(one.place, one.result, one.reason) for one in told] == [
-        ("1", Result.ENROLLED, ""),
-        ("2", Result.REJECTED, "unreadable_image"),
-        ("3", Result.ENROLLED, ""),
-        ("4", Result.REJECTED, "import_source"),
-        ("5", Result.REJECTED, "unreadable_file"),
-        ("6", Result.REJECTED, "image_too_large"),
-        ("7", Result.ENROLLED, ""),
+    reported = run(url, rows, collection)
+    assert [(one.place, one.result, one.reason) for one in reported] == [
+        ("1", RowResult.ENROLLED, ""),
+        ("2", RowResult.REJECTED, "unreadable_image"),
+        ("3", RowResult.ENROLLED, ""),
+        ("4", RowResult.REJECTED, "import_source"),
+        ("5", RowResult.REJECTED, "unreadable_file"),
+        ("6", RowResult.REJECTED, "image_too_large"),
+        ("7", RowResult.ENROLLED, ""),
     ]
-    assert told[2].face_id == face_id
+    assert reported[2].face_id == face_id
     store = services.gallery.store
     assert store.person(collection, "obama").metadata == {"office": "president"}
     assert store.person(collection, "faceless").metadata == {"n": 1}
@@ -94,8 +94,8 @@ def test_declared_pairs_arrive_after_their_persons(
 ) -> None:
     monkeypatch.setattr(module, "ROWS_A_PART", 2)
     rows = [*embeddings(services, 4), Row("t:4", "p3", different_from="p0")]
-    told = run(url, rows, collection)
-    assert [one.reason for one in told] == ["", "", "", "", "declared_different"]
+    reported = run(url, rows, collection)
+    assert [one.reason for one in reported] == ["", "", "", "", "declared_different"]
     record = services.gallery.store.collection(collection)
     assert services.gallery.store.counterparts(record, ["p0"]) == {"p0": ["p3"]}
 
@@ -106,15 +106,17 @@ def test_the_same_options_as_here(
     first = Row("1", "obama", (photos / "obama.jpg").read_bytes)
     other = Row("2", "zoe", (photos / "obama2.jpg").read_bytes)
     again = Row("3", "obama", (photos / "obama2.jpg").read_bytes)
-    assert [one.result for one in run(url, [first], collection, dry_run=True)] == [Result.ENROLLED]
+    assert [one.result for one in run(url, [first], collection, dry_run=True)] == [
+        RowResult.ENROLLED
+    ]
     assert services.gallery.size(collection).templates == 0
-    told = run(url, [first, other, again], collection, on_conflict=OnConflict.SKIP)
-    assert [one.reason for one in told] == ["", "conflict", ""]
-    assert told[1].conflict_with == "obama"
-    (told,) = run(url, [other], collection, on_conflict=OnConflict.SKIP)
-    assert (told.reason, told.conflict_with) == ("conflict", None), "it was remembered"
-    (told,) = run(url, [other], collection, on_conflict=OnConflict.SKIP, retry_refused=True)
-    assert told.conflict_with == "obama"
+    reported = run(url, [first, other, again], collection, on_conflict=OnConflict.SKIP)
+    assert [one.reason for one in reported] == ["", "conflict", ""]
+    assert reported[1].conflict_with == "obama"
+    (reported,) = run(url, [other], collection, on_conflict=OnConflict.SKIP)
+    assert (reported.reason, reported.conflict_with) == ("conflict", None), "it was remembered"
+    (reported,) = run(url, [other], collection, on_conflict=OnConflict.SKIP, retry_refused=True)
+    assert reported.conflict_with == "obama"
     with pytest.raises(ImportStopped, match=r"^2: .*resembles obama"):
         run(url, [other], collection, on_conflict=OnConflict.STOP)
 
@@ -140,8 +142,8 @@ def test_many_parts_in_order_and_nothing_left(
 ) -> None:
     monkeypatch.setattr(module, "ROWS_A_PART", 7)
     rows = embeddings(services, 45)
-    told = run(url, rows, collection)
-    assert [one.place for one in told] == [row.place for row in rows]
+    reported = run(url, rows, collection)
+    assert [one.place for one in reported] == [row.place for row in rows]
     before = {row.person_id: row.embedding / np.linalg.norm(row.embedding) for row in rows}
     for one in services.gallery.store.exported(collection, 0, 100):
         np.testing.assert_allclose(one.embedding, before[one.person_id], atol=1e-6)
@@ -183,12 +185,12 @@ def test_what_the_server_has_done_is_told_while_it_goes_on(
     rows = [Row(str(i), f"p{i}", partial(bytes, data + bytes([i]))) for i in range(12)]
     remote = RemoteImport(url, collection, ImportOptions(), 10_000_000)
     seen: list[int] = []
-    told: list[Outcome] = []
-    remote.watch = lambda done: seen.append(done if not told else -1)
+    reported: list[RowOutcome] = []
+    remote.watch = lambda done: seen.append(done if not reported else -1)
     sent: list[tuple[int, int]] = []
     remote.watch_upload = lambda *bytes_: sent.append(bytes_)
     remote.ensure_collection()
-    remote.run(iter(rows), told.append)
+    remote.run(iter(rows), reported.append)
     before = [done for done in seen if done >= 0]
     assert before == sorted(before)
     assert any(0 < done < 12 for done in before)

@@ -10,21 +10,21 @@ from pathlib import Path
 import pytest
 
 from app.errors import StoreFull
-from app.gallery.ports import Erasure
 from app.importing import erasing
 from app.importing.erasing import LAPSES_AFTER, SPOOL, ReportEraser, erase_people
 from app.importing.job_folder import ImportJob, JobFolder, JobState
 from app.importing.options import UploadOptions
-from app.importing.outcomes import Outcome, Result, report_writer
+from app.importing.outcomes import RowOutcome, RowResult, report_writer
+from app.store.records import Erasure
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 ROWS = [
-    Outcome("a/ada/1.jpg", "ada", Result.ENROLLED, face_id="f1"),
-    Outcome("a/bob/1.jpg", "bob", Result.ENROLLED, face_id="f2"),
-    Outcome("a/ada/2.jpg", "ada", Result.REJECTED, "no_face", "No face of ada was found."),
-    Outcome("x", "b", Result.REJECTED, "conflict", "", None, "ada", 0.5),
-    Outcome("a/adam/1.jpg", "adam", Result.SKIPPED, "duplicate"),
-    Outcome('a/"ada\\/1.jpg', '"ada\\', Result.ENROLLED, face_id="f3"),
+    RowOutcome("a/ada/1.jpg", "ada", RowResult.ENROLLED, face_id="f1"),
+    RowOutcome("a/bob/1.jpg", "bob", RowResult.ENROLLED, face_id="f2"),
+    RowOutcome("a/ada/2.jpg", "ada", RowResult.REJECTED, "no_face", "No face of ada was found."),
+    RowOutcome("x", "b", RowResult.REJECTED, "conflict", "", None, "ada", 0.5),
+    RowOutcome("a/adam/1.jpg", "adam", RowResult.SKIPPED, "duplicate"),
+    RowOutcome('a/"ada\\/1.jpg', '"ada\\', RowResult.ENROLLED, face_id="f3"),
 ]
 
 
@@ -52,7 +52,7 @@ class Imports:
                 write(row)
         return job
 
-    def rows(self, job: ImportJob) -> list[Outcome]:
+    def rows(self, job: ImportJob) -> list[RowOutcome]:
         return read(self.folder.report(job))
 
     def spool(self) -> bytes:
@@ -60,10 +60,10 @@ class Imports:
         return path.read_bytes() if path.exists() else b""
 
 
-def read(report: Path) -> list[Outcome]:
+def read(report: Path) -> list[RowOutcome]:
     """As a client reads it."""
     rows = [json.loads(line) for line in report.read_text().splitlines()]
-    return [Outcome(**{**row, "result": Result(row["result"])}) for row in rows]
+    return [RowOutcome(**{**row, "result": RowResult(row["result"])}) for row in rows]
 
 
 @pytest.fixture
@@ -87,9 +87,9 @@ def test_a_line_keeps_its_place_result_and_reason(report: Path) -> None:
     assert list(map(len, after.splitlines())) == list(map(len, before.splitlines()))
     rows = read(report)
     assert [(row.result, row.reason) for row in rows] == [(r.result, r.reason) for r in ROWS]
-    assert rows[0] == Outcome("", "", Result.ENROLLED)
-    assert rows[2] == Outcome("", "", Result.REJECTED, "no_face")
-    assert rows[3] == Outcome("x", "b", Result.REJECTED, "conflict")
+    assert rows[0] == RowOutcome("", "", RowResult.ENROLLED)
+    assert rows[2] == RowOutcome("", "", RowResult.REJECTED, "no_face")
+    assert rows[3] == RowOutcome("x", "b", RowResult.REJECTED, "conflict")
     assert [rows[i] for i in (1, 4, 5)] == [ROWS[i] for i in (1, 4, 5)]
 
 
@@ -105,7 +105,7 @@ def test_spellings_of_one_id_are_one(tmp_path: Path) -> None:
     path = tmp_path / "one.report.jsonl"
     with report_writer(path) as write:
         for form in ("NFC", "NFD"):
-            write(Outcome("p", unicodedata.normalize(form, "Zoé"), Result.ENROLLED))
+            write(RowOutcome("p", unicodedata.normalize(form, "Zoé"), RowResult.ENROLLED))
     erase_people(path, {"Zoé"})
     assert [row.person_id for row in read(path)] == ["", ""]
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from app.importing import tables, tars
-from app.importing.rows import ImportSourceError, NotAPhoto, Row
+from app.importing.source_rows import ImportSourceError, NotAPhoto, Row
 from app.importing.sources import SourceOptions, rows_of, total_of
 
 OPTIONS = SourceOptions("es-here", 1_000_000)
@@ -72,8 +72,8 @@ def test_links_that_leave_the_folder_are_not_followed(folder: Path, tmp_path: Pa
         "The link leads out of the folder; it is not followed.",
         "The link is broken: it leads to no file.",
     )
-    told = {row.place: row.problem.detail for row in rows if row.problem}
-    assert {place: told[place] for place in told if "note" not in place} == {
+    reported = {row.place: row.problem.detail for row in rows if row.problem}
+    assert {place: reported[place] for place in reported if "note" not in place} == {
         "ada/three.jpg": out,
         "bob/again": "The link is not followed: it leads back to a folder above it, or is itself "
         "behind another link.",

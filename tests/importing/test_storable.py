@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from app.cli.commands import app
 from app.errors import InvalidRequest
-from app.importing.rows import Row, storable
+from app.importing.source_rows import Row, storable
 from app.services import Services, build_services
 from app.settings import Settings
 

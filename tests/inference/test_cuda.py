@@ -1,4 +1,4 @@
-"""What ONNX Runtime is told for a GPU, as far as it shows without one; the rest is marked gpu."""
+"""ONNX Runtime's options for a GPU, as far as it shows without one; the rest is marked gpu."""
 
 import logging
 from pathlib import Path
@@ -104,28 +104,31 @@ def test_what_fails_to_load_for_another_reason_is_not_missing(gpu_build: Path) -
     ],
 )
 def test_advice_names_the_library_and_who_brings_it(library: str, remedy: str) -> None:
-    told = advice("It did not start", CudaOptions(tensorrt=True), missing=lambda **_: library)
-    assert f"{library} is missing" in told
-    assert remedy in told
-    assert "LIKENESS_DEVICE=cpu" in told
+    reported = advice("It did not start", CudaOptions(tensorrt=True), missing=lambda **_: library)
+    assert f"{library} is missing" in reported
+    assert remedy in reported
+    assert "LIKENESS_DEVICE=cpu" in reported
 
 
 def test_advice_keeps_cuda_s_words_and_no_signatures() -> None:
-    told = advice("It did not start", CudaOptions(), OLD_DRIVER, missing=lambda **_: None)
-    assert "CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version. " in told
-    assert "onnxruntime_src" not in told
-    assert "\n" not in told
+    reported = advice("It did not start", CudaOptions(), OLD_DRIVER, missing=lambda **_: None)
+    assert (
+        "CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version. "
+        in reported
+    )
+    assert "onnxruntime_src" not in reported
+    assert "\n" not in reported
 
 
 def test_advice_names_the_option_that_may_be_at_fault() -> None:
-    told = advice(
+    reported = advice(
         "It did not start",
         CudaOptions(graphs=True),
         RuntimeError("/onnxruntime_src/a.cc:7 void f(int) This session cannot capture."),
         missing=lambda **_: None,
     )
-    assert "It did not start; This session cannot capture. " in told
-    assert "nset LIKENESS_CUDA_GRAPHS" in told
+    assert "It did not start; This session cannot capture. " in reported
+    assert "nset LIKENESS_CUDA_GRAPHS" in reported
 
 
 @pytest.mark.skipif(HAS_CUDA, reason="this onnxruntime has CUDA")

@@ -1,4 +1,4 @@
-"""The scheduler: work leaves the event loop's thread, and the door is bounded."""
+"""The scheduler: work leaves the event loop's thread, and the number of requests is bounded."""
 
 import asyncio
 import threading
@@ -11,13 +11,13 @@ import pytest
 from app.errors import Overloaded
 from app.inference.cores import usable_cores
 from app.inference.scheduler import Scheduler
-from app.types import Steps
+from app.types import CooperativeTask
 
 T = TypeVar("T")
 POOLS = ("read", "write", "delete", "search", "examine")
 
 
-def one_step(work: Callable[..., T], *args: Any) -> Steps[T]:
+def one_step(work: Callable[..., T], *args: Any) -> CooperativeTask[T]:
     """Plain work as steps."""
     return work(*args)
     yield  # what makes it a generator

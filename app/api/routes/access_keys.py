@@ -8,9 +8,9 @@ from fastapi import APIRouter, Path, Request, Response
 
 from app.access.keys import NewKey
 from app.access.registry import LEASE_S
-from app.api.answers import AnswerHead
 from app.api.json_routes import JsonRoute
 from app.api.problems import ANY_BODY, ANY_WRITE, problems
+from app.api.responses import AnswerHead
 from app.api.schemas.access_keys import (
     KeyList,
     KeyWithToken,
@@ -31,7 +31,7 @@ async def list_keys(request: Request) -> Any:
     """List the access keys, the oldest first, without their tokens."""
     head = AnswerHead(request)
     _, found = await head.services.scheduler.read(head.services.access_keys.all)
-    return {**head.members(), "items": [key_info(one.key) for one in found.values()]}
+    return {**head.envelope(), "items": [key_info(one.key) for one in found.values()]}
 
 
 @router.post(
@@ -49,7 +49,7 @@ async def create_key(request: Request, response: Response, body: NewKeyFields) -
     new = NewKey(body.name, body.scopes, body.collections, body.expires_at)
     key, token = await head.services.scheduler.write(head.services.access_keys.create, new)
     response.headers.update(NO_STORE)
-    return {**head.members(), "key": key_info(key), "token": token}
+    return {**head.envelope(), "key": key_info(key), "token": token}
 
 
 @router.post(
@@ -68,7 +68,7 @@ async def rotate_key(request: Request, response: Response, key: Key, body: Rotat
         head.services.access_keys.rotate, key, timedelta(hours=body.overlap_hours)
     )
     response.headers.update(NO_STORE)
-    return {**head.members(), "key": key_info(made), "token": token}
+    return {**head.envelope(), "key": key_info(made), "token": token}
 
 
 @router.delete(
@@ -82,4 +82,4 @@ async def revoke_key(request: Request, key: Key) -> Any:
     head = AnswerHead(request)
     revoked = await head.services.scheduler.delete(head.services.access_keys.revoke, key)
     await asyncio.sleep(LEASE_S)
-    return {**head.members(), "revoked": [key_info(one) for one in revoked]}
+    return {**head.envelope(), "revoked": [key_info(one) for one in revoked]}

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from fastapi import APIRouter, Request
 
-from app.api.answers import AnswerHead
 from app.api.decisions import calibration_members
 from app.api.problems import ANY_WRITE, IN_SPACE, problems
+from app.api.responses import AnswerHead
 from app.api.routes.collections import Collection
 from app.api.schemas.calibration import CalibrationAnswer, NewCalibrationAnswer
-from app.decision.live import LiveCalibration, calibrate_collection
+from app.decision.collection_calibration import CollectionCalibration, calibrate_collection
 from app.errors import NotEnoughData, Overloaded
 from app.services import Services
 
@@ -36,7 +36,7 @@ async def calibrate(request: Request, collection: Collection) -> Any:
     live = await head.services.scheduler.examine(_calibrate, head.services, collection)
     members = await head.services.scheduler.search(_describe, head.services, collection)
     suspects = [asdict(suspect) for suspect in live.suspects]
-    return {**head.members(), **members, "suspected_duplicates": suspects}
+    return {**head.envelope(), **members, "suspected_duplicates": suspects}
 
 
 @router.get("/calibration", response_model=CalibrationAnswer, responses=problems(IN_SPACE))
@@ -44,7 +44,7 @@ async def read_calibration(request: Request, collection: Collection) -> Any:
     """Read the calibration in use, the collection's own or the pack's, and its operating points."""
     head = AnswerHead(request)
     members = await head.services.scheduler.search(_describe, head.services, collection)
-    return {**head.members(), **members}
+    return {**head.envelope(), **members}
 
 
 @router.delete(
@@ -59,10 +59,10 @@ async def delete_calibration(request: Request, collection: Collection) -> Any:
     store = head.services.gallery.store
     await head.services.scheduler.delete(store.clear_calibration, collection)
     members = await head.services.scheduler.search(_describe, head.services, collection)
-    return {**head.members(), **members}
+    return {**head.envelope(), **members}
 
 
-def _calibrate(services: Services, collection: str) -> LiveCalibration:
+def _calibrate(services: Services, collection: str) -> CollectionCalibration:
     if not services.calibrating.acquire(blocking=False):
         raise Overloaded(
             "A collection is being calibrated; one at a time, try again in a few seconds.",
@@ -79,7 +79,7 @@ def _calibrate(services: Services, collection: str) -> LiveCalibration:
 
 def _describe(services: Services, collection: str) -> dict[str, Any]:
     record = services.gallery.require(collection)
-    grounds = services.calibrations.grounds(record)
-    calibration = next(iter(grounds.calibrations), None)
+    chain = services.calibrations.chain(record)
+    calibration = next(iter(chain.calibrations), None)
     gallery = services.gallery
     return calibration_members(calibration, gallery.size(collection), gallery.likeness(collection))

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request
 
 from app.api.access import access_of
-from app.api.answers import AnswerHead, jobs_of
 from app.api.fields import (
     CollectionUpdate,
     NewCollection,
@@ -14,6 +13,7 @@ from app.api.fields import (
 from app.api.json_routes import JsonRoute
 from app.api.pages import Cursor, Limit, cursor_to_key, next_cursor, within_bytes
 from app.api.problems import ANY_BODY, ANY_WRITE, IN_COLLECTION, problems
+from app.api.responses import AnswerHead, jobs_of
 from app.api.schemas.galleries import (
     CollectionAnswer,
     CollectionInfo,
@@ -21,7 +21,7 @@ from app.api.schemas.galleries import (
     DeletionReceipt,
 )
 from app.decision.calibrations import policy_of
-from app.decision.rules import CollectionPolicy
+from app.decision.thresholds import CollectionPolicy
 from app.errors import (
     CollectionExists,
     CollectionNotFound,
@@ -30,9 +30,9 @@ from app.errors import (
     InvalidCursor,
 )
 from app.gallery.gallery import DEFAULT_COLLECTION, Gallery
-from app.gallery.identifiers import COLLECTION_PATTERN
-from app.gallery.metadata import problem_of
-from app.gallery.ports import CollectionRecord, Page, Receipt
+from app.store.identifiers import COLLECTION_PATTERN
+from app.store.metadata import problem_of
+from app.store.records import CollectionRecord, DeletionCounts, Page
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"], route_class=JsonRoute)
 
@@ -58,14 +58,14 @@ def _collection_info(gallery: Gallery, record: CollectionRecord) -> dict[str, An
 
 
 def _stored(policy: CollectionPolicy) -> dict[str, Any]:
-    """Only what was said: defaults may become better, and answers tell the two apart."""
+    """Only the values that were set: defaults may improve, and answers show which are defaults."""
     return policy.model_dump(mode="json", exclude_unset=True)
 
 
-def receipt_members(head: AnswerHead, receipt: Receipt) -> dict[str, Any]:
+def deletion_members(head: AnswerHead, deletion: DeletionCounts) -> dict[str, Any]:
     """The members of a `DeletionReceipt`."""
-    deleted = {"persons": receipt.persons, "faces": receipt.templates}
-    return {**head.members(), "deleted": deleted, "erased": receipt.erased}
+    deleted = {"persons": deletion.persons, "faces": deletion.templates}
+    return {**head.envelope(), "deleted": deleted, "erased": deletion.erased}
 
 
 def _visible(
@@ -93,7 +93,7 @@ async def list_collections(request: Request, limit: Limit = 100, cursor: Cursor 
         return page, [_collection_info(gallery, record) for record in page.items]
 
     page, items = await head.services.scheduler.read(work)
-    return {**head.members(), "items": items, "next_cursor": next_cursor(page, lambda c: c.name)}
+    return {**head.envelope(), "items": items, "next_cursor": next_cursor(page, lambda c: c.name)}
 
 
 @router.post(
@@ -113,7 +113,7 @@ async def create_collection(request: Request, body: NewCollection) -> Any:
             gallery, gallery.create_collection(body.name, body.metadata, _stored(body.policy))
         )
     )
-    return {**head.members(), **info}
+    return {**head.envelope(), **info}
 
 
 @router.get("/{collection}", response_model=CollectionAnswer, responses=problems(IN_COLLECTION))
@@ -124,7 +124,7 @@ async def read_collection(request: Request, collection: Collection) -> Any:
     info = await head.services.scheduler.read(
         lambda: _collection_info(gallery, gallery.store.collection(collection))
     )
-    return {**head.members(), **info}
+    return {**head.envelope(), **info}
 
 
 @router.patch(
@@ -146,7 +146,7 @@ async def update_collection(
             gallery.store.drop_crops(collection)
         return _collection_info(gallery, record)
 
-    return {**head.members(), **await head.services.scheduler.write(update)}
+    return {**head.envelope(), **await head.services.scheduler.write(update)}
 
 
 @router.delete(
@@ -166,12 +166,12 @@ async def delete_collection(request: Request, collection: Collection) -> Any:
         )
     gallery, jobs = head.services.gallery, jobs_of(request)
 
-    def delete() -> tuple[CollectionRecord, Receipt]:
+    def delete() -> tuple[CollectionRecord, DeletionCounts]:
         record = gallery.store.collection(collection)
-        receipt = gallery.store.delete_collection(collection)
+        deletion = gallery.store.delete_collection(collection)
         jobs.forget_collection(collection)
-        return record, receipt
+        return record, deletion
 
-    record, receipt = await head.services.scheduler.delete(delete)
+    record, deletion = await head.services.scheduler.delete(delete)
     erased = await head.services.scheduler.search(gallery.forget, record)
-    return receipt_members(head, receipt.also(erased))
+    return deletion_members(head, deletion.also(erased))

@@ -9,27 +9,27 @@ import numpy as np
 from fastapi import APIRouter, Request
 
 from app.api.analysis import analyse_images
-from app.api.answers import (
-    AnswerHead,
-    Outcome,
-    answer_of_faces,
-    face_members,
-    image_info,
-    json_answer,
-)
-from app.api.calls import IMAGE, REFERENCE, read_call
 from app.api.decisions import (
-    ask_of,
     candidate_info,
     doubt_members,
     fmr_members,
     fpir_members,
-    rule_members,
+    threshold_members,
+    threshold_request,
     verification_members,
 )
 from app.api.fields import IdentifyFields, VerifyFields
 from app.api.openapi import photo_body
 from app.api.problems import IN_SPACE, ONE_FACE, PHOTOS, problems
+from app.api.requests import IMAGE, REFERENCE, read_call
+from app.api.responses import (
+    AnswerHead,
+    PhotoOutcome,
+    answer_of_faces,
+    face_members,
+    image_info,
+    json_answer,
+)
 from app.api.routes.faces import faces_of
 from app.api.schemas.decisions import IdentifyAnswer, VerifyAnswer
 from app.decision.calibrations import policy_of
@@ -37,8 +37,13 @@ from app.decision.gates import OPEN_GATE, QualityGate
 from app.decision.pairs import PairRules
 from app.decision.policy import FaceSelection, is_match, usable_face
 from app.decision.refusals import Refusals
-from app.decision.rules import ONE_COMPARISON, Rule, identification_rule, verification_rule
-from app.decision.verdicts import Verdict, judge
+from app.decision.thresholds import (
+    ONE_COMPARISON,
+    ThresholdDecision,
+    identification_threshold,
+    verification_threshold,
+)
+from app.decision.verdicts import Verdict, decide
 from app.errors import (
     InvalidRequest,
     LikenessError,
@@ -48,7 +53,8 @@ from app.errors import (
     RateOutOfReach,
 )
 from app.gallery.gallery import Candidate, Comparison
-from app.gallery.ports import CollectionRecord, GallerySize
+from app.index.port import GallerySize
+from app.store.records import CollectionRecord
 from app.types import AnalysedImage, Face, FloatArray
 
 # In one answer: six candidates for each of 8,192 faces, the most that 32 photos give.
@@ -88,7 +94,7 @@ async def verify(request: Request) -> Any:
     gate = policy_of(record).verify_gate
     outcomes = await _analyse_pair(head, [*call.images, *references], fields, gate)
     faces = [
-        # Who claims to be somebody is judged by the gate; the reference may be any picture.
+        # The gate applies to the probe; the reference may be any picture.
         _one_face(outcome, fields.face_selection, i, gate if i == 0 else OPEN_GATE)
         for i, outcome in enumerate(outcomes)
     ]
@@ -99,41 +105,43 @@ async def verify(request: Request) -> Any:
         against: dict[str, Any] = {
             "reference_face": face_members(faces[1][1], faces[1][0], 1, comparator)
         }
-        claimed = ONE_COMPARISON
+        claimed_person_size = ONE_COMPARISON
     else:
         best = await _against_person(head, fields, _vector(faces[0][1]))
         similarity = best.similarity
         against = {"person_id": best.face.person_id, "face_id": best.face.face_id}
-        claimed = best.compared
-    rule = await head.services.scheduler.search(_verification_rule, head, fields, claimed)
-    reached = is_match(similarity, rule.threshold)
-    refusals, doubt = _refusals(head, rule, fields.collection), None
+        claimed_person_size = best.compared
+    decision = await head.services.scheduler.search(
+        _verification_threshold, head, fields, claimed_person_size
+    )
+    reached = is_match(similarity, decision.threshold)
+    refusals, doubt = _refusals(head, decision, fields.collection), None
     refused = refusals is not None and refusals.refuses(faces[0][1], best or faces[1][1])
     if best is not None and reached and not refused:
-        pairs = PairRules(head.services.gallery, record, rule.calibration)
+        pairs = PairRules(head.services.gallery, record, decision.calibration)
         claim = Candidate(best.face, similarity, None)
         doubt = await head.services.scheduler.read(pairs.doubt, claim, _vector(faces[0][1]))
     return {
-        **head.members(),
+        **head.envelope(),
         **against,
-        **rule_members(rule),
-        **fmr_members(rule, similarity),
-        **verification_members(rule, similarity, doubt, reached=reached, refused=refused),
+        **threshold_members(decision),
+        **fmr_members(decision, similarity),
+        **verification_members(decision, similarity, doubt, reached=reached, refused=refused),
         "face": face_members(faces[0][1], faces[0][0], 0, comparator),
     }
 
 
-def _refusals(head: AnswerHead, rule: Rule, collection: str) -> Refusals | None:
+def _refusals(head: AnswerHead, decision: ThresholdDecision, collection: str) -> Refusals | None:
     """None where nothing is promised: without a domain, or for a fixed threshold."""
-    domain = None if rule.calibration is None else rule.calibration.domain
-    if domain is None or rule.target is None:
+    domain = None if decision.calibration is None else decision.calibration.domain
+    if domain is None or decision.target is None:
         return None
     return Refusals(head.services.gallery, collection, domain.limits)
 
 
 async def _analyse_pair(
     head: AnswerHead, photos: Sequence[bytes], fields: VerifyFields, gate: QualityGate
-) -> list[Outcome]:
+) -> list[PhotoOutcome]:
     """The probe, with its liveness where the call or the gate asks for it; then the reference."""
     live = fields.liveness or gate.min_liveness is not None
     if not live:
@@ -152,22 +160,26 @@ async def _against_person(head: AnswerHead, fields: VerifyFields, probe: FloatAr
     return best
 
 
-def _verification_rule(head: AnswerHead, fields: VerifyFields, claimed: GallerySize) -> Rule:
+def _verification_threshold(
+    head: AnswerHead, fields: VerifyFields, claimed_person_size: GallerySize
+) -> ThresholdDecision:
     services = head.services
     # Two photos are compared whatever the collection holds: of it they only need the policy.
     record = services.gallery.store.collection(fields.collection)
-    ask = ask_of(fields)
+    requested = threshold_request(fields)
     # Only a target for searches needs to know how much there is to search.
-    searched, likeness = claimed, None
-    if ask.target_fpir is not None:
+    searched, likeness = claimed_person_size, None
+    if requested.target_fpir is not None:
         searched = services.gallery.size(fields.collection)
         likeness = services.gallery.likeness(fields.collection)
-    grounds = services.calibrations.grounds(record)
-    return verification_rule(ask, policy_of(record), grounds, claimed, searched, likeness=likeness)
+    chain = services.calibrations.chain(record)
+    return verification_threshold(
+        requested, policy_of(record), chain, claimed_person_size, searched, likeness=likeness
+    )
 
 
 def _one_face(
-    outcome: Outcome, selection: FaceSelection, index: int, gate: QualityGate
+    outcome: PhotoOutcome, selection: FaceSelection, index: int, gate: QualityGate
 ) -> tuple[AnalysedImage, Face]:
     name = (IMAGE, REFERENCE)[index]
     if isinstance(outcome, LikenessError):
@@ -210,7 +222,7 @@ async def identify(request: Request) -> Any:
     head.add("search", (time.perf_counter() - start) * 1000)
     images = [image_info(index, outcome).model_dump() for index, outcome in enumerate(outcomes)]
     answer = {
-        **head.members(),
+        **head.envelope(),
         **members,
         "collection": fields.collection,
         "images": images,
@@ -225,49 +237,55 @@ def _decide(
     found: list[tuple[int, AnalysedImage, Face]],
     wanted: int,
 ) -> dict[str, Any]:
-    """Search, find the threshold for what was searched, and judge each face by it."""
+    """Search, find the threshold for what was searched, and decide each face by it."""
     services, policy = head.services, policy_of(record)
     dimension = services.pack.recogniser.dimension
     probes = np.array([_vector(face) for _, _, face in found], np.float32).reshape(-1, dimension)
     result = services.gallery.identify(fields.collection, probes, wanted, fields.filter)
-    grounds = services.calibrations.grounds(record)
-    rule = identification_rule(
-        ask_of(fields), policy, grounds, result.searched, likeness=result.likeness
+    chain = services.calibrations.chain(record)
+    decision = identification_threshold(
+        threshold_request(fields), policy, chain, result.searched, likeness=result.likeness
     )
-    verdicts = _verdicts(found, result.rows, rule, policy.identify_gate, fields)
-    refusals = _refusals(head, rule, fields.collection)
+    verdicts = _verdicts(found, result.rows, decision, policy.identify_gate, fields)
+    refusals = _refusals(head, decision, fields.collection)
     if refusals is not None:
         verdicts = refusals.applied(verdicts, [face for _, _, face in found])
-    verdicts = PairRules(services.gallery, record, rule.calibration).applied(verdicts, probes)
+    verdicts = PairRules(services.gallery, record, decision.calibration).applied(verdicts, probes)
     faces = [
         {
             **face_members(face, image, index, services.gallery.comparator),
             "status": verdict.status,
             "person_id": verdict.person.face.person_id if verdict.person else None,
             "reasons": verdict.reasons,
-            **doubt_members(verdict.doubt, rule),
-            "candidates": [candidate_info(one, rule).model_dump() for one in row[: fields.top_k]],
+            **doubt_members(verdict.doubt, decision),
+            "candidates": [
+                candidate_info(one, decision).model_dump() for one in row[: fields.top_k]
+            ],
         }
         for (index, image, face), row, verdict in zip(found, result.rows, verdicts, strict=True)
     ]
-    return {**rule_members(rule), **fpir_members(rule, result.searched), "faces": faces}
+    return {
+        **threshold_members(decision),
+        **fpir_members(decision, result.searched),
+        "faces": faces,
+    }
 
 
 def _verdicts(
     found: Sequence[tuple[int, AnalysedImage, Face]],
     rows: Sequence[Sequence[Candidate]],
-    rule: Rule,
+    decision: ThresholdDecision,
     gate: QualityGate,
     fields: IdentifyFields,
 ) -> list[Verdict]:
-    """In the order of the faces, each photo judged by itself."""
+    """In the order of the faces, each photo decided by itself."""
     verdicts: list[Verdict] = []
     for index in dict.fromkeys(index for index, _, _ in found):
         mine = [i for i, (image_index, _, _) in enumerate(found) if image_index == index]
-        verdicts += judge(
+        verdicts += decide(
             [found[i][2] for i in mine],
             [rows[i] for i in mine],
-            rule.threshold,
+            decision.threshold,
             gate,
             one_person_once=fields.one_person_once,
         )

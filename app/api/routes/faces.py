@@ -7,18 +7,18 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 
 from app.api.analysis import analyse_images
-from app.api.answers import (
+from app.api.fields import DetectFields
+from app.api.openapi import photo_body
+from app.api.problems import PHOTOS, problems
+from app.api.requests import read_call
+from app.api.responses import (
     AnswerHead,
-    Outcome,
+    PhotoOutcome,
     answer_of_faces,
     face_members,
     image_info,
     json_answer,
 )
-from app.api.calls import read_call
-from app.api.fields import DetectFields
-from app.api.openapi import photo_body
-from app.api.problems import PHOTOS, problems
 from app.api.schemas.faces import DetectAnswer, EmbedAnswer
 from app.types import AnalysedImage, Face, FloatArray
 
@@ -54,7 +54,7 @@ async def detect(request: Request) -> Any:
     outcomes = await analyse_images(
         head, call.images, fields.max_faces, embed=False, liveness=fields.liveness
     )
-    found, members = faces_of(outcomes), head.members()
+    found, members = faces_of(outcomes), head.envelope()
     comparator = head.services.gallery.comparator
 
     def write() -> Response:
@@ -87,7 +87,7 @@ async def embed(request: Request) -> Any:
     if OCTETS in accepted:
         return _octets(outcomes, head.services.pack.recogniser.dimension)
     packed = MSGPACK in accepted
-    found, members = faces_of(outcomes), head.members()
+    found, members = faces_of(outcomes), head.envelope()
     comparator = head.services.gallery.comparator
 
     def write() -> Response:
@@ -103,7 +103,7 @@ async def embed(request: Request) -> Any:
     return await answer_of_faces(request, len(found), write)
 
 
-def faces_of(outcomes: list[Outcome]) -> list[tuple[int, AnalysedImage, Face]]:
+def faces_of(outcomes: list[PhotoOutcome]) -> list[tuple[int, AnalysedImage, Face]]:
     """Every face with its image and that image's place in the call."""
     return [
         (index, outcome, face)
@@ -113,7 +113,7 @@ def faces_of(outcomes: list[Outcome]) -> list[tuple[int, AnalysedImage, Face]]:
     ]
 
 
-def _infos(outcomes: list[Outcome]) -> list[Any]:
+def _infos(outcomes: list[PhotoOutcome]) -> list[Any]:
     return [image_info(index, outcome).model_dump() for index, outcome in enumerate(outcomes)]
 
 
@@ -122,7 +122,7 @@ def _embedding(face: Face, packed: bool) -> FloatArray | bytes:
     return face.embedding.astype("<f4").tobytes() if packed else face.embedding
 
 
-def _octets(outcomes: list[Outcome], dimension: int) -> Response:
+def _octets(outcomes: list[PhotoOutcome], dimension: int) -> Response:
     vectors = [face.embedding for _, _, face in faces_of(outcomes) if face.embedding is not None]
     matrix = np.array(vectors, dtype="<f4").reshape(len(vectors), dimension)
     shape = f"{len(vectors)},{dimension}"

@@ -7,18 +7,18 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.api.answers import AnswerHead, jobs_of
 from app.api.fields import KnownPersonId, PersonId
 from app.api.json_routes import JsonRoute
 from app.api.problems import ANY_BODY, ANY_WRITE, IN_COLLECTION, IN_SPACE, problems
+from app.api.responses import AnswerHead, jobs_of
 from app.api.routes.collections import Collection
 from app.api.routes.persons import face_info, person_info
 from app.api.schemas.galleries import PersonAnswer, StoredFaceAnswer
 from app.api.schemas.hygiene import HygieneAnswer
-from app.decision.hygiene import Hygiene, examine
+from app.decision.hygiene import Hygiene, find_gallery_issues
 from app.errors import DeadlineExceeded, DeclaredDifferent, FaceNotFound, Overloaded, PersonNotFound
-from app.gallery.ports import PersonRecord
 from app.services import Services
+from app.store.records import PersonRecord
 
 router = APIRouter(prefix="/v1/collections/{collection}", tags=["hygiene"], route_class=JsonRoute)
 
@@ -29,7 +29,9 @@ class MoveTo(BaseModel):
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"person_id": "grace"}]}
     )
-    person_id: Annotated[PersonId, Field(description="Whose face it is; made if unknown.")]
+    person_id: Annotated[
+        PersonId, Field(description="The person's id; a person who does not exist is created.")
+    ]
 
 
 class MergeInto(BaseModel):
@@ -59,7 +61,7 @@ async def hygiene(
         )
     finally:
         unwanted.set()
-    return {**head.members(), **asdict(found)}
+    return {**head.envelope(), **asdict(found)}
 
 
 def _examine(services: Services, collection: str, limit: int, unwanted: threading.Event) -> Hygiene:
@@ -74,7 +76,9 @@ def _examine(services: Services, collection: str, limit: int, unwanted: threadin
             raise DeadlineExceeded("The client left.")
 
     try:
-        return examine(services.gallery, services.calibrations, collection, go_on, limit)
+        return find_gallery_issues(
+            services.gallery, services.calibrations, collection, go_on, limit
+        )
     finally:
         services.calibrating.release()
 
@@ -102,7 +106,7 @@ async def merge_persons(
 
     merged = await head.services.scheduler.write(merge)
     await head.services.scheduler.search(gallery.follow_move, collection)
-    return {**head.members(), **person_info(merged)}
+    return {**head.envelope(), **person_info(merged)}
 
 
 @router.post(
@@ -118,4 +122,4 @@ async def move_face(request: Request, collection: Collection, face_id: str, body
         gallery.store.move_face, collection, face_id, body.person_id
     )
     await head.services.scheduler.search(gallery.follow_move, collection)
-    return {**head.members(), **face_info(moved)}
+    return {**head.envelope(), **face_info(moved)}

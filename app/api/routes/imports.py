@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, StreamingResponse
 
-from app.api.answers import AnswerHead, jobs_of
 from app.api.problems import ANY_BODY, ANY_WRITE, IN_COLLECTION, IN_SPACE, problems
+from app.api.responses import AnswerHead, jobs_of
 from app.api.routes.collections import Collection
 from app.api.schemas.imports import ImportAnswer, ImportList
 from app.errors import (
@@ -111,7 +111,7 @@ async def create_import(
         job = await asyncio.to_thread(jobs.create, collection, upload, options)
     finally:
         await asyncio.to_thread(upload.close)
-    return {**head.members(), **job.model_dump()}
+    return {**head.envelope(), **job.model_dump()}
 
 
 async def _receive(request: Request, upload: Upload, most: int) -> None:
@@ -129,7 +129,7 @@ async def _receive(request: Request, upload: Upload, most: int) -> None:
         await asyncio.to_thread(upload.sync)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StoreFull("There is no room for the archive; nothing was kept.") from error
+            raise StoreFull("There is no space for the archive; nothing was stored.") from error
         raise
 
 
@@ -138,7 +138,7 @@ async def list_imports(request: Request, collection: Collection) -> Any:
     """List the imports of a collection, the newest first."""
     head = AnswerHead(request)
     found = await asyncio.to_thread(jobs_of(request).of, collection)
-    return {**head.members(), "items": [job.model_dump() for job in found]}
+    return {**head.envelope(), "items": [job.model_dump() for job in found]}
 
 
 @router.get("/{import_id}", response_model=ImportAnswer, responses=problems(OF_IMPORT))
@@ -146,7 +146,7 @@ async def read_import(request: Request, collection: Collection, import_id: str) 
     """Read the state and the counts of an import."""
     head = AnswerHead(request)
     job = await asyncio.to_thread(jobs_of(request).get, collection, import_id)
-    return {**head.members(), **job.model_dump()}
+    return {**head.envelope(), **job.model_dump()}
 
 
 @router.get(
@@ -162,19 +162,19 @@ async def watch_import(request: Request, collection: Collection, import_id: str)
 
 
 async def _events(jobs: ImportJobs, collection: str, import_id: str) -> AsyncIterator[str]:
-    last, told_at = "", 0.0
+    last, sent_at = "", 0.0
     while True:
         try:
             job = await asyncio.to_thread(jobs.get, collection, import_id)
         except ImportNotFound:  # forgotten meanwhile
             return
-        told, now = job.model_dump_json(), time.monotonic()
-        if told != last:
-            yield f"event: {job.state.value}\ndata: {told}\n\n"
-            last, told_at = told, now
-        elif now - told_at > ALIVE_EVERY_S:
+        sent, now = job.model_dump_json(), time.monotonic()
+        if sent != last:
+            yield f"event: {job.state.value}\ndata: {sent}\n\n"
+            last, sent_at = sent, now
+        elif now - sent_at > ALIVE_EVERY_S:
             yield ": nothing new\n\n"
-            told_at = now
+            sent_at = now
         if job.state not in WAITING:
             return
         await asyncio.sleep(EVENTS_EVERY_S)
@@ -202,4 +202,4 @@ async def cancel_import(request: Request, collection: Collection, import_id: str
     """
     head = AnswerHead(request)
     job = await head.services.scheduler.delete(jobs_of(request).cancel, collection, import_id)
-    return {**head.members(), **job.model_dump()}
+    return {**head.envelope(), **job.model_dump()}

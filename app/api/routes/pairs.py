@@ -4,14 +4,14 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from app.api.answers import AnswerHead
 from app.api.json_routes import JsonRoute
 from app.api.pages import Cursor, Limit, cursor_to_key, next_cursor
 from app.api.problems import ANY_WRITE, IN_COLLECTION, problems
+from app.api.responses import AnswerHead
 from app.api.routes.collections import Collection
 from app.api.schemas.pairs import PairAnswer, PairList, PairReceipt
 from app.errors import InvalidCursor, PairNotFound, PersonNotFound
-from app.gallery.ports import DeclaredPair
+from app.store.records import DeclaredPair
 
 router = APIRouter(
     prefix="/v1/collections/{collection}/persons/{person_id}/different-from",
@@ -40,7 +40,7 @@ async def declare_different(
     pair = await head.services.scheduler.write(
         store.declare_different, collection, person_id, other_id
     )
-    return {**head.members(), "person_id": pair.person_id, **_pair(pair)}
+    return {**head.envelope(), "person_id": pair.person_id, **_pair(pair)}
 
 
 @router.get(
@@ -63,7 +63,7 @@ async def list_different(
     )  # fmt: skip
     following = next_cursor(page, lambda pair: pair.other_id)
     return {
-        **head.members(),
+        **head.envelope(),
         "items": [_pair(pair) for pair in page.items],
         "next_cursor": following,
     }
@@ -83,7 +83,7 @@ async def withdraw_different(
     erased = await head.services.scheduler.delete(
         store.withdraw_different, collection, person_id, other_id
     )
-    return {**head.members(), "erased": erased}
+    return {**head.envelope(), "erased": erased}
 
 
 def _pair(pair: DeclaredPair) -> dict[str, Any]:

@@ -5,13 +5,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from pydantic import TypeAdapter, ValidationError
 
-from app.api.answers import AnswerHead, jobs_of
-from app.api.errors import describe_validation
+from app.api.error_handlers import describe_validation
 from app.api.fields import DeletePersons, Filter, NewPerson, PersonUpdate
 from app.api.json_routes import JsonRoute
 from app.api.pages import Cursor, Limit, cursor_to_key, next_cursor
 from app.api.problems import ANY_BODY, ANY_WRITE, IN_COLLECTION, problems
-from app.api.routes.collections import Collection, receipt_members
+from app.api.responses import AnswerHead, jobs_of
+from app.api.routes.collections import Collection, deletion_members
 from app.api.schemas.galleries import (
     DeletionReceipt,
     PersonAnswer,
@@ -23,9 +23,9 @@ from app.api.schemas.galleries import (
     StoredFaceList,
 )
 from app.errors import FaceNotFound, InvalidCursor, InvalidRequest, PersonExists, PersonNotFound
-from app.gallery.identifiers import MAX_PERSON_ID
-from app.gallery.metadata import problem_of
-from app.gallery.ports import FaceRecord, Page, PersonRecord, Receipt
+from app.store.identifiers import MAX_PERSON_ID
+from app.store.metadata import problem_of
+from app.store.records import DeletionCounts, FaceRecord, Page, PersonRecord
 from app.types import JsonObject
 
 router = APIRouter(
@@ -103,7 +103,7 @@ async def list_persons(
 
     page, items = await head.services.scheduler.read(work)
     following = next_cursor(page, lambda person: person.person_id)
-    return {**head.members(), "items": items, "next_cursor": following}
+    return {**head.envelope(), "items": items, "next_cursor": following}
 
 
 @router.post(
@@ -122,7 +122,7 @@ async def create_person(request: Request, collection: Collection, body: NewPerso
     record = await head.services.scheduler.write(
         store.create_person, collection, body.person_id, body.metadata
     )
-    return {**head.members(), **person_info(record)}
+    return {**head.envelope(), **person_info(record)}
 
 
 @router.get(
@@ -135,7 +135,7 @@ async def read_person(request: Request, collection: Collection, person_id: str) 
     head = AnswerHead(request)
     store = head.services.gallery.store
     record = await head.services.scheduler.read(store.person, collection, person_id)
-    return {**head.members(), **person_info(record)}
+    return {**head.envelope(), **person_info(record)}
 
 
 @router.patch(
@@ -153,11 +153,11 @@ async def update_person(
     def update() -> PersonRecord:
         if body.person_id is not None:
             store.person(collection, person_id)
-            jobs.eraser.note(collection, person_id)  # the id is nobody's afterwards
+            jobs.eraser.note(collection, person_id)  # no person has the id afterwards
         return store.update_person(collection, person_id, body.metadata, new_id=body.person_id)
 
     record = await head.services.scheduler.write(update)
-    return {**head.members(), **person_info(record)}
+    return {**head.envelope(), **person_info(record)}
 
 
 @router.post(
@@ -173,14 +173,14 @@ async def delete_persons(request: Request, collection: Collection, body: DeleteP
     head = AnswerHead(request)
     gallery, jobs = head.services.gallery, jobs_of(request)
 
-    def delete() -> tuple[Receipt, list[str]]:
+    def delete() -> tuple[DeletionCounts, list[str]]:
         noted = jobs.eraser.note(collection, *body.person_ids)
-        receipt, missing = gallery.store.delete_persons(collection, body.person_ids)
-        return receipt.also(noted), missing
+        deletion, missing = gallery.store.delete_persons(collection, body.person_ids)
+        return deletion.also(noted), missing
 
-    receipt, missing = await head.services.scheduler.delete(delete)
+    deletion, missing = await head.services.scheduler.delete(delete)
     erased = await head.services.scheduler.search(gallery.follow_deletion, collection)
-    return {**receipt_members(head, receipt.also(erased)), "not_found": missing}
+    return {**deletion_members(head, deletion.also(erased)), "not_found": missing}
 
 
 @router.delete(
@@ -193,14 +193,14 @@ async def delete_person(request: Request, collection: Collection, person_id: str
     head = AnswerHead(request)
     gallery, jobs = head.services.gallery, jobs_of(request)
 
-    def delete() -> Receipt:
+    def delete() -> DeletionCounts:
         gallery.store.person(collection, person_id)  # nothing is noted for an unknown person
         noted = jobs.eraser.note(collection, person_id)
         return gallery.store.delete_person(collection, person_id).also(noted)
 
-    receipt = await head.services.scheduler.delete(delete)
+    deletion = await head.services.scheduler.delete(delete)
     erased = await head.services.scheduler.search(gallery.follow_deletion, collection)
-    return receipt_members(head, receipt.also(erased))
+    return deletion_members(head, deletion.also(erased))
 
 
 @router.get(
@@ -243,7 +243,7 @@ async def _list_faces(
 
     page, items = await head.services.scheduler.read(work)
     following = next_cursor(page, lambda face: face.face_id)
-    return {**head.members(), "items": items, "next_cursor": following}
+    return {**head.envelope(), "items": items, "next_cursor": following}
 
 
 @router.get(
@@ -256,7 +256,7 @@ async def read_face(request: Request, collection: Collection, face_id: str) -> A
     head = AnswerHead(request)
     store = head.services.gallery.store
     record = await head.services.scheduler.read(store.face, collection, face_id)
-    return {**head.members(), **face_info(record)}
+    return {**head.envelope(), **face_info(record)}
 
 
 @router.delete(
@@ -268,6 +268,6 @@ async def delete_face(request: Request, collection: Collection, face_id: str) ->
     """Delete a stored face; its person remains."""
     head = AnswerHead(request)
     gallery = head.services.gallery
-    receipt = await head.services.scheduler.delete(gallery.store.delete_face, collection, face_id)
+    deletion = await head.services.scheduler.delete(gallery.store.delete_face, collection, face_id)
     erased = await head.services.scheduler.search(gallery.follow_deletion, collection)
-    return receipt_members(head, receipt.also(erased))
+    return deletion_members(head, deletion.also(erased))

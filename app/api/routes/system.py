@@ -5,11 +5,11 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.api.answers import jobs_of, services_of
 from app.api.places import Places
 from app.api.problems import problems
+from app.api.responses import jobs_of, services_of
 from app.errors import Forbidden, LikenessError, NotReady, StoreUnavailable, Unauthenticated
-from app.gallery.ports import Erasure
+from app.store.records import Erasure
 from app.telemetry.metrics import CONTENT_TYPE
 
 router = APIRouter(tags=["system"])
@@ -69,14 +69,14 @@ async def readyz(request: Request) -> Ready:
     services = services_of(request)
     if request.app.state.stopping:
         raise NotReady("The service is stopping; send requests to another instance.")
-    if not services.upkeep.ready:
+    if not services.maintenance.ready:
         raise NotReady(
-            "The index is being read; searches wait for it. The log says how far it has come.",
+            "The index is being loaded; searches wait for it. The log has the progress.",
             {"retry_after": 1},
         )
     if services.scheduler.stalled:
         raise NotReady(
-            "A worker has been at one photo for a minute; restart this process.",
+            "A worker has processed one photo for more than a minute; restart this process.",
             {"retry_after": 1},
         )
     eraser = jobs_of(request).eraser
@@ -95,7 +95,7 @@ async def readyz(request: Request) -> Ready:
         # no more requests.
         writes=services.gallery.store.refusing() or "accepted",
         # Nor do these two: searches stay correct without them. `/metrics` says for how long.
-        upkeep=services.upkeep.failure or "running",
+        upkeep=services.maintenance.failure or "running",
         erasure=Erasure.PENDING if pending else Erasure.DONE,
     )
 

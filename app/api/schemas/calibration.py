@@ -26,7 +26,7 @@ class OperatingPointInfo(BaseModel):
 
     target: float
     threshold: Annotated[
-        float | None, Field(description="Null: the calibration does not reach so far.")
+        float | None, Field(description="Null if the rate is below what the calibration supports.")
     ]
     extrapolated: bool = False
     fnmr: Annotated[
@@ -115,8 +115,8 @@ class CalibrationAnswer(Answer):
     template_exponent: Annotated[
         float | None,
         Field(
-            description="n different faces of a person are mistaken as often as n to this power "
-            "people. Near-copies count as what they add."
+            description="A person with n different faces is falsely matched as often as n ** "
+            "template_exponent persons with one. Near-copies count as what they add."
         ),
     ] = None
     searched: Extent
@@ -151,5 +151,8 @@ class NewCalibrationAnswer(CalibrationAnswer):
     )
     suspected_duplicates: Annotated[
         list[SuspectInfo],
-        Field(default_factory=list, description="Look at these: two ids, probably one person."),
+        Field(
+            default_factory=list,
+            description="Pairs of ids that are probably one person, for review.",
+        ),
     ]

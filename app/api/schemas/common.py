@@ -32,11 +32,12 @@ class QualityInfo(BaseModel):
     brightness: Annotated[float, Field(description="Mean luma of the crop, 0 to 1.")]
     detector_score: float
     embedding_norm: Annotated[
-        float | None, Field(description="Length of the raw embedding; short means unsure.")
+        float | None,
+        Field(description="Length of the raw embedding; small values mean low confidence."),
     ] = None
     liveness: Annotated[
         float | None,
-        Field(description="Chance that the face is live, 0 to 1; null where nobody asked."),
+        Field(description="Chance that the face is live, 0 to 1; null where it was not requested."),
     ] = None
     quality_score: Annotated[
         float | None, Field(description="Of the pack's quality network; null where it has none.")

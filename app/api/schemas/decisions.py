@@ -17,7 +17,7 @@ from app.api.schemas.common import (
     example,
 )
 from app.decision.policy import Status, VerifyStatus
-from app.decision.rules import ThresholdSource
+from app.decision.thresholds import ThresholdSource
 
 
 class CandidateInfo(BaseModel):
@@ -44,7 +44,7 @@ MarginRequired = Annotated[
     float | None,
     Field(
         description="When ambiguous: the lead that the first of `between` needs over the other; "
-        "null if no calibration tells it."
+        "null without a calibration."
     ),
 ]
 
@@ -56,11 +56,11 @@ class IdentifiedFace(FaceInfo):
         list[str],
         Field(
             default_factory=list,
-            description="Why it was rejected: what the collection's gate misses, or "
-            "`outside_calibration` if this face and the nearest stored one both look so degraded "
-            "(`degradation`) that their similarity proves nothing. When ambiguous: "
-            "`margin_too_small`, or `nearer_to_other` if the person who is left to choose is not "
-            "the one it resembles most.",
+            description="Why it was rejected: the limits of the collection's gate that it "
+            "fails, or `outside_calibration` if this face and the nearest stored "
+            "one both look so degraded (`degradation`) that their similarity proves "
+            "nothing. When ambiguous: `margin_too_small`, or `nearer_to_other` if "
+            "the person who is left to choose is not the one it resembles most.",
         ),
     ]
     between: Between
@@ -84,16 +84,21 @@ class Decided(BaseModel):
     threshold_source: Annotated[
         ThresholdSource,
         Field(
-            description="Who chose it: this request, the collection's policy, the default policy, "
-            "or the pack's constant where nothing is calibrated."
+            description="Where the threshold comes from: this request, the collection's policy, "
+            "the default policy, or the pack's constant where nothing is calibrated."
         ),
     ]
     target: Annotated[
-        float | None, Field(description="The error rate it was chosen for; null: a fixed one.")
+        float | None,
+        Field(
+            description="The error rate that the threshold was chosen for; null "
+            "for a fixed threshold."
+        ),
     ] = None
     calibration_id: str | None = None
     calibration_source: Annotated[
-        Literal["collection", "pack"] | None, Field(description="Whose faces it was counted on.")
+        Literal["collection", "pack"] | None,
+        Field(description="Which faces the calibration was counted on."),
     ] = None
 
 
@@ -187,7 +192,8 @@ class IdentifyAnswer(Answer, Decided):
     )
     collection: str
     searched: Annotated[
-        Extent, Field(description="What was searched: with a filter, what it left.")
+        Extent,
+        Field(description="Number of persons and faces that were searched, after the filter."),
     ]
     fpir: Annotated[
         float | None,

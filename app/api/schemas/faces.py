@@ -26,7 +26,9 @@ class EmbedAnswer(Answer):
 class EnrolledFace(BaseModel):
     index: int
     face_id: str
-    duplicate: Annotated[bool, Field(description="This content was stored for them before.")]
+    duplicate: Annotated[
+        bool, Field(description="The same content was stored for this person before.")
+    ]
     quality: dict[str, Any]
     degradation: Annotated[
         float | None, Field(description="As in the answer of /v1/embed; null without a domain.")

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from app.api.schemas.common import MODEL, QUALITY, TIME, Answer, example
-from app.decision.rules import CollectionPolicy
-from app.gallery.ports import Erasure
+from app.decision.thresholds import CollectionPolicy
+from app.store.records import Erasure
 
-Problem = Annotated[
+StoredProblem = Annotated[
     str | None,
     Field(
         description="Why the value shown is a corrected copy: an earlier version stored a value "
@@ -25,10 +25,11 @@ class CollectionInfo(BaseModel):
     persons: int
     faces: int
     metadata: dict[str, Any]
-    metadata_problem: Problem = None
+    metadata_problem: StoredProblem = None
     policy: CollectionPolicy
     calibration_id: Annotated[
-        str | None, Field(description="The calibration it made of itself; null: the pack's serves.")
+        str | None,
+        Field(description="The collection's own calibration; null if the model pack's is used."),
     ] = None
     created_at: datetime
 
@@ -36,7 +37,7 @@ class CollectionInfo(BaseModel):
 class PersonInfo(BaseModel):
     person_id: str
     metadata: dict[str, Any]
-    metadata_problem: Problem = None
+    metadata_problem: StoredProblem = None
     faces: int
     created_at: datetime
     updated_at: datetime
@@ -46,7 +47,7 @@ class StoredFaceInfo(BaseModel):
     face_id: str
     person_id: str
     quality: dict[str, Any]
-    quality_problem: Problem = None
+    quality_problem: StoredProblem = None
     created_at: datetime
 
 

@@ -30,7 +30,9 @@ class MislabelInfo(BaseModel):
     person_id: str
     looks_like: str
     similarity: float
-    own_similarity: Annotated[float, Field(description="To its person's nearest other face.")]
+    own_similarity: Annotated[
+        float, Field(description="Similarity to the nearest other face of its person.")
+    ]
     fmr: Fmr = None
     fmr_interval: FmrInterval = None
 
@@ -38,7 +40,9 @@ class MislabelInfo(BaseModel):
 class OutlierInfo(BaseModel):
     face_id: str
     person_id: str
-    own_similarity: Annotated[float, Field(description="To its person's nearest other face.")]
+    own_similarity: Annotated[
+        float, Field(description="Similarity to the nearest other face of its person.")
+    ]
     fmr: Fmr = None
     fmr_interval: FmrInterval = None
 

@@ -35,7 +35,7 @@ def write_blocks(bodies: Iterable[Any]) -> Iterator[bytes]:
 def read_blocks(source: BinaryIO) -> Iterator[Any]:
     """The bodies of a stream, each when it is proven. Raises BackupDamaged."""
     if source.read(len(MARK)) != MARK:
-        raise BackupDamaged("This is no backup of Likeness, or one of a form that is not known.")
+        raise BackupDamaged("The file is not a backup of Likeness, or has an unknown format.")
     check, number = hashlib.sha256(MARK).digest(), 0
     while head := source.read(_HEAD.size):
         length, expected = _HEAD.unpack(head) if len(head) == _HEAD.size else (0, b"")

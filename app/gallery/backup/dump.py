@@ -6,20 +6,27 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, select
 
-from app.gallery.backends import backend_of
-from app.gallery.metadata import CorrectedMetadata
-from app.gallery.schema import newest_revision
-from app.gallery.sql import tables
-from app.gallery.sql.transactions import Transactions
+from app.store.backends import backend_of
+from app.store.metadata import CorrectedMetadata
+from app.store.schema import newest_revision
+from app.store.sql import tables
+from app.store.sql.transactions import Transactions
 
 ROWS_AT_ONCE = 500
 # In an order in which each row finds what it refers to. Terms of metadata are not among them, as
 # they are derived from it; nor are answers kept for Idempotency-Keys: they are gone in a day, and a
 # retry after a restore must be done again.
 TABLES: tuple[Table, ...] = (
-    tables.collections, tables.calibrations, tables.encryption_keys, tables.persons,
-    tables.declared_pairs, tables.templates, tables.crops, tables.spares, tables.changes,
-)  # fmt: skip
+    tables.collections,
+    tables.calibrations,
+    tables.encryption_keys,
+    tables.persons,
+    tables.declared_pairs,
+    tables.templates,
+    tables.crops,
+    tables.alternate_embeddings,
+    tables.changes,
+)
 
 
 def dump(engine: Engine) -> Iterator[Mapping[str, Any]]:

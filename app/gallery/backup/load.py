@@ -10,16 +10,16 @@ from typing import Any
 from sqlalchemy import Connection, DateTime, Engine, Table, delete, func, insert, select, update
 
 from app.errors import BackupDamaged, BackupError
-from app.gallery.backends import backend_of
 from app.gallery.backup.dump import TABLES
-from app.gallery.metadata import as_storable, find_problem, read_stored
-from app.gallery.schema import newest_revision
-from app.gallery.sql import tables
-from app.gallery.sql.changes import STAMP_BYTES
-from app.gallery.sql.composing import compose_ids
-from app.gallery.sql.terms import rebuild_terms
-from app.gallery.sql.transactions import Transactions
-from app.gallery.sql.types import Metadata
+from app.store.backends import backend_of
+from app.store.metadata import as_storable, find_problem, read_stored
+from app.store.schema import newest_revision
+from app.store.sql import tables
+from app.store.sql.changes import STAMP_BYTES
+from app.store.sql.composing import compose_ids
+from app.store.sql.terms import rebuild_terms
+from app.store.sql.transactions import Transactions
+from app.store.sql.types import MetadataColumn
 
 RESTORED = "restore"  # kind of change; names no template
 
@@ -61,8 +61,8 @@ def load(engine: Engine, bodies: Iterator[Any], *, replace: bool) -> Held:
         backend_of(engine).be_patient(connection)
         if not replace and _occupied(connection):
             raise BackupError(
-                "The database holds people already. Restore into an empty one, or let what is "
-                "there be replaced with --replace."
+                "The database holds people already. Restore into an empty database, or replace "
+                "its data with --replace."
             )
         for table in (tables.metadata_terms, *reversed(TABLES)):
             connection.execute(delete(table))
@@ -101,7 +101,10 @@ def _rows(
     for body in bodies:
         if "end" in body:
             if {name: n for name, n in body["end"].items() if n} != dict(counts):
-                raise BackupDamaged("The backup's counts do not fit. Nothing was changed.")
+                raise BackupDamaged(
+                    "The backup's counts differ from its rows. Nothing was "
+                    "changed. Take another copy of it."
+                )
             return
         yield known[body["table"]], body["rows"]
     raise BackupDamaged(
@@ -132,7 +135,7 @@ def _make_storable(table: Table, row: dict[str, Any]) -> int:
     """Correct the row's metadata or quality; returns how many objects were changed."""
     changed = 0
     for column in table.columns:
-        if isinstance(column.type, Metadata):
+        if isinstance(column.type, MetadataColumn):
             value = row[column.name]
             members = read_stored(value) if isinstance(value, str) else value
             if isinstance(value, str) or find_problem(members) is not None:

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any, BinaryIO, cast
 
+from app.encryption.files import FileSealer, open_file, seal_file
+from app.encryption.ring import KeyRing
 from app.errors import BackupDamaged, BackupError, DamagedData, EncryptionKeyMissing
 from app.gallery.backup.blocks import MARK
-from app.gallery.encryption.files import FileSealer, open_file, seal_file
-from app.gallery.encryption.ring import KeyRing
 
 PURPOSE = b"likeness backup"
 # A backup may be renamed and copied: nothing but its own salt tells it from others.
@@ -61,8 +61,8 @@ def opened(ring: KeyRing | None, source: BinaryIO) -> BinaryIO:
         return whole
     if ring is None:
         raise BackupError(
-            "The backup is sealed. Give the key it was made with (LIKENESS_ENCRYPTION_KEY_FILE or "
-            "its kin)."
+            "The backup is encrypted. Give the key it was made with (LIKENESS_ENCRYPTION_KEY, "
+            "LIKENESS_ENCRYPTION_KEY_FILE or LIKENESS_ENCRYPTION_KEY_COMMAND)."
         )
     return as_file(_unsealed(ring, whole))
 
@@ -72,11 +72,11 @@ def _unsealed(ring: KeyRing, source: BinaryIO) -> Iterator[bytes]:
         yield from open_file(ring, source, PURPOSE, FILE_ID)
     except EncryptionKeyMissing as error:
         raise BackupError(
-            "The backup is sealed by a key that was not given. Add it below the active one."
+            "The backup is encrypted by a key that was not given. Add it below the active key."
         ) from error
     except DamagedData as error:
         raise BackupDamaged(
-            "The sealed backup cannot be opened: it is damaged, was cut short, or its key is "
+            "The encrypted backup cannot be read: it is damaged, was cut short, or its key is "
             "another one of the same id. Nothing was changed. Take another copy of it, or give "
             "the right key."
         ) from error

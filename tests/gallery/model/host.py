@@ -14,21 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Engine
 
+from app.encryption.keys import parse_keys
+from app.encryption.ring import KeyRing
 from app.gallery.audit import Audit
-from app.gallery.backends import create_engine
-from app.gallery.encryption.keys import parse_keys
-from app.gallery.encryption.ring import KeyRing
 from app.gallery.gallery import Gallery, every_collection
-from app.gallery.index.certified import IndexShape
-from app.gallery.index.shelf import IndexShelf
-from app.gallery.ports import Erasure, NewTemplate, PersonTemplate
-from app.gallery.store import SqlStore
+from app.index.certified.index import IndexShape
+from app.index.factory import IndexFactory
+from app.store.backends import create_engine
+from app.store.records import Erasure, NewTemplate, PersonTemplate
+from app.store.sql_store import SqlStore
 
 Vector = NDArray[np.float32]
 D = 16
 SPACE = "es-test"
 # Shards of 6 rows, merged three at a time: what takes a million templates happens within ten.
-SHAPE = IndexShape(seal_at=6, merge_at=3)
+SHAPE = IndexShape(encode_at=6, merge_at=3)
 # Rows of the database as long as those of 512 dimensions: one a page. SQLite moves shorter ones
 # from page to page, and copies stay in a page's unused part, which `secure_delete` does not reach.
 FILLER = {"filler": "-" * 2_048}
@@ -45,15 +45,15 @@ class Host:
     def __init__(self, database: Path, *, sealed: bool) -> None:
         ring = KeyRing(parse_keys(KEY, "test")) if sealed else None
         self._engine: Engine = create_engine(f"sqlite:///{database}")
-        shelf = IndexShelf(1, database.parent / "index", ring, SHAPE)
-        self.gallery = Gallery(SqlStore(self._engine, ring=ring), shelf, SPACE, D)
+        index_factory = IndexFactory(1, database.parent / "index", ring, SHAPE)
+        self.gallery = Gallery(SqlStore(self._engine, ring=ring), index_factory, SPACE, D)
 
     # --- what changes something --------------------------------------------------------------
 
     def create(self, collection: str) -> None:
         self.gallery.create_collection(collection, {})
 
-    def enrol(self, collection: str, person: str, vectors: list[Vector]) -> list[str]:
+    def enroll(self, collection: str, person: str, vectors: list[Vector]) -> list[str]:
         new = [template(vector) for vector in vectors]
         stored = self.gallery.enroll(collection, person, None, new)
         return [one.face.face_id for one in stored]
@@ -83,8 +83,8 @@ class Host:
         found = self.gallery.identify(collection, probes, top_k)
         return [[(one.face.person_id, one.similarity) for one in row] for row in found.rows]
 
-    def tend(self) -> None:
-        self.gallery.tend()
+    def run_maintenance(self) -> None:
+        self.gallery.run_maintenance()
 
     def save(self) -> None:
         for replica in list(self.gallery._replicas.values()):
@@ -100,7 +100,7 @@ class Host:
 
     def holding(self, patterns: list[bytes]) -> list[int]:
         """Which of the byte patterns lie in an array that can be reached from the index."""
-        content = b"|".join(arrays_of([self.gallery._replicas, self.gallery._shelf]))
+        content = b"|".join(arrays_of([self.gallery._replicas, self.gallery._index_factory]))
         return [number for number, pattern in enumerate(patterns) if pattern in content]
 
     # --- the end -----------------------------------------------------------------------------
@@ -114,7 +114,7 @@ class Host:
         assert indexes._snapshots is not None
         indexes._snapshots.release()
         indexes.replicas._open.clear()
-        self.gallery._shelf.close()
+        self.gallery._index_factory.close()
         self._engine.dispose()
 
 
@@ -140,7 +140,8 @@ def arrays_of(roots: Iterable[object]) -> Iterator[bytes]:
 
 def _is_looked_into(one: object) -> bool:
     module = type(one).__module__
-    ours = module.startswith("app.gallery.") and not module.startswith("app.gallery.sql")
+    ours = module.startswith(("app.gallery.", "app.index.", "app.store.", "app.encryption."))
+    ours = ours and not module.startswith("app.store.sql")
     containers = (dict, list, tuple, set, frozenset, CellType, Executor)
     return (ours and not isinstance(one, SqlStore)) or isinstance(one, containers)
 

@@ -23,7 +23,7 @@ from tests.gallery.model.truth import Gone, Truth
 from tests.locks import Order, Pause, WatchedLock
 
 HOSTS = ("one", "two")
-# What changes something comes more often, enrolments most: shards need rows.
+# What changes something comes more often, enrollments most: shards need rows.
 KINDS = st.sampled_from(["enrol_many", "enrol_many", *CHANGES, *NEUTRAL])
 PAIRS = st.tuples(st.sampled_from(HOSTS), st.sampled_from(HOSTS))
 SEEDS = st.integers(0, 2**20)
@@ -33,8 +33,9 @@ class GalleryMachine(RuleBasedStateMachine):
     """After every step searches equal brute force over the truth, each index and its snapshot hold
     the database's rows, and no byte pattern of a deleted vector is in a file or in an array.
 
-    Where two galleries are open, the one that did not delete follows with its next upkeep; until
-    then its arrays, and files that it owns, may have the pattern. Where one is, there is no delay.
+    Where two galleries are open, the one that did not delete follows with its next maintenance;
+    until then its arrays, and files that it owns, may have the pattern. Where one is, there is no
+    delay.
     """
 
     sealed: ClassVar[bool] = False
@@ -77,8 +78,8 @@ class GalleryMachine(RuleBasedStateMachine):
 
     @rule(second=KINDS, hosts=PAIRS, seed=SEEDS, point=st.integers(1, 100))
     def upkeep_and(self, second: str, hosts: tuple[str, str], seed: int, point: int) -> None:
-        """An operation beside a round of upkeep."""
-        self._at_once("tend", second, hosts, seed, point)
+        """An operation beside a round of maintenance."""
+        self._at_once("run_maintenance", second, hosts, seed, point)
 
     @rule(second=KINDS, hosts=PAIRS, seed=SEEDS, point=st.integers(1, 50))
     def save_and(self, second: str, hosts: tuple[str, str], seed: int, point: int) -> None:
@@ -98,14 +99,14 @@ class GalleryMachine(RuleBasedStateMachine):
     def sealing_and(
         self, second: str, third: str, hosts: tuple[str, str], seed: int, point: int
     ) -> None:
-        """Rows come and go while upkeep rewrites those that there are."""
+        """Rows come and go while maintenance rewrites those that there are."""
         for again in range(2):
             filling = self._plan("enrol_many", hosts[0], seed + again)
             assert filling is not None
             self._settle(filling, filling.run())
-        self._at_once("tend", second, hosts, seed, point, third, lock="index.writing")
+        self._at_once("run_maintenance", second, hosts, seed, point, third, lock="index.writing")
 
-    @rule(first=st.sampled_from(["save", "tend"]), seed=SEEDS, point=st.integers(1, 40))
+    @rule(first=st.sampled_from(["save", "run_maintenance"]), seed=SEEDS, point=st.integers(1, 40))
     def dropping_and(self, first: str, seed: int, point: int) -> None:
         """A collection goes while its snapshot is written."""
         for kind in ("create_collection", "enrol_many", "enrol_many", "search"):
@@ -191,7 +192,8 @@ class GalleryMachine(RuleBasedStateMachine):
         self._await_again()
 
     def _await_again(self) -> None:
-        """Who owns the snapshots may have changed: who is open now must have a round of upkeep."""
+        """Who owns the snapshots may have changed: who is open now must have a round of
+        maintenance."""
         for one in self._truth.gone:
             if one.awaited:
                 one.awaited = set(self._open) or {"the next"}
@@ -213,7 +215,7 @@ class GalleryMachine(RuleBasedStateMachine):
         if isinstance(result, Exception):
             raise result
         operation.apply(result)
-        if operation.kind == "tend" and len(self._open) == 1:
+        if operation.kind == "run_maintenance" and len(self._open) == 1:
             (self._sole,) = self._open
 
     def _check(self, seed: int) -> None:

@@ -68,7 +68,7 @@ class Planner:
 
     # --- what changes something --------------------------------------------------------------
 
-    def enrol(self) -> Operation:
+    def enroll(self) -> Operation:
         person, where = self._one_of(PEOPLE), self._collection
         vectors = [unit(self._generator) for _ in range(int(self._generator.integers(1, 4)))]
 
@@ -77,7 +77,7 @@ class Planner:
                 self._truth.collections[where][face] = (person, vector)
 
         return Operation(
-            "enrol", lambda: self._host.enrol(where, person, vectors), apply,
+            "enroll", lambda: self._host.enroll(where, person, vectors), apply,
             self._here(person), [vector.tobytes() for vector in vectors],
         )  # fmt: skip
 
@@ -184,18 +184,18 @@ class Planner:
     def save(self) -> Operation:
         return Operation("save", self._host.save)
 
-    def tend(self) -> Operation:
+    def run_maintenance(self) -> Operation:
         before: list[Gone] = list(self._truth.gone)
 
         def apply(_: object) -> None:
             for one in before:
                 one.awaited.discard(self._name)
 
-        return Operation("tend", self._host.tend, apply)
+        return Operation("run_maintenance", self._host.run_maintenance, apply)
 
 
 CHANGES = [
-    "enrol", "enrol_many", "delete_person", "delete_face", "move_face", "merge",
+    "enroll", "enrol_many", "delete_person", "delete_face", "move_face", "merge",
     "create_collection", "delete_collection",
 ]  # fmt: skip
-NEUTRAL = ["search", "save", "tend"]
+NEUTRAL = ["search", "save", "run_maintenance"]

@@ -144,7 +144,7 @@ def slow_bodies(target: Target) -> int:
 
 @attack("64 event watchers that never read")
 def watchers(target: Target) -> int:
-    """While an import runs, which can be cancelled all the same; a later watcher is told of it."""
+    """While an import runs, which can be cancelled all the same; a later watcher sees it."""
     answer = target.post(IMPORTS, _archive(target, 400), "application/zip")
     target.expect(answer.status_code, 202)
     path = f"{IMPORTS}/{answer.json()['import_id']}"

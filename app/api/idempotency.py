@@ -1,0 +1,80 @@
+"""Calls done once: `Idempotency-Key` of draft-ietf-httpapi-idempotency-key-header."""
+
+import hashlib
+import json
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+from fastapi import Header, Response
+
+from app.api.fields import EnrollFields
+from app.api.requests import Call
+from app.api.responses import AnswerHead
+from app.errors import EnrolledBefore
+from app.store.identifiers import REQUEST_KEY_PATTERN
+from app.store.records import RequestKey
+from app.types import JsonObject
+
+REPLAYED = "Idempotency-Replayed"
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        pattern=REQUEST_KEY_PATTERN,
+        description="A new name for each call, such as a UUID, 1 to 255 printable ASCII "
+        "characters. A call that is sent again with the same key within 24 hours is "
+        "not done again.",
+        examples=["8e03978e-40d5-43dd-bc93-6894a57f9324"],
+    ),
+]
+
+REPLAYED_ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {
+        "headers": {
+            REPLAYED: {
+                "description": "`true` where this is the answer that was given the first time.",
+                "schema": {"type": "string", "const": "true"},
+            }
+        }
+    }
+}
+
+
+async def answer_idempotently(
+    head: AnswerHead,
+    response: Response,
+    call: Call[EnrollFields],
+    key: str | None,
+    work: Callable[[RequestKey | None], Awaitable[JsonObject]],
+) -> JsonObject:
+    """Do the work, or answer what it was answered under the same key; marked as such.
+
+    The work gets the key to keep its answer under. Raises IdempotencyKeyReused where the key
+    belongs to another call.
+    """
+    if key is None:
+        return await work(None)
+    services, collection = head.services, call.fields.collection
+    request = await services.scheduler.read(request_key, key, call)
+    answered = services.gallery.store.answered
+    kept = await services.scheduler.read(answered, collection, request)
+    if kept is None:
+        try:
+            return await work(request)
+        except EnrolledBefore:  # the same call, sent twice at once: the other was first
+            kept = await services.scheduler.read(answered, collection, request)
+            if kept is None:
+                raise
+    response.headers[REPLAYED] = "true"
+    return kept
+
+
+def request_key(key: str, call: Call[EnrollFields]) -> RequestKey:
+    """The key with a digest of all that decides what the call does: its fields and its photos,
+    in whichever form they were sent."""
+    asked = {
+        **call.fields.model_dump(mode="json"),
+        "image": [hashlib.sha256(photo).hexdigest() for photo in call.images],
+    }
+    return RequestKey(key, hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest())

@@ -1,0 +1,220 @@
+"""From what a call asks and a collection prefers to the threshold that decides."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.decision.calibration import Calibration
+from app.decision.gates import MILD_GATE, OPEN_GATE, QualityGate
+from app.errors import NotCalibrated, RateOutOfReach
+from app.index.port import GallerySize
+
+ONE_COMPARISON = GallerySize(persons=1, templates=1)
+
+ErrorRate = Annotated[float, Field(gt=0, le=0.5, allow_inf_nan=False)]
+
+
+class CollectionPolicy(BaseModel):
+    """How a collection decides where a call does not say.
+
+    `target_fmr` one in 10,000 is what FIDO's Biometric Component Certification asks of a
+    verification; `target_fpir` one in 100 is an operating point of NIST FRTE 1:N.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    target_fpir: Annotated[
+        ErrorRate, Field(description="Identify: share of strangers taken for someone, at any size.")
+    ] = 0.01
+    target_fmr: Annotated[
+        ErrorRate, Field(description="Verify: share of impostors who are accepted.")
+    ] = 1e-4
+    threshold: Annotated[
+        float | None,
+        Field(ge=-1, le=1, description="A fixed similarity instead; it follows no gallery size."),
+    ] = None
+    identify_gate: Annotated[
+        QualityGate, Field(description="Probes that fail it are rejected. Off by default.")
+    ] = OPEN_GATE
+    keep_crops: Annotated[
+        bool,
+        Field(
+            description="Keep the aligned face of each photo enrolled from now on, encrypted like "
+            "embeddings, so that another model pack can embed it. Off erases what was kept."
+        ),
+    ] = False
+    verify_gate: Annotated[
+        QualityGate, Field(description="A probe that fails it is refused. Off by default.")
+    ] = OPEN_GATE
+    enroll_gate: Annotated[
+        QualityGate, Field(description="Photos that fail it make no template. Mild by default.")
+    ] = MILD_GATE
+
+
+class ThresholdSource(StrEnum):
+    """Where the threshold comes from: the call, the collection's policy, the default policy, or,
+    where nothing is calibrated, the pack's constant."""
+
+    REQUEST = "request"
+    COLLECTION = "collection"
+    DEFAULT = "default"
+    PACK = "pack"
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdRequest:
+    """The threshold or target that a call names: at most one of these."""
+
+    threshold: float | None = None
+    target_fpir: float | None = None
+    target_fmr: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationChain:
+    """The calibrations that a decision can be based on, in order of preference (the collection's
+    own, then the pack's) and the constant for when there is none."""
+
+    calibrations: Sequence[Calibration]
+    constant: float
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdDecision:
+    """The threshold of a call, where it comes from, and what backs it.
+
+    `target` is the rate it was chosen for, None for a fixed threshold. `calibration` also backs
+    the error rates that an answer states. `shift`: by how much the similarities of the gallery's
+    people exceed those of the calibration's; a threshold chosen for a target includes it.
+    """
+
+    threshold: float
+    source: ThresholdSource
+    target: float | None
+    calibration: Calibration | None
+    shift: float = 0.0
+
+    @property
+    def lift(self) -> float:
+        """The part of the threshold that the gallery's likeness makes; 0 for a fixed one."""
+        return self.shift if self.target is not None else 0.0
+
+    def unshifted(self, similarity: float) -> float:
+        """Where a similarity of this gallery lies on the calibration's curves."""
+        return similarity - self.shift
+
+    def lifted(self, likeness: float | None, gallery: GallerySize) -> "ThresholdDecision":
+        """This rule in a gallery of that likeness."""
+        domain = None if self.calibration is None else self.calibration.domain
+        if domain is None:
+            return self
+        shift = domain.lift_of(likeness, gallery)
+        threshold = self.threshold if self.target is None else min(1.0, self.threshold + shift)
+        return replace(self, threshold=threshold, shift=shift)
+
+
+@dataclass(frozen=True, slots=True)
+class Default:
+    """Which of a policy's targets holds where a call names none, and for what it is searched."""
+
+    target: Literal["target_fpir", "target_fmr"]
+    size: GallerySize
+
+
+def identification_threshold(
+    request: ThresholdRequest,
+    policy: CollectionPolicy,
+    chain: CalibrationChain,
+    gallery: GallerySize,
+    *,
+    likeness: float | None = None,
+) -> ThresholdDecision:
+    """The rule for searching a gallery of that size and likeness. Raises RateOutOfReach or
+    NotCalibrated."""
+    if request.target_fmr is not None:
+        rule = _requested_threshold(request.target_fmr, "target_fmr", ONE_COMPARISON, chain)
+    else:
+        rule = _policy_threshold(request, policy, chain, gallery, Default("target_fpir", gallery))
+    return rule.lifted(likeness, gallery)
+
+
+def verification_threshold(
+    request: ThresholdRequest,
+    policy: CollectionPolicy,
+    chain: CalibrationChain,
+    claimed_person_size: GallerySize,
+    gallery: GallerySize,
+    *,
+    likeness: float | None = None,
+) -> ThresholdDecision:
+    """The rule for comparing with one claimed person, whose templates each give an impostor a
+    chance. With `target_fpir` the threshold is the one identification would use in a gallery of
+    that size and likeness.
+
+    Raises RateOutOfReach or NotCalibrated.
+    """
+    if request.target_fmr is not None:
+        return _requested_threshold(request.target_fmr, "target_fmr", claimed_person_size, chain)
+    if request.target_fpir is not None:
+        asked = _requested_threshold(request.target_fpir, "target_fpir", gallery, chain)
+        return asked.lifted(likeness, gallery)
+    return _policy_threshold(
+        request, policy, chain, gallery, Default("target_fmr", claimed_person_size)
+    )
+
+
+def _policy_threshold(
+    request: ThresholdRequest,
+    policy: CollectionPolicy,
+    chain: CalibrationChain,
+    gallery: GallerySize,
+    default: Default,
+) -> ThresholdDecision:
+    preferred = next(iter(chain.calibrations), None)
+    if request.threshold is not None:
+        return ThresholdDecision(request.threshold, ThresholdSource.REQUEST, None, preferred)
+    if request.target_fpir is not None:
+        return _requested_threshold(request.target_fpir, "target_fpir", gallery, chain)
+    if policy.threshold is not None:
+        return ThresholdDecision(policy.threshold, ThresholdSource.COLLECTION, None, preferred)
+    own = default.target in policy.model_fields_set
+    source = ThresholdSource.COLLECTION if own else ThresholdSource.DEFAULT
+    if preferred is None:
+        return ThresholdDecision(chain.constant, ThresholdSource.PACK, None, None)
+    target: float = getattr(policy, default.target)
+    try:
+        return _at(target, default.target, default.size, chain, source)
+    except RateOutOfReach:
+        # Nobody asked in this call: the strictest threshold there is, and the answer says what
+        # it is worth, rather than no answer in a gallery that has grown too large.
+        strictest = min(chain.calibrations, key=lambda c: c.lowest_fpir(default.size))
+        return ThresholdDecision(strictest.fmr.similarity[-1], source, target, strictest)
+
+
+def _requested_threshold(
+    target: float, name: str, size: GallerySize, chain: CalibrationChain
+) -> ThresholdDecision:
+    if not chain.calibrations:
+        raise NotCalibrated(
+            f"{name} needs a calibration, and neither the collection nor the model pack has one. "
+            "Give a threshold, or calibrate the collection (POST …/calibrate)."
+        )
+    return _at(target, name, size, chain, ThresholdSource.REQUEST)
+
+
+def _at(
+    target: float, name: str, size: GallerySize, chain: CalibrationChain, source: ThresholdSource
+) -> ThresholdDecision:
+    """By the first calibration that reaches so far. Raises the last one's RateOutOfReach."""
+    refusal: RateOutOfReach | None = None
+    for calibration in chain.calibrations:
+        try:
+            threshold = calibration.threshold_at(target, size, name)
+            return ThresholdDecision(threshold, source, target, calibration)
+        except RateOutOfReach as error:
+            refusal = error
+    assert refusal is not None, "there is at least one calibration"
+    raise refusal

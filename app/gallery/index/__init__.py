@@ -1,1 +1,0 @@
-"""The derived index: exact search over every template, and its snapshot on disk."""

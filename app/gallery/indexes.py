@@ -1,0 +1,185 @@
+"""The indexes of a database in this process: opened on demand, updated, and dropped."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+
+from app.errors import CollectionNotFound, EmbeddingSpaceMismatch, StoreUnavailable
+from app.gallery.replica import Replica
+from app.gallery.replicas import Replicas
+from app.index.certified.index import CertifiedIndex
+from app.index.factory import IndexFactory
+from app.index.snapshots.folder import Restored
+from app.store.port import TemplateStore
+from app.store.records import CollectionMark, CollectionRecord, Erasure
+
+
+class Indexes:
+    """The indexes of the collections of one embedding space. A closed index costs nothing: it is
+    read from its snapshot or from the database when it is asked for."""
+
+    def __init__(
+        self, store: TemplateStore, index_factory: IndexFactory, embedding_space: str
+    ) -> None:
+        self._store = store
+        self._index_factory = index_factory
+        self._space = embedding_space
+        self._snapshots = index_factory.snapshots(store.identity())
+        self.replicas = Replicas(self._new, index_factory.max_bytes)
+        self._owned = False
+        self._followed: tuple[int, int, int] | None = None
+        # By closed collection: the revision up to which its snapshot is free of removed rows.
+        self._erased_at: dict[int, tuple[int, str]] = {}
+
+    def _new(self, record: CollectionRecord) -> Replica:
+        snapshot = None if self._snapshots is None else self._snapshots.of(record)
+        return Replica(self._store, self._index_factory.new_index, snapshot)
+
+    # --- one collection ----------------------------------------------------------------------
+
+    @contextmanager
+    def current(self, record: CollectionRecord) -> Iterator[CertifiedIndex]:
+        """The collection's index at the record's revision or a later one; it is not closed within
+        the context."""
+        with self._noticing_deletion(record), self.replicas.using(record) as replica:
+            yield replica.current(record)
+
+    def follow(self, record: CollectionRecord) -> None:
+        """Update the index to the record's revision if it is open, or if there is memory to open
+        it. Otherwise the next search opens it: a write never closes another index."""
+        with self._noticing_deletion(record), self._open_or_room(record) as replica:
+            if replica is not None:
+                replica.erase(record)
+
+    def _open_or_room(self, record: CollectionRecord) -> AbstractContextManager[Replica | None]:
+        if self.replicas.has_room():
+            return self.replicas.using(record)
+        return self.replicas.using_open(record.key)
+
+    def erase(self, record: CollectionRecord) -> Erasure:
+        """Remove the rows removed up to the record's revision from the index and the snapshot, also
+        if the index is closed. Pending if the snapshot may still have them."""
+        with self._noticing_deletion(record), self._open_to_erase(record) as replica:
+            if replica is not None:
+                replica.erase(record)
+                return replica.erased
+        return self._left_on_disk(record.key)
+
+    def _open_to_erase(self, record: CollectionRecord) -> AbstractContextManager[Replica | None]:
+        # If another process owns the snapshots, its maintenance erases the rows.
+        kept = self._snapshots
+        if kept is not None and kept.own() and kept.has_rows(record.key):
+            return self.replicas.using(record)
+        return self._open_or_room(record)
+
+    def _left_on_disk(self, key: int) -> Erasure:
+        kept = self._snapshots
+        if kept is None or (kept.own() and not kept.has_rows(key)):
+            return Erasure.DONE
+        return Erasure.PENDING  # another process may also be writing its first snapshot
+
+    def forget(self, key: int) -> Erasure:
+        """Drop a collection's index and remove its snapshot; pending if another process owns it."""
+        if not self.replicas.discard(key) and self._snapshots is not None:
+            self._snapshots.remove(key)
+        return self._left_on_disk(key)
+
+    def snapshot_on_disk(self, record: CollectionRecord) -> Restored | None:
+        """The snapshot that a start would load; None if it would read the database."""
+        return self._new(record).snapshot_on_disk(record)
+
+    @contextmanager
+    def _noticing_deletion(self, record: CollectionRecord) -> Iterator[None]:
+        """Drop the index of a collection that turns out to be deleted: it may have been opened
+        again after the deletion dropped it."""
+        try:
+            yield
+        except CollectionNotFound:
+            self.forget(record.key)
+            raise
+
+    # --- all of them -------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Open the indexes of large collections, the most recently enrolled into first, as far as
+        memory allows. Small ones are opened on demand, which takes milliseconds."""
+        # Own the snapshots first, so that opened indexes know the state of their folders.
+        self._owned = self._snapshots is not None and self._snapshots.own()
+        wanted: list[CollectionRecord] = []
+        room = self._index_factory.max_bytes
+        for key, held in self._store.large_collections(
+            self._index_factory.shape.least_kept
+        ).items():
+            with suppress(CollectionNotFound, EmbeddingSpaceMismatch):
+                record = self._store.collection_by_key(key).require_space(self._space)
+                room -= self._index_factory.expected_memory(held, record.dimension)
+                if room < 0 and wanted:
+                    break
+                wanted.append(record)
+        for record in reversed(wanted):
+            with suppress(CollectionNotFound, EmbeddingSpaceMismatch), self.current(record):
+                pass
+
+    def run_maintenance(self) -> None:
+        """Maintenance: apply changes of other processes, seal, compact, erase, save snapshots.
+
+        While nothing changes in the database this is one query, whatever the number of collections.
+        """
+        owned = self._snapshots is not None and self._snapshots.own()
+        if owned and not self._owned:
+            self._followed = None
+            self.replicas.save_soon()
+        self._owned = owned
+        state = self._store.state()
+        if state != self._followed:
+            self._follow_all()
+            self._followed = state
+        for key in self.replicas.unsettled():
+            with suppress(CollectionNotFound), self.replicas.using_open(key, recent=False) as one:
+                if one is not None:
+                    one.maintain()
+
+    def _follow_all(self) -> None:
+        # What is listed before the collections are read belongs to one of them, or to none.
+        opened = list(self.replicas)
+        kept = self._snapshots.keys() if self._snapshots is not None and self._owned else set()
+        marks = self._store.marks()
+        ours = {key: mark for key, mark in marks.items() if mark.embedding_space == self._space}
+        for key in {*opened, *kept} - ours.keys():
+            self.forget(key)
+        for key in ours.keys() & {*opened, *kept}:
+            with suppress(CollectionNotFound, EmbeddingSpaceMismatch):
+                if not self._follow_open(key, ours[key]) and self._owned:
+                    self._erase_closed(key, ours[key])
+        self._erased_at = {key: at for key, at in self._erased_at.items() if key in kept}
+
+    def _follow_open(self, key: int, mark: CollectionMark) -> bool:
+        """Update an index to a mark if it is open; returns whether it is."""
+        with self.replicas.using_open(key, recent=False) as replica:
+            if replica is None:
+                return False
+            if not replica.is_at(mark.revision, mark.stamp):
+                record = self._store.collection_by_key(key)
+                with self._noticing_deletion(record):
+                    replica.erase(record)
+            return True
+
+    def _erase_closed(self, key: int, mark: CollectionMark) -> None:
+        """Erase what another process removed from a collection whose index is closed here."""
+        assert self._snapshots is not None, "there is a snapshot"
+        checked, kept = self._erased_at.get(key), self._snapshots.reached(key)
+        known = [one for one in (checked, kept) if one is not None]
+        if not known:
+            return  # no snapshot: nothing to erase
+        before, now = max(known), (mark.revision, mark.stamp)
+        if before != now and not self._store.only_added_since(key, *before):
+            self.erase(self._store.collection_by_key(key).require_space(self._space))
+        self._erased_at[key] = now
+
+    def close(self) -> None:
+        """Save snapshots of the collections that still exist."""
+        with suppress(StoreUnavailable):
+            for key in set(self.replicas) - self._store.marks().keys():
+                self.forget(key)
+        self.replicas.close()
+        if self._snapshots is not None:
+            self._snapshots.release()

@@ -1,0 +1,87 @@
+"""The maintenance thread of a gallery."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from app.errors import LikenessError
+from app.gallery.gallery import Gallery
+from app.telemetry.logs import log
+
+ROUND_S = 1.0
+LOG_AGAIN_S = 600.0  # interval for logging a failure that continues
+
+
+class MaintenanceThread:
+    """Opens the indexes, then does their maintenance once a second until stopped.
+
+    `ready` is set when the indexes are open; searches wait for it. `failure` is the current error
+    of the maintenance, None if the last round succeeded.
+    """
+
+    def __init__(
+        self,
+        gallery: Gallery,
+        seconds: float = ROUND_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.ready = False
+        self.failure: str | None = None  # an error's code, or the type of an unexpected error
+        self._gallery = gallery
+        self._seconds = seconds
+        self._clock = clock
+        self._failing_since = self._logged_at = 0.0
+        self._tasks: list[Callable[[], None]] = [self._maintain]
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
+
+    def add_task(self, task: Callable[[], None]) -> None:
+        """Also call this task in each round; it must do a limited amount of work."""
+        self._tasks.append(task)
+
+    def start(self) -> None:
+        """Begin, unless that was done before."""
+        if self._thread.ident is None:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End after the round that is under way."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def failing_s(self) -> float:
+        """For how many seconds no round has succeeded; 0 if the last one did."""
+        return 0.0 if self.failure is None else max(self._clock() - self._failing_since, 1e-3)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            failed: Exception | None = None
+            for task in self._tasks:
+                try:
+                    task()
+                except Exception as error:  # noqa: BLE001 (the database may be away for a while)
+                    failed = failed or error
+            self._note(failed)
+            self._stop.wait(self._seconds)
+
+    def _maintain(self) -> None:
+        if not self.ready:
+            self._gallery.prepare()
+            self.ready = True
+        self._gallery.run_maintenance()
+
+    def _note(self, error: Exception | None) -> None:
+        now = self._clock()
+        if error is None:
+            if self.failure is not None:
+                log(logging.INFO, "maintenance of the gallery succeeds again")
+            self.failure = None
+            return
+        if self.failure is None:
+            self._failing_since = now
+        if self.failure is None or now - self._logged_at > LOG_AGAIN_S:
+            log(logging.WARNING, "maintenance of the gallery failed and is retried", error)
+            self._logged_at = now
+        self.failure = error.code if isinstance(error, LikenessError) else type(error).__name__

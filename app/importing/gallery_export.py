@@ -1,0 +1,156 @@
+"""A collection as a file that an import takes back: Parquet, JSON Lines, or a zip with crops."""
+
+import importlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from app.importing.bundle import line, new_bundle
+from app.importing.source_rows import ImportSourceError
+from app.store.port import TemplateStore
+from app.store.records import CollectionRecord, ExportedTemplate, PersonRecord
+
+ROWS_AT_ONCE = 2_048
+
+Progress = Callable[[int], None]
+
+
+class _ExportedCollection:
+    """What is exported: templates, the persons that have none, and who is declared different."""
+
+    def __init__(self, store: TemplateStore, record: CollectionRecord, progress: Progress) -> None:
+        self._store = store
+        self._progress = progress
+        self.record = record
+        self.count = 0
+
+    def templates(self) -> Iterator[Sequence[ExportedTemplate]]:
+        after = 0
+        while page := self._store.exported(self.record.name, after, ROWS_AT_ONCE):
+            after = page[-1].template_key
+            yield page
+            self.count += len(page)
+            self._progress(self.count)
+
+    def without_face(self) -> Iterator[dict[str, Any]]:
+        more, after = True, None
+        while more:
+            page = self._store.persons(self.record.name, after, ROWS_AT_ONCE)
+            yield from (_without_face(person) for person in page.items if not person.templates)
+            more, after = page.more, page.items[-1].person_id if page.items else None
+
+    def members(self, one: ExportedTemplate) -> dict[str, Any]:
+        return {
+            "person_id": one.person_id,
+            "metadata": dict(one.metadata),
+            "face_id": one.face_id,
+            "quality": dict(one.quality),
+            "content_digest": one.content_digest,
+            "embedding_space": self.record.embedding_space,
+            "embedding": one.embedding,
+        }
+
+    def declared(self) -> Iterator[dict[str, Any]]:
+        """After the persons, so that an import finds both."""
+        after: tuple[int, int] | None = None
+        while page := self._store.declared_pairs(self.record.name, after, ROWS_AT_ONCE):
+            yield from (
+                {"person_id": pair.person_id, "different_from": pair.other_id} for pair in page
+            )
+            after = page[-1].keys
+
+    def without_embedding(self) -> Iterator[dict[str, Any]]:
+        """What comes after the templates."""
+        yield from self.without_face()
+        yield from self.declared()
+
+
+def _without_face(person: PersonRecord) -> dict[str, Any]:
+    members = {"person_id": person.person_id, "metadata": dict(person.metadata)}
+    return {**members, "without_face": True}
+
+
+def export(store: TemplateStore, record: CollectionRecord, out: Path, progress: Progress) -> int:
+    """Write a collection's persons, metadata, embeddings, kept crops and declared pairs to the new
+    file `out`; how many templates. The file's suffix says which format: .parquet, .jsonl or .zip
+    (the one with crops).
+
+    It appears under its name when it is whole. Raises ImportSourceError.
+    """
+    writers = {".parquet": _parquet, ".jsonl": _jsonl, ".zip": _zip}
+    if out.suffix not in writers:
+        raise ImportSourceError(f"{out} should end in {', '.join(writers)}.")
+    if out.exists():
+        raise ImportSourceError(f"{out} exists already; name another file.")
+    unfinished = out.with_name(f".{out.name}.unfinished")
+    source = _ExportedCollection(store, record, progress)
+    try:
+        # It holds biometric data: its owner's alone.
+        unfinished.touch(mode=0o600)
+        writers[out.suffix](unfinished, source)
+        unfinished.replace(out)
+    except OSError as error:
+        raise ImportSourceError(f"{out} cannot be written: {error.strerror}.") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return source.count
+
+
+def _jsonl(path: Path, source: _ExportedCollection) -> None:
+    with path.open("wb") as file:
+        for page in source.templates():
+            file.writelines(line(source.members(one)) for one in page)
+        file.writelines(line(members) for members in source.without_embedding())
+
+
+def _zip(path: Path, source: _ExportedCollection) -> None:
+    with new_bundle(str(path)) as bundle:
+        for page in source.templates():
+            for one in page:
+                members = source.members(one)
+                if one.crop is not None:
+                    members["crop"] = bundle.add_file(f"crops/{one.face_id}.png", one.crop)
+                bundle.add(members)
+        for members in source.without_embedding():
+            bundle.add(members)
+
+
+def _parquet(path: Path, source: _ExportedCollection) -> None:
+    try:
+        pa, pq = (importlib.import_module(name) for name in ("pyarrow", "pyarrow.parquet"))
+    except ModuleNotFoundError as error:
+        raise ImportSourceError(
+            "Parquet needs pyarrow, which is not installed: pip install 'likeness[parquet]'."
+        ) from error
+    dimension = source.record.dimension
+    vector = pa.list_(pa.float32(), dimension)
+    texts = (
+        "person_id", "metadata", "face_id", "quality", "content_digest", "embedding_space",
+        "different_from",
+    )  # fmt: skip
+    schema = pa.schema(
+        [(name, pa.string()) for name in texts]
+        + [("embedding", vector), ("without_face", pa.bool_())]
+    )
+
+    def table(rows: Sequence[dict[str, Any]], embeddings: Any) -> Any:
+        columns: dict[str, Any] = {name: [row.get(name) for row in rows] for name in texts}
+        for name in ("metadata", "quality"):
+            columns[name] = [
+                None if value is None else json.dumps(value) for value in columns[name]
+            ]
+        columns["embedding"] = embeddings
+        columns["without_face"] = [row.get("without_face") for row in rows]
+        return pa.table(columns, schema=schema)
+
+    with pq.ParquetWriter(path, schema) as writer:
+        for page in source.templates():
+            flat = pa.array(np.concatenate([one.embedding for one in page]))
+            embeddings = pa.FixedSizeListArray.from_arrays(flat, dimension)
+            writer.write_table(table([source.members(one) for one in page], embeddings))
+        rows = list(source.without_embedding())
+        if rows:
+            writer.write_table(table(rows, pa.nulls(len(rows), vector)))

@@ -1,0 +1,1 @@
+"""The index of the CPU: a compressed scan proposes, exact similarities decide."""

@@ -1,0 +1,60 @@
+"""The nearest persons found so far."""
+
+import numpy as np
+
+from app.index.port import Hit, Ids
+from app.locks import new_lock
+from app.types import FloatArray
+
+
+class BestPersons:
+    """Keeps the `top_k` most similar persons of all rows offered; each counts once, with the best
+    template. Equal similarities are put in the order of template keys. Thread-safe."""
+
+    def __init__(self, top_k: int) -> None:
+        self._top_k = top_k
+        self._similarities = np.empty(0, np.float32)
+        self._persons = np.empty(0, np.int64)
+        self._keys = np.empty(0, np.int64)
+        self._floor = -np.inf
+        self._lock = new_lock("search.best")
+
+    @property
+    def floor(self) -> float:
+        """What a row must reach to matter: the last place's, −∞ while places are free."""
+        return self._floor
+
+    def offer(self, similarities: FloatArray, persons: Ids, keys: Ids) -> None:
+        """Take note of rows (n,): their similarities, persons and template keys."""
+        able = np.flatnonzero(similarities >= self._floor)
+        if not len(able):
+            return
+        wanted = 4 * self._top_k + 32
+        while len(able) > wanted:
+            best = able[np.argpartition(-similarities[able], wanted)[:wanted]]
+            if len(np.unique(persons[best])) >= self._top_k:
+                # Rows equal to the last of them may have the smaller key.
+                able = able[similarities[able] >= similarities[best].min()]
+                break
+            wanted *= 8
+        self._merge(similarities[able], persons[able], keys[able])
+
+    def _merge(self, similarities: FloatArray, persons: Ids, keys: Ids) -> None:
+        with self._lock:
+            similarities = np.concatenate([self._similarities, similarities])
+            persons = np.concatenate([self._persons, persons])
+            keys = np.concatenate([self._keys, keys])
+            order = np.lexsort((keys, -similarities))
+            _, first = np.unique(persons[order], return_index=True)
+            kept = order[np.sort(first)[: self._top_k]]
+            self._similarities, self._persons, self._keys = (
+                similarities[kept], persons[kept], keys[kept],
+            )  # fmt: skip
+            if len(kept) == self._top_k:
+                self._floor = float(self._similarities[-1])
+
+    def hits(self) -> list[Hit]:
+        """The persons, best first."""
+        similarities = np.clip(self._similarities, -1.0, 1.0).tolist()
+        rows = zip(self._persons.tolist(), self._keys.tolist(), similarities, strict=True)
+        return [Hit(person, key, similarity) for person, key, similarity in rows]

@@ -1,0 +1,384 @@
+"""The derived index: exact answers at the price of a compressed scan."""
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+
+from app.index.certified.best import BestPersons
+from app.index.certified.bound import ErrorBound
+from app.index.certified.codes import Quantiser
+from app.index.certified.counts import PersonCounts
+from app.index.certified.impostors import ImpostorSearch, NearestImpostors
+from app.index.certified.likeness import Sample, likeness_among, sample_of
+from app.index.certified.person_set import PersonSet
+from app.index.certified.rows import Flags, Rows, Shard, living
+from app.index.certified.search import ProbeSearch, SearchCounts
+from app.index.certified.write_buffer import FIRST_ROOM, WriteBuffer
+from app.index.comparator import COSINE, Comparator, Probe
+from app.index.effective import Floats
+from app.index.gpu import GpuShards
+from app.index.port import GallerySize, Hit, Ids, Templates
+from app.locks import new_lock
+from app.types import FloatArray
+
+PROBES_A_SCAN = 64  # where many are looked for at once
+OBJECTS_BYTES = 8 * 1024  # of Python objects, whatever it holds
+
+
+@dataclass(frozen=True, slots=True)
+class IndexShape:
+    """When rows change their form. A write buffer of `encode_at` rows becomes a small shard,
+    `merge_at` small shards a large one, and a shard of whose rows `dead_share` are gone is
+    rewritten."""
+
+    encode_at: int = 16_384
+    merge_at: int = 8
+    dead_share: float = 0.2
+
+    @property
+    def large(self) -> int:
+        """Rows of a large shard."""
+        return self.encode_at * self.merge_at
+
+    @property
+    def least_kept(self) -> int:
+        """Rows of an index that is worth a snapshot: fewer are read from the database as fast."""
+        return max(1, self.encode_at // 16)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a search looks at. Replaced as a whole, so that a search keeps what it began with."""
+
+    shards: tuple[Shard, ...]
+    write_buffer: WriteBuffer
+
+
+class CertifiedIndex:
+    """Every template, searchable by comparison score; answers equal those of brute force.
+
+    Searches take no lock and run while rows come and go. `add` and `remove` are in force when they
+    return. `maintain` does the slow work and may run in a thread of its own.
+    """
+
+    def __init__(
+        self,
+        dimension: int,
+        threads: Executor,
+        shape: IndexShape | None = None,
+        gpu: GpuShards | None = None,
+    ) -> None:
+        self._dimension = dimension
+        self._threads = threads
+        self._gpu = gpu
+        self.shape = shape or IndexShape()
+        self._bound = _bound_of(dimension) if Quantiser.fits(dimension) else None
+        self.quantiser: Quantiser | None = None  # drawn for the first shard: it takes d² numbers
+        self._state = State((), WriteBuffer(dimension))
+        self._counts = PersonCounts()
+        self._sample: Sample | None = None  # of the comparator that was asked for last
+        self._sampled_by: Comparator | None = None
+        self._changes = 0
+        self._removed: list[Ids] | None = None  # while rows are rewritten: what went since
+        self._writing = new_lock("index.writing")
+        self._maintaining = new_lock("index.maintaining")
+        self.costs = SearchCounts()
+
+    @property
+    def state(self) -> State:
+        """Shards and write buffer as they are now."""
+        return self._state
+
+    @property
+    def size(self) -> int:
+        """Templates held."""
+        return self._counts.size.templates
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory that it takes, about, without what is mapped from files."""
+        state = self._state
+        rotation = 0 if self.quantiser is None else self.quantiser.rotation.nbytes
+        shards = sum(shard.memory for shard in state.shards)
+        sample = self._sample
+        others = self._counts.memory + (0 if sample is None else sample.keys.nbytes)
+        return OBJECTS_BYTES + rotation + shards + state.write_buffer.memory + others
+
+    def extent(self, allowed_persons: Ids | None = None) -> GallerySize:
+        """How many people and templates a search looks at."""
+        with self._writing:
+            if allowed_persons is None:
+                return self._counts.size
+            return self._counts.among(allowed_persons)
+
+    def likeness(self, comparator: Comparator, allowed: Ids | None = None) -> float | None:
+        """How alike the people are, or some of them, whose keys rise; None for too few people. The
+        number for all is kept until a change may alter it."""
+        if allowed is not None:
+            return likeness_among(self.parts(), allowed, comparator)
+        with self._writing:
+            sample, changes = self._sample, self._changes
+            if sample is not None and self._sampled_by is comparator:
+                return sample.likeness
+            parts = _all_rows(self._state)
+        sample = sample_of(parts, comparator)
+        with self._writing:
+            if changes == self._changes:  # else some rows may have changed while they were read
+                self._sample, self._sampled_by = sample, comparator
+        return sample.likeness
+
+    def _note_change(self, persons: Ids, removed: Ids) -> None:
+        """Forget the sample if templates added of these persons, or removed, may change it."""
+        self._changes += 1
+        if self._sample is not None and self._sample.changes_with(persons, removed):
+            self._sample = None
+
+    def effective(self, persons: Ids) -> Floats:
+        """The effective numbers of the templates of persons, whose keys rise; 0 without any."""
+        with self._writing:
+            return self._counts.effective(persons)
+
+    def parts(self) -> list[Rows]:
+        """All rows as they are now, dead ones too: those of every shard, and the write buffer's."""
+        return _all_rows(self._state)
+
+    # --- change ------------------------------------------------------------------------------
+
+    def restore(
+        self, quantiser: Quantiser | None, shards: Iterable[Shard], write_buffer: Rows
+    ) -> None:
+        """Start from rows that a snapshot kept."""
+        with self._writing:
+            self.quantiser = quantiser or self.quantiser
+            fresh = WriteBuffer(self._dimension, max(len(write_buffer), FIRST_ROOM))
+            fresh.append(_templates(write_buffer, write_buffer.alive))
+            self._state = State(tuple(shards), fresh)
+            self._sample, self._changes = None, self._changes + 1
+            self._counts = PersonCounts.of(_all_rows(self._state))
+
+    def add(self, templates: Templates) -> None:
+        """Add templates; one already held is left as it is, so a replayed change does no harm."""
+        with self._writing:
+            new = ~self._has(templates.keys)
+            if new.any():
+                self._state.write_buffer.append(
+                    Templates(
+                        templates.keys[new], templates.person_keys[new], templates.vectors[new]
+                    )
+                )
+                self._counts.change(_all_rows(self._state), templates.person_keys[new], 1)
+                self._note_change(templates.person_keys[new], np.empty(0, np.int64))
+
+    def _has(self, keys: Ids) -> Flags:
+        write_buffer = self._state.write_buffer
+        held = np.array([key in write_buffer for key in keys.tolist()], np.bool_)
+        for shard in self._state.shards:
+            held |= np.isin(keys, shard.rows.keys[shard.rows.find(keys)])
+        return held
+
+    def remove(self, keys: Ids) -> None:
+        """Remove templates; keys not held are passed over."""
+        with self._writing:
+            if self._removed is not None:
+                self._removed.append(keys)
+            persons = [self._state.write_buffer.remove(keys)]
+            persons += [shard.remove(keys) for shard in self._state.shards]
+            self._counts.change(_all_rows(self._state), np.concatenate(persons), -1)
+            self._note_change(np.empty(0, np.int64), keys)
+
+    # --- search ------------------------------------------------------------------------------
+
+    def search_persons(
+        self,
+        probes: FloatArray,
+        top_k: int,
+        allowed_persons: Ids | None = None,
+        comparator: Comparator = COSINE,
+    ) -> list[list[Hit]]:
+        """The `top_k` most similar persons for each of (n, d) unit vectors, best first.
+
+        A person counts once, with the best template. With `allowed_persons`, keys that rise, only
+        they are looked at, exactly.
+        """
+        state = self._state
+        probes = np.ascontiguousarray(probes, np.float32)
+        best = [BestPersons(top_k) for _ in probes]
+        if not len(probes):
+            return []
+        wanted = [comparator.probe(vector) for vector in probes]
+        if allowed_persons is not None:
+            self._search_among(state, wanted, allowed_persons, best)
+        else:
+            self._score_buffer(state.write_buffer.rows, wanted, best, comparator)
+            self._search_shards(state.shards, wanted, best)
+        self.costs.searches += len(probes)
+        return [one.hits() for one in best]
+
+    def nearest_impostors(
+        self,
+        probes: FloatArray,
+        persons: Ids,
+        floor: float,
+        comparator: Comparator = COSINE,
+    ) -> NearestImpostors:
+        """Of each of (n, d) unit vectors, which are of the persons (n,), the most similar template
+        of anybody else that reaches `floor`."""
+        state = self._state
+        probes = np.ascontiguousarray(probes, np.float32)
+
+        def search(start: int) -> NearestImpostors:
+            some = slice(start, start + PROBES_A_SCAN)
+            one = ImpostorSearch(probes[some], persons[some], floor, comparator)
+            one.score_all(state.write_buffer.rows)
+            if self.quantiser is not None and self._bound is not None:
+                one.cover(state.shards, self.quantiser, self._bound)
+            return one.found
+
+        self.costs.searches += len(probes)
+        return NearestImpostors.joined(
+            list(self._threads.map(search, range(0, len(probes), PROBES_A_SCAN)))
+        )
+
+    def _score_buffer(
+        self,
+        rows: Rows,
+        probes: Sequence[Probe],
+        best: Sequence[BestPersons],
+        comparator: Comparator,
+    ) -> None:
+        if len(probes) == 1:
+            rows.score_all(probes[0], best[0])
+            return
+        # Many probes at once are one matrix product, which reads the rows once for all of them.
+        vectors = np.array([probe.vector for probe in probes], np.float32)
+        for scores, one in zip(comparator.scores(vectors, rows.vectors), best, strict=True):
+            rows.offer(scores, one)
+
+    def _search_shards(
+        self, shards: Sequence[Shard], probes: Sequence[Probe], best: Sequence[BestPersons]
+    ) -> None:
+        if not shards or self.quantiser is None or self._bound is None:
+            return
+        searches = [
+            ProbeSearch(probe, one, self.quantiser, self._bound, self.costs)
+            for probe, one in zip(probes, best, strict=True)
+        ]
+        if self._gpu is not None:
+            self._gpu.cover(shards, searches)
+            return
+        if len(searches) > 1:
+            list(self._threads.map(lambda search: _search_one(search, shards), searches))
+            return
+        list(self._threads.map(searches[0].cover, shards))
+
+    def _search_among(
+        self,
+        state: State,
+        probes: Sequence[Probe],
+        allowed: Ids,
+        best: Sequence[BestPersons],
+    ) -> None:
+        wanted = PersonSet(allowed)
+
+        def search(rows: Rows) -> None:
+            numbers = wanted.rows_of(rows.persons)
+            for probe, one in zip(probes, best, strict=True):
+                rows.score(probe, numbers, one)
+
+        list(self._threads.map(search, _all_rows(state)))
+
+    # --- maintenance ---------------------------------------------------------------------------
+
+    def maintain(self) -> bool:
+        """Do one piece of maintenance, if any is due; searches and changes go on meanwhile."""
+        with self._maintaining:
+            state, shape = self._state, self.shape
+            if self._gpu is not None:
+                self._gpu.renew(state.shards)
+            small = [s for s in state.shards if len(s.rows) < shape.large // 2]
+            worn = [s for s in state.shards if (~s.rows.alive).mean() > shape.dead_share]
+            if self._bound is not None and len(state.write_buffer.rows) >= shape.encode_at:
+                self._rewrite((), min(len(state.write_buffer.rows), shape.large))
+            elif len(small) >= shape.merge_at:
+                self._rewrite(small[: shape.merge_at])
+            elif worn:
+                self._rewrite(worn[:1])
+            elif _dead(state.write_buffer.rows) > max(
+                64, shape.dead_share * len(state.write_buffer.rows)
+            ):
+                self._refresh_buffer()
+            else:
+                return False
+            return True
+
+    def _rewrite(self, shards: Sequence[Shard], buffered: int = 0) -> None:
+        """Put one new shard in the place of some, or of the write buffer's first rows.
+
+        What is removed meanwhile is removed from the new shard before anybody sees it, by key: the
+        arrays that it was made from may be in use no more by then.
+        """
+        if self.quantiser is None:
+            self.quantiser = Quantiser.random(self._dimension, np.random.default_rng())
+        with self._writing:
+            parts = [shard.rows for shard in shards] + [
+                self._state.write_buffer.rows.first(buffered)
+            ]
+            masks = [part.alive.copy() for part in parts]
+            removed: list[Ids] = []
+            self._removed = removed
+        try:
+            rows = living(parts, masks)
+            fresh = [Shard.of(rows, self.quantiser)] if len(rows) else []
+            with self._writing:
+                for shard in fresh:
+                    for keys in removed:
+                        shard.remove(keys)
+                kept = [shard for shard in self._state.shards if shard not in shards]
+                rest = self._rest_of_buffer(buffered) if buffered else self._state.write_buffer
+                self._state = State((*kept, *fresh), rest)
+        finally:
+            self._removed = None
+        if self._gpu is not None:
+            self._gpu.forget(shards)
+
+    def close(self) -> None:
+        """Free what lies on a device."""
+        if self._gpu is not None:
+            self._gpu.forget(self._state.shards)
+
+    def _rest_of_buffer(self, encoded: int) -> WriteBuffer:
+        rows = self._state.write_buffer.rows
+        rest = WriteBuffer(self._dimension, max(FIRST_ROOM, 2 * (len(rows) - encoded)))
+        later = rows.alive.copy()
+        later[:encoded] = False
+        rest.append(_templates(rows, later))
+        return rest
+
+    def _refresh_buffer(self) -> None:
+        with self._writing:
+            self._state = replace(self._state, write_buffer=self._rest_of_buffer(0))
+
+
+@cache
+def _bound_of(dimension: int) -> ErrorBound:
+    return ErrorBound(dimension, dimension // 2)
+
+
+def _search_one(search: ProbeSearch, shards: Sequence[Shard]) -> None:
+    for shard in shards:
+        search.cover(shard)
+
+
+def _all_rows(state: State) -> list[Rows]:
+    return [*(shard.rows for shard in state.shards), state.write_buffer.rows]
+
+
+def _dead(rows: Rows) -> int:
+    return int((~rows.alive).sum())
+
+
+def _templates(rows: Rows, mask: Flags | slice) -> Templates:
+    return Templates(rows.keys[mask], rows.persons[mask], rows.vectors[mask])

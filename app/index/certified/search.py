@@ -1,0 +1,103 @@
+"""One probe against coded rows, certified.
+
+The scan's estimates say which rows could belong to the answer; only exact scores decide. A score is
+never above the cosine, which the estimates are of. The best found so far set a floor, the floor and
+the error bound set the estimate that a row must have to matter, and the next scan looks no lower. A
+row that is never looked at is thereby known to be below the floor, so an answer equals that of an
+exhaustive search.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from app.index.certified.best import BestPersons
+from app.index.certified.bound import ErrorBound
+from app.index.certified.codes import Quantiser, RowNumbers
+from app.index.certified.rows import Shard
+from app.index.comparator import Probe
+from app.types import FloatArray
+
+PROMISING = 128
+
+
+@dataclass(slots=True)
+class SearchCounts:
+    """What searches cost: scans of a shard, rows scored exactly after one, scans that had to be
+    widened, and shards that were read in full."""
+
+    searches: int = 0
+    scans: int = 0
+    scored: int = 0
+    widened: int = 0
+    exhaustive: int = 0
+
+    def __add__(self, other: "SearchCounts") -> "SearchCounts":
+        return SearchCounts(
+            self.searches + other.searches, self.scans + other.scans,
+            self.scored + other.scored, self.widened + other.widened,
+            self.exhaustive + other.exhaustive,
+        )  # fmt: skip
+
+
+class ProbeSearch:
+    """The search of one probe for its nearest persons. Several threads may each cover a shard
+    at a time; what one finds raises the floor for all."""
+
+    def __init__(
+        self,
+        probe: Probe,
+        best: BestPersons,
+        quantiser: Quantiser,
+        bound: ErrorBound,
+        counts: SearchCounts,
+    ) -> None:
+        self.best = best
+        self._probe = probe
+        self._rotated = quantiser.rotate(probe.vector)
+        self._bound = bound
+        self._counts = counts
+
+    def cover(self, shard: Shard) -> None:
+        """Leave no row of the shard unseen that could be above the floor."""
+        radius = shard.pilot_radius if self.best.floor <= 0 else self._radius(shard)
+        self._scan(shard, radius)
+        if self.best.floor <= 0:
+            # Nothing to certify against: too few persons, or none that resembles the probe.
+            self._counts.exhaustive += 1
+            shard.rows.score_all(self._probe, self.best)
+        elif self._radius(shard) < radius:
+            self._counts.widened += 1
+            self._scan(shard, self._radius(shard))
+
+    def _radius(self, shard: Shard) -> float:
+        return self._bound.lowest_estimate(
+            self.best.floor, shard.least_projection, shard.most_residual, self._rotated.step
+        )
+
+    def _scan(self, shard: Shard, radius: float) -> None:
+        rows, estimates = shard.codes.scan.within(self._rotated, radius)
+        self._counts.scans += 1
+        if len(rows) > 2 * PROMISING:
+            # The most promising first: they raise the floor, and most others need no look then.
+            order = np.argpartition(-estimates, PROMISING)
+            self.score(shard, rows[order[:PROMISING]])
+            rows, estimates = rows[order[PROMISING:]], estimates[order[PROMISING:]]
+        if self.best.floor > 0:
+            codes = shard.codes
+            least = self._bound.lowest_estimate(
+                self.best.floor, codes.projection[rows], codes.residual[rows], self._rotated.step
+            )
+            rows = rows[estimates >= least]
+        self.score(shard, rows)
+
+    @staticmethod
+    def stacked(searches: Sequence["ProbeSearch"]) -> FloatArray:
+        """The probes (n, d) of several searches."""
+        return np.array([search._probe.vector for search in searches], np.float32)
+
+    def score(self, shard: Shard, rows: RowNumbers) -> None:
+        """Offer the exact scores of some rows."""
+        self._counts.scored += len(rows)
+        shard.rows.score(self._probe, rows, self.best)

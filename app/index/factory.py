@@ -1,0 +1,65 @@
+"""Makes the indexes of one process, which share threads and a folder."""
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import faiss
+
+from app.encryption.ring import KeyRing
+from app.index.certified.index import CertifiedIndex, IndexShape
+from app.index.gpu import GpuShards
+from app.index.snapshots.catalog import Snapshots
+
+
+class IndexFactory:
+    """Makes indexes and their snapshots. Without a `folder` nothing is kept on disk; with a key
+    ring what is kept is sealed. Open indexes may take `max_bytes` of memory together."""
+
+    def __init__(
+        self,
+        threads: int,
+        folder: Path | None = None,
+        ring: KeyRing | None = None,
+        shape: IndexShape | None = None,
+        gpu: GpuShards | None = None,
+        *,
+        max_bytes: int = sys.maxsize,
+    ) -> None:
+        # Each works alone: FAISS spreads nothing further from within them.
+        self._threads = ThreadPoolExecutor(
+            threads, "index-scan", initializer=faiss.omp_set_num_threads, initargs=(1,)
+        )
+        self._folder = folder
+        self._ring = ring
+        self._shape = shape or IndexShape()
+        self.max_bytes = max_bytes
+        self._gpu = gpu
+
+    def new_index(self, dimension: int) -> CertifiedIndex:
+        """An empty index of unit vectors."""
+        return CertifiedIndex(dimension, self._threads, self._shape, self._gpu)
+
+    @property
+    def shape(self) -> IndexShape:
+        """When rows change their form."""
+        return self._shape
+
+    def snapshots(self, database: str) -> Snapshots | None:
+        """Where the indexes of a database are kept, which is named by its own id."""
+        if self._folder is None:
+            return None
+        least_rows = self._shape.least_kept
+        return Snapshots(self._folder / database, database, self._ring, self._threads, least_rows)
+
+    def expected_memory(self, templates: int, dimension: int) -> int:
+        """Bytes of memory that an index of so many templates will take, about."""
+        coded = dimension // 4 + 64
+        in_memory = self._folder is None or self._ring is not None
+        return templates * (coded + 4 * dimension * in_memory)
+
+    def close(self) -> None:
+        """End the threads, free the device."""
+        self._threads.shutdown()
+        if self._gpu is not None:
+            self._gpu.close()

@@ -1,0 +1,211 @@
+"""A thread pool for cooperative tasks: requests are served in rotation.
+
+Every job has a tag, one more than the last of its request and no less than what is being served
+(start-time fair queueing, Goyal, Vin and Cheng, SIGCOMM 1996). The smallest goes first, so a call
+of 32 photos and a call of one that came a little later share the threads photo by photo.
+"""
+
+import heapq
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, TypeVar
+
+from app.errors import Overloaded, WorkerDied
+from app.locks import new_condition
+from app.telemetry.logs import log
+from app.types import CooperativeTask
+
+T = TypeVar("T")
+
+
+class RequestShare:
+    """The jobs of one request, which share its turns."""
+
+    __slots__ = ("tag",)
+
+    def __init__(self) -> None:
+        self.tag = 0
+
+
+@dataclass(order=True, slots=True)
+class _Job:
+    tag: int
+    number: int
+    share: RequestShare = field(compare=False)
+    steps: CooperativeTask[Any] = field(compare=False)
+    future: Future[Any] = field(compare=False)
+    memory: int = field(compare=False, default=0)
+    begun: bool = field(compare=False, default=False)
+
+
+class FairThreadPool:
+    """A fixed number of threads behind one bounded queue.
+
+    A job keeps its decoded photo until its last step, while others take their turns. So the memory
+    of the jobs that have begun is counted: a job that does not fit waits at the head of the queue
+    until enough of them have ended, and no other job begins meanwhile.
+    """
+
+    def __init__(self, name: str, threads: int, capacity: int, max_memory: int = 0) -> None:
+        """`max_memory` bounds the bytes of jobs under way, 0 for no bound; a larger job is done
+        alone."""
+        self._name = name
+        self._capacity = capacity
+        self._max_memory = max_memory
+        self._memory = 0
+        self._waiting: list[_Job] = []
+        self._changed = new_condition("pool.jobs")
+        self._numbers = count()
+        self._now = 0
+        self._closed = False
+        self._busy_since: dict[threading.Thread, float] = {}
+        self._threads: set[threading.Thread] = set()
+        for _ in range(threads):
+            self._start()
+
+    def submit(self, steps: CooperativeTask[T], share: RequestShare, memory: int = 0) -> Future[T]:
+        """Queue a job that takes `memory` bytes while it is under way. Cancelling the future takes
+        it out before its next step.
+
+        Raises Overloaded when the queue is full.
+        """
+        job = _Job(0, next(self._numbers), share, steps, Future(), memory)
+        with self._changed:
+            if self._closed or len(self._waiting) >= self._capacity:
+                raise Overloaded("The queue of photos is full.", {"retry_after": 1})
+            self._queue(job)
+        return job.future
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that no thread works on."""
+        return len(self._waiting)
+
+    def longest_step_s(self) -> float:
+        """For how long the oldest step that is under way has been."""
+        with self._changed:
+            oldest = min(self._busy_since.values(), default=None)
+        return 0.0 if oldest is None else time.monotonic() - oldest
+
+    def close(self) -> None:
+        """End the threads after their current steps; the remaining jobs are cancelled."""
+        with self._changed:
+            self._closed = True
+            left, self._waiting = self._waiting, []
+            threads = list(self._threads)
+            self._changed.notify_all()
+        for job in left:
+            _drop(job)
+        for thread in threads:
+            thread.join()
+
+    def _queue(self, job: _Job) -> None:
+        job.tag = job.share.tag = max(job.share.tag, self._now) + 1
+        heapq.heappush(self._waiting, job)
+        self._changed.notify()
+
+    def _start(self) -> None:
+        number = len(self._threads)
+        thread = threading.Thread(target=self._work, name=f"{self._name}_{number}", daemon=True)
+        self._threads.add(thread)
+        thread.start()
+
+    def _work(self) -> None:
+        while (job := self._next()) is not None:
+            try:
+                self._take_a_step(job)
+            except BaseException as error:  # noqa: BLE001 - SystemExit and its like end a thread
+                self._replace(job, error)
+                return
+            finally:
+                with self._changed:
+                    self._busy_since.pop(threading.current_thread(), None)
+
+    def _next(self) -> _Job | None:
+        with self._changed:
+            while not self._closed:
+                if (job := self._take()) is not None:
+                    self._now = max(self._now, job.tag)
+                    self._busy_since[threading.current_thread()] = time.monotonic()
+                    return job
+                self._changed.wait()
+            return None
+
+    def _take(self) -> _Job | None:
+        """The job whose turn it is out of the queue; None where there is none that fits."""
+        if not self._waiting:
+            return None
+        if not self._fits(self._waiting[0]):
+            begun = [job for job in self._waiting if job.begun or job.future.cancelled()]
+            if not begun:
+                return None
+            job = min(begun)
+            self._waiting.remove(job)
+            heapq.heapify(self._waiting)
+        else:
+            job = heapq.heappop(self._waiting)
+        if not job.begun:
+            job.begun = True
+            self._memory += job.memory
+        return job
+
+    def _fits(self, job: _Job) -> bool:
+        if job.begun or job.future.cancelled() or not self._max_memory or not self._memory:
+            return True
+        return self._memory + job.memory <= self._max_memory
+
+    def _over(self, job: _Job) -> None:
+        """A job that had begun has ended, with or without an error."""
+        with self._changed:
+            self._memory -= job.memory
+            self._changed.notify_all()
+
+    def _take_a_step(self, job: _Job) -> None:
+        if job.future.cancelled():
+            _drop(job)
+            self._over(job)
+            return
+        try:
+            next(job.steps)
+        except StopIteration as end:
+            value = end.value
+            self._over(job)
+            _settle(job, lambda: job.future.set_result(value))
+        except Exception as error:  # noqa: BLE001 - the request that waits gets it
+            failure = error
+            self._over(job)
+            _settle(job, lambda: job.future.set_exception(failure))
+        else:
+            with self._changed:
+                if not self._closed:
+                    self._queue(job)
+                    return
+            _drop(job)
+            self._over(job)
+
+    def _replace(self, job: _Job, error: BaseException) -> None:
+        log(logging.ERROR, "a worker died and is replaced", pool=self._name, reason=repr(error))
+        self._over(job)
+        died = WorkerDied("The worker that had this photo died; another has taken its place.")
+        _settle(job, lambda: job.future.set_exception(died))
+        with self._changed:
+            self._threads.discard(threading.current_thread())
+            if not self._closed:
+                self._start()
+
+
+def _settle(job: _Job, notify: Callable[[], None]) -> None:
+    # A future stays cancellable until its job is over.
+    if job.future.set_running_or_notify_cancel():
+        notify()
+
+
+def _drop(job: _Job) -> None:
+    job.steps.close()
+    job.future.cancel()
+    job.future.set_running_or_notify_cancel()

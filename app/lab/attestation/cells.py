@@ -1,0 +1,109 @@
+"""What is counted apart: each group of people in each stratum of photos."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from app.lab.attestation.errors import AttestationError
+from app.lab.attestation.judging import Counted
+from app.lab.attestation.searching import BestScores, Mask, false_negatives, false_positives
+
+EVERYBODY = "everybody"
+UNCHANGED = "unchanged"
+# A group of fewer is not named: its rate would be about people whom somebody can tell.
+MIN_GROUP = 5
+SMALL = f"groups of fewer than {MIN_GROUP} people"
+MAX_GROUPS = 200
+
+# Group of each person, by attribute.
+Attributes = Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One group in one stratum: `sides` says which photos were degraded (none, probe or both),
+    `gallery_persons` how many people were enrolled in the gallery that was searched."""
+
+    group: str
+    stratum: str
+    sides: str
+    gallery_persons: int
+    fpir: Counted
+    fnir: Counted
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """Searches of one stratum by the people who made them: `strangers` and `mates` are the best
+    scores of their probes, `stranger_names` and `mate_names` whose they are. `lost` names those
+    whose photo had no usable face: strangers, then mates."""
+
+    stratum: str
+    sides: str
+    gallery_persons: int
+    strangers: BestScores
+    stranger_names: Sequence[str]
+    mates: BestScores
+    mate_names: Sequence[str]
+    lost: tuple[Sequence[str], Sequence[str]] = ((), ())
+    both_ways: bool = False
+
+
+def count_cells(searched: Searched, threshold: float, attributes: Attributes) -> Iterator[Cell]:
+    """The cells of a stratum: everybody, then each group of each attribute."""
+    for group, members in groups_of(attributes, _everyone(searched)):
+        strangers, mates = (
+            _mask(names, members) for names in (searched.stranger_names, searched.mate_names)
+        )
+        lost = [int(_mask(names, members).sum()) for names in searched.lost]
+        yield Cell(
+            group,
+            searched.stratum,
+            searched.sides,
+            searched.gallery_persons,
+            false_positives(
+                searched.strangers,
+                threshold,
+                strangers,
+                both_ways=searched.both_ways,
+                rejected=lost[0],
+            ),
+            false_negatives(searched.mates, threshold, mates, lost[1]),
+        )
+
+
+def _everyone(searched: Searched) -> set[str]:
+    return {
+        *searched.stranger_names, *searched.mate_names, *searched.lost[0], *searched.lost[1]
+    }  # fmt: skip
+
+
+def groups_of(
+    attributes: Attributes, everyone: set[str]
+) -> Iterator[tuple[str, frozenset[str] | None]]:
+    """Names of groups with their people; None for everybody. Small groups are one, without a name.
+
+    Raises AttestationError for an attribute with too many groups, such as an id.
+    """
+    yield EVERYBODY, None
+    for attribute, group_of in attributes.items():
+        known = {name: group for name, group in group_of.items() if name in everyone}
+        sizes = Counter(known.values())
+        if len(sizes) > MAX_GROUPS:
+            raise AttestationError(
+                f"The attribute {attribute} has {len(sizes)} groups; at most {MAX_GROUPS} are "
+                "reported. Remove the column, or name coarser groups."
+            )
+        large = sorted(group for group, size in sizes.items() if size >= MIN_GROUP)
+        for group in large:
+            members = frozenset(name for name, of in known.items() if of == group)
+            yield f"{attribute}={group}", members
+        small = frozenset(name for name, of in known.items() if of not in large)
+        if small:
+            yield f"{attribute}: {SMALL}", small
+
+
+def _mask(names: Sequence[str], members: frozenset[str] | None) -> Mask:
+    return np.array([members is None or name in members for name in names], dtype=np.bool_)

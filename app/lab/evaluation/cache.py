@@ -1,0 +1,116 @@
+"""Analysed photos kept between runs, so that the second evaluation of a pack takes seconds.
+
+A row is found by what was in the photo's file and by everything that shapes the answer: networks,
+their settings, and the code of the pipeline. It holds biometric data, as the gallery does.
+"""
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+
+import app
+from app.disk import private_folder
+from app.faces.orientation import OrientationLimits
+from app.inference.pack_spec import ModelPack
+from app.locks import new_lock
+from app.types import AnalysedImage, Face, FloatArray, Quality
+
+ANSWER_SHAPING = ("imaging/*.py", "faces/*.py", "inference/session.py", "inference/policy.py",
+                  "types.py")  # fmt: skip
+BUSY_TIMEOUT_S = 30
+
+
+def pipeline_digest(pack: ModelPack, orientation: OrientationLimits | None = None) -> str:
+    """Digest of all that decides what the pipeline answers for a photo."""
+    digest = hashlib.sha256(pack.model_dump_json(include={"detector", "recogniser"}).encode())
+    digest.update(repr(orientation).encode())
+    root = Path(app.__file__).parent
+    for pattern in ANSWER_SHAPING:
+        for file in sorted(root.glob(pattern)):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+class PhotoCache:
+    """Analysed images by the digest of their file, in one SQLite file. Thread-safe.
+
+    Readable by its owner alone. Two runs may share it: the second one writes the same content.
+    """
+
+    def __init__(self, path: Path, pipeline: str) -> None:
+        private_folder(path.parent)
+        # Created with its permissions, so that there is no moment without them.
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        self._connection = sqlite3.connect(path, BUSY_TIMEOUT_S, check_same_thread=False)
+        self._connection.execute("PRAGMA journal_mode=WAL")
+        self._connection.execute(
+            "CREATE TABLE IF NOT EXISTS photos (pipeline TEXT, photo TEXT, kind TEXT, "
+            "answer BLOB, PRIMARY KEY (pipeline, photo, kind)) WITHOUT ROWID"
+        )
+        self._pipeline = pipeline
+        self._lock = new_lock("evaluation.cache")
+
+    def get(self, photo: str, kind: str) -> AnalysedImage | None:
+        """The answer for a photo's digest; None where there is none."""
+        with self._lock:
+            row = self._connection.execute(
+                "SELECT answer FROM photos WHERE pipeline = ? AND photo = ? AND kind = ?",
+                (self._pipeline, photo, kind),
+            ).fetchone()
+        return None if row is None else _unpack(row[0])
+
+    def put(self, photo: str, kind: str, image: AnalysedImage) -> None:
+        """Keep an answer."""
+        with self._lock, self._connection:
+            self._connection.execute(
+                "INSERT OR REPLACE INTO photos VALUES (?, ?, ?, ?)",
+                (self._pipeline, photo, kind, _pack(image)),
+            )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+
+def _pack(image: AnalysedImage) -> bytes:
+    faces = [
+        {
+            "box": face.box.tolist(),
+            "landmarks": face.landmarks.tolist(),
+            "score": face.score,
+            "quality": asdict(face.quality),
+            "rotation": face.rotation,
+            "embedding": None if face.embedding is None else face.embedding.astype("<f4").tobytes(),
+        }
+        for face in image.faces
+    ]
+    content = {"width": image.width, "height": image.height, "faces": faces}
+    packed: bytes = msgpack.packb(content)
+    return packed
+
+
+def _unpack(packed: bytes) -> AnalysedImage:
+    content = msgpack.unpackb(packed)
+    faces = tuple(_face(members) for members in content["faces"])
+    return AnalysedImage(content["width"], content["height"], faces, {})
+
+
+def _face(members: Mapping[str, Any]) -> Face:
+    embedding: FloatArray | None = None
+    if members["embedding"] is not None:
+        embedding = np.frombuffer(members["embedding"], dtype="<f4").astype(np.float32)
+    return Face(
+        np.array(members["box"], np.float32),
+        np.array(members["landmarks"], np.float32),
+        members["score"],
+        Quality(**members["quality"]),
+        embedding,
+        rotation=members["rotation"],
+    )

@@ -1,0 +1,212 @@
+"""An evaluation as one HTML file that needs nothing else: no script, no network, no fonts."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from app.lab.evaluation.charts import (
+    comparison_det,
+    comparison_roc,
+    error_versus_discard,
+    identification_det,
+    predicted_fpir,
+    score_histogram,
+)
+from app.lab.evaluation.figures import ComparedPair, Evaluation, PhotoProblem
+from app.lab.evaluation.metrics import FOLDS
+from app.lab.evaluation.texts import (
+    change_text,
+    interval_text,
+    per_cent,
+    rate_text,
+    share_text,
+    similarity_text,
+    target_text,
+)
+from app.lab.evaluation.thumbnails import thumbnail_uri
+from app.lab.evaluation.verdict import verdict
+
+SHOWN_PROBLEMS = 200
+_TEMPLATES = Path(__file__).parent / "templates"
+
+# Operating points of the summary: what a verification and a search are usually asked for.
+_HEADLINE_FMR = 1e-4
+_HEADLINE_FPIR = 1e-2
+
+# A person with one photo is no failure, and a collection of celebrities has thousands of them.
+_NO_FAILURE = "one_photo"
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """One figure of the summary: its name, its value and what it was measured on."""
+
+    name: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemList:
+    """Problems of one source: how many of each code, and those that are shown of `count`."""
+
+    source: str
+    codes: tuple[tuple[str, int], ...]
+    shown: tuple[PhotoProblem, ...]
+    count: int
+
+
+def render_html(evaluation: Evaluation, read_photo: Callable[[str], bytes | None]) -> str:
+    """The report. `read_photo` gives the bytes of a photo by its name in the figures, or None.
+
+    Only photos of the worst pairs are read, once each; what `read_photo` raises is passed on. With
+    thumbnails the report is personal data, and says so.
+    """
+    text = (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            evaluation=evaluation,
+            verdict=verdict(evaluation),
+            headlines=_headlines(evaluation),
+            charts=_charts(evaluation),
+            thumbnails=_thumbnails(evaluation, read_photo),
+            problems=_problem_lists(evaluation),
+            score_targets=list(dict.fromkeys(t for score in evaluation.scores for t in score.fnir)),
+        )
+    )
+    # Names of files need not be Unicode; a report that cannot be written helps nobody.
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        rate=rate_text,
+        interval=interval_text,
+        target=target_text,
+        share=share_text,
+        similarity=similarity_text,
+        change=change_text,
+    )
+    return environment
+
+
+def _headlines(evaluation: Evaluation) -> list[Headline]:
+    found = [*_pairs_headlines(evaluation), *_people_headlines(evaluation)]
+    if evaluation.predictions:
+        tested = [p for p in evaluation.predictions if p.held_out] or evaluation.predictions
+        kept = sum(prediction.kept for prediction in tested)
+        note = "promises within the simulation's interval"
+        found.append(Headline("FPIR kept", f"{kept} of {len(tested)}", note))
+    if evaluation.detection is not None and evaluation.detection.recall:
+        size = evaluation.detection.recall[0]
+        note = f"{interval_text(size.interval)}, {size.faces:,} faces of at least "
+        note += f"{size.min_side:g} px"
+        found.append(Headline("Detection recall", rate_text(size.interval), note))
+    return found
+
+
+def _pairs_headlines(evaluation: Evaluation) -> list[Headline]:
+    pairs = evaluation.pairs
+    if pairs is None:
+        return []
+    # The mean of ten folds is known better than one of them, by the root of ten.
+    mean_error = pairs.accuracy.std / math.sqrt(FOLDS)
+    accuracy = per_cent(pairs.accuracy.mean, mean_error)
+    spread = per_cent(pairs.accuracy.std, mean_error)
+    name = f"Accuracy on {pairs.name}"
+    return [Headline(name, f"{accuracy} ± {spread} %", f"{pairs.pairs:,} pairs, ten folds")]
+
+
+def _people_headlines(evaluation: Evaluation) -> list[Headline]:
+    found = []
+    if evaluation.comparisons is not None:
+        figures = evaluation.comparisons
+        equal = figures.eer.interval
+        note = f"{interval_text(equal)}, {figures.mated_comparisons:,} mated comparisons"
+        found.append(Headline("Equal error rate", rate_text(equal), note))
+        able = [point for point in figures.points if point.fnmr is not None]
+        if able:
+            point = min(able, key=lambda p: _distance(p.target_fmr, _HEADLINE_FMR))
+            name = f"FNMR at FMR {target_text(point.target_fmr)}"
+            found.append(Headline(name, rate_text(point.fnmr), interval_text(point.fnmr)))
+    if evaluation.identification:
+        size = max(evaluation.identification, key=lambda figures: figures.persons)
+        note = f"{interval_text(size.rank_one)}, {size.persons:,} persons enrolled"
+        found.append(Headline("Rank-1 identification", rate_text(size.rank_one), note))
+        if size.points:
+            one = min(size.points, key=lambda p: _distance(p.target_fpir, _HEADLINE_FPIR))
+            name = f"FNIR at FPIR {target_text(one.target_fpir)}"
+            note = f"{interval_text(one.fnir)}, {size.persons:,} persons enrolled"
+            found.append(Headline(name, rate_text(one.fnir), note))
+    return found
+
+
+def _distance(rate: float, wanted: float) -> float:
+    return abs(math.log10(rate / wanted)) if rate > 0 else math.inf
+
+
+def _charts(evaluation: Evaluation) -> dict[str, str | None]:
+    """The charts by the name that the template has for them; None where nothing can be drawn."""
+    charts = {
+        "identification": identification_det(evaluation.identification),
+        "discard": error_versus_discard(evaluation.discard),
+        "predictions": predicted_fpir(evaluation.predictions),
+    }
+    if evaluation.comparisons is not None:
+        figures, pairs = evaluation.comparisons, evaluation.pairs
+        threshold, name = figures.eer.threshold, "threshold at the EER"
+        if pairs is not None:
+            threshold, name = pairs.at_threshold.threshold, "the pack's threshold"
+        charts["det"] = comparison_det(figures)
+        charts["roc"] = comparison_roc(figures)
+        charts["histogram"] = score_histogram(figures.histogram, threshold, name)
+    return charts
+
+
+def _thumbnails(
+    evaluation: Evaluation, read_photo: Callable[[str], bytes | None]
+) -> dict[str, str | None]:
+    """The photos of the worst pairs by name, None where there is no photo or it is no photo."""
+    found: dict[str, str | None] = {}
+    for image in _images_of(_worst(evaluation)):
+        if image not in found:
+            photo = read_photo(image)
+            found[image] = None if photo is None else thumbnail_uri(photo)
+    return found
+
+
+def _worst(evaluation: Evaluation) -> Sequence[ComparedPair]:
+    figures = evaluation.comparisons
+    return () if figures is None else figures.worst_mated + figures.worst_non_mated
+
+
+def _images_of(pairs: Iterable[ComparedPair]) -> Iterable[str]:
+    for pair in pairs:
+        yield pair.image_a
+        yield pair.image_b
+
+
+def _problem_lists(evaluation: Evaluation) -> list[ProblemList]:
+    sources = [(data.name, data.problems) for data in evaluation.data]
+    if evaluation.detection is not None:
+        sources.append((evaluation.detection.name, evaluation.detection.failures))
+    lists, room = [], SHOWN_PROBLEMS
+    for name, problems in sources:
+        failures = [problem for problem in problems if problem.code != _NO_FAILURE]
+        codes = tuple(sorted(Counter(problem.code for problem in problems).items()))
+        if codes:
+            lists.append(ProblemList(name, codes, tuple(failures[:room]), len(failures)))
+            room -= min(room, len(failures))
+    return lists

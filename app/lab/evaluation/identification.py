@@ -1,0 +1,137 @@
+"""Open-set identification: known people are to be found, strangers are not.
+
+After NIST FRTE 1:N and ISO/IEC 19795-1: people with two photos or more are enrolled with their
+first, their others are mated probes; people with one photo are strangers. FNIR counts mated
+searches in which the right person is not first, or not at the threshold; FPIR counts strangers
+for whom anyone reaches it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.decision.comparisons import Indices
+from app.decision.rates import Floats, Rate, effective_trials
+from app.lab.evaluation.figures import IdentificationFigures, IdentificationPoint, Series
+from app.lab.evaluation.sample import FaceSample
+from app.lab.evaluation.support import RULE_OF_THREE, binomial, can_tell
+
+SIZES = (100, 500, 1000, 2000)
+TARGETS = (0.1, 0.03, 0.01, 0.003)
+REPEATS = 20
+DET_POINTS = 60
+MIN_STRANGERS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Searches:
+    """What searches found: for each mated probe the similarity of its person and whether they
+    were first, and whose probe it is; for each stranger the highest similarity of anyone."""
+
+    own: Floats
+    first: NDArray[np.bool_]
+    persons: Indices
+    strangers: Floats
+
+
+def identify(
+    sample: FaceSample,
+    generator: np.random.Generator,
+    sizes: Sequence[int] = SIZES,
+    targets: Sequence[float] = TARGETS,
+) -> tuple[IdentificationFigures, ...]:
+    """Figures at each gallery size that the sample can fill, and with everyone enrolled.
+
+    Smaller galleries are drawn at random REPEATS times and their searches pooled. A target FPIR
+    that the strangers are too few for is left out. Empty where there is nobody to enroll or no
+    stranger.
+    """
+    enrolled, strangers = split(sample)
+    if len(enrolled) < 2 or len(strangers) < MIN_STRANGERS:
+        return ()
+    figures = []
+    for size in [*(n for n in sizes if n < len(enrolled)), len(enrolled)]:
+        repeats = 1 if size == len(enrolled) else REPEATS
+        found = [
+            search(sample, np.sort(generator.permutation(enrolled)[:size]), strangers)
+            for _ in range(repeats)
+        ]
+        figures.append(_figures(size, repeats, _pool(found), len(strangers), targets))
+    return tuple(figures)
+
+
+def split(sample: FaceSample) -> tuple[Indices, Indices]:
+    """Persons to enroll and strangers; a second name of somebody is neither."""
+    usable = np.ones(sample.data.person_count, dtype=np.bool_)
+    usable[list(sample.second_names())] = False
+    several = sample.data.counts > 1
+    return np.flatnonzero(usable & several), np.flatnonzero(usable & ~several)
+
+
+def search(sample: FaceSample, enrolled: Indices, strangers: Indices) -> Searches:
+    """Search the first photos of `enrolled` for their other photos and for the strangers'."""
+    data = sample.data
+    starts = np.searchsorted(data.persons, np.arange(data.person_count))
+    mated = np.isin(data.persons, enrolled)
+    mated[starts[enrolled]] = False
+    probes = np.flatnonzero(mated)
+    similarities = data.similarities(probes, starts[enrolled])
+    place = np.searchsorted(enrolled, data.persons[probes])
+    own = similarities[np.arange(len(probes)), place].astype(np.float64)
+    others = data.similarities(starts[strangers], starts[enrolled])
+    highest = others.max(axis=1).astype(np.float64)
+    return Searches(own, own >= similarities.max(axis=1), data.persons[probes], highest)
+
+
+def _pool(found: Sequence[Searches]) -> Searches:
+    return Searches(
+        *(
+            np.concatenate([getattr(one, name) for one in found])
+            for name in ("own", "first", "persons", "strangers")
+        )
+    )
+
+
+def _figures(
+    size: int, repeats: int, found: Searches, strangers: int, targets: Sequence[float]
+) -> IdentificationFigures:
+    able = [target for target in targets if can_tell(target, strangers)]
+    thresholds = np.quantile(found.strangers, 1 - np.array(able), method="higher")
+    points = []
+    for target, threshold in zip(able, np.nextafter(thresholds, 2), strict=True):
+        fpir, fnir = rates_of(found, float(threshold), strangers)
+        points.append(IdentificationPoint(target, float(threshold), fpir, fnir))
+    lowest = min(RULE_OF_THREE / strangers, 1.0)
+    curve = np.unique(np.quantile(found.strangers, 1 - np.geomspace(lowest, 1, DET_POINTS)))
+    return IdentificationFigures(
+        persons=size,
+        repeats=repeats,
+        mated_probes=len(found.own),
+        non_mated_probes=len(found.strangers),
+        rank_one=by_person(found.first, found.persons),
+        points=tuple(points),
+        det=Series(
+            tuple(float((found.strangers >= t).mean()) for t in curve),
+            tuple(float((~found.first | (found.own < t)).mean()) for t in curve),
+        ),
+    )
+
+
+def rates_of(found: Searches, threshold: float, strangers: int) -> tuple[Rate, Rate]:
+    """FPIR and FNIR at a threshold; `strangers` different people were searched for."""
+    missed = ~found.first | (found.own < threshold)
+    wrong = float((found.strangers >= threshold).mean())
+    return binomial(wrong, strangers), by_person(missed, found.persons)
+
+
+def by_person(happened: NDArray[np.bool_], persons: Indices) -> Rate:
+    """The share of searches, with an interval for which a person's searches are one cluster."""
+    value = float(happened.mean())
+    _, cluster, sizes = np.unique(persons, return_inverse=True, return_counts=True)
+    residuals = np.bincount(cluster, happened - value)
+    people = len(sizes)
+    variance = people / max(people - 1, 1) * float((residuals**2).sum()) / len(persons) ** 2
+    trials = effective_trials(np.array([value]), np.array([variance]))[0]
+    return binomial(value, min(trials, float(people)))

@@ -1,0 +1,48 @@
+"""The figures of labelled pairs and of labelled boxes."""
+
+from collections.abc import Sequence
+
+from app.lab.evaluation.figures import DetectionFigures, PairsFigures
+from app.lab.evaluation.labels import LabelledPairs
+from app.lab.evaluation.metrics import (
+    Similarities,
+    equal_error_rate,
+    fnmr_at_fmr,
+    operating_point,
+    recall_by_size,
+    ten_fold_accuracy,
+)
+from app.lab.evaluation.protocol import DetectedPhotos
+
+# Shorter sides in pixels: 32 is the least that can be enrolled, 16 what a crowd asks for.
+MIN_SIDES: Sequence[float] = (32.0, 16.0, 0.0)
+
+
+def verify_pairs(
+    name: str, pairs: LabelledPairs, similarities: Similarities, failures: int, threshold: float
+) -> PairsFigures:
+    """All verification figures of similarities (n,) in the order of the pairs."""
+    same = pairs.same
+    return PairsFigures(
+        name=name,
+        pairs=len(pairs),
+        mated=int(same.sum()),
+        photos=len(pairs.photos),
+        failures=failures,
+        accuracy=ten_fold_accuracy(similarities, same),
+        eer=equal_error_rate(similarities, same),
+        points=fnmr_at_fmr(similarities, same),
+        at_threshold=operating_point(similarities, same, threshold),
+    )
+
+
+def detection_figures(name: str, detected: DetectedPhotos) -> DetectionFigures:
+    """All detection figures of matched photos."""
+    return DetectionFigures(
+        name=name,
+        photos=len(detected.matches),
+        detections=sum(match.detections for match in detected.matches),
+        unmatched=sum(match.unmatched for match in detected.matches),
+        recall=recall_by_size(detected.matches, MIN_SIDES),
+        failures=detected.failures,
+    )

@@ -1,0 +1,108 @@
+"""The real, aligned faces that an exported recogniser is proven on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from app.errors import LikenessError
+from app.faces.align import align_faces
+from app.faces.detect import Detector
+from app.inference.packs import load_pack
+from app.inference.session import OnnxModel
+from app.lab.export.errors import ExportError
+from app.settings import Device
+from app.types import Channels
+
+# Noise would not do: it drives a recogniser into a corner of its range where errors hide.
+MINIMUM_FACES = 20
+MAXIMUM_FACES = 200
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+
+
+@dataclass(frozen=True, slots=True)
+class Normalisation:
+    """Pixels become (value - mean) / std before they enter the network; one number, or one a
+    channel in the order the network takes them."""
+
+    mean: Channels = 127.5
+    std: Channels = 128.0
+    rgb: bool = True
+
+    def apply(self, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(n, height, width, 3) RGB pixels -> the (n, 3, height, width) the network takes."""
+        ordered = faces if self.rgb else faces[..., ::-1]
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        scaled = (ordered.astype(np.float32) - mean) / std
+        return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+
+def load_faces(folder: Path, size: int) -> NDArray[np.uint8]:
+    """All faces of a folder as (n, size, size, 3) RGB, in the order of their names.
+
+    Raises ExportError when the folder holds fewer than MINIMUM_FACES, or one of another size.
+    """
+    if not folder.is_dir():
+        raise ExportError(f"{folder} is not a folder of aligned faces")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
+    if len(paths) < MINIMUM_FACES:
+        raise ExportError(
+            f"{folder} holds {len(paths)} images; a proof takes at least {MINIMUM_FACES} aligned "
+            f"faces of {size}x{size} pixels"
+        )
+    return np.stack([_load(path, size) for path in paths])
+
+
+def align_folder(folder: Path, size: int, limit: int = MAXIMUM_FACES) -> NDArray[np.uint8]:
+    """The largest face of each photo in a folder and below it, found and aligned by the default
+    pack: (n, size, size, 3) RGB, n at most `limit`, taken evenly over the photos' names.
+
+    Photos of exactly size x size are taken for aligned faces. Raises ExportError when fewer than
+    MINIMUM_FACES are found.
+    """
+    if not folder.is_dir():
+        raise ExportError(f"{folder} is not a folder of photos")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    chosen = paths[:: max(1, len(paths) // limit)][:limit]
+    detector = _default_detector()
+    found = [face for path in chosen if (face := _aligned(path, size, detector)) is not None]
+    if len(found) < MINIMUM_FACES:
+        raise ExportError(
+            f"{len(found)} faces were found in {folder}; a proof takes at least {MINIMUM_FACES}"
+        )
+    return np.stack(found)
+
+
+def _default_detector() -> Detector:
+    try:
+        pack = load_pack("default")
+        return Detector(OnnxModel(pack.detector_path, Device.CPU), pack.detector)
+    except LikenessError as error:
+        raise ExportError(error.detail) from error
+
+
+def _aligned(path: Path, size: int, detector: Detector) -> NDArray[np.uint8] | None:
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        return None
+    pixels = np.asarray(image, np.uint8)
+    if pixels.shape[:2] == (size, size):
+        return np.ascontiguousarray(pixels[..., ::-1])
+    faces = detector.detect(pixels)
+    if len(faces) == 0 or faces.landmarks is None:
+        return None
+    largest = np.argmax(np.prod(faces.boxes[:, 2:] - faces.boxes[:, :2], axis=1))
+    crops = align_faces(pixels, faces.landmarks[largest : largest + 1], size)
+    return np.ascontiguousarray(crops[0][..., ::-1])
+
+
+def _load(path: Path, size: int) -> NDArray[np.uint8]:
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise ExportError(f"{path} is not an image that can be read")
+    if image.shape[:2] != (size, size):
+        height, width = image.shape[:2]
+        raise ExportError(f"{path} is {width}x{height} pixels, the network takes {size}x{size}")
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)

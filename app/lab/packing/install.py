@@ -1,0 +1,163 @@
+"""An archive, InsightFace's or a Likeness pack -> a pack in the folder of installed packs."""
+
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from app.disk import private_folder
+from app.errors import PackError
+from app.inference.pack_spec import ModelPack
+from app.inference.packs import PACK_FILE, digest, read_pack
+from app.lab.export.detector import export_detector
+from app.lab.export.errors import ExportError
+from app.lab.export.parity import open_session
+from app.lab.export.recogniser import install_recogniser
+from app.lab.packing.published import (
+    LICENSE_TEXT,
+    PUBLISHED,
+    PublishedNetwork,
+    PublishedPack,
+    description,
+)
+from app.lab.packing.writing import adopt_pack, write_pack
+
+# Far above any pack: what claims to unpack to more is an attack or a mistake.
+MAXIMUM_FILE_BYTES = 2 * 1024**3
+LICENCE_FILE = "LICENCE.insightface"
+# Files beside the networks of a Likeness pack that belong to it.
+_BESIDE = (PACK_FILE, "calibration.json", "LICEN", "README", "NOTICE")
+
+
+def install_archive(archive: Path, installed: Path, *, accept_licence: bool) -> ModelPack:
+    """Unpack a zip into `installed` under the pack's own name.
+
+    It holds a Likeness pack (pack.toml and what it names) or the networks of one that InsightFace
+    publishes, which is known by their digests. Raises PackError; nothing is left then.
+    """
+    with _opened(archive) as content, tempfile.TemporaryDirectory(dir=_made(installed)) as name:
+        folder = Path(name)
+        files = _by_name(content)
+        if PACK_FILE in files:
+            for file in _ours(content, files, folder):
+                _extract(content, files[file], folder / file)
+            pack = read_pack(folder)
+            return adopt_pack(folder, installed / pack.name)
+        published = _recognise(archive, files)
+        for file in (published.detector.file, published.recogniser.file):
+            _extract(content, files[file], folder / file)
+        return install_published(published, folder, installed, accept_licence=accept_licence)
+
+
+def install_published(
+    published: PublishedPack, networks: Path, installed: Path, *, accept_licence: bool
+) -> ModelPack:
+    """Make a pack of the two networks of a published one that lie in the folder `networks`.
+
+    The detector is freed in batch and size; the recogniser in its batch, and of PReLU, where each
+    face of a batch is then proven to be answered as the published network does. Raises PackError,
+    also when the license was not accepted or a file is not the published one.
+    """
+    if not accept_licence:
+        raise PackError(
+            f"{LICENSE_TEXT} To accept that, call the command again with --accept-license."
+        )
+    detector, recogniser = (
+        _verified(networks, network) for network in (published.detector, published.recogniser)
+    )
+    with tempfile.TemporaryDirectory(dir=_made(installed)) as name:
+        folder = Path(name)
+        files = {
+            "detector.onnx": folder / "detector.onnx",
+            "recogniser.onnx": folder / "recogniser.onnx",
+            LICENCE_FILE: folder / LICENCE_FILE,
+        }
+        try:
+            export_detector(detector, files["detector.onnx"])
+        except ExportError as error:
+            raise PackError(f"{detector.name} cannot be converted: {error}") from error
+        try:
+            install_recogniser(recogniser, files["recogniser.onnx"])
+        except ExportError:  # then it stays as it was published, a face at a time
+            shutil.copyfile(recogniser, files["recogniser.onnx"])
+        files[LICENCE_FILE].write_text(LICENSE_TEXT + "\n", encoding="utf-8")
+        dimension = open_session(files["recogniser.onnx"]).get_outputs()[0].shape[1]
+        return write_pack(description(published, dimension), files, installed / published.name)
+
+
+def _verified(networks: Path, network: PublishedNetwork) -> Path:
+    path = networks / network.file
+    found = digest(path)
+    if found != network.sha256:
+        raise PackError(
+            f"{network.file} is not the file that InsightFace published: its SHA-256 is {found}, "
+            f"expected {network.sha256}. Fetch the archive again, from a source you trust."
+        )
+    return path
+
+
+@contextmanager
+def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(archive) as content:
+            yield content
+    except zipfile.BadZipFile as error:
+        raise PackError(
+            f"{archive} is not a whole zip file ({error}). Fetch or copy it again."
+        ) from error
+    except OSError as error:
+        raise PackError(f"{archive} cannot be installed: {error.strerror or error}.") from error
+
+
+def _made(folder: Path) -> Path:
+    try:
+        private_folder(folder)
+    except OSError as error:
+        raise PackError(
+            f"{folder} cannot be written ({error.strerror}). Set LIKENESS_MODELS_DIR to a folder "
+            "that can."
+        ) from error
+    return folder
+
+
+def _by_name(content: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """Files by their last name: archives differ in the folder they put theirs in."""
+    return {PurePosixPath(info.filename).name: info for info in content.infolist()
+            if not info.is_dir()}  # fmt: skip
+
+
+def _ours(
+    content: zipfile.ZipFile, files: dict[str, zipfile.ZipInfo], folder: Path
+) -> Iterator[str]:
+    """The files of a Likeness pack: pack.toml says which networks there are."""
+    _extract(content, files[PACK_FILE], folder / PACK_FILE)
+    networks = {network.file for network in read_pack(folder).networks}
+    if missing := networks - files.keys():
+        raise PackError(f"{content.filename} lacks {', '.join(sorted(missing))}. Pack it again.")
+    yield from (name for name in files if name in networks or name.startswith(_BESIDE))
+
+
+def _recognise(archive: Path, files: dict[str, zipfile.ZipInfo]) -> PublishedPack:
+    """The published pack whose networks the archive holds; its name decides between several."""
+    fitting = [
+        pack
+        for pack in PUBLISHED.values()
+        if {pack.detector.file, pack.recogniser.file} <= files.keys()
+    ]
+    if not fitting:
+        raise PackError(
+            f"{archive} holds neither {PACK_FILE} nor the networks of one of "
+            f"{', '.join(PUBLISHED)}."
+        )
+    return next((pack for pack in fitting if pack.name == archive.stem), fitting[0])
+
+
+def _extract(content: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> None:
+    """Unpack one file under a name that the caller gives, so that no path inside the archive
+    counts."""
+    if info.file_size > MAXIMUM_FILE_BYTES:
+        raise PackError(f"{info.filename} would unpack to {info.file_size:,} bytes: refused.")
+    with content.open(info) as source, target.open("wb") as file:
+        shutil.copyfileobj(source, file)

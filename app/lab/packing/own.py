@@ -1,0 +1,209 @@
+"""Networks of one's own -> a pack, everything not given taken from another pack."""
+
+import math
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from app.decision.calibration import CALIBRATION_FILE
+from app.errors import PackError
+from app.faces.detect import ARCHITECTURES, Detector
+from app.faces.embed import Recogniser
+from app.inference.pack_spec import DetectorSpec, ModelPack, RecogniserSpec
+from app.inference.packs import digest
+from app.inference.session import OnnxModel
+from app.lab.export.errors import ExportError
+from app.lab.export.faces import align_folder
+from app.lab.export.recogniser import install_recogniser
+from app.lab.packing.writing import write_pack
+from app.settings import Device
+
+# A variant that answers any face with less is another network, not another form of one.
+MINIMUM_COSINE = 0.99
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnNetworks:
+    """What a new pack has of its own; None: as in the pack it is based on. `variant` is a folder
+    of photos that prove the recogniser to be another form of the base's. With `keep_prelu` the
+    recogniser is not rewritten for ONNX Runtime's CPU kernels."""
+
+    detector: Path | None = None
+    architecture: str | None = None
+    recogniser: Path | None = None
+    mean: float | None = None
+    std: float | None = None
+    colour: str | None = None
+    variant: Path | None = None
+    keep_prelu: bool = False
+    liveness: tuple[str, ...] = ()
+    threshold: float | None = None
+    threshold_basis: str = ""
+    calibration: Path | None = None
+    licence: str | None = None
+    source: str | None = None
+
+
+def make_pack(base: ModelPack, own: OwnNetworks, folder: Path) -> ModelPack:
+    """Write the pack to the new `folder`. Raises PackError."""
+    with tempfile.TemporaryDirectory() as made:
+        return _make_pack(base, own, folder, Path(made))
+
+
+def _make_pack(base: ModelPack, own: OwnNetworks, folder: Path, made: Path) -> ModelPack:
+    if own.recogniser is not None and own.variant is None and own.threshold is None:
+        raise PackError(
+            "A threshold belongs to one recogniser: give --threshold for this one, or --variant "
+            "PHOTOS where it is the base's in another form."
+        )
+    content = base.model_dump(
+        mode="json", by_alias=True, exclude={"folder"}, exclude_none=True, exclude_defaults=True
+    )
+    content.update(schema=1, name=folder.name, description=f"Made from {base.name}.")
+    files = {network.file: base.path(network) for network in base.networks}
+    if own.detector is None or own.recogniser is None:  # some network still comes under them
+        files |= {beside.name: beside for beside in base.folder.glob("LICEN*") if beside.is_file()}
+    if own.detector is not None:
+        files[base.detector.file] = own.detector
+        # Sizes and thresholds belong to an architecture: the new one starts with the usual ones.
+        architecture = own.architecture or base.detector.architecture
+        _check_detector(own.detector, architecture)
+        content["detector"] = _given(own, file=base.detector.file, architecture=architecture)
+    if own.recogniser is not None:
+        files[base.recogniser.file] = own.recogniser
+        content["recogniser"] = _recogniser(base, own)
+        if not own.keep_prelu:
+            files[base.recogniser.file] = _without_prelu(
+                own.recogniser, content["recogniser"], made
+            )
+    if own.threshold is not None:
+        content["decision"] = {"threshold": own.threshold, "threshold_basis": own.threshold_basis}
+    if own.liveness:
+        content["liveness"] = [_liveness(text, files, own) for text in own.liveness]
+    same_space = own.recogniser is None or own.variant is not None
+    calibration = own.calibration or base.folder / CALIBRATION_FILE
+    if own.calibration is not None or (same_space and calibration.is_file()):
+        files[CALIBRATION_FILE] = calibration
+    return write_pack(content, files, folder)
+
+
+def _check_detector(path: Path, architecture: str) -> None:
+    """Raise PackError unless the network answers like a detector of that architecture."""
+    if _answers_like(path, architecture):
+        return
+    for other in ARCHITECTURES:
+        if other != architecture and _answers_like(path, other):
+            raise PackError(
+                f"{path} does not answer like a {architecture} detector, but like {other}: give "
+                f"--architecture {other}."
+            )
+    raise PackError(
+        f"{path} answers like none of the detectors that Likeness can run: "
+        f"{', '.join(ARCHITECTURES)}."
+    )
+
+
+def _answers_like(path: Path, architecture: str) -> bool:
+    model = OnnxModel(path, Device.CPU)
+    content = {"architecture": architecture, "file": path.name, "sha256": digest(path)}
+    try:
+        Detector(model, DetectorSpec.model_validate(content))
+    except ValidationError as error:
+        raise PackError(
+            f"--architecture is one of {', '.join(ARCHITECTURES)}; not {architecture}."
+        ) from error
+    except PackError:
+        return False
+    return True
+
+
+def _given(own: OwnNetworks, **values: Any) -> dict[str, Any]:
+    """What was given of a network, with its license and source."""
+    named = {
+        "licence": own.licence or "unknown",
+        "source": own.source or "unknown",
+        "training_data": "unknown",
+        **values,
+    }
+    return {key: value for key, value in named.items() if value is not None}
+
+
+def _recogniser(base: ModelPack, own: OwnNetworks) -> dict[str, Any]:
+    assert own.recogniser is not None
+    spec = base.recogniser
+    values = {"mean": own.mean, "std": own.std, "colour": own.colour}
+    table = spec.model_dump(mode="json", exclude_none=True, exclude={"sha256", "proven_equal_to"})
+    table |= {key: value for key, value in values.items() if value is not None}
+    if own.variant is None:
+        table |= _given(own, architecture="unknown")
+    model = OnnxModel(own.recogniser, Device.CPU)
+    table["dimension"] = _dimension(model, table["input_size"], takes_pixels=model.takes_pixels)
+    if own.variant is not None:
+        described = RecogniserSpec.model_validate({**table, "sha256": digest(own.recogniser)})
+        _prove_variant(base, Recogniser(model, described), own.variant)
+        table["proven_equal_to"] = spec.proven_equal_to or spec.sha256
+    return table
+
+
+def _without_prelu(recogniser: Path, table: dict[str, Any], made: Path) -> Path:
+    """The recogniser rewritten for ONNX Runtime's CPU kernels, of the same embedding space; itself
+    where that cannot be proven to answer the same."""
+    rewritten = made / recogniser.name
+    try:
+        install_recogniser(recogniser, rewritten)
+    except ExportError:
+        return recogniser
+    table.setdefault("proven_equal_to", digest(recogniser))
+    return rewritten
+
+
+def _dimension(model: OnnxModel, size: int, *, takes_pixels: bool) -> int:
+    blank = (
+        np.zeros((1, size, size, 3), np.uint8)
+        if takes_pixels
+        else np.zeros((1, 3, size, size), np.float32)
+    )
+    try:
+        return int(model.run(blank)[0].shape[1])
+    except Exception as error:  # ONNX Runtime raises its own types
+        raise PackError(f"{model.path} takes no face of {size} x {size} pixels: {error}") from error
+
+
+def _prove_variant(base: ModelPack, candidate: Recogniser, photos: Path) -> None:
+    """Raise PackError unless `candidate` answers the faces of the photos like the base does."""
+    try:
+        faces = align_folder(photos, base.recogniser.input_size)
+    except ExportError as error:
+        raise PackError(f"--variant: {error}.") from error
+    crops = np.ascontiguousarray(faces[..., ::-1])
+    if candidate.dimension != base.recogniser.dimension:
+        raise PackError(
+            f"The recogniser is no variant of {base.name}'s: it answers {candidate.dimension} "
+            f"numbers a face, not {base.recogniser.dimension}. Leave --variant out."
+        )
+    original = Recogniser(OnnxModel(base.recogniser_path, Device.CPU), base.recogniser)
+    cosines = np.einsum("nd,nd->n", original.embed(crops)[0], candidate.embed(crops)[0])
+    if not cosines.min() >= MINIMUM_COSINE:
+        raise PackError(
+            f"The recogniser is no variant of {base.name}'s: on one of {len(crops)} faces the two "
+            f"answers have a cosine of {cosines.min():.4f}, {MINIMUM_COSINE} is required. Without "
+            "--variant it becomes a pack with an embedding space of its own."
+        )
+
+
+def _liveness(text: str, files: dict[str, Path], own: OwnNetworks) -> dict[str, Any]:
+    scale, _, name = text.partition(":")
+    try:
+        times = float(scale)
+    except ValueError:
+        times = math.nan
+    if not name or not math.isfinite(times):
+        raise PackError(f"--liveness is SCALE:FILE.onnx, as 2.7:MiniFASNetV2.onnx; not {text}.")
+    source = Path(name)
+    target = f"liveness-{source.stem}.onnx"
+    files[target] = source
+    return {"file": target, "scale": times} | _given(own)

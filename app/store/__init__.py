@@ -1,0 +1,1 @@
+"""The truth in SQL: collections, persons, templates, changes, calibrations."""

@@ -1,0 +1,237 @@
+"""The records of the store: collections, persons, templates, changes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+from app.errors import EmbeddingSpaceMismatch
+from app.index.port import Ids, Templates
+from app.types import FloatArray, JsonObject
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionRecord:
+    """One gallery. `key` is the database's own number, never shown; `revision` rises with every
+    change to its templates, and `stamp` is that revision's random mark ("" where nothing was
+    marked yet). `policy` and `calibration_id` say how it decides; the gallery only keeps them."""
+
+    key: int
+    name: str
+    embedding_space: str
+    dimension: int
+    revision: int
+    metadata: JsonObject
+    created_at: datetime
+    policy: JsonObject = field(default_factory=dict)
+    calibration_id: str | None = None
+    stamp: str = ""
+
+    def require_space(self, embedding_space: str) -> "CollectionRecord":
+        """Itself. Raises EmbeddingSpaceMismatch unless it is of that space."""
+        if self.embedding_space == embedding_space:
+            return self
+        raise EmbeddingSpaceMismatch(
+            f"The collection '{self.name}' holds embeddings of {self.embedding_space}, the "
+            f"running pack makes {embedding_space}; they cannot be compared. Serve the pack it "
+            "was made with, migrate the collection to this one (likeness models migrate), or "
+            "enroll into a new collection."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionMark:
+    """A collection's embedding space, its revision, and that revision's stamp."""
+
+    embedding_space: str
+    revision: int
+    stamp: str
+
+
+@dataclass(frozen=True, slots=True)
+class PersonRecord:
+    """One person; `key` is the database's own number."""
+
+    key: int
+    person_id: str
+    metadata: JsonObject
+    templates: int
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class FaceRecord:
+    """One stored template as clients see it: `face_id` names it, the embedding stays inside."""
+
+    template_key: int
+    face_id: str
+    person_id: str
+    quality: JsonObject
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NewTemplate:
+    """A template to store: `embedding` is (d,) float32 of length 1, `content_digest` the SHA-256
+    of what it was made from, so that the same photo is stored once for a person. `crop` is the
+    aligned face as PNG, where the collection keeps it."""
+
+    embedding: FloatArray
+    content_digest: str
+    quality: JsonObject = field(default_factory=dict)
+    crop: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PersonTemplate:
+    """A template and whose it is; metadata replaces what the person had, unless it is None. It is
+    stored as `face_id` where no other has that id, else under a new one."""
+
+    person_id: str
+    metadata: JsonObject | None
+    template: NewTemplate
+    face_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTemplate:
+    """The outcome for one NewTemplate; `duplicate` where that content was already there."""
+
+    face: FaceRecord
+    duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RequestKey:
+    """A client's key for a request to one collection, and a digest of what was asked under it."""
+
+    key: str
+    request_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyRequest(RequestKey):
+    """An enrollment that is done once however often it is sent; `answer` makes of its outcome what
+    is kept to answer again."""
+
+    answer: Callable[[Sequence[StoredTemplate]], JsonObject]
+
+
+# JSON of one page; a thousand items of 16 KiB each would take a second to read.
+MAX_PAGE_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """Some records and whether more follow."""
+
+    items: Sequence[T]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What happened to a collection's templates up to `revision`, which is marked `stamp`."""
+
+    revision: int
+    added: Templates
+    removed: Ids
+    stamp: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedTemplate:
+    """A template with all that belongs to it: its person's metadata, the embedding (d,), the digest
+    of its content where it is stored in the clear, and the crop (PNG) where one is kept."""
+
+    template_key: int
+    face_id: str
+    person_id: str
+    metadata: JsonObject
+    embedding: FloatArray
+    quality: JsonObject
+    content_digest: str | None
+    crop: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeptCrop:
+    """The aligned face of a template, as PNG."""
+
+    template_key: int
+    crop: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AlternateEmbeddingState:
+    """Of all templates: how many have an embedding of another space, and how many of the others
+    have no crop to make one of."""
+
+    templates: int
+    ready: int
+    without_crop: int
+
+
+class Erasure(StrEnum):
+    """Whether deleted bytes are gone from every file of the service."""
+
+    DONE = "done"
+    PENDING = "pending"
+
+
+@dataclass(frozen=True, slots=True)
+class DeletionCounts:
+    """What a deletion removed, and whether its bytes are erased at this moment."""
+
+    persons: int
+    templates: int
+    erased: Erasure = Erasure.DONE
+
+    def also(self, erased: Erasure) -> "DeletionCounts":
+        """These counts combined with the state of other files: pending if either is."""
+        return replace(self, erased=erased) if erased is Erasure.PENDING else self
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredPair:
+    """Two persons who were declared to be different; `keys` are their keys in the database."""
+
+    keys: tuple[int, int]
+    person_id: str
+    other_id: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SealingState:
+    """How many templates are plain and sealed, and how many persons' keys each key wraps."""
+
+    plain: int
+    sealed: int
+    persons_by_key: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidRow:
+    """A collection, person or face (`kind`) whose stored metadata or quality breaks the rules: its
+    collection, its own id, the `problem` as a sentence, and the `original` JSON text."""
+
+    kind: str
+    collection: str
+    name: str
+    key: int
+    problem: str
+    original: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClashingIds:
+    """A person whose id differs from another person's only in how its letters are composed."""
+
+    collection: str
+    person_id: str
+    other_id: str

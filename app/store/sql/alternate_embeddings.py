@@ -1,0 +1,223 @@
+"""A second embedding space beside the first: kept crops, embeddings made of them, the cut-over."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from sqlalchemy import (
+    Connection,
+    Exists,
+    and_,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
+
+from app.errors import NotReembedded
+from app.index.port import Templates
+from app.store.records import AlternateEmbeddingState, CollectionRecord, KeptCrop
+from app.store.sql.changes import log_space
+from app.store.sql.lookups import get_collection, load_templates, lock_collection
+from app.store.sql.part import Part
+from app.store.sql.tables import alternate_embeddings, collections, crops, templates
+from app.types import FloatArray
+
+
+class AlternateEmbeddingPart(Part):
+    """Keeps crops and alternate embeddings; a deleted template takes its own with it."""
+
+    def alternate_embedding_state(self, name: str, embedding_space: str) -> AlternateEmbeddingState:
+        """How far a collection has come with another embedding space."""
+        with self._database.reading() as connection:
+            collection = get_collection(connection, name)
+            mine = templates.c.collection == collection.key
+            count = select(func.count()).select_from(templates).where(mine)
+            ready = _has_alternate(embedding_space)
+            crop = exists().where(crops.c.template == templates.c.id)
+            return AlternateEmbeddingState(
+                connection.execute(count).scalar_one(),
+                connection.execute(count.where(ready)).scalar_one(),
+                connection.execute(count.where(~ready, ~crop)).scalar_one(),
+            )
+
+    def crops_to_reembed(
+        self, name: str, embedding_space: str, after: int, limit: int
+    ) -> list[KeptCrop]:
+        """Crops by rising template key, from `after` on, that lack an embedding of that space.
+
+        Raises EncryptionKeyMissing or DamagedData.
+        """
+        with self._database.reading() as connection:
+            collection = get_collection(connection, name)
+            query = (
+                select(templates.c.id, templates.c.face_id, templates.c.person,
+                       crops.c.crop, crops.c.sealed)
+                .join(crops, crops.c.template == templates.c.id)
+                .where(templates.c.collection == collection.key, templates.c.id > after,
+                       ~_has_alternate(embedding_space))
+                .order_by(templates.c.id)
+                .limit(limit)
+            )  # fmt: skip
+            kept = []
+            for row in connection.execute(query).all():
+                crop = row.crop
+                if row.sealed:
+                    key = self._codec.known_key(connection, collection, row.person)
+                    crop = self._codec.opened_crop(key, row.face_id, crop)
+                kept.append(KeptCrop(row.id, crop))
+            return kept
+
+    def put_alternate_embeddings(
+        self, name: str, embedding_space: str, embeddings: Mapping[int, FloatArray]
+    ) -> None:
+        """Store embeddings (d,) of another space by template key; of those deleted meanwhile
+        nothing is kept."""
+        with self._database.writing() as connection:
+            collection = lock_collection(connection, name)
+            query = select(templates.c.id, templates.c.face_id, templates.c.person).where(
+                templates.c.collection == collection.key, templates.c.id.in_(list(embeddings))
+            )
+            rows = []
+            for row in connection.execute(query).all():
+                key = self._codec.person_key(connection, collection, row.person)
+                rows.append(
+                    {
+                        "template": row.id,
+                        "embedding_space": embedding_space,
+                        "embedding": self._codec.stored(key, row.face_id, embeddings[row.id]),
+                        "sealed": key is not None,
+                    }
+                )
+            there = and_(
+                alternate_embeddings.c.embedding_space == embedding_space,
+                alternate_embeddings.c.template.in_([row["template"] for row in rows]),
+            )
+            connection.execute(delete(alternate_embeddings).where(there))
+            if rows:
+                connection.execute(insert(alternate_embeddings), rows)
+
+    def both_spaces(
+        self, name: str, other: CollectionRecord, limit: int, generator: np.random.Generator
+    ) -> tuple[Templates, Templates]:
+        """A sample of templates in the collection's space and the same ones in the `other`'s,
+        which says the space and its dimension. Raises EncryptionKeyMissing or DamagedData."""
+        with self._database.reading() as connection:
+            collection = get_collection(connection, name)
+            ready = select(templates.c.id).where(
+                templates.c.collection == collection.key, _has_alternate(other.embedding_space)
+            )
+            keys = np.array(connection.execute(ready).scalars().all(), np.int64)
+            if len(keys) > limit:
+                keys = np.sort(generator.choice(keys, limit, replace=False))
+            chosen = templates.c.id.in_(keys.tolist())
+            return (
+                load_templates(connection, collection, chosen, self._codec),
+                self._load_alternates(connection, other, keys.tolist()),
+            )
+
+    def _load_alternates(
+        self, connection: Connection, other: CollectionRecord, keys: Sequence[int]
+    ) -> Templates:
+        query = self._codec.with_alternate(
+            select(templates.c.id, templates.c.person).where(
+                templates.c.id.in_(keys),
+                alternate_embeddings.c.embedding_space == other.embedding_space,
+            )
+        )
+        rows = connection.execute(query.order_by(templates.c.id)).all()
+        return Templates(
+            np.array([row.id for row in rows], np.int64),
+            np.array([row.person for row in rows], np.int64),
+            self._codec.vectors(other, rows),
+        )
+
+    def cut_over(self, name: str, embedding_space: str, dimension: int) -> CollectionRecord:
+        """Switch a collection to another space in one transaction: its embeddings and the
+        alternate embeddings of that space change places. Raises NotReembedded unless all have one.
+        """
+        with self._database.writing() as connection:
+            collection = lock_collection(connection, name)
+            if collection.embedding_space == embedding_space:
+                return collection
+            mine = templates.c.collection == collection.key
+            lacking = connection.execute(
+                select(func.count())
+                .select_from(templates)
+                .where(mine, ~_has_alternate(embedding_space))
+            ).scalar_one()
+            if lacking:
+                raise NotReembedded(
+                    f"{lacking} faces of '{name}' have no embedding of {embedding_space} yet; "
+                    "nothing was changed. Call likeness models migrate again."
+                )
+            self._swap(connection, collection, embedding_space)
+            connection.execute(
+                update(collections)
+                .where(collections.c.id == collection.key)
+                .values(embedding_space=embedding_space, dimension=dimension)
+            )
+            log_space(connection, collection, self._clock())
+            return get_collection(connection, name)
+
+    def _swap(
+        self, connection: Connection, collection: CollectionRecord, embedding_space: str
+    ) -> None:
+        mine = templates.c.collection == collection.key
+        ours = select(templates.c.id).where(mine)
+        old = alternate_embeddings.c.embedding_space == collection.embedding_space
+        connection.execute(
+            delete(alternate_embeddings).where(old, alternate_embeddings.c.template.in_(ours))
+        )
+        kept = select(
+            templates.c.id, literal(collection.embedding_space),
+            templates.c.embedding, templates.c.sealed,
+        ).where(mine)  # fmt: skip
+        columns = ["template", "embedding_space", "embedding", "sealed"]
+        connection.execute(insert(alternate_embeddings).from_select(columns, kept))
+        here = and_(
+            alternate_embeddings.c.template == templates.c.id,
+            alternate_embeddings.c.embedding_space == embedding_space,
+        )
+        connection.execute(
+            update(templates)
+            .where(mine)
+            .values(
+                embedding=select(alternate_embeddings.c.embedding).where(here).scalar_subquery(),
+                sealed=select(alternate_embeddings.c.sealed).where(here).scalar_subquery(),
+            )
+        )
+        new = alternate_embeddings.c.embedding_space == embedding_space
+        connection.execute(
+            delete(alternate_embeddings).where(new, alternate_embeddings.c.template.in_(ours))
+        )
+
+    def drop_alternate_embeddings(self, name: str) -> int:
+        """Erase every embedding of other spaces than the collection's; how many there were."""
+        with self._database.writing() as connection:
+            collection = lock_collection(connection, name)
+            ours = select(templates.c.id).where(templates.c.collection == collection.key)
+            done = connection.execute(
+                delete(alternate_embeddings).where(alternate_embeddings.c.template.in_(ours))
+            )
+        self._database.eraser.erase()
+        return int(done.rowcount)
+
+    def drop_crops(self, name: str) -> int:
+        """Erase every kept crop of a collection; how many there were."""
+        with self._database.writing() as connection:
+            collection = lock_collection(connection, name)
+            ours = select(templates.c.id).where(templates.c.collection == collection.key)
+            done = connection.execute(delete(crops).where(crops.c.template.in_(ours)))
+        if done.rowcount:
+            self._database.eraser.erase()
+        return int(done.rowcount)
+
+
+def _has_alternate(embedding_space: str) -> Exists:
+    return exists().where(
+        alternate_embeddings.c.template == templates.c.id,
+        alternate_embeddings.c.embedding_space == embedding_space,
+    )

@@ -1,0 +1,171 @@
+"""Templates of many people in one transaction: what an import of a table is made of."""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, insert, select
+
+from app.encryption.envelope import DataKey
+from app.store.identifiers import composed, new_face_id, new_person_id
+from app.store.metadata import check_metadata
+from app.store.records import CollectionRecord, NewTemplate, PersonTemplate
+from app.store.sql.changes import ADD, log_change
+from app.store.sql.lookups import lock_collection
+from app.store.sql.part import Part
+from app.store.sql.persons import set_metadata
+from app.store.sql.tables import crops, persons, templates
+from app.store.sql.terms import index_new
+from app.types import JsonObject
+
+
+class BulkPart(Part):
+    """Stores what one call brings of many people."""
+
+    def enroll_many(
+        self, name: str, rows: Sequence[PersonTemplate], space: str
+    ) -> list[str | None]:
+        """Store one template for each row, and create missing persons; all rows or none. Returns
+        the face ids in the order of the rows, None where the person has that content already.
+
+        The last metadata given for a person is stored. Raises EmbeddingSpaceMismatch if the
+        collection is not in `space`, and InvalidRequest if an id, metadata or a quality breaks the
+        rules.
+        """
+        now = self._clock()
+        with self._database.writing() as connection:
+            collection = lock_collection(connection, name).require_space(space)
+            people = _People(connection, collection, now)
+            keys = people.ensure(rows)
+            data_keys = self._data_keys(connection, collection, set(keys.values()))
+            known = people.known_marks(set(keys.values()) - people.made)
+            taken = _taken(connection, [row.face_id for row in rows if row.face_id])
+            fresh: dict[tuple[int, str], tuple[str, NewTemplate]] = {}
+            answers: list[str | None] = []
+            for row in rows:
+                person, new = keys[composed(row.person_id)], row.template
+                marks = self._codec.marks(data_keys.get(person), new.content_digest)
+                place = (person, new.content_digest)
+                if place in fresh or any((person, mark) in known for mark in marks):
+                    answers.append(None)
+                    continue
+                face_id = row.face_id
+                if face_id is None or face_id in taken:
+                    face_id = str(uuid.uuid4())
+                taken.add(new_face_id(face_id))
+                fresh[place] = (face_id, new)
+                answers.append(face_id)
+            self._insert(connection, collection, fresh, data_keys)
+            return answers
+
+    def _data_keys(
+        self, connection: Connection, collection: CollectionRecord, people: set[int]
+    ) -> dict[int, DataKey]:
+        """The key of each person, made where there is none; nothing without encryption."""
+        if self._codec.cipher is None:
+            return {}
+        found = {key: self._codec.person_key(connection, collection, key) for key in people}
+        return {key: data_key for key, data_key in found.items() if data_key is not None}
+
+    def _insert(
+        self,
+        connection: Connection,
+        collection: CollectionRecord,
+        fresh: Mapping[tuple[int, str], tuple[str, NewTemplate]],
+        data_keys: Mapping[int, DataKey],
+    ) -> None:
+        if not fresh:
+            return
+        now = self._clock()
+        rows = [
+            {
+                "face_id": face_id,
+                "collection": collection.key,
+                "person": person,
+                "embedding": self._codec.stored(data_keys.get(person), face_id, new.embedding),
+                "sealed": person in data_keys,
+                "content_digest": self._codec.mark(data_keys.get(person), digest),
+                "quality": dict(check_metadata(dict(new.quality), "quality")),
+                "created_at": now,
+            }
+            for (person, digest), (face_id, new) in fresh.items()
+        ]
+        returned = insert(templates).returning(templates.c.face_id, templates.c.id)
+        keys = {row.face_id: row.id for row in connection.execute(returned, rows)}
+        kept = [
+            {
+                "template": keys[face_id],
+                "crop": self._codec.stored_crop(data_keys.get(person), face_id, new.crop),
+                "sealed": person in data_keys,
+            }
+            for (person, _), (face_id, new) in fresh.items()
+            if new.crop is not None
+        ]
+        if kept:
+            connection.execute(insert(crops), kept)
+        log_change(connection, collection, ADD, sorted(keys.values()), now)
+
+
+def _taken(connection: Connection, face_ids: Sequence[str]) -> set[str]:
+    """Those of the ids that some template has, in whatever collection."""
+    if not face_ids:
+        return set()
+    query = select(templates.c.face_id).where(templates.c.face_id.in_(face_ids))
+    return set(connection.execute(query).scalars())
+
+
+@dataclass
+class _People:
+    """The persons of one call; `made` are the keys of those it created."""
+
+    connection: Connection
+    collection: CollectionRecord
+    now: datetime
+
+    def __post_init__(self) -> None:
+        self.made: set[int] = set()
+
+    def ensure(self, rows: Sequence[PersonTemplate]) -> dict[str, int]:
+        """Keys by person id in Form C."""
+        metadata: dict[str, JsonObject | None] = {}
+        for row in rows:
+            person_id, given = composed(row.person_id), row.metadata
+            metadata[person_id] = metadata.get(person_id) if given is None else given
+        mine = persons.c.collection == self.collection.key
+        query = select(persons.c.person_id, persons.c.id).where(
+            mine, persons.c.person_id.in_(list(metadata))
+        )
+        keys = {str(row.person_id): int(row.id) for row in self.connection.execute(query)}
+        for person_id, key in keys.items():
+            changed = metadata[person_id]
+            if changed is not None:
+                set_metadata(self.connection, self.collection, key, changed, self.now)
+        absent = [
+            {
+                "collection": self.collection.key,
+                "person_id": new_person_id(person_id),
+                "metadata": dict(check_metadata(given or {})),
+                "created_at": self.now,
+                "updated_at": self.now,
+            }
+            for person_id, given in metadata.items()
+            if person_id not in keys
+        ]
+        if absent:
+            returned = insert(persons).returning(persons.c.person_id, persons.c.id)
+            made = {row.person_id: row.id for row in self.connection.execute(returned, absent)}
+            self.made = set(made.values())
+            indexed = [(key, metadata[person_id] or {}) for person_id, key in made.items()]
+            index_new(self.connection, self.collection.key, indexed)
+            keys |= made
+        return keys
+
+    def known_marks(self, people: set[int]) -> set[tuple[int, str]]:
+        """What people have already, as pairs of their key and a content's mark."""
+        if not people:
+            return set()
+        query = select(templates.c.person, templates.c.content_digest).where(
+            templates.c.person.in_(people)
+        )
+        return {(row.person, row.content_digest) for row in self.connection.execute(query)}

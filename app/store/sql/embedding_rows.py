@@ -1,0 +1,153 @@
+"""How embeddings lie in their rows: sealed under each person's key, or plain."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection, Row, Select, select, update
+
+from app.encryption.embeddings import EmbeddingCipher, SealedTemplate
+from app.encryption.envelope import DataKey
+from app.encryption.ring import WrappedKey
+from app.errors import EncryptionKeyMissing
+from app.store.records import CollectionRecord
+from app.store.sql.tables import alternate_embeddings, persons, templates
+from app.types import FloatArray
+
+STORED_DTYPE = np.dtype("<f4")
+NO_KEY = (
+    "The embeddings are encrypted and no key was given. Start the service with the key that they "
+    "were encrypted with."
+)
+
+
+class EmbeddingRowCodec:
+    """Writes sealed rows where there is a cipher, plain ones otherwise; reads both, so that a
+    database may be converted while it is in use."""
+
+    def __init__(self, cipher: EmbeddingCipher | None) -> None:
+        self.cipher = cipher
+
+    # --- read --------------------------------------------------------------------------------
+
+    def with_embedding(self, query: Select[Any]) -> Select[Any]:
+        """A query over templates with the columns that `vectors` needs."""
+        query = query.add_columns(templates.c.embedding, templates.c.sealed)
+        return query if self.cipher is None else self._with_owner(query)
+
+    def with_alternate(self, query: Select[Any]) -> Select[Any]:
+        """The same for the alternate embeddings of templates."""
+        query = query.add_columns(alternate_embeddings.c.embedding, alternate_embeddings.c.sealed)
+        query = query.join(alternate_embeddings, alternate_embeddings.c.template == templates.c.id)
+        return query if self.cipher is None else self._with_owner(query)
+
+    def _with_owner(self, query: Select[Any]) -> Select[Any]:
+        # Aliased: the query may have joined the person already.
+        owner = persons.alias("owner")
+        return query.add_columns(
+            templates.c.face_id.label("sealed_face"), templates.c.person.label("owner_key"),
+            owner.c.data_key, owner.c.key_id,
+        ).join(owner, owner.c.id == templates.c.person)  # fmt: skip
+
+    def opened_crop(self, key: DataKey | None, face_id: str, stored: bytes) -> bytes:
+        """The PNG that `stored_crop` made, sealed under `key`. Raises EncryptionKeyMissing or
+        DamagedData."""
+        if key is None:
+            raise EncryptionKeyMissing(NO_KEY)
+        return key.open(stored, crop_context(face_id))
+
+    def vectors(self, collection: CollectionRecord, rows: Sequence[Row[Any]]) -> FloatArray:
+        """The embeddings (n, d) of rows of such a query.
+
+        Raises EncryptionKeyMissing or DamagedData.
+        """
+        sealed = np.array([row.sealed for row in rows], np.bool_)
+        made = np.empty((len(rows), collection.dimension), np.float32)
+        plain = [rows[i].embedding for i in np.flatnonzero(~sealed).tolist()]
+        made[~sealed] = _plain_vectors(plain, collection.dimension)
+        if sealed.any():
+            if self.cipher is None:
+                raise EncryptionKeyMissing(NO_KEY)
+            made[sealed] = self.cipher.open_embeddings(
+                [_sealed(collection.key, rows[i]) for i in np.flatnonzero(sealed).tolist()],
+                collection.dimension,
+            )
+        return made
+
+    def known_key(
+        self, connection: Connection, collection: CollectionRecord, person: int
+    ) -> DataKey | None:
+        """The person's key, if there is one. Raises EncryptionKeyMissing or DamagedData."""
+        if self.cipher is None:
+            return None
+        query = select(persons.c.data_key, persons.c.key_id).where(persons.c.id == person)
+        row = connection.execute(query).one()
+        if row.data_key is None:
+            return None
+        wrapped = WrappedKey(row.key_id, row.data_key)
+        return self.cipher.open_person_key(collection.key, person, wrapped)
+
+    # --- write -------------------------------------------------------------------------------
+
+    def person_key(
+        self, connection: Connection, collection: CollectionRecord, person: int
+    ) -> DataKey | None:
+        """The person's key, made and stored if there is none yet; None without encryption."""
+        known = self.known_key(connection, collection, person)
+        if self.cipher is None or known is not None:
+            return known
+        key, wrapped = self.cipher.new_person_key(collection.key, person)
+        connection.execute(
+            update(persons)
+            .where(persons.c.id == person)
+            .values(data_key=wrapped.sealed, key_id=wrapped.key_id)
+        )
+        return key
+
+    def stored(self, key: DataKey | None, face_id: str, embedding: FloatArray) -> bytes:
+        """An embedding as its row holds it."""
+        if key is None or self.cipher is None:
+            return embedding.astype(STORED_DTYPE).tobytes()
+        return self.cipher.seal_embedding(key, face_id, embedding)
+
+    def stored_crop(self, key: DataKey | None, face_id: str, crop: bytes) -> bytes:
+        """A crop as its row holds it."""
+        return crop if key is None else key.seal(crop, crop_context(face_id))
+
+    def moved(self, keys: tuple[DataKey | None, DataKey | None], context: bytes, row: Any) -> bytes:
+        """`content` of a row with `sealed`, from the first key to the second. Raises
+        EncryptionKeyMissing or DamagedData."""
+        plain = bytes(row.content)
+        if row.sealed:
+            if keys[0] is None:
+                raise EncryptionKeyMissing(NO_KEY)
+            plain = keys[0].open(plain, context)
+        return plain if keys[1] is None else keys[1].seal(plain, context)
+
+    def sealed_bytes(self, key: DataKey, face_id: str, plain: bytes) -> bytes:
+        """A plain row's bytes, sealed."""
+        return self.stored(key, face_id, np.frombuffer(plain, STORED_DTYPE))
+
+    def mark(self, key: DataKey | None, content_digest: str) -> str:
+        """What a row holds of the content's digest: with a key, nothing that could be matched
+        with a photo by somebody who has the database alone."""
+        return content_digest if key is None else key.mark(content_digest)
+
+    def marks(self, key: DataKey | None, content_digest: str) -> tuple[str, ...]:
+        """All that rows may hold of it: those from before encryption hold the digest itself."""
+        return (content_digest,) if key is None else (key.mark(content_digest), content_digest)
+
+
+def crop_context(face_id: str) -> bytes:
+    """What a sealed crop is bound to."""
+    return b"likeness crop v1\0" + face_id.encode()
+
+
+def _sealed(collection: int, row: Row[Any]) -> SealedTemplate:
+    wrapped = WrappedKey(row.key_id, row.data_key)
+    return SealedTemplate(collection, row.owner_key, wrapped, row.sealed_face, row.embedding)
+
+
+def _plain_vectors(blobs: Sequence[bytes], dimension: int) -> FloatArray:
+    flat = np.frombuffer(b"".join(blobs), dtype=STORED_DTYPE)
+    return flat.astype(np.float32).reshape(len(blobs), dimension)

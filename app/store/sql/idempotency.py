@@ -1,0 +1,84 @@
+"""Enrollments that are done once: their keys and answers, written with the enrollment itself."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, delete, insert, select
+
+from app.errors import EnrolledBefore, IdempotencyKeyReused
+from app.store.identifiers import new_request_key
+from app.store.records import CollectionRecord, IdempotencyRequest, RequestKey, StoredTemplate
+from app.store.sql.lookups import get_collection
+from app.store.sql.part import Part
+from app.store.sql.tables import idempotency
+from app.types import JsonObject
+
+KEPT = timedelta(hours=24)
+
+
+class IdempotencyPart(Part):
+    """Answers again what was answered before."""
+
+    def answered(self, name: str, request: RequestKey) -> JsonObject | None:
+        """What this very request was answered within the last 24 hours, else None.
+
+        Raises IdempotencyKeyReused where its key belongs to another request.
+        """
+        with self._database.reading() as connection:
+            collection = get_collection(connection, name)
+            return _kept_answer(connection, collection, request, self._clock())
+
+
+def refuse_done(
+    connection: Connection, collection: CollectionRecord, request: RequestKey, now: datetime
+) -> None:
+    """Forget the collection's expired answers; raise EnrolledBefore where this request has one."""
+    connection.execute(
+        delete(idempotency).where(
+            idempotency.c.collection == collection.key, idempotency.c.created_at <= now - KEPT
+        )
+    )
+    if _kept_answer(connection, collection, request, now) is not None:
+        raise EnrolledBefore("The enrollment of this Idempotency-Key was done before.")
+
+
+def keep_answer(
+    connection: Connection,
+    keys: tuple[int, int],
+    request: IdempotencyRequest,
+    stored: Sequence[StoredTemplate],
+    now: datetime,
+) -> None:
+    """Write the answer beside the rows it speaks of; `keys` are the collection's and person's."""
+    collection, person = keys
+    connection.execute(
+        insert(idempotency).values(
+            collection=collection,
+            key=new_request_key(request.key),
+            person=person,
+            request_digest=request.request_digest,
+            answer=dict(request.answer(stored)),
+            created_at=now,
+        )
+    )
+
+
+def _kept_answer(
+    connection: Connection, collection: CollectionRecord, request: RequestKey, now: datetime
+) -> JsonObject | None:
+    row = connection.execute(
+        select(idempotency.c.request_digest, idempotency.c.answer).where(
+            idempotency.c.collection == collection.key,
+            idempotency.c.key == request.key,
+            idempotency.c.created_at > now - KEPT,
+        )
+    ).one_or_none()
+    if row is None:
+        return None
+    if row.request_digest != request.request_digest:
+        raise IdempotencyKeyReused(
+            "This Idempotency-Key came with another request within the last 24 hours. Use a new "
+            "key for each enrollment; send the same key again only with the same request."
+        )
+    answer: JsonObject = row.answer
+    return answer

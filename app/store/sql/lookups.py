@@ -1,0 +1,205 @@
+"""Queries over the tables, and their rows as the records of `ports`.
+
+Each takes an open connection: the caller's transaction decides what it sees.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import orjson
+from sqlalchemy import Connection, Row, Select, func, select
+
+from app.errors import CollectionNotFound, FaceNotFound, PersonNotFound
+from app.index.port import Ids, Templates
+from app.store.identifiers import spellings
+from app.store.metadata import CorrectedMetadata
+from app.store.records import MAX_PAGE_BYTES, CollectionRecord, FaceRecord, Page, PersonRecord
+from app.store.sql.embedding_rows import EmbeddingRowCodec
+from app.store.sql.tables import collections, persons, templates
+
+ROWS_AT_ONCE = 32  # that a driver reads ahead
+# JSON of one page as an earlier version stored it, which may be longer than today's.
+MOST_STORED = 8 * 1024 * 1024
+MAX_KEYS = 10_000  # in one statement; SQLite takes 32,766 parameters
+
+
+def get_collection(connection: Connection, name: str) -> CollectionRecord:
+    return _one_collection(connection, name, select(collections))
+
+
+def lock_collection(connection: Connection, name: str) -> CollectionRecord:
+    """The collection, which nobody else writes to until the transaction ends.
+
+    The first statement of every write: so revisions become visible in their order, and what is
+    read after it cannot change. SQLite, which has one writer at a time, needs no more than that.
+    """
+    return _one_collection(connection, name, select(collections).with_for_update())
+
+
+def _one_collection(connection: Connection, name: str, query: Select[Any]) -> CollectionRecord:
+    asked = collections.c.name.in_(spellings(name)[:1])
+    row = connection.execute(query.where(asked)).one_or_none()
+    if row is None:
+        raise collection_not_found(name)
+    return collection_record(row)
+
+
+def collection_not_found(name: str) -> CollectionNotFound:
+    """The error for a collection that does not exist, or that an access key is not for."""
+    return CollectionNotFound(
+        f"There is no collection '{name}'; create it with POST /v1/collections, or leave "
+        "the collection out to use 'default'."
+    )
+
+
+def get_again(connection: Connection, known: CollectionRecord) -> CollectionRecord:
+    """The same collection as it is now; another one made under its name is not the same.
+
+    Raises CollectionNotFound, and EmbeddingSpaceMismatch where it changed its space meanwhile.
+    """
+    query = select(collections).where(collections.c.id == known.key)
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        raise CollectionNotFound(f"The collection '{known.name}' was deleted meanwhile.")
+    return collection_record(row).require_space(known.embedding_space)
+
+
+def collection_record(row: Row[Any]) -> CollectionRecord:
+    return CollectionRecord(
+        key=row.id,
+        name=row.name,
+        embedding_space=row.embedding_space,
+        dimension=row.dimension,
+        revision=row.revision,
+        metadata=row.metadata,
+        created_at=aware(row.created_at),
+        policy=row.policy,
+        calibration_id=row.calibration_id,
+        stamp=row.stamp,
+    )
+
+
+def person_query() -> Select[Any]:
+    held = (
+        select(func.count())
+        .select_from(templates)
+        .where(templates.c.person == persons.c.id)
+        .scalar_subquery()
+    )
+    return select(persons, held.label("templates"))
+
+
+def find_person(
+    connection: Connection, collection: CollectionRecord, person_id: str
+) -> PersonRecord | None:
+    """The person with exactly the given id, else the one with its Form C."""
+    known = spellings(person_id)
+    query = person_query().where(
+        persons.c.collection == collection.key, persons.c.person_id.in_(known)
+    )
+    found = {row.person_id: row for row in connection.execute(query)}
+    return next((person_record(found[one]) for one in known if one in found), None)
+
+
+def get_person(
+    connection: Connection, collection: CollectionRecord, person_id: str
+) -> PersonRecord:
+    found = find_person(connection, collection, person_id)
+    if found is None:
+        raise PersonNotFound(
+            f"There is no person '{person_id}' in the collection '{collection.name}'; "
+            "enroll them first."
+        )
+    return found
+
+
+def person_record(row: Row[Any]) -> PersonRecord:
+    return PersonRecord(
+        key=row.id,
+        person_id=row.person_id,
+        metadata=row.metadata,
+        templates=row.templates,
+        created_at=aware(row.created_at),
+        updated_at=aware(row.updated_at),
+    )
+
+
+def face_query() -> Select[Any]:
+    return select(
+        templates.c.id,
+        templates.c.face_id,
+        templates.c.quality,
+        templates.c.created_at,
+        persons.c.person_id,
+    ).join(persons, persons.c.id == templates.c.person)
+
+
+def get_face(connection: Connection, collection: CollectionRecord, face_id: str) -> FaceRecord:
+    query = face_query().where(
+        templates.c.collection == collection.key,
+        templates.c.face_id.in_(spellings(face_id)[:1]),
+    )
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        raise FaceNotFound(f"There is no face '{face_id}' in the collection '{collection.name}'.")
+    return face_record(row)
+
+
+def face_record(row: Row[Any]) -> FaceRecord:
+    return FaceRecord(row.id, row.face_id, row.person_id, row.quality, aware(row.created_at))
+
+
+def load_templates(
+    connection: Connection,
+    collection: CollectionRecord,
+    condition: Any,
+    codec: EmbeddingRowCodec,
+    *,
+    limit: int | None = None,
+) -> Templates:
+    """Templates by rising key. Raises EncryptionKeyMissing or DamagedData."""
+    query = codec.with_embedding(select(templates.c.id, templates.c.person).where(condition))
+    rows = connection.execute(query.order_by(templates.c.id).limit(limit)).all()
+    return Templates(
+        to_ids([row.id for row in rows]),
+        to_ids([row.person for row in rows]),
+        codec.vectors(collection, rows),
+    )
+
+
+def to_ids(values: Sequence[int]) -> Ids:
+    return np.array(values, dtype=np.int64)
+
+
+def count_rows(connection: Connection, table: Any, condition: Any) -> int:
+    query = select(func.count()).select_from(table).where(condition)
+    return int(connection.execute(query).scalar_one())
+
+
+def fetch_page(connection: Connection, query: Select[Any], limit: int, column: str) -> Page[Any]:
+    """The next rows of a query, `limit` at most. A page ends early, but not before its first row,
+    where that column's JSON is larger than MAX_PAGE_BYTES, or MOST_STORED as it is stored."""
+    rows: list[Any] = []
+    shown = stored = 0
+    query = query.limit(limit + 1).execution_options(yield_per=ROWS_AT_ONCE)
+    with connection.execute(query) as result:
+        for row in result:
+            content = getattr(row, column)
+            shown += len(orjson.dumps(content))
+            stored += len(content.original) if isinstance(content, CorrectedMetadata) else 0
+            full = shown > MAX_PAGE_BYTES or stored > MOST_STORED
+            if len(rows) == limit or (rows and full):
+                return Page(rows, more=True)
+            rows.append(row)
+    return Page(rows, more=False)
+
+
+def to_page(page: Page[Any], record: Callable[[Any], Any]) -> Page[Any]:
+    return Page([record(row) for row in page.items], page.more)
+
+
+def aware(moment: datetime) -> datetime:
+    """SQLite gives times back without their zone; all we store are UTC."""
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

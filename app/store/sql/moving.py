@@ -1,0 +1,132 @@
+"""Templates from one person to another: the correction of a mislabel, or of one person with two
+ids."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Connection, Table, delete, insert, select
+
+from app.encryption.embeddings import face_context
+from app.encryption.envelope import DataKey
+from app.errors import InvalidRequest
+from app.store.records import CollectionRecord, FaceRecord, PersonRecord
+from app.store.sql.changes import ADD, REMOVE, log_change
+from app.store.sql.embedding_rows import crop_context
+from app.store.sql.lookups import find_person, get_face, get_person, lock_collection
+from app.store.sql.pairs import move_pairs, refuse_declared
+from app.store.sql.part import Part
+from app.store.sql.persons import insert_person
+from app.store.sql.tables import alternate_embeddings, crops, persons, templates
+
+
+class MovingPart(Part):
+    """Moves templates and merges persons; each call is one transaction."""
+
+    def move_face(self, name: str, face_id: str, person_id: str) -> FaceRecord:
+        """Move a template to another person, who is created if necessary; it keeps its face id.
+
+        Where the person has that very photo already, the template is deleted instead.
+        """
+        now = self._clock()
+        with self._database.writing() as connection:
+            collection = lock_collection(connection, name)
+            face = get_face(connection, collection, face_id)
+            target = find_person(connection, collection, person_id)
+            if target is None:
+                insert_person(connection, collection, person_id, {}, now)
+            target = get_person(connection, collection, person_id)
+            if face.person_id == target.person_id:
+                return face
+            source = get_person(connection, collection, face.person_id)
+            self._move(connection, collection, [face.template_key], (source.key, target.key))
+        self._database.eraser.erase()
+        return replace(face, person_id=target.person_id)
+
+    def merge_persons(self, name: str, source: str, target: str) -> PersonRecord:
+        """Move every template and every declared pair of one person to another, and delete the
+        first. The other's metadata stays as it is. Raises DeclaredDifferent."""
+        with self._database.writing() as connection:
+            collection = lock_collection(connection, name)
+            old = get_person(connection, collection, source)
+            new = get_person(connection, collection, target)
+            if old.key == new.key:
+                raise InvalidRequest("A person cannot be merged with themselves; name two.")
+            refuse_declared(connection, old, new)
+            mine = select(templates.c.id).where(templates.c.person == old.key)
+            keys = list(connection.execute(mine).scalars())
+            self._move(connection, collection, keys, (old.key, new.key))
+            move_pairs(connection, old.key, new.key)
+            connection.execute(delete(persons).where(persons.c.id == old.key))
+            merged = get_person(connection, collection, new.person_id)
+        self._database.eraser.erase()
+        return merged
+
+    def _move(
+        self,
+        connection: Connection,
+        collection: CollectionRecord,
+        keys: Sequence[int],
+        people: tuple[int, int],
+    ) -> None:
+        """New rows under the same face ids: an index knows a template's person by its key."""
+        old, new = (self._codec.person_key(connection, collection, one) for one in people)
+        made = []
+        for key in keys:
+            row = connection.execute(
+                select(templates, templates.c.embedding.label("content")).where(
+                    templates.c.id == key
+                )
+            ).one()
+            beside = self._beside(connection, key, row.face_id, (old, new))
+            connection.execute(delete(templates).where(templates.c.id == key))
+            same = templates.c.content_digest == row.content_digest
+            there = select(templates.c.id).where(templates.c.person == people[1], same)
+            if connection.execute(there).first():
+                continue
+            values = {
+                "face_id": row.face_id,
+                "collection": collection.key,
+                "person": people[1],
+                "embedding": self._codec.moved((old, new), face_context(row.face_id), row),
+                "sealed": new is not None,
+                "content_digest": row.content_digest,
+                "quality": row.quality,
+                "created_at": row.created_at,
+            }
+            stored = insert(templates).values(values).returning(templates.c.id)
+            made.append(connection.execute(stored).scalar_one())
+            for table, kept in beside:
+                connection.execute(insert(table).values(template=made[-1], **kept))
+        log_change(connection, collection, REMOVE, list(keys), self._clock())
+        log_change(connection, collection, ADD, made, self._clock())
+
+    def _beside(
+        self,
+        connection: Connection,
+        template: int,
+        face_id: str,
+        keys: tuple[DataKey | None, DataKey | None],
+    ) -> list[tuple[Table, dict[str, Any]]]:
+        """What is kept beside a template, as rows for another person's."""
+        found: list[tuple[Table, dict[str, Any]]] = []
+        sealed = keys[1] is not None
+        query: Any = select(crops.c.crop.label("content"), crops.c.sealed)
+        for row in connection.execute(query.where(crops.c.template == template)):
+            content = self._codec.moved(keys, crop_context(face_id), row)
+            found.append((crops, {"crop": content, "sealed": sealed}))
+        query = select(
+            alternate_embeddings.c.embedding.label("content"),
+            alternate_embeddings.c.sealed,
+            alternate_embeddings.c.embedding_space,
+        )
+        for row in connection.execute(query.where(alternate_embeddings.c.template == template)):
+            content = self._codec.moved(keys, face_context(face_id), row)
+            space = row.embedding_space
+            found.append(
+                (
+                    alternate_embeddings,
+                    {"embedding": content, "sealed": sealed, "embedding_space": space},
+                )
+            )
+        return found

@@ -1,0 +1,199 @@
+"""Persons in SQL."""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+
+from sqlalchemy import Connection, delete, exists, insert, select, update
+
+from app.errors import PersonExists
+from app.index.port import Ids
+from app.store.identifiers import composed, new_person_id, spellings
+from app.store.metadata import check_filter, check_metadata
+from app.store.records import CollectionRecord, DeletionCounts, Page, PersonRecord
+from app.store.sql.changes import REMOVE, log_change
+from app.store.sql.lookups import (
+    fetch_page,
+    find_person,
+    get_collection,
+    get_person,
+    lock_collection,
+    person_query,
+    person_record,
+    to_page,
+)
+from app.store.sql.part import Part
+from app.store.sql.tables import persons, templates
+from app.store.sql.terms import find_persons, index_again, index_new, term_conditions
+from app.types import JsonObject
+
+# Of Unicode; ids are compared by their code points.
+LAST_CHARACTER = "\U0010ffff"
+
+
+class PersonPart(Part):
+    """Creates, reads, changes and deletes persons."""
+
+    def create_person(self, name: str, person_id: str, metadata: JsonObject) -> PersonRecord:
+        """Create a person without templates."""
+        with self._database.writing() as connection:
+            collection = lock_collection(connection, name)
+            if find_person(connection, collection, person_id):
+                raise PersonExists(f"The person '{person_id}' exists in '{name}' already.")
+            insert_person(connection, collection, person_id, metadata, self._clock())
+            return get_person(connection, collection, person_id)
+
+    def person(self, name: str, person_id: str) -> PersonRecord:
+        """One person by id."""
+        with self._database.reading() as connection:
+            return get_person(connection, get_collection(connection, name), person_id)
+
+    def persons(
+        self,
+        name: str,
+        after: str | None,
+        limit: int,
+        *,
+        prefix: str = "",
+        metadata: JsonObject | None = None,
+    ) -> Page[PersonRecord]:
+        """Persons sorted by id: those after `after` whose id begins with `prefix` (case-sensitive)
+        and whose metadata has every given member. Raises InvalidRequest."""
+        if prefix and not spellings(prefix):
+            return Page([], more=False)
+        check_filter(metadata or {})
+        with self._database.reading() as connection:
+            key = get_collection(connection, name).key
+            query = person_query().where(
+                persons.c.collection == key, *term_conditions(key, metadata or {})
+            )
+            if after is not None:
+                query = query.where(persons.c.person_id > after)
+            if prefix:
+                first = composed(prefix)
+                query = query.where(persons.c.person_id.between(first, first + LAST_CHARACTER))
+            query = query.order_by(persons.c.person_id)
+            return to_page(fetch_page(connection, query, limit, "metadata"), person_record)
+
+    def update_person(
+        self,
+        name: str,
+        person_id: str,
+        metadata: JsonObject | None = None,
+        *,
+        new_id: str | None = None,
+    ) -> PersonRecord:
+        """Replace a person's metadata, change their id, or both. Raises PersonExists if another
+        person has the new id."""
+        with self._database.writing() as connection:
+            collection = lock_collection(connection, name)
+            person = get_person(connection, collection, person_id)
+            if metadata is not None:
+                set_metadata(connection, collection, person.key, metadata, self._clock())
+            if new_id is not None:
+                self._rename(connection, collection, person, new_person_id(new_id))
+            return get_person(connection, collection, person_id if new_id is None else new_id)
+
+    def _rename(
+        self, connection: Connection, collection: CollectionRecord, person: PersonRecord, to: str
+    ) -> None:
+        other = find_person(connection, collection, to)
+        if other is not None and other.key != person.key:
+            raise PersonExists(
+                f"A person with the id '{to}' exists in '{collection.name}' already; choose "
+                "another id, or merge the two persons."
+            )
+        connection.execute(
+            update(persons)
+            .where(persons.c.id == person.key)
+            .values(person_id=to, updated_at=self._clock())
+        )
+
+    def delete_person(self, name: str, person_id: str) -> DeletionCounts:
+        """Delete a person and every template of theirs."""
+        with self._database.writing() as connection:
+            collection = lock_collection(connection, name)
+            person = get_person(connection, collection, person_id)
+            keys = self._delete(connection, collection, {person.key})
+        return DeletionCounts(persons=1, templates=len(keys), erased=self._database.eraser.erase())
+
+    def delete_persons(
+        self, name: str, person_ids: Sequence[str]
+    ) -> tuple[DeletionCounts, list[str]]:
+        """Delete persons and all their templates in one transaction. Returns also the ids that no
+        person has."""
+        with self._database.writing() as connection:
+            collection = lock_collection(connection, name)
+            found = {one: find_person(connection, collection, one) for one in person_ids}
+            people = {person.key for person in found.values() if person is not None}
+            keys = self._delete(connection, collection, people)
+        deletion = DeletionCounts(len(people), len(keys), self._database.eraser.erase())
+        return deletion, [one for one, person in found.items() if person is None]
+
+    def _delete(
+        self, connection: Connection, collection: CollectionRecord, people: set[int]
+    ) -> list[int]:
+        """Delete persons by their keys; the keys of the templates that went with them."""
+        query = select(templates.c.id).where(templates.c.person.in_(people))
+        keys = list(connection.execute(query).scalars())
+        log_change(connection, collection, REMOVE, keys, self._clock())
+        connection.execute(delete(persons).where(persons.c.id.in_(people)))
+        return keys
+
+    def with_faces(self, name: str, person_ids: Collection[str]) -> set[str]:
+        """Those of the ids, in Form C, whose persons have a template."""
+        asked = {composed(person_id) for person_id in person_ids}
+        with self._database.reading() as connection:
+            has_one = exists().where(templates.c.person == persons.c.id)
+            query = select(persons.c.person_id).where(
+                persons.c.collection == get_collection(connection, name).key,
+                persons.c.person_id.in_(asked),
+                has_one,
+            )
+            return set(connection.execute(query).scalars())
+
+    def person_keys(self, collection: CollectionRecord, metadata: JsonObject) -> Ids:
+        """The rising keys of the persons whose metadata has every given member with an equal value;
+        1 equals 1.0 but not true. Raises InvalidRequest."""
+        check_filter(metadata)
+        with self._database.reading() as connection:
+            return find_persons(connection, collection.key, metadata)
+
+
+def insert_person(
+    connection: Connection,
+    collection: CollectionRecord,
+    person_id: str,
+    metadata: JsonObject,
+    now: datetime,
+) -> int:
+    """The new person's key. Raises InvalidRequest if the id or the metadata breaks the rules."""
+    result = connection.execute(
+        insert(persons)
+        .values(
+            collection=collection.key,
+            person_id=new_person_id(person_id),
+            metadata=dict(check_metadata(metadata)),
+            created_at=now,
+            updated_at=now,
+        )
+        .returning(persons.c.id)
+    )
+    key = int(result.scalar_one())
+    index_new(connection, collection.key, [(key, metadata)])
+    return key
+
+
+def set_metadata(
+    connection: Connection,
+    collection: CollectionRecord,
+    person: int,
+    metadata: JsonObject,
+    now: datetime,
+) -> None:
+    """Replace a person's metadata. Raises InvalidRequest if it breaks the rules."""
+    connection.execute(
+        update(persons)
+        .where(persons.c.id == person)
+        .values(metadata=dict(check_metadata(metadata)), updated_at=now)
+    )
+    index_again(connection, collection.key, person, metadata)

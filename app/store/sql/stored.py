@@ -1,0 +1,107 @@
+"""Finds rows that break today's rules, and replaces their metadata by the corrected copy."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from sqlalchemy import Select, select, update
+
+from app.store.metadata import CorrectedMetadata, problem_of
+from app.store.records import ClashingIds, InvalidRow
+from app.store.sql.composing import id_clashes
+from app.store.sql.lookups import fetch_page, lock_collection
+from app.store.sql.part import Part
+from app.store.sql.tables import collections, persons, templates
+from app.store.sql.terms import index_again, rebuild_terms, wrong_terms
+
+ROWS_AT_ONCE = 2_000
+# Each query gives key, collection's name, id and content.
+_QUERIES: dict[str, Select[Any]] = {
+    "collection": select(
+        collections.c.id, collections.c.name.label("collection"), collections.c.name,
+        collections.c.metadata.label("content"),
+    ),
+    "person": select(
+        persons.c.id, collections.c.name.label("collection"), persons.c.person_id.label("name"),
+        persons.c.metadata.label("content"),
+    ).join(collections, collections.c.id == persons.c.collection),
+    "face": select(
+        templates.c.id, collections.c.name.label("collection"), templates.c.face_id.label("name"),
+        templates.c.quality.label("content"),
+    ).join(collections, collections.c.id == templates.c.collection),
+}  # fmt: skip
+_COLUMNS: dict[str, Any] = {
+    "collection": collections.c.metadata,
+    "person": persons.c.metadata,
+    "face": templates.c.quality,
+}
+
+
+class InvalidRowsPart(Part):
+    """The part of the store that finds what earlier versions stored against today's rules."""
+
+    def invalid_rows(self) -> Iterator[InvalidRow]:
+        """Collections, persons and faces whose metadata or quality breaks the rules. They are read
+        page by page, so later changes may or may not be included."""
+        for kind, query in _QUERIES.items():
+            column = _COLUMNS[kind]
+            for row in self._pages(query, column.table.c.id):
+                if isinstance(row.content, CorrectedMetadata):
+                    problem = problem_of(row.content, column.name) or ""
+                    yield InvalidRow(
+                        kind, row.collection, row.name, row.id, problem, row.content.original
+                    )
+
+    def _pages(self, query: Select[Any], key: Any) -> Iterator[Any]:
+        last = 0
+        while True:
+            page = query.where(key > last).order_by(key)
+            with self._database.reading() as connection:
+                rows = fetch_page(connection, page, ROWS_AT_ONCE, "content").items
+            if not rows:
+                return
+            yield from rows
+            last = rows[-1].id
+
+    def store_corrected(self, amiss: InvalidRow, keep: Callable[[InvalidRow], None]) -> bool:
+        """Let the database hold what is shown of a row; `keep` gets what it held, before it is
+        replaced. False where it has changed or gone meanwhile."""
+        column = _COLUMNS[amiss.kind]
+        mine = column.table.c.id == amiss.key
+        with self._database.writing() as connection:
+            collection = lock_collection(connection, amiss.collection)
+            content = connection.execute(select(column).where(mine)).scalar_one_or_none()
+            if not isinstance(content, CorrectedMetadata) or content.original != amiss.original:
+                return False
+            keep(amiss)
+            shown = update(column.table).where(mine).values({column.name: dict(content)})
+            connection.execute(shown)
+            if amiss.kind == "person":
+                index_again(connection, collection.key, amiss.key, content)
+        self._database.eraser.erase()
+        return True
+
+    def wrong_terms(self, *, repair: bool = False) -> int:
+        """The number of persons whose terms in the index of metadata are wrong, plus those of
+        deleted persons. With `repair` a wrong index is built again."""
+        with self._database.reading() as connection:
+            wrong = wrong_terms(connection)
+        if wrong and repair:
+            with self._database.writing() as connection:
+                rebuild_terms(connection)
+        return wrong
+
+    def clashing_ids(self) -> list[ClashingIds]:
+        """Persons whose id in Form C belongs to another person."""
+        with self._database.reading() as connection:
+            found = []
+            for clash in id_clashes(connection):
+                query = select(collections.c.name).where(collections.c.id == clash.collection)
+                other = select(persons.c.person_id).where(persons.c.id == clash.other)
+                found.append(
+                    ClashingIds(
+                        str(connection.execute(query).scalar_one()),
+                        clash.person_id,
+                        str(connection.execute(other).scalar_one()),
+                    )
+                )
+            return found

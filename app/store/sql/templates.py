@@ -1,0 +1,244 @@
+"""Templates in SQL: enrollment, and the faces that clients see of them."""
+
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, delete, insert, select
+
+from app.encryption.envelope import DataKey
+from app.store.identifiers import composed
+from app.store.metadata import check_metadata
+from app.store.records import (
+    DeletionCounts,
+    FaceRecord,
+    IdempotencyRequest,
+    NewTemplate,
+    Page,
+    StoredTemplate,
+)
+from app.store.sql.changes import ADD, REMOVE, log_change
+from app.store.sql.embedding_rows import EmbeddingRowCodec
+from app.store.sql.idempotency import keep_answer, refuse_done
+from app.store.sql.lookups import (
+    MAX_KEYS,
+    face_query,
+    face_record,
+    fetch_page,
+    find_person,
+    get_collection,
+    get_face,
+    get_person,
+    lock_collection,
+    to_page,
+)
+from app.store.sql.part import Part
+from app.store.sql.persons import insert_person, set_metadata
+from app.store.sql.tables import crops, persons, templates
+from app.types import FloatArray, JsonObject
+
+
+class TemplatePart(Part):
+    """Stores, reads and deletes templates."""
+
+    def enroll(
+        self,
+        name: str,
+        person_id: str,
+        metadata: JsonObject | None,
+        new_templates: Sequence[NewTemplate],
+        *,
+        idempotency: IdempotencyRequest | None = None,
+        space: str | None = None,
+    ) -> list[StoredTemplate]:
+        """Store templates of a person, who is created if need be; all of them or none.
+
+        They are of the embedding space `space`: EmbeddingSpaceMismatch is raised, and nothing
+        stored, where the collection has come to be of another.
+
+        Metadata replaces what the person had, unless it is None. With `idempotency` the answer is
+        kept in the same transaction; EnrolledBefore is raised, and nothing stored, where it was
+        kept already, IdempotencyKeyReused where the key belongs to another request.
+        """
+        now = self._clock()
+        with self._database.writing() as connection:
+            collection = lock_collection(connection, name)
+            if space is not None:
+                collection.require_space(space)
+            if idempotency is not None:
+                refuse_done(connection, collection, idempotency, now)
+            person = find_person(connection, collection, person_id)
+            if person is None:
+                insert_person(connection, collection, person_id, metadata or {}, now)
+                person = get_person(connection, collection, person_id)
+            elif metadata is not None:
+                set_metadata(connection, collection, person.key, metadata, now)
+            key = person.key
+            data_key = self._codec.person_key(connection, collection, key)
+            put = _Put(self._codec, data_key, collection.key, (key, person.person_id), now)
+            stored = put.all(connection, new_templates)
+            added = [one.face.template_key for one in stored if not one.duplicate]
+            log_change(connection, collection, ADD, added, now)
+            if idempotency is not None:
+                keep_answer(connection, (collection.key, key), idempotency, stored, now)
+            return stored
+
+    def face(self, name: str, face_id: str) -> FaceRecord:
+        """One stored face by id."""
+        with self._database.reading() as connection:
+            return get_face(connection, get_collection(connection, name), face_id)
+
+    def faces(
+        self, name: str, person_id: str | None, after: str | None, limit: int
+    ) -> Page[FaceRecord]:
+        """Stored faces by id, of the whole collection or of one person."""
+        with self._database.reading() as connection:
+            collection = get_collection(connection, name)
+            query = face_query().where(templates.c.collection == collection.key)
+            if person_id is not None:
+                person = get_person(connection, collection, person_id)
+                query = query.where(templates.c.person == person.key)
+            if after is not None:
+                query = query.where(templates.c.face_id > after)
+            query = query.order_by(templates.c.face_id)
+            return to_page(fetch_page(connection, query, limit, "quality"), face_record)
+
+    def delete_face(self, name: str, face_id: str) -> DeletionCounts:
+        """Delete one template; its person stays."""
+        with self._database.writing() as connection:
+            collection = lock_collection(connection, name)
+            face = get_face(connection, collection, face_id)
+            log_change(connection, collection, REMOVE, [face.template_key], self._clock())
+            connection.execute(delete(templates).where(templates.c.id == face.template_key))
+        return DeletionCounts(persons=0, templates=1, erased=self._database.eraser.erase())
+
+    def known_contents(
+        self, name: str, contents: Collection[tuple[str, str]]
+    ) -> set[tuple[str, str]]:
+        """Of pairs of a person id, in Form C, and a content's digest those of which the person has
+        a template."""
+        contents = {(composed(person_id), digest) for person_id, digest in contents}
+        with self._database.reading() as connection:
+            collection = get_collection(connection, name)
+            query = select(persons.c.person_id, persons.c.id).where(
+                persons.c.collection == collection.key,
+                persons.c.person_id.in_({person_id for person_id, _ in contents}),
+            )
+            people = {row.person_id: row.id for row in connection.execute(query)}
+            keys = {
+                person: self._codec.known_key(connection, collection, person)
+                for person in people.values()
+            }
+            marks = {
+                (people[one[0]], mark): one
+                for one in contents
+                if one[0] in people
+                for mark in self._codec.marks(keys[people[one[0]]], one[1])
+            }
+            found = select(templates.c.person, templates.c.content_digest).where(
+                templates.c.person.in_(keys),
+                templates.c.content_digest.in_({mark for _, mark in marks}),
+            )
+            stored = {(row.person, row.content_digest) for row in connection.execute(found)}
+            return {marks[one] for one in stored & marks.keys()}
+
+    def embeddings(self, name: str, person_id: str) -> tuple[list[FaceRecord], FloatArray]:
+        """A person's faces and their embeddings (n, d), in the same order."""
+        with self._database.reading() as connection:
+            collection = get_collection(connection, name)
+            person = get_person(connection, collection, person_id)
+            query = self._codec.with_embedding(face_query())
+            rows = connection.execute(
+                query.where(templates.c.person == person.key).order_by(templates.c.id)
+            ).all()
+            return [face_record(row) for row in rows], self._codec.vectors(collection, rows)
+
+    def faces_by_key(self, keys: Sequence[int]) -> Mapping[int, FaceRecord]:
+        """The faces of template keys; those deleted since are missing."""
+        found: dict[int, FaceRecord] = {}
+        with self._database.reading() as connection:
+            for start in range(0, len(keys), MAX_KEYS):
+                some = keys[start : start + MAX_KEYS]
+                rows = connection.execute(face_query().where(templates.c.id.in_(some)))
+                found.update((row.id, face_record(row)) for row in rows)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Put:
+    """Stores templates of one person, (key, person_id)."""
+
+    codec: EmbeddingRowCodec
+    data_key: DataKey | None
+    collection: int
+    person: tuple[int, str]
+    now: datetime
+
+    def all(
+        self, connection: Connection, new_templates: Sequence[NewTemplate]
+    ) -> list[StoredTemplate]:
+        """The outcome for each; one whose content the person has already is not stored."""
+        known = self._known(connection, {new.content_digest for new in new_templates})
+        fresh: dict[str, NewTemplate] = {}
+        for new in new_templates:
+            if new.content_digest not in known:
+                fresh.setdefault(new.content_digest, new)
+        made = self._insert(connection, fresh)
+        stored = []
+        for new in new_templates:
+            digest = new.content_digest
+            duplicate = digest in known
+            if not duplicate:
+                known[digest] = made[digest]
+            stored.append(StoredTemplate(known[digest], duplicate))
+        return stored
+
+    def _known(self, connection: Connection, digests: set[str]) -> dict[str, FaceRecord]:
+        """Faces by the digest of their content."""
+        digest_of = {
+            mark: digest for digest in digests for mark in self.codec.marks(self.data_key, digest)
+        }
+        query = face_query().add_columns(templates.c.content_digest)
+        mine = (templates.c.person == self.person[0]) & templates.c.content_digest.in_(digest_of)
+        rows = connection.execute(query.where(mine))
+        return {digest_of[row.content_digest]: face_record(row) for row in rows}
+
+    def _insert(
+        self, connection: Connection, fresh: Mapping[str, NewTemplate]
+    ) -> dict[str, FaceRecord]:
+        if not fresh:
+            return {}
+        ids = {digest: str(uuid.uuid4()) for digest in fresh}
+        rows = [
+            {
+                "face_id": ids[digest],
+                "collection": self.collection,
+                "person": self.person[0],
+                "embedding": self.codec.stored(self.data_key, ids[digest], new.embedding),
+                "sealed": self.data_key is not None,
+                "content_digest": self.codec.mark(self.data_key, digest),
+                "quality": dict(check_metadata(dict(new.quality), "quality")),
+                "created_at": self.now,
+            }
+            for digest, new in fresh.items()
+        ]
+        returned = insert(templates).returning(templates.c.face_id, templates.c.id)
+        keys = {row.face_id: row.id for row in connection.execute(returned, rows)}
+        kept = [
+            {
+                "template": keys[ids[digest]],
+                "crop": self.codec.stored_crop(self.data_key, ids[digest], new.crop),
+                "sealed": self.data_key is not None,
+            }
+            for digest, new in fresh.items()
+            if new.crop is not None
+        ]
+        if kept:
+            connection.execute(insert(crops), kept)
+        return {
+            digest: FaceRecord(
+                keys[ids[digest]], ids[digest], self.person[1], new.quality, self.now
+            )
+            for digest, new in fresh.items()
+        }

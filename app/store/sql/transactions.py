@@ -1,0 +1,91 @@
+"""Transactions over one database; its failures are raised as the service's errors."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from app.errors import InvalidRequest, StoreFull, StoreUnavailable
+from app.store.backends import backend_of
+from app.store.sql.erasing import Eraser
+
+RETRY_AFTER_S = 1
+
+
+class Transactions:
+    """Opens transactions that see one state of the database and are kept whole or not at all.
+
+    Both kinds raise StoreFull or StoreUnavailable where the database fails.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._backend = backend_of(engine)
+        self._reader = self._backend.reader(engine)
+        self._writer = self._backend.writer(engine)
+        self.eraser = Eraser(engine, self._backend)
+        self.refusal: str | None = None  # the code of the last write's failure, if it failed
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that only reads, and sees one state throughout."""
+        try:
+            with self._reader.begin() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            self._raise_ours(error, "")
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that writes; on disk when the block is left."""
+        try:
+            yield from self._written()
+            self.refusal = None
+        except (StoreFull, StoreUnavailable) as error:
+            self.refusal = error.code
+            raise
+
+    def _written(self) -> Iterator[Connection]:
+        outcome = "Nothing was changed. "
+        self.require_in_place(outcome)
+        try:
+            with self._writer.begin() as connection:
+                yield connection
+                # From here on a lost connection leaves open what the database did.
+                outcome = "The change may have been kept or not: send the request again. "
+        except SQLAlchemyError as error:
+            self._raise_ours(error, outcome)
+        # Data written to a file that was moved away must not be acknowledged.
+        self.require_in_place(outcome)
+
+    def require_in_place(self, outcome: str = "") -> None:
+        """Raise StoreUnavailable if the database's file was moved away or replaced."""
+        if not self._backend.is_in_place(self.engine):
+            raise StoreUnavailable(outcome + self._backend.MOVED, {"retry_after": RETRY_AFTER_S})
+
+    def _raise_ours(self, error: SQLAlchemyError, outcome: str) -> NoReturn:
+        if isinstance(error, IntegrityError):
+            raise error  # a fault of this code, not of the database
+        if isinstance(error, DataError):
+            raise InvalidRequest(
+                "The request has a text or a number that the database cannot keep, such as a NUL "
+                "character."
+            ) from error
+        if isinstance(error, PoolTimeout):
+            raise StoreUnavailable(
+                f"{outcome}All database connections are in use. Try again in a moment.",
+                {"retry_after": RETRY_AFTER_S},
+            ) from error
+        if not isinstance(error, DBAPIError) or error.orig is None:
+            raise error
+        if self._backend.is_full(error.orig):
+            raise StoreFull(
+                "The disk that holds the database is full; nothing was changed. Free some room "
+                "and send the request again."
+            ) from error
+        raise StoreUnavailable(
+            outcome + self._backend.advice(error.orig), {"retry_after": RETRY_AFTER_S}
+        ) from error

@@ -1,0 +1,144 @@
+"""A collection calibrates on itself: a real database, made-up people."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.decision.calibrations import Calibrations
+from app.decision.collection_calibration import calibrate_collection
+from app.errors import CollectionNotFound, EmbeddingSpaceMismatch, NotEnoughData
+from app.gallery.gallery import Gallery
+from app.index.factory import IndexFactory
+from app.store.backends import create_engine
+from app.store.records import NewTemplate
+from app.store.schema import migrate
+from app.store.sql_store import SqlStore
+from tests.decision.conftest import people
+from tests.decision.test_calibration import calibration
+
+DIMENSION = 64
+NOW = datetime(2026, 11, 24, tzinfo=UTC)
+
+
+def open_gallery(path: Path, space: str = "es-test") -> Gallery:
+    engine = create_engine(f"sqlite:///{path}")
+    migrate(engine)
+    return Gallery(SqlStore(engine), IndexFactory(2), space, DIMENSION)
+
+
+@pytest.fixture
+def gallery(tmp_path: Path) -> Iterator[Gallery]:
+    opened = open_gallery(tmp_path / "likeness.db")
+    yield opened
+    opened.store.close()
+
+
+def fill(gallery: Gallery, count: int, second_ids: int = 0) -> None:
+    """`count` people with two faces each; of the first few the second has an id of its own."""
+    data = people(count, 2, dimension=DIMENSION, noise=0.3)
+    for person in range(count):
+        first, second = (
+            NewTemplate(vector, f"{person}-{i}")
+            for i, vector in enumerate(data.vectors[data.persons == person])
+        )
+        if person < second_ids:
+            gallery.enroll("default", f"p{person}", None, [first])
+            gallery.enroll("default", f"p{person} again", None, [second])
+        else:
+            gallery.enroll("default", f"p{person}", None, [first, second])
+
+
+def test_its_calibration_is_kept_and_put_to_use(gallery: Gallery) -> None:
+    fill(gallery, 120)
+    calibrations = Calibrations(
+        gallery.store, calibration(), 0.5, embedding_space="es-test", precision="float32"
+    )
+    before = calibrations.chain(gallery.require("default")).calibrations
+    assert [one.source.kind for one in before] == ["photos"]
+    live = calibrate_collection(gallery, "default", np.random.default_rng(0), lambda: NOW)
+    assert live.suspects == ()
+    assert live.calibration.source.persons == 120
+    after = calibrations.chain(gallery.require("default")).calibrations
+    assert [one.source.kind for one in after] == ["collection", "photos"]
+    assert after[0].calibration_id == live.calibration.calibration_id
+    gallery.store.clear_calibration("default")
+    again = calibrations.chain(gallery.require("default")).calibrations
+    assert [one.source.kind for one in again] == ["photos"]
+
+
+def test_another_process_uses_it_at_once(gallery: Gallery, tmp_path: Path) -> None:
+    fill(gallery, 100)
+    other = open_gallery(tmp_path / "likeness.db")
+    calibrations = Calibrations(
+        other.store, None, 0.5, embedding_space="es-test", precision="float32"
+    )
+    assert calibrations.chain(other.require("default")).calibrations == []
+    live = calibrate_collection(gallery, "default", np.random.default_rng(0))
+    (found,) = calibrations.chain(other.require("default")).calibrations
+    assert found.calibration_id == live.calibration.calibration_id
+    other.store.close()
+
+
+def test_second_ids_are_reported_and_left_out(gallery: Gallery) -> None:
+    fill(gallery, 150, second_ids=3)
+    live = calibrate_collection(gallery, "default", np.random.default_rng(0))
+    found = {frozenset((s.person_id_a, s.person_id_b)) for s in live.suspects}
+    assert found == {frozenset((f"p{i}", f"p{i} again")) for i in range(3)}
+    assert live.calibration.source.left_out == 3
+    content = str(gallery.store.calibration(gallery.require("default")))
+    assert "again" not in content  # nobody's id is kept in a calibration
+
+
+def test_who_is_declared_different_is_no_suspect(gallery: Gallery) -> None:
+    fill(gallery, 150, second_ids=3)
+    gallery.store.declare_different("default", "p1 again", "p1")
+    live = calibrate_collection(gallery, "default", np.random.default_rng(0))
+    found = {frozenset((s.person_id_a, s.person_id_b)) for s in live.suspects}
+    assert found == {frozenset((f"p{i}", f"p{i} again")) for i in (0, 2)}
+    # They have a margin of their own: the rates of everybody else leave them out all the same.
+    assert live.calibration.source.left_out == 3
+
+
+def test_a_large_collection_is_sampled_by_whole_people(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.decision.collection_calibration.MAX_TEMPLATES", 220)
+    fill(gallery, 150)
+    source = calibrate_collection(gallery, "default", np.random.default_rng(0)).calibration.source
+    assert (source.persons, source.faces) == (110, 220)
+
+
+def test_too_few_people_leave_the_pack_s_in_use(gallery: Gallery) -> None:
+    fill(gallery, 20)
+    with pytest.raises(NotEnoughData, match="20 people are too few"):
+        calibrate_collection(gallery, "default", np.random.default_rng(0))
+    assert gallery.require("default").calibration_id is None
+
+
+def test_of_nothing_and_of_another_space(gallery: Gallery, tmp_path: Path) -> None:
+    with pytest.raises(CollectionNotFound):
+        calibrate_collection(gallery, "nowhere", np.random.default_rng(0))
+    other = open_gallery(tmp_path / "likeness.db", "es-other")
+    with pytest.raises(EmbeddingSpaceMismatch):
+        calibrate_collection(other, "default", np.random.default_rng(0))
+    other.store.close()
+
+
+def test_one_of_another_precision_is_not_used(gallery: Gallery) -> None:
+    foreign = calibration(precision="float16")
+    gallery.store.set_calibration("default", foreign.calibration_id, foreign.content())
+    calibrations = Calibrations(
+        gallery.store, None, 0.5, embedding_space="es-test", precision="float32"
+    )
+    assert calibrations.chain(gallery.require("default")).calibrations == []
+
+
+def test_nor_one_of_another_space(gallery: Gallery) -> None:
+    own = calibration()
+    gallery.store.set_calibration("default", own.calibration_id, own.content())
+    running = {"embedding_space": "es-other", "precision": "float32"}
+    calibrations = Calibrations(gallery.store, None, 0.5, **running)
+    assert calibrations.chain(gallery.require("default")).calibrations == []

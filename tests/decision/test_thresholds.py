@@ -1,0 +1,190 @@
+"""Which threshold decides: the call, the collection, the default, and the calibration it is based
+on."""
+
+import pytest
+
+from app.decision.thresholds import (
+    CalibrationChain,
+    CollectionPolicy,
+    ThresholdRequest,
+    ThresholdSource,
+    identification_threshold,
+    verification_threshold,
+)
+from app.errors import NotCalibrated, RateOutOfReach
+from app.index.port import GallerySize
+from tests.decision.test_calibration import CONTENT, SHARED, calibration
+
+PACK = calibration()
+OWN = calibration(source={**CONTENT["source"], "kind": "collection"}, template_exponent=0.9)
+HUNDRED = GallerySize(100, 100)
+DOMAIN = {"shared": SHARED, "likeness": 0.2}
+ONE = GallerySize(1, 1)
+PLAIN = CollectionPolicy()
+
+
+def chain(*calibrations: object) -> CalibrationChain:
+    return CalibrationChain(list(calibrations), 0.53)  # type: ignore[arg-type]
+
+
+def test_the_default_is_one_false_identification_in_a_hundred_at_any_size() -> None:
+    small, large = (
+        identification_threshold(ThresholdRequest(), PLAIN, chain(PACK), GallerySize(n, n))
+        for n in (10, 100)
+    )
+    assert (small.source, small.target) == (ThresholdSource.DEFAULT, 0.01)
+    assert small.calibration is PACK
+    assert (small.threshold, large.threshold) == pytest.approx((0.3, 0.4), abs=0.003)
+
+
+def test_the_default_of_a_verification_is_one_impostor_in_ten_thousand() -> None:
+    rule = verification_threshold(ThresholdRequest(), PLAIN, chain(PACK), ONE, HUNDRED)
+    assert (rule.source, rule.target) == (ThresholdSource.DEFAULT, 1e-4)
+    assert rule.threshold == pytest.approx(0.4)
+
+
+def test_several_templates_give_an_impostor_several_chances() -> None:
+    one, five = (
+        verification_threshold(
+            ThresholdRequest(), PLAIN, chain(PACK), GallerySize(1, m), HUNDRED
+        ).threshold
+        for m in (1, 5)
+    )
+    assert five > one
+
+
+def test_a_threshold_in_the_call_decides() -> None:
+    rule = identification_threshold(ThresholdRequest(threshold=0.7), PLAIN, chain(PACK), HUNDRED)
+    assert (rule.threshold, rule.source, rule.target) == (0.7, ThresholdSource.REQUEST, None)
+    assert rule.calibration is PACK  # still says what that threshold means
+
+
+def test_a_target_in_the_call_decides() -> None:
+    fpir = identification_threshold(ThresholdRequest(target_fpir=0.1), PLAIN, chain(PACK), HUNDRED)
+    fmr = identification_threshold(ThresholdRequest(target_fmr=1e-3), PLAIN, chain(PACK), HUNDRED)
+    assert (fpir.source, fmr.source) == (ThresholdSource.REQUEST,) * 2
+    assert (fpir.threshold, fmr.threshold) == pytest.approx((0.3, 0.3), abs=0.01)
+
+
+def test_verification_at_a_target_of_searches_uses_their_threshold() -> None:
+    ask = ThresholdRequest(target_fpir=0.1)
+    verified = verification_threshold(ask, PLAIN, chain(PACK), ONE, HUNDRED)
+    assert (
+        verified.threshold == identification_threshold(ask, PLAIN, chain(PACK), HUNDRED).threshold
+    )
+
+
+def test_the_collection_s_policy_comes_before_the_default() -> None:
+    policy = CollectionPolicy(target_fpir=0.1)
+    rule = identification_threshold(ThresholdRequest(), policy, chain(PACK), HUNDRED)
+    assert (rule.source, rule.target) == (ThresholdSource.COLLECTION, 0.1)
+    fixed = CollectionPolicy(threshold=0.6)
+    rule = identification_threshold(ThresholdRequest(), fixed, chain(PACK), HUNDRED)
+    assert (rule.source, rule.threshold) == (ThresholdSource.COLLECTION, 0.6)
+    rule = identification_threshold(ThresholdRequest(target_fpir=0.1), fixed, chain(PACK), HUNDRED)
+    assert rule.source is ThresholdSource.REQUEST
+
+
+def test_the_collection_s_own_calibration_is_preferred() -> None:
+    rule = identification_threshold(ThresholdRequest(), PLAIN, chain(OWN, PACK), HUNDRED)
+    assert rule.calibration is OWN
+
+
+def test_the_pack_s_serves_where_the_collection_s_does_not_reach() -> None:
+    short = {key: CONTENT["fmr"][key][:3] for key in ("similarity", "rate", "low", "high")}
+    own = calibration(fmr={**short, "variation": [0.0] * 3, "measured": 3})
+    rule = identification_threshold(
+        ThresholdRequest(target_fmr=1e-4), PLAIN, chain(own, PACK), HUNDRED
+    )
+    assert rule.calibration is PACK
+
+
+def test_an_unreachable_target_in_the_call_is_refused() -> None:
+    with pytest.raises(RateOutOfReach, match="target_fpir=1e-06"):
+        identification_threshold(
+            ThresholdRequest(target_fpir=1e-6), PLAIN, chain(OWN, PACK), HUNDRED
+        )
+
+
+def test_an_unreachable_default_gets_the_strictest_threshold_there_is() -> None:
+    million = GallerySize(1_000_000, 1_000_000)
+    rule = identification_threshold(ThresholdRequest(), PLAIN, chain(PACK), million)
+    assert (rule.threshold, rule.source) == (0.5, ThresholdSource.DEFAULT)
+    assert rule.calibration is not None
+    fpir = rule.calibration.fpir_at(rule.threshold, million)
+    assert fpir is not None
+    assert fpir.value > 0.9  # and the answer says so
+
+
+def test_without_any_calibration_the_pack_s_constant_serves() -> None:
+    rule = identification_threshold(ThresholdRequest(), PLAIN, chain(), HUNDRED)
+    assert (rule.threshold, rule.source) == (0.53, ThresholdSource.PACK)
+    assert rule.calibration is None
+    with pytest.raises(NotCalibrated, match="Give a threshold"):
+        identification_threshold(ThresholdRequest(target_fpir=0.01), PLAIN, chain(), HUNDRED)
+    with pytest.raises(NotCalibrated):
+        verification_threshold(ThresholdRequest(target_fmr=0.01), PLAIN, chain(), ONE, HUNDRED)
+
+
+@pytest.mark.parametrize(
+    "policy", [{"target_fpir": 0}, {"target_fmr": 0.9}, {"threshold": 2}, {"unknown": 1}]
+)
+def test_a_policy_that_means_nothing_is_refused(policy: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(policy))):
+        CollectionPolicy.model_validate(policy)
+
+
+class TestLift:
+    """Galleries whose people are more alike than those of the calibration."""
+
+    ALIKE = calibration(domain=DOMAIN)
+
+    def threshold(self, likeness: float | None, size: GallerySize = HUNDRED) -> float:
+        return identification_threshold(
+            ThresholdRequest(), PLAIN, chain(self.ALIKE), size, likeness=likeness
+        ).threshold
+
+    def test_the_threshold_rises_by_three_quarters_of_the_excess(self) -> None:
+        base = self.threshold(None)
+        assert self.threshold(0.2) == self.threshold(0.1) == base
+        assert self.threshold(0.3) == pytest.approx(base + 0.075)
+
+    def test_in_a_small_gallery_by_all_of_it(self) -> None:
+        small = GallerySize(99, 99)
+        base = self.threshold(None, small)
+        assert self.threshold(0.3, small) == pytest.approx(base + 0.1)
+
+    def test_the_answer_s_rates_are_those_of_the_unlifted_threshold(self) -> None:
+        rule = identification_threshold(
+            ThresholdRequest(), PLAIN, chain(self.ALIKE), HUNDRED, likeness=0.3
+        )
+        assert rule.lift == pytest.approx(0.075)
+        fpir = self.ALIKE.fpir_at(rule.unshifted(rule.threshold), HUNDRED)
+        assert fpir is not None
+        assert fpir.value == pytest.approx(0.01, rel=0.01)
+
+    def test_a_fixed_threshold_stays_and_its_rates_do_not(self) -> None:
+        rule = identification_threshold(
+            ThresholdRequest(threshold=0.4), PLAIN, chain(self.ALIKE), HUNDRED, likeness=0.3
+        )
+        assert (rule.threshold, rule.lift) == (0.4, 0.0)
+        assert rule.unshifted(0.4) == pytest.approx(0.325)
+
+    def test_a_verification_is_lifted_only_for_a_rate_of_searches(self) -> None:
+        plain = verification_threshold(
+            ThresholdRequest(), PLAIN, chain(self.ALIKE), ONE, HUNDRED, likeness=0.3
+        )
+        searching = verification_threshold(
+            ThresholdRequest(target_fpir=0.01), PLAIN, chain(self.ALIKE), ONE, HUNDRED, likeness=0.3
+        )
+        assert plain.lift == 0
+        assert searching.threshold == self.threshold(0.3)
+
+    def test_without_a_domain_nothing_is_lifted(self) -> None:
+        rule = identification_threshold(
+            ThresholdRequest(), PLAIN, chain(PACK), HUNDRED, likeness=0.9
+        )
+        assert rule == identification_threshold(ThresholdRequest(), PLAIN, chain(PACK), HUNDRED)
+
+    def test_no_threshold_exceeds_one(self) -> None:
+        assert self.threshold(1.0) <= 1.0

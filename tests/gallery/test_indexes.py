@@ -1,0 +1,354 @@
+"""Indexes opened on demand and closed for memory: answers, deletions and files are the same."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.encryption.ring import KeyRing
+from app.errors import CollectionNotFound
+from app.gallery.gallery import Gallery
+from app.index.certified.index import IndexShape
+from app.index.factory import IndexFactory
+from app.store.records import Erasure
+from app.store.schema import migrate
+from app.store.sql_store import SqlStore
+from tests.gallery.conftest import open_engine, template
+from tests.index.conftest import Vectors, unit
+from tests.index.test_snapshot import KEY, on_disk
+
+D = 64
+SHAPE = IndexShape(encode_at=64, merge_at=3)  # from 4 rows on there is a snapshot
+TINY = 1  # byte of memory: only the index that is used stays open
+Open = Callable[..., Gallery]
+
+
+def drawn(count: int, seed: int = 0) -> Vectors:
+    return unit(np.random.default_rng(seed).standard_normal((count, D)))
+
+
+@pytest.fixture
+def open_gallery(database: Path) -> Iterator[Open]:
+    """Galleries as so many processes over one data folder; those still open are closed."""
+    opened: list[Gallery] = []
+
+    def opener(limit: int = TINY, ring: KeyRing | None = None) -> Gallery:
+        engine = open_engine(database)
+        migrate(engine)
+        index_factory = IndexFactory(2, database.parent / "index", ring, SHAPE, max_bytes=limit)
+        opened.append(Gallery(SqlStore(engine), index_factory, "es-test", D))
+        return opened[-1]
+
+    yield opener
+    for gallery in opened:
+        gallery.close()
+
+
+def fill(gallery: Gallery, name: str, count: int, seed: int = 0) -> Vectors:
+    """A collection of so many people of one template each."""
+    gallery.create_collection(name, {})
+    vectors = drawn(count, seed)
+    for number, vector in enumerate(vectors):
+        gallery.enroll(name, f"p{number}", None, [template(vector, str(number))])
+    return vectors
+
+
+def nearest(gallery: Gallery, name: str, probe: Vectors) -> str | None:
+    (row,) = gallery.identify(name, probe[np.newaxis], 1).rows
+    return row[0].face.person_id if row and row[0].similarity > 0.999 else None
+
+
+def open_names(gallery: Gallery) -> set[str]:
+    return {gallery.store.collection_by_key(key).name for key in gallery._replicas}
+
+
+def manifests(database: Path) -> int:
+    return len(list(database.parent.rglob("manifest.json")))
+
+
+class TestClosing:
+    def test_the_least_recently_used_go_and_come_again(self, open_gallery: Open) -> None:
+        gallery = open_gallery()
+        vectors = {name: fill(gallery, name, 100, seed) for seed, name in enumerate("abc")}
+        for name in "abcbacca":
+            assert nearest(gallery, name, vectors[name][70]) == "p70"
+            assert open_names(gallery) == {name}
+        counts = gallery.open_indexes()
+        assert (counts.open, counts.opened - counts.closed) == (1, 1)
+        assert gallery.costs().searches == 8  # also of those that are closed
+
+    def test_with_room_all_stay(self, open_gallery: Open) -> None:
+        gallery = open_gallery(limit=100_000_000)
+        for name in "abc":
+            fill(gallery, name, 5)
+        assert open_names(gallery) >= set("abc")
+        assert 0 < gallery.open_indexes().bytes < 1_000_000
+
+    def test_what_was_not_saved_is_saved_first(self, open_gallery: Open, database: Path) -> None:
+        gallery = open_gallery()
+        vectors = fill(gallery, "a", 10)
+        gallery.size("a")
+        assert manifests(database) == 0
+        gallery.size("default")
+        assert manifests(database) == 1
+        with gallery.store._database.writing() as connection:  # type: ignore[attr-defined]
+            # Only the snapshot can tell now.
+            connection.exec_driver_sql("UPDATE templates SET embedding = zeroblob(256)")
+        assert nearest(gallery, "a", vectors[3]) == "p3"
+
+    def test_one_that_is_searched_stays(self, open_gallery: Open) -> None:
+        gallery = open_gallery()
+        fill(gallery, "a", 5)
+        fill(gallery, "b", 5)
+        record = gallery.store.collection("a")
+        with gallery._indexes.current(record) as index:
+            gallery.size("b")
+            gallery.size("default")
+            assert "a" in open_names(gallery)
+            assert gallery._replicas[record.key].index is index
+        gallery.size("b")
+        assert open_names(gallery) == {"b"}
+
+    def test_writes_open_nothing_where_there_is_no_room(self, open_gallery: Open) -> None:
+        gallery = open_gallery()
+        fill(gallery, "a", 5)
+        gallery.size("default")
+        gallery.enroll("a", "new", None, [template(drawn(1, seed=9)[0], "new")])
+        assert open_names(gallery) == {"default"}
+        assert nearest(gallery, "a", drawn(1, seed=9)[0]) == "new"
+
+    def test_many_threads_over_few_places(self, open_gallery: Open) -> None:
+        gallery = open_gallery()
+        names = [f"c{number}" for number in range(6)]
+        vectors = {name: fill(gallery, name, 20, seed) for seed, name in enumerate(names)}
+        failures: list[str] = []
+
+        def work(seed: int) -> None:
+            random = np.random.default_rng(seed)
+            for turn in range(15):
+                name = names[random.integers(len(names))]
+                person = f"{seed}-{turn}"
+                (vector,) = drawn(1, seed=1000 + 100 * seed + turn)
+                gallery.enroll(name, person, None, [template(vector, person)])
+                if nearest(gallery, name, vector) != person:
+                    failures.append(f"{person} is not in {name}")
+                gallery.delete_person(name, person)
+                if nearest(gallery, name, vector) is not None:
+                    failures.append(f"{person} is in {name} again")
+                gallery.run_maintenance()
+
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(120)
+        assert failures == []
+        for name in names:
+            assert gallery.size(name).templates == 20
+            assert nearest(gallery, name, vectors[name][7]) == "p7"
+            assert gallery.audit(name).clean
+
+
+class TestDeletion:
+    """The same for an index that is closed."""
+
+    @pytest.mark.parametrize("ring", [None, KEY], ids=["plain", "sealed"])
+    def test_a_person_leaves_no_bytes_in_a_closed_collection(
+        self, open_gallery: Open, database: Path, ring: KeyRing | None
+    ) -> None:
+        gallery = open_gallery(ring=ring)
+        vectors = fill(gallery, "a", 80)
+        gallery.size("a")
+        gallery.run_maintenance()
+        gallery.size("default")
+        assert open_names(gallery) == {"default"}
+        gone = [vectors[number].tobytes() for number in (3, 75)]  # in a shard, in the write buffer
+        assert ring is not None or all(one in on_disk(database.parent) for one in gone)
+        for number in (3, 75):
+            assert gallery.delete_person("a", f"p{number}").erased is Erasure.DONE
+        assert not any(one in on_disk(database.parent) for one in gone)
+        assert nearest(gallery, "a", vectors[3]) is None
+        assert gallery.audit("a").clean
+
+    def test_a_closed_collection_takes_its_snapshot_along(
+        self, open_gallery: Open, database: Path
+    ) -> None:
+        gallery = open_gallery()
+        fill(gallery, "a", 10)
+        gallery.size("a")
+        gallery.size("default")
+        assert manifests(database) == 1
+        assert gallery.delete_collection("a").erased is Erasure.DONE
+        assert list((database.parent / "index").glob("*/*/*")) == []
+        with pytest.raises(CollectionNotFound):
+            gallery.size("a")
+
+    def test_another_process_deletes_what_is_closed_here(
+        self, open_gallery: Open, database: Path
+    ) -> None:
+        owner, other = open_gallery(), open_gallery()
+        vectors = fill(owner, "a", 80)
+        owner.size("a")
+        owner.run_maintenance()
+        owner.size("default")
+        owner.run_maintenance()
+        assert other.delete_person("a", "p3").erased is Erasure.PENDING
+        assert vectors[3].tobytes() in on_disk(database.parent / "index")
+        owner.run_maintenance()
+        assert vectors[3].tobytes() not in on_disk(database.parent)
+        other.delete_collection("a")
+        owner.run_maintenance()
+        assert manifests(database) == 0
+
+    def test_what_others_only_add_opens_nothing(self, open_gallery: Open) -> None:
+        owner, other = open_gallery(), open_gallery()
+        fill(owner, "a", 10)
+        owner.size("a")
+        owner.size("default")
+        owner.run_maintenance()
+        opened = owner.open_indexes().opened
+        for number in range(3):
+            other.enroll("a", f"n{number}", None, [template(drawn(1, seed=number + 1)[0], "n")])
+            owner.run_maintenance()
+        assert owner.open_indexes().opened == opened
+        assert owner.size("a").templates == 13
+
+
+class TestOwner:
+    """One process may change the snapshots; when it ends, another may."""
+
+    def test_the_next_owner_erases_what_the_first_left(
+        self, open_gallery: Open, database: Path
+    ) -> None:
+        first = open_gallery(limit=100_000_000)
+        vectors = fill(first, "a", 80)
+        first.run_maintenance()
+        second = open_gallery(limit=100_000_000)
+        assert nearest(second, "a", vectors[70]) == "p70"  # from the first one's files
+        first.enroll("a", "new", None, [template(drawn(1, seed=5)[0], "new")])
+        first._replicas[first.store.collection("a").key].save()  # files that the second never read
+        assert second.delete_person("a", "new").erased is Erasure.PENDING
+        assert second.delete_person("a", "p3").erased is Erasure.PENDING
+        first._indexes._snapshots.release()  # type: ignore[union-attr] # as where it is killed
+        assert second.delete_person("a", "p75").erased is Erasure.DONE
+        left = on_disk(database.parent / "index")
+        for vector in (drawn(1, seed=5)[0], vectors[3], vectors[75]):
+            assert vector.tobytes() not in left
+        second.run_maintenance()
+        assert manifests(database) == 1
+        assert second.audit("a").clean
+        third = open_gallery()
+        assert third.audit("a").clean
+
+    def test_the_next_owner_saves_nothing_that_the_first_erased(
+        self, open_gallery: Open, database: Path
+    ) -> None:
+        first, second = open_gallery(limit=100_000_000), open_gallery(limit=100_000_000)
+        first.prepare()  # which makes it the owner
+        vectors, of_deleted = fill(first, "a", 80), fill(first, "b", 80, seed=1)
+        for name, probe in (("a", vectors[7]), ("b", of_deleted[7])):
+            assert nearest(second, name, probe) == "p7"  # read from the database into its index
+        assert first.delete_person("a", "p3").erased is Erasure.DONE
+        assert first.delete_collection("b").erased is Erasure.DONE
+        first.close()
+        for replica in list(second._replicas.values()):
+            replica.save()  # as where an index is closed before maintenance has updated it
+        assert manifests(database) == 1
+        left = on_disk(database.parent / "index")
+        assert not any(one.tobytes() in left for one in (vectors[3], *of_deleted))
+        second.run_maintenance()
+        assert second.audit("a").clean
+
+    def test_what_the_owner_may_be_writing_is_pending(self, open_gallery: Open) -> None:
+        owner, other = open_gallery(limit=100_000_000), open_gallery(limit=100_000_000)
+        owner.prepare()
+        fill(owner, "a", 10)
+        assert other.size("a").templates == 10
+        assert other.delete_person("a", "p3").erased is Erasure.PENDING
+        assert other.delete_collection("a").erased is Erasure.PENDING
+
+    def test_what_a_killed_owner_left_half_written_goes(
+        self, open_gallery: Open, database: Path
+    ) -> None:
+        first = open_gallery()
+        fill(first, "a", 10)
+        first.close()
+        (manifest,) = database.parent.rglob("manifest.json")
+        (manifest.parent / "rows-half").write_bytes(b"half a file")
+        (manifest.parent.parent / "999").mkdir()
+        (manifest.parent.parent / "999" / "rows-1").write_bytes(b"of no collection")
+        second = open_gallery()
+        second.prepare()
+        second.run_maintenance()
+        assert not (manifest.parent / "rows-half").exists()
+        assert not (manifest.parent.parent / "999").exists()
+        assert manifest.exists()
+
+    def test_there_is_one_lock_and_no_folder_for_small_collections(
+        self, open_gallery: Open, database: Path
+    ) -> None:
+        gallery = open_gallery(limit=100_000_000)
+        for number in range(5):
+            fill(gallery, f"c{number}", 3)
+        gallery.run_maintenance()
+        (folder,) = (database.parent / "index").iterdir()
+        assert [path.name for path in folder.iterdir()] == ["lock"]
+        fill(gallery, "larger", 4)
+        gallery.run_maintenance()
+        assert len(list(folder.iterdir())) == 2
+        gallery.delete_person("larger", "p0")
+        gallery._replicas[gallery.store.collection("larger").key].save()
+        assert [path.name for path in folder.iterdir()] == ["lock"]
+
+
+class TestStart:
+    def test_large_collections_are_opened_the_last_enrolled_into_as_long_as_there_is_room(
+        self, open_gallery: Open
+    ) -> None:
+        first = open_gallery()
+        for name, count in (("a", 40), ("b", 40), ("small", 3), ("c", 40)):
+            fill(first, name, count)
+        first.close()
+        roomy = open_gallery(limit=100_000_000)
+        roomy.prepare()
+        assert open_names(roomy) == {"a", "b", "c"}
+        tight = open_gallery(limit=2 * 40 * (D // 4 + 64))
+        tight.prepare()
+        assert open_names(tight) <= {"b", "c"}
+        assert "c" in open_names(tight)
+
+    def test_a_round_without_changes_reads_no_collection(
+        self, open_gallery: Open, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        gallery = open_gallery(limit=100_000_000)
+        fill(gallery, "a", 10)
+        gallery.run_maintenance()
+        gallery.run_maintenance()
+
+        def fail(*_: object) -> None:
+            pytest.fail("a collection was looked at")
+
+        monkeypatch.setattr(SqlStore, "marks", fail)
+        monkeypatch.setattr(SqlStore, "collection_by_key", fail)
+        monkeypatch.setattr(SqlStore, "collections", fail)
+        gallery.run_maintenance()
+
+
+@pytest.mark.parametrize("sealed_before", [False, True])
+def test_no_snapshot_outlasts_a_change_of_the_encryption(
+    open_gallery: Open, database: Path, sealed_before: bool
+) -> None:
+    """Also of a collection that nobody opens: its plain files would hold what is sealed now."""
+    rings = (KEY, None) if sealed_before else (None, KEY)
+    before = open_gallery(2**30, rings[0])
+    for seed, name in enumerate("ab"):
+        fill(before, name, 100, seed)
+    before.run_maintenance()
+    before.close()
+    assert manifests(database) == 2
+    after = open_gallery(ring=rings[1])
+    after.prepare()  # there is room for one index
+    assert len(open_names(after)) == 1
+    assert not list(database.parent.rglob("rows-*"))

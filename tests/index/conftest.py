@@ -1,0 +1,84 @@
+"""Small indexes that seal and merge early, and galleries that are hard to search."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from app.index.certified.index import CertifiedIndex, IndexShape
+from app.index.comparator import COSINE, Comparator
+from app.index.port import Hit, Templates
+from tests.gallery.conftest import close_databases, database  # noqa: F401 (fixtures)
+
+Vectors = NDArray[np.float32]
+# Shards of 256 rows, merged four at a time.
+SMALL = IndexShape(encode_at=256, merge_at=4)
+
+
+@pytest.fixture(scope="session")
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
+
+
+@pytest.fixture
+def new_index(threads: ThreadPoolExecutor) -> Callable[..., CertifiedIndex]:
+    def new(dimension: int, shape: IndexShape = SMALL) -> CertifiedIndex:
+        return CertifiedIndex(dimension, threads, shape)
+
+    return new
+
+
+def unit(vectors: NDArray[np.floating]) -> Vectors:
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def templates(
+    vectors: Vectors, persons: NDArray[np.int64] | None = None, first: int = 1
+) -> Templates:
+    keys = np.arange(first, first + len(vectors), dtype=np.int64)
+    return Templates(keys, keys * 10 if persons is None else persons, vectors)
+
+
+def settle(index: CertifiedIndex) -> None:
+    """All maintenance that is due."""
+    while index.maintain():
+        pass
+
+
+def brute_force(
+    held: Templates, probe: Vectors, top_k: int, comparator: Comparator = COSINE
+) -> list[tuple[int, float]]:
+    """The nearest persons and their similarities, by looking at everything."""
+    similarities = comparator.scores(held.vectors, probe[np.newaxis])[:, 0]
+    best: dict[int, float] = {}
+    for row in np.argsort(-similarities, kind="stable").tolist():
+        best.setdefault(int(held.person_keys[row]), float(similarities[row]))
+        if len(best) == top_k:
+            break
+    return list(best.items())
+
+
+def assert_equal_to_brute_force(
+    index: CertifiedIndex,
+    held: Templates,
+    probes: Vectors,
+    top_k: int,
+    comparator: Comparator = COSINE,
+) -> None:
+    """Same similarities at every place; the same persons where no two are equally similar."""
+    found = index.search_persons(probes, top_k, comparator=comparator)
+    for probe, hits in zip(probes, found, strict=True):
+        same_answer(hits, brute_force(held, probe, top_k, comparator))
+
+
+def same_answer(hits: list[Hit], expected: list[tuple[int, float]]) -> None:
+    found = [hit.similarity for hit in hits]
+    wanted = [similarity for _, similarity in expected]
+    assert found == pytest.approx(wanted, abs=3e-6)
+    assert len({hit.person_key for hit in hits}) == len(hits)
+    for hit, (person, similarity) in zip(hits, expected, strict=True):
+        ties = sum(abs(similarity - other) < 1e-5 for other in wanted)
+        assert hit.person_key == person or ties > 1 or similarity - wanted[-1] < 1e-5

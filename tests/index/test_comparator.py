@@ -1,0 +1,69 @@
+"""The comparison score: the cosine, lowered where both sides lean towards a shared direction."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from app.index.comparator import COSINE, Comparator
+
+D = 32
+Vectors = NDArray[np.float32]
+
+
+def unit(vectors: NDArray[np.floating]) -> Vectors:
+    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def drawn(count: int, seed: int = 0) -> Vectors:
+    return unit(np.random.default_rng(seed).normal(size=(count, D)))
+
+
+DIRECTION = drawn(1, seed=9)[0]
+LOWERING = Comparator(DIRECTION, 1.5)
+
+
+def leaning(count: int, seed: int = 1) -> Vectors:
+    return unit(drawn(count, seed) + DIRECTION)
+
+
+def by_definition(one: Vectors, other: Vectors) -> float:
+    lean = max(0.0, float(one @ DIRECTION)) * max(0.0, float(other @ DIRECTION))
+    return float(one @ other) - 1.5 * lean
+
+
+def test_scores_are_those_of_the_definition() -> None:
+    ones, others = np.concatenate([drawn(20), leaning(20)]), leaning(30, seed=2)
+    expected = [[by_definition(one, other) for other in others] for one in ones]
+    np.testing.assert_allclose(LOWERING.scores(ones, others), expected, atol=1e-5)
+    pairs = LOWERING.pairwise(ones[:30], others)
+    np.testing.assert_allclose(pairs, np.diagonal(np.array(expected)[:30]), atol=1e-5)
+    assert LOWERING.score(ones[25], others[3]) == pytest.approx(expected[25][3], abs=1e-5)
+
+
+def test_only_pairs_that_both_lean_are_lowered_and_none_is_raised() -> None:
+    upright, bad = drawn(200), leaning(200)
+    away = upright[upright @ DIRECTION < 0]
+    np.testing.assert_allclose(LOWERING.scores(away, bad), away @ bad.T, atol=1e-6)
+    assert (LOWERING.scores(bad, bad) < bad @ bad.T - 0.1).all()
+    assert (LOWERING.scores(upright, upright) <= upright @ upright.T + 1e-6).all()
+
+
+def test_without_a_direction_it_is_the_cosine() -> None:
+    vectors = leaning(10)
+    np.testing.assert_array_equal(COSINE.scores(vectors, vectors), vectors @ vectors.T)
+    assert COSINE.probe(vectors[0]).shared is None
+    assert COSINE.degradation(vectors) is None
+
+
+def test_degradation_is_how_far_a_face_leans() -> None:
+    bad = LOWERING.degradation(leaning(100))
+    good = LOWERING.degradation(drawn(100))
+    assert bad is not None
+    assert good is not None
+    assert bad.min() > good.max()
+
+
+def test_a_score_stays_within_one() -> None:
+    face = leaning(1)[0]
+    assert -1 <= LOWERING.score(face, -face) <= 1
+    assert COSINE.score(face, face) <= 1

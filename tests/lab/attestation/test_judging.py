@@ -1,0 +1,110 @@
+"""Pass, fail, or not to be decided: exact one-sided bounds, and how many people would decide."""
+
+from pathlib import Path
+
+import pytest
+
+from app.lab.attestation.cells import Cell
+from app.lab.attestation.errors import AttestationError
+from app.lab.attestation.judging import Counted, Outcome, bounds, judge, trials_needed, worst
+from app.lab.attestation.requirement import NAMED, find_requirement
+from app.lab.attestation.statement import _row
+
+LIMIT = 0.001
+
+
+def judged(errors: int, searches: int, effective: float | None = None) -> Outcome:
+    return judge(Counted(errors, searches, effective or searches), LIMIT, 0.95).outcome
+
+
+def test_none_of_2995_is_the_least_that_shows_one_in_a_thousand() -> None:
+    assert judged(0, 2994) is Outcome.UNDECIDED
+    assert judged(0, 2995) is Outcome.PASS
+    found = judge(Counted(0, 10, 10), LIMIT, 0.95)
+    assert found.people_needed == 2995
+    assert (found.low, found.high) == pytest.approx((0, 0.2589), abs=1e-4)
+
+
+def test_more_errors_need_more_people() -> None:
+    assert judged(1, 4741) is Outcome.UNDECIDED
+    assert judged(1, 4742) is Outcome.PASS
+    assert judged(7, 507) is Outcome.FAIL
+    assert judged(1, 507) is Outcome.UNDECIDED
+    assert judged(0, 0) is Outcome.UNDECIDED
+
+
+def test_searches_that_are_not_independent_count_for_less() -> None:
+    assert judged(0, 2995, 1497.5) is Outcome.UNDECIDED
+    assert judge(Counted(0, 100, 50), LIMIT, 0.95).people_needed == 2 * 2995
+
+
+def test_a_rate_at_the_limit_is_decided_by_nobody() -> None:
+    assert trials_needed(LIMIT, LIMIT, 0.95) is None
+    needed = trials_needed(0.002, LIMIT, 0.95)
+    assert needed is not None
+    assert bounds(0.002, needed, 0.95)[0] > LIMIT
+    assert bounds(0.002, needed - 1, 0.95)[0] <= LIMIT
+
+
+def test_the_worst_outcome_is_that_of_the_whole() -> None:
+    assert worst([Outcome.PASS, Outcome.PASS]) is Outcome.PASS
+    assert worst([Outcome.PASS, Outcome.UNDECIDED]) is Outcome.UNDECIDED
+    assert worst([Outcome.UNDECIDED, Outcome.FAIL]) is Outcome.FAIL
+    assert worst([]) is Outcome.UNDECIDED
+
+
+def test_a_gallery_too_small_cannot_pass_unless_enrolment_itself_refused() -> None:
+    def outcome(sides: str, gallery: int) -> object:
+        counted = Counted(0, 5000, 5000)
+        cell = Cell("everybody", "x", sides, gallery, counted, counted)
+        return _row(cell, NAMED["sp800-63a-4"], wanted=90)["outcome"]
+
+    assert outcome("none", 90) == "pass"
+    assert outcome("none", 89) == outcome("probe", 89) == "undecided"
+    assert outcome("both", 0) == "pass"
+
+
+def test_the_named_requirement() -> None:
+    found = find_requirement("sp800-63a-4")
+    assert (found.fpir, found.gallery_share, found.by_group) == (0.001, 0.9, True)
+    assert found is NAMED["sp800-63a-4"]
+
+
+def test_one_s_own_requirement(tmp_path: Path) -> None:
+    path = tmp_path / "ours.toml"
+    path.write_text(
+        'name = "gate 3"\nfpir = 0.01\nfnir = 0.1\ngallery_persons = 500\nby_group = false\n'
+    )
+    found = find_requirement(str(path))
+    assert (found.name, found.fpir, found.fnir, found.gallery_persons) == ("gate 3", 0.01, 0.1, 500)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('name = "x"\nfpir = 0.01\nfpri = 1', "fpri: Extra inputs"),
+        ('name = "x"\nfpir = 0', "fpir: Input should be greater than 0"),
+        ('name = "x"\nfpir = 1.5', "fpir: Input should be less than 1"),
+        ('name = "x"\nfpir = nan', "fpir"),
+        ('name = "x"\nfpir = 0.1\nconfidence = 1', "confidence"),
+        ('name = "x"\nfpir = 0.1\ngallery_share = 2', "gallery_share"),
+        ('name = "x"\nfpir = 0.1\ngallery_persons = 0', "gallery_persons"),
+        ("fpir = 0.1", "name: Field required"),
+        ("fpir = ", "is not TOML"),
+        ("x" * 70_000, "it is no requirement"),
+        ("\udcff", "is not TOML"),
+    ],
+)
+def test_an_impossible_requirement_names_what_is_wrong(
+    tmp_path: Path, content: str, words: str
+) -> None:
+    path = tmp_path / "ours.toml"
+    path.write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(AttestationError, match=words):
+        find_requirement(str(path))
+
+
+@pytest.mark.parametrize("name", ["none.toml", ".", "a\0b"])
+def test_a_requirement_that_is_not_there(name: str) -> None:
+    with pytest.raises(AttestationError, match="sp800-63a-4"):
+        find_requirement(name)

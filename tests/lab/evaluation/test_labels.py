@@ -1,0 +1,56 @@
+"""CSV files of labels, and what is said of wrong ones."""
+
+from pathlib import Path
+
+import pytest
+
+from app.lab.evaluation.errors import EvaluationError
+from app.lab.evaluation.labels import read_faces, read_pairs
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "labels.csv"
+    path.write_bytes(text.encode("latin-1"))
+    return path
+
+
+def test_pairs_and_their_photos_in_order(tmp_path: Path) -> None:
+    pairs = read_pairs(write(tmp_path, "image_a,image_b,same\nb.jpg,a.jpg,1\r\na.jpg,c.jpg,0\n"))
+    assert pairs.same.tolist() == [True, False]
+    assert pairs.photos == ["b.jpg", "a.jpg", "c.jpg"]
+
+
+def test_boxes_of_each_photo(tmp_path: Path) -> None:
+    text = "image,x1,y1,x2,y2\na.jpg,1,2,3.5,4\nb.jpg,0,0,9,9\na.jpg,5,6,7,8\n"
+    faces = read_faces(write(tmp_path, text))
+    assert {name: boxes.shape for name, boxes in faces.items()} == {
+        "a.jpg": (2, 4),
+        "b.jpg": (1, 4),
+    }
+    assert faces["a.jpg"].tolist() == [[1, 2, 3.5, 4], [5, 6, 7, 8]]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("image_a,image_b\na,b\n", "lacks the column same"),
+        ("", "lacks the column image_a"),
+        ("image_a,image_b,same\na,b,1\na,c,yes\n", "line 3: same is 'yes'"),
+        ("image_a,image_b,same\na,b\n", "line 2: same is ''"),
+        ("image_a,image_b,same\n\xff\xfe,b,1\n", "cannot be read as CSV"),
+    ],
+)
+def test_wrong_pairs_are_named(tmp_path: Path, text: str, complaint: str) -> None:
+    with pytest.raises(EvaluationError, match=complaint):
+        read_pairs(write(tmp_path, text))
+
+
+@pytest.mark.parametrize("numbers", ["1,2,3", "1,2,3,wide", "1,2,,4"])
+def test_wrong_boxes_are_named(tmp_path: Path, numbers: str) -> None:
+    with pytest.raises(EvaluationError, match="line 2: a box needs four numbers"):
+        read_faces(write(tmp_path, f"image,x1,y1,x2,y2\na.jpg,{numbers}\n"))
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match="cannot be read"):
+        read_pairs(tmp_path / "none.csv")

@@ -1,0 +1,147 @@
+"""Published packs over the network: a local server takes the place of InsightFace's."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("insightface", reason="the insightface extra is not installed")
+
+from app.errors import PackError
+from app.inference.packs import load_pack
+from app.lab.packing import download
+from app.lab.packing.download import fetched
+from app.lab.packing.install import install_published
+from app.lab.packing.published import PublishedPack
+from tests.lab.packing.conftest import Zoo
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    return tmp_path / "installed"
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """InsightFace's code waits seconds between its attempts."""
+    monkeypatch.setattr("insightface.gui.core.model_downloads.time.sleep", lambda _seconds: None)
+
+
+def _silent(_done: int, _total: int) -> None:
+    pass
+
+
+@pytest.mark.slow
+def test_a_published_pack_is_fetched_converted_and_served(
+    zoo: Zoo, archive: Path, published: PublishedPack, installed: Path
+) -> None:
+    reported: list[tuple[int, int]] = []
+    with fetched(
+        published, installed, lambda *seen: reported.append(seen), base_url=zoo.url
+    ) as folder:
+        install_published(published, folder, installed, accept_licence=True)
+    pack = load_pack("buffalo_sc", installed)
+    assert pack.recogniser.dimension == 512
+    assert pack.recogniser.proven_equal_to == published.recogniser.sha256
+    assert reported[-1] == (archive.stat().st_size,) * 2
+    assert [path.name for path in installed.iterdir()] == ["buffalo_sc"]
+
+
+def test_a_broken_connection_is_continued(
+    zoo: Zoo, archive: Path, published: PublishedPack, installed: Path
+) -> None:
+    size = archive.stat().st_size
+    zoo.break_after = size // 2
+    with (
+        pytest.raises(PackError, match=r"ended after .* bytes\. Call the command again"),
+        fetched(published, installed, _silent, base_url=zoo.url),
+    ):
+        raise AssertionError("half an archive was taken for a whole one")
+    with fetched(published, installed, _silent, base_url=zoo.url) as folder:
+        assert (folder / published.detector.file).is_file()
+    assert zoo.asked == ["", f"bytes={size // 2}-"]
+
+
+def test_another_file_than_the_published_one(
+    zoo: Zoo, archive: Path, published: PublishedPack, installed: Path, networks: Path
+) -> None:
+    (networks_copy := zoo.folder / "other").mkdir()
+    other = (networks / published.detector.file).read_bytes() + b"\0"
+    (networks_copy / published.detector.file).write_bytes(other)
+    with pytest.raises(PackError, match=r"det_500m.onnx is not the file.*expected 5e4447"):
+        install_published(published, networks_copy, installed, accept_licence=True)
+    assert not (installed / published.name).exists()
+
+
+def test_what_is_no_archive(zoo: Zoo, published: PublishedPack, installed: Path) -> None:
+    (zoo.folder / published.archive).write_text("<html>Sign in to this network</html>")
+    with (
+        pytest.raises(PackError, match="is not a zip file"),
+        fetched(published, installed, _silent, base_url=zoo.url),
+    ):
+        pass
+
+
+def test_no_such_archive(zoo: Zoo, published: PublishedPack, installed: Path) -> None:
+    with (
+        pytest.raises(PackError, match=r"HTTP 404.*likeness models install buffalo_sc.zip"),
+        fetched(published, installed, _silent, base_url=zoo.url),
+    ):
+        pass
+
+
+def test_no_network(published: PublishedPack, installed: Path) -> None:
+    with (
+        pytest.raises(PackError, match=r"could not be fetched.*on another machine"),
+        fetched(published, installed, _silent, base_url="http://127.0.0.1:9"),
+    ):
+        pass
+
+
+def test_no_room_is_said_before_anything_is_fetched(
+    zoo: Zoo, published: PublishedPack, installed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "COPIES_ON_DISK", 10**9)
+    with (
+        pytest.raises(PackError, match=r"needs about .* MB .*Make room"),
+        fetched(published, installed, _silent, base_url=zoo.url),
+    ):
+        pass
+    assert zoo.asked == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own with room for part of an archive."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder]
+    if subprocess.run(command, check=False, capture_output=True).returncode:
+        pytest.skip("no right to mount a file system")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.chaos
+def test_a_full_disk(
+    zoo: Zoo,
+    archive: Path,
+    published: PublishedPack,
+    small_disk: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with (
+        pytest.raises(PackError, match=r"has 8 MB left"),
+        fetched(published, small_disk, _silent, base_url=zoo.url),
+    ):
+        pass
+    monkeypatch.setattr(download, "COPIES_ON_DISK", 0)  # somebody else fills it meanwhile
+    with (
+        pytest.raises(PackError, match=r"could not be fetched.*No space left"),
+        fetched(published, small_disk, _silent, base_url=zoo.url),
+    ):
+        pass
+    assert not (small_disk / published.name).exists()

@@ -1,0 +1,111 @@
+"""Archives into the folder of installed packs, without a network."""
+
+import shutil
+import zipfile
+from pathlib import Path
+
+import onnx
+import pytest
+
+from app.errors import PackError
+from app.inference.pack_spec import ModelPack
+from app.inference.packs import known_packs, load_pack
+from app.lab.packing import install
+from app.lab.packing.install import install_archive
+from app.lab.packing.published import LICENSE_TEXT, PublishedPack
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    return tmp_path / "installed"
+
+
+@pytest.fixture
+def zipped(tmp_path: Path, pack: ModelPack) -> Path:
+    """The default pack, zipped with its folder, under another name."""
+    folder = Path(shutil.copytree(pack.folder, tmp_path / "made" / "mine"))
+    described = folder / "pack.toml"
+    described.write_text(described.read_text().replace('name = "default"', 'name = "mine"'))
+    return Path(shutil.make_archive(str(tmp_path / "mine"), "zip", folder.parent))
+
+
+def test_a_pack_of_ours(zipped: Path, installed: Path, pack: ModelPack) -> None:
+    made = install_archive(zipped, installed, accept_licence=False)
+    assert made.folder == installed / "mine"
+    assert (made.folder / "calibration.json").is_file()
+    assert load_pack("mine", installed).embedding_space == pack.embedding_space
+    assert made.folder in known_packs(installed)
+
+
+def test_what_is_there_already_stays(zipped: Path, installed: Path) -> None:
+    install_archive(zipped, installed, accept_licence=False)
+    with pytest.raises(PackError, match=r"mine exists already"):
+        install_archive(zipped, installed, accept_licence=False)
+
+
+def test_a_network_is_missing(zipped: Path, installed: Path, tmp_path: Path) -> None:
+    less = tmp_path / "less.zip"
+    with zipfile.ZipFile(zipped) as source, zipfile.ZipFile(less, "w") as target:
+        for info in source.infolist():
+            if not info.filename.endswith("detector.onnx"):
+                target.writestr(info, source.read(info))
+    with pytest.raises(PackError, match=r"lacks detector\.onnx"):
+        install_archive(less, installed, accept_licence=False)
+    assert list(installed.iterdir()) == []
+
+
+def test_paths_inside_an_archive_do_not_count(
+    zipped: Path, installed: Path, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(zipped, "a") as content:
+        content.writestr("../../LICENSE.escaped", "no")
+        content.writestr("run.sh", "no")
+    made = install_archive(zipped, installed, accept_licence=False)
+    assert (made.folder / "LICENSE.escaped").read_text() == "no"
+    assert not (made.folder / "run.sh").exists()
+    assert not list(tmp_path.glob("LICENSE.escaped"))
+
+
+def test_an_archive_that_would_fill_the_disk(
+    zipped: Path, installed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(install, "MAXIMUM_FILE_BYTES", 1000)
+    with pytest.raises(PackError, match=r"would unpack to .* bytes: refused"):
+        install_archive(zipped, installed, accept_licence=False)
+
+
+def test_what_is_no_archive(tmp_path: Path, installed: Path) -> None:
+    text = tmp_path / "text.zip"
+    text.write_text("no archive")
+    with pytest.raises(PackError, match="not a whole zip file"):
+        install_archive(text, installed, accept_licence=False)
+    with pytest.raises(PackError, match="cannot be installed: No such file"):
+        install_archive(tmp_path / "absent.zip", installed, accept_licence=False)
+    with zipfile.ZipFile(text, "w") as content:
+        content.writestr("photo.jpg", b"")
+    with pytest.raises(PackError, match=r"holds neither pack.toml nor the networks"):
+        install_archive(text, installed, accept_licence=False)
+
+
+def test_insightface_s_licence_is_shown_and_asked_for(
+    archive: Path, published: PublishedPack, installed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(install, "PUBLISHED", {published.name: published})
+    with pytest.raises(PackError) as caught:
+        install_archive(archive, installed, accept_licence=False)
+    assert LICENSE_TEXT in caught.value.detail
+    assert "--accept-license" in caught.value.detail
+
+
+@pytest.mark.slow
+def test_insightface_s_zip(
+    archive: Path, published: PublishedPack, installed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(install, "PUBLISHED", {published.name: published})
+    made = install_archive(archive, installed, accept_licence=True)
+    assert made.name == "buffalo_sc"
+    assert made.recogniser.dimension == 512
+    kinds = {node.op_type for node in onnx.load(made.recogniser_path).graph.node}
+    assert "PRelu" not in kinds
+    assert made.recogniser.proven_equal_to == published.recogniser.sha256
+    assert "non-commercial" in (made.folder / install.LICENCE_FILE).read_text()

@@ -1,0 +1,133 @@
+"""`likeness models pack`: networks of one's own in a pack that `serve` runs."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from app.errors import PackError
+from app.faces.pipeline import build_pipeline
+from app.imaging import ImageLimits
+from app.inference.pack_spec import ModelPack
+from app.inference.packs import digest, load_pack
+from app.lab.export.faces import Normalisation
+from app.lab.export.pixels import export_pixels
+from app.lab.packing.own import OwnNetworks, make_pack
+from app.settings import Device
+
+
+def test_a_copy_runs_and_keeps_space_and_calibration(pack: ModelPack, tmp_path: Path) -> None:
+    made = make_pack(pack, OwnNetworks(threshold=0.6, threshold_basis="by hand"), tmp_path / "mine")
+    assert made.name == "mine"
+    assert made.embedding_space == pack.embedding_space
+    assert made.decision.threshold == 0.6
+    assert (made.folder / "calibration.json").is_file()
+    assert load_pack(str(tmp_path / "mine")) == made
+
+
+@pytest.mark.slow
+def test_a_variant_shares_the_embedding_space(
+    pack: ModelPack, tmp_path: Path, people: Path, photos: Path
+) -> None:
+    spec = pack.recogniser
+    variant = tmp_path / "pixels.onnx"
+    export_pixels(pack.recogniser_path, variant, Normalisation(spec.mean, spec.std, rgb=True))
+    made = make_pack(pack, OwnNetworks(recogniser=variant, variant=people), tmp_path / "mine")
+    assert made.recogniser.sha256 != spec.sha256
+    assert made.recogniser.proven_equal_to == spec.proven_equal_to
+    assert made.embedding_space == pack.embedding_space
+    data = (photos / "obama.jpg").read_bytes()
+    ours, theirs = (
+        build_pipeline(one, Device.CPU, ImageLimits()).analyse(data, max_faces=1).faces[0]
+        for one in (made, pack)
+    )
+    assert ours.embedding @ theirs.embedding > 0.99999
+
+
+@pytest.mark.slow
+def test_another_network_is_no_variant(pack: ModelPack, tmp_path: Path, people: Path) -> None:
+    model = onnx.load(pack.recogniser_path)
+    for weight in model.graph.initializer[:4]:
+        if weight.raw_data:
+            weight.raw_data = bytes(len(weight.raw_data))
+    other = tmp_path / "other.onnx"
+    onnx.save(model, other)
+    with pytest.raises(PackError, match=r"no variant of default's.*cosine"):
+        make_pack(pack, OwnNetworks(recogniser=other, variant=people), tmp_path / "mine")
+    assert not (tmp_path / "mine").exists()
+
+
+def test_another_recogniser_has_a_space_and_a_threshold_of_its_own(
+    pack: ModelPack, tmp_path: Path, eval_models: Path
+) -> None:
+    recogniser = eval_models / "insightface" / "w600k_mbf.onnx"
+    own = OwnNetworks(recogniser=recogniser, std=127.5)
+    with pytest.raises(PackError, match="give --threshold"):
+        make_pack(pack, own, tmp_path / "mine")
+    made = make_pack(
+        pack, OwnNetworks(recogniser=recogniser, std=127.5, threshold=0.3), tmp_path / "mine"
+    )
+    assert made.recogniser.dimension == 512
+    assert made.embedding_space != pack.embedding_space
+    assert not (made.folder / "calibration.json").exists()
+
+
+def test_prelu_is_rewritten_within_the_embedding_space(pack: ModelPack, tmp_path: Path) -> None:
+    recogniser = tmp_path / "own.onnx"
+    onnx.save(with_prelu(), recogniser)
+    packs = [
+        make_pack(
+            pack,
+            OwnNetworks(recogniser=recogniser, threshold=0.3, keep_prelu=keep_prelu),
+            tmp_path / f"mine{keep_prelu}",
+        )
+        for keep_prelu in (False, True)
+    ]
+    kinds = [{node.op_type for node in onnx.load(one.recogniser_path).graph.node} for one in packs]
+    assert ["PRelu" in kind for kind in kinds] == [False, True]
+    assert packs[1].recogniser.sha256 == digest(recogniser)
+    assert packs[0].embedding_space == packs[1].embedding_space
+
+
+def with_prelu() -> onnx.ModelProto:
+    """A recogniser of one convolution, one PReLU and a mean."""
+    kernel = np.random.default_rng(1).standard_normal((8, 3, 3, 3)).astype(np.float32)
+    constants = {"kernel": kernel, "slope": np.full((8, 1, 1), 0.25, np.float32)}
+    nodes = [
+        helper.make_node("Conv", ["input", "kernel"], ["maps"], strides=[2, 2]),
+        helper.make_node("PRelu", ["maps", "slope"], ["active"]),
+        helper.make_node("ReduceMean", ["active"], ["embedding"], axes=[2, 3], keepdims=0),
+    ]
+    shapes = {"input": ["batch", 3, 112, 112], "embedding": ["batch", 8]}
+    put, got = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+                for name, shape in shapes.items())  # fmt: skip
+    weights = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "recogniser", [put], [got], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_what_does_not_run_is_not_kept(pack: ModelPack, tmp_path: Path) -> None:
+    for own, message in (
+        (OwnNetworks(detector=pack.recogniser_path), "answers like none of the detectors"),
+        (OwnNetworks(detector=pack.detector_path, architecture="yolo"), "--architecture is one of"),
+        (OwnNetworks(recogniser=pack.detector_path, threshold=0.5), "recogniser|takes no face"),
+        (OwnNetworks(recogniser=tmp_path / "absent", threshold=0.5), "absent"),
+        (OwnNetworks(liveness=("two:FILE",)), "SCALE:FILE"),
+        (OwnNetworks(liveness=(f"2.7:{pack.recogniser_path}",)), "liveness"),
+        (OwnNetworks(calibration=pack.folder / "pack.toml"), "not a calibration"),
+    ):
+        with pytest.raises(PackError, match=message):
+            make_pack(pack, own, tmp_path / "mine")
+        assert not (tmp_path / "mine").exists()
+
+
+def test_a_detector_of_another_architecture_is_named(
+    pack: ModelPack, tmp_path: Path, eval_models: Path
+) -> None:
+    scrfd = eval_models / "insightface" / "det_500m.onnx"
+    with pytest.raises(PackError, match="like scrfd: give --architecture scrfd"):
+        make_pack(pack, OwnNetworks(detector=scrfd), tmp_path / "mine")
+    made = make_pack(pack, OwnNetworks(detector=scrfd, architecture="scrfd"), tmp_path / "mine")
+    assert made.detector.architecture == "scrfd"

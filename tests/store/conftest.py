@@ -1,0 +1,11 @@
+"""The databases of the gallery's tests."""
+
+from tests.gallery.conftest import (  # noqa: F401 (pytest finds fixtures by name)
+    close_databases,
+    database,
+    directions,
+    engine_url,
+    gallery,
+    postgres_url,
+    store,
+)

@@ -1,0 +1,122 @@
+"""Enrollments done once: the answer is kept with the rows it speaks of, for a day."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sqlalchemy import text
+
+from app.errors import CollectionNotFound, EnrolledBefore, IdempotencyKeyReused
+from app.store.records import IdempotencyRequest, StoredTemplate
+from app.store.sql_store import SqlStore
+from app.types import JsonObject
+from tests.gallery.conftest import DIMENSION, SPACE, open_store, template
+
+Draw = Callable[[int], NDArray[np.float32]]
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(engine_url: str, clock: Clock) -> SqlStore:
+    store = open_store(engine_url, clock=clock)
+    store.create_collection("default", SPACE, DIMENSION, {})
+    return store
+
+
+def idempotency(key: str = "k", digest: str = "d") -> IdempotencyRequest:
+    def answer(stored: Sequence[StoredTemplate]) -> JsonObject:
+        return {"faces": [one.face.face_id for one in stored]}
+
+    return IdempotencyRequest(key, digest, answer)
+
+
+def kept(store: SqlStore) -> int:
+    with store._database.reading() as connection:
+        return int(connection.execute(text("SELECT count(*) FROM idempotency")).scalar_one())
+
+
+def test_the_answer_is_kept_and_nothing_is_stored_again(store: SqlStore, directions: Draw) -> None:
+    first, second = (template(vector, str(vector[0])) for vector in directions(2))
+    assert store.answered("default", idempotency()) is None
+    (stored,) = store.enroll("default", "ada", None, [first], idempotency=idempotency())
+    answer = {"faces": [stored.face.face_id]}
+    before = store.collection("default")
+    with pytest.raises(EnrolledBefore):
+        store.enroll("default", "ada", {"changed": True}, [second], idempotency=idempotency())
+    assert store.answered("default", idempotency()) == answer
+    assert store.collection("default") == before
+    assert (store.person("default", "ada").metadata, kept(store)) == ({}, 1)
+
+
+def test_a_key_belongs_to_one_request(store: SqlStore, directions: Draw) -> None:
+    new = [template(directions(1)[0], "a")]
+    store.enroll("default", "ada", None, new, idempotency=idempotency())
+    with pytest.raises(IdempotencyKeyReused, match="another request"):
+        store.answered("default", idempotency(digest="other"))
+    with pytest.raises(IdempotencyKeyReused):
+        store.enroll("default", "bob", None, new, idempotency=idempotency(digest="other"))
+    store.create_collection("staff", SPACE, DIMENSION, {})
+    store.enroll(
+        "staff", "ada", None, new, idempotency=idempotency(digest="other")
+    )  # keys are a collection's
+
+
+def test_an_enrolment_that_failed_keeps_no_answer(store: SqlStore, directions: Draw) -> None:
+    def broken(stored: Sequence[StoredTemplate]) -> JsonObject:
+        raise RuntimeError("a fault before the commit")
+
+    new = [template(directions(1)[0], "a")]
+    with pytest.raises(RuntimeError):
+        store.enroll("default", "ada", None, new, idempotency=IdempotencyRequest("k", "d", broken))
+    assert (store.answered("default", idempotency()), kept(store)) == (None, 0)
+    assert not store.enroll("default", "ada", None, new, idempotency=idempotency())[0].duplicate
+
+
+def test_answers_are_kept_for_a_day(store: SqlStore, clock: Clock, directions: Draw) -> None:
+    vectors = directions(3)
+    store.enroll(
+        "default", "ada", None, [template(vectors[0], "a")], idempotency=idempotency("old")
+    )
+    clock.now = START + timedelta(hours=23, minutes=59)
+    assert store.answered("default", idempotency("old")) is not None
+    clock.now = START + timedelta(hours=24)
+    assert store.answered("default", idempotency("old")) is None
+    store.enroll(
+        "default", "ada", None, [template(vectors[1], "b")], idempotency=idempotency("new")
+    )
+    assert kept(store) == 1  # the expired one went with this write
+    store.enroll(
+        "default", "bob", None, [template(vectors[2], "c")], idempotency=idempotency("old", "other")
+    )
+
+
+def test_deletions_take_the_answers_along(store: SqlStore, directions: Draw) -> None:
+    first, second = (template(vector, str(vector[0])) for vector in directions(2))
+    (stored,) = store.enroll("default", "ada", None, [first], idempotency=idempotency("a"))
+    store.enroll("default", "bob", None, [second], idempotency=idempotency("b"))
+    store.delete_face("default", stored.face.face_id)
+    assert store.answered("default", idempotency("a")) == {"faces": [stored.face.face_id]}
+    store.delete_person("default", "ada")
+    assert store.answered("default", idempotency("a")) is None
+    assert store.answered("default", idempotency("b")) is not None
+    store.delete_collection("default")
+    assert kept(store) == 0
+    with pytest.raises(CollectionNotFound):
+        store.answered("default", idempotency("b"))

@@ -1,0 +1,136 @@
+"""A database of an earlier version is brought along with all it holds, on every engine."""
+
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine, inspect, text
+
+from app.errors import DatabaseError
+from app.store.schema import migrate, newest_revision, pending
+from app.store.sql_store import SqlStore
+from tests.gallery.conftest import DIMENSION, SPACE, open_engine, template
+
+VECTOR = np.eye(DIMENSION, dtype=np.float32)[0]
+
+
+@pytest.fixture
+def engine(engine_url: str) -> Engine:
+    return open_engine(engine_url)
+
+
+def run(engine: Engine, statement: str, **values: object) -> None:
+    with engine.begin() as connection:
+        connection.execute(text(statement), {"now": datetime(2026, 1, 1, tzinfo=UTC), **values})
+
+
+def fill_old_database(engine: Engine) -> None:
+    """A collection with one person and one template, as versions 1 and 2 wrote them."""
+    run(
+        engine,
+        "INSERT INTO collections (name, embedding_space, dimension, revision, metadata, created_at)"
+        " VALUES ('old', 'es-test', 16, 3, '{\"a\": 1}', :now)",
+    )
+    run(
+        engine,
+        "INSERT INTO persons (collection, person_id, metadata, created_at, updated_at)"
+        " VALUES (1, 'ada', '{\"b\": 2}', :now, :now)",
+    )
+    run(
+        engine,
+        "INSERT INTO templates (face_id, collection, person, embedding, content_digest, quality,"
+        " created_at) VALUES ('f', 1, 1, :embedding, 'c', '{}', :now)",
+        embedding=VECTOR.tobytes(),
+    )
+    run(
+        engine,
+        "INSERT INTO changes (collection, revision, template, kind, created_at)"
+        " VALUES (1, 3, 1, 'add', :now)",
+    )
+
+
+@pytest.mark.parametrize("version", ["0001", "0002"])
+def test_an_old_database_keeps_all_it_holds(engine: Engine, version: str) -> None:
+    migrate(engine, version)
+    fill_old_database(engine)
+    migrate(engine)
+    store = SqlStore(engine)
+    record = store.collection("old")
+    assert (record.policy, record.calibration_id, record.metadata) == ({}, None, {"a": 1})
+    assert (record.revision, record.stamp, store.stamp_at(record, 3)) == (3, "", "")
+    assert store.person("old", "ada").metadata == {"b": 2}
+    page = store.templates_after(record, 0, 9)
+    assert page.keys.tolist() == [1]
+    assert np.array_equal(page.vectors[0], VECTOR)
+    assert store.changes_since(record, 3).added.keys.tolist() == []
+    with engine.connect() as connection:
+        row = connection.execute(
+            text("SELECT sealed, data_key, key_id FROM templates, persons")
+        ).one()
+    assert (bool(row.sealed), row.data_key, row.key_id) == (False, None, None)
+    store.enroll("old", "ada", None, [template(VECTOR, "d")])
+    assert (store.collection("old").revision, len(store.collection("old").stamp)) == (4, 16)
+    assert store.delete_person("old", "ada").templates == 2
+
+
+def test_the_id_is_made_once(engine: Engine) -> None:
+    migrate(engine)
+    first = SqlStore(engine).identity()
+    migrate(engine)
+    assert SqlStore(engine).identity() == first
+
+
+def test_a_dry_run_says_what_would_be_done(engine: Engine) -> None:
+    steps = pending(engine)
+    numbers = [step.split()[0] for step in steps]
+    assert numbers == [f"{number:04}" for number in range(1, len(steps) + 1)]
+    assert numbers[-1] == newest_revision()
+    assert "First tables" in steps[0]
+    assert inspect(engine).get_table_names() == []
+    migrate(engine, "0002")
+    assert pending(engine) == steps[2:]
+    migrate(engine)
+    assert pending(engine) == []
+
+
+def test_a_database_from_the_future_is_refused(engine: Engine) -> None:
+    migrate(engine)
+    run(engine, "UPDATE alembic_version SET version_num = '9999'")
+    for attempt in (migrate, pending):
+        with pytest.raises(DatabaseError, match=r"newer version.*9999.*restore a backup"):
+            attempt(engine)
+
+
+def test_a_migration_that_fails_changes_nothing(engine: Engine) -> None:
+    migrate(engine, "0002")
+    run(engine, "CREATE TABLE idempotency (in_the_way INTEGER)")
+    steps = pending(engine)
+    with pytest.raises(DatabaseError):
+        migrate(engine)
+    assert not inspect(engine).has_table("database")
+    assert pending(engine) == steps
+    run(engine, "DROP TABLE idempotency")
+    migrate(engine)
+    assert len(SqlStore(engine).identity()) == 36
+
+
+def test_policy_and_calibration_of_a_collection(engine: Engine) -> None:
+    migrate(engine)
+    store = SqlStore(engine)
+    made = store.create_collection("staff", SPACE, DIMENSION, {}, {"target_fpir": 0.1})
+    assert made.policy == {"target_fpir": 0.1}
+    changed = store.update_collection("staff", {"site": 1}, None)
+    assert (changed.metadata, changed.policy) == ({"site": 1}, {"target_fpir": 0.1})
+    changed = store.update_collection("staff", None, {})
+    assert (changed.metadata, changed.policy) == ({"site": 1}, {})
+    assert store.calibration(changed) is None
+    store.set_calibration("staff", "cal-1", {"n": 1})
+    store.set_calibration("staff", "cal-2", {"n": 2})
+    store.set_calibration("staff", "cal-1", {"n": 3})
+    assert store.calibration(store.collection("staff")) == {"n": 3}
+    store.clear_calibration("staff")
+    assert store.calibration(store.collection("staff")) is None
+    store.delete_collection("staff")
+    with engine.begin() as connection:
+        left = connection.execute(text("SELECT count(*) FROM calibrations")).scalar_one()
+    assert left == 0

@@ -1,0 +1,212 @@
+"""What is particular to PostgreSQL: its URLs, its settings, and its ways to fail."""
+
+import sys
+import traceback
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+from app.errors import (
+    DatabaseError,
+    InvalidRequest,
+    StoreFull,
+    StoreUnavailable,
+)
+from app.store.backends import create_engine, postgresql, shown_url
+from app.store.schema import migrate
+from app.store.sql_store import SqlStore
+from tests.gallery.conftest import DIMENSION, SPACE, open_engine, open_store, template
+
+
+@pytest.fixture
+def own_store(postgres_url: str) -> SqlStore:
+    store = open_store(postgres_url)
+    store.create_collection("default", SPACE, DIMENSION, {})
+    return store
+
+
+class TestUrl:
+    @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+    def test_every_spelling_means_psycopg_3(self, scheme: str) -> None:
+        engine = create_engine(f"{scheme}://u:secret@db.example/likeness?password=secret")
+        assert engine.dialect.driver == "psycopg"
+        assert shown_url(engine) == "postgresql+psycopg://u:***@db.example/likeness"
+
+    def test_another_driver_is_refused(self) -> None:
+        with pytest.raises(DatabaseError, match="psycopg 3"):
+            create_engine("postgresql+psycopg2://u:secret@db.example/likeness")
+
+    def test_a_missing_driver(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "psycopg", None)
+        with pytest.raises(DatabaseError, match=r"likeness\[postgres\]"):
+            create_engine("postgresql://u:secret@db.example/likeness")
+
+    def test_a_server_that_does_not_answer(self) -> None:
+        engine = open_engine("postgresql://u:secret@127.0.0.1:1/likeness")
+        with pytest.raises(DatabaseError, match="Check that the server runs") as caught:
+            migrate(engine)
+        assert "secret" not in caught.value.detail
+
+    def test_a_database_that_does_not_exist(self, postgres: Any, postgres_url: str) -> None:
+        name = postgres_url.partition("@/")[2].partition("?")[0]
+        with pytest.raises(DatabaseError, match="the database exists"):
+            migrate(open_engine(postgres_url.replace(name, "nowhere")))
+
+
+class TestSettings:
+    def test_a_session_waits_for_nothing_without_end(self, own_store: SqlStore) -> None:
+        with own_store._database.writing() as connection:
+            settings = {
+                name: connection.execute(text(f"SHOW {name}")).scalar_one()
+                for name in ("lock_timeout", "statement_timeout", "synchronous_commit",
+                             "idle_in_transaction_session_timeout", "transaction_isolation")
+            }  # fmt: skip
+        assert settings == {
+            "lock_timeout": "15s",
+            "statement_timeout": "2min",
+            "idle_in_transaction_session_timeout": "1min",
+            "synchronous_commit": "on",
+            "transaction_isolation": "read committed",
+        }
+
+    @pytest.mark.parametrize(
+        ("given", "kept"), [("off", "on"), ("local", "on"), ("remote_apply", "remote_apply")]
+    )
+    def test_a_commit_is_on_disk_whatever_the_server_says(
+        self, postgres: Any, postgres_url: str, given: str, kept: str
+    ) -> None:
+        name = postgres_url.partition("@/")[2].partition("?")[0]
+        postgres.run(f"ALTER DATABASE {name} SET synchronous_commit = {given}")
+        with open_engine(postgres_url).connect() as connection:
+            assert connection.execute(text("SHOW synchronous_commit")).scalar_one() == kept
+
+    def test_readers_see_one_state_and_cannot_write(self, own_store: SqlStore) -> None:
+        with own_store._database.reading() as connection:
+            count = text("SELECT count(*) FROM persons")
+            assert connection.execute(count).scalar_one() == 0
+            own_store.create_person("default", "ada", {})
+            assert connection.execute(count).scalar_one() == 0
+        with (
+            pytest.raises(StoreUnavailable),
+            own_store._database.reading() as connection,
+        ):
+            connection.execute(text("DELETE FROM persons"))
+
+
+class TestFailures:
+    def test_a_full_disk_is_507(self, own_store: SqlStore) -> None:
+        fail_inserts(own_store, "53100")
+        with pytest.raises(StoreFull, match="nothing was changed"):
+            own_store.create_person("default", "ada", {})
+        assert own_store.persons("default", None, 9).items == []
+
+    @pytest.mark.parametrize(
+        ("state", "words"),
+        [
+            ("25006", "the primary"),
+            ("42501", "lacks a right"),
+            ("57P01", "cannot be reached"),
+            ("57014", "took too long"),
+            ("XX001", "its own log"),
+        ],
+    )
+    def test_other_failures_are_503_and_say_what_to_do(
+        self, own_store: SqlStore, state: str, words: str
+    ) -> None:
+        fail_inserts(own_store, state)
+        with pytest.raises(StoreUnavailable, match=rf"Nothing was changed\. .*{words}"):
+            own_store.create_person("default", "ada", {})
+
+    def test_a_collection_locked_for_too_long_is_503(
+        self, postgres_url: str, own_store: SqlStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(postgresql, "SESSION", ("SET lock_timeout = '50ms'",))
+        other = SqlStore(open_engine(postgres_url))
+        own_store.create_collection("other", SPACE, DIMENSION, {})
+        with own_store._database.writing() as connection:
+            connection.execute(
+                text("SELECT 1 FROM collections WHERE name = 'default' FOR UPDATE")
+            ).one()
+            with pytest.raises(StoreUnavailable, match="held the collection"):
+                other.create_person("default", "ada", {})
+            assert other.collection("default").name == "default"  # reads go on
+            other.create_person("other", "ada", {})  # and so do the other collections
+        assert other.create_person("default", "ada", {}).person_id == "ada"
+
+    def test_a_restarted_server_costs_nobody_a_request(
+        self, postgres: Any, own_store: SqlStore
+    ) -> None:
+        own_store.create_person("default", "ada", {})
+        postgres.stop()
+        try:
+            with pytest.raises(StoreUnavailable, match="cannot be reached"):
+                own_store.create_person("default", "bob", {})
+            with pytest.raises(StoreUnavailable):
+                own_store.ping()
+        finally:
+            postgres.start()
+        own_store.create_person("default", "bob", {})
+        assert [p.person_id for p in own_store.persons("default", None, 9).items] == ["ada", "bob"]
+
+    def test_a_connection_lost_while_it_commits_leaves_the_outcome_open(
+        self, own_store: SqlStore
+    ) -> None:
+        fail_commits(own_store)
+        with pytest.raises(StoreUnavailable, match="may have been kept or not"):
+            own_store.create_person("default", "ada", {})
+
+    def test_what_text_cannot_hold_is_the_callers_fault(self, own_store: SqlStore) -> None:
+        with pytest.raises(InvalidRequest, match="NUL"):
+            own_store.persons("default", "a\0b", 10)
+
+    def test_an_error_tells_no_row(self, own_store: SqlStore) -> None:
+        broken = template(np.eye(DIMENSION, dtype=np.float32)[0], "a")
+        object.__setattr__(broken, "content_digest", None)
+        with pytest.raises(IntegrityError) as caught:
+            own_store.enroll("default", "ada", {"secret": 1}, [broken])
+        reported = "".join(traceback.format_exception(caught.value))
+        assert "content_digest" in reported
+        assert "Failing row" not in reported
+        assert "803f" not in reported  # the embedding's bytes
+
+
+def fail_inserts(store: SqlStore, state: str) -> None:
+    """Make the server fail with an SQLSTATE where a person is inserted."""
+    with store._database.writing() as connection:
+        connection.execute(text(_raising(state)))
+        connection.execute(
+            text("CREATE TRIGGER fails BEFORE INSERT ON persons EXECUTE FUNCTION fails()")
+        )
+
+
+def fail_commits(store: SqlStore) -> None:
+    """Make the server cut the connection while it commits a person."""
+    with store._database.writing() as connection:
+        connection.execute(
+            text(
+                "CREATE FUNCTION dies() RETURNS trigger LANGUAGE plpgsql AS "
+                "$$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$"
+            )
+        )
+        connection.execute(
+            text(
+                "CREATE CONSTRAINT TRIGGER dies AFTER INSERT ON persons "
+                "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION dies()"
+            )
+        )
+
+
+def _raising(state: str) -> str:
+    return (
+        "CREATE FUNCTION fails() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$ BEGIN RAISE EXCEPTION 'injected' USING ERRCODE = '{state}'; END $$"
+    )
+
+
+def test_no_space_left_in_the_systems_own_words() -> None:
+    assert postgresql.is_full(psycopg.OperationalError("write: No space left on device"))
+    assert not postgresql.is_full(psycopg.OperationalError("server closed the connection"))

@@ -1,0 +1,174 @@
+"""Embeddings at rest under a key: the same answers, nothing readable, keys that can be changed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sqlalchemy import text
+
+from app.encryption.keys import new_key_line, parse_keys
+from app.encryption.ring import KeyRing
+from app.errors import DamagedData, EncryptionKeyError, EncryptionKeyMissing
+from app.gallery.gallery import Gallery
+from app.index.factory import IndexFactory
+from app.store.sql_store import SqlStore
+from tests.gallery.conftest import DIMENSION, SPACE, open_store, template
+
+Draw = Callable[[int], NDArray[np.float32]]
+LINES = {name: new_key_line(name) for name in ("first", "second", "other")}
+
+
+def ring(*names: str) -> KeyRing:
+    return KeyRing(parse_keys("\n".join(LINES[name] for name in names).encode(), "test"))
+
+
+def opened(url: str, *names: str) -> SqlStore:
+    store = open_store(url, ring=ring(*names) if names else None)
+    store.check_keys()
+    return store
+
+
+def gallery_of(store: SqlStore) -> Gallery:
+    return Gallery(store, IndexFactory(2), SPACE, DIMENSION)
+
+
+def stored_bytes(store: SqlStore) -> list[bytes]:
+    with store._database.reading() as connection:
+        return list(connection.execute(text("SELECT embedding FROM templates")).scalars())
+
+
+def test_the_same_answers_and_nothing_readable(engine_url: str, directions: Draw) -> None:
+    store = opened(engine_url, "first")
+    gallery = gallery_of(store)
+    vectors = directions(40)
+    for i, vector in enumerate(vectors):
+        gallery.enroll("default", f"p{i % 8}", None, [template(vector, str(i))])
+    for blob in stored_bytes(store):
+        assert len(blob) == 4 * DIMENSION + 29
+        assert not any(vector.tobytes()[:16] in blob for vector in vectors)
+    for fresh in (gallery, gallery_of(opened(engine_url, "first"))):
+        for i, row in enumerate(fresh.identify("default", vectors, 1).rows):
+            assert (row[0].face.person_id, row[0].similarity) == (
+                f"p{i % 8}", pytest.approx(1, abs=1e-5),
+            )  # fmt: skip
+    faces, held = store.embeddings("default", "p3")
+    assert np.array_equal(held, vectors[3::8])
+    assert len(faces) == 5
+    comparison = gallery.compare("default", "p3", vectors[3])
+    assert comparison is not None
+    assert comparison.similarity == pytest.approx(1)
+
+
+def test_content_is_known_again_but_not_by_its_digest(engine_url: str, directions: Draw) -> None:
+    store = opened(engine_url, "first")
+    gallery = gallery_of(store)
+    new = [template(directions(1)[0], "a" * 64)]
+    assert not gallery.enroll("default", "ada", None, new)[0].duplicate
+    assert gallery.enroll("default", "ada", None, new)[0].duplicate
+    asked = [("ada", "a" * 64), ("ada", "b" * 64), ("nobody", "a" * 64)]
+    assert store.known_contents("default", asked) == {("ada", "a" * 64)}
+    with store._database.reading() as connection:
+        (mark,) = connection.execute(text("SELECT content_digest FROM templates")).scalars()
+    assert mark != "a" * 64
+
+
+def test_a_database_is_brought_under_a_key_while_it_is_used(
+    engine_url: str, directions: Draw
+) -> None:
+    plain = gallery_of(opened(engine_url))
+    vectors = directions(6)
+    for i, vector in enumerate(vectors[:4]):
+        plain.enroll("default", f"p{i % 2}", None, [template(vector, f"{i}" * 64)])
+    store = opened(engine_url, "first")
+    gallery = gallery_of(store)
+    gallery.enroll("default", "p0", None, [template(vectors[4], "4" * 64)])
+    assert (store.sealing().plain, store.sealing().sealed) == (4, 1)
+    again = gallery.enroll("default", "p0", None, [template(vectors[0], "0" * 64)])
+    assert again[0].duplicate  # also of what was stored before there was a key
+    while store.reseal("default"):
+        pass
+    state = store.sealing()
+    assert (state.plain, state.sealed, dict(state.persons_by_key)) == (0, 5, {"first": 2})
+    assert gallery.enroll("default", "p0", None, [template(vectors[0], "0" * 64)])[0].duplicate
+    for fresh in (gallery, gallery_of(opened(engine_url, "first"))):
+        rows = fresh.identify("default", vectors[:5], 1).rows
+        assert [row[0].face.person_id for row in rows] == ["p0", "p1", "p0", "p1", "p0"]
+        assert fresh.audit("default").clean
+
+
+def test_no_plain_byte_stays_after_sealing(database: Path, directions: Draw) -> None:
+    url = f"sqlite:///{database}"
+    vectors = directions(30)
+    store = opened(url)
+    gallery = gallery_of(store)
+    gallery.enroll("default", "ada", None, [template(v, str(i)) for i, v in enumerate(vectors)])
+    store.close()
+    sealed = opened(url, "first")
+    while sealed.reseal("default"):
+        pass
+    left = b"".join(file.read_bytes() for file in sorted(database.parent.iterdir()))
+    assert not any(vector.tobytes() in left for vector in vectors)
+
+
+def test_keys_are_rotated(engine_url: str, directions: Draw) -> None:
+    vectors = directions(3)
+    first = gallery_of(opened(engine_url, "first"))
+    first.enroll("default", "ada", None, [template(vectors[0], "0")])
+    store = opened(engine_url, "second", "first")
+    gallery = gallery_of(store)
+    gallery.enroll("default", "bob", None, [template(vectors[1], "1")])
+    before = stored_bytes(store)
+    while store.reseal("default"):
+        pass
+    assert dict(store.sealing().persons_by_key) == {"second": 2}
+    assert stored_bytes(store) == before  # only the wrapped keys change
+    alone = gallery_of(opened(engine_url, "second"))
+    assert alone.identify("default", vectors[:1], 1).rows[0][0].face.person_id == "ada"
+    # A process that still has the former key alone cannot read what it finds now.
+    with pytest.raises(EncryptionKeyMissing):
+        first.store.embeddings("default", "bob")
+
+
+def test_a_start_with_the_wrong_keys_is_refused(engine_url: str, directions: Draw) -> None:
+    gallery_of(opened(engine_url, "first")).enroll(
+        "default", "ada", None, [template(directions(1)[0], "0")]
+    )
+    with pytest.raises(EncryptionKeyError, match="first"):
+        opened(engine_url)
+    with pytest.raises(EncryptionKeyError, match="first"):
+        opened(engine_url, "other")
+    renamed = KeyRing(parse_keys(LINES["other"].replace("other:", "first:").encode(), "test"))
+    with pytest.raises(EncryptionKeyError, match="another than"):
+        open_store(engine_url, ring=renamed).check_keys()
+    with pytest.raises(EncryptionKeyMissing):
+        open_store(engine_url).embeddings("default", "ada")
+
+
+def test_deleting_a_person_deletes_the_key(engine_url: str, directions: Draw) -> None:
+    store = opened(engine_url, "first")
+    gallery = gallery_of(store)
+    gallery.enroll("default", "ada", None, [template(directions(1)[0], "0")])
+    (kept,) = stored_bytes(store)  # as a backup of the file system would
+    gallery.delete_person("default", "ada")
+    gallery.enroll("default", "ada", None, [template(directions(2)[1], "0")])
+    with store._database.writing() as connection:
+        connection.execute(text("UPDATE templates SET embedding = :kept"), {"kept": kept})
+    with pytest.raises(DamagedData):
+        store.embeddings("default", "ada")
+
+
+def test_rows_that_were_swapped_are_refused(engine_url: str, directions: Draw) -> None:
+    store = opened(engine_url, "first")
+    gallery = gallery_of(store)
+    for i, vector in enumerate(directions(2)):
+        gallery.enroll("default", f"p{i}", None, [template(vector, str(i))])
+    one, other = stored_bytes(store)
+    with store._database.writing() as connection:
+        swap = (
+            "UPDATE templates SET embedding = CASE WHEN embedding = :one THEN :other ELSE :one END"
+        )
+        connection.execute(text(swap), {"one": one, "other": other})
+    with pytest.raises(DamagedData):
+        gallery_of(opened(engine_url, "first")).size("default")
