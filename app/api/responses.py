@@ -14,14 +14,14 @@ from app.api.schemas.common import ImageInfo
 from app.errors import LikenessError
 from app.importing.jobs import ImportJobs
 from app.index.comparator import Comparator
+from app.recognition.analysis import PhotoOutcome
+from app.recognition.stages import StageTimes
 from app.services import Services
 from app.telemetry.logs import request_id
 from app.types import AnalysedImage, Face
 
 # Writing the answer of one face takes about 20 us.
 MANY_FACES = 64
-
-PhotoOutcome = AnalysedImage | LikenessError
 
 
 def services_of(request: Request) -> Services:
@@ -41,17 +41,8 @@ class AnswerHead:
 
     def __init__(self, request: Request) -> None:
         self.services = services_of(request)
-        self.stages: dict[str, float] = {}
+        self.times = StageTimes()
         self._start = time.perf_counter()
-
-    def add(self, stage: str, milliseconds: float) -> None:
-        """Count time towards a stage."""
-        self.stages[stage] = self.stages.get(stage, 0.0) + milliseconds
-
-    def add_all(self, timings: Mapping[str, float]) -> None:
-        """Count the stages of one image."""
-        for stage, milliseconds in timings.items():
-            self.add(stage, milliseconds)
 
     def envelope(self) -> dict[str, Any]:
         """request_id, model and timings_ms; `total` is the time in the route."""
@@ -65,7 +56,8 @@ class AnswerHead:
                 "embedding_space": pack.embedding_space,
             },
             "timings_ms": {
-                stage: round(spent, 2) for stage, spent in {**self.stages, "total": total}.items()
+                stage: round(spent, 2)
+                for stage, spent in {**self.times.milliseconds, "total": total}.items()
             },
         }
 

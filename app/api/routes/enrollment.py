@@ -1,13 +1,10 @@
 """`/v1/enroll`: photos, or embeddings, into the gallery."""
 
-import time
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from app.api.analysis import each_photo, record
 from app.api.fields import EnrollFields
 from app.api.idempotency import REPLAYED_ANSWER, IdempotencyKey, answer_idempotently
 from app.api.openapi import SAMPLE_BASE64, photo_body
@@ -20,12 +17,14 @@ from app.decision.thresholds import CollectionPolicy
 from app.errors import (
     IdempotencyKeyReused,
     InvalidEmbedding,
-    LikenessError,
     MissingField,
     NothingEnrolled,
 )
-from app.store.records import IdempotencyRequest, NewTemplate, RequestKey, StoredTemplate
-from app.types import AnalysedImage, CooperativeTask, JsonObject, Quality
+from app.recognition.enroll import EnrolledTemplate, Enrollment, EnrollRequest, KeptAnswer
+from app.recognition.enroll import enroll as enroll_person
+from app.services import Services
+from app.store.records import RequestKey
+from app.types import JsonObject, Quality
 
 router = APIRouter(prefix="/v1", tags=["gallery"])
 
@@ -74,77 +73,42 @@ async def _enroll(
     head: AnswerHead, call: Call[EnrollFields], policy: CollectionPolicy, key: RequestKey | None
 ) -> JsonObject:
     fields = call.fields
-    outcomes = await _new_templates(head, call.images, fields, policy)
-    templates = {i: made for i, made in enumerate(outcomes) if isinstance(made, NewTemplate)}
-    rejected = [
+    answer = partial(_answer, head.services, fields.collection)
+    enrollment = await enroll_person(
+        head.services, call.images,
+        EnrollRequest(
+            fields.collection, fields.person_id, fields.metadata, fields.embeddings or (),
+            fields.face_selection,
+        ),
+        policy, head.times, kept=None if key is None else KeptAnswer(key, answer),
+    )  # fmt: skip
+    if not enrollment.stored:
+        _refuse_all(enrollment)
+    return answer(enrollment)
+
+
+def _answer(services: Services, collection: str, enrollment: Enrollment) -> JsonObject:
+    stored = enrollment.stored
+    return {
+        "collection": collection,
+        "person_id": next(iter(stored.values())).stored.face.person_id,
+        "enrolled": [_enrolled(services, index, one).model_dump() for index, one in stored.items()],
+        "rejected": _rejected(enrollment),
+    }
+
+
+def _rejected(enrollment: Enrollment) -> list[dict[str, Any]]:
+    return [
         RejectedImage(
             index=i, reasons=error.extra.get("reasons", [error.code]), detail=error.detail
-        )
-        for i, error in enumerate(outcomes)
-        if isinstance(error, LikenessError)
+        ).model_dump()
+        for i, error in enrollment.refused.items()
     ]
-    if not templates:
-        _refuse_all([error for error in outcomes if isinstance(error, LikenessError)], rejected)
-
-    def answer(stored: Sequence[StoredTemplate]) -> JsonObject:
-        enrolled = [
-            _enrolled(head, i, template, one)
-            for (i, template), one in zip(templates.items(), stored, strict=True)
-        ]
-        return {
-            "collection": fields.collection,
-            "person_id": stored[0].face.person_id,
-            "enrolled": [item.model_dump() for item in enrolled],
-            "rejected": [item.model_dump() for item in rejected],
-        }
-
-    kept = IdempotencyRequest(key.key, key.request_digest, answer) if key else None
-    return answer(await _store(head, fields, list(templates.values()), kept))
 
 
-async def _new_templates(
-    head: AnswerHead, images: Sequence[bytes], fields: EnrollFields, policy: CollectionPolicy
-) -> Sequence[NewTemplate | LikenessError]:
-    services = head.services
-    if fields.embeddings:
-        given = fields.embeddings
-        return await services.scheduler.search(
-            lambda: [services.template_from_embedding(values) for values in given]
-        )
-
-    def work(data: bytes) -> CooperativeTask[tuple[AnalysedImage, NewTemplate]]:
-        return services.template_steps(data, fields.face_selection, policy)
-
-    outcomes = await each_photo(head, images, work)
-    templates: list[NewTemplate | LikenessError] = []
-    for outcome in outcomes:
-        if isinstance(outcome, LikenessError):
-            templates.append(outcome)
-        else:
-            record(head, outcome[0])
-            templates.append(outcome[1])
-    return templates
-
-
-async def _store(
-    head: AnswerHead,
-    fields: EnrollFields,
-    templates: list[NewTemplate],
-    kept: IdempotencyRequest | None,
-) -> list[StoredTemplate]:
-    start = time.perf_counter()
-    gallery, scheduler = head.services.gallery, head.services.scheduler
-    stored = await scheduler.write(
-        partial(gallery.put, idempotency=kept),
-        fields.collection, fields.person_id, fields.metadata, templates,
-    )  # fmt: skip
-    await scheduler.search(gallery.follow, fields.collection)
-    head.add("store", (time.perf_counter() - start) * 1000)
-    return stored
-
-
-def _refuse_all(errors: list[LikenessError], rejected: list[RejectedImage]) -> None:
-    extra = {"enrolled": [], "rejected": [item.model_dump() for item in rejected]}
+def _refuse_all(enrollment: Enrollment) -> None:
+    errors = list(enrollment.refused.values())
+    extra = {"enrolled": [], "rejected": _rejected(enrollment)}
     if len({error.code for error in errors}) == 1:
         first = errors[0]
         raise type(first)(first.detail, {**first.extra, **extra})
@@ -153,19 +117,15 @@ def _refuse_all(errors: list[LikenessError], rejected: list[RejectedImage]) -> N
     )
 
 
-def _enrolled(
-    head: AnswerHead, index: int, template: NewTemplate, stored: StoredTemplate
-) -> EnrolledFace:
-    services, quality = head.services, Quality.read(stored.face.quality)
-    lean, domain = (
-        services.gallery.comparator.lean(template.embedding),
-        services.calibrations.domain,
-    )
+def _enrolled(services: Services, index: int, one: EnrolledTemplate) -> EnrolledFace:
+    face, domain = one.stored.face, services.calibrations.domain
+    lean = services.gallery.comparator.lean(one.template.embedding)
+    beyond = () if domain is None else domain.limits.beyond(Quality.read(face.quality), lean)
     return EnrolledFace(
         index=index,
-        face_id=stored.face.face_id,
-        duplicate=stored.duplicate,
-        quality=quality_members(stored.face.quality),
+        face_id=face.face_id,
+        duplicate=one.stored.duplicate,
+        quality=quality_members(face.quality),
         degradation=None if lean is None else round(lean, 4),
-        degraded=[] if domain is None else list(domain.limits.beyond(quality, lean)),
+        degraded=list(beyond),
     )

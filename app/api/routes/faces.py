@@ -6,21 +6,20 @@ import msgpack
 import numpy as np
 from fastapi import APIRouter, Request, Response
 
-from app.api.analysis import analyse_images
 from app.api.fields import DetectFields
 from app.api.openapi import photo_body
 from app.api.problems import PHOTOS, problems
 from app.api.requests import read_call
 from app.api.responses import (
     AnswerHead,
-    PhotoOutcome,
     answer_of_faces,
     face_members,
     image_info,
     json_answer,
 )
 from app.api.schemas.faces import DetectAnswer, EmbedAnswer
-from app.types import AnalysedImage, Face, FloatArray
+from app.recognition.analysis import PhotoOutcome, analyse_images, faces_of
+from app.types import Face, FloatArray
 
 router = APIRouter(prefix="/v1", tags=["faces"])
 
@@ -52,7 +51,12 @@ async def detect(request: Request) -> Any:
     call = await read_call(request, DetectFields)
     fields = call.fields
     outcomes = await analyse_images(
-        head, call.images, fields.max_faces, embed=False, liveness=fields.liveness
+        head.services,
+        head.times,
+        call.images,
+        fields.max_faces,
+        embed=False,
+        liveness=fields.liveness,
     )
     found, members = faces_of(outcomes), head.envelope()
     comparator = head.services.gallery.comparator
@@ -82,7 +86,9 @@ async def embed(request: Request) -> Any:
     head = AnswerHead(request)
     call = await read_call(request, DetectFields)
     fields = call.fields
-    outcomes = await analyse_images(head, call.images, fields.max_faces, liveness=fields.liveness)
+    outcomes = await analyse_images(
+        head.services, head.times, call.images, fields.max_faces, liveness=fields.liveness
+    )
     accepted = request.headers.get("accept", "")
     if OCTETS in accepted:
         return _octets(outcomes, head.services.pack.recogniser.dimension)
@@ -101,16 +107,6 @@ async def embed(request: Request) -> Any:
         return json_answer(answer)
 
     return await answer_of_faces(request, len(found), write)
-
-
-def faces_of(outcomes: list[PhotoOutcome]) -> list[tuple[int, AnalysedImage, Face]]:
-    """Every face with its image and that image's place in the call."""
-    return [
-        (index, outcome, face)
-        for index, outcome in enumerate(outcomes)
-        if isinstance(outcome, AnalysedImage)
-        for face in outcome.faces
-    ]
 
 
 def _infos(outcomes: list[PhotoOutcome]) -> list[Any]:

@@ -1,0 +1,5 @@
+"""Enroll, verify and identify: decoded requests in, typed outcomes out. Knows nothing of HTTP.
+
+The functions are coroutines that only wait: photos are analysed on the pool of the networks, the
+database and the index are used on the pools of the scheduler that the functions name.
+"""

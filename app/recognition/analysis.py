@@ -1,0 +1,93 @@
+"""Running the photos of one request through the pipeline, side by side."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from app.errors import FaceError, ImageError, LikenessError
+from app.imaging import read_header
+from app.recognition.stages import StageTimes
+from app.services import Services
+from app.types import AnalysedImage, CooperativeTask, Face, FloatArray
+
+T = TypeVar("T")
+
+PhotoOutcome = AnalysedImage | LikenessError
+# The number of a photo in the request, the photo, and one of its faces.
+FoundFace = tuple[int, AnalysedImage, Face]
+
+
+async def analyse_images(
+    services: Services,
+    times: StageTimes,
+    images: Sequence[bytes],
+    max_faces: int | None,
+    *,
+    embed: bool = True,
+    liveness: bool = False,
+) -> list[PhotoOutcome]:
+    """Analyse each photo; the outcome of one that cannot be used is its error, in its place.
+
+    When none can be used the first error is raised.
+    """
+    limit = min(max_faces or services.settings.max_faces, services.settings.max_faces)
+
+    def work(data: bytes) -> CooperativeTask[AnalysedImage]:
+        return services.pipeline.steps(data, max_faces=limit, embed=embed, liveness=liveness)
+
+    outcomes: list[PhotoOutcome] = list(await each_photo(services, images, work))
+    errors = []
+    for outcome in outcomes:
+        if isinstance(outcome, AnalysedImage):
+            record(services, times, outcome)
+        else:
+            errors.append(outcome)
+    if len(errors) == len(outcomes):
+        raise errors[0]
+    return outcomes
+
+
+async def each_photo(
+    services: Services, images: Sequence[bytes], work: Callable[[bytes], CooperativeTask[T]]
+) -> list[T | LikenessError]:
+    """Run a task for each photo on the inference threads; a bad photo fails alone."""
+    return list(await asyncio.gather(*(_one(services, data, work) for data in images)))
+
+
+async def _one(
+    services: Services, data: bytes, work: Callable[[bytes], CooperativeTask[T]]
+) -> T | LikenessError:
+    try:
+        return await services.scheduler.infer(work(data), _memory(services, data))
+    except (ImageError, FaceError) as error:
+        return error
+
+
+def _memory(services: Services, data: bytes) -> int:
+    """Bytes of memory that decoding a photo takes; 0 if it is too large to be decoded."""
+    header = read_header(data)
+    if header is None or header.pixels > services.settings.max_image_pixels:
+        return 0
+    return header.memory
+
+
+def record(services: Services, times: StageTimes, image: AnalysedImage) -> None:
+    """Count an analysed image in the request's times and in the metrics."""
+    times.add(image.timings_ms)
+    services.metrics.observe_image(image.timings_ms, len(image.faces))
+
+
+def faces_of(outcomes: Sequence[PhotoOutcome]) -> list[FoundFace]:
+    """Every face with its image and that image's number."""
+    return [
+        (index, outcome, face)
+        for index, outcome in enumerate(outcomes)
+        if isinstance(outcome, AnalysedImage)
+        for face in outcome.faces
+    ]
+
+
+def embedding_of(face: Face) -> FloatArray:
+    """The embedding (d,) of a face that was analysed with `embed`."""
+    assert face.embedding is not None, "the pipeline was asked to embed"
+    return face.embedding

@@ -1,0 +1,140 @@
+"""Who are the faces of these photos?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from app.decision.calibrations import policy_of
+from app.decision.gates import QualityGate
+from app.decision.pairs import PairRules
+from app.decision.thresholds import ThresholdDecision, ThresholdRequest, identification_threshold
+from app.decision.verdicts import Verdict, decide
+from app.errors import InvalidRequest
+from app.gallery.gallery import Candidate
+from app.index.port import GallerySize
+from app.recognition.analysis import (
+    FoundFace,
+    PhotoOutcome,
+    analyse_images,
+    embedding_of,
+    faces_of,
+)
+from app.recognition.refusals import refusals_of
+from app.recognition.stages import StageTimes
+from app.services import Services
+from app.store.records import CollectionRecord
+from app.types import AnalysedImage, Face, JsonObject
+
+# In one answer: six candidates for each of 8,192 faces, the most that 32 photos give.
+MAX_CANDIDATES = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class IdentifyRequest:
+    """A search of one collection. `max_faces` of each photo, the largest first (None: as many as
+    the service allows); `filter` limits the search to persons with these members of metadata."""
+
+    collection: str
+    threshold: ThresholdRequest = field(default_factory=ThresholdRequest)
+    top_k: int = 5
+    max_faces: int | None = None
+    filter: JsonObject | None = None
+    one_person_once: bool = False
+    liveness: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class IdentifiedFace:
+    """One face of the photo with number `index`, what was decided, and the nearest persons."""
+
+    index: int
+    image: AnalysedImage
+    face: Face
+    verdict: Verdict
+    candidates: Sequence[Candidate]
+
+
+@dataclass(frozen=True, slots=True)
+class Identification:
+    """The outcome of each photo, the threshold that decided, how much was searched, and the faces
+    in the order of the photos."""
+
+    photos: Sequence[PhotoOutcome]
+    threshold: ThresholdDecision
+    searched: GallerySize
+    faces: Sequence[IdentifiedFace]
+
+
+async def identify(
+    services: Services, photos: Sequence[bytes], request: IdentifyRequest, times: StageTimes
+) -> Identification:
+    """Search the collection for each face of the photos. Nothing is stored.
+
+    A photo that cannot be used has its error in `photos`. Raises the first such error if none can
+    be used, CollectionNotFound, EmbeddingSpaceMismatch, RateOutOfReach, NotCalibrated, or
+    InvalidRequest for more candidates than one answer can have.
+    """
+    record = await services.scheduler.read(services.gallery.require, request.collection)
+    live = request.liveness or policy_of(record).identify_gate.min_liveness is not None
+    outcomes = await analyse_images(services, times, photos, request.max_faces, liveness=live)
+    found = faces_of(outcomes)
+    if len(found) * request.top_k > MAX_CANDIDATES:
+        raise InvalidRequest(
+            f"{len(found)} faces with top_k={request.top_k} would be more than {MAX_CANDIDATES:,} "
+            "candidates in one answer; send a smaller top_k or fewer photos."
+        )
+    with times.stage("search"):
+        return await services.scheduler.search(_search, services, request, record, outcomes, found)
+
+
+def _search(
+    services: Services,
+    request: IdentifyRequest,
+    record: CollectionRecord,
+    outcomes: Sequence[PhotoOutcome],
+    found: Sequence[FoundFace],
+) -> Identification:
+    """Search, find the threshold for what was searched, and decide each face by it."""
+    policy, dimension = policy_of(record), services.pack.recogniser.dimension
+    vectors = [embedding_of(face) for _, _, face in found]
+    probes = np.array(vectors, np.float32).reshape(-1, dimension)
+    # To give the n faces of a photo n different people, each needs to know its n nearest.
+    rivals = max(len(one.faces) for one in outcomes if isinstance(one, AnalysedImage))
+    wanted = max(request.top_k, rivals) if request.one_person_once else request.top_k
+    result = services.gallery.identify(request.collection, probes, wanted, request.filter)
+    chain = services.calibrations.chain(record)
+    threshold = identification_threshold(
+        request.threshold, policy, chain, result.searched, likeness=result.likeness
+    )
+    verdicts = _verdicts(found, result.rows, threshold, policy.identify_gate, request)
+    refusals = refusals_of(services, request.collection, threshold)
+    if refusals is not None:
+        verdicts = refusals.applied(verdicts, [face for _, _, face in found])
+    verdicts = PairRules(services.gallery, record, threshold.calibration).applied(verdicts, probes)
+    faces = [
+        IdentifiedFace(index, image, face, verdict, row[: request.top_k])
+        for (index, image, face), row, verdict in zip(found, result.rows, verdicts, strict=True)
+    ]
+    return Identification(outcomes, threshold, result.searched, faces)
+
+
+def _verdicts(
+    found: Sequence[FoundFace],
+    rows: Sequence[Sequence[Candidate]],
+    threshold: ThresholdDecision,
+    gate: QualityGate,
+    request: IdentifyRequest,
+) -> list[Verdict]:
+    """In the order of the faces, each photo decided by itself."""
+    verdicts: list[Verdict] = []
+    for index in dict.fromkeys(index for index, _, _ in found):
+        mine = [i for i, (image_index, _, _) in enumerate(found) if image_index == index]
+        verdicts += decide(
+            [found[i][2] for i in mine],
+            [rows[i] for i in mine],
+            threshold.threshold,
+            gate,
+            one_person_once=request.one_person_once,
+        )
+    return verdicts

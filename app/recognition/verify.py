@@ -1,0 +1,176 @@
+"""Is this the person, or are two photos of one person?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from app.decision.calibrations import policy_of
+from app.decision.gates import OPEN_GATE, QualityGate
+from app.decision.pairs import PairRules
+from app.decision.policy import FaceSelection, is_match, usable_face
+from app.decision.thresholds import (
+    ONE_COMPARISON,
+    ThresholdDecision,
+    ThresholdRequest,
+    verification_threshold,
+)
+from app.decision.verdicts import Doubt
+from app.errors import LikenessError, NoFace
+from app.gallery.gallery import Candidate, Comparison
+from app.index.port import GallerySize
+from app.recognition.analysis import PhotoOutcome, analyse_images, embedding_of
+from app.recognition.refusals import refusals_of
+from app.recognition.stages import StageTimes
+from app.services import Services
+from app.store.records import CollectionRecord
+from app.types import AnalysedImage, Face, FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyRequest:
+    """A comparison with the person `person_id` of a collection; without one, with a second photo.
+    `names` are the two photos' names in errors."""
+
+    collection: str
+    person_id: str | None = None
+    threshold: ThresholdRequest = field(default_factory=ThresholdRequest)
+    face_selection: FaceSelection = FaceSelection.ONLY
+    liveness: bool = False
+    names: tuple[str, str] = ("image", "reference")
+
+
+@dataclass(frozen=True, slots=True)
+class SelectedFace:
+    """The face of a photo that is compared."""
+
+    image: AnalysedImage
+    face: Face
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """The probe and what it was compared with: the nearest face of the claimed person, or the
+    reference. `reached`: whether the threshold is. `doubt`: the claim is ambiguous all the same;
+    `refused`: both faces are outside the calibrated domain."""
+
+    probe: SelectedFace
+    nearest: Comparison | None
+    reference: SelectedFace | None
+    similarity: float
+    threshold: ThresholdDecision
+    reached: bool
+    doubt: Doubt | None
+    refused: bool
+
+
+async def verify(
+    services: Services,
+    probe: bytes,
+    reference: bytes | None,
+    request: VerifyRequest,
+    times: StageTimes,
+) -> Verification:
+    """Compare the probe with the claimed person, or with the reference where no person is named.
+
+    Raises CollectionNotFound, PersonNotFound, EmbeddingSpaceMismatch, NoFace for a person without
+    faces, the ImageError and FaceError families, RateOutOfReach and NotCalibrated.
+    """
+    store = services.gallery.store
+    if request.person_id is not None:
+        # Before any network runs: an unknown person costs nothing.
+        await services.scheduler.read(store.person, request.collection, request.person_id)
+    record = await services.scheduler.read(store.collection, request.collection)
+    gate = policy_of(record).verify_gate
+    photos = [probe] if reference is None else [probe, reference]
+    outcomes = await _analyse(services, times, photos, request, gate)
+    faces = [
+        # The gate applies to the probe; the reference may be any picture.
+        _select(outcome, request, name, one_gate)
+        for outcome, name, one_gate in zip(outcomes, request.names, (gate, OPEN_GATE), strict=False)
+    ]
+    vector = embedding_of(faces[0].face)
+    nearest, size = None, ONE_COMPARISON
+    if len(faces) > 1:
+        similarity = services.gallery.comparator.score(vector, embedding_of(faces[1].face))
+    else:
+        nearest = await _nearest(services, request, vector)
+        similarity, size = nearest.similarity, nearest.compared
+    threshold = await services.scheduler.search(_threshold, services, request, size)
+    reached = is_match(similarity, threshold.threshold)
+    other = faces[1] if len(faces) > 1 else None
+    refusals, doubt = refusals_of(services, request.collection, threshold), None
+    compared = nearest if other is None else other.face
+    assert compared is not None, "one of the two is given"
+    refused = refusals is not None and refusals.refuses(faces[0].face, compared)
+    if nearest is not None and reached and not refused:
+        doubt = await _doubt(services, record, threshold, nearest, vector)
+    return Verification(
+        faces[0], nearest, other, similarity, threshold, reached, doubt, refused=refused
+    )
+
+
+async def _analyse(
+    services: Services,
+    times: StageTimes,
+    photos: Sequence[bytes],
+    request: VerifyRequest,
+    gate: QualityGate,
+) -> list[PhotoOutcome]:
+    """The probe, with its liveness where the request or the gate asks for it; then the
+    reference."""
+    if not (request.liveness or gate.min_liveness is not None):
+        return await analyse_images(services, times, photos, None)
+    probe = await analyse_images(services, times, photos[:1], None, liveness=True)
+    rest = await analyse_images(services, times, photos[1:], None) if photos[1:] else ()
+    return [*probe, *rest]
+
+
+def _select(
+    outcome: PhotoOutcome, request: VerifyRequest, name: str, gate: QualityGate
+) -> SelectedFace:
+    try:
+        if isinstance(outcome, LikenessError):
+            raise outcome
+        return SelectedFace(outcome, usable_face(outcome, request.face_selection, gate))
+    except LikenessError as error:
+        raise type(error)(f"'{name}': {error.detail}", error.extra) from error
+
+
+async def _nearest(services: Services, request: VerifyRequest, probe: FloatArray) -> Comparison:
+    assert request.person_id is not None, "there is no reference"
+    nearest = await services.scheduler.read(
+        services.gallery.compare, request.collection, request.person_id, probe
+    )
+    if nearest is None:
+        raise NoFace(
+            f"The person '{request.person_id}' has no face enrolled; enroll a photo first."
+        )
+    return nearest
+
+
+def _threshold(
+    services: Services, request: VerifyRequest, claimed_person_size: GallerySize
+) -> ThresholdDecision:
+    # Two photos are compared whatever the collection holds: of it they only need the policy.
+    record = services.gallery.store.collection(request.collection)
+    # Only a target for searches needs to know how much there is to search.
+    searched, likeness = claimed_person_size, None
+    if request.threshold.target_fpir is not None:
+        searched = services.gallery.size(request.collection)
+        likeness = services.gallery.likeness(request.collection)
+    chain = services.calibrations.chain(record)
+    return verification_threshold(
+        request.threshold, policy_of(record), chain, claimed_person_size, searched,
+        likeness=likeness,
+    )  # fmt: skip
+
+
+async def _doubt(
+    services: Services,
+    record: CollectionRecord,
+    threshold: ThresholdDecision,
+    nearest: Comparison,
+    probe: FloatArray,
+) -> Doubt | None:
+    pairs = PairRules(services.gallery, record, threshold.calibration)
+    claim = Candidate(nearest.face, nearest.similarity, None)
+    return await services.scheduler.read(pairs.doubt, claim, probe)

@@ -1,0 +1,139 @@
+"""Enroll, identify and verify as functions, without HTTP: what every entry point calls."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from app.decision.gates import MILD_GATE
+from app.decision.policy import Status
+from app.decision.thresholds import CollectionPolicy, ThresholdRequest, ThresholdSource
+from app.errors import (
+    EnrolledBefore,
+    ImageError,
+    InvalidRequest,
+    LikenessError,
+    NoFace,
+    PersonNotFound,
+)
+from app.recognition import identify as identify_module
+from app.recognition.enroll import Enrollment, EnrollRequest, KeptAnswer, enroll
+from app.recognition.identify import IdentifyRequest, identify
+from app.recognition.stages import StageTimes
+from app.recognition.verify import VerifyRequest, verify
+from app.services import Services, build_services
+from app.settings import Settings
+from app.store.records import RequestKey
+from app.types import JsonObject
+
+POLICY = CollectionPolicy()
+Photo = Callable[[str], bytes]
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    services = build_services(Settings(data_dir=tmp_path_factory.mktemp("data")))
+    yield services
+    services.close()
+
+
+@pytest.fixture(scope="module")
+def photo(photos: Path) -> Photo:
+    return lambda name: (photos / f"{name}.jpg").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def obama(services: Services, photo: Photo) -> str:
+    services.gallery.create_collection("presidents", {})
+    request = EnrollRequest("presidents", "obama")
+    done = asyncio.run(enroll(services, [photo("obama")], request, POLICY, StageTimes()))
+    return done.stored[0].stored.face.face_id
+
+
+def test_one_photo_enrolls_another_is_refused(services: Services, photo: Photo) -> None:
+    services.gallery.create_collection("new", {})
+    times, request = StageTimes(), EnrollRequest("new", "biden", {"office": "president"})
+    done = asyncio.run(enroll(services, [b"no image", photo("biden")], request, POLICY, times))
+    assert list(done.stored) == [1]
+    assert isinstance(done.refused[0], ImageError)
+    assert services.gallery.store.person("new", "biden").metadata == {"office": "president"}
+    assert {"decode", "detect", "embed", "store"} <= times.milliseconds.keys()
+
+
+def test_where_nothing_is_usable_nobody_is_created(services: Services, photo: Photo) -> None:
+    services.gallery.create_collection("strict", {})
+    gate = MILD_GATE.model_copy(update={"min_face_size_px": 5_000})
+    policy = CollectionPolicy(enroll_gate=gate)
+    request = EnrollRequest("strict", "biden")
+    done = asyncio.run(enroll(services, [photo("biden")], request, policy, StageTimes()))
+    assert (dict(done.stored), done.refused[0].code) == ({}, "face_too_small")
+    with pytest.raises(PersonNotFound):
+        services.gallery.store.person("strict", "biden")
+
+
+def test_an_enrollment_with_a_key_is_done_once(services: Services, photo: Photo) -> None:
+    services.gallery.create_collection("once", {})
+
+    def answer(done: Enrollment) -> JsonObject:
+        return {"faces": [one.stored.face.face_id for one in done.stored.values()]}
+
+    async def run() -> Enrollment:
+        kept = KeptAnswer(RequestKey("key", "digest"), answer)
+        request = EnrollRequest("once", "biden")
+        return await enroll(services, [photo("biden")], request, POLICY, StageTimes(), kept=kept)
+
+    first = asyncio.run(run())
+    with pytest.raises(EnrolledBefore):
+        asyncio.run(run())
+    kept = services.gallery.store.answered("once", RequestKey("key", "digest"))
+    assert kept == answer(first)
+
+
+def test_each_face_is_identified(services: Services, photo: Photo, obama: str) -> None:
+    times, request = StageTimes(), IdentifyRequest("presidents", top_k=1)
+    photos = [photo("obama2"), photo("biden"), b"no image"]
+    found = asyncio.run(identify(services, photos, request, times))
+    assert [one.verdict.status for one in found.faces] == [Status.IDENTIFIED, Status.UNKNOWN]
+    assert [one.candidates[0].face.face_id for one in found.faces] == [obama] * 2
+    assert [isinstance(one, LikenessError) for one in found.photos] == [False, False, True]
+    assert (found.searched.persons, found.threshold.source) == (1, ThresholdSource.DEFAULT)
+    assert "search" in times.milliseconds
+
+
+def test_too_many_candidates_are_refused(
+    services: Services, photo: Photo, obama: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identify_module, "MAX_CANDIDATES", 4)
+    with pytest.raises(InvalidRequest, match="top_k=5"):
+        asyncio.run(
+            identify(services, [photo("obama")], IdentifyRequest("presidents"), StageTimes())
+        )
+
+
+def test_a_claim_is_verified(services: Services, photo: Photo, obama: str) -> None:
+    request = VerifyRequest("presidents", "obama")
+    mine = asyncio.run(verify(services, photo("obama2"), None, request, StageTimes()))
+    other = asyncio.run(verify(services, photo("biden"), None, request, StageTimes()))
+    assert (mine.reached, other.reached) == (True, False)
+    assert mine.nearest is not None
+    assert (mine.nearest.face.face_id, mine.reference) == (obama, None)
+
+
+def test_two_photos_are_compared(services: Services, photo: Photo) -> None:
+    request = VerifyRequest("default", threshold=ThresholdRequest(threshold=-1.0))
+    found = asyncio.run(verify(services, photo("obama"), photo("obama2"), request, StageTimes()))
+    assert (found.reached, found.nearest) == (True, None)
+    assert found.reference is not None
+    names = VerifyRequest("default", names=("first", "second"))
+    with pytest.raises(ImageError, match="'second'"):
+        asyncio.run(verify(services, photo("obama"), b"no image", names, StageTimes()))
+
+
+def test_a_person_without_a_face_cannot_be_claimed(services: Services, photo: Photo) -> None:
+    services.gallery.create_collection("empty", {})
+    services.gallery.store.create_person("empty", "ada", {})
+    for person_id, error in (("ada", NoFace), ("bob", PersonNotFound)):
+        request = VerifyRequest("empty", person_id)
+        with pytest.raises(error):
+            asyncio.run(verify(services, photo("obama"), None, request, StageTimes()))
