@@ -46,14 +46,14 @@ def people(dimension: int) -> list[Row]:
 
 
 @pytest.mark.slow
-def test_however_many_are_judged_together(
+def test_however_many_are_checked_together(
     services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = people(services.pack.recogniser.dimension)
     results = {}
     monkeypatch.setattr(local, "SECONDS_A_TRANSACTION", 60.0)
     for together in (1, 7, 256):
-        monkeypatch.setattr(local, "JUDGED_A_TRANSACTION", together)
+        monkeypatch.setattr(local, "CHECKED_A_TRANSACTION", together)
         reported = run(services, f"c{together}", rows)
         results[together] = [(one.result, one.reason, one.conflict_with) for one in reported]
     assert results[1] == results[7] == results[256]
