@@ -157,7 +157,7 @@ class AccessControl:
         if not self._registry.fresh:
             raise StoreUnavailable(
                 "The access keys cannot be read from the database, so no call is accepted. Try "
-                "again in a moment; the service's log has the reason.",
+                "again in a moment.",
                 {"retry_after": 1},
             )
 

@@ -140,7 +140,7 @@ def measure(
 @attest_app.command("verify")
 def verify_file(
     path: Annotated[Path, typer.Argument(help="The signed file.")],
-    key: Annotated[Path, typer.Option(help="Public key of whoever should have signed it.")],
+    key: Annotated[Path, typer.Option(help="Public key of the expected signer.")],
     earlier: Annotated[
         Path | None, typer.Option("--compare", help="An earlier attestation by the same key.")
     ] = None,

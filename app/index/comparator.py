@@ -2,7 +2,7 @@
 
 The comparison score is the cosine of the angle between two unit vectors, less what two degraded
 faces have in common: embeddings of blurred, dark or upside-down faces all lean towards one
-direction of the embedding space, whoever they are of. With that direction d and a weight k, the
+direction of the embedding space, whatever their person. With that direction d and a weight k, the
 score is
 
     x.y - k * max(0, x.d) * max(0, y.d)

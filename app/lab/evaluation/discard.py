@@ -21,7 +21,7 @@ SIGNED = {"yaw", "pitch", "roll"}
 def error_versus_discard(sample: FaceSample, threshold: float) -> tuple[DiscardFigures, ...]:
     """FNMR at a fixed threshold without the comparisons whose worse photo is worst.
 
-    Empty where fewer than 30 comparisons are missed: nothing can be told of their causes then.
+    Empty where fewer than 30 comparisons are missed: that is too few to find their causes.
     """
     data, rows = sample.data, []
     for person in np.flatnonzero(data.counts > 1):

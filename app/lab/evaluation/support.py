@@ -5,7 +5,7 @@ import numpy as np
 from app.decision.rates import Rate, clopper_pearson
 
 # Rule of three (Jovanovic & Levy, 1997): without an error in n independent trials the rate is known
-# to be at most 3 / n. A rate below that cannot be told from one of zero.
+# to be at most 3 / n. A rate below that cannot be distinguished from zero.
 RULE_OF_THREE = 3.0
 # "Rule of 30" (ISO/IEC 19795-1; Doddington et al., 2000): with 30 errors a rate is within 30 %.
 RULE_OF_THIRTY = 30

@@ -19,7 +19,7 @@ def verdict(evaluation: Evaluation) -> str:
     return (
         "This data says nothing of how often people are confused: that needs at least two people "
         "with two photos each and one with a single photo, or labelled pairs. "
-        "With a hundred people of each kind the rates of errors can be told to a few per cent."
+        "With a hundred people of each kind error rates can be estimated to a few per cent."
     )
 
 
