@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from app.index.snapshots.mapping import mapped
+from tests.descriptors import open_under
 
 
 def mappings_of(path: Path) -> int:
@@ -16,9 +17,8 @@ def mappings_of(path: Path) -> int:
 def test_the_file_is_read_through_and_no_descriptor_stays(tmp_path: Path) -> None:
     path = tmp_path / "rows"
     path.write_bytes(b"abc" * 10_000)
-    before = len(list(Path("/proc/self/fd").iterdir()))
     content = mapped(path)
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert open_under(tmp_path) == []
     assert content.tobytes() == b"abc" * 10_000
     with path.open("r+b") as file:
         file.write(b"xyz")
