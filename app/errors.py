@@ -282,6 +282,14 @@ class DamagedData(LikenessError):
 # --- the service -----------------------------------------------------------------------------
 
 
+class RateLimited(LikenessError):
+    code, status, title = "rate_limited", 429, "The access key is used more than its limit allows"
+
+
+class QuotaExceeded(LikenessError):
+    code, status, title = "quota_exceeded", 429, "The access key has used its photos of the day"
+
+
 class Overloaded(LikenessError):
     code, status, title = "overloaded", 503, "The service is busy"
 

@@ -8,6 +8,7 @@ from functools import partial
 from app.access.pepper import read_pepper
 from app.access.registry import AccessRegistry
 from app.access.store import AccessKeyStore
+from app.access.usage import UsageStore
 from app.decision.calibration import pack_calibration, pack_orientation
 from app.decision.calibrations import Calibrations
 from app.decision.gates import check_quality
@@ -54,6 +55,7 @@ class Services:
     maintenance: MaintenanceThread
     access_keys: AccessKeyStore
     access: AccessRegistry
+    usage: UsageStore
     # One collection at a time calibrates in a process: it takes seconds of a core.
     calibrating: Lock = field(default_factory=lambda: new_lock("services.calibrating"))
 
@@ -192,6 +194,7 @@ def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services
         maintenance,
         access_keys,
         access,
+        UsageStore(engine),
     )
 
 

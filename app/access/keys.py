@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from app.access.limits import UNLIMITED, KeyLimits
+
 _ID_CHARACTERS = "abcdefghijkmnpqrstuvwxyz23456789"  # none that looks like another
 _ID_LENGTH = 12
 _SECRET_BYTES = 32
@@ -42,6 +44,7 @@ class AccessKey:
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
     last_used_at: datetime | None = None  # to the hour
+    limits: KeyLimits = UNLIMITED
 
     def usable(self, now: datetime) -> bool:
         """Whether it is neither revoked nor expired."""
@@ -61,6 +64,7 @@ class NewKey:
     scopes: Collection[Scope]
     collections: Sequence[str] | None = None
     expires_at: datetime | None = None
+    limits: KeyLimits = UNLIMITED
 
 
 def new_token() -> tuple[str, str]:

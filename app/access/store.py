@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, insert, select, update
 
 from app.access.keys import AccessKey, NewKey, Scope, digest_of, new_token
+from app.access.limits import KeyLimits, stored_limits
 from app.access.pepper import fingerprint
 from app.errors import AccessKeyExists, AccessKeyNotFound, AccessPepperDiffers
 from app.store.sql.part import now_utc
@@ -133,6 +134,21 @@ class AccessKeyStore:
             )
         return [replace(key, revoked_at=now) for key in found]
 
+    def limit(self, name_or_id: str, limits: KeyLimits) -> list[AccessKey]:
+        """Replace the limits of the key of that id, or of every usable key of that name. Processes
+        have read them after `registry.LEASE_S`. Raises AccessKeyNotFound."""
+        now = self._clock()
+        with self._database.writing() as connection:
+            _raise_revision(connection)
+            found = self._all_usable(connection, name_or_id, now)
+            ids = [key.key_id for key in found]
+            connection.execute(
+                update(access_keys)
+                .where(access_keys.c.key_id.in_(ids))
+                .values(limits=limits.members() or None)
+            )
+        return [replace(key, limits=limits) for key in found]
+
     def note_use(self, used: Mapping[str, datetime]) -> None:
         """Keep when keys were last used. The revision stays: this changes no decision."""
         with self._database.writing() as connection:
@@ -165,6 +181,7 @@ class AccessKeyStore:
                 collections=None if key.collections is None else sorted(key.collections),
                 created_at=key.created_at,
                 expires_at=key.expires_at and key.expires_at.astimezone(UTC),
+                limits=key.limits.members() or None,
             )
         )
 
@@ -197,7 +214,10 @@ def hour_of(moment: datetime) -> datetime:
 def _made(new: NewKey, now: datetime) -> tuple[AccessKey, str]:
     key_id, token = new_token()
     limit = None if new.collections is None else frozenset(new.collections)
-    return AccessKey(key_id, new.name, frozenset(new.scopes), limit, now, new.expires_at), token
+    key = AccessKey(
+        key_id, new.name, frozenset(new.scopes), limit, now, new.expires_at, limits=new.limits
+    )
+    return key, token
 
 
 def _expiry_like(old: AccessKey, now: datetime) -> datetime | None:
@@ -226,6 +246,7 @@ def _key(row: Any) -> AccessKey:
         _utc(row.expires_at),
         _utc(row.revoked_at),
         _utc(row.last_used_at),
+        stored_limits(row.limits),
     )
 
 

@@ -10,17 +10,18 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.routing import APIRoute
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.access.keys import WHOLE_SERVICE, AccessKey
 from app.access.keys import Scope as KeyScope
+from app.access.limiter import Limiter
 from app.access.registry import LEASE_S, AccessRegistry
 from app.api.connection import ABORT
 from app.api.error_handlers import problem
@@ -53,6 +54,7 @@ SCOPES: Mapping[str, KeyScope] = {
     "list_keys": ADMIN,
     "create_key": ADMIN,
     "rotate_key": ADMIN,
+    "limit_key": ADMIN,
     "revoke_key": ADMIN,
     **dict.fromkeys(
         (
@@ -75,6 +77,13 @@ class Access:
     """What a request may do. `key` is None while no key is needed: then it may do everything."""
 
     key: AccessKey | None = None
+    limiter: Limiter | None = None
+
+    async def count_photos(self, count: int) -> None:
+        """Count the photos of a call. Raises RateLimited or QuotaExceeded if its key may not send
+        so many."""
+        if self.key is not None and self.limiter is not None:
+            await self.limiter.photos(self.key, count)
 
     def sees(self, collection: str) -> bool:
         """Whether a collection of that name may exist for this request."""
@@ -113,12 +122,14 @@ class AccessControl:
         self,
         app: ASGIApp,
         registry: AccessRegistry,
+        limiter: Limiter,
         metrics: Metrics,
         routers: Sequence[APIRouter],
     ) -> None:
         """`routers`: of the application. Raises LookupError if an operation has no scope."""
         self._app = app
         self._registry = registry
+        self._limiter = limiter
         self._metrics = metrics
         self._routes = list(protected_routes(routers))
         missing = sorted({route.name for route in self._routes} - SCOPES.keys())
@@ -143,8 +154,27 @@ class AccessControl:
         scope[ACCESS] = access
         if access.key is None:
             await self._app(scope, receive, send)
-        else:
-            await _Watched(self._registry, access.key, scope).run(self._app, receive, send)
+            return
+        limited = self._with_limits(access.key, send)
+        with ExitStack() as running:
+            try:
+                running.enter_context(self._limiter.request(access.key))
+            except LikenessError as error:
+                await self._refuse(error)(scope, receive, limited)
+                return
+            await _Watched(self._registry, access.key, scope).run(self._app, receive, limited)
+
+    def _with_limits(self, key: AccessKey, send: Send) -> Send:
+        """`send`, which adds to the answer what the key's limits are and what is left."""
+        if not key.limits:
+            return send
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(self._limiter.headers(key))
+            await send(message)
+
+        return sending
 
     async def _renew(self) -> None:
         """Wait, for a limited time, until the keys are fresh. Raises StoreUnavailable."""
@@ -172,7 +202,7 @@ class AccessControl:
                     "run `likeness keys create --name admin --scope all` where the service runs."
                 )
             return Access()
-        access = Access(self._key(scope))
+        access = Access(self._key(scope), self._limiter)
         if operation is not None:
             _require(access, operation)
         elif not self._is_declared(scope["path"]):

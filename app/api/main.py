@@ -1,6 +1,7 @@
 """The application: routes, errors, request context, over services built by the caller."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -11,6 +12,8 @@ from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
 from app import __version__
+from app.access.limiter import Limiter
+from app.access.registry import seconds
 from app.api.access import AccessControl
 from app.api.admission import Admission
 from app.api.error_handlers import install_error_handlers
@@ -31,8 +34,10 @@ from app.api.routes import (
     persons,
     system,
 )
+from app.errors import LikenessError
 from app.importing.jobs import ImportJobs
 from app.services import Services
+from app.telemetry.logs import log
 from app.telemetry.loop_lag import LoopLag
 
 # Bodies that are parsed at a time: each holds the interpreter's lock for most of that time.
@@ -60,6 +65,7 @@ def create_app(services: Services) -> FastAPI:
     places = Places.of(services.settings, services.scheduler)
     parsing = ThreadPoolExecutor(PARSING_THREADS, thread_name_prefix="parsing")
     lag = LoopLag(services.metrics)
+    limiter = Limiter(services.usage, services.scheduler.write, seconds)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -71,6 +77,7 @@ def create_app(services: Services) -> FastAPI:
         watching.cancel()
         await asyncio.to_thread(imports_of_service.stop)
         parsing.shutdown(cancel_futures=True)
+        await asyncio.to_thread(_release, limiter)
         services.close()
 
     app = FastAPIOffline(
@@ -97,7 +104,11 @@ def create_app(services: Services) -> FastAPI:
     install_error_handlers(app)
     app.add_middleware(Admission, services=services, places=places)
     app.add_middleware(
-        AccessControl, registry=services.access, metrics=services.metrics, routers=ROUTERS
+        AccessControl,
+        registry=services.access,
+        limiter=limiter,
+        metrics=services.metrics,
+        routers=ROUTERS,
     )
     if services.settings.cors_origins:
         app.add_middleware(
@@ -111,6 +122,13 @@ def create_app(services: Services) -> FastAPI:
         RequestContext, metrics=services.metrics, root_path=services.settings.root_path
     )
     return app
+
+
+def _release(limiter: Limiter) -> None:
+    try:
+        limiter.release()
+    except LikenessError as error:  # they count as used until the day ends
+        log(logging.WARNING, "reserved photos of quotas were not given back", code=error.code)
 
 
 async def _to_docs(request: Request) -> RedirectResponse:

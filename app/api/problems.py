@@ -15,6 +15,7 @@ ANY_CALL: tuple[type[LikenessError], ...] = (
     errors.UnknownField,
     errors.Unauthenticated,
     errors.Forbidden,
+    errors.RateLimited,
     errors.Overloaded,
     errors.DeadlineExceeded,
     errors.StoreUnavailable,
@@ -26,6 +27,7 @@ ANY_BODY = (errors.RequestTooLarge, errors.RequestTimeout, errors.UnsupportedEnc
 ANY_WRITE = (errors.StoreFull,)
 PHOTOS = (
     *ANY_BODY,
+    errors.QuotaExceeded,
     errors.MissingField,
     errors.UnsupportedMediaType,
     errors.EmptyImage,

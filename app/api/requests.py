@@ -59,7 +59,8 @@ async def read_call(
 
     Query parameters count as fields. Raises the InvalidRequest family, UnsupportedMediaType or
     RequestTooLarge, with a sentence that names the field; CollectionNotFound if the access key is
-    not for the collection that the call names.
+    not for the collection that the call names; RateLimited or QuotaExceeded if it may not send as
+    many photos.
     """
     body = await body_of(request)
     content_type = request.headers.get("content-type", "")
@@ -75,6 +76,7 @@ async def read_call(
     collection = getattr(call.fields, "collection", None)
     if collection is not None:
         access_of(request).require_collection(collection)
+    await access_of(request).count_photos(sum(map(len, call.photos.values())))
     return call
 
 

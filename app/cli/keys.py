@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from app.access.keys import WHOLE_SERVICE, AccessKey, NewKey, Scope
+from app.access.limits import MAX_RATE, KeyLimits
 from app.access.pepper import read_pepper
 from app.access.registry import LEASE_S
 from app.access.store import AccessKeyStore
@@ -79,11 +80,20 @@ def duration(value: str) -> timedelta:
     return int(found[1]) * UNITS[found[2]]
 
 
+RequestRate = Annotated[
+    float | None, typer.Option(min=0.001, max=MAX_RATE, help="Requests a second, in the mean.")
+]
+PhotoRate = Annotated[
+    float | None, typer.Option(min=0.001, max=MAX_RATE, help="Photos a second, in the mean.")
+]
+Concurrent = Annotated[int | None, typer.Option(min=1, help="Requests at a time.")]
+PhotosADay = Annotated[int | None, typer.Option(min=1, help="Photos a day (UTC).")]
 NameOrId = Annotated[str, typer.Argument(help="Name or id of a key.")]
 
 
 @keys_app.command()
 def create(
+    *,
     name: Annotated[str, typer.Option(callback=_name, help="Who uses the key.")],
     scope: Annotated[
         list[str], typer.Option(help=f"{', '.join(Scope)}, or all; repeat it for several.")
@@ -95,13 +105,18 @@ def create(
     expires: Annotated[
         str | None, typer.Option(help="When it expires, from now: 30m, 12h, 90d.")
     ] = None,
+    requests_per_second: RequestRate = None,
+    photos_per_second: PhotoRate = None,
+    concurrent_requests: Concurrent = None,
+    photos_per_day: PhotosADay = None,
 ) -> None:
     """Create an access key and print its token, which is stored nowhere. As soon as there is a key,
     every call needs one."""
     limit = _collections(collection or []) or None
     ends = None if expires is None else datetime.now(UTC) + _lifetime(expires)
+    limits = KeyLimits(requests_per_second, photos_per_second, concurrent_requests, photos_per_day)
     with clear_errors(), _opened() as store:
-        key, token = store.create(NewKey(name, _scopes(scope, limit), limit, ends))
+        key, token = store.create(NewKey(name, _scopes(scope, limit), limit, ends, limits))
         _print_new(key, token)
 
 
@@ -112,7 +127,7 @@ def list_keys() -> None:
         _, found = store.all()
     now = datetime.now(UTC)
     table = Table()
-    for title in ("id", "name", "scopes", "collections", "state", "last used"):
+    for title in ("id", "name", "scopes", "collections", "limits", "state", "last used"):
         # Ids and names are arguments of other commands: never cut off, in however few columns.
         table.add_column(title, no_wrap=title == "id", overflow="fold")
     for one in found.values():
@@ -120,7 +135,13 @@ def list_keys() -> None:
         limit = "all" if key.collections is None else ", ".join(sorted(key.collections))
         used = "never" if key.last_used_at is None else f"{key.last_used_at:%Y-%m-%d %H}:00"
         table.add_row(
-            key.key_id, key.name, ", ".join(sorted(key.scopes)), limit, _state(key, now), used
+            key.key_id,
+            key.name,
+            ", ".join(sorted(key.scopes)),
+            limit,
+            _limits(key),
+            _state(key, now),
+            used,
         )
     out.print(table)
 
@@ -142,6 +163,22 @@ def rotate(
         made, token = store.rotate(key, duration(overlap))
         _print_new(made, token)
         err.print(f"The old token is accepted for {overlap} more.", highlight=False)
+
+
+@keys_app.command()
+def limit(
+    key: NameOrId,
+    requests_per_second: RequestRate = None,
+    photos_per_second: PhotoRate = None,
+    concurrent_requests: Concurrent = None,
+    photos_per_day: PhotosADay = None,
+) -> None:
+    """Replace the limits of the key of an id, or of all keys of a name. A limit that is not given
+    is taken away."""
+    limits = KeyLimits(requests_per_second, photos_per_second, concurrent_requests, photos_per_day)
+    with clear_errors(), _opened() as store:
+        for one in store.limit(key, limits):
+            out.print(f"{one.name} ({one.key_id}): {_limits(one)}", markup=False, highlight=False)
 
 
 @keys_app.command()
@@ -200,6 +237,17 @@ def _print_new(key: AccessKey, token: str) -> None:
         highlight=False,
     )
     typer.echo(token)
+
+
+def _limits(key: AccessKey) -> str:
+    units = {
+        "requests_per_second": "requests/s",
+        "photos_per_second": "photos/s",
+        "concurrent_requests": "requests at a time",
+        "photos_per_day": "photos a day",
+    }
+    members = key.limits.members()
+    return ", ".join(f"{value:g} {units[name]}" for name, value in members.items()) or "none"
 
 
 def _state(key: AccessKey, now: datetime) -> str:

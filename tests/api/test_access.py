@@ -13,6 +13,7 @@ from fastapi import APIRouter
 from fastapi.routing import APIRoute
 
 from app.access.keys import WHOLE_SERVICE, NewKey, Scope
+from app.access.limits import KeyLimits
 from app.access.registry import LEASE_S
 from app.api.access import SCOPES, AccessControl, protected_routes
 from app.api.main import ROUTERS
@@ -73,7 +74,7 @@ def call(
         del query["person_id"]
     photo = {"content": b"no photo", "headers": {"Content-Type": "image/jpeg"}}
     body = photo if route.name in {*BY_FIELD, "detect", "embed"} else {}
-    if not body and method in ("POST", "PATCH"):
+    if not body and method in ("POST", "PATCH", "PUT"):
         body = {"json": {}}
     request = client.build_request(method, path, params=query, **body)  # type: ignore[arg-type]
     if token is not None:
@@ -295,7 +296,7 @@ def test_a_route_without_a_scope_stops_the_application() -> None:
     def undeclared() -> None: ...
 
     with pytest.raises(LookupError, match="undeclared"):
-        AccessControl(router, None, None, [router])  # type: ignore[arg-type]
+        AccessControl(router, None, None, None, [router])  # type: ignore[arg-type]
 
 
 def test_every_operation_of_the_description_is_among_them(site: httpx.Client) -> None:
@@ -315,3 +316,54 @@ def test_the_description_names_the_keys(site: httpx.Client) -> None:
         {"bearer": []}, {"api_key": []}, {}
     ]  # fmt: skip
     assert "security" not in document["paths"]["/livez"]["get"]
+
+
+class TestLimits:
+    def test_a_key_that_is_used_too_much(self, site: httpx.Client, keyed: Services) -> None:
+        new = NewKey("slow", [Scope.MANAGE], limits=KeyLimits(requests_per_second=0.01))
+        headers = {"X-Api-Key": keyed.access_keys.create(new)[1]}
+        keyed.access.refresh()
+        first = site.get("/v1/collections", headers=headers)
+        assert first.status_code == 200
+        assert first.headers["RateLimit-Policy"] == '"requests";q=1;w=100'
+        assert first.headers["RateLimit"].startswith('"requests";r=0;t=')
+        second = site.get("/v1/collections", headers=headers)
+        assert second.status_code == 429
+        assert code_of(second) == "rate_limited"
+        assert second.json()["limit"] == "requests_per_second"
+        assert 0 < int(second.headers["Retry-After"]) <= 100
+        assert second.headers["RateLimit"].startswith('"requests";r=0;t=')
+
+    def test_photos_are_counted_by_the_photo(self, site: httpx.Client, keyed: Services) -> None:
+        new = NewKey("door", [Scope.DETECT], limits=KeyLimits(photos_per_day=3))
+        headers = {"X-Api-Key": keyed.access_keys.create(new)[1]}
+        keyed.access.refresh()
+        files = [("image", ("photo.jpg", b"no photo"))] * 2
+        first = site.post("/v1/detect", files=files, headers=headers)
+        assert code_of(first) == "unsupported_image"
+        assert first.headers["RateLimit"].startswith('"photos-a-day";r=1;t=')
+        second = site.post("/v1/detect", files=files, headers=headers)
+        assert second.status_code == 429
+        assert code_of(second) == "quota_exceeded"
+        assert "3 photos a day and has 1 left; this call has 2" in second.json()["detail"]
+
+    def test_limits_over_http(self, site: httpx.Client, tokens: dict[str, str]) -> None:
+        headers = {"X-Api-Key": tokens["admin"]}
+        made = site.post(
+            "/v1/keys", headers=headers,
+            json={"name": "counted", "scopes": ["detect"], "limits": {"photos_per_second": 5}},
+        ).json()  # fmt: skip
+        assert made["key"]["limits"]["photos_per_second"] == 5
+        limited = site.put(
+            "/v1/keys/counted/limits", headers=headers, json={"concurrent_requests": 2}
+        ).json()
+        (found,) = limited["limited"]
+        assert found["limits"] == {
+            "requests_per_second": None, "photos_per_second": None, "concurrent_requests": 2,
+            "photos_per_day": None,
+        }  # fmt: skip
+        for wrong in ({"photos_per_day": 0}, {"requests_per_second": -1}, {"photos": 1}):
+            answer = site.put("/v1/keys/counted/limits", headers=headers, json=wrong)
+            assert answer.status_code == 422, wrong
+        answer = site.put("/v1/keys/nothing/limits", headers=headers, json={})
+        assert code_of(answer) == "access_key_not_found"

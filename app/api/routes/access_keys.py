@@ -14,6 +14,8 @@ from app.api.responses import AnswerHead
 from app.api.schemas.access_keys import (
     KeyList,
     KeyWithToken,
+    LimitedKeys,
+    LimitFields,
     NewKeyFields,
     RevokedKeys,
     RotationFields,
@@ -46,7 +48,7 @@ async def create_key(request: Request, response: Response, body: NewKeyFields) -
     The first key is created on the command line: `likeness keys create`.
     """
     head = AnswerHead(request)
-    new = NewKey(body.name, body.scopes, body.collections, body.expires_at)
+    new = NewKey(body.name, body.scopes, body.collections, body.expires_at, body.limits.limits())
     key, token = await head.services.scheduler.write(head.services.access_keys.create, new)
     response.headers.update(NO_STORE)
     return {**head.envelope(), "key": key_info(key), "token": token}
@@ -69,6 +71,23 @@ async def rotate_key(request: Request, response: Response, key: Key, body: Rotat
     )
     response.headers.update(NO_STORE)
     return {**head.envelope(), "key": key_info(made), "token": token}
+
+
+@router.put(
+    "/{key}/limits",
+    response_model=LimitedKeys,
+    responses=problems(ANY_BODY, ANY_WRITE, (AccessKeyNotFound,)),
+)
+async def limit_key(request: Request, key: Key, body: LimitFields) -> Any:
+    """Replace the limits of the key of an id, or of all keys of a name.
+
+    A limit that is missing or null is taken away. Every process applies them within two seconds.
+    """
+    head = AnswerHead(request)
+    limited = await head.services.scheduler.write(
+        head.services.access_keys.limit, key, body.limits()
+    )
+    return {**head.envelope(), "limited": [key_info(one) for one in limited]}
 
 
 @router.delete(

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from app.access.keys import WHOLE_SERVICE, AccessKey, Scope
+from app.access.limits import MAX_COUNT, MAX_RATE, KeyLimits
 from app.api.fields import CollectionName
 from app.api.schemas.common import TIME, Answer, example
 
@@ -22,6 +23,7 @@ _KEY: dict[str, Any] = {
     "expires_at": None,
     "revoked_at": None,
     "last_used_at": TIME,
+    "limits": {"photos_per_second": 5, "photos_per_day": 100_000},
 }
 
 
@@ -33,6 +35,33 @@ def _in_future(value: datetime) -> datetime:
     if utc <= datetime.now(UTC):
         raise ValueError("must lie in the future")
     return utc
+
+
+class LimitFields(BaseModel):
+    """The limits of a key; null: no limit. The keys of one name share them."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"photos_per_second": 5, "photos_per_day": 100_000}]},
+    )
+    requests_per_second: Annotated[
+        float | None,
+        Field(gt=0, le=MAX_RATE, allow_inf_nan=False, description="In the mean."),
+    ] = None
+    photos_per_second: Annotated[
+        float | None,
+        Field(gt=0, le=MAX_RATE, allow_inf_nan=False, description="In the mean."),
+    ] = None
+    concurrent_requests: Annotated[
+        int | None, Field(ge=1, le=MAX_COUNT, description="Requests at a time.")
+    ] = None
+    photos_per_day: Annotated[
+        int | None, Field(ge=1, le=MAX_COUNT, description="In a day of UTC.")
+    ] = None
+
+    def limits(self) -> KeyLimits:
+        """In domain form."""
+        return KeyLimits(**self.model_dump())
 
 
 class NewKeyFields(BaseModel):
@@ -51,6 +80,9 @@ class NewKeyFields(BaseModel):
         Field(min_length=1, description="The only collections it is for; null: all."),
     ] = None
     expires_at: Annotated[AwareDatetime, AfterValidator(_in_future)] | None = None
+    limits: Annotated[
+        LimitFields, Field(default_factory=LimitFields, description="How much it may be used.")
+    ]
 
     @model_validator(mode="after")
     def _of_the_whole_service(self) -> Self:
@@ -84,6 +116,7 @@ class KeyInfo(BaseModel):
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
     last_used_at: Annotated[datetime | None, Field(description="To the hour.")] = None
+    limits: LimitFields
 
 
 class KeyList(Answer):
@@ -99,6 +132,13 @@ class KeyWithToken(Answer):
     model_config = example(key=_KEY, token="lk_q7w2m9x4k6ab_" + "A" * 43)
     key: KeyInfo
     token: str
+
+
+class LimitedKeys(Answer):
+    """The keys whose limits were replaced."""
+
+    model_config = example(limited=[_KEY])
+    limited: list[KeyInfo]
 
 
 class RevokedKeys(Answer):
@@ -119,4 +159,5 @@ def key_info(key: AccessKey) -> KeyInfo:
         expires_at=key.expires_at,
         revoked_at=key.revoked_at,
         last_used_at=key.last_used_at,
+        limits=LimitFields(**key.limits.members()),
     )

@@ -6,6 +6,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Date,
     DateTime,
     ForeignKey,
     Index,
@@ -193,7 +194,17 @@ access_keys = Table(
     Column("expires_at", DateTime(timezone=True), nullable=True),
     Column("revoked_at", DateTime(timezone=True), nullable=True),
     Column("last_used_at", DateTime(timezone=True), nullable=True),
+    Column("limits", JSON(none_as_null=True), nullable=True),
     Index("access_keys_by_name", "name"),
+)
+
+# Photos that the keys of a name have used, for limits of photos a day.
+access_usage = Table(
+    "access_usage",
+    metadata,
+    Column("name", name(64), primary_key=True),
+    Column("day", Date, primary_key=True),  # of UTC
+    Column("photos", BigInteger, nullable=False),
 )
 
 # One row, whose revision rises with each change of a key.

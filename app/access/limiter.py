@@ -1,0 +1,222 @@
+"""Holds the keys' users to their limits, in one process.
+
+Rates and requests at a time are counted by each process for itself. Photos a day are counted in
+the database: a process reserves some of them at a time, so that most calls write nothing.
+
+What is limited is a name: a key and the one that replaces it share its limits. Everything here
+runs on the event loop.
+"""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, time, timedelta
+from typing import Any
+
+from app.access.keys import AccessKey
+from app.access.limits import KeyLimits, TokenBucket
+from app.access.usage import UsageStore
+from app.errors import QuotaExceeded, RateLimited
+from app.store.sql.part import now_utc
+
+# Of a day's quota that a process reserves at a time: 1 %, so that at most this is unavailable to
+# the others, or lost if the process is killed.
+RESERVED_SHARE = 0.01
+RESERVED_MOST = 1000
+# A quota that is used up is looked up again after this time: it may have been raised.
+ASK_AGAIN_S = 5.0
+DAY_S = 86_400
+
+Run = Callable[..., Awaitable[Any]]
+
+
+@dataclass(slots=True)
+class _Quota:
+    """Photos of one day that are reserved and not used, and those that nobody has reserved."""
+
+    day: datetime
+    reserved: int = 0
+    unreserved: int | None = None  # not known before the first reservation
+    asked_at: float = -math.inf
+    reserving: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Limiter:
+    """Admits what the limits of keys allow."""
+
+    def __init__(
+        self,
+        usage: UsageStore,
+        write: Run,
+        clock: Callable[[], float],
+        now: Callable[[], datetime] = now_utc,
+    ) -> None:
+        """`write` runs a function that writes to the database, off the event loop."""
+        self._usage = usage
+        self._write = write
+        self._clock = clock
+        self._now = now
+        self._users: dict[str, _User] = {}
+
+    @contextmanager
+    def request(self, key: AccessKey) -> Iterator[None]:
+        """Count one request until it is answered. Raises RateLimited."""
+        user = self._user(key)
+        user.begin(key)
+        try:
+            yield
+        finally:
+            user.running -= 1
+
+    async def photos(self, key: AccessKey, count: int) -> None:
+        """Count photos that a call brings. Raises RateLimited or QuotaExceeded; then none of them
+        is counted."""
+        if not count or not key.limits:
+            return
+        user = self._user(key)
+        if key.limits.photos_per_day is not None:
+            await self._reserve(key, user, key.limits.photos_per_day, count)
+        user.take_photos(key, count)
+        if key.limits.photos_per_day is not None:
+            user.quota.reserved -= count
+
+    def headers(self, key: AccessKey) -> dict[str, str]:
+        """`RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10) of a key
+        with limits; none for another."""
+        if not key.limits:
+            return {}
+        user = self._user(key)
+        items = list(user.items(key.limits, self._seconds_left()))
+        return {
+            "RateLimit-Policy": ", ".join(policy for policy, _ in items),
+            "RateLimit": ", ".join(rest for _, rest in items),
+        }
+
+    def release(self) -> None:
+        """Give back what is reserved and was not used. Writes to the database; raises what that
+        raises."""
+        for name, user in self._users.items():
+            reserved, user.quota.reserved = user.quota.reserved, 0
+            if reserved:
+                self._usage.release(name, user.quota.day.date(), reserved)
+
+    def _user(self, key: AccessKey) -> "_User":
+        user = self._users.get(key.name)
+        if user is None:
+            user = self._users[key.name] = _User(self._clock, _Quota(self._today()))
+        user.follow(key.limits)
+        return user
+
+    async def _reserve(self, key: AccessKey, user: "_User", quota: int, count: int) -> None:
+        """Have at least `count` photos reserved. Raises QuotaExceeded."""
+        while True:
+            if user.quota.day != self._today():
+                user.quota = _Quota(self._today())
+            found = user.quota
+            if found.reserved >= count:
+                return
+            # To its end, also if this call is cancelled: what it reserves must be known.
+            await asyncio.shield(self._reserve_more(key.name, found, quota, count))
+            if found.reserved < count:
+                left = found.reserved + (found.unreserved or 0)
+                raise QuotaExceeded(
+                    f"The access key '{key.name}' may send {quota} photos a day and has {left} "
+                    f"left; this call has {count}. The day ends at 00:00 UTC.",
+                    {"retry_after": self._seconds_left(), "limit": "photos_per_day"},
+                )
+
+    def _is_used_up(self, found: _Quota, count: int) -> bool:
+        """Whether too few were left when they were last looked up, a short time ago."""
+        recent = self._clock() - found.asked_at < ASK_AGAIN_S
+        return recent and found.reserved + (found.unreserved or 0) < count
+
+    async def _reserve_more(self, name: str, found: _Quota, quota: int, count: int) -> None:
+        wanted = max(count, min(RESERVED_MOST, math.ceil(quota * RESERVED_SHARE)))
+        async with found.reserving:
+            needed = count - found.reserved
+            if needed <= 0 or self._is_used_up(found, count):
+                return
+            got, left = await self._write(
+                self._usage.reserve, name, found.day.date(), needed, wanted, quota
+            )
+            found.reserved += got
+            found.unreserved = left
+            found.asked_at = self._clock()
+
+    def _today(self) -> datetime:
+        return datetime.combine(self._now().astimezone(UTC).date(), time(), UTC)
+
+    def _seconds_left(self) -> int:
+        """Seconds until the day ends."""
+        return math.ceil((self._today() + timedelta(days=1) - self._now()).total_seconds())
+
+
+class _User:
+    """What the keys of one name have used."""
+
+    def __init__(self, clock: Callable[[], float], quota: _Quota) -> None:
+        self._clock = clock
+        self._requests: TokenBucket | None = None
+        self._photos: TokenBucket | None = None
+        self.running = 0
+        self.quota = quota
+
+    def follow(self, limits: KeyLimits) -> None:
+        """Take over limits that may have changed."""
+        self._requests = self._followed(self._requests, limits.requests_per_second)
+        self._photos = self._followed(self._photos, limits.photos_per_second)
+
+    def begin(self, key: AccessKey) -> None:
+        """Count a request that begins. Raises RateLimited."""
+        most = key.limits.concurrent_requests
+        if most is not None and self.running >= most:
+            raise _limited(f"{most} requests at a time", key, "concurrent_requests", 1.0)
+        wait = self._requests.take() if self._requests else 0.0
+        if wait:
+            raise _limited(
+                f"{key.limits.requests_per_second:g} requests a second", key,
+                "requests_per_second", wait,
+            )  # fmt: skip
+        self.running += 1
+
+    def take_photos(self, key: AccessKey, count: int) -> None:
+        """Count photos. Raises RateLimited."""
+        wait = self._photos.take(count) if self._photos else 0.0
+        if wait:
+            raise _limited(
+                f"{key.limits.photos_per_second:g} photos a second", key, "photos_per_second", wait
+            )
+
+    def items(self, limits: KeyLimits, seconds_left: int) -> Iterator[tuple[str, str]]:
+        """For each limit the item of its policy and the item of what remains."""
+        for name, bucket in (("requests", self._requests), ("photos", self._photos)):
+            if bucket is not None:
+                policy = f'"{name}";q={bucket.capacity};w={bucket.window_s}'
+                yield policy, f'"{name}";r={bucket.remaining()};t={bucket.seconds_to_full()}'
+        most, quota = limits.concurrent_requests, limits.photos_per_day
+        if most is not None:
+            rest = max(0, most - self.running)
+            yield f'"concurrent";q={most};qu="concurrent-requests"', f'"concurrent";r={rest}'
+        if quota is not None:
+            left = quota if self.quota.unreserved is None else self.quota.unreserved
+            rest = min(quota, left + self.quota.reserved)
+            yield f'"photos-a-day";q={quota};w={DAY_S}', f'"photos-a-day";r={rest};t={seconds_left}'
+
+    def _followed(self, bucket: TokenBucket | None, rate: float | None) -> TokenBucket | None:
+        if rate is None:
+            return None
+        if bucket is None:
+            return TokenBucket(rate, self._clock)
+        if bucket.rate != rate:
+            bucket.change_rate(rate)
+        return bucket
+
+
+def _limited(allowed: str, key: AccessKey, limit: str, wait: float) -> RateLimited:
+    seconds = max(1, math.ceil(wait))
+    return RateLimited(
+        f"The access key '{key.name}' may send {allowed}. Try again in {seconds} s.",
+        {"retry_after": seconds, "limit": limit},
+    )

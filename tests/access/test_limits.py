@@ -1,0 +1,249 @@
+"""Limits of keys: rates, requests at a time, photos a day."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from app.access.keys import AccessKey, NewKey, Scope
+from app.access.limiter import ASK_AGAIN_S, Limiter
+from app.access.limits import KeyLimits, TokenBucket, stored_limits
+from app.access.registry import AccessRegistry
+from app.access.store import AccessKeyStore
+from app.access.usage import KEPT_DAYS, UsageStore
+from app.errors import QuotaExceeded, RateLimited, StoreUnavailable
+from tests.access.conftest import Clock
+
+
+class TestTokenBucket:
+    def test_a_second_s_worth_at_once_then_the_rate(self, clock: Clock) -> None:
+        bucket = TokenBucket(4, lambda: clock.seconds)
+        assert [bucket.take() for _ in range(4)] == [0, 0, 0, 0]
+        assert bucket.take() == pytest.approx(0.25)
+        clock.later(0.25)
+        assert [bucket.take(), bucket.take() > 0] == [0, True]
+
+    @pytest.mark.parametrize("rate", [0.1, 0.5, 3, 7.3, 250])
+    def test_the_mean_is_kept_however_units_are_grouped(self, clock: Clock, rate: float) -> None:
+        bucket = TokenBucket(rate, lambda: clock.seconds)
+        taken = 0
+        for step in range(3000):
+            clock.later(0.1)
+            units = 1 + step % 40
+            taken += units if bucket.take(units) == 0 else 0
+        assert taken <= 300 * rate + bucket.capacity + 40
+        assert taken >= 0.5 * 300 * rate
+
+    def test_the_time_it_names_is_enough(self, clock: Clock) -> None:
+        bucket = TokenBucket(0.3, lambda: clock.seconds)
+        for units in (1, 5, 2, 32):
+            while wait := bucket.take(units):
+                clock.later(wait)
+                assert bucket.take(units) == 0
+                break
+
+    def test_a_clock_that_goes_back_gives_nothing(self, clock: Clock) -> None:
+        bucket = TokenBucket(1, lambda: clock.seconds)
+        bucket.take()
+        clock.later(-1000)
+        assert bucket.take() > 0
+        clock.later(1)
+        assert bucket.take() == 0
+
+    def test_another_rate_forgives_nothing(self, clock: Clock) -> None:
+        bucket = TokenBucket(10, lambda: clock.seconds)
+        bucket.take(30)  # 20 in debt
+        bucket.change_rate(20)
+        assert bucket.take() == pytest.approx(21 / 20)
+
+
+@pytest.fixture
+def usage(store: AccessKeyStore) -> UsageStore:
+    return UsageStore(store._database.engine)
+
+
+async def run(work: Callable[..., Any], *args: Any) -> Any:
+    return await asyncio.to_thread(work, *args)
+
+
+@pytest.fixture
+def limiter(usage: UsageStore, clock: Clock) -> Limiter:
+    return Limiter(usage, run, lambda: clock.seconds, lambda: clock.now)
+
+
+def key_with(clock: Clock, key_id: str = "a" * 12, **limits: Any) -> AccessKey:
+    return AccessKey(
+        key_id, "entrance", frozenset(Scope), None, clock.now, limits=KeyLimits(**limits)
+    )
+
+
+class TestLimiter:
+    def test_requests_a_second(self, limiter: Limiter, clock: Clock) -> None:
+        key = key_with(clock, requests_per_second=2)
+        for _ in range(2):
+            with limiter.request(key):
+                pass
+        with (
+            pytest.raises(RateLimited, match="2 requests a second") as refused,
+            limiter.request(key),
+        ):
+            pass
+        assert refused.value.extra == {"retry_after": 1, "limit": "requests_per_second"}
+
+    def test_requests_at_a_time(self, limiter: Limiter, clock: Clock) -> None:
+        key = key_with(clock, concurrent_requests=1)
+        with limiter.request(key):
+            with pytest.raises(RateLimited, match="1 requests at a time"), limiter.request(key):
+                pass
+            assert limiter.headers(key)["RateLimit"] == '"concurrent";r=0'
+        with pytest.raises(ZeroDivisionError), limiter.request(key):
+            raise ZeroDivisionError
+        with limiter.request(key):
+            pass
+
+    def test_a_key_and_its_successor_share_the_limits(self, limiter: Limiter, clock: Clock) -> None:
+        old, new = (key_with(clock, one * 12, requests_per_second=1) for one in "ab")
+        with limiter.request(old):
+            pass
+        with pytest.raises(RateLimited), limiter.request(new):
+            pass
+
+    def test_photos_a_second(self, limiter: Limiter, clock: Clock) -> None:
+        key = key_with(clock, photos_per_second=5)
+        asyncio.run(limiter.photos(key, 32))  # more than the bucket holds: admitted once
+        with pytest.raises(RateLimited, match="5 photos a second") as refused:
+            asyncio.run(limiter.photos(key, 1))
+        assert refused.value.extra["retry_after"] == 6  # 28 of 5 a second
+        clock.later(5.6)
+        asyncio.run(limiter.photos(key, 1))
+
+    def test_the_headers_of_the_draft(self, limiter: Limiter, clock: Clock) -> None:
+        key = key_with(clock, requests_per_second=0.5, photos_per_second=2.5, photos_per_day=1000)
+        with limiter.request(key):
+            asyncio.run(limiter.photos(key, 2))
+            headers = limiter.headers(key)
+        assert headers == {
+            "RateLimit-Policy": '"requests";q=1;w=2, "photos";q=3;w=2, '
+            '"photos-a-day";q=1000;w=86400',
+            "RateLimit": '"requests";r=0;t=2, "photos";r=1;t=1, "photos-a-day";r=998;t=41400',
+        }
+
+    def test_a_key_without_limits_has_no_headers(self, limiter: Limiter, clock: Clock) -> None:
+        with limiter.request(key_with(clock)):
+            assert limiter.headers(key_with(clock)) == {}
+
+
+class TestQuota:
+    def test_it_ends_and_begins_again_at_midnight(self, limiter: Limiter, clock: Clock) -> None:
+        key = key_with(clock, photos_per_day=10)
+
+        async def send(*counts: int) -> None:
+            for count in counts:
+                await limiter.photos(key, count)
+
+        asyncio.run(send(4, 5))
+        with pytest.raises(QuotaExceeded, match="10 photos a day and has 1 left") as refused:
+            asyncio.run(send(2))
+        assert refused.value.extra["retry_after"] == 11.5 * 3600
+        asyncio.run(send(1))
+        clock.later(11.5 * 3600)
+        asyncio.run(send(10))
+
+    def test_processes_share_it(self, usage: UsageStore, clock: Clock) -> None:
+        key = key_with(clock, photos_per_day=500)
+        both = [Limiter(usage, run, lambda: clock.seconds, lambda: clock.now) for _ in range(2)]
+
+        async def send() -> int:
+            sent = 0
+            for turn in range(700):
+                try:
+                    await both[turn % 2].photos(key, 1)
+                    sent += 1
+                except QuotaExceeded:
+                    clock.later(ASK_AGAIN_S / 100)
+            return sent
+
+        assert asyncio.run(send()) == 500
+
+    def test_what_was_reserved_is_given_back(self, usage: UsageStore, clock: Clock) -> None:
+        key = key_with(clock, photos_per_day=1000)
+        first = Limiter(usage, run, lambda: clock.seconds, lambda: clock.now)
+        asyncio.run(first.photos(key, 3))
+        assert usage.reserve("entrance", clock.now.date(), 1, 1000, 1000) == (990, 0)
+        first.release()
+        assert usage.reserve("entrance", clock.now.date(), 1, 1000, 1000) == (7, 0)
+
+    def test_a_call_that_is_cancelled_leaves_its_reservation_to_the_next(
+        self, usage: UsageStore, clock: Clock
+    ) -> None:
+        key, began, go_on = key_with(clock, photos_per_day=100), asyncio.Event(), asyncio.Event()
+
+        async def slow(work: Callable[..., Any], *args: Any) -> Any:
+            began.set()
+            await go_on.wait()
+            return await run(work, *args)
+
+        async def scene() -> None:
+            limiter = Limiter(usage, slow, lambda: clock.seconds, lambda: clock.now)
+            gone = asyncio.create_task(limiter.photos(key, 50))
+            await began.wait()
+            gone.cancel()
+            go_on.set()
+            with pytest.raises(asyncio.CancelledError):
+                await gone
+            await limiter.photos(key, 100)
+
+        asyncio.run(scene())
+
+    def test_a_quota_that_was_raised(self, limiter: Limiter, clock: Clock) -> None:
+        asyncio.run(limiter.photos(key_with(clock, photos_per_day=10), 10))
+        with pytest.raises(QuotaExceeded):
+            asyncio.run(limiter.photos(key_with(clock, photos_per_day=10), 1))
+        clock.later(ASK_AGAIN_S)
+        asyncio.run(limiter.photos(key_with(clock, photos_per_day=20), 10))
+
+    def test_a_database_that_is_away(self, usage: UsageStore, clock: Clock) -> None:
+        async def away(*_: Any) -> Any:
+            raise StoreUnavailable("The database is away.")
+
+        limiter = Limiter(usage, away, lambda: clock.seconds, lambda: clock.now)
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable):
+                asyncio.run(limiter.photos(key_with(clock, photos_per_day=10), 1))
+
+    def test_many_reserve_at_once_and_none_beyond_it(self, usage: UsageStore, clock: Clock) -> None:
+        def reserve(_: int) -> int:
+            return usage.reserve("entrance", clock.now.date(), 3, 7, 100)[0]
+
+        with ThreadPoolExecutor(8) as threads:
+            assert sum(threads.map(reserve, range(60))) in (98, 99, 100)
+
+    def test_old_days_are_forgotten(self, usage: UsageStore, clock: Clock) -> None:
+        day = clock.now.date()
+        usage.reserve("entrance", day, 5, 5, 5)
+        usage.reserve("entrance", day + timedelta(days=KEPT_DAYS + 1), 5, 5, 5)
+        assert usage.reserve("entrance", day, 5, 5, 5) == (5, 0)
+
+
+def test_limits_are_stored_and_replaced(store: AccessKeyStore, registry: AccessRegistry) -> None:
+    first = KeyLimits(requests_per_second=2.5, photos_per_day=10)
+    _, token = store.create(NewKey("entrance", [Scope.IDENTIFY], limits=first))
+    registry.refresh()
+    found = registry.key_of(token)
+    assert found is not None
+    assert found.limits == first
+    made, successor = store.rotate("entrance", timedelta(hours=1))
+    assert made.limits == first
+    assert len(store.limit("entrance", KeyLimits(concurrent_requests=4))) == 2
+    registry.refresh()
+    for one in (token, successor):
+        found = registry.key_of(one)
+        assert found is not None
+        assert found.limits == KeyLimits(concurrent_requests=4)
+
+
+def test_limits_of_a_newer_version_are_ignored() -> None:
+    assert stored_limits({"photos_per_day": 5, "faces_per_moon": 1}) == KeyLimits(photos_per_day=5)
