@@ -172,6 +172,18 @@ class Settings(BaseSettings):
         float, Field(gt=0, description="Seconds until a request is answered with 503.")
     ] = 60.0
 
+    probing_misses: Annotated[
+        int,
+        Field(
+            gt=0,
+            description="Misses of an access key within the next setting's time, from "
+            "which on they are reported: unknown faces, wrong claims.",
+        ),
+    ] = 300
+    probing_seconds: Annotated[
+        int, Field(gt=0, le=86_400, description="Seconds over which misses are counted.")
+    ] = 60
+
     max_connections: Annotated[
         int, Field(ge=32, description="Connections at a time; fewer if descriptors are scarce.")
     ] = 1024

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.access.keys import WHOLE_SERVICE, AccessKey
 from app.access.keys import Scope as KeyScope
 from app.access.limiter import Limiter
+from app.access.probing import ProbingMonitor
 from app.access.registry import LEASE_S, AccessRegistry
 from app.api.connection import ABORT
 from app.api.error_handlers import problem
@@ -78,12 +79,18 @@ class Access:
 
     key: AccessKey | None = None
     limiter: Limiter | None = None
+    probing: ProbingMonitor | None = None
 
     async def count_photos(self, count: int) -> None:
         """Count the photos of a call. Raises RateLimited or QuotaExceeded if its key may not send
         so many."""
         if self.key is not None and self.limiter is not None:
             await self.limiter.photos(self.key, count)
+
+    def count_misses(self, count: int) -> None:
+        """Count faces that were unknown, or claims that were wrong."""
+        if self.key is not None and self.probing is not None:
+            self.probing.count(self.key, count)
 
     def sees(self, collection: str) -> bool:
         """Whether a collection of that name may exist for this request."""
@@ -121,8 +128,10 @@ class AccessControl:
     def __init__(
         self,
         app: ASGIApp,
+        *,
         registry: AccessRegistry,
         limiter: Limiter,
+        probing: ProbingMonitor,
         metrics: Metrics,
         routers: Sequence[APIRouter],
     ) -> None:
@@ -130,6 +139,7 @@ class AccessControl:
         self._app = app
         self._registry = registry
         self._limiter = limiter
+        self._probing = probing
         self._metrics = metrics
         self._routes = list(protected_routes(routers))
         missing = sorted({route.name for route in self._routes} - SCOPES.keys())
@@ -202,7 +212,7 @@ class AccessControl:
                     "run `likeness keys create --name admin --scope all` where the service runs."
                 )
             return Access()
-        access = Access(self._key(scope), self._limiter)
+        access = Access(self._key(scope), self._limiter, self._probing)
         if operation is not None:
             _require(access, operation)
         elif not self._is_declared(scope["path"]):

@@ -13,6 +13,7 @@ from fastapi_offline import FastAPIOffline
 
 from app import __version__
 from app.access.limiter import Limiter
+from app.access.probing import ProbingMonitor
 from app.access.registry import seconds
 from app.api.access import AccessControl
 from app.api.admission import Admission
@@ -107,6 +108,7 @@ def create_app(services: Services) -> FastAPI:
         AccessControl,
         registry=services.access,
         limiter=limiter,
+        probing=_probing_monitor(services),
         metrics=services.metrics,
         routers=ROUTERS,
     )
@@ -122,6 +124,17 @@ def create_app(services: Services) -> FastAPI:
         RequestContext, metrics=services.metrics, root_path=services.settings.root_path
     )
     return app
+
+
+def _probing_monitor(services: Services) -> ProbingMonitor:
+    settings = services.settings
+
+    def report(name: str, misses: int) -> None:
+        services.metrics.observe_probing(name)
+        log(logging.WARNING, "an access key may be used to find out who is enrolled", key=name,
+            misses=misses, seconds=settings.probing_seconds)  # fmt: skip
+
+    return ProbingMonitor(settings.probing_misses, settings.probing_seconds, report, seconds)
 
 
 def _release(limiter: Limiter) -> None:

@@ -25,7 +25,8 @@ RECENT_S = 15.0
 
 
 class Metrics:
-    """Everything the service counts. Labels are bounded: routes, stages, codes, never ids."""
+    """Everything the service counts. Labels are bounded: routes, stages, codes, names of keys,
+    never ids."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -49,6 +50,10 @@ class Metrics:
         self._problems = Counter(
             "likeness_problems", "Error answers by code.", ["code"], registry=self.registry
         )
+        self._probing = Counter(
+            "likeness_probing", "Times that a key had many misses in a short time.", ["key"],
+            registry=self.registry,
+        )  # fmt: skip
         self.pending = Gauge(
             "likeness_pending_requests", "Admitted requests not yet answered.",
             registry=self.registry,
@@ -108,6 +113,10 @@ class Metrics:
     def observe_problem(self, code: str) -> None:
         """Count one error answer."""
         self._problems.labels(code).inc()
+
+    def observe_probing(self, key: str) -> None:
+        """Count one notice of many misses by the keys of a name."""
+        self._probing.labels(key).inc()
 
     def render(self) -> bytes:
         """The exposition that Prometheus scrapes."""

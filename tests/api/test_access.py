@@ -31,7 +31,8 @@ BY_FIELD = {"identify", "verify", "enroll"}
 
 @pytest.fixture(scope="module")
 def keyed(tmp_path_factory: pytest.TempPathFactory) -> Services:
-    services = build_services(Settings(data_dir=tmp_path_factory.mktemp("keyed")))
+    settings = Settings(data_dir=tmp_path_factory.mktemp("keyed"), probing_misses=3)
+    services = build_services(settings)
     for name in (OWN, FOREIGN):
         services.gallery.create_collection(name, {})
     return services
@@ -296,7 +297,9 @@ def test_a_route_without_a_scope_stops_the_application() -> None:
     def undeclared() -> None: ...
 
     with pytest.raises(LookupError, match="undeclared"):
-        AccessControl(router, None, None, None, [router])  # type: ignore[arg-type]
+        AccessControl(
+            router, registry=None, limiter=None, probing=None, metrics=None, routers=[router]
+        )  # type: ignore[arg-type]
 
 
 def test_every_operation_of_the_description_is_among_them(site: httpx.Client) -> None:
@@ -367,3 +370,18 @@ class TestLimits:
             assert answer.status_code == 422, wrong
         answer = site.put("/v1/keys/nothing/limits", headers=headers, json={})
         assert code_of(answer) == "access_key_not_found"
+
+
+def test_a_key_with_many_misses_is_reported(
+    site: httpx.Client, keyed: Services, astronaut: bytes
+) -> None:
+    headers = {"X-Api-Key": keyed.access_keys.create(NewKey("curious", [Scope.IDENTIFY]))[1]}
+    keyed.access.refresh()
+    photo = {"image": ("photo.jpg", astronaut)}
+    for _ in range(2):
+        answer = site.post("/v1/identify", files=photo, headers=headers).json()
+        assert answer["faces"][0]["status"] == "unknown"
+    assert b'key="curious"' not in keyed.metrics.render()
+    claim = site.post("/v1/verify", files=photo, data={"person_id": "ada"}, headers=headers)
+    assert code_of(claim) == "person_not_found"
+    assert b'likeness_probing_total{key="curious"} 1.0' in keyed.metrics.render()

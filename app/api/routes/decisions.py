@@ -5,6 +5,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from app.api.access import access_of
 from app.api.decisions import (
     candidate_info,
     doubt_members,
@@ -20,6 +21,7 @@ from app.api.problems import IN_SPACE, ONE_FACE, PHOTOS, problems
 from app.api.requests import IMAGE, REFERENCE, read_call
 from app.api.responses import AnswerHead, answer_of_faces, face_members, image_info, json_answer
 from app.api.schemas.decisions import IdentifyAnswer, VerifyAnswer
+from app.decision.policy import Status
 from app.errors import InvalidRequest, MissingField, PersonNotFound, RateOutOfReach
 from app.index.comparator import Comparator
 from app.recognition.identify import Identification, IdentifyRequest
@@ -50,14 +52,19 @@ async def verify(request: Request) -> Any:
         raise InvalidRequest("Verification takes one photo in 'image' and at most one 'reference'.")
     if bool(references) == (fields.person_id is not None):
         raise MissingField("Give either 'person_id' or a second photo in 'reference', not both.")
-    found = await verify_face(
-        head.services, call.images[0], references[0] if references else None,
-        VerifyRequest(
-            fields.collection, fields.person_id, threshold_request(fields), fields.face_selection,
-            liveness=fields.liveness, names=(IMAGE, REFERENCE),
-        ),
-        head.times,
-    )  # fmt: skip
+    try:
+        found = await verify_face(
+            head.services, call.images[0], references[0] if references else None,
+            VerifyRequest(
+                fields.collection, fields.person_id, threshold_request(fields),
+                fields.face_selection, liveness=fields.liveness, names=(IMAGE, REFERENCE),
+            ),
+            head.times,
+        )  # fmt: skip
+    except PersonNotFound:
+        access_of(request).count_misses(1)
+        raise
+    access_of(request).count_misses(0 if found.reached else 1)
     comparator = head.services.gallery.comparator
     return {
         **head.envelope(),
@@ -107,6 +114,8 @@ async def identify(request: Request) -> Any:
         ),
         head.times,
     )  # fmt: skip
+    unknown = sum(one.verdict.status is Status.UNKNOWN for one in found.faces)
+    access_of(request).count_misses(unknown)
     # Thousands of candidates: not on the event loop.
     faces = await head.services.scheduler.search(_faces, found, head.services.gallery.comparator)
     images = [image_info(index, outcome).model_dump() for index, outcome in enumerate(found.photos)]
