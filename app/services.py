@@ -154,7 +154,9 @@ def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services
         workers, settings.data_dir / "index", ring, gpu=gpu, max_bytes=memory
     )
     dimension = pack.recogniser.dimension
-    calibration = pack_calibration(pack.folder, pack.embedding_space, PRECISION, dimension)
+    calibration = pack_calibration(
+        pack.folder, pack.embedding_space, index_factory.precision, dimension
+    )
     gallery = Gallery(
         store,
         index_factory,

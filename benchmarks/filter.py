@@ -157,7 +157,6 @@ def searches(gallery: Gallery, options: argparse.Namespace, table: Table) -> Non
     record = gallery.require("default")
     gallery.size(record.name)  # opens the index
     index = gallery._replicas[record.key].index
-    assert index is not None
     probe = drawn(1, options, 99)
     everybody = [timed(lambda: gallery.identify("default", probe, 5)) for _ in range(5)]
     table.add_row("search among all, p50", ms(everybody))

@@ -15,13 +15,18 @@ from app.errors import (
 from app.gallery.audit import Audit, audit
 from app.gallery.indexes import Indexes
 from app.gallery.replicas import OpenIndexes
-from app.index.certified.impostors import NearestImpostors
-from app.index.certified.index import CertifiedIndex
-from app.index.certified.search import SearchCounts
 from app.index.comparator import COSINE, Comparator
 from app.index.effective import Floats, effective_templates
-from app.index.factory import IndexFactory
-from app.index.port import PRECISION, GallerySize, Hit, Ids, Templates
+from app.index.port import (
+    GallerySize,
+    Hit,
+    Ids,
+    NearestImpostors,
+    PersonSearch,
+    SearchCounts,
+    SearchEngine,
+    Templates,
+)
 from app.store.port import TemplateStore
 from app.store.records import (
     CollectionRecord,
@@ -87,7 +92,7 @@ class Gallery:
     def __init__(
         self,
         store: TemplateStore,
-        index_factory: IndexFactory,
+        engine: SearchEngine,
         embedding_space: str,
         dimension: int,
         comparator: Comparator = COSINE,
@@ -96,11 +101,11 @@ class Gallery:
         gives the similarities that it answers."""
         self.store = store
         self.comparator = comparator
-        self.precision = PRECISION  # of the similarities that it answers
-        self._index_factory = index_factory
+        self.precision = engine.precision  # of the similarities that it answers
+        self._engine = engine
         self._embedding_space = embedding_space
         self._dimension = dimension
-        self._indexes = Indexes(store, index_factory, embedding_space)
+        self._indexes = Indexes(store, engine, embedding_space)
         self._replicas = self._indexes.replicas
         # Several processes may start at the same moment; the second one finds it there.
         with suppress(CollectionExists):
@@ -184,7 +189,7 @@ class Gallery:
         candidates = [self._candidates(row, faces, top_k) for row in rows]
         return SearchResult(candidates, searched, likeness)
 
-    def _likeness(self, index: CertifiedIndex, allowed: Ids | None = None) -> float | None:
+    def _likeness(self, index: PersonSearch, allowed: Ids | None = None) -> float | None:
         """None where no direction keeps degraded faces apart: they would look like one group."""
         if self.comparator.direction is None:
             return None
@@ -369,7 +374,7 @@ class Gallery:
         does."""
         record = self.require(collection)
         with self._indexes.current(record) as index:
-            return audit(self.store, record, index, self._indexes.snapshot_on_disk(record))
+            return audit(self.store, record, index)
 
     def rebuild(self, collection: str) -> None:
         """Discard the collection's index and its snapshot; the next use rebuilds it."""
@@ -386,7 +391,7 @@ class Gallery:
     def close(self) -> None:
         """Save snapshots of the collections that still exist, then close the database."""
         self._indexes.close()
-        self._index_factory.close()
+        self._engine.close()
         self.store.close()
 
 

@@ -6,38 +6,33 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from app.errors import CollectionNotFound, EmbeddingSpaceMismatch, StoreUnavailable
 from app.gallery.replica import Replica
 from app.gallery.replicas import Replicas
-from app.index.certified.index import CertifiedIndex
-from app.index.factory import IndexFactory
-from app.index.snapshots.folder import Restored
+from app.index.port import Position, SearchEngine, SearchIndex
 from app.store.port import TemplateStore
 from app.store.records import CollectionMark, CollectionRecord, Erasure
 
 
 class Indexes:
     """The indexes of the collections of one embedding space. A closed index costs nothing: it is
-    read from its snapshot or from the database when it is asked for."""
+    read from its saved copy or from the database when it is asked for."""
 
-    def __init__(
-        self, store: TemplateStore, index_factory: IndexFactory, embedding_space: str
-    ) -> None:
+    def __init__(self, store: TemplateStore, engine: SearchEngine, embedding_space: str) -> None:
         self._store = store
-        self._index_factory = index_factory
+        self._engine = engine
         self._space = embedding_space
-        self._snapshots = index_factory.snapshots(store.identity())
-        self.replicas = Replicas(self._new, index_factory.max_bytes)
+        self._catalog = engine.catalog(store.identity())
+        self.replicas = Replicas(self._new, engine.max_bytes)
         self._owned = False
         self._followed: tuple[int, int, int] | None = None
-        # By closed collection: the revision up to which its snapshot is free of removed rows.
-        self._erased_at: dict[int, tuple[int, str]] = {}
+        # By closed collection: up to where its saved copy is free of removed templates.
+        self._erased_at: dict[int, Position] = {}
 
     def _new(self, record: CollectionRecord) -> Replica:
-        snapshot = None if self._snapshots is None else self._snapshots.of(record)
-        return Replica(self._store, self._index_factory.new_index, snapshot)
+        return Replica(self._store, self._catalog.open(record))
 
     # --- one collection ----------------------------------------------------------------------
 
     @contextmanager
-    def current(self, record: CollectionRecord) -> Iterator[CertifiedIndex]:
+    def current(self, record: CollectionRecord) -> Iterator[SearchIndex]:
         """The collection's index at the record's revision or a later one; it is not closed within
         the context."""
         with self._noticing_deletion(record), self.replicas.using(record) as replica:
@@ -56,36 +51,31 @@ class Indexes:
         return self.replicas.using_open(record.key)
 
     def erase(self, record: CollectionRecord) -> Erasure:
-        """Remove the rows removed up to the record's revision from the index and the snapshot, also
-        if the index is closed. Pending if the snapshot may still have them."""
+        """Remove the templates removed up to the record's revision from the index and its saved
+        copy, also if the index is closed. Pending if the copy may still have them."""
         with self._noticing_deletion(record), self._open_to_erase(record) as replica:
             if replica is not None:
                 replica.erase(record)
                 return replica.erased
-        return self._left_on_disk(record.key)
+        return self._left_saved(record.key)
 
     def _open_to_erase(self, record: CollectionRecord) -> AbstractContextManager[Replica | None]:
-        # If another process owns the snapshots, its maintenance erases the rows.
-        kept = self._snapshots
-        if kept is not None and kept.own() and kept.has_rows(record.key):
+        # If another process owns the saved copies, its maintenance erases the templates.
+        if self._catalog.own() and self._catalog.may_be_saved(record.key):
             return self.replicas.using(record)
         return self._open_or_room(record)
 
-    def _left_on_disk(self, key: int) -> Erasure:
-        kept = self._snapshots
-        if kept is None or (kept.own() and not kept.has_rows(key)):
+    def _left_saved(self, key: int) -> Erasure:
+        if self._catalog.own() and not self._catalog.may_be_saved(key):
             return Erasure.DONE
-        return Erasure.PENDING  # another process may also be writing its first snapshot
+        return Erasure.PENDING  # another process may also be writing its first copy
 
     def forget(self, key: int) -> Erasure:
-        """Drop a collection's index and remove its snapshot; pending if another process owns it."""
-        if not self.replicas.discard(key) and self._snapshots is not None:
-            self._snapshots.remove(key)
-        return self._left_on_disk(key)
-
-    def snapshot_on_disk(self, record: CollectionRecord) -> Restored | None:
-        """The snapshot that a start would load; None if it would read the database."""
-        return self._new(record).snapshot_on_disk(record)
+        """Drop a collection's index and remove its saved copy; pending if another process owns
+        it."""
+        if not self.replicas.discard(key):
+            self._catalog.remove(key)
+        return self._left_saved(key)
 
     @contextmanager
     def _noticing_deletion(self, record: CollectionRecord) -> Iterator[None]:
@@ -102,16 +92,14 @@ class Indexes:
     def prepare(self) -> None:
         """Open the indexes of large collections, the most recently enrolled into first, as far as
         memory allows. Small ones are opened on demand, which takes milliseconds."""
-        # Own the snapshots first, so that opened indexes know the state of their folders.
-        self._owned = self._snapshots is not None and self._snapshots.own()
+        # Own the saved copies first, so that opened indexes know the state of their folders.
+        self._owned = self._catalog.own()
         wanted: list[CollectionRecord] = []
-        room = self._index_factory.max_bytes
-        for key, held in self._store.large_collections(
-            self._index_factory.shape.least_kept
-        ).items():
+        room = self._engine.max_bytes
+        for key, held in self._store.large_collections(self._engine.least_saved).items():
             with suppress(CollectionNotFound, EmbeddingSpaceMismatch):
                 record = self._store.collection_by_key(key).require_space(self._space)
-                room -= self._index_factory.expected_memory(held, record.dimension)
+                room -= self._engine.expected_memory(held, record.dimension)
                 if room < 0 and wanted:
                     break
                 wanted.append(record)
@@ -120,11 +108,12 @@ class Indexes:
                 pass
 
     def run_maintenance(self) -> None:
-        """Maintenance: apply changes of other processes, seal, compact, erase, save snapshots.
+        """Maintenance: apply changes of other processes, the work of each index,
+        erase, save copies.
 
         While nothing changes in the database this is one query, whatever the number of collections.
         """
-        owned = self._snapshots is not None and self._snapshots.own()
+        owned = self._catalog.own()
         if owned and not self._owned:
             self._followed = None
             self.replicas.save_soon()
@@ -141,7 +130,7 @@ class Indexes:
     def _follow_all(self) -> None:
         # What is listed before the collections are read belongs to one of them, or to none.
         opened = list(self.replicas)
-        kept = self._snapshots.keys() if self._snapshots is not None and self._owned else set()
+        kept = self._catalog.saved() if self._owned else set()
         marks = self._store.marks()
         ours = {key: mark for key, mark in marks.items() if mark.embedding_space == self._space}
         for key in {*opened, *kept} - ours.keys():
@@ -157,7 +146,7 @@ class Indexes:
         with self.replicas.using_open(key, recent=False) as replica:
             if replica is None:
                 return False
-            if not replica.is_at(mark.revision, mark.stamp):
+            if not replica.is_at(Position(mark.revision, mark.stamp)):
                 record = self._store.collection_by_key(key)
                 with self._noticing_deletion(record):
                     replica.erase(record)
@@ -165,21 +154,19 @@ class Indexes:
 
     def _erase_closed(self, key: int, mark: CollectionMark) -> None:
         """Erase what another process removed from a collection whose index is closed here."""
-        assert self._snapshots is not None, "there is a snapshot"
-        checked, kept = self._erased_at.get(key), self._snapshots.reached(key)
+        checked, kept = self._erased_at.get(key), self._catalog.saved_position(key)
         known = [one for one in (checked, kept) if one is not None]
         if not known:
-            return  # no snapshot: nothing to erase
-        before, now = max(known), (mark.revision, mark.stamp)
-        if before != now and not self._store.only_added_since(key, *before):
+            return  # no saved copy: nothing to erase
+        before, now = max(known), Position(mark.revision, mark.stamp)
+        if before != now and not self._store.only_added_since(key, before.revision, before.stamp):
             self.erase(self._store.collection_by_key(key).require_space(self._space))
         self._erased_at[key] = now
 
     def close(self) -> None:
-        """Save snapshots of the collections that still exist."""
+        """Save copies of the indexes of the collections that still exist."""
         with suppress(StoreUnavailable):
             for key in set(self.replicas) - self._store.marks().keys():
                 self.forget(key)
         self.replicas.close()
-        if self._snapshots is not None:
-            self._snapshots.release()
+        self._catalog.release()

@@ -1,4 +1,4 @@
-"""Makes the indexes of one process, which share threads and a folder."""
+"""The certified engine: makes the indexes of one process, which share threads and a folder."""
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -9,12 +9,16 @@ import faiss
 from app.encryption.ring import KeyRing
 from app.index.certified.index import CertifiedIndex, IndexShape
 from app.index.gpu import GpuShards
-from app.index.snapshots.catalog import Snapshots
+from app.index.port import PRECISION
+from app.index.snapshots.catalog import MemoryIndexes, Snapshots
 
 
 class IndexFactory:
-    """Makes indexes and their snapshots. Without a `folder` nothing is kept on disk; with a key
-    ring what is kept is sealed. Open indexes may take `max_bytes` of memory together."""
+    """`app.index.port.SearchEngine` over certified indexes. Without a `folder` nothing is kept on
+    disk; with a key ring what is kept is encrypted. Open indexes may take `max_bytes` of memory
+    together."""
+
+    precision = PRECISION
 
     def __init__(
         self,
@@ -41,16 +45,19 @@ class IndexFactory:
         return CertifiedIndex(dimension, self._threads, self._shape, self._gpu)
 
     @property
-    def shape(self) -> IndexShape:
-        """When rows change their form."""
-        return self._shape
+    def least_saved(self) -> int:
+        """Templates of the smallest index that is worth a snapshot."""
+        return self._shape.least_kept
 
-    def snapshots(self, database: str) -> Snapshots | None:
-        """Where the indexes of a database are kept, which is named by its own id."""
+    def catalog(self, database: str) -> Snapshots | MemoryIndexes:
+        """The indexes of a database, which is named by its own id."""
         if self._folder is None:
-            return None
+            return MemoryIndexes(self.new_index)
+        folder = self._folder / database
         least_rows = self._shape.least_kept
-        return Snapshots(self._folder / database, database, self._ring, self._threads, least_rows)
+        return Snapshots(
+            self.new_index, folder, database, self._ring, self._threads, least_rows=least_rows
+        )
 
     def expected_memory(self, templates: int, dimension: int) -> int:
         """Bytes of memory that an index of so many templates will take, about."""

@@ -1,11 +1,20 @@
-"""What an index is given and gives: templates as arrays, and the persons nearest to a probe."""
+"""The search port: what the gallery requires of a search engine, and the values that pass through.
 
+A search engine is a `SearchEngine`, which opens the `SearchIndex` of each collection of a database.
+The database is the truth and an index is derived from it, so an engine may lose everything that
+it holds; it may not lose exactness. tests/index/reference.py is the specification as code, and
+tests/index/test_congruence.py compares every engine with it.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from app.index.comparator import COSINE, Comparator
+from app.index.effective import Floats
 from app.types import FloatArray
 
 Ids = NDArray[np.int64]
@@ -62,6 +71,51 @@ class Hit:
     similarity: float
 
 
+@dataclass(frozen=True, slots=True)
+class NearestImpostors:
+    """Of each probe (n,): the key of the most similar template of another person, -1 where none
+    reaches the floor, and its score, -inf there."""
+
+    keys: Ids
+    similarities: FloatArray
+
+    @classmethod
+    def joined(cls, parts: "Sequence[NearestImpostors]") -> "NearestImpostors":
+        """One after the other."""
+        return cls(
+            np.concatenate([part.keys for part in parts]),
+            np.concatenate([part.similarities for part in parts]),
+        )
+
+
+@dataclass(slots=True)
+class SearchCounts:
+    """What searches cost: scans of a shard, rows scored exactly after one, scans that had to be
+    widened, and shards that were read in full. An engine without shards counts searches only."""
+
+    searches: int = 0
+    scans: int = 0
+    scored: int = 0
+    widened: int = 0
+    exhaustive: int = 0
+
+    def __add__(self, other: "SearchCounts") -> "SearchCounts":
+        return SearchCounts(
+            self.searches + other.searches, self.scans + other.scans,
+            self.scored + other.scored, self.widened + other.widened,
+            self.exhaustive + other.exhaustive,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Position:
+    """A revision of a collection, with the stamp that tells it from the same revision of a
+    database that was set back."""
+
+    revision: int
+    stamp: str
+
+
 class IndexedCollection(Protocol):
     """What an index needs to know of the collection that it holds."""
 
@@ -71,3 +125,225 @@ class IndexedCollection(Protocol):
     def embedding_space(self) -> str: ...
     @property
     def dimension(self) -> int: ...
+
+
+class IndexContent(Protocol):
+    """All templates of an index or of its saved copy, at a position, for an audit."""
+
+    @property
+    def position(self) -> Position: ...
+
+    @property
+    def keys(self) -> Ids:
+        """The templates' keys, rising. A template that is held twice is there twice."""
+        ...
+
+    def templates(self, places: Ids) -> Templates:
+        """The templates at these places of `keys`."""
+        ...
+
+    def extent(self) -> GallerySize:
+        """How many people and templates there are, counted template by template."""
+        ...
+
+    def unerased(self) -> int:
+        """The number of removed templates whose vector is still there."""
+        ...
+
+
+class PersonSearch(Protocol):
+    """The questions that an index answers, as a comparison with every template would. Any number
+    of threads may ask while templates are added and removed."""
+
+    def search_persons(
+        self,
+        probes: FloatArray,
+        top_k: int,
+        allowed_persons: Ids | None = None,
+        comparator: Comparator = COSINE,
+    ) -> list[list[Hit]]:
+        """The `top_k` most similar persons for each of (n, d) unit vectors, best first.
+
+        A person counts once, with the best template; equal scores are in the order of the
+        templates' keys. With `allowed_persons`, keys that rise, only these are searched.
+        """
+        ...
+
+    def nearest_impostors(
+        self, probes: FloatArray, persons: Ids, floor: float, comparator: Comparator = COSINE
+    ) -> NearestImpostors:
+        """Of each of (n, d) unit vectors, which are of the persons (n,), the most similar template
+        of anybody else that reaches `floor`."""
+        ...
+
+    def extent(self, allowed_persons: Ids | None = None) -> GallerySize:
+        """How many people and templates a search looks at."""
+        ...
+
+    def likeness(self, comparator: Comparator, allowed: Ids | None = None) -> float | None:
+        """How alike the people are, or some of them, whose keys rise (`app.index.likeness`); None
+        for too few people."""
+        ...
+
+    def effective(self, persons: Ids) -> Floats:
+        """The effective numbers (n,) of the templates of persons, whose keys rise
+        (`app.index.effective`); 0 of those who have none."""
+        ...
+
+
+class SearchIndex(PersonSearch, Protocol):
+    """All templates of one collection at one revision, and the copy of them that is saved.
+
+    One thread at a time calls `load`, `build` or `apply`, whose effect is complete when they
+    return; one thread at a time calls `maintain` or `save`. All of it may happen while others
+    search.
+    """
+
+    @property
+    def position(self) -> Position | None:
+        """How far the index has come; None before it was first loaded or built."""
+        ...
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory that it takes, about, without what is mapped from files."""
+        ...
+
+    @property
+    def costs(self) -> SearchCounts:
+        """What its searches cost so far."""
+        ...
+
+    def load(self, is_known: Callable[[Position], bool]) -> bool:
+        """Start from the saved copy, if there is one and the database still knows its position.
+        Returns whether that succeeded."""
+        ...
+
+    def build(self, pages: Iterable[Templates], position: Position) -> None:
+        """Start from all templates, which take the place of what is held once all are read."""
+        ...
+
+    def apply(self, added: Templates, removed: Ids, position: Position) -> None:
+        """Add and remove templates, and move to a later position.
+
+        A template that is held already is left as it is, and a key that is not held is passed
+        over, so that a change may be applied twice. Vectors that were removed are overwritten in
+        memory when this returns.
+        """
+        ...
+
+    def maintain(self) -> bool:
+        """Do one piece of maintenance; returns whether there was one to do."""
+        ...
+
+    def may_save(self) -> bool:
+        """Whether this process may change the saved copy. Tries to get the right."""
+        ...
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether `save` would keep something new, and this process may."""
+        ...
+
+    def save(self) -> None:
+        """Save a copy of this position or a later one, or none of few templates, in place of the
+        last. The caller has updated the index to the database: what another process deleted may
+        not be saved again. Raises OSError; then the last copy stays."""
+        ...
+
+    def erase(self) -> None:
+        """Remove what was removed from the index from the saved copy too; where that fails,
+        `erased` says so and maintenance tries again."""
+        ...
+
+    @property
+    def erased(self) -> bool:
+        """Whether the saved copy, by whatever process it was written, holds nothing that was
+        removed from the index."""
+        ...
+
+    @property
+    def settled(self) -> bool:
+        """Whether `erase`, `save` and `maintain` have nothing to do before the next change."""
+        ...
+
+    def content(self) -> IndexContent:
+        """What the index holds."""
+        ...
+
+    def saved_content(self, is_known: Callable[[Position], bool]) -> IndexContent | None:
+        """What `load` would start from; None where it would not."""
+        ...
+
+    def close(self) -> bool:
+        """Free memory and devices, unless something is still to be erased: returns whether it
+        was closed."""
+        ...
+
+    def discard(self) -> None:
+        """The collection is deleted: remove the saved copy and never save again."""
+        ...
+
+
+class IndexCatalog(Protocol):
+    """The indexes of one database and their saved copies, which one process at a time may
+    change."""
+
+    def open(self, collection: IndexedCollection) -> SearchIndex:
+        """The index of a collection, which is neither loaded nor built yet."""
+        ...
+
+    def own(self) -> bool:
+        """Try to get the right to change the saved copies; returns whether this process has it."""
+        ...
+
+    def release(self) -> None:
+        """Let another process get that right."""
+        ...
+
+    def saved(self) -> set[int]:
+        """The keys of the collections that have a saved copy."""
+        ...
+
+    def may_be_saved(self, key: int) -> bool:
+        """Whether templates of a collection are saved, by any process, complete or not."""
+        ...
+
+    def saved_position(self, key: int) -> Position | None:
+        """The position of a collection's saved copy; None where there is none."""
+        ...
+
+    def remove(self, key: int) -> None:
+        """Remove a collection's saved copy, where this process may."""
+        ...
+
+
+class SearchEngine(Protocol):
+    """A way to search. One object a process, which owns the threads and devices of its indexes."""
+
+    @property
+    def precision(self) -> str:
+        """Of the similarities that it answers; a calibration holds for one precision."""
+        ...
+
+    @property
+    def max_bytes(self) -> int:
+        """Bytes of memory that open indexes may take together."""
+        ...
+
+    @property
+    def least_saved(self) -> int:
+        """Templates of the smallest index that is worth a saved copy."""
+        ...
+
+    def expected_memory(self, templates: int, dimension: int) -> int:
+        """Bytes of memory that an index of so many templates will take, about."""
+        ...
+
+    def catalog(self, database: str) -> IndexCatalog:
+        """The indexes of a database, which is named by its own id."""
+        ...
+
+    def close(self) -> None:
+        """End the threads, free the devices."""
+        ...

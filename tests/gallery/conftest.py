@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from sqlalchemy import Engine
 
 from app.gallery.gallery import Gallery
+from app.gallery.replica import Replica
+from app.index.certified.index import CertifiedIndex
+from app.index.certified.persistent import PersistentIndex
 from app.index.factory import IndexFactory
 from app.store.backends import create_engine
 from app.store.records import NewTemplate
@@ -100,6 +103,12 @@ def directions() -> Callable[[int], NDArray[np.float32]]:
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
     return draw
+
+
+def certified_of(replica: Replica) -> CertifiedIndex:
+    """The certified index in memory of an open collection."""
+    assert isinstance(replica.index, PersistentIndex)
+    return replica.index.certified
 
 
 def template(vector: NDArray[np.float32], digest: str) -> NewTemplate:

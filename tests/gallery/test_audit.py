@@ -10,11 +10,11 @@ from sqlalchemy import text
 
 from app.gallery.audit import Audit, Copy
 from app.gallery.gallery import Gallery
-from app.index.certified.index import IndexShape
+from app.index.certified.index import CertifiedIndex, IndexShape
 from app.index.factory import IndexFactory
 from app.store.schema import migrate
 from app.store.sql_store import SqlStore
-from tests.gallery.conftest import DIMENSION, SPACE, open_engine, template
+from tests.gallery.conftest import DIMENSION, SPACE, certified_of, open_engine, template
 
 Draw = Callable[[int], NDArray[np.float32]]
 
@@ -24,8 +24,8 @@ def fill(gallery: Gallery, vectors: NDArray[np.float32]) -> None:
         gallery.enroll("default", f"p{i}", None, [template(vector, str(i))])
 
 
-def index_of(gallery: Gallery):  # type: ignore[no-untyped-def]
-    return next(iter(gallery._replicas.values())).index
+def index_of(gallery: Gallery) -> CertifiedIndex:
+    return certified_of(next(iter(gallery._replicas.values())))
 
 
 def test_a_true_index(gallery: Gallery, directions: Draw) -> None:
@@ -135,8 +135,7 @@ class TestSnapshot:
         kept.close()
 
     def test_one_that_the_files_lack(self, kept: Gallery) -> None:
-        folder = next(iter(kept._replicas.values()))._snapshot
-        assert folder is not None
+        folder = next(iter(kept._replicas.values())).index._snapshot  # type: ignore[attr-defined]
         folder.erase(np.array([1, 4]))
         found = kept.audit("default")
         # The index reads the shard from its file, and the write buffer from memory.

@@ -231,7 +231,7 @@ class TestOwner:
         first._replicas[first.store.collection("a").key].save()  # files that the second never read
         assert second.delete_person("a", "new").erased is Erasure.PENDING
         assert second.delete_person("a", "p3").erased is Erasure.PENDING
-        first._indexes._snapshots.release()  # type: ignore[union-attr] # as where it is killed
+        first._indexes._catalog.release()  # as where it is killed
         assert second.delete_person("a", "p75").erased is Erasure.DONE
         left = on_disk(database.parent / "index")
         for vector in (drawn(1, seed=5)[0], vectors[3], vectors[75]):

@@ -18,7 +18,7 @@ from app.store.records import PersonTemplate
 from app.store.schema import migrate
 from app.store.sql_store import SqlStore
 from tests.descriptors import open_under
-from tests.gallery.conftest import open_engine, template
+from tests.gallery.conftest import certified_of, open_engine, template
 from tests.index.conftest import Vectors, settle, templates, unit
 from tests.index.test_snapshot import KEY, on_disk
 from tests.locks import BEFORE, RELEASED, Pause
@@ -66,9 +66,8 @@ def fill(gallery: Gallery, collection: str) -> None:
         gallery.enroll_many(collection, some)
         gallery.size(collection)
         replica = gallery._replicas[gallery.store.collection(collection).key]
-        assert replica.index is not None
-        settle(replica.index)
-    assert len(replica.index.state.write_buffer.rows) == 6
+        settle(certified_of(replica))
+    assert len(certified_of(replica).state.write_buffer.rows) == 6
 
 
 def held_alive(index: CertifiedIndex) -> list[int]:
@@ -166,7 +165,7 @@ class TestSnapshot:
         opened.create_collection("staff", {})
         fill(opened, "staff")
         replica = opened._replicas[opened.store.collection("staff").key]
-        folder = replica._snapshot._folder  # type: ignore[union-attr]
+        folder = replica.index._snapshot._folder  # type: ignore[attr-defined]
         delete = partial(opened.delete_collection, "staff")
         pause.arm(delete, event=RELEASED, name="snapshot.files", at=moment)
         replica.maintain()
@@ -205,5 +204,5 @@ def test_nothing_waits_to_be_erased_where_there_is_no_snapshot(database: Path) -
         enroll(gallery, f"p{i}", vector)
         gallery.delete_person("default", f"p{i}")
     (replica,) = gallery._replicas.values()
-    assert replica._to_erase == []
+    assert replica.index._to_erase == []  # type: ignore[attr-defined]
     gallery.close()

@@ -16,6 +16,7 @@ from app.gallery.gallery import Gallery
 from app.index.certified.index import CertifiedIndex, IndexShape
 from app.index.certified.rows import living
 from app.index.factory import IndexFactory
+from app.index.port import Position
 from app.index.snapshots.files import SnapshotError
 from app.index.snapshots.folder import Captured, IndexIdentity, SnapshotFolder
 from app.index.snapshots.ownership import Ownership
@@ -54,7 +55,7 @@ def keep(folder: SnapshotFolder, index: CertifiedIndex, revision: int = 5) -> No
 def captured(index: CertifiedIndex, revision: int = 5) -> Captured:
     state = index.state
     write_buffer = living([state.write_buffer.rows], [state.write_buffer.rows.alive])
-    return Captured(index.quantiser, state.shards, write_buffer, revision, "mark")
+    return Captured(index.quantiser, state.shards, write_buffer, Position(revision, "mark"))
 
 
 def test_it_comes_back_as_it_was(
@@ -66,7 +67,7 @@ def test_it_comes_back_as_it_was(
     keep(first, index)
     restored = SnapshotFolder(tmp_path / "a", WHOSE, ring, threads).load()
     assert restored is not None
-    assert (restored.revision, restored.stamp) == (5, "mark")
+    assert restored.position == Position(5, "mark")
     again = CertifiedIndex(D, threads, SMALL)
     again.restore(restored.quantiser, restored.shards, restored.write_buffer)
     assert again.extent() == index.extent()

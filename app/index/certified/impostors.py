@@ -5,7 +5,6 @@ reach the floor is scored. What is not scored is below it, as in `search`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,29 +12,12 @@ from app.index.certified.bound import ErrorBound
 from app.index.certified.codes import Quantiser, RowNumbers
 from app.index.certified.rows import Rows, Shard
 from app.index.comparator import Comparator
-from app.index.port import Ids
+from app.index.port import Ids, NearestImpostors
 from app.types import FloatArray
 
 # So many probes' vectors, or rows of similarities, are in memory at a time.
 PAIRS_AT_ONCE = 16_384
 ROWS_AT_ONCE = 65_536
-
-
-@dataclass(frozen=True, slots=True)
-class NearestImpostors:
-    """Of each probe (n,): the key of the most similar template of another person, -1 where none
-    reaches the floor, and its score, -inf there."""
-
-    keys: Ids
-    similarities: FloatArray
-
-    @classmethod
-    def joined(cls, parts: "Sequence[NearestImpostors]") -> "NearestImpostors":
-        """One after the other."""
-        return cls(
-            np.concatenate([part.keys for part in parts]),
-            np.concatenate([part.similarities for part in parts]),
-        )
 
 
 class ImpostorSearch:

@@ -11,16 +11,16 @@ from app.index.certified.best import BestPersons
 from app.index.certified.bound import ErrorBound
 from app.index.certified.codes import Quantiser
 from app.index.certified.counts import PersonCounts
-from app.index.certified.impostors import ImpostorSearch, NearestImpostors
+from app.index.certified.impostors import ImpostorSearch
 from app.index.certified.likeness import Sample, likeness_among, sample_of
 from app.index.certified.person_set import PersonSet
 from app.index.certified.rows import Flags, Rows, Shard, living
-from app.index.certified.search import ProbeSearch, SearchCounts
+from app.index.certified.search import ProbeSearch
 from app.index.certified.write_buffer import FIRST_ROOM, WriteBuffer
 from app.index.comparator import COSINE, Comparator, Probe
 from app.index.effective import Floats
 from app.index.gpu import GpuShards
-from app.index.port import GallerySize, Hit, Ids, Templates
+from app.index.port import GallerySize, Hit, Ids, NearestImpostors, SearchCounts, Templates
 from app.locks import new_lock
 from app.types import FloatArray
 

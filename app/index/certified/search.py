@@ -8,7 +8,6 @@ exhaustive search.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,28 +16,10 @@ from app.index.certified.bound import ErrorBound
 from app.index.certified.codes import Quantiser, RowNumbers
 from app.index.certified.rows import Shard
 from app.index.comparator import Probe
+from app.index.port import SearchCounts
 from app.types import FloatArray
 
 PROMISING = 128
-
-
-@dataclass(slots=True)
-class SearchCounts:
-    """What searches cost: scans of a shard, rows scored exactly after one, scans that had to be
-    widened, and shards that were read in full."""
-
-    searches: int = 0
-    scans: int = 0
-    scored: int = 0
-    widened: int = 0
-    exhaustive: int = 0
-
-    def __add__(self, other: "SearchCounts") -> "SearchCounts":
-        return SearchCounts(
-            self.searches + other.searches, self.scans + other.scans,
-            self.scored + other.scored, self.widened + other.widened,
-            self.exhaustive + other.exhaustive,
-        )  # fmt: skip
 
 
 class ProbeSearch:

@@ -1,36 +1,46 @@
-"""The snapshots of one database's indexes: one folder, one lock, one process that may change it."""
+"""The indexes of one database, with snapshots in one folder or without any."""
 
 import shutil
+from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import suppress
 from pathlib import Path
 
 from app.disk import files_in
 from app.encryption.ring import KeyRing
-from app.index.port import IndexedCollection
+from app.index.certified.index import CertifiedIndex
+from app.index.certified.persistent import PersistentIndex
+from app.index.port import IndexedCollection, Position
 from app.index.snapshots.folder import IndexIdentity, SnapshotFolder, has_rows
 from app.index.snapshots.manifest import summary
 from app.index.snapshots.ownership import Ownership
 
+NewIndex = Callable[[int], CertifiedIndex]
+
 
 class Snapshots:
-    """Which collections have a snapshot; `SnapshotFolder` is one of them."""
+    """Indexes with a snapshot each (`SnapshotFolder`), under one lock: one process may change
+    them."""
 
     def __init__(
-        self, folder: Path, database: str, ring: KeyRing | None, threads: Executor, least_rows: int
+        self,
+        new_index: NewIndex,
+        folder: Path,
+        database: str,
+        ring: KeyRing | None,
+        threads: Executor,
+        *,
+        least_rows: int,
     ) -> None:
-        """Indexes of fewer rows than `least_rows` have none."""
+        """`new_index` makes an index of a dimension. Those of fewer rows than `least_rows` have no
+        snapshot."""
+        self._new_index = new_index
         self._folder = folder
         self._database = database
         self._ring = ring
         self._threads = threads
         self._least_rows = least_rows
         self._owner = Ownership(folder, self._sweep)
-
-    @property
-    def owned(self) -> bool:
-        """Whether this process may change them."""
-        return self._owner.held
 
     def own(self) -> bool:
         """Try to become the owner; returns whether this process is the owner."""
@@ -40,26 +50,27 @@ class Snapshots:
         """Let another process own them."""
         self._owner.release()
 
-    def of(self, record: IndexedCollection) -> SnapshotFolder:
-        """The snapshot folder of one collection, which may not exist yet."""
+    def open(self, collection: IndexedCollection) -> PersistentIndex:
+        """The index of a collection, with its snapshot's folder, which may not exist yet."""
         identity = IndexIdentity(
-            self._database, record.key, record.embedding_space, record.dimension
+            self._database, collection.key, collection.embedding_space, collection.dimension
         )
-        folder = self._folder / str(record.key)
-        return SnapshotFolder(folder, identity, self._ring, self._threads, self._owner)
+        folder = self._folder / str(collection.key)
+        snapshot = SnapshotFolder(folder, identity, self._ring, self._threads, self._owner)
+        return PersistentIndex(lambda: self._new_index(collection.dimension), snapshot)
 
-    def keys(self) -> set[int]:
+    def saved(self) -> set[int]:
         """Collections that have one."""
         return {int(one.name) for one in files_in(self._folder) if one.name.isdecimal()}
 
-    def has_rows(self, key: int) -> bool:
+    def may_be_saved(self, key: int) -> bool:
         """Whether a file with rows of the collection exists, written by any process."""
         return has_rows(self._folder / str(key))
 
-    def reached(self, key: int) -> tuple[int, str] | None:
-        """The revision, with its stamp, that a collection's snapshot stands at."""
+    def saved_position(self, key: int) -> Position | None:
+        """The position that a collection's snapshot stands at."""
         found = summary(self._folder / str(key))
-        return None if found is None else (found.revision, found.stamp)
+        return None if found is None else found.position
 
     def remove(self, key: int) -> None:
         """Remove a collection's snapshot, where this process is the owner or nobody is."""
@@ -71,7 +82,7 @@ class Snapshots:
         """Remove what owners before this one left: files that no manifest names, snapshots that
         cannot be read or were made with another encryption setting, and those of small indexes,
         which versions before 0.2 kept."""
-        for key in self.keys():
+        for key in self.saved():
             folder = self._folder / str(key)
             found = summary(folder)
             sealed = self._ring is not None
@@ -82,3 +93,36 @@ class Snapshots:
                 if file.name not in found.names:
                     with suppress(OSError):
                         file.unlink()
+
+
+class MemoryIndexes:
+    """Indexes without snapshots: nothing is saved, so no process is in the way of another."""
+
+    def __init__(self, new_index: NewIndex) -> None:
+        self._new_index = new_index
+
+    def open(self, collection: IndexedCollection) -> PersistentIndex:
+        """The index of a collection."""
+        return PersistentIndex(lambda: self._new_index(collection.dimension), None)
+
+    def own(self) -> bool:
+        """True."""
+        return True
+
+    def release(self) -> None:
+        """Nothing to release."""
+
+    def saved(self) -> set[int]:
+        """None."""
+        return set()
+
+    def may_be_saved(self, key: int) -> bool:  # noqa: ARG002 (the port's)
+        """False."""
+        return False
+
+    def saved_position(self, key: int) -> Position | None:  # noqa: ARG002
+        """None."""
+        return None
+
+    def remove(self, key: int) -> None:
+        """Nothing to remove."""

@@ -24,7 +24,7 @@ from app.encryption.ring import KeyRing
 from app.errors import DamagedData, EncryptionKeyMissing
 from app.index.certified.codes import Bytes, CodedRows, CodeScan, Quantiser
 from app.index.certified.rows import Rows, Shard
-from app.index.port import Ids
+from app.index.port import Ids, Position
 from app.index.snapshots.files import RowsFile, RowsFileLayout, SnapshotError, contents, parse
 from app.index.snapshots.manifest import FORMAT, MANIFEST, checked, with_check
 from app.index.snapshots.ownership import LOCK, Ownership
@@ -48,10 +48,9 @@ class IndexIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What a snapshot held, and the revision, with its stamp, that it stands at."""
+    """What a snapshot held, and the position that it stands at."""
 
-    revision: int
-    stamp: str
+    position: Position
     quantiser: Quantiser | None
     shards: list[Shard]
     write_buffer: Rows
@@ -60,13 +59,12 @@ class Restored:
 @dataclass(frozen=True, slots=True)
 class Captured:
     """What a snapshot is to hold: the shards, a copy of the write buffer's living rows sorted by
-    key, and the revision, with its stamp, that they stand at."""
+    key, and the position that they stand at."""
 
     quantiser: Quantiser | None
     shards: Sequence[Shard]
     write_buffer: Rows
-    revision: int
-    stamp: str
+    position: Position
 
 
 class SnapshotFolder:
@@ -234,9 +232,8 @@ class SnapshotFolder:
             self._quantiser = quantiser
             if self._ring is not None:
                 self._sealed = {n: r.keys[r.alive] for n, r in zip(names, rows, strict=True)}
-        return Restored(
-            manifest["revision"], manifest["stamp"], quantiser, shards, write_buffers[0]
-        )
+        position = Position(manifest["revision"], manifest["stamp"])
+        return Restored(position, quantiser, shards, write_buffers[0])
 
     def _open(self, quantiser: Quantiser | None, entry: Mapping[str, Any]) -> Shard | Rows:
         layout = RowsFileLayout(entry["rows"], self._identity.dimension, entry["coded"])
@@ -317,8 +314,8 @@ class SnapshotFolder:
         names = {entry["name"] for entry in entries}
         manifest = {
             "format": FORMAT, "identity": asdict(self._identity),
-            "revision": state.revision, "stamp": state.stamp, "sealed": self._ring is not None,
-            "rotation": rotation, "files": entries,
+            "revision": state.position.revision, "stamp": state.position.stamp,
+            "sealed": self._ring is not None, "rotation": rotation, "files": entries,
         }  # fmt: skip
         # Erased on the disk before there is a manifest of a revision that does not name them.
         for shard in state.shards:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from app.index.port import Position
 from app.index.snapshots.files import SnapshotError
 
 FORMAT = 1
@@ -16,12 +17,11 @@ MANIFEST = "manifest.json"
 @dataclass(frozen=True, slots=True)
 class Summary:
     """What a manifest says without the files: their names, its own among them, the rows that they
-    hold, and the revision, with its stamp, that they stand at."""
+    hold, and the position that they stand at."""
 
     names: frozenset[str]
     rows: int
-    revision: int
-    stamp: str
+    position: Position
     sealed: bool
 
 
@@ -33,8 +33,8 @@ def summary(folder: Path) -> Summary | None:
         names = {MANIFEST, f"rotation-{(content['rotation'] or '')[:16]}"}
         names |= {entry["name"] for entry in files}
         rows = sum(entry["rows"] for entry in files)
-        revision, stamp, sealed = int(content["revision"]), content["stamp"], content["sealed"]
-        return Summary(frozenset(names), int(rows), revision, stamp, sealed)
+        position = Position(int(content["revision"]), content["stamp"])
+        return Summary(frozenset(names), int(rows), position, content["sealed"])
     except (OSError, SnapshotError, ValueError, KeyError, TypeError):
         return None
 

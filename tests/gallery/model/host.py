@@ -100,7 +100,7 @@ class Host:
 
     def holding(self, patterns: list[bytes]) -> list[int]:
         """Which of the byte patterns lie in an array that can be reached from the index."""
-        content = b"|".join(arrays_of([self.gallery._replicas, self.gallery._index_factory]))
+        content = b"|".join(arrays_of([self.gallery._replicas, self.gallery._engine]))
         return [number for number, pattern in enumerate(patterns) if pattern in content]
 
     # --- the end -----------------------------------------------------------------------------
@@ -111,10 +111,9 @@ class Host:
     def abandon(self) -> None:
         """Leave everything as a killed process does: nothing is kept, locks are free."""
         indexes = self.gallery._indexes
-        assert indexes._snapshots is not None
-        indexes._snapshots.release()
+        indexes._catalog.release()
         indexes.replicas._open.clear()
-        self.gallery._index_factory.close()
+        self.gallery._engine.close()
         self._engine.dispose()
 
 

@@ -1,0 +1,264 @@
+"""The certified index behind the search port: in memory, with a snapshot on disk."""
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from app.index.certified.content import RowsContent
+from app.index.certified.index import CertifiedIndex
+from app.index.certified.rows import living
+from app.index.comparator import COSINE, Comparator
+from app.index.effective import Floats
+from app.index.port import (
+    GallerySize,
+    Hit,
+    Ids,
+    NearestImpostors,
+    Position,
+    SearchCounts,
+    Templates,
+)
+from app.index.snapshots.files import SnapshotError
+from app.index.snapshots.folder import Captured, Restored, SnapshotFolder
+from app.locks import new_lock
+from app.telemetry.logs import log
+from app.types import FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class IndexAtPosition:
+    """An index and how far it has come. Replaced as a whole."""
+
+    index: CertifiedIndex
+    position: Position | None
+
+
+class PersistentIndex:
+    """`app.index.port.SearchIndex` over a certified index and, where there is a folder for it, a
+    snapshot."""
+
+    def __init__(self, new_index: Callable[[], CertifiedIndex], snapshot: SnapshotFolder | None):
+        self._new_index = new_index
+        self._snapshot = snapshot
+        self._reached = IndexAtPosition(new_index(), None)
+        self._to_erase: list[Ids] = []
+        self._saved_revision = self._captured_revision = -1
+        self._applying = new_lock("index.applying")
+        self._erasing = new_lock("index.erasing")
+
+    @property
+    def certified(self) -> CertifiedIndex:
+        """The index in memory."""
+        return self._reached.index
+
+    @property
+    def position(self) -> Position | None:
+        """How far the index has come; None before it was first loaded or built."""
+        return self._reached.position
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory that it takes, about; 0 before it was first loaded or built."""
+        reached = self._reached
+        return 0 if reached.position is None else reached.index.memory
+
+    @property
+    def costs(self) -> SearchCounts:
+        """What its searches cost so far."""
+        return self._reached.index.costs
+
+    # --- search ------------------------------------------------------------------------------
+
+    def search_persons(
+        self,
+        probes: FloatArray,
+        top_k: int,
+        allowed_persons: Ids | None = None,
+        comparator: Comparator = COSINE,
+    ) -> list[list[Hit]]:
+        """As `PersonSearch` promises."""
+        return self._reached.index.search_persons(probes, top_k, allowed_persons, comparator)
+
+    def nearest_impostors(
+        self, probes: FloatArray, persons: Ids, floor: float, comparator: Comparator = COSINE
+    ) -> NearestImpostors:
+        """As `PersonSearch` promises."""
+        return self._reached.index.nearest_impostors(probes, persons, floor, comparator)
+
+    def extent(self, allowed_persons: Ids | None = None) -> GallerySize:
+        """As `PersonSearch` promises."""
+        return self._reached.index.extent(allowed_persons)
+
+    def likeness(self, comparator: Comparator, allowed: Ids | None = None) -> float | None:
+        """As `PersonSearch` promises."""
+        return self._reached.index.likeness(comparator, allowed)
+
+    def effective(self, persons: Ids) -> Floats:
+        """As `PersonSearch` promises."""
+        return self._reached.index.effective(persons)
+
+    # --- follow the database -----------------------------------------------------------------
+
+    def load(self, is_known: Callable[[Position], bool]) -> bool:
+        """Start from the snapshot, if there is one and the database still knows its position."""
+        if self._snapshot is None:
+            return False
+        self._snapshot.own()
+        restored = _usable(self._snapshot, is_known)
+        if restored is None:
+            return False
+        index = self._new_index()
+        index.restore(restored.quantiser, restored.shards, restored.write_buffer)
+        self._snapshot.accept()
+        self._saved_revision = restored.position.revision
+        self._reached = IndexAtPosition(index, restored.position)
+        return True
+
+    def build(self, pages: Iterable[Templates], position: Position) -> None:
+        """Start from all templates, which take the place of what is held once all are read."""
+        index = self._new_index()
+        for page in pages:
+            index.add(page)
+            if len(index.state.write_buffer.rows) >= index.shape.large:
+                index.maintain()
+        while index.maintain():
+            pass
+        self._saved_revision = -1
+        self._reached = IndexAtPosition(index, position)
+
+    def apply(self, added: Templates, removed: Ids, position: Position) -> None:
+        """Add and remove templates, and move to a later position."""
+        with self._applying:
+            index = self._reached.index
+            index.add(added)
+            index.remove(removed)
+            if len(removed) and self._snapshot is not None:
+                self._to_erase.append(removed)
+            self._reached = IndexAtPosition(index, position)
+
+    # --- the snapshot ------------------------------------------------------------------------
+
+    def maintain(self) -> bool:
+        """Encode, merge or compact what is due; returns whether something was."""
+        if self._reached.index.maintain():
+            return True
+        if self._snapshot is not None:
+            self._snapshot.copy_lost_files()
+        return False
+
+    def may_save(self) -> bool:
+        """Whether this process may change the snapshot. Tries to get the right."""
+        return self._snapshot is not None and self._snapshot.own()
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether this process should save a snapshot."""
+        position = self._reached.position
+        if position is None or self._snapshot is None or not self._snapshot.owned:
+            return False
+        return position.revision != self._saved_revision or self._snapshot.behind
+
+    def save(self) -> None:
+        """Save a snapshot, or none of a small index. Raises OSError; then the last one stays."""
+        reached, snapshot = self._reached, self._snapshot
+        if snapshot is None or reached.position is None:
+            return
+        if reached.index.size < reached.index.shape.least_kept:
+            snapshot.clear()
+            self._saved_revision = reached.position.revision
+        elif snapshot.save(self._capture):
+            self._saved_revision = self._captured_revision
+
+    def _capture(self) -> Captured:
+        with self._applying:
+            index, position = self._reached.index, self._reached.position
+            assert position is not None, "there is an index to keep"
+            state = index.state
+            write_buffer = living([state.write_buffer.rows], [state.write_buffer.rows.alive])
+            self._captured_revision = position.revision
+            return Captured(index.quantiser, state.shards, write_buffer, position)
+
+    def erase(self) -> None:
+        """Take what was removed out of the snapshot; maintenance tries again where that fails."""
+        if self._snapshot is None:
+            return
+        if not (self._to_erase or self._snapshot.behind or self._erasing.locked()):
+            return
+        with self._erasing:  # a thread that waits here finds its rows erased
+            with self._applying:
+                waiting, self._to_erase = self._to_erase, []
+            try:
+                self._snapshot.erase(np.concatenate([np.empty(0, np.int64), *waiting]))
+            except OSError as error:
+                with self._applying:
+                    self._to_erase += waiting
+                log(logging.WARNING, "deleted rows stay in the index snapshot for now", error)
+
+    @property
+    def erased(self) -> bool:
+        """Whether the snapshot's files hold no row that was removed."""
+        if self._snapshot is None:
+            return True
+        if not self._snapshot.has_rows():
+            return not self._written_elsewhere
+        return self._snapshot.owned and not self._snapshot.behind and not self._to_erase
+
+    @property
+    def _written_elsewhere(self) -> bool:
+        """Whether another process may be writing the first snapshot of this index."""
+        reached, snapshot = self._reached, self._snapshot
+        if reached.position is None or snapshot is None or snapshot.own():
+            return False
+        return reached.index.size >= reached.index.shape.least_kept
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is to be erased, saved, or copied from files that may go."""
+        if self._to_erase or self.unsaved:
+            return False
+        return self._snapshot is None or not self._snapshot.may_lose_files
+
+    def content(self) -> RowsContent:
+        """What the index holds."""
+        reached = self._reached
+        assert reached.position is not None, "the index was loaded or built"
+        return RowsContent(reached.index.parts(), reached.position)
+
+    def saved_content(self, is_known: Callable[[Position], bool]) -> RowsContent | None:
+        """What the snapshot holds; None where `load` would not start from it."""
+        if self._snapshot is None:
+            return None
+        restored = _usable(self._snapshot.reader(), is_known)
+        if restored is None:
+            return None
+        parts = [*(shard.rows for shard in restored.shards), restored.write_buffer]
+        return RowsContent(parts, restored.position)
+
+    def close(self) -> bool:
+        """Free what lies on a device, unless something is still to be erased."""
+        if not self._to_erase:
+            self._reached.index.close()
+        return not self._to_erase
+
+    def discard(self) -> None:
+        """The collection is deleted: remove its snapshot, and never save one again."""
+        self._reached.index.close()
+        if self._snapshot is not None:
+            self._snapshot.discard()
+
+
+def _usable(snapshot: SnapshotFolder, is_known: Callable[[Position], bool]) -> Restored | None:
+    try:
+        restored = snapshot.load()
+    except SnapshotError as error:
+        log(logging.WARNING, "the index snapshot cannot be used", reason=str(error))
+        return None
+    if restored is None:
+        return None
+    if not is_known(restored.position):
+        log(logging.WARNING, "the index snapshot stands at a revision that the database's log "
+            "of changes does not hold: it is too old, or of another history")  # fmt: skip
+        return None
+    return restored
