@@ -1,5 +1,6 @@
 """Settings, read once from the environment (`LIKENESS_*`) by the CLI and passed down."""
 
+import ipaddress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,6 +34,14 @@ def _split(value: Any) -> Any:
 
 def _upper(value: Any) -> Any:
     return value.upper() if isinstance(value, str) else value
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class Settings(BaseSettings):
@@ -78,6 +87,35 @@ class Settings(BaseSettings):
         Field(
             description="If a start needs an access key and there is none: one with every scope is "
             "created and its token written to this file."
+        ),
+    ] = None
+    oidc_issuer: Annotated[
+        str | None,
+        Field(
+            description="OpenID Connect issuer whose bearer tokens are accepted beside access "
+            "keys, as https://login.example/realms/main."
+        ),
+    ] = None
+    oidc_audience: Annotated[
+        str | None, Field(min_length=1, description="Audience that its tokens must have.")
+    ] = None
+    oidc_scopes_claim: Annotated[
+        str, Field(min_length=1, description="Claim that has the scopes; dots lead into objects.")
+    ] = "scope"
+    oidc_scopes: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        BeforeValidator(_split),
+        Field(
+            description="Values of that claim and the scope each gives, as guards=identify, by "
+            "commas. Default: likeness:identify gives identify, and so on."
+        ),
+    ] = ()
+    oidc_collections_claim: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="Claim that has the only collections a token is for; unset: all.",
         ),
     ] = None
     insecure: Annotated[

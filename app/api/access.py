@@ -9,7 +9,7 @@ import asyncio
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.access.keys import WHOLE_SERVICE, AccessKey
 from app.access.keys import Scope as KeyScope
 from app.access.limiter import Limiter
+from app.access.oidc import KEY_ID, OidcTokens
 from app.access.probing import ProbingMonitor
 from app.access.registry import LEASE_S, AccessRegistry
 from app.api.connection import ABORT
@@ -35,6 +36,7 @@ from app.errors import (
     Unauthenticated,
 )
 from app.store.sql.lookups import collection_not_found
+from app.store.sql.part import now_utc
 from app.telemetry.logs import log
 from app.telemetry.metrics import Metrics
 
@@ -132,6 +134,7 @@ class AccessControl:
         registry: AccessRegistry,
         limiter: Limiter,
         probing: ProbingMonitor,
+        oidc: OidcTokens | None,
         metrics: Metrics,
         routers: Sequence[APIRouter],
     ) -> None:
@@ -140,6 +143,7 @@ class AccessControl:
         self._registry = registry
         self._limiter = limiter
         self._probing = probing
+        self._oidc = oidc
         self._metrics = metrics
         self._routes = list(protected_routes(routers))
         missing = sorted({route.name for route in self._routes} - SCOPES.keys())
@@ -157,7 +161,7 @@ class AccessControl:
             return
         try:
             await self._renew()
-            access = self._access(scope)
+            access = await self._access(scope)
         except LikenessError as error:
             await self._refuse(error)(scope, receive, send)
             return
@@ -172,7 +176,11 @@ class AccessControl:
             except LikenessError as error:
                 await self._refuse(error)(scope, receive, limited)
                 return
-            await _Watched(self._registry, access.key, scope).run(self._app, receive, limited)
+            await _Watched(self._usable, access.key, scope).run(self._app, receive, limited)
+
+    def _usable(self, key: AccessKey) -> bool:
+        """Whether a key that was accepted before is usable still."""
+        return key.usable(now_utc()) if key.key_id == KEY_ID else self._registry.usable(key)
 
     def _with_limits(self, key: AccessKey, send: Send) -> Send:
         """`send`, which adds to the answer what the key's limits are and what is left."""
@@ -201,31 +209,33 @@ class AccessControl:
                 {"retry_after": 1},
             )
 
-    def _access(self, scope: Scope) -> Access:
-        """What a request may do. Raises Unauthenticated, Forbidden, CollectionNotFound or
-        RouteNotFound."""
+    async def _access(self, scope: Scope) -> Access:
+        """What a request may do. Raises Unauthenticated, Forbidden, CollectionNotFound,
+        RouteNotFound or StoreUnavailable."""
         operation = self._operation(scope)
-        if not self._registry.enabled:
+        if not self._registry.enabled and self._oidc is None:
             if operation is not None and operation.scope is ADMIN:
                 raise Forbidden(
                     "There is no access key yet, and the first one is not created over HTTP: "
                     "run `likeness keys create --name admin --scope all` where the service runs."
                 )
             return Access()
-        access = Access(self._key(scope), self._limiter, self._probing)
+        access = Access(await self._key(scope), self._limiter, self._probing)
         if operation is not None:
             _require(access, operation)
         elif not self._is_declared(scope["path"]):
             raise RouteNotFound(f"There is no call {scope['path']}; /docs lists all calls.")
         return access
 
-    def _key(self, scope: Scope) -> AccessKey:
+    async def _key(self, scope: Scope) -> AccessKey:
         token = _token(Headers(scope=scope))
         if token is None:
             raise Unauthenticated(
                 "This service needs an access key: send it as 'Authorization: Bearer lk_…' or as "
                 "'X-Api-Key: lk_…'. `likeness keys create` makes one."
             )
+        if self._oidc is not None and self._oidc.has_form(token):
+            return await self._oidc.key_of(token)
         key = self._registry.key_of(token)
         if key is None:
             raise Unauthenticated(
@@ -261,21 +271,21 @@ class _Watched:
     """A request that is cut off if its key is revoked or expires before its body is complete, or
     while its answer is streamed. A call whose body is complete is finished and answered."""
 
-    def __init__(self, registry: AccessRegistry, key: AccessKey, scope: Scope) -> None:
-        self._registry = registry
+    def __init__(self, usable: Callable[[AccessKey], bool], key: AccessKey, scope: Scope) -> None:
+        self._usable = usable
         self._key = key
         self._scope = scope
 
     async def run(self, app: ASGIApp, receive: Receive, send: Send) -> None:
         async def watched_receive() -> Message:
             message = await receive()
-            if message["type"] == "http.request" and not self._registry.usable(self._key):
+            if message["type"] == "http.request" and not self._usable(self._key):
                 self._cut()
                 return {"type": "http.disconnect"}
             return message
 
         async def watched_send(message: Message) -> None:
-            if not self._registry.usable(self._key):
+            if not self._usable(self._key):
                 self._cut()
             await send(message)
 

@@ -13,6 +13,7 @@ from fastapi_offline import FastAPIOffline
 
 from app import __version__
 from app.access.limiter import Limiter
+from app.access.oidc import OidcRules, OidcTokens
 from app.access.probing import ProbingMonitor
 from app.access.registry import seconds
 from app.api.access import AccessControl
@@ -109,6 +110,7 @@ def create_app(services: Services) -> FastAPI:
         registry=services.access,
         limiter=limiter,
         probing=_probing_monitor(services),
+        oidc=OidcTokens(rules, seconds) if (rules := OidcRules.of(services.settings)) else None,
         metrics=services.metrics,
         routers=ROUTERS,
     )

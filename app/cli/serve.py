@@ -1,7 +1,6 @@
 """`likeness serve`: the HTTP service."""
 
 import gc
-import ipaddress
 import logging
 import socket
 import sys
@@ -19,7 +18,7 @@ from app.cli.descriptors import DescriptorLimit
 from app.disk import write_whole
 from app.errors import AccessKeyError
 from app.services import Services, build_services
-from app.settings import Settings
+from app.settings import Settings, is_loopback
 from app.telemetry.logs import log, set_up_logs
 
 # After a power failure, for example, the database server may start later than the service.
@@ -45,6 +44,8 @@ def announce(services: Services, port: int) -> None:
 
 def access_state(services: Services) -> str:
     """Who may call this service, in one line."""
+    if issuer := services.settings.oidc_issuer:
+        return f"every call needs an access key (likeness keys list) or a token of {issuer}"
     if services.access.enabled:
         if not services.access.counts().usable:
             return (
@@ -59,19 +60,12 @@ def access_state(services: Services) -> str:
     )
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def require_access_keys(services: Services) -> None:
     """Create the first key where the settings say so. Raises AccessKeyError if others could reach
     the service and there is no key."""
     settings = services.settings
-    if is_loopback(settings.host) or settings.insecure or services.access.enabled:
+    needed = not (is_loopback(settings.host) or settings.insecure or settings.oidc_issuer)
+    if not needed or services.access.enabled:
         return
     if settings.first_key_file is None:
         raise AccessKeyError(

@@ -20,6 +20,7 @@ from app.api.main import ROUTERS
 from app.api.openapi import SECURITY
 from app.services import Services, build_services
 from app.settings import Settings
+from tests.access.issuer import AUDIENCE, Issuer
 from tests.api.conftest import DeclaredProblems, run_server
 
 OWN, FOREIGN, ABSENT = "own", "foreign", "absent"
@@ -298,7 +299,13 @@ def test_a_route_without_a_scope_stops_the_application() -> None:
 
     with pytest.raises(LookupError, match="undeclared"):
         AccessControl(
-            router, registry=None, limiter=None, probing=None, metrics=None, routers=[router]
+            router,
+            registry=None,
+            limiter=None,
+            probing=None,
+            oidc=None,
+            metrics=None,
+            routers=[router],
         )  # type: ignore[arg-type]
 
 
@@ -385,3 +392,40 @@ def test_a_key_with_many_misses_is_reported(
     claim = site.post("/v1/verify", files=photo, data={"person_id": "ada"}, headers=headers)
     assert code_of(claim) == "person_not_found"
     assert b'likeness_probing_total{key="curious"} 1.0' in keyed.metrics.render()
+
+
+@pytest.fixture
+def issuer() -> Iterator[Issuer]:
+    issuer = Issuer()
+    issuer.add("k1")
+    yield issuer
+    issuer.close()
+
+
+def test_tokens_of_an_issuer(tmp_path: Path, issuer: Issuer) -> None:
+    settings = Settings(data_dir=tmp_path, oidc_issuer=issuer.url, oidc_audience=AUDIENCE,
+                        oidc_collections_claim="sites")  # fmt: skip
+    services = build_services(settings)
+    services.gallery.create_collection(OWN, {})
+    _, token = services.access_keys.create(NewKey("own", [Scope.MANAGE]))
+    services.access.refresh()
+    with run_server(services) as url, httpx.Client(base_url=url) as client:
+
+        def listed(text: str) -> httpx.Response:
+            return client.get("/v1/collections", headers={"Authorization": f"Bearer {text}"})
+
+        assert client.get("/v1/collections").status_code == 401
+        assert listed(issuer.token(scope="likeness:detect", sites=[OWN])).status_code == 403
+        own = listed(issuer.token(scope="likeness:manage", sites=[OWN]))
+        assert [one["name"] for one in own.json()["items"]] == [OWN]
+        assert listed(issuer.token(scope="likeness:manage", aud="another")).status_code == 401
+        assert len(listed(token).json()["items"]) == 2
+
+
+def test_an_issuer_alone_makes_calls_need_a_token(tmp_path: Path, issuer: Issuer) -> None:
+    settings = Settings(data_dir=tmp_path, oidc_issuer=issuer.url, oidc_audience=AUDIENCE)
+    with run_server(build_services(settings)) as url, httpx.Client(base_url=url) as client:
+        assert client.get("/v1/collections").status_code == 401
+        headers = {"Authorization": f"Bearer {issuer.token(scope='likeness:admin')}"}
+        new = {"name": "first", "scopes": ["identify"]}
+        assert client.post("/v1/keys", headers=headers, json=new).status_code == 201
