@@ -1,4 +1,5 @@
-"""Shards once more on a GPU, in half precision: it proposes, exact scores decide.
+"""The GPU engine's part: copies of shards on a device, in half precision. It proposes candidates,
+and exact scores decide.
 
 Numbers of half precision are off by a 2048th part at most (IEEE 754, 11 bits), those of the probe
 and those of the row, so by Cauchy and Schwarz a similarity of unit vectors is off by 2^-10, and a
@@ -35,7 +36,7 @@ class _OnDevice:
 
 
 class GpuShards:
-    """Searches shards on a device. One thread of its own does all that touches the device."""
+    """`ShardScanner` on a device. One thread of its own does all that touches the device."""
 
     def __init__(self, new_flat: NewFlat) -> None:
         """`new_flat` makes an empty inner-product index of half precision on the device."""

@@ -12,14 +12,14 @@ from app.index.certified.bound import ErrorBound
 from app.index.certified.codes import Quantiser
 from app.index.certified.counts import PersonCounts
 from app.index.certified.impostors import ImpostorSearch
-from app.index.certified.likeness import Sample, likeness_among, sample_of
+from app.index.certified.likeness import SampleCache, likeness_among, sample_of
 from app.index.certified.person_set import PersonSet
 from app.index.certified.rows import Flags, Rows, Shard, living
+from app.index.certified.scanner import ShardScanner, ThreadScanner
 from app.index.certified.search import ProbeSearch
-from app.index.certified.write_buffer import FIRST_ROOM, WriteBuffer
+from app.index.certified.write_buffer import FIRST_ROOM, State, WriteBuffer
 from app.index.comparator import COSINE, Comparator, Probe
 from app.index.effective import Floats
-from app.index.gpu import GpuShards
 from app.index.port import GallerySize, Hit, Ids, NearestImpostors, SearchCounts, Templates
 from app.locks import new_lock
 from app.types import FloatArray
@@ -49,14 +49,6 @@ class IndexShape:
         return max(1, self.encode_at // 16)
 
 
-@dataclass(frozen=True, slots=True)
-class State:
-    """What a search looks at. Replaced as a whole, so that a search keeps what it began with."""
-
-    shards: tuple[Shard, ...]
-    write_buffer: WriteBuffer
-
-
 class CertifiedIndex:
     """Every template, searchable by comparison score; answers equal those of brute force.
 
@@ -69,19 +61,18 @@ class CertifiedIndex:
         dimension: int,
         threads: Executor,
         shape: IndexShape | None = None,
-        gpu: GpuShards | None = None,
+        scanner: ShardScanner | None = None,
     ) -> None:
+        """`scanner` searches the shards: by default the threads do."""
         self._dimension = dimension
         self._threads = threads
-        self._gpu = gpu
+        self._scanner = scanner or ThreadScanner(threads)
         self.shape = shape or IndexShape()
         self._bound = _bound_of(dimension) if Quantiser.fits(dimension) else None
         self.quantiser: Quantiser | None = None  # drawn for the first shard: it takes d² numbers
         self._state = State((), WriteBuffer(dimension))
         self._counts = PersonCounts()
-        self._sample: Sample | None = None  # of the comparator that was asked for last
-        self._sampled_by: Comparator | None = None
-        self._changes = 0
+        self._sample = SampleCache()
         self._removed: list[Ids] | None = None  # while rows are rewritten: what went since
         self._writing = new_lock("index.writing")
         self._maintaining = new_lock("index.maintaining")
@@ -103,8 +94,7 @@ class CertifiedIndex:
         state = self._state
         rotation = 0 if self.quantiser is None else self.quantiser.rotation.nbytes
         shards = sum(shard.memory for shard in state.shards)
-        sample = self._sample
-        others = self._counts.memory + (0 if sample is None else sample.keys.nbytes)
+        others = self._counts.memory + self._sample.memory
         return OBJECTS_BYTES + rotation + shards + state.write_buffer.memory + others
 
     def extent(self, allowed_persons: Ids | None = None) -> GallerySize:
@@ -120,21 +110,13 @@ class CertifiedIndex:
         if allowed is not None:
             return likeness_among(self.parts(), allowed, comparator)
         with self._writing:
-            sample, changes = self._sample, self._changes
-            if sample is not None and self._sampled_by is comparator:
+            if (sample := self._sample.of(comparator)) is not None:
                 return sample.likeness
-            parts = _all_rows(self._state)
+            parts, changes = self._state.parts, self._sample.changes
         sample = sample_of(parts, comparator)
         with self._writing:
-            if changes == self._changes:  # else some rows may have changed while they were read
-                self._sample, self._sampled_by = sample, comparator
+            self._sample.keep(sample, comparator, changes)
         return sample.likeness
-
-    def _note_change(self, persons: Ids, removed: Ids) -> None:
-        """Forget the sample if templates added of these persons, or removed, may change it."""
-        self._changes += 1
-        if self._sample is not None and self._sample.changes_with(persons, removed):
-            self._sample = None
 
     def effective(self, persons: Ids) -> Floats:
         """The effective numbers of the templates of persons, whose keys rise; 0 without any."""
@@ -143,7 +125,7 @@ class CertifiedIndex:
 
     def parts(self) -> list[Rows]:
         """All rows as they are now, dead ones too: those of every shard, and the write buffer's."""
-        return _all_rows(self._state)
+        return self._state.parts
 
     # --- change ------------------------------------------------------------------------------
 
@@ -154,10 +136,10 @@ class CertifiedIndex:
         with self._writing:
             self.quantiser = quantiser or self.quantiser
             fresh = WriteBuffer(self._dimension, max(len(write_buffer), FIRST_ROOM))
-            fresh.append(_templates(write_buffer, write_buffer.alive))
+            fresh.append(write_buffer.templates(write_buffer.alive))
             self._state = State(tuple(shards), fresh)
-            self._sample, self._changes = None, self._changes + 1
-            self._counts = PersonCounts.of(_all_rows(self._state))
+            self._sample.clear()
+            self._counts = PersonCounts.of(self._state.parts)
 
     def add(self, templates: Templates) -> None:
         """Add templates; one already held is left as it is, so a replayed change does no harm."""
@@ -169,8 +151,8 @@ class CertifiedIndex:
                         templates.keys[new], templates.person_keys[new], templates.vectors[new]
                     )
                 )
-                self._counts.change(_all_rows(self._state), templates.person_keys[new], 1)
-                self._note_change(templates.person_keys[new], np.empty(0, np.int64))
+                self._counts.change(self._state.parts, templates.person_keys[new], 1)
+                self._sample.note_change(templates.person_keys[new], np.empty(0, np.int64))
 
     def _has(self, keys: Ids) -> Flags:
         write_buffer = self._state.write_buffer
@@ -186,8 +168,8 @@ class CertifiedIndex:
                 self._removed.append(keys)
             persons = [self._state.write_buffer.remove(keys)]
             persons += [shard.remove(keys) for shard in self._state.shards]
-            self._counts.change(_all_rows(self._state), np.concatenate(persons), -1)
-            self._note_change(np.empty(0, np.int64), keys)
+            self._counts.change(self._state.parts, np.concatenate(persons), -1)
+            self._sample.note_change(np.empty(0, np.int64), keys)
 
     # --- search ------------------------------------------------------------------------------
 
@@ -266,13 +248,7 @@ class CertifiedIndex:
             ProbeSearch(probe, one, self.quantiser, self._bound, self.costs)
             for probe, one in zip(probes, best, strict=True)
         ]
-        if self._gpu is not None:
-            self._gpu.cover(shards, searches)
-            return
-        if len(searches) > 1:
-            list(self._threads.map(lambda search: _search_one(search, shards), searches))
-            return
-        list(self._threads.map(searches[0].cover, shards))
+        self._scanner.cover(shards, searches)
 
     def _search_among(
         self,
@@ -288,7 +264,7 @@ class CertifiedIndex:
             for probe, one in zip(probes, best, strict=True):
                 rows.score(probe, numbers, one)
 
-        list(self._threads.map(search, _all_rows(state)))
+        list(self._threads.map(search, state.parts))
 
     # --- maintenance ---------------------------------------------------------------------------
 
@@ -296,8 +272,7 @@ class CertifiedIndex:
         """Do one piece of maintenance, if any is due; searches and changes go on meanwhile."""
         with self._maintaining:
             state, shape = self._state, self.shape
-            if self._gpu is not None:
-                self._gpu.renew(state.shards)
+            self._scanner.renew(state.shards)
             small = [s for s in state.shards if len(s.rows) < shape.large // 2]
             worn = [s for s in state.shards if (~s.rows.alive).mean() > shape.dead_share]
             if self._bound is not None and len(state.write_buffer.rows) >= shape.encode_at:
@@ -306,9 +281,7 @@ class CertifiedIndex:
                 self._rewrite(small[: shape.merge_at])
             elif worn:
                 self._rewrite(worn[:1])
-            elif _dead(state.write_buffer.rows) > max(
-                64, shape.dead_share * len(state.write_buffer.rows)
-            ):
+            elif state.write_buffer.dead > max(64, shape.dead_share * len(state.write_buffer.rows)):
                 self._refresh_buffer()
             else:
                 return False
@@ -337,48 +310,21 @@ class CertifiedIndex:
                     for keys in removed:
                         shard.remove(keys)
                 kept = [shard for shard in self._state.shards if shard not in shards]
-                rest = self._rest_of_buffer(buffered) if buffered else self._state.write_buffer
-                self._state = State((*kept, *fresh), rest)
+                rest = self._state.write_buffer
+                self._state = State((*kept, *fresh), rest.after(buffered) if buffered else rest)
         finally:
             self._removed = None
-        if self._gpu is not None:
-            self._gpu.forget(shards)
+        self._scanner.forget(shards)
 
     def close(self) -> None:
         """Free what lies on a device."""
-        if self._gpu is not None:
-            self._gpu.forget(self._state.shards)
-
-    def _rest_of_buffer(self, encoded: int) -> WriteBuffer:
-        rows = self._state.write_buffer.rows
-        rest = WriteBuffer(self._dimension, max(FIRST_ROOM, 2 * (len(rows) - encoded)))
-        later = rows.alive.copy()
-        later[:encoded] = False
-        rest.append(_templates(rows, later))
-        return rest
+        self._scanner.forget(self._state.shards)
 
     def _refresh_buffer(self) -> None:
         with self._writing:
-            self._state = replace(self._state, write_buffer=self._rest_of_buffer(0))
+            self._state = replace(self._state, write_buffer=self._state.write_buffer.after(0))
 
 
 @cache
 def _bound_of(dimension: int) -> ErrorBound:
     return ErrorBound(dimension, dimension // 2)
-
-
-def _search_one(search: ProbeSearch, shards: Sequence[Shard]) -> None:
-    for shard in shards:
-        search.cover(shard)
-
-
-def _all_rows(state: State) -> list[Rows]:
-    return [*(shard.rows for shard in state.shards), state.write_buffer.rows]
-
-
-def _dead(rows: Rows) -> int:
-    return int((~rows.alive).sum())
-
-
-def _templates(rows: Rows, mask: Flags | slice) -> Templates:
-    return Templates(rows.keys[mask], rows.persons[mask], rows.vectors[mask])

@@ -43,6 +43,40 @@ class Sample:
         return added or bool(np.isin(removed, self.keys).any())
 
 
+class SampleCache:
+    """The sample of the comparator that was asked for last, until a change may alter it. Used
+    under the index's lock."""
+
+    def __init__(self) -> None:
+        self.changes = 0  # so far
+        self._sample: Sample | None = None
+        self._comparator: Comparator | None = None
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory that it takes."""
+        return 0 if self._sample is None else self._sample.keys.nbytes
+
+    def of(self, comparator: Comparator) -> Sample | None:
+        """The sample, if it is known."""
+        return self._sample if self._comparator is comparator else None
+
+    def keep(self, sample: Sample, comparator: Comparator, changes: int) -> None:
+        """Keep a sample that was taken after so many changes, unless there were others since."""
+        if changes == self.changes:
+            self._sample, self._comparator = sample, comparator
+
+    def clear(self) -> None:
+        """Everything has changed."""
+        self._sample, self.changes = None, self.changes + 1
+
+    def note_change(self, persons: Ids, removed: Ids) -> None:
+        """Forget the sample if templates added of these persons, or removed, may change it."""
+        self.changes += 1
+        if self._sample is not None and self._sample.changes_with(persons, removed):
+            self._sample = None
+
+
 def sample_of(parts: Sequence[Rows], comparator: Comparator) -> Sample:
     """The sample of all living rows."""
     found = [_smallest(part, PERSONS) for part in parts]

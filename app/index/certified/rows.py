@@ -74,6 +74,10 @@ class Rows:
         place = slice(count)
         return Rows(self.keys[place], self.persons[place], self.vectors[place], self.alive[place])
 
+    def templates(self, mask: Flags) -> Templates:
+        """A copy of the rows that the mask (n,) names."""
+        return Templates(self.keys[mask], self.persons[mask], self.vectors[mask])
+
     def find(self, keys: Ids) -> RowNumbers:
         """The numbers of those rows that hold one of the keys."""
         places = np.searchsorted(self.keys, keys)

@@ -1,8 +1,10 @@
 """The newest rows: appended one after another, every one scored exactly."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from app.index.certified.rows import Rows
+from app.index.certified.rows import Rows, Shard
 from app.index.port import Ids, Templates
 
 FIRST_ROOM = 8
@@ -52,6 +54,19 @@ class WriteBuffer:
         persons: Ids = self._room.persons[numbers]
         return persons
 
+    @property
+    def dead(self) -> int:
+        """The number of removed rows that still take room."""
+        return int((~self.rows.alive).sum())
+
+    def after(self, first: int) -> "WriteBuffer":
+        """A new one of the living rows after the first so many."""
+        rest = WriteBuffer(self._dimension, max(FIRST_ROOM, 2 * (len(self.rows) - first)))
+        later = self.rows.alive.copy()
+        later[:first] = False
+        rest.append(self.rows.templates(later))
+        return rest
+
     def _grow(self, needed: int) -> None:
         old = self._room
         self._room = self._make_room(max(needed, 2 * len(old)))
@@ -68,3 +83,16 @@ class WriteBuffer:
             np.zeros((room, self._dimension), np.float32),
             np.zeros(room, np.bool_),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a search looks at. Replaced as a whole, so that a search keeps what it began with."""
+
+    shards: tuple[Shard, ...]
+    write_buffer: WriteBuffer
+
+    @property
+    def parts(self) -> list[Rows]:
+        """All rows, dead ones too: those of every shard, and the write buffer's."""
+        return [*(shard.rows for shard in self.shards), self.write_buffer.rows]
