@@ -25,8 +25,8 @@ from app.decision.fitting import Labelled, calibrate
 from app.decision.limits import Limits
 from app.decision.rates import Rate, clopper_pearson
 from app.decision.thresholds import ONE_COMPARISON
-from app.index.certified.likeness import LEAST_PERSONS, PERSONS, QUANTILE
 from app.index.comparator import COSINE, Comparator
+from app.index.likeness import LEAST_PERSONS, PERSONS, QUANTILE
 from app.index.port import GallerySize
 from app.lab.evaluation.identification import by_person
 from app.lab.evaluation.labels import read_attributes, read_label_noise

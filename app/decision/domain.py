@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.decision.comparisons import LabelledEmbeddings
 from app.decision.limits import NO_LIMITS, Limits
-from app.index.certified.likeness import QUANTILE
 from app.index.comparator import Comparator
+from app.index.likeness import QUANTILE
 from app.index.port import GallerySize
 from app.types import FloatArray
 

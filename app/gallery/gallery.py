@@ -75,7 +75,7 @@ class Comparison:
 @dataclass(frozen=True, slots=True)
 class SearchResult:
     """For each probe its nearest people, best first, how much was searched, and how alike those
-    people are (see `app.index.certified.likeness`; None where it is not known)."""
+    people are (see `app.index.likeness`; None where it is not known)."""
 
     rows: list[list[Candidate]]
     searched: GallerySize

@@ -10,8 +10,8 @@ from app.decision.calibration import Calibration, pack_calibration
 from app.decision.limits import Limits
 from app.decision.policy import FaceSelection
 from app.decision.thresholds import ONE_COMPARISON
-from app.index.certified.likeness import QUANTILE
 from app.index.comparator import COSINE, Comparator
+from app.index.likeness import QUANTILE
 from app.index.port import GallerySize
 from app.lab.evaluation.degrading import DEGRADATIONS, embed_degraded
 from app.lab.evaluation.identification import search, split

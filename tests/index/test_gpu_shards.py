@@ -6,7 +6,6 @@ there is a device.
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import faiss
 import numpy as np
@@ -16,15 +15,14 @@ from app.errors import DeviceError
 from app.index.certified.index import CertifiedIndex
 from app.index.gpu import ROUNDING, GpuShards, cuda_flat
 from app.index.port import Templates
-from tests.index.conftest import SMALL, assert_equal_to_brute_force, settle, templates
+from tests.index.conftest import (
+    SMALL,
+    assert_equal_to_brute_force,
+    half_precision,
+    settle,
+    templates,
+)
 from tests.index.test_certified import GALLERIES, LOWERING, D, degraded, drawn
-
-
-def half_precision(dimension: int) -> Any:
-    kind = faiss.ScalarQuantizer.QT_fp16
-    index = faiss.IndexScalarQuantizer(dimension, kind, faiss.METRIC_INNER_PRODUCT)
-    index.train(np.eye(dimension, dtype=np.float32))
-    return index
 
 
 @pytest.fixture

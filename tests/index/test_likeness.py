@@ -7,8 +7,8 @@ import pytest
 
 from app.index.certified import index as certified
 from app.index.certified.index import CertifiedIndex
-from app.index.certified.likeness import LEAST_PERSONS, PERSONS
 from app.index.comparator import COSINE
+from app.index.likeness import LEAST_PERSONS, PERSONS
 from app.index.port import Templates
 from tests.index.conftest import Vectors, settle, templates, unit
 from tests.index.test_certified import LOWERING, D, degraded, drawn

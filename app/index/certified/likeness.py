@@ -1,9 +1,7 @@
-"""How alike the people of a gallery are: a high quantile of the scores of different people.
+"""The likeness of the people of an index, found in its rows.
 
-It is a function of the gallery's templates alone, so that every process finds the same: the people
-whose keys have the smallest digests are compared, by the template of each with the smallest key.
-Those people are nearly always the same after a change, so the number is kept until one of them is
-added or removed.
+The people who are compared are nearly always the same after a change, so the number is kept until
+one of them is added or removed.
 """
 
 from collections.abc import Sequence
@@ -15,17 +13,9 @@ from numpy.typing import NDArray
 from app.index.certified.person_set import PersonSet
 from app.index.certified.rows import Rows
 from app.index.comparator import Comparator
+from app.index.likeness import FILTERED_CHOICE, FILTERED_PERSONS, PERSONS, digests_of, likeness_of
 from app.index.port import Ids
 from app.types import FloatArray
-
-QUANTILE = 0.99
-# With fewer people a single look-alike, or one person under two ids, would decide.
-LEAST_PERSONS = 40
-PERSONS = 512
-# A filter's people are compared anew in each search: 5 ms for 512, 1 ms for so many.
-FILTERED_PERSONS = 256
-
-Digests = NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +29,7 @@ class Sample:
 
     def changes_with(self, persons: Ids, removed: Ids) -> bool:
         """Whether templates added of these persons, or removed with these keys, may change it."""
-        added = len(persons) > 0 and int(_digests(persons).min()) <= self.limit
+        added = len(persons) > 0 and int(digests_of(persons).min()) <= self.limit
         return added or bool(np.isin(removed, self.keys).any())
 
 
@@ -83,17 +73,17 @@ def sample_of(parts: Sequence[Rows], comparator: Comparator) -> Sample:
     keys, persons, vectors = (np.concatenate(column) for column in zip(*found, strict=True))
     first = _first_of_each(keys, persons)[:PERSONS]
     full = len(first) == PERSONS
-    limit = int(_digests(persons[first[-1:]])[0]) if full else np.iinfo(np.uint64).max
-    return Sample(np.sort(keys[first]), limit, _likeness(vectors[first], comparator))
+    limit = int(digests_of(persons[first[-1:]])[0]) if full else np.iinfo(np.uint64).max
+    return Sample(np.sort(keys[first]), limit, likeness_of(vectors[first], comparator))
 
 
 def likeness_among(parts: Sequence[Rows], allowed: Ids, comparator: Comparator) -> float | None:
     """The likeness of some persons, whose keys rise; None if too few of them have templates."""
     # Some may have no template.
     asked = allowed
-    if len(allowed) > 4 * FILTERED_PERSONS:
-        asked = allowed[np.argpartition(_digests(allowed), 4 * FILTERED_PERSONS)]
-        asked = np.sort(asked[: 4 * FILTERED_PERSONS])
+    if len(allowed) > FILTERED_CHOICE:
+        asked = allowed[np.argpartition(digests_of(allowed), FILTERED_CHOICE)]
+        asked = np.sort(asked[:FILTERED_CHOICE])
     wanted = PersonSet(asked)
     found = []
     for part in parts:
@@ -102,14 +92,7 @@ def likeness_among(parts: Sequence[Rows], allowed: Ids, comparator: Comparator) 
         rows = rows[_first_of_each(part.keys[rows], part.persons[rows])]
         found.append((part.keys[rows], part.persons[rows], part.vectors[rows]))
     keys, persons, vectors = (np.concatenate(column) for column in zip(*found, strict=True))
-    return _likeness(vectors[_first_of_each(keys, persons)[:FILTERED_PERSONS]], comparator)
-
-
-def _likeness(vectors: FloatArray, comparator: Comparator) -> float | None:
-    if len(vectors) < LEAST_PERSONS:
-        return None
-    scores = comparator.scores(vectors, vectors)[np.triu_indices(len(vectors), 1)]
-    return float(np.quantile(scores, QUANTILE))
+    return likeness_of(vectors[_first_of_each(keys, persons)[:FILTERED_PERSONS]], comparator)
 
 
 def _smallest(part: Rows, count: int) -> tuple[Ids, Ids, FloatArray]:
@@ -117,7 +100,7 @@ def _smallest(part: Rows, count: int) -> tuple[Ids, Ids, FloatArray]:
     the persons, and the vectors."""
     rows = np.flatnonzero(part.alive)
     persons = part.persons[rows]
-    digests = _digests(persons)
+    digests = digests_of(persons)
     wanted = 2 * count
     while wanted < len(rows):
         some = np.argpartition(digests, wanted)[:wanted]
@@ -133,16 +116,8 @@ def _smallest(part: Rows, count: int) -> tuple[Ids, Ids, FloatArray]:
 
 def _first_of_each(keys: Ids, persons: Ids) -> NDArray[np.intp]:
     """The places of each person's smallest key, by the persons' rising digests."""
-    order = np.lexsort((keys, persons, _digests(persons)))
+    order = np.lexsort((keys, persons, digests_of(persons)))
     mine = persons[order]
     new = np.ones(len(order), np.bool_)
     new[1:] = mine[1:] != mine[:-1]
     return np.asarray(order[new])
-
-
-def _digests(persons: Ids) -> Digests:
-    """Numbers of 64 bits that look random (the finaliser of SplitMix64; Steele et al., 2014)."""
-    mixed = persons.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    return mixed ^ (mixed >> np.uint64(31))

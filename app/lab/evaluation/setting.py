@@ -11,7 +11,7 @@ from app.decision.thresholds import (
     ThresholdRequest,
     identification_threshold,
 )
-from app.index.certified.likeness import LEAST_PERSONS
+from app.index.likeness import LEAST_PERSONS
 from app.index.port import GallerySize
 from app.lab.evaluation.figures import SettingFigures
 from app.lab.evaluation.identification import rates_of, search, split
