@@ -1,18 +1,18 @@
 """Access control: whose request it is, and whether its key allows the call.
 
 Every request passes through here before its body is read; all but probes and the API's description
-need a key. A call's scope is that of its operation; an operation without one stops the application
-from being made. A collection that a key is not for is answered as one that does not exist.
+need a key. Each route declares the scope that the key must have; an application with a route that
+declares none is not made. A collection that a key is not for is answered as if it did not exist.
 """
 
 import asyncio
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.routing import APIRoute
@@ -43,36 +43,28 @@ from app.telemetry.metrics import Metrics
 ACCESS = "likeness.access"
 # Everything else needs a key, also paths that do not exist.
 OPEN = re.compile(r"/|/livez|/readyz|/openapi\.json|/(docs|redoc|static-offline-docs)(/.*)?")
-DETECT, IDENTIFY, ENROLL = KeyScope.DETECT, KeyScope.IDENTIFY, KeyScope.ENROLL
-MANAGE, METRICS, ADMIN = KeyScope.MANAGE, KeyScope.METRICS, KeyScope.ADMIN
+# Attribute of a route's function: the scope that `needs` has given it.
+_NEEDED = "needed_scope"
+Handler = TypeVar("Handler", bound=Callable[..., Any])
 
-# The scope of each operation.
-SCOPES: Mapping[str, KeyScope] = {
-    "detect": DETECT,
-    "embed": DETECT,
-    "identify": IDENTIFY,
-    "verify": IDENTIFY,
-    "enroll": ENROLL,
-    "metrics": METRICS,
-    "list_keys": ADMIN,
-    "create_key": ADMIN,
-    "rotate_key": ADMIN,
-    "limit_key": ADMIN,
-    "revoke_key": ADMIN,
-    **dict.fromkeys(
-        (
-            "list_collections", "create_collection", "read_collection", "update_collection",
-            "delete_collection", "calibrate", "read_calibration", "delete_calibration",
-            "list_persons", "create_person", "read_person", "update_person", "delete_person",
-            "delete_persons", "list_faces", "list_faces_of_person", "read_face", "delete_face",
-            "hygiene", "merge_persons", "move_face",
-            "declare_different", "list_different", "withdraw_different",
-            "create_import", "list_imports", "read_import", "watch_import", "read_import_report",
-            "cancel_import",
-        ),
-        MANAGE,
-    ),
-}  # fmt: skip
+
+def needs(scope: KeyScope) -> Callable[[Handler], Handler]:
+    """Declares the scope that a key must have to call a route: `@needs(Scope.MANAGE)` below the
+    decorator of the route."""
+
+    def declare(handler: Handler) -> Handler:
+        setattr(handler, _NEEDED, scope)
+        return handler
+
+    return declare
+
+
+def scope_of(route: APIRoute) -> KeyScope:
+    """The scope of a route. Raises LookupError if it declares none."""
+    scope: KeyScope | None = getattr(route.endpoint, _NEEDED, None)
+    if scope is None:
+        raise LookupError(f"'{route.name}' has no scope: declare it with @needs(...)")
+    return scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +111,6 @@ def access_of(request: Request) -> Access:
 class _Operation:
     """What is called: the scope it needs, and the collection that its path names."""
 
-    name: str
     scope: KeyScope
     collection: str | None
 
@@ -146,14 +137,12 @@ class AccessControl:
         self._oidc = oidc
         self._metrics = metrics
         self._routes = list(protected_routes(routers))
-        missing = sorted({route.name for route in self._routes} - SCOPES.keys())
         # By method and number of slashes: a parameter of a path holds none.
-        self._by_form: dict[tuple[str, int], list[APIRoute]] = defaultdict(list)
+        self._by_form: dict[tuple[str, int], list[tuple[APIRoute, KeyScope]]] = defaultdict(list)
         for route in self._routes:
+            scope = scope_of(route)
             for method in route.methods or ():
-                self._by_form[method, route.path.count("/")].append(route)
-        if missing:
-            raise LookupError(f"operations without a scope in SCOPES: {', '.join(missing)}")
+                self._by_form[method, route.path.count("/")].append((route, scope))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or OPEN.fullmatch(scope["path"]):
@@ -214,7 +203,7 @@ class AccessControl:
         RouteNotFound or StoreUnavailable."""
         operation = self._operation(scope)
         if not self._registry.enabled and self._oidc is None:
-            if operation is not None and operation.scope is ADMIN:
+            if operation is not None and operation.scope is KeyScope.ADMIN:
                 raise Forbidden(
                     "There is no access key yet, and the first one is not created over HTTP: "
                     "run `likeness keys create --name admin --scope all` where the service runs."
@@ -247,10 +236,10 @@ class AccessControl:
     def _operation(self, scope: Scope) -> _Operation | None:
         """What is called; None if no declared path has this method."""
         path, method = scope["path"], scope["method"]
-        for route in self._by_form.get((method, path.count("/")), ()):
+        for route, needed in self._by_form.get((method, path.count("/")), ()):
             if found := route.path_regex.match(path):
                 collection = found.groupdict().get("collection")
-                return _Operation(route.name, SCOPES[route.name], collection)
+                return _Operation(needed, collection)
         return None
 
     def _is_declared(self, path: str) -> bool:

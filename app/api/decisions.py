@@ -1,48 +1,183 @@
-"""What answers say of the threshold that decided and of the errors it allows."""
+"""What verify and identify have in common: the threshold that decides, and the errors it allows."""
 
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
-from app.api.fields import ThresholdFields
-from app.api.schemas.decisions import CandidateInfo
-from app.decision.calibration import SHOWN_FMR, SHOWN_FPIR, Calibration
-from app.decision.policy import VerifyStatus
+from pydantic import BaseModel, Field, model_validator
+
+from app.api.examples import Example
+from app.api.fields import CallFields
+from app.decision.calibration import Calibration
 from app.decision.rates import Rate
-from app.decision.refusals import OUTSIDE_CALIBRATION
-from app.decision.thresholds import ONE_COMPARISON, ThresholdDecision, ThresholdRequest
+from app.decision.thresholds import ThresholdDecision, ThresholdRequest, ThresholdSource
 from app.decision.verdicts import Doubt
 from app.gallery.gallery import Candidate
 from app.index.port import GallerySize
 
+Threshold = Annotated[
+    float,
+    Field(ge=-1, le=1, description="Similarity from which two faces are one person."),
+]
+TargetFpir = Annotated[
+    float,
+    Field(
+        gt=0,
+        le=0.5,
+        description="Share of searches for strangers that may find someone, at the gallery's size.",
+    ),
+]
+TargetFmr = Annotated[
+    float,
+    Field(gt=0, le=0.5, description="Share of comparisons of different people that may match."),
+]
 
-def threshold_request(fields: ThresholdFields) -> ThresholdRequest:
-    """The threshold or target that a call names."""
-    return ThresholdRequest(fields.threshold, fields.target_fpir, fields.target_fmr)
+
+class ThresholdFields(CallFields):
+    """What decides: a similarity, or the error rate it shall keep; the collection's policy
+    where none is given."""
+
+    threshold: Threshold | None = None
+    target_fpir: TargetFpir | None = None
+    target_fmr: TargetFmr | None = None
+
+    @model_validator(mode="after")
+    def _at_most_one(self) -> Self:
+        given = [self.threshold, self.target_fpir, self.target_fmr]
+        if sum(value is not None for value in given) > 1:
+            raise ValueError("give one of threshold, target_fpir and target_fmr")
+        return self
+
+    def threshold_request(self) -> ThresholdRequest:
+        """The threshold or target that the call names."""
+        return ThresholdRequest(self.threshold, self.target_fpir, self.target_fmr)
 
 
-def threshold_members(decision: ThresholdDecision) -> dict[str, Any]:
-    """The threshold, who chose it, and the calibration behind it."""
-    calibration = decision.calibration
-    return {
-        "threshold": decision.threshold,
-        "lift": round(decision.lift, 6),
-        "threshold_source": decision.source,
-        "target": decision.target,
-        "calibration_id": calibration.calibration_id if calibration else None,
-        "calibration_source": _kind(calibration),
-    }
+Fmr = Annotated[
+    float | None,
+    Field(
+        description="Share of comparisons of different people that reach this similarity; null "
+        "where nothing is calibrated, or so high that only the interval's upper end is known."
+    ),
+]
+FmrInterval = Annotated[
+    list[float] | None, Field(description="95 % interval of fmr.", min_length=2, max_length=2)
+]
+FmrExtrapolated = Annotated[
+    bool, Field(description="Beyond the comparisons counted, from a fitted tail.")
+]
 
 
-def fpir_members(decision: ThresholdDecision, searched: GallerySize) -> dict[str, Any]:
-    """How much was searched, and how often a stranger is taken for someone in it.
+class Extent(BaseModel):
+    persons: Annotated[int, Example(2)]
+    faces: Annotated[int, Example(3)]
 
-    Beyond the calibration's end only the upper limit is known.
-    """
-    extent = {"searched": {"persons": searched.persons, "faces": searched.templates}}
-    if decision.calibration is None:
-        return {**extent, **_rate_members("fpir", None, None)}
-    rate = decision.calibration.fpir_at(decision.unshifted(decision.threshold), searched)
-    highest = decision.calibration.fpir_at_end(searched).high
-    return {**extent, **_rate_members("fpir", rate, highest)}
+    @classmethod
+    def of(cls, size: GallerySize) -> Self:
+        """The size of a gallery, or of what a filter leaves of it."""
+        return cls(persons=size.persons, faces=size.templates)
+
+
+class CandidateInfo(BaseModel):
+    person_id: Annotated[str, Example("obama")]
+    face_id: Annotated[str, Example("7f8de8f5-53c9-4a52-9e3a-1d2b7f3f1f11")]
+    similarity: Annotated[
+        float, Field(ge=-1, le=1, description="Cosine, never a percentage."), Example(0.61)
+    ]
+    fmr: Annotated[Fmr, Example(3.9e-06)] = None
+    fmr_interval: Annotated[FmrInterval, Example([2.2e-06, 6.4e-06])] = None
+    fmr_extrapolated: Annotated[FmrExtrapolated, Example(False)] = False
+    margin: Annotated[
+        float | None,
+        Field(description="Lead over the next person; null when there is none."),
+        Example(0.76),
+    ] = None
+
+    @classmethod
+    def of(cls, candidate: Candidate, decision: ThresholdDecision) -> Self:
+        """One person whom a face may be."""
+        return cls(
+            person_id=candidate.face.person_id,
+            face_id=candidate.face.face_id,
+            similarity=candidate.similarity,
+            margin=candidate.margin,
+            **fmr_members(decision, candidate.similarity),
+        )
+
+
+class Doubtful(BaseModel):
+    between: Annotated[
+        list[CandidateInfo],
+        Field(
+            default_factory=list,
+            description="When ambiguous: the persons, declared to be different, between whom it is "
+            "not decided, the most similar first. Else empty.",
+        ),
+        Example([]),
+    ]
+    margin_required: Annotated[
+        float | None,
+        Field(
+            description="When ambiguous: the lead that the first of `between` needs over the "
+            "other; null without a calibration."
+        ),
+        Example(None),
+    ] = None
+
+    @staticmethod
+    def doubt_members(doubt: Doubt | None, decision: ThresholdDecision) -> dict[str, Any]:
+        """These members: between whom it is not decided, and the lead that would decide."""
+        if doubt is None:
+            return {"between": [], "margin_required": None}
+        between = [CandidateInfo.of(one, decision) for one in doubt.between]
+        return {"between": between, "margin_required": doubt.margin}
+
+
+class Decided(BaseModel):
+    """The threshold that decided, and what backs it."""
+
+    threshold: Annotated[float, Example(0.527)]
+    lift: Annotated[
+        float,
+        Field(
+            description="The part of the threshold that is due to how alike the collection's "
+            "people are; 0 for a fixed threshold."
+        ),
+        Example(0.0),
+    ] = 0.0
+    threshold_source: Annotated[
+        ThresholdSource,
+        Field(
+            description="Where the threshold comes from: this request, the collection's policy, "
+            "the default policy, or the pack's constant where nothing is calibrated."
+        ),
+        Example("default"),
+    ]
+    target: Annotated[
+        float | None,
+        Field(
+            description="The error rate that the threshold was chosen for; null "
+            "for a fixed threshold."
+        ),
+        Example(0.0001),
+    ] = None
+    calibration_id: Annotated[str | None, Example("cal-139201e23a15dd14")] = None
+    calibration_source: Annotated[
+        Literal["collection", "pack"] | None,
+        Field(description="Which faces the calibration was counted on."),
+        Example("pack"),
+    ] = None
+
+    @staticmethod
+    def threshold_members(decision: ThresholdDecision) -> dict[str, Any]:
+        """These members: the threshold, who chose it, and the calibration behind it."""
+        calibration = decision.calibration
+        return {
+            "threshold": decision.threshold,
+            "lift": round(decision.lift, 6),
+            "threshold_source": decision.source,
+            "target": decision.target,
+            "calibration_id": calibration.calibration_id if calibration else None,
+            "calibration_source": calibration_kind(calibration),
+        }
 
 
 def fmr_members(decision: ThresholdDecision, similarity: float) -> dict[str, Any]:
@@ -57,136 +192,34 @@ def fmr_members(decision: ThresholdDecision, similarity: float) -> dict[str, Any
     return _rate_members("fmr", rate, calibration.fmr.high[-1])
 
 
+def fpir_members(decision: ThresholdDecision, searched: GallerySize) -> dict[str, Any]:
+    """How often a stranger is taken for someone in what was searched: as `fmr_members`."""
+    if decision.calibration is None:
+        return _rate_members("fpir", None, None)
+    rate = decision.calibration.fpir_at(decision.unshifted(decision.threshold), searched)
+    highest = decision.calibration.fpir_at_end(searched).high
+    return _rate_members("fpir", rate, highest)
+
+
 def _rate_members(name: str, rate: Rate | None, highest: float | None) -> dict[str, Any]:
     """A rate, of which without a value only the `highest` is known, or not even that."""
     if rate is None:
-        known = highest is not None
-        interval = [0.0, _short(highest)] if known else None
-        return {name: None, f"{name}_interval": interval, f"{name}_extrapolated": known}
+        interval = None if highest is None else [0.0, three_digits(highest)]
+        return {name: None, f"{name}_interval": interval, f"{name}_extrapolated": bool(interval)}
     return {
-        name: _short(rate.value),
-        f"{name}_interval": [_short(rate.low), _short(rate.high)],
+        name: three_digits(rate.value),
+        f"{name}_interval": [three_digits(rate.low), three_digits(rate.high)],
         f"{name}_extrapolated": rate.extrapolated,
     }
 
 
-def candidate_info(candidate: Candidate, decision: ThresholdDecision) -> CandidateInfo:
-    """One candidate of an identification."""
-    return CandidateInfo(
-        person_id=candidate.face.person_id,
-        face_id=candidate.face.face_id,
-        similarity=candidate.similarity,
-        margin=candidate.margin,
-        **fmr_members(decision, candidate.similarity),
-    )
-
-
-def doubt_members(doubt: Doubt | None, decision: ThresholdDecision) -> dict[str, Any]:
-    """Between whom it is not decided, and the lead that would decide."""
-    if doubt is None:
-        return {"between": [], "margin_required": None}
-    return {
-        "between": [candidate_info(one, decision).model_dump() for one in doubt.between],
-        "margin_required": doubt.margin,
-    }
-
-
-def verification_members(
-    decision: ThresholdDecision,
-    similarity: float,
-    doubt: Doubt | None,
-    *,
-    reached: bool,
-    refused: bool,
-) -> dict[str, Any]:
-    """Whether it is a match, and why it is none although the threshold is reached, or why it is
-    not decided."""
-    status = VerifyStatus.MATCH if reached else VerifyStatus.NO_MATCH
-    if doubt is not None:
-        status = VerifyStatus.AMBIGUOUS
-    reasons = [] if doubt is None else [doubt.reason]
-    if refused:
-        status, reasons = VerifyStatus.REJECTED, [OUTSIDE_CALIBRATION]
-    return {
-        "is_match": status is VerifyStatus.MATCH,
-        "status": status,
-        "reasons": reasons,
-        **doubt_members(doubt, decision),
-        "similarity": similarity,
-    }
-
-
-def _kind(calibration: Calibration | None) -> str | None:
+def calibration_kind(calibration: Calibration | None) -> Literal["collection", "pack"] | None:
+    """Which faces a calibration was counted on."""
     if calibration is None:
         return None
     return "collection" if calibration.source.kind == "collection" else "pack"
 
 
-def _short(rate: float | None) -> float | None:
-    """Three digits are more than any calibration knows."""
-    return None if rate is None else float(f"{rate:.3g}")
-
-
-def calibration_members(
-    calibration: Calibration | None, size: GallerySize, likeness: float | None
-) -> dict[str, Any]:
-    """A calibration as its operating points, those of searches in a gallery of that size and
-    likeness."""
-    searched = {"searched": {"persons": size.persons, "faces": size.templates}}
-    if calibration is None:
-        return searched
-    lift = 0.0 if calibration.domain is None else calibration.domain.lift_of(likeness, size)
-    return {
-        "calibration_id": calibration.calibration_id,
-        "calibration_source": _kind(calibration),
-        "embedding_space": calibration.embedding_space,
-        "precision": calibration.precision,
-        "created_at": calibration.created_at,
-        "source": calibration.source.model_dump(),
-        "template_exponent": calibration.template_exponent,
-        **searched,
-        **_likeness_members(calibration, size, likeness),
-        "fmr": [_point(calibration, rate, ONE_COMPARISON) for rate in SHOWN_FMR],
-        "fpir": [_point(calibration, rate, size, lift) for rate in SHOWN_FPIR],
-    }
-
-
-def _likeness_members(
-    calibration: Calibration, size: GallerySize, likeness: float | None
-) -> dict[str, Any]:
-    """How alike the collection's people are, and those of the calibration."""
-    domain = calibration.domain
-    if domain is None:
-        return {"likeness": None, "lift": 0.0, "domain": None}
-    shared = domain.shared
-    return {
-        "likeness": None if likeness is None else round(likeness, 4),
-        "lift": round(domain.lift_of(likeness, size), 4),
-        "domain": {
-            "weight": shared.weight,
-            "likeness": domain.likeness,
-            "lift": domain.lift,
-            "small_lift": domain.small_lift,
-            "small_gallery": domain.small_gallery,
-            "source": shared.source,
-            "faces": shared.faces,
-            "degradations": list(shared.degradations),
-        },
-    }
-
-
-def _point(
-    calibration: Calibration, target: float, size: GallerySize, lift: float = 0.0
-) -> dict[str, Any]:
-    point = calibration.operating_point(target, size)
-    if point is None:
-        return {"target": target, "threshold": None}
-    return {
-        "target": target,
-        "threshold": round(min(1.0, point.threshold + lift), 4),
-        "extrapolated": point.extrapolated,
-        "fnmr": None if point.fnmr is None else _short(point.fnmr.value),
-        "fnmr_interval": (
-            None if point.fnmr is None else [_short(point.fnmr.low), _short(point.fnmr.high)]
-        ),
-    }
+def three_digits(rate: float) -> float:
+    """A rate with three digits, which are more than any calibration knows."""
+    return float(f"{rate:.3g}")

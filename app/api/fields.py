@@ -1,18 +1,14 @@
-"""The fields of each call, checked before anything runs."""
+"""CallFields that several calls take, checked before anything runs."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
+from fastapi import Path
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from app.api.json_bodies import MAX_VALUES, parse_json
 from app.decision.policy import FaceSelection
-from app.decision.thresholds import CollectionPolicy
-from app.gallery.gallery import DEFAULT_COLLECTION
 from app.store.identifiers import COLLECTION_PATTERN, MAX_DECOMPOSED, MAX_PERSON_ID, new_person_id
 from app.store.metadata import MAX_FILTER_MEMBERS, check_filter, check_metadata
-
-MAX_TOP_K = 100
-MAX_PERSONS_AT_ONCE = 1000
 
 
 def _from_text(value: Any) -> Any:
@@ -47,6 +43,7 @@ def _new_person_id(value: Any) -> Any:
     return value
 
 
+Collection = Annotated[str, Path(pattern=COLLECTION_PATTERN)]
 CollectionName = Annotated[
     str, Field(pattern=COLLECTION_PATTERN, description="Name of a collection.")
 ]
@@ -88,22 +85,6 @@ Embeddings = Annotated[
         max_length=1000,
     ),
 ]
-Threshold = Annotated[
-    float,
-    Field(ge=-1, le=1, description="Similarity from which two faces are one person."),
-]
-TargetFpir = Annotated[
-    float,
-    Field(
-        gt=0,
-        le=0.5,
-        description="Share of searches for strangers that may find someone, at the gallery's size.",
-    ),
-]
-TargetFmr = Annotated[
-    float,
-    Field(gt=0, le=0.5, description="Share of comparisons of different people that may match."),
-]
 Selection = Annotated[
     FaceSelection,
     Field(
@@ -114,8 +95,6 @@ Selection = Annotated[
 MaxFaces = Annotated[
     int, Field(ge=1, le=1024, description="Number of faces to return, the largest first.")
 ]
-
-
 Liveness = Annotated[
     bool,
     Field(
@@ -125,7 +104,9 @@ Liveness = Annotated[
 ]
 
 
-class _Fields(BaseModel):
+class CallFields(BaseModel):
+    """What a call may set; an unknown member is refused."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @model_validator(mode="before")
@@ -136,106 +117,3 @@ class _Fields(BaseModel):
             return values
         optional = {name for name, one in cls.model_fields.items() if not one.is_required()}
         return {k: v for k, v in values.items() if v != "" or k not in optional}
-
-
-class ThresholdFields(_Fields):
-    """What decides: a similarity, or the error rate it shall keep; the collection's policy
-    where none is given."""
-
-    threshold: Threshold | None = None
-    target_fpir: TargetFpir | None = None
-    target_fmr: TargetFmr | None = None
-
-    @model_validator(mode="after")
-    def _at_most_one(self) -> Self:
-        given = [self.threshold, self.target_fpir, self.target_fmr]
-        if sum(value is not None for value in given) > 1:
-            raise ValueError("give one of threshold, target_fpir and target_fmr")
-        return self
-
-
-class DetectFields(_Fields):
-    max_faces: MaxFaces | None = None
-    liveness: Liveness = False
-
-
-class EnrollFields(_Fields):
-    person_id: PersonId
-    collection: CollectionName = DEFAULT_COLLECTION
-    metadata: Metadata | None = None
-    face_selection: Selection = FaceSelection.ONLY
-    embeddings: Embeddings | None = None
-
-
-class VerifyFields(ThresholdFields):
-    person_id: KnownPersonId | None = None
-    collection: CollectionName = DEFAULT_COLLECTION
-    face_selection: Selection = FaceSelection.LARGEST
-    liveness: Liveness = False
-
-
-class IdentifyFields(ThresholdFields):
-    collection: CollectionName = DEFAULT_COLLECTION
-    top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K, description="Candidates for each face.")] = 5
-    max_faces: MaxFaces | None = None
-    filter: Filter | None = None
-    liveness: Liveness = False
-    one_person_once: Annotated[
-        bool,
-        Field(
-            description="Assign each person to at most one face of a photo: the best "
-            "assignment overall."
-        ),
-    ] = False
-
-
-class NewCollection(_Fields):
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"name": "visitors", "policy": {"target_fpir": 0.003}}]}
-    )
-    name: CollectionName
-    metadata: Metadata = {}
-    policy: Annotated[CollectionPolicy, Field(description="How it decides.")] = CollectionPolicy()
-
-
-class CollectionUpdate(_Fields):
-    """Members that are given are replaced as a whole; others are not changed."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"policy": {"target_fpir": 0.003, "identify_gate": {"min_face_size_px": 40}}}
-            ]
-        }
-    )
-    metadata: Metadata | None = None
-    policy: CollectionPolicy | None = None
-
-
-class NewPerson(_Fields):
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"person_id": "ada", "metadata": {"team": "night"}}]}
-    )
-    person_id: PersonId
-    metadata: Metadata = {}
-
-
-class PersonUpdate(_Fields):
-    """Members that are left out are not changed."""
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"metadata": {"team": "day"}, "person_id": "ada.l"}]}
-    )
-    metadata: Metadata | None = None
-    person_id: Annotated[PersonId | None, Field(description="The person's new id.")] = None
-
-    @model_validator(mode="after")
-    def _something(self) -> Self:
-        if self.metadata is None and self.person_id is None:
-            raise ValueError("give metadata, a new person_id, or both")
-        return self
-
-
-class DeletePersons(_Fields):
-    model_config = ConfigDict(json_schema_extra={"examples": [{"person_ids": ["ada", "grace"]}]})
-    person_ids: Annotated[list[str], Field(min_length=1, max_length=MAX_PERSONS_AT_ONCE)]

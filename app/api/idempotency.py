@@ -5,11 +5,10 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
-from fastapi import Header, Response
+from fastapi import Header
 
-from app.api.fields import EnrollFields
-from app.api.requests import Call
-from app.api.responses import AnswerHead
+from app.api.context import CallContext
+from app.api.requests import Call, Fields
 from app.errors import EnrolledBefore
 from app.store.identifiers import REQUEST_KEY_PATTERN
 from app.store.records import RequestKey
@@ -42,35 +41,34 @@ REPLAYED_ANSWER: dict[int | str, dict[str, Any]] = {
 
 
 async def answer_idempotently(
-    head: AnswerHead,
-    response: Response,
-    call: Call[EnrollFields],
+    context: CallContext,
+    call: Call[Fields],
+    collection: str,
     key: str | None,
     work: Callable[[RequestKey | None], Awaitable[JsonObject]],
-) -> JsonObject:
-    """Do the work, or answer what it was answered under the same key; marked as such.
+) -> tuple[JsonObject, bool]:
+    """Do the work of a call that writes to a collection, or give the answer that it was given
+    before under the same key; whether it is that answer.
 
-    The work gets the key to keep its answer under. Raises IdempotencyKeyReused where the key
+    The work gets the key under which its answer is kept. Raises IdempotencyKeyReused where the key
     belongs to another call.
     """
     if key is None:
-        return await work(None)
-    services, collection = head.services, call.fields.collection
-    request = await services.scheduler.read(request_key, key, call)
-    answered = services.gallery.store.answered
-    kept = await services.scheduler.read(answered, collection, request)
+        return await work(None), False
+    request = await context.read(request_key, key, call)
+    answered = context.store.answered
+    kept = await context.read(answered, collection, request)
     if kept is None:
         try:
-            return await work(request)
+            return await work(request), False
         except EnrolledBefore:  # the same call, sent twice at once: the other was first
-            kept = await services.scheduler.read(answered, collection, request)
+            kept = await context.read(answered, collection, request)
             if kept is None:
                 raise
-    response.headers[REPLAYED] = "true"
-    return kept
+    return kept, True
 
 
-def request_key(key: str, call: Call[EnrollFields]) -> RequestKey:
+def request_key(key: str, call: Call[Fields]) -> RequestKey:
     """The key with a digest of all that decides what the call does: its fields and its photos,
     in whichever form they were sent."""
     asked = {

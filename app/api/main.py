@@ -18,24 +18,26 @@ from app.access.probing import ProbingMonitor
 from app.access.registry import seconds
 from app.api.access import AccessControl
 from app.api.admission import Admission
+from app.api.endpoints import (
+    access_keys,
+    calibration,
+    collections,
+    detection,
+    enrollment,
+    faces,
+    hygiene,
+    identification,
+    imports,
+    pairs,
+    persons,
+    system,
+    verification,
+)
 from app.api.error_handlers import install_error_handlers
 from app.api.middleware import RequestContext
 from app.api.openapi import complete_document
 from app.api.places import Places
 from app.api.query import only_declared_query
-from app.api.routes import (
-    access_keys,
-    calibration,
-    collections,
-    decisions,
-    enrollment,
-    faces,
-    hygiene,
-    imports,
-    pairs,
-    persons,
-    system,
-)
 from app.errors import LikenessError
 from app.importing.jobs import ImportJobs
 from app.services import Services
@@ -44,10 +46,10 @@ from app.telemetry.loop_lag import LoopLag
 
 # Bodies that are parsed at a time: each holds the interpreter's lock for most of that time.
 PARSING_THREADS = 2
-OF_PHOTOS = (faces.router, enrollment.router, decisions.router)
+OF_PHOTOS = (detection.router, enrollment.router, verification.router, identification.router)
 OF_THE_GALLERY = (
-    collections.router, persons.router, calibration.router, hygiene.router, imports.router,
-    pairs.router, access_keys.router,
+    collections.router, persons.router, faces.router, calibration.router, hygiene.router,
+    imports.router, pairs.router, access_keys.router,
 )  # fmt: skip
 ROUTERS = (*OF_PHOTOS, *OF_THE_GALLERY, system.router)
 DESCRIPTION = """

@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from app.api.schemas.common import Problem
+from app.api.problems import Problem
 
 REFERENCE = "#/components/schemas/{model}"
 

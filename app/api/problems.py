@@ -1,7 +1,9 @@
-"""The problems that a route can answer with, as its `responses` in the OpenAPI document."""
+"""Problem documents, and which of them a route can answer with, for the OpenAPI document."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from app import errors
 from app.errors import LikenessError
@@ -58,6 +60,33 @@ def problem_codes() -> list[str]:
         if issubclass(one, LikenessError) and not issubclass(one, never_over_http)
     }
     return sorted(found)
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem document; `code` is stable, further members depend on it."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "urn:likeness:problem:no_face",
+                    "title": "No face was found",
+                    "status": 422,
+                    "detail": "No face was found in the photo; send one where the face is at "
+                    "least 32 pixels wide, upright and not covered.",
+                    "code": "no_face",
+                    "request_id": "0d7c4c0b2c5f4c0c8f5d3b1f8e6a9b7d",
+                }
+            ]
+        },
+    )
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: Annotated[str, Field(json_schema_extra={"enum": list(problem_codes())})]
+    request_id: str | None
 
 
 def problems(

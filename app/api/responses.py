@@ -1,73 +1,84 @@
-"""Building answers: the part that all share, and domain values in wire form."""
+"""The members of every answer, and writing answers with many numbers."""
 
-import asyncio
-import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
-from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any, Self
 
 import orjson
-from fastapi import Request, Response
+from fastapi import Response
+from pydantic import BaseModel, Field
 
-from app.api.schemas.common import ImageInfo
-from app.errors import LikenessError
-from app.importing.jobs import ImportJobs
-from app.index.comparator import Comparator
-from app.recognition.analysis import PhotoOutcome
-from app.recognition.stages import StageTimes
-from app.services import Services
-from app.telemetry.logs import request_id
-from app.types import AnalysedImage, Face
-
-# Writing the answer of one face takes about 20 us.
-MANY_FACES = 64
+from app.api.examples import Example, with_example
+from app.store.records import DeletionCounts, Erasure
 
 
-def services_of(request: Request) -> Services:
-    """The running parts of the app that serves this request."""
-    services: Services = request.app.state.services
-    return services
+class ModelInfo(BaseModel):
+    """The model pack that answered; equal embedding spaces can be compared."""
+
+    pack: Annotated[str, Example("default")]
+    version: Annotated[str, Example("1.0.0")]
+    embedding_space: Annotated[str, Example("es-038d0789502f026c")]
 
 
-def jobs_of(request: Request) -> ImportJobs:
-    """The imports of the app that serves this request."""
-    jobs: ImportJobs = request.app.state.imports
-    return jobs
+class Answer(BaseModel):
+    """What every answer carries."""
+
+    model_config = with_example()
+    request_id: Annotated[str | None, Example("0d7c4c0b2c5f4c0c8f5d3b1f8e6a9b7d")]
+    model: ModelInfo
+    timings_ms: Annotated[
+        dict[str, float],
+        Example({"decode": 11.8, "detect": 50.9, "align": 0.4, "embed": 12.6, "total": 77.9}),
+    ]
 
 
-class AnswerHead:
-    """Starts a clock when the route is entered and writes the members every answer has."""
+class Listed(Answer):
+    """One page of a list."""
 
-    def __init__(self, request: Request) -> None:
-        self.services = services_of(request)
-        self.times = StageTimes()
-        self._start = time.perf_counter()
-
-    def envelope(self) -> dict[str, Any]:
-        """request_id, model and timings_ms; `total` is the time in the route."""
-        pack = self.services.pack
-        total = (time.perf_counter() - self._start) * 1000
-        return {
-            "request_id": request_id.get(),
-            "model": {
-                "pack": pack.name,
-                "version": pack.version,
-                "embedding_space": pack.embedding_space,
-            },
-            "timings_ms": {
-                stage: round(spent, 2)
-                for stage, spent in {**self.times.milliseconds, "total": total}.items()
-            },
-        }
+    next_cursor: Annotated[
+        str | None,
+        Field(description="Give it as `cursor` for the next page; null at the end."),
+        Example(None),
+    ] = None
 
 
-def json_answer(members: Mapping[str, Any]) -> Response:
-    """An answer written as it is, arrays of numbers included: embeddings are most of its length,
-    and validating and writing them number by number took a third of the HTTP layer's time.
+StoredProblem = Annotated[
+    str | None,
+    Field(
+        description="Why the value shown is a corrected copy: an earlier version stored a value "
+        "that is not allowed. Normally null."
+    ),
+]
+Erased = Annotated[
+    Erasure,
+    Field(
+        description="`done`: the deleted bytes are gone from every file of the service. "
+        "`pending`: some are left, because another process reads an older state of the "
+        "database or owns the index's snapshot, or because reports of imports may name the "
+        "person; the service erases them as soon as it can, also after a restart. "
+        "With PostgreSQL always `pending`: its own VACUUM frees the bytes."
+    ),
+    Example("done"),
+]
+
+
+class DeletionReceipt(Answer):
+    """What a deletion removed; searches no longer find it."""
+
+    deleted: Annotated[dict[str, int], Example({"persons": 1, "faces": 2})]
+    erased: Erased
+
+    @classmethod
+    def of(cls, deletion: DeletionCounts, **others: Any) -> Self:
+        """The counts of a deletion, with the `others` members of the answer."""
+        deleted = {"persons": deletion.persons, "faces": deletion.templates}
+        return cls(deleted=deleted, erased=deletion.erased, **others)
+
+
+def json_answer(answer: BaseModel) -> Response:
+    """An answer as JSON, arrays of numbers included: embeddings are most of its length, and
+    pydantic would write them number by number.
 
     Lists are written item by item, so that other threads have their turns between."""
-    written = (_json(name) + b":" + _json_of(value) for name, value in members.items())
+    written = (_json(name) + b":" + _json_of(value) for name, value in vars(answer).items())
     return Response(b"{" + b",".join(written) + b"}", media_type="application/json")
 
 
@@ -78,53 +89,4 @@ def _json_of(value: Any) -> bytes:
 
 
 def _json(value: Any) -> bytes:
-    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-async def answer_of_faces(request: Request, faces: int, write: Callable[[], Response]) -> Response:
-    """Write an answer; off the event loop if it has many faces."""
-    if faces <= MANY_FACES:
-        return write()
-    threads: Executor = request.app.state.parsing
-    return await asyncio.get_running_loop().run_in_executor(threads, write)
-
-
-def image_info(index: int, outcome: PhotoOutcome) -> ImageInfo:
-    """One image of the call, read or refused."""
-    if isinstance(outcome, LikenessError):
-        error = {"code": outcome.code, "detail": outcome.detail, **outcome.extra}
-        return ImageInfo(index=index, error=error)
-    return ImageInfo(
-        index=index, width=outcome.width, height=outcome.height, faces=len(outcome.faces)
-    )
-
-
-def face_members(
-    face: Face, image: AnalysedImage, index: int, comparator: Comparator
-) -> dict[str, Any]:
-    """The members of a `FaceInfo`."""
-    lean = None if face.embedding is None else comparator.lean(face.embedding)
-    x1, y1, x2, y2 = face.box.tolist()
-    return {
-        "image_index": index,
-        "box": [round(value, 2) for value in (x1, y1, x2, y2)],
-        "box_normalised": [
-            round(x1 / image.width, 6),
-            round(y1 / image.height, 6),
-            round(x2 / image.width, 6),
-            round(y2 / image.height, 6),
-        ],
-        "landmarks": [[round(x, 2), round(y, 2)] for x, y in face.landmarks.tolist()],
-        "rotation": face.rotation,
-        "score": round(face.score, 4),
-        "quality": quality_members(asdict(face.quality)),
-        "degradation": None if lean is None else round(lean, 4),
-    }
-
-
-def quality_members(quality: Mapping[str, Any]) -> dict[str, Any]:
-    """Measures rounded to what they are worth."""
-    return {
-        name: round(value, 3) if isinstance(value, float) else value
-        for name, value in quality.items()
-    }
+    return orjson.dumps(value, default=vars, option=orjson.OPT_SERIALIZE_NUMPY)

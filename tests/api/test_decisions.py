@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.api.schemas.common import Problem
+from app.api.problems import Problem
 
 
 def code_of(response: httpx.Response) -> str:

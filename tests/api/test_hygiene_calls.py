@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.api.routes.hygiene import _examine
+from app.api.endpoints.hygiene import _examine
 from app.errors import DeadlineExceeded
 from app.services import Services
 from tests.api.test_decisions import code_of

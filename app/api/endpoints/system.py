@@ -3,11 +3,14 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
+from app.access.keys import Scope
+from app.api.access import needs
+from app.api.context import Context
+from app.api.examples import Example, with_example
 from app.api.places import Places
 from app.api.problems import problems
-from app.api.responses import jobs_of, services_of
 from app.errors import Forbidden, LikenessError, NotReady, StoreUnavailable, Unauthenticated
 from app.store.records import Erasure
 from app.telemetry.metrics import CONTENT_TYPE
@@ -16,38 +19,30 @@ router = APIRouter(tags=["system"])
 
 
 class Alive(BaseModel):
-    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "alive"}]})
-    status: Literal["alive"] = "alive"
+    model_config = with_example()
+    status: Annotated[Literal["alive"], Example("alive")] = "alive"
 
 
 class Ready(BaseModel):
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "status": "ready",
-                    "pack": "default",
-                    "embedding_space": "es-038d0789502f026c",
-                    "provider": "CPUExecutionProvider",
-                    "writes": "accepted",
-                    "upkeep": "running",
-                    "erasure": "done",
-                }
-            ]
-        }
-    )
-    status: Literal["ready"] = "ready"
-    pack: str
-    embedding_space: str
-    provider: str
+    model_config = with_example()
+    status: Annotated[Literal["ready"], Example("ready")] = "ready"
+    pack: Annotated[str, Example("default")]
+    embedding_space: Annotated[str, Example("es-038d0789502f026c")]
+    provider: Annotated[str, Example("CPUExecutionProvider")]
     writes: Annotated[
-        str, Field(description="`accepted`, or the error code of the last write if it failed.")
+        str,
+        Field(description="`accepted`, or the error code of the last write if it failed."),
+        Example("accepted"),
     ]
     upkeep: Annotated[
-        str, Field(description="`running`, or the error code if maintenance of the gallery fails.")
+        str,
+        Field(description="`running`, or the error code if maintenance of the gallery fails."),
+        Example("running"),
     ]
     erasure: Annotated[
-        Erasure, Field(description="Whether all deleted data is erased from the files too.")
+        Erasure,
+        Field(description="Whether all deleted data is erased from the files too."),
+        Example("done"),
     ]
 
 
@@ -61,12 +56,12 @@ async def livez() -> Alive:
 
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses=problems((NotReady, StoreUnavailable, LikenessError), always=()))
-async def readyz(request: Request) -> Ready:
+async def readyz(request: Request, context: Context) -> Ready:
     """Report whether the service is ready, and if not, why.
 
     It is ready when its networks and indexes are loaded and the database answers.
     """
-    services = services_of(request)
+    services = context.services
     if request.app.state.stopping:
         raise NotReady("The service is stopping; send requests to another instance.")
     if not services.maintenance.ready:
@@ -79,22 +74,21 @@ async def readyz(request: Request) -> Ready:
             "A worker has processed one photo for more than a minute; restart this process.",
             {"retry_after": 1},
         )
-    eraser = jobs_of(request).eraser
+    eraser = context.imports.eraser
 
     def look() -> bool:
         """Whether deleted data is left to erase. Raises StoreUnavailable."""
         services.gallery.store.ping()
         return services.gallery.store.erasure_pending_s() > 0 or eraser.is_pending
 
-    pending = await services.scheduler.read(look)
+    pending = await context.read(look)
     return Ready(
         pack=services.pack.name,
         embedding_space=services.pack.embedding_space,
         provider=services.pipeline.provider,
-        # Reads go on where the disk is full or read-only, so that alone is no reason to be sent
-        # no more requests.
+        # If the disk is full or read-only, reads still work, so the service is ready.
         writes=services.gallery.store.refusing() or "accepted",
-        # Nor do these two: searches stay correct without them. `/metrics` says for how long.
+        # Searches are correct without the next two. `/metrics` has since when they fail.
         upkeep=services.maintenance.failure or "running",
         erasure=Erasure.PENDING if pending else Erasure.DONE,
     )
@@ -110,9 +104,10 @@ class Exposition(Response):
     response_class=Exposition,
     responses=problems((Unauthenticated, Forbidden, StoreUnavailable), always=()),
 )
-async def metrics(request: Request) -> Exposition:
+@needs(Scope.METRICS)
+async def metrics(request: Request, context: Context) -> Exposition:
     """Read all metrics in the text format of Prometheus."""
-    services = services_of(request)
+    services = context.services
     places: Places = request.app.state.places
     receiving = len(places.receiving) + len(places.deletions)
     services.metrics.pending.set(services.scheduler.pending + receiving)

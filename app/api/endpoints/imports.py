@@ -9,17 +9,20 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse, StreamingResponse
 
+from app.access.keys import Scope
+from app.api.access import needs
+from app.api.context import Context
+from app.api.examples import TIME, with_example
+from app.api.fields import Collection
 from app.api.problems import ANY_BODY, ANY_WRITE, IN_COLLECTION, IN_SPACE, problems
-from app.api.responses import AnswerHead, jobs_of
-from app.api.routes.collections import Collection
-from app.api.schemas.imports import ImportAnswer, ImportList
+from app.api.responses import Answer
 from app.errors import (
     ImportNotFound,
     RequestTooLarge,
     StoreFull,
     UnsupportedMediaType,
 )
-from app.importing.job_folder import WAITING, Upload
+from app.importing.job_folder import WAITING, ImportJob, Upload
 from app.importing.jobs import ImportJobs
 from app.importing.options import UploadOptions
 
@@ -80,25 +83,66 @@ BODY = {
 }
 
 
+_IMPORT: dict[str, Any] = {
+    "import_id": "5f0c6b0e6f5b4a8e9b1d2c3a4f5e6d7c",
+    "collection": "default",
+    "state": "done",
+    "created_at": TIME,
+    "started_at": TIME,
+    "finished_at": TIME,
+    "archive": "5f0c6b0e6f5b4a8e9b1d2c3a4f5e6d7c.zip",
+    "options": {"face": "largest", "on_conflict": "report"},
+    "total": 200,
+    "counts": {
+        "enrolled": 197,
+        "skipped": 0,
+        "rejected": 3,
+        "conflicts": 1,
+        "reasons": [
+            {"result": "enrolled", "reason": "", "rows": 196},
+            {"result": "enrolled", "reason": "conflict", "rows": 1},
+            {"result": "rejected", "reason": "no_face", "rows": 3},
+        ],
+    },
+    "attempts": 1,
+    "cancelling": False,
+    "detail": None,
+}
+
+
+class ImportAnswer(Answer, ImportJob):
+    """One import."""
+
+    model_config = with_example(**_IMPORT)
+
+
+class ImportList(Answer):
+    """The newest first."""
+
+    model_config = with_example(items=[_IMPORT])
+    items: list[ImportJob]
+
+
 @router.post(
     "",
     status_code=202,
-    response_model=ImportAnswer,
     responses=problems(ANY_BODY, ANY_WRITE, IN_SPACE, (UnsupportedMediaType,)),
     openapi_extra=BODY,
 )
+@needs(Scope.MANAGE)
 async def create_import(
     request: Request,
+    context: Context,
     collection: Collection,
     options: Annotated[UploadOptions, Query()],
-) -> Any:
+) -> ImportAnswer:
     """Upload a zip, tar or table as the body, to be imported in the background.
 
     The formats are those of `likeness import`. Use the answer's `import_id` to read the progress.
     If the service restarts, it continues the import.
     """
-    head, jobs = AnswerHead(request), jobs_of(request)
-    await head.services.scheduler.read(head.services.gallery.require, collection)
+    jobs = context.imports
+    await context.read(context.gallery.require, collection)
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind not in KINDS:
         raise UnsupportedMediaType(
@@ -107,11 +151,11 @@ async def create_import(
         )
     upload = await asyncio.to_thread(jobs.new_upload, KINDS[kind])
     try:
-        await _receive(request, upload, head.services.settings.max_import_bytes)
+        await _receive(request, upload, context.services.settings.max_import_bytes)
         job = await asyncio.to_thread(jobs.create, collection, upload, options)
     finally:
         await asyncio.to_thread(upload.close)
-    return {**head.envelope(), **job.model_dump()}
+    return ImportAnswer(**job.model_dump(), **context.envelope())
 
 
 async def _receive(request: Request, upload: Upload, most: int) -> None:
@@ -133,20 +177,20 @@ async def _receive(request: Request, upload: Upload, most: int) -> None:
         raise
 
 
-@router.get("", response_model=ImportList, responses=problems(IN_COLLECTION))
-async def list_imports(request: Request, collection: Collection) -> Any:
+@router.get("", responses=problems(IN_COLLECTION))
+@needs(Scope.MANAGE)
+async def list_imports(context: Context, collection: Collection) -> ImportList:
     """List the imports of a collection, the newest first."""
-    head = AnswerHead(request)
-    found = await asyncio.to_thread(jobs_of(request).of, collection)
-    return {**head.envelope(), "items": [job.model_dump() for job in found]}
+    found = await asyncio.to_thread(context.imports.of, collection)
+    return ImportList(items=found, **context.envelope())
 
 
-@router.get("/{import_id}", response_model=ImportAnswer, responses=problems(OF_IMPORT))
-async def read_import(request: Request, collection: Collection, import_id: str) -> Any:
+@router.get("/{import_id}", responses=problems(OF_IMPORT))
+@needs(Scope.MANAGE)
+async def read_import(context: Context, collection: Collection, import_id: str) -> ImportAnswer:
     """Read the state and the counts of an import."""
-    head = AnswerHead(request)
-    job = await asyncio.to_thread(jobs_of(request).get, collection, import_id)
-    return {**head.envelope(), **job.model_dump()}
+    job = await asyncio.to_thread(context.imports.get, collection, import_id)
+    return ImportAnswer(**job.model_dump(), **context.envelope())
 
 
 @router.get(
@@ -154,9 +198,10 @@ async def read_import(request: Request, collection: Collection, import_id: str) 
     response_class=EventStream,
     responses={**problems(OF_IMPORT), **EVENTS},
 )
-async def watch_import(request: Request, collection: Collection, import_id: str) -> EventStream:
+@needs(Scope.MANAGE)
+async def watch_import(context: Context, collection: Collection, import_id: str) -> EventStream:
     """Watch an import through server-sent events, one for each change, until it ends."""
-    jobs = jobs_of(request)
+    jobs = context.imports
     await asyncio.to_thread(jobs.get, collection, import_id)
     return EventStream(_events(jobs, collection, import_id))
 
@@ -185,21 +230,20 @@ async def _events(jobs: ImportJobs, collection: str, import_id: str) -> AsyncIte
     response_class=Report,
     responses={**problems(OF_IMPORT), **REPORT},
 )
-async def read_import_report(request: Request, collection: Collection, import_id: str) -> Report:
+@needs(Scope.MANAGE)
+async def read_import_report(context: Context, collection: Collection, import_id: str) -> Report:
     """Read the outcome of each row so far, as JSON Lines."""
-    jobs = jobs_of(request)
+    jobs = context.imports
     path = await asyncio.to_thread(jobs.report, collection, import_id)
     return Report(path, media_type=Report.media_type)
 
 
-@router.delete(
-    "/{import_id}", response_model=ImportAnswer, responses=problems(OF_IMPORT, ANY_WRITE)
-)
-async def cancel_import(request: Request, collection: Collection, import_id: str) -> Any:
+@router.delete("/{import_id}", responses=problems(OF_IMPORT, ANY_WRITE))
+@needs(Scope.MANAGE)
+async def cancel_import(context: Context, collection: Collection, import_id: str) -> ImportAnswer:
     """Cancel an import, or delete the record and report of one that has ended.
 
     Persons and faces that it enrolled are kept.
     """
-    head = AnswerHead(request)
-    job = await head.services.scheduler.delete(jobs_of(request).cancel, collection, import_id)
-    return {**head.envelope(), **job.model_dump()}
+    job = await context.delete(context.imports.cancel, collection, import_id)
+    return ImportAnswer(**job.model_dump(), **context.envelope())

@@ -1,0 +1,102 @@
+"""What a route works with: the services, their pools, and the clock of the call."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+from fastapi import Depends, Request, Response
+
+from app.api.access import Access, access_of
+from app.api.responses import ModelInfo
+from app.importing.jobs import ImportJobs
+from app.recognition.stages import StageTimes
+from app.services import Services
+from app.telemetry.logs import request_id
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# Writing the answer of one face takes about 20 us.
+MANY_FACES = 64
+
+
+class CallContext:
+    """One call. Its methods run work on the pools of `app.inference.scheduler`; the event loop only
+    waits."""
+
+    def __init__(self, request: Request) -> None:
+        self._start = time.perf_counter()
+        self._request = request
+        self._request_id = request_id.get()
+        self.times = StageTimes()
+        self.services = _services(request)
+        self.gallery = self.services.gallery
+        self.store = self.gallery.store
+        self._scheduler = self.services.scheduler
+
+    @property
+    def imports(self) -> ImportJobs:
+        """The imports of this service."""
+        jobs: ImportJobs = self._request.app.state.imports
+        return jobs
+
+    @property
+    def access(self) -> Access:
+        """What this call may do."""
+        return access_of(self._request)
+
+    async def read(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run work that reads the database."""
+        return await self._scheduler.read(work, *args, **kwargs)
+
+    async def write(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run work that writes to the database. Raises Overloaded."""
+        return await self._scheduler.write(work, *args, **kwargs)
+
+    async def delete(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run work that deletes."""
+        return await self._scheduler.delete(work, *args, **kwargs)
+
+    async def search(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run work that needs an index."""
+        return await self._scheduler.search(work, *args, **kwargs)
+
+    async def examine(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run work that looks through a whole collection."""
+        return await self._scheduler.examine(work, *args, **kwargs)
+
+    def envelope(self) -> dict[str, Any]:
+        """The members of an `Answer`; `total` is the time since the call reached its route. May be
+        called on any thread."""
+        pack = self.services.pack
+        total = (time.perf_counter() - self._start) * 1000
+        times = {**self.times.milliseconds, "total": total}
+        return {
+            "request_id": self._request_id,
+            "model": ModelInfo(
+                pack=pack.name, version=pack.version, embedding_space=pack.embedding_space
+            ),
+            "timings_ms": {stage: round(spent, 2) for stage, spent in times.items()},
+        }
+
+    async def written(self, faces: int, write: Callable[[], Response]) -> Response:
+        """The answer that `write` makes; off the event loop if it has many faces."""
+        if faces <= MANY_FACES:
+            return write()
+        threads: Executor = self._request.app.state.parsing
+        return await asyncio.get_running_loop().run_in_executor(threads, write)
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+async def _context(request: Request) -> CallContext:
+    """Async, because FastAPI runs other dependencies on a thread."""
+    return CallContext(request)
+
+
+Context = Annotated[CallContext, Depends(_context)]

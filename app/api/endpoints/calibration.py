@@ -1,0 +1,288 @@
+"""`/v1/collections/{c}/calibrate` and `…/calibration`: error rates of a collection's own faces."""
+
+import secrets
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from app.access.keys import Scope
+from app.api.access import needs
+from app.api.context import CallContext, Context
+from app.api.decisions import Extent, FmrInterval, calibration_kind, three_digits
+from app.api.examples import TIME, Example, example_of
+from app.api.fields import Collection
+from app.api.problems import ANY_WRITE, IN_SPACE, problems
+from app.api.responses import Answer
+from app.decision.calibration import SHOWN_FMR, SHOWN_FPIR, Calibration
+from app.decision.collection_calibration import CollectionCalibration, calibrate_collection
+from app.decision.domain import Domain
+from app.decision.thresholds import ONE_COMPARISON
+from app.errors import NotEnoughData, Overloaded
+from app.index.port import GallerySize
+from app.services import Services
+
+router = APIRouter(prefix="/v1/collections/{collection}", tags=["calibration"])
+
+RETRY_AFTER_S = 5
+
+
+class CalibrationSource(BaseModel):
+    """The faces it was counted on."""
+
+    kind: Annotated[
+        str, Field(description="photos, or the collection itself."), Example("collection")
+    ]
+    name: Annotated[str, Example("default")]
+    persons: Annotated[int, Example(812)]
+    faces: Annotated[int, Example(1904)]
+    person_pairs: Annotated[
+        float, Field(description="Pairs of different people compared."), Example(329265)
+    ]
+    mated_persons: Annotated[int, Field(description="People with two faces or more."), Example(401)]
+    digest: Annotated[str, Field(description="SHA-256 of their embeddings."), Example("0" * 64)]
+    left_out: Annotated[
+        int, Field(description="Pairs of ids left out as probably one person."), Example(1)
+    ]
+
+
+class OperatingPointInfo(BaseModel):
+    """A threshold for an error rate, and what it costs in missed matches."""
+
+    target: Annotated[float, Example(0.0001)]
+    threshold: Annotated[
+        float | None,
+        Field(description="Null if the rate is below what the calibration supports."),
+        Example(0.527),
+    ]
+    extrapolated: Annotated[bool, Example(False)] = False
+    fnmr: Annotated[
+        float | None,
+        Field(description="Mated comparisons missed; null where none were counted."),
+        Example(0.049),
+    ] = None
+    fnmr_interval: Annotated[FmrInterval, Example([0.036, 0.065])] = None
+
+    @classmethod
+    def of(
+        cls, calibration: Calibration, target: float, size: GallerySize, lift: float = 0.0
+    ) -> Self:
+        """The point for a target rate in a gallery of that size, its threshold raised by `lift`."""
+        point = calibration.operating_point(target, size)
+        if point is None:
+            return cls(target=target, threshold=None)
+        missed = point.fnmr
+        return cls(
+            target=target,
+            threshold=round(min(1.0, point.threshold + lift), 4),
+            extrapolated=point.extrapolated,
+            fnmr=None if missed is None else three_digits(missed.value),
+            fnmr_interval=(
+                None if missed is None else [three_digits(missed.low), three_digits(missed.high)]
+            ),
+        )
+
+
+class DomainInfo(BaseModel):
+    """How decisions follow degraded faces and galleries of people who are alike."""
+
+    weight: Annotated[
+        float, Field(description="Of what both faces share with degraded ones."), Example(1.5)
+    ]
+    likeness: Annotated[
+        float,
+        Field(description="99th percentile of the scores of its different people."),
+        Example(0.342),
+    ]
+    lift: Annotated[
+        float,
+        Field(description="Thresholds rise by this times the excess in likeness."),
+        Example(0.75),
+    ]
+    small_lift: Annotated[float, Field(description="The same in small galleries."), Example(1.0)]
+    small_gallery: Annotated[
+        int, Field(description="Fewer people make a small gallery."), Example(100)
+    ]
+    source: Annotated[
+        str,
+        Field(description="Whose faces were degraded to find the direction."),
+        Example("lfw/images"),
+    ]
+    faces: Annotated[int, Example(600)]
+    degradations: Annotated[
+        list[str], Example(["blur of 6 pixels", "brightness x 0.05", "turned by 180 degrees"])
+    ]
+
+    @classmethod
+    def of(cls, domain: Domain) -> Self:
+        """The domain of a calibration."""
+        shared = domain.shared
+        return cls(
+            weight=shared.weight,
+            likeness=domain.likeness,
+            lift=domain.lift,
+            small_lift=domain.small_lift,
+            small_gallery=domain.small_gallery,
+            source=shared.source,
+            faces=shared.faces,
+            degradations=list(shared.degradations),
+        )
+
+
+class SuspectInfo(BaseModel):
+    """Two ids that are probably one person (or close relatives)."""
+
+    person_id_a: Annotated[str, Example("j.smith")]
+    person_id_b: Annotated[str, Example("john.smith")]
+    similarity: Annotated[float, Example(0.86)]
+
+
+_FOR_SEARCHES = {**example_of(OperatingPointInfo), "target": 0.01, "threshold": 0.578}
+
+
+class CalibrationAnswer(Answer):
+    """The calibration behind a collection's decisions; all its members are null without one."""
+
+    calibration_id: Annotated[str | None, Example("cal-139201e23a15dd14")] = None
+    calibration_source: Annotated[Literal["collection", "pack"] | None, Example("collection")] = (
+        None
+    )
+    embedding_space: Annotated[str | None, Example("es-038d0789502f026c")] = None
+    precision: Annotated[str | None, Example("float32")] = None
+    created_at: Annotated[datetime | None, Example(TIME)] = None
+    source: Annotated[CalibrationSource | None, Example(example_of(CalibrationSource))] = None
+    template_exponent: Annotated[
+        float | None,
+        Field(
+            description="A person with n different faces is falsely matched as often as n ** "
+            "template_exponent persons with one. Near-copies count as what they add."
+        ),
+        Example(0.81),
+    ] = None
+    searched: Annotated[Extent, Example({"persons": 812, "faces": 1904})]
+    likeness: Annotated[
+        float | None,
+        Field(
+            description="99th percentile of the scores of the collection's different people; null "
+            "with fewer than 40 people, or without a domain."
+        ),
+        Example(0.361),
+    ] = None
+    lift: Annotated[
+        float,
+        Field(description="By how much that raises the thresholds for target_fpir."),
+        Example(0.0142),
+    ] = 0.0
+    domain: Annotated[
+        DomainInfo | None,
+        Field(description="Null: similarities are cosines, nothing is raised."),
+        Example(example_of(DomainInfo)),
+    ] = None
+    fmr: Annotated[
+        list[OperatingPointInfo],
+        Field(default_factory=list, description="For target_fmr."),
+        Example([example_of(OperatingPointInfo)]),
+    ]
+    fpir: Annotated[
+        list[OperatingPointInfo],
+        Field(default_factory=list, description="For target_fpir at the collection's size now."),
+        Example([_FOR_SEARCHES]),
+    ]
+
+    @classmethod
+    def of(cls, services: Services, collection: str, **others: Any) -> Self:
+        """What decides in a collection now; needs its index. `others`: further members."""
+        gallery = services.gallery
+        chain = services.calibrations.chain(gallery.require(collection))
+        size, likeness = gallery.size(collection), gallery.likeness(collection)
+        calibration = next(iter(chain.calibrations), None)
+        if calibration is None:
+            return cls(searched=Extent.of(size), **others)
+        domain = calibration.domain
+        lift = 0.0 if domain is None else domain.lift_of(likeness, size)
+        return cls(
+            calibration_id=calibration.calibration_id,
+            calibration_source=calibration_kind(calibration),
+            embedding_space=calibration.embedding_space,
+            precision=calibration.precision,
+            created_at=calibration.created_at,
+            source=CalibrationSource(**calibration.source.model_dump()),
+            template_exponent=calibration.template_exponent,
+            searched=Extent.of(size),
+            likeness=None if domain is None or likeness is None else round(likeness, 4),
+            lift=round(lift, 4),
+            domain=None if domain is None else DomainInfo.of(domain),
+            fmr=[OperatingPointInfo.of(calibration, rate, ONE_COMPARISON) for rate in SHOWN_FMR],
+            fpir=[OperatingPointInfo.of(calibration, rate, size, lift) for rate in SHOWN_FPIR],
+            **others,
+        )
+
+
+class NewCalibrationAnswer(CalibrationAnswer):
+    suspected_duplicates: Annotated[
+        list[SuspectInfo],
+        Field(
+            default_factory=list,
+            description="Pairs of ids that are probably one person, for review.",
+        ),
+        Example([example_of(SuspectInfo)]),
+    ]
+
+
+@router.post("/calibrate", responses=problems(IN_SPACE, ANY_WRITE, (NotEnoughData,)))
+@needs(Scope.MANAGE)
+async def calibrate(context: Context, collection: Collection) -> NewCalibrationAnswer:
+    """Calibrate a collection on the similarities between its own persons, and use the result.
+
+    This needs at least 100 people and takes some seconds. Ids that are probably one person are
+    reported and left out. The calibration is used from now on.
+    """
+    made = await context.examine(_calibrate, context.services, collection)
+    suspects = [SuspectInfo(**asdict(suspect)) for suspect in made.suspects]
+    return await context.search(
+        lambda: NewCalibrationAnswer.of(
+            context.services, collection, suspected_duplicates=suspects, **context.envelope()
+        )
+    )
+
+
+@router.get("/calibration", responses=problems(IN_SPACE))
+@needs(Scope.MANAGE)
+async def read_calibration(context: Context, collection: Collection) -> CalibrationAnswer:
+    """Read the calibration in use, the collection's own or the pack's, and its operating points."""
+    return await _in_use(context, collection)
+
+
+@router.delete("/calibration", responses=problems(IN_SPACE, ANY_WRITE))
+@needs(Scope.MANAGE)
+async def delete_calibration(context: Context, collection: Collection) -> CalibrationAnswer:
+    """Delete the collection's own calibration and use that of the model pack again.
+
+    The answer is the calibration that is used from now on.
+    """
+    await context.delete(context.store.clear_calibration, collection)
+    return await _in_use(context, collection)
+
+
+async def _in_use(context: CallContext, collection: str) -> CalibrationAnswer:
+    return await context.search(
+        lambda: CalibrationAnswer.of(context.services, collection, **context.envelope())
+    )
+
+
+def _calibrate(services: Services, collection: str) -> CollectionCalibration:
+    if not services.calibrating.acquire(blocking=False):
+        raise Overloaded(
+            "A collection is being calibrated; one at a time, try again in a few seconds.",
+            {"retry_after": RETRY_AFTER_S},
+        )
+    try:
+        generator = np.random.default_rng(secrets.randbits(64))
+        return calibrate_collection(
+            services.gallery, collection, generator, domain=services.calibrations.domain
+        )
+    finally:
+        services.calibrating.release()

@@ -1,0 +1,201 @@
+"""`/v1/collections`: galleries with their policies."""
+
+from contextlib import suppress
+from datetime import datetime
+from typing import Annotated, Any, Self
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.access.keys import Scope
+from app.api.access import needs
+from app.api.context import CallContext, Context
+from app.api.examples import TIME, Example
+from app.api.fields import CallFields, Collection, CollectionName, Metadata
+from app.api.json_routes import JsonRoute
+from app.api.pages import Cursor, Limit, cursor_to_key, next_cursor, within_bytes
+from app.api.problems import ANY_BODY, ANY_WRITE, IN_COLLECTION, problems
+from app.api.responses import Answer, DeletionReceipt, Listed, StoredProblem
+from app.decision.calibrations import policy_of
+from app.decision.thresholds import CollectionPolicy
+from app.errors import (
+    CollectionExists,
+    CollectionNotFound,
+    CollectionProtected,
+    Forbidden,
+    InvalidCursor,
+)
+from app.gallery.gallery import DEFAULT_COLLECTION, Gallery
+from app.store.metadata import problem_of
+from app.store.records import CollectionRecord, DeletionCounts, Page
+
+router = APIRouter(prefix="/v1/collections", tags=["collections"], route_class=JsonRoute)
+
+
+class NewCollection(CallFields):
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"name": "visitors", "policy": {"target_fpir": 0.003}}]}
+    )
+    name: CollectionName
+    metadata: Metadata = Field(default={})
+    policy: Annotated[CollectionPolicy, Field(description="How it decides.")] = CollectionPolicy()
+
+
+class CollectionUpdate(CallFields):
+    """Members that are given are replaced as a whole; others are not changed."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"policy": {"target_fpir": 0.003, "identify_gate": {"min_face_size_px": 40}}}
+            ]
+        }
+    )
+    metadata: Metadata | None = None
+    policy: CollectionPolicy | None = None
+
+
+class CollectionInfo(BaseModel):
+    name: Annotated[str, Example("default")]
+    embedding_space: Annotated[str, Example("es-038d0789502f026c")]
+    dimension: Annotated[int, Example(192)]
+    persons: Annotated[int, Example(2)]
+    faces: Annotated[int, Example(3)]
+    metadata: Annotated[dict[str, Any], Example({})]
+    metadata_problem: StoredProblem = None
+    policy: Annotated[CollectionPolicy, Example(CollectionPolicy().model_dump())]
+    calibration_id: Annotated[
+        str | None,
+        Field(description="The collection's own calibration; null if the model pack's is used."),
+        Example(None),
+    ] = None
+    created_at: Annotated[datetime, Example(TIME)]
+
+    @classmethod
+    def of(cls, gallery: Gallery, record: CollectionRecord, **others: Any) -> Self:
+        """Reads the number of persons and faces from the database; `others`: of a subclass."""
+        counts = gallery.store.count(record)
+        return cls(
+            name=record.name,
+            embedding_space=record.embedding_space,
+            dimension=record.dimension,
+            persons=counts.persons,
+            faces=counts.templates,
+            metadata=dict(record.metadata),
+            metadata_problem=problem_of(record.metadata),
+            policy=policy_of(record),
+            calibration_id=record.calibration_id,
+            created_at=record.created_at,
+            **others,
+        )
+
+
+class CollectionAnswer(Answer, CollectionInfo):
+    pass
+
+
+class CollectionList(Listed):
+    items: list[CollectionInfo]
+
+
+def _stored(policy: CollectionPolicy) -> dict[str, Any]:
+    """Only the values that were set: defaults may improve, and answers show which are defaults."""
+    return policy.model_dump(mode="json", exclude_unset=True)
+
+
+def _visible(
+    gallery: Gallery, only: frozenset[str] | None, after: str | None, limit: int
+) -> Page[CollectionRecord]:
+    """A page of the collections that the access key is for."""
+    if only is None:
+        return gallery.store.collections(after, limit)
+    items = []
+    for name in sorted(one for one in only if after is None or one > after):
+        with suppress(CollectionNotFound):
+            items.append(gallery.store.collection(name))
+    return Page(items[:limit], len(items) > limit)
+
+
+@router.get("", responses=problems((InvalidCursor,)))
+@needs(Scope.MANAGE)
+async def list_collections(
+    context: Context, limit: Limit = 100, cursor: Cursor = None
+) -> CollectionList:
+    """List the collections, sorted by name."""
+    after = cursor_to_key(cursor)
+
+    def work() -> tuple[Page[CollectionRecord], list[CollectionInfo]]:
+        found = _visible(context.gallery, context.access.collections, after, limit)
+        page = within_bytes(found, lambda record: record.metadata)
+        return page, [CollectionInfo.of(context.gallery, record) for record in page.items]
+
+    page, items = await context.read(work)
+    following = next_cursor(page, lambda record: record.name)
+    return CollectionList(items=items, next_cursor=following, **context.envelope())
+
+
+@router.post("", status_code=201, responses=problems(ANY_BODY, ANY_WRITE, (CollectionExists,)))
+@needs(Scope.MANAGE)
+async def create_collection(context: Context, body: NewCollection) -> CollectionAnswer:
+    """Create an empty collection, bound to the running pack's embedding space."""
+    if not context.access.sees(body.name):
+        raise Forbidden(f"The access key is not for a collection named '{body.name}'.")
+
+    def create() -> CollectionAnswer:
+        record = context.gallery.create_collection(body.name, body.metadata, _stored(body.policy))
+        return _answer(context, record)
+
+    return await context.write(create)
+
+
+@router.get("/{collection}", responses=problems(IN_COLLECTION))
+@needs(Scope.MANAGE)
+async def read_collection(context: Context, collection: Collection) -> CollectionAnswer:
+    """Read a collection, with the number of its persons and faces."""
+    return await context.read(lambda: _answer(context, context.store.collection(collection)))
+
+
+@router.patch("/{collection}", responses=problems(IN_COLLECTION, ANY_BODY, ANY_WRITE))
+@needs(Scope.MANAGE)
+async def update_collection(
+    context: Context, collection: Collection, body: CollectionUpdate
+) -> CollectionAnswer:
+    """Replace a collection's metadata, its policy, or both."""
+
+    def update() -> CollectionAnswer:
+        stored = None if body.policy is None else _stored(body.policy)
+        record = context.store.update_collection(collection, body.metadata, stored)
+        if body.policy is not None and not body.policy.keep_crops:
+            context.store.drop_crops(collection)
+        return _answer(context, record)
+
+    return await context.write(update)
+
+
+def _answer(context: CallContext, record: CollectionRecord) -> CollectionAnswer:
+    return CollectionAnswer.of(context.gallery, record, **context.envelope())
+
+
+@router.delete(
+    "/{collection}", responses=problems(IN_COLLECTION, ANY_WRITE, (CollectionProtected,))
+)
+@needs(Scope.MANAGE)
+async def delete_collection(context: Context, collection: Collection) -> DeletionReceipt:
+    """Delete a collection with all its persons, faces and imports.
+
+    The default collection cannot be deleted.
+    """
+    if collection == DEFAULT_COLLECTION:
+        raise CollectionProtected(
+            "The collection 'default' always exists; delete its persons instead."
+        )
+
+    def delete() -> tuple[CollectionRecord, DeletionCounts]:
+        record = context.store.collection(collection)
+        deletion = context.store.delete_collection(collection)
+        context.imports.forget_collection(collection)
+        return record, deletion
+
+    record, deletion = await context.delete(delete)
+    erased = await context.search(context.gallery.forget, record)
+    return DeletionReceipt.of(deletion.also(erased), **context.envelope())

@@ -1,0 +1,207 @@
+"""`/v1/enroll`: photos, or embeddings, into the gallery."""
+
+from functools import partial
+from typing import Annotated, Any, Self
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, Field
+
+from app.access.keys import Scope
+from app.api.access import needs
+from app.api.analysed_face import QualityInfo, rounded_measures
+from app.api.context import CallContext, Context
+from app.api.examples import Example, example_of
+from app.api.fields import (
+    CallFields,
+    CollectionName,
+    Embeddings,
+    Metadata,
+    PersonId,
+    Selection,
+)
+from app.api.idempotency import REPLAYED, REPLAYED_ANSWER, IdempotencyKey, answer_idempotently
+from app.api.openapi import SAMPLE_BASE64, photo_body
+from app.api.problems import ANY_WRITE, IN_SPACE, ONE_FACE, PHOTOS, problems
+from app.api.requests import IMAGE, Call, read_call
+from app.api.responses import Answer
+from app.decision.calibrations import policy_of
+from app.decision.policy import FaceSelection
+from app.decision.thresholds import CollectionPolicy
+from app.errors import (
+    IdempotencyKeyReused,
+    InvalidEmbedding,
+    LikenessError,
+    MissingField,
+    NothingEnrolled,
+)
+from app.gallery.gallery import DEFAULT_COLLECTION
+from app.recognition.enroll import EnrolledTemplate, Enrollment, EnrollRequest, KeptAnswer
+from app.recognition.enroll import enroll as enroll_person
+from app.services import Services
+from app.store.records import RequestKey
+from app.types import JsonObject, Quality
+
+router = APIRouter(prefix="/v1", tags=["gallery"])
+
+
+class EnrollFields(CallFields):
+    person_id: PersonId
+    collection: CollectionName = DEFAULT_COLLECTION
+    metadata: Metadata | None = None
+    face_selection: Selection = FaceSelection.ONLY
+    embeddings: Embeddings | None = None
+
+
+class EnrolledFace(BaseModel):
+    index: Annotated[int, Example(0)]
+    face_id: Annotated[str, Example("7f8de8f5-53c9-4a52-9e3a-1d2b7f3f1f11")]
+    duplicate: Annotated[
+        bool,
+        Field(description="The same content was stored for this person before."),
+        Example(False),
+    ]
+    quality: Annotated[dict[str, Any], Example(example_of(QualityInfo))]
+    degradation: Annotated[
+        float | None,
+        Field(description="As in the answer of /v1/embed; null without a domain."),
+        Example(-0.04),
+    ] = None
+    degraded: Annotated[
+        list[str],
+        Field(
+            default_factory=list,
+            description="What makes it a template of little use (degraded, blurred, too_dark): it "
+            "is not compared with faces degraded in the same way. Enroll a better photo.",
+        ),
+        Example([]),
+    ]
+
+    @classmethod
+    def of(cls, services: Services, index: int, one: EnrolledTemplate) -> Self:
+        """The template that was made of the photo or embedding with that number."""
+        face, domain = one.stored.face, services.calibrations.domain
+        lean = services.gallery.comparator.lean(one.template.embedding)
+        beyond = () if domain is None else domain.limits.beyond(Quality.read(face.quality), lean)
+        return cls(
+            index=index,
+            face_id=face.face_id,
+            duplicate=one.stored.duplicate,
+            quality=rounded_measures(face.quality),
+            degradation=None if lean is None else round(lean, 4),
+            degraded=list(beyond),
+        )
+
+
+class RejectedImage(BaseModel):
+    index: Annotated[int, Example(1)]
+    reasons: Annotated[list[str], Example(["no_face"])]
+    detail: Annotated[str, Example("No face was found in the photo.")]
+
+    @classmethod
+    def of(cls, index: int, error: LikenessError) -> Self:
+        """Why the photo with that number makes no template."""
+        reasons = error.extra.get("reasons", [error.code])
+        return cls(index=index, reasons=reasons, detail=error.detail)
+
+
+class Enrolled(BaseModel):
+    collection: Annotated[str, Example("default")]
+    person_id: Annotated[str, Example("obama")]
+    enrolled: list[EnrolledFace]
+    rejected: list[RejectedImage]
+
+    @classmethod
+    def of(cls, services: Services, collection: str, enrollment: Enrollment) -> Self:
+        """The outcome of an enrollment that stored something."""
+        stored = enrollment.stored
+        return cls(
+            collection=collection,
+            person_id=next(iter(stored.values())).stored.face.person_id,
+            enrolled=[EnrolledFace.of(services, index, one) for index, one in stored.items()],
+            rejected=_rejected(enrollment),
+        )
+
+
+class EnrollAnswer(Enrolled, Answer):
+    pass
+
+
+@router.post(
+    "/enroll",
+    responses={
+        **problems(
+            PHOTOS,
+            ONE_FACE,
+            IN_SPACE,
+            ANY_WRITE,
+            (NothingEnrolled, InvalidEmbedding, IdempotencyKeyReused),
+        ),
+        **REPLAYED_ANSWER,
+    },
+    openapi_extra=photo_body(
+        EnrollFields,
+        {"image": SAMPLE_BASE64, "person_id": "obama", "metadata": {"office": "president"}},
+        required=(),
+    ),
+)
+@needs(Scope.ENROLL)
+async def enroll(
+    request: Request, context: Context, response: Response, idempotency_key: IdempotencyKey = None
+) -> EnrollAnswer:
+    """Store one template of a person for each photo, and create the person if there is none.
+
+    Give photos in `image`, or `embeddings` of the same embedding space. Each photo needs one usable
+    face; photos without one are listed in `rejected` with reasons, and the others are enrolled.
+    Everything in `enrolled` is on disk. A photo that is sent again is not stored twice, and a call
+    that is sent again with the same `Idempotency-Key` gets the first answer again.
+    """
+    call = await read_call(request, EnrollFields, optional=(IMAGE,))
+    fields = call.fields
+    record = await context.read(context.gallery.require, fields.collection)
+    if bool(call.images) == bool(fields.embeddings):
+        raise MissingField("The call needs photos in 'image' or vectors in 'embeddings', not both.")
+    work = partial(_enroll, context, call, policy_of(record))
+    answer, replayed = await answer_idempotently(
+        context, call, fields.collection, idempotency_key, work
+    )
+    if replayed:
+        response.headers[REPLAYED] = "true"
+    return EnrollAnswer(**answer, **context.envelope())
+
+
+async def _enroll(
+    context: CallContext, call: Call[EnrollFields], policy: CollectionPolicy, key: RequestKey | None
+) -> JsonObject:
+    """The answer, as it is kept to be given again under the same key."""
+    fields = call.fields
+
+    def answer(enrollment: Enrollment) -> JsonObject:
+        return Enrolled.of(context.services, fields.collection, enrollment).model_dump()
+
+    enrollment = await enroll_person(
+        context.services, call.images,
+        EnrollRequest(
+            fields.collection, fields.person_id, fields.metadata, fields.embeddings or (),
+            fields.face_selection,
+        ),
+        policy, context.times, kept=None if key is None else KeptAnswer(key, answer),
+    )  # fmt: skip
+    if not enrollment.stored:
+        _refuse_all(enrollment)
+    return answer(enrollment)
+
+
+def _rejected(enrollment: Enrollment) -> list[RejectedImage]:
+    return [RejectedImage.of(index, error) for index, error in enrollment.refused.items()]
+
+
+def _refuse_all(enrollment: Enrollment) -> None:
+    errors = list(enrollment.refused.values())
+    rejected = [one.model_dump() for one in _rejected(enrollment)]
+    extra = {"enrolled": [], "rejected": rejected}
+    if len({error.code for error in errors}) == 1:
+        first = errors[0]
+        raise type(first)(first.detail, {**first.extra, **extra})
+    raise NothingEnrolled(
+        "None of the photos could be enrolled; 'rejected' gives the reason for each.", extra
+    )

@@ -1,0 +1,230 @@
+"""`/v1/collections/{c}/persons`: who is enrolled."""
+
+from datetime import datetime
+from typing import Annotated, Any, Self
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from app.access.keys import Scope
+from app.api.access import needs
+from app.api.context import Context
+from app.api.error_handlers import describe_validation
+from app.api.examples import TIME, Example
+from app.api.fields import CallFields, Collection, Filter, Metadata, PersonId
+from app.api.json_routes import JsonRoute
+from app.api.pages import Cursor, Limit, cursor_to_key, next_cursor
+from app.api.problems import ANY_BODY, ANY_WRITE, IN_COLLECTION, problems
+from app.api.responses import Answer, DeletionReceipt, Listed, StoredProblem
+from app.errors import (
+    InvalidCursor,
+    InvalidRequest,
+    PersonExists,
+    PersonNotFound,
+)
+from app.store.identifiers import MAX_PERSON_ID
+from app.store.metadata import problem_of
+from app.store.records import DeletionCounts, Page, PersonRecord
+from app.types import JsonObject
+
+router = APIRouter(
+    prefix="/v1/collections/{collection}/persons", tags=["collections"], route_class=JsonRoute
+)
+
+MAX_PERSONS_AT_ONCE = 1000
+_FILTER: TypeAdapter[JsonObject] = TypeAdapter(Filter)
+
+Prefix = Annotated[
+    str, Query(max_length=MAX_PERSON_ID, description="Only persons whose id begins with this.")
+]
+FilterText = Annotated[
+    str | None,
+    Query(description="A JSON object: only persons whose metadata has these members and values."),
+]
+
+
+class NewPerson(CallFields):
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"person_id": "ada", "metadata": {"team": "night"}}]}
+    )
+    person_id: PersonId
+    metadata: Metadata = Field(default={})
+
+
+class PersonUpdate(CallFields):
+    """Members that are left out are not changed."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"metadata": {"team": "day"}, "person_id": "ada.l"}]}
+    )
+    metadata: Metadata | None = None
+    person_id: Annotated[PersonId | None, Field(description="The person's new id.")] = None
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if self.metadata is None and self.person_id is None:
+            raise ValueError("give metadata, a new person_id, or both")
+        return self
+
+
+class DeletePersons(CallFields):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"person_ids": ["ada", "grace"]}]})
+    person_ids: Annotated[list[str], Field(min_length=1, max_length=MAX_PERSONS_AT_ONCE)]
+
+
+class PersonInfo(BaseModel):
+    person_id: Annotated[str, Example("obama")]
+    metadata: Annotated[dict[str, Any], Example({"office": "president"})]
+    metadata_problem: StoredProblem = None
+    faces: Annotated[int, Example(2)]
+    created_at: Annotated[datetime, Example(TIME)]
+    updated_at: Annotated[datetime, Example(TIME)]
+
+    @classmethod
+    def of(cls, record: PersonRecord, **others: Any) -> Self:
+        """A person of the database; `others`: the members of a subclass."""
+        return cls(
+            person_id=record.person_id,
+            metadata=dict(record.metadata),
+            metadata_problem=problem_of(record.metadata),
+            faces=record.templates,
+            created_at=record.created_at,
+            updated_at=record.updated_at,
+            **others,
+        )
+
+
+class PersonAnswer(Answer, PersonInfo):
+    pass
+
+
+class PersonList(Listed):
+    items: list[PersonInfo]
+
+
+class PersonsReceipt(DeletionReceipt):
+    """What was removed, and the ids that no person had."""
+
+    not_found: Annotated[list[str], Example(["grace"])]
+
+
+@router.get("", responses=problems(IN_COLLECTION, (InvalidCursor,)))
+@needs(Scope.MANAGE)
+async def list_persons(
+    context: Context,
+    collection: Collection,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+    *,
+    prefix: Prefix = "",
+    filter: FilterText = None,  # noqa: A002 (the API's name)
+) -> PersonList:
+    """List the persons of a collection, sorted by id.
+
+    `prefix` and `filter` select persons by the beginning of the id and by metadata.
+    """
+    after, wanted = cursor_to_key(cursor), _parsed(filter)
+
+    def work() -> tuple[Page[PersonRecord], list[PersonInfo]]:
+        page = context.store.persons(collection, after, limit, prefix=prefix, metadata=wanted)
+        return page, [PersonInfo.of(record) for record in page.items]
+
+    page, items = await context.read(work)
+    following = next_cursor(page, lambda person: person.person_id)
+    return PersonList(items=items, next_cursor=following, **context.envelope())
+
+
+def _parsed(text: str | None) -> JsonObject | None:
+    """A filter given as text. Raises InvalidRequest."""
+    try:
+        return _FILTER.validate_python(text) if text else None
+    except ValidationError as error:
+        raise InvalidRequest(f"filter: {describe_validation(error.errors())}") from error
+
+
+@router.post(
+    "",
+    status_code=201,
+    responses=problems(IN_COLLECTION, ANY_BODY, ANY_WRITE, (PersonExists,)),
+)
+@needs(Scope.MANAGE)
+async def create_person(context: Context, collection: Collection, body: NewPerson) -> PersonAnswer:
+    """Create a person without faces.
+
+    Enrolling a person who does not exist creates them too.
+    """
+    record = await context.write(
+        context.store.create_person, collection, body.person_id, body.metadata
+    )
+    return PersonAnswer.of(record, **context.envelope())
+
+
+@router.get("/{person_id}", responses=problems(IN_COLLECTION, (PersonNotFound,)))
+@needs(Scope.MANAGE)
+async def read_person(context: Context, collection: Collection, person_id: str) -> PersonAnswer:
+    """Read a person, with the number of their faces."""
+    record = await context.read(context.store.person, collection, person_id)
+    return PersonAnswer.of(record, **context.envelope())
+
+
+@router.patch(
+    "/{person_id}",
+    responses=problems(IN_COLLECTION, ANY_BODY, ANY_WRITE, (PersonNotFound, PersonExists)),
+)
+@needs(Scope.MANAGE)
+async def update_person(
+    context: Context, collection: Collection, person_id: str, body: PersonUpdate
+) -> PersonAnswer:
+    """Replace a person's metadata, change their id, or both."""
+    store, eraser = context.store, context.imports.eraser
+
+    def update() -> PersonRecord:
+        if body.person_id is not None:
+            store.person(collection, person_id)
+            eraser.note(collection, person_id)  # no person has the id afterwards
+        return store.update_person(collection, person_id, body.metadata, new_id=body.person_id)
+
+    record = await context.write(update)
+    return PersonAnswer.of(record, **context.envelope())
+
+
+@router.post("/delete", responses=problems(IN_COLLECTION, ANY_BODY, ANY_WRITE))
+@needs(Scope.MANAGE)
+async def delete_persons(
+    context: Context, collection: Collection, body: DeletePersons
+) -> PersonsReceipt:
+    """Delete several persons with all their faces, in one transaction.
+
+    Ids that no person has are listed in `not_found`; the other persons are deleted all the same.
+    """
+    store, eraser = context.store, context.imports.eraser
+
+    def delete() -> tuple[DeletionCounts, list[str]]:
+        noted = eraser.note(collection, *body.person_ids)
+        deletion, missing = store.delete_persons(collection, body.person_ids)
+        return deletion.also(noted), missing
+
+    deletion, missing = await context.delete(delete)
+    erased = await context.search(context.gallery.follow_deletion, collection)
+    return PersonsReceipt.of(deletion.also(erased), not_found=missing, **context.envelope())
+
+
+@router.delete(
+    "/{person_id}",
+    responses=problems(IN_COLLECTION, ANY_WRITE, (PersonNotFound,)),
+)
+@needs(Scope.MANAGE)
+async def delete_person(
+    context: Context, collection: Collection, person_id: str
+) -> DeletionReceipt:
+    """Delete a person with all their faces."""
+    store, eraser = context.store, context.imports.eraser
+
+    def delete() -> DeletionCounts:
+        store.person(collection, person_id)  # nothing is noted for an unknown person
+        noted = eraser.note(collection, person_id)
+        return store.delete_person(collection, person_id).also(noted)
+
+    deletion = await context.delete(delete)
+    erased = await context.search(context.gallery.follow_deletion, collection)
+    return DeletionReceipt.of(deletion.also(erased), **context.envelope())

@@ -1,1 +1,0 @@
-"""The answers over the wire, with examples that validate."""
