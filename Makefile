@@ -7,8 +7,13 @@ EXTRA ?= cpu
 VENV ?= $(if $(filter cpu,$(EXTRA)),.venv,.venv-$(EXTRA))
 UV ?= $(VENV)/bin/uv
 IMAGE ?= likeness:$(EXTRA)
-# More arguments for pytest: make test ARGS="-k decision"
+# More arguments for pytest: make test ARGS="-k decision". One process: make test ARGS="-n 0"
 ARGS ?=
+# The default suite runs in as many processes as there are cores, four at most; one that has no test left takes
+# over half of another's.
+WORKERS ?= -n logical --maxprocesses 4 --dist worksteal
+# Each of them computes on one thread, so that they do not compete for the cores.
+ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 OPENCV_FOR_THREADS_NUM=1
 
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
@@ -74,7 +79,7 @@ clients: ## The generators of API clients, for tests of the OpenAPI document; ne
 
 .PHONY: test
 test: $(STAMPS)/dev ## The default test suite
-	$(BIN)/python -m pytest $(ARGS)
+	$(ONE_THREAD) $(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 # Exit code 5 is pytest's "nothing was selected": no failure for the sets below.
 .PHONY: test-slow

@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,23 @@ from app.settings import Device
 from app.types import Image
 
 # First calls load libraries, and shared machines pause: a test says itself where time matters.
-hypothesis.settings.register_profile("likeness", deadline=None)
+hypothesis.settings.register_profile("likeness", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("likeness")
 
 ROOT = Path(__file__).resolve().parent.parent
 Encode = Callable[..., bytes]
+SEED = "hypothesis_seed"
+
+
+@pytest.hookimpl(tryfirst=True)  # before Hypothesis reads it; workers get it with the other options
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the seed of the property tests here, so that it is known and a run can be repeated."""
+    if config.getoption(SEED) is None:
+        setattr(config.option, SEED, str(secrets.randbits(32)))
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"property tests: --hypothesis-seed={config.getoption(SEED)} repeats this run"
 
 
 @pytest.fixture(scope="session")
