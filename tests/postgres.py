@@ -18,6 +18,9 @@ from pathlib import Path
 
 import psycopg
 
+from app.store.backends import create_engine
+from app.store.schema import migrate
+
 START_SECONDS = 30
 # A server refuses to run as root; this user owns nothing and is on every Unix.
 UNPRIVILEGED = "nobody"
@@ -44,6 +47,7 @@ class PostgresServer:
         self._binaries = self._reachable(binaries) / "bin"
         self._data = self.folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
+        self._template = ""  # a database with this version's tables, made when it is first copied
         command = [self._binaries / "initdb", "--pgdata", self._data, "--username=likeness"]
         command += ["--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync"]
         subprocess.run(
@@ -109,10 +113,28 @@ class PostgresServer:
         """What psycopg connects with."""
         return f"host={self.folder} user=likeness dbname={database}"
 
-    def new_database(self) -> str:
-        """The URL of an empty database."""
+    def new_database(self, *, migrated: bool = False) -> str:
+        """The URL of a database that is empty, or has this version's tables without a row: such a
+        copy takes a tenth of the time that the migrations take."""
+        if not migrated:
+            return self._url(self._copy("template1"))
+        if not self._template:
+            template = self._copy("template1")
+            engine = create_engine(self._url(template))
+            migrate(engine)
+            engine.dispose()
+            self._template = template
+        name = self._copy(self._template)
+        with psycopg.connect(self.conninfo(name)) as connection:
+            connection.execute("UPDATE database SET id = %s", [str(uuid.uuid4())])
+        return self._url(name)
+
+    def _copy(self, template: str) -> str:
         name = f"test_{uuid.uuid4().hex}"
-        self.run(f"CREATE DATABASE {name} STRATEGY FILE_COPY")
+        self.run(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
+        return name
+
+    def _url(self, name: str) -> str:
         return f"postgresql+psycopg://likeness@/{name}?host={self.folder}"
 
     def drop_database(self, url: str) -> None:

@@ -53,7 +53,7 @@ class Place:
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     options: dict[str, object] = {"data_dir": tmp_path / "data"}
     if request.param == "postgresql":
-        options["database_url"] = request.getfixturevalue("postgres").new_database()
+        options["database_url"] = request.getfixturevalue("postgres").new_database(migrated=True)
     if "sealed" in request.param:
         options["encryption_key"] = new_key_line("key-1")
     place = Place(Settings(**options), [])

@@ -34,7 +34,7 @@ def clock() -> Clock:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def store(request: pytest.FixtureRequest, tmp_path: Any, clock: Clock) -> Iterator[AccessKeyStore]:
     server = request.getfixturevalue("postgres") if request.param == "postgresql" else None
-    url = server.new_database() if server else f"sqlite:///{tmp_path / 'likeness.db'}"
+    url = server.new_database(migrated=True) if server else f"sqlite:///{tmp_path / 'likeness.db'}"
     engine = create_engine(url)
     migrate(engine)
     yield AccessKeyStore(engine, PEPPER, lambda: clock.now)

@@ -56,21 +56,31 @@ def open_gallery(database: Path | str, space: str = SPACE) -> Gallery:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def engine_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The URL of an empty database: what uses it is a contract that every engine keeps."""
+    """The URL of a database without a row: what uses it is a contract that every engine keeps.
+    `migrate` it before use, which has nothing to do in PostgreSQL's."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'likeness.db'}"
     else:
         yield from fresh_postgres(request.getfixturevalue("postgres"))
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a database without any table, for tests of migrations."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'likeness.db'}"
+    else:
+        yield from fresh_postgres(request.getfixturevalue("postgres"), migrated=False)
+
+
 @pytest.fixture
 def postgres_url(postgres: Any) -> Iterator[str]:
-    """The URL of an empty PostgreSQL database."""
+    """The URL of a PostgreSQL database with this version's tables and no row."""
     yield from fresh_postgres(postgres)
 
 
-def fresh_postgres(server: Any) -> Iterator[str]:
-    url = server.new_database()
+def fresh_postgres(server: Any, *, migrated: bool = True) -> Iterator[str]:
+    url = server.new_database(migrated=migrated)
     yield url
     server.drop_database(url)
 

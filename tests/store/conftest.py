@@ -4,6 +4,7 @@ from tests.gallery.conftest import (  # noqa: F401 (pytest finds fixtures by nam
     close_databases,
     database,
     directions,
+    empty_url,
     engine_url,
     gallery,
     postgres_url,

@@ -15,8 +15,8 @@ VECTOR = np.eye(DIMENSION, dtype=np.float32)[0]
 
 
 @pytest.fixture
-def engine(engine_url: str) -> Engine:
-    return open_engine(engine_url)
+def engine(empty_url: str) -> Engine:
+    return open_engine(empty_url)
 
 
 def run(engine: Engine, statement: str, **values: object) -> None:

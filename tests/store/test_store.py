@@ -30,9 +30,9 @@ def enroll(store: SqlStore, person: str, vectors: NDArray[np.float32]) -> list[i
     return [one.face.template_key for one in store.enroll("default", person, None, new)]
 
 
-def test_migrations_make_the_tables_the_code_knows(engine_url: str) -> None:
-    engine = open_engine(engine_url)
-    open_store(engine_url)
+def test_migrations_make_the_tables_the_code_knows(empty_url: str) -> None:
+    engine = open_engine(empty_url)
+    open_store(empty_url)
     found = inspect(engine)
     for table in metadata.sorted_tables:
         columns = {column["name"]: column["nullable"] for column in found.get_columns(table.name)}
@@ -250,13 +250,11 @@ def test_a_killed_process_loses_nothing_acknowledged(engine_url: str) -> None:
 
 
 @pytest.mark.slow
-def test_many_processes_open_a_new_database_at_once(engine_url: str) -> None:
+def test_many_processes_open_a_new_database_at_once(empty_url: str) -> None:
     code = (
         "import sys\nfrom tests.gallery.conftest import open_gallery\nopen_gallery(sys.argv[1])\n"
     )
-    starts = [
-        subprocess.Popen([sys.executable, "-c", code, engine_url], cwd=ROOT) for _ in range(4)
-    ]
+    starts = [subprocess.Popen([sys.executable, "-c", code, empty_url], cwd=ROOT) for _ in range(4)]
     assert [start.wait(60) for start in starts] == [0, 0, 0, 0]
-    record = open_gallery(engine_url).store.collection("default")
+    record = open_gallery(empty_url).store.collection("default")
     assert (record.embedding_space, record.dimension) == (SPACE, DIMENSION)

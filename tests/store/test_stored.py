@@ -173,7 +173,8 @@ def insert_person(engine: Engine, person_id: str) -> None:
     )  # fmt: skip
 
 
-def test_a_migration_composes_ids_and_merges_nobody(engine: Engine, directions: Draw) -> None:
+def test_a_migration_composes_ids_and_merges_nobody(empty_url: str, directions: Draw) -> None:
+    engine = open_engine(empty_url)
     migrate(engine, "0005")
     run(
         engine,

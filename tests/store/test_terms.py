@@ -155,8 +155,8 @@ class TestWrites:
         check(store, {"ada": {"team": "a"}, "eve": {"team": "b"}}, {"team": "a"}, {"team": "b"})
 
 
-def test_a_database_without_the_index_gets_it(engine_url: str) -> None:
-    engine = open_engine(engine_url)
+def test_a_database_without_the_index_gets_it(empty_url: str) -> None:
+    engine = open_engine(empty_url)
     migrate(engine, "0006")
     with engine.begin() as connection:
         connection.execute(
