@@ -34,7 +34,12 @@ SEED = "hypothesis_seed"
 
 @pytest.hookimpl(tryfirst=True)  # before Hypothesis reads it; workers get it with the other options
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose the seed of the property tests here, so that it is known and a run can be repeated."""
+    """Choose the seed of the property tests here, so that it is known and a run can be repeated.
+
+    The console that commands print on keeps the width that it finds when it is made: a test chooses
+    one, whatever the terminal's is (pytest-xdist sets 80 columns)."""
+    for name in ("COLUMNS", "LINES"):
+        os.environ.pop(name, None)
     if config.getoption(SEED) is None:
         setattr(config.option, SEED, str(secrets.randbits(32)))
 

@@ -21,6 +21,7 @@ from app.settings import Settings
 from app.types import CooperativeTask
 from tests.api.conftest import run_server
 from tests.api.test_decisions import code_of
+from tests.waiting import until
 
 OpenService = Callable[..., Any]
 
@@ -66,13 +67,6 @@ def waiting_for(event: threading.Event) -> CooperativeTask[None]:
 def metric(client: httpx.Client, name: str) -> float:
     lines = client.get("/metrics").text.splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
-
-
-def until(true: Callable[[], bool], seconds: float = 60) -> bool:
-    deadline = time.monotonic() + seconds
-    while not true() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return true()
 
 
 @contextmanager

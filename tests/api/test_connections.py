@@ -3,7 +3,7 @@
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from http.client import HTTPResponse
 from pathlib import Path
@@ -18,6 +18,7 @@ from app.api.connections import KEPT_FOR_HEALTH, ConnectionLimits, Connections
 from app.services import build_services
 from app.settings import Settings
 from tests.api.conftest import run_server
+from tests.waiting import until
 
 MOST = 40
 IMPORTS = "/v1/collections/default/imports"
@@ -191,11 +192,8 @@ def test_pipelined_requests_end_with_their_connection(
     request = head + b"content-length: %d\r\n\r\n%b" % (len(blank_photo), blank_photo)
     with connected(url) as connection:
         connection.sendall(request * 8)
-    deadline = time.monotonic() + 20
     time.sleep(0.2)
-    while "likeness_pending_requests 0.0" not in httpx.get(f"{url}/metrics").text:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: "likeness_pending_requests 0.0" in httpx.get(f"{url}/metrics").text)
     assert "Exception in ASGI application" not in caplog.text
 
 
@@ -264,13 +262,6 @@ def test_a_client_that_reads_nothing_is_dropped(url: str) -> None:
         connection.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode() * MAX_PIPELINED)
         until(lambda: 'answers"} 1.0' in client.get("/metrics").text)
         until(lambda: 'answers"} 0.0' in client.get("/metrics").text)
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 class Held:

@@ -22,6 +22,7 @@ from app.services import Services, build_services
 from app.settings import Settings
 from tests.api.conftest import run_server
 from tests.api.test_decisions import code_of
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -44,12 +45,9 @@ def send(client: httpx.Client, collection: str, archive: Path, **query: str) -> 
     )
 
 
-def wait(read: Callable[[], dict[str, object]], seconds: float = 60) -> dict[str, object]:
-    deadline = time.monotonic() + seconds
-    while (job := read())["state"] in ("queued", "running"):
-        assert time.monotonic() < deadline, job
-        time.sleep(0.1)
-    return job
+def wait(read: Callable[[], dict[str, object]]) -> dict[str, object]:
+    until(lambda: read()["state"] not in ("queued", "running"))
+    return read()
 
 
 def test_an_archive_is_imported(
@@ -91,8 +89,7 @@ def test_one_that_is_cancelled_keeps_what_it_did(
             content.writestr(f"p{number:03d}/1.jpg", data)
     import_id = send(client, collection, path).json()["import_id"]
     url = f"/v1/collections/{collection}/imports/{import_id}"
-    while not client.get(url).json()["counts"].get("enrolled"):
-        time.sleep(0.1)
+    until(lambda: client.get(url).json()["counts"].get("enrolled"))
     client.delete(url).raise_for_status()
     job = wait(lambda: client.get(url).json())
     assert job["state"] == "cancelled"
@@ -204,10 +201,7 @@ def test_who_is_no_more_is_erased_from_reports(
     else:
         client.post(persons, json={"person_id": "barack"}).raise_for_status()
         client.post(f"{persons}/obama/merge", json={"into": "barack"}).raise_for_status()
-    deadline = time.monotonic() + 20
-    while "obama" in client.get(f"{url}/report").text:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: "obama" not in client.get(f"{url}/report").text)
     assert client.get("/readyz").json()["erasure"] == "done"
     report = [json.loads(line) for line in client.get(f"{url}/report").text.splitlines()]
     assert [row["person_id"] for row in report if row["result"] == "enrolled"] == ["", ""]
@@ -231,13 +225,6 @@ def queue(jobs: ImportJobs, archive: Path, collection: str = "default") -> Impor
     job = jobs.create(collection, upload, UploadOptions())
     upload.close()
     return job
-
-
-def until(holds: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_reports_are_kept_for_some_days(
@@ -435,7 +422,7 @@ def test_an_archive_without_rows_ends_as_asked(tmp_path: Path, endless: Path, en
     time.sleep(0.5)
     if end == "cancel":
         jobs.cancel("default", job.import_id)
-        until(lambda: jobs.get("default", job.import_id).state is JobState.CANCELLED, 5)
+        until(lambda: jobs.get("default", job.import_id).state is JobState.CANCELLED)
     jobs.stop()
     job = jobs.get("default", job.import_id)
     expected = (JobState.CANCELLED, 1) if end == "cancel" else (JobState.RUNNING, 0)

@@ -1,7 +1,6 @@
 """Health, metrics and request ids."""
 
 import re
-import time
 from typing import Any
 
 import httpx
@@ -10,6 +9,7 @@ import pytest
 from app.services import Services
 from tests.api.test_decisions import code_of
 from tests.gallery.test_erasing import long_reader
+from tests.waiting import until
 
 
 def test_liveness_and_readiness(client: httpx.Client) -> None:
@@ -45,10 +45,7 @@ def test_a_deletion_beside_a_backup_is_answered_as_pending(
         assert (receipt["deleted"], receipt["erased"]) == ({"persons": 1, "faces": 1}, "pending")
         assert client.get("/readyz").json()["erasure"] == "pending"
         assert gauge(client, "likeness_erasure_pending_seconds") > 0
-    deadline = time.monotonic() + 20
-    while client.get("/readyz").json()["erasure"] == "pending":
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: client.get("/readyz").json()["erasure"] != "pending")
     assert client.delete(f"{persons}/biden").json()["erased"] == "done"
     assert gauge(client, "likeness_erasure_pending_seconds") == 0
 

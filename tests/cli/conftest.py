@@ -18,6 +18,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, st
     for name in [name for name in os.environ if name.startswith("LIKENESS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("LIKENESS_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("LIKENESS_PORT", "0")  # the usual one may be in use here
     monkeypatch.setenv("COLUMNS", "200")
     return dict(os.environ)
 

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import pytest
 from app.api.server import bound
 from app.errors import AddressError
 from tests.ports import free_port
+from tests.waiting import until
 
 LIKENESS = Path(sys.executable).parent / "likeness"
 
@@ -100,7 +101,7 @@ def test_it_drains_before_it_ends(service: Service, photos: Path) -> None:
         under_way = pool.submit(client.post, "/v1/detect", files=[("image", photo)] * 8)
         time.sleep(0.1)
         service.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: other.get("/readyz").status_code == 503)
+        until(lambda: other.get("/readyz").status_code == 503)
         answer = other.get("/readyz")  # on a connection of its own: the listener is open
         assert (answer.json()["code"], "stopping" in answer.json()["detail"]) == ("not_ready", True)
         assert answer.headers["connection"] == "close"
@@ -121,13 +122,6 @@ def test_a_second_signal_ends_it_at_once(environment: dict[str, str]) -> None:
     service.end(signal.SIGTERM)
     assert service.process.returncode == 0
     service.close()
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_port_that_is_taken_is_told(environment: dict[str, str]) -> None:

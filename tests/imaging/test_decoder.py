@@ -3,10 +3,12 @@
 import io
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -18,6 +20,9 @@ from app.imaging import ImageLimits, PhotoDecoder, decoder, read_header
 from app.imaging.decoder import MemoryBudget
 from app.imaging.inspection import MAX_SCANNED_SAMPLES, is_suspicious
 from app.imaging.jpeg import count_scanned_samples, read_frame
+from app.imaging.wire import DecoderChannel
+from app.types import DecodedImage
+from tests.waiting import PATIENCE_S, until
 
 HEIC = (Path(__file__).parents[1] / "data" / "heic" / "plain.heic").read_bytes()
 
@@ -59,11 +64,14 @@ def photos() -> Iterator[PhotoDecoder]:
 
 
 def children() -> list[psutil.Process]:
-    return [
-        child
-        for child in psutil.Process().children()
-        if child.status() != psutil.STATUS_ZOMBIE and "app.imaging.process" in child.cmdline()
-    ]
+    return [child for child in psutil.Process().children() if decodes(child)]
+
+
+def decodes(child: psutil.Process) -> bool:
+    try:
+        return "app.imaging.process" in child.cmdline()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):  # it has ended meanwhile
+        return False
 
 
 class TestWork:
@@ -118,10 +126,7 @@ class TestProcess:
         (first,) = children()
         photos.decode(HEIC)
         assert children() == [first]
-        deadline = time.monotonic() + 10
-        while children():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(lambda: not children())
         photos.decode(HEIC)
 
     def test_it_ends_with_the_decoder(self, photos: PhotoDecoder) -> None:
@@ -142,16 +147,24 @@ class TestProcess:
         open_files = Path(f"/proc/{process.pid}/fd")
         assert {str((open_files / n).readlink()) for n in "012"} == {os.devnull}
 
-    def test_its_death_is_a_refused_photo(self, photos: PhotoDecoder) -> None:
+    def test_its_death_is_a_refused_photo(
+        self, photos: PhotoDecoder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """As of a decoder that a hostile photo makes write where it must not."""
         photos.decode(HEIC)
         (process,) = children()
         process.suspend()
-        killer = threading.Timer(0.2, process.send_signal, [signal.SIGSEGV])
-        killer.start()
-        threading.Timer(0.3, process.resume).start()
-        with pytest.raises(UnreadableImage, match="damaged"):
-            photos.decode(HEIC)
+        receive_photo = DecoderChannel.receive_photo
+
+        def receive(self: DecoderChannel, limits: ImageLimits, deadline: float) -> DecodedImage:
+            process.send_signal(signal.SIGSEGV)  # the photo was sent to it, and is not yet decoded
+            process.resume()
+            return receive_photo(self, limits, deadline)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(DecoderChannel, "receive_photo", receive)
+            with pytest.raises(UnreadableImage, match="damaged"):
+                photos.decode(HEIC)
         assert photos.decode(HEIC).width == 96
 
     def test_a_photo_that_takes_too_long(self) -> None:
@@ -164,10 +177,11 @@ class TestProcess:
         self, photos: PhotoDecoder, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("sys.executable", "/nowhere/python")
-        before = psutil.Process().num_fds()
+        pair = socket.socketpair()
+        monkeypatch.setattr(decoder, "socket", SimpleNamespace(socketpair=lambda: pair))
         with pytest.raises(Overloaded, match="No process could be started"):
             photos.decode(HEIC)
-        assert psutil.Process().num_fds() == before
+        assert [one.fileno() for one in pair] == [-1, -1], "both are closed"
 
     @pytest.mark.slow
     def test_memory_beyond_the_limit_is_a_refused_photo(
@@ -202,18 +216,18 @@ class TestMemory:
         held.__enter__()
 
         def ask(size: int) -> None:
-            with memory.hold(size, 10):
+            with memory.hold(size, PATIENCE_S):
                 order.append(size)
 
-        threads = [threading.Thread(target=ask, args=[size]) for size in (90, 20, 80)]
+        threads = [threading.Thread(target=ask, args=[size]) for size in (90, 20, 85)]
         for number, thread in enumerate(threads, 1):
             thread.start()
             while len(memory._waiting) < number:
                 time.sleep(0.001)
         held.__exit__(None, None, None)
         for thread in threads:
-            thread.join(10)
-        assert order == [90, 20, 80]
+            thread.join(PATIENCE_S)
+        assert order == [90, 20, 85]
 
     def test_one_that_gives_up_does_not_hold_up_the_rest(self) -> None:
         memory = MemoryBudget(100)

@@ -1,7 +1,6 @@
 """The photos of a CompreFace: a server that answers as its public API description says."""
 
 import threading
-import time
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -11,6 +10,7 @@ from fastapi import FastAPI, Header, HTTPException, Response
 
 from app.importing.source_rows import ImportSourceError
 from app.importing.sources import SourceOptions, rows_of, total_of
+from tests.waiting import until
 
 KEY = "00000000-0000-0000-0000-000000000002"
 IMAGES = {f"image-{n}": (f"subject {n % 3}", b"photo %d" % n) for n in range(1_203)}
@@ -49,8 +49,7 @@ def source() -> Iterator[str]:
     server = uvicorn.Server(uvicorn.Config(compreface(), port=0, log_config=None))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    while not server.started:
-        time.sleep(0.02)
+    until(lambda: server.started)
     yield f"compreface:http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
     thread.join(timeout=20)

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import tarfile
-import time
 import zipfile
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from app.importing import reading as module
 from app.importing.reading import ReaderDied, reading
 from app.importing.source_rows import ImportSourceError, Row
 from app.importing.sources import SourceOptions, rows_of
+from tests.waiting import until
 
 MIB = 1 << 20
 OPTIONS = SourceOptions("es", 1 * MIB, given_space="es", uploaded=True)
@@ -148,7 +148,11 @@ def test_it_ends_with_the_service(endless: Path) -> None:
     service.kill()
     service.wait()
     service.stdout.close()
-    deadline = time.monotonic() + 20
-    while reader.is_running() and reader.status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: has_ended(reader))
+
+
+def has_ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
