@@ -18,8 +18,10 @@ RUN /opt/venv/bin/python -m pip install --no-deps --require-hashes --only-binary
 COPY pyproject.toml README.md LICENSE ./
 COPY app app
 COPY models models
+COPY scripts/trim_packages.py scripts/
 RUN /opt/venv/bin/python -m pip install --no-deps --no-build-isolation . \
-    && /opt/venv/bin/python -m pip uninstall --yes hatchling trove-classifiers pip
+    && /opt/venv/bin/python -m pip uninstall --yes hatchling trove-classifiers pip \
+    && /opt/venv/bin/python scripts/trim_packages.py
 
 # CUDA's libraries come as wheels; the host brings the driver and NVIDIA's container toolkit.
 FROM build AS build-gpu
@@ -28,29 +30,13 @@ RUN /opt/venv/bin/python -m pip install --no-deps --require-hashes --only-binary
 COPY pyproject.toml README.md LICENSE ./
 COPY app app
 COPY models models
+COPY scripts/trim_packages.py scripts/
 RUN /opt/venv/bin/python -m pip install --no-deps --no-build-isolation . \
-    && /opt/venv/bin/python -m pip uninstall --yes hatchling trove-classifiers pip
+    && /opt/venv/bin/python -m pip uninstall --yes hatchling trove-classifiers pip \
+    && /opt/venv/bin/python scripts/trim_packages.py
 
 # ---- what is shipped
 FROM ${BASE_IMAGE} AS service
-
-# OpenCV's wheel is linked against libGL for windows that a service never opens. Debian's libgl1 depends on
-# Mesa's drivers, and those on LLVM: over 100 MB. An empty package in their place lets apt install the
-# three dispatch libraries alone, as packages that dpkg and vulnerability scanners know.
-RUN mkdir -p /tmp/no-mesa/DEBIAN \
-    && printf '%s\n' \
-        'Package: likeness-no-mesa' \
-        'Version: 1' \
-        'Architecture: all' \
-        'Maintainer: Likeness' \
-        'Provides: libglx-mesa0' \
-        'Conflicts: libglx-mesa0' \
-        'Description: empty, in place of the OpenGL drivers that libglx0 depends on' \
-        > /tmp/no-mesa/DEBIAN/control \
-    && dpkg-deb --build --root-owner-group /tmp/no-mesa /tmp/no-mesa.deb \
-    && apt-get update \
-    && apt-get install --yes --no-install-recommends /tmp/no-mesa.deb libgl1 libglib2.0-0 \
-    && rm -rf /tmp/no-mesa* /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log
 
 # A fixed number, so that the owner of the volume is the same on every host and in every release.
 RUN groupadd --gid 10001 likeness \
@@ -94,4 +80,4 @@ ENV LIKENESS_DEVICE=cuda \
 # The last stage, so that it is what a plain `docker build .` makes.
 FROM service AS cpu
 COPY --from=build-cpu /opt/venv /opt/venv
-RUN ["/opt/venv/bin/python", "-c", "import app, cv2, faiss, onnxruntime"]
+RUN ["/opt/venv/bin/python", "-c", "import app, cv2, faiss, onnxruntime, pyarrow.parquet, scipy.optimize"]

@@ -25,10 +25,13 @@ REPAIR = $(if $(wildcard $(UNFINISHED)),--ignore-installed)
 
 # $(call install,NAME): the pinned, hashed requirements/NAME.txt, then this tree itself (its build backend is pinned
 # there too). A lock is complete, so nothing is resolved here. pip's output passes through FETCHED, and a pipe has the
-# status of its last command: whether pip succeeded is seen by the mark it removes.
+# status of its last command: whether pip succeeded is seen by the mark it removes. The build of OpenCV that earlier
+# versions installed owns the same files as today's: it goes first.
 define install
 	@echo "Installing requirements/$(1).txt into $(VENV); this is done once and takes a minute or more. Fetching:"
 	@touch $(UNFINISHED)
+	@set -- $(VENV)/lib/python3*/site-packages/opencv_python-[0-9]*.dist-info; ! test -e "$$1" \
+		|| $(PIP) uninstall --quiet --yes opencv-python opencv-python-headless
 	@{ $(PIP) install --progress-bar off --no-deps --require-hashes --only-binary :all: $(REPAIR) \
 			-r requirements/$(1).txt \
 		&& $(PIP) install --quiet --no-deps --no-build-isolation --editable . \
@@ -57,8 +60,12 @@ serve: $(STAMPS)/serve-$(EXTRA) ## Install what the service needs, once, and sta
 install: $(STAMPS)/dev ## Install what tests and checks need
 
 .PHONY: insightface
-insightface: $(STAMPS)/serve-$(EXTRA) ## What `likeness models pull | install` need beyond the service
+insightface: $(STAMPS)/serve-$(EXTRA) ## What `likeness models pull` needs beyond the service
 	$(call install,$(if $(filter gpu,$(EXTRA)),gpu-insightface,insightface))
+
+.PHONY: lab
+lab: $(STAMPS)/serve-$(EXTRA) ## What `likeness evaluate --output` and `models pack` need beyond the service
+	$(call install,lab)
 
 # Not in the locks: which build fits is the machine's business, and the default one takes several GB.
 TORCH ?= torch==2.13.0
@@ -111,17 +118,19 @@ format: $(STAMPS)/dev ## Format, and fix what ruff can fix
 LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-build \
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) --group build pyproject.toml
 NO_CPU_RUNTIME = --excludes requirements/gpu.excludes.txt
+NO_WINDOWS = --excludes requirements/insightface.excludes.txt
 NO_TORCH = --excludes requirements/export.excludes.txt
 
 .PHONY: lock
 lock: ## Write requirements/*.txt from pyproject.toml (UPGRADE=1 for newer versions)
 	@command -v $(UV) >/dev/null || { echo "No uv: 'make install' first, or name one: make lock UV=uv" >&2; exit 1; }
-	$(LOCK) --extra cpu --extra postgres --extra parquet --extra insightface --extra export --extra dev $(NO_TORCH) -o requirements/dev.txt
+	$(LOCK) --extra cpu --extra postgres --extra parquet --extra insightface --extra export --extra lab --extra dev $(NO_TORCH) $(NO_WINDOWS) -o requirements/dev.txt
 	$(LOCK) -c requirements/dev.txt --extra cpu --extra postgres --extra parquet -o requirements/cpu.txt
-	$(LOCK) -c requirements/dev.txt --extra cpu --extra postgres --extra parquet --extra insightface -o requirements/insightface.txt
+	$(LOCK) -c requirements/dev.txt --extra cpu --extra postgres --extra parquet --extra insightface $(NO_WINDOWS) -o requirements/insightface.txt
 	$(LOCK) -c requirements/dev.txt --extra cpu --extra postgres --extra parquet --extra export $(NO_TORCH) -o requirements/export.txt
+	$(LOCK) -c requirements/dev.txt --extra lab -o requirements/lab.txt
 	$(LOCK) -c requirements/dev.txt --extra gpu --extra postgres --extra parquet -o requirements/gpu.txt
-	$(LOCK) -c requirements/dev.txt --extra gpu --extra postgres --extra parquet --extra insightface $(NO_CPU_RUNTIME) -o requirements/gpu-insightface.txt
+	$(LOCK) -c requirements/dev.txt --extra gpu --extra postgres --extra parquet --extra insightface $(NO_CPU_RUNTIME) $(NO_WINDOWS) -o requirements/gpu-insightface.txt
 
 .PHONY: image
 image: ## The container image (EXTRA=gpu for CUDA)

@@ -27,10 +27,16 @@ LOCK_EXTRAS = {
     "insightface": ["cpu", "postgres", "parquet", "insightface"],
     "gpu-insightface": ["gpu", "postgres", "parquet", "insightface"],
     "export": ["cpu", "postgres", "parquet", "export"],
-    "dev": ["cpu", "postgres", "parquet", "insightface", "export", "dev"],
+    "lab": ["lab"],
+    "dev": ["cpu", "postgres", "parquet", "insightface", "export", "lab", "dev"],
 }
-# What a lock leaves out of its extras, and the file that tells uv so.
-EXCLUDES = {"export": "export", "dev": "export", "gpu-insightface": "gpu"}
+# What a lock leaves out of its extras, and the files that tell uv so.
+EXCLUDES = {
+    "insightface": ["insightface"],
+    "gpu-insightface": ["gpu", "insightface"],
+    "export": ["export"],
+    "dev": ["export", "insightface"],
+}
 # Distributions of one family install the same import package over one another.
 FAMILIES = {
     "onnxruntime": re.compile(r"(onnxruntime|ort)(-|$)"),
@@ -38,8 +44,10 @@ FAMILIES = {
     "faiss": re.compile(r"faiss(-|$)"),
 }
 EXPECTED = {
-    "cpu": {"onnxruntime", "opencv-python", "faiss-cpu"},
-    "gpu": {"onnxruntime-gpu", "opencv-python", "faiss-gpu-cuvs"},
+    "cpu": {"onnxruntime", "opencv-python-headless", "faiss-cpu"},
+    "gpu": {"onnxruntime-gpu", "opencv-python-headless", "faiss-gpu-cuvs"},
+    # Beside the service of either kind.
+    "lab": {"opencv-python-headless"},
 }
 PYTHONS = ["3.11", "3.12", "3.13"]
 RESOLVE_SECONDS = 60
@@ -100,18 +108,30 @@ def declared(extras: list[str]) -> list[Requirement]:
 
 
 def expected(lock: str) -> set[str]:
-    return EXPECTED["gpu" if "gpu" in LOCK_EXTRAS[lock] else "cpu"]
+    (kind,) = EXPECTED.keys() & set(LOCK_EXTRAS[lock]) if lock != "dev" else ("cpu",)
+    return EXPECTED[kind]
 
 
 def test_every_lock_is_tested() -> None:
     files = {path.stem for path in REQUIREMENTS.glob("*.txt")}
-    assert files - {"gpu.excludes", "export.excludes"} == set(LOCK_EXTRAS)
+    excludes = {f"{name}.excludes" for names in EXCLUDES.values() for name in names}
+    assert files == excludes | set(LOCK_EXTRAS)
 
 
 def excluded(lock: str) -> set[str]:
-    if lock not in EXCLUDES:
-        return set()
-    return {requirement.name for requirement, _ in parse(read(f"{EXCLUDES[lock]}.excludes"))}
+    return {
+        requirement.name
+        for name in EXCLUDES.get(lock, [])
+        for requirement, _ in parse(read(f"{name}.excludes"))
+    }
+
+
+def test_the_service_installs_nothing_of_the_laboratory() -> None:
+    lab = {"jinja2", "matplotlib", "onnx", "fonttools", "insightface", "scikit-image"}
+    for lock in ("cpu", "gpu"):
+        assert lab & pins(read(lock)).keys() == set()
+    assert lab - {"insightface", "scikit-image"} <= pins(read("lab")).keys()
+    assert lab <= pins(read("dev")).keys()
 
 
 def test_pytorch_is_in_the_export_extra_alone() -> None:
@@ -186,8 +206,8 @@ def test_fresh_resolution_holds_one_distribution_of_each_family(lock: str) -> No
     command = [str(uv), "pip", "compile", "--quiet", "--universal", "--python-version", "3.11"]
     command += ["--no-header", "--no-annotate", "pyproject.toml"]
     command += [part for extra in LOCK_EXTRAS[lock] for part in ("--extra", extra)]
-    if lock in EXCLUDES:
-        command += ["--excludes", f"requirements/{EXCLUDES[lock]}.excludes.txt"]
+    for name in EXCLUDES.get(lock, []):
+        command += ["--excludes", f"requirements/{name}.excludes.txt"]
     try:
         done = subprocess.run(
             command, cwd=ROOT, capture_output=True, text=True, timeout=RESOLVE_SECONDS, check=False
@@ -235,10 +255,14 @@ def test_the_image_is_labelled_with_this_version() -> None:
     assert {"title", "description", "licenses", "version", "revision", "base.name"} <= labels
 
 
-def test_libraries_of_the_image_are_known_to_dpkg() -> None:
-    """What is unpacked beside the package manager is seen by no vulnerability scanner."""
-    assert "dpkg-deb --extract" not in dockerfile()
-    assert re.search(r"apt-get install [^&]*no-mesa\.deb [^&]*\blibgl1\b", dockerfile())
+def test_the_image_needs_no_library_of_the_system() -> None:
+    """So there is none that a vulnerability scanner could miss."""
+    assert not re.search(r"dpkg-deb|apt-get|apt ", dockerfile())
+
+
+def test_the_image_is_trimmed_for_both_devices() -> None:
+    assert dockerfile().count("/opt/venv/bin/python scripts/trim_packages.py") == 2
+    assert "!scripts/trim_packages.py" in (ROOT / ".dockerignore").read_text()
 
 
 def test_the_health_check_follows_the_port_and_is_written_once() -> None:

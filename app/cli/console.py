@@ -1,6 +1,7 @@
 """What the commands share: where they print and how they end."""
 
 import difflib
+import importlib.util
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -31,6 +32,25 @@ def clear_errors() -> Iterator[None]:
         err.print(f"[bold red]{error.title}.[/] ", end="")
         err.print(error.detail, markup=False, highlight=False, soft_wrap=True)
         sys.exit(EXIT_CANNOT_START)
+
+
+class ExtraNotInstalled(LikenessError):
+    """A command needs packages that the service does without."""
+
+    code, title = "extra_not_installed", "A package is missing"
+
+
+def require_extra(extra: str, purpose: str, *modules: str) -> None:
+    """Check, before any work, that the modules of an extra can be imported.
+
+    `purpose` begins the sentence: "The report of --output". Raises ExtraNotInstalled.
+    """
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ExtraNotInstalled(
+            f"{purpose} needs {' and '.join(missing)}, which the service does without. Install "
+            f"the extra {extra}: make {extra} in a checkout, or pip install 'likeness[{extra}]'."
+        )
 
 
 def read_settings() -> Settings:

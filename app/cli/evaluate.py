@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from app.cli.console import clear_errors, err, read_settings
+from app.cli.console import clear_errors, err, read_settings, require_extra
 from app.cli.evaluation_tables import print_evaluation
 from app.decision.calibration import pack_orientation
 from app.decision.policy import FaceSelection
@@ -101,6 +101,8 @@ def evaluate_pack(
     left out; photos that cannot be used are counted and listed.
     """
     with clear_errors():
+        if output is not None:
+            require_extra("lab", "The report of --output", "jinja2", "matplotlib")
         plan = read_plan(
             sources,
             images=images,

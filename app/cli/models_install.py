@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
-from app.cli.console import clear_errors, err, out, read_settings
+from app.cli.console import clear_errors, err, out, read_settings, require_extra
 from app.errors import PackError
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
@@ -31,8 +31,8 @@ def pull(
 ) -> None:
     """Fetch a pack that InsightFace publishes, check it and convert it."""
     installed = read_settings().installed_packs
-    with clear_errors(), _extra_needed():
-        # They load ONNX and InsightFace, which `serve` does without.
+    with clear_errors():
+        require_extra("insightface", "Fetching a pack", "insightface", "onnx")
         from app.lab.packing.download import fetched  # noqa: PLC0415
         from app.lab.packing.install import install_published  # noqa: PLC0415
         from app.lab.packing.published import LICENSE_TEXT, PUBLISHED  # noqa: PLC0415
@@ -60,7 +60,8 @@ def install(
     accept_license: Accept = False,
 ) -> None:
     """Install a pack from a zip that was made or fetched elsewhere; no network is needed."""
-    with clear_errors(), _extra_needed():
+    with clear_errors():
+        require_extra("lab", "Converting the networks of a pack", "onnx")
         from app.lab.packing.install import install_archive  # noqa: PLC0415
 
         pack = install_archive(
@@ -116,6 +117,7 @@ def pack_networks(
 ) -> None:
     """Write a pack: networks, pack.toml with their digests, calibration. `serve` runs it."""
     with clear_errors():
+        require_extra("lab", "Writing a pack", "onnx")
         from app.lab.packing.own import OwnNetworks, make_pack  # noqa: PLC0415
 
         made = make_pack(
@@ -159,15 +161,3 @@ def _bar() -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=err, transient=True) as progress:
         task = progress.add_task("", total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
-@contextmanager
-def _extra_needed() -> Iterator[None]:
-    """Say what to install where a library that only some installations have is missing."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise PackError(
-            f"{error.name} is not installed. Packs from elsewhere need the insightface extra: "
-            "make insightface (or: pip install likeness[cpu,insightface])."
-        ) from error
