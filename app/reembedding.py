@@ -21,8 +21,8 @@ from app.index.port import PRECISION, Templates
 from app.inference.pack_spec import ModelPack
 from app.inference.session import OnnxModel
 from app.settings import Device
-from app.store.port import TemplateStore
 from app.store.records import AlternateEmbeddingState, CollectionRecord
+from app.store.store import Store
 from app.types import FloatArray
 
 FACES_AT_ONCE = 64
@@ -56,8 +56,9 @@ class SpaceComparison:
 class Reembedding:
     """One collection on its way to one pack's space."""
 
-    def __init__(self, store: TemplateStore, collection: str, target: ModelPack) -> None:
-        self._store = store
+    def __init__(self, store: Store, collection: str, target: ModelPack) -> None:
+        self._collections = store.collections
+        self._embeddings = store.alternate_embeddings
         self._name = collection
         self._target = target
         self._space = target.embedding_space
@@ -74,7 +75,7 @@ class Reembedding:
         progress(state.ready, state.templates)
         done = state.ready
         while True:
-            kept = self._store.crops_to_reembed(self._name, self._space, after, FACES_AT_ONCE)
+            kept = self._embeddings.crops_to_reembed(self._name, self._space, after, FACES_AT_ONCE)
             if not kept:
                 break
             crops = [decode_crop(one.crop) for one in kept]
@@ -85,13 +86,13 @@ class Reembedding:
                 )
             vectors, _ = recogniser.embed(np.stack(crops))
             made = {one.template_key: vector for one, vector in zip(kept, vectors, strict=True)}
-            self._store.put_alternate_embeddings(self._name, self._space, made)
+            self._embeddings.put(self._name, self._space, made)
             after, done = kept[-1].template_key, done + len(kept)
             progress(done, state.templates)
         self._require_crops()
 
     def _require_crops(self) -> AlternateEmbeddingState:
-        state = self._store.alternate_embedding_state(self._name, self._space)
+        state = self._embeddings.state(self._name, self._space)
         if state.without_crop:
             raise NotReembedded(
                 f"{state.without_crop} of {state.templates} faces of '{self._name}' were "
@@ -107,11 +108,11 @@ class Reembedding:
         `source` is the pack of the collection's present space; without one the threshold before is
         the one that accepts as many non-mated comparisons as the new one does.
         """
-        record = self._store.collection(self._name)
+        record = self._collections.get(self._name)
         other = replace(
             record, embedding_space=self._space, dimension=self._target.recogniser.dimension
         )
-        old, new = self._store.both_spaces(self._name, other, SAMPLE, generator)
+        old, new = self._embeddings.both_spaces(self._name, other, SAMPLE, generator)
         same, pairs = _pairs(old)
         by_old, by_new = _comparator(source), _comparator(self._target)
         scores = [by_old.scores(old.vectors, old.vectors)[pairs],
@@ -132,7 +133,7 @@ class Reembedding:
 
     def cut_over(self) -> CollectionRecord:
         """Swap the spaces in one transaction. Raises NotReembedded unless everything is built."""
-        return self._store.cut_over(self._name, self._space, self._target.recogniser.dimension)
+        return self._embeddings.cut_over(self._name, self._space, self._target.recogniser.dimension)
 
 
 def _threshold(pack: ModelPack) -> float:

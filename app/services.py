@@ -33,9 +33,10 @@ from app.inference.scheduler import Scheduler
 from app.locks import Lock, new_lock
 from app.settings import Settings
 from app.store.backends import create_engine
+from app.store.database import Database
 from app.store.records import NewTemplate
 from app.store.schema import migrate
-from app.store.sql_store import SqlStore
+from app.store.store import Store
 from app.store.waiting import await_database
 from app.telemetry.metrics import BatchSizes, Metrics, OpenIndexCounts, SearchCosts
 from app.types import AnalysedImage, CooperativeTask, Face, FloatArray
@@ -144,10 +145,12 @@ def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services
     await_database(engine, database_wait_s)
     migrate(engine)
     workers = settings.workers or usable_cores()
-    store = SqlStore(engine, ring=ring)
-    store.check_keys()
+    store = Store(engine, ring=ring)
+    store.encryption.check_keys()
     pepper = read_pepper(settings)
-    access_keys = AccessKeyStore(engine, pepper)
+    # Apart: its small writes say nothing about whether the next enrollment would be stored.
+    access_database = Database(engine)
+    access_keys = AccessKeyStore(access_database, pepper)
     gpu = GpuShards(cuda_flat()) if settings.index_device == "cuda" else None
     memory = settings.max_index_bytes or usable_memory() // 2
     index_factory = IndexFactory(
@@ -165,7 +168,7 @@ def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services
         COSINE if calibration is None else calibration.comparator,
     )
     calibrations = Calibrations(
-        gallery.store,
+        store.calibrations,
         calibration,
         pack.decision.threshold,
         embedding_space=pack.embedding_space,
@@ -196,14 +199,14 @@ def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services
         maintenance,
         access_keys,
         access,
-        UsageStore(engine),
+        UsageStore(access_database),
     )
 
 
-def _maintenance(gallery: Gallery, store: SqlStore, metrics: Metrics) -> MaintenanceThread:
+def _maintenance(gallery: Gallery, store: Store, metrics: Metrics) -> MaintenanceThread:
     """The maintenance of the gallery and its database, with its metrics."""
     maintenance = MaintenanceThread(gallery)
-    maintenance.add_task(Pruning(store).round)
+    maintenance.add_task(Pruning(store.changes).round)
     metrics.observe(
         "likeness_upkeep_failing_seconds",
         "Seconds since maintenance of the gallery last succeeded; 0 if the last round succeeded.",
@@ -212,6 +215,6 @@ def _maintenance(gallery: Gallery, store: SqlStore, metrics: Metrics) -> Mainten
     metrics.observe(
         "likeness_erasure_pending_seconds",
         "For how long bytes of deleted rows have been left in the database's files; 0 for none.",
-        store.erasure_pending_s,
+        store.database.eraser.pending_s,
     )
     return maintenance

@@ -18,6 +18,7 @@ from app.access.store import AccessKeyStore
 from app.api.access import AccessControl
 from app.api.main import ROUTERS
 from app.store.backends import create_engine
+from app.store.database import Database
 from app.store.schema import migrate
 from app.telemetry.metrics import Metrics
 
@@ -41,7 +42,7 @@ async def _timed(control: Any, headers: list[tuple[bytes, bytes]]) -> float:
 async def _measure(folder: Path) -> None:
     engine = create_engine(f"sqlite:///{folder / 'likeness.db'}")
     migrate(engine)
-    store = AccessKeyStore(engine, PEPPER)
+    store = AccessKeyStore(Database(engine), PEPPER)
     empty = AccessControl(_nothing, AccessRegistry(store, PEPPER), Metrics(), ROUTERS)
     tokens = [store.create(NewKey(f"key-{number}", [*Scope]))[1] for number in range(KEYS)]
     registry = AccessRegistry(store, PEPPER)

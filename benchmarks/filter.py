@@ -29,8 +29,8 @@ from app.inference.cores import usable_cores
 from app.store.backends import create_engine
 from app.store.records import NewTemplate, PersonTemplate
 from app.store.schema import migrate
-from app.store.sql import bulk
-from app.store.sql_store import SqlStore
+from app.store.sql import imports
+from app.store.store import Store
 
 SPACE = "es-benchmark"
 BEFORE = "0006"  # the last schema without the index
@@ -76,7 +76,7 @@ def main() -> None:
         table.add_row("migration (index built)", f"{timed(lambda: migrate(engine)):.1f} s")
         tidy(engine)
         index_factory = IndexFactory(usable_cores(), Path(folder) / "index")
-        gallery = Gallery(SqlStore(engine), index_factory, SPACE, options.dimension)
+        gallery = Gallery(Store(engine), index_factory, SPACE, options.dimension)
         table.add_row("vector index built", f"{timed(gallery.prepare):.1f} s")
         searches(gallery, options, table)
         enrolment(gallery, options, table)
@@ -161,10 +161,10 @@ def searches(gallery: Gallery, options: argparse.Namespace, table: Table) -> Non
     everybody = [timed(lambda: gallery.identify("default", probe, 5)) for _ in range(5)]
     table.add_row("search among all, p50", ms(everybody))
     for wanted in FILTERS:
-        allowed = gallery.store.person_keys(record, wanted)
+        allowed = gallery.store.persons.keys(record, wanted)
         costs: dict[str, Callable[[], object]] = {
             "whole": lambda w=wanted: gallery.identify("default", probe, 5, w),
-            "persons": lambda w=wanted: gallery.store.person_keys(record, w),
+            "persons": lambda w=wanted: gallery.store.persons.keys(record, w),
             "search": lambda a=allowed: index.search_persons(probe, 6, a),
             "extent": lambda a=allowed: index.extent(a),
         }
@@ -179,19 +179,19 @@ def searches(gallery: Gallery, options: argparse.Namespace, table: Table) -> Non
 def enrolment(gallery: Gallery, options: argparse.Namespace, table: Table) -> None:
     """The same rows of new people with the index of metadata and without, in turn."""
     rates: dict[str, list[float]] = {"with": [], "without": []}
-    index_new = bulk.index_new
+    index_new = imports.index_new
     for turn in range(10):
         for kind in ("with", "without") if turn % 2 else ("without", "with"):
-            bulk.index_new = index_new if kind == "with" else lambda *_: None
+            imports.index_new = index_new if kind == "with" else lambda *_: None
             start = 10**7 + turn * 10**5 + (kind == "with") * 10**4
             vectors = drawn(ENROLLED_AT_ONCE, options, start)
             rows = [
                 PersonTemplate(f"p{start + i}", metadata(start + i), NewTemplate(v, f"{start}-{i}"))
                 for i, v in enumerate(vectors)
             ]
-            spent = timed(lambda rows=rows: gallery.store.enroll_many("default", rows, SPACE))
+            spent = timed(lambda rows=rows: gallery.store.imports.enroll("default", rows, SPACE))
             rates[kind].append(spent / len(rows))
-    bulk.index_new = index_new
+    imports.index_new = index_new
     reported = ", ".join(f"{kind} {np.median(each) * 1e6:.0f} µs" for kind, each in rates.items())
     table.add_row("enroll_many, 1,000 new people at once, each, p50", reported)
     ones = []

@@ -40,7 +40,7 @@ from app.inference.cores import usable_cores
 from app.store.backends import create_engine
 from app.store.records import NewTemplate
 from app.store.schema import migrate
-from app.store.sql_store import SqlStore
+from app.store.store import Store
 
 TOP_K = 6  # five candidates and the next, for the margin of the fifth
 BATCH = 32
@@ -271,7 +271,7 @@ def open_gallery(folder: Path, dimension: int) -> LikenessGallery:
     engine = create_engine(f"sqlite:///{folder / 'likeness.db'}")
     migrate(engine)
     index_factory = IndexFactory(usable_cores(), folder / "index")
-    return LikenessGallery(SqlStore(engine), index_factory, "es-benchmark", dimension)
+    return LikenessGallery(Store(engine), index_factory, "es-benchmark", dimension)
 
 
 def fill_database(gallery: LikenessGallery, options: argparse.Namespace) -> None:
@@ -279,7 +279,7 @@ def fill_database(gallery: LikenessGallery, options: argparse.Namespace) -> None
     for start in range(0, options.count, 1_000):
         size = min(1_000, options.count - start)
         vectors = random_directions(size, options.dimension, start)
-        gallery.store.enroll(
+        gallery.store.templates.enroll(
             "default", f"p{start}", None,
             [NewTemplate(vector, f"{start}-{i}") for i, vector in enumerate(vectors)],
         )  # fmt: skip

@@ -28,7 +28,7 @@ from app.inference.cores import usable_cores
 from app.store.backends import create_engine
 from app.store.records import NewTemplate, PersonTemplate
 from app.store.schema import migrate
-from app.store.sql_store import SqlStore
+from app.store.store import Store
 
 try:
     from app.decision import neighbours
@@ -64,9 +64,7 @@ def open_gallery(folder: Path, dimension: int) -> Gallery:
     folder.mkdir(exist_ok=True)
     engine = create_engine(f"sqlite:///{folder / 'likeness.db'}")
     migrate(engine)
-    return Gallery(
-        SqlStore(engine), IndexFactory(usable_cores(), folder / "index"), SPACE, dimension
-    )
+    return Gallery(Store(engine), IndexFactory(usable_cores(), folder / "index"), SPACE, dimension)
 
 
 def fill(gallery: Gallery, count: int, dimension: int) -> None:
@@ -90,7 +88,11 @@ def look(gallery: Gallery, seconds: float) -> None:
     content = read_calibration(CALIBRATION)
     calibration = content.model_copy(update={"embedding_space": SPACE})
     calibrations = Calibrations(
-        gallery.store, calibration, 0.5, embedding_space=SPACE, precision=gallery.precision
+        gallery.store.calibrations,
+        calibration,
+        0.5,
+        embedding_space=SPACE,
+        precision=gallery.precision,
     )
     until = time.monotonic() + seconds if seconds else float("inf")
 

@@ -34,7 +34,7 @@ from app.inference.packs import load_pack
 from app.store.backends import create_engine
 from app.store.records import NewTemplate
 from app.store.schema import migrate
-from app.store.sql_store import SqlStore
+from app.store.store import Store
 
 IDLE_S = 10
 ASKED = 100  # collections of each kind of call
@@ -61,14 +61,14 @@ def fill(folder: Path, options: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     engine = create_engine(f"sqlite:///{folder / 'likeness.db'}")
     migrate(engine)
-    store = SqlStore(engine)
+    store = Store(engine)
     vectors = random_directions(options.collections * options.faces, pack.recogniser.dimension, 0)
     for number in range(options.collections):
         name, first = f"c{number}", number * options.faces
-        store.create_collection(name, pack.embedding_space, pack.recogniser.dimension, {})
+        store.collections.create(name, pack.embedding_space, pack.recogniser.dimension, {})
         mine = vectors[first : first + options.faces]
         new = [NewTemplate(vector, f"{first + i}") for i, vector in enumerate(mine)]
-        store.enroll(name, "ada", None, new)
+        store.templates.enroll(name, "ada", None, new)
     store.close()
 
 

@@ -44,7 +44,7 @@ from app.settings import Device
 from app.store.backends import create_engine
 from app.store.records import NewTemplate
 from app.store.schema import migrate
-from app.store.sql_store import SqlStore
+from app.store.store import Store
 
 HERE = Path(__file__).resolve().parent
 CLIENTS = (1, 4, 16, 64)
@@ -207,7 +207,7 @@ def fill(folder: Path, options: argparse.Namespace) -> None:
     migrate(engine)
     dimension = pack.recogniser.dimension
     gallery = Gallery(
-        SqlStore(engine), IndexFactory(1, folder / "index"), pack.embedding_space, dimension
+        Store(engine), IndexFactory(1, folder / "index"), pack.embedding_space, dimension
     )
     for start in range(0, options.templates, 1_000):
         vectors = random_directions(min(1_000, options.templates - start), dimension, start)

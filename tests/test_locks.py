@@ -12,7 +12,7 @@ from app.index.factory import IndexFactory
 from app.locks import made_by
 from app.store.records import PersonTemplate
 from app.store.schema import migrate
-from app.store.sql_store import SqlStore
+from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_engine, template
 from tests.index.conftest import unit
 from tests.index.test_snapshot import KEY
@@ -90,4 +90,4 @@ def opened(database: Path, ring: KeyRing | None) -> Gallery:
     migrate(engine)
     shape = IndexShape(encode_at=8, merge_at=2)
     index_factory = IndexFactory(2, database.parent / "index", ring, shape)
-    return Gallery(SqlStore(engine, ring=ring), index_factory, SPACE, DIMENSION)
+    return Gallery(Store(engine, ring=ring), index_factory, SPACE, DIMENSION)

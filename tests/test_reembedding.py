@@ -128,7 +128,7 @@ def test_there_and_back(
         (one.face, pytest.approx(one.similarity)) for one in before
     ]
     assert again[2].face.person_id == "collins"
-    assert store.drop_alternate_embeddings("default") == 4
+    assert store.alternate_embeddings.drop("default") == 4
 
 
 def test_the_new_embeddings_are_those_of_the_photos(
@@ -141,7 +141,7 @@ def test_the_new_embeddings_are_those_of_the_photos(
     work.build(Device.CPU, silent)
     work.cut_over()
     new = place.serve(other_pack)
-    _, vectors = new.gallery.store.embeddings("default", "biden")
+    _, vectors = new.gallery.store.embeddings.of_person("default", "biden")
     similarity = float((vectors @ probe(new, photos / "biden.jpg").T)[0, 0])
     assert similarity == pytest.approx(1, abs=1e-5)
 
@@ -157,7 +157,7 @@ def test_faces_without_crops_are_counted(
         work.build(Device.CPU, silent)
     with pytest.raises(NotReembedded, match="nothing was changed"):
         work.cut_over()
-    assert services.gallery.store.collection("default").embedding_space == pack.embedding_space
+    assert services.gallery.store.collections.get("default").embedding_space == pack.embedding_space
 
 
 def test_what_comes_after_the_building_holds_up_the_cut_over(
@@ -207,4 +207,4 @@ def test_crops_are_sealed_where_embeddings_are(
     for row in rows:
         assert bool(row.sealed) is sealed
         assert bytes(row.crop).startswith(b"\x89PNG") is not sealed
-    assert services.gallery.store.drop_crops("default") == 3
+    assert services.gallery.store.alternate_embeddings.drop_crops("default") == 3

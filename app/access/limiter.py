@@ -19,7 +19,7 @@ from app.access.keys import AccessKey
 from app.access.limits import KeyLimits, TokenBucket
 from app.access.usage import UsageStore
 from app.errors import QuotaExceeded, RateLimited
-from app.store.sql.part import now_utc
+from app.store.database import now_utc
 
 # Of a day's quota that a process reserves at a time: 1 %, so that at most this is unavailable to
 # the others, or lost if the process is killed.

@@ -18,7 +18,7 @@ from app.access.keys import AccessKey, digest_of, id_of
 from app.access.store import AccessKeyStore, StoredKey, hour_of
 from app.errors import AccessPepperDiffers, LikenessError
 from app.locks import new_lock
-from app.store.sql.part import now_utc
+from app.store.database import now_utc
 from app.telemetry.logs import log
 
 LEASE_S = 2.0

@@ -5,15 +5,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from app.access.keys import AccessKey, NewKey, Scope, digest_of, new_token
 from app.access.limits import KeyLimits, stored_limits
 from app.access.pepper import fingerprint
 from app.errors import AccessKeyExists, AccessKeyNotFound, AccessPepperDiffers
-from app.store.sql.part import now_utc
+from app.store.database import Database
 from app.store.sql.tables import access_keys, access_state
-from app.store.sql.transactions import Transactions
 
 _SCOPES = {one.value: one for one in Scope}
 
@@ -29,13 +28,9 @@ class StoredKey:
 class AccessKeyStore:
     """Creates, lists and revokes keys. Each change raises the revision, which processes poll."""
 
-    def __init__(
-        self, engine: Engine, pepper: bytes, clock: Callable[[], datetime] = now_utc
-    ) -> None:
-        """Over a database whose tables are up to date."""
-        self._database = Transactions(engine)
+    def __init__(self, database: Database, pepper: bytes) -> None:
+        self._database = database
         self._pepper = pepper
-        self._clock = clock
 
     def revision(self) -> int:
         """Rises with each change of a key."""
@@ -57,7 +52,7 @@ class AccessKeyStore:
     def check_pepper(self) -> None:
         """Raise AccessPepperDiffers if usable keys were created with another pepper."""
         with self._database.reading() as connection:
-            self._require_own_pepper(connection, self._clock())
+            self._require_own_pepper(connection, self._database.clock())
 
     def create_first(self, new: NewKey, keep: Callable[[str], None]) -> AccessKey | None:
         """Create a key, unless there was ever one: then None.
@@ -65,7 +60,7 @@ class AccessKeyStore:
         `keep` is called with the token before the key is stored. If it raises, or the process ends
         meanwhile, there is no key.
         """
-        now = self._clock()
+        now = self._database.clock()
         key, token = _made(new, now)
         with self._database.writing() as connection:
             _raise_revision(connection)
@@ -78,7 +73,7 @@ class AccessKeyStore:
     def create(self, new: NewKey) -> tuple[AccessKey, str]:
         """A new key and its token, which is stored nowhere. Raises AccessKeyExists if a usable key
         has that name, AccessPepperDiffers as `check_pepper`."""
-        now = self._clock()
+        now = self._database.clock()
         key, token = _made(new, now)
         with self._database.writing() as connection:
             _raise_revision(connection)
@@ -96,7 +91,7 @@ class AccessKeyStore:
         """A new key like an old one, which expires after `overlap`. If the old one was to expire,
         the new one lasts as long from now. Raises AccessKeyNotFound, AccessPepperDiffers as
         `check_pepper`."""
-        now = self._clock()
+        now = self._database.clock()
         key_id, token = new_token()
         with self._database.writing() as connection:
             _raise_revision(connection)
@@ -124,7 +119,7 @@ class AccessKeyStore:
         Another process may accept the key for `registry.LEASE_S` more: wait as long before the
         revocation is acknowledged.
         """
-        now = self._clock()
+        now = self._database.clock()
         with self._database.writing() as connection:
             _raise_revision(connection)
             found = self._all_usable(connection, name_or_id, now)
@@ -137,7 +132,7 @@ class AccessKeyStore:
     def limit(self, name_or_id: str, limits: KeyLimits) -> list[AccessKey]:
         """Replace the limits of the key of that id, or of every usable key of that name. Processes
         have read them after `registry.LEASE_S`. Raises AccessKeyNotFound."""
-        now = self._clock()
+        now = self._database.clock()
         with self._database.writing() as connection:
             _raise_revision(connection)
             found = self._all_usable(connection, name_or_id, now)

@@ -2,10 +2,10 @@
 
 from datetime import date, timedelta
 
-from sqlalchemy import Connection, Engine, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
+from app.store.database import Database
 from app.store.sql.tables import access_state, access_usage
-from app.store.sql.transactions import Transactions
 
 KEPT_DAYS = 31
 
@@ -13,9 +13,8 @@ KEPT_DAYS = 31
 class UsageStore:
     """Reserves photos of a daily quota. A reservation counts as used until it is released."""
 
-    def __init__(self, engine: Engine) -> None:
-        """Over a database whose tables are up to date."""
-        self._database = Transactions(engine)
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def reserve(
         self, name: str, day: date, needed: int, wanted: int, quota: int

@@ -35,8 +35,8 @@ from app.errors import (
     StoreUnavailable,
     Unauthenticated,
 )
+from app.store.database import now_utc
 from app.store.sql.lookups import collection_not_found
-from app.store.sql.part import now_utc
 from app.telemetry.logs import log
 from app.telemetry.metrics import Metrics
 

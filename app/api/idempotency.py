@@ -56,7 +56,7 @@ async def answer_idempotently(
     if key is None:
         return await work(None), False
     request = await context.read(request_key, key, call)
-    answered = context.store.answered
+    answered = context.store.idempotency.answered
     kept = await context.read(answered, collection, request)
     if kept is None:
         try:

@@ -29,7 +29,7 @@ def calibrate(
         try:
             services.gallery.require(collection)
             if reset:
-                services.gallery.store.clear_calibration(collection)
+                services.gallery.store.calibrations.clear(collection)
                 out.print("The model pack's calibration is used again.")
                 return
             generator = np.random.default_rng(secrets.randbits(64))

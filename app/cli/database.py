@@ -35,10 +35,14 @@ def unmatched_pack(services: Services) -> str | None:
     """A warning where faces are stored, but none of them in the embedding space of the pack."""
     store, pack = services.gallery.store, services.pack
     other = None
-    for record in every_collection(store):
+    for record in every_collection(store.collections):
         ours = record.embedding_space == pack.embedding_space
         # A revision of 0 has never had faces: of many collections few need to be counted.
-        if (other is None or ours) and record.revision and store.count(record).templates:
+        if (
+            (other is None or ours)
+            and record.revision
+            and store.collections.count(record).templates
+        ):
             if ours:
                 return None
             other = record

@@ -74,8 +74,8 @@ def doctor(
         unmatched = unmatched_pack(services)
         found = [_audit(services.gallery, one, repair=repair) for one in _ours(services)] * check
         store = services.gallery.store
-        fixed = [] if fix_metadata is None else fix(store, fix_metadata)
-        found += stored_data(store, repair=repair) if check else []
+        fixed = [] if fix_metadata is None else fix(store.integrity, fix_metadata)
+        found += stored_data(store.integrity, repair=repair) if check else []
         services.close()
     _show(rows, (*fixed, *(line for line, _ in found)), clash)
     if unmatched:
@@ -116,7 +116,7 @@ def _reports_its_use() -> bool:
 def _ours(services: Services) -> list[str]:
     """Collections that this pack can compare."""
     space = services.pack.embedding_space
-    every = every_collection(services.gallery.store)
+    every = every_collection(services.gallery.store.collections)
     return [one.name for one in every if one.embedding_space == space]
 
 
@@ -145,7 +145,7 @@ def _faults(copy: Copy) -> str:
 
 
 def _encryption(services: Services) -> str:
-    state = services.gallery.store.sealing()
+    state = services.gallery.store.encryption.state()
     keys = ", ".join(sorted(state.persons_by_key))
     if not state.sealed:
         return f"none: {state.plain} templates lie plain in the database"
@@ -185,11 +185,11 @@ def _calibration(shipped: Calibration | None) -> str:
 
 def _facts(services: Services) -> list[tuple[str, str]]:
     gallery = services.gallery
-    counts = gallery.store.count(gallery.require(DEFAULT_COLLECTION))
+    counts = gallery.store.collections.count(gallery.require(DEFAULT_COLLECTION))
     return [
         *_installation(services.pack, services.pipeline, services.calibrations.pack),
         ("workers", str(services.scheduler.workers)),
-        ("database", str(gallery.store.describe()["database"])),
+        ("database", gallery.store.database.url),
         ("encryption", _encryption(services)),
         ("access keys", _access_keys(services)),
         ("default collection", f"{counts.persons} persons, {counts.templates} faces"),

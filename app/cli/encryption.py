@@ -14,7 +14,7 @@ from app.gallery.gallery import every_collection
 from app.store.backends import create_engine
 from app.store.records import SealingState
 from app.store.schema import migrate
-from app.store.sql_store import SqlStore
+from app.store.store import Store
 
 encryption_app = typer.Typer(
     help="Encryption at rest: generate, status, rotate.",
@@ -38,7 +38,7 @@ def generate(
 def status() -> None:
     """Say what is encrypted, and by which keys."""
     with clear_errors(), _opened() as store:
-        _show(store.sealing())
+        _show(store.encryption.state())
 
 
 @encryption_app.command()
@@ -47,24 +47,24 @@ def rotate() -> None:
     persons' keys are wrapped again. The service may run meanwhile; run it again if it was ended."""
     with clear_errors(), _opened() as store:
         persons = 0
-        for collection in list(every_collection(store)):
+        for collection in list(every_collection(store.collections)):
             with err.status(f"{collection.name}: sealing"):
-                while done := store.reseal(collection.name):
+                while done := store.encryption.reseal(collection.name):
                     persons += done
         out.print(f"{persons} persons' keys are wrapped by the active key.")
         out.print("Older index snapshots are removed when a service starts with this key.")
-        _show(store.sealing())
+        _show(store.encryption.state())
 
 
 @contextmanager
-def _opened() -> Iterator[SqlStore]:
+def _opened() -> Iterator[Store]:
     settings = require_database(read_settings())
     ring = KeyRing.from_settings(settings)
     engine = create_engine(settings.resolved_database_url)
     migrate(engine)
-    store = SqlStore(engine, ring=ring)
+    store = Store(engine, ring=ring)
     try:
-        store.check_keys()
+        store.encryption.check_keys()
         yield store
     finally:
         store.close()

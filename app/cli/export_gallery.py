@@ -13,7 +13,7 @@ from app.gallery.gallery import DEFAULT_COLLECTION
 from app.importing.gallery_export import export
 from app.store.backends import create_engine
 from app.store.schema import migrate
-from app.store.sql_store import SqlStore
+from app.store.store import Store
 
 
 def export_collection(
@@ -29,11 +29,11 @@ def export_collection(
     with clear_errors():
         engine = create_engine(require_database(settings).resolved_database_url)
         migrate(engine)
-        store = SqlStore(engine, ring=KeyRing.from_settings(settings))
+        store = Store(engine, ring=KeyRing.from_settings(settings))
         try:
-            store.check_keys()
-            record = store.collection(collection)
-            total = store.count(record).templates
+            store.encryption.check_keys()
+            record = store.collections.get(collection)
+            total = store.collections.count(record).templates
             with Progress(BarColumn(), MofNCompleteColumn(), console=err, transient=True) as bar:
                 task = bar.add_task("", total=total)
                 count = export(store, record, file, lambda n: bar.update(task, completed=n))

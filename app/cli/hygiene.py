@@ -15,7 +15,7 @@ from app.gallery.gallery import DEFAULT_COLLECTION, Gallery
 from app.importing.erasing import ReportEraser
 from app.importing.job_folder import JobFolder
 from app.services import Services, build_services
-from app.store.port import TemplateStore
+from app.store.sql.pairs import PairStore
 
 
 def hygiene(
@@ -54,14 +54,14 @@ def hygiene(
             for given_up in (pair[0] for pair in (rename, merge) if pair):
                 _note(services, collection, given_up)
             if rename:
-                renamed = services.gallery.store.update_person(
+                renamed = services.gallery.store.persons.update(
                     collection, rename[0], new_id=rename[1]
                 )
                 out.print(f"The person's id is {renamed.person_id} now.", markup=False)
             if merge or move or delete:
                 _mend(services.gallery, collection, merge, move, delete)
             if different or withdraw:
-                _declare(services.gallery.store, collection, different, withdraw)
+                _declare(services.gallery.store.pairs, collection, different, withdraw)
             if rename or merge or move or delete or different or withdraw:
                 return
             with Progress(console=err, transient=True) as progress:
@@ -107,16 +107,16 @@ def _mend(
 
 
 def _declare(
-    store: TemplateStore,
+    pairs: PairStore,
     collection: str,
     different: tuple[str, str] | None,
     withdraw: tuple[str, str] | None,
 ) -> None:
     if different:
-        store.declare_different(collection, *different)
+        pairs.declare(collection, *different)
         out.print(f"{different[0]} and {different[1]} are different persons.", markup=False)
     if withdraw:
-        store.withdraw_different(collection, *withdraw)
+        pairs.withdraw(collection, *withdraw)
         out.print(
             f"{withdraw[0]} and {withdraw[1]} are no longer declared to be different.", markup=False
         )

@@ -18,6 +18,7 @@ from app.access.store import AccessKeyStore
 from app.cli import encryption
 from app.cli.console import clear_errors, err, out, read_settings
 from app.store.backends import create_engine
+from app.store.database import Database
 from app.store.identifiers import COLLECTION_PATTERN
 from app.store.schema import migrate
 
@@ -221,7 +222,7 @@ def _opened() -> Iterator[AccessKeyStore]:
     engine = create_engine(settings.resolved_database_url)
     try:
         migrate(engine)
-        yield AccessKeyStore(engine, pepper)
+        yield AccessKeyStore(Database(engine), pepper)
     finally:
         engine.dispose()
 

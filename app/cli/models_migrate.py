@@ -19,7 +19,7 @@ from app.reembedding import Reembedding, Space, SpaceComparison
 from app.settings import Settings
 from app.store.backends import create_engine
 from app.store.schema import migrate
-from app.store.sql_store import SqlStore
+from app.store.store import Store
 
 
 def migrate_collection(
@@ -48,7 +48,7 @@ def migrate_collection(
         target = load_pack(to, settings.installed_packs)
         store = _store(settings)
         try:
-            record = store.collection(collection)
+            record = store.collections.get(collection)
             if record.embedding_space == target.embedding_space:
                 out.print(f"{collection} is of {target.name}'s space {target.embedding_space}.")
             else:
@@ -67,18 +67,18 @@ def migrate_collection(
                     out.print("Nothing was changed yet; --cut-over switches to the new space.")
             if forget:
                 out.print(
-                    f"{store.drop_alternate_embeddings(collection)} embeddings of other spaces "
+                    f"{store.alternate_embeddings.drop(collection)} embeddings of other spaces "
                     "are erased."
                 )
         finally:
             store.close()
 
 
-def _store(settings: Settings) -> SqlStore:
+def _store(settings: Settings) -> Store:
     engine = create_engine(require_database(settings).resolved_database_url)
     migrate(engine)
-    store = SqlStore(engine, ring=KeyRing.from_settings(settings))
-    store.check_keys()
+    store = Store(engine, ring=KeyRing.from_settings(settings))
+    store.encryption.check_keys()
     return store
 
 

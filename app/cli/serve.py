@@ -38,7 +38,7 @@ def announce(services: Services, port: int) -> None:
               highlight=False)  # fmt: skip
     out.print(f"  docs     {base}/docs", highlight=False)
     out.print(f"  API      {base}/v1", highlight=False)
-    out.print(f"  gallery  {services.gallery.store.describe()['database']}", highlight=False)
+    out.print(f"  gallery  {services.gallery.store.database.url}", highlight=False)
     out.print(f"  access   {access_state(services)}", markup=False, highlight=False)
 
 

@@ -6,8 +6,8 @@ import shlex
 from pathlib import Path
 
 from app.errors import BackupError
-from app.store.port import TemplateStore
 from app.store.records import ClashingIds, InvalidRow
+from app.store.sql.integrity import IntegrityStore
 
 SHOWN = 20
 
@@ -15,11 +15,11 @@ SHOWN = 20
 Finding = tuple[str, bool]
 
 
-def stored_data(store: TemplateStore, *, repair: bool) -> list[Finding]:
+def stored_data(integrity: IntegrityStore, *, repair: bool) -> list[Finding]:
     """Findings about metadata that is shown corrected, about ids that look the same, and about the
     index of metadata, which is repaired if asked."""
     findings: list[Finding] = []
-    amiss = [f"{_where(one)}: {one.problem}" for one in store.invalid_rows()]
+    amiss = [f"{_where(one)}: {one.problem}" for one in integrity.invalid_rows()]
     findings += [(line, False) for line in amiss[:SHOWN]]
     if len(amiss) > SHOWN:
         findings.append((f"and {len(amiss) - SHOWN} more", False))
@@ -28,14 +28,14 @@ def stored_data(store: TemplateStore, *, repair: bool) -> list[Finding]:
         findings.append(
             (f"{len(amiss)} rows have metadata that is shown corrected; {advice}", False)
         )
-    if wrong := store.wrong_terms(repair=repair):
+    if wrong := integrity.wrong_terms(repair=repair):
         said = "it was built again" if repair else "likeness doctor --repair builds it again"
         findings.append((f"the index of metadata is wrong about {wrong} persons; {said}", repair))
-    findings += [(_clash(one), False) for one in store.clashing_ids()]
+    findings += [(_clash(one), False) for one in integrity.clashing_ids()]
     return findings
 
 
-def fix(store: TemplateStore, path: Path) -> list[str]:
+def fix(integrity: IntegrityStore, path: Path) -> list[str]:
     """Store corrected metadata, and write the old metadata to a new file that only its owner can
     read. Raises BackupError if the file exists or cannot be written."""
     try:
@@ -48,7 +48,7 @@ def fix(store: TemplateStore, path: Path) -> list[str]:
                 file.flush()
                 os.fsync(file.fileno())
 
-            fixed = [store.store_corrected(one, keep) for one in store.invalid_rows()]
+            fixed = [integrity.store_corrected(one, keep) for one in integrity.invalid_rows()]
     except OSError as error:
         raise BackupError(
             f"{path} cannot be written: {error.strerror}. Name another new file."

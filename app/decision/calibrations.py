@@ -9,8 +9,8 @@ from app.decision.domain import Domain, SharedDirection
 from app.decision.thresholds import CalibrationChain, CollectionPolicy
 from app.errors import CalibrationMismatch
 from app.locks import new_lock
-from app.store.port import TemplateStore
 from app.store.records import CollectionRecord
+from app.store.sql.calibrations import CalibrationStore
 from app.telemetry.logs import log
 
 MAX_HELD = 256
@@ -21,7 +21,7 @@ class Calibrations:
 
     def __init__(
         self,
-        store: TemplateStore,
+        store: CalibrationStore,
         pack: Calibration | None,
         constant: float,
         *,
@@ -73,7 +73,7 @@ class Calibrations:
         return found
 
     def _load(self, record: CollectionRecord) -> Calibration | None:
-        content = self._store.calibration(record)
+        content = self._store.get(record)
         if content is None:
             return None
         try:

@@ -55,7 +55,7 @@ def calibrate_collection(
     EmbeddingSpaceMismatch.
     """
     record = gallery.require(name)
-    templates = gallery.store.sample_templates(record, MAX_TEMPLATES, generator)
+    templates = gallery.store.embeddings.sample(record, MAX_TEMPLATES, generator)
     shared = None if domain is None else domain.shared
     comparator = COSINE if shared is None else shared.comparator
     data = LabelledEmbeddings.of(templates.vectors, templates.person_keys, comparator)
@@ -75,11 +75,11 @@ def calibrate_collection(
         gallery.precision,
         clock,
     )
-    gallery.store.set_calibration(name, calibration.calibration_id, calibration.content())
+    gallery.store.calibrations.set(name, calibration.calibration_id, calibration.content())
     # Of each numbered person the first template, whose record has the person's id.
     people, first = np.unique(templates.person_keys, return_index=True)
-    declared = all_declared(gallery.store, name)
-    faces = gallery.store.faces_by_key(templates.keys[first].tolist())
+    declared = all_declared(gallery.store.pairs, name)
+    faces = gallery.store.templates.by_key(templates.keys[first].tolist())
     ids = [faces[key].person_id if key in faces else None for key in templates.keys[first].tolist()]
     named = (
         (ids[pair.person_a], ids[pair.person_b], pair.similarity)

@@ -144,7 +144,7 @@ def find_gallery_issues(
     calibration = next(iter(chain.calibrations), None)
     # Without a calibration nothing tells how little strangers resemble one another.
     low = -1.0 if calibration is None else calibration.threshold_at(OUTLIER_FMR, ONE_COMPARISON)
-    declared = all_declared(gallery.store, name)
+    declared = all_declared(gallery.store.pairs, name)
     enough = max(threshold, low)
     near = find_neighbours(gallery, name, threshold, enough, progress, declared=declared)
     find = _Findings(gallery, name, near, calibration, rule)
@@ -353,7 +353,7 @@ class _Findings:
         """The faces of rows, some at a time, and where these start; None for deleted ones."""
         for start in range(0, len(rows), FACES_AT_ONCE):
             keys = self._near.keys[rows[start : start + FACES_AT_ONCE]].tolist()
-            found = self._gallery.store.faces_by_key(keys)
+            found = self._gallery.store.templates.by_key(keys)
             yield start, [found.get(key) for key in keys]
 
 

@@ -15,8 +15,8 @@ from app.decision.policy import Status
 from app.decision.verdicts import Doubt, Verdict
 from app.errors import PersonNotFound
 from app.gallery.gallery import Candidate, Gallery
-from app.store.port import TemplateStore
 from app.store.records import CollectionRecord
+from app.store.sql.pairs import PairStore
 from app.types import FloatArray
 
 # Photos of one of the two that the lead may assign to the other: one in a hundred.
@@ -88,19 +88,19 @@ def margin_of(alike: Likeness, spread: Spread) -> float:
 
 def likeness_of(gallery: Gallery, name: str, one: str, other: str) -> Likeness:
     """Of two persons of a collection. Raises PersonNotFound."""
-    _, mine = gallery.store.embeddings(name, one)
-    _, theirs = gallery.store.embeddings(name, other)
+    _, mine = gallery.store.embeddings.of_person(name, one)
+    _, theirs = gallery.store.embeddings.of_person(name, other)
     templates = min(len(mine), len(theirs))
     starts = range(0, len(mine) if templates else 0, TEMPLATES_AT_ONCE)
     scores = (gallery.comparator.scores(mine[i : i + TEMPLATES_AT_ONCE], theirs) for i in starts)
     return Likeness(max((float(some.max()) for some in scores), default=-1.0), templates)
 
 
-def all_declared(store: TemplateStore, name: str) -> dict[int, set[int]]:
+def all_declared(pairs: PairStore, name: str) -> dict[int, set[int]]:
     """Of each person with a declared pair, by key, the keys of the others."""
     found: dict[int, set[int]] = {}
     after: tuple[int, int] | None = None
-    while page := store.declared_pairs(name, after, PAIRS_AT_ONCE):
+    while page := pairs.page(name, after, PAIRS_AT_ONCE):
         for one, other in (pair.keys for pair in page):
             found.setdefault(one, set()).add(other)
             found.setdefault(other, set()).add(one)
@@ -136,7 +136,7 @@ class PairRules:
         return self._doubt(claimed, probe, others)
 
     def _counterparts(self, person_ids: set[str]) -> dict[str, list[str]]:
-        return self.gallery.store.counterparts(self.record, person_ids) if person_ids else {}
+        return self.gallery.store.pairs.counterparts(self.record, person_ids) if person_ids else {}
 
     def _judged(self, verdict: Verdict, probe: FloatArray, others: Sequence[str]) -> Verdict:
         assert verdict.person is not None, "somebody is identified"

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.index.port import GallerySize, IndexContent, Position, SearchIndex, Templates
-from app.store.port import TemplateStore
 from app.store.records import CollectionRecord
+from app.store.sql.changes import ChangeLog
 
 PAGE = 8_192
 # An embedding is stored as it was made; lengths differ from 1 by rounding only.
@@ -82,7 +82,7 @@ def _effective(size: GallerySize) -> float:
     return sum(n * people for n, people in size.effective) or 1.0
 
 
-def audit(store: TemplateStore, record: CollectionRecord, index: SearchIndex) -> Audit:
+def audit(changes: ChangeLog, record: CollectionRecord, index: SearchIndex) -> Audit:
     """Compare a collection's index, and its saved copy, with the database, template by template.
 
     Meant for a gallery that nothing changes: templates that are added or removed meanwhile count
@@ -90,17 +90,17 @@ def audit(store: TemplateStore, record: CollectionRecord, index: SearchIndex) ->
     """
 
     def is_known(position: Position) -> bool:
-        return store.stamp_at(record, position.revision) == position.stamp
+        return changes.stamp_at(record, position.revision) == position.stamp
 
     content = index.content()
     saved = index.saved_content(is_known)
     held, kept, later = ContentComparison(content), None, set[int]()
     if saved is not None:
         kept = ContentComparison(saved)
-        changes = store.changes_since(record, saved.position.revision)
-        later = set(changes.added.keys.tolist())
+        since = changes.since(record, saved.position.revision)
+        later = set(since.added.keys.tolist())
     compared = not_unit = last = 0
-    while len((page := store.templates_after(record, last, PAGE)).keys):
+    while len((page := changes.templates_after(record, last, PAGE)).keys):
         last = int(page.keys[-1])
         compared += len(page.keys)
         held.compare(page, may_miss=())

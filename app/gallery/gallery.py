@@ -27,7 +27,6 @@ from app.index.port import (
     SearchEngine,
     Templates,
 )
-from app.store.port import TemplateStore
 from app.store.records import (
     CollectionRecord,
     DeletionCounts,
@@ -39,6 +38,8 @@ from app.store.records import (
     PersonTemplate,
     StoredTemplate,
 )
+from app.store.sql.collections import CollectionStore
+from app.store.store import Store
 from app.types import FloatArray, JsonObject
 
 DEFAULT_COLLECTION = "default"
@@ -91,7 +92,7 @@ class Gallery:
 
     def __init__(
         self,
-        store: TemplateStore,
+        store: Store,
         engine: SearchEngine,
         embedding_space: str,
         dimension: int,
@@ -115,7 +116,7 @@ class Gallery:
         self, name: str, metadata: JsonObject, policy: JsonObject | None = None
     ) -> CollectionRecord:
         """Create a collection in the running pack's embedding space."""
-        return self.store.create_collection(
+        return self.store.collections.create(
             name, self._embedding_space, self._dimension, metadata, policy
         )
 
@@ -124,7 +125,7 @@ class Gallery:
 
         Raises CollectionNotFound or EmbeddingSpaceMismatch.
         """
-        record = self.store.collection(collection)
+        record = self.store.collections.get(collection)
         return record.require_space(self._embedding_space)
 
     def enroll(
@@ -156,7 +157,7 @@ class Gallery:
         """The database part of `enroll`: on disk when this returns. This process's index is updated
         by `follow`, or else by the next search."""
         record = self.require(collection)
-        return self.store.enroll(
+        return self.store.templates.enroll(
             collection,
             person_id,
             metadata,
@@ -169,7 +170,7 @@ class Gallery:
         """Store one template a row, on disk when this returns; searches find it when they catch up.
         The face ids, None where that content was there already."""
         record = self.require(collection)
-        return self.store.enroll_many(collection, rows, record.embedding_space)
+        return self.store.imports.enroll(collection, rows, record.embedding_space)
 
     def identify(
         self,
@@ -181,9 +182,9 @@ class Gallery:
         """The `top_k` nearest persons for each of (n, d) unit vectors, best first, exactly."""
         record = self.require(collection)
         with self._indexes.current(record) as index:
-            allowed = self.store.person_keys(record, metadata_filter) if metadata_filter else None
+            allowed = self.store.persons.keys(record, metadata_filter) if metadata_filter else None
             rows = index.search_persons(probes, top_k + 1, allowed, self.comparator)
-            faces = self.store.faces_by_key([hit.template_key for row in rows for hit in row])
+            faces = self.store.templates.by_key([hit.template_key for row in rows for hit in row])
             searched = index.extent(allowed)
             likeness = self._likeness(index, allowed)
         candidates = [self._candidates(row, faces, top_k) for row in rows]
@@ -228,7 +229,7 @@ class Gallery:
     def compare(self, collection: str, person_id: str, probe: FloatArray) -> Comparison | None:
         """The nearest of a person's own templates; None if they have none."""
         self.require(collection)
-        faces, vectors = self.store.embeddings(collection, person_id)
+        faces, vectors = self.store.embeddings.of_person(collection, person_id)
         self.require(collection)  # it may have changed its space in between
         if not faces:
             return None
@@ -245,7 +246,7 @@ class Gallery:
         record = self.require(collection)
         found: dict[int, float] = {}
         for start in range(0, len(keys), FACES_AT_ONCE):
-            some = self.store.templates_by_key(
+            some = self.store.embeddings.by_key(
                 record, sorted(set(keys[start : start + FACES_AT_ONCE]))
             )
             leans = self.comparator.degradation(some.vectors)
@@ -256,65 +257,67 @@ class Gallery:
     def has_person(self, collection: str, person_id: str) -> bool:
         """Whether a person has that id."""
         try:
-            self.store.person(collection, person_id)
+            self.store.persons.get(collection, person_id)
         except (CollectionNotFound, PersonNotFound):
             return False
         return True
 
     def delete_person(self, collection: str, person_id: str) -> DeletionCounts:
         """Delete a person; no search that starts after this returns can find them."""
-        deletion = self.store.delete_person(collection, person_id)
+        deletion = self.store.persons.delete(collection, person_id)
         return deletion.also(self.follow_deletion(collection))
 
     def delete_face(self, collection: str, face_id: str) -> DeletionCounts:
         """Delete one template; no search that starts after this returns can find it."""
-        deletion = self.store.delete_face(collection, face_id)
+        deletion = self.store.templates.delete(collection, face_id)
         return deletion.also(self.follow_deletion(collection))
 
     def follow_deletion(self, collection: str) -> Erasure:
         """Remove what was deleted from the database from this process's index and its snapshot; no
         search that starts after this finds it. Returns whether the snapshot is erased too."""
         try:
-            return self._indexes.erase(self.store.collection(collection))
+            return self._indexes.erase(self.store.collections.get(collection))
         except CollectionNotFound:  # deleted meanwhile, with everything in it
             return Erasure.PENDING
 
     def move_face(self, collection: str, face_id: str, person_id: str) -> FaceRecord:
         """Move a template to another person; searches that start after this use the new person."""
-        moved = self.store.move_face(collection, face_id, person_id)
+        moved = self.store.corrections.move_face(collection, face_id, person_id)
         self.follow_move(collection)
         return moved
 
     def merge_persons(self, collection: str, source: str, target: str) -> PersonRecord:
         """Move all templates of one person to another, and delete the first."""
-        merged = self.store.merge_persons(collection, source, target)
+        merged = self.store.corrections.merge_persons(collection, source, target)
         self.follow_move(collection)
         return merged
 
     def follow(self, collection: str) -> None:
         """Update the index, if it is open, from the database. Collections of another model pack
         have no index here."""
-        record = self.store.collection(collection)
+        record = self.store.collections.get(collection)
         if record.embedding_space == self._embedding_space:
             self._indexes.follow(record)
 
     def follow_move(self, collection: str) -> None:
         """`follow`, and erase the previous rows of the moved templates from the snapshot."""
-        record = self.store.collection(collection)
+        record = self.store.collections.get(collection)
         if record.embedding_space == self._embedding_space:
             self._indexes.erase(record)
 
     def templates(self, collection: str) -> Iterator[Templates]:
         """All templates of a collection by rising key, some at a time."""
         record, last = self.require(collection), 0
-        while len((page := self.store.templates_after(record, last, TEMPLATES_AT_ONCE)).keys):
+        while len(
+            (page := self.store.changes.templates_after(record, last, TEMPLATES_AT_ONCE)).keys
+        ):
             last = int(page.keys[-1])
             yield page
 
     def templates_by_key(self, collection: str, keys: Ids) -> Templates:
         """Templates by rising key, without those that were deleted since. At most as many keys as
         one SQL statement can have."""
-        return self.store.templates_by_key(self.require(collection), keys.tolist())
+        return self.store.embeddings.by_key(self.require(collection), keys.tolist())
 
     def nearest_impostors(
         self, collection: str, vectors: FloatArray, person_keys: Ids, floor: float
@@ -326,8 +329,8 @@ class Gallery:
 
     def delete_collection(self, name: str) -> DeletionCounts:
         """Delete a collection with everything in it."""
-        record = self.store.collection(name)
-        deletion = self.store.delete_collection(name)
+        record = self.store.collections.get(name)
+        deletion = self.store.collections.delete(name)
         return deletion.also(self.forget(record))
 
     def forget(self, record: CollectionRecord) -> Erasure:
@@ -357,7 +360,7 @@ class Gallery:
     def prepare(self) -> None:
         """Open the indexes of large collections, and finish erasures that the previous process left
         pending."""
-        self.store.retry_erasure()
+        self.store.database.eraser.retry()
         self._indexes.prepare()
 
     def run_maintenance(self) -> None:
@@ -367,14 +370,14 @@ class Gallery:
         Called now and then by one thread; searches and writes go on meanwhile.
         """
         self._indexes.run_maintenance()
-        self.store.retry_erasure()
+        self.store.database.eraser.retry()
 
     def audit(self, collection: str) -> Audit:
         """Compare the collection's index, and its snapshot, with the database. Raises as `require`
         does."""
         record = self.require(collection)
         with self._indexes.current(record) as index:
-            return audit(self.store, record, index)
+            return audit(self.store.changes, record, index)
 
     def rebuild(self, collection: str) -> None:
         """Discard the collection's index and its snapshot; the next use rebuilds it."""
@@ -395,11 +398,11 @@ class Gallery:
         self.store.close()
 
 
-def every_collection(store: TemplateStore) -> Iterator[CollectionRecord]:
-    """All collections of a store, page by page."""
+def every_collection(collections: CollectionStore) -> Iterator[CollectionRecord]:
+    """All collections, page by page."""
     after: str | None = None
     while True:
-        page = store.collections(after, COLLECTIONS_AT_ONCE)
+        page = collections.page(after, COLLECTIONS_AT_ONCE)
         yield from page.items
         if not page.more:
             return

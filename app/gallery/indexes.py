@@ -7,19 +7,20 @@ from app.errors import CollectionNotFound, EmbeddingSpaceMismatch, StoreUnavaila
 from app.gallery.replica import Replica
 from app.gallery.replicas import Replicas
 from app.index.port import Position, SearchEngine, SearchIndex
-from app.store.port import TemplateStore
 from app.store.records import CollectionMark, CollectionRecord, Erasure
+from app.store.store import Store
 
 
 class Indexes:
     """The indexes of the collections of one embedding space. A closed index costs nothing: it is
     read from its saved copy or from the database when it is asked for."""
 
-    def __init__(self, store: TemplateStore, engine: SearchEngine, embedding_space: str) -> None:
-        self._store = store
+    def __init__(self, store: Store, engine: SearchEngine, embedding_space: str) -> None:
+        self._collections = store.collections
+        self._changes = store.changes
         self._engine = engine
         self._space = embedding_space
-        self._catalog = engine.catalog(store.identity())
+        self._catalog = engine.catalog(store.database.identity())
         self.replicas = Replicas(self._new, engine.max_bytes)
         self._owned = False
         self._followed: tuple[int, int, int] | None = None
@@ -27,7 +28,7 @@ class Indexes:
         self._erased_at: dict[int, Position] = {}
 
     def _new(self, record: CollectionRecord) -> Replica:
-        return Replica(self._store, self._catalog.open(record))
+        return Replica(self._collections, self._changes, self._catalog.open(record))
 
     # --- one collection ----------------------------------------------------------------------
 
@@ -96,9 +97,9 @@ class Indexes:
         self._owned = self._catalog.own()
         wanted: list[CollectionRecord] = []
         room = self._engine.max_bytes
-        for key, held in self._store.large_collections(self._engine.least_saved).items():
+        for key, held in self._collections.large(self._engine.least_saved).items():
             with suppress(CollectionNotFound, EmbeddingSpaceMismatch):
-                record = self._store.collection_by_key(key).require_space(self._space)
+                record = self._collections.by_key(key).require_space(self._space)
                 room -= self._engine.expected_memory(held, record.dimension)
                 if room < 0 and wanted:
                     break
@@ -118,7 +119,7 @@ class Indexes:
             self._followed = None
             self.replicas.save_soon()
         self._owned = owned
-        state = self._store.state()
+        state = self._collections.state()
         if state != self._followed:
             self._follow_all()
             self._followed = state
@@ -131,7 +132,7 @@ class Indexes:
         # What is listed before the collections are read belongs to one of them, or to none.
         opened = list(self.replicas)
         kept = self._catalog.saved() if self._owned else set()
-        marks = self._store.marks()
+        marks = self._collections.marks()
         ours = {key: mark for key, mark in marks.items() if mark.embedding_space == self._space}
         for key in {*opened, *kept} - ours.keys():
             self.forget(key)
@@ -147,7 +148,7 @@ class Indexes:
             if replica is None:
                 return False
             if not replica.is_at(Position(mark.revision, mark.stamp)):
-                record = self._store.collection_by_key(key)
+                record = self._collections.by_key(key)
                 with self._noticing_deletion(record):
                     replica.erase(record)
             return True
@@ -159,14 +160,14 @@ class Indexes:
         if not known:
             return  # no saved copy: nothing to erase
         before, now = max(known), Position(mark.revision, mark.stamp)
-        if before != now and not self._store.only_added_since(key, before.revision, before.stamp):
-            self.erase(self._store.collection_by_key(key).require_space(self._space))
+        if before != now and not self._changes.only_added_since(key, before.revision, before.stamp):
+            self.erase(self._collections.by_key(key).require_space(self._space))
         self._erased_at[key] = now
 
     def close(self) -> None:
         """Save copies of the indexes of the collections that still exist."""
         with suppress(StoreUnavailable):
-            for key in set(self.replicas) - self._store.marks().keys():
+            for key in set(self.replicas) - self._collections.marks().keys():
                 self.forget(key)
         self.replicas.close()
         self._catalog.release()

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 
-from app.store.port import TemplateStore
+from app.store.sql.changes import ChangeLog
 
 # A running process is seconds behind the database, and its snapshot a minute. A process that is
 # further behind than this was suspended or stopped, and builds its index from the database.
@@ -19,12 +19,12 @@ class Pruning:
 
     def __init__(
         self,
-        store: TemplateStore,
+        changes: ChangeLog,
         kept: timedelta = KEPT,
         every_s: float = SWEEP_EVERY_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._store = store
+        self._changes = changes
         self._kept = kept
         self._every_s = every_s
         self._clock = clock
@@ -37,6 +37,6 @@ class Pruning:
             if self._clock() - self._swept_at < self._every_s:
                 return
             self._place = 0
-        self._place = self._store.prune_changes(self._place, self._kept, MOST_REVISIONS)
+        self._place = self._changes.prune(self._place, self._kept, MOST_REVISIONS)
         if self._place is None:
             self._swept_at = self._clock()

@@ -14,8 +14,9 @@ from app.errors import (
 )
 from app.index.port import Position, SearchIndex, Templates
 from app.locks import new_lock
-from app.store.port import TemplateStore
 from app.store.records import CollectionRecord, Erasure
+from app.store.sql.changes import ChangeLog
+from app.store.sql.collections import CollectionStore
 from app.telemetry.logs import log
 
 PAGE = 8_192  # templates read in one transaction
@@ -28,12 +29,14 @@ class Replica:
 
     def __init__(
         self,
-        store: TemplateStore,
+        collections: CollectionStore,
+        changes: ChangeLog,
         index: SearchIndex,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.index = index
-        self._store = store
+        self._collections = collections
+        self._changes = changes
         self._clock = clock
         self._record: CollectionRecord | None = None  # as it was when the index was last updated
         self._maintained: Position | None = None  # what the last maintenance has seen
@@ -82,7 +85,7 @@ class Replica:
         if reached is None:
             reached = self._start(record)
         try:
-            changes = self._store.changes_since(record, reached.revision)
+            changes = self._changes.since(record, reached.revision)
         except RevisionPruned:  # in this very moment, or the record itself is as old as that
             again = self._again(record)
             self._start(again)
@@ -94,14 +97,14 @@ class Replica:
 
     def _again(self, record: CollectionRecord) -> CollectionRecord:
         """The collection as it is now. Raises CollectionNotFound or EmbeddingSpaceMismatch."""
-        now = self._store.collection(record.name)
+        now = self._collections.get(record.name)
         if now.key != record.key:
             raise CollectionNotFound(f"The collection '{record.name}' was deleted meanwhile.")
         return now.require_space(record.embedding_space)
 
     def _is_known(self, record: CollectionRecord, position: Position) -> bool:
         """Whether the database's history still holds that position."""
-        return self._store.stamp_at(record, position.revision) == position.stamp
+        return self._changes.stamp_at(record, position.revision) == position.stamp
 
     # --- start -------------------------------------------------------------------------------
 
@@ -132,7 +135,7 @@ class Replica:
 
     def _pages(self, record: CollectionRecord) -> Iterator[Templates]:
         last, count, logged = 0, 0, self._clock()
-        while len((page := self._store.templates_after(record, last, PAGE)).keys):
+        while len((page := self._changes.templates_after(record, last, PAGE)).keys):
             yield page
             last, count = int(page.keys[-1]), count + len(page.keys)
             if self._clock() - logged > 5:
@@ -179,7 +182,7 @@ class Replica:
         """Update the index to the collection's present revision. Raises CollectionNotFound,
         EmbeddingSpaceMismatch or StoreUnavailable."""
         assert self._record is not None, "the index was opened"
-        record = self._store.collection_by_key(self._record.key)
+        record = self._collections.by_key(self._record.key)
         self.current(record.require_space(self._record.embedding_space))
 
     def close(self) -> bool:

@@ -67,10 +67,10 @@ class ConflictChecker:
         self._services.maintenance.start()
         people = {one.row.person_id for one in rows}
         # Who is declared to be different resembles the person, and is no conflict.
-        others = gallery.store.counterparts(self._record, people)
+        others = gallery.store.pairs.counterparts(self._record, people)
         most = max(map(len, others.values()), default=0)
         found = gallery.identify(name, np.stack(probes), NEAREST + most)
-        known = gallery.store.with_faces(name, people)
+        known = gallery.store.imports.with_faces(name, people)
         before = _GallerySoFar(found, known, gallery.comparator)
         nearest, checked = iter(found.rows), []
         for one in rows:

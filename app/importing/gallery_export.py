@@ -10,8 +10,8 @@ import numpy as np
 
 from app.importing.bundle import line, new_bundle
 from app.importing.source_rows import ImportSourceError
-from app.store.port import TemplateStore
 from app.store.records import CollectionRecord, ExportedTemplate, PersonRecord
+from app.store.store import Store
 
 ROWS_AT_ONCE = 2_048
 
@@ -21,7 +21,7 @@ Progress = Callable[[int], None]
 class _ExportedCollection:
     """What is exported: templates, the persons that have none, and who is declared different."""
 
-    def __init__(self, store: TemplateStore, record: CollectionRecord, progress: Progress) -> None:
+    def __init__(self, store: Store, record: CollectionRecord, progress: Progress) -> None:
         self._store = store
         self._progress = progress
         self.record = record
@@ -29,7 +29,7 @@ class _ExportedCollection:
 
     def templates(self) -> Iterator[Sequence[ExportedTemplate]]:
         after = 0
-        while page := self._store.exported(self.record.name, after, ROWS_AT_ONCE):
+        while page := self._store.embeddings.exported(self.record.name, after, ROWS_AT_ONCE):
             after = page[-1].template_key
             yield page
             self.count += len(page)
@@ -38,7 +38,7 @@ class _ExportedCollection:
     def without_face(self) -> Iterator[dict[str, Any]]:
         more, after = True, None
         while more:
-            page = self._store.persons(self.record.name, after, ROWS_AT_ONCE)
+            page = self._store.persons.page(self.record.name, after, ROWS_AT_ONCE)
             yield from (_without_face(person) for person in page.items if not person.templates)
             more, after = page.more, page.items[-1].person_id if page.items else None
 
@@ -56,7 +56,7 @@ class _ExportedCollection:
     def declared(self) -> Iterator[dict[str, Any]]:
         """After the persons, so that an import finds both."""
         after: tuple[int, int] | None = None
-        while page := self._store.declared_pairs(self.record.name, after, ROWS_AT_ONCE):
+        while page := self._store.pairs.page(self.record.name, after, ROWS_AT_ONCE):
             yield from (
                 {"person_id": pair.person_id, "different_from": pair.other_id} for pair in page
             )
@@ -73,7 +73,7 @@ def _without_face(person: PersonRecord) -> dict[str, Any]:
     return {**members, "without_face": True}
 
 
-def export(store: TemplateStore, record: CollectionRecord, out: Path, progress: Progress) -> int:
+def export(store: Store, record: CollectionRecord, out: Path, progress: Progress) -> int:
     """Write a collection's persons, metadata, embeddings, kept crops and declared pairs to the new
     file `out`; how many templates. The file's suffix says which format: .parquet, .jsonl or .zip
     (the one with crops).

@@ -219,7 +219,8 @@ class ImportJobs:
             return False
         try:
             return (
-                self._services.gallery.store.collection(job.collection).created_at > job.created_at
+                self._services.gallery.store.collections.get(job.collection).created_at
+                > job.created_at
             )
         except CollectionNotFound:
             return True

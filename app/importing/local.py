@@ -102,12 +102,12 @@ class LocalImport:
             self._policy = self._policy.model_copy(update={"enroll_gate": options.gate})
         self._checker = ConflictChecker(services, record, options)
         decided_by: list[Any] = [
-            services.gallery.store.identity(), record.name, record.embedding_space,
+            services.gallery.store.database.identity(), record.name, record.embedding_space,
             self._policy.model_dump(mode="json"), record.calibration_id, options.face.value,
             options.near_duplicate, options.on_conflict,
         ]  # fmt: skip
         # Faces of persons who are declared to be different are no conflicts.
-        if declared := all_declared(services.gallery.store, record.name):
+        if declared := all_declared(services.gallery.store.pairs, record.name):
             decided_by.append(sorted((key, *sorted(others)) for key, others in declared.items()))
         self._decided_by = json.dumps(decided_by, sort_keys=True)
         self._batch: list[Prepared] = []
@@ -192,7 +192,7 @@ class LocalImport:
         """Photos that are not enrolled yet, on the threads; with the bytes that they hold there."""
         photos = [(one.row.person_id, one.digest) for one in arrived if isinstance(one, _Photo)]
         store, name = self._services.gallery.store, self._record.name
-        known = store.known_contents(name, photos) if photos else set()
+        known = store.imports.known_contents(name, photos) if photos else set()
         for one in arrived:
             if isinstance(one, Prepared):
                 yield one, 0
@@ -248,10 +248,10 @@ class LocalImport:
         if self._options.dry_run:
             return RowOutcome(row.place, row.person_id, RowResult.ENROLLED)
         try:
-            store.create_person(name, row.person_id, row.metadata or {})
+            store.persons.create(name, row.person_id, row.metadata or {})
         except PersonExists:
             if row.metadata is not None:
-                store.update_person(name, row.person_id, row.metadata)
+                store.persons.update(name, row.person_id, row.metadata)
             return _already(row)
         return RowOutcome(row.place, row.person_id, RowResult.ENROLLED)
 
@@ -262,7 +262,7 @@ class LocalImport:
             return RowOutcome(row.place, row.person_id, RowResult.ENROLLED, DECLARED)
         store, name = self._services.gallery.store, self._record.name
         try:
-            store.declare_different(name, row.person_id, row.different_from)
+            store.pairs.declare(name, row.person_id, row.different_from)
         except PersonNotFound as error:  # the report keeps no name of whom it does not list
             detail = f"One of the two persons is not in the collection '{name}'; import both first."
             return refusal(row, type(error)(detail))

@@ -77,8 +77,8 @@ async def verify(
     store = services.gallery.store
     if request.person_id is not None:
         # Before any network runs: an unknown person costs nothing.
-        await services.scheduler.read(store.person, request.collection, request.person_id)
-    record = await services.scheduler.read(store.collection, request.collection)
+        await services.scheduler.read(store.persons.get, request.collection, request.person_id)
+    record = await services.scheduler.read(store.collections.get, request.collection)
     gate = policy_of(record).verify_gate
     photos = [probe] if reference is None else [probe, reference]
     outcomes = await _analyse(services, times, photos, request, gate)
@@ -151,7 +151,7 @@ def _threshold(
     services: Services, request: VerifyRequest, claimed_person_size: GallerySize
 ) -> ThresholdDecision:
     # Two photos are compared whatever the collection holds: of it they only need the policy.
-    record = services.gallery.store.collection(request.collection)
+    record = services.gallery.store.collections.get(request.collection)
     # Only a target for searches needs to know how much there is to search.
     searched, likeness = claimed_person_size, None
     if request.threshold.target_fpir is not None:

@@ -9,6 +9,7 @@ import pytest
 from app.access.registry import AccessRegistry
 from app.access.store import AccessKeyStore
 from app.store.backends import create_engine
+from app.store.database import Database
 from app.store.schema import migrate
 
 PEPPER = bytes(range(32))
@@ -37,7 +38,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Any, clock: Clock) -> Iterat
     url = server.new_database(migrated=True) if server else f"sqlite:///{tmp_path / 'likeness.db'}"
     engine = create_engine(url)
     migrate(engine)
-    yield AccessKeyStore(engine, PEPPER, lambda: clock.now)
+    yield AccessKeyStore(Database(engine, lambda: clock.now), PEPPER)
     engine.dispose()
     if server:
         server.drop_database(url)

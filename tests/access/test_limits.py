@@ -62,7 +62,7 @@ class TestTokenBucket:
 
 @pytest.fixture
 def usage(store: AccessKeyStore) -> UsageStore:
-    return UsageStore(store._database.engine)
+    return UsageStore(store._database)
 
 
 async def run(work: Callable[..., Any], *args: Any) -> Any:

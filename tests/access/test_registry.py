@@ -24,6 +24,7 @@ from app.errors import (
 )
 from app.settings import Settings
 from app.store.backends import create_engine
+from app.store.database import Database
 from app.store.schema import migrate
 from app.store.sql.tables import access_keys
 from app.telemetry.logs import LOGGER_NAME
@@ -166,7 +167,7 @@ def test_use_is_kept_by_the_hour(
 
 def test_keys_of_another_pepper_are_named(store: AccessKeyStore) -> None:
     store.create(ENTRANCE)
-    other = AccessKeyStore(store._database.engine, bytes(32))
+    other = AccessKeyStore(Database(store._database.engine), bytes(32))
     for use in (other.check_pepper, lambda: other.create(replace(ENTRANCE, name="gate")),
                 lambda: other.rotate("entrance-1", timedelta(0))):  # fmt: skip
         with pytest.raises(AccessPepperDiffers, match=r"entrance-1.*another pepper"):
@@ -235,7 +236,7 @@ def test_keys_of_a_file_that_was_moved_away_are_not_used(tmp_path: Path) -> None
     file = tmp_path / "likeness.db"
     engine = create_engine(f"sqlite:///{file}")
     migrate(engine)
-    store = AccessKeyStore(engine, PEPPER)
+    store = AccessKeyStore(Database(engine), PEPPER)
     registry = AccessRegistry(store, PEPPER)
     store.create(ENTRANCE)
     registry.refresh()
@@ -255,7 +256,7 @@ def test_a_key_of_another_pepper_is_named_in_the_log(
 ) -> None:
     """As when the command line lacks the LIKENESS_ACCESS_PEPPER of the service."""
     monkeypatch.setattr(logging.getLogger(LOGGER_NAME), "propagate", True)
-    _, token = AccessKeyStore(store._database.engine, bytes(32)).create(ENTRANCE)
+    _, token = AccessKeyStore(Database(store._database.engine), bytes(32)).create(ENTRANCE)
     registry.refresh()
     assert registry.key_of(token) is None
     assert "created with another pepper" in caplog.text

@@ -137,7 +137,7 @@ class TestVerify:
         self, presidents: Any, services: Services
     ) -> None:
         name = f"{presidents.name}-foreign"
-        services.gallery.store.create_collection(name, "es-other", 512, {}, {"target_fmr": 0.001})
+        services.gallery.store.collections.create(name, "es-other", 512, {}, {"target_fmr": 0.001})
         files = {
             "image": presidents.photo("obama.jpg"),
             "reference": presidents.photo("obama3.jpg"),

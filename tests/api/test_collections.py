@@ -85,7 +85,7 @@ def test_names_that_cannot_be(client: httpx.Client, name: str) -> None:
 def test_another_embedding_space_is_never_mixed(
     client: httpx.Client, services: Services, presidents: Any
 ) -> None:
-    services.gallery.store.create_collection("foreign", "es-other", 192, {})
+    services.gallery.store.collections.create("foreign", "es-other", 192, {})
     photo = {"image": presidents.photo("obama.jpg")}
     for path, fields in (("identify", {}), ("enroll", {"person_id": "x"})):
         answer = client.post(f"/v1/{path}", data={"collection": "foreign", **fields}, files=photo)

@@ -9,7 +9,7 @@ import pytest
 
 from app.services import Services
 from app.store.backends import create_engine
-from app.store.sql_store import SqlStore
+from app.store.store import Store
 from tests.api.test_decisions import code_of
 
 COMPOSED, DECOMPOSED = "jos\u00e9", "jose\u0301"
@@ -187,10 +187,10 @@ class TestIdentify:
     def test_another_process_is_seen_at_once(self, twins: Any, services: Services) -> None:
         photo = twins.photo("obama2.jpg")
         engine = create_engine(services.settings.resolved_database_url)
-        other = SqlStore(engine)
-        other.declare_different(twins.name, "obama", "twin")
+        other = Store(engine)
+        other.pairs.declare(twins.name, "obama", "twin")
         assert face_of(twins.identify(photo))["status"] == "ambiguous"
-        other.withdraw_different(twins.name, "obama", "twin")
+        other.pairs.withdraw(twins.name, "obama", "twin")
         assert face_of(twins.identify(photo))["status"] == "identified"
         engine.dispose()
 

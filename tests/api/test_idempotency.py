@@ -148,9 +148,9 @@ def test_a_key_is_free_again_after_a_day(
     gallery: Any, key: str, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     enroll(gallery, key, gallery.photo("obama.jpg")).raise_for_status()
-    store: Any = services.gallery.store
-    real = store._clock
-    monkeypatch.setattr(store, "_clock", lambda: real() + timedelta(hours=24))
+    database = services.gallery.store.database
+    real = database.clock
+    monkeypatch.setattr(database, "clock", lambda: real() + timedelta(hours=24))
     other = enroll(gallery, key, gallery.photo("obama2.jpg"))
     assert other.status_code == 200
     assert REPLAYED not in other.headers

@@ -125,8 +125,8 @@ def test_what_an_earlier_version_stored_is_marked(
     url = f"/v1/collections/{gallery.name}"
     gallery.enroll("ada", gallery.photo("obama.jpg")).raise_for_status()
     client.post(f"{url}/persons", json={"person_id": "eve", "metadata": {"n": 1}})
-    record = services.gallery.store.collection(gallery.name)
-    with services.gallery.store._database.writing() as connection:  # type: ignore[attr-defined]
+    record = services.gallery.store.collections.get(gallery.name)
+    with services.gallery.store.database.writing() as connection:
         for statement, content in (
             ("UPDATE persons SET metadata = :m WHERE collection = :k AND person_id = 'ada'",
              '{"note": "\\ud83d", "n": NaN}'),

@@ -82,7 +82,7 @@ def test_an_unexpected_error_tells_an_id_and_nothing_of_the_inside(
     def broken() -> None:
         raise RuntimeError("a secret of the inside")
 
-    monkeypatch.setattr(services.gallery.store, "ping", broken)
+    monkeypatch.setattr(services.gallery.store.database, "ping", broken)
     answer = client.get("/readyz")
     assert (answer.status_code, code_of(answer)) == (500, "internal_error")
     assert "secret" not in answer.text

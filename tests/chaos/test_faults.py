@@ -18,7 +18,7 @@ import pytest
 from app.errors import StoreFull, StoreUnavailable
 from app.gallery.gallery import Gallery
 from app.store.records import NewTemplate
-from app.store.sql_store import SqlStore
+from app.store.store import Store
 from tests.chaos.workers import open_gallery, vector_of
 from tests.gallery.conftest import open_engine
 from tests.ports import free_port
@@ -71,12 +71,12 @@ def test_a_full_disk(small_disk: Path) -> None:
         gallery.run_maintenance()
     assert 2 < kept < 1_000
     assert refusals(lambda: enroll(gallery, "late", range(200))) is StoreFull
-    assert gallery.store.refusing() == "storage_full"
+    assert gallery.store.database.refusal == "storage_full"
     assert nearest(gallery, "p1", 7) == "p1"
     assert nearest(gallery, "late") is None
     subprocess.run(["mount", "-o", "remount,size=24m", small_disk], check=True)
     enroll(gallery, "late")
-    assert gallery.store.refusing() is None
+    assert gallery.store.database.refusal is None
     assert nearest(gallery, "late") == "late"
     gallery.delete_person("default", "p0")
     gallery.run_maintenance()
@@ -156,9 +156,9 @@ def test_a_clock_that_jumps_back(tmp_path: Path) -> None:
     enroll(gallery, "ada")
     gallery.close()
     past = datetime(1999, 1, 1, tzinfo=UTC)
-    late = SqlStore(open_engine(url), clock=lambda: past)
-    late.enroll("default", "bob", None, [NewTemplate(vector_of("bob", 0), "0")])
-    late.delete_person("default", "ada")
+    late = Store(open_engine(url), clock=lambda: past)
+    late.templates.enroll("default", "bob", None, [NewTemplate(vector_of("bob", 0), "0")])
+    late.persons.delete("default", "ada")
     gallery = open_gallery(url, tmp_path / "index")
     assert nearest(gallery, "bob") == "bob"
     assert nearest(gallery, "ada") is None

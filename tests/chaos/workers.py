@@ -21,7 +21,7 @@ from app.index.factory import IndexFactory
 from app.store.backends import create_engine
 from app.store.records import NewTemplate
 from app.store.schema import migrate
-from app.store.sql_store import SqlStore
+from app.store.store import Store
 
 DIMENSION = 64
 # Templates are sealed, merged and compacted all the time.
@@ -44,7 +44,7 @@ def open_gallery(url: str, folder: Path) -> Gallery:
     """A gallery as a starting service opens it, its index kept in `folder`."""
     engine = create_engine(url)
     migrate(engine)
-    return Gallery(SqlStore(engine), IndexFactory(2, folder, shape=SHAPE), "es-chaos", DIMENSION)
+    return Gallery(Store(engine), IndexFactory(2, folder, shape=SHAPE), "es-chaos", DIMENSION)
 
 
 def serve(connection: Connection, url: str, folder: Path, prunes: bool) -> None:
@@ -54,7 +54,9 @@ def serve(connection: Connection, url: str, folder: Path, prunes: bool) -> None:
     # About as long as a cycle of the crash loop: some processes follow the log of changes, others
     # find it pruned and build anew.
     if prunes:
-        maintenance.add_task(Pruning(gallery.store, kept=timedelta(seconds=3), every_s=0.5).round)
+        maintenance.add_task(
+            Pruning(gallery.store.changes, kept=timedelta(seconds=3), every_s=0.5).round
+        )
     maintenance.start()
     connection.send(("ready", None))
     while True:
@@ -73,7 +75,7 @@ def act(gallery: Gallery, action: str, person: str, number: int) -> Any:
     elif action == "delete":
         gallery.delete_person("default", person)
     elif action == "prune":
-        Pruning(gallery.store, kept=timedelta(0)).round()
+        Pruning(gallery.store.changes, kept=timedelta(0)).round()
     else:
         (row,) = gallery.identify("default", vector[np.newaxis], 1).rows
         return (row[0].face.person_id, row[0].similarity) if row else (None, -1.0)
@@ -224,7 +226,7 @@ def assert_erased(database: Path, ledger: Ledger, clients: list[str]) -> None:
 def held(gallery: Gallery, person: str) -> Held:
     """The templates that the database has of a person."""
     try:
-        _, vectors = gallery.store.embeddings("default", person)
+        _, vectors = gallery.store.embeddings.of_person("default", person)
     except PersonNotFound:
         return frozenset()
     known = {vector_of(person, number).tobytes(): number for number in range(VECTORS)}

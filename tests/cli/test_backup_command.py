@@ -12,7 +12,7 @@ from app.gallery.gallery import Gallery
 from app.index.factory import IndexFactory
 from app.store.backends import create_engine
 from app.store.schema import migrate
-from app.store.sql_store import SqlStore
+from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE
 
 
@@ -25,9 +25,9 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def with_people(folder: Path, *people: str) -> None:
     engine = create_engine(f"sqlite:///{folder / 'likeness.db'}")
     migrate(engine)
-    gallery = Gallery(SqlStore(engine), IndexFactory(1), SPACE, DIMENSION)
+    gallery = Gallery(Store(engine), IndexFactory(1), SPACE, DIMENSION)
     for person in people:
-        gallery.store.create_person("default", person, {})
+        gallery.store.persons.create("default", person, {})
     gallery.close()
 
 
@@ -39,8 +39,8 @@ def run(*arguments: object, code: int = 0) -> str:
 
 def people_in(folder: Path) -> list[str]:
     engine = create_engine(f"sqlite:///{folder / 'likeness.db'}")
-    store = SqlStore(engine)
-    found = [person.person_id for person in store.persons("default", None, 10).items]
+    store = Store(engine)
+    found = [person.person_id for person in store.persons.page("default", None, 10).items]
     store.close()
     return found
 

@@ -73,9 +73,9 @@ def test_a_pack_that_matches_no_collection_with_faces_is_named(run: Run, tmp_pat
     services = build_services(Settings(data_dir=tmp_path / "data"))
     assert unmatched_pack(services) is None  # nothing is enrolled
     store, size = services.gallery.store, 8
-    store.create_collection("other", "another-space", size, {})
+    store.collections.create("other", "another-space", size, {})
     faces = [NewTemplate(np.eye(size, dtype=np.float32)[0], "1")]
-    store.enroll("other", "ada", None, faces)
+    store.templates.enroll("other", "ada", None, faces)
     said = unmatched_pack(services)
     assert said is not None
     assert "matches no collection that has faces: other" in said

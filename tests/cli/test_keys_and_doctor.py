@@ -77,7 +77,7 @@ def test_doctor_finds_and_repairs_an_index_that_is_not_true(data: Path) -> None:
     running.gallery.enroll("default", "ada", None, new)
     running.close()  # keeps a snapshot, which smaller collections have none of
     running = services()
-    with running.gallery.store._database.writing() as connection:  # type: ignore[attr-defined]
+    with running.gallery.store.database.writing() as connection:
         connection.execute(text("DELETE FROM templates WHERE id = 1"))
     running.gallery.store.close()
     assert "1 are not in the database" in run("doctor", code=1)
@@ -119,7 +119,7 @@ def test_doctor_says_what_telemetry_does_where_the_operator_switched_it_on(
 def test_doctor_finds_and_changes_what_no_answer_can_carry(data: Path, tmp_path: Path) -> None:
     enroll("ada", "jos\u00e9", "other")
     running = services()
-    with running.gallery.store._database.writing() as connection:  # type: ignore[attr-defined]
+    with running.gallery.store.database.writing() as connection:
         for statement, value in (
             ("UPDATE persons SET metadata = :v WHERE person_id = 'ada'", '{"note": "\\ud83d"}'),
             ("UPDATE persons SET person_id = :v WHERE person_id = 'other'", "jose\u0301"),

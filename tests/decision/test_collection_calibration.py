@@ -15,7 +15,7 @@ from app.index.factory import IndexFactory
 from app.store.backends import create_engine
 from app.store.records import NewTemplate
 from app.store.schema import migrate
-from app.store.sql_store import SqlStore
+from app.store.store import Store
 from tests.decision.conftest import people
 from tests.decision.test_calibration import calibration
 
@@ -26,7 +26,7 @@ NOW = datetime(2026, 11, 24, tzinfo=UTC)
 def open_gallery(path: Path, space: str = "es-test") -> Gallery:
     engine = create_engine(f"sqlite:///{path}")
     migrate(engine)
-    return Gallery(SqlStore(engine), IndexFactory(2), space, DIMENSION)
+    return Gallery(Store(engine), IndexFactory(2), space, DIMENSION)
 
 
 @pytest.fixture
@@ -54,7 +54,11 @@ def fill(gallery: Gallery, count: int, second_ids: int = 0) -> None:
 def test_its_calibration_is_kept_and_put_to_use(gallery: Gallery) -> None:
     fill(gallery, 120)
     calibrations = Calibrations(
-        gallery.store, calibration(), 0.5, embedding_space="es-test", precision="float32"
+        gallery.store.calibrations,
+        calibration(),
+        0.5,
+        embedding_space="es-test",
+        precision="float32",
     )
     before = calibrations.chain(gallery.require("default")).calibrations
     assert [one.source.kind for one in before] == ["photos"]
@@ -64,7 +68,7 @@ def test_its_calibration_is_kept_and_put_to_use(gallery: Gallery) -> None:
     after = calibrations.chain(gallery.require("default")).calibrations
     assert [one.source.kind for one in after] == ["collection", "photos"]
     assert after[0].calibration_id == live.calibration.calibration_id
-    gallery.store.clear_calibration("default")
+    gallery.store.calibrations.clear("default")
     again = calibrations.chain(gallery.require("default")).calibrations
     assert [one.source.kind for one in again] == ["photos"]
 
@@ -73,7 +77,7 @@ def test_another_process_uses_it_at_once(gallery: Gallery, tmp_path: Path) -> No
     fill(gallery, 100)
     other = open_gallery(tmp_path / "likeness.db")
     calibrations = Calibrations(
-        other.store, None, 0.5, embedding_space="es-test", precision="float32"
+        other.store.calibrations, None, 0.5, embedding_space="es-test", precision="float32"
     )
     assert calibrations.chain(other.require("default")).calibrations == []
     live = calibrate_collection(gallery, "default", np.random.default_rng(0))
@@ -88,13 +92,13 @@ def test_second_ids_are_reported_and_left_out(gallery: Gallery) -> None:
     found = {frozenset((s.person_id_a, s.person_id_b)) for s in live.suspects}
     assert found == {frozenset((f"p{i}", f"p{i} again")) for i in range(3)}
     assert live.calibration.source.left_out == 3
-    content = str(gallery.store.calibration(gallery.require("default")))
+    content = str(gallery.store.calibrations.get(gallery.require("default")))
     assert "again" not in content  # nobody's id is kept in a calibration
 
 
 def test_who_is_declared_different_is_no_suspect(gallery: Gallery) -> None:
     fill(gallery, 150, second_ids=3)
-    gallery.store.declare_different("default", "p1 again", "p1")
+    gallery.store.pairs.declare("default", "p1 again", "p1")
     live = calibrate_collection(gallery, "default", np.random.default_rng(0))
     found = {frozenset((s.person_id_a, s.person_id_b)) for s in live.suspects}
     assert found == {frozenset((f"p{i}", f"p{i} again")) for i in (0, 2)}
@@ -129,16 +133,16 @@ def test_of_nothing_and_of_another_space(gallery: Gallery, tmp_path: Path) -> No
 
 def test_one_of_another_precision_is_not_used(gallery: Gallery) -> None:
     foreign = calibration(precision="float16")
-    gallery.store.set_calibration("default", foreign.calibration_id, foreign.content())
+    gallery.store.calibrations.set("default", foreign.calibration_id, foreign.content())
     calibrations = Calibrations(
-        gallery.store, None, 0.5, embedding_space="es-test", precision="float32"
+        gallery.store.calibrations, None, 0.5, embedding_space="es-test", precision="float32"
     )
     assert calibrations.chain(gallery.require("default")).calibrations == []
 
 
 def test_nor_one_of_another_space(gallery: Gallery) -> None:
     own = calibration()
-    gallery.store.set_calibration("default", own.calibration_id, own.content())
+    gallery.store.calibrations.set("default", own.calibration_id, own.content())
     running = {"embedding_space": "es-other", "precision": "float32"}
-    calibrations = Calibrations(gallery.store, None, 0.5, **running)
+    calibrations = Calibrations(gallery.store.calibrations, None, 0.5, **running)
     assert calibrations.chain(gallery.require("default")).calibrations == []

@@ -148,7 +148,7 @@ def test_strangers_who_look_alike_are_as_many_as_expected(services: Services) ->
         services.pack.embedding_space,
         gallery.precision,
     )
-    gallery.store.set_calibration("alike", calibration.calibration_id, calibration.content())
+    gallery.store.calibrations.set("alike", calibration.calibration_id, calibration.content())
     found = find_gallery_issues(gallery, services.calibrations, "alike", lambda *_: None)
     assert found.duplicates_by_chance is not None
     assert found.counts["duplicates"] == len(found.duplicates) > 50
@@ -192,9 +192,12 @@ def test_a_face_whose_others_are_deleted_meanwhile_is_no_outlier(services: Servi
 
 def test_without_a_calibration_chance_is_unknown(services: Services) -> None:
     uncalibrated = Calibrations(
-        services.gallery.store, None, 0.5, embedding_space=services.pack.embedding_space,
+        services.gallery.store.calibrations,
+        None,
+        0.5,
+        embedding_space=services.pack.embedding_space,
         precision=services.gallery.precision,
-    )  # fmt: skip
+    )
     found = find_gallery_issues(services.gallery, uncalibrated, "default", lambda *_: None)
     assert found.threshold == 0.5
     assert (found.duplicates_by_chance, found.mislabels_by_chance) == (None, None)
@@ -246,15 +249,15 @@ def test_a_declared_pair_is_never_listed_again_and_hides_nobody(services: Servic
     gallery, nothing = services.gallery, lambda *_: None
     found = find_gallery_issues(gallery, services.calibrations, "twins", nothing)
     assert frozenset(("ada", "twin")) in pairs_of(found)
-    gallery.store.declare_different("twins", "twin", "ada")
-    gallery.store.declare_different("twins", "twin", "ada again")
+    gallery.store.pairs.declare("twins", "twin", "ada")
+    gallery.store.pairs.declare("twins", "twin", "ada again")
     found = find_gallery_issues(gallery, services.calibrations, "twins", nothing)
     # Ada's second id is found all the same, and nobody else.
     assert pairs_of(found) == {frozenset(("ada", "ada again"))}
-    gallery.store.declare_different("twins", "ada again", "ada")
+    gallery.store.pairs.declare("twins", "ada again", "ada")
     found = find_gallery_issues(gallery, services.calibrations, "twins", nothing)
     assert (found.duplicates, found.counts["duplicates"]) == ((), 0)
-    gallery.store.withdraw_different("twins", "twin", "ada")
+    gallery.store.pairs.withdraw("twins", "twin", "ada")
     found = find_gallery_issues(gallery, services.calibrations, "twins", nothing)
     assert pairs_of(found) == {frozenset(("ada", "twin"))}
 
@@ -268,5 +271,5 @@ def test_a_face_like_the_declared_other_is_no_mislabel(services: Services) -> No
     )
     before = find_gallery_issues(gallery, services.calibrations, "mislabels", nothing).mislabels
     assert [(one.person_id, one.looks_like) for one in before] == [("ada", "twin")]
-    gallery.store.declare_different("mislabels", "ada", "twin")
+    gallery.store.pairs.declare("mislabels", "ada", "twin")
     assert find_gallery_issues(gallery, services.calibrations, "mislabels", nothing).mislabels == ()

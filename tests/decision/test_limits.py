@@ -17,7 +17,7 @@ from app.index.factory import IndexFactory
 from app.store.backends import create_engine
 from app.store.records import NewTemplate
 from app.store.schema import migrate
-from app.store.sql_store import SqlStore
+from app.store.store import Store
 from app.types import Face, FloatArray
 from tests.decision.conftest import GOOD, face
 
@@ -30,7 +30,7 @@ LIMITS = Limits(max_degradation=0.3, min_sharpness=30, min_brightness=0.05)
 def gallery(tmp_path: Path) -> Iterator[Gallery]:
     engine = create_engine(f"sqlite:///{tmp_path / 'likeness.db'}")
     migrate(engine)
-    opened = Gallery(SqlStore(engine), IndexFactory(1), "es-test", D, Comparator(LEAN, 0.1))
+    opened = Gallery(Store(engine), IndexFactory(1), "es-test", D, Comparator(LEAN, 0.1))
     yield opened
     opened.close()
 

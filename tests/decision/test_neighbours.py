@@ -13,7 +13,7 @@ from app.index.factory import IndexFactory
 from app.store.backends import create_engine
 from app.store.records import NewTemplate, PersonTemplate
 from app.store.schema import migrate
-from app.store.sql_store import SqlStore
+from app.store.store import Store
 from app.types import FloatArray
 
 DIMENSION, AT_ONCE = 16, 64
@@ -24,7 +24,7 @@ EXACTLY = 2.0
 def gallery(tmp_path: Path) -> Iterator[Gallery]:
     engine = create_engine(f"sqlite:///{tmp_path / 'likeness.db'}")
     migrate(engine)
-    gallery = Gallery(SqlStore(engine), IndexFactory(2), "es-test", DIMENSION)
+    gallery = Gallery(Store(engine), IndexFactory(2), "es-test", DIMENSION)
     yield gallery
     gallery.close()
 

@@ -60,7 +60,7 @@ def gallery(tmp_path: Path) -> Iterator[Gallery]:
 
 
 def rules(gallery: Gallery, calibration: Calibration | None) -> PairRules:
-    return PairRules(gallery, gallery.store.collection("default"), calibration)
+    return PairRules(gallery, gallery.store.collections.get("default"), calibration)
 
 
 def nearest(gallery: Gallery, probe: FloatArray) -> Candidate:
@@ -134,7 +134,7 @@ class TestMargin:
 def test_what_is_not_declared_is_decided_as_before(
     gallery: Gallery, calibration: Calibration
 ) -> None:
-    gallery.store.declare_different("default", "ada", "plain")
+    gallery.store.pairs.declare("default", "ada", "plain")
     verdict = identified(gallery, calibration, towards(0.45))
     assert (verdict.status, verdict.doubt) == (Status.IDENTIFIED, None)
 
@@ -143,7 +143,7 @@ def test_what_is_not_declared_is_decided_as_before(
 def test_a_large_lead_decides(
     gallery: Gallery, calibration: Calibration, share: float, person: str
 ) -> None:
-    gallery.store.declare_different("default", "ada", "twin")
+    gallery.store.pairs.declare("default", "ada", "twin")
     verdict = identified(gallery, calibration, towards(share))
     assert verdict.person is not None
     assert (verdict.status, verdict.person.face.person_id) == (Status.IDENTIFIED, person)
@@ -153,7 +153,7 @@ def test_a_large_lead_decides(
 def test_a_small_lead_is_ambiguous_between_both(
     gallery: Gallery, calibration: Calibration, share: float
 ) -> None:
-    gallery.store.declare_different("default", "twin", "ada")
+    gallery.store.pairs.declare("default", "twin", "ada")
     verdict = identified(gallery, calibration, towards(share))
     assert (verdict.status, verdict.person) == (Status.AMBIGUOUS, None)
     assert verdict.reasons == (MARGIN_TOO_SMALL,)
@@ -166,7 +166,7 @@ def test_a_small_lead_is_ambiguous_between_both(
 
 
 def test_without_a_calibration_nothing_decides(gallery: Gallery) -> None:
-    gallery.store.declare_different("default", "twin", "ada")
+    gallery.store.pairs.declare("default", "twin", "ada")
     verdict = identified(gallery, None, ADA)
     assert verdict.status is Status.AMBIGUOUS
     assert verdict.doubt is not None
@@ -174,13 +174,13 @@ def test_without_a_calibration_nothing_decides(gallery: Gallery) -> None:
 
 
 def test_a_withdrawn_pair_is_decided_as_before(gallery: Gallery, calibration: Calibration) -> None:
-    gallery.store.declare_different("default", "ada", "twin")
-    gallery.store.withdraw_different("default", "ada", "twin")
+    gallery.store.pairs.declare("default", "ada", "twin")
+    gallery.store.pairs.withdraw("default", "ada", "twin")
     assert identified(gallery, calibration, towards(0.5)).status is Status.IDENTIFIED
 
 
 def test_a_claim_that_is_the_other_s_face(gallery: Gallery, calibration: Calibration) -> None:
-    gallery.store.declare_different("default", "ada", "twin")
+    gallery.store.pairs.declare("default", "ada", "twin")
     pairs = rules(gallery, calibration)
     ada = replace(nearest(gallery, ADA), similarity=float(TWIN @ ADA))
     doubt = pairs.doubt(ada, TWIN)
@@ -198,7 +198,7 @@ def test_each_of_three_look_alikes_needs_the_lead(
     third = at_angle(0.8) * np.array([1, -1, *[1] * (DIMENSION - 2)], np.float32)
     gallery.enroll("default", "third", None, [NewTemplate(third, "third")])
     for other in ("twin", "third"):
-        gallery.store.declare_different("default", "ada", other)
+        gallery.store.pairs.declare("default", "ada", other)
     between = {}
     for share, probe in (("left", towards(0.4)), ("middle", ADA)):
         doubt = identified(gallery, calibration, probe).doubt
@@ -209,9 +209,9 @@ def test_each_of_three_look_alikes_needs_the_lead(
 def test_who_has_no_template_or_was_deleted_is_no_rival(
     gallery: Gallery, calibration: Calibration
 ) -> None:
-    gallery.store.create_person("default", "nobody yet", {})
+    gallery.store.persons.create("default", "nobody yet", {})
     for other in ("nobody yet", "twin"):
-        gallery.store.declare_different("default", "ada", other)
+        gallery.store.pairs.declare("default", "ada", other)
     ada = nearest(gallery, towards(0.4))
     assert rules(gallery, calibration).doubt(ada, towards(0.4)) is not None
     gallery.delete_person("default", "twin")
@@ -221,10 +221,10 @@ def test_who_has_no_template_or_was_deleted_is_no_rival(
 def test_deleted_between_two_reads(
     gallery: Gallery, calibration: Calibration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gallery.store.declare_different("default", "ada", "twin")
+    gallery.store.pairs.declare("default", "ada", "twin")
     pairs, ada = rules(gallery, calibration), nearest(gallery, towards(0.4))
-    known = gallery.store.counterparts(pairs.record, ["ada"])
-    monkeypatch.setattr(gallery.store, "counterparts", lambda *_: known)
+    known = gallery.store.pairs.counterparts(pairs.record, ["ada"])
+    monkeypatch.setattr(gallery.store.pairs, "counterparts", lambda *_: known)
     gallery.delete_person("default", "twin")
     assert pairs.doubt(ada, towards(0.4)) is None
 
@@ -238,5 +238,5 @@ def test_the_likeness_of_two_people_is_that_of_their_most_similar_templates(
     for one, other in (("ada", "twin"), ("twin", "ada")):
         found = likeness_of(gallery, "default", one, other)
         assert (found.similarity, found.templates) == (pytest.approx(0.9), 1)
-    gallery.store.create_person("default", "nobody yet", {})
+    gallery.store.persons.create("default", "nobody yet", {})
     assert likeness_of(gallery, "default", "ada", "nobody yet") == Likeness(-1, 0)

@@ -17,7 +17,7 @@ from app.index.factory import IndexFactory
 from app.store.backends import create_engine
 from app.store.records import NewTemplate
 from app.store.schema import migrate
-from app.store.sql_store import SqlStore
+from app.store.store import Store
 
 DIMENSION = 16
 SPACE = "es-test"
@@ -40,18 +40,18 @@ def open_engine(database: Path | str) -> Engine:
     return OPENED[-1]
 
 
-def open_store(url: str, **options: Any) -> SqlStore:
+def open_store(url: str, **options: Any) -> Store:
     """A store over a database, as a starting process opens it."""
     engine = open_engine(url)
     migrate(engine)
-    return SqlStore(engine, **options)
+    return Store(engine, **options)
 
 
 def open_gallery(database: Path | str, space: str = SPACE) -> Gallery:
     """A gallery over an SQLite file or a URL, as a starting process opens it."""
     engine = open_engine(database)
     migrate(engine)
-    return Gallery(SqlStore(engine), IndexFactory(2), space, DIMENSION)
+    return Gallery(Store(engine), IndexFactory(2), space, DIMENSION)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -86,10 +86,10 @@ def fresh_postgres(server: Any, *, migrated: bool = True) -> Iterator[str]:
 
 
 @pytest.fixture
-def store(engine_url: str) -> SqlStore:
+def store(engine_url: str) -> Store:
     """A store over every engine, with the collection `default`."""
     store = open_store(engine_url)
-    store.create_collection("default", SPACE, DIMENSION, {})
+    store.collections.create("default", SPACE, DIMENSION, {})
     return store
 
 

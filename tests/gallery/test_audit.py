@@ -13,7 +13,7 @@ from app.gallery.gallery import Gallery
 from app.index.certified.index import CertifiedIndex, IndexShape
 from app.index.factory import IndexFactory
 from app.store.schema import migrate
-from app.store.sql_store import SqlStore
+from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, certified_of, open_engine, template
 
 Draw = Callable[[int], NDArray[np.float32]]
@@ -47,7 +47,7 @@ def test_a_template_that_the_index_lost(gallery: Gallery, directions: Draw) -> N
 def test_a_template_that_only_the_index_has(gallery: Gallery, directions: Draw) -> None:
     fill(gallery, directions(5))
     # Behind the log's back, as no version of ours would.
-    with gallery.store._database.writing() as connection:  # type: ignore[attr-defined]
+    with gallery.store.database.writing() as connection:
         connection.execute(text("DELETE FROM templates WHERE id = 4"))
     assert gallery.audit("default") == Audit(4, Copy(unknown=1))
 
@@ -56,7 +56,7 @@ def test_a_template_that_differs_and_one_that_is_no_unit_vector(
     gallery: Gallery, directions: Draw
 ) -> None:
     fill(gallery, directions(5))
-    with gallery.store._database.writing() as connection:  # type: ignore[attr-defined]
+    with gallery.store.database.writing() as connection:
         twice = (2 * directions(1)[0]).tobytes()
         connection.execute(text("UPDATE templates SET embedding = :b WHERE id = 1"), {"b": twice})
     found = gallery.audit("default")
@@ -105,7 +105,7 @@ class TestSnapshot:
         migrate(engine)
         shape = IndexShape(encode_at=3, merge_at=9)
         index_factory = IndexFactory(2, database.parent / "index", shape=shape)
-        gallery = Gallery(SqlStore(engine), index_factory, SPACE, DIMENSION)
+        gallery = Gallery(Store(engine), index_factory, SPACE, DIMENSION)
         fill(gallery, directions(3))
         gallery.run_maintenance()
         vectors = directions(5)
@@ -127,7 +127,7 @@ class TestSnapshot:
 
     @pytest.mark.parametrize("key", [2, 5])
     def test_a_deleted_template_that_lies_in_a_file(self, kept: Gallery, key: int) -> None:
-        with kept.store._database.writing() as connection:  # type: ignore[attr-defined]
+        with kept.store.database.writing() as connection:
             connection.execute(text("DELETE FROM templates WHERE id = :key"), {"key": key})
         index_of(kept).remove(np.array([key]))
         found = kept.audit("default")

@@ -20,7 +20,7 @@ from app.gallery.backup.streams import as_file, opened, sealed
 from app.gallery.gallery import Gallery
 from app.index.factory import IndexFactory
 from app.store.schema import migrate
-from app.store.sql_store import SqlStore
+from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, fresh_postgres, open_engine, template
 
 Draw = Callable[[int], NDArray[np.float32]]
@@ -42,7 +42,7 @@ def ready(url: str) -> Engine:
 
 
 def gallery_of(engine: Engine, ring: KeyRing | None = None) -> Gallery:
-    return Gallery(SqlStore(engine, ring=ring), IndexFactory(2), SPACE, DIMENSION)
+    return Gallery(Store(engine, ring=ring), IndexFactory(2), SPACE, DIMENSION)
 
 
 def fill(gallery: Gallery, vectors: NDArray[np.float32]) -> None:
@@ -51,7 +51,7 @@ def fill(gallery: Gallery, vectors: NDArray[np.float32]) -> None:
         gallery.enroll("default", f"p{i % 7}", {"n": i, "ü": [1, None]}, new)
     gallery.delete_person("default", "p3")
     gallery.create_collection("staff", {"site": "x"}, {"target_fpir": 0.01})
-    gallery.store.set_calibration("staff", "cal-1", {"n": 1})
+    gallery.store.calibrations.set("staff", "cal-1", {"n": 1})
 
 
 def bytes_of(engine: Engine) -> bytes:
@@ -100,9 +100,9 @@ def test_into_any_engine(
     for i, row in enumerate(again.identify("default", vectors, 1).rows):
         if i % 7 != 3:
             assert row[0].face.person_id == f"p{i % 7}"
-    assert again.store.person("default", "p0").metadata == {"n": 35, "ü": [1, None]}
-    assert again.store.collection("staff").policy == {"target_fpir": 0.01}
-    assert again.store.calibration(again.store.collection("staff")) == {"n": 1}
+    assert again.store.persons.get("default", "p0").metadata == {"n": 35, "ü": [1, None]}
+    assert again.store.collections.get("staff").policy == {"target_fpir": 0.01}
+    assert again.store.calibrations.get(again.store.collections.get("staff")) == {"n": 1}
     assert again.audit("default").clean
     # Keys that were given out are not given out again, not even those of what was deleted.
     highest = max(key for (key, *_) in tables(source)["templates"])

@@ -10,7 +10,7 @@ from app.gallery.audit import Audit, Copy
 from app.gallery.gallery import Gallery
 from app.store.records import Erasure
 from app.store.schema import migrate
-from app.store.sql_store import SqlStore
+from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_engine, template
 from tests.index.reference import ReferenceEngine
 
@@ -21,7 +21,7 @@ def open_gallery(database: Path) -> Gallery:
     engine = open_engine(database)
     migrate(engine)
     search = ReferenceEngine(database.parent / "index")
-    return Gallery(SqlStore(engine), search, SPACE, DIMENSION)
+    return Gallery(Store(engine), search, SPACE, DIMENSION)
 
 
 def nearest(gallery: Gallery, vector: NDArray[np.float32]) -> str | None:

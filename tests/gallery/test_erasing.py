@@ -21,7 +21,7 @@ from app.store.backends import backend_of
 from app.store.records import Erasure
 from app.store.schema import migrate
 from app.store.sql.erasing import EVERY_S, Eraser
-from app.store.sql_store import SqlStore
+from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_engine, open_gallery, template
 from tests.store.test_sqlite import everything_on_disk
 
@@ -56,12 +56,12 @@ def test_a_deletion_beside_a_backup_is_pending_until_the_backup_has_ended(
     vectors = enroll_ada(gallery, directions)
     with long_reader(database):
         assert gallery.delete_person("default", "ada").erased is Erasure.PENDING
-        assert gallery.store.erasure_pending_s() > 0
+        assert gallery.store.database.eraser.pending_s() > 0
         gallery.run_maintenance()
-        assert gallery.store.erasure_pending_s() > 0
+        assert gallery.store.database.eraser.pending_s() > 0
         assert left_of(vectors, database), "what is reported as pending is there"
     gallery.run_maintenance()
-    assert gallery.store.erasure_pending_s() == 0
+    assert gallery.store.database.eraser.pending_s() == 0
     assert not left_of(vectors, database)
 
 
@@ -69,7 +69,7 @@ def test_a_deletion_that_nobody_holds_up_is_done(
     database: Path, gallery: Gallery, directions: Draw
 ) -> None:
     vectors = enroll_ada(gallery, directions)
-    face = gallery.store.faces("default", "ada", None, 1).items[0]
+    face = gallery.store.templates.page("default", "ada", None, 1).items[0]
     assert gallery.delete_face("default", face.face_id).erased is Erasure.DONE
     assert gallery.delete_person("default", "ada").erased is Erasure.DONE
     assert not left_of(vectors, database)
@@ -106,7 +106,7 @@ def test_a_pending_erasure_survives_a_kill(database: Path, directions: Draw) -> 
     assert answer.stdout == "pending\n", answer.stderr
     assert left_of(vectors, database)
     started = open_gallery(database)
-    assert started.store.erasure_pending_s() > 0, "a start does not know, and looks"
+    assert started.store.database.eraser.pending_s() > 0, "a start does not know, and looks"
     started.prepare()
     assert not left_of(vectors, database)
 
@@ -146,7 +146,7 @@ def test_a_deletion_in_postgresql_is_pending(postgres_url: str, directions: Draw
     enroll_ada(gallery, directions)
     assert gallery.delete_person("default", "ada").erased is Erasure.PENDING
     gallery.run_maintenance()
-    assert gallery.store.erasure_pending_s() == 0
+    assert gallery.store.database.eraser.pending_s() == 0
 
 
 def open_with_snapshots(database: Path, folder: Path) -> Gallery:
@@ -155,7 +155,7 @@ def open_with_snapshots(database: Path, folder: Path) -> Gallery:
     index_factory = IndexFactory(
         2, folder, shape=IndexShape(encode_at=16)
     )  # one row is worth a snapshot
-    return Gallery(SqlStore(engine), index_factory, SPACE, DIMENSION)
+    return Gallery(Store(engine), index_factory, SPACE, DIMENSION)
 
 
 def test_a_snapshot_that_another_process_keeps_is_pending_until_that_follows(

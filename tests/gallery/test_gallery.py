@@ -85,7 +85,7 @@ def test_a_restart_keeps_everything(database: Path, directions: Draw) -> None:
     before.store.close()
     after = open_gallery(database)
     assert people(after, vectors[2]) == ["ada"]
-    faces, stored = after.store.embeddings("default", "ada")
+    faces, stored = after.store.embeddings.of_person("default", "ada")
     assert len(faces) == 2
     assert np.array_equal(stored, vectors[:2])
 
@@ -170,7 +170,7 @@ def test_unknown_names(gallery: Gallery, directions: Draw) -> None:
         gallery.identify("nowhere", directions(1), 1)
     with pytest.raises(PersonNotFound):
         gallery.compare("default", "nobody", directions(1)[0])
-    gallery.store.create_person("default", "empty", {})
+    gallery.store.persons.create("default", "empty", {})
     assert gallery.compare("default", "empty", directions(1)[0]) is None
 
 

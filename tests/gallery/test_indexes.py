@@ -14,7 +14,8 @@ from app.index.certified.index import IndexShape
 from app.index.factory import IndexFactory
 from app.store.records import Erasure
 from app.store.schema import migrate
-from app.store.sql_store import SqlStore
+from app.store.sql.collections import CollectionStore
+from app.store.store import Store
 from tests.gallery.conftest import open_engine, template
 from tests.index.conftest import Vectors, unit
 from tests.index.test_snapshot import KEY, on_disk
@@ -38,7 +39,7 @@ def open_gallery(database: Path) -> Iterator[Open]:
         engine = open_engine(database)
         migrate(engine)
         index_factory = IndexFactory(2, database.parent / "index", ring, SHAPE, max_bytes=limit)
-        opened.append(Gallery(SqlStore(engine), index_factory, "es-test", D))
+        opened.append(Gallery(Store(engine), index_factory, "es-test", D))
         return opened[-1]
 
     yield opener
@@ -61,7 +62,7 @@ def nearest(gallery: Gallery, name: str, probe: Vectors) -> str | None:
 
 
 def open_names(gallery: Gallery) -> set[str]:
-    return {gallery.store.collection_by_key(key).name for key in gallery._replicas}
+    return {gallery.store.collections.by_key(key).name for key in gallery._replicas}
 
 
 def manifests(database: Path) -> int:
@@ -93,7 +94,7 @@ class TestClosing:
         assert manifests(database) == 0
         gallery.size("default")
         assert manifests(database) == 1
-        with gallery.store._database.writing() as connection:  # type: ignore[attr-defined]
+        with gallery.store.database.writing() as connection:
             # Only the snapshot can tell now.
             connection.exec_driver_sql("UPDATE templates SET embedding = zeroblob(256)")
         assert nearest(gallery, "a", vectors[3]) == "p3"
@@ -102,7 +103,7 @@ class TestClosing:
         gallery = open_gallery()
         fill(gallery, "a", 5)
         fill(gallery, "b", 5)
-        record = gallery.store.collection("a")
+        record = gallery.store.collections.get("a")
         with gallery._indexes.current(record) as index:
             gallery.size("b")
             gallery.size("default")
@@ -228,7 +229,9 @@ class TestOwner:
         second = open_gallery(limit=100_000_000)
         assert nearest(second, "a", vectors[70]) == "p70"  # from the first one's files
         first.enroll("a", "new", None, [template(drawn(1, seed=5)[0], "new")])
-        first._replicas[first.store.collection("a").key].save()  # files that the second never read
+        first._replicas[
+            first.store.collections.get("a").key
+        ].save()  # files that the second never read
         assert second.delete_person("a", "new").erased is Erasure.PENDING
         assert second.delete_person("a", "p3").erased is Erasure.PENDING
         first._indexes._catalog.release()  # as where it is killed
@@ -299,7 +302,7 @@ class TestOwner:
         gallery.run_maintenance()
         assert len(list(folder.iterdir())) == 2
         gallery.delete_person("larger", "p0")
-        gallery._replicas[gallery.store.collection("larger").key].save()
+        gallery._replicas[gallery.store.collections.get("larger").key].save()
         assert [path.name for path in folder.iterdir()] == ["lock"]
 
 
@@ -330,9 +333,9 @@ class TestStart:
         def fail(*_: object) -> None:
             pytest.fail("a collection was looked at")
 
-        monkeypatch.setattr(SqlStore, "marks", fail)
-        monkeypatch.setattr(SqlStore, "collection_by_key", fail)
-        monkeypatch.setattr(SqlStore, "collections", fail)
+        monkeypatch.setattr(CollectionStore, "marks", fail)
+        monkeypatch.setattr(CollectionStore, "by_key", fail)
+        monkeypatch.setattr(CollectionStore, "page", fail)
         gallery.run_maintenance()
 
 

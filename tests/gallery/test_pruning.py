@@ -12,9 +12,8 @@ from sqlalchemy import func, select
 
 from app.errors import RevisionPruned
 from app.gallery.pruning import Pruning
-from app.store.sql import pruning
 from app.store.sql.tables import changes
-from app.store.sql_store import SqlStore
+from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_gallery, open_store, template
 
 Draw = Callable[[int], NDArray[np.float32]]
@@ -38,96 +37,96 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def store(engine_url: str, clock: Clock) -> SqlStore:
+def store(engine_url: str, clock: Clock) -> Store:
     store = open_store(engine_url, clock=clock)
-    store.create_collection("default", SPACE, DIMENSION, {})
+    store.collections.create("default", SPACE, DIMENSION, {})
     return store
 
 
-def enroll(store: SqlStore, vectors: NDArray[np.float32], collection: str = "default") -> None:
+def enroll(store: Store, vectors: NDArray[np.float32], collection: str = "default") -> None:
     """A revision each."""
     for vector in vectors:
         one = template(vector, vector.tobytes().hex()[:64])
-        store.enroll(collection, "ada", None, [one])
+        store.templates.enroll(collection, "ada", None, [one])
 
 
-def revisions(store: SqlStore, collection: str = "default") -> list[int]:
+def revisions(store: Store, collection: str = "default") -> list[int]:
     """Those that the log of a collection has."""
     query = select(changes.c.revision).where(
-        changes.c.collection == store.collection(collection).key
+        changes.c.collection == store.collections.get(collection).key
     )
-    with store._database.reading() as connection:
+    with store.database.reading() as connection:
         return sorted(set(connection.execute(query).scalars()))
 
 
 def test_what_is_old_goes_and_the_newest_stays(
-    store: SqlStore, clock: Clock, directions: Draw
+    store: Store, clock: Clock, directions: Draw
 ) -> None:
     enroll(store, directions(3))
     clock.now += DAY / 2
     enroll(store, directions(3))
     clock.now += DAY / 2 + timedelta(seconds=1)
-    assert store.prune_changes(0, DAY, MANY) is None
+    assert store.changes.prune(0, DAY, MANY) is None
     assert revisions(store) == [4, 5, 6]
     clock.now += 100 * DAY
-    store.prune_changes(0, DAY, MANY)
+    store.changes.prune(0, DAY, MANY)
     assert revisions(store) == [6], "by it everybody knows that nothing has changed"
 
 
-def test_of_many_young_ones_the_oldest_go(store: SqlStore, directions: Draw) -> None:
+def test_of_many_young_ones_the_oldest_go(store: Store, directions: Draw) -> None:
     enroll(store, directions(6))
-    store.prune_changes(0, DAY, 2)
+    store.changes.prune(0, DAY, 2)
     assert revisions(store) == [5, 6]
 
 
-def test_whoever_is_behind_the_end_is_told(store: SqlStore, clock: Clock, directions: Draw) -> None:
-    record = store.collection("default")
-    assert store.stamp_at(record, 0) == ""
+def test_whoever_is_behind_the_end_is_told(store: Store, clock: Clock, directions: Draw) -> None:
+    record = store.collections.get("default")
+    assert store.changes.stamp_at(record, 0) == ""
     enroll(store, directions(4))
-    stamps = [store.stamp_at(record, revision) for revision in range(5)]
+    stamps = [store.changes.stamp_at(record, revision) for revision in range(5)]
     assert None not in stamps
     clock.now += DAY
     enroll(store, directions(1))
-    store.prune_changes(0, DAY / 2, MANY)
+    store.changes.prune(0, DAY / 2, MANY)
     for revision in range(5):
-        assert store.stamp_at(record, revision) is None
+        assert store.changes.stamp_at(record, revision) is None
         with pytest.raises(RevisionPruned, match=f"back to revision {revision}"):
-            store.changes_since(record, revision)
-    assert len(store.changes_since(record, 5).added.keys) == 0
+            store.changes.since(record, revision)
+    assert len(store.changes.since(record, 5).added.keys) == 0
 
 
 def test_each_call_does_a_bounded_piece(
-    store: SqlStore, clock: Clock, directions: Draw, monkeypatch: pytest.MonkeyPatch
+    store: Store, clock: Clock, directions: Draw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pruning, "ROWS_AT_ONCE", 4)
-    monkeypatch.setattr(pruning, "COLLECTIONS_AT_ONCE", 2)
+    monkeypatch.setattr("app.store.sql.changes.ROWS_AT_ONCE", 4)
+    monkeypatch.setattr("app.store.sql.changes.COLLECTIONS_AT_ONCE", 2)
     for name in ("second", "third"):
-        store.create_collection(name, SPACE, DIMENSION, {})
+        store.collections.create(name, SPACE, DIMENSION, {})
     for name in ("default", "second", "third"):
         enroll(store, directions(9), name)
     # One revision with more entries than a piece has room for.
-    store.delete_person("second", "ada")
+    store.persons.delete("second", "ada")
     clock.now += DAY * 2
     enroll(store, directions(1), "second")
 
     def left() -> int:
-        with store._database.reading() as connection:
+        with store.database.reading() as connection:
             return int(connection.execute(select(func.count()).select_from(changes)).scalar_one())
 
     place: int | None = 0
     pieces = []
     while place is not None:
         before = left()
-        place = store.prune_changes(place, DAY, MANY)
+        place = store.changes.prune(place, DAY, MANY)
         pieces.append(before - left())
     assert max(pieces) <= 9  # a revision goes whole
     assert sum(piece > 0 for piece in pieces) > 5
     assert [revisions(store, name) for name in ("default", "second", "third")] == [[9], [11], [9]]
 
 
-def test_a_sweep_comes_now_and_then(store: SqlStore, clock: Clock, directions: Draw) -> None:
+def test_a_sweep_comes_now_and_then(store: Store, clock: Clock, directions: Draw) -> None:
     seconds = [0.0]
-    upkeep = Pruning(store, kept=DAY, every_s=600, clock=lambda: seconds[0])
+    upkeep = Pruning(store.changes, kept=DAY, every_s=600, clock=lambda: seconds[0])
     upkeep.round()
     enroll(store, directions(2))
     clock.now += 2 * DAY
@@ -153,7 +152,7 @@ def test_an_index_that_is_behind_the_end_is_built_from_the_database(
     writer.delete_person("default", "p0")
     for number, vector in enumerate(vectors[3:], 3):
         writer.enroll("default", f"p{number}", {}, [template(vector, str(number))])
-    writer.store.prune_changes(0, timedelta(0), MANY)
+    writer.store.changes.prune(0, timedelta(0), MANY)
     for gallery in (behind, empty):
         rows = gallery.identify("default", vectors, 1).rows
         found = [row[0].face.person_id for row in rows]
@@ -172,13 +171,12 @@ def test_pruned_in_the_very_moment_of_following(
     writer.delete_person("default", "p0")
     for number, vector in enumerate(vectors[1:], 1):
         writer.enroll("default", f"p{number}", {}, [template(vector, str(number))])
-    store: Any = reader.store
-    real = store.changes_since
+    real = reader.store.changes.since
 
     def after_pruning(*arguments: Any) -> Any:
-        writer.store.prune_changes(0, timedelta(0), MANY)
+        writer.store.changes.prune(0, timedelta(0), MANY)
         return real(*arguments)
 
-    monkeypatch.setattr(store, "changes_since", after_pruning)
+    monkeypatch.setattr(reader.store.changes, "since", after_pruning)
     assert reader.size("default").templates == 3
     assert reader.audit("default").clean

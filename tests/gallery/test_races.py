@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from app.errors import CollectionExists, CollectionNotFound, EnrolledBefore, PersonExists
 from app.store.records import IdempotencyRequest
-from app.store.sql_store import SqlStore
+from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_store, template
 
 Draw = Callable[[int], NDArray[np.float32]]
@@ -37,38 +37,38 @@ def at_once(works: list[Callable[[], Any]]) -> list[Any]:
 
 
 @pytest.fixture
-def stores(engine_url: str, store: SqlStore) -> list[SqlStore]:
+def stores(engine_url: str, store: Store) -> list[Store]:
     """As many processes see the database: each with its own connections."""
     return [store, open_store(engine_url)] * (WRITERS // 2)
 
 
-def test_a_collection_is_created_once(stores: list[SqlStore]) -> None:
-    works = [lambda s=s: s.create_collection("new", SPACE, DIMENSION, {}).name for s in stores]
+def test_a_collection_is_created_once(stores: list[Store]) -> None:
+    works = [lambda s=s: s.collections.create("new", SPACE, DIMENSION, {}).name for s in stores]
     assert Counter(at_once(works)) == {"new": 1, CollectionExists: WRITERS - 1}
 
 
-def test_a_person_is_created_once(stores: list[SqlStore]) -> None:
-    works = [lambda s=s: s.create_person("default", "ada", {}).person_id for s in stores]
+def test_a_person_is_created_once(stores: list[Store]) -> None:
+    works = [lambda s=s: s.persons.create("default", "ada", {}).person_id for s in stores]
     assert Counter(at_once(works)) == {"ada": 1, PersonExists: WRITERS - 1}
 
 
-def test_enrolments_of_one_person_merge(stores: list[SqlStore], directions: Draw) -> None:
+def test_enrolments_of_one_person_merge(stores: list[Store], directions: Draw) -> None:
     vectors = directions(WRITERS)
 
-    def enroll(store: SqlStore, i: int) -> bool:
+    def enroll(store: Store, i: int) -> bool:
         new = [template(vectors[i], f"{i}"), template(vectors[0], "same")]
-        return store.enroll("default", "ada", None, new)[1].duplicate
+        return store.templates.enroll("default", "ada", None, new)[1].duplicate
 
     works = [lambda s=s, i=i: enroll(s, i) for i, s in enumerate(stores)]
     assert Counter(at_once(works)) == {False: 1, True: WRITERS - 1}
-    assert stores[0].person("default", "ada").templates == WRITERS + 1
+    assert stores[0].persons.get("default", "ada").templates == WRITERS + 1
 
 
 def test_keys_rise_with_revisions_and_a_follower_misses_nothing(
-    stores: list[SqlStore], directions: Draw
+    stores: list[Store], directions: Draw
 ) -> None:
     vectors = directions(8)
-    record = stores[0].collection("default")
+    record = stores[0].collections.get("default")
     done = threading.Event()
     seen: list[list[int]] = []
 
@@ -76,14 +76,14 @@ def test_keys_rise_with_revisions_and_a_follower_misses_nothing(
         revision, last = 0, False
         while not last:
             last = done.is_set()
-            news = stores[0].changes_since(record, revision)
+            news = stores[0].changes.since(record, revision)
             seen.append(news.added.keys.tolist())
             revision = news.revision
 
-    def write(store: SqlStore, writer: int) -> None:
+    def write(store: Store, writer: int) -> None:
         for i in range(8):
             new = [template(vectors[i], "a"), template(vectors[i], "b")]
-            store.enroll("default", f"{writer}-{i}", None, new)
+            store.templates.enroll("default", f"{writer}-{i}", None, new)
 
     follower = threading.Thread(target=follow)
     follower.start()
@@ -91,50 +91,54 @@ def test_keys_rise_with_revisions_and_a_follower_misses_nothing(
     done.set()
     follower.join(30)
     assert outcomes == [None] * 4
-    everything = stores[0].changes_since(record, 0).added.keys.tolist()
+    everything = stores[0].changes.since(record, 0).added.keys.tolist()
     assert list(chain.from_iterable(seen)) == everything  # each once, and in the order of the keys
-    with stores[0]._database.reading() as connection:
+    with stores[0].database.reading() as connection:
         rows = connection.execute(text("SELECT revision, template FROM changes")).all()
     by_revision = sorted((row.revision, row.template) for row in rows)
     assert [template for _, template in by_revision] == everything
     assert [revision for revision, _ in by_revision] == sorted([*range(1, 33), *range(1, 33)])
 
 
-def test_a_collection_deleted_under_its_writers(stores: list[SqlStore], directions: Draw) -> None:
+def test_a_collection_deleted_under_its_writers(stores: list[Store], directions: Draw) -> None:
     vector = directions(1)[0]
 
-    def enroll(store: SqlStore, writer: int) -> str:
+    def enroll(store: Store, writer: int) -> str:
         for i in range(20):
-            store.enroll("default", f"{writer}-{i}", None, [template(vector, "a")])
+            store.templates.enroll("default", f"{writer}-{i}", None, [template(vector, "a")])
         return "all"
 
     works: list[Callable[[], Any]] = [
         lambda s=s, i=i: enroll(s, i) for i, s in enumerate(stores[:-1])
     ]
-    works.append(lambda: stores[-1].delete_collection("default") and "deleted")
+    works.append(lambda: "deleted" if stores[-1].collections.delete("default") else "")
     outcomes = Counter(at_once(works))
     assert outcomes["deleted"] == 1
     assert set(outcomes) <= {"deleted", "all", CollectionNotFound}
-    with stores[0]._database.reading() as connection:
+    with stores[0].database.reading() as connection:
         for table in ("persons", "templates", "changes"):
             assert connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one() == 0
 
 
-def test_one_key_is_one_enrolment(stores: list[SqlStore], directions: Draw) -> None:
+def test_one_key_is_one_enrolment(stores: list[Store], directions: Draw) -> None:
     vectors = directions(WRITERS)
 
-    def enroll(store: SqlStore, i: int) -> str:
+    def enroll(store: Store, i: int) -> str:
         idempotency = IdempotencyRequest(
             "key", "digest", lambda stored: {"face": stored[0].face.face_id}
         )
         # Other content each time: what counts is the digest of the request.
         new = [template(vectors[i], str(i))]
-        return store.enroll("default", f"{i}", None, new, idempotency=idempotency)[0].face.face_id
+        return store.templates.enroll("default", f"{i}", None, new, idempotency=idempotency)[
+            0
+        ].face.face_id
 
     outcomes = at_once([lambda s=s, i=i: enroll(s, i) for i, s in enumerate(stores)])
     faces = [one for one in outcomes if isinstance(one, str)]
     assert len(faces) == 1
     assert Counter(outcomes)[EnrolledBefore] == WRITERS - 1
     again = IdempotencyRequest("key", "digest", lambda stored: {})
-    assert [store.answered("default", again) for store in stores] == [{"face": faces[0]}] * WRITERS
-    assert len(stores[0].persons("default", None, 9).items) == 1
+    assert [store.idempotency.answered("default", again) for store in stores] == [
+        {"face": faces[0]}
+    ] * WRITERS
+    assert len(stores[0].persons.page("default", None, 9).items) == 1

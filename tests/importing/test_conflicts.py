@@ -98,12 +98,12 @@ def test_a_face_like_somebody_declared_different_is_no_conflict(services: Servic
         "two": ["twin", "x"],
     }.items():
         record = services.gallery.create_collection(name, {})
-        services.gallery.store.create_person(name, "ada", {})
+        services.gallery.store.persons.create(name, "ada", {})
         for person, vector in zip(people, (other, third), strict=False):
             made = [services.template_from_embedding(vector.tolist())]
             services.gallery.enroll(name, person, None, made)
         if name != "undeclared":
-            services.gallery.store.declare_different(name, "ada", "twin")
+            services.gallery.store.pairs.declare(name, "ada", "twin")
         reported: list[RowOutcome] = []
         options = ImportOptions(on_conflict=OnConflict.SKIP)
         LocalImport(services, record, options).run(iter(rows), reported.append)
@@ -117,10 +117,10 @@ def test_a_declaration_lets_a_refused_row_be_looked_at_again(services: Services)
     record = services.gallery.require("default")
     rows = [Row("1", "twin", embedding=vectors[0]), Row("2", "ada", embedding=vectors[0])]
     options, reasons = ImportOptions(on_conflict=OnConflict.SKIP), []
-    services.gallery.store.create_person("default", "ada", {})
+    services.gallery.store.persons.create("default", "ada", {})
     for _ in range(2):
         reported: list[RowOutcome] = []
         LocalImport(services, record, options).run(iter(rows), reported.append)
         reasons.append(reported[1].reason)
-        services.gallery.store.declare_different("default", "ada", "twin")
+        services.gallery.store.pairs.declare("default", "ada", "twin")
     assert reasons == ["conflict", ""]

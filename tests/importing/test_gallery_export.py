@@ -32,9 +32,9 @@ def services(request: pytest.FixtureRequest, tmp_path: Path, photos: Path) -> It
             for name in names
         ]
         services.gallery.enroll("default", person, {"of": person}, made)
-    services.gallery.store.create_person("default", "nobody yet", {"of": "nobody"})
+    services.gallery.store.persons.create("default", "nobody yet", {"of": "nobody"})
     for other in ("obama", "nobody yet"):
-        services.gallery.store.declare_different("default", "biden", other)
+        services.gallery.store.pairs.declare("default", "biden", other)
     keep = {"policy": policy.model_dump(exclude_unset=True)}
     services.gallery.create_collection("copy", {}, keep["policy"])
     yield services
@@ -58,10 +58,10 @@ def test_there_and_back(services: Services, tmp_path: Path, photos: Path, kind: 
     LocalImport(services, copy, ImportOptions()).run(rows_of([str(path)], given), reported.append)
     assert [one.result for one in reported] == [RowResult.ENROLLED] * 6
     assert [one.reason for one in reported[4:]] == ["declared_different"] * 2
-    others = store.different_from("copy", "biden", None, 9).items
+    others = store.pairs.of_person("copy", "biden", None, 9).items
     assert [one.other_id for one in others] == ["nobody yet", "obama"]
-    assert services.gallery.store.person("copy", "nobody yet").metadata == {"of": "nobody"}
-    before, after = (store.exported(name, 0, 10) for name in ("default", "copy"))
+    assert services.gallery.store.persons.get("copy", "nobody yet").metadata == {"of": "nobody"}
+    before, after = (store.embeddings.exported(name, 0, 10) for name in ("default", "copy"))
     for a, b in zip(before, after, strict=True):
         assert (a.person_id, a.metadata, a.quality) == (b.person_id, b.metadata, b.quality)
         assert np.array_equal(a.embedding, b.embedding)
@@ -69,7 +69,7 @@ def test_there_and_back(services: Services, tmp_path: Path, photos: Path, kind: 
     sealed = services.settings.encryption_key is not None
     # The photo itself is known again where its digest could be told.
     content = ("biden", before[-1].content_digest or "unknown")
-    assert (content in store.known_contents("copy", [content])) is not sealed
+    assert (content in store.imports.known_contents("copy", [content])) is not sealed
 
 
 @pytest.mark.parametrize("services", ["plain"], indirect=True)

@@ -66,7 +66,8 @@ def test_once_and_in_order(run: Run, people: Path, services: Services) -> None:
         ("obama2.jpg", RowResult.ENROLLED),
     ]
     assert {one.face_id for one in first} == {
-        face.face_id for face in services.gallery.store.faces("default", None, None, 10).items
+        face.face_id
+        for face in services.gallery.store.templates.page("default", None, None, 10).items
     }
     again = run(people)
     assert [(one.result, one.reason) for one in again] == [
@@ -77,7 +78,9 @@ def test_once_and_in_order(run: Run, people: Path, services: Services) -> None:
 def test_a_dry_run_stores_nothing(run: Run, people: Path, services: Services) -> None:
     reported = run(people, dry_run=True)
     assert [one.result for one in reported] == [RowResult.ENROLLED] * 3
-    assert services.gallery.store.count(services.gallery.require("default")).templates == 0
+    assert (
+        services.gallery.store.collections.count(services.gallery.require("default")).templates == 0
+    )
 
 
 def test_refusals_are_remembered_until_something_else_decides(
@@ -172,7 +175,7 @@ def test_persons_without_a_face(run: Run, services: Services) -> None:
     assert [one.result for one in run(rows)] == [RowResult.ENROLLED]
     rows = [Row("t:1", "ada", metadata={"n": 2}, without_face=True)]
     assert [one.reason for one in run(rows)] == ["already_enrolled"]
-    assert services.gallery.store.person("default", "ada").metadata == {"n": 2}
+    assert services.gallery.store.persons.get("default", "ada").metadata == {"n": 2}
 
 
 def test_persons_who_are_declared_different(run: Run, services: Services, tmp_path: Path) -> None:
@@ -184,10 +187,10 @@ def test_persons_who_are_declared_different(run: Run, services: Services, tmp_pa
     assert [one.result for one in reported] == [RowResult.ENROLLED] * 3
     reported = run([*people, pair, pair])
     assert [one.reason for one in reported] == ["", "", "declared_different", "declared_different"]
-    assert [one.other_id for one in store.different_from("default", "ada", None, 9).items] == [
+    assert [one.other_id for one in store.pairs.of_person("default", "ada", None, 9).items] == [
         "jos\u00e9"
     ]
-    store.withdraw_different("default", "ada", "jos\u00e9")
+    store.pairs.withdraw("default", "ada", "jos\u00e9")
     table = tmp_path / "pairs.csv"
     table.write_text(
         "person_id,different_from,image\nada,jos\u00e9,\nada,ada,\nada,nobody,\nada,a/b,\n"
@@ -201,7 +204,7 @@ def test_persons_who_are_declared_different(run: Run, services: Services, tmp_pa
     ]  # fmt: skip
     # What is kept in reports names nobody who may be deleted later.
     assert "nobody" not in reported[2].detail
-    assert len(store.declared_pairs("default", None, 9)) == 1
+    assert len(store.pairs.page("default", None, 9)) == 1
 
 
 def test_face_ids_are_kept_where_they_are_free(run: Run, services: Services) -> None:
@@ -305,7 +308,7 @@ def test_embeddings_of_many_people(run: Run, services: Services) -> None:
     reported = run(rows)
     assert [one.result for one in reported] == [RowResult.ENROLLED] * 2_501
     assert services.gallery.size("default").templates == 2_501
-    assert services.gallery.store.person("default", "person 3").metadata == {"n": 7}
+    assert services.gallery.store.persons.get("default", "person 3").metadata == {"n": 7}
     probe = rows[2_000].embedding[None] / np.linalg.norm(rows[2_000].embedding)
     (found,) = services.gallery.identify("default", probe, 1).rows
     assert found[0].face.person_id == "person 1000"

@@ -81,12 +81,12 @@ def test_the_same_outcomes_as_here(
     ]
     assert reported[2].face_id == face_id
     store = services.gallery.store
-    assert store.person(collection, "obama").metadata == {"office": "president"}
-    assert store.person(collection, "faceless").metadata == {"n": 1}
+    assert store.persons.get(collection, "obama").metadata == {"office": "president"}
+    assert store.persons.get(collection, "faceless").metadata == {"n": 1}
     assert [one.reason for one in run(url, rows[:3], collection)] == [
         "already_enrolled", "unreadable_image", "already_enrolled",
     ]  # fmt: skip
-    assert store.count(services.gallery.require(collection)).templates == 2
+    assert store.collections.count(services.gallery.require(collection)).templates == 2
 
 
 def test_declared_pairs_arrive_after_their_persons(
@@ -96,8 +96,8 @@ def test_declared_pairs_arrive_after_their_persons(
     rows = [*embeddings(services, 4), Row("t:4", "p3", different_from="p0")]
     reported = run(url, rows, collection)
     assert [one.reason for one in reported] == ["", "", "", "", "declared_different"]
-    record = services.gallery.store.collection(collection)
-    assert services.gallery.store.counterparts(record, ["p0"]) == {"p0": ["p3"]}
+    record = services.gallery.store.collections.get(collection)
+    assert services.gallery.store.pairs.counterparts(record, ["p0"]) == {"p0": ["p3"]}
 
 
 def test_the_same_options_as_here(
@@ -145,7 +145,7 @@ def test_many_parts_in_order_and_nothing_left(
     reported = run(url, rows, collection)
     assert [one.place for one in reported] == [row.place for row in rows]
     before = {row.person_id: row.embedding / np.linalg.norm(row.embedding) for row in rows}
-    for one in services.gallery.store.exported(collection, 0, 100):
+    for one in services.gallery.store.embeddings.exported(collection, 0, 100):
         np.testing.assert_allclose(one.embedding, before[one.person_id], atol=1e-6)
     assert module.httpx.get(f"{url}/v1/collections/{collection}/imports").json()["items"] == []
 

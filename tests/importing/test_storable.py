@@ -66,7 +66,7 @@ def test_bad_rows_are_rejected_alone(services: Services, tmp_path: Path) -> None
         strict=False,
     ):  # fmt: skip
         assert words in outcome["detail"]
-    (person,) = services.gallery.store.persons("default", None, 100).items
+    (person,) = services.gallery.store.persons.page("default", None, 100).items
     assert (person.person_id, person.templates) == (COMPOSED, 2)
     assert person.metadata == {"note": "kept"}
     for command in (["backup", str(tmp_path / "b")], ["export", str(tmp_path / "e.zip")]):

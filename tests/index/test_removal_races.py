@@ -16,7 +16,7 @@ from app.index.factory import IndexFactory
 from app.locks import made_by
 from app.store.records import PersonTemplate
 from app.store.schema import migrate
-from app.store.sql_store import SqlStore
+from app.store.store import Store
 from tests.descriptors import open_under
 from tests.gallery.conftest import certified_of, open_engine, template
 from tests.index.conftest import Vectors, settle, templates, unit
@@ -49,7 +49,7 @@ def opened(database: Path, ring: KeyRing | None, pause: Pause) -> Gallery:
     engine = open_engine(database)
     migrate(engine)
     index_factory = IndexFactory(2, database.parent / "index", ring, SHAPE)
-    return Gallery(SqlStore(engine), index_factory, "es-test", D)
+    return Gallery(Store(engine), index_factory, "es-test", D)
 
 
 def enroll(gallery: Gallery, person: str, vector: Vectors, collection: str = "default") -> None:
@@ -65,7 +65,7 @@ def fill(gallery: Gallery, collection: str) -> None:
     for some in (people[:64], people[64:]):
         gallery.enroll_many(collection, some)
         gallery.size(collection)
-        replica = gallery._replicas[gallery.store.collection(collection).key]
+        replica = gallery._replicas[gallery.store.collections.get(collection).key]
         settle(certified_of(replica))
     assert len(certified_of(replica).state.write_buffer.rows) == 6
 
@@ -164,7 +164,7 @@ class TestSnapshot:
     ) -> None:
         opened.create_collection("staff", {})
         fill(opened, "staff")
-        replica = opened._replicas[opened.store.collection("staff").key]
+        replica = opened._replicas[opened.store.collections.get("staff").key]
         folder = replica.index._snapshot._folder  # type: ignore[attr-defined]
         delete = partial(opened.delete_collection, "staff")
         pause.arm(delete, event=RELEASED, name="snapshot.files", at=moment)
@@ -183,10 +183,10 @@ class TestSnapshot:
 def test_a_reader_that_comes_late_leaves_no_folder(database: Path, pause: Pause) -> None:
     engine = open_engine(database)
     migrate(engine)
-    gallery = Gallery(SqlStore(engine), IndexFactory(2, database.parent / "index"), "es-test", D)
+    gallery = Gallery(Store(engine), IndexFactory(2, database.parent / "index"), "es-test", D)
     gallery.create_collection("staff", {})
     enroll(gallery, "ada", drawn(1)[0], "staff")
-    key = gallery.store.collection("staff").key
+    key = gallery.store.collections.get("staff").key
     pause.arm(partial(gallery.delete_collection, "staff"), event=BEFORE, name="gallery.replicas")
     with pytest.raises(Exception, match="deleted meanwhile"):
         gallery.size("staff")
@@ -199,7 +199,7 @@ def test_a_reader_that_comes_late_leaves_no_folder(database: Path, pause: Pause)
 def test_nothing_waits_to_be_erased_where_there_is_no_snapshot(database: Path) -> None:
     engine = open_engine(database)
     migrate(engine)
-    gallery = Gallery(SqlStore(engine), IndexFactory(2), "es-test", D)
+    gallery = Gallery(Store(engine), IndexFactory(2), "es-test", D)
     for i, vector in enumerate(drawn(5)):
         enroll(gallery, f"p{i}", vector)
         gallery.delete_person("default", f"p{i}")

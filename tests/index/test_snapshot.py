@@ -21,7 +21,7 @@ from app.index.snapshots.files import SnapshotError
 from app.index.snapshots.folder import Captured, IndexIdentity, SnapshotFolder
 from app.index.snapshots.ownership import Ownership
 from app.store.schema import migrate
-from app.store.sql_store import SqlStore
+from app.store.store import Store
 from tests.gallery.conftest import open_engine, template
 from tests.index.conftest import SMALL, settle, templates, unit
 
@@ -218,7 +218,7 @@ class TestGallery:
         migrate(engine)
         shape = IndexShape(encode_at=128, merge_at=3)
         index_factory = IndexFactory(2, database.parent / "index", ring, shape)
-        return Gallery(SqlStore(engine), index_factory, "es-test", D)
+        return Gallery(Store(engine), index_factory, "es-test", D)
 
     def enroll(self, gallery: Gallery, person: str, vectors: NDArray[np.float32]) -> None:
         new = [template(vector, f"{person}-{vector[0]!r}") for vector in vectors]
@@ -313,8 +313,8 @@ class TestGallery:
         gallery = self.open(database)
         self.fill_staff(gallery)
         gallery.close()
-        store = SqlStore(open_engine(database))
-        store.delete_collection("staff")  # as by a process that has another data folder
+        store = Store(open_engine(database))
+        store.collections.delete("staff")  # as by a process that has another data folder
         assert drawn(1)[0].tobytes() in on_disk(database.parent / "index")
         again = self.open(database)
         again.prepare()

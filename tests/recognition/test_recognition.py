@@ -57,7 +57,7 @@ def test_one_photo_enrolls_another_is_refused(services: Services, photo: Photo) 
     done = asyncio.run(enroll(services, [b"no image", photo("biden")], request, POLICY, times))
     assert list(done.stored) == [1]
     assert isinstance(done.refused[0], ImageError)
-    assert services.gallery.store.person("new", "biden").metadata == {"office": "president"}
+    assert services.gallery.store.persons.get("new", "biden").metadata == {"office": "president"}
     assert {"decode", "detect", "embed", "store"} <= times.milliseconds.keys()
 
 
@@ -69,7 +69,7 @@ def test_where_nothing_is_usable_nobody_is_created(services: Services, photo: Ph
     done = asyncio.run(enroll(services, [photo("biden")], request, policy, StageTimes()))
     assert (dict(done.stored), done.refused[0].code) == ({}, "face_too_small")
     with pytest.raises(PersonNotFound):
-        services.gallery.store.person("strict", "biden")
+        services.gallery.store.persons.get("strict", "biden")
 
 
 def test_an_enrollment_with_a_key_is_done_once(services: Services, photo: Photo) -> None:
@@ -86,7 +86,7 @@ def test_an_enrollment_with_a_key_is_done_once(services: Services, photo: Photo)
     first = asyncio.run(run())
     with pytest.raises(EnrolledBefore):
         asyncio.run(run())
-    kept = services.gallery.store.answered("once", RequestKey("key", "digest"))
+    kept = services.gallery.store.idempotency.answered("once", RequestKey("key", "digest"))
     assert kept == answer(first)
 
 
@@ -132,7 +132,7 @@ def test_two_photos_are_compared(services: Services, photo: Photo) -> None:
 
 def test_a_person_without_a_face_cannot_be_claimed(services: Services, photo: Photo) -> None:
     services.gallery.create_collection("empty", {})
-    services.gallery.store.create_person("empty", "ada", {})
+    services.gallery.store.persons.create("empty", "ada", {})
     for person_id, error in (("ada", NoFace), ("bob", PersonNotFound)):
         request = VerifyRequest("empty", person_id)
         with pytest.raises(error):

@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from app.errors import CollectionNotFound, EnrolledBefore, IdempotencyKeyReused
 from app.store.records import IdempotencyRequest, StoredTemplate
-from app.store.sql_store import SqlStore
+from app.store.store import Store
 from app.types import JsonObject
 from tests.gallery.conftest import DIMENSION, SPACE, open_store, template
 
@@ -34,9 +34,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def store(engine_url: str, clock: Clock) -> SqlStore:
+def store(engine_url: str, clock: Clock) -> Store:
     store = open_store(engine_url, clock=clock)
-    store.create_collection("default", SPACE, DIMENSION, {})
+    store.collections.create("default", SPACE, DIMENSION, {})
     return store
 
 
@@ -47,76 +47,86 @@ def idempotency(key: str = "k", digest: str = "d") -> IdempotencyRequest:
     return IdempotencyRequest(key, digest, answer)
 
 
-def kept(store: SqlStore) -> int:
-    with store._database.reading() as connection:
+def kept(store: Store) -> int:
+    with store.database.reading() as connection:
         return int(connection.execute(text("SELECT count(*) FROM idempotency")).scalar_one())
 
 
-def test_the_answer_is_kept_and_nothing_is_stored_again(store: SqlStore, directions: Draw) -> None:
+def test_the_answer_is_kept_and_nothing_is_stored_again(store: Store, directions: Draw) -> None:
     first, second = (template(vector, str(vector[0])) for vector in directions(2))
-    assert store.answered("default", idempotency()) is None
-    (stored,) = store.enroll("default", "ada", None, [first], idempotency=idempotency())
+    assert store.idempotency.answered("default", idempotency()) is None
+    (stored,) = store.templates.enroll("default", "ada", None, [first], idempotency=idempotency())
     answer = {"faces": [stored.face.face_id]}
-    before = store.collection("default")
+    before = store.collections.get("default")
     with pytest.raises(EnrolledBefore):
-        store.enroll("default", "ada", {"changed": True}, [second], idempotency=idempotency())
-    assert store.answered("default", idempotency()) == answer
-    assert store.collection("default") == before
-    assert (store.person("default", "ada").metadata, kept(store)) == ({}, 1)
+        store.templates.enroll(
+            "default", "ada", {"changed": True}, [second], idempotency=idempotency()
+        )
+    assert store.idempotency.answered("default", idempotency()) == answer
+    assert store.collections.get("default") == before
+    assert (store.persons.get("default", "ada").metadata, kept(store)) == ({}, 1)
 
 
-def test_a_key_belongs_to_one_request(store: SqlStore, directions: Draw) -> None:
+def test_a_key_belongs_to_one_request(store: Store, directions: Draw) -> None:
     new = [template(directions(1)[0], "a")]
-    store.enroll("default", "ada", None, new, idempotency=idempotency())
+    store.templates.enroll("default", "ada", None, new, idempotency=idempotency())
     with pytest.raises(IdempotencyKeyReused, match="another request"):
-        store.answered("default", idempotency(digest="other"))
+        store.idempotency.answered("default", idempotency(digest="other"))
     with pytest.raises(IdempotencyKeyReused):
-        store.enroll("default", "bob", None, new, idempotency=idempotency(digest="other"))
-    store.create_collection("staff", SPACE, DIMENSION, {})
-    store.enroll(
+        store.templates.enroll("default", "bob", None, new, idempotency=idempotency(digest="other"))
+    store.collections.create("staff", SPACE, DIMENSION, {})
+    store.templates.enroll(
         "staff", "ada", None, new, idempotency=idempotency(digest="other")
     )  # keys are a collection's
 
 
-def test_an_enrolment_that_failed_keeps_no_answer(store: SqlStore, directions: Draw) -> None:
+def test_an_enrolment_that_failed_keeps_no_answer(store: Store, directions: Draw) -> None:
     def broken(stored: Sequence[StoredTemplate]) -> JsonObject:
         raise RuntimeError("a fault before the commit")
 
     new = [template(directions(1)[0], "a")]
     with pytest.raises(RuntimeError):
-        store.enroll("default", "ada", None, new, idempotency=IdempotencyRequest("k", "d", broken))
-    assert (store.answered("default", idempotency()), kept(store)) == (None, 0)
-    assert not store.enroll("default", "ada", None, new, idempotency=idempotency())[0].duplicate
+        store.templates.enroll(
+            "default", "ada", None, new, idempotency=IdempotencyRequest("k", "d", broken)
+        )
+    assert (store.idempotency.answered("default", idempotency()), kept(store)) == (None, 0)
+    assert not store.templates.enroll("default", "ada", None, new, idempotency=idempotency())[
+        0
+    ].duplicate
 
 
-def test_answers_are_kept_for_a_day(store: SqlStore, clock: Clock, directions: Draw) -> None:
+def test_answers_are_kept_for_a_day(store: Store, clock: Clock, directions: Draw) -> None:
     vectors = directions(3)
-    store.enroll(
+    store.templates.enroll(
         "default", "ada", None, [template(vectors[0], "a")], idempotency=idempotency("old")
     )
     clock.now = START + timedelta(hours=23, minutes=59)
-    assert store.answered("default", idempotency("old")) is not None
+    assert store.idempotency.answered("default", idempotency("old")) is not None
     clock.now = START + timedelta(hours=24)
-    assert store.answered("default", idempotency("old")) is None
-    store.enroll(
+    assert store.idempotency.answered("default", idempotency("old")) is None
+    store.templates.enroll(
         "default", "ada", None, [template(vectors[1], "b")], idempotency=idempotency("new")
     )
     assert kept(store) == 1  # the expired one went with this write
-    store.enroll(
+    store.templates.enroll(
         "default", "bob", None, [template(vectors[2], "c")], idempotency=idempotency("old", "other")
     )
 
 
-def test_deletions_take_the_answers_along(store: SqlStore, directions: Draw) -> None:
+def test_deletions_take_the_answers_along(store: Store, directions: Draw) -> None:
     first, second = (template(vector, str(vector[0])) for vector in directions(2))
-    (stored,) = store.enroll("default", "ada", None, [first], idempotency=idempotency("a"))
-    store.enroll("default", "bob", None, [second], idempotency=idempotency("b"))
-    store.delete_face("default", stored.face.face_id)
-    assert store.answered("default", idempotency("a")) == {"faces": [stored.face.face_id]}
-    store.delete_person("default", "ada")
-    assert store.answered("default", idempotency("a")) is None
-    assert store.answered("default", idempotency("b")) is not None
-    store.delete_collection("default")
+    (stored,) = store.templates.enroll(
+        "default", "ada", None, [first], idempotency=idempotency("a")
+    )
+    store.templates.enroll("default", "bob", None, [second], idempotency=idempotency("b"))
+    store.templates.delete("default", stored.face.face_id)
+    assert store.idempotency.answered("default", idempotency("a")) == {
+        "faces": [stored.face.face_id]
+    }
+    store.persons.delete("default", "ada")
+    assert store.idempotency.answered("default", idempotency("a")) is None
+    assert store.idempotency.answered("default", idempotency("b")) is not None
+    store.collections.delete("default")
     assert kept(store) == 0
     with pytest.raises(CollectionNotFound):
-        store.answered("default", idempotency("b"))
+        store.idempotency.answered("default", idempotency("b"))

@@ -14,7 +14,7 @@ from app.errors import (
 )
 from app.store.identifiers import new_face_id, new_person_id, new_request_key, spellings
 from app.store.records import NewTemplate, PersonTemplate
-from app.store.sql_store import SqlStore
+from app.store.store import Store
 from tests.gallery.conftest import SPACE, template
 from tests.store.test_store import Draw
 
@@ -83,81 +83,81 @@ def test_nothing_is_stored_under_a_text_that_no_database_holds() -> None:
 class TestStore:
     """Every way into the store, on every engine."""
 
-    def test_an_id_is_one_however_it_is_composed(self, store: SqlStore, directions: Draw) -> None:
+    def test_an_id_is_one_however_it_is_composed(self, store: Store, directions: Draw) -> None:
         one, two, three = directions(3)
-        made = store.enroll("default", DECOMPOSED, None, [template(one, "1")])
+        made = store.templates.enroll("default", DECOMPOSED, None, [template(one, "1")])
         assert made[0].face.person_id == COMPOSED
-        store.enroll("default", COMPOSED, None, [template(two, "2")])
+        store.templates.enroll("default", COMPOSED, None, [template(two, "2")])
         row = PersonTemplate(DECOMPOSED, None, NewTemplate(three, "3"))
-        assert store.enroll_many("default", [row], SPACE)[0]
+        assert store.imports.enroll("default", [row], SPACE)[0]
         with pytest.raises(PersonExists):
-            store.create_person("default", DECOMPOSED, {})
-        (person,) = store.persons("default", None, 10).items
+            store.persons.create("default", DECOMPOSED, {})
+        (person,) = store.persons.page("default", None, 10).items
         assert (person.person_id, person.templates) == (COMPOSED, 3)
         for spelling in (COMPOSED, DECOMPOSED):
-            assert store.person("default", spelling).key == person.key
-            assert len(store.embeddings("default", spelling)[0]) == 3
-            assert len(store.faces("default", spelling, None, 10).items) == 3
-            assert store.with_faces("default", {spelling}) == {COMPOSED}
-            known = store.known_contents("default", {(spelling, "1"), (spelling, "9")})
+            assert store.persons.get("default", spelling).key == person.key
+            assert len(store.embeddings.of_person("default", spelling)[0]) == 3
+            assert len(store.templates.page("default", spelling, None, 10).items) == 3
+            assert store.imports.with_faces("default", {spelling}) == {COMPOSED}
+            known = store.imports.known_contents("default", {(spelling, "1"), (spelling, "9")})
             assert known == {(COMPOSED, "1")}
-        face = store.faces("default", None, None, 1).items[0]
-        assert store.move_face("default", face.face_id, DECOMPOSED).person_id == COMPOSED
+        face = store.templates.page("default", None, None, 1).items[0]
+        assert (
+            store.corrections.move_face("default", face.face_id, DECOMPOSED).person_id == COMPOSED
+        )
         with pytest.raises(InvalidRequest, match="with themselves"):
-            store.merge_persons("default", DECOMPOSED, COMPOSED)
-        assert store.delete_person("default", DECOMPOSED).templates == 3
+            store.corrections.merge_persons("default", DECOMPOSED, COMPOSED)
+        assert store.persons.delete("default", DECOMPOSED).templates == 3
 
     def test_nothing_is_stored_under_an_id_that_is_refused(
-        self, store: SqlStore, directions: Draw
+        self, store: Store, directions: Draw
     ) -> None:
         (vector,) = directions(1)
         bad = "ada\u202e"
-        face = store.enroll("default", "ada", None, [template(vector, "1")])[0].face
+        face = store.templates.enroll("default", "ada", None, [template(vector, "1")])[0].face
         for attempt in (
-            lambda: store.create_person("default", bad, {}),
-            lambda: store.enroll("default", bad, None, [template(vector, "2")]),
-            lambda: store.enroll_many(
+            lambda: store.persons.create("default", bad, {}),
+            lambda: store.templates.enroll("default", bad, None, [template(vector, "2")]),
+            lambda: store.imports.enroll(
                 "default", [PersonTemplate(bad, None, NewTemplate(vector, "3"))], SPACE
             ),
-            lambda: store.enroll_many(
+            lambda: store.imports.enroll(
                 "default",
                 [PersonTemplate("ada", None, NewTemplate(vector, "4"), face_id="../x")],
                 SPACE,
             ),
-            lambda: store.move_face("default", face.face_id, bad),
-            lambda: store.update_person("default", "ada", new_id=bad),
-            lambda: store.create_collection("\u00e9", SPACE, 16, {}),
-            lambda: store.create_collection("a\n", SPACE, 16, {}),
+            lambda: store.corrections.move_face("default", face.face_id, bad),
+            lambda: store.persons.update("default", "ada", new_id=bad),
+            lambda: store.collections.create("\u00e9", SPACE, 16, {}),
+            lambda: store.collections.create("a\n", SPACE, 16, {}),
         ):
             with pytest.raises(InvalidRequest):
                 attempt()
-        assert [p.person_id for p in store.persons("default", None, 9).items] == ["ada"]
-        assert [c.name for c in store.collections(None, 9).items] == ["default"]
+        assert [p.person_id for p in store.persons.page("default", None, 9).items] == ["ada"]
+        assert [c.name for c in store.collections.page(None, 9).items] == ["default"]
 
     @pytest.mark.parametrize("text", ["ada\ud83d", "ad\0a", "nobody"])
-    def test_looking_for_what_cannot_be_there_finds_nothing(
-        self, store: SqlStore, text: str
-    ) -> None:
+    def test_looking_for_what_cannot_be_there_finds_nothing(self, store: Store, text: str) -> None:
         with pytest.raises(PersonNotFound):
-            store.person("default", text)
+            store.persons.get("default", text)
         with pytest.raises(FaceNotFound):
-            store.face("default", text)
+            store.templates.get("default", text)
         with pytest.raises(CollectionNotFound):
-            store.collection(text)
+            store.collections.get(text)
         with pytest.raises(PersonNotFound):
-            store.delete_person("default", text)
+            store.persons.delete("default", text)
 
-    def test_a_person_gets_another_id(self, store: SqlStore, directions: Draw) -> None:
+    def test_a_person_gets_another_id(self, store: Store, directions: Draw) -> None:
         (vector,) = directions(1)
-        face = store.enroll("default", "ada", {"n": 1}, [template(vector, "1")])[0].face
-        store.create_person("default", "eve", {})
+        face = store.templates.enroll("default", "ada", {"n": 1}, [template(vector, "1")])[0].face
+        store.persons.create("default", "eve", {})
         with pytest.raises(PersonExists):
-            store.update_person("default", "ada", new_id="eve")
-        renamed = store.update_person("default", "ada", new_id=DECOMPOSED)
+            store.persons.update("default", "ada", new_id="eve")
+        renamed = store.persons.update("default", "ada", new_id=DECOMPOSED)
         assert (renamed.person_id, renamed.metadata) == (COMPOSED, {"n": 1})
-        assert store.face("default", face.face_id).person_id == COMPOSED
+        assert store.templates.get("default", face.face_id).person_id == COMPOSED
         with pytest.raises(PersonNotFound):
-            store.person("default", "ada")
+            store.persons.get("default", "ada")
 
 
 def test_face_ids_are_what_we_make() -> None:

@@ -22,7 +22,7 @@ from app.store.metadata import (
     read_stored,
 )
 from app.store.records import NewTemplate, PersonTemplate
-from app.store.sql_store import SqlStore
+from app.store.store import Store
 from tests.gallery.conftest import SPACE, template
 from tests.store.test_store import Draw
 
@@ -121,29 +121,29 @@ class TestStore:
 
     @pytest.mark.parametrize("bad", [{"a": "\ud83d"}, {"a": math.nan}, nested(40), {"a": "\0"}])
     def test_nothing_is_stored_that_is_refused(
-        self, store: SqlStore, directions: Draw, bad: Any
+        self, store: Store, directions: Draw, bad: Any
     ) -> None:
         (vector,) = directions(1)
-        store.enroll("default", "ada", {"n": 1}, [template(vector, "1")])
+        store.templates.enroll("default", "ada", {"n": 1}, [template(vector, "1")])
         rated = NewTemplate(vector, "9", quality=bad)
         for attempt in (
-            lambda: store.create_collection("other", SPACE, 16, bad),
-            lambda: store.update_collection("default", bad, None),
-            lambda: store.create_person("default", "eve", bad),
-            lambda: store.update_person("default", "ada", bad),
-            lambda: store.enroll("default", "ada", bad, [template(vector, "2")]),
-            lambda: store.enroll("default", "eve", bad, [template(vector, "2")]),
-            lambda: store.enroll("default", "eve", None, [rated]),
-            lambda: store.enroll_many(
+            lambda: store.collections.create("other", SPACE, 16, bad),
+            lambda: store.collections.update("default", bad, None),
+            lambda: store.persons.create("default", "eve", bad),
+            lambda: store.persons.update("default", "ada", bad),
+            lambda: store.templates.enroll("default", "ada", bad, [template(vector, "2")]),
+            lambda: store.templates.enroll("default", "eve", bad, [template(vector, "2")]),
+            lambda: store.templates.enroll("default", "eve", None, [rated]),
+            lambda: store.imports.enroll(
                 "default", [PersonTemplate("eve", bad, NewTemplate(vector, "3"))], SPACE
             ),
-            lambda: store.enroll_many(
+            lambda: store.imports.enroll(
                 "default", [PersonTemplate("ada", bad, NewTemplate(vector, "3"))], SPACE
             ),
-            lambda: store.enroll_many("default", [PersonTemplate("eve", None, rated)], SPACE),
+            lambda: store.imports.enroll("default", [PersonTemplate("eve", None, rated)], SPACE),
         ):
             with pytest.raises(InvalidRequest):
                 attempt()
-        (person,) = store.persons("default", None, 10).items
+        (person,) = store.persons.page("default", None, 10).items
         assert (person.metadata, person.templates) == ({"n": 1}, 1)
-        assert store.collection("default").metadata == {}
+        assert store.collections.get("default").metadata == {}

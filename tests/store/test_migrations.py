@@ -8,7 +8,7 @@ from sqlalchemy import Engine, inspect, text
 
 from app.errors import DatabaseError
 from app.store.schema import migrate, newest_revision, pending
-from app.store.sql_store import SqlStore
+from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_engine, template
 
 VECTOR = np.eye(DIMENSION, dtype=np.float32)[0]
@@ -54,30 +54,33 @@ def test_an_old_database_keeps_all_it_holds(engine: Engine, version: str) -> Non
     migrate(engine, version)
     fill_old_database(engine)
     migrate(engine)
-    store = SqlStore(engine)
-    record = store.collection("old")
+    store = Store(engine)
+    record = store.collections.get("old")
     assert (record.policy, record.calibration_id, record.metadata) == ({}, None, {"a": 1})
-    assert (record.revision, record.stamp, store.stamp_at(record, 3)) == (3, "", "")
-    assert store.person("old", "ada").metadata == {"b": 2}
-    page = store.templates_after(record, 0, 9)
+    assert (record.revision, record.stamp, store.changes.stamp_at(record, 3)) == (3, "", "")
+    assert store.persons.get("old", "ada").metadata == {"b": 2}
+    page = store.changes.templates_after(record, 0, 9)
     assert page.keys.tolist() == [1]
     assert np.array_equal(page.vectors[0], VECTOR)
-    assert store.changes_since(record, 3).added.keys.tolist() == []
+    assert store.changes.since(record, 3).added.keys.tolist() == []
     with engine.connect() as connection:
         row = connection.execute(
             text("SELECT sealed, data_key, key_id FROM templates, persons")
         ).one()
     assert (bool(row.sealed), row.data_key, row.key_id) == (False, None, None)
-    store.enroll("old", "ada", None, [template(VECTOR, "d")])
-    assert (store.collection("old").revision, len(store.collection("old").stamp)) == (4, 16)
-    assert store.delete_person("old", "ada").templates == 2
+    store.templates.enroll("old", "ada", None, [template(VECTOR, "d")])
+    assert (store.collections.get("old").revision, len(store.collections.get("old").stamp)) == (
+        4,
+        16,
+    )
+    assert store.persons.delete("old", "ada").templates == 2
 
 
 def test_the_id_is_made_once(engine: Engine) -> None:
     migrate(engine)
-    first = SqlStore(engine).identity()
+    first = Store(engine).database.identity()
     migrate(engine)
-    assert SqlStore(engine).identity() == first
+    assert Store(engine).database.identity() == first
 
 
 def test_a_dry_run_says_what_would_be_done(engine: Engine) -> None:
@@ -111,26 +114,26 @@ def test_a_migration_that_fails_changes_nothing(engine: Engine) -> None:
     assert pending(engine) == steps
     run(engine, "DROP TABLE idempotency")
     migrate(engine)
-    assert len(SqlStore(engine).identity()) == 36
+    assert len(Store(engine).database.identity()) == 36
 
 
 def test_policy_and_calibration_of_a_collection(engine: Engine) -> None:
     migrate(engine)
-    store = SqlStore(engine)
-    made = store.create_collection("staff", SPACE, DIMENSION, {}, {"target_fpir": 0.1})
+    store = Store(engine)
+    made = store.collections.create("staff", SPACE, DIMENSION, {}, {"target_fpir": 0.1})
     assert made.policy == {"target_fpir": 0.1}
-    changed = store.update_collection("staff", {"site": 1}, None)
+    changed = store.collections.update("staff", {"site": 1}, None)
     assert (changed.metadata, changed.policy) == ({"site": 1}, {"target_fpir": 0.1})
-    changed = store.update_collection("staff", None, {})
+    changed = store.collections.update("staff", None, {})
     assert (changed.metadata, changed.policy) == ({"site": 1}, {})
-    assert store.calibration(changed) is None
-    store.set_calibration("staff", "cal-1", {"n": 1})
-    store.set_calibration("staff", "cal-2", {"n": 2})
-    store.set_calibration("staff", "cal-1", {"n": 3})
-    assert store.calibration(store.collection("staff")) == {"n": 3}
-    store.clear_calibration("staff")
-    assert store.calibration(store.collection("staff")) is None
-    store.delete_collection("staff")
+    assert store.calibrations.get(changed) is None
+    store.calibrations.set("staff", "cal-1", {"n": 1})
+    store.calibrations.set("staff", "cal-2", {"n": 2})
+    store.calibrations.set("staff", "cal-1", {"n": 3})
+    assert store.calibrations.get(store.collections.get("staff")) == {"n": 3}
+    store.calibrations.clear("staff")
+    assert store.calibrations.get(store.collections.get("staff")) is None
+    store.collections.delete("staff")
     with engine.begin() as connection:
         left = connection.execute(text("SELECT count(*) FROM calibrations")).scalar_one()
     assert left == 0

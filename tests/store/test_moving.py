@@ -51,9 +51,9 @@ def test_a_face_is_another_s(place: Gallery, directions: Draw) -> None:
     assert place.move_face("default", face, "bob").person_id == "bob"
     assert nearest(place, a) == ("bob", face)
     assert nearest(place, b)[0] == "ada"
-    faces, vectors = place.store.embeddings("default", "bob")
+    faces, vectors = place.store.embeddings.of_person("default", "bob")
     assert np.allclose(vectors[[one.face_id for one in faces].index(face)], a, atol=1e-6)
-    assert len(place.store.crops_to_reembed("default", "es-other", 0, 10)) == 3
+    assert len(place.store.alternate_embeddings.crops_to_reembed("default", "es-other", 0, 10)) == 3
     assert place.audit("default").clean
     # To somebody new, and to whom it is of already.
     assert place.move_face("default", face, "cy").person_id == "cy"
@@ -69,7 +69,7 @@ def test_two_ids_become_one(place: Gallery, directions: Draw) -> None:
     assert (merged.person_id, merged.templates) == ("john.smith", 3)
     assert {nearest(place, one)[0] for one in (a, b, c)} == {"john.smith"}
     with pytest.raises(PersonNotFound):
-        place.store.person("default", "j.smith")
+        place.store.persons.get("default", "j.smith")
     assert place.audit("default").clean
     assert place.size("default").persons == 1
 
@@ -81,7 +81,7 @@ def test_the_same_photo_is_not_kept_twice(place: Gallery, directions: Draw) -> N
         place.enroll("default", person, None, [template])
     merged = place.merge_persons("default", "ada", "bob")
     # Under encryption a photo's mark is its person's own: it cannot be told that the two are one.
-    assert merged.templates == (1 if place.store.sealing().sealed == 0 else 2)
+    assert merged.templates == (1 if place.store.encryption.state().sealed == 0 else 2)
 
 
 def test_what_cannot_be_moved(place: Gallery, directions: Draw) -> None:
@@ -109,7 +109,7 @@ def test_people_count_by_the_templates_that_they_have_now(place: Gallery, direct
     place.merge_persons("default", "bob", "cy")
     size = place.size("default")
     expected = sorted(
-        effective_templates(place.store.embeddings("default", person)[1])
+        effective_templates(place.store.embeddings.of_person("default", person)[1])
         for person in ("ada", "cy")
     )
     assert [n for n, _ in size.spread] == pytest.approx(expected, rel=0.011)

@@ -18,14 +18,14 @@ from app.errors import (
 )
 from app.store.backends import create_engine, postgresql, shown_url
 from app.store.schema import migrate
-from app.store.sql_store import SqlStore
+from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_engine, open_store, template
 
 
 @pytest.fixture
-def own_store(postgres_url: str) -> SqlStore:
+def own_store(postgres_url: str) -> Store:
     store = open_store(postgres_url)
-    store.create_collection("default", SPACE, DIMENSION, {})
+    store.collections.create("default", SPACE, DIMENSION, {})
     return store
 
 
@@ -58,8 +58,8 @@ class TestUrl:
 
 
 class TestSettings:
-    def test_a_session_waits_for_nothing_without_end(self, own_store: SqlStore) -> None:
-        with own_store._database.writing() as connection:
+    def test_a_session_waits_for_nothing_without_end(self, own_store: Store) -> None:
+        with own_store.database.writing() as connection:
             settings = {
                 name: connection.execute(text(f"SHOW {name}")).scalar_one()
                 for name in ("lock_timeout", "statement_timeout", "synchronous_commit",
@@ -84,25 +84,25 @@ class TestSettings:
         with open_engine(postgres_url).connect() as connection:
             assert connection.execute(text("SHOW synchronous_commit")).scalar_one() == kept
 
-    def test_readers_see_one_state_and_cannot_write(self, own_store: SqlStore) -> None:
-        with own_store._database.reading() as connection:
+    def test_readers_see_one_state_and_cannot_write(self, own_store: Store) -> None:
+        with own_store.database.reading() as connection:
             count = text("SELECT count(*) FROM persons")
             assert connection.execute(count).scalar_one() == 0
-            own_store.create_person("default", "ada", {})
+            own_store.persons.create("default", "ada", {})
             assert connection.execute(count).scalar_one() == 0
         with (
             pytest.raises(StoreUnavailable),
-            own_store._database.reading() as connection,
+            own_store.database.reading() as connection,
         ):
             connection.execute(text("DELETE FROM persons"))
 
 
 class TestFailures:
-    def test_a_full_disk_is_507(self, own_store: SqlStore) -> None:
+    def test_a_full_disk_is_507(self, own_store: Store) -> None:
         fail_inserts(own_store, "53100")
         with pytest.raises(StoreFull, match="nothing was changed"):
-            own_store.create_person("default", "ada", {})
-        assert own_store.persons("default", None, 9).items == []
+            own_store.persons.create("default", "ada", {})
+        assert own_store.persons.page("default", None, 9).items == []
 
     @pytest.mark.parametrize(
         ("state", "words"),
@@ -115,77 +115,80 @@ class TestFailures:
         ],
     )
     def test_other_failures_are_503_and_say_what_to_do(
-        self, own_store: SqlStore, state: str, words: str
+        self, own_store: Store, state: str, words: str
     ) -> None:
         fail_inserts(own_store, state)
         with pytest.raises(StoreUnavailable, match=rf"Nothing was changed\. .*{words}"):
-            own_store.create_person("default", "ada", {})
+            own_store.persons.create("default", "ada", {})
 
     def test_a_collection_locked_for_too_long_is_503(
-        self, postgres_url: str, own_store: SqlStore, monkeypatch: pytest.MonkeyPatch
+        self, postgres_url: str, own_store: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(postgresql, "SESSION", ("SET lock_timeout = '50ms'",))
-        other = SqlStore(open_engine(postgres_url))
-        own_store.create_collection("other", SPACE, DIMENSION, {})
-        with own_store._database.writing() as connection:
+        other = Store(open_engine(postgres_url))
+        own_store.collections.create("other", SPACE, DIMENSION, {})
+        with own_store.database.writing() as connection:
             connection.execute(
                 text("SELECT 1 FROM collections WHERE name = 'default' FOR UPDATE")
             ).one()
             with pytest.raises(StoreUnavailable, match="held the collection"):
-                other.create_person("default", "ada", {})
-            assert other.collection("default").name == "default"  # reads go on
-            other.create_person("other", "ada", {})  # and so do the other collections
-        assert other.create_person("default", "ada", {}).person_id == "ada"
+                other.persons.create("default", "ada", {})
+            assert other.collections.get("default").name == "default"  # reads go on
+            other.persons.create("other", "ada", {})  # and so do the other collections
+        assert other.persons.create("default", "ada", {}).person_id == "ada"
 
     def test_a_restarted_server_costs_nobody_a_request(
-        self, postgres: Any, own_store: SqlStore
+        self, postgres: Any, own_store: Store
     ) -> None:
-        own_store.create_person("default", "ada", {})
+        own_store.persons.create("default", "ada", {})
         postgres.stop()
         try:
             with pytest.raises(StoreUnavailable, match="cannot be reached"):
-                own_store.create_person("default", "bob", {})
+                own_store.persons.create("default", "bob", {})
             with pytest.raises(StoreUnavailable):
-                own_store.ping()
+                own_store.database.ping()
         finally:
             postgres.start()
-        own_store.create_person("default", "bob", {})
-        assert [p.person_id for p in own_store.persons("default", None, 9).items] == ["ada", "bob"]
+        own_store.persons.create("default", "bob", {})
+        assert [p.person_id for p in own_store.persons.page("default", None, 9).items] == [
+            "ada",
+            "bob",
+        ]
 
     def test_a_connection_lost_while_it_commits_leaves_the_outcome_open(
-        self, own_store: SqlStore
+        self, own_store: Store
     ) -> None:
         fail_commits(own_store)
         with pytest.raises(StoreUnavailable, match="may have been kept or not"):
-            own_store.create_person("default", "ada", {})
+            own_store.persons.create("default", "ada", {})
 
-    def test_what_text_cannot_hold_is_the_callers_fault(self, own_store: SqlStore) -> None:
+    def test_what_text_cannot_hold_is_the_callers_fault(self, own_store: Store) -> None:
         with pytest.raises(InvalidRequest, match="NUL"):
-            own_store.persons("default", "a\0b", 10)
+            own_store.persons.page("default", "a\0b", 10)
 
-    def test_an_error_tells_no_row(self, own_store: SqlStore) -> None:
+    def test_an_error_tells_no_row(self, own_store: Store) -> None:
         broken = template(np.eye(DIMENSION, dtype=np.float32)[0], "a")
         object.__setattr__(broken, "content_digest", None)
         with pytest.raises(IntegrityError) as caught:
-            own_store.enroll("default", "ada", {"secret": 1}, [broken])
+            own_store.templates.enroll("default", "ada", {"secret": 1}, [broken])
         reported = "".join(traceback.format_exception(caught.value))
         assert "content_digest" in reported
         assert "Failing row" not in reported
         assert "803f" not in reported  # the embedding's bytes
 
 
-def fail_inserts(store: SqlStore, state: str) -> None:
+def fail_inserts(store: Store, state: str) -> None:
     """Make the server fail with an SQLSTATE where a person is inserted."""
-    with store._database.writing() as connection:
+    with store.database.writing() as connection:
         connection.execute(text(_raising(state)))
         connection.execute(
             text("CREATE TRIGGER fails BEFORE INSERT ON persons EXECUTE FUNCTION fails()")
         )
 
 
-def fail_commits(store: SqlStore) -> None:
+def fail_commits(store: Store) -> None:
     """Make the server cut the connection while it commits a person."""
-    with store._database.writing() as connection:
+    with store.database.writing() as connection:
         connection.execute(
             text(
                 "CREATE FUNCTION dies() RETURNS trigger LANGUAGE plpgsql AS "

@@ -13,7 +13,7 @@ from app.encryption.ring import KeyRing
 from app.errors import DamagedData, EncryptionKeyError, EncryptionKeyMissing
 from app.gallery.gallery import Gallery
 from app.index.factory import IndexFactory
-from app.store.sql_store import SqlStore
+from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_store, template
 
 Draw = Callable[[int], NDArray[np.float32]]
@@ -24,18 +24,18 @@ def ring(*names: str) -> KeyRing:
     return KeyRing(parse_keys("\n".join(LINES[name] for name in names).encode(), "test"))
 
 
-def opened(url: str, *names: str) -> SqlStore:
+def opened(url: str, *names: str) -> Store:
     store = open_store(url, ring=ring(*names) if names else None)
-    store.check_keys()
+    store.encryption.check_keys()
     return store
 
 
-def gallery_of(store: SqlStore) -> Gallery:
+def gallery_of(store: Store) -> Gallery:
     return Gallery(store, IndexFactory(2), SPACE, DIMENSION)
 
 
-def stored_bytes(store: SqlStore) -> list[bytes]:
-    with store._database.reading() as connection:
+def stored_bytes(store: Store) -> list[bytes]:
+    with store.database.reading() as connection:
         return list(connection.execute(text("SELECT embedding FROM templates")).scalars())
 
 
@@ -53,7 +53,7 @@ def test_the_same_answers_and_nothing_readable(engine_url: str, directions: Draw
             assert (row[0].face.person_id, row[0].similarity) == (
                 f"p{i % 8}", pytest.approx(1, abs=1e-5),
             )  # fmt: skip
-    faces, held = store.embeddings("default", "p3")
+    faces, held = store.embeddings.of_person("default", "p3")
     assert np.array_equal(held, vectors[3::8])
     assert len(faces) == 5
     comparison = gallery.compare("default", "p3", vectors[3])
@@ -68,8 +68,8 @@ def test_content_is_known_again_but_not_by_its_digest(engine_url: str, direction
     assert not gallery.enroll("default", "ada", None, new)[0].duplicate
     assert gallery.enroll("default", "ada", None, new)[0].duplicate
     asked = [("ada", "a" * 64), ("ada", "b" * 64), ("nobody", "a" * 64)]
-    assert store.known_contents("default", asked) == {("ada", "a" * 64)}
-    with store._database.reading() as connection:
+    assert store.imports.known_contents("default", asked) == {("ada", "a" * 64)}
+    with store.database.reading() as connection:
         (mark,) = connection.execute(text("SELECT content_digest FROM templates")).scalars()
     assert mark != "a" * 64
 
@@ -84,12 +84,12 @@ def test_a_database_is_brought_under_a_key_while_it_is_used(
     store = opened(engine_url, "first")
     gallery = gallery_of(store)
     gallery.enroll("default", "p0", None, [template(vectors[4], "4" * 64)])
-    assert (store.sealing().plain, store.sealing().sealed) == (4, 1)
+    assert (store.encryption.state().plain, store.encryption.state().sealed) == (4, 1)
     again = gallery.enroll("default", "p0", None, [template(vectors[0], "0" * 64)])
     assert again[0].duplicate  # also of what was stored before there was a key
-    while store.reseal("default"):
+    while store.encryption.reseal("default"):
         pass
-    state = store.sealing()
+    state = store.encryption.state()
     assert (state.plain, state.sealed, dict(state.persons_by_key)) == (0, 5, {"first": 2})
     assert gallery.enroll("default", "p0", None, [template(vectors[0], "0" * 64)])[0].duplicate
     for fresh in (gallery, gallery_of(opened(engine_url, "first"))):
@@ -106,7 +106,7 @@ def test_no_plain_byte_stays_after_sealing(database: Path, directions: Draw) -> 
     gallery.enroll("default", "ada", None, [template(v, str(i)) for i, v in enumerate(vectors)])
     store.close()
     sealed = opened(url, "first")
-    while sealed.reseal("default"):
+    while sealed.encryption.reseal("default"):
         pass
     left = b"".join(file.read_bytes() for file in sorted(database.parent.iterdir()))
     assert not any(vector.tobytes() in left for vector in vectors)
@@ -120,15 +120,15 @@ def test_keys_are_rotated(engine_url: str, directions: Draw) -> None:
     gallery = gallery_of(store)
     gallery.enroll("default", "bob", None, [template(vectors[1], "1")])
     before = stored_bytes(store)
-    while store.reseal("default"):
+    while store.encryption.reseal("default"):
         pass
-    assert dict(store.sealing().persons_by_key) == {"second": 2}
+    assert dict(store.encryption.state().persons_by_key) == {"second": 2}
     assert stored_bytes(store) == before  # only the wrapped keys change
     alone = gallery_of(opened(engine_url, "second"))
     assert alone.identify("default", vectors[:1], 1).rows[0][0].face.person_id == "ada"
     # A process that still has the former key alone cannot read what it finds now.
     with pytest.raises(EncryptionKeyMissing):
-        first.store.embeddings("default", "bob")
+        first.store.embeddings.of_person("default", "bob")
 
 
 def test_a_start_with_the_wrong_keys_is_refused(engine_url: str, directions: Draw) -> None:
@@ -141,9 +141,9 @@ def test_a_start_with_the_wrong_keys_is_refused(engine_url: str, directions: Dra
         opened(engine_url, "other")
     renamed = KeyRing(parse_keys(LINES["other"].replace("other:", "first:").encode(), "test"))
     with pytest.raises(EncryptionKeyError, match="another than"):
-        open_store(engine_url, ring=renamed).check_keys()
+        open_store(engine_url, ring=renamed).encryption.check_keys()
     with pytest.raises(EncryptionKeyMissing):
-        open_store(engine_url).embeddings("default", "ada")
+        open_store(engine_url).embeddings.of_person("default", "ada")
 
 
 def test_deleting_a_person_deletes_the_key(engine_url: str, directions: Draw) -> None:
@@ -153,10 +153,10 @@ def test_deleting_a_person_deletes_the_key(engine_url: str, directions: Draw) ->
     (kept,) = stored_bytes(store)  # as a backup of the file system would
     gallery.delete_person("default", "ada")
     gallery.enroll("default", "ada", None, [template(directions(2)[1], "0")])
-    with store._database.writing() as connection:
+    with store.database.writing() as connection:
         connection.execute(text("UPDATE templates SET embedding = :kept"), {"kept": kept})
     with pytest.raises(DamagedData):
-        store.embeddings("default", "ada")
+        store.embeddings.of_person("default", "ada")
 
 
 def test_rows_that_were_swapped_are_refused(engine_url: str, directions: Draw) -> None:
@@ -165,7 +165,7 @@ def test_rows_that_were_swapped_are_refused(engine_url: str, directions: Draw) -
     for i, vector in enumerate(directions(2)):
         gallery.enroll("default", f"p{i}", None, [template(vector, str(i))])
     one, other = stored_bytes(store)
-    with store._database.writing() as connection:
+    with store.database.writing() as connection:
         swap = (
             "UPDATE templates SET embedding = CASE WHEN embedding = :one THEN :other ELSE :one END"
         )

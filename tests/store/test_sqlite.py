@@ -15,7 +15,7 @@ from app.gallery.gallery import Gallery
 from app.store.backends import create_engine
 from app.store.backends.sqlite import advice, is_full
 from app.store.records import NewTemplate
-from app.store.sql_store import SqlStore
+from app.store.store import Store
 from tests.gallery.conftest import open_engine, open_gallery, template
 
 Draw = Callable[[int], NDArray[np.float32]]
@@ -52,7 +52,7 @@ def everything_on_disk(database: Path) -> bytes:
 def test_a_full_disk_is_507_and_loses_nothing(gallery: Gallery, directions: Draw) -> None:
     vectors = directions(2)
     gallery.enroll("default", "ada", {}, [template(vectors[0], "a")])
-    with gallery.store._database.engine.connect() as connection:  # type: ignore[attr-defined]
+    with gallery.store.database.engine.connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
         # SQLite's own limit answers as a full disk does, without filling one; it belongs to the
         # connection, which the pool hands out next.
@@ -60,7 +60,7 @@ def test_a_full_disk_is_507_and_loses_nothing(gallery: Gallery, directions: Draw
     big = NewTemplate(vectors[1], "b", crop=b"x" * 100_000)
     with pytest.raises(StoreFull, match="nothing was changed"):
         gallery.enroll("default", "bob", {}, [big])
-    assert [p.person_id for p in gallery.store.persons("default", None, 9).items] == ["ada"]
+    assert [p.person_id for p in gallery.store.persons.page("default", None, 9).items] == ["ada"]
     gallery.store.close()
     gallery.enroll("default", "bob", {}, [big])
     assert gallery.identify("default", vectors[1:], 1).rows[0][0].face.person_id == "bob"
@@ -70,30 +70,30 @@ def test_a_locked_database_is_503(
     database: Path, gallery: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.store.backends.sqlite.BUSY_TIMEOUT_S", 0.05)
-    store = SqlStore(open_engine(database))
+    store = Store(open_engine(database))
     with closing(sqlite3.connect(database, isolation_level=None)) as holder:
         holder.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreUnavailable, match=r"Nothing was changed\. Another process held"):
-            store.create_person("default", "ada", {})
-        assert store.collection("default").name == "default"  # reads go on
+            store.persons.create("default", "ada", {})
+        assert store.collections.get("default").name == "default"  # reads go on
         holder.execute("ROLLBACK")
-    assert store.create_person("default", "ada", {}).person_id == "ada"
+    assert store.persons.create("default", "ada", {}).person_id == "ada"
 
 
 def test_a_read_only_database_is_503_and_says_what_to_do(gallery: Gallery) -> None:
-    with gallery.store._database.engine.connect() as connection:  # type: ignore[attr-defined]
+    with gallery.store.database.engine.connect() as connection:
         # Answers as a disk mounted read-only does; root, too, gets to see it.
         connection.exec_driver_sql("PRAGMA query_only=ON")
     with pytest.raises(StoreUnavailable, match="mounted writable"):
-        gallery.store.create_person("default", "ada", {})
-    assert gallery.store.collection("default").name == "default"
+        gallery.store.persons.create("default", "ada", {})
+    assert gallery.store.collections.get("default").name == "default"
 
 
 def test_a_folder_that_is_gone_is_503_and_says_what_to_do(database: Path, gallery: Gallery) -> None:
     gallery.store.close()
     database.parent.rename(database.parent.with_name("elsewhere"))
     with pytest.raises(StoreUnavailable, match="moved away or replaced"):
-        gallery.store.ping()
+        gallery.store.database.ping()
 
 
 @pytest.mark.parametrize(
@@ -132,36 +132,36 @@ class TestAFileThatIsNotInPlace:
         """Writes are refused, by connections that are open and by new ones."""
         for _ in range(2):
             with pytest.raises(StoreUnavailable, match=r"Nothing was changed\. The database file"):
-                gallery.store.create_person("default", "lost", {})
+                gallery.store.persons.create("default", "lost", {})
             with pytest.raises(StoreUnavailable, match="moved away or replaced"):
-                gallery.store.ping()
-            assert gallery.store.refusing() == "store_unavailable"
+                gallery.store.database.ping()
+            assert gallery.store.database.refusal == "store_unavailable"
             gallery.store.close()
 
     def test_moved_away_and_put_back(self, database: Path, gallery: Gallery) -> None:
         elsewhere = database.with_name("elsewhere.db")
         database.rename(elsewhere)
-        assert gallery.store.collection("default").name == "default", "reads go on"
+        assert gallery.store.collections.get("default").name == "default", "reads go on"
         self.refuse(gallery)
         assert not database.exists(), "nor was an empty one made in its place"
         elsewhere.rename(database)
-        gallery.store.ping()
-        assert gallery.store.create_person("default", "ada", {}).person_id == "ada"
-        assert gallery.store.refusing() is None
+        gallery.store.database.ping()
+        assert gallery.store.persons.create("default", "ada", {}).person_id == "ada"
+        assert gallery.store.database.refusal is None
 
     def test_replaced_by_a_copy(self, database: Path, gallery: Gallery) -> None:
-        gallery.store.create_person("default", "ada", {})
+        gallery.store.persons.create("default", "ada", {})
         copy = database.with_name("copy.db")
         copy.write_bytes(database.read_bytes())
         copy.rename(database)
         self.refuse(gallery)
         restarted = open_gallery(database)
-        assert restarted.store.create_person("default", "bob", {}).person_id == "bob"
+        assert restarted.store.persons.create("default", "bob", {}).person_id == "bob"
 
     def test_moved_in_the_middle_of_a_write(self, database: Path, gallery: Gallery) -> None:
-        store: SqlStore = gallery.store  # type: ignore[assignment]
+        store = gallery.store
         lost = pytest.raises(StoreUnavailable, match=r"kept or not: send the request again\. The d")
-        with lost, store._database.writing():
+        with lost, store.database.writing():
             database.rename(database.with_name("elsewhere.db"))
 
 

@@ -17,17 +17,17 @@ from sqlalchemy.exc import IntegrityError
 from app.errors import CollectionExists, CollectionNotFound, PersonExists
 from app.store.records import CollectionRecord
 from app.store.sql.tables import metadata
-from app.store.sql_store import SqlStore
+from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_engine, open_gallery, open_store, template
 
 Draw = Callable[[int], NDArray[np.float32]]
 ROOT = Path(__file__).parents[2]
 
 
-def enroll(store: SqlStore, person: str, vectors: NDArray[np.float32]) -> list[int]:
+def enroll(store: Store, person: str, vectors: NDArray[np.float32]) -> list[int]:
     """The keys of the new templates."""
     new = [template(vector, f"{person}-{i}") for i, vector in enumerate(vectors)]
-    return [one.face.template_key for one in store.enroll("default", person, None, new)]
+    return [one.face.template_key for one in store.templates.enroll("default", person, None, new)]
 
 
 def test_migrations_make_the_tables_the_code_knows(empty_url: str) -> None:
@@ -62,86 +62,93 @@ def test_migrations_make_the_tables_the_code_knows(empty_url: str) -> None:
         assert targets == {key.column.table.name for key in table.foreign_keys}
 
 
-def test_the_clock_is_the_callers(engine_url: str, store: SqlStore) -> None:
+def test_the_clock_is_the_callers(engine_url: str, store: Store) -> None:
     moment = datetime(2001, 2, 3, 4, 5, 6, 789, tzinfo=UTC)
     store = open_store(engine_url, clock=lambda: moment)
-    assert store.create_person("default", "ada", {}).created_at == moment
-    (stored,) = store.enroll(
+    assert store.persons.create("default", "ada", {}).created_at == moment
+    (stored,) = store.templates.enroll(
         "default", "ada", None, [template(np.eye(16, dtype=np.float32)[0], "")]
     )
-    assert stored.face == store.face("default", stored.face.face_id)
+    assert stored.face == store.templates.get("default", stored.face.face_id)
 
 
-def test_what_was_written_is_read(store: SqlStore, directions: Draw) -> None:
+def test_what_was_written_is_read(store: Store, directions: Draw) -> None:
     nested = {"a": [1, 2.5, None, True], "ü": {"line": "\n", "emoji": "\N{GRINNING FACE}"}}
-    made = store.create_collection("staff", SPACE, DIMENSION, nested, {"target_fpir": 0.1})
-    assert made == store.collection("staff")
+    made = store.collections.create("staff", SPACE, DIMENSION, nested, {"target_fpir": 0.1})
+    assert made == store.collections.get("staff")
     assert (made.metadata, made.policy) == (nested, {"target_fpir": 0.1})
     vectors = directions(3)
-    stored = store.enroll("staff", "ada", nested, [template(v, str(v[0])) for v in vectors])
-    person = store.person("staff", "ada")
+    stored = store.templates.enroll(
+        "staff", "ada", nested, [template(v, str(v[0])) for v in vectors]
+    )
+    person = store.persons.get("staff", "ada")
     assert (person.metadata, person.templates) == (nested, 3)
-    faces, found = store.embeddings("staff", "ada")
+    faces, found = store.embeddings.of_person("staff", "ada")
     assert {face.face_id for face in faces} == {one.face.face_id for one in stored}
     order = {face.face_id: row for face, row in zip(faces, found, strict=True)}
     for one, vector in zip(stored, vectors, strict=True):
         assert np.array_equal(order[one.face.face_id], vector)
-    assert store.faces_by_key([one.face.template_key for one in stored]) == {
+    assert store.templates.by_key([one.face.template_key for one in stored]) == {
         one.face.template_key: one.face for one in stored
     }
-    assert store.count(made).templates == 3
-    assert store.delete_collection("staff").templates == 3
+    assert store.collections.count(made).templates == 3
+    assert store.collections.delete("staff").templates == 3
     with pytest.raises(CollectionNotFound):
-        store.collection("staff")
+        store.collections.get("staff")
 
 
-def test_enrolment_is_all_or_nothing(store: SqlStore, directions: Draw) -> None:
+def test_enrolment_is_all_or_nothing(store: Store, directions: Draw) -> None:
     good, bad = (template(vector, "a") for vector in directions(2))
     object.__setattr__(bad, "content_digest", None)  # the database refuses NULL
-    before = store.collection("default")
+    before = store.collections.get("default")
     with pytest.raises(IntegrityError):
-        store.enroll("default", "ada", {}, [good, bad])
-    assert store.persons("default", None, 10).items == []
-    assert store.collection("default") == before
+        store.templates.enroll("default", "ada", {}, [good, bad])
+    assert store.persons.page("default", None, 10).items == []
+    assert store.collections.get("default") == before
 
 
-def test_the_same_content_is_stored_once(store: SqlStore, directions: Draw) -> None:
+def test_the_same_content_is_stored_once(store: Store, directions: Draw) -> None:
     vectors = directions(3)
     same = [template(vectors[0], "a"), template(vectors[1], "b"), template(vectors[0], "a")]
-    first = store.enroll("default", "ada", None, same)
+    first = store.templates.enroll("default", "ada", None, same)
     assert [one.duplicate for one in first] == [False, False, True]
     assert first[0].face == first[2].face
-    revision = store.collection("default").revision
-    again = store.enroll("default", "ada", None, same[:2])
+    revision = store.collections.get("default").revision
+    again = store.templates.enroll("default", "ada", None, same[:2])
     assert [(one.duplicate, one.face) for one in again] == [(True, one.face) for one in first[:2]]
-    assert store.collection("default").revision == revision
-    assert not store.enroll("default", "bob", None, same[:1])[0].duplicate
+    assert store.collections.get("default").revision == revision
+    assert not store.templates.enroll("default", "bob", None, same[:1])[0].duplicate
 
 
-def test_more_keys_than_a_statement_takes(store: SqlStore, directions: Draw) -> None:
+def test_more_keys_than_a_statement_takes(store: Store, directions: Draw) -> None:
     (key,) = enroll(store, "ada", directions(1))
-    assert list(store.faces_by_key([*range(10**6, 10**6 + 50_000), key])) == [key]
+    assert list(store.templates.by_key([*range(10**6, 10**6 + 50_000), key])) == [key]
 
 
-def test_names_exist_once(store: SqlStore) -> None:
+def test_names_exist_once(store: Store) -> None:
     with pytest.raises(CollectionExists):
-        store.create_collection("default", SPACE, DIMENSION, {})
-    store.create_person("default", "ada", {})
+        store.collections.create("default", SPACE, DIMENSION, {})
+    store.persons.create("default", "ada", {})
     with pytest.raises(PersonExists):
-        store.create_person("default", "ada", {})
+        store.persons.create("default", "ada", {})
 
 
-def test_a_page_ends_where_its_json_is_long(store: SqlStore, directions: Draw) -> None:
+def test_a_page_ends_where_its_json_is_long(store: Store, directions: Draw) -> None:
     """Sixteen rows of 16 KiB are 256 KiB."""
     long = {"text": "x" * 16_000}
     names = [f"p{number:02}" for number in range(20)]
     for name, vector in zip(names, directions(len(names)), strict=True):
-        store.enroll("default", name, long, [replace(template(vector, name), quality=long)])
-        store.create_collection(name, SPACE, DIMENSION, long)
+        store.templates.enroll(
+            "default", name, long, [replace(template(vector, name), quality=long)]
+        )
+        store.collections.create(name, SPACE, DIMENSION, long)
     for first, rest in (
-        (store.persons("default", None, 1_000), lambda last: store.persons("default", last, 1_000)),
-        (store.faces("default", None, None, 1_000), None),
-        (store.collections(None, 1_000), None),
+        (
+            store.persons.page("default", None, 1_000),
+            lambda last: store.persons.page("default", last, 1_000),
+        ),
+        (store.templates.page("default", None, None, 1_000), None),
+        (store.collections.page(None, 1_000), None),
     ):
         assert (len(first.items) in (16, 17), first.more) == (True, True)
         if rest is not None:
@@ -150,14 +157,14 @@ def test_a_page_ends_where_its_json_is_long(store: SqlStore, directions: Draw) -
             assert not following.more
 
 
-def test_pages_are_in_the_order_of_bytes(store: SqlStore) -> None:
+def test_pages_are_in_the_order_of_bytes(store: Store) -> None:
     names = ["Z", "a", "a b", "a-b", "ab", "ä", "\N{GRINNING FACE}"]
     for name in reversed(names):
-        store.create_person("default", name, {})
+        store.persons.create("default", name, {})
     seen: list[str] = []
     more, after = True, None
     while more:
-        page = store.persons("default", after, 2)
+        page = store.persons.page("default", after, 2)
         seen += [person.person_id for person in page.items]
         more, after = page.more, seen[-1]
     assert seen == names
@@ -166,72 +173,72 @@ def test_pages_are_in_the_order_of_bytes(store: SqlStore) -> None:
 class TestFollowing:
     """What a derived index lives on."""
 
-    def test_a_database_has_one_id(self, engine_url: str, store: SqlStore, tmp_path: Path) -> None:
-        assert store.identity() == open_store(engine_url).identity()
-        assert len(store.identity()) == 36
+    def test_a_database_has_one_id(self, engine_url: str, store: Store, tmp_path: Path) -> None:
+        assert store.database.identity() == open_store(engine_url).database.identity()
+        assert len(store.database.identity()) == 36
         other = open_store(f"sqlite:///{tmp_path / 'other.db'}")
-        assert other.identity() != store.identity()
+        assert other.database.identity() != store.database.identity()
 
-    def test_each_revision_has_its_mark(self, store: SqlStore, directions: Draw) -> None:
+    def test_each_revision_has_its_mark(self, store: Store, directions: Draw) -> None:
         vectors = directions(3)
-        states: list[CollectionRecord] = [store.collection("default")]
+        states: list[CollectionRecord] = [store.collections.get("default")]
         enroll(store, "ada", vectors[:2])
-        states.append(store.collection("default"))
+        states.append(store.collections.get("default"))
         enroll(store, "bob", vectors[2:])
-        states.append(store.collection("default"))
-        store.delete_person("default", "ada")
-        states.append(store.collection("default"))
+        states.append(store.collections.get("default"))
+        store.persons.delete("default", "ada")
+        states.append(store.collections.get("default"))
         assert [state.revision for state in states] == [0, 1, 2, 3]
         assert states[0].stamp == ""
         assert len({state.stamp for state in states}) == 4
         for state in states:
-            assert store.stamp_at(states[-1], state.revision) == state.stamp
-        assert store.stamp_at(states[-1], 4) is None
-        assert store.changes_since(states[-1], 1).stamp == states[-1].stamp
+            assert store.changes.stamp_at(states[-1], state.revision) == state.stamp
+        assert store.changes.stamp_at(states[-1], 4) is None
+        assert store.changes.since(states[-1], 1).stamp == states[-1].stamp
 
-    def test_changes_tell_what_came_and_went(self, store: SqlStore, directions: Draw) -> None:
+    def test_changes_tell_what_came_and_went(self, store: Store, directions: Draw) -> None:
         vectors = directions(4)
         first = enroll(store, "ada", vectors[:2])
-        record = store.collection("default")
+        record = store.collections.get("default")
         passing = enroll(store, "bob", vectors[2:3])
-        store.delete_person("default", "bob")
+        store.persons.delete("default", "bob")
         stays = enroll(store, "eve", vectors[3:])
-        store.delete_person("default", "ada")
-        news = store.changes_since(record, record.revision)
+        store.persons.delete("default", "ada")
+        news = store.changes.since(record, record.revision)
         assert news.added.keys.tolist() == stays
         assert np.array_equal(news.added.vectors, vectors[3:])
         assert sorted(news.removed.tolist()) == sorted(first + passing)
         assert news.revision == record.revision + 4
 
-    def test_everything_page_by_page(self, store: SqlStore, directions: Draw) -> None:
+    def test_everything_page_by_page(self, store: Store, directions: Draw) -> None:
         for person in range(5):
             enroll(store, f"p{person}", directions(3))
-        record = store.collection("default")
+        record = store.collections.get("default")
         pages = []
         key = 0
-        while len(page := store.templates_after(record, key, 4).keys):
+        while len(page := store.changes.templates_after(record, key, 4).keys):
             pages.append(page.tolist())
             key = int(page[-1])
         assert [len(page) for page in pages] == [4, 4, 4, 3]
         assert (
-            list(chain.from_iterable(pages)) == store.changes_since(record, 0).added.keys.tolist()
+            list(chain.from_iterable(pages)) == store.changes.since(record, 0).added.keys.tolist()
         )
-        store.delete_collection("default")
+        store.collections.delete("default")
         with pytest.raises(CollectionNotFound):
-            store.templates_after(record, 0, 4)
+            store.changes.templates_after(record, 0, 4)
 
-    def test_some_by_key(self, store: SqlStore, directions: Draw) -> None:
+    def test_some_by_key(self, store: Store, directions: Draw) -> None:
         vectors = directions(4)
         keys = enroll(store, "ada", vectors)
-        store.create_collection("other", SPACE, DIMENSION, {})
+        store.collections.create("other", SPACE, DIMENSION, {})
         new = [template(vectors[0], "x")]
-        (elsewhere,) = store.enroll("other", "ada", None, new)
-        record = store.collection("default")
+        (elsewhere,) = store.templates.enroll("other", "ada", None, new)
+        record = store.collections.get("default")
         asked = [keys[3], keys[1], elsewhere.face.template_key, keys[3] + 1000]
-        found = store.templates_by_key(record, asked)
+        found = store.embeddings.by_key(record, asked)
         assert found.keys.tolist() == [keys[1], keys[3]]
         assert np.array_equal(found.vectors, vectors[[1, 3]])
-        assert store.templates_by_key(record, []).keys.tolist() == []
+        assert store.embeddings.by_key(record, []).keys.tolist() == []
 
 
 def test_a_killed_process_loses_nothing_acknowledged(engine_url: str) -> None:
@@ -256,5 +263,5 @@ def test_many_processes_open_a_new_database_at_once(empty_url: str) -> None:
     )
     starts = [subprocess.Popen([sys.executable, "-c", code, empty_url], cwd=ROOT) for _ in range(4)]
     assert [start.wait(60) for start in starts] == [0, 0, 0, 0]
-    record = open_gallery(empty_url).store.collection("default")
+    record = open_gallery(empty_url).store.collections.get("default")
     assert (record.embedding_space, record.dimension) == (SPACE, DIMENSION)

@@ -16,7 +16,7 @@ from app.importing.gallery_export import export
 from app.store.metadata import problem_of
 from app.store.records import InvalidRow
 from app.store.schema import migrate
-from app.store.sql_store import SqlStore
+from app.store.store import Store
 from tests.gallery.conftest import open_engine, open_store, template
 from tests.store.test_store import Draw
 
@@ -52,12 +52,12 @@ def engine(engine_url: str) -> Engine:
 
 
 @pytest.fixture
-def stored(engine: Engine, store: SqlStore, directions: Draw) -> dict[str, str]:
+def stored(engine: Engine, store: Store, directions: Draw) -> dict[str, str]:
     """Persons and faces as earlier versions wrote them, and one that is well; the JSON by person,
     who is named by what is wrong."""
     rows = STORED | (NOT_IN_POSTGRESQL if engine.dialect.name == "sqlite" else {})
     for name, vector in zip([*rows, "well"], directions(len(rows) + 1), strict=True):
-        store.enroll("default", name, {"n": 1}, [template(vector, name)])
+        store.templates.enroll("default", name, {"n": 1}, [template(vector, name)])
     for name, content in rows.items():
         run(engine, "UPDATE persons SET metadata = :content WHERE person_id = :name",
             content=content, name=name)  # fmt: skip
@@ -67,8 +67,8 @@ def stored(engine: Engine, store: SqlStore, directions: Draw) -> dict[str, str]:
     return rows
 
 
-def check_shown(store: SqlStore, names: Any) -> None:
-    people = {one.person_id: one for one in store.persons("default", None, 100).items}
+def check_shown(store: Store, names: Any) -> None:
+    people = {one.person_id: one for one in store.persons.page("default", None, 100).items}
     assert people.keys() == {*names, "well"}
     for name in names:
         metadata = people[name].metadata
@@ -80,32 +80,36 @@ def check_shown(store: SqlStore, names: Any) -> None:
     assert people["well"].metadata == {"n": 1}
 
 
-def test_lists_show_what_can_be_shown_and_say_so(store: SqlStore, stored: dict[str, str]) -> None:
+def test_lists_show_what_can_be_shown_and_say_so(store: Store, stored: dict[str, str]) -> None:
     check_shown(store, stored)
-    for person in store.persons("default", None, 100).items:
+    for person in store.persons.page("default", None, 100).items:
         problem = problem_of(person.metadata)
         assert bool(problem) == (person.person_id != "well")
-    for face in store.faces("default", None, None, 100).items:
+    for face in store.templates.page("default", None, None, 100).items:
         assert bool(problem_of(face.quality)) == (face.person_id != "well")
-    (collection,) = store.collections(None, 10).items
+    (collection,) = store.collections.page(None, 10).items
     assert collection.metadata == SHOWN["surrogate"]
     assert "U+D83D" in (problem_of(collection.metadata) or "")
-    assert store.wrong_terms(repair=True) == len(stored)  # they were changed behind its back
-    (found,) = store.person_keys(collection, {"n": 1})
-    assert found == store.person("default", "well").key
+    assert store.integrity.wrong_terms(repair=True) == len(
+        stored
+    )  # they were changed behind its back
+    (found,) = store.persons.keys(collection, {"n": 1})
+    assert found == store.persons.get("default", "well").key
 
 
-def test_an_export_is_written(store: SqlStore, stored: dict[str, str], tmp_path: Path) -> None:
+def test_an_export_is_written(store: Store, stored: dict[str, str], tmp_path: Path) -> None:
     for kind in ("jsonl", "zip", "parquet"):
         file = tmp_path / f"gallery.{kind}"
-        assert export(store, store.collection("default"), file, lambda _: None) == len(stored) + 1
+        assert (
+            export(store, store.collections.get("default"), file, lambda _: None) == len(stored) + 1
+        )
     lines = (tmp_path / "gallery.jsonl").read_bytes().splitlines()
     rows = {row["person_id"]: row["metadata"] for row in map(json.loads, lines)}
     assert rows["large"] == SHOWN["large"]
 
 
 def test_a_backup_holds_it_and_a_restore_makes_it_storable(
-    store: SqlStore, engine: Engine, stored: dict[str, str], tmp_path: Path
+    store: Store, engine: Engine, stored: dict[str, str], tmp_path: Path
 ) -> None:
     backup = b"".join(write_blocks(dump(engine)))
     assert STORED["surrogate"].encode() in backup
@@ -114,7 +118,7 @@ def test_a_backup_holds_it_and_a_restore_makes_it_storable(
     held = load(open_engine(other), read_blocks(as_file([backup])), replace=False)
     assert held.changed == 2 * len(stored) + 1
     check_shown(restored, stored)
-    assert not list(restored.invalid_rows())
+    assert not list(restored.integrity.invalid_rows())
     again = b"".join(write_blocks(dump(open_engine(other))))
     held = load(engine, read_blocks(as_file([again])), replace=True)
     assert held.changed == 0
@@ -122,11 +126,11 @@ def test_a_backup_holds_it_and_a_restore_makes_it_storable(
 
 
 def test_a_backup_of_an_earlier_version_is_restored(
-    store: SqlStore, engine: Engine, directions: Draw
+    store: Store, engine: Engine, directions: Draw
 ) -> None:
     """It holds values, not JSON text, and ids as they came."""
     for name, vector in zip("abc", directions(3), strict=True):
-        store.enroll("default", name, {}, [template(vector, name)])
+        store.templates.enroll("default", name, {}, [template(vector, name)])
     bodies = list(dump(engine))
     people = next(b["rows"] for b in bodies if b.get("table") == "persons")
     people[0]["metadata"] = {"n": float("nan"), "deep": [[[]]]}
@@ -134,31 +138,31 @@ def test_a_backup_of_an_earlier_version_is_restored(
     people[2]["person_id"] = "zoe\u0308"
     held = load(engine, iter(bodies), replace=True)
     assert (held.changed, held.clashes) == (1, 1)
-    assert store.person("default", DECOMPOSED).metadata == {"n": None, "deep": [[[]]]}
-    assert store.person("default", "zoe\u0308").person_id == "zo\u00eb"
+    assert store.persons.get("default", DECOMPOSED).metadata == {"n": None, "deep": [[[]]]}
+    assert store.persons.get("default", "zoe\u0308").person_id == "zo\u00eb"
 
 
 def test_the_doctor_finds_and_changes_it(
-    store: SqlStore, stored: dict[str, str], engine: Engine
+    store: Store, stored: dict[str, str], engine: Engine
 ) -> None:
-    amiss = list(store.invalid_rows())
+    amiss = list(store.integrity.invalid_rows())
     assert {(one.kind, one.name) for one in amiss} == {
         ("collection", "default"),
         *(("person", name) for name in stored),
-        *(("face", face.face_id) for face in store.faces("default", None, None, 100).items
+        *(("face", face.face_id) for face in store.templates.page("default", None, None, 100).items
           if face.person_id != "well"),
     }  # fmt: skip
     kept: list[InvalidRow] = []
     changed_since = next(one for one in amiss if one.name == "nul")
-    store.update_person("default", "nul", {"note": "new"})
-    assert not store.store_corrected(changed_since, kept.append)
-    store.delete_person("default", "deeper")
-    assert [store.store_corrected(one, kept.append) for one in amiss].count(True) == (
+    store.persons.update("default", "nul", {"note": "new"})
+    assert not store.integrity.store_corrected(changed_since, kept.append)
+    store.persons.delete("default", "deeper")
+    assert [store.integrity.store_corrected(one, kept.append) for one in amiss].count(True) == (
         len(amiss) - 3  # the person "nul", "deeper" and her face
     )
     assert {one.original for one in kept if one.name == "large"} == {stored["large"]}
-    assert not list(store.invalid_rows())
-    assert store.person("default", "nul").metadata == {"note": "new"}
+    assert not list(store.integrity.invalid_rows())
+    assert store.persons.get("default", "nul").metadata == {"note": "new"}
     with engine.connect() as connection:
         query = "SELECT CAST(metadata AS text) FROM persons WHERE person_id = 'large'"
         assert json.loads(connection.execute(text(query)).scalar_one()) == SHOWN["large"]
@@ -186,45 +190,45 @@ def test_a_migration_composes_ids_and_merges_nobody(empty_url: str, directions: 
     for person_id in ("ada", "zoe\u0308", DECOMPOSED, COMPOSED, twice[1], twice[0], "\u212b"):
         insert_person(engine, person_id)
     migrate(engine)
-    store = SqlStore(engine)
-    people = {one.person_id for one in store.persons("default", None, 100).items}
+    store = Store(engine)
+    people = {one.person_id for one in store.persons.page("default", None, 100).items}
     assert people == {"ada", "zo\u00eb", COMPOSED, DECOMPOSED, *twice, "\u00c5"}
-    clashes = {(one.person_id, one.other_id) for one in store.clashing_ids()}
+    clashes = {(one.person_id, one.other_id) for one in store.integrity.clashing_ids()}
     assert clashes == {(DECOMPOSED, COMPOSED), (twice[1], twice[0])}
     # Each is reached by what it had, and every other form means the one in Form C.
-    one, other = store.person("default", COMPOSED), store.person("default", DECOMPOSED)
+    one, other = store.persons.get("default", COMPOSED), store.persons.get("default", DECOMPOSED)
     assert one.key != other.key
-    assert store.person("default", "\u212b").person_id == "\u00c5"
+    assert store.persons.get("default", "\u212b").person_id == "\u00c5"
     (vector,) = directions(1)
-    faces = store.enroll("default", DECOMPOSED, {"n": 2}, [template(vector, "1")])
+    faces = store.templates.enroll("default", DECOMPOSED, {"n": 2}, [template(vector, "1")])
     assert faces[0].face.person_id == DECOMPOSED
-    assert store.person("default", COMPOSED).templates == 0
+    assert store.persons.get("default", COMPOSED).templates == 0
     with pytest.raises(PersonExists):
-        store.create_person("default", DECOMPOSED, {})
-    merged = store.merge_persons("default", DECOMPOSED, COMPOSED)
+        store.persons.create("default", DECOMPOSED, {})
+    merged = store.corrections.merge_persons("default", DECOMPOSED, COMPOSED)
     assert (merged.person_id, merged.templates) == (COMPOSED, 1)
-    assert store.person("default", DECOMPOSED).person_id == COMPOSED
-    assert store.update_person("default", twice[1], new_id="q2").person_id == "q2"
-    assert store.clashing_ids() == []
-    store.delete_person("default", DECOMPOSED)
+    assert store.persons.get("default", DECOMPOSED).person_id == COMPOSED
+    assert store.persons.update("default", twice[1], new_id="q2").person_id == "q2"
+    assert store.integrity.clashing_ids() == []
+    store.persons.delete("default", DECOMPOSED)
     with pytest.raises(PersonNotFound):
-        store.person("default", COMPOSED)
+        store.persons.get("default", COMPOSED)
 
 
 def test_a_page_of_large_metadata_ends_early(
-    engine: Engine, store: SqlStore, directions: Draw
+    engine: Engine, store: Store, directions: Draw
 ) -> None:
     """A thousand of them together would be gigabytes; nobody is left out."""
     names = [f"p{number}" for number in range(9)]
     for name, vector in zip(names, directions(len(names)), strict=True):
-        store.enroll("default", name, None, [template(vector, name)])
+        store.templates.enroll("default", name, None, [template(vector, name)])
     run(engine, "UPDATE persons SET metadata = :content", content=STORED["large"])
     run(engine, "UPDATE templates SET quality = :content", content=STORED["large"])
-    pages, after = [store.persons("default", None, 1_000)], ""
+    pages, after = [store.persons.page("default", None, 1_000)], ""
     while pages[-1].more:
         after = pages[-1].items[-1].person_id
-        pages.append(store.persons("default", after, 1_000))
+        pages.append(store.persons.page("default", after, 1_000))
     assert [one.person_id for page in pages for one in page.items] == names
     assert [len(page.items) for page in pages] == [2, 2, 2, 2, 1]
-    assert len(store.faces("default", None, None, 1_000).items) == 2
-    assert len(list(store.invalid_rows())) == 2 * len(names)
+    assert len(store.templates.page("default", None, None, 1_000).items) == 2
+    assert len(list(store.integrity.invalid_rows())) == 2 * len(names)

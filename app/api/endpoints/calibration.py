@@ -263,7 +263,7 @@ async def delete_calibration(context: Context, collection: Collection) -> Calibr
 
     The answer is the calibration that is used from now on.
     """
-    await context.delete(context.store.clear_calibration, collection)
+    await context.delete(context.store.calibrations.clear, collection)
     return await _in_use(context, collection)
 
 

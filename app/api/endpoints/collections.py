@@ -74,7 +74,7 @@ class CollectionInfo(BaseModel):
     @classmethod
     def of(cls, gallery: Gallery, record: CollectionRecord, **others: Any) -> Self:
         """Reads the number of persons and faces from the database; `others`: of a subclass."""
-        counts = gallery.store.count(record)
+        counts = gallery.store.collections.count(record)
         return cls(
             name=record.name,
             embedding_space=record.embedding_space,
@@ -108,11 +108,11 @@ def _visible(
 ) -> Page[CollectionRecord]:
     """A page of the collections that the access key is for."""
     if only is None:
-        return gallery.store.collections(after, limit)
+        return gallery.store.collections.page(after, limit)
     items = []
     for name in sorted(one for one in only if after is None or one > after):
         with suppress(CollectionNotFound):
-            items.append(gallery.store.collection(name))
+            items.append(gallery.store.collections.get(name))
     return Page(items[:limit], len(items) > limit)
 
 
@@ -152,7 +152,7 @@ async def create_collection(context: Context, body: NewCollection) -> Collection
 @needs(Scope.MANAGE)
 async def read_collection(context: Context, collection: Collection) -> CollectionAnswer:
     """Read a collection, with the number of its persons and faces."""
-    return await context.read(lambda: _answer(context, context.store.collection(collection)))
+    return await context.read(lambda: _answer(context, context.store.collections.get(collection)))
 
 
 @router.patch("/{collection}", responses=problems(IN_COLLECTION, ANY_BODY, ANY_WRITE))
@@ -164,9 +164,9 @@ async def update_collection(
 
     def update() -> CollectionAnswer:
         stored = None if body.policy is None else _stored(body.policy)
-        record = context.store.update_collection(collection, body.metadata, stored)
+        record = context.store.collections.update(collection, body.metadata, stored)
         if body.policy is not None and not body.policy.keep_crops:
-            context.store.drop_crops(collection)
+            context.store.alternate_embeddings.drop_crops(collection)
         return _answer(context, record)
 
     return await context.write(update)
@@ -191,8 +191,8 @@ async def delete_collection(context: Context, collection: Collection) -> Deletio
         )
 
     def delete() -> tuple[CollectionRecord, DeletionCounts]:
-        record = context.store.collection(collection)
-        deletion = context.store.delete_collection(collection)
+        record = context.store.collections.get(collection)
+        deletion = context.store.collections.delete(collection)
         context.imports.forget_collection(collection)
         return record, deletion
 

@@ -84,7 +84,7 @@ async def _list(
     after = cursor_to_key(cursor)
 
     def work() -> tuple[Page[FaceRecord], list[StoredFaceInfo]]:
-        page = context.store.faces(collection, person_id, after, limit)
+        page = context.store.templates.page(collection, person_id, after, limit)
         return page, [StoredFaceInfo.of(record) for record in page.items]
 
     page, items = await context.read(work)
@@ -96,7 +96,7 @@ async def _list(
 @needs(Scope.MANAGE)
 async def read_face(context: Context, collection: Collection, face_id: str) -> StoredFaceAnswer:
     """Read the data of a stored face, without its photo and its embedding."""
-    record = await context.read(context.store.face, collection, face_id)
+    record = await context.read(context.store.templates.get, collection, face_id)
     return StoredFaceAnswer.of(record, **context.envelope())
 
 
@@ -107,6 +107,6 @@ async def read_face(context: Context, collection: Collection, face_id: str) -> S
 @needs(Scope.MANAGE)
 async def delete_face(context: Context, collection: Collection, face_id: str) -> DeletionReceipt:
     """Delete a stored face; its person remains."""
-    deletion = await context.delete(context.store.delete_face, collection, face_id)
+    deletion = await context.delete(context.store.templates.delete, collection, face_id)
     erased = await context.search(context.gallery.follow_deletion, collection)
     return DeletionReceipt.of(deletion.also(erased), **context.envelope())

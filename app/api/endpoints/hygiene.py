@@ -200,9 +200,9 @@ async def merge_persons(
     store, eraser = context.store, context.imports.eraser
 
     def merge() -> PersonRecord:
-        store.person(collection, person_id)
+        store.persons.get(collection, person_id)
         eraser.note(collection, person_id)  # afterwards no person has this id
-        return store.merge_persons(collection, person_id, body.into)
+        return store.corrections.merge_persons(collection, person_id, body.into)
 
     merged = await context.write(merge)
     await context.search(context.gallery.follow_move, collection)
@@ -218,6 +218,8 @@ async def move_face(
     context: Context, collection: Collection, face_id: str, body: MoveTo
 ) -> StoredFaceAnswer:
     """Assign a face to another person; it keeps its id."""
-    moved = await context.write(context.store.move_face, collection, face_id, body.person_id)
+    moved = await context.write(
+        context.store.corrections.move_face, collection, face_id, body.person_id
+    )
     await context.search(context.gallery.follow_move, collection)
     return StoredFaceAnswer.of(moved, **context.envelope())

@@ -63,7 +63,7 @@ async def declare_different(
     declaration has no direction, and declaring a pair again changes nothing. It enrolls nobody. It
     is kept until it is withdrawn, or until one of the two is deleted.
     """
-    pair = await context.write(context.store.declare_different, collection, person_id, other_id)
+    pair = await context.write(context.store.pairs.declare, collection, person_id, other_id)
     return PairAnswer.of(pair, person_id=pair.person_id, **context.envelope())
 
 
@@ -78,7 +78,7 @@ async def list_different(
 ) -> PairList:
     """List the persons who are declared to be different from this one, sorted by id."""
     after = cursor_to_key(cursor)
-    page = await context.read(context.store.different_from, collection, person_id, after, limit)
+    page = await context.read(context.store.pairs.of_person, collection, person_id, after, limit)
     return PairList(
         items=[PairInfo.of(pair) for pair in page.items],
         next_cursor=next_cursor(page, lambda pair: pair.other_id),
@@ -94,5 +94,5 @@ async def withdraw_different(
     context: Context, collection: Collection, person_id: str, other_id: str
 ) -> PairReceipt:
     """Withdraw the declaration that two persons are different."""
-    erased = await context.delete(context.store.withdraw_different, collection, person_id, other_id)
+    erased = await context.delete(context.store.pairs.withdraw, collection, person_id, other_id)
     return PairReceipt(erased=erased, **context.envelope())

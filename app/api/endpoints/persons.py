@@ -126,7 +126,7 @@ async def list_persons(
     after, wanted = cursor_to_key(cursor), _parsed(filter)
 
     def work() -> tuple[Page[PersonRecord], list[PersonInfo]]:
-        page = context.store.persons(collection, after, limit, prefix=prefix, metadata=wanted)
+        page = context.store.persons.page(collection, after, limit, prefix=prefix, metadata=wanted)
         return page, [PersonInfo.of(record) for record in page.items]
 
     page, items = await context.read(work)
@@ -154,7 +154,7 @@ async def create_person(context: Context, collection: Collection, body: NewPerso
     Enrolling a person who does not exist creates them too.
     """
     record = await context.write(
-        context.store.create_person, collection, body.person_id, body.metadata
+        context.store.persons.create, collection, body.person_id, body.metadata
     )
     return PersonAnswer.of(record, **context.envelope())
 
@@ -163,7 +163,7 @@ async def create_person(context: Context, collection: Collection, body: NewPerso
 @needs(Scope.MANAGE)
 async def read_person(context: Context, collection: Collection, person_id: str) -> PersonAnswer:
     """Read a person, with the number of their faces."""
-    record = await context.read(context.store.person, collection, person_id)
+    record = await context.read(context.store.persons.get, collection, person_id)
     return PersonAnswer.of(record, **context.envelope())
 
 
@@ -180,9 +180,9 @@ async def update_person(
 
     def update() -> PersonRecord:
         if body.person_id is not None:
-            store.person(collection, person_id)
+            store.persons.get(collection, person_id)
             eraser.note(collection, person_id)  # no person has the id afterwards
-        return store.update_person(collection, person_id, body.metadata, new_id=body.person_id)
+        return store.persons.update(collection, person_id, body.metadata, new_id=body.person_id)
 
     record = await context.write(update)
     return PersonAnswer.of(record, **context.envelope())
@@ -201,7 +201,7 @@ async def delete_persons(
 
     def delete() -> tuple[DeletionCounts, list[str]]:
         noted = eraser.note(collection, *body.person_ids)
-        deletion, missing = store.delete_persons(collection, body.person_ids)
+        deletion, missing = store.persons.delete_many(collection, body.person_ids)
         return deletion.also(noted), missing
 
     deletion, missing = await context.delete(delete)
@@ -221,9 +221,9 @@ async def delete_person(
     store, eraser = context.store, context.imports.eraser
 
     def delete() -> DeletionCounts:
-        store.person(collection, person_id)  # nothing is noted for an unknown person
+        store.persons.get(collection, person_id)  # nothing is noted for an unknown person
         noted = eraser.note(collection, person_id)
-        return store.delete_person(collection, person_id).also(noted)
+        return store.persons.delete(collection, person_id).also(noted)
 
     deletion = await context.delete(delete)
     erased = await context.search(context.gallery.follow_deletion, collection)

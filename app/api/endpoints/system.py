@@ -78,8 +78,8 @@ async def readyz(request: Request, context: Context) -> Ready:
 
     def look() -> bool:
         """Whether deleted data is left to erase. Raises StoreUnavailable."""
-        services.gallery.store.ping()
-        return services.gallery.store.erasure_pending_s() > 0 or eraser.is_pending
+        services.gallery.store.database.ping()
+        return services.gallery.store.database.eraser.pending_s() > 0 or eraser.is_pending
 
     pending = await context.read(look)
     return Ready(
@@ -87,7 +87,7 @@ async def readyz(request: Request, context: Context) -> Ready:
         embedding_space=services.pack.embedding_space,
         provider=services.pipeline.provider,
         # If the disk is full or read-only, reads still work, so the service is ready.
-        writes=services.gallery.store.refusing() or "accepted",
+        writes=services.gallery.store.database.refusal or "accepted",
         # Searches are correct without the next two. `/metrics` has since when they fail.
         upkeep=services.maintenance.failure or "running",
         erasure=Erasure.PENDING if pending else Erasure.DONE,

@@ -7,10 +7,10 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Table, select
 
 from app.store.backends import backend_of
+from app.store.database import Database
 from app.store.metadata import CorrectedMetadata
 from app.store.schema import newest_revision
 from app.store.sql import tables
-from app.store.sql.transactions import Transactions
 
 ROWS_AT_ONCE = 500
 # In an order in which each row finds what it refers to. Terms of metadata are not among them, as
@@ -34,7 +34,7 @@ def dump(engine: Engine) -> Iterator[Mapping[str, Any]]:
 
     Raises StoreUnavailable.
     """
-    with Transactions(engine).reading() as connection:
+    with Database(engine).reading() as connection:
         backend_of(engine).be_patient(connection)
         yield {
             "schema": newest_revision(),

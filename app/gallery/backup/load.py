@@ -12,14 +12,14 @@ from sqlalchemy import Connection, DateTime, Engine, Table, delete, func, insert
 from app.errors import BackupDamaged, BackupError
 from app.gallery.backup.dump import TABLES
 from app.store.backends import backend_of
+from app.store.database import Database
 from app.store.metadata import as_storable, find_problem, read_stored
 from app.store.schema import newest_revision
 from app.store.sql import tables
 from app.store.sql.changes import STAMP_BYTES
 from app.store.sql.composing import compose_ids
+from app.store.sql.tables import MetadataColumn
 from app.store.sql.terms import rebuild_terms
-from app.store.sql.transactions import Transactions
-from app.store.sql.types import MetadataColumn
 
 RESTORED = "restore"  # kind of change; names no template
 
@@ -55,7 +55,7 @@ def load(engine: Engine, bodies: Iterator[Any], *, replace: bool) -> Held:
     """
     header = _header(bodies)
     counts: Counter[str] = Counter()
-    database = Transactions(engine)
+    database = Database(engine)
     changed = 0
     with database.writing() as connection:
         backend_of(engine).be_patient(connection)

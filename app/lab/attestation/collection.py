@@ -127,6 +127,6 @@ def _names(gallery: Gallery, probes: Faces) -> list[str]:
     names: list[str] = []
     for start in range(0, len(keys), KEYS_AT_ONCE):
         some = keys[start : start + KEYS_AT_ONCE].tolist()
-        faces = gallery.store.faces_by_key(some)
+        faces = gallery.store.templates.by_key(some)
         names.extend(faces[key].person_id if key in faces else "" for key in some)
     return names

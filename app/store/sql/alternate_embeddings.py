@@ -18,18 +18,21 @@ from sqlalchemy import (
 
 from app.errors import NotReembedded
 from app.index.port import Templates
+from app.store.database import Database
 from app.store.records import AlternateEmbeddingState, CollectionRecord, KeptCrop
 from app.store.sql.changes import log_space
 from app.store.sql.lookups import get_collection, load_templates, lock_collection
-from app.store.sql.part import Part
 from app.store.sql.tables import alternate_embeddings, collections, crops, templates
 from app.types import FloatArray
 
 
-class AlternateEmbeddingPart(Part):
+class AlternateEmbeddingStore:
     """Keeps crops and alternate embeddings; a deleted template takes its own with it."""
 
-    def alternate_embedding_state(self, name: str, embedding_space: str) -> AlternateEmbeddingState:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def state(self, name: str, embedding_space: str) -> AlternateEmbeddingState:
         """How far a collection has come with another embedding space."""
         with self._database.reading() as connection:
             collection = get_collection(connection, name)
@@ -65,14 +68,12 @@ class AlternateEmbeddingPart(Part):
             for row in connection.execute(query).all():
                 crop = row.crop
                 if row.sealed:
-                    key = self._codec.known_key(connection, collection, row.person)
-                    crop = self._codec.opened_crop(key, row.face_id, crop)
+                    key = self._database.codec.known_key(connection, collection, row.person)
+                    crop = self._database.codec.opened_crop(key, row.face_id, crop)
                 kept.append(KeptCrop(row.id, crop))
             return kept
 
-    def put_alternate_embeddings(
-        self, name: str, embedding_space: str, embeddings: Mapping[int, FloatArray]
-    ) -> None:
+    def put(self, name: str, embedding_space: str, embeddings: Mapping[int, FloatArray]) -> None:
         """Store embeddings (d,) of another space by template key; of those deleted meanwhile
         nothing is kept."""
         with self._database.writing() as connection:
@@ -80,14 +81,14 @@ class AlternateEmbeddingPart(Part):
             query = select(templates.c.id, templates.c.face_id, templates.c.person).where(
                 templates.c.collection == collection.key, templates.c.id.in_(list(embeddings))
             )
-            rows = []
+            rows, codec = [], self._database.codec
             for row in connection.execute(query).all():
-                key = self._codec.person_key(connection, collection, row.person)
+                key = codec.person_key(connection, collection, row.person)
                 rows.append(
                     {
                         "template": row.id,
                         "embedding_space": embedding_space,
-                        "embedding": self._codec.stored(key, row.face_id, embeddings[row.id]),
+                        "embedding": codec.stored(key, row.face_id, embeddings[row.id]),
                         "sealed": key is not None,
                     }
                 )
@@ -114,14 +115,14 @@ class AlternateEmbeddingPart(Part):
                 keys = np.sort(generator.choice(keys, limit, replace=False))
             chosen = templates.c.id.in_(keys.tolist())
             return (
-                load_templates(connection, collection, chosen, self._codec),
+                load_templates(connection, collection, chosen, self._database.codec),
                 self._load_alternates(connection, other, keys.tolist()),
             )
 
     def _load_alternates(
         self, connection: Connection, other: CollectionRecord, keys: Sequence[int]
     ) -> Templates:
-        query = self._codec.with_alternate(
+        query = self._database.codec.with_alternate(
             select(templates.c.id, templates.c.person).where(
                 templates.c.id.in_(keys),
                 alternate_embeddings.c.embedding_space == other.embedding_space,
@@ -131,7 +132,7 @@ class AlternateEmbeddingPart(Part):
         return Templates(
             np.array([row.id for row in rows], np.int64),
             np.array([row.person for row in rows], np.int64),
-            self._codec.vectors(other, rows),
+            self._database.codec.vectors(other, rows),
         )
 
     def cut_over(self, name: str, embedding_space: str, dimension: int) -> CollectionRecord:
@@ -159,7 +160,7 @@ class AlternateEmbeddingPart(Part):
                 .where(collections.c.id == collection.key)
                 .values(embedding_space=embedding_space, dimension=dimension)
             )
-            log_space(connection, collection, self._clock())
+            log_space(connection, collection, self._database.clock())
             return get_collection(connection, name)
 
     def _swap(
@@ -194,7 +195,7 @@ class AlternateEmbeddingPart(Part):
             delete(alternate_embeddings).where(new, alternate_embeddings.c.template.in_(ours))
         )
 
-    def drop_alternate_embeddings(self, name: str) -> int:
+    def drop(self, name: str) -> int:
         """Erase every embedding of other spaces than the collection's; how many there were."""
         with self._database.writing() as connection:
             collection = lock_collection(connection, name)

@@ -1,47 +1,21 @@
-"""Calibrations in SQL, and the templates they are counted on."""
+"""Calibrations: those made, and the one in use."""
 
-import numpy as np
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
-from app.index.port import Templates
+from app.store.database import Database
 from app.store.records import CollectionRecord
-from app.store.sql.lookups import MAX_KEYS, load_templates, lock_collection
-from app.store.sql.part import Part
-from app.store.sql.tables import calibrations, collections, templates
+from app.store.sql.lookups import lock_collection
+from app.store.sql.tables import calibrations, collections
 from app.types import JsonObject
 
 
-class CalibrationPart(Part):
-    """Draws templates to calibrate on, and keeps what comes of it."""
+class CalibrationStore:
+    """Keeps the calibrations of collections, as JSON; each has at most one in use."""
 
-    def sample_templates(
-        self, collection: CollectionRecord, limit: int, generator: np.random.Generator
-    ) -> Templates:
-        """The templates of people drawn at random, about `limit` of them at most."""
-        counts = select(templates.c.person, func.count().label("held")).group_by(templates.c.person)
-        with self._database.reading() as connection:
-            rows = connection.execute(
-                counts.where(templates.c.collection == collection.key).order_by(templates.c.person)
-            ).all()
-            order = generator.permutation(len(rows))
-            held = np.cumsum([rows[i].held for i in order])
-            chosen = [rows[i].person for i in order[: int(np.searchsorted(held, limit) + 1)]]
-            parts = [
-                load_templates(
-                    connection,
-                    collection,
-                    templates.c.person.in_(chosen[start : start + MAX_KEYS]),
-                    self._codec,
-                )
-                for start in range(0, max(len(chosen), 1), MAX_KEYS)
-            ]
-            return Templates(
-                np.concatenate([part.keys for part in parts])[:limit],
-                np.concatenate([part.person_keys for part in parts])[:limit],
-                np.concatenate([part.vectors for part in parts])[:limit],
-            )
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
-    def set_calibration(self, name: str, calibration_id: str, content: JsonObject) -> None:
+    def set(self, name: str, calibration_id: str, content: JsonObject) -> None:
         """Keep a calibration and put it to use."""
         with self._database.writing() as connection:
             key = lock_collection(connection, name).key
@@ -54,17 +28,17 @@ class CalibrationPart(Part):
                     collection=key,
                     calibration_id=calibration_id,
                     content=dict(content),
-                    created_at=self._clock(),
+                    created_at=self._database.clock(),
                 )
             )
             _use(connection, key, calibration_id)
 
-    def clear_calibration(self, name: str) -> None:
+    def clear(self, name: str) -> None:
         """Use no calibration of the collection's own; those made are kept."""
         with self._database.writing() as connection:
             _use(connection, lock_collection(connection, name).key, None)
 
-    def calibration(self, collection: CollectionRecord) -> JsonObject | None:
+    def get(self, collection: CollectionRecord) -> JsonObject | None:
         """The content of the calibration that the record says is in use; None without one."""
         query = select(calibrations.c.content).where(
             calibrations.c.collection == collection.key,

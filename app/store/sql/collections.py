@@ -1,15 +1,16 @@
-"""Collections in SQL."""
+"""Collections, and which of them have changed."""
 
 from dataclasses import replace
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from app.errors import CollectionExists
+from app.errors import CollectionExists, CollectionNotFound
 from app.index.port import GallerySize
+from app.store.database import Database
 from app.store.identifiers import new_collection_name
 from app.store.metadata import check_metadata
-from app.store.records import CollectionRecord, DeletionCounts, Page
+from app.store.records import CollectionMark, CollectionRecord, DeletionCounts, Page
 from app.store.sql.lookups import (
     collection_record,
     count_rows,
@@ -18,15 +19,18 @@ from app.store.sql.lookups import (
     lock_collection,
     to_page,
 )
-from app.store.sql.part import Part
 from app.store.sql.tables import collections, persons, templates
 from app.types import JsonObject
 
 
-class CollectionPart(Part):
-    """Creates, reads, changes and deletes collections."""
+class CollectionStore:
+    """Creates, reads, changes and deletes collections; maintenance asks it once a second which of
+    them have changed."""
 
-    def create_collection(
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(
         self,
         name: str,
         embedding_space: str,
@@ -43,7 +47,7 @@ class CollectionPart(Part):
             "revision": 0,
             "metadata": dict(check_metadata(metadata)),
             "policy": dict(policy or {}),
-            "created_at": self._clock(),
+            "created_at": self._database.clock(),
         }
         with self._database.writing() as connection:
             try:
@@ -53,10 +57,18 @@ class CollectionPart(Part):
                 raise CollectionExists(f"The collection '{name}' exists already.") from error
             return get_collection(connection, name)
 
-    def collection(self, name: str) -> CollectionRecord:
+    def get(self, name: str) -> CollectionRecord:
         """One collection by name."""
         with self._database.reading() as connection:
             return get_collection(connection, name)
+
+    def by_key(self, key: int) -> CollectionRecord:
+        """A collection by its key in the database."""
+        with self._database.reading() as connection:
+            row = connection.execute(select(collections).where(collections.c.id == key)).first()
+        if row is None:
+            raise CollectionNotFound(f"The collection numbered {key} was deleted meanwhile.")
+        return collection_record(row)
 
     def count(self, collection: CollectionRecord) -> GallerySize:
         """How many persons and templates it holds."""
@@ -66,7 +78,7 @@ class CollectionPart(Part):
                 count_rows(connection, templates, templates.c.collection == collection.key),
             )
 
-    def collections(self, after: str | None, limit: int) -> Page[CollectionRecord]:
+    def page(self, after: str | None, limit: int) -> Page[CollectionRecord]:
         """Collections by name, those after `after`."""
         query = select(collections).order_by(collections.c.name)
         if after is not None:
@@ -74,7 +86,7 @@ class CollectionPart(Part):
         with self._database.reading() as connection:
             return to_page(fetch_page(connection, query, limit, "metadata"), collection_record)
 
-    def update_collection(
+    def update(
         self, name: str, metadata: JsonObject | None, policy: JsonObject | None
     ) -> CollectionRecord:
         """Replace a collection's metadata, its policy, or both; None leaves one as it is."""
@@ -90,7 +102,7 @@ class CollectionPart(Part):
                 )
             return get_collection(connection, name)
 
-    def delete_collection(self, name: str) -> DeletionCounts:
+    def delete(self, name: str) -> DeletionCounts:
         """Delete a collection with all its persons and templates."""
         with self._database.writing() as connection:
             key = lock_collection(connection, name).key
@@ -100,3 +112,33 @@ class CollectionPart(Part):
             )
             connection.execute(delete(collections).where(collections.c.id == key))
         return replace(deletion, erased=self._database.eraser.erase())
+
+    # --- which have changed ------------------------------------------------------------------
+
+    def state(self) -> tuple[int, int, int]:
+        """Three numbers, at least one of which changes when a collection is created or deleted or
+        its templates change: keys are used only once, and revisions only rise."""
+        query = select(
+            func.count(), func.max(collections.c.id), func.sum(collections.c.revision)
+        ).select_from(collections)
+        with self._database.reading() as connection:
+            count, newest, revisions = connection.execute(query).one()
+            return int(count), int(newest or 0), int(revisions or 0)
+
+    def marks(self) -> dict[int, CollectionMark]:
+        """The space, revision and stamp of each collection, by key."""
+        query = select(
+            collections.c.id, collections.c.embedding_space,
+            collections.c.revision, collections.c.stamp,
+        )  # fmt: skip
+        with self._database.reading() as connection:
+            return {key: CollectionMark(*mark) for key, *mark in connection.execute(query)}
+
+    def large(self, at_least: int) -> dict[int, int]:
+        """The numbers of templates of the collections that have `at_least` so many, the most
+        recently enrolled into first."""
+        count, newest = func.count(), func.max(templates.c.id)
+        query = select(templates.c.collection, count).group_by(templates.c.collection)
+        query = query.having(count >= at_least).order_by(newest.desc())
+        with self._database.reading() as connection:
+            return {key: int(held) for key, held in connection.execute(query)}

@@ -6,18 +6,21 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, delete, insert, select
 
 from app.errors import EnrolledBefore, IdempotencyKeyReused
+from app.store.database import Database
 from app.store.identifiers import new_request_key
 from app.store.records import CollectionRecord, IdempotencyRequest, RequestKey, StoredTemplate
 from app.store.sql.lookups import get_collection
-from app.store.sql.part import Part
 from app.store.sql.tables import idempotency
 from app.types import JsonObject
 
 KEPT = timedelta(hours=24)
 
 
-class IdempotencyPart(Part):
+class IdempotencyStore:
     """Answers again what was answered before."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def answered(self, name: str, request: RequestKey) -> JsonObject | None:
         """What this very request was answered within the last 24 hours, else None.
@@ -26,7 +29,7 @@ class IdempotencyPart(Part):
         """
         with self._database.reading() as connection:
             collection = get_collection(connection, name)
-            return _kept_answer(connection, collection, request, self._clock())
+            return _kept_answer(connection, collection, request, self._database.clock())
 
 
 def refuse_done(

@@ -1,4 +1,4 @@
-"""Pairs of persons who were declared to be different, in SQL."""
+"""Pairs of persons who were declared to be different."""
 
 from collections.abc import Collection
 from datetime import datetime
@@ -7,9 +7,9 @@ from typing import Any
 from sqlalchemy import Connection, Select, delete, func, insert, or_, select
 
 from app.errors import DeclaredDifferent, InvalidRequest, PairNotFound
+from app.store.database import Database
 from app.store.records import CollectionRecord, DeclaredPair, Erasure, Page, PersonRecord
 from app.store.sql.lookups import MAX_KEYS, aware, get_collection, get_person, lock_collection
-from app.store.sql.part import Part
 from app.store.sql.tables import declared_pairs, persons
 
 # Declared pairs of one person: each identification of the person compares with all of them.
@@ -19,10 +19,13 @@ _one = persons.alias("one")
 _other = persons.alias("other")
 
 
-class PairPart(Part):
+class PairStore:
     """Declares pairs, lists and withdraws them. A pair has no order."""
 
-    def declare_different(self, name: str, person_id: str, other_id: str) -> DeclaredPair:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def declare(self, name: str, person_id: str, other_id: str) -> DeclaredPair:
         """Declare two persons to be different; a pair that is declared already stays as it is.
 
         Raises InvalidRequest if both are one person, or if either has MAX_DECLARED pairs.
@@ -34,13 +37,13 @@ class PairPart(Part):
             if known is None:
                 for person in (one, other):
                     _refuse_more(connection, person)
-                known = self._clock()
+                known = self._database.clock()
                 low, high = sorted((one.key, other.key))
                 values = {"person_a": low, "person_b": high, "created_at": known}
                 connection.execute(insert(declared_pairs).values(values))
             return DeclaredPair((one.key, other.key), one.person_id, other.person_id, known)
 
-    def withdraw_different(self, name: str, person_id: str, other_id: str) -> Erasure:
+    def withdraw(self, name: str, person_id: str, other_id: str) -> Erasure:
         """Withdraw the declaration of two persons. Raises PairNotFound."""
         with self._database.writing() as connection:
             collection = lock_collection(connection, name)
@@ -51,7 +54,7 @@ class PairPart(Part):
                 )
         return self._database.eraser.erase()
 
-    def different_from(
+    def of_person(
         self, name: str, person_id: str, after: str | None, limit: int
     ) -> Page[DeclaredPair]:
         """The declared pairs of a person, sorted by the id of the other, those after `after`."""
@@ -83,9 +86,7 @@ class PairPart(Part):
                         found.setdefault(pair.person_id, []).append(pair.other_id)
         return found
 
-    def declared_pairs(
-        self, name: str, after: tuple[int, int] | None, limit: int
-    ) -> list[DeclaredPair]:
+    def page(self, name: str, after: tuple[int, int] | None, limit: int) -> list[DeclaredPair]:
         """The next declared pairs of a collection by rising keys, those after `after`."""
         query, _ = _both_ways()
         first, second = declared_pairs.c.person_a, declared_pairs.c.person_b

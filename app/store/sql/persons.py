@@ -1,12 +1,13 @@
-"""Persons in SQL."""
+"""Persons, and the search for them by id and metadata."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, exists, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from app.errors import PersonExists
 from app.index.port import Ids
+from app.store.database import Database
 from app.store.identifiers import composed, new_person_id, spellings
 from app.store.metadata import check_filter, check_metadata
 from app.store.records import CollectionRecord, DeletionCounts, Page, PersonRecord
@@ -21,7 +22,6 @@ from app.store.sql.lookups import (
     person_record,
     to_page,
 )
-from app.store.sql.part import Part
 from app.store.sql.tables import persons, templates
 from app.store.sql.terms import find_persons, index_again, index_new, term_conditions
 from app.types import JsonObject
@@ -30,24 +30,27 @@ from app.types import JsonObject
 LAST_CHARACTER = "\U0010ffff"
 
 
-class PersonPart(Part):
+class PersonStore:
     """Creates, reads, changes and deletes persons."""
 
-    def create_person(self, name: str, person_id: str, metadata: JsonObject) -> PersonRecord:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(self, name: str, person_id: str, metadata: JsonObject) -> PersonRecord:
         """Create a person without templates."""
         with self._database.writing() as connection:
             collection = lock_collection(connection, name)
             if find_person(connection, collection, person_id):
                 raise PersonExists(f"The person '{person_id}' exists in '{name}' already.")
-            insert_person(connection, collection, person_id, metadata, self._clock())
+            insert_person(connection, collection, person_id, metadata, self._database.clock())
             return get_person(connection, collection, person_id)
 
-    def person(self, name: str, person_id: str) -> PersonRecord:
+    def get(self, name: str, person_id: str) -> PersonRecord:
         """One person by id."""
         with self._database.reading() as connection:
             return get_person(connection, get_collection(connection, name), person_id)
 
-    def persons(
+    def page(
         self,
         name: str,
         after: str | None,
@@ -74,7 +77,7 @@ class PersonPart(Part):
             query = query.order_by(persons.c.person_id)
             return to_page(fetch_page(connection, query, limit, "metadata"), person_record)
 
-    def update_person(
+    def update(
         self,
         name: str,
         person_id: str,
@@ -88,7 +91,7 @@ class PersonPart(Part):
             collection = lock_collection(connection, name)
             person = get_person(connection, collection, person_id)
             if metadata is not None:
-                set_metadata(connection, collection, person.key, metadata, self._clock())
+                set_metadata(connection, collection, person.key, metadata, self._database.clock())
             if new_id is not None:
                 self._rename(connection, collection, person, new_person_id(new_id))
             return get_person(connection, collection, person_id if new_id is None else new_id)
@@ -105,10 +108,10 @@ class PersonPart(Part):
         connection.execute(
             update(persons)
             .where(persons.c.id == person.key)
-            .values(person_id=to, updated_at=self._clock())
+            .values(person_id=to, updated_at=self._database.clock())
         )
 
-    def delete_person(self, name: str, person_id: str) -> DeletionCounts:
+    def delete(self, name: str, person_id: str) -> DeletionCounts:
         """Delete a person and every template of theirs."""
         with self._database.writing() as connection:
             collection = lock_collection(connection, name)
@@ -116,9 +119,7 @@ class PersonPart(Part):
             keys = self._delete(connection, collection, {person.key})
         return DeletionCounts(persons=1, templates=len(keys), erased=self._database.eraser.erase())
 
-    def delete_persons(
-        self, name: str, person_ids: Sequence[str]
-    ) -> tuple[DeletionCounts, list[str]]:
+    def delete_many(self, name: str, person_ids: Sequence[str]) -> tuple[DeletionCounts, list[str]]:
         """Delete persons and all their templates in one transaction. Returns also the ids that no
         person has."""
         with self._database.writing() as connection:
@@ -135,23 +136,11 @@ class PersonPart(Part):
         """Delete persons by their keys; the keys of the templates that went with them."""
         query = select(templates.c.id).where(templates.c.person.in_(people))
         keys = list(connection.execute(query).scalars())
-        log_change(connection, collection, REMOVE, keys, self._clock())
+        log_change(connection, collection, REMOVE, keys, self._database.clock())
         connection.execute(delete(persons).where(persons.c.id.in_(people)))
         return keys
 
-    def with_faces(self, name: str, person_ids: Collection[str]) -> set[str]:
-        """Those of the ids, in Form C, whose persons have a template."""
-        asked = {composed(person_id) for person_id in person_ids}
-        with self._database.reading() as connection:
-            has_one = exists().where(templates.c.person == persons.c.id)
-            query = select(persons.c.person_id).where(
-                persons.c.collection == get_collection(connection, name).key,
-                persons.c.person_id.in_(asked),
-                has_one,
-            )
-            return set(connection.execute(query).scalars())
-
-    def person_keys(self, collection: CollectionRecord, metadata: JsonObject) -> Ids:
+    def keys(self, collection: CollectionRecord, metadata: JsonObject) -> Ids:
         """The rising keys of the persons whose metadata has every given member with an equal value;
         1 equals 1.0 but not true. Raises InvalidRequest."""
         check_filter(metadata)

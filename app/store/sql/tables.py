@@ -1,13 +1,18 @@
 """The tables, as the code sees them. `app.store.migrations` is how a database gets there."""
 
+from collections.abc import Callable
+from typing import Any
+
 from sqlalchemy import (
     JSON,
     BigInteger,
     Boolean,
     CheckConstraint,
     Column,
+    ColumnElement,
     Date,
     DateTime,
+    Dialect,
     ForeignKey,
     Index,
     Integer,
@@ -15,10 +20,14 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Text,
     UniqueConstraint,
+    cast,
+    type_coerce,
 )
+from sqlalchemy.types import TypeDecorator
 
-from app.store.sql.types import MetadataColumn
+from app.store.metadata import read_stored
 
 metadata = MetaData()
 
@@ -30,6 +39,22 @@ def name(length: int) -> String:
     """Text that is looked up and sorted, byte by byte on every server: the order of a language
     changes with the operating system, and an index that was built in another order is broken."""
     return String(length).with_variant(String(length, collation="C"), "postgresql")
+
+
+class MetadataColumn(TypeDecorator[dict[str, Any]]):
+    """A JSON object of a client's. Reading never fails: one that would not be stored today is
+    returned as `CorrectedMetadata`."""
+
+    impl = JSON
+    cache_ok = True
+
+    def column_expression(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Its text: drivers would parse it, and fail where it cannot be."""
+        return type_coerce(cast(column, Text), self)
+
+    def result_processor(self, dialect: Dialect, coltype: Any) -> Callable[[Any], Any]:  # noqa: ARG002
+        """From its text."""
+        return read_stored
 
 
 # One row. Files derived from a database are marked with its id.

@@ -1,14 +1,14 @@
 """Templates in SQL: enrollment, and the faces that clients see of them."""
 
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, insert
 
 from app.encryption.envelope import DataKey
-from app.store.identifiers import composed
+from app.store.database import Database
 from app.store.metadata import check_metadata
 from app.store.records import (
     DeletionCounts,
@@ -33,14 +33,16 @@ from app.store.sql.lookups import (
     lock_collection,
     to_page,
 )
-from app.store.sql.part import Part
 from app.store.sql.persons import insert_person, set_metadata
-from app.store.sql.tables import crops, persons, templates
-from app.types import FloatArray, JsonObject
+from app.store.sql.tables import crops, templates
+from app.types import JsonObject
 
 
-class TemplatePart(Part):
+class TemplateStore:
     """Stores, reads and deletes templates."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def enroll(
         self,
@@ -61,7 +63,7 @@ class TemplatePart(Part):
         kept in the same transaction; EnrolledBefore is raised, and nothing stored, where it was
         kept already, IdempotencyKeyReused where the key belongs to another request.
         """
-        now = self._clock()
+        now = self._database.clock()
         with self._database.writing() as connection:
             collection = lock_collection(connection, name)
             if space is not None:
@@ -75,8 +77,8 @@ class TemplatePart(Part):
             elif metadata is not None:
                 set_metadata(connection, collection, person.key, metadata, now)
             key = person.key
-            data_key = self._codec.person_key(connection, collection, key)
-            put = _Put(self._codec, data_key, collection.key, (key, person.person_id), now)
+            data_key = self._database.codec.person_key(connection, collection, key)
+            put = _Put(self._database.codec, data_key, collection.key, (key, person.person_id), now)
             stored = put.all(connection, new_templates)
             added = [one.face.template_key for one in stored if not one.duplicate]
             log_change(connection, collection, ADD, added, now)
@@ -84,12 +86,12 @@ class TemplatePart(Part):
                 keep_answer(connection, (collection.key, key), idempotency, stored, now)
             return stored
 
-    def face(self, name: str, face_id: str) -> FaceRecord:
+    def get(self, name: str, face_id: str) -> FaceRecord:
         """One stored face by id."""
         with self._database.reading() as connection:
             return get_face(connection, get_collection(connection, name), face_id)
 
-    def faces(
+    def page(
         self, name: str, person_id: str | None, after: str | None, limit: int
     ) -> Page[FaceRecord]:
         """Stored faces by id, of the whole collection or of one person."""
@@ -104,57 +106,16 @@ class TemplatePart(Part):
             query = query.order_by(templates.c.face_id)
             return to_page(fetch_page(connection, query, limit, "quality"), face_record)
 
-    def delete_face(self, name: str, face_id: str) -> DeletionCounts:
+    def delete(self, name: str, face_id: str) -> DeletionCounts:
         """Delete one template; its person stays."""
         with self._database.writing() as connection:
             collection = lock_collection(connection, name)
             face = get_face(connection, collection, face_id)
-            log_change(connection, collection, REMOVE, [face.template_key], self._clock())
+            log_change(connection, collection, REMOVE, [face.template_key], self._database.clock())
             connection.execute(delete(templates).where(templates.c.id == face.template_key))
         return DeletionCounts(persons=0, templates=1, erased=self._database.eraser.erase())
 
-    def known_contents(
-        self, name: str, contents: Collection[tuple[str, str]]
-    ) -> set[tuple[str, str]]:
-        """Of pairs of a person id, in Form C, and a content's digest those of which the person has
-        a template."""
-        contents = {(composed(person_id), digest) for person_id, digest in contents}
-        with self._database.reading() as connection:
-            collection = get_collection(connection, name)
-            query = select(persons.c.person_id, persons.c.id).where(
-                persons.c.collection == collection.key,
-                persons.c.person_id.in_({person_id for person_id, _ in contents}),
-            )
-            people = {row.person_id: row.id for row in connection.execute(query)}
-            keys = {
-                person: self._codec.known_key(connection, collection, person)
-                for person in people.values()
-            }
-            marks = {
-                (people[one[0]], mark): one
-                for one in contents
-                if one[0] in people
-                for mark in self._codec.marks(keys[people[one[0]]], one[1])
-            }
-            found = select(templates.c.person, templates.c.content_digest).where(
-                templates.c.person.in_(keys),
-                templates.c.content_digest.in_({mark for _, mark in marks}),
-            )
-            stored = {(row.person, row.content_digest) for row in connection.execute(found)}
-            return {marks[one] for one in stored & marks.keys()}
-
-    def embeddings(self, name: str, person_id: str) -> tuple[list[FaceRecord], FloatArray]:
-        """A person's faces and their embeddings (n, d), in the same order."""
-        with self._database.reading() as connection:
-            collection = get_collection(connection, name)
-            person = get_person(connection, collection, person_id)
-            query = self._codec.with_embedding(face_query())
-            rows = connection.execute(
-                query.where(templates.c.person == person.key).order_by(templates.c.id)
-            ).all()
-            return [face_record(row) for row in rows], self._codec.vectors(collection, rows)
-
-    def faces_by_key(self, keys: Sequence[int]) -> Mapping[int, FaceRecord]:
+    def by_key(self, keys: Sequence[int]) -> Mapping[int, FaceRecord]:
         """The faces of template keys; those deleted since are missing."""
         found: dict[int, FaceRecord] = {}
         with self._database.reading() as connection:

@@ -22,7 +22,7 @@ from app.index.certified.index import IndexShape
 from app.index.factory import IndexFactory
 from app.store.backends import create_engine
 from app.store.records import Erasure, NewTemplate, PersonTemplate
-from app.store.sql_store import SqlStore
+from app.store.store import Store
 
 Vector = NDArray[np.float32]
 D = 16
@@ -46,7 +46,7 @@ class Host:
         ring = KeyRing(parse_keys(KEY, "test")) if sealed else None
         self._engine: Engine = create_engine(f"sqlite:///{database}")
         index_factory = IndexFactory(1, database.parent / "index", ring, SHAPE)
-        self.gallery = Gallery(SqlStore(self._engine, ring=ring), index_factory, SPACE, D)
+        self.gallery = Gallery(Store(self._engine, ring=ring), index_factory, SPACE, D)
 
     # --- what changes something --------------------------------------------------------------
 
@@ -91,12 +91,12 @@ class Host:
             replica.save()
 
     def audit(self) -> list[Audit]:
-        names = [record.name for record in every_collection(self.gallery.store)]
+        names = [record.name for record in every_collection(self.gallery.store.collections)]
         return [self.gallery.audit(name) for name in names]
 
     def erased(self) -> bool:
         """Whether the database's files hold nothing that was deleted."""
-        return self.gallery.store.erasure_pending_s() == 0
+        return self.gallery.store.database.eraser.pending_s() == 0
 
     def holding(self, patterns: list[bytes]) -> list[int]:
         """Which of the byte patterns lie in an array that can be reached from the index."""
@@ -142,7 +142,7 @@ def _is_looked_into(one: object) -> bool:
     ours = module.startswith(("app.gallery.", "app.index.", "app.store.", "app.encryption."))
     ours = ours and not module.startswith("app.store.sql")
     containers = (dict, list, tuple, set, frozenset, CellType, Executor)
-    return (ours and not isinstance(one, SqlStore)) or isinstance(one, containers)
+    return (ours and not isinstance(one, Store)) or isinstance(one, containers)
 
 
 class RemoteHost:

@@ -52,7 +52,7 @@ def test_the_same_templates_have_the_same_digest(gallery: Gallery, tmp_path: Pat
     one = measure_collection(gallery, gallery.require("default"), COSINE, named=False)
     other = open_gallery(tmp_path / "other.db")
     for person in range(4, -1, -1):  # other ids, other order, other keys
-        _, vectors = gallery.store.embeddings("default", f"p{person}")
+        _, vectors = gallery.store.embeddings.of_person("default", f"p{person}")
         templates = [NewTemplate(v, f"x{i}") for i, v in enumerate(vectors)][::-1]
         other.enroll("default", f"q{person}", None, templates)
     again = measure_collection(other, other.require("default"), COSINE, named=False)

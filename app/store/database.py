@@ -1,33 +1,84 @@
-"""Transactions over one database; its failures are raised as the service's errors."""
+"""`Database`: one engine's transactions, whose failures are raised as the service's errors."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cached_property
 from typing import NoReturn
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, select
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from app.encryption.embeddings import EmbeddingCipher
+from app.encryption.ring import KeyRing
 from app.errors import InvalidRequest, StoreFull, StoreUnavailable
-from app.store.backends import backend_of
+from app.store.backends import backend_of, shown_url
+from app.store.sql import tables
+from app.store.sql.embedding_rows import EmbeddingRowCodec
 from app.store.sql.erasing import Eraser
 
 RETRY_AFTER_S = 1
 
 
-class Transactions:
-    """Opens transactions that see one state of the database and are kept whole or not at all.
+def now_utc() -> datetime:
+    """The wall clock."""
+    return datetime.now(UTC)
 
-    Both kinds raise StoreFull or StoreUnavailable where the database fails.
+
+class Database:
+    """One database: its transactions, its clock and its key ring. Everything that reads or writes
+    the database in a process shares one.
+
+    A transaction sees one state of the database and is kept whole or not at all; both kinds raise
+    StoreFull or StoreUnavailable where the database fails.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        clock: Callable[[], datetime] = now_utc,
+        ring: KeyRing | None = None,
+    ) -> None:
+        """Over an engine whose tables are up to date. With a key ring embeddings are encrypted when
+        they are written."""
         self.engine = engine
+        self.clock = clock
+        self.ring = ring
         self._backend = backend_of(engine)
         self._reader = self._backend.reader(engine)
         self._writer = self._backend.writer(engine)
         self.eraser = Eraser(engine, self._backend)
         self.refusal: str | None = None  # the code of the last write's failure, if it failed
+
+    # --- what it is --------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        """Its URL as it may be printed: without its passwords."""
+        return shown_url(self.engine)
+
+    def identity(self) -> str:
+        """Its own id: random, made once, the same for all who open it."""
+        with self.reading() as connection:
+            return str(connection.execute(select(tables.database.c.id)).scalar_one())
+
+    @cached_property
+    def codec(self) -> EmbeddingRowCodec:
+        """How embeddings are written to rows and read from them."""
+        return EmbeddingRowCodec(EmbeddingCipher(self.ring, self.identity()) if self.ring else None)
+
+    def ping(self) -> None:
+        """Raise StoreUnavailable if the database does not answer, or its file was moved."""
+        self.require_in_place()
+        with self.reading() as connection:
+            connection.execute(select(tables.collections.c.id).limit(1))
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+    # --- transactions ------------------------------------------------------------------------
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:

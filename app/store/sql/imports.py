@@ -1,31 +1,32 @@
-"""Templates of many people in one transaction: what an import of a table is made of."""
+"""Imports: templates of many persons in one transaction, and what is stored of them already."""
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, exists, insert, select
 
 from app.encryption.envelope import DataKey
+from app.store.database import Database
 from app.store.identifiers import composed, new_face_id, new_person_id
 from app.store.metadata import check_metadata
 from app.store.records import CollectionRecord, NewTemplate, PersonTemplate
 from app.store.sql.changes import ADD, log_change
-from app.store.sql.lookups import lock_collection
-from app.store.sql.part import Part
+from app.store.sql.lookups import get_collection, lock_collection
 from app.store.sql.persons import set_metadata
 from app.store.sql.tables import crops, persons, templates
 from app.store.sql.terms import index_new
 from app.types import JsonObject
 
 
-class BulkPart(Part):
-    """Stores what one call brings of many people."""
+class ImportStore:
+    """Stores templates of many persons at once, and says what is stored of them."""
 
-    def enroll_many(
-        self, name: str, rows: Sequence[PersonTemplate], space: str
-    ) -> list[str | None]:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def enroll(self, name: str, rows: Sequence[PersonTemplate], space: str) -> list[str | None]:
         """Store one template for each row, and create missing persons; all rows or none. Returns
         the face ids in the order of the rows, None where the person has that content already.
 
@@ -33,7 +34,7 @@ class BulkPart(Part):
         collection is not in `space`, and InvalidRequest if an id, metadata or a quality breaks the
         rules.
         """
-        now = self._clock()
+        now = self._database.clock()
         with self._database.writing() as connection:
             collection = lock_collection(connection, name).require_space(space)
             people = _People(connection, collection, now)
@@ -45,7 +46,7 @@ class BulkPart(Part):
             answers: list[str | None] = []
             for row in rows:
                 person, new = keys[composed(row.person_id)], row.template
-                marks = self._codec.marks(data_keys.get(person), new.content_digest)
+                marks = self._database.codec.marks(data_keys.get(person), new.content_digest)
                 place = (person, new.content_digest)
                 if place in fresh or any((person, mark) in known for mark in marks):
                     answers.append(None)
@@ -59,13 +60,56 @@ class BulkPart(Part):
             self._insert(connection, collection, fresh, data_keys)
             return answers
 
+    def known_contents(
+        self, name: str, contents: Collection[tuple[str, str]]
+    ) -> set[tuple[str, str]]:
+        """Of pairs of a person id, in Form C, and a content's digest those of which the person has
+        a template."""
+        contents = {(composed(person_id), digest) for person_id, digest in contents}
+        with self._database.reading() as connection:
+            collection = get_collection(connection, name)
+            query = select(persons.c.person_id, persons.c.id).where(
+                persons.c.collection == collection.key,
+                persons.c.person_id.in_({person_id for person_id, _ in contents}),
+            )
+            people = {row.person_id: row.id for row in connection.execute(query)}
+            keys = {
+                person: self._database.codec.known_key(connection, collection, person)
+                for person in people.values()
+            }
+            marks = {
+                (people[one[0]], mark): one
+                for one in contents
+                if one[0] in people
+                for mark in self._database.codec.marks(keys[people[one[0]]], one[1])
+            }
+            found = select(templates.c.person, templates.c.content_digest).where(
+                templates.c.person.in_(keys),
+                templates.c.content_digest.in_({mark for _, mark in marks}),
+            )
+            stored = {(row.person, row.content_digest) for row in connection.execute(found)}
+            return {marks[one] for one in stored & marks.keys()}
+
+    def with_faces(self, name: str, person_ids: Collection[str]) -> set[str]:
+        """Those of the ids, in Form C, whose persons have a template."""
+        asked = {composed(person_id) for person_id in person_ids}
+        with self._database.reading() as connection:
+            has_one = exists().where(templates.c.person == persons.c.id)
+            query = select(persons.c.person_id).where(
+                persons.c.collection == get_collection(connection, name).key,
+                persons.c.person_id.in_(asked),
+                has_one,
+            )
+            return set(connection.execute(query).scalars())
+
     def _data_keys(
         self, connection: Connection, collection: CollectionRecord, people: set[int]
     ) -> dict[int, DataKey]:
         """The key of each person, made where there is none; nothing without encryption."""
-        if self._codec.cipher is None:
+        codec = self._database.codec
+        if codec.cipher is None:
             return {}
-        found = {key: self._codec.person_key(connection, collection, key) for key in people}
+        found = {key: codec.person_key(connection, collection, key) for key in people}
         return {key: data_key for key, data_key in found.items() if data_key is not None}
 
     def _insert(
@@ -77,15 +121,15 @@ class BulkPart(Part):
     ) -> None:
         if not fresh:
             return
-        now = self._clock()
+        now, codec = self._database.clock(), self._database.codec
         rows = [
             {
                 "face_id": face_id,
                 "collection": collection.key,
                 "person": person,
-                "embedding": self._codec.stored(data_keys.get(person), face_id, new.embedding),
+                "embedding": codec.stored(data_keys.get(person), face_id, new.embedding),
                 "sealed": person in data_keys,
-                "content_digest": self._codec.mark(data_keys.get(person), digest),
+                "content_digest": codec.mark(data_keys.get(person), digest),
                 "quality": dict(check_metadata(dict(new.quality), "quality")),
                 "created_at": now,
             }
@@ -96,7 +140,7 @@ class BulkPart(Part):
         kept = [
             {
                 "template": keys[face_id],
-                "crop": self._codec.stored_crop(data_keys.get(person), face_id, new.crop),
+                "crop": codec.stored_crop(data_keys.get(person), face_id, new.crop),
                 "sealed": person in data_keys,
             }
             for (person, _), (face_id, new) in fresh.items()

@@ -10,25 +10,28 @@ from sqlalchemy import Connection, Table, delete, insert, select
 from app.encryption.embeddings import face_context
 from app.encryption.envelope import DataKey
 from app.errors import InvalidRequest
+from app.store.database import Database
 from app.store.records import CollectionRecord, FaceRecord, PersonRecord
 from app.store.sql.changes import ADD, REMOVE, log_change
 from app.store.sql.embedding_rows import crop_context
 from app.store.sql.lookups import find_person, get_face, get_person, lock_collection
 from app.store.sql.pairs import move_pairs, refuse_declared
-from app.store.sql.part import Part
 from app.store.sql.persons import insert_person
 from app.store.sql.tables import alternate_embeddings, crops, persons, templates
 
 
-class MovingPart(Part):
+class Corrections:
     """Moves templates and merges persons; each call is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def move_face(self, name: str, face_id: str, person_id: str) -> FaceRecord:
         """Move a template to another person, who is created if necessary; it keeps its face id.
 
         Where the person has that very photo already, the template is deleted instead.
         """
-        now = self._clock()
+        now = self._database.clock()
         with self._database.writing() as connection:
             collection = lock_collection(connection, name)
             face = get_face(connection, collection, face_id)
@@ -70,7 +73,7 @@ class MovingPart(Part):
         people: tuple[int, int],
     ) -> None:
         """New rows under the same face ids: an index knows a template's person by its key."""
-        old, new = (self._codec.person_key(connection, collection, one) for one in people)
+        old, new = (self._database.codec.person_key(connection, collection, one) for one in people)
         made = []
         for key in keys:
             row = connection.execute(
@@ -88,7 +91,7 @@ class MovingPart(Part):
                 "face_id": row.face_id,
                 "collection": collection.key,
                 "person": people[1],
-                "embedding": self._codec.moved((old, new), face_context(row.face_id), row),
+                "embedding": self._database.codec.moved((old, new), face_context(row.face_id), row),
                 "sealed": new is not None,
                 "content_digest": row.content_digest,
                 "quality": row.quality,
@@ -98,8 +101,8 @@ class MovingPart(Part):
             made.append(connection.execute(stored).scalar_one())
             for table, kept in beside:
                 connection.execute(insert(table).values(template=made[-1], **kept))
-        log_change(connection, collection, REMOVE, list(keys), self._clock())
-        log_change(connection, collection, ADD, made, self._clock())
+        log_change(connection, collection, REMOVE, list(keys), self._database.clock())
+        log_change(connection, collection, ADD, made, self._database.clock())
 
     def _beside(
         self,
@@ -113,7 +116,7 @@ class MovingPart(Part):
         sealed = keys[1] is not None
         query: Any = select(crops.c.crop.label("content"), crops.c.sealed)
         for row in connection.execute(query.where(crops.c.template == template)):
-            content = self._codec.moved(keys, crop_context(face_id), row)
+            content = self._database.codec.moved(keys, crop_context(face_id), row)
             found.append((crops, {"crop": content, "sealed": sealed}))
         query = select(
             alternate_embeddings.c.embedding.label("content"),
@@ -121,7 +124,7 @@ class MovingPart(Part):
             alternate_embeddings.c.embedding_space,
         )
         for row in connection.execute(query.where(alternate_embeddings.c.template == template)):
-            content = self._codec.moved(keys, face_context(face_id), row)
+            content = self._database.codec.moved(keys, face_context(face_id), row)
             space = row.embedding_space
             found.append(
                 (

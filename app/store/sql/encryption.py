@@ -6,18 +6,21 @@ from app.encryption.embeddings import EmbeddingCipher
 from app.encryption.envelope import DataKey
 from app.encryption.ring import KeyRing, WrappedKey
 from app.errors import EncryptionKeyError
+from app.store.database import Database
 from app.store.records import CollectionRecord, SealingState
 from app.store.sql.lookups import lock_collection
-from app.store.sql.part import Part
 from app.store.sql.tables import alternate_embeddings, crops, encryption_keys, persons, templates
 
 PERSONS_AT_ONCE = 200
 
 
-class SealingPart(Part):
+class EncryptionStore:
     """Looks after keys and sealed rows."""
 
-    def sealing(self) -> SealingState:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def state(self) -> SealingState:
         """What is encrypted, and by which keys."""
         with self._database.reading() as connection:
             kinds = select(templates.c.sealed, func.count()).group_by(templates.c.sealed)
@@ -32,8 +35,8 @@ class SealingPart(Part):
 
         Raises EncryptionKeyError.
         """
-        used = self.sealing().persons_by_key
-        if self._ring is None:
+        used = self.state().persons_by_key
+        if self._database.ring is None:
             if used:
                 raise EncryptionKeyError(
                     f"The database is encrypted by {', '.join(sorted(used))}, and no key was "
@@ -41,20 +44,21 @@ class SealingPart(Part):
                     "LIKENESS_ENCRYPTION_KEY_COMMAND."
                 )
             return
-        self._ring.require(used)
+        self._database.ring.require(used)
         with self._database.writing() as connection:
             query = select(encryption_keys.c.key_id, encryption_keys.c.fingerprint)
             known = {str(key_id): str(mark) for key_id, mark in connection.execute(query)}
-            for key_id, fingerprint in self._ring.fingerprints.items():
+            for key_id, fingerprint in self._database.ring.fingerprints.items():
                 if known.get(key_id, fingerprint) != fingerprint:
                     raise EncryptionKeyError(
                         f"The key that was given as {key_id} is another than the one that this "
                         "database was encrypted with under that id."
                     )
-            active = self._ring.active_id
+            active = self._database.ring.active_id
             if active not in known:
-                row = {"key_id": active, "fingerprint": self._ring.fingerprints[active]}
-                connection.execute(insert(encryption_keys).values(**row, created_at=self._clock()))
+                row = {"key_id": active, "fingerprint": self._database.ring.fingerprints[active]}
+                now = self._database.clock()
+                connection.execute(insert(encryption_keys).values(**row, created_at=now))
 
     def reseal(self, name: str) -> int:
         """Bring some persons of a collection under the active key, and seal what is plain of
@@ -62,7 +66,7 @@ class SealingPart(Part):
 
         Each call is a short transaction, so a service goes on meanwhile.
         """
-        cipher = self._codec.cipher
+        cipher = self._database.codec.cipher
         if cipher is None:
             raise EncryptionKeyError(
                 "No encryption key was given. Set LIKENESS_ENCRYPTION_KEY, "
@@ -82,7 +86,7 @@ class SealingPart(Part):
         self, connection: Connection, collection: CollectionRecord, person: int,
         cipher: EmbeddingCipher,
     ) -> DataKey:  # fmt: skip
-        key = self._codec.person_key(connection, collection, person)
+        key = self._database.codec.person_key(connection, collection, person)
         assert key is not None, "there is a cipher"
         query = select(persons.c.data_key, persons.c.key_id).where(persons.c.id == person)
         row = connection.execute(query).one()
@@ -106,8 +110,8 @@ class SealingPart(Part):
                 update(templates)
                 .where(templates.c.id == row.id)
                 .values(
-                    embedding=self._codec.sealed_bytes(key, row.face_id, row.embedding),
-                    content_digest=self._codec.mark(key, row.content_digest),
+                    embedding=self._database.codec.sealed_bytes(key, row.face_id, row.embedding),
+                    content_digest=self._database.codec.mark(key, row.content_digest),
                     sealed=True,
                 )
             )
@@ -119,14 +123,14 @@ class SealingPart(Part):
         """What is kept beside a template: its crop, and its embeddings in other spaces."""
         plain = (crops.c.template == template) & crops.c.sealed.is_(False)
         for row in connection.execute(select(crops.c.crop).where(plain)).all():
-            sealed = self._codec.stored_crop(key, face_id, row.crop)
+            sealed = self._database.codec.stored_crop(key, face_id, row.crop)
             connection.execute(update(crops).where(plain).values(crop=sealed, sealed=True))
         plain = (alternate_embeddings.c.template == template) & alternate_embeddings.c.sealed.is_(
             False
         )
         columns = (alternate_embeddings.c.embedding_space, alternate_embeddings.c.embedding)
         for row in connection.execute(select(*columns).where(plain)).all():
-            sealed = self._codec.sealed_bytes(key, face_id, row.embedding)
+            sealed = self._database.codec.sealed_bytes(key, face_id, row.embedding)
             one = plain & (alternate_embeddings.c.embedding_space == row.embedding_space)
             connection.execute(
                 update(alternate_embeddings).where(one).values(embedding=sealed, sealed=True)

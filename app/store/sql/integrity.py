@@ -5,11 +5,11 @@ from typing import Any
 
 from sqlalchemy import Select, select, update
 
+from app.store.database import Database
 from app.store.metadata import CorrectedMetadata, problem_of
 from app.store.records import ClashingIds, InvalidRow
 from app.store.sql.composing import id_clashes
 from app.store.sql.lookups import fetch_page, lock_collection
-from app.store.sql.part import Part
 from app.store.sql.tables import collections, persons, templates
 from app.store.sql.terms import index_again, rebuild_terms, wrong_terms
 
@@ -36,8 +36,11 @@ _COLUMNS: dict[str, Any] = {
 }
 
 
-class InvalidRowsPart(Part):
+class IntegrityStore:
     """The part of the store that finds what earlier versions stored against today's rules."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def invalid_rows(self) -> Iterator[InvalidRow]:
         """Collections, persons and faces whose metadata or quality breaks the rules. They are read

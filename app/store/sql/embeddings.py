@@ -1,0 +1,109 @@
+"""Reads stored embeddings: of a person, by key, by chance, and for an export."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from sqlalchemy import func, select
+
+from app.index.port import Templates
+from app.store.database import Database
+from app.store.records import CollectionRecord, ExportedTemplate, FaceRecord
+from app.store.sql.lookups import (
+    MAX_KEYS,
+    face_query,
+    face_record,
+    get_again,
+    get_collection,
+    get_person,
+    load_templates,
+)
+from app.store.sql.tables import crops, persons, templates
+from app.types import FloatArray
+
+
+class EmbeddingStore:
+    """Reads embeddings, decrypted. All raise EncryptionKeyMissing or DamagedData."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def of_person(self, name: str, person_id: str) -> tuple[list[FaceRecord], FloatArray]:
+        """A person's faces and their embeddings (n, d), in the same order."""
+        with self._database.reading() as connection:
+            collection = get_collection(connection, name)
+            person = get_person(connection, collection, person_id)
+            query = self._database.codec.with_embedding(face_query())
+            rows = connection.execute(
+                query.where(templates.c.person == person.key).order_by(templates.c.id)
+            ).all()
+            vectors = self._database.codec.vectors(collection, rows)
+            return [face_record(row) for row in rows], vectors
+
+    def by_key(self, collection: CollectionRecord, keys: Sequence[int]) -> Templates:
+        """The templates of at most MAX_KEYS keys, by rising key, without deleted ones."""
+        chosen = (templates.c.collection == collection.key) & templates.c.id.in_(keys)
+        with self._database.reading() as connection:
+            now = get_again(connection, collection)
+            return load_templates(connection, now, chosen, self._database.codec)
+
+    def sample(
+        self, collection: CollectionRecord, limit: int, generator: np.random.Generator
+    ) -> Templates:
+        """The templates of people drawn at random, about `limit` of them at most."""
+        counts = select(templates.c.person, func.count().label("held")).group_by(templates.c.person)
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                counts.where(templates.c.collection == collection.key).order_by(templates.c.person)
+            ).all()
+            order = generator.permutation(len(rows))
+            held = np.cumsum([rows[i].held for i in order])
+            chosen = [rows[i].person for i in order[: int(np.searchsorted(held, limit) + 1)]]
+            parts = [
+                load_templates(
+                    connection,
+                    collection,
+                    templates.c.person.in_(chosen[start : start + MAX_KEYS]),
+                    self._database.codec,
+                )
+                for start in range(0, max(len(chosen), 1), MAX_KEYS)
+            ]
+            return Templates(
+                np.concatenate([part.keys for part in parts])[:limit],
+                np.concatenate([part.person_keys for part in parts])[:limit],
+                np.concatenate([part.vectors for part in parts])[:limit],
+            )
+
+    def exported(self, name: str, after: int, limit: int) -> list[ExportedTemplate]:
+        """Templates by rising key, those beyond `after`, in one state of the database."""
+        with self._database.reading() as connection:
+            collection = get_collection(connection, name)
+            query = (
+                select(
+                    templates.c.id, templates.c.face_id, templates.c.person, templates.c.quality,
+                    templates.c.content_digest, persons.c.person_id,
+                    persons.c.metadata.label("person_metadata"),
+                    crops.c.crop, crops.c.sealed.label("crop_sealed"),
+                )
+                .join(persons, persons.c.id == templates.c.person)
+                .outerjoin(crops, crops.c.template == templates.c.id)
+                .where(templates.c.collection == collection.key, templates.c.id > after)
+                .order_by(templates.c.id)
+                .limit(limit)
+            )  # fmt: skip
+            rows = connection.execute(self._database.codec.with_embedding(query)).all()
+            vectors = self._database.codec.vectors(collection, rows)
+            found = []
+            for row, vector in zip(rows, vectors, strict=True):
+                crop = row.crop
+                if row.crop_sealed:
+                    key = self._database.codec.known_key(connection, collection, row.person)
+                    crop = self._database.codec.opened_crop(key, row.face_id, crop)
+                # Sealed rows hold a mark of their person's own, which means nothing elsewhere.
+                digest = None if row.sealed else row.content_digest
+                found.append(
+                    ExportedTemplate(
+                        row.id, row.face_id, row.person_id, row.person_metadata, vector,
+                        row.quality, digest, crop,
+                    )
+                )  # fmt: skip
+            return found
