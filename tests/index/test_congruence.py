@@ -179,6 +179,7 @@ class Life:
         assert not other.is_alive()
 
     def save(self) -> None:
+        self.index.erase()  # else an encrypted file that holds what was removed goes, unsaved
         if self.index.may_save():
             self.index.save()
             assert not self.index.unsaved
