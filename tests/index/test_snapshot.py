@@ -18,7 +18,8 @@ from app.index.certified.rows import living
 from app.index.factory import IndexFactory
 from app.index.port import Position
 from app.index.snapshots.files import SnapshotError
-from app.index.snapshots.folder import Captured, IndexIdentity, SnapshotFolder
+from app.index.snapshots.folder import Captured, SnapshotFolder
+from app.index.snapshots.manifest import IndexIdentity
 from app.index.snapshots.ownership import Ownership
 from app.store.schema import migrate
 from app.store.store import Store
@@ -123,7 +124,7 @@ def test_the_code_of_a_deleted_template_is_gone_too(
     folder = SnapshotFolder(tmp_path, WHOSE, None, threads)
     keep(folder, index)
     folder.erase(np.arange(1, 257))
-    file = next(file for file in folder._files.values() if "codes" in file.arrays())
+    file = next(file for file in folder._files._plain.values() if "codes" in file.arrays())
     assert not file.arrays()["codes"].any()
     assert not file.arrays()["vectors"].any()
 

@@ -21,7 +21,8 @@ from app.index.port import (
     Templates,
 )
 from app.index.snapshots.files import SnapshotError
-from app.index.snapshots.folder import Captured, Restored, SnapshotFolder
+from app.index.snapshots.folder import Captured, SnapshotFolder
+from app.index.snapshots.reading import Restored
 from app.locks import new_lock
 from app.telemetry.logs import log
 from app.types import FloatArray
@@ -106,7 +107,7 @@ class PersistentIndex:
         if self._snapshot is None:
             return False
         self._snapshot.own()
-        restored = _usable(self._snapshot, is_known)
+        restored = _usable(self._snapshot.load, is_known)
         if restored is None:
             return False
         index = self._new_index()
@@ -230,7 +231,7 @@ class PersistentIndex:
         """What the snapshot holds; None where `load` would not start from it."""
         if self._snapshot is None:
             return None
-        restored = _usable(self._snapshot.reader(), is_known)
+        restored = _usable(self._snapshot.read, is_known)
         if restored is None:
             return None
         parts = [*(shard.rows for shard in restored.shards), restored.write_buffer]
@@ -249,9 +250,11 @@ class PersistentIndex:
             self._snapshot.discard()
 
 
-def _usable(snapshot: SnapshotFolder, is_known: Callable[[Position], bool]) -> Restored | None:
+def _usable(
+    load: Callable[[], Restored | None], is_known: Callable[[Position], bool]
+) -> Restored | None:
     try:
-        restored = snapshot.load()
+        restored = load()
     except SnapshotError as error:
         log(logging.WARNING, "the index snapshot cannot be used", reason=str(error))
         return None

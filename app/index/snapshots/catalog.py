@@ -11,8 +11,8 @@ from app.encryption.ring import KeyRing
 from app.index.certified.index import CertifiedIndex
 from app.index.certified.persistent import PersistentIndex
 from app.index.port import IndexedCollection, Position
-from app.index.snapshots.folder import IndexIdentity, SnapshotFolder, has_rows
-from app.index.snapshots.manifest import summary
+from app.index.snapshots.folder import SnapshotFolder, has_rows
+from app.index.snapshots.manifest import IndexIdentity, summary
 from app.index.snapshots.ownership import Ownership
 
 NewIndex = Callable[[int], CertifiedIndex]

@@ -15,6 +15,16 @@ MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True, slots=True)
+class IndexIdentity:
+    """Whose index it is; one of anybody else is not read."""
+
+    database: str
+    collection: int
+    embedding_space: str
+    dimension: int
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """What a manifest says without the files: their names, its own among them, the rows that they
     hold, and the position that they stand at."""
