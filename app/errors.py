@@ -242,11 +242,8 @@ class NotEnoughData(LikenessError):
 
 
 class RateOutOfReach(LikenessError):
-    code, status, title = (
-        "rate_out_of_reach",
-        422,
-        ("The rate is below what any calibration supports"),
-    )
+    code, status = "rate_out_of_reach", 422
+    title = "The rate is below what any calibration supports"
 
 
 class LivenessUnavailable(Conflict):
@@ -306,7 +303,7 @@ class NotReady(LikenessError):
     code, status, title = "not_ready", 503, "The service is still starting"
 
 
-# --- start-up (never met over HTTP) ----------------------------------------------------------
+# --- start-up and backups (never met over HTTP) ----------------------------------------------
 
 
 class StartupError(LikenessError):
@@ -337,9 +334,6 @@ class AccessKeyError(StartupError):
 
 class EncryptionKeyError(StartupError):
     code, title = "encryption_key_error", "The encryption key cannot be used"
-
-
-# --- backups (never met over HTTP) -----------------------------------------------------------
 
 
 class BackupError(LikenessError):

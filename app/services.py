@@ -15,7 +15,8 @@ from app.decision.gates import check_quality
 from app.decision.policy import FaceSelection, select_box
 from app.decision.thresholds import CollectionPolicy
 from app.encryption.ring import KeyRing
-from app.faces.pipeline import FacePipeline, build_pipeline, run_to_completion
+from app.faces.loading import build_pipeline
+from app.faces.pipeline import FacePipeline, run_to_completion
 from app.gallery.gallery import Gallery
 from app.gallery.maintenance import MaintenanceThread
 from app.gallery.pruning import Pruning

@@ -18,7 +18,8 @@ import numpy as np
 
 from app.decision.policy import FaceSelection, select_face
 from app.errors import FaceError, ImageError
-from app.faces.pipeline import FacePipeline, build_pipeline
+from app.faces.loading import build_pipeline
+from app.faces.pipeline import FacePipeline
 from app.imaging import ImageLimits
 from app.inference.packs import load_pack
 from app.lab.evaluation.degrading import embed_degraded, photos_to_degrade

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from app.decision.policy import FaceSelection, select_face
 from app.errors import FaceError, ImageError
-from app.faces.pipeline import build_pipeline
+from app.faces.loading import build_pipeline
 from app.folders import find_photos
 from app.imaging import ImageLimits
 from app.inference.packs import load_pack

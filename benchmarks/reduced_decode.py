@@ -22,7 +22,8 @@ from rich.table import Table
 
 from app.decision.policy import FaceSelection, select_face
 from app.errors import FaceError
-from app.faces.pipeline import FacePipeline, build_pipeline
+from app.faces.loading import build_pipeline
+from app.faces.pipeline import FacePipeline
 from app.imaging import ImageLimits
 from app.inference.cores import usable_cores
 from app.inference.packs import load_pack

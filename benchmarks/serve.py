@@ -35,7 +35,7 @@ from rich.console import Console
 from rich.table import Table
 from stages import environment
 
-from app.faces.pipeline import build_pipeline
+from app.faces.loading import build_pipeline
 from app.gallery.gallery import Gallery
 from app.imaging import ImageLimits
 from app.index.factory import IndexFactory

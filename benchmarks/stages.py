@@ -24,7 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 from app.errors import LikenessError
-from app.faces.pipeline import FacePipeline, build_pipeline
+from app.faces.loading import build_pipeline
+from app.faces.pipeline import FacePipeline
 from app.imaging import ImageLimits
 from app.inference.packs import load_pack
 from app.settings import Device

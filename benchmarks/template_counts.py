@@ -25,7 +25,7 @@ from app.decision.comparisons import LabelledEmbeddings
 from app.decision.fitting import Labelled, calibrate
 from app.decision.policy import FaceSelection, select_face
 from app.errors import FaceError
-from app.faces.pipeline import build_pipeline
+from app.faces.loading import build_pipeline
 from app.folders import find_photos
 from app.imaging import ImageLimits
 from app.index.comparator import COSINE, Comparator

@@ -22,8 +22,9 @@ from rich.table import Table
 from app.decision.calibration import pack_calibration, pack_orientation
 from app.decision.policy import FaceSelection, select_face
 from app.errors import FaceError
+from app.faces.loading import build_pipeline
 from app.faces.orientation import OrientationLimits
-from app.faces.pipeline import FacePipeline, build_pipeline
+from app.faces.pipeline import FacePipeline
 from app.faces.rotation import (
     ROTATIONS,
     inverse,

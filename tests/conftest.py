@@ -15,7 +15,8 @@ import pytest
 from PIL import Image as PillowImage
 
 from app.faces.detect import Detector
-from app.faces.pipeline import FacePipeline, build_pipeline
+from app.faces.loading import build_pipeline
+from app.faces.pipeline import FacePipeline
 from app.imaging import ImageLimits, decode_image
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack

@@ -27,7 +27,7 @@ from app.access.probing import ProbingMonitor
 from app.access.registry import LEASE_S, AccessRegistry
 from app.api.connection import ABORT
 from app.api.error_handlers import problem
-from app.api.places import Kind, kind_of
+from app.api.transfers import Kind, kind_of
 from app.errors import (
     Forbidden,
     LikenessError,

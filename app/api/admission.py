@@ -18,8 +18,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.bodies import BODY, SteadyReceive, announced_length, check_encoding, read_body
 from app.api.connection import ABORT, CROWDED
 from app.api.error_handlers import problem
-from app.api.places import Kind, Places, body_limit, kind_of, work_limit
-from app.api.transfers import Transfer
+from app.api.transfers import (
+    Kind,
+    Transfer,
+    TransfersByKind,
+    body_limit,
+    kind_of,
+    work_limit,
+)
 from app.errors import DeadlineExceeded, LikenessError, Overloaded
 from app.inference.scheduler import RETRY_AFTER_S
 from app.services import Services
@@ -35,17 +41,17 @@ PIECE = 64 * 1024
 class Admission:
     """Pure ASGI: admits requests to `/v1`, ends those that nobody waits for."""
 
-    def __init__(self, app: ASGIApp, services: Services, places: Places) -> None:
+    def __init__(self, app: ASGIApp, services: Services, transfers: TransfersByKind) -> None:
         self._app = app
         self._services = services
-        self._places = places
+        self._transfers = transfers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].startswith(PREFIX):
             await self._app(scope, receive, send)
             return
         exchange = _Exchange(
-            self._app, self._services, self._places, scope=scope, receive=receive, send=send
+            self._app, self._services, self._transfers, scope=scope, receive=receive, send=send
         )
         try:
             await exchange.run()
@@ -71,7 +77,7 @@ class _Exchange:
         self,
         app: ASGIApp,
         services: Services,
-        places: Places,
+        transfers: TransfersByKind,
         *,
         scope: Scope,
         receive: Receive,
@@ -80,7 +86,7 @@ class _Exchange:
         self._app = app
         self._services = services
         self._settings = services.settings
-        self._places = places
+        self._transfers = transfers
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -121,23 +127,23 @@ class _Exchange:
             self._services.scheduler.check(announced_length(self._scope))
         limit = body_limit(self._scope, settings)
         body = await self._received(limit)
-        with self._place(kind, len(body)):
+        with self._admitted(kind, len(body)):
             answer = await self._worked(body, work_limit(self._scope, settings))
         del body
         self._scope.pop(BODY, None)
         await self._sent(answer)
 
-    def _place(self, kind: Kind, size: int) -> AbstractContextManager[Any]:
+    def _admitted(self, kind: Kind, size: int) -> AbstractContextManager[Any]:
         if kind is Kind.DELETION:
-            return self._places.deletions.open()
+            return self._transfers.deletions.open()
         return self._services.scheduler.admit(size)
 
     async def _received(self, limit: int) -> bytearray:
-        """The body. If it is the slowest and another needs its place, this task is cancelled."""
+        """The body. If it is the slowest and too many arrive, this task is cancelled."""
         return await read_body(
             self._scope,
             self._receive,
-            self._places.receiving,
+            self._transfers.receiving,
             limit=limit,
             min_rate=self._settings.min_body_rate,
             begun=self._own,
@@ -180,13 +186,13 @@ class _Exchange:
             self._task.cancel()
 
     async def _upload(self) -> None:
-        with self._places.uploads.open() as transfer:
+        with self._transfers.uploads.open() as transfer:
             self._own(transfer)
             steady = SteadyReceive(self._receive, transfer, self._settings.min_body_rate)
             await self._through(steady, transfer)
 
     async def _stream(self) -> None:
-        with self._places.streams.open() as transfer:
+        with self._transfers.streams.open() as transfer:
             self._own(transfer)
             await self._through(self._receive, transfer)
 
@@ -219,9 +225,9 @@ class _Exchange:
             for message in answer:
                 await self._send(message)
             return
-        with self._places.sending.open() as transfer:
+        with self._transfers.sending.open() as transfer:
             self._own(transfer)
-            self._places.sending.hold(transfer, size)
+            self._transfers.sending.hold(transfer, size)
             for message in answer:
                 for piece in _pieces(message):
                     transfer.moved += len(piece.get("body", b""))

@@ -1,4 +1,5 @@
-"""Routes that read JSON bodies with `parse_json`, off the event loop if they are large."""
+"""Routes that read JSON bodies with `parse_json`, off the event loop if they are large, and refuse
+query parameters that they do not take."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -7,10 +8,11 @@ from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 
 from app.api.bodies import body_of
 from app.api.json_bodies import SMALL, parse_json
-from app.errors import InvalidRequest
+from app.errors import InvalidRequest, UnknownField
 
 
 class JsonRequest(Request):
@@ -37,3 +39,25 @@ class JsonRoute(APIRoute):
             return await handle(JsonRequest(request.scope, request.receive))
 
         return bounded
+
+
+async def only_declared_query(request: Request) -> None:
+    """Raises UnknownField for a parameter that the call does not take. Async, because FastAPI runs
+    other dependencies on a thread."""
+    known = declared_query(request.scope["route"])
+    for name in request.query_params:
+        if name not in known:
+            takes = ", ".join(sorted(known)) or "none"
+            raise UnknownField(f"This call has no query parameter '{name}'; it takes {takes}.")
+
+
+def declared_query(route: APIRoute) -> set[str]:
+    """The names of a route's query parameters, including the fields of models."""
+    names: set[str] = set()
+    for parameter in route.dependant.query_params:
+        kind = parameter.field_info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            names |= set(kind.model_fields)
+        else:
+            names.add(parameter.alias)
+    return names

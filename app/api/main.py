@@ -34,10 +34,10 @@ from app.api.endpoints import (
     verification,
 )
 from app.api.error_handlers import install_error_handlers
+from app.api.json_routes import only_declared_query
 from app.api.middleware import RequestContext
 from app.api.openapi import complete_document
-from app.api.places import Places
-from app.api.query import only_declared_query
+from app.api.transfers import TransfersByKind
 from app.errors import LikenessError
 from app.importing.jobs import ImportJobs
 from app.services import Services
@@ -66,7 +66,7 @@ def create_app(services: Services) -> FastAPI:
     """
 
     imports_of_service = ImportJobs(services)
-    places = Places.of(services.settings, services.scheduler)
+    transfers = TransfersByKind.of(services.settings, services.scheduler)
     parsing = ThreadPoolExecutor(PARSING_THREADS, thread_name_prefix="parsing")
     lag = LoopLag(services.metrics)
     limiter = Limiter(services.usage, services.scheduler.write, seconds)
@@ -94,7 +94,7 @@ def create_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     app.state.imports = imports_of_service
-    app.state.places = places
+    app.state.transfers = transfers
     app.state.parsing = parsing
     app.state.stopping = False
     services.maintenance.add_task(imports_of_service.eraser.round)
@@ -106,7 +106,7 @@ def create_app(services: Services) -> FastAPI:
     complete_document(app)
     app.add_api_route("/", _to_docs, include_in_schema=False)
     install_error_handlers(app)
-    app.add_middleware(Admission, services=services, places=places)
+    app.add_middleware(Admission, services=services, transfers=transfers)
     app.add_middleware(
         AccessControl,
         registry=services.access,

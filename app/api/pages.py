@@ -7,7 +7,10 @@ from typing import Annotated, Any, TypeVar
 
 import orjson
 from fastapi import Query
+from pydantic import Field
 
+from app.api.examples import Example
+from app.api.responses import Answer
 from app.errors import InvalidCursor
 from app.store.records import MAX_PAGE_BYTES, Page
 
@@ -16,6 +19,16 @@ MAX_PAGE = 1000
 
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Items on a page.")]
 Cursor = Annotated[str | None, Query(description="`next_cursor` of the previous page.")]
+
+
+class Listed(Answer):
+    """One page of a list."""
+
+    next_cursor: Annotated[
+        str | None,
+        Field(description="Give it as `cursor` for the next page; null at the end."),
+        Example(None),
+    ] = None
 
 
 def within_bytes(page: Page[T], metadata_of: Callable[[T], Mapping[str, Any]]) -> Page[T]:

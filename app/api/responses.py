@@ -30,16 +30,6 @@ class Answer(BaseModel):
     ]
 
 
-class Listed(Answer):
-    """One page of a list."""
-
-    next_cursor: Annotated[
-        str | None,
-        Field(description="Give it as `cursor` for the next page; null at the end."),
-        Example(None),
-    ] = None
-
-
 StoredProblem = Annotated[
     str | None,
     Field(

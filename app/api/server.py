@@ -87,7 +87,7 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._app.state.places.end_long_ones()
+        self._app.state.transfers.end_long_ones()
         await super().shutdown(sockets)
         log(logging.INFO, "stopped", unfinished=len(self.server_state.tasks))
 

@@ -16,7 +16,7 @@ from app.cli.evaluation_tables import print_evaluation
 from app.decision.calibration import pack_orientation
 from app.decision.policy import FaceSelection
 from app.decision.thresholds import CollectionPolicy
-from app.faces.pipeline import build_pipeline
+from app.faces.loading import build_pipeline
 from app.imaging import ImageLimits
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack

@@ -4,14 +4,11 @@ It is walked in steps: between two of them the thread may do something else firs
 of hundreds of faces does not keep the photos behind it waiting.
 """
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeAlias
 
-import cv2
 import numpy as np
 
 from app.errors import LivenessUnavailable, PackError
@@ -19,19 +16,14 @@ from app.faces.align import align_faces, enlargement
 from app.faces.clock import StageClock
 from app.faces.detect import Detector
 from app.faces.embed import Recogniser
-from app.faces.liveness import LivenessCheck, LivenessNetwork
+from app.faces.liveness import LivenessCheck
 from app.faces.orientation import Look, OrientationLimits, OrientationSearch
 from app.faces.quality import NetworkScores, assess_faces
 from app.faces.quality_network import QualityNetwork
 from app.faces.rotation import inverse, turned_detections, turned_image, turned_size
 from app.imaging import ImageLimits, PhotoDecoder
 from app.inference.batching import BatchedModel
-from app.inference.cuda import CudaOptions
-from app.inference.pack_spec import ModelPack
-from app.inference.policy import CPU_POLICY, POLICIES, SchedulePolicy
-from app.inference.session import DEFAULT_OPTIONS, Network, OnnxModel
-from app.settings import Device
-from app.telemetry.logs import log
+from app.inference.policy import CPU_POLICY, SchedulePolicy
 from app.types import (
     AnalysedImage,
     CooperativeTask,
@@ -305,60 +297,3 @@ def _in_the_photo(look: Look, decoded: DecodedImage) -> Detections:
 def _largest_first(found: Detections, limit: int) -> Detections:
     areas = np.prod(found.boxes[:, 2:] - found.boxes[:, :2], axis=1)
     return found.take(np.argsort(-areas, kind="stable")[:limit])
-
-
-def build_pipeline(
-    pack: ModelPack,
-    device: Device,
-    limits: ImageLimits,
-    options: CudaOptions = DEFAULT_OPTIONS,
-    orientation: OrientationLimits | None = None,
-) -> FacePipeline:
-    """Load a pack's networks and let them run as their provider's policy says; with `orientation`
-    photos whose first look is doubtful are looked at turned, too.
-
-    Raises PackError or DeviceError.
-    """
-    networks = {
-        "detector": _load("detector", pack.detector_path, device, options),
-        "recogniser": _load("recogniser", pack.recogniser_path, device, options),
-    }
-    policy = POLICIES[networks["recogniser"].provider]
-    # Photos run side by side: OpenCV's own threads would only get in one another's way.
-    cv2.setNumThreads(1)
-    batched = {
-        name: BatchedModel(network, policy.batch_sizes, policy.batch_wait_s)
-        for name, network in networks.items()
-        if policy.batch_sizes and network.dynamic_batch
-    }
-    running: dict[str, Network] = {**networks, **batched}
-    return FacePipeline(
-        Detector(running["detector"], pack.detector, whole_canvas=policy.whole_canvas),
-        Recogniser(running["recogniser"], pack.recogniser),
-        limits,
-        policy,
-        batched=batched,
-        auxiliary=_auxiliary(pack, device),
-        orientation=orientation,
-    )
-
-
-def _load(
-    name: str, path: Path, device: Device, options: CudaOptions = DEFAULT_OPTIONS
-) -> OnnxModel:
-    network = OnnxModel(path, device, options)
-    log(logging.INFO, "network loaded", network=name, runs_on=network.provider)
-    return network
-
-
-def _auxiliary(pack: ModelPack, device: Device) -> AuxiliaryNetworks:
-    """Without options: these run batches of any size, and each size would be recorded or built
-    again."""
-    live = [
-        LivenessNetwork(_load("liveness", pack.path(spec), device), spec) for spec in pack.liveness
-    ]
-    quality = None
-    if pack.quality is not None:
-        network = _load("quality", pack.path(pack.quality), device)
-        quality = QualityNetwork(network, pack.quality, pack.recogniser.input_size)
-    return AuxiliaryNetworks(LivenessCheck(live) if live else None, quality)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from app.decision.calibration import pack_orientation
-from app.faces.pipeline import FacePipeline, build_pipeline
+from app.faces.loading import build_pipeline
+from app.faces.pipeline import FacePipeline
 from app.imaging import ImageLimits
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from app.api.places import Kind, kind_of
+from app.api.transfers import Kind, kind_of
 from app.services import Services
 from tests.api.conftest import Gallery
 

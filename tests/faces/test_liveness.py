@@ -10,7 +10,8 @@ import pytest
 
 from app.errors import LivenessUnavailable, PackError
 from app.faces.liveness import LivenessCheck, LivenessNetwork, softmax, surroundings
-from app.faces.pipeline import FacePipeline, build_pipeline
+from app.faces.loading import build_pipeline
+from app.faces.pipeline import FacePipeline
 from app.imaging import ImageLimits
 from app.inference.pack_spec import LivenessSpec, ModelPack
 from app.inference.session import OnnxModel

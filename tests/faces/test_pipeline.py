@@ -14,7 +14,8 @@ from app.faces.align import align_faces
 from app.faces.clock import StageClock
 from app.faces.detect import Detector
 from app.faces.embed import Recogniser
-from app.faces.pipeline import FacePipeline, build_pipeline, run_to_completion
+from app.faces.loading import build_pipeline
+from app.faces.pipeline import FacePipeline, run_to_completion
 from app.imaging import ImageLimits, PhotoDecoder, decode_at_least
 from app.inference.pack_spec import ModelPack
 from app.inference.policy import CUDA_POLICY
@@ -288,7 +289,7 @@ def test_the_policy_of_a_gpu_gives_the_same_faces(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Batches across photos and one canvas for all, on CPU sessions as the stand-in."""
-    monkeypatch.setattr("app.faces.pipeline.POLICIES", {"CPUExecutionProvider": CUDA_POLICY})
+    monkeypatch.setattr("app.faces.loading.POLICIES", {"CPUExecutionProvider": CUDA_POLICY})
     batched = build_pipeline(pack, Device.CPU, ImageLimits())
     with ThreadPoolExecutor(8) as threads:
         photos = [group_photo, astronaut] * 4

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from app.errors import PackError
-from app.faces.pipeline import build_pipeline
+from app.faces.loading import build_pipeline
 from app.faces.quality_network import QualityNetwork
 from app.imaging import ImageLimits
 from app.inference.pack_spec import ModelPack, QualitySpec

@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 
 from app.errors import DeviceError, PackError
-from app.faces.pipeline import build_pipeline
+from app.faces.loading import build_pipeline
 from app.imaging import ImageLimits
 from app.inference.bound import BoundSession
 from app.inference.cuda import (

@@ -13,9 +13,9 @@ from app.api.context import CallContext, Context
 from app.api.examples import TIME, Example
 from app.api.fields import CallFields, Collection, CollectionName, Metadata
 from app.api.json_routes import JsonRoute
-from app.api.pages import Cursor, Limit, cursor_to_key, next_cursor, within_bytes
+from app.api.pages import Cursor, Limit, Listed, cursor_to_key, next_cursor, within_bytes
 from app.api.problems import ANY_BODY, ANY_WRITE, IN_COLLECTION, problems
-from app.api.responses import Answer, DeletionReceipt, Listed, StoredProblem
+from app.api.responses import Answer, DeletionReceipt, StoredProblem
 from app.decision.calibrations import policy_of
 from app.decision.thresholds import CollectionPolicy
 from app.errors import (

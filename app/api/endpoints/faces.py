@@ -13,9 +13,9 @@ from app.api.context import CallContext, Context
 from app.api.examples import TIME, Example, example_of
 from app.api.fields import Collection
 from app.api.json_routes import JsonRoute
-from app.api.pages import Cursor, Limit, cursor_to_key, next_cursor
+from app.api.pages import Cursor, Limit, Listed, cursor_to_key, next_cursor
 from app.api.problems import ANY_WRITE, IN_COLLECTION, problems
-from app.api.responses import Answer, DeletionReceipt, Listed, StoredProblem
+from app.api.responses import Answer, DeletionReceipt, StoredProblem
 from app.errors import FaceNotFound, InvalidCursor, PersonNotFound
 from app.store.metadata import problem_of
 from app.store.records import FaceRecord, Page

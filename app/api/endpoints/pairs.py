@@ -12,9 +12,9 @@ from app.api.context import Context
 from app.api.examples import TIME, Example
 from app.api.fields import Collection
 from app.api.json_routes import JsonRoute
-from app.api.pages import Cursor, Limit, cursor_to_key, next_cursor
+from app.api.pages import Cursor, Limit, Listed, cursor_to_key, next_cursor
 from app.api.problems import ANY_WRITE, IN_COLLECTION, problems
-from app.api.responses import Answer, Erased, Listed
+from app.api.responses import Answer, Erased
 from app.errors import InvalidCursor, PairNotFound, PersonNotFound
 from app.store.records import DeclaredPair
 

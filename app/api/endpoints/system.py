@@ -9,8 +9,8 @@ from app.access.keys import Scope
 from app.api.access import needs
 from app.api.context import Context
 from app.api.examples import Example, with_example
-from app.api.places import Places
 from app.api.problems import problems
+from app.api.transfers import TransfersByKind
 from app.errors import Forbidden, LikenessError, NotReady, StoreUnavailable, Unauthenticated
 from app.store.records import Erasure
 from app.telemetry.metrics import CONTENT_TYPE
@@ -108,10 +108,10 @@ class Exposition(Response):
 async def metrics(request: Request, context: Context) -> Exposition:
     """Read all metrics in the text format of Prometheus."""
     services = context.services
-    places: Places = request.app.state.places
-    receiving = len(places.receiving) + len(places.deletions)
+    transfers: TransfersByKind = request.app.state.transfers
+    receiving = len(transfers.receiving) + len(transfers.deletions)
     services.metrics.pending.set(services.scheduler.pending + receiving)
-    for one in places.all():
+    for one in transfers.all():
         services.metrics.transfers.labels(one.name).set(len(one))
     services.metrics.set_loop_lag()
     services.metrics.waiting.set(services.scheduler.waiting)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from app.decision.policy import FaceSelection
 from app.errors import LikenessError
-from app.faces.pipeline import build_pipeline
+from app.faces.loading import build_pipeline
 from app.imaging import ImageLimits
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack

@@ -13,7 +13,7 @@ import tomli_w
 
 from app.decision.calibration import pack_calibration
 from app.errors import PackError
-from app.faces.pipeline import build_pipeline
+from app.faces.loading import build_pipeline
 from app.imaging import ImageLimits
 from app.index.port import PRECISION
 from app.inference.pack_spec import ModelPack

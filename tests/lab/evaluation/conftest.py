@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from app.faces.pipeline import FacePipeline, build_pipeline
+from app.faces.loading import build_pipeline
+from app.faces.pipeline import FacePipeline
 from app.imaging import ImageLimits
 from app.inference.packs import load_pack
 from app.settings import Device

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from app.errors import PackError
-from app.faces.pipeline import build_pipeline
+from app.faces.loading import build_pipeline
 from app.imaging import ImageLimits
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import digest, load_pack
