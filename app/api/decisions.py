@@ -10,7 +10,7 @@ from app.decision.calibration import Calibration
 from app.decision.rates import Rate
 from app.decision.thresholds import ThresholdDecision, ThresholdRequest, ThresholdSource
 from app.decision.verdicts import Doubt
-from app.gallery.gallery import Candidate
+from app.gallery.candidates import Candidate
 from app.index.port import GallerySize
 
 Threshold = Annotated[

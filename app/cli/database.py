@@ -1,7 +1,6 @@
 """The database that the settings name: whether there is one, and whether the pack matches it."""
 
 from app.errors import DatabaseError
-from app.gallery.gallery import every_collection
 from app.services import Services
 from app.settings import Settings
 from app.store.backends import missing_file
@@ -35,7 +34,7 @@ def unmatched_pack(services: Services) -> str | None:
     """A warning where faces are stored, but none of them in the embedding space of the pack."""
     store, pack = services.gallery.store, services.pack
     other = None
-    for record in every_collection(store.collections):
+    for record in store.collections.every():
         ours = record.embedding_space == pack.embedding_space
         # A revision of 0 has never had faces: of many collections few need to be counted.
         if (

@@ -19,7 +19,7 @@ from app.decision.fitting import MIN_PERSONS
 from app.encryption.ring import KeyRing
 from app.faces.pipeline import FacePipeline
 from app.gallery.audit import Copy
-from app.gallery.gallery import DEFAULT_COLLECTION, Gallery, every_collection
+from app.gallery.gallery import DEFAULT_COLLECTION, Gallery
 from app.index.gpu import cuda_flat
 from app.index.port import PRECISION, GallerySize
 from app.inference.pack_spec import ModelPack
@@ -116,7 +116,7 @@ def _reports_its_use() -> bool:
 def _ours(services: Services) -> list[str]:
     """Collections that this pack can compare."""
     space = services.pack.embedding_space
-    every = every_collection(services.gallery.store.collections)
+    every = services.gallery.store.collections.every()
     return [one.name for one in every if one.embedding_space == space]
 
 

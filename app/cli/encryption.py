@@ -10,7 +10,6 @@ from app.cli.console import clear_errors, err, out, read_settings
 from app.cli.database import require_database
 from app.encryption.keys import new_key_line
 from app.encryption.ring import KeyRing
-from app.gallery.gallery import every_collection
 from app.store.backends import create_engine
 from app.store.records import SealingState
 from app.store.schema import migrate
@@ -47,7 +46,7 @@ def rotate() -> None:
     persons' keys are wrapped again. The service may run meanwhile; run it again if it was ended."""
     with clear_errors(), _opened() as store:
         persons = 0
-        for collection in list(every_collection(store.collections)):
+        for collection in list(store.collections.every()):
             with err.status(f"{collection.name}: sealing"):
                 while done := store.encryption.reseal(collection.name):
                     persons += done

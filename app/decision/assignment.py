@@ -6,7 +6,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from app.decision.policy import is_match
-from app.gallery.gallery import Candidate
+from app.gallery.candidates import Candidate
 
 
 def assign_persons(rows: Sequence[Sequence[Candidate]], threshold: float) -> list[Candidate | None]:

@@ -14,7 +14,8 @@ from app.decision.calibration import Calibration, Curve
 from app.decision.policy import Status
 from app.decision.verdicts import Doubt, Verdict
 from app.errors import PersonNotFound
-from app.gallery.gallery import Candidate, Gallery
+from app.gallery.candidates import Candidate
+from app.gallery.gallery import Gallery
 from app.store.records import CollectionRecord
 from app.store.sql.pairs import PairStore
 from app.types import FloatArray

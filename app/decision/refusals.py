@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from app.decision.limits import DEGRADED, Limits
 from app.decision.policy import Status
 from app.decision.verdicts import Verdict
-from app.gallery.gallery import Candidate, Comparison, Gallery
+from app.gallery.candidates import Candidate, Comparison
+from app.gallery.gallery import Gallery
 from app.store.records import FaceRecord
 from app.types import Face, Quality
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from app.decision.assignment import assign_persons
 from app.decision.gates import QualityGate, gate_failures
 from app.decision.policy import Status, is_match
-from app.gallery.gallery import Candidate
+from app.gallery.candidates import Candidate
 from app.types import Face
 
 

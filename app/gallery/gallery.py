@@ -1,8 +1,7 @@
 """The gallery: the one object that keeps the truth and its derived indexes in step."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,13 +12,13 @@ from app.errors import (
     PersonNotFound,
 )
 from app.gallery.audit import Audit, audit
+from app.gallery.candidates import Comparison, SearchResult, candidates_of
 from app.gallery.indexes import Indexes
 from app.gallery.replicas import OpenIndexes
 from app.index.comparator import COSINE, Comparator
 from app.index.effective import Floats, effective_templates
 from app.index.port import (
     GallerySize,
-    Hit,
     Ids,
     NearestImpostors,
     PersonSearch,
@@ -38,49 +37,14 @@ from app.store.records import (
     PersonTemplate,
     StoredTemplate,
 )
-from app.store.sql.collections import CollectionStore
 from app.store.store import Store
 from app.types import FloatArray, JsonObject
 
 DEFAULT_COLLECTION = "default"
-COLLECTIONS_AT_ONCE = 100
 TEMPLATES_AT_ONCE = 8_192
 FACES_AT_ONCE = 500
 # Of the length of a unit vector that was rounded to float32.
 UNIT_TOLERANCE = 1e-6
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One person who may be the probe: the nearest stored face and how near it is.
-
-    `margin` is the lead over the next person's similarity; None for the last of the gallery.
-    """
-
-    face: FaceRecord
-    similarity: float
-    margin: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """A probe against one claimed person: the nearest stored face, how much was compared, and how
-    degraded that face looks (None where the comparator does not tell)."""
-
-    face: FaceRecord
-    similarity: float
-    compared: GallerySize
-    degradation: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SearchResult:
-    """For each probe its nearest people, best first, how much was searched, and how alike those
-    people are (see `app.index.likeness`; None where it is not known)."""
-
-    rows: list[list[Candidate]]
-    searched: GallerySize
-    likeness: float | None = None
 
 
 class Gallery:
@@ -187,7 +151,7 @@ class Gallery:
             faces = self.store.templates.by_key([hit.template_key for row in rows for hit in row])
             searched = index.extent(allowed)
             likeness = self._likeness(index, allowed)
-        candidates = [self._candidates(row, faces, top_k) for row in rows]
+        candidates = [candidates_of(row, faces, top_k) for row in rows]
         return SearchResult(candidates, searched, likeness)
 
     def _likeness(self, index: PersonSearch, allowed: Ids | None = None) -> float | None:
@@ -195,20 +159,6 @@ class Gallery:
         if self.comparator.direction is None:
             return None
         return index.likeness(self.comparator, allowed)
-
-    def _candidates(
-        self, hits: list[Hit], faces: Mapping[int, FaceRecord], top_k: int
-    ) -> list[Candidate]:
-        known = [hit for hit in hits if hit.template_key in faces]
-        following: list[Hit | None] = [*known[1:], None]
-        return [
-            Candidate(
-                faces[hit.template_key],
-                hit.similarity,
-                None if after is None else hit.similarity - after.similarity,
-            )
-            for hit, after in zip(known, following, strict=False)
-        ][:top_k]
 
     def size(self, collection: str) -> GallerySize:
         """How many people with templates a search of the collection would look at."""
@@ -396,14 +346,3 @@ class Gallery:
         self._indexes.close()
         self._engine.close()
         self.store.close()
-
-
-def every_collection(collections: CollectionStore) -> Iterator[CollectionRecord]:
-    """All collections, page by page."""
-    after: str | None = None
-    while True:
-        page = collections.page(after, COLLECTIONS_AT_ONCE)
-        yield from page.items
-        if not page.more:
-            return
-        after = page.items[-1].name

@@ -7,7 +7,7 @@ import numpy as np
 
 from app.decision.calibrations import policy_of
 from app.decision.thresholds import ThresholdRequest, identification_threshold
-from app.gallery.gallery import Candidate, SearchResult
+from app.gallery.candidates import Candidate, SearchResult
 from app.importing.options import ImportOptions, OnConflict
 from app.importing.outcomes import RowOutcome, RowResult
 from app.importing.source_rows import Row

@@ -11,7 +11,7 @@ from app.decision.pairs import PairRules
 from app.decision.thresholds import ThresholdDecision, ThresholdRequest, identification_threshold
 from app.decision.verdicts import Verdict, decide
 from app.errors import InvalidRequest
-from app.gallery.gallery import Candidate
+from app.gallery.candidates import Candidate
 from app.index.port import GallerySize
 from app.recognition.analysis import (
     FoundFace,

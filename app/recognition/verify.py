@@ -15,7 +15,7 @@ from app.decision.thresholds import (
 )
 from app.decision.verdicts import Doubt
 from app.errors import LikenessError, NoFace
-from app.gallery.gallery import Candidate, Comparison
+from app.gallery.candidates import Candidate, Comparison
 from app.index.port import GallerySize
 from app.recognition.analysis import PhotoOutcome, analyse_images, embedding_of
 from app.recognition.refusals import refusals_of

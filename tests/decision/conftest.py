@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from app.decision.comparisons import LabelledEmbeddings
-from app.gallery.gallery import Candidate
+from app.gallery.candidates import Candidate
 from app.store.records import FaceRecord
 from app.types import Face, Quality
 

@@ -11,7 +11,8 @@ from app.decision.limits import NO_LIMITS, Limits
 from app.decision.policy import Status
 from app.decision.refusals import OUTSIDE_CALIBRATION, Refusals
 from app.decision.verdicts import Verdict
-from app.gallery.gallery import Candidate, Gallery
+from app.gallery.candidates import Candidate
+from app.gallery.gallery import Gallery
 from app.index.comparator import Comparator
 from app.index.factory import IndexFactory
 from app.store.backends import create_engine

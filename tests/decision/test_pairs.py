@@ -19,7 +19,8 @@ from app.decision.pairs import (
 )
 from app.decision.policy import Status
 from app.decision.verdicts import Verdict
-from app.gallery.gallery import Candidate, Gallery
+from app.gallery.candidates import Candidate
+from app.gallery.gallery import Gallery
 from app.store.records import NewTemplate
 from app.types import FloatArray
 from tests.gallery.conftest import DIMENSION, open_gallery

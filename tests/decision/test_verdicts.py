@@ -9,7 +9,7 @@ from app.decision.assignment import assign_persons
 from app.decision.gates import OPEN_GATE, QualityGate
 from app.decision.policy import Status, is_match
 from app.decision.verdicts import Verdict, decide
-from app.gallery.gallery import Candidate
+from app.gallery.candidates import Candidate
 from tests.decision.conftest import candidate, face
 
 Row = list[Candidate]

@@ -1,5 +1,6 @@
 """Collections, and which of them have changed."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from sqlalchemy import delete, func, insert, select, update
@@ -21,6 +22,8 @@ from app.store.sql.lookups import (
 )
 from app.store.sql.tables import collections, persons, templates
 from app.types import JsonObject
+
+PAGE = 100
 
 
 class CollectionStore:
@@ -56,6 +59,16 @@ class CollectionStore:
                 # Only the insert itself can know: another process may be just as far.
                 raise CollectionExists(f"The collection '{name}' exists already.") from error
             return get_collection(connection, name)
+
+    def every(self) -> Iterator[CollectionRecord]:
+        """All collections, page by page."""
+        after: str | None = None
+        while True:
+            page = self.page(after, PAGE)
+            yield from page.items
+            if not page.more:
+                return
+            after = page.items[-1].name
 
     def get(self, name: str) -> CollectionRecord:
         """One collection by name."""

@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 from app.encryption.keys import parse_keys
 from app.encryption.ring import KeyRing
 from app.gallery.audit import Audit
-from app.gallery.gallery import Gallery, every_collection
+from app.gallery.gallery import Gallery
 from app.index.certified.index import IndexShape
 from app.index.factory import IndexFactory
 from app.store.backends import create_engine
@@ -91,7 +91,7 @@ class Host:
             replica.save()
 
     def audit(self) -> list[Audit]:
-        names = [record.name for record in every_collection(self.gallery.store.collections)]
+        names = [record.name for record in self.gallery.store.collections.every()]
         return [self.gallery.audit(name) for name in names]
 
     def erased(self) -> bool:
