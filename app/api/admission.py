@@ -39,7 +39,7 @@ PIECE = 64 * 1024
 
 
 class Admission:
-    """Pure ASGI: admits requests to `/v1`, ends those that nobody waits for."""
+    """Pure ASGI: admits requests to `/v1`, and ends those whose client has disconnected."""
 
     def __init__(self, app: ASGIApp, services: Services, transfers: TransfersByKind) -> None:
         self._app = app

@@ -39,7 +39,8 @@ class QualityInfo(BaseModel):
         Field(description="Chance that the face is live, 0 to 1; null where it was not requested."),
     ] = None
     quality_score: Annotated[
-        float | None, Field(description="Of the pack's quality network; null where it has none.")
+        float | None,
+        Field(description="Answer of the pack's quality network; null if it has none."),
     ] = None
 
     @classmethod
@@ -88,7 +89,11 @@ class FaceInfo(BaseModel):
     ]
     box_normalised: Annotated[
         list[float],
-        Field(min_length=4, max_length=4, description="The box in shares of the image"),
+        Field(
+            min_length=4,
+            max_length=4,
+            description="The box as fractions of the image's width and height.",
+        ),
         Example([0.404, 0.075, 0.68, 0.382]),
     ]
     landmarks: Annotated[
@@ -101,8 +106,8 @@ class FaceInfo(BaseModel):
     rotation: Annotated[
         Literal[0, 90, 180, 270],
         Field(
-            description="Degrees clockwise by which the image was turned to be upright, where its "
-            "EXIF data does not say; box and landmarks are of the image before."
+            description="By how many degrees clockwise the image was turned to be upright, if its "
+            "EXIF data does not say; box and landmarks are of the image before that."
         ),
         Example(0),
     ]

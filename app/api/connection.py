@@ -69,7 +69,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._table.remove(self)
-        # Uvicorn tells the last request alone, and those before it would write on.
+        # Uvicorn informs only the last request; those before it would continue to write.
         for cycle in (self._running, *(waiting for waiting, _ in self.pipeline)):
             if cycle is not None and not cycle.response_complete:
                 cycle.disconnected = True

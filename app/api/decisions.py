@@ -15,14 +15,19 @@ from app.index.port import GallerySize
 
 Threshold = Annotated[
     float,
-    Field(ge=-1, le=1, description="Similarity from which two faces are one person."),
+    Field(
+        ge=-1,
+        le=1,
+        description="Lowest similarity at which two faces are decided to be one person.",
+    ),
 ]
 TargetFpir = Annotated[
     float,
     Field(
         gt=0,
         le=0.5,
-        description="Share of searches for strangers that may find someone, at the gallery's size.",
+        description="Share of searches for people who are not enrolled that may find someone, "
+        "at the gallery's size.",
     ),
 ]
 TargetFmr = Annotated[
@@ -43,7 +48,7 @@ class ThresholdFields(CallFields):
     def _at_most_one(self) -> Self:
         given = [self.threshold, self.target_fpir, self.target_fmr]
         if sum(value is not None for value in given) > 1:
-            raise ValueError("give one of threshold, target_fpir and target_fmr")
+            raise ValueError("give only one of threshold, target_fpir and target_fmr")
         return self
 
     def threshold_request(self) -> ThresholdRequest:
@@ -54,15 +59,16 @@ class ThresholdFields(CallFields):
 Fmr = Annotated[
     float | None,
     Field(
-        description="Share of comparisons of different people that reach this similarity; null "
-        "where nothing is calibrated, or so high that only the interval's upper end is known."
+        description="Share of comparisons of different people that reach this similarity. Null "
+        "without a calibration, and if the similarity is so high that only the interval's upper "
+        "end is known."
     ),
 ]
 FmrInterval = Annotated[
     list[float] | None, Field(description="95 % interval of fmr.", min_length=2, max_length=2)
 ]
 FmrExtrapolated = Annotated[
-    bool, Field(description="Beyond the comparisons counted, from a fitted tail.")
+    bool, Field(description="Whether it lies beyond the comparisons that were counted.")
 ]
 
 
@@ -109,7 +115,7 @@ class Doubtful(BaseModel):
         Field(
             default_factory=list,
             description="When ambiguous: the persons, declared to be different, between whom it is "
-            "not decided, the most similar first. Else empty.",
+            "not decided, the most similar first. Otherwise empty.",
         ),
         Example([]),
     ]
@@ -147,7 +153,7 @@ class Decided(BaseModel):
         ThresholdSource,
         Field(
             description="Where the threshold comes from: this request, the collection's policy, "
-            "the default policy, or the pack's constant where nothing is calibrated."
+            "the default policy, or the model pack's constant if nothing is calibrated."
         ),
         Example("default"),
     ]

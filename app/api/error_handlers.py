@@ -48,7 +48,7 @@ def problem_members(error: LikenessError) -> dict[str, Any]:
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Answer each foreseen failure as a problem document; `RequestContext` has the rest."""
+    """Answer expected errors as problem documents; `RequestContext` answers all others."""
     app.add_exception_handler(LikenessError, _likeness_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
@@ -115,7 +115,7 @@ def _methods(request: Request) -> list[str]:
 
 
 def unexpected_error(error: Exception, metrics: Metrics) -> JSONResponse:
-    """Answer for a failure nobody foresaw: the log gets everything, the client an id."""
+    """The answer to an unexpected error: the log gets the details, the client an id."""
     metrics.observe_problem("internal_error")
     log(logging.ERROR, "unexpected error", error)
     return problem(

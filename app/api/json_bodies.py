@@ -56,7 +56,7 @@ def parse_with_long_texts(body: Raw | str) -> tuple[Any, "LongTexts"]:
     except ValueError as error:
         raise ValueError("The body is not valid JSON.") from error
     if _depth_at_most(rest) > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
-        raise ValueError(f"The JSON is nested more than {MAX_DEPTH} deep; send it flatter.")
+        raise ValueError(f"The JSON is nested more than {MAX_DEPTH} deep; nest it less.")
     return value, LongTexts(texts)
 
 

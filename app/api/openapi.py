@@ -128,7 +128,7 @@ def _object(properties: Mapping[str, Any], required: Sequence[str]) -> dict[str,
 
 
 def _inline(value: Any, schema: Mapping[str, Any]) -> Any:
-    """Put local definitions (enumerations) in the place of their references."""
+    """Replace references to local definitions (enumerations) by the definitions."""
     if isinstance(value, dict):
         if "$ref" in value:
             name = value["$ref"].rpartition("/")[2]

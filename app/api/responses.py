@@ -40,7 +40,7 @@ StoredProblem = Annotated[
 Erased = Annotated[
     Erasure,
     Field(
-        description="`done`: the deleted bytes are gone from every file of the service. "
+        description="`done`: the deleted bytes are erased from every file of the service. "
         "`pending`: some are left, because another process reads an older state of the "
         "database or owns the index's snapshot, or because reports of imports may name the "
         "person; the service erases them as soon as it can, also after a restart. "

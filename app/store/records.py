@@ -177,7 +177,7 @@ class AlternateEmbeddingState:
 
 
 class Erasure(StrEnum):
-    """Whether deleted bytes are gone from every file of the service."""
+    """Whether deleted bytes are erased from every file of the service."""
 
     DONE = "done"
     PENDING = "pending"

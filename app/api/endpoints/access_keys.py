@@ -40,7 +40,7 @@ def _in_future(value: datetime) -> datetime:
 
 
 class LimitFields(BaseModel):
-    """The limits of a key; null: no limit. The keys of one name share them."""
+    """The limits of a key; null: no limit. All keys of one name share them."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -48,17 +48,17 @@ class LimitFields(BaseModel):
     )
     requests_per_second: Annotated[
         float | None,
-        Field(gt=0, le=MAX_RATE, allow_inf_nan=False, description="In the mean."),
+        Field(gt=0, le=MAX_RATE, allow_inf_nan=False, description="On average."),
     ] = None
     photos_per_second: Annotated[
         float | None,
-        Field(gt=0, le=MAX_RATE, allow_inf_nan=False, description="In the mean."),
+        Field(gt=0, le=MAX_RATE, allow_inf_nan=False, description="On average."),
     ] = None
     concurrent_requests: Annotated[
-        int | None, Field(ge=1, le=MAX_COUNT, description="Requests at a time.")
+        int | None, Field(ge=1, le=MAX_COUNT, description="Requests that are processed at a time.")
     ] = None
     photos_per_day: Annotated[
-        int | None, Field(ge=1, le=MAX_COUNT, description="In a day of UTC.")
+        int | None, Field(ge=1, le=MAX_COUNT, description="From midnight to midnight, UTC.")
     ] = None
 
     def limits(self) -> KeyLimits:
@@ -83,7 +83,7 @@ class NewKeyFields(BaseModel):
     ] = None
     expires_at: Annotated[AwareDatetime, AfterValidator(_in_future)] | None = None
     limits: Annotated[
-        LimitFields, Field(default_factory=LimitFields, description="How much it may be used.")
+        LimitFields, Field(default_factory=LimitFields, description="Limits of its use.")
     ]
 
     @model_validator(mode="after")
@@ -117,9 +117,9 @@ class KeyInfo(BaseModel):
     created_at: Annotated[datetime, Example(TIME)]
     expires_at: Annotated[datetime | None, Example(None)] = None
     revoked_at: Annotated[datetime | None, Example(None)] = None
-    last_used_at: Annotated[datetime | None, Field(description="To the hour."), Example(TIME)] = (
-        None
-    )
+    last_used_at: Annotated[
+        datetime | None, Field(description="Accurate to the hour."), Example(TIME)
+    ] = None
     limits: Annotated[LimitFields, Example({"photos_per_second": 5, "photos_per_day": 100_000})]
 
     @classmethod
@@ -139,7 +139,7 @@ class KeyInfo(BaseModel):
 
 
 class KeyList(Answer):
-    """Every key, also those that were revoked or have expired."""
+    """All keys, including those that were revoked or have expired."""
 
     items: list[KeyInfo]
 
@@ -200,7 +200,7 @@ async def rotate_key(
 ) -> KeyWithToken:
     """Create a key like another one, whose token stays usable for some time.
 
-    If the old key was to expire, the new one lasts as long from now.
+    If the old key has an expiry, the new key gets the same lifetime, counted from now.
     """
     overlap = timedelta(hours=body.overlap_hours)
     made, token = await context.write(context.services.access_keys.rotate, key, overlap)
@@ -213,7 +213,8 @@ async def rotate_key(
 async def limit_key(context: Context, key: Key, body: LimitFields) -> LimitedKeys:
     """Replace the limits of the key of an id, or of all keys of a name.
 
-    A limit that is missing or null is taken away. Every process applies them within two seconds.
+    A limit that is missing or null is removed. Every process applies the new limits within two
+    seconds.
     """
     limited = await context.write(context.services.access_keys.limit, key, body.limits())
     return LimitedKeys(limited=[KeyInfo.of(one) for one in limited], **context.envelope())

@@ -33,9 +33,7 @@ RETRY_AFTER_S = 5
 class CalibrationSource(BaseModel):
     """The faces it was counted on."""
 
-    kind: Annotated[
-        str, Field(description="photos, or the collection itself."), Example("collection")
-    ]
+    kind: Annotated[str, Field(description="`photos` or `collection`."), Example("collection")]
     name: Annotated[str, Example("default")]
     persons: Annotated[int, Example(812)]
     faces: Annotated[int, Example(1904)]
@@ -90,7 +88,9 @@ class DomainInfo(BaseModel):
     """How decisions follow degraded faces and galleries of people who are alike."""
 
     weight: Annotated[
-        float, Field(description="Of what both faces share with degraded ones."), Example(1.5)
+        float,
+        Field(description="Weight, in the score, of what both faces share with degraded ones."),
+        Example(1.5),
     ]
     likeness: Annotated[
         float,
@@ -99,12 +99,14 @@ class DomainInfo(BaseModel):
     ]
     lift: Annotated[
         float,
-        Field(description="Thresholds rise by this times the excess in likeness."),
+        Field(description="A threshold rises by this factor times the excess in likeness."),
         Example(0.75),
     ]
-    small_lift: Annotated[float, Field(description="The same in small galleries."), Example(1.0)]
+    small_lift: Annotated[
+        float, Field(description="The same factor in small galleries."), Example(1.0)
+    ]
     small_gallery: Annotated[
-        int, Field(description="Fewer people make a small gallery."), Example(100)
+        int, Field(description="A gallery of fewer people is small."), Example(100)
     ]
     source: Annotated[
         str,
@@ -144,7 +146,7 @@ _FOR_SEARCHES = {**example_of(OperatingPointInfo), "target": 0.01, "threshold": 
 
 
 class CalibrationAnswer(Answer):
-    """The calibration behind a collection's decisions; all its members are null without one."""
+    """The calibration behind a collection's decisions; without one, its members are null."""
 
     calibration_id: Annotated[str | None, Example("cal-139201e23a15dd14")] = None
     calibration_source: Annotated[Literal["collection", "pack"] | None, Example("collection")] = (

@@ -1,4 +1,4 @@
-"""`/v1/detect` and `/v1/embed`: what is in a photo, compared with nobody."""
+"""`/v1/detect` and `/v1/embed`: the faces of photos, without a gallery."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any

@@ -123,7 +123,7 @@ class HygieneAnswer(Answer):
         float | None,
         Field(
             description="How many of the mislabels are expected to be faces of the right person "
-            "that resemble somebody else by chance; null without a calibration."
+            "that resemble another person by chance; null without a calibration."
         ),
         Example(1.2),
     ] = None
@@ -174,7 +174,7 @@ def _examine(
 
     def check_client(_done: int, _total: int) -> None:
         if client_left.is_set():
-            raise DeadlineExceeded("The client left.")
+            raise DeadlineExceeded("The client has disconnected.")
 
     try:
         return find_gallery_issues(

@@ -66,7 +66,8 @@ class IdentifiedFace(FaceInfo, Doubtful):
             "fails, or `outside_calibration` if this face and the nearest stored "
             "one both look so degraded (`degradation`) that their similarity proves "
             "nothing. When ambiguous: `margin_too_small`, or `nearer_to_other` if "
-            "the person who is left to choose is not the one it resembles most.",
+            "another of `between` is clearly more similar than the person whom the search "
+            "found, for example one whom the filter excludes.",
         ),
         Example([]),
     ]
@@ -99,8 +100,9 @@ class IdentifyAnswer(Answer, Decided):
     fpir: Annotated[
         float | None,
         Field(
-            description="Share of strangers who would be taken for someone here at this threshold; "
-            "null beyond the end of the calibration, where only the interval is known."
+            description="Share of searches for people who are not enrolled that find someone at "
+            "this threshold; null beyond the end of the calibration, where only the interval is "
+            "known."
         ),
         Example(0.01),
     ] = None

@@ -117,7 +117,7 @@ class ImportAnswer(Answer, ImportJob):
 
 
 class ImportList(Answer):
-    """The newest first."""
+    """The imports of a collection, the newest first."""
 
     model_config = with_example(items=[_IMPORT])
     items: list[ImportJob]
@@ -146,8 +146,8 @@ async def create_import(
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind not in KINDS:
         raise UnsupportedMediaType(
-            f"Send the archive itself as the body, as curl --data-binary @FILE does, and name in "
-            f"Content-Type which it is: {', '.join(KINDS)}; not {kind or 'nothing'}."
+            f"The body's content type is '{kind or 'missing'}'; send the archive itself as the "
+            f"body (with curl: --data-binary @FILE), with one of {', '.join(KINDS)}."
         )
     upload = await asyncio.to_thread(jobs.new_upload, KINDS[kind])
     try:
@@ -211,7 +211,7 @@ async def _events(jobs: ImportJobs, collection: str, import_id: str) -> AsyncIte
     while True:
         try:
             job = await asyncio.to_thread(jobs.get, collection, import_id)
-        except ImportNotFound:  # forgotten meanwhile
+        except ImportNotFound:  # deleted meanwhile
             return
         sent, now = job.model_dump_json(), time.monotonic()
         if sent != last:

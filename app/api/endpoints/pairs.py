@@ -1,4 +1,4 @@
-"""`/v1/collections/{c}/persons/{p}/different-from`: persons who must never be confused."""
+"""`/v1/collections/{c}/persons/{p}/different-from`: persons declared to be different."""
 
 from datetime import datetime
 from typing import Annotated, Any, Self
@@ -60,8 +60,8 @@ async def declare_different(
 
     From then on identify and verify decide between the two only with a margin that is calculated
     for this pair; otherwise their answer is `ambiguous`. Hygiene does not list the pair again. The
-    declaration has no direction, and declaring a pair again changes nothing. It enrolls nobody. It
-    is kept until it is withdrawn, or until one of the two is deleted.
+    declaration has no direction, and declaring a pair again changes nothing. Nothing is enrolled.
+    It is kept until it is withdrawn, or until one of the two is deleted.
     """
     pair = await context.write(context.store.pairs.declare, collection, person_id, other_id)
     return PairAnswer.of(pair, person_id=pair.person_id, **context.envelope())

@@ -151,7 +151,7 @@ def _parsed(text: str | None) -> JsonObject | None:
 async def create_person(context: Context, collection: Collection, body: NewPerson) -> PersonAnswer:
     """Create a person without faces.
 
-    Enrolling a person who does not exist creates them too.
+    Enrolling a photo under an id that no person has creates the person, too.
     """
     record = await context.write(
         context.store.persons.create, collection, body.person_id, body.metadata
@@ -195,7 +195,7 @@ async def delete_persons(
 ) -> PersonsReceipt:
     """Delete several persons with all their faces, in one transaction.
 
-    Ids that no person has are listed in `not_found`; the other persons are deleted all the same.
+    Ids that no person has are listed in `not_found`; the other persons are deleted.
     """
     store, eraser = context.store, context.imports.eraser
 
