@@ -24,7 +24,7 @@ from app.imaging import ImageLimits, encode_crop
 from app.index.comparator import COSINE
 from app.index.factory import IndexFactory
 from app.index.gpu import GpuShards, cuda_flat
-from app.index.port import PRECISION
+from app.index.port import PRECISION, SearchEngine
 from app.inference.cores import usable_cores
 from app.inference.cuda import CudaOptions
 from app.inference.memory import usable_memory
@@ -152,18 +152,14 @@ def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services
     # Apart: its small writes say nothing about whether the next enrollment would be stored.
     access_database = Database(engine)
     access_keys = AccessKeyStore(access_database, pepper)
-    gpu = GpuShards(cuda_flat()) if settings.index_device == "cuda" else None
-    memory = settings.max_index_bytes or usable_memory() // 2
-    index_factory = IndexFactory(
-        workers, settings.data_dir / "index", ring, gpu=gpu, max_bytes=memory
-    )
+    search_engine = _search_engine(settings, workers, ring)
     dimension = pack.recogniser.dimension
     calibration = pack_calibration(
-        pack.folder, pack.embedding_space, index_factory.precision, dimension
+        pack.folder, pack.embedding_space, search_engine.precision, dimension
     )
     gallery = Gallery(
         store,
-        index_factory,
+        search_engine,
         pack.embedding_space,
         dimension,
         COSINE if calibration is None else calibration.comparator,
@@ -202,6 +198,13 @@ def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services
         access,
         UsageStore(access_database),
     )
+
+
+def _search_engine(settings: Settings, threads: int, ring: KeyRing | None) -> SearchEngine:
+    """The engine that the settings ask for. Raises DeviceError."""
+    gpu = GpuShards(cuda_flat()) if settings.index_device == "cuda" else None
+    memory = settings.max_index_bytes or usable_memory() // 2
+    return IndexFactory(threads, settings.data_dir / "index", ring, gpu=gpu, max_bytes=memory)
 
 
 def _maintenance(gallery: Gallery, store: Store, metrics: Metrics) -> MaintenanceThread:
