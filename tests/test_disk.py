@@ -10,7 +10,7 @@ import pytest
 
 from app.disk import files_in, private_file, private_folder, write_whole
 from app.index.certified.index import IndexShape
-from app.index.snapshots.folder import has_rows
+from app.index.certified.snapshots.folder import has_rows
 from app.services import build_services
 from app.settings import Settings
 from app.store.backends import create_engine

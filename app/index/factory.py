@@ -8,9 +8,9 @@ import faiss
 
 from app.encryption.ring import KeyRing
 from app.index.certified.index import CertifiedIndex, IndexShape
+from app.index.certified.snapshots.catalog import MemoryIndexes, Snapshots
 from app.index.gpu import GpuShards
 from app.index.port import PRECISION
-from app.index.snapshots.catalog import MemoryIndexes, Snapshots
 
 
 class IndexFactory:

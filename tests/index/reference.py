@@ -15,6 +15,7 @@ from threading import Lock
 import numpy as np
 
 from app.disk import private_folder, write_whole
+from app.index.certified.snapshots.ownership import Ownership
 from app.index.comparator import COSINE, Comparator
 from app.index.effective import Floats, effective_templates
 from app.index.likeness import (
@@ -35,7 +36,6 @@ from app.index.port import (
     SearchCounts,
     Templates,
 )
-from app.index.snapshots.ownership import Ownership
 from app.types import FloatArray
 
 KnownPosition = Callable[[Position], bool]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.index.snapshots.mapping import mapped
+from app.index.certified.snapshots.files import mapped
 from tests.descriptors import open_under
 
 

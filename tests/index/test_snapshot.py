@@ -15,12 +15,12 @@ from app.gallery import replica as replica_module
 from app.gallery.gallery import Gallery
 from app.index.certified.index import CertifiedIndex, IndexShape
 from app.index.certified.rows import living
+from app.index.certified.snapshots.files import SnapshotError
+from app.index.certified.snapshots.folder import Captured, SnapshotFolder
+from app.index.certified.snapshots.manifest import IndexIdentity
+from app.index.certified.snapshots.ownership import Ownership
 from app.index.factory import IndexFactory
 from app.index.port import Position
-from app.index.snapshots.files import SnapshotError
-from app.index.snapshots.folder import Captured, SnapshotFolder
-from app.index.snapshots.manifest import IndexIdentity
-from app.index.snapshots.ownership import Ownership
 from app.store.schema import migrate
 from app.store.store import Store
 from tests.gallery.conftest import open_engine, template

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from app.index.certified.person_set import PersonSet
+from app.index.certified.persons import PersonSet
 from app.index.certified.rows import Rows
 from app.index.effective import Floats, compared, effective_numbers
 from app.index.port import GallerySize, Ids

@@ -7,16 +7,14 @@ from functools import cache
 
 import numpy as np
 
-from app.index.certified.best import BestPersons
 from app.index.certified.bound import ErrorBound
 from app.index.certified.codes import Quantiser
 from app.index.certified.counts import PersonCounts
 from app.index.certified.impostors import ImpostorSearch
 from app.index.certified.likeness import SampleCache, likeness_among, sample_of
-from app.index.certified.person_set import PersonSet
+from app.index.certified.persons import BestPersons, PersonSet
 from app.index.certified.rows import Flags, Rows, Shard, living
-from app.index.certified.scanner import ShardScanner, ThreadScanner
-from app.index.certified.search import ProbeSearch
+from app.index.certified.search import ProbeSearch, ShardScanner, ThreadScanner
 from app.index.certified.write_buffer import FIRST_ROOM, State, WriteBuffer
 from app.index.comparator import COSINE, Comparator, Probe
 from app.index.effective import Floats

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from app.index.certified.person_set import PersonSet
+from app.index.certified.persons import PersonSet
 from app.index.certified.rows import Rows
 from app.index.comparator import Comparator
 from app.index.likeness import FILTERED_CHOICE, FILTERED_PERSONS, PERSONS, digests_of, likeness_of

@@ -1,14 +1,18 @@
 """The certified index behind the search port: in memory, with a snapshot on disk."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from app.index.certified.content import RowsContent
+from app.index.certified.counts import PersonCounts
 from app.index.certified.index import CertifiedIndex
-from app.index.certified.rows import living
+from app.index.certified.rows import Rows, living
+from app.index.certified.snapshots.files import SnapshotError
+from app.index.certified.snapshots.folder import Captured, SnapshotFolder
+from app.index.certified.snapshots.reading import Restored
 from app.index.comparator import COSINE, Comparator
 from app.index.effective import Floats
 from app.index.port import (
@@ -20,9 +24,6 @@ from app.index.port import (
     SearchCounts,
     Templates,
 )
-from app.index.snapshots.files import SnapshotError
-from app.index.snapshots.folder import Captured, SnapshotFolder
-from app.index.snapshots.reading import Restored
 from app.locks import new_lock
 from app.telemetry.logs import log
 from app.types import FloatArray
@@ -221,13 +222,13 @@ class PersistentIndex:
             return False
         return self._snapshot is None or not self._snapshot.may_lose_files
 
-    def content(self) -> RowsContent:
+    def content(self) -> "RowsContent":
         """What the index holds."""
         reached = self._reached
         assert reached.position is not None, "the index was loaded or built"
         return RowsContent(reached.index.parts(), reached.position)
 
-    def saved_content(self, is_known: Callable[[Position], bool]) -> RowsContent | None:
+    def saved_content(self, is_known: Callable[[Position], bool]) -> "RowsContent | None":
         """What the snapshot holds; None where `load` would not start from it."""
         if self._snapshot is None:
             return None
@@ -265,3 +266,44 @@ def _usable(
             "of changes does not hold: it is too old, or of another history")  # fmt: skip
         return None
     return restored
+
+
+ROWS_AT_ONCE = 8_192
+
+
+class RowsContent:
+    """`app.index.port.IndexContent` over several parts of rows."""
+
+    def __init__(self, parts: Sequence[Rows], position: Position) -> None:
+        self.position = position
+        self._parts = parts
+        living = [np.flatnonzero(part.alive) for part in parts]
+        keys = np.concatenate([part.keys[rows] for part, rows in zip(parts, living, strict=True)])
+        order = np.argsort(keys, kind="stable")
+        self.keys: Ids = keys[order]
+        self._rows = np.concatenate(living)[order]
+        self._part = np.repeat(np.arange(len(parts)), [len(rows) for rows in living])[order]
+
+    def templates(self, places: Ids) -> Templates:
+        """The templates at these places of `keys`."""
+        dimension = self._parts[0].dimension
+        persons: Ids = np.empty(len(places), np.int64)
+        vectors = np.empty((len(places), dimension), np.float32)
+        for number, part in enumerate(self._parts):
+            mine = self._part[places] == number
+            rows = self._rows[places[mine]]
+            persons[mine], vectors[mine] = part.persons[rows], part.vectors[rows]
+        return Templates(self.keys[places], persons, vectors)
+
+    def extent(self) -> GallerySize:
+        """How many people and templates there are, counted row by row."""
+        return PersonCounts.of(list(self._parts)).size
+
+    def unerased(self) -> int:
+        """The number of removed rows whose vector is still there."""
+        return sum(_unerased(part, np.flatnonzero(~part.alive)) for part in self._parts)
+
+
+def _unerased(rows: Rows, dead: NDArray[np.intp]) -> int:
+    starts = range(0, len(dead), ROWS_AT_ONCE)
+    return sum(int(rows.vectors[dead[s : s + ROWS_AT_ONCE]].any(axis=1).sum()) for s in starts)

@@ -8,8 +8,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from app.index.certified.best import BestPersons
 from app.index.certified.codes import CodedRows, Quantiser, RowNumbers
+from app.index.certified.persons import BestPersons
 from app.index.comparator import Probe
 from app.index.port import Ids, Templates
 from app.types import FloatArray

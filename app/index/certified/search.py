@@ -4,16 +4,17 @@ The scan's estimates say which rows could belong to the answer; only exact score
 never above the cosine, which the estimates are of. The best found so far set a floor, the floor and
 the error bound set the estimate that a row must have to matter, and the next scan looks no lower. A
 row that is never looked at is thereby known to be below the floor, so an answer equals that of an
-exhaustive search.
-"""
+exhaustive search."""
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
+from typing import Protocol
 
 import numpy as np
 
-from app.index.certified.best import BestPersons
 from app.index.certified.bound import ErrorBound
 from app.index.certified.codes import Quantiser, RowNumbers
+from app.index.certified.persons import BestPersons
 from app.index.certified.rows import Shard
 from app.index.comparator import Probe
 from app.index.port import SearchCounts
@@ -82,3 +83,44 @@ class ProbeSearch:
         """Offer the exact scores of some rows."""
         self._counts.scored += len(rows)
         shard.rows.score(self._probe, rows, self.best)
+
+
+class ShardScanner(Protocol):
+    """Searches shards. It may hold copies of them."""
+
+    def cover(self, shards: Sequence[Shard], searches: Sequence[ProbeSearch]) -> None:
+        """Leave no row of the shards unseen that could be in an answer."""
+        ...
+
+    def renew(self, shards: Sequence[Shard]) -> None:
+        """Free the copies of those shards that lost rows since."""
+        ...
+
+    def forget(self, shards: Sequence[Shard]) -> None:
+        """Free the copies of shards that are searched no more."""
+        ...
+
+
+class ThreadScanner:
+    """Scans the codes on threads: several probes at once, or several shards for one probe."""
+
+    def __init__(self, threads: Executor) -> None:
+        self._threads = threads
+
+    def cover(self, shards: Sequence[Shard], searches: Sequence[ProbeSearch]) -> None:
+        """Leave no row of the shards unseen that could be in an answer."""
+        if len(searches) == 1:
+            list(self._threads.map(searches[0].cover, shards))
+        else:
+            list(self._threads.map(lambda search: _cover_all(search, shards), searches))
+
+    def renew(self, shards: Sequence[Shard]) -> None:
+        """There are no copies."""
+
+    def forget(self, shards: Sequence[Shard]) -> None:
+        """There are no copies."""
+
+
+def _cover_all(search: ProbeSearch, shards: Sequence[Shard]) -> None:
+    for shard in shards:
+        search.cover(shard)

@@ -10,10 +10,10 @@ from app.disk import files_in
 from app.encryption.ring import KeyRing
 from app.index.certified.index import CertifiedIndex
 from app.index.certified.persistent import PersistentIndex
+from app.index.certified.snapshots.folder import SnapshotFolder, has_rows
+from app.index.certified.snapshots.manifest import IndexIdentity, summary
+from app.index.certified.snapshots.ownership import Ownership
 from app.index.port import IndexedCollection, Position
-from app.index.snapshots.folder import SnapshotFolder, has_rows
-from app.index.snapshots.manifest import IndexIdentity, summary
-from app.index.snapshots.ownership import Ownership
 
 NewIndex = Callable[[int], CertifiedIndex]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from app.index.certified.snapshots.files import SnapshotError
 from app.index.port import Position
-from app.index.snapshots.files import SnapshotError
 
 FORMAT = 1
 MANIFEST = "manifest.json"

@@ -22,12 +22,12 @@ from app.encryption.files import CHUNK, FileSealer
 from app.encryption.ring import KeyRing
 from app.index.certified.codes import CodedRows, Quantiser
 from app.index.certified.rows import Rows, Shard
+from app.index.certified.snapshots.files import RowsFile, RowsFileLayout, contents
+from app.index.certified.snapshots.held import HeldFiles
+from app.index.certified.snapshots.manifest import FORMAT, MANIFEST, IndexIdentity, with_check
+from app.index.certified.snapshots.ownership import LOCK, Ownership
+from app.index.certified.snapshots.reading import PURPOSE, Restored, SnapshotReader, facts_of
 from app.index.port import Ids, Position
-from app.index.snapshots.files import RowsFile, RowsFileLayout, contents
-from app.index.snapshots.held import HeldFiles
-from app.index.snapshots.manifest import FORMAT, MANIFEST, IndexIdentity, with_check
-from app.index.snapshots.ownership import LOCK, Ownership
-from app.index.snapshots.reading import PURPOSE, Restored, SnapshotReader, facts_of
 from app.locks import new_condition, new_lock
 
 NO_KEYS: Ids = np.empty(0, np.int64)

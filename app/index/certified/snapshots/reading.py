@@ -14,9 +14,9 @@ from app.encryption.ring import KeyRing
 from app.errors import DamagedData, EncryptionKeyMissing
 from app.index.certified.codes import Bytes, CodedRows, CodeScan, Quantiser
 from app.index.certified.rows import Rows, Shard
+from app.index.certified.snapshots.files import RowsFile, RowsFileLayout, SnapshotError, parse
+from app.index.certified.snapshots.manifest import FORMAT, MANIFEST, IndexIdentity, checked
 from app.index.port import Position
-from app.index.snapshots.files import RowsFile, RowsFileLayout, SnapshotError, parse
-from app.index.snapshots.manifest import FORMAT, MANIFEST, IndexIdentity, checked
 from app.types import FloatArray
 
 PURPOSE = b"likeness index snapshot"
