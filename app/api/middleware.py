@@ -9,11 +9,14 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.error_handlers import unexpected_error
+from app.api.turns import Turns
 from app.telemetry.logs import log, request_id
 from app.telemetry.metrics import Metrics
 
 HEADER = "X-Request-ID"
 _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+# Health is answered at once, whatever else has arrived.
+TAKING_TURNS = "/v1/"
 _QUIET_ROUTES = ("/livez", "/readyz", "/metrics")
 
 
@@ -27,6 +30,7 @@ class RequestContext:
         self._app = app
         self._root_path = root_path
         self._metrics = metrics
+        self._turns = Turns()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -49,6 +53,8 @@ class RequestContext:
             await send(message)
 
         try:
+            if scope["path"].startswith(TAKING_TURNS):
+                await self._turns.take()
             await self._app(scope, receive, send_with_id)
         except Exception as error:
             if started:  # too late for another answer: the server cuts the connection

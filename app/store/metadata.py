@@ -3,7 +3,6 @@ version stored against these rules is read."""
 
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,7 +19,10 @@ MAX_FILTER_MEMBERS = 32
 MAX_INTEGER = 2**53 - 1  # JavaScript and other JSON readers round larger ones
 _MAX_PATH = 100
 _END = object()
-_LONG_NUMBER = re.compile(r"[0-9]{16}|[0-9][eE]")
+# What matters of a text to see whether it has a long number or an exponent: digits and letters e.
+# A regular expression takes fifteen times as long, and keeps other threads waiting.
+_DIGITS_AND_E = bytes.maketrans(b"123456789E", b"000000000e")
+_LONG_NUMBER, _EXPONENT = b"0" * 16, b"0e"
 
 
 # Names of members and indexes of items that lead to a value, from the outermost one.
@@ -167,12 +169,12 @@ def _is_plain(text: str) -> bool:
     """A quick check that is true only if the parser itself finds every problem: the text is short
     and shallow, without escaped characters, and without numbers that are long or have an
     exponent."""
-    return (
-        len(text) <= MAX_BYTES
-        and "\\u" not in text
-        and text.count("{") + text.count("[") <= MAX_DEPTH
-        and not _LONG_NUMBER.search(text)
-    )
+    if len(text) > MAX_BYTES or "\\u" in text:
+        return False
+    if text.count("{") + text.count("[") > MAX_DEPTH:
+        return False
+    form = text.encode(errors="replace").translate(_DIGITS_AND_E)
+    return _LONG_NUMBER not in form and _EXPONENT not in form
 
 
 def _read_carefully(text: str) -> dict[str, Any]:

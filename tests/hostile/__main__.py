@@ -33,12 +33,13 @@ def main() -> int:
 def table(verdicts: list[Verdict]) -> Table:
     """One row an attack."""
     shown = Table(
-        "attack", "requests", "s", "/livez p100 ms", "lag ms", "noise ms", "RSS MiB", "verdict",
+        "attack", "requests", "s", "/livez p100 ms", "its CPU ms", "lag ms", "noise ms",
+        "RSS MiB", "verdict",
         caption=f"The service ran with {memory_limit()}.",
     )  # fmt: skip
     for one in verdicts:
-        times = [one.livez * 1000, one.seen.lag * 1000, one.seen.noise * 1000]
-        numbers = [one.seconds, *times, one.seen.peak_mib]
+        times = [one.livez, one.livez_work, one.seen.lag, one.seen.noise]
+        numbers = [one.seconds, *(1000 * time for time in times), one.seen.peak_mib]
         verdict = "; ".join(one.faults) or "held"
         shown.add_row(one.attack, str(one.requests), *(f"{n:.0f}" for n in numbers), verdict)
     return shown

@@ -39,6 +39,11 @@ class Verdict:
         """The slowest answer, seconds."""
         return max(self.seen.livez, default=0.0)
 
+    @property
+    def livez_work(self) -> float:
+        """The most CPU time, seconds, that the service used before one of those answers."""
+        return max(self.seen.livez_work, default=0.0)
+
 
 @dataclass(frozen=True, slots=True)
 class Idle:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from app.store.metadata import (
     MAX_INTEGER,
     MAX_MEMBERS,
     CorrectedMetadata,
+    _is_plain,
     as_storable,
     check_metadata,
     find_problem,
@@ -147,3 +149,10 @@ class TestStore:
         (person,) = store.persons.page("default", None, 10).items
         assert (person.metadata, person.templates) == ({"n": 1}, 1)
         assert store.collections.get("default").metadata == {}
+
+
+@given(st.text(alphabet="0123456789eE.-, x\u0660", max_size=60))
+def test_the_quick_check_sees_every_long_number_and_exponent(text: str) -> None:
+    # Digits of other scripts are none of JSON.
+    suspicious = re.search(r"[0-9]{16}|[0-9][eE]", text) is not None
+    assert _is_plain(text) is not suspicious
