@@ -27,8 +27,8 @@ from app.lab.export.parity import Agreement
 from app.lab.export.pixels import export_pixels
 from app.lab.export.precision import Precision
 from app.lab.export.recogniser import Options, SourceRecogniser, export_recogniser, read_onnx
-from app.lab.export.tflite import export_tflite
 from app.types import Channels
+from scripts.tflite_export.convert import export_tflite
 
 # Of pixels from 0 to 255, RGB, as torchvision normalises them.
 IMAGENET: dict[str, tuple[float, float, float]] = {

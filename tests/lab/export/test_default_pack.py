@@ -21,7 +21,7 @@ from app.lab.export import parity
 from app.lab.export.artefact import check, sha256
 from app.lab.export.detector import export_detector
 from app.lab.export.faces import Normalisation
-from app.lab.export.tflite import export_tflite
+from scripts.tflite_export.convert import export_tflite
 
 ROOT = Path(__file__).resolve().parents[3]
 PACK = ROOT / "models" / "default"

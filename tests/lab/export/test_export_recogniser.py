@@ -9,11 +9,13 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from app.lab.export import flatbuffer, parity, tflite
+from app.lab.export import parity
 from app.lab.export.errors import ExportError, ParityError
 from app.lab.export.faces import Normalisation, align_folder
 from app.lab.export.precision import Precision
 from app.lab.export.recogniser import Options, SourceRecogniser, export_recogniser, read_onnx
+from scripts.tflite_export.convert import convert
+from scripts.tflite_export.network import read
 
 GIVEN = Normalisation(mean=(120.0, 110.0, 100.0), std=(60.0, 50.0, 40.0), rgb=False)
 Faces = NDArray[np.uint8]
@@ -22,7 +24,7 @@ Faces = NDArray[np.uint8]
 @pytest.fixture
 def source(small_recogniser: Path, tmp_path: Path) -> SourceRecogniser:
     path = tmp_path / "source.onnx"
-    onnx.save(tflite.convert(flatbuffer.read(small_recogniser)), path)
+    onnx.save(convert(read(small_recogniser)), path)
     return read_onnx(path, GIVEN)
 
 

@@ -8,11 +8,13 @@ import numpy as np
 import onnx
 import pytest
 
-from app.lab.export import flatbuffer, parity, tflite
+from app.lab.export import parity
 from app.lab.export.artefact import serialise
 from app.lab.export.errors import ExportError, ParityError, UnsupportedOperator
 from app.lab.export.faces import Normalisation
-from app.lab.export.tflite_interpreter import run_tflite
+from scripts.tflite_export import convert as conversion
+from scripts.tflite_export.convert import convert, export_tflite, run_tflite
+from scripts.tflite_export.network import read
 
 Net = Any  # the builder of conftest.py
 TinyNetwork = Callable[[tuple[int, ...]], Net]
@@ -20,8 +22,8 @@ TinyNetwork = Callable[[tuple[int, ...]], Net]
 
 def _compare(source: Path, batch: int = 3) -> onnx.ModelProto:
     """Assert that the conversion answers like the interpreter, and return it."""
-    network = flatbuffer.read(source)
-    model = tflite.convert(network)
+    network = read(source)
+    model = convert(network)
     converted = source.with_suffix(".onnx")
     converted.write_bytes(serialise(model))
     onnx.checker.check_model(model, full_check=True)
@@ -119,25 +121,25 @@ def test_a_whole_recogniser(small_recogniser: Path) -> None:
 def test_an_unknown_operator_is_named(tiny_network: TinyNetwork, tmp_path: Path) -> None:
     net = tiny_network((1, 4, 4, 3))
     x = net.operator("FLOOR", [net.input], (1, 4, 4, 3))
-    network = flatbuffer.read(net.write(tmp_path / "net.tflite", net.flatten(x)))
+    network = read(net.write(tmp_path / "net.tflite", net.flatten(x)))
     with pytest.raises(UnsupportedOperator, match="FLOOR"):
-        tflite.convert(network)
+        convert(network)
 
 
 def test_an_unknown_activation_is_named(tiny_network: TinyNetwork, tmp_path: Path) -> None:
     net = tiny_network((1, 4, 4, 3))
     x = net.depthwise(net.input, relu=True)
     net._operators[-1].builtinOptions.fusedActivationFunction = 4  # TANH
-    network = flatbuffer.read(net.write(tmp_path / "net.tflite", net.flatten(x)))
+    network = read(net.write(tmp_path / "net.tflite", net.flatten(x)))
     with pytest.raises(UnsupportedOperator, match=r"DEPTHWISE_CONV_2D.*activation 4"):
-        tflite.convert(network)
+        convert(network)
 
 
 def test_other_types_than_float32_are_refused(tiny_network: TinyNetwork, tmp_path: Path) -> None:
     net = tiny_network((1, 4, 4, 3))
     net._tensors[net.input].type = 9  # INT8
     with pytest.raises(ExportError, match="INT8"):
-        flatbuffer.read(net.write(tmp_path / "net.tflite", net.flatten(net.input)))
+        read(net.write(tmp_path / "net.tflite", net.flatten(net.input)))
 
 
 @pytest.mark.parametrize("content", [b"", b"no network at all"])
@@ -145,14 +147,14 @@ def test_another_file_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "net.tflite"
     path.write_bytes(content)
     with pytest.raises(ExportError, match="not a TFLite file"):
-        flatbuffer.read(path)
+        read(path)
 
 
 def test_export_proves_and_writes(
     small_recogniser: Path, make_images: Callable[..., Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "new" / "recogniser.onnx"
-    found = tflite.export_tflite(small_recogniser, out, make_images(21), Normalisation())
+    found = export_tflite(small_recogniser, out, make_images(21), Normalisation())
     assert found.faces == 21
     assert found.minimum_cosine > 0.9999999
     assert [path.name for path in out.parent.iterdir()] == ["recogniser.onnx"]
@@ -167,12 +169,16 @@ def test_a_wrong_translation_is_never_written(
     fault: str,
 ) -> None:
     if fault == "pads":  # the symmetric ones of PyTorch
-        monkeypatch.setattr(tflite, "_pads", lambda _, size, kernel, *rest: [kernel[0] // 2] * 4)
+        monkeypatch.setattr(
+            conversion, "_pads", lambda _, size, kernel, *rest: [kernel[0] // 2] * 4
+        )
     else:
-        monkeypatch.setattr(tflite, "_channel_first", lambda constant: constant[:, None, None] / 2)
+        monkeypatch.setattr(
+            conversion, "_channel_first", lambda constant: constant[:, None, None] / 2
+        )
     out = tmp_path / "out" / "recogniser.onnx"
     with pytest.raises(ParityError):
-        tflite.export_tflite(small_recogniser, out, make_images(), Normalisation())
+        export_tflite(small_recogniser, out, make_images(), Normalisation())
     assert list(out.parent.iterdir()) == []
 
 
@@ -181,9 +187,9 @@ def test_too_few_or_wrong_faces_are_refused(
 ) -> None:
     out = tmp_path / "out.onnx"
     with pytest.raises(ExportError, match="at least 20"):
-        tflite.export_tflite(small_recogniser, out, make_images(19), Normalisation())
+        export_tflite(small_recogniser, out, make_images(19), Normalisation())
     with pytest.raises(ExportError, match="20x20"):
-        tflite.export_tflite(small_recogniser, out, make_images(20, size=20), Normalisation())
+        export_tflite(small_recogniser, out, make_images(20, size=20), Normalisation())
     with pytest.raises(ExportError, match="not a folder"):
-        tflite.export_tflite(small_recogniser, out, tmp_path / "absent", Normalisation())
+        export_tflite(small_recogniser, out, tmp_path / "absent", Normalisation())
     assert not out.exists()

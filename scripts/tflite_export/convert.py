@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 import onnx
 import tflite
+from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
-from app.lab.export import flatbuffer, parity, prelu
+from app.lab.export import parity
 from app.lab.export.artefact import publish
 from app.lab.export.blocked import without_prelu
 from app.lab.export.errors import ExportError, UnsupportedOperator
 from app.lab.export.faces import Normalisation, load_faces
-from app.lab.export.flatbuffer import Operator, Tensor, TfliteGraph
 from app.lab.export.graph import Dimensions, GraphBuilder
-from app.lab.export.tflite_interpreter import run_tflite
+from app.lab.export.parity import FloatArray
+from scripts.tflite_export.network import Operator, Tensor, TfliteGraph, match_prelu, read
 
 INPUT, OUTPUT = "input", "embedding"
 _ELEMENTWISE = {"ADD": "Add", "SUB": "Sub", "MUL": "Mul"}
@@ -36,7 +37,7 @@ def export_tflite(
     `faces` is a folder of aligned faces of the network's input size. Raises ExportError, of which
     ParityError means that the two disagree; `out` is written only on success.
     """
-    network = flatbuffer.read(source)
+    network = read(source)
     model = without_prelu(convert(network))
     size = network.tensors[network.inputs[0]].shape[1]
     photos = normalisation.apply(load_faces(faces, size))
@@ -48,6 +49,25 @@ def export_tflite(
 
     publish(model, out, prove)
     return measured[0]
+
+
+def run_tflite(path: Path, faces: FloatArray) -> FloatArray:
+    """What the TFLite interpreter answers to (n, 3, size, size) faces: (n, d).
+
+    The batch stays the one the file was made with: faces go in by that number, and the last
+    group is filled up with its last face.
+    """
+    interpreter = Interpreter(model_path=str(path), num_threads=1)
+    interpreter.allocate_tensors()
+    entry, exit_ = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    step = int(entry["shape"][0])
+    images, answers = faces.transpose(0, 2, 3, 1), []
+    for start in range(0, len(images), step):
+        group = images[np.minimum(np.arange(start, start + step), len(images) - 1)]
+        interpreter.set_tensor(entry["index"], np.ascontiguousarray(group))
+        interpreter.invoke()
+        answers.append(interpreter.get_tensor(exit_["index"]))
+    return np.asarray(np.concatenate(answers)[: len(faces)], np.float32)
 
 
 def convert(network: TfliteGraph) -> onnx.ModelProto:
@@ -94,7 +114,7 @@ class _Translation:
         return self._graph.build()
 
     def _translate(self, step: Operator) -> str:
-        found = prelu.match(self._network, step)
+        found = match_prelu(self._network, step)
         if found is not None:
             slope = self._graph.weight(f"{self._name(step)}_slope", _channel_first(found.slope))
             return self._graph.node("PRelu", [self._values[found.source], slope], self._name(step))
