@@ -37,7 +37,7 @@ from app.index.port import GallerySize
 from app.inference.packs import load_pack
 from app.lab.evaluation.labels import read_faces
 from app.lab.evaluation.metrics import match_faces, recall_by_size
-from app.lab.evaluation.run import PRECISION
+from app.lab.evaluation.plan import PRECISION
 from app.settings import Device
 from app.types import AnalysedImage, Detections, Face, FloatArray, Image
 

@@ -18,10 +18,10 @@ from typing import Annotated
 
 import typer
 
+from app.lab.errors import ExportError
 from app.lab.export.accuracy import compare
 from app.lab.export.artefact import sha256
 from app.lab.export.detector import export_detector
-from app.lab.export.errors import ExportError
 from app.lab.export.faces import Normalisation, align_folder
 from app.lab.export.parity import Agreement
 from app.lab.export.pixels import export_pixels

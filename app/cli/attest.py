@@ -17,7 +17,6 @@ from app.decision.thresholds import CollectionPolicy
 from app.disk import write_whole
 from app.lab.attestation.document import MAX_BYTES, sign, verify
 from app.lab.attestation.drift import compare
-from app.lab.attestation.errors import AttestationError, InvalidAttestation
 from app.lab.attestation.judging import Outcome
 from app.lab.attestation.keys import fingerprint, generate_key, read_private_key, read_public_key
 from app.lab.attestation.requirement import find_requirement
@@ -29,6 +28,7 @@ from app.lab.attestation.run import (
     file_digest,
 )
 from app.lab.attestation.strata import STRATA
+from app.lab.errors import AttestationError, InvalidAttestation
 from app.lab.evaluation.labels import LabelNoise, read_attributes, read_label_noise, read_people
 from app.services import build_services
 from app.types import JsonObject
@@ -70,80 +70,85 @@ def keygen(
         out.print(fingerprint(public), markup=False, highlight=False, soft_wrap=True)
 
 
+Source = Annotated[
+    str, typer.Argument(help="A folder with one folder a person, or the name of a collection.")
+]
+PrivateKey = Annotated[Path, typer.Option(help="Private key, made by likeness attest keygen.")]
+Groups = Annotated[Path | None, typer.Option(help="CSV of groups (person,<attribute>,…).")]
+Persons = Annotated[int | None, typer.Option(min=1, help="Persons the service is meant to hold.")]
+Earlier = Annotated[
+    Path | None, typer.Option("--compare", help="An earlier attestation by the same key.")
+]
+TargetFpir = Annotated[
+    float | None, typer.Option(min=1e-9, max=0.5, help="Folder: the setting to measure.")
+]
+Noise = Annotated[Path | None, typer.Option(help="Folder: CSV of known mistakes in the labels.")]
+Face = Annotated[FaceSelection, typer.Option(help="Folder: which face counts of several.")]
+Strata = Annotated[
+    bool, typer.Option(help="Folder: measure degraded photos too; takes several times as long.")
+]
+Cache = Annotated[bool, typer.Option(help="Folder: keep analysed photos in the data folder.")]
+
+
 @attest_app.command()
 def measure(
-    source: Annotated[
-        str, typer.Argument(help="A folder with one folder a person, or the name of a collection.")
-    ],
+    source: Source,
     *,
-    key: Annotated[Path, typer.Option(help="Private key, made by likeness attest keygen.")],
+    key: PrivateKey,
     output: Annotated[Path, typer.Option(help="The signed file.")],
     requirement: Annotated[str, typer.Option(help="sp800-63a-4, or a TOML file.")] = "sp800-63a-4",
-    attributes: Annotated[
-        Path | None, typer.Option(help="CSV of groups (person,<attribute>,…).")
-    ] = None,
-    gallery_size: Annotated[
-        int | None, typer.Option(min=1, help="Persons the service is meant to hold.")
-    ] = None,
-    compare_with: Annotated[
-        Path | None, typer.Option("--compare", help="An earlier attestation by the same key.")
-    ] = None,
-    target_fpir: Annotated[
-        float | None, typer.Option(min=1e-9, max=0.5, help="Folder: the setting to measure.")
-    ] = None,
-    label_noise: Annotated[
-        Path | None, typer.Option(help="Folder: CSV of known mistakes in the labels.")
-    ] = None,
-    face: Annotated[
-        FaceSelection, typer.Option(help="Folder: which face counts of several.")
-    ] = FaceSelection.CENTRE,
-    strata: Annotated[
-        bool, typer.Option(help="Folder: measure degraded photos too; takes several times as long.")
-    ] = True,
-    cache: Annotated[
-        bool, typer.Option(help="Folder: keep analysed photos in the data folder.")
-    ] = True,
+    attributes: Groups = None,
+    gallery_size: Persons = None,
+    compare_with: Earlier = None,
+    target_fpir: TargetFpir = None,
+    label_noise: Noise = None,
+    face: Face = FaceSelection.CENTRE,
+    strata: Strata = True,
+    cache: Cache = True,
 ) -> None:
-    """Measure FPIR and FNIR by group and stratum, judge them, and sign what was found."""
+    """Measure FPIR and FNIR by group and stratum, decide by them, and sign what was found."""
     with clear_errors():
         private = read_private_key(key)
         _check_writable(output)
-        earlier = None
-        if compare_with is not None:
-            earlier = verify(_read(compare_with), private.public_key())
+        before = None if compare_with is None else verify(_read(compare_with), private.public_key())
         wanted = _wanted(requirement, attributes, gallery_size)
         if Path(source).is_dir():
-            noise = read_label_noise(label_noise) if label_noise else LabelNoise()
-            policy = (
-                CollectionPolicy()
-                if target_fpir is None
-                else CollectionPolicy(target_fpir=target_fpir)
-            )
-            folder = FolderSource(
-                read_people(Path(source)), policy, noise, face, STRATA if strata else {}
-            )
+            folder = _folder_source(Path(source), target_fpir, label_noise, face, strata=strata)
             statement = _folder(folder, wanted, keep=cache)
         else:
-            if target_fpir is not None or label_noise is not None:
-                raise AttestationError(
-                    f"{source} is no folder, so it is taken for a collection, which is measured at "
-                    "its own policy: --target-fpir and --label-noise are for folders."
-                )
+            _refuse_options_of_folders(source, target_fpir, label_noise)
             statement = _collection(source, wanted)
         _write(output, sign(statement, private))
         _print(statement)
         err.print(f"Written: {output}", markup=False, highlight=False)
-        drifted = earlier is not None and _print_drift(earlier, statement)
+        drifted = before is not None and _print_drift(before, statement)
     raise typer.Exit(_status(statement, drifted=drifted))
+
+
+def _folder_source(
+    path: Path, target_fpir: float | None, noise: Path | None, face: FaceSelection, *, strata: bool
+) -> FolderSource:
+    default = CollectionPolicy()
+    policy = default if target_fpir is None else CollectionPolicy(target_fpir=target_fpir)
+    mistakes = read_label_noise(noise) if noise else LabelNoise()
+    return FolderSource(read_people(path), policy, mistakes, face, STRATA if strata else {})
+
+
+def _refuse_options_of_folders(
+    source: str, target_fpir: float | None, label_noise: Path | None
+) -> None:
+    if target_fpir is not None or label_noise is not None:
+        raise AttestationError(
+            f"{source} is no folder, so it is taken for a collection, which is measured at "
+            "its own policy: --target-fpir and --label-noise are for folders."
+        )
 
 
 @attest_app.command("verify")
 def verify_file(
     path: Annotated[Path, typer.Argument(help="The signed file.")],
     key: Annotated[Path, typer.Option(help="Public key of the expected signer.")],
-    earlier: Annotated[
-        Path | None, typer.Option("--compare", help="An earlier attestation by the same key.")
-    ] = None,
+    earlier: Earlier = None,
 ) -> None:
     """Check the signature, show what was attested, and end with the status of its outcome."""
     with clear_errors():

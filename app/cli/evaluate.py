@@ -20,9 +20,9 @@ from app.faces.loading import build_pipeline
 from app.imaging import ImageLimits
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
+from app.lab.errors import EvaluationError
 from app.lab.evaluation.cache import PhotoCache, pipeline_digest
 from app.lab.evaluation.csv_and_json import to_csv, to_json
-from app.lab.evaluation.errors import EvaluationError
 from app.lab.evaluation.labels import (
     FACE_COLUMNS,
     PAIR_COLUMNS,
@@ -33,17 +33,15 @@ from app.lab.evaluation.labels import (
     read_pairs,
     read_people,
 )
-from app.lab.evaluation.protocol import Analyser
-from app.lab.evaluation.run import (
+from app.lab.evaluation.plan import (
     DEFAULT_POLICY,
     PRECISION,
     BoxesSource,
-    EvaluationResult,
     PairsSource,
     Plan,
-    evaluate,
-    photo_reader,
 )
+from app.lab.evaluation.protocol import Analyser
+from app.lab.evaluation.run import EvaluationResult, evaluate, photo_reader
 
 CACHE_FILE = "evaluation-cache.db"
 

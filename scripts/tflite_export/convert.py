@@ -15,10 +15,10 @@ import tflite
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
+from app.lab.errors import ExportError, UnsupportedOperator
 from app.lab.export import parity
 from app.lab.export.artefact import publish
 from app.lab.export.blocked import without_prelu
-from app.lab.export.errors import ExportError, UnsupportedOperator
 from app.lab.export.faces import Normalisation, load_faces
 from app.lab.export.graph import Dimensions, GraphBuilder
 from app.lab.export.parity import FloatArray

@@ -17,7 +17,7 @@ import numpy as np
 import tflite
 from numpy.typing import NDArray
 
-from app.lab.export.errors import ExportError, UnsupportedOperator
+from app.lab.errors import ExportError, UnsupportedOperator
 
 _DTYPES: dict[int, type[np.generic]] = {
     tflite.TensorType.FLOAT32: np.float32,

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.lab.attestation.errors import AttestationError
 from app.lab.attestation.judging import Counted
 from app.lab.attestation.searching import BestScores, Mask, false_negatives, false_positives
+from app.lab.errors import AttestationError
 
 EVERYBODY = "everybody"
 UNCHANGED = "unchanged"

@@ -15,8 +15,8 @@ from app.gallery.gallery import Gallery
 from app.index.comparator import Comparator
 from app.index.port import Templates
 from app.lab.attestation.cells import UNCHANGED, Searched
-from app.lab.attestation.errors import AttestationError
 from app.lab.attestation.searching import BestScores, Faces, Ids
+from app.lab.errors import AttestationError
 from app.store.records import CollectionRecord
 
 # Of larger collections so many people, drawn by a fixed seed, are searched for among everybody.

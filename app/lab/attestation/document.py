@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from app.lab.attestation.errors import InvalidAttestation
 from app.lab.attestation.keys import fingerprint, public_pem
+from app.lab.errors import InvalidAttestation
 from app.types import JsonObject
 
 FORMAT = "likeness-attestation/1"

@@ -21,7 +21,7 @@ from app.index.comparator import Comparator
 from app.lab.attestation.cells import UNCHANGED, Searched
 from app.lab.attestation.searching import LOWEST, BestScores, Faces
 from app.lab.attestation.strata import Change
-from app.lab.evaluation.errors import EvaluationError
+from app.lab.errors import EvaluationError
 from app.lab.evaluation.labels import LabelledPeople, LabelNoise
 from app.lab.evaluation.protocol import Analyser, EnrolledPhotos, Tick, enrol_photos
 from app.lab.evaluation.setting import gallery_likeness

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from app.lab.attestation.errors import AttestationError
+from app.lab.errors import AttestationError
 
 MAX_KEY_BYTES = 16 * 1024
 

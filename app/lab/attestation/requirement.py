@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from app.lab.attestation.errors import AttestationError
+from app.lab.errors import AttestationError
 
 Limit = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 MAX_BYTES = 64 * 1024

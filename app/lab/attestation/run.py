@@ -1,13 +1,12 @@
 """One attestation from its source to its statement."""
 
 import hashlib
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from app.decision.calibration import pack_calibration
+from app.decision.calibration import Calibration, pack_calibration
 from app.decision.calibrations import Calibrations, policy_of
 from app.decision.limits import NO_LIMITS
 from app.decision.policy import FaceSelection
@@ -26,6 +25,7 @@ from app.lab.attestation.cells import Attributes, count_cells
 from app.lab.attestation.collection import MAX_PROBES, measure_collection
 from app.lab.attestation.folder import (
     Measure,
+    Roles,
     digest_of,
     likeness_of_enrolled,
     roles_of,
@@ -38,12 +38,9 @@ from app.lab.attestation.software import model, software
 from app.lab.attestation.statement import Measured, Provenance, make_statement
 from app.lab.attestation.strata import STRATA, Change
 from app.lab.evaluation.labels import LabelledPeople, LabelNoise
-from app.lab.evaluation.protocol import Analyser, Tick, enrol_photos
-from app.lab.evaluation.run import folder_name
+from app.lab.evaluation.plan import PRECISION, Progress, folder_name
+from app.lab.evaluation.protocol import Analyser, EnrolledPhotos, enrol_photos
 from app.types import JsonObject
-
-PRECISION = "float32"
-Progress = Callable[[str, int], AbstractContextManager[Tick]]
 
 _OF_FOLDER = (
     "People with two usable photos are enrolled with the first and searched for by the second; "
@@ -94,11 +91,8 @@ def attest_folder(
 ) -> JsonObject:
     """Measure a pack's calibration on photos. Raises EvaluationError or AttestationError."""
     shipped = pack_calibration(pack.folder, pack.embedding_space, PRECISION)
-    comparator = COSINE if shipped is None else shipped.comparator
+    measure = _measure(source, analyser, shipped)
     people = source.people
-    domain = None if shipped is None else shipped.domain
-    limits = NO_LIMITS if domain is None else domain.limits
-    measure = Measure(analyser, people, source.selection, comparator, source.policy, limits)
     with progress("photos", len(people.images)) as tick:
         photos = enrol_photos(analyser, people.folder, people.images, source.selection, tick)
     roles = roles_of(people, photos, source.noise)
@@ -113,25 +107,33 @@ def attest_folder(
         ThresholdRequest(), source.policy, chain, size, likeness=likeness
     )
     cells = [c for one in searched for c in count_cells(one, rule.threshold, wanted.attributes)]
-    data = {
+    measured = Measured(source.policy, rule, cells, list(wanted.attributes))
+    persons = wanted.gallery_persons or wanted.requirement.gallery_persons or enrolled
+    used, data = _Used(pack, rule, folder_name(people.folder)), _folder_data(source, roles, photos)
+    return make_statement(
+        _provenance(data, wanted, _OF_FOLDER, used), wanted.requirement, measured, persons
+    )
+
+
+def _measure(source: FolderSource, analyser: Analyser, shipped: Calibration | None) -> Measure:
+    comparator = COSINE if shipped is None else shipped.comparator
+    domain = None if shipped is None else shipped.domain
+    limits = NO_LIMITS if domain is None else domain.limits
+    return Measure(analyser, source.people, source.selection, comparator, source.policy, limits)
+
+
+def _folder_data(source: FolderSource, roles: Roles, photos: EnrolledPhotos) -> dict[str, object]:
+    return {
         "kind": "folder",
-        "sha256": digest_of(people, photos),
-        "photos": len(people.images),
-        "people": len(set(people.persons)),
+        "sha256": digest_of(source.people, photos),
+        "photos": len(source.people.images),
+        "people": len(set(source.people.persons)),
         "failures_to_enrol": len(photos.failures),
-        "enrolled": enrolled,
+        "enrolled": len(roles.enrolled),
         "strangers": len(roles.strangers),
         "left_out": len(source.noise.images) + len(source.noise.same_people),
         "face_selection": source.selection.value,
     }
-    measured = Measured(source.policy, rule, cells, list(wanted.attributes))
-    persons = wanted.gallery_persons or wanted.requirement.gallery_persons or enrolled
-    return make_statement(
-        _provenance(data, wanted, _OF_FOLDER, _Used(pack, rule, folder_name(people.folder))),
-        wanted.requirement,
-        measured,
-        persons,
-    )
 
 
 def attest_collection(

@@ -8,8 +8,8 @@ import numpy as np
 
 from app.decision.rates import Floats
 from app.lab.evaluation.figures import DiscardFigures
+from app.lab.evaluation.metrics import RULE_OF_THIRTY
 from app.lab.evaluation.sample import FaceSample, quality_column
-from app.lab.evaluation.support import RULE_OF_THIRTY
 
 DISCARDED = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2)
 # What is good, as a number that rises with it.

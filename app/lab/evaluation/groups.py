@@ -19,9 +19,9 @@ from app.decision.rates import Rate
 from app.lab.evaluation.figures import GroupFigures
 from app.lab.evaluation.identification import by_person, search, split
 from app.lab.evaluation.labels import LabelledPeople
+from app.lab.evaluation.metrics import binomial
 from app.lab.evaluation.protocol import EnrolledPhotos
 from app.lab.evaluation.sample import FaceSample
-from app.lab.evaluation.support import binomial
 
 MIN_GROUP = 2
 

@@ -1,13 +1,19 @@
 """An evaluation as one HTML file that needs nothing else: no script, no network, no fonts."""
 
+import base64
+import io
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image as PillowImage
 
+from app.errors import ImageError
+from app.imaging import ImageLimits, decode_image
 from app.lab.evaluation.charts import (
     comparison_det,
     comparison_roc,
@@ -27,7 +33,6 @@ from app.lab.evaluation.texts import (
     similarity_text,
     target_text,
 )
-from app.lab.evaluation.thumbnails import thumbnail_uri
 from app.lab.evaluation.verdict import verdict
 
 SHOWN_PROBLEMS = 200
@@ -39,6 +44,12 @@ _HEADLINE_FPIR = 1e-2
 
 # A person with one photo is no failure, and a collection of celebrities has thousands of them.
 _NO_FAILURE = "one_photo"
+
+MAX_SIDE_PX = 112
+_JPEG_QUALITY = 80
+
+# Photos of an evaluation lie on the operator's own disk and may be larger than a client may send.
+_LIMITS = ImageLimits(max_bytes=64 * 1024 * 1024, max_pixels=100_000_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,3 +221,20 @@ def _problem_lists(evaluation: Evaluation) -> list[ProblemList]:
             lists.append(ProblemList(name, codes, tuple(failures[:room]), len(failures)))
             room -= min(room, len(failures))
     return lists
+
+
+def thumbnail_uri(photo: bytes) -> str | None:
+    """A photo as a JPEG of at most 112 pixels a side, in a `data:` URI.
+
+    None where the bytes cannot be decoded. The thumbnail is upright, never larger than the photo,
+    and encoded again: no place, time or other metadata of the photo gets into the report.
+    """
+    try:
+        image = decode_image(photo, _LIMITS)
+    except ImageError:
+        return None
+    picture = PillowImage.fromarray(np.ascontiguousarray(image[:, :, ::-1]))
+    picture.thumbnail((MAX_SIDE_PX, MAX_SIDE_PX))
+    written = io.BytesIO()
+    picture.save(written, format="JPEG", quality=_JPEG_QUALITY, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(written.getvalue()).decode("ascii")

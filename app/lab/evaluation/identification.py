@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from app.decision.comparisons import Indices
 from app.decision.rates import Floats, Rate, effective_trials
 from app.lab.evaluation.figures import IdentificationFigures, IdentificationPoint, Series
+from app.lab.evaluation.metrics import RULE_OF_THREE, binomial, can_tell
 from app.lab.evaluation.sample import FaceSample
-from app.lab.evaluation.support import RULE_OF_THREE, binomial, can_tell
 
 SIZES = (100, 500, 1000, 2000)
 TARGETS = (0.1, 0.03, 0.01, 0.003)

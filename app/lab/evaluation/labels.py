@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.folders import find_photos
-from app.lab.evaluation.errors import EvaluationError
+from app.lab.errors import EvaluationError
 from app.types import FloatArray
 
 PAIR_COLUMNS = ("image_a", "image_b", "same")

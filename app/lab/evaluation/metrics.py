@@ -2,7 +2,8 @@
 
 Words of ISO/IEC 19795-1, which NIST FRTE uses too: a comparison is *mated* (one person) or
 *non-mated*. At a threshold t a comparison is a match when its similarity is at least t; FMR is the
-share of non-mated comparisons that match, FNMR the share of mated ones that do not.
+share of non-mated comparisons that match, FNMR the share of mated ones that do not. `can_tell`
+alone decides which error rates labelled data is large enough to tell.
 """
 
 import math
@@ -12,8 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from app.decision.rates import Rate
-from app.lab.evaluation.support import binomial, can_tell
+from app.decision.rates import Rate, clopper_pearson
 from app.types import FloatArray
 
 Similarities = NDArray[np.floating]
@@ -23,6 +23,28 @@ Indices = NDArray[np.intp]
 FOLDS = 10
 TARGET_FMRS = (1e-2, 1e-3)
 MATCH_IOU = 0.5
+# Rule of three (Jovanovic & Levy, 1997): without an error in n independent trials the rate is known
+# to be at most 3 / n. A rate below that cannot be distinguished from zero.
+RULE_OF_THREE = 3.0
+# "Rule of 30" (ISO/IEC 19795-1; Doddington et al., 2000): with 30 errors a rate is within 30 %.
+RULE_OF_THIRTY = 30
+
+
+def can_tell(rate: float, trials: float) -> bool:
+    """Whether an operating point at that error rate can be set or tested with so many independent
+    trials: at least three errors are to be expected among them."""
+    return rate * trials >= RULE_OF_THREE - 1e-9
+
+
+def least_trials(rate: float) -> int:
+    """How many independent trials an operating point at that rate needs."""
+    return int(np.ceil(RULE_OF_THREE / rate - 1e-9))
+
+
+def binomial(share: float, trials: float) -> Rate:
+    """A share of independent trials with its 95 % interval (Clopper & Pearson, 1934)."""
+    low, high = clopper_pearson(np.array([share * trials]), np.array([float(trials)]))
+    return Rate(float(share), float(low[0]), float(high[0]))
 
 
 @dataclass(frozen=True, slots=True)

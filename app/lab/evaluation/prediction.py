@@ -15,8 +15,8 @@ from app.decision.rates import Rate
 from app.errors import RateOutOfReach
 from app.index.port import GallerySize
 from app.lab.evaluation.figures import FpirPrediction
+from app.lab.evaluation.metrics import binomial, can_tell
 from app.lab.evaluation.sample import FaceSample
-from app.lab.evaluation.support import binomial, can_tell
 
 SIZES = (100, 500, 1000, 2000)
 TARGETS = (0.1, 0.03, 0.01)

@@ -8,8 +8,8 @@ from app.decision.comparisons import Indices
 from app.decision.rates import Floats
 from app.lab.evaluation.figures import ScoreFigures
 from app.lab.evaluation.identification import split
+from app.lab.evaluation.metrics import binomial, can_tell
 from app.lab.evaluation.sample import FaceSample
-from app.lab.evaluation.support import binomial, can_tell
 from app.types import FloatArray
 
 TEMPLATES = (2, 3, 5)

@@ -2,7 +2,7 @@
 
 from app.decision.rates import Rate
 from app.lab.evaluation.figures import Evaluation, PairsFigures, SettingFigures
-from app.lab.evaluation.support import can_tell, least_trials
+from app.lab.evaluation.metrics import can_tell, least_trials
 from app.lab.evaluation.texts import target_text
 
 _DENOMINATORS = (100, 1000, 10_000, 100_000, 1_000_000)

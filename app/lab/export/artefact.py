@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 
-from app.lab.export.errors import ExportError
+from app.lab.errors import ExportError
 
 Proof = Callable[[Path], None]
 

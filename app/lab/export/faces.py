@@ -12,7 +12,7 @@ from app.faces.align import align_faces
 from app.faces.detect import Detector
 from app.inference.packs import load_pack
 from app.inference.session import OnnxModel
-from app.lab.export.errors import ExportError
+from app.lab.errors import ExportError
 from app.settings import Device
 from app.types import Channels
 

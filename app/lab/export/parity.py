@@ -10,7 +10,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from app.lab.export.errors import ParityError
+from app.lab.errors import ParityError
 
 FloatArray = NDArray[np.float32]
 

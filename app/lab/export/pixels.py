@@ -12,9 +12,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from app.lab.errors import ExportError
 from app.lab.export import parity
 from app.lab.export.artefact import publish
-from app.lab.export.errors import ExportError
 from app.lab.export.faces import Normalisation
 from app.lab.export.graph import PRODUCER, read_model
 from app.types import Channels

@@ -11,7 +11,7 @@ from app.index.comparator import COSINE
 from app.lab.attestation import collection
 from app.lab.attestation.cells import count_cells
 from app.lab.attestation.collection import measure_collection
-from app.lab.attestation.errors import AttestationError
+from app.lab.errors import AttestationError
 from app.store.records import NewTemplate
 from tests.decision.conftest import people
 from tests.decision.test_collection_calibration import DIMENSION, fill, open_gallery

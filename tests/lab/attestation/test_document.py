@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from app.lab.attestation.document import MAX_BYTES, sign, verify
-from app.lab.attestation.errors import AttestationError, InvalidAttestation
 from app.lab.attestation.keys import fingerprint, generate_key, read_private_key, read_public_key
+from app.lab.errors import AttestationError, InvalidAttestation
 
 STATEMENT = {"outcome": "pass", "cells": [{"group": "é", "rate": 0.001}], "nothing": None}
 KEY = Ed25519PrivateKey.generate()

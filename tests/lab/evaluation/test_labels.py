@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.lab.evaluation.errors import EvaluationError
+from app.lab.errors import EvaluationError
 from app.lab.evaluation.labels import read_faces, read_pairs
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import ExifTags
 from PIL import Image as PillowImage
 
-from app.lab.evaluation.thumbnails import MAX_SIDE_PX, thumbnail_uri
+from app.lab.evaluation.html import MAX_SIDE_PX, thumbnail_uri
 
 PHOTOS = Path(__file__).resolve().parents[2] / "data" / "photos"
 

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from app.lab.errors import ExportError, ParityError
 from app.lab.export import parity
-from app.lab.export.errors import ExportError, ParityError
 from app.lab.export.faces import Normalisation, align_folder
 from app.lab.export.precision import Precision
 from app.lab.export.recogniser import Options, SourceRecogniser, export_recogniser, read_onnx

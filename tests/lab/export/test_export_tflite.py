@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 import pytest
 
+from app.lab.errors import ExportError, ParityError, UnsupportedOperator
 from app.lab.export import parity
 from app.lab.export.artefact import serialise
-from app.lab.export.errors import ExportError, ParityError, UnsupportedOperator
 from app.lab.export.faces import Normalisation
 from scripts.tflite_export import convert as conversion
 from scripts.tflite_export.convert import convert, export_tflite, run_tflite

@@ -13,10 +13,10 @@ from onnx import numpy_helper
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (make torch)")
 
+from app.lab.errors import ExportError  # noqa: E402
 from app.lab.export import parity  # noqa: E402
 from app.lab.export.backbones.mobilefacenet import SHAPES, MobileFaceNet  # noqa: E402
 from app.lab.export.checkpoint import BACKBONES, load_network, read_weights  # noqa: E402
-from app.lab.export.errors import ExportError  # noqa: E402
 from app.lab.export.faces import Normalisation, align_folder  # noqa: E402
 from app.lab.export.recogniser import Options, export_recogniser  # noqa: E402
 from app.lab.export.torch_source import read_checkpoint  # noqa: E402

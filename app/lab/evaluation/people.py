@@ -1,0 +1,158 @@
+"""What a folder of labelled people gives: every figure but those of pairs and of boxes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from app.decision.calibration import Calibration
+from app.decision.domain import SharedDirection
+from app.decision.fitting import MIN_PERSONS, Labelled, calibrate
+from app.decision.limits import Limits
+from app.decision.orientation import Orientation
+from app.decision.thresholds import ONE_COMPARISON, CollectionPolicy
+from app.errors import NotEnoughData
+from app.inference.pack_spec import ModelPack
+from app.lab.evaluation.comparing import compare_all
+from app.lab.evaluation.degrading import embed_degraded, photos_to_degrade
+from app.lab.evaluation.discard import error_versus_discard
+from app.lab.evaluation.figures import (
+    ComparisonFigures,
+    DataFigures,
+    DiscardFigures,
+    FpirPrediction,
+    GroupFigures,
+    IdentificationFigures,
+    ScoreFigures,
+    SettingFigures,
+)
+from app.lab.evaluation.groups import by_group
+from app.lab.evaluation.identification import identify
+from app.lab.evaluation.labels import LabelledPeople, LabelNoise
+from app.lab.evaluation.orientation import TRIED, LabelledFolder, fit_orientation
+from app.lab.evaluation.plan import PRECISION, Bench, Plan, folder_name
+from app.lab.evaluation.prediction import check_predictions
+from app.lab.evaluation.protocol import (
+    EnrolledPhotos,
+    enrol_photos,
+)
+from app.lab.evaluation.sample import FaceSample, build_sample, find_problems
+from app.lab.evaluation.scores import compare_rules
+from app.lab.evaluation.setting import at_setting
+
+
+@dataclass(frozen=True, slots=True)
+class PeopleFigures:
+    """What the people of a plan gave."""
+
+    data: tuple[DataFigures, ...] = ()
+    calibration: Calibration | None = None
+    comparisons: ComparisonFigures | None = None
+    setting: SettingFigures | None = None
+    identification: tuple[IdentificationFigures, ...] = ()
+    predictions: tuple[FpirPrediction, ...] = ()
+    scores: tuple[ScoreFigures, ...] = ()
+    discard: tuple[DiscardFigures, ...] = ()
+    groups: tuple[GroupFigures, ...] = ()
+
+
+def fit_direction(plan: Plan, people: LabelledPeople, bench: Bench) -> SharedDirection | None:
+    """None where there are too few people for a calibration."""
+    names = photos_to_degrade(people, plan.noise)
+    if len(names) < MIN_PERSONS:
+        return None
+    with bench.progress("degraded", len(names)) as tick:
+        degraded = embed_degraded(bench.analyser, people.folder, names, plan.selection, tick)
+    return SharedDirection.fit(degraded, folder_name(people.folder))
+
+
+def measure_people(plan: Plan, people: LabelledPeople, bench: Bench) -> PeopleFigures:
+    with bench.progress("photos", len(people.images)) as tick:
+        photos = enrol_photos(bench.analyser, people.folder, people.images, plan.selection, tick)
+    sample = build_sample(people, photos, plan.noise, bench.comparator)
+    orientation = _fit_orientation(plan, people, photos, bench) if plan.fit_orientation else None
+    generator = np.random.default_rng(plan.seed)
+    with bench.progress("figures", 4) as tick:
+        calibration = _calibrate(sample, people, bench)
+        comparisons = compare_all(sample, calibration)
+        tick()
+        identification = identify(sample, generator)
+        tick()
+        predictions = check_predictions(sample, calibration, generator, bench.clock)
+        tick()
+        if calibration is not None:
+            calibration = calibration.model_copy(update={"orientation": orientation})
+        setting = at_setting(
+            sample,
+            folder_name(people.folder),
+            plan.policy,
+            bench.shipped,
+            bench.pack.decision.threshold,
+        )
+        thresholds = _thresholds(plan.policy, calibration, identification, setting, bench.pack)
+        return PeopleFigures(
+            data=(_data(people, photos, plan.noise),),
+            calibration=calibration,
+            comparisons=comparisons,
+            setting=setting,
+            identification=identification,
+            predictions=predictions,
+            scores=compare_rules(sample, generator),
+            discard=error_versus_discard(sample, thresholds[0]),
+            groups=by_group(sample, people, photos, plan.attributes, thresholds),
+        )
+
+
+def _calibrate(sample: FaceSample, people: LabelledPeople, bench: Bench) -> Calibration | None:
+    name = folder_name(people.folder)
+    labelled = Labelled(sample.data, "photos", name, sample.left_out, bench.shared, _limits(sample))
+    try:
+        return calibrate(labelled, bench.pack.embedding_space, PRECISION, bench.clock)
+    except NotEnoughData:
+        return None
+
+
+def _limits(sample: FaceSample) -> Limits:
+    return Limits.fit(sample.data.comparator.degradation(sample.data.vectors))
+
+
+def _fit_orientation(
+    plan: Plan, people: LabelledPeople, photos: EnrolledPhotos, bench: Bench
+) -> Orientation | None:
+    source = LabelledFolder(people.folder, folder_name(people.folder), photos, plan.selection)
+    generator = np.random.default_rng(plan.seed)
+    with bench.progress("turned photos", min(TRIED, len(photos.faces))) as tick:
+        return fit_orientation(source, bench.pack, bench.analyser, generator, tick)
+
+
+def _thresholds(
+    policy: CollectionPolicy,
+    calibration: Calibration | None,
+    identification: Sequence[IdentificationFigures],
+    setting: SettingFigures | None,
+    pack: ModelPack,
+) -> tuple[float, float]:
+    """For one comparison at the policy's FMR, and for a search among all at its FPIR: of this data
+    where it is enough to set them, and otherwise those of the pack."""
+    comparing = pack.decision.threshold
+    if calibration is not None:
+        comparing = calibration.threshold_at(policy.target_fmr, ONE_COMPARISON)
+    searching = comparing if setting is None else setting.threshold
+    points = identification[-1].points if identification else ()
+    return comparing, next(
+        (p.threshold for p in points if p.target_fpir == policy.target_fpir), searching
+    )
+
+
+def _data(people: LabelledPeople, photos: EnrolledPhotos, noise: LabelNoise) -> DataFigures:
+    problems = find_problems(people, photos)
+    left_out = [*sorted(noise.images), *(f"{a} = {b}" for a, b in noise.same_people)]
+    return DataFigures(
+        name=folder_name(people.folder),
+        photos=len(people.images),
+        people=len(set(people.persons)),
+        people_with_one_photo=sum(problem.code == "one_photo" for problem in problems),
+        failures_to_enrol=len(photos.failures),
+        left_out=tuple(left_out),
+        problems=problems,
+    )
