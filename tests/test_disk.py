@@ -11,6 +11,7 @@ import pytest
 from app.disk import files_in, private_file, private_folder, write_whole
 from app.index.certified.index import IndexShape
 from app.index.certified.snapshots.folder import has_rows
+from app.recognition.templates import template_from_embedding
 from app.services import build_services
 from app.settings import Settings
 from app.store.backends import create_engine
@@ -95,7 +96,7 @@ def test_everything_below_the_data_folder(tmp_path: Path) -> None:
         services = build_services(Settings(data_dir=tmp_path / "data"))
         size = services.pack.recogniser.dimension
         vectors = np.random.default_rng(1).standard_normal((IndexShape().least_kept, size))
-        new = [services.template_from_embedding(vector) for vector in vectors]
+        new = [template_from_embedding(services, vector) for vector in vectors]
         services.gallery.enroll("default", "ada", None, new)
         services.gallery.run_maintenance()
         services.close()

@@ -14,6 +14,7 @@ from app.encryption.keys import new_key_line
 from app.errors import EmbeddingSpaceMismatch, NotReembedded
 from app.inference.pack_spec import ModelPack
 from app.lab.packing.own import OwnNetworks, make_pack
+from app.recognition.templates import template_from_photo
 from app.reembedding import Reembedding
 from app.services import Services, build_services
 from app.settings import Device, Settings
@@ -71,9 +72,9 @@ def enroll(photos: Path) -> Enroll:
         policy = CollectionPolicy(keep_crops=keep_crops)
         for person, files in (people or PEOPLE).items():
             made = [
-                services.template_from_photo(
-                    (photos / file).read_bytes(), FaceSelection.LARGEST, policy
-                )[1]
+                template_from_photo(
+                    services, (photos / file).read_bytes(), FaceSelection.LARGEST, policy
+                )
                 for file in files
             ]
             services.gallery.enroll("default", person, None, made)

@@ -11,7 +11,7 @@ import typer
 from pydantic import ValidationError
 
 from app.cli.console import clear_errors, err, read_settings
-from app.cli.import_progress import import_progress, summarise
+from app.cli.import_progress import ImportProgress, import_progress, summarise
 from app.decision.policy import FaceSelection
 from app.errors import CollectionNotFound
 from app.gallery.gallery import DEFAULT_COLLECTION
@@ -126,7 +126,6 @@ def import_folder(
     """
     settings = read_settings()
     counts = Counts()
-    ended: BaseException | None = None
     with clear_errors(), ExitStack() as stack:
         options = _options(
             face=face, gate=gate, near_duplicate=near_duplicate, on_conflict=on_conflict,
@@ -137,33 +136,20 @@ def import_folder(
             callbacks.append(stack.enter_context(report_writer(report)))
         progress = stack.enter_context(import_progress(counts, as_json=as_json))
         callbacks.append(progress.count)
-        remote = None
         if url is None:
             work, target = _local(stack, settings, collection, options)
         else:
             remote = RemoteImport(url, collection, options, settings.max_image_bytes, key=api_key)
-            remote.watch, remote.watch_upload = progress.under_way, progress.upload
-            work, target = remote.run, remote.ensure_collection()
+            work, target = _remote(remote, progress)
         given = SourceOptions(
             target, settings.max_image_bytes, space, images, pattern, stdin_format, source_key,
             person_from=person_from, names_encoding=names_encoding,
         )  # fmt: skip
         every_row = limit is None and sample is None
         progress.total = total_of(sources, given) if every_row else limit
-        rows = _chosen(rows_of(sources, given), limit, sample)
-        try:
-            work(rows, _to_all(callbacks))
-        except (ImportStopped, KeyboardInterrupt) as reason:
-            ended = reason
+        ended = _run(work, _chosen(rows_of(sources, given), limit, sample), callbacks)
     summarise(counts, as_json=as_json, dry_run=dry_run, reported=report is not None)
-    if isinstance(ended, ImportStopped):
-        err.print(f"Stopped: {ended.detail}", markup=False, highlight=False)
-        raise typer.Exit(EXIT_STOPPED)
-    if ended is not None:
-        err.print("Interrupted. Run it again to continue: nothing is enrolled twice.")
-        raise typer.Exit(EXIT_INTERRUPTED)
-    if counts.of(RowResult.REJECTED):
-        raise typer.Exit(EXIT_SOME_REJECTED)
+    _exit(ended, counts)
 
 
 Work = Callable[[Iterator[Row], OutcomeCallback], None]
@@ -191,12 +177,38 @@ def _local(
     return LocalImport(services, record, options).run, record.embedding_space
 
 
-def _to_all(callbacks: list[OutcomeCallback]) -> OutcomeCallback:
+def _remote(remote: RemoteImport, progress: ImportProgress) -> tuple[Work, str]:
+    """The same for a running server, whose progress is shown."""
+    remote.watch, remote.watch_upload = progress.under_way, progress.upload
+    return remote.run, remote.ensure_collection()
+
+
+def _run(
+    work: Work, rows: Iterator[Row], callbacks: list[OutcomeCallback]
+) -> ImportStopped | KeyboardInterrupt | None:
+    """Import the rows; returns what ended the import early."""
+
     def on_outcome(outcome: RowOutcome) -> None:
         for one in callbacks:
             one(outcome)
 
-    return on_outcome
+    try:
+        work(rows, on_outcome)
+    except (ImportStopped, KeyboardInterrupt) as reason:
+        return reason
+    return None
+
+
+def _exit(ended: ImportStopped | KeyboardInterrupt | None, counts: Counts) -> None:
+    """Raise the exit status, after a message if the import ended early."""
+    if isinstance(ended, ImportStopped):
+        err.print(f"Stopped: {ended.detail}", markup=False, highlight=False)
+        raise typer.Exit(EXIT_STOPPED)
+    if ended is not None:
+        err.print("Interrupted. Run it again to continue: nothing is enrolled twice.")
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if counts.of(RowResult.REJECTED):
+        raise typer.Exit(EXIT_SOME_REJECTED)
 
 
 def _chosen(rows: Iterator[Row], limit: int | None, sample: float | None) -> Iterator[Row]:

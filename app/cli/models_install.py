@@ -141,11 +141,16 @@ def pack_networks(
             folder,
         )
         if as_zip:
-            try:
-                shutil.make_archive(str(folder), "zip", folder)
-            except OSError as error:
-                raise PackError(f"{folder}.zip cannot be written: {error.strerror}.") from error
+            _write_zip(folder)
     out.print(f"{made.folder}: embedding space {made.embedding_space}", soft_wrap=True)
+
+
+def _write_zip(folder: Path) -> None:
+    """Write FOLDER.zip beside the folder."""
+    try:
+        shutil.make_archive(str(folder), "zip", folder)
+    except OSError as error:
+        raise PackError(f"{folder}.zip cannot be written: {error.strerror}.") from error
 
 
 def _installed(pack: ModelPack) -> None:

@@ -1,23 +1,16 @@
-"""Imports that a running service does: one after the other, taken up again after a restart.
+"""The imports of a service, as its clients see them: created, listed, cancelled, reported.
 
-Every process over the same data folder takes imports and answers for all of them; one of them, who
-holds the folder's lock, does them. Where that one dies, another goes on.
+Every process over the same data folder accepts imports and answers for all of them. One of them,
+which holds the folder's lock, does them (`ImportWorker`); if that one dies, another continues.
 """
 
-import logging
-import os
-import threading
-import time
 from collections.abc import Callable
-from contextlib import suppress
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from datetime import UTC, datetime
 from pathlib import Path
 
-from app.errors import CollectionNotFound, ImportNotFound, LikenessError, Overloaded
+from app.errors import ImportNotFound, Overloaded
 from app.importing.erasing import ReportEraser
 from app.importing.job_folder import (
-    WAITING,
     ImportJob,
     JobFolder,
     JobState,
@@ -25,53 +18,12 @@ from app.importing.job_folder import (
     id_of,
     unwritable,
 )
-from app.importing.local import LocalImport
-from app.importing.options import ImportStopped, UploadOptions
-from app.importing.outcomes import Counts, RowOutcome, RowResult, report_writer
-from app.importing.reading import reading
-from app.importing.source_options import SourceOptions
+from app.importing.options import UploadOptions
+from app.importing.worker import ImportWorker
 from app.services import Services
-from app.telemetry.logs import log
 
 # Archives on disk that wait for their turn.
 MOST_WAITING = 32
-# How often the process that runs imports looks for new jobs of other processes, checks whether the
-# running import was cancelled, and writes its progress.
-LOOK_EVERY_S = 0.5
-# The thread that imports holds the interpreter's lock while it computes. If the system suspends it
-# then, the event loop waits. A thread that rests this often for this long is suspended less often.
-REST_EVERY_S, REST_S = 0.005, 0.0005
-# Rows that enrolled nobody and are listed in a report; more are only counted.
-MOST_WITHOUT = 100_000
-# Starts of an import during which the service died before anybody was enrolled.
-MOST_ATTEMPTS = 5
-TIDY_EVERY = timedelta(hours=1)
-
-
-class _Ended(Exception):
-    """The job was cancelled or forgotten, or the service stops."""
-
-
-class _Wanted:
-    """Checks whether a job should go on: a stop of the service at each call, a cancellation by
-    other processes a few times a second. Each row calls it, so the thread also rests here."""
-
-    def __init__(self, stopping: threading.Event, ask: Callable[[], None]) -> None:
-        self._stopping = stopping
-        self._ask = ask
-        self._asked_at = self._rested_at = time.monotonic()
-
-    def check(self) -> None:
-        """Raise _Ended if it should not."""
-        if self._stopping.is_set():
-            raise _Ended
-        now = time.monotonic()
-        if now - self._asked_at > LOOK_EVERY_S:
-            self._ask()
-            self._asked_at = time.monotonic()
-        if now - self._rested_at > REST_EVERY_S:
-            time.sleep(REST_S)
-            self._rested_at = time.monotonic()
 
 
 class ImportJobs:
@@ -84,24 +36,16 @@ class ImportJobs:
     ) -> None:
         self._folder = JobFolder(services.settings.data_dir / "imports")
         self.eraser = ReportEraser(self._folder, services.gallery.has_person, clock)
-        self._services = services
         self._clock = clock
-        self._counts: dict[str, Counts] = {}  # of the one that runs here
-        self._unsaved: dict[str, ImportJob] = {}  # ended here, on a full disk
-        self._stopping = threading.Event()
-        self._look = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="imports", daemon=True)
+        self._worker = ImportWorker(services, self._folder, clock)
 
     def start(self) -> None:
         """Do what is queued, also what an earlier run of the service left."""
-        self._thread.start()
+        self._worker.start()
 
     def stop(self) -> None:
-        """End; what is under way goes on after the next start."""
-        self._stopping.set()
-        self._look.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        """End; what is under way is continued after the next start."""
+        self._worker.stop()
 
     def new_upload(self, suffix: str) -> Upload:
         """A place for an archive that is received; its name is the import's id. Raises Overloaded
@@ -127,19 +71,21 @@ class ImportJobs:
         except OSError as error:
             upload.path.unlink(missing_ok=True)
             raise unwritable(error) from error
-        self._look.set()
+        self._worker.wake()
         return job
 
     def get(self, collection: str, import_id: str) -> ImportJob:
         """One job. Raises ImportNotFound."""
-        job = self._unsaved.get(import_id) or self._folder.find(import_id)
+        job = self._worker.find(import_id)
         if job is None or job.collection != collection:
             raise ImportNotFound(f"The collection '{collection}' has no import '{import_id}'.")
-        return self._counted(job)
+        return self._worker.counted(job)
 
     def of(self, collection: str) -> list[ImportJob]:
         """A collection's jobs, the newest first."""
-        mine = [self._counted(job) for job in self._folder.all() if job.collection == collection]
+        mine = [
+            self._worker.counted(job) for job in self._folder.all() if job.collection == collection
+        ]
         return sorted(mine, key=lambda job: job.created_at, reverse=True)
 
     def report(self, collection: str, import_id: str) -> Path:
@@ -158,12 +104,11 @@ class ImportJobs:
             with self._folder.exclusive():
                 job = self.get(collection, import_id)
                 if job.state is JobState.QUEUED:
-                    self._end(job, JobState.CANCELLED)
+                    self._worker.end(job, JobState.CANCELLED)
                 elif job.state is JobState.RUNNING:
                     self._folder.save(job.model_copy(update={"cancelling": True}))
                 else:
-                    self._unsaved.pop(import_id, None)
-                    self._folder.forget(job)
+                    self._worker.forget(job)
                     return job
                 return self.get(collection, import_id)
         except OSError as error:
@@ -175,180 +120,3 @@ class ImportJobs:
             with self._folder.exclusive():
                 for job in self.of(collection):
                     self._folder.forget(job)
-
-    def _counted(self, job: ImportJob) -> ImportJob:
-        """With the counts of this moment, where it runs here."""
-        counts = self._counts.get(job.import_id)
-        if counts is None or job.state is not JobState.RUNNING:
-            return job
-        return job.model_copy(update={"counts": counts.members()})
-
-    # --- the thread ---------------------------------------------------------------------------
-
-    def _work(self) -> None:
-        """Become the one that does the imports, then do what there is."""
-        worker: int | None = None
-        tidied_at = datetime.min.replace(tzinfo=UTC)
-        broken = False
-        while not self._stopping.is_set():
-            self._look.clear()
-            try:
-                worker = worker or self._folder.become_worker()
-                if worker is not None and self._clock() - tidied_at > TIDY_EVERY:
-                    self._folder.tidy(lambda job: self._is_old(job) or self._is_left_over(job))
-                    tidied_at = self._clock()
-                while worker is not None and (job := self._next()) is not None:
-                    self._do(job)
-                broken = False
-            except OSError as error:
-                if not broken:
-                    log(logging.ERROR, "the folder of the imports cannot be used", error)
-                broken = True
-            self._look.wait(LOOK_EVERY_S)
-        if worker is not None:
-            os.close(worker)
-
-    def _is_old(self, job: ImportJob) -> bool:
-        kept = timedelta(days=self._services.settings.import_report_days)
-        return job.finished_at is not None and self._clock() - job.finished_at > kept
-
-    def _is_left_over(self, job: ImportJob) -> bool:
-        """Whether its collection was deleted, by a process that was killed before it could forget
-        the job; a collection that was created later has only the name in common."""
-        if job.finished_at is None:
-            return False
-        try:
-            return (
-                self._services.gallery.store.collections.get(job.collection).created_at
-                > job.created_at
-            )
-        except CollectionNotFound:
-            return True
-        except LikenessError:  # the database is away: asked again at the next look
-            return False
-
-    def _next(self) -> ImportJob | None:
-        """The job that waits for longest, running from now on. As only one process does them, one
-        that is running already was left by another."""
-        if self._stopping.is_set():
-            return None
-        with self._folder.exclusive():
-            for job in list(self._unsaved.values()):
-                self._folder.save(job)
-                del self._unsaved[job.import_id]
-            found = [self._folder.find(id_of(path)) for path in self._folder.archives()]
-            waiting = [job for job in found if job is not None and job.state in WAITING]
-            for job in sorted(waiting, key=lambda job: job.created_at):
-                if job.cancelling:
-                    self._end(job, JobState.CANCELLED)
-                    continue
-                update = {
-                    "state": JobState.RUNNING,
-                    "started_at": self._clock(),
-                    "counts": {},
-                    "attempts": job.attempts + 1,
-                }
-                running = job.model_copy(update=update)
-                self._folder.save(running)
-                return running
-        return None
-
-    def _do(self, job: ImportJob) -> None:
-        counts = self._counts[job.import_id] = Counts()
-        state, detail = self._outcome(job, counts)
-        with self._folder.exclusive():
-            now = self._folder.find(job.import_id)
-            if now is None:
-                self._folder.forget(job)
-            elif state is not None:
-                self._end(now.model_copy(update={"counts": counts.members()}), state, detail)
-            else:  # the service stops in an orderly way, so this attempt does not count
-                self._folder.save(now.model_copy(update={"attempts": 0}))
-            self._counts.clear()
-
-    def _outcome(self, job: ImportJob, counts: Counts) -> tuple[JobState | None, str | None]:
-        """Do it; how it ended, or None where the service stops meanwhile."""
-        if job.attempts > MOST_ATTEMPTS:
-            return JobState.FAILED, (
-                f"The service ended {MOST_ATTEMPTS} times while it did this import, before it "
-                "enrolled anybody: something in the archive may cause that. Send it in parts to "
-                "find out what."
-            )
-        try:
-            self._run(job, counts)
-        except _Ended:
-            return None if self._stopping.is_set() else JobState.CANCELLED, None
-        except ImportStopped as reason:
-            return JobState.STOPPED, reason.detail
-        except LikenessError as error:
-            return JobState.FAILED, error.detail
-        except OSError as error:
-            log(logging.ERROR, "an import failed", error, import_id=job.import_id)
-            return JobState.FAILED, (
-                f"The service cannot use a file in its data folder: {error.strerror}. Its log has "
-                f"the file under import_id {job.import_id}."
-            )
-        except Exception as error:  # noqa: BLE001 (the next job must still run)
-            log(logging.ERROR, "an import failed", error, import_id=job.import_id)
-            return JobState.FAILED, (
-                f"The service failed with an unexpected error ({type(error).__name__}); see its "
-                f"log under import_id {job.import_id}. Rows enrolled before are kept."
-            )
-        return JobState.DONE, None
-
-    def _run(self, job: ImportJob, counts: Counts) -> None:
-        services = self._services
-        record = services.gallery.require(job.collection)
-        given = SourceOptions(
-            record.embedding_space,
-            services.settings.max_image_bytes,
-            pattern=job.options.pattern,
-            person_from=job.options.person_from,
-            names_encoding=job.options.names_encoding,
-            uploaded=True,
-        )
-        # Half of the cores unless set: requests need the others.
-        workers = services.settings.import_workers or max(1, services.scheduler.workers // 2)
-        wanted = _Wanted(self._stopping, partial(self._share_progress, job, counts))
-        memory = services.settings.import_reader_bytes
-        archive = self._folder.archive(job)
-        with (
-            report_writer(self._folder.report(job), MOST_WITHOUT) as write,
-            reading(archive, given, memory, wanted.check) as reader,
-        ):
-
-            def on_outcome(outcome: RowOutcome) -> None:
-                counts(outcome)
-                write(outcome)
-                wanted.check()
-
-            self._share_progress(job, counts, total=reader.total())
-            LocalImport(services, record, job.options, workers).run(reader.rows(), on_outcome)
-
-    def _share_progress(self, job: ImportJob, counts: Counts, **progress: object) -> None:
-        """How far it is; and learn whether it is still wanted. Raises _Ended where it is not."""
-        if counts.of(RowResult.ENROLLED):
-            progress["attempts"] = 0  # there is progress, however often it is interrupted
-        with self._folder.exclusive():
-            now = self._folder.find(job.import_id)
-            if now is None or now.cancelling:
-                raise _Ended
-            with suppress(OSError):  # on a full disk they learn it later
-                members = {**progress, "counts": counts.members()}
-                self._folder.save(now.model_copy(update=members))
-
-    def _end(self, job: ImportJob, state: JobState, detail: str | None = None) -> None:
-        ended = job.model_copy(
-            update={
-                "state": state,
-                "finished_at": self._clock(),
-                "detail": detail,
-                "cancelling": False,
-            }
-        )
-        self._folder.archive(job).unlink(missing_ok=True)
-        try:
-            self._folder.save(ended)
-        except OSError as error:
-            log(logging.ERROR, "the end of an import cannot be noted", error)
-            self._unsaved[job.import_id] = ended

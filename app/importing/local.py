@@ -20,7 +20,8 @@ from app.importing.journal import Journal
 from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
 from app.importing.outcomes import OutcomeCallback, RowOutcome, RowResult, refusal
 from app.importing.source_rows import Row, content_of, storable
-from app.services import Services, content_digest
+from app.recognition.templates import content_digest, template_from_embedding, template_from_photo
+from app.services import Services
 from app.store.records import CollectionRecord, NewTemplate, PersonTemplate
 
 # Photos read ahead of each worker: enough to keep it busy while others are stored, few enough to
@@ -177,7 +178,7 @@ class LocalImport:
 
     def _embedded(self, row: Row) -> Prepared:
         assert row.embedding is not None, "a row has a photo, an embedding or a problem"
-        made = self._services.template_from_embedding(row.embedding)
+        made = template_from_embedding(self._services, row.embedding)
         crop = content_of(row.crop) if row.crop and self._policy.keep_crops else None
         digest = row.content_digest or made.content_digest
         template = NewTemplate(made.embedding, digest, dict(row.quality), crop)
@@ -214,8 +215,8 @@ class LocalImport:
     def _analyse(self, photo: "_Photo") -> Prepared:
         row, key = photo.row, photo.key
         try:
-            _, template = self._services.template_from_photo(
-                photo.data, self._options.face, self._policy
+            template = template_from_photo(
+                self._services, photo.data, self._options.face, self._policy
             )
         except LikenessError as error:
             if error.status >= SERVER_ERROR:  # ours, not the photo's: another time it goes well

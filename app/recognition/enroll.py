@@ -9,6 +9,7 @@ from app.decision.thresholds import CollectionPolicy
 from app.errors import LikenessError
 from app.recognition.analysis import each_photo, record
 from app.recognition.stages import StageTimes
+from app.recognition.templates import template_from_embedding, template_task
 from app.services import Services
 from app.store.records import IdempotencyRequest, NewTemplate, RequestKey, StoredTemplate
 from app.types import AnalysedImage, CooperativeTask, FloatArray, JsonObject
@@ -101,11 +102,11 @@ async def _templates(
     if request.embeddings:
         given = request.embeddings
         return await services.scheduler.search(
-            lambda: [services.template_from_embedding(values) for values in given]
+            lambda: [template_from_embedding(services, values) for values in given]
         )
 
     def work(data: bytes) -> CooperativeTask[tuple[AnalysedImage, NewTemplate]]:
-        return services.template_steps(data, request.face_selection, policy)
+        return template_task(services, data, request.face_selection, policy)
 
     templates: list[NewTemplate | LikenessError] = []
     for outcome in await each_photo(services, photos, work):

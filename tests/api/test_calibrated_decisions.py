@@ -8,6 +8,7 @@ import httpx
 import numpy as np
 import pytest
 
+from app.recognition.templates import template_from_embedding
 from app.services import Services
 from tests.api.test_decisions import code_of
 from tests.decision.conftest import people
@@ -24,7 +25,7 @@ def enroll_made_up(services: Services, collection: str) -> Enroll:
         data = people(count, 2, dimension=dimension, noise=0.3)
         for person in range(count):
             first, second = (
-                services.template_from_embedding(v) for v in data.vectors[data.persons == person]
+                template_from_embedding(services, v) for v in data.vectors[data.persons == person]
             )
             if person == 0:
                 services.gallery.enroll(collection, "p0", None, [first])

@@ -7,6 +7,7 @@ import httpx
 import numpy as np
 import pytest
 
+from app.recognition.templates import template_from_embedding
 from app.services import Services
 from app.store.backends import create_engine
 from app.store.store import Store
@@ -65,7 +66,7 @@ def twins(gallery: Any, services: Services) -> Any:
     cosine = (0.7 - along**2) / size**2
     turned *= size * np.sqrt(1 - cosine**2) / np.linalg.norm(turned)
     twin = along * probe + cosine * across + turned
-    made = [services.template_from_embedding(twin)]
+    made = [template_from_embedding(services, twin)]
     services.gallery.enroll(gallery.name, "twin", {"team": "night"}, made)
     return gallery
 

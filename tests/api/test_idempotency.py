@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from app.api.main import create_app
+from app.faces.pipeline import FacePipeline
 from app.services import Services, build_services
 from app.settings import Settings
 from tests.api.test_decisions import code_of
@@ -59,7 +60,7 @@ def test_the_same_call_is_answered_the_same(
     def networks(*_: Any) -> Any:
         raise AssertionError("the networks ran again")
 
-    monkeypatch.setattr(Services, "template_from_photo", networks)
+    monkeypatch.setattr(FacePipeline, "steps", networks)
     again = enroll(gallery, key, *photos)
     assert again.headers[REPLAYED] == "true"
     assert outcome(again) == outcome(first)

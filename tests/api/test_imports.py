@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from app.errors import ImportNotFound, StoreFull
-from app.importing import jobs as module
+from app.importing import worker as module
 from app.importing.job_folder import ImportJob, JobFolder, JobState
 from app.importing.jobs import ImportJobs
 from app.importing.local import LocalImport
@@ -213,7 +213,7 @@ def test_who_is_no_more_is_erased_from_reports(
 def test_no_more_than_some_wait(
     client: httpx.Client, collection: str, archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_WAITING", 0)
+    monkeypatch.setattr("app.importing.jobs.MOST_WAITING", 0)
     answer = send(client, collection, archive)
     assert (answer.status_code, code_of(answer)) == (503, "overloaded")
 

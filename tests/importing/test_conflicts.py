@@ -11,6 +11,7 @@ from app.importing.local import LocalImport
 from app.importing.options import ImportOptions, OnConflict
 from app.importing.outcomes import RowOutcome
 from app.importing.source_rows import Row
+from app.recognition.templates import template_from_embedding
 from app.services import Services, build_services
 from app.settings import Settings
 
@@ -100,7 +101,7 @@ def test_a_face_like_somebody_declared_different_is_no_conflict(services: Servic
         record = services.gallery.create_collection(name, {})
         services.gallery.store.persons.create(name, "ada", {})
         for person, vector in zip(people, (other, third), strict=False):
-            made = [services.template_from_embedding(vector.tolist())]
+            made = [template_from_embedding(services, vector.tolist())]
             services.gallery.enroll(name, person, None, made)
         if name != "undeclared":
             services.gallery.store.pairs.declare(name, "ada", "twin")

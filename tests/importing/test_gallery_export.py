@@ -15,6 +15,7 @@ from app.importing.options import ImportOptions
 from app.importing.outcomes import RowOutcome, RowResult
 from app.importing.source_rows import ImportSourceError
 from app.importing.sources import SourceOptions, rows_of
+from app.recognition.templates import template_from_photo
 from app.services import Services, build_services
 from app.settings import Settings
 
@@ -26,9 +27,9 @@ def services(request: pytest.FixtureRequest, tmp_path: Path, photos: Path) -> It
     policy = CollectionPolicy(keep_crops=True)
     for person, names in {"obama": ("obama", "obama2"), "biden": ("biden",)}.items():
         made = [
-            services.template_from_photo(
-                (photos / f"{name}.jpg").read_bytes(), FaceSelection.LARGEST, policy
-            )[1]
+            template_from_photo(
+                services, (photos / f"{name}.jpg").read_bytes(), FaceSelection.LARGEST, policy
+            )
             for name in names
         ]
         services.gallery.enroll("default", person, {"of": person}, made)

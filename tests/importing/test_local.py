@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from app.importing.sources import SourceOptions, rows_of
 from app.inference.cores import usable_cores
 from app.services import Services, build_services
 from app.settings import Settings
+from app.store.records import NewTemplate
 
 Run = Callable[..., list[RowOutcome]]
 
@@ -89,13 +91,13 @@ def test_refusals_are_remembered_until_something_else_decides(
     (people / "biden" / "broken.jpg").write_bytes(b"\xff\xd8\xff broken")
     assert [one.reason for one in run(people)] == ["", "unreadable_image", "", ""]
     analysed: list[bytes] = []
-    real = Services.template_from_photo
+    real = module.template_from_photo
 
-    def counting(self: Services, data: bytes, *rest: object) -> object:
+    def counting(services: Services, data: bytes, *rest: Any) -> NewTemplate:
         analysed.append(data)
-        return real(self, data, *rest)
+        return real(services, data, *rest)
 
-    monkeypatch.setattr(Services, "template_from_photo", counting)
+    monkeypatch.setattr(module, "template_from_photo", counting)
     assert [one.reason for one in run(people)] == [
         "already_enrolled", "unreadable_image", "already_enrolled", "already_enrolled",
     ]  # fmt: skip
@@ -223,7 +225,7 @@ def test_an_error_of_ours_is_no_reason_to_refuse_a_photo(
         raise WorkerDied("A worker ended.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Services, "template_from_photo", dying)
+        patch.setattr(module, "template_from_photo", dying)
         with pytest.raises(WorkerDied):
             run(people)
     assert {one.result for one in run(people)} == {RowResult.ENROLLED}
@@ -284,10 +286,10 @@ def test_few_large_photos_are_read_ahead(
     data = (photos / "obama.jpg").read_bytes()
     monkeypatch.setattr(module, "BYTES_AHEAD", 2 * len(data))
     read, analysed, most = [0], [0], [0]
-    real = Services.template_from_photo
+    real = module.template_from_photo
 
-    def counting(self: Services, *arguments: object) -> object:
-        made = real(self, *arguments)
+    def counting(*arguments: Any) -> NewTemplate:
+        made = real(*arguments)
         analysed[0] += 1
         return made
 
@@ -296,7 +298,7 @@ def test_few_large_photos_are_read_ahead(
         most[0] = max(most[0], read[0] - analysed[0])
         return data + bytes([number])
 
-    monkeypatch.setattr(Services, "template_from_photo", counting)
+    monkeypatch.setattr(module, "template_from_photo", counting)
     rows = [Row(str(i), f"p{i}", partial(reading, i)) for i in range(40)]
     assert len(run(rows)) == 40
     # Those at work and waiting, and three that are more than two photos' bytes.
