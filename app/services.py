@@ -27,11 +27,10 @@ from app.inference.packs import load_pack
 from app.inference.scheduler import Scheduler
 from app.locks import Lock, new_lock
 from app.settings import Settings
-from app.store.backends import create_engine
+from app.store.backends import await_database, create_engine
 from app.store.database import Database
 from app.store.schema import migrate
 from app.store.store import Store
-from app.store.waiting import await_database
 from app.telemetry.metrics import BatchSizes, Metrics, OpenIndexCounts, SearchCosts
 
 

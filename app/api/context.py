@@ -11,7 +11,7 @@ from fastapi import Depends, Request, Response
 from app.api.access import Access, access_of
 from app.api.responses import ModelInfo
 from app.importing.jobs import ImportJobs
-from app.recognition.stages import StageTimes
+from app.recognition.analysis import StageTimes
 from app.services import Services
 from app.telemetry.logs import request_id
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from app.decision.limits import DEGRADED, Limits
 from app.decision.policy import Status
+from app.decision.thresholds import ThresholdDecision
 from app.decision.verdicts import Verdict
 from app.gallery.candidates import Candidate, Comparison
 from app.gallery.gallery import Gallery
@@ -21,6 +22,17 @@ class Refusals:
     gallery: Gallery
     collection: str
     limits: Limits
+
+    @classmethod
+    def of(
+        cls, gallery: Gallery, collection: str, threshold: ThresholdDecision
+    ) -> "Refusals | None":
+        """Those for a threshold; None where no error rate is promised: its calibration has no
+        domain, or the threshold is fixed."""
+        domain = None if threshold.calibration is None else threshold.calibration.domain
+        if domain is None or threshold.target is None:
+            return None
+        return cls(gallery, collection, domain.limits)
 
     def applied(self, verdicts: Sequence[Verdict], faces: Sequence[Face]) -> list[Verdict]:
         """The verdicts; those are rejected that rest on a comparison of two faces that both look

@@ -1,12 +1,13 @@
-"""Running the photos of one request through the pipeline, side by side."""
+"""Running the photos of one request through the pipeline, side by side, and the time it takes."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 from app.errors import FaceError, ImageError, LikenessError
 from app.imaging import read_header
-from app.recognition.stages import StageTimes
 from app.services import Services
 from app.types import AnalysedImage, CooperativeTask, Face, FloatArray
 
@@ -15,6 +16,25 @@ T = TypeVar("T")
 PhotoOutcome = AnalysedImage | LikenessError
 # The number of a photo in the request, the photo, and one of its faces.
 FoundFace = tuple[int, AnalysedImage, Face]
+
+
+class StageTimes:
+    """Milliseconds by stage, added up over the photos of a request. For one event loop."""
+
+    def __init__(self) -> None:
+        self.milliseconds: dict[str, float] = {}
+
+    def add(self, timings: Mapping[str, float]) -> None:
+        """Add the stages of one image."""
+        for stage, spent in timings.items():
+            self.milliseconds[stage] = self.milliseconds.get(stage, 0.0) + spent
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time within the context to a stage, unless an error ends it."""
+        start = time.perf_counter()
+        yield
+        self.add({name: (time.perf_counter() - start) * 1000})
 
 
 async def analyse_images(

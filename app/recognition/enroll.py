@@ -7,8 +7,7 @@ from functools import partial
 from app.decision.policy import FaceSelection
 from app.decision.thresholds import CollectionPolicy
 from app.errors import LikenessError
-from app.recognition.analysis import each_photo, record
-from app.recognition.stages import StageTimes
+from app.recognition.analysis import StageTimes, each_photo, record
 from app.recognition.templates import template_from_embedding, template_task
 from app.services import Services
 from app.store.records import IdempotencyRequest, NewTemplate, RequestKey, StoredTemplate

@@ -8,6 +8,7 @@ import numpy as np
 from app.decision.calibrations import policy_of
 from app.decision.gates import QualityGate
 from app.decision.pairs import PairRules
+from app.decision.refusals import Refusals
 from app.decision.thresholds import ThresholdDecision, ThresholdRequest, identification_threshold
 from app.decision.verdicts import Verdict, decide
 from app.errors import InvalidRequest
@@ -16,12 +17,11 @@ from app.index.port import GallerySize
 from app.recognition.analysis import (
     FoundFace,
     PhotoOutcome,
+    StageTimes,
     analyse_images,
     embedding_of,
     faces_of,
 )
-from app.recognition.refusals import refusals_of
-from app.recognition.stages import StageTimes
 from app.services import Services
 from app.store.records import CollectionRecord
 from app.types import AnalysedImage, Face, JsonObject
@@ -108,7 +108,7 @@ def _search(
         request.threshold, policy, chain, result.searched, likeness=result.likeness
     )
     verdicts = _verdicts(found, result.rows, threshold, policy.identify_gate, request)
-    refusals = refusals_of(services, request.collection, threshold)
+    refusals = Refusals.of(services.gallery, request.collection, threshold)
     if refusals is not None:
         verdicts = refusals.applied(verdicts, [face for _, _, face in found])
     verdicts = PairRules(services.gallery, record, threshold.calibration).applied(verdicts, probes)

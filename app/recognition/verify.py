@@ -7,6 +7,7 @@ from app.decision.calibrations import policy_of
 from app.decision.gates import OPEN_GATE, QualityGate
 from app.decision.pairs import PairRules
 from app.decision.policy import FaceSelection, is_match, usable_face
+from app.decision.refusals import Refusals
 from app.decision.thresholds import (
     ONE_COMPARISON,
     ThresholdDecision,
@@ -17,9 +18,7 @@ from app.decision.verdicts import Doubt
 from app.errors import LikenessError, NoFace
 from app.gallery.candidates import Candidate, Comparison
 from app.index.port import GallerySize
-from app.recognition.analysis import PhotoOutcome, analyse_images, embedding_of
-from app.recognition.refusals import refusals_of
-from app.recognition.stages import StageTimes
+from app.recognition.analysis import PhotoOutcome, StageTimes, analyse_images, embedding_of
 from app.services import Services
 from app.store.records import CollectionRecord
 from app.types import AnalysedImage, Face, FloatArray
@@ -97,7 +96,7 @@ async def verify(
     threshold = await services.scheduler.search(_threshold, services, request, size)
     reached = is_match(similarity, threshold.threshold)
     other = faces[1] if len(faces) > 1 else None
-    refusals, doubt = refusals_of(services, request.collection, threshold), None
+    refusals, doubt = Refusals.of(services.gallery, request.collection, threshold), None
     compared = nearest if other is None else other.face
     assert compared is not None, "one of the two is given"
     refused = refusals is not None and refusals.refuses(faces[0].face, compared)

@@ -18,9 +18,9 @@ from app.errors import (
     PersonNotFound,
 )
 from app.recognition import identify as identify_module
+from app.recognition.analysis import StageTimes
 from app.recognition.enroll import Enrollment, EnrollRequest, KeptAnswer, enroll
 from app.recognition.identify import IdentifyRequest, identify
-from app.recognition.stages import StageTimes
 from app.recognition.verify import VerifyRequest, verify
 from app.services import Services, build_services
 from app.settings import Settings

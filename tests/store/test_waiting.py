@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from app.errors import DatabaseError
+from app.store.backends import LOG_EVERY_S, await_database
 from app.store.schema import migrate
-from app.store.waiting import LOG_EVERY_S, await_database
 from tests.gallery.conftest import open_engine
 from tests.ports import free_port
 from tests.postgres import PostgresServer

@@ -1,6 +1,8 @@
 """Database engines: what is particular to each, behind one shape. Here alone one is chosen."""
 
-from collections.abc import Mapping, Sequence
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -9,9 +11,13 @@ from sqlalchemy.exc import ArgumentError
 
 from app.errors import DatabaseError
 from app.store.backends import postgresql, sqlite
+from app.telemetry.logs import log
 
 # Query parameters of a PostgreSQL URL that nobody else may read.
 _SECRETS = ("password", "sslpassword")
+# Of waiting for a server.
+RETRY_S = 1.0
+LOG_EVERY_S = 10.0
 
 
 class Backend(Protocol):
@@ -118,3 +124,24 @@ def backend_of(engine: Engine) -> Backend:
 def shown_url(engine: Engine) -> str:
     """The engine's URL as it may be printed: without its passwords."""
     return engine.url.difference_update_query(_SECRETS).render_as_string(hide_password=True)
+
+
+def await_database(
+    engine: Engine,
+    seconds: float,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Return as soon as the database's server accepts connections, or after `seconds`.
+
+    It does not log in: the first real connection reports a wrong password or a missing database.
+    Waiting is logged.
+    """
+    backend, end, logged_at = backend_of(engine), clock() + seconds, -LOG_EVERY_S
+    while backend.is_unreachable(engine) and (now := clock()) < end:
+        if now - logged_at >= LOG_EVERY_S:
+            left = round(end - now)
+            log(logging.WARNING, "the database server does not accept connections yet; waiting",
+                database=shown_url(engine), seconds_left=left)  # fmt: skip
+            logged_at = now
+        sleep(RETRY_S)
