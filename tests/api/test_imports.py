@@ -202,7 +202,7 @@ def test_who_is_no_more_is_erased_from_reports(
         client.post(persons, json={"person_id": "barack"}).raise_for_status()
         client.post(f"{persons}/obama/merge", json={"into": "barack"}).raise_for_status()
     until(lambda: "obama" not in client.get(f"{url}/report").text)
-    assert client.get("/readyz").json()["erasure"] == "done"
+    until(lambda: client.get("/readyz").json()["erasure"] == "done")
     report = [json.loads(line) for line in client.get(f"{url}/report").text.splitlines()]
     assert [row["person_id"] for row in report if row["result"] == "enrolled"] == ["", ""]
     assert [row["person_id"] for row in report if row["result"] == "rejected"] == ["biden"]
@@ -336,14 +336,14 @@ def test_one_of_several_processes_does_them_and_all_answer(tmp_path: Path, archi
 def test_no_two_processes_do_the_same_import(
     tmp_path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    began: list[ImportJobs] = []
+    began: list[module.ImportWorker] = []
     may_end = threading.Event()
 
-    def run(self: ImportJobs, *_: object) -> None:
+    def run(self: module.ImportWorker, *_: object) -> None:
         began.append(self)
         assert may_end.wait(60)
 
-    monkeypatch.setattr(ImportJobs, "_run", run)
+    monkeypatch.setattr(module.ImportWorker, "_run", run)
     monkeypatch.setattr(module, "LOOK_EVERY_S", 0.05)
     services = build_services(Settings(data_dir=tmp_path / "data"))
     first, second = ImportJobs(services), ImportJobs(services)
@@ -354,7 +354,7 @@ def test_no_two_processes_do_the_same_import(
     time.sleep(0.5)  # ten looks at the folder
     may_end.set()
     until(lambda: second.get("default", job.import_id).state is JobState.DONE)
-    assert began == [first]
+    assert began == [first._worker]
     first.stop()
     second.stop()
     services.close()
