@@ -6,7 +6,7 @@ that array, x to the right and y down, as float32. Embeddings are L2-normalised 
 
 import sys
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -87,21 +87,14 @@ class Quality:
     def read(cls, stored: Mapping[str, object]) -> "Quality | None":
         """The quality stored with a template. None if a measure is missing or not a number, as for
         embeddings that were enrolled without a photo. Other members are ignored."""
-        measured = {name: _number(stored.get(name)) for name in _MEASURED}
-        known = {name: value for name, value in measured.items() if value is not None}
-        if len(known) < len(_MEASURED):
+        numbers: dict[str, Any] = {name: _number(stored.get(name)) for name in _MEASURES}
+        if any(numbers[name] is None for name in _ALWAYS_MEASURED):
             return None
-        return cls(
-            **known,
-            embedding_norm=_number(stored.get("embedding_norm")),
-            liveness=_number(stored.get("liveness")),
-            quality_score=_number(stored.get("quality_score")),
-        )
+        return cls(**numbers)
 
 
-_MEASURED = (
-    "face_size_px", "yaw", "pitch", "roll", "sharpness", "brightness", "detector_score",
-)  # fmt: skip
+_MEASURES = tuple(field.name for field in fields(Quality))
+_ALWAYS_MEASURED = tuple(field.name for field in fields(Quality) if field.default is MISSING)
 
 
 def _number(value: object) -> float | None:

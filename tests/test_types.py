@@ -1,6 +1,6 @@
 """A stored quality is read member by member: what is no measure is not taken for one."""
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 import pytest
 
@@ -14,6 +14,12 @@ STORED = asdict(MEASURED)
 def test_what_was_stored_is_read(more: dict[str, float]) -> None:
     read = Quality.read({**STORED, **more})
     assert read == Quality(**{**STORED, **more})
+
+
+def test_every_measure_is_read() -> None:
+    """Also one that is added to `Quality` later."""
+    every = Quality(**{field.name: index for index, field in enumerate(fields(Quality))})
+    assert Quality.read(asdict(every)) == every
 
 
 def test_members_of_another_version_are_left_aside() -> None:
