@@ -117,7 +117,7 @@ class Pause:
         self._armed = None
         if self._thread is None:
             return True
-        self._thread.join(20)
+        self._thread.join(60)
         assert not self._thread.is_alive(), f"a thread hangs that ran meanwhile at {self.where}"
         return False
 

@@ -21,7 +21,7 @@ import psycopg
 from app.store.backends import create_engine
 from app.store.schema import migrate
 
-START_SECONDS = 30
+START_SECONDS = 60
 # A server refuses to run as root; this user owns nothing and is on every Unix.
 UNPRIVILEGED = "nobody"
 

@@ -29,6 +29,7 @@ from app.store.schema import migrate
 from app.store.sql.tables import access_keys
 from app.telemetry.logs import LOGGER_NAME
 from tests.access.conftest import PEPPER, Clock
+from tests.waiting import PATIENCE_S
 
 ENTRANCE = NewKey("entrance-1", [Scope.IDENTIFY], ["staff"])
 
@@ -270,18 +271,18 @@ def test_many_wait_for_one_reading(
 
     def hanging() -> int:
         asked.set()
-        assert answers.wait(10)
+        assert answers.wait(PATIENCE_S)
         return 0
 
     monkeypatch.setattr(store, "revision", hanging)
     registry.start()
     first = registry.renewal()
-    assert asked.wait(10)
+    assert asked.wait(PATIENCE_S)
     waiting = {registry.renewal() for _ in range(100)}
     assert len(waiting - {first}) == 1
     answers.set()
     for renewal in waiting:
-        renewal.result(10)
+        renewal.result(PATIENCE_S)
     registry.close()
 
 

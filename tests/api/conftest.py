@@ -17,8 +17,10 @@ from PIL import Image
 
 from app.api.main import create_app
 from app.api.server import Server
+from app.inference.fair_pool import RequestShare
 from app.services import Services, build_services
 from app.settings import Settings
+from app.types import CooperativeTask
 
 START_S = 60
 
@@ -47,6 +49,24 @@ def run_server(services: Services) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join(timeout=START_S)
+
+
+@contextmanager
+def held(services: Services) -> Iterator[threading.Event]:
+    """One worker takes no photo before the event is set, at the end at the latest: what waits for
+    it then waits on a machine of any speed."""
+    may_go_on = threading.Event()
+
+    def wait() -> CooperativeTask[None]:
+        may_go_on.wait(START_S)
+        return
+        yield
+
+    services.scheduler._photos.submit(wait(), RequestShare())
+    try:
+        yield may_go_on
+    finally:
+        may_go_on.set()
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from app.errors import CollectionExists, CollectionNotFound, EnrolledBefore, Per
 from app.store.records import IdempotencyRequest
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_store, template
+from tests.waiting import PATIENCE_S
 
 Draw = Callable[[int], NDArray[np.float32]]
 WRITERS = 6
@@ -26,7 +27,7 @@ def at_once(works: list[Callable[[], Any]]) -> list[Any]:
     barrier = threading.Barrier(len(works))
 
     def run(work: Callable[[], Any]) -> Any:
-        barrier.wait(10)
+        barrier.wait(PATIENCE_S)
         try:
             return work()
         except Exception as error:  # noqa: BLE001 - the test looks at all of them
@@ -89,7 +90,7 @@ def test_keys_rise_with_revisions_and_a_follower_misses_nothing(
     follower.start()
     outcomes = at_once([lambda s=s, i=i: write(s, i) for i, s in enumerate(stores[:4])])
     done.set()
-    follower.join(30)
+    follower.join(PATIENCE_S)
     assert outcomes == [None] * 4
     everything = stores[0].changes.since(record, 0).added.keys.tolist()
     assert list(chain.from_iterable(seen)) == everything  # each once, and in the order of the keys

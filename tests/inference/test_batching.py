@@ -18,6 +18,7 @@ from app.inference.pack_spec import ModelPack
 from app.inference.session import OnnxModel
 from app.settings import Device
 from app.types import FloatArray, Image
+from tests.waiting import PATIENCE_S
 
 SIZES = (1, 4, 8, 16, 32)
 
@@ -115,9 +116,9 @@ def test_images_of_another_shape_fail_alone(batched: BatchedModel, crops: Image)
         one = threads.submit(batched.run, good)
         bad = threads.submit(batched.run, np.zeros((1, 3, 50, 50), np.float32))
         other = threads.submit(batched.run, good)
-        assert one.result(20)[0].shape == other.result(20)[0].shape == (2, 192)
+        assert one.result(PATIENCE_S)[0].shape == other.result(PATIENCE_S)[0].shape == (2, 192)
         with pytest.raises(Exception, match="Got invalid dimensions"):
-            bad.result(20)
+            bad.result(PATIENCE_S)
 
 
 class Fragile:
@@ -149,10 +150,10 @@ def images(value: float) -> NDArray[Any]:
 def test_one_bad_image_fails_alone_in_its_batch(fragile: BatchedModel) -> None:
     with ThreadPoolExecutor(3) as threads:
         one, bad, other = (threads.submit(fragile.run, images(v)) for v in (1, 13, 2))
-        assert one.result(20)[0].tolist() == [[2.0]]
-        assert other.result(20)[0].tolist() == [[4.0]]
+        assert one.result(PATIENCE_S)[0].tolist() == [[2.0]]
+        assert other.result(PATIENCE_S)[0].tolist() == [[4.0]]
         with pytest.raises(ValueError, match="unlucky"):
-            bad.result(20)
+            bad.result(PATIENCE_S)
     assert fragile.batches[4] > 1  # they had been together
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -12,6 +11,7 @@ from app.errors import Overloaded
 from app.inference.cores import usable_cores
 from app.inference.scheduler import Scheduler
 from app.types import CooperativeTask
+from tests.waiting import PATIENCE_S, until
 
 T = TypeVar("T")
 POOLS = ("read", "write", "delete", "search", "examine")
@@ -48,7 +48,7 @@ def test_work_runs_on_named_threads(scheduler: Scheduler) -> None:
 def test_the_event_loop_stays_free(scheduler: Scheduler) -> None:
     async def ticks_meanwhile() -> int:
         release = threading.Event()
-        work = asyncio.ensure_future(scheduler.infer(one_step(release.wait, 20)))
+        work = asyncio.ensure_future(scheduler.infer(one_step(release.wait, PATIENCE_S)))
         ticks = 0
         for _ in range(5):
             await asyncio.sleep(0)
@@ -81,13 +81,14 @@ def test_errors_reach_the_waiter(scheduler: Scheduler, pool: str) -> None:
 
 def test_no_more_inference_at_once_than_workers(scheduler: Scheduler) -> None:
     lock, running, most = threading.Lock(), 0, 0
+    both_at_work = threading.Barrier(2)
 
     def work() -> None:
         nonlocal running, most
         with lock:
             running += 1
             most = max(most, running)
-        time.sleep(0.01)
+        both_at_work.wait(PATIENCE_S)
         with lock:
             running -= 1
 
@@ -102,9 +103,10 @@ def test_the_database_does_not_wait_for_inference(scheduler: Scheduler) -> None:
     async def read_while_busy() -> str:
         release = threading.Event()
         busy = [
-            asyncio.ensure_future(scheduler.infer(one_step(release.wait, 20))) for _ in range(4)
+            asyncio.ensure_future(scheduler.infer(one_step(release.wait, PATIENCE_S)))
+            for _ in range(4)
         ]
-        answer = await asyncio.wait_for(scheduler.read(lambda: "read"), timeout=10)
+        answer = await asyncio.wait_for(scheduler.read(lambda: "read"), timeout=PATIENCE_S / 2)
         release.set()
         await asyncio.gather(*busy)
         return answer
@@ -137,7 +139,9 @@ def test_cancelled_work_is_never_begun(scheduler: Scheduler) -> None:
 
     async def leave_the_queue() -> None:
         release = threading.Event()
-        busy = [asyncio.ensure_future(scheduler.infer(one_step(release.wait, 20))) for _ in "ab"]
+        busy = [
+            asyncio.ensure_future(scheduler.infer(one_step(release.wait, PATIENCE_S))) for _ in "ab"
+        ]
         left = [asyncio.ensure_future(scheduler.infer(one_step(begun.append, n))) for n in range(5)]
         await asyncio.sleep(0.02)
         for task in left:
@@ -159,11 +163,11 @@ def test_what_waits_in_one_pool_holds_up_no_other(held: str) -> None:
     async def others_meanwhile() -> list[str]:
         release = threading.Event()
         pool = getattr(scheduler, held)
-        waiting = [asyncio.ensure_future(pool(release.wait, 20)) for _ in range(12)]
+        waiting = [asyncio.ensure_future(pool(release.wait, PATIENCE_S)) for _ in range(12)]
         await asyncio.sleep(0)
         others = [name for name in POOLS if name != held]
         work = (getattr(scheduler, name)(lambda: "done") for name in others)
-        answers = await asyncio.wait_for(asyncio.gather(*work), timeout=10)
+        answers = await asyncio.wait_for(asyncio.gather(*work), timeout=PATIENCE_S / 2)
         release.set()
         await asyncio.gather(*waiting)
         return answers
@@ -177,7 +181,9 @@ def test_writes_take_half_of_the_places_at_most() -> None:
 
     async def one_too_many() -> list[object]:
         release = threading.Event()
-        waiting = [asyncio.ensure_future(scheduler.write(release.wait, 20)) for _ in range(3)]
+        waiting = [
+            asyncio.ensure_future(scheduler.write(release.wait, PATIENCE_S)) for _ in range(3)
+        ]
         await asyncio.sleep(0)
         with pytest.raises(Overloaded, match="3 writes are waiting for the database"):
             await scheduler.write(lambda: None)
@@ -213,7 +219,7 @@ def test_a_place_is_freed_by_a_cancelled_request(scheduler: Scheduler) -> None:
 
         async def request() -> None:
             with scheduler.admit():
-                await scheduler.infer(one_step(release.wait, 20))
+                await scheduler.infer(one_step(release.wait, PATIENCE_S))
 
         task = asyncio.ensure_future(request())
         await asyncio.sleep(0.01)
@@ -239,14 +245,16 @@ def test_closing_waits_for_what_runs_and_drops_what_waits() -> None:
 
     def work(number: int) -> None:
         started.set()
-        release.wait(20)
+        release.wait(PATIENCE_S)
         done.append(number)
 
     async def close_meanwhile() -> list[object]:
         jobs = [asyncio.ensure_future(scheduler.infer(one_step(work, n))) for n in range(3)]
-        await asyncio.to_thread(started.wait, 20)
-        threading.Timer(0.05, release.set).start()
-        await asyncio.to_thread(scheduler.close)
+        await asyncio.to_thread(started.wait, PATIENCE_S)
+        closing = asyncio.ensure_future(asyncio.to_thread(scheduler.close))
+        await asyncio.to_thread(until, lambda: scheduler._photos._closed)
+        release.set()
+        await closing
         return await asyncio.gather(*jobs, return_exceptions=True)
 
     first, *others = asyncio.run(close_meanwhile())
