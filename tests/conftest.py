@@ -12,6 +12,7 @@ import cv2
 import hypothesis
 import numpy as np
 import pytest
+from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from PIL import Image as PillowImage
 
 from app.faces.detect import Detector
@@ -23,12 +24,17 @@ from app.inference.packs import load_pack
 from app.inference.session import OnnxModel
 from app.settings import Device
 from app.types import Image
+from tests.waiting import PATIENCE_S
 
 # First calls load libraries, and shared machines pause: a test says itself where time matters.
 hypothesis.settings.register_profile("likeness", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("likeness")
 
 ROOT = Path(__file__).resolve().parent.parent
+# So do HTTP clients, which give up after 5 s unless they are told.
+for part in ("connect", "read", "write", "pool"):
+    setattr(DEFAULT_TIMEOUT_CONFIG, part, PATIENCE_S)
+
 Encode = Callable[..., bytes]
 SEED = "hypothesis_seed"
 

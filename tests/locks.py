@@ -93,6 +93,7 @@ class Pause:
         self._armed: tuple[int, str | None, str | None] | None = None
         self._left = 0
         self._work: Callable[[], object] = list
+        self._patience_s = PATIENCE_S
         self._thread: threading.Thread | None = None
         self.where = ""  # the last interruption: event and name
 
@@ -107,9 +108,12 @@ class Pause:
         event: str | None = None,
         name: str | None = None,
         at: int = 1,
+        patience_s: float = PATIENCE_S,
     ) -> None:
-        """Interrupt this thread, once; None is any event of any lock."""
+        """Interrupt this thread, once; None is any event of any lock. `patience_s`: how long the
+        work may take, where it waits for nothing that this thread holds."""
         self._work, self._thread, self._left = work, None, at
+        self._patience_s = patience_s
         self._armed = (threading.get_ident(), event, name)
 
     def disarm(self) -> bool:
@@ -132,4 +136,4 @@ class Pause:
             self._armed, self.where = None, f"{event} {name}"
             self._thread = threading.Thread(target=self._work)
             self._thread.start()
-            self._thread.join(PATIENCE_S)
+            self._thread.join(self._patience_s)

@@ -216,8 +216,11 @@ def test_a_body_that_is_complete_after_the_revocation_is_not_processed(
     _, token = keyed.access_keys.create(NewKey("uploads", [Scope.MANAGE], [OWN]))
     keyed.access.refresh()
 
+    received = keyed.settings.data_dir / "imports"
+
     def slow() -> Iterator[bytes]:
         yield b'{"person_id": "ada", '
+        until(lambda: [*received.glob("*.jsonl")])  # the key was accepted
         keyed.access_keys.revoke("uploads")
         keyed.access.refresh()
         yield b'"without_face": true}'
@@ -225,7 +228,6 @@ def test_a_body_that_is_complete_after_the_revocation_is_not_processed(
     headers = {"X-Api-Key": token, "Content-Type": "application/jsonl"}
     with pytest.raises(httpx.TransportError):
         site.post(f"/v1/collections/{OWN}/imports", headers=headers, content=slow())
-    received = keyed.settings.data_dir / "imports"
     until(lambda: not [*received.glob("*.jsonl")])  # what was received is deleted
     imports = site.get(f"/v1/collections/{OWN}/imports", headers={"X-Api-Key": tokens["all"]})
     assert imports.json()["items"] == []

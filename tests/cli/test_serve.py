@@ -5,9 +5,9 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -16,7 +16,7 @@ import pytest
 from app.api.server import bound
 from app.errors import AddressError
 from tests.ports import free_port
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 LIKENESS = Path(sys.executable).parent / "likeness"
 
@@ -24,14 +24,13 @@ LIKENESS = Path(sys.executable).parent / "likeness"
 class Service:
     """`likeness serve` as a process of its own."""
 
-    def __init__(self, environment: dict[str, str], drain: str | None = "1") -> None:
+    def __init__(self, environment: dict[str, str], drain: str = "1") -> None:
         self.port = free_port()
         self._environment = {
             **environment,
             "LIKENESS_PORT": str(self.port),
+            "LIKENESS_DRAIN_SECONDS": drain,
         }
-        if drain is not None:
-            self._environment["LIKENESS_DRAIN_SECONDS"] = drain
         self.process: subprocess.Popen[str] | None = None
         self._clients: list[httpx.Client] = []
 
@@ -45,19 +44,20 @@ class Service:
         )
         client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
         self._clients.append(client)
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            try:
-                if client.get("/readyz").status_code == 200:
-                    return client
-            except httpx.TransportError:
-                time.sleep(0.05)
-        raise AssertionError("the service did not become ready")
+        until(lambda: self._is_ready(client))
+        return client
+
+    @staticmethod
+    def _is_ready(client: httpx.Client) -> bool:
+        try:
+            return client.get("/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
 
     def end(self, how: signal.Signals) -> tuple[str, str]:
         assert self.process is not None
         self.process.send_signal(how)
-        return self.process.communicate(timeout=30)
+        return self.process.communicate(timeout=PATIENCE_S)
 
     def close(self) -> None:
         for client in self._clients:
@@ -93,35 +93,39 @@ def test_serve_survives_kill_9_with_all_it_acknowledged(service: Service, photos
     assert "obama" not in err
 
 
-def test_it_drains_before_it_ends(service: Service, photos: Path) -> None:
+def test_it_drains_before_it_ends(environment: dict[str, str], photos: Path) -> None:
+    """For as long as it is told, or until a second signal."""
+    service = Service(environment, drain="600")
+    with closing(service):
+        drain(service, (photos / "obama.jpg").read_bytes())
+
+
+def drain(service: Service, photo: bytes) -> None:
     client = service.start()
     assert service.process is not None
     with ThreadPoolExecutor() as pool, httpx.Client(base_url=client.base_url) as other:
-        photo = (photos / "obama.jpg").read_bytes()
         under_way = pool.submit(client.post, "/v1/detect", files=[("image", photo)] * 8)
-        time.sleep(0.1)
+        at_work = "likeness_pending_requests 1.0"
+        until(lambda: at_work in other.get("/metrics").text or under_way.done())
         service.process.send_signal(signal.SIGTERM)
         until(lambda: other.get("/readyz").status_code == 503)
         answer = other.get("/readyz")  # on a connection of its own: the listener is open
         assert (answer.json()["code"], "stopping" in answer.json()["detail"]) == ("not_ready", True)
         assert answer.headers["connection"] == "close"
         assert under_way.result().status_code == 200
-    _, err = service.process.communicate(timeout=30)
+    _, err = service.end(signal.SIGTERM)
     assert service.process.returncode == 0
-    events = [json.loads(line)["event"] for line in err.splitlines()]
+    lines = [line for line in err.splitlines() if line.startswith("{")]  # and a traceback
+    events = [json.loads(line)["event"] for line in lines]
     assert (events.count("stopping"), events.count("stopped")) == (1, 1)
 
 
 @pytest.mark.slow
-def test_a_second_signal_ends_it_at_once(environment: dict[str, str]) -> None:
-    service = Service({**environment, "LIKENESS_DRAIN_SECONDS": "600"}, drain=None)
+def test_it_ends_by_itself_when_it_has_drained(service: Service) -> None:
     service.start()
     assert service.process is not None
-    service.process.send_signal(signal.SIGTERM)
-    time.sleep(0.5)
     service.end(signal.SIGTERM)
     assert service.process.returncode == 0
-    service.close()
 
 
 def test_a_port_that_is_taken_is_told(environment: dict[str, str]) -> None:

@@ -187,7 +187,8 @@ def test_a_reader_that_comes_late_leaves_no_folder(database: Path, pause: Pause)
     gallery.create_collection("staff", {})
     enroll(gallery, "ada", drawn(1)[0], "staff")
     key = gallery.store.collections.get("staff").key
-    pause.arm(partial(gallery.delete_collection, "staff"), event=BEFORE, name="gallery.replicas")
+    delete = partial(gallery.delete_collection, "staff")
+    pause.arm(delete, event=BEFORE, name="gallery.replicas", patience_s=60)
     with pytest.raises(Exception, match="deleted meanwhile"):
         gallery.size("staff")
     assert not pause.disarm()
