@@ -12,16 +12,14 @@ from app.encryption.ring import KeyRing
 from app.faces.loading import build_pipeline
 from app.faces.pipeline import FacePipeline
 from app.gallery.gallery import Gallery
-from app.gallery.maintenance import MaintenanceThread
-from app.gallery.pruning import Pruning
+from app.gallery.maintenance import MaintenanceThread, Pruning
 from app.imaging import ImageLimits
 from app.index.comparator import COSINE
 from app.index.factory import IndexFactory
 from app.index.gpu import GpuShards, cuda_flat
 from app.index.port import PRECISION, SearchEngine
-from app.inference.cores import usable_cores
 from app.inference.cuda import CudaOptions
-from app.inference.memory import usable_memory
+from app.inference.machine import usable_cores, usable_memory
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
 from app.inference.scheduler import Scheduler

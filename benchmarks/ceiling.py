@@ -34,7 +34,7 @@ from app.faces.align import align_faces
 from app.faces.blob import to_blob
 from app.faces.detect import ARCHITECTURES, Detector, letterbox
 from app.imaging import ImageLimits, decode_at_least
-from app.inference.cores import usable_cores
+from app.inference.machine import usable_cores
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
 from app.inference.session import OnnxModel

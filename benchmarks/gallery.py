@@ -36,7 +36,7 @@ from app.gallery.gallery import Gallery as LikenessGallery
 from app.index.certified.index import CertifiedIndex
 from app.index.factory import IndexFactory
 from app.index.port import Templates
-from app.inference.cores import usable_cores
+from app.inference.machine import usable_cores
 from app.store.backends import create_engine
 from app.store.records import NewTemplate
 from app.store.schema import migrate

@@ -24,7 +24,7 @@ from app.decision.calibration import read_calibration
 from app.decision.calibrations import Calibrations
 from app.gallery.gallery import Gallery
 from app.index.factory import IndexFactory
-from app.inference.cores import usable_cores
+from app.inference.machine import usable_cores
 from app.store.backends import create_engine
 from app.store.records import NewTemplate, PersonTemplate
 from app.store.schema import migrate

@@ -25,7 +25,7 @@ from app.errors import FaceError
 from app.faces.loading import build_pipeline
 from app.faces.pipeline import FacePipeline
 from app.imaging import ImageLimits
-from app.inference.cores import usable_cores
+from app.inference.machine import usable_cores
 from app.inference.packs import load_pack
 from app.lab.evaluation.labels import read_faces, read_pairs
 from app.lab.evaluation.metrics import match_faces, recall_by_size

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 
 from app.errors import PackError
-from app.faces import centerface, scrfd, yunet
 from app.faces.blob import to_blob
+from app.faces.decoders import decode_centerface, decode_scrfd, decode_yunet
 from app.faces.rotation import turned_image, turned_size
 from app.inference.pack_spec import DetectorSpec
 from app.inference.session import Network
@@ -38,9 +38,9 @@ class Architecture:
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
-    "centerface": Architecture(centerface.decode, True, 0.0, 1.0),
-    "scrfd": Architecture(scrfd.decode, True, 127.5, 128.0),
-    "yunet": Architecture(yunet.decode, False, 0.0, 1.0),
+    "centerface": Architecture(decode_centerface, True, 0.0, 1.0),
+    "scrfd": Architecture(decode_scrfd, True, 127.5, 128.0),
+    "yunet": Architecture(decode_yunet, False, 0.0, 1.0),
 }
 
 

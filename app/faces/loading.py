@@ -10,7 +10,7 @@ from app.faces.embed import Recogniser
 from app.faces.liveness import LivenessCheck, LivenessNetwork
 from app.faces.orientation import OrientationLimits
 from app.faces.pipeline import AuxiliaryNetworks, FacePipeline
-from app.faces.quality_network import QualityNetwork
+from app.faces.quality import QualityNetwork
 from app.imaging import ImageLimits
 from app.inference.batching import BatchedModel
 from app.inference.cuda import CudaOptions

@@ -18,8 +18,7 @@ from app.faces.detect import Detector
 from app.faces.embed import Recogniser
 from app.faces.liveness import LivenessCheck
 from app.faces.orientation import Look, OrientationLimits, OrientationSearch
-from app.faces.quality import NetworkScores, assess_faces
-from app.faces.quality_network import QualityNetwork
+from app.faces.quality import NetworkScores, QualityNetwork, assess_faces
 from app.faces.rotation import inverse, turned_detections, turned_image, turned_size
 from app.imaging import ImageLimits, PhotoDecoder
 from app.inference.batching import BatchedModel

@@ -10,6 +10,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from app.errors import PackError
+from app.faces.blob import to_blob
+from app.inference.pack_spec import QualitySpec
+from app.inference.session import Network
 from app.types import Detections, FloatArray, Image, Quality
 
 # Five points of an average head in units of half the distance between the eyes: x to the right of
@@ -104,3 +108,41 @@ def assess_faces(
 
 def _of(values: FloatArray | None, index: int) -> float | None:
     return None if values is None else float(values[index])
+
+
+class QualityNetwork:
+    """Rates an aligned face, how well it will be recognised: one number, on the network's own
+    scale."""
+
+    def __init__(self, model: Network, spec: QualitySpec, crop_size: int) -> None:
+        """Raises PackError when the network does not take crops of `crop_size` pixels or answers
+        more than one number a face."""
+        self._model = model
+        self._spec = spec
+        if spec.input_size != crop_size:
+            raise PackError(
+                f"The quality network takes faces of {spec.input_size} pixels, the recogniser "
+                f"{crop_size}; both see the same crops. Correct quality in pack.toml."
+            )
+        try:
+            values = self.scores(np.zeros((1, crop_size, crop_size, 3), dtype=np.uint8))
+        except Exception as error:  # ONNX Runtime raises its own types
+            raise PackError(
+                f"{model.path} does not take one {crop_size} x {crop_size} face and answer one "
+                f"number: {error}. Correct quality in pack.toml."
+            ) from error
+        if values.shape != (1,):
+            raise PackError(f"{model.path} answers {values.size} numbers a face, not one.")
+
+    def scores(self, crops: Image) -> FloatArray:
+        """(n,) scores of (n, size, size, 3) BGR crops."""
+        spec = self._spec
+        answers = [
+            self._model.run(
+                to_blob(crop[np.newaxis], spec.mean, spec.std, rgb=spec.colour == "rgb")
+            )
+            for crop in crops
+        ]
+        if not answers:
+            return np.empty(0, np.float32)
+        return np.concatenate([np.asarray(answer[0]).reshape(-1) for answer in answers])

@@ -1,16 +1,24 @@
-"""The maintenance thread of a gallery."""
+"""The maintenance thread of a gallery, and the pruning of its change log."""
 
 import logging
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 
 from app.errors import LikenessError
 from app.gallery.gallery import Gallery
+from app.store.sql.changes import ChangeLog
 from app.telemetry.logs import log
 
 ROUND_S = 1.0
 LOG_AGAIN_S = 600.0  # interval for logging a failure that continues
+# A running process is seconds behind the database, and its snapshot a minute. A process that is
+# further behind than this was suspended or stopped, and builds its index from the database.
+KEPT = timedelta(hours=24)
+# Limit for one collection whatever their age: about 80 MB.
+MOST_REVISIONS = 1_000_000
+SWEEP_EVERY_S = 600.0
 
 
 class MaintenanceThread:
@@ -85,3 +93,32 @@ class MaintenanceThread:
             log(logging.WARNING, "maintenance of the gallery failed and is retried", error)
             self._logged_at = now
         self.failure = error.code if isinstance(error, LikenessError) else type(error).__name__
+
+
+class Pruning:
+    """Prunes the change log: removes entries that no process can need, a limited number at a time.
+    Goes through the collections of a database every ten minutes. For one thread."""
+
+    def __init__(
+        self,
+        changes: ChangeLog,
+        kept: timedelta = KEPT,
+        every_s: float = SWEEP_EVERY_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._changes = changes
+        self._kept = kept
+        self._every_s = every_s
+        self._clock = clock
+        self._place: int | None = 0  # key of the collection that was done last; None between sweeps
+        self._swept_at = 0.0
+
+    def round(self) -> None:
+        """Do the next piece of work, if one is due. Raises StoreUnavailable or StoreFull."""
+        if self._place is None:
+            if self._clock() - self._swept_at < self._every_s:
+                return
+            self._place = 0
+        self._place = self._changes.prune(self._place, self._kept, MOST_REVISIONS)
+        if self._place is None:
+            self._swept_at = self._clock()

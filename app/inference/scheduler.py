@@ -14,8 +14,8 @@ from contextvars import ContextVar
 from typing import ParamSpec, TypeVar
 
 from app.errors import Overloaded
-from app.inference.cores import usable_cores
 from app.inference.fair_pool import FairThreadPool, RequestShare
+from app.inference.machine import usable_cores
 from app.types import CooperativeTask
 
 P = ParamSpec("P")

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from app.errors import LikenessError, PersonNotFound
 from app.gallery.gallery import Gallery
-from app.gallery.maintenance import MaintenanceThread
-from app.gallery.pruning import Pruning
+from app.gallery.maintenance import MaintenanceThread, Pruning
 from app.index.certified.index import IndexShape
 from app.index.factory import IndexFactory
 from app.store.backends import create_engine

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from app.errors import PackError
-from app.faces import scrfd as scrfd_decoder
+from app.faces.decoders import decode_scrfd
 from app.faces.detect import Detector, Framing, letterbox, suppress
 from app.imaging import ImageLimits, decode_image
 from app.inference.pack_spec import ModelPack
@@ -284,7 +284,7 @@ class TestScrfdVariants:
         heads[3][cell] = 0.9
         heads[5 + 3][cell] = [0.5, 0.25, 1.0, 0.75]
         heads[10 + 3][cell] = np.tile([0.5, -0.5], 5)
-        found = scrfd_decoder.decode(heads, 0.5, size)
+        found = decode_scrfd(heads, 0.5, size)
         assert found.boxes.tolist() == [[128 - 32, 64 - 16, 128 + 64, 64 + 48]]
         assert landmarks_of(found)[0].tolist() == [[128 + 32, 64 - 32]] * 5
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sqlalchemy import func, select
 
 from app.errors import RevisionPruned
-from app.gallery.pruning import Pruning
+from app.gallery.maintenance import Pruning
 from app.store.sql.tables import changes
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_gallery, open_store, template

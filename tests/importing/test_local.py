@@ -19,7 +19,7 @@ from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnEr
 from app.importing.outcomes import RowOutcome, RowResult, report_writer
 from app.importing.source_rows import ImportSourceError, Row
 from app.importing.sources import SourceOptions, rows_of
-from app.inference.cores import usable_cores
+from app.inference.machine import usable_cores
 from app.services import Services, build_services
 from app.settings import Settings
 from app.store.records import NewTemplate

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import pytest
 
 from app.errors import Overloaded
-from app.inference.cores import usable_cores
+from app.inference.machine import usable_cores
 from app.inference.scheduler import Scheduler
 from app.types import CooperativeTask
 from tests.waiting import PATIENCE_S, until

@@ -20,7 +20,7 @@ from app.errors import FaceError, ImageError, UnreadableImage
 from app.faces.orientation import OrientationLimits
 from app.faces.pipeline import FacePipeline, run_to_completion
 from app.index.comparator import COSINE, Comparator
-from app.inference.cores import usable_cores
+from app.inference.machine import usable_cores
 from app.lab.errors import EvaluationError
 from app.lab.evaluation.cache import PhotoCache
 from app.lab.evaluation.figures import PhotoProblem

@@ -1,11 +1,11 @@
-"""Cores to use: the process's own, and no more than its container is given."""
+"""Cores and memory to use: the machine's, and no more than the container is given."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from app.inference.cores import usable_cores
+from app.inference.machine import usable_cores, usable_memory
 
 ALLOWED = len(os.sched_getaffinity(0))
 
@@ -33,3 +33,23 @@ def test_version_1(tmp_path: Path, quota: str, cores: int) -> None:
 
 def test_no_control_group(tmp_path: Path) -> None:
     assert usable_cores(tmp_path / "absent") == ALLOWED
+
+
+MACHINE = usable_memory(Path("/nowhere"))
+
+
+@pytest.mark.parametrize("name", ["memory.max", "memory/memory.limit_in_bytes"])
+@pytest.mark.parametrize(
+    ("limit", "usable"),
+    [("1000000\n", 1_000_000), ("max\n", MACHINE), ("9223372036854771712\n", MACHINE)],
+)
+def test_a_control_groups_limit_of_memory(
+    tmp_path: Path, name: str, limit: str, usable: int
+) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(limit)
+    assert usable_memory(tmp_path) == usable
+
+
+def test_no_control_group_limits_memory() -> None:
+    assert MACHINE > 2**28

@@ -1,10 +1,13 @@
-"""How many cores there are to use: those of the process, and no more than its container may."""
+"""What this process may use of the machine: cores and memory, limited by its container."""
 
 import math
 import os
+from contextlib import suppress
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+# Version 2 and version 1 of control groups.
+MEMORY_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
 
 
 def usable_cores(cgroup: Path = CGROUP) -> int:
@@ -29,3 +32,12 @@ def _quota(cgroup: Path) -> float | None:
     except (ValueError, ZeroDivisionError):  # "max": no bound
         return None
     return cores if cores > 0 else None
+
+
+def usable_memory(cgroup: Path = CGROUP) -> int:
+    """Bytes of the machine's memory, at most its control group's limit."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for name in MEMORY_LIMITS:
+        with suppress(OSError, ValueError):  # "max": no limit
+            found.append(int((cgroup / name).read_text()))
+    return min(found)
