@@ -14,10 +14,9 @@ from app.cli.database import require_database
 from app.disk import write_whole
 from app.encryption.ring import KeyRing
 from app.errors import BackupError, StoreFull
-from app.gallery.backup.blocks import read_blocks, write_blocks
 from app.gallery.backup.dump import dump
 from app.gallery.backup.load import Held, load, verify
-from app.gallery.backup.streams import opened, sealed
+from app.gallery.backup.streams import opened, read_blocks, sealed, write_blocks
 from app.settings import Settings
 from app.store.backends import create_engine
 from app.store.schema import migrate

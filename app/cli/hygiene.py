@@ -10,7 +10,8 @@ from rich.table import Table
 
 from app.cli.console import clear_errors, err, out, read_settings
 from app.cli.database import require_database
-from app.decision.hygiene import Hygiene, find_gallery_issues
+from app.decision.gallery_issues import Hygiene
+from app.decision.hygiene import find_gallery_issues
 from app.gallery.gallery import DEFAULT_COLLECTION, Gallery
 from app.importing.erasing import ReportEraser
 from app.importing.job_folder import JobFolder

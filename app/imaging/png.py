@@ -3,11 +3,18 @@
 Pillow reads every chunk, refuses the file for one damaged or large comment, and takes each piece of
 the pixels in Python. So it is given a file without comments, and with the pixels in one piece.
 (ISO/IEC 15948; "ancillary" is a chunk that a decoder may leave out.)
+
+Aligned faces are kept as PNG files too: every pixel as the recogniser saw it.
 """
 
 import struct
 import zlib
 from collections.abc import Iterator
+
+import cv2
+import numpy as np
+
+from app.types import Image
 
 _Bytes = bytes | memoryview
 
@@ -94,3 +101,16 @@ def _chunk(kind: bytes, body: _Bytes) -> tuple[_Bytes, ...]:
 
 def _checksum(kind: bytes, body: _Bytes) -> bytes:
     return struct.pack(">I", zlib.crc32(body, zlib.crc32(kind)))
+
+
+def encode_crop(crop: Image) -> bytes:
+    """The PNG file of an aligned face, BGR."""
+    _, encoded = cv2.imencode(".png", crop)
+    return encoded.tobytes()
+
+
+def decode_crop(data: bytes) -> Image:
+    """The aligned face of such a file, BGR."""
+    crop = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert crop is not None, "encode_crop wrote it"
+    return np.asarray(crop, np.uint8)

@@ -16,9 +16,9 @@ from app.errors import (
     PairNotFound,
     PersonNotFound,
 )
-from app.gallery.backup.blocks import read_blocks, write_blocks
 from app.gallery.backup.dump import dump
 from app.gallery.backup.load import load
+from app.gallery.backup.streams import read_blocks, write_blocks
 from app.store.records import Erasure
 from app.store.sql import pairs
 from app.store.store import Store

@@ -19,7 +19,8 @@ from app.api.fields import Collection, KnownPersonId, PersonId
 from app.api.json_routes import JsonRoute
 from app.api.problems import ANY_BODY, ANY_WRITE, IN_COLLECTION, IN_SPACE, problems
 from app.api.responses import Answer
-from app.decision.hygiene import Hygiene, find_gallery_issues
+from app.decision.gallery_issues import Hygiene
+from app.decision.hygiene import find_gallery_issues
 from app.errors import DeadlineExceeded, DeclaredDifferent, FaceNotFound, Overloaded, PersonNotFound
 from app.services import Services
 from app.store.records import PersonRecord
