@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from app.access.pepper import read_pepper
+from app.access.pepper import audit_key, read_pepper
 from app.access.registry import AccessRegistry
 from app.access.store import AccessKeyStore
 from app.access.usage import UsageStore
@@ -91,7 +91,7 @@ def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services
     store = _open_store(settings, ring, database_wait_s)
     pepper = read_pepper(settings)
     # Apart: its small writes say nothing about whether the next enrollment would be stored.
-    access_database = Database(store.database.engine)
+    access_database = Database(store.database.engine, audit_key=audit_key(settings))
     access_keys = AccessKeyStore(access_database, pepper)
     gallery, calibrations = _open_gallery(settings, pack, store, ring)
     metrics = _metrics(gallery, store, pipeline)
@@ -128,7 +128,7 @@ def _open_store(settings: Settings, ring: KeyRing | None, wait_s: float) -> Stor
     engine = create_engine(settings.resolved_database_url)
     await_database(engine, wait_s)
     migrate(engine)
-    store = Store(engine, ring=ring)
+    store = Store(engine, ring=ring, audit_key=audit_key(settings))
     store.encryption.check_keys()
     return store
 

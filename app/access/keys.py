@@ -45,6 +45,12 @@ class AccessKey:
     revoked_at: datetime | None = None
     last_used_at: datetime | None = None  # to the hour
     limits: KeyLimits = UNLIMITED
+    subject: str | None = None  # of a token: whom its issuer gave it to
+
+    @property
+    def actor(self) -> str:
+        """Who uses it, as the audit log names them."""
+        return f"key:{self.key_id}" if self.subject is None else f"token:{self.subject}"
 
     def usable(self, now: datetime) -> bool:
         """Whether it is neither revoked nor expired."""

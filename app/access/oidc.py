@@ -156,7 +156,8 @@ class OidcTokens:
             ends = datetime.fromtimestamp(float(claims["exp"]) + LEEWAY_S, UTC)
         except (OverflowError, ValueError) as error:
             raise _refused("its claim 'exp' is no time") from error
-        return AccessKey(KEY_ID, name, scopes, collections, self._now(), expires_at=ends)
+        return AccessKey(KEY_ID, name, scopes, collections, self._now(), expires_at=ends,
+                         subject=str(claims["sub"])[:200])  # fmt: skip
 
     def _collections(self, claims: Mapping[str, Any]) -> frozenset[str] | None:
         claim = self._rules.collections_claim

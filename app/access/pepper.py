@@ -30,6 +30,13 @@ def read_pepper(settings: Settings) -> bytes:
         raise AccessKeyError(f"{path} cannot be read or written: {error}.") from error
 
 
+def audit_key(settings: Settings) -> bytes:
+    """The key that signs the end of the audit log, derived from the pepper. Raises
+    AccessKeyError."""
+    pepper = read_pepper(settings)
+    return hashlib.blake2b(b"audit log", key=pepper, digest_size=32, person=b"likeness").digest()
+
+
 def fingerprint(pepper: bytes) -> str:
     """Tells one pepper from another; safe to store."""
     return hashlib.blake2b(b"likeness access pepper", key=pepper, digest_size=8).hexdigest()

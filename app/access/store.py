@@ -12,6 +12,7 @@ from app.access.limits import KeyLimits, stored_limits
 from app.access.pepper import fingerprint
 from app.errors import AccessKeyExists, AccessKeyNotFound, AccessPepperDiffers
 from app.store.database import Database
+from app.store.sql.audit_log import note
 from app.store.sql.tables import access_keys, access_state
 
 _SCOPES = {one.value: one for one in Scope}
@@ -67,6 +68,7 @@ class AccessKeyStore:
             if connection.execute(select(access_keys.c.key_id).limit(1)).first() is not None:
                 return None
             self._insert(connection, key, token)
+            note_key(connection, "key.created", key)
             keep(token)
         return key
 
@@ -85,6 +87,7 @@ class AccessKeyStore:
                     "key, or revoke it first."
                 )
             self._insert(connection, key, token)
+            note_key(connection, "key.created", key)
         return key, token
 
     def rotate(self, name_or_id: str, overlap: timedelta) -> tuple[AccessKey, str]:
@@ -111,6 +114,7 @@ class AccessKeyStore:
                 last_used_at=None,
             )
             self._insert(connection, key, token)
+            note_key(connection, "key.rotated", key, replaces=old.key_id)
         return key, token
 
     def revoke(self, name_or_id: str) -> list[AccessKey]:
@@ -127,6 +131,8 @@ class AccessKeyStore:
             connection.execute(
                 update(access_keys).where(access_keys.c.key_id.in_(ids)).values(revoked_at=now)
             )
+            for key in found:
+                note_key(connection, "key.revoked", key)
         return [replace(key, revoked_at=now) for key in found]
 
     def limit(self, name_or_id: str, limits: KeyLimits) -> list[AccessKey]:
@@ -142,6 +148,8 @@ class AccessKeyStore:
                 .where(access_keys.c.key_id.in_(ids))
                 .values(limits=limits.members() or None)
             )
+            for key in found:
+                note_key(connection, "key.limited", key, **limits.members())
         return [replace(key, limits=limits) for key in found]
 
     def note_use(self, used: Mapping[str, datetime]) -> None:
@@ -199,6 +207,13 @@ class AccessKeyStore:
                 "shows all keys."
             )
         return found
+
+
+def note_key(connection: Connection, action: str, key: AccessKey, **details: Any) -> None:
+    """Note a change of a key for the audit log."""
+    limit = None if key.collections is None else sorted(key.collections)
+    note(connection, action, key_id=key.key_id, name=key.name, scopes=sorted(key.scopes),
+         collections=limit, **details)  # fmt: skip
 
 
 def hour_of(moment: datetime) -> datetime:

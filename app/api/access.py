@@ -35,12 +35,14 @@ from app.errors import (
     StoreUnavailable,
     Unauthenticated,
 )
+from app.store.actor import acting_as
 from app.store.database import now_utc
 from app.store.sql.lookups import collection_not_found
 from app.telemetry.logs import log
 from app.telemetry.metrics import Metrics
 
 ACCESS = "likeness.access"
+WITHOUT_KEY = "caller"  # who acts while no key is needed
 # Everything else needs a key, also paths that do not exist.
 OPEN = re.compile(r"/|/livez|/readyz|/openapi\.json|/(docs|redoc|static-offline-docs)(/.*)?")
 # Attribute of a route's function: the scope that `needs` has given it.
@@ -156,7 +158,8 @@ class AccessControl:
             return
         scope[ACCESS] = access
         if access.key is None:
-            await self._app(scope, receive, send)
+            with acting_as(WITHOUT_KEY):
+                await self._app(scope, receive, send)
             return
         limited = self._with_limits(access.key, send)
         with ExitStack() as running:
@@ -165,6 +168,7 @@ class AccessControl:
             except LikenessError as error:
                 await self._refuse(error)(scope, receive, limited)
                 return
+            running.enter_context(acting_as(access.key.actor))
             await _Watched(self._usable, access.key, scope).run(self._app, receive, limited)
 
     def _usable(self, key: AccessKey) -> bool:

@@ -20,6 +20,7 @@ from app.api.access import AccessControl
 from app.api.admission import Admission
 from app.api.endpoints import (
     access_keys,
+    audit,
     calibration,
     collections,
     detection,
@@ -49,7 +50,7 @@ PARSING_THREADS = 2
 OF_PHOTOS = (detection.router, enrollment.router, verification.router, identification.router)
 OF_THE_GALLERY = (
     collections.router, persons.router, faces.router, calibration.router, hygiene.router,
-    imports.router, pairs.router, access_keys.router,
+    imports.router, pairs.router, access_keys.router, audit.router,
 )  # fmt: skip
 ROUTERS = (*OF_PHOTOS, *OF_THE_GALLERY, system.router)
 DESCRIPTION = """

@@ -9,6 +9,7 @@ from typing import Annotated, BinaryIO
 import typer
 from sqlalchemy import Engine
 
+from app.access.pepper import audit_key
 from app.cli.console import clear_errors, err, read_settings
 from app.cli.database import require_database
 from app.disk import write_whole
@@ -73,7 +74,10 @@ def restore(
             _report("The backup is whole", verify(bodies))
             return
         with _database(read_settings()) as engine:
-            _report("Restored", load(engine, bodies, replace=replace))
+            _report(
+                "Restored",
+                load(engine, bodies, replace=replace, audit_key=audit_key(read_settings())),
+            )
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from app import __version__
+from app.store.actor import acting_as, user_of_command
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,9 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "keys": LazyCommand(
         "app.cli.keys", "keys_app", "Access keys of the API: create, list, rotate, revoke."
     ),
+    "audit": LazyCommand(
+        "app.cli.audit", "audit_app", "The audit log: show, verify, export."
+    ),
     "encryption": LazyCommand(
         "app.cli.encryption", "encryption_app", "Encryption at rest: generate, status, rotate."
     ),
@@ -104,7 +108,8 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def main(
-    version: Annotated[
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001 (its callback prints it)
         bool,
         typer.Option(
             "--version", callback=_print_version, is_eager=True, help="Print the version."
@@ -112,3 +117,5 @@ def main(
     ] = False,
 ) -> None:
     """Run a command."""
+    if context.invoked_subcommand != "serve":
+        context.with_resource(acting_as(user_of_command()))

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from app.access.pepper import audit_key
 from app.cli.console import clear_errors, err, out, read_settings
 from app.cli.database import require_database
 from app.encryption.keys import new_key_line
@@ -61,7 +62,7 @@ def _opened() -> Iterator[Store]:
     ring = KeyRing.from_settings(settings)
     engine = create_engine(settings.resolved_database_url)
     migrate(engine)
-    store = Store(engine, ring=ring)
+    store = Store(engine, ring=ring, audit_key=audit_key(settings))
     try:
         store.encryption.check_keys()
         yield store

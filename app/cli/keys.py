@@ -12,7 +12,7 @@ from rich.table import Table
 
 from app.access.keys import WHOLE_SERVICE, AccessKey, NewKey, Scope
 from app.access.limits import MAX_RATE, KeyLimits
-from app.access.pepper import read_pepper
+from app.access.pepper import audit_key, read_pepper
 from app.access.registry import LEASE_S
 from app.access.store import AccessKeyStore
 from app.cli import encryption
@@ -222,7 +222,7 @@ def _opened() -> Iterator[AccessKeyStore]:
     engine = create_engine(settings.resolved_database_url)
     try:
         migrate(engine)
-        yield AccessKeyStore(Database(engine), pepper)
+        yield AccessKeyStore(Database(engine, audit_key=audit_key(settings)), pepper)
     finally:
         engine.dispose()
 

@@ -8,6 +8,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
+from app.access.pepper import audit_key
 from app.cli.console import clear_errors, err, out, read_settings
 from app.cli.database import require_database
 from app.encryption.ring import KeyRing
@@ -77,7 +78,7 @@ def migrate_collection(
 def _store(settings: Settings) -> Store:
     engine = create_engine(require_database(settings).resolved_database_url)
     migrate(engine)
-    store = Store(engine, ring=KeyRing.from_settings(settings))
+    store = Store(engine, ring=KeyRing.from_settings(settings), audit_key=audit_key(settings))
     store.encryption.check_keys()
     return store
 

@@ -46,6 +46,13 @@ class CollectionPolicy(BaseModel):
             "embeddings, so that another model pack can embed it. Off erases what was kept."
         ),
     ] = False
+    audit_searches: Annotated[
+        bool,
+        Field(
+            description="Write each identification and verification to the audit log: the answer, "
+            "never photos or embeddings. Each such call then writes to the database."
+        ),
+    ] = False
     verify_gate: Annotated[
         QualityGate, Field(description="A probe that fails it is refused. Off by default.")
     ] = OPEN_GATE

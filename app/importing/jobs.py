@@ -36,6 +36,7 @@ class ImportJobs:
     ) -> None:
         self._folder = JobFolder(services.settings.data_dir / "imports")
         self.eraser = ReportEraser(self._folder, services.gallery.has_person, clock)
+        self._audit = services.gallery.store.audit
         self._clock = clock
         self._worker = ImportWorker(services, self._folder, clock)
 
@@ -56,6 +57,7 @@ class ImportJobs:
 
     def create(self, collection: str, upload: Upload, options: UploadOptions) -> ImportJob:
         """Queue the import of an archive that was received. Raises StoreFull."""
+        self._audit.record("import.created", collection, import_id=id_of(upload.path))
         upload.taken = True
         job = ImportJob(
             import_id=id_of(upload.path),

@@ -17,6 +17,7 @@ from app.importing.outcomes import Counts, RowOutcome, RowResult, report_writer
 from app.importing.reading import reading
 from app.importing.source_options import SourceOptions
 from app.services import Services
+from app.store.actor import acting_as
 from app.telemetry.logs import log
 
 # How often the process that runs imports looks for new jobs of other processes, checks whether the
@@ -235,6 +236,10 @@ class ImportWorker:
         return JobState.DONE, None
 
     def _run(self, job: ImportJob, counts: Counts) -> None:
+        with acting_as(f"import:{job.import_id}"):
+            self._enroll(job, counts)
+
+    def _enroll(self, job: ImportJob, counts: Counts) -> None:
         services = self._services
         record = services.gallery.require(job.collection)
         given = SourceOptions(

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import ParamSpec, TypeVar
 
 from app.errors import Overloaded
@@ -119,7 +119,8 @@ class Scheduler:
         """
         if not self._writes.acquire(blocking=False):
             raise _overloaded(f"{self._most_writes} writes are waiting for the database")
-        future = self._write.submit(lambda: work(*args, **kwargs))
+        context = copy_context()
+        future = self._write.submit(lambda: context.run(work, *args, **kwargs))
         future.add_done_callback(lambda _: self._writes.release())  # also where it is cancelled
         return await asyncio.wrap_future(future)
 
@@ -132,7 +133,9 @@ class Scheduler:
         return await self._run(self._examine, lambda: work(*args, **kwargs))
 
     async def _run(self, executor: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(executor, work)
+        # With the caller's context: log lines and the audit log name the request and its key.
+        run = copy_context().run
+        return await asyncio.get_running_loop().run_in_executor(executor, run, work)
 
     def close(self) -> None:
         """Finish what runs and end the threads."""

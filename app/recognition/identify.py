@@ -24,6 +24,7 @@ from app.recognition.analysis import (
 )
 from app.services import Services
 from app.store.records import CollectionRecord
+from app.store.sql.audit_log import Search
 from app.types import AnalysedImage, Face, JsonObject
 
 # In one answer: six candidates for each of 8,192 faces, the most that 32 photos give.
@@ -85,7 +86,23 @@ async def identify(
             "candidates in one answer; send a smaller top_k or fewer photos."
         )
     with times.stage("search"):
-        return await services.scheduler.search(_search, services, request, record, outcomes, found)
+        answer = await services.scheduler.search(
+            _search, services, request, record, outcomes, found
+        )
+    if policy_of(record).audit_searches:
+        audit = services.gallery.store.audit
+        searches = [_audited(one, answer.threshold) for one in answer.faces]
+        await services.scheduler.write(audit.record_searches, record, "face.identified", searches)
+    return answer
+
+
+def _audited(face: IdentifiedFace, threshold: ThresholdDecision) -> Search:
+    """What the audit log keeps of a decision."""
+    person, details = face.verdict.person, {"status": face.verdict.status.value}
+    if person is None:
+        return None, details
+    scores = {"similarity": round(person.similarity, 4), "threshold": round(threshold.threshold, 4)}
+    return person.face.person_id, details | scores
 
 
 def _search(

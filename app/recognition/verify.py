@@ -21,6 +21,7 @@ from app.index.port import GallerySize
 from app.recognition.analysis import PhotoOutcome, StageTimes, analyse_images, embedding_of
 from app.services import Services
 from app.store.records import CollectionRecord
+from app.store.sql.audit_log import Search
 from app.types import AnalysedImage, Face, FloatArray
 
 
@@ -102,9 +103,26 @@ async def verify(
     refused = refusals is not None and refusals.refuses(faces[0].face, compared)
     if nearest is not None and reached and not refused:
         doubt = await _doubt(services, record, threshold, nearest, vector)
-    return Verification(
+    answer = Verification(
         faces[0], nearest, other, similarity, threshold, reached, doubt, refused=refused
     )
+    if policy_of(record).audit_searches:
+        audit = services.gallery.store.audit
+        await services.scheduler.write(
+            audit.record_searches, record, "face.verified", [_audited(answer)]
+        )
+    return answer
+
+
+def _audited(answer: Verification) -> Search:
+    """What the audit log keeps of a verification."""
+    details = {
+        "reached": answer.reached,
+        "refused": answer.refused,
+        "similarity": round(answer.similarity, 4),
+        "threshold": round(answer.threshold.threshold, 4),
+    }
+    return None if answer.nearest is None else answer.nearest.face.person_id, details
 
 
 async def _analyse(

@@ -15,6 +15,7 @@ from app.encryption.ring import KeyRing
 from app.errors import InvalidRequest, StoreFull, StoreUnavailable
 from app.store.backends import backend_of, shown_url
 from app.store.sql import tables
+from app.store.sql.audit_log import AuditLog
 from app.store.sql.embedding_rows import EmbeddingRowCodec
 from app.store.sql.erasing import Eraser
 
@@ -39,12 +40,14 @@ class Database:
         engine: Engine,
         clock: Callable[[], datetime] = now_utc,
         ring: KeyRing | None = None,
+        audit_key: bytes | None = None,
     ) -> None:
         """Over an engine whose tables are up to date. With a key ring embeddings are encrypted when
-        they are written."""
+        they are written; `audit_key` signs the end of the audit log."""
         self.engine = engine
         self.clock = clock
         self.ring = ring
+        self._audit = AuditLog(audit_key)
         self._backend = backend_of(engine)
         self._reader = self._backend.reader(engine)
         self._writer = self._backend.writer(engine)
@@ -104,7 +107,9 @@ class Database:
         self.require_in_place(outcome)
         try:
             with self._writer.begin() as connection:
+                self._audit.begin(connection)
                 yield connection
+                self._audit.append(connection, self.clock())
                 # From here on a lost connection leaves open what the database did.
                 outcome = "The change may have been kept or not: send the request again. "
         except SQLAlchemyError as error:

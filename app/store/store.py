@@ -8,6 +8,7 @@ from sqlalchemy import Engine
 from app.encryption.ring import KeyRing
 from app.store.database import Database, now_utc
 from app.store.sql.alternate_embeddings import AlternateEmbeddingStore
+from app.store.sql.audit_log import AuditStore
 from app.store.sql.calibrations import CalibrationStore
 from app.store.sql.changes import ChangeLog
 from app.store.sql.collections import CollectionStore
@@ -36,9 +37,11 @@ class Store:
         engine: Engine,
         clock: Callable[[], datetime] = now_utc,
         ring: KeyRing | None = None,
+        audit_key: bytes | None = None,
     ) -> None:
-        """With a key ring embeddings are encrypted when they are written."""
-        database = self.database = Database(engine, clock, ring)
+        """With a key ring embeddings are encrypted when they are written; `audit_key` signs the end
+        of the audit log."""
+        database = self.database = Database(engine, clock, ring, audit_key)
         self.collections = CollectionStore(database)
         self.persons = PersonStore(database)
         self.templates = TemplateStore(database)
@@ -51,6 +54,7 @@ class Store:
         self.calibrations = CalibrationStore(database)
         self.alternate_embeddings = AlternateEmbeddingStore(database)
         self.encryption = EncryptionStore(database)
+        self.audit = AuditStore(database)
         self.integrity = IntegrityStore(database)
 
     def close(self) -> None:

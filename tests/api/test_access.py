@@ -325,7 +325,7 @@ def test_each_call_has_the_scope_that_the_documentation_gives_it() -> None:
         "identify": Scope.IDENTIFY, "verify": Scope.IDENTIFY,
         "enroll": Scope.ENROLL, "metrics": Scope.METRICS,
         "list_keys": Scope.ADMIN, "create_key": Scope.ADMIN, "rotate_key": Scope.ADMIN,
-        "limit_key": Scope.ADMIN, "revoke_key": Scope.ADMIN,
+        "limit_key": Scope.ADMIN, "revoke_key": Scope.ADMIN, "list_audit": Scope.ADMIN,
     }  # fmt: skip
     assert {route.name: scope_of(route) for route in ROUTES} == {
         route.name: others.get(route.name, Scope.MANAGE) for route in ROUTES

@@ -17,6 +17,7 @@ from app.gallery.gallery import Gallery
 from app.gallery.maintenance import MaintenanceThread, Pruning
 from app.index.certified.index import IndexShape
 from app.index.factory import IndexFactory
+from app.store.audit_verification import verify_audit
 from app.store.backends import create_engine
 from app.store.records import NewTemplate
 from app.store.schema import migrate
@@ -207,6 +208,8 @@ def assert_kept(url: str, folder: Path, ledger: Ledger, clients: list[str]) -> i
     audit = gallery.audit("default")
     assert audit.clean, audit
     assert audit.templates == len(found)
+    log = verify_audit(gallery.store.audit.everything())
+    assert log.problem is None, log.problem
     gallery.close()
     return len(found)
 

@@ -16,6 +16,7 @@ from app.store.database import Database
 from app.store.metadata import as_storable, find_problem, read_stored
 from app.store.schema import newest_revision
 from app.store.sql import tables
+from app.store.sql.audit_log import note
 from app.store.sql.changes import STAMP_BYTES
 from app.store.sql.composing import compose_ids
 from app.store.sql.tables import MetadataColumn
@@ -44,7 +45,9 @@ def verify(bodies: Iterator[Any]) -> Held:
     return Held(dict(counts))
 
 
-def load(engine: Engine, bodies: Iterator[Any], *, replace: bool) -> Held:
+def load(
+    engine: Engine, bodies: Iterator[Any], *, replace: bool, audit_key: bytes | None = None
+) -> Held:
     """Put a backup into a database whose tables are up to date.
 
     It must be empty, unless it is to be replaced. The database takes over the backup's id, to which
@@ -55,7 +58,7 @@ def load(engine: Engine, bodies: Iterator[Any], *, replace: bool) -> Held:
     """
     header = _header(bodies)
     counts: Counter[str] = Counter()
-    database = Database(engine)
+    database = Database(engine, audit_key=audit_key)
     changed = 0
     with database.writing() as connection:
         backend_of(engine).be_patient(connection)
@@ -76,6 +79,7 @@ def load(engine: Engine, bodies: Iterator[Any], *, replace: bool) -> Held:
         clashes = compose_ids(connection)
         rebuild_terms(connection)
         _mark(connection)
+        note(connection, "database.restored", rows=dict(counts))
         backend_of(engine).set_last_keys(connection, header["last_keys"])
     database.eraser.erase()  # the replaced rows; if that fails now, a service does it later
     return Held(dict(counts), changed, clashes)

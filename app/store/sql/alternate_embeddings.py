@@ -20,6 +20,7 @@ from app.errors import NotReembedded
 from app.index.port import Templates
 from app.store.database import Database
 from app.store.records import AlternateEmbeddingState, CollectionRecord, KeptCrop
+from app.store.sql.audit_log import note
 from app.store.sql.changes import log_space
 from app.store.sql.lookups import get_collection, load_templates, lock_collection
 from app.store.sql.tables import alternate_embeddings, collections, crops, templates
@@ -203,6 +204,7 @@ class AlternateEmbeddingStore:
             done = connection.execute(
                 delete(alternate_embeddings).where(alternate_embeddings.c.template.in_(ours))
             )
+            note(connection, "alternate_embeddings.deleted", name, embeddings=done.rowcount)
         self._database.eraser.erase()
         return int(done.rowcount)
 
@@ -212,6 +214,7 @@ class AlternateEmbeddingStore:
             collection = lock_collection(connection, name)
             ours = select(templates.c.id).where(templates.c.collection == collection.key)
             done = connection.execute(delete(crops).where(crops.c.template.in_(ours)))
+            note(connection, "crops.deleted", name, crops=done.rowcount)
         if done.rowcount:
             self._database.eraser.erase()
         return int(done.rowcount)

@@ -4,6 +4,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from app.store.database import Database
 from app.store.records import CollectionRecord
+from app.store.sql.audit_log import note
 from app.store.sql.lookups import lock_collection
 from app.store.sql.tables import calibrations, collections
 from app.types import JsonObject
@@ -32,11 +33,13 @@ class CalibrationStore:
                 )
             )
             _use(connection, key, calibration_id)
+            note(connection, "calibration.set", name, calibration_id=calibration_id)
 
     def clear(self, name: str) -> None:
         """Use no calibration of the collection's own; those made are kept."""
         with self._database.writing() as connection:
             _use(connection, lock_collection(connection, name).key, None)
+            note(connection, "calibration.cleared", name)
 
     def get(self, collection: CollectionRecord) -> JsonObject | None:
         """The content of the calibration that the record says is in use; None without one."""

@@ -12,6 +12,7 @@ from app.store.database import Database
 from app.store.identifiers import new_collection_name
 from app.store.metadata import check_metadata
 from app.store.records import CollectionMark, CollectionRecord, DeletionCounts, Page
+from app.store.sql.audit_log import note
 from app.store.sql.lookups import (
     collection_record,
     count_rows,
@@ -58,6 +59,7 @@ class CollectionStore:
             except IntegrityError as error:
                 # Only the insert itself can know: another process may be just as far.
                 raise CollectionExists(f"The collection '{name}' exists already.") from error
+            note(connection, "collection.created", name)
             return get_collection(connection, name)
 
     def every(self) -> Iterator[CollectionRecord]:
@@ -113,6 +115,7 @@ class CollectionStore:
                 connection.execute(
                     update(collections).where(collections.c.id == key).values(values)
                 )
+                note(connection, "collection.changed", name, fields=sorted(values))
             return get_collection(connection, name)
 
     def delete(self, name: str) -> DeletionCounts:
@@ -124,6 +127,8 @@ class CollectionStore:
                 count_rows(connection, templates, templates.c.collection == key),
             )
             connection.execute(delete(collections).where(collections.c.id == key))
+            note(connection, "collection.deleted", name, persons=deletion.persons,
+                 templates=deletion.templates)  # fmt: skip
         return replace(deletion, erased=self._database.eraser.erase())
 
     # --- which have changed ------------------------------------------------------------------

@@ -12,6 +12,7 @@ from app.encryption.envelope import DataKey
 from app.errors import InvalidRequest
 from app.store.database import Database
 from app.store.records import CollectionRecord, FaceRecord, PersonRecord
+from app.store.sql.audit_log import note
 from app.store.sql.changes import ADD, REMOVE, log_change
 from app.store.sql.embedding_rows import crop_context
 from app.store.sql.lookups import find_person, get_face, get_person, lock_collection
@@ -43,6 +44,7 @@ class Corrections:
                 return face
             source = get_person(connection, collection, face.person_id)
             self._move(connection, collection, [face.template_key], (source.key, target.key))
+            note(connection, "face.moved", name, source.key, face_id=face.face_id, to=target.key)
         self._database.eraser.erase()
         return replace(face, person_id=target.person_id)
 
@@ -61,6 +63,7 @@ class Corrections:
             self._move(connection, collection, keys, (old.key, new.key))
             move_pairs(connection, old.key, new.key)
             connection.execute(delete(persons).where(persons.c.id == old.key))
+            note(connection, "person.merged", name, old.key, into=new.key, templates=len(keys))
             merged = get_person(connection, collection, new.person_id)
         self._database.eraser.erase()
         return merged

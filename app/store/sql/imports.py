@@ -1,6 +1,7 @@
 """Imports: templates of many persons in one transaction, and what is stored of them already."""
 
 import uuid
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +13,7 @@ from app.store.database import Database
 from app.store.identifiers import composed, new_face_id, new_person_id
 from app.store.metadata import check_metadata
 from app.store.records import CollectionRecord, NewTemplate, PersonTemplate
+from app.store.sql.audit_log import note_each
 from app.store.sql.changes import ADD, log_change
 from app.store.sql.lookups import get_collection, lock_collection
 from app.store.sql.persons import set_metadata
@@ -58,6 +60,9 @@ class ImportStore:
                 fresh[place] = (face_id, new)
                 answers.append(face_id)
             self._insert(connection, collection, fresh, data_keys)
+            added = Counter(person for person, _ in fresh)
+            enrolled = {person: {"templates": count} for person, count in added.items()}
+            note_each(connection, "person.enrolled", collection.name, enrolled)
             return answers
 
     def known_contents(

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Select, delete, func, insert, or_, select
 from app.errors import DeclaredDifferent, InvalidRequest, PairNotFound
 from app.store.database import Database
 from app.store.records import CollectionRecord, DeclaredPair, Erasure, Page, PersonRecord
+from app.store.sql.audit_log import note
 from app.store.sql.lookups import MAX_KEYS, aware, get_collection, get_person, lock_collection
 from app.store.sql.tables import declared_pairs, persons
 
@@ -41,6 +42,7 @@ class PairStore:
                 low, high = sorted((one.key, other.key))
                 values = {"person_a": low, "person_b": high, "created_at": known}
                 connection.execute(insert(declared_pairs).values(values))
+                note(connection, "pair.declared", name, low, other=high)
             return DeclaredPair((one.key, other.key), one.person_id, other.person_id, known)
 
     def withdraw(self, name: str, person_id: str, other_id: str) -> Erasure:
@@ -52,6 +54,8 @@ class PairStore:
                 raise PairNotFound(
                     f"'{one.person_id}' and '{other.person_id}' are not declared to be different."
                 )
+            low, high = sorted((one.key, other.key))
+            note(connection, "pair.withdrawn", name, low, other=high)
         return self._database.eraser.erase()
 
     def of_person(

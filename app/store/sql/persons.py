@@ -1,5 +1,6 @@
 """Persons, and the search for them by id and metadata."""
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -11,6 +12,7 @@ from app.store.database import Database
 from app.store.identifiers import composed, new_person_id, spellings
 from app.store.metadata import check_filter, check_metadata
 from app.store.records import CollectionRecord, DeletionCounts, Page, PersonRecord
+from app.store.sql.audit_log import note, note_each
 from app.store.sql.changes import REMOVE, log_change
 from app.store.sql.lookups import (
     fetch_page,
@@ -42,7 +44,8 @@ class PersonStore:
             collection = lock_collection(connection, name)
             if find_person(connection, collection, person_id):
                 raise PersonExists(f"The person '{person_id}' exists in '{name}' already.")
-            insert_person(connection, collection, person_id, metadata, self._database.clock())
+            key = insert_person(connection, collection, person_id, metadata, self._database.clock())
+            note(connection, "person.created", name, key)
             return get_person(connection, collection, person_id)
 
     def get(self, name: str, person_id: str) -> PersonRecord:
@@ -92,8 +95,10 @@ class PersonStore:
             person = get_person(connection, collection, person_id)
             if metadata is not None:
                 set_metadata(connection, collection, person.key, metadata, self._database.clock())
+                note(connection, "person.metadata_replaced", name, person.key)
             if new_id is not None:
                 self._rename(connection, collection, person, new_person_id(new_id))
+                note(connection, "person.renamed", name, person.key)
             return get_person(connection, collection, person_id if new_id is None else new_id)
 
     def _rename(
@@ -134,10 +139,16 @@ class PersonStore:
         self, connection: Connection, collection: CollectionRecord, people: set[int]
     ) -> list[int]:
         """Delete persons by their keys; the keys of the templates that went with them."""
-        query = select(templates.c.id).where(templates.c.person.in_(people))
-        keys = list(connection.execute(query).scalars())
+        query = select(templates.c.id, templates.c.person).where(templates.c.person.in_(people))
+        held = Counter[int]()
+        keys = []
+        for row in connection.execute(query):
+            keys.append(row.id)
+            held[row.person] += 1
         log_change(connection, collection, REMOVE, keys, self._database.clock())
         connection.execute(delete(persons).where(persons.c.id.in_(people)))
+        gone = {person: {"templates": held[person]} for person in people}
+        note_each(connection, "person.deleted", collection.name, gone)
         return keys
 
     def keys(self, collection: CollectionRecord, metadata: JsonObject) -> Ids:

@@ -238,3 +238,31 @@ access_state = Table(
     metadata,
     Column("revision", BigInteger, primary_key=True, autoincrement=False),
 )
+
+# The audit log (`sql.audit_log`). No foreign keys: entries outlive what they are about.
+audit_entries = Table(
+    "audit_entries",
+    metadata,
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("at", DateTime(timezone=True), nullable=False),
+    Column("actor", name(300), nullable=False),
+    Column("action", name(40), nullable=False),
+    Column("collection", name(64), nullable=True),
+    Column("person", BigInteger, nullable=True),
+    # These columns are for searches; the chain is of the content, which has them too.
+    Column("content", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Index("audit_entries_by_person", "person"),
+    Index("audit_entries_by_time", "at"),
+)
+
+# One row: the end of the chain, signed.
+audit_head = Table(
+    "audit_head",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("signature", LargeBinary, nullable=True),
+    Column("signer", String(16), nullable=True),
+)

@@ -18,6 +18,7 @@ from app.store.records import (
     Page,
     StoredTemplate,
 )
+from app.store.sql.audit_log import note
 from app.store.sql.changes import ADD, REMOVE, log_change
 from app.store.sql.embedding_rows import EmbeddingRowCodec
 from app.store.sql.idempotency import keep_answer, refuse_done
@@ -82,6 +83,8 @@ class TemplateStore:
             stored = put.all(connection, new_templates)
             added = [one.face.template_key for one in stored if not one.duplicate]
             log_change(connection, collection, ADD, added, now)
+            note(connection, "person.enrolled", name, key, templates=len(added),
+                 duplicates=len(stored) - len(added))  # fmt: skip
             if idempotency is not None:
                 keep_answer(connection, (collection.key, key), idempotency, stored, now)
             return stored
@@ -113,6 +116,8 @@ class TemplateStore:
             face = get_face(connection, collection, face_id)
             log_change(connection, collection, REMOVE, [face.template_key], self._database.clock())
             connection.execute(delete(templates).where(templates.c.id == face.template_key))
+            person = get_person(connection, collection, face.person_id)
+            note(connection, "face.deleted", name, person.key, face_id=face.face_id)
         return DeletionCounts(persons=0, templates=1, erased=self._database.eraser.erase())
 
     def by_key(self, keys: Sequence[int]) -> Mapping[int, FaceRecord]:

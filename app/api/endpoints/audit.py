@@ -1,0 +1,82 @@
+"""`/v1/audit`: who changed what. The command line has the same, `likeness audit`."""
+
+from datetime import datetime
+from typing import Annotated, Any, Self
+
+from fastapi import APIRouter, Query
+from pydantic import AwareDatetime, BaseModel, Field
+
+from app.access.keys import Scope
+from app.api.access import needs
+from app.api.context import Context
+from app.api.examples import TIME, Example, with_example
+from app.api.fields import CollectionName
+from app.api.json_routes import JsonRoute
+from app.api.pages import MAX_PAGE
+from app.api.problems import problems
+from app.api.responses import Answer
+from app.store.sql.audit_log import AuditEntry, AuditFilter
+
+router = APIRouter(prefix="/v1/audit", tags=["access"], route_class=JsonRoute)
+MAX_SEQUENCE = 2**63 - 1
+
+
+class AuditEntryInfo(BaseModel):
+    """One change. `content` is the text that `digest` is of, together with the digest before it."""
+
+    model_config = with_example()
+    sequence: Annotated[int, Example(42)]
+    at: Annotated[datetime, Example(TIME)]
+    actor: Annotated[
+        str,
+        Field(description="key:ID, token:SUBJECT, import:ID, user:NAME of a command, or service."),
+        Example("key:q7w2m9x4k6ab"),
+    ]
+    action: Annotated[str, Example("person.deleted")]
+    collection: Annotated[str | None, Example("staff")] = None
+    person: Annotated[
+        int | None,
+        Field(description="The person's number; that of an erased person leads to no id."),
+        Example(17),
+    ] = None
+    request_id: Annotated[str | None, Example("0d7c4c0b2c5f4c0c8f5d3b1f8e6a9b7d")] = None
+    details: Annotated[dict[str, Any], Example({"templates": 2})]
+    content: Annotated[str, Example("{…}")]
+    digest: Annotated[str, Field(description="In hexadecimal."), Example("5f" * 32)]
+
+    @classmethod
+    def of(cls, entry: AuditEntry) -> Self:
+        """An entry as an answer shows it."""
+        digest = entry.digest.hex()
+        return cls(sequence=entry.sequence, content=entry.content, digest=digest, **entry.members)
+
+
+class AuditPage(Answer):
+    """Entries in the order in which they were written."""
+
+    items: list[AuditEntryInfo]
+    more: Annotated[bool, Field(description="Whether more entries follow."), Example(False)]
+
+
+@router.get("", responses=problems())
+@needs(Scope.ADMIN)
+async def list_audit(
+    context: Context,
+    *,
+    after: Annotated[
+        int, Query(ge=0, le=MAX_SEQUENCE, description="Entries with a higher number.")
+    ] = 0,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Entries on a page.")] = 100,
+    actor: Annotated[str | None, Query(max_length=300)] = None,
+    action: Annotated[str | None, Query(max_length=40)] = None,
+    collection: CollectionName | None = None,
+    since: Annotated[AwareDatetime | None, Query(description="Not earlier ones.")] = None,
+) -> AuditPage:
+    """List the entries of the audit log: who changed what, and when.
+
+    Continue with `after`, the `sequence` of the last entry that you have.
+    """
+    wanted = AuditFilter(actor, action, collection, since=since)
+    entries, more = await context.read(context.store.audit.page, after, limit, wanted)
+    items = [AuditEntryInfo.of(one) for one in entries]
+    return AuditPage(items=items, more=more, **context.envelope())

@@ -1,0 +1,161 @@
+"""`likeness audit`: who changed what."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from sqlalchemy import select
+
+from app.access.pepper import audit_key
+from app.cli.console import clear_errors, err, out, read_settings
+from app.cli.database import require_database
+from app.errors import PersonNotFound
+from app.store.audit_verification import AuditVerification, exported, read_export, verify_audit
+from app.store.backends import create_engine
+from app.store.schema import migrate
+from app.store.sql.audit_log import AuditEntry, AuditFilter
+from app.store.sql.tables import persons
+from app.store.store import Store
+
+audit_app = typer.Typer(
+    no_args_is_help=True, help="The audit log: who changed what, and whether it is whole."
+)
+
+
+@contextmanager
+def _opened() -> Iterator[Store]:
+    settings = require_database(read_settings())
+    engine = create_engine(settings.resolved_database_url)
+    try:
+        migrate(engine)
+        yield Store(engine)
+    finally:
+        engine.dispose()
+
+
+def _moment(value: str | None) -> datetime | None:
+    if value is None:
+        return None
+    try:
+        found = datetime.fromisoformat(value)
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"'{value}' is not a time such as 2026-11-26 or 2026-11-26T14:00+01:00."
+        ) from error
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+@audit_app.command()
+def show(
+    *,
+    last: Annotated[int, typer.Option(min=1, help="How many entries, the last ones.")] = 50,
+    actor: Annotated[
+        str | None, typer.Option(help="Only changes by it: key:ID, user:NAME, import:ID, service.")
+    ] = None,
+    action: Annotated[str | None, typer.Option(help="Only this action: person.deleted, …")] = None,
+    collection: Annotated[str | None, typer.Option(help="Only changes in it.")] = None,
+    person: Annotated[
+        str | None, typer.Option(help="Only changes of the person of this id; needs --collection.")
+    ] = None,
+    since: Annotated[str | None, typer.Option(help="Only later ones: 2026-11-26 (UTC).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON lines.")] = False,
+) -> None:
+    """Show the last entries."""
+    after = _moment(since)
+    with clear_errors(), _opened() as store:
+        number = None if person is None else _number(store, collection, person)
+        wanted = AuditFilter(actor, action, collection, number, after)
+        entries = store.audit.latest(last, wanted)
+        names = _names(store, entries)
+    if as_json:
+        for one in entries:
+            typer.echo(json.dumps({"sequence": one.sequence, **one.members}))
+        return
+    for one in entries:
+        typer.echo(f"{one.sequence}  {_line(one.members, names)}")
+
+
+@audit_app.command()
+def verify(
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            help="An exported log instead of the database's.", exists=True, dir_okay=False
+        ),
+    ] = None,
+) -> None:
+    """Check that no entry was removed, changed or put elsewhere. Exit status 1 if one was."""
+    with clear_errors():
+        key = audit_key(read_settings())
+        if file is None:
+            with _opened() as store:
+                found = verify_audit(store.audit.everything(), key)
+                wrong = store.audit.columns_that_differ()
+        else:
+            found, wrong = _verify_file(file, key), None
+    if found.problem is None and wrong is None:
+        out.print(f"{found.entries} entries, none missing or changed", highlight=False)
+        out.print(f"digest of the last: {found.digest.hex()}", highlight=False, soft_wrap=True)
+        return
+    problem = found.problem or f"the columns of entry {wrong} were changed"
+    err.print(f"The audit log is not whole: {problem}.", highlight=False, markup=False)
+    raise typer.Exit(1)
+
+
+@audit_app.command()
+def export(
+    file: Annotated[Path | None, typer.Argument(help="Where to; standard output without.")] = None,
+) -> None:
+    """Write the whole log as JSON lines, which `audit verify --file` checks later."""
+    with clear_errors(), _opened() as store:
+        lines = exported(store.audit.everything())
+        if file is None:
+            sys.stdout.writelines(f"{line}\n" for line in lines)
+            return
+        with file.open("w", encoding="utf-8") as target:
+            target.writelines(f"{line}\n" for line in lines)
+
+
+def _verify_file(file: Path, key: bytes) -> AuditVerification:
+    with file.open(encoding="utf-8") as lines:
+        try:
+            return verify_audit(read_export(lines), key)
+        except ValueError as error:
+            return AuditVerification(0, b"", str(error))
+
+
+def _number(store: Store, collection: str | None, person_id: str) -> int:
+    """A person's number in the database. Raises PersonNotFound."""
+    if collection is None:
+        raise typer.BadParameter("--person needs --collection.")
+    try:
+        return store.persons.get(collection, person_id).key
+    except PersonNotFound as error:
+        raise PersonNotFound(
+            f"{error.detail} Entries of an erased person cannot be found by their id."
+        ) from error
+
+
+def _names(store: Store, entries: list[AuditEntry]) -> dict[int, str]:
+    """The ids of the persons of entries, by number, without the erased ones."""
+    numbers = {one.members["person"] for one in entries} - {None}
+    with store.database.reading() as connection:
+        query = select(persons.c.id, persons.c.person_id).where(persons.c.id.in_(numbers))
+        return {row.id: row.person_id for row in connection.execute(query)}
+
+
+def _line(members: dict[str, Any], names: dict[int, str]) -> str:
+    """An entry as a line of text; the time is UTC."""
+    number = members["person"]
+    person = None if number is None else f"{names.get(number, '(erased)')} #{number}"
+    details = ", ".join(f"{name} {value}" for name, value in members["details"].items())
+    parts = (
+        members["at"][:19].replace("T", " "), members["actor"], members["action"],
+        members["collection"], person, details,
+    )  # fmt: skip
+    return "  ".join(part for part in parts if part)

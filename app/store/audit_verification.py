@@ -1,0 +1,99 @@
+"""Whether an audit log is whole: no entry removed, changed or put elsewhere."""
+
+import hmac
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from app.store.sql.audit_log import (
+    HASH_BYTES,
+    AuditEntry,
+    AuditHead,
+    digest_after,
+    signature_of,
+    signer_of,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditVerification:
+    """What a verification found. `problem` is None if nothing is wrong."""
+
+    entries: int
+    digest: bytes  # of the last entry: kept elsewhere, it proves later that nothing was cut off
+    problem: str | None = None
+
+
+def verify_audit(
+    parts: Iterable[AuditEntry | AuditHead], key: bytes | None = None
+) -> AuditVerification:
+    """Check a log from its first entry to its end. With `key`, the deployment's, its end must be
+    signed by it; without, only the chain is checked."""
+    sequence, digest = 0, bytes(HASH_BYTES)
+    for part in parts:
+        if isinstance(part, AuditHead):
+            return AuditVerification(sequence, digest, _end_problem(part, sequence, digest, key))
+        if part.sequence != sequence + 1:
+            what = f"entry {sequence + 1} is missing: entry {part.sequence} follows {sequence}"
+            return AuditVerification(sequence, digest, what)
+        if part.digest != digest_after(digest, part.sequence, part.content):
+            what = f"entry {part.sequence} was changed, or an entry before it"
+            return AuditVerification(sequence, digest, what)
+        sequence, digest = part.sequence, part.digest
+    return AuditVerification(sequence, digest, "the end of the log is missing")
+
+
+def _end_problem(head: AuditHead, sequence: int, digest: bytes, key: bytes | None) -> str | None:
+    if head.sequence != sequence:
+        return f"the log ends at entry {sequence}, but {head.sequence} entries were written"
+    if head.digest != digest:
+        return f"the last entry, {sequence}, is not the one that was written last"
+    if key is None or not sequence:
+        return None
+    if head.signature is None:
+        return "the end of the log is not signed"
+    if head.signer != signer_of(key):
+        return (
+            "the end of the log is signed with another secret: use the LIKENESS_ACCESS_PEPPER or "
+            "access-pepper file of the process that wrote it"
+        )
+    if not hmac.compare_digest(head.signature, signature_of(key, sequence, digest)):
+        return "the signature of the log's end is not valid: entries may have been written anew"
+    return None
+
+
+def exported(parts: Iterable[AuditEntry | AuditHead]) -> Iterator[str]:
+    """A log as JSON lines: each entry, then the end of the chain."""
+    for part in parts:
+        if isinstance(part, AuditHead):
+            signature = None if part.signature is None else part.signature.hex()
+            end = {"end": part.sequence, "digest": part.digest.hex(), "signature": signature,
+                   "signer": part.signer}  # fmt: skip
+            yield json.dumps(end)
+        else:
+            yield json.dumps(
+                {"sequence": part.sequence, "content": part.content, "digest": part.digest.hex()}
+            )
+
+
+def read_export(lines: Iterable[str]) -> Iterator[AuditEntry | AuditHead]:
+    """The parts of an exported log. Raises ValueError with the number of a line that is none."""
+    for number, line in enumerate(lines, 1):
+        try:
+            yield _part(json.loads(line))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"line {number} is no part of an audit log") from error
+
+
+def _part(members: dict[str, Any]) -> AuditEntry | AuditHead:
+    digest = bytes.fromhex(members["digest"])
+    if "end" not in members:
+        return AuditEntry(int(members["sequence"]), str(members["content"]), digest)
+    signature = members["signature"]
+    return AuditHead(
+        int(members["end"]),
+        digest,
+        None if signature is None else bytes.fromhex(signature),
+        members["signer"],
+    )

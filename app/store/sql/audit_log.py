@@ -1,0 +1,279 @@
+"""The audit log: who changed what, each entry chained to the one before.
+
+Entries are written in the transaction of the change: neither is kept without the other. A person
+is named by their number in the database, which is never used twice. Erasing a person deletes the
+row that connects the number with an id; their entries, and the chain, stay as they are.
+"""
+
+import hashlib
+import hmac
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, Select, insert, select, update
+
+from app.store.actor import actor
+from app.store.records import CollectionRecord
+from app.store.sql.tables import audit_entries, audit_head, persons
+from app.telemetry.logs import request_id
+from app.types import JsonObject
+
+if TYPE_CHECKING:
+    from app.store.database import Database
+
+NOTES = "likeness.audit"
+HASH_BYTES = 32
+Search = tuple[str | None, JsonObject]  # of one face: the id of the person found, and details
+PAGE = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One change. `content` is the JSON text that the hash is of."""
+
+    sequence: int
+    content: str
+    digest: bytes
+
+    @property
+    def members(self) -> dict[str, Any]:
+        """The content: at, actor, action, collection, person, request_id, details."""
+        found: dict[str, Any] = json.loads(self.content)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class AuditHead:
+    """The end of the chain. `signature` is over the first two, `signer` names its key."""
+
+    sequence: int
+    digest: bytes
+    signature: bytes | None
+    signer: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFilter:
+    """Which entries are wanted; None: any."""
+
+    actor: str | None = None
+    action: str | None = None
+    collection: str | None = None
+    person: int | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def applied(self, query: Select[Any]) -> Select[Any]:
+        columns = audit_entries.c
+        for name in ("actor", "action", "collection", "person"):
+            if (value := getattr(self, name)) is not None:
+                query = query.where(columns[name] == value)
+        if self.since is not None:
+            query = query.where(columns.at >= self.since)
+        return query if self.until is None else query.where(columns.at < self.until)
+
+
+@dataclass(frozen=True, slots=True)
+class _Note:
+    """A change within a transaction that is not over."""
+
+    action: str
+    collection: str | None
+    person: int | None
+    details: JsonObject = field(default_factory=dict)
+
+
+def note(
+    connection: Connection,
+    action: str,
+    collection: str | None = None,
+    person: int | None = None,
+    **details: Any,
+) -> None:
+    """Note a change, which becomes an entry when the transaction is committed. `details` must
+    identify nobody: they stay when a person is erased."""
+    connection.info[NOTES].append(_Note(action, collection, person, details))
+
+
+def note_each(
+    connection: Connection, action: str, collection: str, people: Mapping[int, JsonObject]
+) -> None:
+    """Note the same change of several persons, with details of each."""
+    connection.info[NOTES] += [
+        _Note(action, collection, person, details) for person, details in sorted(people.items())
+    ]
+
+
+class AuditLog:
+    """Appends entries at the end of transactions."""
+
+    def __init__(self, key: bytes | None) -> None:
+        """`key` signs the chain's end. Without one it is not signed."""
+        self._key = key
+
+    def begin(self, connection: Connection) -> None:
+        """Forget what a transaction before noted that was rolled back."""
+        connection.info[NOTES] = []
+
+    def append(self, connection: Connection, now: datetime) -> None:
+        """Append what was noted. The last statements of a transaction: the chain's end is locked
+        until it is committed."""
+        notes: Sequence[_Note] = connection.info[NOTES]
+        if not notes:
+            return
+        head = connection.execute(
+            update(audit_head)
+            .values(sequence=audit_head.c.sequence + len(notes))
+            .returning(audit_head.c.sequence, audit_head.c.digest)
+        ).one()
+        entries = list(_chained(notes, head.sequence - len(notes), head.digest, now))
+        connection.execute(insert(audit_entries), [row for _, row in entries])
+        digest = entries[-1][0].digest
+        connection.execute(
+            update(audit_head).values(
+                digest=digest,
+                signature=self._key and signature_of(self._key, head.sequence, digest),
+                signer=self._key and signer_of(self._key),
+            )
+        )
+
+
+def _chained(
+    notes: Iterable[_Note], sequence: int, digest: bytes, now: datetime
+) -> Iterator[tuple[AuditEntry, dict[str, Any]]]:
+    """The entries of notes, and their rows."""
+    who, request = actor.get(), request_id.get()
+    for one in notes:
+        sequence += 1
+        content = json.dumps(
+            {
+                "at": now.astimezone(UTC).isoformat(timespec="milliseconds"),
+                "actor": who,
+                "action": one.action,
+                "collection": one.collection,
+                "person": one.person,
+                "request_id": request,
+                "details": one.details,
+            },
+            separators=(",", ":"),
+        )
+        digest = digest_after(digest, sequence, content)
+        row = {
+            "sequence": sequence,
+            "at": now,
+            "actor": who,
+            "action": one.action,
+            "collection": one.collection,
+            "person": one.person,
+            "content": content,
+            "digest": digest,
+        }
+        yield AuditEntry(sequence, content, digest), row
+
+
+def digest_after(before: bytes, sequence: int, content: str) -> bytes:
+    """The digest of an entry: of the one before it, its number and its content."""
+    found = hashlib.blake2b(before, digest_size=HASH_BYTES, person=b"likeness-audit")
+    found.update(sequence.to_bytes(8, "big"))
+    found.update(content.encode())
+    return found.digest()
+
+
+def signature_of(key: bytes, sequence: int, digest: bytes) -> bytes:
+    """What signs the end of a chain: HMAC-SHA-256."""
+    return hmac.digest(key, b"likeness audit head" + sequence.to_bytes(8, "big") + digest, "sha256")
+
+
+def signer_of(key: bytes) -> str:
+    """Tells one key from another; safe to store."""
+    return hashlib.blake2b(b"likeness audit key", key=key, digest_size=8).hexdigest()
+
+
+class AuditStore:
+    """Reads and verifies the audit log, and adds entries about what changes nothing else."""
+
+    def __init__(self, database: "Database") -> None:
+        self._database = database
+
+    def record(self, action: str, collection: str | None = None, **details: Any) -> None:
+        """Append an entry about what is not a change of the database."""
+        with self._database.writing() as connection:
+            note(connection, action, collection, **details)
+
+    def record_searches(
+        self, collection: CollectionRecord, action: str, searches: Sequence[Search]
+    ) -> None:
+        """Append an entry for each searched face: the id of the person found, and details."""
+        ids = {person_id for person_id, _ in searches if person_id is not None}
+        query = select(persons.c.person_id, persons.c.id).where(
+            persons.c.collection == collection.key, persons.c.person_id.in_(ids)
+        )
+        with self._database.writing() as connection:
+            numbers = {row.person_id: row.id for row in connection.execute(query)}
+            for person_id, details in searches:
+                number = None if person_id is None else numbers.get(person_id)
+                note(connection, action, collection.name, number, **details)
+
+    def page(
+        self, after: int, limit: int, wanted: AuditFilter = AuditFilter()
+    ) -> tuple[list[AuditEntry], bool]:
+        """The next entries after a number, and whether there are more."""
+        with self._database.reading() as connection:
+            found = entries_after(connection, after, limit + 1, wanted)
+        return found[:limit], len(found) > limit
+
+    def latest(self, limit: int, wanted: AuditFilter = AuditFilter()) -> list[AuditEntry]:
+        """The last entries, the oldest of them first."""
+        query = wanted.applied(select(*_COLUMNS)).order_by(audit_entries.c.sequence.desc())
+        with self._database.reading() as connection:
+            rows = connection.execute(query.limit(limit))
+            return [AuditEntry(*row) for row in rows][::-1]
+
+    def everything(self) -> Iterator[AuditEntry | AuditHead]:
+        """All entries as they are at one moment, then the end of the chain."""
+        with self._database.reading() as connection:
+            head = head_of(connection)
+            after = 0
+            while found := entries_after(connection, after, PAGE):
+                yield from found
+                after = found[-1].sequence
+            yield head
+
+    def columns_that_differ(self) -> int | None:
+        """The number of the first entry whose columns are not those of its content."""
+        after = 0
+        with self._database.reading() as connection:
+            while rows := connection.execute(
+                select(audit_entries)
+                .where(audit_entries.c.sequence > after)
+                .order_by(audit_entries.c.sequence)
+                .limit(PAGE)
+            ).all():
+                for row in rows:
+                    members = json.loads(row.content)
+                    if any(members[one] != getattr(row, one) for one in _SEARCHED):
+                        return int(row.sequence)
+                after = rows[-1].sequence
+        return None
+
+
+_COLUMNS = (audit_entries.c.sequence, audit_entries.c.content, audit_entries.c.digest)
+_SEARCHED = ("actor", "action", "collection", "person")
+
+
+def entries_after(
+    connection: Connection, sequence: int, limit: int, wanted: AuditFilter = AuditFilter()
+) -> list[AuditEntry]:
+    """The next entries after a number."""
+    query = wanted.applied(select(*_COLUMNS).where(audit_entries.c.sequence > sequence))
+    rows = connection.execute(query.order_by(audit_entries.c.sequence).limit(limit))
+    return [AuditEntry(*row) for row in rows]
+
+
+def head_of(connection: Connection) -> AuditHead:
+    """The end of the chain."""
+    row = connection.execute(select(audit_head)).one()
+    return AuditHead(row.sequence, row.digest, row.signature, row.signer)

@@ -1,0 +1,63 @@
+"""What the audit log costs a write: enrollments with and without it, in turn.
+
+`python benchmarks/audit.py` prints medians for SQLite on this machine's disk.
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+
+from app.store.backends import create_engine
+from app.store.records import NewTemplate
+from app.store.schema import migrate
+from app.store.sql.audit_log import AuditLog
+from app.store.store import Store
+
+ROUNDS, WRITES = 15, 200
+
+
+@contextmanager
+def without_log() -> Iterator[None]:
+    with mock.patch.object(AuditLog, "append", return_value=None):
+        yield
+
+
+def enroll(store: Store, first: int) -> float:
+    """Milliseconds of one enrollment, the median of WRITES."""
+    times = []
+    for number in range(first, first + WRITES):
+        vector = np.zeros(192, np.float32)
+        new = NewTemplate(vector, f"{number:064}")
+        start = time.perf_counter()
+        store.templates.enroll("staff", f"p{number}", None, [new])
+        times.append(time.perf_counter() - start)
+    return statistics.median(times) * 1000
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+        engine = create_engine(f"sqlite:///{folder}/likeness.db")
+        migrate(engine)
+        store = Store(engine, audit_key=bytes(32))
+        store.collections.create("staff", "es", 192, {})
+        with_log, plain = [], []
+        for turn in range(ROUNDS):
+            with_log.append(enroll(store, turn * 2 * WRITES))
+            with without_log():
+                plain.append(enroll(store, (turn * 2 + 1) * WRITES))
+        difference = statistics.median(a - b for a, b in zip(with_log, plain, strict=True))
+        sys.stdout.write(
+            f"an enrollment: {statistics.median(plain):.3f} ms without the log, "
+            f"{statistics.median(with_log):.3f} ms with it; difference {difference:.3f} ms\n"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""The audit log over HTTP: who did what, by their keys."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from app.access.keys import NewKey, Scope
+from app.services import Services, build_services
+from app.settings import Settings
+from app.store.audit_verification import verify_audit
+from tests.api.conftest import DeclaredProblems, run_server
+
+
+@pytest.fixture(scope="module")
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> Services:
+    return build_services(Settings(data_dir=tmp_path_factory.mktemp("audited")))
+
+
+@pytest.fixture(scope="module")
+def site(keyed: Services) -> Iterator[httpx.Client]:
+    token = keyed.access_keys.create(NewKey("operator", [*Scope]))[1]
+    keyed.access.refresh()
+    headers = {"X-Api-Key": token}
+    with (
+        run_server(keyed) as url,
+        httpx.Client(base_url=url, headers=headers, timeout=60) as client,
+    ):
+        declared = DeclaredProblems(client.get("/openapi.json").json())
+        client.event_hooks = {"response": [declared.check]}
+        yield client
+
+
+def last(site: httpx.Client, **query: Any) -> dict[str, Any]:
+    items = site.get("/v1/audit", params={"limit": 1000, **query}).json()["items"]
+    entry: dict[str, Any] = items[-1]
+    return entry
+
+
+def test_an_entry_names_the_key_and_the_request(site: httpx.Client, keyed: Services) -> None:
+    answer = site.post("/v1/collections", json={"name": "staff"})
+    entry = last(site, action="collection.created", collection="staff")
+    (key,) = keyed.access_keys.all()[1]
+    assert entry["actor"] == f"key:{key}"
+    assert entry["request_id"] == answer.json()["request_id"]
+
+
+def test_persons_from_enrollment_to_erasure(site: httpx.Client, astronaut: bytes) -> None:
+    site.post("/v1/collections", json={"name": "crew"})
+    photo = {"image": ("photo.jpg", astronaut)}
+    site.post("/v1/enroll", files=photo, data={"person_id": "eileen", "collection": "crew"})
+    enrolled = last(site, collection="crew")
+    assert [enrolled["action"], enrolled["details"]] == [
+        "person.enrolled", {"templates": 1, "duplicates": 0},
+    ]  # fmt: skip
+    site.delete("/v1/collections/crew/persons/eileen")
+    erased = last(site, collection="crew")
+    assert [erased["action"], erased["person"]] == ["person.deleted", enrolled["person"]]
+    assert "eileen" not in site.get("/v1/audit").text
+
+
+def test_searches_where_the_policy_asks_for_them(site: httpx.Client, astronaut: bytes) -> None:
+    site.post("/v1/collections", json={"name": "vault"})
+    photo = {"image": ("photo.jpg", astronaut)}
+    site.post("/v1/enroll", files=photo, data={"person_id": "eileen", "collection": "vault"})
+    before = last(site)["sequence"]
+    site.post("/v1/identify", files=photo, data={"collection": "vault"})
+    assert last(site)["sequence"] == before
+    site.patch("/v1/collections/vault", json={"policy": {"audit_searches": True}})
+    site.post("/v1/identify", files=photo, data={"collection": "vault"})
+    identified = last(site, collection="vault")
+    assert identified["action"] == "face.identified"
+    assert identified["person"] is not None
+    assert identified["details"]["status"] == "identified"
+    assert identified["details"]["similarity"] > 0.99
+    claim = {"person_id": "eileen", "collection": "vault"}
+    site.post("/v1/verify", files=photo, data=claim)
+    verified = last(site, collection="vault")
+    assert [verified["action"], verified["person"]] == ["face.verified", identified["person"]]
+    assert verified["details"]["reached"] is True
+
+
+def test_pages_follow_each_other(site: httpx.Client) -> None:
+    numbers, after, more = [], 0, True
+    while more:
+        page = site.get("/v1/audit", params={"after": after, "limit": 2}).json()
+        numbers += [one["sequence"] for one in page["items"]]
+        after, more = numbers[-1], page["more"]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+@pytest.mark.parametrize(
+    "query", [{"after": -1}, {"limit": 0}, {"since": "yesterday"}, {"since": "2026-01-01T00:00"}]
+)
+def test_queries_that_are_refused(site: httpx.Client, query: dict[str, Any]) -> None:
+    assert site.get("/v1/audit", params=query).status_code == 422
+
+
+def test_the_log_is_whole(keyed: Services, site: httpx.Client) -> None:
+    site.post("/v1/collections", json={"name": "last"})
+    found = verify_audit(keyed.gallery.store.audit.everything())
+    assert found.problem is None
+    assert found.entries > 5

@@ -1,0 +1,54 @@
+"""`likeness audit`."""
+
+import json
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+from typer.testing import CliRunner
+
+from app.cli.commands import app
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LIKENESS_DATA_DIR", str(tmp_path))
+    for name in ("entrance", "exit"):
+        made = runner.invoke(app, ["keys", "create", "--name", name, "--scope", "identify"])
+        assert made.exit_code == 0
+    return tmp_path
+
+
+def test_what_commands_did(folder: Path) -> None:
+    shown = runner.invoke(app, ["audit", "show", "--json", "--action", "key.created"])
+    first, second = (json.loads(line) for line in shown.stdout.splitlines())
+    assert first["actor"].startswith("user:")
+    assert [first["details"]["name"], second["details"]["name"]] == ["entrance", "exit"]
+    assert "key.created" in runner.invoke(app, ["audit", "show", "--last", "1"]).stdout
+
+
+def test_a_log_that_is_whole_and_one_that_is_not(folder: Path) -> None:
+    assert runner.invoke(app, ["audit", "verify"]).exit_code == 0
+    exported = folder / "audit.jsonl"
+    assert runner.invoke(app, ["audit", "export", str(exported)]).exit_code == 0
+    assert runner.invoke(app, ["audit", "verify", "--file", str(exported)]).exit_code == 0
+    engine = create_engine(f"sqlite:///{folder / 'likeness.db'}")
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM audit_entries WHERE sequence = 1"))
+    engine.dispose()
+    found = runner.invoke(app, ["audit", "verify"])
+    assert found.exit_code == 1
+    assert "entry 1 is missing" in found.output
+    exported.write_text("[]\n")
+    found = runner.invoke(app, ["audit", "verify", "--file", str(exported)])
+    assert found.exit_code == 1
+    assert "line 1" in found.output
+
+
+def test_a_person_who_is_not_there(folder: Path) -> None:
+    asked = ["audit", "show", "--person", "ada", "--collection", "default"]
+    found = runner.invoke(app, asked)
+    assert found.exit_code == 2
+    assert "default" in found.output

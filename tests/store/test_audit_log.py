@@ -1,0 +1,243 @@
+"""The audit log: an entry for each change, in its transaction, in a chain that shows tampering."""
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine, delete, text, update
+
+from app.access.keys import NewKey, Scope
+from app.access.store import AccessKeyStore
+from app.errors import PersonExists
+from app.store.actor import acting_as
+from app.store.audit_verification import exported, read_export, verify_audit
+from app.store.backends import create_engine
+from app.store.database import Database
+from app.store.schema import migrate
+from app.store.sql.audit_log import AuditFilter
+from app.store.sql.tables import audit_entries, audit_head
+from app.store.store import Store
+from tests.gallery.conftest import template
+
+KEY = bytes(range(32))
+
+
+@pytest.fixture
+def engine(engine_url: str) -> Iterator[Engine]:
+    engine = create_engine(engine_url)
+    migrate(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def store(engine: Engine) -> Store:
+    store = Store(engine, audit_key=KEY)
+    store.collections.create("staff", "es-test", 4, {})
+    return store
+
+
+def enroll(store: Store, person_id: str, seed: float = 1.0) -> None:
+    vector = np.array([seed, 0, 0, 1], np.float32)
+    store.templates.enroll("staff", person_id, None, [template(vector, person_id)])
+
+
+def actions(store: Store) -> list[str]:
+    return [one.members["action"] for one in store.audit.page(0, 1000)[0]]
+
+
+def entries_of(store: Store) -> list[dict[str, Any]]:
+    return [one.members for one in store.audit.page(0, 1000)[0]]
+
+
+class TestEntries:
+    def test_every_change_of_the_gallery(self, store: Store) -> None:
+        enroll(store, "ada")
+        enroll(store, "bob", 2.0)
+        enroll(store, "eve", 3.0)
+        store.persons.update("staff", "ada", {"team": "red"}, new_id="ada.l")
+        store.pairs.declare("staff", "ada.l", "bob")
+        store.pairs.withdraw("staff", "bob", "ada.l")
+        (face,) = store.templates.page("staff", "bob", None, 9).items
+        store.corrections.move_face("staff", face.face_id, "ada.l")
+        store.templates.delete("staff", face.face_id)
+        store.corrections.merge_persons("staff", "eve", "bob")
+        store.persons.delete("staff", "ada.l")
+        store.collections.update("staff", {"site": 1}, None)
+        store.calibrations.set("staff", "cal-1", {})
+        store.calibrations.clear("staff")
+        store.collections.delete("staff")
+        assert actions(store) == [
+            "collection.created", "person.enrolled", "person.enrolled", "person.enrolled",
+            "person.metadata_replaced", "person.renamed", "pair.declared", "pair.withdrawn",
+            "face.moved", "face.deleted", "person.merged", "person.deleted", "collection.changed",
+            "calibration.set", "calibration.cleared", "collection.deleted",
+        ]  # fmt: skip
+        assert verify_audit(store.audit.everything(), KEY).problem is None
+
+    def test_keys(self, store: Store, engine: Engine) -> None:
+        keys = AccessKeyStore(Database(engine, audit_key=KEY), KEY)
+        with acting_as("user:root"):
+            key, _ = keys.create(NewKey("entrance", [Scope.IDENTIFY], ["staff"]))
+        keys.revoke("entrance")
+        created, revoked = entries_of(store)[-2:]
+        assert created["actor"] == "user:root"
+        assert created["details"] == {
+            "key_id": key.key_id, "name": "entrance", "scopes": ["identify"],
+            "collections": ["staff"],
+        }  # fmt: skip
+        assert [revoked["action"], revoked["actor"]] == ["key.revoked", "service"]
+
+    def test_what_failed_leaves_none(self, store: Store) -> None:
+        store.persons.create("staff", "ada", {})
+        before = len(entries_of(store))
+        with pytest.raises(PersonExists):
+            store.persons.create("staff", "ada", {})
+        store.persons.create("staff", "bob", {})
+        assert len(entries_of(store)) == before + 1
+
+    def test_who_and_whom(self, store: Store) -> None:
+        with acting_as("key:abc"):
+            enroll(store, "ada")
+        entry = entries_of(store)[-1]
+        assert entry["actor"] == "key:abc"
+        assert entry["person"] == store.persons.get("staff", "ada").key
+        found = store.audit.latest(9, AuditFilter(actor="key:abc", action="person.enrolled"))
+        assert [one.members for one in found] == [entry]
+
+    def test_nothing_in_it_says_who_an_erased_person_was(self, store: Store) -> None:
+        store.persons.create("staff", "ada.lovelace", {"name": "Ada Lovelace"})
+        enroll(store, "ada.lovelace")
+        number = store.persons.get("staff", "ada.lovelace").key
+        store.persons.delete("staff", "ada.lovelace")
+        log = "\n".join(exported(store.audit.everything()))
+        assert "lovelace" not in log.lower()
+        enroll(store, "grace")  # the number is not used again
+        assert store.persons.get("staff", "grace").key != number
+        assert verify_audit(store.audit.everything(), KEY).problem is None
+
+
+def last(store: Store) -> int:
+    return store.audit.latest(1)[0].sequence
+
+
+def forge(connection: Any, sequence: int) -> None:
+    """Change an entry and everything after it, as somebody without the key would."""
+    from app.store.sql.audit_log import digest_after
+
+    rows = connection.execute(audit_entries.select().order_by(audit_entries.c.sequence)).all()
+    digest = bytes(32)
+    for row in rows:
+        content = row.content
+        if row.sequence == sequence:
+            content = content.replace("person.enrolled", "person.created")
+        digest = digest_after(digest, row.sequence, content)
+        mine = audit_entries.c.sequence == row.sequence
+        connection.execute(update(audit_entries).where(mine).values(content=content, digest=digest))
+    connection.execute(update(audit_head).values(digest=digest))
+
+
+def swap(connection: Any, _: int) -> None:
+    for old, new in ((2, 1000), (3, 2), (1000, 3)):
+        connection.execute(
+            update(audit_entries).where(audit_entries.c.sequence == old).values(sequence=new)
+        )
+
+
+ENTRY = audit_entries.c.sequence
+TAMPERING: dict[str, tuple[Callable[[Any, int], None], str]] = {
+    "an entry changed": (
+        lambda c, _: c.execute(
+            update(audit_entries).where(ENTRY == 2).values(content='{"at":"","actor":"x"}')
+        ),
+        "entry 2 was changed",
+    ),
+    "an entry removed": (
+        lambda c, _: c.execute(delete(audit_entries).where(ENTRY == 3)), "entry 3 is missing",
+    ),
+    "the first removed": (
+        lambda c, _: c.execute(delete(audit_entries).where(ENTRY == 1)), "entry 1 is missing",
+    ),
+    "the last removed": (
+        lambda c, n: c.execute(delete(audit_entries).where(n == ENTRY)), "entries were written",
+    ),
+    "the last removed and the end moved": (
+        lambda c, n: (
+            c.execute(delete(audit_entries).where(n == ENTRY)),
+            c.execute(
+                text(
+                    "UPDATE audit_head SET sequence = sequence - 1, digest = (SELECT digest FROM "
+                    "audit_entries ORDER BY sequence DESC LIMIT 1)"
+                )
+            ),
+        ),
+        "signature",
+    ),
+    "two exchanged": (swap, "entry 2 was changed"),
+    "everything written anew": (forge, "signature"),
+    "the signature removed": (
+        lambda c, _: c.execute(update(audit_head).values(signature=None)), "not signed",
+    ),
+}  # fmt: skip
+
+
+class TestVerification:
+    @pytest.mark.parametrize("name", TAMPERING)
+    def test_tampering_is_found(self, store: Store, engine: Engine, name: str) -> None:
+        for person in ("ada", "bob", "eve", "dan"):
+            enroll(store, person)
+        change, found = TAMPERING[name]
+        number = last(store)
+        assert verify_audit(store.audit.everything(), KEY).problem is None
+        with engine.begin() as connection:
+            change(connection, 2 if change is forge else number)
+        problem = verify_audit(store.audit.everything(), KEY).problem
+        assert problem is not None
+        assert found in problem
+
+    def test_a_column_that_was_changed(self, store: Store, engine: Engine) -> None:
+        enroll(store, "ada")
+        assert store.audit.columns_that_differ() is None
+        with engine.begin() as connection:
+            connection.execute(update(audit_entries).where(ENTRY == 2).values(actor="somebody"))
+        assert store.audit.columns_that_differ() == 2
+
+    def test_another_secret(self, store: Store) -> None:
+        found = verify_audit(store.audit.everything(), bytes(32))
+        assert found.problem is not None
+        assert "another secret" in found.problem
+
+    def test_an_exported_log(self, store: Store) -> None:
+        for person in ("ada", "bob"):
+            enroll(store, person)
+        lines = list(exported(store.audit.everything()))
+        assert verify_audit(read_export(lines), KEY).entries == 3
+        assert verify_audit(read_export(lines[:-1]), KEY).problem == "the end of the log is missing"
+        assert verify_audit(read_export(lines[:1] + lines[2:]), KEY).problem is not None
+        changed = json.loads(lines[1]) | {"content": "{}"}
+        lines[1] = json.dumps(changed)
+        assert verify_audit(read_export(lines), KEY).problem is not None
+
+    @pytest.mark.parametrize("line", ["", "[]", "{}", '{"sequence": 1}', '{"end": 1, "digest": 2}'])
+    def test_a_file_that_is_none(self, line: str) -> None:
+        with pytest.raises(ValueError, match="line 1"):
+            list(read_export([line]))
+
+    def test_an_empty_log(self, engine: Engine) -> None:
+        assert verify_audit(Store(engine).audit.everything(), KEY).entries in (0, 1)
+
+
+def test_many_writers_at_once(store: Store) -> None:
+    def work(worker: int) -> None:
+        for turn in range(12):
+            with acting_as(f"key:{worker}"):
+                enroll(store, f"p{worker}.{turn}", worker + turn / 100)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(work, range(4)))
+    found = verify_audit(store.audit.everything(), KEY)
+    assert found.problem is None
+    assert found.entries == 1 + 4 * 12
