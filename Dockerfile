@@ -1,10 +1,8 @@
-# syntax=docker/dockerfile:1
-
-# Any Debian with `python3 -m venv`, 3.11 or newer. For builds that repeat, pin it by its digest
-# (docs/docker.md, "The base image").
+# Any Debian with `python3 -m venv`, 3.11 or newer. It is not pinned by digest; docs/docker.md, "The base image",
+# says how to pin it and how to renew that.
 ARG BASE_IMAGE=python:3.12-slim
 
-# ---- everything that is installed, made where it may leave a mess
+# ---- everything that is installed; the build backend and unused files are removed at the end
 FROM ${BASE_IMAGE} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
@@ -20,7 +18,7 @@ COPY app app
 COPY models models
 COPY scripts/trim_packages.py scripts/
 RUN /opt/venv/bin/python -m pip install --no-deps --no-build-isolation . \
-    && /opt/venv/bin/python -m pip uninstall --yes hatchling trove-classifiers pip \
+    && /opt/venv/bin/python -m pip uninstall --yes hatchling pathspec pluggy tomlkit trove-classifiers pip \
     && /opt/venv/bin/python scripts/trim_packages.py
 
 # CUDA's libraries come as wheels; the host brings the driver and NVIDIA's container toolkit.
@@ -32,7 +30,7 @@ COPY app app
 COPY models models
 COPY scripts/trim_packages.py scripts/
 RUN /opt/venv/bin/python -m pip install --no-deps --no-build-isolation . \
-    && /opt/venv/bin/python -m pip uninstall --yes hatchling trove-classifiers pip \
+    && /opt/venv/bin/python -m pip uninstall --yes hatchling pathspec pluggy tomlkit trove-classifiers pip \
     && /opt/venv/bin/python scripts/trim_packages.py
 
 # ---- what is shipped

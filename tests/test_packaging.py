@@ -265,6 +265,31 @@ def test_the_image_is_trimmed_for_both_devices() -> None:
     assert "!scripts/trim_packages.py" in (ROOT / ".dockerignore").read_text()
 
 
+def test_the_image_needs_the_base_image_alone() -> None:
+    """No build frontend from a registry, and no image of the same name that somebody else made."""
+    assert "# syntax" not in dockerfile()
+    assert set(re.findall(r"^FROM (\S+)", dockerfile(), re.MULTILINE)) - {"${BASE_IMAGE}"} <= set(
+        re.findall(r"^FROM \S+ AS (\S+)", dockerfile(), re.MULTILINE)
+    )
+    service = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["likeness"]
+    assert service["pull_policy"] == "never"
+
+
+@pytest.mark.parametrize("lock", ["cpu", "gpu"])
+def test_the_image_leaves_the_build_backend_out(lock: str) -> None:
+    """Everything that the lock has for hatchling alone."""
+    only_to_build = {"hatchling"}
+    for block in re.split(r"\n(?=\S)", read(lock)):
+        found = re.match(r"([\w-]+)==", block)
+        comments = re.findall(r"^ +# +(?:via *)?(.*)$", block, re.MULTILINE)
+        by = {one for one in comments if one and not one.startswith("-c ")}
+        if found and by and by <= {"hatchling"}:
+            only_to_build.add(found[1])
+    assert len(only_to_build) > 3
+    removed = re.findall(r"pip uninstall --yes ([\w -]+?)\s*(?:&&|\n)", dockerfile())
+    assert [set(one.split()) for one in removed] == [{*only_to_build, "pip"}] * 2
+
+
 def test_the_health_check_follows_the_port_and_is_written_once() -> None:
     (check,) = re.findall(r"^HEALTHCHECK.*$", dockerfile(), re.MULTILINE)
     assert "os.environ['LIKENESS_PORT']" in check

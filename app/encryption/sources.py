@@ -58,8 +58,9 @@ def read_key_file(path: Path) -> bytes:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             text = file.read(MAX_BYTES + 1)
     except OSError as error:  # it has the path, which may be a key that was set by mistake
+        user = f" by user id {os.geteuid()}" if isinstance(error, PermissionError) else ""
         raise EncryptionKeyError(
-            f"The file that {FILE} names cannot be read: {error.strerror}."
+            f"The file that {FILE} names cannot be read{user}: {error.strerror}."
         ) from None
     if mode & 0o077:
         log(logging.WARNING, "others can read the key file", path=str(path), mode=f"{mode:04o}")

@@ -25,14 +25,18 @@ def find_pack(name_or_folder: str, installed: Path | None = None) -> Path:
     Raises PackError when there is none.
     """
     roots = [*BUILTIN_FOLDERS, *([installed] if installed else [])]
+    unreadable = ""
     for folder in [Path(name_or_folder), *(root / name_or_folder for root in roots)]:
-        if (folder / PACK_FILE).is_file():
-            return folder.resolve()
+        try:
+            if (folder / PACK_FILE).is_file():
+                return folder.resolve()
+        except PermissionError as error:  # another folder may have it
+            unreadable = f" {folder.absolute()} cannot be read: {error.strerror}."
     known = ", ".join(folder.name for folder in known_packs(installed)) or "none"
     raise PackError(
         f"There is no model pack '{name_or_folder}': no folder of that path holds a {PACK_FILE}, "
         f"and no pack has that name (there: {known}). Set LIKENESS_PACK to either, or fetch one: "
-        "likeness models pull --help."
+        f"likeness models pull --help.{unreadable}"
     )
 
 

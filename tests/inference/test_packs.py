@@ -1,7 +1,10 @@
 """Model packs: what is wrong with one is said by file, by key and with what to do."""
 
 import hashlib
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,6 +53,27 @@ class TestLoading:
     def test_an_unknown_name_lists_the_known(self) -> None:
         with pytest.raises(PackError, match=r"no model pack 'bufalo'.*default.*LIKENESS_PACK"):
             find_pack("bufalo")
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+    def test_a_working_folder_that_may_not_be_read_hides_no_pack(self, tmp_path: Path) -> None:
+        """That is a container's data folder, if it belongs to another user."""
+        code = (
+            "import os\n"
+            "from app.errors import PackError\n"
+            "from app.inference.packs import find_pack\n"
+            "os.setgid(65534); os.setuid(65534)\n"
+            "print(find_pack('default').name)\n"
+            "try:\n    find_pack('bufalo')\n"
+            "except PackError as error:\n    print(error.detail)\n"
+        )
+        tmp_path.chmod(0o700)
+        root = str(Path(__file__).parents[2])
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": root},
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        assert done.stdout.startswith("default\n"), done.stderr
+        assert f"{tmp_path}/bufalo cannot be read: Permission denied." in done.stdout
 
 
 class TestDigests:
