@@ -3,6 +3,7 @@
 import difflib
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,10 @@ from app.settings import Settings
 EXIT_CANNOT_START = 2
 PREFIX = "LIKENESS_"
 # Similarity of a variable's name and a setting's that counts as a misspelling (difflib's ratio).
-MISSPELT = 0.8
+MISSPELT = 0.75
+# Names that others set on purpose: other programs' parts of a deployment, commands that take a key
+# from the environment, and Kubernetes for a Service that is called likeness.
+NOT_SETTINGS = re.compile(r"PUBLISH|API_KEY|SOURCE_KEY|SERVICE_(HOST|PORT)\w*|PORT_\d+_\w+")
 
 out = Console()
 err = Console(stderr=True)
@@ -65,20 +69,44 @@ def read_settings() -> Settings:
     except ValidationError as error:
         for item in error.errors():
             name = f"LIKENESS_{str(item['loc'][0]).upper()}"
-            err.print(f"{name}={item['input']}: {item['msg']}", markup=False, highlight=False)
+            err.print(f"{name}={item['input']}: {item['msg']}{_hint(name, item['input'])}",
+                      markup=False, highlight=False, soft_wrap=True)  # fmt: skip
         raise typer.Exit(EXIT_CANNOT_START) from error
 
 
 def misspelt_settings(variables: Iterable[str]) -> dict[str, str]:
     """`LIKENESS_` variables whose names are almost those of settings, each with the nearest one.
-
-    Others are ignored: tests, benchmarks and Compose use LIKENESS_ variables too.
-    """
-    known = [field.upper() for field in Settings.model_fields]
+    `ignored_settings` gives the others."""
     found = {}
-    for variable in variables:
+    for variable in ignored_settings(variables):
         name = variable.upper().removeprefix(PREFIX)
-        if variable.upper().startswith(PREFIX) and name not in known:
-            for nearest in difflib.get_close_matches(name, known, 1, MISSPELT):
-                found[variable] = PREFIX + nearest
+        for nearest in difflib.get_close_matches(name, _names(), 1, MISSPELT):
+            found[variable] = PREFIX + nearest
     return found
+
+
+def ignored_settings(variables: Iterable[str]) -> list[str]:
+    """`LIKENESS_` variables that are neither settings nor known to be meant for others."""
+    known = _names()
+    given = [(one, one.upper().removeprefix(PREFIX)) for one in variables]
+    return [
+        variable
+        for variable, name in given
+        if variable.upper() == PREFIX + name
+        and name not in known
+        and not NOT_SETTINGS.fullmatch(name)
+    ]
+
+
+def _names() -> list[str]:
+    return [field.upper() for field in Settings.model_fields]
+
+
+def _hint(name: str, value: object) -> str:
+    """What to do about a value that only one program sets."""
+    if name == "LIKENESS_PORT" and str(value).startswith("tcp://"):
+        return (
+            ". Kubernetes sets it for a Service that is called likeness: set enableServiceLinks: "
+            "false in the pod, or call the Service otherwise"
+        )
+    return ""

@@ -1,5 +1,8 @@
 """The database that the settings name: whether there is one, and whether the pack matches it."""
 
+import os
+
+from app.cli.console import err
 from app.errors import DatabaseError
 from app.services import Services
 from app.settings import Settings
@@ -18,6 +21,18 @@ def no_database(settings: Settings) -> str | None:
         f"No database yet at {path}; `likeness serve` creates it. If yours is in another folder, "
         "set LIKENESS_DATA_DIR."
     )
+
+
+def data_folder(settings: Settings) -> str:
+    """Where everything is kept, which depends on the working folder unless it is set."""
+    folder = settings.data_dir.absolute()
+    return f"Data folder {folder}{'' if os.path.lexists(folder) else ', which is new'}"
+
+
+def announce_new_database(settings: Settings) -> None:
+    """Print, to standard error, the data folder in which a command is about to make a database."""
+    if no_database(settings):
+        err.print(data_folder(settings), markup=False, highlight=False, soft_wrap=True)
 
 
 def require_database(settings: Settings) -> Settings:

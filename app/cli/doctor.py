@@ -88,6 +88,8 @@ def doctor(
 def _show(rows: list[tuple[str, str]], lines: tuple[str, ...], clash: list[list[str]]) -> None:
     """Print what was found. Exits with status 1 where libraries break each other."""
     table = Table(show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")  # paths are there to be read to the end
     for name, value in rows:
         table.add_row(name, value)
     out.print(table)

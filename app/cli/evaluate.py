@@ -165,11 +165,14 @@ def read_plan(
 def _kind(path: Path) -> str:
     if path.is_dir():
         return "people"
+    if not path.exists():
+        raise EvaluationError(f"{path} does not exist; check the path.")
     try:
         with path.open(encoding="utf-8", newline="") as file:
             columns = set(next(csv.reader(file), []))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise EvaluationError(f"{path} cannot be read: {error}") from error
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise EvaluationError(f"{path} cannot be read: {reason}.") from error
     if columns >= set(PAIR_COLUMNS):
         return "pairs"
     if columns >= set(FACE_COLUMNS):

@@ -11,6 +11,7 @@ import typer
 from pydantic import ValidationError
 
 from app.cli.console import clear_errors, err, read_settings
+from app.cli.database import announce_new_database
 from app.cli.import_progress import ImportProgress, import_progress, summarise
 from app.decision.policy import FaceSelection
 from app.errors import CollectionNotFound
@@ -168,6 +169,7 @@ def _local(
     stack: ExitStack, settings: Settings, collection: str, options: ImportOptions
 ) -> tuple[Work, str]:
     """What imports rows into the database of the settings, and the embedding space they go to."""
+    announce_new_database(settings)
     services = build_services(settings)
     stack.callback(services.close)
     try:

@@ -87,6 +87,8 @@ class ImportProgress:
             parts.append(f"sending {sent / 1e6:.1f} of {size / 1e6:.1f} MB")
         left = self.seconds_left()
         known = "" if left is None else f", {_duration(left)} left"
+        if not parts and not self.rows:
+            return "looking for photos"
         return f"{', '.join(parts) or 'reading'}, {self.rate():.0f}/s{known}"
 
     def members(self) -> dict[str, object]:

@@ -17,6 +17,7 @@ from app.access.registry import LEASE_S
 from app.access.store import AccessKeyStore
 from app.cli import encryption
 from app.cli.console import clear_errors, err, out, read_settings
+from app.cli.database import announce_new_database, require_database
 from app.store.backends import create_engine
 from app.store.database import Database
 from app.store.identifiers import COLLECTION_PATTERN
@@ -116,7 +117,7 @@ def create(
     limit = _collections(collection or []) or None
     ends = None if expires is None else datetime.now(UTC) + _lifetime(expires)
     limits = KeyLimits(requests_per_second, photos_per_second, concurrent_requests, photos_per_day)
-    with clear_errors(), _opened() as store:
+    with clear_errors(), _opened(new=True) as store:
         key, token = store.create(NewKey(name, _scopes(scope, limit), limit, ends, limits))
         _print_new(key, token)
 
@@ -214,10 +215,14 @@ def _deprecated(old: str) -> None:
 
 
 @contextmanager
-def _opened() -> Iterator[AccessKeyStore]:
-    """The keys of the database that the settings name, which is made if it is missing: the first
-    key may be created before the first start."""
+def _opened(*, new: bool = False) -> Iterator[AccessKeyStore]:
+    """The keys of the database that the settings name; if `new`, it is made where it is missing,
+    because the first key may be created before the first start. Raises DatabaseError."""
     settings = read_settings()
+    if new:
+        announce_new_database(settings)
+    else:
+        require_database(settings)
     pepper = read_pepper(settings)
     engine = create_engine(settings.resolved_database_url)
     try:

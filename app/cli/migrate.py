@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from app.cli.console import clear_errors, out, read_settings
+from app.cli.console import clear_errors, err, out, read_settings
+from app.cli.database import announce_new_database, no_database
 from app.store.backends import create_engine, shown_url
 from app.store.schema import migrate, pending
 
@@ -20,7 +21,13 @@ def migrate_database(
     """
     settings = read_settings()
     with clear_errors():
-        engine = create_engine(settings.resolved_database_url)
+        url = settings.resolved_database_url
+        if not dry_run:
+            announce_new_database(settings)
+        elif missing := no_database(settings):
+            err.print(missing, markup=False, highlight=False, soft_wrap=True)
+            url = "sqlite://"  # in memory: what a new one would need
+        engine = create_engine(url)
         try:
             steps = pending(engine)
             if not dry_run:

@@ -26,7 +26,10 @@ PackArgument = Annotated[str | None, typer.Argument(help="Name or folder; defaul
 @models_app.command("list")
 def list_packs() -> None:
     """The packs that came with this installation and those that were installed."""
-    table = Table("pack", "version", "detector", "recogniser", "dimension", "licence", "space")
+    table = Table()
+    for title in ("pack", "version", "detector", "recogniser", "dimension", "licence", "space"):
+        # Names and spaces are arguments and fields elsewhere: never cut off.
+        table.add_column(title, no_wrap=title == "space", overflow="fold")
     settings = read_settings()
     for folder in known_packs(settings.installed_packs):
         # A broken pack must not hide the others.

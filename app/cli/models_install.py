@@ -32,16 +32,17 @@ def pull(
     """Fetch a pack that InsightFace publishes, check it and convert it."""
     installed = read_settings().installed_packs
     with clear_errors():
-        require_extra("insightface", "Fetching a pack", "insightface", "onnx")
-        from app.lab.packing.download import fetched  # noqa: PLC0415
-        from app.lab.packing.install import install_published  # noqa: PLC0415
         from app.lab.packing.published import LICENSE_TEXT, PUBLISHED  # noqa: PLC0415
 
         published = PUBLISHED.get(name)
         if published is None:
             raise PackError(
-                f"No published pack is called {name}; there are {', '.join(PUBLISHED)}."
+                f"InsightFace publishes no pack {name!r}; there are {', '.join(PUBLISHED)}."
             )
+        require_extra("insightface", "Fetching a pack", "insightface", "onnx")
+        from app.lab.packing.download import fetched  # noqa: PLC0415
+        from app.lab.packing.install import install_published  # noqa: PLC0415
+
         if (installed / name).exists():
             raise PackError(f"{installed / name} is there already. Remove it to fetch it again.")
         err.print(LICENSE_TEXT, markup=False, highlight=False, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 import socket
 import sys
 from functools import partial
@@ -12,8 +13,8 @@ import typer
 from app.access.keys import NewKey, Scope
 from app.api.main import create_app
 from app.api.server import Server, bound
-from app.cli.console import clear_errors, err, out, read_settings
-from app.cli.database import unmatched_pack
+from app.cli.console import clear_errors, err, ignored_settings, out, read_settings
+from app.cli.database import data_folder, unmatched_pack
 from app.cli.descriptors import DescriptorLimit
 from app.disk import write_whole
 from app.errors import AccessKeyError
@@ -89,25 +90,20 @@ def require_access_keys(services: Services) -> None:
             "keep it elsewhere, and delete the file", file=str(file))  # fmt: skip
 
 
-def announce_folder(settings: Settings) -> None:
-    """Print where everything is kept, which depends on the working folder unless it is set."""
-    folder = settings.data_dir.absolute()
-    new = "" if folder.exists() else ", which is new"
-    out.print(f"Data folder {folder}{new}", markup=False, highlight=False, soft_wrap=True)
-
-
 def serve(
     host: Annotated[str | None, typer.Option(help="Address; LIKENESS_HOST.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port; LIKENESS_PORT.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port; LIKENESS_PORT.")] = None,
 ) -> None:
     """Start the HTTP service."""
     settings = read_settings()
     given = {"host": host, "port": port}
     settings = settings.model_copy(update={k: v for k, v in given.items() if v is not None})
     set_up_logs(settings.log_format, settings.log_level)
+    for name in ignored_settings(os.environ):
+        log(logging.WARNING, "not a setting, and ignored; docs/settings.md lists them", name=name)
     if warning := DescriptorLimit.read().raised().warning():
         log(logging.WARNING, warning)
-    announce_folder(settings)
+    out.print(data_folder(settings), markup=False, highlight=False, soft_wrap=True)
     # Before any network is loaded, so that a port in use is reported at once.
     with clear_errors(), bound(settings.host, settings.port) as sockets:
         run(build_services(settings, DATABASE_WAIT_S), settings, sockets)

@@ -12,6 +12,7 @@ import pytest
 
 from app import __version__
 from app.cli.commands import COMMANDS
+from app.cli.console import ignored_settings, misspelt_settings
 from app.encryption.keys import parse_keys
 from tests.cli.conftest import Run
 
@@ -71,6 +72,83 @@ def test_a_misspelt_setting_is_refused(run: Run) -> None:
     answer = run("models", "list", LIKENESS_DATADIR="elsewhere", LIKENESS_PUBLISH="8080")
     assert answer.exit_code == 2
     assert answer.stderr == ("LIKENESS_DATADIR is not a setting. Did you mean LIKENESS_DATA_DIR?\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("LIKENESS_PROT", "PORT"), ("LIKENESS_HSOT", "HOST"), ("likeness_packs", "PACK")],
+)
+def test_letters_in_another_order_are_a_misspelling(name: str, nearest: str) -> None:
+    assert misspelt_settings([name]) == {name: f"LIKENESS_{nearest}"}
+
+
+def test_variables_of_others_are_no_settings() -> None:
+    """Compose, commands that take a key, and Kubernetes for a Service called likeness."""
+    others = ["PUBLISH", "API_KEY", "SOURCE_KEY", "SERVICE_HOST", "SERVICE_PORT_HTTP",
+              "PORT_8000_TCP", "PORT_8000_TCP_ADDR"]  # fmt: skip
+    given = ["PATH", *(f"LIKENESS_{name}" for name in others), "LIKENESS_DB_URL"]
+    assert misspelt_settings(given) == {}
+    assert ignored_settings(given) == ["LIKENESS_DB_URL"]
+
+
+def test_a_port_that_kubernetes_sets_is_explained(run: Run) -> None:
+    answer = run("doctor", LIKENESS_PORT="tcp://10.0.0.1:8000")
+    assert answer.exit_code == 2
+    assert "enableServiceLinks: false" in answer.stderr
+
+
+@pytest.mark.parametrize(("port", "limit"), [("-1", "or equal to 0"), ("99999", "to 65535")])
+def test_serve_refuses_a_port_that_is_none(run: Run, port: str, limit: str) -> None:
+    answer = run("serve", "--port", port)
+    assert answer.exit_code == 2
+    assert "'--port'" in answer.stderr
+    assert limit in answer.stderr
+
+
+def test_a_pack_that_nobody_publishes_is_named_before_anything_is_missing(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "insightface", None)  # not installed
+    answer = run("models", "pull", "bufalo_l")
+    assert answer.exit_code == 2
+    assert "publishes no pack 'bufalo_l'; there are buffalo_l" in answer.stderr
+
+
+def test_evaluate_names_a_folder_that_is_not_there(run: Run, tmp_path: Path) -> None:
+    answer = run("evaluate", tmp_path / "people")
+    assert answer.exit_code == 2
+    assert f"{tmp_path}/people does not exist; check the path." in answer.stderr
+
+
+def test_doctor_prints_paths_to_the_end(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    run("migrate")
+    answer = run("doctor", COLUMNS="60")
+    cells = "".join(
+        line.split("│")[-2].strip() for line in answer.stdout.splitlines() if "│" in line
+    )
+    assert f"sqlite:///{tmp_path}/data/likeness.db" in cells
+
+
+@pytest.mark.parametrize("pid", [1, 17])
+def test_the_first_process_of_a_container_can_be_stopped_while_it_starts(
+    environment: dict[str, str], pid: int
+) -> None:
+    """Linux ignores signals to process 1 for which it has no handler."""
+    script = (
+        "import os, signal, sys, types, app.cli\n"
+        f"os.getpid = lambda: {pid}\n"
+        "tell = lambda: print(callable(signal.getsignal(signal.SIGTERM)))\n"
+        "sys.modules['app.cli.commands'] = types.SimpleNamespace(app=tell)\n"
+        "app.cli.main()\n"
+        "signal.raise_signal(signal.SIGTERM)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
+    )
+    first = pid == 1
+    assert done.stdout.split() == [str(first)]
+    assert done.returncode == (143 if first else -15), done.stderr
 
 
 def test_blas_does_not_spin(environment: dict[str, str]) -> None:
@@ -202,6 +280,8 @@ def test_a_generated_key_is_one_line_that_can_be_read(run: Run) -> None:
 def test_migrate_says_first_and_does_then(run: Run, tmp_path: Path) -> None:
     would = run("migrate", "--dry-run")
     assert would.exit_code == 0, would.stderr
+    assert f"No database yet at {tmp_path}/data" in " ".join(would.stderr.split())
+    assert not (tmp_path / "data").exists()
     assert "would run 0001 First tables" in would.stdout
     done = run("migrate")
     assert "ran 0001 First tables" in done.stdout

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.cli import serve as serving
-from app.cli.database import unmatched_pack
+from app.cli.database import data_folder, unmatched_pack
 from app.services import build_services
 from app.settings import Settings
 from app.store.records import NewTemplate
@@ -44,6 +43,9 @@ def test_doctor_checks_the_installation_and_creates_nothing(run: Run, tmp_path: 
         ["hygiene"],
         ["calibrate"],
         ["encryption", "status"],
+        ["keys", "list"],
+        ["keys", "revoke", "gate"],
+        ["keys", "rotate", "gate"],
         ["encryption", "rotate"],
         ["models", "migrate", "default", "--to", "default"],
     ],
@@ -58,15 +60,28 @@ def test_a_command_that_reads_a_gallery_creates_none(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "command",
+    [["migrate"], ["keys", "create", "--name", "a", "--scope", "all"], ["import", "--dry-run"]],
+)
+def test_a_command_that_makes_a_database_says_where(
+    run: Run, tmp_path: Path, command: list[str]
+) -> None:
+    if command[0] == "import":
+        command = [*command, str(tmp_path / "people")]
+    first, second = run(*command), run(*command)
+    assert f"Data folder {tmp_path}/data, which is new" in first.stderr
+    assert "Data folder" not in second.stderr
+
+
 @pytest.mark.parametrize("made", [False, True])
 def test_serve_prints_where_everything_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], made: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir() if made else None
-    serving.announce_folder(Settings())
     new = "" if made else ", which is new"
-    assert capsys.readouterr().out == f"Data folder {tmp_path}/data{new}\n"
+    assert data_folder(Settings()) == f"Data folder {tmp_path}/data{new}"
 
 
 def test_a_pack_that_matches_no_collection_with_faces_is_named(run: Run, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_rows_that_a_server_is_done_with_count(capsys: Captured, seldom: None) -
         progress.count(outcome)
         progress.show()
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("0 of 582: reading")
+    assert lines[0].startswith("0 of 582: looking for photos")
     assert "left" not in lines[0]
     assert lines[1].startswith("100 of 582: ")
     assert "left" in lines[1]

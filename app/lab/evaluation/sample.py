@@ -48,8 +48,8 @@ def build_sample(
     names, persons = np.unique([person for person, _ in usable], return_inverse=True)
     if len(names) < MIN_PEOPLE:
         raise EvaluationError(
-            f"{len(names)} people with a usable face are below {people.folder}; comparisons need "
-            f"at least {MIN_PEOPLE}."
+            f"{people.folder} has photos with a usable face of {len(names)} people; at least "
+            f"{MIN_PEOPLE} are needed to compare people. Add more folders of people."
         )
     order = np.argsort(persons, kind="stable")
     images = tuple(usable[i][1] for i in order)
