@@ -56,7 +56,7 @@ class TokenBucket:
         return max(1, math.ceil(self.capacity / self.rate))
 
     def change_rate(self, rate: float) -> None:
-        """Go on with another rate. What was used counts."""
+        """Continue with another rate. What was used counts."""
         self._refill()
         self.rate, self.capacity = rate, max(1, math.ceil(rate))
         self._level = min(self._level, self.capacity)

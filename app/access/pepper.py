@@ -38,7 +38,7 @@ def audit_key(settings: Settings) -> bytes:
 
 
 def fingerprint(pepper: bytes) -> str:
-    """Tells one pepper from another; safe to store."""
+    """Distinguishes one pepper from another; safe to store."""
     return hashlib.blake2b(b"likeness access pepper", key=pepper, digest_size=8).hexdigest()
 
 

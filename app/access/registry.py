@@ -23,7 +23,7 @@ from app.telemetry.logs import log
 
 LEASE_S = 2.0
 POLL_S = 0.5
-# Where there is one, a clock that goes on while the machine sleeps: a lease must not outlast that.
+# If there is one, a clock that also runs while the machine sleeps: a lease must not outlast that.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
@@ -50,7 +50,7 @@ class KeyCounts:
 
 
 class AccessRegistry:
-    """Tells whose a token is. A thread keeps it up to date until `close`."""
+    """Finds the key of a token. A thread keeps the keys up to date until `close`."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class AccessRegistry:
         """The usable key of a token; None for anything else. The lease must be `fresh`."""
         key_id = id_of(token)
         found = None if key_id is None else self._read.keys.get(key_id)
-        # Also for an unknown id, so that the time tells nothing about ids.
+        # Also for an unknown id, so that the time reveals nothing about ids.
         digest = digest_of(token, self._pepper)
         expected = digest if found is None else found.digest
         if not hmac.compare_digest(digest, expected) or found is None:

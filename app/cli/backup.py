@@ -32,7 +32,7 @@ def backup(
         bool, typer.Option(help="Do not encrypt the backup, although a key is configured.")
     ] = False,
 ) -> None:
-    """Write everything the database holds, as it is at one moment; the service may go on.
+    """Write everything the database holds, as it is at one moment; the service can run meanwhile.
 
     With an encryption key the backup is sealed by it. The key itself is not in the backup.
     """

@@ -29,7 +29,7 @@ def generate(
         str | None, typer.Option("--id", help="Id of the key; default: made from the key.")
     ] = None,
 ) -> None:
-    """Print a new random key as one line of a key file, and keep it nowhere."""
+    """Print a new random key as one line of a key file, without storing it."""
     with clear_errors():
         typer.echo(new_key_line(key_id))
 

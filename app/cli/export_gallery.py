@@ -22,8 +22,8 @@ def export_collection(
 ) -> None:
     """Write persons, metadata and embeddings, in the clear: keep the file as you keep photos.
 
-    A service over the same database goes on meanwhile. For a copy of everything, keys and all, take
-    likeness backup.
+    A service over the same database can run meanwhile. For a copy of everything, including access
+    to encrypted data, use likeness backup.
     """
     settings = read_settings()
     with clear_errors():

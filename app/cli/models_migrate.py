@@ -37,12 +37,11 @@ def migrate_collection(
         ),
     ] = False,
 ) -> None:
-    """Embed a collection's kept faces by another pack, beside its embeddings, and compare.
+    """Embed a collection's kept faces by another pack, and compare with its present embeddings.
 
-    A service over the same database goes on meanwhile. With --cut-over the new embeddings take the
+    A service over the same database can run meanwhile. With --cut-over the new embeddings take the
     place of the old ones in one transaction; from then on a service of the new pack serves the
-    collection, and the old embeddings are kept beside. The way back is the same command with the
-    old pack.
+    collection, and the old embeddings are kept. The same command with the old pack switches back.
     """
     settings = read_settings()
     with clear_errors():

@@ -19,14 +19,14 @@ def stored_data(integrity: IntegrityStore, *, repair: bool) -> list[Finding]:
     """Findings about metadata that is shown corrected, about ids that look the same, and about the
     index of metadata, which is repaired if asked."""
     findings: list[Finding] = []
-    amiss = [f"{_where(one)}: {one.problem}" for one in integrity.invalid_rows()]
-    findings += [(line, False) for line in amiss[:SHOWN]]
-    if len(amiss) > SHOWN:
-        findings.append((f"and {len(amiss) - SHOWN} more", False))
-    if amiss:
+    invalid = [f"{_where(one)}: {one.problem}" for one in integrity.invalid_rows()]
+    findings += [(line, False) for line in invalid[:SHOWN]]
+    if len(invalid) > SHOWN:
+        findings.append((f"and {len(invalid) - SHOWN} more", False))
+    if invalid:
         advice = "likeness doctor --fix-metadata FILE stores the corrected values"
         findings.append(
-            (f"{len(amiss)} rows have metadata that is shown corrected; {advice}", False)
+            (f"{len(invalid)} rows have metadata that is shown corrected; {advice}", False)
         )
     if wrong := integrity.wrong_terms(repair=repair):
         said = "it was built again" if repair else "likeness doctor --repair builds it again"

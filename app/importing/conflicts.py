@@ -114,7 +114,7 @@ class ConflictChecker:
             one.row.place, one.row.person_id, RowResult.REJECTED, CONFLICT, resembles(other),
             conflict_with=other, similarity=similarity,
         )  # fmt: skip
-        # Known by the journal only where the import goes on: what follows could change the answer.
+        # Only if the import continues is it in the journal: what follows could change the answer.
         goes_on = self._options.on_conflict is OnConflict.SKIP
         return Prepared(one.row, outcome=outcome, key=one.key if goes_on else None)
 

@@ -90,17 +90,17 @@ class _Walk:
         except OSError as error:
             if folder == self._root:
                 raise
-            problem = UnreadableFile(f"The folder cannot be read: {error.strerror}.")
-            yield _File(path, folder, problem)
+            unreadable = UnreadableFile(f"The folder cannot be read: {error.strerror}.")
+            yield _File(path, folder, unreadable)
             return
         for entry in entries:
             here = path / self._text(entry.name)
             if is_junk(PurePosixPath(here.name)):
                 continue
             real = Path(entry.path)
-            amiss = self._link_problem(entry, linked=linked) or _text_problem(here)
-            if amiss is not None:
-                yield _File(here, real, amiss)
+            problem = self._link_problem(entry, linked=linked) or _text_problem(here)
+            if problem is not None:
+                yield _File(here, real, problem)
             elif len(here.parts) > MAX_DEPTH:
                 yield _File(here, real, ImportSourceError(
                     f"The file is nested more than {MAX_DEPTH} folders deep; move it up."

@@ -76,7 +76,7 @@ class Upload:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close it, and remove it unless a job was made of it."""
         if not self.taken:
             self.path.unlink(missing_ok=True)
         with suppress(OSError):  # a full disk was reported before
@@ -107,7 +107,7 @@ class JobFolder:
                 held = own(path)
         except OSError as error:
             raise unwritable(error) from error
-        assert held is not None, "nobody else knows that name"
+        assert held is not None, "the name is new"
         return Upload(path, held)
 
     def archives(self) -> list[Path]:
@@ -125,7 +125,7 @@ class JobFolder:
 
     def find(self, import_id: str) -> ImportJob | None:
         """One job."""
-        if IMPORT_ID.fullmatch(import_id) is None:  # what a client calls one leads nowhere else
+        if IMPORT_ID.fullmatch(import_id) is None:  # a client's text must not name other files
             return None
         try:
             return ImportJob.model_validate_json(self._state(import_id).read_bytes())
@@ -177,4 +177,6 @@ def id_of(path: Path) -> str:
 
 def unwritable(error: OSError) -> StoreFull:
     """The error for a disk on which a job cannot be written."""
-    return StoreFull(f"The import cannot be noted on disk: {error.strerror}. Nothing was changed.")
+    return StoreFull(
+        f"The import cannot be written to disk: {error.strerror}. Nothing was changed."
+    )

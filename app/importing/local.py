@@ -219,7 +219,9 @@ class LocalImport:
                 self._services, photo.data, self._options.face, self._policy
             )
         except LikenessError as error:
-            if error.status >= SERVER_ERROR:  # ours, not the photo's: another time it goes well
+            if (
+                error.status >= SERVER_ERROR
+            ):  # the service failed, not the photo: try it again later
                 raise
             return Prepared(row, outcome=refusal(row, error), key=key)
         return Prepared(row, template, key=key)
@@ -264,7 +266,7 @@ class LocalImport:
         store, name = self._services.gallery.store, self._record.name
         try:
             store.pairs.declare(name, row.person_id, row.different_from)
-        except PersonNotFound as error:  # the report keeps no name of whom it does not list
+        except PersonNotFound as error:  # the report must not name persons that it does not list
             detail = f"One of the two persons is not in the collection '{name}'; import both first."
             return refusal(row, type(error)(detail))
         except InvalidRequest as error:

@@ -38,7 +38,7 @@ class _Ended(Exception):
 
 
 class _Wanted:
-    """Checks whether a job should go on: a stop of the service at each call, a cancellation by
+    """Checks whether a job should continue: a stop of the service at each call, a cancellation by
     other processes a few times a second. Each row calls it, so the thread also rests here."""
 
     def __init__(self, stopping: threading.Event, ask: Callable[[], None]) -> None:
@@ -119,13 +119,13 @@ class ImportWorker:
         try:
             self._folder.save(ended)
         except OSError as error:
-            log(logging.ERROR, "the end of an import cannot be noted", error)
+            log(logging.ERROR, "the end of an import cannot be written", error)
             self._unsaved[job.import_id] = ended
 
     # --- the thread ---------------------------------------------------------------------------
 
     def _work(self) -> None:
-        """Become the one that does the imports, then do what there is."""
+        """Acquire the folder's lock, then do the imports that are queued."""
         worker: int | None = None
         tidied_at = datetime.min.replace(tzinfo=UTC)
         broken = False
@@ -163,7 +163,7 @@ class ImportWorker:
             )
         except CollectionNotFound:
             return True
-        except LikenessError:  # the database is away: asked again at the next look
+        except LikenessError:  # the database does not answer: checked again later
             return False
 
     def _next(self) -> ImportJob | None:
@@ -206,7 +206,7 @@ class ImportWorker:
             self._counts.clear()
 
     def _outcome(self, job: ImportJob, counts: Counts) -> tuple[JobState | None, str | None]:
-        """Do it; how it ended, or None where the service stops meanwhile."""
+        """Do the import; returns how it ended, or None if the service stops meanwhile."""
         if job.attempts > MOST_ATTEMPTS:
             return JobState.FAILED, (
                 f"The service ended {MOST_ATTEMPTS} times while it did this import, before it "
@@ -269,13 +269,13 @@ class ImportWorker:
             LocalImport(services, record, job.options, workers).run(reader.rows(), on_outcome)
 
     def _share_progress(self, job: ImportJob, counts: Counts, **progress: object) -> None:
-        """How far it is; and learn whether it is still wanted. Raises _Ended where it is not."""
+        """Write the progress of a job. Raises _Ended if the job was cancelled or forgotten."""
         if counts.of(RowResult.ENROLLED):
             progress["attempts"] = 0  # there is progress, however often it is interrupted
         with self._folder.exclusive():
             now = self._folder.find(job.import_id)
             if now is None or now.cancelling:
                 raise _Ended
-            with suppress(OSError):  # on a full disk they learn it later
+            with suppress(OSError):  # on a full disk it is written later
                 members = {**progress, "counts": counts.members()}
                 self._folder.save(now.model_copy(update=members))

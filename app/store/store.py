@@ -26,10 +26,12 @@ from app.store.sql.templates import TemplateStore
 class Store:
     """The stores of a database whose tables are up to date.
 
-    Every method of theirs is one transaction; what returned is on disk. All raise StoreUnavailable
-    and StoreFull, those that name a collection, person or face also the error of its absence. What
-    needs one of them takes that one; the whole is for what hands it on, and for who opens and
-    closes the database.
+    Each of their methods is one transaction; when it returns, its changes are on disk. All raise
+    StoreUnavailable, those that write also StoreFull, and those that take the name of a collection,
+    person or face raise CollectionNotFound, PersonNotFound or FaceNotFound.
+
+    Consumers take the store of the noun that they need. The whole is for the gallery, which gives
+    access to it, and for commands that open and close the database.
     """
 
     def __init__(

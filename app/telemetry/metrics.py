@@ -60,7 +60,7 @@ class Metrics:
         )  # fmt: skip
 
         self.waiting = Gauge(
-            "likeness_waiting_photos", "Photos that no worker has taken up.",
+            "likeness_waiting_photos", "Photos that wait for a worker.",
             registry=self.registry,
         )  # fmt: skip
         self.transfers = Gauge(

@@ -157,7 +157,7 @@ def test_a_key_is_free_again_after_a_day(
     assert REPLAYED not in other.headers
 
 
-def test_what_was_refused_may_be_mended_under_its_key(
+def test_a_refused_enrollment_may_be_corrected_under_its_key(
     gallery: Any, key: str, blank_photo: bytes
 ) -> None:
     assert code_of(enroll(gallery, key, blank_photo)) == "no_face"

@@ -185,7 +185,7 @@ def test_a_collection_takes_its_imports_along(
 
 
 @pytest.mark.parametrize("way", ["deleted", "merged", "renamed"])
-def test_who_is_no_more_is_erased_from_reports(
+def test_deleted_persons_are_erased_from_reports(
     client: httpx.Client, services: Services, collection: str, archive: Path, way: str
 ) -> None:
     import_id = send(client, collection, archive).json()["import_id"]

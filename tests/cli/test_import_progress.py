@@ -88,7 +88,7 @@ def test_an_upload_is_shown_until_it_is_sent(capsys: Captured, seldom: None) -> 
 def test_progress_moves_while_the_import_waits(
     monkeypatch: pytest.MonkeyPatch, terminal: bool
 ) -> None:
-    """Nothing is told, as while a part is uploaded or a busy server is waited for."""
+    """No row is reported, as while a part is uploaded or a busy server is waited for."""
     for name in ("LINE_EVERY_S", "BAR_EVERY_S"):
         monkeypatch.setattr(import_progress, name, 0.01)
     console = Console(file=io.StringIO(), force_terminal=terminal)

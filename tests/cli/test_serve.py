@@ -128,7 +128,7 @@ def test_it_ends_by_itself_when_it_has_drained(service: Service) -> None:
     assert service.process.returncode == 0
 
 
-def test_a_port_that_is_taken_is_told(environment: dict[str, str]) -> None:
+def test_a_port_in_use_is_an_error(environment: dict[str, str]) -> None:
     """In one sentence, before any network is loaded."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]

@@ -68,7 +68,7 @@ def test_there_and_back(services: Services, tmp_path: Path, photos: Path, kind: 
         assert np.array_equal(a.embedding, b.embedding)
         assert b.crop == (a.crop if kind == "zip" else None)
     sealed = services.settings.encryption_key is not None
-    # The photo itself is known again where its digest could be told.
+    # The photo itself is recognised if its digest could be exported.
     content = ("biden", before[-1].content_digest or "unknown")
     assert (content in store.imports.known_contents("copy", [content])) is not sealed
 

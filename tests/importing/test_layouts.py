@@ -131,7 +131,7 @@ def test_a_pattern_finds_the_longest_person() -> None:
             compile_pattern(wrong)
 
 
-def test_what_systems_put_beside_photos_is_nobody(pack: Pack) -> None:
+def test_files_of_operating_systems_are_no_persons(pack: Pack) -> None:
     junk = [
         "@eaDir/ann/1.jpg", "ann/@eaDir/1.jpg/thumb.jpg", "#recycle/1.jpg", "__MACOSX/ann/._1.jpg",
         ".DS_Store", "ann/.DS_Store", "ann/Thumbs.db", ".hidden/1.jpg", "ann/.hidden.jpg",
@@ -142,7 +142,7 @@ def test_what_systems_put_beside_photos_is_nobody(pack: Pack) -> None:
     assert len(rows) == 2
 
 
-def test_what_is_no_photo_is_told(pack: Pack) -> None:
+def test_a_file_that_is_no_photo_is_reported(pack: Pack) -> None:
     others = ["raw.dng", "raw.CR2", "new.jxl", "old.jp2", "burst.heics", "more.zip"]
     passed = ["IMG_0001", "notes.pdf", "clip.mov"]
     files = {"ann/1.jpg": b"1", "bob/1.jpg": b"2", "ann/x.jpe": b"4"}
@@ -170,7 +170,7 @@ def test_the_only_table_of_a_zip_counts(tmp_path: Path, manifest: str) -> None:
     assert people(read_all(pack_zip(tmp_path / "x", files))) == TWO
 
 
-def test_a_table_that_does_not_decide_is_told(tmp_path: Path) -> None:
+def test_a_table_without_persons_is_an_error(tmp_path: Path) -> None:
     table = b"person_id,image\nann,images/9.jpg\n"
     source = pack_zip(tmp_path / "x", {"a/people.csv": table, "images/1.jpg": b"1"})
     (row,) = read_all(source)

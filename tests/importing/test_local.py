@@ -106,7 +106,7 @@ def test_refusals_are_remembered_until_something_else_decides(
     assert len(analysed) == 1
 
 
-def test_somebody_else_s_face_is_told(
+def test_a_face_of_another_person_is_reported(
     run: Run, people: Path, photos: Path, services: Services
 ) -> None:
     (people / "zoe").mkdir()
@@ -218,7 +218,7 @@ def test_face_ids_are_kept_where_they_are_free(run: Run, services: Services) -> 
     assert late.face_id not in (None, wanted)
 
 
-def test_an_error_of_ours_is_no_reason_to_refuse_a_photo(
+def test_an_error_of_the_service_does_not_refuse_a_photo(
     run: Run, people: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def dying(*_: object) -> None:
@@ -252,7 +252,7 @@ def test_a_journal_that_fails_is_no_reason_to_refuse_a_row(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full")
 @pytest.mark.parametrize("name", ["report.csv", "report.jsonl"])
-def test_a_report_that_cannot_be_written_is_told(tmp_path: Path, name: str) -> None:
+def test_a_report_that_cannot_be_written_is_an_error(tmp_path: Path, name: str) -> None:
     (tmp_path / name).symlink_to("/dev/full")
     outcome = RowOutcome("a", "ada", RowResult.ENROLLED)
     with (

@@ -104,7 +104,7 @@ def test_its_memory_is_bounded(tmp_path: Path) -> None:
         read_all(path, 128 * MIB)
 
 
-def test_its_death_is_told(tmp_path: Path, endless: Path) -> None:
+def test_the_death_of_the_reader_is_reported(tmp_path: Path, endless: Path) -> None:
     with reading(endless, OPTIONS, MEMORY, lambda: None) as reader:
         reader._process.kill()
         with pytest.raises(ReaderDied, match="by SIGKILL before the end of the archive"):

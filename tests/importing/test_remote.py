@@ -150,7 +150,7 @@ def test_many_parts_in_order_and_nothing_left(
     assert module.httpx.get(f"{url}/v1/collections/{collection}/imports").json()["items"] == []
 
 
-def test_a_client_that_goes_away_leaves_nothing_under_way(
+def test_a_client_that_disconnects_leaves_no_import_running(
     url: str,
     services: Services,
     photos: Path,
@@ -176,7 +176,7 @@ def test_a_client_that_goes_away_leaves_nothing_under_way(
     assert services.gallery.size(collection).templates < 150
 
 
-def test_what_the_server_has_done_is_told_while_it_goes_on(
+def test_progress_of_the_server_is_reported(
     url: str, photos: Path, collection: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A part of 500 photos takes a minute, in which something should move."""

@@ -156,7 +156,7 @@ def test_a_report_that_is_being_written_comes_last(imports: Imports) -> None:
     assert imports.spool() == b""
 
 
-def test_the_reason_why_an_import_stopped_names_nobody(imports: Imports) -> None:
+def test_the_reason_why_an_import_stopped_names_no_person(imports: Imports) -> None:
     job = imports.add(1, JobState.STOPPED)
     imports.eraser.note("default", "ada")
     imports.eraser.round()

@@ -86,7 +86,7 @@ def test_links_that_leave_the_folder_are_not_followed(folder: Path, tmp_path: Pa
     }
 
 
-def test_photos_that_lie_elsewhere_are_told(folder: Path) -> None:
+def test_photos_in_another_place_are_an_error(folder: Path) -> None:
     """As rows that cannot be used: nobody misses them in silence."""
     (folder / "lost.jpg").write_bytes(b"whose?")
     (folder / "ada" / "2024").mkdir()

@@ -61,7 +61,7 @@ def test_one_photo_enrolls_another_is_refused(services: Services, photo: Photo) 
     assert {"decode", "detect", "embed", "store"} <= times.milliseconds.keys()
 
 
-def test_where_nothing_is_usable_nobody_is_created(services: Services, photo: Photo) -> None:
+def test_without_a_usable_photo_no_person_is_created(services: Services, photo: Photo) -> None:
     services.gallery.create_collection("strict", {})
     gate = MILD_GATE.model_copy(update={"min_face_size_px": 5_000})
     policy = CollectionPolicy(enroll_gate=gate)

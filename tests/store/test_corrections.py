@@ -80,7 +80,7 @@ def test_the_same_photo_is_not_kept_twice(place: Gallery, directions: Draw) -> N
     for person in ("ada", "bob"):
         place.enroll("default", person, None, [template])
     merged = place.merge_persons("default", "ada", "bob")
-    # Under encryption a photo's mark is its person's own: it cannot be told that the two are one.
+    # Under encryption a photo's mark is its person's own: the two cannot be recognised as one.
     assert merged.templates == (1 if place.store.encryption.state().sealed == 0 else 2)
 
 

@@ -113,7 +113,7 @@ def test_answers_are_kept_for_a_day(store: Store, clock: Clock, directions: Draw
     )
 
 
-def test_deletions_take_the_answers_along(store: Store, directions: Draw) -> None:
+def test_deletions_delete_the_answers(store: Store, directions: Draw) -> None:
     first, second = (template(vector, str(vector[0])) for vector in directions(2))
     (stored,) = store.templates.enroll(
         "default", "ada", None, [first], idempotency=idempotency("a")

@@ -144,20 +144,20 @@ def test_a_backup_of_an_earlier_version_is_restored(
 def test_the_doctor_finds_and_changes_it(
     store: Store, stored: dict[str, str], engine: Engine
 ) -> None:
-    amiss = list(store.integrity.invalid_rows())
-    assert {(one.kind, one.name) for one in amiss} == {
+    invalid = list(store.integrity.invalid_rows())
+    assert {(one.kind, one.name) for one in invalid} == {
         ("collection", "default"),
         *(("person", name) for name in stored),
         *(("face", face.face_id) for face in store.templates.page("default", None, None, 100).items
           if face.person_id != "well"),
     }  # fmt: skip
     kept: list[InvalidRow] = []
-    changed_since = next(one for one in amiss if one.name == "nul")
+    changed_since = next(one for one in invalid if one.name == "nul")
     store.persons.update("default", "nul", {"note": "new"})
     assert not store.integrity.store_corrected(changed_since, kept.append)
     store.persons.delete("default", "deeper")
-    assert [store.integrity.store_corrected(one, kept.append) for one in amiss].count(True) == (
-        len(amiss) - 3  # the person "nul", "deeper" and her face
+    assert [store.integrity.store_corrected(one, kept.append) for one in invalid].count(True) == (
+        len(invalid) - 3  # the person "nul", "deeper" and her face
     )
     assert {one.original for one in kept if one.name == "large"} == {stored["large"]}
     assert not list(store.integrity.invalid_rows())
@@ -176,7 +176,7 @@ def insert_person(engine: Engine, person_id: str) -> None:
     )  # fmt: skip
 
 
-def test_a_migration_composes_ids_and_merges_nobody(empty_url: str, directions: Draw) -> None:
+def test_a_migration_composes_ids_and_merges_no_persons(empty_url: str, directions: Draw) -> None:
     engine = open_engine(empty_url)
     migrate(engine, "0005")
     run(

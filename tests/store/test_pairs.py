@@ -116,7 +116,7 @@ def test_a_withdrawn_pair_is_gone(store: Store) -> None:
             store.pairs.withdraw("default", "ada", other)
 
 
-def test_a_deleted_person_takes_the_pairs_along(store: Store) -> None:
+def test_the_pairs_of_a_deleted_person_are_deleted(store: Store) -> None:
     store.pairs.declare("default", "ada", "bea")
     store.pairs.declare("default", "cleo", "bea")
     store.pairs.declare("default", "cleo", "dora")

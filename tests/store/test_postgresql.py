@@ -137,9 +137,7 @@ class TestFailures:
             other.persons.create("other", "ada", {})  # and so do the other collections
         assert other.persons.create("default", "ada", {}).person_id == "ada"
 
-    def test_a_restarted_server_costs_nobody_a_request(
-        self, postgres: Any, own_store: Store
-    ) -> None:
+    def test_a_restarted_server_costs_no_request(self, postgres: Any, own_store: Store) -> None:
         own_store.persons.create("default", "ada", {})
         postgres.stop()
         try:
@@ -166,7 +164,7 @@ class TestFailures:
         with pytest.raises(InvalidRequest, match="NUL"):
             own_store.persons.page("default", "a\0b", 10)
 
-    def test_an_error_tells_no_row(self, own_store: Store) -> None:
+    def test_an_error_shows_no_row(self, own_store: Store) -> None:
         broken = template(np.eye(DIMENSION, dtype=np.float32)[0], "a")
         object.__setattr__(broken, "content_digest", None)
         with pytest.raises(IntegrityError) as caught:

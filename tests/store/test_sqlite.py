@@ -110,7 +110,7 @@ def test_a_folder_that_is_gone_is_503_and_says_what_to_do(database: Path, galler
         (sqlite3.SQLITE_PROTOCOL, False, "the log has the reason"),
     ],
 )
-def test_failures_are_told_apart_by_their_codes(code: int, full: bool, words: str) -> None:
+def test_failures_are_distinguished_by_their_codes(code: int, full: bool, words: str) -> None:
     error = sqlite3.OperationalError("in some words")
     error.sqlite_errorcode = code
     assert is_full(error) is full

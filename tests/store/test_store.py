@@ -196,7 +196,7 @@ class TestFollowing:
         assert store.changes.stamp_at(states[-1], 4) is None
         assert store.changes.since(states[-1], 1).stamp == states[-1].stamp
 
-    def test_changes_tell_what_came_and_went(self, store: Store, directions: Draw) -> None:
+    def test_changes_list_what_was_added_and_removed(self, store: Store, directions: Draw) -> None:
         vectors = directions(4)
         first = enroll(store, "ada", vectors[:2])
         record = store.collections.get("default")

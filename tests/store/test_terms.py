@@ -67,7 +67,7 @@ PEOPLE: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def test_every_kind_of_value_is_told_from_the_others(store: Store) -> None:
+def test_every_kind_of_value_is_distinguished(store: Store) -> None:
     for person, metadata in PEOPLE.items():
         store.persons.create("default", person, metadata)
     check(

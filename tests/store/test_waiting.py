@@ -53,7 +53,9 @@ def never(_seconds: float) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["likeness@/absent", "nobody_known@/postgres"])
-def test_what_waiting_would_not_help_is_told_at_once(postgres: PostgresServer, wrong: str) -> None:
+def test_what_waiting_would_not_help_is_reported_at_once(
+    postgres: PostgresServer, wrong: str
+) -> None:
     """A database that is not there, a user that is not there; a password is refused likewise."""
     engine = open_engine(f"postgresql://{wrong}?host={postgres.folder}")
     await_database(engine, 60, sleep=never)

@@ -13,7 +13,7 @@ from app.errors import DatabaseError
 from app.store.backends import postgresql, sqlite
 from app.telemetry.logs import log
 
-# Query parameters of a PostgreSQL URL that nobody else may read.
+# Query parameters of a PostgreSQL URL that must not be shown.
 _SECRETS = ("password", "sslpassword")
 # Of waiting for a server.
 RETRY_S = 1.0

@@ -47,7 +47,7 @@ ADVICE = {
     "and that the service may write the file and its folder.",
 }
 UNKNOWN = "The database failed. Try again in a moment; the log has the reason."
-# The shared-memory file beside the log could not grow: a full disk, said in other words.
+# The shared-memory file beside the log could not grow: a full disk, reported in another way.
 ALSO_FULL = sqlite3.SQLITE_IOERR_SHMSIZE
 PRIMARY = 0xFF
 
@@ -63,7 +63,7 @@ def create_engine(url: URL) -> Engine:
         execution_options={FILE: file},
     )
     if file is not None:
-        # SQLAlchemy calls it before each connection that is opened, and goes on where it is None.
+        # SQLAlchemy calls it before each connection that is opened; None lets it continue.
         event.listen(engine, "do_connect", lambda *_: file.require())
     event.listen(engine, "connect", _on_connect)
     event.listen(engine, "begin", _on_begin)

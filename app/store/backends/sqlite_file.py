@@ -36,7 +36,7 @@ class DatabaseFile:
     def __init__(self, path: Path) -> None:
         """The file as it is now; made, with its folder, where it is missing. Raises OSError."""
         self._path = path
-        # Its pages were changed beside SQLite, and other connections may still have them as before.
+        # Its pages were changed without SQLite, and other connections may have cached the old ones.
         self.is_changed = False
         private_folder(path.parent)
         private_file(path)

@@ -1,4 +1,4 @@
-"""A second embedding space beside the first: kept crops, embeddings made of them, the cut-over."""
+"""A collection's second embedding space: kept crops, embeddings made of them, the cut-over."""
 
 from collections.abc import Mapping, Sequence
 
@@ -34,7 +34,7 @@ class AlternateEmbeddingStore:
         self._database = database
 
     def state(self, name: str, embedding_space: str) -> AlternateEmbeddingState:
-        """How far a collection has come with another embedding space."""
+        """How many of a collection's templates have an embedding of another space."""
         with self._database.reading() as connection:
             collection = get_collection(connection, name)
             mine = templates.c.collection == collection.key

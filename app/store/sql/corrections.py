@@ -114,7 +114,7 @@ class Corrections:
         face_id: str,
         keys: tuple[DataKey | None, DataKey | None],
     ) -> list[tuple[Table, dict[str, Any]]]:
-        """What is kept beside a template, as rows for another person's."""
+        """The crop and alternate embeddings of a template, as rows for a template of another."""
         found: list[tuple[Table, dict[str, Any]]] = []
         sealed = keys[1] is not None
         query: Any = select(crops.c.crop.label("content"), crops.c.sealed)

@@ -15,7 +15,7 @@ PERSONS_AT_ONCE = 200
 
 
 class EncryptionStore:
-    """Looks after keys and sealed rows."""
+    """Which rows are encrypted by which keys; encrypts again after a change of keys."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -31,7 +31,7 @@ class EncryptionStore:
             return SealingState(count.get(False, 0), count.get(True, 0), by_key)
 
     def check_keys(self) -> None:
-        """Refuse to start with keys that cannot open what is stored; note the active one.
+        """Check before a start that the keys open what is stored; record the active one.
 
         Raises EncryptionKeyError.
         """
@@ -64,7 +64,7 @@ class EncryptionStore:
         """Bring some persons of a collection under the active key, and seal what is plain of
         theirs; the number of persons, 0 when there is nothing left to do.
 
-        Each call is a short transaction, so a service goes on meanwhile.
+        Each call is a short transaction, so a service can run meanwhile.
         """
         cipher = self._database.codec.cipher
         if cipher is None:
@@ -120,7 +120,7 @@ class EncryptionStore:
     def _seal_beside(
         self, connection: Connection, template: int, face_id: str, key: DataKey
     ) -> None:
-        """What is kept beside a template: its crop, and its embeddings in other spaces."""
+        """Encrypt a template's crop and its embeddings in other spaces."""
         plain = (crops.c.template == template) & crops.c.sealed.is_(False)
         for row in connection.execute(select(crops.c.crop).where(plain)).all():
             sealed = self._database.codec.stored_crop(key, face_id, row.crop)

@@ -21,7 +21,7 @@ WAIT_AGAIN_S = 0.1
 # killed between a deletion and its erasure.
 EVERY_S = 60.0
 # Pages of the database that are looked through while the write lock is held, and for how long a
-# deletion, or one round of maintenance, goes on with it: 1 s a gigabyte, some 10 ms a piece.
+# deletion, or one round of maintenance, continues: 1 s a gigabyte, some 10 ms a piece.
 PAGES_AT_ONCE = 2_048
 DELETION_S = 0.05
 ROUND_S = 0.5
@@ -102,7 +102,7 @@ class Eraser:
                 log(logging.WARNING, EVENT, reason)
 
     def _blank_unused(self, until: float) -> bool:
-        """Go on with the pass through all pages; whether it covers every deletion that was
+        """Continue the pass through all pages; returns whether it covers every deletion that was
         committed before this attempt."""
         while self._passed < self._tried:
             if not self._page:  # a pass covers what was committed before it began

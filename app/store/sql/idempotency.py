@@ -17,13 +17,13 @@ KEPT = timedelta(hours=24)
 
 
 class IdempotencyStore:
-    """Answers again what was answered before."""
+    """Finds the answers of enrollments that were done before."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def answered(self, name: str, request: RequestKey) -> JsonObject | None:
-        """What this very request was answered within the last 24 hours, else None.
+        """The answer that the same request had within the last 24 hours, else None.
 
         Raises IdempotencyKeyReused where its key belongs to another request.
         """
@@ -52,7 +52,8 @@ def keep_answer(
     stored: Sequence[StoredTemplate],
     now: datetime,
 ) -> None:
-    """Write the answer beside the rows it speaks of; `keys` are the collection's and person's."""
+    """Write the answer in the transaction of the rows that it names; `keys` are those of the
+    collection and the person."""
     collection, person = keys
     connection.execute(
         insert(idempotency).values(

@@ -65,21 +65,21 @@ class IntegrityStore:
             yield from rows
             last = rows[-1].id
 
-    def store_corrected(self, amiss: InvalidRow, keep: Callable[[InvalidRow], None]) -> bool:
-        """Let the database hold what is shown of a row; `keep` gets what it held, before it is
-        replaced. False where it has changed or gone meanwhile."""
-        column = _COLUMNS[amiss.kind]
-        mine = column.table.c.id == amiss.key
+    def store_corrected(self, row: InvalidRow, keep: Callable[[InvalidRow], None]) -> bool:
+        """Store the corrected copy of a row that is shown already; `keep` is called with the row
+        before it is replaced. False if the row was changed or deleted meanwhile."""
+        column = _COLUMNS[row.kind]
+        mine = column.table.c.id == row.key
         with self._database.writing() as connection:
-            collection = lock_collection(connection, amiss.collection)
+            collection = lock_collection(connection, row.collection)
             content = connection.execute(select(column).where(mine)).scalar_one_or_none()
-            if not isinstance(content, CorrectedMetadata) or content.original != amiss.original:
+            if not isinstance(content, CorrectedMetadata) or content.original != row.original:
                 return False
-            keep(amiss)
+            keep(row)
             shown = update(column.table).where(mine).values({column.name: dict(content)})
             connection.execute(shown)
-            if amiss.kind == "person":
-                index_again(connection, collection.key, amiss.key, content)
+            if row.kind == "person":
+                index_again(connection, collection.key, row.key, content)
         self._database.eraser.erase()
         return True
 

@@ -30,7 +30,7 @@ def get_collection(connection: Connection, name: str) -> CollectionRecord:
 
 
 def lock_collection(connection: Connection, name: str) -> CollectionRecord:
-    """The collection, which nobody else writes to until the transaction ends.
+    """The collection, locked: no other transaction writes to it until this one ends.
 
     The first statement of every write: so revisions become visible in their order, and what is
     read after it cannot change. SQLite, which has one writer at a time, needs no more than that.

@@ -117,7 +117,7 @@ class PersonStore:
         )
 
     def delete(self, name: str, person_id: str) -> DeletionCounts:
-        """Delete a person and every template of theirs."""
+        """Delete a person with all their templates."""
         with self._database.writing() as connection:
             collection = lock_collection(connection, name)
             person = get_person(connection, collection, person_id)

@@ -169,7 +169,7 @@ alternate_embeddings = Table(
     Column("sealed", Boolean, nullable=False),
 )
 
-# Keys the database was encrypted with: what tells them apart, nothing that opens anything.
+# Keys the database was encrypted with: fingerprints that distinguish them; they decrypt nothing.
 encryption_keys = Table(
     "encryption_keys",
     metadata,

@@ -58,7 +58,7 @@ class TemplateStore:
         """Store templates of a person, who is created if need be; all of them or none.
 
         They are of the embedding space `space`: EmbeddingSpaceMismatch is raised, and nothing
-        stored, where the collection has come to be of another.
+        stored, if the collection is of another one by now.
 
         Metadata replaces what the person had, unless it is None. With `idempotency` the answer is
         kept in the same transaction; EnrolledBefore is raised, and nothing stored, where it was
