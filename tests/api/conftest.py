@@ -52,19 +52,18 @@ def run_server(services: Services) -> Iterator[str]:
 
 
 @contextmanager
-def held(services: Services) -> Iterator[threading.Event]:
-    """One worker takes no photo before the event is set, at the end at the latest: what waits for
-    it then waits on a machine of any speed."""
-    may_go_on = threading.Event()
+def waits_for(may_go_on: threading.Event, services: Services) -> Iterator[None]:
+    """One worker takes no photo before the event is set, which it is at the end: what waits for it
+    then waits on a machine of any speed."""
 
     def wait() -> CooperativeTask[None]:
-        may_go_on.wait(START_S)
+        may_go_on.wait(2 * START_S)
         return
         yield
 
     services.scheduler._photos.submit(wait(), RequestShare())
     try:
-        yield may_go_on
+        yield
     finally:
         may_go_on.set()
 

@@ -5,21 +5,18 @@ import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 
 from app.api.main import create_app
 from app.api.server import Server
-from app.inference.fair_pool import RequestShare
 from app.services import Services, build_services
 from app.settings import Settings
-from app.types import CooperativeTask
-from tests.api.conftest import run_server
+from tests.api.conftest import run_server, waits_for
 from tests.api.test_decisions import code_of
 from tests.waiting import until
 
@@ -41,27 +38,16 @@ def serving(services: Services) -> Iterator[httpx.Client]:
 @pytest.fixture
 def open_service(tmp_path: Path, may_go_on: threading.Event) -> OpenService:
     """open_service(held=True, max_pending=1): a client of a service whose one worker, with `held`,
-    takes no photo before `may_go_on` is set: what waits then waits on a machine of any speed."""
+    takes no photo before `may_go_on` is set."""
 
     @contextmanager
     def open_one(*, held: bool = False, **settings: Any) -> Iterator[httpx.Client]:
         services = build_services(Settings(data_dir=tmp_path, workers=1, port=0, **settings))
-        with serving(services) as client:
-            try:
-                if held:
-                    services.scheduler._photos.submit(waiting_for(may_go_on), RequestShare())
-                yield client
-            finally:
-                may_go_on.set()
+        waiting = waits_for(may_go_on, services) if held else nullcontext()
+        with serving(services) as client, waiting:
+            yield client
 
     return open_one
-
-
-def waiting_for(event: threading.Event) -> CooperativeTask[None]:
-    """Work of one step that lasts until the event is set."""
-    event.wait(120)
-    return
-    yield
 
 
 def metric(client: httpx.Client, name: str) -> float:
@@ -155,34 +141,27 @@ def test_a_hanging_worker_turns_readiness_off(
 
 @pytest.mark.slow
 def test_the_loop_stays_free_under_load(tmp_path: Path, astronaut: bytes) -> None:
-    """The loop wakes on time while every core decodes and runs networks."""
+    """Other threads decode and run networks. How late the loop wakes is measured on a quiet machine
+    (python -m tests.hostile): here its own work counts, which other processes do not change."""
     services = build_services(Settings(data_dir=tmp_path, port=0))
     server = Server(create_app(services), services.settings)
-    lags: list[float] = []
 
-    async def watch() -> None:
-        while True:
-            start = time.perf_counter()
-            await asyncio.sleep(0.005)
-            lags.append(time.perf_counter() - start - 0.005)
-
-    async def load() -> None:
+    async def load() -> float:
         serve = asyncio.create_task(server.serve())
         await asyncio.to_thread(until, lambda: server.started)
         port = server.servers[0].sockets[0].getsockname()[1]
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             await _post(client, astronaut)
-            watcher = asyncio.create_task(watch())
+            before, all_before = time.thread_time(), time.process_time()
             answers = await asyncio.gather(*(_post(client, astronaut) for _ in range(40)))
-            watcher.cancel()
+            of_loop, of_all = time.thread_time() - before, time.process_time() - all_before
         assert {answer.status_code for answer in answers} == {200}
         server.should_exit = True
         await serve
+        return of_loop / of_all
 
-    asyncio.run(load())
-    # One photo is 30 ms and more of a core: a loop that did any of that work would show it.
-    assert len(lags) > 20
-    assert float(np.quantile(lags, 0.9)) < 0.03
+    # Of the processor's time it has a tenth, with that of the client that asks here.
+    assert asyncio.run(load()) < 0.25
 
 
 def _post(client: httpx.AsyncClient, photo: bytes) -> Awaitable[httpx.Response]:

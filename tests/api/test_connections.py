@@ -24,7 +24,7 @@ from app.api.connection import (
 from app.api.connections import KEPT_FOR_HEALTH, ConnectionLimits, Connections
 from app.services import Services, build_services
 from app.settings import Settings
-from tests.api.conftest import held, run_server
+from tests.api.conftest import run_server, waits_for
 from tests.waiting import PATIENCE_S, until
 
 MOST = 40
@@ -230,7 +230,7 @@ def test_pipelined_requests_end_with_their_connection(
 
     head = b"POST /v1/detect HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\n"
     request = head + b"content-length: %d\r\n\r\n%b" % (len(blank_photo), blank_photo)
-    with held(few):
+    with waits_for(threading.Event(), few):
         with connected(url) as connection:
             connection.sendall(request * 8)
             until(lambda: pending(1))
@@ -244,7 +244,7 @@ def test_what_follows_a_whole_request_is_no_answer_to_it(
 ) -> None:
     head = b"POST /v1/detect HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\n"
     request = head + b"content-length: %d\r\n\r\n%b" % (len(blank_photo), blank_photo)
-    with held(few), connected(url) as connection:
+    with waits_for(threading.Event(), few), connected(url) as connection:
         connection.sendall(request + b"\x16\x03\x01")
         assert answer_of(connection) == (0, {}, b"")
 
@@ -254,7 +254,7 @@ def test_a_half_closed_connection_gets_no_answer(
 ) -> None:
     """It cannot be told from a client that is gone, whose work is stopped."""
     head = b"POST /v1/detect HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\n"
-    with held(few), connected(url) as connection:
+    with waits_for(threading.Event(), few), connected(url) as connection:
         connection.sendall(head + b"content-length: %d\r\n\r\n" % len(blank_photo) + blank_photo)
         connection.shutdown(socket.SHUT_WR)
         assert answer_of(connection) == (0, {}, b"")

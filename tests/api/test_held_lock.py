@@ -15,6 +15,7 @@ import pytest
 from app.api.transfers import Kind, kind_of
 from app.services import Services
 from tests.api.conftest import Gallery
+from tests.waiting import PATIENCE_S
 
 WRITERS = 12  # three times the threads that write
 
@@ -37,7 +38,7 @@ def held_lock(database: str) -> Iterator[None]:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
         yield
-        holder.communicate(timeout=10)
+        holder.communicate(timeout=PATIENCE_S)
 
 
 def test_reads_and_searches_are_answered_while_writers_wait(
@@ -72,10 +73,10 @@ def test_deletions_are_done_while_writes_are_stuck(
     face = client.get(f"{persons}/biden/faces").json()["items"][0]["face_id"]
     release = threading.Event()
     with ThreadPoolExecutor(1) as stuck:
-        waits = (services.scheduler.write(release.wait, 60) for _ in range(WRITERS))
+        waits = (services.scheduler.write(release.wait, 2 * PATIENCE_S) for _ in range(WRITERS))
         stuck.submit(asyncio.run, _all(waits))
         try:
-            with httpx.Client(base_url=client.base_url, timeout=10) as impatient:
+            with httpx.Client(base_url=client.base_url, timeout=PATIENCE_S) as impatient:
                 answers = [
                     impatient.delete(f"/v1/collections/{presidents.name}/faces/{face}"),
                     impatient.delete(f"{persons}/one"),

@@ -99,7 +99,7 @@ def test_progress_moves_while_the_import_waits(
     monkeypatch.setattr(kind, "show", lambda self: (show(self), shown.release()))
     with import_progress.import_progress(Counts(), as_json=False):
         for _ in range(3):
-            assert shown.acquire(timeout=20)
+            assert shown.acquire(timeout=60)
 
 
 def test_time_left_follows_what_is_done() -> None:

@@ -19,7 +19,7 @@ from tests.hostile.watch import SENT_LATE_S, Watcher
 def cutting() -> Iterator[Watcher]:
     """A watcher of a server that closes one connection without an answer."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(10)
+        server.settimeout(60)
 
         def cut() -> None:
             connection, _ = server.accept()

@@ -118,14 +118,20 @@ class TestProcess:
             photos.decode(saved(form, 64, 48))
         assert not children()
 
-    def test_it_is_kept_for_the_next_photo_and_ends_when_there_is_none(
+    def test_it_is_kept_for_the_next_photo(
         self, photos: PhotoDecoder, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(decoder, "IDLE_SECONDS", 0.3)
+        monkeypatch.setattr(decoder, "IDLE_SECONDS", PATIENCE_S)
         photos.decode(HEIC)
         (first,) = children()
         photos.decode(HEIC)
         assert children() == [first]
+
+    def test_it_ends_when_there_is_no_next_photo(
+        self, photos: PhotoDecoder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(decoder, "IDLE_SECONDS", 0.1)
+        photos.decode(HEIC)
         until(lambda: not children())
         photos.decode(HEIC)
 

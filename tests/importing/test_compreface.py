@@ -10,7 +10,7 @@ from fastapi import FastAPI, Header, HTTPException, Response
 
 from app.importing.source_rows import ImportSourceError
 from app.importing.sources import SourceOptions, rows_of, total_of
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 KEY = "00000000-0000-0000-0000-000000000002"
 IMAGES = {f"image-{n}": (f"subject {n % 3}", b"photo %d" % n) for n in range(1_203)}
@@ -52,7 +52,7 @@ def source() -> Iterator[str]:
     until(lambda: server.started)
     yield f"compreface:http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
-    thread.join(timeout=20)
+    thread.join(timeout=PATIENCE_S)
 
 
 def options(key: str | None = KEY, max_bytes: int = 1_000) -> SourceOptions:

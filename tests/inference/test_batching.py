@@ -18,7 +18,7 @@ from app.inference.pack_spec import ModelPack
 from app.inference.session import OnnxModel
 from app.settings import Device
 from app.types import FloatArray, Image
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, until
 
 SIZES = (1, 4, 8, 16, 32)
 
@@ -72,6 +72,7 @@ def test_requests_share_batches_and_each_gets_its_own(
         return recogniser.embed(crops[cut])[0]
 
     before = dict(batched.batches)
+    batched._wait_s = 0.5  # a busy machine starts threads late
     with ThreadPoolExecutor(len(cuts)) as threads:
         answers = list(threads.map(ask, cuts))
     for cut, answer in zip(cuts, answers, strict=True):
@@ -89,7 +90,9 @@ def test_a_detector_s_photos_share_batches(
     batched = BatchedModel(network, (1, 4), wait_s=0.2)
     together = Detector(batched, pack.detector, whole_canvas=True)
     before = batched.batches[4]
+    batched._wait_s = PATIENCE_S  # as four fill it, nothing waits so long
     photos = [group_image, astronaut_image, np.ascontiguousarray(group_image[:, 300:700])]
+    photos.append(np.ascontiguousarray(group_image[:, 500:]))
     with ThreadPoolExecutor(len(photos)) as threads:
         found = list(threads.map(together.detect, photos))
     assert batched.batches[4] > before
@@ -127,7 +130,12 @@ class Fragile:
     path, provider, output_names = Path("fragile.onnx"), "CPUExecutionProvider", ["out"]
     dynamic_batch, fixed_size, takes_pixels = True, None, False
 
+    def __init__(self) -> None:
+        self.may_run = threading.Event()
+        self.may_run.set()
+
     def run(self, batch: NDArray[Any]) -> list[FloatArray]:
+        assert self.may_run.wait(PATIENCE_S)
         if (batch == 666).any():
             raise SystemExit
         if (batch == 13).any():
@@ -136,8 +144,13 @@ class Fragile:
 
 
 @pytest.fixture
-def fragile() -> Iterator[BatchedModel]:
-    batched = BatchedModel(Fragile(), SIZES, wait_s=0.1)
+def network() -> Fragile:
+    return Fragile()
+
+
+@pytest.fixture
+def fragile(network: Fragile) -> Iterator[BatchedModel]:
+    batched = BatchedModel(network, SIZES, wait_s=0.1)
     batched.run(images(0))
     yield batched
     batched.close()
@@ -147,9 +160,15 @@ def images(value: float) -> NDArray[Any]:
     return np.full((1, 1), value, np.float32)
 
 
-def test_one_bad_image_fails_alone_in_its_batch(fragile: BatchedModel) -> None:
-    with ThreadPoolExecutor(3) as threads:
+def test_one_bad_image_fails_alone_in_its_batch(fragile: BatchedModel, network: Fragile) -> None:
+    network.may_run.clear()
+    with ThreadPoolExecutor(4) as threads:
+        threads.submit(fragile.run, images(0))
+        until(lambda: len(fragile._pending) == 1)
+        until(lambda: len(fragile._pending) == 0)  # it is run alone, and lasts
         one, bad, other = (threads.submit(fragile.run, images(v)) for v in (1, 13, 2))
+        until(lambda: len(fragile._pending) == 3)
+        network.may_run.set()
         assert one.result(PATIENCE_S)[0].tolist() == [[2.0]]
         assert other.result(PATIENCE_S)[0].tolist() == [[4.0]]
         with pytest.raises(ValueError, match="unlucky"):
@@ -160,7 +179,7 @@ def test_one_bad_image_fails_alone_in_its_batch(fragile: BatchedModel) -> None:
 def test_a_dead_owner_fails_its_waiters_at_once_and_is_replaced(fragile: BatchedModel) -> None:
     with ThreadPoolExecutor(2) as threads:
         waiters = [threads.submit(fragile.run, images(v)) for v in (666, 1)]
-        failures = [waiter.exception(1) for waiter in waiters]
+        failures = [waiter.exception(PATIENCE_S) for waiter in waiters]
     assert isinstance(failures[0], WorkerDied)
     assert fragile.run(images(3))[0].tolist() == [[6.0]]
 
