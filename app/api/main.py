@@ -30,6 +30,7 @@ from app.api.endpoints import (
     identification,
     imports,
     pairs,
+    person_record,
     persons,
     system,
     verification,
@@ -49,8 +50,8 @@ from app.telemetry.loop_lag import LoopLag
 PARSING_THREADS = 2
 OF_PHOTOS = (detection.router, enrollment.router, verification.router, identification.router)
 OF_THE_GALLERY = (
-    collections.router, persons.router, faces.router, calibration.router, hygiene.router,
-    imports.router, pairs.router, access_keys.router, audit.router,
+    collections.router, persons.router, person_record.router, faces.router, calibration.router,
+    hygiene.router, imports.router, pairs.router, access_keys.router, audit.router,
 )  # fmt: skip
 ROUTERS = (*OF_PHOTOS, *OF_THE_GALLERY, system.router)
 DESCRIPTION = """

@@ -66,6 +66,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "keys": LazyCommand(
         "app.cli.keys", "keys_app", "Access keys of the API: create, list, rotate, revoke."
     ),
+    "person": LazyCommand("app.cli.person", "person_app", "Everything held about one person."),
     "audit": LazyCommand(
         "app.cli.audit", "audit_app", "The audit log: show, verify, export."
     ),

@@ -156,6 +156,7 @@ class ExportedTemplate:
     quality: JsonObject
     content_digest: str | None
     crop: bytes | None
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

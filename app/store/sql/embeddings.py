@@ -73,14 +73,17 @@ class EmbeddingStore:
                 np.concatenate([part.vectors for part in parts])[:limit],
             )
 
-    def exported(self, name: str, after: int, limit: int) -> list[ExportedTemplate]:
-        """Templates by rising key, those beyond `after`, in one state of the database."""
+    def exported(
+        self, name: str, after: int, limit: int, person: int | None = None
+    ) -> list[ExportedTemplate]:
+        """Templates by rising key, those beyond `after`, in one state of the database; of one
+        person only, if their key is given."""
         with self._database.reading() as connection:
             collection = get_collection(connection, name)
             query = (
                 select(
                     templates.c.id, templates.c.face_id, templates.c.person, templates.c.quality,
-                    templates.c.content_digest, persons.c.person_id,
+                    templates.c.content_digest, templates.c.created_at, persons.c.person_id,
                     persons.c.metadata.label("person_metadata"),
                     crops.c.crop, crops.c.sealed.label("crop_sealed"),
                 )
@@ -90,6 +93,8 @@ class EmbeddingStore:
                 .order_by(templates.c.id)
                 .limit(limit)
             )  # fmt: skip
+            if person is not None:
+                query = query.where(templates.c.person == person)
             rows = connection.execute(self._database.codec.with_embedding(query)).all()
             vectors = self._database.codec.vectors(collection, rows)
             found = []
@@ -103,7 +108,7 @@ class EmbeddingStore:
                 found.append(
                     ExportedTemplate(
                         row.id, row.face_id, row.person_id, row.person_metadata, vector,
-                        row.quality, digest, crop,
+                        row.quality, digest, crop, row.created_at,
                     )
                 )  # fmt: skip
             return found

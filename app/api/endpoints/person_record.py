@@ -1,0 +1,143 @@
+"""`/v1/collections/{c}/persons/{p}/record`: everything that is held about a person."""
+
+import base64
+from datetime import datetime
+from typing import Annotated, Any, Self
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, Field
+
+from app.access.keys import Scope
+from app.api.access import needs
+from app.api.context import Context
+from app.api.endpoints.persons import PersonInfo
+from app.api.examples import TIME, Example
+from app.api.fields import Collection
+from app.api.json_routes import JsonRoute
+from app.api.pages import Cursor, Listed, cursor_to_key, next_cursor
+from app.api.problems import IN_COLLECTION, problems
+from app.errors import InvalidCursor, PersonNotFound
+from app.gallery.person_record import HeldData, held_data
+from app.store.records import ExportedTemplate, Page
+from app.store.sql.audit_log import AuditEntry
+
+router = APIRouter(
+    prefix="/v1/collections/{collection}/persons", tags=["collections"], route_class=JsonRoute
+)
+MOST_FACES = 100
+
+
+class HeldFace(BaseModel):
+    """One stored face, with what identifies the person."""
+
+    face_id: Annotated[str, Example("7f8de8f5-53c9-4a52-9e3a-1d2b7f3f1f11")]
+    created_at: Annotated[datetime, Example(TIME)]
+    quality: Annotated[dict[str, Any], Example({"sharpness": 210.5})]
+    embedding: Annotated[list[float], Example([0.12, -0.05])]
+    crop: Annotated[
+        str | None,
+        Field(description="The aligned face as PNG in base64, where the collection keeps it."),
+        Example(None),
+    ] = None
+
+    @classmethod
+    def of(cls, face: ExportedTemplate) -> Self:
+        """A face as an answer shows it."""
+        return cls(
+            face_id=face.face_id,
+            created_at=face.created_at,
+            quality=dict(face.quality),
+            embedding=face.embedding.tolist(),
+            crop=None if face.crop is None else base64.b64encode(face.crop).decode(),
+        )
+
+
+class HeldPair(BaseModel):
+    """Another person whom this one was declared to be different from."""
+
+    other_id: Annotated[str, Example("grace")]
+    created_at: Annotated[datetime, Example(TIME)]
+
+
+class PersonHistory(BaseModel):
+    """One entry of the audit log about the person."""
+
+    at: Annotated[datetime, Example(TIME)]
+    actor: Annotated[str, Example("key:q7w2m9x4k6ab")]
+    action: Annotated[str, Example("person.enrolled")]
+    details: Annotated[dict[str, Any], Example({"templates": 2})]
+
+    @classmethod
+    def of(cls, entry: AuditEntry) -> Self:
+        """An entry as an answer shows it."""
+        found = entry.members
+        return cls(**{name: found[name] for name in cls.model_fields})
+
+
+class PersonRecordAnswer(Listed):
+    """Everything in the database about a person. The faces are in pages; the rest is in each."""
+
+    person: PersonInfo
+    embedding_space: Annotated[str, Example("es-3f9c0d6a")]
+    faces: list[HeldFace]
+    different_from: list[HeldPair]
+    history: list[PersonHistory]
+    elsewhere: Annotated[
+        list[str],
+        Field(description="Where more about the person may be, which this answer does not have."),
+        Example(["backups made by `likeness backup`"]),
+    ]
+
+    @classmethod
+    def of(cls, held: HeldData, elsewhere: list[str], envelope: dict[str, Any]) -> Self:
+        """An answer's members."""
+        page = Page(held.faces, held.more)
+        return cls(
+            person=PersonInfo.of(held.person),
+            embedding_space=held.embedding_space,
+            faces=[HeldFace.of(face) for face in held.faces],
+            different_from=[
+                HeldPair(other_id=pair.other_id, created_at=pair.created_at) for pair in held.pairs
+            ],
+            history=[PersonHistory.of(entry) for entry in held.entries],
+            elsewhere=elsewhere,
+            next_cursor=next_cursor(page, lambda face: str(face.template_key)),
+            **envelope,
+        )
+
+
+@router.get(
+    "/{person_id}/record", responses=problems(IN_COLLECTION, (PersonNotFound, InvalidCursor))
+)
+@needs(Scope.MANAGE)
+async def read_person_record(
+    context: Context,
+    collection: Collection,
+    person_id: str,
+    limit: Annotated[int, Query(ge=1, le=MOST_FACES, description="Faces on a page.")] = MOST_FACES,
+    cursor: Cursor = None,
+) -> PersonRecordAnswer:
+    """Read everything that is held about a person, embeddings and kept crops included: the answer
+    to the person's request for access."""
+    key = cursor_to_key(cursor) or "0"
+    if not key.isascii() or not key.isdigit():
+        raise InvalidCursor(
+            "The cursor is not a next_cursor of this call; send one unchanged, or none."
+        )
+    after = min(int(key[:18]), 2**62)
+
+    def answer() -> PersonRecordAnswer:
+        held = held_data(context.store, collection, person_id, after, limit)
+        return PersonRecordAnswer.of(held, elsewhere(context), context.envelope())
+
+    return await context.read(answer)
+
+
+def elsewhere(context: Context) -> list[str]:
+    """Where more about a person may be."""
+    days = context.services.settings.import_report_days
+    return [
+        "backups (`likeness backup`) and exports (`likeness export`), wherever they are kept",
+        f"reports of imports of the last {days} days, which have the ids of persons and file names",
+        "archives of imports that have not ended",
+    ]

@@ -1,0 +1,101 @@
+"""`likeness person`: everything that is held about one person."""
+
+import base64
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.cli.console import clear_errors, err, read_settings
+from app.cli.database import require_database
+from app.encryption.ring import KeyRing
+from app.gallery.gallery import DEFAULT_COLLECTION
+from app.gallery.person_record import held_data
+from app.store.backends import create_engine
+from app.store.schema import migrate
+from app.store.store import Store
+
+person_app = typer.Typer(no_args_is_help=True, help="Everything held about one person.")
+PAGE = 500
+
+
+@person_app.callback()
+def _several() -> None:
+    """Everything held about one person."""
+
+
+@person_app.command()
+def export(
+    person_id: Annotated[str, typer.Argument(help="Id of the person.")],
+    folder: Annotated[Path, typer.Argument(help="A new folder: record.json, and kept crops.")],
+    collection: Annotated[str, typer.Option(help="Their collection.")] = DEFAULT_COLLECTION,
+) -> None:
+    """Write everything that is held about a person, embeddings included, for a request for access.
+    Keep the folder as you keep photos."""
+    settings = require_database(read_settings())
+    with clear_errors():
+        engine = create_engine(settings.resolved_database_url)
+        migrate(engine)
+        store = Store(engine, ring=KeyRing.from_settings(settings))
+        try:
+            store.encryption.check_keys()
+            record, crops = _record(store, collection, person_id)
+        finally:
+            store.close()
+        try:
+            folder.mkdir(mode=0o700)
+        except FileExistsError:
+            raise typer.BadParameter(f"{folder} exists already; name a new folder.") from None
+        for name, content in crops.items():
+            _write(folder / name, content)
+        _write(folder / "record.json", json.dumps(record, indent=1, ensure_ascii=False).encode())
+    err.print(f"{folder}: {len(record['faces'])} faces, {len(crops)} crops", highlight=False)
+
+
+def _record(
+    store: Store, collection: str, person_id: str
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The record in JSON's types, and the crops by file name."""
+    faces: list[dict[str, Any]] = []
+    crops: dict[str, bytes] = {}
+    after, more = 0, True
+    while more:
+        held = held_data(store, collection, person_id, after, PAGE)
+        for face in held.faces:
+            if face.crop is not None:
+                crops[f"{face.face_id}.png"] = face.crop
+            faces.append(
+                {
+                    "face_id": face.face_id,
+                    "created_at": face.created_at.isoformat(),
+                    "quality": dict(face.quality),
+                    "embedding": base64.b64encode(face.embedding.astype("<f4").tobytes()).decode(),
+                    "crop": None if face.crop is None else f"{face.face_id}.png",
+                }
+            )
+        more = held.more
+        after = held.faces[-1].template_key if held.faces else after
+    person = held.person
+    record = {
+        "collection": collection,
+        "person_id": person.person_id,
+        "metadata": dict(person.metadata),
+        "created_at": person.created_at.isoformat(),
+        "updated_at": person.updated_at.isoformat(),
+        "embedding_space": held.embedding_space,
+        "faces": faces,
+        "different_from": [
+            {"other_id": pair.other_id, "created_at": pair.created_at.isoformat()}
+            for pair in held.pairs
+        ],
+        "history": [entry.members for entry in held.entries],
+    }
+    return record, crops
+
+
+def _write(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)

@@ -1,0 +1,79 @@
+"""Everything held about a person, for a request for access."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from app.cli.commands import app
+from app.services import Services, build_services
+from app.settings import Settings
+from tests.api.conftest import run_server
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory: pytest.TempPathFactory) -> Services:
+    return build_services(Settings(data_dir=tmp_path_factory.mktemp("held")))
+
+
+@pytest.fixture(scope="module")
+def record(held: Services, astronaut: bytes, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The record of Eileen, who has two faces and one declared pair, page by page."""
+    with run_server(held) as url, httpx.Client(base_url=url, timeout=60) as client:
+        policy = {"policy": {"keep_crops": True}}
+        client.patch("/v1/collections/default", json=policy)
+        data = {"person_id": "eileen", "metadata": '{"team": "red"}'}
+        client.post("/v1/enroll", files={"image": ("a.jpg", astronaut)}, data=data)
+        embedding = np.eye(held.pack.recogniser.dimension)[0].tolist()
+        call = {"person_id": "eileen", "embeddings": [embedding]}
+        client.post("/v1/enroll", json=call)
+        client.post("/v1/collections/default/persons", json={"person_id": "twin"})
+        persons = "/v1/collections/default/persons"
+        client.post(f"{persons}/eileen/different-from/twin")
+        first = client.get(f"{persons}/eileen/record", params={"limit": 1}).json()
+        query = {"limit": 1, "cursor": first["next_cursor"]}
+        second = client.get(f"{persons}/eileen/record", params=query).json()
+        assert second["next_cursor"] is None
+        absent = client.get(f"{persons}/nobody/record")
+        assert absent.json()["code"] == "person_not_found"
+        for cursor in ("bm8", base64.b64encode(b"x").decode(), "²"):
+            wrong = client.get(f"{persons}/eileen/record", params={"cursor": cursor})
+            assert wrong.json()["code"] == "invalid_cursor", cursor
+        yield first, second
+
+
+def test_what_an_answer_has(record: Any) -> None:
+    first, second = record
+    assert first["person"]["metadata"] == {"team": "red"}
+    assert [pair["other_id"] for pair in first["different_from"]] == ["twin"]
+    assert [one["action"] for one in first["history"]][:2] == ["person.enrolled"] * 2
+    (photo,), (given,) = first["faces"], second["faces"]
+    assert base64.b64decode(photo["crop"]).startswith(b"\x89PNG")
+    assert np.linalg.norm(photo["embedding"]) == pytest.approx(1, abs=1e-5)
+    assert given["embedding"][0] == pytest.approx(1)
+    assert given["crop"] is None
+    assert any("backups" in place for place in first["elsewhere"])
+
+
+def test_the_command_writes_the_same(
+    record: Any, held: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIKENESS_DATA_DIR", str(held.settings.data_dir))
+    folder = tmp_path / "eileen"
+    done = CliRunner().invoke(app, ["person", "export", "eileen", str(folder)])
+    assert done.exit_code == 0, done.output
+    written = json.loads((folder / "record.json").read_text())
+    assert written["metadata"] == {"team": "red"}
+    ids = [face["face_id"] for face in written["faces"]]
+    assert ids == [page["faces"][0]["face_id"] for page in record]
+    (crop,) = folder.glob("*.png")
+    assert crop.read_bytes() == base64.b64decode(record[0]["faces"][0]["crop"])
+    embedding = np.frombuffer(base64.b64decode(written["faces"][0]["embedding"]), "<f4")
+    assert embedding.tolist() == pytest.approx(record[0]["faces"][0]["embedding"])
+    again = CliRunner().invoke(app, ["person", "export", "eileen", str(folder)])
+    assert again.exit_code != 0
