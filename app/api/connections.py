@@ -70,7 +70,7 @@ class Connections:
         self._new: dict[TrackedConnection, float] = {}
         self._kept: dict[TrackedConnection, float] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._told_at = 0.0
+        self._logged_at = 0.0
 
     def __len__(self) -> int:
         return len(self._all)
@@ -110,8 +110,8 @@ class Connections:
         self.remove(victim)
         victim.give_up()
         self.given_up += 1
-        if time.monotonic() - self._told_at > 60:
-            self._told_at = time.monotonic()
+        if time.monotonic() - self._logged_at > 60:
+            self._logged_at = time.monotonic()
             log(logging.WARNING, "idle connections are closed for new ones", most=self.limits.most,
                 given_up=self.given_up)  # fmt: skip
 
