@@ -24,12 +24,11 @@ from app.lab.evaluation.charts import (
 )
 from app.lab.evaluation.figures import ComparedPair, Evaluation, PhotoProblem
 from app.lab.evaluation.metrics import FOLDS
+from app.lab.evaluation.tables import tables_of
 from app.lab.evaluation.texts import (
-    change_text,
     interval_text,
     per_cent,
     rate_text,
-    share_text,
     similarity_text,
     target_text,
 )
@@ -87,7 +86,7 @@ def render_html(evaluation: Evaluation, read_photo: Callable[[str], bytes | None
             charts=_charts(evaluation),
             thumbnails=_thumbnails(evaluation, read_photo),
             problems=_problem_lists(evaluation),
-            score_targets=list(dict.fromkeys(t for score in evaluation.scores for t in score.fnir)),
+            tables=tables_of(evaluation),
         )
     )
     # Names of files need not be Unicode; a report that cannot be written helps nobody.
@@ -102,14 +101,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
-        rate=rate_text,
-        interval=interval_text,
-        target=target_text,
-        share=share_text,
-        similarity=similarity_text,
-        change=change_text,
-    )
+    environment.filters.update(similarity=similarity_text)
     return environment
 
 

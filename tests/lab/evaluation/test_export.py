@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from app.decision.rates import Rate
 from app.lab.evaluation.csv_and_json import CSV_HEADER, to_csv, to_json
 from app.lab.evaluation.figures import Evaluation, FpirPrediction, PhotoProblem
+from app.lab.evaluation.rows import rows_of
 from tests.lab.evaluation.figures_for_tests import HOSTILE, complete_evaluation, minimal_evaluation
 
 
@@ -144,3 +146,23 @@ def test_csv_of_little_is_little() -> None:
     assert {row["section"] for row in rows(minimal_evaluation())} == {
         "verdict", "model", "data", "timings",
     }  # fmt: skip
+
+
+def test_rows_hold_no_figure_that_the_json_lacks() -> None:
+    """Tables, report and CSV are made of the rows; the JSON has every field, so nothing differs."""
+    evaluation = complete_evaluation()
+    known = set(numbers_in(loaded(evaluation)))
+    counted = {"left_out", "failures"}  # lists there
+    for row in rows_of(evaluation):
+        if isinstance(row.value, int | float) and math.isfinite(row.value):
+            if row.metric in counted or row.metric.startswith("problems_"):
+                continue
+            assert float(row.value) in known, row
+
+
+def numbers_in(value: Any) -> Iterator[float]:
+    if isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from numbers_in(one)
+    elif isinstance(value, int | float):
+        yield float(value)

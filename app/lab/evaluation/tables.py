@@ -1,0 +1,137 @@
+"""The rows of an evaluation as tables of words, for the terminal and for the report."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from app.decision.rates import Rate
+from app.lab.evaluation.figures import Evaluation
+from app.lab.evaluation.rows import FigureRow, rows_of
+from app.lab.evaluation.texts import (
+    NOTHING,
+    change_text,
+    interval_text,
+    rate_text,
+    similarity_text,
+)
+
+TITLES: Mapping[str, str] = {
+    "model": "Model",
+    "data": "Data",
+    "pairs": "Verification on labelled pairs",
+    "comparisons": "Every photo against every other",
+    "setting": "Identification at the setting of the service",
+    "identification": "Open-set identification, one photo enrolled a person",
+    "predictions": "FPIR: promised by the calibration, simulated on real faces",
+    "scores": "One score of several templates",
+    "discard": "Error versus discard",
+    "groups": "By group, at the thresholds of everybody",
+    "detection": "Detection",
+    "timings": "Timings",
+}
+# More figures of one condition than this are read better below one another.
+MOST_COLUMNS = 6
+# What is no count and no rate with an interval.
+_SHARES = {"accuracy", "accuracy_std", "fnmr_of_all", "fnmr_of_the_rest", "discarded"}
+_CHANGES = {"gain", "error"}
+_SIMILARITIES = {"threshold", "eer_threshold"}
+_ABBREVIATIONS = {"eer", "fmr", "fnmr", "fpir", "fnir", "id", "ms"}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One figure in words, with its interval ("" where it has none)."""
+
+    text: str
+    interval: str = ""
+    extrapolated: bool = False
+
+    def __str__(self) -> str:
+        words = f"{self.text} ({self.interval})" if self.interval else self.text
+        return f"{words}, extrapolated" if self.extrapolated else words
+
+
+@dataclass(frozen=True, slots=True)
+class FigureTable:
+    """Conditions of one section that have the same figures. `upright`: better read with the
+    figures below one another, because it is one condition with many."""
+
+    section: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+
+    @property
+    def named(self) -> bool:
+        """Whether any row has a condition to name."""
+        return any(name for name, _ in self.rows)
+
+    @property
+    def upright(self) -> bool:
+        return len(self.rows) == 1 and len(self.headings) > MOST_COLUMNS
+
+
+@dataclass(slots=True)
+class _Condition:
+    section: str
+    name: str
+    figures: dict[str, Cell] = field(default_factory=dict)
+
+
+def tables_of(evaluation: Evaluation) -> list[FigureTable]:
+    """All tables, by section in the order of `TITLES`' sections in the rows."""
+    tables: list[list[_Condition]] = []
+    for one in _conditions(rows_of(evaluation)):
+        last = tables[-1][0] if tables else None
+        if last and (last.section, [*last.figures]) == (one.section, [*one.figures]):
+            tables[-1].append(one)
+        else:
+            tables.append([one])
+    return [
+        FigureTable(
+            alike[0].section,
+            tuple(_heading(metric) for metric in alike[0].figures),
+            tuple((one.name, tuple(one.figures.values())) for one in alike),
+        )
+        for alike in tables
+    ]
+
+
+def _conditions(rows: Iterable[FigureRow]) -> list[_Condition]:
+    found: dict[tuple[str, str], _Condition] = {}
+    for row in rows:
+        if row.section in TITLES:
+            key = (row.section, row.condition)
+            one = found.setdefault(key, _Condition(*key))
+            one.figures[row.metric] = _cell(row)
+    return list(found.values())
+
+
+def _cell(row: FigureRow) -> Cell:
+    value = row.value
+    if value is None or isinstance(value, str):
+        return Cell(NOTHING if value is None else value)
+    if row.low is not None and row.high is not None:
+        rate = Rate(float(value), row.low, row.high)
+        return Cell(rate_text(rate), interval_text(rate), row.extrapolated)
+    if row.metric == "kept":
+        return Cell("kept" if value else "not kept")
+    if isinstance(value, bool):
+        return Cell("yes" if value else "no")
+    if isinstance(value, int):
+        return Cell(f"{value:,}")
+    return Cell(_number(row.metric, value))
+
+
+def _number(metric: str, value: float) -> str:
+    if metric in _SIMILARITIES:
+        return similarity_text(value)
+    if metric in _CHANGES:
+        return change_text(value)
+    if not math.isfinite(value):
+        return NOTHING
+    return f"{value:.2%}" if metric in _SHARES else f"{value:,.4g}"
+
+
+def _heading(metric: str) -> str:
+    words = metric.split("_")
+    return " ".join(word.upper() if word in _ABBREVIATIONS else word for word in words)

@@ -1,0 +1,42 @@
+"""Tables of words, made of the rows."""
+
+from app.lab.evaluation.html import render_html
+from app.lab.evaluation.rows import rows_of
+from app.lab.evaluation.tables import TITLES, Cell, tables_of
+from tests.lab.evaluation.figures_for_tests import complete_evaluation, minimal_evaluation
+from tests.lab.evaluation.test_html import Page, no_photo
+
+
+def test_every_row_has_one_cell() -> None:
+    evaluation = complete_evaluation()
+    rows = [row for row in rows_of(evaluation) if row.section in TITLES]
+    cells = [cell for table in tables_of(evaluation) for _, row in table.rows for cell in row]
+    assert len(cells) == len(rows)
+    assert sum(cell.extrapolated for cell in cells) == sum(row.extrapolated for row in rows) > 0
+
+
+def test_the_report_shows_every_cell() -> None:
+    evaluation = complete_evaluation()
+    text = Page(render_html(evaluation, no_photo)).text
+    for table in tables_of(evaluation):
+        for name, row in table.rows:
+            assert " ".join(name.split()) in text
+            for cell in row:
+                assert " ".join(f"{cell.text} {cell.interval}".split()) in text
+
+
+def test_conditions_with_the_same_figures_make_one_table() -> None:
+    tables = [table for table in tables_of(complete_evaluation()) if table.section == "predictions"]
+    assert [len(table.rows) for table in tables] == [3]
+    assert tables[0].headings == ("simulated FPIR", "threshold", "error", "kept")
+
+
+def test_many_figures_of_one_condition_stand_below_one_another() -> None:
+    (model,) = [table for table in tables_of(minimal_evaluation()) if table.section == "model"]
+    assert model.upright
+    assert not model.named
+
+
+def test_a_cell_in_one_line() -> None:
+    assert str(Cell("1.2 %", "0.9–1.5 %", extrapolated=True)) == "1.2 % (0.9–1.5 %), extrapolated"
+    assert str(Cell("12")) == "12"
