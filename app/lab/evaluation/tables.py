@@ -35,7 +35,7 @@ MOST_COLUMNS = 6
 _SHARES = {"accuracy", "accuracy_std", "fnmr_of_all", "fnmr_of_the_rest", "discarded"}
 _CHANGES = {"gain", "error"}
 _SIMILARITIES = {"threshold", "eer_threshold"}
-_ABBREVIATIONS = {"eer", "fmr", "fnmr", "fpir", "fnir", "id", "ms"}
+_ABBREVIATIONS = {"eer", "fmr", "fnmr", "fpir", "fnir", "id"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,21 +78,18 @@ class _Condition:
 
 
 def tables_of(evaluation: Evaluation) -> list[FigureTable]:
-    """All tables, by section in the order of `TITLES`' sections in the rows."""
-    tables: list[list[_Condition]] = []
+    """All tables, a section after the other; conditions of a section with the same figures make
+    one table."""
+    tables: dict[tuple[str, ...], list[_Condition]] = {}
     for one in _conditions(rows_of(evaluation)):
-        last = tables[-1][0] if tables else None
-        if last and (last.section, [*last.figures]) == (one.section, [*one.figures]):
-            tables[-1].append(one)
-        else:
-            tables.append([one])
+        tables.setdefault((one.section, *one.figures), []).append(one)
     return [
         FigureTable(
             alike[0].section,
             tuple(_heading(metric) for metric in alike[0].figures),
             tuple((one.name, tuple(one.figures.values())) for one in alike),
         )
-        for alike in tables
+        for alike in tables.values()
     ]
 
 
@@ -129,7 +126,9 @@ def _number(metric: str, value: float) -> str:
         return change_text(value)
     if not math.isfinite(value):
         return NOTHING
-    return f"{value:.2%}" if metric in _SHARES else f"{value:,.4g}"
+    if metric in _SHARES:
+        return f"{value:.2%}"
+    return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def _heading(metric: str) -> str:

@@ -41,7 +41,7 @@ def test_pairs_as_table(labelled_folder: Path) -> None:
     result = run(labelled_folder / "pairs.csv", "--images", labelled_folder / "images")
     assert result.exit_code == 0, result.output
     assert " ".join(result.stdout.split()).startswith("At the pack's constant threshold (0.53), at")
-    for words in ("mated", "failures", "eer", "fnmr", "pack's"):
+    for words in ("mated", "failures", "EER", "FNMR", "pack's"):
         assert words in result.stdout
 
 

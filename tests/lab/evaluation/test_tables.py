@@ -1,5 +1,7 @@
 """Tables of words, made of the rows."""
 
+import itertools
+
 from app.lab.evaluation.html import render_html
 from app.lab.evaluation.rows import rows_of
 from app.lab.evaluation.tables import TITLES, Cell, tables_of
@@ -29,6 +31,14 @@ def test_conditions_with_the_same_figures_make_one_table() -> None:
     tables = [table for table in tables_of(complete_evaluation()) if table.section == "predictions"]
     assert [len(table.rows) for table in tables] == [3]
     assert tables[0].headings == ("simulated FPIR", "threshold", "error", "kept")
+
+
+def test_sections_stay_together_and_their_alike_conditions_too() -> None:
+    tables = tables_of(complete_evaluation())
+    sections = [table.section for table in tables]
+    assert list(dict.fromkeys(sections)) == [one for one, _ in itertools.groupby(sections)]
+    identification = [table for table in tables if table.section == "identification"]
+    assert [len(table.rows) for table in identification] == [2, 4]
 
 
 def test_many_figures_of_one_condition_stand_below_one_another() -> None:
