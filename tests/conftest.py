@@ -27,7 +27,12 @@ from app.types import Image
 from tests.waiting import PATIENCE_S
 
 # First calls load libraries, and shared machines pause: a test says itself where time matters.
-hypothesis.settings.register_profile("likeness", deadline=None, print_blob=True)
+hypothesis.settings.register_profile(
+    "likeness",
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("likeness")
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -4,6 +4,7 @@ They are started here rather than by that package: as root it adds a user to the
 the folders above its data to everybody.
 """
 
+import ctypes
 import os
 import pwd
 import shutil
@@ -24,6 +25,16 @@ from app.store.schema import migrate
 START_SECONDS = 60
 # A server refuses to run as root; this user owns nothing and is on every Unix.
 UNPRIVILEGED = "nobody"
+
+
+# Only Linux has it.
+_PRCTL = getattr(ctypes.CDLL(None), "prctl", None)
+_PR_SET_PDEATHSIG = 1
+
+
+def _end_with_parent() -> None:
+    """Run in the server: it ends with its tests, also where these are killed."""
+    _PRCTL(_PR_SET_PDEATHSIG, signal.SIGINT)
 
 
 def installed_binaries() -> Path | None:
@@ -73,8 +84,9 @@ class PostgresServer:
             command += ["-c", setting]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                command, user=self._user, cwd=self.folder, stdout=log, stderr=log
-            )
+                command, user=self._user, cwd=self.folder, stdout=log, stderr=log,
+                preexec_fn=_end_with_parent if _PRCTL else None,  # noqa: PLW1509
+            )  # fmt: skip
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
