@@ -28,6 +28,7 @@ from app.errors import (
     UnsupportedImage,
 )
 from app.imaging import ImageLimits, decode_at_least, decode_image
+from tests.waiting import PATIENCE_S
 
 # What the decoder merely warns of, such as damaged EXIF data, is no failure of the tests.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
@@ -333,7 +334,7 @@ class TestDamage:
         kind=st.sampled_from(sorted(SAMPLES)),
         changes=st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), max_size=12),
     )
-    @settings(max_examples=300, deadline=timedelta(seconds=5))
+    @settings(max_examples=300, deadline=timedelta(seconds=PATIENCE_S))
     def test_changed_bytes_give_a_picture_or_an_image_error(
         self, kind: str, changes: list[tuple[int, int]]
     ) -> None:

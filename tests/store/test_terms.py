@@ -219,7 +219,10 @@ def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     store.close()
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=50,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(held=st.lists(objects, min_size=1, max_size=4), wanted=objects.filter(bool))
 def test_it_agrees_with_comparing_one_by_one(
     shared_store: Store, held: list[dict[str, Any]], wanted: dict[str, Any]
