@@ -23,6 +23,7 @@ from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
 from app.inference.session import OnnxModel
 from app.settings import Device
+from app.store.sql import erasing
 from app.types import Image
 from tests.waiting import PATIENCE_S
 
@@ -39,6 +40,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # So do HTTP clients, which give up after 5 s unless they are told.
 for part in ("connect", "read", "write", "pool"):
     setattr(DEFAULT_TIMEOUT_CONFIG, part, PATIENCE_S)
+
+# And deletions, which are answered as pending after 50 ms beside another writer.
+erasing.DELETION_S = PATIENCE_S
 
 Encode = Callable[..., bytes]
 SEED = "hypothesis_seed"
