@@ -87,7 +87,7 @@ class TestIdentify:
             presidents.photo("obama2.jpg"), target_fpir="0.01", threshold="0.5"
         )
         assert (answer.status_code, code_of(answer)) == (422, "invalid_request")
-        assert "give one of" in answer.json()["detail"]
+        assert "give only one of" in answer.json()["detail"]
 
     def test_one_person_once(self, presidents: Any) -> None:
         """Two faces of one photo that both resemble him: one of them is somebody else."""
