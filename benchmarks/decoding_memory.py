@@ -110,7 +110,8 @@ def report(name: str, data: bytes, folder: Path, repeat: int) -> None:
     command = [sys.executable, __file__, "--measure", str(file), "--repeat", str(repeat)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     if run.returncode:
-        print(f"| {name} | {run.stderr.strip().splitlines()[-1]} |")
+        said = run.stderr.strip().splitlines()[-1:] or ["nothing"]
+        print(f"| {name} | exit status {run.returncode}: {said[0]} |", flush=True)
         return
     found = json.loads(run.stdout)
     promised = estimate_memory(data)

@@ -1,6 +1,7 @@
 """Errors -> RFC 9457 problem documents with a stable `code`; nothing internal leaks."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -20,6 +21,8 @@ from app.errors import (
 from app.telemetry.logs import log, request_id
 from app.telemetry.metrics import Metrics
 
+# Findings about one request that its answer lists; the others are counted.
+MOST_FINDINGS = 10
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 
@@ -71,13 +74,15 @@ def _validation_error(request: Request, error: Exception) -> JSONResponse:
     return _answer(request, InvalidRequest(describe_validation(error.errors())))
 
 
-def describe_validation(errors: Any) -> str:
-    """Pydantic's findings as one sentence: `top_k: Input should be …; …`."""
+def describe_validation(errors: Sequence[Any]) -> str:
+    """Pydantic's findings as one sentence: `top_k: Input should be …; …`; the first of many."""
     parts: list[str] = []
-    for item in errors:
+    for item in errors[:MOST_FINDINGS]:
         where = ".".join(str(part) for part in item["loc"] if part not in ("body", "query", "path"))
         message = str(item["msg"]).removeprefix("Value error, ").removesuffix(".")
         parts.append(f"{where}: {message}" if where else message)
+    if len(errors) > MOST_FINDINGS:
+        parts.append(f"and {len(errors) - MOST_FINDINGS:,} more")
     return "; ".join(parts) + "."
 
 

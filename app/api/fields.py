@@ -77,7 +77,9 @@ Filter = Annotated[
     ),
 ]
 Embeddings = Annotated[
-    list[list[float]],
+    # Otherwise each of a quarter of a million numbers could be a finding.
+    list[Annotated[list[float], Field(fail_fast=True)]],
+    Field(fail_fast=True),
     BeforeValidator(_from_text),
     Field(
         description="Embeddings of this embedding space instead of photos; at most "

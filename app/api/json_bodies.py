@@ -21,6 +21,8 @@ LONG = 16 * KIB
 MAX_VALUES = 262_144
 MAX_STRINGS = 100_000
 MAX_DEPTH = 64
+# Of one object. Each that no field takes would be a finding of its own.
+MAX_MEMBERS = 2_048
 # Bytes that are looked at before other threads can run.
 SLICE = 1024 * KIB
 # Replaces a string that was cut out; no client can know it.
@@ -57,6 +59,8 @@ def parse_with_long_texts(body: Raw | str) -> tuple[Any, "LongTexts"]:
         raise ValueError("The body is not valid JSON.") from error
     if _depth_at_most(rest) > MAX_DEPTH and _is_deeper(value, MAX_DEPTH):
         raise ValueError(f"The JSON is nested more than {MAX_DEPTH} deep; nest it less.")
+    if rest.count(b":") > MAX_MEMBERS and _has_large_object(value):
+        raise ValueError(f"An object has more than {MAX_MEMBERS:,} members; send fewer.")
     return value, LongTexts(texts)
 
 
@@ -162,15 +166,26 @@ def _depth_at_most(body: bytes | bytearray) -> int:
     return deepest
 
 
+def _has_large_object(value: Any) -> bool:
+    level = [value] if isinstance(value, dict | list) else []
+    while level:
+        if any(isinstance(one, dict) and len(one) > MAX_MEMBERS for one in level):
+            return True
+        level = _containers_in(level)
+    return False
+
+
+def _containers_in(level: list[Any]) -> list[Any]:
+    return [
+        one
+        for item in level
+        for one in (item.values() if isinstance(item, dict) else item)
+        if isinstance(one, (dict, list))
+    ]
+
+
 def _is_deeper(value: Any, most: int) -> bool:
-    level: list[Any] = [value]
-    for _ in range(most + 1):
-        level = [
-            one
-            for item in level
-            for one in (item.values() if isinstance(item, dict) else item)
-            if isinstance(one, (dict, list))
-        ] if isinstance(level[0], (dict, list)) else []  # fmt: skip
-        if not level:
-            return False
-    return True
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(most):
+        level = _containers_in(level)
+    return bool(level)

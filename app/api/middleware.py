@@ -15,8 +15,8 @@ from app.telemetry.metrics import Metrics
 
 HEADER = "X-Request-ID"
 _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-# Health is answered at once, whatever else has arrived.
-TAKING_TURNS = "/v1/"
+# Answered at once, whatever else has arrived.
+_HEALTH = ("/livez", "/readyz")
 _QUIET_ROUTES = ("/livez", "/readyz", "/metrics")
 
 
@@ -53,7 +53,7 @@ class RequestContext:
             await send(message)
 
         try:
-            if scope["path"].startswith(TAKING_TURNS):
+            if scope["path"] not in _HEALTH:
                 await self._turns.take()
             await self._app(scope, receive, send_with_id)
         except Exception as error:

@@ -1,9 +1,11 @@
 """Completes the OpenAPI document: bodies in three forms, and problem documents."""
 
+import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel
 
 from app.api.problems import Problem
@@ -20,7 +22,10 @@ SAMPLE_BASE64 = "/9j/4AAQSkZJRgABAQEASABIAAD/2wBDAP//////////"
 
 
 def complete_document(app: FastAPI) -> None:
-    """Add to the app's document the summary of each call, and the schema of problem documents."""
+    """Add to the app's document the summary of each call, and the schema of problem documents.
+
+    It is written once and served from memory.
+    """
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -39,6 +44,35 @@ def complete_document(app: FastAPI) -> None:
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # the way that FastAPI documents
+    path = app.openapi_url
+    assert path is not None, "this app has a document"
+    routes = app.router.routes
+    routes[:] = [route for route in routes if getattr(route, "path", None) != path]
+    app.add_route(path, _Served(app).answer, include_in_schema=False)
+
+
+class _Served:
+    """The document as bytes. They are made on a thread and kept: generating the document takes
+    0.3 s, and writing it 5 ms, in which the event loop would do nothing else."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+        self._written: asyncio.Future[bytes] | None = None
+
+    async def answer(self, request: Request) -> Response:
+        if self._written is None:
+            root = request.scope.get("root_path", "").rstrip("/")
+            loop = asyncio.get_running_loop()
+            self._written = loop.run_in_executor(request.app.state.parsing, self._write, root)
+        # Others wait for it, too: it must not be cancelled with this request.
+        written = await asyncio.shield(self._written)
+        return Response(written, media_type="application/json")
+
+    def _write(self, root: str) -> bytes:
+        document = self._app.openapi()
+        if root:  # the path under which a proxy publishes the service
+            document = {**document, "servers": [{"url": root}]}
+        return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _summarise(operation: dict[str, Any]) -> None:

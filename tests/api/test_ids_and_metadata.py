@@ -170,3 +170,28 @@ def test_a_filter_has_a_limit_and_types(client: httpx.Client, gallery: Any) -> N
         assert answer["searched"] == {"persons": 1, "faces": 1}
         assert answer["faces"][0]["person_id"] == person
     assert gallery.identify(photo, filter='{"n": "1"}').json()["faces"][0]["candidates"] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/enroll", {"person_id": "ada", "embeddings": [[None] * 50_000] * 3}),
+        ("/v1/enroll", {"person_id": "ada", "embeddings": [["x"]] * 900}),
+        ("/v1/collections", {"name": "x", "policy": {f"k{i}": 1 for i in range(1_000)}}),
+        ("/v1/collections", {"name": "x", "policy": {f"k{i}": 1 for i in range(60_000)}}),
+        ("/v1/collections", {f"k{i}": 1 for i in range(1_000)}),
+    ],
+)
+def test_of_many_findings_an_answer_lists_few(
+    client: httpx.Client, path: str, body: dict[str, Any]
+) -> None:
+    answer = client.post(path, json=body)
+    refusal(answer)
+    assert len(answer.content) < 2_000
+
+
+def test_findings_that_are_not_listed_are_counted(client: httpx.Client) -> None:
+    body = {"name": "x", "policy": {f"k{i}": 1 for i in range(1_000)}}
+    said = refusal(client.post("/v1/collections", json=body))
+    assert said.startswith("policy.k0: Extra inputs are not permitted; policy.k1: ")
+    assert said.endswith("; and 990 more.")

@@ -12,6 +12,7 @@ from app.api import json_bodies
 from app.api.json_bodies import (
     LONG,
     MAX_DEPTH,
+    MAX_MEMBERS,
     MAX_VALUES,
     LongText,
     parse_json,
@@ -68,7 +69,7 @@ def test_a_long_text_elsewhere_is_refused() -> None:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        (b"[" * (MAX_DEPTH + 2) + b"]" * (MAX_DEPTH + 2), "nested"),
+        (b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1), "nested"),
         (b'{"a":' * 70 + b"1" + b"}" * 70, "nested"),
         (b"[" * 1_000_000, "values"),
         (b"[" + b"[]," * MAX_VALUES + b"[]]", "values"),
@@ -76,6 +77,8 @@ def test_a_long_text_elsewhere_is_refused() -> None:
         (b"[" * 40_000, "not valid"),
         (b'"' + b'\\"' * 200_000 + b'"', "values"),
         (b'"' + b"\\" * 100_000 + b'"', "backslashes"),
+        (json.dumps(dict.fromkeys(range(MAX_MEMBERS + 1))).encode(), "members"),
+        (json.dumps([{"a": dict.fromkeys(range(MAX_MEMBERS + 1))}]).encode(), "members"),
         (b'"' + b"a" * 100_000, "no closing quote"),
         (b"[NaN]", "not valid"),
         (b"\xff" * 20_000, "not valid"),
@@ -92,6 +95,8 @@ def test_what_is_too_much(body: bytes, said: str) -> None:
     [
         b"[" * MAX_DEPTH + b"]" * MAX_DEPTH,
         json.dumps({"text": "[{" * 100}).encode(),
+        json.dumps({"text": ":" * 10_000}).encode(),
+        json.dumps([dict.fromkeys(map(str, range(MAX_MEMBERS)))] * 3).encode(),
         json.dumps({"text": 'a "quoted" \\ back\\\\slash'}).encode(),
         json.dumps([[0.5] * 512] * 500).encode(),
     ],

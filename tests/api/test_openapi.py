@@ -122,3 +122,10 @@ def test_real_answers_validate(document: dict[str, Any], presidents: Any) -> Non
         problem = responses["422"]["content"]["application/problem+json"]
         refused = presidents.client.post(f"/v1/{call}", data={"image": "x"})
         check(refused.json(), problem["schema"], document)
+
+
+def test_it_is_written_once_for_all_who_ask(client: httpx.Client) -> None:
+    first, second = client.get("/openapi.json"), client.get("/openapi.json")
+    assert first.headers["content-type"] == "application/json"
+    assert first.content == second.content
+    assert b'"openapi":"3.1.0"' in first.content

@@ -78,6 +78,19 @@ def numbers(target: Target) -> int:
     return sent + _post(target, "/v1/enroll", body, 422)
 
 
+@attack("JSON with 250,000 values and 60,000 members that are all wrong")
+def all_wrong(target: Target) -> int:
+    """Each could be a finding of its own; the answers stay short."""
+    numbers = b'{"person_id": "a", "embeddings": [[' + b"null," * 250_000 + b"null]]}"
+    members = b",".join(b'"k%d": 1' % number for number in range(60_000))
+    policy = b'{"name": "a", "policy": {' + members + b"}}"
+    sent = 0
+    for path, body in (("/v1/enroll", numbers), ("/v1/collections", policy)):
+        sent += _post(target, path, body, 422)
+        target.expect(len(target.post(path, body).content) < 8_192, True)
+    return sent + 2
+
+
 @attack("JSON of 60 MB: escapes")
 def escapes(target: Target) -> int:
     """In the place of a photo."""
