@@ -13,6 +13,7 @@ from app.faces.loading import build_pipeline
 from app.faces.pipeline import FacePipeline
 from app.gallery.gallery import Gallery
 from app.gallery.maintenance import MaintenanceThread, Pruning
+from app.gallery.retention import MatchTimes
 from app.imaging import ImageLimits
 from app.index.comparator import COSINE
 from app.index.factory import IndexFactory
@@ -47,6 +48,7 @@ class Services:
     access_keys: AccessKeyStore
     access: AccessRegistry
     usage: UsageStore
+    matches: MatchTimes
     # One collection at a time calibrates in a process: it takes seconds of a core.
     calibrating: Lock = field(default_factory=lambda: new_lock("services.calibrating"))
 
@@ -104,6 +106,8 @@ def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services
     access = AccessRegistry(access_keys, pepper)
     maintenance.add_task(Pruning(store.changes).round)
     maintenance.add_task(access.store_uses)
+    matches = MatchTimes(store.persons)
+    maintenance.add_task(matches.store)
     return Services(
         settings,
         pack,
@@ -116,6 +120,7 @@ def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services
         access_keys,
         access,
         UsageStore(access_database),
+        matches,
     )
 
 

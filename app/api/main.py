@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
@@ -41,6 +41,7 @@ from app.api.middleware import RequestContext
 from app.api.openapi import complete_document
 from app.api.transfers import TransfersByKind
 from app.errors import LikenessError
+from app.gallery.retention import RetentionTask
 from app.importing.jobs import ImportJobs
 from app.services import Services
 from app.telemetry.logs import log
@@ -100,6 +101,8 @@ def create_app(services: Services) -> FastAPI:
     app.state.parsing = parsing
     app.state.stopping = False
     services.maintenance.add_task(imports_of_service.eraser.round)
+    retention = RetentionTask(services.gallery, _noted_by(imports_of_service))
+    services.maintenance.add_task(retention.round)
     for router in OF_PHOTOS:
         app.include_router(router)  # `read_call` checks the query with the other fields
     for router in OF_THE_GALLERY:
@@ -141,6 +144,10 @@ def _probing_monitor(services: Services) -> ProbingMonitor:
             misses=misses, seconds=settings.probing_seconds)  # fmt: skip
 
     return ProbingMonitor(settings.probing_misses, settings.probing_seconds, report, seconds)
+
+
+def _noted_by(imports: ImportJobs) -> Callable[[str, Sequence[str]], object]:
+    return lambda collection, person_ids: imports.eraser.note(collection, *person_ids)
 
 
 def _release(limiter: Limiter) -> None:

@@ -66,6 +66,9 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "keys": LazyCommand(
         "app.cli.keys", "keys_app", "Access keys of the API: create, list, rotate, revoke."
     ),
+    "retention": LazyCommand(
+        "app.cli.retention", "retention", "Show which persons would be erased by age."
+    ),
     "person": LazyCommand("app.cli.person", "person_app", "Everything held about one person."),
     "audit": LazyCommand(
         "app.cli.audit", "audit_app", "The audit log: show, verify, export."

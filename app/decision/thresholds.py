@@ -53,6 +53,15 @@ class CollectionPolicy(BaseModel):
             "never photos or embeddings. Each such call then writes to the database."
         ),
     ] = False
+    retention_days: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=36_500,
+            description="Erase persons this many days after their last enrollment or match, "
+            "whichever is later. Null: never.",
+        ),
+    ] = None
     verify_gate: Annotated[
         QualityGate, Field(description="A probe that fails it is refused. Off by default.")
     ] = OPEN_GATE

@@ -89,6 +89,8 @@ async def identify(
         answer = await services.scheduler.search(
             _search, services, request, record, outcomes, found
         )
+    found_ids = [one.verdict.person.face.person_id for one in answer.faces if one.verdict.person]
+    services.matches.note(record, found_ids)
     if policy_of(record).audit_searches:
         audit = services.gallery.store.audit
         searches = [_audited(one, answer.threshold) for one in answer.faces]

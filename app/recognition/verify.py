@@ -106,6 +106,8 @@ async def verify(
     answer = Verification(
         faces[0], nearest, other, similarity, threshold, reached, doubt, refused=refused
     )
+    if nearest is not None and reached and not refused and doubt is None:
+        services.matches.note(record, [nearest.face.person_id])
     if policy_of(record).audit_searches:
         audit = services.gallery.store.audit
         await services.scheduler.write(

@@ -1,10 +1,21 @@
 """Persons, and the search for them by id and metadata."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import (
+    Connection,
+    Select,
+    bindparam,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from app.errors import PersonExists
 from app.index.port import Ids
@@ -135,6 +146,40 @@ class PersonStore:
         deletion = DeletionCounts(len(people), len(keys), self._database.eraser.erase())
         return deletion, [one for one, person in found.items() if person is None]
 
+    def inactive(self, name: str, before: datetime, limit: int) -> list[str]:
+        """The ids of some persons who were neither enrolled nor matched since `before`."""
+        with self._database.reading() as connection:
+            key = get_collection(connection, name).key
+            query = _inactive(key, before).order_by(persons.c.id).limit(limit)
+            return [row.person_id for row in connection.execute(query)]
+
+    def count_inactive(self, name: str, before: datetime) -> int:
+        """How many persons were neither enrolled nor matched since `before`."""
+        with self._database.reading() as connection:
+            query = _inactive(get_collection(connection, name).key, before).subquery()
+            return int(connection.execute(select(func.count()).select_from(query)).scalar_one())
+
+    def delete_inactive(
+        self, name: str, person_ids: Sequence[str], before: datetime
+    ) -> DeletionCounts:
+        """Delete those of the persons who still were neither enrolled nor matched since
+        `before`."""
+        with self._database.writing() as connection:
+            collection = lock_collection(connection, name)
+            query = _inactive(collection.key, before).where(persons.c.person_id.in_(person_ids))
+            people = {row.id for row in connection.execute(query)}
+            keys = self._delete(connection, collection, people)
+        return DeletionCounts(len(people), len(keys), self._database.eraser.erase())
+
+    def note_matches(self, matched: Collection[tuple[int, str]], day: datetime) -> None:
+        """Keep that persons, by the key of their collection and their id, were matched on a day."""
+        mine = (persons.c.collection == bindparam("of")) & (persons.c.person_id == bindparam("who"))
+        earlier = persons.c.matched_at.is_(None) | (persons.c.matched_at < day)
+        statement = update(persons).where(mine, earlier).values(matched_at=day)
+        with self._database.writing() as connection:
+            rows = [{"of": key, "who": person_id} for key, person_id in sorted(matched)]
+            connection.execute(statement, rows)
+
     def _delete(
         self, connection: Connection, collection: CollectionRecord, people: set[int]
     ) -> list[int]:
@@ -157,6 +202,16 @@ class PersonStore:
         check_filter(metadata)
         with self._database.reading() as connection:
             return find_persons(connection, collection.key, metadata)
+
+
+def _inactive(collection: int, before: datetime) -> Select[Any]:
+    enrolled = exists().where(templates.c.person == persons.c.id, templates.c.created_at >= before)
+    return select(persons.c.id, persons.c.person_id).where(
+        persons.c.collection == collection,
+        persons.c.created_at < before,
+        persons.c.matched_at.is_(None) | (persons.c.matched_at < before),
+        ~enrolled,
+    )
 
 
 def insert_person(

@@ -1,0 +1,116 @@
+"""Erases persons by age, where a collection's policy says so.
+
+The age of a person counts from the last enrollment of a photo or the last match (identified, or
+verified), whichever is later.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from app.errors import CollectionNotFound
+from app.gallery.gallery import Gallery
+from app.locks import new_lock
+from app.store.database import now_utc
+from app.store.records import CollectionRecord
+from app.store.sql.persons import PersonStore
+from app.telemetry.logs import log
+
+CHECK_EVERY = timedelta(hours=1)
+# Persons erased in one round of maintenance, so that other writes have their turns.
+MOST_AT_ONCE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """The persons of a collection that are older than its policy allows."""
+
+    collection: CollectionRecord
+    before: datetime
+
+    @classmethod
+    def of(cls, collection: CollectionRecord, now: datetime) -> "Retention | None":
+        """By the collection's policy; None if it erases nobody by age."""
+        days = collection.policy.get("retention_days")
+        return None if days is None else cls(collection, now - timedelta(days=int(days)))
+
+
+class RetentionTask:
+    """A task of maintenance: looks through the collections every hour, and erases some of the
+    persons that are due in each round."""
+
+    def __init__(
+        self,
+        gallery: Gallery,
+        before_erasing: Callable[[str, Sequence[str]], object],
+        now: Callable[[], datetime] = now_utc,
+    ) -> None:
+        """`before_erasing(collection, person_ids)` is called before persons are deleted."""
+        self._gallery = gallery
+        self._before_erasing = before_erasing
+        self._now = now
+        self._check_at: datetime | None = None
+        self._due: list[str] = []  # collections with persons to erase
+
+    def round(self) -> None:
+        """Erase some persons, if any are due. Raises StoreUnavailable or StoreFull."""
+        now = self._now()
+        if not self._due and (self._check_at is None or now >= self._check_at):
+            self._check_at = now + CHECK_EVERY
+            records = self._gallery.store.collections.every()
+            self._due = [one.name for one in records if Retention.of(one, now)]
+        if self._due and not self._erase_some(self._due[0], now):
+            self._due.pop(0)
+
+    def _erase_some(self, name: str, now: datetime) -> bool:
+        """Erase some persons of a collection. Returns whether there may be more."""
+        persons = self._gallery.store.persons
+        try:
+            found = Retention.of(self._gallery.store.collections.get(name), now)
+            if found is None:
+                return False
+            due = persons.inactive(name, found.before, MOST_AT_ONCE)
+            if not due:
+                return False
+            self._before_erasing(name, due)
+            deletion = persons.delete_inactive(name, due, found.before)
+            self._gallery.follow_deletion(name)
+        except CollectionNotFound:  # deleted meanwhile
+            return False
+        log(logging.INFO, "persons were erased by age", collection=name, persons=deletion.persons)
+        return len(due) == MOST_AT_ONCE
+
+
+class MatchTimes:
+    """When persons were last matched, to the day: noted in memory, stored by maintenance. What is
+    not stored yet is lost if the process is killed."""
+
+    def __init__(self, persons: PersonStore, now: Callable[[], datetime] = now_utc) -> None:
+        self._persons = persons
+        self._now = now
+        self._lock = new_lock("gallery.matches")
+        self._day: datetime | None = None
+        self._stored: set[tuple[int, str]] = set()  # today
+        self._noted: set[tuple[int, str]] = set()
+
+    def note(self, collection: CollectionRecord, person_ids: Iterable[str]) -> None:
+        """Note that persons were matched now, if the collection's policy erases by age."""
+        if collection.policy.get("retention_days") is None:
+            return
+        with self._lock:
+            self._noted |= {(collection.key, one) for one in person_ids} - self._stored
+
+    def store(self) -> None:
+        """Store what was noted. Raises StoreUnavailable or StoreFull; then it stays noted."""
+        day = self._now().replace(hour=0, minute=0, second=0, microsecond=0)
+        with self._lock:
+            if day != self._day:
+                self._day, self._stored = day, set()
+            noted = self._noted - self._stored
+        if not noted:
+            return
+        self._persons.note_matches(noted, day)
+        with self._lock:
+            self._stored |= noted
+            self._noted -= noted
