@@ -31,8 +31,8 @@ import app  # noqa: F401 (switches off ONNX Runtime's reports, so it comes first
 import onnxruntime as ort
 
 from app.faces.align import align_faces
-from app.faces.blob import to_blob
 from app.faces.detect import ARCHITECTURES, Detector, letterbox
+from app.faces.images import to_blob
 from app.imaging import ImageLimits, decode_at_least
 from app.inference.machine import usable_cores
 from app.inference.pack_spec import ModelPack

@@ -22,22 +22,21 @@ from rich.table import Table
 from app.decision.calibration import pack_calibration, pack_orientation
 from app.decision.policy import FaceSelection, select_face
 from app.errors import FaceError
-from app.faces.loading import build_pipeline
-from app.faces.orientation import OrientationLimits
-from app.faces.pipeline import FacePipeline
-from app.faces.rotation import (
+from app.faces.images import (
     ROTATIONS,
     inverse,
     turned_detections,
     turned_image,
 )
+from app.faces.loading import build_pipeline
+from app.faces.orientation import OrientationLimits
+from app.faces.pipeline import FacePipeline
 from app.folders import find_photos
 from app.imaging import ImageLimits, decode_image
-from app.index.port import GallerySize
+from app.index.port import PRECISION, GallerySize
 from app.inference.packs import load_pack
 from app.lab.evaluation.labels import read_faces
 from app.lab.evaluation.metrics import match_faces, recall_by_size
-from app.lab.evaluation.plan import PRECISION
 from app.settings import Device
 from app.types import AnalysedImage, Detections, Face, FloatArray, Image
 

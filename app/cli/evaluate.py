@@ -18,6 +18,7 @@ from app.decision.policy import FaceSelection
 from app.decision.thresholds import CollectionPolicy
 from app.faces.loading import build_pipeline
 from app.imaging import ImageLimits
+from app.index.port import PRECISION
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
 from app.lab.errors import EvaluationError
@@ -33,13 +34,7 @@ from app.lab.evaluation.labels import (
     read_pairs,
     read_people,
 )
-from app.lab.evaluation.plan import (
-    DEFAULT_POLICY,
-    PRECISION,
-    BoxesSource,
-    PairsSource,
-    Plan,
-)
+from app.lab.evaluation.plan import DEFAULT_POLICY, BoxesSource, PairsSource, Plan
 from app.lab.evaluation.protocol import Analyser
 from app.lab.evaluation.run import EvaluationResult, evaluate, photo_reader
 

@@ -12,9 +12,8 @@ import cv2
 import numpy as np
 
 from app.errors import PackError
-from app.faces.blob import to_blob
 from app.faces.decoders import decode_centerface, decode_scrfd, decode_yunet
-from app.faces.rotation import turned_image, turned_size
+from app.faces.images import to_blob, turned_image, turned_size
 from app.inference.pack_spec import DetectorSpec
 from app.inference.session import Network
 from app.types import Detections, FloatArray, Image

@@ -3,7 +3,7 @@
 import numpy as np
 
 from app.errors import PackError
-from app.faces.blob import to_blob
+from app.faces.images import to_blob
 from app.inference.pack_spec import RecogniserSpec
 from app.inference.session import Network
 from app.types import FloatArray, Image

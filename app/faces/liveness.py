@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from app.errors import PackError
-from app.faces.blob import to_blob
+from app.faces.images import to_blob
 from app.inference.pack_spec import LivenessSpec
 from app.inference.session import Network
 from app.types import FloatArray, Image

@@ -14,8 +14,8 @@ from app.faces.align import align_faces
 from app.faces.clock import StageClock
 from app.faces.detect import Detector
 from app.faces.embed import Recogniser
+from app.faces.images import ROTATIONS, inverse, turned_detections, turned_size
 from app.faces.quality import pose_angles
-from app.faces.rotation import ROTATIONS, inverse, turned_detections, turned_size
 from app.types import CooperativeTask, Detections, Image
 
 # So many of a look's largest faces are embedded.

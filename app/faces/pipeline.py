@@ -16,10 +16,10 @@ from app.faces.align import align_faces, enlargement
 from app.faces.clock import StageClock
 from app.faces.detect import Detector
 from app.faces.embed import Recogniser
+from app.faces.images import inverse, turned_detections, turned_image, turned_size
 from app.faces.liveness import LivenessCheck
 from app.faces.orientation import Look, OrientationLimits, OrientationSearch
 from app.faces.quality import NetworkScores, QualityNetwork, assess_faces
-from app.faces.rotation import inverse, turned_detections, turned_image, turned_size
 from app.imaging import ImageLimits, PhotoDecoder
 from app.inference.batching import BatchedModel
 from app.inference.policy import CPU_POLICY, SchedulePolicy

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import PackError
-from app.faces.blob import to_blob
+from app.faces.images import to_blob
 from app.inference.pack_spec import QualitySpec
 from app.inference.session import Network
 from app.types import Detections, FloatArray, Image, Quality

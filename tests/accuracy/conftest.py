@@ -15,12 +15,12 @@ from app.decision.calibration import pack_orientation
 from app.faces.loading import build_pipeline
 from app.faces.pipeline import FacePipeline
 from app.imaging import ImageLimits
+from app.index.port import PRECISION
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
 from app.lab.evaluation.figures import DetectionFigures, PairsFigures
 from app.lab.evaluation.labels import LabelledPairs, read_faces, read_pairs
 from app.lab.evaluation.pairs_and_boxes import detection_figures, verify_pairs
-from app.lab.evaluation.plan import PRECISION
 from app.lab.evaluation.protocol import (
     Analyser,
     EnrolledPhotos,

@@ -10,10 +10,10 @@ from PIL import Image as PillowImage
 from app.faces.clock import StageClock
 from app.faces.detect import Detector
 from app.faces.embed import Recogniser
+from app.faces.images import inverse, turned_detections, turned_image
 from app.faces.loading import build_pipeline
 from app.faces.orientation import OrientationLimits, OrientationSearch
 from app.faces.pipeline import FacePipeline, run_to_completion
-from app.faces.rotation import inverse, turned_detections, turned_image
 from app.imaging import ImageLimits
 from app.inference.pack_spec import ModelPack
 from app.inference.session import OnnxModel

@@ -19,7 +19,7 @@ from app.decision.thresholds import (
 )
 from app.gallery.gallery import Gallery
 from app.index.comparator import COSINE
-from app.index.port import GallerySize
+from app.index.port import PRECISION, GallerySize
 from app.inference.pack_spec import ModelPack
 from app.lab.attestation.cells import Attributes, count_cells
 from app.lab.attestation.collection import MAX_PROBES, measure_collection
@@ -38,7 +38,7 @@ from app.lab.attestation.software import model, software
 from app.lab.attestation.statement import Measured, Provenance, make_statement
 from app.lab.attestation.strata import STRATA, Change
 from app.lab.evaluation.labels import LabelledPeople, LabelNoise
-from app.lab.evaluation.plan import PRECISION, Progress, folder_name
+from app.lab.evaluation.plan import Progress, folder_name
 from app.lab.evaluation.protocol import Analyser, EnrolledPhotos, enrol_photos
 from app.types import JsonObject
 

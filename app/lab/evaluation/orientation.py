@@ -13,8 +13,8 @@ import numpy as np
 from app.decision.orientation import Orientation
 from app.decision.policy import FaceSelection, select_face
 from app.errors import FaceError, ImageError
+from app.faces.images import ROTATIONS, inverse, turned_image
 from app.faces.orientation import OrientationLimits
-from app.faces.rotation import ROTATIONS, inverse, turned_image
 from app.imaging import ImageLimits, decode_image
 from app.inference.pack_spec import ModelPack
 from app.lab.evaluation.protocol import Analyser, EnrolledPhotos, Tick, in_threads

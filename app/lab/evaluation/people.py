@@ -12,6 +12,7 @@ from app.decision.limits import Limits
 from app.decision.orientation import Orientation
 from app.decision.thresholds import ONE_COMPARISON, CollectionPolicy
 from app.errors import NotEnoughData
+from app.index.port import PRECISION
 from app.inference.pack_spec import ModelPack
 from app.lab.evaluation.comparing import compare_all
 from app.lab.evaluation.degrading import embed_degraded, photos_to_degrade
@@ -30,7 +31,7 @@ from app.lab.evaluation.groups import by_group
 from app.lab.evaluation.identification import identify
 from app.lab.evaluation.labels import LabelledPeople, LabelNoise
 from app.lab.evaluation.orientation import TRIED, LabelledFolder, fit_orientation
-from app.lab.evaluation.plan import PRECISION, Bench, Plan, folder_name
+from app.lab.evaluation.plan import Bench, Plan, folder_name
 from app.lab.evaluation.prediction import check_predictions
 from app.lab.evaluation.protocol import (
     EnrolledPhotos,

@@ -19,7 +19,6 @@ from app.lab.evaluation.protocol import (
 )
 from app.types import FloatArray
 
-PRECISION = "float32"
 DEFAULT_POLICY = CollectionPolicy()
 
 Progress = Callable[[str, int], AbstractContextManager[Tick]]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from app.decision.calibration import Calibration, pack_calibration
+from app.index.port import PRECISION
 from app.inference.pack_spec import ModelPack
 from app.lab.evaluation.figures import (
     Evaluation,
@@ -20,7 +21,7 @@ from app.lab.evaluation.pairs_and_boxes import (
     measure_pairs,
 )
 from app.lab.evaluation.people import PeopleFigures, fit_direction, measure_people
-from app.lab.evaluation.plan import PRECISION, Bench, Plan, Progress
+from app.lab.evaluation.plan import Bench, Plan, Progress
 from app.lab.evaluation.protocol import (
     Analyser,
     check_pairs,

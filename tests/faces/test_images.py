@@ -1,9 +1,16 @@
-"""Quarter turns: what is found in an image follows its pixels."""
+"""Quarter turns of an image, and the blob that a network takes."""
 
 import numpy as np
 import pytest
 
-from app.faces.rotation import ROTATIONS, inverse, turned_detections, turned_image, turned_size
+from app.faces.images import (
+    ROTATIONS,
+    inverse,
+    to_blob,
+    turned_detections,
+    turned_image,
+    turned_size,
+)
 from app.types import Detections, Image
 
 HEIGHT, WIDTH = 7, 11
@@ -55,3 +62,16 @@ def test_the_inverse_leads_back(image: Image, found: Detections, rotation: int) 
     back = turned_detections(there, inverse(rotation), *turned.shape[:2])
     assert np.array_equal(back.boxes, found.boxes)
     assert np.array_equal(back.landmarks, found.landmarks)
+
+
+IMAGE = np.array([[[[10, 20, 30]]]], np.uint8)  # one BGR pixel
+
+
+def test_one_mean_and_std_for_all() -> None:
+    assert to_blob(IMAGE, 10.0, 10.0, rgb=False).ravel().tolist() == [0, 1, 2]
+
+
+def test_a_mean_and_std_for_each_channel_in_the_network_s_order() -> None:
+    blob = to_blob(IMAGE, (30.0, 0.0, 0.0), (1.0, 2.0, 5.0), rgb=True)
+    assert blob.ravel().tolist() == [0, 10, 2]
+    assert (blob.shape, blob.dtype) == ((1, 3, 1, 1), np.float32)
