@@ -88,6 +88,9 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._app.state.transfers.end_long_ones()
+        if self.force_exit:
+            # What is cut off was asked to be; uvicorn would log a traceback.
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         await super().shutdown(sockets)
         log(logging.INFO, "stopped", unfinished=len(self.server_state.tasks))
 

@@ -182,6 +182,7 @@ def _local(
 def _remote(remote: RemoteImport, progress: ImportProgress) -> tuple[Work, str]:
     """The same for a running server, whose progress is shown."""
     remote.watch, remote.watch_upload = progress.under_way, progress.upload
+    remote.watch_server = progress.server_away
     return remote.run, remote.ensure_collection()
 
 

@@ -47,6 +47,7 @@ class ImportProgress:
         self._started = time.monotonic()
         self._under_way = 0
         self._upload: tuple[int, int] | None = None
+        self._away = ""
 
     def count(self, _outcome: RowOutcome) -> None:
         """One more row is done; `counts` has it already."""
@@ -59,6 +60,10 @@ class ImportProgress:
     def upload(self, sent: int, size: int) -> None:
         """Set how many bytes of an archive have been sent to a server, of how many."""
         self._upload = (sent, size) if sent < size else None
+
+    def server_away(self, reason: str) -> None:
+        """Set why a server does not answer; empty when it does."""
+        self._away = reason
 
     def show(self) -> None:
         """Show the progress as it is now."""
@@ -87,6 +92,8 @@ class ImportProgress:
             parts.append(f"sending {sent / 1e6:.1f} of {size / 1e6:.1f} MB")
         left = self.seconds_left()
         known = "" if left is None else f", {_duration(left)} left"
+        if self._away:
+            parts.append(self._away)
         if not parts and not self.rows:
             return "looking for photos"
         return f"{', '.join(parts) or 'reading'}, {self.rate():.0f}/s{known}"

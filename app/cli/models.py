@@ -27,9 +27,9 @@ PackArgument = Annotated[str | None, typer.Argument(help="Name or folder; defaul
 def list_packs() -> None:
     """The packs that came with this installation and those that were installed."""
     table = Table()
-    for title in ("pack", "version", "detector", "recogniser", "dimension", "licence", "space"):
+    for title in ("pack", "version", "networks", "licence", "space"):
         # Names and spaces are arguments and fields elsewhere: never cut off.
-        table.add_column(title, no_wrap=title == "space", overflow="fold")
+        table.add_column(title, no_wrap=title in ("version", "space"), overflow="fold")
     settings = read_settings()
     for folder in known_packs(settings.installed_packs):
         # A broken pack must not hide the others.
@@ -41,9 +41,8 @@ def list_packs() -> None:
         table.add_row(
             pack.name,
             pack.version,
-            pack.detector.architecture,
-            pack.recogniser.architecture,
-            str(pack.recogniser.dimension),
+            f"{pack.detector.architecture}, {pack.recogniser.architecture} "
+            f"({pack.recogniser.dimension})",
             " / ".join(dict.fromkeys([pack.detector.licence, pack.recogniser.licence])),
             pack.embedding_space,
         )

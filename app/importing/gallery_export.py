@@ -8,14 +8,20 @@ from typing import Any
 
 import numpy as np
 
+from app.errors import LikenessError
 from app.importing.bundle import line, new_bundle
-from app.importing.source_rows import ImportSourceError
 from app.store.records import CollectionRecord, ExportedTemplate, PersonRecord
 from app.store.store import Store
 
 ROWS_AT_ONCE = 2_048
 
 Progress = Callable[[int], None]
+
+
+class GalleryExportError(LikenessError):
+    """A collection cannot be written; `detail` says why and what to do."""
+
+    code, status, title = "export_error", 422, "The collection cannot be exported"
 
 
 class _ExportedCollection:
@@ -78,13 +84,13 @@ def export(store: Store, record: CollectionRecord, out: Path, progress: Progress
     file `out`; how many templates. The file's suffix says which format: .parquet, .jsonl or .zip
     (the one with crops).
 
-    It appears under its name when it is whole. Raises ImportSourceError.
+    It appears under its name when it is whole. Raises GalleryExportError.
     """
     writers = {".parquet": _parquet, ".jsonl": _jsonl, ".zip": _zip}
     if out.suffix not in writers:
-        raise ImportSourceError(f"{out} should end in {', '.join(writers)}.")
+        raise GalleryExportError(f"{out} does not end in one of {', '.join(writers)}.")
     if out.exists():
-        raise ImportSourceError(f"{out} exists already; name another file.")
+        raise GalleryExportError(f"{out} exists already; name another file.")
     unfinished = out.with_name(f".{out.name}.unfinished")
     source = _ExportedCollection(store, record, progress)
     try:
@@ -93,7 +99,7 @@ def export(store: Store, record: CollectionRecord, out: Path, progress: Progress
         writers[out.suffix](unfinished, source)
         unfinished.replace(out)
     except OSError as error:
-        raise ImportSourceError(f"{out} cannot be written: {error.strerror}.") from error
+        raise GalleryExportError(f"{out} cannot be written: {error.strerror}.") from error
     finally:
         unfinished.unlink(missing_ok=True)
     return source.count
@@ -122,7 +128,7 @@ def _parquet(path: Path, source: _ExportedCollection) -> None:
     try:
         pa, pq = (importlib.import_module(name) for name in ("pyarrow", "pyarrow.parquet"))
     except ModuleNotFoundError as error:
-        raise ImportSourceError(
+        raise GalleryExportError(
             "Parquet needs pyarrow, which is not installed: pip install 'likeness[parquet]'."
         ) from error
     dimension = source.record.dimension

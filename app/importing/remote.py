@@ -84,7 +84,9 @@ class RemoteImport:
         key: str | None = None,
     ) -> None:
         """`max_bytes`: larger photos are not sent; `key` is sent as a bearer token. Raises
-        ImportSourceError if it cannot be one."""
+        ImportSourceError if it cannot be one, or if `url` is no address of a server."""
+        if not re.match(r"https?://[^/]", url):
+            raise ImportSourceError(f"'{url}' is not an address such as http://host:8000 (--url).")
         headers = {"Authorization": f"Bearer {_sendable(key)}"} if key else {}
         self._client = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=TIMEOUT_S)
         self._url = f"/v1/collections/{collection}"
@@ -100,6 +102,8 @@ class RemoteImport:
         self.watch: Callable[[int], None] = lambda _rows: None
         # Called with the bytes sent of an archive, and the bytes it has.
         self.watch_upload: Callable[[int, int], None] = lambda _sent, _size: None
+        # Called with the reason while the server is busy or away, and with "" when it is back.
+        self.watch_server: Callable[[str], None] = lambda _reason: None
         self._done = 0
 
     def ensure_collection(self) -> str:
@@ -256,9 +260,11 @@ class RemoteImport:
                 reason, asked = f"{error}.", ""
             else:
                 if answer.status_code not in BUSY:
+                    self.watch_server("")
                     return answer
                 reason, asked = _detail(answer), answer.headers.get("Retry-After", "")
             if attempt < ATTEMPTS - 1:
+                self.watch_server(f"{self._client.base_url} does not answer yet: {reason}")
                 pause = float(asked) if asked.isdigit() else 0.5 * 2**attempt
                 time.sleep(min(pause, LONGEST_PAUSE_S))
         raise ImportSourceError(

@@ -9,11 +9,10 @@ import pytest
 from app.decision.policy import FaceSelection
 from app.decision.thresholds import CollectionPolicy
 from app.encryption.keys import new_key_line
-from app.importing.gallery_export import export
+from app.importing.gallery_export import GalleryExportError, export
 from app.importing.local import LocalImport
 from app.importing.options import ImportOptions
 from app.importing.outcomes import RowOutcome, RowResult
-from app.importing.source_rows import ImportSourceError
 from app.importing.sources import SourceOptions, rows_of
 from app.recognition.templates import template_from_photo
 from app.services import Services, build_services
@@ -95,13 +94,13 @@ def test_in_another_place_it_is_the_same_gallery(services: Services, tmp_path: P
 def test_what_cannot_be_written(services: Services, tmp_path: Path) -> None:
     record, store = services.gallery.require("default"), services.gallery.store
     for path, message in (
-        (tmp_path / "all.xml", "should end in"),
+        (tmp_path / "all.xml", "does not end in one of"),
         (tmp_path / "absent" / "all.jsonl", "cannot be written"),
     ):
-        with pytest.raises(ImportSourceError, match=message):
+        with pytest.raises(GalleryExportError, match=message):
             export(store, record, path, lambda _: None)
     (tmp_path / "there.jsonl").write_text("mine")
-    with pytest.raises(ImportSourceError, match="exists already"):
+    with pytest.raises(GalleryExportError, match="exists already"):
         export(store, record, tmp_path / "there.jsonl", lambda _: None)
     assert (tmp_path / "there.jsonl").read_text() == "mine"
     assert not list(tmp_path.glob(".*unfinished"))

@@ -289,6 +289,23 @@ def test_a_server_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
         ensure("http://127.0.0.1:9")
 
 
+def test_why_a_server_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.time, "sleep", lambda _seconds: None)
+    remote = RemoteImport("http://127.0.0.1:9", "default", ImportOptions(), 1_000)
+    reasons: list[str] = []
+    remote.watch_server = reasons.append
+    with pytest.raises(ImportSourceError):
+        remote.ensure_collection()
+    assert "http://127.0.0.1:9" in reasons[0]
+    assert "Connection refused" in reasons[0]
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://host", "http://", "/v1"])
+def test_an_address_that_is_none(url: str) -> None:
+    with pytest.raises(ImportSourceError, match="is not an address such as http://host:8000"):
+        RemoteImport(url, "default", ImportOptions(), 1_000)
+
+
 @pytest.mark.parametrize("key", ["lk_secret x", "lk_…secret", "lk_secret\r\nX: y"])
 def test_a_key_that_cannot_be_sent_is_not_shown(key: str) -> None:
     with pytest.raises(ImportSourceError, match="LIKENESS_API_KEY") as refused:
