@@ -23,6 +23,7 @@ from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
 from app.inference.session import OnnxModel
 from app.settings import Device
+from app.store.backends import sqlite
 from app.store.sql import erasing
 from app.types import Image
 from tests.waiting import PATIENCE_S
@@ -36,14 +37,13 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("likeness")
 
-ROOT = Path(__file__).resolve().parent.parent
-# So do HTTP clients, which give up after 5 s unless they are told.
+# So do HTTP clients, which give up after 5 s unless they are told, writers that wait for another
+# process, and deletions, which are answered as pending beside another writer.
 for part in ("connect", "read", "write", "pool"):
     setattr(DEFAULT_TIMEOUT_CONFIG, part, PATIENCE_S)
+sqlite.BUSY_TIMEOUT_S = erasing.DELETION_S = PATIENCE_S
 
-# And deletions, which are answered as pending after 50 ms beside another writer.
-erasing.DELETION_S = PATIENCE_S
-
+ROOT = Path(__file__).resolve().parent.parent
 Encode = Callable[..., bytes]
 SEED = "hypothesis_seed"
 

@@ -20,7 +20,7 @@ MOVED = MovedError.ADVICE
 ERASES = True  # It takes the index by person otherwise, whose pages lie apart: eight times as long.
 BY_TERM = "INDEXED BY sqlite_autoindex_metadata_terms_1"
 
-BUSY_TIMEOUT_S = 15
+BUSY_TIMEOUT_S = 15.0
 RETRY_S = 0.02
 PRAGMAS = (
     "PRAGMA journal_mode=WAL",
