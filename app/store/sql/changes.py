@@ -63,7 +63,7 @@ class ChangeLog:
 
     def templates_after(self, collection: CollectionRecord, key: int, limit: int) -> Templates:
         """The next `limit` templates at most, by rising key: page by page everything, in short
-        transactions. What changes between two pages is in `changes_since`."""
+        transactions. What changes between two pages is in `since`."""
         mine = (templates.c.collection == collection.key) & (templates.c.id > key)
         with self._database.reading() as connection:
             now = get_again(connection, collection)
