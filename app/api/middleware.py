@@ -15,7 +15,6 @@ from app.telemetry.metrics import Metrics
 
 HEADER = "X-Request-ID"
 _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-# Answered at once, whatever else has arrived.
 _HEALTH = ("/livez", "/readyz")
 _QUIET_ROUTES = ("/livez", "/readyz", "/metrics")
 
@@ -30,7 +29,8 @@ class RequestContext:
         self._app = app
         self._root_path = root_path
         self._metrics = metrics
-        self._turns = Turns()
+        # Health does not wait for other requests, but for that of others who ask for it.
+        self._health, self._others = Turns(), Turns()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -53,8 +53,8 @@ class RequestContext:
             await send(message)
 
         try:
-            if scope["path"] not in _HEALTH:
-                await self._turns.take()
+            turns = self._health if scope["path"] in _HEALTH else self._others
+            await turns.take()
             await self._app(scope, receive, send_with_id)
         except Exception as error:
             if started:  # too late for another answer: the server cuts the connection

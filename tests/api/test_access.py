@@ -239,7 +239,9 @@ def test_a_body_that_is_complete_after_the_revocation_is_not_processed(
      ({"expires_at": "9999-12-31T23:59:59-14:00"}, "years"),
      ({"expires_at": "2099-01-01T00:00:00"}, "timezone"),
      ({"scopes": ["admin"], "collections": [OWN]}, "whole service"),
-     ({"scopes": ["metrics"], "collections": [OWN]}, "whole service")],
+     ({"scopes": ["metrics"], "collections": [OWN]}, "whole service"),
+     ({"scopes": ["detect"] * 65}, "at most 64"),
+     ({"collections": [1] * 20_000}, "at most 1000")],
 )  # fmt: skip
 def test_a_key_that_could_do_nothing_is_not_created(
     site: httpx.Client, tokens: dict[str, str], wrong: dict[str, object], why: str

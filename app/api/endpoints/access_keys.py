@@ -26,7 +26,9 @@ NO_STORE = {"Cache-Control": "no-store"}  # the answer holds a token
 KeyName = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="Name of the key's user.")
 ]
-Scopes = Annotated[list[Scope], Field(min_length=1, description="What the key allows.")]
+Scopes = Annotated[
+    list[Scope], Field(min_length=1, max_length=64, description="What the key allows.")
+]
 
 
 def _in_future(value: datetime) -> datetime:
@@ -79,7 +81,9 @@ class NewKeyFields(BaseModel):
     scopes: Scopes
     collections: Annotated[
         list[CollectionName] | None,
-        Field(min_length=1, description="The only collections it is for; null: all."),
+        Field(
+            min_length=1, max_length=1000, description="The only collections it is for; null: all."
+        ),
     ] = None
     expires_at: Annotated[AwareDatetime, AfterValidator(_in_future)] | None = None
     limits: Annotated[

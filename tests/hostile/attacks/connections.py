@@ -82,16 +82,16 @@ def pipelined(target: Target) -> int:
     return 200_000
 
 
-@attack("the API's document, the metrics and its pages, 16 times on 40 connections each")
+@attack("health, metrics, the API's document and its pages, 16 times on 40 connections")
 def documents(target: Target) -> int:
     """Whatever is served without a key, at once."""
-    for path in ("/openapi.json", "/metrics", "/docs", "/nothing"):
+    for path in ("/openapi.json", "/metrics", "/docs", "/nothing", "/livez", "/readyz"):
         with target.connections(40) as connections:
             for connection in connections:
                 with contextlib.suppress(OSError):
                     connection.sendall(target.head("GET", path) * 16)
             time.sleep(4)
-    return 4 * 40 * 16
+    return 6 * 40 * 16
 
 
 @attack("60 clients that ask for full pages and read nothing")
