@@ -309,6 +309,16 @@ def test_compose_passes_every_setting_but_those_of_the_container() -> None:
     assert set(service["environment"]) <= known
 
 
+def test_make_names_a_python_that_is_not_there(tmp_path: Path) -> None:
+    stamp = tmp_path / "venv" / ".stamps" / "venv"
+    done = subprocess.run(
+        ["make", "PYTHON=python3.99", f"VENV={tmp_path}/venv", str(stamp)],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode
+    assert "There is no 'python3.99' here." in done.stderr
+
+
 @pytest.mark.parametrize("breaks", [False, True])
 def test_make_names_what_it_installs_and_sees_a_failure(tmp_path: Path, breaks: bool) -> None:
     pip = tmp_path / "pip"

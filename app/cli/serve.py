@@ -87,7 +87,8 @@ def require_access_keys(services: Services) -> None:
     services.access.refresh()
     if made is not None:  # otherwise another process has created one meanwhile
         log(logging.WARNING, "a first access key was created, which allows everything; read it, "
-            "keep it elsewhere, and delete the file", file=str(file))  # fmt: skip
+            "keep it elsewhere, and delete the file", file=str(file),
+            with_compose=f"docker compose exec likeness cat {file}")  # fmt: skip
 
 
 def serve(
