@@ -15,6 +15,7 @@ from app.index.factory import IndexFactory
 from app.store.backends import create_engine
 from app.store.records import NewTemplate
 from app.store.schema import migrate
+from app.store.sql.embeddings import MOST_SAMPLED
 from app.store.store import Store
 from tests.decision.conftest import people
 from tests.decision.test_calibration import calibration
@@ -146,3 +147,25 @@ def test_nor_one_of_another_space(gallery: Gallery) -> None:
     running = {"embedding_space": "es-other", "precision": "float32"}
     calibrations = Calibrations(gallery.store.calibrations, None, 0.5, **running)
     assert calibrations.chain(gallery.require("default")).calibrations == []
+
+
+def test_a_person_with_very_many_templates_leaves_room_for_others(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of them some are taken, evenly spaced; whoever comes first in the random order."""
+    fill(gallery, 120)
+    heavy = people(1, 403, dimension=DIMENSION, noise=0.3).vectors
+    new = [NewTemplate(vector, f"heavy-{n}") for n, vector in enumerate(heavy)]
+    gallery.enroll("default", "heavy", None, new)
+    record = gallery.require("default")
+    for seed in range(8):
+        found = gallery.store.embeddings.sample(record, 300, np.random.default_rng(seed))
+        _, held = np.unique(found.person_keys, return_counts=True)
+        assert len(held) >= 121
+        assert held.max() <= MOST_SAMPLED
+    mine = found.keys[found.person_keys == found.person_keys[np.argmax(found.keys)]]
+    assert len(mine) > MOST_SAMPLED / 2
+    assert len(set(np.diff(mine).tolist())) == 1
+    monkeypatch.setattr("app.decision.collection_calibration.MAX_TEMPLATES", 300)
+    made = calibrate_collection(gallery, "default", np.random.default_rng(0)).calibration
+    assert made.source.persons == 121

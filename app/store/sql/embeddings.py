@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 
 from app.index.port import Templates
 from app.store.database import Database
@@ -19,6 +19,8 @@ from app.store.sql.lookups import (
 )
 from app.store.sql.tables import crops, persons, templates
 from app.types import FloatArray
+
+MOST_SAMPLED = 20  # templates of one person, by `sample`: people say more than their templates
 
 
 class EmbeddingStore:
@@ -49,20 +51,21 @@ class EmbeddingStore:
     def sample(
         self, collection: CollectionRecord, limit: int, generator: np.random.Generator
     ) -> Templates:
-        """The templates of people drawn at random, about `limit` of them at most."""
+        """Templates of people drawn at random, `limit` of them at most, and of each person
+        MOST_SAMPLED at most, evenly spaced: no person takes the place of all others."""
         counts = select(templates.c.person, func.count().label("held")).group_by(templates.c.person)
         with self._database.reading() as connection:
             rows = connection.execute(
                 counts.where(templates.c.collection == collection.key).order_by(templates.c.person)
             ).all()
             order = generator.permutation(len(rows))
-            held = np.cumsum([rows[i].held for i in order])
+            held = np.cumsum([min(rows[i].held, MOST_SAMPLED) for i in order])
             chosen = [rows[i].person for i in order[: int(np.searchsorted(held, limit) + 1)]]
             parts = [
                 load_templates(
                     connection,
                     collection,
-                    templates.c.person.in_(chosen[start : start + MAX_KEYS]),
+                    templates.c.id.in_(_evenly_spaced(chosen[start : start + MAX_KEYS])),
                     self._database.codec,
                 )
                 for start in range(0, max(len(chosen), 1), MAX_KEYS)
@@ -112,3 +115,16 @@ class EmbeddingStore:
                     )
                 )  # fmt: skip
             return found
+
+
+def _evenly_spaced(person_keys: list[int]) -> Select[tuple[int]]:
+    """The keys of the templates of some persons, of each MOST_SAMPLED at most."""
+    place = func.row_number().over(partition_by=templates.c.person, order_by=templates.c.id) - 1
+    held = func.count().over(partition_by=templates.c.person)
+    numbered = (
+        select(templates.c.id, place.label("place"), held.label("held"))
+        .where(templates.c.person.in_(person_keys))
+        .subquery()
+    )
+    step = (numbered.c.held + (MOST_SAMPLED - 1)) // MOST_SAMPLED
+    return select(numbered.c.id).where(numbered.c.place % step == 0)
