@@ -11,6 +11,7 @@ from app.decision.rates import Rate
 from app.decision.thresholds import ThresholdDecision, ThresholdRequest, ThresholdSource
 from app.decision.verdicts import Doubt
 from app.gallery.candidates import Candidate
+from app.index.person_scores import PersonScore
 from app.index.port import GallerySize
 
 Threshold = Annotated[
@@ -149,6 +150,15 @@ class Decided(BaseModel):
         ),
         Example(0.0),
     ] = 0.0
+    score: Annotated[
+        PersonScore,
+        Field(
+            description="The similarity of a person with several faces, as the collection's policy "
+            "has it: that of the `best`, of their `centroid`, or the mean of both (`fused`). "
+            "`best` although the policy has another one: no calibration was made for that."
+        ),
+        Example("best"),
+    ] = PersonScore.BEST
     threshold_source: Annotated[
         ThresholdSource,
         Field(
@@ -178,6 +188,7 @@ class Decided(BaseModel):
         calibration = decision.calibration
         return {
             "threshold": decision.threshold,
+            "score": decision.score,
             "lift": round(decision.lift, 6),
             "threshold_source": decision.source,
             "target": decision.target,

@@ -200,11 +200,16 @@ def _facts(services: Services) -> list[tuple[str, str]]:
 
 
 def _advice(services: Services, counts: GallerySize) -> list[tuple[str, str]]:
-    """A calibration counted on other people's faces is a second best."""
+    """A calibration counted on other people's faces is a second best, and so is one of an earlier
+    version, which measured how much several templates of a person add by their number."""
     record = services.gallery.require(DEFAULT_COLLECTION)
-    if counts.persons < MIN_PERSONS or services.calibrations.own(record) is not None:
+    own = services.calibrations.own(record)
+    if counts.persons < MIN_PERSONS or (own is not None and own.score_exponents is not None):
         return []
-    return [("advice", f"likeness calibrate {DEFAULT_COLLECTION}, on its own faces")]
+    reason = "on its own faces"
+    if own is not None:
+        reason = f"again: its calibration of {own.created_at:%Y-%m-%d} is of an earlier version"
+    return [("advice", f"likeness calibrate {DEFAULT_COLLECTION}, {reason}")]
 
 
 def _installation_alone(settings: Settings) -> list[tuple[str, str]]:

@@ -23,6 +23,7 @@ from app.decision.rates import Floats, Rate
 from app.errors import CalibrationMismatch, PackError, RateOutOfReach
 from app.faces.orientation import OrientationLimits
 from app.index.comparator import COSINE, Comparator
+from app.index.person_scores import PersonScore
 from app.index.port import GallerySize
 from app.inference.pack_spec import ModelPack
 
@@ -30,7 +31,7 @@ CALIBRATION_FILE = "calibration.json"
 # Targets whose operating points describe a calibration to people.
 SHOWN_FMR = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 SHOWN_FPIR = (0.1, 0.03, 0.01, 0.003, 0.001)
-_OPTIONAL_SECTIONS = ("domain", "orientation")
+_OPTIONAL_SECTIONS = ("domain", "orientation", "score_exponents")
 
 
 class _CalibrationPart(BaseModel):
@@ -93,6 +94,13 @@ class NonMatedCurve(Curve):
     measured: Annotated[int, Field(ge=2)]
 
 
+class ScoreExponents(_CalibrationPart):
+    """The exponents of the scores of several templates other than the best one's."""
+
+    centroid: Annotated[float, Field(ge=0, le=1)]
+    fused: Annotated[float, Field(ge=0, le=1)]
+
+
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
     """The threshold for a target rate and the mates it misses (None: none were counted)."""
@@ -113,8 +121,11 @@ class Calibration(_CalibrationPart):
     fmr: NonMatedCurve
     fnmr: Curve | None
     # A person with n different templates (app.index.effective) is as easily mistaken as
-    # n ** template_exponent persons with one.
+    # n ** template_exponent persons with one, by the best template.
     template_exponent: Annotated[float, Field(ge=0, le=1)]
+    # The same by the other scores (app.index.person_scores). With one template all scores are the
+    # same, so they have the curves in common. None: it says nothing of other scores.
+    score_exponents: ScoreExponents | None = None
     # None: its similarities are cosines, and no threshold follows a gallery's likeness.
     domain: Domain | None = None
     # None: no photo is looked at turned.
@@ -225,12 +236,20 @@ class Calibration(_CalibrationPart):
 
     def comparisons(self, size: GallerySize) -> float:
         """How many independent comparisons a search of such a gallery amounts to: those of each
-        person, added up; one where there is nobody."""
-        return sum(people * self.chances(n) for n, people in size.effective) or 1.0
+        person, added up; one where there is nobody. Only for a score that it `knows`."""
+        exponent = self.exponent_of(size.score)
+        return sum(people * max(n, 1.0) ** exponent for n, people in size.effective) or 1.0
 
-    def chances(self, effective: float) -> float:
-        """How many independent comparisons n different templates of a person amount to."""
-        return float(max(effective, 1.0) ** self.template_exponent)
+    def knows(self, score: PersonScore) -> bool:
+        """Whether it was made for that score of several templates too."""
+        return score is PersonScore.BEST or self.score_exponents is not None
+
+    def exponent_of(self, score: PersonScore) -> float:
+        """By which power of the effective number of templates a person's false match rate grows."""
+        if score is PersonScore.BEST:
+            return self.template_exponent
+        assert self.score_exponents is not None, "the score is known"
+        return float(getattr(self.score_exponents, score.value))
 
     def match_rates(self, comparisons: Floats, rates: Sequence[float] | None = None) -> Floats:
         """The chance of a false match at each row of the curve (T,) in each number of independent

@@ -7,7 +7,8 @@ from pydantic import ValidationError
 from app.decision.calibration import Calibration
 from app.decision.domain import Domain, SharedDirection
 from app.decision.thresholds import CalibrationChain, CollectionPolicy
-from app.errors import CalibrationMismatch
+from app.errors import CalibrationMismatch, NotCalibrated
+from app.index.person_scores import PersonScore
 from app.locks import new_lock
 from app.store.records import CollectionRecord
 from app.store.sql.calibrations import CalibrationStore
@@ -48,10 +49,28 @@ class Calibrations:
         """The direction by which similarities are compared here, which is the pack's."""
         return None if self.domain is None else self.domain.shared
 
-    def chain(self, record: CollectionRecord) -> CalibrationChain:
-        """The collection's own calibration first, then the pack's."""
-        found = (self.own(record), self.pack)
-        return CalibrationChain([one for one in found if one is not None], self._constant)
+    def chain(self, record: CollectionRecord, score: PersonScore | None = None) -> CalibrationChain:
+        """The collection's own calibration first, then the pack's, for its policy's score or for
+        another one."""
+        policy = policy_of(record)
+        if score is not None:
+            policy = policy.model_copy(update={"score": score})
+        found = [one for one in (self.own(record), self.pack) if one is not None]
+        return CalibrationChain.of(found, self._constant, policy)
+
+    def check_score(self, policy: CollectionPolicy, record: CollectionRecord | None) -> None:
+        """Raise NotCalibrated unless the score that a policy names can be used in a collection, or
+        in a new one (None)."""
+        own = None if record is None else self.own(record)
+        found = [one for one in (own, self.pack) if one is not None]
+        if CalibrationChain.of(found, self._constant, policy).score is not policy.score and (
+            "score" in policy.model_fields_set
+        ):
+            raise NotCalibrated(
+                f"score={policy.score.value} needs a calibration that was made for it, and neither "
+                "the collection nor the model pack has one. Calibrate the collection (POST "
+                "…/calibrate, at least 100 people), set a fixed threshold, or use score=best."
+            )
 
     def own(self, record: CollectionRecord) -> Calibration | None:
         """The calibration the collection made of itself, if it is in use and fits.

@@ -7,8 +7,15 @@ from datetime import UTC, datetime
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from app.decision.calibration import Calibration, CalibrationFaces, Curve, NonMatedCurve
+from app.decision.calibration import (
+    Calibration,
+    CalibrationFaces,
+    Curve,
+    NonMatedCurve,
+    ScoreExponents,
+)
 from app.decision.comparisons import (
     RATES_PER_DECADE,
     ErrorCurve,
@@ -24,6 +31,7 @@ from app.decision.rates import Floats
 from app.decision.tail import T_QUANTILE, fit_tail, log_rate_stderr
 from app.errors import NotEnoughData
 from app.index.effective import effective_numbers
+from app.index.person_scores import PersonScore
 
 # 4,950 pairs of people: an FMR of 1e-3 still rests on five of them.
 MIN_PERSONS = 100
@@ -65,6 +73,7 @@ def calibrate(
     tail_pairs = int(min(TAIL_PAIRS, TAIL_SHARE * pairs))
     non_mated = compare_non_mated(data, tail_pairs, faces.left_out, doubtful)
     mated = compare_mated(data, np.arange(-0.2, 1.0, MATED_STEP))
+    exponents = template_exponents(data, faces.left_out)
     return Calibration(
         embedding_space=embedding_space,
         precision=precision,
@@ -81,7 +90,10 @@ def calibrate(
         ),
         fmr=_with_tail(non_mated, data.person_count),
         fnmr=_curve(mated[0]) if mated else None,
-        template_exponent=template_exponent(data, faces.left_out),
+        template_exponent=exponents[PersonScore.BEST],
+        score_exponents=ScoreExponents(
+            centroid=exponents[PersonScore.CENTROID], fused=exponents[PersonScore.FUSED]
+        ),
         domain=None if faces.shared is None else Domain.of(faces.shared, data, faces.limits),
     )
 
@@ -131,11 +143,11 @@ def _extrapolate(counted: NonMated, people: int) -> ErrorCurve | None:
     return ErrorCurve(similarities, rates, low, np.minimum(high, end.high[-1]))
 
 
-def template_exponent(
+def template_exponents(
     data: LabelledEmbeddings, left_out: frozenset[PersonPair] = frozenset()
-) -> float:
+) -> dict[PersonScore, float]:
     """By which power of the effective number of templates a person's false match rate grows, 0 to
-    1.
+    1, by each score.
 
     Measured with two templates of each person who has them, against one face of everyone else, at
     the lowest FMR that EXPONENT_MATCHES comparisons reach within EXPONENT_FMR; 1 (as if all were
@@ -144,22 +156,36 @@ def template_exponent(
     starts = np.searchsorted(data.persons, np.arange(data.person_count))
     several = np.flatnonzero(data.counts > 1)
     if len(several) < MIN_PERSONS:
-        return 1.0
+        return dict.fromkeys(PersonScore, 1.0)
     first, second = (data.similarities(starts, starts[several] + i) for i in (0, 1))
-    others = np.arange(data.person_count)[:, np.newaxis] != several[np.newaxis]
+    others = _others(several, data.person_count, left_out)
+    one = np.concatenate([first[others], second[others]])
+    threshold = np.quantile(one, 1 - np.clip(EXPONENT_MATCHES / len(one), *EXPONENT_FMR))
+    pairs = data.vectors[starts[several][:, np.newaxis] + np.arange(2)]
+    different = float(np.log(effective_numbers(pairs, 2).mean()))
+    # Copies of one photo tell nothing of how the rate grows.
+    if different < 0.01:
+        return dict.fromkeys(PersonScore, 1.0)
+    length = np.linalg.norm(pairs.sum(axis=1), axis=1)
+    found = {}
+    for score in PersonScore:
+        both = score.of(np.maximum(first, second), first + second, np.array(2), length)
+        growth = np.log(np.mean(both[others] >= threshold) / np.mean(one >= threshold))
+        found[score] = float(np.clip(growth / different, 0.0, 1.0).round(3))
+    return found
+
+
+def _others(
+    several: NDArray[np.intp], people: int, left_out: frozenset[PersonPair]
+) -> NDArray[np.bool_]:
+    """Whether each person (rows) is another one than each of some (columns), and not left out."""
+    others = np.arange(people)[:, np.newaxis] != several[np.newaxis]
     place = {int(person): column for column, person in enumerate(several)}
     for a, b in left_out:
         for probe, person in ((a, b), (b, a)):
             if person in place:
                 others[probe, place[person]] = False
-    one = np.concatenate([first[others], second[others]])
-    threshold = np.quantile(one, 1 - np.clip(EXPONENT_MATCHES / len(one), *EXPONENT_FMR))
-    both = float(np.mean(np.maximum(first, second)[others] >= threshold))
-    growth = np.log(both / float(np.mean(one >= threshold)))
-    pairs = data.vectors[starts[several][:, np.newaxis] + np.arange(2)]
-    different = float(np.log(effective_numbers(pairs, 2).mean()))
-    # Copies of one photo tell nothing of how the rate grows.
-    return 1.0 if different < 0.01 else float(np.clip(growth / different, 0.0, 1.0).round(3))
+    return np.asarray(others)
 
 
 def _columns(curve: ErrorCurve) -> tuple[Floats, Floats, Floats, Floats]:

@@ -23,6 +23,7 @@ from app.decision.thresholds import (
     identification_threshold,
 )
 from app.gallery.gallery import Gallery
+from app.index.person_scores import PersonScore
 from app.index.port import GallerySize
 from app.store.records import FaceRecord
 from app.types import Quality
@@ -51,7 +52,8 @@ def find_gallery_issues(
     """
     record = gallery.require(name)
     size = gallery.size(name)
-    policy, chain = policy_of(record), calibrations.chain(record)
+    # Single templates are compared here, whatever the score of a person is.
+    policy, chain = policy_of(record), calibrations.chain(record, PersonScore.BEST)
     rule = identification_threshold(
         ThresholdRequest(), policy, chain, size, likeness=gallery.likeness(name)
     )

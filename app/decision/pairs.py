@@ -16,6 +16,7 @@ from app.decision.verdicts import Doubt, Verdict
 from app.errors import PersonNotFound
 from app.gallery.candidates import Candidate
 from app.gallery.gallery import Gallery
+from app.index.person_scores import PersonScore
 from app.store.records import CollectionRecord
 from app.store.sql.pairs import PairStore
 from app.types import FloatArray
@@ -111,11 +112,13 @@ def all_declared(pairs: PairStore, name: str) -> dict[int, set[int]]:
 
 @dataclass(frozen=True, slots=True)
 class PairRules:
-    """Applies the declared pairs of one collection, at the calibration of one call."""
+    """Applies the declared pairs of one collection, at the calibration and the score of a person's
+    templates of one call."""
 
     gallery: Gallery
     record: CollectionRecord
     calibration: Calibration | None
+    score: PersonScore = PersonScore.BEST
 
     def applied(self, verdicts: Sequence[Verdict], probes: Iterable[FloatArray]) -> list[Verdict]:
         """The verdicts, of which some are ambiguous now; `probes` (d,) in their order."""
@@ -166,7 +169,7 @@ class PairRules:
         """None for a person without templates, or one who was deleted meanwhile."""
         name = self.record.name
         try:
-            found = self.gallery.compare(name, other, probe)
+            found = self.gallery.compare(name, other, probe, self.score)
             if found is None:
                 return None
             alike = likeness_of(self.gallery, name, person.face.person_id, other)

@@ -10,8 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.decision.calibration import Calibration
 from app.decision.gates import MILD_GATE, OPEN_GATE, QualityGate
 from app.errors import NotCalibrated, RateOutOfReach
+from app.index.person_scores import PersonScore
 from app.index.port import GallerySize
 
+# Where a policy names none (docs/adr/0025-person-scores.md).
+DEFAULT_SCORE = PersonScore.BEST
 ONE_COMPARISON = GallerySize(persons=1, templates=1)
 
 ErrorRate = Annotated[float, Field(gt=0, le=0.5, allow_inf_nan=False)]
@@ -36,6 +39,14 @@ class CollectionPolicy(BaseModel):
         float | None,
         Field(ge=-1, le=1, description="A fixed similarity instead; it follows no gallery size."),
     ] = None
+    score: Annotated[
+        PersonScore,
+        Field(
+            description="The similarity of a person with several faces: that of the `best`, that "
+            "of their `centroid`, or the mean of both (`fused`). The last two need a calibration "
+            "that was made for them, or a fixed threshold."
+        ),
+    ] = DEFAULT_SCORE
     identify_gate: Annotated[
         QualityGate, Field(description="Probes that fail it are rejected. Off by default.")
     ] = OPEN_GATE
@@ -92,10 +103,29 @@ class ThresholdRequest:
 @dataclass(frozen=True, slots=True)
 class CalibrationChain:
     """The calibrations that a decision can be based on, in order of preference (the collection's
-    own, then the pack's) and the constant for when there is none."""
+    own, then the pack's), the constant for when there is none, and the score of a person's
+    templates, which each of them knows."""
 
     calibrations: Sequence[Calibration]
     constant: float
+    score: PersonScore = PersonScore.BEST
+
+    @classmethod
+    def of(
+        cls, found: Sequence[Calibration], constant: float, policy: "CollectionPolicy"
+    ) -> "CalibrationChain":
+        """For the score of a policy.
+
+        A score that the policy names itself is used where one of the calibrations knows it, or
+        where a fixed threshold needs none; the default, where the preferred one does. Otherwise, as
+        after a change of the model pack, the best template decides.
+        """
+        able = [one for one in found if one.knows(policy.score)]
+        if "score" in policy.model_fields_set:
+            usable = bool(able) or policy.threshold is not None
+        else:
+            usable = bool(found) and found[0].knows(policy.score)
+        return cls(able, constant, policy.score) if usable else cls(found, constant)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +133,8 @@ class ThresholdDecision:
     """The threshold of a call, where it comes from, and what backs it.
 
     `target` is the rate it was chosen for, None for a fixed threshold. `calibration` also backs
-    the error rates that an answer states. `shift`: by how much the similarities of the gallery's
+    the error rates that an answer states. `score`: how a person with several templates is
+    compared. `shift`: by how much the similarities of the gallery's
     people exceed those of the calibration's; a threshold chosen for a target includes it.
     """
 
@@ -112,6 +143,7 @@ class ThresholdDecision:
     target: float | None
     calibration: Calibration | None
     shift: float = 0.0
+    score: PersonScore = PersonScore.BEST
 
     @property
     def lift(self) -> float:
@@ -148,13 +180,14 @@ def identification_threshold(
     *,
     likeness: float | None = None,
 ) -> ThresholdDecision:
-    """The rule for searching a gallery of that size and likeness. Raises RateOutOfReach or
-    NotCalibrated."""
+    """The rule for searching a gallery of that size and likeness by the chain's score. Raises
+    RateOutOfReach or NotCalibrated."""
+    size = gallery.scored_by(chain.score)
     if request.target_fmr is not None:
         rule = _requested_threshold(request.target_fmr, "target_fmr", ONE_COMPARISON, chain)
     else:
-        rule = _policy_threshold(request, policy, chain, gallery, Default("target_fpir", gallery))
-    return rule.lifted(likeness, gallery)
+        rule = _policy_threshold(request, policy, chain, size, Default("target_fpir", size))
+    return replace(rule.lifted(likeness, size), score=chain.score)
 
 
 def verification_threshold(
@@ -166,20 +199,21 @@ def verification_threshold(
     *,
     likeness: float | None = None,
 ) -> ThresholdDecision:
-    """The rule for comparing with one claimed person, whose templates each give an impostor a
-    chance. With `target_fpir` the threshold is the one identification would use in a gallery of
-    that size and likeness.
+    """The rule for comparing by the chain's score with one claimed person, whose templates each
+    give an impostor a chance. With `target_fpir` the threshold is the one identification would use
+    in a gallery of that size and likeness.
 
     Raises RateOutOfReach or NotCalibrated.
     """
+    claimed, size = (one.scored_by(chain.score) for one in (claimed_person_size, gallery))
     if request.target_fmr is not None:
-        return _requested_threshold(request.target_fmr, "target_fmr", claimed_person_size, chain)
-    if request.target_fpir is not None:
-        asked = _requested_threshold(request.target_fpir, "target_fpir", gallery, chain)
-        return asked.lifted(likeness, gallery)
-    return _policy_threshold(
-        request, policy, chain, gallery, Default("target_fmr", claimed_person_size)
-    )
+        rule = _requested_threshold(request.target_fmr, "target_fmr", claimed, chain)
+    elif request.target_fpir is not None:
+        rule = _requested_threshold(request.target_fpir, "target_fpir", size, chain)
+        rule = rule.lifted(likeness, size)
+    else:
+        rule = _policy_threshold(request, policy, chain, size, Default("target_fmr", claimed))
+    return replace(rule, score=chain.score)
 
 
 def _policy_threshold(

@@ -9,7 +9,7 @@ from app.store.records import FaceRecord
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One person who may be the probe: the nearest stored face and how near it is.
+    """One person who may be the probe: the nearest stored face and the person's score.
 
     `margin` is the lead over the next person's similarity; None for the last of the gallery.
     """
@@ -21,8 +21,8 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A probe against one claimed person: the nearest stored face, how much was compared, and how
-    degraded that face looks (None where the comparator does not tell)."""
+    """A probe against one claimed person: the nearest stored face, the person's score, how much was
+    compared, and how degraded that face looks (None where the comparator does not tell)."""
 
     face: FaceRecord
     similarity: float

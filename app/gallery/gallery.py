@@ -17,6 +17,7 @@ from app.gallery.indexes import Indexes
 from app.gallery.replicas import OpenIndexes
 from app.index.comparator import COSINE, Comparator
 from app.index.effective import Floats, effective_templates
+from app.index.person_scores import PersonScore
 from app.index.port import (
     GallerySize,
     Ids,
@@ -142,14 +143,16 @@ class Gallery:
         probes: FloatArray,
         top_k: int,
         metadata_filter: JsonObject | None = None,
+        score: PersonScore = PersonScore.BEST,
     ) -> SearchResult:
-        """The `top_k` nearest persons for each of (n, d) unit vectors, best first, exactly."""
+        """The `top_k` nearest persons by a `score` for each of (n, d) unit vectors, best first,
+        exactly."""
         record = self.require(collection)
         with self._indexes.current(record) as index:
             allowed = self.store.persons.keys(record, metadata_filter) if metadata_filter else None
-            rows = index.search_persons(probes, top_k + 1, allowed, self.comparator)
+            rows = index.search_persons(probes, top_k + 1, allowed, self.comparator, score)
             faces = self.store.templates.by_key([hit.template_key for row in rows for hit in row])
-            searched = index.extent(allowed)
+            searched = index.extent(allowed).scored_by(score)
             likeness = self._likeness(index, allowed)
         candidates = [candidates_of(row, faces, top_k) for row in rows]
         return SearchResult(candidates, searched, likeness)
@@ -176,19 +179,26 @@ class Gallery:
         with self._indexes.current(self.require(collection)) as index:
             return index.effective(person_keys)
 
-    def compare(self, collection: str, person_id: str, probe: FloatArray) -> Comparison | None:
-        """The nearest of a person's own templates; None if they have none."""
+    def compare(
+        self,
+        collection: str,
+        person_id: str,
+        probe: FloatArray,
+        score: PersonScore = PersonScore.BEST,
+    ) -> Comparison | None:
+        """A probe and a person, by a `score`: the nearest of the person's templates, and the
+        similarity. None if they have none."""
         self.require(collection)
         faces, vectors = self.store.embeddings.of_person(collection, person_id)
         self.require(collection)  # it may have changed its space in between
         if not faces:
             return None
         scores = self.comparator.scores(probe[np.newaxis], vectors)[0]
-        similarities = np.clip(scores, -1.0, 1.0)
-        best = int(np.argmax(similarities))
-        compared = GallerySize.of_person(len(faces), effective_templates(vectors))
+        best = int(np.argmax(scores))
+        similarity = float(np.clip(_combined(score, scores, vectors), -1.0, 1.0))
+        compared = GallerySize.of_person(len(faces), effective_templates(vectors), score)
         lean = self.comparator.lean(vectors[best])
-        return Comparison(faces[best], float(similarities[best]), compared, lean)
+        return Comparison(faces[best], similarity, compared, lean)
 
     def degradations(self, collection: str, keys: Sequence[int]) -> dict[int, float]:
         """How degraded stored faces look, by template key; without those deleted since, and empty
@@ -346,3 +356,10 @@ class Gallery:
         self._indexes.close()
         self._engine.close()
         self.store.close()
+
+
+def _combined(score: PersonScore, scores: FloatArray, vectors: FloatArray) -> float:
+    """The score of one person, of whose templates (n, d) these are the scores (n,)."""
+    length = np.linalg.norm(vectors.sum(axis=0, dtype=np.float64))
+    best, total = scores.max(keepdims=True), scores.sum(keepdims=True, dtype=np.float64)
+    return float(score.of(best.astype(np.float64), total, np.array([len(scores)]), length)[0])

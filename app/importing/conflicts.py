@@ -12,6 +12,7 @@ from app.importing.options import ImportOptions, OnConflict
 from app.importing.outcomes import RowOutcome, RowResult
 from app.importing.source_rows import Row
 from app.index.comparator import Comparator
+from app.index.person_scores import PersonScore
 from app.services import Services
 from app.store.records import CollectionRecord, NewTemplate
 from app.types import FloatArray
@@ -45,6 +46,8 @@ class ConflictChecker:
         self._record = record
         self._options = options
         self._policy = policy_of(record)
+        # Single faces are compared here, whatever the score of a person is.
+        self._chain = services.calibrations.chain(record, PersonScore.BEST)
 
     def concerns(self, row: Row) -> bool:
         """Whether a face of that row is checked at all."""
@@ -99,9 +102,8 @@ class ConflictChecker:
         first = max(nearest, key=lambda person_id: nearest[person_id], default=row.person_id)
         if first == row.person_id or self._options.on_conflict is OnConflict.OFF:
             return one
-        chain = self._services.calibrations.chain(self._record)
         rule = identification_threshold(
-            ThresholdRequest(), self._policy, chain, before.size, likeness=before.likeness
+            ThresholdRequest(), self._policy, self._chain, before.size, likeness=before.likeness
         )
         if nearest[first] < rule.threshold:
             return one

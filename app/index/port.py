@@ -7,7 +7,7 @@ tests/index/test_congruence.py compares every engine with it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from app.index.comparator import COSINE, Comparator
 from app.index.effective import Floats
+from app.index.person_scores import PersonScore
 from app.types import FloatArray
 
 Ids = NDArray[np.int64]
@@ -27,16 +28,24 @@ class GallerySize:
 
     `spread`: effective numbers of templates (`app.index.effective`), and how many people have
     each; where it is empty, everybody has an equal share of the templates, all different.
+    `score`: what the templates of a person make together; it says how much each of them adds.
     """
 
     persons: int
     templates: int
     spread: tuple[tuple[float, int], ...] = ()
+    score: PersonScore = PersonScore.BEST
 
     @classmethod
-    def of_person(cls, templates: int, effective: float) -> "GallerySize":
+    def of_person(
+        cls, templates: int, effective: float, score: PersonScore = PersonScore.BEST
+    ) -> "GallerySize":
         """One person with these templates."""
-        return cls(1, templates, ((effective, 1),))
+        return cls(1, templates, ((effective, 1),), score)
+
+    def scored_by(self, score: PersonScore) -> "GallerySize":
+        """The same gallery with another score of its persons."""
+        return replace(self, score=score)
 
     @property
     def effective(self) -> tuple[tuple[float, int], ...]:
@@ -50,7 +59,12 @@ class GallerySize:
         a person's only template: it can hardly add more."""
         spread = dict(self.effective)
         spread[1.0] = spread.get(1.0, 0) + 1
-        return GallerySize(self.persons + person, self.templates + 1, tuple(spread.items()))
+        return replace(
+            self,
+            persons=self.persons + person,
+            templates=self.templates + 1,
+            spread=tuple(spread.items()),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +78,7 @@ class Templates:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """The best template of one person for one probe; `similarity` is their comparison score."""
+    """The best template of one person for one probe; `similarity` is the person's score."""
 
     person_key: int
     template_key: int
@@ -161,11 +175,13 @@ class PersonSearch(Protocol):
         top_k: int,
         allowed_persons: Ids | None = None,
         comparator: Comparator = COSINE,
+        score: PersonScore = PersonScore.BEST,
     ) -> list[list[Hit]]:
         """The `top_k` most similar persons for each of (n, d) unit vectors, best first.
 
-        A person counts once, with the best template; equal scores are in the order of the
-        templates' keys. With `allowed_persons`, keys that rise, only these are searched.
+        A person counts once, with the best template and the `score` of all templates; equal scores
+        are in the order of the templates' keys. With `allowed_persons`, keys that rise, only these
+        are searched.
         """
         ...
 

@@ -121,8 +121,10 @@ def _search(
     # To give the n faces of a photo n different people, each needs to know its n nearest.
     rivals = max(len(one.faces) for one in outcomes if isinstance(one, AnalysedImage))
     wanted = max(request.top_k, rivals) if request.one_person_once else request.top_k
-    result = services.gallery.identify(request.collection, probes, wanted, request.filter)
     chain = services.calibrations.chain(record)
+    result = services.gallery.identify(
+        request.collection, probes, wanted, request.filter, chain.score
+    )
     threshold = identification_threshold(
         request.threshold, policy, chain, result.searched, likeness=result.likeness
     )
@@ -130,7 +132,8 @@ def _search(
     refusals = Refusals.of(services.gallery, request.collection, threshold)
     if refusals is not None:
         verdicts = refusals.applied(verdicts, [face for _, _, face in found])
-    verdicts = PairRules(services.gallery, record, threshold.calibration).applied(verdicts, probes)
+    rules = PairRules(services.gallery, record, threshold.calibration, threshold.score)
+    verdicts = rules.applied(verdicts, probes)
     faces = [
         IdentifiedFace(index, image, face, verdict, row[: request.top_k])
         for (index, image, face), row, verdict in zip(found, result.rows, verdicts, strict=True)

@@ -10,6 +10,8 @@ from app.decision.policy import FaceSelection, is_match, usable_face
 from app.decision.refusals import Refusals
 from app.decision.thresholds import (
     ONE_COMPARISON,
+    CalibrationChain,
+    CollectionPolicy,
     ThresholdDecision,
     ThresholdRequest,
     verification_threshold,
@@ -17,6 +19,7 @@ from app.decision.thresholds import (
 from app.decision.verdicts import Doubt
 from app.errors import LikenessError, NoFace
 from app.gallery.candidates import Candidate, Comparison
+from app.index.person_scores import PersonScore
 from app.index.port import GallerySize
 from app.recognition.analysis import PhotoOutcome, StageTimes, analyse_images, embedding_of
 from app.services import Services
@@ -89,12 +92,15 @@ async def verify(
     ]
     vector = embedding_of(faces[0].face)
     nearest, size = None, ONE_COMPARISON
+    chain = await services.scheduler.read(services.calibrations.chain, record)
     if len(faces) > 1:
         similarity = services.gallery.comparator.score(vector, embedding_of(faces[1].face))
     else:
-        nearest = await _nearest(services, request, vector)
+        nearest = await _nearest(services, request, vector, chain.score)
         similarity, size = nearest.similarity, nearest.compared
-    threshold = await services.scheduler.search(_threshold, services, request, size)
+    threshold = await services.scheduler.search(
+        _threshold, services, request, (policy_of(record), chain), size
+    )
     reached = is_match(similarity, threshold.threshold)
     other = faces[1] if len(faces) > 1 else None
     refusals, doubt = Refusals.of(services.gallery, request.collection, threshold), None
@@ -154,10 +160,12 @@ def _select(
         raise type(error)(f"'{name}': {error.detail}", error.extra) from error
 
 
-async def _nearest(services: Services, request: VerifyRequest, probe: FloatArray) -> Comparison:
+async def _nearest(
+    services: Services, request: VerifyRequest, probe: FloatArray, score: PersonScore
+) -> Comparison:
     assert request.person_id is not None, "there is no reference"
     nearest = await services.scheduler.read(
-        services.gallery.compare, request.collection, request.person_id, probe
+        services.gallery.compare, request.collection, request.person_id, probe, score
     )
     if nearest is None:
         raise NoFace(
@@ -167,20 +175,20 @@ async def _nearest(services: Services, request: VerifyRequest, probe: FloatArray
 
 
 def _threshold(
-    services: Services, request: VerifyRequest, claimed_person_size: GallerySize
+    services: Services,
+    request: VerifyRequest,
+    rules: tuple[CollectionPolicy, CalibrationChain],
+    claimed_person_size: GallerySize,
 ) -> ThresholdDecision:
     # Two photos are compared whatever the collection holds: of it they only need the policy.
-    record = services.gallery.store.collections.get(request.collection)
     # Only a target for searches needs to know how much there is to search.
     searched, likeness = claimed_person_size, None
     if request.threshold.target_fpir is not None:
         searched = services.gallery.size(request.collection)
         likeness = services.gallery.likeness(request.collection)
-    chain = services.calibrations.chain(record)
     return verification_threshold(
-        request.threshold, policy_of(record), chain, claimed_person_size, searched,
-        likeness=likeness,
-    )  # fmt: skip
+        request.threshold, *rules, claimed_person_size, searched, likeness=likeness
+    )
 
 
 async def _doubt(
@@ -190,6 +198,6 @@ async def _doubt(
     nearest: Comparison,
     probe: FloatArray,
 ) -> Doubt | None:
-    pairs = PairRules(services.gallery, record, threshold.calibration)
+    pairs = PairRules(services.gallery, record, threshold.calibration, threshold.score)
     claim = Candidate(nearest.face, nearest.similarity, None)
     return await services.scheduler.read(pairs.doubt, claim, probe)

@@ -10,6 +10,7 @@ from sqlalchemy import text
 from typer.testing import CliRunner
 
 from app.cli.commands import app
+from app.decision.calibration import Calibration
 from app.encryption.keys import new_key_line
 from app.services import Services, build_services
 from app.settings import Settings
@@ -96,6 +97,23 @@ def test_doctor_advises_a_collection_to_calibrate_on_itself() -> None:
     assert advice not in run("doctor")
     enroll(*(f"p{number}" for number in range(100)))
     assert advice in run("doctor")
+
+
+def test_doctor_advises_to_calibrate_again_after_an_earlier_version() -> None:
+    enroll(*(f"p{number}" for number in range(100)))
+    running = services()
+    shipped = running.calibrations.pack
+    assert shipped is not None
+    for known, advised in ((shipped, False), (_of_an_earlier_version(shipped), True)):
+        store = running.gallery.store.calibrations
+        store.set("default", known.calibration_id, known.content())
+        assert ("likeness calibrate default, again" in run("doctor")) is advised
+    running.close()
+
+
+def _of_an_earlier_version(calibration: Calibration) -> Calibration:
+    content = {**calibration.content(), "score_exponents": None}
+    return Calibration.model_validate(content)
 
 
 @pytest.mark.parametrize("value", ["1", "TRUE", " yes"])

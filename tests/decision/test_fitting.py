@@ -8,10 +8,11 @@ import pytest
 
 from app.decision.calibration import Calibration
 from app.decision.comparisons import compare_non_mated, rates_at
-from app.decision.fitting import Labelled, calibrate, template_exponent
+from app.decision.fitting import Labelled, calibrate, template_exponents
 from app.decision.tail import Tail, fit_tail
 from app.decision.thresholds import ONE_COMPARISON
 from app.errors import NotEnoughData
+from app.index.person_scores import PersonScore
 from app.index.port import GallerySize
 from tests.decision.conftest import people
 
@@ -104,9 +105,22 @@ def test_the_fewest_people_there_may_be() -> None:
 
 
 def test_templates_of_one_person_are_not_strangers_to_one_another() -> None:
-    alike = template_exponent(people(400, 2, dimension=DIMENSION, noise=0.3))
-    unlike = template_exponent(people(400, 2, dimension=DIMENSION, noise=2.0))
-    assert 0.2 < alike < unlike <= 1.0
+    alike = template_exponents(people(400, 2, dimension=DIMENSION, noise=0.3))
+    unlike = template_exponents(people(400, 2, dimension=DIMENSION, noise=2.0))
+    best = PersonScore.BEST
+    assert 0.2 < alike[best] < unlike[best] <= 1.0
+
+
+def test_each_score_has_an_exponent_of_its_own() -> None:
+    """A centroid is one direction more than a template is, a stranger's only chance."""
+    found = template_exponents(people(400, 2, dimension=DIMENSION, noise=0.6))
+    assert 0 <= found[PersonScore.CENTROID] < found[PersonScore.FUSED] < found[PersonScore.BEST]
+    made = calibrate(
+        Labelled(people(400, 2, dimension=DIMENSION, noise=0.6), "photos", "some"),
+        "es-test", "float32",
+    )  # fmt: skip
+    assert made.template_exponent == found[PersonScore.BEST]
+    assert [made.exponent_of(score) for score in PersonScore] == list(found.values())
 
 
 def test_a_tail_of_known_shape_is_found_again() -> None:

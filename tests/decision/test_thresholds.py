@@ -3,6 +3,7 @@ on."""
 
 import pytest
 
+from app.decision.calibration import Calibration
 from app.decision.thresholds import (
     CalibrationChain,
     CollectionPolicy,
@@ -12,6 +13,7 @@ from app.decision.thresholds import (
     verification_threshold,
 )
 from app.errors import NotCalibrated, RateOutOfReach
+from app.index.person_scores import PersonScore
 from app.index.port import GallerySize
 from tests.decision.test_calibration import CONTENT, SHARED, calibration
 
@@ -188,3 +190,68 @@ class TestLift:
 
     def test_no_threshold_exceeds_one(self) -> None:
         assert self.threshold(1.0) <= 1.0
+
+
+class TestScores:
+    """Of persons with several templates."""
+
+    FUSED = CollectionPolicy(score=PersonScore.FUSED)
+    KNOWING = calibration(score_exponents={"centroid": 0.2, "fused": 0.4})
+
+    def chosen(self, policy: CollectionPolicy, *found: Calibration) -> CalibrationChain:
+        return CalibrationChain.of(found, 0.53, policy)
+
+    def test_a_calibration_says_which_scores_it_was_made_for(self) -> None:
+        assert self.chosen(self.FUSED, OWN, self.KNOWING).calibrations == [self.KNOWING]
+        assert self.chosen(self.FUSED, OWN, self.KNOWING).score is PersonScore.FUSED
+        best = CollectionPolicy(score=PersonScore.BEST)
+        assert list(self.chosen(best, OWN, self.KNOWING).calibrations) == [OWN, self.KNOWING]
+
+    def test_without_one_the_best_template_decides(self) -> None:
+        found = self.chosen(self.FUSED, OWN, PACK)
+        assert (list(found.calibrations), found.score) == ([OWN, PACK], PersonScore.BEST)
+        assert self.chosen(self.FUSED).score is PersonScore.BEST
+
+    def test_a_fixed_threshold_needs_none(self) -> None:
+        policy = CollectionPolicy(score=PersonScore.FUSED, threshold=0.5)
+        found = self.chosen(policy, PACK)
+        rule = identification_threshold(ThresholdRequest(), policy, found, HUNDRED)
+        assert (rule.score, rule.threshold, rule.calibration) == (PersonScore.FUSED, 0.5, None)
+
+    def test_a_default_is_never_a_reason_to_pass_over_a_calibration(self) -> None:
+        found = self.chosen(PLAIN, OWN, self.KNOWING)
+        assert next(iter(found.calibrations)) is OWN
+
+    def test_the_threshold_is_that_of_the_score(self) -> None:
+        size = GallerySize(100, 400)
+        rules = {
+            score: identification_threshold(
+                ThresholdRequest(),
+                CollectionPolicy(score=score),
+                self.chosen(CollectionPolicy(score=score), self.KNOWING),
+                size,
+            )
+            for score in PersonScore
+        }
+        assert [rule.score for rule in rules.values()] == list(PersonScore)
+        best, centroid, fused = (rule.threshold for rule in rules.values())
+        assert centroid < fused < best
+        people = 100 * 4**0.4
+        alone = self.KNOWING.threshold_at(0.01, GallerySize(round(people), round(people)))
+        assert fused == pytest.approx(alone, abs=1e-3)
+
+    def test_one_template_a_person_has_one_threshold(self) -> None:
+        thresholds = {
+            self.KNOWING.threshold_at(0.01, HUNDRED.scored_by(score)) for score in PersonScore
+        }
+        assert len(thresholds) == 1
+
+    def test_the_claimed_person_s_templates_count_by_the_score(self) -> None:
+        def threshold(score: PersonScore) -> float:
+            policy = CollectionPolicy(score=score)
+            claimed = GallerySize.of_person(5, 4.0)
+            return verification_threshold(
+                ThresholdRequest(), policy, self.chosen(policy, self.KNOWING), claimed, HUNDRED
+            ).threshold
+
+        assert threshold(PersonScore.FUSED) < threshold(PersonScore.BEST)

@@ -16,6 +16,7 @@ from app.errors import (
     PersonNotFound,
 )
 from app.gallery.gallery import Gallery
+from app.index.person_scores import PersonScore
 from tests.gallery.conftest import DIMENSION, open_gallery, template
 
 Draw = Callable[[int], NDArray[np.float32]]
@@ -51,6 +52,30 @@ def test_answers_equal_brute_force(gallery: Gallery, directions: Draw) -> None:
         assert [c.similarity for c in row] == pytest.approx(np.sort(best)[::-1][:7], abs=1e-5)
         margins = [c.margin for c in row]
         assert margins == pytest.approx(-np.diff(np.sort(best)[::-1][:8]), abs=1e-5)
+
+
+@pytest.mark.parametrize("score", PersonScore)
+def test_a_search_and_a_claim_agree_on_a_person_s_score(
+    gallery: Gallery, directions: Draw, score: PersonScore
+) -> None:
+    """Also after a template is deleted, and as if it had never been there."""
+    own = directions(1) + 0.7 * directions(12)
+    own /= np.linalg.norm(own, axis=1, keepdims=True)
+    stored = enroll(gallery, "several", own)
+    enroll(gallery, "others", directions(4))
+    gallery.delete_face("default", stored[0].face.face_id)
+    enroll(gallery, "never", own[1:])
+    for probe in (*own[:3], *directions(3)):
+        (row,) = gallery.identify("default", probe[np.newaxis], 3, score=score).rows
+        assert {one.face.person_id for one in row} == {"several", "others", "never"}
+        similarities = {one.face.person_id: one.similarity for one in row}
+        assert similarities["several"] == pytest.approx(similarities["never"], abs=1e-5)
+        for one in row:
+            claimed = gallery.compare("default", one.face.person_id, probe, score)
+            assert claimed is not None
+            assert claimed.face == one.face
+            assert claimed.similarity == pytest.approx(one.similarity, abs=1e-5)
+            assert claimed.compared.score is score
 
 
 def test_a_person_with_many_templates_hides_nobody(gallery: Gallery, directions: Draw) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from app.index.certified.index import CertifiedIndex, IndexShape
 from app.index.comparator import COSINE, Comparator
+from app.index.person_scores import PersonScore
 from app.index.port import Hit, Templates
 from tests.gallery.conftest import close_databases, database  # noqa: F401 (fixtures)
 
@@ -51,16 +52,35 @@ def settle(index: CertifiedIndex) -> None:
 
 
 def brute_force(
-    held: Templates, probe: Vectors, top_k: int, comparator: Comparator = COSINE
+    held: Templates,
+    probe: Vectors,
+    top_k: int,
+    comparator: Comparator = COSINE,
+    score: PersonScore = PersonScore.BEST,
 ) -> list[tuple[int, float]]:
-    """The nearest persons and their similarities, by looking at everything."""
+    """The nearest persons and their scores, by looking at everything."""
     similarities = comparator.scores(held.vectors, probe[np.newaxis])[:, 0]
-    best: dict[int, float] = {}
-    for row in np.argsort(-similarities, kind="stable").tolist():
-        best.setdefault(int(held.person_keys[row]), float(similarities[row]))
-        if len(best) == top_k:
-            break
-    return list(best.items())
+    if score is PersonScore.BEST:
+        persons, place = np.unique(held.person_keys, return_inverse=True)
+        best = np.full(len(persons), -np.inf)
+        np.maximum.at(best, place, similarities)
+    else:
+        persons = np.unique(held.person_keys)
+        best = np.array([
+            _score_of(score, similarities[mine], held.vectors[mine])
+            for mine in (held.person_keys == person for person in persons)
+        ])  # fmt: skip
+    order = np.argsort(-best, kind="stable")[:top_k]
+    return [(int(persons[row]), float(best[row])) for row in order]
+
+
+def _score_of(score: PersonScore, similarities: Vectors, vectors: Vectors) -> float:
+    """One person's, spelled out."""
+    best = float(similarities.max())
+    centroid = vectors.sum(axis=0, dtype=np.float64)
+    length = max(float(np.linalg.norm(centroid)), 1.0)
+    by_centroid = best if len(vectors) == 1 else float(similarities.sum()) / length
+    return by_centroid if score is PersonScore.CENTROID else (best + by_centroid) / 2
 
 
 def assert_equal_to_brute_force(
@@ -69,11 +89,12 @@ def assert_equal_to_brute_force(
     probes: Vectors,
     top_k: int,
     comparator: Comparator = COSINE,
+    score: PersonScore = PersonScore.BEST,
 ) -> None:
     """Same similarities at every place; the same persons where no two are equally similar."""
-    found = index.search_persons(probes, top_k, comparator=comparator)
+    found = index.search_persons(probes, top_k, comparator=comparator, score=score)
     for probe, hits in zip(probes, found, strict=True):
-        same_answer(hits, brute_force(held, probe, top_k, comparator))
+        same_answer(hits, brute_force(held, probe, top_k, comparator, score))
 
 
 def same_answer(hits: list[Hit], expected: list[tuple[int, float]]) -> None:

@@ -25,6 +25,7 @@ from app.index.likeness import (
     digests_of,
     likeness_of,
 )
+from app.index.person_scores import SHORTEST, PersonScore
 from app.index.port import (
     PRECISION,
     GallerySize,
@@ -112,18 +113,31 @@ class ReferenceIndex:
         top_k: int,
         allowed_persons: Ids | None = None,
         comparator: Comparator = COSINE,
+        score: PersonScore = PersonScore.BEST,
     ) -> list[list[Hit]]:
         held = self._searched(allowed_persons)
         self.costs.searches += len(probes)
+        persons, place, count = np.unique(held.person_keys, return_inverse=True, return_counts=True)
+        sums = np.zeros((len(persons), self._dimension))
+        np.add.at(sums, place, held.vectors)
+        lengths = np.maximum(np.linalg.norm(sums, axis=1), SHORTEST)
         answers = []
         for scores in comparator.scores(probes, held.vectors):
-            best: dict[int, Hit] = {}
-            for row in np.lexsort((held.keys, -scores)).tolist():
-                person, key = int(held.person_keys[row]), int(held.keys[row])
-                best.setdefault(person, Hit(person, key, float(np.clip(scores[row], -1, 1))))
-                if len(best) == top_k:
-                    break
-            answers.append(list(best.values()))
+            order = np.lexsort((held.keys, -scores))
+            best_rows = order[np.unique(place[order], return_index=True)[1]]
+            best = scores[best_rows].astype(np.float64)
+            total = np.bincount(place, scores, minlength=len(persons))
+            centroid = np.where(count > 1, total / lengths, best)
+            combined = {
+                PersonScore.BEST: best,
+                PersonScore.CENTROID: centroid,
+                PersonScore.FUSED: (best + centroid) / 2,
+            }[score]
+            nearest = np.lexsort((held.keys[best_rows], -combined))[:top_k]
+            answers.append([
+                Hit(int(persons[n]), int(held.keys[best_rows[n]]), float(combined[n].clip(-1, 1)))
+                for n in nearest.tolist()
+            ])  # fmt: skip
         return answers
 
     def nearest_impostors(

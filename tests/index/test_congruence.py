@@ -18,6 +18,7 @@ from app.index.certified.index import IndexShape
 from app.index.comparator import COSINE, Comparator
 from app.index.factory import IndexFactory
 from app.index.gpu import GpuShards, cuda_flat
+from app.index.person_scores import PersonScore
 from app.index.port import GallerySize, Ids, Position, SearchEngine, SearchIndex, Templates
 from tests.gallery.model.host import arrays_of
 from tests.index.conftest import Vectors, half_precision, unit
@@ -27,6 +28,8 @@ from tests.index.test_snapshot import KEY, on_disk
 D = 16
 SHAPE = IndexShape(encode_at=8, merge_at=3)  # what takes a million templates happens within fifty
 STEPS = 40
+ASKED = [(1, PersonScore.BEST), (6, PersonScore.BEST), (1, PersonScore.FUSED),
+         (6, PersonScore.CENTROID)]  # fmt: skip
 NO_KEYS: Ids = np.empty(0, np.int64)
 DEGRADED = Comparator(unit(np.random.default_rng(3).standard_normal((1, D)))[0], 1.5)
 
@@ -230,8 +233,8 @@ class Life:
         probes = np.concatenate([self.drawn(3), self.truth.held.vectors[:3]])
         for comparator in (COSINE, DEGRADED):
             for allowed in (None, persons, NO_KEYS):
-                for top_k in (1, 6):
-                    asked = (probes, top_k, allowed, comparator)
+                for top_k, score in ASKED:
+                    asked = (probes, top_k, allowed, comparator, score)
                     found, wanted = (one.search_persons(*asked) for one in (self.index, truth))
                     for some, others in zip(found, wanted, strict=True):
                         same_hits(some, others)

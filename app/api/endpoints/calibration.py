@@ -17,11 +17,12 @@ from app.api.examples import TIME, Example, example_of
 from app.api.fields import Collection
 from app.api.problems import ANY_WRITE, IN_SPACE, problems
 from app.api.responses import Answer
-from app.decision.calibration import SHOWN_FMR, SHOWN_FPIR, Calibration
+from app.decision.calibration import SHOWN_FMR, SHOWN_FPIR, Calibration, ScoreExponents
 from app.decision.collection_calibration import CollectionCalibration, calibrate_collection
 from app.decision.domain import Domain
 from app.decision.thresholds import ONE_COMPARISON
 from app.errors import NotEnoughData, Overloaded
+from app.index.person_scores import PersonScore
 from app.index.port import GallerySize
 from app.services import Services
 
@@ -160,9 +161,23 @@ class CalibrationAnswer(Answer):
         float | None,
         Field(
             description="A person with n different faces is falsely matched as often as n ** "
-            "template_exponent persons with one. Near-copies count as what they add."
+            "template_exponent persons with one, by the best of them. Near-copies count as what "
+            "they add."
         ),
         Example(0.81),
+    ] = None
+    score: Annotated[
+        PersonScore,
+        Field(description="How persons with several faces are compared; `fpir` is for this score."),
+        Example("best"),
+    ] = PersonScore.BEST
+    score_exponents: Annotated[
+        ScoreExponents | None,
+        Field(
+            description="The same exponents of the other scores; null for a calibration that was "
+            "not made for them: calibrate again to use them."
+        ),
+        Example({"centroid": 0.23, "fused": 0.39}),
     ] = None
     searched: Annotated[Extent, Example({"persons": 812, "faces": 1904})]
     likeness: Annotated[
@@ -200,6 +215,7 @@ class CalibrationAnswer(Answer):
         gallery = services.gallery
         chain = services.calibrations.chain(gallery.require(collection))
         size, likeness = gallery.size(collection), gallery.likeness(collection)
+        size = size.scored_by(chain.score)
         calibration = next(iter(chain.calibrations), None)
         if calibration is None:
             return cls(searched=Extent.of(size), **others)
@@ -213,6 +229,8 @@ class CalibrationAnswer(Answer):
             created_at=calibration.created_at,
             source=CalibrationSource(**calibration.source.model_dump()),
             template_exponent=calibration.template_exponent,
+            score=chain.score,
+            score_exponents=calibration.score_exponents,
             searched=Extent.of(size),
             likeness=None if domain is None or likeness is None else round(likeness, 4),
             lift=round(lift, 4),

@@ -24,6 +24,7 @@ from app.errors import (
     CollectionProtected,
     Forbidden,
     InvalidCursor,
+    NotCalibrated,
 )
 from app.gallery.gallery import DEFAULT_COLLECTION, Gallery
 from app.store.metadata import problem_of
@@ -134,7 +135,11 @@ async def list_collections(
     return CollectionList(items=items, next_cursor=following, **context.envelope())
 
 
-@router.post("", status_code=201, responses=problems(ANY_BODY, ANY_WRITE, (CollectionExists,)))
+@router.post(
+    "",
+    status_code=201,
+    responses=problems(ANY_BODY, ANY_WRITE, (CollectionExists, NotCalibrated)),
+)
 @needs(Scope.MANAGE)
 async def create_collection(context: Context, body: NewCollection) -> CollectionAnswer:
     """Create an empty collection, bound to the running pack's embedding space."""
@@ -142,6 +147,7 @@ async def create_collection(context: Context, body: NewCollection) -> Collection
         raise Forbidden(f"The access key is not for a collection named '{body.name}'.")
 
     def create() -> CollectionAnswer:
+        context.services.calibrations.check_score(body.policy, None)
         record = context.gallery.create_collection(body.name, body.metadata, _stored(body.policy))
         return _answer(context, record)
 
@@ -155,7 +161,9 @@ async def read_collection(context: Context, collection: Collection) -> Collectio
     return await context.read(lambda: _answer(context, context.store.collections.get(collection)))
 
 
-@router.patch("/{collection}", responses=problems(IN_COLLECTION, ANY_BODY, ANY_WRITE))
+@router.patch(
+    "/{collection}", responses=problems(IN_COLLECTION, ANY_BODY, ANY_WRITE, (NotCalibrated,))
+)
 @needs(Scope.MANAGE)
 async def update_collection(
     context: Context, collection: Collection, body: CollectionUpdate
@@ -163,6 +171,9 @@ async def update_collection(
     """Replace a collection's metadata, its policy, or both."""
 
     def update() -> CollectionAnswer:
+        if body.policy is not None:
+            known = context.store.collections.get(collection)
+            context.services.calibrations.check_score(body.policy, known)
         stored = None if body.policy is None else _stored(body.policy)
         record = context.store.collections.update(collection, body.metadata, stored)
         if body.policy is not None and not body.policy.keep_crops:

@@ -9,15 +9,17 @@ import numpy as np
 
 from app.index.certified.bound import ErrorBound
 from app.index.certified.codes import Quantiser
+from app.index.certified.combined import CombinedSearch
 from app.index.certified.counts import PersonCounts
 from app.index.certified.impostors import ImpostorSearch
 from app.index.certified.likeness import SampleCache, likeness_among, sample_of
-from app.index.certified.persons import BestPersons, PersonSet
+from app.index.certified.persons import BestPersons, Collector, PersonSet
 from app.index.certified.rows import Flags, Rows, Shard, living
 from app.index.certified.search import ProbeSearch, ShardScanner, ThreadScanner
 from app.index.certified.write_buffer import FIRST_ROOM, State, WriteBuffer
 from app.index.comparator import COSINE, Comparator, Probe
 from app.index.effective import Floats
+from app.index.person_scores import PersonScore
 from app.index.port import GallerySize, Hit, Ids, NearestImpostors, SearchCounts, Templates
 from app.locks import new_lock
 from app.types import FloatArray
@@ -121,6 +123,16 @@ class CertifiedIndex:
         with self._writing:
             return self._counts.effective(persons)
 
+    def lengths(self, persons: Ids) -> tuple[Ids, FloatArray]:
+        """How many templates persons have, whose keys rise, and the lengths of their sums."""
+        with self._writing:
+            return self._counts.lengths(persons)
+
+    def widest(self) -> tuple[Ids, float]:
+        """The persons with the most diverse templates, and the largest ratio of anybody else."""
+        with self._writing:
+            return self._counts.widest()
+
     def parts(self) -> list[Rows]:
         """All rows as they are now, dead ones too: those of every shard, and the write buffer's."""
         return self._state.parts
@@ -177,24 +189,32 @@ class CertifiedIndex:
         top_k: int,
         allowed_persons: Ids | None = None,
         comparator: Comparator = COSINE,
+        score: PersonScore = PersonScore.BEST,
     ) -> list[list[Hit]]:
         """The `top_k` most similar persons for each of (n, d) unit vectors, best first.
 
-        A person counts once, with the best template. With `allowed_persons`, keys that rise, only
-        they are looked at, exactly.
+        A person counts once, with the best template and the `score` of all of them. With
+        `allowed_persons`, keys that rise, only they are looked at, exactly.
         """
-        state = self._state
         probes = np.ascontiguousarray(probes, np.float32)
-        best = [BestPersons(top_k) for _ in probes]
         if not len(probes):
             return []
+        shards, parts = (state := self._state).shards, state.parts
         wanted = [comparator.probe(vector) for vector in probes]
-        if allowed_persons is not None:
-            self._search_among(state, wanted, allowed_persons, best)
-        else:
-            self._score_buffer(state.write_buffer.rows, wanted, best, comparator)
-            self._search_shards(state.shards, wanted, best)
         self.costs.searches += len(probes)
+
+        def cover(some: Sequence[Probe], found: Sequence[Collector]) -> None:
+            self._score_buffer(parts[-1], some, found, comparator)
+            self._search_shards(shards, some, found)
+
+        if score is not PersonScore.BEST:
+            search = CombinedSearch(score, parts, self, cover)
+            return search.hits(wanted, top_k, allowed_persons)
+        best = [BestPersons(top_k) for _ in probes]
+        if allowed_persons is not None:
+            self._search_among(parts, wanted, allowed_persons, best)
+        else:
+            cover(wanted, best)
         return [one.hits() for one in best]
 
     def nearest_impostors(
@@ -226,9 +246,11 @@ class CertifiedIndex:
         self,
         rows: Rows,
         probes: Sequence[Probe],
-        best: Sequence[BestPersons],
+        best: Sequence[Collector],
         comparator: Comparator,
     ) -> None:
+        if not probes:
+            return
         if len(probes) == 1:
             rows.score_all(probes[0], best[0])
             return
@@ -238,9 +260,9 @@ class CertifiedIndex:
             rows.offer(scores, one)
 
     def _search_shards(
-        self, shards: Sequence[Shard], probes: Sequence[Probe], best: Sequence[BestPersons]
+        self, shards: Sequence[Shard], probes: Sequence[Probe], best: Sequence[Collector]
     ) -> None:
-        if not shards or self.quantiser is None or self._bound is None:
+        if not shards or not probes or self.quantiser is None or self._bound is None:
             return
         searches = [
             ProbeSearch(probe, one, self.quantiser, self._bound, self.costs)
@@ -250,10 +272,10 @@ class CertifiedIndex:
 
     def _search_among(
         self,
-        state: State,
+        parts: Sequence[Rows],
         probes: Sequence[Probe],
         allowed: Ids,
-        best: Sequence[BestPersons],
+        best: Sequence[Collector],
     ) -> None:
         wanted = PersonSet(allowed)
 
@@ -262,7 +284,7 @@ class CertifiedIndex:
             for probe, one in zip(probes, best, strict=True):
                 rows.score(probe, numbers, one)
 
-        list(self._threads.map(search, state.parts))
+        list(self._threads.map(search, parts))
 
     # --- maintenance ---------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from app.index.certified.snapshots.folder import Captured, SnapshotFolder
 from app.index.certified.snapshots.reading import Restored
 from app.index.comparator import COSINE, Comparator
 from app.index.effective import Floats
+from app.index.person_scores import PersonScore
 from app.index.port import (
     GallerySize,
     Hit,
@@ -79,9 +80,11 @@ class PersistentIndex:
         top_k: int,
         allowed_persons: Ids | None = None,
         comparator: Comparator = COSINE,
+        score: PersonScore = PersonScore.BEST,
     ) -> list[list[Hit]]:
         """As `PersonSearch` promises."""
-        return self._reached.index.search_persons(probes, top_k, allowed_persons, comparator)
+        index = self._reached.index
+        return index.search_persons(probes, top_k, allowed_persons, comparator, score)
 
     def nearest_impostors(
         self, probes: FloatArray, persons: Ids, floor: float, comparator: Comparator = COSINE

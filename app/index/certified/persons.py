@@ -1,5 +1,7 @@
 """The persons of a search: a filter's, and the nearest found so far."""
 
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,6 +36,19 @@ class PersonSet:
         return np.flatnonzero(self._flags.take(persons - (self._lowest - 1), mode="clip"))
 
 
+class Collector(Protocol):
+    """Takes note of the rows that a search has scored. Thread-safe."""
+
+    @property
+    def floor(self) -> float:
+        """What a row must reach to matter."""
+        ...
+
+    def offer(self, similarities: FloatArray, persons: Ids, keys: Ids) -> None:
+        """Take note of rows (n,): their similarities, persons and template keys."""
+        ...
+
+
 class BestPersons:
     """Keeps the `top_k` most similar persons of all rows offered; each counts once, with the best
     template. Equal similarities are put in the order of template keys. Thread-safe."""
@@ -50,6 +65,11 @@ class BestPersons:
     def floor(self) -> float:
         """What a row must reach to matter: the last place's, −∞ while places are free."""
         return self._floor
+
+    @property
+    def persons(self) -> Ids:
+        """The persons, best first."""
+        return self._persons
 
     def offer(self, similarities: FloatArray, persons: Ids, keys: Ids) -> None:
         """Take note of rows (n,): their similarities, persons and template keys."""
@@ -85,3 +105,31 @@ class BestPersons:
         similarities = np.clip(self._similarities, -1.0, 1.0).tolist()
         rows = zip(self._persons.tolist(), self._keys.tolist(), similarities, strict=True)
         return [Hit(person, key, similarity) for person, key, similarity in rows]
+
+
+class PersonsAbove:
+    """Keeps every person one of whose rows reaches a floor that is fixed, with the highest score.
+    Thread-safe."""
+
+    def __init__(self, floor: float) -> None:
+        self.floor = floor
+        self._similarities = np.empty(0, np.float32)
+        self._persons = np.empty(0, np.int64)
+        self._lock = new_lock("search.above")
+
+    def offer(self, similarities: FloatArray, persons: Ids, keys: Ids) -> None:  # noqa: ARG002
+        """Take note of rows (n,): their similarities and persons."""
+        able = similarities >= self.floor
+        if not able.any():
+            return
+        with self._lock:
+            similarities = np.concatenate([self._similarities, similarities[able]])
+            persons = np.concatenate([self._persons, persons[able]])
+            order = np.lexsort((-similarities, persons))
+            self._persons, first = np.unique(persons[order], return_index=True)
+            self._similarities = similarities[order[first]]
+
+    @property
+    def found(self) -> tuple[Ids, FloatArray]:
+        """The persons (n,) by rising key, and their highest scores."""
+        return self._persons, self._similarities

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.index.certified.codes import CodedRows, Quantiser, RowNumbers
-from app.index.certified.persons import BestPersons
+from app.index.certified.persons import Collector
 from app.index.comparator import Probe
 from app.index.port import Ids, Templates
 from app.types import FloatArray
@@ -85,7 +85,7 @@ class Rows:
         found: RowNumbers = places[np.isin(self.keys[places], keys)]
         return np.unique(found)
 
-    def score_all(self, probe: Probe, best: BestPersons) -> None:
+    def score_all(self, probe: Probe, best: Collector) -> None:
         """Offer every row's exact score with the probe."""
         scores = self._products(probe.vector)
         if probe.shared is not None:
@@ -103,7 +103,7 @@ class Rows:
             )  # fmt: skip
         return products
 
-    def offer(self, similarities: FloatArray, best: BestPersons) -> None:
+    def offer(self, similarities: FloatArray, best: Collector) -> None:
         """Offer scores (n,) of all rows; the dead are passed over."""
         if not self.alive.all():
             living = np.flatnonzero(self.alive)
@@ -111,13 +111,18 @@ class Rows:
         else:
             best.offer(similarities, self.persons, self.keys)
 
-    def score(self, probe: Probe, numbers: RowNumbers, best: BestPersons) -> None:
+    def score(self, probe: Probe, numbers: RowNumbers, best: Collector) -> None:
         """Offer the exact scores of some rows."""
-        numbers = np.ascontiguousarray(numbers[self.alive[numbers]])
+        numbers = numbers[self.alive[numbers]]
+        best.offer(self.scores_of(probe, numbers), self.persons[numbers], self.keys[numbers])
+
+    def scores_of(self, probe: Probe, numbers: RowNumbers) -> FloatArray:
+        """The exact scores (n,) of some rows."""
+        numbers = np.ascontiguousarray(numbers)
         scores = self._products_of(probe.vector, numbers)
         if probe.shared is not None:
             scores -= np.maximum(self._products_of(probe.shared, numbers), 0)
-        best.offer(scores, self.persons[numbers], self.keys[numbers])
+        return scores
 
     def _products_of(self, vector: FloatArray, numbers: RowNumbers) -> FloatArray:
         """The inner products of some rows with a vector (d,)."""

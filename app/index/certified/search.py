@@ -14,7 +14,7 @@ import numpy as np
 
 from app.index.certified.bound import ErrorBound
 from app.index.certified.codes import Quantiser, RowNumbers
-from app.index.certified.persons import BestPersons
+from app.index.certified.persons import Collector
 from app.index.certified.rows import Shard
 from app.index.comparator import Probe
 from app.index.port import SearchCounts
@@ -30,7 +30,7 @@ class ProbeSearch:
     def __init__(
         self,
         probe: Probe,
-        best: BestPersons,
+        best: Collector,
         quantiser: Quantiser,
         bound: ErrorBound,
         counts: SearchCounts,
