@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from app.access.keys import NewKey, Scope
+from app.access.limiter import Limiter
+from app.access.probing import ProbingMonitor
 from app.access.registry import AccessRegistry
 from app.access.store import AccessKeyStore
+from app.access.usage import UsageStore
 from app.api.access import AccessControl
 from app.api.main import ROUTERS
 from app.store.backends import create_engine
@@ -29,6 +32,10 @@ PEPPER = bytes(32)
 async def _nothing(_scope: Any, _receive: Any, _send: Any) -> None: ...
 
 
+async def _unused(*_work: Any) -> Any:
+    raise AssertionError("keys without a quota write nothing")
+
+
 async def _timed(control: Any, headers: list[tuple[bytes, bytes]]) -> float:
     """Microseconds a request."""
     started = time.perf_counter()
@@ -39,18 +46,32 @@ async def _timed(control: Any, headers: list[tuple[bytes, bytes]]) -> float:
     return (time.perf_counter() - started) / CALLS * 1e6
 
 
-async def _measure(folder: Path) -> None:
-    engine = create_engine(f"sqlite:///{folder / 'likeness.db'}")
+def _control(url: str, keys: int) -> tuple[AccessControl, AccessRegistry, list[str]]:
+    """Access control over a new database with so many keys, and their tokens."""
+    engine = create_engine(url)
     migrate(engine)
     store = AccessKeyStore(Database(engine), PEPPER)
-    empty = AccessControl(_nothing, AccessRegistry(store, PEPPER), Metrics(), ROUTERS)
-    tokens = [store.create(NewKey(f"key-{number}", [*Scope]))[1] for number in range(KEYS)]
+    tokens = [store.create(NewKey(f"key-{number}", [*Scope]))[1] for number in range(keys)]
     registry = AccessRegistry(store, PEPPER)
-    keyed = AccessControl(_nothing, registry, Metrics(), ROUTERS)
+    control = AccessControl(
+        _nothing,
+        registry=registry,
+        limiter=Limiter(UsageStore(Database(engine)), _unused, time.monotonic),
+        probing=ProbingMonitor(1000, 3600, print, time.monotonic),
+        oidc=None,
+        metrics=Metrics(),
+        routers=ROUTERS,
+    )
+    return control, registry, tokens
+
+
+async def _measure(folder: Path) -> None:
+    empty, no_keys, _ = _control(f"sqlite:///{folder / 'empty.db'}", 0)
+    keyed, registry, tokens = _control(f"sqlite:///{folder / 'keyed.db'}", KEYS)
     headers = [(b"authorization", f"Bearer {tokens[KEYS // 2]}".encode())]
     open_us, keyed_us = [], []
     for _ in range(ROUNDS):
-        empty._registry.refresh = lambda: None  # type: ignore[method-assign] # stays without keys
+        no_keys.refresh()
         registry.refresh()
         open_us.append(await _timed(empty, headers))
         keyed_us.append(await _timed(keyed, headers))
