@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.errors import StoreFull
 from app.services import Services
 from tests.api.test_decisions import code_of
 from tests.gallery.test_erasing import long_reader
@@ -23,12 +24,15 @@ def test_liveness_and_readiness(client: httpx.Client) -> None:
 def test_upkeep_that_fails_is_told_for_as_long_as_it_does(
     client: httpx.Client, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(services.maintenance, "failure", "storage_full")
-    ready = client.get("/readyz")
+    def full() -> None:
+        raise StoreFull("The disk is full.")
+
+    monkeypatch.setattr(services.gallery, "run_maintenance", full)
+    ready = until(lambda: (found := client.get("/readyz")).json()["upkeep"] != "running" and found)
     assert (ready.status_code, ready.json()["upkeep"]) == (200, "storage_full")
     assert gauge(client, "likeness_upkeep_failing_seconds") > 0
     monkeypatch.undo()
-    assert gauge(client, "likeness_upkeep_failing_seconds") == 0
+    until(lambda: gauge(client, "likeness_upkeep_failing_seconds") == 0)
 
 
 def gauge(client: httpx.Client, name: str) -> float:
