@@ -16,9 +16,10 @@ from app.gallery.maintenance import MaintenanceThread, Pruning
 from app.gallery.retention import MatchTimes
 from app.imaging import ImageLimits
 from app.index.comparator import COSINE
+from app.index.engine import SearchEngine
 from app.index.factory import IndexFactory
 from app.index.gpu import GpuShards, cuda_flat
-from app.index.port import PRECISION, SearchEngine
+from app.index.port import PRECISION
 from app.inference.cuda import CudaOptions
 from app.inference.machine import usable_cores, usable_memory
 from app.inference.pack_spec import ModelPack

@@ -17,16 +17,9 @@ from app.gallery.indexes import Indexes
 from app.gallery.replicas import OpenIndexes
 from app.index.comparator import COSINE, Comparator
 from app.index.effective import Floats, effective_templates
+from app.index.engine import SearchEngine
 from app.index.person_scores import PersonScore
-from app.index.port import (
-    GallerySize,
-    Ids,
-    NearestImpostors,
-    PersonSearch,
-    SearchCounts,
-    SearchEngine,
-    Templates,
-)
+from app.index.port import GallerySize, Ids, NearestImpostors, PersonSearch, SearchCounts, Templates
 from app.store.records import (
     CollectionRecord,
     DeletionCounts,

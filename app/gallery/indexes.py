@@ -6,7 +6,8 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from app.errors import CollectionNotFound, EmbeddingSpaceMismatch, StoreUnavailable
 from app.gallery.replica import Replica
 from app.gallery.replicas import Replicas
-from app.index.port import Position, SearchEngine, SearchIndex
+from app.index.engine import SearchEngine
+from app.index.port import Position, SearchIndex
 from app.store.records import CollectionMark, CollectionRecord, Erasure
 from app.store.store import Store
 

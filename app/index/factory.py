@@ -14,7 +14,7 @@ from app.index.port import PRECISION
 
 
 class IndexFactory:
-    """`app.index.port.SearchEngine` over certified indexes. Without a `folder` nothing is kept on
+    """`app.index.engine.SearchEngine` over certified indexes. Without a `folder` nothing is kept on
     disk; with a key ring what is kept is encrypted. Open indexes may take `max_bytes` of memory
     together."""
 

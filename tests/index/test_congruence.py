@@ -16,10 +16,11 @@ import pytest
 from app.index import gpu
 from app.index.certified.index import IndexShape
 from app.index.comparator import COSINE, Comparator
+from app.index.engine import SearchEngine
 from app.index.factory import IndexFactory
 from app.index.gpu import GpuShards, cuda_flat
 from app.index.person_scores import PersonScore
-from app.index.port import GallerySize, Ids, Position, SearchEngine, SearchIndex, Templates
+from app.index.port import GallerySize, Ids, Position, SearchIndex, Templates
 from tests.gallery.model.host import arrays_of
 from tests.index.conftest import Vectors, half_precision, unit
 from tests.index.reference import ReferenceEngine, joined, only
