@@ -6,7 +6,7 @@ from app.access.pepper import audit_key, read_pepper
 from app.access.registry import AccessRegistry
 from app.access.store import AccessKeyStore
 from app.access.usage import UsageStore
-from app.decision.calibration import pack_calibration, pack_orientation
+from app.decision.calibration_file import pack_calibration, pack_orientation
 from app.decision.calibrations import Calibrations
 from app.encryption.ring import KeyRing
 from app.faces.loading import build_pipeline

@@ -20,7 +20,7 @@ import numpy as np
 from embeddings import random_directions
 
 from app.decision import hygiene
-from app.decision.calibration import read_calibration
+from app.decision.calibration_file import read_calibration
 from app.decision.calibrations import Calibrations
 from app.gallery.gallery import Gallery
 from app.index.factory import IndexFactory

@@ -19,7 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from app.decision.calibration import pack_calibration, pack_orientation
+from app.decision.calibration_file import pack_calibration, pack_orientation
 from app.decision.policy import FaceSelection, select_face
 from app.errors import FaceError
 from app.faces.images import (

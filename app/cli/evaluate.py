@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from app.cli.console import clear_errors, err, read_settings, require_extra
 from app.cli.evaluation_tables import print_evaluation
-from app.decision.calibration import pack_orientation
+from app.decision.calibration_file import pack_orientation
 from app.decision.policy import FaceSelection
 from app.decision.thresholds import CollectionPolicy
 from app.faces.loading import build_pipeline

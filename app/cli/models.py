@@ -9,7 +9,7 @@ from rich.table import Table
 from app.cli.console import clear_errors, err, out, read_settings
 from app.cli.models_install import install, pack_networks, pull
 from app.cli.models_migrate import migrate_collection
-from app.decision.calibration import CALIBRATION_FILE
+from app.decision.calibration_file import CALIBRATION_FILE
 from app.errors import PackError
 from app.inference.pack_spec import ModelPack, NetworkSpec
 from app.inference.packs import find_pack, known_packs, load_pack, read_pack, verify_pack

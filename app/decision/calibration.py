@@ -11,23 +11,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.decision.domain import Domain
 from app.decision.orientation import Orientation
 from app.decision.rates import Floats, Rate
-from app.errors import CalibrationMismatch, PackError, RateOutOfReach
-from app.faces.orientation import OrientationLimits
+from app.errors import CalibrationMismatch, RateOutOfReach
 from app.index.comparator import COSINE, Comparator
 from app.index.person_scores import PersonScore
 from app.index.port import GallerySize
-from app.inference.pack_spec import ModelPack
 
-CALIBRATION_FILE = "calibration.json"
 # Targets whose operating points describe a calibration to people.
 SHOWN_FMR = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 SHOWN_FPIR = (0.1, 0.03, 0.01, 0.003, 0.001)
@@ -304,50 +300,3 @@ _TINY = 1e-15
 
 def _log(column: Sequence[float] | Floats) -> Floats:
     return np.log(np.maximum(column, _TINY))
-
-
-def read_calibration(path: Path) -> Calibration:
-    """Read a calibration file. Raises PackError."""
-    try:
-        return Calibration.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise PackError(
-            f"{path} is not a calibration: {str(error).splitlines()[0]}. Restore it, or make it "
-            "again with likeness evaluate --calibration."
-        ) from error
-
-
-def pack_calibration(
-    folder: Path, embedding_space: str, precision: str, dimension: int | None = None
-) -> Calibration | None:
-    """The calibration beside a pack's networks; None where there is none.
-
-    Raises PackError for a broken file, one of another recogniser, or one whose direction has not
-    the `dimension` of the pack's embeddings.
-    """
-    path = folder / CALIBRATION_FILE
-    if not path.exists():
-        return None
-    try:
-        found = read_calibration(path).require(embedding_space, precision)
-    except CalibrationMismatch as error:
-        raise PackError(f"{path}: {error.detail}") from error
-    numbers = None if found.domain is None else len(found.domain.shared.direction)
-    if dimension is not None and numbers not in (None, dimension):
-        raise PackError(
-            f"{path}: the direction of its domain has {numbers} numbers, the pack's embeddings "
-            f"have {dimension}. Restore it, or make it again with likeness evaluate "
-            "--calibration."
-        )
-    return found
-
-
-def pack_orientation(pack: ModelPack, precision: str) -> OrientationLimits | None:
-    """After which looks a pack's pipeline looks at a photo turned; None: after none.
-
-    Raises PackError for a broken calibration.
-    """
-    found = pack_calibration(pack.folder, pack.embedding_space, precision)
-    if found is None or found.orientation is None:
-        return None
-    return found.orientation.limits_for(pack)

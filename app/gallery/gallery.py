@@ -83,8 +83,7 @@ class Gallery:
 
         Raises CollectionNotFound or EmbeddingSpaceMismatch.
         """
-        record = self.store.collections.get(collection)
-        return record.require_space(self._embedding_space)
+        return self.store.collections.get(collection).require_space(self._embedding_space)
 
     def enroll(
         self,
@@ -188,7 +187,7 @@ class Gallery:
             return None
         scores = self.comparator.scores(probe[np.newaxis], vectors)[0]
         best = int(np.argmax(scores))
-        similarity = float(np.clip(_combined(score, scores, vectors), -1.0, 1.0))
+        similarity = float(np.clip(score.of_templates(scores, vectors), -1.0, 1.0))
         compared = GallerySize.of_person(len(faces), effective_templates(vectors), score)
         lean = self.comparator.lean(vectors[best])
         return Comparison(faces[best], similarity, compared, lean)
@@ -349,10 +348,3 @@ class Gallery:
         self._indexes.close()
         self._engine.close()
         self.store.close()
-
-
-def _combined(score: PersonScore, scores: FloatArray, vectors: FloatArray) -> float:
-    """The score of one person, of whose templates (n, d) these are the scores (n,)."""
-    length = np.linalg.norm(vectors.sum(axis=0, dtype=np.float64))
-    best, total = scores.max(keepdims=True), scores.sum(keepdims=True, dtype=np.float64)
-    return float(score.of(best.astype(np.float64), total, np.array([len(scores)]), length)[0])

@@ -36,6 +36,12 @@ class PersonScore(StrEnum):
         centroid = np.where(held > 1, total / np.maximum(length, SHORTEST), best)
         return centroid if self is PersonScore.CENTROID else (best + centroid) / 2
 
+    def of_templates(self, scores: Numbers, vectors: Numbers) -> float:
+        """The score of one person, of whose templates (n, d) these are the scores (n,)."""
+        length = np.linalg.norm(vectors.sum(axis=0, dtype=np.float64))
+        best, total = scores.max(keepdims=True), scores.sum(keepdims=True, dtype=np.float64)
+        return float(self.of(best.astype(np.float64), total, np.array([len(scores)]), length)[0])
+
     def most(self, best: Floats, ratio: Floats) -> Floats:
         """What the scores (n,) can be at most, given the highest scores and `ratios_of` persons.
 

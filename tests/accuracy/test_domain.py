@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.decision.calibration import Calibration, pack_calibration
+from app.decision.calibration import Calibration
+from app.decision.calibration_file import pack_calibration
 from app.decision.limits import Limits
 from app.decision.policy import FaceSelection
 from app.decision.thresholds import ONE_COMPARISON

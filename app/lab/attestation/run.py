@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from app.decision.calibration import Calibration, pack_calibration
+from app.decision.calibration import Calibration
+from app.decision.calibration_file import pack_calibration
 from app.decision.calibrations import Calibrations, policy_of
 from app.decision.limits import NO_LIMITS
 from app.decision.policy import FaceSelection

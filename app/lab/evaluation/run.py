@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from app.decision.calibration import Calibration, pack_calibration
+from app.decision.calibration import Calibration
+from app.decision.calibration_file import pack_calibration
 from app.index.port import PRECISION
 from app.inference.pack_spec import ModelPack
 from app.lab.evaluation.figures import (

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tomli_w
 
-from app.decision.calibration import pack_calibration
+from app.decision.calibration_file import pack_calibration
 from app.errors import PackError
 from app.faces.loading import build_pipeline
 from app.imaging import ImageLimits
