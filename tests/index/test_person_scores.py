@@ -198,3 +198,18 @@ def test_persons_are_scored_some_at_a_time(
     settle(index)
     for score in COMBINED:
         assert_equal_to_brute_force(index, held, probes_of(generator, held), 3, COSINE, score)
+
+
+def test_one_template_a_person_is_searched_as_ever(new_index: NewIndex) -> None:
+    held = unit(np.random.default_rng(7).standard_normal((1_000, D)))
+    index = new_index(D)
+    index.add(Templates(np.arange(1, 1_001), np.arange(1_000), held))
+    settle(index)
+    best = index.search_persons(held[:5], 3)
+    scans = index.costs.scans
+    assert index.search_persons(held[:5], 3, score=PersonScore.FUSED) == best
+    assert index.costs.scans == 2 * scans
+    index.add(Templates(np.array([2_000]), np.array([0]), -held[:1]))
+    found = index.search_persons(held[:1], 1, score=PersonScore.FUSED)
+    assert found[0][0].person_key == 0
+    assert found[0][0].similarity == pytest.approx(0.5, abs=1e-5)

@@ -207,7 +207,7 @@ class CertifiedIndex:
             self._score_buffer(parts[-1], some, found, comparator)
             self._search_shards(shards, some, found)
 
-        if score is not PersonScore.BEST:
+        if score is not PersonScore.BEST and self._several():
             search = CombinedSearch(score, parts, self, cover)
             return search.hits(wanted, top_k, allowed_persons)
         best = [BestPersons(top_k) for _ in probes]
@@ -216,6 +216,11 @@ class CertifiedIndex:
         else:
             cover(wanted, best)
         return [one.hits() for one in best]
+
+    def _several(self) -> bool:
+        """Whether anybody has several templates that differ: else all scores are the same."""
+        wide, ratio = self.widest()
+        return len(wide) > 0 or ratio > 1.0
 
     def nearest_impostors(
         self,
