@@ -6,14 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.decision.calibrations import Calibrations
 from app.gallery.gallery import Gallery
 from app.index.comparator import COSINE
 from app.lab.attestation import collection
 from app.lab.attestation.cells import count_cells
 from app.lab.attestation.collection import measure_collection
+from app.lab.attestation.requirement import NAMED
+from app.lab.attestation.run import Wanted, attest_collection
 from app.lab.errors import AttestationError
 from app.store.records import NewTemplate
 from tests.decision.conftest import people
+from tests.decision.test_calibration import calibration
 from tests.decision.test_collection_calibration import DIMENSION, fill, open_gallery
 
 
@@ -93,3 +97,18 @@ def test_of_many_people_some_are_searched_for_among_all(
     assert one.searched.gallery_persons == 39
     assert len(one.searched.stranger_names) == 10
     assert one.searched.stranger_names == other.searched.stranger_names
+
+
+def test_a_collection_with_another_score_is_not_measured_by_the_best_template(
+    gallery: Gallery,
+) -> None:
+    fill(gallery, 3)
+    shipped = calibration(score_exponents={"centroid": 0.2, "fused": 0.4})
+    calibrations = Calibrations(
+        gallery.store.calibrations, shipped, 0.5, embedding_space="es-test", precision="float32"
+    )
+    gallery.store.collections.update("default", None, {"score": "fused"})
+    with pytest.raises(AttestationError, match="score=fused; a collection can only be measured"):
+        attest_collection(
+            "default", Wanted(next(iter(NAMED.values()))), None, gallery, calibrations
+        )
