@@ -13,6 +13,7 @@ wrong answer is at most FAILURE times the length of the answer, however many vec
 """
 
 import math
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -47,3 +48,9 @@ class ErrorBound:
         """
         spread = self.reach * math.sqrt(max(0.0, 1.0 - similarity * similarity))
         return projection * similarity - residual * spread - (self.rounding * step + _SLACK)
+
+
+@cache
+def bound_of(dimension: int) -> ErrorBound:
+    """The bound of codes of that dimension, with a table for each pair of coordinates."""
+    return ErrorBound(dimension, dimension // 2)

@@ -3,11 +3,10 @@
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from functools import cache
 
 import numpy as np
 
-from app.index.certified.bound import ErrorBound
+from app.index.certified.bound import bound_of
 from app.index.certified.codes import Quantiser
 from app.index.certified.combined import CombinedSearch
 from app.index.certified.counts import PersonCounts
@@ -68,7 +67,7 @@ class CertifiedIndex:
         self._threads = threads
         self._scanner = scanner or ThreadScanner(threads)
         self.shape = shape or IndexShape()
-        self._bound = _bound_of(dimension) if Quantiser.fits(dimension) else None
+        self._bound = bound_of(dimension) if Quantiser.fits(dimension) else None
         self.quantiser: Quantiser | None = None  # drawn for the first shard: it takes d² numbers
         self._state = State((), WriteBuffer(dimension))
         self._counts = PersonCounts()
@@ -348,8 +347,3 @@ class CertifiedIndex:
     def _refresh_buffer(self) -> None:
         with self._writing:
             self._state = replace(self._state, write_buffer=self._state.write_buffer.after(0))
-
-
-@cache
-def _bound_of(dimension: int) -> ErrorBound:
-    return ErrorBound(dimension, dimension // 2)
