@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import logging
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from app.inference.session import OnnxModel
 from app.settings import Device
 from app.store.backends import sqlite
 from app.store.sql import erasing
+from app.telemetry.logs import LOGGER_NAME
 from app.types import Image
 from tests.waiting import PATIENCE_S
 
@@ -62,6 +64,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str:
     return f"property tests: --hypothesis-seed={config.getoption(SEED)} repeats this run"
+
+
+@pytest.fixture(autouse=True)
+def _log_as_before() -> Iterator[None]:
+    """A command that sets up the log in a test leaves it to the next tests as it was: its standard
+    error is closed by then."""
+    logger = logging.getLogger(LOGGER_NAME)
+    before = [*logger.handlers], logger.level, logger.propagate
+    yield
+    logger.handlers, logger.level, logger.propagate = before
 
 
 @pytest.fixture(scope="session")

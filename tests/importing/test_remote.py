@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from app.decision.policy import FaceSelection
+from app.importing import local
 from app.importing import remote as module
 from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
 from app.importing.outcomes import RowOutcome, RowResult
@@ -180,7 +181,8 @@ def test_progress_of_the_server_is_reported(
     url: str, photos: Path, collection: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A part of 500 photos takes a minute, in which something should move."""
-    monkeypatch.setattr(module, "POLL_S", 0.01)
+    monkeypatch.setattr(module, "POLL_S", 0.0)
+    monkeypatch.setattr(local, "SECONDS_A_TRANSACTION", 0.0)  # each photo is reported by itself
     data = (photos / "obama.jpg").read_bytes()
     rows = [Row(str(i), f"p{i}", partial(bytes, data + bytes([i]))) for i in range(12)]
     remote = RemoteImport(url, collection, ImportOptions(), 10_000_000)

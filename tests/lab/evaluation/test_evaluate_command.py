@@ -141,7 +141,7 @@ def test_too_few_people_make_no_calibration(people_folder: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["none.csv"], "cannot be read"),
+        (["none.csv"], "none.csv does not exist"),
         (["pairs.csv", "--images", "elsewhere"], "name the folder"),
         (["pairs.csv", "--pack", "no-such-pack"], "There is no model pack"),
         (["pairs.csv", "pairs.csv"], "second source of pairs"),
