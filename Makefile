@@ -116,21 +116,21 @@ format: $(STAMPS)/dev ## Format, and fix what ruff can fix
 # dev.txt comes first and constrains the others, so that every environment has the same versions.
 # UPGRADE=1 takes newer ones; without it a pin moves only where pyproject.toml makes it.
 LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-build \
-	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) --group build pyproject.toml
+	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) --group build pyproject.toml \
+	--extra headless --excludes requirements/headless.excludes.txt
 NO_CPU_RUNTIME = --excludes requirements/gpu.excludes.txt
-NO_WINDOWS = --excludes requirements/insightface.excludes.txt
 NO_TORCH = --excludes requirements/export.excludes.txt
 
 .PHONY: lock
 lock: ## Write requirements/*.txt from pyproject.toml (UPGRADE=1 for newer versions)
 	@command -v $(UV) >/dev/null || { echo "No uv: 'make install' first, or name one: make lock UV=uv" >&2; exit 1; }
-	$(LOCK) --extra cpu --extra postgres --extra parquet --extra insightface --extra export --extra lab --extra dev $(NO_TORCH) $(NO_WINDOWS) -o requirements/dev.txt
+	$(LOCK) --extra cpu --extra postgres --extra parquet --extra insightface --extra export --extra lab --extra dev $(NO_TORCH) -o requirements/dev.txt
 	$(LOCK) -c requirements/dev.txt --extra cpu --extra postgres --extra parquet -o requirements/cpu.txt
-	$(LOCK) -c requirements/dev.txt --extra cpu --extra postgres --extra parquet --extra insightface $(NO_WINDOWS) -o requirements/insightface.txt
+	$(LOCK) -c requirements/dev.txt --extra cpu --extra postgres --extra parquet --extra insightface -o requirements/insightface.txt
 	$(LOCK) -c requirements/dev.txt --extra cpu --extra postgres --extra parquet --extra export $(NO_TORCH) -o requirements/export.txt
 	$(LOCK) -c requirements/dev.txt --extra lab -o requirements/lab.txt
 	$(LOCK) -c requirements/dev.txt --extra gpu --extra postgres --extra parquet -o requirements/gpu.txt
-	$(LOCK) -c requirements/dev.txt --extra gpu --extra postgres --extra parquet --extra insightface $(NO_CPU_RUNTIME) $(NO_WINDOWS) -o requirements/gpu-insightface.txt
+	$(LOCK) -c requirements/dev.txt --extra gpu --extra postgres --extra parquet --extra insightface $(NO_CPU_RUNTIME) -o requirements/gpu-insightface.txt
 
 .PHONY: image
 image: ## The container image (EXTRA=gpu for CUDA)

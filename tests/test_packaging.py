@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 REQUIREMENTS = ROOT / "requirements"
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
-LOCK_EXTRAS = {
+_EXTRAS = {
     "cpu": ["cpu", "postgres", "parquet"],
     "gpu": ["gpu", "postgres", "parquet"],
     "insightface": ["cpu", "postgres", "parquet", "insightface"],
@@ -30,13 +30,10 @@ LOCK_EXTRAS = {
     "lab": ["lab"],
     "dev": ["cpu", "postgres", "parquet", "insightface", "export", "lab", "dev"],
 }
+LOCK_EXTRAS = {lock: [*extras, "headless"] for lock, extras in _EXTRAS.items()}
 # What a lock leaves out of its extras, and the files that tell uv so.
-EXCLUDES = {
-    "insightface": ["insightface"],
-    "gpu-insightface": ["gpu", "insightface"],
-    "export": ["export"],
-    "dev": ["export", "insightface"],
-}
+_EXCLUDES = {"gpu-insightface": ["gpu"], "export": ["export"], "dev": ["export"]}
+EXCLUDES = {lock: [*_EXCLUDES.get(lock, []), "headless"] for lock in LOCK_EXTRAS}
 # Distributions of one family install the same import package over one another.
 FAMILIES = {
     "onnxruntime": re.compile(r"(onnxruntime|ort)(-|$)"),
@@ -124,6 +121,12 @@ def excluded(lock: str) -> set[str]:
         for name in EXCLUDES.get(lock, [])
         for requirement, _ in parse(read(f"{name}.excludes"))
     }
+
+
+def test_without_a_lock_there_is_one_build_of_opencv() -> None:
+    """InsightFace asks for the same one."""
+    named = {one.name for one in declared(["cpu", "insightface"]) if "opencv" in one.name}
+    assert named == {"opencv-python"}
 
 
 def test_the_service_installs_nothing_of_the_laboratory() -> None:
