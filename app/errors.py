@@ -263,7 +263,7 @@ class RevisionPruned(StoreUnavailable):
 
 
 class StoreFull(LikenessError):
-    code, status, title = "storage_full", 507, "There is no room left on the disk"
+    code, status, title = "storage_full", 507, "There is no space left on the disk"
 
 
 class EncryptionKeyMissing(LikenessError):

@@ -23,9 +23,9 @@ class Scope(StrEnum):
     DETECT = "detect"  # detect, embed: nothing of the gallery
     IDENTIFY = "identify"  # identify, verify
     ENROLL = "enroll"
-    MANAGE = "manage"  # collections, persons, deletion, imports, hygiene, calibration
+    MANAGE = "manage"  # collections, persons, faces, deletion, imports, hygiene, calibration
     METRICS = "metrics"
-    ADMIN = "admin"  # keys
+    ADMIN = "admin"  # access keys, the audit log
 
 
 # They concern the whole service: a key that is limited to collections cannot have them.
@@ -34,7 +34,7 @@ WHOLE_SERVICE = frozenset({Scope.METRICS, Scope.ADMIN})
 
 @dataclass(frozen=True, slots=True)
 class AccessKey:
-    """A key without its secret. `collections` limits it to these; None: to none."""
+    """A key without its secret. `collections`: the only ones it is for; None: all."""
 
     key_id: str
     name: str
@@ -45,7 +45,7 @@ class AccessKey:
     revoked_at: datetime | None = None
     last_used_at: datetime | None = None  # to the hour
     limits: KeyLimits = UNLIMITED
-    subject: str | None = None  # of a token: whom its issuer gave it to
+    subject: str | None = None  # of a token: its claim `sub`; None for a stored key
 
     @property
     def actor(self) -> str:
@@ -80,7 +80,7 @@ def new_token() -> tuple[str, str]:
 
 
 def id_of(token: str) -> str | None:
-    """The id of the key that a token claims to be; None if it has not the form of a token."""
+    """The id in a token; None if the text does not have the form of a token."""
     found = _TOKEN.fullmatch(token)
     return None if found is None else found[1]
 

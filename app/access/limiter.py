@@ -1,9 +1,9 @@
-"""Holds the keys' users to their limits, in one process.
+"""Enforces the limits of access keys, in one process.
 
 Rates and requests at a time are counted by each process for itself. Photos a day are counted in
 the database: a process reserves some of them at a time, so that most calls write nothing.
 
-What is limited is a name: a key and the one that replaces it share its limits. Everything here
+Limits belong to the name of a key: a key and the one that replaces it share them. Everything here
 runs on the event loop.
 """
 
@@ -44,7 +44,7 @@ class _Quota:
 
 
 class Limiter:
-    """Admits what the limits of keys allow."""
+    """Admits the requests and photos that the limits of keys allow."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class Limiter:
         return user
 
     async def _reserve(self, key: AccessKey, user: "_User", quota: int, count: int) -> None:
-        """Have at least `count` photos reserved. Raises QuotaExceeded."""
+        """Reserve photos until at least `count` are reserved. Raises QuotaExceeded."""
         while True:
             if user.quota.day != self._today():
                 user.quota = _Quota(self._today())
@@ -167,7 +167,7 @@ class _User:
         self.quota = quota
 
     def follow(self, limits: KeyLimits) -> None:
-        """Take over limits that may have changed."""
+        """Apply limits that may have changed since the last call."""
         self._requests = self._followed(self._requests, limits.requests_per_second)
         self._photos = self._followed(self._photos, limits.photos_per_second)
 

@@ -11,7 +11,8 @@ MAX_COUNT = 10**12
 
 @dataclass(frozen=True, slots=True)
 class KeyLimits:
-    """The limits of a key; None: no limit. Rates are means: a second's worth may come at once."""
+    """The limits of a key; None: no limit. Rates are averages: the number for one second may
+    be sent at once."""
 
     requests_per_second: float | None = None
     photos_per_second: float | None = None
@@ -37,10 +38,10 @@ def stored_limits(members: dict[str, Any] | None) -> KeyLimits:
 
 
 class TokenBucket:
-    """Admits `rate` units a second in the mean, and a second's worth at once.
+    """Admits `rate` units a second on average, and at once the number for one second.
 
     More units than the bucket can hold are admitted when it is full; it is in debt afterwards, so
-    that the mean rate is kept. Not for several threads.
+    that the average rate is kept. Not thread-safe.
     """
 
     def __init__(self, rate: float, clock: Callable[[], float]) -> None:
@@ -66,7 +67,7 @@ class TokenBucket:
         there are."""
         self._refill()
         missing = min(units, self.capacity) - self._level
-        # A level that rounding left a hair too low must not make the caller come once more.
+        # A level that is too low by a rounding error must not make the caller wait once more.
         if missing > 1e-9:
             return missing / self.rate
         self._level -= units

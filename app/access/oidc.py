@@ -28,7 +28,7 @@ ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES
 MAX_TOKEN_BYTES = 16 * 1024
 MAX_DOCUMENT_BYTES = 1024 * 1024
 FETCH_TIMEOUT_S = 5.0
-LEEWAY_S = 30  # clocks of two machines
+LEEWAY_S = 30  # by which the clocks of two machines may differ
 FRESH_S = 600.0  # the keys are read again after this time
 # If the issuer does not answer, its keys are used for this time.
 KEPT_S = 24 * 3600.0
@@ -155,7 +155,7 @@ class OidcTokens:
         try:
             ends = datetime.fromtimestamp(float(claims["exp"]) + LEEWAY_S, UTC)
         except (OverflowError, ValueError) as error:
-            raise _refused("its claim 'exp' is no time") from error
+            raise _refused("its claim 'exp' is not a time") from error
         return AccessKey(KEY_ID, name, scopes, collections, self._now(), expires_at=ends,
                          subject=str(claims["sub"])[:200])  # fmt: skip
 
@@ -195,8 +195,8 @@ class OidcTokens:
         return math.inf if self._keys is None else self._clock() - self._keys.read_at
 
     async def _read(self) -> None:
-        """Read the keys, unless that was tried a moment ago. Never raises: the keys that were read
-        before go on being used."""
+        """Read the keys, unless that was tried less than `PAUSE_S` ago. Never raises: after a
+        failure the keys that were read before are used."""
         async with self._reading:
             if self._clock() - self._tried_at < PAUSE_S:
                 return

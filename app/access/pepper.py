@@ -57,6 +57,6 @@ def _decoded(text: str, where: str) -> bytes:
     if len(pepper) != PEPPER_BYTES:
         raise AccessKeyError(
             f"{where} does not hold {PEPPER_BYTES} bytes in base64. Make such a value with "
-            "`openssl rand -base64 32`, or restore the one that the keys were created with."
+            "`openssl rand -base64 32`, or restore the value that the keys were created with."
         )
     return pepper

@@ -1,8 +1,8 @@
 """Notices when a key is used to try many faces or ids that are not in the gallery.
 
 Somebody who has a key can find out who is enrolled by sending photo after photo. Each answer alone
-is an ordinary one; many misses in a short time are not. They are reported, never refused: a camera
-in a street has many strangers too.
+is an ordinary one; many misses in a short time are not. They are reported, never refused,
+because a camera in a street has many unknown faces too.
 """
 
 from collections import deque

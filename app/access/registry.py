@@ -23,12 +23,12 @@ from app.telemetry.logs import log
 
 LEASE_S = 2.0
 POLL_S = 0.5
-# If there is one, a clock that also runs while the machine sleeps: a lease must not outlast that.
+# A clock that also runs while the machine sleeps, where there is one: a lease ends during sleep.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def seconds() -> float:
-    """Seconds that only rise, also while the machine sleeps."""
+    """A monotonic clock in seconds that also runs while the machine sleeps, if there is one."""
     return time.clock_gettime(_CLOCK)
 
 
@@ -76,7 +76,7 @@ class AccessRegistry:
 
     @property
     def enabled(self) -> bool:
-        """Whether requests need a key: once one was created, also if all were revoked since."""
+        """Whether requests need a key: true once a key was created, also after all were revoked."""
         return bool(self._read.keys)
 
     def counts(self) -> KeyCounts:
@@ -125,7 +125,7 @@ class AccessRegistry:
         return found.key
 
     def usable(self, key: AccessKey) -> bool:
-        """Whether a key that was accepted before is usable still, as far as this process knows."""
+        """Whether a key that was accepted before is still usable, by the last reading."""
         found = self._read.keys.get(key.key_id)
         return found is not None and found.key.usable(self._now())
 
@@ -174,7 +174,7 @@ class AccessRegistry:
         while True:
             self._wake.wait(POLL_S)
             self._wake.clear()
-            # Who asks from here on waits for the reading after this one.
+            # Requests that call `renewal` from here on wait for the reading after this one.
             due, self._next = self._next, Future()
             if self._stopping:
                 due.set_result(None)

@@ -56,7 +56,7 @@ class AccessKeyStore:
             self._require_own_pepper(connection, self._database.clock())
 
     def create_first(self, new: NewKey, keep: Callable[[str], None]) -> AccessKey | None:
-        """Create a key, unless there was ever one: then None.
+        """Create a key, unless one was ever created: then return None.
 
         `keep` is called with the token before the key is stored. If it raises, or the process ends
         meanwhile, there is no key.
@@ -203,7 +203,7 @@ class AccessKeyStore:
         found = [key for row in connection.execute(query) if (key := _key(row)).usable(now)]
         if not found:
             raise AccessKeyNotFound(
-                f"There is no usable key of the id or name '{name_or_id}'; `likeness keys list` "
+                f"There is no usable key with the id or name '{name_or_id}'; `likeness keys list` "
                 "shows all keys."
             )
         return found

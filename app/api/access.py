@@ -1,8 +1,9 @@
 """Access control: whose request it is, and whether its key allows the call.
 
-Every request passes through here before its body is read; all but probes and the API's description
-need a key. Each route declares the scope that the key must have; an application with a route that
-declares none is not made. A collection that a key is not for is answered as if it did not exist.
+Every request passes through here before its body is read; all but health checks and the API's
+description need a key. Each route declares the scope that the key must have; an application with a
+route that declares none is not created. A collection that a key is not for is answered as if it did
+not exist.
 """
 
 import asyncio
@@ -42,7 +43,7 @@ from app.telemetry.logs import log
 from app.telemetry.metrics import Metrics
 
 ACCESS = "likeness.access"
-WITHOUT_KEY = "caller"  # who acts while no key is needed
+WITHOUT_KEY = "caller"  # the actor while no key is needed
 # Everything else needs a key, also paths that do not exist.
 OPEN = re.compile(r"/|/livez|/readyz|/openapi\.json|/(docs|redoc|static-offline-docs)(/.*)?")
 # Attribute of a route's function: the scope that `needs` has given it.
@@ -172,7 +173,7 @@ class AccessControl:
             await _Watched(self._usable, access.key, scope).run(self._app, receive, limited)
 
     def _usable(self, key: AccessKey) -> bool:
-        """Whether a key that was accepted before is usable still."""
+        """Whether a key that was accepted before is still usable."""
         return key.usable(now_utc()) if key.key_id == KEY_ID else self._registry.usable(key)
 
     def _with_limits(self, key: AccessKey, send: Send) -> Send:

@@ -1,4 +1,4 @@
-"""What a route works with: the services, their pools, and the clock of the call."""
+"""The context of a call: the services, their pools, and the times of the call."""
 
 import asyncio
 import time
@@ -95,7 +95,7 @@ def _services(request: Request) -> Services:
 
 
 async def _context(request: Request) -> CallContext:
-    """Async, because FastAPI runs other dependencies on a thread."""
+    """Async, because FastAPI runs synchronous dependencies on a thread."""
     return CallContext(request)
 
 

@@ -55,7 +55,10 @@ def show(
     *,
     last: Annotated[int, typer.Option(min=1, help="How many entries, the last ones.")] = 50,
     actor: Annotated[
-        str | None, typer.Option(help="Only changes by it: key:ID, user:NAME, import:ID, service.")
+        str | None,
+        typer.Option(
+            help="Only changes by it: key:ID, token:SUBJECT, caller, import:ID, user:NAME, service."
+        ),
     ] = None,
     action: Annotated[str | None, typer.Option(help="Only this action: person.deleted, …")] = None,
     collection: Annotated[str | None, typer.Option(help="Only changes in it.")] = None,
@@ -89,7 +92,7 @@ def verify(
         ),
     ] = None,
 ) -> None:
-    """Check that no entry was removed, changed or put elsewhere. Exit status 1 if one was."""
+    """Check that no entry was removed, changed or moved. Exit status 1 if one was."""
     with clear_errors():
         key = audit_key(read_settings())
         if file is None:

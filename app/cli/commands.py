@@ -64,7 +64,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
         "app.cli.models", "models_app", "Model packs: list, show, verify, pull, install, …"
     ),
     "keys": LazyCommand(
-        "app.cli.keys", "keys_app", "Access keys of the API: create, list, rotate, revoke."
+        "app.cli.keys", "keys_app", "Access keys of the API: create, list, limit, rotate, …"
     ),
     "retention": LazyCommand(
         "app.cli.retention", "retention", "Show which persons would be erased by age."

@@ -29,7 +29,7 @@ UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days
 HIDDEN_SINCE = "`likeness keys {old}` is now `likeness encryption {old}`."
 
 keys_app = typer.Typer(
-    help="Access keys of the API: create, list, rotate, revoke.",
+    help="Access keys of the API: create, list, limit, rotate, revoke.",
     no_args_is_help=True,
     add_completion=False,
 )
@@ -83,10 +83,10 @@ def duration(value: str) -> timedelta:
 
 
 RequestRate = Annotated[
-    float | None, typer.Option(min=0.001, max=MAX_RATE, help="Requests a second, in the mean.")
+    float | None, typer.Option(min=0.001, max=MAX_RATE, help="Requests a second on average.")
 ]
 PhotoRate = Annotated[
-    float | None, typer.Option(min=0.001, max=MAX_RATE, help="Photos a second, in the mean.")
+    float | None, typer.Option(min=0.001, max=MAX_RATE, help="Photos a second on average.")
 ]
 Concurrent = Annotated[int | None, typer.Option(min=1, help="Requests at a time.")]
 PhotosADay = Annotated[int | None, typer.Option(min=1, help="Photos a day (UTC).")]
@@ -176,7 +176,7 @@ def limit(
     photos_per_day: PhotosADay = None,
 ) -> None:
     """Replace the limits of the key of an id, or of all keys of a name. A limit that is not given
-    is taken away."""
+    is removed."""
     limits = KeyLimits(requests_per_second, photos_per_second, concurrent_requests, photos_per_day)
     with clear_errors(), _opened() as store:
         for one in store.limit(key, limits):

@@ -27,7 +27,7 @@ class Neighbours:
     """Of each template (n,), by rising key: its key and its person's, the nearest template of
     another person that reaches the threshold (a row, -1 for none), its similarity (-inf for none),
     that of the nearest other one of its own person (-inf for none), and how degraded it looks (NaN
-    where the comparator does not tell)."""
+    where the comparator has no direction)."""
 
     keys: Ids
     person_keys: Ids

@@ -22,7 +22,7 @@ class Candidate:
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """A probe against one claimed person: the nearest stored face, the person's score, how much was
-    compared, and how degraded that face looks (None where the comparator does not tell)."""
+    compared, and how degraded that face looks (None where the comparator has no direction)."""
 
     face: FaceRecord
     similarity: float

@@ -179,7 +179,7 @@ class Gallery:
         score: PersonScore = PersonScore.BEST,
     ) -> Comparison | None:
         """A probe and a person, by a `score`: the nearest of the person's templates, and the
-        similarity. None if they have none."""
+        similarity. None if the person has no templates."""
         self.require(collection)
         faces, vectors = self.store.embeddings.of_person(collection, person_id)
         self.require(collection)  # it may have changed its space in between
@@ -194,7 +194,7 @@ class Gallery:
 
     def degradations(self, collection: str, keys: Sequence[int]) -> dict[int, float]:
         """How degraded stored faces look, by template key; without those deleted since, and empty
-        where the comparator does not tell."""
+        where the comparator has no direction of degraded faces."""
         record = self.require(collection)
         found: dict[int, float] = {}
         for start in range(0, len(keys), FACES_AT_ONCE):
@@ -316,10 +316,10 @@ class Gallery:
         self._indexes.prepare()
 
     def run_maintenance(self) -> None:
-        """One round of maintenance: follow what other processes changed, seal, compact, keep
+        """One round of maintenance: follow what other processes changed, encode, compact, save
         snapshots.
 
-        Called now and then by one thread; searches and writes go on meanwhile.
+        Called once a second by one thread, beside searches and writes.
         """
         self._indexes.run_maintenance()
         self.store.database.eraser.retry()

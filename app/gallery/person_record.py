@@ -8,7 +8,7 @@ from app.store.sql.audit_log import AuditEntry, AuditFilter
 from app.store.store import Store
 
 MOST_PAIRS = 100  # one person has no more
-MOST_ENTRIES = 1000
+MOST_ENTRIES = 1000  # the newest ones
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Erases persons by age, where a collection's policy says so.
+"""Erases persons by age in collections whose policy has `retention_days`.
 
 The age of a person counts from the last enrollment of a photo or the last match (identified, or
 verified), whichever is later.
@@ -37,8 +37,8 @@ class Retention:
 
 
 class RetentionTask:
-    """A task of maintenance: looks through the collections every hour, and erases some of the
-    persons that are due in each round."""
+    """A task of maintenance: checks the collections every hour, and erases at most `MOST_AT_ONCE`
+    persons in each round."""
 
     def __init__(
         self,

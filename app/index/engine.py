@@ -1,4 +1,4 @@
-"""The search port's other half: an engine, and the indexes that it has of one database."""
+"""The search port, continued: an engine, and its indexes of one database."""
 
 from typing import Protocol
 

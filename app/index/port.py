@@ -123,15 +123,15 @@ class SearchCounts:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Position:
-    """A revision of a collection, with the stamp that tells it from the same revision of a
-    database that was set back."""
+    """A revision of a collection, with the stamp that distinguishes it from the same revision of
+    a database that was set back."""
 
     revision: int
     stamp: str
 
 
 class IndexedCollection(Protocol):
-    """What an index needs to know of the collection that it holds."""
+    """The properties of a collection that its index needs."""
 
     @property
     def key(self) -> int: ...
@@ -153,7 +153,7 @@ class IndexContent(Protocol):
         ...
 
     def templates(self, places: Ids) -> Templates:
-        """The templates at these places of `keys`."""
+        """The templates at these indices of `keys`."""
         ...
 
     def extent(self) -> GallerySize:

@@ -70,7 +70,8 @@ class Identification:
 async def identify(
     services: Services, photos: Sequence[bytes], request: IdentifyRequest, times: StageTimes
 ) -> Identification:
-    """Search the collection for each face of the photos. Nothing is stored.
+    """Search the collection for each face of the photos. No photo and no embedding is stored; where
+    the policy says so, the day of a match and the decision in the audit log are.
 
     A photo that cannot be used has its error in `photos`. Raises the first such error if none can
     be used, CollectionNotFound, EmbeddingSpaceMismatch, RateOutOfReach, NotCalibrated, or
@@ -99,7 +100,7 @@ async def identify(
 
 
 def _audited(face: IdentifiedFace, threshold: ThresholdDecision) -> Search:
-    """What the audit log keeps of a decision."""
+    """The id of the person found, and the details for the audit log."""
     person, details = face.verdict.person, {"status": face.verdict.status.value}
     if person is None:
         return None, details
@@ -118,7 +119,7 @@ def _search(
     policy, dimension = policy_of(record), services.pack.recogniser.dimension
     vectors = [embedding_of(face) for _, _, face in found]
     probes = np.array(vectors, np.float32).reshape(-1, dimension)
-    # To give the n faces of a photo n different people, each needs to know its n nearest.
+    # To assign n different persons to the n faces of a photo, each face needs its n nearest.
     rivals = max(len(one.faces) for one in outcomes if isinstance(one, AnalysedImage))
     wanted = max(request.top_k, rivals) if request.one_person_once else request.top_k
     chain = services.calibrations.chain(record)

@@ -123,7 +123,7 @@ async def verify(
 
 
 def _audited(answer: Verification) -> Search:
-    """What the audit log keeps of a verification."""
+    """The id of the claimed person, and the details for the audit log."""
     details = {
         "reached": answer.reached,
         "refused": answer.refused,

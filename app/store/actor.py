@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-# Without any other: what the service does by itself, such as maintenance.
+# The default: what the service does by itself, such as maintenance.
 actor: ContextVar[str] = ContextVar("actor", default="service")
 
 
 @contextmanager
 def acting_as(name: str) -> Iterator[None]:
-    """Changes within this block are those of `name`: `key:…`, `token:…`, `import:…`, `user:…`."""
+    """Changes within this block are those of `name`: `key:…`, `token:…`, `caller`, `import:…` or
+    `user:…`."""
     token = actor.set(name)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Whether an audit log is whole: no entry removed, changed or put elsewhere."""
+"""Verification of an audit log: that no entry was removed, changed or moved."""
 
 import hmac
 import json
@@ -18,7 +18,7 @@ from app.store.sql.audit_log import (
 
 @dataclass(frozen=True, slots=True)
 class AuditVerification:
-    """What a verification found. `problem` is None if nothing is wrong."""
+    """The number of valid entries before the first problem, and that problem, or None."""
 
     entries: int
     digest: bytes  # of the last entry: kept elsewhere, it proves later that nothing was cut off
@@ -78,12 +78,13 @@ def exported(parts: Iterable[AuditEntry | AuditHead]) -> Iterator[str]:
 
 
 def read_export(lines: Iterable[str]) -> Iterator[AuditEntry | AuditHead]:
-    """The parts of an exported log. Raises ValueError with the number of a line that is none."""
+    """The parts of an exported log. Raises ValueError with the number of the first
+    line that is not a part."""
     for number, line in enumerate(lines, 1):
         try:
             yield _part(json.loads(line))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"line {number} is no part of an audit log") from error
+            raise ValueError(f"line {number} is not a line of an exported audit log") from error
 
 
 def _part(members: dict[str, Any]) -> AuditEntry | AuditHead:

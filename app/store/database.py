@@ -58,11 +58,11 @@ class Database:
 
     @property
     def url(self) -> str:
-        """Its URL as it may be printed: without its passwords."""
+        """Its URL without passwords, for messages."""
         return shown_url(self.engine)
 
     def identity(self) -> str:
-        """Its own id: random, made once, the same for all who open it."""
+        """Its id: random, created with the database, the same in every process."""
         with self.reading() as connection:
             return str(connection.execute(select(tables.database.c.id)).scalar_one())
 
@@ -139,7 +139,7 @@ class Database:
             raise error
         if self._backend.is_full(error.orig):
             raise StoreFull(
-                "The disk that holds the database is full; nothing was changed. Free some room "
+                "The disk that holds the database is full; nothing was changed. Free some space "
                 "and send the request again."
             ) from error
         raise StoreUnavailable(

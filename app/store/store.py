@@ -30,7 +30,7 @@ class Store:
     StoreUnavailable, those that write also StoreFull, and those that take the name of a collection,
     person or face raise CollectionNotFound, PersonNotFound or FaceNotFound.
 
-    Consumers take the store of the noun that they need. The whole is for the gallery, which gives
+    Consumers take the class that they need. The whole `Store` is for the gallery, which gives
     access to it, and for commands that open and close the database.
     """
 

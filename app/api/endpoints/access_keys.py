@@ -50,11 +50,11 @@ class LimitFields(BaseModel):
     )
     requests_per_second: Annotated[
         float | None,
-        Field(gt=0, le=MAX_RATE, allow_inf_nan=False, description="On average."),
+        Field(gt=0, le=MAX_RATE, allow_inf_nan=False, description="Requests a second on average."),
     ] = None
     photos_per_second: Annotated[
         float | None,
-        Field(gt=0, le=MAX_RATE, allow_inf_nan=False, description="On average."),
+        Field(gt=0, le=MAX_RATE, allow_inf_nan=False, description="Photos a second on average."),
     ] = None
     concurrent_requests: Annotated[
         int | None, Field(ge=1, le=MAX_COUNT, description="Requests that are processed at a time.")
@@ -82,7 +82,9 @@ class NewKeyFields(BaseModel):
     collections: Annotated[
         list[CollectionName] | None,
         Field(
-            min_length=1, max_length=1000, description="The only collections it is for; null: all."
+            min_length=1,
+            max_length=1000,
+            description="The only collections that the key is for; null: all.",
         ),
     ] = None
     expires_at: Annotated[AwareDatetime, AfterValidator(_in_future)] | None = None

@@ -22,14 +22,14 @@ MAX_SEQUENCE = 2**63 - 1
 
 
 class AuditEntryInfo(BaseModel):
-    """One change. `content` is the text that `digest` is of, together with the digest before it."""
+    """One change. `digest` is computed of the digest before it, `sequence` and `content`."""
 
     model_config = with_example()
     sequence: Annotated[int, Example(42)]
     at: Annotated[datetime, Example(TIME)]
     actor: Annotated[
         str,
-        Field(description="key:ID, token:SUBJECT, import:ID, user:NAME of a command, or service."),
+        Field(description="key:ID, token:SUBJECT, caller, import:ID, user:NAME, or service."),
         Example("key:q7w2m9x4k6ab"),
     ]
     action: Annotated[str, Example("person.deleted")]
@@ -64,13 +64,19 @@ async def list_audit(
     context: Context,
     *,
     after: Annotated[
-        int, Query(ge=0, le=MAX_SEQUENCE, description="Entries with a higher number.")
+        int, Query(ge=0, le=MAX_SEQUENCE, description="Only entries with a higher `sequence`.")
     ] = 0,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Entries on a page.")] = 100,
-    actor: Annotated[str | None, Query(max_length=300)] = None,
-    action: Annotated[str | None, Query(max_length=40)] = None,
+    actor: Annotated[
+        str | None, Query(max_length=300, description="Only changes by this actor.")
+    ] = None,
+    action: Annotated[
+        str | None, Query(max_length=40, description="Only this action, as `person.deleted`.")
+    ] = None,
     collection: CollectionName | None = None,
-    since: Annotated[AwareDatetime | None, Query(description="Not earlier ones.")] = None,
+    since: Annotated[
+        AwareDatetime | None, Query(description="Only entries of this time or later.")
+    ] = None,
 ) -> AuditPage:
     """List the entries of the audit log: who changed what, and when.
 

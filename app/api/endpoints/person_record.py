@@ -28,12 +28,14 @@ MOST_FACES = 100
 
 
 class HeldFace(BaseModel):
-    """One stored face, with what identifies the person."""
+    """One stored face, with its embedding."""
 
     face_id: Annotated[str, Example("7f8de8f5-53c9-4a52-9e3a-1d2b7f3f1f11")]
     created_at: Annotated[datetime, Example(TIME)]
     quality: Annotated[dict[str, Any], Example({"sharpness": 210.5})]
-    embedding: Annotated[list[float], Example([0.12, -0.05])]
+    embedding: Annotated[
+        list[float], Field(description="Scaled to length 1."), Example([0.12, -0.05])
+    ]
     crop: Annotated[
         str | None,
         Field(description="The aligned face as PNG in base64, where the collection keeps it."),
@@ -75,16 +77,21 @@ class PersonHistory(BaseModel):
 
 
 class PersonRecordAnswer(Listed):
-    """Everything in the database about a person. The faces are in pages; the rest is in each."""
+    """Everything in the database about a person. The faces are paged; each page has the rest."""
 
     person: PersonInfo
     embedding_space: Annotated[str, Example("es-3f9c0d6a")]
     faces: list[HeldFace]
     different_from: list[HeldPair]
-    history: list[PersonHistory]
+    history: Annotated[
+        list[PersonHistory],
+        Field(description="At most 1,000 entries of the audit log, the newest ones, in order."),
+    ]
     elsewhere: Annotated[
         list[str],
-        Field(description="Where more about the person may be, which this answer does not have."),
+        Field(
+            description="Where there may be more about the person that this answer does not have."
+        ),
         Example(["backups made by `likeness backup`"]),
     ]
 
@@ -138,6 +145,6 @@ def elsewhere(context: Context) -> list[str]:
     days = context.services.settings.import_report_days
     return [
         "backups (`likeness backup`) and exports (`likeness export`), wherever they are kept",
-        f"reports of imports of the last {days} days, which have the ids of persons and file names",
+        f"reports of imports of the last {days:g} days, which have ids of persons and file names",
         "archives of imports that have not ended",
     ]

@@ -66,7 +66,8 @@ def _check_room(pack: PublishedPack, installed: Path) -> None:
     if free < needed:
         raise PackError(
             f"{pack.name} needs about {needed / 1e6:.0f} MB while it is installed, and {installed} "
-            f"has {free / 1e6:.0f} MB left. Make room, or set LIKENESS_MODELS_DIR to another disk."
+            f"has {free / 1e6:.0f} MB left. Free some space, or set LIKENESS_MODELS_DIR to "
+            "another disk."
         )
 
 

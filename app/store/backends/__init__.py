@@ -75,7 +75,7 @@ class Backend(Protocol):
         """The SQL of an aggregate: integers as one text, between commas."""
 
     def is_full(self, error: BaseException) -> bool:
-        """Whether the driver's error means that there is no room left."""
+        """Whether the driver's error means that there is no space left on the disk."""
 
     def advice(self, error: BaseException) -> str:
         """What the driver's error means and what to do, in a sentence or two."""

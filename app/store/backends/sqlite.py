@@ -13,7 +13,8 @@ from app.store.backends.sqlite_file import DatabaseFile, MovedError, absent_file
 from app.store.backends.sqlite_slack import blank_pages, read_sizes
 
 OPENING_ADVICE = (
-    "Check that the folder can be written, has room, and that the file is a Likeness database."
+    "Check that the folder can be written, that its disk has free space, and that the file is a "
+    "Likeness database."
 )
 
 MOVED = MovedError.ADVICE
@@ -223,7 +224,7 @@ def joined(column: str) -> str:
 
 
 def is_full(error: BaseException) -> bool:
-    """No room on the disk, or for the file's own page limit."""
+    """No space on the disk, or for the file's own page limit."""
     code = getattr(error, "sqlite_errorcode", 0)
     return code == ALSO_FULL or code & PRIMARY == sqlite3.SQLITE_FULL
 

@@ -32,7 +32,7 @@ PAGE = 5000
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One change. `content` is the JSON text that the hash is of."""
+    """One change. `content`: the JSON text that `digest` is computed of."""
 
     sequence: int
     content: str
@@ -47,7 +47,8 @@ class AuditEntry:
 
 @dataclass(frozen=True, slots=True)
 class AuditHead:
-    """The end of the chain. `signature` is over the first two, `signer` names its key."""
+    """The end of the chain. `signature` is of `sequence` and `digest`; `signer` identifies
+    the key that signed."""
 
     sequence: int
     digest: bytes
@@ -57,7 +58,8 @@ class AuditHead:
 
 @dataclass(frozen=True, slots=True)
 class AuditFilter:
-    """Which entries are wanted; None: any."""
+    """Conditions that entries must meet; None: no condition. `since` is inclusive, `until` is
+    exclusive."""
 
     actor: str | None = None
     action: str | None = None
@@ -115,12 +117,12 @@ class AuditLog:
         self._key = key
 
     def begin(self, connection: Connection) -> None:
-        """Forget what a transaction before noted that was rolled back."""
+        """Discard the notes of an earlier transaction of this connection that was rolled back."""
         connection.info[NOTES] = []
 
     def append(self, connection: Connection, now: datetime) -> None:
-        """Append what was noted. The last statements of a transaction: the chain's end is locked
-        until it is committed."""
+        """Append what was noted. To be called last in a transaction, because the chain's end stays
+        locked until the commit."""
         notes: Sequence[_Note] = connection.info[NOTES]
         if not notes:
             return
@@ -183,23 +185,23 @@ def digest_after(before: bytes, sequence: int, content: str) -> bytes:
 
 
 def signature_of(key: bytes, sequence: int, digest: bytes) -> bytes:
-    """What signs the end of a chain: HMAC-SHA-256."""
+    """The signature of the end of a chain (HMAC-SHA-256)."""
     return hmac.digest(key, b"likeness audit head" + sequence.to_bytes(8, "big") + digest, "sha256")
 
 
 def signer_of(key: bytes) -> str:
-    """Tells one key from another; safe to store."""
+    """Identifies a key without revealing it; may be stored."""
     return hashlib.blake2b(b"likeness audit key", key=key, digest_size=8).hexdigest()
 
 
 class AuditStore:
-    """Reads and verifies the audit log, and adds entries about what changes nothing else."""
+    """Reads the audit log, and appends entries about events that change nothing else."""
 
     def __init__(self, database: "Database") -> None:
         self._database = database
 
     def record(self, action: str, collection: str | None = None, **details: Any) -> None:
-        """Append an entry about what is not a change of the database."""
+        """Append an entry about an event that changes nothing else in the database."""
         with self._database.writing() as connection:
             note(connection, action, collection, **details)
 

@@ -147,7 +147,8 @@ class PersonStore:
         return deletion, [one for one, person in found.items() if person is None]
 
     def inactive(self, name: str, before: datetime, limit: int) -> list[str]:
-        """The ids of some persons who were neither enrolled nor matched since `before`."""
+        """The ids of at most `limit` persons who were neither enrolled nor matched since
+        `before`."""
         with self._database.reading() as connection:
             key = get_collection(connection, name).key
             query = _inactive(key, before).order_by(persons.c.id).limit(limit)
@@ -172,7 +173,8 @@ class PersonStore:
         return DeletionCounts(len(people), len(keys), self._database.eraser.erase())
 
     def note_matches(self, matched: Collection[tuple[int, str]], day: datetime) -> None:
-        """Keep that persons, by the key of their collection and their id, were matched on a day."""
+        """Store that persons, given by the key of their collection and their id, were matched on a
+        day."""
         mine = (persons.c.collection == bindparam("of")) & (persons.c.person_id == bindparam("who"))
         earlier = persons.c.matched_at.is_(None) | (persons.c.matched_at < day)
         statement = update(persons).where(mine, earlier).values(matched_at=day)
@@ -183,7 +185,7 @@ class PersonStore:
     def _delete(
         self, connection: Connection, collection: CollectionRecord, people: set[int]
     ) -> list[int]:
-        """Delete persons by their keys; the keys of the templates that went with them."""
+        """Delete persons by their keys, with their templates. Returns the templates' keys."""
         query = select(templates.c.id, templates.c.person).where(templates.c.person.in_(people))
         held = Counter[int]()
         keys = []

@@ -106,7 +106,7 @@ def test_no_room_is_said_before_anything_is_fetched(
 ) -> None:
     monkeypatch.setattr(download, "COPIES_ON_DISK", 10**9)
     with (
-        pytest.raises(PackError, match=r"needs about .* MB .*Make room"),
+        pytest.raises(PackError, match=r"needs about .* MB .*Free some space"),
         fetched(published, installed, _silent, base_url=zoo.url),
     ):
         pass
