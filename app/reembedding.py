@@ -64,7 +64,7 @@ class Reembedding:
         self._space = target.embedding_space
 
     def build(self, device: Device, progress: Callable[[int, int], None]) -> None:
-        """Embed every kept crop that the new space lacks; one that was interrupted goes on.
+        """Embed every kept crop that the new space lacks; continues a run that was interrupted.
 
         Raises NotReembedded where faces were enrolled without keeping their crops, PackError or
         DeviceError.

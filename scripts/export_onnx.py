@@ -63,7 +63,8 @@ Pixels = Annotated[
     bool, typer.Option(help="Take uint8 BGR pixels, colours and normalisation in the graph.")
 ]
 Unit = Annotated[
-    bool, typer.Option(help="Answer vectors of length 1; their length tells no quality then.")
+    bool,
+    typer.Option(help="Answer vectors of length 1; the length is then no measure of quality."),
 ]
 Simplify = Annotated[
     bool, typer.Option(help="Compute constants and fold batch normalisations first.")

@@ -185,7 +185,7 @@ class Connection(HttpToolsProtocol):
             return
         self._table.idle(self)
         if self._in_message:
-            # Answered before the body arrived: go on reading for a while, or the client gets a
+            # Answered before the body arrived: continue reading for a while, or the client gets a
             # reset connection instead of the answer.
             self._linger_since = time.monotonic()
 

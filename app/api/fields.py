@@ -1,4 +1,4 @@
-"""CallFields that several calls take, checked before anything runs."""
+"""Fields that several calls take, checked before anything runs."""
 
 from typing import Annotated, Any
 

@@ -163,7 +163,7 @@ def template_exponents(
     threshold = np.quantile(one, 1 - np.clip(EXPONENT_MATCHES / len(one), *EXPONENT_FMR))
     pairs = data.vectors[starts[several][:, np.newaxis] + np.arange(2)]
     different = float(np.log(effective_numbers(pairs, 2).mean()))
-    # Copies of one photo tell nothing of how the rate grows.
+    # Copies of one photo do not show how the rate grows.
     if different < 0.01:
         return dict.fromkeys(PersonScore, 1.0)
     length = np.linalg.norm(pairs.sum(axis=1), axis=1)

@@ -59,7 +59,7 @@ def find_gallery_issues(
     )
     threshold = rule.threshold
     calibration = next(iter(chain.calibrations), None)
-    # Without a calibration nothing tells how little strangers resemble one another.
+    # Without a calibration it is not known how little strangers resemble one another.
     low = -1.0 if calibration is None else calibration.threshold_at(OUTLIER_FMR, ONE_COMPARISON)
     declared = all_declared(gallery.store.pairs, name)
     enough = max(threshold, low)

@@ -63,7 +63,7 @@ class Likeness:
 
 
 def pair_margin(alike: Likeness, calibration: Calibration | None) -> float | None:
-    """The lead that one of two persons needs over the other. None where no calibration tells it."""
+    """The lead that one of two persons needs over the other. None without mated comparisons."""
     if calibration is None or calibration.fnmr is None:
         return None
     spread = Spread.of(calibration.fnmr)
@@ -186,7 +186,7 @@ class PairRules:
 @dataclass(frozen=True, slots=True)
 class _Rival:
     """A person declared different from another, whose lead over this one is `lead`; `margin` is
-    what it should be, infinite where nothing tells."""
+    what it should be, infinite where it is not known."""
 
     candidate: Candidate
     lead: float

@@ -244,8 +244,8 @@ class FacePipeline:
     def _liveness(
         self, decoded: DecodedImage, data: bytes | None, look: Look, clock: StageClock
     ) -> FloatArray:
-        """Of faces of the upright photo, told from its own pixels: a copy smooths away what shows
-        that a face is not live."""
+        """Of faces of the upright photo, computed from its own pixels: a copy smooths away what
+        shows that a face is not live."""
         assert self._auxiliary.liveness is not None, "checked before the first step"
         image = decoded.pixels
         if decoded.reduction > 1:

@@ -81,7 +81,7 @@ def _chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview, bytes]]:
 
 
 def _read_text(kind: bytes, content: _Bytes) -> bytes:
-    """The beginning of a text, whose chunk goes on with `content` behind the keyword; empty where
+    """The beginning of a text, whose chunk has `content` after the keyword; empty where
     it is damaged."""
     text, packed = bytes(content), kind == b"zTXt"
     if kind == b"iTXt":

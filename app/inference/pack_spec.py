@@ -67,7 +67,7 @@ class RecogniserSpec(PackSection):
 
 
 class LivenessSpec(PackSection):
-    """A network that tells a live face from a photo of one (Minivision's Silent-Face networks).
+    """A network that distinguishes a live face from a photo of one (Minivision's Silent-Face).
 
     It sees `scale` times the face's box, squeezed to `input_size` pixels a side, and answers one
     number a class; their softmax at `live_class` is the chance that the face is live.

@@ -1,4 +1,4 @@
-"""A database's rows as the bodies of a backup: one state of it, whatever goes on meanwhile."""
+"""A database's rows as the bodies of a backup: one state of it, whatever is written meanwhile."""
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime

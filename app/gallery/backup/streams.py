@@ -20,7 +20,7 @@ from app.encryption.ring import KeyRing
 from app.errors import BackupDamaged, BackupError, DamagedData, EncryptionKeyMissing
 
 PURPOSE = b"likeness backup"
-# A backup may be renamed and copied: nothing but its own salt tells it from others.
+# A backup may be renamed and copied: only its own salt distinguishes it from others.
 FILE_ID = b""
 _PIECE = 1024 * 1024
 

@@ -81,7 +81,7 @@ class Quantiser:
 
     def rotate(self, probe: FloatArray) -> RotatedProbe:
         """One probe (d,) made ready for scans."""
-        # Not by BLAS: its threads would go on spinning on the cores that the scans need.
+        # Not by BLAS: its threads would keep spinning on the cores that the scans need.
         vector = np.empty((1, self.dimension), np.float32)
         faiss.fvec_inner_products_ny(
             faiss.swig_ptr(vector), faiss.swig_ptr(np.ascontiguousarray(probe, np.float32)),
@@ -146,7 +146,7 @@ class CodeScan:
         return codes
 
     def forget(self, rows: RowNumbers) -> None:
-        """Overwrite the codes of rows that count no more. Scans go on meanwhile: what they say of
+        """Overwrite the codes of rows that count no more. Scans may run meanwhile: what they say of
         these rows means nothing, and the others' bits stay as they are."""
         self._blank(self._codes(), rows)
 

@@ -1,6 +1,6 @@
 """Searches by a person's centroid, or by the mean of centroid and best template, certified.
 
-The codes know single templates, so persons are found by their best one. Whoever is left out has no
+The codes know single templates, so persons are found by their best one. A person left out has no
 template above the floor of that search, and so no score above what `PersonScore.most` says for the
 largest ratio there is. Where that could still be enough, one more search takes everybody whose best
 template reaches what the k-th score found so far would need. So answers equal brute force. A few

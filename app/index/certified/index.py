@@ -293,7 +293,7 @@ class CertifiedIndex:
     # --- maintenance ---------------------------------------------------------------------------
 
     def maintain(self) -> bool:
-        """Do one piece of maintenance, if any is due; searches and changes go on meanwhile."""
+        """Do one piece of maintenance, if any is due; searches and changes may run meanwhile."""
         with self._maintaining:
             state, shape = self._state, self.shape
             self._scanner.renew(state.shards)

@@ -12,7 +12,7 @@ from app.lab.errors import AttestationError
 
 EVERYBODY = "everybody"
 UNCHANGED = "unchanged"
-# A group of fewer is not named: its rate would be about people whom somebody can tell.
+# A group of fewer is not named: its rate would be about people who could be identified.
 MIN_GROUP = 5
 SMALL = f"groups of fewer than {MIN_GROUP} people"
 MAX_GROUPS = 200

@@ -14,7 +14,7 @@ Statement = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """What changed: `worse` is a reason to look before going on, `changed` explains it."""
+    """What changed: `worse` is a reason to look before continuing, `changed` explains it."""
 
     worse: tuple[str, ...]
     changed: tuple[str, ...]

@@ -76,8 +76,8 @@ def read_private_key(path: Path) -> Ed25519PrivateKey:
 
 
 def read_public_key(path: Path) -> Ed25519PublicKey:
-    """The key that verifies. Raises AttestationError, also for a private key: whoever verifies
-    should not need one."""
+    """The key that verifies. Raises AttestationError, also for a private key: verifying
+    must not need one."""
     content, _ = _read(path)
     try:
         key = load_pem_public_key(content)

@@ -182,7 +182,7 @@ def to_integers(
                 weight_type=QuantType.QUInt8,
             )
         else:
-            with redirect_stdout(StringIO()):  # it tells of its progress
+            with redirect_stdout(StringIO()):  # it prints its progress
                 quantize_static(
                     ready,
                     out,

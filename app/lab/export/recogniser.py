@@ -29,7 +29,7 @@ BATCH_TOLERANCE = 1e-4
 @dataclass(frozen=True, slots=True)
 class Options:
     """What the export should be. `pixels`: takes uint8 BGR (batch, size, size, 3); `unit`: answers
-    vectors of length 1, so that their length no longer tells a face's quality; `batch`: fixed, or
+    vectors of length 1, so that their length is no measure of quality; `batch`: fixed, or
     None for any; `opset`: of operators, or None for the source's; `simplify`: constants
     computed and batch normalisations folded into their convolutions; `keep_prelu`: not rewritten
     for ONNX Runtime's CPU kernels, which only fp32 is."""
