@@ -136,6 +136,7 @@ def _open_store(settings: Settings, ring: KeyRing | None, wait_s: float) -> Stor
     migrate(engine)
     store = Store(engine, ring=ring, audit_key=audit_key(settings))
     store.encryption.check_keys()
+    store.audit.begin_log()
     return store
 
 

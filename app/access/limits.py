@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
-MAX_RATE = 1e6
+MIN_RATE, MAX_RATE = 0.001, 1e6
 MAX_COUNT = 10**12
 
 

@@ -34,6 +34,11 @@ FRESH_S = 600.0  # the keys are read again after this time
 KEPT_S = 24 * 3600.0
 # A token of an unknown key makes the keys be read again, but not more often.
 PAUSE_S = 30.0
+# What reading the keys of an issuer can end with, whatever it answers.
+FAILURES = (
+    httpx.HTTPError, httpx.InvalidURL, jwt.PyJWTError, ValueError, RecursionError, TimeoutError,
+    AccessKeyError,
+)  # fmt: skip
 KEY_ID = "oidc"  # of the keys that tokens become; no stored key has it
 _COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 
@@ -150,14 +155,18 @@ class OidcTokens:
                 f"The token's claim '{self._rules.scopes_claim}' has no scope of this service; "
                 f"it needs one of {', '.join(self._rules.scopes)}."
             )
+        subject = claims["sub"]
+        if not isinstance(subject, str) or not subject or not subject.isprintable():
+            raise _refused("its claim 'sub' is not a text of printable characters")
         client = claims.get("azp") or claims.get("client_id")
-        name = f"oidc:{client}"[:80] if isinstance(client, str) else "oidc"
+        named = isinstance(client, str) and client.isprintable()
+        name = f"oidc:{client}"[:80] if named else "oidc"
         try:
             ends = datetime.fromtimestamp(float(claims["exp"]) + LEEWAY_S, UTC)
         except (OverflowError, ValueError) as error:
             raise _refused("its claim 'exp' is not a time") from error
         return AccessKey(KEY_ID, name, scopes, collections, self._now(), expires_at=ends,
-                         subject=str(claims["sub"])[:200])  # fmt: skip
+                         subject=subject[:200])  # fmt: skip
 
     def _collections(self, claims: Mapping[str, Any]) -> frozenset[str] | None:
         claim = self._rules.collections_claim
@@ -175,7 +184,7 @@ class OidcTokens:
             await self._read()
             found = self._find(header)
         if found is None:
-            raise _refused("no key of the issuer has its key id")
+            raise _refused("no key of the issuer has its key id and algorithm")
         return found
 
     def _find(self, header: Mapping[str, Any]) -> jwt.PyJWK | None:
@@ -203,7 +212,7 @@ class OidcTokens:
             self._tried_at = self._clock()
             try:
                 self._keys = _KeySet(await self._fetched(), self._clock())
-            except (httpx.HTTPError, jwt.PyJWTError, ValueError, AccessKeyError) as error:
+            except FAILURES as error:
                 log(logging.WARNING, "the public keys of the OIDC issuer cannot be read",
                     issuer=self._rules.issuer, reason=str(error) or repr(error))  # fmt: skip
 

@@ -136,12 +136,14 @@ class AccessKeyStore:
         return [replace(key, revoked_at=now) for key in found]
 
     def limit(self, name_or_id: str, limits: KeyLimits) -> list[AccessKey]:
-        """Replace the limits of the key of that id, or of every usable key of that name. Processes
-        have read them after `registry.LEASE_S`. Raises AccessKeyNotFound."""
+        """Replace the limits of every usable key of that name, or of the name that the key of that
+        id has: keys of one name share their limits. Processes have read them after
+        `registry.LEASE_S`. Raises AccessKeyNotFound."""
         now = self._database.clock()
         with self._database.writing() as connection:
             _raise_revision(connection)
-            found = self._all_usable(connection, name_or_id, now)
+            name = self._usable(connection, name_or_id, now).name
+            found = [key for key in self._all_usable(connection, name, now) if key.name == name]
             ids = [key.key_id for key in found]
             connection.execute(
                 update(access_keys)

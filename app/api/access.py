@@ -151,9 +151,10 @@ class AccessControl:
         if scope["type"] != "http" or OPEN.fullmatch(scope["path"]):
             await self._app(scope, receive, send)
             return
+        operation = self._operation(scope)
         try:
             await self._renew()
-            access = await self._access(scope)
+            access = await self._access(scope, operation)
         except LikenessError as error:
             await self._refuse(error)(scope, receive, send)
             return
@@ -165,7 +166,12 @@ class AccessControl:
         limited = self._with_limits(access.key, send)
         with ExitStack() as running:
             try:
+                # First, so that calls which the key is not for count too.
                 running.enter_context(self._limiter.request(access.key))
+                if operation is not None:
+                    _require(access, operation)
+                elif not self._is_declared(scope["path"]):
+                    raise RouteNotFound(f"There is no call {scope['path']}; /docs lists all calls.")
             except LikenessError as error:
                 await self._refuse(error)(scope, receive, limited)
                 return
@@ -203,10 +209,8 @@ class AccessControl:
                 {"retry_after": 1},
             )
 
-    async def _access(self, scope: Scope) -> Access:
-        """What a request may do. Raises Unauthenticated, Forbidden, CollectionNotFound,
-        RouteNotFound or StoreUnavailable."""
-        operation = self._operation(scope)
+    async def _access(self, scope: Scope, operation: _Operation | None) -> Access:
+        """Whose request it is. Raises Unauthenticated, Forbidden or StoreUnavailable."""
         if not self._registry.enabled and self._oidc is None:
             if operation is not None and operation.scope is KeyScope.ADMIN:
                 raise Forbidden(
@@ -214,12 +218,7 @@ class AccessControl:
                     "run `likeness keys create --name admin --scope all` where the service runs."
                 )
             return Access()
-        access = Access(await self._key(scope), self._limiter, self._probing)
-        if operation is not None:
-            _require(access, operation)
-        elif not self._is_declared(scope["path"]):
-            raise RouteNotFound(f"There is no call {scope['path']}; /docs lists all calls.")
-        return access
+        return Access(await self._key(scope), self._limiter, self._probing)
 
     async def _key(self, scope: Scope) -> AccessKey:
         token = _token(Headers(scope=scope))

@@ -101,7 +101,9 @@ def create_app(services: Services) -> FastAPI:
     app.state.parsing = parsing
     app.state.stopping = False
     services.maintenance.add_task(imports_of_service.eraser.round)
-    retention = RetentionTask(services.gallery, _noted_by(imports_of_service))
+    retention = RetentionTask(
+        services.gallery, services.matches.store, _noted_by(imports_of_service)
+    )
     services.maintenance.add_task(retention.round)
     for router in OF_PHOTOS:
         app.include_router(router)  # `read_call` checks the query with the other fields

@@ -23,7 +23,9 @@ from app.store.sql.tables import persons
 from app.store.store import Store
 
 audit_app = typer.Typer(
-    no_args_is_help=True, help="The audit log: who changed what, and whether it is whole."
+    no_args_is_help=True,
+    add_completion=False,
+    help="The audit log: who changed what, and whether it is whole.",
 )
 
 
@@ -98,7 +100,7 @@ def verify(
         if file is None:
             with _opened() as store:
                 found = verify_audit(store.audit.everything(), key)
-                wrong = store.audit.columns_that_differ()
+                wrong = store.audit.columns_that_differ() if found.problem is None else None
         else:
             found, wrong = _verify_file(file, key), None
     if found.problem is None and wrong is None:

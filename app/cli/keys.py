@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from app.access.keys import WHOLE_SERVICE, AccessKey, NewKey, Scope
-from app.access.limits import MAX_RATE, KeyLimits
+from app.access.limits import MAX_COUNT, MAX_RATE, MIN_RATE, KeyLimits
 from app.access.pepper import audit_key, read_pepper
 from app.access.registry import LEASE_S
 from app.access.store import AccessKeyStore
@@ -83,13 +83,13 @@ def duration(value: str) -> timedelta:
 
 
 RequestRate = Annotated[
-    float | None, typer.Option(min=0.001, max=MAX_RATE, help="Requests a second on average.")
+    float | None, typer.Option(min=MIN_RATE, max=MAX_RATE, help="Requests a second on average.")
 ]
 PhotoRate = Annotated[
-    float | None, typer.Option(min=0.001, max=MAX_RATE, help="Photos a second on average.")
+    float | None, typer.Option(min=MIN_RATE, max=MAX_RATE, help="Photos a second on average.")
 ]
-Concurrent = Annotated[int | None, typer.Option(min=1, help="Requests at a time.")]
-PhotosADay = Annotated[int | None, typer.Option(min=1, help="Photos a day (UTC).")]
+Concurrent = Annotated[int | None, typer.Option(min=1, max=MAX_COUNT, help="Requests at a time.")]
+PhotosADay = Annotated[int | None, typer.Option(min=1, max=MAX_COUNT, help="Photos a day (UTC).")]
 NameOrId = Annotated[str, typer.Argument(help="Name or id of a key.")]
 
 
@@ -175,8 +175,8 @@ def limit(
     concurrent_requests: Concurrent = None,
     photos_per_day: PhotosADay = None,
 ) -> None:
-    """Replace the limits of the key of an id, or of all keys of a name. A limit that is not given
-    is removed."""
+    """Replace the limits of all keys of a name, given by the name or by the id of one of them. A
+    limit that is not given is taken away."""
     limits = KeyLimits(requests_per_second, photos_per_second, concurrent_requests, photos_per_day)
     with clear_errors(), _opened() as store:
         for one in store.limit(key, limits):

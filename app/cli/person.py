@@ -17,7 +17,9 @@ from app.store.backends import create_engine
 from app.store.schema import migrate
 from app.store.store import Store
 
-person_app = typer.Typer(no_args_is_help=True, help="Everything held about one person.")
+person_app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Everything held about one person."
+)
 PAGE = 500
 
 
@@ -91,6 +93,7 @@ def _record(
             for pair in held.pairs
         ],
         "history": [entry.members for entry in held.entries],
+        "history_is_longer": held.older_entries,
     }
     return record, crops
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.store.records import DeclaredPair, ExportedTemplate, PersonRecord
-from app.store.sql.audit_log import AuditEntry, AuditFilter
+from app.store.sql.audit_log import AuditEntry
 from app.store.store import Store
 
 MOST_PAIRS = 100  # one person has no more
@@ -23,6 +23,7 @@ class HeldData:
     more: bool
     pairs: Sequence[DeclaredPair]
     entries: Sequence[AuditEntry]
+    older_entries: bool
 
 
 def held_data(
@@ -33,11 +34,13 @@ def held_data(
     record = store.collections.get(collection)
     person = store.persons.get(collection, person_id)
     faces = store.embeddings.exported(collection, after, limit + 1, person.key)
+    entries, older = store.audit.history(collection, person.key, MOST_ENTRIES)
     return HeldData(
         person,
         record.embedding_space,
         faces[:limit],
         len(faces) > limit,
         store.pairs.of_person(collection, person_id, None, MOST_PAIRS).items,
-        store.audit.latest(MOST_ENTRIES, AuditFilter(person=person.key)),
+        entries,
+        older,
     )

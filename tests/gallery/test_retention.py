@@ -1,5 +1,6 @@
 """Persons are erased by age, where the policy says so."""
 
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from typer.testing import CliRunner
 
 from app.cli.commands import app
 from app.gallery.gallery import Gallery
-from app.gallery.retention import CHECK_EVERY, MOST_AT_ONCE, MatchTimes, RetentionTask
+from app.gallery.retention import CHECK_EVERY_S, MOST_AT_ONCE, MatchTimes, RetentionTask
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_gallery, template
 
@@ -21,6 +22,7 @@ class Calendar:
 
     def __init__(self) -> None:
         self.now = datetime(2026, 3, 1, 12, tzinfo=UTC)
+        self.set_by = timedelta()  # by how much somebody has set it
 
     def __call__(self) -> datetime:
         return self.now
@@ -50,6 +52,15 @@ def left(store: Store, collection: str = "staff") -> list[str]:
     return [one.person_id for one in store.persons.page(collection, None, 1000).items]
 
 
+def task_of(
+    gallery: Gallery, calendar: Calendar, before: Callable[[str, Sequence[str]], object] = print
+) -> RetentionTask:
+    def seconds() -> float:
+        return (calendar.now - calendar.set_by).timestamp()
+
+    return RetentionTask(gallery, lambda: None, before, calendar, seconds)
+
+
 class TestWho:
     def test_neither_enrolled_nor_matched(self, aging: Store, calendar: Calendar) -> None:
         enroll(aging, "old", "matched", "again")
@@ -59,7 +70,7 @@ class TestWho:
         times = MatchTimes(aging.persons, calendar)
         times.note(aging.collections.get("staff"), ["matched", "nobody"])
         times.store()
-        calendar.now += 11 * DAY
+        calendar.now += 12 * DAY
         before = calendar.now - 30 * DAY
         assert aging.persons.inactive("staff", before, 9) == ["old", "faceless"]
         assert aging.persons.count_inactive("staff", before) == 2
@@ -72,7 +83,7 @@ class TestWho:
         times = MatchTimes(aging.persons, calendar)
         times.note(aging.collections.get("staff"), ["ada"])
         times.store()
-        assert aging.persons.delete_inactive("staff", due, before).persons == 1
+        assert aging.persons.delete_inactive("staff", due, lambda _: before).persons == 1
         assert left(aging) == ["ada"]
 
     def test_matches_are_noted_only_under_such_a_policy(
@@ -84,6 +95,36 @@ class TestWho:
         times.store()
         calendar.now += DAY
         assert aging.persons.inactive("default", calendar.now, 9) == ["ada"]
+
+    def test_the_same_photo_again_keeps_the_person(self, aging: Store, calendar: Calendar) -> None:
+        enroll(aging, "ada")
+        (face,) = aging.templates.page("staff", "ada", None, 9).items
+        vector = aging.embeddings.of_person("staff", "ada")[1][0]
+        again = template(vector, f"ada {calendar.now}")
+        calendar.now += 31 * DAY
+        (stored,) = aging.templates.enroll("staff", "ada", None, [again])
+        assert [stored.duplicate, stored.face.face_id] == [True, face.face_id]
+        assert aging.persons.inactive("staff", calendar.now - 30 * DAY, 9) == []
+
+    def test_a_merged_person_keeps_the_later_match(self, aging: Store, calendar: Calendar) -> None:
+        enroll(aging, "ada", "ada2")
+        calendar.now += 31 * DAY
+        times = MatchTimes(aging.persons, calendar)
+        times.note(aging.collections.get("staff"), ["ada2"])
+        times.store()
+        aging.corrections.merge_persons("staff", "ada2", "ada")
+        assert aging.persons.inactive("staff", calendar.now - 30 * DAY, 9) == []
+
+    def test_not_before_the_day_is_over(self, aging: Store, calendar: Calendar) -> None:
+        enroll(aging, "ada")
+        calendar.now = datetime(2026, 4, 30, 23, 59, tzinfo=UTC)
+        times = MatchTimes(aging.persons, calendar)
+        times.note(aging.collections.get("staff"), ["ada"])
+        times.store()
+        calendar.now += 30 * DAY
+        assert aging.persons.inactive("staff", calendar.now - 30 * DAY, 9) == []
+        calendar.now += timedelta(minutes=1)
+        assert aging.persons.inactive("staff", calendar.now - 30 * DAY, 9) == ["ada"]
 
 
 class TestTask:
@@ -103,7 +144,7 @@ class TestTask:
         calendar.now += 31 * DAY
         enroll(gallery.store, "new")
         noted: list[tuple[str, list[str]]] = []
-        task = RetentionTask(gallery, lambda name, due: noted.append((name, [*due])), calendar)
+        task = task_of(gallery, calendar, lambda name, due: noted.append((name, [*due])))
         task.round()
         assert noted == [("staff", ["old"])]
         assert left(gallery.store) == ["new"]
@@ -116,28 +157,56 @@ class TestTask:
         for number in range(MOST_AT_ONCE + 5):
             gallery.store.persons.create("staff", f"p{number}", {})
         calendar.now += 31 * DAY
-        task = RetentionTask(gallery, lambda *_: None, calendar)
+        task = task_of(gallery, calendar)
         task.round()
         assert len(left(gallery.store)) == 5
         task.round()
         assert left(gallery.store) == []
 
     def test_it_looks_once_an_hour(self, gallery: Gallery, calendar: Calendar) -> None:
-        task = RetentionTask(gallery, lambda *_: None, calendar)
+        task = task_of(gallery, calendar)
         task.round()
         task.round()
         gallery.store.persons.create("staff", "ada", {})
-        calendar.now += CHECK_EVERY / 2
+        calendar.now += timedelta(seconds=CHECK_EVERY_S / 2)
         task.round()
         calendar.now += 31 * DAY
         task.round()
         assert left(gallery.store) == []
 
+    def test_a_clock_that_was_set_erases_nobody_for_an_hour(
+        self, gallery: Gallery, calendar: Calendar
+    ) -> None:
+        gallery.store.persons.create("staff", "ada", {})
+        task = task_of(gallery, calendar)
+        task.round()
+        calendar.now += 3650 * DAY
+        calendar.set_by = 3650 * DAY
+        for _ in range(3):
+            calendar.now += timedelta(seconds=CHECK_EVERY_S / 4)
+            task.round()
+        assert left(gallery.store) == ["ada"]
+        calendar.now += timedelta(seconds=CHECK_EVERY_S)
+        task.round()
+        assert left(gallery.store) == []
+
+    def test_a_policy_that_is_withdrawn_at_the_last_moment(
+        self, gallery: Gallery, calendar: Calendar
+    ) -> None:
+        gallery.store.persons.create("staff", "ada", {})
+        calendar.now += 31 * DAY
+
+        def withdraw(*_: object) -> None:
+            gallery.store.collections.update("staff", None, {"retention_days": None})
+
+        task_of(gallery, calendar, withdraw).round()
+        assert left(gallery.store) == ["ada"]
+
     def test_a_policy_that_was_withdrawn(self, gallery: Gallery, calendar: Calendar) -> None:
         gallery.store.persons.create("staff", "ada", {})
         calendar.now += 31 * DAY
         gallery.store.collections.update("staff", None, {"retention_days": None})
-        RetentionTask(gallery, lambda *_: None, calendar).round()
+        task_of(gallery, calendar).round()
         assert left(gallery.store) == ["ada"]
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,13 @@ from sqlalchemy import Engine, delete, text, update
 
 from app.access.keys import NewKey, Scope
 from app.access.store import AccessKeyStore
-from app.errors import PersonExists
+from app.errors import DamagedData, PersonExists
 from app.store.actor import acting_as
 from app.store.audit_verification import exported, read_export, verify_audit
 from app.store.backends import create_engine
 from app.store.database import Database
 from app.store.schema import migrate
-from app.store.sql.audit_log import AuditFilter
+from app.store.sql.audit_log import DATABASE_RESTORED, AuditFilter
 from app.store.sql.tables import audit_entries, audit_head
 from app.store.store import Store
 from tests.gallery.conftest import template
@@ -72,8 +73,10 @@ class TestEntries:
         store.collections.delete("staff")
         assert actions(store) == [
             "collection.created", "person.enrolled", "person.enrolled", "person.enrolled",
-            "person.metadata_replaced", "person.renamed", "pair.declared", "pair.withdrawn",
-            "face.moved", "face.deleted", "person.merged", "person.deleted", "collection.changed",
+            "person.metadata_replaced", "person.renamed", "pair.declared", "pair.declared",
+            "pair.withdrawn", "pair.withdrawn",
+            "face.moved", "face.moved", "face.deleted", "person.merged", "person.merged",
+            "person.deleted", "collection.changed",
             "calibration.set", "calibration.cleared", "collection.deleted",
         ]  # fmt: skip
         assert verify_audit(store.audit.everything(), KEY).problem is None
@@ -107,6 +110,23 @@ class TestEntries:
         assert entry["person"] == store.persons.get("staff", "ada").key
         found = store.audit.latest(9, AuditFilter(actor="key:abc", action="person.enrolled"))
         assert [one.members for one in found] == [entry]
+
+    def test_times_with_an_offset(self, store: Store) -> None:
+        enroll(store, "ada")
+        east = timezone(timedelta(hours=9))
+        since = datetime.now(east) - timedelta(minutes=5)
+        assert len(store.audit.latest(9, AuditFilter(since=since))) == 2
+
+    def test_a_history_is_of_one_collection_and_since_the_last_restore(self, store: Store) -> None:
+        enroll(store, "ada")
+        number = store.persons.get("staff", "ada").key
+        assert len(store.audit.history("staff", number, 9)[0]) == 1
+        assert store.audit.history("another", number, 9) == ([], False)
+        enroll(store, "ada", 2.0)
+        found, older = store.audit.history("staff", number, 1)
+        assert [len(found), older] == [1, True]
+        store.audit.record(DATABASE_RESTORED)
+        assert store.audit.history("staff", number, 9) == ([], False)
 
     def test_nothing_in_it_says_who_an_erased_person_was(self, store: Store) -> None:
         store.persons.create("staff", "ada.lovelace", {"name": "Ada Lovelace"})
@@ -176,6 +196,14 @@ TAMPERING: dict[str, tuple[Callable[[Any, int], None], str]] = {
         ),
         "signature",
     ),
+    "an entry before the first": (
+        lambda c, _: c.execute(
+            audit_entries.insert().values(
+                sequence=-5, at=datetime.now(UTC), actor="x", action="y", content="", digest=b""
+            )
+        ),
+        "entry 1 is missing",
+    ),
     "two exchanged": (swap, "entry 2 was changed"),
     "everything written anew": (forge, "signature"),
     "the signature removed": (
@@ -198,12 +226,23 @@ class TestVerification:
         assert problem is not None
         assert found in problem
 
-    def test_a_column_that_was_changed(self, store: Store, engine: Engine) -> None:
+    @pytest.mark.parametrize(
+        "change", [{"actor": "somebody"}, {"at": datetime(1999, 1, 1, tzinfo=UTC)}, {"person": 9}]
+    )
+    def test_a_column_that_was_changed(
+        self, store: Store, engine: Engine, change: dict[str, Any]
+    ) -> None:
         enroll(store, "ada")
         assert store.audit.columns_that_differ() is None
         with engine.begin() as connection:
-            connection.execute(update(audit_entries).where(ENTRY == 2).values(actor="somebody"))
+            connection.execute(update(audit_entries).where(ENTRY == 2).values(**change))
         assert store.audit.columns_that_differ() == 2
+
+    def test_a_content_that_cannot_be_read(self, store: Store, engine: Engine) -> None:
+        with engine.begin() as connection:
+            connection.execute(update(audit_entries).where(ENTRY == 1).values(content="[1]"))
+        with pytest.raises(DamagedData, match="Entry 1 of the audit log was changed"):
+            entries_of(store)
 
     def test_another_secret(self, store: Store) -> None:
         found = verify_audit(store.audit.everything(), bytes(32))
@@ -217,6 +256,11 @@ class TestVerification:
         assert verify_audit(read_export(lines), KEY).entries == 3
         assert verify_audit(read_export(lines[:-1]), KEY).problem == "the end of the log is missing"
         assert verify_audit(read_export(lines[:1] + lines[2:]), KEY).problem is not None
+        assert verify_audit(read_export([*lines, lines[0]]), KEY).problem == (
+            "something follows the end of the log"
+        )
+        with pytest.raises(ValueError, match="line 1"):
+            list(read_export([json.dumps(json.loads(lines[0]) | {"actor": "somebody"})]))
         changed = json.loads(lines[1]) | {"content": "{}"}
         lines[1] = json.dumps(changed)
         assert verify_audit(read_export(lines), KEY).problem is not None
@@ -226,8 +270,23 @@ class TestVerification:
         with pytest.raises(ValueError, match="line 1"):
             list(read_export([line]))
 
-    def test_an_empty_log(self, engine: Engine) -> None:
-        assert verify_audit(Store(engine).audit.everything(), KEY).entries in (0, 1)
+    def test_a_log_that_was_emptied(self, store: Store, engine: Engine) -> None:
+        with engine.begin() as connection:
+            connection.execute(delete(audit_entries))
+            values = {"sequence": 0, "digest": bytes(32), "signature": None, "signer": None}
+            connection.execute(update(audit_head).values(values))
+        problem = verify_audit(store.audit.everything(), KEY).problem
+        assert problem is not None
+        assert problem.startswith("it is empty")
+        store.audit.begin_log()
+        store.audit.begin_log()
+        assert actions(store) == ["log.begun"]
+
+    def test_a_log_without_its_end(self, store: Store, engine: Engine) -> None:
+        with engine.begin() as connection:
+            connection.execute(delete(audit_head))
+        problem = verify_audit(store.audit.everything(), KEY).problem
+        assert problem == "the log ends at entry 1, but 0 entries were written"
 
 
 def test_many_writers_at_once(store: Store) -> None:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Response
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from app.access.keys import WHOLE_SERVICE, AccessKey, NewKey, Scope
-from app.access.limits import MAX_COUNT, MAX_RATE, KeyLimits
+from app.access.limits import MAX_COUNT, MAX_RATE, MIN_RATE, KeyLimits
 from app.access.registry import LEASE_S
 from app.api.access import needs
 from app.api.context import Context
@@ -26,6 +26,7 @@ NO_STORE = {"Cache-Control": "no-store"}  # the answer holds a token
 KeyName = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="Name of the key's user.")
 ]
+Rate = Annotated[float, Field(ge=MIN_RATE, le=MAX_RATE, allow_inf_nan=False)]
 Scopes = Annotated[
     list[Scope], Field(min_length=1, max_length=64, description="What the key allows.")
 ]
@@ -50,11 +51,18 @@ class LimitFields(BaseModel):
     )
     requests_per_second: Annotated[
         float | None,
-        Field(gt=0, le=MAX_RATE, allow_inf_nan=False, description="Requests a second on average."),
+        Field(
+            ge=MIN_RATE,
+            le=MAX_RATE,
+            allow_inf_nan=False,
+            description="Requests a second on average.",
+        ),
     ] = None
     photos_per_second: Annotated[
         float | None,
-        Field(gt=0, le=MAX_RATE, allow_inf_nan=False, description="Photos a second on average."),
+        Field(
+            ge=MIN_RATE, le=MAX_RATE, allow_inf_nan=False, description="Photos a second on average."
+        ),
     ] = None
     concurrent_requests: Annotated[
         int | None, Field(ge=1, le=MAX_COUNT, description="Requests that are processed at a time.")
@@ -217,7 +225,7 @@ async def rotate_key(
 @router.put("/{key}/limits", responses=problems(ANY_BODY, ANY_WRITE, (AccessKeyNotFound,)))
 @needs(Scope.ADMIN)
 async def limit_key(context: Context, key: Key, body: LimitFields) -> LimitedKeys:
-    """Replace the limits of the key of an id, or of all keys of a name.
+    """Replace the limits of all keys of a name, given by the name or by the id of one of them.
 
     A limit that is missing or null is removed. Every process applies the new limits within two
     seconds.

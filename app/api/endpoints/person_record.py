@@ -87,6 +87,11 @@ class PersonRecordAnswer(Listed):
         list[PersonHistory],
         Field(description="At most 1,000 entries of the audit log, the newest ones, in order."),
     ]
+    history_is_longer: Annotated[
+        bool,
+        Field(description="Whether the audit log has older entries about the person."),
+        Example(False),
+    ]
     elsewhere: Annotated[
         list[str],
         Field(
@@ -107,6 +112,7 @@ class PersonRecordAnswer(Listed):
                 HeldPair(other_id=pair.other_id, created_at=pair.created_at) for pair in held.pairs
             ],
             history=[PersonHistory.of(entry) for entry in held.entries],
+            history_is_longer=held.older_entries,
             elsewhere=elsewhere,
             next_cursor=next_cursor(page, lambda face: str(face.template_key)),
             **envelope,

@@ -11,7 +11,14 @@ from app.api.context import Context
 from app.api.examples import Example, with_example
 from app.api.problems import problems
 from app.api.transfers import TransfersByKind
-from app.errors import Forbidden, LikenessError, NotReady, StoreUnavailable, Unauthenticated
+from app.errors import (
+    Forbidden,
+    LikenessError,
+    NotReady,
+    RateLimited,
+    StoreUnavailable,
+    Unauthenticated,
+)
 from app.store.records import Erasure
 from app.telemetry.metrics import CONTENT_TYPE
 
@@ -102,7 +109,7 @@ class Exposition(Response):
 @router.get(
     "/metrics",
     response_class=Exposition,
-    responses=problems((Unauthenticated, Forbidden, StoreUnavailable), always=()),
+    responses=problems((Unauthenticated, Forbidden, RateLimited, StoreUnavailable), always=()),
 )
 @needs(Scope.METRICS)
 async def metrics(request: Request, context: Context) -> Exposition:

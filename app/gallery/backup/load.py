@@ -16,7 +16,7 @@ from app.store.database import Database
 from app.store.metadata import as_storable, find_problem, read_stored
 from app.store.schema import newest_revision
 from app.store.sql import tables
-from app.store.sql.audit_log import note
+from app.store.sql.audit_log import DATABASE_RESTORED, note
 from app.store.sql.changes import STAMP_BYTES
 from app.store.sql.composing import compose_ids
 from app.store.sql.tables import MetadataColumn
@@ -79,7 +79,7 @@ def load(
         clashes = compose_ids(connection)
         rebuild_terms(connection)
         _mark(connection)
-        note(connection, "database.restored", rows=dict(counts))
+        note(connection, DATABASE_RESTORED, rows=dict(counts))
         backend_of(engine).set_last_keys(connection, header["last_keys"])
     database.eraser.erase()  # the replaced rows; if that fails now, a service does it later
     return Held(dict(counts), changed, clashes)

@@ -144,6 +144,7 @@ class AlternateEmbeddingStore:
             collection = lock_collection(connection, name)
             if collection.embedding_space == embedding_space:
                 return collection
+            note(connection, "collection.migrated", collection.name, to=embedding_space)
             mine = templates.c.collection == collection.key
             lacking = connection.execute(
                 select(func.count())

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Select, insert, select, update
+from sqlalchemy import Connection, Select, func, insert, select, update
 
+from app.errors import DamagedData
 from app.store.actor import actor
 from app.store.records import CollectionRecord
 from app.store.sql.tables import audit_entries, audit_head, persons
@@ -28,6 +29,9 @@ NOTES = "likeness.audit"
 HASH_BYTES = 32
 Search = tuple[str | None, JsonObject]  # of one face: the id of the person found, and details
 PAGE = 5000
+BEFORE_ALL = -(2**63)  # a forged entry may have any number
+MEMBERS = {"at", "actor", "action", "collection", "person", "request_id", "details"}
+DATABASE_RESTORED = "database.restored"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,15 @@ class AuditEntry:
     @property
     def members(self) -> dict[str, Any]:
         """The content: at, actor, action, collection, person, request_id, details."""
-        found: dict[str, Any] = json.loads(self.content)
+        try:
+            found = json.loads(self.content)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict) or found.keys() != MEMBERS:
+            raise DamagedData(
+                f"Entry {self.sequence} of the audit log was changed and cannot be read; "
+                "`likeness audit verify` checks all entries."
+            )
         return found
 
 
@@ -74,8 +86,8 @@ class AuditFilter:
             if (value := getattr(self, name)) is not None:
                 query = query.where(columns[name] == value)
         if self.since is not None:
-            query = query.where(columns.at >= self.since)
-        return query if self.until is None else query.where(columns.at < self.until)
+            query = query.where(columns.at >= self.since.astimezone(UTC))
+        return query if self.until is None else query.where(columns.at < self.until.astimezone(UTC))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +164,7 @@ def _chained(
         sequence += 1
         content = json.dumps(
             {
-                "at": now.astimezone(UTC).isoformat(timespec="milliseconds"),
+                "at": _written(now),
                 "actor": who,
                 "action": one.action,
                 "collection": one.collection,
@@ -174,6 +186,12 @@ def _chained(
             "digest": digest,
         }
         yield AuditEntry(sequence, content, digest), row
+
+
+def _written(moment: datetime) -> str:
+    """A time as the content has it. SQLite gives times without their zone, which is UTC."""
+    known = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return known.astimezone(UTC).isoformat(timespec="milliseconds")
 
 
 def digest_after(before: bytes, sequence: int, content: str) -> bytes:
@@ -234,19 +252,43 @@ class AuditStore:
             rows = connection.execute(query.limit(limit))
             return [AuditEntry(*row) for row in rows][::-1]
 
+    def begin_log(self) -> None:
+        """Write the first entry, unless there is one: an empty log is then one that was removed."""
+        with self._database.reading() as connection:
+            begun = head_of(connection).sequence > 0
+        if not begun:
+            self.record("log.begun")
+
+    def history(self, collection: str, person: int, limit: int) -> tuple[list[AuditEntry], bool]:
+        """The last entries about a person, the oldest of them first, and whether there are older
+        ones. Entries before the last restore of a backup are left out: the number may have been
+        another person's."""
+        wanted = AuditFilter(collection=collection, person=person)
+        restored = select(func.max(audit_entries.c.sequence)).where(
+            audit_entries.c.action == DATABASE_RESTORED
+        )
+        with self._database.reading() as connection:
+            after = connection.execute(restored).scalar() or 0
+            query = wanted.applied(select(*_COLUMNS).where(audit_entries.c.sequence > after))
+            rows = connection.execute(
+                query.order_by(audit_entries.c.sequence.desc()).limit(limit + 1)
+            ).all()
+        return [AuditEntry(*row) for row in rows[:limit]][::-1], len(rows) > limit
+
     def everything(self) -> Iterator[AuditEntry | AuditHead]:
         """All entries as they are at one moment, then the end of the chain."""
         with self._database.reading() as connection:
             head = head_of(connection)
-            after = 0
+            after = BEFORE_ALL
             while found := entries_after(connection, after, PAGE):
                 yield from found
                 after = found[-1].sequence
             yield head
 
     def columns_that_differ(self) -> int | None:
-        """The number of the first entry whose columns are not those of its content."""
-        after = 0
+        """The number of the first entry whose columns are not those of its content. Only for a log
+        whose chain is whole."""
+        after = BEFORE_ALL
         with self._database.reading() as connection:
             while rows := connection.execute(
                 select(audit_entries)
@@ -256,7 +298,9 @@ class AuditStore:
             ).all():
                 for row in rows:
                     members = json.loads(row.content)
-                    if any(members[one] != getattr(row, one) for one in _SEARCHED):
+                    columns = {one: getattr(row, one) for one in _SEARCHED}
+                    columns["at"] = _written(row.at)
+                    if any(members[one] != value for one, value in columns.items()):
                         return int(row.sequence)
                 after = rows[-1].sequence
         return None
@@ -277,5 +321,7 @@ def entries_after(
 
 def head_of(connection: Connection) -> AuditHead:
     """The end of the chain."""
-    row = connection.execute(select(audit_head)).one()
+    row = connection.execute(select(audit_head)).one_or_none()
+    if row is None:
+        return AuditHead(0, bytes(HASH_BYTES), None, None)
     return AuditHead(row.sequence, row.digest, row.signature, row.signer)

@@ -17,7 +17,7 @@ from app.store.sql.changes import ADD, REMOVE, log_change
 from app.store.sql.embedding_rows import crop_context
 from app.store.sql.lookups import find_person, get_face, get_person, lock_collection
 from app.store.sql.pairs import move_pairs, refuse_declared
-from app.store.sql.persons import insert_person
+from app.store.sql.persons import insert_person, take_over_activity
 from app.store.sql.tables import alternate_embeddings, crops, persons, templates
 
 
@@ -38,13 +38,16 @@ class Corrections:
             face = get_face(connection, collection, face_id)
             target = find_person(connection, collection, person_id)
             if target is None:
-                insert_person(connection, collection, person_id, {}, now)
+                key = insert_person(connection, collection, person_id, {}, now)
+                note(connection, "person.created", name, key)
             target = get_person(connection, collection, person_id)
             if face.person_id == target.person_id:
                 return face
             source = get_person(connection, collection, face.person_id)
             self._move(connection, collection, [face.template_key], (source.key, target.key))
-            note(connection, "face.moved", name, source.key, face_id=face.face_id, to=target.key)
+            moved = {"face_id": face.face_id, "from": source.key, "to": target.key}
+            for person in (source.key, target.key):
+                note(connection, "face.moved", name, person, **moved)
         self._database.eraser.erase()
         return replace(face, person_id=target.person_id)
 
@@ -62,8 +65,10 @@ class Corrections:
             keys = list(connection.execute(mine).scalars())
             self._move(connection, collection, keys, (old.key, new.key))
             move_pairs(connection, old.key, new.key)
+            take_over_activity(connection, old.key, new.key)
             connection.execute(delete(persons).where(persons.c.id == old.key))
             note(connection, "person.merged", name, old.key, into=new.key, templates=len(keys))
+            note(connection, "person.merged", name, new.key, absorbed=old.key)
             merged = get_person(connection, collection, new.person_id)
         self._database.eraser.erase()
         return merged

@@ -10,6 +10,7 @@ from app.store.database import Database
 from app.store.records import CollectionRecord, ExportedTemplate, FaceRecord
 from app.store.sql.lookups import (
     MAX_KEYS,
+    aware,
     face_query,
     face_record,
     get_again,
@@ -111,7 +112,7 @@ class EmbeddingStore:
                 found.append(
                     ExportedTemplate(
                         row.id, row.face_id, row.person_id, row.person_metadata, vector,
-                        row.quality, digest, crop, row.created_at,
+                        row.quality, digest, crop, aware(row.created_at),
                     )
                 )  # fmt: skip
             return found

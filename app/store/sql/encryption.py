@@ -8,6 +8,7 @@ from app.encryption.ring import KeyRing, WrappedKey
 from app.errors import EncryptionKeyError
 from app.store.database import Database
 from app.store.records import CollectionRecord, SealingState
+from app.store.sql.audit_log import note
 from app.store.sql.lookups import lock_collection
 from app.store.sql.tables import alternate_embeddings, crops, encryption_keys, persons, templates
 
@@ -59,6 +60,7 @@ class EncryptionStore:
                 row = {"key_id": active, "fingerprint": self._database.ring.fingerprints[active]}
                 now = self._database.clock()
                 connection.execute(insert(encryption_keys).values(**row, created_at=now))
+                note(connection, "encryption.key_added", key_id=active)
 
     def reseal(self, name: str) -> int:
         """Bring some persons of a collection under the active key, and seal what is plain of
@@ -79,6 +81,8 @@ class EncryptionStore:
             for person in some:
                 key = self._rewrap(connection, collection, person, cipher)
                 self._seal(connection, person, key)
+            if some:
+                note(connection, "encryption.keys_changed", name, persons=len(some))
         self._database.eraser.erase()
         return len(some)
 

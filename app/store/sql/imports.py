@@ -16,7 +16,7 @@ from app.store.records import CollectionRecord, NewTemplate, PersonTemplate
 from app.store.sql.audit_log import note_each
 from app.store.sql.changes import ADD, log_change
 from app.store.sql.lookups import get_collection, lock_collection
-from app.store.sql.persons import set_metadata
+from app.store.sql.persons import note_activity, set_metadata
 from app.store.sql.tables import crops, persons, templates
 from app.store.sql.terms import index_new
 from app.types import JsonObject
@@ -61,7 +61,12 @@ class ImportStore:
                 answers.append(face_id)
             self._insert(connection, collection, fresh, data_keys)
             added = Counter(person for person, _ in fresh)
-            enrolled = {person: {"templates": count} for person, count in added.items()}
+            note_activity(connection, collection, set(keys.values()), now)
+            given = {keys[composed(row.person_id)] for row in rows if row.metadata is not None}
+            enrolled = {
+                person: {"templates": added[person], "metadata": person in given}
+                for person in given | added.keys()
+            }
             note_each(connection, "person.enrolled", collection.name, enrolled)
             return answers
 

@@ -8,6 +8,7 @@ from sqlalchemy import Select, select, update
 from app.store.database import Database
 from app.store.metadata import CorrectedMetadata, problem_of
 from app.store.records import ClashingIds, InvalidRow
+from app.store.sql.audit_log import note
 from app.store.sql.composing import id_clashes
 from app.store.sql.lookups import fetch_page, lock_collection
 from app.store.sql.tables import collections, persons, templates
@@ -78,6 +79,8 @@ class IntegrityStore:
             keep(row)
             shown = update(column.table).where(mine).values({column.name: dict(content)})
             connection.execute(shown)
+            person = row.key if row.kind == "person" else None
+            note(connection, "metadata.corrected", row.collection, person, kind=row.kind)
             if row.kind == "person":
                 index_again(connection, collection.key, row.key, content)
         self._database.eraser.erase()

@@ -43,6 +43,7 @@ class PairStore:
                 values = {"person_a": low, "person_b": high, "created_at": known}
                 connection.execute(insert(declared_pairs).values(values))
                 note(connection, "pair.declared", name, low, other=high)
+                note(connection, "pair.declared", name, high, other=low)
             return DeclaredPair((one.key, other.key), one.person_id, other.person_id, known)
 
     def withdraw(self, name: str, person_id: str, other_id: str) -> Erasure:
@@ -56,6 +57,7 @@ class PairStore:
                 )
             low, high = sorted((one.key, other.key))
             note(connection, "pair.withdrawn", name, low, other=high)
+            note(connection, "pair.withdrawn", name, high, other=low)
         return self._database.eraser.erase()
 
     def of_person(

@@ -1,8 +1,8 @@
 """Persons, and the search for them by id and metadata."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
-from datetime import datetime
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -26,6 +26,7 @@ from app.store.records import CollectionRecord, DeletionCounts, Page, PersonReco
 from app.store.sql.audit_log import note, note_each
 from app.store.sql.changes import REMOVE, log_change
 from app.store.sql.lookups import (
+    aware,
     fetch_page,
     find_person,
     get_collection,
@@ -35,7 +36,7 @@ from app.store.sql.lookups import (
     person_record,
     to_page,
 )
-from app.store.sql.tables import persons, templates
+from app.store.sql.tables import collections, persons, templates
 from app.store.sql.terms import find_persons, index_again, index_new, term_conditions
 from app.types import JsonObject
 
@@ -161,24 +162,33 @@ class PersonStore:
             return int(connection.execute(select(func.count()).select_from(query)).scalar_one())
 
     def delete_inactive(
-        self, name: str, person_ids: Sequence[str], before: datetime
+        self,
+        name: str,
+        person_ids: Sequence[str],
+        before: Callable[[CollectionRecord], datetime | None],
     ) -> DeletionCounts:
-        """Delete those of the persons who still were neither enrolled nor matched since
-        `before`."""
+        """Delete those of the persons who were neither enrolled nor matched since what `before`
+        says of the collection as it is now; nobody if that is None."""
         with self._database.writing() as connection:
             collection = lock_collection(connection, name)
-            query = _inactive(collection.key, before).where(persons.c.person_id.in_(person_ids))
-            people = {row.id for row in connection.execute(query)}
-            keys = self._delete(connection, collection, people)
+            since, people, keys = before(collection), set[int](), list[int]()
+            if since is not None:
+                query = _inactive(collection.key, since).where(persons.c.person_id.in_(person_ids))
+                people = {row.id for row in connection.execute(query)}
+                keys = self._delete(connection, collection, people)
         return DeletionCounts(len(people), len(keys), self._database.eraser.erase())
 
     def note_matches(self, matched: Collection[tuple[int, str]], day: datetime) -> None:
         """Store that persons, given by the key of their collection and their id, were matched on a
         day."""
         mine = (persons.c.collection == bindparam("of")) & (persons.c.person_id == bindparam("who"))
-        earlier = persons.c.matched_at.is_(None) | (persons.c.matched_at < day)
-        statement = update(persons).where(mine, earlier).values(matched_at=day)
+        earlier = persons.c.active_at.is_(None) | (persons.c.active_at < day)
+        statement = update(persons).where(mine, earlier).values(active_at=day)
         with self._database.writing() as connection:
+            # As every write does: a person who is being deleted by age has to be seen as matched.
+            for key in sorted({key for key, _ in matched}):
+                one = select(collections.c.id).where(collections.c.id == key)
+                connection.execute(one.with_for_update())
             rows = [{"of": key, "who": person_id} for key, person_id in sorted(matched)]
             connection.execute(statement, rows)
 
@@ -206,12 +216,34 @@ class PersonStore:
             return find_persons(connection, collection.key, metadata)
 
 
+def note_activity(
+    connection: Connection, collection: CollectionRecord, people: Collection[int], now: datetime
+) -> None:
+    """Store that persons were enrolled today, if the collection's policy erases by age."""
+    if collection.policy.get("retention_days") is None or not people:
+        return
+    day = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    earlier = persons.c.active_at.is_(None) | (persons.c.active_at < day)
+    mine = update(persons).where(persons.c.id.in_(people), earlier)
+    connection.execute(mine.values(active_at=day))
+
+
+def take_over_activity(connection: Connection, old: int, new: int) -> None:
+    """Let a person, by key, have been active when another was, if that is later."""
+    query = select(persons.c.created_at, persons.c.active_at).where(persons.c.id == old)
+    last = max(aware(one) for one in connection.execute(query).one() if one is not None)
+    earlier = persons.c.active_at.is_(None) | (persons.c.active_at < last)
+    mine = update(persons).where(persons.c.id == new, earlier)
+    connection.execute(mine.values(active_at=last))
+
+
 def _inactive(collection: int, before: datetime) -> Select[Any]:
+    day = before - timedelta(days=1)  # a day is stored by its beginning
     enrolled = exists().where(templates.c.person == persons.c.id, templates.c.created_at >= before)
     return select(persons.c.id, persons.c.person_id).where(
         persons.c.collection == collection,
         persons.c.created_at < before,
-        persons.c.matched_at.is_(None) | (persons.c.matched_at < before),
+        persons.c.active_at.is_(None) | (persons.c.active_at <= day),
         ~enrolled,
     )
 

@@ -108,7 +108,7 @@ persons = Table(
     # Encryption at rest: the key of this person's embeddings, wrapped by the key named key_id.
     Column("data_key", LargeBinary, nullable=True),
     Column("key_id", String(64), nullable=True),
-    Column("matched_at", DateTime(timezone=True), nullable=True),  # to the day
+    Column("active_at", DateTime(timezone=True), nullable=True),  # to the day
     UniqueConstraint("collection", "person_id"),
     sqlite_autoincrement=True,
 )

@@ -34,7 +34,7 @@ from app.store.sql.lookups import (
     lock_collection,
     to_page,
 )
-from app.store.sql.persons import insert_person, set_metadata
+from app.store.sql.persons import insert_person, note_activity, set_metadata
 from app.store.sql.tables import crops, templates
 from app.types import JsonObject
 
@@ -83,8 +83,9 @@ class TemplateStore:
             stored = put.all(connection, new_templates)
             added = [one.face.template_key for one in stored if not one.duplicate]
             log_change(connection, collection, ADD, added, now)
+            note_activity(connection, collection, [key], now)
             note(connection, "person.enrolled", name, key, templates=len(added),
-                 duplicates=len(stored) - len(added))  # fmt: skip
+                 duplicates=len(stored) - len(added), metadata=metadata is not None)  # fmt: skip
             if idempotency is not None:
                 keep_answer(connection, (collection.key, key), idempotency, stored, now)
             return stored
