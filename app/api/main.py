@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
@@ -139,13 +140,29 @@ def create_app(services: Services) -> FastAPI:
 
 def _probing_monitor(services: Services) -> ProbingMonitor:
     settings = services.settings
+    recording = set[asyncio.Task[None]]()  # a task that nothing refers to may be collected
 
     def report(name: str, misses: int) -> None:
         services.metrics.observe_probing(name)
         log(logging.WARNING, "an access key may be used to find out who is enrolled", key=name,
             misses=misses, seconds=settings.probing_seconds)  # fmt: skip
+        task = asyncio.create_task(_record_probing(services, name, misses))
+        recording.add(task)
+        task.add_done_callback(recording.discard)
 
     return ProbingMonitor(settings.probing_misses, settings.probing_seconds, report, seconds)
+
+
+async def _record_probing(services: Services, name: str, misses: int) -> None:
+    """Write it to the audit log, as the key that is used."""
+    record = partial(
+        services.gallery.store.audit.record,
+        "key.probing", name=name, misses=misses, seconds=services.settings.probing_seconds,
+    )  # fmt: skip
+    try:
+        await services.scheduler.write(record)
+    except LikenessError as error:
+        log(logging.WARNING, "probing was not written to the audit log", code=error.code)
 
 
 def _noted_by(imports: ImportJobs) -> Callable[[str, Sequence[str]], object]:

@@ -20,6 +20,7 @@ from app.api.main import ROUTERS
 from app.api.openapi import SECURITY
 from app.services import Services, build_services
 from app.settings import Settings
+from app.store.sql.audit_log import AuditFilter
 from tests.access.issuer import AUDIENCE, Issuer
 from tests.api.conftest import DeclaredProblems, run_server
 from tests.waiting import until
@@ -420,6 +421,11 @@ def test_a_key_with_many_misses_is_reported(
     claim = site.post("/v1/verify", files=photo, data={"person_id": "ada"}, headers=headers)
     assert code_of(claim) == "person_not_found"
     assert b'likeness_probing_total{key="curious"} 1.0' in keyed.metrics.render()
+    audit = keyed.gallery.store.audit
+    until(lambda: audit.latest(1, AuditFilter(action="key.probing")))
+    entry = audit.latest(1, AuditFilter(action="key.probing"))[0].members
+    assert entry["details"] == {"name": "curious", "misses": 3, "seconds": 60}
+    assert entry["actor"].startswith("key:")
 
 
 @pytest.fixture

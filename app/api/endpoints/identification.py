@@ -21,12 +21,12 @@ from app.api.decisions import (
 from app.api.examples import Example, with_example
 from app.api.fields import CollectionName, Filter, Liveness, MaxFaces
 from app.api.openapi import photo_body
-from app.api.problems import IN_SPACE, PHOTOS, problems
+from app.api.problems import ANY_WRITE, IN_SPACE, PHOTOS, problems
 from app.api.requests import read_call
 from app.api.responses import Answer, json_answer
 from app.decision.policy import Status
 from app.decision.thresholds import ThresholdDecision
-from app.errors import RateOutOfReach
+from app.errors import NotCalibrated, RateOutOfReach
 from app.gallery.gallery import DEFAULT_COLLECTION
 from app.index.comparator import Comparator
 from app.recognition.identify import Identification, IdentifyRequest
@@ -139,7 +139,7 @@ class IdentifyAnswer(Answer, Decided):
 @router.post(
     "/identify",
     response_model=IdentifyAnswer,
-    responses=problems(PHOTOS, IN_SPACE, (RateOutOfReach,)),
+    responses=problems(PHOTOS, IN_SPACE, ANY_WRITE, (RateOutOfReach, NotCalibrated)),
     openapi_extra=photo_body(IdentifyFields, {"top_k": 3, "target_fpir": 0.01}),
 )
 @needs(Scope.IDENTIFY)

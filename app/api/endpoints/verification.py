@@ -21,12 +21,12 @@ from app.api.decisions import (
 from app.api.examples import Example
 from app.api.fields import CollectionName, KnownPersonId, Liveness, Selection
 from app.api.openapi import photo_body
-from app.api.problems import IN_SPACE, ONE_FACE, PHOTOS, problems
+from app.api.problems import ANY_WRITE, IN_SPACE, ONE_FACE, PHOTOS, problems
 from app.api.requests import IMAGE, REFERENCE, read_call
 from app.api.responses import Answer
 from app.decision.policy import FaceSelection, VerifyStatus
 from app.decision.refusals import OUTSIDE_CALIBRATION
-from app.errors import InvalidRequest, MissingField, PersonNotFound, RateOutOfReach
+from app.errors import InvalidRequest, MissingField, NotCalibrated, PersonNotFound, RateOutOfReach
 from app.gallery.gallery import DEFAULT_COLLECTION
 from app.index.comparator import Comparator
 from app.recognition.verify import SelectedFace, Verification, VerifyRequest
@@ -109,7 +109,9 @@ def _face(index: int, selected: SelectedFace, comparator: Comparator) -> FaceInf
 
 @router.post(
     "/verify",
-    responses=problems(PHOTOS, ONE_FACE, IN_SPACE, (PersonNotFound, RateOutOfReach)),
+    responses=problems(
+        PHOTOS, ONE_FACE, IN_SPACE, ANY_WRITE, (PersonNotFound, RateOutOfReach, NotCalibrated)
+    ),
     openapi_extra=photo_body(
         VerifyFields, {"person_id": "obama"}, photos=(IMAGE, REFERENCE), required=(IMAGE,)
     ),
