@@ -182,9 +182,10 @@ class TestQuota:
         key, began, go_on = key_with(clock, photos_per_day=100), asyncio.Event(), asyncio.Event()
 
         async def slow(work: Callable[..., Any], *args: Any) -> Any:
+            reserved = await run(work, *args)
             began.set()
             await go_on.wait()
-            return await run(work, *args)
+            return reserved
 
         async def scene() -> None:
             limiter = Limiter(usage, slow, lambda: clock.seconds, lambda: clock.now)

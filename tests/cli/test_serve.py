@@ -94,7 +94,7 @@ def test_serve_survives_kill_9_with_all_it_acknowledged(service: Service, photos
 
 
 def test_it_drains_before_it_ends(environment: dict[str, str], photos: Path) -> None:
-    """For as long as it is told, or until a second signal."""
+    """For LIKENESS_DRAIN_SECONDS, or until a second signal."""
     service = Service(environment, drain="600")
     with closing(service):
         drain(service, (photos / "obama.jpg").read_bytes())

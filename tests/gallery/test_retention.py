@@ -1,6 +1,7 @@
 """Persons are erased by age, where the policy says so."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 from app.cli.commands import app
 from app.gallery.gallery import Gallery
 from app.gallery.retention import CHECK_EVERY_S, MOST_AT_ONCE, MatchTimes, RetentionTask
+from app.store.records import CollectionRecord
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_gallery, template
 
@@ -85,6 +87,26 @@ class TestWho:
         times.store()
         assert aging.persons.delete_inactive("staff", due, lambda _: before).persons == 1
         assert left(aging) == ["ada"]
+
+    def test_a_match_waits_for_a_deletion_that_has_begun(
+        self, aging: Store, calendar: Calendar
+    ) -> None:
+        """Otherwise it could be stored, and the person deleted all the same."""
+        enroll(aging, "ada")
+        calendar.now += 31 * DAY
+        ada = {(aging.collections.get("staff").key, "ada")}
+        with ThreadPoolExecutor(1) as threads:
+            matches = []
+
+            def before(_: CollectionRecord) -> datetime:
+                matches.append(threads.submit(aging.persons.note_matches, ada, calendar.now))
+                with pytest.raises(TimeoutError):
+                    matches[0].result(0.3)
+                return calendar.now - 30 * DAY
+
+            aging.persons.delete_inactive("staff", ["ada"], before)
+            matches[0].result()
+        assert left(aging) == []
 
     def test_matches_are_noted_only_under_such_a_policy(
         self, aging: Store, calendar: Calendar
@@ -180,9 +202,11 @@ class TestTask:
         gallery.store.persons.create("staff", "ada", {})
         task = task_of(gallery, calendar)
         task.round()
+        calendar.now += timedelta(seconds=CHECK_EVERY_S * 0.9)
+        task.round()
         calendar.now += 3650 * DAY
         calendar.set_by = 3650 * DAY
-        for _ in range(3):
+        for _ in range(3):  # the next check would have been in the first of these rounds
             calendar.now += timedelta(seconds=CHECK_EVERY_S / 4)
             task.round()
         assert left(gallery.store) == ["ada"]
