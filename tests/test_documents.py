@@ -1,0 +1,50 @@
+"""Documents hold together: every link leads somewhere, every decision is in one form and listed."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("models/*.md")])
+DECISIONS = sorted(ROOT.glob("docs/adr/[0-9]*.md"))
+
+
+def links(document: Path) -> Iterator[str]:
+    text = re.sub(r"(?ms)^```.*?^```", "", document.read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not re.match(r"[a-z]+:", target):
+            yield target
+
+
+def anchors(document: Path) -> set[str]:
+    """The anchors that GitHub gives headings: lower case, no punctuation, hyphens for spaces."""
+    headings = re.findall(r"(?m)^#+ (.*)$", document.read_text(encoding="utf-8"))
+    return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_leads_to_a_file_and_a_heading_of_it(document: Path) -> None:
+    for link in links(document):
+        path, _, anchor = link.partition("#")
+        target = document.parent / path if path else document
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("decision", DECISIONS, ids=lambda path: path.stem)
+def test_every_decision_has_a_status_and_the_same_parts(decision: Path) -> None:
+    lines = decision.read_text(encoding="utf-8").splitlines()
+    assert re.match(rf"# {int(decision.name[:4])}\. \S", lines[0])
+    assert re.match(r"\*\*Status\.\*\* (Accepted|Replaced|Rejected)\b.*\.", lines[2])
+    parts = [line.split("**")[1] for line in lines if re.match(r"\*\*[A-Z][a-z]+\.\*\*", line)]
+    needed = ["Status.", "Context.", "Decision.", "Consequences."]
+    assert [part for part in parts if part in needed] == needed
+
+
+def test_every_decision_is_listed_with_its_title() -> None:
+    listed = (ROOT / "docs" / "adr" / "README.md").read_text(encoding="utf-8")
+    for decision in DECISIONS:
+        title = decision.read_text(encoding="utf-8").splitlines()[0].partition(". ")[2]
+        assert f"- [{decision.name[:4]}]({decision.name}) {title}\n" in listed
