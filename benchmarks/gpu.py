@@ -6,7 +6,8 @@ Parity: cosines between the CPU's float32 and the device's float32 and float16 o
 how many decisions of pairs.csv at the pack's threshold are the same. Images a second: one thread,
 copies to the device and back included. Search: a flat index of unit vectors of 512 numbers, top 5,
 in half precision on a GPU (float32 on a CPU); to beat, on an RTX 5090 (InsightFace Server): 10
-million in half precision 6.83 ms p50, in 8-bit integers 3.84 ms. It has not run on a GPU yet.
+million in half precision 6.83 ms p50, in 8-bit integers 3.84 ms. What it printed is in
+docs/benchmarks/gpu.md.
 """
 
 import argparse
