@@ -4,6 +4,7 @@
     python scripts/export_onnx.py recogniser SOURCE.onnx OUT.onnx --faces PHOTOS --precision fp16
     python scripts/export_onnx.py tflite SOURCE.tflite OUT.onnx --faces FOLDER
     python scripts/export_onnx.py detector SOURCE.onnx OUT.onnx
+    python scripts/export_onnx.py landmarks CHECKPOINT.pt OUT.onnx --faces PHOTOS
     python scripts/export_onnx.py pixels SOURCE.onnx OUT.onnx --mean 127.5 --std 128 --rgb
 
 Every export is proven against its source before it appears under its name; one that fails is
@@ -18,6 +19,7 @@ from typing import Annotated
 
 import typer
 
+from app.faces.landmarks import SIDE, TARGET
 from app.lab.errors import ExportError
 from app.lab.export.accuracy import compare
 from app.lab.export.artefact import sha256
@@ -141,11 +143,15 @@ def _read(
         # PyTorch is heavy, and nothing else here needs it.
         from app.lab.export.torch_source import read_checkpoint  # noqa: PLC0415
     except ModuleNotFoundError as error:
-        raise ExportError(
-            f"{source} is no .onnx file, and a checkpoint needs PyTorch: {error.name} is not "
-            "installed. `make torch` installs it."
-        ) from error
+        raise _no_torch(source, error) from error
     return read_checkpoint(source, architecture, size, given, opset)
+
+
+def _no_torch(source: Path, error: ModuleNotFoundError) -> ExportError:
+    return ExportError(
+        f"{source} is no .onnx file, and a checkpoint needs PyTorch: {error.name} is not "
+        "installed. `make torch` installs it."
+    )
 
 
 def _agreement(found: Agreement) -> str:
@@ -196,6 +202,24 @@ def detector(source: Published, out: Out) -> None:
             f"{out}: sha256 {sha256(out)}; {found.architecture}, differs from the source by at "
             f"most {found.source_difference:.1e}, batched from alone by at most "
             f"{found.batch_difference:.1e}"
+        )
+
+
+@app.command()
+def landmarks(source: Published, out: Out, *, faces: Photos) -> None:
+    """Export MTCNN's ONet, which corrects landmarks (`onet.pt` of facenet-pytorch; needs PyTorch:
+    `make torch`)."""
+    with _failures_on_stderr():
+        try:
+            # As for recognisers: only checkpoints need PyTorch.
+            from app.lab.export.landmarks import export_landmarks  # noqa: PLC0415
+        except ModuleNotFoundError as error:
+            raise _no_torch(source, error) from error
+        found = export_landmarks(source, out, align_folder(faces, SIDE, target=TARGET))
+        print(
+            f"{out}: sha256 {found.sha256}; {found.faces} faces, differs from the source by at "
+            f"most {found.source_difference:.1e} of the crop's side, batched from alone by at "
+            f"most {found.batch_difference:.1e}"
         )
 
 

@@ -82,8 +82,10 @@ def _print_pack(pack: ModelPack) -> None:
 
 def _roles(pack: ModelPack) -> list[tuple[str, NetworkSpec]]:
     quality = [] if pack.quality is None else [("quality", pack.quality)]
+    landmarks = [] if pack.landmarks is None else [("landmarks", pack.landmarks)]
     return [
         ("detector", pack.detector),
+        *landmarks,
         ("recogniser", pack.recogniser),
         *(("liveness", network) for network in pack.liveness),
         *quality,

@@ -99,6 +99,20 @@ def pack_networks(
             "the recogniser about twice as fast on a CPU and changes only the rounding."
         ),
     ] = False,
+    landmarks: Annotated[
+        str | None,
+        typer.Option(
+            help="ONNX file of MTCNN's ONet, which corrects the detector's landmarks; none leaves "
+            "out the base pack's."
+        ),
+    ] = None,
+    mirror: Annotated[
+        bool | None,
+        typer.Option(
+            help="Embed each face and its mirror image, and take the mean: more accurate, in twice "
+            "the recogniser's time."
+        ),
+    ] = None,
     liveness: Annotated[
         list[str] | None,
         typer.Option(help="SCALE:FILE.onnx of a MiniFASNet, as 2.7:MiniFASNetV2.onnx; repeatable."),
@@ -132,6 +146,8 @@ def pack_networks(
                 colour=colour,
                 variant=variant,
                 keep_prelu=keep_prelu,
+                landmarks=landmarks,
+                mirror=mirror,
                 liveness=tuple(liveness or ()),
                 threshold=threshold,
                 threshold_basis=threshold_basis,

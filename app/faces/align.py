@@ -54,7 +54,12 @@ def enlargement(landmarks: FloatArray, size: int = TEMPLATE_SIZE) -> NDArray[np.
 def align_faces(image: Image, landmarks: FloatArray, size: int = TEMPLATE_SIZE) -> Image:
     """Cut (n, 5, 2) faces out of a BGR image as (n, size, size, 3) uint8 crops."""
     target = ARCFACE_TEMPLATE * (size / TEMPLATE_SIZE)
-    crops = np.empty((len(landmarks), size, size, 3), dtype=np.uint8)
-    for crop, matrix in zip(crops, similarity_transforms(landmarks, target), strict=True):
+    return cut_faces(image, similarity_transforms(landmarks, target), size)
+
+
+def cut_faces(image: Image, matrices: NDArray[np.float64], size: int) -> Image:
+    """The (n, size, size, 3) uint8 crops that (n, 2, 3) affine maps take out of a BGR image."""
+    crops = np.empty((len(matrices), size, size, 3), dtype=np.uint8)
+    for crop, matrix in zip(crops, matrices, strict=True):
         cv2.warpAffine(image, matrix, (size, size), dst=crop)
     return crops

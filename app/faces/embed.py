@@ -51,12 +51,24 @@ class Recogniser:
         """Embed (n, size, size, 3) BGR crops.
 
         Returns the (n, d) unit vectors and the (n,) lengths they had: faces the network is sure
-        of come out long, blurred ones short (Meng et al., "MagFace", CVPR 2021).
+        of come out long, blurred ones short (Meng et al., "MagFace", CVPR 2021). Where the pack
+        says `mirror`, both are of the mean of a crop's and its mirror image's vectors.
         """
+        if not self._spec.mirror:
+            return normalise(self._answers(crops))
+        answers = self._answers(np.concatenate([crops, crops[:, :, ::-1]]))
+        both = answers.reshape(2, len(crops), self._spec.dimension)
+        return normalise(both.mean(axis=0, dtype=np.float32))
+
+    def lengths(self, crops: Image) -> FloatArray:
+        """The (n,) lengths of the vectors of (n, size, size, 3) crops, never of mirror images."""
+        return normalise(self._answers(crops))[1]
+
+    def _answers(self, crops: Image) -> FloatArray:
+        """The network's (n, d) answers, BATCH_SIZE crops at a time."""
         step = BATCH_SIZE if self._model.dynamic_batch else 1
         parts = [self._raw(crops[i : i + step]) for i in range(0, len(crops), step)]
-        raw = np.concatenate(parts) if parts else np.empty((0, self._spec.dimension), np.float32)
-        return normalise(raw)
+        return np.concatenate(parts) if parts else np.empty((0, self._spec.dimension), np.float32)
 
     def _raw(self, crops: Image) -> FloatArray:
         spec = self._spec

@@ -7,6 +7,7 @@ import cv2
 
 from app.faces.detect import Detector
 from app.faces.embed import Recogniser
+from app.faces.landmarks import LandmarkRefiner
 from app.faces.liveness import LivenessCheck, LivenessNetwork
 from app.faces.orientation import OrientationLimits
 from app.faces.pipeline import AuxiliaryNetworks, FacePipeline
@@ -37,6 +38,9 @@ def build_pipeline(
         "detector": _load("detector", pack.detector_path, device, options),
         "recogniser": _load("recogniser", pack.recogniser_path, device, options),
     }
+    if pack.landmarks is not None:
+        path = pack.path(pack.landmarks)
+        networks["landmarks"] = _load("landmarks", path, device, options)
     policy = POLICIES[networks["recogniser"].provider]
     # Photos run side by side: OpenCV's own threads would only get in one another's way.
     cv2.setNumThreads(1)
@@ -52,7 +56,7 @@ def build_pipeline(
         limits,
         policy,
         batched=batched,
-        auxiliary=_auxiliary(pack, device),
+        auxiliary=_auxiliary(pack, device, running.get("landmarks")),
         orientation=orientation,
     )
 
@@ -65,9 +69,13 @@ def _load(
     return network
 
 
-def _auxiliary(pack: ModelPack, device: Device) -> AuxiliaryNetworks:
-    """Without options: these run batches of any size, and each size would be recorded or built
-    again."""
+def _auxiliary(pack: ModelPack, device: Device, landmarks: Network | None) -> AuxiliaryNetworks:
+    """Liveness and quality without options: these run batches of any size, and each size would be
+    recorded or built again."""
+    refiner = None
+    if pack.landmarks is not None:
+        assert landmarks is not None, "loaded with the pack"
+        refiner = LandmarkRefiner(landmarks, pack.landmarks)
     live = [
         LivenessNetwork(_load("liveness", pack.path(spec), device), spec) for spec in pack.liveness
     ]
@@ -75,4 +83,4 @@ def _auxiliary(pack: ModelPack, device: Device) -> AuxiliaryNetworks:
     if pack.quality is not None:
         network = _load("quality", pack.path(pack.quality), device)
         quality = QualityNetwork(network, pack.quality, pack.recogniser.input_size)
-    return AuxiliaryNetworks(LivenessCheck(live) if live else None, quality)
+    return AuxiliaryNetworks(refiner, LivenessCheck(live) if live else None, quality)

@@ -117,6 +117,6 @@ class OrientationSearch:
         assert faces.landmarks is not None, "checked when the pipeline was built"
         assert sent.landmarks is not None, "turned with the faces"
         crops = align_faces(image, sent.landmarks, self._recogniser.input_size)
-        _, norms = self._recogniser.embed(crops)
+        norms = self._recogniser.lengths(crops)
         rolls = np.abs(pose_angles(faces.landmarks)[:, 2])
         return float(np.sum(norms * (faces.scores - rolls / 360)))

@@ -17,6 +17,7 @@ from app.faces.clock import StageClock
 from app.faces.detect import Detector
 from app.faces.embed import Recogniser
 from app.faces.images import inverse, turned_detections, turned_image, turned_size
+from app.faces.landmarks import LandmarkRefiner
 from app.faces.liveness import LivenessCheck
 from app.faces.orientation import Look, OrientationLimits, OrientationSearch
 from app.faces.quality import NetworkScores, QualityNetwork, assess_faces
@@ -37,8 +38,10 @@ from app.types import (
 
 @dataclass(frozen=True, slots=True)
 class AuxiliaryNetworks:
-    """The networks of a pack that rate a face: liveness and quality."""
+    """What a pack may have beside detector and recogniser: a network that corrects landmarks, and
+    those that rate a face."""
 
+    landmarks: LandmarkRefiner | None = None
     liveness: LivenessCheck | None = None
     quality: QualityNetwork | None = None
 
@@ -181,9 +184,10 @@ class FacePipeline:
         if options.selector is not None:
             chosen = options.selector(found.boxes, decoded.width, decoded.height)
             found = found.take(np.array([chosen]))
-        upright = turned_detections(found, look.rotation, decoded.height, decoded.width)
         assert found.landmarks is not None, "checked when the pipeline was built"
-        crops = self._crops(decoded, data, found.landmarks, clock)
+        landmarks, crops = yield from self._crops(decoded, data, found.landmarks, clock)
+        found = Detections(found.boxes, found.scores, landmarks)
+        upright = turned_detections(found, look.rotation, decoded.height, decoded.width)
         embeddings: FloatArray | None = None
         norms: FloatArray | None = None
         if options.embed:
@@ -197,7 +201,7 @@ class FacePipeline:
         faces = tuple(
             Face(
                 box=found.boxes[i],
-                landmarks=found.landmarks[i],
+                landmarks=landmarks[i],
                 score=float(found.scores[i]),
                 quality=quality,
                 embedding=None if embeddings is None else embeddings[i],
@@ -220,21 +224,35 @@ class FacePipeline:
 
     def _crops(
         self, decoded: DecodedImage, data: bytes | None, landmarks: FloatArray, clock: StageClock
-    ) -> Image:
-        """Aligned faces: out of the reduced copy where it has pixels enough, or else all of them
-        out of the photo, decoded again."""
+    ) -> CooperativeTask[tuple[FloatArray, Image]]:
+        """The final landmarks in the photo's pixels and the aligned faces: out of the reduced copy
+        where it has pixels enough, or else all of them out of the photo, decoded again."""
         size = self._recogniser.input_size
         image, ratio = decoded.pixels, decoded.reduction
         if ratio > 1 and (enlargement(landmarks, size) * ratio > 1).any():
             assert data is not None, "only encoded photos come reduced"
             with clock.stage("decode"):
                 image, ratio = self._photos.decode(data).pixels, 1
+        # The middle of the photo's first pixel is not that of the copy's first.
+        points = ((landmarks + 0.5) / ratio - 0.5).astype(np.float32) if ratio > 1 else landmarks
+        if self._auxiliary.landmarks is not None:
+            points = yield from self._refine(image, points, clock)
+            landmarks = ((points + 0.5) * ratio - 0.5).astype(np.float32) if ratio > 1 else points
         with clock.stage("align"):
-            # The middle of the photo's first pixel is not that of the copy's first.
-            points = landmarks
-            if ratio > 1:
-                points = ((landmarks + 0.5) / ratio - 0.5).astype(np.float32)
-            return align_faces(image, points, size)
+            return landmarks, align_faces(image, points, size)
+
+    def _refine(
+        self, image: Image, landmarks: FloatArray, clock: StageClock
+    ) -> CooperativeTask[FloatArray]:
+        assert self._auxiliary.landmarks is not None, "asked only where there is a network"
+        turn, parts = self.policy.faces_a_turn, [landmarks[:0]]
+        for start in range(0, len(landmarks), turn):
+            if start:
+                yield
+            with clock.stage("landmarks"):
+                part = landmarks[start : start + turn]
+                parts.append(self._auxiliary.landmarks.refine(image, part))
+        return np.concatenate(parts)
 
     def embed_aligned(self, crops: Image) -> FloatArray:
         """The embeddings (n, d) of aligned faces (n, size, size, 3), as `steps` gives them with

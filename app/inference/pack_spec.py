@@ -48,7 +48,8 @@ class RecogniserSpec(PackSection):
     """How to feed the recogniser: pixels become (value - mean) / std in `colour` order.
 
     `proven_equal_to` is the SHA-256 of the network that this one was exported from and proven to
-    answer like: both make embeddings of one space.
+    answer like: both make embeddings of one space. With `mirror` the embedding of a face is the
+    mean of those of its crop and of the crop's mirror image, in twice the time.
     """
 
     architecture: str
@@ -61,6 +62,22 @@ class RecogniserSpec(PackSection):
     proven_equal_to: Sha256 | None = None
     dimension: Annotated[int, Field(gt=0, le=8192)]
     template: Literal["arcface_112"] = "arcface_112"
+    mirror: bool = False
+    licence: str = "unknown"
+    source: str = "unknown"
+    training_data: str = "unknown"
+
+
+class LandmarkSpec(PackSection):
+    """A network that corrects the detector's landmarks; see `app.faces.landmarks`.
+
+    A landmark becomes `weight` times the network's answer and the rest of it the detector's.
+    """
+
+    architecture: Literal["onet"] = "onet"
+    file: str
+    sha256: Sha256
+    weight: Annotated[float, Field(gt=0, le=1)] = 0.5
     licence: str = "unknown"
     source: str = "unknown"
     training_data: str = "unknown"
@@ -100,7 +117,7 @@ class QualitySpec(PackSection):
     training_data: str = "unknown"
 
 
-NetworkSpec: TypeAlias = DetectorSpec | RecogniserSpec | LivenessSpec | QualitySpec
+NetworkSpec: TypeAlias = DetectorSpec | LandmarkSpec | RecogniserSpec | LivenessSpec | QualitySpec
 
 
 class DecisionSpec(PackSection):
@@ -120,6 +137,7 @@ class PackFile(PackSection):
     detector: DetectorSpec
     recogniser: RecogniserSpec
     decision: DecisionSpec
+    landmarks: LandmarkSpec | None = None
     liveness: tuple[LivenessSpec, ...] = ()
     quality: QualitySpec | None = None
 
@@ -128,6 +146,8 @@ class PackFile(PackSection):
         """Every network of the pack."""
         yield self.detector
         yield self.recogniser
+        if self.landmarks is not None:
+            yield self.landmarks
         yield from self.liveness
         if self.quality is not None:
             yield self.quality
@@ -155,12 +175,17 @@ class ModelPack(PackFile):
         """Digest of the recogniser and all that shapes its input: equal means comparable.
 
         The detector is left out: landmarks of another detector move an embedding a little, they
-        do not make it another space.
+        do not make it another space. Corrected landmarks and mirror images are not: a calibration
+        counted with them does not hold without.
         """
-        spec = self.recogniser
+        spec, landmarks = self.recogniser, self.landmarks
         network = spec.proven_equal_to or spec.sha256
+        # Packs without them keep the space that they had before these could be chosen.
+        chosen: list[object] = ["mirror"] if spec.mirror else []
+        if landmarks is not None:
+            chosen += [landmarks.architecture, landmarks.sha256, landmarks.weight]
         return _space(network, spec.input_size, spec.colour, spec.mean, spec.std,
-                      spec.dimension, spec.template)  # fmt: skip
+                      spec.dimension, spec.template, *chosen)  # fmt: skip
 
 
 @lru_cache

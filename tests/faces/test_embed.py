@@ -66,6 +66,24 @@ def test_a_batch_gives_what_each_crop_gives(
     assert (vectors * one_by_one[:count]).sum(axis=1).min() >= 0.99999
 
 
+def test_the_mean_with_the_mirror_image(
+    model: OnnxModel, recogniser: Recogniser, crops: Image, pack: ModelPack
+) -> None:
+    spec = pack.recogniser.model_copy(update={"mirror": True})
+    both = Recogniser(model, spec)
+    vectors, norms = both.embed(crops[:5])
+    plain = Recogniser(model, spec.model_copy(update={"mirror": False}))
+    parts = [plain.embed(np.ascontiguousarray(side)) for side in (crops[:5], crops[:5, :, ::-1])]
+    mean = np.mean([unit * length[:, np.newaxis] for unit, length in parts], axis=0)
+    np.testing.assert_allclose(vectors * norms[:, np.newaxis], mean, atol=1e-3)
+    # A face and its mirror image become one.
+    mirrored, _ = both.embed(np.ascontiguousarray(crops[:5, :, ::-1]))
+    assert (vectors * mirrored).sum(axis=1).min() > 0.99999
+    assert (parts[0][0] * parts[1][0]).sum(axis=1).max() < 0.999
+    np.testing.assert_allclose(both.lengths(crops[:5]), parts[0][1], rtol=1e-4)
+    assert both.embed(crops[:0])[0].shape == (0, spec.dimension)
+
+
 def test_no_crops(recogniser: Recogniser, pack: ModelPack) -> None:
     vectors, norms = recogniser.embed(np.empty((0, 112, 112, 3), np.uint8))
     assert vectors.shape == (0, pack.recogniser.dimension)

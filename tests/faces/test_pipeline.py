@@ -228,7 +228,8 @@ class TestReducedCopies:
         assert decoded.reduction == 4
         (face,) = pipeline.analyse_image(enlarged, max_faces=3).faces
         points = face.landmarks[np.newaxis]
-        (crop,) = pipeline._crops(decoded, None, points, StageClock()).astype(float)
+        points, crops = run_to_completion(pipeline._crops(decoded, None, points, StageClock()))
+        crop = crops[0].astype(float)
         smooth = np.asarray(cv2.blur(enlarged, (4, 4)), np.uint8)
 
         def off(pixels: float) -> float:

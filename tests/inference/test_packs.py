@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import PackError
-from app.inference.pack_spec import ModelPack
+from app.inference.pack_spec import LandmarkSpec, ModelPack
 from app.inference.packs import PACK_FILE, find_pack, known_packs, load_pack, read_pack, verify_pack
 
 Edit = Callable[[str, str], Path]
@@ -175,6 +175,29 @@ class TestEmbeddingSpace:
         edit('name = "default"', 'name = "other"')
         folder = edit("std = 128.0", "std = 128")
         assert read_pack(folder).embedding_space == pack.embedding_space
+
+    @pytest.mark.parametrize("update", [{"mirror": True}, {"mirror": False}])
+    def test_mirror_images_make_another(self, pack: ModelPack, update: dict[str, bool]) -> None:
+        recogniser = pack.recogniser.model_copy(update=update)
+        other = pack.model_copy(update={"recogniser": recogniser})
+        same = update["mirror"] == pack.recogniser.mirror
+        assert (other.embedding_space == pack.embedding_space) is same
+
+    def test_corrected_landmarks_make_another(self, pack: ModelPack) -> None:
+        half = LandmarkSpec(file="landmarks.onnx", sha256="0" * 64)
+        whole = half.model_copy(update={"weight": 1.0})
+        other = half.model_copy(update={"sha256": "1" * 64})
+        spaces = {
+            pack.model_copy(update={"landmarks": landmarks}).embedding_space
+            for landmarks in (None, half, whole, other)
+        }
+        assert len(spaces) == 4
+
+    def test_a_pack_without_either_keeps_its_space(self, pack: ModelPack) -> None:
+        """That of the default pack before it had them: galleries are bound to it."""
+        recogniser = pack.recogniser.model_copy(update={"mirror": False})
+        first = pack.model_copy(update={"recogniser": recogniser, "landmarks": None})
+        assert first.embedding_space == "es-038d0789502f026c"
 
     def test_its_look(self, pack: ModelPack) -> None:
         assert pack.embedding_space.startswith("es-")

@@ -29,7 +29,8 @@ BUSY_TIMEOUT_S = 30
 
 def pipeline_digest(pack: ModelPack, orientation: OrientationLimits | None = None) -> str:
     """Digest of all that decides what the pipeline answers for a photo."""
-    digest = hashlib.sha256(pack.model_dump_json(include={"detector", "recogniser"}).encode())
+    networks = {"detector", "landmarks", "recogniser", "quality"}
+    digest = hashlib.sha256(pack.model_dump_json(include=networks).encode())
     digest.update(repr(orientation).encode())
     root = Path(app.__file__).parent
     for pattern in ANSWER_SHAPING:

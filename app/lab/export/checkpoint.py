@@ -53,7 +53,7 @@ def load_network(source: Path, architecture: str) -> nn.Module:
     else:
         network = _known(plain, architecture, source)
         weights = plain
-    if reason := _misfit(network, weights):
+    if reason := misfit(network, weights):
         raise ExportError(f"{source} holds no weights of {architecture}: {reason}")
     network.load_state_dict(weights, strict=False)
     return network.eval()
@@ -62,7 +62,7 @@ def load_network(source: Path, architecture: str) -> nn.Module:
 def _named_for(network: nn.Module, weights: Weights) -> Weights | None:
     """The weights under the names of a network whose own parts may be called like a prefix: one
     prefix after the other is taken off until they fit."""
-    while _misfit(network, weights):
+    while misfit(network, weights):
         shorter = {OUTERMOST.sub("", name): value for name, value in weights.items()}
         if shorter.keys() == weights.keys():
             return None
@@ -118,7 +118,7 @@ def _known(weights: Weights, architecture: str, source: Path) -> nn.Module:
         # Without memory or random numbers: most of those tried will not fit.
         with torch.device("meta"):
             network = make(len(weights[key])) if key in weights else None
-        if network is not None and not (architecture == "auto" and _misfit(network, weights)):
+        if network is not None and not (architecture == "auto" and misfit(network, weights)):
             return make(len(weights[key]))
     raise ExportError(
         f"{source} holds no weights of {architecture}: "
@@ -126,7 +126,7 @@ def _known(weights: Weights, architecture: str, source: Path) -> nn.Module:
     )
 
 
-def _misfit(network: nn.Module, weights: Weights) -> str | None:
+def misfit(network: nn.Module, weights: Weights) -> str | None:
     """Why these weights are not the network's, None where they are."""
     wanted = {n: v.shape for n, v in network.state_dict().items() if not n.endswith(COUNTER)}
     given = {n: v.shape for n, v in weights.items() if not n.endswith(COUNTER)}

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import LikenessError
-from app.faces.align import align_faces
+from app.faces.align import ARCFACE_TEMPLATE, TEMPLATE_SIZE, cut_faces, similarity_transforms
 from app.faces.detect import Detector
 from app.inference.packs import load_pack
 from app.inference.session import OnnxModel
 from app.lab.errors import ExportError
 from app.settings import Device
-from app.types import Channels
+from app.types import Channels, FloatArray
 
 # Noise would not do: it drives a recogniser into a corner of its range where errors hide.
 MINIMUM_FACES = 20
@@ -55,9 +55,12 @@ def load_faces(folder: Path, size: int) -> NDArray[np.uint8]:
     return np.stack([_load(path, size) for path in paths])
 
 
-def align_folder(folder: Path, size: int, limit: int = MAXIMUM_FACES) -> NDArray[np.uint8]:
+def align_folder(
+    folder: Path, size: int, limit: int = MAXIMUM_FACES, target: FloatArray | None = None
+) -> NDArray[np.uint8]:
     """The largest face of each photo in a folder and below it, found and aligned by the default
-    pack: (n, size, size, 3) RGB, n at most `limit`, taken evenly over the photos' names.
+    pack: (n, size, size, 3) RGB, n at most `limit`, taken evenly over the photos' names. `target`:
+    where the landmarks (5, 2) of the crops lie; None: where ArcFace's do.
 
     Photos of exactly size x size are taken for aligned faces. Raises ExportError when fewer than
     MINIMUM_FACES are found.
@@ -67,7 +70,8 @@ def align_folder(folder: Path, size: int, limit: int = MAXIMUM_FACES) -> NDArray
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
     chosen = paths[:: max(1, len(paths) // limit)][:limit]
     detector = _default_detector()
-    found = [face for path in chosen if (face := _aligned(path, size, detector)) is not None]
+    goal = ARCFACE_TEMPLATE * (size / TEMPLATE_SIZE) if target is None else target
+    found = [face for path in chosen if (face := _aligned(path, size, detector, goal)) is not None]
     if len(found) < MINIMUM_FACES:
         raise ExportError(
             f"{len(found)} faces were found in {folder}; a proof takes at least {MINIMUM_FACES}"
@@ -83,7 +87,9 @@ def _default_detector() -> Detector:
         raise ExportError(error.detail) from error
 
 
-def _aligned(path: Path, size: int, detector: Detector) -> NDArray[np.uint8] | None:
+def _aligned(
+    path: Path, size: int, detector: Detector, target: FloatArray
+) -> NDArray[np.uint8] | None:
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
         return None
@@ -94,7 +100,8 @@ def _aligned(path: Path, size: int, detector: Detector) -> NDArray[np.uint8] | N
     if len(faces) == 0 or faces.landmarks is None:
         return None
     largest = np.argmax(np.prod(faces.boxes[:, 2:] - faces.boxes[:, :2], axis=1))
-    crops = align_faces(pixels, faces.landmarks[largest : largest + 1], size)
+    matrices = similarity_transforms(faces.landmarks[largest : largest + 1], target)
+    crops = cut_faces(pixels, matrices, size)
     return np.ascontiguousarray(crops[0][..., ::-1])
 
 

@@ -45,8 +45,10 @@ def read_checkpoint(
     return SourceRecogniser(to_graph(network, size, opset or OPSET), answer, normalisation)
 
 
-def to_graph(network: nn.Module, size: int, opset: int = OPSET) -> onnx.ModelProto:
-    """`input` (batch, 3, size, size) -> `embedding` (batch, dimension), float32, any batch.
+def to_graph(
+    network: nn.Module, size: int, opset: int = OPSET, output: str = OUTPUT
+) -> onnx.ModelProto:
+    """`input` (batch, 3, size, size) -> `output` (batch, numbers), float32, any batch.
 
     Raises ExportError for a module that cannot be traced.
     """
@@ -63,7 +65,7 @@ def to_graph(network: nn.Module, size: int, opset: int = OPSET) -> onnx.ModelPro
                 (example,),
                 dynamo=True,
                 input_names=[INPUT],
-                output_names=[OUTPUT],
+                output_names=[output],
                 opset_version=opset,
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 optimize=True,
@@ -75,4 +77,15 @@ def to_graph(network: nn.Module, size: int, opset: int = OPSET) -> onnx.ModelPro
     model = onnx.load_from_string(file.getvalue())
     model.producer_name = PRODUCER
     model.producer_version = ""
+    _forget_the_trace(model)
     return model
+
+
+def _forget_the_trace(model: onnx.ModelProto) -> None:
+    """Remove what the exporter noted of its own run, such as paths and lines of source files: the
+    same weights must give the same file on every machine."""
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info,
+                 *graph.initializer):  # fmt: skip
+        del part.metadata_props[:]
+        part.ClearField("doc_string")

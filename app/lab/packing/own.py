@@ -24,13 +24,17 @@ from app.settings import Device
 
 # A variant that answers any face with less is another network, not another form of one.
 MINIMUM_COSINE = 0.99
+# In place of a file: the new pack has no such network although its base has one.
+NO_LANDMARKS = "none"
+LANDMARKS_FILE = "landmarks.onnx"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnNetworks:
     """What a new pack has of its own; None: as in the pack it is based on. `variant` is a folder
     of photos that prove the recogniser to be another form of the base's. With `keep_prelu` the
-    recogniser is not rewritten for ONNX Runtime's CPU kernels."""
+    recogniser is not rewritten for ONNX Runtime's CPU kernels. `landmarks` is the file of a network
+    that corrects the detector's landmarks, or NO_LANDMARKS."""
 
     detector: Path | None = None
     architecture: str | None = None
@@ -40,6 +44,8 @@ class OwnNetworks:
     colour: str | None = None
     variant: Path | None = None
     keep_prelu: bool = False
+    landmarks: str | None = None
+    mirror: bool | None = None
     liveness: tuple[str, ...] = ()
     threshold: float | None = None
     threshold_basis: str = ""
@@ -55,10 +61,12 @@ def make_pack(base: ModelPack, own: OwnNetworks, folder: Path) -> ModelPack:
 
 
 def _make_pack(base: ModelPack, own: OwnNetworks, folder: Path, made: Path) -> ModelPack:
-    if own.recogniser is not None and own.variant is None and own.threshold is None:
+    same_space = _same_space(base, own)
+    if not same_space and own.threshold is None:
         raise PackError(
-            "A threshold belongs to one recogniser: give --threshold for this one, or --variant "
-            "PHOTOS where it is the base's in another form."
+            "A threshold belongs to one embedding space, and another recogniser, other landmarks "
+            "or mirror images make another one: give --threshold for it, or --variant PHOTOS "
+            "where the recogniser is the base's in another form."
         )
     content = base.model_dump(
         mode="json", by_alias=True, exclude={"folder"}, exclude_none=True, exclude_defaults=True
@@ -67,6 +75,27 @@ def _make_pack(base: ModelPack, own: OwnNetworks, folder: Path, made: Path) -> M
     files = {network.file: base.path(network) for network in base.networks}
     if own.detector is None or own.recogniser is None:  # some network still comes under them
         files |= {beside.name: beside for beside in base.folder.glob("LICEN*") if beside.is_file()}
+    _replace_networks(content, files, base, own, made)
+    if own.threshold is not None:
+        content["decision"] = {"threshold": own.threshold, "threshold_basis": own.threshold_basis}
+    calibration = own.calibration or base.folder / CALIBRATION_FILE
+    if own.calibration is not None or (same_space and calibration.is_file()):
+        files[CALIBRATION_FILE] = calibration
+    return write_pack(content, files, folder)
+
+
+def _same_space(base: ModelPack, own: OwnNetworks) -> bool:
+    """Whether embeddings of the new pack can be compared with the base's."""
+    recogniser = own.recogniser is None or own.variant is not None
+    mirror = own.mirror in (None, base.recogniser.mirror)
+    landmarks = own.landmarks in (None, NO_LANDMARKS if base.landmarks is None else None)
+    return recogniser and mirror and landmarks
+
+
+def _replace_networks(
+    content: dict[str, Any], files: dict[str, Path], base: ModelPack, own: OwnNetworks, made: Path
+) -> None:
+    """Put the networks that are given into `content` and `files`, in place of the base's."""
     if own.detector is not None:
         files[base.detector.file] = own.detector
         # Sizes and thresholds belong to an architecture: the new one starts with the usual ones.
@@ -80,15 +109,15 @@ def _make_pack(base: ModelPack, own: OwnNetworks, folder: Path, made: Path) -> M
             files[base.recogniser.file] = _without_prelu(
                 own.recogniser, content["recogniser"], made
             )
-    if own.threshold is not None:
-        content["decision"] = {"threshold": own.threshold, "threshold_basis": own.threshold_basis}
+    if own.mirror is not None:
+        content["recogniser"]["mirror"] = own.mirror
+    if own.landmarks is not None and base.landmarks is not None:
+        del content["landmarks"], files[base.landmarks.file]
+    if own.landmarks not in (None, NO_LANDMARKS):
+        files[LANDMARKS_FILE] = Path(own.landmarks)
+        content["landmarks"] = _given(own, file=LANDMARKS_FILE)
     if own.liveness:
         content["liveness"] = [_liveness(text, files, own) for text in own.liveness]
-    same_space = own.recogniser is None or own.variant is not None
-    calibration = own.calibration or base.folder / CALIBRATION_FILE
-    if own.calibration is not None or (same_space and calibration.is_file()):
-        files[CALIBRATION_FILE] = calibration
-    return write_pack(content, files, folder)
 
 
 def _check_detector(path: Path, architecture: str) -> None:

@@ -32,6 +32,8 @@ def write_pack(content: Mapping[str, Any], files: Mapping[str, Path], out: Path)
     """
     with _appearing(out) as folder:
         for name, source in files.items():
+            if not source.is_file():
+                raise PackError(f"{source} is no file. Give the path of the pack's {name}.")
             shutil.copyfile(source, folder / name)
         described = {key: _with_digests(value, folder) for key, value in content.items()}
         (folder / PACK_FILE).write_bytes(tomli_w.dumps(described).encode())

@@ -2,24 +2,35 @@
 
 import importlib
 import os
+import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import numpy_helper
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (make torch)")
 
+from app.faces.landmarks import SIDE, TARGET, LandmarkRefiner  # noqa: E402
+from app.inference.pack_spec import LandmarkSpec, ModelPack  # noqa: E402
+from app.inference.packs import digest  # noqa: E402
+from app.inference.session import OnnxModel  # noqa: E402
 from app.lab.errors import ExportError  # noqa: E402
 from app.lab.export import parity  # noqa: E402
 from app.lab.export.backbones.mobilefacenet import SHAPES, MobileFaceNet  # noqa: E402
+from app.lab.export.backbones.onet import ONet  # noqa: E402
 from app.lab.export.checkpoint import BACKBONES, load_network, read_weights  # noqa: E402
 from app.lab.export.faces import Normalisation, align_folder  # noqa: E402
+from app.lab.export.landmarks import TOLERANCE, export_landmarks  # noqa: E402
 from app.lab.export.recogniser import Options, export_recogniser  # noqa: E402
 from app.lab.export.torch_source import read_checkpoint  # noqa: E402
+from app.settings import Device  # noqa: E402
+from tests.waiting import PATIENCE_S  # noqa: E402
 
 # In millions, without running statistics. IResNet: Deng et al. and the model zoos that give them
 # (24.03, 34.14, 43.59, 65.16); MobileFaceNet: 0.99 in Chen et al. (CCBR 2018) for the narrow one.
@@ -202,3 +213,61 @@ def test_the_real_checkpoint(tmp_path: Path, evaluation_faces: Path) -> None:
     found = export_recogniser(source, out, faces, Options(pixels=True))
     assert found.agreement.minimum_cosine > 0.99999
     assert parity.open_session(out).get_inputs()[0].shape == ["batch", 112, 112, 3]
+
+
+ONET_SHA256 = "165bfbe42940416ccfb977545cf0e976d5bf321f67083ae2aaaa5c764280118d"
+
+
+def _onet(folder: Path) -> Path:
+    """A checkpoint of ONet with weights made at random."""
+    torch.manual_seed(7)
+    path = folder / "onet.pt"
+    torch.save(ONet().state_dict(), path)
+    return path
+
+
+def _regions(count: int = 20) -> NDArray[np.uint8]:
+    return np.random.default_rng(4).integers(0, 256, (count, 48, 48, 3), dtype=np.uint8)
+
+
+def test_a_landmark_network(tmp_path: Path) -> None:
+    found = export_landmarks(_onet(tmp_path), tmp_path / "landmarks.onnx", _regions())
+    assert found.faces == 20
+    assert found.source_difference <= TOLERANCE
+    spec = LandmarkSpec(file="landmarks.onnx", sha256=found.sha256)
+    refiner = LandmarkRefiner(OnnxModel(tmp_path / "landmarks.onnx", Device.CPU), spec)
+    landmarks = np.float32([[[10, 10], [30, 10], [20, 20], [12, 30], [28, 30]]])
+    assert refiner.refine(np.zeros((60, 60, 3), np.uint8), landmarks).shape == (1, 5, 2)
+
+
+def test_a_landmark_network_names_no_file_of_the_machine(tmp_path: Path) -> None:
+    """The exporter notes where the module's source lies."""
+    out = tmp_path / "landmarks.onnx"
+    export_landmarks(_onet(tmp_path), out, _regions())
+    content = out.read_bytes()
+    assert b".py" not in content
+    assert str(Path.cwd()).encode() not in content
+
+
+def test_another_checkpoint_is_no_landmark_network(tmp_path: Path) -> None:
+    path = tmp_path / "other.pt"
+    torch.save(_made("mobilefacenet-foamliu", 16).state_dict(), path)
+    with pytest.raises(ExportError, match="holds no weights of ONet"):
+        export_landmarks(path, tmp_path / "landmarks.onnx", _regions())
+    assert not (tmp_path / "landmarks.onnx").exists()
+
+
+def test_the_default_pack_s_landmark_network_is_made_again(
+    tmp_path: Path, evaluation_faces: Path, pack: ModelPack
+) -> None:
+    """Of the package that it came from, to the bit."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "-q", "-d", str(tmp_path),
+               "facenet-pytorch==2.6.0"]  # fmt: skip
+    subprocess.run(command, check=True, timeout=PATIENCE_S)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        source = Path(archive.extract("facenet_pytorch/data/onet.pt", tmp_path))
+    assert digest(source) == ONET_SHA256
+    out = tmp_path / "landmarks.onnx"
+    export_landmarks(source, out, align_folder(evaluation_faces, SIDE, target=TARGET))
+    assert out.read_bytes() == (pack.folder / "landmarks.onnx").read_bytes()

@@ -16,6 +16,7 @@ from app.lab.export.faces import Normalisation
 from app.lab.export.pixels import export_pixels
 from app.lab.packing.own import OwnNetworks, make_pack
 from app.settings import Device
+from app.types import AnalysedImage
 
 
 def test_a_copy_runs_and_keeps_space_and_calibration(pack: ModelPack, tmp_path: Path) -> None:
@@ -74,6 +75,47 @@ def test_another_recogniser_has_a_space_and_a_threshold_of_its_own(
     assert not (made.folder / "calibration.json").exists()
 
 
+def test_corrected_landmarks_and_mirror_images_make_another_space(
+    pack: ModelPack, tmp_path: Path, photos: Path
+) -> None:
+    base = plain(pack)
+    network = str(pack.folder / "landmarks.onnx")
+    for own in (OwnNetworks(landmarks=network), OwnNetworks(mirror=True)):
+        with pytest.raises(PackError, match="give --threshold"):
+            make_pack(base, own, tmp_path / "mine")
+    own = OwnNetworks(landmarks=network, mirror=True, threshold=0.5, licence="MIT")
+    made = make_pack(base, own, tmp_path / "mine")
+    assert made.landmarks is not None
+    assert made.landmarks.licence == "MIT"
+    assert made.recogniser.mirror
+    assert made.embedding_space != base.embedding_space
+    assert not (made.folder / "calibration.json").exists()
+    before, after = (analysed(one, photos / "obama.jpg") for one in (base, made))
+    assert "landmarks" in after.timings_ms
+    assert "landmarks" not in before.timings_ms
+    assert not np.array_equal(after.faces[0].landmarks, before.faces[0].landmarks)
+    # And out of the pack again.
+    out = OwnNetworks(landmarks="none", mirror=False, threshold=0.5)
+    again = make_pack(made, out, tmp_path / "again")
+    assert again.embedding_space == base.embedding_space
+    assert not (again.folder / "landmarks.onnx").exists()
+    # A pack that is made from it keeps both.
+    assert make_pack(made, OwnNetworks(), tmp_path / "copy").embedding_space == made.embedding_space
+
+
+def plain(pack: ModelPack) -> ModelPack:
+    """The pack without corrected landmarks and mirror images."""
+    recogniser = pack.recogniser.model_copy(update={"mirror": False})
+    return pack.model_copy(update={"landmarks": None, "recogniser": recogniser})
+
+
+def analysed(pack: ModelPack, photo: Path) -> AnalysedImage:
+    pipeline = build_pipeline(pack, Device.CPU, ImageLimits())
+    found = pipeline.analyse(photo.read_bytes(), max_faces=1)
+    pipeline.close()
+    return found
+
+
 def test_prelu_is_rewritten_within_the_embedding_space(pack: ModelPack, tmp_path: Path) -> None:
     recogniser = tmp_path / "own.onnx"
     onnx.save(with_prelu(), recogniser)
@@ -114,6 +156,8 @@ def test_what_does_not_run_is_not_kept(pack: ModelPack, tmp_path: Path) -> None:
         (OwnNetworks(detector=pack.detector_path, architecture="yolo"), "--architecture is one of"),
         (OwnNetworks(recogniser=pack.detector_path, threshold=0.5), "recogniser|takes no face"),
         (OwnNetworks(recogniser=tmp_path / "absent", threshold=0.5), "absent"),
+        (OwnNetworks(landmarks=str(tmp_path / "absent"), threshold=0.5), "absent"),
+        (OwnNetworks(landmarks=str(pack.recogniser_path), threshold=0.5), "48 x 48 face"),
         (OwnNetworks(liveness=("two:FILE",)), "SCALE:FILE"),
         (OwnNetworks(liveness=(f"2.7:{pack.recogniser_path}",)), "liveness"),
         (OwnNetworks(calibration=pack.folder / "pack.toml"), "not a calibration"),
