@@ -2,6 +2,7 @@
 
     python benchmarks/landmarks.py embed CACHE --data ../shared/data      # minutes; once
     python benchmarks/landmarks.py rates CACHE --half developers
+    python benchmarks/landmarks.py time --data ../shared/data
 
 LFW's people are halved by a digest of their name. Of a half, everybody with two photos or more is
 enrolled with one, chosen at random CHOICES times; the other photos are mated probes, people with
@@ -10,9 +11,13 @@ threshold that one stranger in a hundred reaches; the mean over the choices, and
 to the first row a 95 % interval by bootstrap over people, of both kinds, paired. FNMR is the share
 of mated comparisons below the threshold of a FMR of 1e-4 (all comparisons of different people),
 each person counting once. Scores are cosines. CACHE holds biometric data.
+
+`time` analyses photos of one face by all ways in turn, on one thread: medians of the processor's
+time, and of its ratio to the first way.
 """
 
 import argparse
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +27,7 @@ import cv2
 import numpy as np
 from degraded_faces import is_development
 from numpy.typing import NDArray
+from stages import LFW_PHOTO, PORTRAIT
 
 from app.decision.calibration_file import pack_orientation
 from app.decision.policy import FaceSelection, select_box
@@ -40,6 +46,7 @@ from app.settings import Device
 from app.types import FloatArray, Image
 
 CHOICES, BOOTSTRAPS = 20, 1000
+ROUNDS = 100
 TARGET_FPIR, TARGET_FMR = 0.01, 1e-4
 NOISE = Path(__file__).parent / "lfw_label_noise.csv"
 # Landmarks: the detector's, and corrected; each with the crop and with its mirror image.
@@ -50,10 +57,7 @@ Bools = NDArray[np.bool_]
 
 def main() -> None:
     options = _arguments()
-    if options.command == "embed":
-        embed(options)
-    else:
-        rates(options)
+    {"embed": embed, "rates": rates, "time": times}[options.command](options)
 
 
 # --- embeddings ------------------------------------------------------------------------------
@@ -65,12 +69,7 @@ def embed(options: argparse.Namespace) -> None:
     folder = options.data / "lfw" / "images"
     photos = sorted(str(path.relative_to(folder)) for path in folder.glob("*/*.jpg"))
     pack = load_pack("default")
-    plain = pack.model_copy(
-        update={
-            "landmarks": None,
-            "recogniser": pack.recogniser.model_copy(update={"mirror": False}),
-        }
-    )
+    plain = _changed(pack, mirror=False, landmarks=None)
     landmarks = _detected(plain, folder, photos, options.cache / "landmarks.npy")
     refiner = LandmarkRefiner(*_landmark_network(pack, options.landmarks))
     recogniser = Recogniser(OnnxModel(plain.recogniser_path, Device.CPU), plain.recogniser)
@@ -88,6 +87,11 @@ def embed(options: argparse.Namespace) -> None:
         photos=np.array(photos),
         **{name: np.concatenate(rows) for name, rows in answers.items()},
     )
+
+
+def _changed(pack: ModelPack, *, mirror: bool, landmarks: LandmarkSpec | None) -> ModelPack:
+    recogniser = pack.recogniser.model_copy(update={"mirror": mirror})
+    return pack.model_copy(update={"landmarks": landmarks, "recogniser": recogniser})
 
 
 def _detected(pack: ModelPack, folder: Path, photos: list[str], kept: Path) -> FloatArray:
@@ -162,19 +166,28 @@ def rates(options: argparse.Namespace) -> None:
     print("| landmarks | mirror image | TPIR at FPIR 1 % | difference | FNMR at FMR 1e-4 |")
     print("|---|---|---|---|---|")
     first: Found | None = None
+    for name, templates, probes in _ways({name: answers[rows] for name, answers in cache.items()}):
+        found = _search(people, templates, probes)
+        first = first or found
+        print(
+            f"| {name} | {100 * _tpir(found, people, None):.2f} | "
+            f"{_difference(first, found, people)} | "
+            f"{100 * _fnmr(people, templates, probes):.2f} |",
+            flush=True,
+        )
+
+
+def _ways(answers: dict[str, FloatArray]) -> Iterator[tuple[str, FloatArray, FloatArray]]:
+    """Landmarks and mirror images as a row says them, templates (n, d) and probes (n, d)."""
+    means = {}
     for kind in KINDS:
-        one, other = (cache[kind + side][rows] for side in ("", "_mirrored"))
-        alone, mean = normalise(one)[0], normalise((one + other) / 2)[0]
-        for name, templates, probes in (
-            ("no", alone, alone), ("enrolled only", mean, alone), ("both", mean, mean),
-        ):  # fmt: skip
-            found = _search(people, templates, probes)
-            first = first or found
-            print(
-                f"| {kind} | {name} | {100 * _tpir(found, people, None):.2f} | "
-                f"{_difference(first, found, people)} | "
-                f"{100 * _fnmr(people, templates, probes):.2f} |"
-            )
+        one, other = answers[kind], answers[f"{kind}_mirrored"]
+        alone, means[kind] = normalise(one)[0], normalise((one + other) / 2)[0]
+        yield f"{kind} | no", alone, alone
+        yield f"{kind} | of the enrolled only", means[kind], alone
+        yield f"{kind} | of both", means[kind], means[kind]
+    # What `models migrate` makes of faces that were kept aligned by the detector's landmarks.
+    yield "corrected for probes alone | of both", means["detector"], means["corrected"]
 
 
 def _people(names: list[str], noise: LabelNoise) -> People:
@@ -269,16 +282,48 @@ def _fnmr(people: People, templates: FloatArray, probes: FloatArray) -> float:
     return float(np.mean(shares))
 
 
+# --- time ------------------------------------------------------------------------------------
+
+
+def times(options: argparse.Namespace) -> None:
+    """Print a row for each photo and way."""
+    cv2.setNumThreads(1)
+    pack = load_pack("default")
+    ways = {
+        "detector | no": _changed(pack, mirror=False, landmarks=None),
+        "corrected | no": _changed(pack, mirror=False, landmarks=pack.landmarks),
+        "corrected | of both": _changed(pack, mirror=True, landmarks=pack.landmarks),
+    }
+    pipelines = {name: build_pipeline(one, Device.CPU, ImageLimits()) for name, one in ways.items()}
+    print("| photo | landmarks | mirror image | ms | ratio |")
+    print("|---|---|---|---|---|")
+    photos = {"portrait, 910 x 1137": PORTRAIT, "LFW, 250 x 250": options.data / LFW_PHOTO}
+    for photo, file in photos.items():
+        data = file.read_bytes()
+        spent = np.empty((ROUNDS, len(pipelines)))
+        for row in spent:
+            for place, pipeline in enumerate(pipelines.values()):
+                started = time.thread_time()
+                pipeline.analyse(data, max_faces=1)
+                row[place] = time.thread_time() - started
+        milliseconds = 1e3 * np.median(spent, axis=0)
+        ratios = np.median(spent / spent[:, :1], axis=0)
+        for name, took, ratio in zip(pipelines, milliseconds, ratios, strict=True):
+            print(f"| {photo} | {name} | {took:.1f} | {ratio:.2f} |")
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Corrected landmarks and mirror images.")
     commands = parser.add_subparsers(dest="command", required=True)
     made = commands.add_parser("embed")
-    made.add_argument("--data", type=Path, default=Path("../shared/data"))
     made.add_argument("--landmarks", type=Path, help="another ONet than the default pack's")
     shown = commands.add_parser("rates")
     shown.add_argument("--half", choices=("developers", "held-out"), default="held-out")
+    timed = commands.add_parser("time")
     for command in (made, shown):
         command.add_argument("cache", type=Path)
+    for command in (made, timed):
+        command.add_argument("--data", type=Path, default=Path("../shared/data"))
     return parser.parse_args()
 
 

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from app.types import Channels
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+PackName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
 # How a photo is laid out for the detector: at its own shape, or as InsightFace's SCRFD code does.
@@ -128,12 +129,17 @@ class DecisionSpec(PackSection):
 
 
 class PackFile(PackSection):
-    """The schema of pack.toml."""
+    """The schema of pack.toml.
+
+    `networks_of`: the pack in the folder beside this one whose files the networks are, such as
+    another version of it; None: the files lie in the pack's own folder.
+    """
 
     schema_version: Annotated[Literal[1], Field(alias="schema")]
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    name: PackName
     version: str
     description: str = ""
+    networks_of: PackName | None = None
     detector: DetectorSpec
     recogniser: RecogniserSpec
     decision: DecisionSpec
@@ -160,7 +166,12 @@ class ModelPack(PackFile):
 
     def path(self, network: NetworkSpec) -> Path:
         """Where one of its networks lies."""
-        return self.folder / network.file
+        return self.networks_folder / network.file
+
+    @property
+    def networks_folder(self) -> Path:
+        """Where all of its networks lie."""
+        return self.folder if self.networks_of is None else self.folder.parent / self.networks_of
 
     @property
     def detector_path(self) -> Path:

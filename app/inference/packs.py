@@ -73,8 +73,9 @@ def verify_pack(pack: ModelPack) -> None:
     """Raise PackError unless every network is the one its SHA-256 in pack.toml names."""
     for network in pack.networks:
         path, expected = pack.path(network), network.sha256
-        if path.resolve().parent != pack.folder.resolve():
-            raise PackError(f"{path} lies outside its pack; name a file of {pack.folder}.")
+        folder = pack.networks_folder
+        if path.resolve().parent != folder.resolve():
+            raise PackError(f"{path} lies outside its pack; name a file of {folder}.")
         actual = digest(path)
         if actual != expected:
             raise PackError(

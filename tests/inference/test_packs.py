@@ -76,6 +76,43 @@ class TestLoading:
         assert f"{tmp_path}/bufalo cannot be read: Permission denied." in done.stdout
 
 
+class TestNetworksOfAnotherPack:
+    """A version of a pack that differs in its description alone needs no second copy."""
+
+    @pytest.fixture
+    def version(self, folder: Path, pack: ModelPack) -> Path:
+        """A pack beside the copy of the default pack that has its networks."""
+        version = folder.parent / "version"
+        version.mkdir()
+        text = (folder / PACK_FILE).read_text(encoding="utf-8")
+        named = text.replace('name = "default"', 'name = "version"\nnetworks_of = "copy"')
+        (version / PACK_FILE).write_text(named, encoding="utf-8")
+        return version
+
+    def test_they_are_loaded_from_there(self, version: Path, folder: Path) -> None:
+        loaded = load_pack(str(version))
+        assert (loaded.name, loaded.folder) == ("version", version)
+        assert loaded.recogniser_path == folder / "recogniser.onnx"
+        assert loaded.embedding_space == read_pack(folder).embedding_space
+
+    def test_their_digests_are_checked(self, version: Path, folder: Path) -> None:
+        (folder / "recogniser.onnx").write_bytes(b"another")
+        with pytest.raises(PackError, match=rf"{folder / 'recogniser.onnx'} is not the file"):
+            load_pack(str(version))
+
+    def test_the_other_pack_is_missing(self, version: Path, folder: Path) -> None:
+        folder.rename(folder.parent / "moved")
+        with pytest.raises(PackError, match=r"copy/detector.onnx cannot be read"):
+            load_pack(str(version))
+
+    @pytest.mark.parametrize("name", ["..", "../copy", "/etc", ""])
+    def test_only_a_name_beside_it(self, version: Path, name: str) -> None:
+        file = version / PACK_FILE
+        file.write_text(file.read_text().replace('networks_of = "copy"', f'networks_of = "{name}"'))
+        with pytest.raises(PackError, match="networks_of"):
+            read_pack(version)
+
+
 class TestDigests:
     @pytest.mark.parametrize("name", ["detector.onnx", "recogniser.onnx"])
     def test_a_changed_network(self, folder: Path, name: str) -> None:

@@ -72,9 +72,11 @@ def _make_pack(base: ModelPack, own: OwnNetworks, folder: Path, made: Path) -> M
         mode="json", by_alias=True, exclude={"folder"}, exclude_none=True, exclude_defaults=True
     )
     content.update(schema=1, name=folder.name, description=f"Made from {base.name}.")
+    content.pop("networks_of", None)  # all files are copied
     files = {network.file: base.path(network) for network in base.networks}
     if own.detector is None or own.recogniser is None:  # some network still comes under them
-        files |= {beside.name: beside for beside in base.folder.glob("LICEN*") if beside.is_file()}
+        texts = base.networks_folder.glob("LICEN*")
+        files |= {beside.name: beside for beside in texts if beside.is_file()}
     _replace_networks(content, files, base, own, made)
     if own.threshold is not None:
         content["decision"] = {"threshold": own.threshold, "threshold_basis": own.threshold_basis}

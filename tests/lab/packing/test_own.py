@@ -1,5 +1,6 @@
 """`likeness models pack`: networks of one's own in a pack that `serve` runs."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,19 @@ def test_corrected_landmarks_and_mirror_images_make_another_space(
     assert not (again.folder / "landmarks.onnx").exists()
     # A pack that is made from it keeps both.
     assert make_pack(made, OwnNetworks(), tmp_path / "copy").embedding_space == made.embedding_space
+
+
+def test_networks_of_another_pack_are_copied(pack: ModelPack, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(pack.folder, base)
+    version = tmp_path / "version"
+    version.mkdir()
+    text = (base / "pack.toml").read_text().replace('name = "default"', 'name = "version"')
+    (version / "pack.toml").write_text('networks_of = "base"\n' + text)
+    made = make_pack(load_pack(str(version)), OwnNetworks(), tmp_path / "elsewhere" / "mine")
+    assert made.networks_of is None
+    assert made.recogniser_path.parent == made.folder
+    assert (made.folder / "LICENSE.mobilefacenet").is_file()
 
 
 def plain(pack: ModelPack) -> ModelPack:
