@@ -3,7 +3,7 @@
 import csv
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -36,6 +36,7 @@ from app.lab.evaluation.labels import (
 )
 from app.lab.evaluation.plan import DEFAULT_POLICY, BoxesSource, PairsSource, Plan
 from app.lab.evaluation.protocol import Analyser
+from app.lab.evaluation.rows import FigureRow, rows_of
 from app.lab.evaluation.run import EvaluationResult, evaluate, photo_reader
 
 CACHE_FILE = "evaluation-cache.db"
@@ -108,11 +109,16 @@ def evaluate_pack(
             fit_orientation=calibration is not None,
         )
         result = _run(plan, pack, keep=cache)
-        _write(result, output, calibration, thumbnails=thumbnails)
+        rows = list(rows_of(result.evaluation))
+        if output is not None:
+            read = photo_reader(result.folders) if thumbnails else _no_photo
+            _write_report(rows, output, read)
+        if calibration is not None:
+            _write_calibration(result, calibration)
     if as_json:
-        typer.echo(to_json(result.evaluation))
+        typer.echo(to_json(rows))
     else:
-        print_evaluation(result.evaluation)
+        print_evaluation(rows)
     for path in (output, calibration):
         if path is not None:
             err.print(f"Written: {path}", markup=False, highlight=False)
@@ -213,31 +219,32 @@ def show_progress(what: str, total: int) -> Iterator[Callable[[], None]]:
         yield lambda: progress.advance(task)
 
 
-def _write(
-    result: EvaluationResult, output: Path | None, calibration: Path | None, *, thumbnails: bool
-) -> None:
+@contextmanager
+def _clear_write_errors() -> Iterator[None]:
     try:
-        if output is not None:
-            _write_report(result, output, thumbnails=thumbnails)
-        if calibration is not None:
-            _write_calibration(result, calibration)
+        yield
     except OSError as error:
         raise EvaluationError(
             f"{error.filename} cannot be written: {error.strerror}. Name another place."
         ) from error
 
 
-def _write_report(result: EvaluationResult, folder: Path, *, thumbnails: bool) -> None:
+def _no_photo(_name: str) -> bytes | None:
+    return None
+
+
+@_clear_write_errors()
+def _write_report(
+    rows: Sequence[FigureRow], folder: Path, read_photo: Callable[[str], bytes | None]
+) -> None:
     with _plotting_without_traces():
         # Imported here, because it loads a plotting library, which takes half a second.
         from app.lab.evaluation.html import render_html  # noqa: PLC0415
 
-    evaluation = result.evaluation
-    read = photo_reader(result.folders) if thumbnails else lambda _name: None
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").write_text(to_json(evaluation) + "\n", encoding="utf-8")
-    (folder / "report.csv").write_text(to_csv(evaluation), encoding="utf-8", newline="")
-    (folder / "report.html").write_text(render_html(evaluation, read), encoding="utf-8")
+    (folder / "report.json").write_text(to_json(rows) + "\n", encoding="utf-8")
+    (folder / "report.csv").write_text(to_csv(rows), encoding="utf-8", newline="")
+    (folder / "report.html").write_text(render_html(rows, read_photo), encoding="utf-8")
 
 
 @contextmanager
@@ -255,6 +262,7 @@ def _plotting_without_traces() -> Iterator[None]:
                 del os.environ[name]
 
 
+@_clear_write_errors()
 def _write_calibration(result: EvaluationResult, path: Path) -> None:
     if result.calibration is None:
         raise EvaluationError(

@@ -1,26 +1,29 @@
 """The tables of an evaluation on the terminal."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from rich.markup import escape
 from rich.table import Table
 
 from app.cli.console import out
-from app.lab.evaluation.figures import Evaluation
+from app.lab.evaluation.rows import FigureRow, document_of
 from app.lab.evaluation.tables import TITLES, FigureTable, tables_of
-from app.lab.evaluation.verdict import verdict
 
 SHOWN_PROBLEMS = 10
 
 
-def print_evaluation(evaluation: Evaluation) -> None:
+def print_evaluation(rows: Sequence[FigureRow]) -> None:
     """The verdict, then every section that there is; the report has the curves and full lists."""
-    out.print(verdict(evaluation), style="bold", markup=False, highlight=False)
+    document = document_of(rows)
+    out.print(document["verdict"], style="bold", markup=False, highlight=False)
     section = ""
-    for found in tables_of(evaluation):
+    for found in tables_of(rows):
         new = found.section != section
         section = found.section
         out.print(_table(found, TITLES[section] if new else None))
         if section == "data":
-            _print_problems(evaluation)
+            _print_problems(document)
 
 
 def _table(found: FigureTable, title: str | None) -> Table:
@@ -37,10 +40,10 @@ def _table(found: FigureTable, title: str | None) -> Table:
     return table
 
 
-def _print_problems(evaluation: Evaluation) -> None:
-    for data in evaluation.data:
-        shown = [problem for problem in data.problems if problem.code != "one_photo"]
+def _print_problems(document: dict[str, Any]) -> None:
+    for data in document["data"]:
+        shown = [problem for problem in data["problems"] if problem["code"] != "one_photo"]
         for problem in shown[:SHOWN_PROBLEMS]:
-            out.print(f"  {problem.image}: {problem.code}", markup=False, highlight=False)
+            out.print(f"  {problem['image']}: {problem['code']}", markup=False, highlight=False)
         if len(shown) > SHOWN_PROBLEMS:
             out.print(f"  … and {len(shown) - SHOWN_PROBLEMS} more; --json lists all.")

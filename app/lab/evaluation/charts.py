@@ -1,12 +1,13 @@
 """Curves of an evaluation as SVG text that is fit for inlining in HTML.
 
-Every chart function gives one `<svg>` element, or None where there is nothing to draw (a
-logarithmic axis has no place for a rate of zero). The same figures give the same text.
+Every chart function takes a part of what `app.lab.evaluation.rows.document_of` makes of the rows
+and gives one `<svg>` element, or None where there is nothing to draw (a logarithmic axis cannot
+show a rate of zero). The same figures give the same text.
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -15,22 +16,18 @@ from matplotlib.axis import Axis
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from app.decision.rates import Rate
-from app.lab.evaluation.figures import (
-    ComparisonFigures,
-    DiscardFigures,
-    FpirPrediction,
-    Histogram,
-    IdentificationFigures,
-    Series,
-)
+from app.lab.evaluation.figures import Histogram, Series
 from app.lab.evaluation.svg import COLOURS, DASHES, INK, PAPER, Chart, Dash, drawing
+
+# Figures by their names in the document.
+Figures = Mapping[str, Any]
 
 _MOST_DECADES, _MARGIN_DECADES = 10, 0.12
 
 
-def comparison_det(figures: ComparisonFigures) -> str | None:
+def comparison_det(comparisons: Figures) -> str | None:
     """DET curve (Martin et al., 1997): FNMR against FMR, both logarithmic, with its thresholds."""
-    x, y = _positive(figures.det)
+    x, y = _positive(comparisons["det"])
     if len(x) == 0:
         return None
     with drawing(
@@ -40,22 +37,22 @@ def comparison_det(figures: ComparisonFigures) -> str | None:
     ) as chart:
         (line,) = chart.axes.plot(x, y, color=COLOURS[0])
         chart.add(line, "measured")
-        reach = _mark_thresholds(chart, figures)
+        reach = _mark_thresholds(chart, comparisons["points"])
         _rate_axis(chart.axes, "x", [*x, *reach[0]], "False match rate (FMR)")
         _rate_axis(chart.axes, "y", [*y, *reach[1]], "False non-match rate (FNMR)")
         return chart.svg()
 
 
-def _mark_thresholds(chart: Chart, figures: ComparisonFigures) -> tuple[list[float], list[float]]:
+def _mark_thresholds(chart: Chart, figures: Sequence[Figures]) -> tuple[list[float], list[float]]:
     """Draw the operating points, hollow where extrapolated; their positions, for the axes."""
     reach: tuple[list[float], list[float]] = ([], [])
     for extrapolated in (False, True):
         points = [
-            (point.target_fmr, point.fnmr)
-            for point in figures.points
-            if point.fnmr is not None
-            and point.fmr.extrapolated is extrapolated
-            and min(point.target_fmr, point.fnmr.value) > 0
+            (point["target_fmr"], point["fnmr"])
+            for point in figures
+            if point["fnmr"] is not None
+            and point["fmr"].extrapolated is extrapolated
+            and min(point["target_fmr"], point["fnmr"].value) > 0
         ]
         if points:
             dots = _dots(chart.axes, points, (COLOURS[1], "o"), hollow=extrapolated)
@@ -65,9 +62,9 @@ def _mark_thresholds(chart: Chart, figures: ComparisonFigures) -> tuple[list[flo
     return reach
 
 
-def comparison_roc(figures: ComparisonFigures) -> str | None:
+def comparison_roc(curve: Series) -> str | None:
     """ROC curve: share of mated comparisons that match against FMR, which is logarithmic."""
-    x, y = _positive(figures.roc)
+    x, y = _positive(curve)
     if len(x) == 0:
         return None
     with drawing(
@@ -108,9 +105,9 @@ def score_histogram(
         return chart.svg()
 
 
-def identification_det(figures: Sequence[IdentificationFigures]) -> str | None:
+def identification_det(figures: Sequence[Figures]) -> str | None:
     """FNIR against FPIR, both logarithmic, one line a gallery size, as NIST FRTE 1:N draws it."""
-    curves = [(size.persons, *_positive(size.det)) for size in figures]
+    curves = [(size["persons"], *_positive(size["det"])) for size in figures]
     curves = [curve for curve in curves if len(curve[1])]
     if not curves:
         return None
@@ -128,9 +125,9 @@ def identification_det(figures: Sequence[IdentificationFigures]) -> str | None:
         return chart.svg()
 
 
-def error_versus_discard(figures: Sequence[DiscardFigures]) -> str | None:
+def error_versus_discard(figures: Sequence[Figures]) -> str | None:
     """FNMR after the worst by each quality measure are left out (Grother & Tabassi, 2007)."""
-    drawn = [curve for curve in figures if curve.discarded]
+    drawn = [curve for curve in figures if curve["discarded"]]
     if not drawn:
         return None
     with drawing(
@@ -141,22 +138,22 @@ def error_versus_discard(figures: Sequence[DiscardFigures]) -> str | None:
     ) as chart:
         for n, curve in enumerate(drawn):
             (line,) = chart.axes.plot(
-                curve.discarded, curve.fnmr, color=_colour(n), linestyle=_dash(n)
+                curve["discarded"], curve["fnmr"], color=_colour(n), linestyle=_dash(n)
             )
-            chart.add(line, curve.measure)
+            chart.add(line, curve["measure"])
         chart.axes.set_ylim(bottom=0.0)
         _share_axis(chart.axes.xaxis, "Mated comparisons left out")
         _share_axis(chart.axes.yaxis, "False non-match rate (FNMR)")
         return chart.svg()
 
 
-def predicted_fpir(predictions: Sequence[FpirPrediction]) -> str | None:
+def predicted_fpir(predictions: Sequence[Figures]) -> str | None:
     """Simulated against promised FPIR with 95 % intervals; what is right lies on the diagonal.
 
     Only of people whom the calibration has not seen, if there are any: that is the fair test.
     """
-    drawn = [p for p in predictions if p.target_fpir > 0 and p.simulated.high > 0]
-    drawn = [p for p in drawn if p.held_out] or drawn
+    drawn = [p for p in predictions if p["target_fpir"] > 0 and p["simulated"].high > 0]
+    drawn = [p for p in drawn if p["held_out"]] or drawn
     if not drawn:
         return None
     with drawing(
@@ -166,22 +163,22 @@ def predicted_fpir(predictions: Sequence[FpirPrediction]) -> str | None:
         "with 95 % intervals; on the diagonal the promise is exact, and none at all stands at the "
         "lower edge.",
     ) as chart:
-        rates = [p.target_fpir for p in drawn]
-        rates += [v for p in drawn for v in (p.simulated.value, p.simulated.high)]
-        if any(p.simulated.value <= 0 for p in drawn):
+        rates = [p["target_fpir"] for p in drawn]
+        rates += [v for p in drawn for v in (p["simulated"].value, p["simulated"].high)]
+        if any(p["simulated"].value <= 0 for p in drawn):
             rates.append(min(rate for rate in rates if rate > 0) / 10)  # room for none at all
         low = _rate_axis(chart.axes, "x", rates, "Promised FPIR")
         _rate_axis(chart.axes, "y", rates, "Simulated FPIR")
         chart.axes.plot([low, 1.0], [low, 1.0], color=INK, linewidth=0.9)
-        cases = sorted({(p.templates_per_person, p.persons) for p in drawn})
+        cases = sorted({(p["templates_per_person"], p["persons"]) for p in drawn})
         sizes = sorted({persons for _, persons in cases})
         for n, (templates, persons) in enumerate(cases):
             nudge = 10 ** (0.04 * (n - (len(cases) - 1) / 2))  # cases share their targets
             style = (_colour(sizes.index(persons)), "o" if templates == 1 else "s")
             for p in drawn:
-                if (p.templates_per_person, p.persons) == (templates, persons):
-                    dot = (p.target_fpir * nudge, p.simulated)
-                    _dots(chart.axes, [dot], style, hollow=not p.kept, floor=low)
+                if (p["templates_per_person"], p["persons"]) == (templates, persons):
+                    dot = (p["target_fpir"] * nudge, p["simulated"])
+                    _dots(chart.axes, [dot], style, hollow=not p["kept"], floor=low)
             (mark,) = chart.axes.plot([], [], style[1], color=style[0])
             chart.add(mark, f"{persons:,} persons × {templates}")
         (missed,) = chart.axes.plot([], [], "o", color=INK, markerfacecolor=PAPER)

@@ -4,9 +4,10 @@ import base64
 import io
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -22,8 +23,8 @@ from app.lab.evaluation.charts import (
     predicted_fpir,
     score_histogram,
 )
-from app.lab.evaluation.figures import ComparedPair, Evaluation, PhotoProblem
 from app.lab.evaluation.metrics import FOLDS
+from app.lab.evaluation.rows import FigureRow, document_of
 from app.lab.evaluation.tables import tables_of
 from app.lab.evaluation.texts import (
     interval_text,
@@ -32,7 +33,6 @@ from app.lab.evaluation.texts import (
     similarity_text,
     target_text,
 )
-from app.lab.evaluation.verdict import verdict
 
 SHOWN_PROBLEMS = 200
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -51,6 +51,10 @@ _JPEG_QUALITY = 80
 _LIMITS = ImageLimits(max_bytes=64 * 1024 * 1024, max_pixels=100_000_000)
 
 
+# What `document_of` makes of the rows of an evaluation.
+Document = Mapping[str, Any]
+
+
 @dataclass(frozen=True, slots=True)
 class Headline:
     """One figure of the summary: its name, its value and what it was measured on."""
@@ -66,30 +70,30 @@ class ProblemList:
 
     source: str
     codes: tuple[tuple[str, int], ...]
-    shown: tuple[PhotoProblem, ...]
+    shown: tuple[Document, ...]
     count: int
 
 
-def render_html(evaluation: Evaluation, read_photo: Callable[[str], bytes | None]) -> str:
+def render_html(rows: Sequence[FigureRow], read_photo: Callable[[str], bytes | None]) -> str:
     """The report. `read_photo` gives the bytes of a photo by its name in the figures, or None.
 
     Only photos of the worst pairs are read, once each; what `read_photo` raises is passed on. With
     thumbnails the report is personal data, and says so.
     """
+    evaluation = document_of(rows)
     text = (
         _environment()
         .get_template("report.html.jinja")
         .render(
             evaluation=evaluation,
-            verdict=verdict(evaluation),
             headlines=_headlines(evaluation),
             charts=_charts(evaluation),
             thumbnails=_thumbnails(evaluation, read_photo),
             problems=_problem_lists(evaluation),
-            tables=tables_of(evaluation),
+            tables=tables_of(rows),
         )
     )
-    # Names of files need not be Unicode; a report that cannot be written helps nobody.
+    # Names of files need not be Unicode, and the report is written all the same.
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -105,54 +109,57 @@ def _environment() -> Environment:
     return environment
 
 
-def _headlines(evaluation: Evaluation) -> list[Headline]:
-    found = [*_pairs_headlines(evaluation), *_people_headlines(evaluation)]
-    if evaluation.predictions:
-        tested = [p for p in evaluation.predictions if p.held_out] or evaluation.predictions
-        kept = sum(prediction.kept for prediction in tested)
+def _headlines(evaluation: Document) -> list[Headline]:
+    found = [*_pairs_headlines(evaluation["pairs"]), *_people_headlines(evaluation)]
+    predictions = evaluation["predictions"]
+    if predictions:
+        tested = [p for p in predictions if p["held_out"]] or predictions
+        kept = sum(prediction["kept"] for prediction in tested)
         note = "promises within the simulation's interval"
         found.append(Headline("FPIR kept", f"{kept} of {len(tested)}", note))
-    if evaluation.detection is not None and evaluation.detection.recall:
-        size = evaluation.detection.recall[0]
-        note = f"{interval_text(size.interval)}, {size.faces:,} faces of at least "
-        note += f"{size.min_side:g} px"
-        found.append(Headline("Detection recall", rate_text(size.interval), note))
+    detection = evaluation["detection"]
+    if detection is not None and detection["recall"]:
+        size = detection["recall"][0]
+        note = f"{interval_text(size['interval'])}, {size['faces']:,} faces of at least "
+        note += f"{size['min_side']:g} px"
+        found.append(Headline("Detection recall", rate_text(size["interval"]), note))
     return found
 
 
-def _pairs_headlines(evaluation: Evaluation) -> list[Headline]:
-    pairs = evaluation.pairs
+def _pairs_headlines(pairs: Document | None) -> list[Headline]:
     if pairs is None:
         return []
+    mean, std = pairs["accuracy"]["mean"], pairs["accuracy"]["std"]
     # The mean of ten folds is known better than one of them, by the root of ten.
-    mean_error = pairs.accuracy.std / math.sqrt(FOLDS)
-    accuracy = per_cent(pairs.accuracy.mean, mean_error)
-    spread = per_cent(pairs.accuracy.std, mean_error)
-    name = f"Accuracy on {pairs.name}"
-    return [Headline(name, f"{accuracy} ± {spread} %", f"{pairs.pairs:,} pairs, ten folds")]
+    mean_error = std / math.sqrt(FOLDS)
+    accuracy = f"{per_cent(mean, mean_error)} ± {per_cent(std, mean_error)} %"
+    return [
+        Headline(f"Accuracy on {pairs['name']}", accuracy, f"{pairs['pairs']:,} pairs, ten folds")
+    ]
 
 
-def _people_headlines(evaluation: Evaluation) -> list[Headline]:
+def _people_headlines(evaluation: Document) -> list[Headline]:
     found = []
-    if evaluation.comparisons is not None:
-        figures = evaluation.comparisons
-        equal = figures.eer.interval
-        note = f"{interval_text(equal)}, {figures.mated_comparisons:,} mated comparisons"
+    comparisons = evaluation["comparisons"]
+    if comparisons is not None:
+        equal, count = comparisons["eer"]["interval"], comparisons["mated_comparisons"]
+        note = f"{interval_text(equal)}, {count:,} mated comparisons"
         found.append(Headline("Equal error rate", rate_text(equal), note))
-        able = [point for point in figures.points if point.fnmr is not None]
+        able = [point for point in comparisons["points"] if point["fnmr"] is not None]
         if able:
-            point = min(able, key=lambda p: _distance(p.target_fmr, _HEADLINE_FMR))
-            name = f"FNMR at FMR {target_text(point.target_fmr)}"
-            found.append(Headline(name, rate_text(point.fnmr), interval_text(point.fnmr)))
-    if evaluation.identification:
-        size = max(evaluation.identification, key=lambda figures: figures.persons)
-        note = f"{interval_text(size.rank_one)}, {size.persons:,} persons enrolled"
-        found.append(Headline("Rank-1 identification", rate_text(size.rank_one), note))
-        if size.points:
-            one = min(size.points, key=lambda p: _distance(p.target_fpir, _HEADLINE_FPIR))
-            name = f"FNIR at FPIR {target_text(one.target_fpir)}"
-            note = f"{interval_text(one.fnir)}, {size.persons:,} persons enrolled"
-            found.append(Headline(name, rate_text(one.fnir), note))
+            point = min(able, key=lambda p: _distance(p["target_fmr"], _HEADLINE_FMR))
+            name = f"FNMR at FMR {target_text(point['target_fmr'])}"
+            found.append(Headline(name, rate_text(point["fnmr"]), interval_text(point["fnmr"])))
+    if evaluation["identification"]:
+        size = max(evaluation["identification"], key=lambda figures: figures["persons"])
+        rank_one, persons = size["rank_one"], f"{size['persons']:,} persons enrolled"
+        note = f"{interval_text(rank_one)}, {persons}"
+        found.append(Headline("Rank-1 identification", rate_text(rank_one), note))
+        if size["points"]:
+            one = min(size["points"], key=lambda p: _distance(p["target_fpir"], _HEADLINE_FPIR))
+            name = f"FNIR at FPIR {target_text(one['target_fpir'])}"
+            note = f"{interval_text(one['fnir'])}, {persons}"
+            found.append(Headline(name, rate_text(one["fnir"]), note))
     return found
 
 
@@ -160,58 +167,55 @@ def _distance(rate: float, wanted: float) -> float:
     return abs(math.log10(rate / wanted)) if rate > 0 else math.inf
 
 
-def _charts(evaluation: Evaluation) -> dict[str, str | None]:
+def _charts(evaluation: Document) -> dict[str, str | None]:
     """The charts by the name that the template has for them; None where nothing can be drawn."""
     charts = {
-        "identification": identification_det(evaluation.identification),
-        "discard": error_versus_discard(evaluation.discard),
-        "predictions": predicted_fpir(evaluation.predictions),
+        "identification": identification_det(evaluation["identification"]),
+        "discard": error_versus_discard(evaluation["discard"]),
+        "predictions": predicted_fpir(evaluation["predictions"]),
     }
-    if evaluation.comparisons is not None:
-        figures, pairs = evaluation.comparisons, evaluation.pairs
-        threshold, name = figures.eer.threshold, "threshold at the EER"
+    comparisons, pairs = evaluation["comparisons"], evaluation["pairs"]
+    if comparisons is not None:
+        threshold, name = comparisons["eer"]["threshold"], "threshold at the EER"
         if pairs is not None:
-            threshold, name = pairs.at_threshold.threshold, "the pack's threshold"
-        charts["det"] = comparison_det(figures)
-        charts["roc"] = comparison_roc(figures)
-        charts["histogram"] = score_histogram(figures.histogram, threshold, name)
+            threshold, name = pairs["at_threshold"]["threshold"], "the pack's threshold"
+        charts["det"] = comparison_det(comparisons)
+        charts["roc"] = comparison_roc(comparisons["roc"])
+        charts["histogram"] = score_histogram(comparisons["histogram"], threshold, name)
     return charts
 
 
 def _thumbnails(
-    evaluation: Evaluation, read_photo: Callable[[str], bytes | None]
+    evaluation: Document, read_photo: Callable[[str], bytes | None]
 ) -> dict[str, str | None]:
-    """The photos of the worst pairs by name, None where there is no photo or it is no photo."""
+    """Thumbnails of the worst pairs by the photo's name; None where it cannot be decoded."""
     found: dict[str, str | None] = {}
-    for image in _images_of(_worst(evaluation)):
+    for image in _images_of(evaluation["comparisons"]):
         if image not in found:
             photo = read_photo(image)
             found[image] = None if photo is None else thumbnail_uri(photo)
     return found
 
 
-def _worst(evaluation: Evaluation) -> Sequence[ComparedPair]:
-    figures = evaluation.comparisons
-    return () if figures is None else figures.worst_mated + figures.worst_non_mated
+def _images_of(comparisons: Document | None) -> Iterable[str]:
+    if comparisons is not None:
+        for pair in [*comparisons["worst_mated"], *comparisons["worst_non_mated"]]:
+            yield pair["image_a"]
+            yield pair["image_b"]
 
 
-def _images_of(pairs: Iterable[ComparedPair]) -> Iterable[str]:
-    for pair in pairs:
-        yield pair.image_a
-        yield pair.image_b
-
-
-def _problem_lists(evaluation: Evaluation) -> list[ProblemList]:
-    sources = [(data.name, data.problems) for data in evaluation.data]
-    if evaluation.detection is not None:
-        sources.append((evaluation.detection.name, evaluation.detection.failures))
-    lists, room = [], SHOWN_PROBLEMS
+def _problem_lists(evaluation: Document) -> list[ProblemList]:
+    sources = [(data["name"], data["problems"]) for data in evaluation["data"]]
+    detection = evaluation["detection"]
+    if detection is not None:
+        sources.append((detection["name"], detection["failures"]))
+    lists, left = [], SHOWN_PROBLEMS
     for name, problems in sources:
-        failures = [problem for problem in problems if problem.code != _NO_FAILURE]
-        codes = tuple(sorted(Counter(problem.code for problem in problems).items()))
+        failures = [problem for problem in problems if problem["code"] != _NO_FAILURE]
+        codes = tuple(sorted(Counter(problem["code"] for problem in problems).items()))
         if codes:
-            lists.append(ProblemList(name, codes, tuple(failures[:room]), len(failures)))
-            room -= min(room, len(failures))
+            lists.append(ProblemList(name, codes, tuple(failures[:left]), len(failures)))
+            left -= min(left, len(failures))
     return lists
 
 

@@ -1,231 +1,219 @@
-"""The figures of an evaluation as one list of rows: what its tables and its CSV are made of."""
+"""An evaluation as one list of rows, which its JSON, CSV, tables, summary and charts are made of.
+
+A new field of the figures becomes a row by itself. Only names are declared here: the condition that
+figures hold under, metrics that are not called like their field, and fields that are no figures.
+"""
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from itertools import pairwise
+from typing import Any
 
 from app.decision.rates import Rate
 from app.lab.evaluation.figures import (
-    ComparisonFigures,
+    ComparedPair,
+    ComparisonPoint,
     DataFigures,
     DetectionFigures,
     DiscardFigures,
     Evaluation,
+    FpirPrediction,
     GroupFigures,
+    Histogram,
     IdentificationFigures,
+    IdentificationPoint,
     PairsFigures,
-    SettingFigures,
+    PhotoProblem,
+    ScoreFigures,
+    Series,
 )
-from app.lab.evaluation.metrics import EqualErrorRate
+from app.lab.evaluation.metrics import EqualErrorRate, FoldAccuracy, MeasuredPoint, SizeRecall
 from app.lab.evaluation.verdict import verdict
 
-Value = float | int | str | bool | None
+# A number, text, truth value or None; a `Rate` with its interval; a curve; or a list of those.
+Value = Any
+Path = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class FigureRow:
-    """One figure: where it belongs, its name and value, and the 95 % interval of a rate."""
+    """One figure: its place in the document, and its section, condition and metric in tables.
 
+    `metric` is "" for what tables do not show: curves, single photos and what the condition says
+    already. `path` is () for a count of something that the document lists.
+    """
+
+    path: Path
     section: str
     condition: str
     metric: str
     value: Value
-    low: float | None = None
-    high: float | None = None
-    extrapolated: bool = False
 
 
 def rows_of(evaluation: Evaluation) -> Iterator[FigureRow]:
-    """Every figure once. Points of curves, the people of single photos and names of photos are not
-    among them: those are in the JSON."""
-    yield FigureRow("verdict", "", "text", verdict(evaluation))
-    yield from _values("model", "", **asdict(evaluation.model), created_at=evaluation.created_at)
-    for data in evaluation.data:
-        yield from _data_rows(data)
-    if evaluation.pairs is not None:
-        yield from _pairs_rows(evaluation.pairs)
-    if evaluation.comparisons is not None:
-        yield from _comparison_rows(evaluation.comparisons)
-    if evaluation.setting is not None:
-        yield from _setting_rows(evaluation.setting)
-    for size in evaluation.identification:
-        yield from _identification_rows(size)
-    yield from _prediction_rows(evaluation)
-    yield from _score_rows(evaluation)
-    for curve in evaluation.discard:
-        yield from _discard_rows(curve)
-    for group in evaluation.groups:
-        yield from _group_rows(group)
-    if evaluation.detection is not None:
-        yield from _detection_rows(evaluation.detection)
-    timings = evaluation.timings
-    yield from _values(
-        "timings", "", measured=timings.measured, cached=timings.cached, seconds=timings.seconds
-    )
-    for stage, milliseconds in timings.stages_ms.items():
-        yield from _values("timings", stage, median_ms=milliseconds)
-
-
-def _values(section: str, condition: str, **metrics: Value) -> Iterator[FigureRow]:
-    for metric, value in metrics.items():
-        yield FigureRow(section, condition, metric, value)
-
-
-def _rates(section: str, condition: str, **rates: Rate | None) -> Iterator[FigureRow]:
-    """Rates with their intervals; one that nothing could be counted for is left out."""
-    for metric, rate in rates.items():
-        if rate is not None:
-            yield FigureRow(
-                section, condition, metric, rate.value, rate.low, rate.high, rate.extrapolated
-            )
-
-
-def _data_rows(data: DataFigures) -> Iterator[FigureRow]:
-    yield from _values(
-        "data",
-        data.name,
-        photos=data.photos,
-        people=data.people,
-        people_with_one_photo=data.people_with_one_photo,
-        failures_to_enrol=data.failures_to_enrol,
-        left_out=len(data.left_out),
-    )
-    for code, count in sorted(Counter(problem.code for problem in data.problems).items()):
-        yield FigureRow("data", data.name, f"problems_{code}", count)
-
-
-def _pairs_rows(pairs: PairsFigures) -> Iterator[FigureRow]:
-    yield from _values(
-        "pairs",
-        pairs.name,
-        pairs=pairs.pairs,
-        mated=pairs.mated,
-        photos=pairs.photos,
-        failures=pairs.failures,
-        accuracy=pairs.accuracy.mean,
-        accuracy_std=pairs.accuracy.std,
-    )
-    yield from _eer_rows("pairs", pairs.name, pairs.eer)
-    points = [(f"{pairs.name}, FMR={point.target_fmr:g}", point) for point in pairs.points]
-    points.append((f"{pairs.name}, pack's threshold", pairs.at_threshold))
-    for condition, point in points:
-        yield from _values(
-            "pairs",
-            condition,
-            threshold=point.threshold,
-            false_matches=point.false_matches,
-        )
-        yield from _rates("pairs", condition, fmr=point.fmr, fnmr=point.fnmr)
-
-
-def _eer_rows(section: str, condition: str, eer: EqualErrorRate) -> Iterator[FigureRow]:
-    yield from _rates(section, condition, eer=eer.interval)
-    yield from _values(section, condition, eer_threshold=eer.threshold)
-
-
-def _comparison_rows(figures: ComparisonFigures) -> Iterator[FigureRow]:
-    yield from _values(
-        "comparisons",
-        "",
-        person_pairs=figures.person_pairs,
-        comparisons=figures.comparisons,
-        mated_people=figures.mated_people,
-        mated_comparisons=figures.mated_comparisons,
-    )
-    yield from _eer_rows("comparisons", "", figures.eer)
-    for point in figures.points:
-        condition = f"FMR={point.target_fmr:g}"
-        yield from _values("comparisons", condition, threshold=point.threshold)
-        yield from _rates("comparisons", condition, fmr=point.fmr, fnmr=point.fnmr)
-
-
-def _setting_rows(setting: SettingFigures) -> Iterator[FigureRow]:
-    yield from _values(
-        "setting",
-        "",
-        target_fpir=setting.target_fpir,
-        threshold=setting.threshold,
-        calibration_id=setting.calibration_id,
-        same_data=setting.same_data,
-        persons=setting.persons,
-        strangers=setting.strangers,
-    )
-    yield from _rates("setting", "", fpir=setting.fpir, fnir=setting.fnir)
-
-
-def _identification_rows(figures: IdentificationFigures) -> Iterator[FigureRow]:
-    gallery = f"persons={figures.persons}"
-    yield from _values(
-        "identification",
-        gallery,
-        repeats=figures.repeats,
-        mated_probes=figures.mated_probes,
-        non_mated_probes=figures.non_mated_probes,
-    )
-    yield from _rates("identification", gallery, rank_one=figures.rank_one)
-    for point in figures.points:
-        condition = f"{gallery}, FPIR={point.target_fpir:g}"
-        yield from _values("identification", condition, threshold=point.threshold)
-        yield from _rates("identification", condition, fpir=point.fpir, fnir=point.fnir)
-
-
-def _prediction_rows(evaluation: Evaluation) -> Iterator[FigureRow]:
-    for point in evaluation.predictions:
-        templates, held_out = point.templates_per_person, "yes" if point.held_out else "no"
-        condition = f"persons={point.persons}, templates={templates}, held out={held_out}, "
-        condition += f"FPIR={point.target_fpir:g}"
-        yield from _rates("predictions", condition, simulated_fpir=point.simulated)
-        yield from _values(
-            "predictions",
-            condition,
-            threshold=point.threshold,
-            error=point.error,
-            kept=point.kept,
+    """Every figure once, in the order of the fields of `Evaluation`."""
+    yield FigureRow(("verdict",), "verdict", "", "text", verdict(evaluation))
+    for field in fields(evaluation):
+        section = _SECTIONS.get(field.name, field.name)
+        yield from _rows(
+            getattr(evaluation, field.name), _Place((field.name,), section, "", field.name)
         )
 
 
-def _score_rows(evaluation: Evaluation) -> Iterator[FigureRow]:
-    for score in evaluation.scores:
-        condition = f"rule={score.rule}, templates={score.templates}, persons={score.persons}"
-        yield from _rates("scores", condition, rank_one=score.rank_one)
-        for target, fnir in score.fnir.items():
-            yield from _rates("scores", f"{condition}, FPIR={target}", fnir=fnir)
+def document_of(rows: Iterable[FigureRow]) -> dict[str, Any]:
+    """The rows as the tree that their paths describe: mappings, lists and the values of rows."""
+    root: dict[str, Any] = {}
+    for row in rows:
+        if row.path:
+            _put(root, row.path, row.value)
+    return root
 
 
-def _discard_rows(curve: DiscardFigures) -> Iterator[FigureRow]:
-    ends: dict[str, Value] = {}
-    if curve.fnmr:
-        ends = {"fnmr_of_all": curve.fnmr[0], "discarded": curve.discarded[-1],
-                "fnmr_of_the_rest": curve.fnmr[-1]}  # fmt: skip
-    yield from _values("discard", curve.measure, threshold=curve.threshold, **ends, gain=curve.gain)
+def shown(rows: Iterable[FigureRow]) -> list[FigureRow]:
+    """The rows that tables and CSV have, one section after the other; a rate that nothing could be
+    counted for is left out."""
+    kept = [
+        row
+        for row in rows
+        if row.metric and (row.value is not None or row.metric in _SHOWN_WITHOUT_VALUE)
+    ]
+    order = {section: n for n, section in enumerate(SECTIONS)}
+    return sorted(kept, key=lambda row: order[row.section])
 
 
-def _group_rows(group: GroupFigures) -> Iterator[FigureRow]:
-    condition = f"{group.attribute}={group.group}"
-    yield from _values(
-        "groups", condition, people=group.people, photos=group.photos, threshold=group.threshold
-    )
-    yield from _rates(
-        "groups",
-        condition,
-        failures_to_enrol=group.failures_to_enrol,
-        fmr=group.fmr,
-        fnmr=group.fnmr,
-        fpir=group.fpir,
-        fnir=group.fnir,
-    )
+SECTIONS = (
+    "verdict", "model", "data", "pairs", "comparisons", "setting", "identification",
+    "predictions", "scores", "discard", "groups", "detection", "timings",
+)  # fmt: skip
+_SECTIONS = {"created_at": "model"}
+_SHOWN_WITHOUT_VALUE = {"calibration_id", "target_fpir"}
 
 
-def _detection_rows(figures: DetectionFigures) -> Iterator[FigureRow]:
-    yield from _values(
-        "detection",
-        figures.name,
-        photos=figures.photos,
-        detections=figures.detections,
-        unmatched=figures.unmatched,
-        failures=len(figures.failures),
-    )
-    for size in figures.recall:
-        condition = f"{figures.name}, faces of at least {size.min_side:g} px"
-        yield from _values("detection", condition, faces=size.faces, found=size.found)
-        yield from _rates("detection", condition, recall=size.interval)
+@dataclass(frozen=True, slots=True)
+class _Place:
+    path: Path
+    section: str
+    condition: str
+    metric: str
+
+    def of(self, key: str | int, metric: str, condition: str = "") -> "_Place":
+        """A place below this one; conditions add up."""
+        condition = ", ".join(part for part in (self.condition, condition) if part)
+        return _Place((*self.path, key), self.section, condition, metric)
+
+
+def _rows(value: Any, place: _Place) -> Iterator[FigureRow]:
+    if is_dataclass(value) and not isinstance(value, _LEAVES):
+        yield from _rows_of_fields(value, place)
+    elif isinstance(value, Mapping) and value:
+        condition, metric = _MAPPINGS[place.metric]
+        for key, item in value.items():
+            yield from _rows(item, place.of(str(key), metric, condition.format(key)))
+    elif isinstance(value, tuple) and any(is_dataclass(item) for item in value):
+        for n, item in enumerate(value):
+            yield from _rows(item, place.of(n, ""))
+    else:
+        listed = isinstance(value, _LISTS) or place.path == (place.section,)
+        metric = "" if listed else place.metric
+        yield FigureRow(place.path, place.section, place.condition, metric, value)
+
+
+def _rows_of_fields(value: Any, place: _Place) -> Iterator[FigureRow]:
+    kind = type(value)
+    condition = _CONDITIONS[kind](value) if kind in _CONDITIONS else ""
+    computed = [name for name, member in vars(kind).items() if isinstance(member, property)]
+    for name in [field.name for field in fields(value)] + computed:
+        metric: str = _METRICS.get((kind, name), name)
+        metric = "" if name in _NOT_SHOWN.get(kind, ()) else metric
+        yield from _rows(getattr(value, name), place.of(name, metric, condition))
+    if kind in _COUNTS:
+        here = place.of("", "", condition)
+        for metric, count in _COUNTS[kind](value).items():
+            yield FigureRow((), here.section, here.condition, metric, count)
+
+
+def _put(tree: Any, path: Path, value: Value) -> None:
+    """Set the value at `path`. An index in a path is at most one beyond the end of its list."""
+    for key, below in pairwise(path):
+        empty: Any = [] if isinstance(below, int) else {}
+        if isinstance(tree, list) and key == len(tree):
+            tree.append(empty)
+        elif isinstance(tree, dict):
+            tree.setdefault(key, empty)
+        tree = tree[key]
+    tree[path[-1]] = value
+
+
+_LEAVES = (Rate, Series, Histogram)
+_LISTS = (tuple, Mapping, Series, Histogram)
+
+_CONDITIONS: Mapping[type, Callable[[Any], str]] = {
+    DataFigures: lambda data: data.name,
+    PairsFigures: lambda pairs: pairs.name,
+    MeasuredPoint: lambda point: (
+        "pack's threshold" if point.target_fmr is None else f"FMR={point.target_fmr:g}"
+    ),
+    ComparisonPoint: lambda point: f"FMR={point.target_fmr:g}",
+    IdentificationFigures: lambda size: f"persons={size.persons}",
+    IdentificationPoint: lambda point: f"FPIR={point.target_fpir:g}",
+    FpirPrediction: lambda point: (
+        f"persons={point.persons}, templates={point.templates_per_person}, "
+        f"held out={'yes' if point.held_out else 'no'}, FPIR={point.target_fpir:g}"
+    ),
+    ScoreFigures: lambda score: (
+        f"rule={score.rule}, templates={score.templates}, persons={score.persons}"
+    ),
+    DiscardFigures: lambda curve: curve.measure,
+    GroupFigures: lambda group: f"{group.attribute}={group.group}",
+    DetectionFigures: lambda detection: detection.name,
+    SizeRecall: lambda size: f"faces of at least {size.min_side:g} px",
+}
+# Condition and metric of what a mapping holds, by the mapping's name.
+_MAPPINGS = {"stages_ms": ("{}", "median_ms"), "fnir": ("FPIR={}", "fnir")}
+_METRICS: Mapping[tuple[type, str], str] = {
+    (FoldAccuracy, "mean"): "accuracy",
+    (FoldAccuracy, "std"): "accuracy_std",
+    (EqualErrorRate, "interval"): "eer",
+    (EqualErrorRate, "threshold"): "eer_threshold",
+    (FpirPrediction, "simulated"): "simulated_fpir",
+    (SizeRecall, "interval"): "recall",
+}
+_NOT_SHOWN: Mapping[type, set[str]] = {
+    DataFigures: {"name"},
+    PairsFigures: {"name"},
+    MeasuredPoint: {"target_fmr"},
+    ComparisonPoint: {"target_fmr"},
+    EqualErrorRate: {"rate", "trials"},
+    IdentificationFigures: {"persons"},
+    IdentificationPoint: {"target_fpir"},
+    FpirPrediction: {
+        "persons", "templates_per_person", "target_fpir", "held_out", "by_maximum",
+    },
+    ScoreFigures: {"rule", "templates", "persons"},
+    DiscardFigures: {"measure"},
+    GroupFigures: {"attribute", "group"},
+    DetectionFigures: {"name"},
+    SizeRecall: {"min_side", "recall"},
+    ComparedPair: {field.name for field in fields(ComparedPair)},
+    PhotoProblem: {field.name for field in fields(PhotoProblem)},
+}  # fmt: skip
+
+
+def _data_counts(data: DataFigures) -> Mapping[str, Value]:
+    codes = sorted(Counter(problem.code for problem in data.problems).items())
+    return {"left_out": len(data.left_out), **{f"problems_{code}": n for code, n in codes}}
+
+
+def _discard_ends(curve: DiscardFigures) -> Mapping[str, Value]:
+    if not curve.fnmr:
+        return {}
+    first, last = curve.fnmr[0], curve.fnmr[-1]
+    return {"fnmr_of_all": first, "discarded": curve.discarded[-1], "fnmr_of_the_rest": last}
+
+
+_COUNTS: Mapping[type, Callable[[Any], Mapping[str, Value]]] = {
+    DataFigures: _data_counts,
+    DetectionFigures: lambda detection: {"failures": len(detection.failures)},
+    DiscardFigures: _discard_ends,
+}

@@ -1,12 +1,11 @@
-"""The rows of an evaluation as tables of words, for the terminal and for the report."""
+"""The rows of an evaluation as tables of formatted text, for the terminal and the report."""
 
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from app.decision.rates import Rate
-from app.lab.evaluation.figures import Evaluation
-from app.lab.evaluation.rows import FigureRow, rows_of
+from app.lab.evaluation.rows import FigureRow, shown
 from app.lab.evaluation.texts import (
     NOTHING,
     change_text,
@@ -40,7 +39,7 @@ _ABBREVIATIONS = {"eer", "fmr", "fnmr", "fpir", "fnir", "id"}
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One figure in words, with its interval ("" where it has none)."""
+    """One figure as text, with its interval ("" where it has none)."""
 
     text: str
     interval: str = ""
@@ -53,8 +52,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class FigureTable:
-    """Conditions of one section that have the same figures. `upright`: better read with the
-    figures below one another, because it is one condition with many."""
+    """Conditions of one section that have the same figures."""
 
     section: str
     headings: tuple[str, ...]
@@ -67,6 +65,7 @@ class FigureTable:
 
     @property
     def upright(self) -> bool:
+        """Whether the figures are read better below one another: one condition with many."""
         return len(self.rows) == 1 and len(self.headings) > MOST_COLUMNS
 
 
@@ -77,11 +76,11 @@ class _Condition:
     figures: dict[str, Cell] = field(default_factory=dict)
 
 
-def tables_of(evaluation: Evaluation) -> list[FigureTable]:
+def tables_of(rows: Iterable[FigureRow]) -> list[FigureTable]:
     """All tables, a section after the other; conditions of a section with the same figures make
     one table."""
     tables: dict[tuple[str, ...], list[_Condition]] = {}
-    for one in _conditions(rows_of(evaluation)):
+    for one in _conditions(shown(rows)):
         tables.setdefault((one.section, *one.figures), []).append(one)
     return [
         FigureTable(
@@ -107,9 +106,8 @@ def _cell(row: FigureRow) -> Cell:
     value = row.value
     if value is None or isinstance(value, str):
         return Cell(NOTHING if value is None else value)
-    if row.low is not None and row.high is not None:
-        rate = Rate(float(value), row.low, row.high)
-        return Cell(rate_text(rate), interval_text(rate), row.extrapolated)
+    if isinstance(value, Rate):
+        return Cell(rate_text(value), interval_text(value), value.extrapolated)
     if row.metric == "kept":
         return Cell("kept" if value else "not kept")
     if isinstance(value, bool):

@@ -4,6 +4,7 @@ import math
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
+from typing import Any
 
 import matplotlib as mpl
 import pytest
@@ -11,21 +12,26 @@ import pytest
 from app.decision.rates import Rate
 from app.lab.evaluation import charts
 from app.lab.evaluation.figures import DiscardFigures, FpirPrediction, Histogram, Series
+from app.lab.evaluation.rows import document_of, rows_of
 from tests.lab.evaluation.figures_for_tests import complete_evaluation
 
 SVG = "{http://www.w3.org/2000/svg}"
 
 
+def document(**changed: Any) -> dict[str, Any]:
+    """What charts are made of."""
+    return document_of(rows_of(replace(complete_evaluation(), **changed)))
+
+
 def all_charts() -> list[str]:
-    evaluation = complete_evaluation()
-    assert evaluation.comparisons is not None
+    evaluation = document()
     drawn = [
-        charts.comparison_det(evaluation.comparisons),
-        charts.comparison_roc(evaluation.comparisons),
-        charts.score_histogram(evaluation.comparisons.histogram, 0.4),
-        charts.identification_det(evaluation.identification),
-        charts.error_versus_discard(evaluation.discard),
-        charts.predicted_fpir(evaluation.predictions),
+        charts.comparison_det(evaluation["comparisons"]),
+        charts.comparison_roc(evaluation["comparisons"]["roc"]),
+        charts.score_histogram(evaluation["comparisons"]["histogram"], 0.4),
+        charts.identification_det(evaluation["identification"]),
+        charts.error_versus_discard(evaluation["discard"]),
+        charts.predicted_fpir(evaluation["predictions"]),
     ]
     return [svg for svg in drawn if svg is not None]
 
@@ -86,11 +92,11 @@ def test_the_same_figures_give_the_same_text(drawn: list[str]) -> None:
 
 
 def test_drawing_leaves_settings_alone_and_takes_none_of_them() -> None:
-    evaluation = complete_evaluation()
-    expected = charts.identification_det(evaluation.identification)
+    evaluation = document()
+    expected = charts.identification_det(evaluation["identification"])
     with mpl.rc_context({"lines.linewidth": 9.0, "svg.hashsalt": "mine"}):
         before = dict(mpl.rcParams)
-        assert charts.identification_det(evaluation.identification) == expected
+        assert charts.identification_det(evaluation["identification"]) == expected
         assert dict(mpl.rcParams) == before
 
 
@@ -122,20 +128,21 @@ def test_axes_of_shares_end_at_100_per_cent(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(limits) == 10
     assert max(limits) == 1.0
     bad = DiscardFigures("sharpness", 0.4, (0.0, 0.2), (1.0, 0.99), 0.01)
-    charts.error_versus_discard([bad])
+    charts.error_versus_discard(document(discard=(bad,))["discard"])
     assert max(limits) == 1.0
 
 
 def test_labels_are_text_and_not_markup_or_tex() -> None:
     measure = "_<b>$\\frac{$ & \x07"
-    svg = charts.error_versus_discard([DiscardFigures(measure, 0.4, (0.0, 0.1), (0.02, 0.01), 0.2)])
+    curve = DiscardFigures(measure, 0.4, (0.0, 0.1), (0.02, 0.01), 0.2)
+    svg = charts.error_versus_discard(document(discard=(curve,))["discard"])
     assert svg is not None
     assert "_<b>$\\frac{$ & " in texts(svg)
     assert "<b>" not in svg
 
 
 def test_a_line_a_gallery_size() -> None:
-    svg = charts.identification_det(complete_evaluation().identification)
+    svg = charts.identification_det(document()["identification"])
     assert svg is not None
     assert {"100 persons", "1,000 persons"} <= texts(svg)
 
@@ -144,27 +151,27 @@ def test_rates_of_zero_have_no_place_on_a_logarithmic_axis() -> None:
     figures = complete_evaluation().comparisons
     assert figures is not None
     flat = Series((1e-3, 1e-2, 0.0), (0.0, math.nan, 0.1))
-    assert charts.comparison_det(replace(figures, det=flat)) is None
+    flattened = document(comparisons=replace(figures, det=flat))["comparisons"]
+    assert charts.comparison_det(flattened) is None
 
 
 def test_a_prediction_of_no_error_is_drawn_by_the_end_of_its_interval() -> None:
     none = FpirPrediction(100, 1, 1e-2, 0.4, Rate(0.0, 0.0, 0.015), held_out=True)
-    svg = charts.predicted_fpir([none])
+    svg = charts.predicted_fpir(document(predictions=(none,))["predictions"])
     assert svg is not None
     assert "100 persons × 1" in texts(svg)
 
 
 def test_only_predictions_for_unseen_people_are_drawn_where_there_are_some() -> None:
-    svg = charts.predicted_fpir(complete_evaluation().predictions)
+    svg = charts.predicted_fpir(document()["predictions"])
     assert svg is not None
     assert "1,000 persons × 3" not in texts(svg)
 
 
 def test_the_threshold_stands_in_the_histogram() -> None:
-    figures = complete_evaluation().comparisons
-    assert figures is not None
-    with_line = charts.score_histogram(figures.histogram, 0.4, "pack")
-    without = charts.score_histogram(figures.histogram)
+    histogram = document()["comparisons"]["histogram"]
+    with_line = charts.score_histogram(histogram, 0.4, "pack")
+    without = charts.score_histogram(histogram)
     assert with_line is not None
     assert without is not None
     assert "pack 0.400" in texts(with_line)

@@ -4,8 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,14 @@ import pytest
 
 from app.decision.rates import Rate
 from app.lab.evaluation.csv_and_json import CSV_HEADER, to_csv, to_json
-from app.lab.evaluation.figures import Evaluation, FpirPrediction, PhotoProblem
-from app.lab.evaluation.rows import rows_of
+from app.lab.evaluation.figures import (
+    Evaluation,
+    FpirPrediction,
+    Histogram,
+    PhotoProblem,
+    Series,
+)
+from app.lab.evaluation.rows import document_of, rows_of, shown
 from tests.lab.evaluation.figures_for_tests import HOSTILE, complete_evaluation, minimal_evaluation
 
 
@@ -22,11 +27,11 @@ def loaded(evaluation: Evaluation) -> Any:
     def refuse(word: str) -> None:
         raise AssertionError(f"{word} is no JSON")
 
-    return json.loads(to_json(evaluation), parse_constant=refuse)
+    return json.loads(to_json(rows_of(evaluation)), parse_constant=refuse)
 
 
 def rows(evaluation: Evaluation) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(to_csv(evaluation), newline=""), strict=True))
+    return list(csv.DictReader(io.StringIO(to_csv(rows_of(evaluation)), newline=""), strict=True))
 
 
 def find(evaluation: Evaluation, section: str, condition: str, metric: str) -> dict[str, str]:
@@ -77,12 +82,12 @@ def test_json_takes_numbers_of_numpy() -> None:
 
 
 def test_json_is_the_same_each_time() -> None:
-    assert to_json(complete_evaluation()) == to_json(complete_evaluation())
+    assert to_json(rows_of(complete_evaluation())) == to_json(rows_of(complete_evaluation()))
 
 
 def test_csv_has_one_row_a_figure() -> None:
     evaluation = complete_evaluation()
-    assert to_csv(evaluation).splitlines()[0] == ",".join(CSV_HEADER)
+    assert to_csv(rows_of(evaluation)).splitlines()[0] == ",".join(CSV_HEADER)
     keys = [(row["section"], row["condition"], row["metric"]) for row in rows(evaluation)]
     assert len(keys) == len(set(keys))
     assert {section for section, _, _ in keys} == {
@@ -111,7 +116,7 @@ def test_csv_has_no_row_for_a_rate_that_is_not_there_and_no_nan() -> None:
     assert metrics == {"people", "photos", "threshold"}
     empty = {r["metric"] for r in rows(evaluation) if r["condition"].endswith("9999 px")}
     assert empty == {"faces", "found"}
-    assert "nan" not in to_csv(evaluation)
+    assert "nan" not in to_csv(rows_of(evaluation))
 
 
 def test_csv_counts_problems_by_code() -> None:
@@ -138,7 +143,7 @@ def test_csv_numbers_stay_numbers() -> None:
 
 def test_csv_can_be_written_whatever_a_file_is_called() -> None:
     data = replace(minimal_evaluation().data[0], problems=(PhotoProblem("x", "odd\udcff"),))
-    written = to_csv(replace(minimal_evaluation(), data=(data,))).encode("utf-8")
+    written = to_csv(rows_of(replace(minimal_evaluation(), data=(data,)))).encode("utf-8")
     assert b"problems_odd" in written
 
 
@@ -148,21 +153,39 @@ def test_csv_of_little_is_little() -> None:
     }  # fmt: skip
 
 
-def test_rows_hold_no_figure_that_the_json_lacks() -> None:
-    """Tables, report and CSV are made of the rows; the JSON has every field, so nothing differs."""
+def test_every_row_has_a_place_of_its_own() -> None:
+    rows = list(rows_of(complete_evaluation()))
+    paths = [row.path for row in rows if row.path]
+    assert len(paths) == len(set(paths))
+    assert {row.metric for row in rows if not row.path} == {
+        "left_out", "problems_no_face", "problems_unreadable_image", "failures",
+        "fnmr_of_all", "discarded", "fnmr_of_the_rest",
+    }  # fmt: skip
+
+
+def test_the_document_has_every_field_of_the_figures() -> None:
+    """A field that is added to the figures becomes a row, and so reaches every output."""
     evaluation = complete_evaluation()
-    known = set(numbers_in(loaded(evaluation)))
-    counted = {"left_out", "failures"}  # lists there
-    for row in rows_of(evaluation):
-        if isinstance(row.value, int | float) and math.isfinite(row.value):
-            if row.metric in counted or row.metric.startswith("problems_"):
-                continue
-            assert float(row.value) in known, row
+
+    def compare(figures: Any, part: Any) -> None:
+        if isinstance(figures, Rate | Series | Histogram):
+            assert part == figures
+        elif is_dataclass(figures):
+            for field in fields(figures):
+                compare(getattr(figures, field.name), part[field.name])
+        elif isinstance(figures, tuple) and figures and is_dataclass(figures[0]):
+            for one, below in zip(figures, part, strict=True):
+                compare(one, below)
+        else:
+            assert part == figures
+
+    compare(evaluation, document_of(rows_of(evaluation)))
 
 
-def numbers_in(value: Any) -> Iterator[float]:
-    if isinstance(value, dict | list):
-        for one in value.values() if isinstance(value, dict) else value:
-            yield from numbers_in(one)
-    elif isinstance(value, int | float):
-        yield float(value)
+def test_a_field_of_the_figures_that_no_list_names_is_shown() -> None:
+    setting = complete_evaluation().setting
+    assert setting is not None
+    shown_metrics = {
+        row.metric for row in shown(rows_of(complete_evaluation())) if row.section == "setting"
+    }
+    assert shown_metrics == {field.name for field in fields(setting)}

@@ -4,6 +4,7 @@ import base64
 import io
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,8 +14,9 @@ import pytest
 from PIL import Image as PillowImage
 
 from app.decision.rates import Rate
-from app.lab.evaluation.figures import ModelFigures, PhotoProblem
+from app.lab.evaluation.figures import Evaluation, ModelFigures, PhotoProblem
 from app.lab.evaluation.html import SHOWN_PROBLEMS, render_html
+from app.lab.evaluation.rows import rows_of
 from app.lab.evaluation.texts import interval_text, rate_text, share_text, target_text
 from app.lab.evaluation.verdict import verdict
 from tests.lab.evaluation.figures_for_tests import HOSTILE, complete_evaluation, minimal_evaluation
@@ -65,6 +67,10 @@ class Page(HTMLParser):
         return [section["id"] for section in self.all("section")]
 
 
+def rendered(evaluation: Evaluation, read_photo: Callable[[str], bytes | None]) -> str:
+    return render_html(list(rows_of(evaluation)), read_photo)
+
+
 def no_photo(_name: str) -> bytes | None:
     return None
 
@@ -75,7 +81,7 @@ def photo_unless_gone(name: str) -> bytes | None:
 
 @pytest.fixture(scope="module")
 def html() -> str:
-    return render_html(complete_evaluation(), photo_unless_gone)
+    return rendered(complete_evaluation(), photo_unless_gone)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +134,7 @@ def test_names_are_text(html: str, page: Page) -> None:
 
 def test_hostile_names_of_a_model_are_text_too() -> None:
     model = ModelFigures(HOSTILE, '"><img src=x onerror=y>', "{{ 7 * 7 }}", "'", HOSTILE, "only")
-    text = render_html(replace(minimal_evaluation(), model=model, created_at=HOSTILE), no_photo)
+    text = rendered(replace(minimal_evaluation(), model=model, created_at=HOSTILE), no_photo)
     page = Page(text)
     assert page.all("script") == page.all("img") == []
     assert "{{ 7 * 7 }}" in page.text
@@ -142,7 +148,7 @@ def test_every_section_is_there_and_can_be_gone_to(page: Page) -> None:
 
 
 def test_sections_without_data_are_absent() -> None:
-    page = Page(render_html(minimal_evaluation(), no_photo))
+    page = Page(rendered(minimal_evaluation(), no_photo))
     assert page.sections() == ["summary", "timings", "glossary"]
     assert [link["href"] for link in page.all("a")] == ["#summary", "#timings", "#glossary"]
     assert page.all("svg") == page.all("img") == []
@@ -151,7 +157,7 @@ def test_sections_without_data_are_absent() -> None:
 @pytest.mark.parametrize("section", OPTIONAL[:8])
 def test_any_section_may_come_alone(section: str) -> None:
     alone: Any = {section: getattr(complete_evaluation(), section)}
-    page = Page(render_html(replace(minimal_evaluation(), **alone), no_photo))
+    page = Page(rendered(replace(minimal_evaluation(), **alone), no_photo))
     of_it = {"comparisons": ["worst"], "detection": ["problems"]}.get(section, [])
     assert set(page.sections()) == {"summary", section, *of_it, "timings", "glossary"}
 
@@ -174,7 +180,7 @@ def test_thumbnails_decode_and_the_report_says_that_it_holds_photos(page: Page) 
 
 
 def test_without_thumbnails_it_does_not_say_so() -> None:
-    page = Page(render_html(complete_evaluation(), lambda _name: b"not a photo"))
+    page = Page(rendered(complete_evaluation(), lambda _name: b"not a photo"))
     assert page.all("img") == []
     assert "holds photos of people" not in page.text
     assert "−0.031" in page.text  # the pairs are there all the same
@@ -187,7 +193,7 @@ def test_each_photo_is_read_once() -> None:
         asked.append(name)
         return None
 
-    render_html(complete_evaluation(), read)
+    rendered(complete_evaluation(), read)
     assert sorted(asked) == ["a/1.jpg", "a/2.jpg", "b/1.jpg", "gone.jpg"]
 
 
@@ -202,7 +208,7 @@ def test_people_with_one_photo_are_counted_but_are_no_failures() -> None:
     evaluation = minimal_evaluation()
     problems = (PhotoProblem("lonely", "one_photo"), PhotoProblem("dark.jpg", "no_face"))
     data = replace(evaluation.data[0], problems=problems)
-    text = Page(render_html(replace(evaluation, data=(data,)), no_photo)).text
+    text = Page(rendered(replace(evaluation, data=(data,)), no_photo)).text
     assert "one_photo : 1" in text
     assert "lonely" not in text
     assert "dark.jpg" in text
@@ -228,11 +234,11 @@ def test_it_can_be_written_whatever_a_file_is_called() -> None:
     data = replace(
         minimal_evaluation().data[0], problems=(PhotoProblem("odd\udcff.jpg", "no_face"),)
     )
-    assert "odd?.jpg" in render_html(replace(minimal_evaluation(), data=(data,)), no_photo)
+    assert "odd?.jpg" in rendered(replace(minimal_evaluation(), data=(data,)), no_photo)
 
 
 def test_the_same_figures_give_the_same_page(html: str) -> None:
-    assert render_html(complete_evaluation(), photo_unless_gone) == html
+    assert rendered(complete_evaluation(), photo_unless_gone) == html
 
 
 @pytest.mark.parametrize(

@@ -2,25 +2,26 @@
 
 import itertools
 
-from app.lab.evaluation.html import render_html
-from app.lab.evaluation.rows import rows_of
+from app.decision.rates import Rate
+from app.lab.evaluation.rows import rows_of, shown
 from app.lab.evaluation.tables import TITLES, Cell, tables_of
 from tests.lab.evaluation.figures_for_tests import complete_evaluation, minimal_evaluation
-from tests.lab.evaluation.test_html import Page, no_photo
+from tests.lab.evaluation.test_html import Page, no_photo, rendered
 
 
 def test_every_row_has_one_cell() -> None:
     evaluation = complete_evaluation()
-    rows = [row for row in rows_of(evaluation) if row.section in TITLES]
-    cells = [cell for table in tables_of(evaluation) for _, row in table.rows for cell in row]
+    rows = [row for row in shown(rows_of(evaluation)) if row.section in TITLES]
+    cells = [cell for table in tables_of(rows) for _, row in table.rows for cell in row]
     assert len(cells) == len(rows)
-    assert sum(cell.extrapolated for cell in cells) == sum(row.extrapolated for row in rows) > 0
+    extrapolated = [row for row in rows if isinstance(row.value, Rate) and row.value.extrapolated]
+    assert sum(cell.extrapolated for cell in cells) == len(extrapolated) > 0
 
 
 def test_the_report_shows_every_cell() -> None:
     evaluation = complete_evaluation()
-    text = Page(render_html(evaluation, no_photo)).text
-    for table in tables_of(evaluation):
+    text = Page(rendered(evaluation, no_photo)).text
+    for table in tables_of(rows_of(evaluation)):
         for name, row in table.rows:
             assert " ".join(name.split()) in text
             for cell in row:
@@ -28,13 +29,17 @@ def test_the_report_shows_every_cell() -> None:
 
 
 def test_conditions_with_the_same_figures_make_one_table() -> None:
-    tables = [table for table in tables_of(complete_evaluation()) if table.section == "predictions"]
+    tables = [
+        table
+        for table in tables_of(rows_of(complete_evaluation()))
+        if table.section == "predictions"
+    ]
     assert [len(table.rows) for table in tables] == [3]
-    assert tables[0].headings == ("simulated FPIR", "threshold", "error", "kept")
+    assert tables[0].headings == ("threshold", "simulated FPIR", "error", "kept")
 
 
 def test_sections_stay_together_and_their_alike_conditions_too() -> None:
-    tables = tables_of(complete_evaluation())
+    tables = tables_of(rows_of(complete_evaluation()))
     sections = [table.section for table in tables]
     assert list(dict.fromkeys(sections)) == [one for one, _ in itertools.groupby(sections)]
     identification = [table for table in tables if table.section == "identification"]
@@ -42,7 +47,9 @@ def test_sections_stay_together_and_their_alike_conditions_too() -> None:
 
 
 def test_many_figures_of_one_condition_stand_below_one_another() -> None:
-    (model,) = [table for table in tables_of(minimal_evaluation()) if table.section == "model"]
+    (model,) = [
+        table for table in tables_of(rows_of(minimal_evaluation())) if table.section == "model"
+    ]
     assert model.upright
     assert not model.named
 
