@@ -28,7 +28,7 @@ import numpy as np
 from embeddings import Vectors, embed_folder, unit
 from numpy.typing import NDArray
 
-from app.decision.pairs import Likeness, Spread, margin_of
+from app.decision.pairs import PairSimilarity, Spread, margin_of
 
 NOISE = Path(__file__).with_name("lfw_label_noise.csv")
 # By their faces, the photos 1 and 2 of the one are 2 and 1 of the other's person.
@@ -167,7 +167,7 @@ def show(
     for pair, spread in found:
         reached = np.maximum(pair.own, pair.other) >= threshold
         lead = pair.own - pair.other
-        decided = np.abs(lead) >= margin_of(Likeness(pair.alike, templates), spread)
+        decided = np.abs(lead) >= margin_of(PairSimilarity(pair.alike, templates), spread)
         right, wrong = reached & (lead > 0), reached & (lead <= 0)
         columns = (right, wrong, ~reached, right & decided, reached & ~decided, wrong & decided)
         votes[pair.names].append(np.array([column.mean() for column in columns]))

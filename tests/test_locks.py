@@ -54,14 +54,14 @@ def test_locks_are_taken_in_the_order_of_the_page(tmp_path: Path) -> None:
     order = Order()
     with made_by(order.lock):
         live(tmp_path / "plain" / "likeness.db", None)
-        live(tmp_path / "sealed" / "likeness.db", KEY)
+        live(tmp_path / "encrypted" / "likeness.db", KEY)
     assert order.undocumented() == set()
     expected = {(outer, inner) for inner, outers in direct().items() for outer in outers}
     assert expected <= order.pairs, "the page has pairs that do not happen"
 
 
 def live(database: Path, ring: KeyRing | None) -> None:
-    """Follow, build, seal, save, erase, discard, at a start and at the end."""
+    """Follow, build, encrypt, save, erase, discard, at a start and at the end."""
     vectors = unit(np.random.default_rng(0).standard_normal((40, DIMENSION)))
     people = [PersonTemplate(f"p{i}", None, template(v, f"{i}")) for i, v in enumerate(vectors)]
     gallery = opened(database, ring)

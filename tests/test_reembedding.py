@@ -50,12 +50,12 @@ class Place:
         return create_engine(self.settings.resolved_database_url)
 
 
-@pytest.fixture(params=["sqlite", "sqlite, sealed", "postgresql"])
+@pytest.fixture(params=["sqlite", "sqlite, encrypted", "postgresql"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     options: dict[str, object] = {"data_dir": tmp_path / "data"}
     if request.param == "postgresql":
         options["database_url"] = request.getfixturevalue("postgres").new_database(migrated=True)
-    if "sealed" in request.param:
+    if "encrypted" in request.param:
         options["encryption_key"] = new_key_line("key-1")
     place = Place(Settings(**options), [])
     yield place
@@ -194,7 +194,7 @@ def test_deletion_takes_crop_and_spare_along(
     assert left == [1, 1]
 
 
-def test_crops_are_sealed_where_embeddings_are(
+def test_crops_are_encrypted_where_embeddings_are(
     place: Place, pack: ModelPack, enroll: Enroll
 ) -> None:
     services = place.serve(pack)
@@ -203,9 +203,9 @@ def test_crops_are_sealed_where_embeddings_are(
     with engine.connect() as connection:
         rows = connection.execute(text("SELECT crop, sealed FROM crops")).all()
     engine.dispose()
-    sealed = place.settings.encryption_key is not None
+    encrypted = place.settings.encryption_key is not None
     assert len(rows) == 3
     for row in rows:
-        assert bool(row.sealed) is sealed
-        assert bytes(row.crop).startswith(b"\x89PNG") is not sealed
+        assert bool(row.sealed) is encrypted
+        assert bytes(row.crop).startswith(b"\x89PNG") is not encrypted
     assert services.gallery.store.alternate_embeddings.drop_crops("default") == 3

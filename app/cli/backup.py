@@ -17,7 +17,7 @@ from app.encryption.ring import KeyRing
 from app.errors import BackupError, StoreFull
 from app.gallery.backup.dump import dump
 from app.gallery.backup.load import Held, load, verify
-from app.gallery.backup.streams import opened, read_blocks, sealed, write_blocks
+from app.gallery.backup.streams import encrypted, opened, read_blocks, write_blocks
 from app.settings import Settings
 from app.store.backends import create_engine
 from app.store.schema import migrate
@@ -34,7 +34,7 @@ def backup(
 ) -> None:
     """Write everything the database holds, as it is at one moment; the service can run meanwhile.
 
-    With an encryption key the backup is sealed by it. The key itself is not in the backup.
+    With an encryption key the backup is encrypted by it. The key itself is not in the backup.
     """
     with clear_errors(), _database(require_database(read_settings())) as engine:
         ring = None if plain else KeyRing.from_settings(read_settings())
@@ -45,7 +45,7 @@ def backup(
             )
         pieces = write_blocks(dump(engine))
         if ring is not None:
-            pieces = sealed(ring, pieces)
+            pieces = encrypted(ring, pieces)
         if target == STREAM:
             for piece in pieces:
                 sys.stdout.buffer.write(piece)

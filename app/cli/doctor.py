@@ -19,8 +19,8 @@ from app.decision.calibration_file import pack_calibration
 from app.decision.fitting import MIN_PERSONS
 from app.encryption.ring import KeyRing
 from app.faces.pipeline import FacePipeline
-from app.gallery.audit import Copy
 from app.gallery.gallery import DEFAULT_COLLECTION, Gallery
+from app.gallery.index_check import CopyCheck
 from app.index.gpu import cuda_flat
 from app.index.port import PRECISION, GallerySize
 from app.inference.pack_spec import ModelPack
@@ -73,7 +73,8 @@ def doctor(
         services = build_services(settings)
         rows = _facts(services)
         unmatched = unmatched_pack(services)
-        found = [_audit(services.gallery, one, repair=repair) for one in _ours(services)] * check
+        names = _ours(services) if check else []
+        found = [_check_index(services.gallery, name, repair=repair) for name in names]
         store = services.gallery.store
         fixed = [] if fix_metadata is None else fix(store.integrity, fix_metadata)
         found += stored_data(store.integrity, repair=repair) if check else []
@@ -123,15 +124,15 @@ def _ours(services: Services) -> list[str]:
     return [one.name for one in every if one.embedding_space == space]
 
 
-def _audit(gallery: Gallery, name: str, *, repair: bool) -> tuple[str, bool]:
+def _check_index(gallery: Gallery, name: str, *, repair: bool) -> tuple[str, bool]:
     """What there is to say of a collection's index, and whether all is well with it."""
-    found = gallery.audit(name)
-    if repair and not found.index_is_true:
+    found = gallery.check_index(name)
+    if repair and not found.index_matches:
         gallery.rebuild(name)
-        found = gallery.audit(name)
+        found = gallery.check_index(name)
     if found.clean:
         return f"{name}: {found.templates} templates, the index equals the database", True
-    advice = "" if found.index_is_true else "; run likeness doctor --repair to rebuild the index"
+    advice = "" if found.index_matches else "; run likeness doctor --repair to rebuild the index"
     faults = [f"in the index in memory: {_faults(found.index)}"]
     if found.snapshot is not None:
         faults.append(f"in its snapshot: {_faults(found.snapshot)}")
@@ -140,7 +141,7 @@ def _audit(gallery: Gallery, name: str, *, repair: bool) -> tuple[str, bool]:
     return f"{name}: of {found.templates} templates, {'; '.join(faults)}{advice}", False
 
 
-def _faults(copy: Copy) -> str:
+def _faults(copy: CopyCheck) -> str:
     return (
         f"{copy.missing} are missing, {copy.different} differ, {copy.unknown} are not in the "
         f"database, {copy.unerased} are removed but not erased"
@@ -150,11 +151,11 @@ def _faults(copy: Copy) -> str:
 def _encryption(services: Services) -> str:
     state = services.gallery.store.encryption.state()
     keys = ", ".join(sorted(state.persons_by_key))
-    if not state.sealed:
+    if not state.encrypted:
         return f"none: {state.plain} templates lie plain in the database"
     if state.plain:
         return f"mixed (key {keys}): {state.plain} are plain; run likeness encryption rotate"
-    return f"every template is sealed, key {keys}"
+    return f"every template is encrypted, key {keys}"
 
 
 def _access_keys(services: Services) -> str:

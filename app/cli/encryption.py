@@ -12,7 +12,7 @@ from app.cli.database import require_database
 from app.encryption.keys import new_key_line
 from app.encryption.ring import KeyRing
 from app.store.backends import create_engine
-from app.store.records import SealingState
+from app.store.records import EncryptionState
 from app.store.schema import migrate
 from app.store.store import Store
 
@@ -48,8 +48,8 @@ def rotate() -> None:
     with clear_errors(), _opened() as store:
         persons = 0
         for collection in list(store.collections.every()):
-            with err.status(f"{collection.name}: sealing"):
-                while done := store.encryption.reseal(collection.name):
+            with err.status(f"{collection.name}: encrypting"):
+                while done := store.encryption.reencrypt(collection.name):
                     persons += done
         out.print(f"{persons} persons' keys are wrapped by the active key.")
         out.print("Older index snapshots are removed when a service starts with this key.")
@@ -70,7 +70,7 @@ def _opened() -> Iterator[Store]:
         store.close()
 
 
-def _show(state: SealingState) -> None:
-    out.print(f"templates: {state.sealed} sealed, {state.plain} plain")
+def _show(state: EncryptionState) -> None:
+    out.print(f"templates: {state.encrypted} encrypted, {state.plain} plain")
     for key_id, persons in sorted(state.persons_by_key.items()):
         out.print(f"key {key_id}: {persons} persons", highlight=False)

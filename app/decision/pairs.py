@@ -25,7 +25,7 @@ from app.types import FloatArray
 PAIR_ERROR = 0.01
 # The quantile of the normal distribution that PAIR_ERROR of all values exceed.
 QUANTILE = 2.326
-# Of the likeness of two persons: the one-sided 95 % interval.
+# Of the similarity of two persons: the one-sided 95 % interval.
 UPPER_BOUND = 1.645
 # Templates of a person that are compared with all of another at a time.
 TEMPLATES_AT_ONCE = 1_024
@@ -54,7 +54,7 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True)
-class Likeness:
+class PairSimilarity:
     """How alike two persons are: the highest `similarity` of two templates, one of each, and the
     smaller number of `templates` that they have."""
 
@@ -62,7 +62,7 @@ class Likeness:
     templates: int
 
 
-def pair_margin(alike: Likeness, calibration: Calibration | None) -> float | None:
+def pair_margin(alike: PairSimilarity, calibration: Calibration | None) -> float | None:
     """The lead that one of two persons needs over the other. None without mated comparisons."""
     if calibration is None or calibration.fnmr is None:
         return None
@@ -70,7 +70,7 @@ def pair_margin(alike: Likeness, calibration: Calibration | None) -> float | Non
     return None if spread is None else margin_of(alike, spread)
 
 
-def margin_of(alike: Likeness, spread: Spread) -> float:
+def margin_of(alike: PairSimilarity, spread: Spread) -> float:
     """The lead that PAIR_ERROR of the probes of the wrong one have at most.
 
     The lead x·a - x·b of a probe x is its position along a - b, times the length of a - b. Measured
@@ -80,22 +80,22 @@ def margin_of(alike: Likeness, spread: Spread) -> float:
     that of a mated comparison and its similarity to a that of the two persons.
 
     That is known from few templates: the upper end of its 95 % interval counts, at a standard error
-    of s/√templates. No likeness beyond the mean counts: there the margin is largest.
+    of s/√templates. No similarity beyond the mean counts: there the margin is largest.
     """
     error = spread.deviation / np.sqrt(max(alike.templates, 1))
-    likeness = min(alike.similarity + UPPER_BOUND * error, spread.mean)
-    deviation = spread.deviation * np.sqrt(2 - 2 * likeness)
-    return float(max(0.0, QUANTILE * deviation - (spread.mean - likeness)))
+    similarity = min(alike.similarity + UPPER_BOUND * error, spread.mean)
+    deviation = spread.deviation * np.sqrt(2 - 2 * similarity)
+    return float(max(0.0, QUANTILE * deviation - (spread.mean - similarity)))
 
 
-def likeness_of(gallery: Gallery, name: str, one: str, other: str) -> Likeness:
+def pair_similarity(gallery: Gallery, name: str, one: str, other: str) -> PairSimilarity:
     """Of two persons of a collection. Raises PersonNotFound."""
     _, mine = gallery.store.embeddings.of_person(name, one)
     _, theirs = gallery.store.embeddings.of_person(name, other)
     templates = min(len(mine), len(theirs))
     starts = range(0, len(mine) if templates else 0, TEMPLATES_AT_ONCE)
     scores = (gallery.comparator.scores(mine[i : i + TEMPLATES_AT_ONCE], theirs) for i in starts)
-    return Likeness(max((float(some.max()) for some in scores), default=-1.0), templates)
+    return PairSimilarity(max((float(some.max()) for some in scores), default=-1.0), templates)
 
 
 def all_declared(pairs: PairStore, name: str) -> dict[int, set[int]]:
@@ -172,7 +172,7 @@ class PairRules:
             found = self.gallery.compare(name, other, probe, self.score)
             if found is None:
                 return None
-            alike = likeness_of(self.gallery, name, person.face.person_id, other)
+            alike = pair_similarity(self.gallery, name, person.face.person_id, other)
         except PersonNotFound:
             return None
         margin = pair_margin(alike, self.calibration)

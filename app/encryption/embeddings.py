@@ -1,4 +1,4 @@
-"""Embeddings and persons' keys as the database holds them: sealed, each bound to its row."""
+"""Embeddings and persons' keys as the database holds them: encrypted, each bound to its row."""
 
 import struct
 from collections.abc import Sequence
@@ -16,18 +16,18 @@ _PERSON_ROW = struct.Struct(">qq")
 
 
 @dataclass(frozen=True, slots=True)
-class SealedTemplate:
-    """One sealed embedding and what it takes to open it."""
+class EncryptedTemplate:
+    """One encrypted embedding and what it takes to decrypt it."""
 
     collection: int  # row keys
     person: int
     person_key: WrappedKey
     face_id: str
-    sealed: bytes
+    ciphertext: bytes
 
 
 class EmbeddingCipher:
-    """Seals and opens what one database holds. Thread-safe.
+    """Encrypts and decrypts what one database holds. Thread-safe.
 
     A person's key opens only in the row (database, collection, person) it was made for, an
     embedding only under its person's key and its own face id: no row can be passed off as another.
@@ -42,7 +42,7 @@ class EmbeddingCipher:
         key = DataKey.new()
         return key, self.ring.wrap(key, self._person_context(collection, person))
 
-    def open_person_key(self, collection: int, person: int, wrapped: WrappedKey) -> DataKey:
+    def decrypt_person_key(self, collection: int, person: int, wrapped: WrappedKey) -> DataKey:
         """A person's key. Raises EncryptionKeyMissing or DamagedData."""
         return self.ring.unwrap(wrapped, self._person_context(collection, person))
 
@@ -53,19 +53,19 @@ class EmbeddingCipher:
         """
         return self.ring.rewrap(wrapped, self._person_context(collection, person))
 
-    def seal_embedding(self, key: DataKey, face_id: str, embedding: FloatArray) -> bytes:
+    def encrypt_embedding(self, key: DataKey, face_id: str, embedding: FloatArray) -> bytes:
         """A (d,) embedding as d * 4 + 29 bytes."""
-        return key.seal(embedding.astype(STORED_DTYPE).tobytes(), face_context(face_id))
+        return key.encrypt(embedding.astype(STORED_DTYPE).tobytes(), face_context(face_id))
 
-    def open_embedding(
-        self, key: DataKey, face_id: str, sealed: bytes, dimension: int
+    def decrypt_embedding(
+        self, key: DataKey, face_id: str, encrypted: bytes, dimension: int
     ) -> FloatArray:
-        """The (d,) embedding that was sealed. Raises DamagedData."""
+        """The (d,) embedding that was encrypted. Raises DamagedData."""
         vector = np.empty(dimension, dtype=STORED_DTYPE)
-        key.open_into(sealed, face_context(face_id), vector.view(np.uint8).data)
+        key.decrypt_into(encrypted, face_context(face_id), vector.view(np.uint8).data)
         return vector.astype(np.float32, copy=False)
 
-    def open_embeddings(self, rows: Sequence[SealedTemplate], dimension: int) -> FloatArray:
+    def decrypt_embeddings(self, rows: Sequence[EncryptedTemplate], dimension: int) -> FloatArray:
         """The (n, d) embeddings of many rows, in their order; fastest where those of a person
         follow one another. Raises EncryptionKeyMissing or DamagedData.
         """
@@ -76,9 +76,9 @@ class EmbeddingCipher:
         for start, row in enumerate(rows):
             if key is None or person != (row.collection, row.person, row.person_key):
                 person = (row.collection, row.person, row.person_key)
-                key = self.open_person_key(*person)
+                key = self.decrypt_person_key(*person)
             here = target[start * size : (start + 1) * size]
-            key.open_into(row.sealed, face_context(row.face_id), here)
+            key.decrypt_into(row.ciphertext, face_context(row.face_id), here)
         return vectors.astype(np.float32, copy=False)
 
     def _person_context(self, collection: int, person: int) -> bytes:
@@ -86,5 +86,5 @@ class EmbeddingCipher:
 
 
 def face_context(face_id: str) -> bytes:
-    """What a sealed embedding is bound to."""
+    """What an encrypted embedding is bound to."""
     return b"likeness template v1\0" + face_id.encode()

@@ -3,7 +3,7 @@
 An envelope is 1 version byte | 12 bytes of random nonce | ciphertext | 16 bytes of tag, made with
 AES-256-GCM (NIST SP 800-38D). The context is authenticated but not stored: the caller that opens
 the envelope must know where it belongs. Random nonces are safe for 2^32 messages under one key
-(section 8.3); a person's key seals a few, the operator's key one a person.
+(section 8.3); a person's key encrypts a few, the operator's key one a person.
 """
 
 import hmac
@@ -25,7 +25,7 @@ _BODY = 1 + NONCE_BYTES
 
 
 class DataKey:
-    """A 256-bit key that seals and opens envelopes. Neither `repr` nor `str` shows it."""
+    """A 256-bit key that encrypts and decrypts. Neither `repr` nor `str` shows it."""
 
     __slots__ = ("_cipher", "material")
 
@@ -41,26 +41,26 @@ class DataKey:
         """A new key from the system's random source."""
         return cls(os.urandom(KEY_BYTES))
 
-    def seal(self, plaintext: bytes, context: bytes) -> bytes:
-        """An envelope, OVERHEAD bytes longer than the plaintext, to be opened in that context."""
+    def encrypt(self, plaintext: bytes, context: bytes) -> bytes:
+        """The plaintext encrypted, OVERHEAD bytes longer, to be decrypted in that context."""
         nonce = os.urandom(NONCE_BYTES)
         return _VERSION + nonce + self._cipher.encrypt(nonce, plaintext, context)
 
-    def open(self, sealed: bytes, context: bytes) -> bytes:
-        """The plaintext, exactly as it was sealed in that context. Raises DamagedData."""
-        self._check(sealed)
+    def decrypt(self, ciphertext: bytes, context: bytes) -> bytes:
+        """The plaintext, exactly as it was encrypted in that context. Raises DamagedData."""
+        self._check(ciphertext)
         try:
-            return self._cipher.decrypt(sealed[1:_BODY], sealed[_BODY:], context)
+            return self._cipher.decrypt(ciphertext[1:_BODY], ciphertext[_BODY:], context)
         except InvalidTag as error:
             raise _damaged() from error
 
-    def open_into(self, sealed: bytes, context: bytes, target: memoryview) -> None:
+    def decrypt_into(self, ciphertext: bytes, context: bytes, target: memoryview) -> None:
         """Write the plaintext, which must have the target's size, into it. Raises DamagedData."""
-        self._check(sealed)
-        if len(sealed) != target.nbytes + OVERHEAD:
+        self._check(ciphertext)
+        if len(ciphertext) != target.nbytes + OVERHEAD:
             raise _damaged()
         try:
-            self._cipher.decrypt_into(sealed[1:_BODY], sealed[_BODY:], context, target)
+            self._cipher.decrypt_into(ciphertext[1:_BODY], ciphertext[_BODY:], context, target)
         except InvalidTag as error:
             raise _damaged() from error
 
@@ -71,8 +71,8 @@ class DataKey:
         return hmac.new(key, text.encode(), "sha256").hexdigest()
 
     @staticmethod
-    def _check(sealed: bytes) -> None:
-        if len(sealed) < OVERHEAD or sealed[0] != VERSION:
+    def _check(ciphertext: bytes) -> None:
+        if len(ciphertext) < OVERHEAD or ciphertext[0] != VERSION:
             raise _damaged()
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Whole files, sealed in chunks: what is derived from embeddings and kept on disk.
+"""Whole files, encrypted in chunks: what is derived from embeddings and kept on disk.
 
 A file is a header (magic | version | length of the key id | key id | 32 bytes of salt) and chunks
 of at most CHUNK bytes, each with its 16-byte tag. Its AES-256-GCM key is derived from the
@@ -21,15 +21,15 @@ from app.errors import DamagedData
 from app.locks import new_lock
 
 CHUNK = 1024 * 1024  # bytes of plaintext
-SEALED_CHUNK = CHUNK + TAG_BYTES
+ENCRYPTED_CHUNK = CHUNK + TAG_BYTES
 
 _MAGIC = b"LIKENESS-SEALED\x01"
 _SALT_BYTES = 32
 _COUNTER_BYTES = 11
 
 
-class FileSealer:
-    """Seals one file, chunk by chunk, in order. Thread-safe.
+class FileEncryptor:
+    """Encrypts one file, chunk by chunk, in order. Thread-safe.
 
     It numbers the chunks itself: a number used twice would give away both chunks.
     """
@@ -43,20 +43,20 @@ class FileSealer:
         self._context = self.header + file_id
         self._next = 0
         self._finished = False
-        self._lock = new_lock("sealer.number")
+        self._lock = new_lock("encryptor.number")
 
-    def seal_chunk(self, plaintext: bytes, *, last: bool = False) -> bytes:
+    def encrypt_chunk(self, plaintext: bytes, *, last: bool = False) -> bytes:
         """The next chunk, 16 bytes longer. ValueError after the last, or beyond CHUNK bytes."""
         if len(plaintext) > CHUNK:
             raise ValueError(f"a chunk has at most {CHUNK} bytes")
         with self._lock:
             if self._finished:
-                raise ValueError("the last chunk of this file has been sealed")
+                raise ValueError("the last chunk of this file has been encrypted")
             number, self._next, self._finished = self._next, self._next + 1, last
         return self._cipher.encrypt(_nonce(number, last), plaintext, self._context)
 
 
-class FileOpener:
+class FileDecryptor:
     """Opens the chunks of one file, in any order. Thread-safe."""
 
     def __init__(self, ring: KeyRing, header: bytes, purpose: bytes, file_id: bytes) -> None:
@@ -65,40 +65,42 @@ class FileOpener:
         self._cipher = AESGCM(ring.file_key(key_id, salt, purpose))
         self._context = header + file_id
 
-    def open_chunk(self, number: int, sealed: bytes, *, last: bool = False) -> bytes:
+    def decrypt_chunk(self, number: int, encrypted: bytes, *, last: bool = False) -> bytes:
         """The plaintext of chunk `number`, from 0, if it is that one. Raises DamagedData."""
         try:
-            return self._cipher.decrypt(_nonce(number, last), sealed, self._context)
+            return self._cipher.decrypt(_nonce(number, last), encrypted, self._context)
         except InvalidTag as error:
             raise _damaged() from error
 
 
-def seal_file(sealer: FileSealer, source: BinaryIO) -> Iterator[bytes]:
+def encrypt_file(encryptor: FileEncryptor, source: BinaryIO) -> Iterator[bytes]:
     """What to write for everything that `source` (buffered: reads are full) still holds."""
-    yield sealer.header
+    yield encryptor.header
     chunk = source.read(CHUNK)
     while following := source.read(CHUNK):
-        yield sealer.seal_chunk(chunk)
+        yield encryptor.encrypt_chunk(chunk)
         chunk = following
-    yield sealer.seal_chunk(chunk, last=True)
+    yield encryptor.encrypt_chunk(chunk, last=True)
 
 
-def open_file(ring: KeyRing, source: BinaryIO, purpose: bytes, file_id: bytes) -> Iterator[bytes]:
-    """The plaintext of a sealed file, chunk by chunk.
+def decrypt_file(
+    ring: KeyRing, source: BinaryIO, purpose: bytes, file_id: bytes
+) -> Iterator[bytes]:
+    """The plaintext of an encrypted file, chunk by chunk.
 
     A chunk is genuine when it comes; that none is missing is known when the iterator ends. Raises
     DamagedData or EncryptionKeyMissing.
     """
-    opener = FileOpener(ring, read_header(source), purpose, file_id)
-    number, sealed = 0, source.read(SEALED_CHUNK)
-    while following := source.read(SEALED_CHUNK):
-        yield opener.open_chunk(number, sealed)
-        number, sealed = number + 1, following
-    yield opener.open_chunk(number, sealed, last=True)
+    decryptor = FileDecryptor(ring, read_header(source), purpose, file_id)
+    number, encrypted = 0, source.read(ENCRYPTED_CHUNK)
+    while following := source.read(ENCRYPTED_CHUNK):
+        yield decryptor.decrypt_chunk(number, encrypted)
+        number, encrypted = number + 1, following
+    yield decryptor.decrypt_chunk(number, encrypted, last=True)
 
 
 def read_header(source: BinaryIO) -> bytes:
-    """The header that a sealed file starts with. Raises DamagedData."""
+    """The header that an encrypted file starts with. Raises DamagedData."""
     start = source.read(len(_MAGIC) + 1)
     if not start.startswith(_MAGIC) or len(start) != len(_MAGIC) + 1:
         raise _damaged()

@@ -21,7 +21,7 @@ class WrappedKey:
     """A data key as it may be stored: an envelope, and the id of the key that opens it."""
 
     key_id: str
-    sealed: bytes
+    ciphertext: bytes
 
 
 class KeyRing:
@@ -71,8 +71,8 @@ class KeyRing:
 
     def wrap(self, data_key: DataKey, context: bytes) -> WrappedKey:
         """The data key under the active key, to be unwrapped in that context only."""
-        sealed = self._wrapping[self.active_id].seal(data_key.material, context)
-        return WrappedKey(self.active_id, sealed)
+        encrypted = self._wrapping[self.active_id].encrypt(data_key.material, context)
+        return WrappedKey(self.active_id, encrypted)
 
     def unwrap(self, wrapped: WrappedKey, context: bytes) -> DataKey:
         """The data key that was wrapped in that context.
@@ -84,7 +84,7 @@ class KeyRing:
             wrapping = self._wrapping[wrapped.key_id]
         except KeyError as error:
             raise _missing() from error
-        return DataKey(wrapping.open(wrapped.sealed, context))
+        return DataKey(wrapping.decrypt(wrapped.ciphertext, context))
 
     def rewrap(self, wrapped: WrappedKey, context: bytes) -> WrappedKey:
         """The same data key under the active key, at once if it is already. Raises as `unwrap`."""

@@ -11,8 +11,8 @@ from app.errors import (
     InvalidEmbedding,
     PersonNotFound,
 )
-from app.gallery.audit import Audit, audit
 from app.gallery.candidates import Comparison, SearchResult, candidates_of
+from app.gallery.index_check import IndexCheck, check_index
 from app.gallery.indexes import Indexes
 from app.gallery.replicas import OpenIndexes
 from app.index.comparator import COSINE, Comparator
@@ -324,12 +324,12 @@ class Gallery:
         self._indexes.run_maintenance()
         self.store.database.eraser.retry()
 
-    def audit(self, collection: str) -> Audit:
+    def check_index(self, collection: str) -> IndexCheck:
         """Compare the collection's index, and its snapshot, with the database. Raises as `require`
         does."""
         record = self.require(collection)
         with self._indexes.current(record) as index:
-            return audit(self.store.changes, record, index)
+            return check_index(self.store.changes, record, index)
 
     def rebuild(self, collection: str) -> None:
         """Discard the collection's index and its snapshot; the next use rebuilds it."""

@@ -208,11 +208,11 @@ class DeclaredPair:
 
 
 @dataclass(frozen=True, slots=True)
-class SealingState:
-    """How many templates are plain and sealed, and how many persons' keys each key wraps."""
+class EncryptionState:
+    """How many templates are plain and encrypted, and how many persons' keys each key wraps."""
 
     plain: int
-    sealed: int
+    encrypted: int
     persons_by_key: Mapping[str, int]
 
 

@@ -67,7 +67,7 @@ def test_a_full_disk(small_disk: Path) -> None:
         if refusals(partial(enroll, gallery, f"p{person}", range(200))):
             break
         kept += 1
-        # seals, and tries to keep snapshots: that fails too, and harms nothing
+        # encrypts, and tries to keep snapshots: that fails too, and harms nothing
         gallery.run_maintenance()
     assert 2 < kept < 1_000
     assert refusals(lambda: enroll(gallery, "late", range(200))) is StoreFull
@@ -80,7 +80,7 @@ def test_a_full_disk(small_disk: Path) -> None:
     assert nearest(gallery, "late") == "late"
     gallery.delete_person("default", "p0")
     gallery.run_maintenance()
-    assert gallery.audit("default").clean
+    assert gallery.check_index("default").clean
     gallery.close()
     again = open_gallery(f"sqlite:///{small_disk / 'likeness.db'}", small_disk / "index")
     assert again.size("default").persons == kept
@@ -126,7 +126,7 @@ for replica in gallery._replicas.values():
     replica.save()
 flag.unlink()
 enroll(gallery, "bob")
-print(nearest(gallery, "bob"), gallery.audit("default").clean)
+print(nearest(gallery, "bob"), gallery.check_index("default").clean)
 gallery.close()
 """
 

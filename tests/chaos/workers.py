@@ -24,7 +24,7 @@ from app.store.schema import migrate
 from app.store.store import Store
 
 DIMENSION = 64
-# Templates are sealed, merged and compacted all the time.
+# Templates are encoded, merged and compacted all the time.
 SHAPE = IndexShape(encode_at=32, merge_at=3)
 PERSONS, VECTORS = 10, 5  # of one client
 
@@ -205,9 +205,9 @@ def assert_kept(url: str, folder: Path, ledger: Ledger, clients: list[str]) -> i
             hit = bool(row) and row[0].similarity > 0.999
             assert hit == there, (person, number, row)
             assert not hit or row[0].face.person_id == person
-    audit = gallery.audit("default")
-    assert audit.clean, audit
-    assert audit.templates == len(found)
+    check = gallery.check_index("default")
+    assert check.clean, check
+    assert check.templates == len(found)
     log = verify_audit(gallery.store.audit.everything())
     assert log.problem is None, log.problem
     gallery.close()

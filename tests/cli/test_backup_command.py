@@ -70,7 +70,7 @@ def test_over_a_pipe(data: Path, tmp_path: Path) -> None:
     assert people_in(data) == ["ada"]
 
 
-def test_sealed_by_the_key_that_is_configured(
+def test_encrypted_by_the_key_that_is_configured(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_people(data, "ada-lovelace")
@@ -78,11 +78,11 @@ def test_sealed_by_the_key_that_is_configured(
     key.write_text(new_key_line())
     key.chmod(0o600)
     monkeypatch.setenv("LIKENESS_ENCRYPTION_KEY_FILE", str(key))
-    assert "not encrypted" not in run("backup", tmp_path / "sealed")
-    assert b"ada-lovelace" not in (tmp_path / "sealed").read_bytes()
-    assert "1 persons" in run("restore", tmp_path / "sealed", "--replace")
+    assert "not encrypted" not in run("backup", tmp_path / "encrypted")
+    assert b"ada-lovelace" not in (tmp_path / "encrypted").read_bytes()
+    assert "1 persons" in run("restore", tmp_path / "encrypted", "--replace")
     monkeypatch.delenv("LIKENESS_ENCRYPTION_KEY_FILE")
-    assert "key" in run("restore", tmp_path / "sealed", "--verify", code=2)
+    assert "key" in run("restore", tmp_path / "encrypted", "--verify", code=2)
 
 
 def test_what_cannot_be_read_or_written(data: Path, tmp_path: Path) -> None:

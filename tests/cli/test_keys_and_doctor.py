@@ -57,10 +57,10 @@ def test_from_plain_to_one_key_to_the_next(tmp_path: Path, monkeypatch: pytest.M
     assert "no encryption key" in run("encryption", "rotate", code=2).lower()
     use_keys(monkeypatch, tmp_path, one)
     enroll("eve")  # ada's vector again, under another name
-    assert "1 sealed, 2 plain" in run("encryption", "status")
+    assert "1 encrypted, 2 plain" in run("encryption", "status")
     assert "mixed (key one): 2 are plain" in run("doctor")
     assert "2 persons' keys are wrapped by the active key" in run("encryption", "rotate")
-    assert "every template is sealed, key one" in run("doctor")
+    assert "every template is encrypted, key one" in run("doctor")
     use_keys(monkeypatch, tmp_path, two, one)
     assert "key one: 3 persons" in run("encryption", "status")
     run("encryption", "rotate")

@@ -12,11 +12,11 @@ from app.decision.calibration_file import read_calibration
 from app.decision.pairs import (
     MARGIN_TOO_SMALL,
     NEARER_TO_OTHER,
-    Likeness,
     PairRules,
+    PairSimilarity,
     Spread,
-    likeness_of,
     pair_margin,
+    pair_similarity,
 )
 from app.decision.policy import Status
 from app.decision.verdicts import Verdict
@@ -94,7 +94,7 @@ class TestMargin:
 
     def test_it_grows_with_the_likeness_of_the_two(self, calibration: Calibration) -> None:
         unlike, alike, twins = (
-            pair_margin(Likeness(s, MANY), calibration) for s in (0.2, 0.55, 0.7)
+            pair_margin(PairSimilarity(s, MANY), calibration) for s in (0.2, 0.55, 0.7)
         )
         assert unlike == 0
         assert 0.03 < alike < 0.1 < twins < 0.2
@@ -102,7 +102,7 @@ class TestMargin:
     def test_it_is_larger_where_few_templates_tell_the_likeness(
         self, calibration: Calibration
     ) -> None:
-        margins = [pair_margin(Likeness(0.5, n), calibration) for n in (1, 2, 5, MANY)]
+        margins = [pair_margin(PairSimilarity(0.5, n), calibration) for n in (1, 2, 5, MANY)]
         assert margins == sorted(margins, reverse=True)
         assert margins[0] > margins[-1] + 0.1
 
@@ -111,7 +111,7 @@ class TestMargin:
     ) -> None:
         """So that one template that both have by mistake does not let any lead decide."""
         margins = [
-            pair_margin(Likeness(alike, 1), calibration)
+            pair_margin(PairSimilarity(alike, 1), calibration)
             for alike in np.linspace(-1, 1, 50).tolist()
         ]
         known = [one for one in margins if one is not None]
@@ -125,12 +125,13 @@ class TestMargin:
         for alike in (0.6, 0.7):
             sizes = spread.deviation * np.sqrt(2 - 2 * alike)
             leads = np.random.default_rng(1).normal(alike - spread.mean, sizes, 100_000)
-            margin = pair_margin(Likeness(alike, MANY), calibration)
+            margin = pair_margin(PairSimilarity(alike, MANY), calibration)
             assert np.mean(leads >= margin) == pytest.approx(0.01, rel=0.15)
 
     def test_without_mated_comparisons_there_is_none(self, calibration: Calibration) -> None:
-        assert pair_margin(Likeness(0.5, 1), None) is None
-        assert pair_margin(Likeness(0.5, 1), calibration.model_copy(update={"fnmr": None})) is None
+        assert pair_margin(PairSimilarity(0.5, 1), None) is None
+        without = calibration.model_copy(update={"fnmr": None})
+        assert pair_margin(PairSimilarity(0.5, 1), without) is None
 
 
 def test_what_is_not_declared_is_decided_as_before(
@@ -164,7 +165,7 @@ def test_a_small_lead_is_ambiguous_between_both(
     assert {first.face.person_id, second.face.person_id} == {"ada", "twin"}
     assert (first.face.person_id == "ada") or share >= 0.5
     assert first.margin == pytest.approx(first.similarity - second.similarity)
-    assert verdict.doubt.margin == pytest.approx(pair_margin(Likeness(0.8, 1), calibration))
+    assert verdict.doubt.margin == pytest.approx(pair_margin(PairSimilarity(0.8, 1), calibration))
 
 
 def test_without_a_calibration_nothing_decides(gallery: Gallery) -> None:
@@ -238,7 +239,7 @@ def test_the_likeness_of_two_people_is_that_of_their_most_similar_templates(
     more = [NewTemplate(at_angle(s), str(s)) for s in (0.0, -0.5, 0.9, 0.2)]
     gallery.enroll("default", "twin", None, more)
     for one, other in (("ada", "twin"), ("twin", "ada")):
-        found = likeness_of(gallery, "default", one, other)
+        found = pair_similarity(gallery, "default", one, other)
         assert (found.similarity, found.templates) == (pytest.approx(0.9), 1)
     gallery.store.persons.create("default", "nobody yet", {})
-    assert likeness_of(gallery, "default", "ada", "nobody yet") == Likeness(-1, 0)
+    assert pair_similarity(gallery, "default", "ada", "nobody yet") == PairSimilarity(-1, 0)

@@ -1,4 +1,4 @@
-"""Encryption at rest: what is sealed opens where it belongs, and nowhere else."""
+"""Encryption at rest: what is encrypted opens where it belongs, and nowhere else."""
 
 import base64
 import copy
@@ -21,9 +21,16 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from app.encryption import sources
-from app.encryption.embeddings import EmbeddingCipher, SealedTemplate
+from app.encryption.embeddings import EmbeddingCipher, EncryptedTemplate
 from app.encryption.envelope import NONCE_BYTES, OVERHEAD, TAG_BYTES, DataKey
-from app.encryption.files import CHUNK, SEALED_CHUNK, FileOpener, FileSealer, open_file, seal_file
+from app.encryption.files import (
+    CHUNK,
+    ENCRYPTED_CHUNK,
+    FileDecryptor,
+    FileEncryptor,
+    decrypt_file,
+    encrypt_file,
+)
 from app.encryption.keys import Key, fingerprint, new_key_line, parse_keys
 from app.encryption.ring import KeyRing, WrappedKey
 from app.errors import DamagedData, EncryptionKeyError, EncryptionKeyMissing, LikenessError
@@ -58,22 +65,22 @@ def cipher() -> EmbeddingCipher:
 
 
 @given(plaintext=st.binary(max_size=300), context=st.binary(max_size=60))
-def test_what_is_sealed_opens(plaintext: bytes, context: bytes) -> None:
+def test_what_is_encrypted_opens(plaintext: bytes, context: bytes) -> None:
     data_key = DataKey.new()
-    sealed = data_key.seal(plaintext, context)
+    encrypted = data_key.encrypt(plaintext, context)
     target = bytearray(len(plaintext))
-    data_key.open_into(sealed, context, memoryview(target))
-    assert data_key.open(sealed, context) == target == plaintext
-    assert len(sealed) == len(plaintext) + OVERHEAD
+    data_key.decrypt_into(encrypted, context, memoryview(target))
+    assert data_key.decrypt(encrypted, context) == target == plaintext
+    assert len(encrypted) == len(plaintext) + OVERHEAD
 
 
 @given(data=st.data())
 def test_no_bit_can_be_changed(data: st.DataObject) -> None:
     data_key = DataKey.new()
-    sealed = bytearray(data_key.seal(b"embedding", b"context"))
-    at = data.draw(st.integers(0, len(sealed) - 1))
-    sealed[at] ^= 1 << data.draw(st.integers(0, 7))
-    _refuses(data_key, bytes(sealed), b"context")
+    encrypted = bytearray(data_key.encrypt(b"embedding", b"context"))
+    at = data.draw(st.integers(0, len(encrypted) - 1))
+    encrypted[at] ^= 1 << data.draw(st.integers(0, 7))
+    _refuses(data_key, bytes(encrypted), b"context")
 
 
 @pytest.mark.parametrize(
@@ -83,30 +90,30 @@ def test_no_bit_can_be_changed(data: st.DataObject) -> None:
 )
 def test_every_part_is_authenticated(at: int) -> None:
     data_key = DataKey.new()
-    sealed = bytearray(data_key.seal(b"embedding", b"context"))
-    sealed[at] ^= 3
-    _refuses(data_key, bytes(sealed), b"context")
+    encrypted = bytearray(data_key.encrypt(b"embedding", b"context"))
+    encrypted[at] ^= 3
+    _refuses(data_key, bytes(encrypted), b"context")
 
 
 def test_length_context_and_key_are_authenticated() -> None:
     data_key = DataKey.new()
-    sealed = data_key.seal(b"embedding", b"context")
-    for changed in (b"", sealed[:1], sealed[:OVERHEAD], sealed[:-1], sealed + b"\0"):
+    encrypted = data_key.encrypt(b"embedding", b"context")
+    for changed in (b"", encrypted[:1], encrypted[:OVERHEAD], encrypted[:-1], encrypted + b"\0"):
         _refuses(data_key, changed, b"context")
-    _refuses(data_key, sealed, b"contexT")
-    _refuses(DataKey.new(), sealed, b"context")
+    _refuses(data_key, encrypted, b"contexT")
+    _refuses(DataKey.new(), encrypted, b"context")
 
 
-def _refuses(data_key: DataKey, sealed: bytes, context: bytes) -> None:
+def _refuses(data_key: DataKey, encrypted: bytes, context: bytes) -> None:
     with pytest.raises(DamagedData):
-        data_key.open(sealed, context)
+        data_key.decrypt(encrypted, context)
     with pytest.raises(DamagedData):
-        data_key.open_into(sealed, context, memoryview(bytearray(9)))
+        data_key.decrypt_into(encrypted, context, memoryview(bytearray(9)))
 
 
-def test_nothing_is_sealed_the_same_twice() -> None:
+def test_nothing_is_encrypted_the_same_twice() -> None:
     data_key = DataKey.new()
-    nonces = {data_key.seal(b"embedding", b"")[1 : 1 + NONCE_BYTES] for _ in range(1000)}
+    nonces = {data_key.encrypt(b"embedding", b"")[1 : 1 + NONCE_BYTES] for _ in range(1000)}
     assert len(nonces) == 1000
 
 
@@ -132,7 +139,7 @@ def test_rotation_changes_the_wrapping_not_the_data_key() -> None:
     old = ring("old").wrap(data_key, b"row")
     new = ring("new", "old").rewrap(old, b"row")
     assert new.key_id == "new"
-    assert new.sealed != old.sealed
+    assert new.ciphertext != old.ciphertext
     assert ring("new").unwrap(new, b"row").material == data_key.material
     assert ring("new").rewrap(new, b"row") is new
     with pytest.raises(EncryptionKeyMissing):
@@ -190,9 +197,11 @@ def test_every_file_has_a_key_of_its_own() -> None:
 def test_an_embedding_comes_back_bit_by_bit(cipher: EmbeddingCipher) -> None:
     embedding = np.random.default_rng(1).normal(size=512).astype(np.float32)
     person_key, wrapped = cipher.new_person_key(1, 2)
-    sealed = cipher.seal_embedding(person_key, "face", embedding)
-    assert len(sealed) == 512 * 4 + OVERHEAD
-    opened = cipher.open_embedding(cipher.open_person_key(1, 2, wrapped), "face", sealed, 512)
+    encrypted = cipher.encrypt_embedding(person_key, "face", embedding)
+    assert len(encrypted) == 512 * 4 + OVERHEAD
+    opened = cipher.decrypt_embedding(
+        cipher.decrypt_person_key(1, 2, wrapped), "face", encrypted, 512
+    )
     assert opened.dtype == np.float32
     assert np.array_equal(opened, embedding)
 
@@ -206,76 +215,80 @@ def test_a_persons_key_opens_in_its_own_row_only(
 ) -> None:
     _, wrapped = cipher.new_person_key(1, 2)
     with pytest.raises(DamagedData):
-        EmbeddingCipher(cipher.ring, database).open_person_key(collection, person, wrapped)
+        EmbeddingCipher(cipher.ring, database).decrypt_person_key(collection, person, wrapped)
 
 
 def test_embeddings_cannot_be_swapped(cipher: EmbeddingCipher) -> None:
     ours, _ = cipher.new_person_key(1, 2)
     theirs, _ = cipher.new_person_key(1, 3)
-    sealed = cipher.seal_embedding(ours, "face", np.ones(4, np.float32))
+    encrypted = cipher.encrypt_embedding(ours, "face", np.ones(4, np.float32))
     for person_key, face, dimension in ((ours, "other", 4), (theirs, "face", 4), (ours, "face", 3)):
         with pytest.raises(DamagedData):
-            cipher.open_embedding(person_key, face, sealed, dimension)
+            cipher.decrypt_embedding(person_key, face, encrypted, dimension)
 
 
 def test_a_wrapped_key_is_no_embedding(cipher: EmbeddingCipher) -> None:
     person_key, wrapped = cipher.new_person_key(1, 2)
     with pytest.raises(DamagedData):
-        cipher.open_embedding(person_key, "face", wrapped.sealed, 8)
+        cipher.decrypt_embedding(person_key, "face", wrapped.ciphertext, 8)
 
 
-def _rows(cipher: EmbeddingCipher, vectors: np.ndarray) -> Iterator[SealedTemplate]:
+def _rows(cipher: EmbeddingCipher, vectors: np.ndarray) -> Iterator[EncryptedTemplate]:
     """Two templates a person, the persons of two collections, taking turns."""
     keys = {person: cipher.new_person_key(person % 2, person) for person in range(len(vectors))}
     for number, vector in enumerate(vectors):
         person = number // 2
         person_key, wrapped = keys[person]
         face_id = f"face-{number}"
-        sealed = cipher.seal_embedding(person_key, face_id, vector)
-        yield SealedTemplate(person % 2, person, wrapped, face_id, sealed)
+        encrypted = cipher.encrypt_embedding(person_key, face_id, vector)
+        yield EncryptedTemplate(person % 2, person, wrapped, face_id, encrypted)
 
 
 @pytest.mark.parametrize("count", [0, 1, 9])
 def test_many_open_as_one_by_one(cipher: EmbeddingCipher, count: int) -> None:
     vectors = np.random.default_rng(2).normal(size=(count, 16)).astype(np.float32)
     rows = list(_rows(cipher, vectors))
-    opened = cipher.open_embeddings(rows, 16)
+    opened = cipher.decrypt_embeddings(rows, 16)
     assert opened.dtype == np.float32
     assert opened.flags.c_contiguous
     assert opened.flags.writeable
     assert np.array_equal(opened, vectors)
-    assert np.array_equal(cipher.open_embeddings(rows[::-1], 16), vectors[::-1])
+    assert np.array_equal(cipher.decrypt_embeddings(rows[::-1], 16), vectors[::-1])
 
 
 def test_one_damaged_row_of_many_is_an_error(cipher: EmbeddingCipher) -> None:
     rows = list(_rows(cipher, np.ones((6, 16), np.float32)))
     swapped = [*rows[:4], rows[5], rows[4]]
-    assert cipher.open_embeddings(swapped, 16).shape == (6, 16)
-    stolen = SealedTemplate(rows[0].collection, 0, rows[0].person_key, "face-0", rows[5].sealed)
+    assert cipher.decrypt_embeddings(swapped, 16).shape == (6, 16)
+    stolen = EncryptedTemplate(
+        rows[0].collection, 0, rows[0].person_key, "face-0", rows[5].ciphertext
+    )
     for changed in ([*rows, stolen], [stolen]):
         with pytest.raises(DamagedData):
-            cipher.open_embeddings(changed, 16)
+            cipher.decrypt_embeddings(changed, 16)
     with pytest.raises(DamagedData):
-        cipher.open_embeddings(rows, 17)
+        cipher.decrypt_embeddings(rows, 17)
 
 
 def test_rotation_leaves_embeddings_as_they_are(cipher: EmbeddingCipher) -> None:
     embedding = np.ones(16, np.float32)
     person_key, wrapped = cipher.new_person_key(1, 2)
-    sealed = cipher.seal_embedding(person_key, "face", embedding)
+    encrypted = cipher.encrypt_embedding(person_key, "face", embedding)
     rotated = EmbeddingCipher(ring("b", "a"), "database-1").rewrap_person_key(1, 2, wrapped)
     after = EmbeddingCipher(ring("b"), "database-1")
-    opened = after.open_embeddings([SealedTemplate(1, 2, rotated, "face", sealed)], 16)
+    opened = after.decrypt_embeddings([EncryptedTemplate(1, 2, rotated, "face", encrypted)], 16)
     assert np.array_equal(opened[0], embedding)
 
 
 # --- files -------------------------------------------------------------------------------------
 
 
-def _sealed_chunks(chunks: list[bytes]) -> tuple[bytes, list[bytes]]:
-    sealer = FileSealer(ring("a"), b"index", b"file-1")
+def _encrypted_chunks(chunks: list[bytes]) -> tuple[bytes, list[bytes]]:
+    encryptor = FileEncryptor(ring("a"), b"index", b"file-1")
     last = len(chunks) - 1
-    return sealer.header, [sealer.seal_chunk(c, last=i == last) for i, c in enumerate(chunks)]
+    return encryptor.header, [
+        encryptor.encrypt_chunk(c, last=i == last) for i, c in enumerate(chunks)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -283,13 +296,17 @@ def _sealed_chunks(chunks: list[bytes]) -> tuple[bytes, list[bytes]]:
 )
 def test_a_file_comes_back(size: int) -> None:
     content = np.random.default_rng(3).bytes(size)
-    sealed = b"".join(seal_file(FileSealer(ring("a"), b"index", b"f"), io.BytesIO(content)))
-    assert content == b"".join(open_file(ring("b", "a"), io.BytesIO(sealed), b"index", b"f"))
-    assert size < 16 or content[:16] not in sealed
+    encrypted = b"".join(
+        encrypt_file(FileEncryptor(ring("a"), b"index", b"f"), io.BytesIO(content))
+    )
+    assert content == b"".join(decrypt_file(ring("b", "a"), io.BytesIO(encrypted), b"index", b"f"))
+    assert size < 16 or content[:16] not in encrypted
 
 
 def test_a_file_opens_for_its_purpose_under_its_name_with_its_key() -> None:
-    sealed = b"".join(seal_file(FileSealer(ring("a"), b"index", b"f"), io.BytesIO(b"content")))
+    encrypted = b"".join(
+        encrypt_file(FileEncryptor(ring("a"), b"index", b"f"), io.BytesIO(b"content"))
+    )
     impostor = KeyRing([Key("a", material("b"))])
     for keys, purpose, name in (
         (ring("a"), b"export", b"f"),
@@ -297,58 +314,67 @@ def test_a_file_opens_for_its_purpose_under_its_name_with_its_key() -> None:
         (impostor, b"index", b"f"),
     ):
         with pytest.raises(DamagedData):
-            list(open_file(keys, io.BytesIO(sealed), purpose, name))
+            list(decrypt_file(keys, io.BytesIO(encrypted), purpose, name))
     with pytest.raises(EncryptionKeyMissing):
-        list(open_file(ring("b"), io.BytesIO(sealed), b"index", b"f"))
+        list(decrypt_file(ring("b"), io.BytesIO(encrypted), b"index", b"f"))
 
 
 def test_a_file_cut_anywhere_is_noticed() -> None:
     content = bytes(CHUNK + 5)
-    sealed = b"".join(seal_file(FileSealer(ring("a"), b"index", b"f"), io.BytesIO(content)))
-    header = len(sealed) - SEALED_CHUNK - 5 - TAG_BYTES
-    cuts = [*range(header + 2), header + SEALED_CHUNK, header + SEALED_CHUNK + 1, len(sealed) - 1]
+    encrypted = b"".join(
+        encrypt_file(FileEncryptor(ring("a"), b"index", b"f"), io.BytesIO(content))
+    )
+    header = len(encrypted) - ENCRYPTED_CHUNK - 5 - TAG_BYTES
+    cuts = [
+        *range(header + 2),
+        header + ENCRYPTED_CHUNK,
+        header + ENCRYPTED_CHUNK + 1,
+        len(encrypted) - 1,
+    ]
     for cut in cuts:
         with pytest.raises((DamagedData, EncryptionKeyMissing)):
-            list(open_file(ring("a"), io.BytesIO(sealed[:cut]), b"index", b"f"))
+            list(decrypt_file(ring("a"), io.BytesIO(encrypted[:cut]), b"index", b"f"))
     with pytest.raises(DamagedData):
-        list(open_file(ring("a"), io.BytesIO(sealed + b"\0"), b"index", b"f"))
+        list(decrypt_file(ring("a"), io.BytesIO(encrypted + b"\0"), b"index", b"f"))
 
 
 def test_every_byte_of_a_header_counts() -> None:
-    sealed = b"".join(seal_file(FileSealer(ring("a"), b"index", b"f"), io.BytesIO(b"content")))
-    for at in range(len(sealed)):
-        changed = bytearray(sealed)
+    encrypted = b"".join(
+        encrypt_file(FileEncryptor(ring("a"), b"index", b"f"), io.BytesIO(b"content"))
+    )
+    for at in range(len(encrypted)):
+        changed = bytearray(encrypted)
         changed[at] ^= 0x81
         with pytest.raises((DamagedData, EncryptionKeyMissing)):
-            list(open_file(ring("a"), io.BytesIO(bytes(changed)), b"index", b"f"))
+            list(decrypt_file(ring("a"), io.BytesIO(bytes(changed)), b"index", b"f"))
 
 
 def test_chunks_open_in_any_order_but_not_in_one_anothers_place() -> None:
-    header, (first, second, third) = _sealed_chunks([b"1st", b"2nd", b"3rd"])
-    opener = FileOpener(ring("a"), header, b"index", b"file-1")
-    assert opener.open_chunk(2, third, last=True) == b"3rd"
-    assert opener.open_chunk(1, second) == b"2nd"
-    assert opener.open_chunk(0, first) == b"1st"
-    for number, sealed, last in ((1, first, False), (2, third, False), (1, second, True)):
+    header, (first, second, third) = _encrypted_chunks([b"1st", b"2nd", b"3rd"])
+    decryptor = FileDecryptor(ring("a"), header, b"index", b"file-1")
+    assert decryptor.decrypt_chunk(2, third, last=True) == b"3rd"
+    assert decryptor.decrypt_chunk(1, second) == b"2nd"
+    assert decryptor.decrypt_chunk(0, first) == b"1st"
+    for number, encrypted, last in ((1, first, False), (2, third, False), (1, second, True)):
         with pytest.raises(DamagedData):
-            opener.open_chunk(number, sealed, last=last)
+            decryptor.decrypt_chunk(number, encrypted, last=last)
 
 
 def test_chunks_do_not_open_in_another_file_of_the_same_name() -> None:
-    _, chunks = _sealed_chunks([b"1st", b"2nd"])
-    header, _ = _sealed_chunks([b"1st", b"2nd"])
+    _, chunks = _encrypted_chunks([b"1st", b"2nd"])
+    header, _ = _encrypted_chunks([b"1st", b"2nd"])
     with pytest.raises(DamagedData):
-        FileOpener(ring("a"), header, b"index", b"file-1").open_chunk(0, chunks[0])
+        FileDecryptor(ring("a"), header, b"index", b"file-1").decrypt_chunk(0, chunks[0])
 
 
-def test_a_sealer_uses_no_number_twice() -> None:
-    sealer = FileSealer(ring("a"), b"index", b"f")
+def test_an_encryptor_uses_no_number_twice() -> None:
+    encryptor = FileEncryptor(ring("a"), b"index", b"f")
     with pytest.raises(ValueError, match="at most"):
-        sealer.seal_chunk(bytes(CHUNK + 1))
-    assert sealer.seal_chunk(b"same") != sealer.seal_chunk(b"same")
-    sealer.seal_chunk(b"", last=True)
+        encryptor.encrypt_chunk(bytes(CHUNK + 1))
+    assert encryptor.encrypt_chunk(b"same") != encryptor.encrypt_chunk(b"same")
+    encryptor.encrypt_chunk(b"", last=True)
     with pytest.raises(ValueError, match="last chunk"):
-        sealer.seal_chunk(b"more")
+        encryptor.encrypt_chunk(b"more")
 
 
 # --- how keys are written ----------------------------------------------------------------------
@@ -537,9 +563,9 @@ def test_a_command_has_a_deadline(code: str) -> None:
 def test_a_command_has_no_input_and_its_own_messages_pass(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    code = "import sys; print(len(sys.stdin.read())); print('sealed', file=sys.stderr)"
+    code = "import sys; print(len(sys.stdin.read())); print('encrypted', file=sys.stderr)"
     assert sources.run_key_command(python(code)) == b"0\n"
-    assert capfd.readouterr().err == "sealed\n"
+    assert capfd.readouterr().err == "encrypted\n"
 
 
 # --- nothing shows a key -----------------------------------------------------------------------
@@ -566,8 +592,8 @@ def test_no_key_is_in_a_repr() -> None:
     held = Settings(
         encryption_key=SecretStr(SECRET), encryption_key_command=SecretStr(f"echo {SECRET}")
     )
-    sealer = FileSealer(keys, b"index", b"f")
-    for shown in (secret, data_key, keys, held, sealer, EmbeddingCipher(keys, "db"), [secret]):
+    encryptor = FileEncryptor(keys, b"index", b"f")
+    for shown in (secret, data_key, keys, held, encryptor, EmbeddingCipher(keys, "db"), [secret]):
         _shows_no_key(f"{shown} {shown!r}")
     assert repr(keys) == "KeyRing(active='secret', keys=['secret'])"
 

@@ -15,7 +15,7 @@ from app.encryption.ring import KeyRing
 from app.errors import BackupDamaged, BackupError
 from app.gallery.backup.dump import dump
 from app.gallery.backup.load import load, verify
-from app.gallery.backup.streams import as_file, opened, read_blocks, sealed, write_blocks
+from app.gallery.backup.streams import as_file, encrypted, opened, read_blocks, write_blocks
 from app.gallery.gallery import Gallery
 from app.index.factory import IndexFactory
 from app.store.schema import migrate
@@ -102,7 +102,7 @@ def test_into_any_engine(
     assert again.store.persons.get("default", "p0").metadata == {"n": 35, "ü": [1, None]}
     assert again.store.collections.get("staff").policy == {"target_fpir": 0.01}
     assert again.store.calibrations.get(again.store.collections.get("staff")) == {"n": 1}
-    assert again.audit("default").clean
+    assert again.check_index("default").clean
     # Keys that were given out are not given out again, not even those of what was deleted.
     highest = max(key for (key, *_) in tables(source)["templates"])
     (stored,) = again.enroll("default", "new", None, [template(-vectors[0], "new")])
@@ -121,7 +121,7 @@ def test_whoever_has_the_database_open_follows(engine_url: str, directions: Draw
     assert gallery.size("default").persons == 1
     gallery.enroll("default", "eve", None, [template(vectors[2], "2")])
     assert gallery.identify("default", vectors[2:], 1).rows[0][0].face.person_id == "eve"
-    assert gallery.audit("default").clean
+    assert gallery.check_index("default").clean
 
 
 def test_a_full_database_is_not_replaced_unasked(engine_url: str, directions: Draw) -> None:
@@ -207,8 +207,8 @@ class TestDamage:
         with pytest.raises(BackupError, match="newer version"):
             verify(iter(bodies))
 
-    def test_sealed(self, data: bytes) -> None:
-        whole = b"".join(sealed(RING, iter([data])))
+    def test_encrypted(self, data: bytes) -> None:
+        whole = b"".join(encrypted(RING, iter([data])))
         assert data[20:60] not in whole
         assert verify(read_blocks(opened(RING, io.BytesIO(whole)))).rows["templates"] == 9
         other = KeyRing(parse_keys(new_key_line("k").encode(), "test"))

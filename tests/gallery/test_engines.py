@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from app.gallery.audit import Audit, Copy
 from app.gallery.gallery import Gallery
+from app.gallery.index_check import CopyCheck, IndexCheck
 from app.store.records import Erasure
 from app.store.schema import migrate
 from app.store.store import Store
@@ -51,7 +51,7 @@ def test_the_life_of_a_gallery(database: Path, directions: Draw) -> None:
         assert (nearest(gallery, vectors[3]), nearest(gallery, vectors[5])) == (None, "p6")
     first.close()
     third = open_gallery(database)
-    assert third.audit("default") == Audit(18, Copy(), Copy())
+    assert third.check_index("default") == IndexCheck(18, CopyCheck(), CopyCheck())
     assert third.size("default").persons == 17
     for gallery in (second, third):
         gallery.close()
@@ -70,5 +70,5 @@ def test_closed_indexes_come_back_from_what_was_saved(database: Path, directions
     assert gallery.size("b").persons == 6
     assert gallery.open_indexes().open == 1
     assert gallery.delete_collection("a").erased is Erasure.DONE
-    assert gallery.audit("b").clean
+    assert gallery.check_index("b").clean
     gallery.close()

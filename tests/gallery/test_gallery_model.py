@@ -70,22 +70,24 @@ def machine_of(name: str, *, migrated: Path, **options: object) -> type[GalleryM
     return type(name, (GalleryMachine,), {"migrated": migrated, **options})
 
 
-@pytest.mark.parametrize("sealed", [False, True], ids=["plain", "sealed"])
-def test_a_few_steps(migrated: Path, sealed: bool) -> None:
-    machine = machine_of("Sealed" if sealed else "Plain", migrated=migrated, sealed=sealed)
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "encrypted"])
+def test_a_few_steps(migrated: Path, encrypted: bool) -> None:
+    name = "Encrypted" if encrypted else "Plain"
+    machine = machine_of(name, migrated=migrated, encrypted=encrypted)
     drive(machine, examples=3, steps=15, same=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sealed", [False, True], ids=["plain", "sealed"])
-def test_many_steps(migrated: Path, sealed: bool) -> None:
-    machine = machine_of("Sealed" if sealed else "Plain", migrated=migrated, sealed=sealed)
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "encrypted"])
+def test_many_steps(migrated: Path, encrypted: bool) -> None:
+    name = "Encrypted" if encrypted else "Plain"
+    machine = machine_of(name, migrated=migrated, encrypted=encrypted)
     drive(machine, examples=EXAMPLES or 15, steps=40, same=not EXAMPLES)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sealed", [False, True], ids=["plain", "sealed"])
-def test_beside_a_second_process(migrated: Path, process: HostProcess, sealed: bool) -> None:
-    name = "SealedProcesses" if sealed else "Processes"
-    machine = machine_of(name, migrated=migrated, sealed=sealed, process=process)
+@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "encrypted"])
+def test_beside_a_second_process(migrated: Path, process: HostProcess, encrypted: bool) -> None:
+    name = "EncryptedProcesses" if encrypted else "Processes"
+    machine = machine_of(name, migrated=migrated, encrypted=encrypted, process=process)
     drive(machine, examples=EXAMPLES or 8, steps=40, same=not EXAMPLES)

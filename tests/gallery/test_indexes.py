@@ -149,13 +149,13 @@ class TestClosing:
         for name in names:
             assert gallery.size(name).templates == 20
             assert nearest(gallery, name, vectors[name][7]) == "p7"
-            assert gallery.audit(name).clean
+            assert gallery.check_index(name).clean
 
 
 class TestDeletion:
     """The same for an index that is closed."""
 
-    @pytest.mark.parametrize("ring", [None, KEY], ids=["plain", "sealed"])
+    @pytest.mark.parametrize("ring", [None, KEY], ids=["plain", "encrypted"])
     def test_a_person_leaves_no_bytes_in_a_closed_collection(
         self, open_gallery: Open, database: Path, ring: KeyRing | None
     ) -> None:
@@ -171,7 +171,7 @@ class TestDeletion:
             assert gallery.delete_person("a", f"p{number}").erased is Erasure.DONE
         assert not any(one in on_disk(database.parent) for one in gone)
         assert nearest(gallery, "a", vectors[3]) is None
-        assert gallery.audit("a").clean
+        assert gallery.check_index("a").clean
 
     def test_a_closed_collection_takes_its_snapshot_along(
         self, open_gallery: Open, database: Path
@@ -241,9 +241,9 @@ class TestOwner:
             assert vector.tobytes() not in left
         second.run_maintenance()
         assert manifests(database) == 1
-        assert second.audit("a").clean
+        assert second.check_index("a").clean
         third = open_gallery()
-        assert third.audit("a").clean
+        assert third.check_index("a").clean
 
     def test_the_next_owner_saves_nothing_that_the_first_erased(
         self, open_gallery: Open, database: Path
@@ -262,7 +262,7 @@ class TestOwner:
         left = on_disk(database.parent / "index")
         assert not any(one.tobytes() in left for one in (vectors[3], *of_deleted))
         second.run_maintenance()
-        assert second.audit("a").clean
+        assert second.check_index("a").clean
 
     def test_what_the_owner_may_be_writing_is_pending(self, open_gallery: Open) -> None:
         owner, other = open_gallery(limit=100_000_000), open_gallery(limit=100_000_000)
@@ -339,12 +339,12 @@ class TestStart:
         gallery.run_maintenance()
 
 
-@pytest.mark.parametrize("sealed_before", [False, True])
+@pytest.mark.parametrize("encrypted_before", [False, True])
 def test_no_snapshot_outlasts_a_change_of_the_encryption(
-    open_gallery: Open, database: Path, sealed_before: bool
+    open_gallery: Open, database: Path, encrypted_before: bool
 ) -> None:
-    """Also of a collection that nobody opens: its plain files would hold what is sealed now."""
-    rings = (KEY, None) if sealed_before else (None, KEY)
+    """Also of a collection that nobody opens: its plain files would hold what is encrypted now."""
+    rings = (KEY, None) if encrypted_before else (None, KEY)
     before = open_gallery(2**30, rings[0])
     for seed, name in enumerate("ab"):
         fill(before, name, 100, seed)

@@ -157,7 +157,7 @@ def test_an_index_that_is_behind_the_end_is_built_from_the_database(
         rows = gallery.identify("default", vectors, 1).rows
         found = [row[0].face.person_id for row in rows]
         assert (found[0] != "p0", found[1:]) == (True, ["p1", "p2", "p3", "p4", "p5"])
-        assert gallery.audit("default").clean
+        assert gallery.check_index("default").clean
 
 
 def test_pruned_in_the_very_moment_of_following(
@@ -179,4 +179,4 @@ def test_pruned_in_the_very_moment_of_following(
 
     monkeypatch.setattr(reader.store.changes, "since", after_pruning)
     assert reader.size("default").templates == 3
-    assert reader.audit("default").clean
+    assert reader.check_index("default").clean

@@ -19,9 +19,9 @@ from app.services import Services, build_services
 from app.settings import Settings
 
 
-@pytest.fixture(params=["plain", "sealed"])
+@pytest.fixture(params=["plain", "encrypted"])
 def services(request: pytest.FixtureRequest, tmp_path: Path, photos: Path) -> Iterator[Services]:
-    key = new_key_line("key-1") if request.param == "sealed" else None
+    key = new_key_line("key-1") if request.param == "encrypted" else None
     services = build_services(Settings(data_dir=tmp_path / "data", encryption_key=key))
     policy = CollectionPolicy(keep_crops=True)
     for person, names in {"obama": ("obama", "obama2"), "biden": ("biden",)}.items():
@@ -66,10 +66,10 @@ def test_there_and_back(services: Services, tmp_path: Path, photos: Path, kind: 
         assert (a.person_id, a.metadata, a.quality) == (b.person_id, b.metadata, b.quality)
         assert np.array_equal(a.embedding, b.embedding)
         assert b.crop == (a.crop if kind == "zip" else None)
-    sealed = services.settings.encryption_key is not None
+    encrypted = services.settings.encryption_key is not None
     # The photo itself is recognised if its digest could be exported.
     content = ("biden", before[-1].content_digest or "unknown")
-    assert (content in store.imports.known_contents("copy", [content])) is not sealed
+    assert (content in store.imports.known_contents("copy", [content])) is not encrypted
 
 
 @pytest.mark.parametrize("services", ["plain"], indirect=True)

@@ -1,4 +1,4 @@
-"""Small indexes that seal and merge early, and galleries that are hard to search."""
+"""Small indexes that encode and merge early, and galleries that are hard to search."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor

@@ -241,8 +241,8 @@ def assert_extent(size: GallerySize, templates: int, effective: list[float]) -> 
     assert stated == pytest.approx(effective, rel=0.011)
 
 
-@pytest.mark.parametrize("sealed", [False, True])
-def test_near_copies_count_as_what_they_add(new_index: NewIndex, sealed: bool) -> None:
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_near_copies_count_as_what_they_add(new_index: NewIndex, encrypted: bool) -> None:
     index = new_index(D)
     copies = drawn(1) + 0.002 * np.random.default_rng(5).standard_normal((2_000, D))
     copies /= np.linalg.norm(copies, axis=1, keepdims=True)
@@ -251,13 +251,13 @@ def test_near_copies_count_as_what_they_add(new_index: NewIndex, sealed: bool) -
     for start in range(0, 2_050, 205):  # some at a time, as they come
         some = slice(start, start + 205)
         index.add(Templates(np.arange(2_050)[some], persons[some], everybody[some]))
-        if sealed:
+        if encrypted:
             settle(index)
     assert_extent(index.extent(), 2_050, [*[1.0] * 50, effective_templates(everybody[:2_000])])
     assert index.extent().spread[-1][0] < 1.5
 
 
-def test_searches_go_on_while_rows_are_sealed_merged_and_removed(new_index: NewIndex) -> None:
+def test_searches_go_on_while_rows_are_encoded_merged_and_removed(new_index: NewIndex) -> None:
     index = new_index(D, IndexShape(encode_at=128, merge_at=3))
     stays = drawn(1, seed=99)
     index.add(templates(stays, first=10**6))

@@ -39,9 +39,9 @@ def pause() -> Iterator[Pause]:
         yield pause
 
 
-@pytest.fixture(params=["plain", "sealed"])
+@pytest.fixture(params=["plain", "encrypted"])
 def ring(request: pytest.FixtureRequest) -> KeyRing | None:
-    return KEY if request.param == "sealed" else None
+    return KEY if request.param == "encrypted" else None
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ class TestIndex:
     """Removals at every moment of a rewrite."""
 
     @pytest.mark.parametrize("event", [RELEASED, BEFORE])
-    def test_a_row_that_goes_while_the_tail_grows_and_is_sealed(
+    def test_a_row_that_goes_while_the_tail_grows_and_is_encoded(
         self, threads: ThreadPoolExecutor, pause: Pause, event: str
     ) -> None:
         index = CertifiedIndex(D, threads, SHAPE)
@@ -151,10 +151,10 @@ class TestSnapshot:
         replica.save()
         assert not pause.disarm()
         assert seen == [False, False]
-        assert opened.audit("default").clean
+        assert opened.check_index("default").clean
         opened.run_maintenance()
         replica.save()
-        assert opened.audit("default").clean
+        assert opened.check_index("default").clean
         assert not any(vector in on_disk(database.parent) for vector in gone)
         opened.close()
 

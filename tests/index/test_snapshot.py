@@ -35,9 +35,9 @@ def drawn(count: int, seed: int = 0) -> NDArray[np.float32]:
     return unit(np.random.default_rng(seed).standard_normal((count, D)))
 
 
-@pytest.fixture(params=["plain", "sealed"])
+@pytest.fixture(params=["plain", "encrypted"])
 def ring(request: pytest.FixtureRequest) -> KeyRing | None:
-    return KEY if request.param == "sealed" else None
+    return KEY if request.param == "encrypted" else None
 
 
 def filled(threads: ThreadPoolExecutor, count: int = 700) -> CertifiedIndex:
@@ -112,7 +112,7 @@ def test_the_deleted_leave_no_bytes(
         again.restore(restored.quantiser, restored.shards, restored.write_buffer)
         assert again.size == 727
     else:
-        assert restored is None  # a sealed file cannot lose a row: it goes as a whole
+        assert restored is None  # an encrypted file cannot lose a row: it goes as a whole
 
 
 def test_the_code_of_a_deleted_template_is_gone_too(

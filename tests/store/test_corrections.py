@@ -18,10 +18,10 @@ from tests.gallery.conftest import DIMENSION, SPACE, open_store
 Draw = Callable[[int], np.ndarray]
 
 
-@pytest.fixture(params=["plain", "sealed"])
+@pytest.fixture(params=["plain", "encrypted"])
 def place(request: pytest.FixtureRequest, engine_url: str) -> Iterator[Gallery]:
     ring = None
-    if request.param == "sealed":
+    if request.param == "encrypted":
         ring = KeyRing(parse_keys(new_key_line("key-1").encode(), "test"))
     store = open_store(engine_url, ring=ring)
     gallery = Gallery(store, IndexFactory(2), SPACE, DIMENSION)
@@ -54,7 +54,7 @@ def test_a_face_is_another_s(place: Gallery, directions: Draw) -> None:
     faces, vectors = place.store.embeddings.of_person("default", "bob")
     assert np.allclose(vectors[[one.face_id for one in faces].index(face)], a, atol=1e-6)
     assert len(place.store.alternate_embeddings.crops_to_reembed("default", "es-other", 0, 10)) == 3
-    assert place.audit("default").clean
+    assert place.check_index("default").clean
     # To somebody new, and to whom it is of already.
     assert place.move_face("default", face, "cy").person_id == "cy"
     assert place.move_face("default", face, "cy").person_id == "cy"
@@ -70,7 +70,7 @@ def test_two_ids_become_one(place: Gallery, directions: Draw) -> None:
     assert {nearest(place, one)[0] for one in (a, b, c)} == {"john.smith"}
     with pytest.raises(PersonNotFound):
         place.store.persons.get("default", "j.smith")
-    assert place.audit("default").clean
+    assert place.check_index("default").clean
     assert place.size("default").persons == 1
 
 
@@ -81,7 +81,7 @@ def test_the_same_photo_is_not_kept_twice(place: Gallery, directions: Draw) -> N
         place.enroll("default", person, None, [template])
     merged = place.merge_persons("default", "ada", "bob")
     # Under encryption a photo's mark is its person's own: the two cannot be recognised as one.
-    assert merged.templates == (1 if place.store.encryption.state().sealed == 0 else 2)
+    assert merged.templates == (1 if place.store.encryption.state().encrypted == 0 else 2)
 
 
 def test_what_cannot_be_moved(place: Gallery, directions: Draw) -> None:
@@ -114,8 +114,8 @@ def test_people_count_by_the_templates_that_they_have_now(place: Gallery, direct
     )
     assert [n for n, _ in size.spread] == pytest.approx(expected, rel=0.011)
     assert expected[0] < 1.2
-    assert place.audit("default").clean
+    assert place.check_index("default").clean
     # From the database alone it is the same.
     place.rebuild("default")
     assert place.size("default") == size
-    assert place.audit("default").clean
+    assert place.check_index("default").clean

@@ -84,29 +84,29 @@ def test_a_database_is_brought_under_a_key_while_it_is_used(
     store = opened(engine_url, "first")
     gallery = gallery_of(store)
     gallery.enroll("default", "p0", None, [template(vectors[4], "4" * 64)])
-    assert (store.encryption.state().plain, store.encryption.state().sealed) == (4, 1)
+    assert (store.encryption.state().plain, store.encryption.state().encrypted) == (4, 1)
     again = gallery.enroll("default", "p0", None, [template(vectors[0], "0" * 64)])
     assert again[0].duplicate  # also of what was stored before there was a key
-    while store.encryption.reseal("default"):
+    while store.encryption.reencrypt("default"):
         pass
     state = store.encryption.state()
-    assert (state.plain, state.sealed, dict(state.persons_by_key)) == (0, 5, {"first": 2})
+    assert (state.plain, state.encrypted, dict(state.persons_by_key)) == (0, 5, {"first": 2})
     assert gallery.enroll("default", "p0", None, [template(vectors[0], "0" * 64)])[0].duplicate
     for fresh in (gallery, gallery_of(opened(engine_url, "first"))):
         rows = fresh.identify("default", vectors[:5], 1).rows
         assert [row[0].face.person_id for row in rows] == ["p0", "p1", "p0", "p1", "p0"]
-        assert fresh.audit("default").clean
+        assert fresh.check_index("default").clean
 
 
-def test_no_plain_byte_stays_after_sealing(database: Path, directions: Draw) -> None:
+def test_no_plain_byte_stays_after_encrypting(database: Path, directions: Draw) -> None:
     url = f"sqlite:///{database}"
     vectors = directions(30)
     store = opened(url)
     gallery = gallery_of(store)
     gallery.enroll("default", "ada", None, [template(v, str(i)) for i, v in enumerate(vectors)])
     store.close()
-    sealed = opened(url, "first")
-    while sealed.encryption.reseal("default"):
+    encrypted = opened(url, "first")
+    while encrypted.encryption.reencrypt("default"):
         pass
     left = b"".join(file.read_bytes() for file in sorted(database.parent.iterdir()))
     assert not any(vector.tobytes() in left for vector in vectors)
@@ -120,7 +120,7 @@ def test_keys_are_rotated(engine_url: str, directions: Draw) -> None:
     gallery = gallery_of(store)
     gallery.enroll("default", "bob", None, [template(vectors[1], "1")])
     before = stored_bytes(store)
-    while store.encryption.reseal("default"):
+    while store.encryption.reencrypt("default"):
         pass
     assert dict(store.encryption.state().persons_by_key) == {"second": 2}
     assert stored_bytes(store) == before  # only the wrapped keys change

@@ -51,7 +51,7 @@ def load(
     """Put a backup into a database whose tables are up to date.
 
     It must be empty, unless it is to be replaced. The database takes over the backup's id, to which
-    sealed embeddings are bound. Every collection gets a new revision with a new stamp, so that
+    encrypted embeddings are bound. Every collection gets a new revision with a new stamp, so that
     indexes from before the restore are detected. Metadata that breaks the rules is stored as a
     corrected copy. Raises BackupError, BackupDamaged, StoreFull or StoreUnavailable, and then
     nothing is changed.

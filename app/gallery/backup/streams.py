@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, cast
 
 import msgpack
 
-from app.encryption.files import FileSealer, open_file, seal_file
+from app.encryption.files import FileEncryptor, decrypt_file, encrypt_file
 from app.encryption.ring import KeyRing
 from app.errors import BackupDamaged, BackupError, DamagedData, EncryptionKeyMissing
 
@@ -53,15 +53,15 @@ def as_file(pieces: Iterable[bytes]) -> BinaryIO:
     return cast(BinaryIO, io.BufferedReader(_Pieces(pieces), _PIECE))
 
 
-def sealed(ring: KeyRing, pieces: Iterable[bytes]) -> Iterator[bytes]:
+def encrypted(ring: KeyRing, pieces: Iterable[bytes]) -> Iterator[bytes]:
     """The stream, readable only to who has the ring's active key."""
-    return seal_file(FileSealer(ring, PURPOSE, FILE_ID), as_file(pieces))
+    return encrypt_file(FileEncryptor(ring, PURPOSE, FILE_ID), as_file(pieces))
 
 
 def opened(ring: KeyRing | None, source: BinaryIO) -> BinaryIO:
-    """The stream as it was before it was sealed; one that is not sealed as it is.
+    """The stream as it was before it was encrypted; one that is not encrypted as it is.
 
-    Raises BackupError where it is sealed and the key is not there; reading it raises
+    Raises BackupError where it is encrypted and the key is not there; reading it raises
     BackupDamaged.
     """
     start = source.read(len(MARK))
@@ -73,12 +73,12 @@ def opened(ring: KeyRing | None, source: BinaryIO) -> BinaryIO:
             "The backup is encrypted. Give the key it was made with (LIKENESS_ENCRYPTION_KEY, "
             "LIKENESS_ENCRYPTION_KEY_FILE or LIKENESS_ENCRYPTION_KEY_COMMAND)."
         )
-    return as_file(_unsealed(ring, whole))
+    return as_file(_decrypted(ring, whole))
 
 
-def _unsealed(ring: KeyRing, source: BinaryIO) -> Iterator[bytes]:
+def _decrypted(ring: KeyRing, source: BinaryIO) -> Iterator[bytes]:
     try:
-        yield from open_file(ring, source, PURPOSE, FILE_ID)
+        yield from decrypt_file(ring, source, PURPOSE, FILE_ID)
     except EncryptionKeyMissing as error:
         raise BackupError(
             "The backup is encrypted by a key that was not given. Add it below the active key."

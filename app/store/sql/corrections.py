@@ -121,11 +121,11 @@ class Corrections:
     ) -> list[tuple[Table, dict[str, Any]]]:
         """The crop and alternate embeddings of a template, as rows for a template of another."""
         found: list[tuple[Table, dict[str, Any]]] = []
-        sealed = keys[1] is not None
+        encrypted = keys[1] is not None
         query: Any = select(crops.c.crop.label("content"), crops.c.sealed)
         for row in connection.execute(query.where(crops.c.template == template)):
             content = self._database.codec.moved(keys, crop_context(face_id), row)
-            found.append((crops, {"crop": content, "sealed": sealed}))
+            found.append((crops, {"crop": content, "sealed": encrypted}))
         query = select(
             alternate_embeddings.c.embedding.label("content"),
             alternate_embeddings.c.sealed,
@@ -137,7 +137,7 @@ class Corrections:
             found.append(
                 (
                     alternate_embeddings,
-                    {"embedding": content, "sealed": sealed, "embedding_space": space},
+                    {"embedding": content, "sealed": encrypted, "embedding_space": space},
                 )
             )
         return found

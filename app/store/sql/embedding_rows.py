@@ -1,4 +1,4 @@
-"""How embeddings lie in their rows: sealed under each person's key, or plain."""
+"""How embeddings lie in their rows: encrypted under each person's key, or plain."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, Row, Select, select, update
 
-from app.encryption.embeddings import EmbeddingCipher, SealedTemplate
+from app.encryption.embeddings import EmbeddingCipher, EncryptedTemplate
 from app.encryption.envelope import DataKey
 from app.encryption.ring import WrappedKey
 from app.errors import EncryptionKeyMissing
@@ -22,7 +22,7 @@ NO_KEY = (
 
 
 class EmbeddingRowCodec:
-    """Writes sealed rows where there is a cipher, plain ones otherwise; reads both, so that a
+    """Writes encrypted rows where there is a cipher, plain ones otherwise; reads both, so that a
     database may be converted while it is in use."""
 
     def __init__(self, cipher: EmbeddingCipher | None) -> None:
@@ -45,31 +45,31 @@ class EmbeddingRowCodec:
         # Aliased: the query may have joined the person already.
         owner = persons.alias("owner")
         return query.add_columns(
-            templates.c.face_id.label("sealed_face"), templates.c.person.label("owner_key"),
+            templates.c.face_id.label("encrypted_face"), templates.c.person.label("owner_key"),
             owner.c.data_key, owner.c.key_id,
         ).join(owner, owner.c.id == templates.c.person)  # fmt: skip
 
     def opened_crop(self, key: DataKey | None, face_id: str, stored: bytes) -> bytes:
-        """The PNG that `stored_crop` made, sealed under `key`. Raises EncryptionKeyMissing or
+        """The PNG that `stored_crop` made, encrypted under `key`. Raises EncryptionKeyMissing or
         DamagedData."""
         if key is None:
             raise EncryptionKeyMissing(NO_KEY)
-        return key.open(stored, crop_context(face_id))
+        return key.decrypt(stored, crop_context(face_id))
 
     def vectors(self, collection: CollectionRecord, rows: Sequence[Row[Any]]) -> FloatArray:
         """The embeddings (n, d) of rows of such a query.
 
         Raises EncryptionKeyMissing or DamagedData.
         """
-        sealed = np.array([row.sealed for row in rows], np.bool_)
+        encrypted = np.array([row.sealed for row in rows], np.bool_)
         made = np.empty((len(rows), collection.dimension), np.float32)
-        plain = [rows[i].embedding for i in np.flatnonzero(~sealed).tolist()]
-        made[~sealed] = _plain_vectors(plain, collection.dimension)
-        if sealed.any():
+        plain = [rows[i].embedding for i in np.flatnonzero(~encrypted).tolist()]
+        made[~encrypted] = _plain_vectors(plain, collection.dimension)
+        if encrypted.any():
             if self.cipher is None:
                 raise EncryptionKeyMissing(NO_KEY)
-            made[sealed] = self.cipher.open_embeddings(
-                [_sealed(collection.key, rows[i]) for i in np.flatnonzero(sealed).tolist()],
+            made[encrypted] = self.cipher.decrypt_embeddings(
+                [_encrypted(collection.key, rows[i]) for i in np.flatnonzero(encrypted).tolist()],
                 collection.dimension,
             )
         return made
@@ -85,7 +85,7 @@ class EmbeddingRowCodec:
         if row.data_key is None:
             return None
         wrapped = WrappedKey(row.key_id, row.data_key)
-        return self.cipher.open_person_key(collection.key, person, wrapped)
+        return self.cipher.decrypt_person_key(collection.key, person, wrapped)
 
     # --- write -------------------------------------------------------------------------------
 
@@ -100,7 +100,7 @@ class EmbeddingRowCodec:
         connection.execute(
             update(persons)
             .where(persons.c.id == person)
-            .values(data_key=wrapped.sealed, key_id=wrapped.key_id)
+            .values(data_key=wrapped.ciphertext, key_id=wrapped.key_id)
         )
         return key
 
@@ -108,24 +108,24 @@ class EmbeddingRowCodec:
         """An embedding as its row holds it."""
         if key is None or self.cipher is None:
             return embedding.astype(STORED_DTYPE).tobytes()
-        return self.cipher.seal_embedding(key, face_id, embedding)
+        return self.cipher.encrypt_embedding(key, face_id, embedding)
 
     def stored_crop(self, key: DataKey | None, face_id: str, crop: bytes) -> bytes:
         """A crop as its row holds it."""
-        return crop if key is None else key.seal(crop, crop_context(face_id))
+        return crop if key is None else key.encrypt(crop, crop_context(face_id))
 
     def moved(self, keys: tuple[DataKey | None, DataKey | None], context: bytes, row: Any) -> bytes:
-        """`content` of a row with `sealed`, from the first key to the second. Raises
+        """`content` of a row with its column `sealed`, from the first key to the second. Raises
         EncryptionKeyMissing or DamagedData."""
         plain = bytes(row.content)
         if row.sealed:
             if keys[0] is None:
                 raise EncryptionKeyMissing(NO_KEY)
-            plain = keys[0].open(plain, context)
-        return plain if keys[1] is None else keys[1].seal(plain, context)
+            plain = keys[0].decrypt(plain, context)
+        return plain if keys[1] is None else keys[1].encrypt(plain, context)
 
-    def sealed_bytes(self, key: DataKey, face_id: str, plain: bytes) -> bytes:
-        """A plain row's bytes, sealed."""
+    def encrypted_bytes(self, key: DataKey, face_id: str, plain: bytes) -> bytes:
+        """A plain row's bytes, encrypted."""
         return self.stored(key, face_id, np.frombuffer(plain, STORED_DTYPE))
 
     def mark(self, key: DataKey | None, content_digest: str) -> str:
@@ -139,13 +139,13 @@ class EmbeddingRowCodec:
 
 
 def crop_context(face_id: str) -> bytes:
-    """What a sealed crop is bound to."""
+    """What an encrypted crop is bound to."""
     return b"likeness crop v1\0" + face_id.encode()
 
 
-def _sealed(collection: int, row: Row[Any]) -> SealedTemplate:
+def _encrypted(collection: int, row: Row[Any]) -> EncryptedTemplate:
     wrapped = WrappedKey(row.key_id, row.data_key)
-    return SealedTemplate(collection, row.owner_key, wrapped, row.sealed_face, row.embedding)
+    return EncryptedTemplate(collection, row.owner_key, wrapped, row.encrypted_face, row.embedding)
 
 
 def _plain_vectors(blobs: Sequence[bytes], dimension: int) -> FloatArray:

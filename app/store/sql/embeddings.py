@@ -107,7 +107,7 @@ class EmbeddingStore:
                 if row.crop_sealed:
                     key = self._database.codec.known_key(connection, collection, row.person)
                     crop = self._database.codec.opened_crop(key, row.face_id, crop)
-                # Sealed rows hold a mark of their person's own, which means nothing elsewhere.
+                # Encrypted rows hold a mark of their person's own, which means nothing elsewhere.
                 digest = None if row.sealed else row.content_digest
                 found.append(
                     ExportedTemplate(

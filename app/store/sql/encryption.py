@@ -7,7 +7,7 @@ from app.encryption.envelope import DataKey
 from app.encryption.ring import KeyRing, WrappedKey
 from app.errors import EncryptionKeyError
 from app.store.database import Database
-from app.store.records import CollectionRecord, SealingState
+from app.store.records import CollectionRecord, EncryptionState
 from app.store.sql.audit_log import note
 from app.store.sql.lookups import lock_collection
 from app.store.sql.tables import alternate_embeddings, crops, encryption_keys, persons, templates
@@ -21,15 +21,15 @@ class EncryptionStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def state(self) -> SealingState:
+    def state(self) -> EncryptionState:
         """What is encrypted, and by which keys."""
         with self._database.reading() as connection:
             kinds = select(templates.c.sealed, func.count()).group_by(templates.c.sealed)
-            count = {bool(sealed): n for sealed, n in connection.execute(kinds)}
+            count = {bool(encrypted): n for encrypted, n in connection.execute(kinds)}
             keys = select(persons.c.key_id, func.count()).group_by(persons.c.key_id)
             used = connection.execute(keys.where(persons.c.key_id.is_not(None)))
             by_key = {str(key_id): int(n) for key_id, n in used}
-            return SealingState(count.get(False, 0), count.get(True, 0), by_key)
+            return EncryptionState(count.get(False, 0), count.get(True, 0), by_key)
 
     def check_keys(self) -> None:
         """Check before a start that the keys open what is stored; record the active one.
@@ -62,8 +62,8 @@ class EncryptionStore:
                 connection.execute(insert(encryption_keys).values(**row, created_at=now))
                 note(connection, "encryption.key_added", key_id=active)
 
-    def reseal(self, name: str) -> int:
-        """Bring some persons of a collection under the active key, and seal what is plain of
+    def reencrypt(self, name: str) -> int:
+        """Bring some persons of a collection under the active key, and encrypt what is plain of
         theirs; the number of persons, 0 when there is nothing left to do.
 
         Each call is a short transaction, so a service can run meanwhile.
@@ -77,10 +77,10 @@ class EncryptionStore:
             )
         with self._database.writing() as connection:
             collection = lock_collection(connection, name)
-            some = _to_reseal(connection, collection, cipher.ring)
+            some = _to_reencrypt(connection, collection, cipher.ring)
             for person in some:
                 key = self._rewrap(connection, collection, person, cipher)
-                self._seal(connection, person, key)
+                self._encrypt(connection, person, key)
             if some:
                 note(connection, "encryption.keys_changed", name, persons=len(some))
         self._database.eraser.erase()
@@ -100,11 +100,11 @@ class EncryptionStore:
             connection.execute(
                 update(persons)
                 .where(persons.c.id == person)
-                .values(data_key=again.sealed, key_id=again.key_id)
+                .values(data_key=again.ciphertext, key_id=again.key_id)
             )
         return key
 
-    def _seal(self, connection: Connection, person: int, key: DataKey) -> None:
+    def _encrypt(self, connection: Connection, person: int, key: DataKey) -> None:
         columns = (
             templates.c.id, templates.c.face_id, templates.c.embedding, templates.c.content_digest
         )  # fmt: skip
@@ -114,34 +114,34 @@ class EncryptionStore:
                 update(templates)
                 .where(templates.c.id == row.id)
                 .values(
-                    embedding=self._database.codec.sealed_bytes(key, row.face_id, row.embedding),
+                    embedding=self._database.codec.encrypted_bytes(key, row.face_id, row.embedding),
                     content_digest=self._database.codec.mark(key, row.content_digest),
                     sealed=True,
                 )
             )
-            self._seal_beside(connection, row.id, row.face_id, key)
+            self._encrypt_related(connection, row.id, row.face_id, key)
 
-    def _seal_beside(
+    def _encrypt_related(
         self, connection: Connection, template: int, face_id: str, key: DataKey
     ) -> None:
         """Encrypt a template's crop and its embeddings in other spaces."""
         plain = (crops.c.template == template) & crops.c.sealed.is_(False)
         for row in connection.execute(select(crops.c.crop).where(plain)).all():
-            sealed = self._database.codec.stored_crop(key, face_id, row.crop)
-            connection.execute(update(crops).where(plain).values(crop=sealed, sealed=True))
+            encrypted = self._database.codec.stored_crop(key, face_id, row.crop)
+            connection.execute(update(crops).where(plain).values(crop=encrypted, sealed=True))
         plain = (alternate_embeddings.c.template == template) & alternate_embeddings.c.sealed.is_(
             False
         )
         columns = (alternate_embeddings.c.embedding_space, alternate_embeddings.c.embedding)
         for row in connection.execute(select(*columns).where(plain)).all():
-            sealed = self._database.codec.sealed_bytes(key, face_id, row.embedding)
+            encrypted = self._database.codec.encrypted_bytes(key, face_id, row.embedding)
             one = plain & (alternate_embeddings.c.embedding_space == row.embedding_space)
             connection.execute(
-                update(alternate_embeddings).where(one).values(embedding=sealed, sealed=True)
+                update(alternate_embeddings).where(one).values(embedding=encrypted, sealed=True)
             )
 
 
-def _to_reseal(connection: Connection, collection: CollectionRecord, ring: KeyRing) -> list[int]:
+def _to_reencrypt(connection: Connection, collection: CollectionRecord, ring: KeyRing) -> list[int]:
     """Persons whose key is another than the active one, or who have a plain template."""
     has_plain = (
         select(templates.c.id)

@@ -141,7 +141,7 @@ templates = Table(
     Column("face_id", name(36), nullable=False, unique=True),
     Column("collection", ForeignKey("collections.id", ondelete="CASCADE"), nullable=False),
     Column("person", ForeignKey("persons.id", ondelete="CASCADE"), nullable=False),
-    Column("embedding", LargeBinary, nullable=False),  # float32, little endian; or sealed
+    Column("embedding", LargeBinary, nullable=False),  # float32, little endian; or encrypted
     Column("sealed", Boolean, nullable=False, default=False),
     Column("content_digest", name(64), nullable=False),
     Column("quality", MetadataColumn, nullable=False),
@@ -156,7 +156,7 @@ crops = Table(
     "crops",
     metadata,
     Column("template", ForeignKey("templates.id", ondelete="CASCADE"), primary_key=True),
-    Column("crop", LargeBinary, nullable=False),  # or sealed, as its embedding is
+    Column("crop", LargeBinary, nullable=False),  # or encrypted, as its embedding is
     Column("sealed", Boolean, nullable=False),
 )
 

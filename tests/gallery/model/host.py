@@ -16,8 +16,8 @@ from sqlalchemy import Engine
 
 from app.encryption.keys import parse_keys
 from app.encryption.ring import KeyRing
-from app.gallery.audit import Audit
 from app.gallery.gallery import Gallery
+from app.gallery.index_check import IndexCheck
 from app.index.certified.index import IndexShape
 from app.index.factory import IndexFactory
 from app.store.backends import create_engine
@@ -42,8 +42,8 @@ def template(vector: Vector) -> NewTemplate:
 class Host:
     """A gallery over a database file, with its snapshots beside it."""
 
-    def __init__(self, database: Path, *, sealed: bool) -> None:
-        ring = KeyRing(parse_keys(KEY, "test")) if sealed else None
+    def __init__(self, database: Path, *, encrypted: bool) -> None:
+        ring = KeyRing(parse_keys(KEY, "test")) if encrypted else None
         self._engine: Engine = create_engine(f"sqlite:///{database}")
         index_factory = IndexFactory(1, database.parent / "index", ring, SHAPE)
         self.gallery = Gallery(Store(self._engine, ring=ring), index_factory, SPACE, D)
@@ -90,9 +90,9 @@ class Host:
         for replica in list(self.gallery._replicas.values()):
             replica.save()
 
-    def audit(self) -> list[Audit]:
+    def check_index(self) -> list[IndexCheck]:
         names = [record.name for record in self.gallery.store.collections.every()]
-        return [self.gallery.audit(name) for name in names]
+        return [self.gallery.check_index(name) for name in names]
 
     def erased(self) -> bool:
         """Whether the database's files hold nothing that was deleted."""
@@ -148,9 +148,9 @@ def _is_looked_into(one: object) -> bool:
 class RemoteHost:
     """A `Host` in a process of its own."""
 
-    def __init__(self, process: "HostProcess", database: Path, *, sealed: bool) -> None:
+    def __init__(self, process: "HostProcess", database: Path, *, encrypted: bool) -> None:
         self._process = process
-        process.ask("open", database, sealed)
+        process.ask("open", database, encrypted)
 
     def __getattr__(self, name: str) -> Any:
         return lambda *args: self._process.ask(name, *args)
@@ -202,7 +202,7 @@ def _serve(pipe: Connection) -> None:
             return
         try:
             if name == "open":
-                host, answer = Host(args[0], sealed=args[1]), None
+                host, answer = Host(args[0], encrypted=args[1]), None
             else:
                 answer = getattr(host, name)(*args)
             pipe.send((True, answer))

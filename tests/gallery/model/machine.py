@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from app.errors import CollectionNotFound
-from app.gallery.audit import Copy
+from app.gallery.index_check import CopyCheck
 from app.locks import made_by
 from tests.gallery.model.host import Host, HostProcess, RemoteHost
 from tests.gallery.model.operations import CHANGES, NEUTRAL, Operation, Planner
@@ -39,7 +39,7 @@ class GalleryMachine(RuleBasedStateMachine):
     delay.
     """
 
-    sealed: ClassVar[bool] = False
+    encrypted: ClassVar[bool] = False
     migrated: ClassVar[Path]  # an empty database
     process: ClassVar[HostProcess | None] = None  # of the second gallery
     steps: ClassVar[Counter[str]] = Counter()
@@ -97,7 +97,7 @@ class GalleryMachine(RuleBasedStateMachine):
         third=st.sampled_from(["delete_person", "delete_face", "merge"]),
         hosts=PAIRS, seed=SEEDS, point=st.integers(1, 16),
     )  # fmt: skip
-    def sealing_and(
+    def encoding_and(
         self, second: str, third: str, hosts: tuple[str, str], seed: int, point: int
     ) -> None:
         """Rows come and go while maintenance rewrites those that there are."""
@@ -186,9 +186,9 @@ class GalleryMachine(RuleBasedStateMachine):
 
     def _start(self, who: str) -> None:
         if who == "two" and self.process is not None:
-            self._open[who] = RemoteHost(self.process, self._database, sealed=self.sealed)
+            self._open[who] = RemoteHost(self.process, self._database, encrypted=self.encrypted)
         else:
-            self._open[who] = Host(self._database, sealed=self.sealed)
+            self._open[who] = Host(self._database, encrypted=self.encrypted)
         self._sole = who if len(self._open) == 1 else None
         self._await_again()
 
@@ -225,7 +225,7 @@ class GalleryMachine(RuleBasedStateMachine):
         for name, host in self._open.items():
             if len(self._open) == 1 or generator.random() < 0.7:
                 self.check_search(host, generator)
-                self._check_audit(name, host)
+                self._check_indexes(name, host)
         self.check_bytes()
 
     def check_search(self, host: Any, generator: np.random.Generator) -> None:
@@ -237,13 +237,13 @@ class GalleryMachine(RuleBasedStateMachine):
                 assert [person for person, _ in row] == [person for person, _ in expected]
                 assert np.allclose([s for _, s in row], [s for _, s in expected], atol=1e-5)
 
-    def _check_audit(self, name: str, host: Any) -> None:
+    def _check_indexes(self, name: str, host: Any) -> None:
         """The index holds the database's rows. Everything is erased if everybody has followed."""
         followed = not any(one.awaited for one in self._truth.gone)
-        for audit in host.audit():
-            assert replace(audit.index, unerased=0) == Copy(), (name, audit)
-            assert not audit.miscounted, (name, audit)
-            assert audit.index_is_true or not followed, (name, audit)
+        for check in host.check_index():
+            assert replace(check.index, unerased=0) == CopyCheck(), (name, check)
+            assert not check.miscounted, (name, check)
+            assert check.index_matches or not followed, (name, check)
 
     def check_bytes(self) -> None:
         """No byte pattern of a deleted vector is where it may not be."""

@@ -85,8 +85,8 @@ class Snapshots:
         for key in self.saved():
             folder = self._folder / str(key)
             found = summary(folder)
-            sealed = self._ring is not None
-            if found is None or found.rows < self._least_rows or found.sealed != sealed:
+            encrypted = self._ring is not None
+            if found is None or found.rows < self._least_rows or found.encrypted != encrypted:
                 shutil.rmtree(folder, ignore_errors=True)
                 continue
             for file in files_in(folder):

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from app.disk import files_in, private_folder, write_whole
-from app.encryption.files import CHUNK, FileSealer
+from app.encryption.files import CHUNK, FileEncryptor
 from app.encryption.ring import KeyRing
 from app.index.certified.codes import CodedRows, Quantiser
 from app.index.certified.rows import Rows, Shard
@@ -48,7 +48,7 @@ class Captured:
 class SnapshotFolder:
     """The snapshot of one index. One process at a time owns it and may change it; all may read.
 
-    With a key ring the files are sealed; then single rows cannot be erased in place, and a file
+    With a key ring the files are encrypted; then single rows cannot be erased in place, and a file
     that holds an erased row is removed as a whole.
     """
 
@@ -168,7 +168,7 @@ class SnapshotFolder:
     def save(self, capture: Callable[[], Captured]) -> bool:
         """Keep the state that `capture` gives; shards that lie in a file already are not written
         again. Whether it was kept: not where this process is not the owner, where the snapshot was
-        discarded, or where rows that went meanwhile took a sealed file along.
+        discarded, or where rows that went meanwhile took an encrypted file along.
 
         Rows that are erased while it is written are in no file when `erase` returns. Raises
         OSError; what was there before is kept then.
@@ -248,7 +248,7 @@ class SnapshotFolder:
         if self._ring is None:
             write_whole(path, plain)
         else:
-            write_whole(path, _seal(FileSealer(self._ring, PURPOSE, name.encode()), plain))
+            write_whole(path, _encrypt(FileEncryptor(self._ring, PURPOSE, name.encode()), plain))
         with self._lock:
             gone = self._erased_meanwhile()
             if self._ring is not None:
@@ -318,14 +318,14 @@ def has_rows(folder: Path) -> bool:
         return True
 
 
-def _seal(sealer: FileSealer, pieces: Iterable[memoryview]) -> Iterator[bytes]:
-    """The pieces as sealed chunks of equal length."""
-    yield sealer.header
+def _encrypt(encryptor: FileEncryptor, pieces: Iterable[memoryview]) -> Iterator[bytes]:
+    """The pieces as encrypted chunks of equal length."""
+    yield encryptor.header
     waiting = bytearray()
     for piece in pieces:
         for start in range(0, len(piece), CHUNK):
             waiting += piece[start : start + CHUNK]
             while len(waiting) > CHUNK:
-                yield sealer.seal_chunk(bytes(waiting[:CHUNK]))
+                yield encryptor.encrypt_chunk(bytes(waiting[:CHUNK]))
                 del waiting[:CHUNK]
-    yield sealer.seal_chunk(bytes(waiting), last=True)
+    yield encryptor.encrypt_chunk(bytes(waiting), last=True)

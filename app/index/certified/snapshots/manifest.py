@@ -32,7 +32,7 @@ class Summary:
     names: frozenset[str]
     rows: int
     position: Position
-    sealed: bool
+    encrypted: bool
 
 
 def summary(folder: Path) -> Summary | None:

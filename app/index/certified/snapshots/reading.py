@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from app.encryption.files import open_file
+from app.encryption.files import decrypt_file
 from app.encryption.ring import KeyRing
 from app.errors import DamagedData, EncryptionKeyMissing
 from app.index.certified.codes import Bytes, CodedRows, CodeScan, Quantiser
@@ -140,7 +140,7 @@ class SnapshotReader:
         buffer = np.empty(layout.size, np.uint8)
         place = 0
         with (self._folder / name).open("rb") as file:
-            for chunk in open_file(self._ring, file, PURPOSE, name.encode()):
+            for chunk in decrypt_file(self._ring, file, PURPOSE, name.encode()):
                 if place + len(chunk) > len(buffer):
                     raise SnapshotError("a file is too long")
                 buffer[place : place + len(chunk)] = np.frombuffer(chunk, np.uint8)

@@ -17,7 +17,7 @@ SUM_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class Copy:
+class CopyCheck:
     """The numbers of wrong rows in a copy of a collection's templates: `missing` in it, `unknown`
     to the database or there twice, `different` in person or vector, and `unerased`: marked as
     removed although their vector is still there."""
@@ -29,26 +29,27 @@ class Copy:
 
 
 @dataclass(frozen=True, slots=True)
-class Audit:
+class IndexCheck:
     """How many templates the database has, and what is wrong with the copies of them: with the
     index in memory, whose own counts are off by `miscounted`, and with the snapshot (None where
     there is none that a start would use). `not_unit` are wrong in the database itself."""
 
     templates: int
-    index: Copy
-    snapshot: Copy | None = None
+    index: CopyCheck
+    snapshot: CopyCheck | None = None
     miscounted: int = 0
     not_unit: int = 0
 
     @property
-    def index_is_true(self) -> bool:
+    def index_matches(self) -> bool:
         """Whether index and snapshot have exactly the database's templates."""
-        return self.index == Copy() and self.snapshot in (None, Copy()) and not self.miscounted
+        right = CopyCheck()
+        return self.index == right and self.snapshot in (None, right) and not self.miscounted
 
     @property
     def clean(self) -> bool:
         """Nothing is wrong."""
-        return self.index_is_true and not self.not_unit
+        return self.index_matches and not self.not_unit
 
 
 class ContentComparison:
@@ -71,10 +72,10 @@ class ContentComparison:
         same &= held.person_keys == page.person_keys[rows]
         self._different += int((~same).sum())
 
-    def outcome(self) -> Copy:
+    def outcome(self) -> CopyCheck:
         """The result, after every page was compared."""
         unknown = len(self._keys) - self._found
-        return Copy(self._missing, unknown, self._different, self._content.unerased())
+        return CopyCheck(self._missing, unknown, self._different, self._content.unerased())
 
 
 def _effective(size: GallerySize) -> float:
@@ -82,7 +83,7 @@ def _effective(size: GallerySize) -> float:
     return sum(n * people for n, people in size.effective) or 1.0
 
 
-def audit(changes: ChangeLog, record: CollectionRecord, index: SearchIndex) -> Audit:
+def check_index(changes: ChangeLog, record: CollectionRecord, index: SearchIndex) -> IndexCheck:
     """Compare a collection's index, and its saved copy, with the database, template by template.
 
     Meant for a gallery that nothing changes: templates that are added or removed meanwhile count
@@ -108,7 +109,7 @@ def audit(changes: ChangeLog, record: CollectionRecord, index: SearchIndex) -> A
             kept.compare(page, may_miss=later)
         lengths = np.linalg.norm(page.vectors, axis=1)
         not_unit += int((~(np.abs(lengths - 1) < LENGTH_TOLERANCE)).sum())
-    return Audit(
+    return IndexCheck(
         compared,
         held.outcome(),
         None if kept is None else kept.outcome(),

@@ -1,4 +1,4 @@
-"""What the audit finds when truth and index differ."""
+"""What the check of an index finds when the database and the index differ."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +8,8 @@ import pytest
 from numpy.typing import NDArray
 from sqlalchemy import text
 
-from app.gallery.audit import Audit, Copy
 from app.gallery.gallery import Gallery
+from app.gallery.index_check import CopyCheck, IndexCheck
 from app.index.certified.index import CertifiedIndex, IndexShape
 from app.index.factory import IndexFactory
 from app.store.schema import migrate
@@ -31,17 +31,17 @@ def index_of(gallery: Gallery) -> CertifiedIndex:
 def test_a_true_index(gallery: Gallery, directions: Draw) -> None:
     fill(gallery, directions(30))
     gallery.delete_person("default", "p3")
-    assert gallery.audit("default") == Audit(29, Copy())
-    assert gallery.audit("default").clean
+    assert gallery.check_index("default") == IndexCheck(29, CopyCheck())
+    assert gallery.check_index("default").clean
 
 
 def test_a_template_that_the_index_lost(gallery: Gallery, directions: Draw) -> None:
     fill(gallery, directions(5))
     index_of(gallery).remove(np.array([2]))
-    found = gallery.audit("default")
-    assert found.index == Copy(missing=1)
+    found = gallery.check_index("default")
+    assert found.index == CopyCheck(missing=1)
     gallery.rebuild("default")
-    assert gallery.audit("default").clean
+    assert gallery.check_index("default").clean
 
 
 def test_a_template_that_only_the_index_has(gallery: Gallery, directions: Draw) -> None:
@@ -49,7 +49,7 @@ def test_a_template_that_only_the_index_has(gallery: Gallery, directions: Draw) 
     # Behind the log's back, as no version of ours would.
     with gallery.store.database.writing() as connection:
         connection.execute(text("DELETE FROM templates WHERE id = 4"))
-    assert gallery.audit("default") == Audit(4, Copy(unknown=1))
+    assert gallery.check_index("default") == IndexCheck(4, CopyCheck(unknown=1))
 
 
 def test_a_template_that_differs_and_one_that_is_no_unit_vector(
@@ -59,9 +59,9 @@ def test_a_template_that_differs_and_one_that_is_no_unit_vector(
     with gallery.store.database.writing() as connection:
         twice = (2 * directions(1)[0]).tobytes()
         connection.execute(text("UPDATE templates SET embedding = :b WHERE id = 1"), {"b": twice})
-    found = gallery.audit("default")
+    found = gallery.check_index("default")
     assert (found.index.different, found.not_unit) == (1, 1)
-    assert not found.index_is_true
+    assert not found.index_matches
 
 
 def test_a_removed_template_that_is_alive_in_the_index_again(
@@ -72,8 +72,8 @@ def test_a_removed_template_that_is_alive_in_the_index_again(
     gallery.delete_person("default", "p1")
     rows = index_of(gallery).state.write_buffer.rows
     rows.alive[rows.keys == 2] = True
-    found = gallery.audit("default")
-    assert (found.index, found.miscounted) == (Copy(unknown=1), 2)
+    found = gallery.check_index("default")
+    assert (found.index, found.miscounted) == (CopyCheck(unknown=1), 2)
 
 
 def test_a_template_of_another_person_and_one_that_is_not_erased(
@@ -84,15 +84,15 @@ def test_a_template_of_another_person_and_one_that_is_not_erased(
     rows = index_of(gallery).state.write_buffer.rows
     rows.persons[rows.keys == 1] = rows.persons[rows.keys == 3]
     rows.vectors[rows.keys == 2] = directions(1)
-    found = gallery.audit("default")
-    assert (found.index, found.miscounted) == (Copy(different=1, unerased=1), 1)
+    found = gallery.check_index("default")
+    assert (found.index, found.miscounted) == (CopyCheck(different=1, unerased=1), 1)
 
 
 def test_a_template_held_twice(gallery: Gallery, directions: Draw) -> None:
     fill(gallery, directions(5))
     rows = index_of(gallery).state.write_buffer.rows
     rows.keys[rows.keys == 2] = 3
-    assert gallery.audit("default").index == Copy(missing=1, unknown=1, different=1)
+    assert gallery.check_index("default").index == CopyCheck(missing=1, unknown=1, different=1)
 
 
 class TestSnapshot:
@@ -121,8 +121,8 @@ class TestSnapshot:
         kept.delete_person("default", "p1")
         kept.delete_person("default", "p4")
         kept.enroll("default", "later", None, [template(directions(6)[5], "later")])
-        assert kept.audit("default") == Audit(4, Copy(), Copy())
-        assert kept.audit("default").clean
+        assert kept.check_index("default") == IndexCheck(4, CopyCheck(), CopyCheck())
+        assert kept.check_index("default").clean
         kept.close()
 
     @pytest.mark.parametrize("key", [2, 5])
@@ -130,14 +130,14 @@ class TestSnapshot:
         with kept.store.database.writing() as connection:
             connection.execute(text("DELETE FROM templates WHERE id = :key"), {"key": key})
         index_of(kept).remove(np.array([key]))
-        found = kept.audit("default")
-        assert (found.snapshot, found.index_is_true) == (Copy(unknown=1), False)
+        found = kept.check_index("default")
+        assert (found.snapshot, found.index_matches) == (CopyCheck(unknown=1), False)
         kept.close()
 
     def test_one_that_the_files_lack(self, kept: Gallery) -> None:
         folder = next(iter(kept._replicas.values())).index._snapshot  # type: ignore[attr-defined]
         folder.erase(np.array([1, 4]))
-        found = kept.audit("default")
+        found = kept.check_index("default")
         # The index reads the shard from its file, and the write buffer from memory.
-        assert (found.index, found.snapshot) == (Copy(different=1), Copy(missing=2))
+        assert (found.index, found.snapshot) == (CopyCheck(different=1), CopyCheck(missing=2))
         kept.close()
