@@ -60,7 +60,7 @@ class RequestTooLarge(LikenessError):
 
 
 class RequestTimeout(LikenessError):
-    code, status, title = "request_timeout", 408, "The request came too slowly"
+    code, status, title = "request_timeout", 408, "The request arrived too slowly"
 
 
 class InvalidHttp(LikenessError):
@@ -280,11 +280,11 @@ class DamagedData(LikenessError):
 
 
 class RateLimited(LikenessError):
-    code, status, title = "rate_limited", 429, "The access key is used more than its limit allows"
+    code, status, title = "rate_limited", 429, "The access key has reached its rate limit"
 
 
 class QuotaExceeded(LikenessError):
-    code, status, title = "quota_exceeded", 429, "The access key has used its photos of the day"
+    code, status, title = "quota_exceeded", 429, "The access key has reached its daily quota"
 
 
 class Overloaded(LikenessError):
@@ -296,7 +296,7 @@ class DeadlineExceeded(LikenessError):
 
 
 class WorkerDied(LikenessError):
-    code, status, title = "worker_died", 503, "The service lost a worker"
+    code, status, title = "worker_died", 503, "A worker of the service ended unexpectedly"
 
 
 class NotReady(LikenessError):

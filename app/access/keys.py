@@ -18,7 +18,7 @@ DIGEST_BYTES = 32
 
 
 class Scope(StrEnum):
-    """What a key allows. Each is given by itself; none includes another."""
+    """What an access key allows. No scope includes another."""
 
     DETECT = "detect"  # detect, embed: nothing of the gallery
     IDENTIFY = "identify"  # identify, verify

@@ -116,7 +116,7 @@ class FaceInfo(BaseModel):
     degradation: Annotated[
         float | None,
         Field(
-            description="How far its embedding leans towards those of blurred, dark and "
+            description="How much its embedding has in common with those of blurred, dark and "
             "upside-down faces, -1 to 1: below 0.25 for 99 of 100 good photos. Null without an "
             "embedding, or where the calibration has no domain."
         ),

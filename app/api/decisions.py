@@ -69,7 +69,7 @@ FmrInterval = Annotated[
     list[float] | None, Field(description="95 % interval of fmr.", min_length=2, max_length=2)
 ]
 FmrExtrapolated = Annotated[
-    bool, Field(description="Whether it lies beyond the comparisons that were counted.")
+    bool, Field(description="Whether it is extrapolated beyond the comparisons that were counted.")
 ]
 
 

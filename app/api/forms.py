@@ -146,7 +146,8 @@ class _Parts:
             return self._data.decode()
         except UnicodeDecodeError as error:
             raise InvalidRequest(
-                f"The field '{self._field}' is no UTF-8 text; a photo is sent with a filename, or "
+                f"The field '{self._field}' is not text in UTF-8; a photo is sent with a "
+                "filename, or "
                 "with its Content-Type."
             ) from error
 

@@ -32,7 +32,8 @@ REPLAYED_ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
         "headers": {
             REPLAYED: {
-                "description": "`true` where this is the answer that was given the first time.",
+                "description": "`true` if this is the stored answer of an earlier call with the "
+                "same key.",
                 "schema": {"type": "string", "const": "true"},
             }
         }

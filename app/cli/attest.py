@@ -139,7 +139,7 @@ def _refuse_options_of_folders(
 ) -> None:
     if target_fpir is not None or label_noise is not None:
         raise AttestationError(
-            f"{source} is no folder, so it is taken for a collection, which is measured at "
+            f"{source} is not a folder, so it is taken for a collection, which is measured at "
             "its own policy: --target-fpir and --label-noise are for folders."
         )
 

@@ -69,7 +69,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "retention": LazyCommand(
         "app.cli.retention", "retention", "Show which persons would be erased by age."
     ),
-    "person": LazyCommand("app.cli.person", "person_app", "Everything held about one person."),
+    "person": LazyCommand("app.cli.person", "person_app", "Show all stored data of one person."),
     "audit": LazyCommand(
         "app.cli.audit", "audit_app", "The audit log: show, verify, export."
     ),

@@ -152,7 +152,7 @@ def _encryption(services: Services) -> str:
     state = services.gallery.store.encryption.state()
     keys = ", ".join(sorted(state.persons_by_key))
     if not state.encrypted:
-        return f"none: {state.plain} templates lie plain in the database"
+        return f"none: {state.plain} templates are stored unencrypted"
     if state.plain:
         return f"mixed (key {keys}): {state.plain} are plain; run likeness encryption rotate"
     return f"every template is encrypted, key {keys}"

@@ -26,7 +26,7 @@ encryption_app = typer.Typer(
 @encryption_app.command()
 def generate(
     key_id: Annotated[
-        str | None, typer.Option("--id", help="Id of the key; default: made from the key.")
+        str | None, typer.Option("--id", help="Id of the key; default: derived from the key.")
     ] = None,
 ) -> None:
     """Print a new random key as one line of a key file, without storing it."""

@@ -86,7 +86,7 @@ def evaluate_pack(
     thumbnails: Annotated[
         bool, typer.Option(help="Show the worst pairs' photos in the report.")
     ] = True,
-    seed: Annotated[int, typer.Option(help="Of random galleries and halves.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random galleries and halves.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
 ) -> None:
     """Verification, open-set identification, calibration and detection on labelled photos.

@@ -102,7 +102,7 @@ def create(
     ],
     collection: Annotated[
         list[str] | None,
-        typer.Option(help="The only collection it is for; repeat it for several. Default: all."),
+        typer.Option(help="Collection that the key is limited to; repeatable. Default: all."),
     ] = None,
     expires: Annotated[
         str | None, typer.Option(help="When it expires, from now: 30m, 12h, 90d.")
@@ -188,7 +188,7 @@ def revoke(key: NameOrId) -> None:
     """Revoke the key of an id, or all keys of a name. Returns when no process accepts them."""
     with clear_errors(), _opened() as store:
         revoked = store.revoke(key)
-        with err.status("waiting until every process knows of it"):
+        with err.status("waiting until every process applies it"):
             time.sleep(LEASE_S)
         for one in revoked:
             out.print(f"revoked {one.name} ({one.key_id})", highlight=False)

@@ -18,14 +18,14 @@ from app.store.schema import migrate
 from app.store.store import Store
 
 person_app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Everything held about one person."
+    no_args_is_help=True, add_completion=False, help="Show all stored data of one person."
 )
 PAGE = 500
 
 
 @person_app.callback()
 def _several() -> None:
-    """Everything held about one person."""
+    """Show all stored data of one person."""
 
 
 @person_app.command()

@@ -35,7 +35,7 @@ class Orientation(BaseModel):
         if self.detector != pack.detector.sha256:
             log(
                 logging.WARNING,
-                "photos are not looked at turned: the calibration's limits are of another detector",
+                "photos are not turned upright: the calibration's limits are of another detector",
                 pack=pack.name,
                 detector=pack.detector.sha256,
             )

@@ -27,8 +27,8 @@ class FaceSelection(StrEnum):
 class Status(StrEnum):
     """The answer of an identification for one face.
 
-    `rejected`: the probe was not good enough to decide, whatever it resembles. `ambiguous`: it is
-    one of several persons who were declared to be different, and not clear which.
+    `rejected`: the probe was not good enough to decide, however similar a person is. `ambiguous`:
+    it is one of several persons who were declared to be different, and not clear which.
     """
 
     IDENTIFIED = "identified"

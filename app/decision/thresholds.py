@@ -21,7 +21,7 @@ ErrorRate = Annotated[float, Field(gt=0, le=0.5, allow_inf_nan=False)]
 
 
 class CollectionPolicy(BaseModel):
-    """How a collection decides where a call does not say.
+    """The settings of a collection, used where a call gives none.
 
     `target_fmr` one in 10,000 is what FIDO's Biometric Component Certification asks of a
     verification; `target_fpir` one in 100 is an operating point of NIST FRTE 1:N.
@@ -30,14 +30,24 @@ class CollectionPolicy(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     target_fpir: Annotated[
-        ErrorRate, Field(description="Identify: share of strangers taken for someone, at any size.")
+        ErrorRate,
+        Field(
+            description=(
+                "Identify: share of people who are not enrolled that may be taken for someone."
+            )
+        ),
     ] = 0.01
     target_fmr: Annotated[
-        ErrorRate, Field(description="Verify: share of impostors who are accepted.")
+        ErrorRate,
+        Field(description="Verify: share of comparisons of different people that may match."),
     ] = 1e-4
     threshold: Annotated[
         float | None,
-        Field(ge=-1, le=1, description="A fixed similarity instead; it follows no gallery size."),
+        Field(
+            ge=-1,
+            le=1,
+            description="A fixed similarity instead; it does not depend on the gallery.",
+        ),
     ] = None
     score: Annotated[
         PersonScore,
@@ -77,7 +87,7 @@ class CollectionPolicy(BaseModel):
         QualityGate, Field(description="A probe that fails it is refused. Off by default.")
     ] = OPEN_GATE
     enroll_gate: Annotated[
-        QualityGate, Field(description="Photos that fail it make no template. Mild by default.")
+        QualityGate, Field(description="Photos that fail it are not enrolled. Mild by default.")
     ] = MILD_GATE
 
 

@@ -97,7 +97,9 @@ def _start(command: str) -> subprocess.Popen[bytes]:
     except ValueError:  # its traceback has the command
         arguments = []
     if not arguments:
-        raise EncryptionKeyError(f"{COMMAND} is no command line: it is empty or a quote is open.")
+        raise EncryptionKeyError(
+            f"{COMMAND} is not a command line: it is empty or a quote is not closed."
+        )
     try:
         return subprocess.Popen(  # noqa: S603 - the operator's own command, without a shell
             arguments,
@@ -142,5 +144,7 @@ def _output(process: "subprocess.Popen[bytes]") -> IO[bytes]:
 
 def _of_sane_size(text: bytes, source: str) -> bytes:
     if len(text) > MAX_BYTES:
-        raise EncryptionKeyError(f"{source} gives more than {MAX_BYTES} bytes; that is no key.")
+        raise EncryptionKeyError(
+            f"{source} gives more than {MAX_BYTES} bytes, more than any key has."
+        )
     return text

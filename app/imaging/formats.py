@@ -69,6 +69,6 @@ def check_format(data: bytes) -> str:
     if found in FORMATS:
         return found
     if found is None:
-        raise UnsupportedImage(f"The bytes are no image of a known format; {ADVICE}.")
+        raise UnsupportedImage(f"The bytes are not an image of a known format; {ADVICE}.")
     what = f"{found}s" if found.endswith("video") else f"{found} images"
     raise UnsupportedImage(f"{what} are not supported; {ADVICE}.")

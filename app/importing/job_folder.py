@@ -22,7 +22,7 @@ IMPORT_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class JobState(StrEnum):
-    """`stopped`: at a row, as it was asked to."""
+    """`stopped`: at a rejected row, because its options say so."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -132,7 +132,7 @@ class JobFolder:
         except FileNotFoundError:
             return None
         except ValueError as error:
-            log(logging.WARNING, f"{self._state(import_id)} is no import job", error)
+            log(logging.WARNING, f"{self._state(import_id)} is not an import job", error)
             return None
 
     def all(self) -> Iterator[ImportJob]:

@@ -47,7 +47,7 @@ def problem_of(path: PurePosixPath) -> LikenessError | None:
         )
     if not suffix:
         return NotAPhoto(f"{name} has no extension that says it is a photo, such as .jpg.")
-    return NotAPhoto(f"{name} is no photo by its extension.")
+    return NotAPhoto(f"{name} does not have the extension of a photo.")
 
 
 def composed(text: str) -> str:

@@ -278,7 +278,8 @@ def _sendable(key: str) -> str:
     the error, as httpx would: it is a secret."""
     if not re.fullmatch(r"[!-~]+", key.strip()):
         raise ImportSourceError(
-            "The API key (--api-key, LIKENESS_API_KEY) is no token: it holds characters other than "
+            "The API key (--api-key, LIKENESS_API_KEY) is not a token: it holds characters other "
+            "than "
             "printable ASCII. Copy the token again, lk_ and all."
         )
     return key.strip()

@@ -231,9 +231,9 @@ def _vector(value: Any) -> FloatArray:
         with np.errstate(over="ignore"):  # what is infinite then is refused as such
             vector = np.asarray(value, np.float32)
     except (TypeError, ValueError, OverflowError):
-        raise ImportSourceError("The embedding is no list of numbers.") from None
+        raise ImportSourceError("The embedding is not a list of numbers.") from None
     if vector.ndim != 1:
-        raise ImportSourceError("The embedding is no list of numbers.")
+        raise ImportSourceError("The embedding is not a list of numbers.")
     return vector
 
 
@@ -257,14 +257,14 @@ def _jsonable(value: Any) -> Any:
 def _digest(value: Any) -> str | None:
     if value is None or (isinstance(value, str) and SHA256.fullmatch(value)):
         return value
-    raise ImportSourceError(f"{DIGEST} is no SHA-256 in hexadecimal.")
+    raise ImportSourceError(f"{DIGEST} is not a SHA-256 in hexadecimal.")
 
 
 def _face_id(value: Any) -> str | None:
     try:
         return None if value is None else str(uuid.UUID(value))
     except (ValueError, AttributeError, TypeError):
-        raise ImportSourceError(f"{FACE_ID} is no UUID.") from None
+        raise ImportSourceError(f"{FACE_ID} is not a UUID.") from None
 
 
 def _object(record: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -272,7 +272,7 @@ def _object(record: Mapping[str, Any], key: str) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ImportSourceError(f"{key} is no JSON object.")
+        raise ImportSourceError(f"{key} is not a JSON object.")
     return value
 
 

@@ -53,7 +53,7 @@ def run(*arguments: str, code: int = 0) -> str:
 def test_from_plain_to_one_key_to_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, two = new_key_line("one"), new_key_line("two")
     enroll("ada", "bob")
-    assert "2 templates lie plain" in run("doctor")
+    assert "2 templates are stored unencrypted" in run("doctor")
     assert "no encryption key" in run("encryption", "rotate", code=2).lower()
     use_keys(monkeypatch, tmp_path, one)
     enroll("eve")  # ada's vector again, under another name

@@ -529,7 +529,7 @@ def test_a_file_that_cannot_be_read_says_so(tmp_path: Path) -> None:
         (python(f"print('{SECRET}'); raise SystemExit(3)"), "exit status 3"),
         (python("import os; os.abort()"), "exit status -6"),
         (f"/absent/{SECRET}", "No such file"),
-        (f"echo '{SECRET}", "a quote is open"),
+        (f"echo '{SECRET}", "a quote is not closed"),
         ("   ", "empty"),
         (python("while True: print('A' * 1000)"), "more than"),
         (f"echo {SECRET} | cat", "without a shell|not the base64"),

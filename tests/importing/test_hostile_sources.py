@@ -173,7 +173,7 @@ def test_a_hostile_row_of_a_table_fails_alone(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text("\n".join(rows))
     read = read_all(tmp_path / "x.jsonl")
     found = problems(read)
-    no_list = "The embedding is no list of numbers."
+    no_list = "The embedding is not a list of numbers."
     assert [found[0], found[1], *found[3:6]] == [no_list] * 5
     assert "not valid JSON" in found[2]
     assert "recursion" in found[6]
@@ -218,9 +218,9 @@ def test_values_that_python_lacks_refuse_their_row(tmp_path: Path) -> None:
     assert rows[1].problem is not None
     assert rows[1].problem.detail.startswith("taken: A value of timestamp[ns] cannot be read")
     write_parquet(path, person_id=["a", "b"], embedding=["text", "[1.0]"])
-    assert problems(read_all(path)) == ["The embedding is no list of numbers.", ""]
+    assert problems(read_all(path)) == ["The embedding is not a list of numbers.", ""]
     write_parquet(path, person_id=["a", "b"], embedding=[["x"], ["y"]])
-    assert problems(read_all(path)) == ["The embedding is no list of numbers."] * 2
+    assert problems(read_all(path)) == ["The embedding is not a list of numbers."] * 2
     write_parquet(path, person_id=["a"], embedding=[[1.0]], raw=[b"bytes"])
     assert problems(read_all(path)) == [
         "A value of the type bytes cannot be metadata, which is JSON."

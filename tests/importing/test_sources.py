@@ -99,7 +99,7 @@ def test_photos_in_another_place_are_an_error(folder: Path) -> None:
             "The photo is in a subfolder of a person's folder; --person-from top-folder "
             "accepts it.",
         ),
-        ("ada/note.txt", "note.txt is no photo by its extension."),
+        ("ada/note.txt", "note.txt does not have the extension of a photo."),
         ("lost.jpg", "The photo lies in no folder that is named by a person."),
     ]
     assert "bob/phone.HEIC" in [row.place for row in rows]
@@ -226,7 +226,7 @@ def test_what_an_export_says_must_be_what_it_is(tmp_path: Path) -> None:
     write_table(table, lines)
     rows = read_all(table)
     assert [row.problem.detail if row.problem else None for row in rows] == [
-        "content_digest is no SHA-256 in hexadecimal.", "face_id is no UUID.", None, None,
+        "content_digest is not a SHA-256 in hexadecimal.", "face_id is not a UUID.", None, None,
     ]  # fmt: skip
     assert rows[2].face_id == face_id.lower()
     assert (rows[3].without_face, rows[3].metadata) == (True, {"n": 1})

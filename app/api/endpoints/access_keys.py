@@ -68,7 +68,8 @@ class LimitFields(BaseModel):
         int | None, Field(ge=1, le=MAX_COUNT, description="Requests that are processed at a time.")
     ] = None
     photos_per_day: Annotated[
-        int | None, Field(ge=1, le=MAX_COUNT, description="From midnight to midnight, UTC.")
+        int | None,
+        Field(ge=1, le=MAX_COUNT, description="Photos a day, from midnight to midnight UTC."),
     ] = None
 
     def limits(self) -> KeyLimits:
@@ -92,7 +93,7 @@ class NewKeyFields(BaseModel):
         Field(
             min_length=1,
             max_length=1000,
-            description="The only collections that the key is for; null: all.",
+            description="The collections that the key is limited to; null: all.",
         ),
     ] = None
     expires_at: Annotated[AwareDatetime, AfterValidator(_in_future)] | None = None

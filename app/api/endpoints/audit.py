@@ -36,7 +36,7 @@ class AuditEntryInfo(BaseModel):
     collection: Annotated[str | None, Example("staff")] = None
     person: Annotated[
         int | None,
-        Field(description="The person's number; that of an erased person leads to no id."),
+        Field(description="The person's number; that of an erased person has no id any more."),
         Example(17),
     ] = None
     request_id: Annotated[str | None, Example("0d7c4c0b2c5f4c0c8f5d3b1f8e6a9b7d")] = None

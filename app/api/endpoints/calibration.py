@@ -86,7 +86,7 @@ class OperatingPointInfo(BaseModel):
 
 
 class DomainInfo(BaseModel):
-    """How decisions follow degraded faces and galleries of people who are alike."""
+    """How decisions allow for degraded faces and for galleries of similar people."""
 
     weight: Annotated[
         float,
@@ -100,7 +100,11 @@ class DomainInfo(BaseModel):
     ]
     lift: Annotated[
         float,
-        Field(description="A threshold rises by this factor times the excess in likeness."),
+        Field(
+            description=(
+                "A threshold is raised by this factor times the excess of likeness over `likeness`."
+            )
+        ),
         Example(0.75),
     ]
     small_lift: Annotated[
@@ -111,7 +115,7 @@ class DomainInfo(BaseModel):
     ]
     source: Annotated[
         str,
-        Field(description="Whose faces were degraded to find the direction."),
+        Field(description="The people whose faces were degraded to find the direction."),
         Example("lfw/images"),
     ]
     faces: Annotated[int, Example(600)]
@@ -190,12 +194,12 @@ class CalibrationAnswer(Answer):
     ] = None
     lift: Annotated[
         float,
-        Field(description="By how much that raises the thresholds for target_fpir."),
+        Field(description="By how much `likeness` raises the thresholds for target_fpir."),
         Example(0.0142),
     ] = 0.0
     domain: Annotated[
         DomainInfo | None,
-        Field(description="Null: similarities are cosines, nothing is raised."),
+        Field(description="Null: similarities are cosines, and thresholds are not raised."),
         Example(example_of(DomainInfo)),
     ] = None
     fmr: Annotated[

@@ -193,7 +193,7 @@ def _examine(
 async def merge_persons(
     context: Context, collection: Collection, person_id: str, body: MergeInto
 ) -> PersonAnswer:
-    """Give all faces of a person to another and delete the first, in one transaction.
+    """Merge two persons: move all faces of one to the other and delete the one, in one transaction.
 
     Persons declared to be different from the first are then declared different from the other. Two
     persons who are declared to be different from each other are not merged.

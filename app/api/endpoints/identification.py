@@ -113,7 +113,7 @@ class IdentifyAnswer(Answer, Decided):
     ] = None
     fpir_extrapolated: Annotated[
         bool,
-        Field(description="Whether it lies beyond the comparisons that were counted."),
+        Field(description="Whether it is extrapolated beyond the comparisons that were counted."),
         Example(False),
     ] = False
     images: list[ImageInfo]

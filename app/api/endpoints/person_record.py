@@ -94,9 +94,7 @@ class PersonRecordAnswer(Listed):
     ]
     elsewhere: Annotated[
         list[str],
-        Field(
-            description="Where there may be more about the person that this answer does not have."
-        ),
+        Field(description="Where else data about the person may be, outside this answer."),
         Example(["backups made by `likeness backup`"]),
     ]
 
@@ -130,7 +128,7 @@ async def read_person_record(
     limit: Annotated[int, Query(ge=1, le=MOST_FACES, description="Faces on a page.")] = MOST_FACES,
     cursor: Cursor = None,
 ) -> PersonRecordAnswer:
-    """Read everything that is held about a person, embeddings and kept crops included: the answer
+    """Read everything that is stored about a person, embeddings and kept crops included: the answer
     to the person's request for access."""
     key = cursor_to_key(cursor) or "0"
     if not key.isascii() or not key.isdigit():

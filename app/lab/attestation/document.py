@@ -61,7 +61,9 @@ def verify(content: bytes, key: Ed25519PublicKey) -> dict[str, Any]:
 
 def _parsed(content: bytes) -> dict[str, Any]:
     if len(content) > MAX_BYTES:
-        raise InvalidAttestation(f"It has more than {MAX_BYTES:,} bytes, so it is no attestation.")
+        raise InvalidAttestation(
+            f"It has more than {MAX_BYTES:,} bytes, so it is not an attestation."
+        )
     try:
         document = json.loads(content.decode("ascii"), parse_constant=_refuse)
         whole = (
@@ -83,7 +85,7 @@ def _changed() -> str:
 
 
 def _refuse(word: str) -> NoReturn:
-    raise ValueError(f"{word} is no JSON")
+    raise ValueError(f"{word} is not JSON")
 
 
 def _spelled(value: object) -> bytes:

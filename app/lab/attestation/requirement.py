@@ -57,7 +57,9 @@ def find_requirement(name_or_path: str) -> Requirement:
             f"can be read: {reason}."
         ) from error
     if len(content) > MAX_BYTES:
-        raise AttestationError(f"{path} has more than {MAX_BYTES:,} bytes: it is no requirement.")
+        raise AttestationError(
+            f"{path} has more than {MAX_BYTES:,} bytes, so it is not a requirement."
+        )
     try:
         return Requirement.model_validate(tomllib.loads(content.decode("utf-8")))
     except ValidationError as error:

@@ -160,7 +160,7 @@ def predicted_fpir(predictions: Sequence[Figures]) -> str | None:
         "predicted-fpir",
         "Promised and simulated FPIR",
         "False positive identification rate simulated on real faces against the one promised, "
-        "with 95 % intervals; on the diagonal the promise is exact, and none at all stands at the "
+        "with 95 % intervals; on the diagonal the promise is exact; a rate of zero is drawn at the "
         "lower edge.",
     ) as chart:
         rates = [p["target_fpir"] for p in drawn]

@@ -24,7 +24,7 @@ TITLES: Mapping[str, str] = {
     "predictions": "FPIR: promised by the calibration, simulated on real faces",
     "scores": "One score of several templates",
     "discard": "Error versus discard",
-    "groups": "By group, at the thresholds of everybody",
+    "groups": "By group, at the thresholds of all people",
     "detection": "Detection",
     "timings": "Timings",
 }

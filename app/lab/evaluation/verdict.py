@@ -17,7 +17,8 @@ def verdict(evaluation: Evaluation) -> str:
     if evaluation.detection is not None and evaluation.detection.recall:
         return _of_detection(evaluation)
     return (
-        "This data says nothing of how often people are confused: that needs at least two people "
+        "How often people are confused cannot be measured on this data: that needs at least two "
+        "people "
         "with two photos each and one with a single photo, or labelled pairs. "
         "With a hundred people of each kind error rates can be estimated to a few per cent."
     )
@@ -74,7 +75,8 @@ def _trust(setting: SettingFigures, pack: str) -> str:
         said = f"That breaks the promise of {wanted}: calibrate on your own people"
     elif not can_tell(target, setting.strangers):
         return (
-            f"Whether the promise of {wanted} holds cannot be told from {rests}: it needs at least "
+            f"Whether the promise of {wanted} holds cannot be decided from {rests}: that needs "
+            "at least "
             f"{least_trials(target):,} strangers."
         )
     elif fpir.high < target:
@@ -94,8 +96,9 @@ def _of_pairs(pairs: PairsFigures) -> str:
         f"{_estimate(own.fmr, 'pairs of different people')} would be taken for one person; "
         f"{_estimate(own.fnmr, 'pairs of one person')} would be refused. "
         f"That rests on {others:,} and {pairs.mated:,} pairs, so FMR below "
-        f"{target_text(float(f'{3 / others:.1g}'))} cannot be told from it; what a search in a "
-        f"gallery does needs a folder of people."
+        f"{target_text(float(f'{3 / others:.1g}'))} cannot be measured with it; to measure "
+        "searches in a "
+        "gallery, give a folder of people."
     )
 
 
@@ -105,7 +108,7 @@ def _of_detection(evaluation: Evaluation) -> str:
     size = next((one for one in detection.recall if one.faces), detection.recall[0])
     found = size.interval
     if found is None:
-        return "No face is labelled, so nothing can be told. Label some faces."
+        return "No face is labelled, so nothing can be measured. Label some faces."
     missed = Rate(1 - found.value, 1 - found.high, 1 - found.low)
     faces = f"labelled faces of at least {size.min_side:g} pixels" if size.min_side else "faces"
     return (

@@ -213,14 +213,15 @@ def _prove_variant(base: ModelPack, candidate: Recogniser, photos: Path) -> None
     crops = np.ascontiguousarray(faces[..., ::-1])
     if candidate.dimension != base.recogniser.dimension:
         raise PackError(
-            f"The recogniser is no variant of {base.name}'s: it answers {candidate.dimension} "
+            f"The recogniser is not a variant of {base.name}'s: it answers {candidate.dimension} "
             f"numbers a face, not {base.recogniser.dimension}. Leave --variant out."
         )
     original = Recogniser(OnnxModel(base.recogniser_path, Device.CPU), base.recogniser)
     cosines = np.einsum("nd,nd->n", original.embed(crops)[0], candidate.embed(crops)[0])
     if not cosines.min() >= MINIMUM_COSINE:
         raise PackError(
-            f"The recogniser is no variant of {base.name}'s: on one of {len(crops)} faces the two "
+            f"The recogniser is not a variant of {base.name}'s: on one of {len(crops)} faces the "
+            "two "
             f"answers have a cosine of {cosines.min():.4f}, {MINIMUM_COSINE} is required. Without "
             "--variant it becomes a pack with an embedding space of its own."
         )

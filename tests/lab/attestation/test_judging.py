@@ -91,7 +91,7 @@ def test_one_s_own_requirement(tmp_path: Path) -> None:
         ('name = "x"\nfpir = 0.1\ngallery_persons = 0', "gallery_persons"),
         ("fpir = 0.1", "name: Field required"),
         ("fpir = ", "is not TOML"),
-        ("x" * 70_000, "it is no requirement"),
+        ("x" * 70_000, "it is not a requirement"),
         ("\udcff", "is not TOML"),
     ],
 )

@@ -25,7 +25,7 @@ from tests.lab.evaluation.figures_for_tests import HOSTILE, complete_evaluation,
 
 def loaded(evaluation: Evaluation) -> Any:
     def refuse(word: str) -> None:
-        raise AssertionError(f"{word} is no JSON")
+        raise AssertionError(f"{word} is not JSON")
 
     return json.loads(to_json(rows_of(evaluation)), parse_constant=refuse)
 

@@ -37,7 +37,7 @@ def test_a_broken_promise_is_said_first() -> None:
 def test_what_the_data_cannot_tell_is_said_with_what_it_would_need() -> None:
     text = said(51, 0)
     assert "at most 6 in 100 strangers (none here) would be taken for someone" in text
-    assert "cannot be told from 51 strangers" in text
+    assert "cannot be decided from 51 strangers" in text
     assert "at least 300 strangers" in text
 
 
