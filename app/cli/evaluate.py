@@ -42,52 +42,59 @@ from app.lab.evaluation.run import EvaluationResult, evaluate, photo_reader
 CACHE_FILE = "evaluation-cache.db"
 
 
+Sources = Annotated[
+    list[Path],
+    typer.Argument(
+        help="A folder with one folder a person; a CSV of pairs (image_a,image_b,same); a CSV "
+        "of face boxes (image,x1,y1,x2,y2). One of each at most."
+    ),
+]
+ImageFolder = Annotated[
+    Path | None, typer.Option(help="Folder of a CSV's photos; default: images/ beside it.")
+]
+PackName = Annotated[str | None, typer.Option(help="Name or folder; default: LIKENESS_PACK.")]
+Face = Annotated[FaceSelection, typer.Option(help="Which face counts where a photo shows several.")]
+LabelNoiseFile = Annotated[
+    Path | None,
+    typer.Option(help="CSV of known mistakes in the labels (image,person_a,person_b)."),
+]
+AttributesFile = Annotated[
+    Path | None, typer.Option(help="CSV of groups (person,<attribute>,…): figures for each.")
+]
+TargetFpir = Annotated[
+    float,
+    typer.Option(help="The setting of your collections, for the verdict.", min=1e-9, max=0.5),
+]
+OutputFolder = Annotated[
+    Path | None, typer.Option(help="Folder for report.html, report.json and report.csv.")
+]
+CalibrationFile = Annotated[
+    Path | None, typer.Option(help="Write the calibration made of the folder of people.")
+]
+UseCache = Annotated[
+    bool,
+    typer.Option(help="Keep analysed photos (biometric data) in the data folder for next time."),
+]
+ShowThumbnails = Annotated[bool, typer.Option(help="Show the worst pairs' photos in the report.")]
+Seed = Annotated[int, typer.Option(help="Seed of the random galleries and halves.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of tables.")]
+
+
 def evaluate_pack(
-    sources: Annotated[
-        list[Path],
-        typer.Argument(
-            help="A folder with one folder a person; a CSV of pairs (image_a,image_b,same); a CSV "
-            "of face boxes (image,x1,y1,x2,y2). One of each at most."
-        ),
-    ],
+    sources: Sources,
     *,
-    images: Annotated[
-        Path | None, typer.Option(help="Folder of a CSV's photos; default: images/ beside it.")
-    ] = None,
-    pack: Annotated[
-        str | None, typer.Option(help="Name or folder; default: LIKENESS_PACK.")
-    ] = None,
-    face: Annotated[
-        FaceSelection, typer.Option(help="Which face counts where a photo shows several.")
-    ] = FaceSelection.CENTRE,
-    label_noise: Annotated[
-        Path | None,
-        typer.Option(help="CSV of known mistakes in the labels (image,person_a,person_b)."),
-    ] = None,
-    attributes: Annotated[
-        Path | None, typer.Option(help="CSV of groups (person,<attribute>,…): figures for each.")
-    ] = None,
-    target_fpir: Annotated[
-        float,
-        typer.Option(help="The setting of your collections, for the verdict.", min=1e-9, max=0.5),
-    ] = DEFAULT_POLICY.target_fpir,
-    output: Annotated[
-        Path | None, typer.Option(help="Folder for report.html, report.json and report.csv.")
-    ] = None,
-    calibration: Annotated[
-        Path | None, typer.Option(help="Write the calibration made of the folder of people.")
-    ] = None,
-    cache: Annotated[
-        bool,
-        typer.Option(
-            help="Keep analysed photos (biometric data) in the data folder for next time."
-        ),
-    ] = True,
-    thumbnails: Annotated[
-        bool, typer.Option(help="Show the worst pairs' photos in the report.")
-    ] = True,
-    seed: Annotated[int, typer.Option(help="Seed of the random galleries and halves.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of tables.")] = False,
+    images: ImageFolder = None,
+    pack: PackName = None,
+    face: Face = FaceSelection.CENTRE,
+    label_noise: LabelNoiseFile = None,
+    attributes: AttributesFile = None,
+    target_fpir: TargetFpir = DEFAULT_POLICY.target_fpir,
+    output: OutputFolder = None,
+    calibration: CalibrationFile = None,
+    cache: UseCache = True,
+    thumbnails: ShowThumbnails = True,
+    seed: Seed = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Verification, open-set identification, calibration and detection on labelled photos.
 

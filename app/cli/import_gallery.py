@@ -29,96 +29,108 @@ from app.settings import Settings
 EXIT_SOME_REJECTED, EXIT_CANNOT_RUN, EXIT_STOPPED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        help="A folder with one folder a person; a CSV, JSON Lines or Parquet table "
+        "(person_id, and image or embedding); a zip or tar of either, or WebDataset shards; "
+        "compreface:http://host:8000; - for standard input."
+    ),
+]
+CollectionName = Annotated[str, typer.Option(help="The collection; created if it does not exist.")]
+Face = Annotated[FaceSelection, typer.Option(help="Which face counts where a photo has several.")]
+Gate = Annotated[
+    str | None,
+    typer.Option(
+        help="What a face must be, instead of the collection's enroll_gate: "
+        '{"min_face_size_px": 60}.'
+    ),
+]
+Pattern = Annotated[
+    str | None,
+    typer.Option(
+        help="Pattern of file names (with / of paths) that contain the person's id: "
+        "{person_id}_*.jpg, {person_id}/**. * is anything but /, ** is anything."
+    ),
+]
+PersonFromOption = Annotated[
+    PersonFrom | None,
+    typer.Option(
+        help="Where the person's id is, if the source is ambiguous: the folder that contains "
+        "the photo, the first folder of its path, or (in a tar) a file beside it."
+    ),
+]
+NamesEncoding = Annotated[
+    str | None, typer.Option(help="Encoding of file names that are not UTF-8: gbk, cp1252.")
+]
+ImageFolder = Annotated[
+    Path | None, typer.Option(help="Folder of a table's photos; default: the table's own.")
+]
+Space = Annotated[str | None, typer.Option(help="Embedding space of rows that do not name one.")]
+StdinFormat = Annotated[str, typer.Option(help="csv, jsonl or tar.")]
+NearDuplicate = Annotated[
+    float | None,
+    typer.Option(min=-1, max=1, help="Skip a face if one of its person is at least this similar."),
+]
+OnConflictOption = Annotated[
+    OnConflict | None,
+    typer.Option(
+        help="A face that resembles another person more than its own. Without: photos are "
+        "checked and reported, embeddings are not checked."
+    ),
+]
+OnErrorOption = Annotated[
+    OnError, typer.Option(help="Continue after a rejected row, or stop at the first.")
+]
+RetryRefused = Annotated[bool, typer.Option(help="Retry rows that an earlier run refused.")]
+DryRun = Annotated[bool, typer.Option(help="Analyse and report, store nothing.")]
+RowLimit = Annotated[int | None, typer.Option(min=1, help="Maximum number of rows.")]
+SampleShare = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Import this share of the rows; the same rows each time."),
+]
+ReportFile = Annotated[Path | None, typer.Option(help="Outcome of each row: .csv or .jsonl.")]
+AsJson = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="The summary on stdout and progress on stderr as JSON, an object a line."
+    ),
+]
+ServerUrl = Annotated[
+    str | None, typer.Option(help="Into a running server instead of the local database.")
+]
+ApiKey = Annotated[
+    str | None, typer.Option(envvar="LIKENESS_API_KEY", help="Bearer token for that server.")
+]
+SourceKey = Annotated[
+    str | None, typer.Option(envvar="LIKENESS_SOURCE_KEY", help="CompreFace's API key.")
+]
+
+
 def import_folder(
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            help="A folder with one folder a person; a CSV, JSON Lines or Parquet table "
-            "(person_id, and image or embedding); a zip or tar of either, or WebDataset shards; "
-            "compreface:http://host:8000; - for standard input."
-        ),
-    ],
+    sources: Sources,
     *,
-    collection: Annotated[
-        str, typer.Option(help="The collection; created if it does not exist.")
-    ] = DEFAULT_COLLECTION,
-    face: Annotated[
-        FaceSelection, typer.Option(help="Which face counts where a photo has several.")
-    ] = FaceSelection.ONLY,
-    gate: Annotated[
-        str | None,
-        typer.Option(
-            help="What a face must be, instead of the collection's enroll_gate: "
-            '{"min_face_size_px": 60}.'
-        ),
-    ] = None,
-    pattern: Annotated[
-        str | None,
-        typer.Option(
-            help="Pattern of file names (with / of paths) that contain the person's id: "
-            "{person_id}_*.jpg, {person_id}/**. * is anything but /, ** is anything."
-        ),
-    ] = None,
-    person_from: Annotated[
-        PersonFrom | None,
-        typer.Option(
-            help="Where the person's id is, if the source is ambiguous: the folder that contains "
-            "the photo, the first folder of its path, or (in a tar) a file beside it."
-        ),
-    ] = None,
-    names_encoding: Annotated[
-        str | None, typer.Option(help="Encoding of file names that are not UTF-8: gbk, cp1252.")
-    ] = None,
-    images: Annotated[
-        Path | None, typer.Option(help="Folder of a table's photos; default: the table's own.")
-    ] = None,
-    space: Annotated[
-        str | None, typer.Option(help="Embedding space of rows that do not name one.")
-    ] = None,
-    stdin_format: Annotated[str, typer.Option(help="csv, jsonl or tar.")] = "jsonl",
-    near_duplicate: Annotated[
-        float | None,
-        typer.Option(
-            min=-1, max=1, help="Skip a face if one of its person is at least this similar."
-        ),
-    ] = None,
-    on_conflict: Annotated[
-        OnConflict | None,
-        typer.Option(
-            help="A face that resembles another person more than its own. Without: photos are "
-            "checked and reported, embeddings are not checked."
-        ),
-    ] = None,
-    on_error: Annotated[
-        OnError, typer.Option(help="Continue after a rejected row, or stop at the first.")
-    ] = OnError.CONTINUE,
-    retry_refused: Annotated[
-        bool, typer.Option(help="Retry rows that an earlier run refused.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option(help="Analyse and report, store nothing.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of rows.")] = None,
-    sample: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Import this share of the rows; the same rows each time."),
-    ] = None,
-    report: Annotated[
-        Path | None, typer.Option(help="Outcome of each row: .csv or .jsonl.")
-    ] = None,
-    as_json: Annotated[
-        bool,
-        typer.Option(
-            "--json", help="The summary on stdout and progress on stderr as JSON, an object a line."
-        ),
-    ] = False,
-    url: Annotated[
-        str | None, typer.Option(help="Into a running server instead of the local database.")
-    ] = None,
-    api_key: Annotated[
-        str | None, typer.Option(envvar="LIKENESS_API_KEY", help="Bearer token for that server.")
-    ] = None,
-    source_key: Annotated[
-        str | None, typer.Option(envvar="LIKENESS_SOURCE_KEY", help="CompreFace's API key.")
-    ] = None,
+    collection: CollectionName = DEFAULT_COLLECTION,
+    face: Face = FaceSelection.ONLY,
+    gate: Gate = None,
+    pattern: Pattern = None,
+    person_from: PersonFromOption = None,
+    names_encoding: NamesEncoding = None,
+    images: ImageFolder = None,
+    space: Space = None,
+    stdin_format: StdinFormat = "jsonl",
+    near_duplicate: NearDuplicate = None,
+    on_conflict: OnConflictOption = None,
+    on_error: OnErrorOption = OnError.CONTINUE,
+    retry_refused: RetryRefused = False,
+    dry_run: DryRun = False,
+    limit: RowLimit = None,
+    sample: SampleShare = None,
+    report: ReportFile = None,
+    as_json: AsJson = False,
+    url: ServerUrl = None,
+    api_key: ApiKey = None,
+    source_key: SourceKey = None,
 ) -> None:
     """Enroll photos or embeddings. Run it again to continue, also after it was killed.
 
