@@ -1,1 +1,1 @@
-"""The gallery: persons and their templates, as SQL truth and as a derived vector index."""
+"""The gallery: persons and their templates, in the database and in a derived vector index."""

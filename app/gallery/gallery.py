@@ -1,4 +1,4 @@
-"""The gallery: the one object that keeps the truth and its derived indexes in step."""
+"""The gallery: the one object that keeps the database and its derived indexes in step."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress

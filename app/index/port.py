@@ -1,7 +1,7 @@
 """The search port: what the gallery requires of a search engine, and the values that pass through.
 
 A search engine is a `SearchEngine` (engine.py), which opens the `SearchIndex` of each collection.
-The database is the truth and an index is derived from it, so an engine may lose everything that
+The database is authoritative and an index is derived from it, so an engine may lose everything that
 it holds; it may not lose exactness. tests/index/reference.py is the specification as code, and
 tests/index/test_congruence.py compares every engine with it.
 """

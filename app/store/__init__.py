@@ -1,1 +1,1 @@
-"""The truth in SQL: collections, persons, templates, changes, calibrations."""
+"""What the SQL database holds: collections, persons, templates, changes, calibrations."""

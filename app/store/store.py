@@ -1,4 +1,4 @@
-"""The truth in SQL: one object for each noun, all over one database."""
+"""The SQL database: one object for each noun, all over one database."""
 
 from collections.abc import Callable
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""How far a code's estimate of a similarity can be from the truth.
+"""How far a code's estimate of a similarity can be from the similarity itself.
 
 A stored unit vector v is turned by a random rotation and rounded to a code r. With r = a·v + b·u,
 u a unit vector at right angles to v, the estimate of a probe q is <q, r> = a·s + b·√(1−s²)·<w, u>,

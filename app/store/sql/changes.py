@@ -1,4 +1,4 @@
-"""The log of what was added and removed, by which derived indexes follow the truth."""
+"""The log of what was added and removed, by which derived indexes follow the database."""
 
 import secrets
 from collections.abc import Sequence
