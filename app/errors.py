@@ -324,6 +324,10 @@ class AddressError(StartupError):
     code, title = "address_error", "The service cannot listen"
 
 
+class CertificateError(StartupError):
+    code, title = "certificate_error", "TLS cannot be served"
+
+
 class DatabaseError(StartupError):
     code, title = "database_error", "The database cannot be opened"
 

@@ -2,6 +2,7 @@
 
 import ipaddress
 from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -51,6 +52,25 @@ class Settings(BaseSettings):
 
     host: Annotated[str, Field(description="Address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="Port to listen on.")] = 8000
+    tls_cert: Annotated[
+        Path | None,
+        Field(
+            description="PEM file of a certificate, followed by those of its issuers: the service "
+            "speaks TLS. It is read again when it changes."
+        ),
+    ] = None
+    tls_key: Annotated[
+        Path | None, Field(description="PEM file of its private key, without a password.")
+    ] = None
+    trusted_proxies: Annotated[
+        tuple[IPv4Network | IPv6Network, ...],
+        NoDecode,
+        BeforeValidator(_split),
+        Field(
+            description="Addresses and networks of proxies, by commas, whose X-Forwarded-For and "
+            "X-Forwarded-Proto are believed."
+        ),
+    ] = ()
     root_path: Annotated[
         str,
         Field(

@@ -33,6 +33,8 @@ MAX_HEAD_BYTES = 64 * KIB
 MAX_FIELDS = 100
 # Requests sent before earlier ones are answered; very few clients do that.
 MAX_PIPELINED = 16
+# With TLS: how long a client may take to answer the notice of the connection's end.
+CLOSE_S = 1.0
 # Keys in a request's scope: whether only health is answered; a function that ends the connection.
 CROWDED, ABORT = "likeness.crowded", "likeness.abort"
 
@@ -51,6 +53,7 @@ class Connection(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self.crowded = False
+        self.wire: asyncio.Transport | None = None  # with TLS: what the encrypted bytes go through
         self._table = table
         self._refusal: LikenessError | None = None
         self._running: RequestResponseCycle | None = None  # the others are in the pipeline
@@ -60,6 +63,7 @@ class Connection(HttpToolsProtocol):
         self._linger_since: float | None = None
         self._piece_bytes = self._field_bytes = self._fields = self._body_bytes = 0
         self._unsent, self._sent_at = 0, time.monotonic()
+        self._closing_since: float | None = None
 
     # --- called by the event loop -------------------------------------------------------------
 
@@ -204,16 +208,32 @@ class Connection(HttpToolsProtocol):
     def check(self, now: float) -> None:
         """Close the connection if one of its time limits is over."""
         limits = self._table.limits
-        unsent = self.transport.get_write_buffer_size()
+        unsent = self._unsent_bytes()
         if unsent == 0 or unsent < self._unsent:
             self._sent_at = now
         self._unsent = unsent
         if now - self._sent_at > limits.write_s:
             self.transport.abort()  # close() would wait until everything is sent
-        elif self._linger_since is not None and now - self._linger_since > limits.linger_s:
+        elif self._is_left_open(now, unsent) or self._lingers_too_long(now):
             self.transport.abort()
         elif self._head_since is not None and now - self._head_since > limits.head_s:
             self._end_late_head()
+
+    def _unsent_bytes(self) -> int:
+        below = 0 if self.wire is None else self.wire.get_write_buffer_size()
+        return self.transport.get_write_buffer_size() + below
+
+    def _is_left_open(self, now: float, unsent: int) -> bool:
+        """Whether a client does not close its side of a TLS connection, which has sent it
+        everything and the notice of its end."""
+        if self.wire is None or unsent or not self.transport.is_closing():
+            return False
+        self._closing_since = self._closing_since or now
+        return now - self._closing_since > CLOSE_S
+
+    def _lingers_too_long(self, now: float) -> bool:
+        since = self._linger_since
+        return since is not None and now - since > self._table.limits.linger_s
 
     def _end_late_head(self) -> None:
         if not self._piece_bytes:  # nothing was sent: a browser's spare connection

@@ -65,18 +65,23 @@ class Connections:
         self.limits = limits
         self.draining = False
         self.given_up = 0
+        self.handshakes_failed = 0
         self._all: set[TrackedConnection] = set()
         # When idle connections became idle: those without a complete first head, and the others.
         self._new: dict[TrackedConnection, float] = {}
         self._kept: dict[TrackedConnection, float] = {}
+        self._in_handshake: dict[TrackedConnection, None] = {}  # the oldest first
         self._timer: asyncio.TimerHandle | None = None
         self._logged_at = 0.0
 
     def __len__(self) -> int:
         return len(self._all)
 
-    def add(self, connection: TrackedConnection) -> None:
-        """Add a new connection; beyond the limit, close the one that has been idle longest."""
+    def add(self, connection: TrackedConnection, *, in_handshake: bool = False) -> None:
+        """Add a new connection; beyond the limit, close the one that has been idle longest. Half
+        of all may be in their TLS handshake; beyond that, the oldest of these is closed."""
+        if in_handshake and len(self._in_handshake) >= self.limits.most // 2:
+            self._close(next(iter(self._in_handshake)))
         if len(self._all) >= self.limits.most - KEPT_FOR_HEALTH:
             self._make_room(connection)
         if len(self._all) >= self.limits.most:
@@ -84,12 +89,15 @@ class Connections:
             return
         self._all.add(connection)
         self._new[connection] = time.monotonic()
+        if in_handshake:
+            self._in_handshake[connection] = None
         if self._timer is None:
             self._sweep_later()
 
     def remove(self, connection: TrackedConnection) -> None:
         """Take a closed connection out of the table."""
         self._all.discard(connection)
+        self._in_handshake.pop(connection, None)
         self.busy(connection)
 
     def busy(self, connection: TrackedConnection) -> None:
@@ -107,6 +115,9 @@ class Connections:
         if victim is None:
             arriving.crowded = True
             return
+        self._close(victim)
+
+    def _close(self, victim: TrackedConnection) -> None:
         self.remove(victim)
         victim.give_up()
         self.given_up += 1

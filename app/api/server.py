@@ -13,9 +13,13 @@ from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.server import ServerState
 
+from app.api.certificate import ServerCertificate
 from app.api.connection import Connection
 from app.api.connections import ConnectionLimits, Connections
+from app.api.handshake import Handshake
+from app.api.turns import Turns
 from app.errors import AddressError
 from app.settings import Settings
 from app.telemetry.logs import log
@@ -36,13 +40,13 @@ class Server(uvicorn.Server):
     ) -> None:
         self.connections = Connections(ConnectionLimits.of(settings))
         app.state.connections = self.connections
-        protocol = functools.partial(Connection, table=self.connections)
+        self.certificate = ServerCertificate.of(settings)
         super().__init__(
             uvicorn.Config(
                 app,
                 host=settings.host,
                 port=settings.port,
-                http=cast("type[asyncio.Protocol]", protocol),
+                http=cast("type[asyncio.Protocol]", self._protocol()),
                 ws="none",
                 log_config=None,
                 access_log=False,
@@ -58,9 +62,26 @@ class Server(uvicorn.Server):
         self._ready = ready
         self._signals = 0
         self._draining: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
+
+    def _protocol(self) -> Callable[..., asyncio.Protocol]:
+        """Makes the protocol of a TCP connection that was accepted, by whichever process."""
+        http = functools.partial(Connection, table=self.connections)
+        if self.certificate is None:
+            return http
+        turns, certificate = Turns(), self.certificate
+
+        def encrypted(*, server_state: ServerState, **others: Any) -> Handshake:
+            running: set[Any] = server_state.connections
+            later = functools.partial(http, server_state=server_state, **others)
+            return Handshake(certificate, self.connections, turns, running, later)
+
+        return encrypted
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self.certificate is not None:
+            self._watching = asyncio.create_task(self.certificate.watch())
         if self.started and self._ready is not None:
             listening = sockets or [one for server in self.servers for one in server.sockets]
             self._ready(listening[0].getsockname()[1])
@@ -87,6 +108,8 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
         self._app.state.transfers.end_long_ones()
         if self.force_exit:
             # What is cut off was asked to be; uvicorn would log a traceback.

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from app.access.keys import NewKey, Scope
+from app.api.certificate import ServerCertificate
 from app.api.main import create_app
 from app.api.server import Server, bound
 from app.cli.console import clear_errors, err, ignored_settings, out, read_settings
@@ -33,7 +34,7 @@ def announce(services: Services, port: int) -> None:
     """Print where the docs and the API are, and what serves them."""
     host = services.settings.host
     shown = "localhost" if host in ("127.0.0.1", "0.0.0.0", "::", "::1") else host  # noqa: S104
-    base = f"http://{shown}:{port}"
+    base = f"http{'s' * (services.settings.tls_cert is not None)}://{shown}:{port}"
     out.print(f"[bold]Likeness[/] is ready · pack {services.pack.name} {services.pack.version} "
               f"· {services.pipeline.provider} · {services.scheduler.workers} workers",
               highlight=False)  # fmt: skip
@@ -105,8 +106,10 @@ def serve(
     if warning := DescriptorLimit.read().raised().warning():
         log(logging.WARNING, warning)
     out.print(data_folder(settings), markup=False, highlight=False, soft_wrap=True)
-    # Before any network is loaded, so that a port in use is reported at once.
+    # Before any network is loaded, so that a port in use or a certificate that has ended is
+    # reported at once.
     with clear_errors(), bound(settings.host, settings.port) as sockets:
+        ServerCertificate.of(settings)
         run(build_services(settings, DATABASE_WAIT_S), settings, sockets)
 
 

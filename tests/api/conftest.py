@@ -3,6 +3,7 @@
 import io
 import queue
 import re
+import ssl
 import threading
 import time
 import uuid
@@ -40,11 +41,14 @@ def run_server(services: Services) -> Iterator[str]:
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
-        url = f"http://127.0.0.1:{ports.get(timeout=START_S)}"
+        certificate = settings.tls_cert
+        trusted = True if certificate is None else ssl.create_default_context(cafile=certificate)
+        url = f"http{'s' * bool(certificate)}://127.0.0.1:{ports.get(timeout=START_S)}"
         deadline = time.monotonic() + START_S
-        while (answer := httpx.get(f"{url}/readyz", timeout=START_S)).status_code != httpx.codes.OK:
-            assert time.monotonic() < deadline, answer.text
-            time.sleep(0.02)
+        with httpx.Client(base_url=url, verify=trusted, timeout=START_S) as client:
+            while (answer := client.get("/readyz")).status_code != httpx.codes.OK:
+                assert time.monotonic() < deadline, answer.text
+                time.sleep(0.02)
         yield url
     finally:
         server.should_exit = True

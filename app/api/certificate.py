@@ -1,0 +1,193 @@
+"""The certificate that the service identifies itself with, and its private key (TLS).
+
+The files are looked at again every few seconds. A new pair is used for new connections; those that
+exist keep the pair that they began with.
+"""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+
+from app.errors import CertificateError
+from app.settings import Settings
+from app.telemetry.logs import log
+
+LOOK_EVERY_S = 5.0
+# The log warns once a day from this time before the end on.
+WARN_BEFORE = timedelta(days=14)
+# Of a file: when it was changed, its size, its number; None if it is not there.
+Version = tuple[int, int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateFiles:
+    """Two PEM files: a certificate, followed by those of its issuers, and its private key."""
+
+    certificate: Path
+    key: Path
+
+    @classmethod
+    def of(cls, settings: Settings) -> "CertificateFiles | None":
+        """Those of the settings; None if they name none. Raises CertificateError if they name only
+        one."""
+        certificate, key = settings.tls_cert, settings.tls_key
+        if certificate is None and key is None:
+            return None
+        if certificate is None or key is None:
+            given, missing = ("CERT", "KEY") if key is None else ("KEY", "CERT")
+            raise CertificateError(
+                f"LIKENESS_TLS_{given} is set and LIKENESS_TLS_{missing} is not. TLS needs both: "
+                "the file of the certificate and the file of its private key."
+            )
+        return cls(certificate, key)
+
+    def versions(self) -> tuple[Version, Version]:
+        """Differ when one of the files was changed."""
+        return _version(self.certificate), _version(self.key)
+
+    def load(self, now: datetime) -> tuple[ssl.SSLContext, datetime]:
+        """TLS with this pair, and when its certificate ends. Raises CertificateError if a file
+        cannot be read, if they do not belong together, or if the certificate is not valid now."""
+        context = _context(self)
+        certificate = _first_certificate(self.certificate)
+        if now >= certificate.not_valid_after_utc:
+            raise CertificateError(
+                f"The TLS certificate {self.certificate} ended on "
+                f"{_written(certificate.not_valid_after_utc)}. Write a new one to the file."
+            )
+        if now < certificate.not_valid_before_utc:
+            raise CertificateError(
+                f"The TLS certificate {self.certificate} is not valid before "
+                f"{_written(certificate.not_valid_before_utc)}, and it is {_written(now)} now. "
+                "Check the clock of this machine, or write another certificate to the file."
+            )
+        return context, certificate.not_valid_after_utc
+
+
+class ServerCertificate:
+    """The pair in use. `context` and `ends` change when the files do."""
+
+    def __init__(
+        self,
+        files: CertificateFiles,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """Raises CertificateError if the files hold no pair that is valid now."""
+        self._files = files
+        self._now = now
+        self._tried = self._seen = files.versions()
+        self._warned_at: datetime | None = None
+        self.context, self.ends = files.load(now())
+
+    @classmethod
+    def of(cls, settings: Settings) -> "ServerCertificate | None":
+        """That of the settings; None if they name none. Raises CertificateError."""
+        files = CertificateFiles.of(settings)
+        return None if files is None else cls(files)
+
+    async def watch(self, every_s: float = LOOK_EVERY_S) -> None:
+        """Follow the files until this is cancelled."""
+        while True:
+            self.warn_of_its_end()
+            await asyncio.sleep(every_s)
+            await asyncio.to_thread(self.follow)
+
+    def follow(self) -> None:
+        """Load the files if they were changed, but not since the last call: a pair that is being
+        written is not read. One that cannot be used is logged, and the pair in use is kept."""
+        found = self._files.versions()
+        settled, self._seen = found == self._seen, found
+        if found == self._tried or not settled:
+            return
+        self._tried = found
+        try:
+            self.context, self.ends = self._files.load(self._now())
+        except CertificateError as error:
+            log(logging.ERROR, "the new TLS certificate cannot be used; the old one is kept",
+                reason=error.detail, old_one_ends=_written(self.ends))  # fmt: skip
+            return
+        self._warned_at = None
+        log(logging.INFO, "a new TLS certificate is in use",
+            file=str(self._files.certificate), ends=_written(self.ends))  # fmt: skip
+
+    def warn_of_its_end(self) -> None:
+        """Log that the certificate ends soon or has ended, once a day."""
+        now = self._now()
+        due = self._warned_at is None or now - self._warned_at >= timedelta(days=1)
+        if now >= self.ends - WARN_BEFORE and due:
+            self._warned_at = now
+            log(logging.WARNING, "the TLS certificate must be renewed",
+                file=str(self._files.certificate), ends=_written(self.ends))  # fmt: skip
+
+
+def _version(file: Path) -> Version:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _context(files: CertificateFiles) -> ssl.SSLContext:
+    """TLS 1.2 and 1.3 with Python's choice of ciphers, all of which have forward secrecy."""
+    for file, what in ((files.certificate, "certificate"), (files.key, "private key")):
+        _require_readable(file, what)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        # Without a function OpenSSL would ask on the terminal.
+        context.load_cert_chain(files.certificate, files.key, _no_password)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise CertificateError(
+                f"The private key {files.key} is not that of the TLS certificate "
+                f"{files.certificate}. If the file has several certificates, the service's own "
+                "must be the first."
+            ) from error
+        raise CertificateError(
+            f"The TLS certificate {files.certificate} and the private key {files.key} cannot be "
+            f"used ({error.reason or 'they are not PEM'}). Both must be PEM files: one of the "
+            "certificate, followed by those of its issuers, one of its private key."
+        ) from error
+    return context
+
+
+def _require_readable(file: Path, what: str) -> None:
+    try:
+        with file.open("rb"):
+            pass
+    except OSError as error:
+        raise CertificateError(
+            f"The file {file} of the TLS {what} cannot be read: {error.strerror}. Set "
+            f"LIKENESS_TLS_{'CERT' if what == 'certificate' else 'KEY'} to a PEM file that the "
+            "service's user may read."
+        ) from error
+
+
+def _no_password() -> str:
+    raise CertificateError(
+        "The private key in LIKENESS_TLS_KEY is encrypted with a password, for which nobody could "
+        "be asked at a restart. Decrypt it (openssl pkey -in KEY -out FILE) and restrict who may "
+        "read the file."
+    )
+
+
+def _first_certificate(file: Path) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificates(file.read_bytes())[0]
+    except (OSError, ValueError, IndexError) as error:
+        raise CertificateError(
+            f"The TLS certificate {file} cannot be read: {error}. Write a PEM file there."
+        ) from error
+
+
+def _written(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC"

@@ -1,0 +1,158 @@
+"""A connection until its TLS handshake is complete; then HTTP begins on it.
+
+The event loop's own TLS servers neither count connections in a handshake nor limit how many
+handshakes begin in one round. Here each is in the table of connections from the beginning, and
+begins when the client's first message has arrived completely, one in each round: it costs about as
+much CPU time as a small request.
+"""
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import Callable
+from typing import Any
+
+from app.api.certificate import ServerCertificate
+from app.api.connection import Connection
+from app.api.connections import Connections
+from app.api.turns import Turns
+from app.telemetry.logs import log
+
+# Of a record (RFC 8446, 5.1): its type, two bytes of version, two of length.
+RECORD_HEAD_BYTES = 5
+MAX_RECORD_BYTES = RECORD_HEAD_BYTES + 16 * 1024
+HANDSHAKE = 22
+# TLS buffers this much for a connection that does not read at the moment.
+READ_BUFFER_BYTES = 64 * 1024
+# How long the event loop may try to end a connection; `Connection.check` ends it much earlier.
+SHUTDOWN_S = 600.0
+PLAIN_HTTP = b"This port speaks TLS: begin the address with https://.\n"
+
+
+class Handshake(asyncio.Protocol):
+    """Passes a TCP connection over to a `Connection` once it is encrypted."""
+
+    def __init__(
+        self,
+        certificate: ServerCertificate,
+        table: Connections,
+        turns: Turns,
+        running: set[Any],
+        connection: Callable[[], Connection],
+    ) -> None:
+        """`running`: connections that the server ends when it stops, by their `shutdown`."""
+        self.crowded = False
+        self._certificate = certificate
+        self._table = table
+        self._turns = turns
+        self._running = running
+        self._connection = connection
+        self._transport: asyncio.Transport
+        self._received = bytearray()
+        self._began_at = time.monotonic()
+        self._work: asyncio.Task[None] | None = None
+
+    # --- called by the event loop -------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._transport = transport
+        self._running.add(self)
+        self._table.add(self, in_handshake=True)
+
+    def data_received(self, data: bytes) -> None:
+        """Before the handshake: the client's first message. After it, until HTTP has begun: what
+        was decrypted meanwhile."""
+        self._received += data
+        if self._work is not None or self._transport.is_closing():
+            return
+        if self._received[0] != HANDSHAKE:
+            self._refuse_plain_http()
+        elif _is_complete(self._received):
+            self._transport.pause_reading()  # until the handshake begins
+            self._work = asyncio.get_running_loop().create_task(self._secure())
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        self._leave()
+
+    # --- called by the table and the server ---------------------------------------------------
+
+    def check(self, now: float) -> None:
+        """Close the connection if the handshake takes longer than the head of a request may."""
+        if now - self._began_at > self._table.limits.head_s:
+            self.give_up()
+
+    def give_up(self) -> None:
+        """Close the connection at once."""
+        self._transport.abort()
+
+    shutdown = give_up
+
+    # ------------------------------------------------------------------------------------------
+
+    def _refuse_plain_http(self) -> None:
+        head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n"
+        length = b"content-length: %d\r\n\r\n" % len(PLAIN_HTTP)
+        self._transport.write(head + length + PLAIN_HTTP)
+        self._transport.close()
+
+    async def _secure(self) -> None:
+        """Do the handshake, then begin HTTP."""
+        await self._turns.take()
+        try:
+            encrypted = None if self._transport.is_closing() else await self._encrypted()
+        except (OSError, ssl.SSLError) as error:
+            self._table.handshakes_failed += 1
+            log(logging.DEBUG, "a TLS handshake failed", reason=str(error))
+            encrypted = None
+        self._leave()
+        if encrypted is None or encrypted.is_closing():
+            self._transport.abort()
+            return
+        buffered: Any = encrypted  # typeshed does not know that such a transport has this
+        buffered.set_read_buffer_limits(READ_BUFFER_BYTES)
+        connection = self._connection()
+        connection.wire = self._transport
+        encrypted.set_protocol(connection)
+        connection.connection_made(encrypted)
+        if self._received:
+            connection.data_received(bytes(self._received))
+
+    async def _encrypted(self) -> asyncio.Transport | None:
+        """The connection after the handshake. Raises OSError, of which ssl.SSLError is one."""
+        loop = asyncio.get_running_loop()
+        first, self._received = bytes(self._received), bytearray()
+        upgrade = loop.create_task(
+            loop.start_tls(
+                self._transport,
+                self,
+                self._certificate.context,
+                server_side=True,
+                ssl_handshake_timeout=self._table.limits.head_s,
+                ssl_shutdown_timeout=SHUTDOWN_S,
+            )
+        )
+        await asyncio.sleep(0)  # `upgrade` has replaced the protocol and will begin the handshake
+        loop.call_soon(_pass_on, self._transport, first)
+        return await upgrade
+
+    def _leave(self) -> None:
+        self._running.discard(self)
+        self._table.remove(self)
+
+
+def _is_complete(received: bytearray) -> bool:
+    """Whether the first record has arrived. One that is too long is, too: it will be refused."""
+    if len(received) < RECORD_HEAD_BYTES:
+        return False
+    length = RECORD_HEAD_BYTES + int.from_bytes(received[3:RECORD_HEAD_BYTES], "big")
+    return len(received) >= min(length, MAX_RECORD_BYTES)
+
+
+def _pass_on(transport: asyncio.Transport, data: bytes) -> None:
+    """Give a transport's new protocol what the old one has received."""
+    if transport.is_closing():
+        return
+    tls: Any = transport.get_protocol()  # an asyncio.BufferedProtocol
+    tls.get_buffer(len(data))[: len(data)] = data
+    tls.buffer_updated(len(data))

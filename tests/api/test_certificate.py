@@ -1,0 +1,130 @@
+"""The certificate of the service: what is refused at the start, and what becomes of new files."""
+
+import logging
+import ssl
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from app.api.certificate import CertificateFiles, ServerCertificate
+from app.errors import CertificateError
+from app.settings import Settings
+from tests.certificates import YEAR, Pair, make_pair
+
+
+def files_of(pair: Pair) -> CertificateFiles:
+    return CertificateFiles(pair.certificate, pair.key)
+
+
+def test_without_settings_there_is_none() -> None:
+    assert ServerCertificate.of(Settings()) is None
+
+
+@pytest.mark.parametrize("given", ["tls_cert", "tls_key"])
+def test_one_file_of_two(tmp_path: Path, given: str) -> None:
+    with pytest.raises(CertificateError, match="TLS needs both"):
+        ServerCertificate.of(Settings(**{given: tmp_path / "file"}))
+
+
+def write(text: bytes) -> Callable[[Pair], None]:
+    return lambda pair: (pair.certificate.write_bytes(text), None)[1]
+
+
+def mismatch(pair: Pair) -> None:
+    pair.key.write_bytes(make_pair(pair.key.parent, "other").key.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda pair: pair.certificate.unlink(), "service.crt of the TLS certificate cannot be"),
+        (lambda pair: pair.key.unlink(), "service.key of the TLS private key cannot be read: No"),
+        (mismatch, "service.key is not that of the TLS certificate"),
+        (write(b""), "cannot be used"),
+        (write(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), "be used"),
+    ],
+    ids=["no certificate", "no key", "another key", "empty", "damaged"],
+)
+def test_files_that_cannot_be_used(
+    tmp_path: Path, damage: Callable[[Pair], None], said: str
+) -> None:
+    pair = make_pair(tmp_path)
+    damage(pair)
+    with pytest.raises(CertificateError, match=said):
+        ServerCertificate(files_of(pair))
+
+
+def test_files_that_the_user_may_not_read(tmp_path: Path) -> None:
+    """A folder cannot be read as a file by root either."""
+    with pytest.raises(CertificateError, match="Is a directory"):
+        ServerCertificate(CertificateFiles(tmp_path, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("begins", "ends", "said"),
+    [(-YEAR, timedelta(hours=-1), "ended on"), (timedelta(hours=1), YEAR, "not valid before")],
+)
+def test_a_certificate_that_is_not_valid_now(
+    tmp_path: Path, begins: timedelta, ends: timedelta, said: str
+) -> None:
+    with pytest.raises(CertificateError, match=said):
+        ServerCertificate(files_of(make_pair(tmp_path, begins=begins, ends=ends)))
+
+
+def test_a_key_with_a_password_is_refused_without_asking(tmp_path: Path) -> None:
+    with pytest.raises(CertificateError, match="encrypted with a password"):
+        ServerCertificate(files_of(make_pair(tmp_path, password=b"secret")))
+
+
+def test_new_files_are_used_when_they_have_settled(tmp_path: Path) -> None:
+    pair, new = make_pair(tmp_path), make_pair(tmp_path, "new", ends=2 * YEAR)
+    used = ServerCertificate(files_of(pair))
+    first, ends = used.context, used.ends
+    assert first.minimum_version is ssl.TLSVersion.TLSv1_2
+    used.follow()
+    assert used.context is first
+    pair.replace_by(new)
+    used.follow()
+    assert used.context is first, "they may still be written"
+    used.follow()
+    assert used.context is not first
+    assert used.ends > ends
+
+
+def test_new_files_that_cannot_be_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The old pair is kept; the log says why, once; the next good pair is used."""
+    pair = make_pair(tmp_path)
+    used = ServerCertificate(files_of(pair))
+    first = used.context
+    mismatch(pair)
+    with caplog.at_level(logging.INFO, "likeness"):
+        for _ in range(4):
+            used.follow()
+        pair.certificate.unlink()
+        for _ in range(4):
+            used.follow()
+    assert used.context is first
+    reasons = [record.fields["reason"] for record in caplog.records]  # type: ignore[attr-defined]
+    assert ["is not that of" in reasons[0], "No such file" in reasons[1]] == [True, True]
+    assert len(reasons) == 2
+    pair.replace_by(make_pair(tmp_path, "new"))
+    used.follow()
+    used.follow()
+    assert used.context is not first
+
+
+def test_the_log_says_that_it_must_be_renewed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once a day."""
+    now = [datetime.now(UTC)]
+    used = ServerCertificate(files_of(make_pair(tmp_path, ends=timedelta(days=30))), lambda: now[0])
+    with caplog.at_level(logging.WARNING, "likeness"):
+        for day in (0, 15, 17, 17.5, 18.1, 40):
+            now[0] = datetime.now(UTC) + timedelta(days=day)
+            used.warn_of_its_end()
+    assert [record.message for record in caplog.records] == [
+        "the TLS certificate must be renewed"
+    ] * 3
