@@ -25,6 +25,11 @@ class Pair:
         """They as settings of the service."""
         return {"tls_cert": self.certificate, "tls_key": self.key}
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """They as environment variables of the service."""
+        return {f"LIKENESS_{name.upper()}": str(file) for name, file in self.settings.items()}
+
     def replace_by(self, other: "Pair") -> None:
         """Write another pair to these files, each at once."""
         other.certificate.replace(self.certificate)

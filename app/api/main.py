@@ -40,6 +40,7 @@ from app.api.error_handlers import install_error_handlers
 from app.api.json_routes import only_declared_query
 from app.api.middleware import RequestContext
 from app.api.openapi import complete_document
+from app.api.proxies import Proxies
 from app.api.transfers import TransfersByKind
 from app.errors import LikenessError
 from app.gallery.retention import RetentionTask
@@ -133,7 +134,10 @@ def create_app(services: Services) -> FastAPI:
             expose_headers=["*"],
         )
     app.add_middleware(
-        RequestContext, metrics=services.metrics, root_path=services.settings.root_path
+        RequestContext,
+        metrics=services.metrics,
+        root_path=services.settings.root_path,
+        proxies=Proxies(services.settings.trusted_proxies),
     )
     return app
 

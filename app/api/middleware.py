@@ -9,8 +9,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.error_handlers import unexpected_error
+from app.api.proxies import NONE_TRUSTED, Proxies
 from app.api.turns import Turns
-from app.telemetry.logs import log, request_id
+from app.telemetry.logs import client_address, log, request_id
 from app.telemetry.metrics import Metrics
 
 HEADER = "X-Request-ID"
@@ -25,8 +26,11 @@ class RequestContext:
     An error that nothing inside caught is answered here, where the id is still known.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, root_path: str = "") -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, root_path: str = "", proxies: Proxies = NONE_TRUSTED
+    ) -> None:
         self._app = app
+        self._proxies = proxies
         self._root_path = root_path
         self._metrics = metrics
         # Health does not wait for other requests, but for that of others who ask for it.
@@ -37,9 +41,11 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         _set_root_path(scope, self._root_path)
+        self._proxies.apply(scope)
         offered = Headers(scope=scope).get(HEADER, "")
         current = offered if _ACCEPTED_ID.fullmatch(offered) else uuid.uuid4().hex
         token = request_id.set(current)
+        client = client_address.set(scope["client"][0] if scope.get("client") else None)
         start = time.perf_counter()
         status = 500
         started = False
@@ -63,6 +69,7 @@ class RequestContext:
         finally:
             self._record(scope, status, time.perf_counter() - start)
             request_id.reset(token)
+            client_address.reset(client)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         # The route's template, not the path: paths hold person ids.

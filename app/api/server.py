@@ -50,6 +50,7 @@ class Server(uvicorn.Server):
                 ws="none",
                 log_config=None,
                 access_log=False,
+                proxy_headers=False,  # app.api.proxies reads them
                 server_header=False,
                 backlog=BACKLOG,
                 timeout_keep_alive=cast("int", settings.keep_alive),

@@ -159,8 +159,9 @@ def _line(members: dict[str, Any], names: dict[int, str]) -> str:
     number = members["person"]
     person = None if number is None else f"{names.get(number, '(erased)')} #{number}"
     details = ", ".join(f"{name} {value}" for name, value in members["details"].items())
+    client = members.get("client")
     parts = (
-        members["at"][:19].replace("T", " "), members["actor"], members["action"],
-        members["collection"], person, details,
+        members["at"][:19].replace("T", " "), members["actor"], client and f"from {client}",
+        members["action"], members["collection"], person, details,
     )  # fmt: skip
     return "  ".join(part for part in parts if part)

@@ -10,6 +10,8 @@ from app.settings import LogFormat
 
 LOGGER_NAME = "likeness"
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+# The address of the client whose request is being answered.
+client_address: ContextVar[str | None] = ContextVar("client_address", default=None)
 
 
 def log(level: int, event: str, error: Exception | None = None, **fields: Any) -> None:
@@ -32,9 +34,8 @@ def set_up_logs(log_format: LogFormat, level: str) -> None:
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
     fields: dict[str, Any] = dict(getattr(record, "fields", {}))
-    if current := request_id.get():
-        fields = {"request_id": current, **fields}
-    return fields
+    context = {"request_id": request_id.get(), "client": client_address.get()}
+    return {**{name: value for name, value in context.items() if value}, **fields}
 
 
 class JsonFormatter(logging.Formatter):

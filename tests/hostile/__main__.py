@@ -14,18 +14,22 @@ from tests.hostile.service import memory_limit, running
 
 
 def main() -> int:
-    """Run the control and the attacks whose name holds one of the words; 1 where one succeeded."""
+    """Run the control and the attacks whose name holds one of the words, against a service of each
+    scheme; 1 where one succeeded."""
     words = [word.lower() for word in sys.argv[1:]]
     wanted = [a for a in ATTACKS if not words or any(word in a.name.lower() for word in words)]
-    chosen = [CONTROL, *wanted]
     console, verdicts = Console(width=170), []
-    with (
-        tempfile.TemporaryDirectory(prefix="likeness-hostile-") as folder,
-        running(Path(folder)) as (target, process),
-    ):
-        for attack in chosen:
-            verdicts.append(run(attack, target, process))
-            console.print(f"{attack.name}: {verdicts[-1].faults or 'held'}", highlight=False)
+    for scheme in ("http", "https"):
+        chosen = [one for one in wanted if scheme in one.schemes]
+        with (
+            tempfile.TemporaryDirectory(prefix="likeness-hostile-") as folder,
+            running(Path(folder), scheme) as (target, process),
+        ):
+            for attack in [CONTROL, *chosen] if chosen else []:
+                verdict = run(attack, target, process)
+                verdict.attack = f"{scheme}: {verdict.attack}"
+                verdicts.append(verdict)
+                console.print(f"{verdict.attack}: {verdict.faults or 'held'}", highlight=False)
     console.print(table(verdicts))
     return int(any(verdict.faults for verdict in verdicts))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from tests.certificates import make_pair
 from tests.hostile.target import Target
 from tests.ports import free_port
 
@@ -36,15 +37,20 @@ def memory_limit() -> str:
 
 
 @contextmanager
-def running(folder: Path, **settings: str) -> Iterator[tuple[Target, psutil.Process]]:
+def running(
+    folder: Path, scheme: str = "http", **settings: str
+) -> Iterator[tuple[Target, psutil.Process]]:
     """A service until the block ends. Raises RuntimeError where it does not start, does not stop
     within a minute, or logs an error that nobody foresaw."""
     port = free_port()
+    pair = make_pair(folder) if scheme == "https" else None
+    target = Target(port, folder / "data", pair and pair.certificate)
     environment = {
         **os.environ,
         "LIKENESS_DATA_DIR": str(folder / "data"),
         "LIKENESS_PORT": str(port),
         "LIKENESS_DRAIN_SECONDS": "0",
+        **(pair.environment if pair else {}),
         **settings,
     }
     likeness = str(Path(sys.executable).with_name("likeness"))
@@ -54,8 +60,8 @@ def running(folder: Path, **settings: str) -> Iterator[tuple[Target, psutil.Proc
     with log.open("wb") as sink:
         process = subprocess.Popen(command, env=environment, stdout=sink, stderr=sink)
     try:
-        _wait_until_ready(port, process, log)
-        yield Target(port, folder / "data"), psutil.Process(process.pid)
+        _wait_until_ready(target, process, log)
+        yield target, psutil.Process(process.pid)
     finally:
         process.terminate()
         try:
@@ -68,11 +74,11 @@ def running(folder: Path, **settings: str) -> Iterator[tuple[Target, psutil.Proc
         raise RuntimeError("The log has an error that nobody foresaw:\n" + text[-4_000:])
 
 
-def _wait_until_ready(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_until_ready(target: Target, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200:
+            if target.ask("GET", "/readyz").status_code == 200:
                 return
         time.sleep(0.1)
     raise RuntimeError("The service did not start:\n" + log.read_text()[-4_000:])

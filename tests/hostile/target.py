@@ -1,6 +1,7 @@
 """The service under attack, as a client sees it."""
 
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,10 +19,14 @@ class Unexpected(AssertionError):
 class Target:
     """One running service. Everything sent to it goes to loopback."""
 
-    def __init__(self, port: int, data_dir: Path) -> None:
+    def __init__(self, port: int, data_dir: Path, certificate: Path | None = None) -> None:
+        """`certificate`: of a service that speaks TLS."""
         self.port = port
         self.data_dir = data_dir
-        self.url = f"http://127.0.0.1:{port}"
+        self.certificate = certificate
+        self.scheme = "http" if certificate is None else "https"
+        self.url = f"{self.scheme}://127.0.0.1:{port}"
+        self.tls = None if certificate is None else ssl.create_default_context(cafile=certificate)
 
     @property
     def photo(self) -> bytes:
@@ -30,7 +35,7 @@ class Target:
 
     def client(self, timeout: float = 60) -> httpx.Client:
         """A client with connections of its own; close it."""
-        return httpx.Client(base_url=self.url, timeout=timeout)
+        return httpx.Client(base_url=self.url, timeout=timeout, verify=self.tls or True)
 
     def ask(self, method: str, path: str, **options: object) -> httpx.Response:
         """One call on a connection of its own."""
@@ -42,17 +47,29 @@ class Target:
         return self.ask("POST", path, content=body, headers={"content-type": kind})
 
     def connect(self, timeout: float = 10) -> socket.socket:
+        """A connection on which no request was sent; with TLS its handshake is complete."""
+        plain = self.connect_plain(timeout)
+        if self.tls is None:
+            return plain
+        try:
+            return self.tls.wrap_socket(plain, server_hostname="127.0.0.1")
+        except OSError:
+            plain.close()
+            raise
+
+    def connect_plain(self, timeout: float = 10) -> socket.socket:
         """A connection that has sent nothing."""
         return socket.create_connection(("127.0.0.1", self.port), timeout)
 
     @contextmanager
-    def connections(self, count: int) -> Iterator[list[socket.socket]]:
+    def connections(self, count: int, *, plain: bool = False) -> Iterator[list[socket.socket]]:
         """Several of them, closed at the end; those that the service refuses are left out."""
+        connect = self.connect_plain if plain else self.connect
         with ExitStack() as stack:
             made = []
             for _ in range(count):
                 try:
-                    made.append(stack.enter_context(self.connect()))
+                    made.append(stack.enter_context(connect()))
                 except OSError:
                     time.sleep(0.01)
             yield made

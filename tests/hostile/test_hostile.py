@@ -20,6 +20,25 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Target, 
         yield found
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+@pytest.fixture(scope="module")
+def tls_service(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Target, psutil.Process]]:
+    with running(tmp_path_factory.mktemp("hostile"), "https") as found:
+        yield found
+
+
+def of(scheme: str) -> list[Attack]:
+    return [one for one in ATTACKS if scheme in one.schemes]
+
+
+@pytest.mark.parametrize("attack", of("https"), ids=lambda attack: attack.name)
+def test_the_service_stays_up_over_tls(
+    attack: Attack, tls_service: tuple[Target, psutil.Process]
+) -> None:
+    assert run(attack, *tls_service).faults == []
+
+
+@pytest.mark.parametrize("attack", of("http"), ids=lambda attack: attack.name)
 def test_the_service_stays_up(attack: Attack, service: tuple[Target, psutil.Process]) -> None:
     assert run(attack, *service).faults == []

@@ -1,8 +1,8 @@
 """What is looked at while an attack runs.
 
-The watcher is a process of its own (`python -m tests.hostile.watch PORT PID`): an attack keeps the
-interpreter of its own process busy, and clocks there would measure that. It ends when its standard
-input does, and writes what it saw to its standard output, as JSON.
+The watcher is a process of its own (`python -m tests.hostile.watch PORT PID [CERTIFICATE]`): an
+attack keeps the interpreter of its own process busy, and clocks there would measure that. It ends
+when its standard input does, and writes what it saw to its standard output, as JSON.
 """
 
 import contextlib
@@ -59,6 +59,7 @@ def watching(target: Target, process: psutil.Process) -> Iterator[Seen]:
     """Look at the service until the block ends; what is yielded is filled then."""
     seen = Seen()
     command = [sys.executable, "-m", __name__, str(target.port), str(process.pid)]
+    command += [str(target.certificate)] if target.certificate else []
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -123,7 +124,7 @@ class Watcher:
     def _ask_livez(self) -> None:
         start, seen = time.perf_counter(), self.seen
         sent = start
-        connection = http.client.HTTPConnection("127.0.0.1", self._target.port, timeout=10)
+        connection = self._connection()
         try:
             connection.request("GET", "/livez")
             sent = time.perf_counter()
@@ -138,9 +139,15 @@ class Watcher:
             seen.livez.append(time.perf_counter() - start)
             connection.close()
 
+    def _connection(self) -> http.client.HTTPConnection:
+        port, tls = self._target.port, self._target.tls
+        if tls is None:
+            return http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        return http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=tls)
+
     def _get(self, path: str) -> tuple[int, str]:
         """On a connection of its own, by a client that takes next to no time itself."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._target.port, timeout=10)
+        connection = self._connection()
         try:
             connection.request("GET", path)
             answer = connection.getresponse()
@@ -192,9 +199,9 @@ def memory_mib(process: psutil.Process) -> float:
     return total / MIB
 
 
-def main(port: int, pid: int) -> None:
+def main(port: int, pid: int, certificate: Path | None = None) -> None:
     """Watch until the standard input ends."""
-    watcher = Watcher(Target(port, Path()), psutil.Process(pid))
+    watcher = Watcher(Target(port, Path(), certificate), psutil.Process(pid))
     sys.stdout.write("watching\n")
     sys.stdout.flush()
     watcher.watch(sys.stdin.read)
@@ -202,4 +209,4 @@ def main(port: int, pid: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]), int(sys.argv[2]), *map(Path, sys.argv[3:]))

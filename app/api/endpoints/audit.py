@@ -40,6 +40,11 @@ class AuditEntryInfo(BaseModel):
         Example(17),
     ] = None
     request_id: Annotated[str | None, Example("0d7c4c0b2c5f4c0c8f5d3b1f8e6a9b7d")] = None
+    client: Annotated[
+        str | None,
+        Field(description="The address that the request came from."),
+        Example("192.0.2.7"),
+    ] = None
     details: Annotated[dict[str, Any], Example({"templates": 2})]
     content: Annotated[str, Example("{…}")]
     digest: Annotated[str, Field(description="In hexadecimal."), Example("5f" * 32)]

@@ -19,7 +19,7 @@ from app.errors import DamagedData
 from app.store.actor import actor
 from app.store.records import CollectionRecord
 from app.store.sql.tables import audit_entries, audit_head, persons
-from app.telemetry.logs import request_id
+from app.telemetry.logs import client_address, request_id
 from app.types import JsonObject
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ Search = tuple[str | None, JsonObject]  # of one face: the id of the person foun
 PAGE = 5000
 BEFORE_ALL = -(2**63)  # a forged entry may have any number
 MEMBERS = {"at", "actor", "action", "collection", "person", "request_id", "details"}
+CLIENT = "client"  # only in entries of requests
 DATABASE_RESTORED = "database.restored"
 
 
@@ -44,12 +45,13 @@ class AuditEntry:
 
     @property
     def members(self) -> dict[str, Any]:
-        """The content: at, actor, action, collection, person, request_id, details."""
+        """The content: at, actor, action, collection, person, request_id, details; of a request
+        also client, the address that it came from."""
         try:
             found = json.loads(self.content)
         except ValueError:
             found = None
-        if not isinstance(found, dict) or found.keys() != MEMBERS:
+        if not isinstance(found, dict) or found.keys() - {CLIENT} != MEMBERS:
             raise DamagedData(
                 f"Entry {self.sequence} of the audit log was changed and cannot be read; "
                 "`likeness audit verify` checks all entries."
@@ -159,7 +161,8 @@ def _chained(
     notes: Iterable[_Note], sequence: int, digest: bytes, now: datetime
 ) -> Iterator[tuple[AuditEntry, dict[str, Any]]]:
     """The entries of notes, and their rows."""
-    who, request = actor.get(), request_id.get()
+    who, request, client = actor.get(), request_id.get(), client_address.get()
+    source = {} if client is None else {CLIENT: client}
     for one in notes:
         sequence += 1
         content = json.dumps(
@@ -170,6 +173,7 @@ def _chained(
                 "collection": one.collection,
                 "person": one.person,
                 "request_id": request,
+                **source,
                 "details": one.details,
             },
             separators=(",", ":"),

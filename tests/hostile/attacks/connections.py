@@ -10,7 +10,7 @@ MIB = 2**20
 PERSONS = "/v1/collections/default/persons"
 
 
-@attack("300 connections that send nothing")
+@attack("300 connections that send nothing", "http", "https")
 def silent(target: Target) -> int:
     """For longer than a head may take."""
     with target.connections(300) as connections:
@@ -18,7 +18,7 @@ def silent(target: Target) -> int:
         return len(connections)
 
 
-@attack("300 connections that send a head byte by byte")
+@attack("300 connections that send a head byte by byte", "http", "https")
 def dripped(target: Target) -> int:
     """None of them ever ends."""
     with target.connections(300) as connections:
@@ -30,7 +30,7 @@ def dripped(target: Target) -> int:
         return len(connections)
 
 
-@attack("new connections as fast as they are taken")
+@attack("new connections as fast as they are taken", "http", "https")
 def flood(target: Target) -> int:
     """Each is left at once."""
     count = 0
@@ -42,7 +42,7 @@ def flood(target: Target) -> int:
     return count
 
 
-@attack("a header of 87 MiB")
+@attack("a header of 87 MiB", "http", "https")
 def long_header(target: Target) -> int:
     """Three of them, one in the request line."""
     head = b"GET /livez HTTP/1.1\r\nhost: x\r\n"
@@ -51,7 +51,7 @@ def long_header(target: Target) -> int:
     return 3
 
 
-@attack("10,000 and 1,000,000 header fields")
+@attack("10,000 and 1,000,000 header fields", "http", "https")
 def many_headers(target: Target) -> int:
     """Of a few bytes each."""
     head = b"GET /livez HTTP/1.1\r\nhost: x\r\n"
@@ -60,7 +60,7 @@ def many_headers(target: Target) -> int:
     return 2
 
 
-@attack("trailers and chunk extensions of 50 MiB")
+@attack("trailers and chunk extensions of 50 MiB", "http", "https")
 def long_trailers(target: Target) -> int:
     """After a body of chunks, and within."""
     head = target.head("POST", "/v1/collections", transfer_encoding="chunked")
@@ -69,7 +69,7 @@ def long_trailers(target: Target) -> int:
     return 2
 
 
-@attack("10,000 requests on one connection before an answer is read")
+@attack("10,000 requests on one connection before an answer is read", "http", "https")
 def pipelined(target: Target) -> int:
     """Twenty such connections."""
     request = target.head("GET", "/v1/collections/default")
@@ -82,7 +82,9 @@ def pipelined(target: Target) -> int:
     return 200_000
 
 
-@attack("health, metrics, the API's document and its pages, 16 times on 40 connections")
+@attack(
+    "health, metrics, the API's document and its pages, 16 times on 40 connections", "http", "https"
+)
 def documents(target: Target) -> int:
     """Whatever is served without a key, at once."""
     for path in ("/openapi.json", "/metrics", "/docs", "/nothing", "/livez", "/readyz"):
@@ -94,7 +96,7 @@ def documents(target: Target) -> int:
     return 6 * 40 * 16
 
 
-@attack("60 clients that ask for full pages and read nothing")
+@attack("60 clients that ask for full pages and read nothing", "http", "https")
 def unread(target: Target) -> int:
     """A thousand persons with as much metadata as there may be, which anybody can store."""
     if not target.ask("GET", f"{PERSONS}/fat999").is_success:
