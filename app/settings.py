@@ -138,6 +138,22 @@ class Settings(BaseSettings):
             description="Claim that has the only collections a token is for; unset: all.",
         ),
     ] = None
+    oidc_requests_per_second: Annotated[
+        float | None,
+        Field(ge=0.001, le=1e6, description="Requests a second of one subject's tokens."),
+    ] = None
+    oidc_photos_per_second: Annotated[
+        float | None,
+        Field(ge=0.001, le=1e6, description="Photos a second of one subject's tokens."),
+    ] = None
+    oidc_concurrent_requests: Annotated[
+        int | None,
+        Field(ge=1, le=10**12, description="Requests at a time of one subject's tokens."),
+    ] = None
+    oidc_photos_per_day: Annotated[
+        int | None,
+        Field(ge=1, le=10**12, description="Photos a day (UTC) of one subject's tokens."),
+    ] = None
     insecure: Annotated[
         bool,
         Field(description="Serve without access keys on an address that others can reach."),

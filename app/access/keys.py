@@ -52,6 +52,19 @@ class AccessKey:
         """Who uses it, as the audit log names them."""
         return f"key:{self.key_id}" if self.subject is None else f"token:{self.subject}"
 
+    @property
+    def limited_as(self) -> str:
+        """By what its use is counted: the name of a key, or the subject of a token, which is not
+        written down."""
+        if self.subject is None:
+            return self.name
+        return f"oidc:{hashlib.blake2b(self.subject.encode(), digest_size=16).hexdigest()}"
+
+    @property
+    def title(self) -> str:
+        """How a sentence about it begins."""
+        return f"The access key '{self.name}'" if self.subject is None else "The token's subject"
+
     def usable(self, now: datetime) -> bool:
         """Whether it is neither revoked nor expired."""
         expired = self.expires_at is not None and now >= self.expires_at

@@ -3,11 +3,12 @@
 Rates and requests at a time are counted by each process for itself. Photos a day are counted in
 the database: a process reserves some of them at a time, so that most calls write nothing.
 
-Limits belong to the name of a key: a key and the one that replaces it share them. Everything here
-runs on the event loop.
+Limits belong to the name of a key: a key and the one that replaces it share them. Those of tokens
+belong to their subject. Everything here runs on the event loop.
 """
 
 import asyncio
+import logging
 import math
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -18,8 +19,9 @@ from typing import Any
 from app.access.keys import AccessKey
 from app.access.limits import KeyLimits, TokenBucket
 from app.access.usage import UsageStore
-from app.errors import QuotaExceeded, RateLimited
+from app.errors import LikenessError, QuotaExceeded, RateLimited
 from app.store.database import now_utc
+from app.telemetry.logs import log
 
 # Of a day's quota that a process reserves at a time: 1 %, so that at most this is unavailable to
 # the others, or lost if the process is killed.
@@ -28,6 +30,9 @@ RESERVED_MOST = 1000
 # A quota that is used up is looked up again after this time: it may have been raised.
 ASK_AGAIN_S = 5.0
 DAY_S = 86_400
+# Names of keys and subjects of tokens whose use is known. Beyond it the one that has been idle
+# longest is forgotten, which begins anew with its next request.
+MOST_USERS = 10_000
 
 Run = Callable[..., Awaitable[Any]]
 
@@ -58,7 +63,8 @@ class Limiter:
         self._write = write
         self._clock = clock
         self._now = now
-        self._users: dict[str, _User] = {}
+        self._users: dict[str, _User] = {}  # the one used last at the end
+        self._releasing = set[asyncio.Task[None]]()
 
     @contextmanager
     def request(self, key: AccessKey) -> Iterator[None]:
@@ -106,11 +112,33 @@ class Limiter:
                 self._usage.release(name, user.quota.day.date(), reserved)
 
     def _user(self, key: AccessKey) -> "_User":
-        user = self._users.get(key.name)
+        name = key.limited_as
+        user = self._users.pop(name, None)
         if user is None:
-            user = self._users[key.name] = _User(self._clock, _Quota(self._today()))
+            user = _User(self._clock, _Quota(self._today()))
+            if len(self._users) >= MOST_USERS:
+                self._forget_one()
+        self._users[name] = user
         user.follow(key.limits)
         return user
+
+    def _forget_one(self) -> None:
+        idle = (one for one in self._users.items() if not one[1].running)
+        name, user = next(idle, (None, None))
+        if name is None or user is None:
+            return
+        del self._users[name]
+        if user.quota.reserved:
+            task = asyncio.create_task(self._give_back(name, user.quota))
+            self._releasing.add(task)
+            task.add_done_callback(self._releasing.discard)
+
+    async def _give_back(self, name: str, quota: _Quota) -> None:
+        try:
+            await self._write(self._usage.release, name, quota.day.date(), quota.reserved)
+        except LikenessError as error:  # they count as used until the day ends
+            log(logging.WARNING, "reserved photos of a quota were not given back",
+                code=error.code)  # fmt: skip
 
     async def _reserve(self, key: AccessKey, user: "_User", quota: int, count: int) -> None:
         """Reserve photos until at least `count` are reserved. Raises QuotaExceeded."""
@@ -121,11 +149,11 @@ class Limiter:
             if found.reserved >= count:
                 return
             # To its end, also if this call is cancelled: what it reserves must be known.
-            await asyncio.shield(self._reserve_more(key.name, found, quota, count))
+            await asyncio.shield(self._reserve_more(key.limited_as, found, quota, count))
             if found.reserved < count:
                 left = found.reserved + (found.unreserved or 0)
                 raise QuotaExceeded(
-                    f"The access key '{key.name}' may send {quota} photos a day and has {left} "
+                    f"{key.title} may send {quota} photos a day and has {left} "
                     f"left; this call has {count}. The day ends at 00:00 UTC.",
                     {"retry_after": self._seconds_left(), "limit": "photos_per_day"},
                 )
@@ -220,6 +248,6 @@ class _User:
 def _limited(allowed: str, key: AccessKey, limit: str, wait: float) -> RateLimited:
     seconds = max(1, math.ceil(wait))
     return RateLimited(
-        f"The access key '{key.name}' may send {allowed}. Try again in {seconds} s.",
+        f"{key.title} may send {allowed}. Try again in {seconds} s.",
         {"retry_after": seconds, "limit": limit},
     )

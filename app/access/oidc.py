@@ -19,6 +19,7 @@ import httpx
 import jwt
 
 from app.access.keys import WHOLE_SERVICE, AccessKey, Scope
+from app.access.limits import KeyLimits
 from app.errors import AccessKeyError, Forbidden, StoreUnavailable, Unauthenticated
 from app.settings import Settings, is_loopback
 from app.telemetry.logs import log
@@ -26,6 +27,7 @@ from app.telemetry.logs import log
 # Signatures with a private key only: with HS256 the public key would be the secret.
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA")
 MAX_TOKEN_BYTES = 16 * 1024
+MAX_SUBJECT = 255  # OpenID Connect Core 1.0, 2
 MAX_DOCUMENT_BYTES = 1024 * 1024
 FETCH_TIMEOUT_S = 5.0
 LEEWAY_S = 30  # by which the clocks of two machines may differ
@@ -52,6 +54,7 @@ class OidcRules:
     scopes_claim: str
     scopes: Mapping[str, Scope]  # by the value in the claim
     collections_claim: str | None
+    limits: KeyLimits  # of each subject
 
     @classmethod
     def of(cls, settings: Settings) -> "OidcRules | None":
@@ -72,6 +75,12 @@ class OidcRules:
             settings.oidc_scopes_claim,
             _scope_names(settings.oidc_scopes),
             settings.oidc_collections_claim,
+            KeyLimits(
+                settings.oidc_requests_per_second,
+                settings.oidc_photos_per_second,
+                settings.oidc_concurrent_requests,
+                settings.oidc_photos_per_day,
+            ),
         )
 
 
@@ -155,9 +164,7 @@ class OidcTokens:
                 f"The token's claim '{self._rules.scopes_claim}' has no scope of this service; "
                 f"it needs one of {', '.join(self._rules.scopes)}."
             )
-        subject = claims["sub"]
-        if not isinstance(subject, str) or not subject or not subject.isprintable():
-            raise _refused("its claim 'sub' is not a text of printable characters")
+        subject = _subject(claims)
         client = claims.get("azp") or claims.get("client_id")
         named = isinstance(client, str) and client.isprintable()
         name = f"oidc:{client}"[:80] if named else "oidc"
@@ -166,7 +173,7 @@ class OidcTokens:
         except (OverflowError, ValueError) as error:
             raise _refused("its claim 'exp' is not a time") from error
         return AccessKey(KEY_ID, name, scopes, collections, self._now(), expires_at=ends,
-                         subject=subject[:200])  # fmt: skip
+                         limits=self._rules.limits, subject=subject)  # fmt: skip
 
     def _collections(self, claims: Mapping[str, Any]) -> frozenset[str] | None:
         claim = self._rules.collections_claim
@@ -247,6 +254,16 @@ async def _json(client: httpx.AsyncClient, address: str) -> dict[str, Any]:
     found = json.loads(body)
     if not isinstance(found, dict):
         raise ValueError(f"{address} did not answer with a JSON object")
+    return found
+
+
+def _subject(claims: Mapping[str, Any]) -> str:
+    """Who a token is of, as the audit log and limits name them. Raises Unauthenticated."""
+    found = claims["sub"]
+    if not isinstance(found, str) or not found or not found.isprintable():
+        raise _refused("its claim 'sub' is not a text of printable characters")
+    if len(found) > MAX_SUBJECT:  # cut off, two could become one
+        raise _refused(f"its claim 'sub' has more than {MAX_SUBJECT} characters")
     return found
 
 

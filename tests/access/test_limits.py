@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from app.access import limiter as module
 from app.access.keys import AccessKey, NewKey, Scope
 from app.access.limiter import ASK_AGAIN_S, Limiter
 from app.access.limits import KeyLimits, TokenBucket, stored_limits
@@ -110,6 +112,39 @@ class TestLimiter:
             pass
         with pytest.raises(RateLimited), limiter.request(new):
             pass
+
+    def test_each_subject_of_tokens_has_limits_of_its_own(
+        self, limiter: Limiter, clock: Clock
+    ) -> None:
+        """Whatever client it uses; a key of the same name is another user."""
+        key = key_with(clock, requests_per_second=1)
+        ada, bob = (replace(key, subject=one) for one in ("ada", "bob"))
+        for one in (key, ada, bob):
+            with limiter.request(one):
+                pass
+        again = replace(ada, name="oidc:another-client")
+        with pytest.raises(RateLimited, match="The token's subject may"), limiter.request(again):
+            pass
+
+    def test_users_that_are_idle_longest_are_forgotten(
+        self, limiter: Limiter, usage: UsageStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Except those with a request at work. Photos that were reserved are given back."""
+        monkeypatch.setattr(module, "MOST_USERS", 3)
+        key = key_with(clock, requests_per_second=1, photos_per_day=1000)
+        users = [replace(key, subject=str(number)) for number in range(5)]
+
+        async def use() -> None:
+            with limiter.request(users[0]):
+                await limiter.photos(users[1], 1)  # reserves 10
+                for one in users[1:]:
+                    with limiter.request(one):
+                        pass
+            await asyncio.gather(*limiter._releasing)
+
+        asyncio.run(use())
+        assert list(limiter._users) == [users[at].limited_as for at in (0, 3, 4)]
+        assert usage.reserve(users[1].limited_as, clock.now.date(), 1, 1, 1000) == (1, 998)
 
     def test_photos_a_second(self, limiter: Limiter, clock: Clock) -> None:
         key = key_with(clock, photos_per_second=5)

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm
 
 from app.access.keys import AccessKey, Scope
+from app.access.limits import KeyLimits
 from app.access.oidc import FRESH_S, KEPT_S, PAUSE_S, OidcRules, OidcTokens
 from app.errors import AccessKeyError, Forbidden, StoreUnavailable, Unauthenticated
 from app.settings import Settings
@@ -61,6 +62,13 @@ def test_what_a_token_allows(issuer: Issuer, algorithm: str) -> None:
     assert not key.usable(key.expires_at + timedelta(seconds=1))
 
 
+def test_limits_of_each_subject(issuer: Issuer) -> None:
+    tokens = tokens_of(issuer, oidc_requests_per_second=2.5, oidc_photos_per_day=100)
+    keys = [key_of(tokens, issuer.token("k1", sub=one, azp=app)) for one in "ab" for app in "xy"]
+    assert keys[0].limits == KeyLimits(requests_per_second=2.5, photos_per_day=100)
+    assert len({one.limited_as for one in keys}) == 2
+
+
 def test_claims_of_another_issuer_s_kind(issuer: Issuer) -> None:
     tokens = tokens_of(
         issuer, oidc_scopes_claim="realm_access.roles",
@@ -84,6 +92,7 @@ def test_claims_of_another_issuer_s_kind(issuer: Issuer) -> None:
         ({"sub": None}, "'sub' is missing"),
         ({"sub": ""}, "printable"),
         ({"sub": "a\nb"}, "printable"),
+        ({"sub": "a" * 256}, "more than 255"),
         ({"exp": None}, "'exp' is missing"),
         ({"exp": 1}, "expired"),
         ({"exp": "soon"}, "not valid"),

@@ -456,6 +456,22 @@ def test_tokens_of_an_issuer(tmp_path: Path, issuer: Issuer) -> None:
         assert len(listed(token).json()["items"]) == 2
 
 
+def test_a_subject_s_limits(tmp_path: Path, issuer: Issuer) -> None:
+    settings = Settings(data_dir=tmp_path, oidc_issuer=issuer.url, oidc_audience=AUDIENCE,
+                        oidc_requests_per_second=0.01)  # fmt: skip
+    with run_server(build_services(settings)) as url, httpx.Client(base_url=url) as client:
+
+        def answer(subject: str) -> httpx.Response:
+            token = issuer.token(scope="likeness:manage", sub=subject)
+            return client.get("/v1/collections", headers={"Authorization": f"Bearer {token}"})
+
+        assert answer("ada").headers["ratelimit"].startswith('"requests";r=0')
+        refused = answer("ada")
+        assert (refused.status_code, refused.json()["code"]) == (429, "rate_limited")
+        assert int(refused.headers["retry-after"]) > 1
+        assert answer("bob").status_code == 200
+
+
 def test_an_issuer_alone_makes_calls_need_a_token(tmp_path: Path, issuer: Issuer) -> None:
     settings = Settings(data_dir=tmp_path, oidc_issuer=issuer.url, oidc_audience=AUDIENCE)
     with run_server(build_services(settings)) as url, httpx.Client(base_url=url) as client:
