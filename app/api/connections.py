@@ -70,7 +70,9 @@ class Connections:
         # When idle connections became idle: those without a complete first head, and the others.
         self._new: dict[TrackedConnection, float] = {}
         self._kept: dict[TrackedConnection, float] = {}
-        self._in_handshake: dict[TrackedConnection, None] = {}  # the oldest first
+        # Before their TLS handshake, and in it; the oldest first.
+        self._silent: dict[TrackedConnection, None] = {}
+        self._in_handshake: dict[TrackedConnection, None] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._logged_at = 0.0
 
@@ -79,9 +81,11 @@ class Connections:
 
     def add(self, connection: TrackedConnection, *, in_handshake: bool = False) -> None:
         """Add a new connection; beyond the limit, close the one that has been idle longest. Half
-        of all may be in their TLS handshake; beyond that, the oldest of these is closed."""
-        if in_handshake and len(self._in_handshake) >= self.limits.most // 2:
-            self._close(next(iter(self._in_handshake)))
+        of all may be encrypted only later (`in_handshake`); beyond that, one of these is closed:
+        the oldest that has not begun its handshake, or else the oldest that has."""
+        waiting = len(self._silent) + len(self._in_handshake)
+        if in_handshake and waiting >= self.limits.most // 2:
+            self._close(next(iter(self._silent or self._in_handshake)))
         if len(self._all) >= self.limits.most - KEPT_FOR_HEALTH:
             self._make_room(connection)
         if len(self._all) >= self.limits.most:
@@ -90,15 +94,22 @@ class Connections:
         self._all.add(connection)
         self._new[connection] = time.monotonic()
         if in_handshake:
-            self._in_handshake[connection] = None
+            self._silent[connection] = None
         if self._timer is None:
             self._sweep_later()
 
     def remove(self, connection: TrackedConnection) -> None:
         """Take a closed connection out of the table."""
         self._all.discard(connection)
+        self._silent.pop(connection, None)
         self._in_handshake.pop(connection, None)
         self.busy(connection)
+
+    def begins_handshake(self, connection: TrackedConnection) -> None:
+        """The first message of this connection's TLS handshake has arrived."""
+        if connection in self._silent:
+            del self._silent[connection]
+            self._in_handshake[connection] = None
 
     def busy(self, connection: TrackedConnection) -> None:
         """A request of this connection is being processed."""

@@ -69,6 +69,7 @@ class Handshake(asyncio.Protocol):
         if self._received[0] != HANDSHAKE:
             self._refuse_plain_http()
         elif _is_complete(self._received):
+            self._table.begins_handshake(self)
             self._transport.pause_reading()  # until the handshake begins
             self._work = asyncio.get_running_loop().create_task(self._secure())
 

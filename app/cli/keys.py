@@ -150,21 +150,40 @@ def list_keys() -> None:
 
 @keys_app.command()
 def rotate(
-    key: Annotated[str | None, typer.Argument(help="Name or id of a key.")] = None,
+    key: Annotated[
+        str | None,
+        # Required, but for what `keys rotate` was before there were access keys.
+        typer.Argument(help="Name or id of a key.", metavar="KEY", show_default=False),
+    ] = None,
     overlap: Annotated[
         str, typer.Option(help="How long the old token stays usable: 30m, 12h, 7d.")
     ] = "24h",
 ) -> None:
     """Create a key like another one, whose token stays usable for some time, and print the new
     token."""
-    if key is None:  # what `keys rotate` was before there were access keys
-        _deprecated("rotate")
-        encryption.rotate()
+    if key is None:
+        _rotate_encryption()
         return
     with clear_errors(), _opened() as store:
         made, token = store.rotate(key, duration(overlap))
         _print_new(made, token)
         err.print(f"The old token is accepted for {overlap} more.", highlight=False)
+
+
+def _rotate_encryption() -> None:
+    """What `keys rotate` did before there were access keys, if there are none. Raises
+    typer.BadParameter if there are: the name of one may have been forgotten."""
+    with clear_errors(), _opened() as store:
+        _, found = store.all()
+    if found:
+        raise typer.BadParameter(
+            "which access key? `likeness keys rotate NAME` rotates one, `likeness keys list` shows "
+            "them. The keys of embeddings at rest are rotated by `likeness encryption rotate`. "
+            "Nothing was changed.",
+            param_hint="KEY",
+        )
+    _deprecated("rotate")
+    encryption.rotate()
 
 
 @keys_app.command()

@@ -75,10 +75,23 @@ def test_two_keys_of_one_name(data: Path) -> None:
     assert "usable key named 'gate'" in " ".join(about.split())
 
 
-@pytest.mark.parametrize("old", ["status", "rotate", "generate"])
+@pytest.mark.parametrize("old", ["status", "generate"])
 def test_the_old_names_of_encryption_commands(old: str) -> None:
     _, about = run(old, code=0 if old == "generate" else 2)
     assert f"likeness encryption {old}" in about
+
+
+def test_rotate_without_a_name() -> None:
+    """The old name of `encryption rotate`, until there is an access key whose name may have been
+    forgotten."""
+    build_services(Settings()).close()
+    _, about = run("rotate", code=2)
+    assert "`likeness keys rotate` is now `likeness encryption rotate`" in " ".join(about.split())
+    assert "no encryption key" in about.lower()
+    run("create", "--name", "gate", "--scope", "all")
+    _, about = run("rotate", code=2)
+    assert "which access key?" in about
+    assert "no encryption key" not in about.lower(), "it did not begin"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ when its standard input does, and writes what it saw to its standard output, as 
 import contextlib
 import http.client
 import json
+import ssl
 import subprocess
 import sys
 import threading
@@ -123,7 +124,7 @@ class Watcher:
 
     def _ask_livez(self) -> None:
         start, seen = time.perf_counter(), self.seen
-        sent = start
+        sent = None
         connection = self._connection()
         try:
             connection.request("GET", "/livez")
@@ -133,7 +134,8 @@ class Watcher:
             if answer.status != 200:
                 seen.livez_failures.append(str(answer.status))
         except (OSError, http.client.HTTPException) as error:
-            if not (isinstance(error, ConnectionError) and sent - start > SENT_LATE_S):
+            late = (sent or time.perf_counter()) - start > SENT_LATE_S
+            if not (isinstance(error, ConnectionError | ssl.SSLError) and late):
                 seen.livez_failures.append(repr(error))
         finally:
             seen.livez.append(time.perf_counter() - start)
