@@ -55,7 +55,7 @@ WORKDIR /data
 VOLUME /data
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
-    CMD ["python3", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['LIKENESS_PORT'] + '/readyz', timeout=4)"]
+    CMD ["python3", "-c", "import os, ssl, urllib.request as r; tls = os.environ.get('LIKENESS_TLS_CERT'); r.urlopen(('https' if tls else 'http') + '://127.0.0.1:' + os.environ['LIKENESS_PORT'] + '/readyz', timeout=4, context=ssl._create_unverified_context() if tls else None)"]
 CMD ["likeness", "serve"]
 
 # `make image` gives the commit; a test holds the version to pyproject.toml's.
