@@ -2,9 +2,14 @@
 
 import fcntl
 import os
+import time
+import weakref
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+# How often a lock is tried that another process has; a write to a disk takes longer.
+TRY_EVERY_S = 0.0005
 
 
 def write_whole(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
@@ -114,3 +119,57 @@ def exclusive(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(file)
+
+
+class FairLock:
+    """A lock between processes that is given in about the order in which they asked for it.
+
+    Who waits for it holds the place next to it, so a process that releases the lock cannot take it
+    again before that one. For one thread at a time; released when its process ends.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """With two files beside `path`, which are made when it is first used."""
+        self._paths = [path.with_name(f"{path.name}-{name}") for name in ("writer", "next")]
+        self._files: list[int] = []
+
+    def acquire(self, seconds: float) -> bool:
+        """Wait for it; False if that takes longer than `seconds`, or its files cannot be made."""
+        deadline = time.monotonic() + seconds
+        try:
+            lock, place = self._opened()
+            if not _acquired(place, deadline):
+                return False
+            try:
+                return _acquired(lock, deadline)
+            finally:
+                fcntl.flock(place, fcntl.LOCK_UN)
+        except OSError:
+            return False
+
+    def release(self) -> None:
+        """Give it to the process that waits next."""
+        fcntl.flock(self._files[0], fcntl.LOCK_UN)
+
+    def _opened(self) -> list[int]:
+        if not self._files:
+            with ExitStack() as stack:
+                files = []
+                for path in self._paths:
+                    files.append(_private(str(path), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW))
+                    stack.callback(os.close, files[-1])
+                weakref.finalize(self, stack.pop_all().close)
+                self._files = files
+        return self._files
+
+
+def _acquired(file: int, deadline: float) -> bool:
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(TRY_EVERY_S)
+        else:
+            return True

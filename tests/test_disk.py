@@ -1,14 +1,17 @@
 """Files and folders that are their owner's alone, whatever the umask."""
 
+import fcntl
 import os
 import stat
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path, PosixPath
 
 import numpy as np
 import pytest
 
-from app.disk import files_in, private_file, private_folder, write_whole
+from app.disk import FairLock, files_in, private_file, private_folder, write_whole
 from app.index.certified.index import IndexShape
 from app.index.certified.snapshots.folder import has_rows
 from app.recognition.templates import template_from_embedding
@@ -120,3 +123,52 @@ def test_a_secret_is_not_written_where_others_prepared_a_file(tmp_path: Path) ->
     prepared.chmod(0o666)
     write_whole(secret, [b"token"])
     assert secret.stat().st_mode & 0o777 == 0o600
+
+
+class TestFairLock:
+    def test_one_at_a_time(self, tmp_path: Path) -> None:
+        one, other = FairLock(tmp_path / "db"), FairLock(tmp_path / "db")
+        assert one.acquire(0)
+        assert not other.acquire(0.01)
+        one.release()
+        assert other.acquire(0)
+        other.release()
+
+    def test_who_waits_is_before_who_released(self, tmp_path: Path) -> None:
+        one, other = FairLock(tmp_path / "db"), FairLock(tmp_path / "db")
+        assert one.acquire(0)
+        order: list[str] = []
+
+        def wait() -> None:
+            assert other.acquire(60)
+            order.append("other")
+            other.release()
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        place = os.open(tmp_path / "db-next", os.O_RDWR)
+        while not is_locked(place):  # until it has the place next to the lock
+            time.sleep(0.001)
+        one.release()
+        assert one.acquire(60)
+        order.append("one")
+        waiting.join()
+        os.close(place)
+        assert order == ["other", "one"]
+
+    def test_a_folder_that_cannot_have_it(self, tmp_path: Path) -> None:
+        assert not FairLock(tmp_path / "absent" / "db").acquire(60)
+
+    def test_a_link_is_not_followed(self, tmp_path: Path) -> None:
+        (tmp_path / "db-writer").symlink_to(tmp_path / "elsewhere")
+        assert not FairLock(tmp_path / "db").acquire(60)
+        assert not (tmp_path / "elsewhere").exists()
+
+
+def is_locked(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(file, fcntl.LOCK_UN)
+    return False

@@ -23,8 +23,8 @@ T = TypeVar("T")
 
 # Reading the database: waits for the disk, and for no lock.
 READ_THREADS = 4
-# Writing to it: each may wait for another writer's lock for as long as the database allows (15 s).
-WRITE_THREADS = 4
+# Writing to it: each may wait 15 s for other writers; those that wait share a transaction.
+WRITE_THREADS = 16
 # Deletions, so that they wait for the database's lock alone, not for the writes before them.
 DELETE_THREADS = 4
 # Searches, and bringing an index up to date: each may wait for an index that is being built.

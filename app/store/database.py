@@ -106,7 +106,7 @@ class Database:
         outcome = "Nothing was changed. "
         self.require_in_place(outcome)
         try:
-            with self._writer.begin() as connection:
+            with self._backend.written(self._writer) as connection:
                 self._audit.begin(connection)
                 yield connection
                 self._audit.append(connection, self.clock())

@@ -122,7 +122,7 @@ def test_the_files_are_for_their_owner_alone(database: Path, directions: Draw) -
     gallery.enroll("default", "ada", {}, [template(directions(1)[0], "a")])
     modes = {path.name: path.stat().st_mode & 0o777 for path in database.parent.glob("likeness*")}
     assert set(modes.values()) == {0o600}, modes
-    assert len(modes) == 3
+    assert len(modes) == 5
 
 
 class TestAFileThatIsNotInPlace:

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
@@ -39,6 +40,10 @@ class Backend(Protocol):
 
     def writer(self, engine: Engine) -> Engine:
         """The engine with transactions that write."""
+
+    def written(self, writer: Engine) -> AbstractContextManager[Connection]:
+        """A transaction of an engine of `writer`: kept when the block is left, undone if it raises.
+        Several may be committed together."""
 
     def lock_schema(self, connection: Connection) -> None:
         """Wait until no other process migrates, and keep others out until the transaction ends."""

@@ -1,6 +1,7 @@
 """PostgreSQL through psycopg 3: many hosts over one database, and no wait without an end."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import sqlalchemy
@@ -115,6 +116,11 @@ def reader(engine: Engine) -> Engine:
 def writer(engine: Engine) -> Engine:
     """A writer locks the collection's row first, and then sees the newest state."""
     return engine.execution_options(isolation_level="READ COMMITTED", postgresql_readonly=False)
+
+
+def written(writer: Engine) -> AbstractContextManager[Connection]:
+    """A transaction of its own: the server commits those of a moment together."""
+    return writer.begin()
 
 
 def lock_schema(connection: Connection) -> None:

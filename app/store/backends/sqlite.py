@@ -3,14 +3,17 @@
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy
 from sqlalchemy import URL, Connection, Engine, Table, event
 
+from app.disk import FairLock
 from app.store.backends.sqlite_file import DatabaseFile, MovedError, absent_file, database_file
 from app.store.backends.sqlite_slack import blank_pages, read_sizes
+from app.store.backends.sqlite_writes import WriteQueue
 
 OPENING_ADVICE = (
     "Check that the folder can be written, that its disk has free space, and that the file is a "
@@ -23,6 +26,7 @@ BY_TERM = "INDEXED BY sqlite_autoindex_metadata_terms_1"
 
 BUSY_TIMEOUT_S = 15.0
 RETRY_S = 0.02
+TURN_S = 0.05  # of the erasure of unused parts, which is repeated
 PRAGMAS = (
     "PRAGMA journal_mode=WAL",
     "PRAGMA synchronous=FULL",  # an acknowledged enrollment survives a power cut
@@ -34,6 +38,8 @@ PRAGMAS = (
 WRITING = "likeness_writing"
 # Execution option of an engine: its file.
 FILE = "likeness_file"
+# Execution option of an engine with a file: the queue of this process's writes.
+WRITES = "likeness_writes"
 
 # By primary result code: https://www.sqlite.org/rescode.html
 ADVICE = {
@@ -61,7 +67,7 @@ def create_engine(url: URL) -> Engine:
         url,
         connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None},
         hide_parameters=True,  # error texts reach logs; embeddings and metadata must not
-        execution_options={FILE: file},
+        execution_options={FILE: file, WRITES: file and _write_queue(file)},
     )
     if file is not None:
         # SQLAlchemy calls it before each connection that is opened; None lets it continue.
@@ -86,6 +92,16 @@ def writer(engine: Engine) -> Engine:
     return engine.execution_options(**{WRITING: True})
 
 
+def written(writer: Engine) -> AbstractContextManager[Connection]:
+    """A write; with a file, in turn with others, and in one transaction with those that wait."""
+    queue: WriteQueue | None = writer.get_execution_options()[WRITES]
+    return writer.begin() if queue is None else queue.transaction(writer)
+
+
+def _write_queue(file: DatabaseFile) -> WriteQueue:
+    return WriteQueue(FairLock(file.path), BUSY_TIMEOUT_S)
+
+
 def lock_schema(_connection: Connection) -> None:
     """Nothing to do: a writing transaction is alone already."""
 
@@ -107,12 +123,23 @@ def erase_deleted(engine: Engine, wait_s: float) -> bool:
     Deleted rows are zeroed in the database by `secure_delete`, but the log still holds them as they
     were, and stays while anybody reads an older state or writes. Writers wait meanwhile too.
     """
+    deadline = time.monotonic() + wait_s
+    with _alone(engine, wait_s) as alone:
+        return alone and _erase_deleted(engine, deadline)
+
+
+def _alone(engine: Engine, wait_s: float) -> AbstractContextManager[bool]:
+    queue: WriteQueue | None = engine.get_execution_options()[WRITES]
+    return nullcontext(True) if queue is None else queue.alone(wait_s)
+
+
+def _erase_deleted(engine: Engine, deadline: float) -> bool:
     connection = engine.raw_connection()
     try:
         cursor = connection.cursor()
-        cursor.execute(f"PRAGMA busy_timeout={round(wait_s * 1000)}")
+        left = max(0.0, deadline - time.monotonic())
+        cursor.execute(f"PRAGMA busy_timeout={round(left * 1000)}")
         try:
-            deadline = time.monotonic() + wait_s
             while not _checkpoint(cursor):
                 # Another process that does the same is not waited for by SQLite itself.
                 if time.monotonic() > deadline:
@@ -134,6 +161,11 @@ def blank_unused(engine: Engine, first: int, count: int) -> int | None:
     file = engine.get_execution_options().get(FILE)
     if file is None:
         return 0  # in memory
+    with _alone(engine, TURN_S) as alone:
+        return _blank_unused_alone(engine, file, first, count) if alone else None
+
+
+def _blank_unused_alone(engine: Engine, file: DatabaseFile, first: int, count: int) -> int | None:
     connection = engine.raw_connection()
     try:
         cursor = connection.cursor()
