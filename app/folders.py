@@ -10,7 +10,7 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif", ".hif", ".
 
 @dataclass(frozen=True, slots=True)
 class PersonPhoto:
-    """One file and the person whose folder it lies in."""
+    """One file and the person whose folder it is in."""
 
     person_id: str
     path: Path
@@ -44,7 +44,7 @@ def is_file_inside(entry: "os.DirEntry[str]", root: Path) -> bool:
 
 
 def sorted_entries(folder: Path) -> list["os.DirEntry[str]"]:
-    """What lies in a folder, by name."""
+    """What is in a folder, by name."""
     with os.scandir(folder) as entries:
         return sorted(entries, key=lambda entry: entry.name)
 

@@ -23,7 +23,7 @@ MAX_STRINGS = 100_000
 MAX_DEPTH = 64
 # Of one object. Each that no field takes would be a finding of its own.
 MAX_MEMBERS = 2_048
-# Bytes that are looked at before other threads can run.
+# Bytes that are examined before other threads can run.
 SLICE = 1024 * KIB
 # Replaces a string that was cut out; no client can know it.
 _MARK = secrets.token_hex(16)

@@ -55,7 +55,7 @@ async def read_call(
     *,
     optional: Sequence[str] = (),
 ) -> Call[Fields]:
-    """Read a call whose photos lie in `photo_fields`, of which `optional` may be missing.
+    """Read a call whose photos are in `photo_fields`, of which `optional` may be missing.
 
     Query parameters count as fields. Raises the InvalidRequest family, UnsupportedMediaType or
     RequestTooLarge, with a sentence that names the field; CollectionNotFound if the access key is

@@ -39,7 +39,7 @@ class Mislabel:
 
 @dataclass(frozen=True, slots=True)
 class Outlier:
-    """A face that does not resemble the other faces of its person, nor anybody else; `fmr` of
+    """A face that does not resemble the other faces of its person, nor any other person; `fmr` of
     strangers' faces would resemble them as much."""
 
     face_id: str

@@ -103,7 +103,7 @@ class _Findings:
         self._gallery = gallery
         self._near = near
         self._calibration = calibration
-        # Where similarities of this gallery lie on the calibration's curves.
+        # Where similarities of this gallery are on the calibration's curves.
         self._unshifted = rule.unshifted
         self._threshold = threshold = rule.threshold
         persons, self._first, self._person, self._held = np.unique(
@@ -160,7 +160,7 @@ class _Findings:
         return rows[np.argsort(-self._near.similarity[rows], kind="stable")]
 
     def alone(self, low: float) -> RowIndices:
-        """The rows of faces that neither their own people nor anybody else resembles."""
+        """The rows of faces that neither their own people nor any other person resembles."""
         near = self._near
         # Of some nothing is known: their person's other faces were deleted meanwhile.
         alone = (near.own < low) & np.isfinite(near.own)

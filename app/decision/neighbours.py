@@ -24,10 +24,10 @@ RowIndices = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """Of each template (n,), by rising key: its key and its person's, the nearest template of
-    another person that reaches the threshold (a row, -1 for none), its similarity (-inf for none),
-    that of the nearest other one of its own person (-inf for none), and how degraded it looks (NaN
-    where the comparator has no direction)."""
+    """Of each template (n,), in ascending order of keys: its key and its person's, the nearest
+    template of another person that reaches the threshold (a row, -1 for none), its similarity
+    (-inf for none), that of the nearest other one of its own person (-inf for none), and how
+    degraded it looks (NaN where the comparator has no direction)."""
 
     keys: Ids
     person_keys: Ids
@@ -58,7 +58,7 @@ def find_neighbours(
     """
     keys, persons, others, similarity, leans = _search(gallery, name, threshold, progress)
     places = np.minimum(np.searchsorted(keys, others), max(len(keys) - 1, 0))
-    # What was enrolled meanwhile is not looked at.
+    # What was enrolled meanwhile is not examined.
     known = keys[places] == others
     go_on = lambda: progress(len(keys), len(keys))  # noqa: E731
     own = _Own(gallery, name, keys, persons, at_once=own_at_once, go_on=go_on)

@@ -1,4 +1,4 @@
-"""The part of a calibration that says after which looks a photo is looked at turned."""
+"""The part of a calibration that says after which looks a photo is examined turned."""
 
 import logging
 from typing import Annotated

@@ -43,8 +43,8 @@ def decide(
 ) -> list[Verdict]:
     """One verdict a face of one photo; `rows` are each face's nearest persons, best first.
 
-    With `one_person_once` nobody is found twice; rows must then be at least as long as there are
-    faces. A face that fails the gate is rejected and keeps nobody from being found elsewhere.
+    With `one_person_once` no person is found twice; rows must then be at least as long as there
+    are faces. A face that fails the gate is rejected, and its person may be found for another face.
     """
     reasons = [tuple(c.code for c in gate_failures(face.quality, gate)) for face in faces]
     open_rows = [() if why else row for why, row in zip(reasons, rows, strict=True)]

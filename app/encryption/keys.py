@@ -52,7 +52,7 @@ def parse_keys(text: bytes, source: str) -> tuple[Key, ...]:
 
     A key without an id gets its fingerprint for one. Empty lines and those that start with # are
     passed over. Raises EncryptionKeyError, which names `source` and the line and never the key,
-    where a line is no key, a key is weak, or an id or a key stands there twice.
+    where a line is no key, a key is weak, or an id or a key is there twice.
     """
     keys = [_parse(line, f"Line {number} of {source}") for number, line in _lines(text, source)]
     if not keys:

@@ -113,7 +113,7 @@ class Indexes:
         """Maintenance: apply changes of other processes, the work of each index,
         erase, save copies.
 
-        While nothing changes in the database this is one query, whatever the number of collections.
+        While nothing changes in the database this is one query, for any number of collections.
         """
         owned = self._catalog.own()
         if owned and not self._owned:

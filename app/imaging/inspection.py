@@ -45,7 +45,7 @@ def is_suspicious(data: bytes, header: Header) -> bool:
 
 
 def memory_of(header: Header, *, suspicious: bool) -> int:
-    """Bytes of memory that decoding takes at its peak, wherever it happens."""
+    """Bytes of memory that decoding takes at its peak, in any process."""
     # Headers of HEIC and AVIF count the copy that comes from the process; here a JPEG's is added.
     return header.memory + (_RESULT * header.pixels if suspicious and header.frame else 0)
 

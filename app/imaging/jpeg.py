@@ -1,4 +1,4 @@
-"""JPEG files as they lie in memory: their size, and the work of decoding them (ITU-T T.81).
+"""JPEG files as they are in memory: their size, and the work of decoding them (ITU-T T.81).
 
 Nothing here decodes. What is counted is an upper bound, because a decoder knows no other way to
 find a scan than these two bytes, which no coded data can hold.

@@ -1,4 +1,4 @@
-"""PNG files as they lie in memory: only what the pixels and their orientation need is passed on.
+"""PNG files as they are in memory: only what the pixels and their orientation need is passed on.
 
 Pillow reads every chunk, refuses the file for one damaged or large comment, and takes each piece of
 the pixels in Python. So it is given a file without comments, and with the pixels in one piece.
@@ -21,7 +21,7 @@ _Bytes = bytes | memoryview
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Usual encoders write pieces of at least 8 KiB; the limit allows 10 MiB in pieces of 160 bytes.
 MAX_CHUNKS = 65_536
-# Of a text as much is read as this; its orientation stands at the beginning.
+# Of a text as much is read as this; its orientation is at the beginning.
 _MAX_TEXT = 1024 * 1024
 _ANCILLARY = 0x20
 _NEEDED = (b"tRNS", b"eXIf")

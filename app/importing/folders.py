@@ -78,7 +78,7 @@ def _files(root: Path, encoding: str | None) -> Iterator[_File]:
 
 
 class _Walk:
-    """What lies below a resolved folder, by name."""
+    """What is below a resolved folder, by name."""
 
     def __init__(self, root: Path, encoding: str | None) -> None:
         self._root = root

@@ -160,7 +160,7 @@ class JobFolder:
             for path in [*self.archives(), *self.path.glob(f"*{REPORT}")]:
                 # A state that cannot be read is a state: another version's, perhaps.
                 held = None if self._state(id_of(path)).exists() else own(path)
-                if held is not None:  # nobody is sending it
+                if held is not None:  # no process is sending it
                     path.unlink()
                     os.close(held)
             for path in self.path.glob(f"*{UNFINISHED}"):

@@ -1,4 +1,4 @@
-"""How alike the people of a gallery are: a high quantile of the scores of different people.
+"""How similar the people of a gallery are: a high quantile of the scores of different people.
 
 It is a function of the gallery's templates alone, so that every process and every engine finds the
 same: the PERSONS people whose keys have the smallest digests are compared, by the template of each
@@ -15,10 +15,10 @@ QUANTILE = 0.99
 # With fewer people a single look-alike, or one person under two ids, would decide.
 LEAST_PERSONS = 40
 PERSONS = 512
-# A filter's people are compared anew in each search: 5 ms for 512, 1 ms for so many.
+# A filter's people are compared again in each search: 5 ms for 512, 1 ms for so many.
 FILTERED_PERSONS = 256
 # Some of a filter's people may have no template: of more people than this, those with the smallest
-# digests are looked at.
+# digests are examined.
 FILTERED_CHOICE = 4 * FILTERED_PERSONS
 
 Digests = NDArray[np.uint64]

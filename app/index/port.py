@@ -142,14 +142,14 @@ class IndexedCollection(Protocol):
 
 
 class IndexContent(Protocol):
-    """All templates of an index or of its saved copy, at a position, for an audit."""
+    """All templates of an index or of its saved copy, at a position, for the check of an index."""
 
     @property
     def position(self) -> Position: ...
 
     @property
     def keys(self) -> Ids:
-        """The templates' keys, rising. A template that is held twice is there twice."""
+        """The templates' keys, in ascending order. A template that is held twice is there twice."""
         ...
 
     def templates(self, places: Ids) -> Templates:
@@ -180,8 +180,8 @@ class PersonSearch(Protocol):
         """The `top_k` most similar persons for each of (n, d) unit vectors, best first.
 
         A person counts once, with the best template and the `score` of all templates; equal scores
-        are in the order of the templates' keys. With `allowed_persons`, keys that rise, only these
-        are searched.
+        are in the order of the templates' keys. With `allowed_persons`, keys in ascending order,
+        only these are searched.
         """
         ...
 
@@ -189,7 +189,7 @@ class PersonSearch(Protocol):
         self, probes: FloatArray, persons: Ids, floor: float, comparator: Comparator = COSINE
     ) -> NearestImpostors:
         """Of each of (n, d) unit vectors, which are of the persons (n,), the most similar template
-        of anybody else that reaches `floor`."""
+        of any other person that reaches `floor`."""
         ...
 
     def extent(self, allowed_persons: Ids | None = None) -> GallerySize:
@@ -197,12 +197,12 @@ class PersonSearch(Protocol):
         ...
 
     def likeness(self, comparator: Comparator, allowed: Ids | None = None) -> float | None:
-        """How alike the people are, or some of them, whose keys rise (`app.index.likeness`); None
-        for too few people."""
+        """How similar the people are, or some of them, in ascending order of their keys
+        (`app.index.likeness`); None for too few people."""
         ...
 
     def effective(self, persons: Ids) -> Floats:
-        """The effective numbers (n,) of the templates of persons, whose keys rise
+        """The effective numbers (n,) of the templates of persons, in ascending order of their keys
         (`app.index.effective`); 0 of those who have none."""
         ...
 
@@ -242,9 +242,9 @@ class SearchIndex(PersonSearch, Protocol):
     def apply(self, added: Templates, removed: Ids, position: Position) -> None:
         """Add and remove templates, and move to a later position.
 
-        A template that is held already is left as it is, and a key that is not held is passed
-        over, so that a change may be applied twice. Vectors that were removed are overwritten in
-        memory when this returns.
+        A template that is held already is left as it is, and a key that is not held is ignored, so
+        that a change may be applied twice. Vectors that were removed are overwritten in memory
+        when this returns.
         """
         ...
 

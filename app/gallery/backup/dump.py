@@ -1,4 +1,5 @@
-"""A database's rows as the bodies of a backup: one state of it, whatever is written meanwhile."""
+"""A database's rows as the bodies of a backup: one state of it, independent of what is written
+meanwhile."""
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -30,7 +31,7 @@ TABLES: tuple[Table, ...] = (
 
 
 def dump(engine: Engine) -> Iterator[Mapping[str, Any]]:
-    """Header, rows and counts, read in one transaction that waits for nobody and holds up nobody.
+    """Header, rows and counts, read in one transaction that waits for no writer and delays none.
 
     Raises StoreUnavailable.
     """

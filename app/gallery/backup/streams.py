@@ -2,7 +2,7 @@
 
 A block is the length of its body (4 bytes, big endian), a check and the body, which is MessagePack.
 The check is the SHA-256 of the check before it and the body, the first one that of the mark: a byte
-that flipped, and a block that was dropped, moved or taken from elsewhere, are noticed where they
+that flipped, and a block that was dropped, moved or taken from elsewhere, are detected where they
 stand. The first block is the header, the last one the counts; without it the stream was cut short.
 """
 

@@ -33,11 +33,12 @@ class Lengths(Protocol):
     """What an index knows of its persons' templates."""
 
     def lengths(self, persons: Ids) -> tuple[Ids, FloatArray]:
-        """How many templates persons (n,) have, whose keys rise, and the lengths of their sums."""
+        """How many templates persons (n,) have, in ascending order of their keys, and the lengths
+        of their sums."""
         ...
 
     def widest(self) -> tuple[Ids, float]:
-        """Some persons with diverse templates, and the largest ratio of anybody else."""
+        """Some persons with diverse templates, and the largest ratio of any other person."""
         ...
 
 
@@ -68,7 +69,8 @@ NOBODY = ScoredPersons(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64)
 
 
 class PersonRows:
-    """The living templates of some persons, whose keys rise, to be scored with any probe."""
+    """The remaining templates of some persons, in ascending order of their keys, to be scored with
+    any probe."""
 
     def __init__(
         self, parts: Sequence[Rows], persons: Ids, lengths: Lengths, score: PersonScore
@@ -113,7 +115,8 @@ class CombinedSearch:
     def hits(
         self, probes: Sequence[Probe], top_k: int, allowed: Ids | None = None
     ) -> list[list[Hit]]:
-        """The nearest persons for each probe; of the `allowed`, whose keys rise, if given."""
+        """The nearest persons for each probe; of the `allowed`, in ascending order of their keys,
+        if given."""
         if allowed is not None:
             rows = PersonRows(self.parts, allowed, self.lengths, self.score)
             return [rows.scored(probe, top_k).hits() for probe in probes]

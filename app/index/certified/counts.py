@@ -20,7 +20,7 @@ STEPS = 50
 MOST_STEPS = STEPS * 22  # of more than three thousand million templates
 ROWS_AT_ONCE = 8_192
 # Persons with the most diverse templates, who are listed, and how many may be before they are
-# chosen anew.
+# chosen again.
 WIDEST = 32
 MOST_WIDE = 128
 
@@ -64,7 +64,7 @@ class PersonCounts:
 
     @classmethod
     def of(cls, parts: list[Rows]) -> "PersonCounts":
-        """The counts of the living rows."""
+        """The counts of the remaining rows."""
         made = cls()
         owners = np.concatenate([part.persons[part.alive] for part in parts])
         persons, held = np.unique(owners, return_counts=True)
@@ -79,7 +79,8 @@ class PersonCounts:
         self.put(changed, held, _measured(parts, changed, held))
 
     def restart(self, persons: Ids, held: Ids, measured: Measured) -> None:
-        """Start over with these persons (n,), whose keys rise, as in `put`; each has templates."""
+        """Start over with these persons (n,), in ascending order of their keys, as in `put`; each
+        has templates."""
         self._persons, self._held, self._steps = persons, held, _steps_of(measured.effective)
         self._lengths = measured.length
         self._since.clear()
@@ -89,7 +90,8 @@ class PersonCounts:
         self.size = self._size_of(self._spread, self._templates)
 
     def put(self, persons: Ids, held: Ids, measured: Measured) -> None:
-        """Persons (n,), whose keys rise, have so many templates now, which are like this."""
+        """Persons (n,), in ascending order of their keys, have so many templates now, which are
+        like this."""
         before, steps_before, _ = self._of(persons)
         steps = _steps_of(measured.effective)
         np.subtract.at(self._spread, steps_before[before > 0], 1)
@@ -107,7 +109,7 @@ class PersonCounts:
             self._choose_wide()
 
     def held(self, persons: Ids) -> Ids:
-        """Templates of each of these persons, whose keys rise."""
+        """Templates of each of these persons, in ascending order of their keys."""
         return self._of(persons)[0]
 
     def effective(self, persons: Ids) -> Floats:
@@ -116,18 +118,18 @@ class PersonCounts:
         return np.where(held > 0, np.exp(steps / STEPS), 0.0)
 
     def lengths(self, persons: Ids) -> tuple[Ids, FloatArray]:
-        """How many templates each of these persons has, whose keys rise, and the length of their
-        sum; 0 of those who have none."""
+        """How many templates each of these persons has, in ascending order of their keys, and the
+        length of their sum; 0 of those who have none."""
         held, _, lengths = self._of(persons)
         return held, lengths
 
     def widest(self) -> tuple[Ids, float]:
-        """Some persons whose templates differ the most, by rising key, and the largest ratio (see
-        `ratios_of`) that anybody else can have."""
+        """Some persons whose templates differ the most, in ascending order of keys, and the
+        largest ratio (see `ratios_of`) that any other person can have."""
         return np.array(sorted(self._wide), np.int64), self._ratio
 
     def among(self, persons: Ids) -> GallerySize:
-        """How much there is of these persons, whose keys rise."""
+        """How much there is of these persons, in ascending order of their keys."""
         held, steps, _ = self._of(persons)
         return self._size_of(np.bincount(steps[held > 0], minlength=1), int(held.sum()))
 
@@ -151,7 +153,7 @@ class PersonCounts:
         self._since.clear()
 
     def _choose_wide(self) -> None:
-        """List the persons with the largest ratios anew."""
+        """List the persons with the largest ratios again."""
         self._fold()
         ratios = ratios_of(self._held, self._lengths)
         self._ratio = 1.0
@@ -161,7 +163,8 @@ class PersonCounts:
         self._wide = set(self._persons[ratios > self._ratio].tolist())
 
     def _of(self, persons: Ids) -> Entries:
-        """What is known of these persons, whose keys rise; zeros of those without templates."""
+        """What is known of these persons, in ascending order of their keys; zeros of those without
+        templates."""
         held, steps = np.zeros(len(persons), np.int64), np.zeros(len(persons), np.uint16)
         lengths = np.zeros(len(persons), np.float32)
         if len(self._persons):
@@ -203,8 +206,8 @@ def _measured(parts: list[Rows], persons: Ids, held: Ids) -> Measured:
 
 
 def measured_among(parts: list[Rows], persons: Ids) -> Measured:
-    """What the living templates of persons (n,), whose keys rise, are like, in some rows; 0 of
-    those who have none."""
+    """What the remaining templates of persons (n,), in ascending order of their keys, are like, in
+    some rows; 0 of those who have none."""
     part, row, owners, keys = _living(parts, persons)
     order = np.lexsort((keys, owners))
     part, row = part[order], row[order]
@@ -239,7 +242,7 @@ def _sum(parts: list[Rows], part: NDArray[np.intp], row: NDArray[np.intp]) -> Fl
 
 
 def _living(parts: list[Rows], persons: Ids) -> tuple[NDArray[np.intp], NDArray[np.intp], Ids, Ids]:
-    """The living rows of some persons: the number of their part and of the row in it, their
+    """The remaining rows of some persons: the number of their part and of the row in it, their
     person's key and their own."""
     wanted = PersonSet(persons)
     rows = [wanted.rows_of(one.persons) for one in parts]

@@ -21,7 +21,7 @@ ROWS_AT_ONCE = 65_536
 
 
 class ImpostorSearch:
-    """The search for (n, d) unit vectors of persons (n,) among the rows of everybody else."""
+    """The search for (n, d) unit vectors of persons (n,) among the rows of all other persons."""
 
     def __init__(
         self, probes: FloatArray, persons: Ids, floor: float, comparator: Comparator
@@ -35,7 +35,7 @@ class ImpostorSearch:
         )
 
     def cover(self, shards: Sequence[Shard], quantiser: Quantiser, bound: ErrorBound) -> None:
-        """Leave no row of coded shards unseen that reaches the floor."""
+        """Score every row of coded shards that reaches the floor."""
         rotated = [quantiser.rotate(probe) for probe in self._probes]
         step, lowest = max(one.step for one in rotated), max(one.lowest for one in rotated)
         for shard in shards:
@@ -58,7 +58,7 @@ class ImpostorSearch:
             self._score(probes[likely], rows[likely], shard.rows)
 
     def score_all(self, rows: Rows) -> None:
-        """Look at every row."""
+        """Score every row."""
         every = np.arange(len(self._probes))
         for start in range(0, len(rows), ROWS_AT_ONCE):
             part = slice(start, start + ROWS_AT_ONCE)
@@ -79,7 +79,7 @@ class ImpostorSearch:
             self._keep(mine[first], similarities[first], keys[first])
 
     def _keep(self, probes: RowNumbers, similarities: FloatArray, keys: Ids) -> None:
-        """Take note of one row a probe, where it is better than what was found."""
+        """Record one row a probe, where it is better than what was found."""
         found = self.found
         now = found.similarities[probes]
         better = (similarities > now) | ((similarities == now) & (keys < found.keys[probes]))

@@ -51,8 +51,8 @@ class IndexShape:
 class CertifiedIndex:
     """Every template, searchable by comparison score; answers equal those of brute force.
 
-    Searches take no lock and run while rows come and go. `add` and `remove` are in force when they
-    return. `maintain` does the slow work and may run in a thread of its own.
+    Searches take no lock and run while rows are added and removed. `add` and `remove` are in force
+    when they return. `maintain` does the slow work and may run in a thread of its own.
     """
 
     def __init__(
@@ -104,8 +104,8 @@ class CertifiedIndex:
             return self._counts.among(allowed_persons)
 
     def likeness(self, comparator: Comparator, allowed: Ids | None = None) -> float | None:
-        """How alike the people are, or some of them, whose keys rise; None for too few people. The
-        number for all is kept until a change may alter it."""
+        """How similar the people are, or some of them, in ascending order of their keys; None for
+        too few people. The number for all is kept until a change may alter it."""
         if allowed is not None:
             return likeness_among(self.parts(), allowed, comparator)
         with self._writing:
@@ -118,22 +118,26 @@ class CertifiedIndex:
         return sample.likeness
 
     def effective(self, persons: Ids) -> Floats:
-        """The effective numbers of the templates of persons, whose keys rise; 0 without any."""
+        """The effective numbers of the templates of persons, in ascending order of their keys; 0
+        without any."""
         with self._writing:
             return self._counts.effective(persons)
 
     def lengths(self, persons: Ids) -> tuple[Ids, FloatArray]:
-        """How many templates persons have, whose keys rise, and the lengths of their sums."""
+        """How many templates persons have, in ascending order of their keys, and the lengths of
+        their sums."""
         with self._writing:
             return self._counts.lengths(persons)
 
     def widest(self) -> tuple[Ids, float]:
-        """The persons with the most diverse templates, and the largest ratio of anybody else."""
+        """The persons with the most diverse templates, and the largest ratio of any other
+        person."""
         with self._writing:
             return self._counts.widest()
 
     def parts(self) -> list[Rows]:
-        """All rows as they are now, dead ones too: those of every shard, and the write buffer's."""
+        """All rows as they are now, removed ones too: those of every shard, and the write
+        buffer's."""
         return self._state.parts
 
     # --- change ------------------------------------------------------------------------------
@@ -171,7 +175,7 @@ class CertifiedIndex:
         return held
 
     def remove(self, keys: Ids) -> None:
-        """Remove templates; keys not held are passed over."""
+        """Remove templates; keys that are not held are ignored."""
         with self._writing:
             if self._removed is not None:
                 self._removed.append(keys)
@@ -193,7 +197,7 @@ class CertifiedIndex:
         """The `top_k` most similar persons for each of (n, d) unit vectors, best first.
 
         A person counts once, with the best template and the `score` of all of them. With
-        `allowed_persons`, keys that rise, only they are looked at, exactly.
+        `allowed_persons`, keys in ascending order, only they are examined, exactly.
         """
         probes = np.ascontiguousarray(probes, np.float32)
         if not len(probes):
@@ -229,7 +233,7 @@ class CertifiedIndex:
         comparator: Comparator = COSINE,
     ) -> NearestImpostors:
         """Of each of (n, d) unit vectors, which are of the persons (n,), the most similar template
-        of anybody else that reaches `floor`."""
+        of any other person that reaches `floor`."""
         state = self._state
         probes = np.ascontiguousarray(probes, np.float32)
 
@@ -341,7 +345,7 @@ class CertifiedIndex:
         self._scanner.forget(shards)
 
     def close(self) -> None:
-        """Free what lies on a device."""
+        """Free what is on a device."""
         self._scanner.forget(self._state.shards)
 
     def _refresh_buffer(self) -> None:

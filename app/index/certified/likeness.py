@@ -20,8 +20,8 @@ from app.types import FloatArray
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Templates of the people with the smallest digests: `keys` (n,), rising, and their likeness,
-    None where there are too few. `limit` is the largest digest that belongs to it."""
+    """Templates of the people with the smallest digests: `keys` (n,), ascending, and their
+    likeness, None where there are too few. `limit` is the largest digest that belongs to it."""
 
     keys: Ids
     limit: int
@@ -68,7 +68,7 @@ class SampleCache:
 
 
 def sample_of(parts: Sequence[Rows], comparator: Comparator) -> Sample:
-    """The sample of all living rows."""
+    """The sample of all remaining rows."""
     found = [_smallest(part, PERSONS) for part in parts]
     keys, persons, vectors = (np.concatenate(column) for column in zip(*found, strict=True))
     first = _first_of_each(keys, persons)[:PERSONS]
@@ -78,7 +78,8 @@ def sample_of(parts: Sequence[Rows], comparator: Comparator) -> Sample:
 
 
 def likeness_among(parts: Sequence[Rows], allowed: Ids, comparator: Comparator) -> float | None:
-    """The likeness of some persons, whose keys rise; None if too few of them have templates."""
+    """The likeness of some persons, in ascending order of their keys; None if too few of them have
+    templates."""
     # Some may have no template.
     asked = allowed
     if len(allowed) > FILTERED_CHOICE:
@@ -96,8 +97,8 @@ def likeness_among(parts: Sequence[Rows], allowed: Ids, comparator: Comparator) 
 
 
 def _smallest(part: Rows, count: int) -> tuple[Ids, Ids, FloatArray]:
-    """Of the `count` living persons of a part with the smallest digests: their rows' smallest keys,
-    the persons, and the vectors."""
+    """Of the `count` remaining persons of a part with the smallest digests: their rows' smallest
+    keys, the persons, and the vectors."""
     rows = np.flatnonzero(part.alive)
     persons = part.persons[rows]
     digests = digests_of(persons)
@@ -115,7 +116,7 @@ def _smallest(part: Rows, count: int) -> tuple[Ids, Ids, FloatArray]:
 
 
 def _first_of_each(keys: Ids, persons: Ids) -> NDArray[np.intp]:
-    """The places of each person's smallest key, by the persons' rising digests."""
+    """The places of each person's smallest key, in ascending order of the persons' digests."""
     order = np.lexsort((keys, persons, digests_of(persons)))
     mine = persons[order]
     new = np.ones(len(order), np.bool_)

@@ -242,7 +242,7 @@ class PersistentIndex:
         return RowsContent(parts, restored.position)
 
     def close(self) -> bool:
-        """Free what lies on a device, unless something is still to be erased."""
+        """Free what is on a device, unless something is still to be erased."""
         if not self._to_erase:
             self._reached.index.close()
         return not self._to_erase

@@ -15,7 +15,8 @@ MOST_FLAGS = 1 << 27
 
 
 class PersonSet:
-    """Persons (n,), whose keys rise: a flag for every key between, so that a row costs one look."""
+    """Persons (n,), in ascending order of their keys: a flag for every key between, so that a row
+    costs one look."""
 
     def __init__(self, persons: Ids) -> None:
         self._persons = persons
@@ -37,7 +38,7 @@ class PersonSet:
 
 
 class Collector(Protocol):
-    """Takes note of the rows that a search has scored. Thread-safe."""
+    """Records the rows that a search has scored. Thread-safe."""
 
     @property
     def floor(self) -> float:
@@ -45,7 +46,7 @@ class Collector(Protocol):
         ...
 
     def offer(self, similarities: FloatArray, persons: Ids, keys: Ids) -> None:
-        """Take note of rows (n,): their similarities, persons and template keys."""
+        """Record rows (n,): their similarities, persons and template keys."""
         ...
 
 
@@ -72,7 +73,7 @@ class BestPersons:
         return self._persons
 
     def offer(self, similarities: FloatArray, persons: Ids, keys: Ids) -> None:
-        """Take note of rows (n,): their similarities, persons and template keys."""
+        """Record rows (n,): their similarities, persons and template keys."""
         able = np.flatnonzero(similarities >= self._floor)
         if not len(able):
             return
@@ -118,7 +119,7 @@ class PersonsAbove:
         self._lock = new_lock("search.above")
 
     def offer(self, similarities: FloatArray, persons: Ids, keys: Ids) -> None:  # noqa: ARG002
-        """Take note of rows (n,): their similarities and persons."""
+        """Record rows (n,): their similarities and persons."""
         able = similarities >= self.floor
         if not able.any():
             return
@@ -131,5 +132,5 @@ class PersonsAbove:
 
     @property
     def found(self) -> tuple[Ids, FloatArray]:
-        """The persons (n,) by rising key, and their highest scores."""
+        """The persons (n,) in ascending order of keys, and their highest scores."""
         return self._persons, self._similarities

@@ -21,7 +21,7 @@ PILOT_SHARE = 0.05
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Rows:
-    """Template keys (n,), rising; persons (n,); unit vectors (n, d), in memory or mapped from a
+    """Template keys (n,), ascending; persons (n,); unit vectors (n, d), in memory or mapped from a
     file; and which rows are still `alive`, the one thing that changes."""
 
     keys: Ids
@@ -104,7 +104,7 @@ class Rows:
         return products
 
     def offer(self, similarities: FloatArray, best: Collector) -> None:
-        """Offer scores (n,) of all rows; the dead are passed over."""
+        """Offer scores (n,) of all rows; removed rows are ignored."""
         if not self.alive.all():
             living = np.flatnonzero(self.alive)
             best.offer(similarities[living], self.persons[living], self.keys[living])

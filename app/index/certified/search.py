@@ -3,7 +3,7 @@
 The scan's estimates say which rows could belong to the answer; only exact scores decide. A score is
 never above the cosine, which the estimates are of. The best found so far set a floor, the floor and
 the error bound set the estimate that a row must have to matter, and the next scan looks no lower. A
-row that is never looked at is thereby known to be below the floor, so an answer equals that of an
+row that is never examined is thereby known to be below the floor, so an answer equals that of an
 exhaustive search."""
 
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ class ProbeSearch:
         self._counts = counts
 
     def cover(self, shard: Shard) -> None:
-        """Leave no row of the shard unseen that could be above the floor."""
+        """Score every row of the shard that could be above the floor."""
         radius = shard.pilot_radius if self.best.floor <= 0 else self._radius(shard)
         self._scan(shard, radius)
         if self.best.floor <= 0:
@@ -89,7 +89,7 @@ class ShardScanner(Protocol):
     """Searches shards. It may hold copies of them."""
 
     def cover(self, shards: Sequence[Shard], searches: Sequence[ProbeSearch]) -> None:
-        """Leave no row of the shards unseen that could be in an answer."""
+        """Score every row of the shards that could be in an answer."""
         ...
 
     def renew(self, shards: Sequence[Shard]) -> None:
@@ -108,7 +108,7 @@ class ThreadScanner:
         self._threads = threads
 
     def cover(self, shards: Sequence[Shard], searches: Sequence[ProbeSearch]) -> None:
-        """Leave no row of the shards unseen that could be in an answer."""
+        """Score every row of the shards that could be in an answer."""
         if len(searches) == 1:
             list(self._threads.map(searches[0].cover, shards))
         else:

@@ -56,11 +56,11 @@ class WriteBuffer:
 
     @property
     def dead(self) -> int:
-        """The number of removed rows that still take room."""
+        """The number of removed rows that still take memory."""
         return int((~self.rows.alive).sum())
 
     def after(self, first: int) -> "WriteBuffer":
-        """A new one of the living rows after the first so many."""
+        """A new one of the remaining rows after the first so many."""
         rest = WriteBuffer(self._dimension, max(FIRST_ROOM, 2 * (len(self.rows) - first)))
         later = self.rows.alive.copy()
         later[:first] = False
@@ -94,5 +94,5 @@ class State:
 
     @property
     def parts(self) -> list[Rows]:
-        """All rows, dead ones too: those of every shard, and the write buffer's."""
+        """All rows, removed ones too: those of every shard, and the write buffer's."""
         return [*(shard.rows for shard in self.shards), self.write_buffer.rows]

@@ -18,7 +18,7 @@ class Requirement(BaseModel):
 
     `gallery_share`: the gallery that is searched must hold at least that share of the persons whom
     the service holds, or is meant to hold (`gallery_persons`). `confidence`: of the one-sided bound
-    that must lie below a limit. `attributes` must be among the groups that are given; with
+    that must are below a limit. `attributes` must be among the groups that are given; with
     `by_group` there must be one. `strata` must have been measured; those that were are all judged.
     """
 

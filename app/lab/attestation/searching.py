@@ -30,7 +30,7 @@ class Faces:
 
 
 class BestScores:
-    """For each probe the highest score of its own person, of anybody else, and who that is.
+    """For each probe the highest score of its own person, of any other person, and who that is.
 
     A probe is not compared with itself (the same key), so that templates of a gallery can be the
     probes that search it.

@@ -148,7 +148,7 @@ def error_versus_discard(figures: Sequence[Figures]) -> str | None:
 
 
 def predicted_fpir(predictions: Sequence[Figures]) -> str | None:
-    """Simulated against promised FPIR with 95 % intervals; what is right lies on the diagonal.
+    """Simulated against promised FPIR with 95 % intervals; what is right is on the diagonal.
 
     Only of people whom the calibration has not seen, if there are any: that is the fair test.
     """
@@ -194,7 +194,7 @@ def _dots(
     hollow: bool,
     floor: float = 0.0,
 ) -> Artist:
-    """Rates with their intervals; what lies below `floor` is set on it.
+    """Rates with their intervals; what is below `floor` is set on it.
 
     `style`: the colour and the marker."""
     y = np.array([max(rate.value, floor) for _, rate in points])

@@ -245,7 +245,7 @@ class GroupFigures:
 
 @dataclass(frozen=True, slots=True)
 class DetectionFigures:
-    """Detection on labelled boxes. `unmatched` detections lie on no labelled face.
+    """Detection on labelled boxes. `unmatched` detections overlap no labelled face.
 
     They are not all false: labels leave out faces that nobody cared to draw.
     """

@@ -47,7 +47,7 @@ _NO_FAILURE = "one_photo"
 MAX_SIDE_PX = 112
 _JPEG_QUALITY = 80
 
-# Photos of an evaluation lie on the operator's own disk and may be larger than a client may send.
+# Photos of an evaluation are on the operator's own disk and may be larger than a client may send.
 _LIMITS = ImageLimits(max_bytes=64 * 1024 * 1024, max_pixels=100_000_000)
 
 

@@ -95,7 +95,7 @@ class LabelNoise:
 
 
 def read_people(folder: Path) -> LabelledPeople:
-    """A folder with one sub-folder a person. Raises EvaluationError when nobody is in it."""
+    """A folder with one sub-folder a person. Raises EvaluationError when it has no person."""
     photos = find_photos(folder) if folder.is_dir() else []
     if not photos:
         raise EvaluationError(

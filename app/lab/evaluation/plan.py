@@ -26,7 +26,7 @@ Progress = Callable[[str, int], AbstractContextManager[Tick]]
 
 @dataclass(frozen=True, slots=True)
 class PairsSource:
-    """Labelled pairs and the folder their photos lie below."""
+    """Labelled pairs and the folder their photos are below."""
 
     path: Path
     folder: Path
@@ -35,7 +35,7 @@ class PairsSource:
 
 @dataclass(frozen=True, slots=True)
 class BoxesSource:
-    """Photos with labelled boxes (n, 4), and the folder they lie below."""
+    """Photos with labelled boxes (n, 4), and the folder they are below."""
 
     path: Path
     folder: Path
@@ -45,10 +45,10 @@ class BoxesSource:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What to measure, on what, and how. `attributes`: group of each person, by attribute.
-    `fit_direction`: find the direction that degraded faces share anew, and compare by it; otherwise
-    faces are compared as the pack's calibration says. `policy`: the setting of the collections that
-    the figures are wanted for. `fit_orientation`: whether the calibration gets limits for turned
-    photos, which takes time."""
+    `fit_direction`: find again the direction that degraded faces share, and compare by it;
+    otherwise faces are compared as the pack's calibration says. `policy`: the setting of the
+    collections that the figures are wanted for. `fit_orientation`: whether the calibration gets
+    limits for turned photos, which takes time."""
 
     people: LabelledPeople | None = None
     pairs: PairsSource | None = None
@@ -80,5 +80,5 @@ class Bench:
 
 
 def folder_name(folder: Path) -> str:
-    """The folder with the one it lies in: "images" alone says little."""
+    """The folder with the one it is in: "images" alone says little."""
     return "/".join(folder.resolve().parts[-2:])

@@ -52,7 +52,7 @@ def at_setting(
 
 
 def gallery_likeness(data: LabelledEmbeddings) -> float | None:
-    """How alike the people of a gallery are, which may raise its threshold; None for too few."""
+    """How similar the people of a gallery are, which may raise its threshold; None for too few."""
     return likeness_of(data) if data.person_count >= LEAST_PERSONS else None
 
 

@@ -68,12 +68,12 @@ class Snapshots:
         return has_rows(self._folder / str(key))
 
     def saved_position(self, key: int) -> Position | None:
-        """The position that a collection's snapshot stands at."""
+        """The position that a collection's snapshot is at."""
         found = summary(self._folder / str(key))
         return None if found is None else found.position
 
     def remove(self, key: int) -> None:
-        """Remove a collection's snapshot, where this process is the owner or nobody is."""
+        """Remove a collection's snapshot, where this process is the owner or no process is."""
         folder = self._folder / str(key)
         if folder.exists() and self.own():
             shutil.rmtree(folder, ignore_errors=True)

@@ -32,7 +32,7 @@ class SnapshotError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ArrayPlacement:
-    """Where an array lies in a file."""
+    """Where an array is in a file."""
 
     offset: int
     dtype: np.dtype[Any]

@@ -1,8 +1,9 @@
 """An index on disk: what a process starts from instead of reading the whole database.
 
 A folder holds one file for each shard, one for the write buffer, the rotation, and a manifest that
-names them with the revision they stand at. Files are written beside, synced and renamed; the
-manifest comes last. Whatever does not fit is noticed, and the index is built from the database.
+names them with the revision they are at. Files are written beside, synced and renamed; the
+manifest comes last. Anything that does not match is detected, and the index is built from the
+database.
 """
 
 import hashlib
@@ -36,8 +37,8 @@ FILE_TIMEOUT_S = 60.0  # how long an erasure waits for a file that is being writ
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """What a snapshot is to hold: the shards, a copy of the write buffer's living rows sorted by
-    key, and the position that they stand at."""
+    """What a snapshot is to hold: the shards, a copy of the write buffer's remaining rows sorted by
+    key, and the position that they are at."""
 
     quantiser: Quantiser | None
     shards: Sequence[Shard]
@@ -66,7 +67,7 @@ class SnapshotFolder:
         self._ring = ring
         self._owner = owner or Ownership(folder)
         self._read_as_owner = False
-        self._in_step = False  # what lies there is what this object read or wrote as the owner
+        self._in_step = False  # what is there is what this object read or wrote as the owner
         self._discarded = False
         self._saving = new_lock("snapshot.saving")
         self._lock = new_condition("snapshot.files")
@@ -92,7 +93,7 @@ class SnapshotFolder:
 
     @property
     def behind(self) -> bool:
-        """Whether this process owns the folder, and an owner before it wrote what lies there."""
+        """Whether this process owns the folder, and an owner before it wrote what is there."""
         return self._owner.held and not self._in_step
 
     def accept(self) -> None:
@@ -128,7 +129,7 @@ class SnapshotFolder:
                 self._saving.release()
 
     def clear(self) -> None:
-        """Remove what is kept, where this process is the owner or nobody is. More may be kept
+        """Remove what is kept, where this process is the owner or no process is. More may be kept
         later."""
         self.own()
         with self._saving:
@@ -166,7 +167,7 @@ class SnapshotFolder:
     # --- write -------------------------------------------------------------------------------
 
     def save(self, capture: Callable[[], Captured]) -> bool:
-        """Keep the state that `capture` gives; shards that lie in a file already are not written
+        """Keep the state that `capture` gives; shards that are in a file already are not written
         again. Whether it was kept: not where this process is not the owner, where the snapshot was
         discarded, or where rows that went meanwhile took an encrypted file along.
 
@@ -215,7 +216,7 @@ class SnapshotFolder:
         return True
 
     def _keep(self, rows: Rows, codes: CodedRows | None, radius: float) -> dict[str, Any]:
-        """What the manifest says of some rows, which lie in a file then."""
+        """What the manifest says of some rows, which are in a file then."""
         with self._lock:
             name = self._files.name_of(rows)
         # Another owner may have removed it meanwhile.
@@ -301,7 +302,7 @@ class SnapshotFolder:
 
     @property
     def may_lose_files(self) -> bool:
-        """Whether rows that were removed lie in files that another process owns."""
+        """Whether rows that were removed are in files that another process owns."""
         return not self._owner.held and self._files.has_removed()
 
     def copy_lost_files(self) -> None:

@@ -1,4 +1,4 @@
-"""Which file of a snapshot the rows of an index lie in, and how single rows leave it."""
+"""Which file of a snapshot the rows of an index are in, and how single rows leave it."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -49,7 +49,7 @@ class HeldFiles:
         self._name_of[rows], self._encrypted[name] = name, keys
 
     def name_of(self, rows: Rows) -> str | None:
-        """The file that these rows lie in."""
+        """The file that these rows are in."""
         return self._name_of.get(rows)
 
     def names(self) -> set[str]:
@@ -57,7 +57,7 @@ class HeldFiles:
         return set(self._name_of.values())
 
     def rows(self) -> list[Rows]:
-        """The rows that lie in a file."""
+        """The rows that are in a file."""
         return list(self._name_of)
 
     def there(self) -> set[str]:

@@ -1,4 +1,4 @@
-"""The manifest of a snapshot: which files it is made of, and the revision they stand at."""
+"""The manifest of a snapshot: which files it is made of, and the revision they are at."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True, slots=True)
 class IndexIdentity:
-    """Whose index it is; one of anybody else is not read."""
+    """Which index it is; that of any other is not read."""
 
     database: str
     collection: int
@@ -27,7 +27,7 @@ class IndexIdentity:
 @dataclass(frozen=True, slots=True)
 class Summary:
     """What a manifest says without the files: their names, its own among them, the rows that they
-    hold, and the position that they stand at."""
+    hold, and the position that they are at."""
 
     names: frozenset[str]
     rows: int

@@ -24,7 +24,7 @@ PURPOSE = b"likeness index snapshot"
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What a snapshot held, and the position that it stands at."""
+    """What a snapshot held, and the position that it is at."""
 
     position: Position
     quantiser: Quantiser | None
