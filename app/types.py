@@ -20,6 +20,16 @@ JsonObject = Mapping[str, Any]
 # One number for all channels of an image, or one each in the order a network takes them.
 Channels: TypeAlias = float | tuple[float, float, float]
 
+
+@dataclass(frozen=True, slots=True)
+class PixelScale:
+    """What a network takes of pixels: (value - mean) / std, in RGB or BGR order."""
+
+    mean: Channels
+    std: Channels
+    rgb: bool
+
+
 T = TypeVar("T")
 # Work that lets other work go first at each `yield`; it ends by returning its result.
 CooperativeTask: TypeAlias = Generator[None, None, T]

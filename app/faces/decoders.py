@@ -3,6 +3,7 @@
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app.types import Detections, FloatArray
 
@@ -24,13 +25,18 @@ def decode_centerface(
     if heatmap.shape[1:] != expected:
         raise ValueError(f"heatmap of {heatmap.shape[1:]}, expected {expected}")
     rows, columns = np.nonzero(heatmap[0] > score_threshold)
-    scores = heatmap[0, rows, columns]
-    extent = np.exp(log_size[:, rows, columns]) * CENTERFACE_STRIDE  # (2, n): height, width
-    cells = np.stack([rows, columns]).astype(np.float32)
-    centre = (cells + offset[:, rows, columns] + 0.5) * CENTERFACE_STRIDE
+    values = np.concatenate([log_size, offset, points])[:, rows, columns]
+    return _centerface(heatmap[0, rows, columns], np.stack([rows, columns]), values)
+
+
+def _centerface(scores: FloatArray, cells: NDArray[np.intp], values: FloatArray) -> Detections:
+    """Scores (n,) and the values (14, n) of the other heads at cells (2, n): row, column."""
+    log_size, offset, points = values[:2], values[2:4], values[4:]
+    extent = np.exp(log_size) * CENTERFACE_STRIDE  # (2, n): height, width
+    centre = (cells.astype(np.float32) + offset + 0.5) * CENTERFACE_STRIDE
     top_left = centre - extent / 2
     boxes = np.stack([top_left[1], top_left[0], top_left[1] + extent[1], top_left[0] + extent[0]])
-    relative = points[:, rows, columns].reshape(5, 2, -1)  # (5, yx, n), in units of the box
+    relative = points.reshape(5, 2, -1)  # (5, yx, n), in units of the box
     landmarks = (relative * extent + top_left).transpose(2, 0, 1)[:, :, ::-1]
     return Detections(
         np.ascontiguousarray(boxes.T, dtype=np.float32),
@@ -58,14 +64,30 @@ def decode_scrfd(
     score = np.concatenate(scores)[:, 0]
     anchors, steps = _anchors(len(score), strides, size)
     kept = np.flatnonzero(score >= score_threshold)
-    centre, step = anchors[kept], steps[kept, np.newaxis]
-    distance = np.concatenate(distances)[kept] * step
+    return _scrfd(
+        score[kept],
+        anchors[kept],
+        steps[kept, np.newaxis],
+        np.concatenate(distances)[kept],
+        np.concatenate(offsets)[kept] if offsets else None,
+    )
+
+
+def _scrfd(
+    scores: FloatArray,
+    centre: FloatArray,
+    step: FloatArray,
+    distances: FloatArray,
+    offsets: FloatArray | None,
+) -> Detections:
+    """Scores (n,) and heads (n, 4) and (n, 10) at anchors (n, 2) of strides (n, 1)."""
+    distance = distances * step
     boxes = np.concatenate([centre - distance[:, :2], centre + distance[:, 2:]], axis=1)
     landmarks = None
-    if offsets:
-        offset = np.concatenate(offsets)[kept] * step
+    if offsets is not None:
+        offset = offsets * step
         landmarks = (offset.reshape(-1, 5, 2) + centre[:, np.newaxis]).astype(np.float32)
-    return Detections(boxes.astype(np.float32), score[kept].astype(np.float32), landmarks)
+    return Detections(boxes.astype(np.float32), scores.astype(np.float32), landmarks)
 
 
 def _heads_of(heads: list[FloatArray], channels: int) -> list[FloatArray]:
@@ -93,6 +115,59 @@ def _anchors(
         centres.append(np.repeat(centre, per_cell, axis=0))
         steps.append(np.full(len(centre) * per_cell, stride, dtype=np.float32))
     return np.concatenate(centres), np.concatenate(steps)
+
+
+# --- candidates --------------------------------------------------------------------------------
+
+# Of each level the anchors with the highest scores (1, most, 16): score, place among the level's
+# anchors, and the other heads' numbers. `app.inference.device_graph` adds them to a network.
+
+
+def are_cut(candidates: list[FloatArray], levels: tuple[int, ...], score_threshold: float) -> bool:
+    """Whether a level of so many anchors may have one above the threshold that is no candidate."""
+    return any(
+        level.shape[1] < anchors and level[0, -1, 0] >= score_threshold
+        for level, anchors in zip(candidates, levels, strict=True)
+    )
+
+
+def _kept(level: FloatArray, kept: NDArray[np.bool_]) -> tuple[FloatArray, NDArray[np.intp]]:
+    """Some of the candidates of a level and their places, in the order of the heads."""
+    rows = level[0, kept]
+    places = rows[:, 1].astype(np.intp)
+    order = np.argsort(places)
+    return rows[order], places[order]
+
+
+def decode_centerface_candidates(
+    candidates: list[FloatArray],
+    levels: tuple[int, ...],  # noqa: ARG001 - as the others
+    score_threshold: float,
+    size: tuple[int, int],
+) -> Detections:
+    """As `decode_centerface` decodes the heads that these are the candidates of."""
+    rows, places = _kept(candidates[0], candidates[0][0, :, 0] > score_threshold)
+    cells = np.stack(np.divmod(places, size[1] // CENTERFACE_STRIDE))
+    return _centerface(rows[:, 0], cells, np.ascontiguousarray(rows[:, 2:].T))
+
+
+def decode_scrfd_candidates(
+    candidates: list[FloatArray],
+    levels: tuple[int, ...],
+    score_threshold: float,
+    size: tuple[int, int],
+) -> Detections:
+    """As `decode_scrfd` decodes the heads that these are the candidates of."""
+    anchors, steps = _anchors(sum(levels), SCRFD_STRIDES[len(levels)], size)
+    first = np.cumsum((0, *levels[:-1]))
+    kept = [_kept(level, level[0, :, 0] >= score_threshold) for level in candidates]
+    rows = np.concatenate([found for found, _ in kept])
+    places = np.concatenate([at + start for (_, at), start in zip(kept, first, strict=True)])
+    step = steps[places, np.newaxis]
+    return _scrfd(rows[:, 0], anchors[places], step, rows[:, 2:6], rows[:, 6:])
+
+
+# --- YuNet -------------------------------------------------------------------------------------
 
 
 def decode_yunet(

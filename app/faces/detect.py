@@ -11,12 +11,19 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from app.errors import PackError
-from app.faces.decoders import decode_centerface, decode_scrfd, decode_yunet
-from app.faces.images import to_blob, turned_image, turned_size
+from app.errors import LikenessError, PackError
+from app.faces.decoders import (
+    are_cut,
+    decode_centerface,
+    decode_centerface_candidates,
+    decode_scrfd,
+    decode_scrfd_candidates,
+    decode_yunet,
+)
+from app.faces.images import network_input, turned_image, turned_size
 from app.inference.pack_spec import DetectorSpec
 from app.inference.session import Network
-from app.types import Detections, FloatArray, Image
+from app.types import Detections, FloatArray, Image, PixelScale
 
 STRIDE = 32
 # Share of each side added around an image when the first pass finds nothing: a face that fills
@@ -24,23 +31,36 @@ STRIDE = 32
 FRAME_PADDING = 0.5
 
 Decoder = Callable[[list[FloatArray], float, tuple[int, int]], Detections]
+CandidateDecoder = Callable[[list[FloatArray], tuple[int, ...], float, tuple[int, int]], Detections]
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """What is particular to a family of detectors: its input and its decoder."""
+    """What is particular to a family of detectors: its input, and its decoders of heads and, where
+    a device finds them, of candidates."""
 
     decode: Decoder
-    rgb: bool
-    mean: float
-    std: float
+    scale: PixelScale
+    decode_candidates: CandidateDecoder | None = None
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
-    "centerface": Architecture(decode_centerface, True, 0.0, 1.0),
-    "scrfd": Architecture(decode_scrfd, True, 127.5, 128.0),
-    "yunet": Architecture(decode_yunet, False, 0.0, 1.0),
+    "centerface": Architecture(
+        decode_centerface, PixelScale(0.0, 1.0, rgb=True), decode_centerface_candidates
+    ),
+    "scrfd": Architecture(
+        decode_scrfd, PixelScale(127.5, 128.0, rgb=True), decode_scrfd_candidates
+    ),
+    "yunet": Architecture(decode_yunet, PixelScale(0.0, 1.0, rgb=False)),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateNetwork:
+    """A detector that answers the candidates of levels of so many anchors instead of its heads."""
+
+    network: Network
+    levels: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,19 +149,30 @@ def _to_stride(length: int) -> int:
 class Detector:
     """Finds faces in one image at a time; safe to call from several threads."""
 
-    def __init__(self, model: Network, spec: DetectorSpec, *, whole_canvas: bool = False) -> None:
+    def __init__(
+        self,
+        model: Network,
+        spec: DetectorSpec,
+        *,
+        whole_canvas: bool = False,
+        candidates: CandidateNetwork | None = None,
+    ) -> None:
         """`whole_canvas` lays every photo on a canvas of one size, so that they can be batched.
+        `candidates` is run in place of `model`, except where it does not answer all candidates.
 
         Raises PackError when the network does not answer like its architecture.
         """
         self._model = model
+        self._candidates = candidates
         self._spec = spec
         self._architecture = ARCHITECTURES[spec.architecture]
-        self._framing = _framing(model, spec, whole_canvas)
+        self._framing = framing_of(model, spec, whole_canvas=whole_canvas)
         try:
             probe = self._run(
                 np.zeros((self._framing.height, self._framing.width, 3), dtype=np.uint8)
             )
+        except LikenessError:  # of the device
+            raise
         except Exception as error:  # ONNX Runtime raises its own types, decoders ValueError
             raise PackError(
                 f"{model.path} does not answer like a {spec.architecture} detector: {error}. "
@@ -169,13 +200,16 @@ class Detector:
 
     def _run(self, canvas: Image) -> Detections:
         kind, pixels = self._architecture, canvas[np.newaxis]
-        if not self._model.takes_pixels:
-            pixels = to_blob(pixels, kind.mean, kind.std, rgb=kind.rgb)
-        heads = self._model.run(pixels)
-        return kind.decode(heads, self._spec.score_threshold, canvas.shape[:2])
+        threshold, size = self._spec.score_threshold, canvas.shape[:2]
+        if self._candidates is not None and kind.decode_candidates is not None:
+            levels, found = self._candidates.levels, self._candidates.network.run(pixels)
+            if not are_cut(found, levels, threshold):
+                return kind.decode_candidates(found, levels, threshold, size)
+        heads = self._model.run(network_input(self._model, pixels, kind.scale))
+        return kind.decode(heads, threshold, size)
 
 
-def _framing(model: Network, spec: DetectorSpec, whole_canvas: bool) -> Framing:
+def framing_of(model: Network, spec: DetectorSpec, *, whole_canvas: bool) -> Framing:
     """The frame a network demands, or else a square of `input_size` rounded up to the stride."""
     side = _to_stride(spec.input_size)
     height, width = model.fixed_size or (side, side)

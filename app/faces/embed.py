@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from app.errors import PackError
-from app.faces.images import to_blob
+from app.errors import LikenessError, PackError
+from app.faces.images import run_on_crops
 from app.inference.pack_spec import RecogniserSpec
 from app.inference.session import Network
-from app.types import FloatArray, Image
+from app.types import FloatArray, Image, PixelScale
 
 BATCH_SIZE = 32
 
@@ -18,9 +18,12 @@ class Recogniser:
         """Raises PackError when the network's output is not what the pack announces."""
         self._model = model
         self._spec = spec
+        self._scale = PixelScale(spec.mean, spec.std, rgb=spec.colour == "rgb")
         blank = np.zeros((1, spec.input_size, spec.input_size, 3), dtype=np.uint8)
         try:
             dimension = self._raw(blank).shape[1]
+        except LikenessError:  # of the device
+            raise
         except Exception as error:  # ONNX Runtime raises its own types
             raise PackError(
                 f"{model.path} does not take one {spec.input_size} x {spec.input_size} face and "
@@ -65,16 +68,11 @@ class Recogniser:
         return normalise(self._answers(crops))[1]
 
     def _answers(self, crops: Image) -> FloatArray:
-        """The network's (n, d) answers, BATCH_SIZE crops at a time."""
-        step = BATCH_SIZE if self._model.dynamic_batch else 1
-        parts = [self._raw(crops[i : i + step]) for i in range(0, len(crops), step)]
-        return np.concatenate(parts) if parts else np.empty((0, self._spec.dimension), np.float32)
+        """The network's (n, d) answers."""
+        return self._raw(crops) if len(crops) else np.empty((0, self._spec.dimension), np.float32)
 
     def _raw(self, crops: Image) -> FloatArray:
-        spec = self._spec
-        if self._model.takes_pixels:
-            return self._model.run(crops)[0]
-        return self._model.run(to_blob(crops, spec.mean, spec.std, rgb=spec.colour == "rgb"))[0]
+        return run_on_crops(self._model, crops, self._scale, BATCH_SIZE)
 
 
 def normalise(vectors: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -1,4 +1,4 @@
-"""Images before a network sees them: quarter turns, and the blob that a network takes.
+"""Images before a network sees them: quarter turns, and what a network takes.
 
 Angles are degrees clockwise.
 """
@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.types import Channels, Detections, FloatArray, Image
+from app.inference.session import Network
+from app.types import Channels, Detections, FloatArray, Image, PixelScale
 
 ROTATIONS = (0, 90, 180, 270)
 
@@ -54,6 +55,25 @@ def _turned(points: FloatArray, rotation: int, end: FloatArray) -> FloatArray:
         270: (y, end[0] - x),
     }[rotation]
     return np.stack(turned, axis=-1)
+
+
+def network_input(model: Network, images: Image, scale: PixelScale) -> NDArray[Any]:
+    """What a network takes for (n, height, width, 3) BGR images: they themselves, where colours and
+    scale are the graph's business, or their blob."""
+    if model.takes_pixels:
+        return images
+    return to_blob(images, scale.mean, scale.std, rgb=scale.rgb)
+
+
+def run_on_crops(model: Network, crops: Image, scale: PixelScale, most: int = 1) -> FloatArray:
+    """The first output for each of (n, size, size, 3) BGR crops, n > 0. A network that batches
+    itself gets them together; another `most` at a time, where it takes several."""
+    step = len(crops) if model.batches_itself else most if model.dynamic_batch else 1
+    parts = [
+        model.run(network_input(model, crops[i : i + step], scale))[0]
+        for i in range(0, len(crops), step)
+    ]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def to_blob(images: Image, mean: Channels, std: Channels, *, rgb: bool) -> NDArray[Any]:

@@ -8,15 +8,15 @@ mean of both answers is averaged with the detector's landmarks.
 import numpy as np
 from numpy.typing import NDArray
 
-from app.errors import PackError
+from app.errors import LikenessError, PackError
 from app.faces.align import ARCFACE_TEMPLATE, cut_faces, similarity_transforms
-from app.faces.images import to_blob
+from app.faces.images import run_on_crops
 from app.inference.pack_spec import LandmarkSpec
 from app.inference.session import Network
-from app.types import FloatArray, Image
+from app.types import FloatArray, Image, PixelScale
 
 SIDE = 48
-MEAN, STD = 127.5, 128.0
+SCALE = PixelScale(127.5, 128.0, rgb=True)
 # The square that the network sees, in pixels of a 112 x 112 ArcFace crop: its corner and its side.
 _CORNER, _REGION = np.array([4.0, 12.0], np.float32), 104.0
 TARGET: FloatArray = (ARCFACE_TEMPLATE - _CORNER) * np.float32(SIDE / _REGION)
@@ -33,6 +33,8 @@ class LandmarkRefiner:
         self._weight = np.float32(spec.weight)
         try:
             answer = self._answer(np.zeros((1, SIDE, SIDE, 3), dtype=np.uint8))
+        except LikenessError:  # of the device
+            raise
         except Exception as error:  # ONNX Runtime raises its own types
             raise PackError(
                 f"{model.path} does not take one {SIDE} x {SIDE} face and answer five landmarks: "
@@ -66,13 +68,9 @@ class LandmarkRefiner:
 
     def _answer(self, crops: Image) -> FloatArray:
         """Landmarks (n, 5, 2) in pixels of (n, 48, 48, 3) BGR crops."""
-        step = len(crops) if self._model.dynamic_batch else 1
-        answers = [
-            self._model.run(to_blob(crops[i : i + step], MEAN, STD, rgb=True))[0]
-            for i in range(0, len(crops), step)
-        ]
+        answers = run_on_crops(self._model, crops, SCALE, len(crops))
         # x of all five, then y.
-        points = np.concatenate(answers).reshape(len(crops), 2, 5).transpose(0, 2, 1)
+        points = answers.reshape(len(crops), 2, 5).transpose(0, 2, 1)
         return np.asarray(points * np.float32(SIDE), np.float32)
 
 

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from app.errors import PackError
-from app.faces.images import to_blob
+from app.errors import LikenessError, PackError
+from app.faces.images import run_on_crops
 from app.inference.pack_spec import LivenessSpec
 from app.inference.session import Network
-from app.types import FloatArray, Image
+from app.types import FloatArray, Image, PixelScale
 
 
 class LivenessNetwork:
@@ -24,9 +24,12 @@ class LivenessNetwork:
         """Raises PackError when the network does not take or answer what the pack announces."""
         self._model = model
         self._spec = spec
+        self._scale = PixelScale(spec.mean, spec.std, rgb=spec.colour == "rgb")
         blank = np.zeros((1, spec.input_size, spec.input_size, 3), dtype=np.uint8)
         try:
             classes = self._answer(blank).shape[1]
+        except LikenessError:  # of the device
+            raise
         except Exception as error:  # ONNX Runtime raises its own types
             raise PackError(
                 f"{model.path} does not take one {spec.input_size} x {spec.input_size} face and "
@@ -43,12 +46,10 @@ class LivenessNetwork:
         size = self._spec.input_size
         regions = [surroundings(image, box, self._spec.scale) for box in boxes]
         crops = [cv2.resize(region, (size, size)) for region in regions]
-        answers = [self._answer(np.asarray(crop, np.uint8)[np.newaxis]) for crop in crops]
-        return softmax(np.concatenate(answers))[:, self._spec.live_class]
+        return softmax(self._answer(np.asarray(crops, np.uint8)))[:, self._spec.live_class]
 
-    def _answer(self, crop: Image) -> FloatArray:
-        spec = self._spec
-        return self._model.run(to_blob(crop, spec.mean, spec.std, rgb=spec.colour == "rgb"))[0]
+    def _answer(self, crops: Image) -> FloatArray:
+        return run_on_crops(self._model, crops, self._scale)
 
 
 class LivenessCheck:

@@ -1,25 +1,32 @@
 """Loads the networks of a model pack and joins them into a pipeline."""
 
 import logging
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
+import numpy as np
+import onnxruntime as ort
 
-from app.faces.detect import Detector
+from app.errors import DeviceError, PackError
+from app.faces.detect import ARCHITECTURES, CandidateNetwork, Detector, framing_of
 from app.faces.embed import Recogniser
-from app.faces.landmarks import LandmarkRefiner
+from app.faces.images import network_input
+from app.faces.landmarks import SCALE, SIDE, LandmarkRefiner
 from app.faces.liveness import LivenessCheck, LivenessNetwork
 from app.faces.orientation import OrientationLimits
 from app.faces.pipeline import AuxiliaryNetworks, FacePipeline
 from app.faces.quality import QualityNetwork
 from app.imaging import ImageLimits
 from app.inference.batching import BatchedModel
-from app.inference.cuda import CudaOptions
-from app.inference.pack_spec import ModelPack
-from app.inference.policy import POLICIES
+from app.inference.cuda import CPU_PROVIDER, CUDA_PROVIDER, CudaOptions
+from app.inference.pack_spec import LivenessSpec, ModelPack, QualitySpec, RecogniserSpec
+from app.inference.policy import CPU_POLICY, POLICIES, SchedulePolicy
 from app.inference.session import DEFAULT_OPTIONS, Network, OnnxModel
 from app.settings import Device
 from app.telemetry.logs import log
+from app.types import PixelScale
 
 
 def build_pipeline(
@@ -30,57 +37,150 @@ def build_pipeline(
     orientation: OrientationLimits | None = None,
 ) -> FacePipeline:
     """Load a pack's networks and let them run as their provider's policy says; with `orientation`
-    photos whose first look is doubtful are looked at turned, too.
+    photos whose first look is doubtful are looked at turned, too. `auto` takes a device that runs
+    all of them, or else the CPU.
 
     Raises PackError or DeviceError.
     """
-    networks = {
-        "detector": _load("detector", pack.detector_path, device, options),
-        "recogniser": _load("recogniser", pack.recogniser_path, device, options),
-    }
-    if pack.landmarks is not None:
-        path = pack.path(pack.landmarks)
-        networks["landmarks"] = _load("landmarks", path, device, options)
-    policy = POLICIES[networks["recogniser"].provider]
+    if device is Device.AUTO:
+        device = Device.CPU
+        if CUDA_PROVIDER in ort.get_available_providers():
+            try:
+                return _build(pack, Device.CUDA, limits, options, orientation)
+            except DeviceError as error:
+                log(logging.WARNING, "no usable GPU, running on the CPU", reason=error.detail)
+    return _build(pack, device, limits, options, orientation)
+
+
+def _build(
+    pack: ModelPack,
+    device: Device,
+    limits: ImageLimits,
+    options: CudaOptions,
+    orientation: OrientationLimits | None,
+) -> FacePipeline:
     # Photos run side by side: OpenCV's own threads would only get in one another's way.
     cv2.setNumThreads(1)
-    batched = {
-        name: BatchedModel(network, policy.batch_sizes, policy.batch_wait_s)
-        for name, network in networks.items()
-        if policy.batch_sizes and network.dynamic_batch
-    }
-    running: dict[str, Network] = {**networks, **batched}
-    return FacePipeline(
-        Detector(running["detector"], pack.detector, whole_canvas=policy.whole_canvas),
-        Recogniser(running["recogniser"], pack.recogniser),
-        limits,
-        policy,
-        batched=batched,
-        auxiliary=_auxiliary(pack, device, running.get("landmarks")),
-        orientation=orientation,
-    )
+    with ExitStack() as undo:
+        loader = _Loader(pack, device, options, undo)
+        detector = loader.detector()
+        recogniser = Recogniser(loader.by_spec("recogniser", pack.recogniser), pack.recogniser)
+        pipeline = FacePipeline(
+            detector,
+            recogniser,
+            limits,
+            loader.policy,
+            batched=loader.batched,
+            auxiliary=loader.auxiliary(),
+            orientation=orientation,
+        )
+        undo.pop_all()
+        return pipeline
 
 
-def _load(
-    name: str, path: Path, device: Device, options: CudaOptions = DEFAULT_OPTIONS
-) -> OnnxModel:
-    network = OnnxModel(path, device, options)
-    log(logging.INFO, "network loaded", network=name, runs_on=network.provider)
-    return network
+@dataclass
+class _Loader:
+    """Opens the networks of a pack and runs each once, before anything is made of them. What it
+    has started ends with `undo`."""
 
+    pack: ModelPack
+    device: Device
+    options: CudaOptions
+    undo: ExitStack
+    batched: dict[str, BatchedModel] = field(default_factory=dict)
+    policy: SchedulePolicy = CPU_POLICY
 
-def _auxiliary(pack: ModelPack, device: Device, landmarks: Network | None) -> AuxiliaryNetworks:
-    """Liveness and quality without options: these run batches of any size, and each size would be
-    recorded or built again."""
-    refiner = None
-    if pack.landmarks is not None:
-        assert landmarks is not None, "loaded with the pack"
-        refiner = LandmarkRefiner(landmarks, pack.landmarks)
-    live = [
-        LivenessNetwork(_load("liveness", pack.path(spec), device), spec) for spec in pack.liveness
-    ]
-    quality = None
-    if pack.quality is not None:
-        network = _load("quality", pack.path(pack.quality), device)
-        quality = QualityNetwork(network, pack.quality, pack.recogniser.input_size)
-    return AuxiliaryNetworks(refiner, LivenessCheck(live) if live else None, quality)
+    def detector(self) -> Detector:
+        """The detector, which decides by what it runs on how all networks are run."""
+        spec, path = self.pack.detector, self.pack.detector_path
+        network = self._open("detector", path)
+        self.policy = POLICIES[network.provider]
+        whole = self.policy.whole_canvas
+        framing = framing_of(network, spec, whole_canvas=whole)
+        size, scale = (framing.height, framing.width), ARCHITECTURES[spec.architecture].scale
+        if not self._is_batched(network, size, scale):
+            return Detector(network, spec, whole_canvas=whole)
+        batched, levels = self._batch("detector", network, size, scale, candidates=True)
+        if not levels:
+            return Detector(batched, spec, whole_canvas=whole)
+        candidates = CandidateNetwork(batched, levels)
+        return Detector(network, spec, whole_canvas=whole, candidates=candidates)
+
+    def for_crops(self, name: str, path: Path, side: int, scale: PixelScale) -> Network:
+        """A network that takes square crops of that side."""
+        network = self._open(name, path)
+        if not self._is_batched(network, (side, side), scale):
+            return network
+        return self._batch(name, network, (side, side), scale)[0]
+
+    def by_spec(self, name: str, spec: RecogniserSpec | LivenessSpec | QualitySpec) -> Network:
+        """A network that takes crops as its part of `pack.toml` says."""
+        scale = PixelScale(spec.mean, spec.std, rgb=spec.colour == "rgb")
+        return self.for_crops(name, self.pack.path(spec), spec.input_size, scale)
+
+    def auxiliary(self) -> AuxiliaryNetworks:
+        """The networks that correct landmarks, and those that rate a face."""
+        refiner = None
+        if (landmarks := self.pack.landmarks) is not None:
+            network = self.for_crops("landmarks", self.pack.path(landmarks), SIDE, SCALE)
+            refiner = LandmarkRefiner(network, landmarks)
+        live = [
+            LivenessNetwork(self.by_spec(f"liveness_{number}", spec), spec)
+            for number, spec in enumerate(self.pack.liveness, 1)
+        ]
+        quality = None
+        if (spec := self.pack.quality) is not None:
+            side = self.pack.recogniser.input_size
+            quality = QualityNetwork(self.by_spec("quality", spec), spec, side)
+        return AuxiliaryNetworks(refiner, LivenessCheck(live) if live else None, quality)
+
+    def _open(self, name: str, path: Path) -> OnnxModel:
+        # Any thread may run it, also while another records: so none of its runs is recorded.
+        network = OnnxModel(path, self.device, replace(self.options, graphs=False))
+        log(logging.INFO, "network loaded", network=name, runs_on=network.provider)
+        return network
+
+    def _is_batched(self, network: OnnxModel, size: tuple[int, int], scale: PixelScale) -> bool:
+        """Whether a network is to be run in batches. Raises DeviceError where a device fails on a
+        first image. A network that fails on the CPU, too, is left to its user, who knows what it
+        should be."""
+        if network.provider != CPU_PROVIDER:
+            images = np.zeros((1, *size, 3), np.uint8)
+            try:
+                network.try_out(network_input(network, images, scale))
+            except DeviceError:
+                raise
+            except Exception:  # noqa: BLE001 - raised again by the user's own first run
+                return False
+        return bool(self.policy.batch_sizes) and network.dynamic_batch
+
+    def _batch(
+        self,
+        name: str,
+        network: OnnxModel,
+        size: tuple[int, int],
+        scale: PixelScale,
+        *,
+        candidates: bool = False,
+    ) -> tuple[BatchedModel, tuple[int, ...]]:
+        """The network in sessions of a batch size each, and the levels of its candidates."""
+        # Only the extras that have a device, or the laboratory, bring `onnx`.
+        from app.inference.device_graph import device_graph, read_network  # noqa: PLC0415
+
+        try:
+            source = read_network(network.path)
+            graphs = {
+                count: device_graph(source, (count, *size), scale, candidates=candidates)
+                for count in self.policy.batch_sizes
+            }
+        except ValueError as error:
+            raise PackError(f"{network.path} cannot be run in batches: {error}.") from error
+
+        def open_one(count: int) -> OnnxModel:
+            return OnnxModel(network.path, self.device, self.options, graphs[count].content)
+
+        sizes, owners = self.policy.batch_sizes, self.policy.owners
+        made = BatchedModel(open_one, (*size, 3), sizes, owners)
+        self.undo.callback(made.close)
+        self.batched[name] = made
+        return made, graphs[sizes[0]].levels

@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from app.errors import PackError
-from app.faces.images import to_blob
+from app.errors import LikenessError, PackError
+from app.faces.images import run_on_crops
 from app.inference.pack_spec import QualitySpec
 from app.inference.session import Network
-from app.types import Detections, FloatArray, Image, Quality
+from app.types import Detections, FloatArray, Image, PixelScale, Quality
 
 # Five points of an average head in units of half the distance between the eyes: x to the right of
 # the picture, y down, z towards the camera. Proportions after L. G. Farkas, "Anthropometry of the
@@ -119,6 +119,7 @@ class QualityNetwork:
         more than one number a face."""
         self._model = model
         self._spec = spec
+        self._scale = PixelScale(spec.mean, spec.std, rgb=spec.colour == "rgb")
         if spec.input_size != crop_size:
             raise PackError(
                 f"The quality network takes faces of {spec.input_size} pixels, the recogniser "
@@ -126,6 +127,8 @@ class QualityNetwork:
             )
         try:
             values = self.scores(np.zeros((1, crop_size, crop_size, 3), dtype=np.uint8))
+        except LikenessError:  # of the device
+            raise
         except Exception as error:  # ONNX Runtime raises its own types
             raise PackError(
                 f"{model.path} does not take one {crop_size} x {crop_size} face and answer one "
@@ -136,13 +139,6 @@ class QualityNetwork:
 
     def scores(self, crops: Image) -> FloatArray:
         """(n,) scores of (n, size, size, 3) BGR crops."""
-        spec = self._spec
-        answers = [
-            self._model.run(
-                to_blob(crop[np.newaxis], spec.mean, spec.std, rgb=spec.colour == "rgb")
-            )
-            for crop in crops
-        ]
-        if not answers:
+        if not len(crops):
             return np.empty(0, np.float32)
-        return np.concatenate([np.asarray(answer[0]).reshape(-1) for answer in answers])
+        return run_on_crops(self._model, crops, self._scale).reshape(-1)

@@ -1,16 +1,17 @@
-"""One network, one thread that owns it, and batches made of what several threads ask for.
+"""One network on a device, the threads that own it, and batches made of what several callers ask.
 
-A GPU answers 32 images in little more than the time of one. Requests do not come in such numbers,
-so the owner waits a few milliseconds for company, and pads what has come to the next of a few
-fixed sizes: each new shape would cost a GPU new kernels and new memory.
+A device answers 32 images in little more than the time of one. While the owners run batches, the
+next one gathers in a buffer of its own; nothing waits for company. A batch is run at one of a few
+sizes, each in a session that never sees another: a session that does plans its convolutions anew
+at each change (microsoft/onnxruntime#23006).
 """
 
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,42 +19,90 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import WorkerDied
-from app.inference.session import Network
+from app.inference.cuda import CPU_PROVIDER
+from app.inference.device_memory import HostBuffer
+from app.inference.session import OnnxModel
 from app.locks import new_condition
 from app.telemetry.logs import log
-from app.types import FloatArray
+from app.types import FloatArray, Image
 
 Heads = list[FloatArray]
 ANSWER_TIMEOUT_S = 60.0
+# A network that is run with so many images, always.
+OpenNetwork = Callable[[int], OnnxModel]
 
 
-class _PendingBatch:
-    """Images that one thread waits for."""
+@dataclass(eq=False, slots=True)
+class _Share:
+    """The places of one caller in a batch."""
 
-    __slots__ = ("answer", "images")
+    start: int
+    count: int
+    answer: Future[Heads] = field(default_factory=Future)
 
-    def __init__(self, images: NDArray[Any]) -> None:
-        self.images = images
-        self.answer: Future[Heads] = Future()
+
+class _Batch:
+    """A buffer and the callers whose images are, or will be, in it."""
+
+    def __init__(self, capacity: int, shape: Sequence[int], *, page_locked: bool) -> None:
+        self.buffer = HostBuffer((capacity, *shape), page_locked=page_locked)
+        self.shares: list[_Share] = []
+        self.writing = 0  # callers that have a place and have not filled it yet
+
+    @property
+    def taken(self) -> int:
+        return sum(share.count for share in self.shares)
+
+    def clear(self) -> None:
+        self.shares = []
 
 
 class BatchedModel:
     """A network that collects the images of several callers. Safe to call from any thread."""
 
-    def __init__(self, model: Network, sizes: Sequence[int], wait_s: float) -> None:
-        """`sizes` are the batches that are run, smallest first. The first image of a shape, which
-        detector and recogniser send when they are built, has them all run once: no request is the
-        first to need new kernels and memory."""
-        self._model = model
+    takes_pixels, dynamic_batch, batches_itself = True, True, True
+
+    def __init__(
+        self,
+        open_network: OpenNetwork,
+        shape: tuple[int, int, int],
+        sizes: Sequence[int],
+        owners: int = 1,
+    ) -> None:
+        """Images are uint8 of that `shape` (height, width, 3). Each of `owners` threads opens a
+        session for each of `sizes`, smallest first, and runs it once: no request is the first to
+        need kernels and memory, and no deadline ends what may take minutes at a first start.
+
+        Raises DeviceError, or what ONNX Runtime raises where the CPU cannot run the network either.
+        """
+        self._open = open_network
+        self._shape = shape
         self._sizes = tuple(sizes)
-        self._wait_s = wait_s
-        self._pending: deque[_PendingBatch] = deque()
         self._changed = new_condition("batching.pending")
         self._closed = False
-        self._warm: set[tuple[int, ...]] = set()
         # How often each size was run.
         self.batches: dict[int, int] = dict.fromkeys(self._sizes, 0)
-        self._start()
+        self._lanes: list[Mapping[int, OnnxModel]] = []
+        self._threads: set[threading.Thread] = set()
+        self._buffers: list[_Batch] = []
+        try:
+            self._lanes = [self._open_lane() for _ in range(owners)]
+            self._model = self._lanes[0][self._sizes[0]]
+            locked = self._model.provider != CPU_PROVIDER
+            # One that gathers beside those that are run.
+            self._buffers = [
+                _Batch(self._sizes[-1], shape, page_locked=locked) for _ in range(owners + 1)
+            ]
+            self._gathering: _Batch | None = self._buffers[0]
+            self._free = self._buffers[1:]
+            for lane in self._lanes:
+                self._warm_up(lane)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_lane(self) -> Mapping[int, OnnxModel]:
+        return {size: self._open(size) for size in self._sizes}
 
     @property
     def path(self) -> Path:
@@ -68,116 +117,187 @@ class BatchedModel:
         return self._model.output_names
 
     @property
-    def dynamic_batch(self) -> bool:
-        return self._model.dynamic_batch
-
-    @property
     def fixed_size(self) -> tuple[int, int] | None:
-        return self._model.fixed_size
+        return self._shape[0], self._shape[1]
 
     @property
-    def takes_pixels(self) -> bool:
-        return self._model.takes_pixels
+    def cpu_nodes(self) -> tuple[str, ...]:
+        """The nodes of the network that run on the CPU although it is on a device."""
+        return self._model.cpu_nodes
 
-    def _warm_up(self, image: NDArray[Any]) -> None:
-        for size in self._sizes[1:]:
-            self._run_padded(np.repeat(image, size, axis=0))
+    def run(self, images: Image) -> Heads:
+        """Outputs for (n, height, width, 3) BGR images, in their order; waits for the batches they
+        go into.
 
-    def run(self, batch: NDArray[Any]) -> Heads:
-        """Outputs for (n, …) images, in their order; waits for the batches they go into.
-
-        Raises what the network raises for these images alone, and WorkerDied.
+        Raises ValueError for images of another shape, what the network raises for these images
+        alone, and WorkerDied.
         """
-        largest = self._sizes[-1]
-        pending = [_PendingBatch(batch[i : i + largest]) for i in range(0, len(batch), largest)]
-        with self._changed:
-            if self._closed:
-                raise WorkerDied("The network was closed.")
-            self._pending.extend(pending)
-            self._changed.notify()
+        if images.shape[1:] != self._shape or images.dtype != np.uint8:
+            raise ValueError(
+                f"images of {images.shape[1:]} {images.dtype}; {self.path.name} takes "
+                f"{self._shape} uint8"
+            )
+        deadline = time.monotonic() + ANSWER_TIMEOUT_S
+        shares: list[_Share] = []
+        start = 0
+        while start < len(images):
+            share = self._put(images[start:], deadline)
+            shares.append(share)
+            start += share.count
         try:
-            answers = [one.answer.result(ANSWER_TIMEOUT_S) for one in pending]
+            answers = [one.answer.result(deadline - time.monotonic()) for one in shares]
         except TimeoutError as error:
             raise WorkerDied("The network did not answer in time.") from error
         return answers[0] if len(answers) == 1 else [np.concatenate(h) for h in zip(*answers)]  # noqa: B905
 
+    def _put(self, images: Image, deadline: float) -> _Share:
+        """Copy as many of the images as have room into the batch that gathers."""
+        with self._changed:
+            batch = self._await_room(deadline)
+            start = batch.taken
+            share = _Share(start, min(len(images), self._sizes[-1] - start))
+            batch.shares.append(share)
+            batch.writing += 1
+        try:  # beside other callers, who fill other places
+            batch.buffer.pixels[start : start + share.count] = images[: share.count]
+        finally:
+            with self._changed:
+                batch.writing -= 1
+                self._changed.notify_all()
+        return share
+
+    def _await_room(self, deadline: float) -> _Batch:
+        """The batch that gathers, with room. Under the lock."""
+        while True:
+            if self._closed:
+                raise WorkerDied("The network was closed.")
+            batch = self._gathering
+            if batch is not None and batch.taken < self._sizes[-1]:
+                return batch
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise WorkerDied("The network took no more images in time.")
+            self._changed.wait(left)
+
     def close(self) -> None:
-        """End the thread; callers that still wait get WorkerDied."""
+        """End the threads; callers that still wait get WorkerDied."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
-        self._thread.join()
-        self._refuse(list(self._pending))
+            self._changed.notify_all()
+            threads = list(self._threads)
+        for thread in threads:
+            thread.join()
+        for batch in self._buffers:
+            self._refuse(batch.shares)
+            batch.buffer.close()
 
-    def _start(self) -> None:
-        self._thread = threading.Thread(target=self._own, name="network", daemon=True)
-        self._thread.start()
+    # --- owners ------------------------------------------------------------------------------
 
-    def _own(self) -> None:
-        batch: list[_PendingBatch] = []
+    def _warm_up(self, lane: Mapping[int, OnnxModel]) -> None:
+        """Start a lane's owner and wait until it has run every size: CUDA keeps what it recorded
+        for each thread."""
+        ready: Future[None] = Future()
+        self._start(lane, ready)
+        ready.result()
+
+    def _start(self, lane: Mapping[int, OnnxModel], ready: Future[None] | None = None) -> None:
+        thread = threading.Thread(target=self._own, args=(lane, ready), name="network", daemon=True)
+        self._threads.add(thread)
+        thread.start()
+
+    def _own(self, lane: Mapping[int, OnnxModel], ready: Future[None] | None) -> None:
+        if ready is not None:
+            try:
+                for size, network in lane.items():
+                    network.try_out(np.zeros((size, *self._shape), np.uint8))
+                    self.batches[size] += 1
+            except BaseException as error:  # noqa: BLE001 - raised where the network is opened
+                ready.set_exception(error)
+                return
+            ready.set_result(None)
+        batch: _Batch | None = None
         try:
-            while batch := self._collect():
-                self._answer(batch)
+            while (batch := self._collect()) is not None:
+                self._answer(lane, batch)
+                self._recycle(batch)
         except BaseException as error:  # noqa: BLE001 - a thread that ends leaves nobody waiting
             log(logging.ERROR, "a network's thread died and is replaced", reason=repr(error))
-            self._refuse(batch)
-            self._start()
+            if batch is not None:
+                self._refuse(batch.shares)
+                self._recycle(batch)
+            with self._changed:
+                self._threads.discard(threading.current_thread())
+                if not self._closed:
+                    self._start(lane)
 
-    def _collect(self) -> list[_PendingBatch]:
-        """The next images of one shape that fit the largest size; empty when closed."""
+    def _collect(self) -> _Batch | None:
+        """The batch that has gathered, once its places are filled; None when closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._pending or self._closed)
+            self._changed.wait_for(
+                lambda: self._closed or (self._gathering is not None and self._gathering.shares)
+            )
             if self._closed:
-                return []
-            deadline = time.monotonic() + self._wait_s
-            while True:
-                fitting = self._fitting()
-                full = sum(len(one.images) for one in fitting) == self._sizes[-1]
-                left = deadline - time.monotonic()
-                if full or left <= 0 or not self._changed.wait(left):
-                    fitting = self._fitting()
-                    for one in fitting:
-                        self._pending.remove(one)
-                    return fitting
+                return None
+            batch = self._gathering
+            assert batch is not None, "waited for"
+            self._gathering = self._free.pop() if self._free else None
+            self._changed.notify_all()
+            if not self._changed.wait_for(lambda: not batch.writing, ANSWER_TIMEOUT_S):
+                self._refuse(batch.shares)
+                raise WorkerDied("An image did not come into its batch in time.")
+            return batch
 
-    def _fitting(self) -> list[_PendingBatch]:
-        chosen: list[_PendingBatch] = []
-        rows, shape = 0, self._pending[0].images.shape[1:]
-        for one in self._pending:
-            if one.images.shape[1:] == shape and rows + len(one.images) <= self._sizes[-1]:
-                chosen.append(one)
-                rows += len(one.images)
-        return chosen
+    def _recycle(self, batch: _Batch) -> None:
+        with self._changed:
+            batch.clear()
+            if self._gathering is None:
+                self._gathering = batch
+            else:
+                self._free.append(batch)
+            self._changed.notify_all()
 
-    def _answer(self, batch: list[_PendingBatch]) -> None:
-        image = batch[0].images[:1]
+    def _answer(self, lane: Mapping[int, OnnxModel], batch: _Batch) -> None:
         try:
-            if image.shape not in self._warm:
-                self._warm_up(image)
-                self._warm.add(image.shape)
-            heads = self._run_padded(np.concatenate([one.images for one in batch]))
-        except Exception as error:  # noqa: BLE001 - the callers get it
-            if len(batch) == 1:
-                batch[0].answer.set_exception(error)
-                return
-            for one in batch:  # one that cannot be run fails alone
-                self._answer([one])
+            heads = self._run(lane, batch.buffer.pixels, 0, batch.taken)
+        except Exception:  # noqa: BLE001 - the callers get it, each alone
+            for share in batch.shares:
+                self._answer_alone(lane, batch, share)
             return
-        start = 0
-        for one in batch:
-            end = start + len(one.images)
-            one.answer.set_result([head[start:end] for head in heads])
-            start = end
+        for share in batch.shares:
+            end = share.start + share.count
+            share.answer.set_result([head[share.start : end] for head in heads])
 
-    def _run_padded(self, images: NDArray[Any]) -> Heads:
-        size = next(size for size in self._sizes if size >= len(images))
-        self.batches[size] += 1
-        if size > len(images):
-            padding = np.zeros((size - len(images), *images.shape[1:]), images.dtype)
-            images = np.concatenate([images, padding])
-        return self._model.run(images)
+    def _answer_alone(self, lane: Mapping[int, OnnxModel], batch: _Batch, share: _Share) -> None:
+        try:
+            share.answer.set_result(self._run(lane, batch.buffer.pixels, share.start, share.count))
+        except Exception as error:  # noqa: BLE001 - the caller gets it
+            share.answer.set_exception(error)
 
-    def _refuse(self, batch: Sequence[_PendingBatch]) -> None:
-        for one in batch:
-            if not one.answer.done():
-                one.answer.set_exception(WorkerDied("The thread that ran the network ended."))
+    def _run(
+        self, lane: Mapping[int, OnnxModel], pixels: NDArray[Any], start: int, count: int
+    ) -> Heads:
+        """Heads for some images of a buffer, which may be run with what else lies there."""
+        parts: list[Heads] = []
+        while count > 0:
+            size = self._size_for(count)
+            first = min(start, len(pixels) - size)  # the buffer ends: begin earlier
+            heads = lane[size].run(pixels[first : first + size])
+            self.batches[size] += 1
+            done = min(size - (start - first), count)
+            parts.append([head[start - first : start - first + done] for head in heads])
+            start, count = start + done, count - done
+        return parts[0] if len(parts) == 1 else [np.concatenate(h) for h in zip(*parts)]  # noqa: B905
+
+    def _size_for(self, count: int) -> int:
+        """The smallest size that so many images fill by half or more, or else the largest that
+        they fill: of a batch no more is padding than is not."""
+        fitting = [size for size in self._sizes if size >= count]
+        if fitting and count * 2 >= fitting[0]:
+            return fitting[0]
+        return max((size for size in self._sizes if size <= count), default=self._sizes[0])
+
+    @staticmethod
+    def _refuse(shares: Sequence[_Share]) -> None:
+        for share in shares:
+            if not share.answer.done():
+                share.answer.set_exception(WorkerDied("The thread that ran the network ended."))

@@ -1,7 +1,6 @@
 """ONNX Runtime's options for a GPU, and what is missing where it cannot be used."""
 
 import ctypes
-import hashlib
 import re
 import subprocess
 from collections.abc import Callable
@@ -47,9 +46,9 @@ class CudaOptions:
     engines: Path = Path("engines")
 
 
-def providers(network: Path, options: CudaOptions) -> list[Any]:
-    """ONNX Runtime's providers for one network, the wanted one first; with TensorRT the folder of
-    the network's engines is made."""
+def providers(network: str, options: CudaOptions) -> list[Any]:
+    """ONNX Runtime's providers for one network (its SHA-256), the wanted one first; with TensorRT
+    the folder of the network's engines is made."""
     cuda = dict(_CUDA)
     if options.graphs and not options.tensorrt:
         cuda["enable_cuda_graph"] = "1"
@@ -57,7 +56,7 @@ def providers(network: Path, options: CudaOptions) -> list[Any]:
     if options.tensorrt:
         folder = engine_folder(
             options.engines,
-            hashlib.sha256(network.read_bytes()).hexdigest(),
+            network,
             runtime=ort.__version__,
             tensorrt=tensorrt_version(),
             gpu=gpu_name(),

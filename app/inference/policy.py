@@ -10,29 +10,26 @@ from app.inference.cuda import CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER
 class SchedulePolicy:
     """`photos_a_core` photos are under way for each core, a thread each.
 
-    Where `batch_sizes` are given, a thread that owns the network collects images of all photos, up
-    to the largest size or for `batch_wait_s` seconds, and runs the next size up; where there are
-    none, the photo's own thread runs the network. `whole_canvas`: photos of every shape go into
-    the same batch. A photo gives way to others after every `faces_a_turn` embedded faces.
+    Where `batch_sizes` are given, `owners` threads run each network with the images of all photos
+    that have come, in sessions of these sizes; where there are none, the photo's own thread runs
+    the network. `whole_canvas`: photos of every shape go into the same batch. A photo gives way to
+    others after every `faces_a_turn` embedded faces.
     """
 
     photos_a_core: int
     batch_sizes: tuple[int, ...]
-    batch_wait_s: float
+    owners: int
     whole_canvas: bool
     faces_a_turn: int
 
 
 # A batch brings a CPU nothing (docs/benchmarks.md), and a square canvas costs it the padding.
 CPU_POLICY = SchedulePolicy(
-    photos_a_core=1, batch_sizes=(), batch_wait_s=0.0, whole_canvas=False, faces_a_turn=4
+    photos_a_core=1, batch_sizes=(), owners=0, whole_canvas=False, faces_a_turn=4
 )
+# Two owners, so that one copies while the other computes.
 CUDA_POLICY = SchedulePolicy(
-    photos_a_core=8,
-    batch_sizes=(1, 4, 8, 16, 32),
-    batch_wait_s=0.003,
-    whole_canvas=True,
-    faces_a_turn=32,
+    photos_a_core=8, batch_sizes=(1, 8, 32), owners=2, whole_canvas=True, faces_a_turn=32
 )
 POLICIES: Mapping[str, SchedulePolicy] = {
     CPU_PROVIDER: CPU_POLICY,

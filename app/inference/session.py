@@ -4,7 +4,9 @@ ONNX Runtime answers an unusable GPU with a warning and runs on the CPU. Here th
 list of providers is read back, so `cuda` means CUDA or a start that fails.
 """
 
+import hashlib
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +31,9 @@ from app.types import FloatArray
 # Of one run: requests run side by side instead, a core each.
 THREADS = 1
 PIXELS = "tensor(uint8)"
+# A CUDA graph is recorded in the run after the first. While it is, no other thread may ask CUDA for
+# memory, so it must have happened before there are requests.
+RUNS_TO_RECORD = 3
 DEFAULT_OPTIONS = CudaOptions()
 
 
@@ -47,17 +52,33 @@ class Network(Protocol):
     def fixed_size(self) -> tuple[int, int] | None: ...
     @property
     def takes_pixels(self) -> bool: ...
+    @property
+    def cpu_nodes(self) -> tuple[str, ...]: ...
+    @property
+    def batches_itself(self) -> bool: ...
     def run(self, batch: NDArray[Any]) -> list[FloatArray]: ...
 
 
 class OnnxModel:
     """One network, loaded once and safe to run from several threads at a time."""
 
-    def __init__(self, path: Path, device: Device, options: CudaOptions = DEFAULT_OPTIONS) -> None:
-        """Load `path` on `device`. Raises PackError (bad file) or DeviceError (no such device)."""
+    batches_itself = False
+
+    def __init__(
+        self,
+        path: Path,
+        device: Device,
+        options: CudaOptions = DEFAULT_OPTIONS,
+        content: bytes | None = None,
+    ) -> None:
+        """Load `path` on `device`, or `content`, which was made of it. Raises PackError (bad file)
+        or DeviceError (no such device)."""
         self.path = path
-        self._session = _create_session(path, device, options)
+        self._source = _Source(path, content)
+        self._options = options
+        self._session = _create_session(self._source, device, options)
         self.provider: str = self._session.get_providers()[0]
+        self.cpu_nodes = _cpu_nodes(self._session)
         recorded = options.graphs and self.provider != CPU_PROVIDER
         self._bound = BoundSession(self._session, "cuda") if recorded else None
         first = self._session.get_inputs()[0]
@@ -89,35 +110,81 @@ class OnnxModel:
             return self._bound.run(batch)
         return list(self._session.run(self.output_names, {self.input_name: batch}))
 
+    def try_out(self, batch: NDArray[Any]) -> None:
+        """Run a batch whose answer nobody needs, until later runs need nothing that this thread has
+        not made. Raises DeviceError where the CPU would run it and the device does not (no memory,
+        no kernel), and what ONNX Runtime raises where neither does."""
+        try:
+            for _ in range(1 if self._bound is None else RUNS_TO_RECORD):
+                self.run(batch)
+        except Exception as error:
+            if self.provider == CPU_PROVIDER:
+                raise
+            _on_cpu(self._source).run(None, {self.input_name: batch})
+            reason = f"{self.path.name} did not run with a batch of {len(batch)} images"
+            raise DeviceError(advice(reason, self._options, error)) from error
 
-def _create_session(path: Path, device: Device, options: CudaOptions) -> ort.InferenceSession:
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A network: a file, or what was made of it."""
+
+    path: Path
+    content: bytes | None
+
+    @property
+    def given(self) -> str | bytes:
+        """As ONNX Runtime takes it."""
+        return str(self.path) if self.content is None else self.content
+
+    @property
+    def sha256(self) -> str:
+        """Of the bytes that are run."""
+        content = self.path.read_bytes() if self.content is None else self.content
+        return hashlib.sha256(content).hexdigest()
+
+
+def _cpu_nodes(session: ort.InferenceSession) -> tuple[str, ...]:
+    """The nodes that a session on a device leaves to the CPU, as `operator name`: the list of
+    providers alone does not say where a node runs."""
+    if session.get_providers()[0] == CPU_PROVIDER:
+        return ()
+    return tuple(
+        f"{node.op_type} {node.name}".strip()
+        for part in session.get_provider_graph_assignment_info()
+        if part.ep_name == CPU_PROVIDER
+        for node in part.get_nodes()
+    )
+
+
+def _create_session(source: _Source, device: Device, options: CudaOptions) -> ort.InferenceSession:
     if device is Device.CUDA:
-        return _on_cuda(path, options)
+        return _on_cuda(source, options)
     if device is Device.AUTO and CUDA_PROVIDER in ort.get_available_providers():
         try:
-            return _on_cuda(path, options)
+            return _on_cuda(source, options)
         except DeviceError as error:
             log(logging.WARNING, "no usable GPU, running on the CPU", reason=error.detail)
-    return _on_cpu(path)
+    return _on_cpu(source)
 
 
-def _on_cpu(path: Path) -> ort.InferenceSession:
+def _on_cpu(source: _Source) -> ort.InferenceSession:
     try:
-        return _open(path, [CPU_PROVIDER])
+        return _open(source, [CPU_PROVIDER])
     except Exception as error:  # ONNX Runtime raises its own types
-        raise PackError(f"{path} is not a network that can be run: {error}") from error
+        raise PackError(f"{source.path} is not a network that can be run: {error}") from error
 
 
-def _on_cuda(path: Path, options: CudaOptions) -> ort.InferenceSession:
+def _on_cuda(source: _Source, options: CudaOptions) -> ort.InferenceSession:
     wanted = TENSORRT_PROVIDER if options.tensorrt else CUDA_PROVIDER
     if wanted not in ort.get_available_providers():
         raise DeviceError(advice(f"this onnxruntime was built without {wanted}", options))
     try:
         if hasattr(ort, "preload_dlls"):
             ort.preload_dlls()
-        session = _open(path, providers(path, options))
+        session = _open(source, providers(source.sha256, options))
     except Exception as error:  # a RuntimeError where a library is missing, and types of its own
-        _on_cpu(path)  # A file that nothing can run is no fault of the GPU's.
+        _on_cpu(source)  # A file that nothing can run is no fault of the GPU's.
         raise DeviceError(advice(f"{wanted} did not start", options, error)) from error
     # cuDNN is opened late, so the list of providers alone does not show that it is there.
     if session.get_providers()[0] != wanted or missing_library(tensorrt=options.tensorrt):
@@ -125,12 +192,15 @@ def _on_cuda(path: Path, options: CudaOptions) -> ort.InferenceSession:
     return session
 
 
-def _open(path: Path, wanted: list[Any]) -> ort.InferenceSession:
+def _open(source: _Source, wanted: list[Any]) -> ort.InferenceSession:
     session_options = ort.SessionOptions()
     session_options.intra_op_num_threads = THREADS
     session_options.inter_op_num_threads = 1
     session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session_options.log_severity_level = 3
+    session_options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     # Or a provider that fails, here or in a run, makes ONNX Runtime create the session on another
     # one, and the reason is lost.
-    return ort.InferenceSession(str(path), session_options, providers=wanted, enable_fallback=False)
+    return ort.InferenceSession(
+        source.given, session_options, providers=wanted, enable_fallback=False
+    )

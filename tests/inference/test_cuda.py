@@ -171,13 +171,14 @@ def test_a_tensorrt_that_is_not_there_has_no_version() -> None:
 
 
 def test_the_wanted_provider_comes_first(pack: ModelPack, tmp_path: Path) -> None:
-    plain = providers(pack.recogniser_path, CudaOptions())
+    network = pack.recogniser.sha256
+    plain = providers(network, CudaOptions())
     assert plain[0][0] == CUDA_PROVIDER
     assert "enable_cuda_graph" not in plain[0][1]
-    recorded = providers(pack.recogniser_path, CudaOptions(graphs=True))
+    recorded = providers(network, CudaOptions(graphs=True))
     assert recorded[0][1]["enable_cuda_graph"] == "1"
     options = CudaOptions(tensorrt=True, engines=tmp_path / "engines")
-    name, settings = providers(pack.recogniser_path, options)[0]
+    name, settings = providers(network, options)[0]
     assert name == TENSORRT_PROVIDER
     assert Path(settings["trt_engine_cache_path"]).is_dir()
     assert settings["trt_fp16_enable"] == "0"
@@ -232,7 +233,7 @@ def test_no_node_of_the_default_pack_is_left_to_the_cpu(pack: ModelPack, member:
     OnnxModel(path, Device.CUDA)  # which loads the libraries
     strict = ort.SessionOptions()
     strict.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    cuda = providers(path, CudaOptions())[:1]
+    cuda = providers("", CudaOptions())[:1]
     session = ort.InferenceSession(path, strict, providers=cuda, enable_fallback=False)
     assert session.get_providers()[0] == CUDA_PROVIDER
 

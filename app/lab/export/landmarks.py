@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from app.faces.landmarks import MEAN, SIDE, STD
+from app.faces.landmarks import SCALE, SIDE
 from app.lab.errors import ExportError
 from app.lab.export import parity
 from app.lab.export.artefact import publish
@@ -18,7 +18,7 @@ from app.lab.export.faces import Normalisation
 from app.lab.export.torch_source import to_graph
 
 OUTPUT = "landmarks"
-NORMALISATION = Normalisation(MEAN, STD, rgb=True)
+NORMALISATION = Normalisation(SCALE.mean, SCALE.std, rgb=True)
 # Shares of the side: 1e-5 is half a thousandth of a pixel.
 TOLERANCE = 1e-5
 
