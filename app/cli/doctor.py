@@ -23,6 +23,7 @@ from app.gallery.gallery import DEFAULT_COLLECTION, Gallery
 from app.gallery.index_check import CopyCheck
 from app.index.gpu import cuda_flat
 from app.index.port import PRECISION, GallerySize
+from app.inference.cuda import CPU_PROVIDER, gpu_name
 from app.inference.pack_spec import ModelPack
 from app.services import Services, build_services, load_networks
 from app.settings import Settings
@@ -228,6 +229,13 @@ def _installation_alone(settings: Settings) -> list[tuple[str, str]]:
         pipeline.close()
 
 
+def _runs_on(pipeline: FacePipeline) -> str:
+    """The provider, and on CUDA what a network of float32 is multiplied in."""
+    if pipeline.provider == CPU_PROVIDER:
+        return pipeline.provider
+    return f"{pipeline.provider}, {gpu_name()}; networks of float32 in TF32"
+
+
 def _installation(
     pack: ModelPack, pipeline: FacePipeline, shipped: Calibration | None
 ) -> list[tuple[str, str]]:
@@ -241,6 +249,10 @@ def _installation(
             "ONNX Runtime's telemetry",
             "on, by ORT_DISABLE_TELEMETRY" if _reports_its_use() else "off",
         ),
-        ("runs on", pipeline.provider),
+        ("runs on", _runs_on(pipeline)),
+        *(
+            (f"on the CPU, of {network}", ", ".join(nodes))
+            for network, nodes in pipeline.cpu_nodes.items()
+        ),
         ("open files", str(DescriptorLimit.read())),
     ]

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import onnxruntime as ort
 
-from app.errors import DeviceError, PackError
+from app.errors import DeviceError, LikenessError, PackError
 from app.faces.detect import ARCHITECTURES, CandidateNetwork, Detector, framing_of
 from app.faces.embed import Recogniser
 from app.faces.images import network_input
@@ -71,6 +71,7 @@ def _build(
             limits,
             loader.policy,
             batched=loader.batched,
+            cpu_nodes=loader.cpu_nodes,
             auxiliary=loader.auxiliary(),
             orientation=orientation,
         )
@@ -89,6 +90,8 @@ class _Loader:
     undo: ExitStack
     batched: dict[str, BatchedModel] = field(default_factory=dict)
     policy: SchedulePolicy = CPU_POLICY
+    # The nodes that networks on a device leave to the CPU, by network.
+    cpu_nodes: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def detector(self) -> Detector:
         """The detector, which decides by what it runs on how all networks are run."""
@@ -138,7 +141,13 @@ class _Loader:
         # Any thread may run it, also while another records: so none of its runs is recorded.
         network = OnnxModel(path, self.device, replace(self.options, graphs=False))
         log(logging.INFO, "network loaded", network=name, runs_on=network.provider)
+        self._note_nodes(name, network)
         return network
+
+    def _note_nodes(self, name: str, network: Network) -> None:
+        self.cpu_nodes.pop(name, None)
+        if network.cpu_nodes:
+            self.cpu_nodes[name] = network.cpu_nodes
 
     def _is_batched(self, network: OnnxModel, size: tuple[int, int], scale: PixelScale) -> bool:
         """Whether a network is to be run in batches. Raises DeviceError where a device fails on a
@@ -180,7 +189,13 @@ class _Loader:
             return OnnxModel(network.path, self.device, self.options, graphs[count].content)
 
         sizes, owners = self.policy.batch_sizes, self.policy.owners
-        made = BatchedModel(open_one, (*size, 3), sizes, owners)
+        try:
+            made = BatchedModel(open_one, (*size, 3), sizes, owners)
+        except LikenessError:
+            raise
+        except Exception as error:  # ONNX Runtime raises its own types
+            raise PackError(f"{network.path} cannot be run in batches: {error}.") from error
         self.undo.callback(made.close)
         self.batched[name] = made
+        self._note_nodes(name, made)
         return made, graphs[sizes[0]].levels

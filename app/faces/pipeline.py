@@ -73,6 +73,7 @@ class FacePipeline:
         policy: SchedulePolicy = CPU_POLICY,
         *,
         batched: Mapping[str, BatchedModel] | None = None,
+        cpu_nodes: Mapping[str, tuple[str, ...]] | None = None,
         auxiliary: AuxiliaryNetworks | None = None,
         orientation: OrientationLimits | None = None,
     ) -> None:
@@ -92,6 +93,7 @@ class FacePipeline:
         self.orientation = orientation
         self.policy = policy
         self._batched = dict(batched or {})
+        self._cpu_nodes = dict(cpu_nodes or {})
         self._auxiliary = auxiliary or AuxiliaryNetworks()
 
     @property
@@ -108,6 +110,11 @@ class FacePipeline:
     def batches(self) -> Mapping[str, Mapping[int, int]]:
         """How often each batch size was run, by network; empty where nothing is batched."""
         return {name: model.batches for name, model in self._batched.items()}
+
+    @property
+    def cpu_nodes(self) -> Mapping[str, tuple[str, ...]]:
+        """The nodes that networks on a device leave to the CPU, by network; none of most."""
+        return self._cpu_nodes
 
     def close(self) -> None:
         """End the threads that own networks, and the decoder's processes."""

@@ -134,7 +134,7 @@ def _fix(model: onnx.ModelProto, shape: Sequence[int]) -> None:
 def _add_candidates(model: onnx.ModelProto, batch: int) -> tuple[int, ...]:
     """Put a detector's candidates in the place of its heads; returns the anchors of each level,
     none where the heads are of no known kind, which are left as they are."""
-    inferred = shape_inference.infer_shapes(model).graph.output
+    inferred = shape_inference.infer_shapes(model, data_prop=True).graph.output
     shapes = {output.name: tuple(axis.dim_value for axis in output.type.tensor_type.shape.dim)
               for output in inferred}  # fmt: skip
     names = [output.name for output in model.graph.output]

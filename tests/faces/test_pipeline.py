@@ -303,7 +303,8 @@ def test_the_policy_of_a_gpu_gives_the_same_faces(
             assert face.embedding @ other.embedding > 0.99
     ran = batched.batches
     assert set(ran) == {"detector", "recogniser"}
-    assert sum(ran["detector"].values()) < len(CUDA_POLICY.batch_sizes) + len(photos)
+    warm = CUDA_POLICY.owners * len(CUDA_POLICY.batch_sizes)
+    assert warm < sum(ran["detector"].values()) <= warm + len(photos)
     batched.close()
     with pytest.raises(WorkerDied):
         batched.analyse(astronaut, max_faces=1)

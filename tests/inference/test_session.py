@@ -93,3 +93,38 @@ def test_threads_share_a_session(model: OnnxModel, faces: np.ndarray) -> None:
         answers = list(threads.map(lambda i: model.run(faces[i : i + 1])[0], turns))
     for i, answer in zip(turns, answers, strict=True):
         assert np.array_equal(answer, alone[i])
+
+
+class Failing:
+    """A device that fails on every run."""
+
+    def run(self, _: np.ndarray) -> list[np.ndarray]:
+        raise RuntimeError("/a.cc:7 void f(int) CUDA failure 2: out of memory ; GPU=0 ; file=a.cc")
+
+
+def on_a_failing_device(model: OnnxModel) -> OnnxModel:
+    model.provider, model._bound = CUDA_PROVIDER, Failing()  # type: ignore[assignment]
+    return model
+
+
+def test_what_only_the_device_cannot_run_is_the_device_s_fault(
+    pack: ModelPack, faces: np.ndarray
+) -> None:
+    model = on_a_failing_device(OnnxModel(pack.recogniser_path, Device.CPU))
+    with pytest.raises(DeviceError) as refused:
+        model.try_out(faces)
+    assert "did not run with a batch of 4 images; CUDA failure 2: out of" in refused.value.detail
+    assert "pack.toml" not in refused.value.detail
+
+
+def test_what_the_cpu_cannot_run_either_is_the_network_s_fault(pack: ModelPack) -> None:
+    model = on_a_failing_device(OnnxModel(pack.recogniser_path, Device.CPU))
+    with pytest.raises(Exception, match="Got invalid dimensions"):
+        model.try_out(np.zeros((1, 3, 50, 50), np.float32))
+
+
+def test_what_was_made_of_a_file_is_run_in_its_place(pack: ModelPack, faces: np.ndarray) -> None:
+    content = pack.detector_path.read_bytes()
+    made = OnnxModel(pack.recogniser_path, Device.CPU, content=content)
+    assert len(made.output_names) == 4
+    assert made.path == pack.recogniser_path

@@ -36,6 +36,14 @@ class Ready(BaseModel):
     pack: Annotated[str, Example("default")]
     embedding_space: Annotated[str, Example("es-038d0789502f026c")]
     provider: Annotated[str, Example("CPUExecutionProvider")]
+    nodes_on_cpu: Annotated[
+        dict[str, list[str]],
+        Field(
+            description="On a GPU: the nodes of networks that run on the CPU all the same, by "
+            "network. Empty if there are none, and without a GPU."
+        ),
+        Example({}),
+    ]
     writes: Annotated[
         str,
         Field(description="`accepted`, or the error code of the last write if it failed."),
@@ -93,6 +101,7 @@ async def readyz(request: Request, context: Context) -> Ready:
         pack=services.pack.name,
         embedding_space=services.pack.embedding_space,
         provider=services.pipeline.provider,
+        nodes_on_cpu={k: list(nodes) for k, nodes in services.pipeline.cpu_nodes.items()},
         # If the disk is full or read-only, reads still work, so the service is ready.
         writes=services.gallery.store.database.refusal or "accepted",
         # Searches are correct without the next two. `/metrics` has since when they fail.
