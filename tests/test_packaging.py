@@ -130,9 +130,10 @@ def test_without_a_lock_there_is_one_build_of_opencv() -> None:
 
 
 def test_the_service_installs_nothing_of_the_laboratory() -> None:
+    """But `onnx` beside a GPU, for which it prepares the networks."""
     lab = {"jinja2", "matplotlib", "onnx", "fonttools", "insightface", "scikit-image"}
-    for lock in ("cpu", "gpu"):
-        assert lab & pins(read(lock)).keys() == set()
+    assert lab & pins(read("cpu")).keys() == set()
+    assert lab & pins(read("gpu")).keys() == {"onnx"}
     assert lab - {"insightface", "scikit-image"} <= pins(read("lab")).keys()
     assert lab <= pins(read("dev")).keys()
 
