@@ -9,8 +9,9 @@ import pytest
 from app.errors import PackError
 from app.faces.detect import Detector
 from app.faces.images import turned_detections, turned_image
-from app.faces.landmarks import LandmarkRefiner
+from app.faces.landmarks import SCALE, SIDE, LandmarkRefiner
 from app.inference.batching import BatchedModel
+from app.inference.device_graph import device_graph, read_network
 from app.inference.pack_spec import LandmarkSpec, ModelPack
 from app.inference.session import OnnxModel
 from app.settings import Device
@@ -125,7 +126,13 @@ def test_batches_of_several_photos(
     file: Path, refiner: LandmarkRefiner, detector: Detector, group_image: Image
 ) -> None:
     before = found_in(detector, group_image)
-    batched = BatchedModel(OnnxModel(file, Device.CPU), (1, 4, 8), wait_s=0)
+    source = read_network(file)
+
+    def open_one(count: int) -> OnnxModel:
+        graph = device_graph(source, (count, SIDE, SIDE), SCALE, candidates=False)
+        return OnnxModel(file, Device.CPU, content=graph.content)
+
+    batched = BatchedModel(open_one, (SIDE, SIDE, 3), (1, 4, 8))
     try:
         found = LandmarkRefiner(batched, SPEC).refine(group_image, before)
         assert batched.batches[8] >= 2  # one to get warm, one for 6 faces and their mirror images
