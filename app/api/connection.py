@@ -31,12 +31,14 @@ KIB = 1024
 MAX_TARGET_BYTES = 8 * KIB
 MAX_HEAD_BYTES = 64 * KIB
 MAX_FIELDS = 100
-# Requests sent before earlier ones are answered; very few clients do that.
-MAX_PIPELINED = 16
+# Requests sent before earlier ones are answered; very few clients do that. The heads that arrive
+# together are parsed at once, while nothing else is served.
+MAX_PIPELINED = 4
 # With TLS: how long a client may take to answer the notice of the connection's end.
 CLOSE_S = 1.0
-# Keys in a request's scope: whether only health is answered; a function that ends the connection.
-CROWDED, ABORT = "likeness.crowded", "likeness.abort"
+# Keys in a request's scope: whether only health is answered; a function that ends the connection;
+# whether the request was sent before an earlier one was answered.
+CROWDED, ABORT, PIPELINED = "likeness.crowded", "likeness.abort", "likeness.pipelined"
 
 
 class Connection(HttpToolsProtocol):
@@ -160,7 +162,13 @@ class Connection(HttpToolsProtocol):
             # Nobody reads this sentence: amid other answers the connection is closed.
             self._refuse(InvalidHttp("Too many requests were sent before the first answer."))
         extra: Any = self.scope
-        extra.update({CROWDED: self.crowded, ABORT: self.transport.abort})
+        extra.update(
+            {
+                CROWDED: self.crowded,
+                ABORT: self.transport.abort,
+                PIPELINED: not self._answered(),
+            }
+        )
         self._in_message, self._head_since = True, None
         self._piece_bytes = 0
         self._table.busy(self)

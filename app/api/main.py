@@ -19,6 +19,7 @@ from app.access.probing import ProbingMonitor
 from app.access.registry import seconds
 from app.api.access import AccessControl
 from app.api.admission import Admission
+from app.api.alive import AnswerAlive
 from app.api.endpoints import (
     access_keys,
     audit,
@@ -125,6 +126,7 @@ def create_app(services: Services) -> FastAPI:
         metrics=services.metrics,
         routers=ROUTERS,
     )
+    app.add_middleware(AnswerAlive)
     if services.settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -139,7 +141,15 @@ def create_app(services: Services) -> FastAPI:
         root_path=services.settings.root_path,
         proxies=Proxies(services.settings.trusted_proxies),
     )
+    _build_routes(app)
     return app
+
+
+def _build_routes(app: FastAPI) -> None:
+    """Build the routes of included routers now: FastAPI would do so in the first request, on the
+    event loop."""
+    for route in app.routes:
+        route.matches({"type": "http", "method": "GET", "path": "", "root_path": ""})
 
 
 def _probing_monitor(services: Services) -> ProbingMonitor:

@@ -8,6 +8,7 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.connection import PIPELINED
 from app.api.error_handlers import unexpected_error
 from app.api.proxies import NONE_TRUSTED, Proxies
 from app.api.turns import Turns
@@ -16,8 +17,9 @@ from app.telemetry.metrics import Metrics
 
 HEADER = "X-Request-ID"
 _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_HEALTH = ("/livez", "/readyz")
-_QUIET_ROUTES = ("/livez", "/readyz", "/metrics")
+LIVE, READY = "/livez", "/readyz"
+HEALTH = (LIVE, READY)
+_QUIET_ROUTES = (*HEALTH, "/metrics")
 
 
 class RequestContext:
@@ -33,8 +35,9 @@ class RequestContext:
         self._proxies = proxies
         self._root_path = root_path
         self._metrics = metrics
-        # Health does not wait for other requests, but for that of others who ask for it.
-        self._health, self._others = Turns(), Turns()
+        # `/livez`, which costs least, begins at once; `/readyz` waits for requests of its kind only.
+        # A request sent before an earlier one was answered waits like all others.
+        self._ready, self._others = Turns(), Turns()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -59,8 +62,7 @@ class RequestContext:
             await send(message)
 
         try:
-            turns = self._health if scope["path"] in _HEALTH else self._others
-            await turns.take()
+            await self._turn(scope)
             await self._app(scope, receive, send_with_id)
         except Exception as error:
             if started:  # too late for another answer: the server cuts the connection
@@ -70,6 +72,13 @@ class RequestContext:
             self._record(scope, status, time.perf_counter() - start)
             request_id.reset(token)
             client_address.reset(client)
+
+    async def _turn(self, scope: Scope) -> None:
+        """Wait until the request may begin."""
+        if scope["path"] not in HEALTH or scope.get(PIPELINED):
+            await self._others.take()
+        elif scope["path"] == READY:
+            await self._ready.take()
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         # The route's template, not the path: paths hold person ids.

@@ -1,5 +1,6 @@
 """Connections within limits: heads, times, places, and answers of the server itself."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -232,7 +233,7 @@ def test_pipelined_requests_end_with_their_connection(
     request = head + b"content-length: %d\r\n\r\n%b" % (len(blank_photo), blank_photo)
     with waits_for(threading.Event(), few):
         with connected(url) as connection:
-            connection.sendall(request * 8)
+            connection.sendall(request * MAX_PIPELINED)
             until(lambda: pending(1))
         until(lambda: pending(0))
     assert httpx.get(f"{url}/livez").status_code == 200
@@ -301,6 +302,13 @@ def test_a_client_that_reads_nothing_is_dropped(
     """Its answers are larger than what the system keeps for it."""
     seen, check = threading.Event(), Connection.check
     monkeypatch.setattr(Connection, "check", lambda *args: check(*args) if seen.is_set() else None)
+    made = Connection.connection_made
+
+    def with_small_buffer(connection: Connection, transport: asyncio.Transport) -> None:
+        made(connection, transport)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+
+    monkeypatch.setattr(Connection, "connection_made", with_small_buffer)
     with hasty(write_timeout=0.5) as url:
         read_nothing_of(url, seen)
 
@@ -314,7 +322,7 @@ def read_nothing_of(url: str, seen: threading.Event) -> None:
             client.post(path, json=body).raise_for_status()
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
         connection.connect((address.host, address.port))
-        connection.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode() * MAX_PIPELINED)
+        connection.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
         until(lambda: 'answers"} 1.0' in client.get("/metrics").text)
         seen.set()  # from now on the time is looked at
         until(lambda: 'answers"} 0.0' in client.get("/metrics").text)
