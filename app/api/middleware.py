@@ -35,7 +35,7 @@ class RequestContext:
         self._proxies = proxies
         self._root_path = root_path
         self._metrics = metrics
-        # `/livez`, which costs least, begins at once; `/readyz` waits for requests of its kind only.
+        # `/livez`, which costs least, begins at once; `/readyz` waits for its own kind only.
         # A request sent before an earlier one was answered waits like all others.
         self._ready, self._others = Turns(), Turns()
 
