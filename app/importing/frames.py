@@ -1,7 +1,7 @@
 """The format of rows between the process that reads an archive and the service.
 
-The service trusts nothing that it receives. Each row is a MessagePack map; metadata in it is JSON
-text, because JSON has numbers that MessagePack has not.
+The service trusts nothing that it receives. Each row is a MessagePack map without the members that
+are null or false; metadata in it is JSON text, because JSON has numbers that MessagePack has not.
 """
 
 import io
@@ -50,7 +50,7 @@ def _packed(row: Row) -> bytes:
         "photo": None if row.read is None else content_of(row.read),
         "embedding": None if vector is None else np.asarray(vector, "<f4").tobytes(),
         "metadata": None if row.metadata is None else json.dumps(dict(row.metadata)),
-        "quality": json.dumps(dict(row.quality)),
+        "quality": json.dumps(dict(row.quality)) if row.quality else None,
         "content_digest": row.content_digest,
         "face_id": row.face_id,
         "crop": None if row.crop is None else content_of(row.crop),
@@ -58,27 +58,35 @@ def _packed(row: Row) -> bytes:
         "without_face": row.without_face,
         "different_from": row.different_from,
     }
-    return pack(ROW, members)
+    return pack(ROW, {k: v for k, v in members.items() if v is not None and v is not False})
 
 
 def unpack_row(members: Any) -> Row:
     """The row of a frame. Raises ValueError, TypeError, LookupError or RecursionError if it is
     invalid."""
-    photo, crop, vector = members["photo"], members["crop"], members["embedding"]
-    metadata, problem = members["metadata"], members["problem"]
+    if not isinstance(members, dict):
+        raise ValueError("a row is no map")
+    get = members.get
+    place, person_id = str(get("place", "")), str(get("person_id", ""))
+    if problem := get("problem"):  # an archive may have a million of these
+        kind = PROBLEMS.get(problem[0], ImportSourceError)
+        return Row(place, person_id, problem=kind(str(problem[1])))
+    photo, vector, other = get("photo"), get("embedding"), get("different_from")
+    without_face, metadata = bool(get("without_face")), get("metadata")
+    if photo is None and vector is None and other is None and not without_face:
+        raise ValueError("a row without content")
     return Row(
-        str(members["place"]),
-        str(members["person_id"]),
+        place,
+        person_id,
         _reader(photo),
         None if vector is None else np.frombuffer(vector, "<f4"),
         None if metadata is None else dict(json.loads(metadata)),
-        dict(json.loads(members["quality"])),
-        members["content_digest"],
-        members["face_id"],
-        _reader(crop),
-        problem and PROBLEMS.get(problem[0], ImportSourceError)(str(problem[1])),
-        bool(members["without_face"]),
-        None if members["different_from"] is None else str(members["different_from"]),
+        dict(json.loads(get("quality", "{}"))),
+        get("content_digest"),
+        get("face_id"),
+        _reader(get("crop")),
+        without_face=without_face,
+        different_from=None if other is None else str(other),
     )
 
 

@@ -161,6 +161,8 @@ class LocalImport:
 
     def _arrived(self, row: Row) -> "Prepared | _Photo":
         """A photo that may have to be analysed, or what can be said of the row at once."""
+        if row.problem is not None and row.problem.status < SERVER_ERROR:
+            return Prepared(row, outcome=refusal(row, row.problem))
         try:
             row = storable(row)
             if row.read is not None:

@@ -49,11 +49,16 @@ class RowOutcome:
     def __post_init__(self) -> None:
         """Cut long names and texts, because a hostile source could make them any length."""
         for name, most in (("person_id", MAX_NAME), ("place", MAX_PLACE), ("detail", MAX_DETAIL)):
-            object.__setattr__(self, name, printable(getattr(self, name), most))
+            text = getattr(self, name)
+            if (shown := printable(text, most)) is not text:
+                object.__setattr__(self, name, shown)
 
     def members(self) -> dict[str, object]:
         """For a report, in the order of the fields."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {name: getattr(self, name) for name in FIELDS}
+
+
+FIELDS = tuple(RowOutcome.__dataclass_fields__)
 
 
 def refusal(row: Row, error: LikenessError) -> RowOutcome:
@@ -118,18 +123,23 @@ def report_writer(path: Path, most_without: int | None = None) -> Iterator[Outco
     """One line a row, written as it comes: CSV, or JSON Lines by the name's end. A new file is its
     owner's alone, as it names people. Of the rows that enrolled nobody `most_without` are listed;
     then the last line says how many are left out. Raises ImportSourceError."""
-    with _translate_errors(path):
+    try:
         opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    except OSError as error:
+        raise _unwritable(path, error) from error
     file = os.fdopen(opened, "w", buffering=1, newline="", encoding="utf-8")
-    rows = csv.DictWriter(file, list(RowOutcome.__dataclass_fields__))
+    rows = csv.DictWriter(file, FIELDS)
+    as_json = path.suffix == ".jsonl"
     without = 0
 
     def write(outcome: RowOutcome) -> None:
-        with _translate_errors(path):
-            if path.suffix == ".jsonl":
-                print(json.dumps(outcome.members()), file=file)
+        try:
+            if as_json:
+                file.write(json.dumps(outcome.members()) + "\n")
             else:
                 rows.writerow(outcome.members())
+        except OSError as error:
+            raise _unwritable(path, error) from error
 
     def on_outcome(outcome: RowOutcome) -> None:
         nonlocal without
@@ -138,9 +148,11 @@ def report_writer(path: Path, most_without: int | None = None) -> Iterator[Outco
             write(outcome)
 
     try:
-        if path.suffix != ".jsonl":
-            with _translate_errors(path):
+        if not as_json:
+            try:
                 rows.writeheader()
+            except OSError as error:
+                raise _unwritable(path, error) from error
         yield on_outcome
     finally:
         with suppress(OSError, ImportSourceError):  # a full disk was reported before
@@ -154,11 +166,5 @@ def _left_out(count: int) -> RowOutcome:
     return RowOutcome("", "", RowResult.SKIPPED, NOT_LISTED, detail)
 
 
-@contextmanager
-def _translate_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ImportSourceError(
-            f"The report {path.name} cannot be written: {error.strerror}."
-        ) from error
+def _unwritable(path: Path, error: OSError) -> ImportSourceError:
+    return ImportSourceError(f"The report {path.name} cannot be written: {error.strerror}.")

@@ -8,11 +8,14 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import msgpack
 import numpy as np
 import psutil
 import pytest
 
 from app.importing import reading as module
+from app.importing.frames import pack_row, unpack_row
+from app.importing.reader import MORE_NICE
 from app.importing.reading import ReaderDied, reading
 from app.importing.source_rows import ImportSourceError, Row
 from app.importing.sources import SourceOptions, rows_of
@@ -125,6 +128,33 @@ def test_nothing_that_it_says_is_trusted(said: bytes, monkeypatch: pytest.Monkey
     monkeypatch.setattr(module.subprocess, "Popen", popen)
     with pytest.raises(ReaderDied):
         read_all(Path("x.zip"))
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        None, [], {}, {"place": "x", "person_id": "a"}, {"problem": 1}, {"problem": ["x"]},
+        {"photo": 1}, {"embedding": b"abc"}, {"photo": b"", "metadata": "["},
+    ],
+)  # fmt: skip
+def test_a_row_that_is_none(members: object) -> None:
+    with pytest.raises((ValueError, TypeError, LookupError)):
+        unpack_row(members)
+
+
+def test_an_empty_photo_is_a_row() -> None:
+    """Its problem is found when it is decoded."""
+    _, members = msgpack.unpackb(pack_row(Row("x", "ada", lambda: b"")))
+    read = unpack_row(members).read
+    assert read is not None
+    assert read() == b""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="psutil names other priorities elsewhere")
+def test_requests_of_the_service_come_first(endless: Path) -> None:
+    with reading(endless, OPTIONS, MEMORY, lambda: None) as reader:
+        process = psutil.Process(reader._process.pid)
+        until(lambda: process.nice() == min(19, psutil.Process().nice() + MORE_NICE))
 
 
 def test_it_knows_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
