@@ -219,6 +219,10 @@ class EnrolledBefore(Conflict):
     code, title = "enrolled_before", "This enrollment was done before"
 
 
+class ConsentMissing(LikenessError):
+    code, status, title = "consent_missing", 422, "The person has no valid consent"
+
+
 class NotReembedded(Conflict):
     code, title = "not_reembedded", "Some faces have no embedding of that model pack"
 

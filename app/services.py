@@ -107,7 +107,7 @@ def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services
     access = AccessRegistry(access_keys, pepper)
     maintenance.add_task(Pruning(store.changes).round)
     maintenance.add_task(access.store_uses)
-    matches = MatchTimes(store.persons)
+    matches = MatchTimes(store.retention)
     maintenance.add_task(matches.store)
     return Services(
         settings,

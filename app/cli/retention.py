@@ -1,16 +1,17 @@
 """`likeness retention`: whom the policies of collections would erase by age."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
 
 from app.cli.console import clear_errors, out, read_settings
 from app.cli.database import require_database
-from app.gallery.retention import Retention
+from app.gallery.retention import expiry_of
 from app.store.backends import create_engine
 from app.store.schema import migrate
+from app.store.sql.retention import Expiry
 from app.store.store import Store
 
 SHOWN = 20
@@ -25,7 +26,8 @@ def retention(
     ] = None,
 ) -> None:
     """Show how many persons would be erased now because they were neither enrolled nor matched for
-    as long as the policy says. Nothing is changed: the running service erases them."""
+    as long as the policy says, or have no valid consent where it needs one. Nothing is changed: the
+    running service erases them."""
     settings = require_database(read_settings())
     now = datetime.now(UTC)
     with clear_errors():
@@ -39,23 +41,32 @@ def retention(
                 else list(store.collections.every())
             )
             for record in records:
-                given = record if days is None else replace(record, policy={"retention_days": days})
-                found = Retention.of(given, now)
-                if found is not None:
-                    _show(store, found)
+                rule = expiry_of(record, now)
+                if days is not None:
+                    rule = replace(rule, inactive_since=now - timedelta(days=days))
+                if rule:
+                    _show(store, record.name, rule)
                 elif collection is not None:
-                    out.print(f"{record.name}: the policy has no retention_days", highlight=False)
+                    text = f"{record.name}: the policy has no retention_days or consent_required"
+                    out.print(text, highlight=False, soft_wrap=True)
         finally:
             store.close()
 
 
-def _show(store: Store, found: Retention) -> None:
-    name = found.collection.name
-    count = store.persons.count_inactive(name, found.before)
-    since = f"{found.before:%Y-%m-%d %H:%M} UTC"
-    out.print(f"{name}: {count} persons neither enrolled nor matched since {since}",
-              highlight=False, markup=False, soft_wrap=True)  # fmt: skip
-    for person_id in store.persons.inactive(name, found.before, SHOWN):
+def _show(store: Store, name: str, rule: Expiry) -> None:
+    """How many persons each part of a rule concerns, and some of them."""
+    since = rule.inactive_since
+    if since is not None:
+        shown = f"persons neither enrolled nor matched since {since:%Y-%m-%d %H:%M} UTC"
+        _list(store, name, shown, Expiry(inactive_since=since))
+    if rule.consent_at is not None:
+        _list(store, name, "persons without a valid consent", Expiry(consent_at=rule.consent_at))
+
+
+def _list(store: Store, name: str, shown: str, rule: Expiry) -> None:
+    count = store.retention.count_expired(name, rule)
+    out.print(f"{name}: {count} {shown}", highlight=False, markup=False, soft_wrap=True)
+    for person_id in store.retention.expired(name, rule, SHOWN):
         out.print(f"  {person_id}", highlight=False, markup=False, soft_wrap=True)
     if count > SHOWN:
         out.print(f"  and {count - SHOWN} more", highlight=False)

@@ -83,6 +83,14 @@ class CollectionPolicy(BaseModel):
             "whichever is later. Null: never.",
         ),
     ] = None
+    consent_required: Annotated[
+        bool,
+        Field(
+            description="Persons need a consent: metadata with `consent`, an object with a "
+            "`reference` and, if it ends, `expires`, a day or a time. Without one nobody is "
+            "enrolled. Persons whose consent has ended are not matched, and are erased."
+        ),
+    ] = False
     verify_gate: Annotated[
         QualityGate, Field(description="A probe that fails it is refused. Off by default.")
     ] = OPEN_GATE

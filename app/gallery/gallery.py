@@ -138,12 +138,13 @@ class Gallery:
         score: PersonScore = PersonScore.BEST,
     ) -> SearchResult:
         """The `top_k` nearest persons by a `score` for each of (n, d) unit vectors, best first,
-        exactly."""
+        exactly; without those whose consent has ended, where one is needed."""
         record = self.require(collection)
         with self._indexes.current(record) as index:
             allowed = self.store.persons.keys(record, metadata_filter) if metadata_filter else None
             rows = index.search_persons(probes, top_k + 1, allowed, self.comparator, score)
-            faces = self.store.templates.by_key([hit.template_key for row in rows for hit in row])
+            hits = [hit.template_key for row in rows for hit in row]
+            faces = self.store.templates.matchable(record, hits)
             searched = index.extent(allowed).scored_by(score)
             likeness = self._likeness(index, allowed)
         candidates = [candidates_of(row, faces, top_k) for row in rows]

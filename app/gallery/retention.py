@@ -1,4 +1,5 @@
-"""Erases persons by age in collections whose policy has `retention_days`.
+"""Erases persons by age in collections whose policy has `retention_days`, and persons whose consent
+has ended in those with `consent_required`.
 
 The age of a person counts from the last enrollment of a photo or the last match (identified, or
 verified), whichever is later.
@@ -8,15 +9,15 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from app.errors import CollectionNotFound
 from app.gallery.gallery import Gallery
 from app.locks import new_lock
+from app.store.consent import needs_consent
 from app.store.database import now_utc
 from app.store.records import CollectionRecord
-from app.store.sql.persons import PersonStore
+from app.store.sql.retention import Expiry, RetentionStore
 from app.telemetry.logs import log
 
 CHECK_EVERY_S = 3600.0
@@ -26,18 +27,13 @@ JUMP_S = 3600.0
 MOST_AT_ONCE = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Retention:
-    """The persons of a collection that are older than its policy allows."""
-
-    collection: CollectionRecord
-    before: datetime
-
-    @classmethod
-    def of(cls, collection: CollectionRecord, now: datetime) -> "Retention | None":
-        """By the collection's policy; None if it erases nobody by age."""
-        days = collection.policy.get("retention_days")
-        return None if days is None else cls(collection, now - timedelta(days=int(days)))
+def expiry_of(collection: CollectionRecord, now: datetime) -> Expiry:
+    """Whom the collection's policy does not allow to be kept; false if it has no such rule."""
+    days = collection.policy.get("retention_days")
+    return Expiry(
+        None if days is None else now - timedelta(days=int(days)),
+        now if needs_consent(collection) else None,
+    )
 
 
 class RetentionTask:
@@ -72,7 +68,7 @@ class RetentionTask:
         if not self._due and seconds >= self._check_at:
             self._check_at = seconds + CHECK_EVERY_S
             records = self._gallery.store.collections.every()
-            self._due = [one.name for one in records if Retention.of(one, now)]
+            self._due = [one.name for one in records if expiry_of(one, now)]
         if self._due:
             self._store_matches()
             # One after another: a collection that fails does not keep the others from being erased.
@@ -94,23 +90,18 @@ class RetentionTask:
 
     def _erase_some(self, name: str, now: datetime) -> bool:
         """Erase some persons of a collection. Returns whether there may be more."""
-        persons = self._gallery.store.persons
-
-        def before(collection: CollectionRecord) -> datetime | None:
-            found = Retention.of(collection, now)
-            return None if found is None else found.before
-
+        retention, collections = self._gallery.store.retention, self._gallery.store.collections
         try:
-            since = before(self._gallery.store.collections.get(name))
-            due = [] if since is None else persons.inactive(name, since, MOST_AT_ONCE)
+            due = retention.expired(name, expiry_of(collections.get(name), now), MOST_AT_ONCE)
             if not due:
                 return False
             self._before_erasing(name, due)
-            deletion = persons.delete_inactive(name, due, before)
+            deletion = retention.delete_expired(name, due, lambda one: expiry_of(one, now))
             self._gallery.follow_deletion(name)
         except CollectionNotFound:  # deleted meanwhile
             return False
-        log(logging.INFO, "persons were erased by age", collection=name, persons=deletion.persons)
+        log(logging.INFO, "persons were erased by the policy", collection=name,
+            persons=deletion.persons)  # fmt: skip
         return len(due) == MOST_AT_ONCE
 
 
@@ -118,8 +109,8 @@ class MatchTimes:
     """When persons were last matched, to the day: noted in memory, stored by maintenance. What is
     not stored yet is lost if the process is killed."""
 
-    def __init__(self, persons: PersonStore, now: Callable[[], datetime] = now_utc) -> None:
-        self._persons = persons
+    def __init__(self, retention: RetentionStore, now: Callable[[], datetime] = now_utc) -> None:
+        self._retention = retention
         self._now = now
         self._lock = new_lock("gallery.matches")
         self._day: datetime | None = None
@@ -142,7 +133,7 @@ class MatchTimes:
             noted = self._noted - self._stored
         if not noted:
             return
-        self._persons.note_matches(noted, day)
+        self._retention.note_matches(noted, day)
         with self._lock:
             self._stored |= noted
             self._noted -= noted

@@ -14,8 +14,9 @@ from typing import Any
 
 from app.decision.calibrations import policy_of
 from app.decision.pairs import all_declared
-from app.errors import InvalidRequest, LikenessError, PersonExists, PersonNotFound
+from app.errors import ConsentMissing, InvalidRequest, LikenessError, PersonExists, PersonNotFound
 from app.importing.conflicts import CONFLICT, ConflictChecker, Prepared, resembles
+from app.importing.consents import ConsentChecker
 from app.importing.journal import Journal
 from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
 from app.importing.outcomes import OutcomeCallback, RowOutcome, RowResult, refusal
@@ -102,6 +103,7 @@ class LocalImport:
         if options.gate is not None:
             self._policy = self._policy.model_copy(update={"enroll_gate": options.gate})
         self._checker = ConflictChecker(services, record, options)
+        self._consents = ConsentChecker(services.gallery.store, record)
         decided_by: list[Any] = [
             services.gallery.store.database.identity(), record.name, record.embedding_space,
             self._policy.model_dump(mode="json"), record.calibration_id, options.face.value,
@@ -165,6 +167,7 @@ class LocalImport:
             return Prepared(row, outcome=refusal(row, row.problem))
         try:
             row = storable(row)
+            self._consents.check_metadata(row)
             if row.read is not None:
                 data = content_of(row.read)
                 digest = content_digest(data)
@@ -254,6 +257,8 @@ class LocalImport:
             return RowOutcome(row.place, row.person_id, RowResult.ENROLLED)
         try:
             store.persons.create(name, row.person_id, row.metadata or {})
+        except ConsentMissing as error:
+            return refusal(row, error)
         except PersonExists:
             if row.metadata is not None:
                 store.persons.update(name, row.person_id, row.metadata)
@@ -287,7 +292,8 @@ class LocalImport:
     def _flush(self, on_outcome: OutcomeCallback) -> None:
         """Check and store what is waiting, then report it, in the order of the rows. Raises
         ImportStopped after the row at which to stop."""
-        checked, self._batch = self._checker.check(self._batch), []
+        batch, self._batch = self._consents.check(self._batch), []
+        checked = self._checker.check(batch)
         stop = next((i for i, one in enumerate(checked) if self._stops_at(one.outcome)), None)
         waiting = checked if stop is None else checked[: stop + 1]
         # The journal is written first: a run that continues after a crash refuses the same rows

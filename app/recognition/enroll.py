@@ -10,7 +10,9 @@ from app.errors import LikenessError
 from app.recognition.analysis import StageTimes, each_photo, record
 from app.recognition.templates import template_from_embedding, template_task
 from app.services import Services
+from app.store.consent import consent_until, needs_consent, require_consent
 from app.store.records import IdempotencyRequest, NewTemplate, RequestKey, StoredTemplate
+from app.store.store import Store
 from app.types import AnalysedImage, CooperativeTask, FloatArray, JsonObject
 
 
@@ -62,9 +64,11 @@ async def enroll(
     """Store a template for each photo with one usable face, on disk and searchable when this
     returns. Where there is none, nothing is stored and no person created.
 
-    Raises CollectionNotFound, EmbeddingSpaceMismatch, InvalidEmbedding, StoreFull, and with `kept`
-    EnrolledBefore and IdempotencyKeyReused.
+    Raises CollectionNotFound, EmbeddingSpaceMismatch, InvalidEmbedding, StoreFull, ConsentMissing
+    if the collection needs a consent (then no photo is analysed), and with `kept` EnrolledBefore
+    and IdempotencyKeyReused.
     """
+    await services.scheduler.read(_require_consent, services.gallery.store, request)
     outcomes = await _templates(services, photos, request, policy, times)
     templates = {i: made for i, made in enumerate(outcomes) if isinstance(made, NewTemplate)}
     refused = {i: error for i, error in enumerate(outcomes) if isinstance(error, LikenessError)}
@@ -89,6 +93,20 @@ async def enroll(
         )  # fmt: skip
         await services.scheduler.search(services.gallery.follow, request.collection)
     return enrollment(stored)
+
+
+def _require_consent(store: Store, request: EnrollRequest) -> None:
+    """Raise ConsentMissing if the person has no consent and the collection needs one. The
+    transaction that stores the templates checks it again."""
+    record = store.collections.get(request.collection)
+    if not needs_consent(record):
+        return
+    if request.metadata is not None:
+        until = consent_until(request.metadata)
+    else:
+        known = store.imports.consents(request.collection, [request.person_id])
+        until = next(iter(known.values()), None)
+    require_consent(record, request.person_id, until, store.database.clock())
 
 
 async def _templates(

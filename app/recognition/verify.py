@@ -23,8 +23,10 @@ from app.index.person_scores import PersonScore
 from app.index.port import GallerySize
 from app.recognition.analysis import PhotoOutcome, StageTimes, analyse_images, embedding_of
 from app.services import Services
+from app.store.consent import require_consent
 from app.store.records import CollectionRecord
 from app.store.sql.audit_log import Search
+from app.store.store import Store
 from app.types import AnalysedImage, Face, FloatArray
 
 
@@ -74,14 +76,15 @@ async def verify(
 ) -> Verification:
     """Compare the probe with the claimed person, or with the reference where no person is named.
 
-    Raises CollectionNotFound, PersonNotFound, EmbeddingSpaceMismatch, NoFace for a person without
-    faces, the ImageError and FaceError families, RateOutOfReach and NotCalibrated.
+    Raises CollectionNotFound, PersonNotFound, ConsentMissing for a person whose consent has ended,
+    EmbeddingSpaceMismatch, NoFace for a person without faces, the ImageError and FaceError
+    families, RateOutOfReach and NotCalibrated.
     """
     store = services.gallery.store
+    record = await services.scheduler.read(store.collections.get, request.collection)
     if request.person_id is not None:
         # Before any network runs: an unknown person costs nothing.
-        await services.scheduler.read(store.persons.get, request.collection, request.person_id)
-    record = await services.scheduler.read(store.collections.get, request.collection)
+        await services.scheduler.read(_require_claimed, store, record, request.person_id)
     gate = policy_of(record).verify_gate
     photos = [probe] if reference is None else [probe, reference]
     outcomes = await _analyse(services, times, photos, request, gate)
@@ -120,6 +123,12 @@ async def verify(
             audit.record_searches, record, "face.verified", [_audited(answer)]
         )
     return answer
+
+
+def _require_claimed(store: Store, record: CollectionRecord, person_id: str) -> None:
+    """Raise PersonNotFound or ConsentMissing if nobody may be compared with the person."""
+    person = store.persons.get(record.name, person_id)
+    require_consent(record, person_id, person.consent_until, store.database.clock())
 
 
 def _audited(answer: Verification) -> Search:

@@ -53,7 +53,9 @@ class CollectionMark:
 
 @dataclass(frozen=True, slots=True)
 class PersonRecord:
-    """One person; `key` is the database's own number."""
+    """One person; `key` is the database's own number. `active_at`: the day of the last match or
+    enrollment where the policy erases by age; `consent_until`: the end of the consent, if there is
+    one."""
 
     key: int
     person_id: str
@@ -61,6 +63,8 @@ class PersonRecord:
     templates: int
     created_at: datetime
     updated_at: datetime
+    active_at: datetime | None = None
+    consent_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

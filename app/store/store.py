@@ -20,6 +20,7 @@ from app.store.sql.imports import ImportStore
 from app.store.sql.integrity import IntegrityStore
 from app.store.sql.pairs import PairStore
 from app.store.sql.persons import PersonStore
+from app.store.sql.retention import RetentionStore
 from app.store.sql.templates import TemplateStore
 
 
@@ -51,6 +52,7 @@ class Store:
         self.corrections = Corrections(database)
         self.imports = ImportStore(database)
         self.idempotency = IdempotencyStore(database)
+        self.retention = RetentionStore(database)
         self.pairs = PairStore(database)
         self.changes = ChangeLog(database)
         self.calibrations = CalibrationStore(database)

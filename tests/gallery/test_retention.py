@@ -13,6 +13,7 @@ from app.cli.commands import app
 from app.gallery.gallery import Gallery
 from app.gallery.retention import CHECK_EVERY_S, MOST_AT_ONCE, MatchTimes, RetentionTask
 from app.store.records import CollectionRecord
+from app.store.sql.retention import Expiry
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_gallery, template
 
@@ -69,23 +70,23 @@ class TestWho:
         aging.persons.create("staff", "faceless", {})
         calendar.now += 20 * DAY
         enroll(aging, "again", "new")
-        times = MatchTimes(aging.persons, calendar)
+        times = MatchTimes(aging.retention, calendar)
         times.note(aging.collections.get("staff"), ["matched", "nobody"])
         times.store()
         calendar.now += 12 * DAY
         before = calendar.now - 30 * DAY
-        assert aging.persons.inactive("staff", before, 9) == ["old", "faceless"]
-        assert aging.persons.count_inactive("staff", before) == 2
+        assert aging.retention.expired("staff", Expiry(before), 9) == ["old", "faceless"]
+        assert aging.retention.count_expired("staff", Expiry(before)) == 2
 
     def test_a_match_meanwhile_keeps_the_person(self, aging: Store, calendar: Calendar) -> None:
         enroll(aging, "ada", "bob")
         calendar.now += 31 * DAY
         before = calendar.now - 30 * DAY
-        due = aging.persons.inactive("staff", before, 9)
-        times = MatchTimes(aging.persons, calendar)
+        due = aging.retention.expired("staff", Expiry(before), 9)
+        times = MatchTimes(aging.retention, calendar)
         times.note(aging.collections.get("staff"), ["ada"])
         times.store()
-        assert aging.persons.delete_inactive("staff", due, lambda _: before).persons == 1
+        assert aging.retention.delete_expired("staff", due, lambda _: Expiry(before)).persons == 1
         assert left(aging) == ["ada"]
 
     def test_a_match_waits_for_a_deletion_that_has_begun(
@@ -98,13 +99,13 @@ class TestWho:
         with ThreadPoolExecutor(1) as threads:
             matches = []
 
-            def before(_: CollectionRecord) -> datetime:
-                matches.append(threads.submit(aging.persons.note_matches, ada, calendar.now))
+            def before(_: CollectionRecord) -> Expiry:
+                matches.append(threads.submit(aging.retention.note_matches, ada, calendar.now))
                 with pytest.raises(TimeoutError):
                     matches[0].result(0.3)
-                return calendar.now - 30 * DAY
+                return Expiry(calendar.now - 30 * DAY)
 
-            aging.persons.delete_inactive("staff", ["ada"], before)
+            aging.retention.delete_expired("staff", ["ada"], before)
             matches[0].result()
         assert left(aging) == []
 
@@ -112,11 +113,11 @@ class TestWho:
         self, aging: Store, calendar: Calendar
     ) -> None:
         enroll(aging, "ada", collection="default")
-        times = MatchTimes(aging.persons, calendar)
+        times = MatchTimes(aging.retention, calendar)
         times.note(aging.collections.get("default"), ["ada"])
         times.store()
         calendar.now += DAY
-        assert aging.persons.inactive("default", calendar.now, 9) == ["ada"]
+        assert aging.retention.expired("default", Expiry(calendar.now), 9) == ["ada"]
 
     def test_the_same_photo_again_keeps_the_person(self, aging: Store, calendar: Calendar) -> None:
         enroll(aging, "ada")
@@ -126,27 +127,27 @@ class TestWho:
         calendar.now += 31 * DAY
         (stored,) = aging.templates.enroll("staff", "ada", None, [again])
         assert [stored.duplicate, stored.face.face_id] == [True, face.face_id]
-        assert aging.persons.inactive("staff", calendar.now - 30 * DAY, 9) == []
+        assert aging.retention.expired("staff", Expiry(calendar.now - 30 * DAY), 9) == []
 
     def test_a_merged_person_keeps_the_later_match(self, aging: Store, calendar: Calendar) -> None:
         enroll(aging, "ada", "ada2")
         calendar.now += 31 * DAY
-        times = MatchTimes(aging.persons, calendar)
+        times = MatchTimes(aging.retention, calendar)
         times.note(aging.collections.get("staff"), ["ada2"])
         times.store()
         aging.corrections.merge_persons("staff", "ada2", "ada")
-        assert aging.persons.inactive("staff", calendar.now - 30 * DAY, 9) == []
+        assert aging.retention.expired("staff", Expiry(calendar.now - 30 * DAY), 9) == []
 
     def test_not_before_the_day_is_over(self, aging: Store, calendar: Calendar) -> None:
         enroll(aging, "ada")
         calendar.now = datetime(2026, 4, 30, 23, 59, tzinfo=UTC)
-        times = MatchTimes(aging.persons, calendar)
+        times = MatchTimes(aging.retention, calendar)
         times.note(aging.collections.get("staff"), ["ada"])
         times.store()
         calendar.now += 30 * DAY
-        assert aging.persons.inactive("staff", calendar.now - 30 * DAY, 9) == []
+        assert aging.retention.expired("staff", Expiry(calendar.now - 30 * DAY), 9) == []
         calendar.now += timedelta(minutes=1)
-        assert aging.persons.inactive("staff", calendar.now - 30 * DAY, 9) == ["ada"]
+        assert aging.retention.expired("staff", Expiry(calendar.now - 30 * DAY), 9) == ["ada"]
 
 
 class TestTask:

@@ -14,6 +14,7 @@ from app.api.examples import TIME, Example
 from app.api.fields import CallFields, Collection, CollectionName, Metadata
 from app.api.json_routes import JsonRoute
 from app.api.pages import Cursor, Limit, Listed, cursor_to_key, next_cursor, within_bytes
+from app.api.policy_update import PolicyUpdate
 from app.api.problems import ANY_BODY, ANY_WRITE, IN_COLLECTION, problems
 from app.api.responses import Answer, DeletionReceipt, StoredProblem
 from app.decision.calibrations import policy_of
@@ -22,6 +23,7 @@ from app.errors import (
     CollectionExists,
     CollectionNotFound,
     CollectionProtected,
+    ConsentMissing,
     Forbidden,
     InvalidCursor,
     NotCalibrated,
@@ -43,7 +45,9 @@ class NewCollection(CallFields):
 
 
 class CollectionUpdate(CallFields):
-    """Members that are given are replaced as a whole; others are not changed."""
+    """Metadata is replaced as a whole. Of the policy only the members that are given are changed
+    (a JSON merge patch, RFC 7396); null gives a member its default. `keep_crops` that is false or
+    null erases the kept crops."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -53,7 +57,7 @@ class CollectionUpdate(CallFields):
         }
     )
     metadata: Metadata | None = None
-    policy: CollectionPolicy | None = None
+    policy: PolicyUpdate | None = None
 
 
 class CollectionInfo(BaseModel):
@@ -162,21 +166,24 @@ async def read_collection(context: Context, collection: Collection) -> Collectio
 
 
 @router.patch(
-    "/{collection}", responses=problems(IN_COLLECTION, ANY_BODY, ANY_WRITE, (NotCalibrated,))
+    "/{collection}",
+    responses=problems(IN_COLLECTION, ANY_BODY, ANY_WRITE, (NotCalibrated, ConsentMissing)),
 )
 @needs(Scope.MANAGE)
 async def update_collection(
     context: Context, collection: Collection, body: CollectionUpdate
 ) -> CollectionAnswer:
-    """Replace a collection's metadata, its policy, or both."""
+    """Replace a collection's metadata, change members of its policy, or both."""
+    patch = body.policy
 
     def update() -> CollectionAnswer:
-        if body.policy is not None:
+        if patch is not None:
             known = context.store.collections.get(collection)
-            context.services.calibrations.check_score(body.policy, known)
-        stored = None if body.policy is None else _stored(body.policy)
-        record = context.store.collections.update(collection, body.metadata, stored)
-        if body.policy is not None and not body.policy.keep_crops:
+            changed = CollectionPolicy.model_validate(patch.merged(known))
+            context.services.calibrations.check_score(changed, known)
+        policy = None if patch is None else patch.merged
+        record = context.store.collections.update(collection, body.metadata, policy)
+        if patch is not None and patch.erases_crops:
             context.store.alternate_embeddings.drop_crops(collection)
         return _answer(context, record)
 

@@ -28,6 +28,7 @@ from app.decision.calibrations import policy_of
 from app.decision.policy import FaceSelection
 from app.decision.thresholds import CollectionPolicy
 from app.errors import (
+    ConsentMissing,
     IdempotencyKeyReused,
     InvalidEmbedding,
     LikenessError,
@@ -134,7 +135,7 @@ class EnrollAnswer(Enrolled, Answer):
             ONE_FACE,
             IN_SPACE,
             ANY_WRITE,
-            (NothingEnrolled, InvalidEmbedding, IdempotencyKeyReused),
+            (NothingEnrolled, InvalidEmbedding, IdempotencyKeyReused, ConsentMissing),
         ),
         **REPLAYED_ANSWER,
     },

@@ -21,7 +21,14 @@ from app.api.problems import ANY_BODY, ANY_WRITE, IN_COLLECTION, IN_SPACE, probl
 from app.api.responses import Answer
 from app.decision.gallery_issues import Hygiene
 from app.decision.hygiene import find_gallery_issues
-from app.errors import DeadlineExceeded, DeclaredDifferent, FaceNotFound, Overloaded, PersonNotFound
+from app.errors import (
+    ConsentMissing,
+    DeadlineExceeded,
+    DeclaredDifferent,
+    FaceNotFound,
+    Overloaded,
+    PersonNotFound,
+)
 from app.services import Services
 from app.store.records import PersonRecord
 
@@ -187,7 +194,9 @@ def _examine(
 
 @router.post(
     "/persons/{person_id}/merge",
-    responses=problems(IN_COLLECTION, ANY_BODY, ANY_WRITE, (PersonNotFound, DeclaredDifferent)),
+    responses=problems(
+        IN_COLLECTION, ANY_BODY, ANY_WRITE, (PersonNotFound, DeclaredDifferent, ConsentMissing)
+    ),
 )
 @needs(Scope.MANAGE)
 async def merge_persons(
@@ -212,7 +221,7 @@ async def merge_persons(
 
 @router.post(
     "/faces/{face_id}/move",
-    responses=problems(IN_COLLECTION, ANY_BODY, ANY_WRITE, (FaceNotFound,)),
+    responses=problems(IN_COLLECTION, ANY_BODY, ANY_WRITE, (FaceNotFound, ConsentMissing)),
 )
 @needs(Scope.MANAGE)
 async def move_face(

@@ -1,6 +1,7 @@
 """`/v1/collections/{c}/persons`: who is enrolled."""
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Query
@@ -17,6 +18,7 @@ from app.api.pages import Cursor, Limit, Listed, cursor_to_key, next_cursor
 from app.api.problems import ANY_BODY, ANY_WRITE, IN_COLLECTION, problems
 from app.api.responses import Answer, DeletionReceipt, StoredProblem
 from app.errors import (
+    ConsentMissing,
     InvalidCursor,
     InvalidRequest,
     PersonExists,
@@ -67,9 +69,21 @@ class PersonUpdate(CallFields):
         return self
 
 
+class DeletionReason(StrEnum):
+    """Why persons are erased, for the audit log."""
+
+    CONSENT_WITHDRAWN = "consent_withdrawn"
+    REQUEST_OF_PERSON = "request_of_person"
+    NO_LONGER_NEEDED = "no_longer_needed"
+
+
+Reason = Annotated[DeletionReason | None, Query(description="Why; written to the audit log.")]
+
+
 class DeletePersons(CallFields):
     model_config = ConfigDict(json_schema_extra={"examples": [{"person_ids": ["ada", "grace"]}]})
     person_ids: Annotated[list[str], Field(min_length=1, max_length=MAX_PERSONS_AT_ONCE)]
+    reason: DeletionReason | None = None
 
 
 class PersonInfo(BaseModel):
@@ -145,7 +159,7 @@ def _parsed(text: str | None) -> JsonObject | None:
 @router.post(
     "",
     status_code=201,
-    responses=problems(IN_COLLECTION, ANY_BODY, ANY_WRITE, (PersonExists,)),
+    responses=problems(IN_COLLECTION, ANY_BODY, ANY_WRITE, (PersonExists, ConsentMissing)),
 )
 @needs(Scope.MANAGE)
 async def create_person(context: Context, collection: Collection, body: NewPerson) -> PersonAnswer:
@@ -169,7 +183,9 @@ async def read_person(context: Context, collection: Collection, person_id: str) 
 
 @router.patch(
     "/{person_id}",
-    responses=problems(IN_COLLECTION, ANY_BODY, ANY_WRITE, (PersonNotFound, PersonExists)),
+    responses=problems(
+        IN_COLLECTION, ANY_BODY, ANY_WRITE, (PersonNotFound, PersonExists, ConsentMissing)
+    ),
 )
 @needs(Scope.MANAGE)
 async def update_person(
@@ -201,7 +217,7 @@ async def delete_persons(
 
     def delete() -> tuple[DeletionCounts, list[str]]:
         noted = eraser.note(collection, *body.person_ids)
-        deletion, missing = store.persons.delete_many(collection, body.person_ids)
+        deletion, missing = store.persons.delete_many(collection, body.person_ids, body.reason)
         return deletion.also(noted), missing
 
     deletion, missing = await context.delete(delete)
@@ -215,7 +231,7 @@ async def delete_persons(
 )
 @needs(Scope.MANAGE)
 async def delete_person(
-    context: Context, collection: Collection, person_id: str
+    context: Context, collection: Collection, person_id: str, reason: Reason = None
 ) -> DeletionReceipt:
     """Delete a person with all their faces."""
     store, eraser = context.store, context.imports.eraser
@@ -223,7 +239,7 @@ async def delete_person(
     def delete() -> DeletionCounts:
         store.persons.get(collection, person_id)  # nothing is noted for an unknown person
         noted = eraser.note(collection, person_id)
-        return store.persons.delete(collection, person_id).also(noted)
+        return store.persons.delete(collection, person_id, reason).also(noted)
 
     deletion = await context.delete(delete)
     erased = await context.search(context.gallery.follow_deletion, collection)

@@ -26,7 +26,14 @@ from app.api.requests import IMAGE, REFERENCE, read_call
 from app.api.responses import Answer
 from app.decision.policy import FaceSelection, VerifyStatus
 from app.decision.refusals import OUTSIDE_CALIBRATION
-from app.errors import InvalidRequest, MissingField, NotCalibrated, PersonNotFound, RateOutOfReach
+from app.errors import (
+    ConsentMissing,
+    InvalidRequest,
+    MissingField,
+    NotCalibrated,
+    PersonNotFound,
+    RateOutOfReach,
+)
 from app.gallery.gallery import DEFAULT_COLLECTION
 from app.index.comparator import Comparator
 from app.recognition.verify import SelectedFace, Verification, VerifyRequest
@@ -110,7 +117,11 @@ def _face(index: int, selected: SelectedFace, comparator: Comparator) -> FaceInf
 @router.post(
     "/verify",
     responses=problems(
-        PHOTOS, ONE_FACE, IN_SPACE, ANY_WRITE, (PersonNotFound, RateOutOfReach, NotCalibrated)
+        PHOTOS,
+        ONE_FACE,
+        IN_SPACE,
+        ANY_WRITE,
+        (PersonNotFound, ConsentMissing, RateOutOfReach, NotCalibrated),
     ),
     openapi_extra=photo_body(
         VerifyFields, {"person_id": "obama"}, photos=(IMAGE, REFERENCE), required=(IMAGE,)

@@ -19,6 +19,7 @@ from app.store.sql import tables
 from app.store.sql.audit_log import DATABASE_RESTORED, note
 from app.store.sql.changes import STAMP_BYTES
 from app.store.sql.composing import compose_ids
+from app.store.sql.consents import rebuild_consents
 from app.store.sql.tables import MetadataColumn
 from app.store.sql.terms import rebuild_terms
 
@@ -78,6 +79,7 @@ def load(
             connection.execute(insert(table), typed)
         clashes = compose_ids(connection)
         rebuild_terms(connection)
+        rebuild_consents(connection)
         _mark(connection)
         note(connection, DATABASE_RESTORED, rows=dict(counts))
         backend_of(engine).set_last_keys(connection, header["last_keys"])

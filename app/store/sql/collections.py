@@ -1,18 +1,21 @@
 """Collections, and which of them have changed."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from app.errors import CollectionExists, CollectionNotFound
 from app.index.port import GallerySize
+from app.store.consent import needs_consent
 from app.store.database import Database
 from app.store.identifiers import new_collection_name
 from app.store.metadata import check_metadata
 from app.store.records import CollectionMark, CollectionRecord, DeletionCounts, Page
 from app.store.sql.audit_log import note
+from app.store.sql.consents import require_all_consents
 from app.store.sql.lookups import (
     collection_record,
     count_rows,
@@ -25,6 +28,12 @@ from app.store.sql.tables import collections, persons, templates
 from app.types import JsonObject
 
 PAGE = 100
+
+
+def _changed(before: JsonObject, after: JsonObject) -> dict[str, list[str]]:
+    """The names of the members of a policy that were changed, for the audit log."""
+    names = {name for name in {*before, *after} if before.get(name) != after.get(name)}
+    return {"policy": sorted(names)} if names else {}
 
 
 class CollectionStore:
@@ -102,21 +111,31 @@ class CollectionStore:
             return to_page(fetch_page(connection, query, limit, "metadata"), collection_record)
 
     def update(
-        self, name: str, metadata: JsonObject | None, policy: JsonObject | None
+        self,
+        name: str,
+        metadata: JsonObject | None,
+        policy: JsonObject | Callable[[CollectionRecord], JsonObject] | None,
     ) -> CollectionRecord:
-        """Replace a collection's metadata, its policy, or both; None leaves one as it is."""
+        """Replace a collection's metadata, its policy, or both; None leaves one as it is. A
+        function is given the collection as it is, and returns the policy. Raises ConsentMissing if
+        the policy requires consents that persons do not have."""
         if metadata is not None:
             check_metadata(metadata)
-        given = {"metadata": metadata, "policy": policy}
-        values = {column: dict(value) for column, value in given.items() if value is not None}
         with self._database.writing() as connection:
-            key = lock_collection(connection, name).key
-            if values:
-                connection.execute(
-                    update(collections).where(collections.c.id == key).values(values)
-                )
-                note(connection, "collection.changed", name, fields=sorted(values))
-            return get_collection(connection, name)
+            before = lock_collection(connection, name)
+            new = policy(before) if callable(policy) else policy
+            given = {"metadata": metadata, "policy": new}
+            values = {column: dict(value) for column, value in given.items() if value is not None}
+            if not values:
+                return before
+            mine = collections.c.id == before.key
+            connection.execute(update(collections).where(mine).values(values))
+            after = get_collection(connection, name)
+            if needs_consent(after) and not needs_consent(before):
+                require_all_consents(connection, after, self._database.clock())
+            changed: dict[str, Any] = _changed(before.policy, after.policy)
+            note(connection, "collection.changed", name, fields=sorted(values), **changed)
+            return after
 
     def delete(self, name: str) -> DeletionCounts:
         """Delete a collection with all its persons and templates."""

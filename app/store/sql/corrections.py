@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Table, delete, insert, select
 from app.encryption.embeddings import face_context
 from app.encryption.envelope import DataKey
 from app.errors import InvalidRequest
+from app.store.consent import require_consent
 from app.store.database import Database
 from app.store.records import CollectionRecord, FaceRecord, PersonRecord
 from app.store.sql.audit_log import note
@@ -17,7 +18,8 @@ from app.store.sql.changes import ADD, REMOVE, log_change
 from app.store.sql.embedding_rows import crop_context
 from app.store.sql.lookups import find_person, get_face, get_person, lock_collection
 from app.store.sql.pairs import move_pairs, refuse_declared
-from app.store.sql.persons import insert_person, take_over_activity
+from app.store.sql.persons import insert_person
+from app.store.sql.retention import take_over_activity
 from app.store.sql.tables import alternate_embeddings, crops, persons, templates
 
 
@@ -41,6 +43,7 @@ class Corrections:
                 key = insert_person(connection, collection, person_id, {}, now)
                 note(connection, "person.created", name, key)
             target = get_person(connection, collection, person_id)
+            require_consent(collection, target.person_id, target.consent_until, now)
             if face.person_id == target.person_id:
                 return face
             source = get_person(connection, collection, face.person_id)
@@ -53,7 +56,7 @@ class Corrections:
 
     def merge_persons(self, name: str, source: str, target: str) -> PersonRecord:
         """Move every template and every declared pair of one person to another, and delete the
-        first. The other's metadata stays as it is. Raises DeclaredDifferent."""
+        first. The other's metadata stays as it is. Raises DeclaredDifferent or ConsentMissing."""
         with self._database.writing() as connection:
             collection = lock_collection(connection, name)
             old = get_person(connection, collection, source)
@@ -61,6 +64,8 @@ class Corrections:
             if old.key == new.key:
                 raise InvalidRequest("A person cannot be merged with themselves; name two.")
             refuse_declared(connection, old, new)
+            now = self._database.clock()
+            require_consent(collection, new.person_id, new.consent_until, now)
             mine = select(templates.c.id).where(templates.c.person == old.key)
             keys = list(connection.execute(mine).scalars())
             self._move(connection, collection, keys, (old.key, new.key))

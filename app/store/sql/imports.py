@@ -9,14 +9,17 @@ from datetime import datetime
 from sqlalchemy import Connection, exists, insert, select
 
 from app.encryption.envelope import DataKey
+from app.store.consent import consent_until, needs_consent, require_consent
 from app.store.database import Database
 from app.store.identifiers import composed, new_face_id, new_person_id
 from app.store.metadata import check_metadata
 from app.store.records import CollectionRecord, NewTemplate, PersonTemplate
 from app.store.sql.audit_log import note_each
 from app.store.sql.changes import ADD, log_change
-from app.store.sql.lookups import get_collection, lock_collection
-from app.store.sql.persons import note_activity, set_metadata
+from app.store.sql.consents import note_consent
+from app.store.sql.lookups import aware, get_collection, lock_collection
+from app.store.sql.persons import set_metadata
+from app.store.sql.retention import note_activity
 from app.store.sql.tables import crops, persons, templates
 from app.store.sql.terms import index_new
 from app.types import JsonObject
@@ -33,8 +36,8 @@ class ImportStore:
         the face ids in the order of the rows, None where the person has that content already.
 
         The last metadata given for a person is stored. Raises EmbeddingSpaceMismatch if the
-        collection is not in `space`, and InvalidRequest if an id, metadata or a quality breaks the
-        rules.
+        collection is not in `space`, ConsentMissing if it needs a consent that a person does not
+        have, and InvalidRequest if an id, metadata or a quality breaks the rules.
         """
         now = self._database.clock()
         with self._database.writing() as connection:
@@ -99,6 +102,17 @@ class ImportStore:
             )
             stored = {(row.person, row.content_digest) for row in connection.execute(found)}
             return {marks[one] for one in stored & marks.keys()}
+
+    def consents(self, name: str, person_ids: Collection[str]) -> dict[str, datetime | None]:
+        """Until when the consents of persons are valid, by id in Form C; None without one. Ids
+        that no person has are missing."""
+        query = select(persons.c.person_id, persons.c.consent_until)
+        with self._database.reading() as connection:
+            key = get_collection(connection, name).key
+            asked = {composed(person_id) for person_id in person_ids}
+            mine = (persons.c.collection == key) & persons.c.person_id.in_(asked)
+            rows = connection.execute(query.where(mine))
+            return {row[0]: None if row[1] is None else aware(row[1]) for row in rows}
 
     def with_faces(self, name: str, person_ids: Collection[str]) -> set[str]:
         """Those of the ids, in Form C, whose persons have a template."""
@@ -202,6 +216,7 @@ class _People:
                 "metadata": dict(check_metadata(given or {})),
                 "created_at": self.now,
                 "updated_at": self.now,
+                "consent_until": consent_until(given or {}),
             }
             for person_id, given in metadata.items()
             if person_id not in keys
@@ -212,8 +227,21 @@ class _People:
             self.made = set(made.values())
             indexed = [(key, metadata[person_id] or {}) for person_id, key in made.items()]
             index_new(self.connection, self.collection.key, indexed)
+            for person_id, key in made.items():
+                if (until := consent_until(metadata[person_id] or {})) is not None:
+                    note_consent(self.connection, self.collection.name, key, until)
             keys |= made
+        self._require_consents(keys)
         return keys
+
+    def _require_consents(self, keys: Mapping[str, int]) -> None:
+        if not needs_consent(self.collection):
+            return
+        query = select(persons.c.id, persons.c.consent_until).where(persons.c.id.in_(keys.values()))
+        until = {row.id: row.consent_until for row in self.connection.execute(query)}
+        for person_id, key in keys.items():
+            end = None if until[key] is None else aware(until[key])
+            require_consent(self.collection, person_id, end, self.now)
 
     def known_marks(self, people: set[int]) -> set[tuple[int, str]]:
         """What people have already, as pairs of their key and a content's mark."""

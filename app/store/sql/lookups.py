@@ -123,6 +123,8 @@ def person_record(row: Row[Any]) -> PersonRecord:
         templates=row.templates,
         created_at=aware(row.created_at),
         updated_at=aware(row.updated_at),
+        active_at=None if row.active_at is None else aware(row.active_at),
+        consent_until=None if row.consent_until is None else aware(row.consent_until),
     )
 
 

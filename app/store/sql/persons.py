@@ -1,32 +1,22 @@
 """Persons, and the search for them by id and metadata."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
-from datetime import datetime, timedelta
-from typing import Any
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 
-from sqlalchemy import (
-    Connection,
-    Select,
-    bindparam,
-    delete,
-    exists,
-    func,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import Connection, delete, insert, select, update
 
 from app.errors import PersonExists
 from app.index.port import Ids
+from app.store.consent import consent_until, require_consent
 from app.store.database import Database
 from app.store.identifiers import composed, new_person_id, spellings
 from app.store.metadata import check_filter, check_metadata
 from app.store.records import CollectionRecord, DeletionCounts, Page, PersonRecord
 from app.store.sql.audit_log import note, note_each
 from app.store.sql.changes import REMOVE, log_change
+from app.store.sql.consents import keep_consent, note_consent
 from app.store.sql.lookups import (
-    aware,
     fetch_page,
     find_person,
     get_collection,
@@ -36,7 +26,7 @@ from app.store.sql.lookups import (
     person_record,
     to_page,
 )
-from app.store.sql.tables import collections, persons, templates
+from app.store.sql.tables import persons, templates
 from app.store.sql.terms import find_persons, index_again, index_new, term_conditions
 from app.types import JsonObject
 
@@ -128,85 +118,28 @@ class PersonStore:
             .values(person_id=to, updated_at=self._database.clock())
         )
 
-    def delete(self, name: str, person_id: str) -> DeletionCounts:
-        """Delete a person with all their templates."""
+    def delete(self, name: str, person_id: str, reason: str | None = None) -> DeletionCounts:
+        """Delete a person with all their templates. The audit log has the `reason`."""
         with self._database.writing() as connection:
             collection = lock_collection(connection, name)
             person = get_person(connection, collection, person_id)
-            keys = self._delete(connection, collection, {person.key})
+            keys = delete_persons(
+                connection, collection, {person.key: reason}, self._database.clock()
+            )
         return DeletionCounts(persons=1, templates=len(keys), erased=self._database.eraser.erase())
 
-    def delete_many(self, name: str, person_ids: Sequence[str]) -> tuple[DeletionCounts, list[str]]:
+    def delete_many(
+        self, name: str, person_ids: Sequence[str], reason: str | None = None
+    ) -> tuple[DeletionCounts, list[str]]:
         """Delete persons and all their templates in one transaction. Returns also the ids that no
-        person has."""
+        person has. The audit log has the `reason`."""
         with self._database.writing() as connection:
             collection = lock_collection(connection, name)
             found = {one: find_person(connection, collection, one) for one in person_ids}
-            people = {person.key for person in found.values() if person is not None}
-            keys = self._delete(connection, collection, people)
+            people = {person.key: reason for person in found.values() if person is not None}
+            keys = delete_persons(connection, collection, people, self._database.clock())
         deletion = DeletionCounts(len(people), len(keys), self._database.eraser.erase())
         return deletion, [one for one, person in found.items() if person is None]
-
-    def inactive(self, name: str, before: datetime, limit: int) -> list[str]:
-        """The ids of at most `limit` persons who were neither enrolled nor matched since
-        `before`."""
-        with self._database.reading() as connection:
-            key = get_collection(connection, name).key
-            query = _inactive(key, before).order_by(persons.c.id).limit(limit)
-            return [row.person_id for row in connection.execute(query)]
-
-    def count_inactive(self, name: str, before: datetime) -> int:
-        """How many persons were neither enrolled nor matched since `before`."""
-        with self._database.reading() as connection:
-            query = _inactive(get_collection(connection, name).key, before).subquery()
-            return int(connection.execute(select(func.count()).select_from(query)).scalar_one())
-
-    def delete_inactive(
-        self,
-        name: str,
-        person_ids: Sequence[str],
-        before: Callable[[CollectionRecord], datetime | None],
-    ) -> DeletionCounts:
-        """Delete those of the persons who were neither enrolled nor matched since what `before`
-        says of the collection as it is now; nobody if that is None."""
-        with self._database.writing() as connection:
-            collection = lock_collection(connection, name)
-            since, people, keys = before(collection), set[int](), list[int]()
-            if since is not None:
-                query = _inactive(collection.key, since).where(persons.c.person_id.in_(person_ids))
-                people = {row.id for row in connection.execute(query)}
-                keys = self._delete(connection, collection, people)
-        return DeletionCounts(len(people), len(keys), self._database.eraser.erase())
-
-    def note_matches(self, matched: Collection[tuple[int, str]], day: datetime) -> None:
-        """Store that persons, given by the key of their collection and their id, were matched on a
-        day."""
-        mine = (persons.c.collection == bindparam("of")) & (persons.c.person_id == bindparam("who"))
-        earlier = persons.c.active_at.is_(None) | (persons.c.active_at < day)
-        statement = update(persons).where(mine, earlier).values(active_at=day)
-        with self._database.writing() as connection:
-            # As every write does: a person who is being deleted by age has to be seen as matched.
-            for key in sorted({key for key, _ in matched}):
-                one = select(collections.c.id).where(collections.c.id == key)
-                connection.execute(one.with_for_update())
-            rows = [{"of": key, "who": person_id} for key, person_id in sorted(matched)]
-            connection.execute(statement, rows)
-
-    def _delete(
-        self, connection: Connection, collection: CollectionRecord, people: set[int]
-    ) -> list[int]:
-        """Delete persons by their keys, with their templates. Returns the templates' keys."""
-        query = select(templates.c.id, templates.c.person).where(templates.c.person.in_(people))
-        held = Counter[int]()
-        keys = []
-        for row in connection.execute(query):
-            keys.append(row.id)
-            held[row.person] += 1
-        log_change(connection, collection, REMOVE, keys, self._database.clock())
-        connection.execute(delete(persons).where(persons.c.id.in_(people)))
-        gone = {person: {"templates": held[person]} for person in people}
-        note_each(connection, "person.deleted", collection.name, gone)
-        return keys
 
     def keys(self, collection: CollectionRecord, metadata: JsonObject) -> Ids:
         """The rising keys of the persons whose metadata has every given member with an equal value;
@@ -216,36 +149,28 @@ class PersonStore:
             return find_persons(connection, collection.key, metadata)
 
 
-def note_activity(
-    connection: Connection, collection: CollectionRecord, people: Collection[int], now: datetime
-) -> None:
-    """Store that persons were enrolled today, if the collection's policy erases by age."""
-    if collection.policy.get("retention_days") is None or not people:
-        return
-    day = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    earlier = persons.c.active_at.is_(None) | (persons.c.active_at < day)
-    mine = update(persons).where(persons.c.id.in_(people), earlier)
-    connection.execute(mine.values(active_at=day))
-
-
-def take_over_activity(connection: Connection, old: int, new: int) -> None:
-    """Let a person, by key, have been active when another was, if that is later."""
-    query = select(persons.c.created_at, persons.c.active_at).where(persons.c.id == old)
-    last = max(aware(one) for one in connection.execute(query).one() if one is not None)
-    earlier = persons.c.active_at.is_(None) | (persons.c.active_at < last)
-    mine = update(persons).where(persons.c.id == new, earlier)
-    connection.execute(mine.values(active_at=last))
-
-
-def _inactive(collection: int, before: datetime) -> Select[Any]:
-    day = before - timedelta(days=1)  # a day is stored by its beginning
-    enrolled = exists().where(templates.c.person == persons.c.id, templates.c.created_at >= before)
-    return select(persons.c.id, persons.c.person_id).where(
-        persons.c.collection == collection,
-        persons.c.created_at < before,
-        persons.c.active_at.is_(None) | (persons.c.active_at <= day),
-        ~enrolled,
-    )
+def delete_persons(
+    connection: Connection,
+    collection: CollectionRecord,
+    people: Mapping[int, str | None],
+    now: datetime,
+) -> list[int]:
+    """Delete persons by their keys, with their templates, each for a reason. Returns the templates'
+    keys."""
+    query = select(templates.c.id, templates.c.person).where(templates.c.person.in_(people))
+    held = Counter[int]()
+    keys = []
+    for row in connection.execute(query):
+        keys.append(row.id)
+        held[row.person] += 1
+    log_change(connection, collection, REMOVE, keys, now)
+    connection.execute(delete(persons).where(persons.c.id.in_(people)))
+    gone = {
+        person: {"templates": held[person]} | ({} if reason is None else {"reason": reason})
+        for person, reason in people.items()
+    }
+    note_each(connection, "person.deleted", collection.name, gone)
+    return keys
 
 
 def insert_person(
@@ -255,20 +180,26 @@ def insert_person(
     metadata: JsonObject,
     now: datetime,
 ) -> int:
-    """The new person's key. Raises InvalidRequest if the id or the metadata breaks the rules."""
+    """The new person's key. Raises InvalidRequest if the id or the metadata breaks the rules, and
+    ConsentMissing if the collection needs a consent."""
+    checked, until = dict(check_metadata(metadata)), consent_until(metadata)
+    require_consent(collection, person_id, until, now)
     result = connection.execute(
         insert(persons)
         .values(
             collection=collection.key,
             person_id=new_person_id(person_id),
-            metadata=dict(check_metadata(metadata)),
+            metadata=checked,
             created_at=now,
             updated_at=now,
+            consent_until=until,
         )
         .returning(persons.c.id)
     )
     key = int(result.scalar_one())
     index_new(connection, collection.key, [(key, metadata)])
+    if until is not None:
+        note_consent(connection, collection.name, key, until)
     return key
 
 
@@ -279,10 +210,13 @@ def set_metadata(
     metadata: JsonObject,
     now: datetime,
 ) -> None:
-    """Replace a person's metadata. Raises InvalidRequest if it breaks the rules."""
+    """Replace a person's metadata. Raises InvalidRequest if it breaks the rules, and ConsentMissing
+    if the collection needs a consent and the metadata has none."""
+    check_metadata(metadata)
+    keep_consent(connection, collection, person, metadata)
     connection.execute(
         update(persons)
         .where(persons.c.id == person)
-        .values(metadata=dict(check_metadata(metadata)), updated_at=now)
+        .values(metadata=dict(metadata), updated_at=now)
     )
     index_again(connection, collection.key, person, metadata)

@@ -109,7 +109,10 @@ persons = Table(
     Column("data_key", LargeBinary, nullable=True),
     Column("key_id", String(64), nullable=True),
     Column("active_at", DateTime(timezone=True), nullable=True),  # to the day
+    # Derived from the metadata (`sql.consents`); null without a consent.
+    Column("consent_until", DateTime(timezone=True), nullable=True),
     UniqueConstraint("collection", "person_id"),
+    Index("persons_by_consent", "collection", "consent_until"),
     sqlite_autoincrement=True,
 )
 

@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, insert
+from sqlalchemy import ColumnElement, Connection, delete, insert, true
 
 from app.encryption.envelope import DataKey
+from app.store.consent import needs_consent, require_consent
 from app.store.database import Database
 from app.store.metadata import check_metadata
 from app.store.records import (
+    CollectionRecord,
     DeletionCounts,
     FaceRecord,
     IdempotencyRequest,
@@ -20,6 +22,7 @@ from app.store.records import (
 )
 from app.store.sql.audit_log import note
 from app.store.sql.changes import ADD, REMOVE, log_change
+from app.store.sql.consents import without_consent
 from app.store.sql.embedding_rows import EmbeddingRowCodec
 from app.store.sql.idempotency import keep_answer, refuse_done
 from app.store.sql.lookups import (
@@ -34,7 +37,8 @@ from app.store.sql.lookups import (
     lock_collection,
     to_page,
 )
-from app.store.sql.persons import insert_person, note_activity, set_metadata
+from app.store.sql.persons import insert_person, set_metadata
+from app.store.sql.retention import note_activity
 from app.store.sql.tables import crops, templates
 from app.types import JsonObject
 
@@ -62,7 +66,8 @@ class TemplateStore:
 
         Metadata replaces what the person had, unless it is None. With `idempotency` the answer is
         kept in the same transaction; EnrolledBefore is raised, and nothing stored, where it was
-        kept already, IdempotencyKeyReused where the key belongs to another request.
+        kept already, IdempotencyKeyReused where the key belongs to another request. Raises
+        ConsentMissing if the collection needs a consent that the person does not have.
         """
         now = self._database.clock()
         with self._database.writing() as connection:
@@ -77,6 +82,9 @@ class TemplateStore:
                 person = get_person(connection, collection, person_id)
             elif metadata is not None:
                 set_metadata(connection, collection, person.key, metadata, now)
+            if needs_consent(collection):
+                person = get_person(connection, collection, person_id)
+                require_consent(collection, person_id, person.consent_until, now)
             key = person.key
             data_key = self._database.codec.person_key(connection, collection, key)
             put = _Put(self._database.codec, data_key, collection.key, (key, person.person_id), now)
@@ -123,11 +131,24 @@ class TemplateStore:
 
     def by_key(self, keys: Sequence[int]) -> Mapping[int, FaceRecord]:
         """The faces of template keys; those deleted since are missing."""
+        return self._by_key(keys, true())
+
+    def matchable(
+        self, collection: CollectionRecord, keys: Sequence[int]
+    ) -> Mapping[int, FaceRecord]:
+        """The same, without those of persons whose consent has ended if the collection needs
+        one."""
+        needed = needs_consent(collection)
+        return self._by_key(keys, ~without_consent(self._database.clock()) if needed else true())
+
+    def _by_key(
+        self, keys: Sequence[int], condition: ColumnElement[bool]
+    ) -> Mapping[int, FaceRecord]:
         found: dict[int, FaceRecord] = {}
         with self._database.reading() as connection:
             for start in range(0, len(keys), MAX_KEYS):
-                some = keys[start : start + MAX_KEYS]
-                rows = connection.execute(face_query().where(templates.c.id.in_(some)))
+                some = templates.c.id.in_(keys[start : start + MAX_KEYS])
+                rows = connection.execute(face_query().where(some, condition))
                 found.update((row.id, face_record(row)) for row in rows)
         return found
 

@@ -1,0 +1,132 @@
+"""Persons who may not be kept any longer, and when persons were last enrolled or matched."""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    exists,
+    false,
+    func,
+    or_,
+    select,
+    update,
+)
+
+from app.store.database import Database
+from app.store.records import CollectionRecord, DeletionCounts
+from app.store.sql.consents import without_consent
+from app.store.sql.lookups import aware, get_collection, lock_collection
+from app.store.sql.persons import delete_persons
+from app.store.sql.tables import collections, persons, templates
+
+# Reasons of deletions, for the audit log.
+CONSENT_ENDED, RETENTION = "consent_ended", "retention"
+
+
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """Who may not be kept: those who were neither enrolled nor matched since `inactive_since`, and
+    those who have no consent that is valid at `consent_at`. None: no such rule."""
+
+    inactive_since: datetime | None = None
+    consent_at: datetime | None = None
+
+    def __bool__(self) -> bool:
+        return self.inactive_since is not None or self.consent_at is not None
+
+
+class RetentionStore:
+    """Finds and deletes persons who may not be kept any longer."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def expired(self, name: str, rule: Expiry, limit: int) -> list[str]:
+        """The ids of at most `limit` persons whom a rule does not allow to be kept."""
+        with self._database.reading() as connection:
+            key = get_collection(connection, name).key
+            query = _expired(key, rule).order_by(persons.c.id).limit(limit)
+            return [row.person_id for row in connection.execute(query)]
+
+    def count_expired(self, name: str, rule: Expiry) -> int:
+        """How many persons a rule does not allow to be kept."""
+        with self._database.reading() as connection:
+            query = _expired(get_collection(connection, name).key, rule).subquery()
+            return int(connection.execute(select(func.count()).select_from(query)).scalar_one())
+
+    def delete_expired(
+        self,
+        name: str,
+        person_ids: Sequence[str],
+        rule: Callable[[CollectionRecord], Expiry],
+    ) -> DeletionCounts:
+        """Delete those of the persons whom the collection's rule, as it is now, does not allow to
+        be kept."""
+        with self._database.writing() as connection:
+            collection = lock_collection(connection, name)
+            query = _expired(collection.key, rule(collection))
+            found = connection.execute(query.where(persons.c.person_id.in_(person_ids))).all()
+            reasons = {row.id: CONSENT_ENDED if row.unconsented else RETENTION for row in found}
+            keys = delete_persons(connection, collection, reasons, self._database.clock())
+        return DeletionCounts(len(reasons), len(keys), self._database.eraser.erase())
+
+    def note_matches(self, matched: Collection[tuple[int, str]], day: datetime) -> None:
+        """Store that persons, given by the key of their collection and their id, were matched on a
+        day."""
+        mine = (persons.c.collection == bindparam("of")) & (persons.c.person_id == bindparam("who"))
+        earlier = persons.c.active_at.is_(None) | (persons.c.active_at < day)
+        statement = update(persons).where(mine, earlier).values(active_at=day)
+        with self._database.writing() as connection:
+            # As every write does: a person who is being deleted by age has to be seen as matched.
+            for key in sorted({key for key, _ in matched}):
+                one = select(collections.c.id).where(collections.c.id == key)
+                connection.execute(one.with_for_update())
+            rows = [{"of": key, "who": person_id} for key, person_id in sorted(matched)]
+            connection.execute(statement, rows)
+
+
+def note_activity(
+    connection: Connection, collection: CollectionRecord, people: Collection[int], now: datetime
+) -> None:
+    """Store that persons were enrolled today, if the collection's policy erases by age."""
+    if collection.policy.get("retention_days") is None or not people:
+        return
+    day = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    earlier = persons.c.active_at.is_(None) | (persons.c.active_at < day)
+    mine = update(persons).where(persons.c.id.in_(people), earlier)
+    connection.execute(mine.values(active_at=day))
+
+
+def take_over_activity(connection: Connection, old: int, new: int) -> None:
+    """Let a person, by key, have been active when another was, if that is later."""
+    query = select(persons.c.created_at, persons.c.active_at).where(persons.c.id == old)
+    last = max(aware(one) for one in connection.execute(query).one() if one is not None)
+    earlier = persons.c.active_at.is_(None) | (persons.c.active_at < last)
+    mine = update(persons).where(persons.c.id == new, earlier)
+    connection.execute(mine.values(active_at=last))
+
+
+def _expired(collection: int, rule: Expiry) -> Select[Any]:
+    unconsented = false() if rule.consent_at is None else without_consent(rule.consent_at)
+    conditions = [unconsented]
+    if rule.inactive_since is not None:
+        conditions.append(_inactive(rule.inactive_since))
+    query = select(persons.c.id, persons.c.person_id, unconsented.label("unconsented"))
+    return query.where(persons.c.collection == collection, or_(*conditions))
+
+
+def _inactive(since: datetime) -> ColumnElement[bool]:
+    day = since - timedelta(days=1)  # a day is stored by its beginning
+    enrolled = exists().where(templates.c.person == persons.c.id, templates.c.created_at >= since)
+    return and_(
+        persons.c.created_at < since,
+        persons.c.active_at.is_(None) | (persons.c.active_at <= day),
+        ~enrolled,
+    )

@@ -1,0 +1,168 @@
+"""Collections that need the consent of each person."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import update
+
+from app.errors import ConsentMissing, InvalidRequest
+from app.gallery.retention import expiry_of
+from app.store.consent import WITHDRAWN, WITHOUT_END, consent_until
+from app.store.records import PersonTemplate
+from app.store.sql.consents import rebuild_consents
+from app.store.sql.tables import persons
+from app.store.store import Store
+from tests.gallery.conftest import DIMENSION, SPACE, template
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+YEAR = {"consent": {"reference": "form 17", "expires": "2027-03-01"}}
+ENDED = {"consent": {"reference": "form 17", "expires": "2026-02-28"}}
+GONE = {"consent": {"reference": "form 17", "withdrawn": True}}
+NEW = [template(np.eye(DIMENSION, dtype=np.float32)[0], "photo")]
+
+
+@pytest.fixture
+def strict(store: Store) -> Store:
+    store.database.clock = lambda: NOW
+    store.collections.create("staff", SPACE, DIMENSION, {}, {"consent_required": True})
+    return store
+
+
+def actions(store: Store) -> list[str]:
+    return [one.members["action"] for one in store.audit.latest(50)]
+
+
+@pytest.mark.parametrize(
+    ("consent", "until"),
+    [
+        ({"reference": "form 17"}, WITHOUT_END),
+        ({"reference": "f", "expires": "2027-03-01"}, datetime(2027, 3, 2, tzinfo=UTC)),
+        ({"reference": "f", "expires": "2027-03-01T12:00+02:00"}, datetime(2027, 3, 1, 10, tzinfo=UTC)),
+        ({"reference": "f", "expires": "2027-03-01", "withdrawn": False}, datetime(2027, 3, 2, tzinfo=UTC)),
+        ({"reference": "f", "withdrawn": True}, WITHDRAWN),
+        ({"reference": "f", "withdrawn": "2026-11-26"}, WITHDRAWN),
+        ({"reference": "f", "expires": "2027-03-01T12:00"}, None),  # no zone
+        ({"reference": "f", "expires": "01/03/2027"}, None),
+        ({"reference": "f", "expires": "9999-12-31"}, None),
+        ({"reference": "f", "expires": 20270301}, None),
+        ({"reference": " "}, None),
+        ({"reference": "f" * 301}, None),
+        ({"expires": "2027-03-01"}, None),
+        ("form 17", None),
+        (None, None),
+    ],
+)  # fmt: skip
+def test_what_a_consent_is(consent: Any, until: datetime | None) -> None:
+    assert consent_until({"consent": consent}) == until
+
+
+@pytest.mark.parametrize("metadata", [None, {}, {"consent": "yes"}, ENDED, GONE])
+def test_nobody_is_enrolled_without_one(strict: Store, metadata: Any) -> None:
+    with pytest.raises(ConsentMissing):
+        strict.templates.enroll("staff", "ada", metadata, NEW)
+    with pytest.raises(ConsentMissing):
+        strict.imports.enroll("staff", [PersonTemplate("ada", metadata, NEW[0])], SPACE)
+    with pytest.raises(ConsentMissing):
+        strict.persons.create("staff", "ada", metadata or {})
+    assert strict.persons.page("staff", None, 9).items == []
+    assert "person.enrolled" not in actions(strict)
+
+
+def test_one_consent_is_for_further_photos(strict: Store) -> None:
+    strict.templates.enroll("staff", "ada", YEAR, NEW)
+    strict.templates.enroll("staff", "ada", None, NEW)
+    strict.imports.enroll("staff", [PersonTemplate("ada", None, NEW[0])], SPACE)
+    assert strict.persons.get("staff", "ada").consent_until == datetime(2027, 3, 2, tzinfo=UTC)
+    recorded = [one.members for one in strict.audit.latest(50)]
+    (entry,) = [one for one in recorded if one["action"] == "consent.recorded"]
+    assert entry["details"] == {"until": "2027-03-02"}
+    assert "form 17" not in str(recorded)
+
+
+def test_one_that_has_ended_is_not_enough(strict: Store) -> None:
+    strict.templates.enroll("staff", "ada", YEAR, NEW)
+    strict.database.clock = lambda: NOW + timedelta(days=366)
+    for metadata in (None, YEAR):
+        with pytest.raises(ConsentMissing, match="has ended"):
+            strict.templates.enroll("staff", "ada", metadata, NEW)
+    with pytest.raises(ConsentMissing):
+        strict.imports.enroll("staff", [PersonTemplate("ada", None, NEW[0])], SPACE)
+    new = {"consent": {"reference": "form 18"}}
+    assert strict.templates.enroll("staff", "ada", new, NEW)
+
+
+def test_metadata_without_a_consent_does_not_replace_one(strict: Store) -> None:
+    strict.templates.enroll("staff", "ada", YEAR, NEW)
+    with pytest.raises(ConsentMissing):
+        strict.persons.update("staff", "ada", {"team": "day"})
+    assert strict.persons.get("staff", "ada").metadata == YEAR
+
+
+def test_faces_move_only_to_persons_with_one(strict: Store) -> None:
+    (stored,) = strict.templates.enroll("staff", "ada", YEAR, NEW)
+    strict.persons.create("staff", "bob", YEAR)
+    with pytest.raises(ConsentMissing):
+        strict.corrections.move_face("staff", stored.face.face_id, "nobody")
+    strict.persons.update("staff", "bob", GONE)
+    with pytest.raises(ConsentMissing):
+        strict.corrections.move_face("staff", stored.face.face_id, "bob")
+    with pytest.raises(ConsentMissing):
+        strict.corrections.merge_persons("staff", "ada", "bob")
+
+
+def test_a_withdrawn_one_is_found_by_the_rule_at_once(strict: Store) -> None:
+    strict.templates.enroll("staff", "ada", YEAR, NEW)
+    strict.persons.create("staff", "bob", YEAR)
+    strict.persons.update("staff", "ada", GONE)
+    rule = expiry_of(strict.collections.get("staff"), NOW)
+    assert strict.retention.expired("staff", rule, 9) == ["ada"]
+    faces = strict.templates.page("staff", None, None, 9).items
+    keys = [one.template_key for one in faces]
+    assert strict.templates.matchable(strict.collections.get("staff"), keys) == {}
+    assert list(strict.templates.by_key(keys)) == keys
+    strict.retention.delete_expired("staff", ["ada", "bob"], lambda _: rule)
+    assert [one.person_id for one in strict.persons.page("staff", None, 9).items] == ["bob"]
+    entry = strict.audit.latest(1)[0].members
+    assert entry["details"] == {"templates": 1, "reason": "consent_ended"}
+
+
+def test_a_policy_that_would_erase_persons_is_refused(store: Store) -> None:
+    store.database.clock = lambda: NOW
+    for number in range(12):
+        store.persons.create("default", f"p{number}", {})
+    store.persons.create("default", "ada", YEAR)
+    with pytest.raises(ConsentMissing, match="12 persons") as refused:
+        store.collections.update("default", None, {"consent_required": True})
+    assert refused.value.extra["person_ids"][:2] == ["p0", "p1"]
+    assert store.collections.get("default").policy == {}
+    for number in range(12):
+        store.persons.update("default", f"p{number}", YEAR)
+    store.collections.update("default", None, {"consent_required": True})
+    assert "consent.recorded" in actions(store)
+
+
+def test_other_collections_need_none(store: Store) -> None:
+    store.database.clock = lambda: NOW
+    for metadata in ({}, ENDED, GONE, {"consent": "yes"}):
+        store.persons.create("default", f"p{len(str(metadata))}", metadata)
+    rule = expiry_of(store.collections.get("default"), NOW)
+    assert not rule
+    assert store.retention.expired("default", rule, 9) == []
+
+
+def test_the_end_is_derived_again_from_metadata(store: Store) -> None:
+    """As the migration and a restore do."""
+    store.persons.create("default", "ada", YEAR)
+    store.persons.create("default", "bob", {"note": '"consent"'})
+    with store.database.writing() as connection:
+        connection.execute(update(persons).values(consent_until=None))
+        rebuild_consents(connection)
+    ends = [one.consent_until for one in store.persons.page("default", None, 9).items]
+    assert ends == [datetime(2027, 3, 2, tzinfo=UTC), None]
+
+
+def test_metadata_that_breaks_the_rules_is_still_refused_as_such(strict: Store) -> None:
+    with pytest.raises(InvalidRequest, match="finite"):
+        strict.persons.create("staff", "ada", {**YEAR, "x": float("nan")})
