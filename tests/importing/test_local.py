@@ -329,3 +329,30 @@ def test_rows_that_cannot_be_used_fail_alone(run: Run, services: Services) -> No
     assert [one.reason for one in reported] == [
         "invalid_embedding", "invalid_request", "invalid_request", "unreadable_file", "",
     ]  # fmt: skip
+
+
+def test_rows_without_a_consent_where_one_is_needed(services: Services) -> None:
+    """They are refused one by one, and looked at again by the next import."""
+    store, size = services.gallery.store, services.pack.recogniser.dimension
+    space = services.pack.embedding_space
+    store.collections.create("staff", space, size, {}, {"consent_required": True})
+    record = services.gallery.require("staff")
+    consent = {"consent": {"reference": "form 17"}}
+
+    def rows(metadata: dict[str, Any] | None) -> Iterator[Row]:
+        given = {"ada": consent, "bob": metadata, "eve": {"consent": {"reference": ""}}}
+        for number, (person, one) in enumerate(given.items()):
+            yield Row(f"{number}", person, metadata=one, embedding=np.eye(size)[number].tolist())
+        yield Row("3", "ada", embedding=np.eye(size)[3].tolist())
+        yield Row("4", "eve", embedding=np.eye(size)[4].tolist())
+        yield Row("5", "faceless", metadata=metadata, without_face=True)
+
+    def outcomes(metadata: dict[str, Any] | None) -> list[tuple[str, str]]:
+        found: list[RowOutcome] = []
+        LocalImport(services, record, ImportOptions()).run(rows(metadata), found.append)
+        return [(one.result.value, one.reason) for one in found]
+
+    missing, enrolled = ("rejected", "consent_missing"), ("enrolled", "")
+    skipped = ("skipped", "already_enrolled")
+    assert outcomes(None) == [enrolled, missing, missing, enrolled, missing, missing]
+    assert outcomes(consent) == [skipped, enrolled, missing, skipped, missing, enrolled]

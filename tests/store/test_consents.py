@@ -19,6 +19,7 @@ from tests.gallery.conftest import DIMENSION, SPACE, template
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 YEAR = {"consent": {"reference": "form 17", "expires": "2027-03-01"}}
 ENDED = {"consent": {"reference": "form 17", "expires": "2026-02-28"}}
+END = datetime(2027, 3, 2, tzinfo=UTC)
 GONE = {"consent": {"reference": "form 17", "withdrawn": True}}
 NEW = [template(np.eye(DIMENSION, dtype=np.float32)[0], "photo")]
 
@@ -38,9 +39,9 @@ def actions(store: Store) -> list[str]:
     ("consent", "until"),
     [
         ({"reference": "form 17"}, WITHOUT_END),
-        ({"reference": "f", "expires": "2027-03-01"}, datetime(2027, 3, 2, tzinfo=UTC)),
-        ({"reference": "f", "expires": "2027-03-01T12:00+02:00"}, datetime(2027, 3, 1, 10, tzinfo=UTC)),
-        ({"reference": "f", "expires": "2027-03-01", "withdrawn": False}, datetime(2027, 3, 2, tzinfo=UTC)),
+        ({"reference": "f", "expires": "2027-03-01"}, END),
+        ({"reference": "f", "expires": "2027-03-02T02:00+02:00"}, END),
+        ({"reference": "f", "expires": "2027-03-01", "withdrawn": False}, END),
         ({"reference": "f", "withdrawn": True}, WITHDRAWN),
         ({"reference": "f", "withdrawn": "2026-11-26"}, WITHDRAWN),
         ({"reference": "f", "expires": "2027-03-01T12:00"}, None),  # no zone
@@ -74,7 +75,7 @@ def test_one_consent_is_for_further_photos(strict: Store) -> None:
     strict.templates.enroll("staff", "ada", YEAR, NEW)
     strict.templates.enroll("staff", "ada", None, NEW)
     strict.imports.enroll("staff", [PersonTemplate("ada", None, NEW[0])], SPACE)
-    assert strict.persons.get("staff", "ada").consent_until == datetime(2027, 3, 2, tzinfo=UTC)
+    assert strict.persons.get("staff", "ada").consent_until == END
     recorded = [one.members for one in strict.audit.latest(50)]
     (entry,) = [one for one in recorded if one["action"] == "consent.recorded"]
     assert entry["details"] == {"until": "2027-03-02"}
@@ -160,7 +161,7 @@ def test_the_end_is_derived_again_from_metadata(store: Store) -> None:
         connection.execute(update(persons).values(consent_until=None))
         rebuild_consents(connection)
     ends = [one.consent_until for one in store.persons.page("default", None, 9).items]
-    assert ends == [datetime(2027, 3, 2, tzinfo=UTC), None]
+    assert ends == [END, None]
 
 
 def test_metadata_that_breaks_the_rules_is_still_refused_as_such(strict: Store) -> None:

@@ -46,8 +46,8 @@ class NewCollection(CallFields):
 
 class CollectionUpdate(CallFields):
     """Metadata is replaced as a whole. Of the policy only the members that are given are changed
-    (a JSON merge patch, RFC 7396); null gives a member its default. `keep_crops` that is false or
-    null erases the kept crops."""
+    (as a JSON merge patch does, RFC 7396): null gives a member its default, a gate is replaced as a
+    whole. `keep_crops` that is false or null erases the kept crops."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -179,10 +179,10 @@ async def update_collection(
     def update() -> CollectionAnswer:
         if patch is not None:
             known = context.store.collections.get(collection)
-            changed = CollectionPolicy.model_validate(patch.merged(known))
+            changed = CollectionPolicy.model_validate(patch.merged(known.policy))
             context.services.calibrations.check_score(changed, known)
-        policy = None if patch is None else patch.merged
-        record = context.store.collections.update(collection, body.metadata, policy)
+        merged = None if patch is None else patch.merged
+        record = context.store.collections.update(collection, body.metadata, merged)
         if patch is not None and patch.erases_crops:
             context.store.alternate_embeddings.drop_crops(collection)
         return _answer(context, record)

@@ -114,16 +114,16 @@ class CollectionStore:
         self,
         name: str,
         metadata: JsonObject | None,
-        policy: JsonObject | Callable[[CollectionRecord], JsonObject] | None,
+        policy: JsonObject | Callable[[JsonObject], JsonObject] | None,
     ) -> CollectionRecord:
         """Replace a collection's metadata, its policy, or both; None leaves one as it is. A
-        function is given the collection as it is, and returns the policy. Raises ConsentMissing if
+        function is given the policy as it is, and returns the new one. Raises ConsentMissing if
         the policy requires consents that persons do not have."""
         if metadata is not None:
             check_metadata(metadata)
         with self._database.writing() as connection:
             before = lock_collection(connection, name)
-            new = policy(before) if callable(policy) else policy
+            new = policy(before.policy) if callable(policy) else policy
             given = {"metadata": metadata, "policy": new}
             values = {column: dict(value) for column, value in given.items() if value is not None}
             if not values:

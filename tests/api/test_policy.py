@@ -1,0 +1,110 @@
+"""Changes of a collection's policy, and collections that need a consent."""
+
+import json
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+CONSENT = {"consent": {"reference": "form 17", "expires": "2999-12-31"}}
+ENDED = {"consent": {"reference": "form 17", "withdrawn": True}}
+
+
+def policy_of(client: httpx.Client, url: str, **change: Any) -> Any:
+    """The policy after a change."""
+    answer = client.patch(url, json={"policy": change})
+    assert answer.status_code == httpx.codes.OK, answer.text
+    return client.get(url).json()["policy"]
+
+
+def test_members_that_a_change_does_not_name_stay(client: httpx.Client, collection: str) -> None:
+    url = f"/v1/collections/{collection}"
+    policy_of(client, url, keep_crops=True, target_fpir=0.003, identify_gate={"min_sharpness": 9})
+    changed = policy_of(client, url, audit_searches=True)
+    assert [changed["keep_crops"], changed["target_fpir"]] == [True, 0.003]
+    assert changed["identify_gate"]["min_sharpness"] == 9
+    changed = policy_of(client, url, target_fpir=None, identify_gate={"min_face_size_px": 40})
+    assert [changed["target_fpir"], changed["audit_searches"]] == [0.01, True]
+    assert changed["identify_gate"]["min_sharpness"] is None  # a gate is one value
+    assert policy_of(client, url)["keep_crops"]
+
+
+def test_crops_are_erased_only_by_their_name(
+    client: httpx.Client, collection: str, photos: Path, services: Any
+) -> None:
+    url = f"/v1/collections/{collection}"
+    policy_of(client, url, keep_crops=True)
+    photo = {"image": (photos / "obama.jpg").read_bytes()}
+    fields = {"person_id": "obama", "collection": collection}
+    client.post("/v1/enroll", files=photo, data=fields).raise_for_status()
+
+    def kept() -> int:
+        held = services.gallery.store.embeddings.exported(collection, 0, 9)
+        return sum(one.crop is not None for one in held)
+
+    policy_of(client, url, retention_days=1095)
+    assert kept() == 1
+    policy_of(client, url, keep_crops=False)
+    assert kept() == 0
+
+
+class TestConsents:
+    @pytest.fixture
+    def strict(self, client: httpx.Client) -> Iterator[str]:
+        name = f"c-{uuid.uuid4().hex[:8]}"
+        body = {"name": name, "policy": {"consent_required": True}}
+        client.post("/v1/collections", json=body).raise_for_status()
+        yield name
+        client.delete(f"/v1/collections/{name}").raise_for_status()
+
+    def enroll(self, client: httpx.Client, photo: Path, **call: Any) -> httpx.Response:
+        data = {
+            name: one if isinstance(one, str) else json.dumps(one) for name, one in call.items()
+        }
+        return client.post("/v1/enroll", files={"image": photo.read_bytes()}, data=data)
+
+    def test_from_the_first_photo_to_its_end(
+        self, client: httpx.Client, strict: str, photos: Path
+    ) -> None:
+        photo = photos / "obama.jpg"
+        call = {"person_id": "obama", "collection": strict}
+        refused = self.enroll(client, photo, **call)
+        assert [refused.status_code, refused.json()["code"]] == [422, "consent_missing"]
+        assert "decode" not in refused.json().get("timings_ms", {})
+        self.enroll(client, photo, **call, metadata=CONSENT).raise_for_status()
+        search = {"collection": strict}
+        files = {"image": photo.read_bytes()}
+        (face,) = client.post("/v1/identify", files=files, data=search).json()["faces"]
+        assert face["person_id"] == "obama"
+        person = f"/v1/collections/{strict}/persons/obama"
+        client.patch(person, json={"metadata": ENDED}).raise_for_status()
+        (face,) = client.post("/v1/identify", files=files, data=search).json()["faces"]
+        assert [face["status"], face["candidates"]] == ["unknown", []]
+        verified = client.post("/v1/verify", files=files, data=call)
+        assert verified.json()["code"] == "consent_missing"
+        gone = client.delete(person, params={"reason": "consent_withdrawn"})
+        assert gone.json()["deleted"] == {"persons": 1, "faces": 1}
+
+    def test_a_policy_that_would_erase_persons_is_refused(
+        self, client: httpx.Client, collection: str
+    ) -> None:
+        url = f"/v1/collections/{collection}"
+        client.post(f"{url}/persons", json={"person_id": "ada"}).raise_for_status()
+        refused = client.patch(url, json={"policy": {"consent_required": True}})
+        assert refused.json()["code"] == "consent_missing"
+        assert refused.json()["person_ids"] == ["ada"]
+
+    def test_the_audit_log_has_it(self, client: httpx.Client, strict: str, services: Any) -> None:
+        url = f"/v1/collections/{strict}/persons"
+        client.post(url, json={"person_id": "ada", "metadata": CONSENT}).raise_for_status()
+        client.delete(f"{url}/ada", params={"reason": "consent_withdrawn"}).raise_for_status()
+        entries = [one.members for one in services.gallery.store.audit.latest(3)]
+        assert [one["action"] for one in entries] == [
+            "consent.recorded", "person.created", "person.deleted",
+        ]  # fmt: skip
+        assert entries[2]["details"]["reason"] == "consent_withdrawn"
+        wrong = client.delete(f"{url}/ada", params={"reason": "ada left the company"})
+        assert wrong.status_code == httpx.codes.UNPROCESSABLE_ENTITY
