@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from app.errors import PersonNotFound
 from app.store.audit_verification import AuditVerification, exported, read_export, verify_audit
 from app.store.backends import create_engine
 from app.store.schema import migrate
-from app.store.sql.audit_log import AuditEntry, AuditFilter
+from app.store.sql.audit_log import HASH_BYTES, AuditEntry, AuditFilter
 from app.store.sql.tables import persons
 from app.store.store import Store
 
@@ -93,16 +93,24 @@ def verify(
             help="An exported log instead of the database's.", exists=True, dir_okay=False
         ),
     ] = None,
+    expect: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A digest that an earlier verification printed, kept elsewhere: an entry must "
+            "have it. May be given several times."
+        ),
+    ] = None,
 ) -> None:
     """Check that no entry was removed, changed or moved. Exit status 1 if one was."""
+    expected = [_digest(one) for one in expect or ()]
     with clear_errors():
         key = audit_key(read_settings())
         if file is None:
             with _opened() as store:
-                found = verify_audit(store.audit.everything(), key)
+                found = verify_audit(store.audit.everything(), key, expected)
                 wrong = store.audit.columns_that_differ() if found.problem is None else None
         else:
-            found, wrong = _verify_file(file, key), None
+            found, wrong = _verify_file(file, key, expected), None
     if found.problem is None and wrong is None:
         out.print(f"{found.entries} entries, none missing or changed", highlight=False)
         out.print(f"digest of the last: {found.digest.hex()}", highlight=False, soft_wrap=True)
@@ -126,10 +134,23 @@ def export(
             target.writelines(f"{line}\n" for line in lines)
 
 
-def _verify_file(file: Path, key: bytes) -> AuditVerification:
+def _digest(text: str) -> bytes:
+    try:
+        found = bytes.fromhex(text)
+    except ValueError:
+        found = b""
+    if len(found) != HASH_BYTES:
+        raise typer.BadParameter(
+            f"'{text}' is not a digest: give the {2 * HASH_BYTES} hexadecimal digits that "
+            "`likeness audit verify` printed."
+        )
+    return found
+
+
+def _verify_file(file: Path, key: bytes, expected: Collection[bytes]) -> AuditVerification:
     with file.open(encoding="utf-8") as lines:
         try:
-            return verify_audit(read_export(lines), key)
+            return verify_audit(read_export(lines), key, expected)
         except ValueError as error:
             return AuditVerification(0, b"", str(error))
 

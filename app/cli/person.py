@@ -12,10 +12,13 @@ from app.cli.console import clear_errors, err, read_settings
 from app.cli.database import require_database
 from app.encryption.ring import KeyRing
 from app.gallery.gallery import DEFAULT_COLLECTION
-from app.gallery.person_record import held_data
+from app.gallery.person_record import ELSEWHERE, held_data
+from app.importing.job_folder import JobFolder
+from app.importing.report_rows import rows_about
 from app.store.backends import create_engine
 from app.store.schema import migrate
 from app.store.store import Store
+from app.types import FloatArray
 
 person_app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Show all stored data of one person."
@@ -44,6 +47,8 @@ def export(
         try:
             store.encryption.check_keys()
             record, crops = _record(store, collection, person_id)
+            reports = JobFolder(settings.data_dir / "imports")
+            record["import_rows"] = rows_about(reports, collection, record["person_id"])
         finally:
             store.close()
         try:
@@ -73,8 +78,13 @@ def _record(
                     "face_id": face.face_id,
                     "created_at": face.created_at.isoformat(),
                     "quality": dict(face.quality),
-                    "embedding": base64.b64encode(face.embedding.astype("<f4").tobytes()).decode(),
+                    "embedding": _text(face.embedding),
                     "crop": None if face.crop is None else f"{face.face_id}.png",
+                    "content_digest": face.content_digest,
+                    "alternate_embeddings": [
+                        {"embedding_space": one.embedding_space, "embedding": _text(one.embedding)}
+                        for one in held.alternates.get(face.template_key, ())
+                    ],
                 }
             )
         more = held.more
@@ -86,16 +96,32 @@ def _record(
         "metadata": dict(person.metadata),
         "created_at": person.created_at.isoformat(),
         "updated_at": person.updated_at.isoformat(),
+        "last_active_on": person.active_at and person.active_at.date().isoformat(),
+        "consent_until": person.consent_until and person.consent_until.isoformat(),
         "embedding_space": held.embedding_space,
         "faces": faces,
+        "kept_answers": [
+            {
+                "idempotency_key": one.key,
+                "answer": dict(one.answer),
+                "created_at": one.created_at.isoformat(),
+            }
+            for one in held.answers
+        ],
         "different_from": [
             {"other_id": pair.other_id, "created_at": pair.created_at.isoformat()}
             for pair in held.pairs
         ],
         "history": [entry.members for entry in held.entries],
         "history_is_longer": held.older_entries,
+        "elsewhere": ELSEWHERE,
     }
     return record, crops
+
+
+def _text(embedding: FloatArray) -> str:
+    """Its numbers (float32, little endian) in base64."""
+    return base64.b64encode(embedding.astype("<f4").tobytes()).decode()
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -1,26 +1,44 @@
 """Everything that is stored about one person: the answer to a request for access (GDPR Art. 15)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from app.store.records import DeclaredPair, ExportedTemplate, PersonRecord
+from app.store.consent import Consent, consent_of
+from app.store.records import (
+    AlternateEmbedding,
+    DeclaredPair,
+    ExportedTemplate,
+    KeptAnswer,
+    PersonRecord,
+)
 from app.store.sql.audit_log import AuditEntry
 from app.store.store import Store
 
 MOST_PAIRS = 100  # one person has no more
 MOST_ENTRIES = 1000  # the newest ones
+# Where there may be more about a person.
+ELSEWHERE = [
+    "backups (`likeness backup`) and exports (`likeness export`), wherever they are kept",
+    "archives of imports that have not ended",
+    "reports of imports that `likeness import` wrote to a file",
+    "attestations (`likeness attest`) and evaluations of this collection, wherever they are kept",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class HeldData:
-    """What the database holds about a person: the person, the declared pairs, the newest entries of
-    the audit log, and some faces with embeddings and crops. `more`: whether there are more faces.
-    """
+    """What the database holds about a person: the person with the consent, the declared pairs, the
+    kept answers of enrollments, the newest entries of the audit log, and some faces with embeddings
+    and crops. `alternates`: the faces' embeddings in other spaces, by template key. `more`: whether
+    there are more faces."""
 
     person: PersonRecord
+    consent: Consent | None
     embedding_space: str
     faces: Sequence[ExportedTemplate]
+    alternates: Mapping[int, Sequence[AlternateEmbedding]]
     more: bool
+    answers: Sequence[KeptAnswer]
     pairs: Sequence[DeclaredPair]
     entries: Sequence[AuditEntry]
     older_entries: bool
@@ -33,13 +51,18 @@ def held_data(
     CollectionNotFound, PersonNotFound, EncryptionKeyMissing or DamagedData."""
     record = store.collections.get(collection)
     person = store.persons.get(collection, person_id)
-    faces = store.embeddings.exported(collection, after, limit + 1, person.key)
+    found = store.embeddings.exported(collection, after, limit + 1, person.key)
+    faces = found[:limit]
+    keys = [face.template_key for face in faces]
     entries, older = store.audit.history(collection, person.key, MOST_ENTRIES)
     return HeldData(
         person,
+        consent_of(person.metadata),
         record.embedding_space,
-        faces[:limit],
-        len(faces) > limit,
+        faces,
+        store.alternate_embeddings.of_person(record, person.key, keys),
+        len(found) > limit,
+        store.idempotency.of_person(person.key),
         store.pairs.of_person(collection, person_id, None, MOST_PAIRS).items,
         entries,
         older,

@@ -170,7 +170,7 @@ def erase_people(report: Path, people: set[str]) -> None:
     with report.open("r+b") as file:
         changed = False
         for start, line in _lines(file):
-            if not any(_name(found) in people for found in NAMES.findall(line)):
+            if not any(name_in(found) in people for found in NAMES.findall(line)):
                 continue
             os.pwrite(file.fileno(), _redacted(line, people), start)
             changed = True
@@ -185,7 +185,8 @@ def _lines(file: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
         start += len(line)
 
 
-def _name(text: bytes) -> str:
+def name_in(text: bytes) -> str:
+    """The id, in Form C, that `NAMES` found in a report."""
     return composed(str(json.loads(text)))
 
 

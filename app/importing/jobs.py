@@ -7,6 +7,7 @@ which holds the folder's lock, does them (`ImportWorker`); if that one dies, ano
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from app.errors import ImportNotFound, Overloaded
 from app.importing.erasing import ReportEraser
@@ -19,6 +20,7 @@ from app.importing.job_folder import (
     unwritable,
 )
 from app.importing.options import UploadOptions
+from app.importing.report_rows import rows_about
 from app.importing.worker import ImportWorker
 from app.services import Services
 
@@ -96,6 +98,10 @@ class ImportJobs:
         if not path.is_file():
             raise ImportNotFound(f"The import '{import_id}' has not begun: it has no report yet.")
         return path
+
+    def rows_about(self, collection: str, person_id: str) -> list[dict[str, Any]]:
+        """What reports have about a person, as `report_rows.rows_about` says. Raises OSError."""
+        return rows_about(self._folder, collection, person_id)
 
     def cancel(self, collection: str, import_id: str) -> ImportJob:
         """End a job that is queued or running, or forget one that has ended, with its report; what

@@ -2,8 +2,8 @@
 
 import hmac
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from app.store.sql.audit_log import (
@@ -29,10 +29,29 @@ class AuditVerification:
 
 
 def verify_audit(
-    parts: Iterable[AuditEntry | AuditHead], key: bytes | None = None
+    parts: Iterable[AuditEntry | AuditHead],
+    key: bytes | None = None,
+    expected: Collection[bytes] = (),
 ) -> AuditVerification:
     """Check a log from its first entry to its end. With `key`, the deployment's, its end must be
-    signed by it; without, only the chain is checked."""
+    signed by it; without, only the chain is checked. Each of the `expected` digests, which were
+    kept elsewhere, must be that of an entry: otherwise entries were cut off or written anew."""
+    missing = set(expected)
+    found = _verified(parts, key, missing)
+    if found.problem is not None or not missing:
+        return found
+    absent = ", ".join(sorted(one.hex() for one in missing))
+    what = (
+        f"no entry has the digest {absent}, which was expected: entries were removed from the "
+        "end, or the log was written anew, or the digest is of another log"
+    )
+    return replace(found, problem=what)
+
+
+def _verified(
+    parts: Iterable[AuditEntry | AuditHead], key: bytes | None, missing: set[bytes]
+) -> AuditVerification:
+    """The same, which removes from `missing` the digests that entries have."""
     sequence, digest = 0, bytes(HASH_BYTES)
     parts = iter(parts)
     for part in parts:
@@ -48,6 +67,7 @@ def verify_audit(
             what = f"entry {part.sequence} was changed, or an entry before it"
             return AuditVerification(sequence, digest, what)
         sequence, digest = part.sequence, part.digest
+        missing.discard(digest)
     return AuditVerification(sequence, digest, "the end of the log is missing")
 
 

@@ -164,6 +164,23 @@ class ExportedTemplate:
 
 
 @dataclass(frozen=True, slots=True)
+class AlternateEmbedding:
+    """The embedding (d,) of a template in another space than its collection's."""
+
+    embedding_space: str
+    embedding: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class KeptAnswer:
+    """The answer of an enrollment that is kept for its Idempotency-Key."""
+
+    key: str
+    answer: JsonObject
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class KeptCrop:
     """The aligned face of a template, as PNG."""
 

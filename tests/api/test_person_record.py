@@ -2,6 +2,8 @@
 
 import base64
 import json
+import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli.commands import app
+from app.importing.job_folder import ImportJob, JobFolder, JobState
+from app.importing.options import UploadOptions
+from app.importing.outcomes import RowOutcome, RowResult, report_writer
 from app.services import Services, build_services
 from app.settings import Settings
 from tests.api.conftest import run_server
@@ -19,6 +24,21 @@ from tests.api.conftest import run_server
 @pytest.fixture(scope="module")
 def held(tmp_path_factory: pytest.TempPathFactory) -> Services:
     return build_services(Settings(data_dir=tmp_path_factory.mktemp("held")))
+
+
+def put_report(folder: Path, collection: str, people: list[str]) -> None:
+    """A report of an import in which each person's face resembles the next one's."""
+    folder.mkdir(exist_ok=True)
+    job = ImportJob(
+        import_id=uuid.uuid4().hex, collection=collection, state=JobState.DONE, archive="a.zip",
+        created_at=datetime.now(UTC), finished_at=datetime.now(UTC), options=UploadOptions(),
+    )  # fmt: skip
+    jobs = JobFolder(folder)
+    jobs.save(job)
+    with report_writer(jobs.report(job), 9) as write:
+        for one, other in zip(people, [*people[1:], people[0]], strict=True):
+            place = f"{one}/1.jpg"
+            write(RowOutcome(place, one, RowResult.ENROLLED, "conflict", "", None, other, 0.7))
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +51,11 @@ def record(held: Services, astronaut: bytes, tmp_path_factory: pytest.TempPathFa
         client.post("/v1/enroll", files={"image": ("a.jpg", astronaut)}, data=data)
         embedding = np.eye(held.pack.recogniser.dimension)[0].tolist()
         call = {"person_id": "eileen", "embeddings": [embedding]}
-        client.post("/v1/enroll", json=call)
+        client.post("/v1/enroll", json=call, headers={"Idempotency-Key": "key of eileen"})
         client.post("/v1/collections/default/persons", json={"person_id": "twin"})
         persons = "/v1/collections/default/persons"
         client.post(f"{persons}/eileen/different-from/twin")
+        put_report(held.settings.data_dir / "imports", "default", ["eileen", "twin"])
         first = client.get(f"{persons}/eileen/record", params={"limit": 1}).json()
         query = {"limit": 1, "cursor": first["next_cursor"]}
         second = client.get(f"{persons}/eileen/record", params=query).json()
@@ -58,6 +79,15 @@ def test_what_an_answer_has(record: Any) -> None:
     assert given["embedding"][0] == pytest.approx(1)
     assert given["crop"] is None
     assert any("backups" in place for place in first["elsewhere"])
+    (answer,) = first["kept_answers"]
+    assert answer["idempotency_key"] == "key of eileen"
+    assert answer["answer"]["person_id"] == "eileen"
+    own, others = first["import_rows"]
+    assert [own["place"], own["result"], own["similarity"]] == ["eileen/1.jpg", "enrolled", 0.7]
+    assert {**others, "import_id": ""} == {
+        "import_id": "", "result": "enrolled", "reason": "conflict", "similarity": 0.7,
+    }  # fmt: skip
+    assert second["import_rows"] == []  # on the first page only
 
 
 def test_the_command_writes_the_same(
@@ -71,6 +101,8 @@ def test_the_command_writes_the_same(
     assert written["metadata"] == {"team": "red"}
     ids = [face["face_id"] for face in written["faces"]]
     assert ids == [page["faces"][0]["face_id"] for page in record]
+    for shared in ("kept_answers", "import_rows", "elsewhere"):
+        assert [shared, len(written[shared])] == [shared, len(record[0][shared])]
     (crop,) = folder.glob("*.png")
     assert crop.read_bytes() == base64.b64decode(record[0]["faces"][0]["crop"])
     embedding = np.frombuffer(base64.b64decode(written["faces"][0]["embedding"]), "<f4")

@@ -52,3 +52,26 @@ def test_a_person_who_is_not_there(folder: Path) -> None:
     found = runner.invoke(app, asked)
     assert found.exit_code == 2
     assert "default" in found.output
+
+
+def test_a_log_that_was_put_back_to_an_earlier_state(folder: Path) -> None:
+    """Its end is signed, as it was then; a digest that was kept elsewhere shows it."""
+    earlier = (folder / "likeness.db").read_bytes()
+    old = runner.invoke(app, ["audit", "verify"]).stdout.split()[-1]
+    runner.invoke(app, ["keys", "create", "--name", "roof", "--scope", "identify"])
+    kept = runner.invoke(app, ["audit", "verify"]).stdout.split()[-1]
+    expecting = ["audit", "verify", "--expect", old, "--expect", kept]
+    assert runner.invoke(app, expecting).exit_code == 0
+    exported = folder / "audit.jsonl"
+    runner.invoke(app, ["audit", "export", str(exported)])
+    assert runner.invoke(app, [*expecting, "--file", str(exported)]).exit_code == 0
+    for path in folder.glob("likeness.db*"):
+        path.unlink()
+    (folder / "likeness.db").write_bytes(earlier)
+    assert runner.invoke(app, ["audit", "verify"]).exit_code == 0
+    found = runner.invoke(app, expecting)
+    assert found.exit_code == 1
+    assert kept in found.output
+    assert old not in found.output
+    for wrong in ("5f", "g" * 64, "5f" * 33):
+        assert runner.invoke(app, ["audit", "verify", "--expect", wrong]).exit_code == 2

@@ -1,7 +1,8 @@
 """`/v1/collections/{c}/persons/{p}/record`: everything that is held about a person."""
 
 import base64
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import date, datetime
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Query
@@ -17,14 +18,22 @@ from app.api.json_routes import JsonRoute
 from app.api.pages import Cursor, Listed, cursor_to_key, next_cursor
 from app.api.problems import IN_COLLECTION, problems
 from app.errors import InvalidCursor, PersonNotFound
-from app.gallery.person_record import HeldData, held_data
-from app.store.records import ExportedTemplate, Page
+from app.gallery.person_record import ELSEWHERE, HeldData, held_data
+from app.store.consent import WITHDRAWN, WITHOUT_END, Consent
+from app.store.records import AlternateEmbedding, ExportedTemplate, Page
 from app.store.sql.audit_log import AuditEntry
 
 router = APIRouter(
     prefix="/v1/collections/{collection}/persons", tags=["collections"], route_class=JsonRoute
 )
 MOST_FACES = 100
+
+
+class HeldAlternate(BaseModel):
+    """The face's embedding of another model pack."""
+
+    embedding_space: Annotated[str, Example("es-77aa01d2")]
+    embedding: Annotated[list[float], Example([0.3, 0.1])]
 
 
 class HeldFace(BaseModel):
@@ -41,9 +50,19 @@ class HeldFace(BaseModel):
         Field(description="The aligned face as PNG in base64, where the collection keeps it."),
         Example(None),
     ] = None
+    content_digest: Annotated[
+        str | None,
+        Field(description="SHA-256 of the photo or embedding; null where it is stored encrypted."),
+        Example("9f" * 32),
+    ] = None
+    alternate_embeddings: Annotated[
+        list[HeldAlternate],
+        Field(description="During and after a migration to another model pack."),
+        Example([]),
+    ]
 
     @classmethod
-    def of(cls, face: ExportedTemplate) -> Self:
+    def of(cls, face: ExportedTemplate, alternates: Sequence[AlternateEmbedding]) -> Self:
         """A face as an answer shows it."""
         return cls(
             face_id=face.face_id,
@@ -51,7 +70,37 @@ class HeldFace(BaseModel):
             quality=dict(face.quality),
             embedding=face.embedding.tolist(),
             crop=None if face.crop is None else base64.b64encode(face.crop).decode(),
+            content_digest=face.content_digest,
+            alternate_embeddings=[
+                HeldAlternate(embedding_space=one.embedding_space, embedding=one.embedding.tolist())
+                for one in alternates
+            ],
         )
+
+
+class HeldConsent(BaseModel):
+    """The consent that the person's metadata has."""
+
+    reference: Annotated[str, Example("form 2026-0117")]
+    valid_until: Annotated[
+        datetime | None, Field(description="Null: it does not end."), Example(TIME)
+    ]
+    withdrawn: Annotated[bool, Example(False)]
+
+    @classmethod
+    def of(cls, consent: Consent) -> Self:
+        """A consent as an answer shows it."""
+        known = consent.until not in (WITHOUT_END, WITHDRAWN)
+        until = consent.until if known else None
+        return cls(reference=consent.reference, valid_until=until, withdrawn=consent.withdrawn)
+
+
+class HeldAnswer(BaseModel):
+    """The answer of an enrollment, kept for 24 hours for its `Idempotency-Key`."""
+
+    idempotency_key: Annotated[str, Example("5f0c")]
+    answer: Annotated[dict[str, Any], Example({"person_id": "ada"})]
+    created_at: Annotated[datetime, Example(TIME)]
 
 
 class HeldPair(BaseModel):
@@ -80,9 +129,27 @@ class PersonRecordAnswer(Listed):
     """Everything in the database about a person. The faces are paged; each page has the rest."""
 
     person: PersonInfo
+    last_active_on: Annotated[
+        date | None,
+        Field(
+            description="The day of the last enrollment or match (of UTC), which is stored where "
+            "the policy has retention_days."
+        ),
+        Example("2026-11-26"),
+    ] = None
+    consent: HeldConsent | None
     embedding_space: Annotated[str, Example("es-3f9c0d6a")]
     faces: list[HeldFace]
     different_from: list[HeldPair]
+    kept_answers: list[HeldAnswer]
+    import_rows: Annotated[
+        list[dict[str, Any]],
+        Field(
+            description="What reports of imports have about the person, on the first page: at most "
+            "1,000 rows; of rows of other persons that name this one only the outcome."
+        ),
+        Example([{"import_id": "0d7c", "place": "ada/1.jpg", "result": "enrolled"}]),
+    ]
     history: Annotated[
         list[PersonHistory],
         Field(description="At most 1,000 entries of the audit log, the newest ones, in order."),
@@ -99,19 +166,32 @@ class PersonRecordAnswer(Listed):
     ]
 
     @classmethod
-    def of(cls, held: HeldData, elsewhere: list[str], envelope: dict[str, Any]) -> Self:
+    def of(
+        cls, held: HeldData, import_rows: list[dict[str, Any]], envelope: dict[str, Any]
+    ) -> Self:
         """An answer's members."""
         page = Page(held.faces, held.more)
         return cls(
             person=PersonInfo.of(held.person),
             embedding_space=held.embedding_space,
-            faces=[HeldFace.of(face) for face in held.faces],
+            last_active_on=held.person.active_at and held.person.active_at.date(),
+            consent=held.consent and HeldConsent.of(held.consent),
+            faces=[
+                HeldFace.of(one, held.alternates.get(one.template_key, ())) for one in held.faces
+            ],
+            kept_answers=[
+                HeldAnswer(
+                    idempotency_key=one.key, answer=dict(one.answer), created_at=one.created_at
+                )
+                for one in held.answers
+            ],
+            import_rows=import_rows,
             different_from=[
                 HeldPair(other_id=pair.other_id, created_at=pair.created_at) for pair in held.pairs
             ],
             history=[PersonHistory.of(entry) for entry in held.entries],
             history_is_longer=held.older_entries,
-            elsewhere=elsewhere,
+            elsewhere=ELSEWHERE,
             next_cursor=next_cursor(page, lambda face: str(face.template_key)),
             **envelope,
         )
@@ -139,16 +219,7 @@ async def read_person_record(
 
     def answer() -> PersonRecordAnswer:
         held = held_data(context.store, collection, person_id, after, limit)
-        return PersonRecordAnswer.of(held, elsewhere(context), context.envelope())
+        rows = [] if after else context.imports.rows_about(collection, held.person.person_id)
+        return PersonRecordAnswer.of(held, rows, context.envelope())
 
     return await context.read(answer)
-
-
-def elsewhere(context: Context) -> list[str]:
-    """Where more about a person may be."""
-    days = context.services.settings.import_report_days
-    return [
-        "backups (`likeness backup`) and exports (`likeness export`), wherever they are kept",
-        f"reports of imports of the last {days:g} days, which have ids of persons and file names",
-        "archives of imports that have not ended",
-    ]

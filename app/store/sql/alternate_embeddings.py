@@ -16,12 +16,19 @@ from sqlalchemy import (
     update,
 )
 
+from app.encryption.embeddings import face_context
 from app.errors import NotReembedded
 from app.index.port import Templates
 from app.store.database import Database
-from app.store.records import AlternateEmbeddingState, CollectionRecord, KeptCrop
+from app.store.records import (
+    AlternateEmbedding,
+    AlternateEmbeddingState,
+    CollectionRecord,
+    KeptCrop,
+)
 from app.store.sql.audit_log import note
 from app.store.sql.changes import log_space
+from app.store.sql.embedding_rows import STORED_DTYPE
 from app.store.sql.lookups import get_collection, load_templates, lock_collection
 from app.store.sql.tables import alternate_embeddings, collections, crops, templates
 from app.types import FloatArray
@@ -119,6 +126,29 @@ class AlternateEmbeddingStore:
                 load_templates(connection, collection, chosen, self._database.codec),
                 self._load_alternates(connection, other, keys.tolist()),
             )
+
+    def of_person(
+        self, collection: CollectionRecord, person: int, keys: Sequence[int]
+    ) -> dict[int, list[AlternateEmbedding]]:
+        """The embeddings in other spaces of a person's templates, by template key. Raises
+        EncryptionKeyMissing or DamagedData."""
+        codec, found = self._database.codec, dict[int, list[AlternateEmbedding]]()
+        query = (
+            select(
+                templates.c.id, templates.c.face_id, alternate_embeddings.c.embedding_space,
+                alternate_embeddings.c.embedding.label("content"), alternate_embeddings.c.sealed,
+            )
+            .join(templates, templates.c.id == alternate_embeddings.c.template)
+            .where(templates.c.person == person, templates.c.id.in_(keys))
+            .order_by(templates.c.id, alternate_embeddings.c.embedding_space)
+        )  # fmt: skip
+        with self._database.reading() as connection:
+            key = codec.known_key(connection, collection, person)
+            for row in connection.execute(query):
+                plain = codec.moved((key, None), face_context(row.face_id), row)
+                one = AlternateEmbedding(row.embedding_space, np.frombuffer(plain, STORED_DTYPE))
+                found.setdefault(row.id, []).append(one)
+        return found
 
     def _load_alternates(
         self, connection: Connection, other: CollectionRecord, keys: Sequence[int]

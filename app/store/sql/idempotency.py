@@ -8,8 +8,14 @@ from sqlalchemy import Connection, delete, insert, select
 from app.errors import EnrolledBefore, IdempotencyKeyReused
 from app.store.database import Database
 from app.store.identifiers import new_request_key
-from app.store.records import CollectionRecord, IdempotencyRequest, RequestKey, StoredTemplate
-from app.store.sql.lookups import get_collection
+from app.store.records import (
+    CollectionRecord,
+    IdempotencyRequest,
+    KeptAnswer,
+    RequestKey,
+    StoredTemplate,
+)
+from app.store.sql.lookups import aware, get_collection
 from app.store.sql.tables import idempotency
 from app.types import JsonObject
 
@@ -30,6 +36,17 @@ class IdempotencyStore:
         with self._database.reading() as connection:
             collection = get_collection(connection, name)
             return _kept_answer(connection, collection, request, self._database.clock())
+
+    def of_person(self, person: int) -> list[KeptAnswer]:
+        """The answers that are kept of a person, given by their key; those that expired are removed
+        with the next enrollment of the collection."""
+        query = select(idempotency.c.key, idempotency.c.answer, idempotency.c.created_at)
+        query = query.where(idempotency.c.person == person).order_by(idempotency.c.created_at)
+        with self._database.reading() as connection:
+            return [
+                KeptAnswer(row.key, row.answer, aware(row.created_at))
+                for row in connection.execute(query)
+            ]
 
 
 def refuse_done(
