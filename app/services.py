@@ -1,14 +1,17 @@
 """The running parts of the service, built once from settings and closed once."""
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from app.access.pepper import audit_key, read_pepper
+from app.access.refused import RefusedCalls
 from app.access.registry import AccessRegistry
 from app.access.store import AccessKeyStore
 from app.access.usage import UsageStore
 from app.decision.calibration_file import pack_calibration, pack_orientation
 from app.decision.calibrations import Calibrations
 from app.encryption.ring import KeyRing
+from app.errors import LikenessError
 from app.faces.loading import build_pipeline
 from app.faces.pipeline import FacePipeline
 from app.gallery.gallery import Gallery
@@ -30,6 +33,7 @@ from app.settings import Settings
 from app.store.backends import await_database, create_engine
 from app.store.database import Database
 from app.store.schema import migrate
+from app.store.sql.audit_calls import CallLog
 from app.store.store import Store
 from app.telemetry.metrics import BatchSizes, Metrics, OpenIndexCounts, SearchCosts
 
@@ -49,6 +53,7 @@ class Services:
     access_keys: AccessKeyStore
     access: AccessRegistry
     usage: UsageStore
+    refused: RefusedCalls
     matches: MatchTimes
     # One collection at a time calibrates in a process: it takes seconds of a core.
     calibrating: Lock = field(default_factory=lambda: new_lock("services.calibrating"))
@@ -56,6 +61,8 @@ class Services:
     def close(self) -> None:
         """End the threads, keep what the next start can use, close the database."""
         self.maintenance.stop()
+        with suppress(LikenessError):  # the database is away: what was not written is lost
+            self.refused.flush()
         self.access.close()
         self.scheduler.close()
         self.pipeline.close()
@@ -109,6 +116,8 @@ def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services
     maintenance.add_task(access.store_uses)
     matches = MatchTimes(store.retention)
     maintenance.add_task(matches.store)
+    refused = RefusedCalls(CallLog(access_database))
+    maintenance.add_task(refused.round)
     return Services(
         settings,
         pack,
@@ -121,6 +130,7 @@ def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services
         access_keys,
         access,
         UsageStore(access_database),
+        refused,
         matches,
     )
 

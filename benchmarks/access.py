@@ -15,6 +15,7 @@ from typing import Any
 from app.access.keys import NewKey, Scope
 from app.access.limiter import Limiter
 from app.access.probing import ProbingMonitor
+from app.access.refused import RefusedCalls
 from app.access.registry import AccessRegistry
 from app.access.store import AccessKeyStore
 from app.access.usage import UsageStore
@@ -23,6 +24,7 @@ from app.api.main import ROUTERS
 from app.store.backends import create_engine
 from app.store.database import Database
 from app.store.schema import migrate
+from app.store.sql.audit_calls import CallLog
 from app.telemetry.metrics import Metrics
 
 ROUNDS, CALLS, KEYS = 50, 200, 100
@@ -58,6 +60,7 @@ def _control(url: str, keys: int) -> tuple[AccessControl, AccessRegistry, list[s
         registry=registry,
         limiter=Limiter(UsageStore(Database(engine)), _unused, time.monotonic),
         probing=ProbingMonitor(1000, 3600, print, time.monotonic),
+        refused=RefusedCalls(CallLog(Database(engine))),
         oidc=None,
         metrics=Metrics(),
         routers=ROUTERS,

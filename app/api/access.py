@@ -25,9 +25,11 @@ from app.access.keys import Scope as KeyScope
 from app.access.limiter import Limiter
 from app.access.oidc import KEY_ID, OidcTokens
 from app.access.probing import ProbingMonitor
+from app.access.refused import RefusedCalls
 from app.access.registry import LEASE_S, AccessRegistry
 from app.api.connection import ABORT
 from app.api.error_handlers import problem
+from app.api.observed_call import ANONYMOUS, ObservedCall, Operation
 from app.api.transfers import Kind, kind_of
 from app.errors import (
     Forbidden,
@@ -110,14 +112,6 @@ def access_of(request: Request) -> Access:
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Operation:
-    """What is called: the scope it needs, and the collection that its path names."""
-
-    scope: KeyScope
-    collection: str | None
-
-
 class AccessControl:
     """Pure ASGI: admits requests whose key allows them, refuses all others."""
 
@@ -128,6 +122,7 @@ class AccessControl:
         registry: AccessRegistry,
         limiter: Limiter,
         probing: ProbingMonitor,
+        refused: RefusedCalls,
         oidc: OidcTokens | None,
         metrics: Metrics,
         routers: Sequence[APIRouter],
@@ -137,6 +132,7 @@ class AccessControl:
         self._registry = registry
         self._limiter = limiter
         self._probing = probing
+        self._refused = refused
         self._oidc = oidc
         self._metrics = metrics
         self._routes = list(protected_routes(routers))
@@ -156,14 +152,17 @@ class AccessControl:
             await self._renew()
             access = await self._access(scope, operation)
         except LikenessError as error:
+            self._call(scope, operation, None).refused(error)
             await self._refuse(error)(scope, receive, send)
             return
         scope[ACCESS] = access
         if access.key is None:
             with acting_as(WITHOUT_KEY):
-                await self._app(scope, receive, send)
+                call = self._call(scope, operation, access)
+                await call.run(self._app)(scope, receive, send)
             return
         limited = self._with_limits(access.key, send)
+        call = self._call(scope, operation, access)
         with ExitStack() as running:
             try:
                 # First, so that calls which the key is not for count too.
@@ -173,10 +172,22 @@ class AccessControl:
                 elif not self._is_declared(scope["path"]):
                     raise RouteNotFound(f"There is no call {scope['path']}; /docs lists all calls.")
             except LikenessError as error:
+                call.refused(error)
                 await self._refuse(error)(scope, receive, limited)
                 return
             running.enter_context(acting_as(access.key.actor))
-            await _Watched(self._usable, access.key, scope).run(self._app, receive, limited)
+            app = call.run(self._app)
+            await _Watched(self._usable, access.key, scope).run(app, receive, limited)
+
+    def _call(
+        self, scope: Scope, operation: Operation | None, access: Access | None
+    ) -> ObservedCall:
+        """The call, for the audit log; `access` is None if it has no valid key."""
+        actor = ANONYMOUS
+        if access is not None:
+            actor = WITHOUT_KEY if access.key is None else access.key.actor
+        limited = access is not None and access.collections is not None
+        return ObservedCall(self._refused, actor, scope["method"], operation, limited)
 
     def _usable(self, key: AccessKey) -> bool:
         """Whether a key that was accepted before is still usable."""
@@ -209,7 +220,7 @@ class AccessControl:
                 {"retry_after": 1},
             )
 
-    async def _access(self, scope: Scope, operation: _Operation | None) -> Access:
+    async def _access(self, scope: Scope, operation: Operation | None) -> Access:
         """Whose request it is. Raises Unauthenticated, Forbidden or StoreUnavailable."""
         if not self._registry.enabled and self._oidc is None:
             if operation is not None and operation.scope is KeyScope.ADMIN:
@@ -237,13 +248,13 @@ class AccessControl:
             )
         return key
 
-    def _operation(self, scope: Scope) -> _Operation | None:
+    def _operation(self, scope: Scope) -> Operation | None:
         """What is called; None if no declared path has this method."""
         path, method = scope["path"], scope["method"]
         for route, needed in self._by_form.get((method, path.count("/")), ()):
             if found := route.path_regex.match(path):
                 collection = found.groupdict().get("collection")
-                return _Operation(needed, collection)
+                return Operation(needed, collection, route.path)
         return None
 
     def _is_declared(self, path: str) -> bool:
@@ -291,7 +302,7 @@ class _Watched:
             abort()
 
 
-def _require(access: Access, operation: _Operation) -> None:
+def _require(access: Access, operation: Operation) -> None:
     assert access.key is not None, "keys are needed"
     if operation.scope not in access.key.scopes:
         has = ", ".join(sorted(access.key.scopes)) or "none"

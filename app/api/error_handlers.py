@@ -23,6 +23,7 @@ from app.telemetry.metrics import Metrics
 
 # Findings about one request that its answer lists; the others are counted.
 MOST_FINDINGS = 10
+CODE = "likeness.code"  # of the problem that is answered, in the scope of a request
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 
@@ -59,6 +60,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
 def _answer(request: Request, error: LikenessError) -> JSONResponse:
     request.app.state.services.metrics.observe_problem(error.code)
+    request.scope[CODE] = error.code
     return problem(error)
 
 

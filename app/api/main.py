@@ -122,6 +122,7 @@ def create_app(services: Services) -> FastAPI:
         registry=services.access,
         limiter=limiter,
         probing=_probing_monitor(services),
+        refused=services.refused,
         oidc=OidcTokens(rules, seconds) if (rules := OidcRules.of(services.settings)) else None,
         metrics=services.metrics,
         routers=ROUTERS,

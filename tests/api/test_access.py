@@ -309,6 +309,7 @@ def test_a_route_without_a_scope_stops_the_application() -> None:
             registry=None,
             limiter=None,
             probing=None,
+            refused=None,
             oidc=None,
             metrics=None,
             routers=[router],

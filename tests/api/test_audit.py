@@ -7,9 +7,11 @@ import httpx
 import pytest
 
 from app.access.keys import NewKey, Scope
+from app.access.limits import KeyLimits
 from app.services import Services, build_services
 from app.settings import Settings
 from app.store.audit_verification import verify_audit
+from app.store.sql.audit_log import AuditFilter
 from tests.api.conftest import DeclaredProblems, run_server
 
 
@@ -102,3 +104,59 @@ def test_the_log_is_whole(keyed: Services, site: httpx.Client) -> None:
     found = verify_audit(keyed.gallery.store.audit.everything())
     assert found.problem is None
     assert found.entries > 1
+
+
+def calls_of(keyed: Services, action: str) -> list[dict[str, Any]]:
+    """The entries of refused calls so far; maintenance writes them within moments."""
+    keyed.refused.flush()
+    audit = keyed.gallery.store.audit
+    return [one.members for one in audit.latest(1000, AuditFilter(action=action))]
+
+
+def test_calls_that_were_denied(site: httpx.Client, keyed: Services) -> None:
+    site.post("/v1/collections", json={"name": "vip"})
+    made = keyed.access_keys.create(NewKey("door", [Scope.IDENTIFY, Scope.MANAGE], ["staff"]))
+    keyed.access.refresh()
+    mine = {"X-Api-Key": made[1]}
+    first = site.get("/v1/audit", headers=mine)
+    assert first.json()["code"] == "forbidden"
+    for _ in range(30):
+        site.get("/v1/audit", headers=mine)
+    assert site.delete("/v1/collections/vip", headers=mine).status_code == 404
+    assert site.delete("/v1/collections/ada-lovelace", headers=mine).status_code == 404
+    assert site.get("/v1/nothing", headers={"X-Api-Key": "lk_wrong"}).status_code == 401
+    denied = calls_of(keyed, "call.denied")
+    actor = f"key:{made[0].key_id}"
+    asked = [one for one in denied if one["details"]["call"] == "GET /v1/audit"]
+    assert sum(one["details"]["times"] for one in asked) == 31
+    assert [asked[0]["actor"], asked[0]["outcome"]] == [actor, "denied"]
+    assert asked[0]["request_id"] == first.json()["request_id"]
+    deleted = [one for one in denied if one["details"]["code"] == "collection_not_found"]
+    assert [one["collection"] for one in deleted] == ["vip", None]  # no name of a client's own
+    assert "ada-lovelace" not in str(denied)
+    assert ["anonymous", "GET unmatched"] in [
+        [one["actor"], one["details"]["call"]] for one in denied
+    ]
+
+
+def test_calls_over_the_limit_and_calls_that_failed(site: httpx.Client, keyed: Services) -> None:
+    made = keyed.access_keys.create(
+        NewKey("slow", [Scope.MANAGE], limits=KeyLimits(requests_per_second=1))
+    )
+    keyed.access.refresh()
+    mine = {"X-Api-Key": made[1]}
+    statuses = [site.get("/v1/collections", headers=mine).status_code for _ in range(5)]
+    assert httpx.codes.TOO_MANY_REQUESTS in statuses
+    site.delete("/v1/collections/staff/persons/nobody")
+    site.get("/v1/collections/staff/persons/nobody")  # one that changes nothing
+    (limited,) = {one["actor"] for one in calls_of(keyed, "call.limited")}
+    assert limited == f"key:{made[0].key_id}"
+    failed = calls_of(keyed, "call.failed")
+    assert [[one["details"]["code"], one["outcome"]] for one in failed][-1] == [
+        "person_not_found", "failed",
+    ]  # fmt: skip
+    call = "DELETE /v1/collections/{collection}/persons/{person_id}"
+    assert {one["details"]["call"] for one in failed} == {call}
+    shown = last(site, action="call.failed")
+    assert shown["outcome"] == "failed"
+    assert verify_audit(keyed.gallery.store.audit.everything()).problem is None

@@ -1,7 +1,7 @@
 """`/v1/audit`: who changed what. The command line has the same, `likeness audit`."""
 
 from datetime import datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Query
 from pydantic import AwareDatetime, BaseModel, Field
@@ -29,10 +29,18 @@ class AuditEntryInfo(BaseModel):
     at: Annotated[datetime, Example(TIME)]
     actor: Annotated[
         str,
-        Field(description="key:ID, token:SUBJECT, caller, import:ID, user:NAME, or service."),
+        Field(
+            description="key:ID, token:SUBJECT, caller, import:ID, user:NAME, or service; "
+            "anonymous for refused calls without a valid key."
+        ),
         Example("key:q7w2m9x4k6ab"),
     ]
     action: Annotated[str, Example("person.deleted")]
+    outcome: Annotated[
+        Literal["done", "denied", "limited", "failed"],
+        Field(description="Not `done` for the actions call.denied, call.limited, call.failed."),
+        Example("done"),
+    ]
     collection: Annotated[str | None, Example("staff")] = None
     person: Annotated[
         int | None,

@@ -32,6 +32,9 @@ PAGE = 5000
 BEFORE_ALL = -(2**63)  # a forged entry may have any number
 MEMBERS = {"at", "actor", "action", "collection", "person", "request_id", "details"}
 CLIENT = "client"  # only in entries of requests
+DONE = "done"  # the outcome of entries without one, which earlier versions wrote
+OPTIONAL = {CLIENT, "outcome"}
+Caller = tuple[str, str | None, str | None]  # actor, request id, client's address
 DATABASE_RESTORED = "database.restored"
 
 
@@ -45,18 +48,18 @@ class AuditEntry:
 
     @property
     def members(self) -> dict[str, Any]:
-        """The content: at, actor, action, collection, person, request_id, details; of a request
-        also client, the address that it came from."""
+        """The content: at, actor, action, outcome, collection, person, request_id, details; of a
+        request also client, the address that it came from."""
         try:
             found = json.loads(self.content)
         except ValueError:
             found = None
-        if not isinstance(found, dict) or found.keys() - {CLIENT} != MEMBERS:
+        if not isinstance(found, dict) or found.keys() - OPTIONAL != MEMBERS:
             raise DamagedData(
                 f"Entry {self.sequence} of the audit log was changed and cannot be read; "
                 "`likeness audit verify` checks all entries."
             )
-        return found
+        return {"outcome": DONE, **found}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +97,15 @@ class AuditFilter:
 
 @dataclass(frozen=True, slots=True)
 class _Note:
-    """A change within a transaction that is not over."""
+    """A change within a transaction that is not over, or a refused call with its
+    caller."""
 
     action: str
     collection: str | None
     person: int | None
     details: JsonObject = field(default_factory=dict)
+    outcome: str = DONE
+    call: Caller | None = None
 
 
 def note(
@@ -112,6 +118,19 @@ def note(
     """Note a change, which becomes an entry when the transaction is committed. `details` must
     identify nobody: they stay when a person is erased."""
     connection.info[NOTES].append(_Note(action, collection, person, details))
+
+
+def note_call(
+    connection: Connection,
+    outcome: str,
+    collection: str | None,
+    caller: Caller,
+    **details: Any,
+) -> None:
+    """Note calls that changed nothing because they were refused or failed; `caller` is the actor,
+    the id of the request and the client's address."""
+    made = _Note(f"call.{outcome}", collection, None, details, outcome, caller)
+    connection.info[NOTES].append(made)
 
 
 def note_each(
@@ -161,15 +180,17 @@ def _chained(
     notes: Iterable[_Note], sequence: int, digest: bytes, now: datetime
 ) -> Iterator[tuple[AuditEntry, dict[str, Any]]]:
     """The entries of notes, and their rows."""
-    who, request, client = actor.get(), request_id.get(), client_address.get()
-    source = {} if client is None else {CLIENT: client}
+    here = actor.get(), request_id.get(), client_address.get()
     for one in notes:
         sequence += 1
+        who, request, client = one.call or here
+        source = {} if client is None else {CLIENT: client}
         content = json.dumps(
             {
                 "at": _written(now),
                 "actor": who,
                 "action": one.action,
+                "outcome": one.outcome,
                 "collection": one.collection,
                 "person": one.person,
                 "request_id": request,

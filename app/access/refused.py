@@ -1,0 +1,131 @@
+"""Calls that were refused or failed, on their way to the audit log.
+
+Somebody who sends refused calls as fast as possible must neither fill the disk nor keep others from
+writing. So calls are counted in memory, by who called what and why it was refused. The first of
+each kind is written within about a second, the number of the others once an hour. The number of
+kinds is limited for each caller and in total; calls beyond it are counted together.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import islice
+
+from app.access.registry import seconds
+from app.locks import new_lock
+from app.store.sql.audit_calls import CallEntry, CallLog
+
+WINDOW_S = 3600.0
+MOST_OF_ONE = 20  # kinds of one caller
+MOST = 200
+MOST_AT_ONCE = 50  # entries of one transaction, which other writers wait for
+SEVERAL = "several"
+
+
+class Outcome(StrEnum):
+    """`denied`: without a key that allows it. `limited`: by the limits of the key. `failed`: it
+    should have changed something."""
+
+    DENIED = "denied"
+    LIMITED = "limited"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedCall:
+    """One kind of refused call. `collection`: the name that the path has, if the caller is
+    known."""
+
+    actor: str
+    outcome: Outcome
+    call: str
+    code: str
+    collection: str | None = None
+
+
+class RefusedCalls:
+    """Counts refused calls and writes them to the audit log. `note` does not wait for the database;
+    the other methods write to it."""
+
+    def __init__(self, log: CallLog, clock: Callable[[], float] = seconds) -> None:
+        self._log = log
+        self._clock = clock
+        self._writing = new_lock("access.recording")
+        self._lock = new_lock("access.refused")
+        self._began = clock()
+        self._new: dict[RefusedCall, str | None] = {}  # request ids of calls not written yet
+        self._more = Counter[RefusedCall]()  # since the first of the kind, which was noted
+        self._kinds = Counter[str]()  # of each caller, in this window
+
+    def note(self, call: RefusedCall, request_id: str | None) -> None:
+        """Count a call; it is written later."""
+        with self._lock:
+            kind = self._kind(call)
+            if kind in self._more:
+                self._more[kind] += 1
+                return
+            self._more[kind] = 0
+            self._kinds[kind.actor] += 1
+            self._new[kind] = request_id
+
+    def _kind(self, call: RefusedCall) -> RefusedCall:
+        """What a call is counted as: with others if there are too many kinds."""
+        if call in self._more:
+            return call
+        if self._kinds.total() >= MOST:
+            return RefusedCall(SEVERAL, call.outcome, SEVERAL, SEVERAL)
+        if self._kinds[call.actor] >= MOST_OF_ONE:
+            return RefusedCall(call.actor, call.outcome, SEVERAL, SEVERAL)
+        return call
+
+    def round(self) -> None:
+        """Write the first calls of each kind, and once an hour the numbers of the others. Raises
+        StoreUnavailable or StoreFull; then they are written later."""
+        with self._writing:
+            self._write_new()
+        if self._clock() - self._began >= WINDOW_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write everything now. Raises as `round` does."""
+        with self._writing:
+            self._write_all()
+
+    def _write_all(self) -> None:
+        while self._write_new():
+            pass
+        with self._lock:
+            kinds = [kind for kind, count in self._more.items() if count]
+        for start in range(0, len(kinds), MOST_AT_ONCE):
+            self._write_more(kinds[start : start + MOST_AT_ONCE])
+        with self._lock:
+            counted = {kind: count for kind, count in self._more.items() if count}
+            self._more = Counter(counted | dict.fromkeys(self._new, 0))
+            self._kinds = Counter(kind.actor for kind in self._more)
+            self._began = self._clock()
+
+    def _write_more(self, kinds: list[RefusedCall]) -> None:
+        with self._lock:
+            counts = {kind: self._more[kind] for kind in kinds}
+        self._log.record([_entry(kind, count) for kind, count in counts.items()])
+        with self._lock:
+            self._more.subtract(counts)
+
+    def _write_new(self) -> bool:
+        """Write some first calls; returns whether there were any."""
+        with self._lock:
+            some = dict(islice(self._new.items(), MOST_AT_ONCE))
+        if not some:
+            return False
+        self._log.record([_entry(kind, 1, of) for kind, of in some.items()])
+        with self._lock:
+            for kind in some:
+                self._new.pop(kind, None)
+        return True
+
+
+def _entry(kind: RefusedCall, times: int, request_id: str | None = None) -> CallEntry:
+    return CallEntry(
+        kind.actor, kind.outcome, kind.call, kind.code, kind.collection, times, request_id
+    )
