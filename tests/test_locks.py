@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from app.access.refused import Outcome, RefusedCall, RefusedCalls
 from app.encryption.ring import KeyRing
 from app.gallery.gallery import Gallery
 from app.index.certified.index import IndexShape
@@ -12,6 +13,7 @@ from app.index.factory import IndexFactory
 from app.locks import made_by
 from app.store.records import PersonTemplate
 from app.store.schema import migrate
+from app.store.sql.audit_calls import CallLog
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_engine, template
 from tests.index.conftest import unit
@@ -71,6 +73,9 @@ def live(database: Path, ring: KeyRing | None) -> None:
     gallery.delete_person("default", "p3")
     gallery.create_collection("staff", {})
     gallery.enroll("staff", "ada", None, [template(vectors[0], "a")])
+    refused = RefusedCalls(CallLog(gallery.store.database))
+    refused.note(RefusedCall("caller", Outcome.FAILED, "GET /", "internal_error"), None)
+    refused.round()
     gallery.close()
     again = opened(database, ring)
     again.prepare()

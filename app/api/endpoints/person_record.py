@@ -12,7 +12,7 @@ from app.access.keys import Scope
 from app.api.access import needs
 from app.api.context import Context
 from app.api.endpoints.persons import PersonInfo
-from app.api.examples import TIME, Example
+from app.api.examples import TIME, Example, example_of
 from app.api.fields import Collection
 from app.api.json_routes import JsonRoute
 from app.api.pages import Cursor, Listed, cursor_to_key, next_cursor
@@ -137,7 +137,7 @@ class PersonRecordAnswer(Listed):
         ),
         Example("2026-11-26"),
     ] = None
-    consent: HeldConsent | None
+    consent: Annotated[HeldConsent | None, Example(example_of(HeldConsent))] = None
     embedding_space: Annotated[str, Example("es-3f9c0d6a")]
     faces: list[HeldFace]
     different_from: list[HeldPair]
