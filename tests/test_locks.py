@@ -74,7 +74,7 @@ def live(database: Path, ring: KeyRing | None) -> None:
     gallery.create_collection("staff", {})
     gallery.enroll("staff", "ada", None, [template(vectors[0], "a")])
     refused = RefusedCalls(CallLog(gallery.store.database))
-    refused.note(RefusedCall("caller", Outcome.FAILED, "GET /", "internal_error"), None)
+    refused.note(RefusedCall("caller", Outcome.FAILED, "GET /", "internal_error"), (None, None))
     refused.round()
     gallery.close()
     again = opened(database, ring)

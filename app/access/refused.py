@@ -21,6 +21,7 @@ MOST_OF_ONE = 20  # kinds of one caller
 MOST = 200
 MOST_AT_ONCE = 50  # entries of one transaction, which other writers wait for
 SEVERAL = "several"
+Origin = tuple[str | None, str | None]  # request id, client's address
 
 
 class Outcome(StrEnum):
@@ -54,11 +55,11 @@ class RefusedCalls:
         self._writing = new_lock("access.recording")
         self._lock = new_lock("access.refused")
         self._began = clock()
-        self._new: dict[RefusedCall, str | None] = {}  # request ids of calls not written yet
+        self._new: dict[RefusedCall, Origin] = {}  # of calls that are not written yet
         self._more = Counter[RefusedCall]()  # since the first of the kind, which was noted
         self._kinds = Counter[str]()  # of each caller, in this window
 
-    def note(self, call: RefusedCall, request_id: str | None) -> None:
+    def note(self, call: RefusedCall, origin: Origin) -> None:
         """Count a call; it is written later."""
         with self._lock:
             kind = self._kind(call)
@@ -67,7 +68,7 @@ class RefusedCalls:
                 return
             self._more[kind] = 0
             self._kinds[kind.actor] += 1
-            self._new[kind] = request_id
+            self._new[kind] = origin
 
     def _kind(self, call: RefusedCall) -> RefusedCall:
         """What a call is counted as: with others if there are too many kinds."""
@@ -125,7 +126,6 @@ class RefusedCalls:
         return True
 
 
-def _entry(kind: RefusedCall, times: int, request_id: str | None = None) -> CallEntry:
-    return CallEntry(
-        kind.actor, kind.outcome, kind.call, kind.code, kind.collection, times, request_id
-    )
+def _entry(kind: RefusedCall, times: int, origin: Origin = (None, None)) -> CallEntry:
+    what = kind.actor, kind.outcome, kind.call, kind.code, kind.collection
+    return CallEntry(*what, times, *origin)

@@ -10,7 +10,7 @@ from app.access.refused import Outcome, RefusedCall, RefusedCalls
 from app.api.error_handlers import CODE
 from app.errors import CollectionNotFound, Forbidden, LikenessError, RateLimited, Unauthenticated
 from app.store.identifiers import COLLECTION_PATTERN
-from app.telemetry.logs import request_id
+from app.telemetry.logs import client_address, request_id
 
 ANONYMOUS = "anonymous"  # the actor of calls without a valid key
 CHANGING = (KeyScope.ENROLL, KeyScope.MANAGE, KeyScope.ADMIN)  # scopes of calls, except GET
@@ -68,7 +68,8 @@ class ObservedCall:
         name = None if found is None or self.actor == ANONYMOUS else found.collection
         if name is not None and not _COLLECTION.match(name):
             name = None
-        self.noted.note(RefusedCall(self.actor, outcome, call, code, name), request_id.get())
+        origin = request_id.get(), client_address.get()
+        self.noted.note(RefusedCall(self.actor, outcome, call, code, name), origin)
 
     @property
     def _changes(self) -> bool:

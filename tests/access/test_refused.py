@@ -45,16 +45,17 @@ def test_the_first_at_once_and_the_others_after_an_hour(
     refused: RefusedCalls, database: Database, clock: Clock
 ) -> None:
     for number in range(1000):
-        refused.note(call("x"), f"request {number}")
+        refused.note(call("x"), (f"request {number}", "192.0.2.1"))
         refused.round()
         clock.later(1)
     (entry,) = entries(database)
-    assert [entry["request_id"], entry["details"]["times"]] == ["request 0", 1]
+    assert [entry["request_id"], entry["client"]] == ["request 0", "192.0.2.1"]
+    assert entry["details"]["times"] == 1
     clock.later(WINDOW_S)
     refused.round()
     refused.round()
     assert [one["details"]["times"] for one in entries(database)] == [1, 999]
-    refused.note(call("x"), "request 1000")  # of the next hour
+    refused.note(call("x"), ("request 1000", None))  # of the next hour
     refused.round()
     assert entries(database)[-1]["request_id"] == "request 1000"
 
@@ -66,7 +67,7 @@ def test_a_flood_is_bounded_and_counted(
     for hour in range(2):
         for actor in range(100):
             for route in range(100):
-                refused.note(call(route, f"token:{actor}"), None)
+                refused.note(call(route, f"token:{actor}"), (None, None))
         refused.round()
         clock.later(WINDOW_S)
         refused.flush()
@@ -81,7 +82,7 @@ def test_what_cannot_be_written_is_written_later(
     refused: RefusedCalls, database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(3):
-        refused.note(call("x"), None)
+        refused.note(call("x"), (None, None))
     with monkeypatch.context() as patch:
         patch.setattr(database, "require_in_place", fail)
         for write in (refused.round, refused.flush):

@@ -12,7 +12,8 @@ from app.store.sql.tables import collections
 
 @dataclass(frozen=True, slots=True)
 class CallEntry:
-    """A call that was refused or failed, `times` times; the request id is that of the first."""
+    """A call that was refused or failed, `times` times; the request id and the client's
+    address are those of the first."""
 
     actor: str
     outcome: str
@@ -20,7 +21,8 @@ class CallEntry:
     code: str
     collection: str | None
     times: int
-    request_id: str | None
+    request_id: str | None = None
+    client: str | None = None
 
 
 class CallLog:
@@ -39,6 +41,6 @@ class CallLog:
             for one in calls:
                 name = one.collection if one.collection in known else None
                 note_call(
-                    connection, one.outcome, name, (one.actor, one.request_id),
+                    connection, one.outcome, name, (one.actor, one.request_id, one.client),
                     call=one.call, code=one.code, times=one.times,
                 )  # fmt: skip

@@ -121,11 +121,7 @@ def note(
 
 
 def note_call(
-    connection: Connection,
-    outcome: str,
-    collection: str | None,
-    caller: Caller,
-    **details: Any,
+    connection: Connection, outcome: str, collection: str | None, caller: Caller, **details: Any
 ) -> None:
     """Note calls that changed nothing because they were refused or failed; `caller` is the actor,
     the id of the request and the client's address."""
