@@ -347,7 +347,7 @@ class EncryptionKeyError(StartupError):
 class BackupError(LikenessError):
     """A backup cannot be made or restored; nothing was changed."""
 
-    code, title = "backup_error", "The backup failed"
+    code, title = "backup_error", "Backup or restore failed"
 
 
 class BackupDamaged(BackupError):

@@ -211,6 +211,14 @@ def revoke(key: NameOrId) -> None:
             time.sleep(LEASE_S)
         for one in revoked:
             out.print(f"revoked {one.name} ({one.key_id})", highlight=False)
+        _, found = store.all()
+    now = datetime.now(UTC)
+    if not any(stored.key.usable(now) for stored in found.values()):
+        err.print(
+            "No usable access key is left, and calls still need one. "
+            "`likeness keys create --name NAME --scope all` makes another.",
+            highlight=False,
+        )
 
 
 @keys_app.command(hidden=True)

@@ -40,8 +40,9 @@ def test_a_key_from_creation_to_revocation() -> None:
     new, about = run("rotate", "entrance-1", "--overlap", "2h")
     assert id_of(new.strip()) != id_of(token.strip())
     assert "accepted for 2h more" in about
-    shown, _ = run("revoke", "entrance-1")
+    shown, about = run("revoke", "entrance-1")
     assert shown.count("revoked entrance-1") == 2
+    assert "No usable access key is left, and calls still need one" in about
     shown, _ = run("list")
     assert shown.count("revoked 20") == 2
 

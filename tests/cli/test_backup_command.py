@@ -87,7 +87,9 @@ def test_encrypted_by_the_key_that_is_configured(
 
 def test_what_cannot_be_read_or_written(data: Path, tmp_path: Path) -> None:
     with_people(data, "ada")
-    assert "cannot be read" in run("restore", tmp_path / "none", code=2)
+    shown = run("restore", tmp_path / "none", code=2)
+    assert "Backup or restore failed" in shown
+    assert "cannot be read" in shown
     assert "cannot be written" in run("backup", tmp_path / "none" / "backup", code=2)
     assert "cannot be written" in run("backup", "/dev/full/backup", code=2)
     (tmp_path / "text").write_text("hello, this is no backup at all")
