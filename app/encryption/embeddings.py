@@ -29,8 +29,9 @@ class EncryptedTemplate:
 class EmbeddingCipher:
     """Encrypts and decrypts what one database holds. Thread-safe.
 
-    A person's key opens only in the row (database, collection, person) it was made for, an
-    embedding only under its person's key and its own face id: no row can be passed off as another.
+    A person's key can be decrypted only in the row (database, collection, person) it was made for,
+    an embedding only under its person's key and its own face id: no row can be put in the place of
+    another.
     """
 
     def __init__(self, ring: KeyRing, database_id: str) -> None:
@@ -86,5 +87,5 @@ class EmbeddingCipher:
 
 
 def face_context(face_id: str) -> bytes:
-    """What an encrypted embedding is bound to."""
+    """The context that an encrypted embedding is bound to."""
     return b"likeness template v1\0" + face_id.encode()

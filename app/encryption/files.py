@@ -35,7 +35,7 @@ class FileEncryptor:
     """
 
     def __init__(self, ring: KeyRing, purpose: bytes, file_id: bytes) -> None:
-        """`purpose` names the kind of file, `file_id` the very file; opening asks for both."""
+        """`purpose` names the kind of file, `file_id` the file itself; decryption needs both."""
         salt = os.urandom(_SALT_BYTES)
         key_id = ring.active_id.encode()
         self.header = _MAGIC + bytes([len(key_id)]) + key_id + salt
@@ -57,10 +57,10 @@ class FileEncryptor:
 
 
 class FileDecryptor:
-    """Opens the chunks of one file, in any order. Thread-safe."""
+    """Decrypts the chunks of one file, in any order. Thread-safe."""
 
     def __init__(self, ring: KeyRing, header: bytes, purpose: bytes, file_id: bytes) -> None:
-        """Raises DamagedData for what is no header, EncryptionKeyMissing for an absent key."""
+        """Raises DamagedData for an invalid header, EncryptionKeyMissing for an absent key."""
         key_id, salt = _parse(header)
         self._cipher = AESGCM(ring.file_key(key_id, salt, purpose))
         self._context = header + file_id
@@ -88,8 +88,8 @@ def decrypt_file(
 ) -> Iterator[bytes]:
     """The plaintext of an encrypted file, chunk by chunk.
 
-    A chunk is genuine when it comes; that none is missing is known when the iterator ends. Raises
-    DamagedData or EncryptionKeyMissing.
+    Each chunk is authenticated before it is returned; that none is missing is known when the
+    iterator ends. Raises DamagedData or EncryptionKeyMissing.
     """
     decryptor = FileDecryptor(ring, read_header(source), purpose, file_id)
     number, encrypted = 0, source.read(ENCRYPTED_CHUNK)

@@ -1,4 +1,4 @@
-"""The key ring: one active key that wraps, and older ones that still open."""
+"""The key ring: one active key that wraps, and older ones that still decrypt."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _FILES = b"likeness file v1\0"
 
 @dataclass(frozen=True, slots=True)
 class WrappedKey:
-    """A data key as it may be stored: an envelope, and the id of the key that opens it."""
+    """A data key as it may be stored: an envelope, and the id of the key that decrypts it."""
 
     key_id: str
     ciphertext: bytes
