@@ -140,7 +140,7 @@ class Gallery:
         """The `top_k` nearest persons by a `score` for each of (n, d) unit vectors, best first,
         exactly; without those whose consent has ended, where one is needed."""
         record = self.require(collection)
-        with self._indexes.current(record) as index:
+        with self._indexes.searching(record) as index:
             allowed = self.store.persons.keys(record, metadata_filter) if metadata_filter else None
             rows = index.search_persons(probes, top_k + 1, allowed, self.comparator, score)
             hits = [hit.template_key for row in rows for hit in row]
@@ -158,18 +158,18 @@ class Gallery:
 
     def size(self, collection: str) -> GallerySize:
         """How many people with templates a search of the collection would look at."""
-        with self._indexes.current(self.require(collection)) as index:
+        with self._indexes.searching(self.require(collection)) as index:
             return index.extent()
 
     def likeness(self, collection: str) -> float | None:
         """How alike the collection's people are; None where it is not known."""
-        with self._indexes.current(self.require(collection)) as index:
+        with self._indexes.searching(self.require(collection)) as index:
             return self._likeness(index)
 
     def effective_templates(self, collection: str, person_keys: Ids) -> Floats:
         """The effective numbers (n,) of the templates of persons, whose keys rise; 0 of those who
         have none."""
-        with self._indexes.current(self.require(collection)) as index:
+        with self._indexes.searching(self.require(collection)) as index:
             return index.effective(person_keys)
 
     def compare(
@@ -277,7 +277,7 @@ class Gallery:
     ) -> NearestImpostors:
         """Of templates, given by their (n, d) unit vectors and persons (n,): the most similar one
         of anybody else that reaches `floor`."""
-        with self._indexes.current(self.require(collection)) as index:
+        with self._indexes.searching(self.require(collection)) as index:
             return index.nearest_impostors(vectors, person_keys, floor, self.comparator)
 
     def delete_collection(self, name: str) -> DeletionCounts:

@@ -113,7 +113,7 @@ def check_index(changes: ChangeLog, record: CollectionRecord, index: SearchIndex
         compared,
         held.outcome(),
         None if kept is None else kept.outcome(),
-        _miscounted(index.extent(), content.extent()),
+        _miscounted(index.searcher.extent(), content.extent()),
         not_unit,
     )
 

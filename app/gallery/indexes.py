@@ -7,7 +7,7 @@ from app.errors import CollectionNotFound, EmbeddingSpaceMismatch, StoreUnavaila
 from app.gallery.replica import Replica
 from app.gallery.replicas import Replicas
 from app.index.engine import SearchEngine
-from app.index.port import Position, SearchIndex
+from app.index.port import PersonSearch, Position, SearchIndex
 from app.store.records import CollectionMark, CollectionRecord, Erasure
 from app.store.store import Store
 
@@ -39,6 +39,12 @@ class Indexes:
         the context."""
         with self._noticing_deletion(record), self.replicas.using(record) as replica:
             yield replica.current(record)
+
+    @contextmanager
+    def searching(self, record: CollectionRecord) -> Iterator[PersonSearch]:
+        """What answers at the record's revision or a later one; usable within the context."""
+        with self.current(record) as index:
+            yield index.searcher
 
     def follow(self, record: CollectionRecord) -> None:
         """Update the index to the record's revision if it is open, or if there is memory to open

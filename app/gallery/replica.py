@@ -120,7 +120,8 @@ class Replica:
         if not self.index.load(lambda position: self._is_known(record, position)):
             return False
         self._saved_at = self._clock()
-        log(logging.INFO, "index read from its snapshot", templates=self.index.extent().templates,
+        templates = self.index.searcher.extent().templates
+        log(logging.INFO, "index read from its snapshot", templates=templates,
             seconds=round(self._saved_at - started, 2))  # fmt: skip
         return True
 
@@ -128,7 +129,7 @@ class Replica:
         """From the database, page by page: what changes meanwhile comes with the next changes."""
         started = self._clock()
         self.index.build(self._pages(record), position_of(record))
-        if (templates := self.index.extent().templates) > 0:
+        if (templates := self.index.searcher.extent().templates) > 0:
             seconds = round(self._clock() - started, 2)
             log(logging.INFO, "index built from the database", templates=templates,
                 seconds=seconds)  # fmt: skip

@@ -207,7 +207,7 @@ class PersonSearch(Protocol):
         ...
 
 
-class SearchIndex(PersonSearch, Protocol):
+class SearchIndex(Protocol):
     """All templates of one collection at one revision, and the copy of them that is saved.
 
     One thread at a time calls `load`, `build` or `apply`, whose effect is complete when they
@@ -218,6 +218,11 @@ class SearchIndex(PersonSearch, Protocol):
     @property
     def position(self) -> Position | None:
         """How far the index has come; None before it was first loaded or built."""
+        ...
+
+    @property
+    def searcher(self) -> PersonSearch:
+        """Answers for this position or a later one, for as long as the index is not closed."""
         ...
 
     @property

@@ -118,7 +118,7 @@ def directions() -> Callable[[int], NDArray[np.float32]]:
 def certified_of(replica: Replica) -> CertifiedIndex:
     """The certified index in memory of an open collection."""
     assert isinstance(replica.index, PersistentIndex)
-    return replica.index.certified
+    return replica.index.searcher
 
 
 def template(vector: NDArray[np.float32], digest: str) -> NewTemplate:

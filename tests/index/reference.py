@@ -72,7 +72,7 @@ def extent_of(held: Templates) -> GallerySize:
 
 
 class ReferenceIndex:
-    """`SearchIndex` over one array that is replaced with every change."""
+    """`SearchIndex` and `PersonSearch` over one array that is replaced with every change."""
 
     def __init__(self, catalog: "ReferenceCatalog", collection: IndexedCollection) -> None:
         self.costs = SearchCounts()
@@ -95,6 +95,10 @@ class ReferenceIndex:
     @property
     def position(self) -> Position | None:
         return self._reached[1]
+
+    @property
+    def searcher(self) -> "ReferenceIndex":
+        return self
 
     @property
     def memory(self) -> int:

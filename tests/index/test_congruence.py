@@ -230,34 +230,37 @@ class Life:
         """Every answer, with the reference's."""
         truth = ReferenceEngine().catalog("db-1").open(self.truth)
         truth.build([self.truth.held], self.truth.position)
+        both: tuple[SearchIndex, SearchIndex] = (self.index, truth)
         persons = self.some(self.persons(), 70)
         probes = np.concatenate([self.drawn(3), self.truth.held.vectors[:3]])
         for comparator in (COSINE, DEGRADED):
             for allowed in (None, persons, NO_KEYS):
                 for top_k, score in ASKED:
                     asked = (probes, top_k, allowed, comparator, score)
-                    found, wanted = (one.search_persons(*asked) for one in (self.index, truth))
+                    found, wanted = (one.searcher.search_persons(*asked) for one in both)
                     for some, others in zip(found, wanted, strict=True):
                         same_hits(some, others)
-            likeness, wanted_likeness = (one.likeness(comparator) for one in (self.index, truth))
+            likeness, wanted_likeness = (one.searcher.likeness(comparator) for one in both)
             assert likeness == pytest.approx(wanted_likeness, abs=3e-6)
         owners = np.concatenate([np.full(3, -1), self.truth.held.person_keys[:3]])
         for floor in (-1.0, 0.3, 0.99):
             impostors, nearest = (
-                one.nearest_impostors(probes, owners, floor) for one in (self.index, truth)
+                one.searcher.nearest_impostors(probes, owners, floor) for one in both
             )
             assert impostors.similarities == pytest.approx(nearest.similarities, abs=3e-6)
             clear = np.abs(nearest.similarities - floor) > 1e-5
             assert ((impostors.keys == -1) == (nearest.keys == -1))[clear].all()
         for allowed in (None, persons):
-            same_extent(self.index.extent(allowed), truth.extent(allowed))
-        assert self.index.effective(persons) == pytest.approx(truth.effective(persons), rel=0.011)
+            same_extent(self.index.searcher.extent(allowed), truth.searcher.extent(allowed))
+        assert self.index.searcher.effective(persons) == pytest.approx(
+            truth.searcher.effective(persons), rel=0.011
+        )
         content = self.index.content()
         assert content.keys.tolist() == self.truth.held.keys.tolist()
         every = content.templates(np.arange(len(content.keys)))
         assert every.vectors.tobytes() == self.truth.held.vectors.tobytes()
         assert every.person_keys.tolist() == self.truth.held.person_keys.tolist()
-        same_extent(content.extent(), truth.extent())
+        same_extent(content.extent(), truth.searcher.extent())
 
     def assert_forgotten(self, folder: Path) -> None:
         """Nothing that was removed is in memory, nor in a file."""

@@ -13,21 +13,15 @@ from app.index.certified.rows import Rows, living
 from app.index.certified.snapshots.files import SnapshotError
 from app.index.certified.snapshots.folder import Captured, SnapshotFolder
 from app.index.certified.snapshots.reading import Restored
-from app.index.comparator import COSINE, Comparator
-from app.index.effective import Floats
-from app.index.person_scores import PersonScore
 from app.index.port import (
     GallerySize,
-    Hit,
     Ids,
-    NearestImpostors,
     Position,
     SearchCounts,
     Templates,
 )
 from app.locks import new_lock
 from app.telemetry.logs import log
-from app.types import FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +46,7 @@ class PersistentIndex:
         self._erasing = new_lock("index.erasing")
 
     @property
-    def certified(self) -> CertifiedIndex:
+    def searcher(self) -> CertifiedIndex:
         """The index in memory."""
         return self._reached.index
 
@@ -71,38 +65,6 @@ class PersistentIndex:
     def costs(self) -> SearchCounts:
         """What its searches cost so far."""
         return self._reached.index.costs
-
-    # --- search ------------------------------------------------------------------------------
-
-    def search_persons(
-        self,
-        probes: FloatArray,
-        top_k: int,
-        allowed_persons: Ids | None = None,
-        comparator: Comparator = COSINE,
-        score: PersonScore = PersonScore.BEST,
-    ) -> list[list[Hit]]:
-        """As `PersonSearch` promises."""
-        index = self._reached.index
-        return index.search_persons(probes, top_k, allowed_persons, comparator, score)
-
-    def nearest_impostors(
-        self, probes: FloatArray, persons: Ids, floor: float, comparator: Comparator = COSINE
-    ) -> NearestImpostors:
-        """As `PersonSearch` promises."""
-        return self._reached.index.nearest_impostors(probes, persons, floor, comparator)
-
-    def extent(self, allowed_persons: Ids | None = None) -> GallerySize:
-        """As `PersonSearch` promises."""
-        return self._reached.index.extent(allowed_persons)
-
-    def likeness(self, comparator: Comparator, allowed: Ids | None = None) -> float | None:
-        """As `PersonSearch` promises."""
-        return self._reached.index.likeness(comparator, allowed)
-
-    def effective(self, persons: Ids) -> Floats:
-        """As `PersonSearch` promises."""
-        return self._reached.index.effective(persons)
 
     # --- follow the database -----------------------------------------------------------------
 
