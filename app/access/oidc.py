@@ -170,7 +170,7 @@ class OidcTokens:
         name = f"oidc:{client}"[:80] if named else "oidc"
         try:
             ends = datetime.fromtimestamp(float(claims["exp"]) + LEEWAY_S, UTC)
-        except (OverflowError, ValueError) as error:
+        except (OverflowError, ValueError, OSError) as error:
             raise _refused("its claim 'exp' is not a time") from error
         return AccessKey(KEY_ID, name, scopes, collections, self._now(), expires_at=ends,
                          limits=self._rules.limits, subject=subject)  # fmt: skip

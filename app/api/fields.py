@@ -1,9 +1,18 @@
 """Fields that several calls take, checked before anything runs."""
 
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import Path
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
 from app.api.json_bodies import MAX_VALUES, parse_json
 from app.decision.policy import FaceSelection
@@ -34,6 +43,17 @@ def _metadata(value: Any) -> Any:
 
 def _filter(value: Any) -> Any:
     return check_filter(_json_object(value))
+
+
+def _in_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("must lie in the years 1 to 9999 of UTC") from None
+
+
+# A time with its zone.
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 def _new_person_id(value: Any) -> Any:

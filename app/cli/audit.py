@@ -45,11 +45,11 @@ def _moment(value: str | None) -> datetime | None:
         return None
     try:
         found = datetime.fromisoformat(value)
-    except ValueError as error:
+        return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:
         raise typer.BadParameter(
             f"'{value}' is not a time such as 2026-11-26 or 2026-11-26T14:00+01:00."
         ) from error
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 @audit_app.command()

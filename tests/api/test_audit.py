@@ -93,7 +93,14 @@ def test_pages_follow_each_other(site: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", [{"after": -1}, {"limit": 0}, {"since": "yesterday"}, {"since": "2026-01-01T00:00"}]
+    "query",
+    [
+        {"after": -1},
+        {"limit": 0},
+        {"since": "yesterday"},
+        {"since": "2026-01-01T00:00"},
+        {"since": "0001-01-01T00:00:00+14:00"},
+    ],
 )
 def test_queries_that_are_refused(site: httpx.Client, query: dict[str, Any]) -> None:
     assert site.get("/v1/audit", params=query).status_code == 422

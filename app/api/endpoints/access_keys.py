@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Self
 
 from fastapi import APIRouter, Path, Response
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from app.access.keys import WHOLE_SERVICE, AccessKey, NewKey, Scope
 from app.access.limits import MAX_COUNT, MAX_RATE, MIN_RATE, KeyLimits
@@ -13,7 +13,7 @@ from app.access.registry import LEASE_S
 from app.api.access import needs
 from app.api.context import Context
 from app.api.examples import TIME, Example, with_example
-from app.api.fields import CollectionName
+from app.api.fields import CollectionName, Moment
 from app.api.json_routes import JsonRoute
 from app.api.problems import ANY_BODY, ANY_WRITE, problems
 from app.api.responses import Answer
@@ -33,13 +33,9 @@ Scopes = Annotated[
 
 
 def _in_future(value: datetime) -> datetime:
-    try:
-        utc = value.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("must lie in the years 1 to 9999 of UTC") from None
-    if utc <= datetime.now(UTC):
+    if value <= datetime.now(UTC):
         raise ValueError("must lie in the future")
-    return utc
+    return value
 
 
 class LimitFields(BaseModel):
@@ -96,7 +92,7 @@ class NewKeyFields(BaseModel):
             description="The collections that the key is limited to; null: all.",
         ),
     ] = None
-    expires_at: Annotated[AwareDatetime, AfterValidator(_in_future)] | None = None
+    expires_at: Annotated[Moment, AfterValidator(_in_future)] | None = None
     limits: Annotated[
         LimitFields, Field(default_factory=LimitFields, description="Limits of its use.")
     ]

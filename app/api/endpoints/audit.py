@@ -4,13 +4,13 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Query
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from app.access.keys import Scope
 from app.api.access import needs
 from app.api.context import Context
 from app.api.examples import TIME, Example, with_example
-from app.api.fields import CollectionName
+from app.api.fields import CollectionName, Moment
 from app.api.json_routes import JsonRoute
 from app.api.pages import MAX_PAGE
 from app.api.problems import problems
@@ -88,7 +88,7 @@ async def list_audit(
     ] = None,
     collection: CollectionName | None = None,
     since: Annotated[
-        AwareDatetime | None, Query(description="Only entries of this time or later.")
+        Moment | None, Query(description="Only entries of this time or later.")
     ] = None,
 ) -> AuditPage:
     """List the entries of the audit log: who changed what, and when.
