@@ -19,9 +19,10 @@ from app.gallery.maintenance import MaintenanceThread, Pruning
 from app.gallery.retention import MatchTimes
 from app.imaging import ImageLimits
 from app.index.comparator import COSINE
+from app.index.device_rows import CudaDevice
 from app.index.engine import SearchEngine
 from app.index.factory import IndexFactory
-from app.index.gpu import GpuShards, cuda_flat
+from app.index.gpu import DeviceGalleries
 from app.index.port import PRECISION
 from app.inference.cuda import CudaOptions
 from app.inference.machine import usable_cores, usable_memory
@@ -178,7 +179,7 @@ def _open_gallery(
 
 def _search_engine(settings: Settings, ring: KeyRing | None) -> SearchEngine:
     """The engine that the settings ask for. Raises DeviceError."""
-    gpu = GpuShards(cuda_flat()) if settings.index_device == "cuda" else None
+    gpu = DeviceGalleries(CudaDevice()) if settings.index_device == "cuda" else None
     memory = settings.max_index_bytes or usable_memory() // 2
     folder = settings.data_dir / "index"
     return IndexFactory(_workers(settings), folder, ring, gpu=gpu, max_bytes=memory)

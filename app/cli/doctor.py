@@ -21,7 +21,7 @@ from app.encryption.ring import KeyRing
 from app.faces.pipeline import FacePipeline
 from app.gallery.gallery import DEFAULT_COLLECTION, Gallery
 from app.gallery.index_check import CopyCheck
-from app.index.gpu import cuda_flat
+from app.index.device_rows import CudaDevice
 from app.index.port import PRECISION, GallerySize
 from app.inference.cuda import CPU_PROVIDER, gpu_name
 from app.inference.pack_spec import ModelPack
@@ -220,7 +220,7 @@ def _installation_alone(settings: Settings) -> list[tuple[str, str]]:
     pack, pipeline = load_networks(settings)
     try:
         if settings.index_device == "cuda":
-            cuda_flat()
+            CudaDevice().close()
         given = KeyRing.from_settings(settings) is not None
         shipped = pack_calibration(pack.folder, pack.embedding_space, PRECISION)
         rows = _installation(pack, pipeline, shipped)

@@ -8,9 +8,13 @@ import faiss
 
 from app.encryption.ring import KeyRing
 from app.index.certified.index import CertifiedIndex, IndexShape
+from app.index.certified.search import ThreadScanner
 from app.index.certified.snapshots.catalog import MemoryIndexes, Snapshots
-from app.index.gpu import GpuShards
+from app.index.gpu import DeviceGalleries
 from app.index.port import PRECISION
+
+# The rows that the CPU compares one by one in each search are few beside a device.
+GPU_SHAPE = IndexShape(encode_at=2_048, merge_at=64)
 
 
 class IndexFactory:
@@ -26,7 +30,7 @@ class IndexFactory:
         folder: Path | None = None,
         ring: KeyRing | None = None,
         shape: IndexShape | None = None,
-        gpu: GpuShards | None = None,
+        gpu: DeviceGalleries | None = None,
         *,
         max_bytes: int = sys.maxsize,
     ) -> None:
@@ -36,13 +40,16 @@ class IndexFactory:
         )
         self._folder = folder
         self._ring = ring
-        self._shape = shape or IndexShape()
+        self._shape = shape or (IndexShape() if gpu is None else GPU_SHAPE)
         self.max_bytes = max_bytes
         self._gpu = gpu
 
     def new_index(self, dimension: int) -> CertifiedIndex:
         """An empty index of unit vectors."""
-        return CertifiedIndex(dimension, self._threads, self._shape, self._gpu)
+        scanner = None
+        if self._gpu is not None:
+            scanner = self._gpu.scanner(dimension, ThreadScanner(self._threads))
+        return CertifiedIndex(dimension, self._threads, self._shape, scanner)
 
     @property
     def least_saved(self) -> int:

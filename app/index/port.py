@@ -105,19 +105,21 @@ class NearestImpostors:
 @dataclass(slots=True)
 class SearchCounts:
     """What searches cost: scans of a shard, rows scored exactly after one, scans that had to be
-    widened, and shards that were read in full. An engine without shards counts searches only."""
+    widened, shards that were read in full, and searches that a device had to leave to the CPU. An
+    engine without shards counts searches only."""
 
     searches: int = 0
     scans: int = 0
     scored: int = 0
     widened: int = 0
     exhaustive: int = 0
+    fallbacks: int = 0
 
     def __add__(self, other: "SearchCounts") -> "SearchCounts":
         return SearchCounts(
             self.searches + other.searches, self.scans + other.scans,
             self.scored + other.scored, self.widened + other.widened,
-            self.exhaustive + other.exhaustive,
+            self.exhaustive + other.exhaustive, self.fallbacks + other.fallbacks,
         )  # fmt: skip
 
 

@@ -73,14 +73,14 @@ class DeviceMemory:
         self._copy(values.ctypes.data, self.address + offset, values.nbytes, _TO_HOST)
         return values
 
-    def copy_from(self, other: "DeviceMemory", size: int) -> None:
-        """Copy the first bytes of another block, on the device."""
-        self._copy(self.address, other.address, size, _ON_DEVICE)
+    def copy(self, offset: int, source: "DeviceMemory", start: int, size: int) -> None:
+        """Copy a part of another block, on the device."""
+        self._copy(self.address + offset, source.address + start, size, _ON_DEVICE)
 
     def zero(self, offset: int, size: int) -> None:
         """Set a part to zero."""
         _call("cudaMemset", ctypes.c_void_p(self.address + offset), 0, ctypes.c_size_t(size))
-        _call("cudaDeviceSynchronize")
+        _call("cudaStreamSynchronize", None)
 
     def free(self) -> None:
         """Give the memory back, zeroed: others may be given it."""
@@ -95,7 +95,7 @@ class DeviceMemory:
             into, out_of = ctypes.c_void_p(target), ctypes.c_void_p(source)
             _call("cudaMemcpy", into, out_of, ctypes.c_size_t(size), ctypes.c_int(kind))
             if kind == _ON_DEVICE:  # which alone does not wait
-                _call("cudaDeviceSynchronize")
+                _call("cudaStreamSynchronize", None)
 
 
 def free_memory() -> int:

@@ -1,19 +1,25 @@
 """Small indexes that encode and merge early, and galleries that are hard to search."""
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import faiss
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from app.errors import DeviceError
+from app.index.certified.codes import RowNumbers
 from app.index.certified.index import CertifiedIndex, IndexShape
 from app.index.comparator import COSINE, Comparator
+from app.index.cuvs import Half
+from app.index.device_rows import DeviceRows
 from app.index.person_scores import PersonScore
 from app.index.port import Hit, Templates
+from app.inference.device_memory import DeviceOutOfMemory
 from tests.gallery.conftest import close_databases, database  # noqa: F401 (fixtures)
+from tests.waiting import PATIENCE_S
 
 Vectors = NDArray[np.float32]
 # Shards of 256 rows, merged four at a time.
@@ -107,9 +113,68 @@ def same_answer(hits: list[Hit], expected: list[tuple[int, float]]) -> None:
         assert hit.person_key == person or ties > 1 or similarity - wanted[-1] < 1e-5
 
 
-def half_precision(dimension: int) -> Any:
-    """FAISS's half-precision index on the CPU, in place of the one on a GPU."""
-    kind = faiss.ScalarQuantizer.QT_fp16
-    index = faiss.IndexScalarQuantizer(dimension, kind, faiss.METRIC_INNER_PRODUCT)
-    index.train(np.eye(dimension, dtype=np.float32))
-    return index
+class HostDevice:
+    """`app.index.device_rows.Device` in the host's memory, searched by FAISS on the CPU, with
+    faults to be injected."""
+
+    def __init__(self) -> None:
+        self.max_bytes = 1 << 40
+        self.most_rows = 1 << 40
+        self.fault: DeviceError | None = None
+        self.written = 0  # rows
+        self.searched: list[int] = []  # probes of each scan
+        self.searching = False
+        self.may_search = threading.Event()
+        self.may_search.set()
+
+    def new_rows(self, capacity: int, dimension: int) -> "HostRows":
+        self.check()
+        if capacity > self.most_rows:
+            raise DeviceOutOfMemory("no room")
+        return HostRows(self, capacity, dimension)
+
+    def check(self) -> None:
+        if self.fault is not None:
+            raise self.fault
+
+    def close(self) -> None:
+        pass
+
+
+class HostRows:
+    """`app.index.device_rows.DeviceRows` of a `HostDevice`."""
+
+    def __init__(self, device: HostDevice, capacity: int, dimension: int) -> None:
+        self.capacity = capacity
+        self.values = np.zeros((capacity, dimension), np.float16)
+        self._device = device
+
+    def write(self, first: int, rows: Half) -> None:
+        self._device.check()
+        assert first + len(rows) <= self.capacity
+        self.values[first : first + len(rows)] = rows
+        self._device.written += len(rows)
+
+    def zero(self, numbers: RowNumbers) -> None:
+        self._device.check()
+        self.values[numbers] = 0
+
+    def copy(self, source: DeviceRows, start: int, count: int, first: int) -> None:
+        self._device.check()
+        assert isinstance(source, HostRows)
+        self.values[first : first + count] = source.values[start : start + count]
+
+    def search(self, probes: Half, count: int, most: int) -> tuple[Vectors, RowNumbers]:
+        self._device.searching = True
+        assert self._device.may_search.wait(PATIENCE_S)
+        self._device.searching = False
+        self._device.check()
+        self._device.searched.append(len(probes))
+        given, rows = probes.astype(np.float32), self.values[:count].astype(np.float32)
+        found: tuple[Vectors, RowNumbers] = faiss.knn(
+            given, rows, most, metric=faiss.METRIC_INNER_PRODUCT
+        )
+        return found
+
+    def free(self) -> None:
+        self.values[:] = 0

@@ -16,13 +16,14 @@ import pytest
 from app.index import gpu
 from app.index.certified.index import IndexShape
 from app.index.comparator import COSINE, Comparator
+from app.index.device_rows import CudaDevice
 from app.index.engine import SearchEngine
 from app.index.factory import IndexFactory
-from app.index.gpu import GpuShards, cuda_flat
+from app.index.gpu import DeviceGalleries
 from app.index.person_scores import PersonScore
 from app.index.port import GallerySize, Ids, Position, SearchIndex, Templates
 from tests.gallery.model.host import arrays_of
-from tests.index.conftest import Vectors, half_precision, unit
+from tests.index.conftest import HostDevice, Vectors, unit
 from tests.index.reference import ReferenceEngine, joined, only
 from tests.index.test_snapshot import KEY, on_disk
 
@@ -41,7 +42,7 @@ ENGINES: dict[str, Callable[[Path], SearchEngine]] = {
     "certified, encrypted": lambda folder: IndexFactory(2, folder, KEY, SHAPE),
     "certified, in memory": lambda _: IndexFactory(2, shape=SHAPE),
     "gpu's stand-in": lambda folder: IndexFactory(
-        2, folder, shape=SHAPE, gpu=GpuShards(half_precision)
+        2, folder, shape=SHAPE, gpu=DeviceGalleries(HostDevice())
     ),
 }
 
@@ -293,7 +294,9 @@ def same_extent(found: GallerySize, wanted: GallerySize) -> None:
 def engine(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[], SearchEngine]:
-    monkeypatch.setattr(gpu, "FIRST", 2)  # shards are small here, and are not asked for as a whole
+    monkeypatch.setattr(
+        gpu, "STEPS", (2, 16)
+    )  # indexes are small, and are not asked for as a whole
     return lambda: ENGINES[request.param](tmp_path / "index")
 
 
@@ -324,6 +327,7 @@ def test_more_random_operations(
 @pytest.mark.gpu
 def test_random_operations_on_a_device(tmp_path: Path) -> None:
     def engine() -> SearchEngine:
-        return IndexFactory(2, tmp_path / "index", shape=SHAPE, gpu=GpuShards(cuda_flat()))
+        galleries = DeviceGalleries(CudaDevice())
+        return IndexFactory(2, tmp_path / "index", shape=SHAPE, gpu=galleries)
 
     live(engine, tmp_path, 0)

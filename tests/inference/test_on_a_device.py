@@ -180,7 +180,7 @@ def test_device_memory_is_written_zeroed_and_read() -> None:
     values[100:150] = 0
     assert np.array_equal(memory.read(3 * MIB, (MIB,), np.uint8), values)
     other = DeviceMemory(16 * MIB)
-    other.copy_from(memory, memory.size)
+    other.copy(0, memory, 0, memory.size)
     memory.free()
     assert np.array_equal(other.read(3 * MIB, (MIB,), np.uint8), values)
     other.free()

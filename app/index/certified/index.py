@@ -180,7 +180,10 @@ class CertifiedIndex:
             if self._removed is not None:
                 self._removed.append(keys)
             persons = [self._state.write_buffer.remove(keys)]
-            persons += [shard.remove(keys) for shard in self._state.shards]
+            for shard in self._state.shards:
+                numbers = shard.remove(keys)
+                self._scanner.remove(shard, numbers)
+                persons.append(shard.rows.persons[numbers])
             self._counts.change(self._state.parts, np.concatenate(persons), -1)
             self._sample.note_change(np.empty(0, np.int64), keys)
 
@@ -300,7 +303,6 @@ class CertifiedIndex:
         """Do one piece of maintenance, if any is due; searches and changes may run meanwhile."""
         with self._maintaining:
             state, shape = self._state, self.shape
-            self._scanner.renew(state.shards)
             small = [s for s in state.shards if len(s.rows) < shape.large // 2]
             worn = [s for s in state.shards if (~s.rows.alive).mean() > shape.dead_share]
             if self._bound is not None and len(state.write_buffer.rows) >= shape.encode_at:

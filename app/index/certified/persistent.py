@@ -80,7 +80,7 @@ class PersistentIndex:
         index.restore(restored.quantiser, restored.shards, restored.write_buffer)
         self._snapshot.accept()
         self._saved_revision = restored.position.revision
-        self._reached = IndexAtPosition(index, restored.position)
+        self._replace(index, restored.position)
         return True
 
     def build(self, pages: Iterable[Templates], position: Position) -> None:
@@ -93,7 +93,12 @@ class PersistentIndex:
         while index.maintain():
             pass
         self._saved_revision = -1
+        self._replace(index, position)
+
+    def _replace(self, index: CertifiedIndex, position: Position) -> None:
+        old = self._reached.index
         self._reached = IndexAtPosition(index, position)
+        old.close()
 
     def apply(self, added: Templates, removed: Ids, position: Position) -> None:
         """Add and remove templates, and move to a later position."""

@@ -147,7 +147,7 @@ def living(parts: Sequence[Rows], masks: Sequence[Flags]) -> Rows:
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Shard:
     """Rows that are coded. `pilot_radius` is the estimate that about PILOT_SHARE of them reach
     for a typical probe; `projection` and `residual` as in `bound`, with their extremes."""
@@ -179,13 +179,12 @@ class Shard:
         """Bytes of memory that it takes, without what is mapped from files."""
         return self.rows.memory + self.codes.memory
 
-    def remove(self, keys: Ids) -> Ids:
+    def remove(self, keys: Ids) -> RowNumbers:
         """Mark rows as removed, and zero their codes, and their vectors in memory; returns the
-        persons of these rows. One caller at a time."""
+        numbers of these rows. One caller at a time."""
         numbers = self.rows.remove(keys)
         self.codes.scan.forget(numbers)
-        persons: Ids = self.rows.persons[numbers]
-        return persons
+        return numbers
 
 
 def _nth_estimate(codes: CodedRows, quantiser: Quantiser, vector: FloatArray) -> float:

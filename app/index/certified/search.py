@@ -79,6 +79,10 @@ class ProbeSearch:
         """The probes (n, d) of several searches."""
         return np.array([search._probe.vector for search in searches], np.float32)
 
+    def note_fallback(self) -> None:
+        """Count a search that a device could not do."""
+        self._counts.fallbacks += 1
+
     def score(self, shard: Shard, rows: RowNumbers) -> None:
         """Offer the exact scores of some rows."""
         self._counts.scored += len(rows)
@@ -92,8 +96,8 @@ class ShardScanner(Protocol):
         """Score every row of the shards that could be in an answer."""
         ...
 
-    def renew(self, shards: Sequence[Shard]) -> None:
-        """Free the copies of those shards that lost rows since."""
+    def remove(self, shard: Shard, numbers: RowNumbers) -> None:
+        """Erase removed rows from the copy of a shard; they are when this returns."""
         ...
 
     def forget(self, shards: Sequence[Shard]) -> None:
@@ -114,7 +118,7 @@ class ThreadScanner:
         else:
             list(self._threads.map(lambda search: _cover_all(search, shards), searches))
 
-    def renew(self, shards: Sequence[Shard]) -> None:
+    def remove(self, shard: Shard, numbers: RowNumbers) -> None:
         """There are no copies."""
 
     def forget(self, shards: Sequence[Shard]) -> None:
