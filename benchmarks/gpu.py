@@ -1,21 +1,25 @@
-"""A GPU against the CPU: parity, images a second by batch, search. `benchmarks/gpu.sh` calls it.
+"""A GPU against the CPU: parity, images and photos a second, search. `benchmarks/gpu.sh` calls it.
 
-    python benchmarks/gpu.py [--rows N ...] [--pack PACK] [--device cpu] [--quick]
+    python benchmarks/gpu.py [--rows N ...] [--pack PACK] [--device cpu] [--quick] [--parts PART ...]
 
-Parity: cosines between the CPU's float32 and the device's float32 and float16 on faces of LFW, and
-how many decisions of pairs.csv at the pack's threshold are the same. Images a second: one thread,
-copies to the device and back included. Search: a flat index of unit vectors of 512 numbers, top 5,
-in half precision on a GPU (float32 on a CPU); to beat, on an RTX 5090 (InsightFace Server): 10
-million in half precision 6.83 ms p50, in 8-bit integers 3.84 ms. What it printed is in
-docs/benchmarks/gpu.md.
+Parity: cosines between the CPU's float32 and the device's TF32, float32 and float16 on faces of
+LFW, and how many decisions of pairs.csv at the pack's threshold are the same. Images a second: one
+thread, copies to the device and back included; then batch sizes in turn, in one session and in one
+each; then as the service runs them, by threads that each bring one image. Photos a second: the
+whole pipeline on photos of LFW, by threads, without HTTP. Search: unit vectors of 512 numbers, in
+half precision by cuVS over a buffer of ours (FAISS's flat index in float32 on a CPU); to beat, on
+an RTX 5090 (InsightFace Server): 10 million in half precision 6.83 ms p50, in 8-bit integers 3.84.
 """
 
 import argparse
+import itertools
 import os
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +33,33 @@ import app  # noqa: F401 (switches off ONNX Runtime's reports, so it comes first
 # isort: split
 import onnxruntime
 
+from app.errors import DeviceError
 from app.faces.align import align_faces
-from app.faces.detect import Detector
+from app.faces.detect import ARCHITECTURES, Detector
 from app.faces.embed import Recogniser
-from app.inference.cuda import gpu_name
+from app.faces.images import network_input
+from app.faces.loading import build_pipeline
+from app.imaging import ImageLimits
+from app.index.device_rows import CudaDevice
+from app.inference.batching import BatchedModel
+from app.inference.cuda import CudaOptions, gpu_name
+from app.inference.device_graph import device_graph, read_network
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
+from app.inference.policy import CUDA_POLICY
 from app.inference.session import OnnxModel
 from app.lab.evaluation.labels import read_pairs
 from app.lab.export.faces import Normalisation
 from app.lab.export.precision import Precision
 from app.lab.export.recogniser import Options, export_recogniser, read_onnx
 from app.settings import Device
+from app.types import PixelScale
 
 DATA = Path(os.environ.get("LIKENESS_EVAL_DATA", "../shared/data"))
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
-DIMENSION, TOP = 512, 5
+SIZES = CUDA_POLICY.batch_sizes
+DIMENSION, TOP = 512, 64
+PARTS = ("parity", "networks", "photos", "search")
 PROOF_FACES = 60
 CHUNK = 100_000
 # Fewer rows than this are no gallery to time.
@@ -58,10 +73,17 @@ def main() -> None:
     device = Device(options.device)
     pack = load_pack(options.pack)
     print(f"{_hardware(device)}; pack {pack.name}, commit {_commit()}, {_versions()}\n")
-    with tempfile.TemporaryDirectory() as folder:
-        _parity(pack, device, min(options.pairs, 100) if options.quick else options.pairs, folder)
-    _throughput(pack, device, BATCHES[:3] if options.quick else BATCHES)
-    for rows in options.rows:
+    if "parity" in options.parts:
+        pairs = min(options.pairs, 100) if options.quick else options.pairs
+        with tempfile.TemporaryDirectory() as folder:
+            _parity(pack, device, pairs, folder)
+    if "networks" in options.parts:
+        _throughput(pack, device, BATCHES[:3] if options.quick else BATCHES)
+        _in_turn(pack, device)
+        _served(pack, device, 1 if options.quick else 3)
+    if "photos" in options.parts:
+        _photos(pack, device, 1 if options.quick else 5)
+    for rows in options.rows if "search" in options.parts else ():
         _search(rows, device, 20 if options.quick else 500)
 
 
@@ -102,8 +124,15 @@ def _parity(pack: ModelPack, device: Device, count: int, folder: str) -> None:
     )
     decided = _decisions(reference, first, second, pack)
     table = []
-    for name, path in (("fp32", pack.recogniser_path), ("fp16", half)):
-        vectors, _ = Recogniser(OnnxModel(path, device), pack.recogniser).embed(faces)
+    variants = [
+        ("fp32", pack.recogniser_path, CudaOptions(tf32=False)),
+        ("fp16", half, CudaOptions()),
+    ]
+    if device is Device.CUDA:
+        variants.insert(0, ("TF32, the default", pack.recogniser_path, CudaOptions()))
+    for name, path, options in variants:
+        network = OnnxModel(path, device, options)
+        vectors, _ = Recogniser(network, pack.recogniser).embed(faces)
         cosines = np.einsum("nd,nd->n", vectors, reference)
         same = int((_decisions(vectors, first, second, pack) == decided).sum())
         share = f"{same} of {len(decided)} ({same / len(decided):.2%})"
@@ -202,42 +231,148 @@ def _times(work: Callable[[], Any], count: int) -> NDArray[np.float64]:
     return np.array(spent)
 
 
+def _in_turn(pack: ModelPack, device: Device) -> None:
+    """A session that sees several sizes plans its convolutions anew at each change."""
+    table = []
+    for name, path, side, scale in _members(pack):
+        free = OnnxModel(path, device)
+        given = [network_input(free, _pixels(n, side), scale) for n in SIZES]
+        alone = sum(float(np.median(_times(partial(free.run, x), 5))) for x in given)
+        together = float(np.median(_times(lambda: [free.run(x) for x in given], 3)))  # noqa: B023
+        batched = _batched(path, side, scale, device, owners=1)
+        images = [_pixels(n, side) for n in SIZES]
+        apart = float(np.median(_times(lambda: [batched.run(x) for x in images], 20)))  # noqa: B023
+        batched.close()
+        table.append([name, *(f"{1000 * one:,.1f}" for one in (alone, together, apart))])
+    columns = ("network", "one session, each size alone", "one session, in turn",
+               "a session each, in turn, pixels in")  # fmt: skip
+    _table(f"Batches of {', '.join(map(str, SIZES))}, ms together", columns, table)
+
+
+def _served(pack: ModelPack, device: Device, seconds: float) -> None:
+    """Images a second where many threads bring one each, as photos do."""
+    table = []
+    for threads in (1, 8, 64, 128):
+        row = [str(threads)]
+        for _, path, side, scale in _members(pack):
+            batched = _batched(path, side, scale, device, owners=CUDA_POLICY.owners)
+            image = _pixels(1, side)
+            row.append(f"{_rate_of_threads(lambda: batched.run(image), threads, seconds):,.0f}")  # noqa: B023
+            batched.close()
+        table.append(row)
+    columns = ("threads", *(member[0] for member in _members(pack)))
+    _table("Images a second, one at a time by threads", columns, table)
+
+
+def _rate_of_threads(work: Callable[[], Any], threads: int, seconds: float) -> float:
+    ends = time.perf_counter() + seconds
+
+    def many(_: int) -> int:
+        count = 0
+        while time.perf_counter() < ends:
+            work()
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(threads) as pool:
+        done = sum(pool.map(many, range(threads)))
+    return done / (seconds + time.perf_counter() - ends)
+
+
+def _photos(pack: ModelPack, device: Device, seconds: float) -> None:
+    """The whole pipeline, without HTTP."""
+    files = sorted((DATA / "lfw" / "images").rglob("*.jpg"))[:64]
+    photos = [file.read_bytes() for file in files]
+    if not photos:
+        print(f"Photos: skipped, no evaluation data at {DATA}\n")
+        return
+    table = []
+    for name, options in (("default", CudaOptions()), ("CUDA graphs", CudaOptions(graphs=True))):
+        if device is Device.CPU and options.graphs:
+            continue
+        started = time.perf_counter()
+        pipeline = build_pipeline(pack, device, ImageLimits(), options)
+        ready = time.perf_counter() - started
+        for threads in (1, 16, 128):
+            turn = itertools.count()
+
+            def one() -> None:
+                data = photos[next(turn) % len(photos)]  # noqa: B023
+                pipeline.analyse(data, max_faces=10)  # noqa: B023
+
+            rate = _rate_of_threads(one, threads, seconds)
+            table.append([name, f"{ready:.1f}", str(threads), f"{rate:,.0f}"])
+        pipeline.close()
+    _table("Photos a second, bytes to embeddings, one process",
+           ("options", "ready after s", "threads", "photos/s"), table)  # fmt: skip
+
+
+def _members(pack: ModelPack) -> list[tuple[str, Path, int, PixelScale]]:
+    spec = pack.recogniser
+    return [
+        ("detector", pack.detector_path, pack.detector.input_size,
+         ARCHITECTURES[pack.detector.architecture].scale),
+        ("recogniser", pack.recogniser_path, spec.input_size,
+         PixelScale(spec.mean, spec.std, rgb=spec.colour == "rgb")),
+    ]  # fmt: skip
+
+
+def _batched(path: Path, side: int, scale: PixelScale, device: Device, owners: int) -> BatchedModel:
+    source = read_network(path)
+
+    def open_one(count: int) -> OnnxModel:
+        graph = device_graph(source, (count, side, side), scale, candidates=True)
+        return OnnxModel(path, device, content=graph.content)
+
+    return BatchedModel(open_one, (side, side, 3), SIZES, owners)
+
+
+def _pixels(count: int, side: int) -> Faces:
+    return np.random.default_rng(1).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+
+
 # --- search ------------------------------------------------------------------------------------
 
 
 def _search(rows: int, device: Device, queries: int) -> None:
-    index, fitting = _largest(rows, device)
-    if index is None:
+    search, fitting = _largest(rows, device)
+    if search is None:
         return
-    _check(index, fitting)
     probes = _unit(np.random.default_rng(9), max(queries, 64))
     table = []
-    for batch, count in ((1, queries), (64, max(5, queries // 10))):
-        spent = 1000 * _times(_searches(index, probes, batch), count)
+    cases = ((1, TOP), (1, 512), (1, 4_096), (1, 16_384), (8, TOP), (64, TOP))
+    for batch, most in cases if device is Device.CUDA else ((1, TOP), (64, TOP)):
+        count = queries if batch == 1 else max(5, queries // 10)
+        spent = 1000 * _times(_searches(search, probes, batch, most), count)
         p50, p99 = np.percentile(spent, [50, 99])
-        table.append([str(batch), f"{p50:.2f}", f"{p99:.2f}", str(count)])
+        table.append([str(batch), str(most), f"{p50:.2f}", f"{p99:.2f}", str(count)])
     precision = "float32" if device is Device.CPU else "fp16"
-    columns = ("probes at once", "p50 ms", "p99 ms", "searches")
-    _table(f"Top {TOP} of {fitting:,} x {DIMENSION}, {precision}", columns, table)
+    columns = ("probes at once", "nearest", "p50 ms", "p99 ms", "searches")
+    _table(f"{fitting:,} x {DIMENSION}, {precision}", columns, table)
 
 
-def _searches(index: Any, probes: NDArray[np.float32], batch: int) -> Callable[[], Any]:
+Search = Callable[[NDArray[np.float32], int], Any]
+
+
+def _searches(
+    search: Search, probes: NDArray[np.float32], batch: int, most: int
+) -> Callable[[], Any]:
     """A search that takes the next probes each time it is called."""
-    turn = iter(range(10**9))
+    turn = itertools.count()
 
-    def search() -> Any:
+    def next_search() -> Any:
         start = next(turn) * batch % (len(probes) - batch + 1)
-        return index.search(probes[start : start + batch], TOP)
+        return search(probes[start : start + batch], most)
 
-    return search
+    return next_search
 
 
-def _largest(rows: int, device: Device) -> tuple[Any, int]:
-    """An index of as many rows as fit, half as many at each try."""
+def _largest(rows: int, device: Device) -> tuple[Search | None, int]:
+    """A search of as many rows as fit, half as many at each try."""
     while rows >= FEWEST:
         try:
-            return _index(rows, device), rows
-        except (RuntimeError, MemoryError) as error:
+            return _filled(rows, device), rows
+        except (RuntimeError, MemoryError, DeviceError) as error:
             reason = (str(error).strip().splitlines() or ["no memory"])[-1]
         # Only here are the error and what it held of the device let go.
         print(f"{rows:,} rows do not fit, half of them are tried ({reason})\n")
@@ -246,29 +381,27 @@ def _largest(rows: int, device: Device) -> tuple[Any, int]:
     return None, 0
 
 
-def _index(rows: int, device: Device) -> Any:
+def _filled(rows: int, device: Device) -> Search:
+    """Made of one chunk, whose columns are turned, for time; its own rows must find themselves."""
+    chunk = _unit(np.random.default_rng(1), min(CHUNK, rows))
     if device is Device.CPU:
         index = faiss.IndexFlatIP(DIMENSION)
+        for turn, start in enumerate(range(0, rows, CHUNK)):
+            index.add(np.roll(chunk, turn, axis=1)[: rows - start])
+        search: Search = index.search
     else:
-        options = faiss.GpuIndexFlatConfig()
-        options.useFloat16 = True
-        index = faiss.GpuIndexFlatIP(faiss.StandardGpuResources(), DIMENSION, options)
-    for start in range(0, rows, CHUNK):
-        index.add(_chunk(start, rows))
-    return index
+        held = CudaDevice(max_bytes=1 << 50).new_rows(rows, DIMENSION)
+        half = chunk.astype(np.float16)
+        for turn, start in enumerate(range(0, rows, CHUNK)):
+            held.write(start, np.roll(half, turn, axis=1)[: rows - start])
 
+        def search(probes: NDArray[np.float32], most: int) -> Any:
+            return held.search(probes.astype(np.float16), rows, most)
 
-def _chunk(start: int, rows: int) -> NDArray[np.float32]:
-    return _unit(np.random.default_rng(start), min(CHUNK, rows - start))
-
-
-def _check(index: Any, rows: int) -> None:
-    """Times of wrong answers are worth nothing: the last chunk's rows must find themselves."""
-    start = (rows - 1) // CHUNK * CHUNK
-    some = _chunk(start, rows)[-64:]
-    _, found = index.search(some, TOP)
-    if not np.array_equal(found[:, 0], np.arange(rows - len(some), rows)):
+    _, found = search(chunk[:64], TOP)
+    if not np.array_equal(found[:, 0], np.arange(64)):
         raise SystemExit(f"The search of {rows:,} rows does not find its own rows.")
+    return search
 
 
 def _unit(random: np.random.Generator, count: int) -> NDArray[np.float32]:
@@ -284,6 +417,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--pack", default="default")
     parser.add_argument("--pairs", type=int, default=1000, help="of LFW, for parity")
     parser.add_argument("--rows", type=int, nargs="*", default=[1_000_000, 10_000_000])
+    parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS)
     parser.add_argument("--quick", action="store_true", help="less of everything, to try it")
     return parser.parse_args()
 
