@@ -1,6 +1,6 @@
 """A GPU against the CPU: parity, images and photos a second, search. `benchmarks/gpu.sh` calls it.
 
-    python benchmarks/gpu.py [--rows N ...] [--pack PACK] [--device cpu] [--quick] [--parts PART ...]
+    python benchmarks/gpu.py [--rows N ...] [--pack PACK] [--device cpu] [--quick] [--parts ...]
 
 Parity: cosines between the CPU's float32 and the device's TF32, float32 and float16 on faces of
 LFW, and how many decisions of pairs.csv at the pack's threshold are the same. Images a second: one

@@ -10,13 +10,14 @@ from app.encryption.ring import KeyRing
 from app.gallery.gallery import Gallery
 from app.index.certified.index import IndexShape
 from app.index.factory import IndexFactory
+from app.index.gpu import DeviceGalleries
 from app.locks import made_by
 from app.store.records import PersonTemplate
 from app.store.schema import migrate
 from app.store.sql.audit_calls import CallLog
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_engine, template
-from tests.index.conftest import unit
+from tests.index.conftest import HostDevice, unit
 from tests.index.test_snapshot import KEY
 from tests.locks import PAGE, Order, documented
 
@@ -52,24 +53,26 @@ def test_every_thread_has_a_line() -> None:
 
 
 def test_locks_are_taken_in_the_order_of_the_page(tmp_path: Path) -> None:
-    """All that takes two, with plain snapshots and with encrypted ones."""
+    """All that takes two, with plain snapshots, with encrypted ones, and on a device."""
     order = Order()
     with made_by(order.lock):
         live(tmp_path / "plain" / "likeness.db", None)
         live(tmp_path / "encrypted" / "likeness.db", KEY)
+        live(tmp_path / "device" / "likeness.db", None, on_a_device=True)
     assert order.undocumented() == set()
     expected = {(outer, inner) for inner, outers in direct().items() for outer in outers}
     assert expected <= order.pairs, "the page has pairs that do not happen"
 
 
-def live(database: Path, ring: KeyRing | None) -> None:
+def live(database: Path, ring: KeyRing | None, *, on_a_device: bool = False) -> None:
     """Follow, build, encrypt, save, erase, discard, at a start and at the end."""
     vectors = unit(np.random.default_rng(0).standard_normal((40, DIMENSION)))
     people = [PersonTemplate(f"p{i}", None, template(v, f"{i}")) for i, v in enumerate(vectors)]
-    gallery = opened(database, ring)
+    gallery = opened(database, ring, on_a_device)
     gallery.enroll_many("default", people)
     gallery.identify("default", vectors[:2], 3)
     gallery.run_maintenance()
+    gallery.identify("default", vectors[:2], 3)
     gallery.delete_person("default", "p3")
     gallery.create_collection("staff", {})
     gallery.enroll("staff", "ada", None, [template(vectors[0], "a")])
@@ -77,7 +80,7 @@ def live(database: Path, ring: KeyRing | None) -> None:
     refused.note(RefusedCall("caller", Outcome.FAILED, "GET /", "internal_error"), (None, None))
     refused.round()
     gallery.close()
-    again = opened(database, ring)
+    again = opened(database, ring, on_a_device)
     again.prepare()
     again.delete_collection("staff")
     again.run_maintenance()
@@ -90,9 +93,10 @@ def direct() -> dict[str, set[str]]:
     return {name: set(re.findall(r"`([a-z.]+)`", last)) for name, last in lines}
 
 
-def opened(database: Path, ring: KeyRing | None) -> Gallery:
+def opened(database: Path, ring: KeyRing | None, on_a_device: bool) -> Gallery:
     engine = open_engine(database)
     migrate(engine)
     shape = IndexShape(encode_at=8, merge_at=2)
-    index_factory = IndexFactory(2, database.parent / "index", ring, shape)
+    gpu = DeviceGalleries(HostDevice()) if on_a_device else None
+    index_factory = IndexFactory(2, database.parent / "index", ring, shape, gpu)
     return Gallery(Store(engine, ring=ring), index_factory, SPACE, DIMENSION)
