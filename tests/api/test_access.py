@@ -1,5 +1,6 @@
 """Access control over HTTP: every route, every scope, every kind of key and of collection."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -12,10 +13,11 @@ import pytest
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
 
-from app.access.keys import WHOLE_SERVICE, NewKey, Scope
+from app.access.keys import WHOLE_SERVICE, AccessKey, NewKey, Scope
 from app.access.limits import KeyLimits
 from app.access.registry import LEASE_S
 from app.api.access import AccessControl, protected_routes, scope_of
+from app.api.endpoints.access_keys import KeyInfo
 from app.api.main import ROUTERS
 from app.api.openapi import SECURITY
 from app.services import Services, build_services
@@ -251,6 +253,22 @@ def test_a_key_that_could_do_nothing_is_not_created(
     answer = site.post("/v1/keys", headers={"X-Api-Key": tokens["admin"]}, json=new)
     assert answer.status_code == 422
     assert why in answer.json()["detail"]
+
+
+def test_the_list_of_keys_is_written_off_the_event_loop(
+    site: httpx.Client, tokens: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no pages, and each key may have a thousand collections."""
+    of, loops = KeyInfo.of, list[object]()
+
+    def noted(key: AccessKey) -> KeyInfo:
+        loops.append(asyncio._get_running_loop())
+        return of(key)
+
+    monkeypatch.setattr(KeyInfo, "of", noted)
+    listed = site.get("/v1/keys", headers={"X-Api-Key": tokens["admin"]})
+    assert len(loops) == len(listed.json()["items"]) > 0
+    assert set(loops) == {None}
 
 
 def test_without_any_key_every_call_is_open_but_those_of_keys(tmp_path: Path) -> None:

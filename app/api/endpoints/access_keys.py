@@ -174,13 +174,18 @@ class RevokedKeys(Answer):
     revoked: list[KeyInfo]
 
 
-@router.get("", responses=problems())
+@router.get("", responses=problems(), response_model=KeyList)
 @needs(Scope.ADMIN)
-async def list_keys(context: Context) -> KeyList:
+async def list_keys(context: Context) -> Response:
     """List the access keys, the oldest first, without their tokens."""
-    _, found = await context.read(context.services.access_keys.all)
-    items = [KeyInfo.of(one.key) for one in found.values()]
-    return KeyList(items=items, **context.envelope())
+
+    def answer() -> Response:  # written on the thread: 300 keys of 1,000 collections took 80 ms
+        _, found = context.services.access_keys.all()
+        items = [KeyInfo.of(one.key) for one in found.values()]
+        written = KeyList(items=items, **context.envelope()).model_dump_json()
+        return Response(written, media_type="application/json")
+
+    return await context.read(answer)
 
 
 @router.post(

@@ -1,5 +1,5 @@
 """The attacks, a file a kind. A new file is named here."""
 
-from tests.hostile.attacks import archives, bodies, connections, handshakes, photos
+from tests.hostile.attacks import archives, bodies, connections, handshakes, photos, repeats
 
-__all__ = ["archives", "bodies", "connections", "handshakes", "photos"]
+__all__ = ["archives", "bodies", "connections", "handshakes", "photos", "repeats"]
