@@ -14,6 +14,7 @@ import numpy as np
 
 from app.gallery.gallery import Gallery
 from app.index.comparator import Comparator
+from app.index.person_scores import PersonScore
 from app.index.port import Templates
 from app.lab.attestation.cells import UNCHANGED, Searched
 from app.lab.attestation.searching import BestScores, Faces, Ids
@@ -61,9 +62,15 @@ class MeasuredCollection:
 
 
 def measure_collection(
-    gallery: Gallery, record: CollectionRecord, comparator: Comparator, *, named: bool
+    gallery: Gallery,
+    record: CollectionRecord,
+    comparator: Comparator,
+    score: PersonScore = PersonScore.BEST,
+    *,
+    named: bool,
 ) -> MeasuredCollection:
-    """Search a collection for its own people. `named`: their ids are needed, for groups.
+    """Search a collection for its own people, by a `score` of several templates; by another one
+    than the best all templates are in memory at once. `named`: ids are needed, for groups.
 
     Raises AttestationError for an empty collection, or one that changes meanwhile.
     """
@@ -77,8 +84,12 @@ def measure_collection(
     persons = _drawn(sorted(inventory.first))
     probes = _load(gallery, record.name, [inventory.first[person] for person in persons])
     best = BestScores(probes, comparator)
-    for page in gallery.templates(record.name):
-        best.add(Faces(page.vectors, page.person_keys, page.keys))
+    pages = (Faces(p.vectors, p.person_keys, p.keys) for p in gallery.templates(record.name))
+    if score is PersonScore.BEST:
+        for page in pages:
+            best.add(page)
+    elif held := list(pages):
+        best.add_persons(_joined(held), score)
     if gallery.require(record.name).revision != record.revision:
         raise AttestationError(
             f"The collection {record.name} changed while it was measured. Run it again when nobody "
@@ -116,11 +127,14 @@ def _load(gallery: Gallery, name: str, keys: Sequence[int]) -> Faces:
         gallery.templates_by_key(name, np.array(rising[start : start + KEYS_AT_ONCE], np.int64))
         for start in range(0, len(rising), KEYS_AT_ONCE)
     ]
-    vectors, persons, found = (
+    return _joined([Faces(page.vectors, page.person_keys, page.keys) for page in pages])
+
+
+def _joined(pages: Sequence[Faces]) -> Faces:
+    return Faces(*(
         np.concatenate([getattr(page, column) for page in pages])
-        for column in ("vectors", "person_keys", "keys")
-    )
-    return Faces(vectors, persons, found)
+        for column in ("vectors", "persons", "keys")
+    ))  # fmt: skip
 
 
 def _names(gallery: Gallery, probes: Faces) -> list[str]:

@@ -20,7 +20,6 @@ from app.decision.thresholds import (
 )
 from app.gallery.gallery import Gallery
 from app.index.comparator import COSINE
-from app.index.person_scores import PersonScore
 from app.index.port import PRECISION, GallerySize
 from app.inference.pack_spec import ModelPack
 from app.lab.attestation.cells import Attributes, count_cells
@@ -39,7 +38,6 @@ from app.lab.attestation.software import calibration as calibration_summary
 from app.lab.attestation.software import model, software
 from app.lab.attestation.statement import Measured, Provenance, make_statement
 from app.lab.attestation.strata import STRATA, Change
-from app.lab.errors import AttestationError
 from app.lab.evaluation.labels import LabelledPeople, LabelNoise
 from app.lab.evaluation.plan import Progress, folder_name
 from app.lab.evaluation.protocol import Analyser, EnrolledPhotos, enrol_photos
@@ -142,18 +140,14 @@ def _folder_data(source: FolderSource, roles: Roles, photos: EnrolledPhotos) -> 
 def attest_collection(
     name: str, wanted: Wanted, pack: ModelPack, gallery: Gallery, calibrations: Calibrations
 ) -> JsonObject:
-    """Measure a collection at its own setting. Raises AttestationError, CollectionNotFound or
-    EmbeddingSpaceMismatch."""
+    """Measure a collection at its own setting, by the score of several templates that decides
+    there. Raises AttestationError, CollectionNotFound or EmbeddingSpaceMismatch."""
     record = gallery.require(name)
     policy, chain = policy_of(record), calibrations.chain(record)
-    if chain.score is not PersonScore.BEST:
-        raise AttestationError(
-            f"The collection {name} compares persons by score={chain.score.value}; a collection "
-            "can only be measured by score=best. Attest a folder of photos, or change the "
-            "collection's policy."
-        )
     comparator = COSINE if calibrations.shared is None else calibrations.shared.comparator
-    found = measure_collection(gallery, record, comparator, named=bool(wanted.attributes))
+    found = measure_collection(
+        gallery, record, comparator, chain.score, named=bool(wanted.attributes)
+    )
     size, likeness = gallery.size(name), gallery.likeness(name)
     rule = identification_threshold(ThresholdRequest(), policy, chain, size, likeness=likeness)
     cells = list(count_cells(found.searched, rule.threshold, wanted.attributes))

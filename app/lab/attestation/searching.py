@@ -9,6 +9,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from app.index.comparator import Comparator
+from app.index.person_scores import PersonScore
 from app.lab.attestation.judging import Counted
 from app.types import FloatArray
 
@@ -16,6 +17,7 @@ Ids = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 BLOCK_ROWS = 512
+BLOCK_PERSONS = 4_096
 LOWEST = -2.0  # below every score
 NOBODY = -1
 
@@ -62,6 +64,47 @@ class BestScores:
             self.other_person[rows] = np.where(
                 higher, gallery.persons[best], self.other_person[rows]
             )
+            self.other[rows] = np.where(higher, highest, self.other[rows])
+
+    def add_persons(self, gallery: Faces, score: PersonScore) -> None:
+        """Compare all probes with a whole gallery by a `score` of persons with several templates,
+        which needs all templates of a person at once."""
+        order = np.argsort(gallery.persons, kind="stable")
+        vectors, keys = gallery.vectors[order], gallery.keys[order]
+        persons, starts = np.unique(gallery.persons[order], return_index=True)
+        ends = np.append(starts[1:], len(order))
+        for first in range(0, len(persons), BLOCK_PERSONS):
+            some = slice(first, first + BLOCK_PERSONS)
+            place = slice(starts[some][0], ends[some][-1])
+            self._compare_others(vectors[place], persons[some], starts[some] - place.start, score)
+        for n in np.flatnonzero(np.isin(self.probes.persons, persons)):
+            own = np.searchsorted(persons, self.probes.persons[n])
+            mine = np.arange(starts[own], ends[own])
+            mine = mine[keys[mine] != self.probes.keys[n]]
+            if len(mine):
+                scores = self._comparator.scores(self.probes.vectors[n : n + 1], vectors[mine])[0]
+                self.own[n] = score.of_templates(scores, vectors[mine])
+
+    def _compare_others(
+        self, vectors: FloatArray, persons: Ids, starts: Ids, score: PersonScore
+    ) -> None:
+        """With persons whose templates begin at these rows, each probe's own left out."""
+        held = np.diff(starts, append=len(vectors))
+        length = np.linalg.norm(np.add.reduceat(vectors, starts, dtype=np.float64), axis=1)
+        for start in range(0, len(self.own), BLOCK_ROWS):
+            rows = slice(start, start + BLOCK_ROWS)
+            scores = self._comparator.scores(self.probes.vectors[rows], vectors)
+            found = score.of(
+                np.maximum.reduceat(scores, starts, axis=1),
+                np.add.reduceat(scores, starts, axis=1),
+                held,
+                length,
+            )
+            found[self.probes.persons[rows, None] == persons] = LOWEST
+            best = found.argmax(axis=1)
+            highest = found[np.arange(len(best)), best]
+            higher = highest > self.other[rows]
+            self.other_person[rows] = np.where(higher, persons[best], self.other_person[rows])
             self.other[rows] = np.where(higher, highest, self.other[rows])
 
     def of(self, chosen: Mask) -> "BestScores":

@@ -72,6 +72,7 @@ def make_statement(
             "source": rule.source.value,
             "target_fpir": rule.target,
             "lift": rule.lift,
+            "score": rule.score.value,
         },
         "cells": rows,
     }

@@ -8,8 +8,10 @@ import pytest
 
 from app.decision.calibrations import Calibrations
 from app.gallery.gallery import Gallery
-from app.index.comparator import COSINE
-from app.lab.attestation import collection
+from app.index.comparator import COSINE, Comparator
+from app.index.person_scores import PersonScore
+from app.inference.packs import load_pack
+from app.lab.attestation import collection, searching
 from app.lab.attestation.cells import count_cells
 from app.lab.attestation.collection import measure_collection
 from app.lab.attestation.requirement import NAMED
@@ -19,6 +21,8 @@ from app.store.records import NewTemplate
 from tests.decision.conftest import people
 from tests.decision.test_calibration import calibration
 from tests.decision.test_collection_calibration import DIMENSION, fill, open_gallery
+
+LOWERING = Comparator(np.eye(DIMENSION, dtype=np.float32)[0], 1.5)
 
 
 @pytest.fixture
@@ -99,16 +103,50 @@ def test_of_many_people_some_are_searched_for_among_all(
     assert one.searched.stranger_names == other.searched.stranger_names
 
 
-def test_a_collection_with_another_score_is_not_measured_by_the_best_template(
-    gallery: Gallery,
+@pytest.mark.parametrize("score", PersonScore)
+def test_persons_are_compared_by_the_score_of_the_collection(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch, score: PersonScore
 ) -> None:
-    fill(gallery, 3)
+    """The probe's own template counts neither as one of its person's nor in their centroid."""
+    fill(gallery, 30)
+    monkeypatch.setattr(searching, "BLOCK_PERSONS", 7)
+    monkeypatch.setattr(searching, "BLOCK_ROWS", 11)
+    _, more = gallery.store.embeddings.of_person("default", "p4")
+    gallery.enroll("default", "p9", None, [NewTemplate(more[0], "copy")])  # a third template
+    vectors = {n: gallery.store.embeddings.of_person("default", f"p{n}")[1] for n in range(30)}
+    record = gallery.require("default")
+    found = measure_collection(gallery, record, LOWERING, score, named=True).searched.strangers
+    order = [int(name[1:]) for name in measured_names(gallery)]
+    for place, person in enumerate(order):
+        probe = found.probes.vectors[place]
+        scores = {
+            n: score.of_templates(LOWERING.scores(probe[np.newaxis], held)[0], held)
+            for n, held in vectors.items()
+            if n != person
+        }
+        assert found.other[place] == pytest.approx(max(scores.values()), abs=1e-6)
+        rest = vectors[person][~(vectors[person] == probe).all(axis=1)]
+        own = score.of_templates(LOWERING.scores(probe[np.newaxis], rest)[0], rest)
+        assert found.own[place] == pytest.approx(own, abs=1e-6)
+
+
+def measured_names(gallery: Gallery) -> list[str]:
+    record = gallery.require("default")
+    return list(measure_collection(gallery, record, COSINE, named=True).searched.stranger_names)
+
+
+@pytest.mark.parametrize("score", ["best", "centroid", "fused"])
+def test_a_collection_is_measured_by_its_own_score(gallery: Gallery, score: str) -> None:
+    """The threshold is the score's own; centroids of two good templates are nearer to a third."""
+    fill(gallery, 40)
     shipped = calibration(score_exponents={"centroid": 0.2, "fused": 0.4})
     calibrations = Calibrations(
         gallery.store.calibrations, shipped, 0.5, embedding_space="es-test", precision="float32"
     )
-    gallery.store.collections.update("default", None, {"score": "fused"})
-    with pytest.raises(AttestationError, match="score=fused; a collection can only be measured"):
-        attest_collection(
-            "default", Wanted(next(iter(NAMED.values()))), None, gallery, calibrations
-        )
+    gallery.store.collections.update("default", None, {"score": score})
+    wanted = Wanted(next(iter(NAMED.values())))
+    made = attest_collection("default", wanted, load_pack("default"), gallery, calibrations)
+    assert made["policy"]["score"] == score
+    assert made["threshold"]["score"] == score
+    sizes = gallery.size("default").scored_by(PersonScore(score))
+    assert made["threshold"]["value"] == pytest.approx(shipped.threshold_at(0.01, sizes), abs=1e-4)
