@@ -15,13 +15,17 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
+from app.decision.calibration_file import pack_orientation
 from app.decision.policy import FaceSelection, select_face
 from app.errors import FaceError, ImageError
 from app.faces.loading import build_pipeline
 from app.faces.pipeline import FacePipeline
 from app.imaging import ImageLimits
+from app.index.port import PRECISION
 from app.inference.packs import load_pack
+from app.lab.evaluation.covering import embed_covered
 from app.lab.evaluation.degrading import embed_degraded, photos_to_degrade
 from app.lab.evaluation.labels import LabelledPeople, LabelNoise, read_people
 from app.lab.evaluation.protocol import Analyser
@@ -40,13 +44,17 @@ def main() -> None:
     options.cache.mkdir(parents=True, exist_ok=True)
     photos = sorted(str(p.relative_to(options.images)) for p in options.images.glob("*/*.jpg"))
     (options.cache / "photos.txt").write_text("\n".join(photos) + "\n")
-    pipeline = build_pipeline(load_pack(options.pack), Device.CPU, ImageLimits())
+    pack = load_pack(options.pack)
+    orientation = pack_orientation(pack, PRECISION)
+    pipeline = build_pipeline(pack, Device.CPU, ImageLimits(), orientation=orientation)
     if not (options.cache / "fit.npz").exists():
         _embed_for_fit(pipeline, options)
     for kind in options.kinds or ["sharp", *KINDS]:
         target = options.cache / f"{kind}.npz"
         if not target.exists():
             rows = range(len(photos)) if kind == "sharp" else chosen(photos)
+            if options.held_out and kind != "sharp":
+                rows = [row for row in rows if not is_development(photos[row].split("/")[0])]
             _embed(pipeline, options, kind, [(i, photos[i]) for i in rows], target)
             print(kind, "done", flush=True)
 
@@ -58,8 +66,9 @@ def _embed_for_fit(pipeline: FacePipeline, options: argparse.Namespace) -> None:
     mine = [(image, person) for image, person in pairs if is_development(person)]
     people = LabelledPeople(options.images, *(tuple(column) for column in zip(*mine, strict=True)))
     names = photos_to_degrade(people, LabelNoise())
-    degraded = embed_degraded(Analyser(pipeline), options.images, names, FaceSelection.CENTRE)
-    np.savez(options.cache / "fit.npz", **degraded)
+    photos = Analyser(pipeline), options.images, names, FaceSelection.CENTRE
+    plain, covered = embed_covered(*photos)
+    np.savez(options.cache / "fit.npz", **embed_degraded(*photos), plain=plain, covered=covered)
 
 
 def is_development(person: str) -> bool:
@@ -176,21 +185,33 @@ def _noisy(sigma: float) -> Degradation:
     return add
 
 
-def _masked(photo: Image, points: FloatArray, _width: float) -> Image:
-    """The lower half of the face under a light blue surface, from the bridge of the nose to the
-    chin."""
+def _masked(surface: tuple[int, int, int], spots: int = 0) -> Degradation:
+    """The lower half of the face under a surface of one colour, with so many spots of others."""
+
+    def cover(photo: Image, points: FloatArray, width: float) -> Image:
+        mask = np.zeros(photo.shape[:2], np.uint8)
+        cv2.fillPoly(mask, [_lower_half(points)], 255, cv2.LINE_AA)
+        cloth = np.full_like(photo, surface)
+        for x, y, *colour in np.random.default_rng(0).random((spots, 5)):
+            place = int(x * photo.shape[1]), int(y * photo.shape[0])
+            cv2.circle(cloth, place, round(width / 18), [255 * one for one in colour], -1)
+        share = mask[:, :, np.newaxis] / 255
+        return np.asarray(photo * (1 - share) + cloth * share, np.uint8)
+
+    return cover
+
+
+def _lower_half(points: FloatArray) -> NDArray[np.int32]:
+    """From the bridge of the nose to the chin (6, 2)."""
     right, left, nose, right_mouth, left_mouth = points
     down = (right_mouth + left_mouth) / 2 - (right + left) / 2
     bridge = (nose + (right + left) / 2) / 2 + 0.15 * down
     side = (left - right) * 0.55
-    outline = np.array([
+    return np.array([
         bridge, nose + 1.15 * side, left_mouth + 0.45 * side,
         (left_mouth + right_mouth) / 2 + 0.75 * down,
         right_mouth - 0.45 * side, nose - 1.15 * side,
-    ])  # fmt: skip
-    covered = photo.copy()
-    cv2.fillPoly(covered, [outline.astype(np.int32)], (214, 190, 160), cv2.LINE_AA)
-    return covered
+    ]).astype(np.int32)  # fmt: skip
 
 
 def _grey(photo: Image, _points: FloatArray, _width: float) -> Image:
@@ -201,11 +222,12 @@ def _grey(photo: Image, _points: FloatArray, _width: float) -> Image:
 KINDS: dict[str, Degradation] = {
     "blur-6": _blurred(6), "dark-0.05": _times(0.05), "turned-180": _turned(cv2.ROTATE_180),
     "blur-4": _blurred(4), "dark-0.1": _times(0.1), "bright-3": _times(3), "size-16": _sized(16),
-    "blur-3": _blurred(3), "jpeg-10": _jpeg(10), "masked": _masked, "grey": _grey,
+    "blur-3": _blurred(3), "jpeg-10": _jpeg(10), "masked": _masked((214, 190, 160)), "grey": _grey,
     "blur-5": _blurred(5), "turned-90": _turned(cv2.ROTATE_90_CLOCKWISE), "size-24": _sized(24),
     "dark-0.2": _times(0.2), "blur-2": _blurred(2), "size-32": _sized(32), "noise-40": _noisy(40),
     "jpeg-20": _jpeg(20), "bright-2": _times(2), "size-64": _sized(64), "blur-1": _blurred(1),
-    "jpeg-30": _jpeg(30), "size-12": _sized(12),
+    "jpeg-30": _jpeg(30), "size-12": _sized(12), "masked-white": _masked((235, 235, 235)),
+    "masked-black": _masked((25, 25, 25)), "masked-spots": _masked((120, 60, 160), 1_500),
 }  # fmt: skip
 
 
@@ -215,6 +237,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("cache", type=Path)
     parser.add_argument("kinds", nargs="*")
     parser.add_argument("--pack", default="default")
+    parser.add_argument("--held-out", action="store_true", help="no others of the degraded photos")
     return parser.parse_args()
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from app.decision.calibration import Calibration
 from app.decision.comparisons import LabelledEmbeddings, rates_at
+from app.decision.covered import CoveredFaces
 from app.decision.domain import SharedDirection
 from app.decision.fitting import Labelled, calibrate
 from app.decision.limits import Limits
@@ -28,6 +29,7 @@ from app.decision.thresholds import ONE_COMPARISON
 from app.index.comparator import COSINE, Comparator
 from app.index.likeness import LEAST_PERSONS, PERSONS, QUANTILE
 from app.index.port import GallerySize
+from app.lab.evaluation.degrading import DEGRADATIONS
 from app.lab.evaluation.identification import by_person
 from app.lab.evaluation.labels import read_attributes, read_label_noise
 from app.types import FloatArray
@@ -41,26 +43,27 @@ Rows = NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True)
 class Faces:
-    """Embeddings (n, d), whose they are (n,), and how sharp and bright the faces are (n,)."""
+    """Embeddings (n, d), whose they are (n,), and how sharp, bright and wide the faces are (n,)."""
 
     vectors: FloatArray
     persons: NDArray[np.str_]
     sharpness: FloatArray
     brightness: FloatArray
+    width: FloatArray
 
     def of(self, rows: NDArray[np.generic]) -> "Faces":
-        return Faces(
-            self.vectors[rows], self.persons[rows], self.sharpness[rows], self.brightness[rows]
-        )
+        columns = self.vectors, self.persons, self.sharpness, self.brightness, self.width
+        return Faces(*(column[rows] for column in columns))
 
     def beyond(self, calibration: Calibration) -> NDArray[np.bool_]:
-        """Which limits of a calibration each face is beyond (3, n)."""
+        """Which limits of a calibration each face is beyond (4, n)."""
         assert calibration.domain is not None, "only the score has limits"
         limits, lean = calibration.domain.limits, calibration.comparator.degradation(self.vectors)
         return np.array([
             lean > limits.max_degradation,
             self.sharpness < limits.min_sharpness,
             self.brightness < limits.min_brightness,
+            self.width < limits.min_face_size_px,
         ])  # fmt: skip
 
     def first(self) -> "Faces":
@@ -351,19 +354,21 @@ def _read(options: argparse.Namespace) -> Cache:
 
 def _faces(path: Path, persons: NDArray[np.str_]) -> Faces:
     stored = np.load(path)
-    return Faces(stored["embedding"], persons, stored["sharpness"], stored["brightness"])
+    measures = (stored[name] for name in ("sharpness", "brightness", "width"))
+    return Faces(stored["embedding"], persons, *measures)
 
 
 def _calibrations(fit: Path, faces: Faces) -> tuple[Calibration, Calibration]:
     """By the cosine, and by the score whose direction was fitted to the same half."""
     stored = np.load(fit)
-    shared = SharedDirection.fit({name: stored[name] for name in stored.files}, "development half")
+    name = "development half"
+    covered = CoveredFaces.fit(stored["plain"], stored["covered"], name)
+    shared = SharedDirection.fit({kind: stored[kind] for kind in DEGRADATIONS}, name, covered)
     limits = Limits.fit(shared.comparator.degradation(faces.vectors))
-    plain = Labelled(faces.labelled(COSINE), "photos", "development half")
+    plain = Labelled(faces.labelled(COSINE), "photos", name)
     scored = Labelled(
-        faces.labelled(shared.comparator), "photos", "development half",
-        shared=shared, limits=limits,
-    )  # fmt: skip
+        faces.labelled(shared.comparator), "photos", name, shared=shared, limits=limits
+    )
     return calibrate(plain, "es-benchmark", "float32"), calibrate(scored, "es-benchmark", "float32")
 
 

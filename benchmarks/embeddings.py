@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from app.decision.calibration_file import pack_orientation
 from app.decision.policy import FaceSelection, select_face
 from app.errors import FaceError, ImageError
 from app.faces.loading import build_pipeline
 from app.folders import find_photos
 from app.imaging import ImageLimits
+from app.index.port import PRECISION
 from app.inference.packs import load_pack
 from app.lab.evaluation.cache import PhotoCache, pipeline_digest
 from app.lab.evaluation.protocol import Analyser
@@ -48,10 +50,13 @@ class Gallery:
 
 
 def embed_folder(folder: Path, pack_name: str, cache: Path) -> tuple[Vectors, NDArray[np.str_]]:
-    """The embedding and the person of every photo of a folder of people."""
+    """The embedding and the person of every photo of a folder of people; `cache` may be that of
+    `likeness evaluate`."""
     pack = load_pack(pack_name)
-    store = PhotoCache(cache, pipeline_digest(pack))
-    analyser = Analyser(build_pipeline(pack, Device.CPU, ImageLimits()), store)
+    turned = pack_orientation(pack, PRECISION)
+    store = PhotoCache(cache, pipeline_digest(pack, turned))
+    pipeline = build_pipeline(pack, Device.CPU, ImageLimits(), orientation=turned)
+    analyser = Analyser(pipeline, store)
     vectors, persons = [], []
     for photo in find_photos(folder):
         try:

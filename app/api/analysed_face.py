@@ -122,12 +122,22 @@ class FaceInfo(BaseModel):
         ),
         Example(-0.04),
     ] = None
+    covering: Annotated[
+        float | None,
+        Field(
+            description="How much its embedding resembles those of faces whose lower half is "
+            "covered, by a mask for example, 0 to 1: 0 for 80 of 100 uncovered faces, 1 for most "
+            "covered ones. Null without an embedding, or where the calibration does not know."
+        ),
+        Example(0.02),
+    ] = None
 
     @classmethod
     def of(cls, found: FoundFace, comparator: Comparator, **others: Any) -> Self:
         """One face of an analysed image; `others`: the members of a subclass."""
         index, image, face = found
         lean = None if face.embedding is None else comparator.lean(face.embedding)
+        covering = None if face.embedding is None else comparator.covering_of(face.embedding)
         x1, y1, x2, y2 = face.box.tolist()
         return cls(
             image_index=index,
@@ -143,5 +153,6 @@ class FaceInfo(BaseModel):
             score=round(face.score, 4),
             quality=QualityInfo.of(face.quality),
             degradation=None if lean is None else round(lean, 4),
+            covering=None if covering is None else round(covering, 4),
             **others,
         )

@@ -162,9 +162,17 @@ def _print(found: Hygiene) -> None:
         found.counts["weak"],
     )
     _table(
-        "Degraded (blurred, dark, turned): not compared with other degraded faces",
-        ("face", "person", "degradation"),
-        [(one.face_id, one.person_id, f"{one.degradation:.2f}") for one in found.degraded],
+        "Degraded (blurred, dark, turned, covered): of no use against other such faces",
+        ("face", "person", "degradation", "covering"),
+        [
+            (
+                one.face_id,
+                one.person_id,
+                f"{one.degradation:.2f}",
+                "" if one.covering is None else f"{one.covering:.2f}",
+            )
+            for one in found.degraded
+        ],
         found.counts["degraded"],
     )
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -143,7 +143,11 @@ class Calibration(_CalibrationPart):
     def content(self) -> dict[str, object]:
         """As JSON, the way it is written to disk and database. A section that is None is left out,
         so that a calibration from before there were any keeps its id."""
-        left_out = {name for name in _OPTIONAL_SECTIONS if getattr(self, name) is None}
+        left_out: dict[str, Any] = {
+            name: True for name in _OPTIONAL_SECTIONS if getattr(self, name) is None
+        }
+        if self.domain is not None:
+            left_out["domain"] = self.domain.left_out()
         return self.model_dump(mode="json", by_alias=True, exclude=left_out)
 
     @property

@@ -109,7 +109,7 @@ class Calibrations:
         Cosines never are lower than scores, so a calibration of cosines promises less than holds.
         """
         domain = calibration.domain
-        if domain is None or domain.shared == self.shared:
+        if domain is None or (self.shared and self.shared.scores_at_most(domain.shared)):
             return
         raise CalibrationMismatch(
             f"The calibration {calibration.calibration_id} was counted on scores with another "

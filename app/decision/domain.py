@@ -10,14 +10,15 @@ from functools import cached_property
 from typing import Annotated
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.decision.comparisons import LabelledEmbeddings
+from app.decision.covered import CoveredFaces
 from app.decision.limits import NO_LIMITS, Limits
 from app.index.comparator import Comparator
 from app.index.likeness import QUANTILE
 from app.index.port import GallerySize
-from app.types import FloatArray
+from app.types import FloatArray, Quality
 
 # Chosen on the development half of LFW's people; docs/adr/0018-degraded-faces.md has the figures.
 WEIGHT = 1.5
@@ -26,6 +27,9 @@ SMALL_LIFT = 1.0
 SMALL_GALLERY = 100
 # So many of a calibration's people are compared with one another.
 LIKENESS_PERSONS = 2_000
+COVERED = "covered"
+# Of the numbers of a unit vector: what an exact rewrite of a network changes is less.
+SAME_DIRECTION = 1e-5
 
 
 class _Section(BaseModel):
@@ -34,7 +38,8 @@ class _Section(BaseModel):
 
 class SharedDirection(_Section):
     """The direction (d,) that degraded faces share, and its weight in the comparison score. Fitted
-    to so many faces, degraded in each of these ways; `digest` is the SHA-256 of the embeddings."""
+    to so many faces, degraded in each of these ways; `digest` is the SHA-256 of the embeddings.
+    `covered`: what covered faces share; None where that is not known."""
 
     direction: Annotated[tuple[float, ...], Field(min_length=2)]
     weight: Annotated[float, Field(ge=0, le=10)]
@@ -42,15 +47,42 @@ class SharedDirection(_Section):
     faces: int
     degradations: tuple[str, ...]
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    covered: CoveredFaces | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "SharedDirection":
+        if self.covered is not None and len(self.covered.direction) != len(self.direction):
+            raise ValueError("both directions must have as many numbers")
+        return self
+
+    def scores_at_most(self, other: "SharedDirection") -> bool:
+        """Whether scores by this are never higher than by another one, made before covered faces
+        were known of, or made again from the same faces."""
+        mine, theirs = (np.array(one.direction) for one in (self, other))
+        return (
+            mine.shape == theirs.shape
+            and bool(np.abs(mine - theirs).max() <= SAME_DIRECTION)
+            and self.weight == other.weight
+            and other.covered in (None, self.covered)
+        )
 
     @cached_property
     def comparator(self) -> Comparator:
         """What compares two embeddings by it."""
         direction = np.array(self.direction)
-        return Comparator((direction / np.linalg.norm(direction)).astype(np.float32), self.weight)
+        return Comparator(
+            (direction / np.linalg.norm(direction)).astype(np.float32),
+            self.weight,
+            None if self.covered is None else self.covered.covering,
+        )
 
     @classmethod
-    def fit(cls, degraded: Mapping[str, FloatArray], source: str) -> "SharedDirection":
+    def fit(
+        cls,
+        degraded: Mapping[str, FloatArray],
+        source: str,
+        covered: CoveredFaces | None = None,
+    ) -> "SharedDirection":
         """From the embeddings (n, d) of degraded faces, by kind of degradation.
 
         The kinds weigh alike: the direction is that of the sum of their mean embeddings, each
@@ -71,6 +103,7 @@ class SharedDirection(_Section):
             faces=max(len(vectors) for vectors in degraded.values()),
             degradations=tuple(degraded),
             digest=digest.hexdigest(),
+            covered=covered,
         )
 
 
@@ -93,6 +126,22 @@ class Domain(_Section):
     def of(cls, shared: SharedDirection, data: LabelledEmbeddings, limits: Limits) -> "Domain":
         """The domain of the people whom a calibration is counted on."""
         return cls(shared=shared, likeness=round(likeness_of(data), 6), limits=limits)
+
+    def marks(
+        self, quality: Quality | None, degradation: float | None, covering: float | None
+    ) -> tuple[str, ...]:
+        """Why a template is of little use (stable codes): the limits that it is beyond, and whether
+        it looks covered."""
+        covered = covering is not None and covering >= 1
+        return self.limits.beyond(quality, degradation) + ((COVERED,) if covered else ())
+
+    def left_out(self) -> dict[str, set[str]]:
+        """Members that are not written where there are none, by section: a calibration from before
+        there were any keeps its id."""
+        return {
+            "shared": {"covered"} if self.shared.covered is None else set(),
+            "limits": {"min_face_size_px"} if self.limits.min_face_size_px is None else set(),
+        }
 
     def lift_of(self, likeness: float | None, size: GallerySize) -> float:
         """By how much a gallery of that likeness raises thresholds; 0 where it is not known."""

@@ -61,11 +61,13 @@ class Weak:
 
 @dataclass(frozen=True, slots=True)
 class Degraded:
-    """A face that looks degraded to the recogniser: it is not compared with others that do."""
+    """A face that looks degraded or covered to the recogniser: it is not compared with others that
+    do, or matches them less often. `covering` is None where that is not known."""
 
     face_id: str
     person_id: str
     degradation: float
+    covering: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ compared with everything.
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app.decision.calibration import Calibration
 from app.decision.calibrations import Calibrations, policy_of
@@ -26,7 +27,7 @@ from app.gallery.gallery import Gallery
 from app.index.person_scores import PersonScore
 from app.index.port import GallerySize
 from app.store.records import FaceRecord
-from app.types import Quality
+from app.types import FloatArray, Quality
 
 FACES_AT_ONCE = 10_000
 # A face that its own person's others reach less than one stranger in a hundred does.
@@ -169,20 +170,20 @@ class _Findings:
         return rows[np.argsort(near.own[rows], kind="stable")]
 
     def degraded_rows(self) -> RowIndices:
-        """The rows of faces beyond the calibration's limit of degradation, the worst first."""
+        """The rows of faces that look degraded beyond the calibration's limit, the worst first, and
+        then of those that only look covered."""
         domain = None if self._calibration is None else self._calibration.domain
         limit = None if domain is None else domain.limits.max_degradation
-        if limit is None:
-            return np.empty(0, np.int64)
-        leans = self._near.degradation
-        rows = np.flatnonzero(leans > limit)
-        return rows[np.argsort(-leans[rows], kind="stable")]
+        leans, coverings = self._near.degradation, self._near.covering
+        degraded = np.zeros(len(leans), np.bool_) if limit is None else leans > limit
+        covered = (coverings >= 1) & ~degraded
+        return np.concatenate([_worst_first(degraded, leans), _worst_first(covered, coverings)])
 
     def degraded(self, rows: RowIndices) -> tuple[Degraded, ...]:
         """What there is to say of degraded faces."""
-        leans = self._near.degradation
+        leans, coverings = self._near.degradation, self._near.covering
         return tuple(
-            Degraded(face[0], face[1], round(float(leans[row]), 4))
+            Degraded(face[0], face[1], round(float(leans[row]), 4), _known(coverings[row]))
             for row, face in zip(rows, self._faces(rows), strict=True)
             if face is not None
         )
@@ -272,6 +273,16 @@ class _Findings:
             keys = self._near.keys[rows[start : start + FACES_AT_ONCE]].tolist()
             found = self._gallery.store.templates.by_key(keys)
             yield start, [found.get(key) for key in keys]
+
+
+def _known(value: np.float32) -> float | None:
+    return None if np.isnan(value) else round(float(value), 4)
+
+
+def _worst_first(mask: NDArray[np.bool_], by: FloatArray) -> RowIndices:
+    """The rows of a mask, those with the highest value first."""
+    rows = np.flatnonzero(mask)
+    return rows[np.argsort(-by[rows], kind="stable")]
 
 
 def _weak(records: list[FaceRecord | None], gate: QualityGate) -> Iterator[Weak]:

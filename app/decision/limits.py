@@ -15,18 +15,20 @@ DEGRADED_SHARE = 0.01
 # Where the false match rate of two such faces exceeds the promised one by far, even by the score.
 MIN_SHARPNESS = 15.0
 MIN_BRIGHTNESS = 0.05
+MIN_FACE_SIZE_PX = 20.0
 # The limit that also a search keeps: it follows the gallery's likeness, which covers the others.
 DEGRADED = "degraded"
 
 
 class Limits(BaseModel):
-    """How degraded, how little sharp and how dark one of two compared faces may be; None: any."""
+    """How degraded, unsharp, dark and small one of two compared faces may be; None: any."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     max_degradation: float | None = Field(None, ge=-1, le=1)
     min_sharpness: float | None = Field(None, ge=0)
     min_brightness: float | None = Field(None, ge=0, le=1)
+    min_face_size_px: float | None = Field(None, ge=0)
 
     @classmethod
     def fit(cls, degradation: FloatArray | None) -> "Limits":
@@ -36,6 +38,7 @@ class Limits(BaseModel):
             max_degradation=None if most is None else round(float(most), 4),
             min_sharpness=MIN_SHARPNESS,
             min_brightness=MIN_BRIGHTNESS,
+            min_face_size_px=MIN_FACE_SIZE_PX,
         )
 
     def beyond(self, quality: Quality | None, degradation: float | None) -> tuple[str, ...]:
@@ -44,6 +47,8 @@ class Limits(BaseModel):
             DEGRADED: _exceeds(degradation, self.max_degradation),
             "blurred": quality is not None and _exceeds(self.min_sharpness, quality.sharpness),
             "too_dark": quality is not None and _exceeds(self.min_brightness, quality.brightness),
+            "face_too_small": quality is not None
+            and _exceeds(self.min_face_size_px, quality.face_size_px),
         }
         return tuple(code for code, beyond in found.items() if beyond)
 

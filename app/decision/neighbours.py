@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.gallery.gallery import Gallery
-from app.index.port import Ids
+from app.index.port import Ids, Templates
 from app.types import FloatArray
 
 PROBES_AT_ONCE = 1024
@@ -27,7 +27,7 @@ class Neighbours:
     """Of each template (n,), in ascending order of keys: its key and its person's, the nearest
     template of another person that reaches the threshold (a row, -1 for none), its similarity
     (-inf for none), that of the nearest other one of its own person (-inf for none), and how
-    degraded it looks (NaN where the comparator has no direction)."""
+    degraded and how covered it looks (NaN where the comparator does not know)."""
 
     keys: Ids
     person_keys: Ids
@@ -35,6 +35,7 @@ class Neighbours:
     similarity: FloatArray
     own: FloatArray
     degradation: FloatArray
+    covering: FloatArray
 
 
 def find_neighbours(
@@ -56,7 +57,7 @@ def find_neighbours(
     templates times those they are compared with: the whole collection, and all of their person.
     Raises CollectionNotFound or EmbeddingSpaceMismatch.
     """
-    keys, persons, others, similarity, leans = _search(gallery, name, threshold, progress)
+    keys, persons, others, similarity, *looks = _search(gallery, name, threshold, progress)
     places = np.minimum(np.searchsorted(keys, others), max(len(keys) - 1, 0))
     # What was enrolled meanwhile is not examined.
     known = keys[places] == others
@@ -68,7 +69,7 @@ def find_neighbours(
         np.where(known, places, -1),
         np.where(known, similarity, np.float32(-np.inf)),
         own.similarities(enough),
-        leans,
+        *looks,
     )
     if declared:
         _Beyond(gallery, name, threshold, declared).replace_in(near, go_on)
@@ -122,13 +123,13 @@ class _Beyond:
 
 def _search(
     gallery: Gallery, name: str, threshold: float, progress: Progress
-) -> tuple[Ids, Ids, Ids, FloatArray, FloatArray]:
-    """Keys, persons' keys, key (-1 for none) and similarity of the nearest of other people, and how
-    degraded each template looks."""
+) -> tuple[Ids, Ids, Ids, FloatArray, FloatArray, FloatArray]:
+    """Keys, persons' keys, key (-1 for none) and similarity of the nearest of other people, how
+    degraded and how covered each template looks."""
     # By rising key those enrolled meanwhile come last: an import beside this does not prolong it.
     total, done = gallery.size(name).templates, 0
     keys, persons, others = ([np.empty(0, np.int64)] for _ in range(3))
-    similarity, leans = ([np.empty(0, np.float32)] for _ in range(2))
+    similarity, leans, coverings = ([np.empty(0, np.float32)] for _ in range(3))
     for page in gallery.templates(name):
         for start in range(0, len(page.keys), PROBES_AT_ONCE):
             some = slice(start, start + PROBES_AT_ONCE)
@@ -139,8 +140,8 @@ def _search(
             similarity.append(found.similarities)
             done += len(found.keys)
             progress(done, max(done, total))
-        lean = gallery.comparator.degradation(page.vectors)
-        leans.append(np.full(len(page.keys), np.nan, np.float32) if lean is None else lean)
+        leans.append(_known(gallery.comparator.degradation(page.vectors), page))
+        coverings.append(_known(gallery.comparator.coverings(page.vectors), page))
         keys.append(page.keys)
         persons.append(page.person_keys)
         if done >= total:
@@ -151,7 +152,13 @@ def _search(
         np.concatenate(others),
         np.concatenate(similarity),
         np.concatenate(leans),
+        np.concatenate(coverings),
     )
+
+
+def _known(found: FloatArray | None, page: Templates) -> FloatArray:
+    """NaN where nothing is known."""
+    return np.full(len(page.keys), np.nan, np.float32) if found is None else found
 
 
 class _Own:

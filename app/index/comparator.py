@@ -1,16 +1,18 @@
 """How two embeddings are compared.
 
-The comparison score is the cosine of the angle between two unit vectors, less what two degraded
-faces have in common: embeddings of blurred, dark or upside-down faces all lean towards one
-direction of the embedding space, whatever their person. With that direction d and a weight k, the
-score is
+The comparison score is the cosine of the angle between two unit vectors, less what faces that are
+alike for another reason than their person have in common. Embeddings of blurred, dark or
+upside-down faces all lean towards one direction of the embedding space; those of faces whose lower
+half is covered are told from others by another one. Of such directions, let a(x) be how far a face
+goes along one, at least 0, and k the weight of that direction. The score is
 
-    x.y - k * max(0, x.d) * max(0, y.d)
+    x.y - sum of k * a(x) * a(y)
 
-It equals the cosine unless both faces look degraded, and is never above the cosine. So whatever
-bounds the cosine from above bounds the score.
+It equals the cosine unless both faces look degraded, or both look covered, and is never above the
+cosine. So whatever bounds the cosine from above bounds the score.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,46 +20,80 @@ import numpy as np
 from app.types import FloatArray
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Covering:
+    """How covered a face looks: x.direction - offset, within 0 and `most`. `direction` (d,) is no
+    unit vector. The bound keeps vectors unlike any face from being lowered without limit."""
+
+    direction: FloatArray
+    offset: float
+    weight: float
+    most: float = 1.0
+
+    def of(self, vectors: FloatArray) -> FloatArray:
+        """How covered each of (n, d) faces looks (n,)."""
+        along = vectors @ self.direction - np.float32(self.offset)
+        return np.asarray(np.clip(along, 0, np.float32(self.most)))
+
+
 @dataclass(frozen=True, slots=True)
-class Probe:
-    """One vector (d,) to be compared with many; `shared` (d,) is the shared direction times
-    k * max(0, x.d), None where that is zero: the score of a row y is x.y - max(0, y.shared)."""
+class Lowering:
+    """What a probe has in common with others: the score of a row y is lowered by y.vector - offset,
+    within 0 and `most`."""
 
     vector: FloatArray
-    shared: FloatArray | None = None
+    offset: float
+    most: float
+
+    def of(self, products: FloatArray) -> FloatArray:
+        """By how much scores are lowered (n,), from the products y.vector of rows (n,)."""
+        return np.asarray(np.clip(products - np.float32(self.offset), 0, np.float32(self.most)))
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One vector (d,) to be compared with many, and what lowers its scores."""
+
+    vector: FloatArray
+    lowerings: tuple[Lowering, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Comparator:
-    """Compares unit vectors of float32. `direction` is a unit vector (d,), None for the cosine."""
+    """Compares unit vectors of float32. `direction` is the unit vector (d,) that degraded faces
+    share, None for the cosine; `covering`, which needs a direction, says what covered ones share.
+    """
 
     direction: FloatArray | None = None
     weight: float = 0.0
+    covering: Covering | None = None
 
     def probe(self, vector: FloatArray) -> Probe:
         """A vector (d,) to be compared with many."""
-        if self.direction is None:
-            return Probe(vector)
-        lean = self.weight * max(0.0, float(vector @ self.direction))
-        return Probe(vector, np.float32(lean) * self.direction if lean else None)
+        lowerings = []
+        for part in self._parts():
+            lean = part.weight * float(part.of(vector[np.newaxis])[0])
+            if lean:
+                along = np.float32(lean) * part.direction
+                lowerings.append(Lowering(along, lean * part.offset, lean * part.most))
+        return Probe(vector, tuple(lowerings))
 
     def scores(self, probes: FloatArray, references: FloatArray) -> FloatArray:
         """The score of each of (n, d) vectors with each of (m, d) others: (n, m)."""
         if self.direction is None:
             return np.asarray(probes @ references.T)
-        # One more number a vector, so that the score is one product.
-        lean = np.float32(-self.weight) * np.maximum(probes @ self.direction, 0)
-        other = np.maximum(references @ self.direction, 0)
-        return np.asarray(np.column_stack([probes, lean]) @ np.column_stack([references, other]).T)
+        # One more number a vector for each direction, so that the score is one product.
+        leans = [np.float32(-part.weight) * part.of(probes) for part in self._parts()]
+        others = [part.of(references) for part in self._parts()]
+        return np.asarray(
+            np.column_stack([probes, *leans]) @ np.column_stack([references, *others]).T
+        )
 
     def pairwise(self, probes: FloatArray, references: FloatArray) -> FloatArray:
         """The score of each of (n, d) vectors with the other in its place: (n,)."""
         scores = np.einsum("nd,nd->n", probes, references)
-        if self.direction is not None:
-            both = np.maximum(probes @ self.direction, 0) * np.maximum(
-                references @ self.direction, 0
-            )
-            scores -= np.float32(self.weight) * both
+        for part in self._parts():
+            scores -= np.float32(part.weight) * part.of(probes) * part.of(references)
         return np.asarray(scores)
 
     def score(self, probe: FloatArray, reference: FloatArray) -> float:
@@ -72,6 +108,21 @@ class Comparator:
     def lean(self, vector: FloatArray) -> float | None:
         """`degradation` of one vector (d,)."""
         return None if self.direction is None else float(vector @ self.direction)
+
+    def coverings(self, vectors: FloatArray) -> FloatArray | None:
+        """How covered each of (n, d) faces looks (n,), 0 to 1; None where that is not known."""
+        return None if self.covering is None else self.covering.of(vectors)
+
+    def covering_of(self, vector: FloatArray) -> float | None:
+        """`coverings` of one vector (d,)."""
+        found = self.coverings(vector[np.newaxis])
+        return None if found is None else float(found[0])
+
+    def _parts(self) -> Iterator[Covering]:
+        if self.direction is not None:
+            yield Covering(self.direction, 0.0, self.weight, most=np.inf)
+        if self.covering is not None:
+            yield self.covering
 
 
 COSINE = Comparator()

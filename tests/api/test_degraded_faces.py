@@ -3,8 +3,9 @@
 import io
 from typing import Any
 
+import numpy as np
 import pytest
-from PIL import Image, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter
 
 from app.services import Services
 
@@ -47,6 +48,52 @@ def test_a_degraded_template_is_marked_and_listed(open_gallery: Any, services: S
     assert [one["face_id"] for one in answer["degraded"]] == [bad["face_id"]]
     assert answer["counts"]["degraded"] == 1
     assert answer["degraded"][0]["degradation"] == pytest.approx(bad["degradation"], abs=1e-3)
+
+
+def covered(photo: bytes, landmarks: list[list[float]]) -> bytes:
+    """With a plain surface over the lower half of the face."""
+    right, left, nose, right_mouth, left_mouth = landmarks
+    width = left[0] - right[0]
+    top, chin = nose[1] - 0.15 * width, left_mouth[1] + 0.8 * width
+    picture = Image.open(io.BytesIO(photo)).convert("RGB")
+    surface = (right_mouth[0] - 0.5 * width, top, left_mouth[0] + 0.5 * width, chin)
+    ImageDraw.Draw(picture).rounded_rectangle(surface, radius=width / 4, fill=(160, 190, 214))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def test_a_covered_face_is_marked_and_listed(open_gallery: Any) -> None:
+    photo = open_gallery.photo("obama.jpg")
+    (found,) = open_gallery.client.post("/v1/embed", files={"image": photo}).json()["faces"]
+    mask = covered(photo, found["landmarks"])
+    (masked,) = open_gallery.client.post("/v1/embed", files={"image": mask}).json()["faces"]
+    assert found["covering"] < 0.6 < masked["covering"]
+    good, bad = (open_gallery.enroll(name, one).json()["enrolled"][0]
+                 for name, one in (("good", photo), ("bad", mask)))  # fmt: skip
+    assert (good["degraded"], bad["degraded"]) == ([], ["covered"])
+    answer = open_gallery.client.get(f"/v1/collections/{open_gallery.name}/hygiene").json()
+    assert [one["face_id"] for one in answer["degraded"]] == [bad["face_id"]]
+    assert answer["degraded"][0]["covering"] == pytest.approx(masked["covering"], abs=1e-3)
+
+
+def test_only_two_covered_faces_are_less_similar_for_it(open_gallery: Any) -> None:
+    photo = open_gallery.photo("obama.jpg")
+    (found,) = open_gallery.client.post("/v1/embed", files={"image": photo}).json()["faces"]
+    mask = covered(photo, found["landmarks"])
+    embeddings = [
+        np.array(open_gallery.client.post("/v1/embed", files={"image": one}).json()["faces"][0]
+                 ["embedding"])
+        for one in (photo, mask)
+    ]  # fmt: skip
+
+    def similarity(one: bytes, other: bytes) -> float:
+        files = {"image": one, "reference": other}
+        answer = open_gallery.client.post("/v1/verify", files=files).json()
+        return float(answer["similarity"])
+
+    assert similarity(photo, mask) == pytest.approx(embeddings[0] @ embeddings[1], abs=1e-3)
+    assert similarity(mask, mask) < 0.95
 
 
 def test_two_blurred_photos_prove_nothing(open_gallery: Any) -> None:

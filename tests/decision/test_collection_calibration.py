@@ -9,6 +9,8 @@ import pytest
 
 from app.decision.calibrations import Calibrations
 from app.decision.collection_calibration import calibrate_collection
+from app.decision.covered import CoveredFaces
+from app.decision.domain import Domain, SharedDirection
 from app.errors import CollectionNotFound, EmbeddingSpaceMismatch, NotEnoughData
 from app.gallery.gallery import Gallery
 from app.index.factory import IndexFactory
@@ -147,6 +149,39 @@ def test_nor_one_of_another_space(gallery: Gallery) -> None:
     running = {"embedding_space": "es-other", "precision": "float32"}
     calibrations = Calibrations(gallery.store.calibrations, None, 0.5, **running)
     assert calibrations.chain(gallery.require("default")).calibrations == []
+
+
+@pytest.mark.parametrize("change", ["none", "digits", "covered", "weight", "uncovered", "dropped"])
+def test_one_is_used_while_scores_are_no_higher_than_those_it_was_counted_on(
+    gallery: Gallery, change: str
+) -> None:
+    """The pack's direction may be fitted again, and covered faces may be known of since."""
+    covered = covered_faces()
+    shared = SharedDirection.fit({"a": np.eye(DIMENSION, dtype=np.float32)[:1]}, "x")
+    before, now = shared, shared
+    if change == "digits":
+        now = shared.model_copy(update={"direction": (1.0, 1e-6, *shared.direction[2:])})
+    if change == "covered":
+        now = shared.model_copy(update={"covered": covered})
+    if change == "weight":
+        now = shared.model_copy(update={"weight": 1.0})
+    if change == "uncovered":
+        before = shared.model_copy(update={"covered": covered})
+    own = calibration(domain=Domain(shared=before, likeness=0.2).model_dump())
+    pack = calibration(domain=Domain(shared=now, likeness=0.2).model_dump())
+    gallery.store.calibrations.set("default", own.calibration_id, own.content())
+    calibrations = Calibrations(
+        gallery.store.calibrations, calibration() if change == "dropped" else pack, 0.5,
+        embedding_space="es-test", precision="float32",
+    )  # fmt: skip
+    used = own in calibrations.chain(gallery.require("default")).calibrations
+    assert used is (change in ("none", "digits", "covered"))
+
+
+def covered_faces() -> CoveredFaces:
+    return CoveredFaces(
+        direction=(0.1,) * DIMENSION, offset=0, weight=0.1, source="x", faces=9, digest=64 * "0"
+    )
 
 
 def test_a_person_with_very_many_templates_leaves_room_for_others(

@@ -24,7 +24,7 @@ from tests.decision.conftest import GOOD, face
 
 D = 8
 LEAN, AWAY = np.eye(D, dtype=np.float32)[:2]
-LIMITS = Limits(max_degradation=0.3, min_sharpness=30, min_brightness=0.05)
+LIMITS = Limits(max_degradation=0.3, min_sharpness=30, min_brightness=0.05, min_face_size_px=20)
 
 
 @pytest.fixture
@@ -48,6 +48,7 @@ def test_a_face_is_beyond_each_limit_that_it_exceeds() -> None:
     assert LIMITS.beyond(GOOD, 0.1) == ()
     assert LIMITS.beyond(replace(GOOD, sharpness=29), 0.31) == ("degraded", "blurred")
     assert LIMITS.beyond(replace(GOOD, brightness=0.04), None) == ("too_dark",)
+    assert LIMITS.beyond(replace(GOOD, face_size_px=19), 0.1) == ("face_too_small",)
     assert LIMITS.beyond(None, None) == ()
     assert NO_LIMITS.beyond(replace(GOOD, sharpness=0, brightness=0), 1.0) == ()
 
@@ -71,6 +72,8 @@ def test_limits_leave_most_good_faces_within() -> None:
         (of(leaning(0.0), sharpness=5), of(leaning(0.0), sharpness=5), True),
         (of(leaning(0.0), sharpness=5), of(leaning(0.5)), False),  # degraded in different ways
         (of(leaning(0.0), brightness=0.01), of(leaning(0.0), brightness=0.01), True),
+        (of(leaning(0.0), size=16), of(leaning(0.0), size=18), True),
+        (of(leaning(0.0), size=16), of(leaning(0.0)), False),
     ],
 )
 def test_a_comparison_is_refused_where_both_sides_are_beyond_one_limit(

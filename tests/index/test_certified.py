@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from app.index.certified.index import CertifiedIndex, IndexShape
-from app.index.comparator import Comparator
+from app.index.comparator import Comparator, Covering
 from app.index.effective import effective_templates
 from app.index.port import GallerySize, Templates
 from tests.index.conftest import (
@@ -87,12 +87,18 @@ def test_several_templates_a_person(new_index: NewIndex) -> None:
 
 
 def degraded(count: int, seed: int = 0) -> Vectors:
-    """A third of the rows lean towards one direction, as faces of bad photos do."""
-    lean = np.where(np.arange(count) % 3, 0.0, 1.5)[:, np.newaxis]
-    return unit(clustered(count, seed) + lean * LOWERING.direction)
+    """A third of the rows lean towards one direction, as faces of bad photos do, and another third
+    towards that of covered faces."""
+    assert LOWERING.covering is not None
+    place = np.arange(count)[:, np.newaxis] % 3
+    bad = np.where(place == 0, 1.5, 0.0) * LOWERING.direction
+    covered = np.where(place == 1, 0.5, 0.0) * LOWERING.covering.direction
+    return unit(clustered(count, seed) + bad + covered)
 
 
-LOWERING = Comparator(drawn(1, seed=21)[0], 1.5)
+LOWERING = Comparator(
+    drawn(1, seed=21)[0], 1.5, Covering(3 * drawn(1, seed=22)[0], offset=0.2, weight=0.3)
+)
 
 
 @pytest.mark.parametrize("top_k", [1, 6])
@@ -103,7 +109,7 @@ def test_scores_that_are_lower_than_the_cosine(new_index: NewIndex, top_k: int) 
     index.add(held)
     settle(index)
     assert index.state.shards, "the codes are what is tested here"
-    bad, good = degraded(30, seed=7)[::3], drawn(10, seed=8)
+    bad, good = degraded(15, seed=7), drawn(10, seed=8)
     by_cosine = index.search_persons(bad, top_k)
     assert by_cosine != index.search_persons(bad, top_k, comparator=LOWERING)
     for probes in (bad, good, held.vectors[:20], bad[:1], good[:1]):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.index.comparator import COSINE, Comparator
+from app.index.comparator import COSINE, Comparator, Covering
 
 D = 32
 Vectors = NDArray[np.float32]
@@ -19,20 +19,28 @@ def drawn(count: int, seed: int = 0) -> Vectors:
 
 
 DIRECTION = drawn(1, seed=9)[0]
-LOWERING = Comparator(DIRECTION, 1.5)
+# Covered faces are those beyond 0.1 along another direction.
+COVER = drawn(1, seed=11)[0]
+LOWERING = Comparator(DIRECTION, 1.5, Covering(3 * COVER, offset=0.3, weight=0.2))
 
 
 def leaning(count: int, seed: int = 1) -> Vectors:
     return unit(drawn(count, seed) + DIRECTION)
 
 
+def covered(count: int, seed: int = 3) -> Vectors:
+    return unit(drawn(count, seed) + COVER)
+
+
 def by_definition(one: Vectors, other: Vectors) -> float:
     lean = max(0.0, float(one @ DIRECTION)) * max(0.0, float(other @ DIRECTION))
-    return float(one @ other) - 1.5 * lean
+    cover = np.prod([np.clip(float(3 * face @ COVER) - 0.3, 0, 1) for face in (one, other)])
+    return float(one @ other) - 1.5 * lean - 0.2 * float(cover)
 
 
 def test_scores_are_those_of_the_definition() -> None:
-    ones, others = np.concatenate([drawn(20), leaning(20)]), leaning(30, seed=2)
+    ones = np.concatenate([drawn(20), leaning(20), covered(20)])
+    others = np.concatenate([leaning(15, seed=2), covered(15)])
     expected = [[by_definition(one, other) for other in others] for one in ones]
     np.testing.assert_allclose(LOWERING.scores(ones, others), expected, atol=1e-5)
     pairs = LOWERING.pairwise(ones[:30], others)
@@ -43,7 +51,10 @@ def test_scores_are_those_of_the_definition() -> None:
 def test_only_pairs_that_both_lean_are_lowered_and_none_is_raised() -> None:
     upright, bad = drawn(200), leaning(200)
     away = upright[upright @ DIRECTION < 0]
+    away = away[away @ COVER < 0.1]
     np.testing.assert_allclose(LOWERING.scores(away, bad), away @ bad.T, atol=1e-6)
+    np.testing.assert_allclose(LOWERING.scores(away, covered(99)), away @ covered(99).T, atol=1e-6)
+    assert (LOWERING.scores(covered(99), covered(99)) < covered(99) @ covered(99).T - 0.1).all()
     assert (LOWERING.scores(bad, bad) < bad @ bad.T - 0.1).all()
     assert (LOWERING.scores(upright, upright) <= upright @ upright.T + 1e-6).all()
 
@@ -51,7 +62,7 @@ def test_only_pairs_that_both_lean_are_lowered_and_none_is_raised() -> None:
 def test_without_a_direction_it_is_the_cosine() -> None:
     vectors = leaning(10)
     np.testing.assert_array_equal(COSINE.scores(vectors, vectors), vectors @ vectors.T)
-    assert COSINE.probe(vectors[0]).shared is None
+    assert COSINE.probe(vectors[0]).lowerings == ()
     assert COSINE.degradation(vectors) is None
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from app.index import gpu
 from app.index.certified.index import IndexShape
-from app.index.comparator import COSINE, Comparator
+from app.index.comparator import COSINE, Comparator, Covering
 from app.index.device_rows import CudaDevice
 from app.index.engine import SearchEngine
 from app.index.factory import IndexFactory
@@ -33,7 +33,8 @@ STEPS = 40
 ASKED = [(1, PersonScore.BEST), (6, PersonScore.BEST), (1, PersonScore.FUSED),
          (6, PersonScore.CENTROID)]  # fmt: skip
 NO_KEYS: Ids = np.empty(0, np.int64)
-DEGRADED = Comparator(unit(np.random.default_rng(3).standard_normal((1, D)))[0], 1.5)
+DIRECTIONS = unit(np.random.default_rng(3).standard_normal((2, D)))
+DEGRADED = Comparator(DIRECTIONS[0], 1.5, Covering(3 * DIRECTIONS[1], offset=0.1, weight=0.3))
 
 ENGINES: dict[str, Callable[[Path], SearchEngine]] = {
     "reference": ReferenceEngine,

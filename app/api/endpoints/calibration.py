@@ -93,6 +93,14 @@ class DomainInfo(BaseModel):
         Field(description="Weight, in the score, of what both faces share with degraded ones."),
         Example(1.5),
     ]
+    covering_weight: Annotated[
+        float | None,
+        Field(
+            description="Weight, in the score, of how covered both faces look; null where that is "
+            "not known."
+        ),
+        Example(0.14),
+    ]
     likeness: Annotated[
         float,
         Field(description="99th percentile of the scores of its different people."),
@@ -129,6 +137,7 @@ class DomainInfo(BaseModel):
         shared = domain.shared
         return cls(
             weight=shared.weight,
+            covering_weight=None if shared.covered is None else shared.covered.weight,
             likeness=domain.likeness,
             lift=domain.lift,
             small_lift=domain.small_lift,

@@ -71,8 +71,9 @@ class EnrolledFace(BaseModel):
         list[str],
         Field(
             default_factory=list,
-            description="What makes it a template of little use (degraded, blurred, too_dark): it "
-            "is not compared with faces degraded in the same way. Enroll a better photo.",
+            description="What makes it a template of little use (degraded, blurred, too_dark, "
+            "face_too_small, covered): with a face degraded in the same way it is not compared, or "
+            "matches less often. Enroll a better photo.",
         ),
         Example([]),
     ]
@@ -81,15 +82,16 @@ class EnrolledFace(BaseModel):
     def of(cls, services: Services, index: int, one: EnrolledTemplate) -> Self:
         """The template that was made of the photo or embedding with that number."""
         face, domain = one.stored.face, services.calibrations.domain
-        lean = services.gallery.comparator.lean(one.template.embedding)
-        beyond = () if domain is None else domain.limits.beyond(Quality.read(face.quality), lean)
+        comparator, vector = services.gallery.comparator, one.template.embedding
+        lean, quality = comparator.lean(vector), Quality.read(face.quality)
+        marks = domain.marks(quality, lean, comparator.covering_of(vector)) if domain else ()
         return cls(
             index=index,
             face_id=face.face_id,
             duplicate=one.stored.duplicate,
             quality=rounded_measures(face.quality),
             degradation=None if lean is None else round(lean, 4),
-            degraded=list(beyond),
+            degraded=list(marks),
         )
 
 

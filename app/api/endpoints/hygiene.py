@@ -105,8 +105,10 @@ class DegradedInfo(BaseModel):
     face_id: str
     person_id: str
     degradation: Annotated[
-        float, Field(description="As in the answer of /v1/embed, beyond the calibration's limit.")
+        float,
+        Field(description="As in the answer of /v1/embed; it or `covering` is beyond its limit."),
     ]
+    covering: Annotated[float | None, Field(description="As in the answer of /v1/embed.")] = None
 
 
 class HygieneAnswer(Answer):

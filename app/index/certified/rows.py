@@ -88,8 +88,8 @@ class Rows:
     def score_all(self, probe: Probe, best: Collector) -> None:
         """Offer every row's exact score with the probe."""
         scores = self._products(probe.vector)
-        if probe.shared is not None:
-            scores -= np.maximum(self._products(probe.shared), 0)
+        for part in probe.lowerings:
+            scores -= part.of(self._products(part.vector))
         self.offer(scores, best)
 
     def _products(self, vector: FloatArray) -> FloatArray:
@@ -120,8 +120,8 @@ class Rows:
         """The exact scores (n,) of some rows."""
         numbers = np.ascontiguousarray(numbers)
         scores = self._products_of(probe.vector, numbers)
-        if probe.shared is not None:
-            scores -= np.maximum(self._products_of(probe.shared, numbers), 0)
+        for part in probe.lowerings:
+            scores -= part.of(self._products_of(part.vector, numbers))
         return scores
 
     def _products_of(self, vector: FloatArray, numbers: RowNumbers) -> FloatArray:

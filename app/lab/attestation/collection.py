@@ -86,8 +86,8 @@ def measure_collection(
     best = BestScores(probes, comparator)
     pages = (Faces(p.vectors, p.person_keys, p.keys) for p in gallery.templates(record.name))
     if score is PersonScore.BEST:
-        for page in pages:
-            best.add(page)
+        for some in pages:
+            best.add(some)
     elif held := list(pages):
         best.add_persons(_joined(held), score)
     if gallery.require(record.name).revision != record.revision:

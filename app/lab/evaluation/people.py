@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from app.decision.calibration import Calibration
+from app.decision.covered import CoveredFaces
 from app.decision.domain import SharedDirection
 from app.decision.fitting import MIN_PERSONS, Labelled, calibrate
 from app.decision.limits import Limits
@@ -15,6 +16,7 @@ from app.errors import NotEnoughData
 from app.index.port import PRECISION
 from app.inference.pack_spec import ModelPack
 from app.lab.evaluation.comparing import compare_all
+from app.lab.evaluation.covering import embed_covered
 from app.lab.evaluation.degrading import embed_degraded, photos_to_degrade
 from app.lab.evaluation.discard import error_versus_discard
 from app.lab.evaluation.figures import (
@@ -62,9 +64,13 @@ def fit_direction(plan: Plan, people: LabelledPeople, bench: Bench) -> SharedDir
     names = photos_to_degrade(people, plan.noise)
     if len(names) < MIN_PERSONS:
         return None
+    photos = bench.analyser, people.folder, names, plan.selection
     with bench.progress("degraded", len(names)) as tick:
-        degraded = embed_degraded(bench.analyser, people.folder, names, plan.selection, tick)
-    return SharedDirection.fit(degraded, folder_name(people.folder))
+        degraded = embed_degraded(*photos, tick)
+    with bench.progress("covered", len(names)) as tick:
+        plain, covered = embed_covered(*photos, tick)
+    source = folder_name(people.folder)
+    return SharedDirection.fit(degraded, source, CoveredFaces.fit(plain, covered, source))
 
 
 def measure_people(plan: Plan, people: LabelledPeople, bench: Bench) -> PeopleFigures:
