@@ -5,6 +5,7 @@ import io
 import json
 import re
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,12 +59,24 @@ def csv_rows(lines: TextIO, name: str, context: TableContext) -> Iterator[Row]:
             record = next(reader, None)
             if record is None:
                 return
-            known = {k: v for k, v in record.items() if k is not None and v not in (None, "")}
-            yield _checked_row(f"{name}:{reader.line_num}", known, context)
+            place = f"{name}:{reader.line_num}"
+            if None in record:  # more fields than columns
+                yield Row(place, printable(record[PERSON] or ""), problem=_too_many(record))
+                continue
+            known = {k: v for k, v in record.items() if v not in (None, "")}
+            yield _checked_row(place, known, context)
     except csv.Error as error:
         raise ImportSourceError(
             f"{name} is not valid CSV at line {reader.line_num}: {error}."
         ) from error
+
+
+def _too_many(record: dict[Any, Any]) -> ImportSourceError:
+    columns = len(record) - 1
+    return ImportSourceError(
+        f"The row has {columns + len(record[None])} fields, and the table has {columns} columns; "
+        "put fields that contain commas into quotes."
+    )
 
 
 def jsonl_rows(lines: TextIO, name: str, context: TableContext) -> Iterator[Row]:
@@ -166,6 +179,10 @@ def check_columns(names: Any, name: str) -> None:
             f"{name} needs the column {PERSON} and one of {IMAGE}, {EMBEDDING} and {DIFFERENT}; it "
             f"has {printable(', '.join(names)) or 'none'}. A table is text in UTF-8."
         )
+    if twice := [one for one, times in Counter(names).items() if one and times > 1]:
+        raise ImportSourceError(
+            f"{name} has several columns {printable(twice[0])}; remove or rename all but one."
+        )
 
 
 def _checked_row(place: str, record: Mapping[str, str], context: TableContext) -> Row:
@@ -183,7 +200,7 @@ def table_row(place: str, record: Mapping[str, Any], context: TableContext) -> R
     """The row of one record; what is wrong with the record is the row's problem."""
     person_id = ""
     try:
-        person_id = _person(record.get(PERSON))
+        person_id = person_text(record.get(PERSON))
         others = {key: value for key, value in record.items() if key not in OWN}
         if record.get(DIFFERENT) is not None:
             return Row(place, person_id, different_from=_other_person(record))
@@ -210,11 +227,17 @@ def table_row(place: str, record: Mapping[str, Any], context: TableContext) -> R
         return Row(place, person_id, problem=problem)
 
 
-def _person(value: Any) -> str:
+def person_text(value: Any, name: str = PERSON) -> str:
+    """A person id as text; a whole number has one. Raises ImportSourceError for others, whose text
+    would be a guess (`true`, `1.0`, a list)."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ImportSourceError(f"{name} is neither text nor a whole number; write it as text.")
     try:
-        return "" if value is None else str(value)
+        return str(value)
     except ValueError:  # an integer of thousands of digits
-        raise ImportSourceError(f"{PERSON} is a number with too many digits.") from None
+        raise ImportSourceError(f"{name} is a number with too many digits.") from None
 
 
 def _other_person(record: Mapping[str, Any]) -> str:
@@ -223,7 +246,7 @@ def _other_person(record: Mapping[str, Any]) -> str:
             f"The row has {DIFFERENT} beside a face; put it into a row of its own, after those of "
             "the two persons."
         )
-    return _person(record[DIFFERENT])
+    return person_text(record[DIFFERENT], DIFFERENT)
 
 
 def _vector(value: Any) -> FloatArray:

@@ -12,6 +12,9 @@ from app.importing.unpacking import UNREADABLE, decompressed
 PIECE = 1 << 20
 # Extended headers (long names, PAX records) of one member, all together.
 MAX_HEADER = 1 << 20
+BLOCK = 512
+# Bytes after the end of an archive in which another one is looked for.
+MAX_PADDING = 1 << 20
 
 
 class _Forwards(io.RawIOBase):
@@ -58,7 +61,8 @@ class TarStream:
     def __init__(self, file: IO[bytes], name: str, max_members: int) -> None:
         self._name = name
         self._max_members = max_members
-        self._stream = _Forwards(decompressed(cast(Any, file)))
+        with self._whole():
+            self._stream = _Forwards(decompressed(cast(Any, file)))
 
     def members(self) -> Iterator[tarfile.TarInfo]:
         """All members; `content` reads the last one."""
@@ -75,6 +79,19 @@ class TarStream:
                         f"{self._name} has more than {self._max_members:,} files; split it."
                     )
                 yield member
+            self._require_end()
+
+    def _require_end(self) -> None:
+        """Raise ImportSourceError if another tar follows, as `cat` makes them."""
+        rest = bytearray()
+        while len(rest) < MAX_PADDING and (piece := self._stream.piece(MAX_PADDING - len(rest))):
+            rest += piece
+        start = (len(rest) - len(rest.lstrip(b"\0"))) // BLOCK * BLOCK
+        if rest[start + 257 : start + 262] == b"ustar":
+            raise ImportSourceError(
+                f"{self._name} has another tar after its end; import each by itself, or join them "
+                "by `tar -A`."
+            )
 
     def _next(self, archive: tarfile.TarFile) -> tarfile.TarInfo | None:
         self._stream.header_left = MAX_HEADER

@@ -21,7 +21,7 @@ from app.importing.source_rows import (
     is_image,
     printable,
 )
-from app.importing.tables import PERSON, is_manifest
+from app.importing.tables import PERSON, is_manifest, person_text
 from app.importing.tar_stream import TarStream
 
 # Extensions of files with the same name as a photo in a WebDataset shard.
@@ -193,7 +193,10 @@ def _add_sidecar(
         sample.problem = ImportSourceError("The .json of the photo is not a JSON object.")
         return
     if PERSON in members:
-        sample.said[kind] = str(members.pop(PERSON))
+        try:
+            sample.said[kind] = person_text(members.pop(PERSON))
+        except ImportSourceError as problem:
+            sample.problem = problem
         metadata = members.pop("metadata", {})
         sample.metadata = {**members, **(metadata if isinstance(metadata, dict) else {})}
 

@@ -6,6 +6,7 @@ import copy
 import gzip
 import io
 import lzma
+import stat
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from typing import IO, Any, BinaryIO, Protocol, cast
 PIECE = 1 << 16
 # Memory that an LZMA stream may need; xz -9 needs 65 MiB.
 MAX_LZMA_MEMORY = 128 << 20
+# Of a zip's member: a flag, and the system whose file modes it has.
+ENCRYPTED, UNIX = 0x1, 3
 READABLE = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 # Exceptions of reading a damaged, encrypted or unsupported archive or member.
 UNREADABLE = (
@@ -91,6 +94,8 @@ def decompressed(file: BinaryIO) -> BinaryIO:
         return io.BufferedReader(Unpacked(buffered, bz2.BZ2Decompressor), PIECE)
     if start.startswith((b"\xfd7zXZ", b"\x5d\x00\x00")):
         return io.BufferedReader(Unpacked(buffered, _new_lzma), PIECE)
+    if start.startswith(b"\x28\xb5\x2f\xfd"):
+        raise OSError("it is compressed by Zstandard; compress it by gzip, bzip2 or xz instead")
     return buffered
 
 
@@ -125,6 +130,10 @@ class _Member(io.RawIOBase):
 def open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> BinaryIO:
     """A member's content. zipfile itself decompresses bzip2 and LZMA without a bound, so these are
     decompressed here. Raises UNREADABLE, as reading does."""
+    if info.flag_bits & ENCRYPTED:
+        raise NotImplementedError("it is encrypted; make the zip without a password")
+    if info.create_system == UNIX and stat.S_ISLNK(info.external_attr >> 16):
+        raise NotImplementedError("it is a link, not a regular file")
     if info.compress_type not in READABLE:
         raise NotImplementedError(f"compression method {info.compress_type} is not supported")
     if info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
