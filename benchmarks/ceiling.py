@@ -1,11 +1,12 @@
-"""The raw ceiling: decode, detector and recogniser in a tight loop on all cores, nothing else.
+"""The raw ceiling: decoding and the networks of an embedding in a tight loop, nothing else.
 
     python benchmarks/ceiling.py --pack PACK PHOTO...             # the sweep, as JSON
     python benchmarks/ceiling.py --pack PACK --best NAME PHOTO... # one configuration, as JSON
 
-No letterboxing, no decoding of heads, no alignment: the networks get blobs made beforehand of the
-same photos with all their faces. A configuration is processes x threads - sessions - ONNX Runtime's
-own threads; printed are photos a second and the median milliseconds of one.
+No letterboxing, no decoding of heads, no alignment: detector, landmark network (where the pack has
+one) and recogniser get blobs made beforehand of the same photos with all their faces, and of their
+mirror images where the pack has that. A configuration is processes x threads - sessions - ONNX
+Runtime's own threads; printed are photos a second and the median milliseconds of one.
 """
 
 import argparse
@@ -30,15 +31,17 @@ import app  # noqa: F401 (switches off ONNX Runtime's reports, so it comes first
 # isort: split
 import onnxruntime as ort
 
-from app.faces.align import align_faces
+from app.faces.align import align_faces, cut_faces, similarity_transforms
 from app.faces.detect import ARCHITECTURES, Detector, letterbox
-from app.faces.images import to_blob
+from app.faces.images import network_input, to_blob
+from app.faces.landmarks import SCALE, SIDE, TARGET
 from app.imaging import ImageLimits, decode_at_least
 from app.inference.machine import usable_cores
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
 from app.inference.session import OnnxModel
 from app.settings import Device
+from app.types import Image
 
 LIMITS = ImageLimits()
 
@@ -77,7 +80,7 @@ def ways(cores: int) -> list[Way]:
 
 
 class Sessions:
-    """The two networks."""
+    """The networks that an embedding takes."""
 
     def __init__(self, pack: ModelPack, intra: int) -> None:
         options = ort.SessionOptions()
@@ -87,16 +90,22 @@ class Sessions:
         self.detector = ort.InferenceSession(str(pack.detector_path), options, providers=providers)
         path = str(pack.recogniser_path)
         self.recogniser = ort.InferenceSession(path, options, providers=providers)
+        self.landmarks: ort.InferenceSession | None = None
+        if pack.landmarks is not None:
+            path = str(pack.path(pack.landmarks))
+            self.landmarks = ort.InferenceSession(path, options, providers=providers)
 
-    def run(self, detector_blob: NDArray[Any], recogniser_blob: NDArray[Any]) -> None:
-        self.detect(detector_blob)
-        self.embed(recogniser_blob)
+    def run(self, photo: "Prepared") -> None:
+        self.detect(photo.detector_blob)
+        self.embed(photo)
 
     def detect(self, blob: NDArray[Any]) -> None:
         self.detector.run(None, {self.detector.get_inputs()[0].name: blob})
 
-    def embed(self, blob: NDArray[Any]) -> None:
-        self.recogniser.run(None, {self.recogniser.get_inputs()[0].name: blob})
+    def embed(self, photo: "Prepared") -> None:
+        if self.landmarks is not None:
+            self.landmarks.run(None, {self.landmarks.get_inputs()[0].name: photo.landmark_blob})
+        self.recogniser.run(None, {self.recogniser.get_inputs()[0].name: photo.recogniser_blob})
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +114,7 @@ class Prepared:
 
     data: bytes
     detector_blob: NDArray[Any]
+    landmark_blob: NDArray[Any]
     recogniser_blob: NDArray[Any]
 
 
@@ -116,15 +126,30 @@ def prepare(pack: ModelPack, files: list[Path]) -> list[Prepared]:
         data = file.read_bytes()
         image = decode_at_least(data, LIMITS, detector.input_size).pixels
         canvas = letterbox(image, detector._framing).canvas[np.newaxis]
-        if not detector._model.takes_pixels:
-            canvas = to_blob(canvas, kind.mean, kind.std, rgb=kind.rgb)
+        canvas = network_input(detector._model, canvas, kind.scale)
         landmarks = detector.detect(image).landmarks
         if landmarks is None or len(landmarks) == 0:
             continue
+        regions = cut_faces(image, similarity_transforms(landmarks, TARGET), SIDE)
         crops = align_faces(image, landmarks, spec.input_size)
-        blob = to_blob(crops, spec.mean, spec.std, rgb=spec.colour == "rgb")
-        made.append(Prepared(data, canvas, blob))
+        made.append(
+            Prepared(
+                data,
+                canvas,
+                to_blob(_both_ways(regions), SCALE.mean, SCALE.std, rgb=SCALE.rgb),
+                to_blob(
+                    _both_ways(crops) if spec.mirror else crops,
+                    spec.mean,
+                    spec.std,
+                    rgb=spec.colour == "rgb",
+                ),
+            )
+        )
     return made
+
+
+def _both_ways(crops: Image) -> Image:
+    return np.concatenate([crops, crops[:, :, ::-1]])
 
 
 def loop(pack: ModelPack, photos: list[Prepared], way: Way, seconds: float) -> list[float]:
@@ -135,14 +160,14 @@ def loop(pack: ModelPack, photos: list[Prepared], way: Way, seconds: float) -> l
     done: list[list[float]] = [[] for _ in range(way.threads)]
     sessions = [shared if way.shared else Sessions(pack, way.intra) for _ in range(way.threads)]
     for one in sessions:
-        one.run(photos[0].detector_blob, photos[0].recogniser_blob)
+        one.run(photos[0])
     end = time.perf_counter() + seconds
 
     def work(index: int) -> None:
         while (start := time.perf_counter()) < end:
             photo = photos[next(numbers) % len(photos)]
             decode_at_least(photo.data, LIMITS, pack.detector.input_size)
-            sessions[index].run(photo.detector_blob, photo.recogniser_blob)
+            sessions[index].run(photo)
             done[index].append((time.perf_counter() - start) * 1000)
 
     threads = [threading.Thread(target=work, args=(index,)) for index in range(way.threads)]
@@ -157,13 +182,13 @@ def stages(pack: ModelPack, photos: list[Prepared], way: Way, seconds: float) ->
     """The same with threads of its own for each stage, joined by small bounded queues."""
     cv2.setNumThreads(1)
     sessions = Sessions(pack, way.intra)
-    sessions.run(photos[0].detector_blob, photos[0].recogniser_blob)
+    sessions.run(photos[0])
     side, done = pack.detector.input_size, []
     queues: list[queue.Queue[Any]] = [queue.Queue(2 * way.threads) for _ in range(3)]
     work = [
         lambda photo: decode_at_least(photo.data, LIMITS, side),
         lambda photo: sessions.detect(photo.detector_blob),
-        lambda photo: sessions.embed(photo.recogniser_blob),
+        sessions.embed,
     ]
 
     def stage(index: int) -> None:

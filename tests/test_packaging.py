@@ -235,16 +235,16 @@ def test_this_environment_holds_one_distribution_of_each_family() -> None:
 
 
 @pytest.mark.slow
-def test_wheel_carries_the_code_and_the_default_pack(tmp_path: Path) -> None:
+def test_wheel_carries_the_code_and_the_packs(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory"]
     subprocess.run([*command, str(tmp_path)], cwd=ROOT, check=True, timeout=BUILD_SECONDS)
     (wheel,) = tmp_path.glob("likeness-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    pack = {path.relative_to(ROOT) for path in (ROOT / "models" / "default").iterdir()}
+    packs = {path.relative_to(ROOT) for path in (ROOT / "models").glob("*/*")}
     assert "app/__init__.py" in names
     assert "app/cli/__init__.py" in names
-    assert {f"app/{path.as_posix()}" for path in pack} <= names
+    assert {f"app/{path.as_posix()}" for path in packs} <= names
     tops = {name.split("/")[0] for name in names}
     assert tops == {"app", f"likeness-{PYPROJECT['project']['version']}.dist-info"}
 

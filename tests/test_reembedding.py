@@ -13,6 +13,7 @@ from app.decision.thresholds import CollectionPolicy
 from app.encryption.keys import new_key_line
 from app.errors import EmbeddingSpaceMismatch, NotReembedded
 from app.inference.pack_spec import ModelPack
+from app.inference.packs import load_pack
 from app.lab.packing.own import OwnNetworks, make_pack
 from app.recognition.templates import template_from_photo
 from app.reembedding import Reembedding
@@ -90,6 +91,24 @@ def probe(services: Services, photo: Path) -> np.ndarray:
 
 def silent(_done: int, _total: int) -> None:
     pass
+
+
+@pytest.mark.slow
+def test_to_version_2_of_the_default_pack(
+    place: Place, pack: ModelPack, enroll: Enroll, photos: Path
+) -> None:
+    """Its recogniser sees the kept faces and their mirror images."""
+    old, target = place.serve(pack), load_pack("default-2.0")
+    enroll(old)
+    migration = Reembedding(old.gallery.store, "default", target)
+    migration.build(Device.CPU, silent)
+    migration.cut_over()
+    new = place.serve(target)
+    (rows,) = new.gallery.identify("default", probe(new, photos / "obama3.jpg"), 2).rows
+    assert [one.face.person_id for one in rows] == ["obama", "biden"]
+    assert rows[0].similarity > 0.7
+    again = new.gallery.identify("default", probe(new, photos / "obama.jpg"), 1).rows[0][0]
+    assert 0.9 < again.similarity < 0.9999  # aligned by other landmarks than the kept face
 
 
 @pytest.mark.slow

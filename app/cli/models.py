@@ -41,12 +41,18 @@ def list_packs() -> None:
         table.add_row(
             pack.name,
             pack.version,
-            f"{pack.detector.architecture}, {pack.recogniser.architecture} "
-            f"({pack.recogniser.dimension})",
-            " / ".join(dict.fromkeys([pack.detector.licence, pack.recogniser.licence])),
+            ", ".join(_architectures(pack)),
+            " / ".join(dict.fromkeys(network.licence for network in pack.networks)),
             pack.embedding_space,
         )
     out.print(table)
+
+
+def _architectures(pack: ModelPack) -> list[str]:
+    """Of the networks that embeddings depend on, with the length of an embedding."""
+    landmarks = [] if pack.landmarks is None else [pack.landmarks.architecture]
+    recogniser = f"{pack.recogniser.architecture} ({pack.recogniser.dimension})"
+    return [pack.detector.architecture, *landmarks, recogniser]
 
 
 @models_app.command("show")

@@ -105,6 +105,11 @@ def default_pack() -> RunningPack:
 
 
 @pytest.fixture(scope="session")
+def version_2_pack() -> RunningPack:
+    return _run_pack("default-2.0")
+
+
+@pytest.fixture(scope="session")
 def scrfd_pack(evaluation_models: Path, tmp_path_factory: pytest.TempPathFactory) -> RunningPack:
     """The networks of InsightFace's buffalo_sc, in a Likeness pack."""
     source = evaluation_models / "insightface"
@@ -123,6 +128,13 @@ def default_photos(
     default_pack: RunningPack, evaluation_data: Path, pairs: LabelledPairs
 ) -> EnrolledPhotos:
     return _enrol(default_pack, evaluation_data, pairs)
+
+
+@pytest.fixture(scope="session")
+def version_2_photos(
+    version_2_pack: RunningPack, evaluation_data: Path, pairs: LabelledPairs
+) -> EnrolledPhotos:
+    return _enrol(version_2_pack, evaluation_data, pairs)
 
 
 @pytest.fixture(scope="session")

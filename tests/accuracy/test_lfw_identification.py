@@ -86,3 +86,13 @@ def test_as_many_pairs_look_alike_by_chance_as_expected(default_sample: FaceSamp
         found = int((nearest >= similarity).sum())
         assert abs(found - expected) <= 2 * np.sqrt(expected) + 0.3 * expected
         assert expected > 2 * fmr * len(nearest), "several photos a person count"
+
+
+def test_version_2_of_the_default_pack(
+    version_2_photos: EnrolledPhotos, default_sample: FaceSample
+) -> None:
+    """Corrected landmarks and mirror images find more people at the same FPIR."""
+    rank_one, fnir = found_at_one_percent(sample_of(version_2_photos))
+    assert rank_one >= 0.98
+    assert fnir <= 0.09
+    assert fnir < found_at_one_percent(default_sample)[1]

@@ -1,6 +1,8 @@
 """The whole way of a photo."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,11 @@ from app.faces.clock import StageClock
 from app.faces.detect import Detector
 from app.faces.embed import Recogniser
 from app.faces.loading import build_pipeline
+from app.faces.orientation import OrientationLimits
 from app.faces.pipeline import FacePipeline, run_to_completion
 from app.imaging import ImageLimits, PhotoDecoder, decode_at_least
 from app.inference.pack_spec import ModelPack
+from app.inference.packs import load_pack
 from app.inference.policy import CUDA_POLICY
 from app.inference.session import OnnxModel
 from app.settings import Device
@@ -281,16 +285,94 @@ def test_a_crowd_is_embedded_in_steps(pipeline: FacePipeline, group_photo: bytes
         assert face.embedding @ other.embedding > 0.99999
 
 
+@pytest.fixture(scope="module")
+def version_2() -> Iterator[FacePipeline]:
+    """Corrected landmarks and mirror images."""
+    pipeline = build_pipeline(load_pack("default-2.0"), Device.CPU, ImageLimits())
+    yield pipeline
+    pipeline.close()
+
+
+class TestCorrectedLandmarks:
+    def test_faces_are_aligned_by_them(
+        self, version_2: FacePipeline, pipeline: FacePipeline, group_photo: bytes
+    ) -> None:
+        found = version_2.analyse(group_photo, max_faces=10)
+        before = pipeline.analyse(group_photo, max_faces=10)
+        assert set(found.timings_ms) - set(before.timings_ms) == {"landmarks"}
+        for face, other in zip(found.faces, before.faces, strict=True):
+            width = float(other.box[2] - other.box[0])
+            assert np.array_equal(face.box, other.box)
+            assert 0 < np.abs(face.landmarks - other.landmarks).max() < 0.1 * width
+            assert face.embedding is not None
+            assert 0.9 < face.embedding @ other.embedding < 0.9999
+
+    def test_the_crop_lies_at_the_landmarks_that_are_answered(
+        self, version_2: FacePipeline, group_image: Image, encode: Any
+    ) -> None:
+        data = encode(group_image, "PNG")
+        faces = run_to_completion(version_2.steps(data, max_faces=3, crops=True)).faces
+        points = np.stack([face.landmarks for face in faces])
+        np.testing.assert_array_equal(
+            align_faces(group_image, points), np.stack([face.crop for face in faces])
+        )
+
+    def test_in_a_reduced_copy_of_the_photo(
+        self, version_2: FacePipeline, enlarged: Image, encode: Any
+    ) -> None:
+        (face,) = version_2.analyse(encode(enlarged, quality=95), max_faces=3).faces
+        small = cv2.resize(enlarged, (640, 640), interpolation=cv2.INTER_AREA)
+        (other,) = version_2.analyse_image(np.asarray(small, np.uint8), max_faces=3).faces
+        # Pixel centres: of the photo at (x + 0.5) * 4 - 0.5.
+        assert np.abs(face.landmarks - (other.landmarks * 4 + 1.5)).max() < 2
+
+    def test_in_a_turned_photo(self, version_2: FacePipeline, astronaut_image: Image) -> None:
+        limits = OrientationLimits(score_below=0.75, roll_above=30.0)
+        (upright,) = version_2.analyse_image(astronaut_image, max_faces=3).faces
+        turned = np.ascontiguousarray(np.rot90(astronaut_image))
+        found = version_2.analyse_image(turned, max_faces=3, orientation=limits)
+        (face,) = found.faces
+        assert face.rotation == 90
+        assert face.embedding is not None
+        assert face.embedding @ upright.embedding > 0.99
+        # rot90 turns counter-clockwise: (x, y) comes to (y, width - 1 - x).
+        x, y = upright.landmarks.T
+        expected = np.stack([y, astronaut_image.shape[1] - 1 - x], axis=1)
+        assert np.abs(face.landmarks - expected).max() < 2
+
+    def test_nobody(self, version_2: FacePipeline) -> None:
+        assert version_2.analyse_image(np.zeros((40, 70, 3), np.uint8), max_faces=10).faces == ()
+
+    def test_a_crowd_in_steps(self, version_2: FacePipeline, group_photo: bytes) -> None:
+        steps = version_2.steps(group_photo, max_faces=6)
+        next(steps)  # decoded, detected, and the landmarks of the first faces corrected
+        next(steps)  # those of the others, and the first faces embedded
+        with pytest.raises(StopIteration) as end:
+            next(steps)
+        assert len(end.value.value.faces) == 6
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "networks"),
+    [
+        ("default", {"detector", "recogniser"}),
+        ("default-2.0", {"detector", "landmarks", "recogniser"}),
+    ],
+)
 def test_the_policy_of_a_gpu_gives_the_same_faces(
-    pack: ModelPack,
-    pipeline: FacePipeline,
+    name: str,
+    networks: set[str],
     group_photo: bytes,
     astronaut: bytes,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Batches across photos and one canvas for all, on CPU sessions as the stand-in."""
-    monkeypatch.setattr("app.faces.loading.POLICIES", {"CPUExecutionProvider": CUDA_POLICY})
+    pack = load_pack(name)
+    pipeline = build_pipeline(pack, Device.CPU, ImageLimits())
+    # Smaller batches: 32 photos at a time take gigabytes of a CPU's memory.
+    policy = replace(CUDA_POLICY, batch_sizes=(1, 4))
+    monkeypatch.setattr("app.faces.loading.POLICIES", {"CPUExecutionProvider": policy})
     batched = build_pipeline(pack, Device.CPU, ImageLimits())
     with ThreadPoolExecutor(8) as threads:
         photos = [group_photo, astronaut] * 4
@@ -302,8 +384,8 @@ def test_the_policy_of_a_gpu_gives_the_same_faces(
             assert face.embedding is not None
             assert face.embedding @ other.embedding > 0.99
     ran = batched.batches
-    assert set(ran) == {"detector", "recogniser"}
-    warm = CUDA_POLICY.owners * len(CUDA_POLICY.batch_sizes)
+    assert set(ran) == networks
+    warm = policy.owners * len(policy.batch_sizes)
     assert warm < sum(ran["detector"].values()) <= warm + len(photos)
     batched.close()
     with pytest.raises(WorkerDied):

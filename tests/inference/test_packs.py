@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from app.decision.calibration_file import pack_calibration, pack_orientation
 from app.errors import PackError
+from app.index.port import PRECISION
 from app.inference.pack_spec import LandmarkSpec, ModelPack
 from app.inference.packs import PACK_FILE, find_pack, known_packs, load_pack, read_pack, verify_pack
 
@@ -48,7 +50,22 @@ class TestLoading:
             assert path.parent == pack.folder
 
     def test_built_in_packs_are_listed(self) -> None:
-        assert "default" in [folder.name for folder in known_packs()]
+        assert [folder.name for folder in known_packs()] == ["default", "default-2.0"]
+
+    def test_version_2_has_the_networks_of_the_default_pack(self, pack: ModelPack) -> None:
+        """And a calibration of its own, for its own space."""
+        version_2 = load_pack("default-2.0")
+        assert version_2.detector == pack.detector
+        assert version_2.recogniser_path == pack.recogniser_path
+        assert version_2.recogniser.mirror
+        assert version_2.landmarks is not None
+        assert version_2.embedding_space != pack.embedding_space
+        calibration = pack_calibration(
+            version_2.folder, version_2.embedding_space, PRECISION, version_2.recogniser.dimension
+        )
+        assert calibration is not None
+        assert calibration.domain is not None
+        assert pack_orientation(version_2, PRECISION) is not None
 
     def test_an_unknown_name_lists_the_known(self) -> None:
         with pytest.raises(PackError, match=r"no model pack 'bufalo'.*default.*LIKENESS_PACK"):
@@ -266,6 +283,6 @@ def test_an_installed_pack_is_found_by_name(folder: Path, tmp_path: Path) -> Non
     installed.mkdir()
     (tmp_path / "packs-of-mine").rename(installed / "mine")
     assert find_pack("mine", installed) == installed / "mine"
-    assert [one.name for one in known_packs(installed)] == ["default", "mine"]
-    with pytest.raises(PackError, match=r"there: default, mine"):
+    assert [one.name for one in known_packs(installed)] == ["default", "default-2.0", "mine"]
+    with pytest.raises(PackError, match=r"there: default, default-2.0, mine"):
         find_pack("yours", installed)
