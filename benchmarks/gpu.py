@@ -80,11 +80,11 @@ def main() -> None:
     if "networks" in options.parts:
         _throughput(pack, device, BATCHES[:3] if options.quick else BATCHES)
         _in_turn(pack, device)
-        _served(pack, device, 1 if options.quick else 3)
+        _served(pack, device, 1 if options.quick else 2)
     if "photos" in options.parts:
-        _photos(pack, device, 1 if options.quick else 5)
+        _photos(pack, device, 1 if options.quick else 4)
     for rows in options.rows if "search" in options.parts else ():
-        _search(rows, device, 20 if options.quick else 500)
+        _search(rows, device, 20 if options.quick else 200)
 
 
 def _hardware(device: Device) -> str:
@@ -238,7 +238,7 @@ def _in_turn(pack: ModelPack, device: Device) -> None:
         free = OnnxModel(path, device)
         given = [network_input(free, _pixels(n, side), scale) for n in SIZES]
         alone = sum(float(np.median(_times(partial(free.run, x), 5))) for x in given)
-        together = float(np.median(_times(lambda: [free.run(x) for x in given], 3)))  # noqa: B023
+        together = float(np.median(_times(lambda: [free.run(x) for x in given], 1)))  # noqa: B023
         batched = _batched(path, side, scale, device, owners=1)
         images = [_pixels(n, side) for n in SIZES]
         apart = float(np.median(_times(lambda: [batched.run(x) for x in images], 20)))  # noqa: B023
@@ -251,16 +251,15 @@ def _in_turn(pack: ModelPack, device: Device) -> None:
 
 def _served(pack: ModelPack, device: Device, seconds: float) -> None:
     """Images a second where many threads bring one each, as photos do."""
-    table = []
-    for threads in (1, 8, 64, 128):
-        row = [str(threads)]
-        for _, path, side, scale in _members(pack):
-            batched = _batched(path, side, scale, device, owners=CUDA_POLICY.owners)
-            image = _pixels(1, side)
-            row.append(f"{_rate_of_threads(lambda: batched.run(image), threads, seconds):,.0f}")  # noqa: B023
-            batched.close()
-        table.append(row)
-    columns = ("threads", *(member[0] for member in _members(pack)))
+    counts, members = (1, 8, 64, 128), _members(pack)
+    rates = []
+    for _, path, side, scale in members:
+        batched = _batched(path, side, scale, device, owners=CUDA_POLICY.owners)
+        work = partial(batched.run, _pixels(1, side))
+        rates.append([f"{_rate_of_threads(work, threads, seconds):,.0f}" for threads in counts])
+        batched.close()
+    table = [[str(threads), *row] for threads, *row in zip(counts, *rates, strict=True)]
+    columns = ("threads", *(member[0] for member in members))
     _table("Images a second, one at a time by threads", columns, table)
 
 

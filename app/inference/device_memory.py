@@ -94,8 +94,8 @@ class DeviceMemory:
         if size:
             into, out_of = ctypes.c_void_p(target), ctypes.c_void_p(source)
             _call("cudaMemcpy", into, out_of, ctypes.c_size_t(size), ctypes.c_int(kind))
-            if kind == _ON_DEVICE:  # which alone does not wait
-                _call("cudaStreamSynchronize", None)
+            # From pageable memory the call returns before the last bytes have arrived.
+            _call("cudaStreamSynchronize", None)
 
 
 def free_memory() -> int:
