@@ -22,7 +22,7 @@ from app.errors import WorkerDied
 from app.inference.cuda import CPU_PROVIDER
 from app.inference.device_memory import HostBuffer
 from app.inference.session import OnnxModel
-from app.locks import new_condition
+from app.locks import new_lock
 from app.telemetry.logs import log
 from app.types import FloatArray, Image
 
@@ -78,7 +78,11 @@ class BatchedModel:
         self._open = open_network
         self._shape = shape
         self._sizes = tuple(sizes)
-        self._changed = new_condition("batching.pending")
+        self._lock = new_lock("batching.pending")
+        # For owners: images have come. For callers: there is room. One lock, so that a caller
+        # wakes the owners alone.
+        self._arrived = threading.Condition(self._lock)  # type: ignore[arg-type]
+        self._emptied = threading.Condition(self._lock)  # type: ignore[arg-type]
         self._closed = False
         # How often each size was run.
         self.batches: dict[int, int] = dict.fromkeys(self._sizes, 0)
@@ -151,7 +155,7 @@ class BatchedModel:
 
     def _put(self, images: Image, deadline: float) -> _Share:
         """Copy as many of the images as have room into the batch that gathers."""
-        with self._changed:
+        with self._lock:
             batch = self._await_room(deadline)
             start = batch.taken
             share = _Share(start, min(len(images), self._sizes[-1] - start))
@@ -160,9 +164,9 @@ class BatchedModel:
         try:  # beside other callers, who fill other places
             batch.buffer.pixels[start : start + share.count] = images[: share.count]
         finally:
-            with self._changed:
+            with self._lock:
                 batch.writing -= 1
-                self._changed.notify_all()
+                self._arrived.notify_all()
         return share
 
     def _await_room(self, deadline: float) -> _Batch:
@@ -176,13 +180,14 @@ class BatchedModel:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise WorkerDied("The network took no more images in time.")
-            self._changed.wait(left)
+            self._emptied.wait(left)
 
     def close(self) -> None:
         """End the threads; callers that still wait get WorkerDied."""
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._changed.notify_all()
+            self._arrived.notify_all()
+            self._emptied.notify_all()
             threads = list(self._threads)
         for thread in threads:
             thread.join()
@@ -231,7 +236,11 @@ class BatchedModel:
             ready.set_result(None)
         batch: _Batch | None = None
         try:
-            while (batch := self._collect()) is not None:
+            while True:
+                batch = None  # the last one has others' images by now
+                batch = self._collect()
+                if batch is None:
+                    return
                 self._answer(lane, batch)
                 self._recycle(batch)
         except BaseException as error:  # noqa: BLE001 - a thread that ends leaves nobody waiting
@@ -239,15 +248,15 @@ class BatchedModel:
             if batch is not None:
                 self._refuse(batch.shares)
                 self._recycle(batch)
-            with self._changed:
+            with self._lock:
                 self._threads.discard(threading.current_thread())
                 if not self._closed:
                     self._start(lane)
 
     def _collect(self) -> _Batch | None:
         """The batch that has gathered, once its places are filled; None when closed."""
-        with self._changed:
-            self._changed.wait_for(
+        with self._lock:
+            self._arrived.wait_for(
                 lambda: self._closed or (self._gathering is not None and self._gathering.shares)
             )
             if self._closed:
@@ -255,20 +264,20 @@ class BatchedModel:
             batch = self._gathering
             assert batch is not None, "waited for"
             self._gathering = self._free.pop() if self._free else None
-            self._changed.notify_all()
-            if not self._changed.wait_for(lambda: not batch.writing, ANSWER_TIMEOUT_S):
+            self._emptied.notify_all()
+            if not self._arrived.wait_for(lambda: not batch.writing, ANSWER_TIMEOUT_S):
                 self._refuse(batch.shares)
                 raise WorkerDied("An image did not come into its batch in time.")
             return batch
 
     def _recycle(self, batch: _Batch) -> None:
-        with self._changed:
+        with self._lock:
             batch.clear()
             if self._gathering is None:
                 self._gathering = batch
+                self._emptied.notify_all()
             else:
                 self._free.append(batch)
-            self._changed.notify_all()
 
     def _answer(self, lane: Mapping[int, OnnxModel], batch: _Batch) -> None:
         try:

@@ -163,7 +163,8 @@ class FairThreadPool:
         """A job that had begun has ended, with or without an error."""
         with self._changed:
             self._memory -= job.memory
-            self._changed.notify_all()
+            # Those that did not fit; each of hundreds of threads would take Python's lock to look.
+            self._changed.notify(len(self._waiting))
 
     def _take_a_step(self, job: _Job) -> None:
         if job.future.cancelled():

@@ -27,9 +27,9 @@ class SchedulePolicy:
 CPU_POLICY = SchedulePolicy(
     photos_a_core=1, batch_sizes=(), owners=0, whole_canvas=False, faces_a_turn=4
 )
-# Two owners, so that one copies while the other computes.
+# Two owners, so that one copies while the other computes. Of photos so many that both find work.
 CUDA_POLICY = SchedulePolicy(
-    photos_a_core=8, batch_sizes=(1, 8, 32), owners=2, whole_canvas=True, faces_a_turn=32
+    photos_a_core=4, batch_sizes=(1, 8, 32), owners=2, whole_canvas=True, faces_a_turn=32
 )
 POLICIES: Mapping[str, SchedulePolicy] = {
     CPU_PROVIDER: CPU_POLICY,
