@@ -23,8 +23,10 @@ from app.telemetry.logs import log
 CHECK_EVERY_S = 3600.0
 # The clock and the seconds that have passed may differ by this much between two rounds.
 JUMP_S = 3600.0
-# Persons erased in one round of maintenance, so that other writes have their turns.
+# Persons erased in one transaction, so that other writes have their turns, and transactions and
+# seconds of one round of maintenance.
 MOST_AT_ONCE = 200
+BATCHES, ROUND_S = 5, 0.5
 
 
 def expiry_of(collection: CollectionRecord, now: datetime) -> Expiry:
@@ -37,8 +39,9 @@ def expiry_of(collection: CollectionRecord, now: datetime) -> Expiry:
 
 
 class RetentionTask:
-    """A task of maintenance: checks the collections every hour, and erases at most `MOST_AT_ONCE`
-    persons in each round."""
+    """A task of maintenance: checks the collections every hour, and erases at most `BATCHES` times
+    `MOST_AT_ONCE` persons in each round. It keeps nothing on disk: after a kill the next process
+    finds those who are left, and a policy that is changed applies to the next transaction."""
 
     def __init__(
         self,
@@ -90,19 +93,35 @@ class RetentionTask:
 
     def _erase_some(self, name: str, now: datetime) -> bool:
         """Erase some persons of a collection. Returns whether there may be more."""
-        retention, collections = self._gallery.store.retention, self._gallery.store.collections
+        began, erased, more = self._clock(), 0, True
         try:
-            due = retention.expired(name, expiry_of(collections.get(name), now), MOST_AT_ONCE)
-            if not due:
-                return False
-            self._before_erasing(name, due)
-            deletion = retention.delete_expired(name, due, lambda one: expiry_of(one, now))
-            self._gallery.follow_deletion(name)
+            for _ in range(BATCHES):
+                found, deleted = self._erase_batch(name, now)
+                erased += deleted
+                more = found == MOST_AT_ONCE
+                if not more or self._clock() - began > ROUND_S:
+                    break
         except CollectionNotFound:  # deleted meanwhile
-            return False
-        log(logging.INFO, "persons were erased by the policy", collection=name,
-            persons=deletion.persons)  # fmt: skip
-        return len(due) == MOST_AT_ONCE
+            more = False
+        finally:
+            if erased:
+                # Once for all: an erasure keeps other writers waiting for longer than a deletion.
+                self._gallery.follow_deletion(name)
+                self._gallery.store.database.eraser.erase()
+                log(logging.INFO, "persons were erased by the policy", collection=name,
+                    persons=erased)  # fmt: skip
+        return more
+
+    def _erase_batch(self, name: str, now: datetime) -> tuple[int, int]:
+        """The numbers of persons who were found, and of those who were deleted."""
+        store = self._gallery.store
+        rule = expiry_of(store.collections.get(name), now)
+        due = store.retention.expired(name, rule, MOST_AT_ONCE) if rule else []
+        if not due:
+            return 0, 0
+        self._before_erasing(name, due)
+        deleted = store.retention.delete_expired(name, due, lambda one: expiry_of(one, now))
+        return len(due), deleted.persons
 
 
 class MatchTimes:

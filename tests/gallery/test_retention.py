@@ -10,8 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli.commands import app
+from app.errors import StoreUnavailable
+from app.gallery import retention as module
 from app.gallery.gallery import Gallery
-from app.gallery.retention import CHECK_EVERY_S, MOST_AT_ONCE, MatchTimes, RetentionTask
+from app.gallery.retention import BATCHES, CHECK_EVERY_S, MatchTimes, RetentionTask
 from app.store.records import CollectionRecord
 from app.store.sql.retention import Expiry
 from app.store.store import Store
@@ -176,13 +178,42 @@ class TestTask:
         entry = gallery.store.audit.latest(1)[0].members
         assert [entry["action"], entry["actor"]] == ["person.deleted", "service"]
 
-    def test_many_go_in_several_rounds(self, gallery: Gallery, calendar: Calendar) -> None:
-        for number in range(MOST_AT_ONCE + 5):
+    def test_many_go_in_several_rounds(
+        self, gallery: Gallery, calendar: Calendar, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "MOST_AT_ONCE", 4)
+        for number in range(4 * BATCHES + 5):
             gallery.store.persons.create("staff", f"p{number}", {})
         calendar.now += 31 * DAY
         task = task_of(gallery, calendar)
         task.round()
         assert len(left(gallery.store)) == 5
+        task.round()
+        assert left(gallery.store) == []
+
+    def test_a_failure_between_two_transactions(
+        self, gallery: Gallery, calendar: Calendar, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Those who were deleted are erased everywhere, the others with the next round."""
+        monkeypatch.setattr(module, "MOST_AT_ONCE", 1)
+        enroll(gallery.store, "ada", "bob")
+        (probe,) = gallery.store.embeddings.of_person("staff", "ada")[1]
+        gallery.identify("staff", probe[None], 1)
+        calendar.now += 31 * DAY
+        calls = []
+
+        def before(*given: object) -> None:
+            calls.append(given)
+            if len(calls) == 2:
+                raise StoreUnavailable("away")
+
+        task = task_of(gallery, calendar, before)
+        with pytest.raises(StoreUnavailable):
+            task.round()
+        assert left(gallery.store) == ["bob"]
+        assert gallery.store.database.eraser.pending_s() == 0
+        assert gallery.size("staff").persons == 1
+        calendar.now += timedelta(seconds=CHECK_EVERY_S)
         task.round()
         assert left(gallery.store) == []
 

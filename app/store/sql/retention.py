@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 
 from app.store.database import Database
-from app.store.records import CollectionRecord, DeletionCounts
+from app.store.records import CollectionRecord, DeletionCounts, Erasure
 from app.store.sql.consents import without_consent
 from app.store.sql.lookups import aware, get_collection, lock_collection
 from app.store.sql.persons import delete_persons
@@ -68,14 +68,14 @@ class RetentionStore:
         rule: Callable[[CollectionRecord], Expiry],
     ) -> DeletionCounts:
         """Delete those of the persons whom the collection's rule, as it is now, does not allow to
-        be kept."""
+        be kept. The caller erases their bytes (`Eraser.erase`)."""
         with self._database.writing() as connection:
             collection = lock_collection(connection, name)
             query = _expired(collection.key, rule(collection))
             found = connection.execute(query.where(persons.c.person_id.in_(person_ids))).all()
             reasons = {row.id: CONSENT_ENDED if row.unconsented else RETENTION for row in found}
             keys = delete_persons(connection, collection, reasons, self._database.clock())
-        return DeletionCounts(len(reasons), len(keys), self._database.eraser.erase())
+        return DeletionCounts(len(reasons), len(keys), Erasure.PENDING)
 
     def note_matches(self, matched: Collection[tuple[int, str]], day: datetime) -> None:
         """Store that persons, given by the key of their collection and their id, were matched on a
