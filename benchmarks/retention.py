@@ -114,7 +114,8 @@ def measure(url: str, folder: Path, persons: int) -> None:
     times = Client(gallery).during(erase)
     total = time.perf_counter() - begun
     sys.stdout.write(
-        f"{persons:,} persons in {total:.0f} s, {MOST_AT_ONCE} in a transaction, {BATCHES} of them in a round\n"
+        f"{persons:,} persons in {total:.0f} s; {MOST_AT_ONCE} in a transaction, {BATCHES} "
+        "transactions in a round\n"
     )
     shown("rounds", rounds)
     shown("a client's enrollments meanwhile", times)
