@@ -8,12 +8,12 @@ row that connects the number with an id; their entries, and the chain, stay as t
 import hashlib
 import hmac
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Select, func, insert, select, update
+from sqlalchemy import Connection, Select, bindparam, func, insert, select, update
 
 from app.errors import DamagedData
 from app.store.actor import actor
@@ -138,12 +138,22 @@ def note_each(
     ]
 
 
+# Made once: making a statement costs more than executing it.
+_LOCK_HEAD = select(audit_head.c.sequence, audit_head.c.digest).with_for_update()
+_ADD_ENTRIES = insert(audit_entries)
+_MOVE_HEAD = update(audit_head).values(
+    sequence=bindparam("to"), digest=bindparam("its"), signature=bindparam("signed"),
+    signer=bindparam("by"),
+)  # fmt: skip
+
+
 class AuditLog:
     """Appends entries at the end of transactions."""
 
     def __init__(self, key: bytes | None) -> None:
         """`key` signs the chain's end. Without one it is not signed."""
         self._key = key
+        self._signer = key and signer_of(key)
 
     def begin(self, connection: Connection) -> None:
         """Discard the notes of an earlier transaction of this connection that was rolled back."""
@@ -151,62 +161,41 @@ class AuditLog:
 
     def append(self, connection: Connection, now: datetime) -> None:
         """Append what was noted. To be called last in a transaction, because the chain's end stays
-        locked until the commit."""
+        locked until the commit; what does not depend on it is made before."""
         notes: Sequence[_Note] = connection.info[NOTES]
         if not notes:
             return
-        head = connection.execute(
-            update(audit_head)
-            .values(sequence=audit_head.c.sequence + len(notes))
-            .returning(audit_head.c.sequence, audit_head.c.digest)
-        ).one()
-        entries = list(_chained(notes, head.sequence - len(notes), head.digest, now))
-        connection.execute(insert(audit_entries), [row for _, row in entries])
-        digest = entries[-1][0].digest
-        connection.execute(
-            update(audit_head).values(
-                digest=digest,
-                signature=self._key and signature_of(self._key, head.sequence, digest),
-                signer=self._key and signer_of(self._key),
-            )
-        )
+        rows = [_row(one, now) for one in notes]
+        head = connection.execute(_LOCK_HEAD).one()
+        sequence, digest = head.sequence, head.digest
+        for row in rows:
+            sequence += 1
+            digest = digest_after(digest, sequence, row["content"])
+            row |= {"sequence": sequence, "digest": digest}
+        connection.execute(_ADD_ENTRIES, rows)
+        signature = self._key and signature_of(self._key, sequence, digest)
+        new = {"to": sequence, "its": digest, "signed": signature, "by": self._signer}
+        connection.execute(_MOVE_HEAD, new)
 
 
-def _chained(
-    notes: Iterable[_Note], sequence: int, digest: bytes, now: datetime
-) -> Iterator[tuple[AuditEntry, dict[str, Any]]]:
-    """The entries of notes, and their rows."""
-    here = actor.get(), request_id.get(), client_address.get()
-    for one in notes:
-        sequence += 1
-        who, request, client = one.call or here
-        source = {} if client is None else {CLIENT: client}
-        content = json.dumps(
-            {
-                "at": _written(now),
-                "actor": who,
-                "action": one.action,
-                "outcome": one.outcome,
-                "collection": one.collection,
-                "person": one.person,
-                "request_id": request,
-                **source,
-                "details": one.details,
-            },
-            separators=(",", ":"),
-        )
-        digest = digest_after(digest, sequence, content)
-        row = {
-            "sequence": sequence,
-            "at": now,
-            "actor": who,
-            "action": one.action,
-            "collection": one.collection,
-            "person": one.person,
-            "content": content,
-            "digest": digest,
-        }
-        yield AuditEntry(sequence, content, digest), row
+def _row(one: _Note, now: datetime) -> dict[str, Any]:
+    """The row of an entry, without what depends on the one before it."""
+    who, request, client = one.call or (actor.get(), request_id.get(), client_address.get())
+    row = {
+        "actor": who,
+        "action": one.action,
+        "collection": one.collection,
+        "person": one.person,
+    }
+    content = {
+        "at": _written(now),
+        **row,
+        "outcome": one.outcome,
+        "request_id": request,
+        **({} if client is None else {CLIENT: client}),
+        "details": one.details,
+    }
+    return {**row, "at": now, "content": json.dumps(content, separators=(",", ":"))}
 
 
 def _written(moment: datetime) -> str:
