@@ -11,7 +11,7 @@ better than it looks, and a floor above it is certain: a score is never above th
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
@@ -55,14 +55,26 @@ class _Scan:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """Estimates and numbers (n, most) of `count` rows, where the shards lay among them, and the
-    greatest length that rounding took from a row."""
+    """Estimates and numbers (n, most) of `count` rows, where the shards lay among them, in that
+    order, and the greatest length that rounding took from a row."""
 
     estimates: FloatArray
     numbers: RowNumbers
     count: int
     starts: dict[Shard, int]
     rounding: float
+
+    def by_shard(self, place: int) -> Iterator[tuple[Shard, RowNumbers]]:
+        """The rows of one probe, by their numbers in the shards."""
+        shards, starts = list(self.starts), np.fromiter(self.starts.values(), np.int64)
+        numbers = np.sort(self.numbers[place])
+        homes = np.searchsorted(starts, numbers, side="right") - 1
+        ends = [*np.flatnonzero(np.diff(homes)) + 1, len(numbers)]
+        for first, end in zip([0, *ends[:-1]], ends, strict=True):
+            home = homes[first]
+            if home >= 0:  # rows before the first shard are a gap, as those behind one are
+                mine = numbers[first:end] - starts[home]
+                yield shards[home], mine[mine < len(shards[home].rows)]
 
 
 class DeviceGalleries:
@@ -166,7 +178,7 @@ class DeviceScanner:
         probes = ProbeSearch.stacked(searches)
         halves = probes.astype(np.float16)
         lost = np.linalg.norm(probes - halves.astype(np.float32), axis=1)
-        waiting = list(range(len(searches)))
+        waiting, wanted = list(range(len(searches))), set(shards)
         for most in STEPS:
             found = self._scan(shards, halves[waiting], most)
             if not found.count:
@@ -176,7 +188,9 @@ class DeviceScanner:
             slack = lost * (1 + found.rounding) + found.rounding + SUMMING
             unsure = []
             for place, one in enumerate(waiting):
-                self._score(searches[one], shards, found, place)
+                for shard, numbers in found.by_shard(place):
+                    if shard in wanted:  # others are of a newer state
+                        searches[one].score(shard, numbers)
                 last = float(found.estimates[place, -1]) + float(slack[one])
                 if found.numbers.shape[1] < found.count and last > searches[one].best.floor:
                     unsure.append(one)
@@ -188,18 +202,6 @@ class DeviceScanner:
             self._cpu.cover(elsewhere, searches)
         if waiting:
             self._on_the_cpu(shards, [searches[one] for one in waiting])
-
-    @staticmethod
-    def _score(search: ProbeSearch, shards: Sequence[Shard], found: _Found, place: int) -> None:
-        """Offer the exact scores of the candidates, shard by shard."""
-        numbers = np.sort(found.numbers[place])
-        for shard in shards:
-            start = found.starts.get(shard)
-            if start is None:
-                continue
-            first, last = np.searchsorted(numbers, (start, start + len(shard.rows)))
-            if first < last:
-                search.score(shard, numbers[first:last] - start)
 
     def _scan(self, shards: Sequence[Shard], probes: Half, most: int) -> _Found:
         scan = _Scan(shards, probes, most)
@@ -241,7 +243,8 @@ class DeviceScanner:
         self.used_at = time.monotonic()
         for scan in together:
             self._place([shard for shard in scan.shards if shard not in self._starts])
-        rows, count, starts = self._rows, self._end, dict(self._starts)
+        rows, count = self._rows, self._end
+        starts = dict(sorted(self._starts.items(), key=lambda one: one[1]))
         most = min(together[0].most, count)
         width = len(together[0].probes[0]) if len(together[0].probes) else 0
         if rows is None or not width:

@@ -19,6 +19,7 @@ from app.index.certified.index import CertifiedIndex
 from app.index.certified.search import ThreadScanner
 from app.index.cuvs import Half
 from app.index.device_rows import SUMMING, CudaDevice, Device
+from app.index.factory import GPU_SHAPE
 from app.index.gpu import DeviceGalleries, DeviceScanner
 from app.index.port import Templates
 from app.inference.device_memory import DeviceOutOfMemory
@@ -420,6 +421,38 @@ def test_time_of_a_scan(cuda: CudaDevice, count: int) -> None:
         assert numbers[:, 0].tolist() == list(range(number))
         print(f"{count:,} rows, {number} probes, nearest {most}: {spent:.2f} ms")
     rows.free()
+
+
+@pytest.mark.gpu
+def test_time_of_a_search(threads: ThreadPoolExecutor, cuda: CudaDevice) -> None:
+    """From a probe to persons, exact scores included; the CPU's index beside it."""
+    galleries = DeviceGalleries(cuda)
+    held = templates(halves_of(262_144).astype(np.float32))
+    cpu = CertifiedIndex(512, threads, GPU_SHAPE)
+    cpu.add(held)
+    settle(cpu)
+    scanner = galleries.scanner(512, ThreadScanner(threads))
+    index = CertifiedIndex(512, threads, GPU_SHAPE, scanner)
+    index.restore(cpu.quantiser, cpu.state.shards, cpu.parts()[-1])
+    probes = held.vectors[:200] + 0.3 * halves_of(200, seed=5).astype(np.float32)
+    probes /= np.linalg.norm(probes, axis=1, keepdims=True)
+    for name, one in (("CPU", cpu), ("GPU", index)):
+        turn = iter(range(10_000))
+        for top in (1, 6):
+            spent = median_ms(
+                lambda i=one, k=top, t=turn: i.search_persons(probes[[next(t) % 200]], k),
+                100,  # type: ignore[misc]
+            )
+            print(f"{name}: top {top} of 262,144 rows: {spent:.2f} ms; {one.costs}")
+    for hits, other in zip(
+        index.search_persons(probes, 6), cpu.search_persons(probes, 6), strict=True
+    ):
+        assert [hit.person_key for hit in hits] == [hit.person_key for hit in other]
+    started = time.perf_counter()
+    with ThreadPoolExecutor(16) as callers:
+        list(callers.map(lambda i: index.search_persons(probes[[i % 200]], 1), range(400)))
+    print(f"GPU: {400 / (time.perf_counter() - started):.0f} searches a second by 16 threads")
+    index.close()
 
 
 def test_a_device_that_is_not_there_is_said() -> None:
