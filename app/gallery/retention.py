@@ -75,9 +75,12 @@ class RetentionTask:
         if self._due:
             self._store_matches()
             # One after another: a collection that fails does not keep the others from being erased.
-            name = self._due.pop(0)
-            if self._erase_some(name, now):
-                self._due.append(name)
+            name, more = self._due.pop(0), True
+            try:
+                more = self._erase_some(name, now)
+            finally:
+                if more:  # also after a failure, such as a full disk
+                    self._due.append(name)
 
     def _has_jumped(self, now: datetime, seconds: float) -> bool:
         """Whether the clock was set, by more than JUMP_S, since the last round: it may be wrong."""

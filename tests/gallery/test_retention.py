@@ -213,7 +213,6 @@ class TestTask:
         assert left(gallery.store) == ["bob"]
         assert gallery.store.database.eraser.pending_s() == 0
         assert gallery.size("staff").persons == 1
-        calendar.now += timedelta(seconds=CHECK_EVERY_S)
         task.round()
         assert left(gallery.store) == []
 
