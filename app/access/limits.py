@@ -20,7 +20,7 @@ class KeyLimits:
     photos_per_day: int | None = None
 
     def __bool__(self) -> bool:
-        return any(getattr(self, field.name) is not None for field in fields(self))
+        return self is not UNLIMITED and self != UNLIMITED
 
     def members(self) -> dict[str, Any]:
         """The limits that there are, by name."""

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.routing import APIRoute
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.access.keys import WHOLE_SERVICE, AccessKey
@@ -232,7 +232,7 @@ class AccessControl:
         return Access(await self._key(scope), self._limiter, self._probing)
 
     async def _key(self, scope: Scope) -> AccessKey:
-        token = _token(Headers(scope=scope))
+        token = _token(scope["headers"])
         if token is None:
             raise Unauthenticated(
                 "This service needs an access key: send it as 'Authorization: Bearer lk_…' or as "
@@ -319,14 +319,17 @@ def _require(access: Access, operation: Operation) -> None:
         access.require_collection(operation.collection)
 
 
-def _token(headers: Headers) -> str | None:
+def _token(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
     """The token of a request. Raises Unauthenticated if two different ones were sent."""
-    kind, _, credentials = headers.get("authorization", "").partition(" ")
-    sent = {credentials.strip()} if kind.lower() == "bearer" else set()
-    sent |= {value.strip() for value in headers.getlist("x-api-key")}
-    if len(headers.getlist("authorization")) > 1 or len(sent) > 1:
+    authorizations = [value for name, value in headers if name == b"authorization"]
+    sent = {value.strip() for name, value in headers if name == b"x-api-key"}
+    for value in authorizations:
+        kind, _, credentials = value.partition(b" ")
+        if kind.lower() == b"bearer":
+            sent.add(credentials.strip())
+    if len(authorizations) > 1 or len(sent) > 1:
         raise Unauthenticated("Several access keys were sent; send one.")
-    return next(iter(sent), None)
+    return next(iter(sent)).decode("latin-1") if sent else None
 
 
 def protected_routes(routers: Sequence[APIRouter]) -> Iterator[APIRoute]:
