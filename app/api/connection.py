@@ -36,6 +36,8 @@ MAX_FIELDS = 100
 MAX_PIPELINED = 4
 # With TLS: how long a client may take to answer the notice of the connection's end.
 CLOSE_S = 1.0
+# With TLS: after so many bytes from a connection others have a turn.
+LARGE_READ_BYTES = 64 * KIB
 # Keys in a request's scope: whether only health is answered; a function that ends the connection;
 # whether the request was sent before an earlier one was answered.
 CROWDED, ABORT, PIPELINED = "likeness.crowded", "likeness.abort", "likeness.pipelined"
@@ -85,6 +87,10 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser: a head in pieces no longer than a head may be."""
+        if self.wire is not None and len(data) >= LARGE_READ_BYTES:
+            # The event loop would read and decrypt as much 32 times in a row.
+            self.wire.pause_reading()
+            self.loop.call_soon(self.wire.resume_reading)
         start = 0
         while start < len(data) and not self._over:
             if self._in_message:

@@ -65,7 +65,6 @@ class Connections:
         self.limits = limits
         self.draining = False
         self.given_up = 0
-        self.handshakes_failed = 0
         self._all: set[TrackedConnection] = set()
         # When idle connections became idle: those without a complete first head, and the others.
         self._new: dict[TrackedConnection, float] = {}

@@ -8,7 +8,6 @@ much CPU time as a small request.
 
 import asyncio
 import logging
-import ssl
 import time
 from collections.abc import Callable
 from typing import Any
@@ -52,6 +51,7 @@ class Handshake(asyncio.Protocol):
         self._received = bytearray()
         self._began_at = time.monotonic()
         self._work: asyncio.Task[None] | None = None
+        self._has_turn = False
 
     # --- called by the event loop -------------------------------------------------------------
 
@@ -65,15 +65,18 @@ class Handshake(asyncio.Protocol):
         was decrypted meanwhile."""
         self._received += data
         if self._work is not None or self._transport.is_closing():
+            if not self._has_turn and len(self._received) > MAX_RECORD_BYTES:
+                self._transport.pause_reading()
             return
         if self._received[0] != HANDSHAKE:
             self._refuse_plain_http()
         elif _is_complete(self._received):
             self._table.begins_handshake(self)
-            self._transport.pause_reading()  # until the handshake begins
             self._work = asyncio.get_running_loop().create_task(self._secure())
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        if self._work is not None and not self._has_turn:
+            self._work.cancel()  # whoever has left takes no turn from others
         self._leave()
 
     # --- called by the table and the server ---------------------------------------------------
@@ -100,13 +103,15 @@ class Handshake(asyncio.Protocol):
     async def _secure(self) -> None:
         """Do the handshake, then begin HTTP."""
         await self._turns.take()
+        self._has_turn = True
+        encrypted = None
         try:
-            encrypted = None if self._transport.is_closing() else await self._encrypted()
-        except (OSError, ssl.SSLError) as error:
-            self._table.handshakes_failed += 1
+            if not self._transport.is_closing():
+                encrypted = await self._encrypted()
+        except OSError as error:  # ssl.SSLError is one
             log(logging.DEBUG, "a TLS handshake failed", reason=str(error))
-            encrypted = None
-        self._leave()
+        finally:
+            self._leave()
         if encrypted is None or encrypted.is_closing():
             self._transport.abort()
             return
@@ -120,8 +125,9 @@ class Handshake(asyncio.Protocol):
             connection.data_received(bytes(self._received))
 
     async def _encrypted(self) -> asyncio.Transport | None:
-        """The connection after the handshake. Raises OSError, of which ssl.SSLError is one."""
+        """The connection after the handshake. Raises OSError."""
         loop = asyncio.get_running_loop()
+        self._transport.pause_reading()  # until the protocol is replaced
         first, self._received = bytes(self._received), bytearray()
         upgrade = loop.create_task(
             loop.start_tls(

@@ -1,5 +1,6 @@
 """TLS that the service speaks itself."""
 
+import asyncio
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -10,6 +11,10 @@ import httpx
 import pytest
 
 from app.api import certificate as module
+from app.api.certificate import CertificateFiles
+from app.api.connections import ConnectionLimits, Connections
+from app.api.handshake import Handshake
+from app.api.turns import Turns
 from app.services import Services, build_services
 from app.settings import Settings
 from tests.api.conftest import run_server
@@ -181,6 +186,30 @@ def _is_closed(connection: socket.socket) -> bool:
         return False
     except ConnectionError:
         return True
+
+
+def test_whoever_left_before_its_turn_is_forgotten(pair: Pair) -> None:
+    """Connections that are closed at once would make others wait for handshakes with nobody."""
+
+    async def serve() -> int:
+        loop, table, turns = asyncio.get_running_loop(), Connections(ConnectionLimits()), Turns()
+        files = CertificateFiles(pair.certificate, pair.key)
+        certificate = module.ServerCertificate(files)
+        server = await loop.create_server(
+            lambda: Handshake(certificate, table, turns, set(), pytest.fail), "127.0.0.1", 0
+        )
+        async with server:
+            await turns.take()
+            turns._give_next = lambda: None  # type: ignore[method-assign]
+            for _ in range(3):
+                _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+                writer.write(FIRST_MESSAGE)
+                writer.close()
+            while not turns._waiting or len(table):  # noqa: ASYNC110 (nobody sets an event)
+                await asyncio.sleep(0.01)
+            return sum(not turn.done() for turn in turns._waiting)
+
+    assert asyncio.run(asyncio.wait_for(serve(), PATIENCE_S)) == 0
 
 
 @pytest.fixture
