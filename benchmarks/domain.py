@@ -19,7 +19,7 @@ from degraded_faces import KINDS, is_development
 from numpy.typing import NDArray
 
 from app.decision.calibration import Calibration
-from app.decision.comparisons import LabelledEmbeddings, rates_at
+from app.decision.comparisons import LabelledEmbeddings, compare_mated, rates_at
 from app.decision.covered import CoveredFaces
 from app.decision.domain import SharedDirection
 from app.decision.fitting import Labelled, calibrate
@@ -101,9 +101,9 @@ def _strata(cache: Cache) -> None:
     print("FMR at the threshold for 1e-4, per 10,000 (95 % interval)\n")
     _row(
         "stratum", "faces", "both, before", "both, score", "refused, %", "both, decided",
-        "one, before", "one, after", "median x.d",
+        "one, before", "one, after", "median x.d", "a(x) = 1, %",
     )  # fmt: skip
-    _row(*["---"] * 9)
+    _row(*["---"] * 10)
     for kind, faces in {"sharp": cache.sharp, **cache.kinds}.items():
         some = faces.first()
         cells = [_both(some, one) for one in (cache.before, cache.after)]
@@ -111,10 +111,12 @@ def _strata(cache: Cache) -> None:
         refused, decided = _decided(some, cache.after)
         lean = cache.after.comparator.degradation(some.vectors)
         assert lean is not None, "the calibration has a domain"
+        covering = cache.after.comparator.coverings(some.vectors)
         _row(
             kind, str(len(some.vectors)), *map(_per_10_000, cells), f"{100 * refused:.1f}",
             f"{1e4 * decided:.2f}", *(f"{1e4 * one.value:.2f}" for one in one_side),
             f"{np.median(lean):.2f}",
+            "" if covering is None else f"{100 * (covering == 1).mean():.1f}",
         )  # fmt: skip
     print("\nTwo different degradations, the worst pairs after\n")
     found = []
@@ -320,7 +322,14 @@ def _press(cache: Cache) -> None:
     for name, one in (("before", cache.before), ("after", cache.after)):
         missed = one.fnmr_at(_threshold(one))
         assert missed is not None, "people have several photos"
-        print(f"- {name}: threshold {_threshold(one):.4f}, development FNMR {missed.value:.4f}")
+        held_out = compare_mated(
+            cache.sharp.labelled(one.comparator), np.array([_threshold(one), 1.0])
+        )
+        assert held_out is not None, "people have several photos"
+        print(
+            f"- {name}: threshold {_threshold(one):.4f}, FNMR of the development half "
+            f"{missed.value:.4f}, of the other {held_out[0].rates[0]:.4f}"
+        )
     assert cache.after.domain is not None, "the score has a domain"
     print(f"- limits {cache.after.domain.limits}, likeness {cache.after.domain.likeness}")
     same = cache.sharp.persons[:, np.newaxis] == cache.sharp.persons
