@@ -1,7 +1,7 @@
 """The running parts of the service, built once from settings and closed once."""
 
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from app.access.pepper import audit_key, read_pepper
 from app.access.refused import RefusedCalls
@@ -30,6 +30,8 @@ from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
 from app.inference.scheduler import Scheduler
 from app.locks import Lock, new_lock
+from app.processes.one_process_lock import OneProcessLock
+from app.processes.shared_records import SharedRecords
 from app.settings import Settings
 from app.store.backends import await_database, create_engine
 from app.store.database import Database
@@ -56,8 +58,9 @@ class Services:
     usage: UsageStore
     refused: RefusedCalls
     matches: MatchTimes
-    # One collection at a time calibrates in a process: it takes seconds of a core.
-    calibrating: Lock = field(default_factory=lambda: new_lock("services.calibrating"))
+    # One collection at a time is examined or calibrated: it takes seconds of a core.
+    calibrating: Lock
+    records: SharedRecords | None = None  # where several processes serve
 
     def close(self) -> None:
         """End the threads, keep what the next start can use, close the database."""
@@ -91,9 +94,12 @@ def load_networks(settings: Settings) -> tuple[ModelPack, FacePipeline]:
     return pack, build_pipeline(pack, settings.device, limits, options, orientation)
 
 
-def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services:
+def build_services(
+    settings: Settings, database_wait_s: float = 0.0, records: SharedRecords | None = None
+) -> Services:
     """Load the pack, open and migrate the database, start the threads. Waits at most
-    `database_wait_s` seconds for a database server that is not running yet.
+    `database_wait_s` seconds for a database server that is not running yet. `records` are shared
+    with the other processes of the service.
 
     Raises subclasses of StartupError with a message for the operator.
     """
@@ -133,6 +139,8 @@ def build_services(settings: Settings, database_wait_s: float = 0.0) -> Services
         UsageStore(access_database),
         refused,
         matches,
+        OneProcessLock(new_lock("services.calibrating"), settings.data_dir / "examining"),
+        records,
     )
 
 

@@ -24,6 +24,7 @@ class LogFormat(StrEnum):
 
 
 MIB = 1024 * 1024
+MOST_PROCESSES = 64
 
 
 def _split(value: Any) -> Any:
@@ -233,6 +234,10 @@ class Settings(BaseSettings):
         Field(gt=0, description="How long reports of uploaded imports, which name people, stay."),
     ] = 30.0
 
+    processes: Annotated[
+        Annotated[int, Field(gt=0, le=MOST_PROCESSES)] | Literal["auto"],
+        Field(description="Processes that serve; auto: one for each four usable cores."),
+    ] = 1
     workers: Annotated[
         int | None, Field(gt=0, description="Inference threads; default: the usable cores.")
     ] = None

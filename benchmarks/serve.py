@@ -133,6 +133,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--open-seconds", type=float, default=20)
     parser.add_argument("--closed-only", action="store_true")
+    parser.add_argument("--processes", default="1", help="LIKENESS_PROCESSES of the service")
     parser.add_argument("--out", type=Path, default=Path("data/benchmarks/serve"))
     return parser.parse_args()
 
@@ -154,7 +155,8 @@ def likeness(options: argparse.Namespace, call: str) -> Iterator[Contender]:
             fill(Path(folder), options)
         port = free_port()
         command = [str(Path(sys.executable).with_name("likeness")), "serve", "--port", str(port)]
-        settings = {"LIKENESS_PACK": options.pack, "LIKENESS_DATA_DIR": folder}
+        settings = {"LIKENESS_PACK": options.pack, "LIKENESS_DATA_DIR": folder,
+                    "LIKENESS_PROCESSES": options.processes}  # fmt: skip
         name = "likeness" if call == "embed" else f"likeness {call}"
         with server(command, settings, f"http://127.0.0.1:{port}/readyz") as process:
             yield Contender(name, process, port, CALLS[call])
@@ -300,15 +302,15 @@ def drive(contender: Contender, photos: list[str], plan: dict[str, Any], label: 
         "first": _sent[contender.name],
         **plan,
     }
-    before = contender.process.cpu_times()
+    before = cpu_seconds(contender.process)
     command = [sys.executable, str(HERE / "load.py"), json.dumps(request)]
     answer = subprocess.run(command, check=True, capture_output=True, text=True)
-    after = contender.process.cpu_times()
+    after = cpu_seconds(contender.process)
     reported = json.loads(answer.stdout)
     latencies = np.array(reported["latencies_s"] or [float("nan")]) * 1000
     sent = sum(reported["statuses"].values())
     _sent[contender.name] += sent
-    cpu = (after.user + after.system - before.user - before.system) * 1000
+    cpu = (after - before) * 1000
     return Run(
         contender.name,
         label,
@@ -318,9 +320,19 @@ def drive(contender: Contender, photos: list[str], plan: dict[str, Any], label: 
         *(float(np.percentile(latencies, q)) for q in (50, 90, 99)),
         cpu / max(1, sent),
         reported["generator_cpu_s"] * 1000 / max(1, sent),
-        contender.process.memory_info().rss / 2**20,
-        peak_mib(contender.process.pid),
+        sum(one.memory_info().rss for one in family(contender.process)) / 2**20,
+        sum(peak_mib(one.pid) for one in family(contender.process)),
     )
+
+
+def family(process: psutil.Process) -> list[psutil.Process]:
+    """The process and those it has started."""
+    return [process, *process.children(recursive=True)]
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    times = [one.cpu_times() for one in family(process)]
+    return sum(one.user + one.system for one in times)
 
 
 def peak_mib(pid: int) -> float:

@@ -1,7 +1,8 @@
-"""Enforces the limits of access keys, in one process.
+"""Enforces the limits of access keys.
 
-Rates and requests at a time are counted by each process for itself. Photos a day are counted in
-the database: a process reserves some of them at a time, so that most calls write nothing.
+Rates and requests at a time are counted in memory, which the processes of one service share. Photos
+a day are counted in the database: a process reserves some of them at a time, so that most calls
+write nothing.
 
 Limits belong to the name of a key: a key and the one that replaces it share them. Those of tokens
 belong to their subject. Everything here runs on the event loop.
@@ -20,6 +21,7 @@ from app.access.keys import AccessKey
 from app.access.limits import KeyLimits, TokenBucket
 from app.access.usage import UsageStore
 from app.errors import LikenessError, QuotaExceeded, RateLimited
+from app.processes.shared_records import SharedRecords
 from app.store.database import now_utc
 from app.telemetry.logs import log
 
@@ -57,8 +59,11 @@ class Limiter:
         write: Run,
         clock: Callable[[], float],
         now: Callable[[], datetime] = now_utc,
+        records: SharedRecords | None = None,
     ) -> None:
-        """`write` runs a function that writes to the database, off the event loop."""
+        """`write` runs a function that writes to the database, off the event loop. `records` are
+        shared by the processes of a service, whose clocks agree."""
+        self._records = records
         self._usage = usage
         self._write = write
         self._clock = clock
@@ -77,7 +82,7 @@ class Limiter:
         try:
             yield
         finally:
-            user.running -= 1
+            user.end()
 
     async def photos(self, key: AccessKey, count: int) -> None:
         """Count photos that a call brings. Raises RateLimited or QuotaExceeded; then none of them
@@ -97,7 +102,7 @@ class Limiter:
         if not key.limits:
             return {}
         user = self._user(key)
-        items = list(user.items(key.limits, self._seconds_left()))
+        items = user.items(key.limits, self._seconds_left())
         return {
             "RateLimit-Policy": ", ".join(policy for policy, _ in items),
             "RateLimit": ", ".join(rest for _, rest in items),
@@ -115,7 +120,7 @@ class Limiter:
         name = key.limited_as
         user = self._users.pop(name, None)
         if user is None:
-            user = _User(self._clock, _Quota(self._today()))
+            user = _User(self._clock, _Quota(self._today()), name, self._records)
             if len(self._users) >= MOST_USERS:
                 self._forget_one()
         self._users[name] = user
@@ -187,8 +192,16 @@ class Limiter:
 class _User:
     """What the keys of one name have used."""
 
-    def __init__(self, clock: Callable[[], float], quota: _Quota) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        quota: _Quota,
+        name: str,
+        records: SharedRecords | None,
+    ) -> None:
         self._clock = clock
+        self._name = name
+        self._records = records
         self._requests: TokenBucket | None = None
         self._photos: TokenBucket | None = None
         self.running = 0
@@ -202,33 +215,68 @@ class _User:
     def begin(self, key: AccessKey) -> None:
         """Count a request that begins. Raises RateLimited."""
         most = key.limits.concurrent_requests
-        if most is not None and self.running >= most:
-            raise _limited(f"{most} requests at a time", key, "concurrent_requests", 1.0)
-        wait = self._requests.take() if self._requests else 0.0
-        if wait:
-            raise _limited(
-                f"{key.limits.requests_per_second:g} requests a second", key,
-                "requests_per_second", wait,
-            )  # fmt: skip
-        self.running += 1
+        with self._of_all_processes() as elsewhere:
+            if most is not None and self.running + elsewhere >= most:
+                raise _limited(f"{most} requests at a time", key, "concurrent_requests", 1.0)
+            wait = self._requests.take() if self._requests else 0.0
+            if wait:
+                raise _limited(
+                    f"{key.limits.requests_per_second:g} requests a second", key,
+                    "requests_per_second", wait,
+                )  # fmt: skip
+            self.running += 1
+
+    def end(self) -> None:
+        """Count a request that was answered."""
+        with self._of_all_processes():
+            self.running -= 1
+
+    @contextmanager
+    def _of_all_processes(self) -> Iterator[int]:
+        """With what the others have used, and the requests that they answer; they see afterwards
+        what is used here."""
+        if self._records is None:
+            yield 0
+            return
+        places = ((self._requests, 0), (self._photos, 2))
+        with self._records.held(self._name) as shared:
+            for bucket, at in places:
+                if bucket is not None and shared.values[at + 1]:
+                    bucket.state = (shared.values[at], shared.values[at + 1])
+            try:
+                yield shared.elsewhere
+            finally:
+                for bucket, at in places:
+                    if bucket is not None:
+                        shared.values[at : at + 2] = bucket.state
+                shared.here = self.running
 
     def take_photos(self, key: AccessKey, count: int) -> None:
         """Count photos. Raises RateLimited."""
-        wait = self._photos.take(count) if self._photos else 0.0
+        if self._photos is None:
+            return
+        with self._of_all_processes():
+            wait = self._photos.take(count)
         if wait:
             raise _limited(
                 f"{key.limits.photos_per_second:g} photos a second", key, "photos_per_second", wait
             )
 
-    def items(self, limits: KeyLimits, seconds_left: int) -> Iterator[tuple[str, str]]:
+    def items(self, limits: KeyLimits, seconds_left: int) -> list[tuple[str, str]]:
         """For each limit the item of its policy and the item of what remains."""
+        with self._of_all_processes() as elsewhere:
+            return list(self._items(limits, seconds_left, self.running + elsewhere))
+
+    def _items(
+        self, limits: KeyLimits, seconds_left: int, running: int
+    ) -> Iterator[tuple[str, str]]:
         for name, bucket in (("requests", self._requests), ("photos", self._photos)):
             if bucket is not None:
                 policy = f'"{name}";q={bucket.capacity};w={bucket.window_s}'
                 yield policy, f'"{name}";r={bucket.remaining()};t={bucket.seconds_to_full()}'
         most, quota = limits.concurrent_requests, limits.photos_per_day
         if most is not None:
-            rest = max(0, most - self.running)
+            rest = max(0, most - running)
             yield f'"concurrent";q={most};qu="concurrent-requests"', f'"concurrent";r={rest}'
         if quota is not None:
             left = quota if self.quota.unreserved is None else self.quota.unreserved

@@ -56,6 +56,16 @@ class TokenBucket:
         """Seconds in which an empty bucket becomes full, rounded up."""
         return max(1, math.ceil(self.capacity / self.rate))
 
+    @property
+    def state(self) -> tuple[float, float]:
+        """What is left, and at which time of the clock."""
+        return self._level, self._at
+
+    @state.setter
+    def state(self, value: tuple[float, float]) -> None:
+        level, self._at = value
+        self._level = min(level, self.capacity)
+
     def change_rate(self, rate: float) -> None:
         """Continue with another rate. What was used counts."""
         self._refill()

@@ -75,7 +75,7 @@ def create_app(services: Services) -> FastAPI:
     transfers = TransfersByKind.of(services.settings, services.scheduler)
     parsing = ThreadPoolExecutor(PARSING_THREADS, thread_name_prefix="parsing")
     lag = LoopLag(services.metrics)
-    limiter = Limiter(services.usage, services.scheduler.write, seconds)
+    limiter = Limiter(services.usage, services.scheduler.write, seconds, records=services.records)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -103,6 +103,7 @@ def create_app(services: Services) -> FastAPI:
     app.state.transfers = transfers
     app.state.parsing = parsing
     app.state.stopping = False
+    app.state.siblings = None  # where several processes serve: `app.processes.link.Link`
     services.maintenance.add_task(imports_of_service.eraser.round)
     retention = RetentionTask(
         services.gallery, services.matches.store, _noted_by(imports_of_service)

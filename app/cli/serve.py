@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,11 +14,16 @@ from app.access.keys import NewKey, Scope
 from app.api.certificate import ServerCertificate
 from app.api.main import create_app
 from app.api.server import Server, bound
+from app.api.worker_server import WorkerServer
 from app.cli.console import clear_errors, err, ignored_settings, out, read_settings
 from app.cli.database import data_folder, unmatched_pack
 from app.cli.descriptors import DescriptorLimit
 from app.disk import write_whole
 from app.errors import AccessKeyError
+from app.processes.division import process_count
+from app.processes.link import Link
+from app.processes.shared_records import SharedRecords
+from app.processes.starting import become_parent
 from app.services import Services, build_services
 from app.settings import Settings, is_loopback
 from app.telemetry.logs import log, set_up_logs
@@ -30,18 +35,28 @@ DATABASE_WAIT_S = 60.0
 SWITCH_INTERVAL_S = 0.001
 
 
-def announce(services: Services, port: int) -> None:
-    """Print where the docs and the API are, and what serves them."""
+def announcement(services: Services, port: int, processes: int = 1) -> str:
+    """Where the docs and the API are, and what serves them."""
     host = services.settings.host
     shown = "localhost" if host in ("127.0.0.1", "0.0.0.0", "::", "::1") else host  # noqa: S104
     base = f"http{'s' * (services.settings.tls_cert is not None)}://{shown}:{port}"
-    out.print(f"[bold]Likeness[/] is ready · pack {services.pack.name} {services.pack.version} "
-              f"· {services.pipeline.provider} · {services.scheduler.workers} workers",
-              highlight=False)  # fmt: skip
-    out.print(f"  docs     {base}/docs", highlight=False)
-    out.print(f"  API      {base}/v1", highlight=False)
-    out.print(f"  gallery  {services.gallery.store.database.url}", highlight=False)
-    out.print(f"  access   {access_state(services)}", markup=False, highlight=False)
+    workers = f"{services.scheduler.workers} workers"
+    return "\n".join(
+        (
+            f"Likeness is ready · pack {services.pack.name} {services.pack.version} · "
+            f"{services.pipeline.provider} · "
+            + (workers if processes == 1 else f"{processes} processes, each with {workers}"),
+            f"  docs     {base}/docs",
+            f"  API      {base}/v1",
+            f"  gallery  {services.gallery.store.database.url}",
+            f"  access   {access_state(services)}",
+        )
+    )
+
+
+def announce(services: Services, port: int) -> None:
+    """Print it."""
+    out.print(announcement(services, port), markup=False, highlight=False, soft_wrap=True)
 
 
 def access_state(services: Services) -> str:
@@ -98,8 +113,9 @@ def serve(
 ) -> None:
     """Start the HTTP service."""
     settings = read_settings()
-    given = {"host": host, "port": port}
-    settings = settings.model_copy(update={k: v for k, v in given.items() if v is not None})
+    options = {"host": host, "port": port}
+    given = {name: value for name, value in options.items() if value is not None}
+    settings = settings.model_copy(update=given)
     set_up_logs(settings.log_format, settings.log_level)
     for name in ignored_settings(os.environ):
         log(logging.WARNING, "not a setting, and ignored; docs/settings.md lists them", name=name)
@@ -110,22 +126,46 @@ def serve(
     # reported at once.
     with clear_errors(), bound(settings.host, settings.port) as sockets:
         ServerCertificate.of(settings)
+        if (count := process_count(settings)) > 1:
+            become_parent(settings, count, given, sockets)
         run(build_services(settings, DATABASE_WAIT_S), settings, sockets)
 
 
 def run(services: Services, settings: Settings, sockets: list[socket.socket]) -> None:
     """Serve until a signal; requests that are being processed are finished first."""
+    prepare(services)
+    server = Server(create_app(services), settings, partial(announce, services))
+    shorten_pauses()
+    server.run(sockets)
+
+
+def serve_for_parent(
+    link: Link, records: SharedRecords, given: dict[str, Any], count: int, port: int
+) -> None:
+    """Serve as one of `count` processes. `given` are settings of this process; the others come from
+    the environment."""
+    settings = read_settings().model_copy(update=given)
+    set_up_logs(settings.log_format, settings.log_level, with_process=True)
+    with clear_errors():
+        services = build_services(settings, DATABASE_WAIT_S, records)
+        prepare(services)
+        server = WorkerServer(
+            create_app(services), settings, link, announcement(services, port, count)
+        )
+    shorten_pauses()
+    server.run()
+
+
+def prepare(services: Services) -> None:
+    """Check what only a service needs. Raises subclasses of StartupError."""
     if warning := unmatched_pack(services):
         log(logging.WARNING, warning)
     services.access_keys.check_pepper()
     require_access_keys(services)
     logging.getLogger("uvicorn.error").addHandler(_UvicornErrors())
-    server = Server(create_app(services), settings, partial(announce, services))
-    _shorten_pauses()
-    server.run(sockets)
 
 
-def _shorten_pauses() -> None:
+def shorten_pauses() -> None:
     """Keep other threads from stopping the event loop for long: those that compute in Python, and
     the garbage collector, which would look at all 185,000 objects of the start again each time
     (90 ms)."""

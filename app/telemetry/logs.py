@@ -22,14 +22,22 @@ def log(level: int, event: str, error: Exception | None = None, **fields: Any) -
     logging.getLogger(LOGGER_NAME).log(level, event, exc_info=error, extra={"fields": fields})
 
 
-def set_up_logs(log_format: LogFormat, level: str) -> None:
-    """Send the service's log to standard error; the CLI calls this once."""
+def set_up_logs(log_format: LogFormat, level: str, *, with_process: bool = False) -> None:
+    """Send the service's log to standard error; the CLI calls this once. Where several processes
+    write to one log, each line has the process's number."""
     handler = logging.StreamHandler(sys.stderr)
+    if with_process:
+        handler.addFilter(_add_process)
     handler.setFormatter(JsonFormatter() if log_format is LogFormat.JSON else TextFormatter())
     logger = logging.getLogger(LOGGER_NAME)
     logger.handlers = [handler]
     logger.setLevel(level.upper())
     logger.propagate = False
+
+
+def _add_process(record: logging.LogRecord) -> bool:
+    record.fields = {"pid": record.process, **getattr(record, "fields", {})}
+    return True
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

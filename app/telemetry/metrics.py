@@ -32,6 +32,8 @@ class Metrics:
         self.registry = CollectorRegistry()
         # process_open_fds, process_max_fds, process_resident_memory_bytes, ...; Linux alone has it.
         ProcessCollector(registry=self.registry)
+        # Those of several processes are added.
+        Gauge("likeness_processes", "Processes that serve.", registry=self.registry).set(1)
         self._requests = Counter(
             "likeness_requests", "Answered requests.", ["route", "method", "status"],
             registry=self.registry,

@@ -1,6 +1,7 @@
 """Limits of keys: rates, requests at a time, photos a day."""
 
 import asyncio
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -17,6 +18,7 @@ from app.access.registry import AccessRegistry
 from app.access.store import AccessKeyStore
 from app.access.usage import KEPT_DAYS, UsageStore
 from app.errors import QuotaExceeded, RateLimited, StoreUnavailable
+from app.processes.shared_records import SharedRecords, shared_file
 from tests.access.conftest import Clock
 
 
@@ -202,6 +204,45 @@ class TestQuota:
             return sent
 
         assert asyncio.run(send()) == 500
+
+    def test_processes_share_rates_and_requests_at_a_time(
+        self, usage: UsageStore, clock: Clock
+    ) -> None:
+        """As many are admitted by two processes as by one."""
+        file = shared_file()
+        one, other = (
+            Limiter(
+                usage, run, lambda: clock.seconds, lambda: clock.now,
+                records=SharedRecords(file, column),
+            )
+            for column in range(2)
+        )  # fmt: skip
+        rate = key_with(clock, requests_per_second=4, photos_per_second=6)
+        for turn in range(4):
+            with (one, other)[turn % 2].request(rate):
+                pass
+        for limiter in (one, other):
+            with pytest.raises(RateLimited, match="4 requests a second"), limiter.request(rate):
+                pass
+            assert '"requests";r=0' in limiter.headers(rate)["RateLimit"]
+        asyncio.run(one.photos(rate, 5))
+        asyncio.run(other.photos(rate, 1))
+        for limiter in (one, other):
+            with pytest.raises(RateLimited, match="6 photos a second"):
+                asyncio.run(limiter.photos(rate, 1))
+        clock.later(1 / 4)
+        with other.request(rate):
+            pass
+
+        at_a_time = replace(rate, name="exit", limits=KeyLimits(concurrent_requests=2))
+        with one.request(at_a_time):
+            with other.request(at_a_time):
+                for limiter in (one, other):
+                    with pytest.raises(RateLimited), limiter.request(at_a_time):
+                        pass
+            with other.request(at_a_time):
+                pass
+        os.close(file)
 
     def test_what_was_reserved_is_given_back(self, usage: UsageStore, clock: Clock) -> None:
         key = key_with(clock, photos_per_day=1000)

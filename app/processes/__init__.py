@@ -1,0 +1,1 @@
+"""Several processes behind one address: a parent accepts, its children serve."""

@@ -1,0 +1,34 @@
+"""The parent, which the command `serve` turns into (exec), so that it holds none of what serving
+needs: `python -m app.processes ARGUMENTS`, a JSON object."""
+
+import json
+import sys
+
+from app.processes.child import command_of
+from app.processes.parent import Parent, Plan
+from app.processes.starting import listeners_of
+from app.settings import LogFormat
+from app.telemetry.logs import set_up_logs
+
+
+def main(arguments: str) -> int:
+    """The exit status."""
+    given = json.loads(arguments)
+    set_up_logs(LogFormat(given["log_format"]), given["log_level"], with_process=True)
+    plan = Plan(
+        command_of(json.dumps(given["child"])),
+        given["count"],
+        given["drain_seconds"],
+        given["request_timeout"] + 10.0,
+    )
+    return Parent(plan, listeners_of(given["listeners"]), announce).run()
+
+
+def announce(text: str) -> None:
+    """Print where the service is; at once, also into a pipe."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

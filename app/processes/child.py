@@ -1,0 +1,140 @@
+"""A child process as its parent sees it."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from enum import Enum, auto
+from typing import Any
+
+from app.processes.messages import CLOSED, CONNECTION, LEAVE, PIECE, ControlLost, Lines
+
+
+class State(Enum):
+    """STARTING: loads its networks. SERVING: gets connections. LEAVING: finishes those it has."""
+
+    STARTING = auto()
+    SERVING = auto()
+    LEAVING = auto()
+
+
+class Child:
+    """One process, started by exec: a fork would lack the threads of its parent."""
+
+    def __init__(self, command: Sequence[str], records: int, column: int) -> None:
+        """`command` gets more arguments: the descriptors of its sockets and of the shared records,
+        and its column there. Raises OSError."""
+        self.column = column
+        self.state = State.STARTING
+        self.connections = 0
+        self.wants_to_leave = False
+        self.exposition: str | None = None  # its last known metrics
+        self.since = self.heard_at = time.monotonic()  # of the state; of a sign of life
+        self.end_at: float | None = None  # when a leaving child is told to end
+        self.channel, theirs = socket.socketpair()
+        control, their_control = socket.socketpair()
+        self._to_tell = bytearray()
+        files = (theirs.fileno(), their_control.fileno(), records)
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 (this interpreter)
+                [*command, *map(str, (*files, column))],
+                pass_fds=files,
+                process_group=0,  # the terminal's signals are for the parent
+            )
+        except BaseException:
+            self.channel.close()
+            control.close()
+            raise
+        finally:
+            theirs.close()
+            their_control.close()
+        self.channel.setblocking(False)
+        self.lines = Lines(control)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def ended(self) -> int | None:
+        """Its exit status, negative for a signal; None while it runs."""
+        return self._process.poll()
+
+    def enter(self, state: State) -> None:
+        """Change the state, from now on."""
+        self.state, self.since = state, time.monotonic()
+
+    # --- the channel -------------------------------------------------------------------------
+
+    def take(self, connection: socket.socket) -> bool:
+        """Hand over a connection; False if it has no room, or is ending."""
+        if self._to_tell:
+            return False
+        try:
+            socket.send_fds(self.channel, [CONNECTION], [connection.fileno()])
+        except OSError:
+            return False  # if it is dead, `ended` says so soon
+        self.connections += 1
+        connection.close()
+        return True
+
+    def tell(self, message: bytes) -> None:
+        """Send a message, after the connections so far."""
+        self._to_tell += message
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what has waited for room."""
+        if self._to_tell:
+            with suppress(OSError):
+                sent = self.channel.send(self._to_tell)
+                del self._to_tell[:sent]
+
+    def heard(self) -> bool:
+        """Count the connections that were closed; False if the channel has ended."""
+        try:
+            said = self.channel.recv(PIECE)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        self.connections -= said.count(CLOSED)
+        self.wants_to_leave |= LEAVE in said
+        return bool(said)
+
+    # --- the control socket ------------------------------------------------------------------
+
+    def say(self, value: Any) -> None:
+        """Send a value; a child that is gone needs none."""
+        with suppress(ControlLost):
+            self.lines.send(value)
+
+    def kill(self) -> None:
+        """End it at once."""
+        with suppress(ProcessLookupError):
+            self._process.kill()
+
+    def close(self) -> None:
+        """Close the sockets of a child that has ended."""
+        self.channel.close()
+        self.lines.socket.close()
+
+
+def command_of(arguments: str) -> list[str]:
+    """How a child is started: this interpreter, without the working folder among the places that
+    modules are imported from."""
+    return [sys.executable, "-P", "-m", "app.cli.worker", arguments]
+
+
+def reap_orphans(known: set[int]) -> None:
+    """Take note of the ends of processes that others started and left: the first process of a
+    container inherits them. Ends of `known` processes are left to `Child`."""
+    with suppress(ChildProcessError):
+        while True:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended is None or ended.si_pid in known:
+                return
+            os.waitpid(ended.si_pid, 0)

@@ -1,0 +1,398 @@
+"""The parent of a service's processes: accepts connections, and keeps its children running.
+
+One thread, one loop, nothing that computes: it hands each connection to the child that has the
+fewest, starts a new child where one ends, and passes questions on that all of them must answer.
+"""
+
+import logging
+import os
+import selectors
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from app.processes.child import Child, State, reap_orphans
+from app.processes.gathering import Gathering
+from app.processes.messages import (
+    AT_ONCE,
+    END,
+    METRICS,
+    READY,
+    REPLACED,
+    STOP,
+    ControlLost,
+)
+from app.processes.shared_records import COLUMNS, SharedRecords, shared_file
+from app.telemetry.logs import log
+from app.telemetry.summing import SummedMetrics
+
+BACKLOG = 2048
+TICK_S = 0.1
+ACCEPTED_AT_ONCE = 64
+# A child is asked for its metrics, and answers from its event loop. One that does not for so long
+# hangs, or is suspended.
+ASK_EVERY_S = 5.0
+SILENT_S = 30.0
+# Before this a start is not given up: a migration or a database server may need minutes.
+START_S = 900.0
+# A child that ends sooner than this is not started again at once.
+SHORT_LIFE_S = 10.0
+LONGEST_PAUSE_S = 30.0
+AT_ONCE_S = 5.0
+CANNOT_START = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`command` starts a child, `count` of them serve. They have `drain_s` seconds from a stop
+    until no connection is accepted any more, and then `finish_s` for what is under way. A child
+    that does not answer for `silent_s` seconds is killed."""
+
+    command: Sequence[str]
+    count: int
+    drain_s: float
+    finish_s: float
+    silent_s: float = SILENT_S
+
+
+class Parent:
+    """Serves until a signal. SIGTERM and SIGINT stop: the first one drains, the second ends all at
+    once. SIGHUP replaces the children, one after the other."""
+
+    def __init__(
+        self, plan: Plan, listeners: Sequence[socket.socket], announce: Callable[[str], None]
+    ) -> None:
+        """`announce` is called with the first child's text once connections are accepted."""
+        self._plan = plan
+        self._listeners = list(listeners)
+        self._announce = announce
+        self._selector = selectors.DefaultSelector()
+        self._children: list[Child] = []
+        self._held: deque[socket.socket] = deque()  # accepted, and no child had room
+        self._listening = self._accepting = False
+        self._to_replace: deque[Child] = deque()
+        self._started = 0  # children so far
+        self._served = 0  # those that came to serve
+        self._failures = 0  # in a row
+        self._start_at = self._asked_at = 0.0
+        self._stop_at: float | None = None  # when no connection is accepted any more
+        self._kill_at: float | None = None  # those that do not end at once
+        self._signals = 0
+        self._status = 0
+        self._metrics = SummedMetrics()
+        self._records_file = shared_file()
+        self._records = SharedRecords(self._records_file)
+        self._gatherings = {
+            METRICS: Gathering(METRICS, self._sum),
+            READY: Gathering(READY, self._readiness),
+        }
+
+    def run(self) -> int:
+        """The exit status."""
+        with self._handling_signals():
+            while self._stop_at is None or self._children:
+                self._keep_running()
+                for key, events in self._selector.select(TICK_S):
+                    key.data(events)
+                self._tick()
+        self._stop_listening()
+        if self._status == 0:
+            log(logging.INFO, "stopped", processes=self._started)
+        return self._status
+
+    # --- children ----------------------------------------------------------------------------
+
+    def _in(self, state: State) -> list[Child]:
+        return [one for one in self._children if one.state is state]
+
+    def _keep_running(self) -> None:
+        """Start children where some are missing. The first one migrates the database, and shows
+        whether the service can start at all: the others follow it."""
+        if self._stop_at is not None or time.monotonic() < self._start_at:
+            return
+        starting = len(self._in(State.STARTING))
+        wanted = self._plan.count + bool(self._to_replace) if self._served else 1
+        for _ in range(wanted - starting - len(self._in(State.SERVING))):
+            self._start()
+
+    def _start(self) -> None:
+        try:
+            child = Child(self._plan.command, self._records_file, self._free_column())
+        except OSError as error:
+            log(logging.ERROR, "a process cannot be started", error)
+            self._note_failure(CANNOT_START)
+            return
+        self._started += 1
+        self._children.append(child)
+        self._selector.register(
+            child.channel, selectors.EVENT_READ, lambda _: self._on_channel(child)
+        )
+        self._selector.register(
+            child.lines.socket, selectors.EVENT_READ, lambda _: self._on_control(child)
+        )
+
+    def _free_column(self) -> int:
+        taken = {one.column for one in self._children}
+        return next(column for column in range(COLUMNS) if column not in taken)
+
+    def _note_failure(self, status: int) -> None:
+        """A child did not come to serve, or only for a short time."""
+        self._failures += 1
+        pause = min(LONGEST_PAUSE_S, 2.0**self._failures / 2)
+        self._start_at = time.monotonic() + pause
+        if self._to_replace:
+            log(logging.ERROR, "a process cannot be replaced; those that serve are kept")
+            self._to_replace.clear()
+        if not self._served:
+            self._status = status if status > 0 else CANNOT_START
+            self._stop_at = 0.0
+
+    def _on_channel(self, child: Child) -> None:
+        if not child.heard():
+            self._forget_socket(child.channel)
+        elif child.wants_to_leave and child.state is State.SERVING:
+            log(logging.INFO, "a process was asked to end", process=child.pid)
+            self._leave(child)
+
+    def _on_control(self, child: Child) -> None:
+        try:
+            values = child.lines.receive()
+        except ControlLost:
+            self._forget_socket(child.lines.socket)
+            return
+        child.heard_at = time.monotonic()
+        for value in values:
+            self._on_value(child, value)
+
+    def _on_value(self, child: Child, value: dict[str, Any]) -> None:
+        if "up" in value:
+            self._begin_serving(child, value["up"])
+        elif "ask" in value:
+            serving = self._in(State.SERVING)
+            self._gatherings[value["ask"]].ask((child, value["number"]), serving)
+        elif "answer" in value:
+            if value["answer"] == METRICS:
+                child.exposition = value["value"]
+            self._gatherings[value["answer"]].answer(child, value["number"], value["value"])
+        elif "last" in value:
+            child.exposition = value["last"]
+
+    def _begin_serving(self, child: Child, announcement: str) -> None:
+        child.enter(State.SERVING)
+        self._served += 1
+        if self._served == 1:
+            self._listen()
+            self._announce(announcement)
+        log(logging.INFO, "a process serves", process=child.pid, connections_to=self._plan.count)
+        if self._to_replace:
+            self._leave(self._to_replace.popleft())
+        self._accept_again()
+
+    def _leave(self, child: Child) -> None:
+        """Give a child no further connections, and let it finish those it has."""
+        if child.state is State.SERVING:
+            child.enter(State.LEAVING)
+            child.tell(REPLACED)
+            child.end_at = time.monotonic() + self._plan.drain_s
+
+    def _bury(self, child: Child, status: int) -> None:
+        """A child has ended."""
+        self._children.remove(child)
+        for one in (child.channel, child.lines.socket):
+            self._forget_socket(one)
+        with suppress(ControlLost):
+            for value in child.lines.receive():
+                self._on_value(child, value)
+        child.close()
+        with suppress(ValueError):
+            self._to_replace.remove(child)
+        for gathering in self._gatherings.values():
+            gathering.without(child)
+        self._metrics.end(child.exposition)
+        self._records.clear(child.column)
+        if child.state is State.LEAVING or self._stop_at is not None:
+            return
+        log(logging.ERROR, "a process ended by itself; another one takes its place",
+            process=child.pid, status=status, while_=child.state.name.lower())  # fmt: skip
+        if child.state is State.STARTING or time.monotonic() - child.since < SHORT_LIFE_S:
+            self._note_failure(status)
+        else:
+            self._failures = 0
+
+    # --- connections -------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        for one in self._listeners:
+            one.listen(BACKLOG)
+            one.setblocking(False)
+        self._listening = True
+
+    def _stop_listening(self) -> None:
+        self._pause_accepting()
+        for one in [*self._listeners, *self._held]:
+            one.close()
+        self._listeners.clear()
+        self._held.clear()
+        self._listening = False
+
+    def _accept_again(self) -> None:
+        """Accept, if there is a child for it."""
+        while self._held and self._hand(self._held[0]):
+            self._held.popleft()
+        if self._accepting or self._held or not self._listening or not self._in(State.SERVING):
+            return
+        for one in self._listeners:
+            self._selector.register(
+                one, selectors.EVENT_READ, lambda _, listener=one: self._accept(listener)
+            )
+        self._accepting = True
+
+    def _pause_accepting(self) -> None:
+        for one in self._listeners:
+            self._forget_socket(one)
+        self._accepting = False
+
+    def _accept(self, listener: socket.socket) -> bool:
+        """Accept what has come; False if more may be waiting."""
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                connection, _ = listener.accept()
+            except BlockingIOError:
+                return True
+            except OSError as error:  # the client has left, or descriptors are scarce
+                log(logging.WARNING, "a connection was not accepted", reason=str(error))
+                self._pause_accepting()  # until the next tick
+                return True
+            if connection.family != socket.AF_UNIX:
+                with suppress(OSError):
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if not self._hand(connection):
+                self._held.append(connection)
+                self._pause_accepting()
+                return True
+        return False
+
+    def _hand(self, connection: socket.socket) -> bool:
+        """To the child with the fewest connections that has room; to one that may hang only if
+        there is no other."""
+        lately = time.monotonic() - self._plan.silent_s / 2
+        serving = sorted(
+            self._in(State.SERVING), key=lambda one: (one.heard_at < lately, one.connections)
+        )
+        return any(child.take(connection) for child in serving)
+
+    # --- questions ---------------------------------------------------------------------------
+
+    def _sum(self, _answers: dict[int, Any], _missing: int) -> str:
+        # Of a child that did not answer the last known numbers: a sum must not fall.
+        return self._metrics.of([one.exposition for one in self._children if one.exposition])
+
+    def _readiness(self, answers: dict[int, Any], missing: int) -> dict[str, Any]:
+        starting = self._served < self._plan.count and not self._failures
+        return {"answers": list(answers.values()), "missing": missing, "starting": starting}
+
+    # --- time --------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        for child in list(self._children):
+            if (status := child.ended()) is not None:
+                self._bury(child, status)
+                continue
+            child.flush()
+            with suppress(ControlLost):
+                child.lines.flush()
+            self._check(child, now)
+        if os.getpid() == 1:
+            reap_orphans({one.pid for one in self._children})
+        if now - self._asked_at > ASK_EVERY_S:
+            self._asked_at = now
+            for child in self._in(State.SERVING):
+                # The answer is its sign of life. If it is killed, its last numbers are still known.
+                child.say({"want": METRICS, "number": 0})
+        for gathering in self._gatherings.values():
+            gathering.tick()
+        if self._stop_at is not None and now > self._stop_at and self._listening:
+            self._end_all()
+        self._accept_again()
+
+    def _check(self, child: Child, now: float) -> None:
+        if child.end_at is not None and now > child.end_at:
+            child.end_at = None
+            child.tell(END)
+        if child.state is State.STARTING:
+            late = now - child.since > START_S
+        elif child.state is State.SERVING:
+            late = now - child.heard_at > self._plan.silent_s
+        else:
+            late = now - child.since > self._plan.drain_s + self._plan.finish_s
+        if self._kill_at is not None and now > self._kill_at:
+            child.kill()
+        elif late:
+            log(logging.ERROR, "a process is killed: it does not answer", process=child.pid)
+            child.kill()
+
+    # --- signals -----------------------------------------------------------------------------
+
+    @contextmanager
+    def _handling_signals(self) -> Iterator[None]:
+        reading, writing = socket.socketpair()
+        reading.setblocking(False)
+        writing.setblocking(False)
+        signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+        handled = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+        before = {one: signal.signal(one, lambda *_: None) for one in handled}
+        self._selector.register(
+            reading, selectors.EVENT_READ, lambda _: self._on_signals(reading.recv(4096))
+        )
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(-1)
+            for one, handler in before.items():
+                signal.signal(one, handler)
+            for end in (reading, writing):
+                end.close()
+
+    def _on_signals(self, numbers: bytes) -> None:
+        for number in numbers:
+            if number in (signal.SIGTERM, signal.SIGINT):
+                self._on_stop(signal.Signals(number))
+            elif number == signal.SIGHUP and self._stop_at is None:
+                log(logging.INFO, "processes are replaced", processes=len(self._children))
+                self._to_replace = deque(self._in(State.SERVING))
+
+    def _on_stop(self, number: signal.Signals) -> None:
+        self._signals += 1
+        if self._signals > 1:
+            self._stop_listening()
+            self._kill_at = time.monotonic() + AT_ONCE_S
+            for child in self._children:
+                child.tell(AT_ONCE)
+            return
+        log(logging.INFO, "stopping", signal=number.name, drain_seconds=self._plan.drain_s)
+        self._stop_at = time.monotonic() + self._plan.drain_s
+        for child in self._in(State.STARTING):
+            child.kill()
+        for child in self._in(State.SERVING):
+            child.tell(STOP)
+
+    def _end_all(self) -> None:
+        """Accept what has connected already, then nothing more."""
+        for listener in list(self._listeners):
+            while self._accepting and not self._accept(listener):
+                pass
+        self._stop_listening()
+        for child in self._children:
+            child.enter(State.LEAVING)
+            child.end_at = None
+            child.tell(END)
+
+    def _forget_socket(self, one: socket.socket) -> None:
+        with suppress(KeyError, ValueError):
+            self._selector.unregister(one)

@@ -1,0 +1,201 @@
+"""How throughput grows with LIKENESS_PROCESSES: one service after another, the same load.
+
+    python benchmarks/processes.py --processes 1 2 4 8 [--networks stand-in real] [--rounds 2]
+
+`stand-in`: networks are replaced by waits of 1 ms (standin/sitecustomize.py), so that Python's lock
+is the limit. Closed loops of `--clients` connections by generators (load.py), loopback only. Prints
+rates, percentiles, the rate of each number of processes as a ratio to the first one, the
+processor's time for a request, and how many cores the service and the generators used.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import psutil
+from serve import free_port
+
+HERE = Path(__file__).resolve().parent
+PHOTOS = HERE.parent / "tests" / "data" / "photos"
+SIDE = 250  # of LFW's photos
+START_S = 90
+SERVE = "from app.cli import main; main()"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One load on one service."""
+
+    networks: str
+    processes: int
+    rate: float
+    p50_ms: float
+    p99_ms: float
+    cpu_ms_each: float
+    service_cores: float
+    generator_cores: float
+    start_s: float
+    memory_mib: float
+    statuses: dict[str, int]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--processes", nargs="+", type=int, default=[1, 2, 4, 8])
+    parser.add_argument("--networks", nargs="+", default=["stand-in", "real"])
+    parser.add_argument("--path", default="/v1/embed")
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--generators", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--out", type=Path, help="all runs, as JSON")
+    options = parser.parse_args()
+    print(f"{os.cpu_count()} cores, {options.clients} clients, {options.path}", flush=True)
+    runs: list[Run] = []
+    with tempfile.TemporaryDirectory() as folder:
+        photos = small_photos(Path(folder))
+        for networks in options.networks:
+            for turn in range(options.rounds):
+                counts = options.processes if turn % 2 == 0 else options.processes[::-1]
+                for count in counts:
+                    runs.append(measure(networks, count, photos, options))
+                    print(runs[-1], flush=True)
+            show([run for run in runs if run.networks == networks], options.processes)
+    if options.out:
+        options.out.write_text(json.dumps([asdict(run) for run in runs], indent=1))
+
+
+def small_photos(folder: Path) -> list[str]:
+    """The repository's own photos, as small as LFW's: they cost little to decode."""
+    made = []
+    for file in sorted(PHOTOS.glob("*.jpg")):
+        image = cv2.imread(str(file))
+        side = min(image.shape[:2])
+        cut = image[:side, (image.shape[1] - side) // 2 :][:, :side]
+        cv2.imwrite(str(folder / file.name), cv2.resize(cut, (SIDE, SIDE)))
+        made.append(str(folder / file.name))
+    return made
+
+
+def measure(networks: str, count: int, photos: list[str], options: argparse.Namespace) -> Run:
+    with service(networks, count) as (process, port, start_s):
+        load(port, photos, options, 1.5)  # warm up
+        family = [process, *process.children(recursive=True)]
+        before = cpu_seconds(family)
+        began = time.perf_counter()
+        answers = load(port, photos, options, options.seconds)
+        spent = time.perf_counter() - began
+        cpu = cpu_seconds(family) - before
+        memory = sum(one.memory_full_info().pss for one in family) / 2**20
+    latencies = np.array([s for answer in answers for s in answer["latencies_s"]]) * 1000
+    answered = max(1, len(latencies))
+    p50, p99 = np.percentile(latencies, (50, 99)).tolist() if len(latencies) else (0.0, 0.0)
+    return Run(
+        networks,
+        count,
+        answered / statistics.mean(answer["spent_s"] for answer in answers),
+        p50,
+        p99,
+        cpu * 1000 / answered,
+        cpu / spent,
+        sum(answer["generator_cpu_s"] for answer in answers) / spent,
+        start_s,
+        memory,
+        dict(sum((Counter(answer["statuses"]) for answer in answers), Counter())),
+    )
+
+
+@contextmanager
+def service(networks: str, count: int) -> Iterator[tuple[psutil.Process, int, float]]:
+    port = free_port()
+    places = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
+    if networks == "stand-in":
+        places.insert(0, str(HERE / "standin"))
+    with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(filter(None, places)),
+            "LIKENESS_DATA_DIR": folder,
+            "LIKENESS_PORT": str(port),
+            "LIKENESS_DEVICE": "cpu",
+            "LIKENESS_LOG_LEVEL": "WARNING",
+            "LIKENESS_DRAIN_SECONDS": "0",
+            "LIKENESS_MAX_PENDING": "512",
+            "LIKENESS_PROCESSES": str(count),
+        }
+        if count == 1:  # so that a version without the setting can be measured too
+            del environment["LIKENESS_PROCESSES"]
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            [sys.executable, "-c", SERVE, "serve"],
+            env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            wait_until_ready(port, process)
+            yield psutil.Process(process.pid), port, time.perf_counter() - began
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def wait_until_ready(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
+                return
+        except OSError:
+            time.sleep(0.1)
+    raise SystemExit(f"the service was not ready within {START_S} s")
+
+
+def load(
+    port: int, photos: list[str], options: argparse.Namespace, seconds: float
+) -> list[dict[str, Any]]:
+    started = []
+    for number in range(options.generators):
+        request = {"port": port, "path": options.path, "photos": photos, "seconds": seconds,
+                   "clients": options.clients // options.generators,
+                   "first": number * 1_000_000}  # fmt: skip
+        command = [sys.executable, str(HERE / "load.py"), json.dumps(request)]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+    return [json.loads(one.communicate(timeout=120)[0]) for one in started]
+
+
+def cpu_seconds(family: list[psutil.Process]) -> float:
+    times = [one.cpu_times() for one in family]
+    return sum(one.user + one.system for one in times)
+
+
+def show(runs: list[Run], processes: list[int]) -> None:
+    first = statistics.median(run.rate for run in runs if run.processes == processes[0])
+    for count in processes:
+        mine = [run for run in runs if run.processes == count]
+        middle = {
+            name: statistics.median(getattr(run, name) for run in mine)
+            for name in ("rate", "p50_ms", "p99_ms", "cpu_ms_each", "service_cores",
+                         "generator_cores", "start_s", "memory_mib")
+        }  # fmt: skip
+        figures = "  ".join(f"{name} {value:.4g}" for name, value in middle.items())
+        print(f"{mine[0].networks}, {count} processes: {middle['rate'] / first:.2f} x  {figures}",
+              flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
