@@ -196,6 +196,16 @@ def test_a_second_signal_ends_at_once() -> None:
     with service(drain_s=600.0) as started:
         children = psutil.Process(started.process.pid).children()
         started.send(signal.SIGTERM)
+        kept = started.connect()
+
+        def is_draining() -> bool:
+            """Two signals that come before the first is noticed are one."""
+            kept.request("GET", "/")
+            response = kept.getresponse()
+            response.read()
+            return response.getheader("connection") == "close"
+
+        until(is_draining)
         started.send(signal.SIGTERM)
         assert started.ends() == 0
         assert psutil.wait_procs(children, PATIENCE_S)[1] == []
