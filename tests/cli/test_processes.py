@@ -56,7 +56,7 @@ class Service:
         )
 
     def until_ready(self) -> "Service":
-        until(self._is_ready, 2 * PATIENCE_S)
+        until(self._is_ready, 4 * PATIENCE_S)
         return self
 
     def _is_ready(self) -> bool:
@@ -67,7 +67,7 @@ class Service:
             return False
 
     def connect(self) -> http.client.HTTPConnection:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2 * PATIENCE_S)
         self._connections.append(connection)
         connection.connect()
         return connection
@@ -102,7 +102,7 @@ class Service:
     def end(self) -> tuple[int, list[dict[str, Any]], str]:
         """Exit status, log and output after SIGTERM."""
         self.process.send_signal(signal.SIGTERM)
-        out, err = self.process.communicate(timeout=PATIENCE_S)
+        out, err = self.process.communicate(timeout=2 * PATIENCE_S)
         return self.process.returncode, [json.loads(line) for line in err.splitlines()], out
 
     def close(self) -> None:
