@@ -64,8 +64,6 @@ class RequestTimeout(LikenessError):
 
 
 class InvalidHttp(LikenessError):
-    """Answered by the server itself if the bytes are not an HTTP request."""
-
     code, status, title = "invalid_http", 400, "The request is not valid HTTP"
 
 
@@ -345,12 +343,8 @@ class EncryptionKeyError(StartupError):
 
 
 class BackupError(LikenessError):
-    """A backup cannot be made or restored; nothing was changed."""
-
     code, title = "backup_error", "Backup or restore failed"
 
 
 class BackupDamaged(BackupError):
-    """What should be restored is not what was written."""
-
     code, title = "backup_damaged", "The backup cannot be used"

@@ -8,9 +8,9 @@ import numpy as np
 from app.access.refused import Outcome, RefusedCall, RefusedCalls
 from app.encryption.ring import KeyRing
 from app.gallery.gallery import Gallery
-from app.index.certified.index import IndexShape
+from app.index.certified.write_buffer import IndexShape
+from app.index.device_galleries import DeviceGalleries
 from app.index.factory import IndexFactory
-from app.index.gpu import DeviceGalleries
 from app.locks import made_by
 from app.store.records import PersonTemplate
 from app.store.schema import migrate

@@ -18,31 +18,41 @@ from app.importing.job_folder import JobFolder
 from app.services import Services, build_services
 from app.store.sql.pairs import PairStore
 
+CollectionName = Annotated[str, typer.Argument(help="Name of the collection.")]
+FindingLimit = Annotated[int, typer.Option(min=1, help="Findings of each kind to show.")]
+AsJson = Annotated[bool, typer.Option("--json", help="All findings as JSON.")]
+MergeIds = Annotated[
+    tuple[str, str] | None,
+    typer.Option(help="FROM INTO: move all faces of a person to another one, and delete it."),
+]
+MoveIds = Annotated[
+    tuple[str, str] | None,
+    typer.Option(help="FACE_ID PERSON_ID: assign the face to that person."),
+]
+DeleteId = Annotated[str | None, typer.Option(help="FACE_ID: delete that face.")]
+RenameIds = Annotated[
+    tuple[str, str] | None, typer.Option(help="PERSON_ID NEW_ID: give a person another id.")
+]
+DifferentIds = Annotated[
+    tuple[str, str] | None,
+    typer.Option(help="PERSON_ID OTHER_ID: declare two persons to be different."),
+]
+WithdrawIds = Annotated[
+    tuple[str, str] | None, typer.Option(help="PERSON_ID OTHER_ID: withdraw --different.")
+]
+
 
 def hygiene(
-    collection: Annotated[str, typer.Argument(help="Its name.")] = DEFAULT_COLLECTION,
+    collection: CollectionName = DEFAULT_COLLECTION,
     *,
-    limit: Annotated[int, typer.Option(min=1, help="Findings of each kind to show.")] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="All findings as JSON.")] = False,
-    merge: Annotated[
-        tuple[str, str] | None,
-        typer.Option(help="FROM INTO: give all faces of a person to another, delete the first."),
-    ] = None,
-    move: Annotated[
-        tuple[str, str] | None,
-        typer.Option(help="FACE_ID PERSON_ID: assign the face to that person."),
-    ] = None,
-    delete: Annotated[str | None, typer.Option(help="FACE_ID: delete that face.")] = None,
-    rename: Annotated[
-        tuple[str, str] | None, typer.Option(help="PERSON_ID NEW_ID: give a person another id.")
-    ] = None,
-    different: Annotated[
-        tuple[str, str] | None,
-        typer.Option(help="PERSON_ID OTHER_ID: two persons, who must never be confused."),
-    ] = None,
-    withdraw: Annotated[
-        tuple[str, str] | None, typer.Option(help="PERSON_ID OTHER_ID: withdraw --different.")
-    ] = None,
+    limit: FindingLimit = 20,
+    as_json: AsJson = False,
+    merge: MergeIds = None,
+    move: MoveIds = None,
+    delete: DeleteId = None,
+    rename: RenameIds = None,
+    different: DifferentIds = None,
+    withdraw: WithdrawIds = None,
 ) -> None:
     """List ids that may be one person, faces under a wrong id, outliers, and weak single faces.
 
@@ -60,7 +70,7 @@ def hygiene(
                 )
                 out.print(f"The person's id is {renamed.person_id} now.", markup=False)
             if merge or move or delete:
-                _mend(services.gallery, collection, merge, move, delete)
+                _correct(services.gallery, collection, merge, move, delete)
             if different or withdraw:
                 _declare(services.gallery.store.pairs, collection, different, withdraw)
             if rename or merge or move or delete or different or withdraw:
@@ -89,7 +99,7 @@ def _note(services: Services, collection: str, person_id: str) -> None:
         ReportEraser(folder, services.gallery.has_person).note(collection, person_id)
 
 
-def _mend(
+def _correct(
     gallery: Gallery,
     collection: str,
     merge: tuple[str, str] | None,

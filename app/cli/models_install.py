@@ -71,64 +71,85 @@ def install(
     _installed(pack)
 
 
+NewFolder = Annotated[Path, typer.Argument(help="The new folder; its name is the pack's.")]
+BasePack = Annotated[str, typer.Option(help="The pack that provides everything that is not given.")]
+DetectorFile = Annotated[Path | None, typer.Option(help="ONNX file.")]
+Architecture = Annotated[
+    str | None, typer.Option(help="Architecture of the detector: centerface, scrfd, yunet.")
+]
+RecogniserFile = Annotated[Path | None, typer.Option(help="ONNX file.")]
+PixelMean = Annotated[float | None, typer.Option(help="Subtracted from every pixel.")]
+PixelDivisor = Annotated[
+    float | None, typer.Option(help="Divisor of pixels, after the mean is subtracted.")
+]
+ChannelOrder = Annotated[
+    str | None, typer.Option(help="Channel order of the recogniser: rgb or bgr.")
+]
+VariantProof = Annotated[
+    Path | None,
+    typer.Option(
+        help="Photos of people: check on them that the recogniser equals the base pack's "
+        "in another form, so that embeddings of both can be compared."
+    ),
+]
+KeepPrelu = Annotated[
+    bool,
+    typer.Option(
+        help="Leave the recogniser's PReLU as it is. By default it is rewritten, which makes "
+        "the recogniser about twice as fast on a CPU and changes only the rounding."
+    ),
+]
+LandmarksFile = Annotated[
+    str | None,
+    typer.Option(
+        help="ONNX file of MTCNN's ONet, which corrects the detector's landmarks; none leaves "
+        "out the base pack's."
+    ),
+]
+Mirror = Annotated[
+    bool | None,
+    typer.Option(
+        help="Embed each face and its mirror image, and take the mean: more accurate, in twice "
+        "the recogniser's time."
+    ),
+]
+LivenessFiles = Annotated[
+    list[str] | None,
+    typer.Option(help="SCALE:FILE.onnx of a MiniFASNet, as 2.7:MiniFASNetV2.onnx; repeatable."),
+]
+Threshold = Annotated[float | None, typer.Option(help="Threshold to use without a calibration.")]
+ThresholdBasis = Annotated[str, typer.Option(help="Source of that threshold.")]
+CalibrationFile = Annotated[
+    Path | None, typer.Option(help="File written by likeness evaluate --calibration.")
+]
+License = Annotated[str | None, typer.Option(help="License of the networks that are given.")]
+NetworkSource = Annotated[str | None, typer.Option(help="Where the networks come from.")]
+AsZip = Annotated[
+    bool, typer.Option("--zip", help="Also write FOLDER.zip, for likeness models install.")
+]
+
+
 def pack_networks(
-    folder: Annotated[Path, typer.Argument(help="The new folder; its name is the pack's.")],
+    folder: NewFolder,
     *,
-    base: Annotated[
-        str, typer.Option(help="The pack that provides everything that is not given.")
-    ] = "default",
-    detector: Annotated[Path | None, typer.Option(help="ONNX file.")] = None,
-    architecture: Annotated[
-        str | None, typer.Option(help="Of the detector: centerface, scrfd or yunet.")
-    ] = None,
-    recogniser: Annotated[Path | None, typer.Option(help="ONNX file.")] = None,
-    mean: Annotated[float | None, typer.Option(help="Subtracted from every pixel.")] = None,
-    std: Annotated[float | None, typer.Option(help="Every pixel is then divided by this.")] = None,
-    colour: Annotated[str | None, typer.Option(help="Of the recogniser: rgb or bgr.")] = None,
-    variant: Annotated[
-        Path | None,
-        typer.Option(
-            help="Photos of people: checks on them that the recogniser equals the base pack's "
-            "in another form, so that embeddings of both can be compared."
-        ),
-    ] = None,
-    keep_prelu: Annotated[
-        bool,
-        typer.Option(
-            help="Leave the recogniser's PReLU as it is. By default it is rewritten, which makes "
-            "the recogniser about twice as fast on a CPU and changes only the rounding."
-        ),
-    ] = False,
-    landmarks: Annotated[
-        str | None,
-        typer.Option(
-            help="ONNX file of MTCNN's ONet, which corrects the detector's landmarks; none leaves "
-            "out the base pack's."
-        ),
-    ] = None,
-    mirror: Annotated[
-        bool | None,
-        typer.Option(
-            help="Embed each face and its mirror image, and take the mean: more accurate, in twice "
-            "the recogniser's time."
-        ),
-    ] = None,
-    liveness: Annotated[
-        list[str] | None,
-        typer.Option(help="SCALE:FILE.onnx of a MiniFASNet, as 2.7:MiniFASNetV2.onnx; repeatable."),
-    ] = None,
-    threshold: Annotated[
-        float | None, typer.Option(help="Threshold to use without a calibration.")
-    ] = None,
-    threshold_basis: Annotated[str, typer.Option(help="Source of that threshold.")] = "",
-    calibration: Annotated[
-        Path | None, typer.Option(help="File written by likeness evaluate --calibration.")
-    ] = None,
-    licence: Annotated[str | None, typer.Option(help="Of the networks that are given.")] = None,
-    source: Annotated[str | None, typer.Option(help="Where they come from.")] = None,
-    as_zip: Annotated[
-        bool, typer.Option("--zip", help="Also write FOLDER.zip, for likeness models install.")
-    ] = False,
+    base: BasePack = "default",
+    detector: DetectorFile = None,
+    architecture: Architecture = None,
+    recogniser: RecogniserFile = None,
+    mean: PixelMean = None,
+    std: PixelDivisor = None,
+    colour: ChannelOrder = None,
+    variant: VariantProof = None,
+    keep_prelu: KeepPrelu = False,
+    landmarks: LandmarksFile = None,
+    mirror: Mirror = None,
+    liveness: LivenessFiles = None,
+    threshold: Threshold = None,
+    threshold_basis: ThresholdBasis = "",
+    calibration: CalibrationFile = None,
+    licence: License = None,
+    source: NetworkSource = None,
+    as_zip: AsZip = False,
 ) -> None:
     """Write a pack: networks, pack.toml with their digests, calibration. `serve` runs it."""
     with clear_errors():

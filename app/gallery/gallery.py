@@ -162,13 +162,12 @@ class Gallery:
             return index.extent()
 
     def likeness(self, collection: str) -> float | None:
-        """How alike the collection's people are; None where it is not known."""
+        """How similar the collection's people are; None where it is not known."""
         with self._indexes.searching(self.require(collection)) as index:
             return self._likeness(index)
 
     def effective_templates(self, collection: str, person_keys: Ids) -> Floats:
-        """The effective numbers (n,) of the templates of persons, whose keys rise; 0 of those who
-        have none."""
+        """The effective numbers (n,) of templates, of persons in ascending order of their keys."""
         with self._indexes.searching(self.require(collection)) as index:
             return index.effective(person_keys)
 
@@ -259,7 +258,7 @@ class Gallery:
             self._indexes.erase(record)
 
     def templates(self, collection: str) -> Iterator[Templates]:
-        """All templates of a collection by rising key, some at a time."""
+        """All templates of a collection in ascending order of keys, some at a time."""
         record, last = self.require(collection), 0
         while len(
             (page := self.store.changes.templates_after(record, last, TEMPLATES_AT_ONCE)).keys
@@ -268,15 +267,15 @@ class Gallery:
             yield page
 
     def templates_by_key(self, collection: str, keys: Ids) -> Templates:
-        """Templates by rising key, without those that were deleted since. At most as many keys as
-        one SQL statement can have."""
+        """Templates in ascending order of keys, without those that were deleted since. At most as
+        many keys as one SQL statement can have."""
         return self.store.embeddings.by_key(self.require(collection), keys.tolist())
 
     def nearest_impostors(
         self, collection: str, vectors: FloatArray, person_keys: Ids, floor: float
     ) -> NearestImpostors:
         """Of templates, given by their (n, d) unit vectors and persons (n,): the most similar one
-        of anybody else that reaches `floor`."""
+        of any other person that reaches `floor`."""
         with self._indexes.searching(self.require(collection)) as index:
             return index.nearest_impostors(vectors, person_keys, floor, self.comparator)
 

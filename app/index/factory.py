@@ -7,10 +7,12 @@ from pathlib import Path
 import faiss
 
 from app.encryption.ring import KeyRing
-from app.index.certified.index import CertifiedIndex, IndexShape
+from app.index.certified.index import CertifiedIndex
 from app.index.certified.search import ThreadScanner
 from app.index.certified.snapshots.catalog import MemoryIndexes, Snapshots
-from app.index.gpu import DeviceGalleries
+from app.index.certified.write_buffer import IndexShape
+from app.index.device_galleries import DeviceGalleries
+from app.index.gpu import DeviceScanner
 from app.index.port import PRECISION
 
 # The rows that the CPU compares one by one in each search are few beside a device.
@@ -48,7 +50,7 @@ class IndexFactory:
         """An empty index of unit vectors."""
         scanner = None
         if self._gpu is not None:
-            scanner = self._gpu.scanner(dimension, ThreadScanner(self._threads))
+            scanner = DeviceScanner(self._gpu, dimension, ThreadScanner(self._threads))
         return CertifiedIndex(dimension, self._threads, self._shape, scanner)
 
     @property

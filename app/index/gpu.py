@@ -12,7 +12,7 @@ better than it looks, and a floor above it is certain: a score is never above th
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
 from weakref import WeakSet
@@ -24,7 +24,8 @@ from app.index.certified.codes import RowNumbers
 from app.index.certified.rows import Shard
 from app.index.certified.search import ProbeSearch, ShardScanner
 from app.index.cuvs import Half
-from app.index.device_rows import SUMMING, Device, DeviceRows
+from app.index.device_galleries import SCAN_TIMEOUT_S, DeviceGalleries
+from app.index.device_rows import SUMMING, DeviceRows
 from app.inference.device_memory import DeviceOutOfMemory
 from app.locks import new_lock
 from app.telemetry.logs import log
@@ -35,10 +36,6 @@ STEPS = (64, 512, 4_096, 16_384)
 FIRST_CAPACITY = 16_384
 CHUNK = 16_384  # rows converted at a time
 PROBES_A_SCAN = 64
-SCAN_TIMEOUT_S = 60.0
-# An index that was searched so recently is not evicted for another: they would take turns in being
-# copied to the device.
-IDLE_S = 60.0
 # After a failure the CPU searches for so long before the device is tried again.
 RETRY_S = 10.0
 
@@ -75,50 +72,6 @@ class _Found:
             if home >= 0:  # rows before the first shard are a gap, as those behind one are
                 mine = numbers[first:end] - starts[home]
                 yield shards[home], mine[mine < len(shards[home].rows)]
-
-
-class DeviceGalleries:
-    """The indexes of a process on one device. A thread of its own scans and copies."""
-
-    def __init__(self, device: Device) -> None:
-        self.device = device
-        self.owner = ThreadPoolExecutor(1, "gpu-index")
-        # Those with rows on the device; changed on the owner's thread.
-        self.holding: set[DeviceScanner] = set()
-
-    def scanner(self, dimension: int, cpu: ShardScanner) -> "DeviceScanner":
-        """A scanner of one index, which asks `cpu` for what the device cannot do."""
-        return DeviceScanner(self, dimension, cpu)
-
-    def new_rows(self, capacity: int, dimension: int, wanted_by: "DeviceScanner") -> DeviceRows:
-        """Room for rows; indexes that have been idle give theirs up where it is needed. On the
-        owner's thread. Raises DeviceOutOfMemory."""
-        size = 2 * capacity * dimension
-        while True:
-            try:
-                together = size + sum(one.bytes for one in self.holding)
-                if together > self.device.max_bytes:
-                    raise DeviceOutOfMemory(
-                        f"{together} bytes of rows; {self.device.max_bytes} are allowed."
-                    )
-                return self.device.new_rows(capacity, dimension)
-            except DeviceOutOfMemory:
-                since = time.monotonic() - IDLE_S
-                idle = [one for one in self.holding
-                        if one is not wanted_by and one.used_at < since]  # fmt: skip
-                if not idle:
-                    raise
-                min(idle, key=lambda one: one.used_at).release()
-
-    def close(self) -> None:
-        """Free the device."""
-        self.owner.submit(self._release_all).result(SCAN_TIMEOUT_S)
-        self.owner.shutdown()
-        self.device.close()
-
-    def _release_all(self) -> None:
-        for one in list(self.holding):
-            one.release()
 
 
 class DeviceScanner:

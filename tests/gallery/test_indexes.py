@@ -10,7 +10,7 @@ import pytest
 from app.encryption.ring import KeyRing
 from app.errors import CollectionNotFound
 from app.gallery.gallery import Gallery
-from app.index.certified.index import IndexShape
+from app.index.certified.write_buffer import IndexShape
 from app.index.factory import IndexFactory
 from app.store.records import Erasure
 from app.store.schema import migrate

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from app.errors import DeviceError
 from app.index.certified.codes import RowNumbers
-from app.index.certified.index import CertifiedIndex, IndexShape
+from app.index.certified.index import CertifiedIndex
+from app.index.certified.write_buffer import IndexShape
 from app.index.comparator import COSINE, Comparator
 from app.index.cuvs import Half
 from app.index.device_rows import DeviceRows

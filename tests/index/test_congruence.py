@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from app.index import gpu
-from app.index.certified.index import IndexShape
+from app.index.certified.write_buffer import IndexShape
 from app.index.comparator import COSINE, Comparator, Covering
+from app.index.device_galleries import DeviceGalleries
 from app.index.device_rows import CudaDevice
 from app.index.engine import SearchEngine
 from app.index.factory import IndexFactory
-from app.index.gpu import DeviceGalleries
 from app.index.person_scores import PersonScore
 from app.index.port import GallerySize, Ids, Position, SearchIndex, Templates
 from tests.gallery.model.host import arrays_of

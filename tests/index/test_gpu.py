@@ -18,9 +18,10 @@ from app.index import gpu as engine
 from app.index.certified.index import CertifiedIndex
 from app.index.certified.search import ThreadScanner
 from app.index.cuvs import Half
+from app.index.device_galleries import IDLE_S, DeviceGalleries
 from app.index.device_rows import SUMMING, CudaDevice, Device
 from app.index.factory import GPU_SHAPE
-from app.index.gpu import DeviceGalleries, DeviceScanner
+from app.index.gpu import DeviceScanner
 from app.index.port import Templates
 from app.inference.device_memory import DeviceOutOfMemory
 from app.types import FloatArray
@@ -51,7 +52,7 @@ def galleries(device: Device) -> Iterator[DeviceGalleries]:
 def new_index(
     galleries: DeviceGalleries, threads: ThreadPoolExecutor, dimension: int = D
 ) -> CertifiedIndex:
-    scanner = galleries.scanner(dimension, ThreadScanner(threads))
+    scanner = DeviceScanner(galleries, dimension, ThreadScanner(threads))
     return CertifiedIndex(dimension, threads, SMALL, scanner)
 
 
@@ -228,7 +229,7 @@ def test_an_idle_index_makes_room_and_a_busy_one_does_not(
         assert_equal_to_brute_force(refused, held, held.vectors[:3], 2)
     assert refused.costs.fallbacks > 0
     assert scanner_of(refused).bytes == 0
-    scanner_of(holder).used_at -= engine.IDLE_S + 1
+    scanner_of(holder).used_at -= IDLE_S + 1
     scanner_of(refused)._failed_at -= engine.RETRY_S + 1
     with caplog.at_level("INFO"):
         assert_equal_to_brute_force(refused, held, held.vectors[:3], 2)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from app.index.certified.likeness import SampleCache, likeness_among, sample_of
 from app.index.certified.persons import BestPersons, Collector, PersonSet
 from app.index.certified.rows import Flags, Rows, Shard, living
 from app.index.certified.search import ProbeSearch, ShardScanner, ThreadScanner
-from app.index.certified.write_buffer import FIRST_ROOM, State, WriteBuffer
+from app.index.certified.write_buffer import FIRST_ROOM, IndexShape, State, WriteBuffer
 from app.index.comparator import COSINE, Comparator, Probe
 from app.index.effective import Floats
 from app.index.person_scores import PersonScore
@@ -25,27 +25,6 @@ from app.types import FloatArray
 
 PROBES_A_SCAN = 64  # where many are looked for at once
 OBJECTS_BYTES = 8 * 1024  # of Python objects, whatever it holds
-
-
-@dataclass(frozen=True, slots=True)
-class IndexShape:
-    """When rows change their form. A write buffer of `encode_at` rows becomes a small shard,
-    `merge_at` small shards a large one, and a shard of whose rows `dead_share` are gone is
-    rewritten."""
-
-    encode_at: int = 16_384
-    merge_at: int = 8
-    dead_share: float = 0.2
-
-    @property
-    def large(self) -> int:
-        """Rows of a large shard."""
-        return self.encode_at * self.merge_at
-
-    @property
-    def least_kept(self) -> int:
-        """Rows of an index that is worth a snapshot: fewer are read from the database as fast."""
-        return max(1, self.encode_at // 16)
 
 
 class CertifiedIndex:

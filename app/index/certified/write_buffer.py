@@ -1,4 +1,4 @@
-"""The newest rows: appended one after another, every one scored exactly."""
+"""The newest rows, appended and scored one by one, and when rows change their form."""
 
 from dataclasses import dataclass
 
@@ -9,6 +9,27 @@ from app.index.port import Ids, Templates
 
 FIRST_ROOM = 8
 ROW_BYTES = 100  # of a row's entry in the dictionary
+
+
+@dataclass(frozen=True, slots=True)
+class IndexShape:
+    """When rows change their form. A write buffer of `encode_at` rows becomes a small shard,
+    `merge_at` small shards a large one, and a shard of whose rows `dead_share` are gone is
+    rewritten."""
+
+    encode_at: int = 16_384
+    merge_at: int = 8
+    dead_share: float = 0.2
+
+    @property
+    def large(self) -> int:
+        """Rows of a large shard."""
+        return self.encode_at * self.merge_at
+
+    @property
+    def least_kept(self) -> int:
+        """Rows of an index that is worth a snapshot: fewer are read from the database as fast."""
+        return max(1, self.encode_at // 16)
 
 
 class WriteBuffer:
