@@ -151,8 +151,10 @@ def test_an_empty_photo_is_a_row() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="psutil names other priorities elsewhere")
-def test_requests_of_the_service_come_first(endless: Path) -> None:
-    with reading(endless, OPTIONS, MEMORY, lambda: None) as reader:
+def test_requests_of_the_service_come_first(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text("no row\n" * 20_000)  # more than the pipe holds: the process waits
+    with reading(path, OPTIONS, MEMORY, lambda: None) as reader:
         process = psutil.Process(reader._process.pid)
         until(lambda: process.nice() == min(19, psutil.Process().nice() + MORE_NICE))
 
