@@ -20,6 +20,7 @@ from app.access.registry import seconds
 from app.api.access import AccessControl
 from app.api.admission import Admission
 from app.api.alive import AnswerAlive
+from app.api.docs_files import serve_from_memory
 from app.api.endpoints import (
     access_keys,
     audit,
@@ -98,6 +99,7 @@ def create_app(services: Services) -> FastAPI:
         lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,
     )
+    serve_from_memory(app)
     app.state.services = services
     app.state.imports = imports_of_service
     app.state.transfers = transfers

@@ -114,6 +114,18 @@ def unread(target: Target) -> int:
         return len(connections) + 1_001
 
 
+@attack("150 clients that ask for the scripts of /docs five times and read nothing")
+def unread_scripts(target: Target) -> int:
+    """Each holds the descriptor of its connection, and no other."""
+    request = target.head("GET", "/static-offline-docs/swagger-ui-bundle.js")
+    with target.connections(150) as connections:
+        for connection in connections:
+            connection.sendall(request * 5)
+        time.sleep(8)
+        target.expect(target.metric("process_open_fds") < 200, True)
+        return len(connections) * 5
+
+
 def _refused(target: Target, start: bytes, piece: bytes, count: int) -> int:
     """The status of a request that goes on and on; 0 where the connection was cut."""
     with target.connect() as connection:
