@@ -18,7 +18,7 @@ import numpy as np
 from app.store.backends import create_engine
 from app.store.records import NewTemplate
 from app.store.schema import migrate
-from app.store.sql.audit_log import AuditLog
+from app.store.sql.audit_log import AuditWriter
 from app.store.store import Store
 
 ROUNDS, WRITES = 15, 200
@@ -26,7 +26,7 @@ ROUNDS, WRITES = 15, 200
 
 @contextmanager
 def without_log() -> Iterator[None]:
-    with mock.patch.object(AuditLog, "append", return_value=None):
+    with mock.patch.object(AuditWriter, "append", return_value=None):
         yield
 
 

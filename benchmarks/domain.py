@@ -58,9 +58,12 @@ class Faces:
     def beyond(self, calibration: Calibration) -> NDArray[np.bool_]:
         """Which limits of a calibration each face is beyond (4, n)."""
         assert calibration.domain is not None, "only the score has limits"
-        limits, lean = calibration.domain.limits, calibration.comparator.degradation(self.vectors)
+        limits, degradation = (
+            calibration.domain.limits,
+            calibration.comparator.degradation(self.vectors),
+        )
         return np.array([
-            lean > limits.max_degradation,
+            degradation > limits.max_degradation,
             self.sharpness < limits.min_sharpness,
             self.brightness < limits.min_brightness,
             self.width < limits.min_face_size_px,
@@ -109,13 +112,13 @@ def _strata(cache: Cache) -> None:
         cells = [_both(some, one) for one in (cache.before, cache.after)]
         one_side = [_one(some, cache.sharp.first(), one) for one in (cache.before, cache.after)]
         refused, decided = _decided(some, cache.after)
-        lean = cache.after.comparator.degradation(some.vectors)
-        assert lean is not None, "the calibration has a domain"
+        degradation = cache.after.comparator.degradation(some.vectors)
+        assert degradation is not None, "the calibration has a domain"
         covering = cache.after.comparator.coverings(some.vectors)
         _row(
             kind, str(len(some.vectors)), *map(_per_10_000, cells), f"{100 * refused:.1f}",
             f"{1e4 * decided:.2f}", *(f"{1e4 * one.value:.2f}" for one in one_side),
-            f"{np.median(lean):.2f}",
+            f"{np.median(degradation):.2f}",
             "" if covering is None else f"{100 * (covering == 1).mean():.1f}",
         )  # fmt: skip
     print("\nTwo different degradations, the worst pairs after\n")

@@ -136,7 +136,7 @@ class FaceInfo(BaseModel):
     def of(cls, found: FoundFace, comparator: Comparator, **others: Any) -> Self:
         """One face of an analysed image; `others`: the members of a subclass."""
         index, image, face = found
-        lean = None if face.embedding is None else comparator.lean(face.embedding)
+        degradation = None if face.embedding is None else comparator.degradation_of(face.embedding)
         covering = None if face.embedding is None else comparator.covering_of(face.embedding)
         x1, y1, x2, y2 = face.box.tolist()
         return cls(
@@ -152,7 +152,7 @@ class FaceInfo(BaseModel):
             rotation=face.rotation,
             score=round(face.score, 4),
             quality=QualityInfo.of(face.quality),
-            degradation=None if lean is None else round(lean, 4),
+            degradation=None if degradation is None else round(degradation, 4),
             covering=None if covering is None else round(covering, 4),
             **others,
         )

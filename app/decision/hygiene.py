@@ -174,16 +174,18 @@ class _Findings:
         then of those that only look covered."""
         domain = None if self._calibration is None else self._calibration.domain
         limit = None if domain is None else domain.limits.max_degradation
-        leans, coverings = self._near.degradation, self._near.covering
-        degraded = np.zeros(len(leans), np.bool_) if limit is None else leans > limit
+        degradations, coverings = self._near.degradation, self._near.covering
+        degraded = np.zeros(len(degradations), np.bool_) if limit is None else degradations > limit
         covered = (coverings >= 1) & ~degraded
-        return np.concatenate([_worst_first(degraded, leans), _worst_first(covered, coverings)])
+        return np.concatenate(
+            [_worst_first(degraded, degradations), _worst_first(covered, coverings)]
+        )
 
     def degraded(self, rows: RowIndices) -> tuple[Degraded, ...]:
         """What there is to say of degraded faces."""
-        leans, coverings = self._near.degradation, self._near.covering
+        degradations, coverings = self._near.degradation, self._near.covering
         return tuple(
-            Degraded(face[0], face[1], round(float(leans[row]), 4), _known(coverings[row]))
+            Degraded(face[0], face[1], round(float(degradations[row]), 4), _known(coverings[row]))
             for row, face in zip(rows, self._faces(rows), strict=True)
             if face is not None
         )

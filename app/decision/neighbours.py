@@ -129,7 +129,7 @@ def _search(
     # By rising key those enrolled meanwhile come last: an import beside this does not prolong it.
     total, done = gallery.size(name).templates, 0
     keys, persons, others = ([np.empty(0, np.int64)] for _ in range(3))
-    similarity, leans, coverings = ([np.empty(0, np.float32)] for _ in range(3))
+    similarity, degradations, coverings = ([np.empty(0, np.float32)] for _ in range(3))
     for page in gallery.templates(name):
         for start in range(0, len(page.keys), PROBES_AT_ONCE):
             some = slice(start, start + PROBES_AT_ONCE)
@@ -140,7 +140,7 @@ def _search(
             similarity.append(found.similarities)
             done += len(found.keys)
             progress(done, max(done, total))
-        leans.append(_known(gallery.comparator.degradation(page.vectors), page))
+        degradations.append(_known(gallery.comparator.degradation(page.vectors), page))
         coverings.append(_known(gallery.comparator.coverings(page.vectors), page))
         keys.append(page.keys)
         persons.append(page.person_keys)
@@ -151,7 +151,7 @@ def _search(
         np.concatenate(persons),
         np.concatenate(others),
         np.concatenate(similarity),
-        np.concatenate(leans),
+        np.concatenate(degradations),
         np.concatenate(coverings),
     )
 

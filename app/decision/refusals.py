@@ -43,10 +43,12 @@ class Refusals:
             for verdict, mine in zip(verdicts, codes, strict=True)
             if mine and verdict.person is not None
         ]
-        leans = self._degradations(doubtful) if doubtful else {}
+        degradations = self._degradations(doubtful) if doubtful else {}
         return [
             replace(verdict, status=Status.REJECTED, person=None, reasons=(OUTSIDE_CALIBRATION,))
-            if mine and verdict.person is not None and self._is_degraded(verdict.person, leans)
+            if mine
+            and verdict.person is not None
+            and self._is_degraded(verdict.person, degradations)
             else verdict
             for verdict, mine in zip(verdicts, codes, strict=True)
         ]
@@ -64,8 +66,8 @@ class Refusals:
     def _codes_of(self, face: Face) -> tuple[str, ...]:
         return self.limits.beyond(face.quality, degradation_of(face, self.gallery))
 
-    def _is_degraded(self, person: Candidate, leans: Mapping[int, float]) -> bool:
-        return DEGRADED in self.limits.beyond(None, leans.get(person.face.template_key))
+    def _is_degraded(self, person: Candidate, degradations: Mapping[int, float]) -> bool:
+        return DEGRADED in self.limits.beyond(None, degradations.get(person.face.template_key))
 
     def _degradations(self, faces: Sequence[FaceRecord]) -> dict[int, float]:
         """Of stored templates by key, without those that were deleted since."""
@@ -73,5 +75,5 @@ class Refusals:
 
 
 def degradation_of(face: Face, gallery: Gallery) -> float | None:
-    """How far an embedded face leans towards the gallery's shared direction."""
-    return None if face.embedding is None else gallery.comparator.lean(face.embedding)
+    """How degraded an embedded face looks, by the gallery's comparator."""
+    return None if face.embedding is None else gallery.comparator.degradation_of(face.embedding)

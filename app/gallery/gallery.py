@@ -189,8 +189,8 @@ class Gallery:
         best = int(np.argmax(scores))
         similarity = float(np.clip(score.of_templates(scores, vectors), -1.0, 1.0))
         compared = GallerySize.of_person(len(faces), effective_templates(vectors), score)
-        lean = self.comparator.lean(vectors[best])
-        return Comparison(faces[best], similarity, compared, lean)
+        degradation = self.comparator.degradation_of(vectors[best])
+        return Comparison(faces[best], similarity, compared, degradation)
 
     def degradations(self, collection: str, keys: Sequence[int]) -> dict[int, float]:
         """How degraded stored faces look, by template key; without those deleted since, and empty
@@ -201,9 +201,9 @@ class Gallery:
             some = self.store.embeddings.by_key(
                 record, sorted(set(keys[start : start + FACES_AT_ONCE]))
             )
-            leans = self.comparator.degradation(some.vectors)
-            if leans is not None:
-                found |= dict(zip(some.keys.tolist(), leans.tolist(), strict=True))
+            degradations = self.comparator.degradation(some.vectors)
+            if degradations is not None:
+                found |= dict(zip(some.keys.tolist(), degradations.tolist(), strict=True))
         return found
 
     def has_person(self, collection: str, person_id: str) -> bool:

@@ -2,9 +2,9 @@
 
 The comparison score is the cosine of the angle between two unit vectors, less what faces that are
 alike for another reason than their person have in common. Embeddings of blurred, dark or
-upside-down faces all lean towards one direction of the embedding space; those of faces whose lower
-half is covered are told from others by another one. Of such directions, let a(x) be how far a face
-goes along one, at least 0, and k the weight of that direction. The score is
+upside-down faces all share a component in one direction of the embedding space; those of faces
+whose lower half is covered are told from others by another one. Of such directions, let a(x) be
+how far a face goes along one, at least 0, and k the weight of that direction. The score is
 
     x.y - sum of k * a(x) * a(y)
 
@@ -72,10 +72,10 @@ class Comparator:
         """A vector (d,) to be compared with many."""
         lowerings = []
         for part in self._parts():
-            lean = part.weight * float(part.of(vector[np.newaxis])[0])
-            if lean:
-                along = np.float32(lean) * part.direction
-                lowerings.append(Lowering(along, lean * part.offset, lean * part.most))
+            amount = part.weight * float(part.of(vector[np.newaxis])[0])
+            if amount:
+                along = np.float32(amount) * part.direction
+                lowerings.append(Lowering(along, amount * part.offset, amount * part.most))
         return Probe(vector, tuple(lowerings))
 
     def scores(self, probes: FloatArray, references: FloatArray) -> FloatArray:
@@ -83,10 +83,10 @@ class Comparator:
         if self.direction is None:
             return np.asarray(probes @ references.T)
         # One more number a vector for each direction, so that the score is one product.
-        leans = [np.float32(-part.weight) * part.of(probes) for part in self._parts()]
+        amounts = [np.float32(-part.weight) * part.of(probes) for part in self._parts()]
         others = [part.of(references) for part in self._parts()]
         return np.asarray(
-            np.column_stack([probes, *leans]) @ np.column_stack([references, *others]).T
+            np.column_stack([probes, *amounts]) @ np.column_stack([references, *others]).T
         )
 
     def pairwise(self, probes: FloatArray, references: FloatArray) -> FloatArray:
@@ -101,11 +101,11 @@ class Comparator:
         return float(np.clip(self.scores(probe[np.newaxis], reference[np.newaxis])[0, 0], -1, 1))
 
     def degradation(self, vectors: FloatArray) -> FloatArray | None:
-        """How far each of (n, d) vectors leans towards the shared direction (n,), -1 to 1; None
+        """The component of each of (n, d) vectors in the shared direction (n,), -1 to 1; None
         where nothing is known of one."""
         return None if self.direction is None else np.asarray(vectors @ self.direction)
 
-    def lean(self, vector: FloatArray) -> float | None:
+    def degradation_of(self, vector: FloatArray) -> float | None:
         """`degradation` of one vector (d,)."""
         return None if self.direction is None else float(vector @ self.direction)
 

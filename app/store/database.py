@@ -15,7 +15,7 @@ from app.encryption.ring import KeyRing
 from app.errors import InvalidRequest, StoreFull, StoreUnavailable
 from app.store.backends import backend_of, shown_url
 from app.store.sql import tables
-from app.store.sql.audit_log import AuditLog
+from app.store.sql.audit_log import AuditWriter
 from app.store.sql.embedding_rows import EmbeddingRowCodec
 from app.store.sql.erasing import Eraser
 
@@ -47,7 +47,7 @@ class Database:
         self.engine = engine
         self.clock = clock
         self.ring = ring
-        self._audit = AuditLog(audit_key)
+        self._audit = AuditWriter(audit_key)
         self._backend = backend_of(engine)
         self._reader = self._backend.reader(engine)
         self._writer = self._backend.writer(engine)

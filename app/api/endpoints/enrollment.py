@@ -83,14 +83,14 @@ class EnrolledFace(BaseModel):
         """The template that was made of the photo or embedding with that number."""
         face, domain = one.stored.face, services.calibrations.domain
         comparator, vector = services.gallery.comparator, one.template.embedding
-        lean, quality = comparator.lean(vector), Quality.read(face.quality)
-        marks = domain.marks(quality, lean, comparator.covering_of(vector)) if domain else ()
+        degradation, quality = comparator.degradation_of(vector), Quality.read(face.quality)
+        marks = domain.marks(quality, degradation, comparator.covering_of(vector)) if domain else ()
         return cls(
             index=index,
             face_id=face.face_id,
             duplicate=one.stored.duplicate,
             quality=rounded_measures(face.quality),
-            degradation=None if lean is None else round(lean, 4),
+            degradation=None if degradation is None else round(degradation, 4),
             degraded=list(marks),
         )
 

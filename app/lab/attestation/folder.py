@@ -157,8 +157,8 @@ def _refuse(
     both faces look degraded."""
 
     def is_degraded(face: Face) -> bool:
-        lean = measure.comparator.lean(_embedding(face))
-        return DEGRADED in measure.limits.beyond(face.quality, lean)
+        degradation = measure.comparator.degradation_of(_embedding(face))
+        return DEGRADED in measure.limits.beyond(face.quality, degradation)
 
     enrolled, probes = faces
     theirs = {n: is_degraded(enrolled[i]) for n, i in enumerate(roles.enrolled) if i in enrolled}

@@ -147,7 +147,7 @@ _MOVE_HEAD = update(audit_head).values(
 )  # fmt: skip
 
 
-class AuditLog:
+class AuditWriter:
     """Appends entries at the end of transactions."""
 
     def __init__(self, key: bytes | None) -> None:
