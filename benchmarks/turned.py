@@ -33,6 +33,7 @@ from app.faces.orientation import OrientationLimits
 from app.faces.pipeline import FacePipeline
 from app.folders import find_photos
 from app.imaging import ImageLimits, decode_image
+from app.index.comparator import COSINE, Comparator
 from app.index.port import PRECISION, GallerySize
 from app.inference.packs import load_pack
 from app.lab.evaluation.labels import read_faces
@@ -68,6 +69,15 @@ class Contender:
         return text
 
 
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How embeddings of so many numbers are compared, and from which similarity two match."""
+
+    threshold: float
+    comparator: Comparator
+    dimension: int
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pack", default="default")
@@ -88,11 +98,13 @@ def main() -> None:
     cv2.setNumThreads(1)
     console.print(f"{options.pack}, {options.half} half of LFW, {limits}")
     calibration = pack_calibration(pack.folder, pack.embedding_space, PRECISION)
-    threshold = pack.decision.threshold
+    threshold, comparator = pack.decision.threshold, COSINE
     if calibration is not None:
         size = GallerySize(options.people, options.people)
         threshold = calibration.threshold_at(TARGET_FPIR, size)
-    lfw(contenders, options, limits, threshold, pack.recogniser.dimension)
+        comparator = calibration.comparator
+    setting = Setting(threshold, comparator, pack.recogniser.dimension)
+    lfw(contenders, options, limits, setting)
     wider(contenders, options.data / "wider")
 
 
@@ -114,8 +126,7 @@ def lfw(
     contenders: Sequence[Contender],
     options: argparse.Namespace,
     limits: OrientationLimits,
-    threshold: float,
-    dimension: int,
+    setting: Setting,
 ) -> None:
     people: dict[str, list[Path]] = {}
     for photo in find_photos(options.data / "lfw" / "images"):
@@ -124,7 +135,7 @@ def lfw(
     known = [photos for photos in ours if len(photos) > 1][: options.people]
     strangers = [photos for photos in ours if len(photos) == 1][: options.people]
     (enrolled,) = both(contenders[:1], (read(photos[0]) for photos in known))
-    gallery = vectors_of(enrolled, dimension)
+    gallery = vectors_of(enrolled, setting.dimension)
     probes = [read(photos[1]) for photos in known] + [read(photos[0]) for photos in strangers]
     table = Table(
         "turned by", "", "TPIR", "FPIR", "set upright", "ms: median / mean",
@@ -135,14 +146,14 @@ def lfw(
     for rotation in ROTATIONS:
         turned = [np.ascontiguousarray(turned_image(image, rotation)) for image in probes]
         for contender, images in zip(contenders, both(contenders, turned), strict=True):
-            scores = vectors_of(images, dimension) @ gallery.T
+            scores = setting.comparator.scores(vectors_of(images, setting.dimension), gallery)
             mates, others = scores[: len(known)], scores[len(known) :].max(axis=1)
             own = np.arange(len(known))
-            right = (mates.argmax(axis=1) == own) & (mates[own, own] >= threshold)
+            right = (mates.argmax(axis=1) == own) & (mates[own, own] >= setting.threshold)
             upright = np.mean([rotation_of(image) == inverse(rotation) for image in images])
             table.add_row(
                 str(rotation), contender.name, f"{right.mean():.1%}",
-                f"{(others >= threshold).mean():.1%}", f"{upright:.1%}", contender.timing(),
+                f"{(others >= setting.threshold).mean():.1%}", f"{upright:.1%}", contender.timing(),
             )  # fmt: skip
             if rotation == 0 and contender is contenders[0]:
                 again = sum(limits.doubt(first_look(image)) for image in images)
