@@ -1,6 +1,6 @@
 """Runs of a network with buffers at fixed addresses, which is what a CUDA graph can replay.
 
-The buffers have been tried in the CPU's memory; recording and replaying have not run on a GPU yet.
+One session records one shape, before others run: ADR 37 says why.
 """
 
 from dataclasses import dataclass
