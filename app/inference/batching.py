@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,8 @@ class BatchedModel:
             ]
             self._gathering: _Batch | None = self._buffers[0]
             self._free = self._buffers[1:]
-            self._start_owners()
+            for lane in self._lanes:
+                self._warm_up(lane)
         except BaseException:
             self.close()
             raise
@@ -197,27 +198,13 @@ class BatchedModel:
 
     # --- owners ------------------------------------------------------------------------------
 
-    def _start_owners(self) -> None:
-        """Run every size of every lane, and start the owners. All at once, since a first run takes
-        seconds of a core; but where runs are recorded one lane after the other by its own owner,
-        for which CUDA keeps them."""
-        if self._model.records:
-            for lane in self._lanes:
-                ready: Future[None] = Future()
-                self._start(lane, ready)
-                ready.result()
-            return
-        every = [one for lane in self._lanes for one in lane.items()]
-        count = len(every)
-        with ThreadPoolExecutor(count, "network-start") as threads:
-            list(threads.map(lambda one: one[1].try_out(self._blank(one[0])), every))
-        for size, _ in every:
-            self.batches[size] += 1
-        for lane in self._lanes:
-            self._start(lane)
-
-    def _blank(self, size: int) -> Image:
-        return np.zeros((size, *self._shape), np.uint8)
+    def _warm_up(self, lane: Mapping[int, OnnxModel]) -> None:
+        """Start a lane's owner and wait until it has run every size: CUDA keeps what it recorded
+        for each thread. One lane after the other: all at once take as long (cuDNN compiles one
+        plan at a time), and nothing else may ask CUDA for memory while a run is recorded."""
+        ready: Future[None] = Future()
+        self._start(lane, ready)
+        ready.result()
 
     def _start(self, lane: Mapping[int, OnnxModel], ready: Future[None] | None = None) -> None:
         thread = threading.Thread(target=self._own, args=(lane, ready), name="network", daemon=True)
@@ -228,7 +215,7 @@ class BatchedModel:
         if ready is not None:
             try:
                 for size, network in lane.items():
-                    network.try_out(self._blank(size))
+                    network.try_out(np.zeros((size, *self._shape), np.uint8))
                     self.batches[size] += 1
             except BaseException as error:  # noqa: BLE001 - raised where the network is opened
                 ready.set_exception(error)

@@ -89,11 +89,6 @@ class OnnxModel:
         self.takes_pixels: bool = first.type == PIXELS
 
     @property
-    def records(self) -> bool:
-        """Whether runs are recorded and replayed."""
-        return self._bound is not None
-
-    @property
     def dynamic_batch(self) -> bool:
         """Whether the network takes more than one image at a time."""
         return not isinstance(self.input_shape[0], int)

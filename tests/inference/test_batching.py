@@ -171,7 +171,7 @@ class Fragile:
     """A network with injected faults: it fails on 13 and kills its thread on 66."""
 
     path, provider, output_names = Path("fragile.onnx"), "CPUExecutionProvider", ["out"]
-    cpu_nodes, records = (), False
+    cpu_nodes = ()
 
     def __init__(self) -> None:
         self.may_run = threading.Event()
