@@ -15,6 +15,9 @@ MEMBER = "consent"
 MAX_REFERENCE = 300
 WITHOUT_END = datetime(9999, 12, 31, tzinfo=UTC)
 WITHDRAWN = datetime(1970, 1, 1, tzinfo=UTC)
+# Ends are between these: in the time zone of a PostgreSQL session none is beyond the years 1 to
+# 9999, which Python could not read.
+EARLIEST = WITHDRAWN + timedelta(days=1)
 FORM = (
     'metadata.consent must be an object such as {"reference": "form 2026-0117", "expires": '
     '"2029-11-26"}: reference is a text of 1 to 300 characters, expires is left out, or a date or '
@@ -45,7 +48,7 @@ def consent_of(metadata: JsonObject) -> Consent | None:
     if withdrawn is not None and withdrawn is not False:
         return Consent(reference, WITHDRAWN)
     until = _end_of(found.get("expires"))
-    return None if until is None else Consent(reference, until)
+    return None if until is None else Consent(reference, min(max(until, EARLIEST), WITHOUT_END))
 
 
 def consent_until(metadata: JsonObject) -> datetime | None:
@@ -63,7 +66,10 @@ def _end_of(expires: object) -> datetime | None:
         return None
     try:
         if len(expires) == len("2029-11-26"):
-            day = date.fromisoformat(expires) + timedelta(days=1)
+            last = date.fromisoformat(expires)
+            if last >= WITHOUT_END.date():  # in other systems that often means: never
+                return WITHOUT_END
+            day = last + timedelta(days=1)
             return datetime(day.year, day.month, day.day, tzinfo=UTC)
         moment = datetime.fromisoformat(expires)
         return None if moment.tzinfo is None else moment.astimezone(UTC)

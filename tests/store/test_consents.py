@@ -9,7 +9,7 @@ from sqlalchemy import update
 
 from app.errors import ConsentMissing, InvalidRequest
 from app.gallery.retention import expiry_of
-from app.store.consent import WITHDRAWN, WITHOUT_END, consent_until
+from app.store.consent import EARLIEST, WITHDRAWN, WITHOUT_END, consent_until
 from app.store.records import PersonTemplate
 from app.store.sql.consents import rebuild_consents
 from app.store.sql.tables import persons
@@ -42,11 +42,13 @@ def actions(store: Store) -> list[str]:
         ({"reference": "f", "expires": "2027-03-01"}, END),
         ({"reference": "f", "expires": "2027-03-02T02:00+02:00"}, END),
         ({"reference": "f", "expires": "2027-03-01", "withdrawn": False}, END),
+        ({"reference": "f", "expires": "0001-01-01"}, EARLIEST),
+        ({"reference": "f", "expires": "9999-12-31T23:59Z"}, WITHOUT_END),
         ({"reference": "f", "withdrawn": True}, WITHDRAWN),
         ({"reference": "f", "withdrawn": "2026-11-26"}, WITHDRAWN),
         ({"reference": "f", "expires": "2027-03-01T12:00"}, None),  # no zone
         ({"reference": "f", "expires": "01/03/2027"}, None),
-        ({"reference": "f", "expires": "9999-12-31"}, None),
+        ({"reference": "f", "expires": "9999-12-31"}, WITHOUT_END),
         ({"reference": "f", "expires": 20270301}, None),
         ({"reference": " "}, None),
         ({"reference": "f" * 301}, None),
