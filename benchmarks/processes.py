@@ -11,6 +11,7 @@ processor's time for a request, and how many cores the service and the generator
 import argparse
 import json
 import os
+import socket
 import statistics
 import subprocess
 import sys
@@ -26,8 +27,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import psutil
-from serve import free_port
 
 HERE = Path(__file__).resolve().parent
 PHOTOS = HERE.parent / "tests" / "data" / "photos"
@@ -94,13 +93,13 @@ def small_photos(folder: Path) -> list[str]:
 def measure(networks: str, count: int, photos: list[str], options: argparse.Namespace) -> Run:
     with service(networks, count) as (process, port, start_s):
         load(port, photos, options, 1.5)  # warm up
-        family = [process, *process.children(recursive=True)]
+        family = family_of(process)
         before = cpu_seconds(family)
         began = time.perf_counter()
         answers = load(port, photos, options, options.seconds)
         spent = time.perf_counter() - began
         cpu = cpu_seconds(family) - before
-        memory = sum(one.memory_full_info().pss for one in family) / 2**20
+        memory = sum(pss_mib(one) for one in family)
     latencies = np.array([s for answer in answers for s in answer["latencies_s"]]) * 1000
     answered = max(1, len(latencies))
     p50, p99 = np.percentile(latencies, (50, 99)).tolist() if len(latencies) else (0.0, 0.0)
@@ -120,7 +119,8 @@ def measure(networks: str, count: int, photos: list[str], options: argparse.Name
 
 
 @contextmanager
-def service(networks: str, count: int) -> Iterator[tuple[psutil.Process, int, float]]:
+def service(networks: str, count: int) -> Iterator[tuple[int, int, float]]:
+    """Its process id, its port, and how long it took to start."""
     port = free_port()
     places = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
     if networks == "stand-in":
@@ -145,7 +145,7 @@ def service(networks: str, count: int) -> Iterator[tuple[psutil.Process, int, fl
         )  # fmt: skip
         try:
             wait_until_ready(port, process)
-            yield psutil.Process(process.pid), port, time.perf_counter() - began
+            yield process.pid, port, time.perf_counter() - began
         finally:
             process.terminate()
             try:
@@ -178,9 +178,48 @@ def load(
     return [json.loads(one.communicate(timeout=120)[0]) for one in started]
 
 
-def cpu_seconds(family: list[psutil.Process]) -> float:
-    times = [one.cpu_times() for one in family]
-    return sum(one.user + one.system for one in times)
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+# --- of processes, from /proc: a machine may have only what the service needs -----------------
+
+
+def family_of(pid: int) -> list[int]:
+    """A process and all that it and they have started."""
+    parents = {one: int(fields[1]) for one in running() if (fields := stat(one))}
+    found = [pid]
+    for one in found:
+        found += [child for child, parent in parents.items() if parent == one]
+    return found
+
+
+def running() -> list[int]:
+    return [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit()]
+
+
+def stat(pid: int) -> list[str]:
+    """The fields after the name: the state, the parent's id, ...; none if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def cpu_seconds(family: list[int]) -> float:
+    ticks = [int(fields[11]) + int(fields[12]) for one in family if (fields := stat(one))]
+    return sum(ticks) / os.sysconf("SC_CLK_TCK")
+
+
+def pss_mib(pid: int) -> float:
+    """Its memory, shared pages in equal parts."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("Pss:"))
 
 
 def show(runs: list[Run], processes: list[int]) -> None:
