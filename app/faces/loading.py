@@ -101,7 +101,8 @@ class _Loader:
         whole = self.policy.whole_canvas
         framing = framing_of(network, spec, whole_canvas=whole)
         size, scale = (framing.height, framing.width), ARCHITECTURES[spec.architecture].scale
-        if not self._is_batched(network, size, scale):
+        # Also where it is batched: it answers all heads of an image with very many faces.
+        if not self._runs(network, size, scale) or not self._is_batched(network):
             return Detector(network, spec, whole_canvas=whole)
         batched, levels = self._batch("detector", network, size, scale, candidates=True)
         if not levels:
@@ -112,9 +113,10 @@ class _Loader:
     def for_crops(self, name: str, path: Path, side: int, scale: PixelScale) -> Network:
         """A network that takes square crops of that side."""
         network = self._open(name, path)
-        if not self._is_batched(network, (side, side), scale):
-            return network
-        return self._batch(name, network, (side, side), scale)[0]
+        if self._is_batched(network):
+            return self._batch(name, network, (side, side), scale)[0]
+        self._runs(network, (side, side), scale)
+        return network
 
     def by_spec(self, name: str, spec: RecogniserSpec | LivenessSpec | QualitySpec) -> Network:
         """A network that takes crops as its part of `pack.toml` says."""
@@ -149,10 +151,10 @@ class _Loader:
         if network.cpu_nodes:
             self.cpu_nodes[name] = network.cpu_nodes
 
-    def _is_batched(self, network: OnnxModel, size: tuple[int, int], scale: PixelScale) -> bool:
-        """Whether a network is to be run in batches. Raises DeviceError where a device fails on a
-        first image. A network that fails on the CPU, too, is left to its user, who knows what it
-        should be."""
+    def _runs(self, network: OnnxModel, size: tuple[int, int], scale: PixelScale) -> bool:
+        """Whether a network on a device runs a first image. Raises DeviceError where the device
+        fails on it. One that fails on the CPU, too, is left to its user, who knows what it should
+        be."""
         if network.provider != CPU_PROVIDER:
             images = np.zeros((1, *size, 3), np.uint8)
             try:
@@ -161,6 +163,9 @@ class _Loader:
                 raise
             except Exception:  # noqa: BLE001 - raised again by the user's own first run
                 return False
+        return True
+
+    def _is_batched(self, network: OnnxModel) -> bool:
         return bool(self.policy.batch_sizes) and network.dynamic_batch
 
     def _batch(
@@ -183,7 +188,7 @@ class _Loader:
                 for count in self.policy.batch_sizes
             }
         except ValueError as error:
-            raise PackError(f"{network.path} cannot be run in batches: {error}.") from error
+            raise _not_in_batches(network.path, error) from error
 
         def open_one(count: int) -> OnnxModel:
             return OnnxModel(network.path, self.device, self.options, graphs[count].content)
@@ -194,8 +199,14 @@ class _Loader:
         except LikenessError:
             raise
         except Exception as error:  # ONNX Runtime raises its own types
-            raise PackError(f"{network.path} cannot be run in batches: {error}.") from error
+            raise _not_in_batches(network.path, error) from error
         self.undo.callback(made.close)
         self.batched[name] = made
         self._note_nodes(name, made)
         return made, graphs[sizes[0]].levels
+
+
+def _not_in_batches(path: Path, error: Exception) -> PackError:
+    return PackError(
+        f"{path} cannot be run in batches: {error}. Correct its part of pack.toml, or the network."
+    )

@@ -1,5 +1,7 @@
 """The whole way of a photo."""
 
+import shutil
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -390,3 +392,34 @@ def test_the_policy_of_a_gpu_gives_the_same_faces(
     batched.close()
     with pytest.raises(WorkerDied):
         batched.analyse(astronaut, max_faces=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("line", "wrong", "said"),
+    [
+        ('architecture = "centerface"', 'architecture = "scrfd"', "not answer like a scrfd"),
+        ("input_size = 112", "input_size = 100", "takes 112 where 100 are to go in"),
+        ("dimension = 192", "dimension = 100", "answers 192 numbers a face"),
+    ],
+)
+def test_what_is_wrong_with_a_pack_is_said_on_a_device_too(
+    pack: ModelPack,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    line: str,
+    wrong: str,
+    said: str,
+) -> None:
+    """And no thread is left."""
+    small = replace(CUDA_POLICY, batch_sizes=(1, 2), owners=1)
+    monkeypatch.setattr("app.faces.loading.POLICIES", {"CPUExecutionProvider": small})
+    shutil.copytree(pack.folder, tmp_path / "wrong")
+    file = tmp_path / "wrong" / "pack.toml"
+    text = file.read_text()
+    assert line in text
+    file.write_text(text.replace(line, wrong, 1))
+    before = {thread for thread in threading.enumerate() if thread.name == "network"}
+    with pytest.raises(PackError, match=said):
+        build_pipeline(load_pack(str(file.parent)), Device.CPU, ImageLimits())
+    assert {one for one in threading.enumerate() if one.name == "network"} <= before
