@@ -188,7 +188,7 @@ class Parent:
         if self._served == 1:
             self._listen()
             self._announce(announcement)
-        log(logging.INFO, "a process serves", process=child.pid, connections_to=self._plan.count)
+        log(logging.INFO, "a process serves", process=child.pid, of=self._plan.count)
         if self._to_replace:
             self._leave(self._to_replace.popleft())
         self._accept_again()
@@ -218,7 +218,7 @@ class Parent:
         if child.state is State.LEAVING or self._stop_at is not None:
             return
         log(logging.ERROR, "a process ended by itself; another one takes its place",
-            process=child.pid, status=status, while_=child.state.name.lower())  # fmt: skip
+            process=child.pid, status=status, state=child.state.name.lower())  # fmt: skip
         if child.state is State.STARTING or time.monotonic() - child.since < SHORT_LIFE_S:
             self._note_failure(status)
         else:
