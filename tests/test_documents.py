@@ -40,7 +40,9 @@ def test_every_decision_has_a_status_and_the_same_parts(decision: Path) -> None:
     assert re.match(r"\*\*Status\.\*\* (Accepted|Replaced|Rejected)\b.*\.", lines[2])
     parts = [line.split("**")[1] for line in lines if re.match(r"\*\*[A-Z][a-z]+\.\*\*", line)]
     needed = ["Status.", "Context.", "Decision.", "Consequences."]
-    assert [part for part in parts if part in needed] == needed
+    # One page may have two decisions that were made together.
+    found = [part for part in parts if part in needed]
+    assert found in (needed, needed + needed[1:])
 
 
 def test_every_decision_is_listed_with_its_title() -> None:

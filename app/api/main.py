@@ -71,46 +71,57 @@ def create_app(services: Services) -> FastAPI:
 
     The interactive docs are served from the package itself: no browser needs a network.
     """
-
-    imports_of_service = ImportJobs(services)
-    transfers = TransfersByKind.of(services.settings, services.scheduler)
-    parsing = ThreadPoolExecutor(PARSING_THREADS, thread_name_prefix="parsing")
-    lag = LoopLag(services.metrics)
     limiter = Limiter(services.usage, services.scheduler.write, seconds, records=services.records)
-
-    @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        services.maintenance.start()
-        services.access.start()
-        imports_of_service.start()
-        watching = asyncio.create_task(lag.watch())
-        yield
-        watching.cancel()
-        await asyncio.to_thread(imports_of_service.stop)
-        parsing.shutdown(cancel_futures=True)
-        await asyncio.to_thread(_release, limiter)
-        services.close()
-
+    lag = LoopLag(services.metrics)
     app = FastAPIOffline(
         title="Likeness",
         version=__version__,
         summary="Self-hosted face recognition",
         description=DESCRIPTION,
-        lifespan=lifespan,
+        lifespan=lambda app: _running(app, limiter, lag),
         generate_unique_id_function=lambda route: route.name,
     )
     serve_from_memory(app)
+    _set_state(app, services)
+    _add_maintenance(services, app.state.imports)
+    _add_routes(app)
+    _add_middleware(app, services, limiter)
+    _build_routes(app)
+    return app
+
+
+def _set_state(app: FastAPI, services: Services) -> None:
     app.state.services = services
-    app.state.imports = imports_of_service
-    app.state.transfers = transfers
-    app.state.parsing = parsing
+    app.state.imports = ImportJobs(services)
+    app.state.transfers = TransfersByKind.of(services.settings, services.scheduler)
+    app.state.parsing = ThreadPoolExecutor(PARSING_THREADS, thread_name_prefix="parsing")
     app.state.stopping = False
     app.state.siblings = None  # where several processes serve: `app.processes.link.Link`
-    services.maintenance.add_task(imports_of_service.eraser.round)
-    retention = RetentionTask(
-        services.gallery, services.matches.store, _noted_by(imports_of_service)
-    )
+
+
+@asynccontextmanager
+async def _running(app: FastAPI, limiter: Limiter, lag: LoopLag) -> AsyncIterator[None]:
+    """What runs while the application does; at its end everything is stopped and closed."""
+    state, services = app.state, app.state.services
+    services.maintenance.start()
+    services.access.start()
+    state.imports.start()
+    watching = asyncio.create_task(lag.watch())
+    yield
+    watching.cancel()
+    await asyncio.to_thread(state.imports.stop)
+    state.parsing.shutdown(cancel_futures=True)
+    await asyncio.to_thread(_release, limiter)
+    services.close()
+
+
+def _add_maintenance(services: Services, imports: ImportJobs) -> None:
+    services.maintenance.add_task(imports.eraser.round)
+    retention = RetentionTask(services.gallery, services.matches.store, _noted_by(imports))
     services.maintenance.add_task(retention.round)
+
+
+def _add_routes(app: FastAPI) -> None:
     for router in OF_PHOTOS:
         app.include_router(router)  # `read_call` checks the query with the other fields
     for router in OF_THE_GALLERY:
@@ -119,22 +130,27 @@ def create_app(services: Services) -> FastAPI:
     complete_document(app)
     app.add_api_route("/", _to_docs, include_in_schema=False)
     install_error_handlers(app)
-    app.add_middleware(Admission, services=services, transfers=transfers)
+
+
+def _add_middleware(app: FastAPI, services: Services, limiter: Limiter) -> None:
+    """The layers around the routes, the innermost first."""
+    settings = services.settings
+    app.add_middleware(Admission, services=services, transfers=app.state.transfers)
     app.add_middleware(
         AccessControl,
         registry=services.access,
         limiter=limiter,
         probing=_probing_monitor(services),
         refused=services.refused,
-        oidc=OidcTokens(rules, seconds) if (rules := OidcRules.of(services.settings)) else None,
+        oidc=OidcTokens(rules, seconds) if (rules := OidcRules.of(settings)) else None,
         metrics=services.metrics,
         routers=ROUTERS,
     )
     app.add_middleware(AnswerAlive)
-    if services.settings.cors_origins:
+    if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=services.settings.cors_origins,
+            allow_origins=settings.cors_origins,
             allow_methods=["*"],
             allow_headers=["*"],
             expose_headers=["*"],
@@ -142,11 +158,9 @@ def create_app(services: Services) -> FastAPI:
     app.add_middleware(
         RequestContext,
         metrics=services.metrics,
-        root_path=services.settings.root_path,
-        proxies=Proxies(services.settings.trusted_proxies),
+        root_path=settings.root_path,
+        proxies=Proxies(settings.trusted_proxies),
     )
-    _build_routes(app)
-    return app
 
 
 def _build_routes(app: FastAPI) -> None:
