@@ -76,7 +76,7 @@ class Handshake(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         if self._work is not None and not self._has_turn:
-            self._work.cancel()  # whoever has left takes no turn from others
+            self._work.cancel()  # a client that has left takes no turn from others
         self._leave()
 
     # --- called by the table and the server ---------------------------------------------------

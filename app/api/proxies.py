@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from starlette.types import Scope
 
 Address = IPv4Address | IPv6Address
-# Proxies in a row. Entries further away are ignored: whoever sent the request may have made them.
+# Proxies in a row. Entries further away are ignored: the client may have invented them.
 MAX_HOPS = 16
 MAX_ENTRY_CHARACTERS = 60  # an IPv6 address with brackets and port has 47
 FORWARDED_FOR, FORWARDED_PROTO = b"x-forwarded-for", b"x-forwarded-proto"

@@ -188,8 +188,8 @@ def _is_closed(connection: socket.socket) -> bool:
         return True
 
 
-def test_whoever_left_before_its_turn_is_forgotten(pair: Pair) -> None:
-    """Connections that are closed at once would make others wait for handshakes with nobody."""
+def test_a_client_that_leaves_before_its_turn_is_forgotten(pair: Pair) -> None:
+    """Otherwise connections that are closed at once would keep others waiting."""
 
     async def serve() -> int:
         loop, table, turns = asyncio.get_running_loop(), Connections(ConnectionLimits()), Turns()
