@@ -96,7 +96,7 @@ def _set_state(app: FastAPI, services: Services) -> None:
     app.state.transfers = TransfersByKind.of(services.settings, services.scheduler)
     app.state.parsing = ThreadPoolExecutor(PARSING_THREADS, thread_name_prefix="parsing")
     app.state.stopping = False
-    app.state.siblings = None  # where several processes serve: `app.processes.link.Link`
+    app.state.link = None  # where several processes serve: `app.processes.link.Link`
 
 
 @asynccontextmanager

@@ -51,11 +51,11 @@ async def readiness(app: FastAPI) -> Ready:
     """Whether the service is ready: this process, and those that serve with it. Raises NotReady and
     StoreUnavailable."""
     own = await own_readiness(app)
-    siblings: Link | None = app.state.siblings
-    if siblings is None:
+    link: Link | None = app.state.link
+    if link is None:
         return own
     try:
-        found = await siblings.ask(READY)
+        found = await link.ask(READY)
     except TimeoutError as error:
         raise _not_ready("The service's other processes did not answer.") from error
     if found["starting"]:
@@ -103,7 +103,7 @@ async def own_readiness(app: FastAPI) -> Ready:
     )
 
 
-async def readiness_for_siblings(app: FastAPI) -> dict[str, Any]:
+async def readiness_for_other_processes(app: FastAPI) -> dict[str, Any]:
     """This process's answer to another one."""
     try:
         return (await own_readiness(app)).model_dump(mode="json")
@@ -128,10 +128,10 @@ def _not_ready(detail: str) -> NotReady:
 
 async def exposition(app: FastAPI) -> str:
     """The metrics of the service; of this process alone if its parent does not answer."""
-    siblings: Link | None = app.state.siblings
-    if siblings is not None:
+    link: Link | None = app.state.link
+    if link is not None:
         try:
-            found: str = await siblings.ask(METRICS)
+            found: str = await link.ask(METRICS)
         except TimeoutError:
             pass
         else:

@@ -9,7 +9,7 @@ from types import FrameType
 from fastapi import FastAPI
 
 from app.api.server import Server
-from app.api.service_state import own_exposition, readiness_for_siblings
+from app.api.service_state import own_exposition, readiness_for_other_processes
 from app.processes.link import Link
 from app.processes.messages import METRICS, READY
 from app.settings import Settings
@@ -29,13 +29,13 @@ class WorkerServer(Server):
         super().__init__(app, settings)
         self._link = link
         self._announcement = announcement
-        app.state.siblings = link
+        app.state.link = link
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets or [])
         self._link.open(
             self,
-            {METRICS: self._metrics, READY: lambda: readiness_for_siblings(self._app)},
+            {METRICS: self._metrics, READY: lambda: readiness_for_other_processes(self._app)},
             self._announcement,
         )
 

@@ -3,7 +3,7 @@
 The comparison score is the cosine of the angle between two unit vectors, less what faces that are
 alike for another reason than their person have in common. Embeddings of blurred, dark or
 upside-down faces all share a component in one direction of the embedding space; those of faces
-whose lower half is covered are told from others by another one. Of such directions, let a(x) be
+whose lower half is covered differ from others in another one. Of such directions, let a(x) be
 how far a face goes along one, at least 0, and k the weight of that direction. The score is
 
     x.y - sum of k * a(x) * a(y)

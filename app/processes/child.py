@@ -33,7 +33,7 @@ class Child:
         self.wants_to_leave = False
         self.exposition: str | None = None  # its last known metrics
         self.since = self.heard_at = time.monotonic()  # of the state; of a sign of life
-        self.end_at: float | None = None  # when a leaving child is told to end
+        self.end_at: float | None = None  # when a child that drains must end
         self.channel, theirs = socket.socketpair()
         control, their_control = socket.socketpair()
         self._to_tell = bytearray()

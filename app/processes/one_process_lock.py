@@ -9,8 +9,8 @@ from app.locks import Lock
 
 
 class OneProcessLock:
-    """`app.locks.Lock`, never waited for: whoever finds it taken does something else. Released when
-    its process ends."""
+    """`app.locks.Lock`, never waited for: a caller that finds it taken does something else.
+    Released when its process ends."""
 
     def __init__(self, lock: Lock, path: Path) -> None:
         """`path`: a file that is made, in a folder that all the processes have. Where it cannot be
