@@ -11,9 +11,8 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from app.processes.child import Child, State, reap_orphans
@@ -22,22 +21,23 @@ from app.processes.messages import (
     AT_ONCE,
     END,
     METRICS,
+    PIECE,
     READY,
     REPLACED,
     STOP,
     ControlLost,
 )
+from app.processes.plan import Plan
 from app.processes.shared_records import COLUMNS, SharedRecords, shared_file
+from app.processes.signals import signal_numbers
 from app.telemetry.logs import log
 from app.telemetry.summing import SummedMetrics
 
 BACKLOG = 2048
 TICK_S = 0.1
 ACCEPTED_AT_ONCE = 64
-# A child is asked for its metrics, and answers from its event loop. One that does not for so long
-# hangs, or is suspended.
+# A child is asked for its metrics, and answers from its event loop.
 ASK_EVERY_S = 5.0
-SILENT_S = 30.0
 # Before this a start is not given up: a migration or a database server may need minutes.
 START_S = 900.0
 # A child that ends sooner than this is not started again at once.
@@ -45,19 +45,6 @@ SHORT_LIFE_S = 10.0
 LONGEST_PAUSE_S = 30.0
 AT_ONCE_S = 5.0
 CANNOT_START = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """`command` starts a child, `count` of them serve. They have `drain_s` seconds from a stop
-    until no connection is accepted any more, and then `finish_s` for what is under way. A child
-    that does not answer for `silent_s` seconds is killed."""
-
-    command: Sequence[str]
-    count: int
-    drain_s: float
-    finish_s: float
-    silent_s: float = SILENT_S
 
 
 class Parent:
@@ -94,7 +81,10 @@ class Parent:
 
     def run(self) -> int:
         """The exit status."""
-        with self._handling_signals():
+        with signal_numbers() as numbers:
+            self._selector.register(
+                numbers, selectors.EVENT_READ, lambda _: self._on_signals(numbers.recv(PIECE))
+            )
             while self._stop_at is None or self._children:
                 self._keep_running()
                 for key, events in self._selector.select(TICK_S):
@@ -338,26 +328,6 @@ class Parent:
             child.kill()
 
     # --- signals -----------------------------------------------------------------------------
-
-    @contextmanager
-    def _handling_signals(self) -> Iterator[None]:
-        reading, writing = socket.socketpair()
-        reading.setblocking(False)
-        writing.setblocking(False)
-        signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
-        handled = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
-        before = {one: signal.signal(one, lambda *_: None) for one in handled}
-        self._selector.register(
-            reading, selectors.EVENT_READ, lambda _: self._on_signals(reading.recv(4096))
-        )
-        try:
-            yield
-        finally:
-            signal.set_wakeup_fd(-1)
-            for one, handler in before.items():
-                signal.signal(one, handler)
-            for end in (reading, writing):
-                end.close()
 
     def _on_signals(self, numbers: bytes) -> None:
         for number in numbers:

@@ -18,7 +18,8 @@ import uvloop
 
 from app.processes.link import Link, end_with
 from app.processes.messages import METRICS, READY
-from app.processes.parent import Parent, Plan
+from app.processes.parent import Parent
+from app.processes.plan import Plan
 from app.processes.shared_records import SharedRecords
 
 ASKED = {"/sum": METRICS, "/ready": READY}
