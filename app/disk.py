@@ -59,8 +59,8 @@ def _private_anew(path: str, flags: int) -> int:
 
 
 def private_folder(path: Path) -> None:
-    """Make a folder, and missing parents, that only their owner can use, whatever the umask. An
-    existing folder is not changed. Raises OSError."""
+    """Make a folder, and missing parents, that only their owner can use, independent of the umask.
+    An existing folder is not changed. Raises OSError."""
     if path.is_dir():
         return
     private_folder(path.parent)
@@ -74,8 +74,8 @@ def private_folder(path: Path) -> None:
 
 
 def private_file(path: Path) -> None:
-    """Make an empty file that only its owner can use, whatever the umask. An existing file is not
-    changed. Raises OSError."""
+    """Make an empty file that only its owner can use, independent of the umask. An existing file
+    is not changed. Raises OSError."""
     try:
         file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except FileExistsError:
@@ -87,7 +87,7 @@ def private_file(path: Path) -> None:
 
 
 def files_in(folder: Path) -> list[Path]:
-    """What lies in a folder; nothing in one that is not there, or that another thread or process
+    """What is in a folder; nothing in one that is not there, or that another thread or process
     removes in this moment. Raises OSError where it cannot be read."""
     try:
         return list(folder.iterdir())

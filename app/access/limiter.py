@@ -33,7 +33,7 @@ RESERVED_MOST = 1000
 ASK_AGAIN_S = 5.0
 DAY_S = 86_400
 # Names of keys and subjects of tokens whose use is known. Beyond it the one that has been idle
-# longest is forgotten, which begins anew with its next request.
+# longest is forgotten, which begins again with its next request.
 MOST_USERS = 10_000
 
 Run = Callable[..., Awaitable[Any]]

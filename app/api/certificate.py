@@ -1,6 +1,6 @@
 """The certificate that the service identifies itself with, and its private key (TLS).
 
-The files are looked at again every few seconds. A new pair is used for new connections; those that
+The files are examined again every few seconds. A new pair is used for new connections; those that
 exist keep the pair that they began with.
 """
 

@@ -124,7 +124,7 @@ class Calibration(_CalibrationPart):
     score_exponents: ScoreExponents | None = None
     # None: its similarities are cosines, and no threshold follows a gallery's likeness.
     domain: Domain | None = None
-    # None: no photo is looked at turned.
+    # None: photos are not turned and examined again.
     orientation: Orientation | None = None
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)

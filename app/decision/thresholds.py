@@ -169,7 +169,7 @@ class ThresholdDecision:
         return self.shift if self.target is not None else 0.0
 
     def unshifted(self, similarity: float) -> float:
-        """Where a similarity of this gallery lies on the calibration's curves."""
+        """Where a similarity of this gallery is on the calibration's curves."""
         return similarity - self.shift
 
     def lifted(self, likeness: float | None, gallery: GallerySize) -> "ThresholdDecision":

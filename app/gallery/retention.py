@@ -51,8 +51,8 @@ class RetentionTask:
         now: Callable[[], datetime] = now_utc,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`store_matches` stores the matches that this process has noted: nobody is erased if that
-        fails. `before_erasing(collection, person_ids)` is called before persons are deleted."""
+        """`store_matches` stores the matches that this process has noted: no person is erased
+        if that fails. `before_erasing(collection, person_ids)` is called before the deletion."""
         self._gallery = gallery
         self._store_matches = store_matches
         self._before_erasing = before_erasing

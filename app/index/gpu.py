@@ -1,7 +1,7 @@
 """The GPU engine's part: a copy of each index's rows on a device, in half precision. It proposes
 candidates, and exact scores decide.
 
-All rows of an index lie in one buffer, a shard behind the other, and one scan reads it. With p and
+All rows of an index are in one buffer, a shard behind the other, and one scan reads it. With p and
 v a probe and a row of length 1, and p' and v' what is kept of them in half precision,
 <p, v> - <p', v'> = <p - p', v'> + <p, v - v'>. By Cauchy and Schwarz that is at most
 |p - p'| |v'| + |v - v'|; both differences are measured, so the bound holds for every row and probe
@@ -102,7 +102,7 @@ class DeviceScanner:
     # --- search ------------------------------------------------------------------------------
 
     def cover(self, shards: Sequence[Shard], searches: Sequence[ProbeSearch]) -> None:
-        """Leave no row of the shards unseen that could be in an answer: on the device, or where
+        """Score every row of the shards that could be in an answer: on the device, or where
         that cannot be certain on the CPU."""
         for start in range(0, len(searches), PROBES_A_SCAN):
             some = searches[start : start + PROBES_A_SCAN]
@@ -263,7 +263,7 @@ class DeviceScanner:
         for start in range(0, len(shard.rows), CHUNK):
             part = slice(start, start + CHUNK)
             vectors = shard.rows.vectors[part]
-            # What was removed may still lie in a file that another process owns.
+            # What was removed may still be in a file that another process owns.
             vectors = np.where(shard.rows.alive[part, np.newaxis], vectors, np.float32(0))
             halves = vectors.astype(np.float16)
             off = np.linalg.norm(vectors - halves.astype(np.float32), axis=1)

@@ -130,7 +130,7 @@ def command_of(arguments: str) -> list[str]:
 
 
 def reap_orphans(known: set[int]) -> None:
-    """Take note of the ends of processes that others started and left: the first process of a
+    """Record the ends of processes that others started and left: the first process of a
     container inherits them. Ends of `known` processes are left to `Child`."""
     with suppress(ChildProcessError):
         while True:

@@ -176,7 +176,7 @@ class Link:
             if self._closed:
                 self._closed -= self._channel.send(CLOSED * self._closed)
         except OSError:
-            pass  # no room: with the next connection; or the parent is gone, which is noticed
+            pass  # no room: with the next connection; or the parent is gone, which is detected
 
     def _lose_parent(self) -> None:
         log(logging.ERROR, "the parent process is gone")
@@ -223,7 +223,7 @@ class Link:
 
 def end_with(parent: int) -> None:
     """Let the system kill this process when its parent ends (Linux); elsewhere the end of the
-    sockets is noticed."""
+    sockets is detected."""
     if not sys.platform.startswith("linux"):
         return
     import ctypes  # noqa: PLC0415 (of children alone)

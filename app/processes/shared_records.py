@@ -1,6 +1,6 @@
 """Counts that the processes of a service share: how much each user of it has used.
 
-Records lie in a file without a name that every process maps into its memory. A record has a few
+Records are in a file without a name that every process maps into its memory. A record has a few
 numbers that any process changes, and for each process the number of requests that it is answering.
 """
 

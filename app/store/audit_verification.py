@@ -35,7 +35,7 @@ def verify_audit(
 ) -> AuditVerification:
     """Check a log from its first entry to its end. With `key`, the deployment's, its end must be
     signed by it; without, only the chain is checked. Each of the `expected` digests, which were
-    kept elsewhere, must be that of an entry: otherwise entries were cut off or written anew."""
+    kept elsewhere, must be that of an entry: otherwise entries were cut off or written again."""
     missing = set(expected)
     found = _verified(parts, key, missing)
     if found.problem is not None or not missing:

@@ -62,8 +62,8 @@ class ChangeLog:
             return _stamp_at(connection, collection.key, revision)
 
     def templates_after(self, collection: CollectionRecord, key: int, limit: int) -> Templates:
-        """The next `limit` templates at most, by rising key: page by page everything, in short
-        transactions. What changes between two pages is in `since`."""
+        """The next `limit` templates at most, in ascending order of keys: page by page everything,
+        in short transactions. What changes between two pages is in `since`."""
         mine = (templates.c.collection == collection.key) & (templates.c.id > key)
         with self._database.reading() as connection:
             now = get_again(connection, collection)
@@ -107,7 +107,7 @@ class ChangeLog:
 
     def prune(self, after: int, kept: timedelta, most_revisions: int) -> int | None:
         """Remove entries older than `kept`, or more than `most_revisions` behind, from the logs of
-        the next collections by rising key; the newest revision of each is always kept.
+        the next collections in ascending order of keys; the newest revision of each is always kept.
 
         One call does a limited amount of work. Call it with `after` 0, then with the key that it
         returned, until it returns None. Whole revisions are removed, the oldest first, so a log

@@ -1,4 +1,4 @@
-"""How embeddings lie in their rows: encrypted under each person's key, or plain."""
+"""How embeddings are stored in their rows: encrypted under each person's key, or plain."""
 
 from collections.abc import Sequence
 from typing import Any

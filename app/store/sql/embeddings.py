@@ -43,7 +43,8 @@ class EmbeddingStore:
             return [face_record(row) for row in rows], vectors
 
     def by_key(self, collection: CollectionRecord, keys: Sequence[int]) -> Templates:
-        """The templates of at most MAX_KEYS keys, by rising key, without deleted ones."""
+        """The templates of at most MAX_KEYS keys, in ascending order of keys, without deleted
+        ones."""
         chosen = (templates.c.collection == collection.key) & templates.c.id.in_(keys)
         with self._database.reading() as connection:
             now = get_again(connection, collection)
@@ -80,8 +81,8 @@ class EmbeddingStore:
     def exported(
         self, name: str, after: int, limit: int, person: int | None = None
     ) -> list[ExportedTemplate]:
-        """Templates by rising key, those beyond `after`, in one state of the database; of one
-        person only, if their key is given."""
+        """Templates in ascending order of keys, those beyond `after`, in one state of the
+        database; of one person only, if their key is given."""
         with self._database.reading() as connection:
             collection = get_collection(connection, name)
             query = (

@@ -161,7 +161,7 @@ def load_templates(
     *,
     limit: int | None = None,
 ) -> Templates:
-    """Templates by rising key. Raises EncryptionKeyMissing or DamagedData."""
+    """Templates in ascending order of keys. Raises EncryptionKeyMissing or DamagedData."""
     query = codec.with_embedding(select(templates.c.id, templates.c.person).where(condition))
     rows = connection.execute(query.order_by(templates.c.id).limit(limit)).all()
     return Templates(

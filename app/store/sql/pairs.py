@@ -93,7 +93,8 @@ class PairStore:
         return found
 
     def page(self, name: str, after: tuple[int, int] | None, limit: int) -> list[DeclaredPair]:
-        """The next declared pairs of a collection by rising keys, those after `after`."""
+        """The next declared pairs of a collection in ascending order of keys, those after
+        `after`."""
         query, _ = _both_ways()
         first, second = declared_pairs.c.person_a, declared_pairs.c.person_b
         if after is not None:
