@@ -80,7 +80,7 @@ def test_one_consent_is_for_further_photos(strict: Store) -> None:
     assert strict.persons.get("staff", "ada").consent_until == END
     recorded = [one.members for one in strict.audit.latest(50)]
     (entry,) = [one for one in recorded if one["action"] == "consent.recorded"]
-    assert entry["details"] == {"until": "2027-03-02"}
+    assert entry["details"] == {"last_day": "2027-03-01"}
     assert "form 17" not in str(recorded)
 
 
@@ -119,6 +119,7 @@ def test_a_withdrawn_one_is_found_by_the_rule_at_once(strict: Store) -> None:
     strict.templates.enroll("staff", "ada", YEAR, NEW)
     strict.persons.create("staff", "bob", YEAR)
     strict.persons.update("staff", "ada", GONE)
+    assert "consent.withdrawn" in actions(strict)
     rule = expiry_of(strict.collections.get("staff"), NOW)
     assert strict.retention.expired("staff", rule, 9) == ["ada"]
     faces = strict.templates.page("staff", None, None, 9).items

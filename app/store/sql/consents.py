@@ -2,13 +2,19 @@
 that ended ones are found without reading all metadata."""
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Text, cast, func, or_, select, update
 
 from app.errors import ConsentMissing
-from app.store.consent import FORM, consent_until, needs_consent
+from app.store.consent import (
+    FORM,
+    WITHDRAWN,
+    WITHOUT_END,
+    consent_until,
+    needs_consent,
+)
 from app.store.records import CollectionRecord
 from app.store.sql.audit_log import note
 from app.store.sql.lookups import aware
@@ -42,11 +48,16 @@ def keep_consent(
 def note_consent(
     connection: Connection, collection: str, person: int, until: datetime | None
 ) -> None:
-    """Note what became of a person's consent: the day of its end, never its reference."""
+    """Note what became of a person's consent: its last day (of UTC) or null, never its
+    reference."""
     if until is None:
         note(connection, "consent.removed", collection, person)
+    elif until == WITHDRAWN:
+        note(connection, "consent.withdrawn", collection, person)
     else:
-        note(connection, "consent.recorded", collection, person, until=f"{until:%Y-%m-%d}")
+        last = until - timedelta(microseconds=1)
+        day = None if until == WITHOUT_END else f"{last:%Y-%m-%d}"
+        note(connection, "consent.recorded", collection, person, last_day=day)
 
 
 def without_consent(now: datetime) -> ColumnElement[bool]:
