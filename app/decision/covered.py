@@ -25,6 +25,9 @@ RIDGE = 3e-5
 LEAST_SEEN = 0.5
 SEEN_BEYOND = 0.95
 
+# Far beyond what a fit gives, and far within what float32 holds.
+_Number = Annotated[float, Field(ge=-1e6, le=1e6)]
+
 
 class CoveredFaces(BaseModel):
     """A measure of how covered a face looks, x·direction - offset within 0 and 1, and its weight in
@@ -33,8 +36,8 @@ class CoveredFaces(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    direction: Annotated[tuple[float, ...], Field(min_length=2)]
-    offset: float
+    direction: Annotated[tuple[_Number, ...], Field(min_length=2)]
+    offset: _Number
     weight: Annotated[float, Field(ge=0, le=10)]
     source: str
     faces: Annotated[int, Field(gt=0)]

@@ -89,6 +89,15 @@ def test_a_calibration_keeps_it_and_one_without_it_keeps_its_id(fitted: CoveredF
     assert kept.comparator.covering is not None
 
 
+@pytest.mark.parametrize("value", [1e30, float("nan"), float("-inf")])
+def test_numbers_that_a_score_cannot_hold_are_refused(fitted: CoveredFaces, value: float) -> None:
+    members = fitted.model_dump()
+    for name in ("offset", "direction"):
+        odd = value if name == "offset" else (value, *fitted.direction[1:])
+        with pytest.raises(ValueError, match=name):
+            CoveredFaces(**{**members, name: odd})
+
+
 def test_both_directions_have_as_many_numbers(fitted: CoveredFaces) -> None:
     other = SharedDirection.fit({"a": np.eye(D + 1, dtype=np.float32)[:1]}, "x")
     with pytest.raises(ValueError, match="as many numbers"):
