@@ -96,6 +96,7 @@ def searches(options: argparse.Namespace) -> dict[str, Callable[[int], object]]:
     index = IndexFactory(2).catalog("benchmark").open(Collection())
     parts = [slice(start, start + 8_192) for start in range(0, count, 8_192)]
     index.build((Templates(keys[p], keys[p], vectors[p]) for p in parts), Position(1, "first"))
+    index = getattr(index, "searcher", index)  # the tree from before may lack it
     nobody = np.zeros(64, np.int64)
     return {
         "mated": lambda i: index.search_persons(probes[i % 200][np.newaxis], 6),
