@@ -227,4 +227,19 @@ def test_crops_are_encrypted_where_embeddings_are(
     for row in rows:
         assert bool(row.sealed) is encrypted
         assert bytes(row.crop).startswith(b"\x89PNG") is not encrypted
-    assert services.gallery.store.alternate_embeddings.drop_crops("default") == 3
+
+
+def test_crops_go_with_the_policy_that_kept_them(
+    place: Place, pack: ModelPack, enroll: Enroll
+) -> None:
+    """In its transaction: a kill between the two would leave them."""
+    services = place.serve(pack)
+    enroll(services)
+    store = services.gallery.store
+    store.collections.update("default", None, {"keep_crops": True, "target_fpir": 0.02})
+    assert store.alternate_embeddings.state("default", "es-other").without_crop == 0
+    store.collections.update("default", None, {"target_fpir": 0.02})
+    assert store.alternate_embeddings.state("default", "es-other").without_crop == 3
+    changed, deleted = (one.members for one in store.audit.latest(2))
+    assert [changed["action"], deleted["action"]] == ["collection.changed", "crops.deleted"]
+    assert changed["at"] == deleted["at"]

@@ -19,11 +19,6 @@ class _Update(BaseModel):
         changed = {**policy, **self.model_dump(mode="json", exclude_unset=True)}
         return {name: value for name, value in changed.items() if value is not None}
 
-    @property
-    def erases_crops(self) -> bool:
-        """Whether it says that crops are not kept any more."""
-        return not self.model_dump(exclude_unset=True).get("keep_crops", True)
-
 
 _FIELDS: dict[str, Any] = {
     name: (field.rebuild_annotation() | None, None)

@@ -183,8 +183,6 @@ async def update_collection(
             context.services.calibrations.check_score(changed, known)
         merged = None if patch is None else patch.merged
         record = context.store.collections.update(collection, body.metadata, merged)
-        if patch is not None and patch.erases_crops:
-            context.store.alternate_embeddings.drop_crops(collection)
         return _answer(context, record)
 
     return await context.write(update)

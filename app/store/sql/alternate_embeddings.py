@@ -239,16 +239,15 @@ class AlternateEmbeddingStore:
         self._database.eraser.erase()
         return int(done.rowcount)
 
-    def drop_crops(self, name: str) -> int:
-        """Erase every kept crop of a collection; how many there were."""
-        with self._database.writing() as connection:
-            collection = lock_collection(connection, name)
-            ours = select(templates.c.id).where(templates.c.collection == collection.key)
-            done = connection.execute(delete(crops).where(crops.c.template.in_(ours)))
-            note(connection, "crops.deleted", name, crops=done.rowcount)
-        if done.rowcount:
-            self._database.eraser.erase()
-        return int(done.rowcount)
+
+def delete_crops(connection: Connection, collection: CollectionRecord) -> int:
+    """Delete every kept crop of a collection; how many there were. The caller erases their bytes
+    (`Eraser.erase`)."""
+    ours = select(templates.c.id).where(templates.c.collection == collection.key)
+    done = connection.execute(delete(crops).where(crops.c.template.in_(ours)))
+    if done.rowcount:
+        note(connection, "crops.deleted", collection.name, crops=done.rowcount)
+    return int(done.rowcount)
 
 
 def _has_alternate(embedding_space: str) -> Exists:

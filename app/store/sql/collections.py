@@ -14,6 +14,7 @@ from app.store.database import Database
 from app.store.identifiers import new_collection_name
 from app.store.metadata import check_metadata
 from app.store.records import CollectionMark, CollectionRecord, DeletionCounts, Page
+from app.store.sql.alternate_embeddings import delete_crops
 from app.store.sql.audit_log import note
 from app.store.sql.consents import require_all_consents
 from app.store.sql.lookups import (
@@ -117,7 +118,8 @@ class CollectionStore:
         policy: JsonObject | Callable[[JsonObject], JsonObject] | None,
     ) -> CollectionRecord:
         """Replace a collection's metadata, its policy, or both; None leaves one as it is. A
-        function is given the policy as it is, and returns the new one. Raises ConsentMissing if
+        function is given the policy as it is, and returns the new one. A policy without
+        `keep_crops` erases the kept crops. Raises ConsentMissing if
         the policy requires consents that persons do not have."""
         if metadata is not None:
             check_metadata(metadata)
@@ -135,7 +137,12 @@ class CollectionStore:
                 require_all_consents(connection, after, self._database.clock())
             changed: dict[str, Any] = _changed(before.policy, after.policy)
             note(connection, "collection.changed", name, fields=sorted(values), **changed)
-            return after
+            dropped = 0
+            if new is not None and not after.policy.get("keep_crops"):
+                dropped = delete_crops(connection, after)
+        if dropped:
+            self._database.eraser.erase()
+        return after
 
     def delete(self, name: str) -> DeletionCounts:
         """Delete a collection with all its persons and templates."""
