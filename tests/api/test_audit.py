@@ -148,14 +148,14 @@ def test_calls_that_were_denied(site: httpx.Client, keyed: Services) -> None:
 
 def test_calls_over_the_limit_and_calls_that_failed(site: httpx.Client, keyed: Services) -> None:
     made = keyed.access_keys.create(
-        NewKey("slow", [Scope.MANAGE], limits=KeyLimits(requests_per_second=1))
+        NewKey("slow", [Scope.MANAGE], limits=KeyLimits(requests_per_second=0.01))
     )
     keyed.access.refresh()
     mine = {"X-Api-Key": made[1]}
     statuses = [site.get("/v1/collections", headers=mine).status_code for _ in range(5)]
     assert httpx.codes.TOO_MANY_REQUESTS in statuses
-    site.delete("/v1/collections/staff/persons/nobody")
-    site.get("/v1/collections/staff/persons/nobody")  # one that changes nothing
+    site.delete("/v1/collections/default/persons/nobody")
+    site.get("/v1/collections/default/persons/nobody")  # one that changes nothing
     (limited,) = {one["actor"] for one in calls_of(keyed, "call.limited")}
     assert limited == f"key:{made[0].key_id}"
     failed = calls_of(keyed, "call.failed")
