@@ -34,8 +34,9 @@ def put_report(folder: Path, collection: str, people: list[str]) -> None:
         created_at=datetime.now(UTC), finished_at=datetime.now(UTC), options=UploadOptions(),
     )  # fmt: skip
     jobs = JobFolder(folder)
-    jobs.save(job)
-    with report_writer(jobs.report(job), 9) as write:
+    # The service tidies the folder meanwhile.
+    with jobs.exclusive(), report_writer(jobs.report(job), 9) as write:
+        jobs.save(job)
         for one, other in zip(people, [*people[1:], people[0]], strict=True):
             place = f"{one}/1.jpg"
             write(RowOutcome(place, one, RowResult.ENROLLED, "conflict", "", None, other, 0.7))
