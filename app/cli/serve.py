@@ -31,7 +31,8 @@ from app.telemetry.logs import log, set_up_logs
 # After a power failure, for example, the database server may start later than the service.
 DATABASE_WAIT_S = 60.0
 # Seconds after which a thread that computes in Python gives way to another. With Python's 5 ms the
-# event loop waits 20 ms and more for its turn beside four such threads; see docs/benchmarks.md.
+# event loop waits 20 ms and more for its turn beside four such threads; see
+# docs/benchmarks/hostile-clients.md.
 SWITCH_INTERVAL_S = 0.001
 
 

@@ -106,7 +106,8 @@ class Calibrations:
 
     def _require_comparison(self, calibration: Calibration) -> None:
         """Raise CalibrationMismatch where scores here may be higher than those it was counted on.
-        Cosines never are lower than scores, so a calibration of cosines promises less than holds.
+        A cosine is never lower than the score, so a calibration of cosines states higher error
+        rates than the scores have, and is kept.
         """
         domain = calibration.domain
         if domain is None or (self.shared and self.shared.scores_at_most(domain.shared)):

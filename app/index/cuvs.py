@@ -1,9 +1,10 @@
-"""cuVS's brute-force search of rows in half precision, by its interface for C, over memory of ours.
+"""cuVS's brute-force search of rows in half precision, through its C interface, over memory that
+`DeviceMemory` allocates.
 
 FAISS's own call over raw memory takes half precision by its older kernels, ten times slower on an
-H100 (docs/benchmarks.md), and ends the process where more than 2,048 rows are asked for. Its flat
-index does use cuVS, and keeps its memory to itself: a deleted row could not be zeroed there. cuVS
-reports what fails. All calls come from one thread.
+H100 (docs/benchmarks/gpu.md), and ends the process where more than 2,048 rows are asked for. Its
+flat index does use cuVS, and keeps its memory to itself: a deleted row could not be zeroed there.
+cuVS reports what fails. All calls come from one thread.
 """
 
 import ctypes
@@ -25,7 +26,7 @@ FIRST_POOL_PERCENT, MOST_POOL_PERCENT = 1, 10
 
 
 class _Tensor(ctypes.Structure):
-    """DLManagedTensor of DLPack 0.x, without a deleter: the memory stays ours."""
+    """DLManagedTensor of DLPack 0.x, without a deleter: cuVS does not free the memory."""
 
     _fields_ = (
         ("data", ctypes.c_void_p),

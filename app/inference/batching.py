@@ -1,9 +1,9 @@
 """One network on a device, the threads that own it, and batches made of what several callers ask.
 
 A device answers 32 images in little more than the time of one. While the owners run batches, the
-next one gathers in a buffer of its own; nothing waits for company. A batch is run at one of a few
-sizes, each in a session that never sees another: a session that does plans its convolutions anew
-at each change (microsoft/onnxruntime#23006).
+next one gathers in a buffer of its own; no image waits for a batch to fill. A batch is run at one
+of a few sizes, and each size has a session of its own: a session that is run at several sizes plans
+its convolutions anew at each change (microsoft/onnxruntime#23006).
 """
 
 import logging
@@ -300,7 +300,7 @@ class BatchedModel:
 
     def _size_for(self, count: int) -> int:
         """The smallest size that so many images fill by half or more, or else the largest that
-        they fill: of a batch no more is padding than is not."""
+        they fill. So at most half of a batch is padding."""
         fitting = [size for size in self._sizes if size >= count]
         if fitting and count * 2 >= fitting[0]:
             return fitting[0]

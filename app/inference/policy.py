@@ -23,7 +23,7 @@ class SchedulePolicy:
     faces_a_turn: int
 
 
-# A batch brings a CPU nothing (docs/benchmarks.md), and a square canvas costs it the padding.
+# A batch brings a CPU nothing, and a square canvas costs it the padding.
 CPU_POLICY = SchedulePolicy(
     photos_a_core=1, batch_sizes=(), owners=0, whole_canvas=False, faces_a_turn=4
 )

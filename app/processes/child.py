@@ -36,7 +36,7 @@ class Child:
         self.end_at: float | None = None  # when a child that drains must end
         self.channel, theirs = socket.socketpair()
         control, their_control = socket.socketpair()
-        self._to_tell = bytearray()
+        self._unsent = bytearray()
         files = (theirs.fileno(), their_control.fileno(), records)
         try:
             self._process = subprocess.Popen(  # noqa: S603 (this interpreter)
@@ -71,7 +71,7 @@ class Child:
 
     def take(self, connection: socket.socket) -> bool:
         """Hand over a connection; False if it has no room, or is ending."""
-        if self._to_tell:
+        if self._unsent:
             return False
         try:
             socket.send_fds(self.channel, [CONNECTION], [connection.fileno()])
@@ -81,34 +81,34 @@ class Child:
         connection.close()
         return True
 
-    def tell(self, message: bytes) -> None:
-        """Send a message, after the connections so far."""
-        self._to_tell += message
+    def order(self, message: bytes) -> None:
+        """Send what the child must do; it reads it after the connections handed over so far."""
+        self._unsent += message
         self.flush()
 
     def flush(self) -> None:
         """Send what has waited for room."""
-        if self._to_tell:
+        if self._unsent:
             with suppress(OSError):
-                sent = self.channel.send(self._to_tell)
-                del self._to_tell[:sent]
+                sent = self.channel.send(self._unsent)
+                del self._unsent[:sent]
 
-    def heard(self) -> bool:
+    def read_channel(self) -> bool:
         """Count the connections that were closed; False if the channel has ended."""
         try:
-            said = self.channel.recv(PIECE)
+            received = self.channel.recv(PIECE)
         except BlockingIOError:
             return True
         except OSError:
             return False
-        self.connections -= said.count(CLOSED)
-        self.wants_to_leave |= LEAVE in said
-        return bool(said)
+        self.connections -= received.count(CLOSED)
+        self.wants_to_leave |= LEAVE in received
+        return bool(received)
 
     # --- the control socket ------------------------------------------------------------------
 
-    def say(self, value: Any) -> None:
-        """Send a value; a child that is gone needs none."""
+    def send_value(self, value: Any) -> None:
+        """Send a question or an answer; does nothing if the child has ended."""
         with suppress(ControlLost):
             self.lines.send(value)
 

@@ -41,7 +41,7 @@ class Gathering:
         self._deadline = time.monotonic() + WAIT_S
         self._answers, self._awaited = {}, {one.pid: one for one in children}
         for child in self._awaited.values():
-            child.say({"want": self._kind, "number": self._number})
+            child.send_value({"want": self._kind, "number": self._number})
         self.tick()
 
     def answer(self, child: Child, number: int, value: Any) -> None:
@@ -51,8 +51,8 @@ class Gathering:
             del self._awaited[child.pid]
             self.tick()
 
-    def without(self, child: Child) -> None:
-        """Wait no longer for a child, which has ended."""
+    def forget(self, child: Child) -> None:
+        """Wait no longer for the answer of a child that has ended, nor reply to it."""
         self._awaited.pop(child.pid, None)
         self._askers = [one for one in self._askers if one[0] is not child]
         self.tick()
@@ -70,4 +70,4 @@ class Gathering:
 
 def _reply(asker: Asker, result: Any) -> None:
     child, number = asker
-    child.say({"result": result, "number": number})
+    child.send_value({"result": result, "number": number})

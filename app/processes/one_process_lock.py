@@ -13,8 +13,8 @@ class OneProcessLock:
     Released when its process ends."""
 
     def __init__(self, lock: Lock, path: Path) -> None:
-        """`path`: a file that is made, in a folder that all the processes have. Where it cannot be
-        made, the lock is that of a process alone."""
+        """`path`: the file that is locked, in a folder that all the processes share. Where it cannot
+        be created, only other threads of this process are kept out."""
         self._lock = lock
         self._path = path
         self._file: int | None = None

@@ -143,7 +143,7 @@ class Parent:
             self._stop_at = 0.0
 
     def _on_channel(self, child: Child) -> None:
-        if not child.heard():
+        if not child.read_channel():
             self._forget_socket(child.channel)
         elif child.wants_to_leave and child.state is State.SERVING:
             log(logging.INFO, "a process was asked to end", process=child.pid)
@@ -187,11 +187,11 @@ class Parent:
         """Give a child no further connections, and let it finish those it has."""
         if child.state is State.SERVING:
             child.enter(State.LEAVING)
-            child.tell(REPLACED)
+            child.order(REPLACED)
             child.end_at = time.monotonic() + self._plan.drain_s
 
-    def _bury(self, child: Child, status: int) -> None:
-        """A child has ended."""
+    def _remove(self, child: Child, status: int) -> None:
+        """Take over what a child that has ended leaves: its metrics, its counts, its place."""
         self._children.remove(child)
         for one in (child.channel, child.lines.socket):
             self._forget_socket(one)
@@ -202,7 +202,7 @@ class Parent:
         with suppress(ValueError):
             self._to_replace.remove(child)
         for gathering in self._gatherings.values():
-            gathering.without(child)
+            gathering.forget(child)
         self._metrics.end(child.exposition)
         self._records.clear(child.column)
         if child.state is State.LEAVING or self._stop_at is not None:
@@ -292,7 +292,7 @@ class Parent:
         now = time.monotonic()
         for child in list(self._children):
             if (status := child.ended()) is not None:
-                self._bury(child, status)
+                self._remove(child, status)
                 continue
             child.flush()
             with suppress(ControlLost):
@@ -304,7 +304,7 @@ class Parent:
             self._asked_at = now
             for child in self._in(State.SERVING):
                 # The answer is its sign of life. If it is killed, its last numbers are still known.
-                child.say({"want": METRICS, "number": 0})
+                child.send_value({"want": METRICS, "number": 0})
         for gathering in self._gatherings.values():
             gathering.tick()
         if self._stop_at is not None and now > self._stop_at and self._listening:
@@ -314,7 +314,7 @@ class Parent:
     def _check(self, child: Child, now: float) -> None:
         if child.end_at is not None and now > child.end_at:
             child.end_at = None
-            child.tell(END)
+            child.order(END)
         if child.state is State.STARTING:
             late = now - child.since > START_S
         elif child.state is State.SERVING:
@@ -343,14 +343,14 @@ class Parent:
             self._stop_listening()
             self._kill_at = time.monotonic() + AT_ONCE_S
             for child in self._children:
-                child.tell(AT_ONCE)
+                child.order(AT_ONCE)
             return
         log(logging.INFO, "stopping", signal=number.name, drain_seconds=self._plan.drain_s)
         self._stop_at = time.monotonic() + self._plan.drain_s
         for child in self._in(State.STARTING):
             child.kill()
         for child in self._in(State.SERVING):
-            child.tell(STOP)
+            child.order(STOP)
 
     def _end_all(self) -> None:
         """Accept what has connected already, then nothing more."""
@@ -361,7 +361,7 @@ class Parent:
         for child in self._children:
             child.enter(State.LEAVING)
             child.end_at = None
-            child.tell(END)
+            child.order(END)
 
     def _forget_socket(self, one: socket.socket) -> None:
         with suppress(KeyError, ValueError):

@@ -86,8 +86,8 @@ class SharedRecords:
         return self._memory[start : start + 16]
 
     def _found(self, digest: bytes) -> int:
-        """The slot of a record; a new one takes an unused slot, or else that of the longest idle
-        one of some."""
+        """The slot of a record. A new record gets the first unused one of PROBED slots, or that of
+        the record among them that has been idle longest."""
         first = int.from_bytes(digest[:8], "big")
         probed = [(first + number) % SLOTS for number in range(PROBED)]
         with self._locked(SLOTS):
@@ -123,8 +123,8 @@ class SharedRecords:
 
     @contextmanager
     def _locked(self, slot: int) -> Iterator[None]:
-        """Alone, if that can be had soon: what two processes do to a record at the same moment may
-        be counted once."""
+        """Lock a slot, or go on without the lock after WAIT_S: then two processes that change the
+        record at the same moment may lose one of the changes."""
         deadline = time.monotonic() + WAIT_S
         held = False
         while not held:

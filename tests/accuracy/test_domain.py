@@ -1,5 +1,6 @@
 """The promises of the default pack's calibration outside mixed press photos: faces degraded on both
-sides, and galleries of one group. docs/benchmarks.md has all strata, of people held out."""
+sides, and galleries of one group. docs/benchmarks/accuracy.md has all strata, of the people held
+out."""
 
 from pathlib import Path
 

@@ -22,8 +22,8 @@ from app.locks import new_lock
 # Of one transaction: how many writes, and for how long others may join it.
 MOST_WRITES = 32
 JOIN_S = 0.05
-# For how long other processes are waited for by the file lock. A suspended one could keep it for
-# ever: then SQLite's own lock alone decides, and the file lock is left out for some time.
+# For how long a write waits for the file lock that another process has. If that takes longer (a
+# suspended process), SQLite's own lock alone decides for UNFAIR_S.
 FAIR_S = 2.0
 UNFAIR_S = 30.0
 
@@ -142,8 +142,8 @@ class WriteQueue:
                 failure = None
             except Exception as error:  # noqa: BLE001 (raised below)
                 failure = error
-        # What failed may have failed by what an earlier write of the transaction did. So that must
-        # have been kept, or the reason is another.
+        # The failure may be due to an earlier write of this transaction (`person_exists`), and is
+        # true only if that was committed. If the commit failed, its failure is raised instead.
         group.require_kept()
         if failure is not None:
             raise failure
