@@ -13,7 +13,7 @@ class OneProcessLock:
     Released when its process ends."""
 
     def __init__(self, lock: Lock, path: Path) -> None:
-        """`path`: the file that is locked, in a folder that all the processes share. Where it cannot
+        """`path`: the file that is locked, in a folder that all processes share. Where it cannot
         be created, only other threads of this process are kept out."""
         self._lock = lock
         self._path = path
