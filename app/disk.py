@@ -122,10 +122,10 @@ def exclusive(path: Path) -> Iterator[None]:
 
 
 class FairLock:
-    """A lock between processes that is given in about the order in which they asked for it.
+    """A lock between processes that they get in about the order in which they asked for it.
 
-    Who waits for it holds the place next to it, so a process that releases the lock cannot take it
-    again before that one. For one thread at a time; released when its process ends.
+    A second file is locked by the process that is next, so a process that releases the lock cannot
+    take it again before that one. For one thread at a time; released when its process ends.
     """
 
     def __init__(self, path: Path) -> None:

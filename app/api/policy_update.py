@@ -15,7 +15,8 @@ class _Update(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def merged(self, policy: JsonObject) -> JsonObject:
-        """A stored policy, changed. It has only what somebody has set: defaults may improve."""
+        """A stored policy, changed. Only members that were set are stored: the others follow the
+        defaults of later versions."""
         changed = {**policy, **self.model_dump(mode="json", exclude_unset=True)}
         return {name: value for name, value in changed.items() if value is not None}
 

@@ -112,7 +112,7 @@ async def readiness_for_other_processes(app: FastAPI) -> dict[str, Any]:
 
 
 def _together(one: Ready, other: Ready) -> Ready:
-    """Where they differ, what is wrong."""
+    """Two answers as one: of each member the value that reports a problem, if one does."""
     return one.model_copy(
         update={
             "writes": other.writes if one.writes == ACCEPTED else one.writes,

@@ -17,7 +17,7 @@ from app.telemetry.logs import log
 
 # The last connections that were handed over may not have sent their first request yet.
 READ_ON_S = 0.2
-# How much longer than a draining takes the parent's word is waited for.
+# For how long after a draining the parent's order to end is waited for.
 PATIENCE_S = 30.0
 
 
@@ -58,7 +58,7 @@ class WorkerServer(Server):
         asyncio.get_running_loop().call_later(READ_ON_S, self._exit)
 
     def end_at_once(self) -> None:
-        """Finish nothing."""
+        """End without finishing requests."""
         self.should_exit = self.force_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002

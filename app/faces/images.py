@@ -58,16 +58,17 @@ def _turned(points: FloatArray, rotation: int, end: FloatArray) -> FloatArray:
 
 
 def network_input(model: Network, images: Image, scale: PixelScale) -> NDArray[Any]:
-    """What a network takes for (n, height, width, 3) BGR images: they themselves, where colours and
-    scale are the graph's business, or their blob."""
+    """The input of a network for (n, height, width, 3) BGR images: the images as they are, if the
+    network's graph converts pixels, or else their blob."""
     if model.takes_pixels:
         return images
     return to_blob(images, scale.mean, scale.std, rgb=scale.rgb)
 
 
 def run_on_crops(model: Network, crops: Image, scale: PixelScale, most: int = 1) -> FloatArray:
-    """The first output for each of (n, size, size, 3) BGR crops, n > 0. A network that batches
-    itself gets them together; another `most` at a time, where it takes several."""
+    """The first output for each of (n, size, size, 3) BGR crops, n > 0. A network that makes its
+    own batches gets all crops in one call, one that takes any batch `most` at a time, and any other
+    one at a time."""
     step = len(crops) if model.batches_itself else most if model.dynamic_batch else 1
     parts = [
         model.run(network_input(model, crops[i : i + step], scale))[0]

@@ -36,9 +36,9 @@ def build_pipeline(
     options: CudaOptions = DEFAULT_OPTIONS,
     orientation: OrientationLimits | None = None,
 ) -> FacePipeline:
-    """Load a pack's networks and let them run as their provider's policy says; with `orientation`
-    photos whose first look is doubtful are looked at turned, too. `auto` takes a device that runs
-    all of them, or else the CPU.
+    """Load a pack's networks, to be run as the policy of their provider says. With `orientation`,
+    photos in which the detector is not sure of a face are also examined turned. `auto` takes a
+    device if it runs all networks, and else the CPU.
 
     Raises PackError or DeviceError.
     """
@@ -81,8 +81,8 @@ def _build(
 
 @dataclass
 class _Loader:
-    """Opens the networks of a pack and runs each once, before anything is made of them. What it
-    has started ends with `undo`."""
+    """Opens the networks of a pack and runs each once before it is used. `undo` ends the threads
+    that it has started."""
 
     pack: ModelPack
     device: Device
@@ -94,7 +94,7 @@ class _Loader:
     cpu_nodes: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def detector(self) -> Detector:
-        """The detector, which decides by what it runs on how all networks are run."""
+        """The detector. To be called first: what it runs on decides the policy of all networks."""
         spec, path = self.pack.detector, self.pack.detector_path
         network = self._open("detector", path)
         self.policy = POLICIES[network.provider]
@@ -152,9 +152,9 @@ class _Loader:
             self.cpu_nodes[name] = network.cpu_nodes
 
     def _runs(self, network: OnnxModel, size: tuple[int, int], scale: PixelScale) -> bool:
-        """Whether a network on a device runs a first image. Raises DeviceError where the device
-        fails on it. One that fails on the CPU, too, is left to its user, who knows what it should
-        be."""
+        """Whether a network on a device runs a first image. Raises DeviceError if only the device
+        fails on it. If the CPU fails too, the network itself is wrong: the error of its user, such
+        as `Detector`, says what is expected."""
         if network.provider != CPU_PROVIDER:
             images = np.zeros((1, *size, 3), np.uint8)
             try:

@@ -10,7 +10,8 @@ from app.importing.job_folder import JobFolder
 from app.store.identifiers import composed
 
 MOST_ROWS = 1_000
-# Of others' rows, which name the person as one whom the face resembles, without those others.
+# What is shown of other persons' rows, which name this person as similar to the face: nothing that
+# identifies the others.
 OF_OTHERS = ("result", "reason", "similarity")
 
 

@@ -1,12 +1,13 @@
-"""The GPU engine's part: a copy of each index's rows on a device, in half precision. It proposes
-candidates, and exact scores decide.
+"""Search on a GPU: a copy of each index's rows on a device, in half precision, proposes candidates,
+and the CPU computes their exact scores.
 
-All rows of an index are in one buffer, a shard behind the other, and one scan reads it. With p and
+All rows of an index are in one buffer, one shard after the other, and one scan reads it. With p and
 v a probe and a row of length 1, and p' and v' what is kept of them in half precision,
 <p, v> - <p', v'> = <p - p', v'> + <p, v - v'>. By Cauchy and Schwarz that is at most
 |p - p'| |v'| + |v - v'|; both differences are measured, so the bound holds for every row and probe
-(and so do sums in float32, `SUMMING`). The last row that a scan proposes is at most that much
-better than it looks, and a floor above it is certain: a score is never above the cosine.
+(and so do sums in float32, `SUMMING`). A row that a scan does not propose has an estimate no higher
+than the last proposed row's, so its cosine is at most that plus the bound. A score is never above
+the cosine: where the floor is above this sum, no such row belongs to the answer.
 """
 
 import logging
@@ -65,13 +66,13 @@ class _Found:
         """The rows of one probe, by their numbers in the shards."""
         shards, starts = list(self.starts), np.fromiter(self.starts.values(), np.int64)
         numbers = np.sort(self.numbers[place])
-        homes = np.searchsorted(starts, numbers, side="right") - 1
-        ends = [*np.flatnonzero(np.diff(homes)) + 1, len(numbers)]
+        shard_of = np.searchsorted(starts, numbers, side="right") - 1
+        ends = [*np.flatnonzero(np.diff(shard_of)) + 1, len(numbers)]
         for first, end in zip([0, *ends[:-1]], ends, strict=True):
-            home = homes[first]
-            if home >= 0:  # rows before the first shard are a gap, as those behind one are
-                mine = numbers[first:end] - starts[home]
-                yield shards[home], mine[mine < len(shards[home].rows)]
+            which = shard_of[first]
+            if which >= 0:  # rows before the first shard belong to none, like those between two
+                own = numbers[first:end] - starts[which]
+                yield shards[which], own[own < len(shards[which].rows)]
 
 
 class DeviceScanner:
@@ -292,7 +293,7 @@ class DeviceScanner:
                 return
             try:
                 self._rows.zero(start + np.sort(numbers))
-            except DeviceError as error:  # a device that does not even do that holds nothing
+            except DeviceError as error:  # the device failed altogether, and its memory with it
                 log(logging.ERROR, "removed rows may be left on the GPU", reason=error.detail)
 
     def forget(self, shards: Sequence[Shard]) -> None:

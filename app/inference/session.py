@@ -111,9 +111,9 @@ class OnnxModel:
         return list(self._session.run(self.output_names, {self.input_name: batch}))
 
     def try_out(self, batch: NDArray[Any]) -> None:
-        """Run a batch whose answer nobody needs, until later runs need nothing that this thread has
-        not made. Raises DeviceError where the CPU would run it and the device does not (no memory,
-        no kernel), and what ONNX Runtime raises where neither does."""
+        """Run a batch and drop its answer: later runs on this thread find kernels, memory and a
+        recorded run ready. Raises DeviceError if the CPU runs the batch and the device does not
+        (no memory, no kernel), and what ONNX Runtime raises if neither does."""
         try:
             for _ in range(1 if self._bound is None else RUNS_TO_RECORD):
                 self.run(batch)

@@ -44,7 +44,7 @@ class Served(Protocol):
         """No further connection comes: finish what is under way."""
 
     def end_at_once(self) -> None:
-        """Finish nothing."""
+        """End without finishing requests."""
 
 
 class HandedSocket(socket.socket):

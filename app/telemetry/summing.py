@@ -27,7 +27,7 @@ class SummedMetrics:
             self._ended = list(_summed([*self._ended, *lasting]))
 
     def of(self, expositions: Iterable[str]) -> str:
-        """One exposition: counts are added, of times and of ages the longest is taken."""
+        """One exposition: counts are added; of times and ages it has the longest."""
         running = [family for text in expositions for family in _parsed(text)]
         found = _Found(list(_summed([*self._ended, *running])))
         return generate_latest(cast("CollectorRegistry", found)).decode()

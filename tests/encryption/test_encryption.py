@@ -1,4 +1,4 @@
-"""Encryption at rest: what is encrypted opens where it belongs, and nowhere else."""
+"""Encryption at rest: what is encrypted is decrypted in its own context, and in no other."""
 
 import base64
 import copy
@@ -65,7 +65,7 @@ def cipher() -> EmbeddingCipher:
 
 
 @given(plaintext=st.binary(max_size=300), context=st.binary(max_size=60))
-def test_what_is_encrypted_opens(plaintext: bytes, context: bytes) -> None:
+def test_what_is_encrypted_can_be_decrypted(plaintext: bytes, context: bytes) -> None:
     data_key = DataKey.new()
     encrypted = data_key.encrypt(plaintext, context)
     target = bytearray(len(plaintext))
