@@ -19,10 +19,14 @@ from app.settings import Settings
 from app.telemetry.logs import log
 
 LOOK_EVERY_S = 5.0
+# A pair that cannot be used may become usable without a change of its files: it begins later, or
+# the disk did not answer.
+RETRY_AFTER = timedelta(minutes=1)
 # The log warns once a day from this time before the end on.
 WARN_BEFORE = timedelta(days=14)
-# Of a file: when it was changed, its size, its number; None if it is not there.
-Version = tuple[int, int, int] | None
+# Of a file: when its content and its permissions were changed, its size, its number; None if it is
+# not there.
+Version = tuple[int, int, int, int] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,7 @@ class ServerCertificate:
         self._now = now
         self._tried = self._seen = files.versions()
         self._warned_at: datetime | None = None
+        self._refused_at: datetime | None = None  # that the files were loaded without success
         self.context, self.ends = files.load(now())
 
     @classmethod
@@ -100,19 +105,24 @@ class ServerCertificate:
 
     def follow(self) -> None:
         """Load the files if they were changed, but not since the last call: a pair that is being
-        written is not read. One that cannot be used is logged, and the pair in use is kept."""
-        found = self._files.versions()
+        written is not read. One that cannot be used is logged, the pair in use is kept, and the
+        new one is tried again every minute."""
+        found, now = self._files.versions(), self._now()
         settled, self._seen = found == self._seen, found
-        if found == self._tried or not settled:
+        again = self._refused_at is not None and now - self._refused_at >= RETRY_AFTER
+        changed = found != self._tried
+        if not (settled and (changed or again)):
             return
         self._tried = found
         try:
-            self.context, self.ends = self._files.load(self._now())
+            self.context, self.ends = self._files.load(now)
         except CertificateError as error:
-            log(logging.ERROR, "the new TLS certificate cannot be used; the old one is kept",
-                reason=error.detail, old_one_ends=_written(self.ends))  # fmt: skip
+            self._refused_at = now
+            if changed:
+                log(logging.ERROR, "the new TLS certificate cannot be used; the old one is kept",
+                    reason=error.detail, old_one_ends=_written(self.ends))  # fmt: skip
             return
-        self._warned_at = None
+        self._warned_at = self._refused_at = None
         log(logging.INFO, "a new TLS certificate is in use",
             file=str(self._files.certificate), ends=_written(self.ends))  # fmt: skip
 
@@ -131,7 +141,7 @@ def _version(file: Path) -> Version:
         found = file.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
 
 
 def _context(files: CertificateFiles) -> ssl.SSLContext:
@@ -156,6 +166,11 @@ def _context(files: CertificateFiles) -> ssl.SSLContext:
             f"The TLS certificate {files.certificate} and the private key {files.key} cannot be "
             f"used ({error.reason or 'they are not PEM'}). Both must be PEM files: one of the "
             "certificate, followed by those of its issuers, one of its private key."
+        ) from error
+    except OSError as error:  # it was removed or replaced just now
+        raise CertificateError(
+            f"The TLS certificate {files.certificate} or the private key {files.key} cannot be "
+            f"read: {error.strerror}. Write both files."
         ) from error
     return context
 
@@ -183,7 +198,7 @@ def _no_password() -> str:
 def _first_certificate(file: Path) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificates(file.read_bytes())[0]
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError, IndexError, x509.InvalidVersion) as error:
         raise CertificateError(
             f"The TLS certificate {file} cannot be read: {error}. Write a PEM file there."
         ) from error

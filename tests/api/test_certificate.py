@@ -115,6 +115,48 @@ def test_new_files_that_cannot_be_used(tmp_path: Path, caplog: pytest.LogCapture
     assert used.context is not first
 
 
+def test_a_file_that_may_be_read_only_now(tmp_path: Path) -> None:
+    """A change of permissions changes neither the content nor its time."""
+    pair = make_pair(tmp_path)
+    before = files_of(pair).versions()
+    pair.key.chmod(0o640)
+    assert files_of(pair).versions() != before
+
+
+def test_new_files_that_begin_later(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """They are used when they begin, although nothing is written any more."""
+    now = [datetime.now(UTC)]
+    pair = make_pair(tmp_path)
+    used = ServerCertificate(files_of(pair), lambda: now[0])
+    first = used.context
+    pair.replace_by(make_pair(tmp_path, "new", begins=timedelta(hours=1)))
+    with caplog.at_level(logging.ERROR, "likeness"):
+        for minutes in (0, 1, 2, 30, 59):
+            now[0] = datetime.now(UTC) + timedelta(minutes=minutes)
+            used.follow()
+            assert used.context is first
+    assert len(caplog.records) == 1
+    now[0] = datetime.now(UTC) + timedelta(minutes=61)
+    used.follow()
+    assert used.context is not first
+
+
+def test_a_file_that_vanishes_while_it_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Following goes on: a failure of any other kind would end it for ever."""
+    pair, new = make_pair(tmp_path), make_pair(tmp_path, "new")
+    used = ServerCertificate(files_of(pair))
+    first = used.context
+    pair.replace_by(new)
+    monkeypatch.setattr(
+        "app.api.certificate._require_readable", lambda *_: pair.key.unlink(missing_ok=True)
+    )
+    used.follow()
+    used.follow()
+    assert used.context is first
+
+
 def test_the_log_says_that_it_must_be_renewed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
