@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from app.processes.acceptor import Acceptor
 from app.processes.child import Child, State, reap_orphans
 from app.processes.gathering import Gathering
 from app.processes.messages import (
@@ -33,9 +34,7 @@ from app.processes.signals import signal_numbers
 from app.telemetry.logs import log
 from app.telemetry.summing import SummedMetrics
 
-BACKLOG = 2048
 TICK_S = 0.1
-ACCEPTED_AT_ONCE = 64
 # A child is asked for its metrics, and answers from its event loop.
 ASK_EVERY_S = 5.0
 # Before this a start is not given up: a migration or a database server may need minutes.
@@ -56,12 +55,10 @@ class Parent:
     ) -> None:
         """`announce` is called with the first child's text once connections are accepted."""
         self._plan = plan
-        self._listeners = list(listeners)
         self._announce = announce
         self._selector = selectors.DefaultSelector()
+        self._acceptor = Acceptor(self._selector, listeners, self._hand)
         self._children: list[Child] = []
-        self._held: deque[socket.socket] = deque()  # accepted, and no child had room
-        self._listening = self._accepting = False
         self._to_replace: deque[Child] = deque()
         self._started = 0  # children so far
         self._served = 0  # those that came to serve
@@ -90,7 +87,7 @@ class Parent:
                 for key, events in self._selector.select(TICK_S):
                     key.data(events)
                 self._tick()
-        self._stop_listening()
+        self._acceptor.close()
         if self._status == 0:
             log(logging.INFO, "stopped", processes=self._started)
         return self._status
@@ -176,7 +173,7 @@ class Parent:
         child.enter(State.SERVING)
         self._served += 1
         if self._served == 1:
-            self._listen()
+            self._acceptor.listen()
             self._announce(announcement)
         log(logging.INFO, "a process serves", process=child.pid, of=self._plan.count)
         if self._to_replace:
@@ -207,7 +204,8 @@ class Parent:
         self._records.clear(child.column)
         if child.state is State.LEAVING or self._stop_at is not None:
             return
-        log(logging.ERROR, "a process ended by itself; another one takes its place",
+        follows = "another one takes its place" if self._served else "the service cannot start"
+        log(logging.ERROR, f"a process ended by itself; {follows}",
             process=child.pid, status=status, state=child.state.name.lower())  # fmt: skip
         if child.state is State.STARTING or time.monotonic() - child.since < SHORT_LIFE_S:
             self._note_failure(status)
@@ -215,57 +213,6 @@ class Parent:
             self._failures = 0
 
     # --- connections -------------------------------------------------------------------------
-
-    def _listen(self) -> None:
-        for one in self._listeners:
-            one.listen(BACKLOG)
-            one.setblocking(False)
-        self._listening = True
-
-    def _stop_listening(self) -> None:
-        self._pause_accepting()
-        for one in [*self._listeners, *self._held]:
-            one.close()
-        self._listeners.clear()
-        self._held.clear()
-        self._listening = False
-
-    def _accept_again(self) -> None:
-        """Accept, if there is a child for it."""
-        while self._held and self._hand(self._held[0]):
-            self._held.popleft()
-        if self._accepting or self._held or not self._listening or not self._in(State.SERVING):
-            return
-        for one in self._listeners:
-            self._selector.register(
-                one, selectors.EVENT_READ, lambda _, listener=one: self._accept(listener)
-            )
-        self._accepting = True
-
-    def _pause_accepting(self) -> None:
-        for one in self._listeners:
-            self._forget_socket(one)
-        self._accepting = False
-
-    def _accept(self, listener: socket.socket) -> bool:
-        """Accept what has come; False if more may be waiting."""
-        for _ in range(ACCEPTED_AT_ONCE):
-            try:
-                connection, _ = listener.accept()
-            except BlockingIOError:
-                return True
-            except OSError as error:  # the client has left, or descriptors are scarce
-                log(logging.WARNING, "a connection was not accepted", reason=str(error))
-                self._pause_accepting()  # until the next tick
-                return True
-            if connection.family != socket.AF_UNIX:
-                with suppress(OSError):
-                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if not self._hand(connection):
-                self._held.append(connection)
-                self._pause_accepting()
-                return True
-        return False
 
     def _hand(self, connection: socket.socket) -> bool:
         """To the child with the fewest connections that has room; to one that may hang only if
@@ -275,6 +222,10 @@ class Parent:
             self._in(State.SERVING), key=lambda one: (one.heard_at < lately, one.connections)
         )
         return any(child.take(connection) for child in serving)
+
+    def _accept_again(self) -> None:
+        if self._in(State.SERVING):
+            self._acceptor.resume()
 
     # --- questions ---------------------------------------------------------------------------
 
@@ -307,7 +258,7 @@ class Parent:
                 child.send_value({"want": METRICS, "number": 0})
         for gathering in self._gatherings.values():
             gathering.tick()
-        if self._stop_at is not None and now > self._stop_at and self._listening:
+        if self._stop_at is not None and now > self._stop_at and self._acceptor.listening:
             self._end_all()
         self._accept_again()
 
@@ -340,7 +291,7 @@ class Parent:
     def _on_stop(self, number: signal.Signals) -> None:
         self._signals += 1
         if self._signals > 1:
-            self._stop_listening()
+            self._acceptor.close()
             self._kill_at = time.monotonic() + AT_ONCE_S
             for child in self._children:
                 child.order(AT_ONCE)
@@ -354,10 +305,8 @@ class Parent:
 
     def _end_all(self) -> None:
         """Accept what has connected already, then nothing more."""
-        for listener in list(self._listeners):
-            while self._accepting and not self._accept(listener):
-                pass
-        self._stop_listening()
+        self._acceptor.accept_all()
+        self._acceptor.close()
         for child in self._children:
             child.enter(State.LEAVING)
             child.end_at = None
