@@ -266,12 +266,15 @@ class Parent:
         if child.end_at is not None and now > child.end_at:
             child.end_at = None
             child.order(END)
+        silent = now - child.heard_at > self._plan.silent_s
         if child.state is State.STARTING:
             late = now - child.since > START_S
         elif child.state is State.SERVING:
-            late = now - child.heard_at > self._plan.silent_s
+            late = silent
         else:
             late = now - child.since > self._plan.drain_s + self._plan.finish_s
+            # It is not asked any more; but it may have hung before.
+            late |= child.heard_at < child.since - self._plan.silent_s / 2 and silent
         if self._kill_at is not None and now > self._kill_at:
             child.kill()
         elif late:
@@ -308,7 +311,8 @@ class Parent:
         self._acceptor.accept_all()
         self._acceptor.close()
         for child in self._children:
-            child.enter(State.LEAVING)
+            if child.state is not State.LEAVING:
+                child.enter(State.LEAVING)
             child.end_at = None
             child.order(END)
 

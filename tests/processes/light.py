@@ -130,7 +130,11 @@ def parent(arguments: str) -> int:
     of_child = {"fails": given.get("fails", 0), "asyncio": given.get("asyncio", False)}
     command.append(json.dumps({"parent": os.getpid(), **of_child}))
     plan = Plan(
-        command, given["count"], given.get("drain_s", 0.3), 10.0, given.get("silent_s", 30.0)
+        command,
+        given["count"],
+        given.get("drain_s", 0.3),
+        given.get("finish_s", 10.0),
+        given.get("silent_s", 30.0),
     )
     return Parent(plan, [listener], say).run()
 

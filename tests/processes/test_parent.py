@@ -129,6 +129,15 @@ def test_a_process_that_hangs_is_killed() -> None:
         assert min(before) not in after
 
 
+def test_a_process_that_hangs_does_not_delay_a_stop() -> None:
+    """Not for as long as an answer may take."""
+    with service(silent_s=12.0, finish_s=600.0) as started:
+        os.kill(min(started.pids()), signal.SIGSTOP)
+        time.sleep(7.0)  # more than half of `silent_s`
+        started.send(signal.SIGTERM)
+        assert started.ends() == 0
+
+
 def test_processes_are_replaced_and_no_request_is_lost() -> None:
     with service() as started:
         before = started.pids()
