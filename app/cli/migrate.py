@@ -1,5 +1,6 @@
 """`likeness migrate`: bring the database to this version's tables, or say what that would do."""
 
+import tempfile
 from typing import Annotated
 
 import typer
@@ -20,13 +21,13 @@ def migrate_database(
     The service does so itself when it starts; make a backup before you start a newer one.
     """
     settings = read_settings()
-    with clear_errors():
+    with clear_errors(), tempfile.TemporaryDirectory() as folder:
         url = settings.resolved_database_url
         if not dry_run:
             announce_new_database(settings)
         elif missing := no_database(settings):
             err.print(missing, markup=False, highlight=False, soft_wrap=True)
-            url = "sqlite://"  # in memory: what a new one would need
+            url = f"sqlite:///{folder}/likeness.db"  # what a new one would need
         engine = create_engine(url)
         try:
             steps = pending(engine)

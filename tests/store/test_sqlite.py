@@ -187,3 +187,17 @@ class TestOpening:
         with pytest.raises(DatabaseError) as caught:
             create_engine(url)
         assert "cret" not in caught.value.detail
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "sqlite://",
+            "sqlite:///:memory:",
+            "sqlite:///file::memory:?cache=shared&uri=true",
+            "sqlite:///file:gallery?mode=memory&cache=shared&uri=true",
+        ],
+    )
+    def test_a_database_in_memory(self, url: str) -> None:
+        """Each thread would have another one: the service would start, and find no tables."""
+        with pytest.raises(DatabaseError, match="in memory"):
+            create_engine(url)

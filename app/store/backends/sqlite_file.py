@@ -120,7 +120,13 @@ _OPEN = _Descriptors()
 
 
 def database_file(url: URL) -> DatabaseFile | None:
-    """The file of a database; None for one in memory or behind a URI. Raises DatabaseError."""
+    """The file of a database; None for one behind a URI. Raises DatabaseError."""
+    if _is_in_memory(url):
+        raise DatabaseError(
+            "A database in memory cannot be shared by the service's threads and processes, and "
+            "ends with them. Name a file (LIKENESS_DATABASE_URL=sqlite:////absolute/likeness.db), "
+            "or unset LIKENESS_DATABASE_URL."
+        )
     path = database_path(url)
     if path is None:
         return None
@@ -135,6 +141,12 @@ def database_path(url: URL) -> Path | None:
     if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
         return None
     return Path(url.database).absolute()
+
+
+def _is_in_memory(url: URL) -> bool:
+    name = url.database or ""
+    named = name in ("", ":memory:", "file::memory:")
+    return named or url.query.get("mode") == "memory"
 
 
 def absent_file(url: URL) -> Path | None:
