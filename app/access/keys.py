@@ -54,8 +54,8 @@ class AccessKey:
 
     @property
     def limited_as(self) -> str:
-        """By what its use is counted: the name of a key, or the subject of a token, which is not
-        written down."""
+        """The name under which its use is counted: that of a key, or a digest of the subject of a
+        token."""
         if self.subject is None:
             return self.name
         return f"oidc:{hashlib.blake2b(self.subject.encode(), digest_size=16).hexdigest()}"

@@ -32,8 +32,8 @@ RESERVED_MOST = 1000
 # A quota that is used up is looked up again after this time: it may have been raised.
 ASK_AGAIN_S = 5.0
 DAY_S = 86_400
-# Names of keys and subjects of tokens whose use is known. Beyond it the one that has been idle
-# longest is forgotten, which begins again with its next request.
+# Names of keys and subjects of tokens whose use is kept in memory. Beyond this number the one that
+# has been idle longest is forgotten, and its counts begin at 0 with its next request.
 MOST_USERS = 10_000
 
 Run = Callable[..., Awaitable[Any]]
@@ -233,8 +233,8 @@ class _User:
 
     @contextmanager
     def _of_all_processes(self) -> Iterator[int]:
-        """With what the others have used, and the requests that they answer; they see afterwards
-        what is used here."""
+        """Hold the record that all processes share: begin with what the others have used, and leave
+        there what is used within the context."""
         if self._records is None:
             yield 0
             return

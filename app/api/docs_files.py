@@ -45,7 +45,7 @@ class FilesInMemory(StaticFiles):
 
 
 class _InPieces(Response):
-    """The content of a file, with the header of an answer that would open it."""
+    """Sends the content of a file in pieces, with the status and headers of `answer`."""
 
     def __init__(self, answer: FileResponse, content: bytes) -> None:
         super().__init__(content, answer.status_code)

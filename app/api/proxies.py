@@ -1,4 +1,4 @@
-"""The address that a request comes from, behind proxies that say it.
+"""The address that a request comes from, if a trusted proxy forwarded it.
 
 Uvicorn's ProxyHeadersMiddleware does about the same. It also accepts as an address whatever text a
 client has sent through a trusted proxy, and trusts this machine unless it is configured.
@@ -25,7 +25,7 @@ class Proxies:
         self._trusted = trusted
 
     def apply(self, scope: Scope) -> None:
-        """Replace `client` and `scheme` of a request by what trusted proxies say of them."""
+        """Replace `client` and `scheme` of a request by those that trusted proxies report."""
         peer = scope.get("client")
         if not self._trusted or peer is None or not self._trusts(_address(peer[0])):
             return
@@ -42,7 +42,7 @@ class Proxies:
         found = None
         for entry in _last_entries(forwarded):
             address = _address(entry)
-            if address is None:  # what appended it is trusted, but does not know or say
+            if address is None:  # appended by a trusted proxy that does not report the address
                 return found
             found = address
             if not self._trusts(address):

@@ -66,7 +66,7 @@ class Server(uvicorn.Server):
         self._watching: asyncio.Task[None] | None = None
 
     def _protocol(self) -> Callable[..., asyncio.Protocol]:
-        """Makes the protocol of a TCP connection that was accepted, by whichever process."""
+        """Makes the protocol of a TCP connection, which a parent process may have accepted."""
         http = functools.partial(Connection, table=self.connections)
         if self.certificate is None:
             return http

@@ -189,8 +189,8 @@ class WriteQueue:
 
     @contextmanager
     def _turn_passed(self, writer: Engine, deadline: float) -> Iterator[_Group]:
-        """The transaction that a write belongs to, which has its turn. Afterwards the next write
-        joins it, or it is committed."""
+        """The transaction of the write whose turn it is: that of the write before, or a new one. At
+        the end the next write joins it, or it is committed."""
         group, self._group = self._group, None
         if group is None:
             try:
@@ -236,7 +236,7 @@ class WriteQueue:
             return _Group(connection, stack.pop_all().close)
 
     def _begin_within(self, connection: Connection, seconds: float) -> None:
-        """Begin. Writers that do not use the file lock are waited for as long."""
+        """Begin, and wait up to `seconds` for writers that do not use the file lock."""
         if seconds > self._busy_s / 2:
             connection.begin()
             return
@@ -249,7 +249,7 @@ class WriteQueue:
 
     @contextmanager
     def _precedence(self, wait_s: float) -> Iterator[None]:
-        """Before other processes, unless that takes too long."""
+        """Hold the file lock, or go on without it after `wait_s`."""
         fair = time.monotonic() >= self._unfair_until
         held = fair and self._file_lock.acquire(wait_s)
         if fair and not held and wait_s >= FAIR_S:
