@@ -59,7 +59,8 @@ def show(
     actor: Annotated[
         str | None,
         typer.Option(
-            help="Only changes by it: key:ID, token:SUBJECT, caller, import:ID, user:NAME, service."
+            help="Only entries of it: key:ID, token:SUBJECT, caller, import:ID, user:NAME, "
+            "service, anonymous."
         ),
     ] = None,
     action: Annotated[str | None, typer.Option(help="Only this action: person.deleted, …")] = None,

@@ -67,7 +67,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
         "app.cli.keys", "keys_app", "Access keys of the API: create, list, limit, rotate, …"
     ),
     "retention": LazyCommand(
-        "app.cli.retention", "retention", "Show which persons would be erased by age."
+        "app.cli.retention", "retention", "Show which persons the policies would erase."
     ),
     "person": LazyCommand("app.cli.person", "person_app", "Show all stored data of one person."),
     "audit": LazyCommand(
