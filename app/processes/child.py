@@ -67,6 +67,14 @@ class Child:
         """Change the state, from now on."""
         self.state, self.since = state, time.monotonic()
 
+    def forgive(self, seconds: float) -> None:
+        """Do not count these seconds: nobody asked or listened."""
+        now = time.monotonic()
+        self.since = min(now, self.since + seconds)
+        self.heard_at = min(now, self.heard_at + seconds)
+        if self.end_at is not None:
+            self.end_at += seconds
+
     # --- the channel -------------------------------------------------------------------------
 
     def take(self, connection: socket.socket) -> bool:

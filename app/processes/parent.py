@@ -39,6 +39,8 @@ TICK_S = 0.1
 ASK_EVERY_S = 5.0
 # Before this a start is not given up: a migration or a database server may need minutes.
 START_S = 900.0
+# More between two rounds: this process was suspended, as `docker pause` does.
+SUSPENDED_S = 1.0
 # A child that ends sooner than this is not started again at once.
 SHORT_LIFE_S = 10.0
 LONGEST_PAUSE_S = 30.0
@@ -64,6 +66,7 @@ class Parent:
         self._served = 0  # those that came to serve
         self._failures = 0  # in a row
         self._start_at = self._asked_at = 0.0
+        self._ticked_at = time.monotonic()
         self._stop_at: float | None = None  # when no connection is accepted any more
         self._kill_at: float | None = None  # those that do not end at once
         self._signals = 0
@@ -241,6 +244,10 @@ class Parent:
 
     def _tick(self) -> None:
         now = time.monotonic()
+        if (gap := now - self._ticked_at) > SUSPENDED_S:
+            for child in self._children:
+                child.forgive(gap)
+        self._ticked_at = now
         for child in list(self._children):
             if (status := child.ended()) is not None:
                 self._remove(child, status)

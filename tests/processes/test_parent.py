@@ -129,6 +129,18 @@ def test_a_process_that_hangs_is_killed() -> None:
         assert min(before) not in after
 
 
+def test_a_suspended_parent_does_not_blame_its_processes() -> None:
+    """`docker pause` suspends all of them: nobody was asked meanwhile."""
+    with service(silent_s=6.0) as started:
+        before = started.pids()
+        started.send(signal.SIGSTOP)
+        time.sleep(8.0)  # more than `silent_s`
+        started.send(signal.SIGCONT)
+        for _ in range(3):
+            assert started.pids() == before
+            time.sleep(0.3)  # the answers of others are good for a short time
+
+
 def test_a_process_that_hangs_does_not_delay_a_stop() -> None:
     """Not for as long as an answer may take."""
     with service(silent_s=12.0, finish_s=600.0) as started:
