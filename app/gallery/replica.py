@@ -38,7 +38,7 @@ class Replica:
         self._collections = collections
         self._changes = changes
         self._clock = clock
-        self._record: CollectionRecord | None = None  # as it was when the index was last updated
+        self._record: CollectionRecord | None = None  # what the index is being updated to
         self._maintained: Position | None = None  # what the last maintenance has seen
         self._saved_at = -np.inf
         self._lock = new_lock("replica.following")
@@ -58,8 +58,9 @@ class Replica:
         if self.index.position != wanted:
             with self._lock:
                 if self.index.position != wanted:
-                    self._follow(record)
+                    # First: as soon as the index has a position, another thread may save it.
                     self._record = record
+                    self._follow(record)
         return self.index
 
     def erase(self, record: CollectionRecord) -> None:

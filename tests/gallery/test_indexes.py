@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 from app.encryption.ring import KeyRing
 from app.errors import CollectionNotFound
 from app.gallery.gallery import Gallery
+from app.gallery.replica import Replica
 from app.index.certified.write_buffer import IndexShape
 from app.index.factory import IndexFactory
-from app.store.records import Erasure
+from app.store.records import CollectionRecord, Erasure
 from app.store.schema import migrate
 from app.store.sql.collections import CollectionStore
 from app.store.store import Store
@@ -355,3 +357,20 @@ def test_no_snapshot_outlasts_a_change_of_the_encryption(
     after.prepare()  # there is room for one index
     assert len(open_names(after)) == 1
     assert not list(database.parent.rglob("rows-*"))
+
+
+def test_an_index_is_saved_while_another_thread_still_opens_it(
+    open_gallery: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = open_gallery()
+    vectors = fill(first, "staff", 9)
+    first.close()
+    update = Replica._follow
+
+    def save_at_once(replica: Replica, record: CollectionRecord) -> None:
+        update(replica, record)
+        with ThreadPoolExecutor(1) as other:
+            other.submit(replica.save).result()
+
+    monkeypatch.setattr(Replica, "_follow", save_at_once)
+    assert nearest(open_gallery(), "staff", vectors[3]) == "p3"

@@ -56,7 +56,7 @@ def test_another_network_is_no_variant(pack: ModelPack, tmp_path: Path, people: 
             weight.raw_data = bytes(len(weight.raw_data))
     other = tmp_path / "other.onnx"
     onnx.save(model, other)
-    with pytest.raises(PackError, match=r"no variant of default's.*cosine"):
+    with pytest.raises(PackError, match=r"not a variant of default's.*cosine"):
         make_pack(pack, OwnNetworks(recogniser=other, variant=people), tmp_path / "mine")
     assert not (tmp_path / "mine").exists()
 
