@@ -126,6 +126,23 @@ def test_a_write_that_fails_is_undone_alone(store: Store, pool: ThreadPoolExecut
     assert len(created) == 3
 
 
+def test_what_a_failing_write_had_done_is_undone_alone(
+    store: Store, pool: ThreadPoolExecutor
+) -> None:
+    with others_wait(store, 3):
+        begun = [*create_all(store, pool, ["ada"]).values()]
+        failing = pool.submit(interrupt, store, ValueError())
+        until(lambda: waiting(store) == 2)
+        begun.append(pool.submit(create, store, "bob"))
+    with pytest.raises(ValueError):  # noqa: PT011 - the one above
+        failing.result(60)
+    for one in begun:
+        one.result(60)
+    assert stored(store) == ["ada", "bob"]
+    with store.database.reading() as connection:
+        assert connection.exec_driver_sql("SELECT revision FROM access_state").scalar_one() != 99
+
+
 def test_no_refusal_by_what_was_not_kept(store: Store, pool: ThreadPoolExecutor) -> None:
     """The first `bob` is lost with the transaction: the second is not refused as existing."""
 
