@@ -2,6 +2,6 @@
 
 Deleting a person's wrapped key makes their embeddings unreadable in every copy that survives: in
 backups, in replicas, in pages that a disk has not overwritten yet (cryptographic erase, NIST SP
-800-88 Rev. 1, section 2.5). Python cannot wipe memory: who can read the memory of the service can
-read its keys.
+800-88 Rev. 1, section 2.5). Python cannot wipe memory: a program that can read the
+memory of the service can read its keys.
 """

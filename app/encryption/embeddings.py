@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.encryption.envelope import DataKey
-from app.encryption.ring import KeyRing, WrappedKey
+from app.encryption.ring import DataKey, KeyRing, WrappedKey
 from app.types import FloatArray
 
 STORED_DTYPE = np.dtype("<f4")

@@ -15,8 +15,7 @@ from typing import BinaryIO
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from app.encryption.envelope import TAG_BYTES
-from app.encryption.ring import KeyRing
+from app.encryption.ring import TAG_BYTES, KeyRing
 from app.errors import DamagedData
 from app.locks import new_lock
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from app.store.consent import Consent, consent_of
 from app.store.records import (
     AlternateEmbedding,
     DeclaredPair,
@@ -12,6 +11,7 @@ from app.store.records import (
     PersonRecord,
 )
 from app.store.sql.audit_log import AuditEntry
+from app.store.sql.consents import Consent, consent_of
 from app.store.store import Store
 
 MOST_PAIRS = 100  # one person has no more

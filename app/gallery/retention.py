@@ -14,9 +14,9 @@ from datetime import datetime, timedelta
 from app.errors import CollectionNotFound
 from app.gallery.gallery import Gallery
 from app.locks import new_lock
-from app.store.consent import needs_consent
 from app.store.database import now_utc
 from app.store.records import CollectionRecord
+from app.store.sql.consents import needs_consent
 from app.store.sql.retention import Expiry, RetentionStore
 from app.telemetry.logs import log
 

@@ -7,8 +7,8 @@ from app.errors import ConsentMissing
 from app.importing.conflicts import Prepared
 from app.importing.outcomes import refusal
 from app.importing.source_rows import Row
-from app.store.consent import consent_until, needs_consent, require_consent
 from app.store.records import CollectionRecord
+from app.store.sql.consents import consent_until, needs_consent, require_consent
 from app.store.store import Store
 from app.types import JsonObject
 

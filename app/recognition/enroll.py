@@ -10,8 +10,8 @@ from app.errors import LikenessError
 from app.recognition.analysis import StageTimes, each_photo, record
 from app.recognition.templates import template_from_embedding, template_task
 from app.services import Services
-from app.store.consent import consent_until, needs_consent, require_consent
 from app.store.records import IdempotencyRequest, NewTemplate, RequestKey, StoredTemplate
+from app.store.sql.consents import consent_until, needs_consent, require_consent
 from app.store.store import Store
 from app.types import AnalysedImage, CooperativeTask, FloatArray, JsonObject
 

@@ -23,9 +23,9 @@ from app.index.person_scores import PersonScore
 from app.index.port import GallerySize
 from app.recognition.analysis import PhotoOutcome, StageTimes, analyse_images, embedding_of
 from app.services import Services
-from app.store.consent import require_consent
 from app.store.records import CollectionRecord
 from app.store.sql.audit_log import Search
+from app.store.sql.consents import require_consent
 from app.store.store import Store
 from app.types import AnalysedImage, Face, FloatArray
 

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from app.errors import InvalidRequest
-from app.store.characters import describe, not_storable, storable
+from app.store.identifiers import describe, not_storable, storable
 from app.types import JsonObject
 
 MAX_BYTES = 16_384  # as JSON in UTF-8

@@ -20,9 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from app.encryption import sources
 from app.encryption.embeddings import EmbeddingCipher, EncryptedTemplate
-from app.encryption.envelope import NONCE_BYTES, OVERHEAD, TAG_BYTES, DataKey
 from app.encryption.files import (
     CHUNK,
     ENCRYPTED_CHUNK,
@@ -31,8 +29,15 @@ from app.encryption.files import (
     decrypt_file,
     encrypt_file,
 )
-from app.encryption.keys import Key, fingerprint, new_key_line, parse_keys
-from app.encryption.ring import KeyRing, WrappedKey
+from app.encryption.keys import (
+    Key,
+    fingerprint,
+    new_key_line,
+    parse_keys,
+    read_key_file,
+    run_key_command,
+)
+from app.encryption.ring import NONCE_BYTES, OVERHEAD, TAG_BYTES, DataKey, KeyRing, WrappedKey
 from app.errors import DamagedData, EncryptionKeyError, EncryptionKeyMissing, LikenessError
 from app.settings import Settings
 
@@ -504,10 +509,10 @@ def test_a_source_that_is_named_must_give_a_key(
 def test_a_file_that_others_can_read_is_warned_of(
     key_file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sources.read_key_file(key_file)
+    read_key_file(key_file)
     assert not caplog.records
     key_file.chmod(0o640)
-    assert sources.read_key_file(key_file).decode().strip() == f"secret:{SECRET}"
+    assert read_key_file(key_file).decode().strip() == f"secret:{SECRET}"
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert vars(record)["fields"]["mode"] == "0640"
@@ -517,10 +522,10 @@ def test_a_file_that_others_can_read_is_warned_of(
 def test_a_file_that_cannot_be_read_says_so(tmp_path: Path) -> None:
     for path in (tmp_path / "absent", tmp_path, Path(SECRET)):
         with pytest.raises(EncryptionKeyError, match="LIKENESS_ENCRYPTION_KEY_FILE") as caught:
-            sources.read_key_file(path)
+            read_key_file(path)
         _shows_no_key(_everything_of(caught.value))
     with pytest.raises(EncryptionKeyError, match="more than"):
-        sources.read_key_file(Path("/dev/zero"))
+        read_key_file(Path("/dev/zero"))
 
 
 @pytest.mark.parametrize(
@@ -555,7 +560,7 @@ def test_a_command_that_fails_says_so_and_shows_nothing(
 def test_a_command_has_a_deadline(code: str) -> None:
     start = time.monotonic()
     with pytest.raises(EncryptionKeyError, match=r"not done after 0\.3 seconds") as caught:
-        sources.run_key_command(python(code), 0.3)
+        run_key_command(python(code), 0.3)
     assert time.monotonic() - start < 20
     _shows_no_key(_everything_of(caught.value))
 
@@ -564,7 +569,7 @@ def test_a_command_has_no_input_and_its_own_messages_pass(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     code = "import sys; print(len(sys.stdin.read())); print('encrypted', file=sys.stderr)"
-    assert sources.run_key_command(python(code)) == b"0\n"
+    assert run_key_command(python(code)) == b"0\n"
     assert capfd.readouterr().err == "encrypted\n"
 
 

@@ -9,9 +9,8 @@ from sqlalchemy import update
 
 from app.errors import ConsentMissing, InvalidRequest
 from app.gallery.retention import expiry_of
-from app.store.consent import EARLIEST, WITHDRAWN, WITHOUT_END, consent_until
 from app.store.records import PersonTemplate
-from app.store.sql.consents import rebuild_consents
+from app.store.sql.consents import EARLIEST, WITHDRAWN, WITHOUT_END, consent_until, rebuild_consents
 from app.store.sql.tables import persons
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, template

@@ -19,9 +19,9 @@ from app.api.pages import Cursor, Listed, cursor_to_key, next_cursor
 from app.api.problems import IN_COLLECTION, problems
 from app.errors import InvalidCursor, PersonNotFound
 from app.gallery.person_record import ELSEWHERE, HeldData, held_data
-from app.store.consent import WITHDRAWN, WITHOUT_END, Consent
 from app.store.records import AlternateEmbedding, ExportedTemplate, Page
 from app.store.sql.audit_log import AuditEntry
+from app.store.sql.consents import WITHDRAWN, WITHOUT_END, Consent
 
 router = APIRouter(
     prefix="/v1/collections/{collection}/persons", tags=["collections"], route_class=JsonRoute

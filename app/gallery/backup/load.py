@@ -18,8 +18,8 @@ from app.store.schema import newest_revision
 from app.store.sql import tables
 from app.store.sql.audit_log import DATABASE_RESTORED, note
 from app.store.sql.changes import STAMP_BYTES
-from app.store.sql.composing import compose_ids
 from app.store.sql.consents import rebuild_consents
+from app.store.sql.integrity import compose_ids
 from app.store.sql.tables import MetadataColumn
 from app.store.sql.terms import rebuild_terms
 

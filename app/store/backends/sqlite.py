@@ -11,8 +11,14 @@ import sqlalchemy
 from sqlalchemy import URL, Connection, Engine, Table, event
 
 from app.disk import FairLock
-from app.store.backends.sqlite_file import DatabaseFile, MovedError, absent_file, database_file
-from app.store.backends.sqlite_slack import blank_pages, read_sizes
+from app.store.backends.sqlite_file import (
+    DatabaseFile,
+    MovedError,
+    absent_file,
+    blank_pages,
+    database_file,
+    read_sizes,
+)
 from app.store.backends.sqlite_writes import WriteQueue
 
 OPENING_ADVICE = (

@@ -9,14 +9,13 @@ from sqlalchemy.exc import IntegrityError
 
 from app.errors import CollectionExists, CollectionNotFound
 from app.index.port import GallerySize
-from app.store.consent import needs_consent
 from app.store.database import Database
 from app.store.identifiers import new_collection_name
 from app.store.metadata import check_metadata
 from app.store.records import CollectionMark, CollectionRecord, DeletionCounts, Page
 from app.store.sql.alternate_embeddings import delete_crops
 from app.store.sql.audit_log import note
-from app.store.sql.consents import require_all_consents
+from app.store.sql.consents import needs_consent, require_all_consents
 from app.store.sql.lookups import (
     collection_record,
     count_rows,

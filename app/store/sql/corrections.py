@@ -8,13 +8,13 @@ from typing import Any
 from sqlalchemy import Connection, Table, delete, insert, select
 
 from app.encryption.embeddings import face_context
-from app.encryption.envelope import DataKey
+from app.encryption.ring import DataKey
 from app.errors import InvalidRequest
-from app.store.consent import require_consent
 from app.store.database import Database
 from app.store.records import CollectionRecord, FaceRecord, PersonRecord
 from app.store.sql.audit_log import note
 from app.store.sql.changes import ADD, REMOVE, log_change
+from app.store.sql.consents import require_consent
 from app.store.sql.embedding_rows import crop_context
 from app.store.sql.lookups import find_person, get_face, get_person, lock_collection
 from app.store.sql.pairs import move_pairs, refuse_declared

@@ -7,8 +7,7 @@ import numpy as np
 from sqlalchemy import Connection, Row, Select, select, update
 
 from app.encryption.embeddings import EmbeddingCipher, EncryptedTemplate
-from app.encryption.envelope import DataKey
-from app.encryption.ring import WrappedKey
+from app.encryption.ring import DataKey, WrappedKey
 from app.errors import EncryptionKeyMissing
 from app.store.records import CollectionRecord
 from app.store.sql.tables import alternate_embeddings, persons, templates

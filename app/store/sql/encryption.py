@@ -3,8 +3,7 @@
 from sqlalchemy import Connection, func, insert, or_, select, update
 
 from app.encryption.embeddings import EmbeddingCipher
-from app.encryption.envelope import DataKey
-from app.encryption.ring import KeyRing, WrappedKey
+from app.encryption.ring import DataKey, KeyRing, WrappedKey
 from app.errors import EncryptionKeyError
 from app.store.database import Database
 from app.store.records import CollectionRecord, EncryptionState

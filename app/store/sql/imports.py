@@ -8,15 +8,14 @@ from datetime import datetime
 
 from sqlalchemy import Connection, exists, insert, select
 
-from app.encryption.envelope import DataKey
-from app.store.consent import consent_until, needs_consent, require_consent
+from app.encryption.ring import DataKey
 from app.store.database import Database
 from app.store.identifiers import composed, new_face_id, new_person_id
 from app.store.metadata import check_metadata
 from app.store.records import CollectionRecord, NewTemplate, PersonTemplate
 from app.store.sql.audit_log import note_each
 from app.store.sql.changes import ADD, log_change
-from app.store.sql.consents import note_consent
+from app.store.sql.consents import consent_until, needs_consent, note_consent, require_consent
 from app.store.sql.lookups import aware, get_collection, lock_collection
 from app.store.sql.persons import set_metadata
 from app.store.sql.retention import note_activity

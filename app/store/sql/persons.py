@@ -8,14 +8,13 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from app.errors import PersonExists
 from app.index.port import Ids
-from app.store.consent import consent_until, require_consent
 from app.store.database import Database
 from app.store.identifiers import composed, new_person_id, spellings
 from app.store.metadata import check_filter, check_metadata
 from app.store.records import CollectionRecord, DeletionCounts, Page, PersonRecord
 from app.store.sql.audit_log import note, note_each
 from app.store.sql.changes import REMOVE, log_change
-from app.store.sql.consents import keep_consent, note_consent
+from app.store.sql.consents import consent_until, keep_consent, note_consent, require_consent
 from app.store.sql.lookups import (
     fetch_page,
     find_person,

@@ -7,8 +7,7 @@ from datetime import datetime
 
 from sqlalchemy import ColumnElement, Connection, delete, insert, true
 
-from app.encryption.envelope import DataKey
-from app.store.consent import needs_consent, require_consent
+from app.encryption.ring import DataKey
 from app.store.database import Database
 from app.store.metadata import check_metadata
 from app.store.records import (
@@ -22,7 +21,7 @@ from app.store.records import (
 )
 from app.store.sql.audit_log import note
 from app.store.sql.changes import ADD, REMOVE, log_change
-from app.store.sql.consents import without_consent
+from app.store.sql.consents import needs_consent, require_consent, without_consent
 from app.store.sql.embedding_rows import EmbeddingRowCodec
 from app.store.sql.idempotency import keep_answer, refuse_done
 from app.store.sql.lookups import (

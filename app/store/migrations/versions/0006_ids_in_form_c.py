@@ -4,7 +4,7 @@ import logging
 
 from alembic import op
 
-from app.store.sql.composing import compose_ids
+from app.store.sql.integrity import compose_ids
 from app.telemetry.logs import log
 
 revision = "0006"
