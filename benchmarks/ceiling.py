@@ -119,14 +119,15 @@ class Prepared:
 
 
 def prepare(pack: ModelPack, files: list[Path]) -> list[Prepared]:
-    detector = Detector(OnnxModel(pack.detector_path, Device.CPU), pack.detector)
+    network = OnnxModel(pack.detector_path, Device.CPU)
+    detector = Detector(network, pack.detector)
     kind, spec = ARCHITECTURES[pack.detector.architecture], pack.recogniser
     made = []
     for file in files:
         data = file.read_bytes()
         image = decode_at_least(data, LIMITS, detector.input_size).pixels
-        canvas = letterbox(image, detector._framing).canvas[np.newaxis]
-        canvas = network_input(detector._model, canvas, kind.scale)
+        canvas = letterbox(image.shape, detector._framing).drawn(image)[np.newaxis]
+        canvas = network_input(network, canvas, kind.scale)
         landmarks = detector.detect(image).landmarks
         if landmarks is None or len(landmarks) == 0:
             continue

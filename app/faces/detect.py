@@ -7,6 +7,7 @@ image's own pixels are the same for all.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -22,7 +23,7 @@ from app.faces.decoders import (
 )
 from app.faces.images import network_input, turned_image, turned_size
 from app.inference.pack_spec import DetectorSpec
-from app.inference.session import Network
+from app.inference.session import Network, PlacingNetwork
 from app.types import Detections, FloatArray, Image, PixelScale
 
 STRIDE = 32
@@ -88,11 +89,42 @@ class Framing:
 
 @dataclass(frozen=True, slots=True)
 class Letterbox:
-    """An image turned and scaled to fit a black canvas; `scale` and `origin` are (2,) x and y."""
+    """Where an image lies, turned and scaled, on a black canvas of `size` (height, width): `rows`
+    and `columns` from `top` and `left`. `scale` and `origin` are (2,) x and y."""
 
-    canvas: Image
+    size: tuple[int, int]
+    rows: int
+    columns: int
+    top: int
+    left: int
+    rotation: int
     scale: FloatArray
-    origin: FloatArray
+
+    @property
+    def origin(self) -> FloatArray:
+        """The canvas's pixel with the image's first one."""
+        return np.array([self.left, self.top], dtype=np.float32)
+
+    def draw(self, image: Image, canvas: Image) -> None:
+        """Fill a canvas (height, width, 3), which may hold anything, with the image and black."""
+        bottom, right = self.top + self.rows, self.left + self.columns
+        canvas[: self.top] = 0
+        canvas[bottom:] = 0
+        canvas[self.top : bottom, : self.left] = 0
+        canvas[self.top : bottom, right:] = 0
+        inside = canvas[self.top : bottom, self.left : right]
+        if self.rotation == 0 and image.shape[:2] != (self.rows, self.columns):
+            cv2.resize(image, (self.columns, self.rows), dst=inside)
+            return
+        # Scaled before it is turned: a copy of the whole photo is never made.
+        size = turned_size((self.rows, self.columns), self.rotation)
+        inside[:] = turned_image(_scaled(image, *size), self.rotation)
+
+    def drawn(self, image: Image) -> Image:
+        """A canvas of its own with the image."""
+        canvas = np.empty((*self.size, 3), np.uint8)
+        self.draw(image, canvas)
+        return canvas
 
     def restore(self, found: Detections) -> Detections:
         """Detections of the canvas in the pixels of the turned image."""
@@ -103,23 +135,25 @@ class Letterbox:
         return Detections(boxes.astype(np.float32), found.scores, landmarks)
 
 
-def letterbox(image: Image, framing: Framing, margin: float = 0.0, rotation: int = 0) -> Letterbox:
-    """Turn an image clockwise by `rotation` degrees and scale it so that it just fits, with
-    `margin` of each of its sides added all around."""
-    height, width = turned_size(image.shape, rotation)
+def letterbox(
+    shape: tuple[int, ...], framing: Framing, margin: float = 0.0, rotation: int = 0
+) -> Letterbox:
+    """An image of that shape turned clockwise by `rotation` degrees and scaled so that it just
+    fits, with `margin` of each of its sides added all around."""
+    height, width = turned_size(shape, rotation)
     rows, columns = _fit(height / width, *framing.frame_of(height, width))
     rows, columns = max(1, int(rows / (1 + 2 * margin))), max(1, int(columns / (1 + 2 * margin)))
     top, left = int(rows * margin), int(columns * margin)
-    canvas = np.zeros((*_canvas_size(rows + 2 * top, columns + 2 * left, framing), 3), np.uint8)
-    inside = canvas[top : top + rows, left : left + columns]
-    # Scaled before it is turned: a copy of the whole photo is never made.
-    inside[:] = turned_image(_scaled(image, *turned_size((rows, columns), rotation)), rotation)
     scale_y = rows / height
     scale_x = scale_y if framing.one_scale else columns / width
     return Letterbox(
-        canvas,
+        _canvas_size(rows + 2 * top, columns + 2 * left, framing),
+        rows,
+        columns,
+        top,
+        left,
+        rotation,
         np.array([scale_x, scale_y], dtype=np.float32),
-        np.array([left, top], dtype=np.float32),
     )
 
 
@@ -146,6 +180,9 @@ def _to_stride(length: int) -> int:
     return -(-length // STRIDE) * STRIDE
 
 
+Question = Callable[[Letterbox, Image], list[FloatArray]]
+
+
 class Detector:
     """Finds faces in one image at a time; safe to call from several threads."""
 
@@ -162,15 +199,17 @@ class Detector:
 
         Raises PackError when the network does not answer like its architecture.
         """
-        self._model = model
-        self._candidates = candidates
         self._spec = spec
-        self._architecture = ARCHITECTURES[spec.architecture]
+        self._model = model
+        self._architecture = kind = ARCHITECTURES[spec.architecture]
+        self._ask_for_heads = question(model, kind.scale)
+        self._candidates = candidates
+        if candidates is not None:
+            self._ask_for_candidates = question(candidates.network, kind.scale)
         self._framing = framing_of(model, spec, whole_canvas=whole_canvas)
         try:
-            probe = self._run(
-                np.zeros((self._framing.height, self._framing.width, 3), dtype=np.uint8)
-            )
+            blank = np.zeros((self._framing.height, self._framing.width, 3), dtype=np.uint8)
+            probe = self._run(letterbox(blank.shape, self._framing), blank)
         except LikenessError:  # of the device
             raise
         except Exception as error:  # ONNX Runtime raises its own types, decoders ValueError
@@ -194,19 +233,30 @@ class Detector:
         """One run of the network on an image turned clockwise by `rotation` degrees (0, 90, 180 or
         270), within a wide black frame where `framed`. As `detect`, in pixels of the turned image.
         """
-        boxed = letterbox(image, self._framing, FRAME_PADDING if framed else 0.0, rotation)
-        found = boxed.restore(suppress(self._run(boxed.canvas), self._spec.iou_threshold))
+        margin = FRAME_PADDING if framed else 0.0
+        boxed = letterbox(image.shape, self._framing, margin, rotation)
+        found = boxed.restore(suppress(self._run(boxed, image), self._spec.iou_threshold))
         return _clip(found, *turned_size(image.shape, rotation))
 
-    def _run(self, canvas: Image) -> Detections:
-        kind, pixels = self._architecture, canvas[np.newaxis]
-        threshold, size = self._spec.score_threshold, canvas.shape[:2]
+    def _run(self, boxed: Letterbox, image: Image) -> Detections:
+        kind = self._architecture
+        threshold, size = self._spec.score_threshold, boxed.size
         if self._candidates is not None and kind.decode_candidates is not None:
-            levels, found = self._candidates.levels, self._candidates.network.run(pixels)
+            levels, found = self._candidates.levels, self._ask_for_candidates(boxed, image)
             if not are_cut(found, levels, threshold):
                 return kind.decode_candidates(found, levels, threshold, size)
-        heads = self._model.run(network_input(self._model, pixels, kind.scale))
-        return kind.decode(heads, threshold, size)
+        return kind.decode(self._ask_for_heads(boxed, image), threshold, size)
+
+
+def question(network: Network, scale: PixelScale) -> Question:
+    """How a network is asked about an image, which is drawn where the network reads it if there is
+    a place for that."""
+    if isinstance(network, PlacingNetwork):
+        placing: PlacingNetwork = network
+        return lambda boxed, image: placing.run_placed(partial(boxed.draw, image))
+    return lambda boxed, image: network.run(
+        network_input(network, boxed.drawn(image)[np.newaxis], scale)
+    )
 
 
 def framing_of(model: Network, spec: DetectorSpec, *, whole_canvas: bool) -> Framing:

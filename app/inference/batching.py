@@ -9,8 +9,9 @@ its convolutions anew at each change (microsoft/onnxruntime#23006).
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -145,30 +146,47 @@ class BatchedModel:
         shares: list[_Share] = []
         start = 0
         while start < len(images):
-            share = self._put(images[start:], deadline)
+            with self._place(len(images) - start, deadline) as (share, places):
+                places[:] = images[start : start + share.count]
             shares.append(share)
             start += share.count
-        try:
-            answers = [one.answer.result(deadline - time.monotonic()) for one in shares]
-        except TimeoutError as error:
-            raise WorkerDied("The network did not answer in time.") from error
+        answers = [self._await(share, deadline) for share in shares]
         return answers[0] if len(answers) == 1 else [np.concatenate(h) for h in zip(*answers)]  # noqa: B905
 
-    def _put(self, images: Image, deadline: float) -> _Share:
-        """Copy as many of the images as have room into the batch that gathers."""
+    def run_placed(self, write: Callable[[Image], None]) -> Heads:
+        """Outputs for one image that `write` puts into the buffer of its batch: it gets
+        (height, width, 3) BGR pixels, which may hold another image, and has to set all of them.
+
+        Raises what `write` and the network raise, and WorkerDied.
+        """
+        deadline = time.monotonic() + ANSWER_TIMEOUT_S
+        with self._place(1, deadline) as (share, places):
+            write(places[0])
+        return self._await(share, deadline)
+
+    def _await(self, share: _Share, deadline: float) -> Heads:
+        try:
+            return share.answer.result(deadline - time.monotonic())
+        except TimeoutError as error:
+            raise WorkerDied("The network did not answer in time.") from error
+
+    @contextmanager
+    def _place(self, count: int, deadline: float) -> Iterator[tuple[_Share, Image]]:
+        """Places for so many images, or for as many as have room, in the batch that gathers: to be
+        filled now, beside other callers, who fill others. What is in a place whose caller failed is
+        run too, and answered to nobody."""
         with self._lock:
             batch = self._await_room(deadline)
             start = batch.taken
-            share = _Share(start, min(len(images), self._sizes[-1] - start))
+            share = _Share(start, min(count, self._sizes[-1] - start))
             batch.shares.append(share)
             batch.writing += 1
-        try:  # beside other callers, who fill other places
-            batch.buffer.pixels[start : start + share.count] = images[: share.count]
+        try:
+            yield share, batch.buffer.pixels[start : start + share.count]
         finally:
             with self._lock:
                 batch.writing -= 1
                 self._arrived.notify_all()
-        return share
 
     def _await_room(self, deadline: float) -> _Batch:
         """The batch that gathers, with room. Under the lock."""

@@ -6,9 +6,10 @@ list of providers is read back, so `cuda` means CUDA or a start that fails.
 
 import hashlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import onnxruntime as ort
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ from app.inference.cuda import (
 )
 from app.settings import Device
 from app.telemetry.logs import log
-from app.types import FloatArray
+from app.types import FloatArray, Image
 
 # Of one run: requests run side by side instead, a core each.
 THREADS = 1
@@ -57,6 +58,13 @@ class Network(Protocol):
     @property
     def batches_itself(self) -> bool: ...
     def run(self, batch: NDArray[Any]) -> list[FloatArray]: ...
+
+
+@runtime_checkable
+class PlacingNetwork(Network, Protocol):
+    """A network that has a place for an image where it will read it: no copy is made."""
+
+    def run_placed(self, write: Callable[[Image], None]) -> list[FloatArray]: ...
 
 
 class OnnxModel:

@@ -297,15 +297,40 @@ class TestLetterbox:
         self, shape: tuple[int, int], margin: float, whole: bool
     ) -> None:
         image = np.full((*shape, 3), 200, np.uint8)
-        boxed = letterbox(image, Framing(640, 640, 640, whole=whole, one_scale=False), margin)
-        rows, columns = (int(v) for v in np.ptp(np.argwhere(boxed.canvas[:, :, 0]), axis=0) + 1)
+        framing = Framing(640, 640, 640, whole=whole, one_scale=False)
+        boxed = letterbox(image.shape, framing, margin)
+        canvas = boxed.drawn(image)
+        rows, columns = (int(v) for v in np.ptp(np.argwhere(canvas[:, :, 0]), axis=0) + 1)
         left, top = boxed.origin
         corners = np.array([[left, top, left + columns, top + rows]], np.float32)
         back = boxed.restore(Detections(corners, np.ones(1, np.float32), None))
         assert np.allclose(back.boxes, [[0, 0, shape[1], shape[0]]], atol=0.01)
-        assert all(side % 32 == 0 and side <= 640 for side in boxed.canvas.shape[:2])
+        assert all(side % 32 == 0 and side <= 640 for side in canvas.shape[:2])
         if whole:
-            assert boxed.canvas.shape == (640, 640, 3)
+            assert canvas.shape == (640, 640, 3)
+
+    @pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+    @pytest.mark.parametrize("margin", [0.0, 0.5])
+    @pytest.mark.parametrize("shape", [(640, 640), (320, 640), (333, 777), (1, 2000), (1, 1)])
+    def test_nothing_is_left_of_what_the_canvas_held(
+        self, shape: tuple[int, int], margin: float, rotation: int
+    ) -> None:
+        """It is a place in a batch, which other photos have used, and lies between others."""
+        image = np.random.default_rng(3).integers(0, 256, (*shape, 3), dtype=np.uint8)
+        framing = Framing(640, 640, 640, whole=True, one_scale=False)
+        boxed = letterbox(image.shape, framing, margin, rotation)
+        batch = np.full((3, *boxed.size, 3), 77, np.uint8)
+        boxed.draw(image, batch[1])
+        assert np.array_equal(batch[1], boxed.drawn(image))
+        assert (batch[::2] == 77).all()
+        inside = batch[1][boxed.top :][: boxed.rows, boxed.left :][:, : boxed.columns]
+        sizes = (boxed.columns, boxed.rows)
+        turned = np.ascontiguousarray(np.rot90(image, -rotation // 90))
+        if rotation == 0:
+            assert np.array_equal(inside, cv2.resize(image, sizes))
+        else:  # turned first or scaled first: rounded differently
+            assert np.abs(inside.astype(int) - cv2.resize(turned, sizes)).max() <= 1
+        assert batch[1].sum() == inside.sum()
 
     @pytest.mark.parametrize(
         ("shape", "canvas", "scale"),
@@ -316,14 +341,13 @@ class TestLetterbox:
         self, shape: tuple[int, int], canvas: tuple[int, int], scale: float
     ) -> None:
         framing = Framing(640, 640, 320, whole=False, one_scale=False)
-        boxed = letterbox(np.zeros((*shape, 3), np.uint8), framing)
-        assert boxed.canvas.shape[:2] == canvas
+        boxed = letterbox(shape, framing)
+        assert boxed.size == canvas
         assert boxed.scale == pytest.approx([scale, scale], rel=0.01)
 
     def test_an_own_canvas_wastes_less_than_a_stride(self) -> None:
-        image = np.zeros((480, 640, 3), np.uint8)
         framing = Framing(640, 640, 640, whole=False, one_scale=False)
-        assert letterbox(image, framing).canvas.shape == (480, 640, 3)
+        assert letterbox((480, 640), framing).size == (480, 640)
 
 
 class TestSuppression:

@@ -229,6 +229,34 @@ def test_while_a_batch_runs_the_next_one_gathers(fragile: BatchedModel, network:
     assert ran == {1: 1, 4: 1, 8: 0}
 
 
+def test_an_image_is_written_where_the_network_reads_it(
+    fragile: BatchedModel, network: Fragile
+) -> None:
+    """The place has pixels of an earlier one, and no copy of the new ones is made."""
+    fragile.run(images(1, 2, 3))
+    places: list[Image] = []
+    read: list[NDArray[Any]] = []
+    run = network.run
+    network.run = lambda batch: (read.append(batch), run(batch))[1]  # type: ignore[method-assign,func-returns-value]
+
+    def write(place: Image) -> None:
+        places.append(place)
+        place[:] = 9
+
+    assert fragile.run_placed(write)[0].tolist() == [[18.0]]
+    assert np.shares_memory(places[0], read[0])
+    assert places[0].shape == (1, 1, 3)
+
+
+def test_a_place_whose_writer_fails_delays_nobody(fragile: BatchedModel) -> None:
+    def fail(place: Image) -> None:
+        raise ValueError("no such photo")
+
+    with pytest.raises(ValueError, match="no such photo"):
+        fragile.run_placed(fail)
+    assert fragile.run(images(4))[0].tolist() == [[8.0]]
+
+
 def test_one_bad_image_fails_alone_in_its_batch(fragile: BatchedModel, network: Fragile) -> None:
     network.may_run.clear()
     with ThreadPoolExecutor(4) as threads:
