@@ -10,7 +10,9 @@ import asyncio
 import logging
 import resource
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Protocol
 
 from app.settings import Settings
@@ -58,6 +60,17 @@ class TrackedConnection(Protocol):
         """Close the connection at once."""
 
 
+class HandshakeStage(Enum):
+    """Of a connection that is not encrypted yet."""
+
+    SILENT = auto()
+    """Nothing complete has been received."""
+    WAITING = auto()
+    """The client's first message has arrived; its handshake waits for its turn."""
+    BEGUN = auto()
+    """The server's first message has been sent, or is about to be."""
+
+
 class Connections:
     """The connections of one server."""
 
@@ -69,9 +82,12 @@ class Connections:
         # When idle connections became idle: those without a complete first head, and the others.
         self._new: dict[TrackedConnection, float] = {}
         self._kept: dict[TrackedConnection, float] = {}
-        # Before their TLS handshake, and in it; the oldest first.
-        self._silent: dict[TrackedConnection, None] = {}
-        self._in_handshake: dict[TrackedConnection, None] = {}
+        # Not read yet: their first bytes may have arrived. They are not closed for others.
+        self._unread: dict[TrackedConnection, None] = {}
+        # Those in a TLS handshake; of each stage the one that reached it first comes first.
+        self._handshakes: dict[HandshakeStage, dict[TrackedConnection, None]] = {
+            stage: {} for stage in HandshakeStage
+        }
         self._timer: asyncio.TimerHandle | None = None
         self._logged_at = 0.0
 
@@ -80,11 +96,9 @@ class Connections:
 
     def add(self, connection: TrackedConnection, *, in_handshake: bool = False) -> None:
         """Add a new connection; beyond the limit, close the one that has been idle longest. Half
-        of all may be encrypted only later (`in_handshake`); beyond that, one of these is closed:
-        the oldest that has not begun its handshake, or else the oldest that has."""
-        waiting = len(self._silent) + len(self._in_handshake)
-        if in_handshake and waiting >= self.limits.most // 2:
-            self._close(next(iter(self._silent or self._in_handshake)))
+        of all may be encrypted only later (`in_handshake`); beyond that, one of these is closed."""
+        if in_handshake and sum(map(len, self._handshakes.values())) >= self.limits.most // 2:
+            self._close(self._handshake_to_close())
         if len(self._all) >= self.limits.most - KEPT_FOR_HEALTH:
             self._make_room(connection)
         if len(self._all) >= self.limits.most:
@@ -92,23 +106,27 @@ class Connections:
             return
         self._all.add(connection)
         self._new[connection] = time.monotonic()
+        self._unread[connection] = None
+        self._after_reading(lambda: self._unread.pop(connection, None))
         if in_handshake:
-            self._silent[connection] = None
+            self._handshakes[HandshakeStage.SILENT][connection] = None
         if self._timer is None:
             self._sweep_later()
 
     def remove(self, connection: TrackedConnection) -> None:
         """Take a closed connection out of the table."""
         self._all.discard(connection)
-        self._silent.pop(connection, None)
-        self._in_handshake.pop(connection, None)
+        self._unread.pop(connection, None)
+        for stage in self._handshakes.values():
+            stage.pop(connection, None)
         self.busy(connection)
 
-    def begins_handshake(self, connection: TrackedConnection) -> None:
-        """The first message of this connection's TLS handshake has arrived."""
-        if connection in self._silent:
-            del self._silent[connection]
-            self._in_handshake[connection] = None
+    def reached(self, stage: HandshakeStage, connection: TrackedConnection) -> None:
+        """The TLS handshake of this connection has come to this stage."""
+        if connection in self._all:
+            for others in self._handshakes.values():
+                others.pop(connection, None)
+            self._handshakes[stage][connection] = None
 
     def busy(self, connection: TrackedConnection) -> None:
         """A request of this connection is being processed."""
@@ -136,11 +154,26 @@ class Connections:
             log(logging.WARNING, "idle connections are closed for new ones", most=self.limits.most,
                 given_up=self.given_up)  # fmt: skip
 
+    def _handshake_to_close(self) -> TrackedConnection:
+        """The oldest that has sent nothing, else the oldest that the server waits for. Where the
+        server keeps all of them waiting, the newest: the others are nearer to their turn."""
+        silent, waiting, begun = self._handshakes.values()
+        oldest = next((one for one in silent if one not in self._unread), None)
+        oldest = oldest or next(iter(begun), None)
+        return oldest or next(reversed(waiting or silent))
+
     def _longest_idle(self) -> TrackedConnection | None:
-        new, kept = next(iter(self._new.items()), None), next(iter(self._kept), None)
+        new = next((item for item in self._new.items() if item[0] not in self._unread), None)
+        kept = next(iter(self._kept), None)
         if new is not None and time.monotonic() - new[1] > NEW_GRACE_S:
             return new[0]
         return kept or (new[0] if new is not None else None)
+
+    def _after_reading(self, then: Callable[[], object]) -> None:
+        """Call a function once the event loop has looked for the first bytes of a connection that
+        was made in this round: it begins to read in the next."""
+        loop = asyncio.get_running_loop()
+        loop.call_soon(loop.call_soon, then)
 
     def _sweep_later(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(SWEEP_EVERY_S, self._sweep)

@@ -14,7 +14,7 @@ from typing import Any
 
 from app.api.certificate import ServerCertificate
 from app.api.connection import Connection
-from app.api.connections import Connections
+from app.api.connections import Connections, HandshakeStage
 from app.api.turns import Turns
 from app.telemetry.logs import log
 
@@ -71,7 +71,7 @@ class Handshake(asyncio.Protocol):
         if self._received[0] != HANDSHAKE:
             self._refuse_plain_http()
         elif _is_complete(self._received):
-            self._table.begins_handshake(self)
+            self._table.reached(HandshakeStage.WAITING, self)
             self._work = asyncio.get_running_loop().create_task(self._secure())
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
@@ -104,6 +104,7 @@ class Handshake(asyncio.Protocol):
         """Do the handshake, then begin HTTP."""
         await self._turns.take()
         self._has_turn = True
+        self._table.reached(HandshakeStage.BEGUN, self)
         encrypted = None
         try:
             if not self._transport.is_closing():

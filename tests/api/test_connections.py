@@ -22,7 +22,7 @@ from app.api.connection import (
     MAX_TARGET_BYTES,
     Connection,
 )
-from app.api.connections import KEPT_FOR_HEALTH, ConnectionLimits, Connections
+from app.api.connections import KEPT_FOR_HEALTH, ConnectionLimits, Connections, HandshakeStage
 from app.services import Services, build_services
 from app.settings import Settings
 from tests.api.conftest import run_server, waits_for
@@ -346,6 +346,7 @@ class Held:
 def table(monkeypatch: pytest.MonkeyPatch) -> Connections:
     table = Connections(ConnectionLimits(most=KEPT_FOR_HEALTH + 2))
     monkeypatch.setattr(table, "_sweep_later", lambda: None)
+    monkeypatch.setattr(table, "_after_reading", lambda then: then())
     return table
 
 
@@ -373,6 +374,68 @@ def test_then_those_between_two_requests(table: Connections) -> None:
     table.idle(kept)
     (next_,) = add(table)
     assert (kept.gone, new.gone, next_.gone) == (True, False, False)
+
+
+def test_a_connection_that_was_not_read_yet_is_not_closed(
+    table: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table, "_after_reading", lambda then: None)
+    for one in add(table, 2):
+        table.busy(one)
+    first, second = *add(table), *add(table)
+    assert [first.gone, second.gone, first.crowded, second.crowded] == [False, False, True, True]
+
+
+@pytest.fixture
+def handshakes(table: Connections) -> list[Held]:
+    """As many connections as may be in a TLS handshake."""
+    table.limits = ConnectionLimits(most=100)
+    made = [Held() for _ in range(50)]
+    for one in made:
+        table.add(one, in_handshake=True)
+    assert not any(one.gone for one in made)
+    return made
+
+
+def closed_for_another(table: Connections, handshakes: list[Held]) -> list[int]:
+    """Which of them are closed when there is one more."""
+    table.add(Held(), in_handshake=True)
+    return [at for at, one in enumerate(handshakes) if one.gone]
+
+
+def test_the_oldest_that_has_sent_nothing_is_closed_for_another_handshake(
+    table: Connections, handshakes: list[Held]
+) -> None:
+    table.reached(HandshakeStage.BEGUN, handshakes[0])
+    table.reached(HandshakeStage.WAITING, handshakes[1])
+    assert closed_for_another(table, handshakes) == [2]
+
+
+def test_else_the_oldest_whose_client_has_not_answered(
+    table: Connections, handshakes: list[Held]
+) -> None:
+    for at, one in enumerate(handshakes):
+        table.reached(HandshakeStage.BEGUN if at in (7, 9) else HandshakeStage.WAITING, one)
+    assert closed_for_another(table, handshakes) == [7]
+
+
+def test_else_the_newest_of_those_that_the_server_keeps_waiting(
+    table: Connections, handshakes: list[Held]
+) -> None:
+    for one in handshakes:
+        table.reached(HandshakeStage.WAITING, one)
+    assert closed_for_another(table, handshakes) == [49]
+
+
+def test_a_handshake_that_was_not_read_yet_is_not_silent(
+    table: Connections, handshakes: list[Held], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for one in handshakes:
+        table.reached(HandshakeStage.BEGUN, one)
+    monkeypatch.setattr(table, "_after_reading", lambda then: None)
+    arrived = Held()
+    table.add(arrived, in_handshake=True)
+    assert closed_for_another(table, [*handshakes, arrived]) == [0, 1]
 
 
 def test_where_all_are_at_work_health_has_places_left(table: Connections) -> None:

@@ -11,13 +11,14 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.certificates import make_pair
 from tests.hostile.target import Target
 from tests.hostile.watch import SENT_LATE_S, Watcher
 
 
-@pytest.fixture
-def cutting() -> Iterator[Watcher]:
-    """A watcher of a server that closes one connection without an answer."""
+@pytest.fixture(params=["http", "https"])
+def cutting(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Watcher]:
+    """A watcher of a server that closes one connection after the client's first message."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(60)
 
@@ -28,7 +29,9 @@ def cutting() -> Iterator[Watcher]:
 
         thread = threading.Thread(target=cut)
         thread.start()
-        yield Watcher(Target(server.getsockname()[1], Path()), psutil.Process(os.getpid()))
+        certificate = make_pair(tmp_path).certificate if request.param == "https" else None
+        target = Target(server.getsockname()[1], tmp_path, certificate)
+        yield Watcher(target, psutil.Process(os.getpid()))
         thread.join()
 
 
