@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.bodies import BODY, SteadyReceive, announced_length, check_encoding, read_body
 from app.api.connection import ABORT, CROWDED
 from app.api.error_handlers import problem
+from app.api.pieces import PIECE, pieces
 from app.api.transfers import (
     Kind,
     Transfer,
@@ -34,8 +35,6 @@ from app.telemetry.logs import log
 PREFIX = "/v1/"
 # Nobody reads this answer; the log and the metrics do. The number is nginx's.
 CLIENT_GONE = 499
-# Answers are sent in pieces, so that a client that does not read makes the next one wait.
-PIECE = 64 * 1024
 
 
 class Admission:
@@ -229,7 +228,7 @@ class _Exchange:
             self._own(transfer)
             self._transfers.sending.hold(transfer, size)
             for message in answer:
-                for piece in _pieces(message):
+                for piece in pieces(message):
                     transfer.moved += len(piece.get("body", b""))
                     await self._send(piece)
 
@@ -241,18 +240,3 @@ class _Exchange:
         abort()
         while (await self._receive())["type"] != "http.disconnect":
             pass
-
-
-def _pieces(message: Message) -> list[Message]:
-    body = memoryview(message.get("body", b""))
-    if len(body) <= PIECE:
-        return [message]
-    starts = range(0, len(body), PIECE)
-    return [
-        {
-            "type": "http.response.body",
-            "body": bytes(body[start : start + PIECE]),
-            "more_body": message.get("more_body", False) or start + PIECE < len(body),
-        }
-        for start in starts
-    ]

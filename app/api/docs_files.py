@@ -8,11 +8,10 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from starlette.responses import FileResponse, Response
 from starlette.routing import Mount
-from starlette.types import Receive, Scope, Send
+from starlette.types import Scope
 
 NAME = "static-offline-docs"  # of fastapi-offline's mount
-# A client that does not read makes the next piece wait.
-PIECE = 64 * 1024
+METHODS = ("GET", "HEAD")
 
 
 class FilesInMemory(StaticFiles):
@@ -22,13 +21,22 @@ class FilesInMemory(StaticFiles):
     def __init__(self, directory: str | PathLike[str]) -> None:
         super().__init__(directory=directory)
         self._contents: dict[str, bytes] = {}
+        self._found: dict[str, tuple[str, stat_result]] = {}
 
     def lookup_path(self, path: str) -> tuple[str, stat_result | None]:
         """Find a file, and read it the first time. Called on a thread."""
         full_path, found = super().lookup_path(path)
-        if found is not None and stat.S_ISREG(found.st_mode) and full_path not in self._contents:
-            self._contents[full_path] = Path(full_path).read_bytes()
+        if found is not None and stat.S_ISREG(found.st_mode):
+            if full_path not in self._contents:
+                self._contents[full_path] = Path(full_path).read_bytes()
+            self._found[path] = full_path, found
         return full_path, found
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """The answer; without a thread if the file has been read already."""
+        if path in self._found and scope["method"] in METHODS:
+            return self.file_response(*self._found[path], scope)
+        return await super().get_response(path, scope)
 
     def file_response(
         self,
@@ -40,26 +48,12 @@ class FilesInMemory(StaticFiles):
         """The answer, which is empty if the client has the same version already."""
         answer = super().file_response(full_path, stat_result, scope, status_code)
         if isinstance(answer, FileResponse):
-            return _InPieces(answer, self._contents[str(full_path)])
+            content = self._contents[str(full_path)] if scope["method"] != "HEAD" else b""
+            whole = Response(content, status_code)
+            del answer.headers["accept-ranges"]
+            whole.raw_headers = answer.raw_headers
+            return whole
         return answer
-
-
-class _InPieces(Response):
-    """Sends the content of a file in pieces, with the status and headers of `answer`."""
-
-    def __init__(self, answer: FileResponse, content: bytes) -> None:
-        super().__init__(content, answer.status_code)
-        del answer.headers["accept-ranges"]
-        self.raw_headers = answer.raw_headers
-
-    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
-        start = {"status": self.status_code, "headers": self.raw_headers}
-        await send({"type": "http.response.start", **start})
-        whole = memoryview(self.body)
-        for at in range(0, len(whole) if scope["method"] != "HEAD" else 0, PIECE):
-            piece = bytes(whole[at : at + PIECE])
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
 
 
 def serve_from_memory(app: FastAPI) -> None:

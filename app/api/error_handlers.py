@@ -52,7 +52,10 @@ def problem_members(error: LikenessError) -> dict[str, Any]:
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Answer expected errors as problem documents; `RequestContext` answers all others."""
+    """Answer expected errors as problem documents; `RequestContext` answers all others.
+
+    The handlers are coroutines: Starlette would call functions on threads, up to forty of them.
+    """
     app.add_exception_handler(LikenessError, _likeness_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
@@ -64,14 +67,14 @@ def _answer(request: Request, error: LikenessError) -> JSONResponse:
     return problem(error)
 
 
-def _likeness_error(request: Request, error: Exception) -> JSONResponse:
+async def _likeness_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, LikenessError)
     if error.status >= 500:
         log(logging.WARNING, "request failed", code=error.code, cause=repr(error.__cause__))
     return _answer(request, error)
 
 
-def _validation_error(request: Request, error: Exception) -> JSONResponse:
+async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     return _answer(request, InvalidRequest(describe_validation(error.errors())))
 
@@ -88,7 +91,7 @@ def describe_validation(errors: Sequence[Any]) -> str:
     return "; ".join(parts) + "."
 
 
-def _http_error(request: Request, error: Exception) -> JSONResponse:
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
     """Problem documents for errors raised by FastAPI and Starlette."""
     assert isinstance(error, HTTPException)
     if isinstance(error.__cause__, LikenessError):  # of reading the body; FastAPI wraps it
