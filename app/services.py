@@ -1,5 +1,6 @@
 """The running parts of the service, built once from settings and closed once."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -40,6 +41,8 @@ from app.store.sql.audit_calls import CallLog
 from app.store.store import Store
 from app.telemetry.metrics import BatchSizes, Metrics, OpenIndexCounts, SearchCosts
 
+Networks = tuple[ModelPack, FacePipeline]
+
 
 @dataclass(frozen=True, slots=True)
 class Services:
@@ -73,7 +76,7 @@ class Services:
         self.gallery.close()
 
 
-def load_networks(settings: Settings) -> tuple[ModelPack, FacePipeline]:
+def load_networks(settings: Settings) -> Networks:
     """The pack that the settings name and its networks on their device; no database is needed.
 
     Raises PackError or DeviceError.
@@ -95,15 +98,18 @@ def load_networks(settings: Settings) -> tuple[ModelPack, FacePipeline]:
 
 
 def build_services(
-    settings: Settings, database_wait_s: float = 0.0, records: SharedRecords | None = None
+    settings: Settings,
+    database_wait_s: float = 0.0,
+    records: SharedRecords | None = None,
+    networks: Callable[[], Networks] | None = None,
 ) -> Services:
     """Load the pack, open and migrate the database, start the threads. Waits at most
     `database_wait_s` seconds for a database server that is not running yet. `records` are shared
-    with the other processes of the service.
+    with the other processes of the service. `networks` gives those that are being loaded already.
 
     Raises subclasses of StartupError with a message for the operator.
     """
-    pack, pipeline = load_networks(settings)
+    pack, pipeline = load_networks(settings) if networks is None else networks()
     ring = KeyRing.from_settings(settings)
     store = _open_store(settings, ring, database_wait_s)
     pepper = read_pepper(settings)
@@ -125,6 +131,7 @@ def build_services(
     maintenance.add_task(matches.store)
     refused = RefusedCalls(CallLog(access_database))
     maintenance.add_task(refused.round)
+    maintenance.add_task(import_scipy)
     return Services(
         settings,
         pack,
@@ -142,6 +149,13 @@ def build_services(
         OneProcessLock(new_lock("services.calibrating"), settings.data_dir / "examining"),
         records,
     )
+
+
+def import_scipy() -> None:
+    """What requests need of SciPy: it takes 0.3 s, which the start does without. Repeated, it does
+    nothing."""
+    import scipy.optimize  # noqa: PLC0415
+    import scipy.special  # noqa: F401, PLC0415
 
 
 def _workers(settings: Settings) -> int:

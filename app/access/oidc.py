@@ -13,15 +13,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import jwt
 
-from app.access.keys import WHOLE_SERVICE, AccessKey, Scope
-from app.access.limits import KeyLimits
+from app.access.keys import WHOLE_SERVICE, AccessKey
+from app.access.oidc_rules import KEY_ID, OidcRules, require_secure
 from app.errors import AccessKeyError, Forbidden, StoreUnavailable, Unauthenticated
-from app.settings import Settings, is_loopback
 from app.telemetry.logs import log
 
 # Signatures with a private key only: with HS256 the public key would be the secret.
@@ -41,47 +39,7 @@ FAILURES = (
     httpx.HTTPError, httpx.InvalidURL, jwt.PyJWTError, ValueError, RecursionError, TimeoutError,
     AccessKeyError,
 )  # fmt: skip
-KEY_ID = "oidc"  # of the keys that tokens become; no stored key has it
 _COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
-
-
-@dataclass(frozen=True, slots=True)
-class OidcRules:
-    """Whose tokens are accepted, and what their claims allow."""
-
-    issuer: str
-    audience: str
-    scopes_claim: str
-    scopes: Mapping[str, Scope]  # by the value in the claim
-    collections_claim: str | None
-    limits: KeyLimits  # of each subject
-
-    @classmethod
-    def of(cls, settings: Settings) -> "OidcRules | None":
-        """Those of the settings; None if they name no issuer. Raises AccessKeyError."""
-        issuer = settings.oidc_issuer
-        if issuer is None:
-            return None
-        if settings.oidc_audience is None:
-            raise AccessKeyError(
-                "LIKENESS_OIDC_ISSUER is set and LIKENESS_OIDC_AUDIENCE is not. Set it to the "
-                "audience that the issuer writes into tokens for this service: without it tokens "
-                "for any other service of the issuer would be accepted."
-            )
-        _require_secure(issuer, "LIKENESS_OIDC_ISSUER")
-        return cls(
-            issuer,
-            settings.oidc_audience,
-            settings.oidc_scopes_claim,
-            _scope_names(settings.oidc_scopes),
-            settings.oidc_collections_claim,
-            KeyLimits(
-                settings.oidc_requests_per_second,
-                settings.oidc_photos_per_second,
-                settings.oidc_concurrent_requests,
-                settings.oidc_photos_per_day,
-            ),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +195,7 @@ class OidcTokens:
             address = document.get("jwks_uri")
             if not isinstance(address, str):
                 raise ValueError("the discovery document has no jwks_uri")
-            _require_secure(address, "jwks_uri")
+            require_secure(address, "jwks_uri")
             return jwt.PyJWKSet.from_dict(await _json(client, address))
 
 
@@ -278,35 +236,6 @@ def _texts(claims: Mapping[str, Any], claim: str) -> list[str]:
     if isinstance(value, str):
         return value.split()
     return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
-
-
-def _scope_names(given: tuple[str, ...]) -> dict[str, Scope]:
-    """Values of the claim and the scopes they give. Raises AccessKeyError."""
-    if not given:
-        return {f"likeness:{scope}": scope for scope in Scope}
-    found = {}
-    for pair in given:
-        value, _, scope = pair.rpartition("=")
-        if not value or scope not in [*Scope]:
-            raise AccessKeyError(
-                f"LIKENESS_OIDC_SCOPES has '{pair}'. It takes pairs such as guards=identify, "
-                f"separated by commas, with the scopes {', '.join(Scope)}."
-            )
-        found[value] = Scope(scope)
-    return found
-
-
-def _require_secure(address: str, what: str) -> None:
-    """Raise AccessKeyError if an address is not https, or http of this machine."""
-    parts = urlsplit(address)
-    if parts.scheme == "https" and parts.hostname:
-        return
-    if parts.scheme == "http" and is_loopback(parts.hostname or ""):
-        return
-    raise AccessKeyError(
-        f"{what} is '{address}'. It must begin with https://; http:// is accepted for this machine "
-        "only, because anybody who can change the answer on its way can make valid tokens."
-    )
 
 
 def _refused(why: str) -> Unauthenticated:

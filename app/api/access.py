@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.routing import APIRoute
@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.access.keys import WHOLE_SERVICE, AccessKey
 from app.access.keys import Scope as KeyScope
 from app.access.limiter import Limiter
-from app.access.oidc import KEY_ID, OidcTokens
+from app.access.oidc_rules import KEY_ID
 from app.access.probing import ProbingMonitor
 from app.access.refused import RefusedCalls
 from app.access.registry import LEASE_S, AccessRegistry
@@ -43,6 +43,9 @@ from app.store.database import now_utc
 from app.store.sql.lookups import collection_not_found
 from app.telemetry.logs import log
 from app.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from app.access.oidc import OidcTokens
 
 ACCESS = "likeness.access"
 WITHOUT_KEY = "caller"  # the actor while no key is needed
@@ -123,7 +126,7 @@ class AccessControl:
         limiter: Limiter,
         probing: ProbingMonitor,
         refused: RefusedCalls,
-        oidc: OidcTokens | None,
+        oidc: "OidcTokens | None",
         metrics: Metrics,
         routers: Sequence[APIRouter],
     ) -> None:

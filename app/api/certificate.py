@@ -11,12 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-
-from cryptography import x509
+from typing import TYPE_CHECKING
 
 from app.errors import CertificateError
 from app.settings import Settings
 from app.telemetry.logs import log
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 LOOK_EVERY_S = 5.0
 # A pair that cannot be used may become usable without a change of its files: it begins later, or
@@ -195,7 +197,9 @@ def _no_password() -> str:
     )
 
 
-def _first_certificate(file: Path) -> x509.Certificate:
+def _first_certificate(file: Path) -> "x509.Certificate":
+    from cryptography import x509  # noqa: PLC0415 (only TLS needs it)
+
     try:
         return x509.load_pem_x509_certificates(file.read_bytes())[0]
     except (OSError, ValueError, IndexError, x509.InvalidVersion) as error:

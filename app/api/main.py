@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
@@ -15,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app import __version__
 from app.access.limiter import Limiter
-from app.access.oidc import OidcRules, OidcTokens
+from app.access.oidc_rules import OidcRules
 from app.access.probing import ProbingMonitor
 from app.access.registry import seconds
 from app.api.access import AccessControl
@@ -50,8 +51,12 @@ from app.errors import LikenessError
 from app.gallery.retention import RetentionTask
 from app.importing.jobs import ImportJobs
 from app.services import Services
+from app.settings import Settings
 from app.telemetry.logs import log
 from app.telemetry.loop_lag import LoopLag
+
+if TYPE_CHECKING:
+    from app.access.oidc import OidcTokens
 
 # Bodies that are parsed at a time: each holds the interpreter's lock for most of that time.
 PARSING_THREADS = 2
@@ -150,7 +155,7 @@ def _add_middleware(app: FastAPI, services: Services, limiter: Limiter) -> None:
         limiter=limiter,
         probing=_probing_monitor(services),
         refused=services.refused,
-        oidc=OidcTokens(rules, seconds) if (rules := OidcRules.of(settings)) else None,
+        oidc=_oidc_tokens(settings),
         metrics=services.metrics,
         routers=ROUTERS,
     )
@@ -204,6 +209,17 @@ async def _record_probing(services: Services, name: str, misses: int) -> None:
         await services.scheduler.write(record)
     except LikenessError as error:
         log(logging.WARNING, "probing was not written to the audit log", code=error.code)
+
+
+def _oidc_tokens(settings: Settings) -> "OidcTokens | None":
+    """What verifies tokens, if the settings name an issuer. Only then its libraries (an HTTP client
+    and PyJWT) are imported: they take 0.1 s of a start."""
+    rules = OidcRules.of(settings)
+    if rules is None:
+        return None
+    from app.access.oidc import OidcTokens  # noqa: PLC0415
+
+    return OidcTokens(rules, seconds)
 
 
 def _noted_by(imports: ImportJobs) -> Callable[[str, Sequence[str]], object]:

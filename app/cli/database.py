@@ -1,12 +1,15 @@
 """The database that the settings name: whether there is one, and whether the pack matches it."""
 
 import os
+from typing import TYPE_CHECKING
 
 from app.cli.console import err
 from app.errors import DatabaseError
-from app.services import Services
 from app.settings import Settings
 from app.store.backends import missing_file
+
+if TYPE_CHECKING:  # it brings NumPy, FAISS and ONNX Runtime
+    from app.services import Services
 
 
 def no_database(settings: Settings) -> str | None:
@@ -45,7 +48,7 @@ def require_database(settings: Settings) -> Settings:
     return settings
 
 
-def unmatched_pack(services: Services) -> str | None:
+def unmatched_pack(services: "Services") -> str | None:
     """A warning where faces are stored, but none of them in the embedding space of the pack."""
     store, pack = services.gallery.store, services.pack
     other = None

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv
 
 Floats = NDArray[np.float64]
 
@@ -30,6 +29,8 @@ def clopper_pearson(
     an error the interval is one-sided and its upper end is the rule of three, 3 / trials at 95 %
     (Jovanovic & Levy, 1997); without a success, likewise from below.
     """
+    from scipy.special import betaincinv  # noqa: PLC0415 (see `services.import_scipy`)
+
     k, n = np.broadcast_arrays(
         np.asarray(errors, dtype=np.float64), np.asarray(trials, dtype=np.float64)
     )

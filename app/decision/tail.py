@@ -7,7 +7,6 @@ excess y has the survival (1 + shape * y / scale) ** (-1 / shape).
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
 
 from app.decision.comparisons import PairList
 from app.decision.rates import Floats
@@ -55,6 +54,8 @@ def fit_tail(top: PairList, pairs: float) -> Tail | None:
     excess = top.similarities.astype(np.float64) - start + 1e-9
     weights = top.weights / top.weights.mean()
     mean = float(np.average(excess, weights=weights))
+
+    from scipy.optimize import minimize  # noqa: PLC0415 (only a calibration needs it)
 
     def loss(parameters: Floats) -> float:
         scale, shape = np.exp(parameters[0]), parameters[1]

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from app.decision.gates import QualityGate, gate_failures
 from app.decision.policy import Status, is_match
@@ -74,6 +73,10 @@ def assign_persons(rows: Sequence[Sequence[Candidate]], threshold: float) -> lis
     with the largest sum of similarities over the threshold (the assignment problem; Kuhn 1955,
     solved after Jonker & Volgenant). Exact when each row of n faces holds its n nearest persons.
     """
+    if len(rows) < 2:
+        return [_nearest(row, threshold) for row in rows]
+    from scipy.optimize import linear_sum_assignment  # noqa: PLC0415 (see `services.import_scipy`)
+
     persons = sorted({candidate.face.person_id for row in rows for candidate in row})
     column = {person: i for i, person in enumerate(persons)}
     gain = np.zeros(

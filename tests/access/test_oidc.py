@@ -14,7 +14,8 @@ from jwt.algorithms import ECAlgorithm
 
 from app.access.keys import AccessKey, Scope
 from app.access.limits import KeyLimits
-from app.access.oidc import FRESH_S, KEPT_S, PAUSE_S, OidcRules, OidcTokens
+from app.access.oidc import FRESH_S, KEPT_S, PAUSE_S, OidcTokens
+from app.access.oidc_rules import OidcRules
 from app.errors import AccessKeyError, Forbidden, StoreUnavailable, Unauthenticated
 from app.settings import Settings
 from tests.access.conftest import Clock

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from app.access.keys import NewKey, Scope, id_of
 from app.cli.commands import app
-from app.cli.serve import access_state, is_loopback, require_access_keys
+from app.cli.serving import access_state, is_loopback, require_access_keys
 from app.errors import AccessKeyError
 from app.services import Services, build_services
 from app.settings import Settings

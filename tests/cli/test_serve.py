@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.api.server import bound
+from app.api.listening import bound
 from app.errors import AddressError
 from tests.ports import free_port
 from tests.waiting import PATIENCE_S, until

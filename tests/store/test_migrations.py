@@ -4,10 +4,12 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, inspect, text
 
 from app.errors import DatabaseError
-from app.store.schema import migrate, newest_revision, pending
+from app.store.schema import MIGRATIONS, migrate, newest_revision, pending
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_engine, template
 
@@ -74,6 +76,12 @@ def test_an_old_database_keeps_all_it_holds(engine: Engine, version: str) -> Non
         16,
     )
     assert store.persons.delete("old", "ada").templates == 2
+
+
+def test_the_newest_revision_is_that_of_the_migrations() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    assert newest_revision() == ScriptDirectory.from_config(config).get_current_head()
 
 
 def test_the_id_is_made_once(engine: Engine) -> None:

@@ -13,12 +13,11 @@ wrong answer is at most FAILURE times the length of the answer, however many vec
 """
 
 import math
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betainccinv
 
 FAILURE = 1e-9
 _SLACK = 1e-5  # float32 sums of some hundred terms
@@ -35,8 +34,16 @@ class ErrorBound:
     """
 
     def __init__(self, dimension: int, tables: int, failure: float = FAILURE) -> None:
-        self.reach = math.sqrt(betainccinv(0.5, (dimension - 2) / 2, 2 * failure))
+        self._dimension = dimension
+        self._failure = failure
         self.rounding = math.sqrt(tables * math.log(1 / failure) / 2)
+
+    @cached_property
+    def reach(self) -> float:
+        """Calculated when it is first used: only an encoded shard needs it, and it needs SciPy."""
+        from scipy.special import betainccinv  # noqa: PLC0415 (see `services.import_scipy`)
+
+        return math.sqrt(betainccinv(0.5, (self._dimension - 2) / 2, 2 * self._failure))
 
     def lowest_estimate(
         self, similarity: float, projection: Number, residual: Number, step: float

@@ -1,0 +1,80 @@
+"""What the settings say about tokens of an OpenID Connect issuer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from app.access.keys import Scope
+from app.access.limits import KeyLimits
+from app.errors import AccessKeyError
+from app.settings import Settings, is_loopback
+
+KEY_ID = "oidc"  # of the keys that tokens become; no stored key has it
+
+
+@dataclass(frozen=True, slots=True)
+class OidcRules:
+    """Whose tokens are accepted, and what their claims allow."""
+
+    issuer: str
+    audience: str
+    scopes_claim: str
+    scopes: Mapping[str, Scope]  # by the value in the claim
+    collections_claim: str | None
+    limits: KeyLimits  # of each subject
+
+    @classmethod
+    def of(cls, settings: Settings) -> "OidcRules | None":
+        """Those of the settings; None if they name no issuer. Raises AccessKeyError."""
+        issuer = settings.oidc_issuer
+        if issuer is None:
+            return None
+        if settings.oidc_audience is None:
+            raise AccessKeyError(
+                "LIKENESS_OIDC_ISSUER is set and LIKENESS_OIDC_AUDIENCE is not. Set it to the "
+                "audience that the issuer writes into tokens for this service: without it tokens "
+                "for any other service of the issuer would be accepted."
+            )
+        require_secure(issuer, "LIKENESS_OIDC_ISSUER")
+        return cls(
+            issuer,
+            settings.oidc_audience,
+            settings.oidc_scopes_claim,
+            _scope_names(settings.oidc_scopes),
+            settings.oidc_collections_claim,
+            KeyLimits(
+                settings.oidc_requests_per_second,
+                settings.oidc_photos_per_second,
+                settings.oidc_concurrent_requests,
+                settings.oidc_photos_per_day,
+            ),
+        )
+
+
+def _scope_names(given: tuple[str, ...]) -> dict[str, Scope]:
+    """Values of the claim and the scopes they give. Raises AccessKeyError."""
+    if not given:
+        return {f"likeness:{scope}": scope for scope in Scope}
+    found = {}
+    for pair in given:
+        value, _, scope = pair.rpartition("=")
+        if not value or scope not in [*Scope]:
+            raise AccessKeyError(
+                f"LIKENESS_OIDC_SCOPES has '{pair}'. It takes pairs such as guards=identify, "
+                f"separated by commas, with the scopes {', '.join(Scope)}."
+            )
+        found[value] = Scope(scope)
+    return found
+
+
+def require_secure(address: str, what: str) -> None:
+    """Raise AccessKeyError if an address is not https, or http of this machine."""
+    parts = urlsplit(address)
+    if parts.scheme == "https" and parts.hostname:
+        return
+    if parts.scheme == "http" and is_loopback(parts.hostname or ""):
+        return
+    raise AccessKeyError(
+        f"{what} is '{address}'. It must begin with https://; http:// is accepted for this machine "
+        "only, because anybody who can change the answer on its way can make valid tokens."
+    )
