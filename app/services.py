@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 
 from app.access.pepper import audit_key, read_pepper
 from app.access.refused import RefusedCalls
@@ -131,7 +132,7 @@ def build_services(
     maintenance.add_task(matches.store)
     refused = RefusedCalls(CallLog(access_database))
     maintenance.add_task(refused.round)
-    maintenance.add_task(import_scipy)
+    maintenance.add_task(_from_second_round(import_scipy))
     return Services(
         settings,
         pack,
@@ -149,6 +150,12 @@ def build_services(
         OneProcessLock(new_lock("services.calibrating"), settings.data_dir / "examining"),
         records,
     )
+
+
+def _from_second_round(task: Callable[[], None]) -> Callable[[], None]:
+    """The task without its first call, which would compete with the end of the start."""
+    rounds = count()
+    return lambda: task() if next(rounds) else None
 
 
 def import_scipy() -> None:
