@@ -1,6 +1,6 @@
-# Any Debian with `python3 -m venv`, 3.11 or newer. It is not pinned by digest; docs/docker.md, "The base image",
-# says how to pin it and how to renew that.
-ARG BASE_IMAGE=python:3.12-slim
+# Pinned by digest: docs/docker.md, "The base image", says how to renew it. Any Debian with `python3 -m venv`, 3.11 or
+# newer, does (--build-arg BASE_IMAGE=...).
+ARG BASE_IMAGE=python:3.12.14-slim-bookworm@sha256:782412e85d0f0984994c290652577d4018aff08145c85b262bb63dc0c7522254
 
 # ---- everything that is installed; the build backend and unused files are removed at the end
 FROM ${BASE_IMAGE} AS build

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the container image where no Docker engine runs: buildah in a chroot, as root.
 #
-# The base image comes from a registry where one can be reached (python:3.12-slim by default), and from a
+# The base image comes from a registry where one can be reached (by default the one that the Dockerfile pins), and from a
 # root file system made here where none can. On Debian:
 #
 #   apt-get install --yes buildah debootstrap
@@ -16,7 +16,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-base=python:3.12-slim
+base=
 rootfs=
 tag=likeness:cpu
 while [ $# -gt 0 ]; do
@@ -41,5 +41,5 @@ fi
 
 # The docker format, because the OCI one has no health check.
 "${images[@]}" bud --isolation chroot --format docker --layers=false --target cpu \
-    --build-arg "BASE_IMAGE=$base" --tag "$tag" "$@" .
+    ${base:+--build-arg "BASE_IMAGE=$base"} --tag "$tag" "$@" .
 "${images[@]}" images

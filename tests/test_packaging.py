@@ -269,6 +269,13 @@ def test_the_image_is_trimmed_for_both_devices() -> None:
     assert "!scripts/trim_packages.py" in (ROOT / ".dockerignore").read_text()
 
 
+def test_the_base_image_is_pinned_by_digest_in_one_place() -> None:
+    (base,) = re.findall(r"^ARG BASE_IMAGE=(\S+)$", dockerfile(), re.MULTILINE)
+    assert re.fullmatch(r"python:3\.12\.\d+-slim-\w+@sha256:[0-9a-f]{64}", base)
+    for other in (ROOT / "scripts").glob("*.sh"):
+        assert "python:3" not in other.read_text(), other
+
+
 def test_the_image_needs_the_base_image_alone() -> None:
     """No build frontend from a registry, and no image of the same name that somebody else made."""
     assert "# syntax" not in dockerfile()
