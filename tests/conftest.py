@@ -1,5 +1,6 @@
 """What several test folders share: the default pack, real photos, and ways to encode arrays."""
 
+import gc
 import importlib.util
 import io
 import logging
@@ -60,6 +61,19 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.pop(name, None)
     if config.getoption(SEED) is None:
         setattr(config.option, SEED, str(secrets.randbits(32)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Iterator[None]:
+    """Spare the garbage collector what lives until the end: modules and collected tests, half a
+    million objects, which it visited again and again in a fifth of the suite's time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -200,6 +200,7 @@ def test_a_key_from_creation_to_revocation(site: httpx.Client, tokens: dict[str,
     assert site.get(f"/v1/collections/{OWN}", headers=mine).status_code == 401
 
 
+@pytest.mark.slow
 def test_a_key_may_revoke_and_rotate_itself(site: httpx.Client, tokens: dict[str, str]) -> None:
     """The answer must arrive: it may hold the only usable token."""
     admin = {"Authorization": f"Bearer {tokens['admin']}"}

@@ -204,15 +204,17 @@ def test_import_of_nothing(run: Run, tmp_path: Path) -> None:
     assert "does not exist" in answer.stderr
 
 
-def test_import_by_the_script_and_with_a_gate(
-    run: Run, people: Path, environment: dict[str, str]
-) -> None:
-    (people / "biden" / "broken.JPG").unlink()
+def test_import_with_a_gate(run: Run, people: Path) -> None:
     gate = '{"min_face_size_px": 4000}'
     assert "face_too_small" in run("import", people, "--gate", gate).stdout
     wrong = run("import", people, "--gate", '{"min": 1}')
     assert wrong.exit_code == 2
     assert "--gate.min: Extra inputs" in wrong.stderr
+
+
+@pytest.mark.slow
+def test_import_by_the_script(people: Path, environment: dict[str, str]) -> None:
+    (people / "biden" / "broken.JPG").unlink()
     script = Path(__file__).parents[2] / "scripts" / "import_gallery.py"
     done = subprocess.run(
         [sys.executable, script, people, "--on-error", "stop", "--json"],

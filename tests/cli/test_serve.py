@@ -15,6 +15,7 @@ import pytest
 
 from app.api.listening import bound
 from app.errors import AddressError
+from tests.cli.conftest import Run
 from tests.ports import free_port
 from tests.waiting import PATIENCE_S, until
 
@@ -93,6 +94,7 @@ def test_serve_survives_kill_9_with_all_it_acknowledged(service: Service, photos
     assert "obama" not in err
 
 
+@pytest.mark.slow
 def test_it_drains_before_it_ends(environment: dict[str, str], photos: Path) -> None:
     """For LIKENESS_DRAIN_SECONDS, or until a second signal."""
     service = Service(environment, drain="600")
@@ -127,16 +129,12 @@ def test_it_ends_by_itself_when_it_has_drained(service: Service) -> None:
     assert service.process.returncode == 0
 
 
-def test_a_port_in_use_is_an_error(environment: dict[str, str]) -> None:
+def test_a_port_in_use_is_an_error(run: Run, environment: dict[str, str]) -> None:
     """In one sentence, before any network is loaded."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        answer = subprocess.run(
-            [LIKENESS, "serve"],
-            env={**environment, "LIKENESS_PORT": str(port)},
-            capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
-    assert answer.returncode == 2
+        answer = run("serve", LIKENESS_PORT=str(port))
+    assert answer.exit_code == 2
     assert f"Another process listens on port {port} of 127.0.0.1" in answer.stderr
     assert "network loaded" not in answer.stderr
     assert not (Path(environment["LIKENESS_DATA_DIR"]) / "likeness.db").exists()

@@ -152,6 +152,7 @@ def match(found: Detections, landmarks: FloatArray) -> Any:
     return order
 
 
+@pytest.mark.slow
 def test_photos_that_come_with_the_tests(
     shipped: list[tuple[str, Image]],
     detectors: Pair,

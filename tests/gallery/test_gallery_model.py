@@ -70,7 +70,10 @@ def machine_of(name: str, *, migrated: Path, **options: object) -> type[GalleryM
     return type(name, (GalleryMachine,), {"migrated": migrated, **options})
 
 
-@pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "encrypted"])
+@pytest.mark.parametrize(
+    "encrypted",
+    [pytest.param(False, id="plain"), pytest.param(True, id="encrypted", marks=pytest.mark.slow)],
+)
 def test_a_few_steps(migrated: Path, encrypted: bool) -> None:
     name = "Encrypted" if encrypted else "Plain"
     machine = machine_of(name, migrated=migrated, encrypted=encrypted)

@@ -230,7 +230,7 @@ def test_values_that_python_lacks_refuse_their_row(tmp_path: Path) -> None:
 def test_a_text_that_is_stored_once_for_many_rows(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     text = "x" * 700_000
-    count = 300
+    count = 60
     write_parquet(path, person_id=["a"] * count, embedding=[[1.0]] * count, note=[text] * count)
     kept = 0
     tracemalloc.start()

@@ -130,6 +130,7 @@ def test_a_report_that_cannot_be_written(people_folder: Path, tmp_path: Path) ->
     assert "cannot be written" in " ".join(result.output.split())
 
 
+@pytest.mark.slow
 def test_too_few_people_make_no_calibration(people_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "calibration.json"
     result = run(people_folder, "--calibration", path)
