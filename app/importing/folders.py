@@ -11,7 +11,7 @@ from app.errors import LikenessError
 from app.folders import sorted_entries
 from app.importing.layouts import Layout, Survey, given_layout
 from app.importing.names import NameDecoder, check_text, is_junk, problem_of
-from app.importing.source_options import SourceOptions
+from app.importing.options import SourceOptions
 from app.importing.source_rows import ImportSourceError, Row, UnreadableFile, read_file
 
 MAX_DEPTH = 64

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from app.errors import LikenessError
-from app.importing.bundle import line, new_bundle
+from app.importing.zips import line, new_bundle
 from app.store.records import CollectionRecord, ExportedTemplate, PersonRecord
 from app.store.store import Store
 

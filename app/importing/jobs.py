@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import ImportNotFound, Overloaded
-from app.importing.erasing import ReportEraser
 from app.importing.job_folder import (
     ImportJob,
     JobFolder,
@@ -20,7 +19,7 @@ from app.importing.job_folder import (
     unwritable,
 )
 from app.importing.options import UploadOptions
-from app.importing.report_rows import rows_about
+from app.importing.reports import ReportEraser, rows_about
 from app.importing.worker import ImportWorker
 from app.services import Services
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from app.importing.names import composed
-from app.importing.source_options import PersonFrom, SourceOptions
+from app.importing.options import PersonFrom, SourceOptions
 from app.importing.source_rows import ImportSourceError, printable
 
 PERSON = "{person_id}"

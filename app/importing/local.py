@@ -15,8 +15,7 @@ from typing import Any
 from app.decision.calibrations import policy_of
 from app.decision.pairs import all_declared
 from app.errors import ConsentMissing, InvalidRequest, LikenessError, PersonExists, PersonNotFound
-from app.importing.conflicts import CONFLICT, ConflictChecker, Prepared, resembles
-from app.importing.consents import ConsentChecker
+from app.importing.checks import CONFLICT, ConflictChecker, ConsentChecker, Prepared, resembles
 from app.importing.journal import Journal
 from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
 from app.importing.outcomes import OutcomeCallback, RowOutcome, RowResult, refusal

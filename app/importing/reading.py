@@ -18,7 +18,7 @@ import msgpack
 import app
 from app.errors import LikenessError
 from app.importing.frames import END, FAILED, ROW, TOTAL, unpack_row, unpacker
-from app.importing.source_options import SourceOptions
+from app.importing.options import SourceOptions
 from app.importing.source_rows import ImportSourceError, Row
 from app.telemetry.logs import log
 

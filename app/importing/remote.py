@@ -18,10 +18,10 @@ import httpx
 import orjson
 
 from app.errors import ImageTooLarge, LikenessError
-from app.importing.bundle import Bundle, new_bundle
 from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
 from app.importing.outcomes import OutcomeCallback, RowOutcome, RowResult, refusal
 from app.importing.source_rows import ImportSourceError, Row, content_of, storable
+from app.importing.zips import Bundle, new_bundle
 
 ROWS_A_PART = 500
 BYTES_A_PART = 32 << 20

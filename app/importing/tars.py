@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from app.errors import LikenessError
 from app.importing.layouts import AmbiguousLayout, Layout, Survey, given_layout
 from app.importing.names import NameDecoder, check_text, is_junk, parts_of, problem_of
-from app.importing.source_options import PersonFrom, SourceOptions
+from app.importing.options import PersonFrom, SourceOptions
 from app.importing.source_rows import (
     ImportSourceError,
     NotAPhoto,

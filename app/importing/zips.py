@@ -1,15 +1,19 @@
-"""Reads zips without unpacking them: a table and its photos, or folders of people."""
+"""Zips: an import reads them without unpacking; an export and a remote import write them."""
 
 import io
+import shutil
+import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
+
+import orjson
 
 from app.importing.layouts import Layout, Survey, given_layout
 from app.importing.names import NameDecoder, check_text, composed, is_junk, parts_of, problem_of
-from app.importing.source_options import SourceOptions
+from app.importing.options import SourceOptions
 from app.importing.source_rows import ImportSourceError, Row, printable
 from app.importing.tables import (
     MAX_LINE,
@@ -21,6 +25,45 @@ from app.importing.tables import (
     text_of,
 )
 from app.importing.unpacking import UNREADABLE, open_member
+
+MANIFEST = "manifest.jsonl"
+IN_MEMORY = 16 << 20
+
+
+class Bundle:
+    """Rows and files, the manifest last. Raises OSError."""
+
+    def __init__(self, archive: zipfile.ZipFile, manifest: IO[bytes]) -> None:
+        self._archive = archive
+        self._manifest = manifest
+
+    def add(self, members: Mapping[str, Any]) -> None:
+        """One row; it may name files."""
+        self._manifest.write(line(members))
+
+    def add_file(self, name: str, content: bytes) -> str:
+        """One file, of a kind that is compressed already; its name."""
+        self._archive.writestr(name, content, zipfile.ZIP_STORED)
+        return name
+
+
+@contextmanager
+def new_bundle(file: "IO[bytes] | str") -> Iterator[Bundle]:
+    """A bundle in a file, whole when the context ends."""
+    with (
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        tempfile.SpooledTemporaryFile(IN_MEMORY) as manifest,
+    ):
+        yield Bundle(archive, manifest)
+        manifest.seek(0)
+        with archive.open(MANIFEST, "w", force_zip64=True) as member:
+            shutil.copyfileobj(manifest, member)
+
+
+def line(members: Mapping[str, Any]) -> bytes:
+    """One row of JSON Lines; float32 arrays come back to the bit."""
+    return orjson.dumps(members, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
+
 
 # Bytes of a table within an archive, because a few compressed bytes may expand to many rows.
 MAX_TABLE = 4 << 30

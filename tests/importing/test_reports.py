@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from app.errors import StoreFull
-from app.importing import erasing
-from app.importing.erasing import LAPSES_AFTER, SPOOL, ReportEraser, erase_people
+from app.importing import reports
 from app.importing.job_folder import ImportJob, JobFolder, JobState
 from app.importing.options import UploadOptions
 from app.importing.outcomes import RowOutcome, RowResult, report_writer
+from app.importing.reports import LAPSES_AFTER, SPOOL, ReportEraser, erase_people
 from app.store.records import Erasure
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -212,7 +212,7 @@ def test_a_full_disk_refuses_the_deletion(
         raise OSError(28, "No space left on device")
 
     imports.add(1, JobState.DONE)
-    monkeypatch.setattr(erasing.os, "fsync", full)
+    monkeypatch.setattr(reports.os, "fsync", full)
     with pytest.raises(StoreFull):
         imports.eraser.note("default", "ada")
 
