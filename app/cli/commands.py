@@ -43,10 +43,10 @@ class LazyCommand:
 COMMANDS: Mapping[str, LazyCommand] = {
     "serve": LazyCommand("app.cli.serve", "serve", "Start the HTTP service."),
     "import": LazyCommand(
-        "app.cli.import_gallery", "import_folder", "Enroll people from folders, tables, archives."
+        "app.cli.import_export", "import_folder", "Enroll people from folders, tables, archives."
     ),
     "export": LazyCommand(
-        "app.cli.export_gallery", "export_collection", "Write a collection to a file, unencrypted."
+        "app.cli.import_export", "export_collection", "Write a collection to a file, unencrypted."
     ),
     "calibrate": LazyCommand(
         "app.cli.calibrate", "calibrate", "Measure a collection's own false match rates."

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from app.cli import import_gallery, import_progress
+from app.cli import import_export, import_progress
 from app.cli.import_progress import ImportProgress, summarise
 from app.importing import outcomes
 from app.importing.local import LocalImport
@@ -140,14 +140,14 @@ def test_an_interruption_says_how_to_go_on(
 
     monkeypatch.setenv("LIKENESS_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setattr(LocalImport, "run", interrupted)
-    with pytest.raises(import_gallery.typer.Exit) as caught:
-        import_gallery.import_folder([str(photos)])
-    assert caught.value.exit_code == import_gallery.EXIT_INTERRUPTED
+    with pytest.raises(import_export.typer.Exit) as caught:
+        import_export.import_folder([str(photos)])
+    assert caught.value.exit_code == import_export.EXIT_INTERRUPTED
     assert "Run it again to continue" in capsys.readouterr().err
 
 
 def test_a_sample_takes_names_of_any_bytes() -> None:
     rows = [Row(f"{number}\udcf6.jpg", "ada") for number in range(200)]
-    some = list(import_gallery._chosen(iter(rows), None, 0.5))
+    some = list(import_export._chosen(iter(rows), None, 0.5))
     assert 60 < len(some) < 140
-    assert some == list(import_gallery._chosen(iter(rows), None, 0.5))
+    assert some == list(import_export._chosen(iter(rows), None, 0.5))

@@ -1,4 +1,7 @@
-"""`likeness import SOURCE…`: many photos, or embeddings, into a collection."""
+"""/root/.pyenv/libexec/pyenv-hooks: line 24: enable: cannot open shared object
+/root/.pyenv/libexec/pyenv-realpath.dylib: /root/.pyenv/libexec/pyenv-realpath.dylib: cannot open
+shared object file: No such file or directory
+"""
 
 import hashlib
 import itertools
@@ -9,13 +12,16 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
+from rich.progress import BarColumn, MofNCompleteColumn, Progress
 
-from app.cli.console import clear_errors, err, read_settings
-from app.cli.database import announce_new_database
+from app.cli.console import clear_errors, err, out, read_settings
+from app.cli.database import announce_new_database, require_database
 from app.cli.import_progress import ImportProgress, import_progress, summarise
 from app.decision.policy import FaceSelection
+from app.encryption.ring import KeyRing
 from app.errors import CollectionNotFound
 from app.gallery.gallery import DEFAULT_COLLECTION
+from app.importing.gallery_export import export
 from app.importing.local import LocalImport
 from app.importing.options import (
     ImportOptions,
@@ -31,6 +37,9 @@ from app.importing.source_rows import ImportSourceError, Row
 from app.importing.sources import rows_of, total_of
 from app.services import build_services
 from app.settings import Settings
+from app.store.backends import create_engine
+from app.store.schema import migrate
+from app.store.store import Store
 
 EXIT_SOME_REJECTED, EXIT_CANNOT_RUN, EXIT_STOPPED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
@@ -241,3 +250,29 @@ def _chosen(rows: Iterator[Row], limit: int | None, sample: float | None) -> Ite
 
 def _draw(place: str) -> float:
     return int.from_bytes(hashlib.sha256(place.encode(errors="surrogatepass")).digest()[:8]) / 2**64
+
+
+def export_collection(
+    file: Annotated[Path, typer.Argument(help=".parquet, .jsonl, or .zip (with kept crops).")],
+    collection: Annotated[str, typer.Option(help="Its name.")] = DEFAULT_COLLECTION,
+) -> None:
+    """Write persons, metadata and embeddings, in the clear: keep the file as you keep photos.
+
+    A service over the same database can run meanwhile. For a copy of everything, including access
+    to encrypted data, use likeness backup.
+    """
+    settings = read_settings()
+    with clear_errors():
+        engine = create_engine(require_database(settings).resolved_database_url)
+        migrate(engine)
+        store = Store(engine, ring=KeyRing.from_settings(settings))
+        try:
+            store.encryption.check_keys()
+            record = store.collections.get(collection)
+            total = store.collections.count(record).templates
+            with Progress(BarColumn(), MofNCompleteColumn(), console=err, transient=True) as bar:
+                task = bar.add_task("", total=total)
+                count = export(store, record, file, lambda n: bar.update(task, completed=n))
+        finally:
+            store.close()
+    out.print(f"{file}: {count} faces of {collection}, {record.embedding_space}", soft_wrap=True)
