@@ -8,8 +8,7 @@ from itertools import count
 from app.access.pepper import audit_key, read_pepper
 from app.access.refused import RefusedCalls
 from app.access.registry import AccessRegistry
-from app.access.store import AccessKeyStore
-from app.access.usage import UsageStore
+from app.access.store import AccessKeyStore, UsageStore
 from app.decision.calibration_file import pack_calibration, pack_orientation
 from app.decision.calibrations import Calibrations
 from app.encryption.ring import KeyRing

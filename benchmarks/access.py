@@ -17,8 +17,7 @@ from app.access.limiter import Limiter
 from app.access.probing import ProbingMonitor
 from app.access.refused import RefusedCalls
 from app.access.registry import AccessRegistry
-from app.access.store import AccessKeyStore
-from app.access.usage import UsageStore
+from app.access.store import AccessKeyStore, UsageStore
 from app.api.access import AccessControl
 from app.api.main import ROUTERS
 from app.store.backends import create_engine

@@ -31,9 +31,8 @@ import app  # noqa: F401 (switches off ONNX Runtime's reports, so it comes first
 # isort: split
 import onnxruntime as ort
 
-from app.faces.align import align_faces, cut_faces, similarity_transforms
 from app.faces.detect import ARCHITECTURES, Detector, letterbox
-from app.faces.images import network_input, to_blob
+from app.faces.images import align_faces, cut_faces, network_input, similarity_transforms, to_blob
 from app.faces.landmarks import SCALE, SIDE, TARGET
 from app.imaging import ImageLimits, decode_at_least
 from app.inference.machine import usable_cores

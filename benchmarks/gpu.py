@@ -34,10 +34,9 @@ import app  # noqa: F401 (switches off ONNX Runtime's reports, so it comes first
 import onnxruntime
 
 from app.errors import DeviceError
-from app.faces.align import align_faces
 from app.faces.detect import ARCHITECTURES, Detector
 from app.faces.embed import Recogniser
-from app.faces.images import network_input
+from app.faces.images import align_faces, network_input
 from app.faces.loading import build_pipeline
 from app.imaging import ImageLimits
 from app.index.device_rows import CudaDevice

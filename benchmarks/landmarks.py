@@ -31,8 +31,8 @@ from stages import LFW_PHOTO, PORTRAIT
 
 from app.decision.calibration_file import pack_orientation
 from app.decision.policy import FaceSelection, select_box
-from app.faces.align import align_faces
 from app.faces.embed import Recogniser, normalise
+from app.faces.images import align_faces
 from app.faces.landmarks import LandmarkRefiner
 from app.faces.loading import build_pipeline
 from app.faces.pipeline import run_to_completion

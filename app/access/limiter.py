@@ -19,7 +19,7 @@ from typing import Any
 
 from app.access.keys import AccessKey
 from app.access.limits import KeyLimits, TokenBucket
-from app.access.usage import UsageStore
+from app.access.store import UsageStore
 from app.errors import LikenessError, QuotaExceeded, RateLimited
 from app.processes.shared_records import SharedRecords
 from app.store.database import now_utc

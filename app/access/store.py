@@ -1,11 +1,13 @@
-"""Access keys in the database: a digest of each token, never a token."""
+"""Access keys in the database, shared by every process: a digest of each token, never a token, and
+the photos that keys have used, by day (UTC).
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from app.access.keys import AccessKey, NewKey, Scope, digest_of, new_token
 from app.access.limits import KeyLimits, stored_limits
@@ -13,7 +15,7 @@ from app.access.pepper import fingerprint
 from app.errors import AccessKeyExists, AccessKeyNotFound, AccessPepperDiffers
 from app.store.database import Database
 from app.store.sql.audit_log import note
-from app.store.sql.tables import access_keys, access_state
+from app.store.sql.tables import access_keys, access_state, access_usage
 
 _SCOPES = {one.value: one for one in Scope}
 
@@ -265,3 +267,50 @@ def _key(row: Any) -> AccessKey:
 def _utc(value: datetime | None) -> Any:
     """SQLite gives times without their zone, which is UTC."""
     return value if value is None or value.tzinfo else value.replace(tzinfo=UTC)
+
+
+KEPT_DAYS = 31
+
+
+class UsageStore:
+    """Reserves photos of a daily quota. A reservation counts as used until it is released."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def reserve(
+        self, name: str, day: date, needed: int, wanted: int, quota: int
+    ) -> tuple[int, int]:
+        """Reserve up to `wanted` photos, or none if fewer than `needed` are left.
+
+        Returns how many were reserved, and how many are left for further reservations.
+        """
+        row = (access_usage.c.name == name) & (access_usage.c.day == day)
+        with self._database.writing() as connection:
+            # First, without a change: it makes reservations wait for each other.
+            connection.execute(update(access_state).values(revision=access_state.c.revision))
+            used = connection.execute(select(access_usage.c.photos).where(row)).scalar()
+            if used is None:
+                _begin_day(connection, name, day)
+            left = max(0, quota - int(used or 0))
+            if left < needed:
+                return 0, left
+            reserved = min(max(needed, wanted), left)
+            connection.execute(
+                update(access_usage).where(row).values(photos=access_usage.c.photos + reserved)
+            )
+        return reserved, left - reserved
+
+    def release(self, name: str, day: date, photos: int) -> None:
+        """Give back what was reserved and not used."""
+        row = (access_usage.c.name == name) & (access_usage.c.day == day)
+        with self._database.writing() as connection:
+            connection.execute(
+                update(access_usage).where(row).values(photos=access_usage.c.photos - photos)
+            )
+
+
+def _begin_day(connection: Connection, name: str, day: date) -> None:
+    oldest = day - timedelta(days=KEPT_DAYS)
+    connection.execute(delete(access_usage).where(access_usage.c.day < oldest))
+    connection.execute(insert(access_usage).values(name=name, day=day, photos=0))

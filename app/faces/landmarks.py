@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import LikenessError, PackError
-from app.faces.align import ARCFACE_TEMPLATE, cut_faces, similarity_transforms
-from app.faces.images import run_on_crops
+from app.faces.images import ARCFACE_TEMPLATE, cut_faces, run_on_crops, similarity_transforms
 from app.inference.pack_spec import LandmarkSpec
 from app.inference.session import Network
 from app.types import FloatArray, Image, PixelScale

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.faces.align import align_faces
 from app.faces.clock import StageClock
 from app.faces.detect import Detector
 from app.faces.embed import Recogniser
-from app.faces.images import ROTATIONS, inverse, turned_detections, turned_size
+from app.faces.images import ROTATIONS, align_faces, inverse, turned_detections, turned_size
 from app.faces.quality import pose_angles
 from app.types import CooperativeTask, Detections, Image
 

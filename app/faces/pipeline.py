@@ -12,11 +12,17 @@ from typing import TypeAlias
 import numpy as np
 
 from app.errors import LivenessUnavailable, PackError
-from app.faces.align import align_faces, enlargement
 from app.faces.clock import StageClock
 from app.faces.detect import Detector
 from app.faces.embed import Recogniser
-from app.faces.images import inverse, turned_detections, turned_image, turned_size
+from app.faces.images import (
+    align_faces,
+    enlargement,
+    inverse,
+    turned_detections,
+    turned_image,
+    turned_size,
+)
 from app.faces.landmarks import LandmarkRefiner
 from app.faces.liveness import LivenessCheck
 from app.faces.orientation import Look, OrientationLimits, OrientationSearch

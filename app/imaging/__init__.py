@@ -1,8 +1,7 @@
 """Bytes of one photo -> upright BGR array, with every limit checked before anything is decoded."""
 
 from app.imaging.decoder import PhotoDecoder, decode_at_least, decode_image
-from app.imaging.formats import FORMATS, sniff_format
-from app.imaging.headers import Header, read_header
+from app.imaging.formats import FORMATS, Header, read_header, sniff_format
 from app.imaging.inspection import estimate_memory
 from app.imaging.limits import ImageLimits
 from app.imaging.png import decode_crop, encode_crop

@@ -3,8 +3,7 @@
 from app.errors import ImageTooLarge
 from app.imaging import jpeg
 from app.imaging.decoding import damaged
-from app.imaging.formats import check_format
-from app.imaging.headers import Header, read_header, read_header_of
+from app.imaging.formats import Header, check_format, read_header, read_header_of
 from app.imaging.limits import ImageLimits, check_bytes, check_size
 
 # The ten scans of the usual script walk over 560 million samples in the largest photo of three full

@@ -15,8 +15,7 @@ from app.access.keys import AccessKey, NewKey, Scope
 from app.access.limiter import ASK_AGAIN_S, Limiter
 from app.access.limits import KeyLimits, TokenBucket, stored_limits
 from app.access.registry import AccessRegistry
-from app.access.store import AccessKeyStore
-from app.access.usage import KEPT_DAYS, UsageStore
+from app.access.store import KEPT_DAYS, AccessKeyStore, UsageStore
 from app.errors import QuotaExceeded, RateLimited, StoreUnavailable
 from app.processes.shared_records import SharedRecords, shared_file
 from tests.access.conftest import Clock

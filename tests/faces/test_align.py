@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.faces.align import ARCFACE_TEMPLATE, align_faces, similarity_transforms
+from app.faces.images import ARCFACE_TEMPLATE, align_faces, similarity_transforms
 from app.types import FloatArray, Image
 
 seeds = st.integers(0, 2**32 - 1)

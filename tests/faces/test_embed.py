@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from app.errors import PackError
-from app.faces.align import align_faces
 from app.faces.detect import Detector
 from app.faces.embed import BATCH_SIZE, Recogniser, normalise
+from app.faces.images import align_faces
 from app.inference.pack_spec import ModelPack
 from app.inference.session import OnnxModel
 from app.settings import Device

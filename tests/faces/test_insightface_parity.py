@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 import pytest
 
-from app.faces.align import align_faces
 from app.faces.detect import Detector
 from app.faces.embed import Recogniser
+from app.faces.images import align_faces
 from app.imaging import ImageLimits, decode_image
 from app.inference.pack_spec import RecogniserSpec
 from app.inference.session import OnnxModel

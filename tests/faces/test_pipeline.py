@@ -14,10 +14,10 @@ import pytest
 from PIL import Image as PillowImage
 
 from app.errors import PackError, UnreadableImage, WorkerDied
-from app.faces.align import align_faces
 from app.faces.clock import StageClock
 from app.faces.detect import Detector
 from app.faces.embed import Recogniser
+from app.faces.images import align_faces
 from app.faces.loading import build_pipeline
 from app.faces.orientation import OrientationLimits
 from app.faces.pipeline import FacePipeline, run_to_completion

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from app.errors import PackError
-from app.faces.align import align_faces
 from app.faces.detect import Detector
+from app.faces.images import align_faces
 from app.faces.loading import build_pipeline
 from app.faces.quality import (
     NetworkScores,

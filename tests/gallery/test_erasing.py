@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.gallery.backup.dump import dump
-from app.gallery.backup.load import load
+from app.gallery.backup.bodies import dump, load
 from app.gallery.gallery import Gallery
 from app.index.certified.write_buffer import IndexShape
 from app.index.factory import IndexFactory

@@ -16,8 +16,7 @@ from app.errors import (
     PairNotFound,
     PersonNotFound,
 )
-from app.gallery.backup.dump import dump
-from app.gallery.backup.load import load
+from app.gallery.backup.bodies import dump, load
 from app.gallery.backup.streams import read_blocks, write_blocks
 from app.store.records import Erasure
 from app.store.sql import pairs

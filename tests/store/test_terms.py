@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select, text
 
 from app.errors import InvalidRequest
-from app.gallery.backup.dump import dump
-from app.gallery.backup.load import load
+from app.gallery.backup.bodies import dump, load
 from app.store.records import NewTemplate, PersonTemplate
 from app.store.schema import migrate
 from app.store.sql import terms

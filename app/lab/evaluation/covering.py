@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from app.decision.policy import FaceSelection
 from app.errors import FaceError, ImageError
-from app.faces.align import ARCFACE_TEMPLATE, TEMPLATE_SIZE
+from app.faces.images import ARCFACE_TEMPLATE, TEMPLATE_SIZE
 from app.lab.evaluation.protocol import Analyser, Tick, in_threads, read_photo
 from app.types import FloatArray, Image
 

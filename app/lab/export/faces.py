@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import LikenessError
-from app.faces.align import ARCFACE_TEMPLATE, TEMPLATE_SIZE, cut_faces, similarity_transforms
 from app.faces.detect import Detector
+from app.faces.images import ARCFACE_TEMPLATE, TEMPLATE_SIZE, cut_faces, similarity_transforms
 from app.inference.packs import load_pack
 from app.inference.session import OnnxModel
 from app.lab.errors import ExportError

@@ -1,4 +1,7 @@
-"""The bodies of a backup as a database's rows: all of them, or nothing is changed."""
+"""/root/.pyenv/libexec/pyenv-hooks: line 24: enable: cannot open shared object
+/root/.pyenv/libexec/pyenv-realpath.dylib: /root/.pyenv/libexec/pyenv-realpath.dylib: cannot open
+shared object file: No such file or directory
+"""
 
 import secrets
 from collections import Counter
@@ -10,10 +13,9 @@ from typing import Any
 from sqlalchemy import Connection, DateTime, Engine, Table, delete, func, insert, select, update
 
 from app.errors import BackupDamaged, BackupError
-from app.gallery.backup.dump import TABLES
 from app.store.backends import backend_of
 from app.store.database import Database
-from app.store.metadata import as_storable, find_problem, read_stored
+from app.store.metadata import CorrectedMetadata, as_storable, find_problem, read_stored
 from app.store.schema import newest_revision
 from app.store.sql import tables
 from app.store.sql.audit_log import DATABASE_RESTORED, note
@@ -22,6 +24,58 @@ from app.store.sql.consents import rebuild_consents
 from app.store.sql.integrity import compose_ids
 from app.store.sql.tables import MetadataColumn
 from app.store.sql.terms import rebuild_terms
+
+ROWS_AT_ONCE = 500
+# In an order in which each row finds what it refers to. Terms of metadata are not among them, as
+# they are derived from it; nor are answers kept for Idempotency-Keys: they are gone in a day, and a
+# retry after a restore must be done again.
+TABLES: tuple[Table, ...] = (
+    tables.collections,
+    tables.calibrations,
+    tables.encryption_keys,
+    tables.persons,
+    tables.declared_pairs,
+    tables.templates,
+    tables.crops,
+    tables.alternate_embeddings,
+    tables.changes,
+)
+
+
+def dump(engine: Engine) -> Iterator[Mapping[str, Any]]:
+    """Header, rows and counts, read in one transaction that waits for no writer and delays none.
+
+    Raises StoreUnavailable.
+    """
+    with Database(engine).reading() as connection:
+        backend_of(engine).be_patient(connection)
+        yield {
+            "schema": newest_revision(),
+            "database": connection.execute(select(tables.database.c.id)).scalar_one(),
+            "last_keys": backend_of(engine).last_keys(connection),
+        }
+        counts = {}
+        for table in TABLES:
+            counts[table.name] = 0
+            for rows in _batches(connection, table):
+                counts[table.name] += len(rows)
+                yield {"table": table.name, "rows": rows}
+        yield {"end": counts}
+
+
+def _batches(connection: Connection, table: Table) -> Iterator[list[dict[str, Any]]]:
+    query = select(table).order_by(*table.primary_key.columns)
+    result = connection.execution_options(yield_per=ROWS_AT_ONCE).execute(query)
+    for part in result.mappings().partitions(ROWS_AT_ONCE):
+        yield [{name: _plain(value) for name, value in row.items()} for row in part]
+
+
+def _plain(value: Any) -> Any:
+    """A value for MessagePack. Metadata that breaks the rules is written as its JSON text."""
+    if isinstance(value, CorrectedMetadata):
+        return value.original
+    return value.isoformat() if isinstance(value, datetime) else value
+
 
 RESTORED = "restore"  # kind of change; names no template
 
