@@ -8,7 +8,8 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from app.cli.console import clear_errors, err, out, read_settings, require_database
+from app.cli.console import clear_errors, err, out, read_settings
+from app.cli.database import require_database
 from app.decision.gallery_issues import Hygiene
 from app.decision.hygiene import find_gallery_issues
 from app.gallery.gallery import DEFAULT_COLLECTION, Gallery
