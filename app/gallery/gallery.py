@@ -1,6 +1,6 @@
 """The gallery: the one object that keeps the database and its derived indexes in step."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -19,7 +19,15 @@ from app.index.comparator import COSINE, Comparator
 from app.index.effective import Floats, effective_templates
 from app.index.engine import SearchEngine
 from app.index.person_scores import PersonScore
-from app.index.port import GallerySize, Ids, NearestImpostors, PersonSearch, SearchCounts, Templates
+from app.index.port import (
+    GallerySize,
+    Hit,
+    Ids,
+    NearestImpostors,
+    PersonSearch,
+    SearchCounts,
+    Templates,
+)
 from app.store.records import (
     CollectionRecord,
     DeletionCounts,
@@ -37,6 +45,9 @@ from app.types import FloatArray, JsonObject
 DEFAULT_COLLECTION = "default"
 TEMPLATES_AT_ONCE = 8_192
 FACES_AT_ONCE = 500
+# Persons that a search reads at most for each probe, to find others than those whose consent has
+# ended.
+MOST_NEAREST = 1_000
 # Of the length of a unit vector that was rounded to float32.
 UNIT_TOLERANCE = 1e-6
 
@@ -142,9 +153,14 @@ class Gallery:
         record = self.require(collection)
         with self._indexes.searching(record) as index:
             allowed = self.store.persons.keys(record, metadata_filter) if metadata_filter else None
-            rows = index.search_persons(probes, top_k + 1, allowed, self.comparator, score)
-            hits = [hit.template_key for row in rows for hit in row]
-            faces = self.store.templates.matchable(record, hits)
+            wanted = top_k + 1
+            while True:
+                rows = index.search_persons(probes, wanted, allowed, self.comparator, score)
+                hits = [hit.template_key for row in rows for hit in row]
+                faces = self.store.templates.matchable(record, hits)
+                if wanted >= MOST_NEAREST or not _are_short(rows, faces, wanted, top_k):
+                    break
+                wanted *= 4  # instead of persons whose consent has ended
             searched = index.extent(allowed).scored_by(score)
             likeness = self._likeness(index, allowed)
         candidates = [candidates_of(row, faces, top_k) for row in rows]
@@ -348,3 +364,14 @@ class Gallery:
         self._indexes.close()
         self._engine.close()
         self.store.close()
+
+
+def _are_short(
+    rows: Sequence[Sequence[Hit]], faces: Mapping[int, FaceRecord], wanted: int, top_k: int
+) -> bool:
+    """Whether a probe has fewer candidates than there may be: of its `wanted` hits so many are left
+    out that neither `top_k` nor the next one, to which the last has a margin, are left."""
+    return any(
+        len(row) == wanted and sum(hit.template_key in faces for hit in row) <= top_k
+        for row in rows
+    )

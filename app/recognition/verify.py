@@ -25,7 +25,7 @@ from app.recognition.analysis import PhotoOutcome, StageTimes, analyse_images, e
 from app.services import Services
 from app.store.records import CollectionRecord
 from app.store.sql.audit_log import Search
-from app.store.sql.consents import require_consent
+from app.store.sql.consents import needs_consent, require_consent
 from app.store.store import Store
 from app.types import AnalysedImage, Face, FloatArray
 
@@ -99,7 +99,7 @@ async def verify(
     if len(faces) > 1:
         similarity = services.gallery.comparator.score(vector, embedding_of(faces[1].face))
     else:
-        nearest = await _nearest(services, request, vector, chain.score)
+        nearest = await _nearest(services, record, request, vector, chain.score)
         similarity, size = nearest.similarity, nearest.compared
     threshold = await services.scheduler.search(
         _threshold, services, request, (policy_of(record), chain), size
@@ -170,13 +170,30 @@ def _select(
         raise type(error)(f"'{name}': {error.detail}", error.extra) from error
 
 
-async def _nearest(
-    services: Services, request: VerifyRequest, probe: FloatArray, score: PersonScore
-) -> Comparison:
+def _compare(
+    services: Services,
+    record: CollectionRecord,
+    request: VerifyRequest,
+    probe: FloatArray,
+    score: PersonScore,
+) -> Comparison | None:
+    """Raises ConsentMissing if the consent was withdrawn while the photo was analysed."""
     assert request.person_id is not None, "there is no reference"
-    nearest = await services.scheduler.read(
-        services.gallery.compare, request.collection, request.person_id, probe, score
-    )
+    gallery = services.gallery
+    nearest = gallery.compare(request.collection, request.person_id, probe, score)
+    if needs_consent(record):
+        _require_claimed(gallery.store, record, request.person_id)
+    return nearest
+
+
+async def _nearest(
+    services: Services,
+    record: CollectionRecord,
+    request: VerifyRequest,
+    probe: FloatArray,
+    score: PersonScore,
+) -> Comparison:
+    nearest = await services.scheduler.read(_compare, services, record, request, probe, score)
     if nearest is None:
         raise NoFace(
             f"The person '{request.person_id}' has no face enrolled; enroll a photo first."

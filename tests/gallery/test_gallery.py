@@ -204,3 +204,22 @@ def test_embeddings_from_outside_are_checked(gallery: Gallery) -> None:
     for bad in ([0.0] * DIMENSION, [float("nan")] * DIMENSION, [1.0] * (DIMENSION - 1)):
         with pytest.raises(InvalidEmbedding):
             gallery.check_embedding(bad)
+
+
+def test_persons_whose_consent_has_ended_do_not_take_the_places_of_others(
+    gallery: Gallery, directions: Draw
+) -> None:
+    """Nor hide that two others are as similar: a margin is missing only at the end of a gallery."""
+    gallery.create_collection("staff", {}, {"consent_required": True})
+    vectors = directions(40)
+    for number, vector in enumerate(vectors):
+        valid = {"consent": {"reference": "form 17"}}
+        gallery.enroll("staff", f"p{number}", valid, [template(vector, str(number))])
+    probe = vectors[0]
+    nearest = [f"p{number}" for number in np.argsort(-(vectors @ probe))]
+    for person in nearest[:25]:
+        ended = {"consent": {"reference": "form 17", "withdrawn": True}}
+        gallery.store.persons.update("staff", person, ended)
+    (row,) = gallery.identify("staff", probe[np.newaxis], 3).rows
+    assert [one.face.person_id for one in row] == nearest[25:28]
+    assert row[-1].margin is not None

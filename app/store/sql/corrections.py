@@ -56,7 +56,9 @@ class Corrections:
 
     def merge_persons(self, name: str, source: str, target: str) -> PersonRecord:
         """Move every template and every declared pair of one person to another, and delete the
-        first. The other's metadata stays as it is. Raises DeclaredDifferent or ConsentMissing."""
+        first. The other's metadata stays as it is. Raises DeclaredDifferent, or ConsentMissing if
+        the collection needs consents and either has none that is valid: a withdrawal would be lost
+        with the first person."""
         with self._database.writing() as connection:
             collection = lock_collection(connection, name)
             old = get_person(connection, collection, source)
@@ -65,7 +67,8 @@ class Corrections:
                 raise InvalidRequest("A person cannot be merged with themselves; name two.")
             refuse_declared(connection, old, new)
             now = self._database.clock()
-            require_consent(collection, new.person_id, new.consent_until, now)
+            for one in (old, new):
+                require_consent(collection, one.person_id, one.consent_until, now)
             mine = select(templates.c.id).where(templates.c.person == old.key)
             keys = list(connection.execute(mine).scalars())
             self._move(connection, collection, keys, (old.key, new.key))
