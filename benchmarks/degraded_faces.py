@@ -10,6 +10,7 @@ development half. `domain.py` beside this file compares what lies there.
 
 import argparse
 import hashlib
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,9 +27,9 @@ from app.imaging import ImageLimits
 from app.index.port import PRECISION
 from app.inference.packs import load_pack
 from app.lab.evaluation.covering import embed_covered
-from app.lab.evaluation.degrading import embed_degraded, photos_to_degrade
+from app.lab.evaluation.degrading import MILD_DEGRADATIONS, embed_degraded, photos_to_degrade
 from app.lab.evaluation.labels import LabelledPeople, LabelNoise, read_people
-from app.lab.evaluation.protocol import Analyser
+from app.lab.evaluation.protocol import Analyser, in_threads
 from app.settings import Device
 from app.types import Face, FloatArray, Image
 
@@ -68,7 +69,8 @@ def _embed_for_fit(pipeline: FacePipeline, options: argparse.Namespace) -> None:
     names = photos_to_degrade(people, LabelNoise())
     photos = Analyser(pipeline), options.images, names, FaceSelection.CENTRE
     plain, covered = embed_covered(*photos)
-    np.savez(options.cache / "fit.npz", **embed_degraded(*photos), plain=plain, covered=covered)
+    kinds = embed_degraded(*photos) | embed_degraded(*photos, ways=MILD_DEGRADATIONS)
+    np.savez(options.cache / "fit.npz", **kinds, plain=plain, covered=covered)
 
 
 def is_development(person: str) -> bool:
@@ -99,14 +101,21 @@ def _embed(
     target: Path,
 ) -> None:
     sharp = None if kind == "sharp" else np.load(options.cache / "sharp.npz")
+    widths = None if sharp is None else sharp["width"]
+    landmarks = None if sharp is None else sharp["landmarks"]
+    row_of = {name: row for row, name in photos}
+
+    def embed(name: str) -> Face | None:
+        pixels, row = cv2.imread(str(options.images / name)), row_of[name]
+        if widths is not None and landmarks is not None and np.isfinite(widths[row]):
+            pixels = KINDS[kind](pixels, landmarks[row], float(widths[row]))
+        return _face(pipeline, pixels)
+
     columns: dict[str, list[object]] = {name: [] for name in COLUMNS}
-    for row, name in photos:
-        pixels = cv2.imread(str(options.images / name))
-        if sharp is not None and np.isfinite(sharp["width"][row]):
-            pixels = KINDS[kind](pixels, sharp["landmarks"][row], float(sharp["width"][row]))
-        face = _face(pipeline, pixels)
+    names = list(row_of)
+    for name, face in zip(names, in_threads(embed, names, lambda: None), strict=True):
         if face is not None:
-            columns["rows"].append(row)
+            columns["rows"].append(row_of[name])
             for column, value in _measures(face).items():
                 columns[column].append(value)
     arrays = {column: np.array(values) for column, values in columns.items()}
@@ -176,9 +185,8 @@ def _turned(code: int) -> Degradation:
 
 
 def _noisy(sigma: float) -> Degradation:
-    generator = np.random.default_rng(0)
-
     def add(photo: Image, _points: FloatArray, _width: float) -> Image:
+        generator = np.random.default_rng(zlib.crc32(photo.tobytes()))  # whichever photo is first
         noise = generator.normal(0, sigma, photo.shape)
         return np.clip(photo + noise, 0, 255).astype(np.uint8)
 

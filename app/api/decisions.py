@@ -146,7 +146,8 @@ class Decided(BaseModel):
         float,
         Field(
             description="The part of the threshold that is due to how alike the collection's "
-            "people are; 0 for a fixed threshold."
+            "people are, or in a verification to how degraded and how typical both faces look; 0 "
+            "for a fixed threshold."
         ),
         Example(0.0),
     ] = 0.0

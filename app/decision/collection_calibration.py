@@ -12,6 +12,7 @@ from app.decision.domain import Domain
 from app.decision.duplicates import suspected_duplicates
 from app.decision.fitting import Labelled, calibrate, require_persons
 from app.decision.limits import NO_LIMITS
+from app.decision.pair_lifts import NO_LIFTS
 from app.decision.pairs import all_declared
 from app.gallery.gallery import Gallery
 from app.index.comparator import COSINE
@@ -51,7 +52,7 @@ def calibrate_collection(
     Pairs of people that are probably one person are left out of the false match rates, and
     counted as errors in their upper confidence limits: those hold even where every suspect is an
     innocent twin. Suspects who are declared to be different are not listed. `domain` is the pack's,
-    whose direction and limits hold here too. Raises NotEnoughData, CollectionNotFound or
+    whose direction, limits and lifts hold here too. Raises NotEnoughData, CollectionNotFound or
     EmbeddingSpaceMismatch.
     """
     record = gallery.require(name)
@@ -70,6 +71,7 @@ def calibrate_collection(
             left_out,
             shared,
             NO_LIMITS if domain is None else domain.limits,
+            NO_LIFTS if domain is None else domain.verification_of(data),
         ),
         record.embedding_space,
         gallery.precision,

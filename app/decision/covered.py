@@ -55,15 +55,9 @@ class CoveredFaces(BaseModel):
 
         None where covered faces of other people than those of the fit do not stand out.
         """
-        half = np.arange(len(plain)) % 2 == 0
-        folds = [(half, ~half), (~half, half)]
-        seen = [
-            _Measure.fit(plain[one], covered[one]).seen(plain[other], covered[other])
-            for one, other in folds
-        ]
-        if min(seen) < LEAST_SEEN:
+        whole = Discriminant.of_others(plain, covered)
+        if whole is None:
             return None
-        whole = _Measure.fit(plain, covered)
         digest = hashlib.sha256(plain.astype("<f4").tobytes())
         digest.update(covered.astype("<f4").tobytes())
         return cls(
@@ -76,15 +70,27 @@ class CoveredFaces(BaseModel):
         )
 
 
-class _Measure:
-    """Fisher's linear discriminant between faces (n, d) and the same covered (n, m, d)."""
+class Discriminant:
+    """Fisher's linear discriminant between faces (n, d) and the same covered, or changed in another
+    way, (n, m, d)."""
 
     def __init__(self, direction: NDArray[np.float64], offset: float) -> None:
         self.direction = direction
         self.offset = offset
 
     @classmethod
-    def fit(cls, plain: FloatArray, covered: FloatArray) -> "_Measure":
+    def of_others(cls, plain: FloatArray, covered: FloatArray) -> "Discriminant | None":
+        """The discriminant; None where it does not hold for people who were not fitted."""
+        half = np.arange(len(plain)) % 2 == 0
+        folds = [(half, ~half), (~half, half)]
+        seen = [
+            cls.fit(plain[one], covered[one]).seen(plain[other], covered[other])
+            for one, other in folds
+        ]
+        return cls.fit(plain, covered) if min(seen) >= LEAST_SEEN else None
+
+    @classmethod
+    def fit(cls, plain: FloatArray, covered: FloatArray) -> "Discriminant":
         flat = covered.reshape(-1, covered.shape[2])
         means = [one.mean(axis=0, dtype=np.float64) for one in (plain, flat)]
         within = np.concatenate([plain - means[0], flat - means[1]])
@@ -96,6 +102,10 @@ class _Measure:
         if length <= 0:  # no covered face stands out
             return cls(np.zeros_like(direction), 1.0)
         return cls(direction / length, zero / length)
+
+    def of(self, vectors: FloatArray) -> NDArray[np.float64]:
+        """The measure of faces (n, d), within 0 and 1 (n,)."""
+        return np.asarray(np.clip(vectors @ self.direction - self.offset, 0, 1))
 
     def seen(self, plain: FloatArray, covered: FloatArray) -> float:
         """The share of covered faces (n, m, d) that look more covered than SEEN_BEYOND of the

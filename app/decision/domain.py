@@ -7,7 +7,7 @@ people of all groups. Both raise the scores of different people above what was c
 import hashlib
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from app.decision.comparisons import LabelledEmbeddings
 from app.decision.covered import CoveredFaces
 from app.decision.limits import NO_LIMITS, Limits
+from app.decision.pair_lifts import NO_LIFTS, PairLifts
 from app.index.comparator import Comparator
 from app.index.likeness import QUANTILE
 from app.index.port import GallerySize
@@ -113,6 +114,7 @@ class Domain(_Section):
     `likeness`: the 99th percentile of the scores of its people, one face each. A gallery whose own
     is higher raises the threshold by `lift` times the difference, or by `small_lift` times in a
     gallery of fewer than `small_gallery` people. `limits`: beyond which two faces are not compared.
+    `verification`: how the threshold for two faces follows them.
     """
 
     shared: SharedDirection
@@ -121,11 +123,31 @@ class Domain(_Section):
     small_lift: Annotated[float, Field(ge=0, le=2)] = SMALL_LIFT
     small_gallery: Annotated[int, Field(ge=0)] = SMALL_GALLERY
     limits: Limits = NO_LIMITS
+    verification: PairLifts = NO_LIFTS
+
+    @model_validator(mode="after")
+    def _check(self) -> "Domain":
+        numbers = len(self.shared.direction)
+        if any(len(part.direction) != numbers for part in self.verification.parts):
+            raise ValueError("the directions of a domain must have as many numbers")
+        return self
 
     @classmethod
-    def of(cls, shared: SharedDirection, data: LabelledEmbeddings, limits: Limits) -> "Domain":
+    def of(
+        cls,
+        shared: SharedDirection,
+        data: LabelledEmbeddings,
+        limits: Limits,
+        verification: PairLifts = NO_LIFTS,
+    ) -> "Domain":
         """The domain of the people whom a calibration is counted on."""
-        return cls(shared=shared, likeness=round(likeness_of(data), 6), limits=limits)
+        likeness = round(likeness_of(data), 6)
+        return cls(shared=shared, likeness=likeness, limits=limits, verification=verification)
+
+    def verification_of(self, data: LabelledEmbeddings) -> PairLifts:
+        """The lifts for a calibration that is counted on other people: where these are more alike
+        than those here, its thresholds are higher already."""
+        return self.verification.less_typical(self.lift * (likeness_of(data) - self.likeness))
 
     def marks(
         self, quality: Quality | None, degradation: float | None, covering: float | None
@@ -135,13 +157,14 @@ class Domain(_Section):
         covered = covering is not None and covering >= 1
         return self.limits.beyond(quality, degradation) + ((COVERED,) if covered else ())
 
-    def left_out(self) -> dict[str, set[str]]:
+    def left_out(self) -> dict[str, Any]:
         """Members that are not written where there are none, by section: a calibration from before
         there were any keeps its id."""
-        return {
+        found: dict[str, Any] = {
             "shared": {"covered"} if self.shared.covered is None else set(),
             "limits": {"min_face_size_px"} if self.limits.min_face_size_px is None else set(),
         }
+        return found if self.verification.parts else found | {"verification": True}
 
     def lift_of(self, likeness: float | None, size: GallerySize) -> float:
         """By how much a gallery of that likeness raises thresholds; 0 where it is not known."""

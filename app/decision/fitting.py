@@ -27,6 +27,7 @@ from app.decision.comparisons import (
 )
 from app.decision.domain import Domain, SharedDirection
 from app.decision.limits import NO_LIMITS, Limits
+from app.decision.pair_lifts import NO_LIFTS, PairLifts
 from app.decision.rates import Floats
 from app.decision.tail import T_QUANTILE, fit_tail, log_rate_stderr
 from app.errors import NotEnoughData
@@ -49,7 +50,8 @@ EXPONENT_FMR = (1e-4, 1e-3)
 @dataclass(frozen=True, slots=True)
 class Labelled:
     """Faces to calibrate on and what to write down of them. `shared` is the direction by which
-    they are compared, if any, and `limits` are those of the decisions on such scores."""
+    they are compared, if any; `limits` are those of the decisions on such scores, and
+    `verification` is what raises the threshold for two faces."""
 
     data: LabelledEmbeddings
     kind: Literal["photos", "collection"]
@@ -57,6 +59,13 @@ class Labelled:
     left_out: frozenset[PersonPair] = frozenset()
     shared: SharedDirection | None = None
     limits: Limits = NO_LIMITS
+    verification: PairLifts = NO_LIFTS
+
+    def domain(self) -> Domain | None:
+        """The domain of these faces; None where they are compared by the cosine."""
+        if self.shared is None:
+            return None
+        return Domain.of(self.shared, self.data, self.limits, self.verification)
 
 
 def calibrate(
@@ -94,7 +103,7 @@ def calibrate(
         score_exponents=ScoreExponents(
             centroid=exponents[PersonScore.CENTROID], fused=exponents[PersonScore.FUSED]
         ),
-        domain=None if faces.shared is None else Domain.of(faces.shared, data, faces.limits),
+        domain=faces.domain(),
     )
 
 

@@ -12,6 +12,7 @@ from app.decision.gates import MILD_GATE, OPEN_GATE, QualityGate
 from app.errors import NotCalibrated, RateOutOfReach
 from app.index.person_scores import PersonScore
 from app.index.port import GallerySize
+from app.types import FloatArray
 
 # Where a policy names none (docs/adr/0025-person-scores.md).
 DEFAULT_SCORE = PersonScore.BEST
@@ -152,8 +153,9 @@ class ThresholdDecision:
 
     `target` is the rate it was chosen for, None for a fixed threshold. `calibration` also backs
     the error rates that an answer states. `score`: how a person with several templates is
-    compared. `shift`: by how much the similarities of the gallery's
-    people exceed those of the calibration's; a threshold chosen for a target includes it.
+    compared. `shift`: by how much the similarities of the gallery's people, or in a verification
+    of faces like the two, exceed those of the calibration's; a threshold chosen for a target
+    includes it.
     """
 
     threshold: float
@@ -165,7 +167,8 @@ class ThresholdDecision:
 
     @property
     def lift(self) -> float:
-        """The part of the threshold that the gallery's likeness makes; 0 for a fixed one."""
+        """The part of the threshold that the gallery's likeness, or the two faces of a
+        verification, make; 0 for a fixed one."""
         return self.shift if self.target is not None else 0.0
 
     def unshifted(self, similarity: float) -> float:
@@ -177,7 +180,14 @@ class ThresholdDecision:
         domain = None if self.calibration is None else self.calibration.domain
         if domain is None:
             return self
-        shift = domain.lift_of(likeness, gallery)
+        return self._shifted(domain.lift_of(likeness, gallery))
+
+    def for_pair(self, probe: FloatArray, reference: FloatArray) -> "ThresholdDecision":
+        """This rule for two faces (d,)."""
+        domain = None if self.calibration is None else self.calibration.domain
+        return self if domain is None else self._shifted(domain.verification.of(probe, reference))
+
+    def _shifted(self, shift: float) -> "ThresholdDecision":
         threshold = self.threshold if self.target is None else min(1.0, self.threshold + shift)
         return replace(self, threshold=threshold, shift=shift)
 

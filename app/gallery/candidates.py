@@ -1,10 +1,11 @@
 """What a search of the gallery finds."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from app.index.port import GallerySize, Hit
 from app.store.records import FaceRecord
+from app.types import FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +23,14 @@ class Candidate:
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """A probe against one claimed person: the nearest stored face, the person's score, how much was
-    compared, and how degraded that face looks (None where the comparator has no direction)."""
+    compared, how degraded that face looks (None where the comparator has no direction), and its
+    embedding (d,)."""
 
     face: FaceRecord
     similarity: float
     compared: GallerySize
-    degradation: float | None = None
+    degradation: float | None
+    embedding: FloatArray = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,7 +206,7 @@ class Gallery:
         similarity = float(np.clip(score.of_templates(scores, vectors), -1.0, 1.0))
         compared = GallerySize.of_person(len(faces), effective_templates(vectors), score)
         degradation = self.comparator.degradation_of(vectors[best])
-        return Comparison(faces[best], similarity, compared, degradation)
+        return Comparison(faces[best], similarity, compared, degradation, vectors[best])
 
     def degradations(self, collection: str, keys: Sequence[int]) -> dict[int, float]:
         """How degraded stored faces look, by template key; without those deleted since, and empty

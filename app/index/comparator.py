@@ -61,12 +61,14 @@ class Probe:
 @dataclass(frozen=True, slots=True, eq=False)
 class Comparator:
     """Compares unit vectors of float32. `direction` is the unit vector (d,) that degraded faces
-    share, None for the cosine; `covering`, which needs a direction, says what covered ones share.
+    share, None for the cosine; `covering`, which needs a direction, says what covered ones share,
+    as `others` do of what else lowers a score.
     """
 
     direction: FloatArray | None = None
     weight: float = 0.0
     covering: Covering | None = None
+    others: tuple[Covering, ...] = ()
 
     def probe(self, vector: FloatArray) -> Probe:
         """A vector (d,) to be compared with many."""
@@ -123,6 +125,7 @@ class Comparator:
             yield Covering(self.direction, 0.0, self.weight, most=np.inf)
         if self.covering is not None:
             yield self.covering
+        yield from self.others
 
 
 COSINE = Comparator()

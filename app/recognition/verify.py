@@ -97,13 +97,17 @@ async def verify(
     nearest, size = None, ONE_COMPARISON
     chain = await services.scheduler.read(services.calibrations.chain, record)
     if len(faces) > 1:
-        similarity = services.gallery.comparator.score(vector, embedding_of(faces[1].face))
+        reference_vector = embedding_of(faces[1].face)
+        similarity = services.gallery.comparator.score(vector, reference_vector)
     else:
         nearest = await _nearest(services, record, request, vector, chain.score)
         similarity, size = nearest.similarity, nearest.compared
+        reference_vector = nearest.embedding
     threshold = await services.scheduler.search(
         _threshold, services, request, (policy_of(record), chain), size
     )
+    if request.threshold.target_fpir is None:  # that of a search follows the gallery instead
+        threshold = threshold.for_pair(vector, reference_vector)
     reached = is_match(similarity, threshold.threshold)
     other = faces[1] if len(faces) > 1 else None
     refusals, doubt = Refusals.of(services.gallery, request.collection, threshold), None

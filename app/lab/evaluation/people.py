@@ -1,7 +1,7 @@
 """What a folder of labelled people gives: every figure but those of pairs and of boxes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,13 +11,18 @@ from app.decision.domain import SharedDirection
 from app.decision.fitting import MIN_PERSONS, Labelled, calibrate
 from app.decision.limits import Limits
 from app.decision.orientation import Orientation
+from app.decision.pair_lifts import PairLift
 from app.decision.thresholds import ONE_COMPARISON, CollectionPolicy
 from app.errors import NotEnoughData
 from app.index.port import PRECISION
 from app.inference.pack_spec import ModelPack
 from app.lab.evaluation.comparing import compare_all
 from app.lab.evaluation.covering import embed_covered
-from app.lab.evaluation.degrading import embed_degraded, photos_to_degrade
+from app.lab.evaluation.degrading import (
+    MILD_DEGRADATIONS,
+    embed_degraded,
+    photos_to_degrade,
+)
 from app.lab.evaluation.discard import error_versus_discard
 from app.lab.evaluation.figures import (
     ComparisonFigures,
@@ -32,6 +37,7 @@ from app.lab.evaluation.figures import (
 from app.lab.evaluation.groups import by_group
 from app.lab.evaluation.identification import identify
 from app.lab.evaluation.labels import LabelledPeople, LabelNoise
+from app.lab.evaluation.lifts import with_lifts
 from app.lab.evaluation.orientation import TRIED, LabelledFolder, fit_orientation
 from app.lab.evaluation.plan import Bench, Plan, folder_name
 from app.lab.evaluation.prediction import check_predictions
@@ -59,18 +65,23 @@ class PeopleFigures:
     groups: tuple[GroupFigures, ...] = ()
 
 
-def fit_direction(plan: Plan, people: LabelledPeople, bench: Bench) -> SharedDirection | None:
-    """None where there are too few people for a calibration."""
+def fit_direction(plan: Plan, people: LabelledPeople, bench: Bench) -> Bench:
+    """The bench with what degraded faces share and what they raise; without either where there are
+    too few people for a calibration."""
     names = photos_to_degrade(people, plan.noise)
     if len(names) < MIN_PERSONS:
-        return None
+        return replace(bench, shared=None)
     photos = bench.analyser, people.folder, names, plan.selection
     with bench.progress("degraded", len(names)) as tick:
         degraded = embed_degraded(*photos, tick)
     with bench.progress("covered", len(names)) as tick:
         plain, covered = embed_covered(*photos, tick)
+    with bench.progress("mildly degraded", len(names)) as tick:
+        mild = embed_degraded(*photos, tick, ways=MILD_DEGRADATIONS)
     source = folder_name(people.folder)
-    return SharedDirection.fit(degraded, source, CoveredFaces.fit(plain, covered, source))
+    shared = SharedDirection.fit(degraded, source, CoveredFaces.fit(plain, covered, source))
+    lift = PairLift.of_degraded(plain, np.stack(list(mild.values()), axis=1), source)
+    return replace(bench, shared=shared, degraded=lift)
 
 
 def measure_people(plan: Plan, people: LabelledPeople, bench: Bench) -> PeopleFigures:
@@ -80,7 +91,7 @@ def measure_people(plan: Plan, people: LabelledPeople, bench: Bench) -> PeopleFi
     orientation = _fit_orientation(plan, people, photos, bench) if plan.fit_orientation else None
     generator = np.random.default_rng(plan.seed)
     with bench.progress("figures", 4) as tick:
-        calibration = _calibrate(sample, people, bench)
+        calibration = _calibrate(plan, sample, people, bench)
         comparisons = compare_all(sample, calibration)
         tick()
         identification = identify(sample, generator)
@@ -110,13 +121,16 @@ def measure_people(plan: Plan, people: LabelledPeople, bench: Bench) -> PeopleFi
         )
 
 
-def _calibrate(sample: FaceSample, people: LabelledPeople, bench: Bench) -> Calibration | None:
+def _calibrate(
+    plan: Plan, sample: FaceSample, people: LabelledPeople, bench: Bench
+) -> Calibration | None:
     name = folder_name(people.folder)
     labelled = Labelled(sample.data, "photos", name, sample.left_out, bench.shared, _limits(sample))
     try:
-        return calibrate(labelled, bench.pack.embedding_space, PRECISION, bench.clock)
+        found = calibrate(labelled, bench.pack.embedding_space, PRECISION, bench.clock)
     except NotEnoughData:
         return None
+    return with_lifts(found, bench.degraded, sample, plan.attributes)
 
 
 def _limits(sample: FaceSample) -> Limits:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from app.decision.calibration import Calibration
 from app.decision.domain import SharedDirection
+from app.decision.pair_lifts import PairLift
 from app.decision.policy import FaceSelection
 from app.decision.thresholds import CollectionPolicy
 from app.index.comparator import COSINE, Comparator
@@ -65,7 +66,7 @@ class Plan:
 @dataclass(frozen=True, slots=True)
 class Bench:
     """What measures: the pack, its pipeline, a way to show progress, a clock, the pack's
-    calibration, and the direction by which faces are compared."""
+    calibration, the direction by which faces are compared, and the lift for two degraded faces."""
 
     pack: ModelPack
     analyser: Analyser
@@ -73,6 +74,7 @@ class Bench:
     clock: Callable[[], datetime]
     shipped: Calibration | None
     shared: SharedDirection | None = None
+    degraded: PairLift | None = None
 
     @property
     def comparator(self) -> Comparator:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -51,11 +51,10 @@ def evaluate(
     start = time.monotonic()
     _check(plan)
     shipped = pack_calibration(pack.folder, pack.embedding_space, PRECISION)
-    bench = Bench(pack, analyser, progress, clock, shipped)
     shared = None if shipped is None or shipped.domain is None else shipped.domain.shared
+    bench = Bench(pack, analyser, progress, clock, shipped, shared)
     if plan.fit_direction and plan.people is not None:
-        shared = fit_direction(plan, plan.people, bench)
-    bench = replace(bench, shared=shared)
+        bench = fit_direction(plan, plan.people, bench)
     sections = PeopleFigures() if plan.people is None else measure_people(plan, plan.people, bench)
     pairs = measure_pairs(plan, bench)
     detection = measure_boxes(plan, bench)
