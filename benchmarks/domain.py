@@ -24,12 +24,13 @@ from app.decision.covered import CoveredFaces
 from app.decision.domain import SharedDirection
 from app.decision.fitting import Labelled, calibrate
 from app.decision.limits import Limits
+from app.decision.pair_lifts import GROUP_FMR, PairLift, PairLifts
 from app.decision.rates import Rate, clopper_pearson
 from app.decision.thresholds import ONE_COMPARISON
 from app.index.comparator import COSINE, Comparator
 from app.index.likeness import LEAST_PERSONS, PERSONS, QUANTILE
 from app.index.port import GallerySize
-from app.lab.evaluation.degrading import DEGRADATIONS
+from app.lab.evaluation.degrading import DEGRADATIONS, MILD_DEGRADATIONS
 from app.lab.evaluation.identification import by_person
 from app.lab.evaluation.labels import read_attributes, read_label_noise
 from app.types import FloatArray
@@ -354,7 +355,8 @@ def _read(options: argparse.Namespace) -> Cache:
     usable = ~np.isin(photos, list(noise.images)) & ~np.isin(persons, list(second_names))
     usable &= np.isfinite(everyone.sharpness)
     mine = np.array([is_development(person) for person in persons])
-    before, after = _calibrations(options.cache / "fit.npz", everyone.of(usable & mine))
+    sex = read_attributes(options.groups)["sex"]
+    before, after = _calibrations(options.cache / "fit.npz", everyone.of(usable & mine), sex)
     kinds = {}
     for kind in KINDS:
         if (options.cache / f"{kind}.npz").exists():
@@ -370,7 +372,9 @@ def _faces(path: Path, persons: NDArray[np.str_]) -> Faces:
     return Faces(stored["embedding"], persons, *measures)
 
 
-def _calibrations(fit: Path, faces: Faces) -> tuple[Calibration, Calibration]:
+def _calibrations(
+    fit: Path, faces: Faces, group_of: dict[str, str]
+) -> tuple[Calibration, Calibration]:
     """By the cosine, and by the score whose direction was fitted to the same half."""
     stored = np.load(fit)
     name = "development half"
@@ -381,7 +385,20 @@ def _calibrations(fit: Path, faces: Faces) -> tuple[Calibration, Calibration]:
     scored = Labelled(
         faces.labelled(shared.comparator), "photos", name, shared=shared, limits=limits
     )
-    return calibrate(plain, "es-benchmark", "float32"), calibrate(scored, "es-benchmark", "float32")
+    before, after = (calibrate(one, "es-benchmark", "float32") for one in (plain, scored))
+    mild = np.stack([stored[kind] for kind in MILD_DEGRADATIONS], axis=1)
+    one = faces.first()
+    group = np.array([group_of.get(str(person), "") for person in one.persons])
+    lifts = PairLifts(
+        degraded=PairLift.of_degraded(stored["plain"], mild, name),
+        typical=PairLift.of_typical(
+            one.vectors[group != ""], group[group != ""], shared.comparator,
+            after.threshold_at(GROUP_FMR, ONE_COMPARISON), name,
+        ),
+    )  # fmt: skip
+    assert after.domain is not None, "the score has a direction"
+    domain = after.domain.model_copy(update={"verification": lifts})
+    return before, Calibration(**dict(after) | {"domain": domain})
 
 
 def _per_10_000(rate: Rate) -> str:

@@ -18,7 +18,7 @@ from app.decision.covered import Discriminant
 from app.index.comparator import Comparator, Covering
 from app.types import FloatArray
 
-# Chosen on the development half of LFW's people; docs/adr/0038-lifts-of-verification.md.
+# Chosen on the development half of LFW's people; docs/adr/0018-degraded-faces.md has the figures.
 DEGRADED_LIFT = 0.04
 # How typical a face is, is learned from this percentile of its scores with its own group.
 TYPICAL_QUANTILE = 0.99

@@ -1,0 +1,125 @@
+"""False match rates of verifications by stratum and group, without and with the lift of two faces.
+
+    python benchmarks/verification.py CACHE --groups ../shared/data/lfw/groups.csv \
+        --label-noise benchmarks/lfw_label_noise.csv
+
+CACHE is what `degraded_faces.py` wrote. Everything is fitted to the development half of the people,
+every figure is of the other half, at the threshold for an FMR of 1e-4. Prints a Markdown table.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from domain import FMR, Cache, Faces, _arguments, _read, _refused
+from numpy.typing import NDArray
+
+from app.decision.comparisons import compare_mated, rates_at
+from app.decision.rates import Rate, clopper_pearson, dyadic_variance, effective_trials
+from app.decision.thresholds import ONE_COMPARISON
+from app.index.comparator import Comparator
+from app.lab.evaluation.labels import read_attributes
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A comparison and whether pairs outside the limits are refused."""
+
+    name: str
+    comparator: Comparator
+    refuses: bool
+
+
+def main() -> None:
+    options = _arguments()
+    cache = _read(options)
+    sex = read_attributes(options.groups)["sex"]
+    domain = cache.after.domain
+    assert domain is not None, "the score has a domain"
+    threshold = cache.after.threshold_at(FMR, ONE_COMPARISON)
+    score = cache.after.comparator
+    rules = [
+        Rule("score", score, refuses=False),
+        Rule("score, refused", score, refuses=True),
+        Rule("lift, refused", domain.verification.lifted(score), refuses=True),
+    ]
+    lifts = domain.verification
+    known = [None if one is None else one.lift for one in (lifts.degraded, lifts.typical)]
+    print(f"threshold {threshold:.4f}, lifts {known}")
+    print("FMR per 10,000 (95 % interval); FNMR in %, decided pairs; mated pairs refused, %\n")
+    names = [rule.name for rule in rules]
+    _row("both sides", "people", *names, *(f"FNMR, {name}" for name in names[1:]), "refused")
+    _row(*["---"] * 8)
+    strata = {"as it is": cache.sharp}
+    strata |= {f"as it is, {group}": _of_group(cache.sharp, sex, group)
+               for group in sorted(set(sex.values()) - {""})}  # fmt: skip
+    for name, faces in (strata | cache.kinds).items():
+        one = faces.first()
+        rates = [_per_10_000(_fmr(one, cache, rule, threshold)) for rule in rules]
+        missed = [_fnmr(faces, cache, rule, threshold) for rule in rules[1:]]
+        _row(name, str(len(one.persons)), *rates, *(f"{100 * value:.2f}" for value, _ in missed),
+             f"{100 * missed[0][1]:.2f}")  # fmt: skip
+    print("\nAll photos of each person, each pair of people counting once\n")
+    for name, faces in strata.items():
+        rates = [_per_10_000(_fmr_by_people(faces, rule.comparator, threshold)) for rule in rules]
+        mated = [compare_mated(faces.labelled(rule.comparator), np.array([threshold, 1.0]))
+                 for rule in rules]  # fmt: skip
+        missed_of = [100 * one[0].rates[0] for one in mated if one is not None]
+        _row(name, rates[0], rates[2], f"FNMR {missed_of[0]:.2f}", f"{missed_of[2]:.2f}")
+
+
+def _of_group(faces: Faces, group_of: dict[str, str], group: str) -> Faces:
+    return faces.of(np.array([group_of.get(str(one)) == group for one in faces.persons]))
+
+
+def _fmr(faces: Faces, cache: Cache, rule: Rule, threshold: float) -> Rate:
+    """Of one face a person; a refused comparison is no match."""
+    matched = rule.comparator.scores(faces.vectors, faces.vectors) >= threshold
+    if rule.refuses:
+        matched &= ~_refused(faces, faces, cache.after)
+    return _rate(np.triu(matched, 1))
+
+
+def _rate(matched: NDArray[np.bool_]) -> Rate:
+    """The mean over the pairs above the diagonal (n, n), which share people."""
+    people = len(matched)
+    pairs = people * (people - 1) / 2
+    hits = float(matched.sum())
+    rate = np.array([hits / pairs])
+    sums = (matched.sum(axis=0) + matched.sum(axis=1)).astype(np.float64)[:, np.newaxis]
+    variance = dyadic_variance(rate, sums, np.full(people, people - 1.0), np.array([hits]), pairs)
+    trials = np.minimum(effective_trials(rate, variance), pairs)
+    low, high = clopper_pearson(rate * trials, trials)
+    return Rate(float(rate[0]), float(low[0]), float(high[0]))
+
+
+def _fmr_by_people(faces: Faces, comparator: Comparator, threshold: float) -> Rate:
+    curve = rates_at(faces.labelled(comparator), np.array([threshold]))
+    return Rate(float(curve.rates[0]), float(curve.low[0]), float(curve.high[0]))
+
+
+def _fnmr(faces: Faces, cache: Cache, rule: Rule, threshold: float) -> tuple[float, float]:
+    """Of the mated comparisons that are decided the share missed, each person counting once; and
+    the share that is refused."""
+    missed, refused = [], []
+    _, first = np.unique(faces.persons, return_inverse=True)
+    for person in np.flatnonzero(np.bincount(first) > 1):
+        mine = faces.of(first == person)
+        pairs = np.triu_indices(len(mine.persons), 1)
+        out = _refused(mine, mine, cache.after)[pairs]
+        refused.append(float(out.mean()))
+        scores = rule.comparator.scores(mine.vectors, mine.vectors)[pairs][~out]
+        if len(scores):
+            missed.append(float((scores < threshold).mean()))
+    return float(np.mean(missed)) if missed else float("nan"), float(np.mean(refused))
+
+
+def _per_10_000(rate: Rate) -> str:
+    return f"{1e4 * rate.value:.1f} ({1e4 * rate.low:.1f}–{1e4 * rate.high:.1f})"
+
+
+def _row(*cells: str) -> None:
+    print("| " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
