@@ -1,5 +1,7 @@
 """How the threshold of a verification follows the two faces."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -48,7 +50,7 @@ def test_two_degraded_faces_raise_the_threshold_and_one_does_not(degraded: PairL
     bad = covered(plain)[:, 0]
     assert lifts.of(plain[0], plain[1]) == lifts.of(plain[0], bad[1]) == 0
     assert lifts.of(bad[0], bad[1]) == lifts.of(bad[1], bad[0])
-    both = [lifts.of(*pair) for pair in zip(bad[:-1], bad[1:], strict=True)]
+    both = [lifts.of(*pair) for pair in itertools.pairwise(bad)]
     assert np.median(both) == pytest.approx(degraded.lift)
     assert max(both) <= degraded.lift + 1e-9
 
