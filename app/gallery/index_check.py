@@ -94,7 +94,7 @@ def check_index(changes: ChangeLog, record: CollectionRecord, index: SearchIndex
         return changes.stamp_at(record, position.revision) == position.stamp
 
     content = index.content()
-    saved = index.saved_content(is_known)
+    saved = index.saved_copy.content(is_known)
     held, kept, later = ContentComparison(content), None, set[int]()
     if saved is not None:
         kept = ContentComparison(saved)

@@ -46,7 +46,7 @@ class Replica:
     @property
     def settled(self) -> bool:
         """Whether maintenance has nothing to do before the next change."""
-        return self.index.position == self._maintained and self.index.settled
+        return self.index.position == self._maintained and self.index.saved_copy.settled
 
     def is_at(self, position: Position) -> bool:
         """Whether the index has reached that position, and no later one."""
@@ -67,12 +67,12 @@ class Replica:
         """Update the index to the record's revision, and erase the templates removed by this or
         another thread from the saved copy."""
         self.current(record)
-        self.index.erase()
+        self.index.saved_copy.erase()
 
     @property
     def erased(self) -> Erasure:
         """Whether the saved copy holds nothing that was removed."""
-        return Erasure.DONE if self.index.erased else Erasure.PENDING
+        return Erasure.DONE if self.index.saved_copy.erased else Erasure.PENDING
 
     def _follow(self, record: CollectionRecord) -> None:
         reached = self.index.position
@@ -118,7 +118,7 @@ class Replica:
 
     def _load(self, record: CollectionRecord) -> bool:
         started = self._clock()
-        if not self.index.load(lambda position: self._is_known(record, position)):
+        if not self.index.saved_copy.load(lambda position: self._is_known(record, position)):
             return False
         self._saved_at = self._clock()
         templates = self.index.searcher.extent().templates
@@ -154,9 +154,9 @@ class Replica:
         changed = False
         while self.index.maintain():
             changed = True
-        self.index.erase()
+        self.index.saved_copy.erase()
         due = self._clock() - self._saved_at > SAVE_AFTER_S
-        if changed or (due and self.index.unsaved):
+        if changed or (due and self.index.saved_copy.unsaved):
             self.save()
         self._maintained = reached
 
@@ -168,14 +168,14 @@ class Replica:
     def save(self) -> None:
         """Update the index to the database, then save a copy of it. If that fails, the last copy
         stays. Nothing is saved of a deleted collection."""
-        if self.index.position is None or not self.index.may_save():
+        if self.index.position is None or not self.index.saved_copy.may_save():
             return
         try:
             # What the owner before this process erased may still be in this index.
             self._update()
-            self.index.save()
+            self.index.saved_copy.save()
         except (CollectionNotFound, EmbeddingSpaceMismatch):
-            self.index.discard()
+            self.index.saved_copy.discard()
         except (OSError, StoreUnavailable) as error:
             log(logging.WARNING, "the index snapshot was not saved", error)
         self._saved_at = self._clock()
@@ -191,8 +191,8 @@ class Replica:
         """Save a last copy if something changed; returns whether nothing is left to erase."""
         if self.index.position is None:
             return True
-        self.index.erase()
-        if self.index.unsaved:
+        self.index.saved_copy.erase()
+        if self.index.saved_copy.unsaved:
             self.save()
         return self.index.close()
 

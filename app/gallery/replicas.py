@@ -99,7 +99,7 @@ class Replicas(Mapping[int, Replica]):
             with self._changed:
                 one.users -= 1
                 if self._open.get(key) is one:
-                    size = one.replica.index.memory
+                    size = one.replica.index.usage.memory
                     self._bytes += size - one.size
                     one.size = size
                     if one.replica.settled:
@@ -144,7 +144,7 @@ class Replicas(Mapping[int, Replica]):
         self._bytes -= one.size
         self._closed += 1
         self._unsettled.discard(key)
-        self._costs_of_closed += one.replica.index.costs
+        self._costs_of_closed += one.replica.index.usage.costs
         return one
 
     def discard(self, key: int) -> bool:
@@ -154,7 +154,7 @@ class Replicas(Mapping[int, Replica]):
             one = self._drop(key) if key in self._open else None
             self._changed.notify_all()
         if one is not None:
-            one.replica.index.discard()
+            one.replica.index.saved_copy.discard()
         return one is not None
 
     def close(self) -> None:
@@ -204,5 +204,5 @@ class Replicas(Mapping[int, Replica]):
             total = SearchCounts() + self._costs_of_closed
             replicas = list(self._open.values())
         for one in replicas:
-            total += one.replica.index.costs
+            total += one.replica.index.usage.costs
         return total

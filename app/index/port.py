@@ -209,12 +209,74 @@ class PersonSearch(Protocol):
         ...
 
 
-class SearchIndex(Protocol):
-    """All templates of one collection at one revision, and the copy of them that is saved.
+@dataclass(frozen=True, slots=True)
+class IndexUsage:
+    """`memory`: bytes that an index takes, about, without what is mapped from files. `costs`: what
+    its searches cost so far."""
 
-    One thread at a time calls `load`, `build` or `apply`, whose effect is complete when they
-    return; one thread at a time calls `maintain` or `save`. All of it may happen while others
-    search.
+    memory: int
+    costs: SearchCounts
+
+
+class SavedCopy(Protocol):
+    """The copy of an index on disk, from which a process starts instead of reading the database.
+
+    One thread at a time calls `save`. An engine without copies has one that is always erased and
+    never loaded.
+    """
+
+    def load(self, is_known: Callable[[Position], bool]) -> bool:
+        """Start the index from the copy, if there is one and the database still knows its
+        position. Returns whether that succeeded."""
+        ...
+
+    def may_save(self) -> bool:
+        """Whether this process may change the copy. Tries to get the right."""
+        ...
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether `save` would keep something new, and this process may."""
+        ...
+
+    def save(self) -> None:
+        """Save a copy of the index's position or a later one, or none of few templates, in place of
+        the last. The caller has updated the index to the database: what another process deleted
+        may not be saved again. Raises OSError; then the last copy stays."""
+        ...
+
+    def erase(self) -> None:
+        """Remove what was removed from the index from the copy too; where that fails, `erased`
+        says so and maintenance tries again."""
+        ...
+
+    @property
+    def erased(self) -> bool:
+        """Whether the copy, by whatever process it was written, holds nothing that was removed
+        from the index."""
+        ...
+
+    @property
+    def settled(self) -> bool:
+        """Whether `erase`, `save` and the index's `maintain` have nothing to do before the next
+        change."""
+        ...
+
+    def content(self, is_known: Callable[[Position], bool]) -> IndexContent | None:
+        """What `load` would start from; None where it would not."""
+        ...
+
+    def discard(self) -> None:
+        """The collection is deleted: remove the copy and never save again."""
+        ...
+
+
+class SearchIndex(Protocol):
+    """All templates of one collection at one revision.
+
+    One thread at a time calls `build`, `apply` or the copy's `load`, whose effect is complete when
+    they return; one thread at a time calls `maintain` or the copy's `save`. All of it may happen
+    while others search.
     """
 
     @property
@@ -228,18 +290,13 @@ class SearchIndex(Protocol):
         ...
 
     @property
-    def memory(self) -> int:
-        """Bytes of memory that it takes, about, without what is mapped from files."""
+    def saved_copy(self) -> SavedCopy:
+        """The copy on disk."""
         ...
 
     @property
-    def costs(self) -> SearchCounts:
-        """What its searches cost so far."""
-        ...
-
-    def load(self, is_known: Callable[[Position], bool]) -> bool:
-        """Start from the saved copy, if there is one and the database still knows its position.
-        Returns whether that succeeded."""
+    def usage(self) -> IndexUsage:
+        """The memory it takes, and what its searches cost."""
         ...
 
     def build(self, pages: Iterable[Templates], position: Position) -> None:
@@ -259,50 +316,11 @@ class SearchIndex(Protocol):
         """Do one piece of maintenance; returns whether there was one to do."""
         ...
 
-    def may_save(self) -> bool:
-        """Whether this process may change the saved copy. Tries to get the right."""
-        ...
-
-    @property
-    def unsaved(self) -> bool:
-        """Whether `save` would keep something new, and this process may."""
-        ...
-
-    def save(self) -> None:
-        """Save a copy of this position or a later one, or none of few templates, in place of the
-        last. The caller has updated the index to the database: what another process deleted may
-        not be saved again. Raises OSError; then the last copy stays."""
-        ...
-
-    def erase(self) -> None:
-        """Remove what was removed from the index from the saved copy too; where that fails,
-        `erased` says so and maintenance tries again."""
-        ...
-
-    @property
-    def erased(self) -> bool:
-        """Whether the saved copy, by whatever process it was written, holds nothing that was
-        removed from the index."""
-        ...
-
-    @property
-    def settled(self) -> bool:
-        """Whether `erase`, `save` and `maintain` have nothing to do before the next change."""
-        ...
-
     def content(self) -> IndexContent:
-        """What the index holds."""
-        ...
-
-    def saved_content(self, is_known: Callable[[Position], bool]) -> IndexContent | None:
-        """What `load` would start from; None where it would not."""
+        """What the index holds, for its check."""
         ...
 
     def close(self) -> bool:
         """Free memory and devices, unless something is still to be erased: returns whether it
         was closed."""
-        ...
-
-    def discard(self) -> None:
-        """The collection is deleted: remove the saved copy and never save again."""
         ...

@@ -136,7 +136,7 @@ class TestSnapshot:
         kept.close()
 
     def test_one_that_the_files_lack(self, kept: Gallery) -> None:
-        folder = next(iter(kept._replicas.values())).index._snapshot  # type: ignore[attr-defined]
+        folder = next(iter(kept._replicas.values())).index.saved_copy._snapshot  # type: ignore[attr-defined]
         folder.erase(np.array([1, 4]))
         found = kept.check_index("default")
         # The index reads the shard from its file, and the write buffer from memory.

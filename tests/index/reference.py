@@ -32,6 +32,7 @@ from app.index.port import (
     Hit,
     Ids,
     IndexedCollection,
+    IndexUsage,
     NearestImpostors,
     Position,
     SearchCounts,
@@ -75,18 +76,11 @@ class ReferenceIndex:
     """`SearchIndex` and `PersonSearch` over one array that is replaced with every change."""
 
     def __init__(self, catalog: "ReferenceCatalog", collection: IndexedCollection) -> None:
-        self.costs = SearchCounts()
-        self._catalog = catalog
-        self._file = catalog.file(collection.key)
+        self._costs = SearchCounts()
         self._dimension = collection.dimension
         self._reached: tuple[Templates, Position | None] = (self._nothing(), None)
-        self._saved: Position | None = None
-        self._removals = 0
-        self._clean = (
-            False  # whether the file was read or written by the owner, with no removal since
-        )
-        self._saving = Lock()
-        self._discarded = False
+        self.removals = 0
+        self.saved_copy = ReferenceCopy(self, catalog, catalog.file(collection.key))
 
     def _nothing(self) -> Templates:
         no_keys: Ids = np.empty(0, np.int64)
@@ -97,13 +91,21 @@ class ReferenceIndex:
         return self._reached[1]
 
     @property
+    def reached(self) -> tuple[Templates, Position]:
+        """Both at once."""
+        held, position = self._reached
+        assert position is not None
+        return held, position
+
+    @property
     def searcher(self) -> "ReferenceIndex":
         return self
 
     @property
-    def memory(self) -> int:
+    def usage(self) -> IndexUsage:
         held, position = self._reached
-        return 0 if position is None else held.vectors.nbytes + 16 * len(held.keys)
+        memory = 0 if position is None else held.vectors.nbytes + 16 * len(held.keys)
+        return IndexUsage(memory, self._costs)
 
     # --- search ------------------------------------------------------------------------------
 
@@ -120,7 +122,7 @@ class ReferenceIndex:
         score: PersonScore = PersonScore.BEST,
     ) -> list[list[Hit]]:
         held = self._searched(allowed_persons)
-        self.costs.searches += len(probes)
+        self._costs.searches += len(probes)
         persons, place, count = np.unique(held.person_keys, return_inverse=True, return_counts=True)
         sums = np.zeros((len(persons), self._dimension))
         np.add.at(sums, place, held.vectors)
@@ -148,7 +150,7 @@ class ReferenceIndex:
         self, probes: FloatArray, persons: Ids, floor: float, comparator: Comparator = COSINE
     ) -> NearestImpostors:
         held = self._reached[0]
-        self.costs.searches += len(probes)
+        self._costs.searches += len(probes)
         keys, best = np.full(len(probes), -1, np.int64), np.full(len(probes), -np.inf, np.float32)
         for number, scores in enumerate(comparator.scores(probes, held.vectors)):
             others = np.flatnonzero((held.person_keys != persons[number]) & (scores >= floor))
@@ -177,45 +179,80 @@ class ReferenceIndex:
 
     # --- follow the database -----------------------------------------------------------------
 
-    def load(self, is_known: KnownPosition) -> bool:
-        saved = self._read(is_known)
-        if saved is None:
-            return False
-        self._reached, self._saved, self._clean = saved, saved[1], self._catalog.own()
-        return True
-
     def build(self, pages: Iterable[Templates], position: Position) -> None:
         held = self._nothing()
         for page in pages:
             held = joined(held, page)
-        self._reached, self._saved, self._clean = (held, position), None, False
+        self.start(held, position)
+        self.saved_copy.forget()
+
+    def start(self, held: Templates, position: Position) -> None:
+        self._reached = (held, position)
 
     def apply(self, added: Templates, removed: Ids, position: Position) -> None:
         held = self._reached[0]
-        new = ~np.isin(added.keys, held.keys)
-        held = joined(held, only(added, new))
+        held = joined(held, only(added, ~np.isin(added.keys, held.keys)))
         if len(removed):
-            self._removals, self._clean = self._removals + 1, False
-        self._reached = (only(held, ~np.isin(held.keys, removed)), position)
-
-    # --- the saved copy ----------------------------------------------------------------------
+            self.removals += 1
+            self.saved_copy.note_removal()
+        self.start(only(held, ~np.isin(held.keys, removed)), position)
 
     def maintain(self) -> bool:
         return False
+
+    def content(self) -> ReferenceContent:
+        return ReferenceContent(*self.reached)
+
+    def close(self) -> bool:
+        return self.saved_copy.nothing_to_erase
+
+
+class ReferenceCopy:
+    """`SavedCopy`: one file, or none."""
+
+    def __init__(
+        self, index: ReferenceIndex, catalog: "ReferenceCatalog", file: Path | None
+    ) -> None:
+        self._index = index
+        self._catalog = catalog
+        self._file = file
+        self._saved: Position | None = None
+        self._clean = False  # the owner read or wrote the file, and nothing was removed since
+        self._saving = Lock()
+        self._discarded = False
+
+    def load(self, is_known: KnownPosition) -> bool:
+        saved = self._read(is_known)
+        if saved is None:
+            return False
+        self._index.start(*saved)
+        self._saved, self._clean = saved[1], self._catalog.own()
+        return True
+
+    def forget(self) -> None:
+        self._saved, self._clean = None, False
+
+    def note_removal(self) -> None:
+        self._clean = False
+
+    @property
+    def nothing_to_erase(self) -> bool:
+        return self._clean or not self.may_save()
 
     def may_save(self) -> bool:
         return self._file is not None and not self._discarded and self._catalog.own()
 
     @property
     def unsaved(self) -> bool:
-        return self.may_save() and self.position is not None and self.position != self._saved
+        position = self._index.position
+        return self.may_save() and position is not None and position != self._saved
 
     def save(self) -> None:
-        if self._file is None or self.position is None or not self.may_save():
+        if self._file is None or self._index.position is None or not self.may_save():
             return
         with self._saving:  # `erase` waits for it
-            (held, position), removals = self._reached, self._removals
-            assert position is not None
+            held, position = self._index.reached
+            removals = self._index.removals
             content = io.BytesIO()
             np.savez(
                 content, keys=held.keys, persons=held.person_keys, vectors=held.vectors,
@@ -223,7 +260,7 @@ class ReferenceIndex:
             )  # fmt: skip
             private_folder(self._file.parent)
             write_whole(self._file, [content.getvalue()])
-            self._saved, self._clean = position, removals == self._removals
+            self._saved, self._clean = position, removals == self._index.removals
 
     def erase(self) -> None:
         """All is in one file, so it goes as a whole; the next `save` writes it again."""
@@ -241,12 +278,7 @@ class ReferenceIndex:
     def settled(self) -> bool:
         return not self.unsaved
 
-    def content(self) -> ReferenceContent:
-        held, position = self._reached
-        assert position is not None
-        return ReferenceContent(held, position)
-
-    def saved_content(self, is_known: KnownPosition) -> ReferenceContent | None:
+    def content(self, is_known: KnownPosition) -> ReferenceContent | None:
         saved = self._read(is_known)
         return None if saved is None else ReferenceContent(*saved)
 
@@ -257,9 +289,6 @@ class ReferenceIndex:
             position = Position(int(file["revision"]), str(file["stamp"]))
             held = Templates(file["keys"], file["persons"], file["vectors"])
         return (held, position) if is_known(position) else None
-
-    def close(self) -> bool:
-        return self._clean or not self.may_save()
 
     def discard(self) -> None:
         with self._saving:

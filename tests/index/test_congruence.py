@@ -103,7 +103,7 @@ class Life:
         self.catalog = self.engine.catalog("db-1")
         self.catalog.own()
         self.index = self.catalog.open(self.truth)
-        if self.index.load(self.truth.is_known):
+        if self.index.saved_copy.load(self.truth.is_known):
             self.loads += 1
         else:
             held = self.truth.held
@@ -173,32 +173,33 @@ class Life:
 
         def work() -> None:
             self.maintain()
-            if self.index.may_save():
-                self.index.save()
+            if self.index.saved_copy.may_save():
+                self.index.saved_copy.save()
 
         other = threading.Thread(target=work)
         other.start()
         for operation in (self.remove, self.add, self.move):
             operation()
-            self.index.erase()
+            self.index.saved_copy.erase()
         other.join(30)
         assert not other.is_alive()
 
     def save(self) -> None:
-        self.index.erase()  # else an encrypted file that holds what was removed goes, unsaved
-        if self.index.may_save():
-            self.index.save()
-            assert not self.index.unsaved
+        # Else an encrypted file that holds what was removed goes, unsaved.
+        self.index.saved_copy.erase()
+        if self.index.saved_copy.may_save():
+            self.index.saved_copy.save()
+            assert not self.index.saved_copy.unsaved
 
     def reopen(self) -> None:
-        self.index.erase()
+        self.index.saved_copy.erase()
         self.index.close()
         self.end()
         self.open()
 
     def reopen_late(self) -> None:
         """Changes that no process followed."""
-        self.index.erase()
+        self.index.saved_copy.erase()
         self.end()
         held = self.truth.held
         self.truth.change(np.array([3]), self.drawn(1), self.some(held.keys, 3))
@@ -206,7 +207,7 @@ class Life:
 
     def set_back(self) -> None:
         """A database of another history: what is saved belongs to it no more."""
-        self.index.erase()
+        self.index.saved_copy.erase()
         self.end()
         changes = self.truth.changes
         self.truth.changes = [(*c[:2], Position(c[2].revision, "other")) for c in changes]
@@ -266,8 +267,8 @@ class Life:
 
     def assert_forgotten(self, folder: Path) -> None:
         """Nothing that was removed is in memory, nor in a file."""
-        self.index.erase()
-        assert self.index.erased
+        self.index.saved_copy.erase()
+        assert self.index.saved_copy.erased
         assert self.index.content().unerased() == 0
         memory = b"|".join(arrays_of([self.index]))
         assert not [one for one in self.gone if one in memory]
@@ -309,7 +310,7 @@ def live(engine: Callable[[], SearchEngine], folder: Path, seed: int) -> None:
     life.save()
     life.reopen()
     life.compare()
-    assert life.loads or life.index.saved_content(life.truth.is_known) is None
+    assert life.loads or life.index.saved_copy.content(life.truth.is_known) is None
     life.end()
 
 

@@ -166,7 +166,7 @@ class TestSnapshot:
         opened.create_collection("staff", {})
         fill(opened, "staff")
         replica = opened._replicas[opened.store.collections.get("staff").key]
-        folder = replica.index._snapshot._folder  # type: ignore[attr-defined]
+        folder = replica.index.saved_copy._snapshot._folder  # type: ignore[attr-defined]
         delete = partial(opened.delete_collection, "staff")
         pause.arm(delete, event=RELEASED, name="snapshot.files", at=moment)
         replica.maintain()
@@ -206,5 +206,5 @@ def test_nothing_waits_to_be_erased_where_there_is_no_snapshot(database: Path) -
         enroll(gallery, f"p{i}", vector)
         gallery.delete_person("default", f"p{i}")
     (replica,) = gallery._replicas.values()
-    assert replica.index._to_erase == []  # type: ignore[attr-defined]
+    assert replica.index._state.to_erase == []  # type: ignore[attr-defined]
     gallery.close()

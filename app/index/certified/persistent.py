@@ -16,8 +16,8 @@ from app.index.certified.snapshots.reading import Restored
 from app.index.port import (
     GallerySize,
     Ids,
+    IndexUsage,
     Position,
-    SearchCounts,
     Templates,
 )
 from app.locks import new_lock
@@ -32,41 +32,102 @@ class IndexAtPosition:
     position: Position | None
 
 
+class IndexState:
+    """What an index and its saved copy share."""
+
+    def __init__(self, new_index: Callable[[], CertifiedIndex]) -> None:
+        self.new_index = new_index
+        self.reached = IndexAtPosition(new_index(), None)
+        self.to_erase: list[Ids] = []  # removed since the snapshot's rows were last erased
+        self.saved_revision = -1
+        self.applying = new_lock("index.applying")
+
+    def replace(self, index: CertifiedIndex, position: Position, saved_revision: int) -> None:
+        """Another index takes the place of the present one."""
+        self.saved_revision = saved_revision
+        old = self.reached.index
+        self.reached = IndexAtPosition(index, position)
+        old.close()
+
+
 class PersistentIndex:
     """`app.index.port.SearchIndex` over a certified index and, where there is a folder for it, a
     snapshot."""
 
     def __init__(self, new_index: Callable[[], CertifiedIndex], snapshot: SnapshotFolder | None):
-        self._new_index = new_index
         self._snapshot = snapshot
-        self._reached = IndexAtPosition(new_index(), None)
-        self._to_erase: list[Ids] = []
-        self._saved_revision = self._captured_revision = -1
-        self._applying = new_lock("index.applying")
-        self._erasing = new_lock("index.erasing")
+        self._state = IndexState(new_index)
+        self.saved_copy = IndexSnapshot(self._state, snapshot)
 
     @property
     def searcher(self) -> CertifiedIndex:
         """The index in memory."""
-        return self._reached.index
+        return self._state.reached.index
 
     @property
     def position(self) -> Position | None:
         """How far the index has come; None before it was first loaded or built."""
-        return self._reached.position
+        return self._state.reached.position
 
     @property
-    def memory(self) -> int:
-        """Bytes of memory that it takes, about; 0 before it was first loaded or built."""
-        reached = self._reached
-        return 0 if reached.position is None else reached.index.memory
+    def usage(self) -> IndexUsage:
+        """What it takes; no memory before it was first loaded or built."""
+        reached = self._state.reached
+        memory = 0 if reached.position is None else reached.index.memory
+        return IndexUsage(memory, reached.index.costs)
 
-    @property
-    def costs(self) -> SearchCounts:
-        """What its searches cost so far."""
-        return self._reached.index.costs
+    def build(self, pages: Iterable[Templates], position: Position) -> None:
+        """Start from all templates, which take the place of what is held once all are read."""
+        index = self._state.new_index()
+        for page in pages:
+            index.add(page)
+            if len(index.state.write_buffer.rows) >= index.shape.large:
+                index.maintain()
+        while index.maintain():
+            pass
+        self._state.replace(index, position, saved_revision=-1)
 
-    # --- follow the database -----------------------------------------------------------------
+    def apply(self, added: Templates, removed: Ids, position: Position) -> None:
+        """Add and remove templates, and move to a later position."""
+        state = self._state
+        with state.applying:
+            index = state.reached.index
+            index.add(added)
+            index.remove(removed)
+            if len(removed) and self._snapshot is not None:
+                state.to_erase.append(removed)
+            state.reached = IndexAtPosition(index, position)
+
+    def maintain(self) -> bool:
+        """Encode, merge or compact what is due; returns whether something was."""
+        if self._state.reached.index.maintain():
+            return True
+        if self._snapshot is not None:
+            self._snapshot.copy_lost_files()
+        return False
+
+    def content(self) -> "RowsContent":
+        """What the index holds."""
+        reached = self._state.reached
+        assert reached.position is not None, "the index was loaded or built"
+        return RowsContent(reached.index.parts(), reached.position)
+
+    def close(self) -> bool:
+        """Free what is on a device, unless something is still to be erased."""
+        if not self._state.to_erase:
+            self._state.reached.index.close()
+        return not self._state.to_erase
+
+
+class IndexSnapshot:
+    """`app.index.port.SavedCopy` of a certified index: its snapshot, or none where there is no
+    folder for it."""
+
+    def __init__(self, state: IndexState, snapshot: SnapshotFolder | None) -> None:
+        self._state = state
+        self._snapshot = snapshot
+        self._captured_revision = -1
+        self._erasing = new_lock("index.erasing")
 
     def load(self, is_known: Callable[[Position], bool]) -> bool:
         """Start from the snapshot, if there is one and the database still knows its position."""
@@ -76,49 +137,11 @@ class PersistentIndex:
         restored = _usable(self._snapshot.load, is_known)
         if restored is None:
             return False
-        index = self._new_index()
+        index = self._state.new_index()
         index.restore(restored.quantiser, restored.shards, restored.write_buffer)
         self._snapshot.accept()
-        self._saved_revision = restored.position.revision
-        self._replace(index, restored.position)
+        self._state.replace(index, restored.position, restored.position.revision)
         return True
-
-    def build(self, pages: Iterable[Templates], position: Position) -> None:
-        """Start from all templates, which take the place of what is held once all are read."""
-        index = self._new_index()
-        for page in pages:
-            index.add(page)
-            if len(index.state.write_buffer.rows) >= index.shape.large:
-                index.maintain()
-        while index.maintain():
-            pass
-        self._saved_revision = -1
-        self._replace(index, position)
-
-    def _replace(self, index: CertifiedIndex, position: Position) -> None:
-        old = self._reached.index
-        self._reached = IndexAtPosition(index, position)
-        old.close()
-
-    def apply(self, added: Templates, removed: Ids, position: Position) -> None:
-        """Add and remove templates, and move to a later position."""
-        with self._applying:
-            index = self._reached.index
-            index.add(added)
-            index.remove(removed)
-            if len(removed) and self._snapshot is not None:
-                self._to_erase.append(removed)
-            self._reached = IndexAtPosition(index, position)
-
-    # --- the snapshot ------------------------------------------------------------------------
-
-    def maintain(self) -> bool:
-        """Encode, merge or compact what is due; returns whether something was."""
-        if self._reached.index.maintain():
-            return True
-        if self._snapshot is not None:
-            self._snapshot.copy_lost_files()
-        return False
 
     def may_save(self) -> bool:
         """Whether this process may change the snapshot. Tries to get the right."""
@@ -127,25 +150,25 @@ class PersistentIndex:
     @property
     def unsaved(self) -> bool:
         """Whether this process should save a snapshot."""
-        position = self._reached.position
+        position = self._state.reached.position
         if position is None or self._snapshot is None or not self._snapshot.owned:
             return False
-        return position.revision != self._saved_revision or self._snapshot.behind
+        return position.revision != self._state.saved_revision or self._snapshot.behind
 
     def save(self) -> None:
         """Save a snapshot, or none of a small index. Raises OSError; then the last one stays."""
-        reached, snapshot = self._reached, self._snapshot
+        reached, snapshot = self._state.reached, self._snapshot
         if snapshot is None or reached.position is None:
             return
         if reached.index.size < reached.index.shape.least_kept:
             snapshot.clear()
-            self._saved_revision = reached.position.revision
+            self._state.saved_revision = reached.position.revision
         elif snapshot.save(self._capture):
-            self._saved_revision = self._captured_revision
+            self._state.saved_revision = self._captured_revision
 
     def _capture(self) -> Captured:
-        with self._applying:
-            index, position = self._reached.index, self._reached.position
+        with self._state.applying:
+            index, position = self._state.reached.index, self._state.reached.position
             assert position is not None, "there is an index to keep"
             state = index.state
             write_buffer = living([state.write_buffer.rows], [state.write_buffer.rows.alive])
@@ -154,18 +177,19 @@ class PersistentIndex:
 
     def erase(self) -> None:
         """Take what was removed out of the snapshot; maintenance tries again where that fails."""
+        state = self._state
         if self._snapshot is None:
             return
-        if not (self._to_erase or self._snapshot.behind or self._erasing.locked()):
+        if not (state.to_erase or self._snapshot.behind or self._erasing.locked()):
             return
         with self._erasing:  # a thread that waits here finds its rows erased
-            with self._applying:
-                waiting, self._to_erase = self._to_erase, []
+            with state.applying:
+                waiting, state.to_erase = state.to_erase, []
             try:
                 self._snapshot.erase(np.concatenate([np.empty(0, np.int64), *waiting]))
             except OSError as error:
-                with self._applying:
-                    self._to_erase += waiting
+                with state.applying:
+                    state.to_erase += waiting
                 log(logging.WARNING, "deleted rows stay in the index snapshot for now", error)
 
     @property
@@ -175,12 +199,12 @@ class PersistentIndex:
             return True
         if not self._snapshot.has_rows():
             return not self._written_elsewhere
-        return self._snapshot.owned and not self._snapshot.behind and not self._to_erase
+        return self._snapshot.owned and not self._snapshot.behind and not self._state.to_erase
 
     @property
     def _written_elsewhere(self) -> bool:
         """Whether another process may be writing the first snapshot of this index."""
-        reached, snapshot = self._reached, self._snapshot
+        reached, snapshot = self._state.reached, self._snapshot
         if reached.position is None or snapshot is None or snapshot.own():
             return False
         return reached.index.size >= reached.index.shape.least_kept
@@ -188,17 +212,11 @@ class PersistentIndex:
     @property
     def settled(self) -> bool:
         """Whether nothing is to be erased, saved, or copied from files that may go."""
-        if self._to_erase or self.unsaved:
+        if self._state.to_erase or self.unsaved:
             return False
         return self._snapshot is None or not self._snapshot.may_lose_files
 
-    def content(self) -> "RowsContent":
-        """What the index holds."""
-        reached = self._reached
-        assert reached.position is not None, "the index was loaded or built"
-        return RowsContent(reached.index.parts(), reached.position)
-
-    def saved_content(self, is_known: Callable[[Position], bool]) -> "RowsContent | None":
+    def content(self, is_known: Callable[[Position], bool]) -> "RowsContent | None":
         """What the snapshot holds; None where `load` would not start from it."""
         if self._snapshot is None:
             return None
@@ -208,15 +226,9 @@ class PersistentIndex:
         parts = [*(shard.rows for shard in restored.shards), restored.write_buffer]
         return RowsContent(parts, restored.position)
 
-    def close(self) -> bool:
-        """Free what is on a device, unless something is still to be erased."""
-        if not self._to_erase:
-            self._reached.index.close()
-        return not self._to_erase
-
     def discard(self) -> None:
         """The collection is deleted: remove its snapshot, and never save one again."""
-        self._reached.index.close()
+        self._state.reached.index.close()
         if self._snapshot is not None:
             self._snapshot.discard()
 
