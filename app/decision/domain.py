@@ -17,7 +17,7 @@ from app.decision.covered import CoveredFaces
 from app.decision.limits import NO_LIMITS, Limits
 from app.decision.pair_lifts import NO_LIFTS, PairLifts
 from app.index.comparator import Comparator
-from app.index.likeness import QUANTILE
+from app.index.likeness import likeness_of_scores
 from app.index.port import GallerySize
 from app.types import FloatArray, Quality
 
@@ -141,13 +141,13 @@ class Domain(_Section):
         verification: PairLifts = NO_LIFTS,
     ) -> "Domain":
         """The domain of the people whom a calibration is counted on."""
-        likeness = round(likeness_of(data), 6)
+        likeness = round(labelled_likeness(data), 6)
         return cls(shared=shared, likeness=likeness, limits=limits, verification=verification)
 
     def verification_of(self, data: LabelledEmbeddings) -> PairLifts:
         """The lifts for a calibration that is counted on other people: where these are more alike
         than those here, its thresholds are higher already."""
-        return self.verification.less_typical(self.lift * (likeness_of(data) - self.likeness))
+        return self.verification.less_typical(self.lift * (labelled_likeness(data) - self.likeness))
 
     def marks(
         self, quality: Quality | None, degradation: float | None, covering: float | None
@@ -174,9 +174,9 @@ class Domain(_Section):
         return factor * max(0.0, likeness - self.likeness)
 
 
-def likeness_of(data: LabelledEmbeddings) -> float:
-    """The 99th percentile of the scores of different people, by the first face of each; of
-    LIKENESS_PERSONS of them at most, spread over all."""
+def labelled_likeness(data: LabelledEmbeddings) -> float:
+    """The likeness of labelled people, by the first face of each; of LIKENESS_PERSONS of them at
+    most, spread over all."""
     first = np.searchsorted(data.persons, np.arange(data.person_count))
     some = first[np.unique(np.linspace(0, len(first) - 1, LIKENESS_PERSONS).astype(np.intp))]
-    return float(np.quantile(data.mated(some), QUANTILE))
+    return likeness_of_scores(data.mated(some))

@@ -28,7 +28,11 @@ def likeness_of(vectors: FloatArray, comparator: Comparator) -> float | None:
     """The likeness of people given by one template each (n, d); None for too few people."""
     if len(vectors) < LEAST_PERSONS:
         return None
-    scores = comparator.scores(vectors, vectors)[np.triu_indices(len(vectors), 1)]
+    return likeness_of_scores(comparator.scores(vectors, vectors)[np.triu_indices(len(vectors), 1)])
+
+
+def likeness_of_scores(scores: FloatArray) -> float:
+    """The likeness of people, given by the scores of all pairs of different ones."""
     return float(np.quantile(scores, QUANTILE))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from app.decision.comparisons import LabelledEmbeddings
-from app.decision.domain import Domain, SharedDirection, likeness_of
+from app.decision.domain import Domain, SharedDirection, labelled_likeness
 from app.decision.fitting import Labelled, calibrate
 from app.decision.thresholds import ONE_COMPARISON
 from app.index.comparator import COSINE
@@ -78,7 +78,7 @@ def test_a_calibration_keeps_its_domain() -> None:
     made = calibrate(Labelled(data, "photos", "x", shared=direction), "es-test", "float32")
     assert made.domain is not None
     assert made.domain.shared == direction
-    assert made.domain.likeness == pytest.approx(likeness_of(data), abs=1e-5)
+    assert made.domain.likeness == pytest.approx(labelled_likeness(data), abs=1e-5)
     assert made.comparator is direction.comparator
 
 
@@ -86,8 +86,8 @@ def test_likeness_is_the_99th_percentile_of_different_people_s_scores() -> None:
     data = people(200, 3)
     first = data.vectors[::3]
     expected = np.quantile((first @ first.T)[np.triu_indices(200, 1)], 0.99)
-    assert likeness_of(data) == pytest.approx(expected, abs=1e-6)
-    assert likeness_of(leaning(data)) > likeness_of(data)
+    assert labelled_likeness(data) == pytest.approx(expected, abs=1e-6)
+    assert labelled_likeness(leaning(data)) > labelled_likeness(data)
 
 
 def test_without_a_domain_everything_is_as_before() -> None:

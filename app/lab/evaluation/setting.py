@@ -4,7 +4,7 @@ import hashlib
 
 from app.decision.calibration import Calibration
 from app.decision.comparisons import LabelledEmbeddings
-from app.decision.domain import likeness_of
+from app.decision.domain import labelled_likeness
 from app.decision.thresholds import (
     CalibrationChain,
     CollectionPolicy,
@@ -53,7 +53,7 @@ def at_setting(
 
 def gallery_likeness(data: LabelledEmbeddings) -> float | None:
     """How similar the people of a gallery are, which may raise its threshold; None for too few."""
-    return likeness_of(data) if data.person_count >= LEAST_PERSONS else None
+    return labelled_likeness(data) if data.person_count >= LEAST_PERSONS else None
 
 
 def _made_of(calibration: Calibration, sample: FaceSample, name: str) -> bool:
