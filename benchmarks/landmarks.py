@@ -52,8 +52,6 @@ NOISE = Path(__file__).parent / "lfw_label_noise.csv"
 # Landmarks: the detector's, and corrected; each with the crop and with its mirror image.
 KINDS = ("detector", "corrected")
 
-Bools = NDArray[np.bool_]
-
 
 def main() -> None:
     options = _arguments()

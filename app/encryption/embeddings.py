@@ -57,14 +57,6 @@ class EmbeddingCipher:
         """A (d,) embedding as d * 4 + 29 bytes."""
         return key.encrypt(embedding.astype(STORED_DTYPE).tobytes(), face_context(face_id))
 
-    def decrypt_embedding(
-        self, key: DataKey, face_id: str, encrypted: bytes, dimension: int
-    ) -> FloatArray:
-        """The (d,) embedding that was encrypted. Raises DamagedData."""
-        vector = np.empty(dimension, dtype=STORED_DTYPE)
-        key.decrypt_into(encrypted, face_context(face_id), vector.view(np.uint8).data)
-        return vector.astype(np.float32, copy=False)
-
     def decrypt_embeddings(self, rows: Sequence[EncryptedTemplate], dimension: int) -> FloatArray:
         """The (n, d) embeddings of many rows, in their order; fastest where those of a person
         follow one another. Raises EncryptionKeyMissing or DamagedData.

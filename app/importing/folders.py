@@ -57,11 +57,6 @@ def folder_rows(folder: Path, options: SourceOptions) -> Iterator[Row]:
         yield file.row(layout, options.max_bytes)
 
 
-def folder_of_people(folder: Path, max_bytes: int) -> Iterator[Row]:
-    """`folder_rows` with default options."""
-    return folder_rows(folder, SourceOptions("", max_bytes))
-
-
 def count_folder(folder: Path, options: SourceOptions) -> int:
     """How many rows a folder has."""
     return sum(1 for _ in _files(folder.resolve(), options.names_encoding))

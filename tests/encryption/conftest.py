@@ -1,5 +1,9 @@
-"""The databases of the gallery's tests."""
+"""A cipher, and the databases of the gallery's tests."""
 
+import pytest
+
+from app.encryption.embeddings import EmbeddingCipher
+from tests.encryption.keys import ring
 from tests.gallery.conftest import (  # noqa: F401 (pytest finds fixtures by name)
     close_databases,
     database,
@@ -9,3 +13,8 @@ from tests.gallery.conftest import (  # noqa: F401 (pytest finds fixtures by nam
     postgres_url,
     store,
 )
+
+
+@pytest.fixture
+def cipher() -> EmbeddingCipher:
+    return EmbeddingCipher(ring("a"), "database-1")

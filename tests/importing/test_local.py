@@ -13,12 +13,12 @@ from PIL import Image
 
 from app.errors import StoreUnavailable, WorkerDied
 from app.importing import local as module
-from app.importing.folders import folder_of_people
+from app.importing.folders import folder_rows
 from app.importing.local import LocalImport
-from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
+from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError, SourceOptions
 from app.importing.outcomes import RowOutcome, RowResult, report_writer
 from app.importing.source_rows import ImportSourceError, Row
-from app.importing.sources import SourceOptions, rows_of
+from app.importing.sources import rows_of
 from app.inference.machine import usable_cores
 from app.services import Services, build_services
 from app.settings import Settings
@@ -133,7 +133,9 @@ def test_a_refused_conflict_is_remembered_until_it_is_to_be_looked_at_again(
     shutil.copy(photos / "obama3.jpg", people / "zoe")
     run(people, on_conflict=OnConflict.SKIP)
     services.gallery.delete_person("default", "obama")
-    zoe = [row for row in folder_of_people(people, 10_000_000) if row.person_id == "zoe"]
+    zoe = [
+        row for row in folder_rows(people, SourceOptions("", 10_000_000)) if row.person_id == "zoe"
+    ]
     (last,) = run(zoe, on_conflict=OnConflict.SKIP)
     assert (last.reason, last.conflict_with) == ("conflict", None)
     assert "obama" not in last.detail, "the journal names nobody"
@@ -163,7 +165,7 @@ def test_a_source_that_breaks_ends_after_what_came_before(
     run: Run, people: Path, services: Services
 ) -> None:
     def broken() -> Iterator[Row]:
-        yield from folder_of_people(people, 10_000_000)
+        yield from folder_rows(people, SourceOptions("", 10_000_000))
         raise ImportSourceError("The rest is not there.")
 
     with pytest.raises(ImportSourceError, match="The rest"):

@@ -2,11 +2,9 @@
 
 The same calls over FAISS on the CPU stand in for a device; the real one runs where there is one.
 """
-# ruff: noqa: T201
 
 import importlib.util
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,14 +15,10 @@ from app.errors import DeviceError
 from app.index import gpu as engine
 from app.index.certified.index import CertifiedIndex
 from app.index.certified.search import ThreadScanner
-from app.index.cuvs import Half
 from app.index.device_galleries import IDLE_S, DeviceGalleries
 from app.index.device_rows import SUMMING, CudaDevice, Device
-from app.index.factory import GPU_SHAPE
 from app.index.gpu import DeviceScanner
 from app.index.port import Templates
-from app.inference.device_memory import DeviceOutOfMemory
-from app.types import FloatArray
 from tests.index.conftest import (
     SMALL,
     HostDevice,
@@ -330,130 +324,6 @@ def test_removals_while_rows_are_copied(
 
 
 # --- on a device ---------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def cuda() -> Iterator[CudaDevice]:
-    made = CudaDevice()
-    yield made
-    made.close()
-
-
-def halves_of(count: int, seed: int = 1, dimension: int = 512) -> Half:
-    vectors = np.random.default_rng(seed).standard_normal((count, dimension), np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors.astype(np.float16)
-
-
-def median_ms(work: object, repeats: int = 20) -> float:
-    assert callable(work)
-    work()
-    spent = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        work()
-        spent.append(time.perf_counter() - started)
-    return 1000 * float(np.median(spent))
-
-
-@pytest.mark.gpu
-def test_on_a_device(threads: ThreadPoolExecutor, cuda: CudaDevice) -> None:
-    galleries = DeviceGalleries(cuda)
-    held = templates(drawn(5_000))
-    index = new_index(galleries, threads)
-    index.add(held)
-    settle(index)
-    assert_equal_to_brute_force(index, held, drawn(50, seed=3), 6)
-    index.remove(held.keys[:2_000])
-    settle(index)
-    assert_equal_to_brute_force(index, without(held, held.keys[:2_000]), held.vectors[:50], 6)
-    print("searches left to the CPU:", index.costs.fallbacks)
-    index.close()
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("most", [1, 64, 512, 4_096, 16_384])
-def test_a_device_proposes_the_nearest(cuda: CudaDevice, most: int) -> None:
-    """And its sums are off by less than `SUMMING`."""
-    vectors = halves_of(50_000)
-    rows = cuda.new_rows(60_000, 512)
-    rows.write(0, vectors)
-    probes = halves_of(5, seed=2)
-    estimates, numbers = rows.search(probes, 50_000, most)
-    exact: FloatArray = probes.astype(np.float32) @ vectors.astype(np.float32).T
-    found = np.take_along_axis(exact, numbers, axis=1)
-    off = np.abs(found - estimates).max()
-    print(f"{most} rows: sums off by {off:.2e}, allowed {SUMMING:.2e}")
-    assert off < SUMMING
-    assert np.abs(np.sort(found)[:, ::-1] - -np.sort(-exact)[:, :most]).max() < SUMMING
-    rows.free()
-
-
-@pytest.mark.gpu
-def test_a_row_of_the_device_is_zeroed(cuda: CudaDevice) -> None:
-    vectors = halves_of(1_000)
-    rows = cuda.new_rows(1_000, 512)
-    rows.write(0, vectors)
-    rows.zero(np.array([3, 4, 5, 17]))
-    estimates, numbers = rows.search(vectors[[4]], 1_000, 1_000)
-    assert estimates[0][np.isin(numbers[0], [3, 4, 5, 17])].tolist() == [0.0] * 4
-    print("a row zeroed in", median_ms(lambda: rows.zero(np.array([7]))), "ms")
-    rows.free()
-
-
-@pytest.mark.gpu
-def test_too_much_for_a_device_is_said(cuda: CudaDevice) -> None:
-    with pytest.raises(DeviceOutOfMemory):
-        cuda.new_rows(1 << 40, 512)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("count", [1_000_000, 10_000_000])
-def test_time_of_a_scan(cuda: CudaDevice, count: int) -> None:
-    rows = cuda.new_rows(count, 512)
-    part = halves_of(200_000)
-    others = np.roll(part, 1, axis=1)
-    for start in range(0, count, len(part)):
-        rows.write(start, others if start else part)
-    for number, most in ((1, 64), (1, 512), (1, 4_096), (1, 16_384), (8, 64), (64, 64)):
-        probes = part[:number]
-        spent = median_ms(lambda n=probes, k=most: rows.search(n, count, k), 10)  # type: ignore[misc]
-        _, numbers = rows.search(probes, count, most)
-        assert numbers[:, 0].tolist() == list(range(number))
-        print(f"{count:,} rows, {number} probes, nearest {most}: {spent:.2f} ms")
-    rows.free()
-
-
-@pytest.mark.gpu
-def test_time_of_a_search(threads: ThreadPoolExecutor, cuda: CudaDevice) -> None:
-    """From a probe to persons, exact scores included; the CPU's index beside it."""
-    galleries = DeviceGalleries(cuda)
-    held = templates(halves_of(262_144).astype(np.float32))
-    cpu = CertifiedIndex(512, threads, GPU_SHAPE)
-    cpu.add(held)
-    settle(cpu)
-    scanner = galleries.scanner(512, ThreadScanner(threads))
-    index = CertifiedIndex(512, threads, GPU_SHAPE, scanner)
-    index.restore(cpu.quantiser, cpu.state.shards, cpu.parts()[-1])
-    probes = held.vectors[:200] + 0.3 * halves_of(200, seed=5).astype(np.float32)
-    probes /= np.linalg.norm(probes, axis=1, keepdims=True)
-    for name, one in (("CPU", cpu), ("GPU", index)):
-        turn = iter(range(10_000))
-        for top in (1, 6):
-            spent = median_ms(
-                lambda i=one, k=top, t=turn: i.search_persons(probes[[next(t) % 200]], k),
-                100,  # type: ignore[misc]
-            )
-            print(f"{name}: top {top} of 262,144 rows: {spent:.2f} ms; {one.costs}")
-    for hits, other in zip(
-        index.search_persons(probes, 6), cpu.search_persons(probes, 6), strict=True
-    ):
-        assert [hit.person_key for hit in hits] == [hit.person_key for hit in other]
-    started = time.perf_counter()
-    with ThreadPoolExecutor(16) as callers:
-        list(callers.map(lambda i: index.search_persons(probes[[i % 200]], 1), range(400)))
-    print(f"GPU: {400 / (time.perf_counter() - started):.0f} searches a second by 16 threads")
-    index.close()
 
 
 def test_a_device_that_is_not_there_is_said() -> None:

@@ -60,15 +60,6 @@ def target_text(rate: float) -> str:
     return f"{mantissa}e{int(exponent)}" if exponent else mantissa
 
 
-def share_text(value: float, trials: float = 1000) -> str:
-    """A share without an interval, with no more digits than `trials` independent trials bear."""
-    if not math.isfinite(value):
-        return NOTHING
-    trials = max(trials, 1)
-    spread = max(math.sqrt(max(value * (1 - value), 0.0) / trials), 1 / trials)
-    return f"{per_cent(value, spread)} %"
-
-
 def change_text(value: float) -> str:
     """A relative difference: "+10 %", "−3 %"."""
     return f"{100 * value:+.0f} %".replace("-", "−") if math.isfinite(value) else NOTHING

@@ -17,7 +17,7 @@ from app.decision.rates import Rate
 from app.lab.evaluation.figures import Evaluation, ModelFigures, PhotoProblem
 from app.lab.evaluation.html import SHOWN_PROBLEMS, render_html
 from app.lab.evaluation.rows import rows_of
-from app.lab.evaluation.texts import interval_text, rate_text, share_text, target_text
+from app.lab.evaluation.texts import interval_text, rate_text, target_text
 from app.lab.evaluation.verdict import verdict
 from tests.lab.evaluation.figures_for_tests import HOSTILE, complete_evaluation, minimal_evaluation
 
@@ -276,13 +276,3 @@ def test_one_vocabulary_the_other_explained_once(page: Page) -> None:
 )
 def test_targets_are_exact(rate: float, text: str) -> None:
     assert target_text(rate) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "trials", "text"),
-    [(0.0013, 3000, "0.13 %"), (0.98, 100, "98.0 %"), (0.5, 4, "50 %"), (float("nan"), 0, "–")],
-)
-def test_shares_have_the_digits_that_their_trials_bear(
-    value: float, trials: int, text: str
-) -> None:
-    assert share_text(value, trials) == text
