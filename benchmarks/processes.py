@@ -119,16 +119,19 @@ def measure(networks: str, count: int, photos: list[str], options: argparse.Name
 
 
 @contextmanager
-def service(networks: str, count: int) -> Iterator[tuple[int, int, float]]:
-    """Its process id, its port, and how long it took to start."""
+def service(
+    networks: str, count: int, tree: Path = HERE.parent, filled: str | None = None
+) -> Iterator[tuple[int, int, float]]:
+    """Its process id, its port, and how long it took to start. It serves the data folder `filled`,
+    or a new one."""
     port = free_port()
-    places = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
+    places = [str(tree.resolve()), os.environ.get("PYTHONPATH", "")]
     if networks == "stand-in":
         places.insert(0, str(HERE / "standin"))
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(filter(None, places)),
-            "LIKENESS_DATA_DIR": folder,
+            "LIKENESS_DATA_DIR": filled or folder,
             "LIKENESS_PORT": str(port),
             "LIKENESS_DEVICE": "cpu",
             "LIKENESS_LOG_LEVEL": "WARNING",
@@ -141,7 +144,7 @@ def service(networks: str, count: int) -> Iterator[tuple[int, int, float]]:
         began = time.perf_counter()
         process = subprocess.Popen(
             [sys.executable, "-c", SERVE, "serve"],
-            env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            cwd=tree, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
             wait_until_ready(port, process)
@@ -172,7 +175,7 @@ def load(
     for number in range(options.generators):
         request = {"port": port, "path": options.path, "photos": photos, "seconds": seconds,
                    "clients": options.clients // options.generators,
-                   "first": number * 1_000_000}  # fmt: skip
+                   "first": getattr(options, "first", 0) + number * 1_000_000}  # fmt: skip
         command = [sys.executable, str(HERE / "load.py"), json.dumps(request)]
         started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
     return [json.loads(one.communicate(timeout=120)[0]) for one in started]

@@ -8,7 +8,7 @@ import faiss
 
 from app.encryption.ring import KeyRing
 from app.index.certified.index import CertifiedIndex
-from app.index.certified.search import ThreadScanner
+from app.index.certified.search import ShardScanner, ThreadScanner
 from app.index.certified.snapshots.catalog import MemoryIndexes, Snapshots
 from app.index.certified.write_buffer import IndexShape
 from app.index.device_galleries import DeviceGalleries
@@ -40,6 +40,7 @@ class IndexFactory:
         self._threads = ThreadPoolExecutor(
             threads, "index-scan", initializer=faiss.omp_set_num_threads, initargs=(1,)
         )
+        self._scanner = ThreadScanner(self._threads, threads)
         self._folder = folder
         self._ring = ring
         self._shape = shape or (IndexShape() if gpu is None else GPU_SHAPE)
@@ -48,9 +49,9 @@ class IndexFactory:
 
     def new_index(self, dimension: int) -> CertifiedIndex:
         """An empty index of unit vectors."""
-        scanner = None
+        scanner: ShardScanner = self._scanner
         if self._gpu is not None:
-            scanner = DeviceScanner(self._gpu, dimension, ThreadScanner(self._threads))
+            scanner = DeviceScanner(self._gpu, dimension, self._scanner)
         return CertifiedIndex(dimension, self._threads, self._shape, scanner)
 
     @property

@@ -6,10 +6,13 @@ the error bound set the estimate that a row must have to matter, and the next sc
 row that is never examined is thereby known to be below the floor, so an answer equals that of an
 exhaustive search."""
 
-from collections.abc import Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
+from functools import partial
+from threading import Semaphore
 from typing import Protocol
 
+import faiss
 import numpy as np
 
 from app.index.certified.bound import ErrorBound
@@ -106,17 +109,43 @@ class ShardScanner(Protocol):
 
 
 class ThreadScanner:
-    """Scans the codes on threads: several probes at once, or several shards for one probe."""
+    """Scans the codes: several probes at once, or several shards for one probe.
 
-    def __init__(self, threads: Executor) -> None:
+    The caller scans too, and threads help it where any are free: so under load, when other searches
+    have the threads, each search stays on the thread that it is on and waits for no other.
+    """
+
+    def __init__(self, threads: Executor, count: int = 1) -> None:
+        """`count` is the number of the threads."""
         self._threads = threads
+        self._free = Semaphore(count)
 
     def cover(self, shards: Sequence[Shard], searches: Sequence[ProbeSearch]) -> None:
         """Score every row of the shards that could be in an answer."""
         if len(searches) == 1:
-            list(self._threads.map(searches[0].cover, shards))
+            self._share([partial(searches[0].cover, shard) for shard in shards])
         else:
-            list(self._threads.map(lambda search: _cover_all(search, shards), searches))
+            self._share([partial(_cover_all, search, shards) for search in searches])
+
+    def _share(self, parts: Sequence[Callable[[], None]]) -> None:
+        """Do all parts; the caller and its helpers take the next one in turn."""
+        remaining = iter(parts)
+
+        def work() -> None:
+            for part in remaining:
+                part()
+
+        helpers: list[Future[None]] = []
+        while len(helpers) < len(parts) - 1 and self._free.acquire(blocking=False):
+            helpers.append(self._threads.submit(work))
+            helpers[-1].add_done_callback(lambda _: self._free.release())
+        faiss.omp_set_num_threads(1)  # of this thread: FAISS spreads nothing further
+        try:
+            work()
+        finally:
+            begun = [helper for helper in helpers if not helper.cancel()]
+        for helper in begun:
+            helper.result()
 
     def remove(self, shard: Shard, numbers: RowNumbers) -> None:
         """There are no copies."""

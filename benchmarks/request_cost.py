@@ -1,0 +1,87 @@
+"""The service's CPU time for a request, of one or more checkouts in turn, without networks.
+
+    python benchmarks/request_cost.py ../before . [--rounds 3] [--templates 100000]
+
+Networks are replaced by waits of 1 ms (standin/sitecustomize.py), so that what is left is HTTP, the
+photo's decoding, the search and the database. `--clients` connections in a closed loop, loopback
+only. All checkouts serve copies of one data folder of `--templates` random templates. Printed are
+medians over the rounds.
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from processes import cpu_seconds, family_of, load, service, small_photos
+from serve import fill
+
+PATHS = ("/v1/embed", "/v1/identify", "/v1/enroll?person_id=p{n}", "/livez")
+
+
+def measured(
+    tree: Path, filled: Path, photos: list[str], options: argparse.Namespace, turn: int
+) -> dict[str, dict[str, float]]:
+    """Figures of each path."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(filled, folder, dirs_exist_ok=True)
+        with service("stand-in", 1, tree, folder) as (process, port, _):
+            for path in options.paths:
+                asked = argparse.Namespace(
+                    path=path, clients=options.clients, generators=1, first=turn * 10_000_000
+                )
+                load(port, photos, asked, 1.5)  # warm up
+                asked.first += 5_000_000
+                before = cpu_seconds(family_of(process))
+                (answer,) = load(port, photos, asked, options.seconds)
+                cpu = cpu_seconds(family_of(process)) - before
+                count = max(1, sum(answer["statuses"].values()))
+                latencies = np.array(answer["latencies_s"] or [float("nan")]) * 1000
+                found[path] = {
+                    "CPU ms": cpu * 1000 / count,
+                    "a second": count / answer["spent_s"],
+                    "p50 ms": float(np.percentile(latencies, 50)),
+                    "p99 ms": float(np.percentile(latencies, 99)),
+                    "not 200": count - answer["statuses"].get("200", 0),
+                }
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("trees", nargs="+", type=Path)
+    parser.add_argument("--paths", nargs="+", default=list(PATHS))
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--templates", type=int, default=100_000)
+    parser.add_argument("--pack", default="default")
+    parser.add_argument("--data", type=Path, help="a data folder to serve copies of, instead")
+    options = parser.parse_args(arguments)
+    found: dict[tuple[str, Path], list[dict[str, float]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        filled, pictures = options.data or Path(folder) / "filled", Path(folder) / "photos"
+        pictures.mkdir()
+        if options.data is None:
+            filled.mkdir()
+            wanted = SimpleNamespace(pack=options.pack, templates=options.templates)
+            fill(filled, wanted)  # type: ignore[arg-type]
+        photos = small_photos(pictures)
+        for turn in range(options.rounds):
+            for tree in options.trees if turn % 2 == 0 else reversed(options.trees):
+                for path, figures in measured(tree, filled, photos, options, turn).items():
+                    found.setdefault((path, tree), []).append(figures)
+    for (path, tree), rounds in sorted(found.items(), key=lambda item: item[0][0]):
+        medians = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
+        print(path, tree, *(f"{name} {value:.4g}" for name, value in medians.items()), sep="  ")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONDONTWRITEBYTECODE", "")
+    main()
