@@ -28,7 +28,7 @@ def check_bytes(data: bytes, limits: ImageLimits) -> None:
         raise EmptyImage("The image has zero bytes; check that the file was read before sending.")
     if len(data) > limits.max_bytes:
         raise ImageTooLarge(
-            f"The image has {len(data):,} bytes; at most {limits.max_bytes:,} are accepted. "
+            f"The image has more than the {limits.max_bytes:,} bytes that are accepted. "
             "Send a smaller copy: faces need no more than about 200 pixels each."
         )
 

@@ -9,8 +9,10 @@ from app.importing.source_rows import ImportSourceError, NotAPhoto, is_image, pr
 
 # Files and folders that operating systems and network drives create (in lower case).
 JUNK = frozenset({
-    "@eadir", "#recycle", "#snapshot", "__macosx", "$recycle.bin", "system volume information",
-    "lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini",
+    "@eadir", "@tmp", "@sharebin", "#recycle", "#snapshot",  # Synology
+    "@recycle", "@recently-snapshot",  # QNAP
+    "__macosx", "$recycle.bin", "system volume information", "lost+found", "thumbs.db",
+    "ehthumbs.db", "desktop.ini",
 })  # fmt: skip
 # Photos that are not decoded.
 OTHER_PHOTOS = frozenset({
@@ -79,8 +81,8 @@ def check_text(name: str) -> None:
     """Raise ImportSourceError for a name with bytes that could not be decoded."""
     if not _is_text(name):
         raise ImportSourceError(
-            f"The name {printable(name)} is not UTF-8; give its encoding, --names-encoding gbk or "
-            "cp1252."
+            f"The name {printable(name)} is not UTF-8; give its encoding, such as --names-encoding "
+            "cp437 or cp850 (zips of Windows), cp1252 or gbk."
         )
 
 

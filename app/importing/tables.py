@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
+from itertools import chain
 from typing import IO, Any, TextIO
 
 import numpy as np
@@ -32,6 +33,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 # A field of a CSV may be a whole embedding, a line metadata beside it.
 MAX_FIELD = 1_000_000
 MAX_LINE = 4_000_000
+SEPARATORS = ",;\t"  # of a CSV: spreadsheets choose by country
 
 FindPhoto = Callable[[str], Callable[[], bytes]]
 
@@ -48,10 +50,12 @@ class TableContext:
 
 
 def csv_rows(lines: TextIO, name: str, context: TableContext) -> Iterator[Row]:
-    """The first line names the columns; those that have no meaning here are metadata."""
+    """The first line names the columns; those that have no meaning here are metadata. Rows whose
+    fields are all empty are passed over."""
     csv.field_size_limit(MAX_FIELD)
     bounded = _Lines(lines, name)
-    reader = csv.DictReader(bounded)
+    first = next(bounded, "")
+    reader = csv.DictReader(chain([first], bounded), delimiter=_separator(first))
     try:
         check_columns(reader.fieldnames or (), name)
         while True:
@@ -59,6 +63,8 @@ def csv_rows(lines: TextIO, name: str, context: TableContext) -> Iterator[Row]:
             record = next(reader, None)
             if record is None:
                 return
+            if not any(chain(*record.values())):  # of text, or of the list of fields too many
+                continue
             place = f"{name}:{reader.line_num}"
             if None in record:  # more fields than columns
                 yield Row(place, printable(record[PERSON] or ""), problem=_too_many(record))
@@ -71,11 +77,22 @@ def csv_rows(lines: TextIO, name: str, context: TableContext) -> Iterator[Row]:
         ) from error
 
 
+def _separator(first_line: str) -> str:
+    """The separator with which the line has a column `person_id`; otherwise the comma."""
+    for separator in SEPARATORS:
+        try:
+            if PERSON in next(csv.reader([first_line], delimiter=separator), []):
+                return separator
+        except csv.Error:
+            continue
+    return ","
+
+
 def _too_many(record: dict[Any, Any]) -> ImportSourceError:
     columns = len(record) - 1
     return ImportSourceError(
         f"The row has {columns + len(record[None])} fields, and the table has {columns} columns; "
-        "put fields that contain commas into quotes."
+        "put fields that contain the separator into quotes."
     )
 
 
@@ -118,7 +135,7 @@ def has_columns(first_line: str, suffix: str) -> bool:
     """Whether a table that begins like this names persons and what shows them."""
     try:
         if suffix == ".csv":
-            names = set(next(csv.reader([first_line]), []))
+            names = set(next(csv.reader([first_line], delimiter=_separator(first_line)), []))
         else:
             names = set(_json_object(first_line))
     except (csv.Error, ImportSourceError):
@@ -174,6 +191,10 @@ def _utf8(text: str) -> str:
 
 def check_columns(names: Any, name: str) -> None:
     """Raise ImportSourceError where a table lacks what it needs."""
+    if any("\0" in one for one in names):  # every second byte, for most letters
+        raise ImportSourceError(
+            f"{name} is text in UTF-16; save it as UTF-8 (in a spreadsheet: CSV UTF-8)."
+        )
     if PERSON not in names or not {IMAGE, EMBEDDING, DIFFERENT} & set(names):
         raise ImportSourceError(
             f"{name} needs the column {PERSON} and one of {IMAGE}, {EMBEDDING} and {DIFFERENT}; it "

@@ -70,6 +70,17 @@ MAX_TABLE = 4 << 30
 # Bytes of a table that is read an additional time to count its rows.
 MAX_COUNTED = 256 << 20
 UTF8_NAME = 0x800
+# What other archives, and pages that were saved in place of one, begin with.
+SIGNATURES = {
+    b"Rar!\x1a\x07": "a RAR archive",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"\x1f\x8b": "a gzip file",
+    b"BZh": "a bzip2 file",
+    b"\xfd7zXZ\x00": "an xz file",
+    b"<!DOCTYPE": "a web page",
+    b"<html": "a web page",
+}
+TAR_MARK, TAR_MARK_AT = b"ustar", 257
 
 
 def zip_rows(file: BinaryIO, name: str, options: SourceOptions) -> Iterator[Row]:
@@ -102,7 +113,29 @@ def _opened(file: "BinaryIO | Path", name: str, options: SourceOptions) -> Itera
                 )
             yield _Zip(archive, name, options)
     except UNREADABLE as error:
+        if kind := _other_kind(file):
+            raise ImportSourceError(
+                f"{name} is {kind}, not a zip; unpack it and import the folder."
+            ) from error
         raise ImportSourceError(f"{name} is not a whole zip file: {error}.") from error
+
+
+def _other_kind(file: "BinaryIO | Path") -> str | None:
+    """The kind of a file that is named as a zip, by its first bytes; None if they do not tell."""
+    try:
+        if isinstance(file, Path):
+            with file.open("rb") as opened:
+                first = opened.read(len(TAR_MARK) + TAR_MARK_AT)
+        else:
+            file.seek(0)
+            first = file.read(len(TAR_MARK) + TAR_MARK_AT)
+    except OSError:
+        return None
+    if not first:
+        return "an empty file"
+    if first[TAR_MARK_AT:] == TAR_MARK:
+        return "a tar archive"
+    return next((kind for mark, kind in SIGNATURES.items() if first.startswith(mark)), None)
 
 
 class _Zip:

@@ -133,7 +133,8 @@ def test_a_pattern_finds_the_longest_person() -> None:
 
 def test_files_of_operating_systems_are_no_persons(pack: Pack) -> None:
     junk = [
-        "@eaDir/ann/1.jpg", "ann/@eaDir/1.jpg/thumb.jpg", "#recycle/1.jpg", "__MACOSX/ann/._1.jpg",
+        "@eaDir/ann/1.jpg", "@tmp/1.jpg", "@Recycle/1.jpg", "@Recently-Snapshot/a/1.jpg",
+        "ann/@eaDir/1.jpg/thumb.jpg", "#recycle/1.jpg", "__MACOSX/ann/._1.jpg",
         ".DS_Store", "ann/.DS_Store", "ann/Thumbs.db", ".hidden/1.jpg", "ann/.hidden.jpg",
         "$RECYCLE.BIN/1.jpg", "desktop.ini",
     ]  # fmt: skip
@@ -224,7 +225,7 @@ def test_names_that_are_not_utf_8_refuse_their_rows(tmp_path: Path) -> None:
         assert people(rows) == TWO
         reported = [row.problem.detail for row in rows if row.problem]
         assert len(reported) == 2
-        assert all("is not UTF-8; give its encoding, --names-encoding" in one for one in reported)
+        assert all("is not UTF-8; give its encoding, such as --names" in one for one in reported)
         decoded = people(read_all(source, names_encoding="latin-1"))
         assert decoded == [("Jörg", b"1"), *TWO, ("bob", b"2")]
     with pytest.raises(ImportSourceError, match="not a known encoding"):

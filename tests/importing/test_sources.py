@@ -304,6 +304,20 @@ def make_tar(path: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+@pytest.mark.parametrize("archived", [False, True])
+def test_a_table_of_a_spreadsheet(folder: Path, separator: str, archived: bool) -> None:
+    """With a byte order mark, the separator of the country, and empty rows at its end."""
+    lines = ["person_id,image,note", "ada,ada\\one.jpg,Größe", "bob,bob/one.jpg,", ",,", ",,,,"]
+    content = "".join(f"{line}\r\n" for line in lines).replace(",", separator)
+    table = folder / "people.csv"
+    table.write_bytes(content.encode("utf-8-sig"))
+    source = shutil.make_archive(str(folder.parent / "x"), "zip", folder) if archived else table
+    rows = [row for row in read_all(source) if not isinstance(row.problem, NotAPhoto)]
+    assert contents(rows) == [("ada", b"1"), ("bob", b"333")]
+    assert rows[0].metadata == {"note": "Größe"}
+
+
 def test_webdataset_shards(tmp_path: Path) -> None:
     said = json.dumps({"person_id": "ada", "metadata": {"team": "night"}}).encode()
     shard = make_tar(
@@ -347,6 +361,13 @@ def test_standard_input(folder: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         ("x.parquet", b"PAR1 broken", "not a whole Parquet"),
         ("x.csv", b"a,b\n1,2\n", "needs the column person_id"),
         ("x.csv", b"\xff\xfe\x00", "UTF-8"),
+        ("x.csv", "person_id\timage\r\n".encode("utf-16"), "x.csv is text in UTF-16; save it as"),
+        ("x.zip", b"Rar!\x1a\x07\x01\x00...", "x.zip is a RAR archive, not a zip; unpack it"),
+        ("x.zip", b"7z\xbc\xaf\x27\x1c\x00\x04", "x.zip is a 7z archive, not a zip"),
+        ("x.zip", b"\x1f\x8b\x08...", "x.zip is a gzip file, not a zip"),
+        ("x.zip", tarfile.TarInfo("ann/1.jpg").tobuf(), "x.zip is a tar archive, not a zip"),
+        ("x.zip", b"<!DOCTYPE html><title>Sign in</title>", "x.zip is a web page, not a zip"),
+        ("x.zip", b"", "x.zip is an empty file, not a zip"),
         ("x.rar", b"", "is not a source"),
     ],
 )
