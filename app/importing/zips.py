@@ -70,15 +70,17 @@ MAX_TABLE = 4 << 30
 # Bytes of a table that is read an additional time to count its rows.
 MAX_COUNTED = 256 << 20
 UTF8_NAME = 0x800
+UNPACK = ", not a zip; unpack it and import the folder"
+FETCH = ", not a zip; copy or download it again"
 # What other archives, and pages that were saved in place of one, begin with.
 SIGNATURES = {
-    b"Rar!\x1a\x07": "a RAR archive",
-    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
-    b"\x1f\x8b": "a gzip file",
-    b"BZh": "a bzip2 file",
-    b"\xfd7zXZ\x00": "an xz file",
-    b"<!DOCTYPE": "a web page",
-    b"<html": "a web page",
+    b"Rar!\x1a\x07": "a RAR archive" + UNPACK,
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive" + UNPACK,
+    b"\x1f\x8b": "a gzip file" + UNPACK,
+    b"BZh": "a bzip2 file" + UNPACK,
+    b"\xfd7zXZ\x00": "an xz file" + UNPACK,
+    b"<!DOCTYPE": "a web page" + FETCH,
+    b"<html": "a web page" + FETCH,
 }
 TAR_MARK, TAR_MARK_AT = b"ustar", 257
 
@@ -114,14 +116,13 @@ def _opened(file: "BinaryIO | Path", name: str, options: SourceOptions) -> Itera
             yield _Zip(archive, name, options)
     except UNREADABLE as error:
         if kind := _other_kind(file):
-            raise ImportSourceError(
-                f"{name} is {kind}, not a zip; unpack it and import the folder."
-            ) from error
+            raise ImportSourceError(f"{name} is {kind}.") from error
         raise ImportSourceError(f"{name} is not a whole zip file: {error}.") from error
 
 
 def _other_kind(file: "BinaryIO | Path") -> str | None:
-    """The kind of a file that is named as a zip, by its first bytes; None if they do not tell."""
+    """What a file with the name of a zip is by its first bytes, and what to do; None if they do
+    not tell."""
     try:
         if isinstance(file, Path):
             with file.open("rb") as opened:
@@ -132,9 +133,9 @@ def _other_kind(file: "BinaryIO | Path") -> str | None:
     except OSError:
         return None
     if not first:
-        return "an empty file"
+        return "an empty file" + FETCH
     if first[TAR_MARK_AT:] == TAR_MARK:
-        return "a tar archive"
+        return "a tar archive, not a zip; name it .tar"
     return next((kind for mark, kind in SIGNATURES.items() if first.startswith(mark)), None)
 
 
