@@ -1,14 +1,16 @@
 """The README's tour: its commands are run, and what it prints is compared with what comes."""
 
 import json
+import os
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.access.keys import NewKey, Scope
+from app.gallery.gallery import DEFAULT_COLLECTION
 from app.services import build_services
 from app.settings import Settings
 from tests.api.conftest import run_server
@@ -34,18 +36,28 @@ def json_values(text: str) -> list[Any]:
     return values
 
 
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[str]:
-    with run_server(build_services(Settings(data_dir=tmp_path))) as url:
-        yield url
-
-
-def test_the_tour_answers_what_it_says(service: str) -> None:
+def take_the_tour(url: str, home: Path) -> subprocess.CompletedProcess[str]:
+    """Run its commands; curl reads the options in `home`/.curlrc."""
     (commands,) = [block for block in blocks("") if "$API/enroll" in block]
-    script = commands.replace("http://localhost:8000", service)
-    done = subprocess.run(
-        ["bash", "-euc", script], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
-    )
+    script = commands.replace("http://localhost:8000", url)
+    return subprocess.run(
+        ["bash", "-euc", script],
+        cwd=ROOT, env={**os.environ, "CURL_HOME": str(home)},
+        capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+def test_the_tour_answers_what_it_says(tmp_path: Path, keyed: bool) -> None:
+    services = build_services(Settings(data_dir=tmp_path / "data"))
+    key = NewKey("tour", [Scope.IDENTIFY, Scope.ENROLL], [DEFAULT_COLLECTION])
+    token = services.access_keys.create(key)[1] if keyed else ""
+    with run_server(services) as url:
+        if keyed:
+            refused = json_values(take_the_tour(url, tmp_path).stdout)
+            assert {answer["code"] for answer in refused} == {"unauthenticated"}
+            (tmp_path / ".curlrc").write_text(f'header = "Authorization: Bearer {token}"\n')
+        done = take_the_tour(url, tmp_path)
     (printed,) = blocks("json")
     shown, answered = json_values(printed), json_values(done.stdout)
     assert len(shown) == len(answered) == 5

@@ -1,6 +1,8 @@
 """Access control over HTTP: every route, every scope, every kind of key and of collection."""
 
 import asyncio
+import itertools
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -133,6 +135,46 @@ def test_another_collection_is_answered_as_one_that_does_not_exist(
             assert code_of(own) not in ("collection_not_found", "forbidden"), route.path
         checked.add(route.name)
     assert checked > BY_FIELD
+
+
+@pytest.mark.slow
+def test_the_whole_matrix(
+    site: httpx.Client, keyed: Services, tokens: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every route, with a key of every scope for one collection and with everything that is no
+    usable key, in that collection, another one, and one that does not exist."""
+    own = {
+        scope: keyed.access_keys.create(
+            NewKey(f"own-{scope}", [scope], None if scope in WHOLE_SERVICE else [OWN])
+        )[1]
+        for scope in Scope
+    }
+    keyed.access.refresh()
+    unusable = (None, "lk_", tokens["expired"], tokens["revoked"], tokens["changed"])
+    cells = 0
+    for route, collection in itertools.product(ROUTES, (OWN, FOREIGN, ABSENT)):
+        for token in unusable:
+            assert call(site, route, token, collection).status_code == 401, route.path
+            cells += 1
+        for scope, token in own.items():
+            answer = call(site, route, token, collection)
+            cell = (route.name, scope, collection, answer.status_code)
+            has_collection = "{collection}" in route.path or route.name in BY_FIELD
+            if scope is not scope_of(route):
+                assert answer.status_code == 403, cell
+            elif has_collection and collection != OWN:
+                assert code_of(answer) == "collection_not_found", cell
+            else:
+                assert answer.status_code not in (401, 403), cell
+                assert answer.is_success or code_of(answer) != "collection_not_found", cell
+            cells += 1
+            if route.name == "delete_collection" and answer.status_code == 200:
+                keyed.gallery.create_collection(OWN, {})
+    for scope in Scope:
+        keyed.access_keys.revoke(f"own-{scope}")
+    with capsys.disabled():
+        sys.stdout.write(f"\n{len(ROUTES)} routes, {cells:,} cells\n")
+    assert cells == len(ROUTES) * 3 * (len(unusable) + len(Scope))
 
 
 def test_a_list_has_only_what_the_key_is_for(site: httpx.Client, tokens: dict[str, str]) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from app.decision.gates import MILD_GATE
 from app.decision.policy import Status
 from app.decision.thresholds import CollectionPolicy, ThresholdRequest, ThresholdSource
 from app.errors import (
+    ConsentMissing,
     EnrolledBefore,
     ImageError,
     InvalidRequest,
@@ -137,3 +139,24 @@ def test_a_person_without_a_face_cannot_be_claimed(services: Services, photo: Ph
         request = VerifyRequest("empty", person_id)
         with pytest.raises(error):
             asyncio.run(verify(services, photo("obama"), None, request, StageTimes()))
+
+
+def test_a_consent_that_is_withdrawn_while_the_photo_is_analysed_counts(
+    services: Services, photo: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services.gallery.create_collection("strict", {}, {"consent_required": True})
+    consent: JsonObject = {"reference": "form 17"}
+    wanted = EnrollRequest("strict", "obama", {"consent": consent})
+    asyncio.run(enroll(services, [photo("obama")], wanted, POLICY, StageTimes()))
+    compare = services.gallery.compare
+
+    def withdrawn_first(*given: Any) -> Any:
+        withdrawn = {"consent": {**consent, "withdrawn": True}}
+        services.gallery.store.persons.update("strict", "obama", withdrawn)
+        return compare(*given)
+
+    monkeypatch.setattr(services.gallery, "compare", withdrawn_first)
+    with pytest.raises(ConsentMissing):
+        asyncio.run(
+            verify(services, photo("obama"), None, VerifyRequest("strict", "obama"), StageTimes())
+        )
