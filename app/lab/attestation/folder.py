@@ -18,9 +18,8 @@ from app.decision.policy import FaceSelection
 from app.decision.thresholds import CollectionPolicy
 from app.errors import FaceError
 from app.index.comparator import Comparator
-from app.lab.attestation.cells import UNCHANGED, Searched
+from app.lab.attestation.cells import UNCHANGED, Change, Searched
 from app.lab.attestation.searching import LOWEST, BestScores, Faces
-from app.lab.attestation.strata import Change
 from app.lab.errors import EvaluationError
 from app.lab.evaluation.labels import LabelledPeople, LabelNoise
 from app.lab.evaluation.protocol import Analyser, EnrolledPhotos, Tick, enrol_photos

@@ -22,7 +22,7 @@ from app.gallery.gallery import Gallery
 from app.index.comparator import COSINE
 from app.index.port import PRECISION, GallerySize
 from app.inference.pack_spec import ModelPack
-from app.lab.attestation.cells import Attributes, count_cells
+from app.lab.attestation.cells import STRATA, Attributes, Change, count_cells
 from app.lab.attestation.collection import MAX_PROBES, measure_collection
 from app.lab.attestation.folder import (
     Measure,
@@ -34,10 +34,8 @@ from app.lab.attestation.folder import (
     search_unchanged,
 )
 from app.lab.attestation.requirement import Requirement
-from app.lab.attestation.software import calibration as calibration_summary
-from app.lab.attestation.software import model, software
-from app.lab.attestation.statement import Measured, Provenance, make_statement
-from app.lab.attestation.strata import STRATA, Change
+from app.lab.attestation.statement import Measured, Provenance, make_statement, model, software
+from app.lab.attestation.statement import calibration as calibration_summary
 from app.lab.evaluation.labels import LabelledPeople, LabelNoise
 from app.lab.evaluation.plan import Progress, folder_name
 from app.lab.evaluation.protocol import Analyser, EnrolledPhotos, enrol_photos

@@ -10,7 +10,7 @@ from scipy.sparse.csgraph import connected_components
 
 from app.index.comparator import Comparator
 from app.index.person_scores import PersonScore
-from app.lab.attestation.judging import Counted
+from app.lab.attestation.requirement import Counted
 from app.types import FloatArray
 
 Ids = NDArray[np.int64]

@@ -13,8 +13,15 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from app.lab.attestation.document import MAX_BYTES, sign, verify
-from app.lab.attestation.keys import fingerprint, generate_key, read_private_key, read_public_key
+from app.lab.attestation.document import (
+    MAX_BYTES,
+    fingerprint,
+    generate_key,
+    read_private_key,
+    read_public_key,
+    sign,
+    verify,
+)
 from app.lab.errors import AttestationError, InvalidAttestation
 
 STATEMENT = {"outcome": "pass", "cells": [{"group": "é", "rate": 0.001}], "nothing": None}

@@ -5,8 +5,16 @@ from pathlib import Path
 import pytest
 
 from app.lab.attestation.cells import Cell
-from app.lab.attestation.judging import Counted, Outcome, bounds, judge, trials_needed, worst
-from app.lab.attestation.requirement import NAMED, find_requirement
+from app.lab.attestation.requirement import (
+    NAMED,
+    Counted,
+    Outcome,
+    bounds,
+    find_requirement,
+    judge,
+    trials_needed,
+    worst,
+)
 from app.lab.attestation.statement import _row
 from app.lab.errors import AttestationError
 
