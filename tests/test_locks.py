@@ -8,7 +8,7 @@ import numpy as np
 from app.access.refused import Outcome, RefusedCall, RefusedCalls
 from app.encryption.ring import KeyRing
 from app.gallery.gallery import Gallery
-from app.index.certified.write_buffer import IndexShape
+from app.index.certified.rows import IndexShape
 from app.index.device_galleries import DeviceGalleries
 from app.index.factory import IndexFactory
 from app.locks import made_by

@@ -15,11 +15,18 @@ from app.cli.evaluate import open_analyser, show_progress
 from app.decision.policy import FaceSelection
 from app.decision.thresholds import CollectionPolicy
 from app.disk import write_whole
-from app.lab.attestation.document import MAX_BYTES, sign, verify
+from app.lab.attestation.cells import STRATA
+from app.lab.attestation.document import (
+    MAX_BYTES,
+    fingerprint,
+    generate_key,
+    read_private_key,
+    read_public_key,
+    sign,
+    verify,
+)
 from app.lab.attestation.drift import compare
-from app.lab.attestation.judging import Outcome
-from app.lab.attestation.keys import fingerprint, generate_key, read_private_key, read_public_key
-from app.lab.attestation.requirement import find_requirement
+from app.lab.attestation.requirement import Outcome, find_requirement
 from app.lab.attestation.run import (
     FolderSource,
     Wanted,
@@ -27,7 +34,6 @@ from app.lab.attestation.run import (
     attest_folder,
     file_digest,
 )
-from app.lab.attestation.strata import STRATA
 from app.lab.errors import AttestationError, InvalidAttestation
 from app.lab.evaluation.labels import LabelNoise, read_attributes, read_label_noise, read_people
 from app.services import build_services

@@ -1,15 +1,135 @@
-"""Rows of half precision on a device: the port of what the GPU engine requires, and CUDA's."""
+"""Rows of half precision on a device: the port of what the GPU engine requires, and CUDA's, which
+cuVS searches by brute force through its C interface.
 
-from typing import Protocol
+FAISS's own call over raw memory takes half precision by its older kernels, ten times slower on an
+H100 (docs/benchmarks/gpu.md), and ends the process where more than 2,048 rows are asked for. Its
+flat index does use cuVS, and keeps its memory to itself: a deleted row could not be zeroed there.
+cuVS reports what fails. All calls come from one thread.
+"""
+
+import ctypes
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import DeviceError
 from app.index.certified.codes import RowNumbers
-from app.index.cuvs import BruteForce, Half
-from app.inference.device_memory import DeviceMemory, free_memory
+from app.inference.device_memory import DeviceMemory, DeviceOutOfMemory, free_memory
 from app.types import FloatArray
+
+Half = NDArray[np.float16]
+_SUCCESS, _INNER_PRODUCT = 1, 6  # cuvsError_t, cuvsDistanceType
+_CUDA = 2  # kDLCUDA
+_SIGNED, _FLOAT = 0, 2  # DLDataTypeCode
+# Of the device's memory, for what a search needs beside the rows.
+FIRST_POOL_PERCENT, MOST_POOL_PERCENT = 1, 10
+
+
+class _Tensor(ctypes.Structure):
+    """DLManagedTensor of DLPack 0.x, without a deleter: cuVS does not free the memory."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("dimensions", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+        ("context", ctypes.c_void_p),
+        ("deleter", ctypes.c_void_p),
+    )
+
+
+class _Filter(ctypes.Structure):
+    """cuvsFilter; zeros are none."""
+
+    _fields_ = (("address", ctypes.c_size_t), ("kind", ctypes.c_int))
+
+
+def _matrix(address: int, rows: int, columns: int, code: int, bits: int) -> _Tensor:
+    shape = (ctypes.c_int64 * 2)(rows, columns)
+    return _Tensor(address, _CUDA, 0, 2, code, bits, 1, shape, None, 0, None, None)
+
+
+class BruteForce:
+    """The library with its resources on the first device. Every method raises DeviceError."""
+
+    def __init__(self) -> None:
+        try:
+            import libcuvs  # noqa: PLC0415 - of the extra gpu
+
+            self._library: Any = libcuvs.load_library()[-1]
+            self._library.cuvsGetLastErrorText.restype = ctypes.c_char_p
+        except (ImportError, OSError, IndexError, AttributeError) as error:
+            raise DeviceError(
+                f"cuVS cannot be loaded ({error}). Install the 'gpu' extra again, which brings it."
+            ) from error
+        self._scratch: DeviceMemory | None = None
+        # Without a pool each search asks the driver for memory.
+        self._call("cuvsRMMPoolMemoryResourceEnable", FIRST_POOL_PERCENT, MOST_POOL_PERCENT,
+                   ctypes.c_bool(False))  # fmt: skip
+        self._resources = ctypes.c_size_t()
+        self._call("cuvsResourcesCreate", ctypes.byref(self._resources))
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        if getattr(self._library, name)(*arguments) == _SUCCESS:
+            return
+        text = (self._library.cuvsGetLastErrorText() or b"").decode(errors="replace")
+        reason = " ".join(text.split())[:300]
+        full = "out of memory" in reason or "out_of_memory" in reason or "bad_alloc" in reason
+        raise (DeviceOutOfMemory if full else DeviceError)(f"{name} failed: {reason}.")
+
+    def search(
+        self, rows: DeviceMemory, count: int, probes: Half, most: int
+    ) -> tuple[FloatArray, NDArray[np.int64]]:
+        """The estimates (n, most) and numbers of the rows, of the first `count`, with the greatest
+        inner products with (n, d) probes, greatest first."""
+        probes = np.ascontiguousarray(probes)
+        number, dimension = probes.shape
+        estimates_at = -(-probes.nbytes // 256) * 256
+        numbers_at = estimates_at + -(-number * most * 4 // 256) * 256
+        scratch = self._room(numbers_at + number * most * 8)
+        scratch.write(0, probes)
+        index = ctypes.c_void_p()
+        self._call("cuvsBruteForceIndexCreate", ctypes.byref(index))
+        try:
+            given = _matrix(rows.address, count, dimension, _FLOAT, 16)
+            self._call("cuvsBruteForceBuild", self._resources, ctypes.byref(given),
+                       _INNER_PRODUCT, ctypes.c_float(0.0), index)  # fmt: skip
+            queries = _matrix(scratch.address, number, dimension, _FLOAT, 16)
+            numbers = _matrix(scratch.address + numbers_at, number, most, _SIGNED, 64)
+            estimates = _matrix(scratch.address + estimates_at, number, most, _FLOAT, 32)
+            self._call("cuvsBruteForceSearch", self._resources, index, ctypes.byref(queries),
+                       ctypes.byref(numbers), ctypes.byref(estimates), _Filter())  # fmt: skip
+            self._call("cuvsStreamSync", self._resources)
+        finally:
+            self._library.cuvsBruteForceIndexDestroy(index)
+        return (
+            scratch.read(estimates_at, (number, most), np.float32),
+            scratch.read(numbers_at, (number, most), np.int64),
+        )
+
+    def _room(self, size: int) -> DeviceMemory:
+        if self._scratch is None or self._scratch.size < size:
+            if self._scratch is not None:
+                self._scratch.free()
+                self._scratch = None
+            self._scratch = DeviceMemory(2 * size)
+        return self._scratch
+
+    def close(self) -> None:
+        """Give the device's memory back."""
+        if self._scratch is not None:
+            self._scratch.free()
+            self._scratch = None
+        self._library.cuvsResourcesDestroy(self._resources)
+        self._library.cuvsRMMMemoryResourceReset()
+
 
 # Sums of 512 products that are exact in float32, in whatever order: 512 * 2^-22.
 SUMMING = 1.25e-4

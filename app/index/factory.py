@@ -8,9 +8,9 @@ import faiss
 
 from app.encryption.ring import KeyRing
 from app.index.certified.index import CertifiedIndex
+from app.index.certified.rows import IndexShape
 from app.index.certified.search import ShardScanner, ThreadScanner
 from app.index.certified.snapshots.catalog import MemoryIndexes, Snapshots
-from app.index.certified.write_buffer import IndexShape
 from app.index.device_galleries import DeviceGalleries
 from app.index.gpu import DeviceScanner
 from app.index.port import PRECISION

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from app.errors import LikenessError, PersonNotFound
 from app.gallery.gallery import Gallery
 from app.gallery.maintenance import MaintenanceThread, Pruning
-from app.index.certified.write_buffer import IndexShape
+from app.index.certified.rows import IndexShape
 from app.index.factory import IndexFactory
 from app.store.audit_verification import verify_audit
 from app.store.backends import create_engine

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from app.gallery.backup.bodies import dump, load
 from app.gallery.gallery import Gallery
-from app.index.certified.write_buffer import IndexShape
+from app.index.certified.rows import IndexShape
 from app.index.factory import IndexFactory
 from app.store.backends import backend_of
 from app.store.records import Erasure

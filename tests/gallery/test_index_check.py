@@ -11,7 +11,7 @@ from sqlalchemy import text
 from app.gallery.gallery import Gallery
 from app.gallery.index_check import CopyCheck, IndexCheck
 from app.index.certified.index import CertifiedIndex
-from app.index.certified.write_buffer import IndexShape
+from app.index.certified.rows import IndexShape
 from app.index.factory import IndexFactory
 from app.store.schema import migrate
 from app.store.store import Store

@@ -12,7 +12,7 @@ from app.encryption.ring import KeyRing
 from app.errors import CollectionNotFound
 from app.gallery.gallery import Gallery
 from app.gallery.replica import Replica
-from app.index.certified.write_buffer import IndexShape
+from app.index.certified.rows import IndexShape
 from app.index.factory import IndexFactory
 from app.store.records import CollectionRecord, Erasure
 from app.store.schema import migrate

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from app.errors import DeviceError
 from app.index.certified.codes import RowNumbers
 from app.index.certified.index import CertifiedIndex
-from app.index.certified.write_buffer import IndexShape
+from app.index.certified.rows import IndexShape
 from app.index.comparator import COSINE, Comparator
-from app.index.cuvs import Half
-from app.index.device_rows import DeviceRows
+from app.index.device_rows import DeviceRows, Half
 from app.index.person_scores import PersonScore
 from app.index.port import Hit, Templates
 from app.inference.device_memory import DeviceOutOfMemory

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from app.index.certified.index import CertifiedIndex
-from app.index.certified.write_buffer import IndexShape
+from app.index.certified.rows import IndexShape
 from app.index.comparator import Comparator, Covering
 from app.index.effective import effective_templates
 from app.index.port import GallerySize, Templates

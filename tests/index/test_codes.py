@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from app.index.certified.bound import ErrorBound
-from app.index.certified.codes import Quantiser
+from app.index.certified.codes import ErrorBound, Quantiser
 from tests.index.conftest import unit
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from app.index import gpu
-from app.index.certified.write_buffer import IndexShape
+from app.index.certified.rows import IndexShape
 from app.index.comparator import COSINE, Comparator, Covering
 from app.index.device_galleries import DeviceGalleries
 from app.index.device_rows import CudaDevice

@@ -10,9 +10,8 @@ import pytest
 
 from app.index.certified.index import CertifiedIndex
 from app.index.certified.search import ThreadScanner
-from app.index.cuvs import Half
 from app.index.device_galleries import DeviceGalleries
-from app.index.device_rows import SUMMING, CudaDevice
+from app.index.device_rows import SUMMING, CudaDevice, Half
 from app.index.factory import GPU_SHAPE
 from app.inference.device_memory import DeviceOutOfMemory
 from app.types import FloatArray

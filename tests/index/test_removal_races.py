@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from app.encryption.ring import KeyRing
 from app.gallery.gallery import Gallery
 from app.index.certified.index import CertifiedIndex
-from app.index.certified.write_buffer import IndexShape
+from app.index.certified.rows import IndexShape
 from app.index.factory import IndexFactory
 from app.locks import made_by
 from app.store.records import PersonTemplate

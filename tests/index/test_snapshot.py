@@ -14,12 +14,11 @@ from app.encryption.ring import KeyRing
 from app.gallery import replica as replica_module
 from app.gallery.gallery import Gallery
 from app.index.certified.index import CertifiedIndex
-from app.index.certified.rows import living
+from app.index.certified.rows import IndexShape, living
 from app.index.certified.snapshots.files import SnapshotError
 from app.index.certified.snapshots.folder import Captured, SnapshotFolder
-from app.index.certified.snapshots.manifest import IndexIdentity
 from app.index.certified.snapshots.ownership import Ownership
-from app.index.certified.write_buffer import IndexShape
+from app.index.certified.snapshots.reading import IndexIdentity
 from app.index.factory import IndexFactory
 from app.index.port import Position
 from app.store.schema import migrate

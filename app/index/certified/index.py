@@ -6,16 +6,22 @@ from dataclasses import replace
 
 import numpy as np
 
-from app.index.certified.bound import bound_of
-from app.index.certified.codes import Quantiser
+from app.index.certified.codes import Quantiser, bound_of
 from app.index.certified.combined import CombinedSearch
 from app.index.certified.counts import PersonCounts
-from app.index.certified.impostors import ImpostorSearch
 from app.index.certified.likeness import SampleCache, likeness_among, sample_of
 from app.index.certified.persons import BestPersons, Collector, PersonSet
-from app.index.certified.rows import Flags, Rows, Shard, living
-from app.index.certified.search import ProbeSearch, ShardScanner, ThreadScanner
-from app.index.certified.write_buffer import FIRST_ROOM, IndexShape, State, WriteBuffer
+from app.index.certified.rows import (
+    FIRST_ROOM,
+    Flags,
+    IndexShape,
+    Rows,
+    Shard,
+    State,
+    WriteBuffer,
+    living,
+)
+from app.index.certified.search import ImpostorSearch, ProbeSearch, ShardScanner, ThreadScanner
 from app.index.comparator import COSINE, Comparator, Probe
 from app.index.effective import Floats
 from app.index.person_scores import PersonScore

@@ -18,7 +18,7 @@ from app.encryption.keys import parse_keys
 from app.encryption.ring import KeyRing
 from app.gallery.gallery import Gallery
 from app.gallery.index_check import IndexCheck
-from app.index.certified.write_buffer import IndexShape
+from app.index.certified.rows import IndexShape
 from app.index.factory import IndexFactory
 from app.store.backends import create_engine
 from app.store.records import Erasure, NewTemplate, PersonTemplate

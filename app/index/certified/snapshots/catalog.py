@@ -11,8 +11,8 @@ from app.encryption.ring import KeyRing
 from app.index.certified.index import CertifiedIndex
 from app.index.certified.persistent import PersistentIndex
 from app.index.certified.snapshots.folder import SnapshotFolder, has_rows
-from app.index.certified.snapshots.manifest import IndexIdentity, summary
 from app.index.certified.snapshots.ownership import Ownership
+from app.index.certified.snapshots.reading import IndexIdentity, summary
 from app.index.port import IndexedCollection, Position
 
 NewIndex = Callable[[int], CertifiedIndex]

@@ -25,9 +25,17 @@ from app.index.certified.codes import CodedRows, Quantiser
 from app.index.certified.rows import Rows, Shard
 from app.index.certified.snapshots.files import RowsFile, RowsFileLayout, contents
 from app.index.certified.snapshots.held import HeldFiles
-from app.index.certified.snapshots.manifest import FORMAT, MANIFEST, IndexIdentity, with_check
 from app.index.certified.snapshots.ownership import LOCK, Ownership
-from app.index.certified.snapshots.reading import PURPOSE, Restored, SnapshotReader, facts_of
+from app.index.certified.snapshots.reading import (
+    FORMAT,
+    MANIFEST,
+    PURPOSE,
+    IndexIdentity,
+    Restored,
+    SnapshotReader,
+    facts_of,
+    with_check,
+)
 from app.index.port import Ids, Position
 from app.locks import new_condition, new_lock
 

@@ -9,8 +9,7 @@ import numpy as np
 from app.index.certified.codes import Quantiser
 from app.index.certified.rows import Rows
 from app.index.certified.snapshots.files import RowsFile
-from app.index.certified.snapshots.manifest import MANIFEST
-from app.index.certified.snapshots.reading import LoadedSnapshot
+from app.index.certified.snapshots.reading import MANIFEST, LoadedSnapshot
 from app.index.port import Ids
 
 

@@ -1,6 +1,9 @@
-"""Reads a snapshot, and verifies everything before it is used."""
+"""The manifest of a snapshot (which files it is made of, and the revision they are at), and the
+reading of a snapshot, which verifies everything before it is used.
+"""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from concurrent.futures import Executor, wait
 from dataclasses import asdict, dataclass
@@ -15,9 +18,67 @@ from app.errors import DamagedData, EncryptionKeyMissing
 from app.index.certified.codes import Bytes, CodedRows, CodeScan, Quantiser
 from app.index.certified.rows import Rows, Shard
 from app.index.certified.snapshots.files import RowsFile, RowsFileLayout, SnapshotError, parse
-from app.index.certified.snapshots.manifest import FORMAT, MANIFEST, IndexIdentity, checked
 from app.index.port import Position
 from app.types import FloatArray
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class IndexIdentity:
+    """Which index it is; that of any other is not read."""
+
+    database: str
+    collection: int
+    embedding_space: str
+    dimension: int
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a manifest says without the files: their names, its own among them, the rows that they
+    hold, and the position that they are at."""
+
+    names: frozenset[str]
+    rows: int
+    position: Position
+    encrypted: bool
+
+
+def summary(folder: Path) -> Summary | None:
+    """Of the snapshot in a folder; None where there is none, or none that can be read."""
+    try:
+        content = checked((folder / MANIFEST).read_bytes())
+        files = content["files"]
+        names = {MANIFEST, f"rotation-{(content['rotation'] or '')[:16]}"}
+        names |= {entry["name"] for entry in files}
+        rows = sum(entry["rows"] for entry in files)
+        position = Position(int(content["revision"]), content["stamp"])
+        return Summary(frozenset(names), int(rows), position, content["sealed"])
+    except (OSError, SnapshotError, ValueError, KeyError, TypeError):
+        return None
+
+
+def with_check(content: Mapping[str, Any]) -> bytes:
+    """A manifest's file."""
+    text = json.dumps(content, sort_keys=True)
+    check = hashlib.sha256(text.encode()).hexdigest()
+    return json.dumps({"content": content, "sha256": check}, sort_keys=True).encode()
+
+
+def checked(text: bytes) -> Mapping[str, Any]:
+    """The content of a manifest. Raises SnapshotError."""
+    try:
+        whole = json.loads(text)
+        content: Mapping[str, Any] = whole["content"]
+        canonical = json.dumps(content, sort_keys=True).encode()
+        if hashlib.sha256(canonical).hexdigest() == whole["sha256"]:
+            return content
+    except (ValueError, KeyError, TypeError) as error:
+        raise SnapshotError("its manifest is torn") from error
+    raise SnapshotError("its manifest is damaged")
+
 
 PURPOSE = b"likeness index snapshot"
 
