@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from app.decision.calibration import Calibration
 from app.decision.calibrations import Calibrations, policy_of
-from app.decision.chance import ChancePairs
+from app.decision.duplicates import ChancePairs
 from app.decision.gallery_issues import Degraded, Duplicate, Hygiene, Mislabel, Outlier, Weak
 from app.decision.gates import MILD_GATE, QualityGate, gate_failures
 from app.decision.neighbours import Neighbours, Progress, RowIndices, find_neighbours

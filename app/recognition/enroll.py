@@ -1,19 +1,70 @@
-"""Photos, or embeddings, become templates of a person."""
+"""Photos, or embeddings made elsewhere, become templates of a person; imports store the same
+templates.
+"""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 
-from app.decision.policy import FaceSelection
+from app.decision.gates import check_quality
+from app.decision.policy import FaceSelection, select_box
 from app.decision.thresholds import CollectionPolicy
 from app.errors import LikenessError
+from app.faces.pipeline import run_to_completion
+from app.imaging import encode_crop
 from app.recognition.analysis import StageTimes, each_photo, record
-from app.recognition.templates import template_from_embedding, template_task
 from app.services import Services
 from app.store.records import IdempotencyRequest, NewTemplate, RequestKey, StoredTemplate
 from app.store.sql.consents import consent_until, needs_consent, require_consent
 from app.store.store import Store
-from app.types import AnalysedImage, CooperativeTask, FloatArray, JsonObject
+from app.types import AnalysedImage, CooperativeTask, Face, FloatArray, JsonObject
+
+
+def template_task(
+    services: Services, data: bytes, selection: FaceSelection, policy: CollectionPolicy
+) -> CooperativeTask[tuple[AnalysedImage, NewTemplate]]:
+    """Analyse a photo and make a template of its one face, in steps.
+
+    Raises the ImageError and FaceError families.
+    """
+    gate = policy.enroll_gate
+    image = yield from services.pipeline.steps(
+        data,
+        max_faces=services.settings.max_faces,
+        liveness=gate.min_liveness is not None,
+        crops=policy.keep_crops,
+        selector=partial(select_box, selection=selection),
+    )
+    (face,) = image.faces
+    check_quality(face, gate)
+    return image, _template(face, data)
+
+
+def template_from_photo(
+    services: Services, data: bytes, selection: FaceSelection, policy: CollectionPolicy
+) -> NewTemplate:
+    """`template_task` at once, on the caller's thread."""
+    return run_to_completion(template_task(services, data, selection, policy))[1]
+
+
+def template_from_embedding(
+    services: Services, values: Sequence[float] | FloatArray
+) -> NewTemplate:
+    """A template of an embedding made elsewhere in the same space. Raises InvalidEmbedding."""
+    vector = services.gallery.check_embedding(values)
+    return NewTemplate(vector, content_digest(vector.tobytes()))
+
+
+def content_digest(data: bytes) -> str:
+    """The SHA-256 of a photo or an embedding, by which it is stored once for a person."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _template(face: Face, data: bytes) -> NewTemplate:
+    assert face.embedding is not None, "the pipeline was asked to embed"
+    crop = None if face.crop is None else encode_crop(face.crop)
+    return NewTemplate(face.embedding, content_digest(data), asdict(face.quality), crop)
 
 
 @dataclass(frozen=True, slots=True)

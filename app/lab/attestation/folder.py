@@ -21,9 +21,9 @@ from app.index.comparator import Comparator
 from app.lab.attestation.cells import UNCHANGED, Change, Searched
 from app.lab.attestation.searching import LOWEST, BestScores, Faces
 from app.lab.errors import EvaluationError
+from app.lab.evaluation.identification import gallery_likeness
 from app.lab.evaluation.labels import LabelledPeople, LabelNoise
 from app.lab.evaluation.protocol import Analyser, EnrolledPhotos, Tick, enrol_photos
-from app.lab.evaluation.setting import gallery_likeness
 from app.types import Face, FloatArray
 
 FacesByName = Mapping[str, Face]

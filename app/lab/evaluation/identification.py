@@ -1,20 +1,37 @@
-"""Open-set identification: known people are to be found, strangers are not.
+"""Open-set identification: known people are to be found, strangers are not; also at the threshold
+that the service itself would take.
 
 After NIST FRTE 1:N and ISO/IEC 19795-1: people with two photos or more are enrolled with their
 first, their others are mated probes; people with one photo are strangers. FNIR counts mated
-searches in which the right person is not first, or not at the threshold; FPIR counts strangers
-for whom anyone reaches it.
+searches in which the right person is not first, or not at the threshold; FPIR counts strangers for
+whom anyone reaches it.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.decision.comparisons import Indices
+from app.decision.calibration import Calibration
+from app.decision.comparisons import Indices, LabelledEmbeddings
+from app.decision.domain import labelled_likeness
 from app.decision.rates import Floats, Rate, effective_trials
-from app.lab.evaluation.figures import IdentificationFigures, IdentificationPoint, Series
+from app.decision.thresholds import (
+    CalibrationChain,
+    CollectionPolicy,
+    ThresholdRequest,
+    identification_threshold,
+)
+from app.index.likeness import LEAST_PERSONS
+from app.index.port import GallerySize
+from app.lab.evaluation.figures import (
+    IdentificationFigures,
+    IdentificationPoint,
+    Series,
+    SettingFigures,
+)
 from app.lab.evaluation.metrics import RULE_OF_THREE, binomial, can_tell
 from app.lab.evaluation.sample import FaceSample
 
@@ -135,3 +152,51 @@ def by_person(happened: NDArray[np.bool_], persons: Indices) -> Rate:
     variance = people / max(people - 1, 1) * float((residuals**2).sum()) / len(persons) ** 2
     trials = effective_trials(np.array([value]), np.array([variance]))[0]
     return binomial(value, min(trials, float(people)))
+
+
+def at_setting(
+    sample: FaceSample,
+    name: str,
+    policy: CollectionPolicy,
+    shipped: Calibration | None,
+    constant: float,
+) -> SettingFigures | None:
+    """Everyone with two photos enrolled with the first, searched for by their other photos and by
+    strangers, people with one photo. None where there are fewer than two to enroll or no stranger.
+
+    `name` is that of the data, `shipped` is the pack's calibration, `constant` its
+    threshold where there is none.
+    """
+    enrolled, strangers = split(sample)
+    if len(enrolled) < 2 or len(strangers) == 0:
+        return None
+    size = GallerySize(len(enrolled), len(enrolled))
+    chain = CalibrationChain([] if shipped is None else [shipped], constant)
+    likeness = gallery_likeness(sample.data.of_persons(enrolled))
+    rule = identification_threshold(ThresholdRequest(), policy, chain, size, likeness=likeness)
+    fpir, fnir = rates_of(search(sample, enrolled, strangers), rule.threshold, len(strangers))
+    return SettingFigures(
+        target_fpir=rule.target,
+        threshold=rule.threshold,
+        calibration_id=None if rule.calibration is None else rule.calibration.calibration_id,
+        same_data=rule.calibration is not None and _made_of(rule.calibration, sample, name),
+        persons=len(enrolled),
+        strangers=len(strangers),
+        fpir=fpir,
+        fnir=fnir,
+    )
+
+
+def gallery_likeness(data: LabelledEmbeddings) -> float | None:
+    """How similar the people of a gallery are, which may raise its threshold; None for too few."""
+    return labelled_likeness(data) if data.person_count >= LEAST_PERSONS else None
+
+
+def _made_of(calibration: Calibration, sample: FaceSample, name: str) -> bool:
+    """Whether it was made of these faces; another build may have embedded them a little otherwise,
+    so a folder of that name with as many people counts as well."""
+    source = calibration.source
+    if (source.name, source.persons) == (name, sample.data.person_count):
+        return True
+    digest = hashlib.sha256(sample.data.vectors.astype("<f4").tobytes()).hexdigest()
+    return source.digest == digest

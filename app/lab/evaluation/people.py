@@ -17,9 +17,9 @@ from app.errors import NotEnoughData
 from app.index.port import PRECISION
 from app.inference.pack_spec import ModelPack
 from app.lab.evaluation.comparing import compare_all
-from app.lab.evaluation.covering import embed_covered
 from app.lab.evaluation.degrading import (
     MILD_DEGRADATIONS,
+    embed_covered,
     embed_degraded,
     photos_to_degrade,
 )
@@ -35,7 +35,7 @@ from app.lab.evaluation.figures import (
     SettingFigures,
 )
 from app.lab.evaluation.groups import by_group
-from app.lab.evaluation.identification import identify
+from app.lab.evaluation.identification import at_setting, identify
 from app.lab.evaluation.labels import LabelledPeople, LabelNoise
 from app.lab.evaluation.lifts import with_lifts
 from app.lab.evaluation.orientation import TRIED, LabelledFolder, fit_orientation
@@ -47,7 +47,6 @@ from app.lab.evaluation.protocol import (
 )
 from app.lab.evaluation.sample import FaceSample, build_sample, find_problems
 from app.lab.evaluation.scores import compare_rules
-from app.lab.evaluation.setting import at_setting
 
 
 @dataclass(frozen=True, slots=True)
