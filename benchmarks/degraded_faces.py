@@ -26,8 +26,12 @@ from app.faces.pipeline import FacePipeline
 from app.imaging import ImageLimits
 from app.index.port import PRECISION
 from app.inference.packs import load_pack
-from app.lab.evaluation.covering import embed_covered
-from app.lab.evaluation.degrading import MILD_DEGRADATIONS, embed_degraded, photos_to_degrade
+from app.lab.evaluation.degrading import (
+    MILD_DEGRADATIONS,
+    embed_covered,
+    embed_degraded,
+    photos_to_degrade,
+)
 from app.lab.evaluation.labels import LabelledPeople, LabelNoise, read_people
 from app.lab.evaluation.protocol import Analyser, in_threads
 from app.settings import Device

@@ -14,7 +14,7 @@ import pytest
 from app.disk import FairLock, files_in, private_file, private_folder, write_whole
 from app.index.certified.rows import IndexShape
 from app.index.certified.snapshots.folder import has_rows
-from app.recognition.templates import template_from_embedding
+from app.recognition.enroll import template_from_embedding
 from app.services import build_services
 from app.settings import Settings
 from app.store.backends import create_engine

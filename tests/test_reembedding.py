@@ -15,7 +15,7 @@ from app.errors import EmbeddingSpaceMismatch, NotReembedded
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
 from app.lab.packing.own import OwnNetworks, make_pack
-from app.recognition.templates import template_from_photo
+from app.recognition.enroll import template_from_photo
 from app.reembedding import Reembedding
 from app.services import Services, build_services
 from app.settings import Device, Settings

@@ -29,7 +29,7 @@ from app.access.refused import RefusedCalls
 from app.access.registry import LEASE_S, AccessRegistry
 from app.api.connection import ABORT
 from app.api.error_handlers import problem
-from app.api.observed_call import ANONYMOUS, ObservedCall, Operation
+from app.api.middleware import ANONYMOUS, ObservedCall, Operation
 from app.api.transfers import Kind, kind_of
 from app.errors import (
     Forbidden,

@@ -24,7 +24,6 @@ from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
 from app.lab.errors import EvaluationError
 from app.lab.evaluation.cache import PhotoCache, pipeline_digest
-from app.lab.evaluation.csv_and_json import to_csv, to_json
 from app.lab.evaluation.labels import (
     FACE_COLUMNS,
     PAIR_COLUMNS,
@@ -37,7 +36,7 @@ from app.lab.evaluation.labels import (
 )
 from app.lab.evaluation.plan import DEFAULT_POLICY, BoxesSource, PairsSource, Plan
 from app.lab.evaluation.protocol import Analyser
-from app.lab.evaluation.rows import FigureRow, document_of, rows_of
+from app.lab.evaluation.rows import FigureRow, document_of, rows_of, to_csv, to_json
 from app.lab.evaluation.run import EvaluationResult, evaluate, photo_reader
 from app.lab.evaluation.tables import TITLES, FigureTable, tables_of
 

@@ -20,7 +20,7 @@ from app.importing.journal import Journal
 from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
 from app.importing.outcomes import OutcomeCallback, RowOutcome, RowResult, refusal
 from app.importing.source_rows import Row, content_of, storable
-from app.recognition.templates import content_digest, template_from_embedding, template_from_photo
+from app.recognition.enroll import content_digest, template_from_embedding, template_from_photo
 from app.services import Services
 from app.store.records import CollectionRecord, NewTemplate, PersonTemplate
 

@@ -15,8 +15,7 @@ from app.decision.thresholds import ONE_COMPARISON
 from app.index.comparator import COSINE, Comparator
 from app.index.likeness import QUANTILE
 from app.index.port import GallerySize
-from app.lab.evaluation.covering import embed_covered
-from app.lab.evaluation.degrading import DEGRADATIONS, embed_degraded
+from app.lab.evaluation.degrading import DEGRADATIONS, embed_covered, embed_degraded
 from app.lab.evaluation.identification import search, split
 from app.lab.evaluation.labels import read_attributes
 from app.lab.evaluation.protocol import Analyser, EnrolledPhotos

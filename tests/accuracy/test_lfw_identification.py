@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.decision.chance import ChancePairs
+from app.decision.duplicates import ChancePairs
 from app.decision.fitting import Labelled, calibrate
 from app.decision.thresholds import ONE_COMPARISON
 from app.index.comparator import COSINE, Comparator

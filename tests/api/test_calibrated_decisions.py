@@ -8,7 +8,7 @@ import httpx
 import numpy as np
 import pytest
 
-from app.recognition.templates import template_from_embedding
+from app.recognition.enroll import template_from_embedding
 from app.services import Services
 from tests.api.test_decisions import code_of
 from tests.decision.conftest import people

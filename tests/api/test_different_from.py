@@ -7,7 +7,7 @@ import httpx
 import numpy as np
 import pytest
 
-from app.recognition.templates import template_from_embedding
+from app.recognition.enroll import template_from_embedding
 from app.services import Services
 from app.store.backends import create_engine
 from app.store.store import Store

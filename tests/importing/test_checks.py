@@ -11,7 +11,7 @@ from app.importing.local import LocalImport
 from app.importing.options import ImportOptions, OnConflict
 from app.importing.outcomes import RowOutcome
 from app.importing.source_rows import Row
-from app.recognition.templates import template_from_embedding
+from app.recognition.enroll import template_from_embedding
 from app.services import Services, build_services
 from app.settings import Settings
 

@@ -14,7 +14,7 @@ from app.importing.local import LocalImport
 from app.importing.options import ImportOptions
 from app.importing.outcomes import RowOutcome, RowResult
 from app.importing.sources import SourceOptions, rows_of
-from app.recognition.templates import template_from_photo
+from app.recognition.enroll import template_from_photo
 from app.services import Services, build_services
 from app.settings import Settings
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from app.decision.policy import FaceSelection
 from app.faces.pipeline import FacePipeline
-from app.lab.evaluation.covering import COVERS, cover, embed_covered
+from app.lab.evaluation.degrading import COVERS, cover, embed_covered
 from app.lab.evaluation.protocol import Analyser
 
 

@@ -10,11 +10,10 @@ from app.decision.thresholds import CollectionPolicy
 from app.index.port import GallerySize
 from app.lab.evaluation.comparing import compare_all, equal_error_rate
 from app.lab.evaluation.discard import error_versus_discard
-from app.lab.evaluation.identification import by_person, identify, search, split
+from app.lab.evaluation.identification import at_setting, by_person, identify, search, split
 from app.lab.evaluation.prediction import check_predictions, fpir_by_maximum, simulate_fpir
 from app.lab.evaluation.sample import FaceSample
 from app.lab.evaluation.scores import compare_rules
-from app.lab.evaluation.setting import at_setting
 from app.types import Quality
 from tests.decision.conftest import GOOD, people
 
