@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from app.access.keys import AccessKey
+from app.processes.shared_records import SharedRecords
 
 
 @dataclass(slots=True)
@@ -31,9 +32,12 @@ class ProbingMonitor:
         window_s: int,
         report: Callable[[str, int], None],
         clock: Callable[[], float],
+        records: SharedRecords | None = None,
     ) -> None:
         """`report(name, misses)` is called when a key's misses of `window_s` seconds reach `limit`,
-        and once a window for as long as they do."""
+        and once a window for as long as they do. With `records` the misses of all processes count,
+        and one of them reports; `clock` must be the same for all."""
+        self._records = records
         self._limit = limit
         self._window_s = window_s
         self._report = report
@@ -45,12 +49,36 @@ class ProbingMonitor:
         if not misses:
             return
         now = self._clock()
-        found = self._by_name.setdefault(key.name, _Misses())
+        if self._records is None:
+            self._count_here(key.name, misses, now)
+        else:
+            self._count_with_others(self._records, key.name, misses, now)
+
+    def _count_here(self, name: str, misses: int, now: float) -> None:
+        found = self._by_name.setdefault(name, _Misses())
         self._add(found, int(now), misses)
         due = found.reported_at is None or now - found.reported_at >= self._window_s
         if found.total >= self._limit and due:
             found.reported_at = now
-            self._report(key.name, found.total)
+            self._report(name, found.total)
+
+    def _count_with_others(
+        self, records: SharedRecords, name: str, misses: int, now: float
+    ) -> None:
+        """A record has room for four numbers, so the window that ends now is estimated: the misses
+        of the current window, and of the one before it the part that is still within."""
+        began = now - now % self._window_s
+        with records.held(f"probing {name}") as record:
+            known, current, before, reported_at = record.values
+            if known != began:
+                before = current if known == began - self._window_s else 0.0
+                current = 0.0
+            current += misses
+            total = int(current + before * (1 - (now - began) / self._window_s))
+            due = total >= self._limit and not 0 < reported_at > now - self._window_s
+            record.values = [began, current, before, now if due else reported_at]
+        if due:
+            self._report(name, total)
 
     def _add(self, found: _Misses, second: int, misses: int) -> None:
         found.total += misses

@@ -196,7 +196,9 @@ def _probing_monitor(services: Services) -> ProbingMonitor:
         recording.add(task)
         task.add_done_callback(recording.discard)
 
-    return ProbingMonitor(settings.probing_misses, settings.probing_seconds, report, seconds)
+    return ProbingMonitor(
+        settings.probing_misses, settings.probing_seconds, report, seconds, services.records
+    )
 
 
 async def _record_probing(services: Services, name: str, misses: int) -> None:

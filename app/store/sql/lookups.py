@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import orjson
-from sqlalchemy import Connection, Row, Select, func, select
+from sqlalchemy import Connection, Row, Select, bindparam, func, select
 
 from app.errors import CollectionNotFound, FaceNotFound, PersonNotFound
 from app.index.port import Ids, Templates
@@ -25,8 +25,13 @@ MOST_STORED = 8 * 1024 * 1024
 MAX_KEYS = 10_000  # in one statement; SQLite takes 32,766 parameters
 
 
+# Made once: nearly every request reads its collection, some of them several times.
+_COLLECTION = select(collections).where(collections.c.name == bindparam("spelling"))
+_LOCKED_COLLECTION = _COLLECTION.with_for_update()
+
+
 def get_collection(connection: Connection, name: str) -> CollectionRecord:
-    return _one_collection(connection, name, select(collections))
+    return _one_collection(connection, name, _COLLECTION)
 
 
 def lock_collection(connection: Connection, name: str) -> CollectionRecord:
@@ -35,12 +40,13 @@ def lock_collection(connection: Connection, name: str) -> CollectionRecord:
     The first statement of every write: so revisions become visible in their order, and what is
     read after it cannot change. SQLite, which has one writer at a time, needs no more than that.
     """
-    return _one_collection(connection, name, select(collections).with_for_update())
+    return _one_collection(connection, name, _LOCKED_COLLECTION)
 
 
 def _one_collection(connection: Connection, name: str, query: Select[Any]) -> CollectionRecord:
-    asked = collections.c.name.in_(spellings(name)[:1])
-    row = connection.execute(query.where(asked)).one_or_none()
+    row = None
+    for spelling in spellings(name)[:1]:
+        row = connection.execute(query, {"spelling": spelling}).one_or_none()
     if row is None:
         raise collection_not_found(name)
     return collection_record(row)

@@ -4,8 +4,9 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, insert, true
+from sqlalchemy import Connection, Select, bindparam, delete, insert
 
 from app.encryption.ring import DataKey
 from app.store.database import Database
@@ -26,6 +27,7 @@ from app.store.sql.embedding_rows import EmbeddingRowCodec
 from app.store.sql.idempotency import keep_answer, refuse_done
 from app.store.sql.lookups import (
     MAX_KEYS,
+    aware,
     face_query,
     face_record,
     fetch_page,
@@ -40,6 +42,9 @@ from app.store.sql.persons import insert_person, set_metadata
 from app.store.sql.retention import note_activity
 from app.store.sql.tables import crops, templates
 from app.types import JsonObject
+
+# Made once: it is part of every search.
+_BY_KEY = face_query().where(templates.c.id.in_(bindparam("keys", expanding=True)))
 
 
 class TemplateStore:
@@ -130,25 +135,24 @@ class TemplateStore:
 
     def by_key(self, keys: Sequence[int]) -> Mapping[int, FaceRecord]:
         """The faces of template keys; those deleted since are missing."""
-        return self._by_key(keys, true())
+        return self._by_key(keys, _BY_KEY)
 
     def matchable(
         self, collection: CollectionRecord, keys: Sequence[int]
     ) -> Mapping[int, FaceRecord]:
         """The same, without those of persons whose consent has ended if the collection needs
         one."""
-        needed = needs_consent(collection)
-        return self._by_key(keys, ~without_consent(self._database.clock()) if needed else true())
+        if not needs_consent(collection):
+            return self.by_key(keys)
+        return self._by_key(keys, _BY_KEY.where(~without_consent(self._database.clock())))
 
-    def _by_key(
-        self, keys: Sequence[int], condition: ColumnElement[bool]
-    ) -> Mapping[int, FaceRecord]:
+    def _by_key(self, keys: Sequence[int], query: Select[Any]) -> Mapping[int, FaceRecord]:
         found: dict[int, FaceRecord] = {}
         with self._database.reading() as connection:
             for start in range(0, len(keys), MAX_KEYS):
-                some = templates.c.id.in_(keys[start : start + MAX_KEYS])
-                rows = connection.execute(face_query().where(some, condition))
-                found.update((row.id, face_record(row)) for row in rows)
+                rows = connection.execute(query, {"keys": keys[start : start + MAX_KEYS]})
+                for key, face_id, quality, created_at, person_id in rows:
+                    found[key] = FaceRecord(key, face_id, person_id, quality, aware(created_at))
         return found
 
 
