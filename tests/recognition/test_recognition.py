@@ -8,8 +8,14 @@ from typing import Any
 import pytest
 
 from app.decision.gates import MILD_GATE
+from app.decision.pair_lifts import PairLift, PairLifts
 from app.decision.policy import Status
-from app.decision.thresholds import CollectionPolicy, ThresholdRequest, ThresholdSource
+from app.decision.thresholds import (
+    CollectionPolicy,
+    ThresholdDecision,
+    ThresholdRequest,
+    ThresholdSource,
+)
 from app.errors import (
     ConsentMissing,
     EnrolledBefore,
@@ -120,6 +126,40 @@ def test_a_claim_is_verified(services: Services, photo: Photo, obama: str) -> No
     assert (mine.reached, other.reached) == (True, False)
     assert mine.nearest is not None
     assert (mine.nearest.face.face_id, mine.reference) == (obama, None)
+
+
+def test_the_two_faces_raise_the_threshold_of_a_verification(
+    services: Services, photo: Photo, obama: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack = services.calibrations.pack
+    assert pack is not None
+    assert pack.domain is not None
+    known = pack.domain
+    any_face = PairLift(
+        direction=(0.0,) * 192, offset=-1.0, lift=0.04, source="x", faces=1, digest="0" * 64
+    )
+
+    def compare(lifts: PairLifts, *references: bytes, **asked: float) -> ThresholdDecision:
+        domain = known.model_copy(update={"verification": lifts})
+        lifted = pack.model_copy(update={"domain": domain})
+        monkeypatch.setattr(services.calibrations, "pack", lifted)
+        person = None if references else "obama"
+        request = VerifyRequest("presidents", person, ThresholdRequest(**asked))
+        reference = references[0] if references else None
+        found = asyncio.run(verify(services, photo("biden"), reference, request, StageTimes()))
+        return found.threshold
+
+    for references in ((), (photo("obama2"),)):
+        plain = compare(PairLifts(), *references)
+        raised = compare(PairLifts(degraded=any_face), *references)
+        assert plain.lift == 0
+        assert raised.lift == pytest.approx(0.04)
+        assert raised.threshold == pytest.approx(plain.threshold + 0.04)
+        fixed = compare(PairLifts(degraded=any_face), *references, threshold=0.5)
+        assert (fixed.threshold, fixed.lift) == (0.5, 0)
+        assert fixed.shift == pytest.approx(0.04)
+    # A threshold for searches follows the gallery, which is small here.
+    assert compare(PairLifts(degraded=any_face), target_fpir=0.01).lift == 0
 
 
 def test_two_photos_are_compared(services: Services, photo: Photo) -> None:
