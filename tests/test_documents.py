@@ -33,6 +33,15 @@ def test_every_link_leads_to_a_file_and_a_heading_of_it(document: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_file_of_the_project_that_is_named_exists(document: Path) -> None:
+    if document.name == "CHANGELOG.md":  # what it names was there at the time
+        pytest.skip("names files of earlier versions")
+    text = document.read_text(encoding="utf-8")
+    for path in re.findall(r"(?<![\w/.])(?:app|tests|benchmarks|scripts)/[\w/]+\.py\b", text):
+        assert (ROOT / path).is_file(), path
+
+
 @pytest.mark.parametrize("decision", DECISIONS, ids=lambda path: path.stem)
 def test_every_decision_has_a_status_and_the_same_parts(decision: Path) -> None:
     lines = decision.read_text(encoding="utf-8").splitlines()
