@@ -4,9 +4,10 @@
 
 Both serve the same application from processes of their own and are asked in turn, round by round,
 by load.py: calls that are refused (an unknown field), where the server is all there is, and photos
-to detect faces in. Printed are the rates' medians and the median of the ratios of each round.
-`--other` adds hypercorn and granian where they are installed. Loopback only, bounded in count and
-time.
+to detect faces in. Printed are the medians of the rates, and the medians of the ratios of each
+round: of the rates, and of the calls answered in a second of the server's CPU time, which other
+work on the machine changes less. `--other` adds hypercorn and granian where they are installed.
+Loopback only, bounded in count and time.
 """
 
 import argparse
@@ -22,6 +23,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+
+import psutil
 
 HERE = Path(__file__).resolve().parent
 PHOTO = HERE.parent / "tests" / "data" / "photos" / "obama.jpg"
@@ -83,8 +86,8 @@ def serve(contender: str, port: int) -> None:
 
 
 @contextmanager
-def running(contender: str, port: int, folder: Path) -> Iterator[int]:
-    """A server until the block ends."""
+def running(contender: str, port: int, folder: Path) -> Iterator[tuple[int, psutil.Process]]:
+    """A server until the block ends: its port and its process."""
     path = [str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")]
     environment = {
         **os.environ,
@@ -106,7 +109,7 @@ def running(contender: str, port: int, folder: Path) -> Iterator[int]:
             with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz"):
                 break
             time.sleep(0.1)
-        yield port
+        yield port, psutil.Process(process.pid)
     finally:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
@@ -114,19 +117,24 @@ def running(contender: str, port: int, folder: Path) -> Iterator[int]:
         process.kill()
 
 
-def rate(port: int, path: str, photo: str, options: argparse.Namespace) -> float:
-    """Calls answered in a second."""
+def rate(
+    server: tuple[int, psutil.Process], path: str, photo: str, options: argparse.Namespace
+) -> tuple[float, float]:
+    """Calls answered in a second, and in a second of the server's CPU time."""
+    port, process = server
     order = {
         "port": port, "path": path, "photos": [photo],
         "clients": options.clients, "seconds": options.seconds,
     }  # fmt: skip
+    before = sum(process.cpu_times()[:2])
     reported = subprocess.run(
         [sys.executable, str(HERE / "load.py"), json.dumps(order)],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
     result = json.loads(reported.stdout)
     answered = sum(n for status, n in result["statuses"].items() if status != "-1")
-    return answered / float(result["spent_s"])
+    used = sum(process.cpu_times()[:2]) - before
+    return answered / float(result["spent_s"]), answered / max(used, 0.01)
 
 
 def main() -> None:
@@ -148,26 +156,32 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         tiny = folder / "tiny.jpg"
         tiny.write_text("no photo")
-        ports = {
+        servers = {
             one: stack.enter_context(running(one, options.port + n, folder / one))
             for n, one in enumerate(contenders)
         }
         for path, body in (("/v1/detect?top_k=1", tiny), ("/v1/detect", PHOTO)):
-            compare(path, str(body), ports, options)
+            compare(path, str(body), servers, options)
 
 
-def compare(path: str, body: str, ports: dict[str, int], options: argparse.Namespace) -> None:
+def compare(
+    path: str,
+    body: str,
+    servers: dict[str, tuple[int, psutil.Process]],
+    options: argparse.Namespace,
+) -> None:
     """Round by round, in an order that changes."""
-    rates: dict[str, list[float]] = {one: [] for one in ports}
+    rates: dict[str, list[tuple[float, float]]] = {one: [] for one in servers}
     for number in range(options.rounds):
-        order = list(ports) if number % 2 else list(reversed(ports))
+        order = list(servers) if number % 2 else list(reversed(servers))
         for one in order:
-            rates[one].append(rate(ports[one], path, body, options))
+            rates[one].append(rate(servers[one], path, body, options))
     for one, found in rates.items():
-        ratios = [a / b for a, b in zip(found, rates["uvicorn"], strict=True)]
+        pairs = list(zip(found, rates["uvicorn"], strict=True))
+        whole, cpu = (statistics.median(a[n] / b[n] for a, b in pairs) for n in (0, 1))
         print(
-            f"{path:20} {one:10} {statistics.median(found):8.1f}/s  "
-            f"of uvicorn's {statistics.median(ratios):.3f}"
+            f"{path:20} {one:10} {statistics.median(each for each, _ in found):8.1f}/s  "
+            f"of uvicorn's {whole:.3f}, a second of CPU {cpu:.3f}"
         )
 
 
