@@ -29,9 +29,11 @@ from app.inference.cuda import CudaOptions
 from app.inference.machine import usable_cores, usable_memory
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
+from app.inference.remote.client import NetworkClient
 from app.inference.scheduler import Scheduler
 from app.locks import Lock, new_lock
 from app.processes.one_process_lock import OneProcessLock
+from app.processes.plan import START_S
 from app.processes.shared_records import SharedRecords
 from app.settings import Settings
 from app.store.backends import await_database, create_engine
@@ -76,11 +78,14 @@ class Services:
         self.gallery.close()
 
 
-def load_networks(settings: Settings) -> Networks:
-    """The pack that the settings name and its networks on their device; no database is needed.
+def load_networks(settings: Settings, remote: NetworkClient | None = None) -> Networks:
+    """The pack that the settings name and its networks on their device, or those of the `remote`
+    process, which is waited for; no database is needed.
 
-    Raises PackError or DeviceError.
+    Raises PackError or DeviceError, and WorkerDied where the remote process does not come.
     """
+    if remote is not None:
+        remote.connect(START_S)
     pack = load_pack(settings.pack, settings.installed_packs)
     limits = ImageLimits(
         settings.max_image_bytes,
@@ -88,13 +93,16 @@ def load_networks(settings: Settings) -> Networks:
         settings.max_image_side,
         settings.max_decode_bytes,
     )
-    options = CudaOptions(
-        settings.cuda_graphs,
-        settings.tensorrt,
-        settings.engine_cache or settings.data_dir / "engines",
-    )
     orientation = pack_orientation(pack, PRECISION)
-    return pack, build_pipeline(pack, settings.device, limits, options, orientation)
+    options = cuda_options(settings)
+    made = build_pipeline(pack, settings.device, limits, options, orientation, remote=remote)
+    return pack, made
+
+
+def cuda_options(settings: Settings) -> CudaOptions:
+    """How networks run on a GPU."""
+    folder = settings.engine_cache or settings.data_dir / "engines"
+    return CudaOptions(settings.cuda_graphs, settings.tensorrt, folder)
 
 
 def build_services(

@@ -1,11 +1,16 @@
 """How throughput grows with LIKENESS_PROCESSES: one service after another, the same load.
 
     python benchmarks/processes.py --processes 1 2 4 8 [--networks stand-in real] [--rounds 2]
+    python benchmarks/processes.py --networks device --processes 2 4 8      # one process has them
 
 `stand-in`: networks are replaced by waits of 1 ms (standin/sitecustomize.py), so that Python's lock
-is the limit. Closed loops of `--clients` connections by generators (load.py), loopback only. Prints
-rates, percentiles, the rate of each number of processes as a ratio to the first one, the
-processor's time for a request, and how many cores the service and the generators used.
+is the limit. `device`: a stand-in for a GPU too, which one process has (`LIKENESS_DEVICE=cuda`): it
+runs one batch at a time, in DEVICE_MS and DEVICE_MS_AN_IMAGE more for each image, and decoding a
+photo holds a lock of its process for DECODE_MS. So each process that answers has a limit like
+Python's lock, without using a core. Closed loops of `--clients` connections by generators
+(load.py), loopback only. Prints rates, percentiles, the rate of each number of processes as a
+ratio to the first one, the processor's time for a request, and how many cores the service and the
+generators used.
 """
 
 import argparse
@@ -32,6 +37,7 @@ HERE = Path(__file__).resolve().parent
 PHOTOS = HERE.parent / "tests" / "data" / "photos"
 SIDE = 250  # of LFW's photos
 START_S = 90
+DEVICE_MS, DEVICE_MS_AN_IMAGE, DECODE_MS = 2.0, 3.0, 50.0
 SERVE = "from app.cli import main; main()"
 
 
@@ -126,8 +132,17 @@ def service(
     or a new one."""
     port = free_port()
     places = [str(tree.resolve()), os.environ.get("PYTHONPATH", "")]
-    if networks == "stand-in":
+    stand_in = {}
+    if networks != "real":
         places.insert(0, str(HERE / "standin"))
+    if networks == "device":
+        stand_in = {
+            "LIKENESS_DEVICE": "cuda",
+            "STANDIN_DEVICE": "cuda",
+            "STANDIN_MS": str(DEVICE_MS),
+            "STANDIN_MS_AN_IMAGE": str(DEVICE_MS_AN_IMAGE),
+            "STANDIN_DECODE_MS": str(DECODE_MS),
+        }
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(filter(None, places)),
@@ -138,6 +153,7 @@ def service(
             "LIKENESS_DRAIN_SECONDS": "0",
             "LIKENESS_MAX_PENDING": "512",
             "LIKENESS_PROCESSES": str(count),
+            **stand_in,
         }
         if count == 1:  # so that a version without the setting can be measured too
             del environment["LIKENESS_PROCESSES"]

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 
 from app.api.examples import Example, with_example
 from app.api.transfers import TransfersByKind
-from app.errors import LikenessError, NotReady
+from app.errors import LikenessError, NotReady, WorkerDied
 from app.processes.link import Link
 from app.processes.messages import METRICS, READY
 from app.services import Services
@@ -82,6 +82,10 @@ async def own_readiness(app: FastAPI) -> Ready:
         raise _not_ready(
             "A worker has processed one photo for more than a minute; restart this process."
         )
+    try:
+        await services.scheduler.read(services.pipeline.check_networks)
+    except WorkerDied as error:
+        raise _not_ready(error.detail) from error
     eraser, database = app.state.imports.eraser, services.gallery.store.database
 
     def look() -> bool:

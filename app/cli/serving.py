@@ -13,6 +13,7 @@ from app.cli.console import clear_errors, err, out, read_settings
 from app.cli.database import unmatched_pack
 from app.disk import write_whole
 from app.errors import AccessKeyError
+from app.inference.remote.client import NetworkClient
 from app.processes.link import Link
 from app.processes.shared_records import SharedRecords
 from app.services import Services, build_services, load_networks
@@ -111,14 +112,20 @@ def run(settings: Settings, sockets: list[socket.socket]) -> None:
 
 
 def serve_for_parent(
-    link: Link, records: SharedRecords, given: dict[str, Any], count: int, port: int
+    link: Link,
+    records: SharedRecords,
+    given: dict[str, Any],
+    count: int,
+    port: int,
+    *,
+    remote: NetworkClient | None,
 ) -> None:
     """Serve as one of `count` processes. `given` are settings of this process; the others come from
-    the environment."""
+    the environment. `remote` is the process that runs the networks, if there is one."""
     settings = read_settings().model_copy(update=given)
     set_up_logs(settings.log_format, settings.log_level, with_process=True)
     with clear_errors():
-        services = begin(settings, records)
+        services = begin(settings, records, remote)
         from app.api.main import create_app  # noqa: PLC0415 (see `begin`)
         from app.api.worker_server import WorkerServer  # noqa: PLC0415
 
@@ -129,14 +136,18 @@ def serve_for_parent(
     server.run()
 
 
-def begin(settings: Settings, records: SharedRecords | None = None) -> Services:
+def begin(
+    settings: Settings,
+    records: SharedRecords | None = None,
+    remote: NetworkClient | None = None,
+) -> Services:
     """Build the services and check what only a service needs. Networks are loaded on a thread while
     this one imports the API: two parts of a start that use different locks.
 
     Raises subclasses of StartupError.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="start") as pool:
-        networks = pool.submit(load_networks, settings)
+        networks = pool.submit(load_networks, settings, remote)
         import app.api.main  # noqa: F401, PLC0415
 
         services = build_services(settings, DATABASE_WAIT_S, records, networks.result)

@@ -4,6 +4,7 @@ Alignment is the similarity transform that carries five landmarks onto the ArcFa
 are degrees clockwise.
 """
 
+from concurrent.futures import Future
 from typing import Any
 
 import cv2
@@ -65,6 +66,32 @@ def network_input(model: Network, images: Image, scale: PixelScale) -> NDArray[A
     if model.takes_pixels:
         return images
     return to_blob(images, scale.mean, scale.std, rgb=scale.rgb)
+
+
+class DirectNetwork:
+    """A network that makes no batches, for other processes: `SubmittingNetwork`."""
+
+    def __init__(self, network: Network, scale: PixelScale) -> None:
+        self.network = network
+        self._scale = scale
+
+    @property
+    def output_names(self) -> list[str]:
+        return self.network.output_names
+
+    @property
+    def cpu_nodes(self) -> tuple[str, ...]:
+        return self.network.cpu_nodes
+
+    def submit(self, images: Image) -> list[Future[list[FloatArray]]]:
+        """The answers to each of the images, which are there at once."""
+        found = list[Future[list[FloatArray]]]()
+        for start in range(len(images)):
+            one = Future[list[FloatArray]]()
+            pixels = images[start : start + 1]
+            one.set_result(self.network.run(network_input(self.network, pixels, self._scale)))
+            found.append(one)
+        return found
 
 
 def run_on_crops(model: Network, crops: Image, scale: PixelScale, most: int = 1) -> FloatArray:

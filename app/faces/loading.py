@@ -12,7 +12,7 @@ import onnxruntime as ort
 from app.errors import DeviceError, LikenessError, PackError
 from app.faces.detect import ARCHITECTURES, CandidateNetwork, Detector, framing_of
 from app.faces.embed import Recogniser
-from app.faces.images import network_input
+from app.faces.images import DirectNetwork, network_input
 from app.faces.landmarks import SCALE, SIDE, LandmarkRefiner
 from app.faces.liveness import LivenessCheck, LivenessNetwork
 from app.faces.orientation import OrientationLimits
@@ -23,6 +23,13 @@ from app.inference.batching import BatchedModel
 from app.inference.cuda import CPU_PROVIDER, CUDA_PROVIDER, CudaOptions
 from app.inference.pack_spec import LivenessSpec, ModelPack, QualitySpec, RecogniserSpec
 from app.inference.policy import CPU_POLICY, POLICIES, SchedulePolicy
+from app.inference.remote.client import NetworkClient, RemoteNetwork
+from app.inference.remote.served import (
+    ServedNetwork,
+    SubmittingNetwork,
+    pack_identity,
+    served_network,
+)
 from app.inference.session import DEFAULT_OPTIONS, Network, OnnxModel
 from app.settings import Device
 from app.telemetry.logs import log
@@ -35,13 +42,17 @@ def build_pipeline(
     limits: ImageLimits,
     options: CudaOptions = DEFAULT_OPTIONS,
     orientation: OrientationLimits | None = None,
+    *,
+    remote: NetworkClient | None = None,
 ) -> FacePipeline:
     """Load a pack's networks, to be run as the policy of their provider says. With `orientation`,
     photos in which the detector is not sure of a face are also examined turned. `auto` takes a
-    device if it runs all networks, and else the CPU.
+    device if it runs all networks, and else the CPU. `remote`: another process has the networks.
 
-    Raises PackError or DeviceError.
+    Raises PackError or DeviceError, and WorkerDied where the other process has ended.
     """
+    if remote is not None:
+        return RemoteLoader(pack, remote).pipeline(limits, orientation)
     if device is Device.AUTO:
         device = Device.CPU
         if CUDA_PROVIDER in ort.get_available_providers():
@@ -59,64 +70,57 @@ def _build(
     options: CudaOptions,
     orientation: OrientationLimits | None,
 ) -> FacePipeline:
-    # Photos run side by side: OpenCV's own threads would only get in one another's way.
-    cv2.setNumThreads(1)
     with ExitStack() as undo:
-        loader = _Loader(pack, device, options, undo)
-        detector = loader.detector()
-        recogniser = Recogniser(loader.by_spec("recogniser", pack.recogniser), pack.recogniser)
-        pipeline = FacePipeline(
-            detector,
-            recogniser,
-            limits,
-            loader.policy,
-            batched=loader.batched,
-            cpu_nodes=loader.cpu_nodes,
-            auxiliary=loader.auxiliary(),
-            orientation=orientation,
-        )
+        pipeline = LocalLoader(pack, undo, device, options).pipeline(limits, orientation)
         undo.pop_all()
         return pipeline
 
 
+# A detector as the pack has it, beside the one that answers candidates.
+HEADS = "detector_heads"
+
+
 @dataclass
-class _Loader:
-    """Opens the networks of a pack and runs each once before it is used. `undo` ends the threads
-    that it has started."""
+class Loader:
+    """Opens the networks of a pack and runs each once before it is used."""
 
     pack: ModelPack
-    device: Device
-    options: CudaOptions
-    undo: ExitStack
-    batched: dict[str, BatchedModel] = field(default_factory=dict)
-    policy: SchedulePolicy = CPU_POLICY
+    batched: dict[str, BatchedModel] = field(default_factory=dict, kw_only=True)
+    policy: SchedulePolicy = field(default=CPU_POLICY, kw_only=True)
     # The nodes that networks on a device leave to the CPU, by network.
-    cpu_nodes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    cpu_nodes: dict[str, tuple[str, ...]] = field(default_factory=dict, kw_only=True)
 
     def detector(self) -> Detector:
         """The detector. To be called first: what it runs on decides the policy of all networks."""
-        spec, path = self.pack.detector, self.pack.detector_path
-        network = self._open("detector", path)
-        self.policy = POLICIES[network.provider]
-        whole = self.policy.whole_canvas
-        framing = framing_of(network, spec, whole_canvas=whole)
-        size, scale = (framing.height, framing.width), ARCHITECTURES[spec.architecture].scale
-        # Also where it is batched: it answers all heads of an image with very many faces.
-        if not self._runs(network, size, scale) or not self._is_batched(network):
-            return Detector(network, spec, whole_canvas=whole)
-        batched, levels = self._batch("detector", network, size, scale, candidates=True)
-        if not levels:
-            return Detector(batched, spec, whole_canvas=whole)
-        candidates = CandidateNetwork(batched, levels)
-        return Detector(network, spec, whole_canvas=whole, candidates=candidates)
+        raise NotImplementedError
 
     def for_crops(self, name: str, path: Path, side: int, scale: PixelScale) -> Network:
         """A network that takes square crops of that side."""
-        network = self._open(name, path)
-        if self._is_batched(network):
-            return self._batch(name, network, (side, side), scale)[0]
-        self._runs(network, (side, side), scale)
-        return network
+        raise NotImplementedError
+
+    @property
+    def remote(self) -> NetworkClient | None:
+        """The process that runs the networks, if another one does."""
+        return None
+
+    def pipeline(self, limits: ImageLimits, orientation: OrientationLimits | None) -> FacePipeline:
+        """All networks, joined."""
+        # Photos run side by side: OpenCV's own threads would only get in one another's way.
+        cv2.setNumThreads(1)
+        detector = self.detector()
+        spec = self.pack.recogniser
+        recogniser = Recogniser(self.by_spec("recogniser", spec), spec)
+        return FacePipeline(
+            detector,
+            recogniser,
+            limits,
+            self.policy,
+            batched=self.batched,
+            cpu_nodes=self.cpu_nodes,
+            auxiliary=self.auxiliary(),
+            orientation=orientation,
+            remote=self.remote,
+        )
 
     def by_spec(self, name: str, spec: RecogniserSpec | LivenessSpec | QualitySpec) -> Network:
         """A network that takes crops as its part of `pack.toml` says."""
@@ -138,6 +142,55 @@ class _Loader:
             side = self.pack.recogniser.input_size
             quality = QualityNetwork(self.by_spec("quality", spec), spec, side)
         return AuxiliaryNetworks(refiner, LivenessCheck(live) if live else None, quality)
+
+
+@dataclass
+class LocalLoader(Loader):
+    """Opens them in this process. `undo` ends the threads that it has started, and `serves`: the
+    networks are also for other processes, and `served` is what those are told."""
+
+    undo: ExitStack
+    device: Device
+    options: CudaOptions
+    serves: bool = False
+    served: dict[str, ServedNetwork] = field(default_factory=dict)
+
+    def detector(self) -> Detector:
+        """The detector. To be called first: what it runs on decides the policy of all networks."""
+        spec, path = self.pack.detector, self.pack.detector_path
+        network = self._open("detector", path)
+        self.policy = POLICIES[network.provider]
+        whole = self.policy.whole_canvas
+        framing = framing_of(network, spec, whole_canvas=whole)
+        size, scale = (framing.height, framing.width), ARCHITECTURES[spec.architecture].scale
+        # Also where it is batched: it answers all heads of an image with very many faces.
+        if not self._runs(network, size, scale) or not self._is_batched(network):
+            made = Detector(network, spec, whole_canvas=whole)
+            self._serve("detector", DirectNetwork(network, scale), size)
+            return made
+        batched, levels = self._batch("detector", network, size, scale, candidates=True)
+        self._serve("detector", batched, size, levels)
+        if not levels:
+            return Detector(batched, spec, whole_canvas=whole)
+        self._serve(HEADS, DirectNetwork(network, scale), size)
+        candidates = CandidateNetwork(batched, levels)
+        return Detector(network, spec, whole_canvas=whole, candidates=candidates)
+
+    def for_crops(self, name: str, path: Path, side: int, scale: PixelScale) -> Network:
+        """A network that takes square crops of that side."""
+        network, size = self._open(name, path), (side, side)
+        if self._is_batched(network):
+            batched = self._batch(name, network, size, scale)[0]
+            self._serve(name, batched, size)
+            return batched
+        if self._runs(network, size, scale) and self.serves:
+            self._serve(name, DirectNetwork(network, scale), size)
+        return network
+
+    def _serve(self, name: str, network: SubmittingNetwork, size: tuple[int, int],
+               levels: tuple[int, ...] = ()) -> None:  # fmt: skip
+        if self.serves:
+            self.served[name] = served_network(name, network, (*size, 3), levels)
 
     def _open(self, name: str, path: Path) -> OnnxModel:
         # Any thread may run it, also while another records: so none of its runs is recorded.
@@ -210,3 +263,38 @@ def _not_in_batches(path: Path, error: Exception) -> PackError:
     return PackError(
         f"{path} cannot be run in batches: {error}. Correct its part of pack.toml, or the network."
     )
+
+
+@dataclass
+class RemoteLoader(Loader):
+    """Asks another process for them."""
+
+    client: NetworkClient
+
+    @property
+    def remote(self) -> NetworkClient | None:
+        return self.client
+
+    def detector(self) -> Detector:
+        greeting, spec, path = self.client.greeting, self.pack.detector, self.pack.detector_path
+        if greeting.pack != pack_identity(self.pack):
+            raise PackError(
+                f"The process that runs the networks has those of {greeting.pack[0]}, and the pack "
+                f"is {self.pack.name} by now, or was changed. Restart the service."
+            )
+        self.policy = POLICIES[greeting.provider]
+        network = self._network("detector", path)
+        if not network.levels:
+            return Detector(network, spec, whole_canvas=True)
+        heads = RemoteNetwork(self.client, HEADS, path)
+        candidates = CandidateNetwork(network, network.levels)
+        return Detector(heads, spec, whole_canvas=True, candidates=candidates)
+
+    def for_crops(self, name: str, path: Path, side: int, scale: PixelScale) -> Network:  # noqa: ARG002 (the other process has them)
+        return self._network(name, path)
+
+    def _network(self, name: str, path: Path) -> RemoteNetwork:
+        network = RemoteNetwork(self.client, name, path)
+        if network.cpu_nodes:
+            self.cpu_nodes[name] = network.cpu_nodes
+        return network

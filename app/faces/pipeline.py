@@ -30,6 +30,7 @@ from app.faces.quality import NetworkScores, QualityNetwork, assess_faces
 from app.imaging import ImageLimits, PhotoDecoder
 from app.inference.batching import BatchedModel
 from app.inference.policy import CPU_POLICY, SchedulePolicy
+from app.inference.remote.client import NetworkClient
 from app.types import (
     AnalysedImage,
     CooperativeTask,
@@ -82,8 +83,10 @@ class FacePipeline:
         cpu_nodes: Mapping[str, tuple[str, ...]] | None = None,
         auxiliary: AuxiliaryNetworks | None = None,
         orientation: OrientationLimits | None = None,
+        remote: NetworkClient | None = None,
     ) -> None:
         """`orientation`: the first looks after which a photo is looked at turned, too; None: none.
+        `remote`: the process that runs the networks, if another one does.
 
         Raises PackError.
         """
@@ -101,6 +104,7 @@ class FacePipeline:
         self._batched = dict(batched or {})
         self._cpu_nodes = dict(cpu_nodes or {})
         self._auxiliary = auxiliary or AuxiliaryNetworks()
+        self._remote = remote
 
     @property
     def provider(self) -> str:
@@ -127,6 +131,13 @@ class FacePipeline:
         self._photos.close()
         for model in self._batched.values():
             model.close()
+        if self._remote is not None:
+            self._remote.close()
+
+    def check_networks(self) -> None:
+        """Raise WorkerDied if another process runs the networks and cannot be asked now."""
+        if self._remote is not None:
+            self._remote.check()
 
     def analyse(
         self, data: bytes, *, max_faces: int, embed: bool = True, liveness: bool = False

@@ -137,21 +137,29 @@ class BatchedModel:
         Raises ValueError for images of another shape, what the network raises for these images
         alone, and WorkerDied.
         """
+        deadline = time.monotonic() + ANSWER_TIMEOUT_S
+        answers = [self._await(one, deadline) for one in self._put(images, deadline)]
+        return answers[0] if len(answers) == 1 else [np.concatenate(h) for h in zip(*answers)]  # noqa: B905
+
+    def submit(self, images: Image) -> list[Future[Heads]]:
+        """As `run`, but waits only for room in batches: the answers to come, each to some of the
+        images, in their order."""
+        return self._put(images, time.monotonic() + ANSWER_TIMEOUT_S)
+
+    def _put(self, images: Image, deadline: float) -> list[Future[Heads]]:
         if images.shape[1:] != self._shape or images.dtype != np.uint8:
             raise ValueError(
                 f"images of {images.shape[1:]} {images.dtype}; {self.path.name} takes "
                 f"{self._shape} uint8"
             )
-        deadline = time.monotonic() + ANSWER_TIMEOUT_S
-        shares: list[_Share] = []
+        answers: list[Future[Heads]] = []
         start = 0
         while start < len(images):
             with self._place(len(images) - start, deadline) as (share, places):
                 places[:] = images[start : start + share.count]
-            shares.append(share)
+            answers.append(share.answer)
             start += share.count
-        answers = [self._await(share, deadline) for share in shares]
-        return answers[0] if len(answers) == 1 else [np.concatenate(h) for h in zip(*answers)]  # noqa: B905
+        return answers
 
     def run_placed(self, write: Callable[[Image], None]) -> Heads:
         """Outputs for one image that `write` puts into the buffer of its batch: it gets
@@ -162,11 +170,12 @@ class BatchedModel:
         deadline = time.monotonic() + ANSWER_TIMEOUT_S
         with self._place(1, deadline) as (share, places):
             write(places[0])
-        return self._await(share, deadline)
+        return self._await(share.answer, deadline)
 
-    def _await(self, share: _Share, deadline: float) -> Heads:
+    @staticmethod
+    def _await(answer: Future[Heads], deadline: float) -> Heads:
         try:
-            return share.answer.result(deadline - time.monotonic())
+            return answer.result(deadline - time.monotonic())
         except TimeoutError as error:
             raise WorkerDied("The network did not answer in time.") from error
 

@@ -16,11 +16,13 @@ def main(arguments: str) -> int:
     """The exit status."""
     given = json.loads(arguments)
     set_up_logs(LogFormat(given["log_format"]), given["log_level"], with_process=True)
+    networks = given.get("networks")
     plan = Plan(
         command_of(json.dumps(given["child"])),
         given["count"],
         given["drain_seconds"],
         given["request_timeout"] + 10.0,
+        networks=command_of(json.dumps(networks)) if networks else None,
     )
     return Parent(plan, listeners_of(given["listeners"]), announce).run()
 

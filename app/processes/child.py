@@ -21,13 +21,24 @@ class State(Enum):
     LEAVING = auto()
 
 
+class Role(Enum):
+    """SERVING: answers requests. NETWORKS: runs the networks for those that do."""
+
+    SERVING = auto()
+    NETWORKS = auto()
+
+
 class Child:
     """One process, started by exec: a fork would lack the threads of its parent."""
 
-    def __init__(self, command: Sequence[str], records: int, column: int) -> None:
+    def __init__(
+        self, command: Sequence[str], records: int, column: int, role: Role, openings: int = -1
+    ) -> None:
         """`command` gets more arguments: the descriptors of its sockets and of the shared records,
-        and its column there. Raises OSError."""
+        its column there, and `openings`, the descriptor of its end of what connects those that
+        serve with the one that runs the networks. Raises OSError."""
         self.column = column
+        self.role = role
         self.state = State.STARTING
         self.connections = 0
         self.wants_to_leave = False
@@ -40,8 +51,8 @@ class Child:
         files = (theirs.fileno(), their_control.fileno(), records)
         try:
             self._process = subprocess.Popen(  # noqa: S603 (this interpreter)
-                [*command, *map(str, (*files, column))],
-                pass_fds=files,
+                [*command, *map(str, (*files, column, openings))],
+                pass_fds=[one for one in (*files, openings) if one >= 0],
                 process_group=0,  # the terminal's signals are for the parent
             )
         except BaseException:

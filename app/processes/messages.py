@@ -22,6 +22,9 @@ LEAVE: Final = b"l"  # from the child, which was asked by a signal to end
 METRICS: Final = "metrics"
 READY: Final = "ready"
 
+# What the child that runs the networks is.
+NETWORKS: Final = "networks"
+
 PIECE = 64 * 1024
 # Of what the other side has not read: it hangs.
 MOST_UNSENT = 32 * 1024 * 1024

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from app.processes.acceptor import Acceptor
-from app.processes.child import Child, State, reap_orphans
+from app.processes.child import Child, Role, State, reap_orphans
 from app.processes.gathering import Gathering
 from app.processes.messages import (
     AT_ONCE,
@@ -28,7 +28,8 @@ from app.processes.messages import (
     STOP,
     ControlLost,
 )
-from app.processes.plan import Plan
+from app.processes.openings import Openings
+from app.processes.plan import START_S, Plan
 from app.processes.shared_records import COLUMNS, SharedRecords, shared_file
 from app.processes.signals import signal_numbers
 from app.telemetry.logs import log
@@ -37,8 +38,6 @@ from app.telemetry.summing import SummedMetrics
 TICK_S = 0.1
 # A child is asked for its metrics, and answers from its event loop.
 ASK_EVERY_S = 5.0
-# Before this a start is not given up: a migration or a database server may need minutes.
-START_S = 900.0
 # More between two rounds: this process was suspended, as `docker pause` does.
 SUSPENDED_S = 1.0
 # A child that ends sooner than this is not started again at once.
@@ -74,6 +73,7 @@ class Parent:
         self._metrics = SummedMetrics()
         self._records_file = shared_file()
         self._records = SharedRecords(self._records_file)
+        self._openings = Openings.of(plan)
         self._gatherings = {
             METRICS: Gathering(METRICS, self._sum),
             READY: Gathering(READY, self._readiness),
@@ -97,22 +97,28 @@ class Parent:
 
     # --- children ----------------------------------------------------------------------------
 
-    def _in(self, state: State) -> list[Child]:
-        return [one for one in self._children if one.state is state]
+    def _in(self, state: State, role: Role = Role.SERVING) -> list[Child]:
+        return [one for one in self._children if one.state is state and one.role is role]
+
+    def _of(self, role: Role) -> list[Child]:
+        return [one for one in self._children if one.role is role]
 
     def _keep_running(self) -> None:
         """Start children where some are missing. The first one migrates the database, and shows
         whether the service can start at all: the others follow it."""
         if self._stop_at is not None or time.monotonic() < self._start_at:
             return
+        if self._plan.networks is not None and not self._of(Role.NETWORKS):
+            self._start(Role.NETWORKS, self._plan.networks)
         starting = len(self._in(State.STARTING))
         wanted = self._plan.count + bool(self._to_replace) if self._served else 1
         for _ in range(wanted - starting - len(self._in(State.SERVING))):
-            self._start()
+            self._start(Role.SERVING, self._plan.command)
 
-    def _start(self) -> None:
+    def _start(self, role: Role, command: Sequence[str]) -> None:
+        openings = self._openings.end_of(role)
         try:
-            child = Child(self._plan.command, self._records_file, self._free_column())
+            child = Child(command, self._records_file, self._free_column(), role, openings)
         except OSError as error:
             log(logging.ERROR, "a process cannot be started", error)
             self._note_failure(CANNOT_START)
@@ -141,6 +147,8 @@ class Parent:
         if not self._served:
             self._status = status if status > 0 else CANNOT_START
             self._stop_at = 0.0
+            for child in self._children:  # the others would wait for it
+                child.kill()
 
     def _on_channel(self, child: Child) -> None:
         if not child.read_channel():
@@ -163,8 +171,10 @@ class Parent:
         if "up" in value:
             self._begin_serving(child, value["up"])
         elif "ask" in value:
-            serving = self._in(State.SERVING)
-            self._gatherings[value["ask"]].ask((child, value["number"]), serving)
+            asked = self._in(State.SERVING)
+            if value["ask"] == METRICS:
+                asked += self._in(State.SERVING, Role.NETWORKS)
+            self._gatherings[value["ask"]].ask((child, value["number"]), asked)
         elif "answer" in value:
             if value["answer"] == METRICS:
                 child.exposition = value["value"]
@@ -174,6 +184,9 @@ class Parent:
 
     def _begin_serving(self, child: Child, announcement: str) -> None:
         child.enter(State.SERVING)
+        if child.role is Role.NETWORKS:
+            log(logging.INFO, "a process runs the networks", process=child.pid)
+            return
         self._served += 1
         if self._served == 1:
             self._acceptor.listen()
@@ -260,14 +273,23 @@ class Parent:
             reap_orphans({one.pid for one in self._children})
         if now - self._asked_at > ASK_EVERY_S:
             self._asked_at = now
-            for child in self._in(State.SERVING):
+            for child in self._in(State.SERVING) + self._in(State.SERVING, Role.NETWORKS):
                 # The answer is its sign of life. If it is killed, its last numbers are still known.
                 child.send_value({"want": METRICS, "number": 0})
         for gathering in self._gatherings.values():
             gathering.tick()
         if self._stop_at is not None and now > self._stop_at and self._acceptor.listening:
             self._end_all()
+        if self._stop_at is not None and not self._of(Role.SERVING):
+            self._end_networks()
         self._accept_again()
+
+    def _end_networks(self) -> None:
+        """Those that asked them have ended."""
+        for child in self._of(Role.NETWORKS):
+            if child.state is not State.LEAVING:
+                child.enter(State.LEAVING)
+                child.order(END)
 
     def _check(self, child: Child, now: float) -> None:
         if child.end_at is not None and now > child.end_at:
@@ -308,7 +330,7 @@ class Parent:
             return
         log(logging.INFO, "stopping", signal=number.name, drain_seconds=self._plan.drain_s)
         self._stop_at = time.monotonic() + self._plan.drain_s
-        for child in self._in(State.STARTING):
+        for child in self._in(State.STARTING) + self._in(State.STARTING, Role.NETWORKS):
             child.kill()
         for child in self._in(State.SERVING):
             child.order(STOP)
@@ -317,7 +339,7 @@ class Parent:
         """Accept what has connected already, then nothing more."""
         self._acceptor.accept_all()
         self._acceptor.close()
-        for child in self._children:
+        for child in self._of(Role.SERVING):
             if child.state is not State.LEAVING:
                 child.enter(State.LEAVING)
             child.end_at = None

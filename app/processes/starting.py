@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from app.processes.division import divided
-from app.settings import Settings
+from app.processes.messages import NETWORKS
+from app.settings import Device, Settings
 
 
 def become_parent(
@@ -18,7 +19,7 @@ def become_parent(
     command line; the listeners are bound."""
     for one in listeners:
         one.set_inheritable(True)
-    arguments = {
+    arguments: dict[str, Any] = {
         "count": count,
         "drain_seconds": settings.drain_seconds,
         "request_timeout": settings.request_timeout,
@@ -32,6 +33,10 @@ def become_parent(
             "port": listeners[0].getsockname()[1],
         },
     }
+    if settings.device is Device.CUDA:
+        # One process has the networks on the GPU; each with its own would take the memory and the
+        # start of all.
+        arguments["networks"] = {"parent": os.getpid(), "settings": dict(given), "role": NETWORKS}
     sys.stdout.flush()
     command = [sys.executable, "-P", "-m", "app.processes", json.dumps(arguments)]
     os.execv(sys.executable, command)  # noqa: S606 (this interpreter)

@@ -105,7 +105,7 @@ async def serve(link: Link) -> None:
     link.close(last)
 
 
-def child(arguments: str, channel: int, control: int, records: int, column: int) -> None:
+def child(arguments: str, channel: int, control: int, records: int, column: int, _: int) -> None:
     given = json.loads(arguments)
     if given.get("fails"):
         sys.exit(given["fails"])

@@ -1,0 +1,79 @@
+"""The process of `likeness serve` that runs the networks for those that answer requests."""
+
+import asyncio
+import gc
+import socket
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+
+from app.cli.console import clear_errors, read_settings
+from app.cli.descriptors import DescriptorLimit
+from app.faces.loading import LocalLoader
+from app.imaging import ImageLimits
+from app.inference.packs import load_pack
+from app.inference.remote.served import greeting_of
+from app.inference.remote.server import NetworkServer
+from app.processes.link import Link
+from app.processes.messages import METRICS
+from app.services import cuda_options
+from app.settings import Settings
+from app.telemetry.logs import set_up_logs
+from app.telemetry.metrics import BatchSizes
+
+
+class NetworkProcess:
+    """`app.processes.link.Served` without connections."""
+
+    def __init__(self, batches: BatchSizes) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(batches)
+        self.ended = asyncio.Event()
+
+    def new_protocol(self) -> asyncio.Protocol:
+        raise RuntimeError("a connection was handed to the process that runs the networks")
+
+    def drain(self, *, stopping: bool) -> None:
+        """Nothing: others may still ask."""
+
+    def end(self) -> None:
+        """Those that asked have ended."""
+        self.ended.set()
+
+    def end_at_once(self) -> None:
+        """The parent is gone, or a second signal came."""
+        self.ended.set()
+
+    async def metrics(self) -> str:
+        """How large the batches are."""
+        return generate_latest(self._registry).decode()
+
+
+def serve_networks(link: Link, given: Mapping[str, Any], openings: socket.socket) -> None:
+    """Load the networks on their device and run them until the parent ends this process; slots are
+    opened through `openings`."""
+    settings = read_settings().model_copy(update=given)
+    set_up_logs(settings.log_format, settings.log_level, with_process=True)
+    DescriptorLimit.read().raised()
+    with clear_errors(), ExitStack() as undo:
+        asyncio.run(_serve(link, settings, openings, undo))
+
+
+async def _serve(link: Link, settings: Settings, openings: socket.socket, undo: ExitStack) -> None:
+    pack = load_pack(settings.pack, settings.installed_packs)
+    loader = LocalLoader(pack, undo, settings.device, cuda_options(settings), serves=True)
+    pipeline = loader.pipeline(ImageLimits(), None)
+    served = list(loader.served.values())
+    server = NetworkServer(greeting_of(pack, pipeline.provider, served), served, openings)
+    process = NetworkProcess(BatchSizes(lambda: pipeline.batches))
+    server.open()
+    gc.freeze()
+    gc.enable()
+    link.open(process, {METRICS: process.metrics}, pipeline.provider)
+    try:
+        await process.ended.wait()
+    finally:
+        server.close()
+        link.close(await process.metrics())

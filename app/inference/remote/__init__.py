@@ -1,0 +1,1 @@
+"""Networks that another process runs: pixels and answers are in memory that both share."""

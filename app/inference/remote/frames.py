@@ -1,0 +1,62 @@
+"""The messages of a slot's socket, which keeps their boundaries.
+
+The client sends one socket of a pair through a socket that all processes of the service were
+given; the server answers there with its `Greeting` (JSON), and the client with the descriptor of
+the slot's memory. After that every request is one message, and so is its reply.
+"""
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+
+OPEN = b"o"  # with a socket
+MEMORY = b"m"  # with the descriptor of memory
+GREETING_BYTES = 128 * 1024
+FRAME_BYTES = 2048
+_REQUEST = struct.Struct("<HH")
+_TEXT_BYTES = 1000
+
+
+class Status(IntEnum):
+    """How a request ended. FAILED: the network does not take these images; DIED: its thread did."""
+
+    DONE = 0
+    FAILED = 1
+    DIED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Run the network of that number with so many images of the slot."""
+
+    network: int
+    count: int
+
+    def encoded(self) -> bytes:
+        """As it is sent."""
+        return _REQUEST.pack(self.network, self.count)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answers are in the slot, or what went wrong is in the text."""
+
+    status: Status
+    text: str = ""
+
+    def encoded(self) -> bytes:
+        """As it is sent."""
+        return bytes([self.status]) + self.text.encode()[:_TEXT_BYTES]
+
+
+def request_of(message: bytes) -> Request:
+    """Raises ValueError."""
+    try:
+        return Request(*_REQUEST.unpack(message))
+    except struct.error as error:
+        raise ValueError(f"a request of {len(message)} bytes") from error
+
+
+def reply_of(message: bytes) -> Reply:
+    """Raises ValueError."""
+    return Reply(Status(message[0]), message[1:].decode(errors="replace"))
