@@ -57,3 +57,14 @@ def candidates_of(
         )
         for hit, after in zip(known, following, strict=False)
     ][:top_k]
+
+
+def are_short(
+    rows: Sequence[Sequence[Hit]], faces: Mapping[int, FaceRecord], wanted: int, top_k: int
+) -> bool:
+    """Whether a probe has fewer candidates than there may be: of its `wanted` hits so many are left
+    out that neither `top_k` nor the next one, to which the last has a margin, are left."""
+    return any(
+        len(row) == wanted and sum(hit.template_key in faces for hit in row) <= top_k
+        for row in rows
+    )

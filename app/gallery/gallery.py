@@ -1,6 +1,6 @@
 """The gallery: the one object that keeps the database and its derived indexes in step."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -8,20 +8,18 @@ import numpy as np
 from app.errors import (
     CollectionExists,
     CollectionNotFound,
-    InvalidEmbedding,
     PersonNotFound,
 )
-from app.gallery.candidates import Comparison, SearchResult, candidates_of
+from app.gallery.candidates import Comparison, SearchResult, are_short, candidates_of
 from app.gallery.index_check import IndexCheck, check_index
 from app.gallery.indexes import Indexes
 from app.gallery.replicas import OpenIndexes
-from app.index.comparator import COSINE, Comparator
+from app.index.comparator import COSINE, Comparator, unit_embedding
 from app.index.effective import Floats, effective_templates
 from app.index.engine import SearchEngine
 from app.index.person_scores import PersonScore
 from app.index.port import (
     GallerySize,
-    Hit,
     Ids,
     NearestImpostors,
     PersonSearch,
@@ -48,8 +46,6 @@ FACES_AT_ONCE = 500
 # Persons that a search reads at most for each probe, to find others than those whose consent has
 # ended.
 MOST_NEAREST = 1_000
-# Of the length of a unit vector that was rounded to float32.
-UNIT_TOLERANCE = 1e-6
 
 
 class Gallery:
@@ -158,7 +154,7 @@ class Gallery:
                 rows = index.search_persons(probes, wanted, allowed, self.comparator, score)
                 hits = [hit.template_key for row in rows for hit in row]
                 faces = self.store.templates.matchable(record, hits)
-                if wanted >= MOST_NEAREST or not _are_short(rows, faces, wanted, top_k):
+                if wanted >= MOST_NEAREST or not are_short(rows, faces, wanted, top_k):
                     break
                 wanted *= 4  # instead of persons whose consent has ended
             searched = index.extent(allowed).scored_by(score)
@@ -307,21 +303,7 @@ class Gallery:
 
     def check_embedding(self, values: Sequence[float] | FloatArray) -> FloatArray:
         """An embedding made elsewhere as a unit vector. Raises InvalidEmbedding."""
-        vector = np.asarray(values, dtype=np.float64)
-        if vector.shape != (self._dimension,):
-            raise InvalidEmbedding(
-                f"The embedding has {vector.size} numbers; this service's model pack makes "
-                f"{self._dimension}. Only embeddings of {self._embedding_space} can be enrolled."
-            )
-        norm = float(np.linalg.norm(vector))
-        if not np.isfinite(norm) or norm < 1e-6:
-            raise InvalidEmbedding(
-                "The embedding has length 0 or a number that is not finite. "
-                "Send the embedding as the model pack made it."
-            )
-        if abs(norm - 1) < UNIT_TOLERANCE:
-            return vector.astype(np.float32)  # as it was: one that was exported comes back the same
-        return (vector / norm).astype(np.float32)
+        return unit_embedding(values, self._dimension, self._embedding_space)
 
     # --- maintenance ---------------------------------------------------------------------------
 
@@ -364,14 +346,3 @@ class Gallery:
         self._indexes.close()
         self._engine.close()
         self.store.close()
-
-
-def _are_short(
-    rows: Sequence[Sequence[Hit]], faces: Mapping[int, FaceRecord], wanted: int, top_k: int
-) -> bool:
-    """Whether a probe has fewer candidates than there may be: of its `wanted` hits so many are left
-    out that neither `top_k` nor the next one, to which the last has a margin, are left."""
-    return any(
-        len(row) == wanted and sum(hit.template_key in faces for hit in row) <= top_k
-        for row in rows
-    )

@@ -12,12 +12,16 @@ It equals the cosine unless both faces look degraded, or both look covered, and 
 cosine. So whatever bounds the cosine from above bounds the score.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from app.errors import InvalidEmbedding
 from app.types import FloatArray
+
+# Of the length of a unit vector that was rounded to float32.
+UNIT_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,3 +133,24 @@ class Comparator:
 
 
 COSINE = Comparator()
+
+
+def unit_embedding(
+    values: Sequence[float] | FloatArray, dimension: int, embedding_space: str
+) -> FloatArray:
+    """An embedding made elsewhere as a unit vector (d,). Raises InvalidEmbedding."""
+    vector = np.asarray(values, dtype=np.float64)
+    if vector.shape != (dimension,):
+        raise InvalidEmbedding(
+            f"The embedding has {vector.size} numbers; this service's model pack makes "
+            f"{dimension}. Only embeddings of {embedding_space} can be enrolled."
+        )
+    norm = float(np.linalg.norm(vector))
+    if not np.isfinite(norm) or norm < 1e-6:
+        raise InvalidEmbedding(
+            "The embedding has length 0 or a number that is not finite. "
+            "Send the embedding as the model pack made it."
+        )
+    if abs(norm - 1) < UNIT_TOLERANCE:
+        return vector.astype(np.float32)  # as it was: one that was exported comes back the same
+    return (vector / norm).astype(np.float32)
