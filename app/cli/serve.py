@@ -40,6 +40,9 @@ def serve(
         if (count := process_count(settings)) > 1:
             become_parent(settings, count, given, sockets)
         gc.disable()  # until the service listens: `serving.shorten_pauses`
-        from app.cli.serving import run  # noqa: PLC0415 (NumPy, FAISS, ONNX Runtime)
+        try:
+            from app.cli.serving import run  # noqa: PLC0415 (NumPy, FAISS, ONNX Runtime)
 
-        run(settings, sockets)
+            run(settings, sockets)
+        finally:
+            gc.enable()

@@ -1,6 +1,7 @@
 """What each command answers its user."""
 
 import csv
+import gc
 import json
 import re
 import shutil
@@ -257,6 +258,7 @@ def test_settings_that_cannot_be(run: Run, settings: dict[str, str], said: str) 
     assert answer.exit_code == 2
     assert said in " ".join(answer.stderr.split())
     assert "Traceback" not in answer.stderr
+    assert gc.isenabled()
 
 
 def test_calibrate_says_what_it_needs(run: Run) -> None:
