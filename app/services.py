@@ -28,7 +28,7 @@ from app.index.port import PRECISION
 from app.inference.cuda import CudaOptions
 from app.inference.machine import usable_cores, usable_memory
 from app.inference.pack_spec import ModelPack
-from app.inference.packs import load_pack
+from app.inference.packs import load_pack, packs_by_space
 from app.inference.remote.client import NetworkClient
 from app.inference.scheduler import Scheduler
 from app.locks import Lock, new_lock
@@ -202,6 +202,7 @@ def _open_gallery(
         pack.embedding_space,
         dimension,
         COSINE if calibration is None else calibration.comparator,
+        packs=packs_by_space(settings.installed_packs),
     )
     calibrations = Calibrations(
         store.calibrations,

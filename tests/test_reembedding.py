@@ -97,18 +97,28 @@ def silent(_done: int, _total: int) -> None:
 def test_to_version_2_of_the_default_pack(
     place: Place, pack: ModelPack, enroll: Enroll, photos: Path
 ) -> None:
-    """Its recogniser sees the kept faces and their mirror images."""
-    old, target = place.serve(pack), load_pack("default-2.0")
+    """From version 1. Its recogniser sees the kept faces and their mirror images."""
+    old = place.serve(load_pack("default-1.0"))
     enroll(old)
-    migration = Reembedding(old.gallery.store, "default", target)
+    before = old.gallery.identify("default", probe(old, photos / "obama3.jpg"), 2).rows[0]
+    new = place.serve(pack)
+    with pytest.raises(EmbeddingSpaceMismatch, match=r"LIKENESS_PACK=default-1\.0 .*--to default"):
+        new.gallery.require("default")
+    migration = Reembedding(old.gallery.store, "default", pack)
     migration.build(Device.CPU, silent)
     migration.cut_over()
-    new = place.serve(target)
     (rows,) = new.gallery.identify("default", probe(new, photos / "obama3.jpg"), 2).rows
     assert [one.face.person_id for one in rows] == ["obama", "biden"]
     assert rows[0].similarity > 0.7
     again = new.gallery.identify("default", probe(new, photos / "obama.jpg"), 1).rows[0][0]
     assert 0.9 < again.similarity < 0.9999  # aligned by other landmarks than the kept face
+    back = Reembedding(old.gallery.store, "default", old.pack)
+    back.build(Device.CPU, silent)
+    back.cut_over()
+    found = old.gallery.identify("default", probe(old, photos / "obama3.jpg"), 2).rows[0]
+    assert [(one.face, one.similarity) for one in found] == [
+        (one.face, pytest.approx(one.similarity)) for one in before
+    ]
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from app.cli.console import err
 from app.errors import DatabaseError
+from app.inference.packs import packs_by_space
 from app.settings import Settings
 from app.store.backends import missing_file
 
@@ -65,9 +66,11 @@ def unmatched_pack(services: "Services") -> str | None:
             other = record
     if other is None:
         return None
+    made_by = packs_by_space(services.settings.installed_packs).get(other.embedding_space)
+    keep = f"={made_by}" if made_by else " to the pack that it was made with"
     return (
         f"The pack {pack.name} matches no collection that has faces: {other.name} is of the "
         f"embedding space {other.embedding_space}, the pack of {pack.embedding_space}. Enrolment "
-        "and search there answer 409. Set LIKENESS_PACK to the pack that it was made with, or take "
-        f"it into this one's space: likeness models migrate {other.name} --to {pack.name}"
+        f"and search there answer 409. Set LIKENESS_PACK{keep}, or migrate it to the running pack: "
+        f"likeness models migrate {other.name} --to {pack.name}"
     )

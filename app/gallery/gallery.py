@@ -1,16 +1,15 @@
 """The gallery: the one object that keeps the database and its derived indexes in step."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from app.errors import (
-    CollectionExists,
     CollectionNotFound,
     PersonNotFound,
 )
 from app.gallery.candidates import Comparison, SearchResult, are_short, candidates_of
+from app.gallery.default_collection import open_default_collection
 from app.gallery.index_check import IndexCheck, check_index
 from app.gallery.indexes import Indexes
 from app.gallery.replicas import OpenIndexes
@@ -62,20 +61,21 @@ class Gallery:
         embedding_space: str,
         dimension: int,
         comparator: Comparator = COSINE,
+        *,
+        packs: Mapping[str, str] | None = None,
     ) -> None:
-        """Open the gallery; the default collection is created where it is missing. `comparator`
-        gives the similarities that it answers."""
+        """Open the gallery and the default collection. `comparator` gives the similarities that it
+        answers; `packs` are names of model packs by embedding space, for errors."""
         self.store = store
         self.comparator = comparator
         self.precision = engine.precision  # of the similarities that it answers
         self._engine = engine
         self._embedding_space = embedding_space
         self._dimension = dimension
+        self._packs = packs
         self._indexes = Indexes(store, engine, embedding_space)
         self._replicas = self._indexes.replicas
-        # Several processes may start at the same moment; the second one finds it there.
-        with suppress(CollectionExists):
-            self.create_collection(DEFAULT_COLLECTION, {})
+        open_default_collection(store, DEFAULT_COLLECTION, embedding_space, dimension)
 
     def create_collection(
         self, name: str, metadata: JsonObject, policy: JsonObject | None = None
@@ -90,7 +90,9 @@ class Gallery:
 
         Raises CollectionNotFound or EmbeddingSpaceMismatch.
         """
-        return self.store.collections.get(collection).require_space(self._embedding_space)
+        return self.store.collections.get(collection).require_space(
+            self._embedding_space, self._packs
+        )
 
     def enroll(
         self,

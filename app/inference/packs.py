@@ -6,6 +6,7 @@ SHA-256 differs from the one written there stops the start.
 
 import hashlib
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -46,6 +47,16 @@ def known_packs(installed: Path | None = None) -> list[Path]:
     found = {file.parent.name: file.parent for root in roots
              for file in root.glob(f"[!.]*/{PACK_FILE}")}  # fmt: skip
     return [found[name] for name in sorted(found)]
+
+
+def packs_by_space(installed: Path | None = None) -> dict[str, str]:
+    """By embedding space, the name of a known pack of it: the first one by name. A pack whose
+    description cannot be read is left out."""
+    names: dict[str, str] = {}
+    for folder in known_packs(installed):
+        with suppress(PackError):
+            names.setdefault(read_pack(folder).embedding_space, folder.name)
+    return names
 
 
 def read_pack(folder: Path) -> ModelPack:

@@ -30,15 +30,23 @@ class CollectionRecord:
     calibration_id: str | None = None
     stamp: str = ""
 
-    def require_space(self, embedding_space: str) -> "CollectionRecord":
-        """Itself. Raises EmbeddingSpaceMismatch unless it is of that space."""
+    def require_space(
+        self, embedding_space: str, packs: Mapping[str, str] | None = None
+    ) -> "CollectionRecord":
+        """Itself. Raises EmbeddingSpaceMismatch unless it is of that space; `packs` are names of
+        model packs by their embedding space, for the error's text."""
         if self.embedding_space == embedding_space:
             return self
+        made_by, running = (
+            (packs or {}).get(one) for one in (self.embedding_space, embedding_space)
+        )
+        serve = f"Set LIKENESS_PACK={made_by}" if made_by else "Serve the pack it was made with"
+        target = f" {self.name} --to {running}" if running else ""
         raise EmbeddingSpaceMismatch(
             f"The collection '{self.name}' holds embeddings of {self.embedding_space}, the "
-            f"running pack makes {embedding_space}; they cannot be compared. Serve the pack it "
-            "was made with, migrate the collection to this one (likeness models migrate), or "
-            "enroll into a new collection."
+            f"running pack makes {embedding_space}; they cannot be compared. {serve} to continue "
+            f"with them, migrate the collection to the running pack (likeness models migrate"
+            f"{target}), or enroll into a new collection."
         )
 
 

@@ -16,8 +16,10 @@ from app.errors import (
     PersonNotFound,
 )
 from app.gallery.gallery import Gallery
+from app.index.factory import IndexFactory
 from app.index.person_scores import PersonScore
-from tests.gallery.conftest import DIMENSION, open_gallery, template
+from app.store.store import Store
+from tests.gallery.conftest import DIMENSION, SPACE, open_engine, open_gallery, template
 
 Draw = Callable[[int], NDArray[np.float32]]
 
@@ -182,12 +184,35 @@ def test_filter_is_exact_over_metadata(gallery: Gallery, directions: Draw) -> No
 
 
 def test_another_space_is_refused(database: Path, directions: Draw) -> None:
-    open_gallery(database)
+    enroll(open_gallery(database), "ada", directions(1))
     other = open_gallery(database, space="es-other")
     with pytest.raises(EmbeddingSpaceMismatch, match="es-other"):
         other.identify("default", directions(1), 1)
     with pytest.raises(EmbeddingSpaceMismatch):
         enroll(other, "ada", directions(1))
+
+
+def test_the_refusal_names_the_packs(database: Path, directions: Draw) -> None:
+    enroll(open_gallery(database), "ada", directions(1))
+    store = Store(open_engine(database))
+    packs = {SPACE: "old", "es-other": "new"}
+    other = Gallery(store, IndexFactory(1), "es-other", DIMENSION, packs=packs)
+    text = r"LIKENESS_PACK=old .*likeness models migrate default --to new\)"
+    with pytest.raises(EmbeddingSpaceMismatch, match=text):
+        other.require("default")
+
+
+def test_a_default_collection_without_faces_follows_the_pack(
+    database: Path, directions: Draw
+) -> None:
+    first = open_gallery(database)
+    enroll(first, "ada", directions(1))
+    first.delete_person("default", "ada")
+    other = open_gallery(database, space="es-other")
+    enroll(other, "bob", directions(1))
+    with pytest.raises(EmbeddingSpaceMismatch):
+        first.require("default")
+    assert open_gallery(database).store.collections.get("default").embedding_space == "es-other"
 
 
 def test_unknown_names(gallery: Gallery, directions: Draw) -> None:

@@ -50,22 +50,34 @@ class TestLoading:
             assert path.parent == pack.folder
 
     def test_built_in_packs_are_listed(self) -> None:
-        assert [folder.name for folder in known_packs()] == ["default", "default-2.0"]
+        assert [folder.name for folder in known_packs()] == ["default", "default-1.0"]
 
-    def test_version_2_has_the_networks_of_the_default_pack(self, pack: ModelPack) -> None:
-        """And a calibration of its own, for its own space."""
-        version_2 = load_pack("default-2.0")
-        assert version_2.detector == pack.detector
-        assert version_2.recogniser_path == pack.recogniser_path
-        assert version_2.recogniser.mirror
-        assert version_2.landmarks is not None
-        assert version_2.embedding_space != pack.embedding_space
+    def test_the_default_pack_corrects_landmarks_and_averages_mirror_images(
+        self, pack: ModelPack
+    ) -> None:
+        assert pack.version == "2.0.0"
+        assert pack.recogniser.mirror
+        assert pack.landmarks is not None
+
+    def test_version_1_has_the_networks_of_the_default_pack(self, pack: ModelPack) -> None:
+        """Galleries that were made with it are bound to its space."""
+        version_1 = load_pack("default-1.0")
+        assert version_1.detector == pack.detector
+        assert version_1.recogniser_path == pack.recogniser_path
+        assert not version_1.recogniser.mirror
+        assert version_1.landmarks is None
+        assert version_1.embedding_space == "es-038d0789502f026c"
+        assert version_1.embedding_space != pack.embedding_space
+
+    @pytest.mark.parametrize("name", ["default", "default-1.0"])
+    def test_each_has_its_own_calibration(self, name: str) -> None:
+        found = load_pack(name)
         calibration = pack_calibration(
-            version_2.folder, version_2.embedding_space, PRECISION, version_2.recogniser.dimension
+            found.folder, found.embedding_space, PRECISION, found.recogniser.dimension
         )
         assert calibration is not None
         assert calibration.domain is not None
-        assert pack_orientation(version_2, PRECISION) is not None
+        assert pack_orientation(found, PRECISION) is not None
 
     def test_an_unknown_name_lists_the_known(self) -> None:
         with pytest.raises(PackError, match=r"no model pack 'bufalo'.*default.*LIKENESS_PACK"):
@@ -283,6 +295,6 @@ def test_an_installed_pack_is_found_by_name(folder: Path, tmp_path: Path) -> Non
     installed.mkdir()
     (tmp_path / "packs-of-mine").rename(installed / "mine")
     assert find_pack("mine", installed) == installed / "mine"
-    assert [one.name for one in known_packs(installed)] == ["default", "default-2.0", "mine"]
-    with pytest.raises(PackError, match=r"there: default, default-2.0, mine"):
+    assert [one.name for one in known_packs(installed)] == ["default", "default-1.0", "mine"]
+    with pytest.raises(PackError, match=r"there: default, default-1.0, mine"):
         find_pack("yours", installed)
