@@ -96,7 +96,7 @@ def _detected(pack: ModelPack, folder: Path, photos: list[str], kept: Path) -> F
     """The detector's landmarks (n, 5, 2) of each photo's central face."""
     if kept.exists():
         return np.asarray(np.load(kept), np.float32)
-    limits = pack_orientation(load_pack("default"), PRECISION)
+    limits = pack_orientation(load_pack("default-1.0"), PRECISION)
     pipeline = build_pipeline(pack, Device.CPU, ImageLimits(), orientation=limits)
     central = partial(select_box, selection=FaceSelection.CENTRE)
     found = []

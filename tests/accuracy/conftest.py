@@ -105,8 +105,8 @@ def default_pack() -> RunningPack:
 
 
 @pytest.fixture(scope="session")
-def version_2_pack() -> RunningPack:
-    return _run_pack("default-2.0")
+def version_1_pack() -> RunningPack:
+    return _run_pack("default-1.0")
 
 
 @pytest.fixture(scope="session")
@@ -131,10 +131,10 @@ def default_photos(
 
 
 @pytest.fixture(scope="session")
-def version_2_photos(
-    version_2_pack: RunningPack, evaluation_data: Path, pairs: LabelledPairs
+def version_1_photos(
+    version_1_pack: RunningPack, evaluation_data: Path, pairs: LabelledPairs
 ) -> EnrolledPhotos:
-    return _enrol(version_2_pack, evaluation_data, pairs)
+    return _enrol(version_1_pack, evaluation_data, pairs)
 
 
 @pytest.fixture(scope="session")
@@ -153,6 +153,13 @@ def default_verification(
     default_pack: RunningPack, default_photos: EnrolledPhotos, pairs: LabelledPairs
 ) -> PairsFigures:
     return _verify(default_pack, default_photos, pairs)
+
+
+@pytest.fixture(scope="session")
+def version_1_verification(
+    version_1_pack: RunningPack, version_1_photos: EnrolledPhotos, pairs: LabelledPairs
+) -> PairsFigures:
+    return _verify(version_1_pack, version_1_photos, pairs)
 
 
 @pytest.fixture(scope="session")

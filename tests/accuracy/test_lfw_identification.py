@@ -45,9 +45,21 @@ def found_at_one_percent(sample: FaceSample) -> tuple[float, float]:
 
 
 def test_default_pack(default_sample: FaceSample) -> None:
+    """Measured: 0.9837 and 0.0846."""
     rank_one, fnir = found_at_one_percent(default_sample)
+    assert rank_one >= 0.978
+    assert fnir <= 0.095
+
+
+def test_version_1(version_1_photos: EnrolledPhotos, default_sample: FaceSample) -> None:
+    """Measured: 0.9807 and 0.0870. With this one choice of the enrolled photo the difference to
+    version 2 is small; benchmarks/landmarks.py takes the mean of twenty."""
+    rank_one, fnir = found_at_one_percent(sample_of(version_1_photos))
+    now_rank_one, now_fnir = found_at_one_percent(default_sample)
     assert rank_one >= 0.975
     assert fnir <= 0.11
+    assert now_rank_one >= rank_one - 0.002
+    assert now_fnir <= fnir + 0.003
 
 
 def test_scrfd_with_w600k_mbf(scrfd_sample: FaceSample) -> None:
@@ -86,14 +98,3 @@ def test_as_many_pairs_look_alike_by_chance_as_expected(default_sample: FaceSamp
         found = int((nearest >= similarity).sum())
         assert abs(found - expected) <= 2 * np.sqrt(expected) + 0.3 * expected
         assert expected > 2 * fmr * len(nearest), "several photos a person count"
-
-
-def test_version_2_of_the_default_pack(
-    version_2_photos: EnrolledPhotos, default_sample: FaceSample
-) -> None:
-    """Measured: 0.9837 and 0.0846, where 1.0 has 0.9807 and 0.0870. With this one choice of the
-    enrolled photo the difference is small; benchmarks/landmarks.py takes the mean of twenty."""
-    rank_one, fnir = found_at_one_percent(sample_of(version_2_photos))
-    before_rank_one, before_fnir = found_at_one_percent(default_sample)
-    assert rank_one >= max(0.978, before_rank_one - 0.002)
-    assert fnir <= min(0.095, before_fnir + 0.003)
