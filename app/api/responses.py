@@ -14,8 +14,8 @@ class ModelInfo(BaseModel):
     """The model pack that answered; equal embedding spaces can be compared."""
 
     pack: Annotated[str, Example("default")]
-    version: Annotated[str, Example("1.0.0")]
-    embedding_space: Annotated[str, Example("es-038d0789502f026c")]
+    version: Annotated[str, Example("2.0.0")]
+    embedding_space: Annotated[str, Example("es-d95369e552dd4d70")]
 
 
 class Answer(BaseModel):
@@ -26,7 +26,16 @@ class Answer(BaseModel):
     model: ModelInfo
     timings_ms: Annotated[
         dict[str, float],
-        Example({"decode": 11.8, "detect": 50.9, "align": 0.4, "embed": 12.6, "total": 77.9}),
+        Example(
+            {
+                "decode": 11.8,
+                "detect": 50.9,
+                "landmarks": 1.4,
+                "align": 0.4,
+                "embed": 10.2,
+                "total": 75.8,
+            }
+        ),
     ]
 
 

@@ -20,7 +20,7 @@ class Ready(BaseModel):
     model_config = with_example()
     status: Annotated[Literal["ready"], Example("ready")] = "ready"
     pack: Annotated[str, Example("default")]
-    embedding_space: Annotated[str, Example("es-038d0789502f026c")]
+    embedding_space: Annotated[str, Example("es-d95369e552dd4d70")]
     provider: Annotated[str, Example("CPUExecutionProvider")]
     nodes_on_cpu: Annotated[
         dict[str, list[str]],

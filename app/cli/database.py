@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 from app.cli.console import err
 from app.errors import DatabaseError
-from app.inference.packs import packs_by_space
 from app.settings import Settings
 from app.store.backends import missing_file
 
@@ -66,6 +65,8 @@ def unmatched_pack(services: "Services") -> str | None:
             other = record
     if other is None:
         return None
+    from app.inference.packs import packs_by_space  # noqa: PLC0415 it brings NumPy
+
     made_by = packs_by_space(services.settings.installed_packs).get(other.embedding_space)
     keep = f"={made_by}" if made_by else " to the pack that it was made with"
     return (

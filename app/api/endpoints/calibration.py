@@ -166,7 +166,7 @@ class CalibrationAnswer(Answer):
     calibration_source: Annotated[Literal["collection", "pack"] | None, Example("collection")] = (
         None
     )
-    embedding_space: Annotated[str | None, Example("es-038d0789502f026c")] = None
+    embedding_space: Annotated[str | None, Example("es-d95369e552dd4d70")] = None
     precision: Annotated[str | None, Example("float32")] = None
     created_at: Annotated[datetime | None, Example(TIME)] = None
     source: Annotated[CalibrationSource | None, Example(example_of(CalibrationSource))] = None

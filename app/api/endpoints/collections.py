@@ -62,7 +62,7 @@ class CollectionUpdate(CallFields):
 
 class CollectionInfo(BaseModel):
     name: Annotated[str, Example("default")]
-    embedding_space: Annotated[str, Example("es-038d0789502f026c")]
+    embedding_space: Annotated[str, Example("es-d95369e552dd4d70")]
     dimension: Annotated[int, Example(192)]
     persons: Annotated[int, Example(2)]
     faces: Annotated[int, Example(3)]
