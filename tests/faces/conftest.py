@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from app.faces.detect import Detector
 from app.inference.pack_spec import DetectorSpec
 from app.inference.session import OnnxModel
 from app.settings import Device
-from app.types import FloatArray
+from app.types import FloatArray, Image
 
 LoadDetector = Callable[..., Detector]
 
@@ -74,3 +75,10 @@ def overlap() -> Overlap:
         return common / (area(left) + area(right) - common)
 
     return measure
+
+
+@pytest.fixture(scope="module")
+def enlarged(astronaut_image: Image) -> Image:
+    """2,560 x 2,560 pixels, of which one face takes 700."""
+    large = cv2.resize(astronaut_image, (2_560, 2_560), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(large, np.uint8)

@@ -14,20 +14,19 @@ import pytest
 from PIL import Image as PillowImage
 
 from app.errors import PackError, UnreadableImage, WorkerDied
-from app.faces.clock import StageClock
 from app.faces.detect import Detector
 from app.faces.embed import Recogniser
 from app.faces.images import align_faces
 from app.faces.loading import build_pipeline
 from app.faces.orientation import OrientationLimits
 from app.faces.pipeline import FacePipeline, run_to_completion
-from app.imaging import ImageLimits, PhotoDecoder, decode_at_least
+from app.imaging import ImageLimits
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
 from app.inference.policy import CUDA_POLICY
 from app.inference.session import OnnxModel
 from app.settings import Device
-from app.types import AnalysedImage, DecodedImage, FloatArray, Image
+from app.types import AnalysedImage, FloatArray, Image
 
 
 def test_a_portrait(pipeline: FacePipeline, astronaut: bytes, pack: ModelPack) -> None:
@@ -158,119 +157,6 @@ def test_building_from_a_pack(pack: ModelPack, astronaut: bytes) -> None:
     built = build_pipeline(pack, Device.AUTO, ImageLimits())
     assert built.provider.endswith("ExecutionProvider")
     assert len(built.analyse(astronaut, max_faces=1, embed=False).faces) == 1
-
-
-@pytest.fixture(scope="module")
-def enlarged(astronaut_image: Image) -> Image:
-    """2,560 x 2,560 pixels, of which one face takes 700."""
-    large = cv2.resize(astronaut_image, (2_560, 2_560), interpolation=cv2.INTER_CUBIC)
-    return np.asarray(large, np.uint8)
-
-
-def record_decoding(monkeypatch: pytest.MonkeyPatch) -> list[DecodedImage]:
-    """All photos that are decoded from now on."""
-    decoded: list[DecodedImage] = []
-    decode = PhotoDecoder.decode
-
-    def record(decoder: PhotoDecoder, data: bytes, enough: int | None = None) -> DecodedImage:
-        decoded.append(decode(decoder, data, enough))
-        return decoded[-1]
-
-    monkeypatch.setattr(PhotoDecoder, "decode", record)
-    return decoded
-
-
-class TestReducedCopies:
-    """Photos far larger than the detector's input are decoded at a fraction of their size."""
-
-    def same(self, image: AnalysedImage, whole: AnalysedImage) -> None:
-        assert (image.width, image.height) == (whole.width, whole.height)
-        assert len(image.faces) == len(whole.faces) > 0
-        for face, other in zip(image.faces, whole.faces, strict=True):
-            width = other.box[2] - other.box[0]
-            # The detector sees other pixels: the copy is averaged, the photo is sampled.
-            assert np.abs(face.box - other.box).max() < 0.05 * width
-            assert np.abs(face.landmarks - other.landmarks).max() < 0.04 * width
-            assert face.embedding is not None
-            assert face.embedding @ other.embedding > 0.95
-
-    def test_a_large_face_comes_from_the_copy(
-        self, pipeline: FacePipeline, enlarged: Image, encode: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        decoded = record_decoding(monkeypatch)
-        found = pipeline.analyse(encode(enlarged, quality=95), max_faces=3)
-        assert [photo.reduction for photo in decoded] == [4]
-        self.same(found, pipeline.analyse_image(enlarged, max_faces=3))
-
-    def test_coordinates_are_those_of_the_photo(
-        self, pipeline: FacePipeline, enlarged: Image, encode: Any
-    ) -> None:
-        """Against the photo averaged by hand, no copy of the decoder's: exact to two pixels."""
-        (face,) = pipeline.analyse(encode(enlarged, quality=95), max_faces=3).faces
-        small = cv2.resize(enlarged, (640, 640), interpolation=cv2.INTER_AREA)
-        (other,) = pipeline.analyse_image(np.asarray(small, np.uint8), max_faces=3).faces
-        assert np.abs(face.box - other.box * 4).max() < 2
-        assert np.abs(face.landmarks - other.landmarks * 4).max() < 2
-
-    def test_small_faces_come_from_the_photo(
-        self,
-        pipeline: FacePipeline,
-        group_image: Image,
-        encode: Any,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
-        decoded = record_decoding(monkeypatch)
-        twice = np.asarray(cv2.resize(group_image, None, fx=2, fy=2))
-        found = pipeline.analyse(encode(twice, quality=95), max_faces=10)
-        assert decoded[0].reduction == 4
-        assert [photo.pixels.shape for photo in decoded[1:]] == [twice.shape]
-        self.same(found, pipeline.analyse_image(twice, max_faces=10))
-
-    def test_crops_of_the_copy_show_what_crops_of_the_photo_show(
-        self, pipeline: FacePipeline, enlarged: Image, encode: Any
-    ) -> None:
-        """Not a quarter of a crop's pixel off: each crop is nearest to itself unmoved."""
-        decoded = decode_at_least(encode(enlarged, quality=95), ImageLimits(), 640)
-        assert decoded.reduction == 4
-        (face,) = pipeline.analyse_image(enlarged, max_faces=3).faces
-        points = face.landmarks[np.newaxis]
-        points, crops = run_to_completion(pipeline._crops(decoded, None, points, StageClock()))
-        crop = crops[0].astype(float)
-        smooth = np.asarray(cv2.blur(enlarged, (4, 4)), np.uint8)
-
-        def off(pixels: float) -> float:
-            (other,) = align_faces(smooth, points + np.float32(pixels)).astype(float)
-            return float(np.abs(crop - other).mean())
-
-        assert min((-4.0, -2.0, 0.0, 2.0, 4.0), key=off) == 0
-
-    def test_a_turned_photo_with_sides_that_do_not_divide(
-        self, pipeline: FacePipeline, enlarged: Image, encode: Any
-    ) -> None:
-        upright = np.ascontiguousarray(enlarged[:2_003, :1_777])  # read whole
-        tags = PillowImage.Exif()
-        tags[0x0112] = 6
-        data = encode(np.rot90(upright), quality=95, exif=tags.tobytes())
-        self.same(pipeline.analyse(data, max_faces=3), pipeline.analyse_image(upright, max_faces=3))
-
-    def test_a_turned_photo_with_sides_that_divide(
-        self, pipeline: FacePipeline, enlarged: Image, encode: Any
-    ) -> None:
-        tags = PillowImage.Exif()
-        tags[0x0112] = 3
-        data = encode(enlarged[::-1, ::-1], quality=95, exif=tags.tobytes())
-        self.same(
-            pipeline.analyse(data, max_faces=3), pipeline.analyse_image(enlarged, max_faces=3)
-        )
-
-    def test_boxes_end_at_the_photo_s_edge(
-        self, pipeline: FacePipeline, enlarged: Image, encode: Any
-    ) -> None:
-        cut = np.ascontiguousarray(enlarged[:, :1_301])  # through the face
-        found = pipeline.analyse(encode(cut, quality=95), max_faces=3)
-        for face in found.faces:
-            assert (face.box <= [found.width, found.height] * 2).all()
-            assert (face.box >= 0).all()
 
 
 def test_a_crowd_is_embedded_in_steps(pipeline: FacePipeline, group_photo: bytes) -> None:
