@@ -4,7 +4,8 @@
     python benchmarks/processes.py --networks device --processes 2 4 8      # one process has them
 
 `stand-in`: networks are replaced by waits of 1 ms (standin/sitecustomize.py), so that Python's lock
-is the limit. `device`: a stand-in for a GPU too, which one process has (`LIKENESS_DEVICE=cuda`): it
+is the limit. `gpu`: the real ones on a
+GPU. `device`: a stand-in for a GPU too, which one process has (`LIKENESS_DEVICE=cuda`): it
 runs one batch at a time, in DEVICE_MS and DEVICE_MS_AN_IMAGE more for each image, and decoding a
 photo holds a lock of its process for DECODE_MS. So each process that answers has a limit like
 Python's lock, without using a core. Closed loops of `--clients` connections by generators
@@ -133,7 +134,9 @@ def service(
     port = free_port()
     places = [str(tree.resolve()), os.environ.get("PYTHONPATH", "")]
     stand_in = {}
-    if networks != "real":
+    if networks == "gpu":
+        stand_in = {"LIKENESS_DEVICE": "cuda"}
+    elif networks != "real":
         places.insert(0, str(HERE / "standin"))
     if networks == "device":
         stand_in = {

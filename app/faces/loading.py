@@ -248,7 +248,10 @@ class LocalLoader(Loader):
 
         sizes, owners = self.policy.batch_sizes, self.policy.owners
         try:
-            made = BatchedModel(open_one, (*size, 3), sizes, owners)
+            # While a run is recorded nothing else may use the device.
+            made = BatchedModel(
+                open_one, (*size, 3), sizes, owners, all_at_start=self.options.graphs
+            )
         except LikenessError:
             raise
         except Exception as error:  # ONNX Runtime raises its own types

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,41 +21,15 @@ from numpy.typing import NDArray
 
 from app.errors import WorkerDied
 from app.inference.cuda import CPU_PROVIDER
-from app.inference.device_memory import HostBuffer
+from app.inference.gathering_batch import Batch, Heads, Share
 from app.inference.session import OnnxModel
 from app.locks import new_lock
 from app.telemetry.logs import log
-from app.types import FloatArray, Image
+from app.types import Image
 
-Heads = list[FloatArray]
 ANSWER_TIMEOUT_S = 60.0
 # A network that is run with so many images, always.
 OpenNetwork = Callable[[int], OnnxModel]
-
-
-@dataclass(eq=False, slots=True)
-class _Share:
-    """The places of one caller in a batch."""
-
-    start: int
-    count: int
-    answer: Future[Heads] = field(default_factory=Future)
-
-
-class _Batch:
-    """A buffer and the callers whose images are, or will be, in it."""
-
-    def __init__(self, capacity: int, shape: Sequence[int], *, page_locked: bool) -> None:
-        self.buffer = HostBuffer((capacity, *shape), page_locked=page_locked)
-        self.shares: list[_Share] = []
-        self.writing = 0  # callers that have a place and have not filled it yet
-
-    @property
-    def taken(self) -> int:
-        return sum(share.count for share in self.shares)
-
-    def clear(self) -> None:
-        self.shares = []
 
 
 class BatchedModel:
@@ -69,10 +43,14 @@ class BatchedModel:
         shape: tuple[int, int, int],
         sizes: Sequence[int],
         owners: int = 1,
+        *,
+        all_at_start: bool = True,
     ) -> None:
-        """Images are uint8 of that `shape` (height, width, 3). Each of `owners` threads opens a
-        session for each of `sizes`, smallest first, and runs it once: no request is the first to
-        need kernels and memory, and no deadline ends what may take minutes at a first start.
+        """Images are uint8 of that `shape` (height, width, 3). Each of `owners` threads has a
+        session for each of `sizes`, smallest first, and a session is run once before a request
+        uses it: none is the first to need kernels and memory, and no deadline ends what may take
+        minutes at a first start. Unless `all_at_start`, that is done here for the smallest size of
+        one owner alone, with which requests are answered while a thread does it for the rest.
 
         Raises DeviceError, or what ONNX Runtime raises where the CPU cannot run the network either.
         """
@@ -87,26 +65,29 @@ class BatchedModel:
         self._closed = False
         # How often each size was run.
         self.batches: dict[int, int] = dict.fromkeys(self._sizes, 0)
-        self._lanes: list[Mapping[int, OnnxModel]] = []
+        self._lanes: list[dict[int, OnnxModel]] = []
         self._threads: set[threading.Thread] = set()
-        self._buffers: list[_Batch] = []
+        self._buffers: list[Batch] = []
         try:
             self._lanes = [self._open_lane() for _ in range(owners)]
             self._model = self._lanes[0][self._sizes[0]]
             locked = self._model.provider != CPU_PROVIDER
             # One that gathers beside those that are run.
             self._buffers = [
-                _Batch(self._sizes[-1], shape, page_locked=locked) for _ in range(owners + 1)
+                Batch(self._sizes[-1], shape, page_locked=locked) for _ in range(owners + 1)
             ]
-            self._gathering: _Batch | None = self._buffers[0]
+            self._gathering: Batch | None = self._buffers[0]
             self._free = self._buffers[1:]
-            for lane in self._lanes:
-                self._warm_up(lane)
+            if all_at_start:
+                for lane in self._lanes:
+                    self._warm_up(lane)
+            else:
+                self._warm_up_late()
         except BaseException:
             self.close()
             raise
 
-    def _open_lane(self) -> Mapping[int, OnnxModel]:
+    def _open_lane(self) -> dict[int, OnnxModel]:
         return {size: self._open(size) for size in self._sizes}
 
     @property
@@ -180,14 +161,14 @@ class BatchedModel:
             raise WorkerDied("The network did not answer in time.") from error
 
     @contextmanager
-    def _place(self, count: int, deadline: float) -> Iterator[tuple[_Share, Image]]:
+    def _place(self, count: int, deadline: float) -> Iterator[tuple[Share, Image]]:
         """Places for so many images, or for as many as have room, in the batch that gathers: to be
         filled now, beside other callers, who fill others. What is in a place whose caller failed is
         run too, and answered to nobody."""
         with self._lock:
             batch = self._await_room(deadline)
             start = batch.taken
-            share = _Share(start, min(count, self._sizes[-1] - start))
+            share = Share(start, min(count, self._sizes[-1] - start))
             batch.shares.append(share)
             batch.writing += 1
         try:
@@ -197,7 +178,7 @@ class BatchedModel:
                 batch.writing -= 1
                 self._arrived.notify_all()
 
-    def _await_room(self, deadline: float) -> _Batch:
+    def _await_room(self, deadline: float) -> Batch:
         """The batch that gathers, with room. Under the lock."""
         while True:
             if self._closed:
@@ -233,6 +214,36 @@ class BatchedModel:
         self._start(lane, ready)
         ready.result()
 
+    def _warm_up_late(self) -> None:
+        """Start one owner with the smallest size alone; the rest follows on a thread of its own."""
+        opened, smallest = self._lanes, self._sizes[0]
+        self._lanes = [{smallest: lane[smallest]} for lane in opened]
+        self._warm_up(self._lanes[0])
+        work = partial(self._add_sizes, opened)
+        thread = threading.Thread(target=work, name="network-warm-up", daemon=True)
+        self._threads.add(thread)
+        thread.start()
+
+    def _add_sizes(self, opened: Sequence[Mapping[int, OnnxModel]]) -> None:
+        """The smallest size of the other owners first, then size by size."""
+        steps = [(number, size) for size in self._sizes for number in range(len(opened))]
+        for number, size in steps[1:]:
+            try:
+                opened[number][size].try_out(np.zeros((size, *self._shape), np.uint8))
+            except Exception as error:  # noqa: BLE001 - what is ready goes on serving
+                log(logging.ERROR, "a network does not run at a batch size; smaller ones are used",
+                    error, network=self.path.name, size=size)  # fmt: skip
+                return
+            self.batches[size] += 1
+            lane = self._lanes[number]
+            with self._lock:
+                if self._closed:
+                    return
+                if size == self._sizes[0]:
+                    self._start(lane)
+                else:
+                    lane[size] = opened[number][size]
+
     def _start(self, lane: Mapping[int, OnnxModel], ready: Future[None] | None = None) -> None:
         thread = threading.Thread(target=self._own, args=(lane, ready), name="network", daemon=True)
         self._threads.add(thread)
@@ -248,7 +259,7 @@ class BatchedModel:
                 ready.set_exception(error)
                 return
             ready.set_result(None)
-        batch: _Batch | None = None
+        batch: Batch | None = None
         try:
             while True:
                 batch = None  # the last one has others' images by now
@@ -267,7 +278,7 @@ class BatchedModel:
                 if not self._closed:
                     self._start(lane)
 
-    def _collect(self) -> _Batch | None:
+    def _collect(self) -> Batch | None:
         """The batch that has gathered, once its places are filled; None when closed."""
         with self._lock:
             self._arrived.wait_for(
@@ -284,7 +295,7 @@ class BatchedModel:
                 raise WorkerDied("An image did not come into its batch in time.")
             return batch
 
-    def _recycle(self, batch: _Batch) -> None:
+    def _recycle(self, batch: Batch) -> None:
         with self._lock:
             batch.clear()
             if self._gathering is None:
@@ -293,7 +304,7 @@ class BatchedModel:
             else:
                 self._free.append(batch)
 
-    def _answer(self, lane: Mapping[int, OnnxModel], batch: _Batch) -> None:
+    def _answer(self, lane: Mapping[int, OnnxModel], batch: Batch) -> None:
         try:
             heads = self._run(lane, batch.buffer.pixels, 0, batch.taken)
         except Exception:  # noqa: BLE001 - the callers get it, each alone
@@ -304,7 +315,7 @@ class BatchedModel:
             end = share.start + share.count
             share.answer.set_result([head[share.start : end] for head in heads])
 
-    def _answer_alone(self, lane: Mapping[int, OnnxModel], batch: _Batch, share: _Share) -> None:
+    def _answer_alone(self, lane: Mapping[int, OnnxModel], batch: Batch, share: Share) -> None:
         try:
             share.answer.set_result(self._run(lane, batch.buffer.pixels, share.start, share.count))
         except Exception as error:  # noqa: BLE001 - the caller gets it
@@ -316,7 +327,7 @@ class BatchedModel:
         """Heads for some images of a buffer, which may be run with what else lies there."""
         parts: list[Heads] = []
         while count > 0:
-            size = self._size_for(count)
+            size = self._size_for(count, tuple(lane))
             first = min(start, len(pixels) - size)  # the buffer ends: begin earlier
             heads = lane[size].run(pixels[first : first + size])
             self.batches[size] += 1
@@ -325,16 +336,17 @@ class BatchedModel:
             start, count = start + done, count - done
         return parts[0] if len(parts) == 1 else [np.concatenate(h) for h in zip(*parts)]  # noqa: B905
 
-    def _size_for(self, count: int) -> int:
-        """The smallest size that so many images fill by half or more, or else the largest that
-        they fill. So at most half of a batch is padding."""
-        fitting = [size for size in self._sizes if size >= count]
+    @staticmethod
+    def _size_for(count: int, sizes: Sequence[int]) -> int:
+        """The smallest of the sizes that so many images fill by half or more, or else the largest
+        that they fill. So at most half of a batch is padding."""
+        fitting = [size for size in sizes if size >= count]
         if fitting and count * 2 >= fitting[0]:
             return fitting[0]
-        return max((size for size in self._sizes if size <= count), default=self._sizes[0])
+        return max((size for size in sizes if size <= count), default=sizes[0])
 
     @staticmethod
-    def _refuse(shares: Sequence[_Share]) -> None:
+    def _refuse(shares: Sequence[Share]) -> None:
         for share in shares:
             if not share.answer.done():
                 share.answer.set_exception(WorkerDied("The thread that ran the network ended."))

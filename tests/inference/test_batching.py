@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from app.errors import WorkerDied
+from app.errors import DeviceError, WorkerDied
 from app.faces.detect import ARCHITECTURES, CandidateNetwork, Detector
 from app.faces.embed import Recogniser
 from app.inference.batching import BatchedModel
@@ -282,10 +282,55 @@ def test_more_images_than_a_batch_holds_wait_for_the_next(
 
 
 def test_no_more_padding_than_images() -> None:
-    batched = object.__new__(BatchedModel)
-    batched._sizes = (1, 8, 32)
-    chosen = [batched._size_for(count) for count in (1, 3, 4, 8, 9, 15, 16, 31, 32)]
+    chosen = [BatchedModel._size_for(n, (1, 8, 32)) for n in (1, 3, 4, 8, 9, 15, 16, 31, 32)]
     assert chosen == [1, 1, 8, 8, 8, 8, 32, 32, 32]
+
+
+class Slow(Fragile):
+    """A network whose first run lasts until it may end, and may fail."""
+
+    def __init__(self, fails: bool = False) -> None:
+        super().__init__()
+        self.may_start, self.fails = threading.Event(), fails
+        self.sizes: list[int] = []
+
+    def try_out(self, batch: NDArray[Any]) -> None:
+        if len(batch) > 1:
+            assert self.may_start.wait(PATIENCE_S)
+            if self.fails:
+                raise DeviceError("no memory for so many")
+        self.run(batch)
+
+    def run(self, batch: NDArray[Any]) -> list[FloatArray]:
+        self.sizes.append(len(batch))
+        return super().run(batch)
+
+
+def test_requests_are_answered_before_larger_batches_are_ready() -> None:
+    network = Slow()
+    batched = BatchedModel(
+        lambda _: cast("OnnxModel", network), (1, 1, 3), SIZES, owners=2, all_at_start=False
+    )
+    assert batched.run(images(1, 2, 3, 4))[0].tolist() == [[2.0], [4.0], [6.0], [8.0]]
+    assert set(network.sizes) == {1}
+    network.may_start.set()
+    until(lambda: all(set(lane) == set(SIZES) for lane in batched._lanes))
+    batched.run(images(1, 2, 3, 4))
+    assert network.sizes[-1] == 4
+    batched.close()
+
+
+def test_a_size_that_does_not_run_leaves_the_smaller_ones() -> None:
+    network = Slow(fails=True)
+    network.may_start.set()
+    batched = BatchedModel(
+        lambda _: cast("OnnxModel", network), (1, 1, 3), SIZES, all_at_start=False
+    )
+    until(lambda: not any(one.name == "network-warm-up" and one.is_alive()
+                          for one in batched._threads))  # fmt: skip
+    assert batched.run(images(5, 6, 7, 8))[0].tolist() == [[10.0], [12.0], [14.0], [16.0]]
+    assert set(network.sizes) == {1}
+    batched.close()
 
 
 def test_a_dead_owner_fails_its_waiters_at_once_and_is_replaced(fragile: BatchedModel) -> None:
