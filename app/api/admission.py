@@ -122,9 +122,11 @@ class _Exchange:
 
     async def _call(self, kind: Kind) -> None:
         settings = self._settings
-        if kind is Kind.CALL:  # refused before its body is read, where that is certain
-            self._services.scheduler.check(announced_length(self._scope))
         limit = body_limit(self._scope, settings)
+        announced = announced_length(self._scope)
+        # Refused before its body is read, where that is certain; one that is too long, as such.
+        if kind is Kind.CALL and announced <= limit:
+            self._services.scheduler.check(announced)
         body = await self._received(limit)
         with self._admitted(kind, len(body)):
             answer = await self._worked(body, work_limit(self._scope, settings))

@@ -89,6 +89,17 @@ def test_bodies_count_before_they_are_read(open_service: OpenService, astronaut:
         assert code_of(client.post("/v1/detect", files={"image": astronaut})) == "overloaded"
 
 
+def test_a_body_that_is_always_too_long_is_not_asked_for_again(
+    open_service: OpenService, astronaut: bytes
+) -> None:
+    service = open_service(held=True, max_pending_bytes=len(astronaut) * 9 // 2)
+    with service as client, sent(client, [astronaut] * 4):
+        assert until(lambda: metric(client, "likeness_waiting_photos") > 0)
+        body, kind = bytes(2**21), {"content-type": "application/json"}
+        answer = client.post("/v1/collections", content=body, headers=kind)
+        assert (answer.status_code, code_of(answer)) == (413, "request_too_large")
+
+
 def test_a_deadline(
     open_service: OpenService, may_go_on: threading.Event, astronaut: bytes
 ) -> None:
