@@ -52,6 +52,7 @@ def test_the_tour_answers_what_it_says(tmp_path: Path, keyed: bool) -> None:
     services = build_services(Settings(data_dir=tmp_path / "data"))
     key = NewKey("tour", [Scope.IDENTIFY, Scope.ENROLL], [DEFAULT_COLLECTION])
     token = services.access_keys.create(key)[1] if keyed else ""
+    services.access.refresh()  # do not wait until its thread reads the keys
     with run_server(services) as url:
         if keyed:
             refused = json_values(take_the_tour(url, tmp_path).stdout)
