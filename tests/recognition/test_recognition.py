@@ -184,19 +184,19 @@ def test_a_person_without_a_face_cannot_be_claimed(services: Services, photo: Ph
 def test_a_consent_that_is_withdrawn_while_the_photo_is_analysed_counts(
     services: Services, photo: Photo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    services.gallery.create_collection("strict", {}, {"consent_required": True})
+    services.gallery.create_collection("consents", {}, {"consent_required": True})
     consent: JsonObject = {"reference": "form 17"}
-    wanted = EnrollRequest("strict", "obama", {"consent": consent})
+    wanted = EnrollRequest("consents", "obama", {"consent": consent})
     asyncio.run(enroll(services, [photo("obama")], wanted, POLICY, StageTimes()))
     compare = services.gallery.compare
 
     def withdrawn_first(*given: Any) -> Any:
         withdrawn = {"consent": {**consent, "withdrawn": True}}
-        services.gallery.store.persons.update("strict", "obama", withdrawn)
+        services.gallery.store.persons.update("consents", "obama", withdrawn)
         return compare(*given)
 
     monkeypatch.setattr(services.gallery, "compare", withdrawn_first)
     with pytest.raises(ConsentMissing):
         asyncio.run(
-            verify(services, photo("obama"), None, VerifyRequest("strict", "obama"), StageTimes())
+            verify(services, photo("obama"), None, VerifyRequest("consents", "obama"), StageTimes())
         )
