@@ -3,79 +3,40 @@
 import io
 import itertools
 import struct
-import subprocess
-import sys
-import textwrap
-import zlib
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
 from app.errors import (
     EmptyImage,
     ImageError,
-    ImageTooLarge,
     UnreadableImage,
     UnsupportedImage,
 )
-from app.imaging import ImageLimits, decode_at_least, decode_image
+from app.imaging import decode_image
+from tests.imaging.pictures import (
+    LIMITS,
+    ORIENTATION,
+    SAMPLES,
+    Pixels,
+    decoded_rgb,
+    distance,
+    exif,
+    lines,
+    picture,
+    png,
+    saved,
+)
 from tests.waiting import PATIENCE_S
 
 # What the decoder merely warns of, such as damaged EXIF data, is no failure of the tests.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
-
-LIMITS = ImageLimits()
-Pixels = NDArray[np.uint8]
-ORIENTATION = 0x0112
-
-
-def picture(width: int = 48, height: int = 32) -> Pixels:
-    """A smooth RGB picture that no turn or mirror leaves as it is."""
-    x = np.linspace(0, 1, width)[np.newaxis, :]
-    y = np.linspace(0, 1, height)[:, np.newaxis]
-    channels = [np.broadcast_to(c, (height, width)) for c in (x, y, (x + y * y) / 2)]
-    return (np.stack(channels, axis=2) * 255).astype(np.uint8)
-
-
-def saved(pixels: Pixels | PillowImage.Image, form: str, **options: Any) -> bytes:
-    image = pixels if isinstance(pixels, PillowImage.Image) else PillowImage.fromarray(pixels)
-    file = io.BytesIO()
-    image.save(file, form, **options)
-    return file.getvalue()
-
-
-def png(width: int, height: int, depth: int, colour: int, lines: bytes, *more: bytes) -> bytes:
-    """A PNG file from its header's values and its compressed lines (RFC 2083)."""
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    chunks = (b"IHDR" + header, *more, b"IDAT" + lines, b"IEND")
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks
-    )
-
-
-def lines(rows: NDArray[Any]) -> bytes:
-    """Rows of samples as PNG's unfiltered, compressed lines; 16-bit samples big-endian."""
-    wide = rows.astype(">u2") if rows.dtype == np.uint16 else rows
-    return zlib.compress(b"".join(b"\0" + row.tobytes() for row in wide))
-
-
-def decoded_rgb(data: bytes) -> Pixels:
-    return decode_image(data, LIMITS)[:, :, ::-1]
-
-
-def distance(a: Pixels, b: Pixels) -> float:
-    """Mean difference of two pictures, in grey levels."""
-    assert a.shape == b.shape
-    return float(np.abs(a.astype(int) - b.astype(int)).mean())
 
 
 class TestFormats:
@@ -194,12 +155,6 @@ STORE: dict[int, Callable[[Pixels], Pixels]] = {
 }
 
 
-def exif(orientation: int) -> bytes:
-    tags = PillowImage.Exif()
-    tags[ORIENTATION] = orientation
-    return tags.tobytes()
-
-
 class TestOrientation:
     @pytest.mark.parametrize("orientation", range(1, 9))
     @pytest.mark.parametrize(
@@ -281,27 +236,6 @@ class TestRefusals:
         assert caught.value.code == "unreadable_image"
 
 
-def grainy() -> Pixels:
-    """Noise: its files are long, and every part of them shows."""
-    return np.random.default_rng(3).integers(0, 256, (24, 32, 3), dtype=np.uint8)
-
-
-SAMPLES: dict[str, bytes] = {
-    "jpeg": saved(grainy(), "JPEG", quality=90, exif=exif(6)),
-    "progressive": saved(grainy(), "JPEG", quality=90, progressive=True),
-    "png": saved(grainy(), "PNG", exif=exif(3)),
-    "palette": saved(PillowImage.fromarray(grainy()).quantize(64), "PNG", transparency=0),
-    "webp": saved(grainy(), "WEBP", quality=90, exif=exif(8)),
-    "webp-lossless": saved(grainy(), "WEBP", lossless=True),
-    "webp-animated": saved(
-        PillowImage.fromarray(grainy()),
-        "WEBP",
-        save_all=True,
-        append_images=[PillowImage.fromarray(grainy()[::-1])],
-    ),
-}
-
-
 class TestDamage:
     @pytest.mark.parametrize("kind", SAMPLES)
     def test_a_truncated_file_is_refused_wherever_it_ends(self, kind: str) -> None:
@@ -347,124 +281,3 @@ class TestDamage:
             return
         assert image.ndim == 3
         assert image.dtype == np.uint8
-
-
-class TestLimits:
-    def test_bytes(self) -> None:
-        data = saved(picture(), "PNG")
-        assert decode_image(data, ImageLimits(max_bytes=len(data))).size
-        with pytest.raises(ImageTooLarge, match=f"more than the {len(data) - 1:,} bytes") as caught:
-            decode_image(data, ImageLimits(max_bytes=len(data) - 1))
-        assert caught.value.status == 413
-
-    def test_pixels(self) -> None:
-        data = saved(picture(48, 32), "PNG")
-        assert decode_image(data, ImageLimits(max_pixels=48 * 32)).size
-        with pytest.raises(ImageTooLarge, match="48 × 32 pixels"):
-            decode_image(data, ImageLimits(max_pixels=48 * 32 - 1))
-
-    @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
-    @pytest.mark.parametrize("size", [(48, 32), (32, 48)])
-    def test_sides(self, form: str, size: tuple[int, int]) -> None:
-        data = saved(picture(*size), form)
-        assert decode_image(data, ImageLimits(max_side=48)).size
-        with pytest.raises(ImageTooLarge, match="47 on a side") as caught:
-            decode_image(data, ImageLimits(max_side=47))
-        assert caught.value.code == "image_too_large"
-
-    def test_one_pixel(self) -> None:
-        assert decode_image(saved(picture(1, 1), "PNG"), LIMITS).shape == (1, 1, 3)
-
-    @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/statm")
-    @pytest.mark.parametrize(
-        ("side", "depth", "colour"), [(30_000, 1, 0), (30_000, 8, 3), (13_000, 8, 3)]
-    )
-    def test_a_bomb_is_refused_before_its_pixels_take_memory(
-        self, tmp_path: Path, side: int, depth: int, colour: int
-    ) -> None:
-        """30,000 x 30,000 pixels in about 100 kB (900 kB with a palette), and a smaller one that
-        the decoder's own guard lets pass. It may take 60 MiB more than there is at the start; the
-        least of the pictures takes 107."""
-        deflate = zlib.compressobj(6 if depth == 1 else 1)
-        line = bytes(1 + side * depth // 8)
-        body = b"".join(deflate.compress(line) for _ in range(side)) + deflate.flush()
-        palette = (b"PLTE" + bytes(6),) if colour == 3 else ()
-        bomb = tmp_path / "bomb.png"
-        bomb.write_bytes(png(side, side, depth, colour, body, *palette))
-        assert bomb.stat().st_size < LIMITS.max_bytes
-        script = textwrap.dedent("""
-            import resource, sys
-            from pathlib import Path
-            from app.errors import ImageTooLarge
-            from app.imaging import ImageLimits, decode_image
-            data = Path(sys.argv[1]).read_bytes()
-            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            limit = used + 60 * 1024 * 1024
-            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-            try:
-                decode_image(data, ImageLimits())
-            except ImageTooLarge as error:
-                print(error.code)
-        """)
-        run = subprocess.run(
-            [sys.executable, "-c", script, str(bomb)],
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd=Path(__file__).parents[2],
-            timeout=60,
-        )
-        assert run.stdout.strip() == "image_too_large"
-
-
-class TestReducedCopies:
-    LIMITS = ImageLimits()
-
-    def photo(self, width: int, height: int, form: str = "JPEG", **options: Any) -> bytes:
-        ramp = np.linspace(0, 255, width * height * 3).reshape(height, width, 3).astype(np.uint8)
-        buffer = io.BytesIO()
-        PillowImage.fromarray(ramp).save(buffer, form, **options)
-        return buffer.getvalue()
-
-    @pytest.mark.parametrize(
-        ("size", "reduction"),
-        [((639, 400), 1), ((1_279, 800), 1), ((1_280, 800), 2), ((2_559, 1_001), 2),
-         ((2_563, 1_001), 4), ((5_121, 77), 8), ((5_121, 3), 2), ((77, 5_121), 8), ((2_000, 1), 1)],
-    )  # fmt: skip
-    def test_never_fewer_pixels_than_enough(self, size: tuple[int, int], reduction: int) -> None:
-        decoded = decode_at_least(self.photo(*size), self.LIMITS, 640)
-        assert decoded.reduction == reduction
-        assert (decoded.width, decoded.height) == size
-        expected = (-(-size[1] // reduction), -(-size[0] // reduction), 3)
-        assert decoded.pixels.shape == expected
-
-    @pytest.mark.parametrize("form", ["PNG", "WEBP"])
-    def test_other_formats_come_whole(self, form: str) -> None:
-        assert decode_at_least(self.photo(1_400, 30, form), self.LIMITS, 640).reduction == 1
-
-    @pytest.mark.parametrize("orientation", range(1, 9))
-    def test_turned(self, orientation: int) -> None:
-        tags = PillowImage.Exif()
-        tags[0x0112] = orientation
-        data = self.photo(1_304, 904, exif=tags.tobytes())
-        decoded = decode_at_least(data, self.LIMITS, 640)
-        assert decoded.reduction == 2
-        size = (1_304, 904) if orientation < 5 else (904, 1_304)
-        assert (decoded.width, decoded.height) == size
-        whole = decode_image(data, self.LIMITS)
-        assert whole.shape[:2] == size[::-1]
-        small = decoded.pixels.astype(int)
-        averaged = cv2.resize(whole, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-        assert np.median(np.abs(small - averaged.astype(int))) <= 2
-
-    def test_turned_with_sides_that_do_not_divide(self) -> None:
-        """The decoder adds to the far side, which a turn would make the near one."""
-        tags = PillowImage.Exif()
-        tags[0x0112] = 3
-        data = self.photo(1_301, 903, exif=tags.tobytes())
-        assert decode_at_least(data, self.LIMITS, 640).reduction == 1
-
-    def test_a_truncated_photo_is_still_refused(self) -> None:
-        data = self.photo(2_600, 1_000)
-        with pytest.raises(UnreadableImage):
-            decode_at_least(data[: len(data) // 2], self.LIMITS, 640)
