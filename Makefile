@@ -2,7 +2,7 @@
 # LIKENESS_DATA_DIR, LIKENESS_PACK, LIKENESS_DEVICE, ...) are environment variables and pass through.
 
 PYTHON ?= python3
-# cpu or gpu; each has a virtual environment of its own, because the two must never be mixed.
+# cpu, openvino or gpu; each has a virtual environment of its own, because the engines must never be mixed.
 EXTRA ?= cpu
 VENV ?= $(if $(filter cpu,$(EXTRA)),.venv,.venv-$(EXTRA))
 UV ?= $(VENV)/bin/uv
@@ -53,7 +53,7 @@ help: ## What there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: serve
-serve: $(STAMPS)/serve-$(EXTRA) ## Install what the service needs, once, and start it (EXTRA=gpu on a CUDA machine)
+serve: $(STAMPS)/serve-$(EXTRA) ## Install what the service needs, once, and start it (EXTRA=gpu on a CUDA machine, openvino)
 	@exec $(BIN)/likeness serve
 
 .PHONY: install
@@ -84,8 +84,11 @@ clients: ## The generators of API clients, for tests of the OpenAPI document; ne
 	@.venv-clients/bin/python -m pip install --quiet --no-deps --require-hashes -r tests/clients/requirements.txt
 	@npm ci --silent --prefix tests/clients
 
+# What tests of an engine need beside dev.txt, which has that of `cpu`.
+ENGINE := $(if $(filter openvino,$(EXTRA)),$(STAMPS)/serve-openvino)
+
 .PHONY: test
-test: $(STAMPS)/dev ## The default test suite
+test: $(STAMPS)/dev $(ENGINE) ## The default test suite
 	$(ONE_THREAD) $(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 # Exit code 5 is pytest's "nothing was selected": no failure for the sets below.
@@ -119,6 +122,7 @@ LOCK = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-ha
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) --group build pyproject.toml \
 	--extra headless --excludes requirements/headless.excludes.txt
 NO_CPU_RUNTIME = --excludes requirements/gpu.excludes.txt
+NO_TELEMETRY = --excludes requirements/openvino.excludes.txt
 NO_TORCH = --excludes requirements/export.excludes.txt
 
 .PHONY: lock
@@ -129,6 +133,7 @@ lock: ## Write requirements/*.txt from pyproject.toml (UPGRADE=1 for newer versi
 	$(LOCK) -c requirements/dev.txt --extra cpu --extra postgres --extra parquet --extra insightface -o requirements/insightface.txt
 	$(LOCK) -c requirements/dev.txt --extra cpu --extra postgres --extra parquet --extra export $(NO_TORCH) -o requirements/export.txt
 	$(LOCK) -c requirements/dev.txt --extra lab -o requirements/lab.txt
+	$(LOCK) -c requirements/dev.txt --extra openvino --extra postgres --extra parquet $(NO_TELEMETRY) -o requirements/openvino.txt
 	$(LOCK) -c requirements/dev.txt --extra gpu --extra postgres --extra parquet -o requirements/gpu.txt
 	$(LOCK) -c requirements/dev.txt --extra gpu --extra postgres --extra parquet --extra insightface $(NO_CPU_RUNTIME) -o requirements/gpu-insightface.txt
 

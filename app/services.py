@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 
 from app.access.pepper import audit_key, read_pepper
 from app.access.refused import RefusedCalls
@@ -25,6 +26,7 @@ from app.index.device_rows import CudaDevice
 from app.index.engine import SearchEngine
 from app.index.factory import IndexFactory
 from app.index.port import PRECISION
+from app.inference.cpu_engine import CpuOptions
 from app.inference.cuda import CudaOptions
 from app.inference.machine import usable_cores, usable_memory
 from app.inference.pack_spec import ModelPack
@@ -95,7 +97,15 @@ def load_networks(settings: Settings, remote: NetworkClient | None = None) -> Ne
     )
     orientation = pack_orientation(pack, PRECISION)
     options = cuda_options(settings)
-    made = build_pipeline(pack, settings.device, limits, options, orientation, remote=remote)
+    made = build_pipeline(
+        pack,
+        settings.device,
+        limits,
+        options,
+        orientation,
+        remote=remote,
+        cpu=cpu_options(settings, options.engines),
+    )
     return pack, made
 
 
@@ -103,6 +113,12 @@ def cuda_options(settings: Settings) -> CudaOptions:
     """How networks run on a GPU."""
     folder = settings.engine_cache or settings.data_dir / "engines"
     return CudaOptions(settings.cuda_graphs, settings.tensorrt, folder)
+
+
+def cpu_options(settings: Settings, engines: Path) -> CpuOptions:
+    """How networks run on a CPU; the compiled ones are kept below `engines`."""
+    streams, folder = _workers(settings), engines / "openvino"
+    return CpuOptions(settings.cpu_engine, settings.cpu_precision, streams, folder)
 
 
 def build_services(
@@ -234,6 +250,7 @@ def _scheduler(settings: Settings, pipeline: FacePipeline) -> Scheduler:
 
 def _metrics(gallery: Gallery, store: Store, pipeline: FacePipeline) -> Metrics:
     metrics = Metrics()
+    metrics.runs_on(pipeline.provider)
     metrics.registry.register(SearchCosts(gallery.costs))
     metrics.registry.register(OpenIndexCounts(gallery.open_indexes))
     metrics.registry.register(BatchSizes(lambda: pipeline.batches))

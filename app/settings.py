@@ -18,6 +18,22 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
+class CpuEngine(StrEnum):
+    """What runs the networks on a CPU: `auto` takes the one known to be faster there."""
+
+    AUTO = "auto"
+    ONNXRUNTIME = "onnxruntime"
+    OPENVINO = "openvino"
+
+
+class CpuPrecision(StrEnum):
+    """In which numbers networks are computed on a CPU."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
 class LogFormat(StrEnum):
     TEXT = "text"
     JSON = "json"
@@ -165,6 +181,12 @@ class Settings(BaseSettings):
         Field(description="Folder of installed model packs; default: models in the data folder."),
     ] = None
     device: Annotated[Device, Field(description="auto, cpu or cuda.")] = Device.AUTO
+    cpu_engine: Annotated[
+        CpuEngine, Field(description="On a CPU: auto, onnxruntime or openvino.")
+    ] = CpuEngine.AUTO
+    cpu_precision: Annotated[
+        CpuPrecision, Field(description="On a CPU: auto, fp32 or bf16; bf16 needs OpenVINO.")
+    ] = CpuPrecision.AUTO
     cuda_graphs: Annotated[
         bool, Field(description="On a GPU: record a network's run once and replay it.")
     ] = False
@@ -173,7 +195,10 @@ class Settings(BaseSettings):
     ] = False
     engine_cache: Annotated[
         Path | None,
-        Field(description="Folder of TensorRT's engines; default: engines in the data folder."),
+        Field(
+            description="Folder of networks compiled by TensorRT and OpenVINO; default: engines in "
+            "the data folder."
+        ),
     ] = None
     index_device: Annotated[
         Literal["cpu", "cuda"], Field(description="Where galleries are searched.")

@@ -6,7 +6,9 @@ Each contender is a process of its own, on the same models and photos, driven by
 in another process (load.py), in turn, round by round; loopback only, bounded in count and time.
 Closed loops of 1, 4, 16 and 64 clients, then open loops at 50, 80 and 120 % of the capacity that
 was found. `--models` names the folder of det_500m.onnx and w600k_mbf.onnx and brings in the peer;
-it is a comparison where PACK has the same two. Prints tables, writes results.json and a plot.
+it is a comparison where PACK has the same two. `--engines` serves the pack by each of several
+engines, as openvino:bf16 (LIKENESS_CPU_ENGINE:LIKENESS_CPU_PRECISION), side by side. Prints tables,
+writes results.json and a plot.
 """
 
 import argparse
@@ -67,6 +69,7 @@ class Contender:
     process: psutil.Process
     port: int
     path: str
+    engine: str = "–"
 
 
 @dataclass(slots=True)
@@ -74,6 +77,7 @@ class Run:
     """One run of the generator against one contender."""
 
     contender: str
+    engine: str
     load: str
     seconds: float
     answered: int
@@ -109,7 +113,11 @@ def main() -> None:
     console.print(results.environment, f"{len(photos)} photos")
     best = sweep(options, photos, results)
     with ExitStack() as stack:
-        contenders = [stack.enter_context(likeness(options, call)) for call in options.calls]
+        contenders = [
+            stack.enter_context(likeness(options, call, engine))
+            for call in options.calls
+            for engine in options.engines
+        ]
         if options.models:
             contenders.append(stack.enter_context(peer(options)))
         closed_loops(options, photos, contenders, results, best)
@@ -127,6 +135,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=100, help="photos taken from it, at random")
     parser.add_argument("--models", type=Path, help="brings in the peer")
     parser.add_argument("--calls", nargs="+", default=["embed"], choices=list(CALLS))
+    parser.add_argument("--engines", nargs="+", default=["auto"], help="ENGINE[:PRECISION]")
     parser.add_argument("--templates", type=int, default=100_000, help="to identify among")
     parser.add_argument("--clients", nargs="+", type=int, default=list(CLIENTS))
     parser.add_argument("--seconds", type=float, default=6, help="of one run")
@@ -149,7 +158,7 @@ def pick_photos(options: argparse.Namespace) -> list[str]:
 
 
 @contextmanager
-def likeness(options: argparse.Namespace, call: str) -> Iterator[Contender]:
+def likeness(options: argparse.Namespace, call: str, given: str) -> Iterator[Contender]:
     with tempfile.TemporaryDirectory() as folder:
         if call == "identify":
             fill(Path(folder), options)
@@ -157,9 +166,19 @@ def likeness(options: argparse.Namespace, call: str) -> Iterator[Contender]:
         command = [str(Path(sys.executable).with_name("likeness")), "serve", "--port", str(port)]
         settings = {"LIKENESS_PACK": options.pack, "LIKENESS_DATA_DIR": folder,
                     "LIKENESS_PROCESSES": options.processes}  # fmt: skip
+        if given != "auto":
+            engine, _, precision = given.partition(":")
+            settings |= {"LIKENESS_CPU_ENGINE": engine,
+                         "LIKENESS_CPU_PRECISION": precision or "auto"}  # fmt: skip
         name = "likeness" if call == "embed" else f"likeness {call}"
         with server(command, settings, f"http://127.0.0.1:{port}/readyz") as process:
-            yield Contender(name, process, port, CALLS[call])
+            yield Contender(name, process, port, CALLS[call], engine_of(port))
+
+
+def engine_of(port: int) -> str:
+    """What runs the networks, as the service says."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=30) as answer:
+        return str(json.load(answer)["provider"])
 
 
 @contextmanager
@@ -269,7 +288,8 @@ def closed_loops(
 def open_loops(
     options: argparse.Namespace, photos: list[str], contender: Contender, results: Results
 ) -> None:
-    closed = [run for run in results.runs if run.contender == contender.name]
+    key = (contender.name, contender.engine)
+    closed = [run for run in results.runs if (run.contender, run.engine) == key]
     capacity = max(
         statistics.median(run.rate for run in closed if run.load == load)
         for load in {run.load for run in closed}
@@ -313,6 +333,7 @@ def drive(contender: Contender, photos: list[str], plan: dict[str, Any], label: 
     cpu = (after - before) * 1000
     return Run(
         contender.name,
+        contender.engine,
         label,
         reported["spent_s"],
         len(reported["latencies_s"]),
@@ -348,19 +369,19 @@ def peak_mib(pid: int) -> float:
 def show(results: Results, ceilings: list[float]) -> None:
     top = statistics.median(ceilings)
     alone = statistics.median(results.ceilings["one thread, p50 ms"])
-    table = Table("load", "contender", "photos/s", "of ceiling", "x peer", "p50 ms", "p90", "p99",
-                  "CPU ms a photo", "generator", "peak MiB", "statuses",
+    table = Table("load", "contender", "engine", "photos/s", "of ceiling", "x peer", "p50 ms",
+                  "p90", "p99", "CPU ms a photo", "generator", "peak MiB", "statuses",
                   title=f"closed loop; ceiling {top:.1f}/s, alone {alone:.1f} ms")  # fmt: skip
     for load in dict.fromkeys(run.load for run in results.runs):
         rates = {}
-        for name in dict.fromkeys(run.contender for run in results.runs):
-            mine = [run for run in results.runs if (run.contender, run.load) == (name, load)]
-            rates[name] = middle(mine, "rate")
+        for key in dict.fromkeys((run.contender, run.engine) for run in results.runs):
+            mine = [r for r in results.runs if (r.contender, r.engine, r.load) == (*key, load)]
+            rates[key] = middle(mine, "rate")
             statuses: Counter[str] = sum((Counter(run.statuses) for run in mine), Counter())
             table.add_row(
-                load, name, f"{rates[name]:.1f}", f"{rates[name] / top:.2f}",
-                ratio_to_peer(results, load, rates[name]),
-                *(f"{middle(mine, key):.1f}" for key in ("p50_ms", "p90_ms", "p99_ms")),
+                load, *key, f"{rates[key]:.1f}", f"{rates[key] / top:.2f}",
+                ratio_to_peer(results, load, rates[key]),
+                *(f"{middle(mine, what):.1f}" for what in ("p50_ms", "p90_ms", "p99_ms")),
                 f"{middle(mine, 'cpu_ms_each'):.1f}",
                 f"{middle(mine, 'generator_cpu_ms_each'):.2f}",
                 f"{max(run.peak_mib for run in mine):.0f}", str(dict(statuses)),
@@ -383,8 +404,10 @@ def plot(results: Results, path: Path) -> None:
     rate, latency = figure.subplots(1, 2)
     closed = [run for run in results.runs if run.load.endswith("clients")]
     loads = list(dict.fromkeys(run.load for run in closed))
-    for name in dict.fromkeys(run.contender for run in closed):
-        mine = [[r for r in closed if (r.contender, r.load) == (name, load)] for load in loads]
+    for key in dict.fromkeys((run.contender, run.engine) for run in closed):
+        mine = [[r for r in closed if (r.contender, r.engine, r.load) == (*key, load)]
+                for load in loads]  # fmt: skip
+        name = ", ".join(key)
         rate.plot(loads, [middle(runs, "rate") for runs in mine], marker="o", label=name)
         latency.plot(loads, [middle(runs, "p99_ms") for runs in mine], marker="o", label=name)
     best = next(v for k, v in results.ceilings.items() if k.startswith("best"))

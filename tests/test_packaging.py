@@ -23,6 +23,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 _EXTRAS = {
     "cpu": ["cpu", "postgres", "parquet"],
+    "openvino": ["openvino", "postgres", "parquet"],
     "gpu": ["gpu", "postgres", "parquet"],
     "insightface": ["cpu", "postgres", "parquet", "insightface"],
     "gpu-insightface": ["gpu", "postgres", "parquet", "insightface"],
@@ -32,7 +33,12 @@ _EXTRAS = {
 }
 LOCK_EXTRAS = {lock: [*extras, "headless"] for lock, extras in _EXTRAS.items()}
 # What a lock leaves out of its extras, and the files that tell uv so.
-_EXCLUDES = {"gpu-insightface": ["gpu"], "export": ["export"], "dev": ["export"]}
+_EXCLUDES = {
+    "gpu-insightface": ["gpu"],
+    "openvino": ["openvino"],
+    "export": ["export"],
+    "dev": ["export"],
+}
 EXCLUDES = {lock: [*_EXCLUDES.get(lock, []), "headless"] for lock in LOCK_EXTRAS}
 # Distributions of one family install the same import package over one another.
 FAMILIES = {
@@ -42,6 +48,7 @@ FAMILIES = {
 }
 EXPECTED = {
     "cpu": {"onnxruntime", "opencv-python-headless", "faiss-cpu"},
+    "openvino": {"onnxruntime", "opencv-python-headless", "faiss-cpu"},
     "gpu": {"onnxruntime-gpu", "opencv-python-headless", "faiss-gpu-cuvs"},
     # Beside the service of either kind.
     "lab": {"opencv-python-headless"},
@@ -144,6 +151,11 @@ def test_pytorch_is_in_the_export_extra_alone() -> None:
     assert naming == ["export"]
     assert not any("torch" in line for line in PYPROJECT["project"]["dependencies"])
     assert all("torch" not in pins(read(lock)) for lock in LOCK_EXTRAS)
+
+
+def test_openvino_comes_without_what_reports_its_use() -> None:
+    """Its wheel asks for it, for a converter that is not used."""
+    assert pins(read("openvino")).keys() - pins(read("cpu")).keys() == {"openvino"}
 
 
 @locks

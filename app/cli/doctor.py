@@ -23,14 +23,14 @@ from app.gallery.gallery import DEFAULT_COLLECTION, Gallery
 from app.gallery.index_check import CopyCheck
 from app.index.device_rows import CudaDevice
 from app.index.port import PRECISION, GallerySize
-from app.inference.cuda import CPU_PROVIDER, gpu_name
+from app.inference.cuda import CUDA_PROVIDER, TENSORRT_PROVIDER, gpu_name
 from app.inference.pack_spec import ModelPack
 from app.services import Services, build_services, load_networks
 from app.settings import Settings
 
 # Distributions that own one module: two of a row break each other.
 RIVALS = (
-    ("onnxruntime", "onnxruntime-gpu"),
+    ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
     ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs"),
     ("opencv-python", "opencv-python-headless", "opencv-contrib-python",
      "opencv-contrib-python-headless"),
@@ -230,8 +230,8 @@ def _installation_alone(settings: Settings) -> list[tuple[str, str]]:
 
 
 def _runs_on(pipeline: FacePipeline) -> str:
-    """The provider, and on CUDA what a network of float32 is multiplied in."""
-    if pipeline.provider == CPU_PROVIDER:
+    """The provider or engine, and on CUDA what a network of float32 is multiplied in."""
+    if pipeline.provider not in (CUDA_PROVIDER, TENSORRT_PROVIDER):
         return pipeline.provider
     return f"{pipeline.provider}, {gpu_name()}; networks of float32 in TF32"
 
@@ -239,7 +239,8 @@ def _runs_on(pipeline: FacePipeline) -> str:
 def _installation(
     pack: ModelPack, pipeline: FacePipeline, shipped: Calibration | None
 ) -> list[tuple[str, str]]:
-    engines = [f"{name} {_version(name)}" for row in RIVALS for name in _installed(row)]
+    libraries = [*RIVALS, ("openvino",)]
+    engines = [f"{name} {_version(name)}" for row in libraries for name in _installed(row)]
     return [
         ("Likeness", f"{__version__} on Python {platform.python_version()}"),
         ("libraries", ", ".join(engines)),

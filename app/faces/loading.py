@@ -11,6 +11,7 @@ import onnxruntime as ort
 
 from app.errors import DeviceError, LikenessError, PackError
 from app.faces.detect import ARCHITECTURES, CandidateNetwork, Detector, framing_of
+from app.faces.drawn_face import drawn_face
 from app.faces.embed import Recogniser
 from app.faces.images import DirectNetwork, network_input
 from app.faces.landmarks import SCALE, SIDE, LandmarkRefiner
@@ -20,7 +21,10 @@ from app.faces.pipeline import AuxiliaryNetworks, FacePipeline
 from app.faces.quality import QualityNetwork
 from app.imaging import ImageLimits
 from app.inference.batching import BatchedModel
+from app.inference.compiled_networks import CompiledNetworks
+from app.inference.cpu_engine import CpuOptions, openvino_precision
 from app.inference.cuda import CPU_PROVIDER, CUDA_PROVIDER, CudaOptions
+from app.inference.openvino_model import OpenVinoModel
 from app.inference.pack_spec import LivenessSpec, ModelPack, QualitySpec, RecogniserSpec
 from app.inference.policy import CPU_POLICY, POLICIES, SchedulePolicy
 from app.inference.remote.client import NetworkClient, RemoteNetwork
@@ -44,10 +48,12 @@ def build_pipeline(
     orientation: OrientationLimits | None = None,
     *,
     remote: NetworkClient | None = None,
+    cpu: CpuOptions | None = None,
 ) -> FacePipeline:
     """Load a pack's networks, to be run as the policy of their provider says. With `orientation`,
     photos in which the detector is not sure of a face are also examined turned. `auto` takes a
-    device if it runs all networks, and else the CPU. `remote`: another process has the networks.
+    device if it runs all networks, and else the CPU. On a CPU the networks run as `cpu` says; None:
+    in ONNX Runtime. `remote`: another process has the networks.
 
     Raises PackError or DeviceError, and WorkerDied where the other process has ended.
     """
@@ -60,7 +66,7 @@ def build_pipeline(
                 return _build(pack, Device.CUDA, limits, options, orientation)
             except DeviceError as error:
                 log(logging.WARNING, "no usable GPU, running on the CPU", reason=error.detail)
-    return _build(pack, device, limits, options, orientation)
+    return _build(pack, device, limits, options, orientation, cpu=cpu)
 
 
 def _build(
@@ -69,9 +75,12 @@ def _build(
     limits: ImageLimits,
     options: CudaOptions,
     orientation: OrientationLimits | None,
+    *,
+    cpu: CpuOptions | None = None,
 ) -> FacePipeline:
     with ExitStack() as undo:
-        pipeline = LocalLoader(pack, undo, device, options).pipeline(limits, orientation)
+        loader = LocalLoader(pack, undo, device, options, cpu=cpu or CpuOptions())
+        pipeline = loader.pipeline(limits, orientation)
         undo.pop_all()
         return pipeline
 
@@ -153,6 +162,7 @@ class LocalLoader(Loader):
     device: Device
     options: CudaOptions
     serves: bool = False
+    cpu: CpuOptions = field(default_factory=CpuOptions, kw_only=True)
     served: dict[str, ServedNetwork] = field(default_factory=dict)
 
     def detector(self) -> Detector:
@@ -192,39 +202,49 @@ class LocalLoader(Loader):
         if self.serves:
             self.served[name] = served_network(name, network, (*size, 3), levels)
 
-    def _open(self, name: str, path: Path) -> OnnxModel:
-        # Any thread may run it, also while another records: so none of its runs is recorded.
-        network = OnnxModel(path, self.device, replace(self.options, graphs=False))
+    def _open(self, name: str, path: Path) -> OnnxModel | OpenVinoModel:
+        network = self._network(path)
         log(logging.INFO, "network loaded", network=name, runs_on=network.provider)
         self._note_nodes(name, network)
         return network
+
+    def _network(self, path: Path) -> OnnxModel | OpenVinoModel:
+        precision = openvino_precision(self.cpu) if self.device is Device.CPU else None
+        if precision is None:
+            # Any thread may run it, also while another records: so none of its runs is recorded.
+            return OnnxModel(path, self.device, replace(self.options, graphs=False))
+        kept = None if self.cpu.compiled is None else CompiledNetworks(self.cpu.compiled)
+        return OpenVinoModel(path, precision, self.cpu.streams, kept)
 
     def _note_nodes(self, name: str, network: Network) -> None:
         self.cpu_nodes.pop(name, None)
         if network.cpu_nodes:
             self.cpu_nodes[name] = network.cpu_nodes
 
-    def _runs(self, network: OnnxModel, size: tuple[int, int], scale: PixelScale) -> bool:
-        """Whether a network on a device runs a first image. Raises DeviceError if only the device
-        fails on it. If the CPU fails too, the network itself is wrong: the error of its user, such
-        as `Detector`, says what is expected."""
+    def _runs(
+        self, network: OnnxModel | OpenVinoModel, size: tuple[int, int], scale: PixelScale
+    ) -> bool:
+        """Whether a network on a device, or in OpenVINO, runs a first image. Raises DeviceError if
+        only these fail on it, or OpenVINO answers it otherwise than ONNX Runtime. If ONNX Runtime
+        fails on the CPU too, the network itself is wrong: the error of its user, such as
+        `Detector`, says what is expected."""
         if network.provider != CPU_PROVIDER:
-            images = np.zeros((1, *size, 3), np.uint8)
+            image = network_input(network, drawn_face(*size)[np.newaxis], scale)
             try:
-                network.try_out(network_input(network, images, scale))
+                network.try_out(image)
             except DeviceError:
                 raise
             except Exception:  # noqa: BLE001 - raised again by the user's own first run
                 return False
         return True
 
-    def _is_batched(self, network: OnnxModel) -> bool:
+    def _is_batched(self, network: Network) -> bool:
         return bool(self.policy.batch_sizes) and network.dynamic_batch
 
     def _batch(
         self,
         name: str,
-        network: OnnxModel,
+        network: Network,
         size: tuple[int, int],
         scale: PixelScale,
         *,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from app.inference.cpu_engine import OPENVINO_BF16, OPENVINO_FP32
 from app.inference.cuda import CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER
 
 
@@ -33,6 +34,8 @@ CUDA_POLICY = SchedulePolicy(
 )
 POLICIES: Mapping[str, SchedulePolicy] = {
     CPU_PROVIDER: CPU_POLICY,
+    OPENVINO_FP32: CPU_POLICY,
+    OPENVINO_BF16: CPU_POLICY,
     CUDA_PROVIDER: CUDA_POLICY,
     TENSORRT_PROVIDER: CUDA_POLICY,
 }

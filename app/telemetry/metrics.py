@@ -79,6 +79,13 @@ class Metrics:
         )  # fmt: skip
         self._lags: deque[tuple[float, float]] = deque()
 
+    def runs_on(self, provider: str) -> None:
+        """Count this process for what runs its networks."""
+        Gauge(
+            "likeness_processes_by_engine", "Processes by what runs their networks.", ["engine"],
+            registry=self.registry,
+        ).labels(provider).set(1)  # fmt: skip
+
     def observe(self, name: str, description: str, value: Callable[[], float]) -> None:
         """Add a gauge whose value is computed at each request of Prometheus."""
         Gauge(name, description, registry=self.registry).set_function(value)

@@ -17,6 +17,8 @@ def test_liveness_and_readiness(client: httpx.Client) -> None:
     assert client.get("/livez").json() == {"status": "alive"}
     ready = client.get("/readyz").json()
     assert (ready["status"], ready["provider"]) == ("ready", "CPUExecutionProvider")
+    metrics = client.get("/metrics").text
+    assert 'likeness_processes_by_engine{engine="CPUExecutionProvider"} 1.0' in metrics
     assert (ready["writes"], ready["upkeep"]) == ("accepted", "running")
     assert ready["erasure"] in ("done", "pending")
 

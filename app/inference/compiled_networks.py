@@ -1,0 +1,82 @@
+"""Networks that an engine has compiled for this CPU, kept in a folder for the next start."""
+
+import hashlib
+import logging
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.disk import files_in, own, private_folder, write_whole
+from app.telemetry.logs import log
+
+MOST_FILES, MOST_BYTES = 64, 512 * 1024 * 1024
+SUFFIX = ".compiled"
+_DIGEST = hashlib.sha256().digest_size
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledNetworks:
+    """A bounded folder of compiled networks, which several processes may use at a time.
+
+    Each file begins with the SHA-256 of the rest: an engine is never given a damaged one. A folder
+    that cannot be read or written costs the compilation and is logged; nothing is raised.
+    """
+
+    folder: Path
+    most_files: int = MOST_FILES
+    most_bytes: int = MOST_BYTES
+
+    def load(self, key: str) -> bytes | None:
+        """What was kept under `key`; None if there is nothing, or it is damaged."""
+        path = self._path(key)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._complain("read", error)
+            return None
+        network = content[_DIGEST:]
+        if hashlib.sha256(network).digest() != content[:_DIGEST]:
+            log(logging.WARNING, "a compiled network is damaged; compiling again", file=str(path))
+            return None
+        with suppress(OSError):
+            os.utime(path)  # the least recently used are removed first
+        return network
+
+    def keep(self, key: str, network: bytes) -> None:
+        """Keep a compiled network, and remove the least recently used beyond the bounds. Does
+        nothing while another process writes here."""
+        try:
+            private_folder(self.folder)
+            lock = own(self.folder / "lock")
+            if lock is None:
+                return
+            try:
+                write_whole(self._path(key), [hashlib.sha256(network).digest(), network])
+                self._remove_oldest()
+            finally:
+                os.close(lock)
+        except OSError as error:
+            self._complain("written", error)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}{SUFFIX}"
+
+    def _remove_oldest(self) -> None:
+        kept = [(path.stat(), path) for path in files_in(self.folder) if path.suffix == SUFFIX]
+        kept.sort(key=lambda one: one[0].st_mtime_ns, reverse=True)
+        total = 0
+        for number, (found, path) in enumerate(kept):
+            total += found.st_size
+            if number >= self.most_files or total > self.most_bytes:
+                path.unlink(missing_ok=True)
+
+    def _complain(self, done: str, error: OSError) -> None:
+        log(
+            logging.WARNING,
+            f"compiled networks cannot be {done}; each start compiles them again",
+            folder=str(self.folder),
+            reason=str(error),
+        )

@@ -1,0 +1,195 @@
+"""Networks that OpenVINO runs on the CPU, and the proof that they answer as ONNX Runtime does.
+
+The runtime is imported only where it is used: it comes with the extra `openvino`.
+"""
+
+import hashlib
+import re
+import threading
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.errors import DeviceError
+from app.inference.compiled_networks import CompiledNetworks
+from app.inference.cpu_engine import PROVIDERS, Cpu
+from app.inference.session import OnnxModel
+from app.settings import CpuPrecision, Device
+from app.types import FloatArray
+
+_HINTS = {CpuPrecision.FP32: "f32", CpuPrecision.BF16: "bf16"}
+# The lowest cosine of an output to ONNX Runtime's, and how much its length may differ. The drawn
+# face is answered with .9998 in bf16 by the default recogniser. Of a network with several outputs,
+# a detector, less is asked: most of what it answers is for places without a face (lowest: .957).
+MINIMUM_COSINE = {CpuPrecision.FP32: 0.9999, CpuPrecision.BF16: 0.995}
+LARGEST_DIFFERENCE = {CpuPrecision.FP32: 0.001, CpuPrecision.BF16: 0.05}
+OF_HEADS = (0.9, 0.2)
+
+
+class OpenVinoModel:
+    """One network, compiled once and safe to run from several threads at a time."""
+
+    batches_itself = False
+    cpu_nodes: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        path: Path,
+        precision: CpuPrecision,
+        streams: int = 1,
+        compiled: CompiledNetworks | None = None,
+    ) -> None:
+        """Load `path` to be run in `precision` on `streams` threads, each with a run of its own.
+        Raises PackError (bad file) or DeviceError (OpenVINO cannot run it)."""
+        self.path = path
+        self.precision = precision
+        self.provider = PROVIDERS[precision]
+        try:
+            self._model = _compiled(path, precision, streams, compiled)
+            first = self._model.inputs[0]
+            self.output_names: list[str] = [one.get_any_name() for one in self._model.outputs]
+        except Exception as error:  # OpenVINO raises RuntimeError and types of its own
+            OnnxModel(path, Device.CPU)  # a file that nothing can run is no fault of OpenVINO's
+            raise DeviceError(_advice(path, f"does not load: {_short(error)}")) from error
+        self._sides: list[int | None] = [
+            None if side.is_dynamic else side.get_length() for side in first.partial_shape
+        ]
+        self.takes_pixels: bool = first.element_type.get_type_name() == "u8"
+        self._own = threading.local()
+
+    @property
+    def dynamic_batch(self) -> bool:
+        """Whether the network takes more than one image at a time."""
+        return self._sides[0] is None
+
+    @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        """Height and width of the images where the network takes no others."""
+        height, width = self._sides[1:3] if self.takes_pixels else self._sides[2:4]
+        return None if height is None or width is None else (height, width)
+
+    @property
+    def _limits(self) -> tuple[float, float]:
+        """The lowest cosine and the largest difference of the length that pass the proof."""
+        if len(self.output_names) > 1 and self.precision is CpuPrecision.BF16:
+            return OF_HEADS
+        return MINIMUM_COSINE[self.precision], LARGEST_DIFFERENCE[self.precision]
+
+    def run(self, batch: NDArray[Any]) -> list[FloatArray]:
+        """Run the network on (n, 3, height, width) float32, or on (n, height, width, 3) uint8 where
+        it takes pixels; all outputs in their order."""
+        request = getattr(self._own, "request", None)
+        if request is None:
+            request = self._own.request = self._model.create_infer_request()
+        request.infer({0: np.ascontiguousarray(batch)}, share_inputs=True)
+        # Copied: the next run of this thread writes to the same memory.
+        return [np.array(request.get_output_tensor(i).data) for i in range(len(self.output_names))]
+
+    def try_out(self, batch: NDArray[Any]) -> None:
+        """Run a batch here and in ONNX Runtime and compare the outputs. Raises DeviceError for a
+        difference, and what ONNX Runtime raises where it cannot run the batch either."""
+        reference = OnnxModel(self.path, Device.CPU)
+        expected = dict(zip(reference.output_names, reference.run(batch), strict=True))
+        try:
+            found = dict(zip(self.output_names, self.run(batch), strict=True))
+        except Exception as error:
+            reason = f"does not run with a batch of {len(batch)} images: {_short(error)}"
+            raise DeviceError(_advice(self.path, reason)) from error
+        if list(found) != list(expected):
+            raise DeviceError(_advice(self.path, f"has the outputs {', '.join(found)}"))
+        for name, output in found.items():
+            if fault := _difference(output, expected[name], *self._limits):
+                raise DeviceError(_advice(self.path, f"answers wrongly: {name} has {fault}"))
+
+
+def _difference(
+    found: FloatArray, expected: FloatArray, lowest: float, largest: float
+) -> str | None:
+    """What is wrong with an output; None if it is near enough."""
+    if found.shape != expected.shape:
+        return f"the shape {found.shape} instead of {expected.shape}"
+    ours, theirs = (one.ravel().astype(np.float64) for one in (found, expected))
+    if not np.isfinite(ours).all():
+        return "numbers that are not finite"
+    length, wanted = np.linalg.norm(ours), np.linalg.norm(theirs)
+    if not wanted or not length:
+        return None if length == wanted else f"the length {length:.3g} instead of {wanted:.3g}"
+    cosine = float(ours @ theirs / length / wanted)
+    if cosine < lowest:
+        return f"a cosine of {cosine:.5f} to ONNX Runtime's, below {lowest}"
+    if abs(length / wanted - 1) > largest:
+        return f"{length / wanted:.3f} of the length of ONNX Runtime's"
+    return None
+
+
+def _advice(path: Path, reason: str) -> str:
+    """A sentence for the operator about a network, and one about what to do."""
+    return (
+        f"OpenVINO {_runtime().version} cannot be used: {path.name} {reason}. "
+        "Set LIKENESS_CPU_ENGINE=onnxruntime to do without it."
+    )
+
+
+def _short(error: Exception) -> str:
+    """What an error of OpenVINO says, without places in its source and advice to its developers."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    kept = [
+        line for line in lines if line and not line.startswith(("Exception from", "Check ", "To "))
+    ]
+    return " ".join(kept)[:300].rstrip(".") or type(error).__name__
+
+
+@dataclass(frozen=True, slots=True)
+class _Runtime:
+    """OpenVINO, of which a process has one."""
+
+    core: Any
+    version: str
+    # All that a compiled network depends on but itself.
+    place: str
+
+
+@lru_cache(maxsize=1)
+def _runtime() -> _Runtime:
+    import openvino  # noqa: PLC0415 - only the extra `openvino` brings it
+
+    core = openvino.Core()
+    names = [core.get_property("CPU", "FULL_DEVICE_NAME")]
+    names += sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    cpu = Cpu.of_this_machine()
+    names += [cpu.vendor, *sorted(cpu.flags)]
+    digest = hashlib.sha256(" ".join(names).encode()).hexdigest()[:16]
+    version = re.match(r"[\d.]*\d", openvino.__version__)
+    number = version.group(0) if version else "unknown"
+    full = re.sub(r"[^A-Za-z0-9.]+", "-", openvino.__version__)[:40]
+    return _Runtime(core, number, f"{full}-{digest}")
+
+
+def _compiled(
+    path: Path, precision: CpuPrecision, streams: int, kept: CompiledNetworks | None
+) -> Any:
+    """The network, ready to run: as an earlier start compiled it, or compiled here."""
+    runtime = _runtime()
+    options = {
+        "INFERENCE_PRECISION_HINT": _HINTS[precision],
+        # One photo a worker, one thread a photo: streams have one thread each, bound to no core.
+        "NUM_STREAMS": streams,
+        "INFERENCE_NUM_THREADS": streams,
+        "ENABLE_CPU_PINNING": False,
+    }
+    content = path.read_bytes()
+    network = hashlib.sha256(content).hexdigest()[:32]
+    key = f"{network}-{precision.value}-{streams}-{runtime.place}"
+    if kept is not None and (found := kept.load(key)) is not None:
+        try:
+            return runtime.core.import_model(found, "CPU", options)
+        except Exception:  # noqa: BLE001, S110 - OpenVINO refuses it: compile, and replace it
+            pass
+    model = runtime.core.compile_model(runtime.core.read_model(content), "CPU", options)
+    if kept is not None:
+        kept.keep(key, model.export_model().getvalue())
+    return model

@@ -1,0 +1,204 @@
+"""ONNX Runtime and OpenVINO on this CPU: time of each network, and error rates of both.
+
+    python benchmarks/engines.py time [--pack default]
+    python benchmarks/engines.py embed CACHE --data ../shared/data    # minutes an engine; once
+    python benchmarks/engines.py rates CACHE
+    python benchmarks/engines.py recall --data ../shared/data
+
+`time` runs each network in all engines in turn, on one thread: medians of the milliseconds and of
+the ratio to ONNX Runtime. `embed` analyses LFW's photos of the developers' half of the people by
+whole pipelines; `rates` compares them by the protocol of landmarks.py (whose words say how TPIR and
+FNMR are counted), the engines among themselves and mixed: templates of one, probes of the other.
+`recall` counts what detectors find of WIDER's labelled faces. CACHE holds biometric data.
+"""
+
+import argparse
+import random
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import landmarks
+import numpy as np
+from degraded_faces import is_development
+
+from app.decision.calibration_file import pack_orientation
+from app.decision.policy import FaceSelection, select_box
+from app.faces.drawn_face import drawn_face
+from app.faces.images import to_blob
+from app.faces.landmarks import SCALE, SIDE
+from app.faces.loading import build_pipeline
+from app.faces.pipeline import FacePipeline, run_to_completion
+from app.imaging import ImageLimits
+from app.index.port import PRECISION
+from app.inference.cpu_engine import Cpu, CpuOptions
+from app.inference.openvino_model import OpenVinoModel
+from app.inference.pack_spec import ModelPack
+from app.inference.packs import load_pack
+from app.inference.session import OnnxModel
+from app.lab.evaluation.labels import read_faces, read_label_noise
+from app.lab.evaluation.pairs_and_boxes import detection_figures
+from app.lab.evaluation.protocol import Analyser, detect_photos
+from app.settings import CpuEngine, CpuPrecision, Device
+from app.types import FloatArray, PixelScale
+
+ENGINES = {
+    "ONNX Runtime fp32": CpuOptions(),
+    "OpenVINO fp32": CpuOptions(CpuEngine.OPENVINO, CpuPrecision.FP32),
+    "OpenVINO bf16": CpuOptions(CpuEngine.OPENVINO, CpuPrecision.BF16),
+}
+ROUNDS = 60
+
+
+def main() -> None:
+    options = arguments()
+    {"time": times, "embed": embed, "rates": rates, "recall": recall}[options.command](options)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A network and the images (n, height, width, 3) that it is timed with."""
+
+    name: str
+    path: Path
+    shape: tuple[int, int, int]
+    scale: PixelScale
+
+
+def cases(pack: ModelPack) -> list[Case]:
+    spec = pack.recogniser
+    scale = PixelScale(spec.mean, spec.std, rgb=spec.colour == "rgb")
+    detector, recogniser = pack.detector_path, pack.recogniser_path
+    pixels = PixelScale(0.0, 1.0, rgb=True)
+    faces = [Case("recogniser", recogniser, (n, 112, 112), scale) for n in (1, 2, 8)]
+    if pack.landmarks is not None:
+        faces.append(Case("landmarks", pack.path(pack.landmarks), (2, SIDE, SIDE), SCALE))
+    sizes = ((320, 320), (480, 640), (640, 640))
+    return [*faces, *(Case("detector", detector, (1, *size), pixels) for size in sizes)]
+
+
+def times(options: argparse.Namespace) -> None:
+    """Print a row for each network and size of its input."""
+    cpu = Cpu.of_this_machine()
+    print(f"{cpu.vendor}, {sorted(f for f in cpu.flags if 'bf16' in f or 'amx' in f)}")
+    print(f"| network | input | {' | '.join(ENGINES)} |\n|---|---|{'---|' * len(ENGINES)}")
+    for case in cases(load_pack(options.pack)):
+        count, height, width = case.shape
+        images = np.stack([drawn_face(height, width)] * count)
+        batch = to_blob(images, case.scale.mean, case.scale.std, rgb=case.scale.rgb)
+        networks = [
+            OnnxModel(case.path, Device.CPU),
+            OpenVinoModel(case.path, CpuPrecision.FP32),
+            OpenVinoModel(case.path, CpuPrecision.BF16),
+        ]
+        measured = np.array([[timed(one, batch) for one in networks] for _ in range(ROUNDS)])[5:]
+        ratios = np.median(measured / measured[:, :1], axis=0)
+        medians = np.median(measured, axis=0)
+        cells = [f"{ms:.2f} (x {r:.2f})" for ms, r in zip(medians, ratios, strict=True)]
+        print(f"| {case.name} | {count} x {height} x {width} | {' | '.join(cells)} |", flush=True)
+
+
+def timed(network: OnnxModel | OpenVinoModel, batch: FloatArray) -> float:
+    began = time.perf_counter()
+    network.run(batch)
+    return 1000 * (time.perf_counter() - began)
+
+
+def pipeline_of(options: argparse.Namespace, engine: str) -> FacePipeline:
+    pack = load_pack(options.pack)
+    limits = pack_orientation(pack, PRECISION)
+    cpu = ENGINES[engine]
+    return build_pipeline(pack, Device.CPU, ImageLimits(), orientation=limits, cpu=cpu)
+
+
+# --- error rates -----------------------------------------------------------------------------
+
+
+def embed(options: argparse.Namespace) -> None:
+    """Write CACHE/ENGINE.npz: the embedding of each photo's central face."""
+    options.cache.mkdir(parents=True, exist_ok=True)
+    folder = options.data / "lfw" / "images"
+    photos = sorted(str(path.relative_to(folder)) for path in folder.glob("*/*.jpg"))
+    by_person: dict[str, list[str]] = {}
+    for photo in photos:
+        by_person.setdefault(photo.split("/")[0], []).append(photo)
+    chosen = [person for person in by_person if is_development(person)]
+    random.Random(7).shuffle(chosen)  # what a run that was ended has done is a sample of people
+    photos = [photo for person in chosen for photo in by_person[person]]
+    central = partial(select_box, selection=FaceSelection.CENTRE)
+    engines = [name for name in ENGINES if name in options.engines]
+    pipelines = {name: pipeline_of(options, name) for name in engines}
+    found: dict[str, list[FloatArray]] = {name: [] for name in engines}
+    for done, photo in enumerate(photos, 1):
+        data = (folder / photo).read_bytes()
+        for name, pipeline in pipelines.items():
+            face = run_to_completion(pipeline.steps(data, max_faces=100, selector=central)).faces[0]
+            assert face.embedding is not None
+            found[name].append(face.embedding)
+        if done % 100 == 0 or done == len(photos):
+            print(f"{done} of {len(photos)} photos", flush=True)
+            for name, rows in found.items():
+                file = options.cache / f"{name}.npz"
+                np.savez(file, photos=np.array(photos[:done]), embeddings=np.stack(rows))
+
+
+def rates(options: argparse.Namespace) -> None:
+    """Print a row for each way to make templates and probes."""
+    caches = {name: options.cache / f"{name}.npz" for name in ENGINES}
+    found = {name: np.load(path) for name, path in caches.items() if path.exists()}
+    first, *others = found
+    noise = read_label_noise(landmarks.NOISE)
+    photos = found[first]["photos"]
+    rows = np.array([photo not in noise.images for photo in photos])
+    vectors = {name: one["embeddings"][rows] for name, one in found.items()}
+    people = landmarks._people([photo.split("/")[0] for photo in photos[rows]], noise)
+    print(
+        f"{rows.sum()} photos, {len(people.enrolled)} enrolled, {len(people.strangers)} strangers"
+    )
+    for name in others:
+        cosines = (vectors[first] * vectors[name]).sum(axis=1)
+        low = " ".join(f"{np.quantile(cosines, q):.5f}" for q in (0, 0.001, 0.01, 0.5))
+        print(f"cosine of {name} to {first}: lowest, 0.1 %, 1 %, median: {low}")
+    ways = [(name, name) for name in found] + [(first, name) for name in others]
+    print("| templates | probes | TPIR at FPIR 1 % | difference | FNMR at FMR 1e-4 |")
+    print("|---|---|---|---|---|")
+    base = None
+    for one, other in ways:
+        result = landmarks._search(people, vectors[one], vectors[other])
+        base = base or result
+        fnmr = landmarks._fnmr(people, vectors[one], vectors[other])
+        print(
+            f"| {one} | {other} | {100 * landmarks._tpir(result, people, None):.2f} | "
+            f"{landmarks._difference(base, result, people)} | {100 * fnmr:.2f} |",
+            flush=True,
+        )
+
+
+def recall(options: argparse.Namespace) -> None:
+    """Print what each engine's detector finds of WIDER's faces."""
+    wider = options.data / "wider"
+    labelled = read_faces(wider / "faces.csv")
+    for name in options.engines:
+        analyser = Analyser(pipeline_of(options, name))
+        figures = detection_figures(
+            "faces.csv", detect_photos(analyser, wider / "images", labelled)
+        )
+        found = ", ".join(
+            f">= {one.min_side} px {100 * one.recall:.1f} %" for one in figures.recall
+        )
+        print(f"{name}: {found}; {figures.unmatched} unmatched", flush=True)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("command", choices=["time", "embed", "rates", "recall"])
+    parser.add_argument("cache", nargs="?", type=Path, default=Path("data/benchmarks/engines"))
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--pack", default="default")
+    parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=list(ENGINES))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
