@@ -128,6 +128,7 @@ def test_too_few_people_leave_the_pack_s_in_use(gallery: Gallery) -> None:
 def test_of_nothing_and_of_another_space(gallery: Gallery, tmp_path: Path) -> None:
     with pytest.raises(CollectionNotFound):
         calibrate_collection(gallery, "nowhere", np.random.default_rng(0))
+    fill(gallery, 1)
     other = open_gallery(tmp_path / "likeness.db", "es-other")
     with pytest.raises(EmbeddingSpaceMismatch):
         calibrate_collection(other, "default", np.random.default_rng(0))
