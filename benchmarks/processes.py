@@ -142,6 +142,7 @@ def service(
         stand_in = {
             "LIKENESS_DEVICE": "cuda",
             "STANDIN_DEVICE": "cuda",
+            "STANDIN_SIZES": "1,8",
             "STANDIN_MS": str(DEVICE_MS),
             "STANDIN_MS_AN_IMAGE": str(DEVICE_MS_AN_IMAGE),
             "STANDIN_DECODE_MS": str(DECODE_MS),
