@@ -77,6 +77,7 @@ def test_a_covered_face_is_marked_and_listed(open_gallery: Any) -> None:
     assert answer["degraded"][0]["covering"] == pytest.approx(masked["covering"], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_only_two_covered_faces_are_less_similar_for_it(open_gallery: Any) -> None:
     photo = open_gallery.photo("obama.jpg")
     (found,) = open_gallery.client.post("/v1/embed", files={"image": photo}).json()["faces"]

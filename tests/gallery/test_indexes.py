@@ -122,6 +122,7 @@ class TestClosing:
         assert open_names(gallery) == {"default"}
         assert nearest(gallery, "a", drawn(1, seed=9)[0]) == "new"
 
+    @pytest.mark.slow
     def test_many_threads_over_few_places(self, open_gallery: Open) -> None:
         gallery = open_gallery()
         names = [f"c{number}" for number in range(6)]

@@ -307,6 +307,7 @@ def test_few_large_photos_are_read_ahead(
     assert most[0] <= usable_cores() * module.AT_LEAST_AHEAD + 3
 
 
+@pytest.mark.slow
 def test_embeddings_of_many_people(run: Run, services: Services) -> None:
     rows = embeddings(2_501, services.pack.recogniser.dimension)
     reported = run(rows)

@@ -213,6 +213,7 @@ def test_a_migration_composes_ids_and_merges_no_persons(empty_url: str, directio
         store.persons.get("default", COMPOSED)
 
 
+@pytest.mark.slow
 def test_a_page_of_large_metadata_ends_early(
     engine: Engine, store: Store, directions: Draw
 ) -> None:
