@@ -63,7 +63,8 @@ def csv_rows(lines: TextIO, name: str, context: TableContext) -> Iterator[Row]:
             record = next(reader, None)
             if record is None:
                 return
-            if not any(chain(*record.values())):  # of text, or of the list of fields too many
+            # A value is text, None if the row is short, or the list of fields too many.
+            if not any(any(value or ()) for value in record.values()):
                 continue
             place = f"{name}:{reader.line_num}"
             if None in record:  # more fields than columns

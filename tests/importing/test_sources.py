@@ -307,8 +307,10 @@ def make_tar(path: Path, files: dict[str, bytes]) -> Path:
 @pytest.mark.parametrize("separator", [";", "\t"])
 @pytest.mark.parametrize("archived", [False, True])
 def test_a_table_of_a_spreadsheet(folder: Path, separator: str, archived: bool) -> None:
-    """With a byte order mark, the separator of the country, and empty rows at its end."""
-    lines = ["person_id,image,note", "ada,ada\\one.jpg,Größe", "bob,bob/one.jpg,", ",,", ",,,,"]
+    """With a byte order mark, the separator of the country, and empty rows at its end, of as many
+    fields as the table has, of more, and of fewer."""
+    lines = ["person_id,image,note", "ada,ada\\one.jpg,Größe", "bob,bob/one.jpg,"]
+    lines += [",,", ",,,,", ","]
     content = "".join(f"{line}\r\n" for line in lines).replace(",", separator)
     table = folder / "people.csv"
     table.write_bytes(content.encode("utf-8-sig"))
