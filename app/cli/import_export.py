@@ -1,7 +1,5 @@
-"""/root/.pyenv/libexec/pyenv-hooks: line 24: enable: cannot open shared object
-/root/.pyenv/libexec/pyenv-realpath.dylib: /root/.pyenv/libexec/pyenv-realpath.dylib: cannot open
-shared object file: No such file or directory
-"""
+"""`likeness import SOURCE…`: many photos, or embeddings, into a collection. `likeness export FILE`:
+a collection as a file that `likeness import` takes back."""
 
 import hashlib
 import itertools

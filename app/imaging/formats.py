@@ -1,7 +1,4 @@
-"""/root/.pyenv/libexec/pyenv-hooks: line 24: enable: cannot open shared object
-/root/.pyenv/libexec/pyenv-realpath.dylib: /root/.pyenv/libexec/pyenv-realpath.dylib: cannot open
-shared object file: No such file or directory
-"""
+"""Which format a photo has, by its first bytes, and what its header says of its size."""
 
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
-"""/root/.pyenv/libexec/pyenv-hooks: line 24: enable: cannot open shared object
-/root/.pyenv/libexec/pyenv-realpath.dylib: /root/.pyenv/libexec/pyenv-realpath.dylib: cannot open
-shared object file: No such file or directory
-"""
+"""The reports of imports: what they have about a person is erased with the person, and read for an
+answer to that person."""
 
 import json
 import logging

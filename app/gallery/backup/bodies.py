@@ -1,7 +1,5 @@
-"""/root/.pyenv/libexec/pyenv-hooks: line 24: enable: cannot open shared object
-/root/.pyenv/libexec/pyenv-realpath.dylib: /root/.pyenv/libexec/pyenv-realpath.dylib: cannot open
-shared object file: No such file or directory
-"""
+"""A database's rows as the bodies of a backup, and the way back: one state of the database
+is written, and all of it is read back, or nothing is changed."""
 
 import secrets
 from collections import Counter
