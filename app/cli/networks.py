@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import signal
 import socket
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -31,6 +32,21 @@ class NetworkProcess:
         self._registry = CollectorRegistry()
         self._registry.register(batches)
         self.ended = asyncio.Event()
+        self._signals = 0
+
+    def heed_signals(self, link: Link) -> None:
+        """SIGTERM asks the parent to replace this process. A manager of services may send it to all
+        processes at a time, and those that answer requests still need this one then."""
+
+        def heed() -> None:
+            self._signals += 1
+            if self._signals > 1:
+                self.end_at_once()
+            else:
+                link.leave()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, heed)
 
     def new_protocol(self) -> asyncio.Protocol:
         raise RuntimeError("a connection was handed to the process that runs the networks")
@@ -71,6 +87,7 @@ async def _serve(link: Link, settings: Settings, openings: socket.socket, undo: 
     server.open()
     gc.freeze()
     gc.enable()
+    process.heed_signals(link)
     link.open(process, {METRICS: process.metrics}, pipeline.provider)
     try:
         await process.ended.wait()

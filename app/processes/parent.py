@@ -153,7 +153,7 @@ class Parent:
     def _on_channel(self, child: Child) -> None:
         if not child.read_channel():
             self._forget_socket(child.channel)
-        elif child.wants_to_leave and child.state is State.SERVING:
+        elif child.wants_to_leave and child.state is State.SERVING and self._stop_at is None:
             log(logging.INFO, "a process was asked to end", process=child.pid)
             self._leave(child)
 
@@ -334,6 +334,9 @@ class Parent:
             child.kill()
         for child in self._in(State.SERVING):
             child.order(STOP)
+        for child in self._in(State.LEAVING, Role.NETWORKS):  # the others need it until they end
+            child.enter(State.SERVING)
+            child.end_at = None
 
     def _end_all(self) -> None:
         """Accept what has connected already, then nothing more."""

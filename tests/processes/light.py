@@ -17,10 +17,11 @@ from typing import Any
 import uvloop
 
 from app.processes.link import Link, end_with
-from app.processes.messages import METRICS, READY
+from app.processes.messages import METRICS, NETWORKS, READY
 from app.processes.parent import Parent
 from app.processes.plan import Plan
 from app.processes.shared_records import SharedRecords
+from app.telemetry.metrics import BatchSizes
 
 ASKED = {"/sum": METRICS, "/ready": READY}
 HEAD = "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: {}\r\n\r\n"
@@ -105,6 +106,17 @@ async def serve(link: Link) -> None:
     link.close(last)
 
 
+async def serve_nothing(link: Link) -> None:
+    """As the process that runs the networks, without networks."""
+    from app.cli.networks import NetworkProcess
+
+    process = NetworkProcess(BatchSizes(dict))
+    process.heed_signals(link)
+    link.open(process, {METRICS: process.metrics}, "networks")
+    await process.ended.wait()
+    link.close(await process.metrics())
+
+
 def child(arguments: str, channel: int, control: int, records: int, column: int, _: int) -> None:
     given = json.loads(arguments)
     if given.get("fails"):
@@ -113,7 +125,7 @@ def child(arguments: str, channel: int, control: int, records: int, column: int,
     SharedRecords(records, column)
     link = Link(socket.socket(fileno=channel), socket.socket(fileno=control))
     run = asyncio.run if given["asyncio"] else uvloop.run
-    run(serve(link))
+    run(serve_nothing(link) if given.get("role") == NETWORKS else serve(link))
 
 
 def say(text: object) -> None:
@@ -128,6 +140,7 @@ def parent(arguments: str) -> int:
     say(listener.getsockname()[1])
     command = [sys.executable, "-m", "tests.processes.light", "child"]
     of_child = {"fails": given.get("fails", 0), "asyncio": given.get("asyncio", False)}
+    of_networks = [*command, json.dumps({"parent": os.getpid(), **of_child, "role": NETWORKS})]
     command.append(json.dumps({"parent": os.getpid(), **of_child}))
     plan = Plan(
         command,
@@ -135,6 +148,7 @@ def parent(arguments: str) -> int:
         given.get("drain_s", 0.3),
         given.get("finish_s", 10.0),
         given.get("silent_s", 30.0),
+        of_networks if given.get("networks") else None,
     )
     return Parent(plan, [listener], say).run()
 

@@ -232,6 +232,49 @@ def test_a_second_signal_ends_at_once() -> None:
         assert psutil.wait_procs(children, PATIENCE_S)[1] == []
 
 
+def networks_of(started: Service) -> psutil.Process:
+    """The process that runs the networks, once it can be asked."""
+    until(lambda: "likeness_batches" in started.ask("/sum"))
+    children = psutil.Process(started.process.pid).children()
+    (found,) = [one for one in children if any('"networks"' in part for part in one.cmdline())]
+    return found
+
+
+@pytest.mark.parametrize("to_all", [True, False])
+def test_networks_are_there_until_those_that_need_them_have_ended(to_all: bool) -> None:
+    """Also where a manager of services sends its signal to all processes (systemd does)."""
+    with service(networks=True, drain_s=600.0) as started:
+        networks, kept = networks_of(started), started.connect()
+        if to_all:
+            networks.terminate()
+        started.send(signal.SIGTERM)
+
+        def is_draining() -> bool:
+            kept.request("GET", "/")
+            response = kept.getresponse()
+            response.read()
+            return response.getheader("connection") == "close"
+
+        until(is_draining)
+        children = psutil.Process(started.process.pid).children()
+        assert networks in children
+        assert networks.status() != psutil.STATUS_ZOMBIE
+        for one in children:
+            if one != networks:
+                one.kill()
+        assert psutil.wait_procs(children, PATIENCE_S)[1] == []
+        assert started.ends() == 0
+
+
+def test_networks_are_replaced_by_a_signal() -> None:
+    with service(networks=True) as started:
+        first = networks_of(started)
+        first.terminate()
+        until(lambda: not first.is_running() or first.status() == psutil.STATUS_ZOMBIE)
+        until(lambda: len(psutil.Process(started.process.pid).children()) == 3)
+        assert networks_of(started) != first
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="prctl is Linux's")
 def test_children_end_with_their_parent() -> None:
     with service() as started:
