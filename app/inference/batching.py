@@ -176,6 +176,8 @@ class BatchedModel:
         finally:
             with self._lock:
                 batch.writing -= 1
+                if batch.refused and not batch.writing:
+                    self._give_back(batch)
                 self._arrived.notify_all()
 
     def _await_room(self, deadline: float) -> Batch:
@@ -292,17 +294,22 @@ class BatchedModel:
             self._emptied.notify_all()
             if not self._arrived.wait_for(lambda: not batch.writing, ANSWER_TIMEOUT_S):
                 self._refuse(batch.shares)
+                batch.refused = True
                 raise WorkerDied("An image did not come into its batch in time.")
             return batch
 
     def _recycle(self, batch: Batch) -> None:
         with self._lock:
-            batch.clear()
-            if self._gathering is None:
-                self._gathering = batch
-                self._emptied.notify_all()
-            else:
-                self._free.append(batch)
+            self._give_back(batch)
+
+    def _give_back(self, batch: Batch) -> None:
+        """Let a batch gather images again. Under the lock."""
+        batch.clear()
+        if self._gathering is None:
+            self._gathering = batch
+            self._emptied.notify_all()
+        else:
+            self._free.append(batch)
 
     def _answer(self, lane: Mapping[int, OnnxModel], batch: Batch) -> None:
         try:

@@ -26,10 +26,11 @@ class Batch:
         self.buffer = HostBuffer((capacity, *shape), page_locked=page_locked)
         self.shares: list[Share] = []
         self.writing = 0  # callers that have a place and have not filled it yet
+        self.refused = False  # because one of these takes too long; the last one gives it back
 
     @property
     def taken(self) -> int:
         return sum(share.count for share in self.shares)
 
     def clear(self) -> None:
-        self.shares = []
+        self.shares, self.refused = [], False

@@ -257,6 +257,34 @@ def test_a_place_whose_writer_fails_delays_nobody(fragile: BatchedModel) -> None
     assert fragile.run(images(4))[0].tolist() == [[8.0]]
 
 
+def test_a_writer_that_takes_too_long_costs_its_batch_no_place_for_ever(
+    fragile: BatchedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As often as there are buffers: each gathers again once nobody writes into it any more."""
+    may_end = threading.Event()
+
+    def hang(place: Image) -> None:
+        assert may_end.wait(PATIENCE_S)
+
+    monkeypatch.setattr("app.inference.batching.ANSWER_TIMEOUT_S", 0.05)
+    with ThreadPoolExecutor(2) as threads:
+        for _ in fragile._buffers:
+            gathering = fragile._gathering
+            assert gathering is not None
+            hanging = threads.submit(fragile.run_placed, hang)
+            until(lambda batch=gathering: batch.writing)
+            beside = threads.submit(fragile.run, images(1))  # for which the batch is collected
+            until(lambda batch=gathering: batch.refused)
+            may_end.set()
+            for one in (hanging, beside):
+                with pytest.raises(WorkerDied):
+                    one.result(PATIENCE_S)
+            may_end.clear()
+    monkeypatch.setattr("app.inference.batching.ANSWER_TIMEOUT_S", PATIENCE_S)
+    assert len(fragile._free) == len(fragile._buffers) - 1
+    assert fragile.run(images(4))[0].tolist() == [[8.0]]
+
+
 def test_one_bad_image_fails_alone_in_its_batch(fragile: BatchedModel, network: Fragile) -> None:
     network.may_run.clear()
     with ThreadPoolExecutor(4) as threads:
