@@ -46,7 +46,7 @@ class Reply:
 
     def encoded(self) -> bytes:
         """As it is sent."""
-        return bytes([self.status]) + self.text.encode()[:_TEXT_BYTES]
+        return bytes([self.status]) + self.text.encode(errors="replace")[:_TEXT_BYTES]
 
 
 def request_of(message: bytes) -> Request:

@@ -33,7 +33,8 @@ LARGE, SMALL = (32, 32, 3), (8, 8, 3)
 
 
 class Doubling:
-    """A network that fails on 13 and answers nothing to 99 until it may."""
+    """A network that fails on 13 and on 14, where its error names a file as the system has it, and
+    answers nothing to 99 until it may."""
 
     output_names: list[str] = ["out"]  # noqa: RUF012
     cpu_nodes = ()
@@ -44,6 +45,8 @@ class Doubling:
     def submit(self, images: Image) -> list[Future[list[FloatArray]]]:
         if (images == 13).any():
             raise ValueError("unlucky")
+        if (images == 14).any():
+            raise ValueError(os.fsdecode(b"caf\xe9.onnx"))
         answer = Future[list[FloatArray]]()
         if (images == 99).any():
             self.held.append(answer)
@@ -128,9 +131,9 @@ def of(value: int, count: int = 1, shape: tuple[int, int, int] = SMALL) -> Image
 
 def test_answers_come_back_in_order(pair: Pair) -> None:
     """Also to more images than one slot holds: 16 of the small ones here."""
-    images = np.concatenate([of(value) for value in range(14, 54)])
+    images = np.concatenate([of(value) for value in range(15, 55)])
     (found,) = pair.named("small").run(images)
-    assert found.tolist() == [[2.0 * value] * 2 for value in range(14, 54)]
+    assert found.tolist() == [[2.0 * value] * 2 for value in range(15, 55)]
     assert pair.client.greeting.most(pair.client.greeting.networks[1]) == 16
     assert pair.named("large").run(of(5, 1, LARGE))[0].tolist() == [[10.0, 10.0]]
 
@@ -164,8 +167,15 @@ def test_nothing_is_left_in_the_shared_memory(pair: Pair) -> None:
     assert network.run(of(6))[0].tolist() == [[12.0, 12.0]]
 
 
+def test_an_error_with_a_name_that_is_not_utf_8_ends_its_request_alone(pair: Pair) -> None:
+    network = pair.named("small")
+    with pytest.raises(RuntimeError, match=r"small: ValueError: caf\?\.onnx"):
+        network.run(of(14))
+    assert network.run(of(6))[0].tolist() == [[12.0, 12.0]]
+
+
 def test_many_threads_get_their_own_answers(pair: Pair) -> None:
-    values = [value for value in range(256) if value not in {13, 99}]
+    values = [value for value in range(256) if value not in {13, 14, 99}]
     with ThreadPoolExecutor(16) as threads:
         found = list(threads.map(lambda v: pair.named("small").run(of(v))[0][0, 0], values * 4))
     assert found == [2.0 * value for value in values * 4]
