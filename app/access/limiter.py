@@ -200,7 +200,7 @@ class _User:
         records: SharedRecords | None,
     ) -> None:
         self._clock = clock
-        self._name = name
+        self._record = f"limits {name}"
         self._records = records
         self._requests: TokenBucket | None = None
         self._photos: TokenBucket | None = None
@@ -239,7 +239,7 @@ class _User:
             yield 0
             return
         places = ((self._requests, 0), (self._photos, 2))
-        with self._records.held(self._name) as shared:
+        with self._records.held(self._record) as shared:
             for bucket, at in places:
                 if bucket is not None and shared.values[at + 1]:
                     bucket.state = (shared.values[at], shared.values[at + 1])

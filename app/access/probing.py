@@ -68,7 +68,7 @@ class ProbingMonitor:
         """A record has room for four numbers, so the window that ends now is estimated: the misses
         of the current window, and of the one before it the part that is still within."""
         began = now - now % self._window_s
-        with records.held(f"probing {name}") as record:
+        with records.held(f"misses {name}") as record:
             known, current, before, reported_at = record.values
             if known != began:
                 before = current if known == began - self._window_s else 0.0

@@ -14,6 +14,7 @@ from app.access import limiter as module
 from app.access.keys import AccessKey, NewKey, Scope
 from app.access.limiter import ASK_AGAIN_S, Limiter
 from app.access.limits import KeyLimits, TokenBucket, stored_limits
+from app.access.probing import ProbingMonitor
 from app.access.registry import AccessRegistry
 from app.access.store import KEPT_DAYS, AccessKeyStore, UsageStore
 from app.errors import QuotaExceeded, RateLimited, StoreUnavailable
@@ -203,6 +204,24 @@ class TestQuota:
             return sent
 
         assert asyncio.run(send()) == 500
+
+    @pytest.mark.parametrize("words", ["probing", "misses", "limits"])
+    def test_a_name_gives_nobody_what_is_counted_of_another(
+        self, usage: UsageStore, clock: Clock, words: str
+    ) -> None:
+        """The misses of a key are in the same table: they would be requests it may send."""
+        clock.later(600)
+        file = shared_file()
+        records = SharedRecords(file, 0)
+        monitor = ProbingMonitor(10, 60, lambda *_: None, lambda: clock.seconds, records)
+        limiter = Limiter(usage, run, lambda: clock.seconds, lambda: clock.now, records)
+        named = replace(key_with(clock, requests_per_second=1), name=f"{words} exit")
+        with limiter.request(named):
+            pass
+        monitor.count(replace(key_with(clock), name="exit"), 9)
+        with pytest.raises(RateLimited), limiter.request(named):
+            pass
+        os.close(file)
 
     def test_processes_share_rates_and_requests_at_a_time(
         self, usage: UsageStore, clock: Clock
