@@ -110,6 +110,8 @@ class Parent:
             return
         if self._plan.networks is not None and not self._of(Role.NETWORKS):
             self._start(Role.NETWORKS, self._plan.networks)
+            if not self._of(Role.NETWORKS):  # those that serve would wait for it
+                return
         starting = len(self._in(State.STARTING))
         wanted = self._plan.count + bool(self._to_replace) if self._served else 1
         for _ in range(wanted - starting - len(self._in(State.SERVING))):

@@ -148,7 +148,7 @@ def parent(arguments: str) -> int:
         given.get("drain_s", 0.3),
         given.get("finish_s", 10.0),
         given.get("silent_s", 30.0),
-        of_networks if given.get("networks") else None,
+        given.get("networks_command", of_networks if given.get("networks") else None),
     )
     return Parent(plan, [listener], say).run()
 

@@ -270,7 +270,7 @@ def test_networks_are_replaced_by_a_signal() -> None:
     with service(networks=True) as started:
         first = networks_of(started)
         first.terminate()
-        until(lambda: not first.is_running() or first.status() == psutil.STATUS_ZOMBIE)
+        until(lambda: not first.is_running())  # nor is it still to be waited for
         until(lambda: len(psutil.Process(started.process.pid).children()) == 3)
         assert networks_of(started) != first
 
@@ -290,6 +290,14 @@ def test_a_service_that_cannot_start_ends_with_its_child_s_status() -> None:
         assert started.ends() == 2
         with pytest.raises(ConnectionRefusedError):
             started.connect()
+
+
+def test_without_a_process_for_the_networks_nobody_waits_for_them() -> None:
+    given = {"networks_command": ["/no/such/program"]}
+    with contextlib.closing(Service(2, **given)) as started:
+        assert started.ends() == 2
+        assert started.process.stdout is not None
+        assert started.process.stdout.read() == ""
 
 
 def test_a_client_that_leaves_at_once_leaves_no_trace() -> None:
