@@ -12,6 +12,7 @@ from app.telemetry.logs import log
 
 MOST_FILES, MOST_BYTES = 64, 512 * 1024 * 1024
 SUFFIX = ".compiled"
+UNFINISHED = ".new"  # what `write_whole` has not renamed yet
 _DIGEST = hashlib.sha256().digest_size
 
 
@@ -65,7 +66,11 @@ class CompiledNetworks:
         return self.folder / f"{key}{SUFFIX}"
 
     def _remove_oldest(self) -> None:
-        kept = [(path.stat(), path) for path in files_in(self.folder) if path.suffix == SUFFIX]
+        files = files_in(self.folder)
+        for path in files:
+            if path.suffix == UNFINISHED:  # only the holder of the lock writes, and it has ended
+                path.unlink(missing_ok=True)
+        kept = [(path.stat(), path) for path in files if path.suffix == SUFFIX]
         kept.sort(key=lambda one: one[0].st_mtime_ns, reverse=True)
         total = 0
         for number, (found, path) in enumerate(kept):

@@ -48,6 +48,16 @@ def test_a_changed_bit_is_found(kept: CompiledNetworks) -> None:
     assert kept.load("a") is None
 
 
+def test_what_a_killed_process_has_begun_is_removed(kept: CompiledNetworks) -> None:
+    """Under the key of another version, which nobody writes again."""
+    kept.keep("a", b"network")
+    (kept.folder / f"b{SUFFIX}.new").write_bytes(b"half of a net")
+    kept.keep("c", b"network")
+    assert {path.name for path in kept.folder.iterdir()} == {
+        f"a{SUFFIX}", f"c{SUFFIX}", "lock",
+    }  # fmt: skip
+
+
 def test_the_least_recently_used_are_removed(tmp_path: Path) -> None:
     kept = CompiledNetworks(tmp_path, most_files=2)
     for age, name in enumerate("abc"):
