@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from app.access.keys import NewKey, Scope
-from app.gallery.gallery import DEFAULT_COLLECTION
+from app.gallery.default_collection import DEFAULT_COLLECTION
 from app.services import build_services
 from app.settings import Settings
 from tests.api.conftest import run_server

@@ -19,7 +19,8 @@ from app.decision.calibration_file import pack_calibration
 from app.decision.fitting import MIN_PERSONS
 from app.encryption.ring import KeyRing
 from app.faces.pipeline import FacePipeline
-from app.gallery.gallery import DEFAULT_COLLECTION, Gallery
+from app.gallery.default_collection import DEFAULT_COLLECTION
+from app.gallery.gallery import Gallery
 from app.gallery.index_check import CopyCheck
 from app.index.device_rows import CudaDevice
 from app.index.port import PRECISION, GallerySize

@@ -18,7 +18,7 @@ from app.cli.import_progress import ImportProgress, import_progress, summarise
 from app.decision.policy import FaceSelection
 from app.encryption.ring import KeyRing
 from app.errors import CollectionNotFound
-from app.gallery.gallery import DEFAULT_COLLECTION
+from app.gallery.default_collection import DEFAULT_COLLECTION, switch_default_collection
 from app.importing.gallery_export import export
 from app.importing.local import LocalImport
 from app.importing.options import (
@@ -197,10 +197,12 @@ def _local(
     announce_new_database(settings)
     services = build_services(settings)
     stack.callback(services.close)
+    pack, gallery = services.pack, services.gallery
+    switch_default_collection(gallery.store, pack.embedding_space, pack.recogniser.dimension)
     try:
-        record = services.gallery.require(collection)
+        record = gallery.require(collection)
     except CollectionNotFound:
-        record = services.gallery.create_collection(collection, {})
+        record = gallery.create_collection(collection, {})
     return LocalImport(services, record, options).run, record.embedding_space
 
 

@@ -11,7 +11,7 @@ import typer
 from app.cli.console import clear_errors, err, read_settings
 from app.cli.database import require_database
 from app.encryption.ring import KeyRing
-from app.gallery.gallery import DEFAULT_COLLECTION
+from app.gallery.default_collection import DEFAULT_COLLECTION
 from app.gallery.person_record import ELSEWHERE, held_data
 from app.importing.job_folder import JobFolder
 from app.importing.reports import rows_about

@@ -13,6 +13,7 @@ from app.cli.console import clear_errors, err, out, read_settings
 from app.cli.database import unmatched_pack
 from app.disk import write_whole
 from app.errors import AccessKeyError
+from app.gallery.default_collection import switch_default_collection
 from app.inference.remote.client import NetworkClient
 from app.processes.link import Link
 from app.processes.shared_records import SharedRecords
@@ -156,7 +157,11 @@ def begin(
 
 
 def prepare(services: Services) -> None:
-    """Check what only a service needs. Raises subclasses of StartupError."""
+    """Check and change what only a service needs. Raises subclasses of StartupError."""
+    pack = services.pack
+    switch_default_collection(
+        services.gallery.store, pack.embedding_space, pack.recogniser.dimension
+    )
     if warning := unmatched_pack(services):
         log(logging.WARNING, warning)
     services.access_keys.check_pepper()

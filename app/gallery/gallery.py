@@ -9,7 +9,7 @@ from app.errors import (
     PersonNotFound,
 )
 from app.gallery.candidates import Comparison, SearchResult, are_short, candidates_of
-from app.gallery.default_collection import open_default_collection
+from app.gallery.default_collection import create_default_collection
 from app.gallery.index_check import IndexCheck, check_index
 from app.gallery.indexes import Indexes
 from app.gallery.replicas import OpenIndexes
@@ -39,7 +39,6 @@ from app.store.records import (
 from app.store.store import Store
 from app.types import FloatArray, JsonObject
 
-DEFAULT_COLLECTION = "default"
 TEMPLATES_AT_ONCE = 8_192
 FACES_AT_ONCE = 500
 # Persons that a search reads at most for each probe, to find others than those whose consent has
@@ -75,7 +74,7 @@ class Gallery:
         self._packs = packs
         self._indexes = Indexes(store, engine, embedding_space)
         self._replicas = self._indexes.replicas
-        open_default_collection(store, DEFAULT_COLLECTION, embedding_space, dimension)
+        create_default_collection(store, embedding_space, dimension)
 
     def create_collection(
         self, name: str, metadata: JsonObject, policy: JsonObject | None = None

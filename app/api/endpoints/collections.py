@@ -28,7 +28,8 @@ from app.errors import (
     InvalidCursor,
     NotCalibrated,
 )
-from app.gallery.gallery import DEFAULT_COLLECTION, Gallery
+from app.gallery.default_collection import DEFAULT_COLLECTION
+from app.gallery.gallery import Gallery
 from app.store.metadata import problem_of
 from app.store.records import CollectionRecord, DeletionCounts, Page
 

@@ -35,7 +35,7 @@ from app.errors import (
     MissingField,
     NothingEnrolled,
 )
-from app.gallery.gallery import DEFAULT_COLLECTION
+from app.gallery.default_collection import DEFAULT_COLLECTION
 from app.recognition.enroll import EnrolledTemplate, Enrollment, EnrollRequest, KeptAnswer
 from app.recognition.enroll import enroll as enroll_person
 from app.services import Services

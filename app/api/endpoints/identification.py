@@ -27,7 +27,7 @@ from app.api.responses import Answer, json_answer
 from app.decision.policy import Status
 from app.decision.thresholds import ThresholdDecision
 from app.errors import NotCalibrated, RateOutOfReach
-from app.gallery.gallery import DEFAULT_COLLECTION
+from app.gallery.default_collection import DEFAULT_COLLECTION
 from app.index.comparator import Comparator
 from app.recognition.identify import Identification, IdentifyRequest
 from app.recognition.identify import IdentifiedFace as FaceOutcome

@@ -34,7 +34,7 @@ from app.errors import (
     PersonNotFound,
     RateOutOfReach,
 )
-from app.gallery.gallery import DEFAULT_COLLECTION
+from app.gallery.default_collection import DEFAULT_COLLECTION
 from app.index.comparator import Comparator
 from app.recognition.verify import SelectedFace, Verification, VerifyRequest
 from app.recognition.verify import verify as verify_face
