@@ -114,12 +114,14 @@ def test_faces_move_only_to_persons_with_one(strict: Store) -> None:
         strict.corrections.merge_persons("staff", "ada", "bob")
 
 
-def test_a_merge_does_not_undo_a_withdrawal(strict: Store) -> None:
-    strict.templates.enroll("staff", "ada", YEAR, NEW)
+def test_neither_a_merge_nor_a_move_undoes_a_withdrawal(strict: Store) -> None:
+    (stored,) = strict.templates.enroll("staff", "ada", YEAR, NEW)
     strict.persons.create("staff", "ada-2", YEAR)
     strict.persons.update("staff", "ada", GONE)
     with pytest.raises(ConsentMissing, match="'ada' has ended"):
         strict.corrections.merge_persons("staff", "ada", "ada-2")
+    with pytest.raises(ConsentMissing, match="'ada' has ended"):
+        strict.corrections.move_face("staff", stored.face.face_id, "ada-2")
     assert strict.persons.get("staff", "ada").consent_until == WITHDRAWN
     strict.persons.update("staff", "ada", YEAR)
     assert strict.corrections.merge_persons("staff", "ada", "ada-2").templates == 1

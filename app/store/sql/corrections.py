@@ -32,7 +32,8 @@ class Corrections:
     def move_face(self, name: str, face_id: str, person_id: str) -> FaceRecord:
         """Move a template to another person, who is created if necessary; it keeps its face id.
 
-        Where the person has that very photo already, the template is deleted instead.
+        Where the person has that very photo already, the template is deleted instead. Raises
+        ConsentMissing if the collection needs consents and either has none that is valid.
         """
         now = self._database.clock()
         with self._database.writing() as connection:
@@ -47,6 +48,7 @@ class Corrections:
             if face.person_id == target.person_id:
                 return face
             source = get_person(connection, collection, face.person_id)
+            require_consent(collection, source.person_id, source.consent_until, now)
             self._move(connection, collection, [face.template_key], (source.key, target.key))
             moved = {"face_id": face.face_id, "from": source.key, "to": target.key}
             for person in (source.key, target.key):
