@@ -156,7 +156,7 @@ class Loader:
 @dataclass
 class LocalLoader(Loader):
     """Opens them in this process. `undo` ends the threads that it has started, and `serves`: the
-    networks are also for other processes, and `served` is what those are told."""
+    networks are also for other processes, and `served` describes them to those."""
 
     undo: ExitStack
     device: Device
