@@ -191,7 +191,8 @@ def _calibration(shipped: Calibration | None) -> str:
 
 def _facts(services: Services) -> list[tuple[str, str]]:
     gallery = services.gallery
-    counts = gallery.store.collections.count(gallery.require(DEFAULT_COLLECTION))
+    # It may be of another pack, which a warning says.
+    counts = gallery.store.collections.count(gallery.store.collections.get(DEFAULT_COLLECTION))
     return [
         *_installation(services.pack, services.pipeline, services.calibrations.pack),
         ("workers", str(services.scheduler.workers)),
@@ -206,7 +207,9 @@ def _facts(services: Services) -> list[tuple[str, str]]:
 def _advice(services: Services, counts: GallerySize) -> list[tuple[str, str]]:
     """A calibration counted on other people's faces is a second best, and so is one of an earlier
     version, which measured how much several templates of a person add by their number."""
-    record = services.gallery.require(DEFAULT_COLLECTION)
+    record = services.gallery.store.collections.get(DEFAULT_COLLECTION)
+    if record.embedding_space != services.pack.embedding_space:
+        return []
     own = services.calibrations.own(record)
     if counts.persons < MIN_PERSONS or (own is not None and own.score_exponents is not None):
         return []

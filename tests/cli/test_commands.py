@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,10 @@ import pytest
 from app import __version__
 from app.cli.commands import COMMANDS
 from app.cli.console import ignored_settings, misspelt_settings
+from app.cli.serving import prepare
 from app.encryption.keys import parse_keys
+from app.services import build_services
+from app.settings import Settings
 from tests.cli.conftest import Run
 
 
@@ -197,6 +201,29 @@ def test_import_into_another_collection_makes_it(run: Run, people: Path) -> None
         (people / "biden" / name).unlink()
     assert run("import", people, "--collection", "press").exit_code == 0
     assert "0 persons, 0 faces" in run("doctor").stdout
+
+
+def test_an_import_and_the_service_give_an_unused_default_collection_the_new_pack(
+    run: Run, people: Path, environment: dict[str, str]
+) -> None:
+    """Commands that only read a gallery do not: a service may use it with another pack."""
+    folder = Path(environment["LIKENESS_DATA_DIR"])
+    build_services(Settings(data_dir=folder, pack="default-1.0")).close()
+
+    def space() -> str:
+        services = build_services(Settings(data_dir=folder))
+        with closing(services):
+            return services.gallery.store.collections.get("default").embedding_space
+
+    old = space()
+    assert run("doctor").exit_code == 0
+    assert space() == old
+    with closing(build_services(Settings(data_dir=folder))) as services:
+        prepare(services)
+    new = space()
+    assert new != old
+    run("import", people, LIKENESS_PACK="default-1.0")  # one of the files is damaged
+    assert space() == old
 
 
 def test_import_of_nothing(run: Run, tmp_path: Path) -> None:
