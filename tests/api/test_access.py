@@ -228,6 +228,7 @@ def test_two_different_keys_are_refused(site: httpx.Client, tokens: dict[str, st
     assert site.get("/v1/keys", headers=other).status_code == 401
 
 
+@pytest.mark.slow
 def test_a_key_from_creation_to_revocation(site: httpx.Client, tokens: dict[str, str]) -> None:
     admin = {"Authorization": f"Bearer {tokens['admin']}"}
     new = {"name": "gate", "scopes": ["manage"], "collections": [OWN]}

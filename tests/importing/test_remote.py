@@ -101,6 +101,7 @@ def test_declared_pairs_arrive_after_their_persons(
     assert services.gallery.store.pairs.counterparts(record, ["p0"]) == {"p0": ["p3"]}
 
 
+@pytest.mark.slow
 def test_the_same_options_as_here(
     url: str, services: Services, photos: Path, collection: str
 ) -> None:
@@ -138,6 +139,7 @@ def test_nothing_after_a_stop(
     assert services.gallery.size(collection).templates == 4
 
 
+@pytest.mark.slow
 def test_many_parts_in_order_and_nothing_left(
     url: str, services: Services, collection: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
