@@ -32,5 +32,4 @@ awk '/^[a-z0-9]/ { keep = $1 !~ /^(onnxruntime|faiss-cpu)==/ } keep' requirement
 "$python" -m pip install --quiet --no-deps --no-build-isolation --editable .
 "$python" -m pytest -m gpu
 PYTHONPATH=. "$python" benchmarks/processes.py --networks gpu --processes 1 2 4 8 --clients 128
-PYTHONPATH=. "$python" benchmarks/processes.py --networks gpu --processes 1 2 4 8 --clients 128
 PYTHONPATH=. "$python" benchmarks/gpu.py "$@"
