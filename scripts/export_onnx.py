@@ -20,9 +20,8 @@ from typing import Annotated
 import typer
 
 from app.faces.landmarks import SIDE, TARGET
-from app.lab.errors import ExportError
 from app.lab.export.accuracy import compare
-from app.lab.export.artefact import sha256
+from app.lab.export.artefact import ExportError, sha256
 from app.lab.export.detector import export_detector
 from app.lab.export.faces import Normalisation, align_folder
 from app.lab.export.parity import Agreement
@@ -141,7 +140,7 @@ def _read(
         return read_onnx(source, given)
     try:
         # PyTorch is heavy, and nothing else here needs it.
-        from app.lab.export.torch_source import read_checkpoint  # noqa: PLC0415
+        from scripts.torch_export.source import read_checkpoint  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise _no_torch(source, error) from error
     return read_checkpoint(source, architecture, size, given, opset)
@@ -212,7 +211,7 @@ def landmarks(source: Published, out: Out, *, faces: Photos) -> None:
     with _failures_on_stderr():
         try:
             # As for recognisers: only checkpoints need PyTorch.
-            from app.lab.export.landmarks import export_landmarks  # noqa: PLC0415
+            from scripts.torch_export.landmarks import export_landmarks  # noqa: PLC0415
         except ModuleNotFoundError as error:
             raise _no_torch(source, error) from error
         found = export_landmarks(source, out, align_folder(faces, SIDE, target=TARGET))

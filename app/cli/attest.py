@@ -18,6 +18,8 @@ from app.disk import write_whole
 from app.lab.attestation.cells import STRATA
 from app.lab.attestation.document import (
     MAX_BYTES,
+    AttestationError,
+    InvalidAttestation,
     fingerprint,
     generate_key,
     read_private_key,
@@ -34,7 +36,6 @@ from app.lab.attestation.run import (
     attest_folder,
     file_digest,
 )
-from app.lab.errors import AttestationError, InvalidAttestation
 from app.lab.evaluation.labels import LabelNoise, read_attributes, read_label_noise, read_people
 from app.services import build_services
 from app.types import JsonObject

@@ -22,11 +22,11 @@ from app.imaging import ImageLimits
 from app.index.port import PRECISION
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
-from app.lab.errors import EvaluationError
 from app.lab.evaluation.cache import PhotoCache, pipeline_digest
 from app.lab.evaluation.labels import (
     FACE_COLUMNS,
     PAIR_COLUMNS,
+    EvaluationError,
     LabelNoise,
     read_attributes,
     read_faces,

@@ -15,14 +15,20 @@ import tflite
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
-from app.lab.errors import ExportError, UnsupportedOperator
 from app.lab.export import parity
-from app.lab.export.artefact import publish
+from app.lab.export.artefact import ExportError, publish
 from app.lab.export.blocked import without_prelu
 from app.lab.export.faces import Normalisation, load_faces
 from app.lab.export.graph import Dimensions, GraphBuilder
 from app.lab.export.parity import FloatArray
-from scripts.tflite_export.network import Operator, Tensor, TfliteGraph, match_prelu, read
+from scripts.tflite_export.network import (
+    Operator,
+    Tensor,
+    TfliteGraph,
+    UnsupportedOperator,
+    match_prelu,
+    read,
+)
 
 INPUT, OUTPUT = "input", "embedding"
 _ELEMENTWISE = {"ADD": "Add", "SUB": "Sub", "MUL": "Mul"}

@@ -17,7 +17,16 @@ import numpy as np
 import tflite
 from numpy.typing import NDArray
 
-from app.lab.errors import ExportError, UnsupportedOperator
+from app.lab.export.artefact import ExportError
+
+
+class UnsupportedOperator(ExportError):
+    """The source uses an operator, or a variant of one, that has no translation here."""
+
+    def __init__(self, name: str, reason: str = "has no translation to ONNX here") -> None:
+        super().__init__(f"operator {name}: {reason}")
+        self.name = name
+
 
 _DTYPES: dict[int, type[np.generic]] = {
     tflite.TensorType.FLOAT32: np.float32,

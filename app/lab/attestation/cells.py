@@ -9,9 +9,9 @@ import numpy as np
 
 from app.errors import UnreadableImage
 from app.imaging import ImageLimits, decode_image
+from app.lab.attestation.document import AttestationError
 from app.lab.attestation.requirement import Counted
 from app.lab.attestation.searching import BestScores, Mask, false_negatives, false_positives
-from app.lab.errors import AttestationError
 from app.types import Image
 
 EVERYBODY = "everybody"

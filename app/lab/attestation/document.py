@@ -25,8 +25,21 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from app.lab.errors import AttestationError, InvalidAttestation
+from app.errors import LikenessError
 from app.types import JsonObject
+
+
+class AttestationError(LikenessError):
+    """An attestation cannot be made; `detail` says why and what to do."""
+
+    code, status, title = "attestation_error", 422, "The attestation cannot be made"
+
+
+class InvalidAttestation(LikenessError):
+    """A file that is no attestation signed by the key that was named."""
+
+    code, status, title = "invalid_attestation", 422, "The attestation is not valid"
+
 
 MAX_KEY_BYTES = 16 * 1024
 

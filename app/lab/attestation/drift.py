@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from app.lab.errors import InvalidAttestation
+from app.lab.attestation.document import InvalidAttestation
 
 # Of all comparisons together (Bonferroni), one-sided: has a rate risen?
 SIGNIFICANCE = 0.05

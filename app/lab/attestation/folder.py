@@ -20,9 +20,8 @@ from app.errors import FaceError
 from app.index.comparator import Comparator
 from app.lab.attestation.cells import UNCHANGED, Change, Searched
 from app.lab.attestation.searching import LOWEST, BestScores, Faces
-from app.lab.errors import EvaluationError
 from app.lab.evaluation.identification import gallery_likeness
-from app.lab.evaluation.labels import LabelledPeople, LabelNoise
+from app.lab.evaluation.labels import EvaluationError, LabelledPeople, LabelNoise
 from app.lab.evaluation.protocol import Analyser, EnrolledPhotos, Tick, enrol_photos
 from app.types import Face, FloatArray
 

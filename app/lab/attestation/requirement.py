@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from scipy.special import betaincinv
 
-from app.lab.errors import AttestationError
+from app.lab.attestation.document import AttestationError
 
 Limit = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 MAX_BYTES = 64 * 1024

@@ -8,9 +8,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from app.errors import LikenessError
 from app.folders import find_photos
-from app.lab.errors import EvaluationError
 from app.types import FloatArray
+
+
+class EvaluationError(LikenessError):
+    """The labels or photos of an evaluation cannot be used; `detail` says how to correct them."""
+
+    code, status, title = "evaluation_error", 422, "The evaluation cannot be run"
+
 
 PAIR_COLUMNS = ("image_a", "image_b", "same")
 FACE_COLUMNS = ("image", "x1", "y1", "x2", "y2")

@@ -21,10 +21,9 @@ from app.faces.orientation import OrientationLimits
 from app.faces.pipeline import FacePipeline, run_to_completion
 from app.index.comparator import COSINE, Comparator
 from app.inference.machine import usable_cores
-from app.lab.errors import EvaluationError
 from app.lab.evaluation.cache import PhotoCache
 from app.lab.evaluation.figures import PhotoProblem
-from app.lab.evaluation.labels import LabelledPairs
+from app.lab.evaluation.labels import EvaluationError, LabelledPairs
 from app.lab.evaluation.metrics import FOLDS, FaceMatches, Similarities, match_faces
 from app.locks import new_lock
 from app.types import AnalysedImage, Face, FloatArray, Image

@@ -8,9 +8,8 @@ import numpy as np
 
 from app.decision.comparisons import LabelledEmbeddings, PersonPair
 from app.index.comparator import COSINE, Comparator
-from app.lab.errors import EvaluationError
 from app.lab.evaluation.figures import PhotoProblem
-from app.lab.evaluation.labels import LabelledPeople, LabelNoise
+from app.lab.evaluation.labels import EvaluationError, LabelledPeople, LabelNoise
 from app.lab.evaluation.protocol import EnrolledPhotos
 from app.types import FloatArray, Quality
 

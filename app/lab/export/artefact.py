@@ -8,7 +8,10 @@ from pathlib import Path
 
 import onnx
 
-from app.lab.errors import ExportError
+
+class ExportError(Exception):
+    """The source cannot be exported, or what is needed to prove the export is missing."""
+
 
 Proof = Callable[[Path], None]
 

@@ -13,9 +13,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper, version_converter
 
-from app.lab.errors import ExportError
 from app.lab.export import parity
-from app.lab.export.artefact import publish
+from app.lab.export.artefact import ExportError, publish
 from app.lab.export.graph import IR_VERSION, OPSET, PRODUCER, Dimensions, live_nodes, read_model
 
 INPUT = "input"

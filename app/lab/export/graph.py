@@ -10,7 +10,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from app.lab.errors import ExportError
+from app.lab.export.artefact import ExportError
 
 # 17 is old enough for every runtime the service meets and new enough for all operators used here;
 # IR version 8 is the one that came with it.

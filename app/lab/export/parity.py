@@ -10,7 +10,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from app.lab.errors import ParityError
+from app.lab.export.artefact import ExportError
 
 FloatArray = NDArray[np.float32]
 
@@ -18,6 +18,10 @@ FloatArray = NDArray[np.float32]
 MINIMUM_COSINE = 0.99999
 # Direction decides who somebody is, length is the quality signal: both must survive.
 MAXIMUM_LENGTH_CHANGE = 1e-4
+
+
+class ParityError(ExportError):
+    """The exported network does not answer like its source; it must not be used."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,8 @@ import numpy as np
 import onnx
 
 from app.inference import device_graph
-from app.lab.errors import ExportError
 from app.lab.export import parity
-from app.lab.export.artefact import publish
+from app.lab.export.artefact import ExportError, publish
 from app.lab.export.faces import Normalisation
 from app.lab.export.graph import PRODUCER, read_model
 from app.types import PixelScale

@@ -9,9 +9,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, version_converter
 
-from app.lab.errors import ExportError
 from app.lab.export import parity
-from app.lab.export.artefact import publish
+from app.lab.export.artefact import ExportError, publish
 from app.lab.export.blocked import without_prelu
 from app.lab.export.faces import Normalisation
 from app.lab.export.graph import read_model, simplified

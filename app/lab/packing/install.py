@@ -11,7 +11,7 @@ from app.disk import private_folder
 from app.errors import PackError
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import PACK_FILE, digest, read_pack
-from app.lab.errors import ExportError
+from app.lab.export.artefact import ExportError
 from app.lab.export.detector import export_detector
 from app.lab.export.parity import open_session
 from app.lab.export.recogniser import install_recogniser

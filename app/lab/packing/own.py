@@ -16,7 +16,7 @@ from app.faces.embed import Recogniser
 from app.inference.pack_spec import DetectorSpec, ModelPack, RecogniserSpec
 from app.inference.packs import digest
 from app.inference.session import OnnxModel
-from app.lab.errors import ExportError
+from app.lab.export.artefact import ExportError
 from app.lab.export.faces import align_folder
 from app.lab.export.recogniser import install_recogniser
 from app.lab.packing.writing import write_pack

@@ -14,9 +14,9 @@ from app.inference.packs import load_pack
 from app.lab.attestation import collection, searching
 from app.lab.attestation.cells import count_cells
 from app.lab.attestation.collection import measure_collection
+from app.lab.attestation.document import AttestationError
 from app.lab.attestation.requirement import NAMED
 from app.lab.attestation.run import Wanted, attest_collection
-from app.lab.errors import AttestationError
 from app.store.records import NewTemplate
 from tests.decision.conftest import people
 from tests.decision.test_calibration import calibration

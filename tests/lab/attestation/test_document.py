@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from app.lab.attestation.document import (
     MAX_BYTES,
+    AttestationError,
+    InvalidAttestation,
     fingerprint,
     generate_key,
     read_private_key,
@@ -22,7 +24,6 @@ from app.lab.attestation.document import (
     sign,
     verify,
 )
-from app.lab.errors import AttestationError, InvalidAttestation
 
 STATEMENT = {"outcome": "pass", "cells": [{"group": "é", "rate": 0.001}], "nothing": None}
 KEY = Ed25519PrivateKey.generate()

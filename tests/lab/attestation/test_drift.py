@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from app.lab.attestation.document import InvalidAttestation
 from app.lab.attestation.drift import compare
-from app.lab.errors import InvalidAttestation
 
 
 def statement(errors: int, searches: int = 1000, outcome: str = "undecided") -> dict[str, Any]:

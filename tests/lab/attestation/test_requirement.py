@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from app.lab.attestation.cells import Cell
+from app.lab.attestation.document import AttestationError
 from app.lab.attestation.requirement import (
     NAMED,
     Counted,
@@ -16,7 +17,6 @@ from app.lab.attestation.requirement import (
     worst,
 )
 from app.lab.attestation.statement import _row
-from app.lab.errors import AttestationError
 
 LIMIT = 0.001
 

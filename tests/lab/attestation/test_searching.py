@@ -5,8 +5,8 @@ import pytest
 
 from app.index.comparator import COSINE
 from app.lab.attestation.cells import MIN_GROUP, SMALL, groups_of
+from app.lab.attestation.document import AttestationError
 from app.lab.attestation.searching import BestScores, Faces, false_negatives, false_positives
-from app.lab.errors import AttestationError
 from tests.decision.conftest import people
 
 

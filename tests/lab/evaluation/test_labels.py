@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.lab.errors import EvaluationError
-from app.lab.evaluation.labels import read_faces, read_pairs
+from app.lab.evaluation.labels import EvaluationError, read_faces, read_pairs
 
 
 def write(folder: Path, text: str) -> Path:

@@ -9,9 +9,8 @@ import pytest
 
 from app.faces.pipeline import FacePipeline
 from app.inference.packs import load_pack
-from app.lab.errors import EvaluationError
 from app.lab.evaluation.cache import PhotoCache, pipeline_digest
-from app.lab.evaluation.labels import LabelledPairs, read_pairs
+from app.lab.evaluation.labels import EvaluationError, LabelledPairs, read_pairs
 from app.lab.evaluation.protocol import (
     FAILED_SIMILARITY,
     Analyser,

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from app.inference.pack_spec import ModelPack
-from app.lab.errors import ExportError
 from app.lab.export.accuracy import compare
+from app.lab.export.artefact import ExportError
 from app.lab.export.faces import Normalisation
 from app.lab.export.recogniser import read_onnx
 

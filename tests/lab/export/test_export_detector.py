@@ -7,9 +7,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from app.lab.errors import ExportError, ParityError
 from app.lab.export import detector, parity
-from app.lab.export.artefact import check
+from app.lab.export.artefact import ExportError, check
+from app.lab.export.parity import ParityError
 
 MODELS = Path(__file__).resolve().parents[3] / "models"
 OPSET = 11

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from app.lab.errors import ParityError
 from app.lab.export import parity
+from app.lab.export.parity import ParityError
 
 
 def _vectors() -> parity.FloatArray:

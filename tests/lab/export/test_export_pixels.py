@@ -13,8 +13,7 @@ from app.imaging import ImageLimits
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
 from app.inference.session import OnnxModel
-from app.lab.errors import ExportError
-from app.lab.export.artefact import sha256
+from app.lab.export.artefact import ExportError, sha256
 from app.lab.export.faces import Normalisation
 from app.lab.export.pixels import export_pixels
 from app.settings import Device

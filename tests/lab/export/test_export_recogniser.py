@@ -9,9 +9,10 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from app.lab.errors import ExportError, ParityError
 from app.lab.export import parity
+from app.lab.export.artefact import ExportError
 from app.lab.export.faces import Normalisation, align_folder
+from app.lab.export.parity import ParityError
 from app.lab.export.precision import Precision
 from app.lab.export.recogniser import Options, SourceRecogniser, export_recogniser, read_onnx
 from scripts.tflite_export.convert import convert

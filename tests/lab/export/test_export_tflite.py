@@ -8,13 +8,13 @@ import numpy as np
 import onnx
 import pytest
 
-from app.lab.errors import ExportError, ParityError, UnsupportedOperator
 from app.lab.export import parity
-from app.lab.export.artefact import serialise
+from app.lab.export.artefact import ExportError, serialise
 from app.lab.export.faces import Normalisation
+from app.lab.export.parity import ParityError
 from scripts.tflite_export import convert as conversion
 from scripts.tflite_export.convert import convert, export_tflite, run_tflite
-from scripts.tflite_export.network import read
+from scripts.tflite_export.network import UnsupportedOperator, read
 
 Net = Any  # the builder of conftest.py
 TinyNetwork = Callable[[tuple[int, ...]], Net]

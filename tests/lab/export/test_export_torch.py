@@ -20,16 +20,16 @@ from app.faces.landmarks import SIDE, TARGET, LandmarkRefiner  # noqa: E402
 from app.inference.pack_spec import LandmarkSpec, ModelPack  # noqa: E402
 from app.inference.packs import digest  # noqa: E402
 from app.inference.session import OnnxModel  # noqa: E402
-from app.lab.errors import ExportError  # noqa: E402
 from app.lab.export import parity  # noqa: E402
-from app.lab.export.backbones.mobilefacenet import SHAPES, MobileFaceNet  # noqa: E402
-from app.lab.export.backbones.onet import ONet  # noqa: E402
-from app.lab.export.checkpoint import BACKBONES, load_network, read_weights  # noqa: E402
+from app.lab.export.artefact import ExportError  # noqa: E402
 from app.lab.export.faces import Normalisation, align_folder  # noqa: E402
-from app.lab.export.landmarks import TOLERANCE, export_landmarks  # noqa: E402
 from app.lab.export.recogniser import Options, export_recogniser  # noqa: E402
-from app.lab.export.torch_source import read_checkpoint  # noqa: E402
 from app.settings import Device  # noqa: E402
+from scripts.torch_export.checkpoint import BACKBONES, load_network, read_weights  # noqa: E402
+from scripts.torch_export.landmarks import TOLERANCE, export_landmarks  # noqa: E402
+from scripts.torch_export.mobilefacenet import SHAPES, MobileFaceNet  # noqa: E402
+from scripts.torch_export.onet import ONet  # noqa: E402
+from scripts.torch_export.source import read_checkpoint  # noqa: E402
 from tests.waiting import PATIENCE_S  # noqa: E402
 
 # In millions, without running statistics. IResNet: Deng et al. and the model zoos that give them

@@ -8,14 +8,13 @@ import torch
 from numpy.typing import NDArray
 
 from app.faces.landmarks import SCALE, SIDE
-from app.lab.errors import ExportError
 from app.lab.export import parity
-from app.lab.export.artefact import publish
-from app.lab.export.backbones.onet import ONet
+from app.lab.export.artefact import ExportError, publish
 from app.lab.export.blocked import without_prelu
-from app.lab.export.checkpoint import misfit, read_weights
 from app.lab.export.faces import Normalisation
-from app.lab.export.torch_source import to_graph
+from scripts.torch_export.checkpoint import misfit, read_weights
+from scripts.torch_export.onet import ONet
+from scripts.torch_export.source import to_graph
 
 OUTPUT = "landmarks"
 NORMALISATION = Normalisation(SCALE.mean, SCALE.std, rgb=True)

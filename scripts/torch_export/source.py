@@ -10,12 +10,12 @@ import onnx
 import torch
 from torch import nn
 
-from app.lab.errors import ExportError
-from app.lab.export.checkpoint import load_network
+from app.lab.export.artefact import ExportError
 from app.lab.export.faces import Normalisation
 from app.lab.export.graph import PRODUCER
 from app.lab.export.parity import FloatArray
 from app.lab.export.recogniser import SourceRecogniser
+from scripts.torch_export.checkpoint import load_network
 
 # Of the faces at a time: activations of a large network at 112 pixels take some 30 MB a face.
 BATCH = 8

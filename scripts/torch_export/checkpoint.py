@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from app.lab.errors import ExportError
-from app.lab.export.backbones.foamliu import FoamliuMobileFaceNet
-from app.lab.export.backbones.iresnet import DEPTHS, IResNet
-from app.lab.export.backbones.mobilefacenet import SHAPES, MobileFaceNet
+from app.lab.export.artefact import ExportError
+from scripts.torch_export.foamliu import FoamliuMobileFaceNet
+from scripts.torch_export.iresnet import DEPTHS, IResNet
+from scripts.torch_export.mobilefacenet import SHAPES, MobileFaceNet
 
 # Under which training scripts file the backbone's weights, outermost first.
 ENVELOPES = ("state_dict", "state_dict_backbone", "model_state_dict", "model", "backbone")
