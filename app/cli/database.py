@@ -71,7 +71,7 @@ def unmatched_pack(services: "Services") -> str | None:
     keep = f"={made_by}" if made_by else " to the pack that it was made with"
     return (
         f"The pack {pack.name} matches no collection that has faces: {other.name} is of the "
-        f"embedding space {other.embedding_space}, the pack of {pack.embedding_space}. Enrolment "
+        f"embedding space {other.embedding_space}, the pack of {pack.embedding_space}. Enrollment "
         f"and search there answer 409. Set LIKENESS_PACK{keep}, or migrate it to the running pack: "
         f"likeness models migrate {other.name} --to {pack.name}"
     )

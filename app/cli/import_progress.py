@@ -187,7 +187,7 @@ def summarise(counts: Counts, *, as_json: bool, dry_run: bool, reported: bool) -
         return
     rejected = counts.of(RowResult.REJECTED)
     title = "Nothing was stored" if dry_run else None
-    table = Table("outcome", "reason", "rows", *["to enrol them"] * bool(rejected), title=title)
+    table = Table("outcome", "reason", "rows", *["to enroll them"] * bool(rejected), title=title)
     for (result, reason), count in sorted(counts.by_reason.items()):
         remedy = REMEDIES.get(reason, "") if result != RowResult.ENROLLED else ""
         table.add_row(result, reason, str(count), *[remedy] * bool(rejected))

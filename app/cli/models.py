@@ -27,7 +27,7 @@ PackArgument = Annotated[str | None, typer.Argument(help="Name or folder; defaul
 def list_packs() -> None:
     """The packs that came with this installation and those that were installed."""
     table = Table()
-    for title in ("pack", "version", "networks", "licence", "space"):
+    for title in ("pack", "version", "networks", "license", "space"):
         # Names and spaces are arguments and fields elsewhere: never cut off.
         table.add_column(title, no_wrap=title in ("version", "space"), overflow="fold")
     settings = read_settings()

@@ -49,7 +49,7 @@ def pull(
         if not accept_license:
             raise PackError("Nothing was fetched. Accept the license with --accept-license.")
         with _bar() as reported, fetched(published, installed, reported, base_url=url) as networks:
-            pack = install_published(published, networks, installed, accept_licence=True)
+            pack = install_published(published, networks, installed, accept_license=True)
     _installed(pack)
 
 
@@ -66,7 +66,7 @@ def install(
         from app.lab.packing.install import install_archive  # noqa: PLC0415
 
         pack = install_archive(
-            archive, read_settings().installed_packs, accept_licence=accept_license
+            archive, read_settings().installed_packs, accept_license=accept_license
         )
     _installed(pack)
 

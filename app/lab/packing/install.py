@@ -31,7 +31,7 @@ LICENCE_FILE = "LICENCE.insightface"
 _BESIDE = (PACK_FILE, "calibration.json", "LICEN", "README", "NOTICE")
 
 
-def install_archive(archive: Path, installed: Path, *, accept_licence: bool) -> ModelPack:
+def install_archive(archive: Path, installed: Path, *, accept_license: bool) -> ModelPack:
     """Unpack a zip into `installed` under the pack's own name.
 
     It holds a Likeness pack (pack.toml and what it names) or the networks of one that InsightFace
@@ -48,11 +48,11 @@ def install_archive(archive: Path, installed: Path, *, accept_licence: bool) -> 
         published = _recognise(archive, files)
         for file in (published.detector.file, published.recogniser.file):
             _extract(content, files[file], folder / file)
-        return install_published(published, folder, installed, accept_licence=accept_licence)
+        return install_published(published, folder, installed, accept_license=accept_license)
 
 
 def install_published(
-    published: PublishedPack, networks: Path, installed: Path, *, accept_licence: bool
+    published: PublishedPack, networks: Path, installed: Path, *, accept_license: bool
 ) -> ModelPack:
     """Make a pack of the two networks of a published one that lie in the folder `networks`.
 
@@ -60,7 +60,7 @@ def install_published(
     face of a batch is then proven to be answered as the published network does. Raises PackError,
     also when the license was not accepted or a file is not the published one.
     """
-    if not accept_licence:
+    if not accept_license:
         raise PackError(
             f"{LICENSE_TEXT} To accept that, call the command again with --accept-license."
         )

@@ -42,7 +42,7 @@ def test_a_published_pack_is_fetched_converted_and_served(
     with fetched(
         published, installed, lambda *seen: reported.append(seen), base_url=zoo.url
     ) as folder:
-        install_published(published, folder, installed, accept_licence=True)
+        install_published(published, folder, installed, accept_license=True)
     pack = load_pack("buffalo_sc", installed)
     assert pack.recogniser.dimension == 512
     assert pack.recogniser.proven_equal_to == published.recogniser.sha256
@@ -72,7 +72,7 @@ def test_another_file_than_the_published_one(
     other = (networks / published.detector.file).read_bytes() + b"\0"
     (networks_copy / published.detector.file).write_bytes(other)
     with pytest.raises(PackError, match=r"det_500m.onnx is not the file.*expected 5e4447"):
-        install_published(published, networks_copy, installed, accept_licence=True)
+        install_published(published, networks_copy, installed, accept_license=True)
     assert not (installed / published.name).exists()
 
 

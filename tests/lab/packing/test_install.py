@@ -30,7 +30,7 @@ def zipped(tmp_path: Path, pack: ModelPack) -> Path:
 
 
 def test_a_pack_of_ours(zipped: Path, installed: Path, pack: ModelPack) -> None:
-    made = install_archive(zipped, installed, accept_licence=False)
+    made = install_archive(zipped, installed, accept_license=False)
     assert made.folder == installed / "mine"
     assert (made.folder / "calibration.json").is_file()
     assert load_pack("mine", installed).embedding_space == pack.embedding_space
@@ -38,9 +38,9 @@ def test_a_pack_of_ours(zipped: Path, installed: Path, pack: ModelPack) -> None:
 
 
 def test_what_is_there_already_stays(zipped: Path, installed: Path) -> None:
-    install_archive(zipped, installed, accept_licence=False)
+    install_archive(zipped, installed, accept_license=False)
     with pytest.raises(PackError, match=r"mine exists already"):
-        install_archive(zipped, installed, accept_licence=False)
+        install_archive(zipped, installed, accept_license=False)
 
 
 def test_a_network_is_missing(zipped: Path, installed: Path, tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_a_network_is_missing(zipped: Path, installed: Path, tmp_path: Path) -> 
             if not info.filename.endswith("detector.onnx"):
                 target.writestr(info, source.read(info))
     with pytest.raises(PackError, match=r"lacks detector\.onnx"):
-        install_archive(less, installed, accept_licence=False)
+        install_archive(less, installed, accept_license=False)
     assert list(installed.iterdir()) == []
 
 
@@ -60,7 +60,7 @@ def test_paths_inside_an_archive_do_not_count(
     with zipfile.ZipFile(zipped, "a") as content:
         content.writestr("../../LICENSE.escaped", "no")
         content.writestr("run.sh", "no")
-    made = install_archive(zipped, installed, accept_licence=False)
+    made = install_archive(zipped, installed, accept_license=False)
     assert (made.folder / "LICENSE.escaped").read_text() == "no"
     assert not (made.folder / "run.sh").exists()
     assert not list(tmp_path.glob("LICENSE.escaped"))
@@ -71,20 +71,20 @@ def test_an_archive_that_would_fill_the_disk(
 ) -> None:
     monkeypatch.setattr(install, "MAXIMUM_FILE_BYTES", 1000)
     with pytest.raises(PackError, match=r"would unpack to .* bytes: refused"):
-        install_archive(zipped, installed, accept_licence=False)
+        install_archive(zipped, installed, accept_license=False)
 
 
 def test_what_is_no_archive(tmp_path: Path, installed: Path) -> None:
     text = tmp_path / "text.zip"
     text.write_text("no archive")
     with pytest.raises(PackError, match="not a whole zip file"):
-        install_archive(text, installed, accept_licence=False)
+        install_archive(text, installed, accept_license=False)
     with pytest.raises(PackError, match="cannot be installed: No such file"):
-        install_archive(tmp_path / "absent.zip", installed, accept_licence=False)
+        install_archive(tmp_path / "absent.zip", installed, accept_license=False)
     with zipfile.ZipFile(text, "w") as content:
         content.writestr("photo.jpg", b"")
     with pytest.raises(PackError, match=r"holds neither pack.toml nor the networks"):
-        install_archive(text, installed, accept_licence=False)
+        install_archive(text, installed, accept_license=False)
 
 
 def test_insightface_s_licence_is_shown_and_asked_for(
@@ -92,7 +92,7 @@ def test_insightface_s_licence_is_shown_and_asked_for(
 ) -> None:
     monkeypatch.setattr(install, "PUBLISHED", {published.name: published})
     with pytest.raises(PackError) as caught:
-        install_archive(archive, installed, accept_licence=False)
+        install_archive(archive, installed, accept_license=False)
     assert LICENSE_TEXT in caught.value.detail
     assert "--accept-license" in caught.value.detail
 
@@ -102,7 +102,7 @@ def test_insightface_s_zip(
     archive: Path, published: PublishedPack, installed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(install, "PUBLISHED", {published.name: published})
-    made = install_archive(archive, installed, accept_licence=True)
+    made = install_archive(archive, installed, accept_license=True)
     assert made.name == "buffalo_sc"
     assert made.recogniser.dimension == 512
     kinds = {node.op_type for node in onnx.load(made.recogniser_path).graph.node}
