@@ -26,7 +26,7 @@ from app.decision.verdicts import Verdict
 from app.gallery.candidates import Candidate
 from app.index.port import PRECISION, GallerySize
 from app.inference.packs import load_pack
-from app.recognition.identify import Identification, IdentifiedFace
+from app.recognition.identify import FaceIdentification, Identification
 from app.settings import Settings
 from app.store.records import FaceRecord
 from app.types import AnalysedImage, Face, Quality
@@ -69,7 +69,7 @@ def answers(count: int) -> dict[str, Callable[[], Answer]]:
     found = [(0, image, one) for one in image.faces]
     rows = [[candidate(place) for place in range(TOP_K)] for _ in found]
     identified = [
-        IdentifiedFace(0, image, one, Verdict(Status.IDENTIFIED, row[0]), row)
+        FaceIdentification(0, image, one, Verdict(Status.IDENTIFIED, row[0]), row)
         for one, row in zip(image.faces, rows, strict=True)
     ]
     outcome = Identification([image], decision, GallerySize(1000, 2000), identified)

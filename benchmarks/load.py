@@ -26,7 +26,7 @@ TIMEOUT_S = 120.0
 
 
 @dataclass(slots=True)
-class Outcome:
+class LoadOutcome:
     """What was answered: statuses, and seconds of those answered with 200."""
 
     statuses: Counter[str] = field(default_factory=Counter)
@@ -92,7 +92,7 @@ class Load:
         self._requests = prepared(options)
         self._named = "{n}" in options["path"]
         self._numbers = count(options.get("first", 0))
-        self.outcome = Outcome()
+        self.outcome = LoadOutcome()
 
     def _next(self) -> bytes:
         number = next(self._numbers)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from app.access.refused import Outcome, RefusedCall, RefusedCalls
+from app.access.refused import CallOutcome, RefusedCall, RefusedCalls
 from app.encryption.ring import KeyRing
 from app.gallery.gallery import Gallery
 from app.index.certified.rows import IndexShape
@@ -77,7 +77,7 @@ def live(database: Path, ring: KeyRing | None, *, on_a_device: bool = False) -> 
     gallery.create_collection("staff", {})
     gallery.enroll("staff", "ada", None, [template(vectors[0], "a")])
     refused = RefusedCalls(CallLog(gallery.store.database))
-    refused.note(RefusedCall("caller", Outcome.FAILED, "GET /", "internal_error"), (None, None))
+    refused.note(RefusedCall("caller", CallOutcome.FAILED, "GET /", "internal_error"), (None, None))
     refused.round()
     gallery.close()
     again = opened(database, ring, on_a_device)

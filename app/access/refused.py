@@ -24,7 +24,7 @@ SEVERAL = "several"
 Origin = tuple[str | None, str | None]  # request id, client's address
 
 
-class Outcome(StrEnum):
+class CallOutcome(StrEnum):
     """`denied`: without a key that allows it. `limited`: by the limits of the key. `failed`: it
     should have changed something."""
 
@@ -39,7 +39,7 @@ class RefusedCall:
     known."""
 
     actor: str
-    outcome: Outcome
+    outcome: CallOutcome
     call: str
     code: str
     collection: str | None = None

@@ -12,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.access.keys import Scope as KeyScope
-from app.access.refused import Outcome, RefusedCall, RefusedCalls
+from app.access.refused import CallOutcome, RefusedCall, RefusedCalls
 from app.api.connection import PIPELINED
 from app.api.error_handlers import CODE, unexpected_error
 from app.api.proxies import NONE_TRUSTED, Proxies
@@ -87,14 +87,14 @@ class ObservedCall:
         found = self.operation
         return found is not None and found.scope in CHANGING and self.method != "GET"
 
-    def _outcome(self, code: str, status: int) -> Outcome | None:
+    def _outcome(self, code: str, status: int) -> CallOutcome | None:
         """What an answer is for the audit log; None if it is not written there."""
         hidden = self.limited and code == CollectionNotFound.code
         if hidden or status in (Unauthenticated.status, Forbidden.status):
-            return Outcome.DENIED
+            return CallOutcome.DENIED
         if status == RateLimited.status:
-            return Outcome.LIMITED
-        return Outcome.FAILED if self._changes else None
+            return CallOutcome.LIMITED
+        return CallOutcome.FAILED if self._changes else None
 
 
 HEADER = "X-Request-ID"

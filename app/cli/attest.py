@@ -28,7 +28,7 @@ from app.lab.attestation.document import (
     verify,
 )
 from app.lab.attestation.drift import compare
-from app.lab.attestation.requirement import Outcome, find_requirement
+from app.lab.attestation.requirement import RequirementOutcome, find_requirement
 from app.lab.attestation.run import (
     FolderSource,
     Wanted,
@@ -41,7 +41,11 @@ from app.services import build_services
 from app.types import JsonObject
 
 # 1 is a crash and 2 an error with its sentence, as in all commands.
-EXIT_CODES = {Outcome.PASS: 0, Outcome.FAIL: 3, Outcome.UNDECIDED: 4}
+EXIT_CODES = {
+    RequirementOutcome.PASS: 0,
+    RequirementOutcome.FAIL: 3,
+    RequirementOutcome.UNDECIDED: 4,
+}
 EXIT_INVALID = 5
 EXIT_DRIFT = 6
 
@@ -90,7 +94,7 @@ TargetFpir = Annotated[
     float | None, typer.Option(min=1e-9, max=0.5, help="Folder: the setting to measure.")
 ]
 Noise = Annotated[Path | None, typer.Option(help="Folder: CSV of known mistakes in the labels.")]
-Face = Annotated[FaceSelection, typer.Option(help="Folder: which face counts of several.")]
+FaceOption = Annotated[FaceSelection, typer.Option(help="Folder: which face counts of several.")]
 Strata = Annotated[
     bool, typer.Option(help="Folder: measure degraded photos too; takes several times as long.")
 ]
@@ -109,7 +113,7 @@ def measure(
     compare_with: Earlier = None,
     target_fpir: TargetFpir = None,
     label_noise: Noise = None,
-    face: Face = FaceSelection.CENTRE,
+    face: FaceOption = FaceSelection.CENTRE,
     strata: Strata = True,
     cache: Cache = True,
 ) -> None:
@@ -228,7 +232,7 @@ def _read(path: Path) -> bytes:
 
 def _status(statement: JsonObject, *, drifted: bool) -> int:
     try:
-        status = EXIT_CODES[Outcome(str(statement["outcome"]))]
+        status = EXIT_CODES[RequirementOutcome(str(statement["outcome"]))]
     except (KeyError, ValueError) as error:
         raise InvalidAttestation("Its statement names no outcome.") from error
     return EXIT_DRIFT if drifted else status

@@ -34,7 +34,7 @@ from app.lab.evaluation.labels import (
     read_pairs,
     read_people,
 )
-from app.lab.evaluation.plan import DEFAULT_POLICY, BoxesSource, PairsSource, Plan
+from app.lab.evaluation.plan import DEFAULT_POLICY, BoxesSource, EvaluationPlan, PairsSource
 from app.lab.evaluation.protocol import Analyser
 from app.lab.evaluation.rows import FigureRow, document_of, rows_of, to_csv, to_json
 from app.lab.evaluation.run import EvaluationResult, evaluate, photo_reader
@@ -93,7 +93,9 @@ ImageFolder = Annotated[
     Path | None, typer.Option(help="Folder of a CSV's photos; default: images/ beside it.")
 ]
 PackName = Annotated[str | None, typer.Option(help="Name or folder; default: LIKENESS_PACK.")]
-Face = Annotated[FaceSelection, typer.Option(help="Which face counts where a photo shows several.")]
+FaceOption = Annotated[
+    FaceSelection, typer.Option(help="Which face counts where a photo shows several.")
+]
 LabelNoiseFile = Annotated[
     Path | None,
     typer.Option(help="CSV of known mistakes in the labels (image,person_a,person_b)."),
@@ -125,7 +127,7 @@ def evaluate_pack(
     *,
     images: ImageFolder = None,
     pack: PackName = None,
-    face: Face = FaceSelection.CENTRE,
+    face: FaceOption = FaceSelection.CENTRE,
     label_noise: LabelNoiseFile = None,
     attributes: AttributesFile = None,
     target_fpir: TargetFpir = DEFAULT_POLICY.target_fpir,
@@ -182,7 +184,7 @@ def read_plan(
     fit_direction: bool = False,
     policy: CollectionPolicy = DEFAULT_POLICY,
     fit_orientation: bool = False,
-) -> Plan:
+) -> EvaluationPlan:
     """What the command line names, by what it turns out to be. Raises EvaluationError."""
     people, pairs, boxes = None, None, None
     for path in sources:
@@ -196,7 +198,7 @@ def read_plan(
             boxes = BoxesSource(path, folder, read_faces(path))
         else:
             raise EvaluationError(f"{path} is a second source of {kind}; give one of each kind.")
-    return Plan(
+    return EvaluationPlan(
         people,
         pairs,
         boxes,
@@ -231,7 +233,7 @@ def _kind(path: Path) -> str:
     )
 
 
-def _run(plan: Plan, pack: str | None, *, keep: bool) -> EvaluationResult:
+def _run(plan: EvaluationPlan, pack: str | None, *, keep: bool) -> EvaluationResult:
     with open_analyser(pack, keep=keep) as (loaded, analyser):
         return evaluate(plan, loaded, analyser, show_progress)
 

@@ -51,7 +51,9 @@ Sources = Annotated[
     ),
 ]
 CollectionName = Annotated[str, typer.Option(help="The collection; created if it does not exist.")]
-Face = Annotated[FaceSelection, typer.Option(help="Which face counts where a photo has several.")]
+FaceOption = Annotated[
+    FaceSelection, typer.Option(help="Which face counts where a photo has several.")
+]
 Gate = Annotated[
     str | None,
     typer.Option(
@@ -79,7 +81,9 @@ NamesEncoding = Annotated[
 ImageFolder = Annotated[
     Path | None, typer.Option(help="Folder of a table's photos; default: the table's own.")
 ]
-Space = Annotated[str | None, typer.Option(help="Embedding space of rows that do not name one.")]
+SpaceOption = Annotated[
+    str | None, typer.Option(help="Embedding space of rows that do not name one.")
+]
 StdinFormat = Annotated[str, typer.Option(help="csv, jsonl or tar.")]
 NearDuplicate = Annotated[
     float | None,
@@ -124,13 +128,13 @@ def import_folder(
     sources: Sources,
     *,
     collection: CollectionName = DEFAULT_COLLECTION,
-    face: Face = FaceSelection.ONLY,
+    face: FaceOption = FaceSelection.ONLY,
     gate: Gate = None,
     pattern: Pattern = None,
     person_from: PersonFromOption = None,
     names_encoding: NamesEncoding = None,
     images: ImageFolder = None,
-    space: Space = None,
+    space: SpaceOption = None,
     stdin_format: StdinFormat = "jsonl",
     near_duplicate: NearDuplicate = None,
     on_conflict: OnConflictOption = None,

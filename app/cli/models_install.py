@@ -74,7 +74,7 @@ def install(
 NewFolder = Annotated[Path, typer.Argument(help="The new folder; its name is the pack's.")]
 BasePack = Annotated[str, typer.Option(help="The pack that provides everything that is not given.")]
 DetectorFile = Annotated[Path | None, typer.Option(help="ONNX file.")]
-Architecture = Annotated[
+ArchitectureOption = Annotated[
     str | None, typer.Option(help="Architecture of the detector: centerface, scrfd, yunet.")
 ]
 RecogniserFile = Annotated[Path | None, typer.Option(help="ONNX file.")]
@@ -134,7 +134,7 @@ def pack_networks(
     *,
     base: BasePack = "default",
     detector: DetectorFile = None,
-    architecture: Architecture = None,
+    architecture: ArchitectureOption = None,
     recogniser: RecogniserFile = None,
     mean: PixelMean = None,
     std: PixelDivisor = None,

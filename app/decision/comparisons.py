@@ -16,7 +16,7 @@ from app.index.comparator import COSINE, Comparator
 from app.types import FloatArray
 
 Indices = NDArray[np.intp]
-Faces = Indices | slice
+FaceIndices = Indices | slice
 PersonPair = tuple[int, int]
 
 BLOCK_ROWS = 512
@@ -60,7 +60,7 @@ class LabelledEmbeddings:
         kept = np.isin(self.persons, chosen)
         return LabelledEmbeddings.of(self.vectors[kept], self.persons[kept], self.comparator)
 
-    def similarities(self, faces: Faces, others: Faces) -> FloatArray:
+    def similarities(self, faces: FaceIndices, others: FaceIndices) -> FloatArray:
         """The comparison scores of some faces with others, by number: (faces, others)."""
         return self.comparator.scores(self.vectors[faces], self.vectors[others])
 
@@ -70,7 +70,7 @@ class LabelledEmbeddings:
 
 
 @dataclass(frozen=True, slots=True)
-class PairList:
+class NonMatedPairs:
     """Comparisons of different people, most similar first: parallel arrays (n,).
 
     `weights` are shares of a pair of people: 1 / (faces of one x faces of the other). Faces and
@@ -84,9 +84,9 @@ class PairList:
     persons_a: Indices
     persons_b: Indices
 
-    def take(self, chosen: NDArray[np.generic]) -> "PairList":
+    def take(self, chosen: NDArray[np.generic]) -> "NonMatedPairs":
         """Those at `chosen`, indices or a mask."""
-        return PairList(*(column[chosen] for column in self.columns()))
+        return NonMatedPairs(*(column[chosen] for column in self.columns()))
 
     def columns(self) -> tuple[NDArray[Any], ...]:
         """All arrays, in the order of the fields."""
@@ -115,7 +115,7 @@ class NonMated:
     curve: ErrorCurve
     variation: Floats
     pairs: float
-    top: PairList
+    top: NonMatedPairs
     histogram: Floats
 
 
@@ -172,7 +172,7 @@ def compare_mated(data: LabelledEmbeddings, similarities: Floats) -> tuple[Error
     return ErrorCurve(similarities, rates, low, high), len(shares)
 
 
-def nearest_person_pairs(data: LabelledEmbeddings, count: int) -> PairList:
+def nearest_person_pairs(data: LabelledEmbeddings, count: int) -> NonMatedPairs:
     """The most similar comparison of each of about `count` nearest pairs of people."""
     top = compare_non_mated(data, count).top
     _, first = np.unique(top.persons_a * data.person_count + top.persons_b, return_index=True)
@@ -190,7 +190,7 @@ class _Counts:
     by_person: Floats
     squares: Floats
     trials: Floats
-    top: PairList
+    top: NonMatedPairs
 
 
 def _counted(
@@ -210,7 +210,7 @@ def _counted(
     return ErrorCurve(grid, rates, low, high), counted
 
 
-def _blocks(data: LabelledEmbeddings, left_out: frozenset[PersonPair]) -> Iterator[PairList]:
+def _blocks(data: LabelledEmbeddings, left_out: frozenset[PersonPair]) -> Iterator[NonMatedPairs]:
     """All comparisons of different people, once each, some rows at a time."""
     counts = data.counts.astype(np.float64)
     for start in range(0, len(data.persons), BLOCK_ROWS):
@@ -224,7 +224,7 @@ def _blocks(data: LabelledEmbeddings, left_out: frozenset[PersonPair]) -> Iterat
         i, j = np.nonzero(wanted)
         a, b = rows[i], columns[j]
         weights = 1.0 / (counts[a] * counts[b])
-        yield PairList(similarities[i, j], weights, i + start, j + start, a, b)
+        yield NonMatedPairs(similarities[i, j], weights, i + start, j + start, a, b)
 
 
 def _histogram(data: LabelledEmbeddings, left_out: frozenset[PersonPair]) -> Floats:
@@ -264,7 +264,7 @@ def _count(
         squares += np.bincount(passed, block.weights**2, minlength=width)
         tops.append(block.take(block.similarities >= lowest_top))
     columns = zip(*(part.columns() for part in tops), strict=True)
-    top = PairList(*(np.concatenate(parts) for parts in columns))
+    top = NonMatedPairs(*(np.concatenate(parts) for parts in columns))
     by_person = sums.reshape(people, width)[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]
     above = squares[::-1].cumsum()[::-1][1:]
     missing = np.array([person for pair in left_out for person in pair], dtype=np.intp)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from app.decision.calibration import Calibration
-from app.decision.comparisons import LabelledEmbeddings, PairList, nearest_person_pairs
+from app.decision.comparisons import LabelledEmbeddings, NonMatedPairs, nearest_person_pairs
 from app.decision.rates import Floats
 from app.decision.tail import MIN_EXCESSES, fit_tail
 
@@ -61,7 +61,7 @@ def suspected_duplicates(data: LabelledEmbeddings) -> list[SuspectedPair]:
     ]
 
 
-def _gross(pairs: PairList) -> int:
+def _gross(pairs: NonMatedPairs) -> int:
     """How many of the top lie beyond an exponential tail through the median excess, which half
     of the pairs could be wrong without moving: the first suspects, so that many cannot hide one
     another."""

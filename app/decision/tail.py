@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.decision.comparisons import PairList
+from app.decision.comparisons import NonMatedPairs
 from app.decision.rates import Floats
 
 GROUPS = 20
@@ -43,7 +43,7 @@ class Tail:
         )
 
 
-def fit_tail(top: PairList, pairs: float) -> Tail | None:
+def fit_tail(top: NonMatedPairs, pairs: float) -> Tail | None:
     """Fit by maximum likelihood to the most similar of `pairs` pairs of people, weighted.
 
     None with fewer than MIN_EXCESSES comparisons: a tail fitted to less means nothing.
@@ -72,7 +72,7 @@ def fit_tail(top: PairList, pairs: float) -> Tail | None:
     return Tail(start, float(top.weights.sum() / pairs), float(np.exp(found[0])), float(found[1]))
 
 
-def log_rate_stderr(top: PairList, pairs: float, people: int, similarities: Floats) -> Floats:
+def log_rate_stderr(top: NonMatedPairs, pairs: float, people: int, similarities: Floats) -> Floats:
     """Standard error of the logarithm of the tail's rate at each similarity (n,).
 
     The tail is fitted GROUPS times, each time without a twentieth of the people and all

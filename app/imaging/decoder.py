@@ -17,7 +17,7 @@ from app.errors import ImageError, Overloaded, UnreadableImage
 from app.imaging.decoding import decode_here
 from app.imaging.inspection import inspect, is_suspicious, memory_of
 from app.imaging.limits import ImageLimits
-from app.imaging.wire import DecoderChannel, Request
+from app.imaging.wire import DecoderChannel, DecodeRequest
 from app.locks import new_condition, new_lock
 from app.types import DecodedImage, Image
 
@@ -71,7 +71,7 @@ class PhotoDecoder:
                 self._timer.cancel()
 
     def _decode_apart(self, data: bytes, enough: int | None) -> DecodedImage:
-        request = Request(data, self.limits, enough)
+        request = DecodeRequest(data, self.limits, enough)
         process = self._take()
         try:
             photo = process.decode(request)
@@ -205,7 +205,7 @@ class _Process:
     def runs(self) -> bool:
         return self._process.poll() is None
 
-    def decode(self, request: Request) -> DecodedImage:
+    def decode(self, request: DecodeRequest) -> DecodedImage:
         """Raises ImageError, TimeoutError, and EOFError when the process has ended."""
         deadline = time.monotonic() + request.limits.decode_seconds
         self._connection.send_request(request, deadline)

@@ -15,7 +15,7 @@ from app.errors import ImageError
 from app.imaging.boxed import decode_boxed
 from app.imaging.decoding import damaged, decode_here
 from app.imaging.inspection import ISOLATED_FORMATS, inspect
-from app.imaging.wire import DecoderChannel, Request
+from app.imaging.wire import DecoderChannel, DecodeRequest
 from app.types import DecodedImage
 
 # What the service waits longer than the alarm here, so that only it ends a process as a rule.
@@ -36,14 +36,14 @@ def _limit_self(most: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _decode(request: Request) -> DecodedImage:
+def _decode(request: DecodeRequest) -> DecodedImage:
     header = inspect(request.data, request.limits)
     if header.format in ISOLATED_FORMATS:
         return decode_boxed(header.format, request.data, request.limits)
     return decode_here(header.format, request.data, request.limits, request.enough)
 
 
-def _answer(connection: DecoderChannel, request: Request) -> None:
+def _answer(connection: DecoderChannel, request: DecodeRequest) -> None:
     deadline = time.monotonic() + request.limits.decode_seconds + GRACE_SECONDS
     # Its default action ends the process, within a decoder too.
     signal.setitimer(signal.ITIMER_REAL, request.limits.decode_seconds + GRACE_SECONDS)

@@ -24,7 +24,7 @@ _MAX_SENTENCE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class DecodeRequest:
     """A photo to be decoded."""
 
     data: bytes
@@ -39,7 +39,7 @@ class DecoderChannel:
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
 
-    def send_request(self, request: Request, deadline: float) -> None:
+    def send_request(self, request: DecodeRequest, deadline: float) -> None:
         limits = request.limits
         head = _REQUEST.pack(
             len(request.data),
@@ -52,7 +52,7 @@ class DecoderChannel:
         self._send(head, deadline)
         self._send(request.data, deadline)
 
-    def receive_request(self) -> Request:
+    def receive_request(self) -> DecodeRequest:
         """Waits without a deadline: the other end closes when it is done, or ends."""
         deadline = math.inf
         size, most, pixels, side, enough, seconds = _REQUEST.unpack(
@@ -60,7 +60,7 @@ class DecoderChannel:
         )
         data = bytes(self._receive(size, deadline))
         limits = ImageLimits(most, pixels, side, decode_seconds=seconds)
-        return Request(data, limits, enough or None)
+        return DecodeRequest(data, limits, enough or None)
 
     def send_photo(self, photo: DecodedImage, deadline: float) -> None:
         rows, columns, _ = photo.pixels.shape

@@ -4,7 +4,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from app.index.device_rows import Device, DeviceRows
+from app.index.device_rows import DeviceRows, RowDevice
 from app.inference.device_memory import DeviceOutOfMemory
 
 SCAN_TIMEOUT_S = 60.0
@@ -34,7 +34,7 @@ class DeviceHolder(Protocol):
 class DeviceGalleries:
     """The indexes of a process on one device. A thread of its own scans and copies."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: RowDevice) -> None:
         self.device = device
         self.owner = ThreadPoolExecutor(1, "gpu-index")
         # Those with rows on the device; changed on the owner's thread.

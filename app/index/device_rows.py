@@ -165,7 +165,7 @@ class DeviceRows(Protocol):
         ...
 
 
-class Device(Protocol):
+class RowDevice(Protocol):
     """Where rows can lie."""
 
     @property
@@ -214,7 +214,7 @@ class CudaRows:
 
 
 class CudaDevice:
-    """`Device` on the first CUDA device, proven by a search."""
+    """`RowDevice` on the first CUDA device, proven by a search."""
 
     def __init__(self, max_bytes: int | None = None) -> None:
         """Raises DeviceError."""

@@ -15,7 +15,7 @@ PackName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
 # How a photo is laid out for the detector: at its own shape, or as InsightFace's SCRFD code does.
-Layout = Literal["own", "insightface"]
+PackLayout = Literal["own", "insightface"]
 
 
 class PackSection(BaseModel):
@@ -31,7 +31,7 @@ class DetectorSpec(PackSection):
     input_size: Annotated[int, Field(ge=64, le=4096)] = 640
     # Photos smaller than this are enlarged to it, and no photo is enlarged beyond.
     enlarge_to: Annotated[int, Field(ge=32, le=4096)] = 320
-    layout: Layout = "own"
+    layout: PackLayout = "own"
     score_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     iou_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.4
     licence: str = "unknown"

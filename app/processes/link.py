@@ -28,7 +28,7 @@ HANDED_AT_ONCE = 16
 ANSWER_S = 5.0
 PR_SET_PDEATHSIG = 1
 
-Answer = Callable[[], Awaitable[Any]]
+OrderHandler = Callable[[], Awaitable[Any]]
 
 
 class Served(Protocol):
@@ -78,12 +78,12 @@ class Link:
         self._closed = 0  # connections whose end is not reported yet
         self._numbers = itertools.count()
         self._asked: dict[int, asyncio.Future[Any]] = {}
-        self._answers: Mapping[str, Answer] = {}
+        self._answers: Mapping[str, OrderHandler] = {}
         self._tasks = set[asyncio.Task[None]]()
         self._server: Served
         self._loop: asyncio.AbstractEventLoop
 
-    def open(self, server: Served, answers: Mapping[str, Answer], announcement: str) -> None:
+    def open(self, server: Served, answers: Mapping[str, OrderHandler], announcement: str) -> None:
         """Serve from now on. `answers` are to the parent's questions, by kind."""
         self._server, self._answers = server, answers
         self._loop = asyncio.get_running_loop()

@@ -96,7 +96,7 @@ class Enrollment:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptAnswer:
+class AnswerToKeep:
     """For an enrollment that is done once: its key, and what is kept to answer again."""
 
     key: RequestKey
@@ -110,7 +110,7 @@ async def enroll(
     policy: CollectionPolicy,
     times: StageTimes,
     *,
-    kept: KeptAnswer | None = None,
+    kept: AnswerToKeep | None = None,
 ) -> Enrollment:
     """Store a template for each photo with one usable face, on disk and searchable when this
     returns. Where there is none, nothing is stored and no person created.

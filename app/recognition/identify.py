@@ -46,7 +46,7 @@ class IdentifyRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class IdentifiedFace:
+class FaceIdentification:
     """One face of the photo with number `index`, what was decided, and the nearest persons."""
 
     index: int
@@ -64,7 +64,7 @@ class Identification:
     photos: Sequence[PhotoOutcome]
     threshold: ThresholdDecision
     searched: GallerySize
-    faces: Sequence[IdentifiedFace]
+    faces: Sequence[FaceIdentification]
 
 
 async def identify(
@@ -99,7 +99,7 @@ async def identify(
     return answer
 
 
-def _audited(face: IdentifiedFace, threshold: ThresholdDecision) -> Search:
+def _audited(face: FaceIdentification, threshold: ThresholdDecision) -> Search:
     """The id of the person found, and the details for the audit log."""
     person, details = face.verdict.person, {"status": face.verdict.status.value}
     if person is None:
@@ -136,7 +136,7 @@ def _search(
     rules = PairRules(services.gallery, record, threshold.calibration, threshold.score)
     verdicts = rules.applied(verdicts, probes)
     faces = [
-        IdentifiedFace(index, image, face, verdict, row[: request.top_k])
+        FaceIdentification(index, image, face, verdict, row[: request.top_k])
         for (index, image, face), row, verdict in zip(found, result.rows, verdicts, strict=True)
     ]
     return Identification(outcomes, threshold, result.searched, faces)

@@ -26,7 +26,7 @@ _LONG_NUMBER, _EXPONENT = b"0" * 16, b"0e"
 
 
 # Names of members and indexes of items that lead to a value, from the outermost one.
-Path = tuple[Any, ...]
+MemberPath = tuple[Any, ...]
 
 
 class CorrectedMetadata(dict[str, Any]):
@@ -81,11 +81,11 @@ def find_problem(value: Any) -> str | None:
     return None
 
 
-def _values(value: dict[Any, Any]) -> Iterator[tuple[Path, int, Any]]:
+def _values(value: dict[Any, Any]) -> Iterator[tuple[MemberPath, int, Any]]:
     """Every value with its path and its depth, down to one level below the limit; nothing is
     copied."""
     yield (), 1, value
-    waiting: list[tuple[Path, Iterator[tuple[Any, Any]]]] = [((), iter(value.items()))]
+    waiting: list[tuple[MemberPath, Iterator[tuple[Any, Any]]]] = [((), iter(value.items()))]
     while waiting:
         path, members = waiting[-1]
         name, one = next(members, (None, _END))
@@ -100,7 +100,7 @@ def _values(value: dict[Any, Any]) -> Iterator[tuple[Path, int, Any]]:
             waiting.append((here, iter(enumerate(one))))
 
 
-def _shown(path: Path) -> str:
+def _shown(path: MemberPath) -> str:
     """A path as text, such as .team.names[3], cut if it is long."""
     steps = [f"[{step}]" if isinstance(step, int) else f".{step[:_MAX_PATH]}" for step in path]
     shown = "".join(steps)[:_MAX_PATH]

@@ -11,7 +11,7 @@ from prometheus_client.samples import Sample
 # What only rises: it is kept when a process ends, or the sum would fall.
 LASTING = ("counter", "histogram", "summary")
 
-Key = tuple[str, tuple[tuple[str, str], ...]]
+SampleKey = tuple[str, tuple[tuple[str, str], ...]]
 
 
 class SummedMetrics:
@@ -54,7 +54,7 @@ def _summed(families: Iterable[Metric]) -> Iterator[Metric]:
         first = several[0]
         together = Metric(name, first.documentation, first.type)
         combine = _rule(name, first.type)
-        values: dict[Key, list[float]] = {}
+        values: dict[SampleKey, list[float]] = {}
         for sample in (sample for family in several for sample in family.samples):
             values.setdefault((sample.name, tuple(sample.labels.items())), []).append(sample.value)
         together.samples = [

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.access.refused import MOST, MOST_OF_ONE, WINDOW_S, Outcome, RefusedCall, RefusedCalls
+from app.access.refused import MOST, MOST_OF_ONE, WINDOW_S, CallOutcome, RefusedCall, RefusedCalls
 from app.errors import StoreUnavailable
 from app.store.backends import create_engine
 from app.store.database import Database
@@ -30,7 +30,7 @@ def refused(database: Database, clock: Clock) -> RefusedCalls:
 
 
 def call(route: object, actor: str = "key:a") -> RefusedCall:
-    return RefusedCall(actor, Outcome.DENIED, f"GET /{route}", "forbidden")
+    return RefusedCall(actor, CallOutcome.DENIED, f"GET /{route}", "forbidden")
 
 
 def entries(database: Database) -> list[Any]:
@@ -72,7 +72,7 @@ def test_a_flood_is_bounded_and_counted(
         clock.later(WINDOW_S)
         refused.flush()
         assert times(database) == 10_000 * (hour + 1)
-        assert len(entries(database)) <= 2 * (MOST + len(Outcome)) * (hour + 1)
+        assert len(entries(database)) <= 2 * (MOST + len(CallOutcome)) * (hour + 1)
     of_one = {one["details"]["call"] for one in entries(database) if one["actor"] == "token:0"}
     assert len(of_one) == MOST_OF_ONE + 1
     assert entries(database)[-1]["actor"] == "several"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sqlalchemy import func, select, update
 
-from app.access.refused import Outcome, RefusedCall, RefusedCalls
+from app.access.refused import CallOutcome, RefusedCall, RefusedCalls
 from app.gallery import retention
 from app.gallery.retention import RetentionTask
 from app.store.audit_verification import verify_audit
@@ -39,7 +39,7 @@ def erase(url: str, folder: Path) -> None:
         > PERSONS // 3
     ):
         number += 1
-        call = RefusedCall(f"key:{number}", Outcome.DENIED, "GET /v1/audit", "forbidden")
+        call = RefusedCall(f"key:{number}", CallOutcome.DENIED, "GET /v1/audit", "forbidden")
         refused.note(call, (None, None))
         refused.round()
         task.round()

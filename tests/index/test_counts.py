@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from app.index.certified import counts as counts_module
-from app.index.certified.counts import Measured, PersonCounts, measured_among
+from app.index.certified.counts import PersonCounts, TemplateMeasures, measured_among
 from app.index.certified.rows import Rows
 from app.index.effective import effective_templates
 from app.index.person_scores import ratios_of
@@ -19,7 +19,9 @@ def test_counts_are_those_of_a_dictionary(fold_at: int, monkeypatch: pytest.Monk
     counts, truth = PersonCounts(), dict[int, tuple[int, float]]()
     lengths = dict[int, float]()
     start = np.arange(0, 30, 2)
-    counts.restart(start, np.ones(15, np.int64), Measured(np.ones(15), np.ones(15, np.float32)))
+    counts.restart(
+        start, np.ones(15, np.int64), TemplateMeasures(np.ones(15), np.ones(15, np.float32))
+    )
     truth |= dict.fromkeys(start.tolist(), (1, 1.0))
     lengths |= dict.fromkeys(start.tolist(), 1.0)
     for _ in range(60):
@@ -27,7 +29,7 @@ def test_counts_are_those_of_a_dictionary(fold_at: int, monkeypatch: pytest.Monk
         held = generator.integers(0, 4, len(changed))
         effective = np.minimum(held, generator.uniform(1, 4, len(changed)))
         length = (held * generator.uniform(0.5, 1, len(changed))).astype(np.float32)
-        counts.put(changed, held, Measured(effective, length))
+        counts.put(changed, held, TemplateMeasures(effective, length))
         lengths |= dict(zip(changed.tolist(), length.tolist(), strict=True))
         values = zip(held.tolist(), effective.tolist(), strict=True)
         truth |= dict(zip(changed.tolist(), values, strict=True))
@@ -67,12 +69,12 @@ def test_only_the_most_diverse_persons_are_wide() -> None:
     for some in np.split(generator.permutation(persons), 20):
         rising = np.sort(some)
         held = np.full(50, 2)
-        counts.put(rising, held, Measured(np.full(50, 1.5), length[rising]))
+        counts.put(rising, held, TemplateMeasures(np.full(50, 1.5), length[rising]))
     wide, most = counts.widest()
     assert len(wide) <= counts_module.MOST_WIDE
     assert set(range(500, 510)) <= set(wide.tolist())
     assert 1.2 < most < 2 / 1.45
-    gone = Measured(np.zeros(10), np.zeros(10, np.float32))
+    gone = TemplateMeasures(np.zeros(10), np.zeros(10, np.float32))
     counts.put(np.arange(500, 510), np.zeros(10, np.int64), gone)
     assert not set(range(500, 510)) & set(counts.widest()[0].tolist())
 

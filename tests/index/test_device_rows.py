@@ -12,7 +12,7 @@ import pytest
 from app.index.certified.index import CertifiedIndex
 from app.index.certified.search import ThreadScanner
 from app.index.device_galleries import DeviceGalleries
-from app.index.device_rows import SUMMING, CudaDevice, Device, Half
+from app.index.device_rows import SUMMING, CudaDevice, Half, RowDevice
 from app.index.factory import GPU_SHAPE
 from app.index.gpu import DeviceScanner
 from app.inference.device_memory import DeviceOutOfMemory
@@ -35,7 +35,7 @@ def cuda() -> Iterator[CudaDevice]:
 
 
 @pytest.fixture(params=["stand-in", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request: pytest.FixtureRequest) -> Device:
+def device(request: pytest.FixtureRequest) -> RowDevice:
     if request.param == "cuda":
         found: CudaDevice = request.getfixturevalue("cuda")
         return found
@@ -44,7 +44,7 @@ def device(request: pytest.FixtureRequest) -> Device:
     return made
 
 
-def on_card(device: Device) -> bool:
+def on_card(device: RowDevice) -> bool:
     return isinstance(device, CudaDevice)
 
 
@@ -65,7 +65,7 @@ def median_ms(work: object, repeats: int = 20) -> float:
     return 1000 * float(np.median(spent))
 
 
-def test_on_a_device(threads: ThreadPoolExecutor, device: Device) -> None:
+def test_on_a_device(threads: ThreadPoolExecutor, device: RowDevice) -> None:
     galleries = DeviceGalleries(device)
     held = templates(drawn(5_000 if on_card(device) else 2_500))
     index = new_index(galleries, threads)
@@ -80,7 +80,7 @@ def test_on_a_device(threads: ThreadPoolExecutor, device: Device) -> None:
 
 
 @pytest.mark.parametrize("most", [1, 64, 512, 4_096, pytest.param(16_384, marks=pytest.mark.slow)])
-def test_a_device_proposes_the_nearest(device: Device, most: int) -> None:
+def test_a_device_proposes_the_nearest(device: RowDevice, most: int) -> None:
     """And its sums are off by less than `SUMMING`."""
     count = 50_000 if on_card(device) else most + 500
     vectors = halves_of(count)
@@ -97,7 +97,7 @@ def test_a_device_proposes_the_nearest(device: Device, most: int) -> None:
     rows.free()
 
 
-def test_a_row_of_the_device_is_zeroed(device: Device) -> None:
+def test_a_row_of_the_device_is_zeroed(device: RowDevice) -> None:
     vectors = halves_of(1_000)
     rows = device.new_rows(1_000, 512)
     rows.write(0, vectors)
@@ -108,7 +108,7 @@ def test_a_row_of_the_device_is_zeroed(device: Device) -> None:
     rows.free()
 
 
-def test_too_much_for_a_device_is_said(device: Device) -> None:
+def test_too_much_for_a_device_is_said(device: RowDevice) -> None:
     with pytest.raises(DeviceOutOfMemory):
         device.new_rows(1 << 40, 512)
 
@@ -135,7 +135,7 @@ def test_time_of_a_scan(cuda: CudaDevice, count: int) -> None:
     [pytest.param("stand-in", marks=pytest.mark.slow), pytest.param("cuda", marks=pytest.mark.gpu)],
     indirect=True,
 )
-def test_time_of_a_search(threads: ThreadPoolExecutor, device: Device) -> None:
+def test_time_of_a_search(threads: ThreadPoolExecutor, device: RowDevice) -> None:
     """From a probe to persons, exact scores included; the CPU's index beside it."""
     count, asked = (262_144, 200) if on_card(device) else (2_500, 4)
     galleries = DeviceGalleries(device)

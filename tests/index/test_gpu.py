@@ -16,7 +16,7 @@ from app.index import gpu as engine
 from app.index.certified.index import CertifiedIndex
 from app.index.certified.search import ThreadScanner
 from app.index.device_galleries import IDLE_S, DeviceGalleries
-from app.index.device_rows import SUMMING, CudaDevice, Device
+from app.index.device_rows import SUMMING, CudaDevice, RowDevice
 from app.index.gpu import DeviceScanner
 from app.index.port import Templates
 from tests.index.conftest import (
@@ -37,7 +37,7 @@ def device() -> HostDevice:
 
 
 @pytest.fixture
-def galleries(device: Device) -> Iterator[DeviceGalleries]:
+def galleries(device: RowDevice) -> Iterator[DeviceGalleries]:
     made = DeviceGalleries(device)
     yield made
     made.close()

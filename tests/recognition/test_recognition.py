@@ -27,7 +27,7 @@ from app.errors import (
 )
 from app.recognition import identify as identify_module
 from app.recognition.analysis import StageTimes
-from app.recognition.enroll import Enrollment, EnrollRequest, KeptAnswer, enroll
+from app.recognition.enroll import AnswerToKeep, Enrollment, EnrollRequest, enroll
 from app.recognition.identify import IdentifyRequest, identify
 from app.recognition.verify import VerifyRequest, verify
 from app.services import Services, build_services
@@ -87,7 +87,7 @@ def test_an_enrollment_with_a_key_is_done_once(services: Services, photo: Photo)
         return {"faces": [one.stored.face.face_id for one in done.stored.values()]}
 
     async def run() -> Enrollment:
-        kept = KeptAnswer(RequestKey("key", "digest"), answer)
+        kept = AnswerToKeep(RequestKey("key", "digest"), answer)
         request = EnrollRequest("once", "biden")
         return await enroll(services, [photo("biden")], request, POLICY, StageTimes(), kept=kept)
 

@@ -20,13 +20,13 @@ from app.api.responses import Answer
 from app.errors import AccessKeyExists, AccessKeyNotFound, AccessPepperDiffers
 
 router = APIRouter(prefix="/v1/keys", tags=["access"], route_class=JsonRoute)
-Key = Annotated[str, Path(min_length=1, max_length=64, description="Id or name of a key.")]
+KeyInPath = Annotated[str, Path(min_length=1, max_length=64, description="Id or name of a key.")]
 NO_STORE = {"Cache-Control": "no-store"}  # the answer holds a token
 
 KeyName = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="Name of the key's user.")
 ]
-Rate = Annotated[float, Field(ge=MIN_RATE, le=MAX_RATE, allow_inf_nan=False)]
+RequestRate = Annotated[float, Field(ge=MIN_RATE, le=MAX_RATE, allow_inf_nan=False)]
 Scopes = Annotated[
     list[Scope], Field(min_length=1, max_length=64, description="What the key allows.")
 ]
@@ -212,7 +212,7 @@ async def create_key(context: Context, response: Response, body: NewKeyFields) -
 )
 @needs(Scope.ADMIN)
 async def rotate_key(
-    context: Context, response: Response, key: Key, body: RotationFields
+    context: Context, response: Response, key: KeyInPath, body: RotationFields
 ) -> KeyWithToken:
     """Create a key like another one, whose token stays usable for some time.
 
@@ -226,7 +226,7 @@ async def rotate_key(
 
 @router.put("/{key}/limits", responses=problems(ANY_BODY, ANY_WRITE, (AccessKeyNotFound,)))
 @needs(Scope.ADMIN)
-async def limit_key(context: Context, key: Key, body: LimitFields) -> LimitedKeys:
+async def limit_key(context: Context, key: KeyInPath, body: LimitFields) -> LimitedKeys:
     """Replace the limits of all keys of a name, given by the name or by the id of one of them.
 
     A limit that is missing or null is removed. Every process applies the new limits within two
@@ -238,7 +238,7 @@ async def limit_key(context: Context, key: Key, body: LimitFields) -> LimitedKey
 
 @router.delete("/{key}", responses=problems(ANY_WRITE, (AccessKeyNotFound,)))
 @needs(Scope.ADMIN)
-async def revoke_key(context: Context, key: Key) -> RevokedKeys:
+async def revoke_key(context: Context, key: KeyInPath) -> RevokedKeys:
     """Revoke the key of an id, or all keys of a name.
 
     The answer comes when no process accepts them any more, after about two seconds.

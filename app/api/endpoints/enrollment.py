@@ -36,7 +36,7 @@ from app.errors import (
     NothingEnrolled,
 )
 from app.gallery.default_collection import DEFAULT_COLLECTION
-from app.recognition.enroll import EnrolledTemplate, Enrollment, EnrollRequest, KeptAnswer
+from app.recognition.enroll import AnswerToKeep, EnrolledTemplate, Enrollment, EnrollRequest
 from app.recognition.enroll import enroll as enroll_person
 from app.services import Services
 from app.store.records import RequestKey
@@ -187,7 +187,7 @@ async def _enroll(
             fields.collection, fields.person_id, fields.metadata, fields.embeddings or (),
             fields.face_selection,
         ),
-        policy, context.times, kept=None if key is None else KeptAnswer(key, answer),
+        policy, context.times, kept=None if key is None else AnswerToKeep(key, answer),
     )  # fmt: skip
     if not enrollment.stored:
         _refuse_all(enrollment)

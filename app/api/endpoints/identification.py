@@ -29,8 +29,7 @@ from app.decision.thresholds import ThresholdDecision
 from app.errors import NotCalibrated, RateOutOfReach
 from app.gallery.default_collection import DEFAULT_COLLECTION
 from app.index.comparator import Comparator
-from app.recognition.identify import Identification, IdentifyRequest
-from app.recognition.identify import IdentifiedFace as FaceOutcome
+from app.recognition.identify import FaceIdentification, Identification, IdentifyRequest
 from app.recognition.identify import identify as identify_faces
 
 router = APIRouter(prefix="/v1", tags=["gallery"])
@@ -76,7 +75,9 @@ class IdentifiedFace(FaceInfo, Doubtful):
     ]
 
     @classmethod
-    def decided(cls, one: FaceOutcome, decision: ThresholdDecision, comparator: Comparator) -> Self:
+    def decided(
+        cls, one: FaceIdentification, decision: ThresholdDecision, comparator: Comparator
+    ) -> Self:
         """One face and what was decided."""
         verdict = one.verdict
         return cls.of(

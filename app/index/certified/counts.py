@@ -31,7 +31,7 @@ Entries = tuple[Ids, Steps, FloatArray]
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class TemplateMeasures:
     """Of the templates of persons (n,): their effective number, and the length of their sum, a
     float64 rounded to float32."""
 
@@ -78,7 +78,7 @@ class PersonCounts:
         held = self.held(changed) + sign * number
         self.put(changed, held, _measured(parts, changed, held))
 
-    def restart(self, persons: Ids, held: Ids, measured: Measured) -> None:
+    def restart(self, persons: Ids, held: Ids, measured: TemplateMeasures) -> None:
         """Start over with these persons (n,), in ascending order of their keys, as in `put`; each
         has templates."""
         self._persons, self._held, self._steps = persons, held, _steps_of(measured.effective)
@@ -89,7 +89,7 @@ class PersonCounts:
         self._templates = int(held.sum())
         self.size = self._size_of(self._spread, self._templates)
 
-    def put(self, persons: Ids, held: Ids, measured: Measured) -> None:
+    def put(self, persons: Ids, held: Ids, measured: TemplateMeasures) -> None:
         """Persons (n,), in ascending order of their keys, have so many templates now, which are
         like this."""
         before, steps_before, _ = self._of(persons)
@@ -193,9 +193,9 @@ def _steps_of(effective: Floats) -> Steps:
     return np.asarray(np.minimum(steps, MOST_STEPS - 1), np.uint16)
 
 
-def _measured(parts: list[Rows], persons: Ids, held: Ids) -> Measured:
+def _measured(parts: list[Rows], persons: Ids, held: Ids) -> TemplateMeasures:
     """What the templates of persons are like who have `held` of them."""
-    measured = Measured(
+    measured = TemplateMeasures(
         np.minimum(held, 1).astype(np.float64), np.minimum(held, 1).astype(np.float32)
     )
     several = held > 1
@@ -205,13 +205,13 @@ def _measured(parts: list[Rows], persons: Ids, held: Ids) -> Measured:
     return measured
 
 
-def measured_among(parts: list[Rows], persons: Ids) -> Measured:
+def measured_among(parts: list[Rows], persons: Ids) -> TemplateMeasures:
     """What the remaining templates of persons (n,), in ascending order of their keys, are like, in
     some rows; 0 of those who have none."""
     part, row, owners, keys = _living(parts, persons)
     order = np.lexsort((keys, owners))
     part, row = part[order], row[order]
-    found = Measured(np.zeros(len(persons)), np.zeros(len(persons), np.float32))
+    found = TemplateMeasures(np.zeros(len(persons)), np.zeros(len(persons), np.float32))
     theirs, starts, counts = np.unique(owners[order], return_index=True, return_counts=True)
     places = np.searchsorted(persons, theirs)
     for count in np.unique(counts).tolist():

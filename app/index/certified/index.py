@@ -16,8 +16,8 @@ from app.index.certified.rows import (
     Flags,
     IndexShape,
     Rows,
+    SearchState,
     Shard,
-    State,
     WriteBuffer,
     living,
 )
@@ -54,7 +54,7 @@ class CertifiedIndex:
         self.shape = shape or IndexShape()
         self._bound = bound_of(dimension) if Quantiser.fits(dimension) else None
         self.quantiser: Quantiser | None = None  # drawn for the first shard: it takes d² numbers
-        self._state = State((), WriteBuffer(dimension))
+        self._state = SearchState((), WriteBuffer(dimension))
         self._counts = PersonCounts()
         self._sample = SampleCache()
         self._removed: list[Ids] | None = None  # while rows are rewritten: what went since
@@ -63,7 +63,7 @@ class CertifiedIndex:
         self.costs = SearchCounts()
 
     @property
-    def state(self) -> State:
+    def state(self) -> SearchState:
         """Shards and write buffer as they are now."""
         return self._state
 
@@ -135,7 +135,7 @@ class CertifiedIndex:
             self.quantiser = quantiser or self.quantiser
             fresh = WriteBuffer(self._dimension, max(len(write_buffer), FIRST_ROOM))
             fresh.append(write_buffer.templates(write_buffer.alive))
-            self._state = State(tuple(shards), fresh)
+            self._state = SearchState(tuple(shards), fresh)
             self._sample.clear()
             self._counts = PersonCounts.of(self._state.parts)
 
@@ -326,7 +326,9 @@ class CertifiedIndex:
                         shard.remove(keys)
                 kept = [shard for shard in self._state.shards if shard not in shards]
                 rest = self._state.write_buffer
-                self._state = State((*kept, *fresh), rest.after(buffered) if buffered else rest)
+                self._state = SearchState(
+                    (*kept, *fresh), rest.after(buffered) if buffered else rest
+                )
         finally:
             self._removed = None
         self._scanner.forget(shards)

@@ -296,7 +296,7 @@ class WriteBuffer:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class SearchState:
     """What a search looks at. Replaced as a whole, so that a search keeps what it began with."""
 
     shards: tuple[Shard, ...]

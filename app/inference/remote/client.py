@@ -17,7 +17,7 @@ from app.inference.remote.frames import (
     MEMORY,
     OPEN,
     Request,
-    Status,
+    RequestStatus,
     reply_of,
 )
 from app.inference.remote.greeting import Greeting, NetworkFacts
@@ -74,9 +74,9 @@ class _Slot:
         if not message:
             raise SlotLost("The process that runs the networks ended.")
         reply = reply_of(message)
-        if reply.status is Status.DIED:
+        if reply.status is RequestStatus.DIED:
             raise WorkerDied(reply.text)
-        if reply.status is Status.FAILED:
+        if reply.status is RequestStatus.FAILED:
             raise RuntimeError(f"{network.name}: {reply.text}")
         return [np.array(answer, np.float32) for answer in self._memory.answers(network, count)]
 

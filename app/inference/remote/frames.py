@@ -17,7 +17,7 @@ _REQUEST = struct.Struct("<HH")
 _TEXT_BYTES = 1000
 
 
-class Status(IntEnum):
+class RequestStatus(IntEnum):
     """How a request ended. FAILED: the network does not take these images; DIED: its thread did."""
 
     DONE = 0
@@ -41,7 +41,7 @@ class Request:
 class Reply:
     """The answers are in the slot, or what went wrong is in the text."""
 
-    status: Status
+    status: RequestStatus
     text: str = ""
 
     def encoded(self) -> bytes:
@@ -59,4 +59,4 @@ def request_of(message: bytes) -> Request:
 
 def reply_of(message: bytes) -> Reply:
     """Raises ValueError."""
-    return Reply(Status(message[0]), message[1:].decode(errors="replace"))
+    return Reply(RequestStatus(message[0]), message[1:].decode(errors="replace"))

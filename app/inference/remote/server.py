@@ -20,7 +20,7 @@ from app.inference.remote.frames import (
     OPEN,
     Reply,
     Request,
-    Status,
+    RequestStatus,
     request_of,
 )
 from app.inference.remote.greeting import Greeting, NetworkFacts
@@ -165,7 +165,7 @@ class NetworkServer:
             slot, count = taken
             memory = slot.memory
             if memory is None or slot.gone:
-                self._end(slot, Reply(Status.DIED))
+                self._end(slot, Reply(RequestStatus.DIED))
                 continue
             try:
                 parts = served.network.submit(memory.images(served.facts, count))
@@ -212,10 +212,10 @@ class _Answering:
             self._memory.put_answers(self._facts, self._count, answers)
         except Exception as error:  # noqa: BLE001 - the client gets it
             return _failure(error)
-        return Reply(Status.DONE)
+        return Reply(RequestStatus.DONE)
 
 
 def _failure(error: Exception) -> Reply:
     if isinstance(error, WorkerDied):
-        return Reply(Status.DIED, error.detail)
-    return Reply(Status.FAILED, f"{type(error).__name__}: {error}")
+        return Reply(RequestStatus.DIED, error.detail)
+    return Reply(RequestStatus.FAILED, f"{type(error).__name__}: {error}")

@@ -79,7 +79,7 @@ def find_requirement(name_or_path: str) -> Requirement:
 MOST_NEEDED = 1_000_000
 
 
-class Outcome(StrEnum):
+class RequirementOutcome(StrEnum):
     """Of a limit, or of a whole requirement."""
 
     PASS = "pass"  # noqa: S105 - no password
@@ -108,7 +108,7 @@ class Judgement:
     rate, and how many people would decide it if the rate stayed as it is; None where a million
     would not."""
 
-    outcome: Outcome
+    outcome: RequirementOutcome
     low: float
     high: float
     people_needed: int | None
@@ -119,13 +119,13 @@ def judge(counted: Counted, limit: float, confidence: float) -> Judgement:
     rate, trials = counted.rate or 0.0, counted.effective
     low, high = bounds(rate, trials, confidence)
     if high <= limit:
-        return Judgement(Outcome.PASS, low, high, None)
+        return Judgement(RequirementOutcome.PASS, low, high, None)
     if low > limit:
-        return Judgement(Outcome.FAIL, low, high, None)
+        return Judgement(RequirementOutcome.FAIL, low, high, None)
     needed = trials_needed(rate, limit, confidence)
     each = counted.searches / trials if trials else 1.0
     people = None if needed is None else math.ceil(needed * each)
-    return Judgement(Outcome.UNDECIDED, low, high, people)
+    return Judgement(RequirementOutcome.UNDECIDED, low, high, people)
 
 
 def bounds(rate: float, trials: float, confidence: float) -> tuple[float, float]:
@@ -154,10 +154,10 @@ def trials_needed(rate: float, limit: float, confidence: float) -> int | None:
     return low
 
 
-def worst(outcomes: Sequence[Outcome]) -> Outcome:
+def worst(outcomes: Sequence[RequirementOutcome]) -> RequirementOutcome:
     """Fail if anything fails, pass only if everything passes, and something was judged."""
-    if Outcome.FAIL in outcomes:
-        return Outcome.FAIL
-    if not outcomes or Outcome.UNDECIDED in outcomes:
-        return Outcome.UNDECIDED
-    return Outcome.PASS
+    if RequirementOutcome.FAIL in outcomes:
+        return RequirementOutcome.FAIL
+    if not outcomes or RequirementOutcome.UNDECIDED in outcomes:
+        return RequirementOutcome.UNDECIDED
+    return RequirementOutcome.PASS

@@ -34,7 +34,7 @@ from app.lab.attestation.folder import (
     search_unchanged,
 )
 from app.lab.attestation.requirement import Requirement
-from app.lab.attestation.statement import Measured, Provenance, make_statement, model, software
+from app.lab.attestation.statement import Measurement, Provenance, make_statement, model, software
 from app.lab.attestation.statement import calibration as calibration_summary
 from app.lab.evaluation.labels import LabelledPeople, LabelNoise
 from app.lab.evaluation.plan import Progress, folder_name
@@ -106,7 +106,7 @@ def attest_folder(
         ThresholdRequest(), source.policy, chain, size, likeness=likeness
     )
     cells = [c for one in searched for c in count_cells(one, rule.threshold, wanted.attributes)]
-    measured = Measured(source.policy, rule, cells, list(wanted.attributes))
+    measured = Measurement(source.policy, rule, cells, list(wanted.attributes))
     persons = wanted.gallery_persons or wanted.requirement.gallery_persons or enrolled
     used, data = _Used(pack, rule, folder_name(people.folder)), _folder_data(source, roles, photos)
     return make_statement(
@@ -157,7 +157,7 @@ def attest_collection(
         "templates": found.templates,
         "revision": record.revision,
     }
-    measured = Measured(policy, rule, cells, list(wanted.attributes))
+    measured = Measurement(policy, rule, cells, list(wanted.attributes))
     persons = wanted.gallery_persons or wanted.requirement.gallery_persons or found.persons
     return make_statement(
         _provenance(data, wanted, _OF_COLLECTION, _Used(pack, rule, name)),

@@ -14,7 +14,7 @@ from app.decision.calibration import Calibration
 from app.decision.thresholds import CollectionPolicy, ThresholdDecision
 from app.inference.pack_spec import ModelPack
 from app.lab.attestation.cells import EVERYBODY, Cell
-from app.lab.attestation.requirement import Counted, Outcome, Requirement, judge, worst
+from app.lab.attestation.requirement import Counted, Requirement, RequirementOutcome, judge, worst
 from app.types import JsonObject
 
 GIT_SECONDS = 10
@@ -103,7 +103,7 @@ class Provenance:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Measurement:
     """What was counted, at which threshold by which policy, and the attributes of the groups."""
 
     policy: CollectionPolicy
@@ -115,7 +115,7 @@ class Measured:
 def make_statement(
     provenance: Provenance,
     requirement: Requirement,
-    measured: Measured,
+    measured: Measurement,
     gallery_persons: int,
 ) -> JsonObject:
     """Everything that is signed. `gallery_persons`: whom the service holds or is meant to hold."""
@@ -123,8 +123,8 @@ def make_statement(
     wanted = math.ceil(requirement.gallery_share * gallery_persons - 1e-9)
     rows = [_row(cell, requirement, wanted) for cell in cells]
     open_points = _open_points(requirement, cells, measured.attributes)
-    outcomes = [Outcome(str(row["outcome"])) for row in rows]
-    outcomes += [Outcome.UNDECIDED] * len(open_points)
+    outcomes = [RequirementOutcome(str(row["outcome"])) for row in rows]
+    outcomes += [RequirementOutcome.UNDECIDED] * len(open_points)
     return {
         "outcome": worst(outcomes).value,
         "undecided_because": open_points,
@@ -176,12 +176,14 @@ def _row(cell: Cell, requirement: Requirement, wanted: int) -> JsonObject:
         "fpir": _judged(cell.fpir, requirement.fpir, requirement.confidence),
         "fnir": _judged(cell.fnir, requirement.fnir, requirement.confidence),
     }
-    outcomes = [Outcome(str(rate["outcome"])) for rate in rates.values() if "outcome" in rate]
+    outcomes = [
+        RequirementOutcome(str(rate["outcome"])) for rate in rates.values() if "outcome" in rate
+    ]
     # Of degraded photos to enroll the service itself refuses some: that leaves nothing unmeasured.
     enough = cell.sides == "both" or cell.gallery_persons >= wanted
     outcome = worst(outcomes)
-    if outcome is Outcome.PASS and not enough:
-        outcome = Outcome.UNDECIDED  # a larger gallery has more look-alikes
+    if outcome is RequirementOutcome.PASS and not enough:
+        outcome = RequirementOutcome.UNDECIDED  # a larger gallery has more look-alikes
     return {
         "group": cell.group,
         "stratum": cell.stratum,

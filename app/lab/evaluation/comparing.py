@@ -8,7 +8,7 @@ from app.decision.comparisons import (
     ErrorCurve,
     Indices,
     NonMated,
-    PairList,
+    NonMatedPairs,
     compare_mated,
     compare_non_mated,
 )
@@ -125,7 +125,7 @@ def _pairs(
     return tuple(_pair(sample, int(faces_a[i]), int(faces_b[i]), float(values[i])) for i in order)
 
 
-def _worst_non_mated(sample: FaceSample, top: PairList) -> tuple[ComparedPair, ...]:
+def _worst_non_mated(sample: FaceSample, top: NonMatedPairs) -> tuple[ComparedPair, ...]:
     """The most alike of each pair of people."""
     key = top.persons_a * sample.data.person_count + top.persons_b
     _, first = np.unique(key, return_index=True)

@@ -15,7 +15,7 @@ from app.lab.evaluation.metrics import (
     recall_by_size,
     ten_fold_accuracy,
 )
-from app.lab.evaluation.plan import Bench, Plan
+from app.lab.evaluation.plan import Bench, EvaluationPlan
 from app.lab.evaluation.protocol import (
     DetectedPhotos,
     detect_photos,
@@ -27,7 +27,7 @@ from app.lab.evaluation.protocol import (
 MIN_SIDES: Sequence[float] = (32.0, 16.0, 0.0)
 
 
-def measure_pairs(plan: Plan, bench: Bench) -> PairsFigures | None:
+def measure_pairs(plan: EvaluationPlan, bench: Bench) -> PairsFigures | None:
     source = plan.pairs
     if source is None:
         return None
@@ -62,7 +62,7 @@ def verify_pairs(
     )
 
 
-def measure_boxes(plan: Plan, bench: Bench) -> DetectionFigures | None:
+def measure_boxes(plan: EvaluationPlan, bench: Bench) -> DetectionFigures | None:
     source = plan.boxes
     if source is None:
         return None

@@ -39,7 +39,7 @@ from app.lab.evaluation.identification import at_setting, identify
 from app.lab.evaluation.labels import LabelledPeople, LabelNoise
 from app.lab.evaluation.lifts import with_lifts
 from app.lab.evaluation.orientation import TRIED, LabelledFolder, fit_orientation
-from app.lab.evaluation.plan import Bench, Plan, folder_name
+from app.lab.evaluation.plan import Bench, EvaluationPlan, folder_name
 from app.lab.evaluation.prediction import check_predictions
 from app.lab.evaluation.protocol import (
     EnrolledPhotos,
@@ -64,7 +64,7 @@ class PeopleFigures:
     groups: tuple[GroupFigures, ...] = ()
 
 
-def fit_direction(plan: Plan, people: LabelledPeople, bench: Bench) -> Bench:
+def fit_direction(plan: EvaluationPlan, people: LabelledPeople, bench: Bench) -> Bench:
     """The bench with what degraded faces share and what they raise; without either where there are
     too few people for a calibration."""
     names = photos_to_degrade(people, plan.noise)
@@ -83,7 +83,7 @@ def fit_direction(plan: Plan, people: LabelledPeople, bench: Bench) -> Bench:
     return replace(bench, shared=shared, degraded=lift)
 
 
-def measure_people(plan: Plan, people: LabelledPeople, bench: Bench) -> PeopleFigures:
+def measure_people(plan: EvaluationPlan, people: LabelledPeople, bench: Bench) -> PeopleFigures:
     with bench.progress("photos", len(people.images)) as tick:
         photos = enrol_photos(bench.analyser, people.folder, people.images, plan.selection, tick)
     sample = build_sample(people, photos, plan.noise, bench.comparator)
@@ -121,7 +121,7 @@ def measure_people(plan: Plan, people: LabelledPeople, bench: Bench) -> PeopleFi
 
 
 def _calibrate(
-    plan: Plan, sample: FaceSample, people: LabelledPeople, bench: Bench
+    plan: EvaluationPlan, sample: FaceSample, people: LabelledPeople, bench: Bench
 ) -> Calibration | None:
     name = folder_name(people.folder)
     labelled = Labelled(sample.data, "photos", name, sample.left_out, bench.shared, _limits(sample))
@@ -137,7 +137,7 @@ def _limits(sample: FaceSample) -> Limits:
 
 
 def _fit_orientation(
-    plan: Plan, people: LabelledPeople, photos: EnrolledPhotos, bench: Bench
+    plan: EvaluationPlan, people: LabelledPeople, photos: EnrolledPhotos, bench: Bench
 ) -> Orientation | None:
     source = LabelledFolder(people.folder, folder_name(people.folder), photos, plan.selection)
     generator = np.random.default_rng(plan.seed)

@@ -44,7 +44,7 @@ class BoxesSource:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class EvaluationPlan:
     """What to measure, on what, and how. `attributes`: group of each person, by attribute.
     `fit_direction`: find again the direction that degraded faces share, and compare by it;
     otherwise faces are compared as the pack's calibration says. `policy`: the setting of the

@@ -42,7 +42,7 @@ from app.lab.evaluation.verdict import verdict
 
 # A number, text, truth value or None; a `Rate` with its interval; a curve; or a list of those.
 Value = Any
-Path = tuple[str | int, ...]
+FigurePath = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class FigureRow:
     already. `path` is () for a count of something that the document lists.
     """
 
-    path: Path
+    path: FigurePath
     section: str
     condition: str
     metric: str
@@ -101,7 +101,7 @@ _SHOWN_WITHOUT_VALUE = {"calibration_id", "target_fpir"}
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    path: Path
+    path: FigurePath
     section: str
     condition: str
     metric: str
@@ -142,7 +142,7 @@ def _rows_of_fields(value: Any, place: _Place) -> Iterator[FigureRow]:
             yield FigureRow((), here.section, here.condition, metric, count)
 
 
-def _put(tree: Any, path: Path, value: Value) -> None:
+def _put(tree: Any, path: FigurePath, value: Value) -> None:
     """Set the value at `path`. An index in a path is at most one beyond the end of its list."""
     for key, below in pairwise(path):
         empty: Any = [] if isinstance(below, int) else {}

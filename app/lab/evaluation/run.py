@@ -22,7 +22,7 @@ from app.lab.evaluation.pairs_and_boxes import (
     measure_pairs,
 )
 from app.lab.evaluation.people import PeopleFigures, fit_direction, measure_people
-from app.lab.evaluation.plan import Bench, Plan, Progress
+from app.lab.evaluation.plan import Bench, EvaluationPlan, Progress
 from app.lab.evaluation.protocol import (
     Analyser,
     check_pairs,
@@ -40,7 +40,7 @@ class EvaluationResult:
 
 
 def evaluate(
-    plan: Plan,
+    plan: EvaluationPlan,
     pack: ModelPack,
     analyser: Analyser,
     progress: Progress,
@@ -84,7 +84,7 @@ def evaluate(
     return EvaluationResult(evaluation, sections.calibration, tuple(folders))
 
 
-def _check(plan: Plan) -> None:
+def _check(plan: EvaluationPlan) -> None:
     """Before minutes are spent: what can be known to be wrong."""
     if plan.pairs is not None:
         check_pairs(plan.pairs.pairs)

@@ -38,7 +38,7 @@ _ABBREVIATIONS = {"eer", "fmr", "fnmr", "fpir", "fnir", "id"}
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class TableCell:
     """One figure as text, with its interval ("" where it has none)."""
 
     text: str
@@ -56,7 +56,7 @@ class FigureTable:
 
     section: str
     headings: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+    rows: tuple[tuple[str, tuple[TableCell, ...]], ...]
 
     @property
     def named(self) -> bool:
@@ -73,7 +73,7 @@ class FigureTable:
 class _Condition:
     section: str
     name: str
-    figures: dict[str, Cell] = field(default_factory=dict)
+    figures: dict[str, TableCell] = field(default_factory=dict)
 
 
 def tables_of(rows: Iterable[FigureRow]) -> list[FigureTable]:
@@ -102,19 +102,19 @@ def _conditions(rows: Iterable[FigureRow]) -> list[_Condition]:
     return list(found.values())
 
 
-def _cell(row: FigureRow) -> Cell:
+def _cell(row: FigureRow) -> TableCell:
     value = row.value
     if value is None or isinstance(value, str):
-        return Cell(NOTHING if value is None else value)
+        return TableCell(NOTHING if value is None else value)
     if isinstance(value, Rate):
-        return Cell(rate_text(value), interval_text(value), value.extrapolated)
+        return TableCell(rate_text(value), interval_text(value), value.extrapolated)
     if row.metric == "kept":
-        return Cell("kept" if value else "not kept")
+        return TableCell("kept" if value else "not kept")
     if isinstance(value, bool):
-        return Cell("yes" if value else "no")
+        return TableCell("yes" if value else "no")
     if isinstance(value, int):
-        return Cell(f"{value:,}")
-    return Cell(_number(row.metric, value))
+        return TableCell(f"{value:,}")
+    return TableCell(_number(row.metric, value))
 
 
 def _number(metric: str, value: float) -> str:

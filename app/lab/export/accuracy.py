@@ -13,7 +13,7 @@ from app.imaging import ImageLimits
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
 from app.lab.evaluation.labels import LabelNoise, read_pairs
-from app.lab.evaluation.plan import PairsSource, Plan
+from app.lab.evaluation.plan import EvaluationPlan, PairsSource
 from app.lab.evaluation.protocol import Analyser
 from app.lab.evaluation.run import evaluate
 from app.lab.export.artefact import ExportError, serialise, sha256
@@ -46,7 +46,7 @@ def measure(recogniser: Path, normalisation: Normalisation, pairs: Path) -> Accu
     default pack's detector and this recogniser. Raises ExportError."""
     try:
         source = PairsSource(pairs, pairs.parent / "images", read_pairs(pairs))
-        plan = Plan(None, source, None, LabelNoise(), {}, FaceSelection.CENTRE, 0)
+        plan = EvaluationPlan(None, source, None, LabelNoise(), {}, FaceSelection.CENTRE, 0)
         pack = pack_of(recogniser, normalisation)
         pipeline = build_pipeline(pack, Device.CPU, ImageLimits())
         with tempfile.TemporaryDirectory() as empty:

@@ -32,7 +32,7 @@ from app.store.metadata import read_stored
 metadata = MetaData()
 
 # SQLite gives out row numbers only to INTEGER keys.
-Key = BigInteger().with_variant(Integer, "sqlite")
+RowKey = BigInteger().with_variant(Integer, "sqlite")
 
 
 def name(length: int) -> String:
@@ -68,7 +68,7 @@ database = Table(
 collections = Table(
     "collections",
     metadata,
-    Column("id", Key, primary_key=True, autoincrement=True),
+    Column("id", RowKey, primary_key=True, autoincrement=True),
     Column("name", name(64), nullable=False, unique=True),
     Column("embedding_space", String(64), nullable=False),
     Column("dimension", Integer, nullable=False),
@@ -99,7 +99,7 @@ calibrations = Table(
 persons = Table(
     "persons",
     metadata,
-    Column("id", Key, primary_key=True, autoincrement=True),
+    Column("id", RowKey, primary_key=True, autoincrement=True),
     Column("collection", ForeignKey("collections.id", ondelete="CASCADE"), nullable=False),
     Column("person_id", name(256), nullable=False),
     Column("metadata", MetadataColumn, nullable=False),
@@ -140,7 +140,7 @@ declared_pairs = Table(
 templates = Table(
     "templates",
     metadata,
-    Column("id", Key, primary_key=True, autoincrement=True),
+    Column("id", RowKey, primary_key=True, autoincrement=True),
     Column("face_id", name(36), nullable=False, unique=True),
     Column("collection", ForeignKey("collections.id", ondelete="CASCADE"), nullable=False),
     Column("person", ForeignKey("persons.id", ondelete="CASCADE"), nullable=False),

@@ -9,7 +9,7 @@ from app.lab.attestation.document import AttestationError
 from app.lab.attestation.requirement import (
     NAMED,
     Counted,
-    Outcome,
+    RequirementOutcome,
     bounds,
     find_requirement,
     judge,
@@ -21,28 +21,28 @@ from app.lab.attestation.statement import _row
 LIMIT = 0.001
 
 
-def judged(errors: int, searches: int, effective: float | None = None) -> Outcome:
+def judged(errors: int, searches: int, effective: float | None = None) -> RequirementOutcome:
     return judge(Counted(errors, searches, effective or searches), LIMIT, 0.95).outcome
 
 
 def test_none_of_2995_is_the_least_that_shows_one_in_a_thousand() -> None:
-    assert judged(0, 2994) is Outcome.UNDECIDED
-    assert judged(0, 2995) is Outcome.PASS
+    assert judged(0, 2994) is RequirementOutcome.UNDECIDED
+    assert judged(0, 2995) is RequirementOutcome.PASS
     found = judge(Counted(0, 10, 10), LIMIT, 0.95)
     assert found.people_needed == 2995
     assert (found.low, found.high) == pytest.approx((0, 0.2589), abs=1e-4)
 
 
 def test_more_errors_need_more_people() -> None:
-    assert judged(1, 4741) is Outcome.UNDECIDED
-    assert judged(1, 4742) is Outcome.PASS
-    assert judged(7, 507) is Outcome.FAIL
-    assert judged(1, 507) is Outcome.UNDECIDED
-    assert judged(0, 0) is Outcome.UNDECIDED
+    assert judged(1, 4741) is RequirementOutcome.UNDECIDED
+    assert judged(1, 4742) is RequirementOutcome.PASS
+    assert judged(7, 507) is RequirementOutcome.FAIL
+    assert judged(1, 507) is RequirementOutcome.UNDECIDED
+    assert judged(0, 0) is RequirementOutcome.UNDECIDED
 
 
 def test_searches_that_are_not_independent_count_for_less() -> None:
-    assert judged(0, 2995, 1497.5) is Outcome.UNDECIDED
+    assert judged(0, 2995, 1497.5) is RequirementOutcome.UNDECIDED
     assert judge(Counted(0, 100, 50), LIMIT, 0.95).people_needed == 2 * 2995
 
 
@@ -55,10 +55,13 @@ def test_a_rate_at_the_limit_is_decided_by_nobody() -> None:
 
 
 def test_the_worst_outcome_is_that_of_the_whole() -> None:
-    assert worst([Outcome.PASS, Outcome.PASS]) is Outcome.PASS
-    assert worst([Outcome.PASS, Outcome.UNDECIDED]) is Outcome.UNDECIDED
-    assert worst([Outcome.UNDECIDED, Outcome.FAIL]) is Outcome.FAIL
-    assert worst([]) is Outcome.UNDECIDED
+    assert worst([RequirementOutcome.PASS, RequirementOutcome.PASS]) is RequirementOutcome.PASS
+    assert (
+        worst([RequirementOutcome.PASS, RequirementOutcome.UNDECIDED])
+        is RequirementOutcome.UNDECIDED
+    )
+    assert worst([RequirementOutcome.UNDECIDED, RequirementOutcome.FAIL]) is RequirementOutcome.FAIL
+    assert worst([]) is RequirementOutcome.UNDECIDED
 
 
 def test_a_gallery_too_small_cannot_pass_unless_enrolment_itself_refused() -> None:

@@ -4,7 +4,7 @@ import itertools
 
 from app.decision.rates import Rate
 from app.lab.evaluation.rows import rows_of, shown
-from app.lab.evaluation.tables import TITLES, Cell, tables_of
+from app.lab.evaluation.tables import TITLES, TableCell, tables_of
 from tests.lab.evaluation.figures_for_tests import complete_evaluation, minimal_evaluation
 from tests.lab.evaluation.test_html import Page, no_photo, rendered
 
@@ -55,5 +55,7 @@ def test_many_figures_of_one_condition_stand_below_one_another() -> None:
 
 
 def test_a_cell_in_one_line() -> None:
-    assert str(Cell("1.2 %", "0.9–1.5 %", extrapolated=True)) == "1.2 % (0.9–1.5 %), extrapolated"
-    assert str(Cell("12")) == "12"
+    assert (
+        str(TableCell("1.2 %", "0.9–1.5 %", extrapolated=True)) == "1.2 % (0.9–1.5 %), extrapolated"
+    )
+    assert str(TableCell("12")) == "12"
