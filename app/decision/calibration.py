@@ -29,6 +29,8 @@ SHOWN_FMR = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 SHOWN_FPIR = (0.1, 0.03, 0.01, 0.003, 0.001)
 _OPTIONAL_SECTIONS = ("domain", "orientation", "score_exponents")
 
+_Share = Annotated[float, Field(ge=0, le=1)]
+
 
 class _CalibrationPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -43,21 +45,21 @@ class CalibrationFaces(_CalibrationPart):
 
     kind: Literal["photos", "collection"]
     name: str
-    persons: int
-    faces: int
-    person_pairs: float
-    mated_persons: int
+    persons: Annotated[int, Field(gt=0)]
+    faces: Annotated[int, Field(gt=0)]
+    person_pairs: Annotated[float, Field(gt=0)]
+    mated_persons: Annotated[int, Field(ge=0)]
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    left_out: int
+    left_out: Annotated[int, Field(ge=0)]
 
 
 class Curve(_CalibrationPart):
     """An error rate with its 95 % interval at rising similarities."""
 
     similarity: tuple[float, ...]
-    rate: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
+    rate: tuple[_Share, ...]
+    low: tuple[_Share, ...]
+    high: tuple[_Share, ...]
 
     @model_validator(mode="after")
     def _check(self) -> "Curve":
@@ -86,8 +88,17 @@ class NonMatedCurve(Curve):
     """FMR, falling. Rows from `measured` on are extrapolated; `variation` is how much probes
     differ (squared coefficient of variation of their own rates)."""
 
-    variation: tuple[float, ...]
+    variation: tuple[Annotated[float, Field(ge=0)], ...]
     measured: Annotated[int, Field(ge=2)]
+
+    @model_validator(mode="after")
+    def _check_rows(self) -> "NonMatedCurve":
+        rows = len(self.similarity)
+        if len(self.variation) != rows or self.measured > rows:
+            raise ValueError("variation must have as many rows as the curve, measured no more")
+        if any(np.diff(self.rate) > 0):
+            raise ValueError("false match rates must not rise")
+        return self
 
 
 class ScoreExponents(_CalibrationPart):

@@ -16,11 +16,19 @@ def read_calibration(path: Path) -> Calibration:
     """Read a calibration file. Raises PackError."""
     try:
         return Calibration.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise PackError(
-            f"{path} is not a calibration: {str(error).splitlines()[0]}. Restore it, or make it "
-            "again with likeness evaluate --calibration."
-        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "content"
+        raise _broken(path, f"{place}: {first['msg']}") from error
+    except OSError as error:
+        raise _broken(path, str(error)) from error
+
+
+def _broken(path: Path, reason: str) -> PackError:
+    return PackError(
+        f"{path} is not a calibration: {reason}. Restore it, or make it again with likeness "
+        "evaluate --calibration."
+    )
 
 
 def pack_calibration(

@@ -31,6 +31,8 @@ LIKENESS_PERSONS = 2_000
 COVERED = "covered"
 # Of the numbers of a unit vector: what an exact rewrite of a network changes is less.
 SAME_DIRECTION = 1e-5
+# By how much the length of a unit vector may differ from 1 when its numbers have six digits.
+UNIT_LENGTH = 1e-3
 
 
 class _Section(BaseModel):
@@ -45,13 +47,16 @@ class SharedDirection(_Section):
     direction: Annotated[tuple[float, ...], Field(min_length=2)]
     weight: Annotated[float, Field(ge=0, le=10)]
     source: str
-    faces: int
+    faces: Annotated[int, Field(gt=0)]
     degradations: tuple[str, ...]
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     covered: CoveredFaces | None = None
 
     @model_validator(mode="after")
     def _check(self) -> "SharedDirection":
+        length = float(np.hypot.reduce(self.direction))
+        if not abs(length - 1) <= UNIT_LENGTH:
+            raise ValueError(f"the direction must have length 1, not {length:g}")
         if self.covered is not None and len(self.covered.direction) != len(self.direction):
             raise ValueError("both directions must have as many numbers")
         return self

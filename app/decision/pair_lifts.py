@@ -51,7 +51,7 @@ class PairLift(_Section):
     source: str
     faces: Annotated[int, Field(gt=0)]
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    groups: tuple[int, ...] = ()
+    groups: tuple[Annotated[int, Field(gt=0)], ...] = ()
 
     @cached_property
     def part(self) -> Covering:

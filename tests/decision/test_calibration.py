@@ -204,6 +204,12 @@ def test_the_id_is_that_of_the_content() -> None:
         {**CONTENT["fmr"], "rate": [0.1]},
         {**CONTENT["fmr"], "similarity": [0.5, 0.4, 0.3, 0.2, 0.1]},
         {**CONTENT["fmr"], "rate": [1e-1, 1e-2, 1e-3, 1e-4, float("nan")]},
+        {**CONTENT["fmr"], "rate": [1e-1, 1e-2, 1e-3, 1e-4, 1e-3]},
+        {**CONTENT["fmr"], "rate": [2.0, 1e-2, 1e-3, 1e-4, 1e-5]},
+        {**CONTENT["fmr"], "low": [-1e-1, 9e-3, 8e-4, 6e-5, 1e-6]},
+        {**CONTENT["fmr"], "variation": [0.0]},
+        {**CONTENT["fmr"], "variation": [-1.0, 0.0, 0.0, 0.0, 0.0]},
+        {**CONTENT["fmr"], "measured": 6},
     ],
 )
 def test_a_broken_curve_is_refused(fmr: dict[str, Any]) -> None:
@@ -238,6 +244,18 @@ class TestFile:
         path = tmp_path / "calibration.json"
         path.write_text(text)
         with pytest.raises(PackError, match="is not a calibration"):
+            read_calibration(path)
+
+    @pytest.mark.parametrize("direction", [[0.0, 0.0], [1e-300, 0.0], [1e308, 1e308], [2.0, 0.0]])
+    def test_a_direction_that_is_no_unit_vector_stops_the_start(
+        self, tmp_path: Path, direction: list[float]
+    ) -> None:
+        """Its scores would be no numbers, or of another weight; the sentence says where it is."""
+        shared = {**SHARED, "direction": direction}
+        content = {**CONTENT, "domain": {"shared": shared, "likeness": 0.2}}
+        path = tmp_path / "calibration.json"
+        path.write_text(json.dumps(content))
+        with pytest.raises(PackError, match=r"domain\.shared: .*must have length 1"):
             read_calibration(path)
 
 
