@@ -10,7 +10,18 @@ every figure is of the other half, at the threshold for an FMR of 1e-4. Prints a
 from dataclasses import dataclass
 
 import numpy as np
-from domain import FMR, Cache, Faces, _arguments, _read, _refused
+from domain_data import (
+    FMR,
+    TITLES,
+    Cache,
+    Faces,
+    arguments,
+    head,
+    per_10_000,
+    read_cache,
+    refused,
+    row,
+)
 from numpy.typing import NDArray
 
 from app.decision.comparisons import compare_mated, rates_at
@@ -30,8 +41,8 @@ class Rule:
 
 
 def main() -> None:
-    options = _arguments()
-    cache = _read(options)
+    options = arguments(__doc__)
+    cache = read_cache(options)
     sex = read_attributes(options.groups)["sex"]
     domain = cache.after.domain
     assert domain is not None, "the score has a domain"
@@ -47,24 +58,24 @@ def main() -> None:
     print(f"threshold {threshold:.4f}, lifts {known}")
     print("FMR per 10,000 (95 % interval); FNMR in %, decided pairs; mated pairs refused, %\n")
     names = [rule.name for rule in rules]
-    _row("both sides", "people", *names, *(f"FNMR, {name}" for name in names[1:]), "refused")
-    _row(*["---"] * 8)
+    head("both sides", "people", *names, *(f"FNMR, {name}" for name in names[1:]), "refused")
     strata = {"as it is": cache.sharp}
     strata |= {f"as it is, {group}": _of_group(cache.sharp, sex, group)
                for group in sorted(set(sex.values()) - {""})}  # fmt: skip
-    for name, faces in (strata | cache.kinds).items():
+    kinds = {TITLES[kind]: faces for kind, faces in cache.kinds.items()}
+    for name, faces in (strata | kinds).items():
         one = faces.first()
-        rates = [_per_10_000(_fmr(one, cache, rule, threshold)) for rule in rules]
+        rates = [per_10_000(_fmr(one, cache, rule, threshold)) for rule in rules]
         missed = [_fnmr(faces, cache, rule, threshold) for rule in rules[1:]]
-        _row(name, str(len(one.persons)), *rates, *(f"{100 * value:.2f}" for value, _ in missed),
-             f"{100 * missed[0][1]:.2f}")  # fmt: skip
+        row(name, str(len(one.persons)), *rates, *(f"{100 * value:.2f}" for value, _ in missed),
+            f"{100 * missed[0][1]:.2f}")  # fmt: skip
     print("\nAll photos of each person, each pair of people counting once\n")
     for name, faces in strata.items():
-        rates = [_per_10_000(_fmr_by_people(faces, rule.comparator, threshold)) for rule in rules]
+        rates = [per_10_000(_fmr_by_people(faces, rule.comparator, threshold)) for rule in rules]
         mated = [compare_mated(faces.labelled(rule.comparator), np.array([threshold, 1.0]))
                  for rule in rules]  # fmt: skip
         missed_of = [100 * one[0].rates[0] for one in mated if one is not None]
-        _row(name, rates[0], rates[2], f"FNMR {missed_of[0]:.2f}", f"{missed_of[2]:.2f}")
+        row(name, rates[0], rates[2], f"FNMR {missed_of[0]:.2f}", f"{missed_of[2]:.2f}")
 
 
 def _of_group(faces: Faces, group_of: dict[str, str], group: str) -> Faces:
@@ -75,7 +86,7 @@ def _fmr(faces: Faces, cache: Cache, rule: Rule, threshold: float) -> Rate:
     """Of one face a person; a refused comparison is no match."""
     matched = rule.comparator.scores(faces.vectors, faces.vectors) >= threshold
     if rule.refuses:
-        matched &= ~_refused(faces, faces, cache.after)
+        matched &= ~refused(faces, faces, cache.after)
     return _rate(np.triu(matched, 1))
 
 
@@ -105,20 +116,12 @@ def _fnmr(faces: Faces, cache: Cache, rule: Rule, threshold: float) -> tuple[flo
     for person in np.flatnonzero(np.bincount(first) > 1):
         mine = faces.of(first == person)
         pairs = np.triu_indices(len(mine.persons), 1)
-        out = _refused(mine, mine, cache.after)[pairs]
+        out = refused(mine, mine, cache.after)[pairs]
         refused.append(float(out.mean()))
         scores = rule.comparator.scores(mine.vectors, mine.vectors)[pairs][~out]
         if len(scores):
             missed.append(float((scores < threshold).mean()))
     return float(np.mean(missed)) if missed else float("nan"), float(np.mean(refused))
-
-
-def _per_10_000(rate: Rate) -> str:
-    return f"{1e4 * rate.value:.1f} ({1e4 * rate.low:.1f}–{1e4 * rate.high:.1f})"
-
-
-def _row(*cells: str) -> None:
-    print("| " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":
