@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from app.access.pepper import audit_key, read_pepper
+from app.access.keys import audit_key, read_pepper
 from app.access.refused import RefusedCalls
 from app.access.registry import AccessRegistry
 from app.access.store import AccessKeyStore, UsageStore

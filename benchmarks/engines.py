@@ -25,8 +25,7 @@ from degraded_faces import is_development
 
 from app.decision.calibration_file import pack_orientation
 from app.decision.policy import FaceSelection, select_box
-from app.faces.drawn_face import drawn_face
-from app.faces.images import to_blob
+from app.faces.images import drawn_face, to_blob
 from app.faces.landmarks import SCALE, SIDE
 from app.faces.loading import build_pipeline
 from app.faces.pipeline import FacePipeline, run_to_completion

@@ -20,7 +20,7 @@ import time
 
 import uvloop
 
-from app.telemetry.loop_lag import CoreWait
+from app.telemetry.timing import CoreWait
 
 INTERVALS_S = (0.005, 0.001, 0.0002)
 TICK_S = 0.005

@@ -1,5 +1,8 @@
-"""Access keys: what they allow, and their tokens."""
+"""Access keys: what they allow, their tokens, and the pepper: a secret of the deployment, without
+which stored digests of tokens are worthless."""
 
+import base64
+import binascii
 import hashlib
 import re
 import secrets
@@ -7,8 +10,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
 
 from app.access.limits import UNLIMITED, KeyLimits
+from app.disk import exclusive, private_folder, write_whole
+from app.errors import AccessKeyError
+from app.settings import Settings
 
 _ID_CHARACTERS = "abcdefghijkmnpqrstuvwxyz23456789"  # none that looks like another
 _ID_LENGTH = 12
@@ -102,3 +109,55 @@ def digest_of(token: str, pepper: bytes) -> bytes:
     """The keyed digest that is stored (BLAKE2b). A token has 256 random bits, so no slow hash is
     needed against guessing; without the pepper a guess cannot even be checked."""
     return hashlib.blake2b(token.encode(), key=pepper, digest_size=DIGEST_BYTES).digest()
+
+
+PEPPER_BYTES = 32
+PEPPER_FILE = "access-pepper"
+
+
+def read_pepper(settings: Settings) -> bytes:
+    """LIKENESS_ACCESS_PEPPER, or the file in the data folder, which is made if it is missing.
+
+    Raises AccessKeyError.
+    """
+    if settings.access_pepper is not None:
+        return _decoded_pepper(settings.access_pepper.get_secret_value(), "LIKENESS_ACCESS_PEPPER")
+    path = settings.data_dir / PEPPER_FILE
+    try:
+        if not path.exists():
+            _make_pepper(path)
+        return _decoded_pepper(path.read_text(encoding="ascii"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise AccessKeyError(f"{path} cannot be read or written: {error}.") from error
+
+
+def audit_key(settings: Settings) -> bytes:
+    """The key that signs the end of the audit log, derived from the pepper. Raises
+    AccessKeyError."""
+    pepper = read_pepper(settings)
+    return hashlib.blake2b(b"audit log", key=pepper, digest_size=32, person=b"likeness").digest()
+
+
+def fingerprint(pepper: bytes) -> str:
+    """Distinguishes one pepper from another; safe to store."""
+    return hashlib.blake2b(b"likeness access pepper", key=pepper, digest_size=8).hexdigest()
+
+
+def _make_pepper(path: Path) -> None:
+    private_folder(path.parent)
+    with exclusive(path.with_name(f"{path.name}.lock")):
+        if not path.exists():  # another process may have made it meanwhile
+            write_whole(path, [base64.b64encode(secrets.token_bytes(PEPPER_BYTES))])
+
+
+def _decoded_pepper(text: str, where: str) -> bytes:
+    try:
+        pepper = base64.b64decode(text.strip(), validate=True)
+    except (binascii.Error, ValueError):
+        pepper = b""
+    if len(pepper) != PEPPER_BYTES:
+        raise AccessKeyError(
+            f"{where} does not hold {PEPPER_BYTES} bytes in base64. Make such a value with "
+            "`openssl rand -base64 32`, or restore the value that the keys were created with."
+        )
+    return pepper

@@ -9,9 +9,8 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from app.access.keys import AccessKey, NewKey, Scope, digest_of, new_token
+from app.access.keys import AccessKey, NewKey, Scope, digest_of, fingerprint, new_token
 from app.access.limits import KeyLimits, stored_limits
-from app.access.pepper import fingerprint
 from app.errors import AccessKeyExists, AccessKeyNotFound, AccessPepperDiffers
 from app.store.database import Database
 from app.store.sql.audit_log import note

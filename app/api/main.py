@@ -53,7 +53,7 @@ from app.importing.jobs import ImportJobs
 from app.services import Services
 from app.settings import Settings
 from app.telemetry.logs import log
-from app.telemetry.loop_lag import LoopLag
+from app.telemetry.timing import LoopLag
 
 if TYPE_CHECKING:
     from app.access.oidc import OidcTokens

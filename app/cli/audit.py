@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from sqlalchemy import select
 
-from app.access.pepper import audit_key
+from app.access.keys import audit_key
 from app.cli.console import clear_errors, err, out, read_settings
 from app.cli.database import require_database
 from app.errors import PersonNotFound

@@ -9,7 +9,7 @@ from typing import Annotated, BinaryIO
 import typer
 from sqlalchemy import Engine
 
-from app.access.pepper import audit_key
+from app.access.keys import audit_key
 from app.cli.console import clear_errors, err, read_settings
 from app.cli.database import require_database
 from app.disk import write_whole

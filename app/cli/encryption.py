@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from app.access.pepper import audit_key
+from app.access.keys import audit_key
 from app.cli.console import clear_errors, err, out, read_settings
 from app.cli.database import require_database
 from app.encryption.keys import new_key_line

@@ -8,7 +8,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
-from app.access.pepper import audit_key
+from app.access.keys import audit_key
 from app.cli.console import clear_errors, err, out, read_settings
 from app.cli.database import require_database
 from app.encryption.ring import KeyRing

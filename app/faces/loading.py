@@ -11,9 +11,8 @@ import onnxruntime as ort
 
 from app.errors import DeviceError, LikenessError, PackError
 from app.faces.detect import ARCHITECTURES, CandidateNetwork, Detector, framing_of
-from app.faces.drawn_face import drawn_face
 from app.faces.embed import Recogniser
-from app.faces.images import DirectNetwork, network_input
+from app.faces.images import DirectNetwork, drawn_face, network_input
 from app.faces.landmarks import SCALE, SIDE, LandmarkRefiner
 from app.faces.liveness import LivenessCheck, LivenessNetwork
 from app.faces.orientation import OrientationLimits

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app.faces.clock import StageClock
 from app.faces.detect import Detector
 from app.faces.embed import Recogniser
 from app.faces.images import ROTATIONS, align_faces, inverse, turned_detections, turned_size
 from app.faces.quality import pose_angles
+from app.telemetry.timing import StageClock
 from app.types import CooperativeTask, Detections, Image
 
 # So many of a look's largest faces are embedded.

@@ -12,7 +12,6 @@ from typing import TypeAlias
 import numpy as np
 
 from app.errors import LivenessUnavailable, PackError
-from app.faces.clock import StageClock
 from app.faces.detect import Detector
 from app.faces.embed import Recogniser
 from app.faces.images import (
@@ -31,6 +30,7 @@ from app.imaging import ImageLimits, PhotoDecoder
 from app.inference.batching import BatchedModel
 from app.inference.policy import CPU_POLICY, SchedulePolicy
 from app.inference.remote.client import NetworkClient
+from app.telemetry.timing import StageClock
 from app.types import (
     AnalysedImage,
     CooperativeTask,

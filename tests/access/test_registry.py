@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from app.access.keys import NewKey, Scope, digest_of, id_of, new_token
-from app.access.pepper import FILE, read_pepper
+from app.access.keys import PEPPER_FILE, NewKey, Scope, digest_of, id_of, new_token, read_pepper
 from app.access.registry import LEASE_S, AccessRegistry
 from app.access.store import AccessKeyStore
 from app.errors import (
@@ -290,10 +289,10 @@ class TestPepper:
     def test_is_made_once_and_private(self, tmp_path: Path) -> None:
         settings = Settings(data_dir=tmp_path / "data")
         assert read_pepper(settings) == read_pepper(settings)
-        assert (tmp_path / "data" / FILE).stat().st_mode & 0o777 == 0o600
+        assert (tmp_path / "data" / PEPPER_FILE).stat().st_mode & 0o777 == 0o600
 
     @pytest.mark.parametrize("text", ["", "short", "A" * 44, "ä" * 44])
     def test_must_be_32_bytes(self, tmp_path: Path, text: str) -> None:
-        (tmp_path / FILE).write_text(text, encoding="utf-8")
-        with pytest.raises(AccessKeyError, match=FILE):
+        (tmp_path / PEPPER_FILE).write_text(text, encoding="utf-8")
+        with pytest.raises(AccessKeyError, match=PEPPER_FILE):
             read_pepper(Settings(data_dir=tmp_path))

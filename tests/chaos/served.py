@@ -10,8 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from app.access.keys import NewKey, Scope
-from app.access.pepper import audit_key, read_pepper
+from app.access.keys import NewKey, Scope, audit_key, read_pepper
 from app.access.store import AccessKeyStore
 from app.settings import Settings
 from app.store.audit_verification import AuditVerification, verify_audit

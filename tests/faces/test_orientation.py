@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
-from app.faces.clock import StageClock
 from app.faces.detect import Detector
 from app.faces.embed import Recogniser
 from app.faces.images import inverse, turned_detections, turned_image
@@ -18,6 +17,7 @@ from app.imaging import ImageLimits
 from app.inference.pack_spec import ModelPack
 from app.inference.session import OnnxModel
 from app.settings import Device
+from app.telemetry.timing import StageClock
 from app.types import AnalysedImage, Detections, Face, Image
 
 LIMITS = OrientationLimits(score_below=0.75, roll_above=30.0)

@@ -13,8 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from app.errors import DeviceError, PackError
-from app.faces.drawn_face import drawn_face
-from app.faces.images import to_blob
+from app.faces.images import drawn_face, to_blob
 from app.faces.loading import build_pipeline
 from app.imaging import ImageLimits
 from app.inference.compiled_networks import CompiledNetworks

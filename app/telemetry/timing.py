@@ -1,13 +1,32 @@
-"""Measures how late the event loop is, which shows CPU work that it should not do."""
+"""Where the time of one image goes, and how late the event loop is, which shows CPU work that it
+should not do."""
 
 import asyncio
 import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from app.telemetry.metrics import Metrics
 
-EVERY_S = 0.02
+
+class StageClock:
+    """Milliseconds spent in each stage of one image."""
+
+    def __init__(self) -> None:
+        self.timings_ms: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = (time.perf_counter() - start) * 1000
+            self.timings_ms[name] = self.timings_ms.get(name, 0.0) + spent
+
+
+EVERY_S = 0.02  # between two looks at the event loop
 # Linux: the second number is the nanoseconds in which a thread was runnable but had no core.
 SCHEDULING = "/proc/thread-self/schedstat"
 
