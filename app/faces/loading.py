@@ -302,7 +302,8 @@ class RemoteLoader(Loader):
         if greeting.pack != pack_identity(self.pack):
             raise PackError(
                 f"The process that runs the networks has those of {greeting.pack[0]}, and the pack "
-                f"is {self.pack.name} by now, or was changed. Restart the service."
+                f"is {self.pack.name} by now, or was changed. Send SIGHUP to the service, or "
+                "restart it."
             )
         self.policy = POLICIES[greeting.provider]
         network = self._network("detector", path)

@@ -1,6 +1,5 @@
 """A child process as its parent sees it."""
 
-import os
 import socket
 import subprocess
 import sys
@@ -10,7 +9,12 @@ from contextlib import suppress
 from enum import Enum, auto
 from typing import Any
 
+from app.processes.generations import Generation, Role
 from app.processes.messages import CLOSED, CONNECTION, LEAVE, PIECE, ControlLost, Lines
+from app.processes.plan import START_S, Plan
+
+# A child that ends sooner than this is not started again at once.
+SHORT_LIFE_S = 10.0
 
 
 class State(Enum):
@@ -21,24 +25,19 @@ class State(Enum):
     LEAVING = auto()
 
 
-class Role(Enum):
-    """SERVING: answers requests. NETWORKS: runs the networks for those that do."""
-
-    SERVING = auto()
-    NETWORKS = auto()
-
-
 class Child:
     """One process, started by exec: a fork would lack the threads of its parent."""
 
     def __init__(
-        self, command: Sequence[str], records: int, column: int, role: Role, openings: int = -1
+        self, command: Sequence[str], records: int, column: int, role: Role, generation: Generation
     ) -> None:
         """`command` gets more arguments: the descriptors of its sockets and of the shared records,
-        its column there, and `openings`, the descriptor of its end of what connects those that
-        serve with the one that runs the networks. Raises OSError."""
+        its column there, and the descriptor of its end of what connects those that serve with the
+        one that runs the networks. Raises OSError."""
         self.column = column
         self.role = role
+        self.generation = generation
+        openings = generation.end_of(role)
         self.state = State.STARTING
         self.connections = 0
         self.wants_to_leave = False
@@ -86,6 +85,22 @@ class Child:
         if self.end_at is not None:
             self.end_at += seconds
 
+    @property
+    def has_lived_shortly(self) -> bool:
+        """Whether it never came to serve, or only just did."""
+        return self.state is State.STARTING or time.monotonic() - self.since < SHORT_LIFE_S
+
+    def is_late(self, plan: Plan, now: float) -> bool:
+        """Whether it takes too long to start, to answer or to end."""
+        silent = now - self.heard_at > plan.silent_s
+        if self.state is State.STARTING:
+            return now - self.since > START_S
+        if self.state is State.SERVING:
+            return silent
+        # It is not asked any more; but it may have hung before.
+        hung = self.heard_at < self.since - plan.silent_s / 2 and silent
+        return hung or now - self.since > plan.drain_s + plan.finish_s
+
     # --- the channel -------------------------------------------------------------------------
 
     def take(self, connection: socket.socket) -> bool:
@@ -103,10 +118,15 @@ class Child:
     def order(self, message: bytes) -> None:
         """Send what the child must do; it reads it after the connections handed over so far."""
         self._unsent += message
-        self.flush()
+        self._send()
 
     def flush(self) -> None:
-        """Send what has waited for room."""
+        """Send what has waited for room, on both sockets."""
+        self._send()
+        with suppress(ControlLost):
+            self.lines.flush()
+
+    def _send(self) -> None:
         if self._unsent:
             with suppress(OSError):
                 sent = self.channel.send(self._unsent)
@@ -146,14 +166,3 @@ def command_of(arguments: str) -> list[str]:
     """How a child is started: this interpreter, without the working folder among the places that
     modules are imported from."""
     return [sys.executable, "-P", "-m", "app.cli.worker", arguments]
-
-
-def reap_orphans(known: set[int]) -> None:
-    """Record the ends of processes that others started and left: the first process of a
-    container inherits them. Ends of `known` processes are left to `Child`."""
-    with suppress(ChildProcessError):
-        while True:
-            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if ended is None or ended.si_pid in known:
-                return
-            os.waitpid(ended.si_pid, 0)

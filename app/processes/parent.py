@@ -16,8 +16,10 @@ from contextlib import suppress
 from typing import Any
 
 from app.processes.acceptor import Acceptor
-from app.processes.child import Child, Role, State, reap_orphans
+from app.processes.child import Child, State
+from app.processes.children import Children
 from app.processes.gathering import Gathering
+from app.processes.generations import Generation, Generations, Role
 from app.processes.messages import (
     AT_ONCE,
     END,
@@ -27,10 +29,8 @@ from app.processes.messages import (
     REPLACED,
     STOP,
     ControlLost,
-)
-from app.processes.openings import Openings
-from app.processes.plan import START_S, Plan
-from app.processes.shared_records import COLUMNS, SharedRecords, shared_file
+)  # fmt: skip
+from app.processes.plan import Plan
 from app.processes.signals import signal_numbers
 from app.telemetry.logs import log
 from app.telemetry.summing import SummedMetrics
@@ -40,8 +40,6 @@ TICK_S = 0.1
 ASK_EVERY_S = 5.0
 # More between two rounds: this process was suspended, as `docker pause` does.
 SUSPENDED_S = 1.0
-# A child that ends sooner than this is not started again at once.
-SHORT_LIFE_S = 10.0
 LONGEST_PAUSE_S = 30.0
 AT_ONCE_S = 5.0
 CANNOT_START = 2
@@ -49,7 +47,8 @@ CANNOT_START = 2
 
 class Parent:
     """Serves until a signal. SIGTERM and SIGINT stop: the first one drains, the second ends all at
-    once. SIGHUP replaces the children, one after the other."""
+    once. SIGHUP replaces the children: first the one that runs the networks, if there is one, then
+    the others, one after the other."""
 
     def __init__(
         self, plan: Plan, listeners: Sequence[socket.socket], announce: Callable[[str], None]
@@ -59,8 +58,9 @@ class Parent:
         self._announce = announce
         self._selector = selectors.DefaultSelector()
         self._acceptor = Acceptor(self._selector, listeners, self._hand)
-        self._children: list[Child] = []
+        self._children = Children(self._selector, self._on_channel, self._on_control)
         self._to_replace: deque[Child] = deque()
+        self._asked_to_replace = False
         self._started = 0  # children so far
         self._served = 0  # those that came to serve
         self._failures = 0  # in a row
@@ -71,9 +71,7 @@ class Parent:
         self._signals = 0
         self._status = 0
         self._metrics = SummedMetrics()
-        self._records_file = shared_file()
-        self._records = SharedRecords(self._records_file)
-        self._openings = Openings.of(plan)
+        self._generations = Generations(with_networks=plan.networks is not None)
         self._gatherings = {
             METRICS: Gathering(METRICS, self._sum),
             READY: Gathering(READY, self._readiness),
@@ -97,55 +95,43 @@ class Parent:
 
     # --- children ----------------------------------------------------------------------------
 
-    def _in(self, state: State, role: Role = Role.SERVING) -> list[Child]:
-        return [one for one in self._children if one.state is state and one.role is role]
-
-    def _of(self, role: Role) -> list[Child]:
-        return [one for one in self._children if one.role is role]
-
     def _keep_running(self) -> None:
         """Start children where some are missing. The first one migrates the database, and shows
         whether the service can start at all: the others follow it."""
         if self._stop_at is not None or time.monotonic() < self._start_at:
             return
-        if self._plan.networks is not None and not self._of(Role.NETWORKS):
-            self._start(Role.NETWORKS, self._plan.networks)
-            if not self._of(Role.NETWORKS):  # those that serve would wait for it
-                return
-        starting = len(self._in(State.STARTING))
+        if self._plan.networks is not None:
+            for one in self._generations.without_networks(self._children):
+                self._start(Role.NETWORKS, self._plan.networks, one)
+            if self._generations.current in self._generations.without_networks(self._children):
+                return  # those that serve would wait for it
+        starting = len(self._children.within(State.STARTING))
         wanted = self._plan.count + bool(self._to_replace) if self._served else 1
-        for _ in range(wanted - starting - len(self._in(State.SERVING))):
-            self._start(Role.SERVING, self._plan.command)
+        for _ in range(wanted - starting - len(self._children.within(State.SERVING))):
+            self._start(Role.SERVING, self._plan.command, self._generations.current)
 
-    def _start(self, role: Role, command: Sequence[str]) -> None:
-        openings = self._openings.end_of(role)
+    def _start(self, role: Role, command: Sequence[str], generation: Generation) -> None:
         try:
-            child = Child(command, self._records_file, self._free_column(), role, openings)
+            self._children.start(command, role, generation)
         except OSError as error:
             log(logging.ERROR, "a process cannot be started", error)
-            self._note_failure(CANNOT_START)
-            return
-        self._started += 1
-        self._children.append(child)
-        self._selector.register(
-            child.channel, selectors.EVENT_READ, lambda _: self._on_channel(child)
-        )
-        self._selector.register(
-            child.lines.socket, selectors.EVENT_READ, lambda _: self._on_control(child)
-        )
+            self._note_failure(CANNOT_START, generation)
+        else:
+            self._started += 1
 
-    def _free_column(self) -> int:
-        taken = {one.column for one in self._children}
-        return next(column for column in range(COLUMNS) if column not in taken)
-
-    def _note_failure(self, status: int) -> None:
+    def _note_failure(self, status: int, generation: Generation) -> None:
         """A child did not come to serve, or only for a short time."""
+        if generation is self._generations.coming:
+            log(logging.ERROR, "the networks cannot be replaced; those that run are kept")
+            self._generations.coming = None
+            return
         self._failures += 1
         pause = min(LONGEST_PAUSE_S, 2.0**self._failures / 2)
         self._start_at = time.monotonic() + pause
-        if self._to_replace:
+        if self._to_replace and generation is self._generations.current:
             log(logging.ERROR, "a process cannot be replaced; those that serve are kept")
             self._to_replace.clear()
+            self._generations.return_to(self._children.within(State.SERVING))
         if not self._served:
             self._status = status if status > 0 else CANNOT_START
             self._stop_at = 0.0
@@ -154,16 +140,20 @@ class Parent:
 
     def _on_channel(self, child: Child) -> None:
         if not child.read_channel():
-            self._forget_socket(child.channel)
+            self._children.forget_socket(child, control=False)
         elif child.wants_to_leave and child.state is State.SERVING and self._stop_at is None:
             log(logging.INFO, "a process was asked to end", process=child.pid)
-            self._leave(child)
+            child.wants_to_leave = False
+            if child.role is Role.SERVING:
+                self._leave(child)
+            elif child.generation is self._generations.current:  # others ask it
+                self._asked_to_replace = True
 
     def _on_control(self, child: Child) -> None:
         try:
             values = child.lines.receive()
         except ControlLost:
-            self._forget_socket(child.lines.socket)
+            self._children.forget_socket(child, control=True)
             return
         child.heard_at = time.monotonic()
         for value in values:
@@ -171,11 +161,11 @@ class Parent:
 
     def _on_value(self, child: Child, value: dict[str, Any]) -> None:
         if "up" in value:
-            self._begin_serving(child, value["up"])
+            if child.state is State.STARTING:  # and not killed meanwhile
+                self._begin_serving(child, value["up"])
         elif "ask" in value:
-            asked = self._in(State.SERVING)
-            if value["ask"] == METRICS:
-                asked += self._in(State.SERVING, Role.NETWORKS)
+            roles = Role if value["ask"] == METRICS else (Role.SERVING,)
+            asked = self._children.within(State.SERVING, *roles)
             self._gatherings[value["ask"]].ask((child, value["number"]), asked)
         elif "answer" in value:
             if value["answer"] == METRICS:
@@ -188,6 +178,8 @@ class Parent:
         child.enter(State.SERVING)
         if child.role is Role.NETWORKS:
             log(logging.INFO, "a process runs the networks", process=child.pid)
+            if child.generation is self._generations.coming:
+                self._replace_serving()
             return
         self._served += 1
         if self._served == 1:
@@ -198,6 +190,30 @@ class Parent:
             self._leave(self._to_replace.popleft())
         self._accept_again()
 
+    def _replace_all(self) -> None:
+        """Begin to replace all processes, unless that is under way: then once it has ended, for
+        there may be new files since it began."""
+        leaving = any(one.state is State.LEAVING for one in self._children)
+        busy = self._generations.coming or self._to_replace or (self._plan.networks and leaving)
+        if busy or not self._served:
+            return
+        self._asked_to_replace = False
+        log(logging.INFO, "processes are replaced", processes=len(self._children))
+        coming = self._generations.begin()
+        if self._plan.networks is None:
+            self._replace_serving()
+        else:
+            self._start(Role.NETWORKS, self._plan.networks, coming)
+
+    def _replace_serving(self) -> None:
+        """Replace those of other generations than the coming one, one after the other."""
+        self._generations.take_over()
+        for child in self._children.within(State.STARTING):
+            if child.generation is not self._generations.current:
+                child.enter(State.LEAVING)
+                child.kill()
+        self._to_replace = deque(self._children.within(State.SERVING))
+
     def _leave(self, child: Child) -> None:
         """Give a child no further connections, and let it finish those it has."""
         if child.state is State.SERVING:
@@ -207,26 +223,20 @@ class Parent:
 
     def _remove(self, child: Child, status: int) -> None:
         """Take over what a child that has ended leaves: its metrics, its counts, its place."""
-        self._children.remove(child)
-        for one in (child.channel, child.lines.socket):
-            self._forget_socket(one)
-        with suppress(ControlLost):
-            for value in child.lines.receive():
-                self._on_value(child, value)
-        child.close()
+        for value in self._children.remove(child):
+            self._on_value(child, value)
         with suppress(ValueError):
             self._to_replace.remove(child)
         for gathering in self._gatherings.values():
             gathering.forget(child)
         self._metrics.end(child.exposition)
-        self._records.clear(child.column)
         if child.state is State.LEAVING or self._stop_at is not None:
             return
         follows = "another one takes its place" if self._served else "the service cannot start"
         log(logging.ERROR, f"a process ended by itself; {follows}",
             process=child.pid, status=status, state=child.state.name.lower())  # fmt: skip
-        if child.state is State.STARTING or time.monotonic() - child.since < SHORT_LIFE_S:
-            self._note_failure(status)
+        if child.has_lived_shortly:
+            self._note_failure(status, child.generation)
         else:
             self._failures = 0
 
@@ -236,13 +246,10 @@ class Parent:
         """To the child with the fewest connections that has room; to one that may hang only if
         there is no other."""
         lately = time.monotonic() - self._plan.silent_s / 2
-        serving = sorted(
-            self._in(State.SERVING), key=lambda one: (one.heard_at < lately, one.connections)
-        )
-        return any(child.take(connection) for child in serving)
+        return any(child.take(connection) for child in self._children.by_load(lately))
 
     def _accept_again(self) -> None:
-        if self._in(State.SERVING):
+        if self._children.within(State.SERVING):
             self._acceptor.resume()
 
     # --- questions ---------------------------------------------------------------------------
@@ -263,52 +270,48 @@ class Parent:
             for child in self._children:
                 child.forgive(gap)
         self._ticked_at = now
-        for child in list(self._children):
+        for child in self._children:
             if (status := child.ended()) is not None:
                 self._remove(child, status)
                 continue
             child.flush()
-            with suppress(ControlLost):
-                child.lines.flush()
             self._check(child, now)
         if os.getpid() == 1:
-            reap_orphans({one.pid for one in self._children})
+            self._children.reap_others()
         if now - self._asked_at > ASK_EVERY_S:
             self._asked_at = now
-            for child in self._in(State.SERVING) + self._in(State.SERVING, Role.NETWORKS):
+            for child in self._children.within(State.SERVING, *Role):
                 # The answer is its sign of life. If it is killed, its last numbers are still known.
                 child.send_value({"want": METRICS, "number": 0})
         for gathering in self._gatherings.values():
             gathering.tick()
         if self._stop_at is not None and now > self._stop_at and self._acceptor.listening:
             self._end_all()
-        if self._stop_at is not None and not self._of(Role.SERVING):
-            self._end_networks()
+        self._end_unused_networks()
+        self._generations.forget_unused(self._children)
+        if self._asked_to_replace and self._stop_at is None:
+            self._replace_all()
         self._accept_again()
 
-    def _end_networks(self) -> None:
+    def _end_unused_networks(self) -> None:
         """Those that asked them have ended."""
-        for child in self._of(Role.NETWORKS):
-            if child.state is not State.LEAVING:
-                child.enter(State.LEAVING)
-                child.order(END)
+        stopping = self._stop_at is not None
+        for child in self._children.of(Role.NETWORKS):
+            used = self._generations.is_used(child.generation, self._children, stopping=stopping)
+            if used or child.state is State.LEAVING:
+                continue
+            if child.state is State.STARTING:
+                child.kill()
+            child.enter(State.LEAVING)
+            child.order(END)
 
     def _check(self, child: Child, now: float) -> None:
         if child.end_at is not None and now > child.end_at:
             child.end_at = None
             child.order(END)
-        silent = now - child.heard_at > self._plan.silent_s
-        if child.state is State.STARTING:
-            late = now - child.since > START_S
-        elif child.state is State.SERVING:
-            late = silent
-        else:
-            late = now - child.since > self._plan.drain_s + self._plan.finish_s
-            # It is not asked any more; but it may have hung before.
-            late |= child.heard_at < child.since - self._plan.silent_s / 2 and silent
         if self._kill_at is not None and now > self._kill_at:
             child.kill()
-        elif late:
+        elif child.is_late(self._plan, now):
             log(logging.ERROR, "a process is killed: it does not answer", process=child.pid)
             child.kill()
 
@@ -318,9 +321,8 @@ class Parent:
         for number in numbers:
             if number in (signal.SIGTERM, signal.SIGINT):
                 self._on_stop(signal.Signals(number))
-            elif number == signal.SIGHUP and self._stop_at is None:
-                log(logging.INFO, "processes are replaced", processes=len(self._children))
-                self._to_replace = deque(self._in(State.SERVING))
+            elif number == signal.SIGHUP:
+                self._asked_to_replace = True
 
     def _on_stop(self, number: signal.Signals) -> None:
         self._signals += 1
@@ -332,24 +334,17 @@ class Parent:
             return
         log(logging.INFO, "stopping", signal=number.name, drain_seconds=self._plan.drain_s)
         self._stop_at = time.monotonic() + self._plan.drain_s
-        for child in self._in(State.STARTING) + self._in(State.STARTING, Role.NETWORKS):
+        for child in self._children.within(State.STARTING, *Role):
             child.kill()
-        for child in self._in(State.SERVING):
+        for child in self._children.within(State.SERVING):
             child.order(STOP)
-        for child in self._in(State.LEAVING, Role.NETWORKS):  # the others need it until they end
-            child.enter(State.SERVING)
-            child.end_at = None
 
     def _end_all(self) -> None:
         """Accept what has connected already, then nothing more."""
         self._acceptor.accept_all()
         self._acceptor.close()
-        for child in self._of(Role.SERVING):
+        for child in self._children.of(Role.SERVING):
             if child.state is not State.LEAVING:
                 child.enter(State.LEAVING)
             child.end_at = None
             child.order(END)
-
-    def _forget_socket(self, one: socket.socket) -> None:
-        with suppress(KeyError, ValueError):
-            self._selector.unregister(one)

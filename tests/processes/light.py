@@ -119,8 +119,9 @@ async def serve_nothing(link: Link) -> None:
 
 def child(arguments: str, channel: int, control: int, records: int, column: int, _: int) -> None:
     given = json.loads(arguments)
-    if given.get("fails"):
-        sys.exit(given["fails"])
+    failing = given.get("fails_with") and os.path.exists(given["fails_with"])  # noqa: PTH110
+    if given.get("fails") or failing:
+        sys.exit(given.get("fails") or 3)
     end_with(given["parent"])
     SharedRecords(records, column)
     link = Link(socket.socket(fileno=channel), socket.socket(fileno=control))
@@ -139,8 +140,13 @@ def parent(arguments: str) -> int:
     listener.bind(("127.0.0.1", 0))
     say(listener.getsockname()[1])
     command = [sys.executable, "-m", "tests.processes.light", "child"]
-    of_child = {"fails": given.get("fails", 0), "asyncio": given.get("asyncio", False)}
-    of_networks = [*command, json.dumps({"parent": os.getpid(), **of_child, "role": NETWORKS})]
+    of_child: dict[str, Any] = {
+        "fails": given.get("fails", 0),
+        "asyncio": given.get("asyncio", False),
+    }
+    network = {"parent": os.getpid(), **of_child, "fails_with": given.get("networks_fail_with")}
+    of_networks = [*command, json.dumps({**network, "role": NETWORKS})]
+    of_child["fails_with"] = given.get("fails_with")
     command.append(json.dumps({"parent": os.getpid(), **of_child}))
     plan = Plan(
         command,

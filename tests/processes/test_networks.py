@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -145,3 +146,35 @@ def test_without_a_gpu_the_start_ends(tmp_path: Path) -> None:
         assert started.process.wait(PATIENCE_S) == 2
         assert started.process.stderr is not None
         assert "CUDA cannot be used" in started.process.stderr.read()
+
+
+def test_networks_of_another_pack_take_over_and_no_request_is_lost(
+    tmp_path: Path, photos: Path, pack: ModelPack
+) -> None:
+    """SIGHUP, while a client asks all the time: first every answer is of the old pack, and then of
+    the new one."""
+    photo = sorted(photos.glob("*.jpg"))[0].read_bytes()
+    chosen = tmp_path / "pack"
+    chosen.symlink_to(pack.folder.parent / "default-1.0")
+    with service(tmp_path / "data", LIKENESS_PACK=str(chosen)) as started:
+        started.until_ready()
+        (first,), answers = started.networks(), list[tuple[int, Any]]()
+        _, before = started.ask("/readyz")
+        done = threading.Event()
+
+        def ask_all_the_time() -> None:
+            while not done.is_set():
+                answers.append(started.ask("/v1/embed", photo))
+
+        client = threading.Thread(target=ask_all_the_time)
+        client.start()
+        chosen.unlink()
+        chosen.symlink_to(pack.folder)
+        started.process.send_signal(signal.SIGHUP)
+        until(lambda: not first.is_running(), START_S)
+        done.set()
+        client.join(PATIENCE_S)
+        _, after = started.ask("/readyz")
+        assert before["embedding_space"] != after["embedding_space"] == pack.embedding_space
+        assert {status for status, _ in answers} == {200}
+        assert len({str(embeddings(answer)) for _, answer in answers}) >= 2

@@ -150,35 +150,43 @@ def test_a_process_that_hangs_does_not_delay_a_stop() -> None:
         assert started.ends() == 0
 
 
-def test_processes_are_replaced_and_no_request_is_lost() -> None:
-    with service() as started:
-        before = started.pids()
-        done, failures, answers = threading.Event(), list[Exception](), list[str]()
+@contextlib.contextmanager
+def no_request_is_lost(started: Service) -> Iterator[None]:
+    """Meanwhile four clients ask all the time."""
+    done, failures, answers = threading.Event(), list[Exception](), list[str]()
 
-        def ask_all_the_time() -> None:
-            connection = started.connect()
-            while not done.is_set():
-                try:
-                    connection.request("GET", "/")
-                    response = connection.getresponse()
-                    answers.append(response.read().decode())
-                    if response.getheader("connection") == "close":
-                        connection.close()
-                        connection = started.connect()
-                except Exception as error:  # noqa: BLE001 (none may happen)
-                    failures.append(error)
-                    return
+    def ask_all_the_time() -> None:
+        connection = started.connect()
+        while not done.is_set():
+            try:
+                connection.request("GET", "/")
+                response = connection.getresponse()
+                answers.append(response.read().decode())
+                if response.getheader("connection") == "close":
+                    connection.close()
+                    connection = started.connect()
+            except Exception as error:  # noqa: BLE001 (none may happen)
+                failures.append(error)
+                return
 
-        clients = [threading.Thread(target=ask_all_the_time) for _ in range(4)]
-        for client in clients:
-            client.start()
-        started.send(signal.SIGHUP)
-        until(lambda: not before & started.pids() and len(started.pids()) == 2)
+    clients = [threading.Thread(target=ask_all_the_time) for _ in range(4)]
+    for client in clients:
+        client.start()
+    try:
+        yield
+    finally:
         done.set()
         for client in clients:
             client.join(PATIENCE_S)
-        assert failures == []
-        assert answers
+    assert failures == []
+    assert answers
+
+
+def test_processes_are_replaced_and_no_request_is_lost() -> None:
+    with service() as started, no_request_is_lost(started):
+        before = started.pids()
+        started.send(signal.SIGHUP)
+        until(lambda: not before & started.pids() and len(started.pids()) == 2)
 
 
 def test_a_sum_never_falls() -> None:
@@ -266,13 +274,39 @@ def test_networks_are_there_until_those_that_need_them_have_ended(to_all: bool) 
         assert started.ends() == 0
 
 
-def test_networks_are_replaced_by_a_signal() -> None:
-    with service(networks=True) as started:
-        first = networks_of(started)
-        first.terminate()
-        until(lambda: not first.is_running())  # nor is it still to be waited for
+@pytest.mark.parametrize("to_networks", [True, False])
+def test_networks_are_replaced_with_those_that_ask_them(to_networks: bool) -> None:
+    """A signal to the parent, or to the process that runs them. The old ones run until those that
+    ask them have ended."""
+    with service(networks=True) as started, no_request_is_lost(started):
+        first, before = networks_of(started), started.pids()
+        if to_networks:
+            first.terminate()
+        else:
+            started.send(signal.SIGHUP)
+        until(lambda: not before & started.pids() and len(started.pids()) == 2)
+        until(lambda: not first.is_running())
         until(lambda: len(psutil.Process(started.process.pid).children()) == 3)
         assert networks_of(started) != first
+
+
+@pytest.mark.parametrize("failing", ["networks_fail_with", "fails_with"])
+def test_where_replacing_fails_those_that_serve_are_kept(tmp_path: Path, failing: str) -> None:
+    """Whether new networks do not start, or a process that asks them; the next try succeeds."""
+    marker = tmp_path / "fails"
+    with service(networks=True, **{failing: str(marker)}) as started, no_request_is_lost(started):
+        first, before = networks_of(started), started.pids()
+        marker.touch()
+        started.send(signal.SIGHUP)
+        children = psutil.Process(started.process.pid).children
+        until(lambda: len(children()) > 3)
+        until(lambda: len(children()) == 3)
+        assert started.pids() == before
+        assert networks_of(started) == first
+        marker.unlink()
+        started.send(signal.SIGHUP)
+        until(lambda: not before & started.pids() and len(started.pids()) == 2)
+        until(lambda: not first.is_running())
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="prctl is Linux's")

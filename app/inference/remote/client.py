@@ -218,7 +218,7 @@ class NetworkClient:
         elif greeting != self._greeting:
             raise WorkerDied(
                 "The process that runs the networks has others than this process was started "
-                "with: the model pack has changed. Restart the service."
+                "with: the model pack has changed. Send SIGHUP to the service, or restart it."
             )
 
 

@@ -216,7 +216,7 @@ def test_the_end_of_the_server_fails_its_requests_and_the_next_one_serves(pair: 
 def test_a_server_with_other_networks_is_not_asked(pair: Pair) -> None:
     pair.sides[0].close()
     pair.serve(pack="another")
-    with pytest.raises(WorkerDied, match="Restart the service"):
+    with pytest.raises(WorkerDied, match="Send SIGHUP to the service"):
         pair.named("small").run(of(1))
 
 
