@@ -217,6 +217,7 @@ class Settings(BaseSettings):
         BeforeValidator(_upper),
         Field(description="Least level of what is logged."),
     ] = "INFO"
+    access_log: Annotated[bool, Field(description="Log a line for each answered request.")] = False
 
     max_image_bytes: Annotated[int, Field(gt=0, description="Bytes of one photo.")] = 10 * MIB
     max_image_pixels: Annotated[

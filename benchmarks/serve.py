@@ -58,6 +58,8 @@ CALLS = {
     "identify": "/v1/identify",
     "enroll": "/v1/enroll?person_id=p{n}",
 }
+# Calls that need a gallery of `--templates`.
+IN_A_GALLERY = ("identify", "enroll")
 console = Console(width=150)
 
 
@@ -136,7 +138,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--models", type=Path, help="brings in the peer")
     parser.add_argument("--calls", nargs="+", default=["embed"], choices=list(CALLS))
     parser.add_argument("--engines", nargs="+", default=["auto"], help="ENGINE[:PRECISION]")
-    parser.add_argument("--templates", type=int, default=100_000, help="to identify among")
+    parser.add_argument("--templates", type=int, default=100_000, help="in the gallery before")
     parser.add_argument("--clients", nargs="+", type=int, default=list(CLIENTS))
     parser.add_argument("--seconds", type=float, default=6, help="of one run")
     parser.add_argument("--rounds", type=int, default=3)
@@ -160,7 +162,7 @@ def pick_photos(options: argparse.Namespace) -> list[str]:
 @contextmanager
 def likeness(options: argparse.Namespace, call: str, given: str) -> Iterator[Contender]:
     with tempfile.TemporaryDirectory() as folder:
-        if call == "identify":
+        if call in IN_A_GALLERY:
             fill(Path(folder), options)
         port = free_port()
         command = [str(Path(sys.executable).with_name("likeness")), "serve", "--port", str(port)]

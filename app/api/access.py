@@ -145,12 +145,25 @@ class AccessControl:
             scope = scope_of(route)
             for method in route.methods or ():
                 self._by_form[method, route.path.count("/")].append((route, scope))
+        # Of paths without parameters, among them the busiest ones.
+        self._fixed = {
+            (method, route.path): self._find_operation(method, route.path)
+            for route in self._routes
+            for method in route.methods or ()
+            if not route.param_convertors
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or OPEN.fullmatch(scope["path"]):
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        operation = self._operation(scope)
+        method, path = scope["method"], scope["path"]
+        operation = self._fixed.get((method, path))
+        if operation is None:
+            if OPEN.fullmatch(path):
+                await self._app(scope, receive, send)
+                return
+            operation = self._find_operation(method, path)
         try:
             await self._renew()
             access = await self._access(scope, operation)
@@ -251,9 +264,8 @@ class AccessControl:
             )
         return key
 
-    def _operation(self, scope: Scope) -> Operation | None:
+    def _find_operation(self, method: str, path: str) -> Operation | None:
         """What is called; None if no declared path has this method."""
-        path, method = scope["path"], scope["method"]
         for route, needed in self._by_form.get((method, path.count("/")), ()):
             if found := route.path_regex.match(path):
                 collection = found.groupdict().get("collection")

@@ -15,8 +15,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.bodies import BODY, SteadyReceive, announced_length, check_encoding, read_body
-from app.api.connection import ABORT, CROWDED
+from app.api.bodies import BODY, Announced, SteadyReceive, read_body
+from app.api.connection import ABORT, CROWDED, DEPARTURE, Departure
 from app.api.error_handlers import problem
 from app.api.pieces import PIECE, pieces
 from app.api.transfers import (
@@ -101,7 +101,7 @@ class _Exchange:
                 "The service has reached its limit of connections; try again in a moment.",
                 {"retry_after": RETRY_AFTER_S},
             )
-        check_encoding(self._scope)
+        announced = Announced.by(self._scope)
         try:
             kind = kind_of(self._scope["method"], self._scope["path"])
             if kind is Kind.UPLOAD:
@@ -109,7 +109,7 @@ class _Exchange:
             elif kind is Kind.STREAM:
                 await self._stream()
             else:
-                await self._call(kind)
+                await self._call(kind, announced)
         except asyncio.CancelledError:
             why: BaseException | None = self._transfer.ended_by if self._transfer else None
             why = why or (ClientDisconnect() if self._gone else None)
@@ -120,14 +120,13 @@ class _Exchange:
 
     # --- kinds --------------------------------------------------------------------------------
 
-    async def _call(self, kind: Kind) -> None:
+    async def _call(self, kind: Kind, announced: Announced) -> None:
         settings = self._settings
         limit = body_limit(self._scope, settings)
-        announced = announced_length(self._scope)
         # Refused before its body is read, where that is certain; one that is too long, as such.
-        if kind is Kind.CALL and announced <= limit:
-            self._services.scheduler.check(announced)
-        body = await self._received(limit)
+        if kind is Kind.CALL and announced.length <= limit:
+            self._services.scheduler.check(announced.length)
+        body = await self._received(announced, limit)
         with self._admitted(kind, len(body)):
             answer = await self._worked(body, work_limit(self._scope, settings))
         del body
@@ -139,10 +138,10 @@ class _Exchange:
             return self._transfers.deletions.open()
         return self._services.scheduler.admit(size)
 
-    async def _received(self, limit: int) -> bytearray:
+    async def _received(self, announced: Announced, limit: int) -> bytearray:
         """The body. If it is the slowest and too many arrive, this task is cancelled."""
         return await read_body(
-            self._scope,
+            announced,
             self._receive,
             self._transfers.receiving,
             limit=limit,
@@ -166,7 +165,12 @@ class _Exchange:
         async def send(message: Message) -> None:
             answer.append(message)
 
-        watcher = asyncio.create_task(self._watch())
+        departure: Departure | None = self._scope.get(DEPARTURE)
+        watcher = None
+        if departure is not None:
+            departure.watch(self._leave)
+        else:  # another server than ours
+            watcher = asyncio.create_task(self._watch())
         try:
             async with asyncio.timeout(seconds):
                 await self._app(self._scope, receive, send)
@@ -177,12 +181,19 @@ class _Exchange:
                 {"retry_after": RETRY_AFTER_S},
             ) from error
         finally:
-            watcher.cancel()
+            if departure is not None:
+                departure.ignore()
+            if watcher is not None:
+                watcher.cancel()
         return answer
 
     async def _watch(self) -> None:
-        message = await self._receive()
-        if message["type"] == "http.disconnect" and self._task:
+        if (await self._receive())["type"] == "http.disconnect":
+            self._leave()
+
+    def _leave(self) -> None:
+        """The client has left: nobody would read the answer."""
+        if self._task is not None:
             self._gone = True
             self._task.cancel()
 

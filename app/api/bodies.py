@@ -3,8 +3,8 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
-from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive, Scope
 
@@ -14,6 +14,8 @@ from app.errors import RequestTimeout, RequestTooLarge, UnsupportedEncoding
 GRACE_S = 10.0
 # Key in a request's scope: its whole body.
 BODY = "likeness.body"
+# Headers that name codings of the body, and the one coding of each that is understood.
+UNDERSTOOD = {b"content-encoding": "identity", b"transfer-encoding": "chunked"}
 
 
 class SteadyReceive:
@@ -48,28 +50,39 @@ class SteadyReceive:
         return GRACE_S + self._transfer.moved / self._min_rate - self._waited
 
 
-def announced_length(scope: Scope) -> int:
-    """Bytes of the body according to Content-Length; 0 without that header."""
-    announced = Headers(scope=scope).get("content-length", "")
-    return int(announced) if announced.isdigit() and len(announced) < 20 else 0
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """What the head of a request says of its body: its bytes, 0 if it does not say; and whether
+    there may be one."""
+
+    length: int
+    any: bool
+
+    @classmethod
+    def by(cls, scope: Scope) -> "Announced":
+        """Raises UnsupportedEncoding for a compressed body: its length would say nothing of what it
+        takes."""
+        length, chunked = 0, False
+        for name, value in scope["headers"]:
+            if name == b"content-length":
+                length = int(value) if value.isdigit() and len(value) < 20 else 0
+            elif name in UNDERSTOOD:
+                chunked = chunked or name == b"transfer-encoding"
+                _check_codings(name.decode(), value.decode("latin-1"), UNDERSTOOD[name])
+        return cls(length, chunked or length > 0)
 
 
-def check_encoding(scope: Scope) -> None:
-    """Refuse a compressed body: its length would say nothing of what it takes. Raises
-    UnsupportedEncoding."""
-    headers = Headers(scope=scope)
-    for name, understood in (("content-encoding", "identity"), ("transfer-encoding", "chunked")):
-        given = [one.strip() for value in headers.getlist(name) for one in value.split(",")]
-        for coding in filter(None, given):
-            if coding.lower() != understood:
-                raise UnsupportedEncoding(
-                    f"The body has the {name.title()} '{coding[:40]}', which this service does not "
-                    "decode; send the body as it is, without that header."
-                )
+def _check_codings(name: str, value: str, understood: str) -> None:
+    for coding in filter(None, (one.strip() for one in value.split(","))):
+        if coding.lower() != understood:
+            raise UnsupportedEncoding(
+                f"The body has the {name.title()} '{coding[:40]}', which this service does not "
+                "decode; send the body as it is, without that header."
+            )
 
 
 async def read_body(
-    scope: Scope,
+    announced: Announced,
     receive: Receive,
     transfers: Transfers,
     *,
@@ -81,10 +94,10 @@ async def read_body(
 
     Raises RequestTooLarge, RequestTimeout, Overloaded and ClientDisconnect.
     """
-    if announced_length(scope) > limit:
+    if announced.length > limit:
         raise _too_large(limit)
-    headers, body = Headers(scope=scope), bytearray()
-    if "transfer-encoding" not in headers and not announced_length(scope):
+    body = bytearray()
+    if not announced.any:
         await _next(receive)
         return body
     with transfers.open() as transfer:

@@ -9,7 +9,6 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 from fastapi import Depends, Request, Response
 
 from app.api.access import Access, access_of
-from app.api.responses import ModelInfo
 from app.importing.jobs import ImportJobs
 from app.recognition.analysis import StageTimes
 from app.services import Services
@@ -70,14 +69,11 @@ class CallContext:
     def envelope(self) -> dict[str, Any]:
         """The members of an `Answer`; `total` is the time since the call reached its route. May be
         called on any thread."""
-        pack = self.services.pack
         total = (time.perf_counter() - self._start) * 1000
         times = {**self.times.milliseconds, "total": total}
         return {
             "request_id": self._request_id,
-            "model": ModelInfo(
-                pack=pack.name, version=pack.version, embedding_space=pack.embedding_space
-            ),
+            "model": self._request.app.state.model,
             "timings_ms": {stage: round(spent, 2) for stage, spent in times.items()},
         }
 
@@ -94,9 +90,9 @@ def _services(request: Request) -> Services:
     return services
 
 
-async def _context(request: Request) -> CallContext:
+async def call_context(request: Request) -> CallContext:
     """Async, because FastAPI runs synchronous dependencies on a thread."""
     return CallContext(request)
 
 
-Context = Annotated[CallContext, Depends(_context)]
+Context = Annotated[CallContext, Depends(call_context)]

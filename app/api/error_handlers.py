@@ -56,7 +56,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     The handlers are coroutines: Starlette would call functions on threads, up to forty of them.
     """
-    app.add_exception_handler(LikenessError, _likeness_error)
+    app.add_exception_handler(LikenessError, likeness_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
 
@@ -67,7 +67,8 @@ def _answer(request: Request, error: LikenessError) -> JSONResponse:
     return problem(error)
 
 
-async def _likeness_error(request: Request, error: Exception) -> JSONResponse:
+async def likeness_error(request: Request, error: Exception) -> JSONResponse:
+    """The answer to an error that a call raised, which is counted and logged."""
     assert isinstance(error, LikenessError)
     if error.status >= 500:
         log(logging.WARNING, "request failed", code=error.code, cause=repr(error.__cause__))

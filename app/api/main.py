@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
@@ -22,6 +22,7 @@ from app.access.registry import seconds
 from app.api.access import AccessControl
 from app.api.admission import Admission
 from app.api.alive import AnswerAlive
+from app.api.direct_routes import DirectRoutes
 from app.api.docs_files import serve_from_memory
 from app.api.endpoints import (
     access_keys,
@@ -46,6 +47,7 @@ from app.api.middleware import RequestContext
 from app.api.openapi import complete_document
 from app.api.pieces import SendInPieces
 from app.api.proxies import Proxies
+from app.api.responses import ModelInfo
 from app.api.transfers import TransfersByKind
 from app.errors import LikenessError
 from app.gallery.retention import RetentionTask
@@ -66,6 +68,10 @@ OF_THE_GALLERY = (
     hygiene.router, imports.router, pairs.router, access_keys.router, audit.router,
 )  # fmt: skip
 ROUTERS = (*OF_PHOTOS, *OF_THE_GALLERY, system.router)
+# FastAPI would look for a configured OpenTelemetry in each request, and send to it what it finds.
+NO_TELEMETRY: Any = dict.fromkeys(
+    ("tracing", "metrics", "logs", "operation_spans", "auto_configure"), False
+)
 DESCRIPTION = """
 Photos in, identities out. Send JPEG, PNG, WebP, HEIC or AVIF as multipart (`image`), as base64 in
 JSON, or as a raw `image/*` body. Every answer carries `request_id`, `model` and `timings_ms`; every
@@ -87,6 +93,7 @@ def create_app(services: Services) -> FastAPI:
         description=DESCRIPTION,
         lifespan=lambda app: _running(app, limiter, lag),
         generate_unique_id_function=lambda route: route.name,
+        telemetry=NO_TELEMETRY,
     )
     serve_from_memory(app)
     _set_state(app, services)
@@ -98,7 +105,11 @@ def create_app(services: Services) -> FastAPI:
 
 
 def _set_state(app: FastAPI, services: Services) -> None:
+    pack = services.pack
     app.state.services = services
+    app.state.model = ModelInfo(
+        pack=pack.name, version=pack.version, embedding_space=pack.embedding_space
+    )
     app.state.imports = ImportJobs(services)
     app.state.transfers = TransfersByKind.of(services.settings, services.scheduler)
     app.state.parsing = ThreadPoolExecutor(PARSING_THREADS, thread_name_prefix="parsing")
@@ -148,6 +159,7 @@ def _add_routes(app: FastAPI) -> None:
 def _add_middleware(app: FastAPI, services: Services, limiter: Limiter) -> None:
     """The layers around the routes, the innermost first."""
     settings = services.settings
+    app.add_middleware(DirectRoutes, routers=OF_PHOTOS)
     app.add_middleware(Admission, services=services, transfers=app.state.transfers)
     app.add_middleware(
         AccessControl,
@@ -173,6 +185,7 @@ def _add_middleware(app: FastAPI, services: Services, limiter: Limiter) -> None:
         metrics=services.metrics,
         root_path=settings.root_path,
         proxies=Proxies(settings.trusted_proxies),
+        access_log=settings.access_log,
     )
     app.add_middleware(SendInPieces)
 

@@ -3,12 +3,11 @@ and its entry in the audit log if it is refused or fails.
 """
 
 import logging
+import os
 import re
 import time
-import uuid
 from dataclasses import dataclass
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.access.keys import Scope as KeyScope
@@ -97,8 +96,8 @@ class ObservedCall:
         return CallOutcome.FAILED if self._changes else None
 
 
-HEADER = "X-Request-ID"
-_ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+HEADER = b"x-request-id"
+_ACCEPTED_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 LIVE, READY = "/livez", "/readyz"
 HEALTH = (LIVE, READY)
 _QUIET_ROUTES = (*HEALTH, "/metrics")
@@ -111,12 +110,20 @@ class RequestContext:
     """
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, root_path: str = "", proxies: Proxies = NONE_TRUSTED
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        root_path: str = "",
+        proxies: Proxies = NONE_TRUSTED,
+        *,
+        access_log: bool = False,
     ) -> None:
+        """`access_log`: whether answered requests are logged at level INFO, not DEBUG."""
         self._app = app
         self._proxies = proxies
         self._root_path = root_path
         self._metrics = metrics
+        self._level = logging.INFO if access_log else logging.DEBUG
         # `/livez`, which costs least, begins at once; `/readyz` waits for its own kind only.
         # A request sent before an earlier one was answered waits like all others.
         self._ready, self._others = Turns(), Turns()
@@ -127,8 +134,7 @@ class RequestContext:
             return
         _set_root_path(scope, self._root_path)
         self._proxies.apply(scope)
-        offered = Headers(scope=scope).get(HEADER, "")
-        current = offered if _ACCEPTED_ID.fullmatch(offered) else uuid.uuid4().hex
+        current = _offered_id(scope) or os.urandom(16).hex()
         token = request_id.set(current)
         client = client_address.set(scope["client"][0] if scope.get("client") else None)
         start = time.perf_counter()
@@ -140,7 +146,7 @@ class RequestContext:
             if message["type"] == "http.response.start":
                 started = True
                 status = message["status"]
-                MutableHeaders(scope=message)[HEADER] = current
+                message["headers"] = [*message.get("headers", ()), (HEADER, current.encode())]
             await send(message)
 
         try:
@@ -166,9 +172,17 @@ class RequestContext:
         # The route's template, not the path: paths hold person ids.
         route = getattr(scope.get("route"), "path", "unmatched")
         self._metrics.observe_request(route, scope["method"], status, seconds)
-        level = logging.DEBUG if route in _QUIET_ROUTES else logging.INFO
+        level = logging.DEBUG if route in _QUIET_ROUTES else self._level
         log(level, "request", method=scope["method"], route=route, status=status,
             ms=round(seconds * 1000, 1))  # fmt: skip
+
+
+def _offered_id(scope: Scope) -> str | None:
+    """The client's own id of a request, if it is a plain one."""
+    for name, value in scope["headers"]:
+        if name == HEADER:
+            return value.decode() if _ACCEPTED_ID.fullmatch(value) else None
+    return None
 
 
 def _set_root_path(scope: Scope, root: str) -> None:

@@ -18,7 +18,9 @@ from app.errors import LikenessError, NotReady, Overloaded, RequestTimeout
 from app.inference.scheduler import Scheduler
 from app.settings import Settings
 
-PHOTO_CALLS = re.compile(r"/v1/(detect|embed|enroll|verify|identify)")
+PHOTO_CALLS = frozenset(
+    f"/v1/{name}" for name in ("detect", "embed", "enroll", "verify", "identify")
+)
 IMPORTS = re.compile(r"/v1/collections/[^/]+/imports")
 STREAMS = re.compile(r"/v1/collections/[^/]+/imports/[^/]+/(events|report)")
 DELETE_SEVERAL = re.compile(r"/v1/collections/[^/]+/persons/delete")
@@ -154,6 +156,8 @@ class Kind(Enum):
 
 def kind_of(method: str, path: str) -> Kind:
     """The kind of a request."""
+    if method == "POST" and path in PHOTO_CALLS:
+        return Kind.CALL
     if method == "DELETE" or (method == "POST" and DELETE_SEVERAL.fullmatch(path)):
         return Kind.DELETION
     if method == "POST" and IMPORTS.fullmatch(path):
@@ -201,11 +205,11 @@ class TransfersByKind:
 
 def body_limit(scope: Any, settings: Settings) -> int:
     """The limit in bytes for the body of a call."""
-    photos = PHOTO_CALLS.fullmatch(scope["path"])
+    photos = scope["path"] in PHOTO_CALLS
     return settings.max_request_bytes if photos else settings.max_json_bytes
 
 
 def work_limit(scope: Any, settings: Settings) -> float:
     """The limit in seconds for processing a call; examining a collection takes the longest."""
-    long = HYGIENE.fullmatch(scope["path"])
+    long = scope["path"] not in PHOTO_CALLS and HYGIENE.fullmatch(scope["path"])
     return settings.import_timeout if long else settings.request_timeout

@@ -71,6 +71,8 @@ async def each_photo(
     services: Services, images: Sequence[bytes], work: Callable[[bytes], CooperativeTask[T]]
 ) -> list[T | LikenessError]:
     """Run a task for each photo on the inference threads; a bad photo fails alone."""
+    if len(images) == 1:  # most calls: without a task of its own
+        return [await _one(services, images[0], work)]
     return list(await asyncio.gather(*(_one(services, data, work) for data in images)))
 
 

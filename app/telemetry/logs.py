@@ -19,7 +19,9 @@ def log(level: int, event: str, error: Exception | None = None, **fields: Any) -
 
     Never pass photos, embeddings or person ids.
     """
-    logging.getLogger(LOGGER_NAME).log(level, event, exc_info=error, extra={"fields": fields})
+    logger = logging.getLogger(LOGGER_NAME)
+    if logger.isEnabledFor(level):
+        logger.log(level, event, exc_info=error, extra={"fields": fields})
 
 
 def set_up_logs(log_format: LogFormat, level: str, *, with_process: bool = False) -> None:

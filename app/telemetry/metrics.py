@@ -48,6 +48,7 @@ class Metrics:
         )  # fmt: skip
         # Kept, because looking a label up costs as much as counting.
         self._stages: dict[str, Histogram] = {}
+        self._answered: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._faces = Counter("likeness_faces", "Faces found.", registry=self.registry)
         self._problems = Counter(
             "likeness_problems", "Error answers by code.", ["code"], registry=self.registry
@@ -107,8 +108,15 @@ class Metrics:
 
     def observe_request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count one answered request of a route template."""
-        self._requests.labels(route, method, str(status)).inc()
-        self._request_seconds.labels(route, method).observe(seconds)
+        kept = self._answered.get((route, method, status))
+        if kept is None:
+            kept = (
+                self._requests.labels(route, method, str(status)),
+                self._request_seconds.labels(route, method),
+            )
+            self._answered[route, method, status] = kept
+        kept[0].inc()
+        kept[1].observe(seconds)
 
     def observe_image(self, timings_ms: Mapping[str, float], faces: int) -> None:
         """Count one analysed image and its stages."""

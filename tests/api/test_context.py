@@ -7,6 +7,7 @@ import pytest
 from fastapi import Request
 
 from app.api.context import CallContext
+from app.api.responses import ModelInfo
 from app.services import Services
 from app.telemetry.logs import request_id
 
@@ -15,7 +16,8 @@ from app.telemetry.logs import request_id
 def context(services: Services) -> CallContext:
     token = request_id.set("camera-7")
     try:
-        app = SimpleNamespace(state=SimpleNamespace(services=services))
+        model = ModelInfo(pack="default", version="2.0.0", embedding_space="es-1")
+        app = SimpleNamespace(state=SimpleNamespace(services=services, model=model))
         return CallContext(Request({"type": "http", "app": app}))
     finally:
         request_id.reset(token)

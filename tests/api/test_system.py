@@ -1,11 +1,16 @@
 """Health, metrics and request ids."""
 
+import asyncio
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+from fastapi import Response
+from starlette.types import Receive, Scope, Send
 
+from app.api.middleware import RequestContext
 from app.errors import StoreFull
 from app.services import Services
 from tests.api.test_decisions import code_of
@@ -101,3 +106,18 @@ def test_the_docs_need_no_network(client: httpx.Client) -> None:
     script = re.search(r'src="([^"]+swagger-ui-bundle\.js)"', page)
     assert script is not None
     assert client.get(script.group(1)).status_code == 200
+
+
+@pytest.mark.parametrize(("access_log", "level"), [(True, "INFO"), (False, "DEBUG")])
+def test_answered_requests_are_logged_where_the_settings_say_so(
+    services: Services, caplog: pytest.LogCaptureFixture, access_log: bool, level: str
+) -> None:
+    async def answering(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["route"] = SimpleNamespace(path="/v1/embed")
+        await Response()(scope, receive, send)
+
+    app = RequestContext(answering, services.metrics, access_log=access_log)
+    scope = {"type": "http", "method": "POST", "path": "/v1/embed", "headers": []}
+    with caplog.at_level("DEBUG", logger="likeness"):
+        asyncio.run(app(scope, asyncio.Event, lambda _: asyncio.sleep(0)))  # type: ignore[arg-type]
+    assert [(one.message, one.levelname) for one in caplog.records] == [("request", level)]

@@ -48,6 +48,7 @@ class Service:
                 "LIKENESS_PORT": str(self.port),
                 "LIKENESS_DRAIN_SECONDS": "1",
                 "LIKENESS_LOG_FORMAT": "json",
+                "LIKENESS_ACCESS_LOG": "1",
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

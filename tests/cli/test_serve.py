@@ -38,7 +38,7 @@ class Service:
     def start(self) -> httpx.Client:
         self.process = subprocess.Popen(
             [LIKENESS, "serve"],
-            env={**self._environment, "LIKENESS_LOG_FORMAT": "json"},
+            env={**self._environment, "LIKENESS_LOG_FORMAT": "json", "LIKENESS_ACCESS_LOG": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -23,7 +23,7 @@ from app.api.idempotency import REPLAYED, REPLAYED_ANSWER, IdempotencyKey, answe
 from app.api.openapi import SAMPLE_BASE64, photo_body
 from app.api.problems import ANY_WRITE, IN_SPACE, ONE_FACE, PHOTOS, problems
 from app.api.requests import IMAGE, Call, read_call
-from app.api.responses import Answer
+from app.api.responses import Answer, json_answer
 from app.decision.calibrations import policy_of
 from app.decision.policy import FaceSelection
 from app.decision.thresholds import CollectionPolicy
@@ -131,6 +131,7 @@ class EnrollAnswer(Enrolled, Answer):
 
 @router.post(
     "/enroll",
+    response_model=EnrollAnswer,
     responses={
         **problems(
             PHOTOS,
@@ -149,8 +150,8 @@ class EnrollAnswer(Enrolled, Answer):
 )
 @needs(Scope.ENROLL)
 async def enroll(
-    request: Request, context: Context, response: Response, idempotency_key: IdempotencyKey = None
-) -> EnrollAnswer:
+    request: Request, context: Context, idempotency_key: IdempotencyKey = None
+) -> Response:
     """Store one template of a person for each photo, and create the person if there is none.
 
     Give photos in `image`, or `embeddings` of the same embedding space. Each photo needs one usable
@@ -167,9 +168,10 @@ async def enroll(
     answer, replayed = await answer_idempotently(
         context, call, fields.collection, idempotency_key, work
     )
+    response = json_answer(EnrollAnswer(**answer, **context.envelope()))
     if replayed:
         response.headers[REPLAYED] = "true"
-    return EnrollAnswer(**answer, **context.envelope())
+    return response
 
 
 async def _enroll(

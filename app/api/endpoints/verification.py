@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
 from app.access.keys import Scope
@@ -23,7 +23,7 @@ from app.api.fields import CollectionName, KnownPersonId, Liveness, Selection
 from app.api.openapi import photo_body
 from app.api.problems import ANY_WRITE, IN_SPACE, ONE_FACE, PHOTOS, problems
 from app.api.requests import IMAGE, REFERENCE, read_call
-from app.api.responses import Answer
+from app.api.responses import Answer, json_answer
 from app.decision.policy import FaceSelection, VerifyStatus
 from app.decision.refusals import OUTSIDE_CALIBRATION
 from app.errors import (
@@ -116,6 +116,7 @@ def _face(index: int, selected: SelectedFace, comparator: Comparator) -> FaceInf
 
 @router.post(
     "/verify",
+    response_model=VerifyAnswer,
     responses=problems(
         PHOTOS,
         ONE_FACE,
@@ -128,7 +129,7 @@ def _face(index: int, selected: SelectedFace, comparator: Comparator) -> FaceInf
     ),
 )
 @needs(Scope.IDENTIFY)
-async def verify(request: Request, context: Context) -> VerifyAnswer:
+async def verify(request: Request, context: Context) -> Response:
     """Decide whether a face is that of an enrolled person, or the same as in a second photo.
 
     `image` is compared with `person_id`, or with the photo in `reference`.
@@ -152,4 +153,4 @@ async def verify(request: Request, context: Context) -> VerifyAnswer:
         context.access.count_misses(1)
         raise
     context.access.count_misses(0 if found.reached else 1)
-    return VerifyAnswer.of(found, context.gallery.comparator, **context.envelope())
+    return json_answer(VerifyAnswer.of(found, context.gallery.comparator, **context.envelope()))
