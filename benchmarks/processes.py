@@ -153,7 +153,6 @@ def service(
             "LIKENESS_DATA_DIR": filled or folder,
             "LIKENESS_PORT": str(port),
             "LIKENESS_DEVICE": "cpu",
-            "LIKENESS_LOG_LEVEL": "WARNING",
             "LIKENESS_DRAIN_SECONDS": "0",
             "LIKENESS_MAX_PENDING": "512",
             "LIKENESS_PROCESSES": str(count),
