@@ -8,9 +8,8 @@ import numpy as np
 from app.decision.calibrations import policy_of
 from app.decision.gates import QualityGate
 from app.decision.pairs import PairRules
-from app.decision.refusals import Refusals
 from app.decision.thresholds import ThresholdDecision, ThresholdRequest, identification_threshold
-from app.decision.verdicts import Verdict, decide
+from app.decision.verdicts import Refusals, Verdict, decide
 from app.errors import InvalidRequest
 from app.gallery.candidates import Candidate
 from app.index.port import GallerySize

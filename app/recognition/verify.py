@@ -7,7 +7,6 @@ from app.decision.calibrations import policy_of
 from app.decision.gates import OPEN_GATE, QualityGate
 from app.decision.pairs import PairRules
 from app.decision.policy import FaceSelection, is_match, usable_face
-from app.decision.refusals import Refusals
 from app.decision.thresholds import (
     ONE_COMPARISON,
     CalibrationChain,
@@ -16,7 +15,7 @@ from app.decision.thresholds import (
     ThresholdRequest,
     verification_threshold,
 )
-from app.decision.verdicts import Doubt
+from app.decision.verdicts import Doubt, Refusals
 from app.errors import LikenessError, NoFace
 from app.gallery.candidates import Candidate, Comparison
 from app.index.person_scores import PersonScore

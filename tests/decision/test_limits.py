@@ -9,8 +9,7 @@ import pytest
 
 from app.decision.limits import NO_LIMITS, Limits
 from app.decision.policy import Status
-from app.decision.refusals import OUTSIDE_CALIBRATION, Refusals
-from app.decision.verdicts import Verdict
+from app.decision.verdicts import OUTSIDE_CALIBRATION, Refusals, Verdict
 from app.gallery.candidates import Candidate
 from app.gallery.gallery import Gallery
 from app.index.comparator import Comparator

@@ -18,7 +18,7 @@ from app.api.fields import Collection
 from app.api.problems import ANY_WRITE, IN_SPACE, problems
 from app.api.responses import Answer
 from app.decision.calibration import SHOWN_FMR, SHOWN_FPIR, Calibration, ScoreExponents
-from app.decision.collection_calibration import CollectionCalibration, calibrate_collection
+from app.decision.calibrations import CollectionCalibration, calibrate_collection
 from app.decision.domain import Domain
 from app.decision.thresholds import ONE_COMPARISON
 from app.errors import NotEnoughData, Overloaded

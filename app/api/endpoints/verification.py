@@ -25,7 +25,7 @@ from app.api.problems import ANY_WRITE, IN_SPACE, ONE_FACE, PHOTOS, problems
 from app.api.requests import IMAGE, REFERENCE, read_call
 from app.api.responses import Answer, json_answer
 from app.decision.policy import FaceSelection, VerifyStatus
-from app.decision.refusals import OUTSIDE_CALIBRATION
+from app.decision.verdicts import OUTSIDE_CALIBRATION
 from app.errors import (
     ConsentMissing,
     InvalidRequest,

@@ -151,7 +151,7 @@ def _search(
 def _refuse(
     best: BestScores, measure: Measure, roles: Roles, faces: tuple[FacesByName, FacesByName]
 ) -> None:
-    """Take back what the service would reject (`app.decision.refusals`): a best candidate where
+    """Take back what the service would reject (`app.decision.verdicts`): a best candidate where
     both faces look degraded."""
 
     def is_degraded(face: Face) -> bool:

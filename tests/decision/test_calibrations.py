@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.decision.calibrations import Calibrations
-from app.decision.collection_calibration import calibrate_collection
+from app.decision.calibrations import Calibrations, calibrate_collection
 from app.decision.covered import CoveredFaces
 from app.decision.domain import Domain, SharedDirection
 from app.errors import CollectionNotFound, EmbeddingSpaceMismatch, NotEnoughData
@@ -112,7 +111,7 @@ def test_who_is_declared_different_is_no_suspect(gallery: Gallery) -> None:
 def test_a_large_collection_is_sampled_by_whole_people(
     gallery: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.decision.collection_calibration.MAX_TEMPLATES", 220)
+    monkeypatch.setattr("app.decision.calibrations.MAX_TEMPLATES", 220)
     fill(gallery, 150)
     source = calibrate_collection(gallery, "default", np.random.default_rng(0)).calibration.source
     assert (source.persons, source.faces) == (110, 220)
@@ -202,6 +201,6 @@ def test_a_person_with_very_many_templates_leaves_room_for_others(
     mine = found.keys[found.person_keys == found.person_keys[np.argmax(found.keys)]]
     assert len(mine) > MOST_SAMPLED / 2
     assert len(set(np.diff(mine).tolist())) == 1
-    monkeypatch.setattr("app.decision.collection_calibration.MAX_TEMPLATES", 300)
+    monkeypatch.setattr("app.decision.calibrations.MAX_TEMPLATES", 300)
     made = calibrate_collection(gallery, "default", np.random.default_rng(0)).calibration
     assert made.source.persons == 121
