@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image as PillowImage
 
 from app.imaging import ImageLimits, PhotoDecoder, estimate_memory, read_header
-from app.imaging.inspection import is_suspicious
+from app.imaging.limits import is_suspicious
 
 MIB = 1024 * 1024
 HEIC = Path(__file__).parents[1] / "tests" / "data" / "heic"

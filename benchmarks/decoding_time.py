@@ -18,8 +18,8 @@ from PIL import Image as PillowImage
 
 from app.errors import ImageError
 from app.imaging import ImageLimits, PhotoDecoder, read_header
-from app.imaging.inspection import MAX_SCANNED_SAMPLES, is_suspicious
 from app.imaging.jpeg import count_scanned_samples, read_frame
+from app.imaging.limits import MAX_SCANNED_SAMPLES, is_suspicious
 
 LIMITS = ImageLimits()
 WIDTH, HEIGHT = 7_300, 5_470

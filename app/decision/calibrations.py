@@ -1,4 +1,5 @@
-"""Which calibrations a collection's decisions are based on, and how one is made of its own people."""
+"""Which calibrations a collection's decisions are based on, and how a collection makes one of its
+own people."""
 
 import logging
 from collections.abc import Callable

@@ -1,5 +1,5 @@
-"""The answers of an identification: identified, unknown or rejected, for each face; and the decisions
-that are not made, because what was compared is outside the calibrated domain."""
+"""The answers of an identification: identified, unknown or rejected, for each face; and the
+decisions that are not made, because what was compared is outside the calibrated domain."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

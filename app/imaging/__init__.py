@@ -2,8 +2,7 @@
 
 from app.imaging.decoder import PhotoDecoder, decode_at_least, decode_image
 from app.imaging.formats import FORMATS, Header, read_header, sniff_format
-from app.imaging.inspection import estimate_memory
-from app.imaging.limits import ImageLimits
+from app.imaging.limits import ImageLimits, estimate_memory
 from app.imaging.png import decode_crop, encode_crop
 
 __all__ = [

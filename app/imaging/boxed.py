@@ -11,8 +11,8 @@ import pi_heif
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
-from app.imaging.decoding import damaged, image_errors, turn_of
-from app.imaging.limits import ImageLimits, check_size
+from app.imaging.decoding import image_errors, turn_of
+from app.imaging.limits import ImageLimits, check_size, damaged
 from app.imaging.pixels import array_to_bgr, picture_to_bgr
 from app.types import DecodedImage, Image
 

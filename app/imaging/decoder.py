@@ -15,8 +15,7 @@ from pathlib import Path
 import app
 from app.errors import ImageError, Overloaded, UnreadableImage
 from app.imaging.decoding import decode_here
-from app.imaging.inspection import inspect, is_suspicious, memory_of
-from app.imaging.limits import ImageLimits
+from app.imaging.limits import ImageLimits, inspect, is_suspicious, memory_of
 from app.imaging.wire import DecoderChannel, DecodeRequest
 from app.locks import new_condition, new_lock
 from app.types import DecodedImage, Image

@@ -16,9 +16,9 @@ import numpy as np
 from PIL import ExifTags
 from PIL import Image as PillowImage
 
-from app.errors import ImageError, UnreadableImage
+from app.errors import ImageError
 from app.imaging import jpeg
-from app.imaging.limits import ImageLimits, check_size, too_many_pixels
+from app.imaging.limits import ImageLimits, check_size, damaged, too_many_pixels
 from app.imaging.pixels import TURNS, UPRIGHT, Turn, array_to_bgr, picture_to_bgr
 from app.imaging.png import without_comments
 from app.types import DecodedImage
@@ -68,13 +68,6 @@ def image_errors(limits: ImageLimits) -> Iterator[None]:
         raise
     except Exception as error:  # decoders raise anything from struct.error to SyntaxError
         raise damaged() from error
-
-
-def damaged() -> UnreadableImage:
-    """The refusal of a photo whose pixels are not whole."""
-    return UnreadableImage(
-        "The image is damaged or incomplete and could not be decoded; send the whole file."
-    )
 
 
 def _decode_picture(

@@ -13,8 +13,8 @@ import time
 
 from app.errors import ImageError
 from app.imaging.boxed import decode_boxed
-from app.imaging.decoding import damaged, decode_here
-from app.imaging.inspection import ISOLATED_FORMATS, inspect
+from app.imaging.decoding import decode_here
+from app.imaging.limits import ISOLATED_FORMATS, damaged, inspect
 from app.imaging.wire import DecoderChannel, DecodeRequest
 from app.types import DecodedImage
 

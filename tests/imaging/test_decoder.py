@@ -18,8 +18,8 @@ from PIL import Image as PillowImage
 from app.errors import ImageTooLarge, Overloaded, UnreadableImage
 from app.imaging import ImageLimits, PhotoDecoder, decoder, read_header
 from app.imaging.decoder import MemoryBudget
-from app.imaging.inspection import MAX_SCANNED_SAMPLES, is_suspicious
 from app.imaging.jpeg import count_scanned_samples, read_frame
+from app.imaging.limits import MAX_SCANNED_SAMPLES, is_suspicious
 from app.imaging.wire import DecoderChannel
 from app.types import DecodedImage
 from tests.waiting import PATIENCE_S, until
