@@ -4,9 +4,11 @@ import fcntl
 import os
 import time
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+from app.locks import new_lock
 
 # How often a lock is tried that another process has; a write to a disk takes longer.
 TRY_EVERY_S = 0.0005
@@ -173,3 +175,50 @@ def _acquired(file: int, deadline: float) -> bool:
             time.sleep(TRY_EVERY_S)
         else:
             return True
+
+
+LOCK = "lock"
+
+
+class Ownership:
+    """Held by one process at a time, until it releases it or ends."""
+
+    def __init__(self, folder: Path, acquired: Callable[[], None] = lambda: None) -> None:
+        """`acquired` is called when this process becomes the owner, before `own` returns."""
+        self._folder = folder
+        self._acquired = acquired
+        self._descriptor: int | None = None
+        self._lock = new_lock("snapshots.owner")
+
+    @property
+    def held(self) -> bool:
+        """Whether this process is the owner."""
+        return self._descriptor is not None
+
+    def own(self) -> bool:
+        """Try to become the owner; returns whether this process is the owner."""
+        if self.held:
+            return True
+        with self._lock:
+            if self._descriptor is None and (descriptor := self._try()) is not None:
+                try:
+                    self._acquired()
+                except BaseException:
+                    os.close(descriptor)
+                    raise
+                self._descriptor = descriptor
+            return self.held
+
+    def _try(self) -> int | None:
+        try:
+            private_folder(self._folder)
+            return own(self._folder / LOCK)
+        except OSError:
+            return None  # a folder that cannot be written keeps nothing
+
+    def release(self) -> None:
+        """Stop being the owner."""
+        with self._lock:
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+                self._descriptor = None

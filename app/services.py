@@ -21,8 +21,7 @@ from app.gallery.maintenance import MaintenanceThread, Pruning
 from app.gallery.retention import MatchTimes
 from app.imaging import ImageLimits
 from app.index.comparator import COSINE
-from app.index.device_galleries import DeviceGalleries
-from app.index.device_rows import CudaDevice
+from app.index.device_rows import CudaDevice, DeviceGalleries
 from app.index.engine import SearchEngine
 from app.index.factory import IndexFactory
 from app.index.port import PRECISION

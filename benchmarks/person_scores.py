@@ -24,8 +24,7 @@ from app.decision.calibration_file import read_calibration
 from app.decision.comparisons import LabelledEmbeddings
 from app.decision.fitting import Labelled, calibrate
 from app.index.comparator import COSINE, Comparator
-from app.index.effective import effective_numbers
-from app.index.person_scores import PersonScore
+from app.index.person_scores import PersonScore, effective_numbers
 from app.index.port import GallerySize
 
 REPEATS = 40

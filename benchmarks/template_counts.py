@@ -30,7 +30,7 @@ from app.faces.loading import build_pipeline
 from app.folders import find_photos
 from app.imaging import ImageLimits
 from app.index.comparator import COSINE, Comparator
-from app.index.effective import effective_templates
+from app.index.person_scores import effective_templates
 from app.index.port import GallerySize
 from app.inference.packs import load_pack
 from app.lab.evaluation.protocol import Analyser

@@ -9,7 +9,7 @@ from app.access.refused import CallOutcome, RefusedCall, RefusedCalls
 from app.encryption.ring import KeyRing
 from app.gallery.gallery import Gallery
 from app.index.certified.rows import IndexShape
-from app.index.device_galleries import DeviceGalleries
+from app.index.device_rows import DeviceGalleries
 from app.index.factory import IndexFactory
 from app.locks import made_by
 from app.store.records import PersonTemplate

@@ -11,9 +11,9 @@ from app.cli.console import clear_errors, err, out, read_settings
 from app.cli.database import require_database
 from app.decision.calibration import SHOWN_FPIR, Calibration
 from app.decision.calibrations import CollectionCalibration, calibrate_collection
-from app.gallery.default_collection import DEFAULT_COLLECTION
 from app.index.port import GallerySize
 from app.services import build_services
+from app.store.store import DEFAULT_COLLECTION
 
 
 def calibrate(

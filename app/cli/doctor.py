@@ -12,22 +12,22 @@ from rich.table import Table
 from app import __version__
 from app.cli.console import clear_errors, err, out, read_settings
 from app.cli.database import no_database, require_database, unmatched_pack
-from app.cli.descriptors import DescriptorLimit
 from app.cli.stored_data import fix, stored_data
 from app.decision.calibration import Calibration
 from app.decision.calibration_file import pack_calibration
 from app.decision.fitting import MIN_PERSONS
 from app.encryption.ring import KeyRing
 from app.faces.pipeline import FacePipeline
-from app.gallery.default_collection import DEFAULT_COLLECTION
 from app.gallery.gallery import Gallery
 from app.gallery.index_check import CopyCheck
 from app.index.device_rows import CudaDevice
 from app.index.port import PRECISION, GallerySize
 from app.inference.cuda import CUDA_PROVIDER, TENSORRT_PROVIDER, gpu_name
+from app.inference.machine import DescriptorLimit
 from app.inference.pack_spec import ModelPack
 from app.services import Services, build_services, load_networks
 from app.settings import Settings
+from app.store.store import DEFAULT_COLLECTION
 
 # Distributions that own one module: two of a row break each other.
 RIVALS = (

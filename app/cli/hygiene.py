@@ -12,12 +12,12 @@ from app.cli.console import clear_errors, err, out, read_settings
 from app.cli.database import require_database
 from app.decision.gallery_issues import Hygiene
 from app.decision.hygiene import find_gallery_issues
-from app.gallery.default_collection import DEFAULT_COLLECTION
 from app.gallery.gallery import Gallery
 from app.importing.job_folder import JobFolder
 from app.importing.reports import ReportEraser
 from app.services import Services, build_services
 from app.store.sql.pairs import PairStore
+from app.store.store import DEFAULT_COLLECTION
 
 CollectionName = Annotated[str, typer.Argument(help="Name of the collection.")]
 FindingLimit = Annotated[int, typer.Option(min=1, help="Findings of each kind to show.")]

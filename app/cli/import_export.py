@@ -18,7 +18,6 @@ from app.cli.import_progress import ImportProgress, import_progress, summarise
 from app.decision.policy import FaceSelection
 from app.encryption.ring import KeyRing
 from app.errors import CollectionNotFound
-from app.gallery.default_collection import DEFAULT_COLLECTION, switch_default_collection
 from app.importing.gallery_export import export
 from app.importing.local import LocalImport
 from app.importing.options import (
@@ -37,7 +36,7 @@ from app.services import build_services
 from app.settings import Settings
 from app.store.backends import create_engine
 from app.store.schema import migrate
-from app.store.store import Store
+from app.store.store import DEFAULT_COLLECTION, Store, switch_default_collection
 
 EXIT_SOME_REJECTED, EXIT_CANNOT_RUN, EXIT_STOPPED, EXIT_INTERRUPTED = 1, 2, 3, 130
 

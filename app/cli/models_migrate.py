@@ -13,14 +13,13 @@ from app.cli.console import clear_errors, err, out, read_settings
 from app.cli.database import require_database
 from app.encryption.ring import KeyRing
 from app.errors import PackError
-from app.gallery.default_collection import DEFAULT_COLLECTION
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import known_packs, load_pack
 from app.reembedding import Reembedding, Space, SpaceComparison
 from app.settings import Settings
 from app.store.backends import create_engine
 from app.store.schema import migrate
-from app.store.store import Store
+from app.store.store import DEFAULT_COLLECTION, Store
 
 
 def migrate_collection(

@@ -11,9 +11,9 @@ from typing import Any
 from prometheus_client import CollectorRegistry, generate_latest
 
 from app.cli.console import clear_errors, read_settings
-from app.cli.descriptors import DescriptorLimit
 from app.faces.loading import LocalLoader
 from app.imaging import ImageLimits
+from app.inference.machine import DescriptorLimit
 from app.inference.packs import load_pack
 from app.inference.remote.served import greeting_of
 from app.inference.remote.server import NetworkServer

@@ -11,13 +11,12 @@ import typer
 from app.cli.console import clear_errors, err, read_settings
 from app.cli.database import require_database
 from app.encryption.ring import KeyRing
-from app.gallery.default_collection import DEFAULT_COLLECTION
 from app.gallery.person_record import ELSEWHERE, held_data
 from app.importing.job_folder import JobFolder
 from app.importing.reports import rows_about
 from app.store.backends import create_engine
 from app.store.schema import migrate
-from app.store.store import Store
+from app.store.store import DEFAULT_COLLECTION, Store
 from app.types import FloatArray
 
 person_app = typer.Typer(

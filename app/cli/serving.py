@@ -13,12 +13,12 @@ from app.cli.console import clear_errors, err, out, read_settings
 from app.cli.database import unmatched_pack
 from app.disk import write_whole
 from app.errors import AccessKeyError
-from app.gallery.default_collection import switch_default_collection
 from app.inference.remote.client import NetworkClient
 from app.processes.link import Link
 from app.processes.shared_records import SharedRecords
 from app.services import Services, build_services, load_networks
 from app.settings import Settings, is_loopback
+from app.store.store import switch_default_collection
 from app.telemetry.logs import log, set_up_logs
 
 # After a power failure, for example, the database server may start later than the service.

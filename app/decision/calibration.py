@@ -127,7 +127,7 @@ class Calibration(_CalibrationPart):
     source: CalibrationFaces
     fmr: NonMatedCurve
     fnmr: Curve | None
-    # A person with n different templates (app.index.effective) is as easily mistaken as
+    # A person with n different templates (app.index.person_scores) is as easily mistaken as
     # n ** template_exponent persons with one, by the best template.
     template_exponent: Annotated[float, Field(ge=0, le=1)]
     # The same by the other scores (app.index.person_scores). With one template all scores are the

@@ -31,8 +31,7 @@ from app.decision.pair_lifts import NO_LIFTS, PairLifts
 from app.decision.rates import Floats
 from app.decision.tail import T_QUANTILE, fit_tail, log_rate_stderr
 from app.errors import NotEnoughData
-from app.index.effective import effective_numbers
-from app.index.person_scores import PersonScore
+from app.index.person_scores import PersonScore, effective_numbers
 
 # 4,950 pairs of people: an FMR of 1e-3 still rests on five of them.
 MIN_PERSONS = 100

@@ -9,14 +9,12 @@ from app.errors import (
     PersonNotFound,
 )
 from app.gallery.candidates import Comparison, SearchResult, are_short, candidates_of
-from app.gallery.default_collection import create_default_collection
 from app.gallery.index_check import IndexCheck, check_index
 from app.gallery.indexes import Indexes
 from app.gallery.replicas import OpenIndexes
 from app.index.comparator import COSINE, Comparator, unit_embedding
-from app.index.effective import Floats, effective_templates
 from app.index.engine import SearchEngine
-from app.index.person_scores import PersonScore
+from app.index.person_scores import Floats, PersonScore, effective_templates
 from app.index.port import (
     GallerySize,
     Ids,
@@ -36,7 +34,7 @@ from app.store.records import (
     PersonTemplate,
     StoredTemplate,
 )
-from app.store.store import Store
+from app.store.store import Store, create_default_collection
 from app.types import FloatArray, JsonObject
 
 TEMPLATES_AT_ONCE = 8_192

@@ -11,7 +11,7 @@ from app.index.certified.index import CertifiedIndex
 from app.index.certified.rows import IndexShape
 from app.index.certified.search import ShardScanner, ThreadScanner
 from app.index.certified.snapshots.catalog import MemoryIndexes, Snapshots
-from app.index.device_galleries import DeviceGalleries
+from app.index.device_rows import DeviceGalleries
 from app.index.gpu import DeviceScanner
 from app.index.port import PRECISION
 

@@ -24,8 +24,7 @@ from app.errors import DeviceError
 from app.index.certified.codes import RowNumbers
 from app.index.certified.rows import Shard
 from app.index.certified.search import ProbeSearch, ShardScanner
-from app.index.device_galleries import SCAN_TIMEOUT_S, DeviceGalleries
-from app.index.device_rows import SUMMING, DeviceRows, Half
+from app.index.device_rows import SCAN_TIMEOUT_S, SUMMING, DeviceGalleries, DeviceRows, Half
 from app.inference.device_memory import DeviceOutOfMemory
 from app.locks import new_lock
 from app.telemetry.logs import log

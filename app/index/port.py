@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.index.comparator import COSINE, Comparator
-from app.index.effective import Floats
-from app.index.person_scores import PersonScore
+from app.index.person_scores import Floats, PersonScore
 from app.types import FloatArray
 
 Ids = NDArray[np.int64]
@@ -26,7 +25,7 @@ PRECISION = "float32"  # of the similarities that are answered
 class GallerySize:
     """How much there is: people, and templates over all of them.
 
-    `spread`: effective numbers of templates (`app.index.effective`), and how many people have
+    `spread`: effective numbers of templates (`app.index.person_scores`), and how many people have
     each; where it is empty, everybody has an equal share of the templates, all different.
     `score`: what the templates of a person make together; it says how much each of them adds.
     """
@@ -205,7 +204,7 @@ class PersonSearch(Protocol):
 
     def effective(self, persons: Ids) -> Floats:
         """The effective numbers (n,) of the templates of persons, in ascending order of their keys
-        (`app.index.effective`); 0 of those who have none."""
+        (`app.index.person_scores`); 0 of those who have none."""
         ...
 
 

@@ -1,11 +1,14 @@
-"""The SQL database: one object for each noun, all over one database."""
+"""The SQL database: one object for each noun, all over one database; and the default collection,
+which is always there."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 
 from sqlalchemy import Engine
 
 from app.encryption.ring import KeyRing
+from app.errors import CollectionExists, NotReembedded
 from app.store.database import Database, now_utc
 from app.store.sql.alternate_embeddings import AlternateEmbeddingStore
 from app.store.sql.audit_log import AuditStore
@@ -64,3 +67,23 @@ class Store:
     def close(self) -> None:
         """Close every connection."""
         self.database.close()
+
+
+DEFAULT_COLLECTION = "default"
+
+
+def create_default_collection(store: Store, embedding_space: str, dimension: int) -> None:
+    """Create it where it is missing."""
+    with suppress(CollectionExists):  # several processes may start at the same moment
+        store.collections.create(DEFAULT_COLLECTION, embedding_space, dimension, {})
+
+
+def switch_default_collection(store: Store, embedding_space: str, dimension: int) -> None:
+    """Switch it to another embedding space if it has no faces: it holds nothing that could not be
+    compared, and a change of the pack needs no migration then. What only looks at a database does
+    not do this."""
+    record = store.collections.get(DEFAULT_COLLECTION)
+    if record.embedding_space == embedding_space or store.collections.count(record).templates:
+        return
+    with suppress(NotReembedded):  # somebody was enrolled meanwhile
+        store.alternate_embeddings.cut_over(DEFAULT_COLLECTION, embedding_space, dimension)

@@ -9,7 +9,7 @@ from app.decision.duplicates import ChancePairs
 from app.decision.fitting import Labelled, calibrate
 from app.decision.thresholds import ONE_COMPARISON
 from app.index.comparator import COSINE, Comparator
-from app.index.effective import effective_templates
+from app.index.person_scores import effective_templates
 from app.lab.evaluation.identification import identify
 from app.lab.evaluation.labels import LabelledPeople, read_label_noise
 from app.lab.evaluation.prediction import check_predictions

@@ -9,7 +9,7 @@ from app.decision.duplicates import ChancePairs, suspected_duplicates
 from app.decision.fitting import Labelled, calibrate
 from app.decision.rates import Floats
 from app.decision.thresholds import ONE_COMPARISON
-from app.index.effective import effective_templates
+from app.index.person_scores import effective_templates
 from tests.decision.conftest import people
 
 

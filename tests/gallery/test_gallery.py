@@ -15,11 +15,10 @@ from app.errors import (
     InvalidEmbedding,
     PersonNotFound,
 )
-from app.gallery.default_collection import switch_default_collection
 from app.gallery.gallery import Gallery
 from app.index.factory import IndexFactory
 from app.index.person_scores import PersonScore
-from app.store.store import Store
+from app.store.store import Store, switch_default_collection
 from tests.gallery.conftest import DIMENSION, SPACE, open_engine, open_gallery, template
 
 Draw = Callable[[int], NDArray[np.float32]]

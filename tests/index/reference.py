@@ -14,10 +14,8 @@ from threading import Lock
 
 import numpy as np
 
-from app.disk import private_folder, write_whole
-from app.index.certified.snapshots.ownership import Ownership
+from app.disk import Ownership, private_folder, write_whole
 from app.index.comparator import COSINE, Comparator
-from app.index.effective import Floats, effective_templates
 from app.index.likeness import (
     FILTERED_CHOICE,
     FILTERED_PERSONS,
@@ -25,7 +23,7 @@ from app.index.likeness import (
     digests_of,
     likeness_of,
 )
-from app.index.person_scores import SHORTEST, PersonScore
+from app.index.person_scores import SHORTEST, Floats, PersonScore, effective_templates
 from app.index.port import (
     PRECISION,
     GallerySize,

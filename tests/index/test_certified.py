@@ -9,7 +9,7 @@ import pytest
 from app.index.certified.index import CertifiedIndex
 from app.index.certified.rows import IndexShape
 from app.index.comparator import Comparator, Covering
-from app.index.effective import effective_templates
+from app.index.person_scores import effective_templates
 from app.index.port import GallerySize, Templates
 from tests.index.conftest import (
     SMALL,

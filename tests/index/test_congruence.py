@@ -16,8 +16,7 @@ import pytest
 from app.index import gpu
 from app.index.certified.rows import IndexShape
 from app.index.comparator import COSINE, Comparator, Covering
-from app.index.device_galleries import DeviceGalleries
-from app.index.device_rows import CudaDevice
+from app.index.device_rows import CudaDevice, DeviceGalleries
 from app.index.engine import SearchEngine
 from app.index.factory import IndexFactory
 from app.index.person_scores import PersonScore

@@ -6,8 +6,7 @@ import pytest
 from app.index.certified import counts as counts_module
 from app.index.certified.counts import PersonCounts, TemplateMeasures, measured_among
 from app.index.certified.rows import Rows
-from app.index.effective import effective_templates
-from app.index.person_scores import ratios_of
+from app.index.person_scores import effective_templates, ratios_of
 from app.index.port import GallerySize, Templates
 from app.types import FloatArray
 

@@ -11,8 +11,7 @@ import pytest
 
 from app.index.certified.index import CertifiedIndex
 from app.index.certified.search import ThreadScanner
-from app.index.device_galleries import DeviceGalleries
-from app.index.device_rows import SUMMING, CudaDevice, Half, RowDevice
+from app.index.device_rows import SUMMING, CudaDevice, DeviceGalleries, Half, RowDevice
 from app.index.factory import GPU_SHAPE
 from app.index.gpu import DeviceScanner
 from app.inference.device_memory import DeviceOutOfMemory

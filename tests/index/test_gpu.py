@@ -15,8 +15,7 @@ from app.errors import DeviceError
 from app.index import gpu as engine
 from app.index.certified.index import CertifiedIndex
 from app.index.certified.search import ThreadScanner
-from app.index.device_galleries import IDLE_S, DeviceGalleries
-from app.index.device_rows import SUMMING, CudaDevice, RowDevice
+from app.index.device_rows import IDLE_S, SUMMING, CudaDevice, DeviceGalleries, RowDevice
 from app.index.gpu import DeviceScanner
 from app.index.port import Templates
 from tests.index.conftest import (

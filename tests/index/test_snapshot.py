@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from app.disk import Ownership
 from app.encryption.keys import parse_keys
 from app.encryption.ring import KeyRing
 from app.gallery import replica as replica_module
@@ -17,7 +18,6 @@ from app.index.certified.index import CertifiedIndex
 from app.index.certified.rows import IndexShape, living
 from app.index.certified.snapshots.files import SnapshotError
 from app.index.certified.snapshots.folder import Captured, SnapshotFolder
-from app.index.certified.snapshots.ownership import Ownership
 from app.index.certified.snapshots.reading import IndexIdentity
 from app.index.factory import IndexFactory
 from app.index.port import Position

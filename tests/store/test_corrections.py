@@ -10,8 +10,8 @@ from app.encryption.keys import new_key_line, parse_keys
 from app.encryption.ring import KeyRing
 from app.errors import FaceNotFound, InvalidRequest, PersonNotFound
 from app.gallery.gallery import Gallery
-from app.index.effective import effective_templates
 from app.index.factory import IndexFactory
+from app.index.person_scores import effective_templates
 from app.store.records import NewTemplate
 from tests.gallery.conftest import DIMENSION, SPACE, open_store
 

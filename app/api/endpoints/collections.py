@@ -28,10 +28,10 @@ from app.errors import (
     InvalidCursor,
     NotCalibrated,
 )
-from app.gallery.default_collection import DEFAULT_COLLECTION
 from app.gallery.gallery import Gallery
 from app.store.metadata import problem_of
 from app.store.records import CollectionRecord, DeletionCounts, Page
+from app.store.store import DEFAULT_COLLECTION
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"], route_class=JsonRoute)
 

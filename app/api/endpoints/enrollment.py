@@ -35,11 +35,11 @@ from app.errors import (
     MissingField,
     NothingEnrolled,
 )
-from app.gallery.default_collection import DEFAULT_COLLECTION
 from app.recognition.enroll import AnswerToKeep, EnrolledTemplate, Enrollment, EnrollRequest
 from app.recognition.enroll import enroll as enroll_person
 from app.services import Services
 from app.store.records import RequestKey
+from app.store.store import DEFAULT_COLLECTION
 from app.types import JsonObject, Quality
 
 router = APIRouter(prefix="/v1", tags=["gallery"])

@@ -27,10 +27,10 @@ from app.api.responses import Answer, json_answer
 from app.decision.policy import Status
 from app.decision.thresholds import ThresholdDecision
 from app.errors import NotCalibrated, RateOutOfReach
-from app.gallery.default_collection import DEFAULT_COLLECTION
 from app.index.comparator import Comparator
 from app.recognition.identify import FaceIdentification, Identification, IdentifyRequest
 from app.recognition.identify import identify as identify_faces
+from app.store.store import DEFAULT_COLLECTION
 
 router = APIRouter(prefix="/v1", tags=["gallery"])
 

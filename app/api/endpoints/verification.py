@@ -34,10 +34,10 @@ from app.errors import (
     PersonNotFound,
     RateOutOfReach,
 )
-from app.gallery.default_collection import DEFAULT_COLLECTION
 from app.index.comparator import Comparator
 from app.recognition.verify import SelectedFace, Verification, VerifyRequest
 from app.recognition.verify import verify as verify_face
+from app.store.store import DEFAULT_COLLECTION
 
 router = APIRouter(prefix="/v1", tags=["gallery"])
 

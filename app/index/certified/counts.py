@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 from app.index.certified.persons import PersonSet
 from app.index.certified.rows import Rows
-from app.index.effective import Floats, compared, effective_numbers
-from app.index.person_scores import ratios_of
+from app.index.person_scores import Floats, compared, effective_numbers, ratios_of
 from app.index.port import GallerySize, Ids
 from app.types import FloatArray
 

@@ -23,8 +23,7 @@ from app.index.certified.rows import (
 )
 from app.index.certified.search import ImpostorSearch, ProbeSearch, ShardScanner, ThreadScanner
 from app.index.comparator import COSINE, Comparator, Probe
-from app.index.effective import Floats
-from app.index.person_scores import PersonScore
+from app.index.person_scores import Floats, PersonScore
 from app.index.port import GallerySize, Hit, Ids, NearestImpostors, SearchCounts, Templates
 from app.locks import new_lock
 from app.types import FloatArray

@@ -6,12 +6,11 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from pathlib import Path
 
-from app.disk import files_in
+from app.disk import Ownership, files_in
 from app.encryption.ring import KeyRing
 from app.index.certified.index import CertifiedIndex
 from app.index.certified.persistent import PersistentIndex
 from app.index.certified.snapshots.folder import SnapshotFolder, has_rows
-from app.index.certified.snapshots.ownership import Ownership
 from app.index.certified.snapshots.reading import IndexIdentity, summary
 from app.index.port import IndexedCollection, Position
 

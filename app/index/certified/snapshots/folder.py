@@ -18,14 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from app.disk import files_in, private_folder, write_whole
+from app.disk import LOCK, Ownership, files_in, private_folder, write_whole
 from app.encryption.files import CHUNK, FileEncryptor
 from app.encryption.ring import KeyRing
 from app.index.certified.codes import CodedRows, Quantiser
 from app.index.certified.rows import Rows, Shard
 from app.index.certified.snapshots.files import RowsFile, RowsFileLayout, contents
 from app.index.certified.snapshots.held import HeldFiles
-from app.index.certified.snapshots.ownership import LOCK, Ownership
 from app.index.certified.snapshots.reading import (
     FORMAT,
     MANIFEST,
