@@ -15,8 +15,10 @@ from app.faces.loading import LocalLoader
 from app.imaging import ImageLimits
 from app.inference.machine import DescriptorLimit
 from app.inference.packs import load_pack
+from app.inference.policy import CUDA_POLICY
 from app.inference.remote.served import greeting_of
 from app.inference.remote.server import NetworkServer
+from app.processes.division import divided
 from app.processes.link import Link
 from app.processes.messages import METRICS
 from app.services import cuda_options
@@ -67,22 +69,43 @@ class NetworkProcess:
         return generate_latest(self._registry).decode()
 
 
-def serve_networks(link: Link, given: Mapping[str, Any], openings: socket.socket) -> None:
-    """Load the networks on their device and run them until the parent ends this process; slots are
-    opened through `openings`."""
+# Of a slot: its socket and its memory. Beside them: libraries, sockets, what starts.
+FILES_A_SLOT, OTHER_FILES = 2, 256
+
+
+def slots_of(settings: Settings, count: int, photos_a_core: int) -> int:
+    """Slots that `count` processes may have together, and one more while one of them is replaced:
+    one for each thread that runs networks, and for the examination of readiness."""
+    each = settings.model_copy(update=divided(settings, count))
+    threads = (each.workers or 1) * photos_a_core + (each.import_workers or 1) + 1
+    return (count + 1) * threads
+
+
+def serve_networks(
+    link: Link, given: Mapping[str, Any], count: int, openings: socket.socket
+) -> None:
+    """Load the networks on their device and run them, for `count` processes, until the parent ends
+    this one; slots are opened through `openings`."""
     settings = read_settings().model_copy(update=given)
     set_up_logs(settings.log_format, settings.log_level, with_process=True)
-    DescriptorLimit.read().raised()
+    slots = slots_of(settings, count, CUDA_POLICY.photos_a_core)
     with clear_errors(), ExitStack() as undo:
-        asyncio.run(_serve(link, settings, openings, undo))
+        DescriptorLimit.read().raised().require(
+            FILES_A_SLOT * slots + OTHER_FILES,
+            f"the process that runs the networks for {count} others",
+        )
+        asyncio.run(_serve(link, settings, openings, slots, undo))
 
 
-async def _serve(link: Link, settings: Settings, openings: socket.socket, undo: ExitStack) -> None:
+async def _serve(
+    link: Link, settings: Settings, openings: socket.socket, slots: int, undo: ExitStack
+) -> None:
     pack = load_pack(settings.pack, settings.installed_packs)
     loader = LocalLoader(pack, undo, settings.device, cuda_options(settings), serves=True)
     pipeline = loader.pipeline(ImageLimits(), None)
     served = list(loader.served.values())
-    server = NetworkServer(greeting_of(pack, pipeline.provider, served), served, openings)
+    greeting = greeting_of(pack, pipeline.provider, served)
+    server = NetworkServer(greeting, served, openings, slots)
     process = NetworkProcess(BatchSizes(lambda: pipeline.batches))
     server.open()
     gc.freeze()

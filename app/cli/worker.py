@@ -25,7 +25,8 @@ def main(
     if given.get("role") == NETWORKS:
         from app.cli.networks import serve_networks  # noqa: PLC0415 (ONNX Runtime)
 
-        serve_networks(link, given["settings"], socket.socket(fileno=openings))
+        files = socket.socket(fileno=openings)
+        serve_networks(link, given["settings"], given["count"], files)
         return
     from app.cli.serving import serve_for_parent  # noqa: PLC0415 (NumPy, FAISS, ONNX Runtime)
     from app.inference.remote.client import NetworkClient  # noqa: PLC0415

@@ -8,6 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.errors import StartupError
+
 CGROUP = Path("/sys/fs/cgroup")
 # Version 2 and version 1 of control groups.
 MEMORY_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
@@ -67,6 +69,16 @@ class DescriptorLimit:
         with suppress(ValueError, OSError):  # macOS has a lower limit of its own
             resource.setrlimit(resource.RLIMIT_NOFILE, (self.hard, self.hard))
         return self.read()
+
+    def require(self, count: int, user: str) -> None:
+        """Raises StartupError if `user` cannot have so many files open."""
+        if self.soft == resource.RLIM_INFINITY or self.soft >= count:
+            return
+        raise StartupError(
+            f"At most {self.soft} files may be open at a time; {user} needs {count}. Raise the "
+            f"hard limit (ulimit -Hn {count}, LimitNOFILE={count} in a systemd unit, --ulimit "
+            f"nofile={count} for docker run), or set LIKENESS_WORKERS lower."
+        )
 
     def __str__(self) -> str:
         return f"{_shown(self.soft)}, which serve raises to {_shown(self.hard)}"

@@ -36,7 +36,12 @@ def become_parent(
     if settings.device is Device.CUDA:
         # One process has the networks on the GPU; each with its own would take the memory and the
         # start of all.
-        arguments["networks"] = {"parent": os.getpid(), "settings": dict(given), "role": NETWORKS}
+        arguments["networks"] = {
+            "parent": os.getpid(),
+            "count": count,
+            "settings": dict(given),
+            "role": NETWORKS,
+        }
     sys.stdout.flush()
     command = [sys.executable, "-P", "-m", "app.processes", json.dumps(arguments)]
     os.execv(sys.executable, command)  # noqa: S606 (this interpreter)

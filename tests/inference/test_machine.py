@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from app.errors import StartupError
 from app.inference.machine import ENOUGH, DescriptorLimit, usable_cores, usable_memory
 
 ALLOWED = len(os.sched_getaffinity(0))
@@ -81,3 +82,10 @@ def test_a_low_limit_is_warned_of() -> None:
     assert f"ulimit -Hn {ENOUGH}" in warning
     assert DescriptorLimit(64, ENOUGH).warning() is None
     assert DescriptorLimit(64, resource.RLIM_INFINITY).warning() is None
+
+
+def test_too_few_for_what_needs_them_end_the_start() -> None:
+    with pytest.raises(StartupError, match=r"At most 256 files .* a crowd needs 257.*nofile=257"):
+        DescriptorLimit(256, 256).require(257, "a crowd")
+    DescriptorLimit(256, 256).require(256, "a crowd")
+    DescriptorLimit(resource.RLIM_INFINITY, resource.RLIM_INFINITY).require(10**6, "a crowd")

@@ -1,5 +1,6 @@
 """The side of a process that asks networks of another process."""
 
+import errno
 import os
 import socket
 import time
@@ -15,6 +16,7 @@ from app.inference.remote.frames import (
     FRAME_BYTES,
     GREETING_BYTES,
     MEMORY,
+    NUMBERS,
     OPEN,
     Request,
     RequestStatus,
@@ -29,14 +31,19 @@ from app.types import FloatArray, Image
 GREETING_S = 1.0
 # After a try that failed others fail at once.
 AGAIN_AFTER_S = 0.5
+SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 def _starting() -> WorkerDied:
     return WorkerDied("The process that runs the networks is starting again.", {"retry_after": 1})
 
 
-class SlotLost(WorkerDied):
-    """The other process has ended, or does not answer: the slot is of no more use."""
+def _scarce(error: OSError) -> WorkerDied:
+    return WorkerDied(
+        f"There is no shared memory for a request ({error.strerror}). Let processes have more open "
+        "files (ulimit -n) or memory.",
+        {"retry_after": 1},
+    )
 
 
 class _Slot:
@@ -45,6 +52,13 @@ class _Slot:
     def __init__(self, one: socket.socket, memory: SlotMemory) -> None:
         self._socket = one
         self._memory = memory
+        self._number = 0  # of the last request
+        self._waits = False  # for a reply
+
+    @property
+    def usable(self) -> bool:
+        """Whether no reply is to come: one that was given up must not meet the next request."""
+        return not self._waits
 
     @property
     def alive(self) -> bool:
@@ -62,18 +76,25 @@ class _Slot:
         return self._memory.images(network, count)
 
     def ask(self, number: int, network: NetworkFacts, count: int) -> list[FloatArray]:
-        """The answers to the images in the slot. Raises SlotLost, WorkerDied, RuntimeError."""
+        """The answers to the images in the slot. Raises WorkerDied, RuntimeError."""
+        self._number = (self._number + 1) % NUMBERS
+        self._waits = True
         try:
             self._socket.settimeout(ANSWER_TIMEOUT_S)
-            self._socket.send(Request(number, count).encoded())
+            self._socket.send(Request(number, count, self._number).encoded())
             message = self._socket.recv(FRAME_BYTES)
         except TimeoutError as error:
-            raise SlotLost("The process that runs the networks did not answer in time.") from error
+            raise WorkerDied(
+                "The process that runs the networks did not answer in time."
+            ) from error
         except OSError as error:
-            raise SlotLost("The process that runs the networks ended.") from error
+            raise WorkerDied("The process that runs the networks ended.") from error
         if not message:
-            raise SlotLost("The process that runs the networks ended.")
+            raise WorkerDied("The process that runs the networks ended.")
         reply = reply_of(message)
+        if reply.number != self._number:
+            raise WorkerDied("The process that runs the networks answered another request.")
+        self._waits = False
         if reply.status is RequestStatus.DIED:
             raise WorkerDied(reply.text)
         if reply.status is RequestStatus.FAILED:
@@ -144,13 +165,11 @@ class NetworkClient:
         slot = self._take()
         try:
             yield slot
-        except SlotLost:
-            slot.close()
-            raise
-        except BaseException:
-            self._idle.append(slot)
-            raise
-        self._idle.append(slot)
+        finally:
+            if slot.usable:
+                self._idle.append(slot)
+            else:
+                slot.close()
 
     def _take(self) -> _Slot:
         while True:
@@ -184,12 +203,7 @@ class NetworkClient:
             if not message:  # it ended before it had greeted
                 raise _starting()
             self._compare(Greeting.model_validate_json(message))
-            file = new_memory(self.greeting)
-            try:
-                memory = SlotMemory(file, self.greeting)
-                socket.send_fds(one, [MEMORY], [file])
-            finally:
-                os.close(file)
+            memory = self._sent_memory(one)
         except TimeoutError as error:
             self._opening = one  # it will be greeted when the other process is there
             raise _starting() from error
@@ -201,8 +215,25 @@ class NetworkClient:
             raise
         return _Slot(one, memory)
 
+    def _sent_memory(self, one: socket.socket) -> SlotMemory:
+        try:
+            file = new_memory(self.greeting)
+        except OSError as error:
+            raise _scarce(error) from error
+        try:
+            memory = SlotMemory(file, self.greeting)
+            socket.send_fds(one, [MEMORY], [file])
+        except OSError as error:
+            raise (_scarce(error) if error.errno in SCARCE else _starting()) from error
+        finally:
+            os.close(file)
+        return memory
+
     def _sent(self) -> socket.socket:
-        one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            raise _scarce(error) from error
         with other:
             self._openings.settimeout(GREETING_S)
             try:

@@ -29,9 +29,6 @@ from app.inference.remote.slots import SlotMemory
 from app.telemetry.logs import log
 from app.types import FloatArray
 
-# A request each, so every queue here is bounded by it.
-MOST_SLOTS = 4096
-
 Heads = list[FloatArray]
 
 
@@ -42,26 +39,34 @@ class _Slot:
 
     socket: socket.socket
     memory: SlotMemory | None = None
+    number: int = 0  # of the last request
     busy: bool = False
     gone: bool = False
 
-    def reply(self, reply: Reply) -> None:
+    def reply(self, status: RequestStatus, text: str) -> None:
+        reply = Reply(status, self.number, text).encoded()
         self.busy = False
         with suppress(OSError):  # the client has ended
-            self.socket.send(reply.encoded())
+            self.socket.send(reply)
 
 
 class NetworkServer:
     """Answers the slots of all clients. For one event loop."""
 
     def __init__(
-        self, greeting: Greeting, served: Sequence[ServedNetwork], openings: socket.socket
+        self,
+        greeting: Greeting,
+        served: Sequence[ServedNetwork],
+        openings: socket.socket,
+        most_slots: int,
     ) -> None:
-        """`openings` is where clients send the sockets of their slots."""
+        """`openings` is where clients send the sockets of their slots. A slot has one request, so
+        every queue here is bounded by `most_slots`."""
         self._greeting = greeting.model_dump_json().encode()
         self._facts = greeting
         self._served = served
         self._openings = openings
+        self._most_slots = most_slots
         self._slots: set[_Slot] = set()
         self._queues: list[SimpleQueue[tuple[_Slot, int] | None]] = [SimpleQueue() for _ in served]
         self._threads: list[threading.Thread] = []
@@ -98,11 +103,11 @@ class NetworkServer:
         except OSError:
             return
         if message != OPEN or not files:
-            log(logging.WARNING, "a slot was not opened: too many files are open")
+            log(logging.WARNING, "a slot was not opened: too many files are open (ulimit -n)")
             return
         slot = _Slot(socket.socket(fileno=files[0]))
         slot.socket.setblocking(False)
-        if len(self._slots) >= MOST_SLOTS:
+        if len(self._slots) >= self._most_slots:
             log(logging.WARNING, "a slot was not opened", slots=len(self._slots))
             slot.socket.close()
             return
@@ -123,7 +128,9 @@ class NetworkServer:
         try:
             if not message:
                 self._lose(slot)
-            elif message == MEMORY and slot.memory is None and files:
+            elif message == MEMORY and slot.memory is None:
+                if not files:
+                    raise OSError("no file arrived: too many are open (ulimit -n)")
                 slot.memory = SlotMemory(files[0], self._facts)
             else:
                 self._take(slot, request_of(message))
@@ -141,7 +148,7 @@ class NetworkServer:
         facts = self._served[request.network].facts
         if not 0 < request.count <= self._facts.most(facts):
             raise ValueError(f"{request.count} images for {facts.name}")
-        slot.busy = True
+        slot.number, slot.busy = request.number, True
         self._queues[request.network].put((slot, request.count))
 
     def _lose(self, slot: _Slot) -> None:
@@ -165,17 +172,17 @@ class NetworkServer:
             slot, count = taken
             memory = slot.memory
             if memory is None or slot.gone:
-                self._end(slot, Reply(RequestStatus.DIED))
+                self._end(slot, RequestStatus.DIED, "")
                 continue
             try:
                 parts = served.network.submit(memory.images(served.facts, count))
             except Exception as error:  # noqa: BLE001 - the client gets it
-                self._end(slot, _failure(error))
+                self._end(slot, *_failure(error))
                 continue
             _Answering(memory, served.facts, count, parts).then(partial(self._end, slot))
 
-    def _end(self, slot: _Slot, reply: Reply) -> None:
-        slot.reply(reply)
+    def _end(self, slot: _Slot, status: RequestStatus, text: str) -> None:
+        slot.reply(status, text)
         if slot.gone:  # the later of this thread and the event loop sees what the other has set
             try:
                 self._loop.call_soon_threadsafe(self._forget, slot)
@@ -194,28 +201,28 @@ class _Answering:
         self._parts = parts
         self._others = [None] * (len(parts) - 1)  # parts that end before the last one
 
-    def then(self, reply: Callable[[Reply], None]) -> None:
-        """Call `reply` once, on the thread of the last part."""
+    def then(self, reply: Callable[[RequestStatus, str], None]) -> None:
+        """Call `reply` once, on the thread of the last part, with how it ended."""
 
         def on_part(_: Future[Heads]) -> None:
             try:
                 self._others.pop()  # one step of the interpreter, whichever threads come here
             except IndexError:
-                reply(self._result())
+                reply(*self._result())
 
         for part in self._parts:
             part.add_done_callback(on_part)
 
-    def _result(self) -> Reply:
+    def _result(self) -> tuple[RequestStatus, str]:
         try:
             answers = [part.result() for part in self._parts]
             self._memory.put_answers(self._facts, self._count, answers)
         except Exception as error:  # noqa: BLE001 - the client gets it
             return _failure(error)
-        return Reply(RequestStatus.DONE)
+        return RequestStatus.DONE, ""
 
 
-def _failure(error: Exception) -> Reply:
+def _failure(error: Exception) -> tuple[RequestStatus, str]:
     if isinstance(error, WorkerDied):
-        return Reply(RequestStatus.DIED, error.detail)
-    return Reply(RequestStatus.FAILED, f"{type(error).__name__}: {error}")
+        return RequestStatus.DIED, error.detail
+    return RequestStatus.FAILED, f"{type(error).__name__}: {error}"

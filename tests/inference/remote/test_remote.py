@@ -3,6 +3,8 @@
 import asyncio
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,11 +20,19 @@ from app.inference.batching import BatchedModel
 from app.inference.device_graph import device_graph, read_network
 from app.inference.pack_spec import ModelPack
 from app.inference.remote.client import NetworkClient, RemoteNetwork
-from app.inference.remote.frames import MEMORY, OPEN, Request
+from app.inference.remote.frames import (
+    MEMORY,
+    OPEN,
+    Reply,
+    Request,
+    RequestStatus,
+    reply_of,
+    request_of,
+)
 from app.inference.remote.greeting import Greeting
 from app.inference.remote.served import ServedNetwork, served_network
 from app.inference.remote.server import NetworkServer
-from app.inference.remote.slots import new_memory
+from app.inference.remote.slots import SlotMemory, new_memory
 from app.inference.session import OnnxModel
 from app.settings import Device
 from app.types import FloatArray, Image, PixelScale
@@ -30,6 +40,7 @@ from tests.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="Linux alone has memfd")
 LARGE, SMALL = (32, 32, 3), (8, 8, 3)
+MOST_SLOTS = 64
 
 
 class Doubling:
@@ -61,7 +72,7 @@ class Side:
     def __init__(self, openings: socket.socket, served: list[ServedNetwork], pack: str) -> None:
         facts = tuple(one.facts for one in served)
         greeting = Greeting(pack=(pack,), provider="CPUExecutionProvider", networks=facts)
-        self.server = NetworkServer(greeting, served, openings)
+        self.server = NetworkServer(greeting, served, openings, MOST_SLOTS)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
@@ -242,8 +253,8 @@ def test_the_end_of_a_client_releases_its_slots(pair: Pair) -> None:
 
 @pytest.mark.parametrize(
     "message",
-    [b"m", b"what is this", b"\0" * 2000, Request(0, 0).encoded(), Request(0, 2).encoded(),
-     Request(1, 17).encoded(), Request(9, 1).encoded(), Request(0, 65535).encoded()],
+    [b"m", b"what is this", b"\0" * 2000, Request(0, 0, 1).encoded(), Request(0, 2, 1).encoded(),
+     Request(1, 17, 1).encoded(), Request(9, 1, 1).encoded(), Request(0, 65535, 1).encoded()],
 )  # fmt: skip
 def test_what_no_client_sends_ends_that_slot_alone(pair: Pair, message: bytes) -> None:
     one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -258,6 +269,147 @@ def test_what_no_client_sends_ends_that_slot_alone(pair: Pair, message: bytes) -
         assert one.recv(100) == b""
     os.close(file)
     assert pair.named("small").run(of(3))[0].tolist() == [[6.0, 6.0]]
+
+
+def test_two_requests_at_a_time_end_that_slot_alone(pair: Pair) -> None:
+    """The second is refused while the first is being answered."""
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    one.settimeout(PATIENCE_S)
+    greeting = pair.client.greeting
+    file = new_memory(greeting)
+    SlotMemory(file, greeting).images(greeting.networks[1], 1)[:] = 99
+    with one, other:
+        socket.send_fds(pair.ends[0], [OPEN], [other.fileno()])
+        other.close()
+        one.recv(100_000)
+        socket.send_fds(one, [MEMORY], [file])
+        one.send(Request(1, 1, 1).encoded())
+        until(lambda: pair.network.held)
+        one.send(Request(1, 1, 2).encoded())
+        until(lambda: any(slot.gone for slot in pair.sides[0].server._slots))
+        pair.network.held[0].set_result([np.zeros((1, 2), np.float32)])
+        assert reply_of(one.recv(100)).number == 1
+        assert one.recv(100) == b""
+    os.close(file)
+    until(lambda: len(pair.sides[0].server._slots) == 1)
+    assert pair.named("small").run(of(3))[0].tolist() == [[6.0, 6.0]]
+
+
+@pytest.fixture
+def by_hand() -> Iterator[tuple[NetworkClient, socket.socket]]:
+    """A client, and the other end of its slot, of which a test answers the requests."""
+    made = Pair()
+    greeting = made.serve().server._greeting
+    made.sides[0].close()
+    with ThreadPoolExecutor(1) as threads:
+        connected = threads.submit(made.connected)
+        made.ends[1].settimeout(PATIENCE_S)
+        _, files, _, _ = socket.recv_fds(made.ends[1], 1, 1)
+        theirs = socket.socket(fileno=files[0])
+        theirs.settimeout(PATIENCE_S)
+        theirs.send(greeting)
+        _, files, _, _ = socket.recv_fds(theirs, 1, 1)
+        os.close(files[0])
+        connected.result(PATIENCE_S)
+    with theirs:
+        yield made.client, theirs
+    made.close()
+
+
+def test_a_reply_to_another_request_is_not_taken(
+    by_hand: tuple[NetworkClient, socket.socket],
+) -> None:
+    client, theirs = by_hand
+    network = RemoteNetwork(client, "small", Path("small.onnx"))
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(network.run, of(3))
+        number = request_of(theirs.recv(100)).number
+        theirs.send(Reply(RequestStatus.DONE, number - 1).encoded())
+        with pytest.raises(WorkerDied, match="answered another request"):
+            asked.result(PATIENCE_S)
+    assert theirs.recv(100) == b""  # and the slot is not used again
+
+
+def test_a_slot_whose_reply_is_to_come_is_not_used_again(
+    by_hand: tuple[NetworkClient, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, theirs = by_hand
+
+    def give_up(_: bytes) -> Reply:
+        raise MemoryError
+
+    monkeypatch.setattr("app.inference.remote.client.reply_of", give_up)
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(RemoteNetwork(client, "small", Path("small.onnx")).run, of(3))
+        theirs.recv(100)
+        theirs.send(b"whatever")
+        with pytest.raises(MemoryError):
+            asked.result(PATIENCE_S)
+    assert theirs.recv(100) == b""
+    assert client._idle == []
+
+
+def test_more_slots_than_there_are_threads_are_refused(pair: Pair) -> None:
+    opened = []
+    for _ in range(MOST_SLOTS + 1):
+        one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        one.settimeout(PATIENCE_S)
+        socket.send_fds(pair.ends[0], [OPEN], [other.fileno()])
+        other.close()
+        opened.append((one, one.recv(100_000)))
+    assert [bool(greeting) for _, greeting in opened].count(False) == 2  # the client has one, too
+    for one, _ in opened:
+        one.close()
+    until(lambda: len(pair.sides[0].server._slots) == 1)
+    assert pair.named("small").run(of(3))[0].tolist() == [[6.0, 6.0]]
+
+
+WITHOUT_FILES = """
+import os, resource, socket
+from app.errors import WorkerDied
+from app.inference.remote.client import NetworkClient
+from app.inference.remote.greeting import Greeting, Head, NetworkFacts
+
+facts = NetworkFacts(name="n", shape=(8, 8, 3), heads=(Head(shape=(2,), dtype="float32"),),
+                     output_names=("out",))
+greeting = Greeting(pack=("p",), provider="p", networks=(facts,)).model_dump_json().encode()
+ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+client = NetworkClient(ours)
+
+def outcome():
+    try:
+        client.connect(1.0)
+    except WorkerDied as error:
+        print(error.detail)
+    client._failed_at = -1e9
+
+def with_room_for(files):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + files, 4096))
+
+with_room_for(0)  # not for a pair of sockets
+outcome()
+with_room_for(100)
+outcome()  # sent, and nobody has greeted
+_, files, _, _ = socket.recv_fds(theirs, 1, 1)
+socket.socket(fileno=files[0]).send(greeting)
+with_room_for(0)  # not for memory
+outcome()
+"""
+
+
+@pytest.mark.slow
+def test_too_many_open_files_are_named() -> None:
+    command = [sys.executable, "-c", WITHOUT_FILES]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert done.returncode == 0, done.stderr
+    first, second, third = done.stdout.splitlines()
+    assert first == third
+    assert "Too many open files" in first
+    assert "ulimit -n" in first
+    assert "starting again" in second
 
 
 def test_the_memory_cannot_be_taken_away(pair: Pair) -> None:
