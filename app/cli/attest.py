@@ -61,9 +61,12 @@ class MeasureByDefault(TyperGroup):
 
 attest_app = typer.Typer(
     cls=MeasureByDefault,
-    help="Signed statements of error rates: `likeness attest COLLECTION|FOLDER --key FILE --output "
-    "FILE`. Exit status 0: the requirement is kept; 3: broken; 4: cannot be decided from this "
-    "data; 5: no valid attestation; 6: worse than the earlier one; 2: any other error.",
+    help=(
+        "Measure error rates and sign the result: `likeness attest COLLECTION|FOLDER "
+        "--key FILE --output FILE`. Exit status 0: the requirement is met; 3: not met; "
+        "4: the data is too small to decide; 5: the attestation is not valid; 6: worse "
+        "than the earlier attestation; 2: any other error."
+    ),
     no_args_is_help=True,
     add_completion=False,
 )
@@ -82,23 +85,46 @@ def keygen(
 
 
 Source = Annotated[
-    str, typer.Argument(help="A folder with one folder a person, or the name of a collection.")
+    str,
+    typer.Argument(
+        help="The name of a collection, or a folder with one subfolder for each person."
+    ),
 ]
 PrivateKey = Annotated[Path, typer.Option(help="Private key, made by likeness attest keygen.")]
 Groups = Annotated[Path | None, typer.Option(help="CSV of groups (person,<attribute>,…).")]
-Persons = Annotated[int | None, typer.Option(min=1, help="Persons the service is meant to hold.")]
+Persons = Annotated[
+    int | None, typer.Option(min=1, help="Number of persons that the service is meant to have.")
+]
 Earlier = Annotated[
     Path | None, typer.Option("--compare", help="An earlier attestation by the same key.")
 ]
 TargetFpir = Annotated[
-    float | None, typer.Option(min=1e-9, max=0.5, help="Folder: the setting to measure.")
+    float | None,
+    typer.Option(
+        min=1e-9, max=0.5, help="Of a folder: target FPIR that the threshold is chosen for."
+    ),
 ]
-Noise = Annotated[Path | None, typer.Option(help="Folder: CSV of known mistakes in the labels.")]
-FaceOption = Annotated[FaceSelection, typer.Option(help="Folder: which face counts of several.")]
+Noise = Annotated[
+    Path | None, typer.Option(help="Of a folder: CSV of known mistakes in the labels.")
+]
+FaceOption = Annotated[
+    FaceSelection, typer.Option(help="Of a folder: which face is used if a photo has several.")
+]
 Strata = Annotated[
-    bool, typer.Option(help="Folder: measure degraded photos too; takes several times as long.")
+    bool,
+    typer.Option(
+        help="Of a folder: measure degraded photos too, which takes several times as long."
+    ),
 ]
-Cache = Annotated[bool, typer.Option(help="Folder: keep analysed photos in the data folder.")]
+Cache = Annotated[
+    bool,
+    typer.Option(
+        help=(
+            "Of a folder: store what is computed of its photos in the data folder, for the next "
+            "run."
+        )
+    ),
+]
 
 
 @attest_app.command()
@@ -117,7 +143,7 @@ def measure(
     strata: Strata = True,
     cache: Cache = True,
 ) -> None:
-    """Measure FPIR and FNIR by group and stratum, decide by them, and sign what was found."""
+    """Measure FPIR and FNIR by group and stratum, compare with a requirement, sign the result."""
     with clear_errors():
         private = read_private_key(key)
         _check_writable(output)

@@ -25,7 +25,7 @@ from app.store.store import Store
 audit_app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    help="The audit log: who changed what, and whether it is whole.",
+    help="The audit log: show who changed what, verify that it was not altered, export it.",
 )
 
 
@@ -55,21 +55,28 @@ def _moment(value: str | None) -> datetime | None:
 @audit_app.command()
 def show(
     *,
-    last: Annotated[int, typer.Option(min=1, help="How many entries, the last ones.")] = 50,
+    last: Annotated[
+        int, typer.Option(min=1, help="Number of entries to show, the newest ones.")
+    ] = 50,
     actor: Annotated[
         str | None,
         typer.Option(
-            help="Only entries of it: key:ID, token:SUBJECT, caller, import:ID, user:NAME, "
-            "service, anonymous."
+            help=(
+                "Only entries of this actor: key:ID, token:SUBJECT, caller, import:ID, "
+                "user:NAME, service, anonymous."
+            )
         ),
     ] = None,
     action: Annotated[str | None, typer.Option(help="Only this action: person.deleted, …")] = None,
-    collection: Annotated[str | None, typer.Option(help="Only changes in it.")] = None,
+    collection: Annotated[str | None, typer.Option(help="Only changes in this collection.")] = None,
     person: Annotated[
-        str | None, typer.Option(help="Only changes of the person of this id; needs --collection.")
+        str | None,
+        typer.Option(help="Only changes of the person with this id; needs --collection."),
     ] = None,
-    since: Annotated[str | None, typer.Option(help="Only later ones: 2026-11-26 (UTC).")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON lines.")] = False,
+    since: Annotated[
+        str | None, typer.Option(help="Only entries since this day or time: 2026-11-26 (UTC).")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON Lines.")] = False,
 ) -> None:
     """Show the last entries."""
     after = _moment(since)
@@ -91,14 +98,16 @@ def verify(
     file: Annotated[
         Path | None,
         typer.Option(
-            help="An exported log instead of the database's.", exists=True, dir_okay=False
+            help="Verify this exported log instead of the database's.", exists=True, dir_okay=False
         ),
     ] = None,
     expect: Annotated[
         list[str] | None,
         typer.Option(
-            help="A digest that an earlier verification printed, kept elsewhere: an entry must "
-            "have it. May be given several times."
+            help=(
+                "Fail unless an entry has this digest, which an earlier verification "
+                "printed; repeatable."
+            )
         ),
     ] = None,
 ) -> None:
@@ -123,7 +132,9 @@ def verify(
 
 @audit_app.command()
 def export(
-    file: Annotated[Path | None, typer.Argument(help="Where to; standard output without.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="File to write; default: standard output.")
+    ] = None,
 ) -> None:
     """Write the whole log as JSON lines, which `audit verify --file` checks later."""
     with clear_errors(), _opened() as store:

@@ -65,7 +65,7 @@ def restore(
 ) -> None:
     """Put a backup into the database that the settings name, SQLite or PostgreSQL.
 
-    All of it or nothing. Services that run over that database follow at once.
+    The restore is one transaction. Running services use the restored data at once.
     """
     with clear_errors(), _source(source) as file:
         bodies = read_blocks(opened(KeyRing.from_settings(read_settings()), file))

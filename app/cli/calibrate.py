@@ -1,4 +1,4 @@
-"""`likeness calibrate COLLECTION`: error rates of a collection's own faces."""
+"""`likeness calibrate`: error rates of a collection's own faces."""
 
 import secrets
 from typing import Annotated
@@ -7,23 +7,31 @@ import numpy as np
 import typer
 from rich.table import Table
 
+from app.cli.collection_name import CollectionArgument, CollectionOption, collection_name
 from app.cli.console import clear_errors, err, out, read_settings
 from app.cli.database import require_database
 from app.decision.calibration import SHOWN_FPIR, Calibration
 from app.decision.calibrations import CollectionCalibration, calibrate_collection
 from app.index.port import GallerySize
 from app.services import build_services
-from app.store.store import DEFAULT_COLLECTION
 
 
 def calibrate(
-    collection: Annotated[str, typer.Argument(help="Its name.")] = DEFAULT_COLLECTION,
-    reset: Annotated[bool, typer.Option(help="Return to the model pack's calibration.")] = False,
+    name: CollectionArgument = None,
+    *,
+    named: CollectionOption = None,
+    reset: Annotated[
+        bool,
+        typer.Option(
+            help="Delete the collection's own calibration; the model pack's is used again."
+        ),
+    ] = False,
 ) -> None:
-    """Count a collection's own similarities between different people, and decide by them.
+    """Count error rates on a collection's own faces; its thresholds come from them from then on.
 
     A running service over the same database uses the new calibration at once.
     """
+    collection = collection_name(name, named)
     with clear_errors():
         services = build_services(require_database(read_settings()))
         try:

@@ -43,7 +43,7 @@ class LazyCommand:
 COMMANDS: Mapping[str, LazyCommand] = {
     "serve": LazyCommand("app.cli.serve", "serve", "Start the HTTP service."),
     "import": LazyCommand(
-        "app.cli.import_export", "import_folder", "Enroll people from folders, tables, archives."
+        "app.cli.import_export", "import_folder", "Enroll people from folders, tables and archives."
     ),
     "export": LazyCommand(
         "app.cli.import_export", "export_collection", "Write a collection to a file, unencrypted."
@@ -61,7 +61,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
         "app.cli.attest", "attest_app", "Sign measured error rates against a requirement."
     ),
     "migrate": LazyCommand(
-        "app.cli.migrate", "migrate_database", "Bring the database to this version's tables."
+        "app.cli.migrate", "migrate_database", "Migrate the database to this version."
     ),
     "doctor": LazyCommand("app.cli.doctor", "doctor", "Check the installation and the gallery."),
     "backup": LazyCommand("app.cli.backup", "backup", "Write the whole database to a file."),

@@ -59,9 +59,9 @@ def doctor(
         ),
     ] = None,
 ) -> None:
-    """Load the pack, run its networks, open the database, compare it with the index, report.
+    """Load the pack, run its networks, compare the database with the index, and print the results.
 
-    Where there is no database yet, the installation alone is checked and nothing is created.
+    If there is no database yet, only the installation is checked, and nothing is created.
     """
     settings = read_settings()
     clash = [names for names in map(_installed, RIVALS) if len(names) != 1]

@@ -85,8 +85,11 @@ CACHE_FILE = "evaluation-cache.db"
 Sources = Annotated[
     list[Path],
     typer.Argument(
-        help="A folder with one folder a person; a CSV of pairs (image_a,image_b,same); a CSV "
-        "of face boxes (image,x1,y1,x2,y2). One of each at most."
+        help=(
+            "A folder with one subfolder for each person; a CSV of pairs "
+            "(image_a,image_b,same); a CSV of face boxes (image,x1,y1,x2,y2). At most "
+            "one of each."
+        )
     ),
 ]
 ImageFolder = Annotated[
@@ -94,7 +97,7 @@ ImageFolder = Annotated[
 ]
 PackName = Annotated[str | None, typer.Option(help="Name or folder; default: LIKENESS_PACK.")]
 FaceOption = Annotated[
-    FaceSelection, typer.Option(help="Which face counts where a photo shows several.")
+    FaceSelection, typer.Option(help="Which face is used if a photo has several.")
 ]
 LabelNoiseFile = Annotated[
     Path | None,
@@ -105,17 +108,27 @@ AttributesFile = Annotated[
 ]
 TargetFpir = Annotated[
     float,
-    typer.Option(help="The setting of your collections, for the verdict.", min=1e-9, max=0.5),
+    typer.Option(
+        help="Target FPIR of your collections; the verdict says whether it is kept.",
+        min=1e-9,
+        max=0.5,
+    ),
 ]
 OutputFolder = Annotated[
     Path | None, typer.Option(help="Folder for report.html, report.json and report.csv.")
 ]
 CalibrationFile = Annotated[
-    Path | None, typer.Option(help="Write the calibration made of the folder of people.")
+    Path | None,
+    typer.Option(help="Make a calibration from the folder of people, and write it to this file."),
 ]
 UseCache = Annotated[
     bool,
-    typer.Option(help="Keep analysed photos (biometric data) in the data folder for next time."),
+    typer.Option(
+        help=(
+            "Store what is computed of photos (biometric data) in the data folder, for the "
+            "next run."
+        )
+    ),
 ]
 ShowThumbnails = Annotated[bool, typer.Option(help="Show the worst pairs' photos in the report.")]
 Seed = Annotated[int, typer.Option(help="Seed of the random galleries and halves.")]
@@ -140,8 +153,8 @@ def evaluate_pack(
 ) -> None:
     """Verification, open-set identification, calibration and detection on labelled photos.
 
-    Photos go through the very pipeline the service uses. Figures that the data cannot give are
-    left out; photos that cannot be used are counted and listed.
+    Photos are analysed as the service does it. Figures for which the data is too small are left
+    out; photos that cannot be used are counted and listed.
     """
     with clear_errors():
         if output is not None:

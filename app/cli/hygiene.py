@@ -1,4 +1,4 @@
-"""`likeness hygiene COLLECTION`: finds what may be wrong in a gallery, and corrects it."""
+"""`likeness hygiene`: finds what may be wrong in a gallery, and corrects it."""
 
 import json
 from dataclasses import asdict
@@ -8,6 +8,7 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
+from app.cli.collection_name import CollectionArgument, CollectionOption, collection_name
 from app.cli.console import clear_errors, err, out, read_settings
 from app.cli.database import require_database
 from app.decision.gallery_issues import Hygiene
@@ -17,9 +18,7 @@ from app.importing.job_folder import JobFolder
 from app.importing.reports import ReportEraser
 from app.services import Services, build_services
 from app.store.sql.pairs import PairStore
-from app.store.store import DEFAULT_COLLECTION
 
-CollectionName = Annotated[str, typer.Argument(help="Name of the collection.")]
 FindingLimit = Annotated[int, typer.Option(min=1, help="Findings of each kind to show.")]
 AsJson = Annotated[bool, typer.Option("--json", help="All findings as JSON.")]
 MergeIds = Annotated[
@@ -44,8 +43,9 @@ WithdrawIds = Annotated[
 
 
 def hygiene(
-    collection: CollectionName = DEFAULT_COLLECTION,
+    name: CollectionArgument = None,
     *,
+    named: CollectionOption = None,
     limit: FindingLimit = 20,
     as_json: AsJson = False,
     merge: MergeIds = None,
@@ -60,6 +60,7 @@ def hygiene(
     With --merge, --move, --delete, --rename, --different or --withdraw change the gallery instead,
     each in one transaction.
     """
+    collection = collection_name(name, named)
     with clear_errors():
         services = build_services(require_database(read_settings()))
         try:

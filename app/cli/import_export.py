@@ -44,27 +44,36 @@ EXIT_SOME_REJECTED, EXIT_CANNOT_RUN, EXIT_STOPPED, EXIT_INTERRUPTED = 1, 2, 3, 1
 Sources = Annotated[
     list[str],
     typer.Argument(
-        help="A folder with one folder a person; a CSV, JSON Lines or Parquet table "
-        "(person_id, and image or embedding); a zip or tar of either, or WebDataset shards; "
-        "compreface:http://host:8000; - for standard input."
+        help=(
+            "A folder with one subfolder for each person; a CSV, JSON Lines or Parquet "
+            "table (person_id, and image or embedding); a zip or tar of either; "
+            "WebDataset shards; compreface:http://host:8000; - for standard input."
+        )
     ),
 ]
-CollectionName = Annotated[str, typer.Option(help="The collection; created if it does not exist.")]
+CollectionName = Annotated[
+    str, typer.Option(help="Name of the collection; created if it does not exist.")
+]
 FaceOption = Annotated[
-    FaceSelection, typer.Option(help="Which face counts where a photo has several.")
+    FaceSelection, typer.Option(help="Which face is enrolled if a photo has several.")
 ]
 Gate = Annotated[
     str | None,
     typer.Option(
-        help="What a face must be, instead of the collection's enroll_gate: "
-        '{"min_face_size_px": 60}.'
+        help=(
+            "Quality gate as JSON, instead of the collection's enroll_gate: "
+            '{"min_face_size_px": 60}.'
+        )
     ),
 ]
 Pattern = Annotated[
     str | None,
     typer.Option(
-        help="Pattern of file names (with / of paths) that contain the person's id: "
-        "{person_id}_*.jpg, {person_id}/**. * is anything but /, ** is anything."
+        help=(
+            "Pattern of file names, or of paths if it contains /, with the person's id: "
+            "{person_id}_*.jpg, {person_id}/**. * matches anything but /, ** matches "
+            "anything."
+        )
     ),
 ]
 PersonFromOption = Annotated[
@@ -78,29 +87,37 @@ NamesEncoding = Annotated[
     str | None, typer.Option(help="Encoding of file names that are not UTF-8: gbk, cp1252.")
 ]
 ImageFolder = Annotated[
-    Path | None, typer.Option(help="Folder of a table's photos; default: the table's own.")
+    Path | None, typer.Option(help="Folder of a table's photos; default: the folder of the table.")
 ]
 SpaceOption = Annotated[
     str | None, typer.Option(help="Embedding space of rows that do not name one.")
 ]
-StdinFormat = Annotated[str, typer.Option(help="csv, jsonl or tar.")]
+StdinFormat = Annotated[str, typer.Option(help="Format of standard input: csv, jsonl or tar.")]
 NearDuplicate = Annotated[
     float | None,
-    typer.Option(min=-1, max=1, help="Skip a face if one of its person is at least this similar."),
+    typer.Option(
+        min=-1,
+        max=1,
+        help="Skip a face that is at least this similar to a face that its person already has.",
+    ),
 ]
 OnConflictOption = Annotated[
     OnConflict | None,
     typer.Option(
-        help="A face that resembles another person more than its own. Without: photos are "
-        "checked and reported, embeddings are not checked."
+        help=(
+            "What to do about a face that resembles another person more than its own. "
+            "Default: report for photos, off for embeddings."
+        )
     ),
 ]
 OnErrorOption = Annotated[
     OnError, typer.Option(help="Continue after a rejected row, or stop at the first.")
 ]
-RetryRefused = Annotated[bool, typer.Option(help="Retry rows that an earlier run refused.")]
+RetryRefused = Annotated[
+    bool, typer.Option(help="Analyse rows again that an earlier run rejected or skipped.")
+]
 DryRun = Annotated[bool, typer.Option(help="Analyse and report, store nothing.")]
-RowLimit = Annotated[int | None, typer.Option(min=1, help="Maximum number of rows.")]
+RowLimit = Annotated[int | None, typer.Option(min=1, help="Import at most this many rows.")]
 SampleShare = Annotated[
     float | None,
     typer.Option(min=0, max=1, help="Import this share of the rows; the same rows each time."),
@@ -109,14 +126,16 @@ ReportFile = Annotated[Path | None, typer.Option(help="Outcome of each row: .csv
 AsJson = Annotated[
     bool,
     typer.Option(
-        "--json", help="The summary on stdout and progress on stderr as JSON, an object a line."
+        "--json", help="The summary on stdout and progress on stderr as JSON, one object per line."
     ),
 ]
 ServerUrl = Annotated[
-    str | None, typer.Option(help="Into a running server instead of the local database.")
+    str | None,
+    typer.Option(help="Import into the running service at this URL instead of the local database."),
 ]
 ApiKey = Annotated[
-    str | None, typer.Option(envvar="LIKENESS_API_KEY", help="Bearer token for that server.")
+    str | None,
+    typer.Option(envvar="LIKENESS_API_KEY", help="Access key or bearer token for that service."),
 ]
 SourceKey = Annotated[
     str | None, typer.Option(envvar="LIKENESS_SOURCE_KEY", help="CompreFace's API key.")
@@ -257,9 +276,9 @@ def _draw(place: str) -> float:
 
 def export_collection(
     file: Annotated[Path, typer.Argument(help=".parquet, .jsonl, or .zip (with kept crops).")],
-    collection: Annotated[str, typer.Option(help="Its name.")] = DEFAULT_COLLECTION,
+    collection: Annotated[str, typer.Option(help="Name of the collection.")] = DEFAULT_COLLECTION,
 ) -> None:
-    """Write persons, metadata and embeddings, in the clear: keep the file as you keep photos.
+    """Write persons, metadata and embeddings to a file, unencrypted: protect it like photos.
 
     A service over the same database can run meanwhile. For a copy of everything, including access
     to encrypted data, use likeness backup.

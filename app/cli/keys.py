@@ -95,7 +95,9 @@ NameOrId = Annotated[str, typer.Argument(help="Name or id of a key.")]
 @keys_app.command()
 def create(
     *,
-    name: Annotated[str, typer.Option(callback=_name, help="Who uses the key.")],
+    name: Annotated[
+        str, typer.Option(callback=_name, help="Name of the program or person that uses the key.")
+    ],
     scope: Annotated[
         list[str], typer.Option(help=f"{', '.join(Scope)}, or all; repeat it for several.")
     ],
@@ -104,7 +106,7 @@ def create(
         typer.Option(help="Collection that the key is limited to; repeatable. Default: all."),
     ] = None,
     expires: Annotated[
-        str | None, typer.Option(help="When it expires, from now: 30m, 12h, 90d.")
+        str | None, typer.Option(help="Time until it expires: 30m, 12h, 90d.")
     ] = None,
     requests_per_second: RequestRate = None,
     photos_per_second: PhotoRate = None,

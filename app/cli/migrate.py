@@ -1,4 +1,4 @@
-"""`likeness migrate`: bring the database to this version's tables, or say what that would do."""
+"""`likeness migrate`: migrate the database to this version, or print what that would do."""
 
 import tempfile
 from typing import Annotated
@@ -16,9 +16,9 @@ def migrate_database(
         bool, typer.Option("--dry-run", help="Print what would be done; change nothing.")
     ] = False,
 ) -> None:
-    """Bring the database to this version's tables; all of it or nothing.
+    """Migrate the database to this version, in one transaction.
 
-    The service does so itself when it starts; make a backup before you start a newer one.
+    The service also does this when it starts. Make a backup before you start a newer version.
     """
     settings = read_settings()
     with clear_errors(), tempfile.TemporaryDirectory() as folder:

@@ -25,7 +25,7 @@ PackArgument = Annotated[str | None, typer.Argument(help="Name or folder; defaul
 
 @models_app.command("list")
 def list_packs() -> None:
-    """The packs that came with this installation and those that were installed."""
+    """List the packs that came with this installation and those that were installed."""
     table = Table()
     for title in ("pack", "version", "networks", "license", "space"):
         # Names and spaces are arguments and fields elsewhere: never cut off.
@@ -57,7 +57,7 @@ def _architectures(pack: ModelPack) -> list[str]:
 
 @models_app.command("show")
 def show(pack: PackArgument = None) -> None:
-    """Everything that is known of a pack, and whether its files are intact."""
+    """Show digests, sizes, licenses, threshold and calibration of a pack, and check its files."""
     settings = read_settings()
     with clear_errors():
         found = read_pack(find_pack(pack or settings.pack, settings.installed_packs))

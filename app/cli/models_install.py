@@ -55,7 +55,10 @@ def pull(
 
 def install(
     archive: Annotated[
-        Path, typer.Argument(help="A zip of InsightFace's, or one of likeness models pack --zip.")
+        Path,
+        typer.Argument(
+            help="A zip file published by InsightFace, or written by likeness models pack --zip."
+        ),
     ],
     *,
     accept_license: Accept = False,
@@ -71,8 +74,12 @@ def install(
     _installed(pack)
 
 
-NewFolder = Annotated[Path, typer.Argument(help="The new folder; its name is the pack's.")]
-BasePack = Annotated[str, typer.Option(help="The pack that provides everything that is not given.")]
+NewFolder = Annotated[
+    Path, typer.Argument(help="The new folder; its name is the name of the pack.")
+]
+BasePack = Annotated[
+    str, typer.Option(help="Pack from which everything is taken that no option names.")
+]
 DetectorFile = Annotated[Path | None, typer.Option(help="ONNX file.")]
 ArchitectureOption = Annotated[
     str | None, typer.Option(help="Architecture of the detector: centerface, scrfd, yunet.")
@@ -88,8 +95,10 @@ ChannelOrder = Annotated[
 VariantProof = Annotated[
     Path | None,
     typer.Option(
-        help="Photos of people: check on them that the recogniser equals the base pack's "
-        "in another form, so that embeddings of both can be compared."
+        help=(
+            "Photos of people: check on their faces that the recogniser is a variant of "
+            "the base pack's, so that embeddings of both can be compared."
+        )
     ),
 ]
 KeepPrelu = Annotated[

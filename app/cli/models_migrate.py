@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from rich.table import Table
 
 from app.access.keys import audit_key
+from app.cli.collection_name import CollectionArgument, CollectionOption, collection_name
 from app.cli.console import clear_errors, err, out, read_settings
 from app.cli.database import require_database
 from app.encryption.ring import KeyRing
@@ -19,29 +20,33 @@ from app.reembedding import Reembedding, Space, SpaceComparison
 from app.settings import Settings
 from app.store.backends import create_engine
 from app.store.schema import migrate
-from app.store.store import DEFAULT_COLLECTION, Store
+from app.store.store import Store
 
 
 def migrate_collection(
-    collection: Annotated[str, typer.Argument(help="Its name.")] = DEFAULT_COLLECTION,
+    name: CollectionArgument = None,
     *,
+    named: CollectionOption = None,
     to: Annotated[str, typer.Option("--to", help="The new pack: a name or a folder.")],
     cut_over: Annotated[
-        bool, typer.Option("--cut-over", help="Then switch the collection to the new space.")
+        bool,
+        typer.Option("--cut-over", help="Then switch the collection to the new embedding space."),
     ] = False,
     forget: Annotated[
         bool,
         typer.Option(
-            "--forget", help="Erase the embeddings of other spaces; this cannot be undone."
+            "--forget",
+            help="Erase the embeddings of other embedding spaces; this cannot be undone.",
         ),
     ] = False,
 ) -> None:
-    """Embed a collection's kept faces by another pack, and compare with its present embeddings.
+    """Embed a collection's kept crops with another pack, and compare with its present embeddings.
 
     A service over the same database can run meanwhile. With --cut-over the new embeddings take the
     place of the old ones in one transaction; from then on a service of the new pack serves the
     collection, and the old embeddings are kept. The same command with the old pack switches back.
     """
+    collection = collection_name(name, named)
     settings = read_settings()
     with clear_errors():
         target = load_pack(to, settings.installed_packs)

@@ -34,7 +34,7 @@ def _several() -> None:
 def export(
     person_id: Annotated[str, typer.Argument(help="Id of the person.")],
     folder: Annotated[Path, typer.Argument(help="A new folder: record.json, and kept crops.")],
-    collection: Annotated[str, typer.Option(help="Their collection.")] = DEFAULT_COLLECTION,
+    collection: Annotated[str, typer.Option(help="Name of the collection.")] = DEFAULT_COLLECTION,
 ) -> None:
     """Write everything that is held about a person, embeddings included, for a request for access.
     Keep the folder as you keep photos."""

@@ -19,10 +19,12 @@ SHOWN = 20
 
 def retention(
     collection: Annotated[
-        str | None, typer.Option(help="Only this collection; default: all with such a policy.")
+        str | None,
+        typer.Option(help="Only this collection; default: all whose policy erases persons."),
     ] = None,
     days: Annotated[
-        int | None, typer.Option(min=1, help="Instead of the policy's retention_days.")
+        int | None,
+        typer.Option(min=1, help="Number of days, instead of the policy's retention_days."),
     ] = None,
 ) -> None:
     """Show how many persons would be erased now because they were neither enrolled nor matched for

@@ -1,0 +1,25 @@
+"""A command takes the name of its collection as an argument or as --collection."""
+
+import pytest
+from typer.testing import CliRunner
+
+from app.cli.collection_name import collection_name
+from app.cli.commands import app
+
+
+def test_it_is_an_argument_or_an_option_or_the_default() -> None:
+    assert collection_name("staff", None) == "staff"
+    assert collection_name(None, "staff") == "staff"
+    assert collection_name("staff", "staff") == "staff"
+    assert collection_name(None, None) == "default"
+
+
+@pytest.mark.parametrize(
+    "command", [["hygiene"], ["calibrate"], ["models", "migrate", "--to", "default"]]
+)
+def test_two_names_are_refused(command: list[str]) -> None:
+    two = CliRunner().invoke(
+        app, [*command, "staff", "--collection", "guests"], env={"COLUMNS": "200"}
+    )
+    assert two.exit_code == 2
+    assert "names the collection 'staff', and --collection 'guests'. Give one" in two.output
