@@ -37,8 +37,8 @@ from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
 from app.inference.session import OnnxModel
 from app.lab.evaluation.labels import read_faces, read_label_noise
-from app.lab.evaluation.pairs_and_boxes import detection_figures
 from app.lab.evaluation.protocol import Analyser, detect_photos
+from app.lab.evaluation.run import detection_figures
 from app.settings import CpuEngine, CpuPrecision, Device
 from app.types import FloatArray, PixelScale
 

@@ -23,6 +23,7 @@ from app.index.port import PRECISION
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
 from app.lab.evaluation.cache import PhotoCache, pipeline_digest
+from app.lab.evaluation.figure_rows import FigureRow, document_of, rows_of, to_csv, to_json
 from app.lab.evaluation.labels import (
     FACE_COLUMNS,
     PAIR_COLUMNS,
@@ -36,7 +37,6 @@ from app.lab.evaluation.labels import (
 )
 from app.lab.evaluation.plan import DEFAULT_POLICY, BoxesSource, EvaluationPlan, PairsSource
 from app.lab.evaluation.protocol import Analyser
-from app.lab.evaluation.rows import FigureRow, document_of, rows_of, to_csv, to_json
 from app.lab.evaluation.run import EvaluationResult, evaluate, photo_reader
 from app.lab.evaluation.tables import TITLES, FigureTable, tables_of
 

@@ -20,7 +20,6 @@ from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
 from app.lab.evaluation.figures import DetectionFigures, PairsFigures
 from app.lab.evaluation.labels import LabelledPairs, read_faces, read_pairs
-from app.lab.evaluation.pairs_and_boxes import detection_figures, verify_pairs
 from app.lab.evaluation.protocol import (
     Analyser,
     EnrolledPhotos,
@@ -28,6 +27,7 @@ from app.lab.evaluation.protocol import (
     enrol_photos,
     pair_similarities,
 )
+from app.lab.evaluation.run import detection_figures, verify_pairs
 from app.settings import Device
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,7 +1,7 @@
 """Curves of an evaluation as SVG text that is fit for inlining in HTML.
 
-Every chart function takes a part of what `app.lab.evaluation.rows.document_of` makes of the rows
-and gives one `<svg>` element, or None where there is nothing to draw (a logarithmic axis cannot
+Every chart function takes a part of what `figure_rows.document_of` makes of the rows and gives one
+`<svg>` element, or None where there is nothing to draw (a logarithmic axis cannot
 show a rate of zero). The same figures give the same text.
 """
 

@@ -23,8 +23,8 @@ from app.lab.evaluation.charts import (
     predicted_fpir,
     score_histogram,
 )
+from app.lab.evaluation.figure_rows import FigureRow, document_of
 from app.lab.evaluation.metrics import FOLDS
-from app.lab.evaluation.rows import FigureRow, document_of
 from app.lab.evaluation.tables import tables_of
 from app.lab.evaluation.texts import (
     interval_text,

@@ -16,14 +16,13 @@ from app.decision.thresholds import ONE_COMPARISON, CollectionPolicy
 from app.errors import NotEnoughData
 from app.index.port import PRECISION
 from app.inference.pack_spec import ModelPack
-from app.lab.evaluation.comparing import compare_all
+from app.lab.evaluation.comparing import compare_all, error_versus_discard
 from app.lab.evaluation.degrading import (
     MILD_DEGRADATIONS,
     embed_covered,
     embed_degraded,
     photos_to_degrade,
 )
-from app.lab.evaluation.discard import error_versus_discard
 from app.lab.evaluation.figures import (
     ComparisonFigures,
     DataFigures,
@@ -37,8 +36,6 @@ from app.lab.evaluation.figures import (
 from app.lab.evaluation.groups import by_group
 from app.lab.evaluation.identification import at_setting, identify
 from app.lab.evaluation.labels import LabelledPeople, LabelNoise
-from app.lab.evaluation.lifts import with_lifts
-from app.lab.evaluation.orientation import TRIED, LabelledFolder, fit_orientation
 from app.lab.evaluation.plan import Bench, EvaluationPlan, folder_name
 from app.lab.evaluation.prediction import check_predictions
 from app.lab.evaluation.protocol import (
@@ -47,6 +44,7 @@ from app.lab.evaluation.protocol import (
 )
 from app.lab.evaluation.sample import FaceSample, build_sample, find_problems
 from app.lab.evaluation.scores import compare_rules
+from app.lab.evaluation.sections import TRIED, LabelledFolder, fit_orientation, with_lifts
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,20 +13,31 @@ from app.decision.calibration_file import pack_calibration
 from app.index.port import PRECISION
 from app.inference.pack_spec import ModelPack
 from app.lab.evaluation.figures import (
+    DetectionFigures,
     Evaluation,
     ModelFigures,
+    PairsFigures,
     TimingFigures,
 )
-from app.lab.evaluation.pairs_and_boxes import (
-    measure_boxes,
-    measure_pairs,
+from app.lab.evaluation.labels import LabelledPairs
+from app.lab.evaluation.metrics import (
+    Similarities,
+    equal_error_rate,
+    fnmr_at_fmr,
+    operating_point,
+    recall_by_size,
+    ten_fold_accuracy,
 )
 from app.lab.evaluation.people import PeopleFigures, fit_direction, measure_people
 from app.lab.evaluation.plan import Bench, EvaluationPlan, Progress
 from app.lab.evaluation.protocol import (
     Analyser,
+    DetectedPhotos,
     check_pairs,
     check_photos,
+    detect_photos,
+    enrol_photos,
+    pair_similarities,
 )
 
 
@@ -111,3 +122,63 @@ def photo_reader(folders: Sequence[Path]) -> Callable[[str], bytes | None]:
         return None
 
     return read
+
+
+# Shorter sides in pixels: 32 is the least that can be enrolled, 16 what a crowd asks for.
+MIN_SIDES: Sequence[float] = (32.0, 16.0, 0.0)
+
+
+def measure_pairs(plan: EvaluationPlan, bench: Bench) -> PairsFigures | None:
+    source = plan.pairs
+    if source is None:
+        return None
+    with bench.progress("pairs", len(source.pairs.photos)) as tick:
+        photos = enrol_photos(
+            bench.analyser, source.folder, source.pairs.photos, plan.selection, tick
+        )
+    return verify_pairs(
+        source.path.name,
+        source.pairs,
+        pair_similarities(source.pairs, photos, bench.comparator),
+        len(photos.failures),
+        bench.pack.decision.threshold,
+    )
+
+
+def verify_pairs(
+    name: str, pairs: LabelledPairs, similarities: Similarities, failures: int, threshold: float
+) -> PairsFigures:
+    """All verification figures of similarities (n,) in the order of the pairs."""
+    same = pairs.same
+    return PairsFigures(
+        name=name,
+        pairs=len(pairs),
+        mated=int(same.sum()),
+        photos=len(pairs.photos),
+        failures=failures,
+        accuracy=ten_fold_accuracy(similarities, same),
+        eer=equal_error_rate(similarities, same),
+        points=fnmr_at_fmr(similarities, same),
+        at_threshold=operating_point(similarities, same, threshold),
+    )
+
+
+def measure_boxes(plan: EvaluationPlan, bench: Bench) -> DetectionFigures | None:
+    source = plan.boxes
+    if source is None:
+        return None
+    with bench.progress("detection", len(source.boxes)) as tick:
+        detected = detect_photos(bench.analyser, source.folder, source.boxes, tick)
+    return detection_figures(source.path.name, detected)
+
+
+def detection_figures(name: str, detected: DetectedPhotos) -> DetectionFigures:
+    """All detection figures of matched photos."""
+    return DetectionFigures(
+        name=name,
+        photos=len(detected.matches),
+        detections=sum(match.detections for match in detected.matches),
+        unmatched=sum(match.unmatched for match in detected.matches),
+        recall=recall_by_size(detected.matches, MIN_SIDES),
+        failures=detected.failures,
+    )

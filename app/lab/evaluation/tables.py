@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from app.decision.rates import Rate
-from app.lab.evaluation.rows import FigureRow, shown
+from app.lab.evaluation.figure_rows import FigureRow, shown
 from app.lab.evaluation.texts import (
     NOTHING,
     change_text,

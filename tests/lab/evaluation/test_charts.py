@@ -11,8 +11,8 @@ import pytest
 
 from app.decision.rates import Rate
 from app.lab.evaluation import charts
+from app.lab.evaluation.figure_rows import document_of, rows_of
 from app.lab.evaluation.figures import DiscardFigures, FpirPrediction, Histogram, Series
-from app.lab.evaluation.rows import document_of, rows_of
 from tests.lab.evaluation.figures_for_tests import complete_evaluation
 
 SVG = "{http://www.w3.org/2000/svg}"

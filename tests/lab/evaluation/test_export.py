@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from app.decision.rates import Rate
+from app.lab.evaluation.figure_rows import CSV_HEADER, document_of, rows_of, shown, to_csv, to_json
 from app.lab.evaluation.figures import (
     Evaluation,
     FpirPrediction,
@@ -18,7 +19,6 @@ from app.lab.evaluation.figures import (
     PhotoProblem,
     Series,
 )
-from app.lab.evaluation.rows import CSV_HEADER, document_of, rows_of, shown, to_csv, to_json
 from tests.lab.evaluation.figures_for_tests import HOSTILE, complete_evaluation, minimal_evaluation
 
 

@@ -14,11 +14,10 @@ import pytest
 from PIL import Image as PillowImage
 
 from app.decision.rates import Rate
+from app.lab.evaluation.figure_rows import rows_of
 from app.lab.evaluation.figures import Evaluation, ModelFigures, PhotoProblem
 from app.lab.evaluation.html import SHOWN_PROBLEMS, render_html
-from app.lab.evaluation.rows import rows_of
-from app.lab.evaluation.texts import interval_text, rate_text, target_text
-from app.lab.evaluation.verdict import verdict
+from app.lab.evaluation.texts import interval_text, rate_text, target_text, verdict
 from tests.lab.evaluation.figures_for_tests import HOSTILE, complete_evaluation, minimal_evaluation
 
 PHOTO = (Path(__file__).resolve().parents[2] / "data" / "photos" / "obama.jpg").read_bytes()

@@ -3,7 +3,7 @@
 import itertools
 
 from app.decision.rates import Rate
-from app.lab.evaluation.rows import rows_of, shown
+from app.lab.evaluation.figure_rows import rows_of, shown
 from app.lab.evaluation.tables import TITLES, TableCell, tables_of
 from tests.lab.evaluation.figures_for_tests import complete_evaluation, minimal_evaluation
 from tests.lab.evaluation.test_html import Page, no_photo, rendered

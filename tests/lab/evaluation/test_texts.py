@@ -7,7 +7,7 @@ import pytest
 from app.decision.rates import Rate
 from app.lab.evaluation.figures import SettingFigures
 from app.lab.evaluation.metrics import binomial, can_tell, least_trials
-from app.lab.evaluation.verdict import out_of, verdict
+from app.lab.evaluation.texts import out_of, verdict
 from tests.lab.evaluation.figures_for_tests import complete_evaluation, minimal_evaluation
 
 

@@ -8,9 +8,9 @@ import pytest
 from app.decision.policy import FaceSelection
 from app.faces.pipeline import FacePipeline
 from app.inference.pack_spec import ModelPack
-from app.lab.evaluation import orientation
-from app.lab.evaluation.orientation import LabelledFolder, fit_orientation
+from app.lab.evaluation import sections
 from app.lab.evaluation.protocol import Analyser, EnrolledPhotos, enrol_photos
+from app.lab.evaluation.sections import LabelledFolder, fit_orientation
 
 NAMES = ("obama.jpg", "obama2.jpg", "biden.jpg")
 
@@ -30,7 +30,7 @@ def source(analyser: Analyser, labelled_folder: Path) -> LabelledFolder:
 def test_limits_are_fitted_to_upright_photos_and_tried_on_turned_ones(
     source: LabelledFolder, analyser: Analyser, pack: ModelPack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(orientation, "TRIED", 2)
+    monkeypatch.setattr(sections, "TRIED", 2)
     ticks: list[None] = []
     generator = np.random.default_rng(0)
     fitted = fit_orientation(source, pack, analyser, generator, lambda: ticks.append(None))
@@ -45,8 +45,8 @@ def test_limits_are_fitted_to_upright_photos_and_tried_on_turned_ones(
 def test_limits_that_set_nothing_upright_are_not_kept(
     source: LabelledFolder, analyser: Analyser, pack: ModelPack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(orientation, "TRIED", 1)
-    monkeypatch.setattr(orientation, "LEAST_RIGHTED", 1.1)
+    monkeypatch.setattr(sections, "TRIED", 1)
+    monkeypatch.setattr(sections, "LEAST_RIGHTED", 1.1)
     assert fit_orientation(source, pack, analyser, np.random.default_rng(0)) is None
 
 

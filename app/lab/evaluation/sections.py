@@ -1,24 +1,79 @@
-"""After which looks a photo should be looked at turned: fitted to upright photos, tried on turned.
+"""Sections of a calibration, fitted to a folder of people: what raises the threshold of a
+verification, and after which looks a photo should be looked at turned.
 
-The limit of the detector's score is as high as it can be with few upright photos below it; how much
-leaning is too much is fixed, since heads and not networks decide it.
+The latter is fitted to upright photos and tried on turned ones. The limit of the detector's score
+is as high as it can be with few upright photos below it; how much leaning is too much is fixed,
+since heads and not networks decide it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from app.decision.calibration import Calibration
 from app.decision.orientation import Orientation
+from app.decision.pair_lifts import GROUP_FMR, PairLift, PairLifts
 from app.decision.policy import FaceSelection, select_face
-from app.errors import FaceError, ImageError
+from app.decision.thresholds import ONE_COMPARISON
+from app.errors import FaceError, ImageError, RateOutOfReach
 from app.faces.images import ROTATIONS, inverse, turned_image
 from app.faces.orientation import OrientationLimits
 from app.imaging import ImageLimits, decode_image
 from app.inference.pack_spec import ModelPack
 from app.lab.evaluation.protocol import Analyser, EnrolledPhotos, Tick, in_threads
+from app.lab.evaluation.sample import FaceSample
 from app.types import Face
+
+
+def with_lifts(
+    calibration: Calibration,
+    degraded: PairLift | None,
+    sample: FaceSample,
+    attributes: Mapping[str, Mapping[str, str]],
+) -> Calibration:
+    """The calibration of a sample with the lift for degraded faces, and that for typical ones where
+    the groups of people are known. Without a domain there is none."""
+    if calibration.domain is None:
+        return calibration
+    typical = _typical(calibration, sample, attributes)
+    lifts = PairLifts(degraded=degraded, typical=typical)
+    domain = calibration.domain.model_copy(update={"verification": lifts})
+    return Calibration(**dict(calibration) | {"domain": domain})
+
+
+def _typical(
+    calibration: Calibration, sample: FaceSample, attributes: Mapping[str, Mapping[str, str]]
+) -> PairLift | None:
+    """People are of one group where all attributes agree; those without one are left out, and so
+    are the second names of people who are there twice."""
+    if not attributes:
+        return None
+    second = sample.second_names()
+    group_of = [
+        "" if i in second else _group(name, attributes) for i, name in enumerate(sample.names)
+    ]
+    known = np.flatnonzero(np.array(group_of) != "")
+    first = np.searchsorted(sample.data.persons, known)
+    try:
+        threshold = calibration.threshold_at(GROUP_FMR, ONE_COMPARISON)
+    except RateOutOfReach:
+        return None
+    return PairLift.of_typical(
+        sample.data.vectors[first],
+        np.array(group_of)[known],
+        sample.data.comparator,
+        threshold,
+        calibration.source.name,
+    )
+
+
+def _group(name: str, attributes: Mapping[str, Mapping[str, str]]) -> str:
+    """The groups of a person in all attributes; empty where one is not known."""
+    found = [group_of.get(name, "") for group_of in attributes.values()]
+    return "\n".join(found) if all(found) else ""
+
 
 # The share of upright photos that may be looked at again.
 LOOKED_AGAIN = 0.0025

@@ -38,7 +38,7 @@ from app.lab.evaluation.figures import (
     Series,
 )
 from app.lab.evaluation.metrics import EqualErrorRate, FoldAccuracy, MeasuredPoint, SizeRecall
-from app.lab.evaluation.verdict import verdict
+from app.lab.evaluation.texts import verdict
 
 # A number, text, truth value or None; a `Rate` with its interval; a curve; or a list of those.
 Value = Any
