@@ -20,7 +20,7 @@ from app.lab.attestation.run import Wanted, attest_collection
 from app.store.records import NewTemplate
 from tests.decision.conftest import people
 from tests.decision.test_calibration import calibration
-from tests.decision.test_collection_calibration import DIMENSION, fill, open_gallery
+from tests.decision.test_calibrations import DIMENSION, fill, open_gallery
 
 LOWERING = Comparator(np.eye(DIMENSION, dtype=np.float32)[0], 1.5)
 
