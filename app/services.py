@@ -1,5 +1,6 @@
 """The running parts of the service, built once from settings and closed once."""
 
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from app.inference.packs import load_pack, packs_by_space
 from app.inference.remote.client import NetworkClient
 from app.inference.scheduler import Scheduler
 from app.locks import Lock, new_lock
+from app.processes.division import process_count
 from app.processes.one_process_lock import OneProcessLock
 from app.processes.plan import START_S
 from app.processes.shared_records import SharedRecords
@@ -42,6 +44,7 @@ from app.store.database import Database
 from app.store.schema import migrate
 from app.store.sql.audit_calls import CallLog
 from app.store.store import Store
+from app.telemetry.logs import log
 from app.telemetry.metrics import BatchSizes, Metrics, OpenIndexCounts, SearchCosts
 
 Networks = tuple[ModelPack, FacePipeline]
@@ -231,7 +234,10 @@ def _open_gallery(
 
 def _search_engine(settings: Settings, ring: KeyRing | None) -> SearchEngine:
     """The engine that the settings ask for. Raises DeviceError."""
-    gpu = DeviceGalleries(CudaDevice()) if settings.index_device == "cuda" else None
+    gpu: DeviceGalleries | None = None
+    if settings.index_device == "cuda":
+        gpu = DeviceGalleries(CudaDevice(processes=process_count(settings)))
+        log(logging.INFO, "galleries are searched on the GPU", max_bytes=gpu.device.max_bytes)
     memory = settings.max_index_bytes or usable_memory() // 2
     folder = settings.data_dir / "index"
     return IndexFactory(_workers(settings), folder, ring, gpu=gpu, max_bytes=memory)

@@ -25,6 +25,7 @@ from app.index.port import PRECISION, GallerySize
 from app.inference.cuda import CUDA_PROVIDER, TENSORRT_PROVIDER, gpu_name
 from app.inference.machine import DescriptorLimit
 from app.inference.pack_spec import ModelPack
+from app.processes.division import process_count
 from app.services import Services, build_services, load_networks
 from app.settings import Settings
 from app.store.store import DEFAULT_COLLECTION
@@ -224,7 +225,7 @@ def _installation_alone(settings: Settings) -> list[tuple[str, str]]:
     pack, pipeline = load_networks(settings)
     try:
         if settings.index_device == "cuda":
-            CudaDevice().close()
+            CudaDevice(processes=process_count(settings)).close()
         given = KeyRing.from_settings(settings) is not None
         shipped = pack_calibration(pack.folder, pack.embedding_space, PRECISION)
         rows = _installation(pack, pipeline, shipped)

@@ -38,6 +38,13 @@ def serve(
     with clear_errors(), bound(settings.host, settings.port) as sockets:
         ServerCertificate.of(settings)
         if (count := process_count(settings)) > 1:
+            if settings.index_device == "cuda":
+                log(
+                    logging.WARNING,
+                    "each process has a copy of the gallery on the GPU, and an equal part of its "
+                    "memory for it; a gallery that does not fit is searched on the CPU",
+                    processes=count,
+                )
             become_parent(settings, count, given, sockets)
         gc.disable()  # until the service listens: `serving.shorten_pauses`
         try:

@@ -18,7 +18,12 @@ from numpy.typing import NDArray
 
 from app.errors import DeviceError
 from app.index.certified.codes import RowNumbers
-from app.inference.device_memory import DeviceMemory, DeviceOutOfMemory, free_memory
+from app.inference.device_memory import (
+    DeviceMemory,
+    DeviceOutOfMemory,
+    MemoryOfDevice,
+    memory_of_device,
+)
 from app.types import FloatArray
 
 Half = NDArray[np.float16]
@@ -62,7 +67,8 @@ def _matrix(address: int, rows: int, columns: int, code: int, bits: int) -> _Ten
 class BruteForce:
     """The library with its resources on the first device. Every method raises DeviceError."""
 
-    def __init__(self) -> None:
+    def __init__(self, processes: int = 1) -> None:
+        """`processes` use the device at a time."""
         try:
             import libcuvs  # noqa: PLC0415 - of the extra gpu
 
@@ -74,7 +80,8 @@ class BruteForce:
             ) from error
         self._scratch: DeviceMemory | None = None
         # Without a pool each search asks the driver for memory.
-        self._call("cuvsRMMPoolMemoryResourceEnable", FIRST_POOL_PERCENT, MOST_POOL_PERCENT,
+        most = max(FIRST_POOL_PERCENT, MOST_POOL_PERCENT // processes)
+        self._call("cuvsRMMPoolMemoryResourceEnable", FIRST_POOL_PERCENT, most,
                    ctypes.c_bool(False))  # fmt: skip
         self._resources = ctypes.c_size_t()
         self._call("cuvsResourcesCreate", ctypes.byref(self._resources))
@@ -136,7 +143,7 @@ class BruteForce:
 
 # Sums of 512 products that are exact in float32, in whatever order: 512 * 2^-22.
 SUMMING = 1.25e-4
-# Of the memory that is free when the index begins.
+# Of the device's memory, for the rows of all processes.
 SHARE = 0.8
 PROOF_ROWS, PROOF_DIMENSION = 4_096, 512
 
@@ -216,14 +223,23 @@ class CudaRows:
         self._memory.free()
 
 
+def bytes_of_a_process(memory: MemoryOfDevice, processes: int) -> int:
+    """What the rows of one of several processes may take, each of which has a copy of the gallery:
+    an equal part, and one part more for the process that takes the place of another. A single one
+    takes of what is free."""
+    if processes == 1:
+        return int(SHARE * memory.free)
+    return int(SHARE * memory.total) // (processes + 1)
+
+
 class CudaDevice:
     """`RowDevice` on the first CUDA device, proven by a search."""
 
-    def __init__(self, max_bytes: int | None = None) -> None:
-        """Raises DeviceError."""
+    def __init__(self, max_bytes: int | None = None, processes: int = 1) -> None:
+        """`processes` have one each. Raises DeviceError."""
         try:
-            self._library = BruteForce()
-            self.max_bytes = max_bytes or int(SHARE * free_memory())
+            self._library = BruteForce(processes)
+            self.max_bytes = max_bytes or bytes_of_a_process(memory_of_device(), processes)
             self._prove()
         except DeviceError as error:
             raise DeviceError(

@@ -9,6 +9,7 @@ import ctypes
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -98,11 +99,19 @@ class DeviceMemory:
             _call("cudaStreamSynchronize", None)
 
 
-def free_memory() -> int:
-    """Free bytes of the device."""
+@dataclass(frozen=True, slots=True)
+class MemoryOfDevice:
+    """Bytes."""
+
+    free: int
+    total: int
+
+
+def memory_of_device() -> MemoryOfDevice:
+    """What the device has now. Raises DeviceError."""
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     _call("cudaMemGetInfo", ctypes.byref(free), ctypes.byref(total))
-    return free.value
+    return MemoryOfDevice(free.value, total.value)
 
 
 class HostBuffer:

@@ -6,8 +6,9 @@ is as it is, and Python's lock is the limit. With STANDIN_MS=real the networks r
 
 STANDIN_DEVICE=cuda: sessions on CUDA are sessions on the CPU that say they were on CUDA, and one
 runs at a time in a process; STANDIN_SIZES=1,2 are the sizes of batches, of which one thread takes
-care then, for a quick start. STANDIN_DECODE_MS: decoding a photo holds a lock of its process for so
-long, as if Python did it: so many processes can be tried on few cores.
+care then, for a quick start. Galleries on CUDA are in the host's memory, searched by FAISS.
+STANDIN_DECODE_MS: decoding a photo holds a lock of its process for so long, as if Python did it: so
+many processes can be tried on few cores.
 """
 
 import dataclasses
@@ -71,6 +72,14 @@ def slow_down(module):
         module.PhotoDecoder.decode = decode
 
 
+def keep_rows_here(module):
+    """Replace the device that galleries are searched on."""
+    if ON_DEVICE:
+        import host_rows  # noqa: PLC0415 (FAISS)
+
+        module.CudaDevice = host_rows.HostDevice
+
+
 def resize(module):
     """Replace the sizes of batches on CUDA."""
     if SIZES:
@@ -83,6 +92,7 @@ CHANGES = {
     "app.inference.session": stand_in,
     "app.inference.policy": resize,
     "app.imaging.decoder": slow_down,
+    "app.index.device_rows": keep_rows_here,
 }
 
 

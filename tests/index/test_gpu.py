@@ -15,9 +15,17 @@ from app.errors import DeviceError
 from app.index import gpu as engine
 from app.index.certified.index import CertifiedIndex
 from app.index.certified.search import ThreadScanner
-from app.index.device_rows import IDLE_S, SUMMING, CudaDevice, DeviceGalleries, RowDevice
+from app.index.device_rows import (
+    IDLE_S,
+    SUMMING,
+    CudaDevice,
+    DeviceGalleries,
+    RowDevice,
+    bytes_of_a_process,
+)
 from app.index.gpu import DeviceScanner
 from app.index.port import Templates
+from app.inference.device_memory import MemoryOfDevice
 from tests.index.conftest import (
     SMALL,
     HostDevice,
@@ -28,6 +36,8 @@ from tests.index.conftest import (
 )
 from tests.index.test_certified import GALLERIES, LOWERING, D, degraded, drawn
 from tests.waiting import PATIENCE_S, until
+
+GIB = 1 << 30
 
 
 @pytest.fixture
@@ -273,6 +283,15 @@ def test_a_full_device_is_filled_no_further_than_it_must(
     assert_equal_to_brute_force(index, held, held.vectors[:20], 3)
     assert rows_of(index).capacity == sum(len(shard.rows) for shard in index.state.shards)
     assert index.costs.fallbacks == 0
+
+
+@pytest.mark.parametrize("processes", [2, 4, 8])
+def test_copies_of_all_processes_fit_while_one_is_replaced(processes: int) -> None:
+    """However much of the device the others have taken already."""
+    for free in (0, 70 * GIB, 80 * GIB):
+        mine = bytes_of_a_process(MemoryOfDevice(free, 80 * GIB), processes)
+        assert 0.75 * 80 * GIB < (processes + 1) * mine <= 0.8 * 80 * GIB
+    assert bytes_of_a_process(MemoryOfDevice(50 * GIB, 80 * GIB), 1) == 40 * GIB
 
 
 def test_the_measured_bound_holds() -> None:

@@ -23,7 +23,7 @@ from app.inference.device_memory import (
     DeviceMemory,
     DeviceOutOfMemory,
     HostBuffer,
-    free_memory,
+    memory_of_device,
 )
 from app.inference.pack_spec import ModelPack
 from app.inference.policy import CUDA_POLICY
@@ -174,7 +174,7 @@ def test_device_memory_is_written_zeroed_and_read() -> None:
     other.free()
     with pytest.raises(DeviceOutOfMemory, match="cudaMalloc"):
         DeviceMemory(1 << 50)
-    assert free_memory() > 64 * MIB
+    assert memory_of_device().free > 64 * MIB
 
 
 def test_page_locked_memory_is_copied_faster() -> None:

@@ -1,6 +1,7 @@
 """A service whose networks are in one process: `LIKENESS_DEVICE=cuda` with several processes.
 
-CUDA is a stand-in (benchmarks/standin): real networks on the CPU, in batches as on a device.
+CUDA is a stand-in (benchmarks/standin): real networks on the CPU, in batches as on a device, and a
+gallery in the host's memory.
 """
 
 import contextlib
@@ -107,7 +108,7 @@ def test_one_process_runs_the_networks_of_all(
     pipeline = build_pipeline(pack, Device.CPU, ImageLimits())
     wanted = [face.embedding for face in pipeline.analyse(photo, max_faces=10).faces]
     pipeline.close()
-    with service(tmp_path) as started:
+    with service(tmp_path, LIKENESS_INDEX_DEVICE="cuda") as started:
         started.until_ready()
         (first,) = started.networks()
         _, ready = started.ask("/readyz")
