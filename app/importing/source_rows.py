@@ -106,3 +106,16 @@ def printable(text: str, most: int = MAX_PLACE) -> str:
         return text
     text = text if len(text) <= most else f"{text[:most]}…"
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def person_text(value: Any, name: str = "person_id") -> str:
+    """A person id as text; a whole number has one. Raises ImportSourceError for others, whose text
+    would be a guess (`true`, `1.0`, a list)."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ImportSourceError(f"{name} is neither text nor a whole number; write it as text.")
+    try:
+        return str(value)
+    except ValueError:  # an integer of thousands of digits
+        raise ImportSourceError(f"{name} is a number with too many digits.") from None

@@ -17,7 +17,7 @@ from typing import IO, Any, TextIO
 import numpy as np
 
 from app.errors import LikenessError
-from app.importing.source_rows import ImportSourceError, Row, printable
+from app.importing.source_rows import ImportSourceError, Row, person_text, printable
 from app.types import FloatArray
 
 PERSON, IMAGE, EMBEDDING, SPACE = "person_id", "image", "embedding", "embedding_space"
@@ -247,19 +247,6 @@ def table_row(place: str, record: Mapping[str, Any], context: TableContext) -> R
         return Row(place, person_id, context.find(record[IMAGE]), metadata=metadata)
     except LikenessError as problem:
         return Row(place, person_id, problem=problem)
-
-
-def person_text(value: Any, name: str = PERSON) -> str:
-    """A person id as text; a whole number has one. Raises ImportSourceError for others, whose text
-    would be a guess (`true`, `1.0`, a list)."""
-    if value is None or isinstance(value, str):
-        return value or ""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ImportSourceError(f"{name} is neither text nor a whole number; write it as text.")
-    try:
-        return str(value)
-    except ValueError:  # an integer of thousands of digits
-        raise ImportSourceError(f"{name} is a number with too many digits.") from None
 
 
 def _other_person(record: Mapping[str, Any]) -> str:

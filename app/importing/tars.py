@@ -19,9 +19,10 @@ from app.importing.source_rows import (
     Row,
     UnreadableFile,
     is_image,
+    person_text,
     printable,
 )
-from app.importing.tables import PERSON, is_manifest, person_text
+from app.importing.tables import PERSON, is_manifest
 from app.importing.tar_stream import TarStream
 
 # Extensions of files with the same name as a photo in a WebDataset shard.

@@ -14,9 +14,8 @@ import psutil
 import pytest
 
 from app.importing import reading as module
-from app.importing.frames import pack_row, unpack_row
 from app.importing.reader import MORE_NICE
-from app.importing.reading import ReaderDied, reading
+from app.importing.reading import ReaderDied, pack_row, reading, unpack_row
 from app.importing.source_rows import ImportSourceError, Row
 from app.importing.sources import SourceOptions, rows_of
 from tests.waiting import until
