@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Annotated, Any, ParamSpec, TypeVar
 
@@ -10,7 +10,13 @@ from fastapi import Depends, Request, Response
 
 from app.api.access import Access, access_of
 from app.importing.jobs import ImportJobs
-from app.recognition.analysis import StageTimes
+from app.recognition.analysis import (
+    PhotoOutcome,
+    StageTimes,
+    analyse_images,
+    analyse_one,
+    faces_of,
+)
 from app.services import Services
 from app.telemetry.logs import request_id
 
@@ -76,6 +82,27 @@ class CallContext:
             "model": self._request.app.state.model,
             "timings_ms": {stage: round(spent, 2) for stage, spent in times.items()},
         }
+
+    async def analysed(
+        self,
+        images: Sequence[bytes],
+        max_faces: int | None,
+        write: Callable[[Sequence[PhotoOutcome]], Response],
+        *,
+        embed: bool = True,
+        liveness: bool = False,
+    ) -> Response:
+        """The answer that `write` makes of analysed photos: a single one's on the thread that has
+        analysed it."""
+        if len(images) == 1:
+            return await analyse_one(
+                self.services, self.times, images[0], max_faces, lambda image: write([image]),
+                embed=embed, liveness=liveness,
+            )  # fmt: skip
+        outcomes = await analyse_images(
+            self.services, self.times, images, max_faces, embed=embed, liveness=liveness
+        )
+        return await self.written(len(faces_of(outcomes)), lambda: write(outcomes))
 
     async def written(self, faces: int, write: Callable[[], Response]) -> Response:
         """The answer that `write` makes; off the event loop if it has many faces."""

@@ -8,8 +8,8 @@ the database's lock, searches for an index that is being built) holds no thread 
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar, copy_context
 from typing import ParamSpec, TypeVar
 
@@ -102,7 +102,7 @@ class Scheduler:
     async def infer(self, steps: CooperativeTask[T], memory: int = 0) -> T:
         """Take the steps of one photo on inference threads; it takes `memory` bytes meanwhile."""
         share = _share.get() or RequestShare()
-        return await asyncio.wrap_future(self._photos.submit(steps, share, memory))
+        return await _result_of(self._photos.submit(steps, share, memory))
 
     async def search(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run work that needs an index on a search thread: searches, and following a write."""
@@ -122,7 +122,7 @@ class Scheduler:
         context = copy_context()
         future = self._write.submit(lambda: context.run(work, *args, **kwargs))
         future.add_done_callback(lambda _: self._writes.release())  # also where it is cancelled
-        return await asyncio.wrap_future(future)
+        return await _result_of(future)
 
     async def delete(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run work that deletes, which no other work keeps waiting."""
@@ -134,14 +134,39 @@ class Scheduler:
 
     async def _run(self, executor: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         # With the caller's context: log lines and the audit log name the request and its key.
-        run = copy_context().run
-        return await asyncio.get_running_loop().run_in_executor(executor, run, work)
+        return await _result_of(executor.submit(copy_context().run, work))
 
     def close(self) -> None:
         """Finish what runs and end the threads."""
         self._photos.close()
         for pool in (self._search, self._examine, self._read, self._write, self._delete):
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+async def _result_of(future: Future[T]) -> T:
+    """The result of work on another thread, which is cancelled with the caller. As
+    `asyncio.wrap_future`, which copies the result and asks for the state of both futures under
+    locks."""
+    loop = asyncio.get_running_loop()
+    done = loop.create_future()
+
+    def wake() -> None:
+        if not done.done():
+            done.set_result(None)
+
+    def from_thread(_: Future[T]) -> None:
+        with suppress(RuntimeError):  # the loop has ended, and nobody waits
+            loop.call_soon_threadsafe(wake)
+
+    future.add_done_callback(from_thread)
+    try:
+        await done
+    except asyncio.CancelledError:
+        future.cancel()
+        raise
+    if future.cancelled():  # the pool was closed
+        raise asyncio.CancelledError
+    return future.result()
 
 
 def _overloaded(what: str) -> Overloaded:

@@ -19,7 +19,7 @@ FoundFace = tuple[int, AnalysedImage, Face]
 
 
 class StageTimes:
-    """Milliseconds by stage, added up over the photos of a request. For one event loop."""
+    """Milliseconds by stage, added up over the photos of a request. For one thread at a time."""
 
     def __init__(self) -> None:
         self.milliseconds: dict[str, float] = {}
@@ -50,21 +50,53 @@ async def analyse_images(
 
     When none can be used the first error is raised.
     """
-    limit = min(max_faces or services.settings.max_faces, services.settings.max_faces)
+    limit = _limit(services, max_faces)
 
     def work(data: bytes) -> CooperativeTask[AnalysedImage]:
-        return services.pipeline.steps(data, max_faces=limit, embed=embed, liveness=liveness)
+        image = yield from services.pipeline.steps(
+            data, max_faces=limit, embed=embed, liveness=liveness
+        )
+        services.metrics.observe_image(image.timings_ms, len(image.faces))
+        return image
 
     outcomes: list[PhotoOutcome] = list(await each_photo(services, images, work))
     errors = []
     for outcome in outcomes:
         if isinstance(outcome, AnalysedImage):
-            record(services, times, outcome)
+            times.add(outcome.timings_ms)
         else:
             errors.append(outcome)
     if len(errors) == len(outcomes):
         raise errors[0]
     return outcomes
+
+
+async def analyse_one(
+    services: Services,
+    times: StageTimes,
+    data: bytes,
+    max_faces: int | None,
+    make: Callable[[AnalysedImage], T],
+    *,
+    embed: bool = True,
+    liveness: bool = False,
+) -> T:
+    """Analyse a photo, and make something of it on the same thread, so that the event loop does not
+    make it. Raises the ImageError and FaceError families."""
+
+    def work() -> CooperativeTask[T]:
+        image = yield from services.pipeline.steps(
+            data, max_faces=_limit(services, max_faces), embed=embed, liveness=liveness
+        )
+        record(services, times, image)
+        return make(image)
+
+    return await services.scheduler.infer(work(), _memory(services, data))
+
+
+def _limit(services: Services, max_faces: int | None) -> int:
+    most = services.settings.max_faces
+    return most if max_faces is None else min(max_faces, most)
 
 
 async def each_photo(

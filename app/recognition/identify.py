@@ -1,7 +1,9 @@
 """Who are the faces of these photos?"""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
@@ -25,6 +27,8 @@ from app.services import Services
 from app.store.records import CollectionRecord
 from app.store.sql.audit_log import Search
 from app.types import AnalysedImage, Face, JsonObject
+
+T = TypeVar("T")
 
 # In one answer: six candidates for each of 8,192 faces, the most that 32 photos give.
 MAX_CANDIDATES = 50_000
@@ -67,9 +71,15 @@ class Identification:
 
 
 async def identify(
-    services: Services, photos: Sequence[bytes], request: IdentifyRequest, times: StageTimes
-) -> Identification:
-    """Search the collection for each face of the photos. No photo and no embedding is stored; where
+    services: Services,
+    photos: Sequence[bytes],
+    request: IdentifyRequest,
+    times: StageTimes,
+    make: Callable[[Identification], T],
+) -> tuple[Identification, T]:
+    """The identification, and what `make` returns for it on the thread that has searched.
+
+    Search the collection for each face of the photos. No photo and no embedding is stored; where
     the policy says so, the day of a match and the decision in the audit log are.
 
     A photo that cannot be used has its error in `photos`. Raises the first such error if none can
@@ -85,17 +95,21 @@ async def identify(
             f"{len(found)} faces with top_k={request.top_k} would be more than {MAX_CANDIDATES:,} "
             "candidates in one answer; send a smaller top_k or fewer photos."
         )
-    with times.stage("search"):
-        answer = await services.scheduler.search(
-            _search, services, request, record, outcomes, found
-        )
+    began = time.perf_counter()
+
+    def work() -> tuple[Identification, T]:
+        answer = _search(services, request, record, outcomes, found)
+        times.add({"search": (time.perf_counter() - began) * 1000})
+        return answer, make(answer)
+
+    answer, made = await services.scheduler.search(work)
     found_ids = [one.verdict.person.face.person_id for one in answer.faces if one.verdict.person]
     services.matches.note(record, found_ids)
     if policy_of(record).audit_searches:
         audit = services.gallery.store.audit
         searches = [_audited(one, answer.threshold) for one in answer.faces]
         await services.scheduler.write(audit.record_searches, record, "face.identified", searches)
-    return answer
+    return answer, made
 
 
 def _audited(face: FaceIdentification, threshold: ThresholdDecision) -> Search:

@@ -28,7 +28,7 @@ from app.errors import (
 from app.recognition import identify as identify_module
 from app.recognition.analysis import StageTimes
 from app.recognition.enroll import AnswerToKeep, Enrollment, EnrollRequest, enroll
-from app.recognition.identify import IdentifyRequest, identify
+from app.recognition.identify import Identification, IdentifyRequest, identify
 from app.recognition.verify import VerifyRequest, verify
 from app.services import Services, build_services
 from app.settings import Settings
@@ -100,8 +100,13 @@ def test_an_enrollment_with_a_key_is_done_once(services: Services, photo: Photo)
 
 def test_each_face_is_identified(services: Services, photo: Photo, obama: str) -> None:
     times, request = StageTimes(), IdentifyRequest("presidents", top_k=1)
+
+    def answer_of(found: Identification) -> tuple[int, bool]:
+        return len(found.faces), "search" in times.milliseconds
+
     photos = [photo("obama2"), photo("biden"), b"no image"]
-    found = asyncio.run(identify(services, photos, request, times))
+    found, made = asyncio.run(identify(services, photos, request, times, answer_of))
+    assert made == (2, True), "the time of the search is known when the answer is made"
     assert [one.verdict.status for one in found.faces] == [Status.IDENTIFIED, Status.UNKNOWN]
     assert [one.candidates[0].face.face_id for one in found.faces] == [obama] * 2
     assert [isinstance(one, LikenessError) for one in found.photos] == [False, False, True]
@@ -115,7 +120,7 @@ def test_too_many_candidates_are_refused(
     monkeypatch.setattr(identify_module, "MAX_CANDIDATES", 4)
     with pytest.raises(InvalidRequest, match="top_k=5"):
         asyncio.run(
-            identify(services, [photo("obama")], IdentifyRequest("presidents"), StageTimes())
+            identify(services, [photo("obama")], IdentifyRequest("presidents"), StageTimes(), id)
         )
 
 

@@ -21,7 +21,6 @@ from app.api.responses import Answer, json_answer
 from app.recognition.analysis import (
     FoundFace,
     PhotoOutcome,
-    analyse_images,
     embedding_of,
     faces_of,
 )
@@ -81,23 +80,17 @@ class EmbedAnswer(Answer):
 async def detect(request: Request, context: Context) -> Response:
     """Find the faces of photos: box, five landmarks, score and quality, the largest first."""
     call = await read_call(request, DetectFields)
-    fields = call.fields
-    outcomes = await analyse_images(
-        context.services,
-        context.times,
-        call.images,
-        fields.max_faces,
-        embed=False,
-        liveness=fields.liveness,
-    )
-    found, comparator = faces_of(outcomes), context.gallery.comparator
 
-    def write() -> Response:
-        faces = [FaceInfo.of(one, comparator) for one in found]
+    def write(outcomes: Sequence[PhotoOutcome]) -> Response:
+        comparator = context.gallery.comparator
+        faces = [FaceInfo.of(one, comparator) for one in faces_of(outcomes)]
         images = _images(outcomes)
         return json_answer(DetectAnswer(images=images, faces=faces, **context.envelope()))
 
-    return await context.written(len(found), write)
+    fields = call.fields
+    return await context.analysed(
+        call.images, fields.max_faces, write, embed=False, liveness=fields.liveness
+    )
 
 
 @router.post(
@@ -117,17 +110,13 @@ async def embed(request: Request, context: Context) -> Response:
     MessagePack, with embeddings as float32 bytes.
     """
     call = await read_call(request, DetectFields)
-    fields = call.fields
-    outcomes = await analyse_images(
-        context.services, context.times, call.images, fields.max_faces, liveness=fields.liveness
-    )
-    found, comparator = faces_of(outcomes), context.gallery.comparator
     accepted = request.headers.get("accept", "")
-    if OCTETS in accepted:
-        return _octets(found, context.services.pack.recogniser.dimension)
-    packed = MSGPACK in accepted
 
-    def write() -> Response:
+    def write(outcomes: Sequence[PhotoOutcome]) -> Response:
+        found, comparator = faces_of(outcomes), context.gallery.comparator
+        if OCTETS in accepted:
+            return _octets(found, context.services.pack.recogniser.dimension)
+        packed = MSGPACK in accepted
         faces = [
             EmbeddedFace.of(one, comparator, embedding=_embedding(one, packed)) for one in found
         ]
@@ -136,7 +125,8 @@ async def embed(request: Request, context: Context) -> Response:
             return Response(msgpack.packb(vars(answer), default=vars), media_type=MSGPACK)
         return json_answer(answer)
 
-    return await context.written(len(found), write)
+    fields = call.fields
+    return await context.analysed(call.images, fields.max_faces, write, liveness=fields.liveness)
 
 
 def _images(outcomes: Sequence[PhotoOutcome]) -> list[ImageInfo]:

@@ -1,6 +1,5 @@
 """`/v1/identify`: who are the faces of these photos?"""
 
-from functools import partial
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Request, Response
@@ -152,20 +151,20 @@ async def identify(request: Request, context: Context) -> Response:
     """
     call = await read_call(request, IdentifyFields)
     fields = call.fields
-    found = await identify_faces(
+
+    def write(found: Identification) -> Response:
+        comparator = context.gallery.comparator
+        return json_answer(
+            IdentifyAnswer.of(found, fields.collection, comparator, **context.envelope())
+        )
+
+    found, answer = await identify_faces(
         context.services, call.images,
         IdentifyRequest(
             fields.collection, fields.threshold_request(), fields.top_k, fields.max_faces,
             fields.filter, one_person_once=fields.one_person_once, liveness=fields.liveness,
         ),
-        context.times,
+        context.times, write,
     )  # fmt: skip
     context.access.count_misses(sum(one.verdict.status is Status.UNKNOWN for one in found.faces))
-
-    def answer() -> IdentifyAnswer:
-        comparator = context.gallery.comparator
-        return IdentifyAnswer.of(found, fields.collection, comparator, **context.envelope())
-
-    # Thousands of candidates: not on the event loop.
-    written = await context.search(answer)
-    return await context.written(len(found.faces), partial(json_answer, written))
+    return answer
