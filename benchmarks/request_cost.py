@@ -20,8 +20,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+from contenders import fill
 from processes import cpu_seconds, family_of, load, service, small_photos
-from serve import fill
 
 PATHS = ("/v1/embed", "/v1/identify", "/v1/enroll?person_id=p{n}", "/livez")
 
