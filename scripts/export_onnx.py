@@ -23,19 +23,12 @@ from app.faces.landmarks import SIDE, TARGET
 from app.lab.export.accuracy import compare
 from app.lab.export.artefact import ExportError, sha256
 from app.lab.export.detector import export_detector
-from app.lab.export.faces import Normalisation, align_folder
+from app.lab.export.faces import Normalisation, align_folder, parse_channels
 from app.lab.export.parity import Agreement
 from app.lab.export.pixels import export_pixels
 from app.lab.export.precision import Precision
 from app.lab.export.recogniser import Options, SourceRecogniser, export_recogniser, read_onnx
-from app.types import Channels
 from scripts.tflite_export.convert import export_tflite
-
-# Of pixels from 0 to 255, RGB, as torchvision normalises them.
-IMAGENET: dict[str, tuple[float, float, float]] = {
-    "mean": (123.675, 116.28, 103.53),
-    "std": (58.395, 57.12, 57.375),
-}
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
@@ -114,7 +107,9 @@ def recogniser(
 ) -> None:
     """Export a recogniser: an ONNX file, or a PyTorch checkpoint (needs PyTorch: `make torch`)."""
     with _failures_on_stderr():
-        given = Normalisation(_channels(mean, "mean", rgb=rgb), _channels(std, "std", rgb=rgb), rgb)
+        given = Normalisation(
+            parse_channels(mean, "mean", rgb=rgb), parse_channels(std, "std", rgb=rgb), rgb
+        )
         network = _read(source, given, architecture=architecture, size=size, opset=opset)
         found = export_recogniser(
             network,
@@ -158,22 +153,6 @@ def _agreement(found: Agreement) -> str:
         f"{found.faces} faces, lowest cosine to the source {found.minimum_cosine:.9f}, length "
         f"changed by at most {found.maximum_length_change:.1e}"
     )
-
-
-def _channels(text: str, which: str, *, rgb: bool) -> Channels:
-    """A number, or one a channel in the order the network takes them."""
-    if text == "imagenet":
-        return IMAGENET[which] if rgb else IMAGENET[which][::-1]
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    match values:
-        case [one]:
-            return one
-        case [first, second, third]:
-            return first, second, third
-    raise ExportError(f"--{which} is a number, three with commas between, or imagenet: {text}")
 
 
 @app.command()

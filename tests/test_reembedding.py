@@ -14,6 +14,7 @@ from app.encryption.keys import new_key_line
 from app.errors import EmbeddingSpaceMismatch, NotReembedded
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
+from app.lab.packing.joined import described
 from app.lab.packing.own import OwnNetworks, make_pack
 from app.recognition.enroll import template_from_photo
 from app.reembedding import Reembedding
@@ -29,9 +30,8 @@ def other_pack(
     pack: ModelPack, eval_models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> ModelPack:
     """The default detector with another recogniser: 512 numbers instead of 192."""
-    own = OwnNetworks(
-        recogniser=eval_models / "insightface" / "w600k_mbf.onnx", std=127.5, threshold=0.3
-    )
+    network = eval_models / "insightface" / "w600k_mbf.onnx"
+    own = OwnNetworks(recognisers=described(pack, [network], stds=["127.5"]), threshold=0.3)
     return make_pack(pack, own, tmp_path_factory.mktemp("packs") / "other")
 
 

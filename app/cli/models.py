@@ -7,8 +7,9 @@ import typer
 from rich.table import Table
 
 from app.cli.console import clear_errors, err, out, read_settings
-from app.cli.models_install import install, pack_networks, pull
+from app.cli.models_install import install, pull
 from app.cli.models_migrate import migrate_collection
+from app.cli.models_pack import pack_networks
 from app.decision.calibration_file import CALIBRATION_FILE
 from app.errors import PackError
 from app.inference.pack_spec import ModelPack, NetworkSpec

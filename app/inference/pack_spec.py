@@ -49,8 +49,9 @@ class RecogniserSpec(PackSection):
     """How to feed the recogniser: pixels become (value - mean) / std in `colour` order.
 
     `proven_equal_to` is the SHA-256 of the network that this one was exported from and proven to
-    answer like: both make embeddings of one space. With `mirror` the embedding of a face is the
-    mean of those of its crop and of the crop's mirror image, in twice the time.
+    answer like: both make embeddings of one space. Of several recognisers joined into one network
+    it is a digest of theirs, see `app.lab.export.fusion`. With `mirror` the embedding of a face is
+    the mean of those of its crop and of the crop's mirror image, in twice the time.
     """
 
     architecture: str

@@ -1,5 +1,6 @@
 """The real, aligned faces that an exported recogniser is proven on."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from app.types import Channels, FloatArray
 # Noise would not do: it drives a recogniser into a corner of its range where errors hide.
 MINIMUM_FACES = 20
 MAXIMUM_FACES = 200
+# Of pixels from 0 to 255, RGB, as torchvision normalises them.
+IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
@@ -37,6 +40,28 @@ class Normalisation:
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         scaled = (ordered.astype(np.float32) - mean) / std
         return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+
+def parse_channels(text: str, option: str, *, rgb: bool) -> Channels:
+    """A mean or standard deviation of pixels as it is written on a command line: a number, three in
+    the order in which the network takes the channels, or `imagenet`; `option` is mean or std.
+
+    Raises ExportError.
+    """
+    if text == "imagenet":
+        values = IMAGENET_MEAN if option == "mean" else IMAGENET_STD
+        return values if rgb else values[::-1]
+    try:
+        match [float(part) for part in text.split(",")]:
+            case [one] if math.isfinite(one):
+                return one
+            case [first, second, third] if math.isfinite(first + second + third):
+                return first, second, third
+    except ValueError:
+        pass
+    raise ExportError(
+        f"--{option} is a number, three numbers with commas between them, or imagenet; not {text}"
+    )
 
 
 def load_faces(folder: Path, size: int) -> NDArray[np.uint8]:

@@ -1,7 +1,6 @@
 """Published packs over the network, by the download code of InsightFace's own package."""
 
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from insightface.utils.storage import model_zoo_download_url
 from app.disk import private_folder
 from app.errors import PackError
 from app.lab.packing.published import PublishedPack
+from app.lab.packing.workspace import workspace
 
 # Bytes so far, and in all.
 Progress = Callable[[int, int], None]
@@ -42,9 +42,9 @@ def fetched(
         pack.archive
     )  # fmt: skip
     archive = cache / "models" / pack.archive
-    with tempfile.TemporaryDirectory(dir=installed, prefix=".unpacked-") as root:
+    with workspace(installed) as root:
         try:
-            folder = download_model_asset(ModelAsset(pack.archive, url), root, cache, reported)
+            folder = download_model_asset(ModelAsset(pack.archive, url), str(root), cache, reported)
         except (RuntimeError, OSError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
             raise _failure(pack, url, archive, error, (seen[0], seen[1])) from error
         try:

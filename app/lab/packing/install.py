@@ -1,13 +1,11 @@
 """An archive, InsightFace's or a Likeness pack -> a pack in the folder of installed packs."""
 
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from app.disk import private_folder
 from app.errors import PackError
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import PACK_FILE, digest, read_pack
@@ -22,6 +20,7 @@ from app.lab.packing.published import (
     PublishedPack,
     description,
 )
+from app.lab.packing.workspace import workspace
 from app.lab.packing.writing import adopt_pack, write_pack
 
 # Far above any pack: what claims to unpack to more is an attack or a mistake.
@@ -37,8 +36,7 @@ def install_archive(archive: Path, installed: Path, *, accept_license: bool) -> 
     It holds a Likeness pack (pack.toml and what it names) or the networks of one that InsightFace
     publishes, which is known by their digests. Raises PackError; nothing is left then.
     """
-    with _opened(archive) as content, tempfile.TemporaryDirectory(dir=_made(installed)) as name:
-        folder = Path(name)
+    with _opened(archive) as content, workspace(installed) as folder:
         files = _by_name(content)
         if PACK_FILE in files:
             for file in _ours(content, files, folder):
@@ -67,8 +65,7 @@ def install_published(
     detector, recogniser = (
         _verified(networks, network) for network in (published.detector, published.recogniser)
     )
-    with tempfile.TemporaryDirectory(dir=_made(installed)) as name:
-        folder = Path(name)
+    with workspace(installed) as folder:
         files = {
             "detector.onnx": folder / "detector.onnx",
             "recogniser.onnx": folder / "recogniser.onnx",
@@ -109,17 +106,6 @@ def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
         ) from error
     except OSError as error:
         raise PackError(f"{archive} cannot be installed: {error.strerror or error}.") from error
-
-
-def _made(folder: Path) -> Path:
-    try:
-        private_folder(folder)
-    except OSError as error:
-        raise PackError(
-            f"{folder} cannot be written ({error.strerror}). Set LIKENESS_MODELS_DIR to a folder "
-            "that can."
-        ) from error
-    return folder
 
 
 def _by_name(content: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:

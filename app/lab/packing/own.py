@@ -1,7 +1,6 @@
 """Networks of one's own -> a pack, everything not given taken from another pack."""
 
 import math
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,9 @@ from app.inference.session import OnnxModel
 from app.lab.export.artefact import ExportError
 from app.lab.export.faces import align_folder
 from app.lab.export.recogniser import install_recogniser
-from app.lab.packing.writing import write_pack
+from app.lab.packing.joined import RecogniserFile, member_of_file, write_joined
+from app.lab.packing.workspace import workspace
+from app.lab.packing.writing import unwritable, write_pack
 from app.settings import Device
 
 # A variant that answers any face with less is another network, not another form of one.
@@ -31,17 +32,15 @@ LANDMARKS_FILE = "landmarks.onnx"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnNetworks:
-    """What a new pack has of its own; None: as in the pack it is based on. `variant` is a folder
-    of photos that prove the recogniser to be another form of the base's. With `keep_prelu` the
-    recogniser is not rewritten for ONNX Runtime's CPU kernels. `landmarks` is the file of a network
-    that corrects the detector's landmarks, or NO_LANDMARKS."""
+    """What a new pack has of its own; None, or no recogniser: as in the pack it is based on.
+    Several recognisers are joined into one. `variant` is a folder of photos that prove the
+    recogniser to be another form of the base's. With `keep_prelu` the recogniser is not rewritten
+    for ONNX Runtime's CPU kernels. `landmarks` is the file of a network that corrects the
+    detector's landmarks, or NO_LANDMARKS."""
 
     detector: Path | None = None
     architecture: str | None = None
-    recogniser: Path | None = None
-    mean: float | None = None
-    std: float | None = None
-    colour: str | None = None
+    recognisers: tuple[RecogniserFile, ...] = ()
     variant: Path | None = None
     keep_prelu: bool = False
     landmarks: str | None = None
@@ -56,8 +55,10 @@ class OwnNetworks:
 
 def make_pack(base: ModelPack, own: OwnNetworks, folder: Path) -> ModelPack:
     """Write the pack to the new `folder`. Raises PackError."""
-    with tempfile.TemporaryDirectory() as made:
-        return _make_pack(base, own, folder, Path(made))
+    with unwritable(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    with workspace(folder.parent) as made:
+        return _make_pack(base, own, folder, made)
 
 
 def _make_pack(base: ModelPack, own: OwnNetworks, folder: Path, made: Path) -> ModelPack:
@@ -74,7 +75,7 @@ def _make_pack(base: ModelPack, own: OwnNetworks, folder: Path, made: Path) -> M
     content.update(schema=1, name=folder.name, description=f"Made from {base.name}.")
     content.pop("networks_of", None)  # all files are copied
     files = {network.file: base.path(network) for network in base.networks}
-    if own.detector is None or own.recogniser is None:  # some network still comes under them
+    if own.detector is None or not own.recognisers:  # some network still comes under them
         texts = base.networks_folder.glob("LICEN*")
         files |= {beside.name: beside for beside in texts if beside.is_file()}
     _replace_networks(content, files, base, own, made)
@@ -88,7 +89,7 @@ def _make_pack(base: ModelPack, own: OwnNetworks, folder: Path, made: Path) -> M
 
 def _same_space(base: ModelPack, own: OwnNetworks) -> bool:
     """Whether embeddings of the new pack can be compared with the base's."""
-    recogniser = own.recogniser is None or own.variant is not None
+    recogniser = not own.recognisers or own.variant is not None
     mirror = own.mirror in (None, base.recogniser.mirror)
     landmarks = own.landmarks in (None, NO_LANDMARKS if base.landmarks is None else None)
     return recogniser and mirror and landmarks
@@ -104,13 +105,17 @@ def _replace_networks(
         architecture = own.architecture or base.detector.architecture
         _check_detector(own.detector, architecture)
         content["detector"] = _given(own, file=base.detector.file, architecture=architecture)
-    if own.recogniser is not None:
-        files[base.recogniser.file] = own.recogniser
-        content["recogniser"] = _recogniser(base, own)
-        if not own.keep_prelu:
-            files[base.recogniser.file] = _without_prelu(
-                own.recogniser, content["recogniser"], made
-            )
+    if len(own.recognisers) > 1:
+        content["recogniser"] = _joined(base, own, made)
+        files[base.recogniser.file] = made / base.recogniser.file
+    elif own.recognisers:
+        (given,) = own.recognisers
+        content["recogniser"] = _recogniser(base, own, given)
+        files[base.recogniser.file] = (
+            given.file
+            if own.keep_prelu
+            else _without_prelu(given.file, content["recogniser"], made)
+        )
     if own.mirror is not None:
         content["recogniser"]["mirror"] = own.mirror
     if own.landmarks is not None and base.landmarks is not None:
@@ -163,21 +168,35 @@ def _given(own: OwnNetworks, **values: Any) -> dict[str, Any]:
     return {key: value for key, value in named.items() if value is not None}
 
 
-def _recogniser(base: ModelPack, own: OwnNetworks) -> dict[str, Any]:
-    assert own.recogniser is not None
+def _recogniser(base: ModelPack, own: OwnNetworks, given: RecogniserFile) -> dict[str, Any]:
     spec = base.recogniser
-    values = {"mean": own.mean, "std": own.std, "colour": own.colour}
     table = spec.model_dump(mode="json", exclude_none=True, exclude={"sha256", "proven_equal_to"})
-    table |= {key: value for key, value in values.items() if value is not None}
+    table |= {"mean": given.mean, "std": given.std, "colour": given.colour}
     if own.variant is None:
         table |= _given(own, architecture="unknown")
-    model = OnnxModel(own.recogniser, Device.CPU)
+    model = OnnxModel(given.file, Device.CPU)
     table["dimension"] = _dimension(model, table["input_size"], takes_pixels=model.takes_pixels)
     if own.variant is not None:
-        described = RecogniserSpec.model_validate({**table, "sha256": digest(own.recogniser)})
+        described = RecogniserSpec.model_validate({**table, "sha256": digest(given.file)})
         _prove_variant(base, Recogniser(model, described), own.variant)
         table["proven_equal_to"] = spec.proven_equal_to or spec.sha256
     return table
+
+
+def _joined(base: ModelPack, own: OwnNetworks, made: Path) -> dict[str, Any]:
+    """Write the fusion of the recognisers that are given."""
+    if own.variant is not None:
+        raise PackError(
+            "--variant proves one recogniser to be another form of the base's: several that are "
+            "joined make an embedding space of their own. Leave it out, and give --threshold."
+        )
+    members = [member_of_file(one, base) for one in own.recognisers]
+    out = made / base.recogniser.file
+    with unwritable(out):
+        table = write_joined(members, out, keep_prelu=own.keep_prelu)
+    spec = base.recogniser
+    kept = {"template": spec.template, "mirror": spec.mirror}
+    return table | kept | _given(own, file=spec.file, architecture=f"fusion of {len(members)}")
 
 
 def _without_prelu(recogniser: Path, table: dict[str, Any], made: Path) -> Path:

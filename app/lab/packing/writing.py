@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from app.imaging import ImageLimits
 from app.index.port import PRECISION
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import PACK_FILE, digest, read_pack, verify_pack
+from app.lab.packing.workspace import workspace
 from app.settings import Device
 
 # Of the image that shows that the networks run at all.
@@ -79,19 +79,26 @@ def _appearing(out: Path) -> Iterator[Path]:
     """A folder to fill that becomes `out` when all went well, and vanishes otherwise."""
     if out.exists():
         raise PackError(f"{out} exists already. Remove it first, or choose another name.")
-    try:
+    with unwritable(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
-        try:
-            yield folder
-            for file in folder.iterdir():
-                _flush(file)
-            folder.chmod(0o755)  # mkdtemp makes private folders; a model is not a secret
-            folder.rename(out)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    with workspace(out.parent) as parent, unwritable(out):
+        folder = parent / out.name
+        folder.mkdir(mode=0o755)
+        folder.chmod(0o755)  # whatever the umask: a model is not a secret
+        yield folder
+        for file in folder.iterdir():
+            _flush(file)
+        folder.rename(out)
+
+
+@contextmanager
+def unwritable(out: Path) -> Iterator[None]:
+    """What the system says of a full or broken disk, as PackError."""
+    try:
+        yield
     except OSError as error:
-        raise PackError(f"{out} cannot be written ({error.strerror}). Nothing was kept.") from error
+        reason = error.strerror or error
+        raise PackError(f"{out} cannot be written ({reason}). Nothing was kept.") from error
 
 
 def _flush(file: Path) -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ from app.inference.pack_spec import ModelPack
 from app.inference.packs import digest, load_pack
 from app.lab.export.faces import Normalisation
 from app.lab.export.pixels import export_pixels
+from app.lab.packing.joined import described
 from app.lab.packing.own import OwnNetworks, make_pack
 from app.settings import Device
 from app.types import AnalysedImage
@@ -36,7 +38,9 @@ def test_a_variant_shares_the_embedding_space(
     spec = pack.recogniser
     variant = tmp_path / "pixels.onnx"
     export_pixels(pack.recogniser_path, variant, Normalisation(spec.mean, spec.std, rgb=True))
-    made = make_pack(pack, OwnNetworks(recogniser=variant, variant=people), tmp_path / "mine")
+    made = make_pack(
+        pack, OwnNetworks(recognisers=described(pack, [variant]), variant=people), tmp_path / "mine"
+    )
     assert made.recogniser.sha256 != spec.sha256
     assert made.recogniser.proven_equal_to == spec.proven_equal_to
     assert made.embedding_space == pack.embedding_space
@@ -57,7 +61,11 @@ def test_another_network_is_no_variant(pack: ModelPack, tmp_path: Path, people: 
     other = tmp_path / "other.onnx"
     onnx.save(model, other)
     with pytest.raises(PackError, match=r"not a variant of default's.*cosine"):
-        make_pack(pack, OwnNetworks(recogniser=other, variant=people), tmp_path / "mine")
+        make_pack(
+            pack,
+            OwnNetworks(recognisers=described(pack, [other]), variant=people),
+            tmp_path / "mine",
+        )
     assert not (tmp_path / "mine").exists()
 
 
@@ -65,12 +73,11 @@ def test_another_recogniser_has_a_space_and_a_threshold_of_its_own(
     pack: ModelPack, tmp_path: Path, eval_models: Path
 ) -> None:
     recogniser = eval_models / "insightface" / "w600k_mbf.onnx"
-    own = OwnNetworks(recogniser=recogniser, std=127.5)
+    given = described(pack, [recogniser], stds=["127.5"])
+    own = OwnNetworks(recognisers=given)
     with pytest.raises(PackError, match="give --threshold"):
         make_pack(pack, own, tmp_path / "mine")
-    made = make_pack(
-        pack, OwnNetworks(recogniser=recogniser, std=127.5, threshold=0.3), tmp_path / "mine"
-    )
+    made = make_pack(pack, OwnNetworks(recognisers=given, threshold=0.3), tmp_path / "mine")
     assert made.recogniser.dimension == 512
     assert made.embedding_space != pack.embedding_space
     assert not (made.folder / "calibration.json").exists()
@@ -136,7 +143,9 @@ def test_prelu_is_rewritten_within_the_embedding_space(pack: ModelPack, tmp_path
     packs = [
         make_pack(
             pack,
-            OwnNetworks(recogniser=recogniser, threshold=0.3, keep_prelu=keep_prelu),
+            OwnNetworks(
+                recognisers=described(pack, [recogniser]), threshold=0.3, keep_prelu=keep_prelu
+            ),
             tmp_path / f"mine{keep_prelu}",
         )
         for keep_prelu in (False, True)
@@ -168,8 +177,11 @@ def test_what_does_not_run_is_not_kept(pack: ModelPack, tmp_path: Path) -> None:
     for own, message in (
         (OwnNetworks(detector=pack.recogniser_path), "answers like none of the detectors"),
         (OwnNetworks(detector=pack.detector_path, architecture="yolo"), "--architecture is one of"),
-        (OwnNetworks(recogniser=pack.detector_path, threshold=0.5), "recogniser|takes no face"),
-        (OwnNetworks(recogniser=tmp_path / "absent", threshold=0.5), "absent"),
+        (
+            OwnNetworks(recognisers=described(pack, [pack.detector_path]), threshold=0.5),
+            "recogniser|takes no face",
+        ),
+        (OwnNetworks(recognisers=described(pack, [tmp_path / "absent"]), threshold=0.5), "absent"),
         (OwnNetworks(landmarks=str(tmp_path / "absent"), threshold=0.5), "absent"),
         (OwnNetworks(landmarks=str(pack.recogniser_path), threshold=0.5), "48 x 48 face"),
         (OwnNetworks(liveness=("two:FILE",)), "SCALE:FILE"),
@@ -189,3 +201,58 @@ def test_a_detector_of_another_architecture_is_named(
         make_pack(pack, OwnNetworks(detector=scrfd), tmp_path / "mine")
     made = make_pack(pack, OwnNetworks(detector=scrfd, architecture="scrfd"), tmp_path / "mine")
     assert made.detector.architecture == "scrfd"
+
+
+def test_recognisers_are_joined(pack: ModelPack, tmp_path: Path) -> None:
+    spec = pack.recogniser
+    onnx.save(with_prelu(), tmp_path / "own.onnx")
+    given = described(
+        pack,
+        [pack.recogniser_path, tmp_path / "own.onnx"],
+        weights=[2, 1],
+        means=["127.5", "imagenet"],
+        stds=["128", "imagenet"],
+        colours=["rgb", "bgr"],
+    )
+    with pytest.raises(PackError, match="give --threshold"):
+        make_pack(pack, OwnNetworks(recognisers=given), tmp_path / "mine")
+    made = make_pack(pack, OwnNetworks(recognisers=given, threshold=0.5), tmp_path / "mine")
+    assert made.recogniser.dimension > spec.dimension
+    assert (made.recogniser.mean, made.recogniser.std) == (127.5, 128.0)
+    assert made.recogniser.mirror
+    assert made.embedding_space != pack.embedding_space
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "own.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"weights": [1]}, "--weight was given 1 times for 2 recognisers"),
+        ({"weights": [1, 0]}, r"the weight of other.onnx is 0: a weight is above 0"),
+        ({"means": ["1", "2", "3"]}, "--mean was given 3 times for 2"),
+        ({"means": ["black"]}, "--mean is a number, three numbers .* or imagenet; not black"),
+        ({"means": ["nan"]}, "not nan"),
+        ({"stds": ["0"]}, "--std is above 0; not 0"),
+        ({"colours": ["grey"]}, "--colour is rgb or bgr; not grey"),
+    ],
+)
+def test_recognisers_that_cannot_be_joined(
+    pack: ModelPack, tmp_path: Path, options: dict[str, list[Any]], reason: str
+) -> None:
+    onnx.save(with_prelu(), tmp_path / "other.onnx")
+    files = [tmp_path / "other.onnx", tmp_path / "other.onnx"]
+    with pytest.raises(PackError, match=reason):
+        make_pack(
+            pack,
+            OwnNetworks(recognisers=described(pack, files, **options), threshold=0.5),
+            tmp_path / "mine",
+        )
+    assert not (tmp_path / "mine").exists()
+
+
+def test_a_variant_is_one_recogniser(pack: ModelPack, tmp_path: Path) -> None:
+    given = described(pack, [pack.recogniser_path] * 2)
+    with pytest.raises(PackError, match="--variant proves one recogniser"):
+        make_pack(pack, OwnNetworks(recognisers=given, variant=tmp_path), tmp_path / "mine")
+    with pytest.raises(PackError, match="--weight is for several"):
+        described(pack, [pack.recogniser_path], weights=[1])

@@ -1,0 +1,48 @@
+"""Folders in which packs are made."""
+
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+
+from app.lab.packing.workspace import PREFIX, workspace
+
+
+def test_it_is_gone_afterwards(tmp_path: Path) -> None:
+    with workspace(tmp_path / "installed") as folder:
+        (folder / "network.onnx").write_bytes(b"half")
+    assert list((tmp_path / "installed").iterdir()) == []
+
+
+def test_it_is_gone_after_a_failure(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="broken"), workspace(tmp_path):
+        raise ValueError("broken")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    (left := tmp_path / f"{PREFIX}left").mkdir()
+    (left / "pack.toml").write_text("half")
+    (tmp_path / "mine").mkdir()
+    with workspace(tmp_path) as folder:
+        assert sorted(tmp_path.iterdir()) == sorted([folder, tmp_path / "mine"])
+
+
+def test_what_another_process_works_in_stays(tmp_path: Path) -> None:
+    (used := tmp_path / f"{PREFIX}used").mkdir()
+    lock = os.open(used, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with workspace(tmp_path), workspace(tmp_path):
+        assert used.is_dir()
+        assert len(list(tmp_path.iterdir())) == 3
+    os.close(lock)
+
+
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    (target := tmp_path / "target").mkdir()
+    (target / "kept").touch()
+    (tmp_path / f"{PREFIX}link").symlink_to(target)
+    with workspace(tmp_path):
+        pass
+    assert (target / "kept").exists()
