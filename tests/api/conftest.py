@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from app.access.keys import NewKey, Scope
 from app.api.main import create_app
 from app.api.server import Server
 from app.inference.fair_pool import RequestShare
@@ -24,6 +26,7 @@ from app.settings import Settings
 from app.types import CooperativeTask
 
 START_S = 60
+OWN, FOREIGN = "own", "foreign"  # collections of the service with access keys
 
 
 @pytest.fixture(scope="session")
@@ -174,3 +177,35 @@ def blank_photo() -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (320, 240), (90, 120, 150)).save(buffer, "JPEG")
     return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> Services:
+    settings = Settings(data_dir=tmp_path_factory.mktemp("keyed"), probing_misses=3)
+    services = build_services(settings)
+    for name in (OWN, FOREIGN):
+        services.gallery.create_collection(name, {})
+    return services
+
+
+@pytest.fixture(scope="session")
+def tokens(keyed: Services) -> dict[str, str]:
+    """A token of each kind, by name."""
+    create = keyed.access_keys.create
+    made = {scope.value: create(NewKey(scope, [scope]))[1] for scope in Scope}
+    made["all"] = create(NewKey("all", [*Scope]))[1]
+    made["limited"] = create(NewKey("limited", [*Scope], [OWN]))[1]
+    made["expired"] = create(NewKey("x", [*Scope], None, datetime.now(UTC) - timedelta(1)))[1]
+    made["revoked"] = create(NewKey("revoked", [*Scope]))[1]
+    keyed.access_keys.revoke("revoked")
+    made["changed"] = made["all"][:-2] + ("AA" if made["all"][-2:] != "AA" else "BB")
+    keyed.access.refresh()
+    return made
+
+
+@pytest.fixture(scope="session")
+def site(keyed: Services, tokens: dict[str, str]) -> Iterator[httpx.Client]:
+    with run_server(keyed) as url, httpx.Client(base_url=url, timeout=60) as client:
+        declared = DeclaredProblems(client.get("/openapi.json").json())
+        client.event_hooks = {"response": [declared.check]}
+        yield client

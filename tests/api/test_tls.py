@@ -18,7 +18,7 @@ from app.api.turns import Turns
 from app.services import Services, build_services
 from app.settings import Settings
 from tests.api.conftest import run_server
-from tests.api.test_connections import answer_of, connected, first_answer_of
+from tests.api.test_connection import answer_of, connected, first_answer_of
 from tests.certificates import Pair, make_pair
 from tests.waiting import PATIENCE_S, until
 
