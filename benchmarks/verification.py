@@ -111,17 +111,17 @@ def _fmr_by_people(faces: Faces, comparator: Comparator, threshold: float) -> Ra
 def _fnmr(faces: Faces, cache: Cache, rule: Rule, threshold: float) -> tuple[float, float]:
     """Of the mated comparisons that are decided the share missed, each person counting once; and
     the share that is refused."""
-    missed, refused = [], []
+    missed, out_of_domain = [], []
     _, first = np.unique(faces.persons, return_inverse=True)
     for person in np.flatnonzero(np.bincount(first) > 1):
         mine = faces.of(first == person)
         pairs = np.triu_indices(len(mine.persons), 1)
         out = refused(mine, mine, cache.after)[pairs]
-        refused.append(float(out.mean()))
+        out_of_domain.append(float(out.mean()))
         scores = rule.comparator.scores(mine.vectors, mine.vectors)[pairs][~out]
         if len(scores):
             missed.append(float((scores < threshold).mean()))
-    return float(np.mean(missed)) if missed else float("nan"), float(np.mean(refused))
+    return float(np.mean(missed)) if missed else float("nan"), float(np.mean(out_of_domain))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ TYPICAL_RIDGE = 1.0
 GROUP_PERSONS = 200
 # The lift is the lowest of these steps at which no group exceeds this false match rate.
 GROUP_FMR = 1e-3
-LIFT_STEP = 0.005
+LIFT_STEP = 0.001
 MOST_LIFT = 0.1
 
 _Number = Annotated[float, Field(ge=-1e6, le=1e6)]
