@@ -4,10 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from app.errors import (
-    CollectionNotFound,
-    PersonNotFound,
-)
+from app.errors import CollectionNotFound, EmbeddingSpaceMismatch, PersonNotFound
 from app.gallery.candidates import Comparison, SearchResult, are_short, candidates_of
 from app.gallery.index_check import IndexCheck, check_index
 from app.gallery.indexes import Indexes
@@ -119,15 +116,18 @@ class Gallery:
     ) -> list[StoredTemplate]:
         """The database part of `enroll`: on disk when this returns. This process's index is updated
         by `follow`, or else by the next search."""
-        record = self.require(collection)
-        return self.store.templates.enroll(
-            collection,
-            person_id,
-            metadata,
-            templates,
-            idempotency=idempotency,
-            space=record.embedding_space,
-        )
+        try:
+            return self.store.templates.enroll(
+                collection,
+                person_id,
+                metadata,
+                templates,
+                idempotency=idempotency,
+                space=self._embedding_space,
+            )
+        except EmbeddingSpaceMismatch:
+            self.require(collection)  # its error names the packs
+            raise
 
     def enroll_many(self, collection: str, rows: Sequence[PersonTemplate]) -> list[str | None]:
         """Store one template a row, on disk when this returns; searches find it when they catch up.
@@ -155,7 +155,7 @@ class Gallery:
                 faces = self.store.templates.matchable(record, hits)
                 if wanted >= MOST_NEAREST or not are_short(rows, faces, wanted, top_k):
                     break
-                wanted *= 4  # instead of persons whose consent has ended
+                wanted = min(4 * wanted, MOST_NEAREST)  # instead of persons whose consent has ended
             searched = index.extent(allowed).scored_by(score)
             likeness = self._likeness(index, allowed)
         candidates = [candidates_of(row, faces, top_k) for row in rows]
@@ -256,8 +256,8 @@ class Gallery:
         return merged
 
     def follow(self, collection: str) -> None:
-        """Update the index, if it is open, from the database. Collections of another model pack
-        have no index here."""
+        """Update the index, if it is open, from the database, unless another thread does just now:
+        each search makes sure of it. Collections of another model pack have no index here."""
         record = self.store.collections.get(collection)
         if record.embedding_space == self._embedding_space:
             self._indexes.follow(record)

@@ -48,10 +48,11 @@ class Indexes:
 
     def follow(self, record: CollectionRecord) -> None:
         """Update the index to the record's revision if it is open, or if there is memory to open
-        it. Otherwise the next search opens it: a write never closes another index."""
+        it. Otherwise the next search opens it: a write never closes another index. Nor does it wait
+        for a thread that updates the index."""
         with self._noticing_deletion(record), self._open_or_room(record) as replica:
             if replica is not None:
-                replica.erase(record)
+                replica.follow(record)
 
     def _open_or_room(self, record: CollectionRecord) -> AbstractContextManager[Replica | None]:
         if self.replicas.has_room():

@@ -57,11 +57,24 @@ class Replica:
         wanted = position_of(record)
         if self.index.position != wanted:
             with self._lock:
-                if self.index.position != wanted:
-                    # First: as soon as the index has a position, another thread may save it.
-                    self._record = record
-                    self._follow(record)
+                self._update_to(wanted, record)
         return self.index
+
+    def follow(self, record: CollectionRecord) -> None:
+        """Update the index to the record's revision, unless another thread updates it just now:
+        what that does not reach is left to the next search, or to maintenance."""
+        wanted = position_of(record)
+        if self.index.position != wanted and self._lock.acquire(blocking=False):
+            try:
+                self._update_to(wanted, record)
+            finally:
+                self._lock.release()
+
+    def _update_to(self, wanted: Position, record: CollectionRecord) -> None:
+        if self.index.position != wanted:
+            # First: as soon as the index has a position, another thread may save it.
+            self._record = record
+            self._follow(record)
 
     def erase(self, record: CollectionRecord) -> None:
         """Update the index to the record's revision, and erase the templates removed by this or
@@ -76,25 +89,28 @@ class Replica:
 
     def _follow(self, record: CollectionRecord) -> None:
         reached = self.index.position
-        if reached is not None and not self._is_known(record, reached):
+        if reached is not None:
+            if self._has_caught_up(record, reached):
+                return
             log(logging.WARNING,
                 "the database's log of changes does not hold the revision of "
                 "the index (the database was replaced, or this process slept "
                 "for long); the index is rebuilt")  # fmt: skip
-            reached = None
             self.save_soon()
-        if reached is None:
-            reached = self._start(record)
+        # It fails where the log was pruned in this very moment, or the record is as old as that.
+        while not self._has_caught_up(record, self._start(record)):
+            record = self._again(record)
+
+    def _has_caught_up(self, record: CollectionRecord, reached: Position) -> bool:
+        """Apply what changed since the index's position; False where the log does not have it."""
         try:
-            changes = self._changes.since(record, reached.revision)
-        except RevisionPruned:  # in this very moment, or the record itself is as old as that
-            again = self._again(record)
-            self._start(again)
-            self._follow(again)
-            return
+            changes = self._changes.since(record, reached.revision, reached.stamp)
+        except RevisionPruned:
+            return False
         if changes.revision != reached.revision:
             position = Position(changes.revision, changes.stamp)
             self.index.apply(changes.added, changes.removed, position)
+        return True
 
     def _again(self, record: CollectionRecord) -> CollectionRecord:
         """The collection as it is now. Raises CollectionNotFound or EmbeddingSpaceMismatch."""

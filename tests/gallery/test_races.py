@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from sqlalchemy import text
 
 from app.errors import CollectionExists, CollectionNotFound, EnrolledBefore, PersonExists
+from app.gallery.gallery import Gallery
+from app.index.port import Position
 from app.store.records import IdempotencyRequest
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_store, template
@@ -63,6 +65,21 @@ def test_enrolments_of_one_person_merge(stores: list[Store], directions: Draw) -
     works = [lambda s=s, i=i: enroll(s, i) for i, s in enumerate(stores)]
     assert Counter(at_once(works)) == {False: 1, True: WRITERS - 1}
     assert stores[0].persons.get("default", "ada").templates == WRITERS + 1
+
+
+def test_a_write_does_not_wait_for_an_update_of_the_index(
+    gallery: Gallery, directions: Draw
+) -> None:
+    """A search finds what it stored nevertheless."""
+    first, second = directions(2)
+    gallery.enroll("default", "ada", None, [template(first, "1")])
+    (replica,) = gallery._replicas.values()
+    with ThreadPoolExecutor(1) as threads, replica._lock:
+        new = [template(second, "2")]
+        threads.submit(gallery.enroll, "default", "bob", None, new).result(PATIENCE_S)
+        assert replica.index.position != Position(2, gallery.require("default").stamp)
+    (found,) = gallery.identify("default", second[np.newaxis], 1).rows
+    assert [one.face.person_id for one in found] == ["bob"]
 
 
 def test_keys_rise_with_revisions_and_a_follower_misses_nothing(

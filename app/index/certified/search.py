@@ -139,8 +139,13 @@ class ThreadScanner:
 
         helpers: list[Future[None]] = []
         while len(helpers) < len(parts) - 1 and self._free.acquire(blocking=False):
-            helpers.append(self._threads.submit(work))
-            helpers[-1].add_done_callback(lambda _: self._free.release())
+            try:
+                helper = self._threads.submit(work)
+            except (MemoryError, RuntimeError):  # no memory for a thread: the caller does it all
+                self._free.release()
+                break
+            helper.add_done_callback(lambda _: self._free.release())
+            helpers.append(helper)
         faiss.omp_set_num_threads(1)  # of this thread: FAISS spreads nothing further
         try:
             work()

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from sqlalchemy import URL, Connection, Engine, Table, make_url
 from sqlalchemy.exc import ArgumentError
@@ -44,6 +44,10 @@ class Backend(Protocol):
     def written(self, writer: Engine) -> AbstractContextManager[Connection]:
         """A transaction of an engine of `writer`: kept when the block is left, undone if it raises.
         Several may be committed together."""
+
+    def driver_of(self, connection: Connection) -> Any:
+        """The driver's connection, where statements may be executed on it without SQLAlchemy while
+        a transaction is open; else None."""
 
     def lock_schema(self, connection: Connection) -> None:
         """Wait until no other process migrates, and keep others out until the transaction ends."""

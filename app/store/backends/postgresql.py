@@ -123,6 +123,10 @@ def written(writer: Engine) -> AbstractContextManager[Connection]:
     return writer.begin()
 
 
+def driver_of(_connection: Connection) -> None:
+    """None: SQLAlchemy has to see errors, to replace connections that the server closed."""
+
+
 def lock_schema(connection: Connection) -> None:
     """Held until the transaction ends, by whichever process comes first."""
     for statement in MIGRATION:

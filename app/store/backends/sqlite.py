@@ -104,6 +104,11 @@ def written(writer: Engine) -> AbstractContextManager[Connection]:
     return writer.begin() if queue is None else queue.transaction(writer)
 
 
+def driver_of(connection: Connection) -> Any:
+    """The driver's connection: it never loses its server."""
+    return connection.connection.dbapi_connection
+
+
 def _write_queue(file: DatabaseFile) -> WriteQueue:
     return WriteQueue(FairLock(file.path), BUSY_TIMEOUT_S)
 

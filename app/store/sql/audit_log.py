@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Select, bindparam, func, insert, select, upda
 from app.errors import DamagedData
 from app.store.actor import actor
 from app.store.records import CollectionRecord
+from app.store.sql.statements import Statement
 from app.store.sql.tables import audit_entries, audit_head, persons
 from app.telemetry.logs import client_address, request_id
 from app.types import JsonObject
@@ -138,12 +139,13 @@ def note_each(
     ]
 
 
-# Made once: making a statement costs more than executing it.
-_LOCK_HEAD = select(audit_head.c.sequence, audit_head.c.digest).with_for_update()
-_ADD_ENTRIES = insert(audit_entries)
-_MOVE_HEAD = update(audit_head).values(
-    sequence=bindparam("to"), digest=bindparam("its"), signature=bindparam("signed"),
-    signer=bindparam("by"),
+_LOCK_HEAD = Statement(select(audit_head.c.sequence, audit_head.c.digest).with_for_update())
+_ADD_ENTRIES = Statement(insert(audit_entries))
+_MOVE_HEAD = Statement(
+    update(audit_head).values(
+        sequence=bindparam("to"), digest=bindparam("its"), signature=bindparam("signed"),
+        signer=bindparam("by"),
+    )
 )  # fmt: skip
 
 
@@ -166,16 +168,16 @@ class AuditWriter:
         if not notes:
             return
         rows = [_row(one, now) for one in notes]
-        head = connection.execute(_LOCK_HEAD).one()
+        (head,) = _LOCK_HEAD.rows(connection, {})
         sequence, digest = head.sequence, head.digest
         for row in rows:
             sequence += 1
             digest = digest_after(digest, sequence, row["content"])
             row |= {"sequence": sequence, "digest": digest}
-        connection.execute(_ADD_ENTRIES, rows)
+        _ADD_ENTRIES.run(connection, *rows)
         signature = self._key and signature_of(self._key, sequence, digest)
         new = {"to": sequence, "its": digest, "signed": signature, "by": self._signer}
-        connection.execute(_MOVE_HEAD, new)
+        _MOVE_HEAD.run(connection, new)
 
 
 def _row(one: _Note, now: datetime) -> dict[str, Any]:

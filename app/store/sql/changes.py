@@ -4,14 +4,16 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from app.errors import RevisionPruned
 from app.index.port import Templates
 from app.store.database import Database
 from app.store.records import Changes, CollectionRecord
-from app.store.sql.lookups import aware, get_again, load_templates, to_ids
+from app.store.sql.lookups import aware, get_again, load_templates, to_ids, to_templates
+from app.store.sql.statements import Statement
 from app.store.sql.tables import changes, collections, templates
 
 ADD, REMOVE = "add", "remove"
@@ -21,6 +23,20 @@ STAMP_BYTES = 8
 # Limits of the work of one call that prunes.
 COLLECTIONS_AT_ONCE = 100
 ROWS_AT_ONCE = 10_000
+
+_MINE = changes.c.collection == bindparam("of")
+_RECENT = _MINE & (changes.c.revision > bindparam("revision"))
+_REMOVED_AFTER = Statement(select(changes.c.template).where(_RECENT, changes.c.kind == REMOVE))
+_STAMP = Statement(
+    select(changes.c.stamp).where(_MINE, changes.c.revision == bindparam("revision")).limit(1)
+)
+_NEXT_REVISION = Statement(
+    update(collections)
+    .where(collections.c.id == bindparam("of"))
+    .values(revision=collections.c.revision + 1, stamp=bindparam("mark"))
+    .returning(collections.c.revision)
+)
+_LOG = Statement(insert(changes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,27 +85,35 @@ class ChangeLog:
             now = get_again(connection, collection)
             return load_templates(connection, now, mine, self._database.codec, limit=limit)
 
-    def since(self, collection: CollectionRecord, revision: int) -> Changes:
+    def since(
+        self, collection: CollectionRecord, revision: int, stamp: str | None = None
+    ) -> Changes:
         """What was added (and is still there) and removed after `revision`.
 
         Raises RevisionPruned if the log does not reach back to that revision, because changes may
-        be missing from it then.
+        be missing from it then, or has it with another stamp than the one given.
         """
+        after = {"of": collection.key, "revision": revision}
         with self._database.reading() as connection:
             now = get_again(connection, collection)
-            if _stamp_at(connection, now.key, revision) is None:
+            found = _stamp_at(connection, now.key, revision)
+            if found is None or (stamp is not None and found != stamp):
                 raise RevisionPruned(
                     f"The change log of '{now.name}' no longer reaches back to revision {revision}."
                 )
-            recent = (changes.c.collection == now.key) & (changes.c.revision > revision)
-            added = select(changes.c.template).where(recent, changes.c.kind == ADD)
-            removed = select(changes.c.template).where(recent, changes.c.kind == REMOVE)
+            added = self._added_after.rows(connection, after)
             return Changes(
                 now.revision,
-                load_templates(connection, now, templates.c.id.in_(added), self._database.codec),
-                to_ids(list(connection.execute(removed).scalars())),
+                to_templates(now, added, self._database.codec),
+                to_ids([row.template for row in _REMOVED_AFTER.rows(connection, after)]),
                 now.stamp,
             )
+
+    @cached_property
+    def _added_after(self) -> Statement:
+        added = select(changes.c.template).where(_RECENT, changes.c.kind == ADD)
+        query = select(templates.c.id, templates.c.person).where(templates.c.id.in_(added))
+        return Statement(self._database.codec.with_embedding(query).order_by(templates.c.id))
 
     def only_added_since(self, key: int, revision: int, stamp: str) -> bool:
         """Whether the log has that revision with that stamp, and after it templates were added to
@@ -188,13 +212,12 @@ class ChangeLog:
 
 
 def _stamp_at(connection: Connection, collection: int, revision: int) -> str | None:
-    mine = changes.c.collection == collection
     if revision == 0:  # it has no entry: the log reaches back to it if it has revision 1
+        mine = changes.c.collection == collection
         first = connection.execute(select(func.min(changes.c.revision)).where(mine)).scalar_one()
         return "" if first in (None, 1) else None
-    query = select(changes.c.stamp).where(mine, changes.c.revision == revision).limit(1)
-    stamp: str | None = connection.execute(query).scalar_one_or_none()
-    return stamp
+    row = _STAMP.first(connection, {"of": collection, "revision": revision})
+    return None if row is None else str(row.stamp)
 
 
 def log_space(connection: Connection, collection: CollectionRecord, now: datetime) -> None:
@@ -213,17 +236,12 @@ def log_change(
     if not keys:
         return
     stamp = secrets.token_hex(STAMP_BYTES)
-    revision = connection.execute(
-        update(collections)
-        .where(collections.c.id == collection.key)
-        .values(revision=collections.c.revision + 1, stamp=stamp)
-        .returning(collections.c.revision)
-    ).scalar_one()
+    (raised,) = _NEXT_REVISION.rows(connection, {"of": collection.key, "mark": stamp})
     row = {
         "collection": collection.key,
-        "revision": revision,
+        "revision": raised.revision,
         "kind": kind,
         "stamp": stamp,
         "created_at": now,
     }
-    connection.execute(insert(changes), [{**row, "template": key} for key in keys])
+    _LOG.run(connection, *({**row, "template": key} for key in keys))

@@ -4,15 +4,24 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Row, Select, select, update
+from sqlalchemy import Connection, Select, bindparam, select, update
 
 from app.encryption.embeddings import EmbeddingCipher, EncryptedTemplate
 from app.encryption.ring import DataKey, WrappedKey
 from app.errors import EncryptionKeyMissing
 from app.store.records import CollectionRecord
+from app.store.sql.statements import Statement
 from app.store.sql.tables import alternate_embeddings, persons, templates
 from app.types import FloatArray
 
+_DATA_KEY = Statement(
+    select(persons.c.data_key, persons.c.key_id).where(persons.c.id == bindparam("person"))
+)
+_SET_DATA_KEY = Statement(
+    update(persons)
+    .where(persons.c.id == bindparam("person"))
+    .values(data_key=bindparam("wrapped"), key_id=bindparam("by"))
+)
 STORED_DTYPE = np.dtype("<f4")
 NO_KEY = (
     "The embeddings are encrypted and no key was given. Start the service with the key that they "
@@ -55,7 +64,7 @@ class EmbeddingRowCodec:
             raise EncryptionKeyMissing(NO_KEY)
         return key.decrypt(stored, crop_context(face_id))
 
-    def vectors(self, collection: CollectionRecord, rows: Sequence[Row[Any]]) -> FloatArray:
+    def vectors(self, collection: CollectionRecord, rows: Sequence[Any]) -> FloatArray:
         """The embeddings (n, d) of rows of such a query.
 
         Raises EncryptionKeyMissing or DamagedData.
@@ -79,8 +88,7 @@ class EmbeddingRowCodec:
         """The person's key, if there is one. Raises EncryptionKeyMissing or DamagedData."""
         if self.cipher is None:
             return None
-        query = select(persons.c.data_key, persons.c.key_id).where(persons.c.id == person)
-        row = connection.execute(query).one()
+        (row,) = _DATA_KEY.rows(connection, {"person": person})
         if row.data_key is None:
             return None
         wrapped = WrappedKey(row.key_id, row.data_key)
@@ -96,11 +104,8 @@ class EmbeddingRowCodec:
         if self.cipher is None or known is not None:
             return known
         key, wrapped = self.cipher.new_person_key(collection.key, person)
-        connection.execute(
-            update(persons)
-            .where(persons.c.id == person)
-            .values(data_key=wrapped.ciphertext, key_id=wrapped.key_id)
-        )
+        new = {"person": person, "wrapped": wrapped.ciphertext, "by": wrapped.key_id}
+        _SET_DATA_KEY.run(connection, new)
         return key
 
     def stored(self, key: DataKey | None, face_id: str, embedding: FloatArray) -> bytes:
@@ -142,7 +147,7 @@ def crop_context(face_id: str) -> bytes:
     return b"likeness crop v1\0" + face_id.encode()
 
 
-def _encrypted(collection: int, row: Row[Any]) -> EncryptedTemplate:
+def _encrypted(collection: int, row: Any) -> EncryptedTemplate:
     wrapped = WrappedKey(row.key_id, row.data_key)
     return EncryptedTemplate(collection, row.owner_key, wrapped, row.encrypted_face, row.embedding)
 

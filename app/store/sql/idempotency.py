@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, bindparam, delete, insert, select
 
 from app.errors import EnrolledBefore, IdempotencyKeyReused
 from app.store.database import Database
@@ -16,10 +16,23 @@ from app.store.records import (
     StoredTemplate,
 )
 from app.store.sql.lookups import aware, get_collection
+from app.store.sql.statements import Statement
 from app.store.sql.tables import idempotency
 from app.types import JsonObject
 
 KEPT = timedelta(hours=24)
+_MINE = idempotency.c.collection == bindparam("of")
+_FORGET = Statement(
+    delete(idempotency).where(_MINE, idempotency.c.created_at <= bindparam("since"))
+)
+_KEEP = Statement(insert(idempotency))
+_KEPT_ANSWER = Statement(
+    select(idempotency.c.request_digest, idempotency.c.answer).where(
+        _MINE,
+        idempotency.c.key == bindparam("request"),
+        idempotency.c.created_at > bindparam("since"),
+    )
+)
 
 
 class IdempotencyStore:
@@ -53,11 +66,7 @@ def refuse_done(
     connection: Connection, collection: CollectionRecord, request: RequestKey, now: datetime
 ) -> None:
     """Forget the collection's expired answers; raise EnrolledBefore where this request has one."""
-    connection.execute(
-        delete(idempotency).where(
-            idempotency.c.collection == collection.key, idempotency.c.created_at <= now - KEPT
-        )
-    )
+    _FORGET.run(connection, {"of": collection.key, "since": now - KEPT})
     if _kept_answer(connection, collection, request, now) is not None:
         raise EnrolledBefore("The enrollment of this Idempotency-Key was done before.")
 
@@ -72,28 +81,22 @@ def keep_answer(
     """Write the answer in the transaction of the rows that it names; `keys` are those of the
     collection and the person."""
     collection, person = keys
-    connection.execute(
-        insert(idempotency).values(
-            collection=collection,
-            key=new_request_key(request.key),
-            person=person,
-            request_digest=request.request_digest,
-            answer=dict(request.answer(stored)),
-            created_at=now,
-        )
-    )
+    kept = {
+        "collection": collection,
+        "key": new_request_key(request.key),
+        "person": person,
+        "request_digest": request.request_digest,
+        "answer": dict(request.answer(stored)),
+        "created_at": now,
+    }
+    _KEEP.run(connection, kept)
 
 
 def _kept_answer(
     connection: Connection, collection: CollectionRecord, request: RequestKey, now: datetime
 ) -> JsonObject | None:
-    row = connection.execute(
-        select(idempotency.c.request_digest, idempotency.c.answer).where(
-            idempotency.c.collection == collection.key,
-            idempotency.c.key == request.key,
-            idempotency.c.created_at > now - KEPT,
-        )
-    ).one_or_none()
+    asked = {"of": collection.key, "request": request.key, "since": now - KEPT}
+    row = _KEPT_ANSWER.first(connection, asked)
     if row is None:
         return None
     if row.request_digest != request.request_digest:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import orjson
-from sqlalchemy import Connection, Row, Select, bindparam, func, select
+from sqlalchemy import Connection, Select, bindparam, func, select
 
 from app.errors import CollectionNotFound, FaceNotFound, PersonNotFound
 from app.index.port import Ids, Templates
@@ -17,6 +17,7 @@ from app.store.identifiers import spellings
 from app.store.metadata import CorrectedMetadata
 from app.store.records import MAX_PAGE_BYTES, CollectionRecord, FaceRecord, Page, PersonRecord
 from app.store.sql.embedding_rows import EmbeddingRowCodec
+from app.store.sql.statements import Statement
 from app.store.sql.tables import collections, persons, templates
 
 ROWS_AT_ONCE = 32  # that a driver reads ahead
@@ -25,9 +26,10 @@ MOST_STORED = 8 * 1024 * 1024
 MAX_KEYS = 10_000  # in one statement; SQLite takes 32,766 parameters
 
 
-# Made once: nearly every request reads its collection, some of them several times.
-_COLLECTION = select(collections).where(collections.c.name == bindparam("spelling"))
-_LOCKED_COLLECTION = _COLLECTION.with_for_update()
+_BY_NAME = select(collections).where(collections.c.name == bindparam("spelling"))
+_COLLECTION = Statement(_BY_NAME)
+_LOCKED_COLLECTION = Statement(_BY_NAME.with_for_update())
+_BY_KEY = Statement(select(collections).where(collections.c.id == bindparam("key")))
 
 
 def get_collection(connection: Connection, name: str) -> CollectionRecord:
@@ -43,10 +45,10 @@ def lock_collection(connection: Connection, name: str) -> CollectionRecord:
     return _one_collection(connection, name, _LOCKED_COLLECTION)
 
 
-def _one_collection(connection: Connection, name: str, query: Select[Any]) -> CollectionRecord:
+def _one_collection(connection: Connection, name: str, query: Statement) -> CollectionRecord:
     row = None
     for spelling in spellings(name)[:1]:
-        row = connection.execute(query, {"spelling": spelling}).one_or_none()
+        row = query.first(connection, {"spelling": spelling})
     if row is None:
         raise collection_not_found(name)
     return collection_record(row)
@@ -65,14 +67,13 @@ def get_again(connection: Connection, known: CollectionRecord) -> CollectionReco
 
     Raises CollectionNotFound, and EmbeddingSpaceMismatch where it changed its space meanwhile.
     """
-    query = select(collections).where(collections.c.id == known.key)
-    row = connection.execute(query).one_or_none()
+    row = _BY_KEY.first(connection, {"key": known.key})
     if row is None:
         raise CollectionNotFound(f"The collection '{known.name}' was deleted meanwhile.")
     return collection_record(row).require_space(known.embedding_space)
 
 
-def collection_record(row: Row[Any]) -> CollectionRecord:
+def collection_record(row: Any) -> CollectionRecord:
     return CollectionRecord(
         key=row.id,
         name=row.name,
@@ -97,15 +98,23 @@ def person_query() -> Select[Any]:
     return select(persons, held.label("templates"))
 
 
+_PERSON = Statement(
+    person_query().where(
+        persons.c.collection == bindparam("of"),
+        persons.c.person_id.in_([bindparam("as_given"), bindparam("composed")]),
+    )
+)
+
+
 def find_person(
     connection: Connection, collection: CollectionRecord, person_id: str
 ) -> PersonRecord | None:
     """The person with exactly the given id, else the one with its Form C."""
     known = spellings(person_id)
-    query = person_query().where(
-        persons.c.collection == collection.key, persons.c.person_id.in_(known)
-    )
-    found = {row.person_id: row for row in connection.execute(query)}
+    if not known:
+        return None
+    ids = {"of": collection.key, "as_given": known[0], "composed": known[-1]}
+    found = {row.person_id: row for row in _PERSON.rows(connection, ids)}
     return next((person_record(found[one]) for one in known if one in found), None)
 
 
@@ -121,7 +130,7 @@ def get_person(
     return found
 
 
-def person_record(row: Row[Any]) -> PersonRecord:
+def person_record(row: Any) -> PersonRecord:
     return PersonRecord(
         key=row.id,
         person_id=row.person_id,
@@ -155,7 +164,7 @@ def get_face(connection: Connection, collection: CollectionRecord, face_id: str)
     return face_record(row)
 
 
-def face_record(row: Row[Any]) -> FaceRecord:
+def face_record(row: Any) -> FaceRecord:
     return FaceRecord(row.id, row.face_id, row.person_id, row.quality, aware(row.created_at))
 
 
@@ -170,6 +179,13 @@ def load_templates(
     """Templates in ascending order of keys. Raises EncryptionKeyMissing or DamagedData."""
     query = codec.with_embedding(select(templates.c.id, templates.c.person).where(condition))
     rows = connection.execute(query.order_by(templates.c.id).limit(limit)).all()
+    return to_templates(collection, rows, codec)
+
+
+def to_templates(
+    collection: CollectionRecord, rows: Sequence[Any], codec: EmbeddingRowCodec
+) -> Templates:
+    """Rows of such a query. Raises EncryptionKeyMissing or DamagedData."""
     return Templates(
         to_ids([row.id for row in rows]),
         to_ids([row.person for row in rows]),

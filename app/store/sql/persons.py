@@ -25,12 +25,14 @@ from app.store.sql.lookups import (
     person_record,
     to_page,
 )
+from app.store.sql.statements import Statement
 from app.store.sql.tables import persons, templates
 from app.store.sql.terms import find_persons, index_again, index_new, term_conditions
 from app.types import JsonObject
 
 # Of Unicode; ids are compared by their code points.
 LAST_CHARACTER = "\U0010ffff"
+_INSERT = Statement(insert(persons).returning(persons.c.id))
 
 
 class PersonStore:
@@ -183,19 +185,16 @@ def insert_person(
     ConsentMissing if the collection needs a consent."""
     checked, until = dict(check_metadata(metadata)), consent_until(metadata)
     require_consent(collection, person_id, until, now)
-    result = connection.execute(
-        insert(persons)
-        .values(
-            collection=collection.key,
-            person_id=new_person_id(person_id),
-            metadata=checked,
-            created_at=now,
-            updated_at=now,
-            consent_until=until,
-        )
-        .returning(persons.c.id)
-    )
-    key = int(result.scalar_one())
+    new = {
+        "collection": collection.key,
+        "person_id": new_person_id(person_id),
+        "metadata": checked,
+        "created_at": now,
+        "updated_at": now,
+        "consent_until": until,
+    }
+    (row,) = _INSERT.rows(connection, new)
+    key = int(row.id)
     index_new(connection, collection.key, [(key, metadata)])
     if until is not None:
         note_consent(connection, collection.name, key, until)

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Select, bindparam, delete, insert
 
 from app.encryption.ring import DataKey
 from app.store.database import Database
+from app.store.identifiers import new_person_id
 from app.store.metadata import check_metadata
 from app.store.records import (
     CollectionRecord,
@@ -40,10 +41,12 @@ from app.store.sql.lookups import (
 )
 from app.store.sql.persons import insert_person, set_metadata
 from app.store.sql.retention import note_activity
+from app.store.sql.statements import Statement
 from app.store.sql.tables import crops, templates
 from app.types import JsonObject
 
 # Made once: it is part of every search.
+_INSERT = Statement(insert(templates).returning(templates.c.id))
 _BY_KEY = face_query().where(templates.c.id.in_(bindparam("keys", expanding=True)))
 
 
@@ -82,17 +85,18 @@ class TemplateStore:
                 refuse_done(connection, collection, idempotency, now)
             person = find_person(connection, collection, person_id)
             if person is None:
-                insert_person(connection, collection, person_id, metadata or {}, now)
-                person = get_person(connection, collection, person_id)
-            elif metadata is not None:
-                set_metadata(connection, collection, person.key, metadata, now)
+                key = insert_person(connection, collection, person_id, metadata or {}, now)
+            else:
+                key = person.key
+                if metadata is not None:
+                    set_metadata(connection, collection, key, metadata, now)
             if needs_consent(collection):
-                person = get_person(connection, collection, person_id)
-                require_consent(collection, person_id, person.consent_until, now)
-            key = person.key
+                until = get_person(connection, collection, person_id).consent_until
+                require_consent(collection, person_id, until, now)
             data_key = self._database.codec.person_key(connection, collection, key)
-            put = _Put(self._database.codec, data_key, collection.key, (key, person.person_id), now)
-            stored = put.all(connection, new_templates)
+            known_as = new_person_id(person_id) if person is None else person.person_id
+            put = _Put(self._database.codec, data_key, collection.key, (key, known_as), now)
+            stored = put.all(connection, new_templates, is_new=person is None)
             added = [one.face.template_key for one in stored if not one.duplicate]
             log_change(connection, collection, ADD, added, now)
             note_activity(connection, collection, [key], now)
@@ -167,10 +171,12 @@ class _Put:
     now: datetime
 
     def all(
-        self, connection: Connection, new_templates: Sequence[NewTemplate]
+        self, connection: Connection, new_templates: Sequence[NewTemplate], *, is_new: bool
     ) -> list[StoredTemplate]:
-        """The outcome for each; one whose content the person has already is not stored."""
-        known = self._known(connection, {new.content_digest for new in new_templates})
+        """The outcome for each; one whose content the person has already is not stored. `is_new`:
+        the person has none yet."""
+        digests = {new.content_digest for new in new_templates}
+        known = {} if is_new else self._known(connection, digests)
         fresh: dict[str, NewTemplate] = {}
         for new in new_templates:
             if new.content_digest not in known:
@@ -214,8 +220,7 @@ class _Put:
             }
             for digest, new in fresh.items()
         ]
-        returned = insert(templates).returning(templates.c.face_id, templates.c.id)
-        keys = {row.face_id: row.id for row in connection.execute(returned, rows)}
+        keys = {row["face_id"]: _INSERT.rows(connection, row)[0].id for row in rows}
         kept = [
             {
                 "template": keys[ids[digest]],
