@@ -118,13 +118,9 @@ class Gallery:
         by `follow`, or else by the next search."""
         try:
             return self.store.templates.enroll(
-                collection,
-                person_id,
-                metadata,
-                templates,
-                idempotency=idempotency,
+                collection, person_id, metadata, templates, idempotency=idempotency,
                 space=self._embedding_space,
-            )
+            )  # fmt: skip
         except EmbeddingSpaceMismatch:
             self.require(collection)  # its error names the packs
             raise
@@ -261,6 +257,11 @@ class Gallery:
         record = self.store.collections.get(collection)
         if record.embedding_space == self._embedding_space:
             self._indexes.follow(record)
+
+    def follow_if_open(self, collection: str) -> bool:
+        """`follow`, if the index is open and was read already; returns whether it is."""
+        record = self.store.collections.get(collection)
+        return record.embedding_space == self._embedding_space and self._indexes.follow_open(record)
 
     def follow_move(self, collection: str) -> None:
         """`follow`, and erase the previous rows of the moved templates from the snapshot."""

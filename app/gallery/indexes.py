@@ -54,6 +54,14 @@ class Indexes:
             if replica is not None:
                 replica.follow(record)
 
+    def follow_open(self, record: CollectionRecord) -> bool:
+        """`follow`, if the index is open and has a position; returns whether it has."""
+        with self._noticing_deletion(record), self.replicas.using_open(record.key) as replica:
+            if replica is None or replica.index.position is None:
+                return False
+            replica.follow(record)
+            return True
+
     def _open_or_room(self, record: CollectionRecord) -> AbstractContextManager[Replica | None]:
         if self.replicas.has_room():
             return self.replicas.using(record)

@@ -119,7 +119,8 @@ async def enroll(
     if the collection needs a consent (then no photo is analysed), and with `kept` EnrolledBefore
     and IdempotencyKeyReused.
     """
-    await services.scheduler.read(_require_consent, services.gallery.store, request)
+    if policy.consent_required:
+        await services.scheduler.read(_require_consent, services.gallery.store, request)
     outcomes = await _templates(services, photos, request, policy, times)
     templates = {i: made for i, made in enumerate(outcomes) if isinstance(made, NewTemplate)}
     refused = {i: error for i, error in enumerate(outcomes) if isinstance(error, LikenessError)}
@@ -136,13 +137,18 @@ async def enroll(
         idempotency = IdempotencyRequest(
             kept.key.key, kept.key.request_digest, lambda stored: answer(enrollment(stored))
         )
-    new = list(templates.values())
+    new, gallery = list(templates.values()), services.gallery
+
+    def store() -> tuple[list[StoredTemplate], bool]:
+        stored = gallery.put(
+            request.collection, request.person_id, request.metadata, new, idempotency=idempotency
+        )
+        return stored, gallery.follow_if_open(request.collection)
+
     with times.stage("store"):
-        stored = await services.scheduler.write(
-            partial(services.gallery.put, idempotency=idempotency),
-            request.collection, request.person_id, request.metadata, new,
-        )  # fmt: skip
-        await services.scheduler.search(services.gallery.follow, request.collection)
+        stored, followed = await services.scheduler.write(store)
+        if not followed:  # an index that has to be read first takes longer
+            await services.scheduler.search(gallery.follow, request.collection)
     return enrollment(stored)
 
 

@@ -82,6 +82,17 @@ def test_a_write_does_not_wait_for_an_update_of_the_index(
     assert [one.face.person_id for one in found] == ["bob"]
 
 
+def test_a_write_updates_an_index_that_is_open(gallery: Gallery, directions: Draw) -> None:
+    first, second = directions(2)
+    gallery.put("default", "ada", None, [template(first, "1")])
+    assert not gallery.follow_if_open("default")  # nothing was searched yet
+    gallery.identify("default", first[np.newaxis], 1)
+    gallery.put("default", "bob", None, [template(second, "2")])
+    assert gallery.follow_if_open("default")
+    (replica,) = gallery._replicas.values()
+    assert replica.index.position == Position(2, gallery.require("default").stamp)
+
+
 def test_keys_rise_with_revisions_and_a_follower_misses_nothing(
     stores: list[Store], directions: Draw
 ) -> None:
