@@ -27,6 +27,8 @@ from app.index.port import GallerySize
 # Targets whose operating points describe a calibration to people.
 SHOWN_FMR = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 SHOWN_FPIR = (0.1, 0.03, 0.01, 0.003, 0.001)
+# FPIRs at all rows of the curve that are kept: three for each size of a gallery.
+MAX_HELD = 96
 _OPTIONAL_SECTIONS = ("domain", "orientation", "score_exponents")
 
 _Share = Annotated[float, Field(ge=0, le=1)]
@@ -141,6 +143,11 @@ class Calibration(_CalibrationPart):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     @cached_property
+    def held_rates(self) -> dict[tuple[float, str], Floats]:
+        """What `_fpir` keeps, by independent comparisons and column; at most MAX_HELD."""
+        return {}
+
+    @cached_property
     def calibration_id(self) -> str:
         """Digest of the content: the same id, the same answers."""
         content = json.dumps(self.content(), sort_keys=True).encode()
@@ -211,8 +218,7 @@ class Calibration(_CalibrationPart):
         if rate is None:
             return None
         value, low, high = (
-            self._along(self._fpir(size, column), similarity)
-            for column in (self.fmr.rate, self.fmr.low, self.fmr.high)
+            self._along(self._fpir(size, column), similarity) for column in ("rate", "low", "high")
         )
         if similarity < self.fmr.similarity[0]:
             return Rate(1.0, low, 1.0)
@@ -275,9 +281,17 @@ class Calibration(_CalibrationPart):
         variation = np.maximum(self.fmr.variation, 1e-9)[:, np.newaxis]
         return np.asarray(-np.expm1(-np.log1p(variation * rate) / variation))
 
-    def _fpir(self, size: GallerySize, rates: Sequence[float] | None = None) -> Floats:
-        """FPIR at each row of the curve."""
-        return self.match_rates(np.array([self.comparisons(size)]), rates)[:, 0]
+    def _fpir(self, size: GallerySize, column: str = "rate") -> Floats:
+        """FPIR at each row of the curve, from a column of the FMR's. Kept for the next search of
+        a gallery that has not changed."""
+        comparisons = self.comparisons(size)
+        held = self.held_rates.get((comparisons, column))
+        if held is None:
+            held = self.match_rates(np.array([comparisons]), getattr(self.fmr, column))[:, 0]
+            if len(self.held_rates) >= MAX_HELD:
+                self.held_rates.clear()
+            self.held_rates[comparisons, column] = held
+        return held
 
     def _along(self, rates: Floats, similarity: float) -> float:
         """Interpolated, in its logarithm, between values at the rows of the curve."""

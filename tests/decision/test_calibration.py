@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.decision.calibration import Calibration
+from app.decision.calibration import MAX_HELD, Calibration
 from app.decision.calibration_file import pack_calibration, pack_orientation, read_calibration
 from app.decision.rates import Rate
 from app.decision.thresholds import ONE_COMPARISON
@@ -109,6 +109,14 @@ def test_the_threshold_follows_the_size_of_the_gallery() -> None:
 def test_fpir_is_that_of_independent_comparisons_where_probes_are_alike() -> None:
     fpir = fpir_at(calibration(), 0.3, GallerySize(100, 100)).value
     assert fpir == pytest.approx(1 - (1 - 1e-3) ** 100, rel=1e-6)
+
+
+def test_rates_are_kept_by_the_size_of_the_gallery() -> None:
+    kept, sizes = calibration(), [GallerySize(n, n) for n in range(1, MAX_HELD)]
+    for _ in range(2):
+        for size in sizes:
+            assert kept.fpir_at(0.3, size) == calibration().fpir_at(0.3, size)
+    assert 0 < len(kept.held_rates) <= MAX_HELD
 
 
 def test_in_an_empty_gallery_nobody_is_found() -> None:

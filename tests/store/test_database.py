@@ -67,3 +67,12 @@ def test_a_reading_transaction_sees_one_state(store: Store) -> None:
         store.collections.create("meanwhile", "es-test", 4, {})
         assert connection.execute(select(collections.c.name)).all() == before
     assert store.collections.get("meanwhile").name == "meanwhile"
+
+
+def test_a_single_statement_needs_no_transaction(store: Store) -> None:
+    """It leaves none open, in which the connection would not see later writes."""
+    with store.database.glancing() as connection:
+        before = connection.execute(select(collections.c.name)).all()
+        assert not connection.connection.in_transaction  # type: ignore[attr-defined]
+        store.collections.create("meanwhile", "es-test", 4, {})
+        assert len(connection.execute(select(collections.c.name)).all()) == len(before) + 1

@@ -113,6 +113,11 @@ def reader(engine: Engine) -> Engine:
     return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
 
+def glancer(engine: Engine) -> Engine:
+    """As `reader`."""
+    return reader(engine)
+
+
 def writer(engine: Engine) -> Engine:
     """A writer locks the collection's row first, and then sees the newest state."""
     return engine.execution_options(isolation_level="READ COMMITTED", postgresql_readonly=False)

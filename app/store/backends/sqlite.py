@@ -42,6 +42,7 @@ PRAGMAS = (
 )
 # Execution option of a connection that is going to write.
 WRITING = "likeness_writing"
+GLANCE = "likeness_glance"
 # Execution option of an engine: its file.
 FILE = "likeness_file"
 # Execution option of an engine with a file: the queue of this process's writes.
@@ -91,6 +92,11 @@ def missing_file(url: URL) -> Path | None:
 def reader(engine: Engine) -> Engine:
     """Transactions that never wait for a writer."""
     return engine
+
+
+def glancer(engine: Engine) -> Engine:
+    """For single statements: SQLite makes a transaction of each by itself."""
+    return engine.execution_options(**{GLANCE: True})
 
 
 def writer(engine: Engine) -> Engine:
@@ -285,7 +291,10 @@ def _on_connect(connection: Any, _record: Any) -> None:
 
 
 def _on_begin(connection: Connection) -> None:
+    options = connection.get_execution_options()
+    if options.get(GLANCE, False):
+        return  # without BEGIN and COMMIT, which cost half as much as a short statement
     # A transaction that reads first and writes later can fail half-way with "database is
     # locked"; one that takes the write lock at its start waits its turn.
-    writing = connection.get_execution_options().get(WRITING, False)
+    writing = options.get(WRITING, False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")

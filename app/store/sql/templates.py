@@ -152,7 +152,8 @@ class TemplateStore:
 
     def _by_key(self, keys: Sequence[int], query: Select[Any]) -> Mapping[int, FaceRecord]:
         found: dict[int, FaceRecord] = {}
-        with self._database.reading() as connection:
+        # Each statement by itself: of some faces, it does not matter what others were before.
+        with self._database.glancing() as connection:
             for start in range(0, len(keys), MAX_KEYS):
                 rows = connection.execute(query, {"keys": keys[start : start + MAX_KEYS]})
                 for key, face_id, quality, created_at, person_id in rows:
