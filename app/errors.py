@@ -236,7 +236,7 @@ class EmbeddingSpaceMismatch(Conflict):
 
 class CalibrationMismatch(Conflict):
     code = "calibration_mismatch"
-    title = "The calibration belongs to other similarities"
+    title = "The calibration does not match the model pack"
 
 
 class NotEnoughData(LikenessError):

@@ -215,7 +215,7 @@ class Settings(BaseSettings):
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"],
         BeforeValidator(_upper),
-        Field(description="Least level of what is logged."),
+        Field(description="Lowest level that is logged."),
     ] = "INFO"
     access_log: Annotated[bool, Field(description="Log a line for each answered request.")] = False
 
@@ -249,7 +249,13 @@ class Settings(BaseSettings):
     ] = 3600.0
     import_workers: Annotated[
         int | None,
-        Field(gt=0, description="Photos of an uploaded import at work at a time. Unset: half."),
+        Field(
+            gt=0,
+            description=(
+                "Photos of uploaded imports that are analysed at a time. Unset: half of the "
+                "workers."
+            ),
+        ),
     ] = None
     import_reader_bytes: Annotated[
         int,
@@ -268,7 +274,7 @@ class Settings(BaseSettings):
         int | None, Field(gt=0, description="Inference threads; default: the usable cores.")
     ] = None
     max_pending: Annotated[
-        int, Field(gt=0, description="Requests waiting or at work before 503.")
+        int, Field(gt=0, description="Requests processed or queued; further ones get 503.")
     ] = 64
     max_pending_bytes: Annotated[
         int, Field(gt=0, description="Bytes of their bodies, together, before 503.")

@@ -142,7 +142,7 @@ class Limiter:
         try:
             await self._write(self._usage.release, name, quota.day.date(), quota.reserved)
         except LikenessError as error:  # they count as used until the day ends
-            log(logging.WARNING, "reserved photos of a quota were not given back",
+            log(logging.WARNING, "reserved photos of a quota were not returned",
                 code=error.code)  # fmt: skip
 
     async def _reserve(self, key: AccessKey, user: "_User", quota: int, count: int) -> None:

@@ -83,7 +83,7 @@ class OidcTokens:
         except jwt.InvalidTokenError as error:
             raise _refused("it cannot be read") from error
         if header.get("alg") not in ALGORITHMS:
-            raise _refused(f"its algorithm is none of {', '.join(ALGORITHMS)}")
+            raise _refused(f"its algorithm is not one of {', '.join(ALGORITHMS)}")
         key = await self._signing_key(header)
         return self._allowed(self._claims(token, key, header["alg"]))
 

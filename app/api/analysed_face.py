@@ -36,11 +36,13 @@ class QualityInfo(BaseModel):
     ] = None
     liveness: Annotated[
         float | None,
-        Field(description="Chance that the face is live, 0 to 1; null where it was not requested."),
+        Field(
+            description="Probability that the face is live, 0 to 1; null if it was not requested."
+        ),
     ] = None
     quality_score: Annotated[
         float | None,
-        Field(description="Answer of the pack's quality network; null if it has none."),
+        Field(description="Output of the pack's quality network; null if it has none."),
     ] = None
 
     @classmethod
@@ -106,8 +108,11 @@ class FaceInfo(BaseModel):
     rotation: Annotated[
         Literal[0, 90, 180, 270],
         Field(
-            description="By how many degrees clockwise the image was turned to be upright, if its "
-            "EXIF data does not say; box and landmarks are of the image before that."
+            description=(
+                "By how many degrees clockwise the service turned the image, after applying "
+                "its EXIF orientation, to make it upright; box and landmarks are positions in "
+                "the image before this turn."
+            )
         ),
         Example(0),
     ]
@@ -116,18 +121,23 @@ class FaceInfo(BaseModel):
     degradation: Annotated[
         float | None,
         Field(
-            description="How much its embedding has in common with those of blurred, dark and "
-            "upside-down faces, -1 to 1: below 0.25 for 99 of 100 good photos. Null without an "
-            "embedding, or where the calibration has no domain."
+            description=(
+                "How much its embedding has in common with those of blurred, dark and "
+                "upside-down faces, -1 to 1: below 0.25 for 99 of 100 good photos. Null "
+                "without an embedding, or if the calibration has no domain."
+            )
         ),
         Example(-0.04),
     ] = None
     covering: Annotated[
         float | None,
         Field(
-            description="How much its embedding resembles those of faces whose lower half is "
-            "covered, by a mask for example, 0 to 1: 0 for 80 of 100 uncovered faces, 1 for most "
-            "covered ones. Null without an embedding, or where the calibration does not know."
+            description=(
+                "How much its embedding resembles those of faces whose lower half is covered, "
+                "by a mask for example, 0 to 1: 0 for 80 of 100 uncovered faces, 1 for most "
+                "covered ones. Null without an embedding, or if the calibration has no such "
+                "part."
+            )
         ),
         Example(0.02),
     ] = None

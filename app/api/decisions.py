@@ -19,7 +19,7 @@ Threshold = Annotated[
     Field(
         ge=-1,
         le=1,
-        description="Lowest similarity at which two faces are decided to be one person.",
+        description="Lowest similarity at which two faces are taken for the same person.",
     ),
 ]
 TargetFpir = Annotated[
@@ -60,9 +60,11 @@ class ThresholdFields(CallFields):
 Fmr = Annotated[
     float | None,
     Field(
-        description="Share of comparisons of different people that reach this similarity. Null "
-        "without a calibration, and if the similarity is so high that only the interval's upper "
-        "end is known."
+        description=(
+            "Share of comparisons of different people that reach this similarity. Null without "
+            "a calibration, and if the similarity is so high that only the upper limit of the "
+            "interval is known."
+        )
     ),
 ]
 FmrInterval = Annotated[
@@ -94,7 +96,9 @@ class CandidateInfo(BaseModel):
     fmr_extrapolated: Annotated[FmrExtrapolated, Example(False)] = False
     margin: Annotated[
         float | None,
-        Field(description="Lead over the next person; null when there is none."),
+        Field(
+            description="Difference to the similarity of the next person; null if there is none."
+        ),
         Example(0.76),
     ] = None
 
@@ -115,16 +119,20 @@ class Doubtful(BaseModel):
         list[CandidateInfo],
         Field(
             default_factory=list,
-            description="When ambiguous: the persons, declared to be different, between whom it is "
-            "not decided, the most similar first. Otherwise empty.",
+            description=(
+                "If ambiguous: the persons, declared to be different, whose face it may be, "
+                "the most similar first. Otherwise empty."
+            ),
         ),
         Example([]),
     ]
     margin_required: Annotated[
         float | None,
         Field(
-            description="When ambiguous: the lead that the first of `between` needs over the "
-            "other; null without a calibration."
+            description=(
+                "If ambiguous: by how much the similarity of the first of `between` would have "
+                "to exceed that of the other; null without a calibration."
+            )
         ),
         Example(None),
     ] = None
@@ -145,18 +153,22 @@ class Decided(BaseModel):
     lift: Annotated[
         float,
         Field(
-            description="The part of the threshold that is due to how alike the collection's "
-            "people are, or in a verification to how degraded and how typical both faces look; 0 "
-            "for a fixed threshold."
+            description=(
+                "By how much the threshold was raised because the collection's people are "
+                "alike, or in a verification because both faces look degraded or typical of a "
+                "group; 0 for a fixed threshold."
+            )
         ),
         Example(0.0),
     ] = 0.0
     score: Annotated[
         PersonScore,
         Field(
-            description="The similarity of a person with several faces, as the collection's policy "
-            "has it: that of the `best`, of their `centroid`, or the mean of both (`fused`). "
-            "`best` although the policy has another one: no calibration was made for that."
+            description=(
+                "The similarity of a person with several faces, as the collection's policy has "
+                "it: that of the `best`, of their `centroid`, or the mean of both (`fused`). "
+                "It is also `best` if no calibration was made for the score of the policy."
+            )
         ),
         Example("best"),
     ] = PersonScore.BEST

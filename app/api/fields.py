@@ -110,8 +110,10 @@ Embeddings = Annotated[
 Selection = Annotated[
     FaceSelection,
     Field(
-        description="Which face counts: the only one (faces under half its size aside; several are "
-        "refused), the largest, or the most central."
+        description=(
+            "Which face is used: `only` one (faces less than half as large are ignored; a "
+            "photo with several is refused), the `largest`, or the one nearest the `centre`."
+        )
     ),
 ]
 MaxFaces = Annotated[
@@ -120,8 +122,10 @@ MaxFaces = Annotated[
 Liveness = Annotated[
     bool,
     Field(
-        description="Report how likely each face is live, in its quality; needs a model pack with "
-        "liveness networks. It is an indication from one photo, not a proof."
+        description=(
+            "Add to each face's `quality` the probability that the face is live; needs a model "
+            "pack with liveness networks. It is computed from a single photo and is no proof."
+        )
     ),
 ]
 

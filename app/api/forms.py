@@ -43,7 +43,7 @@ def parse_form(content_type: str, body: bytes | bytearray, max_files: int) -> Fo
     boundary = options.get(b"boundary")
     if not boundary:
         raise InvalidRequest(
-            "The form has no boundary in its content type; let your client library write it."
+            "The form has no boundary in its content type; let your client library set that header."
         )
     parts = _Parts(max_files)
     view = memoryview(body)

@@ -21,9 +21,10 @@ IdempotencyKey = Annotated[
     Header(
         alias="Idempotency-Key",
         pattern=REQUEST_KEY_PATTERN,
-        description="A new name for each call, such as a UUID, 1 to 255 printable ASCII "
-        "characters. A call that is sent again with the same key within 24 hours is "
-        "not done again.",
+        description=(
+            "A new name for each call, such as a UUID, 1 to 255 printable ASCII characters. A "
+            "call that is sent again with the same key within 24 hours is not executed again."
+        ),
         examples=["8e03978e-40d5-43dd-bc93-6894a57f9324"],
     ),
 ]

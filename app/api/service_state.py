@@ -25,8 +25,10 @@ class Ready(BaseModel):
     nodes_on_cpu: Annotated[
         dict[str, list[str]],
         Field(
-            description="On a GPU: the nodes of networks that run on the CPU all the same, by "
-            "network. Empty if there are none, and without a GPU."
+            description=(
+                "On a GPU: the nodes that the CPU runs nevertheless, by network. Empty if "
+                "there are none, and without a GPU."
+            )
         ),
         Example({}),
     ]

@@ -138,7 +138,7 @@ class Transfers:
 
     def _full(self) -> Overloaded:
         return Overloaded(
-            f"{len(self._open)} {self.name} are under way already; try again in a moment.",
+            f"{len(self._open)} {self.name} are already in progress; try again in a moment.",
             {"retry_after": RETRY_AFTER_S},
         )
 

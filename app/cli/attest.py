@@ -79,8 +79,12 @@ def keygen(
     """Make an Ed25519 key pair."""
     with clear_errors():
         public = generate_key(path)
-        out.print(f"{path}: the private key, for those who attest", markup=False, highlight=False)
-        out.print(f"{path}.pub: the public key, for everybody", markup=False, highlight=False)
+        out.print(
+            f"{path}: private key, which signs attestations; keep it secret",
+            markup=False,
+            highlight=False,
+        )
+        out.print(f"{path}.pub: public key, which verifies them", markup=False, highlight=False)
         out.print(fingerprint(public), markup=False, highlight=False, soft_wrap=True)
 
 
@@ -235,7 +239,7 @@ def _check_writable(path: Path) -> None:
     except OSError as error:
         reason = error.strerror
     if reason is not None:
-        raise AttestationError(f"{path} cannot be written: {reason}. Name another place.")
+        raise AttestationError(f"{path} cannot be written: {reason}. Give another path.")
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -244,7 +248,7 @@ def _write(path: Path, content: bytes) -> None:
         path.chmod(0o644)  # it holds no personal data, and is made to be shown
     except OSError as error:
         raise AttestationError(
-            f"{path} cannot be written: {error.strerror}. Name another place."
+            f"{path} cannot be written: {error.strerror}. Give another path."
         ) from error
 
 

@@ -126,7 +126,9 @@ def verify(
         out.print(f"digest of the last: {found.digest.hex()}", highlight=False, soft_wrap=True)
         return
     problem = found.problem or f"the columns of entry {wrong} were changed"
-    err.print(f"The audit log is not whole: {problem}.", highlight=False, markup=False)
+    err.print(
+        f"The audit log is incomplete or was changed: {problem}.", highlight=False, markup=False
+    )
     raise typer.Exit(1)
 
 

@@ -70,7 +70,7 @@ def restore(
     with clear_errors(), _source(source) as file:
         bodies = read_blocks(opened(KeyRing.from_settings(read_settings()), file))
         if verify_only:
-            _report("The backup is whole", verify(bodies))
+            _report("The backup is complete and undamaged", verify(bodies))
             return
         with _database(read_settings()) as engine:
             _report(

@@ -71,7 +71,7 @@ def doctor(
             if repair or fix_metadata is not None:
                 require_database(settings)
             _show(_installation_alone(settings), (missing,), clash)
-            out.print("The installation is well.")
+            out.print("The installation has no faults.")
             return
         services = build_services(settings)
         rows = _facts(services)
@@ -87,7 +87,7 @@ def doctor(
         err.print(unmatched, style="yellow", markup=False, highlight=False, soft_wrap=True)
     if not all(fine for _, fine in found):
         raise typer.Exit(1)
-    out.print("All is well.")
+    out.print("No fault was found.")
 
 
 def _show(rows: list[tuple[str, str]], lines: tuple[str, ...], clash: list[list[str]]) -> None:

@@ -287,7 +287,7 @@ def _clear_write_errors() -> Iterator[None]:
         yield
     except OSError as error:
         raise EvaluationError(
-            f"{error.filename} cannot be written: {error.strerror}. Name another place."
+            f"{error.filename} cannot be written: {error.strerror}. Give another path."
         ) from error
 
 

@@ -162,19 +162,19 @@ def _print(found: Hygiene) -> None:
         found.counts["mislabels"],
     )  # fmt: skip
     _table(
-        "Like none of their person's other faces",
+        "Outliers: unlike the other faces of their person",
         ("face", "person", "to its own"),
         [(one.face_id, one.person_id, f"{one.own_similarity:.3f}") for one in found.outliers],
         found.counts["outliers"],
     )
     _table(
-        "A person's only face, and weak",
+        "Weak: a person's only face, of poor quality",
         ("face", "person", "reasons"),
         [(one.face_id, one.person_id, ", ".join(one.reasons)) for one in found.weak],
         found.counts["weak"],
     )
     _table(
-        "Degraded (blurred, dark, turned, covered): of no use against other such faces",
+        "Degraded (blurred, dark, turned) or covered: hardly comparable with other such faces",
         ("face", "person", "degradation", "covering"),
         [
             (

@@ -42,7 +42,9 @@ def pull(
         from app.lab.packing.install import install_published  # noqa: PLC0415
 
         if (installed / name).exists():
-            raise PackError(f"{installed / name} is there already. Remove it to fetch it again.")
+            raise PackError(
+                f"{installed / name} exists already. Remove it to fetch the pack again."
+            )
         err.print(LICENSE_TEXT, markup=False, highlight=False, soft_wrap=True)
         if not accept_license:
             raise PackError("Nothing was fetched. Accept the license with --accept-license.")

@@ -54,7 +54,10 @@ def migrate_collection(
         try:
             record = store.collections.get(collection)
             if record.embedding_space == target.embedding_space:
-                out.print(f"{collection} is of {target.name}'s space {target.embedding_space}.")
+                out.print(
+                    f"{collection} already has {target.name}'s embedding space "
+                    f"{target.embedding_space}."
+                )
             else:
                 work = Reembedding(store, collection, target)
                 _build(work, settings)
@@ -63,16 +66,19 @@ def migrate_collection(
                 if cut_over:
                     work.cut_over()
                     out.print(
-                        f"{collection} is of {target.name}'s space {target.embedding_space} now. "
-                        f"Serve it: LIKENESS_PACK={to} likeness serve",
+                        f"{collection} has {target.name}'s embedding space "
+                        f"{target.embedding_space} now. Serve it: LIKENESS_PACK={to} likeness "
+                        "serve",
                         soft_wrap=True,
                     )
                 else:
-                    out.print("Nothing was changed yet; --cut-over switches to the new space.")
+                    out.print(
+                        "Nothing was changed yet; --cut-over switches to the new embedding space."
+                    )
             if forget:
                 out.print(
-                    f"{store.alternate_embeddings.drop(collection)} embeddings of other spaces "
-                    "are erased."
+                    f"{store.alternate_embeddings.drop(collection)} embeddings of other "
+                    "embedding spaces are erased."
                 )
         finally:
             store.close()

@@ -80,9 +80,10 @@ def require_access_keys(services: Services) -> None:
         return
     if settings.first_key_file is None:
         raise AccessKeyError(
-            f"Others could reach the address {settings.host}, and there is no access key. Create "
-            "one (likeness keys create --name admin --scope all), or set LIKENESS_INSECURE=1 if "
-            "something in front of the service authenticates its callers."
+            f"Other machines can reach the address {settings.host}, and there is no access key. "
+            "Create one (likeness keys create --name admin --scope all), or set "
+            "LIKENESS_INSECURE=1 if something in front of the service authenticates its "
+            "callers."
         )
     file = settings.first_key_file.absolute()
     try:

@@ -29,19 +29,25 @@ class QualityGate(BaseModel):
     ] = None
     min_embedding_norm: Annotated[
         float | None,
-        Field(gt=0, description="Length of the raw embedding; its scale is the model pack's."),
+        Field(
+            gt=0,
+            description="Length of the raw embedding; its scale differs between model packs.",
+        ),
     ] = None
     min_liveness: Annotated[
         float | None,
         Field(
             gt=0,
             lt=1,
-            description="Chance that the face is live; needs a model pack with liveness networks.",
+            description="Probability that the face is live; needs a model "
+            "pack with liveness networks.",
         ),
     ] = None
     min_quality_score: Annotated[
         float | None,
-        Field(description="Answer of the pack's quality network; its scale is the network's."),
+        Field(
+            description="Output of the pack's quality network; its scale depends on the network."
+        ),
     ] = None
 
 

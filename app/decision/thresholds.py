@@ -34,20 +34,24 @@ class CollectionPolicy(BaseModel):
         ErrorRate,
         Field(
             description=(
-                "Identify: share of people who are not enrolled that may be taken for someone."
+                "Identify: target FPIR, the share of searches for people who are not enrolled "
+                "that may find someone."
             )
         ),
     ] = 0.01
     target_fmr: Annotated[
         ErrorRate,
-        Field(description="Verify: share of comparisons of different people that may match."),
+        Field(
+            description="Verify: target FMR, the share of comparisons of different "
+            "people that may match."
+        ),
     ] = 1e-4
     threshold: Annotated[
         float | None,
         Field(
             ge=-1,
             le=1,
-            description="A fixed similarity instead; it does not depend on the gallery.",
+            description="A fixed threshold instead of a target; it does not depend on the gallery.",
         ),
     ] = None
     score: Annotated[
@@ -64,8 +68,11 @@ class CollectionPolicy(BaseModel):
     keep_crops: Annotated[
         bool,
         Field(
-            description="Keep the aligned face of each photo enrolled from now on, encrypted like "
-            "embeddings, so that another model pack can embed it. Off erases what was kept."
+            description=(
+                "Keep the aligned face of each photo enrolled from now on, encrypted like "
+                "embeddings, so that another model pack can embed it. Setting it to false "
+                "erases the kept ones."
+            )
         ),
     ] = False
     audit_searches: Annotated[

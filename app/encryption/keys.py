@@ -70,11 +70,11 @@ def parse_keys(text: bytes, source: str) -> tuple[Key, ...]:
     """
     keys = [_parse(line, f"Line {number} of {source}") for number, line in _lines(text, source)]
     if not keys:
-        raise EncryptionKeyError(f"{source} holds no key. {_REMEDY}")
+        raise EncryptionKeyError(f"{source} contains no key. {_REMEDY}")
     if len({key.key_id for key in keys}) < len(keys):
         raise EncryptionKeyError(f"Two keys of {source} have the same id. Give each its own.")
     if len({key.material for key in keys}) < len(keys):
-        raise EncryptionKeyError(f"{source} holds the same key twice. Leave one of them out.")
+        raise EncryptionKeyError(f"{source} contains the same key twice. Remove one of them.")
     return tuple(keys)
 
 

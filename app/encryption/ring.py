@@ -90,8 +90,9 @@ class DataKey:
 
 def _damaged() -> DamagedData:
     return DamagedData(
-        "Stored data cannot be decrypted: it was damaged, or moved or changed outside the service, "
-        "or its key is another one of the same id. Restore it from a backup, or give the right key."
+        "Stored data cannot be decrypted: it was damaged, or moved or changed outside the "
+        "service, or the key that was given differs from the one with this id that it was "
+        "encrypted with. Restore it from a backup, or give the right key."
     )
 
 

@@ -101,7 +101,7 @@ class ConflictChecker:
         if limit is not None and own is not None and own >= limit:
             outcome = RowOutcome(
                 row.place, row.person_id, RowResult.SKIPPED, "near_duplicate",
-                "The person has a nearly identical face already.", similarity=own,
+                "The person already has a nearly identical face.", similarity=own,
             )  # fmt: skip
             return Prepared(row, outcome=outcome, key=one.key)
         first = max(nearest, key=lambda person_id: nearest[person_id], default=row.person_id)

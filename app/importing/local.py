@@ -211,7 +211,7 @@ class LocalImport:
         if before is None:
             return None
         result, reason, detail = before
-        detail = detail or "As an earlier run found; --retry-refused looks again."
+        detail = detail or "An earlier run found this; --retry-refused analyses the row again."
         return Prepared(
             row, outcome=RowOutcome(row.place, row.person_id, RowResult(result), reason, detail)
         )

@@ -93,7 +93,7 @@ class ImportOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     face: Annotated[
-        FaceSelection, Field(description="Which face counts where a photo has several.")
+        FaceSelection, Field(description="Which face is enrolled if a photo has several.")
     ] = FaceSelection.ONLY
     gate: Annotated[
         QualityGate | None,
@@ -105,21 +105,24 @@ class ImportOptions(BaseModel):
         Field(
             ge=-1,
             le=1,
-            description="A face is skipped if one of its person is at least this similar.",
+            description="Skip a face that is at least this similar to a face that "
+            "its person already has.",
         ),
     ] = None
     on_conflict: Annotated[
         OnConflict | None,
         Field(
-            description="A face that resembles another person more than its own. Without: photos "
-            "are checked and reported, embeddings are not checked."
+            description=(
+                "What to do about a face that resembles another person more than its own. "
+                "Default: report for photos, off for embeddings."
+            )
         ),
     ] = None
     on_error: Annotated[
         OnError, Field(description="Whether to continue after a rejected row, or to stop.")
     ] = OnError.CONTINUE
     retry_refused: Annotated[
-        bool, Field(description="Retry rows that an earlier import refused.")
+        bool, Field(description="Analyse rows again that an earlier import rejected or skipped.")
     ] = False
     dry_run: Annotated[bool, Field(description="Analyse and report, store nothing.")] = False
 

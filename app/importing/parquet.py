@@ -35,7 +35,7 @@ def parquet_rows(path: Path, context: TableContext) -> Iterator[Row]:
                     yield _row(f"{path.name}:{number}", record, context)
     except (OSError, ValueError, LookupError, TypeError, NotImplementedError) as error:
         # Arrow's own errors are subclasses of these.
-        raise ImportSourceError(f"{path.name} is not a whole Parquet file: {error}") from error
+        raise ImportSourceError(f"{path.name} is not a complete Parquet file: {error}") from error
 
 
 def count_parquet(path: Path) -> int | None:

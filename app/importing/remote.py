@@ -278,9 +278,8 @@ def _sendable(key: str) -> str:
     the error, as httpx would: it is a secret."""
     if not re.fullmatch(r"[!-~]+", key.strip()):
         raise ImportSourceError(
-            "The API key (--api-key, LIKENESS_API_KEY) is not a token: it holds characters other "
-            "than "
-            "printable ASCII. Copy the token again, lk_ and all."
+            "The API key (--api-key, LIKENESS_API_KEY) contains characters other than "
+            "printable ASCII. Copy the whole token again, including lk_."
         )
     return key.strip()
 
@@ -303,5 +302,6 @@ def _detail(answer: httpx.Response) -> str:
         return str(answer.json()["detail"])
     return (
         f"{answer.request.method} {answer.request.url.path} was answered with "
-        f"{answer.status_code}, and not by a Likeness server; is something in between?"
+        f"{answer.status_code}, but not by a Likeness server; check the URL, and any proxy in "
+        "between."
     )

@@ -123,4 +123,4 @@ class TarStream:
         try:
             yield
         except (tarfile.TarError, *UNREADABLE) as error:
-            raise ImportSourceError(f"{self._name} is not a whole tar file: {error}.") from error
+            raise ImportSourceError(f"{self._name} is not a complete tar file: {error}.") from error

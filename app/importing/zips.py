@@ -117,7 +117,7 @@ def _opened(file: "BinaryIO | Path", name: str, options: SourceOptions) -> Itera
     except UNREADABLE as error:
         if kind := _other_kind(file):
             raise ImportSourceError(f"{name} is {kind}.") from error
-        raise ImportSourceError(f"{name} is not a whole zip file: {error}.") from error
+        raise ImportSourceError(f"{name} is not a complete zip file: {error}.") from error
 
 
 def _other_kind(file: "BinaryIO | Path") -> str | None:

@@ -76,7 +76,8 @@ class BruteForce:
             self._library.cuvsGetLastErrorText.restype = ctypes.c_char_p
         except (ImportError, OSError, IndexError, AttributeError) as error:
             raise DeviceError(
-                f"cuVS cannot be loaded ({error}). Install the 'gpu' extra again, which brings it."
+                f"cuVS cannot be loaded ({error}). Install the 'gpu' extra again, which "
+                "contains it."
             ) from error
         self._scratch: DeviceMemory | None = None
         # Without a pool each search asks the driver for memory.

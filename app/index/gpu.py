@@ -279,7 +279,7 @@ class DeviceScanner:
                 try:
                     rows.free()
                 except DeviceError as error:
-                    log(logging.ERROR, "memory of the GPU is not given back", reason=error.detail)
+                    log(logging.ERROR, "memory of the GPU was not freed", reason=error.detail)
 
     # --- changes -----------------------------------------------------------------------------
 

@@ -155,7 +155,7 @@ def advice(
         reported.append(f"{library} is missing")
     return (
         f"CUDA cannot be used: {'; '.join(reported)}. {_remedy(library, options)}, or set "
-        "LIKENESS_DEVICE=cpu to do without."
+        "LIKENESS_DEVICE=cpu to use the CPU."
     )
 
 
@@ -168,10 +168,10 @@ def _remedy(library: str | None, options: CudaOptions) -> str:
     elif library in TENSORRT_LIBRARIES:
         steps.append("install TensorRT 10 for CUDA 13, or unset LIKENESS_TENSORRT")
     elif library:
-        steps.append("install the 'gpu' extra again, which brings it")
+        steps.append("install the 'gpu' extra again, which contains it")
     else:
         chosen = {"LIKENESS_TENSORRT": options.tensorrt, "LIKENESS_CUDA_GRAPHS": options.graphs}
         steps += [f"unset {name}" for name, on in chosen.items() if on]
-    steps = steps or ["see that nvidia-smi lists a GPU and a driver of 580 or newer"]
+    steps = steps or ["check that nvidia-smi lists a GPU and a driver of 580 or newer"]
     sentence = " and ".join(steps)
     return sentence[0].upper() + sentence[1:]

@@ -40,7 +40,7 @@ def _runtime() -> ctypes.CDLL:
             continue
         loaded.cudaGetErrorString.restype = ctypes.c_char_p
         return loaded
-    raise DeviceError(f"{RUNTIME} is missing. Install the 'gpu' extra again, which brings it.")
+    raise DeviceError(f"{RUNTIME} is missing. Install the 'gpu' extra again, which contains it.")
 
 
 def _call(name: str, *arguments: Any) -> None:

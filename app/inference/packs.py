@@ -35,9 +35,9 @@ def find_pack(name_or_folder: str, installed: Path | None = None) -> Path:
             unreadable = f" {folder.absolute()} cannot be read: {error.strerror}."
     known = ", ".join(folder.name for folder in known_packs(installed)) or "none"
     raise PackError(
-        f"There is no model pack '{name_or_folder}': no folder of that path holds a {PACK_FILE}, "
-        f"and no pack has that name (there: {known}). Set LIKENESS_PACK to either, or fetch one: "
-        f"likeness models pull --help.{unreadable}"
+        f"There is no model pack '{name_or_folder}': no folder of that path holds a "
+        f"{PACK_FILE}, and no pack has that name (known packs: {known}). Set LIKENESS_PACK to "
+        f"either, or fetch one: likeness models pull --help.{unreadable}"
     )
 
 

@@ -43,7 +43,7 @@ def verify_audit(
     absent = ", ".join(sorted(one.hex() for one in missing))
     what = (
         f"no entry has the digest {absent}, which was expected: entries were removed from the "
-        "end, or the log was written anew, or the digest is of another log"
+        "end, or the log was rewritten, or the digest is of another log"
     )
     return replace(found, problem=what)
 
@@ -88,7 +88,7 @@ def _end_problem(head: AuditHead, sequence: int, digest: bytes, key: bytes | Non
             "access-pepper file of the process that wrote it"
         )
     if not hmac.compare_digest(head.signature, signature_of(key, sequence, digest)):
-        return "the signature of the log's end is not valid: entries may have been written anew"
+        return "the signature of the log's end is not valid: entries may have been rewritten"
     return None
 
 

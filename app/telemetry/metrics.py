@@ -71,7 +71,9 @@ class Metrics:
             registry=self.registry,
         )  # fmt: skip
         self._lag = Histogram(
-            "likeness_event_loop_lag_seconds", "How late the event loop woke up by its own work.",
+            "likeness_event_loop_lag_seconds", (
+                "How late the event loop woke up because of its own work."
+            ),
             buckets=_SECONDS, registry=self.registry,
         )  # fmt: skip
         self._recent_lag = Gauge(

@@ -97,7 +97,7 @@ def test_what_cannot_be_imported(
     made = send(client, collection, tmp_path / "broken.zip").json()
     job = wait(lambda: client.get(f"{url}/{made['import_id']}").json())
     assert job["state"] == "failed"
-    assert "not a whole zip" in job["detail"]
+    assert "not a complete zip" in job["detail"]
 
 
 def test_an_archive_that_is_too_large(tmp_path: Path, archive: Path) -> None:

@@ -142,8 +142,8 @@ def test_a_collection_is_measured_without_photos(
 @pytest.mark.parametrize(
     ("source", "options", "words"),
     [
-        ("empty", (), "holds no photos"),
-        ("people/biden", (), "holds no photos"),
+        ("empty", (), "has no photos"),
+        ("people/biden", (), "has no photos"),
         ("people", ("--requirement", "none"), "neither a named requirement"),
         ("people", ("--attributes", "none.csv"), "cannot be read"),
         ("people", ("--compare", "none.json"), "cannot be read"),

@@ -31,7 +31,7 @@ def test_doctor_checks_the_installation_and_creates_nothing(run: Run, tmp_path: 
     assert "LIKENESS_DATA_DIR" in answer.stdout
     assert "digests intact" in answer.stdout
     assert "CPUExecutionProvider" in answer.stdout
-    assert "The installation is well" in answer.stdout
+    assert "The installation has no faults" in answer.stdout
     assert not (tmp_path / "data").exists()
 
 

@@ -65,7 +65,7 @@ def test_from_plain_to_one_key_to_the_next(tmp_path: Path, monkeypatch: pytest.M
     assert "key one: 3 persons" in run("encryption", "status")
     run("encryption", "rotate")
     use_keys(monkeypatch, tmp_path, two)
-    assert "All is well" in run("doctor")
+    assert "No fault was found" in run("doctor")
     monkeypatch.delenv(KEY_FILE)
     assert "two" in run("doctor", code=2)
 
@@ -83,7 +83,7 @@ def test_doctor_finds_and_repairs_an_index_that_is_not_true(data: Path) -> None:
     running.gallery.store.close()
     assert "1 are not in the database" in run("doctor", code=1)
     assert "the index equals the database" in run("doctor", "--repair")
-    assert "All is well" in run("doctor")
+    assert "No fault was found" in run("doctor")
 
 
 def test_doctor_names_the_limit_of_open_files() -> None:
@@ -157,4 +157,4 @@ def test_doctor_finds_and_changes_what_no_answer_can_carry(data: Path, tmp_path:
     assert "The person's id is jos\u00e9 2 now" in run(
         "hygiene", "--rename", "jose\u0301", "jose\u0301 2"
     )
-    assert "All is well" in run("doctor")
+    assert "No fault was found" in run("doctor")

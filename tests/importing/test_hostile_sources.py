@@ -99,7 +99,7 @@ def test_headers_that_announce_headers_end_it(tmp_path: Path) -> None:
     info = tarfile.TarInfo("header")
     info.type, info.size = tarfile.XHDTYPE, 512
     (tmp_path / "x.tar").write_bytes((info.tobuf(tarfile.GNU_FORMAT) + bytes(512)) * 2_000)
-    with pytest.raises(ImportSourceError, match="is not a whole tar file"):
+    with pytest.raises(ImportSourceError, match="is not a complete tar file"):
         read_all(tmp_path / "x.tar")
 
 

@@ -68,7 +68,7 @@ def test_the_rows_are_those_that_the_service_would_read(tmp_path: Path) -> None:
 
 def test_what_is_no_archive(tmp_path: Path) -> None:
     (tmp_path / "x.zip").write_bytes(b"PK broken")
-    with pytest.raises(ImportSourceError, match="not a whole zip"):
+    with pytest.raises(ImportSourceError, match="not a complete zip"):
         read_all(tmp_path / "x.zip")
 
 

@@ -272,7 +272,7 @@ def test_a_busy_server_gets_the_whole_archive_again(
     [
         ((200, {}, b"<html>"), "does not answer as a Likeness server"),
         ((200, {}, b"{}"), "does not answer as a Likeness server"),
-        ((403, {}, b"no"), "answered with 403, and not by a Likeness server"),
+        ((403, {}, b"no"), "answered with 403, but not by a Likeness server"),
         (
             (401, {"Content-Type": "application/problem+json"}, b'{"detail": "No key."}'),
             "refuses: No key",

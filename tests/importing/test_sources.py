@@ -220,9 +220,9 @@ def test_standard_input(folder: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("x.zip", b"PK broken", "not a whole zip"),
-        ("x.tar", b"broken", "not a whole tar"),
-        ("x.parquet", b"PAR1 broken", "not a whole Parquet"),
+        ("x.zip", b"PK broken", "not a complete zip"),
+        ("x.tar", b"broken", "not a complete tar"),
+        ("x.parquet", b"PAR1 broken", "not a complete Parquet"),
         ("x.csv", b"a,b\n1,2\n", "needs the column person_id"),
         ("x.csv", b"\xff\xfe\x00", "UTF-8"),
         ("x.csv", "person_id\timage\r\n".encode("utf-16"), "x.csv is text in UTF-16; save it as"),

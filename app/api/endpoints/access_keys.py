@@ -34,7 +34,7 @@ Scopes = Annotated[
 
 def _in_future(value: datetime) -> datetime:
     if value <= datetime.now(UTC):
-        raise ValueError("must lie in the future")
+        raise ValueError("must be in the future")
     return value
 
 

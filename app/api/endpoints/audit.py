@@ -44,7 +44,10 @@ class AuditEntryInfo(BaseModel):
     collection: Annotated[str | None, Example("staff")] = None
     person: Annotated[
         int | None,
-        Field(description="The person's number; that of an erased person has no id any more."),
+        Field(
+            description="The person's number; after the person is erased, nothing connects "
+            "it with an id."
+        ),
         Example(17),
     ] = None
     request_id: Annotated[str | None, Example("0d7c4c0b2c5f4c0c8f5d3b1f8e6a9b7d")] = None
@@ -87,9 +90,7 @@ async def list_audit(
         str | None, Query(max_length=40, description="Only this action, as `person.deleted`.")
     ] = None,
     collection: CollectionName | None = None,
-    since: Annotated[
-        Moment | None, Query(description="Only entries of this time or later.")
-    ] = None,
+    since: Annotated[Moment | None, Query(description="Only entries since this time.")] = None,
 ) -> AuditPage:
     """List the entries of the audit log: who changed what, and when.
 

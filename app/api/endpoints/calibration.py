@@ -90,14 +90,16 @@ class DomainInfo(BaseModel):
 
     weight: Annotated[
         float,
-        Field(description="Weight, in the score, of what both faces share with degraded ones."),
+        Field(description="Weight in the score of how degraded both faces look (k)."),
         Example(1.5),
     ]
     covering_weight: Annotated[
         float | None,
         Field(
-            description="Weight, in the score, of how covered both faces look; null where that is "
-            "not known."
+            description=(
+                "Weight in the score of how covered both faces look; null if the calibration "
+                "has no such part."
+            )
         ),
         Example(0.14),
     ]
@@ -109,9 +111,8 @@ class DomainInfo(BaseModel):
     lift: Annotated[
         float,
         Field(
-            description=(
-                "A threshold is raised by this factor times the excess of likeness over `likeness`."
-            )
+            description="A threshold is raised by this factor times the excess "
+            "of likeness over `likeness`."
         ),
         Example(0.75),
     ]
@@ -123,7 +124,7 @@ class DomainInfo(BaseModel):
     ]
     source: Annotated[
         str,
-        Field(description="The people whose faces were degraded to find the direction."),
+        Field(description="Number of people whose faces were degraded to find the direction."),
         Example("lfw/images"),
     ]
     faces: Annotated[int, Example(600)]
@@ -173,9 +174,11 @@ class CalibrationAnswer(Answer):
     template_exponent: Annotated[
         float | None,
         Field(
-            description="A person with n different faces is falsely matched as often as n ** "
-            "template_exponent persons with one, by the best of them. Near-copies count as what "
-            "they add."
+            description=(
+                "With the score `best`, a person with n different faces is falsely matched as "
+                "often as n ** template_exponent persons with one face each. Near-copies of a "
+                "face hardly raise n."
+            )
         ),
         Example(0.81),
     ] = None

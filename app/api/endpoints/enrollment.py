@@ -58,7 +58,12 @@ class EnrolledFace(BaseModel):
     face_id: Annotated[str, Example("7f8de8f5-53c9-4a52-9e3a-1d2b7f3f1f11")]
     duplicate: Annotated[
         bool,
-        Field(description="The same content was stored for this person before."),
+        Field(
+            description=(
+                "The same photo or embedding is already enrolled for this person; nothing was "
+                "added."
+            )
+        ),
         Example(False),
     ]
     quality: Annotated[dict[str, Any], Example(example_of(QualityInfo))]
@@ -71,9 +76,11 @@ class EnrolledFace(BaseModel):
         list[str],
         Field(
             default_factory=list,
-            description="What makes it a template of little use (degraded, blurred, too_dark, "
-            "face_too_small, covered): with a face degraded in the same way it is not compared, or "
-            "matches less often. Enroll a better photo.",
+            description=(
+                "The limits that the face exceeds (degraded, blurred, too_dark, "
+                "face_too_small, covered). Comparisons with a face that exceeds the same limit "
+                "are rejected or match less often: enroll a better photo."
+            ),
         ),
         Example([]),
     ]

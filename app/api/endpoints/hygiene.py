@@ -118,7 +118,7 @@ class HygieneAnswer(Answer):
     faces: Annotated[int, Example(6410)]
     threshold: Annotated[
         float,
-        Field(description="Similarity from which two faces were taken for one person."),
+        Field(description="Lowest similarity at which two faces were taken for the same person."),
         Example(0.59),
     ]
     duplicates_by_chance: Annotated[
@@ -178,7 +178,7 @@ def _examine(
 ) -> Hygiene:
     if not services.calibrating.acquire(blocking=False):
         raise Overloaded(
-            "A collection is being examined; one at a time, try again later.",
+            "Another collection is being examined, and only one is at a time. Try again later.",
             {"retry_after": RETRY_AFTER_S},
         )
 

@@ -54,18 +54,20 @@ class IdentifyFields(ThresholdFields):
 class IdentifiedFace(FaceInfo, Doubtful):
     status: Annotated[Status, Example("identified")]
     person_id: Annotated[
-        str | None, Field(description="The person, when identified."), Example("obama")
+        str | None, Field(description="The person, if identified."), Example("obama")
     ] = None
     reasons: Annotated[
         list[str],
         Field(
             default_factory=list,
-            description="Why it was rejected: the limits of the collection's gate that it "
-            "fails, or `outside_calibration` if this face and the nearest stored "
-            "one both look so degraded (`degradation`) that their similarity proves "
-            "nothing. When ambiguous: `margin_too_small`, or `nearer_to_other` if "
-            "another of `between` is clearly more similar than the person whom the search "
-            "found, for example one whom the filter excludes.",
+            description=(
+                "Why it was rejected: the limits of the collection's gate that it fails, or "
+                "`outside_calibration` if this face and the nearest stored one both look so "
+                "degraded (`degradation`) that their similarity says nothing about identity. "
+                "If ambiguous: `margin_too_small`, or `nearer_to_other` if another of "
+                "`between` is clearly more similar than the person whom the search found, for "
+                "example one whom the filter excludes."
+            ),
         ),
         Example([]),
     ]

@@ -54,10 +54,12 @@ class VerifyAnswer(Answer, Decided, Doubtful):
     status: Annotated[
         VerifyStatus,
         Field(
-            description="`ambiguous`: the similarity reaches the threshold, but another person who "
-            "is declared to be different is as similar or nearly so. `rejected`: both faces are "
-            "blurred, dark or degraded, so that their similarity proves nothing. `is_match` is "
-            "false in either case."
+            description=(
+                "`ambiguous`: the similarity reaches the threshold, but another person who is "
+                "declared to be different is as similar or nearly so. `rejected`: both faces "
+                "are blurred, dark or degraded, so that their similarity says nothing about "
+                "identity. `is_match` is false in either case."
+            )
         ),
         Example("match"),
     ]
@@ -65,8 +67,10 @@ class VerifyAnswer(Answer, Decided, Doubtful):
         list[str],
         Field(
             default_factory=list,
-            description="When ambiguous: `margin_too_small`, or `nearer_to_other` if it is "
-            "clearly the other person's face. When rejected: `outside_calibration`.",
+            description=(
+                "If ambiguous: `margin_too_small`, or `nearer_to_other` if it is clearly the "
+                "other person's face. If rejected: `outside_calibration`."
+            ),
         ),
         Example([]),
     ]

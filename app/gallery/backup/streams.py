@@ -85,9 +85,9 @@ def _decrypted(ring: KeyRing, source: BinaryIO) -> Iterator[bytes]:
         ) from error
     except DamagedData as error:
         raise BackupDamaged(
-            "The encrypted backup cannot be read: it is damaged, was cut short, or its key is "
-            "another one of the same id. Nothing was changed. Take another copy of it, or give "
-            "the right key."
+            "The encrypted backup cannot be read: it is damaged, was cut short, or the key "
+            "that was given differs from the one with this id that it was encrypted with. "
+            "Nothing was changed. Take another copy of it, or give the right key."
         ) from error
 
 

@@ -62,11 +62,11 @@ def _write_new(path: Path, content: bytes, mode: int) -> None:
         file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
     except FileExistsError as error:
         raise AttestationError(
-            f"{path} exists, and a key is never overwritten. Name another file."
+            f"{path} exists, and a key is never overwritten. Give another path."
         ) from error
     except OSError as error:
         raise AttestationError(
-            f"{path} cannot be written: {error.strerror}. Name another place."
+            f"{path} cannot be written: {error.strerror}. Give another path."
         ) from error
     with os.fdopen(file, "wb") as opened:
         os.fchmod(file, mode)

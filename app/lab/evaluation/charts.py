@@ -115,7 +115,7 @@ def identification_det(figures: Sequence[Figures]) -> str | None:
         "identification-det",
         "DET curves of open-set identification",
         "False negative against false positive identification rate, both on logarithmic axes, "
-        "one line a gallery size; lower is better.",
+        "one line for each gallery size; lower is better.",
     ) as chart:
         for n, (persons, x, y) in enumerate(curves):
             (line,) = chart.axes.plot(x, y, color=_colour(n), linestyle=_dash(n))
@@ -134,7 +134,7 @@ def error_versus_discard(figures: Sequence[Figures]) -> str | None:
         "error-versus-discard",
         "Error versus discard",
         "False non-match rate against the share of comparisons left out for their quality, one "
-        "line a measure; the faster it falls, the better the measure.",
+        "line for each measure; the faster it falls, the better the measure.",
     ) as chart:
         for n, curve in enumerate(drawn):
             (line,) = chart.axes.plot(
@@ -160,7 +160,7 @@ def predicted_fpir(predictions: Sequence[Figures]) -> str | None:
         "predicted-fpir",
         "Promised and simulated FPIR",
         "False positive identification rate simulated on real faces against the one promised, "
-        "with 95 % intervals; on the diagonal the promise is exact; a rate of zero is drawn at the "
+        "with 95 % intervals; on the diagonal both are equal; a rate of zero is drawn at the "
         "lower edge.",
     ) as chart:
         rates = [p["target_fpir"] for p in drawn]

@@ -115,7 +115,7 @@ def _headlines(evaluation: Document) -> list[Headline]:
     if predictions:
         tested = [p for p in predictions if p["held_out"]] or predictions
         kept = sum(prediction["kept"] for prediction in tested)
-        note = "promises within the simulation's interval"
+        note = "promised rates within the simulation's interval"
         found.append(Headline("FPIR kept", f"{kept} of {len(tested)}", note))
     detection = evaluation["detection"]
     if detection is not None and detection["recall"]:

@@ -106,8 +106,8 @@ def read_people(folder: Path) -> LabelledPeople:
     photos = find_photos(folder) if folder.is_dir() else []
     if not photos:
         raise EvaluationError(
-            f"{folder} holds no photos; it must have one folder a person with JPEG, PNG, WebP, "
-            "HEIC or AVIF files in it."
+            f"{folder} has no photos; it must have one subfolder for each person with JPEG, "
+            "PNG, WebP, HEIC or AVIF files in it."
         )
     root = folder.resolve()
     return LabelledPeople(
@@ -137,6 +137,7 @@ def read_attributes(path: Path) -> dict[str, dict[str, str]]:
     rows = list(_rows(path, ("person",)))
     names = [name for name in (rows[0] if rows else {}) if name and name != "person"]
     if not names:
-        raise EvaluationError(f"{path} names no attribute; write person,<attribute>,… and a row "
-                              "a person.")  # fmt: skip
+        raise EvaluationError(
+            f"{path} names no attribute; write person,<attribute>,… and one row for each person."
+        )  # fmt: skip
     return {name: {row["person"]: row[name] for row in rows if row[name]} for name in names}

@@ -87,7 +87,7 @@ def _repeated(people: LabelledPeople, photos: EnrolledPhotos) -> Iterator[PhotoP
             continue
         other, first = seen[digest]
         code = "duplicate_photo" if other == person else "same_photo_of_two_people"
-        yield PhotoProblem(image, code, f"The very file of {first}.")
+        yield PhotoProblem(image, code, f"The same file as {first}.")
 
 
 def _single(people: LabelledPeople) -> Iterator[PhotoProblem]:

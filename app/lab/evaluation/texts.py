@@ -140,17 +140,16 @@ def _trust(setting: SettingFigures, pack: str) -> str:
         )
     wanted = target_text(target)
     if fpir.low > target:
-        said = f"That breaks the promise of {wanted}: calibrate on your own people"
+        said = f"That exceeds the promised {wanted}: calibrate on your own people"
     elif not can_tell(target, setting.strangers):
         return (
-            f"Whether the promise of {wanted} holds cannot be decided from {rests}: that needs "
-            "at least "
-            f"{least_trials(target):,} strangers."
+            f"Whether the promised {wanted} is kept cannot be decided from {rests}: that needs "
+            f"at least {least_trials(target):,} strangers."
         )
     elif fpir.high < target:
         said = f"That is better than the promised {wanted}"
     else:
-        said = f"That agrees with the promise of {wanted}"
+        said = f"That agrees with the promised {wanted}"
     if setting.same_data:
         said += ", which was calibrated on this same data and so proves little"
     return f"{said}; it rests on {rests}, and other cameras and people give other rates."

@@ -102,7 +102,7 @@ def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
             yield content
     except zipfile.BadZipFile as error:
         raise PackError(
-            f"{archive} is not a whole zip file ({error}). Fetch or copy it again."
+            f"{archive} is not a complete zip file ({error}). Fetch or copy it again."
         ) from error
     except OSError as error:
         raise PackError(f"{archive} cannot be installed: {error.strerror or error}.") from error

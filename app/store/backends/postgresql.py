@@ -83,8 +83,8 @@ def create_engine(url: URL) -> Engine:
     """An engine over a pool of connections; nothing is connected yet. Raises DatabaseError."""
     if url.drivername not in (DRIVER, "postgresql", "postgres"):
         raise DatabaseError(
-            f"LIKENESS_DATABASE_URL asks for the driver '{url.drivername}'; Likeness speaks to "
-            "PostgreSQL through psycopg 3. Begin it with postgresql://."
+            f"LIKENESS_DATABASE_URL asks for the driver '{url.drivername}'; Likeness uses "
+            "psycopg 3. Begin the URL with postgresql://."
         )
     try:
         engine = sqlalchemy.create_engine(

@@ -51,8 +51,8 @@ class EncryptionStore:
             for key_id, fingerprint in self._database.ring.fingerprints.items():
                 if known.get(key_id, fingerprint) != fingerprint:
                     raise EncryptionKeyError(
-                        f"The key that was given as {key_id} is another than the one that this "
-                        "database was encrypted with under that id."
+                        f"The key {key_id} differs from the key with this id that the database "
+                        "was encrypted with. Give that key."
                     )
             active = self._database.ring.active_id
             if active not in known:

@@ -28,7 +28,7 @@ ROUND_S = 0.5
 AGAIN_S = 0.005  # where another writes
 FIRST_PAGE = 2  # page 1 holds the schema alone
 EVENT = (
-    "deleted rows are still in the write-ahead log: another process reads an older state of the "
+    "deleted rows are still in the write-ahead log: another process reads an older state of "
     "the database; they are erased when it has finished"
 )
 

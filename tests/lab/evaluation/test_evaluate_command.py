@@ -148,7 +148,7 @@ def test_too_few_people_make_no_calibration(people_folder: Path, tmp_path: Path)
         (["pairs.csv", "--images", "elsewhere"], "name the folder"),
         (["pairs.csv", "--pack", "no-such-pack"], "There is no model pack"),
         (["pairs.csv", "pairs.csv"], "second source of pairs"),
-        (["images"], "holds no photos"),
+        (["images"], "has no photos"),
         (["strange.csv"], "neither a folder of people nor a CSV"),
     ],
 )

@@ -24,13 +24,13 @@ def test_what_happens_to_strangers_and_to_own_people() -> None:
         "At the setting you run (FPIR 1 %, 857 people enrolled with one photo each), about 1 in "
         "100 strangers (95 % interval 0.6 to 1.5) would be taken for someone; about 7 in 100 of "
         "your own people (95 % interval 5 to 9) would not be recognised in one photo. That agrees "
-        "with the promise of 1 %; it rests on 2,015 strangers and 857 known people, and other "
+        "with the promised 1 %; it rests on 2,015 strangers and 857 known people, and other "
         "cameras and people give other rates."
     )
 
 
 def test_a_broken_promise_is_said_first() -> None:
-    assert "That breaks the promise of 1 %" in said(2000, 76)
+    assert "That exceeds the promised 1 %" in said(2000, 76)
     assert "proves little" in said(2000, 20, same=True)
 
 

@@ -77,7 +77,7 @@ def test_an_archive_that_would_fill_the_disk(
 def test_what_is_no_archive(tmp_path: Path, installed: Path) -> None:
     text = tmp_path / "text.zip"
     text.write_text("no archive")
-    with pytest.raises(PackError, match="not a whole zip file"):
+    with pytest.raises(PackError, match="not a complete zip file"):
         install_archive(text, installed, accept_license=False)
     with pytest.raises(PackError, match="cannot be installed: No such file"):
         install_archive(tmp_path / "absent.zip", installed, accept_license=False)

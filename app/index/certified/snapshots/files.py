@@ -151,7 +151,7 @@ def parse(
             raise SnapshotError("there is something between its arrays")
         written = one.end
     if not np.array_equal(checks_of(arrays, layout.rows), arrays["checks"]):
-        raise SnapshotError("a checksum does not fit")
+        raise SnapshotError("a checksum does not match")
     return arrays
 
 

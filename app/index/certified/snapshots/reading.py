@@ -76,7 +76,7 @@ def checked(text: bytes) -> Mapping[str, Any]:
         if hashlib.sha256(canonical).hexdigest() == whole["sha256"]:
             return content
     except (ValueError, KeyError, TypeError) as error:
-        raise SnapshotError("its manifest is torn") from error
+        raise SnapshotError("its manifest is incomplete") from error
     raise SnapshotError("its manifest is damaged")
 
 
