@@ -104,8 +104,15 @@ class NetworkServer:
             return
         if message != OPEN or not files:
             log(logging.WARNING, "a slot was not opened: too many files are open (ulimit -n)")
+            for file in files:
+                os.close(file)
             return
-        slot = _Slot(socket.socket(fileno=files[0]))
+        try:
+            slot = _Slot(socket.socket(fileno=files[0]))
+        except OSError as error:  # no socket, or one whose other end has gone
+            log(logging.WARNING, "a slot was not opened", error)
+            os.close(files[0])
+            return
         slot.socket.setblocking(False)
         if len(self._slots) >= self._most_slots:
             log(logging.WARNING, "a slot was not opened", slots=len(self._slots))

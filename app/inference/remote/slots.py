@@ -15,8 +15,16 @@ from numpy.typing import NDArray
 from app.inference.remote.greeting import Greeting, NetworkFacts
 from app.types import FloatArray, Image
 
-# The system gives pages when they are first written.
+# Neither side can resize it, nor take this away.
 _SEALS = ("F_SEAL_SHRINK", "F_SEAL_GROW", "F_SEAL_SEAL")
+
+
+def _seals() -> int:
+    """As the system numbers them; Linux alone has them."""
+    seals = 0
+    for name in _SEALS:
+        seals |= getattr(fcntl, name)
+    return seals
 
 
 def new_memory(greeting: Greeting) -> int:
@@ -24,10 +32,7 @@ def new_memory(greeting: Greeting) -> int:
     file = os.memfd_create("likeness-slot", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(file, greeting.image_bytes + greeting.answer_bytes)
-        seals = 0
-        for name in _SEALS:
-            seals |= getattr(fcntl, name)
-        fcntl.fcntl(file, fcntl.F_ADD_SEALS, seals)
+        fcntl.fcntl(file, fcntl.F_ADD_SEALS, _seals())
     except BaseException:
         os.close(file)
         raise
@@ -39,10 +44,12 @@ class SlotMemory:
 
     def __init__(self, file: int, greeting: Greeting) -> None:
         """Map a descriptor, which may be closed then. Raises ValueError for memory of another
-        size, OSError."""
+        size, or that could be resized: then an access would end this process. Raises OSError."""
         size = greeting.image_bytes + greeting.answer_bytes
         if os.fstat(file).st_size != size:
             raise ValueError(f"a slot of {os.fstat(file).st_size} bytes instead of {size}")
+        if fcntl.fcntl(file, fcntl.F_GET_SEALS) & _seals() != _seals():
+            raise ValueError("a slot of memory that can be resized")
         self._bytes = np.frombuffer(mmap.mmap(file, size), np.uint8)
         self._answers_at = greeting.image_bytes
 

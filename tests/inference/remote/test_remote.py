@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -269,6 +269,47 @@ def test_what_no_client_sends_ends_that_slot_alone(pair: Pair, message: bytes) -
         assert one.recv(100) == b""
     os.close(file)
     assert pair.named("small").run(of(3))[0].tolist() == [[6.0, 6.0]]
+
+
+def unsealed(greeting: Greeting) -> int:
+    file = os.memfd_create("unsealed")
+    os.ftruncate(file, greeting.image_bytes + greeting.answer_bytes)
+    return file
+
+
+def a_pipe(_: Greeting) -> int:
+    reading, writing = os.pipe()
+    os.close(writing)
+    return reading
+
+
+@pytest.mark.parametrize("memory", [unsealed, a_pipe])
+def test_memory_that_can_be_resized_is_not_used(
+    pair: Pair, memory: Callable[[Greeting], int]
+) -> None:
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    one.settimeout(PATIENCE_S)
+    file = memory(pair.client.greeting)
+    with one, other:
+        socket.send_fds(pair.ends[0], [OPEN], [other.fileno()])
+        other.close()
+        one.recv(100_000)
+        socket.send_fds(one, [MEMORY], [file])
+        assert one.recv(100) == b""
+    os.close(file)
+    assert pair.named("small").run(of(3))[0].tolist() == [[6.0, 6.0]]
+
+
+@pytest.mark.parametrize("message", [OPEN, b"?"])
+def test_what_opens_no_slot_is_closed(pair: Pair, message: bytes) -> None:
+    """Another message, or another file than a socket: the other end of a pipe sees its end."""
+    reading, writing = os.pipe()
+    socket.send_fds(pair.ends[0], [message], [writing])
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        assert pipe.read() == b""
+    assert pair.named("small").run(of(3))[0].tolist() == [[6.0, 6.0]]
+    assert len(pair.sides[0].server._slots) == 1
 
 
 def test_two_requests_at_a_time_end_that_slot_alone(pair: Pair) -> None:
