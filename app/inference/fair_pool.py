@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Any, TypeVar
 
@@ -125,6 +126,7 @@ class FairThreadPool:
             finally:
                 with self._changed:
                     self._busy_since.pop(threading.current_thread(), None)
+            del job  # or its photo would be kept until the next one comes
 
     def _next(self) -> _Job | None:
         with self._changed:
@@ -176,11 +178,13 @@ class FairThreadPool:
         except StopIteration as end:
             value = end.value
             self._over(job)
-            _settle(job, lambda: job.future.set_result(value))
+            _settle(job, partial(job.future.set_result, value))
         except Exception as error:  # noqa: BLE001 - the request that waits gets it
-            failure = error
             self._over(job)
-            _settle(job, lambda: job.future.set_exception(failure))
+            _settle(job, partial(job.future.set_exception, error))
+            # The error holds this frame, which would hold the error through the job: a cycle that
+            # keeps the photo until the garbage collector runs.
+            del job
         else:
             with self._changed:
                 if not self._closed:

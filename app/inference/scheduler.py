@@ -166,7 +166,11 @@ async def _result_of(future: Future[T]) -> T:
         raise
     if future.cancelled():  # the pool was closed
         raise asyncio.CancelledError
-    return future.result()
+    try:
+        return future.result()
+    finally:
+        # An error holds this frame, which would hold the error: a cycle, and in it the photo.
+        del future
 
 
 def _overloaded(what: str) -> Overloaded:

@@ -67,7 +67,10 @@ async def analyse_images(
         else:
             errors.append(outcome)
     if len(errors) == len(outcomes):
-        raise errors[0]
+        try:
+            raise errors[0]
+        finally:
+            del errors, outcomes, outcome  # the error holds this frame
     return outcomes
 
 

@@ -1,8 +1,11 @@
 """The scheduler: work leaves the event loop's thread, and the number of requests is bounded."""
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import pytest
@@ -28,6 +31,13 @@ def scheduler() -> Iterator[Scheduler]:
     scheduler = Scheduler(workers=2, max_pending=3)
     yield scheduler
     scheduler.close()
+
+
+@pytest.fixture
+def without_garbage_collector() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
 
 
 def test_work_runs_on_named_threads(scheduler: Scheduler) -> None:
@@ -77,6 +87,33 @@ def test_errors_reach_the_waiter(scheduler: Scheduler, pool: str) -> None:
     work = one_step(fail) if pool == "infer" else fail
     with pytest.raises(ZeroDivisionError, match="in the thread"):
         asyncio.run(getattr(scheduler, pool)(work))
+
+
+class Pixels:
+    """Memory of a photo, as far as this test goes."""
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_photo_is_freed_without_the_garbage_collector(
+    scheduler: Scheduler, without_garbage_collector: None, fails: bool
+) -> None:
+    """Also one that fails: the error's traceback holds frames, in which the photo is."""
+    freed = threading.Event()
+
+    def analyse() -> CooperativeTask[str]:
+        photo = Pixels()
+        weakref.finalize(photo, freed.set)
+        yield
+        if fails:
+            raise ValueError(type(photo).__name__)
+        return "done"
+
+    async def ask() -> None:
+        with suppress(ValueError):
+            await scheduler.infer(analyse())
+
+    asyncio.run(ask())
+    assert freed.wait(PATIENCE_S)
 
 
 def test_no_more_inference_at_once_than_workers(scheduler: Scheduler) -> None:
