@@ -44,7 +44,7 @@ class Generation:
             end.close()
 
 
-class Member(Protocol):
+class GenerationMember(Protocol):
     """A process of a generation."""
 
     @property
@@ -75,19 +75,21 @@ class Generations:
         assert self.coming is not None, "begin comes first"
         self.current, self.coming = self.coming, None
 
-    def return_to(self, serving: Sequence[Member]) -> None:
+    def return_to(self, serving: Sequence[GenerationMember]) -> None:
         """The replacement has failed: unless some already serve in the current generation, the one
         of those that serve becomes the current one again."""
         if serving and all(one.generation is not self.current for one in serving):
             self.current = serving[0].generation
 
-    def is_used(self, one: Generation, members: Iterable[Member], *, stopping: bool) -> bool:
+    def is_used(
+        self, one: Generation, members: Iterable[GenerationMember], *, stopping: bool
+    ) -> bool:
         """Whether its networks are, or will be, asked."""
         if not stopping and one in (self.current, self.coming):
             return True
         return any(m.role is Role.SERVING and m.generation is one for m in members)
 
-    def without_networks(self, members: Iterable[Member]) -> list[Generation]:
+    def without_networks(self, members: Iterable[GenerationMember]) -> list[Generation]:
         """Those whose networks are used, and that have no process for them."""
         running = {one.generation for one in members if one.role is Role.NETWORKS}
         return [
@@ -96,7 +98,7 @@ class Generations:
             and self.is_used(one, members, stopping=False)
         ]  # fmt: skip
 
-    def forget_unused(self, members: Iterable[Member]) -> None:
+    def forget_unused(self, members: Iterable[GenerationMember]) -> None:
         """Close those that have no process and will have none."""
         kept = {self.current, self.coming, *(one.generation for one in members)}
         for one in self._all:

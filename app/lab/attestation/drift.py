@@ -9,7 +9,7 @@ from app.lab.attestation.document import InvalidAttestation
 # Of all comparisons together (Bonferroni), one-sided: has a rate risen?
 SIGNIFICANCE = 0.05
 _OUTCOMES = ("pass", "undecided", "fail")
-Statement = Mapping[str, Any]
+StatementMembers = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Drift:
     changed: tuple[str, ...]
 
 
-def compare(earlier: Statement, later: Statement) -> Drift:
+def compare(earlier: StatementMembers, later: StatementMembers) -> Drift:
     """A rate is worse where Fisher's exact test (one-sided) says that it rose; so is an outcome
     that was better, and a cell that is no longer measured. Raises InvalidAttestation."""
     try:
@@ -31,7 +31,7 @@ def compare(earlier: Statement, later: Statement) -> Drift:
         ) from error
 
 
-def _worse(earlier: Statement, later: Statement) -> Iterator[str]:
+def _worse(earlier: StatementMembers, later: StatementMembers) -> Iterator[str]:
     if _OUTCOMES.index(later["outcome"]) > _OUTCOMES.index(earlier["outcome"]):
         yield f"The outcome was {earlier['outcome']} and is {later['outcome']}."
     before, now = _cells(earlier), _cells(later)
@@ -51,7 +51,7 @@ def _worse(earlier: Statement, later: Statement) -> Iterator[str]:
             )
 
 
-def _cells(statement: Statement) -> dict[tuple[str, str, str], Mapping[str, Any]]:
+def _cells(statement: StatementMembers) -> dict[tuple[str, str, str], Mapping[str, Any]]:
     return {
         (str(row["group"]), str(row["stratum"]), str(row["degraded"])): row
         for row in statement["cells"]
@@ -78,7 +78,7 @@ def _share(row: Mapping[str, Any]) -> str:
     return f"{row['errors']:,} of {row['searches']:,}"
 
 
-def _changed(earlier: Statement, later: Statement) -> Iterator[str]:
+def _changed(earlier: StatementMembers, later: StatementMembers) -> Iterator[str]:
     for name in ("requirement", "gallery_persons", "data", "software", "model", "calibration",
                  "policy", "threshold"):  # fmt: skip
         if earlier[name] != later[name]:
