@@ -1,4 +1,5 @@
-"""Files that are there whole or not at all, and locks between the processes of one machine."""
+"""Files that are written completely or not at all, and locks between the processes of one
+machine."""
 
 import fcntl
 import os
@@ -124,7 +125,7 @@ def exclusive(path: Path) -> Iterator[None]:
 
 
 class FairLock:
-    """A lock between processes that they get in about the order in which they asked for it.
+    """A lock that processes get in about the order in which they asked for it.
 
     A second file is locked by the process that is next, so a process that releases the lock cannot
     take it again before that one. For one thread at a time; released when its process ends.

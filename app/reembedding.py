@@ -1,8 +1,9 @@
-"""A collection into another model pack's embedding space: beside the old one, then in its place.
+"""Moves a collection to another model pack's embedding space: the new embeddings are first stored
+beside the old ones, then replace them.
 
 The new embeddings are made of the aligned faces that the collection kept (`keep_crops`). Until the
-cut-over the collection is used as ever; afterwards the old embeddings lie beside the new ones, so
-that the way back is the same way.
+cut-over the collection is used as before; afterwards the old embeddings are kept beside the new
+ones, so that the same steps lead back.
 """
 
 from collections.abc import Callable

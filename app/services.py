@@ -184,8 +184,8 @@ def _from_second_round(task: Callable[[], None]) -> Callable[[], None]:
 
 
 def import_scipy() -> None:
-    """What requests need of SciPy: it takes 0.3 s, which the start does without. Repeated, it does
-    nothing."""
+    """Import what requests need of SciPy: it takes 0.3 s, so it is not part of the start. Repeated,
+    it does nothing."""
     import scipy.optimize  # noqa: PLC0415
     import scipy.special  # noqa: F401, PLC0415
 

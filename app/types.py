@@ -31,7 +31,7 @@ class PixelScale:
 
 
 T = TypeVar("T")
-# Work that lets other work go first at each `yield`; it ends by returning its result.
+# A cooperative task: at each `yield` other work can run; it ends by returning its result.
 CooperativeTask: TypeAlias = Generator[None, None, T]
 
 
@@ -75,11 +75,11 @@ class Detections:
 class Quality:
     """What can be said of a face's usefulness before it is compared with another.
 
-    `face_size_px` is the shorter side of the box; angles are degrees (0 = frontal); `sharpness`
-    and `brightness` are measured on the aligned crop; `embedding_norm` is the length of the
-    recogniser's raw output, None where the face was not embedded; `liveness` the chance (0…1) that
-    it is no photo of a photo and `quality_score` a quality network's answer, None where the pack
-    has no such network or was not asked. See `app.faces.quality` and `app.faces.liveness`.
+    `face_size_px` is the shorter side of the box; angles are degrees (0 = frontal); `sharpness` and
+    `brightness` are measured on the aligned crop; `embedding_norm` is the length of the
+    recogniser's raw output, None where the face was not embedded; `liveness` is the probability
+    (0…1) that the face is live, and `quality_score` the output of a quality network, None where the
+    pack has no such network or was not asked. See `app.faces.quality` and `app.faces.liveness`.
     """
 
     face_size_px: float

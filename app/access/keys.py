@@ -1,5 +1,5 @@
 """Access keys: what they allow, their tokens, and the pepper: a secret of the deployment, without
-which stored digests of tokens are worthless."""
+which a token cannot be checked against its stored digest."""
 
 import base64
 import binascii

@@ -139,7 +139,8 @@ class Doubtful(BaseModel):
 
     @staticmethod
     def doubt_members(doubt: Doubt | None, decision: ThresholdDecision) -> dict[str, Any]:
-        """These members: between whom it is not decided, and the lead that would decide."""
+        """The members about persons declared to be different: whom the face may be, and the lead
+        that is needed."""
         if doubt is None:
             return {"between": [], "margin_required": None}
         between = [CandidateInfo.of(one, decision) for one in doubt.between]
@@ -197,7 +198,7 @@ class Decided(BaseModel):
 
     @staticmethod
     def threshold_members(decision: ThresholdDecision) -> dict[str, Any]:
-        """These members: the threshold, who chose it, and the calibration behind it."""
+        """The members about the threshold: its value, where it comes from, and its calibration."""
         calibration = decision.calibration
         return {
             "threshold": decision.threshold,
@@ -251,5 +252,5 @@ def calibration_kind(calibration: Calibration | None) -> Literal["collection", "
 
 
 def three_digits(rate: float) -> float:
-    """A rate with three digits, which are more than any calibration knows."""
+    """A rate with three digits: no calibration is more accurate."""
     return float(f"{rate:.3g}")

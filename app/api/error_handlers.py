@@ -1,4 +1,4 @@
-"""Errors -> RFC 9457 problem documents with a stable `code`; nothing internal leaks."""
+"""Errors -> RFC 9457 problem documents with a stable `code`; no internal detail is shown."""
 
 import logging
 from collections.abc import Sequence

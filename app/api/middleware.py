@@ -1,5 +1,5 @@
-"""One pure ASGI layer around every request: its id, its log line, its metrics, its last resort,
-and its entry in the audit log if it is refused or fails.
+"""One pure ASGI layer around every request: its id, its log line, its metrics, the answer to an
+unexpected error, and its entry in the audit log if it is refused or fails.
 """
 
 import logging

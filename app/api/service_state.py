@@ -1,4 +1,4 @@
-"""What `/readyz` and `/metrics` say, of this process and of all that serve with it."""
+"""The answers of `/readyz` and `/metrics`, for this process and all others of the service."""
 
 from typing import Annotated, Any, Literal
 

@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """Run it."""
     # For how long (2 to that power, in cycles) NumPy's BLAS keeps its threads spinning after a
-    # product: unasked for a tenth of a second, on cores that photos wait for.
+    # product: by default a tenth of a second, on cores that photos wait for.
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
     if os.getpid() == 1:
         # The first process of a container: there Linux ignores signals that have no handler, and

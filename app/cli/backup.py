@@ -1,4 +1,4 @@
-"""`likeness backup` and `likeness restore`: all that the database holds, out and in again."""
+"""`likeness backup` and `likeness restore`: everything in the database to a file, and back."""
 
 import sys
 from collections.abc import Iterator
@@ -103,7 +103,7 @@ def _source(path: Path) -> Iterator[BinaryIO]:
 
 
 def _write(target: Path, pieces: Iterator[bytes], *, force: bool) -> None:
-    """The file whole, and on disk, or none."""
+    """Write a file that is complete and on disk when this returns; if it fails, there is none."""
     if target.exists() and not force:
         raise BackupError(f"{target} exists. Name another file, or replace it with --force.")
     try:

@@ -128,7 +128,7 @@ def _ours(services: Services) -> list[str]:
 
 
 def _check_index(gallery: Gallery, name: str, *, repair: bool) -> tuple[str, bool]:
-    """What there is to say of a collection's index, and whether all is well with it."""
+    """A line about a collection's index, and whether the index is correct."""
     found = gallery.check_index(name)
     if repair and not found.index_matches:
         gallery.rebuild(name)

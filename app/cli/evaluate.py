@@ -198,7 +198,8 @@ def read_plan(
     policy: CollectionPolicy = DEFAULT_POLICY,
     fit_orientation: bool = False,
 ) -> EvaluationPlan:
-    """What the command line names, by what it turns out to be. Raises EvaluationError."""
+    """The sources of the command line by their kind: folder, pairs or boxes. Raises
+    EvaluationError."""
     people, pairs, boxes = None, None, None
     for path in sources:
         folder = images or path.parent / "images"

@@ -95,7 +95,8 @@ def hygiene(
 
 
 def _note(services: Services, collection: str, person_id: str) -> None:
-    """Note an id that no person will have, so that the service erases it from import reports."""
+    """Note an id that no person will have any more, so that the service erases it from import
+    reports."""
     folder = JobFolder(services.settings.data_dir / "imports")
     if services.gallery.has_person(collection, person_id):
         ReportEraser(folder, services.gallery.has_person).note(collection, person_id)

@@ -1,4 +1,4 @@
-"""The process of `likeness serve` that runs the networks for those that answer requests."""
+"""The process of `likeness serve` that runs the networks for the processes that answer requests."""
 
 import asyncio
 import gc

@@ -1,8 +1,8 @@
 """A calibration: what a similarity means in one embedding space, as a file and as answers.
 
-`calibration.json` beside a pack's networks and the calibrations that collections make of
-themselves have this one form. Everything slow happened when it was made (`app.decision.fitting`);
-reading it is a look into a table.
+`calibration.json` beside a pack's networks and the calibrations that collections make of themselves
+have this one form. All slow work is done when it is made (`app.decision.fitting`); a decision only
+looks values up in its tables.
 """
 
 import hashlib
@@ -120,7 +120,7 @@ class OperatingPoint:
 
 
 class Calibration(_CalibrationPart):
-    """Error rates by similarity, bound to the space and the index whose similarities they are."""
+    """Error rates by similarity, valid for one embedding space and one precision of the index."""
 
     schema_version: Literal[1] = Field(1, alias="schema")
     embedding_space: str
@@ -133,7 +133,7 @@ class Calibration(_CalibrationPart):
     # n ** template_exponent persons with one, by the best template.
     template_exponent: Annotated[float, Field(ge=0, le=1)]
     # The same by the other scores (app.index.person_scores). With one template all scores are the
-    # same, so they have the curves in common. None: it says nothing of other scores.
+    # same, so they have the curves in common. None: it supports no other scores.
     score_exponents: ScoreExponents | None = None
     # None: its similarities are cosines, and no threshold follows a gallery's likeness.
     domain: Domain | None = None
@@ -174,7 +174,8 @@ class Calibration(_CalibrationPart):
         return COSINE if self.domain is None else self.domain.shared.comparator
 
     def require(self, embedding_space: str, precision: str) -> "Calibration":
-        """Itself, where its similarities are the caller's. Raises CalibrationMismatch."""
+        """Itself. Raises CalibrationMismatch if it was made for another embedding space or
+        precision than the caller's."""
         if (self.embedding_space, self.precision) == (embedding_space, precision):
             return self
         raise CalibrationMismatch(
@@ -234,12 +235,12 @@ class Calibration(_CalibrationPart):
         """The lowest threshold at which a stranger is taken for anyone of a gallery in at most
         that share of searches; with one person of one template, that share is the FMR.
 
-        `name` is what the caller asked for, for the words of RateOutOfReach.
+        `name` is the field that the caller set, for the text of RateOutOfReach.
         """
         return self._threshold(fpir, self._fpir(size), name)
 
     def operating_point(self, fpir: float, size: GallerySize) -> OperatingPoint | None:
-        """What a target rate asks for and costs; None where it is out of reach."""
+        """The threshold for a target rate, and the FNMR there; None if the rate is out of reach."""
         try:
             threshold = self.threshold_at(fpir, size)
         except RateOutOfReach:
@@ -258,7 +259,7 @@ class Calibration(_CalibrationPart):
         return sum(people * max(n, 1.0) ** exponent for n, people in size.effective) or 1.0
 
     def knows(self, score: PersonScore) -> bool:
-        """Whether it was made for that score of several templates too."""
+        """Whether it was made for that score of several templates."""
         return score is PersonScore.BEST or self.score_exponents is not None
 
     def exponent_of(self, score: PersonScore) -> float:

@@ -57,9 +57,8 @@ def pack_calibration(
 
 
 def pack_orientation(pack: ModelPack, precision: str) -> OrientationLimits | None:
-    """After which looks a pack's pipeline looks at a photo turned; None: after none.
-
-    Raises PackError for a broken calibration.
+    """When a pack's pipeline also analyses a photo turned; None: never. Raises PackError for a
+    broken calibration.
     """
     found = pack_calibration(pack.folder, pack.embedding_space, precision)
     if found is None or found.orientation is None:

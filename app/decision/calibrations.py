@@ -31,7 +31,7 @@ MAX_HELD = 256
 
 
 class Calibrations:
-    """The pack's calibration and those that collections made of themselves. Thread-safe."""
+    """The pack's calibration and those of collections. Thread-safe."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Calibrations:
             )
 
     def own(self, record: CollectionRecord) -> Calibration | None:
-        """The calibration the collection made of itself, if it is in use and fits.
+        """The collection's own calibration, if it is in use and can be used with this pack.
 
         One of another space or precision is not used; the log says so, once.
         """
@@ -169,9 +169,9 @@ def calibrate_collection(
 ) -> CollectionCalibration:
     """Calibrate a collection on a sample of its own people and put that calibration to use.
 
-    Pairs of people that are probably one person are left out of the false match rates, and
-    counted as errors in their upper confidence limits: those hold even where every suspect is an
-    innocent twin. Suspects who are declared to be different are not listed. `domain` is the pack's,
+    Pairs of people that are probably one person are left out of the false match rates, and counted
+    as errors in their upper confidence limits: so that the limits hold even if every suspected pair
+    is two people. Suspects who are declared to be different are not listed. `domain` is the pack's,
     whose direction, limits and lifts hold here too. Raises NotEnoughData, CollectionNotFound or
     EmbeddingSpaceMismatch.
     """

@@ -1,7 +1,7 @@
 """Every comparison among labelled faces: each pair of people counts once, each person once.
 
-A person with a hundred photos says no more about strangers than one with a single photo, so the
-comparisons of two people share one vote, and so do the mated comparisons of one person.
+A person with a hundred photos tells no more about strangers than one with a single photo, so all
+comparisons of two people together have weight 1, and so have the mated comparisons of one person.
 """
 
 from collections.abc import Iterator

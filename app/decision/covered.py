@@ -17,11 +17,11 @@ WEIGHT = 0.14
 UNCOVERED_SHARE = 0.8
 # At this part of the way from there to the median covered face one looks covered by 1.
 WAY_TO_MEDIAN = 0.7
-# Added to the covariance, in shares of its mean variance. Small: what hardly differs from person to
-# person, or from photo to photo, but does so with a cover, lowers no other scores.
+# Added to the covariance, in shares of its mean variance. Small: a direction in which only a cover
+# makes a difference, and neither the person nor the photo does, lowers no other scores.
 RIDGE = 3e-5
 # Of people who were not fitted, so many covered faces must look more covered than this share of the
-# uncovered ones; otherwise nothing was learned that holds for others.
+# uncovered ones; otherwise the fit does not hold for other people.
 LEAST_SEEN = 0.5
 SEEN_BEYOND = 0.95
 
@@ -80,7 +80,7 @@ class Discriminant:
 
     @classmethod
     def of_others(cls, plain: FloatArray, covered: FloatArray) -> "Discriminant | None":
-        """The discriminant; None where it does not hold for people who were not fitted."""
+        """The discriminant; None if it does not hold for people who were not used for the fit."""
         half = np.arange(len(plain)) % 2 == 0
         folds = [(half, ~half), (~half, half)]
         seen = [

@@ -114,7 +114,7 @@ class SharedDirection(_Section):
 
 
 class Domain(_Section):
-    """How decisions follow faces and galleries that are unlike those of the calibration.
+    """How decisions allow for faces and galleries that are unlike those of the calibration.
 
     `likeness`: the 99th percentile of the scores of its people, one face each. A gallery whose own
     is higher raises the threshold by `lift` times the difference, or by `small_lift` times in a
@@ -157,8 +157,7 @@ class Domain(_Section):
     def marks(
         self, quality: Quality | None, degradation: float | None, covering: float | None
     ) -> tuple[str, ...]:
-        """Why a template is of little use (stable codes): the limits that it is beyond, and whether
-        it looks covered."""
+        """The limits that a template exceeds, and whether it looks covered, as stable codes."""
         covered = covering is not None and covering >= 1
         return self.limits.beyond(quality, degradation) + ((COVERED,) if covered else ())
 

@@ -1,4 +1,4 @@
-"""Quality gates: what a face must be before a decision is worth making."""
+"""Quality gates: the quality that a face needs for a decision."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,8 +1,6 @@
-"""What may be wrong in a gallery: one person under two ids, faces under the wrong id, faces that
-resemble nobody, people with one weak face.
-
-Every template is searched for in the collection's own index, as a probe would be; nothing is
-compared with everything.
+"""Finds what may be wrong in a gallery: one person under two ids, faces under the wrong id, faces
+that resemble nobody, people with one weak face. Every template is searched for in the collection's
+own index, like a probe, so that not every template has to be compared with every other.
 """
 
 from collections.abc import Iterator
@@ -156,7 +154,8 @@ class _Findings:
         return best[np.lexsort((best, near.similarity[best]))[::-1]]
 
     def misplaced(self) -> RowIndices:
-        """The rows of faces that another person resembles, and none of their own faces does."""
+        """The rows of faces that resemble another person, but none of the faces of their own
+        person."""
         rows = np.flatnonzero(self._misplaced)
         return rows[np.argsort(-self._near.similarity[rows], kind="stable")]
 
@@ -182,7 +181,7 @@ class _Findings:
         )
 
     def degraded(self, rows: RowIndices) -> tuple[Degraded, ...]:
-        """What there is to say of degraded faces."""
+        """The findings about degraded faces."""
         degradations, coverings = self._near.degradation, self._near.covering
         return tuple(
             Degraded(face[0], face[1], round(float(degradations[row]), 4), _known(coverings[row]))
@@ -191,7 +190,7 @@ class _Findings:
         )
 
     def duplicates(self, rows: RowIndices) -> tuple[Duplicate, ...]:
-        """What there is to say of pairs of people."""
+        """The findings about pairs of people."""
         near = self._near
         named = zip(rows, self._faces(rows), self._faces(near.other[rows]), strict=True)
         return tuple(
@@ -205,7 +204,7 @@ class _Findings:
         )  # fmt: skip
 
     def mislabels(self, rows: RowIndices) -> tuple[Mislabel, ...]:
-        """What there is to say of misplaced faces."""
+        """The findings about misplaced faces."""
         near = self._near
         named = zip(rows, self._faces(rows), self._faces(near.other[rows]), strict=True)
         return tuple(
@@ -218,7 +217,7 @@ class _Findings:
         )  # fmt: skip
 
     def outliers(self, rows: RowIndices) -> tuple[Outlier, ...]:
-        """What there is to say of faces that nobody resembles."""
+        """The findings about faces that nobody resembles."""
         own = self._near.own
         return tuple(
             Outlier(face[0], face[1], float(own[row]), *self._fmr(float(own[row])))

@@ -1,7 +1,6 @@
-"""What is outside the faces that a calibration was measured on.
-
-One degraded face against a good one is missed, not confused. Two that are degraded in the same way
-are confused: their comparison decides nothing.
+"""Limits beyond which a calibration does not apply to two faces. A degraded face compared with a
+good one causes false non-matches only. Two faces that are degraded in the same way cause false
+matches, so nothing is decided by their comparison.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""The part of a calibration that says after which looks a photo is examined turned."""
+"""The part of a calibration that says when a photo is also analysed turned."""
 
 import logging
 from typing import Annotated
@@ -30,8 +30,8 @@ class Orientation(BaseModel):
     righted: Annotated[float, Field(ge=0, le=1)]
 
     def limits_for(self, pack: ModelPack) -> OrientationLimits | None:
-        """What a pack's pipeline goes by; None, with a warning in the log, where its detector is
-        not the one that was measured."""
+        """The limits for a pack's pipeline; None, with a warning in the log, if they were measured
+        with another detector."""
         if self.detector != pack.detector.sha256:
             log(
                 logging.WARNING,

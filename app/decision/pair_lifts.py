@@ -1,8 +1,9 @@
 """What raises the threshold of a verification: how degraded and how typical both faces look.
 
-A search follows the likeness of its gallery. A verification has none, so its threshold follows the
-two faces. Mildly degraded faces (small, a little blurred, noisy, compressed) match one another more
-often than promised, and so do two faces of a group whose people are more alike than others.
+The threshold of a search depends on the likeness of its gallery. A verification has no gallery, so
+its threshold depends on the two faces. Mildly degraded faces (small, a little blurred, noisy,
+compressed) match one another more often than promised, and so do two faces of a group whose people
+are more alike than others.
 """
 
 import hashlib

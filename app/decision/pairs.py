@@ -1,8 +1,8 @@
 """Decisions between two persons who were declared to be different.
 
-Two people who look alike are both above the threshold for photos of either. Between them the lead
-of the one over the other decides, and a lead that a photo of the wrong one would often have decides
-nothing.
+Two people who look alike are both above the threshold for photos of either. Between them the
+difference of the two similarities decides (the lead), unless photos of the other person often have
+as large a lead.
 """
 
 from collections.abc import Iterable, Sequence
@@ -134,7 +134,8 @@ class PairRules:
         ]
 
     def doubt(self, claimed: Candidate, probe: FloatArray) -> Doubt | None:
-        """What keeps a claimed person, whose similarity is a match, from being accepted."""
+        """Why a claimed person is not accepted although the similarity reaches the threshold; None
+        if accepted."""
         person_id = claimed.face.person_id
         others = self._counterparts({person_id}).get(person_id, ())
         return self._doubt(claimed, probe, others)

@@ -1,4 +1,4 @@
-"""Which face of a photo counts, and when two are one person."""
+"""Which face of a photo is used, and when two faces are taken for one person."""
 
 from enum import StrEnum
 

@@ -1,4 +1,5 @@
-"""From what a call asks and a collection prefers to the threshold that decides."""
+"""Finds the threshold that decides, from the target or threshold of a call and the policy of its
+collection."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -183,14 +184,14 @@ class ThresholdDecision:
         return similarity - self.shift
 
     def lifted(self, likeness: float | None, gallery: GallerySize) -> "ThresholdDecision":
-        """This rule in a gallery of that likeness."""
+        """This decision in a gallery of that likeness."""
         domain = None if self.calibration is None else self.calibration.domain
         if domain is None:
             return self
         return self._shifted(domain.lift_of(likeness, gallery))
 
     def for_pair(self, probe: FloatArray, reference: FloatArray) -> "ThresholdDecision":
-        """This rule for two faces (d,)."""
+        """This decision for two faces (d,)."""
         domain = None if self.calibration is None else self.calibration.domain
         return self if domain is None else self._shifted(domain.verification.of(probe, reference))
 
@@ -215,7 +216,7 @@ def identification_threshold(
     *,
     likeness: float | None = None,
 ) -> ThresholdDecision:
-    """The rule for searching a gallery of that size and likeness by the chain's score. Raises
+    """The threshold for searching a gallery of that size and likeness by the chain's score. Raises
     RateOutOfReach or NotCalibrated."""
     size = gallery.scored_by(chain.score)
     if request.target_fmr is not None:
@@ -234,9 +235,9 @@ def verification_threshold(
     *,
     likeness: float | None = None,
 ) -> ThresholdDecision:
-    """The rule for comparing by the chain's score with one claimed person, whose templates each
-    give an impostor a chance. With `target_fpir` the threshold is the one identification would use
-    in a gallery of that size and likeness.
+    """The threshold for comparing by the chain's score with one claimed person, each of whose
+    templates is a chance of a false match. With `target_fpir` the threshold is the one
+    identification would use in a gallery of that size and likeness.
 
     Raises RateOutOfReach or NotCalibrated.
     """
@@ -273,8 +274,9 @@ def _policy_threshold(
     try:
         return _at(target, default.target, default.size, chain, source)
     except RateOutOfReach:
-        # Nobody asked in this call: the strictest threshold there is, and the answer says what
-        # it is worth, rather than no answer in a gallery that has grown too large.
+        # The target is the policy's, not the call's: the highest threshold that a calibration
+        # supports is used, and the answer states its error rate; otherwise a gallery that has grown
+        # too large would give no answer.
         strictest = min(chain.calibrations, key=lambda c: c.lowest_fpir(default.size))
         return ThresholdDecision(strictest.fmr.similarity[-1], source, target, strictest)
 
@@ -293,7 +295,7 @@ def _requested_threshold(
 def _at(
     target: float, name: str, size: GallerySize, chain: CalibrationChain, source: ThresholdSource
 ) -> ThresholdDecision:
-    """By the first calibration that reaches so far. Raises the last one's RateOutOfReach."""
+    """By the first calibration that supports the target. Raises the last one's RateOutOfReach."""
     refusal: RateOutOfReach | None = None
     for calibration in chain.calibrations:
         try:

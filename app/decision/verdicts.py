@@ -92,7 +92,7 @@ def assign_persons(rows: Sequence[Sequence[Candidate]], threshold: float) -> lis
         for candidate in row:
             if is_match(candidate.similarity, threshold):
                 j = column[candidate.face.person_id]
-                # At the threshold itself an assignment is still worth more than none.
+                # An assignment exactly at the threshold is still better than none.
                 gain[i, j] = candidate.similarity - threshold + 1e-9
                 chosen[i, j] = candidate
     faces, columns = linear_sum_assignment(gain, maximize=True)

@@ -30,7 +30,7 @@ _COUNTER_BYTES = 11
 class FileEncryptor:
     """Encrypts one file, chunk by chunk, in order. Thread-safe.
 
-    It numbers the chunks itself: a number used twice would give away both chunks.
+    It numbers the chunks itself: a number that is used twice would disclose both chunks.
     """
 
     def __init__(self, ring: KeyRing, purpose: bytes, file_id: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Refinement: a second network looks at each face by itself and corrects its five landmarks.
+"""Corrected landmarks: a second network takes each face alone and corrects its five landmarks.
 
 MTCNN's ONet (Zhang et al., IEEE Signal Processing Letters 23(10), 2016). It sees the face upright
 and at one size, by a similarity transform from the detector's landmarks, and its mirror image. The

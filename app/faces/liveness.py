@@ -42,7 +42,7 @@ class LivenessNetwork:
             )
 
     def scores(self, image: Image, boxes: FloatArray) -> FloatArray:
-        """(n,) chances that the faces in the (n, 4) `boxes` of an image are live."""
+        """(n,) probabilities that the faces in the (n, 4) `boxes` of an image are live."""
         size = self._spec.input_size
         regions = [surroundings(image, box, self._spec.scale) for box in boxes]
         crops = [cv2.resize(region, (size, size)) for region in regions]
@@ -53,7 +53,7 @@ class LivenessNetwork:
 
 
 class LivenessCheck:
-    """All liveness networks of a pack: the mean of what they say."""
+    """All liveness networks of a pack: the mean of their scores."""
 
     def __init__(self, networks: Sequence[LivenessNetwork]) -> None:
         self._networks = networks

@@ -1,8 +1,9 @@
 """Which way up a photo is, where its file does not say.
 
-Most photos are upright, and one look shows it: a face that the detector is sure of, not turned far
-aside. Only where that look is doubtful the other three turns are looked at, and the one whose faces
-the networks like best is kept. All faces of a photo share one turn.
+Most photos are upright, and the first detection shows it: a face with a high score and a small
+roll. Only if the first detection is doubtful, the detector is run on the other three turns, and the
+turn whose faces detector and recogniser rate highest is taken. All faces of a photo have the same
+turn.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from app.faces.quality import pose_angles
 from app.telemetry.timing import StageClock
 from app.types import CooperativeTask, Detections, Image
 
-# So many of a look's largest faces are embedded.
+# Number of the largest faces that are embedded for each turn.
 FACES_COMPARED = 3
 
 
@@ -102,12 +103,12 @@ class OrientationSearch:
         return looks[int(np.argmax(values))]
 
     def _value(self, image: Image, look: Look) -> float:
-        """How much a look at faces is worth: the sum over the largest of them of the length of the
+        """The rating of a detection: the sum over the largest of them of the length of the
         embedding times the detector's score, less what the face leans.
 
         The score alone would choose a wrong turn for one photo in five: detectors find faces that
         lie on their side. The recogniser, trained on upright faces, answers those with short
-        embeddings. One that answers unit vectors leaves it to score and roll.
+        embeddings. With a recogniser that answers unit vectors only score and roll matter.
         """
         areas = np.prod(look.found.boxes[:, 2:] - look.found.boxes[:, :2], axis=1)
         faces = look.found.take(np.argsort(-areas, kind="stable")[:FACES_COMPARED])

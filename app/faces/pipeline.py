@@ -1,7 +1,6 @@
-"""The way of one photo: bytes -> upright image -> faces -> aligned crops -> embeddings.
-
-It is walked in steps: between two of them the thread may do something else first, so that a crowd
-of hundreds of faces does not keep the photos behind it waiting.
+"""The pipeline of one photo: bytes -> upright image -> faces -> aligned crops -> embeddings. It is
+a cooperative task: between two steps the thread may work on another photo, so that a photo with
+hundreds of faces does not delay the next ones.
 """
 
 import time
@@ -53,13 +52,13 @@ class AuxiliaryNetworks:
     quality: QualityNetwork | None = None
 
 
-# Which of the boxes (n, 4), the largest first, in a photo of that width and height counts.
+# Which of the boxes (n, 4), the largest first, is used in a photo of that width and height.
 FaceSelector: TypeAlias = Callable[[FloatArray, int, int], int]
 
 
 @dataclass(frozen=True, slots=True)
 class AnalysisOptions:
-    """What an analysis is to find in a photo."""
+    """What an analysis finds in a photo."""
 
     max_faces: int
     embed: bool = True
@@ -85,8 +84,8 @@ class FacePipeline:
         orientation: OrientationLimits | None = None,
         remote: NetworkClient | None = None,
     ) -> None:
-        """`orientation`: the first looks after which a photo is looked at turned, too; None: none.
-        `remote`: the process that runs the networks, if another one does.
+        """`orientation`: when a photo is also analysed turned; None: never. `remote`: the process
+        that runs the networks, if another one does.
 
         Raises PackError.
         """
@@ -239,7 +238,8 @@ class FacePipeline:
     def _look(
         self, image: Image, limits: OrientationLimits | None, clock: StageClock
     ) -> CooperativeTask[Look]:
-        """The faces of the image, or of a copy, the way up that shows them best."""
+        """The faces of the image, or of a reduced copy, in the turn that the networks rate
+        highest."""
         with clock.stage("detect"):
             first = Look(0, self._detector.detect(image))
         if limits is None or not limits.doubt(first.found):

@@ -1,7 +1,6 @@
-"""Quality of a face before anyone compares it: size, pose, sharpness, brightness.
-
-None of these is a decision. They say why a comparison may be weak, and let an enrollment refuse a
-photo that would make a poor template.
+"""Quality of a face before it is compared: size, pose, sharpness, brightness. None of these is a
+decision. They explain low similarities, and gates use them to refuse photos that would make poor
+templates.
 """
 
 from dataclasses import dataclass

@@ -13,8 +13,8 @@ from app.store.store import Store
 
 
 class Indexes:
-    """The indexes of the collections of one embedding space. A closed index costs nothing: it is
-    read from its saved copy or from the database when it is asked for."""
+    """The indexes of the collections of one embedding space. A closed index takes no memory; when
+    it is needed, it is read from its saved copy or from the database."""
 
     def __init__(self, store: Store, engine: SearchEngine, embedding_space: str) -> None:
         self._collections = store.collections
@@ -42,7 +42,7 @@ class Indexes:
 
     @contextmanager
     def searching(self, record: CollectionRecord) -> Iterator[PersonSearch]:
-        """What answers at the record's revision or a later one; usable within the context."""
+        """The searcher at the record's revision or a later one; usable within the context."""
         with self.current(record) as index:
             yield index.searcher
 

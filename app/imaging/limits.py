@@ -1,5 +1,5 @@
-"""What one photo may measure, and what is refused, or decoded elsewhere, before anything is
-decoded: by bytes, size and work."""
+"""The limits of one photo in bytes, size and work: which photos are refused before they are
+decoded, and which are decoded in another process."""
 
 from dataclasses import dataclass
 
@@ -51,7 +51,7 @@ def too_many_pixels(what: str, limits: ImageLimits) -> ImageTooLarge:
 
 
 def damaged() -> UnreadableImage:
-    """The refusal of a photo whose pixels are not whole."""
+    """The refusal of a photo whose pixel data is incomplete."""
     return UnreadableImage(
         "The image is damaged or incomplete and could not be decoded; send the whole file."
     )

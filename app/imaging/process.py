@@ -1,4 +1,5 @@
-"""The decoder process: photos come in over a socket, pixels go out, and nothing else is there.
+"""The decoder process: it receives photos over a socket and sends pixels back, and has access to
+nothing else.
 
 It is started as `python -m app.imaging.process DESCRIPTOR BYTES`, may take BYTES of address space,
 and ends when the other end closes, or when a photo takes too long, even if the service that started

@@ -31,8 +31,8 @@ NEAREST = 2
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A row with its template, or with what already became of it; neither where it is a person
-    without a face. `key` is what the journal knows it by, `conflict` another person whom the face
-    resembles more than its own, and how much."""
+    without a face. `key` identifies it in the journal; `conflict` is another person whom the face
+    resembles more than its own, with the similarity."""
 
     row: Row
     template: NewTemplate | None = None

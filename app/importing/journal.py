@@ -1,7 +1,6 @@
-"""What an import was done with: rows that need not be looked at again after an interruption.
-
-The database knows what was enrolled; the journal remembers what was not, and why. Losing it, or its
-last entries, costs time and nothing else.
+"""The journal of an import: rows that need not be analysed again after an interruption. The
+database has what was enrolled; the journal has what was rejected or skipped, and why. If it or its
+last entries are lost, these rows are analysed again.
 """
 
 import hashlib

@@ -1,7 +1,6 @@
-"""Rows into the database of this machine: photos analysed side by side, decided in their order.
-
-Order matters where a row is compared with those before it: so an import that was cut off and run
-again ends in the gallery that one run would have made.
+"""Imports rows into the database of this machine: photos are analysed in parallel, and rows are
+decided in their order. The order matters because a row is compared with the rows before it: so an
+import that was interrupted and run again gives the same gallery as a single run.
 """
 
 import json
@@ -161,7 +160,8 @@ class LocalImport:
             yield arrived
 
     def _arrived(self, row: Row) -> "Prepared | _Photo":
-        """A photo that may have to be analysed, or what can be said of the row at once."""
+        """A photo that may have to be analysed, or the outcome of the row if it is known
+        already."""
         if row.problem is not None and row.problem.status < SERVER_ERROR:
             return Prepared(row, outcome=refusal(row, row.problem))
         try:

@@ -1,4 +1,4 @@
-"""What became of each row: counted, and written as they come."""
+"""The outcomes of rows: counted, and written to the report as they come."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ NOT_LISTED = "not_listed"
 
 
 class RowResult(StrEnum):
-    """`skipped`: nothing was wrong, and nothing was to be done."""
+    """`skipped`: nothing is wrong with the row, and nothing had to be stored."""
 
     ENROLLED = "enrolled"
     SKIPPED = "skipped"
@@ -34,7 +34,7 @@ class RowResult(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RowOutcome:
-    """What became of one row, with a stable reason. `conflict_with`: another person whom the face
+    """The outcome of one row, with a stable reason. `conflict_with`: another person whom the face
     resembles more than its own, at `similarity`."""
 
     place: str

@@ -1,7 +1,6 @@
-"""Rows into a running server, which imports them itself: the same semantics, from another machine.
-
-They are sent as archives of some hundred rows, each an import of the server's own
-(`POST /v1/collections/{c}/imports`), one being filled while another is worked at.
+"""Imports rows into a running service, which decides about them as a local import does. They are
+sent as archives of some hundred rows, each of which is an import of the service (`POST
+/v1/collections/{c}/imports`); one archive is filled while the service imports another.
 """
 
 import os
@@ -231,7 +230,7 @@ class RemoteImport:
         return job
 
     def _report(self, part: _Part) -> Iterator[RowOutcome]:
-        """What became of the rows that were sent, in their order."""
+        """The outcomes of the rows that were sent, in their order."""
         answer = self._call("GET", f"{self._url}/imports/{part.import_id}/report")
         if answer.status_code == httpx.codes.NOT_FOUND:
             return  # it ended before its first row

@@ -30,7 +30,7 @@ from app.locks import new_lock
 from app.telemetry.logs import log
 from app.types import FloatArray
 
-# Rows asked for, one step after the other; then the CPU looks at everything.
+# Numbers of rows that are requested, one after the other; then the CPU searches all rows.
 STEPS = (64, 512, 4_096, 16_384)
 FIRST_CAPACITY = 16_384
 CHUNK = 16_384  # rows converted at a time

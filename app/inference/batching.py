@@ -1,9 +1,8 @@
-"""One network on a device, the threads that own it, and batches made of what several callers ask.
-
-A device answers 32 images in little more than the time of one. While the owners run batches, the
-next one gathers in a buffer of its own; no image waits for a batch to fill. A batch is run at one
-of a few sizes, and each size has a session of its own: a session that is run at several sizes plans
-its convolutions anew at each change (microsoft/onnxruntime#23006).
+"""One network on a device, the threads that run it (its owners), and batches of the images of
+several callers. A device runs 32 images in little more than the time of one. While the owners run
+batches, the next one gathers in a buffer of its own; no image waits for a batch to fill. A batch is
+run at one of a few sizes, and each size has a session of its own: a session that is run at several
+sizes plans its convolutions again at each change (microsoft/onnxruntime#23006).
 """
 
 import logging

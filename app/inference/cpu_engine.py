@@ -41,7 +41,7 @@ class Cpu:
 
     @property
     def computes_bf16(self) -> bool:
-        """Whether it multiplies bfloat16 itself: in AVX-512, AMX, or ARM's NEON and SVE."""
+        """Whether it has instructions for bfloat16: in AVX-512, AMX, or ARM's NEON and SVE."""
         return bool(self.flags & {"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
 
     @property

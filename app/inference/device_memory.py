@@ -26,7 +26,7 @@ _TO_DEVICE, _TO_HOST, _ON_DEVICE = 1, 2, 3  # cudaMemcpyKind
 
 
 class DeviceOutOfMemory(DeviceError):
-    """The device has no room for what was asked for."""
+    """The device has too little free memory."""
 
 
 @cache

@@ -1,7 +1,7 @@
 """Model packs: one folder with a detector, a recogniser, their digests and their constants.
 
-`pack.toml` beside the networks says everything that code needs to know of them. A file whose
-SHA-256 differs from the one written there stops the start.
+`pack.toml` beside the networks describes them. If the SHA-256 of a file differs from the one in
+`pack.toml`, the service does not start.
 """
 
 import hashlib

@@ -13,8 +13,8 @@ class SchedulePolicy:
 
     Where `batch_sizes` are given, `owners` threads run each network with the images of all photos
     that have come, in sessions of these sizes; where there are none, the photo's own thread runs
-    the network. `whole_canvas`: photos of every shape go into the same batch. A photo gives way to
-    others after every `faces_a_turn` embedded faces.
+    the network. `whole_canvas`: photos of every shape go into the same batch. After every
+    `faces_a_turn` embedded faces of a photo, other photos have their turn.
     """
 
     photos_a_core: int

@@ -1,8 +1,8 @@
-"""Where work runs: photos on the fair pool, everything else on one pool of threads a kind of work.
-
-The event loop only waits. A request is admitted or refused at once; a cancelled request takes its
-work out of the queues. The pools are apart so that one kind of work that has to wait (writes for
-the database's lock, searches for an index that is being built) holds no thread of another kind.
+"""Decides on which threads work runs: photos on the fair pool, all other work on one pool of
+threads for each kind. The event loop only waits. A request is admitted or refused at once; if a
+request is cancelled, its work is removed from the queues. The pools are separate so that one kind
+of work that has to wait (writes for the database's lock, searches for an index that is being built)
+holds no thread of another kind.
 """
 
 import asyncio

@@ -1,7 +1,6 @@
-"""ONNX Runtime sessions whose provider is proven, not hoped for.
-
-ONNX Runtime answers an unusable GPU with a warning and runs on the CPU. Here the session's own
-list of providers is read back, so `cuda` means CUDA or a start that fails.
+"""ONNX Runtime sessions whose provider is checked. If a GPU cannot be used, ONNX Runtime logs a
+warning and uses the CPU. Here the session's own list of providers is read back: with `cuda`, the
+start fails if CUDA is not used.
 """
 
 import hashlib
@@ -39,7 +38,7 @@ DEFAULT_OPTIONS = CudaOptions()
 
 
 class Network(Protocol):
-    """What detector and recogniser know of the network they run."""
+    """The interface through which detector and recogniser use a network."""
 
     @property
     def path(self) -> Path: ...

@@ -1,4 +1,5 @@
-"""Questions that every child must answer, because one client asks a service and not a process."""
+"""Questions that every child must answer, because a client's question is about the whole service
+and not one process."""
 
 import time
 from collections.abc import Callable, Iterable

@@ -1,6 +1,6 @@
 """The parent of a service's processes: accepts connections, and keeps its children running.
 
-One thread, one loop, nothing that computes: it hands each connection to the child that has the
+One thread with one loop, which computes nothing: it hands each connection to the child that has the
 fewest, starts a new child where one ends, and passes questions on that all of them must answer.
 """
 

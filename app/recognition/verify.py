@@ -53,7 +53,7 @@ class SelectedFace:
 @dataclass(frozen=True, slots=True)
 class Verification:
     """The probe and what it was compared with: the nearest face of the claimed person, or the
-    reference. `reached`: whether the threshold is. `doubt`: the claim is ambiguous all the same;
+    reference. `reached`: whether the threshold is. `doubt`: the claim is ambiguous nevertheless;
     `refused`: both faces are outside the calibrated domain."""
 
     probe: SelectedFace

@@ -31,8 +31,8 @@ class Database:
     """One database: its transactions, its clock and its key ring. Everything that reads or writes
     the database in a process shares one.
 
-    A transaction sees one state of the database and is kept whole or not at all; both kinds raise
-    StoreFull or StoreUnavailable where the database fails.
+    A transaction sees one state of the database and is stored completely or not at all; both kinds
+    raise StoreFull or StoreUnavailable where the database fails.
     """
 
     def __init__(

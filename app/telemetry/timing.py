@@ -1,5 +1,5 @@
-"""Where the time of one image goes, and how late the event loop is, which shows CPU work that it
-should not do."""
+"""The time that each stage of an image takes, and how late the event loop is: a late event loop
+does CPU work that it should not do."""
 
 import asyncio
 import os

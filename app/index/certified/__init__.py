@@ -1,1 +1,2 @@
-"""The index of the CPU: a compressed scan proposes, exact similarities decide."""
+"""The certified index of the CPU: a compressed scan proposes candidates, exact similarities
+decide."""

@@ -245,7 +245,8 @@ class CodeScan:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CodedRows:
-    """Codes and what they are worth: `projection` and `residual` (n,) are a and b of `bound`."""
+    """Codes and the values that bound their error: `projection` and `residual` (n,) are a and b of
+    `bound`."""
 
     scan: CodeScan
     projection: FloatArray

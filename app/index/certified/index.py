@@ -1,4 +1,4 @@
-"""The derived index: exact answers at the price of a compressed scan."""
+"""The certified index: exact answers in about the time of a compressed scan."""
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor

@@ -1,4 +1,5 @@
-"""What is counted apart: each group of people in each stratum of photos made worse on purpose."""
+"""The cells that are counted separately: each group of people in each stratum of degraded
+photos."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What is asked of the error rates, and whether the counted errors meet it."""
+"""Requirements on error rates, and whether the counted errors meet them."""
 
 import math
 import tomllib
@@ -23,7 +23,8 @@ class Requirement(BaseModel):
     `gallery_share`: the gallery that is searched must hold at least that share of the persons whom
     the service holds, or is meant to hold (`gallery_persons`). `confidence`: of the one-sided bound
     that must are below a limit. `attributes` must be among the groups that are given; with
-    `by_group` there must be one. `strata` must have been measured; those that were are all judged.
+    `by_group` there must be one. `strata` must have been measured; all measured strata are compared
+    with the limits.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

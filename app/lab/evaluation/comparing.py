@@ -1,8 +1,8 @@
 """Every photo of a sample against every other: thresholds, curves, the worst pairs, and whether
 fewer mates would be missed if the worst photos had been refused ("error versus discard").
 
-Grother & Tabassi, "Performance of biometric quality measures", IEEE PAMI 2007. A measure that
-knows nothing leaves FNMR where it was however much is discarded.
+Grother & Tabassi, "Performance of biometric quality measures", IEEE PAMI 2007. A measure that does
+not predict errors leaves the FNMR as it is, however much is discarded.
 """
 
 import numpy as np

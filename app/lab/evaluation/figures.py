@@ -194,7 +194,7 @@ class FpirPrediction:
 
     @property
     def kept(self) -> bool:
-        """Whether the promise lies within the simulation's interval."""
+        """Whether the promised rate lies within the simulation's interval."""
         return self.simulated.low <= self.target_fpir <= self.simulated.high
 
 
@@ -247,7 +247,7 @@ class GroupFigures:
 class DetectionFigures:
     """Detection on labelled boxes. `unmatched` detections overlap no labelled face.
 
-    They are not all false: labels leave out faces that nobody cared to draw.
+    They are not all false: some faces are not labelled.
     """
 
     name: str

@@ -1,6 +1,5 @@
-"""Every error rate by group of people: is a pack as good for some as for others?
-
-One threshold for all, that of the whole sample: what differs then is what people meet.
+"""Every error rate by group of people, at one threshold for all groups, that of the whole sample,
+as in a service.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,5 @@
-"""Does a calibration keep its promise? Predicted FPIR against searches on real faces."""
+"""Whether the promised FPIR of a calibration is kept: compared with simulated searches on real
+faces."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,5 @@
-"""Database engines: what is particular to each, behind one shape. Here alone one is chosen."""
+"""Database engines: what differs between them, behind one interface. Only this module chooses
+one."""
 
 import logging
 import time

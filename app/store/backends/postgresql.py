@@ -1,4 +1,5 @@
-"""PostgreSQL through psycopg 3: many hosts over one database, and no wait without an end."""
+"""PostgreSQL through psycopg 3: several hosts over one database, and a time limit for every
+wait."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -47,7 +48,8 @@ SESSION = (
     "SET statement_timeout = '120s'",
     "SET idle_in_transaction_session_timeout = '60s'",
     "SET timezone = 'UTC'",
-    # An acknowledged enrollment survives a crash of the server; a server that promises more may.
+    # An acknowledged enrollment survives a crash of the server; a server with a stricter setting
+    # keeps it.
     "SELECT set_config('synchronous_commit', 'on', false) "
     "WHERE current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')",
 )

@@ -1,4 +1,5 @@
-"""SQLite: write-ahead log, full durability, and transactions that say at once if they write."""
+"""SQLite: write-ahead log, full durability, and transactions that declare at their start whether
+they write."""
 
 import sqlite3
 import time

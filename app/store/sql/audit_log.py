@@ -299,7 +299,7 @@ class AuditStore:
 
     def columns_that_differ(self) -> int | None:
         """The number of the first entry whose columns are not those of its content. Only for a log
-        whose chain is whole."""
+        whose chain is valid."""
         after = BEFORE_ALL
         with self._database.reading() as connection:
             while rows := connection.execute(

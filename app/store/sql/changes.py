@@ -1,4 +1,4 @@
-"""The log of what was added and removed, by which derived indexes follow the database."""
+"""The log of added and removed templates, by which indexes are updated to the database."""
 
 import secrets
 from collections.abc import Sequence

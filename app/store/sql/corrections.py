@@ -1,5 +1,4 @@
-"""Templates from one person to another: the correction of a mislabel, or of one person with two
-ids."""
+"""Moves templates from one person to another: corrects a mislabel, or one person with two ids."""
 
 from collections.abc import Sequence
 from dataclasses import replace

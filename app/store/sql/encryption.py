@@ -1,4 +1,4 @@
-"""Encryption of what is there already: state, rotation of keys, and what a start checks."""
+"""Encryption of stored rows: its state, rotation of keys, and the check at a start."""
 
 from sqlalchemy import Connection, func, insert, or_, select, update
 

@@ -1,4 +1,4 @@
-"""Rows that break today's rules: found, and their ids and metadata corrected."""
+"""Finds rows that break today's rules, and corrects their ids and metadata."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
