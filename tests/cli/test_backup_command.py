@@ -54,7 +54,7 @@ def test_there_and_back(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert "--force" in run("backup", file, code=2)
     run("backup", file, "--force")
-    assert "whole" in run("restore", file, "--verify")
+    assert "complete and undamaged" in run("restore", file, "--verify")
     assert "--replace" in run("restore", file, code=2)
     monkeypatch.setenv("LIKENESS_DATA_DIR", str(tmp_path / "other"))
     assert "2 persons" in run("restore", file)
