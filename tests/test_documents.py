@@ -2,6 +2,7 @@
 Sources say nothing of the machine that they were written on."""
 
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,6 +55,16 @@ def test_every_decision_has_a_status_and_the_same_parts(decision: Path) -> None:
     # One page may have two decisions that were made together.
     found = [part for part in parts if part in needed]
     assert found in (needed, needed + needed[1:])
+
+
+def test_the_layers_are_those_that_the_checks_enforce() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    (layers,) = (one["layers"] for one in contracts if one.get("containers") == ["app"])
+    enforced = [re.findall(r"\w+", layer) for layer in layers]
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (written,) = re.findall(r"(?m)^`cli` → [^.]*?\n\n", text)
+    assert [re.findall(r"`(\w+)`", layer) for layer in written.split("→")] == enforced
 
 
 def test_every_decision_is_listed_with_its_title() -> None:
