@@ -2,6 +2,7 @@
 sides, and galleries of one group. docs/benchmarks/accuracy.md has all strata, of the people held
 out."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from app.decision.calibration import Calibration
 from app.decision.calibration_file import pack_calibration
+from app.decision.comparisons import rates_at
 from app.decision.limits import Limits
 from app.decision.policy import FaceSelection
 from app.decision.thresholds import ONE_COMPARISON
@@ -99,7 +101,7 @@ def test_nearly_none_of_them_is_decided(
 
 
 def test_press_photos_pay_little(shipped: Calibration, default_photos: EnrolledPhotos) -> None:
-    """Measured on a half of LFW: 0.09 % of the mated and 0.015 % of the other comparisons."""
+    """Measured of people held out: 0.008 % of the mated and 0.002 % of the other comparisons."""
     sample = sample_of(default_photos)
     assert shipped.domain is not None
     refused = beyond(shipped.domain.limits, shipped.comparator, sample)
@@ -110,7 +112,7 @@ def test_press_photos_pay_little(shipped: Calibration, default_photos: EnrolledP
     assert refused[different].mean() < 0.005
     missed = shipped.fnmr_at(shipped.threshold_at(1e-4, ONE_COMPARISON))
     assert missed is not None
-    assert missed.value < 0.05  # 4.9 % before there was a score
+    assert missed.value < 0.05  # measured: 4.0 %
 
 
 def beyond(limits: Limits, comparator: Comparator, sample: FaceSample) -> np.ndarray:
@@ -128,16 +130,37 @@ def beyond(limits: Limits, comparator: Comparator, sample: FaceSample) -> np.nda
     return both
 
 
-def test_a_gallery_of_women_keeps_the_promise(
+@pytest.fixture(scope="module")
+def women(
     shipped: Calibration, default_photos: EnrolledPhotos, evaluation_data: Path
-) -> None:
-    """Measured at a promised FPIR of 10 %, of people held out: 22 % without the lift, 11 % with."""
+) -> FaceSample:
     sex = read_attributes(evaluation_data / "lfw" / "groups.csv")["sex"]
     names = {image for image in default_photos.faces if sex.get(image.split("/")[0]) == "female"}
-    sample = sample_of(
+    return sample_of(
         EnrolledPhotos({n: default_photos.faces[n] for n in names}, (), default_photos.digests),
         shipped.comparator,
     )
+
+
+def test_two_women_match_no_more_often_than_promised(
+    shipped: Calibration, women: FaceSample
+) -> None:
+    """Measured where an FMR of 1e-3 is promised: 2.5e-3 without the lift of the two faces, 0.9e-3
+    with it."""
+    assert shipped.domain is not None
+    lifted = shipped.domain.verification.lifted(shipped.comparator)
+    threshold = np.array([shipped.threshold_at(1e-3, ONE_COMPARISON)])
+    found = [
+        float(rates_at(replace(women.data, comparator=one), threshold).rates[0])
+        for one in (shipped.comparator, lifted)
+    ]
+    assert found[0] > 2e-3
+    assert found[1] < 1.2e-3
+
+
+def test_a_gallery_of_women_keeps_the_promise(shipped: Calibration, women: FaceSample) -> None:
+    """Measured at a promised FPIR of 10 %, of people held out: 25 % without the lift, 11 % with."""
+    sample = women
     enrolled, strangers = split(sample)
     assert len(enrolled) > 100
     assert len(strangers) > 100
