@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from app.errors import LikenessError, PackError
-from app.faces.images import run_on_crops
+from app.errors import PackError
+from app.faces.images import first_answer, run_on_crops
 from app.inference.pack_spec import RecogniserSpec
 from app.inference.session import Network
 from app.types import FloatArray, Image, PixelScale
@@ -20,15 +20,8 @@ class Recogniser:
         self._spec = spec
         self._scale = PixelScale(spec.mean, spec.std, rgb=spec.colour == "rgb")
         blank = np.zeros((1, spec.input_size, spec.input_size, 3), dtype=np.uint8)
-        try:
+        with first_answer(model, spec.input_size, "one vector", "recogniser"):
             dimension = self._raw(blank).shape[1]
-        except LikenessError:  # of the device
-            raise
-        except Exception as error:  # ONNX Runtime raises its own types
-            raise PackError(
-                f"{model.path} does not take one {spec.input_size} x {spec.input_size} face and "
-                f"answer one vector: {error}. Correct recogniser in pack.toml."
-            ) from error
         if dimension != spec.dimension:
             raise PackError(
                 f"{model.path} answers {dimension} numbers a face, the pack announces "

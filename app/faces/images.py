@@ -4,13 +4,16 @@ Alignment is the similarity transform that carries five landmarks onto the ArcFa
 are degrees clockwise.
 """
 
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from app.errors import LikenessError, PackError
 from app.inference.session import Network
 from app.types import Channels, Detections, FloatArray, Image, PixelScale
 
@@ -92,6 +95,22 @@ class DirectNetwork:
             one.set_result(self.network.run(network_input(self.network, pixels, self._scale)))
             found.append(one)
         return found
+
+
+@contextmanager
+def first_answer(network: Network, side: int, answer: str, member: str) -> Iterator[None]:
+    """Within it a new network is given one face of `side` pixels. Raises PackError, with the
+    `answer` that is expected and the member of pack.toml to correct, whatever the network raises
+    but errors of the device."""
+    try:
+        yield
+    except LikenessError:
+        raise
+    except Exception as error:  # ONNX Runtime raises its own types
+        raise PackError(
+            f"{network.path} does not take one {side} x {side} face and answer {answer}: {error}. "
+            f"Correct {member} in pack.toml."
+        ) from error
 
 
 def run_on_crops(model: Network, crops: Image, scale: PixelScale, most: int = 1) -> FloatArray:

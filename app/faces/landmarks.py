@@ -8,8 +8,14 @@ mean of both answers is averaged with the detector's landmarks.
 import numpy as np
 from numpy.typing import NDArray
 
-from app.errors import LikenessError, PackError
-from app.faces.images import ARCFACE_TEMPLATE, cut_faces, run_on_crops, similarity_transforms
+from app.errors import PackError
+from app.faces.images import (
+    ARCFACE_TEMPLATE,
+    cut_faces,
+    first_answer,
+    run_on_crops,
+    similarity_transforms,
+)
 from app.inference.pack_spec import LandmarkSpec
 from app.inference.session import Network
 from app.types import FloatArray, Image, PixelScale
@@ -30,15 +36,8 @@ class LandmarkRefiner:
         """Raises PackError when the network does not take or answer what the pack announces."""
         self._model = model
         self._weight = np.float32(spec.weight)
-        try:
+        with first_answer(model, SIDE, "five landmarks", "landmarks"):
             answer = self._answer(np.zeros((1, SIDE, SIDE, 3), dtype=np.uint8))
-        except LikenessError:  # of the device
-            raise
-        except Exception as error:  # ONNX Runtime raises its own types
-            raise PackError(
-                f"{model.path} does not take one {SIDE} x {SIDE} face and answer five landmarks: "
-                f"{error}. Correct landmarks in pack.toml."
-            ) from error
         if not np.isfinite(answer).all():
             raise PackError(f"{model.path} answers landmarks that are not numbers.")
 

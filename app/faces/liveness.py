@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from app.errors import LikenessError, PackError
-from app.faces.images import run_on_crops
+from app.errors import PackError
+from app.faces.images import first_answer, run_on_crops
 from app.inference.pack_spec import LivenessSpec
 from app.inference.session import Network
 from app.types import FloatArray, Image, PixelScale
@@ -26,15 +26,8 @@ class LivenessNetwork:
         self._spec = spec
         self._scale = PixelScale(spec.mean, spec.std, rgb=spec.colour == "rgb")
         blank = np.zeros((1, spec.input_size, spec.input_size, 3), dtype=np.uint8)
-        try:
+        with first_answer(model, spec.input_size, "its classes", "liveness"):
             classes = self._answer(blank).shape[1]
-        except LikenessError:  # of the device
-            raise
-        except Exception as error:  # ONNX Runtime raises its own types
-            raise PackError(
-                f"{model.path} does not take one {spec.input_size} x {spec.input_size} face and "
-                f"answer its classes: {error}. Correct liveness in pack.toml."
-            ) from error
         if not spec.live_class < classes:
             raise PackError(
                 f"{model.path} knows {classes} classes, and live_class is {spec.live_class}; "

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from app.errors import LikenessError, PackError
-from app.faces.images import run_on_crops
+from app.errors import PackError
+from app.faces.images import first_answer, run_on_crops
 from app.inference.pack_spec import QualitySpec
 from app.inference.session import Network
 from app.types import Detections, FloatArray, Image, PixelScale, Quality
@@ -124,15 +124,8 @@ class QualityNetwork:
                 f"The quality network takes faces of {spec.input_size} pixels, the recogniser "
                 f"{crop_size}; both see the same crops. Correct quality in pack.toml."
             )
-        try:
+        with first_answer(model, crop_size, "one number", "quality"):
             values = self.scores(np.zeros((1, crop_size, crop_size, 3), dtype=np.uint8))
-        except LikenessError:  # of the device
-            raise
-        except Exception as error:  # ONNX Runtime raises its own types
-            raise PackError(
-                f"{model.path} does not take one {crop_size} x {crop_size} face and answer one "
-                f"number: {error}. Correct quality in pack.toml."
-            ) from error
         if values.shape != (1,):
             raise PackError(f"{model.path} answers {values.size} numbers a face, not one.")
 
