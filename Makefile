@@ -49,7 +49,7 @@ FETCHED = while read -r word name rest; do case "$$word $$name" in \
 .DELETE_ON_ERROR:
 
 .PHONY: help
-help: ## What there is
+help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: serve
@@ -67,7 +67,7 @@ insightface: $(STAMPS)/serve-$(EXTRA) ## What `likeness models pull` needs beyon
 lab: $(STAMPS)/serve-$(EXTRA) ## What `likeness evaluate --output` and `models pack` need beyond the service
 	$(call install,lab)
 
-# Not in the locks: which build fits is the machine's business, and the default one takes several GB.
+# Not in the locks: the right build depends on the machine, and the default one takes several GB.
 TORCH ?= torch==2.13.0
 .PHONY: torch
 torch: $(STAMPS)/dev ## PyTorch, for exporting checkpoints and testing that (TORCH=... for another build)
@@ -112,7 +112,7 @@ check: $(STAMPS)/dev ## Format, lint, types, import layers
 	$(BIN)/lint-imports
 
 .PHONY: format
-format: $(STAMPS)/dev ## Format, and fix what ruff can fix
+format: $(STAMPS)/dev ## Format the code, and correct what ruff can correct
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
 

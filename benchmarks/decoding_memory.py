@@ -1,4 +1,4 @@
-"""Memory and time of decoding one photo, by format and size, against what its header promises.
+"""Memory and time of decoding one photo, by format and size, against the estimate from its header.
 
     python benchmarks/decoding_memory.py [--megapixels 12 40] [--photo FILE ...]
 

@@ -1,4 +1,4 @@
-"""What a calibration promises, in strata of degraded photos.
+"""Measured error rates against the promised ones, in strata of degraded photos.
 
     python benchmarks/domain.py CACHE --groups ../shared/data/lfw/groups.csv \
         --label-noise benchmarks/lfw_label_noise.csv

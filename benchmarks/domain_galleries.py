@@ -1,4 +1,4 @@
-"""What a calibration promises in galleries of degraded photos, and in galleries of one group.
+"""Measured FPIR against the promised one, in galleries of degraded photos and of one group.
 
     python benchmarks/domain_galleries.py CACHE --groups ../shared/data/lfw/groups.csv \
         --label-noise benchmarks/lfw_label_noise.csv

@@ -15,8 +15,9 @@ BYSTANDER_SIZE = 0.5
 class FaceSelection(StrEnum):
     """Which face of a photo is used by a call that needs one.
 
-    `only`: the one that is there, bystanders aside; a photo of several people is refused.
-    `largest`: the one with the largest box. `centre`: the one nearest the middle of the photo.
+    `only`: the only face, where faces less than half as large as the largest are ignored; a photo
+    of several people is refused. `largest`: the one with the largest box. `centre`: the one nearest
+    the middle of the photo.
     """
 
     ONLY = "only"

@@ -1,9 +1,9 @@
-"""The signed file: JSON that a person can read, in exactly one spelling, and the Ed25519 keys that
-sign it, as PEM files.
+"""The signed file (readable JSON in a canonical form), and the Ed25519 keys that sign it, as PEM
+files.
 
 The signature (Ed25519, RFC 8032) is over the statement's bytes as they stand in the file, after a
 line that names the format, so that it can be used for nothing else. A file whose bytes differ from
-the one spelling of its content is refused, so that no byte can be changed unnoticed.
+the canonical form of its content is refused, so that no byte can be changed unnoticed.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""What a folder of labelled people gives: every figure but those of pairs and of boxes."""
+"""The figures of a folder of labelled people: all but those of pairs and of boxes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -49,7 +49,7 @@ from app.lab.evaluation.sections import TRIED, LabelledFolder, fit_orientation, 
 
 @dataclass(frozen=True, slots=True)
 class PeopleFigures:
-    """What the people of a plan gave."""
+    """The figures of the people of a plan."""
 
     data: tuple[DataFigures, ...] = ()
     calibration: Calibration | None = None

@@ -1,8 +1,8 @@
-"""How photos are analysed for an evaluation, which face counts, and what a failure costs.
+"""How photos are analysed for an evaluation, which face is used, and how failures count.
 
 A photo in which the pipeline finds no usable face is a *failure to enroll* (ISO/IEC 19795-1). It
 never ends an evaluation: its comparisons get the lowest similarity there is, so that a mated pair
-becomes a false non-match and the pack pays for the face it did not find.
+counts as a false non-match.
 """
 
 import hashlib

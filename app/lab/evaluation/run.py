@@ -96,7 +96,7 @@ def evaluate(
 
 
 def _check(plan: EvaluationPlan) -> None:
-    """Before minutes are spent: what can be known to be wrong."""
+    """Find errors that can be found before minutes are spent."""
     if plan.pairs is not None:
         check_pairs(plan.pairs.pairs)
         check_photos(plan.pairs.folder, plan.pairs.pairs.photos)

@@ -1,4 +1,4 @@
-"""Labelled faces ready to be compared, and what of the photos did not get so far."""
+"""Labelled faces ready to be compared, and the photos that gave none."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence

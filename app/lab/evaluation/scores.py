@@ -1,4 +1,4 @@
-"""One score of several templates: which rule finds people best, and strangers least."""
+"""Rules that make one score of several templates, compared in open-set identification."""
 
 from collections.abc import Callable, Mapping, Sequence
 

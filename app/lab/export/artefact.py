@@ -1,4 +1,4 @@
-"""The written file: it appears under its name only after it was checked and proven."""
+"""The written file: it gets its name only after it was checked and compared with its source."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""What shows that an exported network still answers like its source."""
+"""Proves that an exported network gives the same answers as its source."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

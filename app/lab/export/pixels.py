@@ -1,7 +1,7 @@
-"""Folds the way from pixels to a network's input into the network.
+"""Makes the conversion of pixels to a network's input part of the network.
 
 What goes in is then (batch, height, width, 3) uint8 BGR, a quarter of the bytes to be moved to a
-GPU; colour order and normalisation become the graph's business.
+GPU; colour order and normalisation are done by the graph.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Fewer bits a number: half precision for GPUs, 8-bit integers for CPUs."""
+"""Lower precision: half precision for GPUs, 8-bit integers for CPUs."""
 
 import tempfile
 from contextlib import redirect_stdout

@@ -1,2 +1,2 @@
-"""Model packs from elsewhere: published networks fetched, converted and put into a folder that
-`serve` runs."""
+"""Model packs from elsewhere: fetches published networks, converts them, and writes a folder that
+`serve` can run."""

@@ -1,4 +1,4 @@
-"""An archive, InsightFace's or a Likeness pack -> a pack in the folder of installed packs."""
+"""Installs an archive (InsightFace's, or a Likeness pack) into the folder of installed packs."""
 
 import shutil
 import zipfile

@@ -1,4 +1,4 @@
-"""Networks of one's own -> a pack, everything not given taken from another pack."""
+"""Makes a pack of an operator's own networks; what is not given is taken from another pack."""
 
 import math
 from dataclasses import dataclass

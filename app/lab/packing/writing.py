@@ -1,4 +1,4 @@
-"""Networks and what is known of them -> a folder that `serve` runs."""
+"""Writes networks and their description as a pack: a folder that `serve` can run."""
 
 import os
 import shutil
