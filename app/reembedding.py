@@ -103,7 +103,9 @@ class Reembedding:
             )
         return state
 
-    def compare(self, source: ModelPack | None, generator: np.random.Generator) -> SpaceComparison:
+    def compare(
+        self, source: ModelPack | None, generator: "np.random.Generator"
+    ) -> SpaceComparison:
         """Decide a sample's comparisons in both spaces, each by its pack's verification target.
 
         `source` is the pack of the collection's present space; without one the threshold before is

@@ -162,7 +162,7 @@ class CollectionCalibration:
 def calibrate_collection(
     gallery: Gallery,
     name: str,
-    generator: np.random.Generator,
+    generator: "np.random.Generator",
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     *,
     domain: Domain | None = None,

@@ -12,10 +12,7 @@ import os
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-from app.encryption.ring import TAG_BYTES, KeyRing
+from app.encryption.ring import TAG_BYTES, KeyRing, cipher
 from app.errors import DamagedData
 from app.locks import new_lock
 
@@ -38,7 +35,7 @@ class FileEncryptor:
         salt = os.urandom(_SALT_BYTES)
         key_id = ring.active_id.encode()
         self.header = _MAGIC + bytes([len(key_id)]) + key_id + salt
-        self._cipher = AESGCM(ring.file_key(ring.active_id, salt, purpose))
+        self._cipher = cipher(ring.file_key(ring.active_id, salt, purpose))
         self._context = self.header + file_id
         self._next = 0
         self._finished = False
@@ -61,11 +58,13 @@ class FileDecryptor:
     def __init__(self, ring: KeyRing, header: bytes, purpose: bytes, file_id: bytes) -> None:
         """Raises DamagedData for an invalid header, EncryptionKeyMissing for an absent key."""
         key_id, salt = _parse(header)
-        self._cipher = AESGCM(ring.file_key(key_id, salt, purpose))
+        self._cipher = cipher(ring.file_key(key_id, salt, purpose))
         self._context = header + file_id
 
     def decrypt_chunk(self, number: int, encrypted: bytes, *, last: bool = False) -> bytes:
         """The plaintext of chunk `number`, from 0, if it is that one. Raises DamagedData."""
+        from cryptography.exceptions import InvalidTag  # noqa: PLC0415 (as in `cipher`)
+
         try:
             return self._cipher.decrypt(_nonce(number, last), encrypted, self._context)
         except InvalidTag as error:

@@ -11,15 +11,14 @@ import hmac
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from typing import TYPE_CHECKING
 
 from app.encryption.keys import KEY_BYTES, Key, read_keys
 from app.errors import DamagedData, EncryptionKeyError, EncryptionKeyMissing
 from app.settings import Settings
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 VERSION = 1
 NONCE_BYTES = 12
@@ -40,7 +39,7 @@ class DataKey:
         if len(material) != KEY_BYTES:
             raise ValueError(f"a data key has {KEY_BYTES} bytes")
         self.material = material
-        self._cipher = AESGCM(material)
+        self._cipher = cipher(material)
 
     @classmethod
     def new(cls) -> "DataKey":
@@ -54,6 +53,8 @@ class DataKey:
 
     def decrypt(self, ciphertext: bytes, context: bytes) -> bytes:
         """The plaintext, exactly as it was encrypted in that context. Raises DamagedData."""
+        from cryptography.exceptions import InvalidTag  # noqa: PLC0415 (as in `cipher`)
+
         self._check(ciphertext)
         try:
             return self._cipher.decrypt(ciphertext[1:_BODY], ciphertext[_BODY:], context)
@@ -62,6 +63,8 @@ class DataKey:
 
     def decrypt_into(self, ciphertext: bytes, context: bytes, target: memoryview) -> None:
         """Write the plaintext, which must have the target's size, into it. Raises DamagedData."""
+        from cryptography.exceptions import InvalidTag  # noqa: PLC0415 (as in `cipher`)
+
         self._check(ciphertext)
         if len(ciphertext) != target.nbytes + OVERHEAD:
             raise _damaged()
@@ -202,5 +205,16 @@ def _missing() -> EncryptionKeyMissing:
     )
 
 
+def cipher(material: bytes) -> "AESGCM":
+    """AES-GCM under a key of 32 bytes. Its library is imported where it is used: a service without
+    encryption starts without it."""
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415
+
+    return AESGCM(material)
+
+
 def _derived(material: bytes, salt: bytes | None, info: bytes) -> bytes:
+    from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415 (as in `cipher`)
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF  # noqa: PLC0415
+
     return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=salt, info=info).derive(material)

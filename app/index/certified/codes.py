@@ -105,7 +105,7 @@ class Quantiser:
         self._part = np.float32(PART * scale)
 
     @classmethod
-    def random(cls, dimension: int, generator: np.random.Generator) -> "Quantiser":
+    def random(cls, dimension: int, generator: "np.random.Generator") -> "Quantiser":
         """One with a rotation drawn uniformly from all of them (Stewart, 1980)."""
         factor, triangle = np.linalg.qr(generator.standard_normal((dimension, dimension)))
         return cls((factor * np.sign(np.diag(triangle))).astype(np.float32))

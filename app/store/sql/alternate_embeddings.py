@@ -109,7 +109,7 @@ class AlternateEmbeddingStore:
                 connection.execute(insert(alternate_embeddings), rows)
 
     def both_spaces(
-        self, name: str, other: CollectionRecord, limit: int, generator: np.random.Generator
+        self, name: str, other: CollectionRecord, limit: int, generator: "np.random.Generator"
     ) -> tuple[Templates, Templates]:
         """A sample of templates in the collection's space and the same ones in the `other`'s,
         which says the space and its dimension. Raises EncryptionKeyMissing or DamagedData."""

@@ -51,7 +51,7 @@ class EmbeddingStore:
             return load_templates(connection, now, chosen, self._database.codec)
 
     def sample(
-        self, collection: CollectionRecord, limit: int, generator: np.random.Generator
+        self, collection: CollectionRecord, limit: int, generator: "np.random.Generator"
     ) -> Templates:
         """Templates of people drawn at random, `limit` of them at most, and of each person
         MOST_SAMPLED at most, evenly spaced: no person takes the place of all others."""
