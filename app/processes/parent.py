@@ -33,7 +33,7 @@ from app.processes.messages import (
 from app.processes.plan import Plan
 from app.processes.signals import signal_numbers
 from app.telemetry.logs import log
-from app.telemetry.summing import SummedMetrics
+from app.telemetry.metrics import SummedMetrics
 
 TICK_S = 0.1
 # A child is asked for its metrics, and answers from its event loop.

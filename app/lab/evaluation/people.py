@@ -9,8 +9,7 @@ from app.decision.calibration import Calibration
 from app.decision.covered import CoveredFaces
 from app.decision.domain import SharedDirection
 from app.decision.fitting import MIN_PERSONS, Labelled, calibrate
-from app.decision.limits import Limits
-from app.decision.orientation import Orientation
+from app.decision.limits import Limits, Orientation
 from app.decision.pair_lifts import PairLift
 from app.decision.thresholds import ONE_COMPARISON, CollectionPolicy
 from app.errors import NotEnoughData

@@ -2,8 +2,7 @@
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.telemetry.metrics import Metrics
-from app.telemetry.summing import SummedMetrics
+from app.telemetry.metrics import Metrics, SummedMetrics
 
 
 def exposition(requests: int, pending: int, age: float) -> str:
