@@ -60,8 +60,9 @@ def main() -> None:
         parity(pack, device, min(options.pairs, 100) if options.quick else options.pairs)
     if "networks" in options.parts:
         _throughput(pack, device, BATCHES[:3] if options.quick else BATCHES)
-        _in_turn(pack, device)
-        _served(pack, device, 1 if options.quick else 2)
+        sizes = SIZES[:2] if options.quick else SIZES
+        _in_turn(pack, device, sizes)
+        _served(pack, device, sizes, 1 if options.quick else 2)
     if "photos" in options.parts:
         _photos(pack, device, 1 if options.quick else 4)
     for rows in options.rows if "search" in options.parts else ():
@@ -106,30 +107,31 @@ def _rate(network: OnnxModel, side: int, batch: int, repeats: int) -> str:
     return f"{batch / np.median(times_of(lambda: network.run(images), repeats)):,.0f}"
 
 
-def _in_turn(pack: ModelPack, device: Device) -> None:
+def _in_turn(pack: ModelPack, device: Device, sizes: tuple[int, ...]) -> None:
     """A session that sees several sizes plans its convolutions anew at each change."""
     table = []
     for name, path, side, scale in _members(pack):
         free = OnnxModel(path, device)
-        given = [network_input(free, _pixels(n, side), scale) for n in SIZES]
+        given = [network_input(free, _pixels(n, side), scale) for n in sizes]
         alone = sum(float(np.median(times_of(partial(free.run, x), 5))) for x in given)
         together = float(np.median(times_of(lambda: [free.run(x) for x in given], 1)))  # noqa: B023
-        batched = _batched(path, side, scale, device, owners=1)
-        images = [_pixels(n, side) for n in SIZES]
+        batched = _batched(path, side, scale, device, sizes, owners=1)
+        images = [_pixels(n, side) for n in sizes]
         apart = float(np.median(times_of(lambda: [batched.run(x) for x in images], 20)))  # noqa: B023
         batched.close()
         table.append([name, *(f"{1000 * one:,.1f}" for one in (alone, together, apart))])
     columns = ("network", "one session, each size alone", "one session, in turn",
                "a session each, in turn, pixels in")  # fmt: skip
-    show_table(f"Batches of {', '.join(map(str, SIZES))}, ms together", columns, table)
+    show_table(f"Batches of {', '.join(map(str, sizes))}, ms together", columns, table)
 
 
-def _served(pack: ModelPack, device: Device, seconds: float) -> None:
+def _served(pack: ModelPack, device: Device, sizes: tuple[int, ...], seconds: float) -> None:
     """Images a second where many threads bring one each, as photos do."""
-    counts, members = (1, 8, 64, 128), _members(pack)
+    counts = (1, 8) if sizes != SIZES else (1, 8, 64, 128)
+    members = _members(pack)
     rates = []
     for _, path, side, scale in members:
-        batched = _batched(path, side, scale, device, owners=CUDA_POLICY.owners)
+        batched = _batched(path, side, scale, device, sizes, owners=CUDA_POLICY.owners)
         work = partial(batched.run, _pixels(1, side))
         rates.append([f"{rate_of_threads(work, threads, seconds):,.0f}" for threads in counts])
         batched.close()
@@ -176,14 +178,16 @@ def _members(pack: ModelPack) -> list[tuple[str, Path, int, PixelScale]]:
     ]  # fmt: skip
 
 
-def _batched(path: Path, side: int, scale: PixelScale, device: Device, owners: int) -> BatchedModel:
+def _batched(
+    path: Path, side: int, scale: PixelScale, device: Device, sizes: tuple[int, ...], *, owners: int
+) -> BatchedModel:
     source = read_network(path)
 
     def open_one(count: int) -> OnnxModel:
         graph = device_graph(source, (count, side, side), scale, candidates=True)
         return OnnxModel(path, device, content=graph.content)
 
-    return BatchedModel(open_one, (side, side, 3), SIZES, owners)
+    return BatchedModel(open_one, (side, side, 3), sizes, owners)
 
 
 def _pixels(count: int, side: int) -> Pixels:
