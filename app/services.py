@@ -34,10 +34,9 @@ from app.inference.packs import load_pack, packs_by_space
 from app.inference.remote.client import NetworkClient
 from app.inference.scheduler import Scheduler
 from app.locks import Lock, new_lock
-from app.processes.division import process_count
 from app.processes.one_process_lock import OneProcessLock
-from app.processes.plan import START_S
 from app.processes.shared_records import SharedRecords
+from app.processes.starting import START_S, process_count
 from app.settings import Settings
 from app.store.backends import await_database, create_engine
 from app.store.database import Database

@@ -39,7 +39,7 @@ from app.inference.cuda import CudaOptions, gpu_name
 from app.inference.device_graph import device_graph, read_network
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
-from app.inference.policy import CUDA_POLICY
+from app.inference.scheduler import CUDA_POLICY
 from app.inference.session import OnnxModel
 from app.settings import Device
 from app.types import PixelScale

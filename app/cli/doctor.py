@@ -25,7 +25,7 @@ from app.index.port import PRECISION, GallerySize
 from app.inference.cuda import CUDA_PROVIDER, TENSORRT_PROVIDER, gpu_name
 from app.inference.machine import DescriptorLimit
 from app.inference.pack_spec import ModelPack
-from app.processes.division import process_count
+from app.processes.starting import process_count
 from app.services import Services, build_services, load_networks
 from app.settings import Settings
 from app.store.store import DEFAULT_COLLECTION

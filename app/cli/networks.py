@@ -15,12 +15,12 @@ from app.faces.loading import LocalLoader
 from app.imaging import ImageLimits
 from app.inference.machine import DescriptorLimit
 from app.inference.packs import load_pack
-from app.inference.policy import CUDA_POLICY
 from app.inference.remote.served import greeting_of
 from app.inference.remote.server import NetworkServer
-from app.processes.division import divided
+from app.inference.scheduler import CUDA_POLICY
 from app.processes.link import Link
 from app.processes.messages import METRICS
+from app.processes.starting import divided
 from app.services import cuda_options
 from app.settings import Settings
 from app.telemetry.logs import set_up_logs

@@ -13,8 +13,7 @@ from app.api.listening import bound
 from app.cli.console import clear_errors, ignored_settings, out, read_settings
 from app.cli.database import data_folder
 from app.inference.machine import DescriptorLimit
-from app.processes.division import process_count
-from app.processes.starting import become_parent
+from app.processes.starting import become_parent, process_count
 from app.telemetry.logs import log, set_up_logs
 
 

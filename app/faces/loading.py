@@ -25,7 +25,6 @@ from app.inference.cpu_engine import CpuOptions, openvino_precision
 from app.inference.cuda import CPU_PROVIDER, CUDA_PROVIDER, CudaOptions
 from app.inference.openvino_model import OpenVinoModel
 from app.inference.pack_spec import LivenessSpec, ModelPack, QualitySpec, RecogniserSpec
-from app.inference.policy import CPU_POLICY, POLICIES, SchedulePolicy
 from app.inference.remote.client import NetworkClient, RemoteNetwork
 from app.inference.remote.served import (
     ServedNetwork,
@@ -33,6 +32,7 @@ from app.inference.remote.served import (
     pack_identity,
     served_network,
 )
+from app.inference.scheduler import CPU_POLICY, POLICIES, SchedulePolicy
 from app.inference.session import DEFAULT_OPTIONS, Network, OnnxModel
 from app.settings import Device
 from app.telemetry.logs import log

@@ -27,8 +27,8 @@ from app.faces.orientation import Look, OrientationLimits, OrientationSearch
 from app.faces.quality import NetworkScores, QualityNetwork, assess_faces
 from app.imaging import ImageLimits, PhotoDecoder
 from app.inference.batching import BatchedModel
-from app.inference.policy import CPU_POLICY, SchedulePolicy
 from app.inference.remote.client import NetworkClient
+from app.inference.scheduler import CPU_POLICY, SchedulePolicy
 from app.telemetry.timing import StageClock
 from app.types import (
     AnalysedImage,

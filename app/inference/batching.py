@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from app.errors import WorkerDied
 from app.inference.cuda import CPU_PROVIDER
-from app.inference.gathering_batch import Batch, Heads, Share
+from app.inference.gathering_batch import Batch, Heads, Share, runs_of
 from app.inference.session import OnnxModel
 from app.locks import new_lock
 from app.telemetry.logs import log
@@ -332,24 +332,11 @@ class BatchedModel:
     ) -> Heads:
         """Heads for some images of a buffer, which may be run with what else lies there."""
         parts: list[Heads] = []
-        while count > 0:
-            size = self._size_for(count, tuple(lane))
-            first = min(start, len(pixels) - size)  # the buffer ends: begin earlier
-            heads = lane[size].run(pixels[first : first + size])
-            self.batches[size] += 1
-            done = min(size - (start - first), count)
-            parts.append([head[start - first : start - first + done] for head in heads])
-            start, count = start + done, count - done
+        for run in runs_of(start, count, tuple(lane), len(pixels)):
+            heads = lane[run.size].run(pixels[run.first : run.first + run.size])
+            self.batches[run.size] += 1
+            parts.append([head[run.skipped : run.skipped + run.count] for head in heads])
         return parts[0] if len(parts) == 1 else [np.concatenate(h) for h in zip(*parts)]  # noqa: B905
-
-    @staticmethod
-    def _size_for(count: int, sizes: Sequence[int]) -> int:
-        """The smallest of the sizes that so many images fill by half or more, or else the largest
-        that they fill. So at most half of a batch is padding."""
-        fitting = [size for size in sizes if size >= count]
-        if fitting and count * 2 >= fitting[0]:
-            return fitting[0]
-        return max((size for size in sizes if size <= count), default=sizes[0])
 
     @staticmethod
     def _refuse(shares: Sequence[Share]) -> None:

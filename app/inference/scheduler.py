@@ -2,18 +2,22 @@
 threads for each kind. The event loop only waits. A request is admitted or refused at once; if a
 request is cancelled, its work is removed from the queues. The pools are separate so that one kind
 of work that has to wait (writes for the database's lock, searches for an index that is being built)
-holds no thread of another kind.
+holds no thread of another kind. How networks use threads depends on the provider that they run on
+(`POLICIES`).
 """
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, copy_context
+from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 from app.errors import Overloaded
+from app.inference.cpu_engine import OPENVINO_BF16, OPENVINO_FP32
+from app.inference.cuda import CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER
 from app.inference.fair_pool import FairThreadPool, RequestShare
 from app.inference.machine import usable_cores
 from app.types import CooperativeTask
@@ -37,6 +41,40 @@ STALLED_AFTER_S = 60.0
 MIB = 1024 * 1024
 
 _share: ContextVar[RequestShare | None] = ContextVar("share", default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulePolicy:
+    """`photos_a_core` photos are under way for each core, a thread each.
+
+    Where `batch_sizes` are given, `owners` threads run each network with the images of all photos
+    that have come, in sessions of these sizes; where there are none, the photo's own thread runs
+    the network. `whole_canvas`: photos of every shape go into the same batch. After every
+    `faces_a_turn` embedded faces of a photo, other photos have their turn.
+    """
+
+    photos_a_core: int
+    batch_sizes: tuple[int, ...]
+    owners: int
+    whole_canvas: bool
+    faces_a_turn: int
+
+
+# A batch brings a CPU nothing, and a square canvas costs it the padding.
+CPU_POLICY = SchedulePolicy(
+    photos_a_core=1, batch_sizes=(), owners=0, whole_canvas=False, faces_a_turn=4
+)
+# Two owners, so that one copies while the other computes. Of photos so many that both find work.
+CUDA_POLICY = SchedulePolicy(
+    photos_a_core=4, batch_sizes=(1, 8, 32), owners=2, whole_canvas=True, faces_a_turn=32
+)
+POLICIES: Mapping[str, SchedulePolicy] = {
+    CPU_PROVIDER: CPU_POLICY,
+    OPENVINO_FP32: CPU_POLICY,
+    OPENVINO_BF16: CPU_POLICY,
+    CUDA_PROVIDER: CUDA_POLICY,
+    TENSORRT_PROVIDER: CUDA_POLICY,
+}
 
 
 class Scheduler:

@@ -6,8 +6,7 @@ import sys
 
 from app.processes.child import command_of
 from app.processes.parent import Parent
-from app.processes.plan import Plan
-from app.processes.starting import listeners_of
+from app.processes.starting import Plan, listeners_of
 from app.settings import LogFormat
 from app.telemetry.logs import set_up_logs
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from app.processes.generations import Generation, Role
 from app.processes.messages import CLOSED, CONNECTION, LEAVE, PIECE, ControlLost, Lines
-from app.processes.plan import START_S, Plan
+from app.processes.starting import START_S, Plan
 
 # A child that ends sooner than this is not started again at once.
 SHORT_LIFE_S = 10.0

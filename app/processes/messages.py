@@ -2,11 +2,15 @@
 
 The *channel* carries single bytes: connections with their descriptors, and in the same order what
 the child must do; back comes one byte for each connection that was closed. The *control* socket
-carries JSON values, one a line: questions and answers.
+carries JSON values, one a line: questions and answers. Signals come to the parent over a pair of
+sockets, too, so that it waits for all of them alike.
 """
 
 import json
+import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 CONNECTION: Final = b"c"  # with a descriptor
@@ -28,6 +32,8 @@ NETWORKS: Final = "networks"
 PIECE = 64 * 1024
 # Of what the other side has not read: it hangs.
 MOST_UNSENT = 32 * 1024 * 1024
+
+HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 
 class ControlLost(Exception):
@@ -83,3 +89,21 @@ class Lines:
             except OSError as error:
                 raise ControlLost from error
             del self._unsent[:sent]
+
+
+@contextmanager
+def signal_numbers() -> Iterator[socket.socket]:
+    """Within the context, a socket from which the numbers of signals can be read, a byte each."""
+    reading, writing = socket.socketpair()
+    reading.setblocking(False)
+    writing.setblocking(False)
+    signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+    before = {one: signal.signal(one, lambda *_: None) for one in HANDLED}
+    try:
+        yield reading
+    finally:
+        signal.set_wakeup_fd(-1)
+        for one, handler in before.items():
+            signal.signal(one, handler)
+        for end in (reading, writing):
+            end.close()

@@ -29,9 +29,9 @@ from app.processes.messages import (
     REPLACED,
     STOP,
     ControlLost,
+    signal_numbers,
 )  # fmt: skip
-from app.processes.plan import Plan
-from app.processes.signals import signal_numbers
+from app.processes.starting import Plan
 from app.telemetry.logs import log
 from app.telemetry.metrics import SummedMetrics
 

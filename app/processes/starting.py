@@ -1,15 +1,67 @@
-"""How the command `serve` becomes the parent of several processes."""
+"""How one service becomes several processes: what its parent does, and what each child may use."""
 
 import json
+import math
 import os
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from app.processes.division import divided
+from app.inference.machine import usable_cores, usable_memory
 from app.processes.messages import NETWORKS
-from app.settings import Device, Settings
+from app.settings import MIB, Device, Settings
+
+# A child answers from its event loop. One that does not for so long hangs, or is suspended.
+SILENT_S = 30.0
+# Before this a start is not given up: a migration or a database server may need minutes.
+START_S = 900.0
+CORES_EACH = 4
+# Fewer than these are not divided further.
+LEAST_WORKERS = LEAST_PENDING = 2
+LEAST_CONNECTIONS = 32
+# For one large photo at least.
+LEAST_DECODE_BYTES = 512 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`command` starts a child, `count` of them serve. They have `drain_s` seconds from a stop
+    until no connection is accepted any more, and then `finish_s` for what is under way. A child
+    that does not answer for `silent_s` seconds is killed. `networks` starts one child more, which
+    runs the networks for the others."""
+
+    command: Sequence[str]
+    count: int
+    drain_s: float
+    finish_s: float
+    silent_s: float = SILENT_S
+    networks: Sequence[str] | None = None
+
+
+def process_count(settings: Settings) -> int:
+    """How many processes serve; `auto`: one for each four cores that may be used."""
+    if settings.processes == "auto":
+        return max(1, usable_cores() // CORES_EACH)
+    return settings.processes
+
+
+def divided(settings: Settings, count: int) -> dict[str, Any]:
+    """What differs in the settings of each of `count` processes."""
+    workers = settings.workers or usable_cores()
+    memory = settings.max_index_bytes or usable_memory() // 2
+    decode = settings.max_decode_bytes
+    return {
+        "workers": max(LEAST_WORKERS, math.ceil(workers / count)),
+        # One process at a time imports, with its part of the whole.
+        "import_workers": settings.import_workers or max(1, workers // 2),
+        "max_pending": max(LEAST_PENDING, settings.max_pending // count),
+        "max_pending_bytes": max(1, settings.max_pending_bytes // count),
+        "max_decode_bytes": max(min(decode, LEAST_DECODE_BYTES), decode // count),
+        "max_connections": max(LEAST_CONNECTIONS, settings.max_connections // count),
+        "max_index_bytes": max(1, memory // count),
+    }
 
 
 def become_parent(

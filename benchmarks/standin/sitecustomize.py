@@ -90,7 +90,7 @@ def resize(module):
 
 CHANGES = {
     "app.inference.session": stand_in,
-    "app.inference.policy": resize,
+    "app.inference.scheduler": resize,
     "app.imaging.decoder": slow_down,
     "app.index.device_rows": keep_rows_here,
 }

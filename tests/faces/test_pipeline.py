@@ -23,7 +23,7 @@ from app.faces.pipeline import FacePipeline, run_to_completion
 from app.imaging import ImageLimits
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
-from app.inference.policy import CUDA_POLICY
+from app.inference.scheduler import CUDA_POLICY
 from app.inference.session import OnnxModel
 from app.settings import Device
 from app.types import AnalysedImage, FloatArray, Image

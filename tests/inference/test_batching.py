@@ -15,6 +15,7 @@ from app.faces.detect import ARCHITECTURES, CandidateNetwork, Detector
 from app.faces.embed import Recogniser
 from app.inference.batching import BatchedModel
 from app.inference.device_graph import device_graph, read_network
+from app.inference.gathering_batch import size_for
 from app.inference.pack_spec import ModelPack
 from app.inference.session import OnnxModel
 from app.settings import Device
@@ -310,7 +311,7 @@ def test_more_images_than_a_batch_holds_wait_for_the_next(
 
 
 def test_no_more_padding_than_images() -> None:
-    chosen = [BatchedModel._size_for(n, (1, 8, 32)) for n in (1, 3, 4, 8, 9, 15, 16, 31, 32)]
+    chosen = [size_for(n, (1, 8, 32)) for n in (1, 3, 4, 8, 9, 15, 16, 31, 32)]
     assert chosen == [1, 1, 8, 8, 8, 8, 32, 32, 32]
 
 

@@ -26,7 +26,7 @@ from app.inference.device_memory import (
     memory_of_device,
 )
 from app.inference.pack_spec import ModelPack
-from app.inference.policy import CUDA_POLICY
+from app.inference.scheduler import CUDA_POLICY
 from app.inference.session import DEFAULT_OPTIONS, OnnxModel
 from app.settings import Device
 from app.types import AnalysedImage, PixelScale

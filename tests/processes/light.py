@@ -19,8 +19,8 @@ import uvloop
 from app.processes.link import Link, end_with
 from app.processes.messages import METRICS, NETWORKS, READY
 from app.processes.parent import Parent
-from app.processes.plan import Plan
 from app.processes.shared_records import SharedRecords
+from app.processes.starting import Plan
 from app.telemetry.metrics import BatchSizes
 
 ASKED = {"/sum": METRICS, "/ready": READY}

@@ -22,7 +22,7 @@ from app.inference.pack_spec import ModelPack
 from app.locks import new_lock
 from app.types import AnalysedImage, Face, FloatArray, Quality
 
-ANSWER_SHAPING = ("imaging/*.py", "faces/*.py", "inference/session.py", "inference/policy.py",
+ANSWER_SHAPING = ("imaging/*.py", "faces/*.py", "inference/session.py", "inference/scheduler.py",
                   "types.py")  # fmt: skip
 BUSY_TIMEOUT_S = 30
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from app.processes import division
-from app.processes.division import divided, process_count
+from app.processes import starting
+from app.processes.starting import divided, process_count
 from app.settings import MIB, Settings
 
 
@@ -11,7 +11,7 @@ from app.settings import MIB, Settings
 def test_auto_is_one_process_for_four_cores(
     monkeypatch: pytest.MonkeyPatch, cores: int, count: int
 ) -> None:
-    monkeypatch.setattr(division, "usable_cores", lambda: cores)
+    monkeypatch.setattr(starting, "usable_cores", lambda: cores)
     assert process_count(Settings(processes="auto")) == count
 
 
