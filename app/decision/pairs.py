@@ -127,7 +127,7 @@ class PairRules:
         if not others:
             return list(verdicts)
         return [
-            self._judged(verdict, probe, others.get(verdict.person.face.person_id, ()))
+            self._decided(verdict, probe, others.get(verdict.person.face.person_id, ()))
             if verdict.person is not None
             else verdict
             for verdict, probe in zip(verdicts, probes, strict=True)
@@ -143,7 +143,7 @@ class PairRules:
     def _counterparts(self, person_ids: set[str]) -> dict[str, list[str]]:
         return self.gallery.store.pairs.counterparts(self.record, person_ids) if person_ids else {}
 
-    def _judged(self, verdict: Verdict, probe: FloatArray, others: Sequence[str]) -> Verdict:
+    def _decided(self, verdict: Verdict, probe: FloatArray, others: Sequence[str]) -> Verdict:
         assert verdict.person is not None, "somebody is identified"
         doubt = self._doubt(verdict.person, probe, others)
         if doubt is None:

@@ -1,4 +1,4 @@
-"""Rows judged together are judged as one after the other."""
+"""Rows that are checked together get the same outcomes as one after the other."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -104,7 +104,7 @@ class Counted:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class LimitDecision:
     """Whether a rate keeps a limit: the one-sided exact bounds (Clopper & Pearson, 1934) of the
     rate, and how many people would decide it if the rate stayed as it is; None where a million
     would not."""
@@ -115,18 +115,18 @@ class Judgement:
     people_needed: int | None
 
 
-def judge(counted: Counted, limit: float, confidence: float) -> Judgement:
+def decide(counted: Counted, limit: float, confidence: float) -> LimitDecision:
     """Pass where the upper bound is at most the limit, fail where the lower is above it."""
     rate, trials = counted.rate or 0.0, counted.effective
     low, high = bounds(rate, trials, confidence)
     if high <= limit:
-        return Judgement(RequirementOutcome.PASS, low, high, None)
+        return LimitDecision(RequirementOutcome.PASS, low, high, None)
     if low > limit:
-        return Judgement(RequirementOutcome.FAIL, low, high, None)
+        return LimitDecision(RequirementOutcome.FAIL, low, high, None)
     needed = trials_needed(rate, limit, confidence)
     each = counted.searches / trials if trials else 1.0
     people = None if needed is None else math.ceil(needed * each)
-    return Judgement(RequirementOutcome.UNDECIDED, low, high, people)
+    return LimitDecision(RequirementOutcome.UNDECIDED, low, high, people)
 
 
 def bounds(rate: float, trials: float, confidence: float) -> tuple[float, float]:
@@ -156,7 +156,7 @@ def trials_needed(rate: float, limit: float, confidence: float) -> int | None:
 
 
 def worst(outcomes: Sequence[RequirementOutcome]) -> RequirementOutcome:
-    """Fail if anything fails, pass only if everything passes, and something was judged."""
+    """Fail if anything fails, pass only if everything passes, and there is something to decide."""
     if RequirementOutcome.FAIL in outcomes:
         return RequirementOutcome.FAIL
     if not outcomes or RequirementOutcome.UNDECIDED in outcomes:

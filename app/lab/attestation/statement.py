@@ -14,7 +14,7 @@ from app.decision.calibration import Calibration
 from app.decision.thresholds import CollectionPolicy, ThresholdDecision
 from app.inference.pack_spec import ModelPack
 from app.lab.attestation.cells import EVERYBODY, Cell
-from app.lab.attestation.requirement import Counted, Requirement, RequirementOutcome, judge, worst
+from app.lab.attestation.requirement import Counted, Requirement, RequirementOutcome, decide, worst
 from app.types import JsonObject
 
 GIT_SECONDS = 10
@@ -173,8 +173,8 @@ def _open_points(
 
 def _row(cell: Cell, requirement: Requirement, wanted: int) -> JsonObject:
     rates: dict[str, JsonObject] = {
-        "fpir": _judged(cell.fpir, requirement.fpir, requirement.confidence),
-        "fnir": _judged(cell.fnir, requirement.fnir, requirement.confidence),
+        "fpir": _decided(cell.fpir, requirement.fpir, requirement.confidence),
+        "fnir": _decided(cell.fnir, requirement.fnir, requirement.confidence),
     }
     outcomes = [
         RequirementOutcome(str(rate["outcome"])) for rate in rates.values() if "outcome" in rate
@@ -195,9 +195,9 @@ def _row(cell: Cell, requirement: Requirement, wanted: int) -> JsonObject:
     }
 
 
-def _judged(counted: Counted, limit: float | None, confidence: float) -> JsonObject:
+def _decided(counted: Counted, limit: float | None, confidence: float) -> JsonObject:
     """A rate as it stands in a row; without a limit it is only reported."""
-    found = judge(counted, 1.0 if limit is None else limit, confidence)
+    found = decide(counted, 1.0 if limit is None else limit, confidence)
     row: dict[str, object] = {
         "errors": counted.errors,
         "searches": counted.searches,

@@ -11,8 +11,8 @@ from app.lab.attestation.requirement import (
     Counted,
     RequirementOutcome,
     bounds,
+    decide,
     find_requirement,
-    judge,
     trials_needed,
     worst,
 )
@@ -21,29 +21,29 @@ from app.lab.attestation.statement import _row
 LIMIT = 0.001
 
 
-def judged(errors: int, searches: int, effective: float | None = None) -> RequirementOutcome:
-    return judge(Counted(errors, searches, effective or searches), LIMIT, 0.95).outcome
+def decided(errors: int, searches: int, effective: float | None = None) -> RequirementOutcome:
+    return decide(Counted(errors, searches, effective or searches), LIMIT, 0.95).outcome
 
 
 def test_none_of_2995_is_the_least_that_shows_one_in_a_thousand() -> None:
-    assert judged(0, 2994) is RequirementOutcome.UNDECIDED
-    assert judged(0, 2995) is RequirementOutcome.PASS
-    found = judge(Counted(0, 10, 10), LIMIT, 0.95)
+    assert decided(0, 2994) is RequirementOutcome.UNDECIDED
+    assert decided(0, 2995) is RequirementOutcome.PASS
+    found = decide(Counted(0, 10, 10), LIMIT, 0.95)
     assert found.people_needed == 2995
     assert (found.low, found.high) == pytest.approx((0, 0.2589), abs=1e-4)
 
 
 def test_more_errors_need_more_people() -> None:
-    assert judged(1, 4741) is RequirementOutcome.UNDECIDED
-    assert judged(1, 4742) is RequirementOutcome.PASS
-    assert judged(7, 507) is RequirementOutcome.FAIL
-    assert judged(1, 507) is RequirementOutcome.UNDECIDED
-    assert judged(0, 0) is RequirementOutcome.UNDECIDED
+    assert decided(1, 4741) is RequirementOutcome.UNDECIDED
+    assert decided(1, 4742) is RequirementOutcome.PASS
+    assert decided(7, 507) is RequirementOutcome.FAIL
+    assert decided(1, 507) is RequirementOutcome.UNDECIDED
+    assert decided(0, 0) is RequirementOutcome.UNDECIDED
 
 
 def test_searches_that_are_not_independent_count_for_less() -> None:
-    assert judged(0, 2995, 1497.5) is RequirementOutcome.UNDECIDED
-    assert judge(Counted(0, 100, 50), LIMIT, 0.95).people_needed == 2 * 2995
+    assert decided(0, 2995, 1497.5) is RequirementOutcome.UNDECIDED
+    assert decide(Counted(0, 100, 50), LIMIT, 0.95).people_needed == 2 * 2995
 
 
 def test_a_rate_at_the_limit_is_decided_by_nobody() -> None:
