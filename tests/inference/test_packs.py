@@ -296,5 +296,5 @@ def test_an_installed_pack_is_found_by_name(folder: Path, tmp_path: Path) -> Non
     (tmp_path / "packs-of-mine").rename(installed / "mine")
     assert find_pack("mine", installed) == installed / "mine"
     assert [one.name for one in known_packs(installed)] == ["default", "default-1.0", "mine"]
-    with pytest.raises(PackError, match=r"there: default, default-1.0, mine"):
+    with pytest.raises(PackError, match=r"known packs: default, default-1.0, mine"):
         find_pack("yours", installed)
