@@ -55,7 +55,7 @@ class SpaceComparison:
 
 
 class Reembedding:
-    """One collection on its way to one pack's space."""
+    """The move of one collection to one pack's embedding space."""
 
     def __init__(self, store: Store, collection: str, target: ModelPack) -> None:
         self._collections = store.collections

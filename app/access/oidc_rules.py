@@ -75,6 +75,7 @@ def require_secure(address: str, what: str) -> None:
     if parts.scheme == "http" and is_loopback(parts.hostname or ""):
         return
     raise AccessKeyError(
-        f"{what} is '{address}'. It must begin with https://; http:// is accepted for this machine "
-        "only, because anybody who can change the answer on its way can make valid tokens."
+        f"{what} is '{address}'. It must begin with https://; http:// is accepted for this "
+        "machine only, because anybody who can change the answer in transit can make valid "
+        "tokens."
     )

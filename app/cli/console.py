@@ -39,7 +39,7 @@ def clear_errors() -> Iterator[None]:
 
 
 class ExtraNotInstalled(LikenessError):
-    """A command needs packages that the service does without."""
+    """A command needs packages that the service does not have."""
 
     code, title = "extra_not_installed", "A package is missing"
 
@@ -52,7 +52,7 @@ def require_extra(extra: str, purpose: str, *modules: str) -> None:
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
         raise ExtraNotInstalled(
-            f"{purpose} needs {' and '.join(missing)}, which the service does without. Install "
+            f"{purpose} needs {' and '.join(missing)}, which the service does not need. Install "
             f"the extra {extra}: make {extra} in a checkout, or pip install 'likeness[{extra}]'."
         )
 

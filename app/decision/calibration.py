@@ -240,7 +240,8 @@ class Calibration(_CalibrationPart):
         return self._threshold(fpir, self._fpir(size), name)
 
     def operating_point(self, fpir: float, size: GallerySize) -> OperatingPoint | None:
-        """The threshold for a target rate, and the FNMR there; None if the rate is out of reach."""
+        """The threshold for a target rate, and the FNMR there; None if the calibration does not
+        support the rate."""
         try:
             threshold = self.threshold_at(fpir, size)
         except RateOutOfReach:

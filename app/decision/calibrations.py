@@ -153,7 +153,7 @@ class DuplicateSuspect:
 @dataclass(frozen=True, slots=True)
 class CollectionCalibration:
     """A collection's own calibration. The suspects are only returned and not stored, so that
-    deleting a person leaves nothing behind."""
+    nothing of a deleted person remains."""
 
     calibration: Calibration
     suspects: tuple[DuplicateSuspect, ...]

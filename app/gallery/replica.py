@@ -120,7 +120,7 @@ class Replica:
         return now.require_space(record.embedding_space)
 
     def _is_known(self, record: CollectionRecord, position: Position) -> bool:
-        """Whether the database's history still holds that position."""
+        """Whether the database's history still has that position."""
         return self._changes.stamp_at(record, position.revision) == position.stamp
 
     # --- start -------------------------------------------------------------------------------

@@ -123,8 +123,8 @@ class SharedRecords:
 
     @contextmanager
     def _locked(self, slot: int) -> Iterator[None]:
-        """Lock a slot, or go on without the lock after WAIT_S: then two processes that change the
-        record at the same moment may lose one of the changes."""
+        """Lock a slot, or continue without the lock after WAIT_S: then two processes that change
+        the record at the same moment may lose one of the changes."""
         deadline = time.monotonic() + WAIT_S
         held = False
         while not held:

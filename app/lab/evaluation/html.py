@@ -93,7 +93,7 @@ def render_html(rows: Sequence[FigureRow], read_photo: Callable[[str], bytes | N
             tables=tables_of(rows),
         )
     )
-    # Names of files need not be Unicode, and the report is written all the same.
+    # Names of files need not be valid Unicode; the report is written nevertheless.
     return text.encode("utf-8", "replace").decode("utf-8")
 
 

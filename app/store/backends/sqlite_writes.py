@@ -266,7 +266,7 @@ class WriteQueue:
 
     @contextmanager
     def _precedence(self, wait_s: float) -> Iterator[None]:
-        """Hold the file lock, or go on without it after `wait_s`."""
+        """Hold the file lock, or continue without it after `wait_s`."""
         fair = time.monotonic() >= self._unfair_until
         held = fair and self._file_lock.acquire(wait_s)
         if fair and not held and wait_s >= FAIR_S:

@@ -182,7 +182,7 @@ encryption_keys = Table(
     Column("created_at", DateTime(timezone=True), nullable=False),
 )
 
-# A log of keys, never of embeddings: a deleted template leaves nothing behind but its number.
+# A log of keys, never of embeddings: of a deleted template only its number remains.
 changes = Table(
     "changes",
     metadata,
