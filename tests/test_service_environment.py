@@ -139,7 +139,7 @@ def test_a_command_of_the_laboratory_names_its_extra(likeness: Likeness, photos:
         "insightface": ["models", "pull", "buffalo_s"],
     }.items():
         said = likeness(*arguments, status=2).stderr
-        assert "which the service does without" in said
+        assert "which the service does not need" in said
         assert f"make {extra} in a checkout, or pip install 'likeness[{extra}]'" in said
         assert "Traceback" not in said
 

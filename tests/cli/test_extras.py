@@ -23,7 +23,7 @@ def test_a_missing_package_is_named_with_its_extra(
     extra, arguments = COMMANDS[package]
     answer = run(*arguments)
     assert answer.exit_code == 2, answer.output
-    assert f"needs {package}, which the service does without. Install the extra {extra}: " in (
+    assert f"needs {package}, which the service does not need. Install the extra {extra}: " in (
         " ".join(answer.stderr.split())
     )
     assert list(tmp_path.iterdir()) == []
