@@ -14,6 +14,7 @@ from app.encryption.keys import new_key_line
 from app.errors import EmbeddingSpaceMismatch, NotReembedded
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
+from app.lab.packing.composed import ACCURATE, compose
 from app.lab.packing.joined import described
 from app.lab.packing.own import OwnNetworks, make_pack
 from app.recognition.enroll import template_from_photo
@@ -119,6 +120,26 @@ def test_to_version_2_of_the_default_pack(
     assert [(one.face, one.similarity) for one in found] == [
         (one.face, pytest.approx(one.similarity)) for one in before
     ]
+
+
+@pytest.mark.slow
+def test_to_the_accurate_pack(
+    place: Place, pack: ModelPack, eval_models: Path, enroll: Enroll, photos: Path, tmp_path: Path
+) -> None:
+    """Its recognisers see the kept faces as the default pack aligned them, which is as it does."""
+    content = (eval_models / "foamliu" / "mobilefacenet.pt").read_bytes()
+    accurate = compose(ACCURATE, content, tmp_path / "installed")
+    old = place.serve(pack)
+    enroll(old)
+    migration = Reembedding(old.gallery.store, "default", accurate)
+    migration.build(Device.CPU, silent)
+    migration.cut_over()
+    new = place.serve(accurate)
+    (rows,) = new.gallery.identify("default", probe(new, photos / "obama3.jpg"), 2).rows
+    assert [one.face.person_id for one in rows] == ["obama", "biden"]
+    assert rows[0].similarity > accurate.decision.threshold > rows[1].similarity
+    same = new.gallery.identify("default", probe(new, photos / "obama.jpg"), 1).rows[0][0]
+    assert same.similarity > 0.999
 
 
 @pytest.mark.slow

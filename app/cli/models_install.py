@@ -19,58 +19,91 @@ Accept = Annotated[
 
 def pull(
     name: Annotated[
-        str, typer.Argument(help="buffalo_l, buffalo_m, buffalo_s, buffalo_sc or antelopev2.")
+        str,
+        typer.Argument(
+            help="accurate or fast; of InsightFace: buffalo_l, buffalo_m, buffalo_s, buffalo_sc or "
+            "antelopev2."
+        ),
     ],
     *,
     accept_license: Accept = False,
     url: Annotated[
-        str | None, typer.Option(help="A mirror of InsightFace's model zoo: http://host/folder.")
+        str | None, typer.Option(help="A mirror: http://host/folder, which has the file.")
     ] = None,
 ) -> None:
-    """Fetch a pack that InsightFace publishes, check it and convert it."""
+    """Fetch the networks of a pack from those who publish them, check and convert them."""
     installed = read_settings().installed_packs
     with clear_errors():
-        from app.lab.packing.published import LICENSE_TEXT, PUBLISHED  # noqa: PLC0415
-
-        published = PUBLISHED.get(name)
-        if published is None:
-            raise PackError(
-                f"InsightFace publishes no pack {name!r}; there are {', '.join(PUBLISHED)}."
-            )
-        require_extra("insightface", "Fetching a pack", "insightface", "onnx")
-        from app.lab.packing.download import fetched  # noqa: PLC0415
-        from app.lab.packing.install import install_published  # noqa: PLC0415
+        from app.lab.packing.published import PUBLISHED  # noqa: PLC0415
 
         if (installed / name).exists():
             raise PackError(
                 f"{installed / name} exists already. Remove it to fetch the pack again."
             )
-        err.print(LICENSE_TEXT, markup=False, highlight=False, soft_wrap=True)
-        if not accept_license:
-            raise PackError("Nothing was fetched. Accept the license with --accept-license.")
-        with _bar() as reported, fetched(published, installed, reported, base_url=url) as networks:
-            pack = install_published(published, networks, installed, accept_license=True)
+        if name in PUBLISHED:
+            pack = _pull_published(name, installed, url, accept_license=accept_license)
+        else:
+            pack = _pull_composed(name, installed, url)
     _installed(pack)
+
+
+def _pull_published(
+    name: str, installed: Path, url: str | None, *, accept_license: bool
+) -> ModelPack:
+    """A pack of InsightFace's."""
+    require_extra("insightface", "Fetching this pack", "insightface", "onnx")
+    from app.lab.packing.download import fetched  # noqa: PLC0415
+    from app.lab.packing.install import install_published  # noqa: PLC0415
+    from app.lab.packing.published import LICENSE_TEXT, PUBLISHED  # noqa: PLC0415
+
+    err.print(LICENSE_TEXT, markup=False, highlight=False, soft_wrap=True)
+    if not accept_license:
+        raise PackError("Nothing was fetched. Accept the license with --accept-license.")
+    published = PUBLISHED[name]
+    with _bar() as reported, fetched(published, installed, reported, base_url=url) as networks:
+        return install_published(published, networks, installed, accept_license=True)
+
+
+def _pull_composed(name: str, installed: Path, url: str | None) -> ModelPack:
+    """The default pack with a network of somebody else's."""
+    require_extra("lab", "Fetching a pack", "onnx")
+    from app.lab.packing.composed import COMPOSED, compose  # noqa: PLC0415
+    from app.lab.packing.fetching import fetch  # noqa: PLC0415
+    from app.lab.packing.published import PUBLISHED  # noqa: PLC0415
+
+    if name not in COMPOSED:
+        raise PackError(
+            f"There is no pack {name!r} to fetch; there are {', '.join((*COMPOSED, *PUBLISHED))}."
+        )
+    pack = COMPOSED[name]
+    err.print(pack.notice, markup=False, highlight=False, soft_wrap=True)
+    with _bar() as reported:
+        content = fetch(pack.file, reported, mirror=url)
+    return compose(pack, content, installed)
 
 
 def install(
     archive: Annotated[
         Path,
         typer.Argument(
-            help="A zip file published by InsightFace, or written by likeness models pack --zip."
+            help="A zip file published by InsightFace or written by likeness models pack --zip, or "
+            "the file that likeness models pull accurate or fast would fetch."
         ),
     ],
     *,
     accept_license: Accept = False,
 ) -> None:
-    """Install a pack from a zip that was made or fetched elsewhere; no network is needed."""
+    """Install a pack from a file that was made or fetched elsewhere; no network is needed."""
     with clear_errors():
         require_extra("lab", "Converting the networks of a pack", "onnx")
+        from app.lab.packing.composed import compose, composed_of  # noqa: PLC0415
         from app.lab.packing.install import install_archive  # noqa: PLC0415
 
-        pack = install_archive(
-            archive, read_settings().installed_packs, accept_license=accept_license
-        )
+        installed = read_settings().installed_packs
+        if composed := composed_of(archive):
+            pack = compose(composed, archive.read_bytes(), installed)
+        else:
+            pack = install_archive(archive, installed, accept_license=accept_license)
     _installed(pack)
 
 
