@@ -18,7 +18,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.bodies import BODY, Announced, SteadyReceive, read_body
 from app.api.connection import ABORT, CROWDED, DEPARTURE, Departure
 from app.api.error_handlers import problem
-from app.api.pieces import PIECE, pieces
 from app.api.transfers import (
     Kind,
     Transfer,
@@ -27,6 +26,7 @@ from app.api.transfers import (
     kind_of,
     work_limit,
 )
+from app.api.turns import PIECE, pieces
 from app.errors import DeadlineExceeded, LikenessError, Overloaded
 from app.inference.scheduler import RETRY_AFTER_S
 from app.services import Services

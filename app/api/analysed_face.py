@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field
 
-from app.api.examples import Example
+from app.api.responses import Example
 from app.errors import LikenessError
 from app.index.comparator import Comparator
 from app.recognition.analysis import FoundFace, PhotoOutcome

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from app.api.examples import Example
 from app.api.fields import CallFields
+from app.api.responses import Example
 from app.decision.calibration import Calibration
 from app.decision.rates import Rate
 from app.decision.thresholds import ThresholdDecision, ThresholdRequest, ThresholdSource

@@ -21,7 +21,6 @@ from app.access.probing import ProbingMonitor
 from app.access.registry import seconds
 from app.api.access import AccessControl
 from app.api.admission import Admission
-from app.api.alive import AnswerAlive
 from app.api.direct_routes import DirectRoutes
 from app.api.docs_files import serve_from_memory
 from app.api.endpoints import (
@@ -41,14 +40,15 @@ from app.api.endpoints import (
     system,
     verification,
 )
+from app.api.endpoints.system import AnswerAlive
 from app.api.error_handlers import install_error_handlers
 from app.api.json_routes import only_declared_query
 from app.api.middleware import RequestContext
 from app.api.openapi import complete_document
-from app.api.pieces import SendInPieces
 from app.api.proxies import Proxies
 from app.api.responses import ModelInfo
 from app.api.transfers import TransfersByKind
+from app.api.turns import SendInPieces
 from app.errors import LikenessError
 from app.gallery.retention import RetentionTask
 from app.importing.jobs import ImportJobs

@@ -1,13 +1,74 @@
-"""The members of every answer, and writing answers with many numbers."""
+"""Answers: the members of every one, their examples in the OpenAPI document, pages of lists, and
+writing answers with many numbers."""
 
-from typing import Annotated, Any, Self
+import base64
+import binascii
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Self, TypeVar, get_args
 
 import orjson
-from fastapi import Response
-from pydantic import BaseModel, Field
+from fastapi import Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
 
-from app.api.examples import Example, with_example
-from app.store.records import DeletionCounts, Erasure
+from app.errors import InvalidCursor
+from app.store.records import MAX_PAGE_BYTES, DeletionCounts, Erasure, Page
+
+T = TypeVar("T")
+MAX_PAGE = 1000
+
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Items on a page.")]
+Cursor = Annotated[str | None, Query(description="`next_cursor` of the previous page.")]
+TIME = "2026-11-23T12:00:00Z"
+
+# --- examples ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """Annotates a field with its value in the example of its model. One that holds a model, or a
+    list of them, has their example without it; one that has a default is left out without it."""
+
+    value: Any
+
+
+def with_example(**instead: Any) -> ConfigDict:
+    """The `model_config` of a model with an example, made of those of its fields; `instead`
+    replaces or adds members of it."""
+
+    def add(schema: dict[str, Any], model: type[BaseModel]) -> None:
+        schema["examples"] = [{**example_of(model, but=instead), **instead}]
+
+    return ConfigDict(json_schema_extra=add)
+
+
+def example_of(model: type[BaseModel], *, but: Collection[str] = ()) -> dict[str, Any]:
+    """The examples of a model's fields, `but` of these. Raises LookupError for a required field
+    without one."""
+    found = {}
+    for name, field in model.model_fields.items():
+        if name in but:
+            continue
+        given = [one.value for one in field.metadata if isinstance(one, Example)]
+        if given:
+            found[name] = given[-1]
+        elif field.is_required():
+            found[name] = _nested_example(field, f"{model.__name__}.{name}")
+    return found
+
+
+def _nested_example(field: FieldInfo, name: str) -> Any:
+    kind = field.annotation
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return example_of(kind)
+    for item in get_args(kind):
+        if isinstance(item, type) and issubclass(item, BaseModel):
+            return [example_of(item)]
+    raise LookupError(f"{name} has no example: annotate it with Example(...)")
+
+
+# --- members ----------------------------------------------------------------------------------
 
 
 class ModelInfo(BaseModel):
@@ -89,3 +150,44 @@ def _json_of(value: Any) -> bytes:
 
 def _json(value: Any) -> bytes:
     return orjson.dumps(value, default=vars, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+# --- pages of lists, limited in items and in bytes ---------------------------------------------
+
+
+class Listed(Answer):
+    """One page of a list."""
+
+    next_cursor: Annotated[
+        str | None,
+        Field(description="Give it as `cursor` for the next page; null at the end."),
+        Example(None),
+    ] = None
+
+
+def within_bytes(page: Page[T], metadata_of: Callable[[T], Mapping[str, Any]]) -> Page[T]:
+    """The page, cut where its metadata gets too long, with at least one item; the other items are
+    on the next page."""
+    size = 0
+    for number, item in enumerate(page.items):
+        size += len(orjson.dumps(metadata_of(item)))
+        if size > MAX_PAGE_BYTES and number:
+            return Page(page.items[:number], True)
+    return page
+
+
+def cursor_to_key(cursor: str | None) -> str | None:
+    """The key after which the page begins. Raises InvalidCursor."""
+    if cursor is None:
+        return None
+    try:
+        return base64.b64decode(cursor.encode(), altchars=b"-_", validate=True).decode()
+    except (binascii.Error, ValueError) as error:
+        raise InvalidCursor(
+            "The cursor is not a next_cursor of this API; send one unchanged, or none."
+        ) from error
+
+
+def next_cursor(page: Page[T], key: Callable[[T], str]) -> str | None:
+    """The cursor of the page that follows; None for the last."""
+    return base64.urlsafe_b64encode(key(page.items[-1]).encode()).decode() if page.more else None

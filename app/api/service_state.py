@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
-from app.api.examples import Example, with_example
+from app.api.responses import Example, with_example
 from app.api.transfers import TransfersByKind
 from app.errors import LikenessError, NotReady, WorkerDied
 from app.processes.link import Link

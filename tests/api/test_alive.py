@@ -8,8 +8,8 @@ import httpx
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.alive import AnswerAlive
 from app.api.connection import PIPELINED
+from app.api.endpoints.system import AnswerAlive
 from app.api.main import create_app
 from app.api.middleware import RequestContext
 from app.services import Services

@@ -10,7 +10,7 @@ from starlette.responses import FileResponse
 
 from app.api import docs_files
 from app.api.docs_files import NAME, serve_from_memory
-from app.api.pieces import PIECE
+from app.api.turns import PIECE
 
 SCRIPTS = f"/{NAME}/swagger-ui-bundle.js", f"/{NAME}/redoc.standalone.js"
 

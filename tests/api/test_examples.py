@@ -5,7 +5,7 @@ from typing import Annotated
 import pytest
 from pydantic import BaseModel
 
-from app.api.examples import Example, example_of, with_example
+from app.api.responses import Example, example_of, with_example
 
 
 class Eye(BaseModel):

@@ -2,7 +2,7 @@ import asyncio
 
 from starlette.types import Message, Receive, Scope, Send
 
-from app.api.pieces import PIECE, SendInPieces
+from app.api.turns import PIECE, SendInPieces
 
 
 async def rounds_of(answers: int, body: bytes) -> list[tuple[int, int, Message]]:

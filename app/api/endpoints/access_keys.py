@@ -12,11 +12,10 @@ from app.access.limits import MAX_COUNT, MAX_RATE, MIN_RATE, KeyLimits
 from app.access.registry import LEASE_S
 from app.api.access import needs
 from app.api.context import Context
-from app.api.examples import TIME, Example, with_example
 from app.api.fields import CollectionName, Moment
 from app.api.json_routes import JsonRoute
 from app.api.problems import ANY_BODY, ANY_WRITE, problems
-from app.api.responses import Answer
+from app.api.responses import TIME, Answer, Example, with_example
 from app.errors import AccessKeyExists, AccessKeyNotFound, AccessPepperDiffers
 
 router = APIRouter(prefix="/v1/keys", tags=["access"], route_class=JsonRoute)

@@ -9,12 +9,10 @@ from pydantic import BaseModel, Field
 from app.access.keys import Scope
 from app.api.access import needs
 from app.api.context import Context
-from app.api.examples import TIME, Example, with_example
 from app.api.fields import CollectionName, Moment
 from app.api.json_routes import JsonRoute
-from app.api.pages import MAX_PAGE
 from app.api.problems import problems
-from app.api.responses import Answer
+from app.api.responses import MAX_PAGE, TIME, Answer, Example, with_example
 from app.store.sql.audit_log import AuditEntry, AuditFilter
 
 router = APIRouter(prefix="/v1/audit", tags=["access"], route_class=JsonRoute)

@@ -13,10 +13,9 @@ from app.access.keys import Scope
 from app.api.access import needs
 from app.api.context import CallContext, Context
 from app.api.decisions import Extent, FmrInterval, calibration_kind, three_digits
-from app.api.examples import TIME, Example, example_of
 from app.api.fields import Collection
 from app.api.problems import ANY_WRITE, IN_SPACE, problems
-from app.api.responses import Answer
+from app.api.responses import TIME, Answer, Example, example_of
 from app.decision.calibration import SHOWN_FMR, SHOWN_FPIR, Calibration, ScoreExponents
 from app.decision.calibrations import CollectionCalibration, calibrate_collection
 from app.decision.domain import Domain

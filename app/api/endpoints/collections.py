@@ -5,18 +5,27 @@ from datetime import datetime
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from app.access.keys import Scope
 from app.api.access import needs
 from app.api.context import CallContext, Context
-from app.api.examples import TIME, Example
 from app.api.fields import CallFields, Collection, CollectionName, Metadata
 from app.api.json_routes import JsonRoute
-from app.api.pages import Cursor, Limit, Listed, cursor_to_key, next_cursor, within_bytes
-from app.api.policy_update import PolicyUpdate
 from app.api.problems import ANY_BODY, ANY_WRITE, IN_COLLECTION, problems
-from app.api.responses import Answer, DeletionReceipt, StoredProblem
+from app.api.responses import (
+    TIME,
+    Answer,
+    Cursor,
+    DeletionReceipt,
+    Example,
+    Limit,
+    Listed,
+    StoredProblem,
+    cursor_to_key,
+    next_cursor,
+    within_bytes,
+)
 from app.decision.calibrations import policy_of
 from app.decision.thresholds import CollectionPolicy
 from app.errors import (
@@ -32,6 +41,7 @@ from app.gallery.gallery import Gallery
 from app.store.metadata import problem_of
 from app.store.records import CollectionRecord, DeletionCounts, Page
 from app.store.store import DEFAULT_COLLECTION
+from app.types import JsonObject
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"], route_class=JsonRoute)
 
@@ -43,6 +53,28 @@ class NewCollection(CallFields):
     name: CollectionName
     metadata: Metadata = Field(default={})
     policy: Annotated[CollectionPolicy, Field(description="How it decides.")] = CollectionPolicy()
+
+
+class _PolicyUpdate(BaseModel):
+    """Members of a policy to be changed. Those that are left out stay as they are; null gives a
+    member its default. A gate that is given replaces the whole gate."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def merged(self, policy: JsonObject) -> JsonObject:
+        """A stored policy, changed. Only members that were set are stored: the others follow the
+        defaults of later versions."""
+        changed = {**policy, **self.model_dump(mode="json", exclude_unset=True)}
+        return {name: value for name, value in changed.items() if value is not None}
+
+
+_FIELDS: dict[str, Any] = {
+    name: (field.rebuild_annotation() | None, None)
+    for name, field in CollectionPolicy.model_fields.items()
+}
+PolicyUpdate = create_model(
+    "CollectionPolicyUpdate", __base__=_PolicyUpdate, __doc__=_PolicyUpdate.__doc__, **_FIELDS
+)
 
 
 class CollectionUpdate(CallFields):

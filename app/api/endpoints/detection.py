@@ -12,12 +12,11 @@ from app.access.keys import Scope
 from app.api.access import needs
 from app.api.analysed_face import FaceInfo, ImageInfo
 from app.api.context import Context
-from app.api.examples import Example
 from app.api.fields import CallFields, Liveness, MaxFaces
 from app.api.openapi import photo_body
 from app.api.problems import PHOTOS, problems
 from app.api.requests import read_call
-from app.api.responses import Answer, json_answer
+from app.api.responses import Answer, Example, json_answer
 from app.recognition.analysis import (
     FoundFace,
     PhotoOutcome,

@@ -10,7 +10,6 @@ from app.access.keys import Scope
 from app.api.access import needs
 from app.api.analysed_face import QualityInfo, rounded_measures
 from app.api.context import CallContext, Context
-from app.api.examples import Example, example_of
 from app.api.fields import (
     CallFields,
     CollectionName,
@@ -23,7 +22,7 @@ from app.api.idempotency import REPLAYED, REPLAYED_ANSWER, IdempotencyKey, answe
 from app.api.openapi import SAMPLE_BASE64, photo_body
 from app.api.problems import ANY_WRITE, IN_SPACE, ONE_FACE, PHOTOS, problems
 from app.api.requests import IMAGE, Call, read_call
-from app.api.responses import Answer, json_answer
+from app.api.responses import Answer, Example, example_of, json_answer
 from app.decision.calibrations import policy_of
 from app.decision.policy import FaceSelection
 from app.decision.thresholds import CollectionPolicy

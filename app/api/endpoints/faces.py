@@ -10,12 +10,22 @@ from app.access.keys import Scope
 from app.api.access import needs
 from app.api.analysed_face import QualityInfo
 from app.api.context import CallContext, Context
-from app.api.examples import TIME, Example, example_of
 from app.api.fields import Collection
 from app.api.json_routes import JsonRoute
-from app.api.pages import Cursor, Limit, Listed, cursor_to_key, next_cursor
 from app.api.problems import ANY_WRITE, IN_COLLECTION, problems
-from app.api.responses import Answer, DeletionReceipt, StoredProblem
+from app.api.responses import (
+    TIME,
+    Answer,
+    Cursor,
+    DeletionReceipt,
+    Example,
+    Limit,
+    Listed,
+    StoredProblem,
+    cursor_to_key,
+    example_of,
+    next_cursor,
+)
 from app.errors import FaceNotFound, InvalidCursor, PersonNotFound
 from app.store.metadata import problem_of
 from app.store.records import FaceRecord, Page

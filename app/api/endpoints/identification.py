@@ -17,12 +17,11 @@ from app.api.decisions import (
     ThresholdFields,
     fpir_members,
 )
-from app.api.examples import Example, with_example
 from app.api.fields import CollectionName, Filter, Liveness, MaxFaces
 from app.api.openapi import photo_body
 from app.api.problems import ANY_WRITE, IN_SPACE, PHOTOS, problems
 from app.api.requests import read_call
-from app.api.responses import Answer, json_answer
+from app.api.responses import Answer, Example, json_answer, with_example
 from app.decision.policy import Status
 from app.decision.thresholds import ThresholdDecision
 from app.errors import NotCalibrated, RateOutOfReach

@@ -12,10 +12,9 @@ from fastapi.responses import FileResponse, StreamingResponse
 from app.access.keys import Scope
 from app.api.access import needs
 from app.api.context import Context
-from app.api.examples import TIME, with_example
 from app.api.fields import Collection
 from app.api.problems import ANY_BODY, ANY_WRITE, IN_COLLECTION, IN_SPACE, problems
-from app.api.responses import Answer
+from app.api.responses import TIME, Answer, with_example
 from app.errors import (
     ImportNotFound,
     RequestTooLarge,

@@ -9,12 +9,20 @@ from pydantic import BaseModel, Field
 from app.access.keys import Scope
 from app.api.access import needs
 from app.api.context import Context
-from app.api.examples import TIME, Example
 from app.api.fields import Collection
 from app.api.json_routes import JsonRoute
-from app.api.pages import Cursor, Limit, Listed, cursor_to_key, next_cursor
 from app.api.problems import ANY_WRITE, IN_COLLECTION, problems
-from app.api.responses import Answer, Erased
+from app.api.responses import (
+    TIME,
+    Answer,
+    Cursor,
+    Erased,
+    Example,
+    Limit,
+    Listed,
+    cursor_to_key,
+    next_cursor,
+)
 from app.errors import InvalidCursor, PairNotFound, PersonNotFound
 from app.store.records import DeclaredPair
 

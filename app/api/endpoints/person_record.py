@@ -12,11 +12,10 @@ from app.access.keys import Scope
 from app.api.access import needs
 from app.api.context import Context
 from app.api.endpoints.persons import PersonInfo
-from app.api.examples import TIME, Example, example_of
 from app.api.fields import Collection
 from app.api.json_routes import JsonRoute
-from app.api.pages import Cursor, Listed, cursor_to_key, next_cursor
 from app.api.problems import IN_COLLECTION, problems
+from app.api.responses import TIME, Cursor, Example, Listed, cursor_to_key, example_of, next_cursor
 from app.errors import InvalidCursor, PersonNotFound
 from app.gallery.person_record import ELSEWHERE, HeldData, held_data
 from app.store.records import AlternateEmbedding, ExportedTemplate, Page

@@ -11,12 +11,21 @@ from app.access.keys import Scope
 from app.api.access import needs
 from app.api.context import Context
 from app.api.error_handlers import describe_validation
-from app.api.examples import TIME, Example
 from app.api.fields import CallFields, Collection, Filter, Metadata, PersonId
 from app.api.json_routes import JsonRoute
-from app.api.pages import Cursor, Limit, Listed, cursor_to_key, next_cursor
 from app.api.problems import ANY_BODY, ANY_WRITE, IN_COLLECTION, problems
-from app.api.responses import Answer, DeletionReceipt, StoredProblem
+from app.api.responses import (
+    TIME,
+    Answer,
+    Cursor,
+    DeletionReceipt,
+    Example,
+    Limit,
+    Listed,
+    StoredProblem,
+    cursor_to_key,
+    next_cursor,
+)
 from app.errors import (
     ConsentMissing,
     InvalidCursor,

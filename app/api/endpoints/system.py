@@ -4,11 +4,14 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as AsgiScope
 
 from app.access.keys import Scope
 from app.api.access import needs
-from app.api.examples import Example, with_example
+from app.api.middleware import LIVE
 from app.api.problems import problems
+from app.api.responses import Example, with_example
 from app.api.service_state import Ready, exposition, readiness
 from app.errors import (
     Forbidden,
@@ -60,3 +63,24 @@ class Exposition(Response):
 async def metrics(request: Request) -> Exposition:
     """Read all metrics in the text format of Prometheus."""
     return Exposition(await exposition(request.app))
+
+
+_METHODS = ("GET", "HEAD")
+_ROUTE = next(one for one in router.routes if getattr(one, "path", None) == LIVE)
+_BODY = Alive().model_dump_json().encode()
+
+
+class AnswerAlive:
+    """Pure ASGI: answers `/livez` before everything that takes time (routing, keys, admission,
+    turns), in half of the CPU time of a route. Other methods get 405 from the route, which
+    describes the call in the OpenAPI document too."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != LIVE or scope["method"] not in _METHODS:
+            await self._app(scope, receive, send)
+            return
+        scope["route"] = _ROUTE  # named by metrics and logs
+        await Response(_BODY, media_type="application/json")(scope, receive, send)

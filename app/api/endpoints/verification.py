@@ -18,12 +18,11 @@ from app.api.decisions import (
     ThresholdFields,
     fmr_members,
 )
-from app.api.examples import Example
 from app.api.fields import CollectionName, KnownPersonId, Liveness, Selection
 from app.api.openapi import photo_body
 from app.api.problems import ANY_WRITE, IN_SPACE, ONE_FACE, PHOTOS, problems
 from app.api.requests import IMAGE, REFERENCE, read_call
-from app.api.responses import Answer, json_answer
+from app.api.responses import Answer, Example, json_answer
 from app.decision.policy import FaceSelection, VerifyStatus
 from app.decision.verdicts import OUTSIDE_CALIBRATION
 from app.errors import (
