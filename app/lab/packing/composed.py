@@ -170,11 +170,10 @@ FAST = ComposedPack(
     ),
     network="detector",
     make=_fast,
-    threshold=0.529,
-    threshold_basis="False match rate 1e-4 by the cosine over 20,448,092 comparisons of different "
-    "people among 6,405 LFW photos, each of 4,142,874 pairs of people counting once, known label "
-    "noise left out; there it misses 4.2 % of the mated comparisons, each of 860 people counting "
-    "once.",
+    threshold=0.524,
+    threshold_basis="False match rate 1e-4 over 20,448,119 comparisons of different people among "
+    "6,405 LFW photos, each of 4,142,874 pairs of people counting once, known label noise left "
+    "out; there it misses 4.2 % of the mated comparisons, each of 860 people counting once.",
     notice="YuNet by Wu, Peng and Yu (libfacedetection.train) is under the Apache License 2.0. It "
     "was trained on WIDER FACE, photos of people from the web.",
 )
