@@ -19,6 +19,7 @@ import faiss
 import numpy as np
 
 from app.index.certified.codes import ErrorBound, Quantiser, RowNumbers
+from app.index.certified.gathering import Gathering
 from app.index.certified.persons import Collector
 from app.index.certified.rows import Rows, Shard
 from app.index.comparator import Comparator, Probe
@@ -26,6 +27,7 @@ from app.index.port import Ids, NearestImpostors, SearchCounts
 from app.types import FloatArray
 
 PROMISING = 128
+MOST_TOGETHER = 16  # searches that one scan of the codes serves: more bring nothing
 
 
 class ProbeSearch:
@@ -48,8 +50,29 @@ class ProbeSearch:
 
     def cover(self, shard: Shard) -> None:
         """Score every row of the shard that could be above the floor."""
-        radius = shard.pilot_radius if self.best.floor <= 0 else self._radius(shard)
+        radius = self._first_radius(shard)
         self._scan(shard, radius)
+        self._certify(shard, radius)
+
+    @staticmethod
+    def cover_together(shard: Shard, searches: Sequence["ProbeSearch"]) -> None:
+        """The same for several searches, whose first scans are one: it reads the codes once."""
+        radius = min(search._first_radius(shard) for search in searches)
+        rotated = [search._rotated for search in searches]
+        if len(searches) == 1 or radius <= max(probe.lowest for probe in rotated):
+            for search in searches:
+                search.cover(shard)
+            return
+        limits, rows, estimates = shard.codes.scan.within_all(rotated, radius)
+        for search, start, stop in zip(searches, limits, limits[1:], strict=False):
+            search._examine(shard, rows[start:stop], estimates[start:stop])
+            search._certify(shard, radius)
+
+    def _first_radius(self, shard: Shard) -> float:
+        return shard.pilot_radius if self.best.floor <= 0 else self._radius(shard)
+
+    def _certify(self, shard: Shard, radius: float) -> None:
+        """Score what a scan with that radius may have left out."""
         if self.best.floor <= 0:
             # Nothing to certify against: too few persons, or none that resembles the probe.
             self._counts.exhaustive += 1
@@ -64,7 +87,10 @@ class ProbeSearch:
         )
 
     def _scan(self, shard: Shard, radius: float) -> None:
-        rows, estimates = shard.codes.scan.within(self._rotated, radius)
+        self._examine(shard, *shard.codes.scan.within(self._rotated, radius))
+
+    def _examine(self, shard: Shard, rows: RowNumbers, estimates: FloatArray) -> None:
+        """Score those of a scan's rows that could be above the floor."""
         self._counts.scans += 1
         if len(rows) > 2 * PROMISING:
             # The most promising first: they raise the floor, and most others need no look then.
@@ -114,20 +140,33 @@ class ThreadScanner:
     """Scans the codes: several probes at once, or several shards for one probe.
 
     The caller scans too, and threads help it where any are free: so under load, when other searches
-    have the threads, each search stays on the thread that it is on and waits for no other.
+    have the threads, each search stays on the thread that it is on. More callers than there are
+    threads share scans.
     """
 
     def __init__(self, threads: Executor, count: int = 1) -> None:
         """`count` is the number of the threads."""
         self._threads = threads
+        self._count = count
         self._free = Semaphore(count)
+        self._gathering = Gathering[ProbeSearch](count, MOST_TOGETHER)
 
     def cover(self, shards: Sequence[Shard], searches: Sequence[ProbeSearch]) -> None:
-        """Score every row of the shards that could be in an answer."""
-        if len(searches) == 1:
-            self._share([partial(searches[0].cover, shard) for shard in shards])
-        else:
-            self._share([partial(_cover_all, search, shards) for search in searches])
+        """Score every row of the shards that could be in an answer. Searches of several callers
+        over the same shards are done together where they would have to wait for each other."""
+        self._gathering.run(shards, searches, partial(self._cover, shards))
+
+    def _cover(self, shards: Sequence[Shard], searches: Sequence[ProbeSearch]) -> None:
+        # So many that there is a part for each thread.
+        size = -(-len(searches) * len(shards) // self._count)
+        size = max(1, min(MOST_TOGETHER, size))
+        self._share(
+            [
+                partial(ProbeSearch.cover_together, shard, searches[start : start + size])
+                for shard in shards
+                for start in range(0, len(searches), size)
+            ]
+        )
 
     def _share(self, parts: Sequence[Callable[[], None]]) -> None:
         """Do all parts; the caller and its helpers take the next one in turn."""
@@ -159,11 +198,6 @@ class ThreadScanner:
 
     def forget(self, shards: Sequence[Shard]) -> None:
         """There are no copies."""
-
-
-def _cover_all(search: ProbeSearch, shards: Sequence[Shard]) -> None:
-    for shard in shards:
-        search.cover(shard)
 
 
 # So many probes' vectors, or rows of similarities, are in memory at a time.
