@@ -41,7 +41,7 @@ from app.lab.evaluation.protocol import Analyser, enrol_photos
 from app.settings import Device, Settings
 from app.types import FloatArray
 
-ROUNDS = 100
+ROUNDS = 40
 
 
 def main() -> None:

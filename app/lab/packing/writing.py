@@ -1,5 +1,6 @@
 """Writes networks and their description as a pack: a folder that `serve` can run."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -78,7 +79,7 @@ def try_pack(folder: Path) -> ModelPack:
 def _appearing(out: Path) -> Iterator[Path]:
     """A folder to fill that becomes `out` when all went well, and vanishes otherwise."""
     if out.exists():
-        raise PackError(f"{out} exists already. Remove it first, or choose another name.")
+        raise _exists(out)
     with unwritable(out):
         out.parent.mkdir(parents=True, exist_ok=True)
     with workspace(out.parent) as parent, unwritable(out):
@@ -88,7 +89,16 @@ def _appearing(out: Path) -> Iterator[Path]:
         yield folder
         for file in folder.iterdir():
             _flush(file)
-        folder.rename(out)
+        try:
+            folder.rename(out)
+        except OSError as error:
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):  # another process was faster
+                raise _exists(out) from error
+            raise
+
+
+def _exists(out: Path) -> PackError:
+    return PackError(f"{out} exists already. Remove it first, or choose another name.")
 
 
 @contextmanager

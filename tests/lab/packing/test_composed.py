@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,18 @@ def test_embeddings_of_fast_and_default_can_be_compared(
     made = compose(FAST, published(eval_models, "fast").read_bytes(), installed)
     assert made.embedding_space == pack.embedding_space
     assert made.detector.score_threshold == 0.75
+
+
+@pytest.mark.slow
+def test_two_at_once_make_one_pack(eval_models: Path, installed: Path) -> None:
+    content = published(eval_models, "fast").read_bytes()
+    with ThreadPoolExecutor(2) as threads:
+        calls = [threads.submit(compose, FAST, content, installed) for _ in range(2)]
+    failures = [error for call in calls if (error := call.exception()) is not None]
+    assert [str(error) for error in failures] == [
+        f"{installed / 'fast'} exists already. Remove it first, or choose another name."
+    ]
+    assert [path.name for path in installed.iterdir()] == ["fast"]
 
 
 @pytest.mark.slow
