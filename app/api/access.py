@@ -31,13 +31,7 @@ from app.api.connection import ABORT
 from app.api.error_handlers import problem
 from app.api.middleware import ANONYMOUS, ObservedCall, Operation
 from app.api.transfers import Kind, kind_of
-from app.errors import (
-    Forbidden,
-    LikenessError,
-    RouteNotFound,
-    StoreUnavailable,
-    Unauthenticated,
-)
+from app.errors import Forbidden, LikenessError, RouteNotFound, StoreUnavailable, Unauthenticated
 from app.store.actor import acting_as
 from app.store.database import now_utc
 from app.store.sql.lookups import collection_not_found

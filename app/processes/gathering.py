@@ -15,7 +15,7 @@ Asker = tuple[Child, int]  # and the number of its question
 Conclude = Callable[[dict[int, Any], int], Any]
 
 
-class Gathering:
+class GatheredAnswers:
     """The answers to questions of one kind. Clients that ask meanwhile share them."""
 
     def __init__(self, kind: str, conclude: Conclude) -> None:

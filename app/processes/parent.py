@@ -18,7 +18,7 @@ from typing import Any
 from app.processes.acceptor import Acceptor
 from app.processes.child import Child, State
 from app.processes.children import Children
-from app.processes.gathering import Gathering
+from app.processes.gathering import GatheredAnswers
 from app.processes.generations import Generation, Generations, Role
 from app.processes.messages import (
     AT_ONCE,
@@ -73,8 +73,8 @@ class Parent:
         self._metrics = SummedMetrics()
         self._generations = Generations(with_networks=plan.networks is not None)
         self._gatherings = {
-            METRICS: Gathering(METRICS, self._sum),
-            READY: Gathering(READY, self._readiness),
+            METRICS: GatheredAnswers(METRICS, self._sum),
+            READY: GatheredAnswers(READY, self._readiness),
         }
 
     def run(self) -> int:
