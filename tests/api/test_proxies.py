@@ -120,7 +120,9 @@ def test_the_scheme(peer: str, said: str, scheme: str) -> None:
 def services(tmp_path_factory: pytest.TempPathFactory) -> Services:
     return build_services(
         Settings(
-            data_dir=tmp_path_factory.mktemp("service"), trusted_proxies=(ip_network("127.0.0.1"),)
+            data_dir=tmp_path_factory.mktemp("service"),
+            trusted_proxies=(ip_network("127.0.0.1"),),
+            access_log=True,
         )
     )
 
