@@ -29,7 +29,8 @@ Attributes = Mapping[str, Mapping[str, str]]
 @dataclass(frozen=True, slots=True)
 class Cell:
     """One group in one stratum: `sides` says which photos were degraded (none, probe or both),
-    `gallery_persons` how many people were enrolled in the gallery that was searched."""
+    `gallery_persons` how many people were enrolled in the gallery that was searched, at the
+    `threshold` of that gallery."""
 
     group: str
     stratum: str
@@ -37,13 +38,15 @@ class Cell:
     gallery_persons: int
     fpir: Counted
     fnir: Counted
+    threshold: float
 
 
 @dataclass(frozen=True, slots=True)
 class Searched:
     """Searches of one stratum by the people who made them: `strangers` and `mates` are the best
     scores of their probes, `stranger_names` and `mate_names` whose they are. `lost` names those
-    whose photo had no usable face: strangers, then mates."""
+    whose photo had no usable face: strangers, then mates. `likeness`: of the gallery's people, if
+    there are enough of them."""
 
     stratum: str
     sides: str
@@ -54,6 +57,7 @@ class Searched:
     mate_names: Sequence[str]
     lost: tuple[Sequence[str], Sequence[str]] = ((), ())
     both_ways: bool = False
+    likeness: float | None = None
 
 
 def count_cells(searched: Searched, threshold: float, attributes: Attributes) -> Iterator[Cell]:
@@ -76,6 +80,7 @@ def count_cells(searched: Searched, threshold: float, attributes: Attributes) ->
                 rejected=lost[0],
             ),
             false_negatives(searched.mates, threshold, mates, lost[1]),
+            threshold,
         )
 
 

@@ -79,13 +79,6 @@ def roles_of(people: LabelledPeople, photos: EnrolledPhotos, noise: LabelNoise) 
     )
 
 
-def likeness_of_enrolled(measure: Measure, roles: Roles, photos: EnrolledPhotos) -> float | None:
-    """How alike the people of the gallery are; None for too few."""
-    vectors = np.array([_embedding(photos.faces[image]) for image in roles.enrolled])
-    persons = np.arange(len(vectors), dtype=np.intp)
-    return gallery_likeness(LabelledEmbeddings(vectors, persons, measure.comparator))
-
-
 def search_unchanged(measure: Measure, roles: Roles, photos: EnrolledPhotos) -> Searched:
     """The searches with the photos as they are."""
     faces = photos.faces
@@ -145,7 +138,16 @@ def _search(
         found[1],
         mate_names,
         (lost, missed),
+        likeness=_likeness(gallery, measure.comparator),
     )
+
+
+def _likeness(gallery: Faces, comparator: Comparator) -> float | None:
+    """How alike the people of a gallery are, one face each; None for too few."""
+    if not len(gallery.vectors):
+        return None
+    persons = np.arange(len(gallery.vectors), dtype=np.intp)
+    return gallery_likeness(LabelledEmbeddings(gallery.vectors, persons, comparator))
 
 
 def _refuse(

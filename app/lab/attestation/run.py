@@ -22,13 +22,12 @@ from app.gallery.gallery import Gallery
 from app.index.comparator import COSINE
 from app.index.port import PRECISION, GallerySize
 from app.inference.pack_spec import ModelPack
-from app.lab.attestation.cells import STRATA, Attributes, Change, count_cells
+from app.lab.attestation.cells import STRATA, Attributes, Change, Searched, count_cells
 from app.lab.attestation.collection import MAX_PROBES, measure_collection
 from app.lab.attestation.folder import (
     Measure,
     Roles,
     digest_of,
-    likeness_of_enrolled,
     roles_of,
     search_stratum,
     search_unchanged,
@@ -101,16 +100,29 @@ def attest_folder(
             searched += search_stratum(measure, roles, photos, stratum, tick)
     enrolled = len(roles.enrolled)
     chain = CalibrationChain([] if shipped is None else [shipped], pack.decision.threshold)
-    size, likeness = GallerySize(enrolled, enrolled), likeness_of_enrolled(measure, roles, photos)
-    rule = identification_threshold(
-        ThresholdRequest(), source.policy, chain, size, likeness=likeness
-    )
-    cells = [c for one in searched for c in count_cells(one, rule.threshold, wanted.attributes)]
+    # A degraded gallery is smaller and more alike than the other: it has a threshold of its own.
+    rules = [_rule_for(one, source.policy, chain) for one in searched]
+    cells = [
+        cell
+        for one, rule in zip(searched, rules, strict=True)
+        for cell in count_cells(one, rule.threshold, wanted.attributes)
+    ]
+    rule = rules[0]
     measured = Measurement(source.policy, rule, cells, list(wanted.attributes))
     persons = wanted.gallery_persons or wanted.requirement.gallery_persons or enrolled
     used, data = _Used(pack, rule, folder_name(people.folder)), _folder_data(source, roles, photos)
     return make_statement(
         _provenance(data, wanted, _OF_FOLDER, used), wanted.requirement, measured, persons
+    )
+
+
+def _rule_for(
+    searched: Searched, policy: CollectionPolicy, chain: CalibrationChain
+) -> ThresholdDecision:
+    """What identification would decide by in the gallery that was searched."""
+    size = GallerySize(searched.gallery_persons, searched.gallery_persons)
+    return identification_threshold(
+        ThresholdRequest(), policy, chain, size, likeness=searched.likeness
     )
 
 

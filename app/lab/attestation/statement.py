@@ -190,6 +190,7 @@ def _row(cell: Cell, requirement: Requirement, wanted: int) -> JsonObject:
         "degraded": cell.sides,
         "gallery_persons": cell.gallery_persons,
         "gallery_large_enough": enough,
+        "threshold": cell.threshold,
         "outcome": outcome.value,
         **rates,
     }

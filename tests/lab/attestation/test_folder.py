@@ -10,7 +10,7 @@ from app.decision.gates import OPEN_GATE
 from app.decision.limits import Limits
 from app.decision.policy import FaceSelection
 from app.decision.thresholds import CollectionPolicy
-from app.index.comparator import Comparator
+from app.index.comparator import COSINE, Comparator
 from app.lab.attestation.cells import count_cells
 from app.lab.attestation.folder import Measure, roles_of, search_unchanged
 from app.lab.evaluation.labels import LabelledPeople, LabelNoise
@@ -60,3 +60,30 @@ def test_two_faces_that_both_look_degraded_are_not_decided() -> None:
 
 def test_a_photo_that_the_policy_would_not_enrol_is_not_in_the_gallery() -> None:
     assert counts(Limits(), CollectionPolicy(), ("ann/1",)) == (0, 1)
+
+
+def test_the_likeness_is_that_of_the_gallery_that_is_searched() -> None:
+    generator = np.random.default_rng(0)
+
+    def likeness(people: int, common: float) -> float | None:
+        """Of people whose embeddings have a part in common, who have two photos each."""
+        vectors = generator.normal(size=(people, 8)) + common
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        names = [f"{n}/{photo}" for n in range(people) for photo in (1, 2)]
+        faces = {
+            name: replace(face(), embedding=vectors[int(name.split("/")[0])].astype(np.float32))
+            for name in names
+        }
+        owners = tuple(name.split("/")[0] for name in names)
+        folder = LabelledPeople(Path(), tuple(names), owners)
+        photos = EnrolledPhotos(faces, (), {})
+        measure = Measure(
+            cast(Analyser, None), folder, FaceSelection.CENTRE, COSINE, CollectionPolicy()
+        )
+        return search_unchanged(measure, roles_of(folder, photos, LabelNoise()), photos).likeness
+
+    plain, alike = likeness(60, 0.0), likeness(60, 2.0)
+    assert plain is not None
+    assert alike is not None
+    assert alike > plain + 0.05
+    assert likeness(20, 0.0) is None  # too few to tell

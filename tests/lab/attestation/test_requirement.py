@@ -67,7 +67,7 @@ def test_the_worst_outcome_is_that_of_the_whole() -> None:
 def test_a_gallery_too_small_cannot_pass_unless_enrolment_itself_refused() -> None:
     def outcome(sides: str, gallery: int) -> object:
         counted = Counted(0, 5000, 5000)
-        cell = Cell("everybody", "x", sides, gallery, counted, counted)
+        cell = Cell("everybody", "x", sides, gallery, counted, counted, 0.5)
         return _row(cell, NAMED["sp800-63a-4"], wanted=90)["outcome"]
 
     assert outcome("none", 90) == "pass"
