@@ -67,6 +67,12 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--generators", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument(
+        "--slower",
+        type=float,
+        default=1,
+        help="times of `device`, multiplied: for ratios on a busy machine",
+    )
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--out", type=Path, help="all runs, as JSON")
     options = parser.parse_args()
@@ -98,7 +104,7 @@ def small_photos(folder: Path) -> list[str]:
 
 
 def measure(networks: str, count: int, photos: list[str], options: argparse.Namespace) -> Run:
-    with service(networks, count) as (process, port, start_s):
+    with service(networks, count, slower=options.slower) as (process, port, start_s):
         load(port, photos, options, 1.5)  # warm up
         family = family_of(process)
         before = cpu_seconds(family)
@@ -129,7 +135,11 @@ def measure(networks: str, count: int, photos: list[str], options: argparse.Name
 
 @contextmanager
 def service(
-    networks: str, count: int, tree: Path = HERE.parent, filled: str | None = None
+    networks: str,
+    count: int,
+    tree: Path = HERE.parent,
+    filled: str | None = None,
+    slower: float = 1,
 ) -> Iterator[tuple[int, int, float]]:
     """Its process id, its port, and how long it took to start. It serves the data folder `filled`,
     or a new one."""
@@ -145,9 +155,9 @@ def service(
             "LIKENESS_DEVICE": "cuda",
             "STANDIN_DEVICE": "cuda",
             "STANDIN_SIZES": "1,8",
-            "STANDIN_MS": str(DEVICE_MS),
-            "STANDIN_MS_AN_IMAGE": str(DEVICE_MS_AN_IMAGE),
-            "STANDIN_DECODE_MS": str(DECODE_MS),
+            "STANDIN_MS": str(slower * DEVICE_MS),
+            "STANDIN_MS_AN_IMAGE": str(slower * DEVICE_MS_AN_IMAGE),
+            "STANDIN_DECODE_MS": str(slower * DECODE_MS),
         }
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {

@@ -154,12 +154,15 @@ class _Source:
 def _cpu_nodes(session: ort.InferenceSession) -> tuple[str, ...]:
     """The nodes that a session on a device leaves to the CPU, as `operator name`: the list of
     providers alone does not say where a node runs."""
-    if session.get_providers()[0] == CPU_PROVIDER:
-        return ()
+    return () if session.get_providers()[0] == CPU_PROVIDER else nodes_on(session, CPU_PROVIDER)
+
+
+def nodes_on(session: ort.InferenceSession, provider: str) -> tuple[str, ...]:
+    """The nodes that a provider runs, as `operator name`."""
     return tuple(
         f"{node.op_type} {node.name}".strip()
         for part in session.get_provider_graph_assignment_info()
-        if part.ep_name == CPU_PROVIDER
+        if part.ep_name == provider
         for node in part.get_nodes()
     )
 

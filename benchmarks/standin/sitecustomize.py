@@ -7,6 +7,7 @@ is as it is, and Python's lock is the limit. With STANDIN_MS=real the networks r
 STANDIN_DEVICE=cuda: sessions on CUDA are sessions on the CPU that say they were on CUDA, and one
 runs at a time in a process; STANDIN_SIZES=1,2 are the sizes of batches, of which one thread takes
 care then, for a quick start. Galleries on CUDA are in the host's memory, searched by FAISS.
+STANDIN_CPU_NODES: nodes that each network on CUDA says it leaves to the CPU.
 STANDIN_DECODE_MS: decoding a photo holds a lock of its process for so long, as if Python did it: so
 many processes can be tried on few cores.
 """
@@ -23,6 +24,7 @@ WAIT_MS = os.environ.get("STANDIN_MS", "1")
 SECONDS_AN_IMAGE = float(os.environ.get("STANDIN_MS_AN_IMAGE", "0")) / 1000
 DECODE_SECONDS = float(os.environ.get("STANDIN_DECODE_MS", "0")) / 1000
 SIZES = tuple(int(size) for size in os.environ.get("STANDIN_SIZES", "").split(",") if size)
+NODES = tuple(filter(None, os.environ.get("STANDIN_CPU_NODES", "").split(",")))
 ON_DEVICE = os.environ.get("STANDIN_DEVICE") == "cuda"
 
 
@@ -36,6 +38,7 @@ def stand_in(module):
         real_init(self, path, module.Device.CPU if cuda else wanted, *arguments, **named)
         if cuda:
             self.provider = module.CUDA_PROVIDER
+            self.cpu_nodes = NODES
 
     def run(self, batch):
         recorded = self.__dict__.setdefault("recorded", {})

@@ -10,7 +10,7 @@ import pytest
 from app.errors import DeviceError, PackError
 from app.inference.cuda import CPU_PROVIDER, CUDA_PROVIDER
 from app.inference.pack_spec import ModelPack
-from app.inference.session import OnnxModel
+from app.inference.session import OnnxModel, nodes_on
 from app.settings import Device
 
 HAS_CUDA = CUDA_PROVIDER in onnxruntime.get_available_providers()
@@ -33,6 +33,14 @@ def test_the_provider_is_the_session_s_own(model: OnnxModel) -> None:
 
 
 @without_cuda
+def test_onnx_runtime_says_which_node_runs_where(model: OnnxModel) -> None:
+    """On a device those that are left to the CPU are listed; here all are the CPU's."""
+    nodes = nodes_on(model._session, CPU_PROVIDER)
+    assert any(node.startswith("Conv ") for node in nodes)
+    assert nodes_on(model._session, CUDA_PROVIDER) == ()
+    assert model.cpu_nodes == ()
+
+
 def test_auto_takes_the_cpu_where_there_is_no_gpu(pack: ModelPack) -> None:
     assert OnnxModel(pack.recogniser_path, Device.AUTO).provider == CPU_PROVIDER
 

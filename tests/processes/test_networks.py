@@ -108,11 +108,13 @@ def test_one_process_runs_the_networks_of_all(
     pipeline = build_pipeline(pack, Device.CPU, ImageLimits())
     wanted = [face.embedding for face in pipeline.analyse(photo, max_faces=10).faces]
     pipeline.close()
-    with service(tmp_path, LIKENESS_INDEX_DEVICE="cuda") as started:
+    given = {"LIKENESS_INDEX_DEVICE": "cuda", "STANDIN_CPU_NODES": "Gather a,Concat b"}
+    with service(tmp_path, **given) as started:
         started.until_ready()
         (first,) = started.networks()
         _, ready = started.ask("/readyz")
         assert ready["provider"] == "CUDAExecutionProvider"
+        assert ready["nodes_on_cpu"]["recogniser"] == ["Gather a", "Concat b"]
         status, answer = started.ask("/v1/embed", photo)
         assert status == 200
         assert len(embeddings(answer)) == len(wanted) > 0
