@@ -1,7 +1,7 @@
 """Killed again and again: nothing acknowledged is lost, nothing deleted comes back.
 
-LIKENESS_CHAOS_CYCLES and LIKENESS_CHAOS_CYCLES_POSTGRESQL set how often; the suite's defaults keep
-it short.
+LIKENESS_CHAOS_CYCLES and LIKENESS_CHAOS_CYCLES_POSTGRESQL set how often, LIKENESS_CHAOS_PROCESSES
+how many processes there are; the suite's defaults keep it short.
 """
 
 import os
@@ -20,7 +20,7 @@ from tests.postgres import PostgresServer, installed_binaries
 pytestmark = pytest.mark.chaos
 CYCLES = int(os.environ.get("LIKENESS_CHAOS_CYCLES", "12"))
 CYCLES_POSTGRESQL = int(os.environ.get("LIKENESS_CHAOS_CYCLES_POSTGRESQL", "3"))
-NAMES = ["a", "b", "c"]
+NAMES = [str(number) for number in range(int(os.environ.get("LIKENESS_CHAOS_PROCESSES", "3")))]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def finish(clients: list[Client]) -> None:
     for client in clients:
         client.stopped.set()
         client.join(30)
-    assert [client.failures for client in clients] == [[], [], []]
+    assert [client.failures for client in clients] == [[] for _ in clients]
 
 
 def test_processes_killed_over_sqlite(tmp_path: Path) -> None:

@@ -1,5 +1,9 @@
-"""Four processes over one database: what one acknowledges, all others answer by at once."""
+"""Several processes over one database: what one acknowledges, all others answer by at once.
 
+LIKENESS_CHAOS_PROCESSES sets how many.
+"""
+
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ from tests.chaos.workers import PERSONS, VECTORS, Ledger, Worker, assert_kept
 
 pytestmark = pytest.mark.slow
 OPERATIONS = 60  # of each of four clients
+PROCESSES = int(os.environ.get("LIKENESS_CHAOS_PROCESSES", "4"))
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -21,8 +26,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 
 
 def test_read_your_writes_everywhere(url: str, tmp_path: Path) -> None:
-    workers = [Worker(url, tmp_path / "index") for _ in range(4)]
-    ledgers = [Ledger() for _ in workers]
+    workers = [Worker(url, tmp_path / "index") for _ in range(PROCESSES)]
+    ledgers = [Ledger() for _ in range(4)]
     failures: list[object] = []
 
     def client(name: int) -> None:
@@ -32,7 +37,7 @@ def test_read_your_writes_everywhere(url: str, tmp_path: Path) -> None:
             number = int(random.integers(VECTORS))
             action = "delete" if random.random() < 0.3 else "enroll"
             ledgers[name].begin(action, person, number)
-            outcome = workers[random.integers(4)].ask(action, person, number)
+            outcome = workers[random.integers(PROCESSES)].ask(action, person, number)
             ledgers[name].end(action, person, number, outcome)
             (state,) = ledgers[name].states(person)
             for other in workers:
