@@ -6,7 +6,7 @@ image's own pixels are the same for all.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import cv2
@@ -207,6 +207,7 @@ class Detector:
         if candidates is not None:
             self._ask_for_candidates = question(candidates.network, kind.scale)
         self._framing = framing_of(model, spec, whole_canvas=whole_canvas)
+        self._first_framing = first_framing_of(self._framing, spec)
         try:
             blank = np.zeros((self._framing.height, self._framing.width, 3), dtype=np.uint8)
             probe = self._run(letterbox(blank.shape, self._framing), blank)
@@ -229,12 +230,29 @@ class Detector:
         found = self.look(image)
         return found if len(found) else self.look(image, framed=True)
 
+    @property
+    def first_look_side(self) -> int:
+        """Pixels on the longer side of the copy that `first_look` sees."""
+        return max(self._first_framing.height, self._first_framing.width)
+
+    def looks_first(self, shape: tuple[int, ...]) -> bool:
+        """Whether `first_look` sees less of an image of that shape than `detect`."""
+        return max(shape[:2]) > self.first_look_side < self.input_size
+
+    def first_look(self, image: Image) -> Detections:
+        """As `detect`, in a small copy of the image."""
+        return self._look_at(image, letterbox(image.shape, self._first_framing), 0)
+
     def look(self, image: Image, rotation: int = 0, *, framed: bool = False) -> Detections:
         """One run of the network on an image turned clockwise by `rotation` degrees (0, 90, 180 or
         270), within a wide black frame where `framed`. As `detect`, in pixels of the turned image.
         """
         margin = FRAME_PADDING if framed else 0.0
-        boxed = letterbox(image.shape, self._framing, margin, rotation)
+        return self._look_at(
+            image, letterbox(image.shape, self._framing, margin, rotation), rotation
+        )
+
+    def _look_at(self, image: Image, boxed: Letterbox, rotation: int) -> Detections:
         found = boxed.restore(suppress(self._run(boxed, image), self._spec.iou_threshold))
         return _clip(found, *turned_size(image.shape, rotation))
 
@@ -267,6 +285,15 @@ def framing_of(model: Network, spec: DetectorSpec, *, whole_canvas: bool) -> Fra
     whole = whole_canvas or as_insightface or model.fixed_size is not None
     enlarge_to = max(height, width) if as_insightface else spec.enlarge_to
     return Framing(height, width, enlarge_to, whole=whole, one_scale=as_insightface)
+
+
+def first_framing_of(framing: Framing, spec: DetectorSpec) -> Framing:
+    """The frame of a first look; where the pack has none, or a network that takes one size of
+    image, the frame of every look."""
+    if spec.first_look is None or framing.whole:
+        return framing
+    side = _to_stride(spec.first_look)
+    return replace(framing, height=min(side, framing.height), width=min(side, framing.width))
 
 
 def suppress(found: Detections, iou_threshold: float) -> Detections:

@@ -4,9 +4,8 @@ hundreds of faces does not delay the next ones.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 
@@ -16,13 +15,12 @@ from app.faces.embed import Recogniser
 from app.faces.images import (
     align_faces,
     enlargement,
-    inverse,
     turned_detections,
     turned_image,
-    turned_size,
 )
 from app.faces.landmarks import LandmarkRefiner
 from app.faces.liveness import LivenessCheck
+from app.faces.looks import FaceSelector, in_the_photo, largest_first, shows_enough
 from app.faces.orientation import Look, OrientationLimits, OrientationSearch
 from app.faces.quality import NetworkScores, QualityNetwork, assess_faces
 from app.imaging import ImageLimits, PhotoDecoder
@@ -50,10 +48,6 @@ class AuxiliaryNetworks:
     landmarks: LandmarkRefiner | None = None
     liveness: LivenessCheck | None = None
     quality: QualityNetwork | None = None
-
-
-# Which of the boxes (n, 4), the largest first, is used in a photo of that width and height.
-FaceSelector: TypeAlias = Callable[[FloatArray, int, int], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +196,8 @@ class FacePipeline:
         options: AnalysisOptions,
         clock: StageClock,
     ) -> CooperativeTask[AnalysedImage]:
-        look = yield from self._look(decoded.pixels, options.orientation, clock)
-        found = _largest_first(_in_the_photo(look, decoded), options.max_faces)
+        look = yield from self._look(decoded, options, clock)
+        found = largest_first(in_the_photo(look, decoded), options.max_faces)
         if options.selector is not None:
             chosen = options.selector(found.boxes, decoded.width, decoded.height)
             found = found.take(np.array([chosen]))
@@ -236,10 +230,18 @@ class FacePipeline:
         return AnalysedImage(decoded.width, decoded.height, faces, clock.timings_ms)
 
     def _look(
-        self, image: Image, limits: OrientationLimits | None, clock: StageClock
+        self, decoded: DecodedImage, options: AnalysisOptions, clock: StageClock
     ) -> CooperativeTask[Look]:
-        """The faces of the image, or of a reduced copy, in the turn that the networks rate
+        """The faces of the photo, or of a reduced copy, in the turn that the networks rate
         highest."""
+        image, limits = decoded.pixels, options.orientation
+        if options.selector is not None and self._detector.looks_first(image.shape):
+            with clock.stage("detect"):
+                small = Look(0, self._detector.first_look(image))
+            side = self._detector.first_look_side
+            if shows_enough(small, decoded, options.selector, limits, side):
+                return small
+            yield
         with clock.stage("detect"):
             first = Look(0, self._detector.detect(image))
         if limits is None or not limits.doubt(first.found):
@@ -320,21 +322,3 @@ def run_to_completion(steps: CooperativeTask[T]) -> T:
         except StopIteration as end:
             result: T = end.value
             return result
-
-
-def _in_the_photo(look: Look, decoded: DecodedImage) -> Detections:
-    """Detections of a turned and reduced copy in the photo's own pixels."""
-    ratio, found = np.float32(decoded.reduction), look.found
-    landmarks = None if found.landmarks is None else found.landmarks * ratio
-    enlarged = Detections(found.boxes * ratio, found.scores, landmarks)
-    # The copy's last row and column may reach beyond the photo.
-    height, width = (side * decoded.reduction for side in decoded.pixels.shape[:2])
-    turned = turned_size((height, width), look.rotation)
-    sent = turned_detections(enlarged, inverse(look.rotation), *turned)
-    edges = np.array([decoded.width, decoded.height] * 2, np.float32)
-    return Detections(np.minimum(sent.boxes, edges), sent.scores, sent.landmarks)
-
-
-def _largest_first(found: Detections, limit: int) -> Detections:
-    areas = np.prod(found.boxes[:, 2:] - found.boxes[:, :2], axis=1)
-    return found.take(np.argsort(-areas, kind="stable")[:limit])

@@ -31,6 +31,8 @@ class DetectorSpec(PackSection):
     input_size: Annotated[int, Field(ge=64, le=4096)] = 640
     # Photos smaller than this are enlarged to it, and no photo is enlarged beyond.
     enlarge_to: Annotated[int, Field(ge=32, le=4096)] = 320
+    # Calls that need one face look at a copy of this size first; None: at `input_size` at once.
+    first_look: Annotated[int, Field(ge=64, le=4096)] | None = None
     layout: PackLayout = "own"
     score_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     iou_threshold: Annotated[float, Field(gt=0, lt=1)] = 0.4

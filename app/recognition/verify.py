@@ -1,12 +1,14 @@
 """Is this the person, or are two photos of one person?"""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from app.decision.calibrations import policy_of
 from app.decision.gates import OPEN_GATE, QualityGate
 from app.decision.pairs import PairRules
-from app.decision.policy import FaceSelection, is_match, usable_face
+from app.decision.policy import FaceSelection, is_match, select_box, usable_face
 from app.decision.thresholds import (
     ONE_COMPARISON,
     CalibrationChain,
@@ -20,13 +22,13 @@ from app.errors import LikenessError, NoFace
 from app.gallery.candidates import Candidate, Comparison
 from app.index.person_scores import PersonScore
 from app.index.port import GallerySize
-from app.recognition.analysis import PhotoOutcome, StageTimes, analyse_images, embedding_of
+from app.recognition.analysis import PhotoOutcome, StageTimes, each_photo, embedding_of, record
 from app.services import Services
 from app.store.records import CollectionRecord
 from app.store.sql.audit_log import Search
 from app.store.sql.consents import needs_consent, require_consent
 from app.store.store import Store
-from app.types import AnalysedImage, Face, FloatArray
+from app.types import AnalysedImage, CooperativeTask, Face, FloatArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +157,32 @@ async def _analyse(
 ) -> list[PhotoOutcome]:
     """The probe, with its liveness where the request or the gate asks for it; then the
     reference."""
-    if not (request.liveness or gate.min_liveness is not None):
-        return await analyse_images(services, times, photos, None)
-    probe = await analyse_images(services, times, photos[:1], None, liveness=True)
-    rest = await analyse_images(services, times, photos[1:], None) if photos[1:] else ()
-    return [*probe, *rest]
+    live = request.liveness or gate.min_liveness is not None
+    found = await asyncio.gather(
+        _one_face(services, photos[:1], request, liveness=live),
+        _one_face(services, photos[1:], request, liveness=False),
+    )
+    outcomes = [outcome for outcomes in found for outcome in outcomes]
+    for outcome in outcomes:
+        if isinstance(outcome, AnalysedImage):
+            record(services, times, outcome)
+    return outcomes
+
+
+async def _one_face(
+    services: Services, photos: Sequence[bytes], request: VerifyRequest, *, liveness: bool
+) -> list[PhotoOutcome]:
+    """The selected face of each photo, or why there is none."""
+
+    def work(data: bytes) -> CooperativeTask[AnalysedImage]:
+        return services.pipeline.steps(
+            data,
+            max_faces=services.settings.max_faces,
+            liveness=liveness,
+            selector=partial(select_box, selection=request.face_selection),
+        )
+
+    return list(await each_photo(services, photos, work))
 
 
 def _select(

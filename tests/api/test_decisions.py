@@ -5,6 +5,7 @@ import io
 import threading
 from typing import Any
 
+import cv2
 import httpx
 import numpy as np
 import pytest
@@ -315,12 +316,19 @@ class TestDeletion:
         assert face["candidates"] == []
 
 
-def test_similarities_are_cosines_of_the_embeddings(presidents: Any) -> None:
-    def embedding(name: str) -> Any:
-        files = {"image": presidents.photo(name)}
-        answer = presidents.client.post("/v1/embed", files=files).json()
+def test_similarities_are_cosines_of_the_embeddings(presidents: Any, encode: Any) -> None:
+    """Of a photo that enroll and embed look at in the same size."""
+    pixels = cv2.imdecode(np.frombuffer(presidents.photo("obama.jpg"), np.uint8), cv2.IMREAD_COLOR)
+    factor = 320 / max(pixels.shape)
+    small = encode(cv2.resize(pixels, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA))
+    presidents.enroll("small", small).raise_for_status()
+
+    def embedding(photo: bytes) -> Any:
+        answer = presidents.client.post("/v1/embed", files={"image": photo}).json()
         return np.array(answer["faces"][0]["embedding"])
 
-    expected = float(embedding("obama.jpg") @ embedding("obama2.jpg"))
-    (face,) = presidents.identify(presidents.photo("obama2.jpg")).json()["faces"]
-    assert face["candidates"][0]["similarity"] == pytest.approx(expected, abs=1e-5)
+    probe = presidents.photo("obama2.jpg")
+    expected = float(embedding(small) @ embedding(probe))
+    (face,) = presidents.identify(probe).json()["faces"]
+    (found,) = [one for one in face["candidates"] if one["person_id"] == "small"]
+    assert found["similarity"] == pytest.approx(expected, abs=1e-5)

@@ -84,7 +84,7 @@ def test_only_the_chosen_face_is_looked_at(pipeline: FacePipeline, group_photo: 
 
     everybody = pipeline.analyse(group_photo, max_faces=20)
     chosen = run_to_completion(pipeline.steps(group_photo, max_faces=20, selector=third))
-    assert asked == [(len(everybody.faces), everybody.width, everybody.height)]
+    assert asked[-1] == (len(everybody.faces), everybody.width, everybody.height)
     (face,) = chosen.faces
     assert np.array_equal(face.box, everybody.faces[2].box)
     assert np.array_equal(face.embedding, everybody.faces[2].embedding)
