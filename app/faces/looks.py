@@ -1,8 +1,7 @@
 """Looks of the detector at a photo: in the photo's own pixels, and whether a first one is enough.
 
 A call that needs one face first has the detector look at a small copy of the photo. That takes a
-quarter of the time, and the landmarks of large faces are better there: the detector was trained on
-small ones.
+quarter of the time, and the landmarks of large faces are as good there.
 """
 
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from app.types import DecodedImage, Detections, FloatArray
 # Which of the boxes (n, 4), the largest first, is used in a photo of that width and height.
 FaceSelector: TypeAlias = Callable[[FloatArray, int, int], int]
 # Shorter side in the small copy, pixels, from which a face is aligned by that copy's landmarks. A
-# face half as large, which would be a rival of it, is found there, too.
+# face half as large, for which a photo may be refused, is usually found there, too.
 LARGE_ENOUGH = 48.0
 
 
