@@ -231,7 +231,7 @@ class BatchedModel:
         for number, size in steps[1:]:
             try:
                 opened[number][size].try_out(np.zeros((size, *self._shape), np.uint8))
-            except Exception as error:  # noqa: BLE001 - what is ready goes on serving
+            except Exception as error:  # noqa: BLE001 - the sizes that are ready continue to serve
                 log(logging.ERROR, "a network does not run at a batch size; smaller ones are used",
                     error, network=self.path.name, size=size)  # fmt: skip
                 return

@@ -84,7 +84,7 @@ class NetworkServer:
             self._threads.append(thread)
 
     def close(self) -> None:
-        """Take no more requests; clients are told by the end of their sockets."""
+        """Take no more requests; clients see that their sockets have ended."""
         self._loop.remove_reader(self._openings.fileno())
         for slot in list(self._slots):
             self._lose(slot)
