@@ -116,7 +116,7 @@ def test_a_pack_that_nobody_publishes_is_named_before_anything_is_missing(
     monkeypatch.setitem(sys.modules, "insightface", None)  # not installed
     answer = run("models", "pull", "bufalo_l")
     assert answer.exit_code == 2
-    assert "publishes no pack 'bufalo_l'; there are buffalo_l" in answer.stderr
+    assert "There is no pack 'bufalo_l' to fetch; there are accurate" in answer.stderr
 
 
 def test_evaluate_names_a_folder_that_is_not_there(run: Run, tmp_path: Path) -> None:
