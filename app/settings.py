@@ -287,8 +287,8 @@ class Settings(BaseSettings):
         int,
         Field(
             gt=0,
-            description="Misses of an access key within the next setting's time, from "
-            "which on they are reported: unknown faces, wrong claims.",
+            description="Misses of one access key (unknown faces, wrong claims) within "
+            "LIKENESS_PROBING_SECONDS that are reported.",
         ),
     ] = 300
     probing_seconds: Annotated[

@@ -169,7 +169,7 @@ def import_folder(
 ) -> None:
     """Enroll photos or embeddings. Run it again to continue, also after it was killed.
 
-    Exit status: 0 all enrolled, 1 some rows rejected, 2 the import could not run, 3 stopped at a
+    Exit status: 0 no row rejected, 1 some rows rejected, 2 the import could not run, 3 stopped at a
     row, 130 interrupted.
     """
     settings = read_settings()

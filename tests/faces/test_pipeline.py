@@ -132,7 +132,7 @@ def test_limits_and_damage_reach_the_caller(pipeline: FacePipeline, astronaut: b
 
 def test_threads_share_a_pipeline(pipeline: FacePipeline, group_photo: bytes) -> None:
     with ThreadPoolExecutor(4) as threads:
-        jobs = [threads.submit(pipeline.analyse, group_photo, max_faces=10) for _ in range(12)]
+        jobs = [threads.submit(pipeline.analyse, group_photo, max_faces=10) for _ in range(6)]
         images = [job.result(timeout=60) for job in jobs]
     for image in images:
         for face, first in zip(image.faces, images[0].faces, strict=True):

@@ -77,7 +77,7 @@ def machine_of(name: str, *, migrated: Path, **options: object) -> type[GalleryM
 def test_a_few_steps(migrated: Path, encrypted: bool) -> None:
     name = "Encrypted" if encrypted else "Plain"
     machine = machine_of(name, migrated=migrated, encrypted=encrypted)
-    drive(machine, examples=3, steps=15, same=True)
+    drive(machine, examples=2, steps=15, same=True)
 
 
 @pytest.mark.slow

@@ -80,7 +80,7 @@ def test_every_caller_gets_its_own(
 ) -> None:
     """Callers with one to five faces at once: any mix, any padding, the same vectors."""
     alone, recogniser = Recogniser(model, pack.recogniser), Recogniser(batched, pack.recogniser)
-    cuts = [slice(n, n + 1 + n % 5) for n in range(24)]
+    cuts = [slice(n, n + 1 + n % 5) for n in range(12)]
     barrier = threading.Barrier(len(cuts))
 
     def ask(cut: slice) -> FloatArray:
