@@ -137,3 +137,31 @@ def test_shared_scans_answer_like_brute_force(
     for number, hits in enumerate(answers):
         same_answer(hits, brute_force(held, probes[number], 1 + 60 * (number % 4), score=score))
     assert max(shared) > 1
+
+
+def test_a_caller_with_many_searches_takes_turns(
+    new_index: Callable[..., CertifiedIndex], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A single search that comes meanwhile is answered before the last of hundred."""
+    random = np.random.default_rng(6)
+    index = new_index(32, IndexShape(encode_at=1_024, merge_at=4))
+    index.add(templates(unit(random.standard_normal((1_100, 32)))))
+    settle(index)
+    many, single = unit(random.standard_normal((100, 32))), unit(random.standard_normal((1, 32)))
+    order: list[int] = []
+    real = ProbeSearch.cover_together
+
+    def cover(shard: object, searches: Sequence[ProbeSearch]) -> None:
+        until(lambda: bool(order) or gathered(waiting) == 1)
+        order.append(len(searches))
+        real(shard, searches)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ProbeSearch, "cover_together", staticmethod(cover))
+    waiting = index._scanner._gathering  # type: ignore[attr-defined]
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(index.search_persons, many, 3)
+        until(lambda: waiting._running == 1)
+        pool.submit(index.search_persons, single, 3).result(PATIENCE_S)
+        first.result(PATIENCE_S)
+    assert sum(order) == 101
+    assert order.index(1) == 1

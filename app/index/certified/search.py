@@ -153,8 +153,12 @@ class ThreadScanner:
 
     def cover(self, shards: Sequence[Shard], searches: Sequence[ProbeSearch]) -> None:
         """Score every row of the shards that could be in an answer. Searches of several callers
-        over the same shards are done together where they would have to wait for each other."""
-        self._gathering.run(shards, searches, partial(self._cover, shards))
+        over the same shards are done together where they would have to wait for each other; a
+        caller with many does so many at a time that the others need not wait for all of them."""
+        most = MOST_TOGETHER * self._count
+        for start in range(0, len(searches), most):
+            some = searches[start : start + most]
+            self._gathering.run(shards, some, partial(self._cover, shards))
 
     def _cover(self, shards: Sequence[Shard], searches: Sequence[ProbeSearch]) -> None:
         # So many that there is a part for each thread.
