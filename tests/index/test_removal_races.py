@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from app.encryption.ring import KeyRing
 from app.gallery.gallery import Gallery
 from app.index.certified.index import CertifiedIndex
-from app.index.certified.rows import IndexShape
+from app.index.certified.rows import IndexShape, Rows
 from app.index.factory import IndexFactory
 from app.locks import made_by
 from app.store.records import PersonTemplate
@@ -208,3 +208,22 @@ def test_nothing_waits_to_be_erased_where_there_is_no_snapshot(database: Path) -
     (replica,) = gallery._replicas.values()
     assert replica.index._state.to_erase == []  # type: ignore[attr-defined]
     gallery.close()
+
+
+@pytest.mark.parametrize("_again", range(5))
+def test_what_remains_while_rows_are_removed(_again: int) -> None:
+    """NumPy alone lists rows that do not exist, if flags change between its two looks at them."""
+    rows = Rows.of(templates(unit(np.ones((100_000, 4)))))
+
+    def remove() -> None:
+        for number in range(len(rows)):
+            rows.alive[number] = False
+
+    with ThreadPoolExecutor(1) as pool:
+        removing = pool.submit(remove)
+        while not removing.done():
+            remaining = rows.remaining()
+            assert (np.diff(remaining) > 0).all()
+            assert not len(remaining) or remaining[-1] < len(rows)
+        removing.result()
+    assert not len(rows.remaining())

@@ -65,7 +65,7 @@ class PersonCounts:
     def of(cls, parts: list[Rows]) -> "PersonCounts":
         """The counts of the remaining rows."""
         made = cls()
-        owners = np.concatenate([part.persons[part.alive] for part in parts])
+        owners = np.concatenate([part.persons[part.remaining()] for part in parts])
         persons, held = np.unique(owners, return_counts=True)
         made.restart(persons, held, _measured(parts, persons, held))
         return made

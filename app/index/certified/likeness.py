@@ -99,7 +99,7 @@ def likeness_among(parts: Sequence[Rows], allowed: Ids, comparator: Comparator) 
 def _smallest(part: Rows, count: int) -> tuple[Ids, Ids, FloatArray]:
     """Of the `count` remaining persons of a part with the smallest digests: their rows' smallest
     keys, the persons, and the vectors."""
-    rows = np.flatnonzero(part.alive)
+    rows = part.remaining()
     persons = part.persons[rows]
     digests = digests_of(persons)
     wanted = 2 * count

@@ -259,7 +259,7 @@ class RowsContent:
     def __init__(self, parts: Sequence[Rows], position: Position) -> None:
         self.position = position
         self._parts = parts
-        living = [np.flatnonzero(part.alive) for part in parts]
+        living = [part.remaining() for part in parts]
         keys = np.concatenate([part.keys[rows] for part, rows in zip(parts, living, strict=True)])
         order = np.argsort(keys, kind="stable")
         self.keys: Ids = keys[order]

@@ -87,6 +87,12 @@ class Rows:
         found: RowNumbers = places[np.isin(self.keys[places], keys)]
         return np.unique(found)
 
+    def remaining(self) -> RowNumbers:
+        """The numbers of the rows that are not removed."""
+        # Of a copy: NumPy counts the flags before it lists them, and where some are removed in
+        # between, what it lists ends with any numbers.
+        return np.flatnonzero(self.alive.copy())
+
     def score_all(self, probe: Probe, best: Collector) -> None:
         """Offer every row's exact score with the probe."""
         scores = self._products(probe.vector)
@@ -108,7 +114,7 @@ class Rows:
     def offer(self, similarities: FloatArray, best: Collector) -> None:
         """Offer scores (n,) of all rows; removed rows are ignored."""
         if not self.alive.all():
-            living = np.flatnonzero(self.alive)
+            living = self.remaining()
             best.offer(similarities[living], self.persons[living], self.keys[living])
         else:
             best.offer(similarities, self.persons, self.keys)
