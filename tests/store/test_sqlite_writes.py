@@ -161,6 +161,23 @@ def test_no_refusal_by_what_was_not_kept(store: Store, pool: ThreadPoolExecutor)
     assert stored(store) == ["bob"]
 
 
+def test_all_are_refused_if_the_transaction_is_lost(store: Store, pool: ThreadPoolExecutor) -> None:
+    """SQLite undoes all of it where memory is short, which Python reports by an error of its
+    own."""
+
+    def lose() -> None:
+        with store.database.writing() as connection:
+            connection.exec_driver_sql("ROLLBACK")
+            raise MemoryError
+
+    with pytest.raises(StoreUnavailable), others_wait(store, 2):
+        begun = [*create_all(store, pool, ["bob"]).values(), pool.submit(lose)]
+    for one in begun:
+        with pytest.raises(StoreUnavailable):
+            one.result(60)
+    assert stored(store) == []
+
+
 def test_a_full_disk_keeps_what_it_acknowledges(database: Path, store: Store) -> None:
     vector = unit(np.ones((1, DIMENSION)))[0]
     big = NewTemplate(vector, "big", crop=b"x" * 400_000)

@@ -40,6 +40,10 @@ class LostTransaction(sqlite3.OperationalError):
     """The transaction that several writes shared was lost by the failure of one of them."""
 
 
+def _lost(reason: str) -> OperationalError:
+    return OperationalError("COMMIT", None, LostTransaction(reason))
+
+
 class _Write:
     """One write that waits for its turn. `alone`: it is no transaction and shares none."""
 
@@ -92,7 +96,7 @@ class _Group:
             self._execute(RELEASE)
         except SQLAlchemyError:
             known = error if isinstance(error, SQLAlchemyError) else None
-            self.failure = known or LostTransaction("another write of it failed")
+            self.failure = known or _lost("another write of it failed")
 
     def _execute(self, sql: str) -> None:
         """By the driver: SQLAlchemy's savepoints take 80 µs each."""
@@ -110,7 +114,7 @@ class _Group:
         except Exception as error:  # noqa: BLE001 (each of the writes raises it)
             self.failure = error
         except BaseException:
-            self.failure = LostTransaction("the commit was interrupted")
+            self.failure = _lost("the commit was interrupted")
             raise
         finally:
             self.end()
