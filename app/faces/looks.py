@@ -21,6 +21,14 @@ FaceSelector: TypeAlias = Callable[[FloatArray, int, int], int]
 LARGE_ENOUGH = 48.0
 
 
+def takes_the_largest(selector: FaceSelector, width: int, height: int) -> bool:
+    """Whether faces that a small copy does not show cannot be chosen: the selector takes a large
+    face at the edge of a photo of that size before a tiny one in its middle."""
+    middle_x, middle_y = width / 2, height / 2
+    tiny = [middle_x - 1, middle_y - 1, middle_x + 1, middle_y + 1]
+    return selector(np.array([[0, 0, middle_x, middle_y], tiny], np.float32), width, height) == 0
+
+
 def shows_enough(
     look: Look,
     decoded: DecodedImage,
@@ -29,8 +37,8 @@ def shows_enough(
     side: int,
 ) -> bool:
     """Whether a look at a copy with `side` pixels on its longer side decides which face counts: it
-    is upright beyond doubt, the selector chooses a face without refusing the photo, and that face
-    is LARGE_ENOUGH."""
+    is upright beyond doubt, the selector, which `takes_the_largest`, chooses a face without
+    refusing the photo, and that face is LARGE_ENOUGH."""
     if not len(look.found) or (limits is not None and limits.doubt(look.found)):
         return False
     found = largest_first(in_the_photo(look, decoded), len(look.found))

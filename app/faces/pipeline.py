@@ -20,7 +20,13 @@ from app.faces.images import (
 )
 from app.faces.landmarks import LandmarkRefiner
 from app.faces.liveness import LivenessCheck
-from app.faces.looks import FaceSelector, in_the_photo, largest_first, shows_enough
+from app.faces.looks import (
+    FaceSelector,
+    in_the_photo,
+    largest_first,
+    shows_enough,
+    takes_the_largest,
+)
 from app.faces.orientation import Look, OrientationLimits, OrientationSearch
 from app.faces.quality import NetworkScores, QualityNetwork, assess_faces
 from app.imaging import ImageLimits, PhotoDecoder
@@ -235,11 +241,16 @@ class FacePipeline:
         """The faces of the photo, or of a reduced copy, in the turn that the networks rate
         highest."""
         image, limits = decoded.pixels, options.orientation
-        if options.selector is not None and self._detector.looks_first(image.shape):
+        selector, size = options.selector, (decoded.width, decoded.height)
+        if (
+            selector is not None
+            and self._detector.looks_first(image.shape)
+            and takes_the_largest(selector, *size)
+        ):
             with clock.stage("detect"):
                 small = Look(0, self._detector.first_look(image))
             side = self._detector.first_look_side
-            if shows_enough(small, decoded, options.selector, limits, side):
+            if shows_enough(small, decoded, selector, limits, side):
                 return small
             yield
         with clock.stage("detect"):

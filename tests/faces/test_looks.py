@@ -97,6 +97,17 @@ def test_only_a_full_look_refuses_a_photo(
     assert sizes == [320, 640]
 
 
+def test_a_small_face_in_the_middle_is_chosen_before_a_large_one_at_the_side(
+    pipeline: FacePipeline, astronaut_image: Image, encode: Any, sizes: list[int]
+) -> None:
+    photo = np.full((640, 960, 3), 127, np.uint8)
+    photo[:, :400] = scaled(astronaut_image, 2.0)[:640, 240:640]
+    photo[275:365, 435:525] = scaled(astronaut_image[:300, 100:400], 0.3)
+    (face,) = one_face(pipeline, encode(photo), FaceSelection.CENTRE).faces
+    assert 400 < face.box[0] < face.box[2] < 560
+    assert sizes == [640]
+
+
 def test_a_small_photo_is_looked_at_once(
     pipeline: FacePipeline, astronaut_image: Image, encode: Any, sizes: list[int]
 ) -> None:
