@@ -36,10 +36,6 @@ def pull(
     with clear_errors():
         from app.lab.packing.published import PUBLISHED  # noqa: PLC0415
 
-        if (installed / name).exists():
-            raise PackError(
-                f"{installed / name} exists already. Remove it to fetch the pack again."
-            )
         if name in PUBLISHED:
             pack = _pull_published(name, installed, url, accept_license=accept_license)
         else:
@@ -47,10 +43,17 @@ def pull(
     _installed(pack)
 
 
+def _require_new(folder: Path) -> None:
+    """Raise PackError before anything is fetched."""
+    if folder.exists():
+        raise PackError(f"{folder} exists already. Remove it to fetch the pack again.")
+
+
 def _pull_published(
     name: str, installed: Path, url: str | None, *, accept_license: bool
 ) -> ModelPack:
     """A pack of InsightFace's."""
+    _require_new(installed / name)
     require_extra("insightface", "Fetching this pack", "insightface", "onnx")
     from app.lab.packing.download import fetched  # noqa: PLC0415
     from app.lab.packing.install import install_published  # noqa: PLC0415
@@ -75,6 +78,7 @@ def _pull_composed(name: str, installed: Path, url: str | None) -> ModelPack:
         raise PackError(
             f"There is no pack {name!r} to fetch; there are {', '.join((*COMPOSED, *PUBLISHED))}."
         )
+    _require_new(installed / name)
     pack = COMPOSED[name]
     err.print(pack.notice, markup=False, highlight=False, soft_wrap=True)
     with _bar() as reported:

@@ -116,7 +116,14 @@ def test_a_pack_that_nobody_publishes_is_named_before_anything_is_missing(
     monkeypatch.setitem(sys.modules, "insightface", None)  # not installed
     answer = run("models", "pull", "bufalo_l")
     assert answer.exit_code == 2
-    assert "There is no pack 'bufalo_l' to fetch; there are accurate" in answer.stderr
+    assert "There is no pack 'bufalo_l' to fetch; there are accurate, fast, buffalo_l" in answer.stderr
+
+
+def test_a_path_is_no_name_of_a_pack_to_fetch(run: Run, tmp_path: Path) -> None:
+    answer = run("models", "pull", tmp_path)
+    assert answer.exit_code == 2
+    assert "There is no pack" in answer.stderr
+    assert "Remove it" not in answer.stderr
 
 
 def test_evaluate_names_a_folder_that_is_not_there(run: Run, tmp_path: Path) -> None:
