@@ -69,7 +69,7 @@ def read_pack(folder: Path) -> ModelPack:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise PackError(f"{path}: {where}: {first['msg']}. Correct that line.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # tables nested without end
         raise PackError(f"{path} cannot be read: {error}") from error
 
 

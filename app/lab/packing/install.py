@@ -1,7 +1,9 @@
 """Installs an archive (InsightFace's, or a Likeness pack) into the folder of installed packs."""
 
+import lzma
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -24,7 +26,7 @@ from app.lab.packing.workspace import workspace
 from app.lab.packing.writing import adopt_pack, write_pack
 
 # Far above any pack: what claims to unpack to more is an attack or a mistake.
-MAXIMUM_FILE_BYTES = 2 * 1024**3
+MAXIMUM_BYTES = 2 * 1024**3
 LICENCE_FILE = "LICENCE.insightface"
 # Files beside the networks of a Likeness pack that belong to it.
 _BESIDE = (PACK_FILE, "calibration.json", "LICEN", "README", "NOTICE")
@@ -110,6 +112,9 @@ def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
 
 def _by_name(content: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     """Files by their last name: archives differ in the folder they put theirs in."""
+    unpacked = sum(info.file_size for info in content.infolist())
+    if unpacked > MAXIMUM_BYTES:
+        raise PackError(f"{content.filename} would unpack to {unpacked:,} bytes: refused.")
     return {PurePosixPath(info.filename).name: info for info in content.infolist()
             if not info.is_dir()}  # fmt: skip
 
@@ -142,8 +147,12 @@ def _recognise(archive: Path, files: dict[str, zipfile.ZipInfo]) -> PublishedPac
 
 def _extract(content: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> None:
     """Unpack one file under a name that the caller gives, so that no path inside the archive
-    counts."""
-    if info.file_size > MAXIMUM_FILE_BYTES:
-        raise PackError(f"{info.filename} would unpack to {info.file_size:,} bytes: refused.")
-    with content.open(info) as source, target.open("wb") as file:
-        shutil.copyfileobj(source, file)
+    counts. Raises PackError for one that is encrypted, damaged or compressed in an unknown way."""
+    try:
+        with content.open(info) as source, target.open("wb") as file:
+            shutil.copyfileobj(source, file)
+    except (RuntimeError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise PackError(
+            f"{info.filename} in {content.filename} cannot be unpacked ({error}). Write the "
+            "archive again, without a password, as zip programs do by default."
+        ) from error

@@ -69,9 +69,47 @@ def test_paths_inside_an_archive_do_not_count(
 def test_an_archive_that_would_fill_the_disk(
     zipped: Path, installed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(install, "MAXIMUM_FILE_BYTES", 1000)
+    monkeypatch.setattr(install, "MAXIMUM_BYTES", 10_000_000)
+    with zipfile.ZipFile(zipped, "a", zipfile.ZIP_DEFLATED) as content:
+        for number in range(10):  # each alone is small enough
+            content.writestr(f"README{number}", bytes(1_000_000))
     with pytest.raises(PackError, match=r"would unpack to .* bytes: refused"):
         install_archive(zipped, installed, accept_license=False)
+    assert list(installed.iterdir()) == []
+
+
+# In the headers of a file (local, central): flags, way of compression.
+@pytest.mark.parametrize(("places", "value"), [((6, 8), 1), ((8, 10), 99)])
+def test_an_archive_that_cannot_be_unpacked(
+    zipped: Path, installed: Path, places: tuple[int, int], value: int
+) -> None:
+    content = bytearray(zipped.read_bytes())
+    for place, head in zip(places, (b"PK\3\4", b"PK\1\2"), strict=True):
+        at = content.find(head)
+        while at >= 0:
+            content[at + place] = value
+            at = content.find(head, at + 4)
+    zipped.write_bytes(content)
+    with pytest.raises(PackError, match=r"pack\.toml in .* cannot be unpacked"):
+        install_archive(zipped, installed, accept_license=False)
+    assert list(installed.iterdir()) == []
+
+
+def test_an_archive_with_damaged_data(zipped: Path, installed: Path, tmp_path: Path) -> None:
+    content = bytearray(zipped.read_bytes())
+    start = content.find(b"pack.toml") + len("pack.toml")
+    content[start : start + 40] = b"\xff" * 40
+    zipped.write_bytes(content)
+    with pytest.raises(PackError, match=r"pack\.toml in .* cannot be unpacked"):
+        install_archive(zipped, installed, accept_license=False)
+
+
+def test_a_description_nested_without_end(tmp_path: Path, installed: Path) -> None:
+    archive = tmp_path / "deep.zip"
+    with zipfile.ZipFile(archive, "w") as content:
+        content.writestr("pack.toml", "a = " + "[" * 100_000)
+    with pytest.raises(PackError, match=r"pack\.toml cannot be read"):
+        install_archive(archive, installed, accept_license=False)
 
 
 def test_what_is_no_archive(tmp_path: Path, installed: Path) -> None:
