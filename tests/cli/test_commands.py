@@ -116,7 +116,9 @@ def test_a_pack_that_nobody_publishes_is_named_before_anything_is_missing(
     monkeypatch.setitem(sys.modules, "insightface", None)  # not installed
     answer = run("models", "pull", "bufalo_l")
     assert answer.exit_code == 2
-    assert "There is no pack 'bufalo_l' to fetch; there are accurate, fast, buffalo_l" in answer.stderr
+    assert (
+        "There is no pack 'bufalo_l' to fetch; there are accurate, fast, buffalo_l" in answer.stderr
+    )
 
 
 def test_a_path_is_no_name_of_a_pack_to_fetch(run: Run, tmp_path: Path) -> None:

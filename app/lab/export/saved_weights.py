@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from app.lab.export.artefact import ExportError
 
 MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001
+# Far above any network's: products of such shapes are still small numbers.
+MOST_AXES, MOST_NUMBERS = 8, 2**40
 STORAGES = {
     "torch FloatStorage": "<f4",
     "torch DoubleStorage": "<f8",
@@ -66,7 +68,7 @@ def read_weights(content: bytes) -> Weights:
             raise ValueError("its numbers are not little-endian")
         tensors, keys = _unpickled(file), _unpickled(file)
         storages = _storages(file, tensors, keys)
-        return {str(name): _array(tensor, storages) for name, tensor in tensors.items()}
+        return {name: _array(tensor, storages) for name, tensor in tensors.items()}
     except ExportError:
         raise
     # A file may break any of the assumptions above.
@@ -109,7 +111,9 @@ def _known(name: str) -> _Named:
 
 
 def _since_mark(stack: list[Any]) -> list[Any]:
-    at = len(stack) - 1 - stack[::-1].index(_MARK)
+    at = len(stack) - 1
+    while stack[at] is not _MARK:
+        at -= 1  # the IndexError of a stack without a mark ends it
     items = stack[at + 1 :]
     del stack[at:]
     return items
@@ -154,8 +158,8 @@ def _reduce(stack: list[Any]) -> None:
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> _Tensor:
-    whole = all(isinstance(one, int) and one >= 0 for one in (offset, *shape))
-    if not whole or not isinstance(storage, _Storage):
+    whole = all(isinstance(one, int) and 0 <= one < MOST_NUMBERS for one in (offset, *shape))
+    if not whole or len(shape) > MOST_AXES or not isinstance(storage, _Storage):
         raise ValueError("a tensor has no valid shape")
     expected = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
     if any(a != b for a, b, size in zip(strides, expected, shape, strict=True) if size > 1):
@@ -206,9 +210,9 @@ def _storages(
     file: BytesIO, tensors: Mapping[str, _Tensor], keys: list[str]
 ) -> dict[str, NDArray[Any]]:
     kinds = {one.storage.key: one.storage for one in tensors.values()}
-    if set(map(str, keys)) != kinds.keys():
+    if not all(isinstance(key, str) for key in keys) or set(keys) != kinds.keys():
         raise ValueError("its storages are not those of its tensors")
-    return {str(key): _numbers(file, kinds[str(key)]) for key in keys}
+    return {key: _numbers(file, kinds[key]) for key in keys}
 
 
 def _numbers(file: BytesIO, storage: _Storage) -> NDArray[Any]:

@@ -153,3 +153,12 @@ def test_storages_of_another_list() -> None:
 def test_a_zip_as_newer_versions_write_it() -> None:
     with pytest.raises(ExportError, match="no checkpoint of weights alone"):
         read_weights(b"PK\x03\x04" + bytes(100))
+
+
+@pytest.mark.parametrize(
+    "keys", [b"]" * 100_001 + b"a" * 100_000, b"])" + b"\x85" * 100_000 + b"a"]
+)
+def test_keys_nested_without_end(keys: bytes) -> None:
+    head = [pickle.dumps(one, 2) for one in (MAGIC, VERSION, {"little_endian": True}, {})]
+    with pytest.raises(ExportError, match="its storages are not those of its tensors"):
+        read_weights(b"".join([*head, b"\x80\x02", keys, b"."]))
