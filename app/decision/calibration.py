@@ -147,6 +147,11 @@ class Calibration(_CalibrationPart):
         """What `_fpir` keeps, by independent comparisons and column; at most MAX_HELD."""
         return {}
 
+    def changed(self, **members: Any) -> "Calibration":
+        """A calibration with other members; nothing that was computed of this one is kept."""
+        kept = {name: getattr(self, name) for name in type(self).model_fields}
+        return Calibration(**kept | members)
+
     @cached_property
     def calibration_id(self) -> str:
         """Digest of the content: the same id, the same answers."""

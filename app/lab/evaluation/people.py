@@ -95,7 +95,7 @@ def measure_people(plan: EvaluationPlan, people: LabelledPeople, bench: Bench) -
         predictions = check_predictions(sample, calibration, generator, bench.clock)
         tick()
         if calibration is not None:
-            calibration = calibration.model_copy(update={"orientation": orientation})
+            calibration = calibration.changed(orientation=orientation)
         setting = at_setting(
             sample,
             folder_name(people.folder),

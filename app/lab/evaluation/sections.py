@@ -40,7 +40,7 @@ def with_lifts(
     typical = _typical(calibration, sample, attributes)
     lifts = PairLifts(degraded=degraded, typical=typical)
     domain = calibration.domain.model_copy(update={"verification": lifts})
-    return Calibration(**dict(calibration) | {"domain": domain})
+    return calibration.changed(domain=domain)
 
 
 def _typical(

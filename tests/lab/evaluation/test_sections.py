@@ -1,16 +1,19 @@
-"""Fitting the limits for turned photos, on real portraits."""
+"""Fitting the lifts of a verification, and the limits for turned photos on real portraits."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from app.decision.calibration_file import read_calibration
+from app.decision.comparisons import LabelledEmbeddings
 from app.decision.policy import FaceSelection
 from app.faces.pipeline import FacePipeline
 from app.inference.pack_spec import ModelPack
 from app.lab.evaluation import sections
 from app.lab.evaluation.protocol import Analyser, EnrolledPhotos, enrol_photos
-from app.lab.evaluation.sections import LabelledFolder, fit_orientation
+from app.lab.evaluation.sample import FaceSample
+from app.lab.evaluation.sections import LabelledFolder, fit_orientation, with_lifts
 
 NAMES = ("obama.jpg", "obama2.jpg", "biden.jpg")
 
@@ -55,3 +58,26 @@ def test_without_faces_there_are_none(
 ) -> None:
     nobody = LabelledFolder(source.folder, "nobody", EnrolledPhotos({}, (), {}), source.selection)
     assert fit_orientation(nobody, pack, analyser, np.random.default_rng(0)) is None
+
+
+def test_lifts_are_added_to_a_calibration_of_people_whose_groups_are_known(
+    pack: ModelPack,
+) -> None:
+    calibration = read_calibration(pack.folder / "calibration.json")
+    assert calibration.domain is not None
+    names = tuple(f"person{i:03}" for i in range(400))
+    vectors = np.random.default_rng(1).normal(size=(400, pack.recogniser.dimension))
+    vectors[::2, 0] += 9  # the people of one group are more alike
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    data = LabelledEmbeddings(
+        vectors.astype(np.float32), np.arange(400, dtype=np.intp), calibration.comparator
+    )
+    sample = FaceSample(data, names, names, (), frozenset())
+    groups = {"sex": {name: "fm"[i % 2] for i, name in enumerate(names)}}
+    degraded = calibration.domain.verification.degraded
+    found = with_lifts(calibration, degraded, sample, groups)
+    assert found.domain is not None
+    assert found.domain.verification.degraded == degraded
+    assert found.domain.verification.typical is not None
+    assert found.domain.verification.typical.groups == (200, 200)
+    assert found.calibration_id != calibration.calibration_id
