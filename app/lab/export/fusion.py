@@ -32,6 +32,8 @@ INPUT, OUTPUT = "input", "embedding"
 # Lengths below this are no directions: their part of the embedding is then zeros.
 SHORTEST = np.float32(1e-12)
 PROOF_BATCH = 3
+# Beyond it a part of the embedding would be lost in the rounding of the others.
+MOST_WEIGHT = 1e3
 # Of the largest number of an embedding: a batch is summed in another order, and so are PReLU's.
 TOLERANCE = 1e-4
 
@@ -104,9 +106,10 @@ def _check(members: Sequence[Member]) -> None:
     if len(members) < 2:
         raise ExportError("a fusion has two recognisers or more")
     for member in members:
-        if not (math.isfinite(member.weight) and member.weight > 0):
+        if not 1 / MOST_WEIGHT <= member.weight <= MOST_WEIGHT:
             raise ExportError(
-                f"the weight of {member.name} is {member.weight:g}: a weight is above 0"
+                f"the weight of {member.name} is {member.weight:g}: a weight is from "
+                f"{1 / MOST_WEIGHT:g} to {MOST_WEIGHT:g}"
             )
         if member.size != members[0].size:
             raise ExportError(

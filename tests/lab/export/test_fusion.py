@@ -119,8 +119,9 @@ def test_the_identity_is_that_of_the_sources(other: tuple[Member, ...], same: bo
 @pytest.mark.parametrize(
     ("second", "reason"),
     [
-        (replace(SECOND, weight=0.0), "the weight of second.onnx is 0: a weight is above 0"),
+        (replace(SECOND, weight=0.0), "second.onnx is 0: a weight is from 0.001 to 1000"),
         (replace(SECOND, weight=float("nan")), "the weight of second.onnx is nan"),
+        (replace(SECOND, weight=1e308), r"the weight of second.onnx is 1e\+308"),
         (
             replace(SECOND, model=network(3, seed=2, size=32)),
             "second.onnx takes faces of 32 x 32 pixels and first.onnx of 16 x 16",

@@ -228,7 +228,7 @@ def test_recognisers_are_joined(pack: ModelPack, tmp_path: Path) -> None:
     ("options", "reason"),
     [
         ({"weights": [1]}, "--weight was given 1 times for 2 recognisers"),
-        ({"weights": [1, 0]}, r"the weight of other.onnx is 0: a weight is above 0"),
+        ({"weights": [1, 0]}, r"the weight of other.onnx is 0: a weight is from 0.001 to 1000"),
         ({"means": ["1", "2", "3"]}, "--mean was given 3 times for 2"),
         ({"means": ["black"]}, "--mean is a number, three numbers .* or imagenet; not black"),
         ({"means": ["nan"]}, "not nan"),
