@@ -112,7 +112,9 @@ def read_export(lines: Iterable[str]) -> Iterator[AuditEntry | AuditHead]:
     for number, line in enumerate(lines, 1):
         try:
             yield _part(json.loads(line))
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        except (
+            ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError,
+        ) as error:  # fmt: skip
             raise ValueError(f"line {number} is not a line of an exported audit log") from error
 
 

@@ -265,7 +265,9 @@ class TestVerification:
         lines[1] = json.dumps(changed)
         assert verify_audit(read_export(lines), KEY).problem is not None
 
-    @pytest.mark.parametrize("line", ["", "[]", "{}", '{"sequence": 1}', '{"end": 1, "digest": 2}'])
+    @pytest.mark.parametrize(
+        "line", ["", "[]", "{}", '{"sequence": 1}', '{"end": 1, "digest": 2}', "[" * 100_000]
+    )
     def test_a_file_that_is_none(self, line: str) -> None:
         with pytest.raises(ValueError, match="line 1"):
             list(read_export([line]))
