@@ -302,7 +302,7 @@ class DeviceGalleries:
         self.holding: set[DeviceHolder] = set()
 
     def new_rows(self, capacity: int, dimension: int, wanted_by: DeviceHolder) -> DeviceRows:
-        """Room for rows; indexes that have been idle give theirs up where it is needed. On the
+        """Memory for rows; that of idle indexes is freed where it is needed. On the
         owner's thread. Raises DeviceOutOfMemory."""
         size = 2 * capacity * dimension
         while True:

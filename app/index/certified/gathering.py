@@ -1,7 +1,7 @@
-"""Work of simultaneous callers, done together: while some is done, what comes next is gathered.
+"""Does the work of simultaneous callers together: while some calls run, the next are gathered.
 
-Nobody waits for company. Where there is room, a caller begins at once; only callers who would have
-to wait anyway are put together, and one of them does the work of all.
+A caller begins at once while fewer than the limit run; no call waits for others to join it. Only
+callers who would have to wait anyway are put together, and one of them does the work of all.
 """
 
 import threading

@@ -78,7 +78,7 @@ def composed_of(file: Path) -> ComposedPack | None:
     try:
         size = file.stat().st_size
     except OSError:
-        return None  # whoever reads it says why
+        return None  # the caller reads it again and names the error
     for pack in COMPOSED.values():
         if size == pack.file.size and digest(file) == pack.file.sha256:
             return pack
