@@ -121,12 +121,9 @@ def test_strata_are_measured_with_probes_and_with_both_degraded(
             for sides in ("probe", "both")
         ),
     ]  # fmt: skip
-    # Each gallery has the threshold of its size: of degraded photos the service enrolls fewer.
-    threshold = {cell["gallery_persons"]: cell["threshold"] for cell in cells}
-    assert [cell["threshold"] for cell in cells] == [
-        threshold[cell["gallery_persons"]] for cell in cells
-    ]
-    assert len(threshold) > 1
+    # Galleries of one size have one threshold (tests/lab/attestation has others).
+    assert {cell["gallery_persons"] for cell in cells} == {1}
+    assert len({cell["threshold"] for cell in cells}) == 1
 
 
 def test_a_collection_is_measured_without_photos(
