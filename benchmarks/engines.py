@@ -16,7 +16,6 @@ import argparse
 import random
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import landmarks
@@ -24,7 +23,7 @@ import numpy as np
 from degraded_faces import is_development
 
 from app.decision.calibration_file import pack_orientation
-from app.decision.policy import FaceSelection, select_box
+from app.decision.policy import FaceSelection, selector_of
 from app.faces.images import drawn_face, to_blob
 from app.faces.landmarks import SCALE, SIDE
 from app.faces.loading import build_pipeline
@@ -125,7 +124,7 @@ def embed(options: argparse.Namespace) -> None:
     chosen = [person for person in by_person if is_development(person)]
     random.Random(7).shuffle(chosen)  # what a run that was ended has done is a sample of people
     photos = [photo for person in chosen for photo in by_person[person]]
-    central = partial(select_box, selection=FaceSelection.CENTRE)
+    central = selector_of(FaceSelection.CENTRE)
     engines = [name for name in ENGINES if name in options.engines]
     pipelines = {name: pipeline_of(options, name) for name in engines}
     found: dict[str, list[FloatArray]] = {name: [] for name in engines}

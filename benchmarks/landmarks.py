@@ -20,7 +20,6 @@ import argparse
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -30,7 +29,7 @@ from numpy.typing import NDArray
 from stages import LFW_PHOTO, PORTRAIT
 
 from app.decision.calibration_file import pack_orientation
-from app.decision.policy import FaceSelection, select_box
+from app.decision.policy import FaceSelection, selector_of
 from app.faces.embed import Recogniser, normalise
 from app.faces.images import align_faces
 from app.faces.landmarks import LandmarkRefiner
@@ -98,7 +97,7 @@ def _detected(pack: ModelPack, folder: Path, photos: list[str], kept: Path) -> F
         return np.asarray(np.load(kept), np.float32)
     limits = pack_orientation(load_pack("default-1.0"), PRECISION)
     pipeline = build_pipeline(pack, Device.CPU, ImageLimits(), orientation=limits)
-    central = partial(select_box, selection=FaceSelection.CENTRE)
+    central = selector_of(FaceSelection.CENTRE)
     found = []
     for photo in photos:
         data = (folder / photo).read_bytes()

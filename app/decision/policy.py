@@ -1,11 +1,13 @@
 """Which face of a photo is used, and when two faces are taken for one person."""
 
 from enum import StrEnum
+from functools import partial
 
 import numpy as np
 
 from app.decision.gates import QualityGate, check_quality
 from app.errors import NoFace, SeveralFaces
+from app.faces.looks import FaceSelector
 from app.types import AnalysedImage, Face, FloatArray
 
 # A face less than half as large as the largest is a bystander.
@@ -52,6 +54,13 @@ def select_face(image: AnalysedImage, selection: FaceSelection) -> Face:
     """The selected face of a photo. Raises NoFace or SeveralFaces."""
     boxes = np.array([face.box for face in image.faces], np.float32).reshape(-1, 4)
     return image.faces[select_box(boxes, image.width, image.height, selection)]
+
+
+def selector_of(selection: FaceSelection) -> FaceSelector:
+    """What chooses the face while a photo is analysed."""
+    return FaceSelector(
+        partial(select_box, selection=selection), by_size=selection is not FaceSelection.CENTRE
+    )
 
 
 def select_box(boxes: FloatArray, width: int, height: int, selection: FaceSelection) -> int:

@@ -5,7 +5,7 @@ quarter of the time, and the landmarks of large faces are as good there.
 """
 
 from collections.abc import Callable
-from typing import TypeAlias
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,19 +14,22 @@ from app.faces.images import inverse, turned_detections, turned_size
 from app.faces.orientation import Look, OrientationLimits
 from app.types import DecodedImage, Detections, FloatArray
 
-# Which of the boxes (n, 4), the largest first, is used in a photo of that width and height.
-FaceSelector: TypeAlias = Callable[[FloatArray, int, int], int]
 # Shorter side in the small copy, pixels, from which a face is aligned by that copy's landmarks. A
 # face half as large, for which a photo may be refused, is usually found there, too.
 LARGE_ENOUGH = 48.0
 
 
-def takes_the_largest(selector: FaceSelector, width: int, height: int) -> bool:
-    """Whether faces that a small copy does not show cannot be chosen: the selector takes a large
-    face at the edge of a photo of that size before a tiny one in its middle."""
-    middle_x, middle_y = width / 2, height / 2
-    tiny = [middle_x - 1, middle_y - 1, middle_x + 1, middle_y + 1]
-    return selector(np.array([[0, 0, middle_x, middle_y], tiny], np.float32), width, height) == 0
+@dataclass(frozen=True, slots=True)
+class FaceSelector:
+    """Which face of a photo is used. `choose` returns the number of one of the boxes (n, 4), the
+    largest first, of a photo of that width and height, or raises the FaceError family.
+
+    `by_size`: it never chooses a face before a larger one, so none that a small copy of the photo
+    does not show.
+    """
+
+    choose: Callable[[FloatArray, int, int], int]
+    by_size: bool
 
 
 def shows_enough(
@@ -36,16 +39,17 @@ def shows_enough(
     limits: OrientationLimits | None,
     side: int,
 ) -> bool:
-    """Whether a look at a copy with `side` pixels on its longer side decides which face counts: it
-    is upright beyond doubt, the selector, which `takes_the_largest`, chooses a face without
-    refusing the photo, and that face is LARGE_ENOUGH."""
+    """Whether a look at a copy with `side` pixels on its longer side decides which face is used:
+    the photo is upright beyond doubt, the selector chooses `by_size` and does not refuse the photo,
+    and the face is LARGE_ENOUGH."""
     if not len(look.found) or (limits is not None and limits.doubt(look.found)):
         return False
     found = largest_first(in_the_photo(look, decoded), len(look.found))
     try:
-        left, top, right, bottom = found.boxes[selector(found.boxes, decoded.width, decoded.height)]
+        chosen = selector.choose(found.boxes, decoded.width, decoded.height)
     except FaceError:  # decided by the full look
         return False
+    left, top, right, bottom = found.boxes[chosen]
     scale = side / max(decoded.width, decoded.height)
     return bool(min(right - left, bottom - top) * scale >= LARGE_ENOUGH)
 

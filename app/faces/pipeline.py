@@ -25,7 +25,6 @@ from app.faces.looks import (
     in_the_photo,
     largest_first,
     shows_enough,
-    takes_the_largest,
 )
 from app.faces.orientation import Look, OrientationLimits, OrientationSearch
 from app.faces.quality import NetworkScores, QualityNetwork, assess_faces
@@ -205,7 +204,7 @@ class FacePipeline:
         look = yield from self._look(decoded, options, clock)
         found = largest_first(in_the_photo(look, decoded), options.max_faces)
         if options.selector is not None:
-            chosen = options.selector(found.boxes, decoded.width, decoded.height)
+            chosen = options.selector.choose(found.boxes, decoded.width, decoded.height)
             found = found.take(np.array([chosen]))
         assert found.landmarks is not None, "checked when the pipeline was built"
         landmarks, crops = yield from self._crops(decoded, data, found.landmarks, clock)
@@ -241,12 +240,8 @@ class FacePipeline:
         """The faces of the photo, or of a reduced copy, in the turn that the networks rate
         highest."""
         image, limits = decoded.pixels, options.orientation
-        selector, size = options.selector, (decoded.width, decoded.height)
-        if (
-            selector is not None
-            and self._detector.looks_first(image.shape)
-            and takes_the_largest(selector, *size)
-        ):
+        selector = options.selector
+        if selector is not None and selector.by_size and self._detector.looks_first(image.shape):
             with clock.stage("detect"):
                 small = Look(0, self._detector.first_look(image))
             side = self._detector.first_look_side

@@ -5,10 +5,9 @@ templates.
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 
 from app.decision.gates import check_quality
-from app.decision.policy import FaceSelection, select_box
+from app.decision.policy import FaceSelection, selector_of
 from app.decision.thresholds import CollectionPolicy
 from app.errors import LikenessError
 from app.faces.pipeline import run_to_completion
@@ -34,7 +33,7 @@ def template_task(
         max_faces=services.settings.max_faces,
         liveness=gate.min_liveness is not None,
         crops=policy.keep_crops,
-        selector=partial(select_box, selection=selection),
+        selector=selector_of(selection),
     )
     (face,) = image.faces
     check_quality(face, gate)

@@ -3,12 +3,11 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 from app.decision.calibrations import policy_of
 from app.decision.gates import OPEN_GATE, QualityGate
 from app.decision.pairs import PairRules
-from app.decision.policy import FaceSelection, is_match, select_box, usable_face
+from app.decision.policy import FaceSelection, is_match, selector_of, usable_face
 from app.decision.thresholds import (
     ONE_COMPARISON,
     CalibrationChain,
@@ -179,7 +178,7 @@ async def _one_face(
             data,
             max_faces=services.settings.max_faces,
             liveness=liveness,
-            selector=partial(select_box, selection=request.face_selection),
+            selector=selector_of(request.face_selection),
         )
 
     return list(await each_photo(services, photos, work))

@@ -1,13 +1,12 @@
 """A call that needs one face looks at a small copy of a photo first."""
 
-from functools import partial
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
-from app.decision.policy import FaceSelection, select_box
+from app.decision.policy import FaceSelection, selector_of
 from app.errors import NoFace, SeveralFaces
 from app.faces.detect import Detector, Letterbox
 from app.faces.orientation import OrientationLimits
@@ -34,8 +33,8 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def one_face(
     pipeline: FacePipeline, data: bytes, selection: FaceSelection = LARGEST
 ) -> AnalysedImage:
-    selector = partial(select_box, selection=selection)
-    return run_to_completion(pipeline.steps(data, max_faces=20, selector=selector))
+    steps = pipeline.steps(data, max_faces=20, selector=selector_of(selection))
+    return run_to_completion(steps)
 
 
 def scaled(image: Image, factor: float) -> Image:

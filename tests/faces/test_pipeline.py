@@ -18,6 +18,7 @@ from app.faces.detect import Detector
 from app.faces.embed import Recogniser
 from app.faces.images import align_faces
 from app.faces.loading import build_pipeline
+from app.faces.looks import FaceSelector
 from app.faces.orientation import OrientationLimits
 from app.faces.pipeline import FacePipeline, run_to_completion
 from app.imaging import ImageLimits
@@ -83,7 +84,8 @@ def test_only_the_chosen_face_is_looked_at(pipeline: FacePipeline, group_photo: 
         return 2
 
     everybody = pipeline.analyse(group_photo, max_faces=20)
-    chosen = run_to_completion(pipeline.steps(group_photo, max_faces=20, selector=third))
+    selector = FaceSelector(third, by_size=False)
+    chosen = run_to_completion(pipeline.steps(group_photo, max_faces=20, selector=selector))
     assert asked[-1] == (len(everybody.faces), everybody.width, everybody.height)
     (face,) = chosen.faces
     assert np.array_equal(face.box, everybody.faces[2].box)

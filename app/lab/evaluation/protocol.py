@@ -9,13 +9,12 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from app.decision.policy import FaceSelection, select_box, select_face
+from app.decision.policy import FaceSelection, select_face, selector_of
 from app.errors import FaceError, ImageError, UnreadableImage
 from app.faces.orientation import OrientationLimits
 from app.faces.pipeline import FacePipeline, run_to_completion
@@ -65,9 +64,8 @@ class Analyser:
     def aligned(self, data: bytes, selection: FaceSelection) -> Image:
         """The aligned face (size, size, 3) that counts in one encoded photo. Raises the ImageError
         family, NoFace or SeveralFaces."""
-        selector = partial(select_box, selection=selection)
         steps = self._pipeline.steps(
-            data, max_faces=MAX_FACES, embed=False, crops=True, selector=selector
+            data, max_faces=MAX_FACES, embed=False, crops=True, selector=selector_of(selection)
         )
         crop = run_to_completion(steps).faces[0].crop
         assert crop is not None, "the pipeline was asked to keep it"
