@@ -7,7 +7,7 @@ The routes are declared with FastAPI as all others, and its document describes t
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Request, Response, params
 from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -55,9 +55,17 @@ class DirectRoutes:
     leaves FastAPI.
     """
 
-    def __init__(self, app: ASGIApp, routers: Sequence[APIRouter]) -> None:
-        """`routers`: those whose routes are called directly. Raises TypeError for one that cannot
-        be."""
+    def __init__(
+        self, app: ASGIApp, routers: Sequence[APIRouter], of_all: Sequence[params.Depends]
+    ) -> None:
+        """`routers`: those whose routes are called directly. `of_all`: the dependencies of all the
+        application's routes. Raises TypeError if there are any, which would not run here, and for
+        a route that cannot be called directly."""
+        if of_all:
+            raise TypeError(
+                "a dependency of all routes does not run for those that are called directly; see "
+                "'Add a check to every route' in docs/how-to-change.md"
+            )
         self._app = app
         self._direct = dict(_by_call(routers))
 

@@ -160,7 +160,7 @@ def _add_routes(app: FastAPI) -> None:
 def _add_middleware(app: FastAPI, services: Services, limiter: Limiter) -> None:
     """The layers around the routes, the innermost first."""
     settings = services.settings
-    app.add_middleware(DirectRoutes, routers=OF_PHOTOS)
+    app.add_middleware(DirectRoutes, routers=OF_PHOTOS, of_all=app.router.dependencies)
     app.add_middleware(Admission, services=services, transfers=app.state.transfers)
     app.add_middleware(
         AccessControl,

@@ -33,7 +33,7 @@ def answer_of(app: Any, *, body: bytes = b"", **scope: Any) -> tuple[int, bytes]
 
 
 def test_calls_that_take_photos_are_called_directly() -> None:
-    direct = DirectRoutes(refusing, OF_PHOTOS)._direct
+    direct = DirectRoutes(refusing, OF_PHOTOS, [])._direct
     assert {path for _, path in direct} == {
         f"/v1/{name}" for name in ("detect", "embed", "enroll", "verify", "identify")
     }
@@ -67,7 +67,14 @@ async def with_a_model(request: Request, context: Context) -> dict[str, int]:
 )
 def test_a_function_that_needs_fastapi_is_refused_at_the_start(function: Any) -> None:
     with pytest.raises(TypeError, match="cannot be called directly"):
-        DirectRoutes(refusing, router_of(function))
+        DirectRoutes(refusing, router_of(function), [])
+
+
+def test_a_dependency_of_all_routes_is_refused_at_the_start() -> None:
+    """It would not run for the routes that are called directly."""
+    app = FastAPI(dependencies=[Depends(id)])
+    with pytest.raises(TypeError, match="does not run"):
+        DirectRoutes(app, OF_PHOTOS, app.router.dependencies)
 
 
 async def with_an_optional_header(
@@ -77,7 +84,7 @@ async def with_an_optional_header(
 
 
 def test_a_header_that_fastapi_checks_is_left_to_it() -> None:
-    app = DirectRoutes(FastAPI(), router_of(with_an_optional_header))
+    app = DirectRoutes(FastAPI(), router_of(with_an_optional_header), [])
     sent = {"path": "/call", "headers": [(b"x-name", b"a")], "root_path": ""}
     assert answer_of(app, **sent)[0] == 404
 
