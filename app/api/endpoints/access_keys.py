@@ -196,7 +196,8 @@ async def list_keys(context: Context) -> Response:
 async def create_key(context: Context, response: Response, body: NewKeyFields) -> KeyWithToken:
     """Create an access key. The answer is the only one that has its token.
 
-    The first key is created on the command line: `likeness keys create`.
+    The first key is created on the command line (`likeness keys create`), or with a token of an
+    OpenID Connect issuer that has the scope `admin`.
     """
     new = NewKey(body.name, body.scopes, body.collections, body.expires_at, body.limits.limits())
     key, token = await context.write(context.services.access_keys.create, new)
