@@ -1,6 +1,7 @@
 """Loads the networks of a model pack and joins them into a pipeline."""
 
 import logging
+from abc import ABC, abstractmethod
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -89,7 +90,7 @@ HEADS = "detector_heads"
 
 
 @dataclass
-class Loader:
+class Loader(ABC):
     """Opens the networks of a pack and runs each once before it is used."""
 
     pack: ModelPack
@@ -98,13 +99,13 @@ class Loader:
     # The nodes that networks on a device leave to the CPU, by network.
     cpu_nodes: dict[str, tuple[str, ...]] = field(default_factory=dict, kw_only=True)
 
+    @abstractmethod
     def detector(self) -> Detector:
         """The detector. To be called first: what it runs on decides the policy of all networks."""
-        raise NotImplementedError
 
+    @abstractmethod
     def for_crops(self, name: str, path: Path, side: int, scale: PixelScale) -> Network:
         """A network that takes square crops of that side."""
-        raise NotImplementedError
 
     @property
     def remote(self) -> NetworkClient | None:

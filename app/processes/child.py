@@ -121,7 +121,7 @@ class Child:
         self._send()
 
     def flush(self) -> None:
-        """Send what has waited for room, on both sockets."""
+        """Send what was kept while the buffers of the sockets were full."""
         self._send()
         with suppress(ControlLost):
             self.lines.flush()
