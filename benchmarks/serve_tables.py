@@ -18,7 +18,7 @@ def show(results: Results, ceilings: list[float]) -> None:
     top = statistics.median(ceilings)
     alone = statistics.median(results.ceilings["one thread, p50 ms"])
     table = Table("load", "contender", "engine", "photos/s", "of ceiling", "x peer", "p50 ms",
-                  "p90", "p99", "CPU ms a photo", "generator", "peak MiB", "statuses",
+                  "p90", "p99", "CPU ms a photo", "generator's", "peak MiB", "statuses",
                   title=f"closed loop; ceiling {top:.1f}/s, alone {alone:.1f} ms")  # fmt: skip
     for load in dict.fromkeys(run.load for run in results.runs):
         rates = {}
