@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from app.lab.export import parity
-from app.lab.export.blocked import without_prelu
-from app.lab.export.graph import read_model
+from app.lab.export.graph import read_model, without_prelu
 
 ROUNDS = 300
 

@@ -21,13 +21,17 @@ import typer
 
 from app.faces.landmarks import SIDE, TARGET
 from app.lab.export.accuracy import compare
-from app.lab.export.artefact import ExportError, sha256
 from app.lab.export.detector import export_detector
 from app.lab.export.faces import Normalisation, align_folder, parse_channels
-from app.lab.export.parity import Agreement
-from app.lab.export.pixels import export_pixels
+from app.lab.export.parity import Agreement, ExportError, sha256
 from app.lab.export.precision import Precision
-from app.lab.export.recogniser import Options, SourceRecogniser, export_recogniser, read_onnx
+from app.lab.export.recogniser import (
+    Options,
+    SourceRecogniser,
+    export_pixels,
+    export_recogniser,
+    read_onnx,
+)
 from scripts.tflite_export.convert import export_tflite
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)

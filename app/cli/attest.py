@@ -20,6 +20,7 @@ from app.lab.attestation.document import (
     MAX_BYTES,
     AttestationError,
     InvalidAttestation,
+    compare,
     fingerprint,
     generate_key,
     read_private_key,
@@ -27,7 +28,6 @@ from app.lab.attestation.document import (
     sign,
     verify,
 )
-from app.lab.attestation.drift import compare
 from app.lab.attestation.requirement import RequirementOutcome, find_requirement
 from app.lab.attestation.run import (
     FolderSource,

@@ -35,8 +35,13 @@ from app.lab.evaluation.labels import (
     read_pairs,
     read_people,
 )
-from app.lab.evaluation.plan import DEFAULT_POLICY, BoxesSource, EvaluationPlan, PairsSource
-from app.lab.evaluation.protocol import Analyser
+from app.lab.evaluation.protocol import (
+    DEFAULT_POLICY,
+    Analyser,
+    BoxesSource,
+    EvaluationPlan,
+    PairsSource,
+)
 from app.lab.evaluation.run import EvaluationResult, evaluate, photo_reader
 from app.lab.evaluation.tables import TITLES, FigureTable, tables_of
 

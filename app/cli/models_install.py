@@ -71,8 +71,7 @@ def _pull_composed(name: str, installed: Path, url: str | None) -> ModelPack:
     """The default pack with a network of somebody else's."""
     require_extra("lab", "Fetching a pack", "onnx")
     from app.lab.packing.composed import COMPOSED, compose  # noqa: PLC0415
-    from app.lab.packing.fetching import fetch  # noqa: PLC0415
-    from app.lab.packing.published import PUBLISHED  # noqa: PLC0415
+    from app.lab.packing.published import PUBLISHED, fetch  # noqa: PLC0415
 
     if name not in COMPOSED:
         raise PackError(

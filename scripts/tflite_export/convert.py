@@ -16,11 +16,9 @@ from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
 from app.lab.export import parity
-from app.lab.export.artefact import ExportError, publish
-from app.lab.export.blocked import without_prelu
 from app.lab.export.faces import Normalisation, load_faces
-from app.lab.export.graph import Dimensions, GraphBuilder
-from app.lab.export.parity import FloatArray
+from app.lab.export.graph import Dimensions, GraphBuilder, without_prelu
+from app.lab.export.parity import ExportError, FloatArray, publish
 from scripts.tflite_export.network import (
     Operator,
     Tensor,

@@ -17,7 +17,7 @@ import numpy as np
 import tflite
 from numpy.typing import NDArray
 
-from app.lab.export.artefact import ExportError
+from app.lab.export.parity import ExportError
 
 
 class UnsupportedOperator(ExportError):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from app.lab.export.artefact import ExportError
+from app.lab.export.parity import ExportError
 from scripts.torch_export.foamliu import FoamliuMobileFaceNet
 from scripts.torch_export.iresnet import DEPTHS, IResNet
 from scripts.torch_export.mobilefacenet import SHAPES, MobileFaceNet

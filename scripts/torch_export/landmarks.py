@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from app.faces.landmarks import SCALE, SIDE
 from app.lab.export import parity
-from app.lab.export.artefact import ExportError, publish
-from app.lab.export.blocked import without_prelu
 from app.lab.export.faces import Normalisation
+from app.lab.export.graph import without_prelu
+from app.lab.export.parity import ExportError, publish
 from scripts.torch_export.checkpoint import misfit, read_weights
 from scripts.torch_export.onet import ONet
 from scripts.torch_export.source import to_graph

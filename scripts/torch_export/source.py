@@ -10,10 +10,9 @@ import onnx
 import torch
 from torch import nn
 
-from app.lab.export.artefact import ExportError
 from app.lab.export.faces import Normalisation
 from app.lab.export.graph import PRODUCER
-from app.lab.export.parity import FloatArray
+from app.lab.export.parity import ExportError, FloatArray
 from app.lab.export.recogniser import SourceRecogniser
 from scripts.torch_export.checkpoint import load_network
 

@@ -16,9 +16,8 @@ from app.gallery.gallery import Gallery
 from app.index.comparator import Comparator
 from app.index.person_scores import PersonScore
 from app.index.port import Templates
-from app.lab.attestation.cells import UNCHANGED, Searched
+from app.lab.attestation.cells import UNCHANGED, BestScores, Faces, Ids, Searched
 from app.lab.attestation.document import AttestationError
-from app.lab.attestation.searching import BestScores, Faces, Ids
 from app.store.records import CollectionRecord
 
 # Of larger collections so many people, drawn by a fixed seed, are searched for among everybody.

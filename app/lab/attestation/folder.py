@@ -18,8 +18,7 @@ from app.decision.policy import FaceSelection
 from app.decision.thresholds import CollectionPolicy
 from app.errors import FaceError
 from app.index.comparator import Comparator
-from app.lab.attestation.cells import UNCHANGED, Change, Searched
-from app.lab.attestation.searching import LOWEST, BestScores, Faces
+from app.lab.attestation.cells import LOWEST, UNCHANGED, BestScores, Change, Faces, Searched
 from app.lab.evaluation.identification import gallery_likeness
 from app.lab.evaluation.labels import EvaluationError, LabelledPeople, LabelNoise
 from app.lab.evaluation.protocol import Analyser, EnrolledPhotos, Tick, enrol_photos

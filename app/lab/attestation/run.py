@@ -36,8 +36,13 @@ from app.lab.attestation.requirement import Requirement
 from app.lab.attestation.statement import Measurement, Provenance, make_statement, model, software
 from app.lab.attestation.statement import calibration as calibration_summary
 from app.lab.evaluation.labels import LabelledPeople, LabelNoise
-from app.lab.evaluation.plan import Progress, folder_name
-from app.lab.evaluation.protocol import Analyser, EnrolledPhotos, enrol_photos
+from app.lab.evaluation.protocol import (
+    Analyser,
+    EnrolledPhotos,
+    Progress,
+    enrol_photos,
+    folder_name,
+)
 from app.types import JsonObject
 
 _OF_FOLDER = (

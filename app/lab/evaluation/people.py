@@ -1,21 +1,23 @@
-"""The figures of a folder of labelled people: all but those of pairs and of boxes."""
+"""The figures of a folder of labelled people: all but those of pairs and of boxes; and those of
+each group of people, at one threshold for all groups, that of the whole sample, as in a service."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from app.decision.calibration import Calibration
+from app.decision.comparisons import ErrorCurve, Indices, PersonPair, compare_mated, rates_at
 from app.decision.covered import CoveredFaces
 from app.decision.domain import SharedDirection
 from app.decision.fitting import MIN_PERSONS, Labelled, calibrate
 from app.decision.limits import Limits, Orientation
 from app.decision.pair_lifts import PairLift
+from app.decision.rates import Rate
 from app.decision.thresholds import ONE_COMPARISON, CollectionPolicy
 from app.errors import NotEnoughData
 from app.index.port import PRECISION
 from app.inference.pack_spec import ModelPack
-from app.lab.evaluation.comparing import compare_all, error_versus_discard
 from app.lab.evaluation.degrading import (
     MILD_DEGRADATIONS,
     embed_covered,
@@ -32,18 +34,127 @@ from app.lab.evaluation.figures import (
     ScoreFigures,
     SettingFigures,
 )
-from app.lab.evaluation.groups import by_group
-from app.lab.evaluation.identification import at_setting, identify
+from app.lab.evaluation.identification import (
+    at_setting,
+    by_person,
+    compare_rules,
+    identify,
+    search,
+    split,
+)
 from app.lab.evaluation.labels import LabelledPeople, LabelNoise
-from app.lab.evaluation.plan import Bench, EvaluationPlan, folder_name
+from app.lab.evaluation.metrics import binomial
 from app.lab.evaluation.prediction import check_predictions
 from app.lab.evaluation.protocol import (
+    Bench,
     EnrolledPhotos,
+    EvaluationPlan,
     enrol_photos,
+    folder_name,
 )
-from app.lab.evaluation.sample import FaceSample, build_sample, find_problems
-from app.lab.evaluation.scores import compare_rules
+from app.lab.evaluation.sample import (
+    FaceSample,
+    build_sample,
+    compare_all,
+    error_versus_discard,
+    find_problems,
+)
 from app.lab.evaluation.sections import TRIED, LabelledFolder, fit_orientation, with_lifts
+
+MIN_GROUP = 2
+
+
+def by_group(
+    sample: FaceSample,
+    people: LabelledPeople,
+    photos: EnrolledPhotos,
+    attributes: Mapping[str, Mapping[str, str]],
+    thresholds: tuple[float, float],
+) -> tuple[GroupFigures, ...]:
+    """Figures for each group of each attribute, at the sample's thresholds for comparisons and
+    for searches among everybody. People of no group are in no group's figures."""
+    figures = []
+    for attribute, group_of in attributes.items():
+        for group in sorted(set(group_of.values())):
+            members = np.array(
+                [i for i, name in enumerate(sample.names) if group_of.get(name) == group], np.intp
+            )
+            figures.append(
+                _figures(sample, members, thresholds, attribute, group)
+                if len(members) >= MIN_GROUP
+                else _too_few(attribute, group, len(members), thresholds[0])
+            )
+            failures = _failures(people, photos, group_of, group)
+            figures[-1] = replace(figures[-1], failures_to_enrol=failures)
+    return tuple(figures)
+
+
+def _failures(
+    people: LabelledPeople, photos: EnrolledPhotos, group_of: Mapping[str, str], group: str
+) -> Rate | None:
+    images = [
+        image
+        for image, person in zip(people.images, people.persons, strict=True)
+        if group_of.get(person) == group
+    ]
+    if not images:
+        return None
+    failed = sum(image not in photos.faces for image in images)
+    return binomial(failed / len(images), len(images))
+
+
+def _too_few(attribute: str, group: str, people: int, threshold: float) -> GroupFigures:
+    return GroupFigures(attribute, group, people, 0, None, threshold, None, None, None, None)
+
+
+def _figures(
+    sample: FaceSample,
+    members: Indices,
+    thresholds: tuple[float, float],
+    attribute: str,
+    group: str,
+) -> GroupFigures:
+    number = {int(person): i for i, person in enumerate(members)}
+    left_out: frozenset[PersonPair] = frozenset(
+        (number[a], number[b]) for a, b in sample.left_out if a in number and b in number
+    )
+    data = sample.data.of_persons(members)
+    comparing, searching = thresholds
+    mated = compare_mated(data, np.array([comparing]))
+    fpir, fnir = _searches(sample, members, searching)
+    return GroupFigures(
+        attribute=attribute,
+        group=group,
+        people=len(members),
+        photos=len(data.persons),
+        failures_to_enrol=None,
+        threshold=comparing,
+        fmr=_first(rates_at(data, np.array([comparing]), left_out)),
+        fnmr=None if mated is None else _first(mated[0]),
+        fpir=fpir,
+        fnir=fnir,
+    )
+
+
+def _searches(
+    sample: FaceSample, members: Indices, threshold: float
+) -> tuple[Rate | None, Rate | None]:
+    """FPIR of the group's strangers and FNIR of its known people, among everybody."""
+    enrolled, strangers = split(sample)
+    if len(enrolled) < MIN_GROUP or len(strangers) == 0:
+        return None, None
+    found = search(sample, enrolled, strangers)
+    mine = np.isin(found.persons, members)
+    wrong = (found.strangers >= threshold)[np.isin(strangers, members)]
+    missed = (~found.first | (found.own < threshold))[mine]
+    return (
+        by_person(wrong, np.arange(len(wrong))) if len(wrong) else None,
+        by_person(missed, found.persons[mine]) if len(missed) else None,
+    )
+
+
+def _first(curve: ErrorCurve) -> Rate:
+    return Rate(float(curve.rates[0]), float(curve.low[0]), float(curve.high[0]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,10 +29,12 @@ from app.lab.evaluation.metrics import (
     ten_fold_accuracy,
 )
 from app.lab.evaluation.people import PeopleFigures, fit_direction, measure_people
-from app.lab.evaluation.plan import Bench, EvaluationPlan, Progress
 from app.lab.evaluation.protocol import (
     Analyser,
+    Bench,
     DetectedPhotos,
+    EvaluationPlan,
+    Progress,
     check_pairs,
     check_photos,
     detect_photos,

@@ -13,12 +13,10 @@ from app.imaging import ImageLimits
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
 from app.lab.evaluation.labels import LabelNoise, read_pairs
-from app.lab.evaluation.plan import EvaluationPlan, PairsSource
-from app.lab.evaluation.protocol import Analyser
+from app.lab.evaluation.protocol import Analyser, EvaluationPlan, PairsSource
 from app.lab.evaluation.run import evaluate
-from app.lab.export.artefact import ExportError, serialise, sha256
 from app.lab.export.faces import Normalisation
-from app.lab.export.parity import open_session
+from app.lab.export.parity import ExportError, open_session, serialise, sha256
 from app.lab.export.recogniser import SourceRecogniser
 from app.settings import Device
 

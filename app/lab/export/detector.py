@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper, version_converter
 
 from app.lab.export import parity
-from app.lab.export.artefact import ExportError, publish
 from app.lab.export.graph import IR_VERSION, OPSET, PRODUCER, Dimensions, live_nodes, read_model
+from app.lab.export.parity import ExportError, publish
 
 INPUT = "input"
 # Both sizes are multiples of 32, the deepest stride: neither architecture takes others.

@@ -13,7 +13,7 @@ from app.faces.detect import Detector
 from app.faces.images import ARCFACE_TEMPLATE, TEMPLATE_SIZE, cut_faces, similarity_transforms
 from app.inference.packs import load_pack
 from app.inference.session import OnnxModel
-from app.lab.export.artefact import ExportError
+from app.lab.export.parity import ExportError
 from app.settings import Device
 from app.types import Channels, FloatArray
 

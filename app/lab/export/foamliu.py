@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from app.lab.export.artefact import ExportError
 from app.lab.export.faces import IMAGENET_MEAN, IMAGENET_STD, Normalisation
 from app.lab.export.graph import GraphBuilder
+from app.lab.export.parity import ExportError
 from app.lab.export.saved_weights import Weights
 
 SIDE, DIMENSION = 112, 128

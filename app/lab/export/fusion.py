@@ -22,10 +22,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, compose, helper, numpy_helper, version_converter
 
 from app.lab.export import parity
-from app.lab.export.artefact import ExportError, publish
-from app.lab.export.blocked import without_prelu
 from app.lab.export.faces import Normalisation
-from app.lab.export.graph import IR_VERSION, OPSET, PRODUCER
+from app.lab.export.graph import IR_VERSION, OPSET, PRODUCER, without_prelu
+from app.lab.export.parity import ExportError, publish
 from app.types import Channels
 
 INPUT, OUTPUT = "input", "embedding"

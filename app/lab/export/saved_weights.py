@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.lab.export.artefact import ExportError
+from app.lab.export.parity import ExportError
 
 MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001
 # Far above any network's: products of such shapes are still small numbers.

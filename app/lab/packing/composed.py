@@ -9,15 +9,14 @@ from app.decision.calibration_file import CALIBRATION_FILE
 from app.errors import PackError
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import BUILTIN_FOLDERS, PACK_FILE, digest, read_pack, verify_pack
-from app.lab.export.artefact import ExportError
 from app.lab.export.foamliu import NORMALISATION, to_onnx
 from app.lab.export.fusion import Member
 from app.lab.export.graph import read_model
+from app.lab.export.parity import ExportError
 from app.lab.export.saved_weights import read_weights
-from app.lab.packing.fetching import PublishedFile
 from app.lab.packing.joined import member_of_pack, write_joined
-from app.lab.packing.workspace import workspace
-from app.lab.packing.writing import unwritable, write_pack
+from app.lab.packing.published import PublishedFile
+from app.lab.packing.writing import unwritable, workspace, write_pack
 
 BASE = "default"
 Tables = dict[str, Any]

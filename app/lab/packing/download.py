@@ -12,7 +12,7 @@ from insightface.utils.storage import model_zoo_download_url
 from app.disk import private_folder
 from app.errors import PackError
 from app.lab.packing.published import PublishedPack
-from app.lab.packing.workspace import workspace
+from app.lab.packing.writing import workspace
 
 # Bytes so far, and in all.
 Progress = Callable[[int, int], None]

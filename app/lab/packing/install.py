@@ -11,9 +11,8 @@ from pathlib import Path, PurePosixPath
 from app.errors import PackError
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import PACK_FILE, digest, read_pack
-from app.lab.export.artefact import ExportError
 from app.lab.export.detector import export_detector
-from app.lab.export.parity import open_session
+from app.lab.export.parity import ExportError, open_session
 from app.lab.export.recogniser import install_recogniser
 from app.lab.packing.published import (
     LICENSE_TEXT,
@@ -22,8 +21,7 @@ from app.lab.packing.published import (
     PublishedPack,
     description,
 )
-from app.lab.packing.workspace import workspace
-from app.lab.packing.writing import adopt_pack, write_pack
+from app.lab.packing.writing import adopt_pack, workspace, write_pack
 
 # Far above any pack: what claims to unpack to more is an attack or a mistake.
 MAXIMUM_BYTES = 2 * 1024**3

@@ -8,11 +8,10 @@ from typing import Any, TypeVar
 from app.errors import PackError
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import digest
-from app.lab.export.artefact import ExportError
 from app.lab.export.faces import Normalisation, parse_channels
 from app.lab.export.fusion import Member, fuse, identity_of
 from app.lab.export.graph import read_model
-from app.lab.export.parity import open_session
+from app.lab.export.parity import ExportError, open_session
 from app.types import Channels
 
 T = TypeVar("T")

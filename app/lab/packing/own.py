@@ -15,12 +15,11 @@ from app.faces.embed import Recogniser
 from app.inference.pack_spec import DetectorSpec, ModelPack, RecogniserSpec
 from app.inference.packs import digest
 from app.inference.session import OnnxModel
-from app.lab.export.artefact import ExportError
 from app.lab.export.faces import align_folder
+from app.lab.export.parity import ExportError
 from app.lab.export.recogniser import install_recogniser
 from app.lab.packing.joined import RecogniserFile, member_of_file, write_joined
-from app.lab.packing.workspace import workspace
-from app.lab.packing.writing import unwritable, write_pack
+from app.lab.packing.writing import unwritable, workspace, write_pack
 from app.settings import Device
 
 # A variant that answers any face with less is another network, not another form of one.

@@ -1,10 +1,13 @@
-"""Writes networks and their description as a pack: a folder that `serve` can run."""
+"""Writes networks and their description as a pack: a folder that `serve` can run. It is made in a
+hidden folder beside the finished ones."""
 
 import errno
+import fcntl
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +15,68 @@ import numpy as np
 import tomli_w
 
 from app.decision.calibration_file import pack_calibration
+from app.disk import private_folder
 from app.errors import PackError
 from app.faces.loading import build_pipeline
 from app.imaging import ImageLimits
 from app.index.port import PRECISION
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import PACK_FILE, digest, read_pack, verify_pack
-from app.lab.packing.workspace import workspace
 from app.settings import Device
+
+PREFIX = ".unfinished-"
+ATTEMPTS = 10
+
+
+@contextmanager
+def workspace(parent: Path) -> Iterator[Path]:
+    """A new folder in `parent`, which is made if it is missing; gone after the `with`.
+
+    A process that was killed leaves its folder behind: the next one removes it. Each holds a lock
+    on its own, so that those of live processes stay. Raises PackError where `parent` cannot be
+    written.
+    """
+    try:
+        private_folder(parent)
+        _remove_abandoned(parent)
+        folder, lock = _made(parent)
+    except OSError as error:
+        raise PackError(
+            f"{parent} cannot be written ({error.strerror}). Set LIKENESS_MODELS_DIR to a folder "
+            "that can."
+        ) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _made(parent: Path) -> tuple[Path, int]:
+    for _ in range(ATTEMPTS):
+        folder = Path(tempfile.mkdtemp(dir=parent, prefix=PREFIX))
+        # Before it is locked, another process may take it for an abandoned one.
+        with suppress(FileNotFoundError):
+            lock = os.open(folder, os.O_RDONLY)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if folder.exists():
+                return folder, lock
+            os.close(lock)
+    raise PackError(f"Other processes remove new folders in {parent}. Try again.")
+
+
+def _remove_abandoned(parent: Path) -> None:
+    for folder in parent.glob(f"{PREFIX}*"):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            except BlockingIOError:  # its process lives
+                pass
+            finally:
+                os.close(lock)
+
 
 # Of the image that shows that the networks run at all.
 PROBE_SIDE = 320

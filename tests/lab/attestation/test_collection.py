@@ -11,7 +11,7 @@ from app.gallery.gallery import Gallery
 from app.index.comparator import COSINE, Comparator
 from app.index.person_scores import PersonScore
 from app.inference.packs import load_pack
-from app.lab.attestation import collection, searching
+from app.lab.attestation import cells, collection
 from app.lab.attestation.cells import count_cells
 from app.lab.attestation.collection import measure_collection
 from app.lab.attestation.document import AttestationError
@@ -109,8 +109,8 @@ def test_persons_are_compared_by_the_score_of_the_collection(
 ) -> None:
     """The probe's own template counts neither as one of its person's nor in their centroid."""
     fill(gallery, 30)
-    monkeypatch.setattr(searching, "BLOCK_PERSONS", 7)
-    monkeypatch.setattr(searching, "BLOCK_ROWS", 11)
+    monkeypatch.setattr(cells, "BLOCK_PERSONS", 7)
+    monkeypatch.setattr(cells, "BLOCK_ROWS", 11)
     _, more = gallery.store.embeddings.of_person("default", "p4")
     gallery.enroll("default", "p9", None, [NewTemplate(more[0], "copy")])  # a third template
     vectors = {n: gallery.store.embeddings.of_person("default", f"p{n}")[1] for n in range(30)}

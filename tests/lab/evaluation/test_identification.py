@@ -8,11 +8,21 @@ from app.decision.comparisons import LabelledEmbeddings
 from app.decision.fitting import Labelled, calibrate
 from app.decision.thresholds import CollectionPolicy
 from app.index.port import GallerySize
-from app.lab.evaluation.comparing import compare_all, equal_error_rate, error_versus_discard
-from app.lab.evaluation.identification import at_setting, by_person, identify, search, split
+from app.lab.evaluation.identification import (
+    at_setting,
+    by_person,
+    compare_rules,
+    identify,
+    search,
+    split,
+)
 from app.lab.evaluation.prediction import check_predictions, fpir_by_maximum, simulate_fpir
-from app.lab.evaluation.sample import FaceSample
-from app.lab.evaluation.scores import compare_rules
+from app.lab.evaluation.sample import (
+    FaceSample,
+    compare_all,
+    equal_error_rate,
+    error_versus_discard,
+)
 from app.types import Quality
 from tests.decision.conftest import GOOD, people
 

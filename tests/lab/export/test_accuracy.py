@@ -7,8 +7,8 @@ import pytest
 
 from app.inference.pack_spec import ModelPack
 from app.lab.export.accuracy import compare
-from app.lab.export.artefact import ExportError
 from app.lab.export.faces import Normalisation
+from app.lab.export.parity import ExportError
 from app.lab.export.recogniser import read_onnx
 
 PAIRS_OF_A_KIND = 12

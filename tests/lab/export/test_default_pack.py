@@ -18,9 +18,9 @@ import pytest
 from numpy.typing import NDArray
 
 from app.lab.export import parity
-from app.lab.export.artefact import check, sha256
 from app.lab.export.detector import export_detector
 from app.lab.export.faces import Normalisation
+from app.lab.export.parity import check, sha256
 from scripts.tflite_export.convert import export_tflite
 
 ROOT = Path(__file__).resolve().parents[3]

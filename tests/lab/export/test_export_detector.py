@@ -8,8 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from app.lab.export import detector, parity
-from app.lab.export.artefact import ExportError, check
-from app.lab.export.parity import ParityError
+from app.lab.export.parity import ExportError, ParityError, check
 
 MODELS = Path(__file__).resolve().parents[3] / "models"
 OPSET = 11

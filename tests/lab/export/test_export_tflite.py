@@ -9,9 +9,8 @@ import onnx
 import pytest
 
 from app.lab.export import parity
-from app.lab.export.artefact import ExportError, serialise
 from app.lab.export.faces import Normalisation
-from app.lab.export.parity import ParityError
+from app.lab.export.parity import ExportError, ParityError, serialise
 from scripts.tflite_export import convert as conversion
 from scripts.tflite_export.convert import convert, export_tflite, run_tflite
 from scripts.tflite_export.network import UnsupportedOperator, read

@@ -21,8 +21,8 @@ from app.inference.pack_spec import LandmarkSpec, ModelPack  # noqa: E402
 from app.inference.packs import digest  # noqa: E402
 from app.inference.session import OnnxModel  # noqa: E402
 from app.lab.export import parity  # noqa: E402
-from app.lab.export.artefact import ExportError  # noqa: E402
 from app.lab.export.faces import Normalisation, align_folder  # noqa: E402
+from app.lab.export.parity import ExportError  # noqa: E402
 from app.lab.export.recogniser import Options, export_recogniser  # noqa: E402
 from app.settings import Device  # noqa: E402
 from scripts.torch_export.checkpoint import BACKBONES, load_network, read_weights  # noqa: E402

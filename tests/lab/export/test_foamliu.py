@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from app.lab.export import parity
-from app.lab.export.artefact import ExportError
 from app.lab.export.foamliu import SIDE, to_onnx
+from app.lab.export.parity import ExportError
 from app.lab.export.saved_weights import Weights, read_weights
 
 # The first numbers that the network answers to the pattern of `face`.

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from app.lab.export import parity
-from app.lab.export.artefact import ExportError
 from app.lab.export.faces import IMAGENET_MEAN, IMAGENET_STD, Normalisation
 from app.lab.export.fusion import Member, fuse, identity_of
+from app.lab.export.parity import ExportError
 
 SIDE = 16
 FACES = np.random.default_rng(1).integers(0, 256, (4, SIDE, SIDE, 3), np.uint8)

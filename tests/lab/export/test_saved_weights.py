@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.lab.export.artefact import ExportError
+from app.lab.export.parity import ExportError
 from app.lab.export.saved_weights import MAGIC, VERSION, read_weights
 
 

@@ -26,7 +26,7 @@ from app.index.port import PRECISION
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import known_packs, load_pack
 from app.lab.packing.composed import ACCURATE, COMPOSED, FAST, ComposedPack, compose, composed_of
-from app.lab.packing.fetching import PublishedFile
+from app.lab.packing.published import PublishedFile
 from app.settings import Device
 from tests.lab.packing.conftest import Zoo
 

@@ -15,7 +15,7 @@ from app.imaging import ImageLimits
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import digest, load_pack
 from app.lab.export.faces import Normalisation
-from app.lab.export.pixels import export_pixels
+from app.lab.export.recogniser import export_pixels
 from app.lab.packing.joined import described
 from app.lab.packing.own import OwnNetworks, make_pack
 from app.settings import Device

@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from app.errors import PackError
-from app.lab.packing.fetching import PublishedFile, fetch
+from app.lab.packing.published import PublishedFile, fetch
 from tests.lab.packing.conftest import Zoo
 
 CONTENT = bytes(range(256)) * 1000

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from app.lab.export import parity
-from app.lab.export.blocked import without_prelu
+from app.lab.export.graph import without_prelu
 
 C = 6
 RANDOM = np.random.default_rng(5)

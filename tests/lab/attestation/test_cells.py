@@ -4,9 +4,16 @@ import numpy as np
 import pytest
 
 from app.index.comparator import COSINE
-from app.lab.attestation.cells import MIN_GROUP, SMALL, groups_of
+from app.lab.attestation.cells import (
+    MIN_GROUP,
+    SMALL,
+    BestScores,
+    Faces,
+    false_negatives,
+    false_positives,
+    groups_of,
+)
 from app.lab.attestation.document import AttestationError
-from app.lab.attestation.searching import BestScores, Faces, false_negatives, false_positives
 from tests.decision.conftest import people
 
 

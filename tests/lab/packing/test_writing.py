@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.lab.packing.workspace import PREFIX, workspace
+from app.lab.packing.writing import PREFIX, workspace
 
 
 def test_it_is_gone_afterwards(tmp_path: Path) -> None:
