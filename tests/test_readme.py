@@ -12,7 +12,7 @@ import pytest
 from app.access.keys import NewKey, Scope
 from app.services import build_services
 from app.settings import Settings
-from app.store.store import DEFAULT_COLLECTION
+from app.store.identifiers import DEFAULT_COLLECTION
 from tests.api.conftest import run_server
 
 ROOT = Path(__file__).parent.parent

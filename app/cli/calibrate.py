@@ -7,8 +7,15 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from app.cli.collection_name import CollectionArgument, CollectionOption, collection_name
-from app.cli.console import clear_errors, err, out, read_settings
+from app.cli.console import (
+    CollectionArgument,
+    CollectionOption,
+    clear_errors,
+    collection_name,
+    err,
+    out,
+    read_settings,
+)
 from app.cli.database import require_database
 from app.decision.calibration import SHOWN_FPIR, Calibration
 from app.decision.calibrations import CollectionCalibration, calibrate_collection

@@ -1,4 +1,4 @@
-"""What the commands share: where they print and how they end."""
+"""What the commands share: where they print, how they end, and how they name a collection."""
 
 import difflib
 import importlib.util
@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from app.errors import LikenessError
 from app.settings import Settings
+from app.store.identifiers import DEFAULT_COLLECTION
 
 EXIT_CANNOT_START = 2
 PREFIX = "LIKENESS_"
@@ -110,3 +112,28 @@ def _hint(name: str, value: object) -> str:
             "false in the pod, or call the Service otherwise"
         )
     return ""
+
+
+# Every command that works on a collection has --collection. Those that work on nothing else also
+# take its name as their argument.
+CollectionArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="collection", help="The same as --collection."),
+]
+CollectionOption = Annotated[
+    str | None,
+    typer.Option("--collection", help=f"Name of the collection; default: {DEFAULT_COLLECTION}."),
+]
+
+
+def collection_name(argument: str | None, option: str | None) -> str:
+    """The collection that a command's argument or --collection names; `default` without both.
+
+    Raises typer.BadParameter, which ends the command with status 2, if they name two collections.
+    """
+    if argument is not None and option is not None and argument != option:
+        raise typer.BadParameter(
+            f"The argument names the collection '{argument}', and --collection '{option}'. "
+            "Give one of them."
+        )
+    return argument or option or DEFAULT_COLLECTION

@@ -28,7 +28,7 @@ from app.inference.pack_spec import ModelPack
 from app.processes.starting import process_count
 from app.services import Services, build_services, load_networks
 from app.settings import Settings
-from app.store.store import DEFAULT_COLLECTION
+from app.store.identifiers import DEFAULT_COLLECTION
 
 # Distributions that own one module: two of a row break each other.
 RIVALS = (

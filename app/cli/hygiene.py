@@ -8,8 +8,15 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
-from app.cli.collection_name import CollectionArgument, CollectionOption, collection_name
-from app.cli.console import clear_errors, err, out, read_settings
+from app.cli.console import (
+    CollectionArgument,
+    CollectionOption,
+    clear_errors,
+    collection_name,
+    err,
+    out,
+    read_settings,
+)
 from app.cli.database import require_database
 from app.decision.gallery_issues import Hygiene
 from app.decision.hygiene import find_gallery_issues

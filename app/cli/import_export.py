@@ -35,8 +35,9 @@ from app.importing.sources import rows_of, total_of
 from app.services import build_services
 from app.settings import Settings
 from app.store.backends import create_engine
+from app.store.identifiers import DEFAULT_COLLECTION
 from app.store.schema import migrate
-from app.store.store import DEFAULT_COLLECTION, Store, switch_default_collection
+from app.store.store import Store, switch_default_collection
 
 EXIT_SOME_REJECTED, EXIT_CANNOT_RUN, EXIT_STOPPED, EXIT_INTERRUPTED = 1, 2, 3, 130
 

@@ -15,8 +15,9 @@ from app.gallery.person_record import ELSEWHERE, held_data
 from app.importing.job_folder import JobFolder
 from app.importing.reports import rows_about
 from app.store.backends import create_engine
+from app.store.identifiers import DEFAULT_COLLECTION
 from app.store.schema import migrate
-from app.store.store import DEFAULT_COLLECTION, Store
+from app.store.store import Store
 from app.types import FloatArray
 
 person_app = typer.Typer(

@@ -10,6 +10,8 @@ import uuid
 
 from app.errors import InvalidRequest
 
+# The collection of calls and commands that name none; a database always has it.
+DEFAULT_COLLECTION = "default"
 ZERO_WIDTH_JOINERS = "\u200c\u200d"
 # Scripts in which U+200C and U+200D are visible, by the first word of a letter's Unicode name.
 JOINING_SCRIPTS = frozenset({

@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 from app.encryption.ring import KeyRing
 from app.errors import CollectionExists, NotReembedded
 from app.store.database import Database, now_utc
+from app.store.identifiers import DEFAULT_COLLECTION
 from app.store.sql.alternate_embeddings import AlternateEmbeddingStore
 from app.store.sql.audit_log import AuditStore
 from app.store.sql.calibrations import CalibrationStore
@@ -67,9 +68,6 @@ class Store:
     def close(self) -> None:
         """Close every connection."""
         self.database.close()
-
-
-DEFAULT_COLLECTION = "default"
 
 
 def create_default_collection(store: Store, embedding_space: str, dimension: int) -> None:

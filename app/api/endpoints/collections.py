@@ -38,9 +38,9 @@ from app.errors import (
     NotCalibrated,
 )
 from app.gallery.gallery import Gallery
+from app.store.identifiers import DEFAULT_COLLECTION
 from app.store.metadata import problem_of
 from app.store.records import CollectionRecord, DeletionCounts, Page
-from app.store.store import DEFAULT_COLLECTION
 from app.types import JsonObject
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"], route_class=JsonRoute)

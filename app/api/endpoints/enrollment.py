@@ -10,14 +10,7 @@ from app.access.keys import Scope
 from app.api.access import needs
 from app.api.analysed_face import QualityInfo, rounded_measures
 from app.api.context import CallContext, Context
-from app.api.fields import (
-    CallFields,
-    CollectionName,
-    Embeddings,
-    Metadata,
-    PersonId,
-    Selection,
-)
+from app.api.fields import CallFields, CollectionName, Embeddings, Metadata, PersonId, Selection
 from app.api.idempotency import REPLAYED, REPLAYED_ANSWER, IdempotencyKey, answer_idempotently
 from app.api.openapi import SAMPLE_BASE64, photo_body
 from app.api.problems import ANY_WRITE, IN_SPACE, ONE_FACE, PHOTOS, problems
@@ -37,8 +30,8 @@ from app.errors import (
 from app.recognition.enroll import AnswerToKeep, EnrolledTemplate, Enrollment, EnrollRequest
 from app.recognition.enroll import enroll as enroll_person
 from app.services import Services
+from app.store.identifiers import DEFAULT_COLLECTION
 from app.store.records import RequestKey
-from app.store.store import DEFAULT_COLLECTION
 from app.types import JsonObject, Quality
 
 router = APIRouter(prefix="/v1", tags=["gallery"])

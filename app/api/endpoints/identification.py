@@ -28,7 +28,7 @@ from app.errors import NotCalibrated, RateOutOfReach
 from app.index.comparator import Comparator
 from app.recognition.identify import FaceIdentification, Identification, IdentifyRequest
 from app.recognition.identify import identify as identify_faces
-from app.store.store import DEFAULT_COLLECTION
+from app.store.identifiers import DEFAULT_COLLECTION
 
 router = APIRouter(prefix="/v1", tags=["gallery"])
 

@@ -36,7 +36,7 @@ from app.errors import (
 from app.index.comparator import Comparator
 from app.recognition.verify import SelectedFace, Verification, VerifyRequest
 from app.recognition.verify import verify as verify_face
-from app.store.store import DEFAULT_COLLECTION
+from app.store.identifiers import DEFAULT_COLLECTION
 
 router = APIRouter(prefix="/v1", tags=["gallery"])
 

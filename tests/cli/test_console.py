@@ -3,8 +3,8 @@
 import pytest
 from typer.testing import CliRunner
 
-from app.cli.collection_name import collection_name
 from app.cli.commands import app
+from app.cli.console import collection_name
 
 
 def test_it_is_an_argument_or_an_option_or_the_default() -> None:
