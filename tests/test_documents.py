@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("models/*.md")])
+FOLDERS = ("*.md", "docs/**/*.md", "models/*.md", "benchmarks/*.md", "tests/**/README.md")
+DOCUMENTS = sorted(path for folder in FOLDERS for path in ROOT.glob(folder))
 SOURCES = sorted(ROOT.glob("app/**/*.py"))
 DECISIONS = sorted(ROOT.glob("docs/adr/[0-9]*.md"))
 
@@ -65,6 +66,14 @@ def test_the_layers_are_those_that_the_checks_enforce() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     (written,) = re.findall(r"(?m)^`cli` → [^.]*?\n\n", text)
     assert [re.findall(r"`(\w+)`", layer) for layer in written.split("→")] == enforced
+
+
+def test_every_benchmark_is_in_the_map_of_benchmarks() -> None:
+    text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    programs = {
+        path.name for path in (ROOT / "benchmarks").iterdir() if path.suffix in (".py", ".sh")
+    }
+    assert programs <= set(re.findall(r"`(\w+\.(?:py|sh))`", text))
 
 
 def test_every_decision_is_listed_with_its_title() -> None:

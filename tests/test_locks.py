@@ -29,6 +29,7 @@ THREADS = (
     r"thread_name_prefix=\"([a-z-]+)\"",
     r"threading\.Thread\(.*name=\"([a-z-]+)\"",
     r"ThreadPoolExecutor\(\s*\w+, \"([a-z-]+)\"",
+    r"_timer\.name, .* = \"([a-z-]+)\"",
     r"FairThreadPool\(\"([a-z-]+)\"",
 )
 

@@ -124,7 +124,7 @@ class PhotoDecoder:
     def _end_idle_later(self) -> None:
         if self._timer is None:
             self._timer = threading.Timer(IDLE_SECONDS, self._end_idle)
-            self._timer.daemon = True
+            self._timer.name, self._timer.daemon = "decoder-timer", True
             self._timer.start()
 
     def _end_idle(self) -> None:
