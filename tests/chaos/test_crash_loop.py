@@ -1,7 +1,7 @@
 """Killed again and again: nothing acknowledged is lost, nothing deleted comes back.
 
-LIKENESS_CHAOS_CYCLES and LIKENESS_CHAOS_CYCLES_POSTGRESQL set how often, LIKENESS_CHAOS_PROCESSES
-how many processes there are; the suite's defaults keep it short.
+LIKENESS_CHAOS_CYCLES and LIKENESS_CHAOS_CYCLES_POSTGRESQL set how often for each number of
+processes, LIKENESS_CHAOS_PROCESSES which numbers; the suite's defaults keep it short.
 """
 
 import os
@@ -14,13 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.chaos.workers import Client, Ledger, Worker, assert_erased, assert_kept
+from tests.chaos.workers import PROCESSES, Client, Ledger, Worker, assert_erased, assert_kept
 from tests.postgres import PostgresServer, installed_binaries
 
 pytestmark = pytest.mark.chaos
-CYCLES = int(os.environ.get("LIKENESS_CHAOS_CYCLES", "12"))
-CYCLES_POSTGRESQL = int(os.environ.get("LIKENESS_CHAOS_CYCLES_POSTGRESQL", "3"))
-NAMES = [str(number) for number in range(int(os.environ.get("LIKENESS_CHAOS_PROCESSES", "3")))]
+CYCLES = int(os.environ.get("LIKENESS_CHAOS_CYCLES", "6"))
+CYCLES_POSTGRESQL = int(os.environ.get("LIKENESS_CHAOS_CYCLES_POSTGRESQL", "2"))
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +32,14 @@ def durable_postgres() -> Iterator[PostgresServer]:
     server.close()
 
 
-def start(url: str, folder: Path, ledger: Ledger, seed: int) -> tuple[list[Worker], list[Client]]:
-    workers = [Worker(url, folder) for _ in NAMES]
+def start(
+    url: str, folder: Path, ledger: Ledger, seed: int, names: list[str]
+) -> tuple[list[Worker], list[Client]]:
+    """A worker and a client of it for each name."""
+    workers = [Worker(url, folder) for _ in names]
     clients = [
         Client(name, worker, ledger, 1_000 * seed + number)
-        for number, (name, worker) in enumerate(zip(NAMES, workers, strict=True))
+        for number, (name, worker) in enumerate(zip(names, workers, strict=True))
     ]
     for client in clients:
         client.start()
@@ -51,18 +53,24 @@ def finish(clients: list[Client]) -> None:
     assert [client.failures for client in clients] == [[] for _ in clients]
 
 
-def test_processes_killed_over_sqlite(tmp_path: Path) -> None:
+def names_of(processes: int) -> list[str]:
+    return [str(number) for number in range(processes)]
+
+
+@pytest.mark.parametrize("processes", PROCESSES)
+def test_processes_killed_over_sqlite(tmp_path: Path, processes: int) -> None:
+    names = names_of(processes)
     url, folder = f"sqlite:///{tmp_path / 'likeness.db'}", tmp_path / "index"
     ledger, random = Ledger(), np.random.default_rng(0)
     for cycle in range(CYCLES):
-        workers, clients = start(url, folder, ledger, cycle)
+        workers, clients = start(url, folder, ledger, cycle, names)
         time.sleep(random.uniform(0.05, 0.6))
         for worker in random.permutation(np.array(workers, object)):
             worker.kill()
             time.sleep(random.uniform(0, 0.02))
         finish(clients)
-        assert_kept(url, folder, ledger, NAMES)
-        assert_erased(tmp_path / "likeness.db", ledger, NAMES)
+        assert_kept(url, folder, ledger, names)
+        assert_erased(tmp_path / "likeness.db", ledger, names)
     with closing(sqlite3.connect(tmp_path / "likeness.db")) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
@@ -70,15 +78,17 @@ def test_processes_killed_over_sqlite(tmp_path: Path) -> None:
     print(f"\n{CYCLES} cycles, {ledger.acknowledged} operations acknowledged")  # noqa: T201
 
 
+@pytest.mark.parametrize("processes", PROCESSES)
 def test_a_server_killed_under_its_clients(
-    tmp_path: Path, durable_postgres: PostgresServer
+    tmp_path: Path, durable_postgres: PostgresServer, processes: int
 ) -> None:
     """The processes live on: they refuse while the server is away, and go on when it is back."""
+    names = names_of(processes)
     server = durable_postgres
     url, folder = server.new_database(), tmp_path / "index"
     ledger, random = Ledger(), np.random.default_rng(1)
     for cycle in range(CYCLES_POSTGRESQL):
-        workers, clients = start(url, folder, ledger, cycle)
+        workers, clients = start(url, folder, ledger, cycle, names)
         for _ in range(2):
             time.sleep(random.uniform(0.2, 0.6))
             server.kill()
@@ -92,5 +102,5 @@ def test_a_server_killed_under_its_clients(
         for worker in workers:
             worker.kill()
         finish(clients)
-        assert_kept(url, folder, ledger, NAMES)
+        assert_kept(url, folder, ledger, names)
     print(f"\n{CYCLES_POSTGRESQL} cycles, {ledger.acknowledged} operations acknowledged")  # noqa: T201

@@ -1,9 +1,5 @@
-"""Several processes over one database: what one acknowledges, all others answer by at once.
+"""Several processes over one database: what one acknowledges, all others answer by at once."""
 
-LIKENESS_CHAOS_PROCESSES sets how many.
-"""
-
-import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,11 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.chaos.workers import PERSONS, VECTORS, Ledger, Worker, assert_kept
+from tests.chaos.workers import PERSONS, PROCESSES, VECTORS, Ledger, Worker, assert_kept
 
 pytestmark = pytest.mark.slow
 OPERATIONS = 60  # of each of four clients
-PROCESSES = int(os.environ.get("LIKENESS_CHAOS_PROCESSES", "4"))
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -25,8 +20,9 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     return request.getfixturevalue("postgres").new_database()
 
 
-def test_read_your_writes_everywhere(url: str, tmp_path: Path) -> None:
-    workers = [Worker(url, tmp_path / "index") for _ in range(PROCESSES)]
+@pytest.mark.parametrize("processes", PROCESSES)
+def test_read_your_writes_everywhere(url: str, tmp_path: Path, processes: int) -> None:
+    workers = [Worker(url, tmp_path / "index") for _ in range(processes)]
     ledgers = [Ledger() for _ in range(4)]
     failures: list[object] = []
 
@@ -37,7 +33,7 @@ def test_read_your_writes_everywhere(url: str, tmp_path: Path) -> None:
             number = int(random.integers(VECTORS))
             action = "delete" if random.random() < 0.3 else "enroll"
             ledgers[name].begin(action, person, number)
-            outcome = workers[random.integers(PROCESSES)].ask(action, person, number)
+            outcome = workers[random.integers(processes)].ask(action, person, number)
             ledgers[name].end(action, person, number, outcome)
             (state,) = ledgers[name].states(person)
             for other in workers:

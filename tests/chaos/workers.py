@@ -1,6 +1,7 @@
 """Processes that hold a gallery, ready to be killed, and a record of what they promised."""
 
 import multiprocessing
+import os
 import threading
 import zlib
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ DIMENSION = 64
 # Templates are encoded, merged and compacted all the time.
 SHAPE = IndexShape(encode_at=32, merge_at=3)
 PERSONS, VECTORS = 10, 5  # of one client
+# How many processes there are, one test after the other.
+PROCESSES = [int(one) for one in os.environ.get("LIKENESS_CHAOS_PROCESSES", "1 2 4").split()]
 
 # Children are forked from a server that has imported everything and started no thread.
 START = multiprocessing.get_context("forkserver")
