@@ -4,19 +4,24 @@
     python benchmarks/processes.py --networks device --processes 2 4 8      # one process has them
 
 `stand-in`: networks are replaced by waits of 1 ms (standin/sitecustomize.py), so that Python's lock
-is the limit. `gpu`: the real ones on a
-GPU. `device`: a stand-in for a GPU too, which one process has (`LIKENESS_DEVICE=cuda`): it
-runs one batch at a time, in DEVICE_MS and DEVICE_MS_AN_IMAGE more for each image, and decoding a
-photo holds a lock of its process for DECODE_MS. So each process that answers has a limit like
-Python's lock, without using a core. Closed loops of `--clients` connections by generators
-(load.py), loopback only. Prints rates, percentiles, the rate of each number of processes as a
-ratio to the first one, the processor's time for a request, and how many cores the service and the
-generators used.
+is the limit, where there are cores enough. `lock`: the same, and decoding a photo also holds
+Python's lock for `--lock-ms` while it sleeps, so that the lock is the limit on few cores too. It
+models a service whose code holds the lock for so much longer; it says nothing of the cores that it
+would need. `gpu`: the real networks on a GPU. `device`: a stand-in for a GPU too, which one process
+has (`LIKENESS_DEVICE=cuda`): it runs one batch at a time, in DEVICE_MS and DEVICE_MS_AN_IMAGE more
+for each image, and decoding a photo holds a lock of its process for DECODE_MS. So each process that
+answers has a limit like Python's lock, without using a core.
+
+Closed loops of `--clients` connections by generators (load.py), loopback only. With `--templates`
+each service has a copy of one gallery of so many random templates. Prints rates, percentiles, the
+rate of each number of processes as a ratio to the first one, the processor's time for a request,
+and how many cores the service and the generators used.
 """
 
 import argparse
 import json
 import os
+import shutil
 import socket
 import statistics
 import subprocess
@@ -29,6 +34,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -64,6 +70,8 @@ def main() -> None:
     parser.add_argument("--processes", nargs="+", type=int, default=[1, 2, 4, 8])
     parser.add_argument("--networks", nargs="+", default=["stand-in", "real"])
     parser.add_argument("--path", default="/v1/embed")
+    parser.add_argument("--lock-ms", type=float, default=5, help="of `lock`, for a photo")
+    parser.add_argument("--templates", type=int, default=0, help="in the gallery before")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--generators", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=4)
@@ -80,6 +88,8 @@ def main() -> None:
     runs: list[Run] = []
     with tempfile.TemporaryDirectory() as folder:
         photos = small_photos(Path(folder))
+        if options.templates:
+            options.filled = filled(Path(folder) / "filled", options.templates)
         for networks in options.networks:
             for turn in range(options.rounds):
                 counts = options.processes if turn % 2 == 0 else options.processes[::-1]
@@ -89,6 +99,15 @@ def main() -> None:
             show([run for run in runs if run.networks == networks], options.processes)
     if options.out:
         options.out.write_text(json.dumps([asdict(run) for run in runs], indent=1))
+
+
+def filled(folder: Path, templates: int) -> Path:
+    """A data folder with a gallery of random templates."""
+    from contenders import fill  # noqa: PLC0415 (needs what the service does not need)
+
+    folder.mkdir()
+    fill(folder, SimpleNamespace(pack="default", templates=templates))  # type: ignore[arg-type]
+    return folder
 
 
 def small_photos(folder: Path) -> list[str]:
@@ -104,7 +123,11 @@ def small_photos(folder: Path) -> list[str]:
 
 
 def measure(networks: str, count: int, photos: list[str], options: argparse.Namespace) -> Run:
-    with service(networks, count, slower=options.slower) as (process, port, start_s):
+    with (
+        data_folder(options) as data,
+        service(networks, count, filled=data, slower=options.slower, lock_ms=options.lock_ms)
+        as (process, port, start_s),
+    ):  # fmt: skip
         load(port, photos, options, 1.5)  # warm up
         family = family_of(process)
         before = cpu_seconds(family)
@@ -134,18 +157,31 @@ def measure(networks: str, count: int, photos: list[str], options: argparse.Name
 
 
 @contextmanager
+def data_folder(options: argparse.Namespace) -> Iterator[str]:
+    """An empty one, or a copy of the one that was filled."""
+    with tempfile.TemporaryDirectory() as folder:
+        if options.templates:
+            shutil.copytree(options.filled, folder, dirs_exist_ok=True)
+        yield folder
+
+
+@contextmanager
 def service(
     networks: str,
     count: int,
     tree: Path = HERE.parent,
     filled: str | None = None,
+    *,
     slower: float = 1,
+    lock_ms: float = 0,
 ) -> Iterator[tuple[int, int, float]]:
     """Its process id, its port, and how long it took to start. It serves the data folder `filled`,
     or a new one."""
     port = free_port()
     places = [str(tree.resolve()), os.environ.get("PYTHONPATH", "")]
-    stand_in = {}
+    stand_in: dict[str, str] = {}
+    if networks == "lock":
+        stand_in = {"STANDIN_LOCK_MS": str(lock_ms)}
     if networks == "gpu":
         stand_in = {"LIKENESS_DEVICE": "cuda"}
     elif networks != "real":

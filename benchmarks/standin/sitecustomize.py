@@ -10,8 +10,11 @@ care then, for a quick start. Galleries on CUDA are in the host's memory, search
 STANDIN_CPU_NODES: nodes that each network on CUDA says it leaves to the CPU.
 STANDIN_DECODE_MS: decoding a photo holds a lock of its process for so long, as if Python did it: so
 many processes can be tried on few cores.
+STANDIN_LOCK_MS: decoding a photo also holds Python's lock for so long without using a core, so that
+this lock alone limits a process.
 """
 
+import ctypes
 import dataclasses
 import importlib.machinery
 import importlib.util
@@ -23,6 +26,7 @@ import time
 WAIT_MS = os.environ.get("STANDIN_MS", "1")
 SECONDS_AN_IMAGE = float(os.environ.get("STANDIN_MS_AN_IMAGE", "0")) / 1000
 DECODE_SECONDS = float(os.environ.get("STANDIN_DECODE_MS", "0")) / 1000
+LOCK_MICROSECONDS = int(float(os.environ.get("STANDIN_LOCK_MS", "0")) * 1000)
 SIZES = tuple(int(size) for size in os.environ.get("STANDIN_SIZES", "").split(",") if size)
 NODES = tuple(filter(None, os.environ.get("STANDIN_CPU_NODES", "").split(",")))
 ON_DEVICE = os.environ.get("STANDIN_DEVICE") == "cuda"
@@ -65,13 +69,17 @@ def stand_in(module):
 def slow_down(module):
     """Replace the decoding of photos."""
     lock, real = threading.Lock(), module.PhotoDecoder.decode
+    library = ctypes.PyDLL(None)  # its functions are called without releasing Python's lock
 
     def decode(self, *arguments, **named):
-        with lock:
-            time.sleep(DECODE_SECONDS)
+        if DECODE_SECONDS:
+            with lock:
+                time.sleep(DECODE_SECONDS)
+        if LOCK_MICROSECONDS:
+            library.usleep(LOCK_MICROSECONDS)
         return real(self, *arguments, **named)
 
-    if DECODE_SECONDS:
+    if DECODE_SECONDS or LOCK_MICROSECONDS:
         module.PhotoDecoder.decode = decode
 
 
