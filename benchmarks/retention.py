@@ -78,7 +78,7 @@ class Client:
             self._count += 1
             new = [NewTemplate(vector, f"{id(self)} {self._count}")]
             begun = time.perf_counter()
-            self._gallery.put(("old", "new")[self._count % 2], f"n{self._count}", None, new)
+            self._gallery.enroll(("old", "new")[self._count % 2], f"n{self._count}", None, new)
             self.times.append((time.perf_counter() - begun) * 1000)
 
 

@@ -27,6 +27,7 @@ from app.store.records import (
     FaceRecord,
     IdempotencyRequest,
     NewTemplate,
+    PersonEnrollment,
     PersonRecord,
     PersonTemplate,
     StoredTemplate,
@@ -101,29 +102,28 @@ class Gallery:
 
         With `idempotency`, raises EnrolledBefore or IdempotencyKeyReused as the store does.
         """
-        stored = self.put(collection, person_id, metadata, templates, idempotency=idempotency)
-        self.follow(collection)
-        return stored
+        one = PersonEnrollment(person_id, metadata, templates, idempotency)
+        (outcome,), followed = self.enroll_together(collection, [one])
+        if not followed:
+            self.follow(collection)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return list(outcome)
 
-    def put(
-        self,
-        collection: str,
-        person_id: str,
-        metadata: JsonObject | None,
-        templates: Sequence[NewTemplate],
-        *,
-        idempotency: IdempotencyRequest | None = None,
-    ) -> list[StoredTemplate]:
-        """The database part of `enroll`: on disk when this returns. This process's index is updated
-        by `follow`, or else by the next search."""
+    def enroll_together(
+        self, collection: str, enrollments: Sequence[PersonEnrollment]
+    ) -> tuple[Sequence[Sequence[StoredTemplate] | Exception], bool]:
+        """Store templates of several persons, on disk when this returns: of each what is stored, or
+        its error. And whether they are searchable: else the index is not open, or another thread
+        updates it just now. The next search updates it in any case."""
         try:
-            return self.store.templates.enroll(
-                collection, person_id, metadata, templates, idempotency=idempotency,
-                space=self._embedding_space,
-            )  # fmt: skip
+            done = self.store.templates.enroll_together(
+                collection, enrollments, self._embedding_space
+            )
         except EmbeddingSpaceMismatch:
             self.require(collection)  # its error names the packs
             raise
+        return done.outcomes, self._indexes.add(done)
 
     def enroll_many(self, collection: str, rows: Sequence[PersonTemplate]) -> list[str | None]:
         """Store one template a row, on disk when this returns; searches find it when they catch up.
@@ -257,11 +257,6 @@ class Gallery:
         record = self.store.collections.get(collection)
         if record.embedding_space == self._embedding_space:
             self._indexes.follow(record)
-
-    def follow_if_open(self, collection: str) -> bool:
-        """`follow`, if the index is open and was read already; returns whether it is."""
-        record = self.store.collections.get(collection)
-        return record.embedding_space == self._embedding_space and self._indexes.follow_open(record)
 
     def follow_move(self, collection: str) -> None:
         """`follow`, and erase the previous rows of the moved templates from the snapshot."""

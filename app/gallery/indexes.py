@@ -8,7 +8,7 @@ from app.gallery.replica import Replica
 from app.gallery.replicas import Replicas
 from app.index.engine import SearchEngine
 from app.index.port import PersonSearch, Position, SearchIndex
-from app.store.records import CollectionMark, CollectionRecord, Erasure
+from app.store.records import CollectionMark, CollectionRecord, EnrolledTogether, Erasure
 from app.store.store import Store
 
 
@@ -54,12 +54,14 @@ class Indexes:
             if replica is not None:
                 replica.follow(record)
 
-    def follow_open(self, record: CollectionRecord) -> bool:
-        """`follow`, if the index is open and has a position; returns whether it has."""
+    def add(self, done: EnrolledTogether) -> bool:
+        """Update the index by what this process has enrolled just now, if it is open and has a
+        position; returns whether it has. Another thread that updates it is not waited for."""
+        record = done.after
         with self._noticing_deletion(record), self.replicas.using_open(record.key) as replica:
             if replica is None or replica.index.position is None:
                 return False
-            replica.follow(record)
+            replica.add(done)
             return True
 
     def _open_or_room(self, record: CollectionRecord) -> AbstractContextManager[Replica | None]:

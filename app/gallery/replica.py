@@ -14,12 +14,13 @@ from app.errors import (
 )
 from app.index.port import Position, SearchIndex, Templates
 from app.locks import new_lock
-from app.store.records import CollectionRecord, Erasure
+from app.store.records import CollectionRecord, EnrolledTogether, Erasure
 from app.store.sql.changes import ChangeLog
 from app.store.sql.collections import CollectionStore
 from app.telemetry.logs import log
 
 PAGE = 8_192  # templates read in one transaction
+NOTHING = np.empty(0, np.int64)
 SAVE_AFTER_S = 60.0  # a saved copy is at most so much older than what it could hold
 
 
@@ -67,6 +68,20 @@ class Replica:
         if self.index.position != wanted and self._lock.acquire(blocking=False):
             try:
                 self._update_to(wanted, record)
+            finally:
+                self._lock.release()
+
+    def add(self, done: EnrolledTogether) -> None:
+        """`follow` what was enrolled. The database is not read if the index was at the revision
+        before."""
+        wanted = position_of(done.after)
+        if self.index.position != wanted and self._lock.acquire(blocking=False):
+            try:
+                if self.index.position == position_of(done.before):
+                    self._record = done.after
+                    self.index.apply(done.added, NOTHING, wanted)
+                else:
+                    self._update_to(wanted, done.after)
             finally:
                 self._lock.release()
 

@@ -8,7 +8,7 @@ holds no thread of another kind. How networks use threads depends on the provide
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, copy_context
@@ -20,9 +20,11 @@ from app.inference.cpu_engine import OPENVINO_BF16, OPENVINO_FP32
 from app.inference.cuda import CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER
 from app.inference.fair_pool import FairThreadPool, RequestShare
 from app.inference.machine import usable_cores
+from app.inference.write_batches import WriteBatches
 from app.types import CooperativeTask
 
 P = ParamSpec("P")
+A = TypeVar("A")
 T = TypeVar("T")
 
 # Reading the database: waits for the disk, and for no lock.
@@ -99,6 +101,7 @@ class Scheduler:
         )
         self._read = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="database-read")
         self._write = ThreadPoolExecutor(WRITE_THREADS, thread_name_prefix="database-write")
+        self._batches = WriteBatches(self._write)
         self._delete = ThreadPoolExecutor(DELETE_THREADS, thread_name_prefix="deletion")
         self._examine = ThreadPoolExecutor(EXAMINATION_THREADS, thread_name_prefix="examination")
         # Writes that wait may not take every place: reads and searches need some of them.
@@ -155,12 +158,36 @@ class Scheduler:
 
         Raises Overloaded where half of the places are held by writes already.
         """
+        context = copy_context()
+        future = self._submitted(
+            lambda: self._write.submit(lambda: context.run(work, *args, **kwargs))
+        )
+        return await _result_of(future)
+
+    async def write_together(
+        self,
+        key: Hashable,
+        work: Callable[[Sequence[A]], Sequence[T | Exception]],
+        argument: A,
+        size: int = 1,
+    ) -> T:
+        """As `write`, together with other writes of the key: see `WriteBatches.submit`. The work
+        does not have the callers' contexts. Raises Overloaded."""
+        return await _result_of(
+            self._submitted(lambda: self._batches.submit(key, work, argument, size))
+        )
+
+    def _submitted(self, submit: Callable[[], Future[T]]) -> Future[T]:
+        """Submit a write, which has one of the places for writes until it is done."""
         if not self._writes.acquire(blocking=False):
             raise _overloaded(f"{self._most_writes} writes are waiting for the database")
-        context = copy_context()
-        future = self._write.submit(lambda: context.run(work, *args, **kwargs))
+        try:
+            future = submit()
+        except BaseException:
+            self._writes.release()
+            raise
         future.add_done_callback(lambda _: self._writes.release())  # also where it is cancelled
-        return await _result_of(future)
+        return future
 
     async def delete(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run work that deletes, which no other work keeps waiting."""

@@ -14,7 +14,13 @@ from app.faces.pipeline import run_to_completion
 from app.imaging import encode_crop
 from app.recognition.analysis import StageTimes, each_photo, record
 from app.services import Services
-from app.store.records import IdempotencyRequest, NewTemplate, RequestKey, StoredTemplate
+from app.store.records import (
+    IdempotencyRequest,
+    NewTemplate,
+    PersonEnrollment,
+    RequestKey,
+    StoredTemplate,
+)
 from app.store.sql.consents import consent_until, needs_consent, require_consent
 from app.store.store import Store
 from app.types import AnalysedImage, CooperativeTask, Face, FloatArray, JsonObject
@@ -136,19 +142,32 @@ async def enroll(
         idempotency = IdempotencyRequest(
             kept.key.key, kept.key.request_digest, lambda stored: answer(enrollment(stored))
         )
-    new, gallery = list(templates.values()), services.gallery
-
-    def store() -> tuple[list[StoredTemplate], bool]:
-        stored = gallery.put(
-            request.collection, request.person_id, request.metadata, new, idempotency=idempotency
-        )
-        return stored, gallery.follow_if_open(request.collection)
-
+    one = PersonEnrollment(
+        request.person_id, request.metadata, list(templates.values()), idempotency
+    )
     with times.stage("store"):
-        stored, followed = await services.scheduler.write(store)
-        if not followed:  # an index that has to be read first takes longer
-            await services.scheduler.search(gallery.follow, request.collection)
-    return enrollment(stored)
+        return enrollment(await _store(services, request.collection, one))
+
+
+async def _store(
+    services: Services, collection: str, one: PersonEnrollment
+) -> Sequence[StoredTemplate]:
+    """Store an enrollment together with others of the collection that wait."""
+
+    def store(several: Sequence[PersonEnrollment]) -> Sequence[_Stored | Exception]:
+        outcomes, followed = services.gallery.enroll_together(collection, several)
+        return [done if isinstance(done, Exception) else (done, followed) for done in outcomes]
+
+    stored, followed = await services.scheduler.write_together(
+        collection, store, one, len(one.templates)
+    )
+    if not followed:  # an index that has to be read first takes longer
+        await services.scheduler.search(services.gallery.follow, collection)
+    return stored
+
+
+# What is stored, and whether this process's index was updated.
+_Stored = tuple[Sequence[StoredTemplate], bool]
 
 
 def _require_consent(store: Store, request: EnrollRequest) -> None:

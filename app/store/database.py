@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from sqlalchemy import Connection, Engine, select
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
@@ -19,6 +19,7 @@ from app.store.sql.audit_log import AuditWriter
 from app.store.sql.embedding_rows import EmbeddingRowCodec
 from app.store.sql.erasing import Eraser
 
+T = TypeVar("T")
 RETRY_AFTER_S = 1
 
 
@@ -111,6 +112,32 @@ class Database:
         except (StoreFull, StoreUnavailable) as error:
             self.refusal = error.code
             raise
+
+    def attempt(self, connection: Connection, work: Callable[[], T]) -> T | Exception:
+        """Do a part of a transaction that writes. If it raises, what it did is undone and its error
+        returned: the rest of the transaction can still be committed.
+
+        Raises SQLAlchemyError if the whole transaction was lost.
+        """
+        noted = self._audit.noted(connection)
+        part = self._backend.begin_part(connection)
+        try:
+            done = work()
+            part.commit()
+            return done
+        except Exception as error:  # noqa: BLE001 (returned)
+            failed: Exception = error
+        try:
+            part.rollback()
+        except SQLAlchemyError as lost:
+            raise (failed if isinstance(failed, SQLAlchemyError) else lost) from None
+        self._audit.forget(connection, noted)
+        if isinstance(failed, SQLAlchemyError):
+            try:
+                self._raise_ours(failed, "Nothing was changed. ")
+            except Exception as error:  # noqa: BLE001 (returned)
+                return error
+        return failed
 
     def _written(self) -> Iterator[Connection]:
         outcome = "Nothing was changed. "

@@ -1,6 +1,7 @@
 """The records of the store: collections, persons, templates, changes."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -131,6 +132,33 @@ class IdempotencyRequest(RequestKey):
     is kept to answer again."""
 
     answer: Callable[[Sequence[StoredTemplate]], JsonObject]
+
+
+@dataclass(frozen=True, slots=True)
+class PersonEnrollment:
+    """Templates to store of one person, who is created if need be; all of them or none. Metadata
+    replaces what the person had, unless it is None. With `idempotency` it is done once.
+
+    `context` is that of the caller: the audit log names who acted, and for which request.
+    """
+
+    person_id: str
+    metadata: JsonObject | None
+    templates: Sequence[NewTemplate]
+    idempotency: IdempotencyRequest | None = None
+    context: Context = field(default_factory=copy_context)
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolledTogether:
+    """Of several enrollments into one collection the outcome of each: what is stored, or why
+    nothing is. `added` are the new templates, by which the collection went from the revision of
+    `before` to that of `after`."""
+
+    outcomes: Sequence[Sequence[StoredTemplate] | Exception]
+    before: CollectionRecord
+    after: CollectionRecord
+    added: Templates
 
 
 # JSON of one page; a thousand items of 16 KiB each would take a second to read.

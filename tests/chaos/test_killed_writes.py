@@ -3,15 +3,18 @@ or all not, and what was acknowledged is kept."""
 
 import threading
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from app.inference.write_batches import WriteBatches
 from app.store.audit_verification import verify_audit
 from app.store.backends import create_engine
-from app.store.records import NewTemplate
+from app.store.records import NewTemplate, PersonEnrollment, StoredTemplate
 from app.store.store import Store
 from tests.chaos.workers import PROCESSES, START, open_gallery, vector_of
 
@@ -21,21 +24,33 @@ THREADS = 12
 
 
 def write(connection: Connection, url: str, folder: Path, name: str) -> None:
-    """Enroll until killed; report each person that was acknowledged."""
+    """Enroll until killed, those that wait together as in the service; report each person that was
+    acknowledged."""
     gallery = open_gallery(url, folder)
+    batches = WriteBatches(ThreadPoolExecutor(2))
     reporting = threading.Lock()
+
+    def together(
+        several: Sequence[PersonEnrollment],
+    ) -> Sequence[Sequence[StoredTemplate] | Exception]:
+        return gallery.enroll_together("default", several)[0]
 
     def enroll(thread: int) -> None:
         number = 0
         while True:
             person = f"{name}-{thread}-{number}"
-            gallery.enroll("default", person, None, [NewTemplate(vector_of(person, 0), "0")])
+            new = [NewTemplate(vector_of(person, 0), "0")]
+            one = PersonEnrollment(person, None, new)
+            batches.submit("default", together, one).result()
             with reporting:
                 connection.send(person)
             number += 1
 
-    for thread in range(THREADS):
-        threading.Thread(target=enroll, args=(thread,)).start()
+    threads = [threading.Thread(target=enroll, args=(number,)) for number in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()  # an executor takes no work once the main thread has ended
 
 
 @pytest.mark.parametrize("count", PROCESSES)

@@ -14,8 +14,9 @@ from sqlalchemy import text
 
 from app.errors import CollectionExists, CollectionNotFound, EnrolledBefore, PersonExists
 from app.gallery.gallery import Gallery
+from app.gallery.replica import position_of
 from app.index.port import Position
-from app.store.records import IdempotencyRequest
+from app.store.records import Changes, CollectionRecord, IdempotencyRequest, PersonEnrollment
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_store, template
 from tests.waiting import PATIENCE_S
@@ -82,15 +83,35 @@ def test_a_write_does_not_wait_for_an_update_of_the_index(
     assert [one.face.person_id for one in found] == ["bob"]
 
 
-def test_a_write_updates_an_index_that_is_open(gallery: Gallery, directions: Draw) -> None:
-    first, second = directions(2)
-    gallery.put("default", "ada", None, [template(first, "1")])
-    assert not gallery.follow_if_open("default")  # nothing was searched yet
-    gallery.identify("default", first[np.newaxis], 1)
-    gallery.put("default", "bob", None, [template(second, "2")])
-    assert gallery.follow_if_open("default")
+def test_a_write_updates_an_index_that_is_open(
+    gallery: Gallery, directions: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what it has stored: the database is read only if something else was written before."""
+
+    def enroll(person: str, number: int) -> bool:
+        one = PersonEnrollment(person, None, [template(vectors[number], f"{number}")])
+        return gallery.enroll_together("default", [one])[1]
+
+    vectors = directions(4)
+    assert not enroll("ada", 0)  # nothing was searched yet, so no index is open
+    gallery.identify("default", vectors[:1], 1)
     (replica,) = gallery._replicas.values()
-    assert replica.index.position == Position(2, gallery.require("default").stamp)
+    read: list[int] = []
+    since = replica._changes.since
+
+    def reading(record: CollectionRecord, revision: int, stamp: str | None = None) -> Changes:
+        read.append(revision)
+        return since(record, revision, stamp)
+
+    monkeypatch.setattr(replica._changes, "since", reading)
+    assert enroll("bob", 1)
+    assert (replica.index.position, read) == (position_of(gallery.require("default")), [])
+    gallery.store.templates.enroll("default", "cyd", None, [template(vectors[2], "2")])
+    assert enroll("dan", 3)
+    assert (replica.index.position, read) == (position_of(gallery.require("default")), [2])
+    found = gallery.identify("default", vectors, 1).rows
+    assert [row[0].face.person_id for row in found] == ["ada", "bob", "cyd", "dan"]
+    assert gallery.check_index("default").clean
 
 
 def test_keys_rise_with_revisions_and_a_follower_misses_nothing(

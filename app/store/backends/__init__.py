@@ -22,6 +22,16 @@ RETRY_S = 1.0
 LOG_EVERY_S = 10.0
 
 
+class TransactionPart(Protocol):
+    """A part of a transaction: a savepoint. Both methods end it, and raise SQLAlchemyError."""
+
+    def commit(self) -> None:
+        """Leave what it did in the transaction."""
+
+    def rollback(self) -> None:
+        """Undo what it did. Raises if the whole transaction was lost."""
+
+
 class Backend(Protocol):
     """What differs between databases; each module of this package is one."""
 
@@ -48,6 +58,9 @@ class Backend(Protocol):
     def written(self, writer: Engine) -> AbstractContextManager[Connection]:
         """A transaction of an engine of `writer`: kept when the block is left, undone if it raises.
         Several may be committed together."""
+
+    def begin_part(self, connection: Connection) -> TransactionPart:
+        """Begin a part of an open transaction, which can be undone without the rest."""
 
     def driver_of(self, connection: Connection) -> Any:
         """The driver's connection, where statements may be executed on it without SQLAlchemy while

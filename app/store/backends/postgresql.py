@@ -11,6 +11,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     ExceptionContext,
+    NestedTransaction,
     Table,
     event,
     func,
@@ -128,6 +129,11 @@ def writer(engine: Engine) -> Engine:
 def written(writer: Engine) -> AbstractContextManager[Connection]:
     """A transaction of its own: the server commits those of a moment together."""
     return writer.begin()
+
+
+def begin_part(connection: Connection) -> NestedTransaction:
+    """A savepoint."""
+    return connection.begin_nested()
 
 
 def driver_of(_connection: Connection) -> None:

@@ -20,7 +20,7 @@ from app.store.backends.sqlite_file import (
     database_file,
     read_sizes,
 )
-from app.store.backends.sqlite_writes import WriteQueue
+from app.store.backends.sqlite_writes import Savepoint, WriteQueue
 
 OPENING_ADVICE = (
     "Check that the folder can be written, that its disk has free space, and that the file is a "
@@ -109,6 +109,11 @@ def written(writer: Engine) -> AbstractContextManager[Connection]:
     """A write; with a file, in turn with others, and in one transaction with those that wait."""
     queue: WriteQueue | None = writer.get_execution_options()[WRITES]
     return writer.begin() if queue is None else queue.transaction(writer)
+
+
+def begin_part(connection: Connection) -> Savepoint:
+    """A savepoint."""
+    return Savepoint(connection, "part")
 
 
 def driver_of(connection: Connection) -> Any:

@@ -22,8 +22,6 @@ from app.locks import new_lock
 # Of one transaction: how many writes, and for how long others may join it.
 MOST_WRITES = 32
 JOIN_S = 0.05
-SAVEPOINT, RELEASE = "SAVEPOINT joined", "RELEASE joined"
-ROLL_BACK = "ROLLBACK TO joined"
 # For how long a write waits for the file lock that another process has. If that takes longer (a
 # suspended process), SQLite's own lock alone decides for UNFAIR_S.
 FAIR_S = 2.0
@@ -42,6 +40,35 @@ class LostTransaction(sqlite3.OperationalError):
 
 def _lost(reason: str) -> OperationalError:
     return OperationalError("COMMIT", None, LostTransaction(reason))
+
+
+class Savepoint:
+    """A part of a transaction that can be undone without the rest, by the driver: SQLAlchemy takes
+    80 µs for each statement of it."""
+
+    def __init__(self, connection: Connection, name: str) -> None:
+        """Begin it."""
+        self._connection = connection
+        self._name = name
+        self._execute("SAVEPOINT")
+
+    def commit(self) -> None:
+        """Leave what it did in the transaction."""
+        self._execute("RELEASE")
+
+    def rollback(self) -> None:
+        """Undo what it did. Raises OperationalError if SQLite has rolled back the whole
+        transaction, as it does when the disk is full or fails."""
+        self._execute("ROLLBACK TO")
+        self._execute("RELEASE")
+
+    def _execute(self, command: str) -> None:
+        driver: sqlite3.Connection = self._connection.connection.dbapi_connection  # type: ignore[assignment]
+        sql = f"{command} {self._name}"
+        try:
+            driver.execute(sql)
+        except sqlite3.Error as error:
+            raise OperationalError(sql, None, error) from error
 
 
 class _Write:
@@ -72,39 +99,31 @@ class _Group:
     def share(self) -> Iterator[None]:
         """One write of the group. If it raises, what it did is undone: with the transaction if it
         is the first, else back to its savepoint."""
-        joined = self.writes > 0
+        part = None
         try:
-            if joined:
-                self._execute(SAVEPOINT)
+            if self.writes:
+                part = Savepoint(self.connection, "joined")
             yield
-            if joined:
-                self._execute(RELEASE)
+            if part is not None:
+                part.commit()
             self.writes += 1
         except BaseException as error:
-            if joined:
-                self._undo(error)
+            if self.writes:
+                self._undo(part, error)
             else:
                 with suppress(SQLAlchemyError):
                     self.connection.rollback()
             raise
 
-    def _undo(self, error: BaseException) -> None:
-        """Return to the savepoint. A full or failing disk makes SQLite roll back the whole
-        transaction instead."""
+    def _undo(self, part: Savepoint | None, error: BaseException) -> None:
+        """Undo one write. If that fails, no write of the transaction is stored."""
+        known = error if isinstance(error, SQLAlchemyError) else None
         try:
-            self._execute(ROLL_BACK)
-            self._execute(RELEASE)
+            if part is None:
+                raise known or _lost("a part of it could not be begun")
+            part.rollback()
         except SQLAlchemyError:
-            known = error if isinstance(error, SQLAlchemyError) else None
             self.failure = known or _lost("another write of it failed")
-
-    def _execute(self, sql: str) -> None:
-        """By the driver: SQLAlchemy's savepoints take 80 µs each."""
-        driver: sqlite3.Connection = self.connection.connection.dbapi_connection  # type: ignore[assignment]
-        try:
-            driver.execute(sql)
-        except sqlite3.Error as error:
-            raise OperationalError(sql, None, error) from error
 
     def commit(self) -> None:
         """Bring every write to disk, unless the transaction was lost."""

@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -98,15 +98,14 @@ class AuditFilter:
 
 @dataclass(frozen=True, slots=True)
 class _Note:
-    """A change within a transaction that is not over, or a refused call with its
-    caller."""
+    """A change within a transaction that is not over, or a refused call; and its caller."""
 
     action: str
     collection: str | None
     person: int | None
-    details: JsonObject = field(default_factory=dict)
+    details: JsonObject
+    call: Caller
     outcome: str = DONE
-    call: Caller | None = None
 
 
 def note(
@@ -118,7 +117,7 @@ def note(
 ) -> None:
     """Note a change, which becomes an entry when the transaction is committed. `details` must
     identify nobody: they stay when a person is erased."""
-    connection.info[NOTES].append(_Note(action, collection, person, details))
+    connection.info[NOTES].append(_Note(action, collection, person, details, _caller()))
 
 
 def note_call(
@@ -126,7 +125,7 @@ def note_call(
 ) -> None:
     """Note calls that changed nothing because they were refused or failed; `caller` is the actor,
     the id of the request and the client's address."""
-    made = _Note(f"call.{outcome}", collection, None, details, outcome, caller)
+    made = _Note(f"call.{outcome}", collection, None, details, caller, outcome)
     connection.info[NOTES].append(made)
 
 
@@ -134,9 +133,15 @@ def note_each(
     connection: Connection, action: str, collection: str, people: Mapping[int, JsonObject]
 ) -> None:
     """Note the same change of several persons, with details of each."""
+    call = _caller()
     connection.info[NOTES] += [
-        _Note(action, collection, person, details) for person, details in sorted(people.items())
+        _Note(action, collection, person, details, call)
+        for person, details in sorted(people.items())
     ]
+
+
+def _caller() -> Caller:
+    return actor.get(), request_id.get(), client_address.get()
 
 
 _LOCK_HEAD = Statement(select(audit_head.c.sequence, audit_head.c.digest).with_for_update())
@@ -161,6 +166,14 @@ class AuditWriter:
         """Discard the notes of an earlier transaction of this connection that was rolled back."""
         connection.info[NOTES] = []
 
+    def noted(self, connection: Connection) -> int:
+        """How many changes the transaction has noted."""
+        return len(connection.info[NOTES])
+
+    def forget(self, connection: Connection, noted: int) -> None:
+        """Discard all notes but the first `noted`: what they were of was undone."""
+        del connection.info[NOTES][noted:]
+
     def append(self, connection: Connection, now: datetime) -> None:
         """Append what was noted. To be called last in a transaction, because the chain's end stays
         locked until the commit; what does not depend on it is made before."""
@@ -182,7 +195,7 @@ class AuditWriter:
 
 def _row(one: _Note, now: datetime) -> dict[str, Any]:
     """The row of an entry, without what depends on the one before it."""
-    who, request, client = one.call or (actor.get(), request_id.get(), client_address.get())
+    who, request, client = one.call
     row = {
         "actor": who,
         "action": one.action,

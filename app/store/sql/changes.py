@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 
@@ -231,10 +231,11 @@ def log_change(
     kind: str,
     keys: Sequence[int],
     now: datetime,
-) -> None:
-    """Raise the collection's revision by one, mark it, and write what happened at it."""
+) -> CollectionRecord:
+    """Raise the collection's revision by one, mark it, and write what happened at it. Returns the
+    collection at that revision."""
     if not keys:
-        return
+        return collection
     stamp = secrets.token_hex(STAMP_BYTES)
     (raised,) = _NEXT_REVISION.rows(connection, {"of": collection.key, "mark": stamp})
     row = {
@@ -245,3 +246,4 @@ def log_change(
         "created_at": now,
     }
     _LOG.run(connection, *({**row, "template": key} for key in keys))
+    return replace(collection, revision=raised.revision, stamp=stamp)

@@ -4,21 +4,26 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
+import numpy as np
 from sqlalchemy import Connection, Select, bindparam, delete, insert
 
 from app.encryption.ring import DataKey
+from app.index.port import Templates
 from app.store.database import Database
 from app.store.identifiers import new_person_id
 from app.store.metadata import check_metadata
 from app.store.records import (
     CollectionRecord,
     DeletionCounts,
+    EnrolledTogether,
     FaceRecord,
     IdempotencyRequest,
     NewTemplate,
     Page,
+    PersonEnrollment,
     StoredTemplate,
 )
 from app.store.sql.audit_log import note
@@ -43,7 +48,7 @@ from app.store.sql.persons import insert_person, set_metadata
 from app.store.sql.retention import note_activity
 from app.store.sql.statements import Statement
 from app.store.sql.tables import crops, templates
-from app.types import JsonObject
+from app.types import FloatArray, JsonObject
 
 # Made once: it is part of every search.
 _INSERT = Statement(insert(templates).returning(templates.c.id))
@@ -76,35 +81,34 @@ class TemplateStore:
         kept already, IdempotencyKeyReused where the key belongs to another request. Raises
         ConsentMissing if the collection needs a consent that the person does not have.
         """
+        one = PersonEnrollment(person_id, metadata, new_templates, idempotency)
+        (outcome,) = self.enroll_together(name, [one], space).outcomes
+        if isinstance(outcome, Exception):
+            raise outcome
+        return list(outcome)
+
+    def enroll_together(
+        self, name: str, enrollments: Sequence[PersonEnrollment], space: str | None = None
+    ) -> EnrolledTogether:
+        """`enroll` for several persons of a collection, in one transaction. One that fails is
+        undone alone, and its outcome is what `enroll` would raise."""
         now = self._database.clock()
         with self._database.writing() as connection:
-            collection = lock_collection(connection, name)
+            before = lock_collection(connection, name)
             if space is not None:
-                collection.require_space(space)
-            if idempotency is not None:
-                refuse_done(connection, collection, idempotency, now)
-            person = find_person(connection, collection, person_id)
-            if person is None:
-                key = insert_person(connection, collection, person_id, metadata or {}, now)
-            else:
-                key = person.key
-                if metadata is not None:
-                    set_metadata(connection, collection, key, metadata, now)
-            if needs_consent(collection):
-                until = get_person(connection, collection, person_id).consent_until
-                require_consent(collection, person_id, until, now)
-            data_key = self._database.codec.person_key(connection, collection, key)
-            known_as = new_person_id(person_id) if person is None else person.person_id
-            put = _Put(self._database.codec, data_key, collection.key, (key, known_as), now)
-            stored = put.all(connection, new_templates, is_new=person is None)
-            added = [one.face.template_key for one in stored if not one.duplicate]
-            log_change(connection, collection, ADD, added, now)
-            note_activity(connection, collection, [key], now)
-            note(connection, "person.enrolled", name, key, templates=len(added),
-                 duplicates=len(stored) - len(added), metadata=metadata is not None)  # fmt: skip
-            if idempotency is not None:
-                keep_answer(connection, (collection.key, key), idempotency, stored, now)
-            return stored
+                before.require_space(space)
+            put = _Put(self._database.codec, connection, before, now)
+            outcomes = [
+                self._database.attempt(connection, partial(one.context.run, put.enroll, one))
+                for one in enrollments
+            ]
+            stored = [done for done in outcomes if not isinstance(done, Exception)]
+            added = sorted((one for done in stored for one in done.added), key=lambda one: one.key)
+            after = log_change(connection, before, ADD, [one.key for one in added], now)
+        return EnrolledTogether(
+            [done if isinstance(done, Exception) else done.stored for done in outcomes],
+            before, after, _as_templates(added, before.dimension),
+        )  # fmt: skip
 
     def get(self, name: str, face_id: str) -> FaceRecord:
         """One stored face by id."""
@@ -162,27 +166,99 @@ class TemplateStore:
 
 
 @dataclass(frozen=True, slots=True)
+class _Added:
+    """A new row: its key, its person's, and the embedding (d,)."""
+
+    key: int
+    person: int
+    embedding: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """One enrollment: the outcome for each of its templates, and the new rows."""
+
+    stored: Sequence[StoredTemplate]
+    added: Sequence[_Added]
+
+
+def _as_templates(added: Sequence[_Added], dimension: int) -> Templates:
+    vectors = np.empty((len(added), dimension), np.float32)
+    for i, one in enumerate(added):
+        vectors[i] = one.embedding
+    return Templates(
+        np.array([one.key for one in added], np.int64),
+        np.array([one.person for one in added], np.int64),
+        vectors,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Owner:
+    """Whose templates are stored: the person's key and id, their data key, and whether they were
+    created just now."""
+
+    key: int
+    person_id: str
+    data_key: DataKey | None
+    is_new: bool
+
+
+@dataclass(frozen=True, slots=True)
 class _Put:
-    """Stores templates of one person, (key, person_id)."""
+    """Stores enrollments into a collection within a transaction that has locked it."""
 
     codec: EmbeddingRowCodec
-    data_key: DataKey | None
-    collection: int
-    person: tuple[int, str]
+    connection: Connection
+    collection: CollectionRecord
     now: datetime
 
-    def all(
-        self, connection: Connection, new_templates: Sequence[NewTemplate], *, is_new: bool
-    ) -> list[StoredTemplate]:
-        """The outcome for each; one whose content the person has already is not stored. `is_new`:
-        the person has none yet."""
+    def enroll(self, one: PersonEnrollment) -> _Done:
+        """Everything but the change log."""
+        if one.idempotency is not None:
+            refuse_done(self.connection, self.collection, one.idempotency, self.now)
+        owner = self._owner(one.person_id, one.metadata)
+        done = self._all(owner, one.templates)
+        note_activity(self.connection, self.collection, [owner.key], self.now)
+        note(
+            self.connection, "person.enrolled", self.collection.name, owner.key,
+            templates=len(done.added), duplicates=len(done.stored) - len(done.added),
+            metadata=one.metadata is not None,
+        )  # fmt: skip
+        if one.idempotency is not None:
+            keys = self.collection.key, owner.key
+            keep_answer(self.connection, keys, one.idempotency, done.stored, self.now)
+        return done
+
+    def _owner(self, person_id: str, metadata: JsonObject | None) -> _Owner:
+        connection, collection = self.connection, self.collection
+        person = find_person(connection, collection, person_id)
+        if person is None:
+            key = insert_person(connection, collection, person_id, metadata or {}, self.now)
+        else:
+            key = person.key
+            if metadata is not None:
+                set_metadata(connection, collection, key, metadata, self.now)
+        if needs_consent(collection):
+            until = get_person(connection, collection, person_id).consent_until
+            require_consent(collection, person_id, until, self.now)
+        data_key = self.codec.person_key(connection, collection, key)
+        known_as = new_person_id(person_id) if person is None else person.person_id
+        return _Owner(key, known_as, data_key, person is None)
+
+    def _all(self, owner: _Owner, new_templates: Sequence[NewTemplate]) -> _Done:
+        """One whose content the person has already is not stored."""
         digests = {new.content_digest for new in new_templates}
-        known = {} if is_new else self._known(connection, digests)
+        known = {} if owner.is_new else self._known(owner, digests)
         fresh: dict[str, NewTemplate] = {}
         for new in new_templates:
             if new.content_digest not in known:
                 fresh.setdefault(new.content_digest, new)
-        made = self._insert(connection, fresh)
+        made = self._insert(owner, fresh)
+        added = [
+            _Added(face.template_key, owner.key, fresh[digest].embedding)
+            for digest, face in made.items()
+        ]
         stored = []
         for new in new_templates:
             digest = new.content_digest
@@ -190,52 +266,51 @@ class _Put:
             if not duplicate:
                 known[digest] = made[digest]
             stored.append(StoredTemplate(known[digest], duplicate))
-        return stored
+        return _Done(stored, added)
 
-    def _known(self, connection: Connection, digests: set[str]) -> dict[str, FaceRecord]:
+    def _known(self, owner: _Owner, digests: set[str]) -> dict[str, FaceRecord]:
         """Faces by the digest of their content."""
         digest_of = {
-            mark: digest for digest in digests for mark in self.codec.marks(self.data_key, digest)
+            mark: digest for digest in digests for mark in self.codec.marks(owner.data_key, digest)
         }
         query = face_query().add_columns(templates.c.content_digest)
-        mine = (templates.c.person == self.person[0]) & templates.c.content_digest.in_(digest_of)
-        rows = connection.execute(query.where(mine))
+        mine = (templates.c.person == owner.key) & templates.c.content_digest.in_(digest_of)
+        rows = self.connection.execute(query.where(mine))
         return {digest_of[row.content_digest]: face_record(row) for row in rows}
 
-    def _insert(
-        self, connection: Connection, fresh: Mapping[str, NewTemplate]
-    ) -> dict[str, FaceRecord]:
+    def _insert(self, owner: _Owner, fresh: Mapping[str, NewTemplate]) -> dict[str, FaceRecord]:
         if not fresh:
             return {}
         ids = {digest: str(uuid.uuid4()) for digest in fresh}
+        sealed = owner.data_key is not None
         rows = [
             {
                 "face_id": ids[digest],
-                "collection": self.collection,
-                "person": self.person[0],
-                "embedding": self.codec.stored(self.data_key, ids[digest], new.embedding),
-                "sealed": self.data_key is not None,
-                "content_digest": self.codec.mark(self.data_key, digest),
+                "collection": self.collection.key,
+                "person": owner.key,
+                "embedding": self.codec.stored(owner.data_key, ids[digest], new.embedding),
+                "sealed": sealed,
+                "content_digest": self.codec.mark(owner.data_key, digest),
                 "quality": dict(check_metadata(dict(new.quality), "quality")),
                 "created_at": self.now,
             }
             for digest, new in fresh.items()
         ]
-        keys = {row["face_id"]: _INSERT.rows(connection, row)[0].id for row in rows}
+        keys = {row["face_id"]: _INSERT.rows(self.connection, row)[0].id for row in rows}
         kept = [
             {
                 "template": keys[ids[digest]],
-                "crop": self.codec.stored_crop(self.data_key, ids[digest], new.crop),
-                "sealed": self.data_key is not None,
+                "crop": self.codec.stored_crop(owner.data_key, ids[digest], new.crop),
+                "sealed": sealed,
             }
             for digest, new in fresh.items()
             if new.crop is not None
         ]
         if kept:
-            connection.execute(insert(crops), kept)
+            self.connection.execute(insert(crops), kept)
         return {
             digest: FaceRecord(
-                keys[ids[digest]], ids[digest], self.person[1], new.quality, self.now
+                keys[ids[digest]], ids[digest], owner.person_id, new.quality, self.now
             )
             for digest, new in fresh.items()
         }

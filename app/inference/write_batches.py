@@ -1,0 +1,102 @@
+"""Writes that are done together: of each key, one thread at a time does all that wait.
+
+So many writes take one transaction and few changes between threads, each of which costs more than
+some of the statements: Python's lock is handed over, and the thread that waits for it is woken.
+"""
+
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from app.locks import new_lock
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+# Done at once: the sum of the sizes of the writes, unless a single one is larger.
+MOST_AT_ONCE = 32
+
+
+@dataclass(slots=True, eq=False)
+class _Write:
+    argument: Any
+    size: int
+    future: Future[Any] = field(default_factory=Future)
+
+
+class WriteBatches:
+    """Does writes on an executor's threads: those of a key in the order in which they come."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._lock = new_lock("batches.waiting")
+        self._waiting: dict[Hashable, deque[_Write]] = {}
+
+    def submit(
+        self,
+        key: Hashable,
+        work: Callable[[Sequence[A]], Sequence[R | Exception]],
+        argument: A,
+        size: int = 1,
+    ) -> Future[R]:
+        """Have `work` do this write, together with others of the key that wait. It is called with
+        the arguments of several writes, of any of which the `work` is used, and returns of each
+        what it results in; if it raises, all fail. Cancelling the future takes a write out of the
+        queue that has not begun."""
+        write = _Write(argument, size)
+        with self._lock:
+            waiting = self._waiting.get(key)
+            if waiting is not None:  # by a thread that will do this one too
+                waiting.append(write)
+                return write.future
+            self._waiting[key] = deque([write])
+        try:
+            thread = self._executor.submit(self._do_all, key, work)
+        except RuntimeError:  # the executor is shut down
+            self._cancel_all(key)
+            raise
+        thread.add_done_callback(lambda done: self._cancel_all(key) if done.cancelled() else None)
+        return write.future
+
+    def _do_all(self, key: Hashable, work: Callable[[Sequence[Any]], Sequence[Any]]) -> None:
+        while writes := self._next(key):
+            _do(writes, work)
+
+    def _next(self, key: Hashable) -> list[_Write]:
+        """Writes to be done together; none if no more wait, and then the thread has to end."""
+        with self._lock:
+            waiting = self._waiting[key]
+            taken: list[_Write] = []
+            size = 0
+            while waiting and (not taken or size + waiting[0].size <= MOST_AT_ONCE):
+                write = waiting.popleft()
+                if write.future.set_running_or_notify_cancel():
+                    taken.append(write)
+                    size += write.size
+            if not taken:
+                del self._waiting[key]
+            return taken
+
+    def _cancel_all(self, key: Hashable) -> None:
+        with self._lock:
+            waiting = self._waiting.pop(key, deque())
+        for write in waiting:
+            write.future.cancel()
+            write.future.set_running_or_notify_cancel()
+
+
+def _do(writes: Sequence[_Write], work: Callable[[Sequence[Any]], Sequence[Any]]) -> None:
+    outcomes: Sequence[Any]
+    try:
+        outcomes = work([write.argument for write in writes])
+        if len(outcomes) != len(writes):
+            raise RuntimeError(f"{len(writes)} writes had {len(outcomes)} outcomes")
+    except BaseException as error:  # noqa: BLE001 (each of the writes raises it)
+        outcomes = [error] * len(writes)
+    for write, outcome in zip(writes, outcomes, strict=True):
+        if isinstance(outcome, BaseException):
+            write.future.set_exception(outcome)
+        else:
+            write.future.set_result(outcome)
