@@ -60,11 +60,11 @@ serve: $(STAMPS)/serve-$(EXTRA) ## Install what the service needs, once, and sta
 install: $(STAMPS)/dev ## Install what tests and checks need
 
 .PHONY: insightface
-insightface: $(STAMPS)/serve-$(EXTRA) ## What `likeness models pull` needs beyond the service
+insightface: $(STAMPS)/serve-$(EXTRA) ## What `likeness models pull` needs for InsightFace's packs
 	$(call install,$(if $(filter gpu,$(EXTRA)),gpu-insightface,insightface))
 
 .PHONY: lab
-lab: $(STAMPS)/serve-$(EXTRA) ## What `likeness evaluate --output` and `models pack` need beyond the service
+lab: $(STAMPS)/serve-$(EXTRA) ## What `likeness evaluate --output`, `models pack`, `models install` and `models pull` need
 	$(call install,lab)
 
 # Not in the locks: the right build depends on the machine, and the default one takes several GB.

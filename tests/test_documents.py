@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("*.md", "docs/**/*.md", "models/*.md", "benchmarks/*.md", "tests/**/README.md")
+FOLDERS = ("*.md", "docs/**/*.md", "models/*.md", "benchmarks/*.md", "tests/*/README.md")
 DOCUMENTS = sorted(path for folder in FOLDERS for path in ROOT.glob(folder))
 SOURCES = sorted(ROOT.glob("app/**/*.py"))
 DECISIONS = sorted(ROOT.glob("docs/adr/[0-9]*.md"))
@@ -68,6 +68,21 @@ def test_the_layers_are_those_that_the_checks_enforce() -> None:
     assert [re.findall(r"`(\w+)`", layer) for layer in written.split("→")] == enforced
 
 
+def test_rules_for_imports_name_every_module_that_they_are_for() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = {one["name"]: one for one in settings["tool"]["importlinter"]["contracts"]}
+    modules = {
+        f"app.{path.stem}"
+        for path in (ROOT / "app").iterdir()
+        if (path.suffix == ".py" and path.stem != "__init__") or (path / "__init__.py").is_file()
+    }
+    for rule, exempt in (
+        ("Domain code does not know the web framework", {"app.api", "app.cli"}),
+        ("Only the laboratory imports its libraries", {"app.lab"}),
+    ):
+        assert set(contracts[rule]["source_modules"]) == modules - exempt
+
+
 def test_every_benchmark_is_in_the_map_of_benchmarks() -> None:
     text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
     programs = {
@@ -76,11 +91,26 @@ def test_every_benchmark_is_in_the_map_of_benchmarks() -> None:
     assert programs <= set(re.findall(r"`(\w+\.(?:py|sh))`", text))
 
 
-def test_every_decision_is_listed_with_its_title() -> None:
+def test_every_decision_is_listed_with_its_title_and_the_later_ones_that_its_status_names() -> None:
     listed = (ROOT / "docs" / "adr" / "README.md").read_text(encoding="utf-8")
     for decision in DECISIONS:
-        title = decision.read_text(encoding="utf-8").splitlines()[0].partition(". ")[2]
-        assert f"- [{decision.name[:4]}]({decision.name}) {title}\n" in listed
+        text = decision.read_text(encoding="utf-8")
+        title = text.splitlines()[0].partition(". ")[2]
+        status = text.partition("**Status.**")[2].partition("**Context.**")[0]
+        named = {int(number) for number in re.findall(r"\[ADR (\d+)\]", status)}
+        later = ", ".join(str(one) for one in sorted(named) if one > int(decision.name[:4]))
+        note = f" (later: ADR {later})" if later else ""
+        assert f"- [{decision.name[:4]}]({decision.name}) {title}{note}\n" in listed
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_decision_is_named_by_its_number_in_one_form(document: Path) -> None:
+    if document.name == "README.md" and document.parent.name == "adr":
+        pytest.skip("the list itself")
+    text = document.read_text(encoding="utf-8")
+    for name, number in re.findall(r"\[([^]]*)\]\((?:[./\w]*/)?(\d{4})-[\w-]+\.md", text):
+        words = " ".join(name.split())
+        assert words == f"ADR {int(number)}" or not re.search(r"\d{2}|^\d+$|adr/", words), words
 
 
 def test_no_source_has_a_path_of_the_machine_that_it_was_written_on() -> None:

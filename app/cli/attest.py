@@ -63,7 +63,8 @@ attest_app = typer.Typer(
     cls=MeasureByDefault,
     help=(
         "Measure error rates and sign the result: `likeness attest COLLECTION|FOLDER "
-        "--key FILE --output FILE`. Exit status 0: the requirement is met; 3: not met; "
+        "--key FILE --output FILE`, which is short for `likeness attest measure ...`. "
+        "Exit status 0: the requirement is met; 3: not met; "
         "4: the data is too small to decide; 5: the attestation is not valid; 6: worse "
         "than the earlier attestation; 2: any other error."
     ),

@@ -62,8 +62,9 @@ def show(
         str | None,
         typer.Option(
             help=(
-                "Only entries of this actor: key:ID, token:SUBJECT, caller, import:ID, "
-                "user:NAME, service, anonymous."
+                "Only entries of this actor: key:ID, token:SUBJECT, import:ID, user:NAME, "
+                "service, caller (no key was needed), anonymous (no valid key, where one was "
+                "needed)."
             )
         ),
     ] = None,
@@ -138,7 +139,7 @@ def export(
         Path | None, typer.Argument(help="File to write; default: standard output.")
     ] = None,
 ) -> None:
-    """Write the whole log as JSON lines, which `audit verify --file` checks later."""
+    """Write the whole log as JSON Lines, which `audit verify --file` checks later."""
     with clear_errors(), _opened() as store:
         lines = exported(store.audit.everything())
         if file is None:

@@ -173,8 +173,8 @@ VariantProof = Annotated[
 KeepPrelu = Annotated[
     bool,
     typer.Option(
-        help="Leave the recogniser's PReLU as it is. By default it is rewritten, which makes "
-        "the recogniser about twice as fast on a CPU and changes only the rounding."
+        help="Leave the recogniser's PReLU as it is. By default it is rewritten: on a CPU the "
+        "recogniser then takes 0.4 to 0.6 of the time, and only the rounding changes."
     ),
 ]
 LandmarksFile = Annotated[
@@ -200,7 +200,10 @@ ThresholdBasis = Annotated[str, typer.Option(help="Source of that threshold.")]
 CalibrationFile = Annotated[
     Path | None, typer.Option(help="File written by likeness evaluate --calibration.")
 ]
-License = Annotated[str | None, typer.Option(help="License of the networks that are given.")]
+License = Annotated[
+    str | None,
+    typer.Option(help="License of the networks that are given; the key licence of pack.toml."),
+]
 NetworkSource = Annotated[str | None, typer.Option(help="Where the networks come from.")]
 AsZip = Annotated[
     bool, typer.Option("--zip", help="Also write FOLDER.zip, for likeness models install.")
