@@ -17,8 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
-from app.access.keys import AccessKey
-from app.access.limits import KeyLimits, TokenBucket
+from app.access.keys import AccessKey, KeyLimits, TokenBucket
 from app.access.store import UsageStore
 from app.errors import LikenessError, QuotaExceeded, RateLimited
 from app.processes.shared_records import SharedRecords

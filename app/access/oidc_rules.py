@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from app.access.keys import Scope
-from app.access.limits import KeyLimits
+from app.access.keys import KeyLimits, Scope
 from app.errors import AccessKeyError
 from app.settings import Settings, is_loopback
 

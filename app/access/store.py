@@ -9,8 +9,16 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from app.access.keys import AccessKey, NewKey, Scope, digest_of, fingerprint, new_token
-from app.access.limits import KeyLimits, stored_limits
+from app.access.keys import (
+    AccessKey,
+    KeyLimits,
+    NewKey,
+    Scope,
+    digest_of,
+    fingerprint,
+    new_token,
+    stored_limits,
+)
 from app.errors import AccessKeyExists, AccessKeyNotFound, AccessPepperDiffers
 from app.store.database import Database
 from app.store.sql.audit_log import note

@@ -10,8 +10,18 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from app.access.keys import WHOLE_SERVICE, AccessKey, NewKey, Scope, audit_key, read_pepper
-from app.access.limits import MAX_COUNT, MAX_RATE, MIN_RATE, KeyLimits
+from app.access.keys import (
+    MAX_COUNT,
+    MAX_RATE,
+    MIN_RATE,
+    WHOLE_SERVICE,
+    AccessKey,
+    KeyLimits,
+    NewKey,
+    Scope,
+    audit_key,
+    read_pepper,
+)
 from app.access.registry import LEASE_S
 from app.access.store import AccessKeyStore
 from app.cli import encryption

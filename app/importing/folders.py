@@ -9,8 +9,15 @@ from pathlib import Path, PurePosixPath
 
 from app.errors import LikenessError
 from app.folders import sorted_entries
-from app.importing.layouts import Layout, Survey, given_layout
-from app.importing.names import NameDecoder, check_text, is_junk, problem_of
+from app.importing.layouts import (
+    Layout,
+    NameDecoder,
+    Survey,
+    check_text,
+    given_layout,
+    is_junk,
+    problem_of,
+)
 from app.importing.options import SourceOptions
 from app.importing.source_rows import ImportSourceError, Row, UnreadableFile, read_file
 

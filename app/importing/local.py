@@ -15,9 +15,8 @@ from app.decision.calibrations import policy_of
 from app.decision.pairs import all_declared
 from app.errors import ConsentMissing, InvalidRequest, LikenessError, PersonExists, PersonNotFound
 from app.importing.checks import CONFLICT, ConflictChecker, ConsentChecker, Prepared, resembles
-from app.importing.journal import Journal
 from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
-from app.importing.outcomes import OutcomeCallback, RowOutcome, RowResult, refusal
+from app.importing.outcomes import Journal, OutcomeCallback, RowOutcome, RowResult, refusal
 from app.importing.source_rows import Row, content_of, storable
 from app.recognition.enroll import content_digest, template_from_embedding, template_from_photo
 from app.services import Services

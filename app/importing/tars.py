@@ -10,8 +10,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from app.errors import LikenessError
-from app.importing.layouts import AmbiguousLayout, Layout, Survey, given_layout
-from app.importing.names import NameDecoder, check_text, is_junk, parts_of, problem_of
+from app.importing.layouts import (
+    AmbiguousLayout,
+    Layout,
+    NameDecoder,
+    Survey,
+    check_text,
+    given_layout,
+    is_junk,
+    parts_of,
+    problem_of,
+)
 from app.importing.options import PersonFrom, SourceOptions
 from app.importing.source_rows import (
     ImportSourceError,
@@ -23,7 +32,7 @@ from app.importing.source_rows import (
     printable,
 )
 from app.importing.tables import PERSON, is_manifest
-from app.importing.tar_stream import TarStream
+from app.importing.unpacking import TarStream
 
 # Extensions of files with the same name as a photo in a WebDataset shard.
 SIDECARS = {".json": PersonFrom.JSON, ".cls": PersonFrom.CLS, ".txt": PersonFrom.TXT}

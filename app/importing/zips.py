@@ -11,8 +11,17 @@ from typing import IO, Any, BinaryIO
 
 import orjson
 
-from app.importing.layouts import Layout, Survey, given_layout
-from app.importing.names import NameDecoder, check_text, composed, is_junk, parts_of, problem_of
+from app.importing.layouts import (
+    Layout,
+    NameDecoder,
+    Survey,
+    check_text,
+    composed,
+    given_layout,
+    is_junk,
+    parts_of,
+    problem_of,
+)
 from app.importing.options import SourceOptions
 from app.importing.source_rows import ImportSourceError, Row, printable
 from app.importing.tables import (

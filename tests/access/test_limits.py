@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from app.access import limiter as module
-from app.access.keys import AccessKey, NewKey, Scope
+from app.access.keys import AccessKey, KeyLimits, NewKey, Scope, TokenBucket, stored_limits
 from app.access.limiter import ASK_AGAIN_S, Limiter
-from app.access.limits import KeyLimits, TokenBucket, stored_limits
 from app.access.probing import ProbingMonitor
 from app.access.registry import AccessRegistry
 from app.access.store import KEPT_DAYS, AccessKeyStore, UsageStore

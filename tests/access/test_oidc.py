@@ -12,8 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm
 
-from app.access.keys import AccessKey, Scope
-from app.access.limits import KeyLimits
+from app.access.keys import AccessKey, KeyLimits, Scope
 from app.access.oidc import FRESH_S, KEPT_S, PAUSE_S, OidcTokens
 from app.access.oidc_rules import OidcRules
 from app.errors import AccessKeyError, Forbidden, StoreUnavailable, Unauthenticated

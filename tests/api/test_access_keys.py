@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from app.access.keys import AccessKey, NewKey, Scope
-from app.access.limits import KeyLimits
+from app.access.keys import AccessKey, KeyLimits, NewKey, Scope
 from app.access.registry import LEASE_S
 from app.api.endpoints.access_keys import KeyInfo
 from app.services import Services

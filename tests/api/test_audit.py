@@ -6,8 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.access.keys import NewKey, Scope
-from app.access.limits import KeyLimits
+from app.access.keys import KeyLimits, NewKey, Scope
 from app.services import Services, build_services
 from app.settings import Settings
 from app.store.audit_verification import verify_audit

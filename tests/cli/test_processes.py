@@ -17,8 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
-from app.access.keys import NewKey, Scope, read_pepper
-from app.access.limits import KeyLimits
+from app.access.keys import KeyLimits, NewKey, Scope, read_pepper
 from app.access.store import AccessKeyStore
 from app.settings import Settings
 from app.store.backends import create_engine

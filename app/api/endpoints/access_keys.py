@@ -7,8 +7,16 @@ from typing import Annotated, Self
 from fastapi import APIRouter, Path, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from app.access.keys import WHOLE_SERVICE, AccessKey, NewKey, Scope
-from app.access.limits import MAX_COUNT, MAX_RATE, MIN_RATE, KeyLimits
+from app.access.keys import (
+    MAX_COUNT,
+    MAX_RATE,
+    MIN_RATE,
+    WHOLE_SERVICE,
+    AccessKey,
+    KeyLimits,
+    NewKey,
+    Scope,
+)
 from app.access.registry import LEASE_S
 from app.api.access import needs
 from app.api.context import Context
