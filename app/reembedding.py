@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from app.decision.calibration_file import pack_calibration
+from app.decision.calibrations import pack_calibration
 from app.decision.thresholds import ONE_COMPARISON, CollectionPolicy
 from app.errors import NotReembedded, PackError
 from app.faces.embed import Recogniser

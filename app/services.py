@@ -11,8 +11,7 @@ from app.access.keys import audit_key, read_pepper
 from app.access.refused import RefusedCalls
 from app.access.registry import AccessRegistry
 from app.access.store import AccessKeyStore, UsageStore
-from app.decision.calibration_file import pack_calibration, pack_orientation
-from app.decision.calibrations import Calibrations
+from app.decision.calibrations import Calibrations, pack_calibration, pack_orientation
 from app.encryption.ring import KeyRing
 from app.errors import LikenessError
 from app.faces.loading import build_pipeline

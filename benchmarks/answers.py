@@ -19,7 +19,7 @@ from app.api.analysed_face import FaceInfo, ImageInfo
 from app.api.endpoints.detection import DetectAnswer, EmbedAnswer, EmbeddedFace
 from app.api.endpoints.identification import IdentifyAnswer
 from app.api.responses import Answer, ModelInfo, json_answer
-from app.decision.calibration_file import pack_calibration
+from app.decision.calibrations import pack_calibration
 from app.decision.policy import Status
 from app.decision.thresholds import ThresholdDecision, ThresholdSource
 from app.decision.verdicts import Verdict

@@ -13,11 +13,9 @@ from numpy.typing import NDArray
 
 from app.decision.calibration import Calibration
 from app.decision.comparisons import LabelledEmbeddings
-from app.decision.covered import CoveredFaces
-from app.decision.domain import SharedDirection
+from app.decision.domain import Limits, SharedDirection
 from app.decision.fitting import Labelled, calibrate
-from app.decision.limits import Limits
-from app.decision.pair_lifts import GROUP_FMR, PairLift, PairLifts
+from app.decision.pair_lifts import GROUP_FMR, CoveredFaces, PairLift, PairLifts
 from app.decision.rates import Rate
 from app.decision.thresholds import ONE_COMPARISON
 from app.index.comparator import COSINE, Comparator

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from app.decision.calibration_file import pack_orientation
+from app.decision.calibrations import pack_orientation
 from app.decision.policy import FaceSelection, select_face
 from app.errors import FaceError, ImageError
 from app.faces.loading import build_pipeline

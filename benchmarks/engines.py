@@ -22,7 +22,7 @@ import landmarks
 import numpy as np
 from degraded_faces import is_development
 
-from app.decision.calibration_file import pack_orientation
+from app.decision.calibrations import pack_orientation
 from app.decision.policy import FaceSelection, selector_of
 from app.faces.images import drawn_face, to_blob
 from app.faces.landmarks import SCALE, SIDE

@@ -20,8 +20,7 @@ import numpy as np
 from embeddings import random_directions
 
 from app.decision import hygiene
-from app.decision.calibration_file import read_calibration
-from app.decision.calibrations import Calibrations
+from app.decision.calibrations import Calibrations, read_calibration
 from app.gallery.gallery import Gallery
 from app.index.factory import IndexFactory
 from app.inference.machine import usable_cores

@@ -28,7 +28,7 @@ from degraded_faces import is_development
 from numpy.typing import NDArray
 from stages import LFW_PHOTO, PORTRAIT
 
-from app.decision.calibration_file import pack_orientation
+from app.decision.calibrations import pack_orientation
 from app.decision.policy import FaceSelection, selector_of
 from app.faces.embed import Recogniser, normalise
 from app.faces.images import align_faces

@@ -26,7 +26,7 @@ from degraded_faces import is_development
 from stages import LFW_PHOTO, PORTRAIT
 
 from app.cli.evaluate import CACHE_FILE
-from app.decision.calibration_file import pack_orientation
+from app.decision.calibrations import pack_orientation
 from app.decision.policy import FaceSelection
 from app.faces.detect import Detector
 from app.faces.loading import build_pipeline

@@ -31,7 +31,7 @@ import numpy as np
 from embeddings import Vectors, embed_folder, unit
 from numpy.typing import NDArray
 
-from app.decision.calibration_file import read_calibration
+from app.decision.calibrations import read_calibration
 from app.decision.pairs import PairSimilarity, Spread, margin_of
 from app.index.comparator import COSINE, Comparator
 from app.index.person_scores import PersonScore

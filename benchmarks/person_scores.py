@@ -20,7 +20,7 @@ from embeddings import Vectors, embed_folder
 from numpy.typing import NDArray
 
 from app.decision.calibration import Calibration
-from app.decision.calibration_file import read_calibration
+from app.decision.calibrations import read_calibration
 from app.decision.comparisons import LabelledEmbeddings
 from app.decision.fitting import Labelled, calibrate
 from app.index.comparator import COSINE, Comparator

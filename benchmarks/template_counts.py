@@ -21,7 +21,7 @@ from person_scores import usable
 from PIL import Image, ImageEnhance, ImageFilter
 
 from app.decision.calibration import Calibration
-from app.decision.calibration_file import read_calibration
+from app.decision.calibrations import read_calibration
 from app.decision.comparisons import LabelledEmbeddings
 from app.decision.fitting import Labelled, calibrate
 from app.decision.policy import FaceSelection, select_face

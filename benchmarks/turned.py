@@ -19,15 +19,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from app.decision.calibration_file import pack_calibration, pack_orientation
+from app.decision.calibrations import pack_calibration, pack_orientation
 from app.decision.policy import FaceSelection, select_face
 from app.errors import FaceError
-from app.faces.images import (
-    ROTATIONS,
-    inverse,
-    turned_detections,
-    turned_image,
-)
+from app.faces.images import ROTATIONS, inverse, turned_detections, turned_image
 from app.faces.loading import build_pipeline
 from app.faces.orientation import OrientationLimits
 from app.faces.pipeline import FacePipeline

@@ -1,6 +1,6 @@
-"""Access keys: what they allow and how much they may be used (requests and photos a second, requests
-at a time, photos a day), their tokens, and the pepper: a secret of the deployment, without which a
-token cannot be checked against its stored digest."""
+"""Access keys: what they allow and how much they may be used (requests and photos a second,
+requests at a time, photos a day), their tokens, and the pepper: a secret of the deployment, without
+which a token cannot be checked against its stored digest."""
 
 import base64
 import binascii

@@ -14,7 +14,7 @@ from app.cli.console import clear_errors, err, out, read_settings
 from app.cli.database import no_database, require_database, unmatched_pack
 from app.cli.stored_data import fix, stored_data
 from app.decision.calibration import Calibration
-from app.decision.calibration_file import pack_calibration
+from app.decision.calibrations import pack_calibration
 from app.decision.fitting import MIN_PERSONS
 from app.encryption.ring import KeyRing
 from app.faces.pipeline import FacePipeline

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from app.cli.console import clear_errors, err, out, read_settings, require_extra
-from app.decision.calibration_file import pack_orientation
+from app.decision.calibrations import pack_orientation
 from app.decision.policy import FaceSelection
 from app.decision.thresholds import CollectionPolicy
 from app.faces.loading import build_pipeline

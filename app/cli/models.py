@@ -22,7 +22,7 @@ from app.cli.console import (
 )
 from app.cli.database import require_database
 from app.cli.models_add import install, pack_networks, pull
-from app.decision.calibration_file import CALIBRATION_FILE
+from app.decision.calibrations import CALIBRATION_FILE
 from app.encryption.ring import KeyRing
 from app.errors import PackError
 from app.inference.pack_spec import ModelPack, NetworkSpec

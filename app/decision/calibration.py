@@ -16,8 +16,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from app.decision.domain import Domain
-from app.decision.limits import Orientation
+from app.decision.domain import Domain, Orientation
 from app.decision.rates import Floats, Rate
 from app.errors import CalibrationMismatch, RateOutOfReach
 from app.index.comparator import COSINE, Comparator

@@ -1,31 +1,90 @@
-"""Which calibrations a collection's decisions are based on, and how a collection makes one of its
-own people."""
+"""Which calibrations a collection's decisions are based on: that of the pack, in a file beside its
+networks, or one that the collection makes of its own people."""
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 from pydantic import ValidationError
 
 from app.decision.calibration import Calibration
 from app.decision.comparisons import LabelledEmbeddings
-from app.decision.domain import Domain, SharedDirection
-from app.decision.duplicates import suspected_duplicates
+from app.decision.domain import NO_LIMITS, Domain, SharedDirection
 from app.decision.fitting import Labelled, calibrate, require_persons
-from app.decision.limits import NO_LIMITS
+from app.decision.gallery_issues import suspected_duplicates
 from app.decision.pair_lifts import NO_LIFTS
 from app.decision.pairs import all_declared
 from app.decision.thresholds import CalibrationChain, CollectionPolicy
-from app.errors import CalibrationMismatch, NotCalibrated
+from app.errors import CalibrationMismatch, NotCalibrated, PackError
+from app.faces.orientation import OrientationLimits
 from app.gallery.gallery import Gallery
 from app.index.comparator import COSINE
 from app.index.person_scores import PersonScore
+from app.inference.pack_spec import ModelPack
 from app.locks import new_lock
 from app.store.records import CollectionRecord
 from app.store.sql.calibrations import CalibrationStore
 from app.telemetry.logs import log
+
+CALIBRATION_FILE = "calibration.json"
+
+
+def read_calibration(path: Path) -> Calibration:
+    """Read a calibration file. Raises PackError."""
+    try:
+        return Calibration.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "content"
+        raise _broken(path, f"{place}: {first['msg']}") from error
+    except OSError as error:
+        raise _broken(path, str(error)) from error
+
+
+def _broken(path: Path, reason: str) -> PackError:
+    return PackError(
+        f"{path} is not a calibration: {reason}. Restore it, or make it again with likeness "
+        "evaluate --calibration."
+    )
+
+
+def pack_calibration(
+    folder: Path, embedding_space: str, precision: str, dimension: int | None = None
+) -> Calibration | None:
+    """The calibration beside a pack's networks; None where there is none.
+
+    Raises PackError for a broken file, one of another recogniser, or one whose direction has not
+    the `dimension` of the pack's embeddings.
+    """
+    path = folder / CALIBRATION_FILE
+    if not path.exists():
+        return None
+    try:
+        found = read_calibration(path).require(embedding_space, precision)
+    except CalibrationMismatch as error:
+        raise PackError(f"{path}: {error.detail}") from error
+    numbers = None if found.domain is None else len(found.domain.shared.direction)
+    if dimension is not None and numbers not in (None, dimension):
+        raise PackError(
+            f"{path}: the direction of its domain has {numbers} numbers, the pack's embeddings "
+            f"have {dimension}. Restore it, or make it again with likeness evaluate "
+            "--calibration."
+        )
+    return found
+
+
+def pack_orientation(pack: ModelPack, precision: str) -> OrientationLimits | None:
+    """When a pack's pipeline also analyses a photo turned; None: never. Raises PackError for a
+    broken calibration.
+    """
+    found = pack_calibration(pack.folder, pack.embedding_space, precision)
+    if found is None or found.orientation is None:
+        return None
+    return found.orientation.limits_for(pack)
+
 
 MAX_HELD = 256
 

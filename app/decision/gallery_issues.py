@@ -1,8 +1,15 @@
-"""The issues that a gallery may have, as they are found by `hygiene`."""
+"""The issues that a gallery may have, as they are found by `hygiene`; and one of them found: one
+person under two ids."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
+
+from app.decision.calibration import Calibration
+from app.decision.comparisons import LabelledEmbeddings, NonMatedPairs, nearest_person_pairs
+from app.decision.fitting import MIN_EXCESSES, fit_tail
+from app.decision.rates import Floats
 from app.types import Quality
 
 
@@ -91,3 +98,117 @@ class Hygiene:
     weak: tuple[Weak, ...]
     degraded: tuple[Degraded, ...]
     counts: Mapping[str, int]
+
+
+# Expected number of pairs of different people, in the whole gallery, as similar as a suspect.
+EXPECTED_BY_CHANCE = 0.05
+NEAREST_PAIRS = 500
+MAX_ROUNDS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class SuspectedPair:
+    """Two people, by number, who are probably one, and their highest similarity."""
+
+    person_a: int
+    person_b: int
+    similarity: float
+
+
+def suspected_duplicates(data: LabelledEmbeddings) -> list[SuspectedPair]:
+    """Pairs of people that chance does not explain, most similar first.
+
+    A tail is fitted to the nearest pairs of people that are not suspected; a pair so far above it
+    that less than EXPECTED_BY_CHANCE such pairs are to be expected is suspected, and the fit is
+    made again, until no pair is added. Twins and close relatives are found as well: the tail of
+    strangers does not hold them.
+    """
+    people = data.person_count
+    pairs = people * (people - 1) / 2
+    nearest = nearest_person_pairs(data, int(min(NEAREST_PAIRS, pairs / 20)))
+    # There is one comparison for each pair of people here, so all weights are 1.
+    everyone = replace(nearest, weights=np.ones(len(nearest.weights)))
+    suspects = _gross(everyone)
+    for _ in range(MAX_ROUNDS):
+        rest = everyone.take(np.arange(suspects, len(everyone.similarities)))
+        tail = fit_tail(rest, pairs)
+        if tail is None:
+            break
+        expected = [tail.rate_at(float(s)) * pairs for s in everyone.similarities[: suspects + 5]]
+        following = next((i for i, e in enumerate(expected) if e >= EXPECTED_BY_CHANCE), suspects)
+        if following == suspects:
+            break
+        suspects = following
+    return [
+        SuspectedPair(int(a), int(b), float(s))
+        for a, b, s in zip(
+            everyone.persons_a[:suspects],
+            everyone.persons_b[:suspects],
+            everyone.similarities[:suspects],
+            strict=True,
+        )
+    ]
+
+
+def _gross(pairs: NonMatedPairs) -> int:
+    """How many of the top lie beyond an exponential tail through the median excess, which half
+    of the pairs could be wrong without moving: the first suspects, so that many cannot hide one
+    another."""
+    count = len(pairs.similarities)
+    if count < MIN_EXCESSES:
+        return 0
+    excess = pairs.similarities - pairs.similarities[-1]
+    scale = float(np.median(excess)) / np.log(2)
+    expected = count * np.exp(-excess / max(scale, 1e-9))
+    return int(np.searchsorted(expected, EXPECTED_BY_CHANCE, side="left"))
+
+
+# Sizes of pairs whose rates are in memory at a time.
+SIZES_AT_ONCE = 4096
+STEPS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class ChancePairs:
+    """Expected pairs of different people with templates at or above each similarity (T,), rising;
+    `people` pairs there are in all."""
+
+    similarities: Floats
+    expected: Floats
+    people: float
+
+    @classmethod
+    def of(cls, calibration: Calibration, effective: Floats) -> "ChancePairs":
+        """For P people with these effective numbers of templates (P,); 0 of who has none.
+
+        The most similar of the templates of two people decides. As a search compares a probe with n
+        different templates of a person as if with n ** template_exponent independent ones, a pair
+        of people with m and n is worth (m n) ** template_exponent comparisons.
+        """
+        # In steps of 2 %: some hundred different numbers at most, however many people there are.
+        steps = np.rint(np.log(np.maximum(effective[effective > 0], 1.0)) * STEPS)
+        steps, people = np.unique(steps, return_counts=True)
+        held = np.exp(steps / STEPS)
+        one, other = np.triu_indices(len(held))
+        pairs = people[one] * np.where(one == other, (people[other] - 1) / 2, people[other])
+        comparisons = (held[one] * held[other]) ** calibration.template_exponent
+        expected = np.zeros(len(calibration.fmr.similarity))
+        for start in range(0, len(pairs), SIZES_AT_ONCE):
+            some = slice(start, start + SIZES_AT_ONCE)
+            expected += calibration.match_rates(comparisons[some]) @ pairs[some]
+        return cls(np.array(calibration.fmr.similarity), expected, float(pairs.sum()))
+
+    def at(self, similarity: float) -> float | None:
+        """Pairs expected at or above a similarity; None beyond the end of the calibration, where
+        they are fewer than at its end."""
+        if similarity > self.similarities[-1]:
+            return None
+        if similarity < self.similarities[0]:
+            return self.people
+        if not self.people:
+            return 0.0
+        return float(np.exp(np.interp(similarity, self.similarities, np.log(self.expected))))
+
+    def at_most(self, similarity: float) -> float:
+        """Pairs expected at or above a similarity; beyond the end those at the end."""
+        return self.at(min(similarity, float(self.similarities[-1]))) or 0.0

@@ -10,11 +10,18 @@ from numpy.typing import NDArray
 
 from app.decision.calibration import Calibration
 from app.decision.calibrations import Calibrations, policy_of
-from app.decision.duplicates import ChancePairs
-from app.decision.gallery_issues import Degraded, Duplicate, Hygiene, Mislabel, Outlier, Weak
-from app.decision.gates import MILD_GATE, QualityGate, gate_failures
+from app.decision.gallery_issues import (
+    ChancePairs,
+    Degraded,
+    Duplicate,
+    Hygiene,
+    Mislabel,
+    Outlier,
+    Weak,
+)
 from app.decision.neighbours import Neighbours, Progress, RowIndices, find_neighbours
 from app.decision.pairs import all_declared
+from app.decision.policy import MILD_GATE, QualityGate, gate_failures
 from app.decision.thresholds import (
     ONE_COMPARISON,
     ThresholdDecision,

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.decision.calibration import Calibration
-from app.decision.gates import MILD_GATE, OPEN_GATE, QualityGate
+from app.decision.policy import MILD_GATE, OPEN_GATE, QualityGate
 from app.errors import NotCalibrated, RateOutOfReach
 from app.index.person_scores import PersonScore
 from app.index.port import GallerySize

@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from app.decision.gates import QualityGate, gate_failures
-from app.decision.limits import DEGRADED, Limits
-from app.decision.policy import Status, is_match
+from app.decision.domain import DEGRADED, Limits
+from app.decision.policy import QualityGate, Status, gate_failures, is_match
 from app.decision.thresholds import ThresholdDecision
 from app.gallery.candidates import Candidate, Comparison
 from app.gallery.gallery import Gallery

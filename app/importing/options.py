@@ -11,8 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from app.decision.gates import QualityGate
-from app.decision.policy import FaceSelection
+from app.decision.policy import FaceSelection, QualityGate
 from app.errors import LikenessError
 from app.importing.source_rows import ImportSourceError
 

@@ -6,8 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from app.decision.gates import check_quality
-from app.decision.policy import FaceSelection, selector_of
+from app.decision.policy import FaceSelection, check_quality, selector_of
 from app.decision.thresholds import CollectionPolicy
 from app.errors import LikenessError
 from app.faces.pipeline import run_to_completion

@@ -8,8 +8,8 @@ from typing import TypeVar
 import numpy as np
 
 from app.decision.calibrations import policy_of
-from app.decision.gates import QualityGate
 from app.decision.pairs import PairRules
+from app.decision.policy import QualityGate
 from app.decision.thresholds import ThresholdDecision, ThresholdRequest, identification_threshold
 from app.decision.verdicts import Refusals, Verdict, decide
 from app.errors import InvalidRequest

@@ -5,9 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from app.decision.calibrations import policy_of
-from app.decision.gates import OPEN_GATE, QualityGate
 from app.decision.pairs import PairRules
-from app.decision.policy import FaceSelection, is_match, selector_of, usable_face
+from app.decision.policy import (
+    OPEN_GATE,
+    FaceSelection,
+    QualityGate,
+    is_match,
+    selector_of,
+    usable_face,
+)
 from app.decision.thresholds import (
     ONE_COMPARISON,
     CalibrationChain,

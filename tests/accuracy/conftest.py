@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from app.decision.calibration_file import pack_orientation
+from app.decision.calibrations import pack_orientation
 from app.faces.loading import build_pipeline
 from app.faces.pipeline import FacePipeline
 from app.imaging import ImageLimits

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from app.decision.calibration import Calibration
-from app.decision.calibration_file import pack_calibration
+from app.decision.calibrations import pack_calibration
 from app.decision.comparisons import rates_at
-from app.decision.limits import Limits
+from app.decision.domain import Limits
 from app.decision.policy import FaceSelection
 from app.decision.thresholds import ONE_COMPARISON
 from app.index.comparator import COSINE, Comparator

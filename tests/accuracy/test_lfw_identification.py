@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.decision.duplicates import ChancePairs
 from app.decision.fitting import Labelled, calibrate
+from app.decision.gallery_issues import ChancePairs
 from app.decision.thresholds import ONE_COMPARISON
 from app.index.comparator import COSINE, Comparator
 from app.index.person_scores import effective_templates

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.decision.calibration import MAX_HELD, Calibration
-from app.decision.calibration_file import pack_calibration, pack_orientation, read_calibration
+from app.decision.calibrations import pack_calibration, pack_orientation, read_calibration
 from app.decision.rates import Rate
 from app.decision.thresholds import ONE_COMPARISON
 from app.errors import CalibrationMismatch, PackError, RateOutOfReach

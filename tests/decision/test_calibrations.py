@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from app.decision.calibrations import Calibrations, calibrate_collection
-from app.decision.covered import CoveredFaces
 from app.decision.domain import Domain, SharedDirection
+from app.decision.pair_lifts import CoveredFaces
 from app.errors import CollectionNotFound, EmbeddingSpaceMismatch, NotEnoughData
 from app.gallery.gallery import Gallery
 from app.index.factory import IndexFactory

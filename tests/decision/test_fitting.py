@@ -8,8 +8,7 @@ import pytest
 
 from app.decision.calibration import Calibration
 from app.decision.comparisons import compare_non_mated, rates_at
-from app.decision.fitting import Labelled, calibrate, template_exponents
-from app.decision.tail import Tail, fit_tail
+from app.decision.fitting import Labelled, Tail, calibrate, fit_tail, template_exponents
 from app.decision.thresholds import ONE_COMPARISON
 from app.errors import NotEnoughData
 from app.index.person_scores import PersonScore

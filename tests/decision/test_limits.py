@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.decision.limits import NO_LIMITS, Limits
+from app.decision.domain import NO_LIMITS, Limits
 from app.decision.policy import Status
 from app.decision.verdicts import OUTSIDE_CALIBRATION, Refusals, Verdict
 from app.gallery.candidates import Candidate

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from app.decision.calibration import Calibration, Curve
-from app.decision.calibration_file import read_calibration
+from app.decision.calibrations import read_calibration
 from app.decision.pairs import (
     MARGIN_TOO_SMALL,
     NEARER_TO_OTHER,

@@ -5,8 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from app.decision.gates import OPEN_GATE, QualityGate
-from app.decision.policy import Status, is_match
+from app.decision.policy import OPEN_GATE, QualityGate, Status, is_match
 from app.decision.verdicts import Verdict, assign_persons, decide
 from app.gallery.candidates import Candidate
 from tests.decision.conftest import candidate, face

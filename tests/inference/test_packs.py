@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app.decision.calibration_file import pack_calibration, pack_orientation
+from app.decision.calibrations import pack_calibration, pack_orientation
 from app.errors import PackError
 from app.index.port import PRECISION
 from app.inference.pack_spec import LandmarkSpec, ModelPack

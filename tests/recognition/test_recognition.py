@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from app.decision.gates import MILD_GATE
 from app.decision.pair_lifts import PairLift, PairLifts
-from app.decision.policy import Status
+from app.decision.policy import MILD_GATE, Status
 from app.decision.thresholds import (
     CollectionPolicy,
     ThresholdDecision,

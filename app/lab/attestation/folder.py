@@ -12,9 +12,8 @@ from functools import partial
 import numpy as np
 
 from app.decision.comparisons import LabelledEmbeddings
-from app.decision.gates import QualityGate, check_quality
-from app.decision.limits import DEGRADED, NO_LIMITS, Limits
-from app.decision.policy import FaceSelection
+from app.decision.domain import DEGRADED, NO_LIMITS, Limits
+from app.decision.policy import FaceSelection, QualityGate, check_quality
 from app.decision.thresholds import CollectionPolicy
 from app.errors import FaceError
 from app.index.comparator import Comparator

@@ -7,9 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from app.decision.calibration import Calibration
-from app.decision.calibration_file import pack_calibration
-from app.decision.calibrations import Calibrations, policy_of
-from app.decision.limits import NO_LIMITS
+from app.decision.calibrations import Calibrations, pack_calibration, policy_of
+from app.decision.domain import NO_LIMITS
 from app.decision.policy import FaceSelection
 from app.decision.thresholds import (
     CalibrationChain,

@@ -8,11 +8,9 @@ import numpy as np
 
 from app.decision.calibration import Calibration
 from app.decision.comparisons import ErrorCurve, Indices, PersonPair, compare_mated, rates_at
-from app.decision.covered import CoveredFaces
-from app.decision.domain import SharedDirection
+from app.decision.domain import Limits, Orientation, SharedDirection
 from app.decision.fitting import MIN_PERSONS, Labelled, calibrate
-from app.decision.limits import Limits, Orientation
-from app.decision.pair_lifts import PairLift
+from app.decision.pair_lifts import CoveredFaces, PairLift
 from app.decision.rates import Rate
 from app.decision.thresholds import ONE_COMPARISON, CollectionPolicy
 from app.errors import NotEnoughData

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from app.decision.calibration import Calibration
-from app.decision.calibration_file import pack_calibration
+from app.decision.calibrations import pack_calibration
 from app.index.port import PRECISION
 from app.inference.pack_spec import ModelPack
 from app.lab.evaluation.figures import (

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from app.decision.calibration import Calibration
-from app.decision.limits import Orientation
+from app.decision.domain import Orientation
 from app.decision.pair_lifts import GROUP_FMR, PairLift, PairLifts
 from app.decision.policy import FaceSelection, select_face
 from app.decision.thresholds import ONE_COMPARISON

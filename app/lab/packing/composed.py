@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.decision.calibration_file import CALIBRATION_FILE
+from app.decision.calibrations import CALIBRATION_FILE
 from app.errors import PackError
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import BUILTIN_FOLDERS, PACK_FILE, digest, read_pack, verify_pack

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from app.decision.calibration_file import CALIBRATION_FILE
+from app.decision.calibrations import CALIBRATION_FILE
 from app.errors import PackError
 from app.faces.detect import ARCHITECTURES, Detector
 from app.faces.embed import Recogniser

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tomli_w
 
-from app.decision.calibration_file import pack_calibration
+from app.decision.calibrations import pack_calibration
 from app.disk import private_folder
 from app.errors import PackError
 from app.faces.loading import build_pipeline

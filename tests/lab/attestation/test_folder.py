@@ -6,9 +6,8 @@ from typing import cast
 
 import numpy as np
 
-from app.decision.gates import OPEN_GATE
-from app.decision.limits import Limits
-from app.decision.policy import FaceSelection
+from app.decision.domain import Limits
+from app.decision.policy import OPEN_GATE, FaceSelection
 from app.decision.thresholds import CollectionPolicy
 from app.index.comparator import COSINE, Comparator
 from app.lab.attestation.cells import count_cells

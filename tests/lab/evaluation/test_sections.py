@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.decision.calibration_file import read_calibration
+from app.decision.calibrations import read_calibration
 from app.decision.comparisons import LabelledEmbeddings
 from app.decision.policy import FaceSelection
 from app.faces.pipeline import FacePipeline

@@ -18,7 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli.commands import app
-from app.decision.calibration_file import pack_calibration
+from app.decision.calibrations import pack_calibration
 from app.errors import PackError
 from app.faces.loading import build_pipeline
 from app.imaging import ImageLimits

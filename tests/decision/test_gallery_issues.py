@@ -5,8 +5,8 @@ import pytest
 
 from app.decision.calibration import Calibration
 from app.decision.comparisons import LabelledEmbeddings
-from app.decision.duplicates import ChancePairs, suspected_duplicates
 from app.decision.fitting import Labelled, calibrate
+from app.decision.gallery_issues import ChancePairs, suspected_duplicates
 from app.decision.rates import Floats
 from app.decision.thresholds import ONE_COMPARISON
 from app.index.person_scores import effective_templates
