@@ -1,5 +1,4 @@
-"""Files that are written completely or not at all, and locks between the processes of one
-machine."""
+"""x"""
 
 import fcntl
 import os
@@ -8,8 +7,9 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
 
-from app.locks import new_lock
+from app.locks import Lock, new_lock
 
 # How often a lock is tried that another process has; a write to a disk takes longer.
 TRY_EVERY_S = 0.0005
@@ -223,3 +223,52 @@ class Ownership:
             if self._descriptor is not None:
                 os.close(self._descriptor)
                 self._descriptor = None
+
+
+class OneProcessLock:
+    """`app.locks.Lock`, never waited for: a caller that finds it taken does something else.
+    Released when its process ends."""
+
+    def __init__(self, lock: Lock, path: Path) -> None:
+        """`path`: the file that is locked, in a folder that all processes share. Where it cannot
+        be created, only other threads of this process are kept out."""
+        self._lock = lock
+        self._path = path
+        self._file: int | None = None
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """Take the lock; `blocking` is for the threads of this process."""
+        if not self._lock.acquire(blocking, timeout):
+            return False
+        try:
+            self._file = own(self._path)
+        except OSError:
+            return True
+        if self._file is None:
+            self._lock.release()
+            return False
+        return True
+
+    def release(self) -> None:
+        """Give it back."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+        self._lock.release()
+
+    def locked(self) -> bool:
+        """Whether a thread of this process has it."""
+        return self._lock.locked()
+
+    def __enter__(self) -> bool:
+        if not self.acquire():
+            raise BlockingIOError("another process has the lock")
+        return True
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self.release()

@@ -12,6 +12,7 @@ from app.access.refused import RefusedCalls
 from app.access.registry import AccessRegistry
 from app.access.store import AccessKeyStore, UsageStore
 from app.decision.calibrations import Calibrations, pack_calibration, pack_orientation
+from app.disk import OneProcessLock
 from app.encryption.ring import KeyRing
 from app.errors import LikenessError
 from app.faces.loading import build_pipeline
@@ -33,7 +34,6 @@ from app.inference.packs import load_pack, packs_by_space
 from app.inference.remote.client import NetworkClient
 from app.inference.scheduler import Scheduler
 from app.locks import Lock, new_lock
-from app.processes.one_process_lock import OneProcessLock
 from app.processes.shared_records import SharedRecords
 from app.processes.starting import START_S, process_count
 from app.settings import Settings

@@ -20,7 +20,7 @@ import time
 
 import uvloop
 
-from app.telemetry.timing import CoreWait
+from app.telemetry.metrics import CoreWait
 
 INTERVALS_S = (0.005, 0.001, 0.0002)
 TICK_S = 0.005

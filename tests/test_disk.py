@@ -1,4 +1,5 @@
-"""Files and folders that are their owner's alone, whatever the umask."""
+"""Files and folders that are their owner's alone, whatever the umask; and locks that keep other
+processes out."""
 
 import fcntl
 import os
@@ -11,9 +12,10 @@ from pathlib import Path, PosixPath
 import numpy as np
 import pytest
 
-from app.disk import FairLock, files_in, private_file, private_folder, write_whole
+from app.disk import FairLock, OneProcessLock, files_in, private_file, private_folder, write_whole
 from app.index.certified.rows import IndexShape
 from app.index.certified.snapshots.folder import has_rows
+from app.locks import new_lock
 from app.recognition.enroll import template_from_embedding
 from app.services import build_services
 from app.settings import Settings
@@ -172,3 +174,31 @@ def is_locked(file: int) -> bool:
         return True
     fcntl.flock(file, fcntl.LOCK_UN)
     return False
+
+
+def lock(path: Path) -> OneProcessLock:
+    return OneProcessLock(new_lock("services.calibrating"), path)
+
+
+def test_one_at_a_time(tmp_path: Path) -> None:
+    one, other = lock(tmp_path / "examining"), lock(tmp_path / "examining")
+    assert one.acquire(blocking=False)
+    assert one.locked()
+    assert not one.acquire(blocking=False)
+    assert not other.acquire(blocking=False)
+    assert not other.locked()
+    with pytest.raises(BlockingIOError), other:
+        pass
+    one.release()
+    with other:
+        assert not one.acquire(blocking=False)
+    assert one.acquire(blocking=False)
+    one.release()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    """The lock is that of the process then."""
+    one = lock(tmp_path / "absent" / "examining")
+    assert one.acquire(blocking=False)
+    assert not one.acquire(blocking=False)
+    one.release()

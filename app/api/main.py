@@ -55,7 +55,7 @@ from app.importing.jobs import ImportJobs
 from app.services import Services
 from app.settings import Settings
 from app.telemetry.logs import log
-from app.telemetry.timing import LoopLag
+from app.telemetry.metrics import LoopLag
 
 if TYPE_CHECKING:
     from app.access.oidc import OidcTokens

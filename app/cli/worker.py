@@ -15,7 +15,7 @@ def main(
     arguments: str, channel: int, control: int, records: int, column: int, *, openings: int
 ) -> None:
     """Serve the connections that the parent hands over, or run the networks for those that do. The
-    arguments are a JSON object; the numbers are those that `app.processes.child.Child` gives."""
+    arguments are a JSON object; the numbers are those that `app.processes.children.Child` gives."""
     gc.disable()  # until the service listens (`serving.shorten_pauses`) or networks run
     given = json.loads(arguments)
     end_with(given["parent"])

@@ -15,7 +15,7 @@ from app.faces.detect import Detector
 from app.faces.embed import Recogniser
 from app.faces.images import ROTATIONS, align_faces, inverse, turned_detections, turned_size
 from app.faces.quality import pose_angles
-from app.telemetry.timing import StageClock
+from app.telemetry.metrics import StageClock
 from app.types import CooperativeTask, Detections, Image
 
 # Number of the largest faces that are embedded for each turn.

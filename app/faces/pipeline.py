@@ -12,27 +12,17 @@ import numpy as np
 from app.errors import LivenessUnavailable, PackError
 from app.faces.detect import Detector
 from app.faces.embed import Recogniser
-from app.faces.images import (
-    align_faces,
-    enlargement,
-    turned_detections,
-    turned_image,
-)
+from app.faces.images import align_faces, enlargement, turned_detections, turned_image
 from app.faces.landmarks import LandmarkRefiner
 from app.faces.liveness import LivenessCheck
-from app.faces.looks import (
-    FaceSelector,
-    in_the_photo,
-    largest_first,
-    shows_enough,
-)
+from app.faces.looks import FaceSelector, in_the_photo, largest_first, shows_enough
 from app.faces.orientation import Look, OrientationLimits, OrientationSearch
 from app.faces.quality import NetworkScores, QualityNetwork, assess_faces
 from app.imaging import ImageLimits, PhotoDecoder
 from app.inference.batching import BatchedModel
 from app.inference.remote.client import NetworkClient
 from app.inference.scheduler import CPU_POLICY, SchedulePolicy
-from app.telemetry.timing import StageClock
+from app.telemetry.metrics import StageClock
 from app.types import (
     AnalysedImage,
     CooperativeTask,

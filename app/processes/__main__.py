@@ -4,7 +4,7 @@ needs: `python -m app.processes ARGUMENTS`, a JSON object."""
 import json
 import sys
 
-from app.processes.child import command_of
+from app.processes.children import command_of
 from app.processes.parent import Parent
 from app.processes.starting import Plan, listeners_of
 from app.settings import LogFormat

@@ -16,9 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from app.processes.acceptor import Acceptor
-from app.processes.child import Child, State
-from app.processes.children import Children
-from app.processes.gathering import GatheredAnswers
+from app.processes.children import Child, Children, GatheredAnswers, State
 from app.processes.generations import Generation, Generations, Role
 from app.processes.messages import (
     AT_ONCE,

@@ -17,7 +17,7 @@ from app.imaging import ImageLimits
 from app.inference.pack_spec import ModelPack
 from app.inference.session import OnnxModel
 from app.settings import Device
-from app.telemetry.timing import StageClock
+from app.telemetry.metrics import StageClock
 from app.types import AnalysedImage, Detections, Face, Image
 
 LIMITS = OrientationLimits(score_below=0.75, roll_above=30.0)

@@ -10,7 +10,7 @@ from PIL import Image as PillowImage
 from app.faces.images import align_faces
 from app.faces.pipeline import FacePipeline, run_to_completion
 from app.imaging import ImageLimits, PhotoDecoder, decode_at_least
-from app.telemetry.timing import StageClock
+from app.telemetry.metrics import StageClock
 from app.types import AnalysedImage, DecodedImage, Image
 
 
