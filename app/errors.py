@@ -1,6 +1,6 @@
 """The error tree: every failure a caller can meet has a stable code and an HTTP status.
 
-Domain code raises these; only `app.api.error_handlers` turns them into RFC 9457 problem documents.
+Domain code raises these; only `app.api.problems` turns them into RFC 9457 problem documents.
 """
 
 from collections.abc import Mapping

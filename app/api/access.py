@@ -28,8 +28,8 @@ from app.access.probing import ProbingMonitor
 from app.access.refused import RefusedCalls
 from app.access.registry import LEASE_S, AccessRegistry
 from app.api.connection import ABORT
-from app.api.error_handlers import problem
 from app.api.middleware import ANONYMOUS, ObservedCall, Operation
+from app.api.problems import problem
 from app.api.transfers import Kind, kind_of
 from app.errors import Forbidden, LikenessError, RouteNotFound, StoreUnavailable, Unauthenticated
 from app.store.actor import acting_as

@@ -17,15 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.bodies import BODY, Announced, SteadyReceive, read_body
 from app.api.connection import ABORT, CROWDED, DEPARTURE, Departure
-from app.api.error_handlers import problem
-from app.api.transfers import (
-    Kind,
-    Transfer,
-    TransfersByKind,
-    body_limit,
-    kind_of,
-    work_limit,
-)
+from app.api.problems import problem
+from app.api.transfers import Kind, Transfer, TransfersByKind, body_limit, kind_of, work_limit
 from app.api.turns import PIECE, pieces
 from app.errors import DeadlineExceeded, LikenessError, Overloaded
 from app.inference.scheduler import RETRY_AFTER_S

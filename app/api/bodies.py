@@ -1,15 +1,26 @@
-"""Reads bodies of requests within limits of length and time."""
+"""Reads bodies of requests within limits of length and time, and parses forms (multipart/form-data)
+in memory with python-multipart.
+
+Starlette's own parser is not used because it writes large files to disk, and photos must not be.
+Parsing is pure CPU work, in slices between which other threads can run.
+"""
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive, Scope
 
 from app.api.transfers import Transfer, Transfers
-from app.errors import RequestTimeout, RequestTooLarge, UnsupportedEncoding
+from app.errors import InvalidRequest, RequestTimeout, RequestTooLarge, UnsupportedEncoding
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 GRACE_S = 10.0
 # Key in a request's scope: its whole body.
@@ -129,3 +140,163 @@ async def body_of(request: Request) -> bytes | bytearray:
     """The body of a call as `Admission` has read it, without copying it."""
     kept: bytearray | None = request.scope.get(BODY)
     return await request.body() if kept is None else kept
+
+
+SLICE = 256 * 1024
+# Content types of parts that are files without a name.
+FILE_TYPES = (b"image/", b"application/octet-stream")
+MAX_TEXTS = 64
+# Of all kinds, fields left empty among them.
+MAX_PARTS = 1_024
+# A text field holds JSON at the longest: 512 embeddings of 512 numbers.
+MAX_TEXT_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The parts of a form in their order: texts and files by field."""
+
+    texts: list[tuple[str, str]] = field(default_factory=list)
+    files: list[tuple[str, bytes]] = field(default_factory=list)
+
+
+def parse_form(content_type: str, body: bytes | bytearray, max_files: int) -> Form:
+    """The parts of a form of at most `max_files` files.
+
+    Raises InvalidRequest, and RequestTooLarge for too many parts.
+    """
+    _, options = parse_options_header(content_type)
+    boundary = options.get(b"boundary")
+    if not boundary:
+        raise InvalidRequest(
+            "The form has no boundary in its content type; let your client library set that header."
+        )
+    parts = _Parts(max_files)
+    view = memoryview(body)
+    try:
+        parser = MultipartParser(boundary, parts.callbacks())
+        for start in range(0, len(view), SLICE):
+            parser.write(bytes(view[start : start + SLICE]))
+        parser.finalize()
+    except (FormParserError, UnicodeDecodeError) as error:
+        raise InvalidRequest(
+            "The form cannot be read: it is damaged, or a text in it is not UTF-8. Send it again "
+            "with a client library that writes forms."
+        ) from error
+    if not parts.ended:
+        raise InvalidRequest(
+            "The form is incomplete: its closing boundary is missing. Send all of it."
+        )
+    return parts.form
+
+
+class _Parts:
+    """The parser's callbacks, and the parts so far."""
+
+    def __init__(self, max_files: int) -> None:
+        self.form = Form()
+        self.ended = False
+        self._max_files = max_files
+        self._name, self._value = bytearray(), bytearray()
+        self._disposition = self._type = b""
+        self._data = bytearray()
+        self._field, self._count = "", 0
+        self._is_file = self._has_filename = False
+
+    def callbacks(self) -> "MultipartCallbacks":
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": self._header_name,
+            "on_header_value": self._header_value,
+            "on_header_end": self._header_end,
+            "on_headers_finished": self._headers_end,
+            "on_part_data": self._part_data,
+            "on_part_end": self._part_end,
+            "on_end": self._end,
+        }
+
+    def _begin(self) -> None:
+        self._disposition, self._type, self._data = b"", b"", bytearray()
+        self._count += 1
+        if self._count > MAX_PARTS:
+            raise RequestTooLarge(f"The form has more than {MAX_PARTS} parts; split the request.")
+
+    def _header_name(self, data: bytes, start: int, end: int) -> None:
+        self._name += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _header_end(self) -> None:
+        if self._name.lower() == b"content-disposition":
+            self._disposition = bytes(self._value)
+        elif self._name.lower() == b"content-type":
+            self._type = bytes(self._value).strip().lower()
+        self._name, self._value = bytearray(), bytearray()
+
+    def _headers_end(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        if b"name" not in options:
+            raise InvalidRequest("A part of the form has no name; give each part a field name.")
+        self._field = options[b"name"].decode()
+        # A file need not have a name (RFC 7578, 4.2); .NET's client gives it none.
+        self._is_file = b"filename" in options or self._type.startswith(FILE_TYPES)
+        self._has_filename = bool(options.get(b"filename"))
+        if self._is_file and len(self.form.files) >= self._max_files:
+            raise RequestTooLarge(
+                f"The form has more than {self._max_files} files; split the request."
+            )
+        if not self._is_file and len(self.form.texts) >= MAX_TEXTS:
+            raise RequestTooLarge(
+                f"The form has more than {MAX_TEXTS} text fields; split the request."
+            )
+
+    def _part_data(self, data: bytes, start: int, end: int) -> None:
+        if not self._is_file and len(self._data) + end - start > MAX_TEXT_BYTES:
+            raise RequestTooLarge(
+                f"The field '{self._field}' has more than {MAX_TEXT_BYTES:,} bytes of text; "
+                "shorten it, or split the request."
+            )
+        self._data += data[start:end]
+
+    def _part_end(self) -> None:
+        if self._is_file:
+            if self._data or self._has_filename:  # an empty field of a browser's form has neither
+                self.form.files.append((self._field, bytes(self._data)))
+        else:
+            self.form.texts.append((self._field, self._text()))
+        self._data = bytearray()
+
+    def _text(self) -> str:
+        try:
+            return self._data.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidRequest(
+                f"The field '{self._field}' is not text in UTF-8; a photo is sent with a "
+                "filename, or "
+                "with its Content-Type."
+            ) from error
+
+    def _end(self) -> None:
+        self.ended = True
+
+
+def sort_parts(
+    form: Form, photo_fields: Sequence[str]
+) -> tuple[dict[str, str], dict[str, list[bytes]]]:
+    """Texts and photos by field. Raises InvalidRequest."""
+    texts: dict[str, str] = {}
+    photos: dict[str, list[bytes]] = {}
+    for name, data in form.files:
+        photos.setdefault(name, []).append(data)
+    for name, text in form.texts:
+        if name in photo_fields and text == "":
+            continue
+        if name in photo_fields:
+            raise InvalidRequest(
+                f"'{name}' came as text, not as a file; with curl write -F {name}=@photo.jpg."
+            )
+        if name in texts:
+            raise InvalidRequest(f"The field '{name}' was sent more than once; send it once.")
+        texts[name] = text
+    return texts, photos

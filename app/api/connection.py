@@ -18,15 +18,8 @@ from uvicorn.protocols.http.httptools_impl import (
 from uvicorn.server import ServerState
 
 from app.api.connections import Connections
-from app.api.error_handlers import problem_members
-from app.api.problems import MEDIA_TYPE
-from app.errors import (
-    HeadTooLarge,
-    InvalidHttp,
-    LikenessError,
-    PathTooLong,
-    RequestTimeout,
-)
+from app.api.problems import MEDIA_TYPE, problem_members
+from app.errors import HeadTooLarge, InvalidHttp, LikenessError, PathTooLong, RequestTimeout
 
 KIB = 1024
 MAX_TARGET_BYTES = 8 * KIB

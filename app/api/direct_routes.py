@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.context import CallContext, call_context
-from app.api.error_handlers import likeness_error
+from app.api.problems import likeness_error
 from app.errors import LikenessError
 
 

@@ -22,7 +22,6 @@ from app.access.registry import seconds
 from app.api.access import AccessControl
 from app.api.admission import Admission
 from app.api.direct_routes import DirectRoutes
-from app.api.docs_files import serve_from_memory
 from app.api.endpoints import (
     access_keys,
     audit,
@@ -41,10 +40,10 @@ from app.api.endpoints import (
     verification,
 )
 from app.api.endpoints.system import AnswerAlive
-from app.api.error_handlers import install_error_handlers
-from app.api.json_routes import only_declared_query
+from app.api.json_bodies import only_declared_query
 from app.api.middleware import RequestContext
-from app.api.openapi import complete_document
+from app.api.openapi import complete_document, serve_from_memory
+from app.api.problems import install_error_handlers
 from app.api.proxies import Proxies
 from app.api.responses import ModelInfo
 from app.api.transfers import TransfersByKind

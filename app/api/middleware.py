@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.access.keys import Scope as KeyScope
 from app.access.refused import CallOutcome, RefusedCall, RefusedCalls
 from app.api.connection import PIPELINED
-from app.api.error_handlers import CODE, unexpected_error
+from app.api.problems import CODE, unexpected_error
 from app.api.proxies import NONE_TRUSTED, Proxies
 from app.api.turns import Turns
 from app.errors import CollectionNotFound, Forbidden, LikenessError, RateLimited, Unauthenticated

@@ -13,10 +13,9 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
 from app.api.access import access_of
-from app.api.bodies import body_of
-from app.api.error_handlers import describe_validation
-from app.api.forms import parse_form, sort_parts
+from app.api.bodies import body_of, parse_form, sort_parts
 from app.api.json_bodies import SMALL, LongText, decode_base64, parse_with_long_texts
+from app.api.problems import describe_validation
 from app.errors import (
     ImageTooLarge,
     InvalidRequest,

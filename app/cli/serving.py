@@ -134,7 +134,7 @@ def serve_for_parent(
     with clear_errors():
         services = begin(settings, records, remote)
         from app.api.main import create_app  # noqa: PLC0415 (see `begin`)
-        from app.api.worker_server import WorkerServer  # noqa: PLC0415
+        from app.api.server import WorkerServer  # noqa: PLC0415
 
         server = WorkerServer(
             create_app(services), settings, link, announcement(services, port, count)

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from starlette.responses import FileResponse
 
 from app.api import docs_files
-from app.api.docs_files import NAME, serve_from_memory
+from app.api.openapi import NAME, serve_from_memory
 from app.api.turns import PIECE
 
 SCRIPTS = f"/{NAME}/swagger-ui-bundle.js", f"/{NAME}/redoc.standalone.js"

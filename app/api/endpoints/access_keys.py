@@ -21,7 +21,7 @@ from app.access.registry import LEASE_S
 from app.api.access import needs
 from app.api.context import Context
 from app.api.fields import CollectionName, Moment
-from app.api.json_routes import JsonRoute
+from app.api.json_bodies import JsonRoute
 from app.api.problems import ANY_BODY, ANY_WRITE, problems
 from app.api.responses import TIME, Answer, Example, with_example
 from app.errors import AccessKeyExists, AccessKeyNotFound, AccessPepperDiffers

@@ -10,7 +10,7 @@ from app.access.keys import Scope
 from app.api.access import needs
 from app.api.context import Context
 from app.api.fields import CollectionName, Moment
-from app.api.json_routes import JsonRoute
+from app.api.json_bodies import JsonRoute
 from app.api.problems import problems
 from app.api.responses import MAX_PAGE, TIME, Answer, Example, with_example
 from app.store.sql.audit_log import AuditEntry, AuditFilter

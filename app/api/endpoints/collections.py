@@ -11,7 +11,7 @@ from app.access.keys import Scope
 from app.api.access import needs
 from app.api.context import CallContext, Context
 from app.api.fields import CallFields, Collection, CollectionName, Metadata
-from app.api.json_routes import JsonRoute
+from app.api.json_bodies import JsonRoute
 from app.api.problems import ANY_BODY, ANY_WRITE, IN_COLLECTION, problems
 from app.api.responses import (
     TIME,

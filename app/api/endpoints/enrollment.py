@@ -1,9 +1,13 @@
-"""`/v1/enroll`: photos, or embeddings, into the gallery."""
+"""`/v1/enroll`: photos, or embeddings, into the gallery; once for each `Idempotency-Key`
+(draft-ietf-httpapi-idempotency-key-header)."""
 
+import hashlib
+import json
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Annotated, Any, Self
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Header, Request, Response
 from pydantic import BaseModel, Field
 
 from app.access.keys import Scope
@@ -11,16 +15,16 @@ from app.api.access import needs
 from app.api.analysed_face import QualityInfo, rounded_measures
 from app.api.context import CallContext, Context
 from app.api.fields import CallFields, CollectionName, Embeddings, Metadata, PersonId, Selection
-from app.api.idempotency import REPLAYED, REPLAYED_ANSWER, IdempotencyKey, answer_idempotently
 from app.api.openapi import SAMPLE_BASE64, photo_body
 from app.api.problems import ANY_WRITE, IN_SPACE, ONE_FACE, PHOTOS, problems
-from app.api.requests import IMAGE, Call, read_call
+from app.api.requests import IMAGE, Call, Fields, read_call
 from app.api.responses import Answer, Example, example_of, json_answer
 from app.decision.calibrations import policy_of
 from app.decision.policy import FaceSelection
 from app.decision.thresholds import CollectionPolicy
 from app.errors import (
     ConsentMissing,
+    EnrolledBefore,
     IdempotencyKeyReused,
     InvalidEmbedding,
     LikenessError,
@@ -30,9 +34,75 @@ from app.errors import (
 from app.recognition.enroll import AnswerToKeep, EnrolledTemplate, Enrollment, EnrollRequest
 from app.recognition.enroll import enroll as enroll_person
 from app.services import Services
-from app.store.identifiers import DEFAULT_COLLECTION
+from app.store.identifiers import DEFAULT_COLLECTION, REQUEST_KEY_PATTERN
 from app.store.records import RequestKey
 from app.types import JsonObject, Quality
+
+REPLAYED = "Idempotency-Replayed"
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        pattern=REQUEST_KEY_PATTERN,
+        description=(
+            "A new name for each call, such as a UUID, 1 to 255 printable ASCII characters. A "
+            "call that is sent again with the same key within 24 hours is not executed again."
+        ),
+        examples=["8e03978e-40d5-43dd-bc93-6894a57f9324"],
+    ),
+]
+
+REPLAYED_ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {
+        "headers": {
+            REPLAYED: {
+                "description": "`true` if this is the stored answer of an earlier call with the "
+                "same key.",
+                "schema": {"type": "string", "const": "true"},
+            }
+        }
+    }
+}
+
+
+async def answer_idempotently(
+    context: CallContext,
+    call: Call[Fields],
+    collection: str,
+    key: str | None,
+    work: Callable[[RequestKey | None], Awaitable[JsonObject]],
+) -> tuple[JsonObject, bool]:
+    """Do the work of a call that writes to a collection, or give the answer that it was given
+    before under the same key; whether it is that answer.
+
+    The work gets the key under which its answer is kept. Raises IdempotencyKeyReused where the key
+    belongs to another call.
+    """
+    if key is None:
+        return await work(None), False
+    request = await context.read(request_key, key, call)
+    answered = context.store.idempotency.answered
+    kept = await context.read(answered, collection, request)
+    if kept is None:
+        try:
+            return await work(request), False
+        except EnrolledBefore:  # the same call, sent twice at once: the other was first
+            kept = await context.read(answered, collection, request)
+            if kept is None:
+                raise
+    return kept, True
+
+
+def request_key(key: str, call: Call[Fields]) -> RequestKey:
+    """The key with a digest of all that decides what the call does: its fields and its photos,
+    in whichever form they were sent."""
+    asked = {
+        **call.fields.model_dump(mode="json"),
+        "image": [hashlib.sha256(photo).hexdigest() for photo in call.images],
+    }
+    return RequestKey(key, hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest())
+
 
 router = APIRouter(prefix="/v1", tags=["gallery"])
 

@@ -11,7 +11,7 @@ from app.api.access import needs
 from app.api.analysed_face import QualityInfo
 from app.api.context import CallContext, Context
 from app.api.fields import Collection
-from app.api.json_routes import JsonRoute
+from app.api.json_bodies import JsonRoute
 from app.api.problems import ANY_WRITE, IN_COLLECTION, problems
 from app.api.responses import (
     TIME,

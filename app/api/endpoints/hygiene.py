@@ -15,7 +15,7 @@ from app.api.decisions import Fmr, FmrInterval
 from app.api.endpoints.faces import StoredFaceAnswer
 from app.api.endpoints.persons import PersonAnswer
 from app.api.fields import Collection, KnownPersonId, PersonId
-from app.api.json_routes import JsonRoute
+from app.api.json_bodies import JsonRoute
 from app.api.problems import ANY_BODY, ANY_WRITE, IN_COLLECTION, IN_SPACE, problems
 from app.api.responses import Answer, Example
 from app.decision.gallery_issues import Hygiene

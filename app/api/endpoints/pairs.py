@@ -10,7 +10,7 @@ from app.access.keys import Scope
 from app.api.access import needs
 from app.api.context import Context
 from app.api.fields import Collection
-from app.api.json_routes import JsonRoute
+from app.api.json_bodies import JsonRoute
 from app.api.problems import ANY_WRITE, IN_COLLECTION, problems
 from app.api.responses import (
     TIME,

@@ -13,7 +13,7 @@ from app.api.access import needs
 from app.api.context import Context
 from app.api.endpoints.persons import PersonInfo
 from app.api.fields import Collection
-from app.api.json_routes import JsonRoute
+from app.api.json_bodies import JsonRoute
 from app.api.problems import IN_COLLECTION, problems
 from app.api.responses import TIME, Cursor, Example, Listed, cursor_to_key, example_of, next_cursor
 from app.errors import InvalidCursor, PersonNotFound

@@ -10,10 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from app.access.keys import Scope
 from app.api.access import needs
 from app.api.context import Context
-from app.api.error_handlers import describe_validation
 from app.api.fields import CallFields, Collection, Filter, Metadata, PersonId
-from app.api.json_routes import JsonRoute
-from app.api.problems import ANY_BODY, ANY_WRITE, IN_COLLECTION, problems
+from app.api.json_bodies import JsonRoute
+from app.api.problems import ANY_BODY, ANY_WRITE, IN_COLLECTION, describe_validation, problems
 from app.api.responses import (
     TIME,
     Answer,
@@ -26,13 +25,7 @@ from app.api.responses import (
     cursor_to_key,
     next_cursor,
 )
-from app.errors import (
-    ConsentMissing,
-    InvalidCursor,
-    InvalidRequest,
-    PersonExists,
-    PersonNotFound,
-)
+from app.errors import ConsentMissing, InvalidCursor, InvalidRequest, PersonExists, PersonNotFound
 from app.store.identifiers import MAX_PERSON_ID
 from app.store.metadata import problem_of
 from app.store.records import DeletionCounts, Page, PersonRecord

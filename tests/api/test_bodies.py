@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from app.api.forms import MAX_PARTS, MAX_TEXTS, SLICE, parse_form, sort_parts
+from app.api.bodies import MAX_PARTS, MAX_TEXTS, SLICE, parse_form, sort_parts
 from app.errors import InvalidRequest, RequestTooLarge
 
 TYPE = "multipart/form-data; boundary=x"
