@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import Path
 
 from app.access.keys import audit_key, read_pepper
-from app.access.refused import RefusedCalls
+from app.access.refused import CallLog, RefusedCalls
 from app.access.registry import AccessRegistry
 from app.access.store import AccessKeyStore, UsageStore
 from app.decision.calibrations import Calibrations, pack_calibration, pack_orientation
@@ -40,7 +40,6 @@ from app.settings import Settings
 from app.store.backends import await_database, create_engine
 from app.store.database import Database
 from app.store.schema import migrate
-from app.store.sql.audit_calls import CallLog
 from app.store.store import Store
 from app.telemetry.logs import log
 from app.telemetry.metrics import BatchSizes, Metrics, OpenIndexCounts, SearchCosts

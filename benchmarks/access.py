@@ -15,7 +15,7 @@ from typing import Any
 from app.access.keys import NewKey, Scope
 from app.access.limiter import Limiter
 from app.access.probing import ProbingMonitor
-from app.access.refused import RefusedCalls
+from app.access.refused import CallLog, RefusedCalls
 from app.access.registry import AccessRegistry
 from app.access.store import AccessKeyStore, UsageStore
 from app.api.access import AccessControl
@@ -23,7 +23,6 @@ from app.api.main import ROUTERS
 from app.store.backends import create_engine
 from app.store.database import Database
 from app.store.schema import migrate
-from app.store.sql.audit_calls import CallLog
 from app.telemetry.metrics import Metrics
 
 ROUNDS, CALLS, KEYS = 50, 200, 100

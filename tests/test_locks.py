@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from app.access.refused import CallOutcome, RefusedCall, RefusedCalls
+from app.access.refused import CallLog, CallOutcome, RefusedCall, RefusedCalls
 from app.encryption.ring import KeyRing
 from app.gallery.gallery import Gallery
 from app.index.certified.rows import IndexShape
@@ -14,7 +14,6 @@ from app.index.factory import IndexFactory
 from app.locks import made_by
 from app.store.records import PersonTemplate
 from app.store.schema import migrate
-from app.store.sql.audit_calls import CallLog
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_engine, template
 from tests.index.conftest import HostDevice, unit

@@ -1,20 +1,55 @@
-"""Calls that were refused or failed, on their way to the audit log.
-
-Somebody who sends refused calls as fast as possible must neither fill the disk nor keep others from
-writing. So calls are counted in memory, by who called what and why it was refused. The first of
-each kind is written within about a second, the number of the others once an hour. The number of
-kinds is limited for each caller and in total; calls beyond it are counted together.
-"""
+"""Calls that were refused or failed, on their way to the audit log, and their entries there."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
 
+from sqlalchemy import select
+
 from app.access.registry import seconds
 from app.locks import new_lock
-from app.store.sql.audit_calls import CallEntry, CallLog
+from app.store.database import Database
+from app.store.sql.audit_log import note_call
+from app.store.sql.tables import collections
+
+
+@dataclass(frozen=True, slots=True)
+class CallEntry:
+    """A call that was refused or failed, `times` times; the request id and the client's
+    address are those of the first."""
+
+    actor: str
+    outcome: str
+    call: str
+    code: str
+    collection: str | None
+    times: int
+    request_id: str | None = None
+    client: str | None = None
+
+
+class CallLog:
+    """Writes such entries."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def record(self, calls: Sequence[CallEntry]) -> None:
+        """Append an entry for each kind of call. A name that no collection has is left out: a
+        client may have sent anything."""
+        names = {one.collection for one in calls} - {None}
+        query = select(collections.c.name).where(collections.c.name.in_(names))
+        with self._database.writing() as connection:
+            known = set(connection.execute(query).scalars()) if names else set()
+            for one in calls:
+                name = one.collection if one.collection in known else None
+                note_call(
+                    connection, one.outcome, name, (one.actor, one.request_id, one.client),
+                    call=one.call, code=one.code, times=one.times,
+                )  # fmt: skip
+
 
 WINDOW_S = 3600.0
 MOST_OF_ONE = 20  # kinds of one caller

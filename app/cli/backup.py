@@ -15,8 +15,8 @@ from app.cli.database import require_database
 from app.disk import write_whole
 from app.encryption.ring import KeyRing
 from app.errors import BackupError, StoreFull
-from app.gallery.backup.bodies import Held, dump, load, verify
-from app.gallery.backup.streams import encrypted, opened, read_blocks, write_blocks
+from app.gallery.backup_bodies import Held, dump, load, verify
+from app.gallery.backup_stream import encrypted, opened, read_blocks, write_blocks
 from app.settings import Settings
 from app.store.backends import create_engine
 from app.store.schema import migrate

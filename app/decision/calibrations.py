@@ -26,7 +26,7 @@ from app.index.person_scores import PersonScore
 from app.inference.pack_spec import ModelPack
 from app.locks import new_lock
 from app.store.records import CollectionRecord
-from app.store.sql.calibrations import CalibrationStore
+from app.store.sql.collections import CalibrationStore
 from app.telemetry.logs import log
 
 CALIBRATION_FILE = "calibration.json"

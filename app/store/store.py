@@ -13,9 +13,8 @@ from app.store.database import Database, now_utc
 from app.store.identifiers import DEFAULT_COLLECTION
 from app.store.sql.alternate_embeddings import AlternateEmbeddingStore
 from app.store.sql.audit_log import AuditStore
-from app.store.sql.calibrations import CalibrationStore
 from app.store.sql.changes import ChangeLog
-from app.store.sql.collections import CollectionStore
+from app.store.sql.collections import CalibrationStore, CollectionStore
 from app.store.sql.corrections import Corrections
 from app.store.sql.embeddings import EmbeddingStore
 from app.store.sql.encryption import EncryptionStore

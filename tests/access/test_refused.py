@@ -6,12 +6,19 @@ from typing import Any
 
 import pytest
 
-from app.access.refused import MOST, MOST_OF_ONE, WINDOW_S, CallOutcome, RefusedCall, RefusedCalls
+from app.access.refused import (
+    MOST,
+    MOST_OF_ONE,
+    WINDOW_S,
+    CallLog,
+    CallOutcome,
+    RefusedCall,
+    RefusedCalls,
+)
 from app.errors import StoreUnavailable
 from app.store.backends import create_engine
 from app.store.database import Database
 from app.store.schema import migrate
-from app.store.sql.audit_calls import CallLog
 from app.store.sql.audit_log import AuditStore
 from tests.access.conftest import Clock
 

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 from sqlalchemy import func, select, update
 
-from app.access.refused import CallOutcome, RefusedCall, RefusedCalls
+from app.access.refused import CallLog, CallOutcome, RefusedCall, RefusedCalls
 from app.gallery import retention
 from app.gallery.retention import RetentionTask
 from app.store.audit_verification import verify_audit
 from app.store.backends import create_engine
 from app.store.records import NewTemplate, PersonTemplate
-from app.store.sql.audit_calls import CallLog
 from app.store.sql.tables import audit_entries, metadata_terms, persons, templates
 from app.store.store import Store
 from tests.chaos.workers import START, open_gallery, vector_of

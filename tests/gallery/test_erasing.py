@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.gallery.backup.bodies import dump, load
+from app.gallery.backup_bodies import dump, load
 from app.gallery.gallery import Gallery
 from app.index.certified.rows import IndexShape
 from app.index.factory import IndexFactory

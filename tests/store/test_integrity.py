@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import Engine, text
 
 from app.errors import PersonExists, PersonNotFound
-from app.gallery.backup.bodies import dump, load
-from app.gallery.backup.streams import as_file, read_blocks, write_blocks
+from app.gallery.backup_bodies import dump, load
+from app.gallery.backup_stream import as_file, read_blocks, write_blocks
 from app.importing.gallery_export import export
 from app.store.metadata import problem_of
 from app.store.records import InvalidRow

@@ -16,8 +16,8 @@ from app.errors import (
     PairNotFound,
     PersonNotFound,
 )
-from app.gallery.backup.bodies import dump, load
-from app.gallery.backup.streams import read_blocks, write_blocks
+from app.gallery.backup_bodies import dump, load
+from app.gallery.backup_stream import read_blocks, write_blocks
 from app.store.records import Erasure
 from app.store.sql import pairs
 from app.store.store import Store

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select, text
 
 from app.errors import InvalidRequest
-from app.gallery.backup.bodies import dump, load
+from app.gallery.backup_bodies import dump, load
 from app.store.records import NewTemplate, PersonTemplate
 from app.store.schema import migrate
 from app.store.sql import terms
