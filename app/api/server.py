@@ -17,8 +17,8 @@ from uvicorn.server import ServerState
 from app.api.certificate import ServerCertificate
 from app.api.connection import Connection
 from app.api.connections import ConnectionLimits, Connections
+from app.api.endpoints.system import own_exposition, readiness_for_other_processes
 from app.api.handshake import Handshake
-from app.api.service_state import own_exposition, readiness_for_other_processes
 from app.api.turns import Turns
 from app.processes.link import Link
 from app.processes.messages import METRICS, READY

@@ -1,17 +1,22 @@
 """`likeness serve`: the command, up to where it becomes the service or the parent of several
-processes. What the service needs is imported after that."""
+processes, with sockets bound to the address that it listens on. What the service needs is imported
+after that."""
 
+import errno
 import gc
 import logging
 import os
-from typing import Annotated
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
 
 from app.api.certificate import ServerCertificate
-from app.api.listening import bound
 from app.cli.console import clear_errors, ignored_settings, out, read_settings
 from app.cli.database import data_folder
+from app.errors import AddressError
 from app.inference.machine import DescriptorLimit
 from app.processes.starting import become_parent, process_count
 from app.telemetry.logs import log, set_up_logs
@@ -52,3 +57,67 @@ def serve(
             run(settings, sockets)
         finally:
             gc.enable()
+
+
+@contextmanager
+def bound(host: str, port: int) -> Iterator[list[socket.socket]]:
+    """Sockets bound to an address, one for each address of a host name, so that a port in use is
+    found before anything is loaded. The server listens on them later. Raises AddressError."""
+    sockets = _bind(host, port)
+    try:
+        yield sockets
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def _bind(host: str, port: int) -> list[socket.socket]:
+    try:
+        found = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except OSError as error:
+        raise AddressError(
+            f"The address '{host}' cannot be resolved ({error.strerror}); set LIKENESS_HOST or "
+            "--host to an address of this machine, such as 127.0.0.1."
+        ) from error
+    sockets: list[socket.socket] = []
+    try:
+        for family, _, _, _, address in dict.fromkeys(found):
+            sockets.append(_bound(family, address))
+    except OSError as error:
+        for one in sockets:
+            one.close()
+        raise _cannot_listen(host, port, error) from error
+    return sockets
+
+
+def _bound(family: int, address: Any) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        made.bind(address)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> AddressError:
+    where = f"port {port} of {host}"
+    if error.errno == errno.EADDRINUSE:
+        return AddressError(
+            f"Another process listens on {where}; stop it, or choose another port with "
+            "LIKENESS_PORT or --port."
+        )
+    if error.errno == errno.EACCES:
+        return AddressError(
+            f"This user may not listen on {where}; choose a port above 1023 with LIKENESS_PORT or "
+            "--port."
+        )
+    return AddressError(
+        f"The service cannot listen on {where}: {error.strerror}. Set LIKENESS_HOST and "
+        "LIKENESS_PORT to an address of this machine."
+    )

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.api.listening import bound
+from app.cli.serve import bound
 from app.errors import AddressError
 from tests.cli.conftest import Run
 from tests.ports import free_port
