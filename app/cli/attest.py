@@ -9,8 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
-from app.cli.console import clear_errors, err, out, read_settings
-from app.cli.database import require_database
+from app.cli.console import clear_errors, err, out, read_settings, require_database
 from app.cli.evaluate import open_analyser, show_progress
 from app.decision.policy import FaceSelection
 from app.decision.thresholds import CollectionPolicy

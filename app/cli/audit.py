@@ -12,8 +12,7 @@ import typer
 from sqlalchemy import select
 
 from app.access.keys import audit_key
-from app.cli.console import clear_errors, err, out, read_settings
-from app.cli.database import require_database
+from app.cli.console import clear_errors, err, out, read_settings, require_database
 from app.errors import PersonNotFound
 from app.store.audit_verification import AuditVerification, exported, read_export, verify_audit
 from app.store.backends import create_engine

@@ -10,8 +10,7 @@ import typer
 from sqlalchemy import Engine
 
 from app.access.keys import audit_key
-from app.cli.console import clear_errors, err, read_settings
-from app.cli.database import require_database
+from app.cli.console import clear_errors, err, read_settings, require_database
 from app.disk import write_whole
 from app.encryption.ring import KeyRing
 from app.errors import BackupError, StoreFull

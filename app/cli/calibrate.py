@@ -15,8 +15,8 @@ from app.cli.console import (
     err,
     out,
     read_settings,
+    require_database,
 )
-from app.cli.database import require_database
 from app.decision.calibration import SHOWN_FPIR, Calibration
 from app.decision.calibrations import CollectionCalibration, calibrate_collection
 from app.index.port import GallerySize

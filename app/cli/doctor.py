@@ -10,8 +10,15 @@ import typer
 from rich.table import Table
 
 from app import __version__
-from app.cli.console import clear_errors, err, out, read_settings
-from app.cli.database import no_database, require_database, unmatched_pack
+from app.cli.console import (
+    clear_errors,
+    err,
+    no_database,
+    out,
+    read_settings,
+    require_database,
+    unmatched_pack,
+)
 from app.cli.stored_data import fix, stored_data
 from app.decision.calibration import Calibration
 from app.decision.calibrations import pack_calibration

@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from app.access.keys import audit_key
-from app.cli.console import clear_errors, err, out, read_settings
-from app.cli.database import require_database
+from app.cli.console import clear_errors, err, out, read_settings, require_database
 from app.encryption.keys import new_key_line
 from app.encryption.ring import KeyRing
 from app.store.backends import create_engine

@@ -16,8 +16,8 @@ from app.cli.console import (
     err,
     out,
     read_settings,
+    require_database,
 )
-from app.cli.database import require_database
 from app.decision.gallery_issues import Hygiene
 from app.decision.hygiene import find_gallery_issues
 from app.gallery.gallery import Gallery

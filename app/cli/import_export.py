@@ -12,8 +12,14 @@ import typer
 from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress
 
-from app.cli.console import clear_errors, err, out, read_settings
-from app.cli.database import announce_new_database, require_database
+from app.cli.console import (
+    announce_new_database,
+    clear_errors,
+    err,
+    out,
+    read_settings,
+    require_database,
+)
 from app.cli.import_progress import ImportProgress, import_progress, summarise
 from app.decision.policy import FaceSelection
 from app.encryption.ring import KeyRing

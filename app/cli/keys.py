@@ -25,8 +25,14 @@ from app.access.keys import (
 from app.access.registry import LEASE_S
 from app.access.store import AccessKeyStore
 from app.cli import encryption
-from app.cli.console import clear_errors, err, out, read_settings
-from app.cli.database import announce_new_database, require_database
+from app.cli.console import (
+    announce_new_database,
+    clear_errors,
+    err,
+    out,
+    read_settings,
+    require_database,
+)
 from app.store.backends import create_engine
 from app.store.database import Database
 from app.store.identifiers import COLLECTION_PATTERN

@@ -5,8 +5,14 @@ from typing import Annotated
 
 import typer
 
-from app.cli.console import clear_errors, err, out, read_settings
-from app.cli.database import announce_new_database, no_database
+from app.cli.console import (
+    announce_new_database,
+    clear_errors,
+    err,
+    no_database,
+    out,
+    read_settings,
+)
 from app.store.backends import create_engine, shown_url
 from app.store.schema import migrate, pending
 

@@ -19,8 +19,8 @@ from app.cli.console import (
     err,
     out,
     read_settings,
+    require_database,
 )
-from app.cli.database import require_database
 from app.cli.models_add import install, pack_networks, pull
 from app.decision.calibrations import CALIBRATION_FILE
 from app.encryption.ring import KeyRing

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli.console import clear_errors, err, read_settings
-from app.cli.database import require_database
+from app.cli.console import clear_errors, err, read_settings, require_database
 from app.encryption.ring import KeyRing
 from app.gallery.person_record import ELSEWHERE, held_data
 from app.importing.job_folder import JobFolder

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli.console import clear_errors, out, read_settings
-from app.cli.database import require_database
+from app.cli.console import clear_errors, out, read_settings, require_database
 from app.gallery.retention import expiry_of
 from app.store.backends import create_engine
 from app.store.schema import migrate

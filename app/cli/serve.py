@@ -14,8 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from app.api.certificate import ServerCertificate
-from app.cli.console import clear_errors, ignored_settings, out, read_settings
-from app.cli.database import data_folder
+from app.cli.console import clear_errors, data_folder, ignored_settings, out, read_settings
 from app.errors import AddressError
 from app.inference.machine import DescriptorLimit
 from app.processes.starting import become_parent, process_count

@@ -9,8 +9,7 @@ from functools import partial
 from typing import Any
 
 from app.access.keys import NewKey, Scope
-from app.cli.console import clear_errors, err, out, read_settings
-from app.cli.database import unmatched_pack
+from app.cli.console import clear_errors, err, out, read_settings, unmatched_pack
 from app.disk import write_whole
 from app.errors import AccessKeyError
 from app.inference.remote.client import NetworkClient

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.cli.database import data_folder, unmatched_pack
+from app.cli.console import data_folder, unmatched_pack
 from app.services import build_services
 from app.settings import Settings
 from app.store.records import NewTemplate
