@@ -8,7 +8,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.responses import FileResponse
 
-from app.api import docs_files
+from app.api import openapi
 from app.api.openapi import NAME, serve_from_memory
 from app.api.turns import PIECE
 
@@ -42,7 +42,7 @@ def test_no_request_opens_a_file(client: httpx.Client, monkeypatch: pytest.Monke
 
     assert client.get(SCRIPTS[0]).status_code == 200
     monkeypatch.setattr(FileResponse, "__call__", opened)
-    monkeypatch.setattr(docs_files.Path, "read_bytes", opened)
+    monkeypatch.setattr(openapi.Path, "read_bytes", opened)
     assert client.get(SCRIPTS[0], headers={"range": "bytes=0-1,2-3"}).status_code == 200
 
 
