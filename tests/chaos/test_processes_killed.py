@@ -8,7 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,37 +28,36 @@ SAME_PHOTO = 0.9  # another photo of the person is less similar
 Answer = tuple[int, dict[str, Any]]
 
 
-class Connections:
-    """Kept connections of one client, as many as there are processes: a new connection goes to the
-    process with the fewest, so they reach most processes."""
+class Caller:
+    """Asks one service on connections of its own."""
 
     def __init__(self, url: str, count: int) -> None:
+        """`count`: of processes."""
         address = urlsplit(url)
-        self._all = [
-            http.client.HTTPConnection(str(address.hostname), address.port, timeout=PATIENCE_S)
-            for _ in range(count)
-        ]
-
-    def ask_all(self, method: str, path: str, body: bytes = b"") -> list[Answer]:
-        """The answer of each. Raises OSError or HTTPException where there is none."""
-        return [exchange(one, method, path, body) for one in self._all]
+        self._host, self._port, self._count = str(address.hostname), address.port, count
 
     def ask(self, method: str, path: str, body: bytes = b"") -> Answer:
-        return exchange(random.choice(self._all), method, path, body)
+        """Raises OSError or HTTPException where there is no answer."""
+        with closing(self._connect()) as connection:
+            return exchange(connection, method, path, body)
 
-    def close(self) -> None:
-        for one in self._all:
-            one.close()
+    def ask_all(self, method: str, path: str, body: bytes = b"") -> list[Answer]:
+        """The same of every process: connections that are opened at the same time go to the
+        process with the fewest, one after the other, if no others come between them."""
+        with ExitStack() as stack:
+            opened = [stack.enter_context(closing(self._connect())) for _ in range(self._count)]
+            for one in opened:
+                one.connect()
+            return [exchange(one, method, path, body) for one in opened]
+
+    def _connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(self._host, self._port, timeout=PATIENCE_S)
 
 
 def exchange(connection: http.client.HTTPConnection, method: str, path: str, body: bytes) -> Answer:
-    try:
-        connection.request(method, path, body, {"content-type": "image/jpeg"} if body else {})
-        response = connection.getresponse()
-        return response.status, json.loads(response.read() or b"{}")
-    except (OSError, http.client.HTTPException):
-        connection.close()  # the next request opens it again
-        raise
+    connection.request(method, path, body, {"content-type": "image/jpeg"} if body else {})
+    response = connection.getresponse()
+    return response.status, json.loads(response.read() or b"{}")
 
 
 class Client(threading.Thread):
@@ -69,35 +68,34 @@ class Client(threading.Thread):
     ) -> None:
         super().__init__()
         self.failures, self.stopped = list[object](), threading.Event()
-        self._connections = Connections(service.url, count)
+        self._caller = Caller(service.url, count)
         self._photos = photos
         self._random = random.Random(number)
         self._persons = [f"{number}-{one}" for one in range(PERSONS)]
         self.ledger = Ledger({person: before.states(person) for person in self._persons})
 
     def run(self) -> None:
-        with closing(self._connections):
-            while not self.stopped.is_set():
-                person = self._random.choice(self._persons)
-                photo = self._random.randrange(len(self._photos))
-                action = "delete" if self._random.random() < 0.3 else "enroll"
-                try:
-                    self._change(action, person, photo)
-                    self._check(person, photo)
-                except (OSError, http.client.HTTPException):
-                    # Without an answer the person may be in more than one state.
-                    self.stopped.wait(0.02)
-                except Exception as error:  # noqa: BLE001 (none may happen)
-                    self.failures.append(error)
+        while not self.stopped.is_set():
+            person = self._random.choice(self._persons)
+            photo = self._random.randrange(len(self._photos))
+            action = "delete" if self._random.random() < 0.3 else "enroll"
+            try:
+                self._change(action, person, photo)
+                self._check(person, photo)
+            except (OSError, http.client.HTTPException):
+                # Without an answer the person may be in more than one state.
+                self.stopped.wait(0.02)
+            except Exception as error:  # noqa: BLE001 (none may happen)
+                self.failures.append(error)
 
     def _change(self, action: str, person: str, photo: int) -> None:
         self.ledger.begin(action, person, photo)
         if action == "enroll":
             path, body = f"/v1/enroll?person_id={person}", self._photos[photo]
-            status, answer = self._connections.ask("POST", path, body)
+            status, answer = self._caller.ask("POST", path, body)
         else:
             path = f"/v1/collections/default/persons/{person}"
-            status, answer = self._connections.ask("DELETE", path)
+            status, answer = self._caller.ask("DELETE", path)
         if status in {200, 202, 204}:
             self.ledger.end(action, person, photo, ("done", None))
         elif status == 404:
@@ -111,7 +109,7 @@ class Client(threading.Thread):
             return
         (state,) = states
         path = "/v1/identify?top_k=100"
-        for status, answer in self._connections.ask_all("POST", path, self._photos[photo]):
+        for status, answer in self._caller.ask_all("POST", path, self._photos[photo]):
             if status == 200 and (person in holders(answer)) != (photo in state):
                 self.failures.append((person, photo, state, holders(answer)))
             elif status not in {200, 503}:
@@ -152,22 +150,22 @@ def working(
 def settle(service: Serving, count: int, photos: list[bytes], ledger: Ledger) -> None:
     """Every process knows each person in one and the same allowed state, which is then the only
     one allowed."""
-    with closing(Connections(service.url, count)) as connections:
-        found: list[dict[str, Held]] = [{} for _ in range(count)]
-        for number, photo in enumerate(photos):
-            answers = connections.ask_all("POST", "/v1/identify?top_k=100", photo)
-            for (status, answer), states in zip(answers, found, strict=True):
-                assert status == 200, answer
-                for person in holders(answer):
-                    states[person] = states.get(person, frozenset()) | {number}
-        assert all(states == found[0] for states in found)
-        for person in ledger.allowed:
-            state = found[0].get(person, frozenset())
-            assert state in ledger.states(person), person
-            ledger.allowed[person] = {state}
-        _, listed = connections.ask("GET", "/v1/collections/default/persons?limit=1000")
-        assert {one["person_id"] for one in listed["items"]} == found[0].keys()
-        assert found[0].keys() <= ledger.allowed.keys()
+    caller = Caller(service.url, count)
+    found: list[dict[str, Held]] = [{} for _ in range(count)]
+    for number, photo in enumerate(photos):
+        answers = caller.ask_all("POST", "/v1/identify?top_k=100", photo)
+        for (status, answer), states in zip(answers, found, strict=True):
+            assert status == 200, answer
+            for person in holders(answer):
+                states[person] = states.get(person, frozenset()) | {number}
+    assert all(states == found[0] for states in found)
+    for person in ledger.allowed:
+        state = found[0].get(person, frozenset())
+        assert state in ledger.states(person), person
+        ledger.allowed[person] = {state}
+    _, listed = caller.ask("GET", "/v1/collections/default/persons?limit=1000")
+    assert {one["person_id"] for one in listed["items"]} == found[0].keys()
+    assert found[0].keys() <= ledger.allowed.keys()
 
 
 @pytest.fixture
@@ -191,6 +189,12 @@ def kill_one(service: Serving) -> None:
     until(lambda: service.ask("GET", "/readyz").status_code == 200)
 
 
+def until_more(clients: list[Client]) -> None:
+    """Wait until each of them was acknowledged three more operations."""
+    wanted = [(one, one.ledger.acknowledged + 3) for one in clients]
+    until(lambda: all(one.ledger.acknowledged >= count for one, count in wanted))
+
+
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_nothing_acknowledged_is_lost(tmp_path: Path, photo_bytes: list[bytes], count: int) -> None:
     settings = {"LIKENESS_PROCESSES": str(count), "LIKENESS_MAX_PENDING": "64"}
@@ -203,9 +207,10 @@ def test_nothing_acknowledged_is_lost(tmp_path: Path, photo_bytes: list[bytes], 
             if last:
                 continue
             with working(service, count, photo_bytes, ledger) as clients:
+                until_more(clients)
                 if count > 1:
                     kill_one(service)
-                until(lambda: all(one.ledger.acknowledged for one in clients))
+                    until_more(clients)
                 time.sleep(random.uniform(0, 1))
                 service.kill()
     assert installation.audit()[0].problem is None
