@@ -7,15 +7,15 @@
 `embed` enlarges LFW's photos three times, to 750 x 750, and embeds the central face, aligned by a
 look at 320 and by one at 640 pixels; with `--form`, another form of the pack's detector (such as
 one in 8-bit integers), by its look at 320, too. Of a half of the people up to three photos of each
-who has several are taken, and 500 people with one. `rates` compares them by the protocol of
-landmarks.py, templates of one kind and probes of another. `time` is the processor time of the
-detector. CACHE holds biometric data.
+who has several are taken, and 500 people with one. A run that was ended is continued from CACHE.
+`rates` compares them by the protocol of landmarks.py, templates of one kind and probes of another.
+`time` is the processor time of the detector. CACHE holds biometric data.
 """
 
 import argparse
 import random
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -85,28 +85,62 @@ def embed(options: argparse.Namespace) -> None:
     refiner = LandmarkRefiner(OnnxModel(pack.path(pack.landmarks), Device.CPU), pack.landmarks)
     recogniser = Recogniser(OnnxModel(pack.recogniser_path, Device.CPU), pack.recogniser)
     ways = [("fp32", 320), ("fp32", 640), *([("form", 320)] if options.form else [])]
-    done, vectors, rivals = list[str](), list[FloatArray](), list[list[int]]()
-    for number, photo in enumerate(photos, 1):
+    answers = read_answers(options.cache, [f"{name} {side}" for name, side in ways])
+    for number, photo in enumerate(photos[answers.tried :], answers.tried + 1):
         small = np.asarray(cv2.imread(str(folder / photo)), np.uint8)
         image = np.asarray(cv2.resize(small, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC))
         looks = [look(found[name], image, side) for name, side in ways]
-        if not all(map(len, looks)):
+        if all(map(len, looks)):
+            points = []
+            for one in looks:
+                place = select_box(one.boxes, SIDE, SIDE, FaceSelection.CENTRE)
+                assert one.landmarks is not None, "the pack's detector finds them"
+                points.append(one.landmarks[place])
+            crops = align_faces(image, refiner.refine(image, np.stack(points)))
+            answers.photos.append(photo)
+            answers.vectors.append(recogniser.embed(crops)[0])
+            answers.rivals.append([rivals_of(one) for one in looks])
+        else:
             print(f"{photo}: {[len(one) for one in looks]} faces", flush=True)
-            continue
-        points = []
-        for one in looks:
-            place = select_box(one.boxes, SIDE, SIDE, FaceSelection.CENTRE)
-            assert one.landmarks is not None, "the pack's detector finds them"
-            points.append(one.landmarks[place])
-        crops = align_faces(image, refiner.refine(image, np.stack(points)))
-        done.append(photo)
-        vectors.append(recogniser.embed(crops)[0])
-        rivals.append([rivals_of(one) for one in looks])
+        answers.tried = number
         if number % 100 == 0 or number == len(photos):
-            np.savez(options.cache, photos=np.array(done), vectors=np.stack(vectors),
-                     rivals=np.array(rivals),
-                     ways=np.array([f"{name} {side}" for name, side in ways]))  # fmt: skip
+            answers.write(options.cache)
             print(f"{number} of {len(photos)} photos", flush=True)
+
+
+@dataclass
+class Answers:
+    """What CACHE holds: of the first `tried` photos those in which every way found a face."""
+
+    ways: list[str]
+    tried: int
+    photos: list[str]
+    vectors: list[FloatArray]
+    rivals: list[list[int]]
+
+    def write(self, cache: Path) -> None:
+        """To CACHE, whole or not at all."""
+        unfinished = cache.with_suffix(".part.npz")
+        np.savez(unfinished, ways=np.array(self.ways), tried=self.tried,
+                 photos=np.array(self.photos), vectors=np.stack(self.vectors),
+                 rivals=np.array(self.rivals))  # fmt: skip
+        unfinished.replace(cache)
+
+
+def read_answers(cache: Path, ways: list[str]) -> Answers:
+    """Of CACHE; none where there is no such file."""
+    if not cache.exists():
+        return Answers(ways, 0, [], [], [])
+    held = np.load(cache)
+    if list(held["ways"]) != ways:
+        raise SystemExit(f"{cache} compares {', '.join(held['ways'])}; name another file.")
+    return Answers(
+        ways,
+        int(held["tried"]),
+        held["photos"].tolist(),
+        list(held["vectors"]),
+        held["rivals"].tolist(),
+    )
 
 
 def rivals_of(found: Detections) -> int:
