@@ -24,9 +24,12 @@ def decode_centerface(
     expected = (size[0] // CENTERFACE_STRIDE, size[1] // CENTERFACE_STRIDE)
     if heatmap.shape[1:] != expected:
         raise ValueError(f"heatmap of {heatmap.shape[1:]}, expected {expected}")
-    rows, columns = np.nonzero(heatmap[0] > score_threshold)
-    values = np.concatenate([log_size, offset, points])[:, rows, columns]
-    return _centerface(heatmap[0, rows, columns], np.stack([rows, columns]), values)
+    scores = heatmap.reshape(-1)
+    places = np.flatnonzero(scores > score_threshold)
+    # Of the other heads nothing but these few cells is read.
+    values = [head.reshape(len(head), -1)[:, places] for head in (log_size, offset, points)]
+    cells = np.array(np.divmod(places, expected[1]))
+    return _centerface(scores[places], cells, np.concatenate(values))
 
 
 def _centerface(scores: FloatArray, cells: NDArray[np.intp], values: FloatArray) -> Detections:

@@ -128,11 +128,11 @@ class Letterbox:
 
     def restore(self, found: Detections) -> Detections:
         """Detections of the canvas in the pixels of the turned image."""
-        boxes = (found.boxes - np.tile(self.origin, 2)) / np.tile(self.scale, 2)
-        landmarks = found.landmarks
+        origin, scale, landmarks = self.origin, self.scale, found.landmarks
+        corners = (found.boxes.reshape(-1, 2, 2) - origin) / scale
         if landmarks is not None:
-            landmarks = ((landmarks - self.origin) / self.scale).astype(np.float32)
-        return Detections(boxes.astype(np.float32), found.scores, landmarks)
+            landmarks = np.asarray((landmarks - origin) / scale, np.float32)
+        return Detections(np.asarray(corners.reshape(-1, 4), np.float32), found.scores, landmarks)
 
 
 def letterbox(
@@ -300,8 +300,8 @@ def suppress(found: Detections, iou_threshold: float) -> Detections:
     """Greedy non-maximum suppression; best score first."""
     if len(found) == 0:
         return found
-    corners = found.boxes.astype(np.float64)
-    rectangles = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+    rectangles = found.boxes.astype(np.float64)
+    rectangles[:, 2:] -= rectangles[:, :2]
     kept = cv2.dnn.NMSBoxes(rectangles.tolist(), found.scores.tolist(), 0.0, iou_threshold)
     return found.take(np.asarray(kept, dtype=np.intp))
 
@@ -309,6 +309,6 @@ def suppress(found: Detections, iou_threshold: float) -> Detections:
 def _clip(found: Detections, height: int, width: int) -> Detections:
     """Boxes end at the image's edge, and those wholly outside it go; landmarks may lie outside."""
     limit = np.array([width, height, width, height], dtype=np.float32)
-    boxes = np.clip(found.boxes, 0, limit)
-    inside = np.flatnonzero((boxes[:, 2] - boxes[:, 0] >= 1) & (boxes[:, 3] - boxes[:, 1] >= 1))
-    return Detections(boxes, found.scores, found.landmarks).take(inside)
+    boxes = np.minimum(np.maximum(found.boxes, np.float32(0)), limit)
+    inside = (boxes[:, 2:] - boxes[:, :2] >= 1).all(axis=1)
+    return Detections(boxes, found.scores, found.landmarks).take(np.flatnonzero(inside))

@@ -3,12 +3,13 @@
 import numpy as np
 
 from app.errors import PackError
-from app.faces.images import first_answer, run_on_crops
+from app.faces.images import first_answer, run_on_crops, with_mirror_images
 from app.inference.pack_spec import RecogniserSpec
 from app.inference.session import Network
 from app.types import FloatArray, Image, PixelScale
 
 BATCH_SIZE = 32
+_TINY = np.finfo(np.float32).tiny
 
 
 class Recogniser:
@@ -52,9 +53,8 @@ class Recogniser:
         """
         if not self._spec.mirror:
             return normalise(self._answers(crops))
-        answers = self._answers(np.concatenate([crops, crops[:, :, ::-1]]))
-        both = answers.reshape(2, len(crops), self._spec.dimension)
-        return normalise(both.mean(axis=0, dtype=np.float32))
+        answers = self._answers(with_mirror_images(crops))
+        return normalise((answers[: len(crops)] + answers[len(crops) :]) * np.float32(0.5))
 
     def lengths(self, crops: Image) -> FloatArray:
         """The (n,) lengths of the vectors of (n, size, size, 3) crops, never of mirror images."""
@@ -70,6 +70,6 @@ class Recogniser:
 
 def normalise(vectors: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Scale (n, d) vectors to length 1; also their (n,) lengths. A zero vector stays zero."""
-    norms = np.linalg.norm(vectors, axis=1)
-    unit = vectors / np.maximum(norms, np.finfo(np.float32).tiny)[:, np.newaxis]
-    return unit.astype(np.float32), norms.astype(np.float32)
+    norms = np.sqrt((vectors * vectors).sum(axis=1))
+    unit = vectors / np.maximum(norms, _TINY)[:, np.newaxis]
+    return np.asarray(unit, np.float32), np.asarray(norms, np.float32)

@@ -7,7 +7,8 @@ are degrees clockwise.
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any
+from functools import lru_cache
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -18,6 +19,8 @@ from app.inference.session import Network
 from app.types import Channels, Detections, FloatArray, Image, PixelScale
 
 ROTATIONS = (0, 90, 180, 270)
+# As lists of x and y.
+Points: TypeAlias = list[list[float]]
 
 
 def inverse(rotation: int) -> int:
@@ -129,19 +132,45 @@ def to_blob(images: Image, mean: Channels, std: Channels, *, rgb: bool) -> NDArr
     """(n, height, width, 3) BGR uint8 -> (n, 3, height, width) float32, (value - mean) / std,
     with one mean and std or one for each channel of the result.
 
-    A plane at a time: a fifth of the time of OpenCV's `blobFromImages` at 640 x 640, where the
-    memory of its intermediate images is allocated for each photo.
+    Planes of bytes first, which are then looked up in a table: half the time of arithmetic, and a
+    tenth of that of OpenCV's `blobFromImages` at 320 x 320. Few calls, because Python's lock may
+    change hands at each.
     """
     count, height, width, _ = images.shape
-    blob = np.empty((count, 3, height, width), np.float32)
-    means, stds = np.broadcast_to(mean, 3), np.broadcast_to(std, 3)
-    for image, planes in zip(images, blob, strict=True):
-        for channel in range(3):
-            source, plane = image[:, :, 2 - channel if rgb else channel], planes[channel]
-            np.subtract(source, np.float32(means[channel]), out=plane)
-            if stds[channel] != 1:
-                np.multiply(plane, np.float32(1 / stds[channel]), out=plane)
+    planes = np.empty((count, 3, height, width), np.uint8)
+    for image, places in zip(images, planes, strict=True):
+        cv2.split(image, list(places[::-1] if rgb else places))
+    tables = _values_of_bytes(mean, std)
+    blob = np.empty(planes.shape, np.float32)
+    if len(tables) == 1:
+        cv2.LUT(planes.reshape(-1, width), tables[0], dst=blob.reshape(-1, width))
+        return blob
+    for source, scaled in zip(planes, blob, strict=True):
+        for plane, table, place in zip(source, tables, scaled, strict=True):
+            cv2.LUT(plane, table, dst=place)
     return blob
+
+
+@lru_cache(maxsize=32)
+def _values_of_bytes(mean: Channels, std: Channels) -> tuple[FloatArray, ...]:
+    """(value - mean) / std of the 256 values of a byte, for all channels or for each."""
+    values = np.arange(256, dtype=np.float32)
+    means, stds = np.broadcast_to(mean, 3).tolist(), np.broadcast_to(std, 3).tolist()
+    scales = list(zip(means, stds, strict=True))
+    return tuple(
+        (values - np.float32(mean)) * np.float32(1 / std)
+        for mean, std in (scales if len(set(scales)) > 1 else scales[:1])
+    )
+
+
+def with_mirror_images(crops: Image) -> Image:
+    """(n, size, size, 3) crops and then their mirror images: (2n, size, size, 3)."""
+    both = np.empty((2 * len(crops), *crops.shape[1:]), np.uint8)
+    straight, mirrored = both[: len(crops)], both[len(crops) :]
+    straight[:] = crops
+    for crop, place in zip(crops, mirrored, strict=True):
+        cv2.flip(crop, 1, dst=place)
+    return both
 
 
 # The five points of a 112 x 112 ArcFace crop: eyes, nose tip, mouth corners, left to right as
@@ -167,19 +196,31 @@ def similarity_transforms(landmarks: FloatArray, target: FloatArray) -> NDArray[
     complex number. Reflections are never produced. Returns (n, 2, 3) matrices; points that
     coincide give a matrix of zeros and the target's centre.
     """
-    source = np.asarray(landmarks, dtype=np.float64)
-    goal = np.asarray(target, dtype=np.float64)
-    source_mean = source.mean(axis=1, keepdims=True)
-    goal_mean = goal.mean(axis=0)
-    a, b = source - source_mean, goal - goal_mean
-    spread = (a**2).sum(axis=(1, 2))
-    cosine = (a * b).sum(axis=(1, 2))
-    sine = (a[:, :, 0] * b[:, 1] - a[:, :, 1] * b[:, 0]).sum(axis=1)
-    scale = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 0)
+    middle, goal = centred(target.tolist())
+    matrices = [_similarity(points, middle, goal) for points in landmarks.tolist()]
+    return np.array(matrices, np.float64).reshape(-1, 2, 3)
+
+
+def centred(points: Points) -> tuple[list[float], Points]:
+    """The mean of some points, x and y, and the points relative to it.
+
+    Of five points in plain Python: calls of NumPy would take longer than the arithmetic.
+    """
+    x, y = (sum(values) / len(points) for values in zip(*points, strict=True))
+    return [x, y], [[one - x, other - y] for one, other in points]
+
+
+def _similarity(points: Points, middle: list[float], goal: Points) -> Points:
+    """The matrix of one face; `goal` are the target's points, relative to their `middle`."""
+    (x, y), relative = centred(points)
+    spread = cosine = sine = 0.0
+    for (a, b), (to_x, to_y) in zip(relative, goal, strict=True):
+        spread += a * a + b * b
+        cosine += a * to_x + b * to_y
+        sine += a * to_y - b * to_x
+    scale = 1 / spread if spread > 0 else 0.0
     c, s = cosine * scale, sine * scale
-    rotation = np.stack([np.stack([c, -s], axis=-1), np.stack([s, c], axis=-1)], axis=1)
-    translation = goal_mean - np.einsum("nij,nj->ni", rotation, source_mean[:, 0])
-    return np.concatenate([rotation, translation[:, :, np.newaxis]], axis=2)
+    return [[c, -s, middle[0] - (c * x - s * y)], [s, c, middle[1] - (s * x + c * y)]]
 
 
 def enlargement(landmarks: FloatArray, size: int = TEMPLATE_SIZE) -> NDArray[np.float64]:

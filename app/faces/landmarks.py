@@ -15,6 +15,7 @@ from app.faces.images import (
     first_answer,
     run_on_crops,
     similarity_transforms,
+    with_mirror_images,
 )
 from app.inference.pack_spec import LandmarkSpec
 from app.inference.session import Network
@@ -58,9 +59,8 @@ class LandmarkRefiner:
     def _both_ways(self, crops: Image) -> FloatArray:
         """Landmarks (n, 5, 2) in pixels of the crops (n, 48, 48, 3): the mean of what a crop and
         its mirror image show."""
-        answers = self._answer(np.concatenate([crops, crops[:, :, ::-1]]))
-        straight, mirrored = np.split(answers, 2)
-        mirrored = mirrored[:, _MIRRORED]
+        answers = self._answer(with_mirror_images(crops))
+        straight, mirrored = answers[: len(crops)], answers[len(crops) :, _MIRRORED]
         mirrored[..., 0] = SIDE - 1 - mirrored[..., 0]
         return np.asarray((straight + mirrored) / 2, np.float32)
 
@@ -75,9 +75,11 @@ class LandmarkRefiner:
 def _inverse(matrices: NDArray[np.float64], points: FloatArray) -> NDArray[np.float64]:
     """Points (n, k, 2) of crops in the image that (n, 2, 3) similarities cut them from; no numbers
     where a similarity has no inverse."""
-    a, b = matrices[:, 0, 0], matrices[:, 1, 0]
+    a, b = matrices[:, :1, 0], matrices[:, 1:, 0]
+    x, y = points[:, :, 0] - matrices[:, :1, 2], points[:, :, 1] - matrices[:, 1:, 2]
+    moved = np.empty(points.shape, np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
-        scale = 1 / (a**2 + b**2)
-        turn = np.stack([np.stack([a, b], -1), np.stack([-b, a], -1)], 1) * scale[:, None, None]
-        moved = np.einsum("nij,nkj->nki", turn, points - matrices[:, np.newaxis, :, 2])
-    return np.asarray(moved, np.float64)
+        square = a * a + b * b
+        moved[:, :, 0] = (a * x + b * y) / square
+        moved[:, :, 1] = (a * y - b * x) / square
+    return moved

@@ -69,5 +69,6 @@ def in_the_photo(look: Look, decoded: DecodedImage) -> Detections:
 
 def largest_first(found: Detections, limit: int) -> Detections:
     """At most `limit` of the detections, the largest box first."""
-    areas = np.prod(found.boxes[:, 2:] - found.boxes[:, :2], axis=1)
+    sides = found.boxes[:, 2:] - found.boxes[:, :2]
+    areas = sides[:, 0] * sides[:, 1]
     return found.take(np.argsort(-areas, kind="stable")[:limit])

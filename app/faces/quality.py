@@ -3,14 +3,16 @@ decision. They explain low similarities, and gates use them to refuse photos tha
 templates.
 """
 
+import math
 from dataclasses import dataclass
+from operator import mul
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import PackError
-from app.faces.images import first_answer, run_on_crops
+from app.faces.images import Points, centred, first_answer, run_on_crops
 from app.inference.pack_spec import QualitySpec
 from app.inference.session import Network
 from app.types import Detections, FloatArray, Image, PixelScale, Quality
@@ -28,7 +30,7 @@ _HEAD = np.array(
     ]
 )
 _HEAD_CENTRED = _HEAD - _HEAD.mean(axis=0)
-_HEAD_INVERSE: NDArray[np.float64] = np.linalg.pinv(_HEAD_CENTRED)
+_HEAD_INVERSE: Points = np.linalg.pinv(_HEAD_CENTRED).tolist()
 
 
 def pose_angles(landmarks: FloatArray) -> NDArray[np.float64]:
@@ -39,34 +41,53 @@ def pose_angles(landmarks: FloatArray) -> NDArray[np.float64]:
     to the right of the picture; positive pitch: it turns down; positive roll: the head leans
     clockwise as the picture is seen. Good to about ten degrees, and blind to depth beyond profile.
     """
-    points = np.asarray(landmarks, dtype=np.float64)
-    centred = points - points.mean(axis=1, keepdims=True)
-    axes = np.einsum("ij,njk->nki", _HEAD_INVERSE, centred)  # (n, 2, 3): rows of scale * rotation
-    lengths = np.linalg.norm(axes, axis=2, keepdims=True)
-    axes = axes / np.maximum(lengths, 1e-9)
+    angles = [_pose_of(points) for points in landmarks.tolist()]
+    return np.degrees(np.array(angles, np.float64).reshape(-1, 3))
+
+
+def _pose_of(points: Points) -> tuple[float, float, float]:
+    """Yaw, pitch and roll of one face in radians."""
+    _, relative = centred(points)
+    # The rows of scale * rotation.
+    right, down = (
+        _unit([sum(map(mul, row, values)) for row in _HEAD_INVERSE])
+        for values in zip(*relative, strict=True)
+    )
     # Of the camera's axis as the head sees it, their cross product, only the depth is needed.
-    forward = axes[:, 0, 0] * axes[:, 1, 1] - axes[:, 0, 1] * axes[:, 1, 0]
-    yaw = np.arctan2(axes[:, 0, 2], np.maximum(forward, 1e-9))
-    pitch = np.arctan2(axes[:, 1, 2], np.maximum(forward, 1e-9))
-    eyes = points[:, 1] - points[:, 0]
-    roll = np.arctan2(eyes[:, 1], eyes[:, 0])
-    return np.asarray(np.degrees(np.stack([yaw, pitch, roll], axis=1)), dtype=np.float64)
+    forward = max(right[0] * down[1] - right[1] * down[0], 1e-9)
+    (x, y), (to_x, to_y) = points[:2]
+    return (
+        math.atan2(right[2], forward),
+        math.atan2(down[2], forward),
+        math.atan2(to_y - y, to_x - x),
+    )
 
 
-def sharpness(crop: Image) -> float:
-    """Variance of the Laplacian of the grey crop (Pech-Pacheco et al., ICPR 2000).
+def _unit(vector: list[float]) -> list[float]:
+    length = max(math.hypot(*vector), 1e-9)
+    return [value / length for value in vector]
+
+
+def sharpness(grey: Image) -> float:
+    """Variance of the Laplacian of a grey crop (Pech-Pacheco et al., ICPR 2000).
 
     Below about 20 an aligned face is visibly blurred or was enlarged from few pixels.
     """
-    grey = cv2.cvtColor(crop, cv2.COLOR_BGR2GRAY)
-    return float(cv2.Laplacian(grey, cv2.CV_64F).var())
+    # In 16 bits, into which the Laplacian of bytes fits, so that its sums are exact.
+    _, deviation = cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))
+    return float(deviation[0, 0] ** 2)
 
 
-def brightness(crop: Image) -> float:
-    """Mean luma of the middle of the crop, 0 (black) to 1 (white)."""
-    height, width = crop.shape[:2]
-    middle = crop[height // 4 : -(height // 4), width // 4 : -(width // 4)]
-    return float(cv2.cvtColor(middle, cv2.COLOR_BGR2GRAY).mean() / 255.0)
+def brightness(grey: Image) -> float:
+    """Mean luma of the middle of a grey crop, 0 (black) to 1 (white)."""
+    height, width = grey.shape
+    middle = grey[height // 4 : -(height // 4), width // 4 : -(width // 4)]
+    return float(cv2.sumElems(middle)[0] / middle.size / 255.0)
+
+
+def greyscale(crop: Image) -> Image:
+    """The luma (size, size) of a BGR crop (size, size, 3)."""
+    return np.asarray(cv2.cvtColor(crop, cv2.COLOR_BGR2GRAY), np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,22 +107,23 @@ def assess_faces(
     if len(detections) == 0:
         return []
     assert detections.landmarks is not None, "faces without landmarks are not assessed"
-    angles = pose_angles(detections.landmarks)
-    sides = detections.boxes[:, 2:] - detections.boxes[:, :2]
+    poses = pose_angles(detections.landmarks).tolist()
+    sides = (detections.boxes[:, 2:] - detections.boxes[:, :2]).min(axis=1).tolist()
+    greys = [greyscale(crop) for crop in crops]
     return [
         Quality(
-            face_size_px=float(sides[i].min()),
-            yaw=float(angles[i, 0]),
-            pitch=float(angles[i, 1]),
-            roll=float(angles[i, 2]),
-            sharpness=sharpness(crops[i]),
-            brightness=brightness(crops[i]),
+            face_size_px=sides[i],
+            yaw=yaw,
+            pitch=pitch,
+            roll=roll,
+            sharpness=sharpness(greys[i]),
+            brightness=brightness(greys[i]),
             detector_score=float(detections.scores[i]),
             embedding_norm=_of(network_scores.norms, i),
             liveness=_of(network_scores.liveness, i),
             quality_score=_of(network_scores.scores, i),
         )
-        for i in range(len(detections))
+        for i, (yaw, pitch, roll) in enumerate(poses)
     ]
 
 

@@ -19,6 +19,7 @@ from app.faces.quality import (
     QualityNetwork,
     assess_faces,
     brightness,
+    greyscale,
     pose_angles,
     sharpness,
 )
@@ -111,23 +112,33 @@ def crop(detector: Detector, portraits: dict[str, Image]) -> Image:
 
 
 def test_blur_lowers_sharpness(crop: Image, blur: Callable[[Image, float], Image]) -> None:
-    measured = [sharpness(blur(crop, sigma)) for sigma in (0.3, 1, 2, 4)]
+    measured = [sharpness(greyscale(blur(crop, sigma))) for sigma in (0.3, 1, 2, 4)]
     assert measured == sorted(measured, reverse=True)
-    assert measured[-1] < 20 < sharpness(crop)
-    assert sharpness(np.full((112, 112, 3), 90, np.uint8)) == 0
+    assert measured[-1] < 20 < sharpness(greyscale(crop))
+    assert sharpness(np.full((112, 112), 90, np.uint8)) == 0
+
+
+def test_sharpness_is_the_variance_of_the_laplacian() -> None:
+    # The largest values that it can have: each pixel differs from its neighbours by 255.
+    board = (np.indices((112, 112)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    for grey in (board, np.random.default_rng(5).integers(0, 256, (112, 112), np.uint8)):
+        expected = cv2.Laplacian(grey, cv2.CV_64F).var()
+        assert sharpness(grey) == pytest.approx(expected, rel=1e-12)
 
 
 def test_brightness(crop: Image) -> None:
     darker = cv2.convertScaleAbs(crop, alpha=0.4)
-    assert 0 < brightness(np.asarray(darker, np.uint8)) < brightness(crop) < 1
-    assert brightness(np.zeros_like(crop)) == 0
-    assert brightness(np.full_like(crop, 255)) == 1
+    grey = greyscale(crop)
+    assert 0 < brightness(greyscale(np.asarray(darker, np.uint8))) < brightness(grey) < 1
+    assert brightness(np.zeros_like(grey)) == 0
+    assert brightness(np.full_like(grey, 255)) == 1
 
 
 def test_brightness_looks_at_the_middle(crop: Image) -> None:
-    framed = crop.copy()
+    framed = greyscale(crop)
+    whole = brightness(framed)
     framed[:20], framed[-20:] = 255, 255
-    assert brightness(framed) == brightness(crop)
+    assert brightness(framed) == whole
 
 
 def test_assessment_belongs_to_its_face(crop: Image) -> None:
