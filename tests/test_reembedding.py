@@ -14,7 +14,8 @@ from app.encryption.keys import new_key_line
 from app.errors import EmbeddingSpaceMismatch, NotReembedded
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
-from app.lab.packing.composed import ACCURATE, compose, described
+from app.lab.packing.composed import ACCURATE, compose
+from app.lab.packing.joined import described
 from app.lab.packing.own import OwnNetworks, make_pack
 from app.recognition.enroll import template_from_photo
 from app.reembedding import Reembedding
