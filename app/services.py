@@ -148,7 +148,7 @@ def build_services(
         maintenance.failing_s,
     )
     access = AccessRegistry(access_keys, pepper)
-    maintenance.add_task(Pruning(store.changes).round)
+    maintenance.add_task(Pruning(store.changes, store.idempotency).round)
     maintenance.add_task(access.store_uses)
     matches = MatchTimes(store.retention)
     maintenance.add_task(matches.store)

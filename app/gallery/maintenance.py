@@ -1,4 +1,4 @@
-"""The maintenance thread of a gallery, and the pruning of its change log."""
+"""The maintenance thread of a gallery, and the pruning of its change log and of kept answers."""
 
 import logging
 import threading
@@ -9,6 +9,7 @@ from datetime import timedelta
 from app.errors import LikenessError
 from app.gallery.gallery import Gallery
 from app.store.sql.changes import ChangeLog
+from app.store.sql.idempotency import IdempotencyStore
 from app.telemetry.logs import log
 
 ROUND_S = 1.0
@@ -97,24 +98,31 @@ class MaintenanceThread:
 
 class Pruning:
     """Prunes the change log: removes entries that no process can need, a limited number at a time.
-    Goes through the collections of a database every ten minutes. For one thread."""
+    Goes through the collections of a database every ten minutes, then through the answers that were
+    kept for an Idempotency-Key and have expired. For one thread."""
 
     def __init__(
         self,
         changes: ChangeLog,
+        answers: IdempotencyStore,
         kept: timedelta = KEPT,
         every_s: float = SWEEP_EVERY_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._changes = changes
+        self._answers = answers
         self._kept = kept
         self._every_s = every_s
         self._clock = clock
         self._place: int | None = 0  # key of the collection that was done last; None between sweeps
         self._swept_at = 0.0
+        self._answers_expired = False  # there may be more of them
 
     def round(self) -> None:
         """Do the next piece of work, if one is due. Raises StoreUnavailable or StoreFull."""
+        if self._answers_expired:
+            self._answers_expired = self._answers.prune()
+            return
         if self._place is None:
             if self._clock() - self._swept_at < self._every_s:
                 return
@@ -122,3 +130,4 @@ class Pruning:
         self._place = self._changes.prune(self._place, self._kept, MOST_REVISIONS)
         if self._place is None:
             self._swept_at = self._clock()
+            self._answers_expired = True

@@ -58,7 +58,12 @@ def serve(connection: Connection, url: str, folder: Path, prunes: bool) -> None:
     # find it pruned and build anew.
     if prunes:
         maintenance.add_task(
-            Pruning(gallery.store.changes, kept=timedelta(seconds=3), every_s=0.5).round
+            Pruning(
+                gallery.store.changes,
+                gallery.store.idempotency,
+                kept=timedelta(seconds=3),
+                every_s=0.5,
+            ).round
         )
     maintenance.start()
     connection.send(("ready", None))
@@ -78,7 +83,7 @@ def act(gallery: Gallery, action: str, person: str, number: int) -> Any:
     elif action == "delete":
         gallery.delete_person("default", person)
     elif action == "prune":
-        Pruning(gallery.store.changes, kept=timedelta(0)).round()
+        Pruning(gallery.store.changes, gallery.store.idempotency, kept=timedelta(0)).round()
     else:
         (row,) = gallery.identify("default", vector[np.newaxis], 1).rows
         return (row[0].face.person_id, row[0].similarity) if row else (None, -1.0)

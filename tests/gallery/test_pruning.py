@@ -126,7 +126,9 @@ def test_each_call_does_a_bounded_piece(
 
 def test_a_sweep_comes_now_and_then(store: Store, clock: Clock, directions: Draw) -> None:
     seconds = [0.0]
-    upkeep = Pruning(store.changes, kept=DAY, every_s=600, clock=lambda: seconds[0])
+    upkeep = Pruning(
+        store.changes, store.idempotency, kept=DAY, every_s=600, clock=lambda: seconds[0]
+    )
     upkeep.round()
     enroll(store, directions(2))
     clock.now += 2 * DAY

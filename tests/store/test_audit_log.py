@@ -127,6 +127,9 @@ class TestEntries:
         assert [len(found), older] == [1, True]
         store.audit.record(DATABASE_RESTORED)
         assert store.audit.history("staff", number, 9) == ([], False)
+        # `likeness audit show --person` looks here.
+        assert store.audit.latest(9, AuditFilter(collection="staff", person=number)) == []
+        assert len(store.audit.latest(9, AuditFilter(collection="staff"))) > 1
 
     def test_nothing_in_it_says_who_an_erased_person_was(self, store: Store) -> None:
         store.persons.create("staff", "ada.lovelace", {"name": "Ada Lovelace"})

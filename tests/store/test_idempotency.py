@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from sqlalchemy import text
 
 from app.errors import CollectionNotFound, EnrolledBefore, IdempotencyKeyReused
+from app.gallery.maintenance import Pruning
 from app.store.records import IdempotencyRequest, StoredTemplate
 from app.store.store import Store
 from app.types import JsonObject
@@ -111,6 +112,23 @@ def test_answers_are_kept_for_a_day(store: Store, clock: Clock, directions: Draw
     store.templates.enroll(
         "default", "bob", None, [template(vectors[2], "c")], idempotency=idempotency("old", "other")
     )
+
+
+def test_expired_answers_go_without_another_enrollment(
+    store: Store, clock: Clock, directions: Draw
+) -> None:
+    new = [template(directions(1)[0], "a")]
+    store.templates.enroll("default", "ada", None, new, idempotency=idempotency("old"))
+    clock.now = START + timedelta(hours=12)
+    store.templates.enroll("default", "ada", None, new, idempotency=idempotency("new"))
+    store.idempotency.prune()
+    assert kept(store) == 2
+    clock.now = START + timedelta(hours=24)
+    pruning = Pruning(store.changes, store.idempotency)
+    for _ in range(2):  # the change log first
+        pruning.round()
+    assert kept(store) == 1
+    assert store.idempotency.answered("default", idempotency("new")) is not None
 
 
 def test_deletions_delete_the_answers(store: Store, directions: Draw) -> None:

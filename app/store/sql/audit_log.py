@@ -1,8 +1,9 @@
 """The audit log: who changed what, each entry chained to the one before.
 
 Entries are written in the transaction of the change: neither is kept without the other. A person
-is named by their number in the database, which is never used twice. Erasing a person deletes the
-row that connects the number with an id; their entries, and the chain, stay as they are.
+is named by their number in the database, which is used twice only if the backup of another database
+is restored. Deleting a person deletes the row that connects the number with an id; their entries,
+and the chain, stay as they are.
 """
 
 import hashlib
@@ -271,8 +272,15 @@ class AuditStore:
         return found[:limit], len(found) > limit
 
     def latest(self, limit: int, wanted: AuditFilter = AuditFilter()) -> list[AuditEntry]:
-        """The last entries, the oldest of them first."""
+        """The last entries, the oldest of them first. Those of a person begin after the last
+        restore of a backup: before it the number may have been another person's."""
         query = wanted.applied(select(*_COLUMNS)).order_by(audit_entries.c.sequence.desc())
+        if wanted.person is not None:
+            restored = select(func.max(audit_entries.c.sequence)).where(
+                audit_entries.c.action == DATABASE_RESTORED
+            )
+            after = func.coalesce(restored.scalar_subquery(), 0)
+            query = query.where(audit_entries.c.sequence > after)
         with self._database.reading() as connection:
             rows = connection.execute(query.limit(limit))
             return [AuditEntry(*row) for row in rows][::-1]
@@ -285,20 +293,10 @@ class AuditStore:
             self.record("log.begun")
 
     def history(self, collection: str, person: int, limit: int) -> tuple[list[AuditEntry], bool]:
-        """The last entries about a person, the oldest of them first, and whether there are older
-        ones. Entries before the last restore of a backup are left out: the number may have been
-        another person's."""
-        wanted = AuditFilter(collection=collection, person=person)
-        restored = select(func.max(audit_entries.c.sequence)).where(
-            audit_entries.c.action == DATABASE_RESTORED
-        )
-        with self._database.reading() as connection:
-            after = connection.execute(restored).scalar() or 0
-            query = wanted.applied(select(*_COLUMNS).where(audit_entries.c.sequence > after))
-            rows = connection.execute(
-                query.order_by(audit_entries.c.sequence.desc()).limit(limit + 1)
-            ).all()
-        return [AuditEntry(*row) for row in rows[:limit]][::-1], len(rows) > limit
+        """The last entries about a person, as `latest` gives them, and whether there are older
+        ones."""
+        found = self.latest(limit + 1, AuditFilter(collection=collection, person=person))
+        return found[-limit:], len(found) > limit
 
     def everything(self) -> Iterator[AuditEntry | AuditHead]:
         """All entries as they are at one moment, then the end of the chain."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, bindparam, delete, insert, select
+from sqlalchemy import Connection, bindparam, delete, insert, select, tuple_
 
 from app.errors import EnrolledBefore, IdempotencyKeyReused
 from app.store.database import Database
@@ -21,6 +21,7 @@ from app.store.sql.tables import idempotency
 from app.types import JsonObject
 
 KEPT = timedelta(hours=24)
+ROWS_AT_ONCE = 1_000  # removed in one transaction
 _MINE = idempotency.c.collection == bindparam("of")
 _FORGET = Statement(
     delete(idempotency).where(_MINE, idempotency.c.created_at <= bindparam("since"))
@@ -50,9 +51,25 @@ class IdempotencyStore:
             collection = get_collection(connection, name)
             return _kept_answer(connection, collection, request, self._database.clock())
 
+    def prune(self) -> bool:
+        """Remove some answers that have expired; returns whether there may be more. (An enrollment
+        removes those of its collection; here are those of collections without enrollments.)"""
+        since = self._database.clock() - KEPT
+        columns = idempotency.c.collection, idempotency.c.key
+        query = select(*columns).where(idempotency.c.created_at <= since).limit(ROWS_AT_ONCE)
+        with self._database.reading() as connection:
+            keys = [tuple(row) for row in connection.execute(query)]
+        if keys:
+            with self._database.writing() as connection:
+                connection.execute(
+                    delete(idempotency).where(
+                        tuple_(*columns).in_(keys), idempotency.c.created_at <= since
+                    )
+                )
+        return len(keys) == ROWS_AT_ONCE
+
     def of_person(self, person: int) -> list[KeptAnswer]:
-        """The answers that are kept of a person, given by their key; those that expired are removed
-        with the next enrollment of the collection."""
+        """The answers that are kept of a person, given by their key."""
         query = select(idempotency.c.key, idempotency.c.answer, idempotency.c.created_at)
         query = query.where(idempotency.c.person == person).order_by(idempotency.c.created_at)
         with self._database.reading() as connection:
