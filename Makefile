@@ -77,6 +77,10 @@ torch: $(STAMPS)/dev ## PyTorch, for exporting checkpoints and testing that (TOR
 openapi: $(STAMPS)/dev ## Write docs/openapi.json, which a test compares with what is served
 	@UPDATE_OPENAPI=1 $(BIN)/python -m pytest -q tests/api/test_openapi.py -k committed
 
+.PHONY: cli-docs
+cli-docs: $(STAMPS)/dev ## Write the list of commands in docs/cli.md, which a test compares with the commands
+	@UPDATE_CLI=1 $(BIN)/python -m pytest -q tests/cli/test_cli_page.py
+
 .PHONY: clients
 clients: ## The generators of API clients, for tests of the OpenAPI document; needs npm
 	@echo "Installing the generators of tests/clients into .venv-clients and tests/clients/node_modules"

@@ -1,4 +1,4 @@
-"""`likeness backup` and `likeness restore`: everything in the database to a file, and back."""
+"""`likeness backup` and `likeness restore`: all collections to a file, and back."""
 
 import sys
 from collections.abc import Iterator
@@ -30,9 +30,11 @@ def backup(
         bool, typer.Option(help="Do not encrypt the backup, although a key is configured.")
     ] = False,
 ) -> None:
-    """Write everything the database holds, as it is at one moment; the service can run meanwhile.
+    """Write all collections, with their persons, faces and calibrations, as they are at one moment;
+    the service can run meanwhile.
 
-    With an encryption key the backup is encrypted by it. The key itself is not in the backup.
+    With an encryption key the backup is encrypted by it. The key itself is not in the backup, nor
+    are access keys and the audit log.
     """
     with clear_errors(), _database(require_database(read_settings())) as engine:
         ring = None if plain else KeyRing.from_settings(read_settings())
@@ -57,7 +59,9 @@ def backup(
 
 def restore(
     source: Annotated[Path, typer.Argument(help="A backup; - for standard input.")],
-    replace: Annotated[bool, typer.Option(help="Replace all data of the database.")] = False,
+    replace: Annotated[
+        bool, typer.Option(help="Replace the collections that the database has.")
+    ] = False,
     verify_only: Annotated[
         bool, typer.Option("--verify", help="Check the backup; change nothing.")
     ] = False,

@@ -64,7 +64,7 @@ COMMANDS: Mapping[str, LazyCommand] = {
         "app.cli.migrate", "migrate_database", "Migrate the database to this version."
     ),
     "doctor": LazyCommand("app.cli.doctor", "doctor", "Check the installation and the gallery."),
-    "backup": LazyCommand("app.cli.backup", "backup", "Write the whole database to a file."),
+    "backup": LazyCommand("app.cli.backup", "backup", "Write all collections to a file."),
     "restore": LazyCommand("app.cli.backup", "restore", "Load a backup into the database."),
     "models": LazyCommand(
         "app.cli.models", "models_app", "Model packs: list, show, verify, pull, install, …"

@@ -287,8 +287,8 @@ def export_collection(
 ) -> None:
     """Write persons, metadata and embeddings to a file, unencrypted: protect it like photos.
 
-    A service over the same database can run meanwhile. For a copy of everything, including access
-    to encrypted data, use likeness backup.
+    A service over the same database can run meanwhile. For a copy of all
+    collections, with policies and calibrations, use likeness backup.
     """
     settings = read_settings()
     with clear_errors():
