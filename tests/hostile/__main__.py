@@ -1,5 +1,7 @@
-"""`python -m tests.hostile [WORD ...]`: the table of attacks."""
+"""`python -m tests.hostile [--processes N ...] [WORD ...]`: the table of attacks."""
 
+import argparse
+import itertools
 import sys
 import tempfile
 from pathlib import Path
@@ -15,19 +17,24 @@ from tests.hostile.service import memory_limit, running
 
 def main() -> int:
     """Run the control and the attacks whose name holds one of the words, against a service of each
-    scheme; 1 where one succeeded."""
-    words = [word.lower() for word in sys.argv[1:]]
+    number of processes and each scheme; 1 where one succeeded."""
+    parser = argparse.ArgumentParser(prog="python -m tests.hostile")
+    parser.add_argument("words", nargs="*", metavar="WORD", help="of the names of attacks")
+    parser.add_argument("--processes", nargs="+", type=int, default=[1])
+    parser.add_argument("--schemes", nargs="+", default=["http", "https"])
+    options = parser.parse_args()
+    words = [word.lower() for word in options.words]
     wanted = [a for a in ATTACKS if not words or any(word in a.name.lower() for word in words)]
     console, verdicts = Console(width=170), []
-    for scheme in ("http", "https"):
+    for count, scheme in itertools.product(options.processes, options.schemes):
         chosen = [one for one in wanted if scheme in one.schemes]
         with (
             tempfile.TemporaryDirectory(prefix="likeness-hostile-") as folder,
-            running(Path(folder), scheme) as (target, process),
+            running(Path(folder), scheme, LIKENESS_PROCESSES=str(count)) as (target, process),
         ):
             for attack in [CONTROL, *chosen] if chosen else []:
                 verdict = run(attack, target, process)
-                verdict.attack = f"{scheme}: {verdict.attack}"
+                verdict.attack = f"{scheme}, {count}: {verdict.attack}"
                 verdicts.append(verdict)
                 console.print(f"{verdict.attack}: {verdict.faults or 'held'}", highlight=False)
     console.print(table(verdicts))

@@ -9,7 +9,7 @@ import psutil
 from app.telemetry.metrics import RECENT_S
 from tests.hostile.scenario import Attack
 from tests.hostile.target import Target, Unexpected
-from tests.hostile.watch import Seen, memory_mib, watching
+from tests.hostile.watch import Seen, memory_mib, total, watching
 
 LIVEZ_S = float(os.environ.get("LIKENESS_HOSTILE_LIVEZ_MS", "250")) / 1000
 LAG_S = float(os.environ.get("LIKENESS_HOSTILE_LAG_MS", "50")) / 1000
@@ -17,6 +17,7 @@ LAG_S = float(os.environ.get("LIKENESS_HOSTILE_LAG_MS", "50")) / 1000
 STATED_GIB = 3
 RSS_MIB = float(os.environ.get("LIKENESS_HOSTILE_RSS_MIB", STATED_GIB * 1024))
 IDLE_AFTER_S = 10.0
+# The next three are for each process that answers.
 # Pools keep threads and connections to the database that an attack made them begin.
 IDLE_DESCRIPTORS = 16
 IDLE_CPU = 0.3
@@ -49,13 +50,18 @@ class Verdict:
 class Idle:
     """What the service holds when nobody asks anything."""
 
-    descriptors: int
+    descriptors: float
     memory_mib: float
+    cpu_s: float
 
 
 def look(process: psutil.Process) -> Idle:
     """What it holds now."""
-    return Idle(process.num_fds(), memory_mib(process))
+    return Idle(
+        total(process, lambda one: one.num_fds()),
+        memory_mib(process),
+        total(process, lambda one: sum(one.cpu_times()[:2])),
+    )
 
 
 def run(attack: Attack, target: Target, process: psutil.Process) -> Verdict:
@@ -111,17 +117,18 @@ def _left_over(target: Target, process: psutil.Process, before: Idle) -> list[st
 
 
 def _busy(target: Target, process: psutil.Process, before: Idle) -> list[str]:
-    faults = []
-    process.cpu_percent()
+    faults, count = [], max(1, len(process.children()))
+    earlier = look(process)
     time.sleep(0.5)
-    load, now = process.cpu_percent() / 100, look(process)
+    now = look(process)
+    load = (now.cpu_s - earlier.cpu_s) / 0.5
     pending = target.metric("likeness_pending_requests ")
     if pending:
         faults.append(f"{pending:.0f} requests still under way")
-    if now.descriptors > before.descriptors + IDLE_DESCRIPTORS:
-        faults.append(f"{now.descriptors} descriptors, {before.descriptors} before")
-    if now.memory_mib > before.memory_mib + IDLE_MEMORY_MIB:
+    if now.descriptors > before.descriptors + IDLE_DESCRIPTORS * count:
+        faults.append(f"{now.descriptors:.0f} descriptors, {before.descriptors:.0f} before")
+    if now.memory_mib > before.memory_mib + IDLE_MEMORY_MIB * count:
         faults.append(f"{now.memory_mib:.0f} MiB kept, {before.memory_mib:.0f} before")
-    if load > IDLE_CPU:
+    if load > IDLE_CPU * count:
         faults.append(f"{load:.0%} of a core busy")
     return faults

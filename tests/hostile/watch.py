@@ -110,6 +110,8 @@ class Watcher:
         self.seen = Seen()
         self._target = target
         self._process = process
+        # The children that answer, of a service of several processes: those that are there now.
+        self._answering = [one.pid for one in process.children()]
         self._over = threading.Event()
 
     def watch(self, until_over: Callable[[], object]) -> None:
@@ -141,10 +143,13 @@ class Watcher:
         self.seen.livez_work.append(self._cpu_seconds() - before)
 
     def _cpu_seconds(self) -> float:
-        """Of the service so far; 0 where Linux's number of a process's clock is unknown."""
-        with contextlib.suppress(OSError):
-            return time.clock_gettime((~self._process.pid << 3) | PROCESS_CLOCK)
-        return 0.0
+        """Of the service's processes so far; 0 where Linux's number of a process's clock is
+        unknown."""
+        spent = 0.0
+        for pid in [self._process.pid, *self._answering]:
+            with contextlib.suppress(OSError):
+                spent += time.clock_gettime((~pid << 3) | PROCESS_CLOCK)
+        return spent
 
     def _ask_livez(self) -> None:
         start, seen = time.perf_counter(), self.seen
@@ -220,11 +225,16 @@ class Watcher:
 
 def memory_mib(process: psutil.Process) -> float:
     """Resident memory of the service and its children."""
-    total = 0
+    return total(process, lambda one: one.memory_info().rss) / MIB
+
+
+def total(process: psutil.Process, of: Callable[[psutil.Process], float]) -> float:
+    """A figure of the service's process and of all that it has started, added."""
+    found = 0.0
     for one in [process, *process.children(recursive=True)]:
         with contextlib.suppress(psutil.NoSuchProcess):
-            total += one.memory_info().rss
-    return total / MIB
+            found += of(one)
+    return found
 
 
 def main(port: int, pid: int, certificate: Path | None = None) -> None:
