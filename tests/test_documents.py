@@ -83,6 +83,31 @@ def test_rules_for_imports_name_every_module_that_they_are_for() -> None:
         assert set(contracts[rule]["source_modules"]) == modules - exempt
 
 
+def test_every_folder_of_tests_is_in_the_table_of_tests() -> None:
+    text = (ROOT / "docs" / "how-to-change.md").read_text(encoding="utf-8")
+    table = text.partition("## Which test covers what")[2]
+    folders = {f"tests/{path.parent.name}" for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert folders <= set(re.findall(r"`(tests/\w+)`", table))
+
+
+def test_every_module_that_the_design_names_exists() -> None:
+    """The design's tree of `app/`, and the owners of threads."""
+    design = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    tree = design.partition("```")[2].partition("```")[0]
+    packages = re.findall(r"(?m)^  (\w+)/ ", tree)
+    assert {path.name for path in (ROOT / "app").iterdir() if (path / "__init__.py").exists()} == {
+        *packages
+    }
+    modules = {path.stem for path in SOURCES}
+    assert set(re.findall(r"\b[a-z]+_[a-z_]+\b", tree)) <= modules
+    paths = re.findall(r"`((?:\w+/)+\w*(?:\.py)?)`", design)
+    threads = (ROOT / "docs" / "concurrency.md").read_text(encoding="utf-8")
+    paths += re.findall(r"`((?:\w+/)+\w+\.py)`", threads)
+    for path in paths:
+        named = path.removeprefix("app/")
+        assert (ROOT / "app" / named).exists() or (ROOT / path).exists(), path
+
+
 def test_every_benchmark_is_in_the_map_of_benchmarks() -> None:
     text = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
     programs = {
