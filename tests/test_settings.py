@@ -51,6 +51,43 @@ def test_the_page_lists_every_setting_and_its_default() -> None:
     assert port == str(Settings.model_fields["port"].default)
 
 
+def test_the_readme_states_the_same_defaults() -> None:
+    rows = stated("README.md", "## Settings", r"\| (?P<names>`LIKENESS_.*?) \| (?P<values>.*?) \|")
+    assert len(rows) > 20
+    for name, value in rows:
+        default = Settings.model_fields[name.removeprefix("LIKENESS_").lower()].default
+        assert default in (None, "", ()) or quantity(value) == quantity(printed(default)), name
+
+
+def test_the_page_of_limits_states_the_same_ones() -> None:
+    pattern = r"\| .*? \| (?P<values>.*?) \| (?P<names>`[A-Z_`, ]+`)"
+    rows = stated("docs/http.md", "### Limits", pattern)
+    assert len(rows) > 12
+    for name, value in rows:
+        default = Settings.model_fields[name.lower()].default
+        assert quantity(value) == quantity(printed(default)), name
+
+
+def stated(page: str, heading: str, row: str) -> list[tuple[str, str]]:
+    """Names of settings and their values, as the rows of a table have one or several of each."""
+    text = (ROOT / page).read_text().partition(f"{heading}\n")[2].partition("\n## ")[0]
+    found: list[tuple[str, str]] = []
+    for cells in re.finditer(f"(?m)^{row}", text):
+        names, values = re.findall(r"[A-Z_]{4,}", cells["names"]), cells["values"].split(", ")
+        if len(names) == 1 or len(values) == 1:
+            values = [cells["values"]] * len(names)
+        found += zip(names, values, strict=True)
+    return found
+
+
+def quantity(text: str) -> str | float:
+    """The quantity with which a text begins; the text itself if it begins with none."""
+    units = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10, "million": 10**6}
+    plain = text.strip("`")
+    found = re.match(r"(\d+(?:,\d{3})*)(?![.\d])(?: (GiB|MiB|KiB|million))?", plain)
+    return plain if found is None else int(found[1].replace(",", "")) * units.get(found[2], 1)
+
+
 def test_every_setting_has_a_description() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
 
