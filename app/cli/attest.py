@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
-from app.cli.console import clear_errors, err, out, read_settings, require_database
+from app.cli.console import err, out, read_settings, require_database
 from app.cli.evaluate import open_analyser, show_progress
 from app.decision.policy import FaceSelection
 from app.decision.thresholds import CollectionPolicy
@@ -77,15 +77,14 @@ def keygen(
     path: Annotated[Path, typer.Argument(help="File of the private key; FILE.pub is public.")],
 ) -> None:
     """Make an Ed25519 key pair."""
-    with clear_errors():
-        public = generate_key(path)
-        out.print(
-            f"{path}: private key, which signs attestations; keep it secret",
-            markup=False,
-            highlight=False,
-        )
-        out.print(f"{path}.pub: public key, which verifies them", markup=False, highlight=False)
-        out.print(fingerprint(public), markup=False, highlight=False, soft_wrap=True)
+    public = generate_key(path)
+    out.print(
+        f"{path}: private key, which signs attestations; keep it secret",
+        markup=False,
+        highlight=False,
+    )
+    out.print(f"{path}.pub: public key, which verifies them", markup=False, highlight=False)
+    out.print(fingerprint(public), markup=False, highlight=False, soft_wrap=True)
 
 
 Source = Annotated[
@@ -148,21 +147,20 @@ def measure(
     cache: Cache = True,
 ) -> None:
     """Measure FPIR and FNIR by group and stratum, compare with a requirement, sign the result."""
-    with clear_errors():
-        private = read_private_key(key)
-        _check_writable(output)
-        before = None if compare_with is None else verify(_read(compare_with), private.public_key())
-        wanted = _wanted(requirement, attributes, gallery_size)
-        if Path(source).is_dir():
-            folder = _folder_source(Path(source), target_fpir, label_noise, face, strata=strata)
-            statement = _folder(folder, wanted, keep=cache)
-        else:
-            _refuse_options_of_folders(source, target_fpir, label_noise)
-            statement = _collection(source, wanted)
-        _write(output, sign(statement, private))
-        _print(statement)
-        err.print(f"Written: {output}", markup=False, highlight=False)
-        drifted = before is not None and _print_drift(before, statement)
+    private = read_private_key(key)
+    _check_writable(output)
+    before = None if compare_with is None else verify(_read(compare_with), private.public_key())
+    wanted = _wanted(requirement, attributes, gallery_size)
+    if Path(source).is_dir():
+        folder = _folder_source(Path(source), target_fpir, label_noise, face, strata=strata)
+        statement = _folder(folder, wanted, keep=cache)
+    else:
+        _refuse_options_of_folders(source, target_fpir, label_noise)
+        statement = _collection(source, wanted)
+    _write(output, sign(statement, private))
+    _print(statement)
+    err.print(f"Written: {output}", markup=False, highlight=False)
+    drifted = before is not None and _print_drift(before, statement)
     raise typer.Exit(_status(statement, drifted=drifted))
 
 
@@ -192,17 +190,16 @@ def verify_file(
     earlier: Earlier = None,
 ) -> None:
     """Check the signature, show what was attested, and end with the status of its outcome."""
-    with clear_errors():
-        public = read_public_key(key)
-        try:
-            statement = verify(_read(path), public)
-            outcome = _status(statement, drifted=False)
-            before = None if earlier is None else verify(_read(earlier), public)
-            _print(statement)
-            drifted = before is not None and _print_drift(before, statement)
-        except InvalidAttestation as error:
-            _print_invalid(error)
-            raise typer.Exit(EXIT_INVALID) from error
+    public = read_public_key(key)
+    try:
+        statement = verify(_read(path), public)
+        outcome = _status(statement, drifted=False)
+        before = None if earlier is None else verify(_read(earlier), public)
+        _print(statement)
+        drifted = before is not None and _print_drift(before, statement)
+    except InvalidAttestation as error:
+        _print_invalid(error)
+        raise typer.Exit(EXIT_INVALID) from error
     out.print(f"Signed by {fingerprint(public)}", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(EXIT_DRIFT if drifted else outcome)
 

@@ -12,11 +12,10 @@ import typer
 from sqlalchemy import select
 
 from app.access.keys import audit_key
-from app.cli.console import clear_errors, err, out, read_settings, require_database
+from app.cli.console import err, out, read_settings, require_database
 from app.errors import PersonNotFound
 from app.store.audit_verification import AuditVerification, exported, read_export, verify_audit
-from app.store.backends import create_engine
-from app.store.schema import migrate
+from app.store.schema import opened_database
 from app.store.sql.audit_log import HASH_BYTES, AuditEntry, AuditFilter
 from app.store.sql.tables import persons
 from app.store.store import Store
@@ -31,12 +30,8 @@ audit_app = typer.Typer(
 @contextmanager
 def _opened() -> Iterator[Store]:
     settings = require_database(read_settings())
-    engine = create_engine(settings.resolved_database_url)
-    try:
-        migrate(engine)
+    with opened_database(settings.resolved_database_url) as engine:
         yield Store(engine)
-    finally:
-        engine.dispose()
 
 
 def _moment(value: str | None) -> datetime | None:
@@ -80,7 +75,7 @@ def show(
 ) -> None:
     """Show the last entries."""
     after = _moment(since)
-    with clear_errors(), _opened() as store:
+    with _opened() as store:
         number = None if person is None else _number(store, collection, person)
         wanted = AuditFilter(actor, action, collection, number, after)
         entries = store.audit.latest(last, wanted)
@@ -113,14 +108,13 @@ def verify(
 ) -> None:
     """Check that no entry was removed, changed or moved. Exit status 1 if one was."""
     expected = [_digest(one) for one in expect or ()]
-    with clear_errors():
-        key = audit_key(read_settings())
-        if file is None:
-            with _opened() as store:
-                found = verify_audit(store.audit.everything(), key, expected)
-                wrong = store.audit.columns_that_differ() if found.problem is None else None
-        else:
-            found, wrong = _verify_file(file, key, expected), None
+    key = audit_key(read_settings())
+    if file is None:
+        with _opened() as store:
+            found = verify_audit(store.audit.everything(), key, expected)
+            wrong = store.audit.columns_that_differ() if found.problem is None else None
+    else:
+        found, wrong = _verify_file(file, key, expected), None
     if found.problem is None and wrong is None:
         out.print(f"{found.entries} entries, none missing or changed", highlight=False)
         out.print(f"digest of the last: {found.digest.hex()}", highlight=False, soft_wrap=True)
@@ -139,7 +133,7 @@ def export(
     ] = None,
 ) -> None:
     """Write the whole log as JSON Lines, which `audit verify --file` checks later."""
-    with clear_errors(), _opened() as store:
+    with _opened() as store:
         lines = exported(store.audit.everything())
         if file is None:
             sys.stdout.writelines(f"{line}\n" for line in lines)

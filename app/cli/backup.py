@@ -7,18 +7,15 @@ from pathlib import Path
 from typing import Annotated, BinaryIO
 
 import typer
-from sqlalchemy import Engine
 
 from app.access.keys import audit_key
-from app.cli.console import clear_errors, err, read_settings, require_database
+from app.cli.console import err, read_settings, require_database
 from app.disk import write_whole
 from app.encryption.ring import KeyRing
 from app.errors import BackupError, StoreFull
 from app.gallery.backup_bodies import Held, dump, load, verify
 from app.gallery.backup_stream import encrypted, opened, read_blocks, write_blocks
-from app.settings import Settings
-from app.store.backends import create_engine
-from app.store.schema import migrate
+from app.store.schema import opened_database
 
 STREAM = Path("-")
 
@@ -36,8 +33,9 @@ def backup(
     With an encryption key the backup is encrypted by it. The key itself is not in the backup, nor
     are access keys and the audit log.
     """
-    with clear_errors(), _database(require_database(read_settings())) as engine:
-        ring = None if plain else KeyRing.from_settings(read_settings())
+    settings = read_settings()
+    with opened_database(require_database(settings).resolved_database_url) as engine:
+        ring = None if plain else KeyRing.from_settings(settings)
         if ring is None:
             err.print(
                 "[yellow]The backup is not encrypted. It contains embeddings that can be read "
@@ -70,26 +68,16 @@ def restore(
 
     The restore is one transaction. Running services use the restored data at once.
     """
-    with clear_errors(), _source(source) as file:
+    with _source(source) as file:
         bodies = read_blocks(opened(KeyRing.from_settings(read_settings()), file))
         if verify_only:
             _report("The backup is complete and undamaged", verify(bodies))
             return
-        with _database(read_settings()) as engine:
+        with opened_database(read_settings().resolved_database_url) as engine:
             _report(
                 "Restored",
                 load(engine, bodies, replace=replace, audit_key=audit_key(read_settings())),
             )
-
-
-@contextmanager
-def _database(settings: Settings) -> Iterator[Engine]:
-    engine = create_engine(settings.resolved_database_url)
-    try:
-        migrate(engine)
-        yield engine
-    finally:
-        engine.dispose()
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from rich.table import Table
 from app.cli.console import (
     CollectionArgument,
     CollectionOption,
-    clear_errors,
     collection_name,
     err,
     out,
@@ -39,21 +38,20 @@ def calibrate(
     A running service over the same database uses the new calibration at once.
     """
     collection = collection_name(name, named)
-    with clear_errors():
-        services = build_services(require_database(read_settings()))
-        try:
-            services.gallery.require(collection)
-            if reset:
-                services.gallery.store.calibrations.clear(collection)
-                out.print("The model pack's calibration is used again.")
-                return
-            generator = np.random.default_rng(secrets.randbits(64))
-            live = calibrate_collection(
-                services.gallery, collection, generator, domain=services.calibrations.domain
-            )
-            size = services.gallery.size(collection)
-        finally:
-            services.close()
+    services = build_services(require_database(read_settings()))
+    try:
+        services.gallery.require(collection)
+        if reset:
+            services.gallery.store.calibrations.clear(collection)
+            out.print("The model pack's calibration is used again.")
+            return
+        generator = np.random.default_rng(secrets.randbits(64))
+        live = calibrate_collection(
+            services.gallery, collection, generator, domain=services.calibrations.domain
+        )
+        size = services.gallery.size(collection)
+    finally:
+        services.close()
     _print(live, size)
 
 

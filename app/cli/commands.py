@@ -93,6 +93,14 @@ class LazyGroup(TyperGroup):
         for name, command in COMMANDS.items():
             self.add_command(TyperCommand(name, help=command.summary, callback=None))
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command. One that fails with an error of the service ends with status 2 and the
+        error's sentence, without a traceback."""
+        from app.cli.console import clear_errors  # noqa: PLC0415
+
+        with clear_errors():
+            return super().invoke(ctx)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """The command to run and its arguments. Raises click's UsageError for an unknown name."""
         name, command, rest = super().resolve_command(ctx, args)

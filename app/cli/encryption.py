@@ -7,13 +7,11 @@ from typing import Annotated
 import typer
 
 from app.access.keys import audit_key
-from app.cli.console import clear_errors, err, out, read_settings, require_database
+from app.cli.console import err, out, read_settings, require_database
 from app.encryption.keys import new_key_line
 from app.encryption.ring import KeyRing
-from app.store.backends import create_engine
 from app.store.records import EncryptionState
-from app.store.schema import migrate
-from app.store.store import Store
+from app.store.store import Store, opened_store
 
 encryption_app = typer.Typer(
     help="Encryption at rest: generate, status, rotate.",
@@ -29,14 +27,13 @@ def generate(
     ] = None,
 ) -> None:
     """Print a new random key as one line of a key file, without storing it."""
-    with clear_errors():
-        typer.echo(new_key_line(key_id))
+    typer.echo(new_key_line(key_id))
 
 
 @encryption_app.command()
 def status() -> None:
     """Say what is encrypted, and by which keys."""
-    with clear_errors(), _opened() as store:
+    with _opened() as store:
         _show(store.encryption.state())
 
 
@@ -44,7 +41,7 @@ def status() -> None:
 def rotate() -> None:
     """Bring everything under the first key that is given: plain embeddings are encrypted, and
     persons' keys are wrapped again. The service may run meanwhile; run it again if it was ended."""
-    with clear_errors(), _opened() as store:
+    with _opened() as store:
         persons = 0
         for collection in list(store.collections.every()):
             with err.status(f"{collection.name}: encrypting"):
@@ -59,14 +56,8 @@ def rotate() -> None:
 def _opened() -> Iterator[Store]:
     settings = require_database(read_settings())
     ring = KeyRing.from_settings(settings)
-    engine = create_engine(settings.resolved_database_url)
-    migrate(engine)
-    store = Store(engine, ring=ring, audit_key=audit_key(settings))
-    try:
-        store.encryption.check_keys()
+    with opened_store(settings.resolved_database_url, ring, audit_key(settings)) as store:
         yield store
-    finally:
-        store.close()
 
 
 def _show(state: EncryptionState) -> None:

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from app.cli.console import clear_errors, err, out, read_settings, require_extra
+from app.cli.console import err, out, read_settings, require_extra
 from app.decision.calibrations import pack_orientation
 from app.decision.policy import FaceSelection
 from app.decision.thresholds import CollectionPolicy
@@ -161,27 +161,26 @@ def evaluate_pack(
     Photos are analysed as the service does it. Figures for which the data is too small are left
     out; photos that cannot be used are counted and listed.
     """
-    with clear_errors():
-        if output is not None:
-            require_extra("lab", "The report of --output", "jinja2", "matplotlib")
-        plan = read_plan(
-            sources,
-            images=images,
-            label_noise=label_noise,
-            attributes=attributes,
-            face=face,
-            seed=seed,
-            fit_direction=calibration is not None,
-            policy=CollectionPolicy(target_fpir=target_fpir),
-            fit_orientation=calibration is not None,
-        )
-        result = _run(plan, pack, keep=cache)
-        rows = list(rows_of(result.evaluation))
-        if output is not None:
-            read = photo_reader(result.folders) if thumbnails else _no_photo
-            _write_report(rows, output, read)
-        if calibration is not None:
-            _write_calibration(result, calibration)
+    if output is not None:
+        require_extra("lab", "The report of --output", "jinja2", "matplotlib")
+    plan = read_plan(
+        sources,
+        images=images,
+        label_noise=label_noise,
+        attributes=attributes,
+        face=face,
+        seed=seed,
+        fit_direction=calibration is not None,
+        policy=CollectionPolicy(target_fpir=target_fpir),
+        fit_orientation=calibration is not None,
+    )
+    result = _run(plan, pack, keep=cache)
+    rows = list(rows_of(result.evaluation))
+    if output is not None:
+        read = photo_reader(result.folders) if thumbnails else _no_photo
+        _write_report(rows, output, read)
+    if calibration is not None:
+        _write_calibration(result, calibration)
     if as_json:
         typer.echo(to_json(rows))
     else:

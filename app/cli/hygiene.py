@@ -11,7 +11,6 @@ from rich.table import Table
 from app.cli.console import (
     CollectionArgument,
     CollectionOption,
-    clear_errors,
     collection_name,
     err,
     out,
@@ -68,33 +67,30 @@ def hygiene(
     each in one transaction.
     """
     collection = collection_name(name, named)
-    with clear_errors():
-        services = build_services(require_database(read_settings()))
-        try:
-            for given_up in (pair[0] for pair in (rename, merge) if pair):
-                _note(services, collection, given_up)
-            if rename:
-                renamed = services.gallery.store.persons.update(
-                    collection, rename[0], new_id=rename[1]
-                )
-                out.print(f"The person's id is {renamed.person_id} now.", markup=False)
-            if merge or move or delete:
-                _correct(services.gallery, collection, merge, move, delete)
-            if different or withdraw:
-                _declare(services.gallery.store.pairs, collection, different, withdraw)
-            if rename or merge or move or delete or different or withdraw:
-                return
-            with Progress(console=err, transient=True) as progress:
-                task = progress.add_task("faces", total=None)
-                found = find_gallery_issues(
-                    services.gallery,
-                    services.calibrations,
-                    collection,
-                    lambda done, total: progress.update(task, completed=done, total=total),
-                    None if as_json else limit,
-                )
-        finally:
-            services.close()
+    services = build_services(require_database(read_settings()))
+    try:
+        for given_up in (pair[0] for pair in (rename, merge) if pair):
+            _note(services, collection, given_up)
+        if rename:
+            renamed = services.gallery.store.persons.update(collection, rename[0], new_id=rename[1])
+            out.print(f"The person's id is {renamed.person_id} now.", markup=False)
+        if merge or move or delete:
+            _correct(services.gallery, collection, merge, move, delete)
+        if different or withdraw:
+            _declare(services.gallery.store.pairs, collection, different, withdraw)
+        if rename or merge or move or delete or different or withdraw:
+            return
+        with Progress(console=err, transient=True) as progress:
+            task = progress.add_task("faces", total=None)
+            found = find_gallery_issues(
+                services.gallery,
+                services.calibrations,
+                collection,
+                lambda done, total: progress.update(task, completed=done, total=total),
+                None if as_json else limit,
+            )
+    finally:
+        services.close()
     if as_json:
         typer.echo(json.dumps(asdict(found)))
     else:

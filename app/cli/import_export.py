@@ -12,14 +12,7 @@ import typer
 from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress
 
-from app.cli.console import (
-    announce_new_database,
-    clear_errors,
-    err,
-    out,
-    read_settings,
-    require_database,
-)
+from app.cli.console import announce_new_database, err, out, read_settings, require_database
 from app.cli.import_progress import ImportProgress, import_progress, summarise
 from app.decision.policy import FaceSelection
 from app.encryption.ring import KeyRing
@@ -40,10 +33,8 @@ from app.importing.source_rows import ImportSourceError, Row
 from app.importing.sources import rows_of, total_of
 from app.services import build_services
 from app.settings import Settings
-from app.store.backends import create_engine
 from app.store.identifiers import DEFAULT_COLLECTION
-from app.store.schema import migrate
-from app.store.store import Store, switch_default_collection
+from app.store.store import opened_store, switch_default_collection
 
 EXIT_SOME_REJECTED, EXIT_CANNOT_RUN, EXIT_STOPPED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
@@ -181,7 +172,7 @@ def import_folder(
     """
     settings = read_settings()
     counts = Counts()
-    with clear_errors(), ExitStack() as stack:
+    with ExitStack() as stack:
         options = _options(
             face=face, gate=gate, near_duplicate=near_duplicate, on_conflict=on_conflict,
             on_error=on_error, retry_refused=retry_refused, dry_run=dry_run,
@@ -291,17 +282,11 @@ def export_collection(
     collections, with policies and calibrations, use likeness backup.
     """
     settings = read_settings()
-    with clear_errors():
-        engine = create_engine(require_database(settings).resolved_database_url)
-        migrate(engine)
-        store = Store(engine, ring=KeyRing.from_settings(settings))
-        try:
-            store.encryption.check_keys()
-            record = store.collections.get(collection)
-            total = store.collections.count(record).templates
-            with Progress(BarColumn(), MofNCompleteColumn(), console=err, transient=True) as bar:
-                task = bar.add_task("", total=total)
-                count = export(store, record, file, lambda n: bar.update(task, completed=n))
-        finally:
-            store.close()
+    url = require_database(settings).resolved_database_url
+    with opened_store(url, KeyRing.from_settings(settings)) as store:
+        record = store.collections.get(collection)
+        total = store.collections.count(record).templates
+        with Progress(BarColumn(), MofNCompleteColumn(), console=err, transient=True) as bar:
+            task = bar.add_task("", total=total)
+            count = export(store, record, file, lambda n: bar.update(task, completed=n))
     out.print(f"{file}: {count} faces of {collection}, {record.embedding_space}", soft_wrap=True)

@@ -25,18 +25,10 @@ from app.access.keys import (
 from app.access.registry import LEASE_S
 from app.access.store import AccessKeyStore
 from app.cli import encryption
-from app.cli.console import (
-    announce_new_database,
-    clear_errors,
-    err,
-    out,
-    read_settings,
-    require_database,
-)
-from app.store.backends import create_engine
+from app.cli.console import announce_new_database, err, out, read_settings, require_database
 from app.store.database import Database
 from app.store.identifiers import COLLECTION_PATTERN
-from app.store.schema import migrate
+from app.store.schema import opened_database
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 DURATION = re.compile(r"(\d{1,5})([mhd])")
@@ -134,7 +126,7 @@ def create(
     limit = _collections(collection or []) or None
     ends = None if expires is None else datetime.now(UTC) + _lifetime(expires)
     limits = KeyLimits(requests_per_second, photos_per_second, concurrent_requests, photos_per_day)
-    with clear_errors(), _opened(new=True) as store:
+    with _opened(new=True) as store:
         key, token = store.create(NewKey(name, _scopes(scope, limit), limit, ends, limits))
         _print_new(key, token)
 
@@ -142,7 +134,7 @@ def create(
 @keys_app.command("list")
 def list_keys() -> None:
     """List the access keys, also those that were revoked or have expired."""
-    with clear_errors(), _opened() as store:
+    with _opened() as store:
         _, found = store.all()
     now = datetime.now(UTC)
     table = Table()
@@ -181,7 +173,7 @@ def rotate(
     if key is None:
         _rotate_encryption()
         return
-    with clear_errors(), _opened() as store:
+    with _opened() as store:
         made, token = store.rotate(key, duration(overlap))
         _print_new(made, token)
         err.print(f"The old token is accepted for {overlap} more.", highlight=False)
@@ -190,7 +182,7 @@ def rotate(
 def _rotate_encryption() -> None:
     """What `keys rotate` did before there were access keys, if there are none. Raises
     typer.BadParameter if there are: the name of one may have been forgotten."""
-    with clear_errors(), _opened() as store:
+    with _opened() as store:
         _, found = store.all()
     if found:
         raise typer.BadParameter(
@@ -214,7 +206,7 @@ def limit(
     """Replace the limits of all keys of a name, given by the name or by the id of one of them. A
     limit that is not given is taken away."""
     limits = KeyLimits(requests_per_second, photos_per_second, concurrent_requests, photos_per_day)
-    with clear_errors(), _opened() as store:
+    with _opened() as store:
         for one in store.limit(key, limits):
             out.print(f"{one.name} ({one.key_id}): {_limits(one)}", markup=False, highlight=False)
 
@@ -222,7 +214,7 @@ def limit(
 @keys_app.command()
 def revoke(key: NameOrId) -> None:
     """Revoke the key of an id, or all keys of a name. Returns when no process accepts them."""
-    with clear_errors(), _opened() as store:
+    with _opened() as store:
         revoked = store.revoke(key)
         with err.status("waiting until every process applies it"):
             time.sleep(LEASE_S)
@@ -268,12 +260,8 @@ def _opened(*, new: bool = False) -> Iterator[AccessKeyStore]:
     else:
         require_database(settings)
     pepper = read_pepper(settings)
-    engine = create_engine(settings.resolved_database_url)
-    try:
-        migrate(engine)
+    with opened_database(settings.resolved_database_url) as engine:
         yield AccessKeyStore(Database(engine, audit_key=audit_key(settings)), pepper)
-    finally:
-        engine.dispose()
 
 
 def _print_new(key: AccessKey, token: str) -> None:

@@ -5,14 +5,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli.console import (
-    announce_new_database,
-    clear_errors,
-    err,
-    no_database,
-    out,
-    read_settings,
-)
+from app.cli.console import announce_new_database, err, no_database, out, read_settings
 from app.store.backends import create_engine, shown_url
 from app.store.schema import migrate, pending
 
@@ -27,7 +20,7 @@ def migrate_database(
     The service also does this when it starts. Make a backup before you start a newer version.
     """
     settings = read_settings()
-    with clear_errors(), tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
         url = settings.resolved_database_url
         if not dry_run:
             announce_new_database(settings)

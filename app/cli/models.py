@@ -29,9 +29,7 @@ from app.inference.pack_spec import ModelPack, NetworkSpec
 from app.inference.packs import find_pack, known_packs, load_pack, read_pack, verify_pack
 from app.reembedding import Reembedding, Space, SpaceComparison
 from app.settings import Settings
-from app.store.backends import create_engine
-from app.store.schema import migrate
-from app.store.store import Store
+from app.store.store import opened_store
 
 models_app = typer.Typer(
     help="Model packs: list, show, verify, pull, install, pack, migrate.",
@@ -158,8 +156,9 @@ def migrate_collection(
     settings = read_settings()
     with clear_errors():
         target = load_pack(to, settings.installed_packs)
-        store = _store(settings)
-        try:
+        url = require_database(settings).resolved_database_url
+        ring, key = KeyRing.from_settings(settings), audit_key(settings)
+        with opened_store(url, ring, key) as store:
             record = store.collections.get(collection)
             if record.embedding_space == target.embedding_space:
                 out.print(
@@ -188,16 +187,6 @@ def migrate_collection(
                     f"{store.alternate_embeddings.drop(collection)} embeddings of other "
                     "embedding spaces are erased."
                 )
-        finally:
-            store.close()
-
-
-def _store(settings: Settings) -> Store:
-    engine = create_engine(require_database(settings).resolved_database_url)
-    migrate(engine)
-    store = Store(engine, ring=KeyRing.from_settings(settings), audit_key=audit_key(settings))
-    store.encryption.check_keys()
-    return store
 
 
 def _build(work: Reembedding, settings: Settings) -> None:

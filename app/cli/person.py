@@ -8,15 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli.console import clear_errors, err, read_settings, require_database
+from app.cli.console import err, read_settings, require_database
 from app.encryption.ring import KeyRing
 from app.gallery.person_record import ELSEWHERE, held_data
 from app.importing.job_folder import JobFolder
 from app.importing.reports import rows_about
-from app.store.backends import create_engine
 from app.store.identifiers import DEFAULT_COLLECTION
-from app.store.schema import migrate
-from app.store.store import Store
+from app.store.store import Store, opened_store
 from app.types import FloatArray
 
 person_app = typer.Typer(
@@ -39,24 +37,18 @@ def export(
     """Write everything that is held about a person, embeddings included, for a request for access.
     Keep the folder as you keep photos."""
     settings = require_database(read_settings())
-    with clear_errors():
-        engine = create_engine(settings.resolved_database_url)
-        migrate(engine)
-        store = Store(engine, ring=KeyRing.from_settings(settings))
-        try:
-            store.encryption.check_keys()
-            record, crops = _record(store, collection, person_id)
-            reports = JobFolder(settings.data_dir / "imports")
-            record["import_rows"] = rows_about(reports, collection, record["person_id"])
-        finally:
-            store.close()
-        try:
-            folder.mkdir(mode=0o700)
-        except FileExistsError:
-            raise typer.BadParameter(f"{folder} exists already; name a new folder.") from None
-        for name, content in crops.items():
-            _write(folder / name, content)
-        _write(folder / "record.json", json.dumps(record, indent=1, ensure_ascii=False).encode())
+    ring = KeyRing.from_settings(settings)
+    with opened_store(settings.resolved_database_url, ring) as store:
+        record, crops = _record(store, collection, person_id)
+        reports = JobFolder(settings.data_dir / "imports")
+        record["import_rows"] = rows_about(reports, collection, record["person_id"])
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        raise typer.BadParameter(f"{folder} exists already; name a new folder.") from None
+    for name, content in crops.items():
+        _write(folder / name, content)
+    _write(folder / "record.json", json.dumps(record, indent=1, ensure_ascii=False).encode())
     err.print(f"{folder}: {len(record['faces'])} faces, {len(crops)} crops", highlight=False)
 
 

@@ -6,10 +6,9 @@ from typing import Annotated
 
 import typer
 
-from app.cli.console import clear_errors, out, read_settings, require_database
+from app.cli.console import out, read_settings, require_database
 from app.gallery.retention import expiry_of
-from app.store.backends import create_engine
-from app.store.schema import migrate
+from app.store.schema import opened_database
 from app.store.sql.retention import Expiry
 from app.store.store import Store
 
@@ -31,27 +30,22 @@ def retention(
     running service erases them."""
     settings = require_database(read_settings())
     now = datetime.now(UTC)
-    with clear_errors():
-        engine = create_engine(settings.resolved_database_url)
-        migrate(engine)
+    with opened_database(settings.resolved_database_url) as engine:
         store = Store(engine)
-        try:
-            records = (
-                [store.collections.get(collection)]
-                if collection is not None
-                else list(store.collections.every())
-            )
-            for record in records:
-                rule = expiry_of(record, now)
-                if days is not None:
-                    rule = replace(rule, inactive_since=now - timedelta(days=days))
-                if rule:
-                    _show(store, record.name, rule)
-                elif collection is not None:
-                    text = f"{record.name}: the policy has no retention_days or consent_required"
-                    out.print(text, highlight=False, soft_wrap=True)
-        finally:
-            store.close()
+        records = (
+            [store.collections.get(collection)]
+            if collection is not None
+            else list(store.collections.every())
+        )
+        for record in records:
+            rule = expiry_of(record, now)
+            if days is not None:
+                rule = replace(rule, inactive_since=now - timedelta(days=days))
+            if rule:
+                _show(store, record.name, rule)
+            elif collection is not None:
+                text = f"{record.name}: the policy has no retention_days or consent_required"
+                out.print(text, highlight=False, soft_wrap=True)
 
 
 def _show(store: Store, name: str, rule: Expiry) -> None:

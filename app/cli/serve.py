@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from app.api.certificate import ServerCertificate
-from app.cli.console import clear_errors, data_folder, ignored_settings, out, read_settings
+from app.cli.console import data_folder, ignored_settings, out, read_settings
 from app.errors import AddressError
 from app.inference.machine import DescriptorLimit
 from app.processes.starting import become_parent, process_count
@@ -38,7 +38,7 @@ def serve(
     out.print(data_folder(settings), markup=False, highlight=False, soft_wrap=True)
     # Before the service is imported and its networks are loaded, so that a port in use or a
     # certificate that has ended is reported at once.
-    with clear_errors(), bound(settings.host, settings.port) as sockets:
+    with bound(settings.host, settings.port) as sockets:
         ServerCertificate.of(settings)
         if (count := process_count(settings)) > 1:
             if settings.index_device == "cuda":

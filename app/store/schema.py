@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from app.errors import DatabaseError
-from app.store.backends import backend_of, shown_url
+from app.store.backends import backend_of, create_engine, shown_url
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -40,6 +40,17 @@ def migrate(engine: Engine, revision: str = NEWEST) -> None:
         config.attributes["connection"] = connection
         with _clear_command_errors(engine):
             command.upgrade(config, revision)
+
+
+@contextmanager
+def opened_database(url: str) -> Iterator[Engine]:
+    """A database that has this version's tables, until the block ends. Raises as `migrate` does."""
+    engine = create_engine(url)
+    try:
+        migrate(engine)
+        yield engine
+    finally:
+        engine.dispose()
 
 
 def pending(engine: Engine) -> list[str]:

@@ -1,8 +1,8 @@
 """The SQL database: one object for each noun, all over one database; and the default collection,
 which is always there."""
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 
 from sqlalchemy import Engine
@@ -11,6 +11,7 @@ from app.encryption.ring import KeyRing
 from app.errors import CollectionExists, NotReembedded
 from app.store.database import Database, now_utc
 from app.store.identifiers import DEFAULT_COLLECTION
+from app.store.schema import opened_database
 from app.store.sql.alternate_embeddings import AlternateEmbeddingStore
 from app.store.sql.audit_log import AuditStore
 from app.store.sql.changes import ChangeLog
@@ -67,6 +68,16 @@ class Store:
     def close(self) -> None:
         """Close every connection."""
         self.database.close()
+
+
+@contextmanager
+def opened_store(url: str, ring: KeyRing | None, audit_key: bytes | None = None) -> Iterator[Store]:
+    """A database with this version's tables, whose embeddings the ring decrypts, until the block
+    ends. Raises DatabaseError, EncryptionKeyMissing and StoreUnavailable."""
+    with opened_database(url) as engine:
+        store = Store(engine, ring=ring, audit_key=audit_key)
+        store.encryption.check_keys()
+        yield store
 
 
 def create_default_collection(store: Store, embedding_space: str, dimension: int) -> None:

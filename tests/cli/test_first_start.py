@@ -50,6 +50,9 @@ def test_doctor_checks_the_installation_and_creates_nothing(run: Run, tmp_path: 
         ["keys", "rotate", "gate"],
         ["encryption", "rotate"],
         ["models", "migrate", "default", "--to", "default"],
+        ["audit", "show"],
+        ["person", "export", "anna", "FOLDER"],
+        ["retention"],
     ],
 )
 def test_a_command_that_reads_a_gallery_creates_none(
