@@ -122,8 +122,8 @@ class Settings(BaseSettings):
     first_key_file: Annotated[
         Path | None,
         Field(
-            description="If a start needs an access key and there is none: one with every scope is "
-            "created and its token written to this file."
+            description="If a start needs an access key and there has never been one: one with "
+            "every scope is created and its token written to this file."
         ),
     ] = None
     oidc_issuer: Annotated[
@@ -244,7 +244,8 @@ class Settings(BaseSettings):
         float,
         Field(
             gt=0,
-            description="Seconds to upload an archive, to watch an import, and for hygiene.",
+            description="Seconds to upload an archive, to watch an import or read its report, and "
+            "for hygiene.",
         ),
     ] = 3600.0
     import_workers: Annotated[
@@ -277,7 +278,8 @@ class Settings(BaseSettings):
         int, Field(gt=0, description="Requests processed or queued; further ones get 503.")
     ] = 64
     max_pending_bytes: Annotated[
-        int, Field(gt=0, description="Bytes of their bodies, together, before 503.")
+        int,
+        Field(gt=0, description="Bytes of bodies and of large answers, together, before 503."),
     ] = 512 * MIB
     request_timeout: Annotated[
         float, Field(gt=0, description="Seconds until a request is answered with 503.")
@@ -287,7 +289,7 @@ class Settings(BaseSettings):
         int,
         Field(
             gt=0,
-            description="Misses of one access key (unknown faces, wrong claims) within "
+            description="Misses of one access key or client (unknown faces, wrong claims) within "
             "LIKENESS_PROBING_SECONDS that are reported.",
         ),
     ] = 300

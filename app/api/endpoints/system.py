@@ -60,7 +60,10 @@ class Ready(BaseModel):
     ]
     erasure: Annotated[
         Erasure,
-        Field(description="Whether all deleted data is erased from the files too."),
+        Field(
+            description="Whether all deleted data is erased from the service's files too. Those of "
+            "PostgreSQL are erased by its VACUUM, which is not reported here."
+        ),
         Example("done"),
     ]
 
