@@ -4,6 +4,8 @@
     python scripts/export_onnx.py recogniser SOURCE.onnx OUT.onnx --faces PHOTOS --precision fp16
     python scripts/export_onnx.py tflite SOURCE.tflite OUT.onnx --faces FOLDER
     python scripts/export_onnx.py detector SOURCE.onnx OUT.onnx
+    python scripts/export_onnx.py int8-detector SOURCE.onnx OUT.onnx --faces PHOTOS \\
+        --calibration OTHERS
     python scripts/export_onnx.py landmarks CHECKPOINT.pt OUT.onnx --faces PHOTOS
     python scripts/export_onnx.py pixels SOURCE.onnx OUT.onnx --mean 127.5 --std 128 --rgb
 
@@ -11,6 +13,7 @@ Every export is proven against its source before it appears under its name; one 
 deleted, and the exit status is 1.
 """
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,10 +22,17 @@ from typing import Annotated
 
 import typer
 
+from app.errors import PackError
 from app.faces.landmarks import SIDE, TARGET
+from app.inference.packs import load_pack
 from app.lab.export.accuracy import compare
 from app.lab.export.detector import export_detector
 from app.lab.export.faces import Normalisation, align_folder, parse_channels
+from app.lab.export.integer_detector import (
+    CalibrationPhotos,
+    export_integer_detector,
+    provenance,
+)
 from app.lab.export.parity import Agreement, ExportError, sha256
 from app.lab.export.precision import Precision
 from app.lab.export.recogniser import (
@@ -185,6 +195,39 @@ def detector(source: Published, out: Out) -> None:
             f"most {found.source_difference:.1e}, batched from alone by at most "
             f"{found.batch_difference:.1e}"
         )
+
+
+@app.command("int8-detector")
+def int8_detector(
+    source: Published,
+    out: Out,
+    *,
+    faces: Annotated[
+        Path, typer.Option(help="Photos of people: both networks must find the same faces there.")
+    ],
+    calibration: Annotated[
+        Path, typer.Option(help="Other photos, on which the ranges of values are measured.")
+    ],
+    pack: Annotated[
+        str, typer.Option(help="The pack that says how the detector is run: a name or a folder.")
+    ] = "default",
+) -> None:
+    """Write a detector in 8-bit integers, for the [detector.int8] of its pack."""
+    with _failures_on_stderr():
+        try:
+            spec = load_pack(pack).detector
+        except PackError as error:
+            raise ExportError(error.detail) from error
+        photos = CalibrationPhotos.of_folders(calibration, faces)
+        found = export_integer_detector(source, spec, photos, out)
+        compared = found.agreement
+        print(
+            f"{compared.photos} photos: of {compared.faces} faces {compared.found} are found, and "
+            f"{compared.others} others; landmarks differ by {compared.median_distance:.4f} of the "
+            f"face's side in the median, by {compared.largest_distance:.4f} at most"
+        )
+        for name, value in {"file": out.name, **provenance(found)}.items():
+            print(f"{name} = {json.dumps(value)}")
 
 
 @app.command()

@@ -25,7 +25,7 @@ from app.cli.models_add import install, pack_networks, pull
 from app.decision.calibrations import CALIBRATION_FILE
 from app.encryption.ring import KeyRing
 from app.errors import PackError
-from app.inference.pack_spec import ModelPack, NetworkSpec
+from app.inference.pack_spec import IntegerSpec, ModelPack, NetworkSpec
 from app.inference.packs import find_pack, known_packs, load_pack, read_pack, verify_pack
 from app.reembedding import Reembedding, Space, SpaceComparison
 from app.settings import Settings
@@ -93,7 +93,7 @@ def _print_pack(pack: ModelPack) -> None:
     for role, network in _roles(pack):
         table.add_section()
         table.add_row(role, f"{network.file}, {_size(pack.path(network))}")
-        for name, value in network.model_dump(exclude={"file"}).items():
+        for name, value in network.model_dump(exclude={"file", "int8"}).items():
             if value is not None:
                 table.add_row(f"  {name}", str(value))
     table.add_section()
@@ -103,11 +103,13 @@ def _print_pack(pack: ModelPack) -> None:
     out.print(table)
 
 
-def _roles(pack: ModelPack) -> list[tuple[str, NetworkSpec]]:
+def _roles(pack: ModelPack) -> list[tuple[str, NetworkSpec | IntegerSpec]]:
+    integers = [] if pack.detector.int8 is None else [("detector in int8", pack.detector.int8)]
     quality = [] if pack.quality is None else [("quality", pack.quality)]
     landmarks = [] if pack.landmarks is None else [("landmarks", pack.landmarks)]
     return [
         ("detector", pack.detector),
+        *integers,
         *landmarks,
         ("recogniser", pack.recogniser),
         *(("liveness", network) for network in pack.liveness),
@@ -125,7 +127,7 @@ def verify(pack: PackArgument = None) -> None:
     settings = read_settings()
     with clear_errors():
         loaded = load_pack(pack or settings.pack, settings.installed_packs)
-    names = ", ".join(network.file for network in loaded.networks)
+    names = ", ".join(network.file for network in loaded.files)
     out.print(f"{loaded.folder}: intact are {names}.", soft_wrap=True)
 
 

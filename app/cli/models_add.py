@@ -137,6 +137,14 @@ DetectorFile = Annotated[Path | None, typer.Option(help="ONNX file.")]
 ArchitectureOption = Annotated[
     str | None, typer.Option(help="Architecture of the detector: centerface, scrfd, yunet.")
 ]
+IntegersFrom = Annotated[
+    Path | None,
+    typer.Option(
+        "--int8",
+        help="Folder of photos of people, at least 40: also make the detector in 8-bit integers, "
+        "with the ranges of values in every second photo, and compare both on the others.",
+    ),
+]
 RecogniserFiles = Annotated[
     list[Path] | None,
     typer.Option(
@@ -216,6 +224,7 @@ def pack_networks(
     base: BasePack = "default",
     detector: DetectorFile = None,
     architecture: ArchitectureOption = None,
+    int8: IntegersFrom = None,
     recogniser: RecogniserFiles = None,
     weight: Weights = None,
     mean: PixelMeans = None,
@@ -245,6 +254,7 @@ def pack_networks(
             OwnNetworks(
                 detector=detector,
                 architecture=architecture,
+                integers=int8,
                 recognisers=described(
                     source_pack,
                     recogniser or [],

@@ -22,8 +22,22 @@ class PackSection(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class IntegerSpec(PackSection):
+    """The detector in 8-bit integers. The ranges of its values were measured on `photos` photos by
+    `onnxruntime`, a version; `photos_sha256` is the SHA-256 of their digests in hexadecimal, in
+    order, with line feeds between them."""
+
+    file: str
+    sha256: Sha256
+    photos: Annotated[int, Field(gt=0)]
+    photos_sha256: Sha256
+    onnxruntime: str
+    training_data: str = "unknown"
+
+
 class DetectorSpec(PackSection):
-    """How to run the detector; sizes in pixels."""
+    """How to run the detector; sizes in pixels. `int8`: another form of it, which finds the same
+    faces and is used where the operator asks for it."""
 
     architecture: Literal["centerface", "scrfd", "yunet"]
     file: str
@@ -39,6 +53,7 @@ class DetectorSpec(PackSection):
     licence: str = "unknown"
     source: str = "unknown"
     training_data: str = "unknown"
+    int8: IntegerSpec | None = None
 
 
 def _positive(values: Channels) -> Channels:
@@ -152,7 +167,7 @@ class PackFile(PackSection):
 
     @property
     def networks(self) -> Iterator[NetworkSpec]:
-        """Every network of the pack."""
+        """Every network of the pack, in float32 where there are several forms of it."""
         yield self.detector
         yield self.recogniser
         if self.landmarks is not None:
@@ -161,13 +176,20 @@ class PackFile(PackSection):
         if self.quality is not None:
             yield self.quality
 
+    @property
+    def files(self) -> Iterator[NetworkSpec | IntegerSpec]:
+        """Every file of a network: `networks`, and other forms of them."""
+        yield from self.networks
+        if self.detector.int8 is not None:
+            yield self.detector.int8
+
 
 class ModelPack(PackFile):
     """A pack found on disk. Load with `load_pack`, which checks the digests."""
 
     folder: Path
 
-    def path(self, network: NetworkSpec) -> Path:
+    def path(self, network: NetworkSpec | IntegerSpec) -> Path:
         """Where one of its networks lies."""
         return self.networks_folder / network.file
 

@@ -82,7 +82,7 @@ def load_pack(name_or_folder: str, installed: Path | None = None) -> ModelPack:
 
 def verify_pack(pack: ModelPack) -> None:
     """Raise PackError unless every network is the one its SHA-256 in pack.toml names."""
-    for network in pack.networks:
+    for network in pack.files:
         path, expected = pack.path(network), network.sha256
         folder = pack.networks_folder
         if path.resolve().parent != folder.resolve():

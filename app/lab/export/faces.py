@@ -80,6 +80,15 @@ def load_faces(folder: Path, size: int) -> NDArray[np.uint8]:
     return np.stack([_load(path, size) for path in paths])
 
 
+def photos_in(folder: Path, limit: int) -> list[Path]:
+    """At most `limit` of the photos in a folder and below it, taken evenly over their names.
+    Raises ExportError where it is no folder."""
+    if not folder.is_dir():
+        raise ExportError(f"{folder} is not a folder of photos")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    return paths[:: max(1, len(paths) // limit)][:limit]
+
+
 def align_folder(
     folder: Path, size: int, limit: int = MAXIMUM_FACES, target: FloatArray | None = None
 ) -> NDArray[np.uint8]:
@@ -90,10 +99,7 @@ def align_folder(
     Photos of exactly size x size are taken for aligned faces. Raises ExportError when fewer than
     MINIMUM_FACES are found.
     """
-    if not folder.is_dir():
-        raise ExportError(f"{folder} is not a folder of photos")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
-    chosen = paths[:: max(1, len(paths) // limit)][:limit]
+    chosen = photos_in(folder, limit)
     detector = _default_detector()
     goal = ARCFACE_TEMPLATE * (size / TEMPLATE_SIZE) if target is None else target
     found = [face for path in chosen if (face := _aligned(path, size, detector, goal)) is not None]

@@ -169,7 +169,7 @@ def to_integers(
     ranges of the static kind are counted on."""
     with tempfile.TemporaryDirectory() as folder:
         source, ready, out = (Path(folder) / f"{name}.onnx" for name in ("source", "ready", "out"))
-        onnx.save(_with_scales_a_channel(model), source)
+        onnx.save(with_scales_a_channel(model), source)
         quant_pre_process(source, ready, skip_symbolic_shape=True)
         exact = _sensitive(onnx.load(ready).graph)
         if precision is Precision.INT8_DYNAMIC:
@@ -199,7 +199,7 @@ def to_integers(
         return onnx.load(out)
 
 
-def _with_scales_a_channel(model: onnx.ModelProto) -> onnx.ModelProto:
+def with_scales_a_channel(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model in operators that know a scale for each channel (13 and newer)."""
     if model.opset_import[0].version >= OPSET:
         return model

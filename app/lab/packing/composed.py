@@ -64,8 +64,10 @@ def compose(pack: ComposedPack, content: bytes, installed: Path) -> ModelPack:
                 "threshold_basis": pack.threshold_basis,
             },
         }
-        files = {network.file: base.path(network) for network in base.networks}
+        files = {network.file: base.path(network) for network in base.files}
         files |= {made.name: made}
+        if pack.network == "detector" and base.detector.int8 is not None:
+            del files[base.detector.int8.file]  # of the detector that is replaced
         for texts in (base.folder, own):
             files |= {text.name: text for text in texts.glob("LICENSE*")}
         files[CALIBRATION_FILE] = own / CALIBRATION_FILE

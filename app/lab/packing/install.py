@@ -122,7 +122,7 @@ def _ours(
 ) -> Iterator[str]:
     """The files of a Likeness pack: pack.toml says which networks there are."""
     _extract(content, files[PACK_FILE], folder / PACK_FILE)
-    networks = {network.file for network in read_pack(folder).networks}
+    networks = {network.file for network in read_pack(folder).files}
     if missing := networks - files.keys():
         raise PackError(f"{content.filename} lacks {', '.join(sorted(missing))}. Pack it again.")
     yield from (name for name in files if name in networks or name.startswith(_BESIDE))

@@ -16,6 +16,11 @@ from app.inference.pack_spec import DetectorSpec, ModelPack, RecogniserSpec
 from app.inference.packs import digest
 from app.inference.session import OnnxModel
 from app.lab.export.faces import align_folder
+from app.lab.export.integer_detector import (
+    CalibrationPhotos,
+    export_integer_detector,
+    provenance,
+)
 from app.lab.export.parity import ExportError
 from app.lab.export.recogniser import install_recogniser
 from app.lab.packing.joined import RecogniserFile, member_of_file, write_joined
@@ -27,11 +32,13 @@ MINIMUM_COSINE = 0.99
 # In place of a file: the new pack has no such network although its base has one.
 NO_LANDMARKS = "none"
 LANDMARKS_FILE = "landmarks.onnx"
+INTEGERS_FILE = "detector.int8.onnx"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnNetworks:
     """What a new pack has of its own; None, or no recogniser: as in the pack it is based on.
+    `integers` is a folder of photos with which the detector in 8-bit integers is made.
     Several recognisers are joined into one. `variant` is a folder of photos that prove the
     recogniser to be another form of the base's. With `keep_prelu` the recogniser is not rewritten
     for ONNX Runtime's CPU kernels. `landmarks` is the file of a network that corrects the
@@ -39,6 +46,7 @@ class OwnNetworks:
 
     detector: Path | None = None
     architecture: str | None = None
+    integers: Path | None = None
     recognisers: tuple[RecogniserFile, ...] = ()
     variant: Path | None = None
     keep_prelu: bool = False
@@ -73,7 +81,7 @@ def _make_pack(base: ModelPack, own: OwnNetworks, folder: Path, made: Path) -> M
     )
     content.update(schema=1, name=folder.name, description=f"Made from {base.name}.")
     content.pop("networks_of", None)  # all files are copied
-    files = {network.file: base.path(network) for network in base.networks}
+    files = {network.file: base.path(network) for network in base.files}
     if own.detector is None or not own.recognisers:  # some network still comes under them
         texts = base.networks_folder.glob("LICEN*")
         files |= {beside.name: beside for beside in texts if beside.is_file()}
@@ -104,6 +112,12 @@ def _replace_networks(
         architecture = own.architecture or base.detector.architecture
         _check_detector(own.detector, architecture)
         content["detector"] = _given(own, file=base.detector.file, architecture=architecture)
+        if base.detector.int8 is not None:
+            del files[base.detector.int8.file]
+    if own.integers is not None:
+        table = content["detector"]
+        table["int8"] = _integers(files[base.detector.file], table, own.integers, made)
+        files[INTEGERS_FILE] = made / INTEGERS_FILE
     if len(own.recognisers) > 1:
         content["recogniser"] = _joined(base, own, made)
         files[base.recogniser.file] = made / base.recogniser.file
@@ -154,6 +168,17 @@ def _answers_like(path: Path, architecture: str) -> bool:
     except PackError:
         return False
     return True
+
+
+def _integers(detector: Path, table: dict[str, Any], folder: Path, made: Path) -> dict[str, Any]:
+    """Write the detector that `table` describes in 8-bit integers."""
+    spec = DetectorSpec.model_validate({**table, "sha256": digest(detector), "int8": None})
+    try:
+        photos = CalibrationPhotos.of_folder(folder)
+        found = export_integer_detector(detector, spec, photos, made / INTEGERS_FILE)
+    except ExportError as error:
+        raise PackError(f"--int8: {error}.") from error
+    return {"file": INTEGERS_FILE, **provenance(found)}
 
 
 def _given(own: OwnNetworks, **values: Any) -> dict[str, Any]:

@@ -174,9 +174,11 @@ def _flush(file: Path) -> None:
 
 
 def _with_digests(value: Any, folder: Path) -> Any:
-    """A table of pack.toml, or a list of them, with `sha256` where it names a file."""
+    """A table of pack.toml, or a list of them, with `sha256` where it or a table in it names a
+    file."""
     if isinstance(value, list):
         return [_with_digests(item, folder) for item in value]
-    if isinstance(value, Mapping) and "file" in value:
-        return {**value, "sha256": digest(folder / value["file"])}
-    return value
+    if not isinstance(value, Mapping):
+        return value
+    filled = {key: _with_digests(item, folder) for key, item in value.items()}
+    return filled | ({"sha256": digest(folder / value["file"])} if "file" in value else {})

@@ -83,6 +83,7 @@ def test_accurate_joins_both_recognisers(
     assert made.recogniser.dimension == 320
     assert made.recogniser.mirror
     assert made.landmarks == pack.landmarks
+    assert made.detector == pack.detector  # in both forms
     # What its calibration is bound to: the same on every machine.
     assert made.embedding_space == "es-2ba9bd2efba7c47e"
 
@@ -94,6 +95,8 @@ def test_embeddings_of_fast_and_default_can_be_compared(
     made = compose(FAST, published(eval_models, "fast").read_bytes(), installed)
     assert made.embedding_space == pack.embedding_space
     assert made.detector.score_threshold == 0.75
+    assert made.detector.int8 is None
+    assert not (made.folder / "detector.int8.onnx").exists()
 
 
 @pytest.mark.slow

@@ -12,13 +12,14 @@ from onnx import TensorProto, helper, numpy_helper
 from app.errors import PackError
 from app.faces.loading import build_pipeline
 from app.imaging import ImageLimits
+from app.inference.cpu_engine import CpuOptions
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import digest, load_pack
 from app.lab.export.faces import Normalisation
 from app.lab.export.recogniser import export_pixels
 from app.lab.packing.joined import described
 from app.lab.packing.own import OwnNetworks, make_pack
-from app.settings import Device
+from app.settings import CpuPrecision, Device
 from app.types import AnalysedImage
 
 
@@ -201,6 +202,47 @@ def test_a_detector_of_another_architecture_is_named(
         make_pack(pack, OwnNetworks(detector=scrfd), tmp_path / "mine")
     made = make_pack(pack, OwnNetworks(detector=scrfd, architecture="scrfd"), tmp_path / "mine")
     assert made.detector.architecture == "scrfd"
+
+
+def test_a_copy_keeps_the_detector_in_integers_and_another_detector_loses_it(
+    pack: ModelPack, tmp_path: Path, eval_models: Path
+) -> None:
+    made = make_pack(pack, OwnNetworks(), tmp_path / "copy")
+    assert made.detector.int8 == pack.detector.int8
+    scrfd = eval_models / "insightface" / "det_500m.onnx"
+    made = make_pack(pack, OwnNetworks(detector=scrfd, architecture="scrfd"), tmp_path / "mine")
+    assert made.detector.int8 is None
+    assert not (made.folder / "detector.int8.onnx").exists()
+
+
+@pytest.mark.slow
+def test_a_detector_in_integers_is_made(
+    pack: ModelPack, tmp_path: Path, eval_data: Path, photos: Path
+) -> None:
+    people = tmp_path / "people"
+    people.mkdir()
+    for photo in sorted((eval_data / "lfw" / "images").glob("*/*_0001.jpg"))[::70][:40]:
+        shutil.copy(photo, people)
+    detector = pack.detector.model_copy(update={"int8": None})
+    base = pack.model_copy(update={"detector": detector})
+    made = make_pack(base, OwnNetworks(integers=people), tmp_path / "mine")
+    assert made.detector.int8 is not None
+    assert made.detector.int8.photos == 20
+    assert made.embedding_space == pack.embedding_space
+    data = (photos / "obama.jpg").read_bytes()
+    options = CpuOptions(precision=CpuPrecision.INT8)
+    found = build_pipeline(made, Device.CPU, ImageLimits(), cpu=options)
+    assert len(found.analyse(data, max_faces=1).faces) == 1
+
+
+def test_photos_for_a_detector_in_integers_are_needed(pack: ModelPack, tmp_path: Path) -> None:
+    people = tmp_path / "people"
+    with pytest.raises(PackError, match=r"--int8: .*people is not a folder of photos"):
+        make_pack(pack, OwnNetworks(integers=people), tmp_path / "mine")
+    people.mkdir()
+    with pytest.raises(PackError, match=r"--int8: .*has 0 photos; at least 40 are needed"):
+        make_pack(pack, OwnNetworks(integers=people), tmp_path / "mine")
+    assert not (tmp_path / "mine").exists()
 
 
 def test_recognisers_are_joined(pack: ModelPack, tmp_path: Path) -> None:
