@@ -32,6 +32,8 @@ class CpuPrecision(StrEnum):
     AUTO = "auto"
     FP32 = "fp32"
     BF16 = "bf16"
+    # Of the detector; the other networks in float32.
+    INT8 = "int8"
 
 
 class LogFormat(StrEnum):
@@ -185,7 +187,8 @@ class Settings(BaseSettings):
         CpuEngine, Field(description="On a CPU: auto, onnxruntime or openvino.")
     ] = CpuEngine.AUTO
     cpu_precision: Annotated[
-        CpuPrecision, Field(description="On a CPU: auto, fp32 or bf16; bf16 needs OpenVINO.")
+        CpuPrecision,
+        Field(description="On a CPU: auto, fp32, bf16 (needs OpenVINO) or int8 (the detector)."),
     ] = CpuPrecision.AUTO
     cuda_graphs: Annotated[
         bool, Field(description="On a GPU: record a network's run once and replay it.")

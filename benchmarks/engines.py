@@ -1,19 +1,24 @@
 """ONNX Runtime and OpenVINO on this CPU: time of each network, and error rates of both.
 
     python benchmarks/engines.py time [--pack default]
-    python benchmarks/engines.py embed CACHE --data ../shared/data    # minutes an engine; once
+    python benchmarks/engines.py embed CACHE --data ../shared/data [--half held-out]  # minutes
     python benchmarks/engines.py rates CACHE
     python benchmarks/engines.py recall --data ../shared/data
+    python benchmarks/engines.py photos FOLDER --data ../shared/data
 
 `time` runs each network in all engines in turn, on one thread: medians of the milliseconds and of
-the ratio to ONNX Runtime. `embed` analyses LFW's photos of the developers' half of the people by
-whole pipelines; `rates` compares them by the protocol of landmarks.py (whose words say how TPIR and
-FNMR are counted), the engines among themselves and mixed: templates of one, probes of the other.
-`recall` counts what detectors find of WIDER's labelled faces. CACHE holds biometric data.
+the ratio to ONNX Runtime. `embed` analyses LFW's photos of a half of the people by whole
+pipelines, and continues a run that was ended; `rates` compares them by the protocol of landmarks.py
+(whose words say how TPIR and FNMR are counted), the engines among themselves and mixed: templates
+of one, probes of the other.
+`recall` counts what detectors find of WIDER's labelled faces. `photos` copies one photo each of 200
+people of the developers' half to FOLDER/ranges, and of 200 others to FOLDER/proof: what the default
+pack's int8 detector was made with. CACHE and FOLDER hold biometric data.
 """
 
 import argparse
 import random
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +48,7 @@ from app.types import FloatArray, PixelScale
 
 ENGINES = {
     "ONNX Runtime fp32": CpuOptions(),
+    "ONNX Runtime int8": CpuOptions(precision=CpuPrecision.INT8),
     "OpenVINO fp32": CpuOptions(CpuEngine.OPENVINO, CpuPrecision.FP32),
     "OpenVINO bf16": CpuOptions(CpuEngine.OPENVINO, CpuPrecision.BF16),
 }
@@ -51,7 +57,9 @@ ROUNDS = 60
 
 def main() -> None:
     options = arguments()
-    {"time": times, "embed": embed, "rates": rates, "recall": recall}[options.command](options)
+    {"time": times, "embed": embed, "rates": rates, "recall": recall, "photos": photos}[
+        options.command
+    ](options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,28 +125,50 @@ def embed(options: argparse.Namespace) -> None:
     """Write CACHE/ENGINE.npz: the embedding of each photo's central face."""
     options.cache.mkdir(parents=True, exist_ok=True)
     folder = options.data / "lfw" / "images"
-    photos = sorted(str(path.relative_to(folder)) for path in folder.glob("*/*.jpg"))
-    by_person: dict[str, list[str]] = {}
-    for photo in photos:
-        by_person.setdefault(photo.split("/")[0], []).append(photo)
-    chosen = [person for person in by_person if is_development(person)]
-    random.Random(7).shuffle(chosen)  # what a run that was ended has done is a sample of people
-    photos = [photo for person in chosen for photo in by_person[person]]
+    shown = chosen_photos(folder, options.half)
     central = selector_of(FaceSelection.CENTRE)
     engines = [name for name in ENGINES if name in options.engines]
+    files = {name: options.cache / f"{name}.npz" for name in engines}
+    found = {name: earlier(file) for name, file in files.items()}
+    done = min(map(len, found.values()))
     pipelines = {name: pipeline_of(options, name) for name in engines}
-    found: dict[str, list[FloatArray]] = {name: [] for name in engines}
-    for done, photo in enumerate(photos, 1):
+    for number, photo in enumerate(shown[done:], done + 1):
         data = (folder / photo).read_bytes()
         for name, pipeline in pipelines.items():
             face = run_to_completion(pipeline.steps(data, max_faces=100, selector=central)).faces[0]
             assert face.embedding is not None
-            found[name].append(face.embedding)
-        if done % 100 == 0 or done == len(photos):
-            print(f"{done} of {len(photos)} photos", flush=True)
+            found[name][number - 1 :] = [face.embedding]
+        if number % 100 == 0 or number == len(shown):
+            print(f"{number} of {len(shown)} photos", flush=True)
             for name, rows in found.items():
-                file = options.cache / f"{name}.npz"
-                np.savez(file, photos=np.array(photos[:done]), embeddings=np.stack(rows))
+                np.savez(files[name], photos=np.array(shown[:number]), embeddings=np.stack(rows))
+
+
+def earlier(file: Path) -> list[FloatArray]:
+    """What a run that was ended has embedded."""
+    return list(np.load(file)["embeddings"]) if file.exists() else []
+
+
+def chosen_photos(folder: Path, half: str) -> list[str]:
+    """The photos of a half of the people, person by person in a random order: what a run that was
+    ended has done is a sample of people."""
+    people = sorted(
+        person for person in folder.iterdir()
+        if is_development(person.name) is (half == "developers")
+    )  # fmt: skip
+    random.Random(7).shuffle(people)
+    return [f"{one.name}/{path.name}" for one in people for path in sorted(one.glob("*.jpg"))]
+
+
+def photos(options: argparse.Namespace) -> None:
+    """Copy what a detector in integers is made with."""
+    folder = options.data / "lfw" / "images"
+    people = sorted(person for person in folder.iterdir() if is_development(person.name))
+    random.Random(3).shuffle(people)
+    for name, chosen in (("ranges", people[:200]), ("proof", people[200:400])):
+        (options.cache / name).mkdir(parents=True, exist_ok=True)
+        for person in chosen:
+            shutil.copy(sorted(person.glob("*.jpg"))[0], options.cache / name)
 
 
 def rates(options: argparse.Namespace) -> None:
@@ -190,10 +220,11 @@ def recall(options: argparse.Namespace) -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("command", choices=["time", "embed", "rates", "recall"])
+    parser.add_argument("command", choices=["time", "embed", "rates", "recall", "photos"])
     parser.add_argument("cache", nargs="?", type=Path, default=Path("data/benchmarks/engines"))
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--pack", default="default")
+    parser.add_argument("--half", choices=("developers", "held-out"), default="developers")
     parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=list(ENGINES))
     return parser.parse_args()
 

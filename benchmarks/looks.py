@@ -167,7 +167,7 @@ def rates(options: argparse.Namespace) -> None:
               f"{np.median(cosines):.4f}")  # fmt: skip
     print("| templates | probes | TPIR at FPIR 1 % | difference | FNMR at FMR 1e-4 |")
     print("|---|---|---|---|---|")
-    base = landmarks._search(people, vectors["fp32 640"], vectors["fp32 640"])
+    base = landmarks._search(people, vectors[options.base], vectors[options.base])
     mixed = [(one, other) for one in ways for other in ways if one != other]
     for one, other in [(way, way) for way in ways] + mixed:
         result = landmarks._search(people, vectors[one], vectors[other])
@@ -204,6 +204,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("cache", nargs="?", type=Path, default=Path("data/benchmarks/looks.npz"))
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--pack", default="default")
+    parser.add_argument("--base", default="fp32 640", help="What differences are counted from.")
     parser.add_argument("--half", choices=("developers", "held-out"), default="developers")
     parser.add_argument("--form", type=Path, help="another form of the pack's detector")
     return parser.parse_args()

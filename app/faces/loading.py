@@ -14,6 +14,7 @@ from app.errors import DeviceError, LikenessError, PackError
 from app.faces.detect import ARCHITECTURES, CandidateNetwork, Detector, framing_of
 from app.faces.embed import Recogniser
 from app.faces.images import DirectNetwork, drawn_face, network_input
+from app.faces.integers import check_integers, integer_file
 from app.faces.landmarks import SCALE, SIDE, LandmarkRefiner
 from app.faces.liveness import LivenessCheck, LivenessNetwork
 from app.faces.orientation import OrientationLimits
@@ -22,7 +23,7 @@ from app.faces.quality import QualityNetwork
 from app.imaging import ImageLimits
 from app.inference.batching import BatchedModel
 from app.inference.compiled_networks import CompiledNetworks
-from app.inference.cpu_engine import CpuOptions, openvino_precision
+from app.inference.cpu_engine import INT8_DETECTOR, CpuOptions, openvino_precision
 from app.inference.cuda import CPU_PROVIDER, CUDA_PROVIDER, CudaOptions
 from app.inference.openvino_model import OpenVinoModel
 from app.inference.pack_spec import LivenessSpec, ModelPack, QualitySpec, RecogniserSpec
@@ -35,7 +36,7 @@ from app.inference.remote.served import (
 )
 from app.inference.scheduler import CPU_POLICY, POLICIES, SchedulePolicy
 from app.inference.session import DEFAULT_OPTIONS, Network, OnnxModel
-from app.settings import Device
+from app.settings import CpuPrecision, Device
 from app.telemetry.logs import log
 from app.types import PixelScale
 
@@ -98,6 +99,8 @@ class Loader(ABC):
     policy: SchedulePolicy = field(default=CPU_POLICY, kw_only=True)
     # The nodes that networks on a device leave to the CPU, by network.
     cpu_nodes: dict[str, tuple[str, ...]] = field(default_factory=dict, kw_only=True)
+    # What the networks run on, where the recogniser does not say all of it.
+    provider: str | None = field(default=None, kw_only=True)
 
     @abstractmethod
     def detector(self) -> Detector:
@@ -129,6 +132,7 @@ class Loader(ABC):
             auxiliary=self.auxiliary(),
             orientation=orientation,
             remote=self.remote,
+            provider=self.provider,
         )
 
     def by_spec(self, name: str, spec: RecogniserSpec | LivenessSpec | QualitySpec) -> Network:
@@ -167,8 +171,10 @@ class LocalLoader(Loader):
 
     def detector(self) -> Detector:
         """The detector. To be called first: what it runs on decides the policy of all networks."""
-        spec, path = self.pack.detector, self.pack.detector_path
-        network = self._open("detector", path)
+        spec = self.pack.detector
+        if self.device is Device.CPU and self.cpu.precision is CpuPrecision.INT8:
+            return self._integer_detector()
+        network = self._open("detector", self.pack.detector_path)
         self.policy = POLICIES[network.provider]
         whole = self.policy.whole_canvas
         framing = framing_of(network, spec, whole_canvas=whole)
@@ -185,6 +191,13 @@ class LocalLoader(Loader):
         self._serve(HEADS, DirectNetwork(network, scale), size)
         candidates = CandidateNetwork(batched, levels)
         return Detector(network, spec, whole_canvas=whole, candidates=candidates)
+
+    def _integer_detector(self) -> Detector:
+        spec = self.pack.detector
+        made = Detector(self._open("detector", integer_file(self.pack)), spec)
+        check_integers(made, Detector(self._network(self.pack.detector_path), spec))
+        self.provider = INT8_DETECTOR
+        return made
 
     def for_crops(self, name: str, path: Path, side: int, scale: PixelScale) -> Network:
         """A network that takes square crops of that side."""

@@ -72,9 +72,11 @@ class FacePipeline:
         auxiliary: AuxiliaryNetworks | None = None,
         orientation: OrientationLimits | None = None,
         remote: NetworkClient | None = None,
+        provider: str | None = None,
     ) -> None:
         """`orientation`: when a photo is also analysed turned; None: never. `remote`: the process
-        that runs the networks, if another one does.
+        that runs the networks, if another one does. `provider`: what the networks run on; None:
+        what the recogniser says.
 
         Raises PackError.
         """
@@ -93,11 +95,13 @@ class FacePipeline:
         self._cpu_nodes = dict(cpu_nodes or {})
         self._auxiliary = auxiliary or AuxiliaryNetworks()
         self._remote = remote
+        self._provider = provider
 
     @property
     def provider(self) -> str:
-        """ONNX Runtime's name of what the recogniser really runs on."""
-        return self._recogniser.provider
+        """ONNX Runtime's name of what the recogniser really runs on, and whether the detector runs
+        in other numbers."""
+        return self._provider or self._recogniser.provider
 
     @property
     def tells_liveness(self) -> bool:

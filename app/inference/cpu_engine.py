@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.errors import DeviceError
+from app.inference.cuda import CPU_PROVIDER
 from app.settings import CpuEngine, CpuPrecision
 
 OPENVINO_FP32, OPENVINO_BF16 = "OpenVINO fp32", "OpenVINO bf16"
+# ONNX Runtime, with the detector in int8 and the other networks in float32.
+INT8_DETECTOR = f"{CPU_PROVIDER}, detector in int8"
 PROVIDERS = {CpuPrecision.FP32: OPENVINO_FP32, CpuPrecision.BF16: OPENVINO_BF16}
 CPU_INFO = Path("/proc/cpuinfo")
 
@@ -45,6 +48,13 @@ class Cpu:
         return bool(self.flags & {"avx512_bf16", "amx_bf16", "bf16", "svebf16"})
 
     @property
+    def lacks_int8(self) -> bool:
+        """Whether it is known to have no instructions that add products of 8-bit integers in 32
+        bits: AVX-512 or AVX VNNI, ARM's dotprod or i8mm."""
+        dots = {"avx512_vnni", "avx_vnni", "asimddp", "i8mm"}
+        return bool(self.flags) and not self.flags & dots
+
+    @property
     def is_faster_in_bf16(self) -> bool:
         """Whether it was measured to run the default pack faster in OpenVINO's bf16 than in ONNX
         Runtime's float32: EPYC was, in 0.6 to 0.8 of the time; a Xeon without AMX takes 1.3 to 1.8
@@ -68,6 +78,13 @@ def openvino_precision(
     cpu = Cpu.of_this_machine() if cpu is None else cpu
     installed = has_openvino() if installed is None else installed
     engine, precision = options.engine, options.precision
+    if precision is CpuPrecision.INT8:
+        if engine is CpuEngine.OPENVINO:
+            raise DeviceError(
+                "LIKENESS_CPU_PRECISION=int8 is run by ONNX Runtime, and "
+                "LIKENESS_CPU_ENGINE=openvino excludes it. Unset one of the two."
+            )
+        return None
     if engine is CpuEngine.ONNXRUNTIME:
         if precision is CpuPrecision.BF16:
             raise DeviceError(

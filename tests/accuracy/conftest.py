@@ -16,6 +16,7 @@ from app.faces.loading import build_pipeline
 from app.faces.pipeline import FacePipeline
 from app.imaging import ImageLimits
 from app.index.port import PRECISION
+from app.inference.cpu_engine import CpuOptions
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
 from app.lab.evaluation.figures import DetectionFigures, PairsFigures
@@ -28,7 +29,7 @@ from app.lab.evaluation.protocol import (
     pair_similarities,
 )
 from app.lab.evaluation.run import detection_figures, verify_pairs
-from app.settings import Device
+from app.settings import CpuPrecision, Device
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -91,17 +92,23 @@ class RunningPack:
     pipeline: FacePipeline
 
 
-def _run_pack(name_or_folder: str) -> RunningPack:
+def _run_pack(name_or_folder: str, cpu: CpuOptions | None = None) -> RunningPack:
     pack = load_pack(name_or_folder)
     orientation = pack_orientation(pack, PRECISION)
     return RunningPack(
-        pack, build_pipeline(pack, Device.CPU, ImageLimits(), orientation=orientation)
+        pack, build_pipeline(pack, Device.CPU, ImageLimits(), orientation=orientation, cpu=cpu)
     )
 
 
 @pytest.fixture(scope="session")
 def default_pack() -> RunningPack:
     return _run_pack("default")
+
+
+@pytest.fixture(scope="session")
+def int8_pack() -> RunningPack:
+    """The default pack with its detector in 8-bit integers."""
+    return _run_pack("default", CpuOptions(precision=CpuPrecision.INT8))
 
 
 @pytest.fixture(scope="session")
@@ -131,6 +138,13 @@ def default_photos(
 
 
 @pytest.fixture(scope="session")
+def int8_photos(
+    int8_pack: RunningPack, evaluation_data: Path, pairs: LabelledPairs
+) -> EnrolledPhotos:
+    return _enrol(int8_pack, evaluation_data, pairs)
+
+
+@pytest.fixture(scope="session")
 def version_1_photos(
     version_1_pack: RunningPack, evaluation_data: Path, pairs: LabelledPairs
 ) -> EnrolledPhotos:
@@ -156,6 +170,13 @@ def default_verification(
 
 
 @pytest.fixture(scope="session")
+def int8_verification(
+    int8_pack: RunningPack, int8_photos: EnrolledPhotos, pairs: LabelledPairs
+) -> PairsFigures:
+    return _verify(int8_pack, int8_photos, pairs)
+
+
+@pytest.fixture(scope="session")
 def version_1_verification(
     version_1_pack: RunningPack, version_1_photos: EnrolledPhotos, pairs: LabelledPairs
 ) -> PairsFigures:
@@ -178,6 +199,11 @@ def _verify(running: RunningPack, photos: EnrolledPhotos, pairs: LabelledPairs) 
 @pytest.fixture(scope="session")
 def default_detection(default_pack: RunningPack, evaluation_data: Path) -> DetectionFigures:
     return _detect(default_pack, evaluation_data / "wider")
+
+
+@pytest.fixture(scope="session")
+def int8_detection(int8_pack: RunningPack, evaluation_data: Path) -> DetectionFigures:
+    return _detect(int8_pack, evaluation_data / "wider")
 
 
 @pytest.fixture(scope="session")

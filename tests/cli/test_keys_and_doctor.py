@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from app.cli.commands import app
 from app.decision.calibration import Calibration
 from app.encryption.keys import new_key_line
+from app.inference.cpu_engine import Cpu
 from app.services import Services, build_services
 from app.settings import Settings
 from app.store.records import NewTemplate
@@ -114,6 +115,14 @@ def test_doctor_advises_to_calibrate_again_after_an_earlier_version() -> None:
 def _of_an_earlier_version(calibration: Calibration) -> Calibration:
     content = {**calibration.content(), "score_exponents": None}
     return Calibration.model_validate(content)
+
+
+def test_doctor_names_a_detector_in_integers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIKENESS_CPU_PRECISION", "int8")
+    monkeypatch.setattr(Cpu, "of_this_machine", lambda: Cpu("", frozenset({"avx_vnni"})))
+    assert "runs on │ CPUExecutionProvider, detector in int8 │" in run("doctor")
+    monkeypatch.setattr(Cpu, "of_this_machine", lambda: Cpu("", frozenset({"avx2"})))
+    assert "detector in int8; this" in run("doctor")  # CPU has no instructions for it
 
 
 @pytest.mark.parametrize("value", ["1", "TRUE", " yes"])

@@ -9,7 +9,7 @@ from app.inference.cpu_engine import Cpu, CpuOptions, openvino_precision
 from app.settings import CpuEngine, CpuPrecision
 
 AUTO, ONNXRUNTIME, OPENVINO = CpuEngine
-FP32, BF16 = CpuPrecision.FP32, CpuPrecision.BF16
+FP32, BF16, INT8 = CpuPrecision.FP32, CpuPrecision.BF16, CpuPrecision.INT8
 EPYC = Cpu("AuthenticAMD", frozenset({"avx512f", "avx512_bf16"}))
 OLD_EPYC = Cpu("AuthenticAMD", frozenset({"avx2"}))
 XEON = Cpu("GenuineIntel", frozenset({"avx512f", "avx512_bf16"}))
@@ -30,6 +30,9 @@ XEON = Cpu("GenuineIntel", frozenset({"avx512f", "avx512_bf16"}))
         (OPENVINO, FP32, EPYC, True, FP32),
         (ONNXRUNTIME, CpuPrecision.AUTO, EPYC, True, None),
         (ONNXRUNTIME, FP32, EPYC, False, None),
+        # ONNX Runtime runs the detector in int8.
+        (AUTO, INT8, EPYC, True, None),
+        (ONNXRUNTIME, INT8, XEON, False, None),
     ],
 )
 def test_the_engine_that_is_faster_on_this_cpu(
@@ -65,6 +68,26 @@ def test_bf16_needs_a_cpu_that_computes_in_it() -> None:
 def test_onnx_runtime_has_no_bf16() -> None:
     with pytest.raises(DeviceError, match="CPU_ENGINE=onnxruntime excludes it"):
         openvino_precision(CpuOptions(ONNXRUNTIME, BF16), EPYC, installed=True)
+
+
+def test_openvino_has_no_int8() -> None:
+    with pytest.raises(DeviceError, match="CPU_ENGINE=openvino excludes it"):
+        openvino_precision(CpuOptions(OPENVINO, INT8), EPYC, installed=True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "lacking"),
+    [
+        ({"avx512f", "avx512_vnni"}, False),
+        ({"avx2", "avx_vnni"}, False),
+        ({"asimd", "asimddp"}, False),
+        ({"avx2"}, True),
+        ({"asimd"}, True),
+        (set[str](), False),  # another system than Linux: not known
+    ],
+)
+def test_instructions_for_integers(flags: set[str], lacking: bool) -> None:
+    assert Cpu("", frozenset(flags)).lacks_int8 is lacking
 
 
 def test_linux_names_vendor_and_flags(tmp_path: Path) -> None:

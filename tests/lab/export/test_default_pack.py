@@ -25,11 +25,20 @@ from scripts.tflite_export.convert import export_tflite
 
 ROOT = Path(__file__).resolve().parents[3]
 PACK = ROOT / "models" / "default"
+ROLES = ["detector", "detector.int8", "recogniser", "landmarks"]
 EVAL_DATA = Path(os.environ.get("LIKENESS_EVAL_DATA", ROOT.parent / "shared" / "data"))
 
 
 def _pack() -> dict[str, Any]:
     return tomllib.loads((PACK / "pack.toml").read_text(encoding="utf-8"))
+
+
+def _spec(role: str) -> dict[str, Any]:
+    """A table of pack.toml by its name there."""
+    found: dict[str, Any] = _pack()
+    for name in role.split("."):
+        found = found[name]
+    return found
 
 
 def _session(role: str) -> ort.InferenceSession:
@@ -54,15 +63,15 @@ def _faces(count: int) -> NDArray[np.float32]:
     return (_pixels(count, 112, 112) - np.float32(127.5)) / np.float32(128)
 
 
-@pytest.mark.parametrize("role", ["detector", "recogniser"])
+@pytest.mark.parametrize("role", ROLES)
 def test_digests_name_the_files(role: str) -> None:
-    spec = _pack()[role]
+    spec = _spec(role)
     assert sha256(PACK / spec["file"]) == spec["sha256"]
 
 
-@pytest.mark.parametrize("role", ["detector", "recogniser"])
+@pytest.mark.parametrize("role", ROLES)
 def test_the_files_are_valid_and_lean(role: str) -> None:
-    path = PACK / _pack()[role]["file"]
+    path = PACK / _spec(role)["file"]
     check(path)
     model = onnx.load(path)
     assert model.opset_import[0].version >= 17
@@ -73,8 +82,9 @@ def test_the_files_are_valid_and_lean(role: str) -> None:
 
 def test_the_card_names_the_digests() -> None:
     card = (ROOT / "models" / "README.md").read_text(encoding="utf-8")
-    for role in ("detector", "recogniser"):
-        assert _pack()[role]["sha256"] in card
+    for role in ROLES:
+        assert _spec(role)["sha256"] in card
+    assert _spec("detector.int8")["photos_sha256"] in card
 
 
 def test_licences_ship_with_the_weights() -> None:

@@ -1,0 +1,98 @@
+"""LIKENESS_CPU_PRECISION=int8: the pack's detector in 8-bit integers."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from app.errors import DeviceError, PackError
+from app.faces.detect import Detector
+from app.faces.integers import check_integers, integer_file
+from app.faces.loading import build_pipeline
+from app.faces.pipeline import FacePipeline
+from app.imaging import ImageLimits
+from app.inference.cpu_engine import INT8_DETECTOR, Cpu, CpuOptions
+from app.inference.pack_spec import ModelPack
+from app.inference.session import OnnxModel
+from app.settings import CpuEngine, CpuPrecision, Device
+
+INT8 = CpuOptions(CpuEngine.AUTO, CpuPrecision.INT8)
+OLD_CPU = Cpu("GenuineIntel", frozenset({"avx2", "avx512f"}))
+
+
+@pytest.fixture(scope="module")
+def in_integers(pack: ModelPack) -> FacePipeline:
+    return build_pipeline(pack, Device.CPU, ImageLimits(), cpu=INT8)
+
+
+def test_the_default_pack_finds_the_same_faces(
+    in_integers: FacePipeline, pipeline: FacePipeline, photos: Path
+) -> None:
+    for photo in sorted(photos.glob("*.jpg")):
+        ours, theirs = (
+            each.analyse(photo.read_bytes(), max_faces=1) for each in (in_integers, pipeline)
+        )
+        one, other = ours.faces[0].embedding, theirs.faces[0].embedding
+        assert one is not None
+        assert other is not None
+        assert one @ other > 0.98
+        # Another network found it.
+        assert not np.array_equal(ours.faces[0].landmarks, theirs.faces[0].landmarks)
+
+
+def test_what_runs_is_named(in_integers: FacePipeline, pipeline: FacePipeline) -> None:
+    assert in_integers.provider == INT8_DETECTOR == "CPUExecutionProvider, detector in int8"
+    assert pipeline.provider == "CPUExecutionProvider"
+
+
+def test_a_pack_without_it_is_refused(pack: ModelPack) -> None:
+    detector = pack.detector.model_copy(update={"int8": None})
+    plain = pack.model_copy(update={"detector": detector})
+    needed = "pack default has no detector in 8-bit integers. Set it to auto or fp32, or make"
+    with pytest.raises(PackError, match=needed):
+        build_pipeline(plain, Device.CPU, ImageLimits(), cpu=INT8)
+
+
+def test_openvino_does_not_run_it(pack: ModelPack) -> None:
+    options = CpuOptions(CpuEngine.OPENVINO, CpuPrecision.INT8)
+    with pytest.raises(DeviceError, match=r"int8 is run by ONNX Runtime.*Unset one of the two"):
+        build_pipeline(pack, Device.CPU, ImageLimits(), cpu=options)
+
+
+def test_a_cpu_that_answers_otherwise_is_refused(
+    pack: ModelPack, detector: Detector, tmp_path: Path
+) -> None:
+    """As one whose products overflow: landmarks elsewhere, or no face at all."""
+    for scale, fault in ((1.5, r"finds 1 faces.*1, with landmarks 0\.[1-9]"), (0.0, "finds 0")):
+        path = scaled(integer_file(pack), "heatmap" if scale == 0 else "landmarks", scale, tmp_path)
+        wrong = Detector(OnnxModel(path, Device.CPU), pack.detector)
+        with pytest.raises(DeviceError, match=fault):
+            check_integers(wrong, detector)
+
+
+def scaled(source: Path, output: str, scale: float, folder: Path) -> Path:
+    """The network with one output multiplied."""
+    model = onnx.load(source)
+    graph = model.graph
+    for node in graph.node:
+        node.output[:] = ["right" if name == output else name for name in node.output]
+    graph.initializer.append(numpy_helper.from_array(np.array(scale, np.float32), "scale_of_it"))
+    graph.node.append(onnx.helper.make_node("Mul", ["right", "scale_of_it"], [output]))
+    path = folder / f"{output}.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def test_a_cpu_without_instructions_for_it_is_logged(
+    pack: ModelPack,
+    detector: Detector,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    integers = Detector(OnnxModel(integer_file(pack), Device.CPU), pack.detector)
+    for cpu, logged in ((Cpu("GenuineIntel", frozenset({"avx512_vnni"})), False), (OLD_CPU, True)):
+        monkeypatch.setattr(Cpu, "of_this_machine", lambda cpu=cpu: cpu)
+        check_integers(integers, detector)
+        assert ("no instructions for 8-bit integers" in caplog.text) is logged
