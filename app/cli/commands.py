@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from app import __version__
+from app.errors import LikenessError
 from app.store.actor import acting_as, user_of_command
 
 
@@ -96,10 +97,13 @@ class LazyGroup(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run a command. One that fails with an error of the service ends with status 2 and the
         error's sentence, without a traceback."""
-        from app.cli.console import clear_errors  # noqa: PLC0415
-
-        with clear_errors():
+        try:
             return super().invoke(ctx)
+        except LikenessError:
+            from app.cli.console import clear_errors  # noqa: PLC0415 (no need of it for help)
+
+            with clear_errors():
+                raise
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """The command to run and its arguments. Raises click's UsageError for an unknown name."""
