@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import signal
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -107,12 +108,16 @@ def require_access_keys(services: Services) -> None:
 
 
 def run(settings: Settings, sockets: list[socket.socket]) -> None:
-    """Serve until a signal; requests that are being processed are finished first."""
+    """Serve until a signal; requests that are being processed are finished first. Several
+    processes reload at SIGHUP; a single one ends at it as at SIGTERM, so that no request is lost.
+    """
     services = begin(settings)
     from app.api.main import create_app  # noqa: PLC0415 (see `begin`)
     from app.api.server import Server  # noqa: PLC0415
 
     server = Server(create_app(services), settings, partial(announce, services))
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup ignores it
+        signal.signal(signal.SIGHUP, server.handle_exit)
     shorten_pauses()
     server.run(sockets)
 

@@ -122,11 +122,13 @@ def drain(service: Service, photo: bytes) -> None:
 
 
 @pytest.mark.slow
-def test_it_ends_by_itself_when_it_has_drained(service: Service) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_it_ends_by_itself_when_it_has_drained(service: Service, number: signal.Signals) -> None:
     service.start()
     assert service.process is not None
-    service.end(signal.SIGTERM)
+    _, err = service.end(number)
     assert service.process.returncode == 0
+    assert '"stopped"' in err
 
 
 def test_a_port_in_use_is_an_error(run: Run, environment: dict[str, str]) -> None:
