@@ -17,7 +17,7 @@ import numpy as np
 
 from app.api.analysed_face import FaceInfo, ImageInfo
 from app.api.endpoints.detection import DetectAnswer, EmbedAnswer, EmbeddedFace
-from app.api.endpoints.identification import IdentifyAnswer
+from app.api.endpoints.recognition import IdentifyAnswer
 from app.api.responses import Answer, ModelInfo, json_answer
 from app.decision.calibrations import pack_calibration
 from app.decision.policy import Status

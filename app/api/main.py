@@ -31,13 +31,12 @@ from app.api.endpoints import (
     enrollment,
     faces,
     hygiene,
-    identification,
     imports,
     pairs,
     person_record,
     persons,
+    recognition,
     system,
-    verification,
 )
 from app.api.endpoints.system import AnswerAlive
 from app.api.json_bodies import only_declared_query
@@ -61,7 +60,7 @@ if TYPE_CHECKING:
 
 # Bodies that are parsed at a time: each holds the interpreter's lock for most of that time.
 PARSING_THREADS = 2
-OF_PHOTOS = (detection.router, enrollment.router, verification.router, identification.router)
+OF_PHOTOS = (detection.router, enrollment.router, recognition.router)
 OF_THE_GALLERY = (
     collections.router, persons.router, person_record.router, faces.router, calibration.router,
     hygiene.router, imports.router, pairs.router, access_keys.router, audit.router,
