@@ -25,8 +25,8 @@ from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
 from app.inference.session import OnnxModel
 from app.settings import Device
+from app.store import database
 from app.store.backends import sqlite
-from app.store.sql import erasing
 from app.telemetry.logs import LOGGER_NAME
 from app.types import Image
 from tests.waiting import PATIENCE_S
@@ -44,7 +44,7 @@ hypothesis.settings.load_profile("likeness")
 # process, and deletions, which are answered as pending beside another writer.
 for part in ("connect", "read", "write", "pool"):
     setattr(DEFAULT_TIMEOUT_CONFIG, part, PATIENCE_S)
-sqlite.BUSY_TIMEOUT_S = erasing.DELETION_S = PATIENCE_S
+sqlite.BUSY_TIMEOUT_S = database.DELETION_S = PATIENCE_S
 
 ROOT = Path(__file__).resolve().parent.parent
 Encode = Callable[..., bytes]

@@ -17,9 +17,9 @@ from app.gallery.gallery import Gallery
 from app.index.certified.rows import IndexShape
 from app.index.factory import IndexFactory
 from app.store.backends import backend_of
+from app.store.database import EVERY_S, Eraser
 from app.store.records import Erasure
 from app.store.schema import migrate
-from app.store.sql.erasing import EVERY_S, Eraser
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_engine, open_gallery, template
 from tests.store.test_sqlite import everything_on_disk
