@@ -50,8 +50,9 @@ class ProbeSearch:
 
     def cover(self, shard: Shard) -> None:
         """Score every row of the shard that could be above the floor."""
+        self.score(shard, shard.odd)
         radius = self._first_radius(shard)
-        self._scan(shard, radius)
+        self._examine(shard, *shard.codes.scan.within(self._rotated, radius))
         self._certify(shard, radius)
 
     @staticmethod
@@ -65,11 +66,14 @@ class ProbeSearch:
             return
         limits, rows, estimates = shard.codes.scan.within_all(rotated, radius)
         for search, start, stop in zip(searches, limits, limits[1:], strict=False):
+            search.score(shard, shard.odd)
             search._examine(shard, rows[start:stop], estimates[start:stop])
             search._certify(shard, radius)
 
     def _first_radius(self, shard: Shard) -> float:
-        return shard.pilot_radius if self.best.floor <= 0 else self._radius(shard)
+        if self.best.floor > 0 and (radius := self._radius(shard)) > 0:
+            return radius
+        return shard.pilot_radius  # half of all rows have an estimate above 0
 
     def _certify(self, shard: Shard, radius: float) -> None:
         """Score what a scan with that radius may have left out."""
@@ -77,32 +81,36 @@ class ProbeSearch:
             # Nothing to certify against: too few persons, or none that resembles the probe.
             self._counts.exhaustive += 1
             shard.rows.score_all(self._probe, self.best)
-        elif self._radius(shard) < radius:
+        elif (needed := self._radius(shard)) < radius:
             self._counts.widened += 1
-            self._scan(shard, self._radius(shard))
+            rows, estimates = shard.codes.scan.within(self._rotated, needed)
+            # The first scan found the others, and the floor has not fallen since. An infinite
+            # estimate is none.
+            new = (estimates <= radius) | np.isinf(estimates)
+            self._examine(shard, rows[new], estimates[new])
 
     def _radius(self, shard: Shard) -> float:
         return self._bound.lowest_estimate(
             self.best.floor, shard.least_projection, shard.most_residual, self._rotated.step
         )
 
-    def _scan(self, shard: Shard, radius: float) -> None:
-        self._examine(shard, *shard.codes.scan.within(self._rotated, radius))
-
     def _examine(self, shard: Shard, rows: RowNumbers, estimates: FloatArray) -> None:
         """Score those of a scan's rows that could be above the floor."""
         self._counts.scans += 1
         if len(rows) > 2 * PROMISING:
             # The most promising first: they raise the floor, and most others need no look then.
-            order = np.argpartition(-estimates, PROMISING)
-            self.score(shard, rows[order[:PROMISING]])
-            rows, estimates = rows[order[PROMISING:]], estimates[order[PROMISING:]]
+            cut = np.partition(estimates, -PROMISING)[-PROMISING]
+            self.score(shard, rows[estimates >= cut])
+            others = estimates < cut
+            if self.best.floor > 0:
+                others &= estimates >= self._radius(shard)
+            rows, estimates = rows[others], estimates[others]
         if self.best.floor > 0:
             codes = shard.codes
-            least = self._bound.lowest_estimate(
+            needed = self._bound.lowest_estimate(
                 self.best.floor, codes.projection[rows], codes.residual[rows], self._rotated.step
             )
-            rows = rows[estimates >= least]
+            rows = rows[estimates >= needed]
         self.score(shard, rows)
 
     @staticmethod
@@ -230,8 +238,9 @@ class ImpostorSearch:
         for shard in shards:
             radius = -np.inf
             if self._floor > 0:
+                codes = shard.codes
                 radius = bound.lowest_estimate(
-                    self._floor, shard.least_projection, shard.most_residual, step
+                    self._floor, float(codes.projection.min()), float(codes.residual.max()), step
                 )
             if radius <= lowest:  # the codes decide nothing
                 self.score_all(shard.rows)

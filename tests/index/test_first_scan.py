@@ -1,0 +1,98 @@
+"""The scans of one shard: where the first one begins changes no answer, only what it costs."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from app.index.certified.codes import bound_of
+from app.index.certified.index import CertifiedIndex
+from app.index.certified.persons import BestPersons
+from app.index.certified.rows import ODD_SHARE, IndexShape, Shard
+from app.index.certified.search import ProbeSearch
+from app.index.comparator import COSINE
+from app.index.port import SearchCounts
+from tests.index.conftest import Vectors, brute_force, same_answer, settle, templates, unit
+
+D, COUNT = 64, 3_000
+
+
+@pytest.fixture
+def held() -> Vectors:
+    return unit(np.random.default_rng(0).standard_normal((COUNT, D)))
+
+
+@pytest.fixture
+def index(new_index: Callable[..., CertifiedIndex], held: Vectors) -> CertifiedIndex:
+    """One shard, and nothing in the write buffer."""
+    index = new_index(D, IndexShape(encode_at=COUNT))
+    index.add(templates(held))
+    settle(index)
+    return index
+
+
+@pytest.fixture
+def shard(index: CertifiedIndex) -> Shard:
+    (shard,) = index.state.shards
+    return shard
+
+
+def scan(index: CertifiedIndex, shard: Shard, probe: Vectors) -> tuple[BestPersons, SearchCounts]:
+    """The five persons that are most similar to a probe, and what it cost to find them."""
+    assert index.quantiser is not None
+    best, costs = BestPersons(5), SearchCounts()
+    ProbeSearch(COSINE.probe(probe), best, index.quantiser, bound_of(D), costs).cover(shard)
+    return best, costs
+
+
+@pytest.mark.parametrize("radius", [-0.9, 0.0, 0.3, 0.99])
+def test_the_first_radius_changes_no_answer(
+    index: CertifiedIndex, shard: Shard, held: Vectors, radius: float
+) -> None:
+    for probe in unit(np.random.default_rng(1).standard_normal((20, D))):
+        best, _ = scan(index, replace(shard, pilot_radius=radius), probe)
+        same_answer(best.hits(), brute_force(templates(held), probe, 5))
+
+
+def test_a_second_scan_scores_no_row_again(index: CertifiedIndex, shard: Shard) -> None:
+    for probe in unit(np.random.default_rng(1).standard_normal((20, D))):
+        _, costs = scan(index, replace(shard, pilot_radius=0.2), probe)
+        assert costs.widened == 1
+        # The odd rows are scored whether scans find them or not.
+        assert costs.scored <= COUNT + len(shard.odd)
+
+
+def test_a_low_floor_does_not_make_the_first_scan_return_most_rows(
+    index: CertifiedIndex, shard: Shard
+) -> None:
+    found: list[int] = []
+    within = shard.codes.scan.within
+
+    def counted(*arguments: object) -> object:
+        rows, estimates = within(*arguments)  # type: ignore[arg-type]
+        found.append(len(rows))
+        return rows, estimates
+
+    shard.codes.scan.within = counted  # type: ignore[assignment]
+    best = BestPersons(1)
+    best.offer(np.array([0.01], np.float32), np.array([10**9]), np.array([10**9]))
+    assert index.quantiser is not None
+    probe = COSINE.probe(unit(np.random.default_rng(2).standard_normal((1, D)))[0])
+    ProbeSearch(probe, best, index.quantiser, bound_of(D), SearchCounts()).cover(
+        replace(shard, odd=shard.odd[:0])
+    )
+    assert found[0] < COUNT / 2
+
+
+def test_rows_whose_codes_say_little_are_always_scored(
+    index: CertifiedIndex, shard: Shard, held: Vectors
+) -> None:
+    assert 0 < len(shard.odd) <= 2 * ODD_SHARE * COUNT
+    usual = np.setdiff1d(np.arange(COUNT), shard.odd)
+    assert shard.codes.projection[usual].min() >= shard.least_projection
+    assert shard.codes.residual[usual].max() <= shard.most_residual
+    row = int(shard.odd[0])
+    shard.codes.scan.forget(np.array([row]))  # so that no scan finds it
+    best, _ = scan(index, shard, held[row])
+    assert best.hits()[0].template_key == shard.rows.keys[row]
