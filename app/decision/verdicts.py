@@ -11,7 +11,7 @@ from app.decision.policy import QualityGate, Status, gate_failures, is_match
 from app.decision.thresholds import ThresholdDecision
 from app.gallery.candidates import Candidate, Comparison
 from app.gallery.gallery import Gallery
-from app.store.records import FaceRecord
+from app.store.records import FaceName
 from app.types import Face, Quality
 
 
@@ -155,7 +155,7 @@ class Refusals:
     def _is_degraded(self, person: Candidate, degradations: Mapping[int, float]) -> bool:
         return DEGRADED in self.limits.beyond(None, degradations.get(person.face.template_key))
 
-    def _degradations(self, faces: Sequence[FaceRecord]) -> dict[int, float]:
+    def _degradations(self, faces: Sequence[FaceName]) -> dict[int, float]:
         """Of stored templates by key, without those that were deleted since."""
         return self.gallery.degradations(self.collection, [face.template_key for face in faces])
 

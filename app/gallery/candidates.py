@@ -1,11 +1,21 @@
 """What a search of the gallery finds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from app.index.port import GallerySize, Hit
-from app.store.records import FaceRecord
+from app.index.comparator import Comparator
+from app.index.person_scores import PersonScore
+from app.index.port import GallerySize, Hit, Ids, PersonSearch
+from app.store.records import FaceName, FaceRecord
 from app.types import FloatArray
+
+# Persons that a search reads at most for each probe, to find others than those whose consent has
+# ended.
+MOST_NEAREST = 1_000
+# Rows that are searched in about the time that a photo takes.
+MOST_AT_ONCE = 2_000_000
+# How often a search by another score than that of the best template examines the rows.
+COMBINED_COST = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +25,7 @@ class Candidate:
     `margin` is the lead over the next person's similarity; None for the last of the gallery.
     """
 
-    face: FaceRecord
+    face: FaceName
     similarity: float
     margin: float | None
 
@@ -43,8 +53,40 @@ class SearchResult:
     likeness: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class SearchQuery:
+    """Asks for the `top_k` nearest persons, by a `score`, of each of (n, d) unit vectors; only
+    those `allowed`, keys in ascending order (None: all)."""
+
+    probes: FloatArray
+    top_k: int
+    score: PersonScore = PersonScore.BEST
+    allowed: Ids | None = None
+
+    def is_short(self, size: GallerySize) -> bool:
+        """Whether it takes no longer in a gallery than the analysis of a photo, about."""
+        each = 1 if self.score is PersonScore.BEST else COMBINED_COST
+        return len(self.probes) * size.templates * each <= MOST_AT_ONCE
+
+    def candidates(
+        self,
+        index: PersonSearch,
+        faces_of: Callable[[Sequence[int]], Mapping[int, FaceName]],
+        comparator: Comparator,
+    ) -> list[list[Candidate]]:
+        """Those of each probe, best first, without persons of whom `faces_of` gives no face for a
+        template key."""
+        wanted = self.top_k + 1
+        while True:
+            rows = index.search_persons(self.probes, wanted, self.allowed, comparator, self.score)
+            faces = faces_of([hit.template_key for row in rows for hit in row])
+            if wanted >= MOST_NEAREST or not are_short(rows, faces, wanted, self.top_k):
+                return [candidates_of(row, faces, self.top_k) for row in rows]
+            wanted = min(4 * wanted, MOST_NEAREST)  # instead of persons whose consent has ended
+
+
 def candidates_of(
-    hits: Sequence[Hit], faces: Mapping[int, FaceRecord], top_k: int
+    hits: Sequence[Hit], faces: Mapping[int, FaceName], top_k: int
 ) -> list[Candidate]:
     """The first `top_k` of one probe's hits whose faces the database still has, by template key."""
     known = [hit for hit in hits if hit.template_key in faces]
@@ -60,7 +102,7 @@ def candidates_of(
 
 
 def are_short(
-    rows: Sequence[Sequence[Hit]], faces: Mapping[int, FaceRecord], wanted: int, top_k: int
+    rows: Sequence[Sequence[Hit]], faces: Mapping[int, FaceName], wanted: int, top_k: int
 ) -> bool:
     """Whether a probe has fewer candidates than there may be: of its `wanted` hits so many are left
     out that neither `top_k` nor the next one, to which the last has a margin, are left."""

@@ -1,11 +1,12 @@
 """The gallery: the one object that keeps the database and its derived indexes in step."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
 from app.errors import CollectionNotFound, EmbeddingSpaceMismatch, PersonNotFound
-from app.gallery.candidates import Comparison, SearchResult, are_short, candidates_of
+from app.gallery.candidates import Comparison, SearchQuery, SearchResult
 from app.gallery.index_check import IndexCheck, check_index
 from app.gallery.indexes import Indexes
 from app.gallery.replicas import OpenIndexes
@@ -37,9 +38,6 @@ from app.types import FloatArray, JsonObject
 
 TEMPLATES_AT_ONCE = 8_192
 FACES_AT_ONCE = 500
-# Persons that a search reads at most for each probe, to find others than those whose consent has
-# ended.
-MOST_NEAREST = 1_000
 
 
 class Gallery:
@@ -144,18 +142,26 @@ class Gallery:
         record = self.require(collection)
         with self._indexes.searching(record) as index:
             allowed = self.store.persons.keys(record, metadata_filter) if metadata_filter else None
-            wanted = top_k + 1
-            while True:
-                rows = index.search_persons(probes, wanted, allowed, self.comparator, score)
-                hits = [hit.template_key for row in rows for hit in row]
-                faces = self.store.templates.matchable(record, hits)
-                if wanted >= MOST_NEAREST or not are_short(rows, faces, wanted, top_k):
-                    break
-                wanted = min(4 * wanted, MOST_NEAREST)  # instead of persons whose consent has ended
-            searched = index.extent(allowed).scored_by(score)
-            likeness = self._likeness(index, allowed)
-        candidates = [candidates_of(row, faces, top_k) for row in rows]
-        return SearchResult(candidates, searched, likeness)
+            return self._found(index, record, SearchQuery(probes, top_k, score, allowed))
+
+    def identify_at_once(self, record: CollectionRecord, query: SearchQuery) -> SearchResult | None:
+        """`identify` at the record's revision or later; None, and nothing is done, if it might take
+        longer than a photo: the index is not open, or behind the database, or too large."""
+        for attempt in (record, None):  # by now the index may have passed the record
+            now = attempt or self.require(record.name)
+            with self._indexes.at_revision(now) as index:
+                if index is not None:
+                    short = query.is_short(index.extent())
+                    return self._found(index, now, query) if short else None
+        return None
+
+    def _found(
+        self, index: PersonSearch, record: CollectionRecord, query: SearchQuery
+    ) -> SearchResult:
+        names = partial(self.store.templates.matchable, record)
+        rows = query.candidates(index, names, self.comparator)
+        searched = index.extent(query.allowed).scored_by(query.score)
+        return SearchResult(rows, searched, self._likeness(index, query.allowed))
 
     def _likeness(self, index: PersonSearch, allowed: Ids | None = None) -> float | None:
         """None where no direction keeps degraded faces apart: they would look like one group."""

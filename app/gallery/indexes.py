@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 
 from app.errors import CollectionNotFound, EmbeddingSpaceMismatch, StoreUnavailable
-from app.gallery.replica import Replica
+from app.gallery.replica import Replica, position_of
 from app.gallery.replicas import Replicas
 from app.index.engine import SearchEngine
 from app.index.port import PersonSearch, Position, SearchIndex
@@ -45,6 +45,14 @@ class Indexes:
         """The searcher at the record's revision or a later one; usable within the context."""
         with self.current(record) as index:
             yield index.searcher
+
+    @contextmanager
+    def at_revision(self, record: CollectionRecord) -> Iterator[PersonSearch | None]:
+        """The searcher if the index is open and at the record's revision already, so that nothing
+        is waited for; else None."""
+        with self.replicas.using_open(record.key, wait=False) as replica:
+            ready = replica is not None and replica.is_at(position_of(record))
+            yield replica.index.searcher if replica is not None and ready else None
 
     def follow(self, record: CollectionRecord) -> None:
         """Update the index to the record's revision if it is open, or if there is memory to open

@@ -57,10 +57,13 @@ class Replicas(Mapping[int, Replica]):
             yield replica
 
     @contextmanager
-    def using_open(self, key: int, *, recent: bool = True) -> Iterator[Replica | None]:
+    def using_open(
+        self, key: int, *, recent: bool = True, wait: bool = True
+    ) -> Iterator[Replica | None]:
         """The collection's replica if it is open, else None. Maintenance is not a `recent` use: it
-        does not predict which index will be needed next."""
-        one = self._take(key, None, recent=recent)
+        does not predict which index will be needed next. One that is being closed is waited for, or
+        without `wait` not used."""
+        one = self._take(key, None, recent=recent, wait=wait)
         if one is None:
             yield None
             return
@@ -68,9 +71,11 @@ class Replicas(Mapping[int, Replica]):
             yield replica
 
     def _take(
-        self, key: int, record: CollectionRecord | None, *, recent: bool = True
+        self, key: int, record: CollectionRecord | None, *, recent: bool = True, wait: bool = True
     ) -> OpenReplica | None:
         with self._changed:
+            if not wait and self._is_closing(key):
+                return None
             if not self._changed.wait_for(lambda: not self._is_closing(key), CLOSING_S):
                 raise StoreUnavailable(
                     "The collection's index is still being saved and closed. Try again in a "

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -40,6 +41,7 @@ class _Job:
     share: RequestShare = field(compare=False)
     steps: CooperativeTask[Any] = field(compare=False)
     future: Future[Any] = field(compare=False)
+    context: Context = field(compare=False)
     memory: int = field(compare=False, default=0)
     begun: bool = field(compare=False, default=False)
 
@@ -70,12 +72,12 @@ class FairThreadPool:
             self._start()
 
     def submit(self, steps: CooperativeTask[T], share: RequestShare, memory: int = 0) -> Future[T]:
-        """Queue a job that takes `memory` bytes while it is under way. Cancelling the future takes
-        it out before its next step.
+        """Queue a job that takes `memory` bytes while it is under way; its steps run in the
+        caller's context. Cancelling the future takes it out before its next step.
 
         Raises Overloaded when the queue is full.
         """
-        job = _Job(0, next(self._numbers), share, steps, Future(), memory)
+        job = _Job(0, next(self._numbers), share, steps, Future(), copy_context(), memory)
         with self._changed:
             if self._closed or len(self._waiting) >= self._capacity:
                 raise Overloaded("The queue of photos is full.", {"retry_after": 1})
@@ -174,7 +176,7 @@ class FairThreadPool:
             self._over(job)
             return
         try:
-            next(job.steps)
+            job.context.run(next, job.steps)
         except StopIteration as end:
             value = end.value
             self._over(job)

@@ -88,13 +88,35 @@ async def analyse_one(
     make it. Raises the ImageError and FaceError families."""
 
     def work() -> CooperativeTask[T]:
-        image = yield from services.pipeline.steps(
-            data, max_faces=_limit(services, max_faces), embed=embed, liveness=liveness
+        image = yield from image_task(
+            services, times, data, max_faces, embed=embed, liveness=liveness
         )
-        record(services, times, image)
         return make(image)
 
-    return await services.scheduler.infer(work(), _memory(services, data))
+    return await infer_photo(services, data, work())
+
+
+def image_task(
+    services: Services,
+    times: StageTimes,
+    data: bytes,
+    max_faces: int | None,
+    *,
+    embed: bool = True,
+    liveness: bool = False,
+) -> CooperativeTask[AnalysedImage]:
+    """Analyse the one photo of a request, in steps. Raises the ImageError and FaceError
+    families."""
+    image = yield from services.pipeline.steps(
+        data, max_faces=_limit(services, max_faces), embed=embed, liveness=liveness
+    )
+    record(services, times, image)
+    return image
+
+
+async def infer_photo(services: Services, data: bytes, task: CooperativeTask[T]) -> T:
+    """Take the steps of a task that analyses a photo on the inference threads."""
+    return await services.scheduler.infer(task, _memory(services, data))
 
 
 def _limit(services: Services, max_faces: int | None) -> int:
@@ -115,7 +137,7 @@ async def _one(
     services: Services, data: bytes, work: Callable[[bytes], CooperativeTask[T]]
 ) -> T | LikenessError:
     try:
-        return await services.scheduler.infer(work(data), _memory(services, data))
+        return await infer_photo(services, data, work(data))
     except (ImageError, FaceError) as error:
         return error
 

@@ -3,17 +3,22 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from app.decision.calibrations import policy_of
 from app.decision.pairs import PairRules
 from app.decision.policy import QualityGate
-from app.decision.thresholds import ThresholdDecision, ThresholdRequest, identification_threshold
+from app.decision.thresholds import (
+    CalibrationChain,
+    ThresholdDecision,
+    ThresholdRequest,
+    identification_threshold,
+)
 from app.decision.verdicts import Refusals, Verdict, decide
 from app.errors import InvalidRequest
-from app.gallery.candidates import Candidate
+from app.gallery.candidates import Candidate, SearchQuery, SearchResult
 from app.index.port import GallerySize
 from app.recognition.analysis import (
     FoundFace,
@@ -22,11 +27,13 @@ from app.recognition.analysis import (
     analyse_images,
     embedding_of,
     faces_of,
+    image_task,
+    infer_photo,
 )
 from app.services import Services
 from app.store.records import CollectionRecord
 from app.store.sql.audit_log import Search
-from app.types import AnalysedImage, Face, JsonObject
+from app.types import AnalysedImage, CooperativeTask, Face, FloatArray, JsonObject
 
 T = TypeVar("T")
 
@@ -46,6 +53,10 @@ class IdentifyRequest:
     filter: JsonObject | None = None
     one_person_once: bool = False
     liveness: bool = False
+
+    def needs_liveness(self, record: CollectionRecord) -> bool:
+        """Whether the request or the collection's gate asks whether faces are live."""
+        return self.liveness or policy_of(record).identify_gate.min_liveness is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,30 +97,121 @@ async def identify(
     be used, CollectionNotFound, EmbeddingSpaceMismatch, RateOutOfReach, NotCalibrated, or
     InvalidRequest for more candidates than one answer can have.
     """
-    record = await services.scheduler.read(services.gallery.require, request.collection)
-    live = request.liveness or policy_of(record).identify_gate.min_liveness is not None
-    outcomes = await analyse_images(services, times, photos, request.max_faces, liveness=live)
-    found = faces_of(outcomes)
-    if len(found) * request.top_k > MAX_CANDIDATES:
-        raise InvalidRequest(
-            f"{len(found)} faces with top_k={request.top_k} would be more than {MAX_CANDIDATES:,} "
-            "candidates in one answer; send a smaller top_k or fewer photos."
+    gallery, call = services.gallery, _Call(services, request, times, make)
+    done: tuple[Identification, T] | None = None
+    if len(photos) == 1 and gallery.store.database.in_process:
+        probes, done = await infer_photo(services, photos[0], call.on_one_thread(photos[0]))
+    else:
+        record = await services.scheduler.read(gallery.require, request.collection)
+        outcomes = await analyse_images(
+            services, times, photos, request.max_faces, liveness=request.needs_liveness(record)
         )
-    began = time.perf_counter()
-
-    def work() -> tuple[Identification, T]:
-        answer = _search(services, request, record, outcomes, found)
-        times.add({"search": (time.perf_counter() - began) * 1000})
-        return answer, make(answer)
-
-    answer, made = await services.scheduler.search(work)
+        probes = call.probes(record, outcomes)
+    if done is None:
+        done = await services.scheduler.search(call.search, probes, time.perf_counter())
+    answer, record = done[0], probes.record
     found_ids = [one.verdict.person.face.person_id for one in answer.faces if one.verdict.person]
     services.matches.note(record, found_ids)
     if policy_of(record).audit_searches:
-        audit = services.gallery.store.audit
+        audit = gallery.store.audit
         searches = [_audited(one, answer.threshold) for one in answer.faces]
         await services.scheduler.write(audit.record_searches, record, "face.identified", searches)
-    return answer, made
+    return done
+
+
+@dataclass(frozen=True, slots=True)
+class _Probes:
+    """The faces that are searched for, with the collection as it was before they were found."""
+
+    record: CollectionRecord
+    outcomes: Sequence[PhotoOutcome]
+    faces: Sequence[FoundFace]
+    vectors: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class _Call(Generic[T]):
+    """The parts of one identification, each of which is done on some thread."""
+
+    services: Services
+    request: IdentifyRequest
+    times: StageTimes
+    make: Callable[[Identification], T]
+
+    def on_one_thread(
+        self, photo: bytes
+    ) -> CooperativeTask[tuple[_Probes, tuple[Identification, T] | None]]:
+        """All of it for one photo, in steps; None instead of the answer if the search has to be
+        done on another thread, because it might take longer than a photo."""
+        services, request = self.services, self.request
+        record = services.gallery.require(request.collection)
+        image = yield from image_task(
+            services, self.times, photo, request.max_faces,
+            liveness=request.needs_liveness(record),
+        )  # fmt: skip
+        probes = self.probes(record, [image])
+        if request.filter is not None:
+            return probes, None
+        began, query = time.perf_counter(), self._query(probes)
+        result = services.gallery.identify_at_once(record, query)
+        return probes, None if result is None else self._answer(probes, result, began)
+
+    def probes(self, record: CollectionRecord, outcomes: Sequence[PhotoOutcome]) -> _Probes:
+        """The faces of analysed photos. Raises InvalidRequest for too many."""
+        found, top_k = faces_of(outcomes), self.request.top_k
+        if len(found) * top_k > MAX_CANDIDATES:
+            raise InvalidRequest(
+                f"{len(found)} faces with top_k={top_k} would be more than {MAX_CANDIDATES:,} "
+                "candidates in one answer; send a smaller top_k or fewer photos."
+            )
+        vectors = [embedding_of(face) for _, _, face in found]
+        dimension = self.services.pack.recogniser.dimension
+        probes = np.array(vectors, np.float32).reshape(-1, dimension)
+        return _Probes(record, outcomes, found, probes)
+
+    def search(self, probes: _Probes, began: float) -> tuple[Identification, T]:
+        """The answer, and what `make` makes of it; the search began at that time."""
+        query = self._query(probes)
+        result = self.services.gallery.identify(
+            self.request.collection, query.probes, query.top_k, self.request.filter, query.score
+        )
+        return self._answer(probes, result, began)
+
+    def _query(self, probes: _Probes) -> SearchQuery:
+        request = self.request
+        # To assign n different persons to the n faces of a photo, each face needs its n nearest.
+        rivals = max(len(one.faces) for one in probes.outcomes if isinstance(one, AnalysedImage))
+        wanted = max(request.top_k, rivals) if request.one_person_once else request.top_k
+        return SearchQuery(probes.vectors, wanted, self._chain(probes).score)
+
+    def _chain(self, probes: _Probes) -> CalibrationChain:
+        return self.services.calibrations.chain(probes.record)
+
+    def _answer(
+        self, probes: _Probes, result: SearchResult, began: float
+    ) -> tuple[Identification, T]:
+        """Find the threshold for what was searched, and decide each face by it."""
+        services, request, record, found = (
+            self.services, self.request, probes.record, probes.faces,
+        )  # fmt: skip
+        policy = policy_of(record)
+        threshold = identification_threshold(
+            request.threshold, policy, self._chain(probes), result.searched,
+            likeness=result.likeness,
+        )  # fmt: skip
+        verdicts = _verdicts(found, result.rows, threshold, policy.identify_gate, request)
+        refusals = Refusals.of(services.gallery, request.collection, threshold)
+        if refusals is not None:
+            verdicts = refusals.applied(verdicts, [face for _, _, face in found])
+        rules = PairRules(services.gallery, record, threshold.calibration, threshold.score)
+        verdicts = rules.applied(verdicts, probes.vectors)
+        faces = [
+            FaceIdentification(index, image, face, verdict, row[: request.top_k])
+            for (index, image, face), row, verdict in zip(found, result.rows, verdicts, strict=True)
+        ]
+        answer = Identification(probes.outcomes, threshold, result.searched, faces)
+        self.times.add({"search": (time.perf_counter() - began) * 1000})
+        return answer, self.make(answer)
 
 
 def _audited(face: FaceIdentification, threshold: ThresholdDecision) -> Search:
@@ -119,40 +221,6 @@ def _audited(face: FaceIdentification, threshold: ThresholdDecision) -> Search:
         return None, details
     scores = {"similarity": round(person.similarity, 4), "threshold": round(threshold.threshold, 4)}
     return person.face.person_id, details | scores
-
-
-def _search(
-    services: Services,
-    request: IdentifyRequest,
-    record: CollectionRecord,
-    outcomes: Sequence[PhotoOutcome],
-    found: Sequence[FoundFace],
-) -> Identification:
-    """Search, find the threshold for what was searched, and decide each face by it."""
-    policy, dimension = policy_of(record), services.pack.recogniser.dimension
-    vectors = [embedding_of(face) for _, _, face in found]
-    probes = np.array(vectors, np.float32).reshape(-1, dimension)
-    # To assign n different persons to the n faces of a photo, each face needs its n nearest.
-    rivals = max(len(one.faces) for one in outcomes if isinstance(one, AnalysedImage))
-    wanted = max(request.top_k, rivals) if request.one_person_once else request.top_k
-    chain = services.calibrations.chain(record)
-    result = services.gallery.identify(
-        request.collection, probes, wanted, request.filter, chain.score
-    )
-    threshold = identification_threshold(
-        request.threshold, policy, chain, result.searched, likeness=result.likeness
-    )
-    verdicts = _verdicts(found, result.rows, threshold, policy.identify_gate, request)
-    refusals = Refusals.of(services.gallery, request.collection, threshold)
-    if refusals is not None:
-        verdicts = refusals.applied(verdicts, [face for _, _, face in found])
-    rules = PairRules(services.gallery, record, threshold.calibration, threshold.score)
-    verdicts = rules.applied(verdicts, probes)
-    faces = [
-        FaceIdentification(index, image, face, verdict, row[: request.top_k])
-        for (index, image, face), row, verdict in zip(found, result.rows, verdicts, strict=True)
-    ]
-    return Identification(outcomes, threshold, result.searched, faces)
 
 
 def _verdicts(

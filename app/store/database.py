@@ -69,6 +69,11 @@ class Database:
         """Its URL without passwords, for messages."""
         return shown_url(self.engine)
 
+    @property
+    def in_process(self) -> bool:
+        """Whether it runs in this process; else every read waits for a server."""
+        return self._backend.IN_PROCESS
+
     def identity(self) -> str:
         """Its id: random, created with the database, the same in every process."""
         with self.reading() as connection:

@@ -77,12 +77,19 @@ class PersonRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class FaceRecord:
-    """One stored template as clients see it: `face_id` names it, the embedding stays inside."""
+class FaceName:
+    """What names one stored template: the database's own number, the id that clients see, and its
+    person."""
 
     template_key: int
     face_id: str
     person_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class FaceRecord(FaceName):
+    """One stored template as clients see it: `face_id` names it, the embedding stays inside."""
+
     quality: JsonObject
     created_at: datetime
 

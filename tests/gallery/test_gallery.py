@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from app.errors import (
     InvalidEmbedding,
     PersonNotFound,
 )
+from app.gallery import candidates as candidates_module
+from app.gallery.candidates import SearchQuery
 from app.gallery.gallery import Gallery
 from app.index.factory import IndexFactory
 from app.index.person_scores import PersonScore
@@ -75,7 +78,7 @@ def test_a_search_and_a_claim_agree_on_a_person_s_score(
         for one in row:
             claimed = gallery.compare("default", one.face.person_id, probe, score)
             assert claimed is not None
-            assert claimed.face == one.face
+            assert claimed.face.face_id == one.face.face_id
             assert claimed.similarity == pytest.approx(one.similarity, abs=1e-5)
             assert claimed.compared.score is score
 
@@ -252,3 +255,44 @@ def test_persons_whose_consent_has_ended_do_not_take_the_places_of_others(
     (row,) = gallery.identify("staff", probe[np.newaxis], 3).rows
     assert [one.face.person_id for one in row] == nearest[25:28]
     assert row[-1].margin is not None
+
+
+def test_a_search_at_once_waits_for_nothing(
+    database: Path, directions: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is done if the index is open, at the record's revision or beyond it, and not large."""
+    with closing(open_gallery(database)) as gallery, closing(open_gallery(database)) as other:
+        enroll(gallery, "first", (vectors := directions(8))[:4])
+        record, query = gallery.require("default"), SearchQuery(vectors[:2], 3)
+        assert other.identify_at_once(record, query) is None, "its index is not open"
+        expected = other.identify("default", query.probes, query.top_k)
+        assert other.identify_at_once(record, query) == expected
+        enroll(gallery, "second", vectors[4:])
+        later = other.require("default")
+        assert other.identify_at_once(later, search) is None, "it is behind the database"
+        found = gallery.identify_at_once(record, query)  # it is beyond the record
+        assert found is not None
+        assert found.searched.persons == 2
+        monkeypatch.setattr(candidates_module, "MOST_AT_ONCE", 15)
+        assert gallery.identify_at_once(record, query) is None, "two probes, eight templates"
+        assert gallery.identify_at_once(record, SearchQuery(vectors[:1], 3)) is not None
+
+
+def test_a_search_at_once_does_not_wait_for_an_index_that_is_being_closed(
+    gallery: Gallery, directions: Draw
+) -> None:
+    enroll(gallery, "first", (vectors := directions(2)))
+    record, query = gallery.require("default"), SearchQuery(vectors, 3)
+    assert gallery.identify_at_once(record, query) is not None
+    gallery._replicas._open[record.key].closing = True
+    assert gallery.identify_at_once(record, query) is None
+    gallery._replicas._open[record.key].closing = False
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 64, 65, 600])
+def test_any_number_of_faces_is_named(gallery: Gallery, directions: Draw, count: int) -> None:
+    stored = enroll(gallery, "first", directions(count))
+    names = {one.face.template_key: one.face.face_id for one in stored}
+    found = gallery.store.templates.matchable(gallery.require("default"), [*names, 10**9])
+    assert {key: one.face_id for key, one in found.items()} == names
+    assert gallery.store.templates.matchable(gallery.require("default"), []) == {}

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -110,6 +111,24 @@ def test_a_result_for_nobody_is_dropped(pool: FairThreadPool) -> None:
     assert held.cancel()
     release.set()
     assert pool.submit(note([], "next"), RequestShare()).result(PATIENCE_S) == "next"
+
+
+def test_steps_run_in_the_context_of_their_request(pool: FairThreadPool) -> None:
+    """So that lines of the log name the request, whichever thread takes the step."""
+    request = ContextVar("request", default="")
+    seen: list[str] = []
+
+    def steps() -> CooperativeTask[None]:
+        seen.append(request.get())
+        yield
+        seen.append(request.get())
+
+    token = request.set("first")
+    job = pool.submit(steps(), RequestShare())
+    request.reset(token)
+    job.result(PATIENCE_S)
+    assert seen == ["first", "first"]
+    assert pool.submit(note([], "other"), RequestShare()).result(PATIENCE_S) == "other"
 
 
 def test_errors_are_told_and_the_thread_lives(pool: FairThreadPool) -> None:

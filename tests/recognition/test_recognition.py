@@ -1,6 +1,7 @@
 """Enroll, identify and verify as functions, without HTTP: what every entry point calls."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from app.decision.thresholds import (
     ThresholdSource,
 )
 from app.errors import (
+    CollectionNotFound,
     ConsentMissing,
     EnrolledBefore,
     ImageError,
@@ -24,6 +26,7 @@ from app.errors import (
     NoFace,
     PersonNotFound,
 )
+from app.gallery import candidates as candidates_module
 from app.recognition import identify as identify_module
 from app.recognition.analysis import StageTimes
 from app.recognition.enroll import AnswerToKeep, Enrollment, EnrollRequest, enroll
@@ -111,6 +114,53 @@ def test_each_face_is_identified(services: Services, photo: Photo, obama: str) -
     assert [isinstance(one, LikenessError) for one in found.photos] == [False, False, True]
     assert (found.searched.persons, found.threshold.source) == (1, ThresholdSource.DEFAULT)
     assert "search" in times.milliseconds
+
+
+def thread_of_the_search(services: Services, photos: list[bytes], request: IdentifyRequest) -> str:
+    def answer_of(_: Identification) -> str:
+        return threading.current_thread().name.rpartition("_")[0]
+
+    return asyncio.run(identify(services, photos, request, StageTimes(), answer_of))[1]
+
+
+def test_a_search_that_is_short_follows_on_the_thread_of_its_photo(
+    services: Services, photo: Photo, obama: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, request = [photo("obama2")], IdentifyRequest("presidents")
+    assert thread_of_the_search(services, [*photos, photo("biden")], request) == "search"
+    assert thread_of_the_search(services, photos, request) == "inference"
+    filtered = IdentifyRequest("presidents", filter={"office": "president"})
+    assert thread_of_the_search(services, photos, filtered) == "search"
+    with monkeypatch.context() as changed:  # longer than a photo
+        changed.setattr(candidates_module, "MOST_AT_ONCE", 0)
+        assert thread_of_the_search(services, photos, request) == "search"
+    with monkeypatch.context() as changed:  # each read waits for a server
+        changed.setattr(type(services.gallery.store.database), "in_process", False)
+        assert thread_of_the_search(services, photos, request) == "search"
+
+
+def test_a_search_beside_its_photo_finds_what_another_thread_finds(
+    services: Services, photo: Photo, obama: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found() -> list[object]:
+        request = IdentifyRequest("presidents", top_k=3)
+        run = identify(services, [photo("obama2")], request, StageTimes(), lambda _: None)
+        answer, _ = asyncio.run(run)
+        return [answer.threshold, answer.searched, *(one.candidates for one in answer.faces)]
+
+    beside = found()
+    monkeypatch.setattr(candidates_module, "MOST_AT_ONCE", 0)
+    assert found() == beside
+
+
+def test_errors_of_a_photo_and_its_collection_are_the_same_on_one_thread(
+    services: Services, photo: Photo
+) -> None:
+    for name, data, error in (
+        ("nobody", b"no image", CollectionNotFound), ("default", b"no image", ImageError),
+    ):  # fmt: skip
+        with pytest.raises(error):
+            thread_of_the_search(services, [data], IdentifyRequest(name))
 
 
 def test_too_many_candidates_are_refused(

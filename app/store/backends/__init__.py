@@ -38,6 +38,7 @@ class Backend(Protocol):
     OPENING_ADVICE: str  # what to check when a database cannot be opened
     BY_TERM: str  # hint for `metadata_terms` in a join: search by term, then by person
     MOVED: str  # error text for a database file that was moved
+    IN_PROCESS: bool  # whether it runs in this process; else reads wait for a server
     ERASES: bool  # whether we erase deleted rows; else the server does
 
     def create_engine(self, url: URL) -> Engine:

@@ -28,6 +28,7 @@ OPENING_ADVICE = (
     "LIKENESS_DATABASE_URL has the right user and password."
 )
 
+IN_PROCESS = False
 ERASES = False
 MOVED = ""  # never happens
 BY_TERM = ""  # the planner chooses well without a hint

@@ -28,6 +28,7 @@ OPENING_ADVICE = (
 )
 
 MOVED = MovedError.ADVICE
+IN_PROCESS = True
 ERASES = True  # It takes the index by person otherwise, whose pages lie apart: eight times as long.
 BY_TERM = "INDEXED BY sqlite_autoindex_metadata_terms_1"
 

@@ -10,7 +10,17 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Text, cast, func, or_, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Text,
+    cast,
+    func,
+    or_,
+    select,
+    update,
+)
 
 from app.errors import ConsentMissing
 from app.store.records import CollectionRecord
@@ -147,7 +157,7 @@ def note_consent(
         note(connection, "consent.recorded", collection, person, last_day=day)
 
 
-def without_consent(now: datetime) -> ColumnElement[bool]:
+def without_consent(now: datetime | BindParameter[Any]) -> ColumnElement[bool]:
     """The condition that a person has no consent that is valid now."""
     return or_(persons.c.consent_until.is_(None), persons.c.consent_until <= now)
 

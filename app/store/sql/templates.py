@@ -1,14 +1,14 @@
 """Templates in SQL: enrollment, and the faces that clients see of them."""
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Select, bindparam, delete, insert
+from sqlalchemy import Connection, Select, bindparam, delete, insert, select
 
 from app.encryption.ring import DataKey
 from app.index.port import Templates
@@ -19,6 +19,7 @@ from app.store.records import (
     CollectionRecord,
     DeletionCounts,
     EnrolledTogether,
+    FaceName,
     FaceRecord,
     IdempotencyRequest,
     NewTemplate,
@@ -47,12 +48,42 @@ from app.store.sql.lookups import (
 from app.store.sql.persons import insert_person, set_metadata
 from app.store.sql.retention import note_activity
 from app.store.sql.statements import Statement
-from app.store.sql.tables import crops, templates
+from app.store.sql.tables import crops, persons, templates
 from app.types import FloatArray, JsonObject
 
 # Made once: it is part of every search.
 _INSERT = Statement(insert(templates).returning(templates.c.id))
 _BY_KEY = face_query().where(templates.c.id.in_(bindparam("keys", expanding=True)))
+_NAME = select(templates.c.id, templates.c.face_id, persons.c.person_id).join(
+    persons, persons.c.id == templates.c.person
+)
+
+
+def _by_keys(query: Select[Any]) -> dict[int, Statement]:
+    """The query for some numbers of template keys, in ascending order."""
+    return {
+        count: Statement(
+            query.where(templates.c.id.in_([bindparam(f"key{i}") for i in range(count)]))
+        )
+        for count in (8, 64, 512)
+    }
+
+
+_NAMES = _by_keys(_NAME)
+_CONSENTING = _by_keys(_NAME.where(~without_consent(bindparam("now"))))
+
+
+def _parts(
+    keys: Sequence[int], statements: Mapping[int, Statement]
+) -> Iterator[tuple[dict[str, int], Statement]]:
+    """The keys as parameters of statements, which have more of them than there are keys: the rest
+    repeat the last key."""
+    largest = max(statements)
+    for start in range(0, len(keys), largest):
+        some = keys[start : start + largest]
+        count = next(one for one in statements if one >= len(some))
+        padded = [*some, *[some[-1]] * (count - len(some))]
+        yield {f"key{i}": key for i, key in enumerate(padded)}, statements[count]
 
 
 class TemplateStore:
@@ -143,25 +174,27 @@ class TemplateStore:
 
     def by_key(self, keys: Sequence[int]) -> Mapping[int, FaceRecord]:
         """The faces of template keys; those deleted since are missing."""
-        return self._by_key(keys, _BY_KEY)
-
-    def matchable(
-        self, collection: CollectionRecord, keys: Sequence[int]
-    ) -> Mapping[int, FaceRecord]:
-        """The same, without those of persons whose consent has ended if the collection needs
-        one."""
-        if not needs_consent(collection):
-            return self.by_key(keys)
-        return self._by_key(keys, _BY_KEY.where(~without_consent(self._database.clock())))
-
-    def _by_key(self, keys: Sequence[int], query: Select[Any]) -> Mapping[int, FaceRecord]:
         found: dict[int, FaceRecord] = {}
         # Each statement by itself: of some faces, it does not matter what others were before.
         with self._database.glancing() as connection:
             for start in range(0, len(keys), MAX_KEYS):
-                rows = connection.execute(query, {"keys": keys[start : start + MAX_KEYS]})
+                rows = connection.execute(_BY_KEY, {"keys": keys[start : start + MAX_KEYS]})
                 for key, face_id, quality, created_at, person_id in rows:
                     found[key] = FaceRecord(key, face_id, person_id, quality, aware(created_at))
+        return found
+
+    def matchable(
+        self, collection: CollectionRecord, keys: Sequence[int]
+    ) -> Mapping[int, FaceName]:
+        """What names the faces of template keys, as `by_key`; without those of persons whose
+        consent has ended if the collection needs one."""
+        consenting = needs_consent(collection)
+        values = {"now": self._database.clock()} if consenting else {}
+        found: dict[int, FaceName] = {}
+        with self._database.glancing() as connection:
+            for some, query in _parts(keys, _CONSENTING if consenting else _NAMES):
+                for row in query.rows(connection, values | some):
+                    found[row.id] = FaceName(row.id, row.face_id, row.person_id)
         return found
 
 
