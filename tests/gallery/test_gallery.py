@@ -269,7 +269,7 @@ def test_a_search_at_once_waits_for_nothing(
         assert other.identify_at_once(record, query) == expected
         enroll(gallery, "second", vectors[4:])
         later = other.require("default")
-        assert other.identify_at_once(later, search) is None, "it is behind the database"
+        assert other.identify_at_once(later, query) is None, "it is behind the database"
         found = gallery.identify_at_once(record, query)  # it is beyond the record
         assert found is not None
         assert found.searched.persons == 2
