@@ -220,12 +220,6 @@ def int8_detector(
             raise ExportError(error.detail) from error
         photos = CalibrationPhotos.of_folders(calibration, faces)
         found = export_integer_detector(source, spec, photos, out)
-        compared = found.agreement
-        print(
-            f"{compared.photos} photos: of {compared.faces} faces {compared.found} are found, and "
-            f"{compared.others} others; landmarks differ by {compared.median_distance:.4f} of the "
-            f"face's side in the median, by {compared.largest_distance:.4f} at most"
-        )
         for name, value in {"file": out.name, **provenance(found)}.items():
             print(f"{name} = {json.dumps(value)}")
 

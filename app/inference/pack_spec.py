@@ -25,13 +25,14 @@ class PackSection(BaseModel):
 class IntegerSpec(PackSection):
     """The detector in 8-bit integers. The ranges of its values were measured on `photos` photos by
     `onnxruntime`, a version; `photos_sha256` is the SHA-256 of their digests in hexadecimal, in
-    order, with line feeds between them."""
+    order, with line feeds between them. `proof`: how it answered other photos."""
 
     file: str
     sha256: Sha256
     photos: Annotated[int, Field(gt=0)]
     photos_sha256: Sha256
     onnxruntime: str
+    proof: str = "unknown"
     training_data: str = "unknown"
 
 

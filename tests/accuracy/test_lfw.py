@@ -21,6 +21,15 @@ def test_default_pack(default_verification: PairsFigures) -> None:
     assert [point.fnmr.value <= 0.01 for point in report.points] == [True]
 
 
+def test_default_pack_in_int8(int8_verification: PairsFigures) -> None:
+    """Measured: accuracy 0.9960, EER 0.0049, FNMR 0.0027 at FMR 1e-2."""
+    report = int8_verification
+    assert report.failures == 0
+    assert report.accuracy.mean >= 0.994
+    assert report.eer.rate <= 0.008
+    assert [point.fnmr.value <= 0.01 for point in report.points] == [True]
+
+
 def test_version_1(version_1_verification: PairsFigures) -> None:
     """Measured: accuracy 0.9952, EER 0.0053, FNMR 0.0040 at FMR 1e-2."""
     report = version_1_verification

@@ -101,6 +101,14 @@ class DetectorAgreement:
     median_distance: float
     largest_distance: float
 
+    def __str__(self) -> str:
+        return (
+            f"{self.photos} photos: {self.found} of {self.faces} faces found, {self.others} "
+            f"others; lowest overlap of boxes {self.lowest_iou:.2f}; landmarks differ by "
+            f"{self.median_distance:.4f} of the face's side in the median, by "
+            f"{self.largest_distance:.4f} at most"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class IntegerDetector:
@@ -150,6 +158,7 @@ def provenance(made: IntegerDetector) -> dict[str, str | int]:
         "photos": ranges.photos,
         "photos_sha256": ranges.sha256,
         "onnxruntime": ranges.onnxruntime,
+        "proof": str(made.agreement),
     }
 
 

@@ -99,3 +99,18 @@ def test_a_file_that_is_no_checkpoint(make_images: Callable[..., Path], tmp_path
     assert done.exit_code == 1
     assert "make torch" in done.stderr or "is not a checkpoint" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_detector_in_integers_needs_photos(
+    make_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    source, out = ROOT / "models" / "default" / "detector.onnx", tmp_path / "out.onnx"
+    few, enough = make_images(count=19), make_images(count=20)
+    done = _run("int8-detector", source, out, "--calibration", few, "--faces", enough)
+    assert done.exit_code == 1
+    assert "has 19 photos; at least 20 are needed" in done.stderr
+    done = _run("int8-detector", source, out, "--calibration", enough, "--faces", enough, "--pack",
+                tmp_path)  # fmt: skip
+    assert done.exit_code == 1
+    assert "There is no model pack" in done.stderr
+    assert not out.exists()

@@ -228,6 +228,7 @@ def test_a_detector_in_integers_is_made(
     made = make_pack(base, OwnNetworks(integers=people), tmp_path / "mine")
     assert made.detector.int8 is not None
     assert made.detector.int8.photos == 20
+    assert made.detector.int8.proof.startswith("20 photos: ")
     assert made.embedding_space == pack.embedding_space
     data = (photos / "obama.jpg").read_bytes()
     options = CpuOptions(precision=CpuPrecision.INT8)
