@@ -217,7 +217,7 @@ class LocalLoader(Loader):
 
     def _open(self, name: str, path: Path) -> OnnxModel | OpenVinoModel:
         network = self._network(path)
-        log(logging.INFO, "network loaded", network=name, runs_on=network.provider)
+        log(logging.INFO, "network loaded", network=name, file=path.name, runs_on=network.provider)
         self._note_nodes(name, network)
         return network
 

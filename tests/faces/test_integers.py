@@ -17,6 +17,7 @@ from app.inference.cpu_engine import INT8_DETECTOR, Cpu, CpuOptions
 from app.inference.pack_spec import ModelPack
 from app.inference.session import OnnxModel
 from app.settings import CpuEngine, CpuPrecision, Device
+from app.telemetry.logs import LOGGER_NAME
 
 INT8 = CpuOptions(CpuEngine.AUTO, CpuPrecision.INT8)
 OLD_CPU = Cpu("GenuineIntel", frozenset({"avx2", "avx512f"}))
@@ -42,7 +43,16 @@ def test_the_default_pack_finds_the_same_faces(
         assert not np.array_equal(ours.faces[0].landmarks, theirs.faces[0].landmarks)
 
 
-def test_what_runs_is_named(in_integers: FacePipeline, pipeline: FacePipeline) -> None:
+def test_what_runs_is_named(
+    in_integers: FacePipeline,
+    pipeline: FacePipeline,
+    pack: ModelPack,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level("INFO", LOGGER_NAME):
+        build_pipeline(pack, Device.CPU, ImageLimits(), cpu=INT8).close()
+    files = [record.fields["file"] for record in caplog.records]  # type: ignore[attr-defined]
+    assert files == ["detector.int8.onnx", "recogniser.onnx", "landmarks.onnx"]
     assert in_integers.provider == INT8_DETECTOR == "CPUExecutionProvider, detector in int8"
     assert pipeline.provider == "CPUExecutionProvider"
 

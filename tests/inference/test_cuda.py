@@ -146,7 +146,7 @@ def test_auto_says_what_each_network_runs_on(
         build_pipeline(pack, Device.AUTO, ImageLimits()).close()
     lines = [record for record in caplog.records if record.message == "network loaded"]
     assert [(line.levelname, line.fields) for line in lines] == [  # type: ignore[attr-defined]
-        ("INFO", {"network": name, "runs_on": CPU_PROVIDER})
+        ("INFO", {"network": name, "file": f"{name}.onnx", "runs_on": CPU_PROVIDER})
         for name in ("detector", "recogniser", "landmarks")
     ]
 
