@@ -11,7 +11,6 @@ from rich.table import Table
 
 from app import __version__
 from app.cli.console import (
-    clear_errors,
     err,
     no_database,
     out,
@@ -75,22 +74,21 @@ def doctor(
     """
     settings = read_settings()
     clash = [names for names in map(_installed, RIVALS) if len(names) != 1]
-    with clear_errors():
-        if missing := no_database(settings):
-            if repair or fix_metadata is not None:
-                require_database(settings)
-            _show(_installation_alone(settings), (missing,), clash)
-            out.print("The installation has no faults.")
-            return
-        services = build_services(settings)
-        rows = _facts(services)
-        unmatched = unmatched_pack(services)
-        names = _ours(services) if check else []
-        found = [_check_index(services.gallery, name, repair=repair) for name in names]
-        store = services.gallery.store
-        fixed = [] if fix_metadata is None else fix(store.integrity, fix_metadata)
-        found += stored_data(store.integrity, repair=repair) if check else []
-        services.close()
+    if missing := no_database(settings):
+        if repair or fix_metadata is not None:
+            require_database(settings)
+        _show(_installation_alone(settings), (missing,), clash)
+        out.print("The installation has no faults.")
+        return
+    services = build_services(settings)
+    rows = _facts(services)
+    unmatched = unmatched_pack(services)
+    names = _ours(services) if check else []
+    found = [_check_index(services.gallery, name, repair=repair) for name in names]
+    store = services.gallery.store
+    fixed = [] if fix_metadata is None else fix(store.integrity, fix_metadata)
+    found += stored_data(store.integrity, repair=repair) if check else []
+    services.close()
     _show(rows, (*fixed, *(line for line, _ in found)), clash)
     if unmatched:
         err.print(unmatched, style="yellow", markup=False, highlight=False, soft_wrap=True)

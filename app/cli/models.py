@@ -14,7 +14,6 @@ from app.access.keys import audit_key
 from app.cli.console import (
     CollectionArgument,
     CollectionOption,
-    clear_errors,
     collection_name,
     err,
     out,
@@ -76,10 +75,9 @@ def _architectures(pack: ModelPack) -> list[str]:
 def show(pack: PackArgument = None) -> None:
     """Show digests, sizes, licenses, threshold and calibration of a pack, and check its files."""
     settings = read_settings()
-    with clear_errors():
-        found = read_pack(find_pack(pack or settings.pack, settings.installed_packs))
-        _print_pack(found)
-        verify_pack(found)
+    found = read_pack(find_pack(pack or settings.pack, settings.installed_packs))
+    _print_pack(found)
+    verify_pack(found)
     out.print("The digest of each network is correct.")
 
 
@@ -125,8 +123,7 @@ def _size(path: Path) -> str:
 def verify(pack: PackArgument = None) -> None:
     """Check the SHA-256 of each network of a pack."""
     settings = read_settings()
-    with clear_errors():
-        loaded = load_pack(pack or settings.pack, settings.installed_packs)
+    loaded = load_pack(pack or settings.pack, settings.installed_packs)
     names = ", ".join(network.file for network in loaded.files)
     out.print(f"{loaded.folder}: intact are {names}.", soft_wrap=True)
 
@@ -156,39 +153,38 @@ def migrate_collection(
     """
     collection = collection_name(name, named)
     settings = read_settings()
-    with clear_errors():
-        target = load_pack(to, settings.installed_packs)
-        url = require_database(settings).resolved_database_url
-        ring, key = KeyRing.from_settings(settings), audit_key(settings)
-        with opened_store(url, ring, key) as store:
-            record = store.collections.get(collection)
-            if record.embedding_space == target.embedding_space:
+    target = load_pack(to, settings.installed_packs)
+    url = require_database(settings).resolved_database_url
+    ring, key = KeyRing.from_settings(settings), audit_key(settings)
+    with opened_store(url, ring, key) as store:
+        record = store.collections.get(collection)
+        if record.embedding_space == target.embedding_space:
+            out.print(
+                f"{collection} already has {target.name}'s embedding space "
+                f"{target.embedding_space}."
+            )
+        else:
+            work = Reembedding(store, collection, target)
+            _build(work, settings)
+            source = _pack_of(record.embedding_space, settings)
+            _print(work.compare(source, np.random.default_rng(secrets.randbits(64))))
+            if cut_over:
+                work.cut_over()
                 out.print(
-                    f"{collection} already has {target.name}'s embedding space "
-                    f"{target.embedding_space}."
+                    f"{collection} has {target.name}'s embedding space "
+                    f"{target.embedding_space} now. Serve it: LIKENESS_PACK={to} likeness "
+                    "serve",
+                    soft_wrap=True,
                 )
             else:
-                work = Reembedding(store, collection, target)
-                _build(work, settings)
-                source = _pack_of(record.embedding_space, settings)
-                _print(work.compare(source, np.random.default_rng(secrets.randbits(64))))
-                if cut_over:
-                    work.cut_over()
-                    out.print(
-                        f"{collection} has {target.name}'s embedding space "
-                        f"{target.embedding_space} now. Serve it: LIKENESS_PACK={to} likeness "
-                        "serve",
-                        soft_wrap=True,
-                    )
-                else:
-                    out.print(
-                        "Nothing was changed yet; --cut-over switches to the new embedding space."
-                    )
-            if forget:
                 out.print(
-                    f"{store.alternate_embeddings.drop(collection)} embeddings of other "
-                    "embedding spaces are erased."
+                    "Nothing was changed yet; --cut-over switches to the new embedding space."
                 )
+        if forget:
+            out.print(
+                f"{store.alternate_embeddings.drop(collection)} embeddings of other "
+                "embedding spaces are erased."
+            )
 
 
 def _build(work: Reembedding, settings: Settings) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
-from app.cli.console import clear_errors, err, out, read_settings, require_extra
+from app.cli.console import err, out, read_settings, require_extra
 from app.errors import PackError
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
@@ -35,13 +35,12 @@ def pull(
 ) -> None:
     """Fetch the networks of a pack from those who publish them, check and convert them."""
     installed = read_settings().installed_packs
-    with clear_errors():
-        from app.lab.packing.published import PUBLISHED  # noqa: PLC0415
+    from app.lab.packing.published import PUBLISHED  # noqa: PLC0415
 
-        if name in PUBLISHED:
-            pack = _pull_published(name, installed, url, accept_license=accept_license)
-        else:
-            pack = _pull_composed(name, installed, url)
+    if name in PUBLISHED:
+        pack = _pull_published(name, installed, url, accept_license=accept_license)
+    else:
+        pack = _pull_composed(name, installed, url)
     _installed(pack)
 
 
@@ -99,16 +98,15 @@ def install(
     accept_license: Accept = False,
 ) -> None:
     """Install a pack from a file that was made or fetched elsewhere; no network is needed."""
-    with clear_errors():
-        require_extra("lab", "Converting the networks of a pack", "onnx")
-        from app.lab.packing.composed import compose, composed_of  # noqa: PLC0415
-        from app.lab.packing.install import install_archive  # noqa: PLC0415
+    require_extra("lab", "Converting the networks of a pack", "onnx")
+    from app.lab.packing.composed import compose, composed_of  # noqa: PLC0415
+    from app.lab.packing.install import install_archive  # noqa: PLC0415
 
-        installed = read_settings().installed_packs
-        if composed := composed_of(archive):
-            pack = compose(composed, archive.read_bytes(), installed)
-        else:
-            pack = install_archive(archive, installed, accept_license=accept_license)
+    installed = read_settings().installed_packs
+    if composed := composed_of(archive):
+        pack = compose(composed, archive.read_bytes(), installed)
+    else:
+        pack = install_archive(archive, installed, accept_license=accept_license)
     _installed(pack)
 
 
@@ -243,41 +241,40 @@ def pack_networks(
     as_zip: AsZip = False,
 ) -> None:
     """Write a pack: networks, pack.toml with their digests, calibration. `serve` runs it."""
-    with clear_errors():
-        require_extra("lab", "Writing a pack", "onnx")
-        from app.lab.packing.joined import described  # noqa: PLC0415
-        from app.lab.packing.own import OwnNetworks, make_pack  # noqa: PLC0415
+    require_extra("lab", "Writing a pack", "onnx")
+    from app.lab.packing.joined import described  # noqa: PLC0415
+    from app.lab.packing.own import OwnNetworks, make_pack  # noqa: PLC0415
 
-        source_pack = load_pack(base, read_settings().installed_packs)
-        made = make_pack(
-            source_pack,
-            OwnNetworks(
-                detector=detector,
-                architecture=architecture,
-                integers=int8,
-                recognisers=described(
-                    source_pack,
-                    recogniser or [],
-                    weights=weight,
-                    means=mean,
-                    stds=std,
-                    colours=colour,
-                ),
-                variant=variant,
-                keep_prelu=keep_prelu,
-                landmarks=landmarks,
-                mirror=mirror,
-                liveness=tuple(liveness or ()),
-                threshold=threshold,
-                threshold_basis=threshold_basis,
-                calibration=calibration,
-                licence=licence,
-                source=source,
+    source_pack = load_pack(base, read_settings().installed_packs)
+    made = make_pack(
+        source_pack,
+        OwnNetworks(
+            detector=detector,
+            architecture=architecture,
+            integers=int8,
+            recognisers=described(
+                source_pack,
+                recogniser or [],
+                weights=weight,
+                means=mean,
+                stds=std,
+                colours=colour,
             ),
-            folder,
-        )
-        if as_zip:
-            _write_zip(folder)
+            variant=variant,
+            keep_prelu=keep_prelu,
+            landmarks=landmarks,
+            mirror=mirror,
+            liveness=tuple(liveness or ()),
+            threshold=threshold,
+            threshold_basis=threshold_basis,
+            calibration=calibration,
+            licence=licence,
+            source=source,
+        ),
+        folder,
+    )
+    if as_zip:
+        _write_zip(folder)
     out.print(f"{made.folder}: embedding space {made.embedding_space}", soft_wrap=True)
 
 
