@@ -77,6 +77,10 @@ torch: $(STAMPS)/dev ## PyTorch, for exporting checkpoints and testing that (TOR
 openapi: $(STAMPS)/dev ## Write docs/openapi.json, which a test compares with what is served
 	@UPDATE_OPENAPI=1 $(BIN)/python -m pytest -q tests/api/test_openapi.py -k committed
 
+.PHONY: tables
+tables: $(STAMPS)/dev ## Write the tables of a new SQLite database, which a test compares with the migrations
+	@UPDATE_TABLES=1 $(BIN)/python -m pytest -q tests/store/test_migrations.py -k new_sqlite
+
 .PHONY: cli-docs
 cli-docs: $(STAMPS)/dev ## Write the list of commands in docs/cli.md, which a test compares with the commands
 	@UPDATE_CLI=1 $(BIN)/python -m pytest -q tests/cli/test_cli_page.py

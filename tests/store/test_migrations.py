@@ -1,6 +1,8 @@
 """A database of an earlier version is brought along with all it holds, on every engine."""
 
+import os
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,6 +84,53 @@ def test_the_newest_revision_is_that_of_the_migrations() -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     assert newest_revision() == ScriptDirectory.from_config(config).get_current_head()
+
+
+def contents(engine: Engine) -> tuple[list[str], dict[str, list[tuple[object, ...]]]]:
+    """The statements that make the tables and indexes of an SQLite database, and all its rows."""
+    with engine.connect() as connection:
+        statements = [
+            "\n".join(line.rstrip() for line in sql.strip().splitlines())
+            for sql in connection.scalars(
+                text("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY rowid")
+            )
+            if "sqlite_sequence" not in sql  # which SQLite makes itself
+        ]
+        tables = inspect(engine).get_table_names()
+        rows = {one: [*connection.execute(text(f'SELECT * FROM "{one}"'))] for one in tables}
+    return statements, {name: [tuple(row) for row in found] for name, found in rows.items()}
+
+
+def literal(value: object) -> str:
+    if isinstance(value, bytes):
+        return f"x'{value.hex()}'"
+    return "NULL" if value is None else repr(value)
+
+
+def test_a_new_sqlite_database_is_what_the_migrations_make(tmp_path: Path) -> None:
+    """`make tables` writes the script."""
+    engines = [open_engine(f"sqlite:///{tmp_path / name}") for name in ("steps.db", "script.db")]
+    migrate(engines[0], newest_revision())
+    statements, rows = contents(engines[0])
+    ((identity, _),) = rows.pop("database")
+    script = ";\n".join(
+        [
+            *statements,
+            *(
+                f'INSERT INTO "{table}" VALUES ({", ".join(map(literal, row))})'
+                for table, found in rows.items()
+                for row in found
+            ),
+        ]
+    )
+    if os.environ.get("UPDATE_TABLES"):
+        (MIGRATIONS / "new_sqlite.sql").write_text(f"{script}\n", "utf-8")
+    migrate(engines[1])
+    made, found = contents(engines[1])
+    ((other, _),) = found.pop("database")
+    assert (made, found) == (statements, rows), "make tables, and look at the diff"
+    assert len(str(other)) == 36
+    assert other != identity
 
 
 def test_the_id_is_made_once(engine: Engine) -> None:

@@ -40,6 +40,7 @@ class Backend(Protocol):
     MOVED: str  # error text for a database file that was moved
     IN_PROCESS: bool  # whether it runs in this process; else reads wait for a server
     ERASES: bool  # whether we erase deleted rows; else the server does
+    NEW_TABLES: str | None  # script with the newest tables, in `app.store.schema.MIGRATIONS`
 
     def create_engine(self, url: URL) -> Engine:
         """An engine that connects when it is first used. Raises DatabaseError."""

@@ -32,6 +32,7 @@ IN_PROCESS = False
 ERASES = False
 MOVED = ""  # never happens
 BY_TERM = ""  # the planner chooses well without a hint
+NEW_TABLES: str | None = None
 
 CONNECT_TIMEOUT_S = 10
 POOL_TIMEOUT_S = 15

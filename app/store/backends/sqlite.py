@@ -31,6 +31,7 @@ MOVED = MovedError.ADVICE
 IN_PROCESS = True
 ERASES = True  # It takes the index by person otherwise, whose pages lie apart: eight times as long.
 BY_TERM = "INDEXED BY sqlite_autoindex_metadata_terms_1"
+NEW_TABLES: str | None = "new_sqlite.sql"
 
 BUSY_TIMEOUT_S = 15.0
 RETRY_S = 0.02
