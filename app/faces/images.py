@@ -7,7 +7,6 @@ are degrees clockwise.
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any, TypeAlias
 
 import cv2
@@ -132,35 +131,29 @@ def to_blob(images: Image, mean: Channels, std: Channels, *, rgb: bool) -> NDArr
     """(n, height, width, 3) BGR uint8 -> (n, 3, height, width) float32, (value - mean) / std,
     with one mean and std or one for each channel of the result.
 
-    Planes of bytes first, which are then looked up in a table: half the time of arithmetic, and a
+    Bytes are sorted into planes first and converted then: a third of the time of the reverse, and a
     tenth of that of OpenCV's `blobFromImages` at 320 x 320. Few calls, because Python's lock may
     change hands at each.
     """
     count, height, width, _ = images.shape
-    planes = np.empty((count, 3, height, width), np.uint8)
-    for image, places in zip(images, planes, strict=True):
-        cv2.split(image, list(places[::-1] if rgb else places))
-    tables = _values_of_bytes(mean, std)
-    blob = np.empty(planes.shape, np.float32)
-    if len(tables) == 1:
-        cv2.LUT(planes.reshape(-1, width), tables[0], dst=blob.reshape(-1, width))
-        return blob
-    for source, scaled in zip(planes, blob, strict=True):
-        for plane, table, place in zip(source, tables, scaled, strict=True):
-            cv2.LUT(plane, table, dst=place)
+    size = count * height * width
+    # A byte between the planes: OpenCV writes planes that are aligned alike past the cache, and
+    # these are read at once.
+    planes = np.empty((3, size + 1), np.uint8)[:, :size].reshape(3, count, height, width)
+    rows = [plane.reshape(-1, width) for plane in planes]
+    # All images at once, one below the other.
+    cv2.split(images.reshape(-1, width, 3), rows[::-1] if rgb else rows)
+    blob = np.empty((count, 3, height, width), np.float32)
+    blob[:] = planes.swapaxes(0, 1)
+    if mean != 0:
+        np.subtract(blob, _each_channel(mean), out=blob)
+    if std != 1:
+        np.multiply(blob, _each_channel(1 / np.asarray(std)), out=blob)
     return blob
 
 
-@lru_cache(maxsize=32)
-def _values_of_bytes(mean: Channels, std: Channels) -> tuple[FloatArray, ...]:
-    """(value - mean) / std of the 256 values of a byte, for all channels or for each."""
-    values = np.arange(256, dtype=np.float32)
-    means, stds = np.broadcast_to(mean, 3).tolist(), np.broadcast_to(std, 3).tolist()
-    scales = list(zip(means, stds, strict=True))
-    return tuple(
-        (values - np.float32(mean)) * np.float32(1 / std)
-        for mean, std in (scales if len(set(scales)) > 1 else scales[:1])
-    )
+def _each_channel(values: Channels | NDArray[np.float64]) -> FloatArray:
+    return np.asarray(values, np.float32).reshape(-1, 1, 1)
 
 
 def with_mirror_images(crops: Image) -> Image:

@@ -67,6 +67,20 @@ def test_the_inverse_leads_back(image: Image, found: Detections, rotation: int) 
 IMAGE = np.array([[[[10, 20, 30]]]], np.uint8)  # one BGR pixel
 
 
+@pytest.mark.parametrize("size", [(1, 1), (5, 1), (1, 7), (48, 48), (320, 224)])
+@pytest.mark.parametrize("rgb", [False, True])
+def test_a_blob_of_several_images_is_the_scaled_pixels(size: tuple[int, int], rgb: bool) -> None:
+    wide = np.random.default_rng(1).integers(0, 256, (3, size[0], size[1] + 2, 3), np.uint8)
+    for images in (np.ascontiguousarray(wide[:, :, 1:-1]), wide[:, :, 1:-1], wide[:0, :, 2:]):
+        ordered = images[..., ::-1] if rgb else images
+        scale = np.float32(1 / 128.0)
+        expected = (ordered.transpose(0, 3, 1, 2).astype(np.float32) - np.float32(127.5)) * scale
+        np.testing.assert_array_equal(to_blob(images, 127.5, 128.0, rgb=rgb), expected)
+        pixels = to_blob(images, 0.0, 1.0, rgb=rgb)
+        np.testing.assert_array_equal(pixels, ordered.transpose(0, 3, 1, 2))
+        assert pixels.flags.c_contiguous
+
+
 def test_one_mean_and_std_for_all() -> None:
     assert to_blob(IMAGE, 10.0, 10.0, rgb=False).ravel().tolist() == [0, 1, 2]
 
