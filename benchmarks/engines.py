@@ -6,14 +6,14 @@
     python benchmarks/engines.py recall --data ../shared/data
     python benchmarks/engines.py photos FOLDER --data ../shared/data
 
-`time` runs each network in all engines in turn, on one thread: medians of the milliseconds and of
-the ratio to ONNX Runtime. `embed` analyses LFW's photos of a half of the people by whole
+`time` runs each network in all `--engines` in turn, on one thread: medians of the milliseconds and
+of the ratio to the first engine. `embed` analyses LFW's photos of a half of the people by whole
 pipelines, and continues a run that was ended; `rates` compares them by the protocol of landmarks.py
 (whose words say how TPIR and FNMR are counted), the engines among themselves and mixed: templates
-of one, probes of the other.
-`recall` counts what detectors find of WIDER's labelled faces. `photos` copies one photo each of 200
-people of the developers' half to FOLDER/ranges, and of 200 others to FOLDER/proof: what the default
-pack's int8 detector was made with. CACHE and FOLDER hold biometric data.
+of one, probes of the other. `recall` counts what detectors find of WIDER's labelled faces. `photos`
+copies one photo each of 200 people of the developers' half to FOLDER/ranges, and of 200 others to
+FOLDER/proof: what the default pack's int8 detector was made with. CACHE and FOLDER hold biometric
+data.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from degraded_faces import is_development
 from app.decision.calibrations import pack_orientation
 from app.decision.policy import FaceSelection, selector_of
 from app.faces.images import drawn_face, to_blob
+from app.faces.integers import integer_file
 from app.faces.landmarks import SCALE, SIDE
 from app.faces.loading import build_pipeline
 from app.faces.pipeline import FacePipeline, run_to_completion
@@ -88,21 +89,27 @@ def times(options: argparse.Namespace) -> None:
     """Print a row for each network and size of its input."""
     cpu = Cpu.of_this_machine()
     print(f"{cpu.vendor}, {sorted(f for f in cpu.flags if 'bf16' in f or 'amx' in f)}")
-    print(f"| network | input | {' | '.join(ENGINES)} |\n|---|---|{'---|' * len(ENGINES)}")
-    for case in cases(load_pack(options.pack)):
+    engines = [name for name in ENGINES if name in options.engines]
+    print(f"| network | input | {' | '.join(engines)} |\n|---|---|{'---|' * len(engines)}")
+    pack = load_pack(options.pack)
+    for case in cases(pack):
         count, height, width = case.shape
         images = np.stack([drawn_face(height, width)] * count)
         batch = to_blob(images, case.scale.mean, case.scale.std, rgb=case.scale.rgb)
-        networks = [
-            OnnxModel(case.path, Device.CPU),
-            OpenVinoModel(case.path, CpuPrecision.FP32),
-            OpenVinoModel(case.path, CpuPrecision.BF16),
-        ]
+        networks = [network_of(pack, case, ENGINES[name]) for name in engines]
         measured = np.array([[timed(one, batch) for one in networks] for _ in range(ROUNDS)])[5:]
         ratios = np.median(measured / measured[:, :1], axis=0)
         medians = np.median(measured, axis=0)
         cells = [f"{ms:.2f} (x {r:.2f})" for ms, r in zip(medians, ratios, strict=True)]
         print(f"| {case.name} | {count} x {height} x {width} | {' | '.join(cells)} |", flush=True)
+
+
+def network_of(pack: ModelPack, case: Case, options: CpuOptions) -> OnnxModel | OpenVinoModel:
+    """The network as an engine runs it; only the detector is run in integers."""
+    if options.engine is CpuEngine.OPENVINO:
+        return OpenVinoModel(case.path, options.precision)
+    integers = options.precision is CpuPrecision.INT8 and case.name == "detector"
+    return OnnxModel(integer_file(pack) if integers else case.path, Device.CPU)
 
 
 def timed(network: OnnxModel | OpenVinoModel, batch: FloatArray) -> float:
