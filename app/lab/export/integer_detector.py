@@ -187,6 +187,9 @@ def _quantised(source: Path, spec: DetectorSpec, photos: Sequence[Path]) -> onnx
     network = _open(source)
     if network.takes_pixels:
         raise ExportError(f"{source} takes uint8 pixels: give the network with float32 input")
+    if not network.dynamic_batch:
+        raise ExportError(f"{source} takes one size of batch: export_onnx.py detector frees it")
+    _detector(source, spec)  # what is no such detector is refused here
     with tempfile.TemporaryDirectory() as folder:
         newer, ready, out = (Path(folder) / f"{name}.onnx" for name in ("newer", "ready", "out"))
         onnx.save(with_scales_a_channel(read_model(source)), newer)
@@ -237,14 +240,18 @@ def _open(path: Path) -> OnnxModel:
         raise ExportError(error.detail) from error
 
 
+def _detector(path: Path, spec: DetectorSpec) -> Detector:
+    try:
+        return Detector(_open(path), spec)
+    except LikenessError as error:
+        raise ExportError(error.detail) from error
+
+
 def _prove(
     source: Path, candidate: Path, spec: DetectorSpec, photos: Sequence[Path]
 ) -> DetectorAgreement:
     """Raise ParityError unless both detectors find the same faces in the photos."""
-    try:
-        theirs, ours = (Detector(_open(path), spec) for path in (source, candidate))
-    except LikenessError as error:
-        raise ExportError(error.detail) from error
+    theirs, ours = (_detector(path, spec) for path in (source, candidate))
     faces = found = others = 0
     overlaps, distances = list[float](), list[float]()
     for path in photos:

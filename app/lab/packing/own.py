@@ -175,7 +175,8 @@ def _integers(detector: Path, table: dict[str, Any], folder: Path, made: Path) -
     spec = DetectorSpec.model_validate({**table, "sha256": digest(detector), "int8": None})
     try:
         photos = CalibrationPhotos.of_folder(folder)
-        found = export_integer_detector(detector, spec, photos, made / INTEGERS_FILE)
+        with unwritable(made / INTEGERS_FILE):
+            found = export_integer_detector(detector, spec, photos, made / INTEGERS_FILE)
     except ExportError as error:
         raise PackError(f"--int8: {error}.") from error
     return {"file": INTEGERS_FILE, **provenance(found)}

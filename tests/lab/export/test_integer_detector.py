@@ -84,6 +84,21 @@ def test_a_photo_that_cannot_be_read_is_named(pack: ModelPack, tmp_path: Path) -
     assert not out.exists()
 
 
+def test_another_network_is_refused(pack: ModelPack, faces: Path, tmp_path: Path) -> None:
+    photos, out = CalibrationPhotos.of_folder(faces), tmp_path / "out.onnx"
+    with pytest.raises(ExportError, match="does not answer like a centerface detector"):
+        export_integer_detector(pack.recogniser_path, pack.detector, photos, out)
+    fixed = onnx.load(pack.detector_path)
+    fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(fixed, tmp_path / "fixed.onnx")
+    with pytest.raises(ExportError, match="takes one size of batch"):
+        export_integer_detector(tmp_path / "fixed.onnx", pack.detector, photos, out)
+    (tmp_path / "text.onnx").write_text("no network")
+    with pytest.raises(ExportError, match=r"text\.onnx is not an ONNX file"):
+        export_integer_detector(tmp_path / "text.onnx", pack.detector, photos, out)
+    assert not out.exists()
+
+
 def test_photos_without_faces_prove_nothing(pack: ModelPack, tmp_path: Path) -> None:
     blank = tmp_path / "blank.png"
     cv2.imwrite(str(blank), np.zeros((64, 64, 3), np.uint8))
