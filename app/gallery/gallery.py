@@ -101,19 +101,18 @@ class Gallery:
         With `idempotency`, raises EnrolledBefore or IdempotencyKeyReused as the store does.
         """
         one = PersonEnrollment(person_id, metadata, templates, idempotency)
-        (outcome,), followed = self.enroll_together(collection, [one])
+        (stored,), followed = self.enroll_together(collection, [one])
+        assert not isinstance(stored, Exception), "the error of a single one is raised"
         if not followed:
             self.follow(collection)
-        if isinstance(outcome, Exception):
-            raise outcome
-        return list(outcome)
+        return list(stored)
 
     def enroll_together(
         self, collection: str, enrollments: Sequence[PersonEnrollment]
     ) -> tuple[Sequence[Sequence[StoredTemplate] | Exception], bool]:
         """Store templates of several persons, on disk when this returns: of each what is stored, or
-        its error. And whether they are searchable: else the index is not open, or another thread
-        updates it just now. The next search updates it in any case."""
+        its error; that of a single one is raised. And whether the index is open: then it has them,
+        or another thread updates it just now. The next search updates it in any case."""
         try:
             done = self.store.templates.enroll_together(
                 collection, enrollments, self._embedding_space

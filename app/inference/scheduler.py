@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from app.errors import Overloaded
 from app.inference.cpu_engine import OPENVINO_BF16, OPENVINO_FP32
@@ -177,6 +177,25 @@ class Scheduler:
             self._submitted(lambda: self._batches.submit(key, work, argument, size))
         )
 
+    async def infer_and_write(
+        self,
+        steps: CooperativeTask[A],
+        key: Hashable,
+        work: Callable[[Sequence[A]], Sequence[T | Exception]],
+        memory: int = 0,
+    ) -> T:
+        """Take the steps of one photo as `infer`, then write what they result in as
+        `write_together`; the event loop is not woken in between. Raises Overloaded."""
+        share = _share.get() or RequestShare()
+        photo = self._photos.submit(steps, share, memory)
+        come = self._batches.expect(key)
+        photo.add_done_callback(lambda _: come())
+
+        def write(argument: A) -> Future[T]:
+            return self._submitted(lambda: self._batches.submit(key, work, argument))
+
+        return await _result_of(_Chain(photo, write))
+
     def _submitted(self, submit: Callable[[], Future[T]]) -> Future[T]:
         """Submit a write, which has one of the places for writes until it is done."""
         if not self._writes.acquire(blocking=False):
@@ -208,7 +227,49 @@ class Scheduler:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-async def _result_of(future: Future[T]) -> T:
+class _Chain(Generic[A, T]):
+    """Work whose result other work is submitted with, on the thread that ends the first."""
+
+    def __init__(self, first: Future[A], submit: Callable[[A], Future[T]]) -> None:
+        self._first = first
+        self._submit = submit
+        self._last: Future[T] | None = None
+
+    def add_done_callback(self, notify: Callable[[Any], None]) -> None:
+        """Call `notify` when nothing more is going to be done."""
+
+        def go_on(first: Future[A]) -> None:
+            if first.cancelled() or first.exception() is not None:
+                notify(first)
+                return
+            try:
+                last = self._submit(first.result())
+            except Exception as error:  # noqa: BLE001 (raised where the result is awaited)
+                last = Future()
+                last.set_exception(error)
+            self._last = last
+            last.add_done_callback(notify)
+
+        self._first.add_done_callback(go_on)
+
+    def cancel(self) -> None:
+        """Cancel what has not begun."""
+        self._first.cancel()
+        if self._last is not None:
+            self._last.cancel()
+
+    def cancelled(self) -> bool:
+        return self._first.cancelled() or (self._last is not None and self._last.cancelled())
+
+    def result(self) -> T:
+        """The result of the last work, or the error of either."""
+        if self._last is None:
+            self._first.result()  # raises
+        assert self._last is not None, "the first work has succeeded"
+        return self._last.result()
+
+
+async def _result_of(future: "Future[T] | _Chain[Any, T]") -> T:
     """The result of work on another thread, which is cancelled with the caller. As
     `asyncio.wrap_future`, which copies the result and asks for the state of both futures under
     locks."""
@@ -219,7 +280,7 @@ async def _result_of(future: Future[T]) -> T:
         if not done.done():
             done.set_result(None)
 
-    def from_thread(_: Future[T]) -> None:
+    def from_thread(_: Any) -> None:
         with suppress(RuntimeError):  # the loop has ended, and nobody waits
             loop.call_soon_threadsafe(wake)
 

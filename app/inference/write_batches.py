@@ -4,7 +4,8 @@ So many writes take one transaction and few changes between threads, each of whi
 some of the statements: Python's lock is handed over, and the thread that waits for it is woken.
 """
 
-from collections import deque
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
@@ -17,6 +18,10 @@ R = TypeVar("R")
 
 # Done at once: the sum of the sizes of the writes, unless a single one is larger.
 MOST_AT_ONCE = 32
+# If at least so many writes of a key are being prepared, a thread waits so long for some of them:
+# one transaction costs more than the statements of an enrollment.
+MANY = 4
+GATHER_S = 0.01
 
 
 @dataclass(slots=True, eq=False)
@@ -33,6 +38,21 @@ class WriteBatches:
         self._executor = executor
         self._lock = new_lock("batches.waiting")
         self._waiting: dict[Hashable, deque[_Write]] = {}
+        self._expected: Counter[Hashable] = Counter()
+
+    def expect(self, key: Hashable) -> Callable[[], None]:
+        """Announce that a write of the key is being prepared. To be called when it was submitted,
+        or is not going to be: what this returns."""
+        with self._lock:
+            self._expected[key] += 1
+
+        def come() -> None:
+            with self._lock:
+                self._expected[key] -= 1
+                if not self._expected[key]:
+                    del self._expected[key]
+
+        return come
 
     def submit(
         self,
@@ -61,7 +81,11 @@ class WriteBatches:
         return write.future
 
     def _do_all(self, key: Hashable, work: Callable[[Sequence[Any]], Sequence[Any]]) -> None:
-        while writes := self._next(key):
+        while True:
+            if self._expected[key] >= MANY:
+                time.sleep(GATHER_S)
+            if not (writes := self._next(key)):
+                return
             _do(writes, work)
 
     def _next(self, key: Hashable) -> list[_Write]:

@@ -11,6 +11,7 @@ from app.imaging import read_header
 from app.services import Services
 from app.types import AnalysedImage, CooperativeTask, Face, FloatArray
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 PhotoOutcome = AnalysedImage | LikenessError
@@ -140,6 +141,17 @@ async def _one(
         return await infer_photo(services, data, work(data))
     except (ImageError, FaceError) as error:
         return error
+
+
+async def infer_and_write(
+    services: Services,
+    data: bytes,
+    steps: CooperativeTask[A],
+    key: str,
+    work: Callable[[Sequence[A]], Sequence[T | Exception]],
+) -> T:
+    """Take the steps of one photo, and write what they result in: `Scheduler.infer_and_write`."""
+    return await services.scheduler.infer_and_write(steps, key, work, _memory(services, data))
 
 
 def _memory(services: Services, data: bytes) -> int:

@@ -3,15 +3,17 @@ templates.
 """
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from app.decision.calibrations import policy_of
 from app.decision.policy import FaceSelection, check_quality, selector_of
 from app.decision.thresholds import CollectionPolicy
-from app.errors import LikenessError
+from app.errors import FaceError, ImageError, LikenessError
 from app.faces.pipeline import run_to_completion
 from app.imaging import encode_crop
-from app.recognition.analysis import StageTimes, each_photo, record
+from app.recognition.analysis import StageTimes, each_photo, infer_and_write, record
 from app.services import Services
 from app.store.records import (
     IdempotencyRequest,
@@ -107,11 +109,14 @@ class AnswerToKeep:
     answer: Callable[[Enrollment], JsonObject]
 
 
+# What is stored, and whether this process's index was updated.
+_Stored = tuple[Sequence[StoredTemplate], bool]
+
+
 async def enroll(
     services: Services,
     photos: Sequence[bytes],
     request: EnrollRequest,
-    policy: CollectionPolicy,
     times: StageTimes,
     *,
     kept: AnswerToKeep | None = None,
@@ -123,50 +128,129 @@ async def enroll(
     if the collection needs a consent (then no photo is analysed), and with `kept` EnrolledBefore
     and IdempotencyKeyReused.
     """
-    if policy.consent_required:
-        await services.scheduler.read(_require_consent, services.gallery.store, request)
-    outcomes = await _templates(services, photos, request, policy, times)
-    templates = {i: made for i, made in enumerate(outcomes) if isinstance(made, NewTemplate)}
-    refused = {i: error for i, error in enumerate(outcomes) if isinstance(error, LikenessError)}
-    if not templates:
-        return Enrollment({}, refused)
+    work = _Work(services, request, times, kept)
+    return await (work.of_photo(photos[0]) if len(photos) == 1 else work.of_several(photos))
 
-    def enrollment(stored: Sequence[StoredTemplate]) -> Enrollment:
-        pairs = zip(templates.items(), stored, strict=True)
-        return Enrollment({i: EnrolledTemplate(new, one) for (i, new), one in pairs}, refused)
 
-    idempotency = None
-    if kept is not None:
-        answer = kept.answer
-        idempotency = IdempotencyRequest(
-            kept.key.key, kept.key.request_digest, lambda stored: answer(enrollment(stored))
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """One enrollment."""
+
+    services: Services
+    request: EnrollRequest
+    times: StageTimes
+    kept: AnswerToKeep | None
+
+    async def of_photo(self, data: bytes) -> Enrollment:
+        """With a database in this process, everything before the write is done on the photo's
+        thread, so that no other thread is waited for in between."""
+        in_process = self.services.gallery.store.database.in_process
+        known = None if in_process else await self.services.scheduler.read(self._policy)
+        made, analysed_at = dict[int, NewTemplate](), 0.0
+
+        def steps() -> CooperativeTask[PersonEnrollment]:
+            nonlocal analysed_at
+            image, made[0] = yield from template_task(
+                self.services, data, self.request.face_selection, known or self._policy()
+            )
+            record(self.services, self.times, image)
+            analysed_at = time.perf_counter()
+            return self._enrollment(made, {})
+
+        try:
+            done = await infer_and_write(
+                self.services, data, steps(), self.request.collection, self._store
+            )
+        except (ImageError, FaceError) as error:
+            return Enrollment({}, {0: error})
+        self.times.add({"store": (time.perf_counter() - analysed_at) * 1000})
+        return await self._searchable(_enrollment(made, {}, done[0]), done)
+
+    async def of_several(self, photos: Sequence[bytes]) -> Enrollment:
+        """Of several photos, which are analysed side by side, or of embeddings."""
+        scheduler = self.services.scheduler
+        policy = await scheduler.read(self._policy)
+        outcomes = await self._templates(photos, policy)
+        templates = {i: made for i, made in enumerate(outcomes) if isinstance(made, NewTemplate)}
+        refused = {i: error for i, error in enumerate(outcomes) if isinstance(error, LikenessError)}
+        if not templates:
+            return Enrollment({}, refused)
+        one = self._enrollment(templates, refused)
+        with self.times.stage("store"):
+            done = await scheduler.write_together(
+                self.request.collection, self._store, one, len(templates)
+            )
+        return await self._searchable(_enrollment(templates, refused, done[0]), done)
+
+    def _policy(self) -> CollectionPolicy:
+        """The collection's policy. Raises CollectionNotFound, EmbeddingSpaceMismatch, and
+        ConsentMissing if it needs a consent and the person has none."""
+        gallery = self.services.gallery
+        policy = policy_of(gallery.require(self.request.collection))
+        if policy.consent_required:
+            _require_consent(gallery.store, self.request)
+        return policy
+
+    async def _templates(
+        self, photos: Sequence[bytes], policy: CollectionPolicy
+    ) -> Sequence[NewTemplate | LikenessError]:
+        services, request = self.services, self.request
+        if request.embeddings:
+            given = request.embeddings
+            return await services.scheduler.search(
+                lambda: [template_from_embedding(services, values) for values in given]
+            )
+
+        def work(data: bytes) -> CooperativeTask[tuple[AnalysedImage, NewTemplate]]:
+            return template_task(services, data, request.face_selection, policy)
+
+        templates: list[NewTemplate | LikenessError] = []
+        for outcome in await each_photo(services, photos, work):
+            if isinstance(outcome, LikenessError):
+                templates.append(outcome)
+            else:
+                record(services, self.times, outcome[0])
+                templates.append(outcome[1])
+        return templates
+
+    def _enrollment(
+        self,
+        templates: Mapping[int, NewTemplate],
+        refused: Mapping[int, LikenessError],
+    ) -> PersonEnrollment:
+        """What the store has to do."""
+        idempotency = None
+        if self.kept is not None:
+            key, answer = self.kept.key, self.kept.answer
+            idempotency = IdempotencyRequest(
+                key.key,
+                key.request_digest,
+                lambda stored: answer(_enrollment(templates, refused, stored)),
+            )
+        return PersonEnrollment(
+            self.request.person_id, self.request.metadata, list(templates.values()), idempotency
         )
-    one = PersonEnrollment(
-        request.person_id, request.metadata, list(templates.values()), idempotency
-    )
-    with times.stage("store"):
-        return enrollment(await _store(services, request.collection, one))
 
-
-async def _store(
-    services: Services, collection: str, one: PersonEnrollment
-) -> Sequence[StoredTemplate]:
-    """Store an enrollment together with others of the collection that wait."""
-
-    def store(several: Sequence[PersonEnrollment]) -> Sequence[_Stored | Exception]:
-        outcomes, followed = services.gallery.enroll_together(collection, several)
+    def _store(self, several: Sequence[PersonEnrollment]) -> Sequence[_Stored | Exception]:
+        """Store enrollments of the collection together: this one, and others that wait."""
+        gallery = self.services.gallery
+        outcomes, followed = gallery.enroll_together(self.request.collection, several)
         return [done if isinstance(done, Exception) else (done, followed) for done in outcomes]
 
-    stored, followed = await services.scheduler.write_together(
-        collection, store, one, len(one.templates)
-    )
-    if not followed:  # an index that has to be read first takes longer
-        await services.scheduler.search(services.gallery.follow, collection)
-    return stored
+    async def _searchable(self, enrollment: Enrollment, done: _Stored) -> Enrollment:
+        if not done[1]:  # an index that has to be read first takes longer
+            gallery = self.services.gallery
+            await self.services.scheduler.search(gallery.follow, self.request.collection)
+        return enrollment
 
 
-# What is stored, and whether this process's index was updated.
-_Stored = tuple[Sequence[StoredTemplate], bool]
+def _enrollment(
+    templates: Mapping[int, NewTemplate],
+    refused: Mapping[int, LikenessError],
+    stored: Sequence[StoredTemplate],
+) -> Enrollment:
+    pairs = zip(templates.items(), stored, strict=True)
+    return Enrollment({i: EnrolledTemplate(new, one) for (i, new), one in pairs}, refused)
 
 
 def _require_consent(store: Store, request: EnrollRequest) -> None:
@@ -181,29 +265,3 @@ def _require_consent(store: Store, request: EnrollRequest) -> None:
         known = store.imports.consents(request.collection, [request.person_id])
         until = next(iter(known.values()), None)
     require_consent(record, request.person_id, until, store.database.clock())
-
-
-async def _templates(
-    services: Services,
-    photos: Sequence[bytes],
-    request: EnrollRequest,
-    policy: CollectionPolicy,
-    times: StageTimes,
-) -> Sequence[NewTemplate | LikenessError]:
-    if request.embeddings:
-        given = request.embeddings
-        return await services.scheduler.search(
-            lambda: [template_from_embedding(services, values) for values in given]
-        )
-
-    def work(data: bytes) -> CooperativeTask[tuple[AnalysedImage, NewTemplate]]:
-        return template_task(services, data, request.face_selection, policy)
-
-    templates: list[NewTemplate | LikenessError] = []
-    for outcome in await each_photo(services, photos, work):
-        if isinstance(outcome, LikenessError):
-            templates.append(outcome)
-        else:
-            record(services, times, outcome[0])
-            templates.append(outcome[1])
-    return templates

@@ -43,7 +43,7 @@ def statements(engine: Engine) -> Iterator[list[str]]:
 
 @pytest.mark.parametrize(
     ("name", "number"),
-    [("enroll", 11), ("enroll once", 14), ("identify", 2), ("filtered", 4), ("verify", 6)],
+    [("enroll", 10), ("enroll once", 13), ("identify", 2), ("filtered", 4), ("verify", 6)],
 )
 def test_a_call_needs_so_many(
     gallery: Gallery,

@@ -3,8 +3,9 @@
 import asyncio
 import gc
 import threading
+import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -232,6 +233,93 @@ def test_writes_take_half_of_the_places_at_most() -> None:
         return waiting
 
     assert all(task.cancelled() for task in asyncio.run(one_too_many()))  # type: ignore[attr-defined]
+
+
+def test_photos_are_written_together() -> None:
+    """Each when it is analysed; a photo or a write that fails, fails alone."""
+    scheduler = Scheduler(workers=2, max_pending=16)
+    written: list[int] = []
+
+    def write(numbers: Sequence[int]) -> list[int | Exception]:
+        written.extend(numbers)
+        return [ValueError(n) if n == 2 else 10 * n for n in numbers]
+
+    def analysed(number: int) -> int:
+        if number == 3:
+            raise ZeroDivisionError
+        return number
+
+    async def several() -> list[object]:
+        photos = (scheduler.infer_and_write(one_step(analysed, n), "key", write) for n in range(5))
+        return await asyncio.gather(*photos, return_exceptions=True)
+
+    found = asyncio.run(several())
+    assert [one if isinstance(one, int) else type(one) for one in found] == [
+        0, 10, ValueError, ZeroDivisionError, 40,
+    ]  # fmt: skip
+    assert sorted(written) == [0, 1, 2, 4]
+    assert not scheduler._batches._expected
+    scheduler.close()
+
+
+def test_a_photo_whose_write_has_no_place_is_refused() -> None:
+    scheduler = Scheduler(workers=1, max_pending=2)
+    release = threading.Event()
+
+    async def one_too_many() -> None:
+        waiting = asyncio.ensure_future(scheduler.write(release.wait, PATIENCE_S))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="1 writes are waiting for the database"):
+            await scheduler.infer_and_write(one_step(lambda: 1), "key", list)
+        release.set()
+        await waiting
+        assert await scheduler.infer_and_write(one_step(lambda: 1), "key", list) == 1
+
+    asyncio.run(one_too_many())
+    scheduler.close()
+
+
+def test_a_request_that_is_cancelled_is_not_written() -> None:
+    """Neither while its photo is analysed nor while it waits for other writes."""
+    scheduler = Scheduler(workers=2, max_pending=16)
+    written: list[int] = []
+    begun, release = threading.Event(), threading.Event()
+
+    def write(numbers: Sequence[int]) -> Sequence[int]:
+        written.extend(numbers)
+        begun.set()
+        assert release.wait(PATIENCE_S)
+        return numbers
+
+    def waits() -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not scheduler._batches._waiting["k"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+
+    async def cancelled() -> None:
+        loop = asyncio.get_running_loop()
+        first = asyncio.ensure_future(scheduler.infer_and_write(one_step(lambda: 1), "k", write))
+        await loop.run_in_executor(None, begun.wait, PATIENCE_S)
+        second = asyncio.ensure_future(scheduler.infer_and_write(one_step(lambda: 2), "k", write))
+        await asyncio.sleep(0)
+        await loop.run_in_executor(None, waits)
+        held = threading.Event()
+        third = asyncio.ensure_future(
+            scheduler.infer_and_write(one_step(held.wait, PATIENCE_S), "k", write)
+        )
+        await asyncio.sleep(0)
+        for one in (second, third):
+            one.cancel()
+        held.set()
+        release.set()
+        found = await asyncio.gather(first, second, third, return_exceptions=True)
+        assert found[0] == 1
+        assert [type(one) for one in found[1:]] == [asyncio.CancelledError] * 2
+
+    asyncio.run(cancelled())
+    scheduler.close()
+    assert written == [1]
 
 
 def test_a_write_that_has_ended_leaves_its_place(scheduler: Scheduler) -> None:

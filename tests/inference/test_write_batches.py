@@ -147,3 +147,31 @@ def test_at_the_end_those_without_a_thread_are_cancelled(writer: Writer) -> None
     with pytest.raises(RuntimeError):
         batches.submit("c", writer.double, 5)
     pool.shutdown()
+
+
+def test_where_many_are_being_prepared_some_are_waited_for(
+    batches: WriteBatches, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time is not measured: the thread waits until the test lets it."""
+    waits, let = threading.Event(), threading.Event()
+
+    def sleep(_: float) -> None:
+        waits.set()
+        assert let.wait(PATIENCE_S)
+
+    monkeypatch.setattr(write_batches.time, "sleep", sleep)
+    writer.release.set()
+    coming = [batches.expect("key") for _ in range(write_batches.MANY + 1)]
+    assert batches.submit("other", writer.double, 0).result(PATIENCE_S) == 0, "it does not wait"
+    first = batches.submit("key", writer.double, 1)
+    assert waits.wait(PATIENCE_S)
+    second = batches.submit("key", writer.double, 2)
+    for come in coming:
+        come()
+    let.set()
+    assert [first.result(PATIENCE_S), second.result(PATIENCE_S)] == [2, 4]
+    assert writer.done == [[0], [1, 2]]
+    waits.clear()
+    assert batches.submit("key", writer.double, 3).result(PATIENCE_S) == 6
+    assert not waits.is_set(), "no more are being prepared"
+    assert not batches._expected

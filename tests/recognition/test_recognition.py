@@ -37,7 +37,6 @@ from app.settings import Settings
 from app.store.records import RequestKey
 from app.types import JsonObject
 
-POLICY = CollectionPolicy()
 Photo = Callable[[str], bytes]
 
 
@@ -57,14 +56,14 @@ def photo(photos: Path) -> Photo:
 def obama(services: Services, photo: Photo) -> str:
     services.gallery.create_collection("presidents", {})
     request = EnrollRequest("presidents", "obama")
-    done = asyncio.run(enroll(services, [photo("obama")], request, POLICY, StageTimes()))
+    done = asyncio.run(enroll(services, [photo("obama")], request, StageTimes()))
     return done.stored[0].stored.face.face_id
 
 
 def test_one_photo_enrolls_another_is_refused(services: Services, photo: Photo) -> None:
     services.gallery.create_collection("new", {})
     times, request = StageTimes(), EnrollRequest("new", "biden", {"office": "president"})
-    done = asyncio.run(enroll(services, [b"no image", photo("biden")], request, POLICY, times))
+    done = asyncio.run(enroll(services, [b"no image", photo("biden")], request, times))
     assert list(done.stored) == [1]
     assert isinstance(done.refused[0], ImageError)
     assert services.gallery.store.persons.get("new", "biden").metadata == {"office": "president"}
@@ -72,11 +71,11 @@ def test_one_photo_enrolls_another_is_refused(services: Services, photo: Photo) 
 
 
 def test_without_a_usable_photo_no_person_is_created(services: Services, photo: Photo) -> None:
-    services.gallery.create_collection("strict", {})
     gate = MILD_GATE.model_copy(update={"min_face_size_px": 5_000})
     policy = CollectionPolicy(enroll_gate=gate)
+    services.gallery.create_collection("strict", {}, policy.model_dump(mode="json"))
     request = EnrollRequest("strict", "biden")
-    done = asyncio.run(enroll(services, [photo("biden")], request, policy, StageTimes()))
+    done = asyncio.run(enroll(services, [photo("biden")], request, StageTimes()))
     assert (dict(done.stored), done.refused[0].code) == ({}, "face_too_small")
     with pytest.raises(PersonNotFound):
         services.gallery.store.persons.get("strict", "biden")
@@ -91,7 +90,7 @@ def test_an_enrollment_with_a_key_is_done_once(services: Services, photo: Photo)
     async def run() -> Enrollment:
         kept = AnswerToKeep(RequestKey("key", "digest"), answer)
         request = EnrollRequest("once", "biden")
-        return await enroll(services, [photo("biden")], request, POLICY, StageTimes(), kept=kept)
+        return await enroll(services, [photo("biden")], request, StageTimes(), kept=kept)
 
     first = asyncio.run(run())
     with pytest.raises(EnrolledBefore):
@@ -241,7 +240,7 @@ def test_a_consent_that_is_withdrawn_while_the_photo_is_analysed_counts(
     services.gallery.create_collection("consents", {}, {"consent_required": True})
     consent: JsonObject = {"reference": "form 17"}
     wanted = EnrollRequest("consents", "obama", {"consent": consent})
-    asyncio.run(enroll(services, [photo("obama")], wanted, POLICY, StageTimes()))
+    asyncio.run(enroll(services, [photo("obama")], wanted, StageTimes()))
     compare = services.gallery.compare
 
     def withdrawn_first(*given: Any) -> Any:

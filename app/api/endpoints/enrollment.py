@@ -19,9 +19,7 @@ from app.api.openapi import SAMPLE_BASE64, photo_body
 from app.api.problems import ANY_WRITE, IN_SPACE, ONE_FACE, PHOTOS, problems
 from app.api.requests import IMAGE, Call, Fields, read_call
 from app.api.responses import Answer, Example, example_of, json_answer
-from app.decision.calibrations import policy_of
 from app.decision.policy import FaceSelection
-from app.decision.thresholds import CollectionPolicy
 from app.errors import (
     ConsentMissing,
     EnrolledBefore,
@@ -230,27 +228,30 @@ async def enroll(
     """
     call = await read_call(request, EnrollFields, optional=(IMAGE,))
     fields = call.fields
-    record = await context.read(context.gallery.require, fields.collection)
     if bool(call.images) == bool(fields.embeddings):
         raise MissingField("The call needs photos in 'image' or vectors in 'embeddings', not both.")
-    work = partial(_enroll, context, call, policy_of(record))
+    work = partial(_enroll, context, call)
     answer, replayed = await answer_idempotently(
         context, call, fields.collection, idempotency_key, work
     )
-    response = json_answer(EnrollAnswer(**answer, **context.envelope()))
+    # Not validated again: the answer was made here, or is one that was kept.
+    response = json_answer(EnrollAnswer.model_construct(**answer, **context.envelope()))
     if replayed:
         response.headers[REPLAYED] = "true"
     return response
 
 
 async def _enroll(
-    context: CallContext, call: Call[EnrollFields], policy: CollectionPolicy, key: RequestKey | None
+    context: CallContext, call: Call[EnrollFields], key: RequestKey | None
 ) -> JsonObject:
-    """The answer, as it is kept to be given again under the same key."""
+    """The answer; it is kept to be given again under the same key."""
     fields = call.fields
 
     def answer(enrollment: Enrollment) -> JsonObject:
-        return Enrolled.of(context.services, fields.collection, enrollment).model_dump()
+        return enrolled(enrollment).model_dump()
+
+    def enrolled(enrollment: Enrollment) -> Enrolled:
+        return Enrolled.of(context.services, fields.collection, enrollment)
 
     enrollment = await enroll_person(
         context.services, call.images,
@@ -258,11 +259,11 @@ async def _enroll(
             fields.collection, fields.person_id, fields.metadata, fields.embeddings or (),
             fields.face_selection,
         ),
-        policy, context.times, kept=None if key is None else AnswerToKeep(key, answer),
+        context.times, kept=None if key is None else AnswerToKeep(key, answer),
     )  # fmt: skip
     if not enrollment.stored:
         _refuse_all(enrollment)
-    return answer(enrollment)
+    return vars(enrolled(enrollment))
 
 
 def _rejected(enrollment: Enrollment) -> list[RejectedImage]:

@@ -155,11 +155,15 @@ class CertifiedIndex:
         write_buffer = self._state.write_buffer
         held = np.array([key in write_buffer for key in keys.tolist()], np.bool_)
         for shard in self._state.shards:
+            if len(keys) and len(shard.rows) and keys.min() > shard.rows.keys[-1]:
+                continue  # new templates have higher keys than all others
             held |= np.isin(keys, shard.rows.keys[shard.rows.find(keys)])
         return held
 
     def remove(self, keys: Ids) -> None:
         """Remove templates; keys that are not held are ignored."""
+        if not len(keys):
+            return
         with self._writing:
             if self._removed is not None:
                 self._removed.append(keys)

@@ -113,26 +113,28 @@ class TemplateStore:
         ConsentMissing if the collection needs a consent that the person does not have.
         """
         one = PersonEnrollment(person_id, metadata, new_templates, idempotency)
-        (outcome,) = self.enroll_together(name, [one], space).outcomes
-        if isinstance(outcome, Exception):
-            raise outcome
-        return list(outcome)
+        (stored,) = self.enroll_together(name, [one], space).outcomes
+        assert not isinstance(stored, Exception), "the error of a single one is raised"
+        return list(stored)
 
     def enroll_together(
         self, name: str, enrollments: Sequence[PersonEnrollment], space: str | None = None
     ) -> EnrolledTogether:
         """`enroll` for several persons of a collection, in one transaction. One that fails is
-        undone alone, and its outcome is what `enroll` would raise."""
+        undone alone, and its outcome is what `enroll` raises; if it is the only one, that is
+        raised."""
         now = self._database.clock()
         with self._database.writing() as connection:
             before = lock_collection(connection, name)
             if space is not None:
                 before.require_space(space)
             put = _Put(self._database.codec, connection, before, now)
-            outcomes = [
-                self._database.attempt(connection, partial(one.context.run, put.enroll, one))
-                for one in enrollments
-            ]
+            works = [partial(one.context.run, partial(put.enroll, one)) for one in enrollments]
+            outcomes: list[_Done | Exception] = (
+                [works[0]()]
+                if len(works) == 1
+                else [self._database.attempt(connection, work) for work in works]
+            )
             stored = [done for done in outcomes if not isinstance(done, Exception)]
             added = sorted((one for done in stored for one in done.added), key=lambda one: one.key)
             after = log_change(connection, before, ADD, [one.key for one in added], now)
@@ -295,10 +297,8 @@ class _Put:
         stored = []
         for new in new_templates:
             digest = new.content_digest
-            duplicate = digest in known
-            if not duplicate:
-                known[digest] = made[digest]
-            stored.append(StoredTemplate(known[digest], duplicate))
+            stored.append(StoredTemplate(known.get(digest) or made[digest], digest in known))
+            known[digest] = stored[-1].face
         return _Done(stored, added)
 
     def _known(self, owner: _Owner, digests: set[str]) -> dict[str, FaceRecord]:
