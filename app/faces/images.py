@@ -7,6 +7,7 @@ are degrees clockwise.
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeAlias
 
 import cv2
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from app.errors import LikenessError, PackError
 from app.inference.session import Network
+from app.inference.sharing import done_together, idle_threads
 from app.types import Channels, Detections, FloatArray, Image, PixelScale
 
 ROTATIONS = (0, 90, 180, 270)
@@ -118,12 +120,17 @@ def first_answer(network: Network, side: int, answer: str, member: str) -> Itera
 def run_on_crops(model: Network, crops: Image, scale: PixelScale, most: int = 1) -> FloatArray:
     """The first output for each of (n, size, size, 3) BGR crops, n > 0. A network that makes its
     own batches gets all crops in one call, one that takes any batch `most` at a time, and any other
-    one at a time."""
-    step = len(crops) if model.batches_itself else most if model.dynamic_batch else 1
-    parts = [
-        model.run(network_input(model, crops[i : i + step], scale))[0]
-        for i in range(0, len(crops), step)
-    ]
+    one at a time. Threads that are idle help."""
+    if model.batches_itself:
+        step = len(crops)
+    else:
+        each = -(-len(crops) // (1 + idle_threads()))
+        step = min(most, each) if model.dynamic_batch else 1
+
+    def answers(start: int) -> FloatArray:
+        return model.run(network_input(model, crops[start : start + step], scale))[0]
+
+    parts = done_together([partial(answers, start) for start in range(0, len(crops), step)])
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 

@@ -18,6 +18,7 @@ from itertools import count
 from typing import Any, TypeVar
 
 from app.errors import Overloaded, WorkerDied
+from app.inference.sharing import belong_to
 from app.locks import new_condition
 from app.telemetry.logs import log
 from app.types import CooperativeTask
@@ -89,6 +90,20 @@ class FairThreadPool:
         """Jobs that no thread works on."""
         return len(self._waiting)
 
+    @property
+    def idle(self) -> int:
+        """Threads that neither work nor are about to."""
+        return max(0, len(self._threads) - len(self._busy_since) - len(self._waiting))
+
+    def help_with(self, work: Callable[[], None]) -> None:
+        """Do work of another job on an idle thread. Raises Overloaded if there is no place."""
+
+        def steps() -> CooperativeTask[None]:
+            work()
+            yield from ()
+
+        self.submit(steps(), RequestShare())
+
     def longest_step_s(self) -> float:
         """For how long the oldest step that is under way has been."""
         with self._changed:
@@ -119,6 +134,7 @@ class FairThreadPool:
         thread.start()
 
     def _work(self) -> None:
+        belong_to(self)
         while (job := self._next()) is not None:
             try:
                 self._take_a_step(job)

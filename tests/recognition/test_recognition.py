@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from app.decision.pair_lifts import PairLift, PairLifts
@@ -28,7 +29,7 @@ from app.errors import (
 )
 from app.gallery import candidates as candidates_module
 from app.recognition import identify as identify_module
-from app.recognition.analysis import StageTimes
+from app.recognition.analysis import StageTimes, embedding_of
 from app.recognition.enroll import AnswerToKeep, Enrollment, EnrollRequest, enroll
 from app.recognition.identify import Identification, IdentifyRequest, identify
 from app.recognition.verify import VerifyRequest, verify
@@ -150,6 +151,15 @@ def test_a_search_beside_its_photo_finds_what_another_thread_finds(
     beside = found()
     monkeypatch.setattr(candidates_module, "MOST_AT_ONCE", 0)
     assert found() == beside
+
+
+def test_threads_that_help_change_no_number(services: Services, photo: Photo) -> None:
+    steps = services.pipeline.steps(photo("obama"), max_faces=5)
+    beside = asyncio.run(services.scheduler.infer(steps)).faces
+    alone = services.pipeline.analyse(photo("obama"), max_faces=5).faces
+    for one, other in zip(beside, alone, strict=True):
+        np.testing.assert_array_equal(embedding_of(one), embedding_of(other))
+        np.testing.assert_array_equal(one.landmarks, other.landmarks)
 
 
 def test_errors_of_a_photo_and_its_collection_are_the_same_on_one_thread(
