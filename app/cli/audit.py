@@ -171,12 +171,12 @@ def _number(store: Store, collection: str | None, person_id: str) -> int:
         return store.persons.get(collection, person_id).key
     except PersonNotFound as error:
         raise PersonNotFound(
-            f"{error.detail} Entries of an erased person cannot be found by their id."
+            f"{error.detail} Entries of a deleted person cannot be found by their id."
         ) from error
 
 
 def _names(store: Store, entries: list[AuditEntry]) -> dict[int, str]:
-    """The ids of the persons of entries, by number, without the erased ones."""
+    """The ids of the persons of entries, by number, without the deleted ones."""
     numbers = {one.members["person"] for one in entries} - {None}
     with store.database.reading() as connection:
         query = select(persons.c.id, persons.c.person_id).where(persons.c.id.in_(numbers))
@@ -186,7 +186,7 @@ def _names(store: Store, entries: list[AuditEntry]) -> dict[int, str]:
 def _line(members: dict[str, Any], names: dict[int, str]) -> str:
     """An entry as a line of text; the time is UTC."""
     number = members["person"]
-    person = None if number is None else f"{names.get(number, '(erased)')} #{number}"
+    person = None if number is None else f"{names.get(number, '(deleted)')} #{number}"
     details = ", ".join(f"{name} {value}" for name, value in members["details"].items())
     client = members.get("client")
     parts = (

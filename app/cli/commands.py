@@ -74,9 +74,9 @@ COMMANDS: Mapping[str, LazyCommand] = {
         "app.cli.keys", "keys_app", "Access keys of the API: create, list, limit, rotate, …"
     ),
     "retention": LazyCommand(
-        "app.cli.retention", "retention", "Show which persons the policies would erase."
+        "app.cli.retention", "retention", "Show which persons the policies would delete."
     ),
-    "person": LazyCommand("app.cli.person", "person_app", "Show all stored data of one person."),
+    "person": LazyCommand("app.cli.person", "person_app", "Write all stored data of one person to a folder."),
     "audit": LazyCommand(
         "app.cli.audit", "audit_app", "The audit log: show, verify, export."
     ),

@@ -114,7 +114,7 @@ AttributesFile = Annotated[
 TargetFpir = Annotated[
     float,
     typer.Option(
-        help="Target FPIR of your collections; the verdict says whether it is kept.",
+        help="Target FPIR of your collections; the report says whether it is kept.",
         min=1e-9,
         max=0.5,
     ),

@@ -29,7 +29,7 @@ FindingLimit = Annotated[int, typer.Option(min=1, help="Findings of each kind to
 AsJson = Annotated[bool, typer.Option("--json", help="All findings as JSON.")]
 MergeIds = Annotated[
     tuple[str, str] | None,
-    typer.Option(help="FROM INTO: move all faces of a person to another one, and delete it."),
+    typer.Option(help="FROM INTO: move all faces of FROM to INTO, then delete FROM."),
 ]
 MoveIds = Annotated[
     tuple[str, str] | None,

@@ -44,8 +44,9 @@ Sources = Annotated[
     typer.Argument(
         help=(
             "A folder with one subfolder for each person; a CSV, JSON Lines or Parquet "
-            "table (person_id, and image or embedding); a zip or tar of either; "
-            "WebDataset shards; compreface:http://host:8000; - for standard input."
+            "table (person_id, and image or embedding); a zip of such folders or of one CSV or "
+            "JSON Lines table; a tar of such folders or of WebDataset samples; "
+            "compreface:http://host:8000; - for standard input."
         )
     ),
 ]

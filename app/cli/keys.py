@@ -168,8 +168,8 @@ def rotate(
         str, typer.Option(help="How long the old token stays usable: 30m, 12h, 7d.")
     ] = "24h",
 ) -> None:
-    """Create a key like another one, whose token stays usable for some time, and print the new
-    token."""
+    """Create a key with the name, scopes and limits of an existing one, and print its token. The
+    old token stays usable for some time."""
     if key is None:
         _rotate_encryption()
         return
@@ -234,14 +234,14 @@ def revoke(key: NameOrId) -> None:
 def generate(
     key_id: Annotated[str | None, typer.Option("--id", help="Id of the key.")] = None,
 ) -> None:
-    """Deprecated: `likeness encryption generate`."""
+    """Deprecated; use `likeness encryption generate`."""
     _deprecated("generate")
     encryption.generate(key_id)
 
 
 @keys_app.command(hidden=True)
 def status() -> None:
-    """Deprecated: `likeness encryption status`."""
+    """Deprecated; use `likeness encryption status`."""
     _deprecated("status")
     encryption.status()
 

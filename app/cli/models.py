@@ -141,7 +141,7 @@ def migrate_collection(
         bool,
         typer.Option(
             "--forget",
-            help="Erase the embeddings of other embedding spaces; this cannot be undone.",
+            help="Delete the embeddings of other embedding spaces; this cannot be undone.",
         ),
     ] = False,
 ) -> None:
@@ -183,7 +183,7 @@ def migrate_collection(
         if forget:
             out.print(
                 f"{store.alternate_embeddings.drop(collection)} embeddings of other "
-                "embedding spaces are erased."
+                "embedding spaces were deleted."
             )
 
 

@@ -186,8 +186,8 @@ KeepPrelu = Annotated[
 LandmarksFile = Annotated[
     str | None,
     typer.Option(
-        help="ONNX file of MTCNN's ONet, which corrects the detector's landmarks; none leaves "
-        "out the base pack's."
+        help="ONNX file of MTCNN's ONet, which corrects the detector's landmarks; the value "
+        "'none' leaves out the base pack's."
     ),
 ]
 Mirror = Annotated[

@@ -18,14 +18,14 @@ from app.store.store import Store, opened_store
 from app.types import FloatArray
 
 person_app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Show all stored data of one person."
+    no_args_is_help=True, add_completion=False, help="Write all stored data of one person to a folder."
 )
 PAGE = 500
 
 
 @person_app.callback()
 def _several() -> None:
-    """Show all stored data of one person."""
+    """Write all stored data of one person to a folder."""
 
 
 @person_app.command()

@@ -1,4 +1,4 @@
-"""`likeness retention`: whom the policies of collections would erase by age."""
+"""`likeness retention`: whom the policies of collections would delete."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -18,16 +18,16 @@ SHOWN = 20
 def retention(
     collection: Annotated[
         str | None,
-        typer.Option(help="Only this collection; default: all whose policy erases persons."),
+        typer.Option(help="Only this collection; default: all whose policy deletes persons."),
     ] = None,
     days: Annotated[
         int | None,
         typer.Option(min=1, help="Number of days, instead of the policy's retention_days."),
     ] = None,
 ) -> None:
-    """Show how many persons would be erased now because they were neither enrolled nor matched for
+    """Show how many persons would be deleted now because they were neither enrolled nor matched for
     as long as the policy says, or have no valid consent where it needs one. Nothing is changed: the
-    running service erases them."""
+    running service deletes them."""
     settings = require_database(read_settings())
     now = datetime.now(UTC)
     with opened_database(settings.resolved_database_url) as engine:

@@ -23,7 +23,7 @@ from app.importing.reports import ReportEraser, rows_about
 from app.importing.worker import ImportWorker
 from app.services import Services
 
-# Archives on disk that wait for their turn.
+# Archives on disk: being received, waiting for their turn, or being imported.
 MOST_WAITING = 32
 
 
@@ -53,7 +53,9 @@ class ImportJobs:
         """A place for an archive that is received; its name is the import's id. Raises Overloaded
         and StoreFull."""
         if len(self._folder.archives()) >= MOST_WAITING:
-            raise Overloaded(f"{MOST_WAITING} imports are waiting; send this one later.")
+            raise Overloaded(
+                f"{MOST_WAITING} imports are being received, waiting or running; send this one later."
+            )
         return self._folder.new_upload(suffix)
 
     def create(self, collection: str, upload: Upload, options: UploadOptions) -> ImportJob:
