@@ -18,7 +18,9 @@ from app.store.store import Store, opened_store
 from app.types import FloatArray
 
 person_app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Write all stored data of one person to a folder."
+    no_args_is_help=True,
+    add_completion=False,
+    help="Write all stored data of one person to a folder.",
 )
 PAGE = 500
 
