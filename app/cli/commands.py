@@ -76,7 +76,9 @@ COMMANDS: Mapping[str, LazyCommand] = {
     "retention": LazyCommand(
         "app.cli.retention", "retention", "Show which persons the policies would delete."
     ),
-    "person": LazyCommand("app.cli.person", "person_app", "Write all stored data of one person to a folder."),
+    "person": LazyCommand(
+        "app.cli.person", "person_app", "Write all stored data of one person to a folder."
+    ),
     "audit": LazyCommand(
         "app.cli.audit", "audit_app", "The audit log: show, verify, export."
     ),

@@ -54,7 +54,8 @@ class ImportJobs:
         and StoreFull."""
         if len(self._folder.archives()) >= MOST_WAITING:
             raise Overloaded(
-                f"{MOST_WAITING} imports are being received, waiting or running; send this one later."
+                f"{MOST_WAITING} imports are being received, waiting or running; send this one "
+                "later."
             )
         return self._folder.new_upload(suffix)
 
