@@ -236,11 +236,21 @@ def align_faces(image: Image, landmarks: FloatArray, size: int = TEMPLATE_SIZE) 
     return cut_faces(image, similarity_transforms(landmarks, target), size)
 
 
+# OpenCV cuts a face out of four channels in less than half the time that three take. For an image
+# of at most so many times the pixels of the crops that is worth a copy with a fourth channel.
+_WIDENED_UP_TO = 10
+
+
 def cut_faces(image: Image, matrices: NDArray[np.float64], size: int) -> Image:
     """The (n, size, size, 3) uint8 crops that (n, 2, 3) affine maps take out of a BGR image."""
     crops = np.empty((len(matrices), size, size, 3), dtype=np.uint8)
+    if image.shape[0] * image.shape[1] > _WIDENED_UP_TO * len(matrices) * size**2:
+        for crop, matrix in zip(crops, matrices, strict=True):
+            cv2.warpAffine(image, matrix, (size, size), dst=crop)
+        return crops
+    wide = cv2.cvtColor(image, cv2.COLOR_BGR2BGRA)
     for crop, matrix in zip(crops, matrices, strict=True):
-        cv2.warpAffine(image, matrix, (size, size), dst=crop)
+        cv2.cvtColor(cv2.warpAffine(wide, matrix, (size, size)), cv2.COLOR_BGRA2BGR, dst=crop)
     return crops
 
 

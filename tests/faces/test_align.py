@@ -88,6 +88,15 @@ def test_outside_the_image_is_black() -> None:
     assert crop[10, 10].tolist() == [0, 0, 0]
 
 
+def test_a_small_image_gives_the_crops_that_a_large_one_gives(astronaut_image: Image) -> None:
+    small = np.ascontiguousarray(astronaut_image[:300, :300])
+    large = np.zeros((1500, 1500, 3), np.uint8)  # outside of an image all is black, too
+    large[:300, :300] = small
+    landmarks = random_landmarks(4, count=3, spread=2) / 20 + np.float32(150)
+    for face in landmarks[:, np.newaxis]:
+        np.testing.assert_array_equal(align_faces(small, face), align_faces(large, face))
+
+
 def test_no_faces_give_no_crops(astronaut_image: Image) -> None:
     none = align_faces(astronaut_image, np.empty((0, 5, 2), np.float32))
     assert none.shape == (0, 112, 112, 3)
