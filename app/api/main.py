@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
@@ -39,7 +39,6 @@ from app.api.endpoints import (
     system,
 )
 from app.api.endpoints.system import AnswerAlive
-from app.api.json_bodies import only_declared_query
 from app.api.middleware import RequestContext
 from app.api.openapi import complete_document, serve_from_memory
 from app.api.problems import install_error_handlers
@@ -90,7 +89,6 @@ def create_app(services: Services) -> FastAPI:
         summary="Self-hosted face recognition",
         description=DESCRIPTION,
         lifespan=lambda app: _running(app, limiter, lag),
-        generate_unique_id_function=lambda route: route.name,
         telemetry=NO_TELEMETRY,
     )
     serve_from_memory(app)
@@ -98,7 +96,6 @@ def create_app(services: Services) -> FastAPI:
     _add_maintenance(services, app.state.imports)
     _add_routes(app)
     _add_middleware(app, services, limiter)
-    _build_routes(app)
     return app
 
 
@@ -144,12 +141,8 @@ def _add_maintenance(services: Services, imports: ImportJobs) -> None:
 
 
 def _add_routes(app: FastAPI) -> None:
-    for router in OF_PHOTOS:
-        # No dependencies, which `DirectRoutes` would pass over: `read_call` checks the fields.
-        app.include_router(router)
-    for router in OF_THE_GALLERY:
-        app.include_router(router, dependencies=[Depends(only_declared_query)])
-    app.include_router(system.router)
+    for router in ROUTERS:  # not by `include_router`, see app/api/routers.py
+        app.router.routes.extend(router.routes)
     complete_document(app)
     app.add_api_route("/", _to_docs, include_in_schema=False)
     install_error_handlers(app)
@@ -187,13 +180,6 @@ def _add_middleware(app: FastAPI, services: Services, limiter: Limiter) -> None:
         access_log=settings.access_log,
     )
     app.add_middleware(SendInPieces)
-
-
-def _build_routes(app: FastAPI) -> None:
-    """Build the routes of included routers now: FastAPI would do so in the first request, on the
-    event loop."""
-    for route in app.routes:
-        route.matches({"type": "http", "method": "GET", "path": "", "root_path": ""})
 
 
 def _probing_monitor(services: Services) -> ProbingMonitor:

@@ -4,7 +4,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Self
 
-from fastapi import APIRouter, Path, Response
+from fastapi import Path, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from app.access.keys import (
@@ -24,9 +24,10 @@ from app.api.fields import CollectionName, Moment
 from app.api.json_bodies import JsonRoute
 from app.api.problems import ANY_BODY, ANY_WRITE, problems
 from app.api.responses import TIME, Answer, Example, with_example
+from app.api.routers import GalleryRouter
 from app.errors import AccessKeyExists, AccessKeyNotFound, AccessPepperDiffers
 
-router = APIRouter(prefix="/v1/keys", tags=["access"], route_class=JsonRoute)
+router = GalleryRouter(prefix="/v1/keys", tags=["access"], route_class=JsonRoute)
 KeyInPath = Annotated[str, Path(min_length=1, max_length=64, description="Id or name of a key.")]
 NO_STORE = {"Cache-Control": "no-store"}  # the answer holds a token
 

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from pydantic import BaseModel, Field
 
 from app.access.keys import Scope
@@ -13,9 +13,10 @@ from app.api.fields import CollectionName, Moment
 from app.api.json_bodies import JsonRoute
 from app.api.problems import problems
 from app.api.responses import MAX_PAGE, TIME, Answer, Example, with_example
+from app.api.routers import GalleryRouter
 from app.store.sql.audit_log import AuditEntry, AuditFilter
 
-router = APIRouter(prefix="/v1/audit", tags=["access"], route_class=JsonRoute)
+router = GalleryRouter(prefix="/v1/audit", tags=["access"], route_class=JsonRoute)
 MAX_SEQUENCE = 2**63 - 1
 
 

@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from app.access.keys import Scope
@@ -16,6 +15,7 @@ from app.api.decisions import Extent, FmrInterval, calibration_kind, three_digit
 from app.api.fields import Collection
 from app.api.problems import ANY_WRITE, IN_SPACE, problems
 from app.api.responses import TIME, Answer, Example, example_of
+from app.api.routers import GalleryRouter
 from app.decision.calibration import SHOWN_FMR, SHOWN_FPIR, Calibration, ScoreExponents
 from app.decision.calibrations import CollectionCalibration, calibrate_collection
 from app.decision.domain import Domain
@@ -25,7 +25,7 @@ from app.index.person_scores import PersonScore
 from app.index.port import GallerySize
 from app.services import Services
 
-router = APIRouter(prefix="/v1/collections/{collection}", tags=["calibration"])
+router = GalleryRouter(prefix="/v1/collections/{collection}", tags=["calibration"])
 
 RETRY_AFTER_S = 5
 

@@ -4,7 +4,6 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any, Self
 
-from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from app.access.keys import Scope
@@ -26,6 +25,7 @@ from app.api.responses import (
     next_cursor,
     within_bytes,
 )
+from app.api.routers import GalleryRouter
 from app.decision.calibrations import policy_of
 from app.decision.thresholds import CollectionPolicy
 from app.errors import (
@@ -43,7 +43,7 @@ from app.store.metadata import problem_of
 from app.store.records import CollectionRecord, DeletionCounts, Page
 from app.types import JsonObject
 
-router = APIRouter(prefix="/v1/collections", tags=["collections"], route_class=JsonRoute)
+router = GalleryRouter(prefix="/v1/collections", tags=["collections"], route_class=JsonRoute)
 
 
 class NewCollection(CallFields):

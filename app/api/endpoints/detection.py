@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import msgpack
 import numpy as np
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from pydantic import ConfigDict, SkipValidation, WithJsonSchema
 
 from app.access.keys import Scope
@@ -17,6 +17,7 @@ from app.api.openapi import photo_body
 from app.api.problems import PHOTOS, problems
 from app.api.requests import read_call
 from app.api.responses import Answer, Example, json_answer
+from app.api.routers import Router
 from app.recognition.analysis import (
     FoundFace,
     PhotoOutcome,
@@ -25,7 +26,7 @@ from app.recognition.analysis import (
 )
 from app.types import FloatArray
 
-router = APIRouter(prefix="/v1", tags=["faces"])
+router = Router(prefix="/v1", tags=["faces"])
 
 OCTETS = "application/octet-stream"
 MSGPACK = "application/msgpack"

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Annotated, Any, Self
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import Header, Request, Response
 from pydantic import BaseModel, Field
 
 from app.access.keys import Scope
@@ -19,6 +19,7 @@ from app.api.openapi import SAMPLE_BASE64, photo_body
 from app.api.problems import ANY_WRITE, IN_SPACE, ONE_FACE, PHOTOS, problems
 from app.api.requests import IMAGE, Call, Fields, read_call
 from app.api.responses import Answer, Example, example_of, json_answer
+from app.api.routers import Router
 from app.decision.policy import FaceSelection
 from app.errors import (
     ConsentMissing,
@@ -102,7 +103,7 @@ def request_key(key: str, call: Call[Fields]) -> RequestKey:
     return RequestKey(key, hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest())
 
 
-router = APIRouter(prefix="/v1", tags=["gallery"])
+router = Router(prefix="/v1", tags=["gallery"])
 
 
 class EnrollFields(CallFields):

@@ -3,7 +3,6 @@
 from datetime import datetime
 from typing import Annotated, Any, Self
 
-from fastapi import APIRouter
 from pydantic import BaseModel
 
 from app.access.keys import Scope
@@ -26,11 +25,12 @@ from app.api.responses import (
     example_of,
     next_cursor,
 )
+from app.api.routers import GalleryRouter
 from app.errors import FaceNotFound, InvalidCursor, PersonNotFound
 from app.store.metadata import problem_of
 from app.store.records import FaceRecord, Page
 
-router = APIRouter(
+router = GalleryRouter(
     prefix="/v1/collections/{collection}", tags=["collections"], route_class=JsonRoute
 )
 

@@ -4,7 +4,7 @@ import threading
 from dataclasses import asdict
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.access.keys import Scope
@@ -18,6 +18,7 @@ from app.api.fields import Collection, KnownPersonId, PersonId
 from app.api.json_bodies import JsonRoute
 from app.api.problems import ANY_BODY, ANY_WRITE, IN_COLLECTION, IN_SPACE, problems
 from app.api.responses import Answer, Example
+from app.api.routers import GalleryRouter
 from app.decision.gallery_issues import Hygiene
 from app.decision.hygiene import find_gallery_issues
 from app.errors import (
@@ -31,7 +32,9 @@ from app.errors import (
 from app.services import Services
 from app.store.records import PersonRecord
 
-router = APIRouter(prefix="/v1/collections/{collection}", tags=["hygiene"], route_class=JsonRoute)
+router = GalleryRouter(
+    prefix="/v1/collections/{collection}", tags=["hygiene"], route_class=JsonRoute
+)
 
 RETRY_AFTER_S = 30
 

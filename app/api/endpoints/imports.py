@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import FileResponse, StreamingResponse
 
 from app.access.keys import Scope
@@ -15,6 +15,7 @@ from app.api.context import Context
 from app.api.fields import Collection
 from app.api.problems import ANY_BODY, ANY_WRITE, IN_COLLECTION, IN_SPACE, problems
 from app.api.responses import TIME, Answer, with_example
+from app.api.routers import GalleryRouter
 from app.errors import (
     ImportNotFound,
     RequestTooLarge,
@@ -26,7 +27,7 @@ from app.importing.jobs import ImportJobs
 from app.importing.options import UploadOptions
 
 OF_IMPORT = (*IN_COLLECTION, ImportNotFound)
-router = APIRouter(prefix="/v1/collections/{collection}/imports", tags=["imports"])
+router = GalleryRouter(prefix="/v1/collections/{collection}/imports", tags=["imports"])
 
 # What a body is, by its Content-Type.
 KINDS = {

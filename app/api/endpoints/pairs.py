@@ -3,7 +3,6 @@
 from datetime import datetime
 from typing import Annotated, Any, Self
 
-from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from app.access.keys import Scope
@@ -23,10 +22,11 @@ from app.api.responses import (
     cursor_to_key,
     next_cursor,
 )
+from app.api.routers import GalleryRouter
 from app.errors import InvalidCursor, PairNotFound, PersonNotFound
 from app.store.records import DeclaredPair
 
-router = APIRouter(
+router = GalleryRouter(
     prefix="/v1/collections/{collection}/persons/{person_id}/different-from",
     tags=["collections"],
     route_class=JsonRoute,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import date, datetime
 from typing import Annotated, Any, Self
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from pydantic import BaseModel, Field
 
 from app.access.keys import Scope
@@ -16,13 +16,14 @@ from app.api.fields import Collection
 from app.api.json_bodies import JsonRoute
 from app.api.problems import IN_COLLECTION, problems
 from app.api.responses import TIME, Cursor, Example, Listed, cursor_to_key, example_of, next_cursor
+from app.api.routers import GalleryRouter
 from app.errors import InvalidCursor, PersonNotFound
 from app.gallery.person_record import ELSEWHERE, HeldData, held_data
 from app.store.records import AlternateEmbedding, ExportedTemplate, Page
 from app.store.sql.audit_log import AuditEntry
 from app.store.sql.consents import WITHDRAWN, WITHOUT_END, Consent
 
-router = APIRouter(
+router = GalleryRouter(
     prefix="/v1/collections/{collection}/persons", tags=["collections"], route_class=JsonRoute
 )
 MOST_FACES = 100

@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from app.access.keys import Scope
@@ -25,13 +25,14 @@ from app.api.responses import (
     cursor_to_key,
     next_cursor,
 )
+from app.api.routers import GalleryRouter
 from app.errors import ConsentMissing, InvalidCursor, InvalidRequest, PersonExists, PersonNotFound
 from app.store.identifiers import MAX_PERSON_ID
 from app.store.metadata import problem_of
 from app.store.records import DeletionCounts, Page, PersonRecord
 from app.types import JsonObject
 
-router = APIRouter(
+router = GalleryRouter(
     prefix="/v1/collections/{collection}/persons", tags=["collections"], route_class=JsonRoute
 )
 

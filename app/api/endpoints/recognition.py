@@ -3,7 +3,7 @@ faces of these photos?"""
 
 from typing import Annotated, Any, Self
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from pydantic import Field
 
 from app.access.keys import Scope
@@ -27,6 +27,7 @@ from app.api.openapi import photo_body
 from app.api.problems import ANY_WRITE, IN_SPACE, ONE_FACE, PHOTOS, problems
 from app.api.requests import IMAGE, REFERENCE, read_call
 from app.api.responses import Answer, Example, json_answer, with_example
+from app.api.routers import Router
 from app.decision.policy import FaceSelection, Status, VerifyStatus
 from app.decision.thresholds import ThresholdDecision
 from app.decision.verdicts import OUTSIDE_CALIBRATION
@@ -45,7 +46,7 @@ from app.recognition.verify import SelectedFace, Verification, VerifyRequest
 from app.recognition.verify import verify as verify_face
 from app.store.identifiers import DEFAULT_COLLECTION
 
-router = APIRouter(prefix="/v1", tags=["gallery"])
+router = Router(prefix="/v1", tags=["gallery"])
 MAX_TOP_K = 100
 
 

@@ -3,7 +3,7 @@ others of the service."""
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, Field
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
@@ -13,6 +13,7 @@ from app.api.access import needs
 from app.api.middleware import LIVE
 from app.api.problems import problems
 from app.api.responses import Example, with_example
+from app.api.routers import Router
 from app.api.transfers import TransfersByKind
 from app.errors import (
     Forbidden,
@@ -177,7 +178,7 @@ def own_exposition(app: FastAPI) -> str:
     return services.metrics.render().decode()
 
 
-router = APIRouter(tags=["system"])
+router = Router(tags=["system"])
 
 
 class Alive(BaseModel):
