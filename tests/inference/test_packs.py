@@ -209,6 +209,22 @@ class TestDescription:
         with pytest.raises(PackError, match=rf"{PACK_FILE} cannot be read"):
             read_pack(folder)
 
+    def test_the_detector_in_integers_is_checked_and_leaves_the_space(
+        self, pack: ModelPack, folder: Path
+    ) -> None:
+        """Whether or not it is asked for."""
+        assert pack.detector.int8 is not None
+        assert set(pack.files) - set(pack.networks) == {pack.detector.int8}
+        with (folder / pack.detector.int8.file).open("ab") as file:
+            file.write(b"\0")
+        with pytest.raises(
+            PackError, match=r"detector\.int8\.onnx is not the file that pack\.toml"
+        ):
+            load_pack(str(folder))
+        plain = pack.detector.model_copy(update={"int8": None})
+        alone = pack.model_copy(update={"detector": plain})
+        assert alone.embedding_space == pack.embedding_space
+
     def test_reading_does_not_look_at_the_networks(self, folder: Path) -> None:
         (folder / "detector.onnx").unlink()
         described = read_pack(folder)
