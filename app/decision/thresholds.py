@@ -72,7 +72,7 @@ class CollectionPolicy(BaseModel):
             description=(
                 "Keep the aligned face of each photo enrolled from now on, encrypted like "
                 "embeddings, so that another model pack can embed it. Setting it to false "
-                "erases the kept ones."
+                "deletes the kept ones."
             )
         ),
     ] = False
@@ -88,7 +88,7 @@ class CollectionPolicy(BaseModel):
         Field(
             ge=1,
             le=36_500,
-            description="Erase persons this many days after their last enrollment or match, "
+            description="Delete persons this many days after their last enrollment or match, "
             "whichever is later. Null: never.",
         ),
     ] = None
@@ -97,7 +97,7 @@ class CollectionPolicy(BaseModel):
         Field(
             description="Persons need a consent: metadata with `consent`, an object with a "
             "`reference` and, if it ends, `expires`, a day or a time. Without one nobody is "
-            "enrolled. Persons whose consent has ended are not matched, and are erased."
+            "enrolled. Persons whose consent has ended are not matched, and are deleted."
         ),
     ] = False
     verify_gate: Annotated[

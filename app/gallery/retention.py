@@ -1,5 +1,5 @@
-"""Erases persons by age in collections whose policy has `retention_days`, and persons whose consent
-has ended in those with `consent_required`.
+"""Deletes persons by age in collections whose policy has `retention_days`, and those whose consent
+has ended in collections with `consent_required`.
 
 The age of a person counts from the last enrollment of a photo or the last match (identified, or
 verified), whichever is later.
@@ -39,7 +39,7 @@ def expiry_of(collection: CollectionRecord, now: datetime) -> Expiry:
 
 
 class RetentionTask:
-    """A task of maintenance: checks the collections every hour, and erases at most `BATCHES` times
+    """A task of maintenance: checks the collections every hour, and deletes at most `BATCHES` times
     `MOST_AT_ONCE` persons in each round. It keeps nothing on disk: after a kill the next process
     finds those who are left, and a policy that is changed applies to the next transaction."""
 
@@ -51,7 +51,7 @@ class RetentionTask:
         now: Callable[[], datetime] = now_utc,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`store_matches` stores the matches that this process has noted: no person is erased
+        """`store_matches` stores the matches that this process has noted: no person is deleted
         if that fails. `before_erasing(collection, person_ids)` is called before the deletion."""
         self._gallery = gallery
         self._store_matches = store_matches
@@ -63,7 +63,7 @@ class RetentionTask:
         self._due: list[str] = []  # collections with persons to erase
 
     def round(self) -> None:
-        """Erase some persons, if any are due. Raises StoreUnavailable or StoreFull."""
+        """Delete some persons, if any are due. Raises StoreUnavailable or StoreFull."""
         now, seconds = self._now(), self._clock()
         if self._has_jumped(now, seconds):
             self._due = []
@@ -90,12 +90,12 @@ class RetentionTask:
         jump = (now - last[0]).total_seconds() - (seconds - last[1])
         if abs(jump) <= JUMP_S:
             return False
-        log(logging.WARNING, "the clock was set; nobody is erased by age for an hour",
+        log(logging.WARNING, "the clock was set; nobody is deleted by age for an hour",
             by_seconds=round(jump))  # fmt: skip
         return True
 
     def _erase_some(self, name: str, now: datetime) -> bool:
-        """Erase some persons of a collection. Returns whether there may be more."""
+        """Delete some persons of a collection. Returns whether there may be more."""
         began, erased, more = self._clock(), 0, True
         try:
             for _ in range(BATCHES):
@@ -111,7 +111,7 @@ class RetentionTask:
                 # Once for all: an erasure keeps other writers waiting for longer than a deletion.
                 self._gallery.follow_deletion(name)
                 self._gallery.store.database.eraser.erase()
-                log(logging.INFO, "persons were erased by the policy", collection=name,
+                log(logging.INFO, "persons were deleted by the policy", collection=name,
                     persons=erased)  # fmt: skip
         return more
 
@@ -140,7 +140,7 @@ class MatchTimes:
         self._noted: set[tuple[int, str]] = set()
 
     def note(self, collection: CollectionRecord, person_ids: Iterable[str]) -> None:
-        """Note that persons were matched now, if the collection's policy erases by age."""
+        """Note that persons were matched now, if the collection's policy deletes by age."""
         if collection.policy.get("retention_days") is None:
             return
         with self._lock:

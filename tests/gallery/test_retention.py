@@ -1,4 +1,4 @@
-"""Persons are erased by age, where the policy says so."""
+"""Persons are deleted by age, where the policy says so."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor

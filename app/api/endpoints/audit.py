@@ -44,7 +44,7 @@ class AuditEntryInfo(BaseModel):
     person: Annotated[
         int | None,
         Field(
-            description="The person's number; after the person is erased, nothing connects "
+            description="The person's number; after the person is deleted, nothing connects "
             "it with an id."
         ),
         Example(17),

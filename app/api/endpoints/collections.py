@@ -80,7 +80,7 @@ PolicyUpdate = create_model(
 class CollectionUpdate(CallFields):
     """Metadata is replaced as a whole. Of the policy only the members that are given are changed
     (as a JSON merge patch does, RFC 7396): null gives a member its default, a gate is replaced as a
-    whole. `keep_crops` that is false or null erases the kept crops."""
+    whole. `keep_crops` that is false or null deletes the kept crops."""
 
     model_config = ConfigDict(
         json_schema_extra={

@@ -73,7 +73,7 @@ class PersonUpdate(CallFields):
 
 
 class DeletionReason(StrEnum):
-    """Why persons are erased, for the audit log."""
+    """Why persons are deleted, for the audit log."""
 
     CONSENT_WITHDRAWN = "consent_withdrawn"
     REQUEST_OF_PERSON = "request_of_person"

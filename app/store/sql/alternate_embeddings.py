@@ -228,7 +228,7 @@ class AlternateEmbeddingStore:
         )
 
     def drop(self, name: str) -> int:
-        """Erase every embedding of other spaces than the collection's; how many there were."""
+        """Delete every embedding of other spaces than the collection's; how many there were."""
         with self._database.writing() as connection:
             collection = lock_collection(connection, name)
             ours = select(templates.c.id).where(templates.c.collection == collection.key)

@@ -117,7 +117,7 @@ def note(
     **details: Any,
 ) -> None:
     """Note a change, which becomes an entry when the transaction is committed. `details` must
-    identify nobody: they stay when a person is erased."""
+    identify nobody: they stay when a person is deleted."""
     connection.info[NOTES].append(_Note(action, collection, person, details, _caller()))
 
 

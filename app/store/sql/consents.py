@@ -113,7 +113,7 @@ def require_consent(
         )
     raise ConsentMissing(
         f"The consent of '{person_id}' has ended, and the collection '{collection.name}' needs "
-        "one: the person is not matched any more, and is erased soon. Send metadata with a new "
+        "one: the person is not matched any more, and is deleted soon. Send metadata with a new "
         "consent if there is one."
     )
 
@@ -131,7 +131,7 @@ def keep_consent(
     if after is None and needs_consent(collection):
         raise ConsentMissing(
             f"The collection '{collection.name}' needs the consent of each person, so metadata "
-            f"without one is refused. {FORM} Delete the person to erase them."
+            f"without one is refused. {FORM} If the person has no consent, delete the person."
         )
     query = select(persons.c.consent_until).where(persons.c.id == person)
     stored = connection.execute(query).scalar_one()
@@ -166,7 +166,7 @@ def require_all_consents(
     connection: Connection, collection: CollectionRecord, now: datetime
 ) -> None:
     """Raise ConsentMissing unless every person of a collection has a consent: those without one
-    would be erased."""
+    would be deleted."""
     wanted = persons.c.collection == collection.key, without_consent(now)
     count = connection.execute(
         select(func.count()).select_from(persons).where(*wanted)
@@ -177,7 +177,7 @@ def require_all_consents(
     ids = list(connection.execute(query).scalars())
     raise ConsentMissing(
         f"{count:,} persons of '{collection.name}' have no consent that is valid now, such as "
-        f"'{ids[0]}'; with consent_required they would be erased. Give each a consent, or delete "
+        f"'{ids[0]}'; with consent_required they would be deleted. Give each a consent, or delete "
         f"them, then set the policy. {FORM}",
         {"persons": count, "person_ids": ids},
     )

@@ -95,7 +95,7 @@ class RetentionStore:
 def note_activity(
     connection: Connection, collection: CollectionRecord, people: Collection[int], now: datetime
 ) -> None:
-    """Store that persons were enrolled today, if the collection's policy erases by age."""
+    """Store that persons were enrolled today, if the collection's policy deletes by age."""
     if collection.policy.get("retention_days") is None or not people:
         return
     day = now.replace(hour=0, minute=0, second=0, microsecond=0)
