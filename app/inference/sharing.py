@@ -46,6 +46,12 @@ def idle_threads() -> int:
     return 0 if pool is None else pool.idle
 
 
+def cores_are_busy() -> bool:
+    """Whether this thread's pool is at work on as many photos as it can do at the same time."""
+    pool = _worker.pool
+    return pool is not None and pool.idle == 0
+
+
 def done_together(parts: Sequence[Callable[[], T]]) -> list[T]:
     """What the parts return, in their order. This thread does them, and idle threads of its pool
     help. Raises the error of a part that failed, after all have ended."""

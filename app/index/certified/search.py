@@ -24,6 +24,7 @@ from app.index.certified.persons import Collector
 from app.index.certified.rows import Rows, Shard
 from app.index.comparator import Comparator, Probe
 from app.index.port import Ids, NearestImpostors, SearchCounts
+from app.inference.sharing import cores_are_busy
 from app.types import FloatArray
 
 PROMISING = 128
@@ -148,8 +149,8 @@ class ThreadScanner:
     """Scans the codes: several probes at once, or several shards for one probe.
 
     The caller scans too, and threads help it where any are free: so under load, when other searches
-    have the threads, each search stays on the thread that it is on. More callers than there are
-    threads share scans.
+    have the threads, or photos the cores, each search stays on the thread that it is on. More
+    callers than there are threads share scans.
     """
 
     def __init__(self, threads: Executor, count: int = 1) -> None:
@@ -169,19 +170,21 @@ class ThreadScanner:
             self._gathering.run(shards, some, partial(self._cover, shards))
 
     def _cover(self, shards: Sequence[Shard], searches: Sequence[ProbeSearch]) -> None:
-        # So many that there is a part for each thread.
-        size = -(-len(searches) * len(shards) // self._count)
+        # So many that there is a part for each thread that has a core.
+        busy = cores_are_busy()
+        size = -(-len(searches) * len(shards) // (1 if busy else self._count))
         size = max(1, min(MOST_TOGETHER, size))
         self._share(
             [
                 partial(ProbeSearch.cover_together, shard, searches[start : start + size])
                 for shard in shards
                 for start in range(0, len(searches), size)
-            ]
+            ],
+            0 if busy else self._count,
         )
 
-    def _share(self, parts: Sequence[Callable[[], None]]) -> None:
-        """Do all parts; the caller and its helpers take the next one in turn."""
+    def _share(self, parts: Sequence[Callable[[], None]], most: int) -> None:
+        """Do all parts; the caller and its helpers, `most` at most, take the next one in turn."""
         remaining = iter(parts)
 
         def work() -> None:
@@ -189,7 +192,7 @@ class ThreadScanner:
                 part()
 
         helpers: list[Future[None]] = []
-        while len(helpers) < len(parts) - 1 and self._free.acquire(blocking=False):
+        while len(helpers) < min(most, len(parts) - 1) and self._free.acquire(blocking=False):
             try:
                 helper = self._threads.submit(work)
             except (MemoryError, RuntimeError):  # no memory for a thread: the caller does it all
