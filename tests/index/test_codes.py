@@ -51,6 +51,23 @@ def test_the_scans_table_rounds_less_than_is_allowed_for() -> None:
         assert errors.max() < ErrorBound(128, 64).rounding * rotated.step
 
 
+def test_a_radius_just_below_an_estimate_finds_its_row() -> None:
+    """FAISS counts a radius in rounded steps; a later scan leaves out what is above the radius of
+    the first, so the first one has to have found it."""
+    generator = np.random.default_rng(5)
+    quantiser = Quantiser.random(64, generator)
+    codes = quantiser.encode(unit(generator.standard_normal((500, 64))))
+    probe, other = (
+        quantiser.rotate(one) for one in unit(generator.standard_normal((2, 64)))
+    )  # fmt: skip
+    rows, estimates = codes.scan.within(probe, probe.lowest + probe.step)
+    for row, estimate in zip(rows[::10], estimates[::10], strict=True):
+        radius = float(np.nextafter(estimate, np.float32(-1)))
+        assert row in codes.scan.within(probe, radius)[0]
+        limits, found, _ = codes.scan.within_all([other, probe], radius)
+        assert row in found[limits[1] : limits[2]]
+
+
 def test_a_radius_below_every_code_gives_every_row() -> None:
     generator = np.random.default_rng(3)
     quantiser = Quantiser.random(16, generator)

@@ -81,6 +81,9 @@ INNER, OUTER = 0.4528, 1.510
 PART = (INNER + OUTER) / 2
 CHUNK = 16_384  # rows encoded at a time
 BLOCK = 32  # rows that the scan keeps together
+# FAISS counts a radius in steps, of up to 65,535, in float32: it may leave out estimates that are
+# above the radius by less than this many steps.
+ROUNDED_BY = 1 / 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -227,10 +230,12 @@ class CodeScan:
         packer.pack_1(nothing, place, block[np.newaxis])
 
     def within(self, probe: RotatedProbe, radius: float) -> tuple[RowNumbers, FloatArray]:
-        """Rows whose estimate is above `radius`, and the estimates, in no order."""
+        """Every row whose estimate is above `radius`, and perhaps some just below; and the
+        estimates, in no order."""
         if radius <= probe.lowest:  # FAISS counts the radius in steps from the lowest, unsigned
             return np.arange(len(self)), np.full(len(self), np.inf, np.float32)
-        _, estimates, rows = self._index.range_search(probe.vector, radius)
+        margin = ROUNDED_BY * probe.step
+        _, estimates, rows = self._index.range_search(probe.vector, radius - margin)
         return rows, estimates
 
     def within_all(
@@ -239,7 +244,8 @@ class CodeScan:
         """`within` for several probes, whose `lowest` are below `radius`: those of the i-th are
         the rows and estimates from limits[i] to limits[i + 1]; (limits, rows, estimates)."""
         vectors = np.concatenate([probe.vector for probe in probes])
-        limits, estimates, rows = self._index.range_search(vectors, radius)
+        margin = ROUNDED_BY * max(probe.step for probe in probes)
+        limits, estimates, rows = self._index.range_search(vectors, radius - margin)
         return limits.astype(np.int64), rows, estimates
 
 
