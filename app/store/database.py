@@ -11,7 +11,13 @@ from functools import cached_property
 from typing import NoReturn, TypeVar
 
 from sqlalchemy import Connection, Engine, select
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    PendingRollbackError,
+    SQLAlchemyError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.encryption.embeddings import EmbeddingCipher
@@ -142,6 +148,8 @@ class Database:
             part.rollback()
         except SQLAlchemyError as lost:
             raise (failed if isinstance(failed, SQLAlchemyError) else lost) from None
+        if connection.invalidated and isinstance(failed, SQLAlchemyError):
+            raise failed  # the server closed the connection: nothing was left to be rolled back
         self._audit.forget(connection, noted)
         if isinstance(failed, SQLAlchemyError):
             try:
@@ -181,6 +189,11 @@ class Database:
         if isinstance(error, PoolTimeout):
             raise StoreUnavailable(
                 f"{outcome}All database connections are in use. Try again in a moment.",
+                {"retry_after": RETRY_AFTER_S},
+            ) from error
+        if isinstance(error, PendingRollbackError):  # an earlier statement has lost the connection
+            raise StoreUnavailable(
+                f"{outcome}The connection to the database was lost. Try again in a moment.",
                 {"retry_after": RETRY_AFTER_S},
             ) from error
         if not isinstance(error, DBAPIError) or error.orig is None:

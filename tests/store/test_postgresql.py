@@ -8,7 +8,7 @@ import numpy as np
 import psycopg
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from app.errors import (
     DatabaseError,
@@ -17,6 +17,7 @@ from app.errors import (
     StoreUnavailable,
 )
 from app.store.backends import create_engine, postgresql, shown_url
+from app.store.records import PersonEnrollment
 from app.store.schema import migrate
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_engine, open_store, template
@@ -160,6 +161,36 @@ class TestFailures:
         with pytest.raises(StoreUnavailable, match="may have been kept or not"):
             own_store.persons.create("default", "ada", {})
 
+    @pytest.mark.parametrize("number", [0, 1])
+    def test_a_connection_lost_between_enrollments_fails_all_of_them(
+        self, own_store: Store, number: int
+    ) -> None:
+        """Of several in one transaction, whichever of them notices it."""
+        cut = text("CREATE TRIGGER cut BEFORE INSERT ON persons FOR EACH ROW "
+                   f"WHEN (NEW.person_id = 'p{number}') EXECUTE FUNCTION cut()")  # fmt: skip
+        with own_store.database.writing() as connection:
+            connection.execute(text(_CUTS))
+            connection.execute(cut)
+        vectors = np.eye(DIMENSION, dtype=np.float32)[:2]
+        people = [
+            PersonEnrollment(f"p{i}", None, [template(vector, f"{i}")])
+            for i, vector in enumerate(vectors)
+        ]
+        with pytest.raises(StoreUnavailable, match=r"Nothing was changed\. .*cannot be reached"):
+            own_store.templates.enroll_together("default", people, SPACE)
+        assert own_store.persons.page("default", None, 9).items == []
+        own_store.persons.create("default", "ada", {})
+
+    def test_a_statement_after_a_lost_connection_is_503(self, own_store: Store) -> None:
+        def write() -> None:
+            with own_store.database.writing() as connection:
+                with pytest.raises(OperationalError):
+                    connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+                connection.execute(text("SELECT 1"))
+
+        with pytest.raises(StoreUnavailable, match="was lost"):
+            write()
+
     def test_what_text_cannot_hold_is_the_callers_fault(self, own_store: Store) -> None:
         with pytest.raises(InvalidRequest, match="NUL"):
             own_store.persons.page("default", "a\0b", 10)
@@ -199,6 +230,12 @@ def fail_commits(store: Store) -> None:
                 "DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION dies()"
             )
         )
+
+
+_CUTS = (
+    "CREATE FUNCTION cut() RETURNS trigger LANGUAGE plpgsql AS "
+    "$$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NEW; END $$"
+)
 
 
 def _raising(state: str) -> str:
