@@ -22,6 +22,8 @@ MOST_AT_ONCE = 32
 # one transaction costs more than the statements of an enrollment.
 MANY = 4
 GATHER_S = 0.01
+# After so long a thread lets the executor's other work come first, if more writes of its key wait.
+TURN_S = 0.1
 
 
 @dataclass(slots=True, eq=False)
@@ -72,21 +74,26 @@ class WriteBatches:
                 waiting.append(write)
                 return write.future
             self._waiting[key] = deque([write])
+        self._begin(key, work)
+        return write.future
+
+    def _begin(self, key: Hashable, work: Callable[[Sequence[Any]], Sequence[Any]]) -> None:
         try:
             thread = self._executor.submit(self._do_all, key, work)
         except RuntimeError:  # the executor is shut down
             self._cancel_all(key)
             raise
         thread.add_done_callback(lambda done: self._cancel_all(key) if done.cancelled() else None)
-        return write.future
 
     def _do_all(self, key: Hashable, work: Callable[[Sequence[Any]], Sequence[Any]]) -> None:
-        while True:
+        end = time.monotonic() + TURN_S
+        while time.monotonic() < end:
             if self._expected[key] >= MANY:
                 time.sleep(GATHER_S)
             if not (writes := self._next(key)):
                 return
             _do(writes, work)
+        self._begin(key, work)
 
     def _next(self, key: Hashable) -> list[_Write]:
         """Writes to be done together; none if no more wait, and then the thread has to end."""

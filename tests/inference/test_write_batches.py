@@ -1,8 +1,10 @@
 """Writes that wait are done together, in their order, each with an outcome of its own."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -159,7 +161,8 @@ def test_where_many_are_being_prepared_some_are_waited_for(
         waits.set()
         assert let.wait(PATIENCE_S)
 
-    monkeypatch.setattr(write_batches.time, "sleep", sleep)
+    its_time = SimpleNamespace(sleep=sleep, monotonic=time.monotonic)
+    monkeypatch.setattr(write_batches, "time", its_time)  # of that module alone
     writer.release.set()
     coming = [batches.expect("key") for _ in range(write_batches.MANY + 1)]
     assert batches.submit("other", writer.double, 0).result(PATIENCE_S) == 0, "it does not wait"
@@ -175,3 +178,22 @@ def test_where_many_are_being_prepared_some_are_waited_for(
     assert batches.submit("key", writer.double, 3).result(PATIENCE_S) == 6
     assert not waits.is_set(), "no more are being prepared"
     assert not batches._expected
+
+
+def test_a_key_whose_writes_never_end_keeps_no_other_waiting() -> None:
+    """With as many such keys as threads: each lets other work come first after a while."""
+    over = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        batches = WriteBatches(pool)
+
+        def endless(writes: Sequence[int]) -> Sequence[int]:
+            if not over.wait(0.001):
+                batches.submit("busy", endless, 0)
+            return writes
+
+        batches.submit("busy", endless, 0)
+        try:
+            assert batches.submit("other", list[int], 7).result(PATIENCE_S) == 7
+            pool.submit(over.set).result(PATIENCE_S)
+        finally:
+            over.set()
