@@ -89,7 +89,14 @@ class CandidateInfo(BaseModel):
     person_id: Annotated[str, Example("obama")]
     face_id: Annotated[str, Example("7f8de8f5-53c9-4a52-9e3a-1d2b7f3f1f11")]
     similarity: Annotated[
-        float, Field(ge=-1, le=1, description="Cosine, never a percentage."), Example(0.61)
+        float,
+        Field(
+            ge=-1,
+            le=1,
+            description="Cosine of the embeddings, lowered where both faces look "
+            "degraded or both look covered; never a percentage.",
+        ),
+        Example(0.61),
     ]
     fmr: Annotated[Fmr, Example(3.9e-06)] = None
     fmr_interval: Annotated[FmrInterval, Example([2.2e-06, 6.4e-06])] = None

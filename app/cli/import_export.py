@@ -104,7 +104,9 @@ OnConflictOption = Annotated[
     OnConflict | None,
     typer.Option(
         help=(
-            "What to do about a face that resembles another person more than its own. "
+            "What to do about a face that resembles another person more than its own. report: "
+            "enroll it and report the conflict; skip: reject the row; stop: reject it and end the "
+            "import; off: do not look for conflicts. "
             "Default: report for photos, off for embeddings."
         )
     ),

@@ -112,8 +112,10 @@ class ImportOptions(BaseModel):
         OnConflict | None,
         Field(
             description=(
-                "What to do about a face that resembles another person more than its own. "
-                "Default: report for photos, off for embeddings."
+                "What to do about a face that resembles another person more than its own. report: "
+                "enroll it and report the conflict; skip: reject the row; stop: reject it and end "
+                "the import; off: do not look for conflicts. Default: report for photos, off for "
+                "embeddings."
             )
         ),
     ] = None

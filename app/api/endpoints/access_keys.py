@@ -223,9 +223,10 @@ async def create_key(context: Context, response: Response, body: NewKeyFields) -
 async def rotate_key(
     context: Context, response: Response, key: KeyInPath, body: RotationFields
 ) -> KeyWithToken:
-    """Create a key like another one, whose token stays usable for some time.
+    """Create a key with the name, scopes and limits of an existing one, to replace it.
 
-    If the old key has an expiry, the new key gets the same lifetime, counted from now.
+    The old token stays usable for `overlap_hours`. If the old key has an expiry, the new key gets
+    the same lifetime, counted from now.
     """
     overlap = timedelta(hours=body.overlap_hours)
     made, token = await context.write(context.services.access_keys.rotate, key, overlap)

@@ -215,12 +215,15 @@ class CalibrationAnswer(Answer):
     ] = None
     fmr: Annotated[
         list[OperatingPointInfo],
-        Field(default_factory=list, description="For target_fmr."),
+        Field(default_factory=list, description="Thresholds for some values of target_fmr."),
         Example([example_of(OperatingPointInfo)]),
     ]
     fpir: Annotated[
         list[OperatingPointInfo],
-        Field(default_factory=list, description="For target_fpir at the collection's size now."),
+        Field(
+            default_factory=list,
+            description="Thresholds for some values of target_fpir, at the collection's size now.",
+        ),
         Example([_FOR_SEARCHES]),
     ]
 

@@ -206,9 +206,10 @@ def _examine(
 async def merge_persons(
     context: Context, collection: Collection, person_id: str, body: MergeInto
 ) -> PersonAnswer:
-    """Merge two persons: move all faces of one to the other and delete the one, in one transaction.
+    """Merge a person into another: move all faces to `into`, then delete the person in the path.
 
-    Persons declared to be different from the first are then declared different from the other. Two
+    This is one transaction. Persons declared to be different from the person in the path are then
+    declared different from `into`. Two
     persons who are declared to be different from each other are not merged.
     """
     store, eraser = context.store, context.imports.eraser
