@@ -27,11 +27,13 @@ class LazyCommand:
     def load(self, name: str) -> Any:
         """Import the module and make the command, called `name`. The garbage collector pauses: it
         would look at all imported objects again and again, a seventh of the time."""
+        runs = gc.isenabled()
         gc.disable()
         try:
             found = getattr(import_module(self.module), self.attribute)
         finally:
-            gc.enable()
+            if runs:
+                gc.enable()
         if not isinstance(found, typer.Typer):
             single = typer.Typer(add_completion=False)
             single.command(name)(found)

@@ -165,6 +165,24 @@ def test_the_first_process_of_a_container_can_be_stopped_while_it_starts(
     assert done.returncode == (143 if first else -15), done.stderr
 
 
+@pytest.mark.parametrize(("command", "collects"), [("serve", False), ("import", True)])
+def test_the_garbage_collector_is_off_while_the_service_is_imported(
+    environment: dict[str, str], command: str, collects: bool
+) -> None:
+    script = (
+        "import gc, sys, app.cli\n"
+        "from app.cli.commands import COMMANDS\n"
+        "import app.cli.commands as commands\n"
+        f"commands.app = lambda: (COMMANDS['{command}'].load('{command}'), print(gc.isenabled()))\n"
+        f"sys.argv = ['likeness', '{command}']\n"
+        "app.cli.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [str(collects)]
+
+
 def test_blas_does_not_spin(environment: dict[str, str]) -> None:
     """It is set before NumPy is loaded, and only where the user did not set it."""
     script = (
