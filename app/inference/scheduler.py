@@ -186,15 +186,22 @@ class Scheduler:
     ) -> T:
         """Take the steps of one photo as `infer`, then write what they result in as
         `write_together`; the event loop is not woken in between. Raises Overloaded."""
-        share = _share.get() or RequestShare()
-        photo = self._photos.submit(steps, share, memory)
+        return await _result_of(self._chained(steps, key, work, memory))
+
+    def _chained(
+        self,
+        steps: CooperativeTask[A],
+        key: Hashable,
+        work: Callable[[Sequence[A]], Sequence[T | Exception]],
+        memory: int,
+    ) -> "_Chain[A, T]":
+        photo = self._photos.submit(steps, _share.get() or RequestShare(), memory)
         come = self._batches.expect(key)
         photo.add_done_callback(lambda _: come())
-
-        def write(argument: A) -> Future[T]:
-            return self._submitted(lambda: self._batches.submit(key, work, argument))
-
-        return await _result_of(_Chain(photo, write))
+        return _Chain(
+            photo,
+            lambda argument: self._submitted(lambda: self._batches.submit(key, work, argument)),
+        )
 
     def _submitted(self, submit: Callable[[], Future[T]]) -> Future[T]:
         """Submit a write, which has one of the places for writes until it is done."""
@@ -242,13 +249,13 @@ class _Chain(Generic[A, T]):
             if first.cancelled() or first.exception() is not None:
                 notify(first)
                 return
+            # No variable of this frame holds the work: an error holds the frame.
             try:
-                last = self._submit(first.result())
+                self._last = self._submit(first.result())
             except Exception as error:  # noqa: BLE001 (raised where the result is awaited)
-                last = Future()
-                last.set_exception(error)
-            self._last = last
-            last.add_done_callback(notify)
+                self._last = Future()
+                self._last.set_exception(error)
+            self._last.add_done_callback(notify)
 
         self._first.add_done_callback(go_on)
 
@@ -262,11 +269,14 @@ class _Chain(Generic[A, T]):
         return self._first.cancelled() or (self._last is not None and self._last.cancelled())
 
     def result(self) -> T:
-        """The result of the last work, or the error of either."""
-        if self._last is None:
-            self._first.result()  # raises
-        assert self._last is not None, "the first work has succeeded"
-        return self._last.result()
+        """The result of the last work, or the error of either; to be called once."""
+        try:
+            if self._last is None:
+                self._first.result()  # raises
+            assert self._last is not None, "the first work has succeeded"
+            return self._last.result()
+        finally:
+            del self._first, self._last  # an error holds this frame
 
 
 async def _result_of(future: "Future[T] | _Chain[Any, T]") -> T:

@@ -131,3 +131,4 @@ def _do(writes: Sequence[_Write], work: Callable[[Sequence[Any]], Sequence[Any]]
             write.future.set_exception(outcome)
         else:
             write.future.set_result(outcome)
+    del writes, write, outcomes, outcome  # an error holds this frame, and must not be held by it

@@ -22,7 +22,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.encryption.embeddings import EmbeddingCipher
 from app.encryption.ring import KeyRing
-from app.errors import InvalidRequest, StoreFull, StoreUnavailable
+from app.errors import InvalidRequest, LikenessError, StoreFull, StoreUnavailable
 from app.locks import new_lock
 from app.store.backends import Backend, backend_of, shown_url
 from app.store.records import Erasure
@@ -155,8 +155,9 @@ class Database:
             try:
                 self._raise_ours(failed, "Nothing was changed. ")
             except Exception as error:  # noqa: BLE001 (returned)
-                return error
-        return failed
+                failed = error
+        # The frames of the traceback would hold the error, and be held by it. A fault keeps them.
+        return failed.with_traceback(None) if isinstance(failed, LikenessError) else failed
 
     def _written(self) -> Iterator[Connection]:
         outcome = "Nothing was changed. "

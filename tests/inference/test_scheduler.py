@@ -117,6 +117,44 @@ def test_a_photo_is_freed_without_the_garbage_collector(
     assert freed.wait(PATIENCE_S)
 
 
+@pytest.mark.parametrize("fails", ["", "photo", "write", "batch", "place"])
+def test_what_is_written_is_freed_without_the_garbage_collector(
+    without_garbage_collector: None, fails: str
+) -> None:
+    scheduler = Scheduler(workers=1, max_pending=2)
+    freed = threading.Event()
+
+    def analyse() -> CooperativeTask[Pixels]:
+        photo = Pixels()
+        weakref.finalize(photo, freed.set)
+        yield
+        if fails == "photo":
+            raise ValueError(type(photo).__name__)
+        if fails == "place":
+            scheduler._writes.acquire()
+        return photo
+
+    def fail(photo: Pixels) -> Exception:
+        try:
+            raise ValueError(type(photo).__name__)
+        except ValueError as error:
+            return error
+
+    def write(photos: Sequence[Pixels]) -> Sequence[str | Exception]:
+        if fails == "batch":
+            raise ValueError(len(photos))
+        return [fail(photo) if fails == "write" else "done" for photo in photos]
+
+    async def ask() -> None:
+        with suppress(ValueError, Overloaded):
+            assert await scheduler.infer_and_write(analyse(), "key", write) == "done"
+            assert not fails
+
+    asyncio.run(ask())
+    assert freed.wait(PATIENCE_S)
+    scheduler.close()
+
+
 def test_no_more_inference_at_once_than_workers(scheduler: Scheduler) -> None:
     lock, running, most = threading.Lock(), 0, 0
     both_at_work = threading.Barrier(2)

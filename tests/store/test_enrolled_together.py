@@ -1,5 +1,7 @@
 """Several enrollments in one transaction: each fails alone, and is noted for its own caller."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
@@ -188,3 +190,20 @@ def test_a_lost_transaction_fails_all(database: Path) -> None:
         write()
     assert store.collections.get("default").revision == 0
     store.persons.create("default", "ada", {})
+
+
+def test_what_failed_is_freed_without_the_garbage_collector(
+    store: Store, new: list[NewTemplate]
+) -> None:
+    """The error's traceback holds frames, in which the templates are."""
+    gc.disable()
+    try:
+        vector = new[0].embedding.copy()
+        freed = weakref.ref(vector)
+        bad = PersonEnrollment("bob", {"n": 2**60}, [template(vector, "bad")])
+        del vector
+        assert enrolled(store, bad, PersonEnrollment("ada", None, new[:1])).added.keys.size == 1
+        del bad
+        assert freed() is None
+    finally:
+        gc.enable()
