@@ -2,6 +2,7 @@
 
 import sys
 import traceback
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from app.errors import (
     StoreUnavailable,
 )
 from app.store.backends import create_engine, postgresql, shown_url
-from app.store.records import PersonEnrollment
+from app.store.records import IdempotencyRequest, PersonEnrollment
 from app.store.schema import migrate
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_engine, open_store, template
@@ -204,6 +205,25 @@ class TestFailures:
         assert "content_digest" in reported
         assert "Failing row" not in reported
         assert "803f" not in reported  # the embedding's bytes
+
+
+def test_pruning_of_answers_waits_for_no_enrollment(postgres_url: str) -> None:
+    """Which removes expired answers of its collection, in any order."""
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    store = open_store(postgres_url, clock=lambda: now)
+    store.collections.create("default", SPACE, DIMENSION, {})
+    for key, vector in zip("ab", np.eye(DIMENSION, dtype=np.float32)[:2], strict=True):
+        kept = IdempotencyRequest(key, "d", lambda _: {})
+        store.templates.enroll("default", key, None, [template(vector, key)], idempotency=kept)
+    left = text("SELECT key FROM idempotency")
+    later = open_store(postgres_url, clock=lambda: now + timedelta(days=2))
+    with store.database.writing() as connection:
+        connection.execute(text("SELECT 1 FROM idempotency WHERE key = 'a' FOR UPDATE")).one()
+        later.idempotency.prune()
+        assert list(connection.scalars(left)) == ["a"]
+    later.idempotency.prune()
+    with store.database.reading() as connection:
+        assert not list(connection.scalars(left))
 
 
 def fail_inserts(store: Store, state: str) -> None:

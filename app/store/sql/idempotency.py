@@ -60,12 +60,15 @@ class IdempotencyStore:
         with self._database.reading() as connection:
             keys = [tuple(row) for row in connection.execute(query)]
         if keys:
+            # Not those that an enrollment or another process removes just now: each would have some
+            # rows and wait for the others.
+            free = (
+                select(*columns)
+                .where(tuple_(*columns).in_(keys), idempotency.c.created_at <= since)
+                .with_for_update(skip_locked=True)
+            )
             with self._database.writing() as connection:
-                connection.execute(
-                    delete(idempotency).where(
-                        tuple_(*columns).in_(keys), idempotency.c.created_at <= since
-                    )
-                )
+                connection.execute(delete(idempotency).where(tuple_(*columns).in_(free)))
         return len(keys) == ROWS_AT_ONCE
 
     def of_person(self, person: int) -> list[KeptAnswer]:
