@@ -64,9 +64,11 @@ class Indexes:
 
     def add(self, done: EnrolledTogether) -> bool:
         """Update the index by what this process has enrolled just now, if it is open and has a
-        position; returns whether it has. Another thread that updates it is not waited for."""
+        position; returns whether it has. Another thread that updates or closes it is not waited
+        for."""
         record = done.after
-        with self._noticing_deletion(record), self.replicas.using_open(record.key) as replica:
+        opened = self.replicas.using_open(record.key, wait=False)
+        with self._noticing_deletion(record), opened as replica:
             if replica is None or replica.index.position is None:
                 return False
             replica.add(done)

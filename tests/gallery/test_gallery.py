@@ -21,6 +21,7 @@ from app.gallery.candidates import SearchQuery
 from app.gallery.gallery import Gallery
 from app.index.factory import IndexFactory
 from app.index.person_scores import PersonScore
+from app.store.records import PersonEnrollment
 from app.store.store import Store, switch_default_collection
 from tests.gallery.conftest import DIMENSION, SPACE, open_engine, open_gallery, template
 
@@ -287,6 +288,22 @@ def test_a_search_at_once_does_not_wait_for_an_index_that_is_being_closed(
     gallery._replicas._open[record.key].closing = True
     assert gallery.identify_at_once(record, query) is None
     gallery._replicas._open[record.key].closing = False
+
+
+def test_an_enrollment_does_not_wait_for_an_index_that_is_being_closed(
+    gallery: Gallery, directions: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is on disk by then, and other enrollments wait for its thread."""
+    monkeypatch.setattr("app.gallery.replicas.CLOSING_S", 0.0)
+    enroll(gallery, "first", (vectors := directions(2))[:1])
+    record = gallery.require("default")
+    gallery._replicas._open[record.key].closing = True
+    one = PersonEnrollment("second", None, [template(vectors[1], "second")])
+    (stored,), followed = gallery.enroll_together("default", [one])
+    assert not isinstance(stored, Exception)
+    assert not followed, "the caller has another thread update it"
+    gallery._replicas._open[record.key].closing = False
+    assert gallery.size("default").persons == 2
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 64, 65, 600])
