@@ -1,4 +1,4 @@
-"""`python -m tests.hostile [--processes N ...] [WORD ...]`: the table of attacks."""
+"""`python -m tests.hostile [--processes N] [WORD ...]`: the table of attacks."""
 
 import argparse
 import itertools
@@ -14,19 +14,23 @@ from tests.hostile.run import Verdict, run
 from tests.hostile.scenario import ATTACKS, CONTROL
 from tests.hostile.service import memory_limit, running
 
+SCHEMES = ("http", "https")
+
 
 def main() -> int:
     """Run the control and the attacks whose name holds one of the words, against a service of each
     number of processes and each scheme; 1 where one succeeded."""
     parser = argparse.ArgumentParser(prog="python -m tests.hostile")
     parser.add_argument("words", nargs="*", metavar="WORD", help="of the names of attacks")
-    parser.add_argument("--processes", nargs="+", type=int, default=[1])
-    parser.add_argument("--schemes", nargs="+", default=["http", "https"])
+    parser.add_argument("--processes", action="append", type=int, help="may be repeated; default 1")
+    parser.add_argument("--scheme", choices=SCHEMES, help="of one service only")
     options = parser.parse_args()
+    counts = options.processes or [1]
+    schemes = [options.scheme] if options.scheme else SCHEMES
     words = [word.lower() for word in options.words]
     wanted = [a for a in ATTACKS if not words or any(word in a.name.lower() for word in words)]
     console, verdicts = Console(width=170), []
-    for count, scheme in itertools.product(options.processes, options.schemes):
+    for count, scheme in itertools.product(counts, schemes):
         chosen = [one for one in wanted if scheme in one.schemes]
         with (
             tempfile.TemporaryDirectory(prefix="likeness-hostile-") as folder,
