@@ -62,12 +62,13 @@ class Replicas(Mapping[int, Replica]):
     ) -> Iterator[Replica | None]:
         """The collection's replica if it is open, else None. Maintenance is not a `recent` use: it
         does not predict which index will be needed next. One that is being closed is waited for, or
-        without `wait` not used."""
+        without `wait` not used. Without `wait` no other index is closed afterwards either: saving
+        it may take seconds. Maintenance, or the next user who may wait, closes it."""
         one = self._take(key, None, recent=recent, wait=wait)
         if one is None:
             yield None
             return
-        with self._held(key, one) as replica:
+        with self._held(key, one, may_close=wait) as replica:
             yield replica
 
     def _take(
@@ -97,7 +98,7 @@ class Replicas(Mapping[int, Replica]):
         return one is not None and one.closing
 
     @contextmanager
-    def _held(self, key: int, one: OpenReplica) -> Iterator[Replica]:
+    def _held(self, key: int, one: OpenReplica, *, may_close: bool = True) -> Iterator[Replica]:
         try:
             yield one.replica
         finally:
@@ -111,7 +112,8 @@ class Replicas(Mapping[int, Replica]):
                         self._unsettled.discard(key)
                     else:
                         self._unsettled.add(key)
-        self._close_beyond_limit()
+        if may_close:
+            self._close_beyond_limit()
 
     # --- closing -----------------------------------------------------------------------------
 

@@ -114,6 +114,18 @@ class TestClosing:
         gallery.size("b")
         assert open_names(gallery) == {"b"}
 
+    def test_a_thread_that_may_not_wait_closes_no_other(self, open_gallery: Open) -> None:
+        gallery = open_gallery()
+        fill(gallery, "b", 5)
+        fill(gallery, "a", 5)
+        gallery.size("a")
+        with gallery._indexes.at_revision(gallery.store.collections.get("a")) as searcher:
+            assert searcher is not None
+            gallery.size("b")
+        assert open_names(gallery) == {"a", "b"}
+        gallery.size("b")
+        assert open_names(gallery) == {"b"}
+
     def test_writes_open_nothing_where_there_is_no_room(self, open_gallery: Open) -> None:
         gallery = open_gallery()
         fill(gallery, "a", 5)
