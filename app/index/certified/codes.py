@@ -230,13 +230,14 @@ class CodeScan:
         packer.pack_1(nothing, place, block[np.newaxis])
 
     def within(self, probe: RotatedProbe, radius: float) -> tuple[RowNumbers, FloatArray]:
-        """Every row whose estimate is above `radius`, and perhaps some just below; and the
-        estimates, in no order."""
+        """Every row whose estimate is at least `radius`, and the estimates, in no order. All rows
+        with infinite estimates if the radius is below what an estimate can be."""
         if radius <= probe.lowest:  # FAISS counts the radius in steps from the lowest, unsigned
             return np.arange(len(self)), np.full(len(self), np.inf, np.float32)
         margin = ROUNDED_BY * probe.step
         _, estimates, rows = self._index.range_search(probe.vector, radius - margin)
-        return rows, estimates
+        enough = estimates >= radius
+        return rows[enough], estimates[enough]
 
     def within_all(
         self, probes: Sequence[RotatedProbe], radius: float
@@ -246,7 +247,9 @@ class CodeScan:
         vectors = np.concatenate([probe.vector for probe in probes])
         margin = ROUNDED_BY * max(probe.step for probe in probes)
         limits, estimates, rows = self._index.range_search(vectors, radius - margin)
-        return limits.astype(np.int64), rows, estimates
+        enough = estimates >= radius
+        before = np.concatenate([[0], np.cumsum(enough)])  # rows that stay, before each
+        return before[limits.astype(np.int64)], rows[enough], estimates[enough]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -87,7 +87,7 @@ class ProbeSearch:
             rows, estimates = shard.codes.scan.within(self._rotated, needed)
             # The first scan found the others, and the floor has not fallen since. An infinite
             # estimate is none.
-            new = (estimates <= radius) | np.isinf(estimates)
+            new = (estimates < radius) | np.isinf(estimates)
             self._examine(shard, rows[new], estimates[new])
 
     def _radius(self, shard: Shard) -> float:
