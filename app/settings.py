@@ -175,7 +175,10 @@ class Settings(BaseSettings):
     ] = None
     insecure: Annotated[
         bool,
-        Field(description="Serve without access keys on an address that others can reach."),
+        Field(
+            description="Start on an address that others can reach although there was never a key. "
+            "Once there is one, every call needs one all the same."
+        ),
     ] = False
     pack: Annotated[str, Field(description="Model pack: a name or a folder.")] = "default"
     models_dir: Annotated[
