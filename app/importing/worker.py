@@ -100,9 +100,11 @@ class ImportWorker:
 
     def counted(self, job: ImportJob) -> ImportJob:
         """With the counts of this moment, if it runs here."""
-        counts = self._counts.get(job.import_id)
-        if counts is None or job.state is not JobState.RUNNING:
+        if job.state is not JobState.RUNNING:
             return job
+        counts = self._counts.get(job.import_id)
+        if counts is None:  # another process runs it, or it has ended since the job was read
+            return self.find(job.import_id) or job
         return job.model_copy(update={"counts": counts.members()})
 
     def end(self, job: ImportJob, state: JobState, detail: str | None = None) -> None:

@@ -55,6 +55,22 @@ def test_reports_are_kept_for_some_days(
     services.close()
 
 
+def test_counts_never_go_back_when_an_import_ends(tmp_path: Path, archive: Path) -> None:
+    """The record of a running import has older counts than memory. One that was read just before
+    the end is not answered after it."""
+    services = build_services(Settings(data_dir=tmp_path / "data"))
+    jobs = ImportJobs(services)
+    job = queue(jobs, archive)
+    read_before = job.model_copy(update={"state": JobState.RUNNING, "counts": {"enrolled": 1}})
+    jobs.start()
+    until(lambda: jobs.get("default", job.import_id).state is JobState.DONE)
+    ended = jobs.get("default", job.import_id)
+    assert ended.counts != read_before.counts
+    until(lambda: jobs._worker.counted(read_before) == ended)
+    jobs.stop()
+    services.close()
+
+
 @pytest.mark.parametrize("again", [False, True])
 def test_a_start_forgets_imports_of_a_collection_that_was_deleted(
     tmp_path: Path, archive: Path, again: bool
