@@ -162,7 +162,7 @@ def rotate(
     key: Annotated[
         str | None,
         # Required, but for what `keys rotate` was before there were access keys.
-        typer.Argument(help="Name or id of a key.", metavar="KEY", show_default=False),
+        typer.Argument(help="Name or id of a key: required.", metavar="KEY", show_default=False),
     ] = None,
     overlap: Annotated[
         str, typer.Option(help="How long the old token stays usable: 30m, 12h, 7d.")

@@ -5,7 +5,12 @@ from functools import partial
 
 import numpy as np
 
-from app.errors import CollectionNotFound, EmbeddingSpaceMismatch, PersonNotFound
+from app.errors import (
+    CollectionNotFound,
+    EmbeddingSpaceMismatch,
+    LikenessError,
+    PersonNotFound,
+)
 from app.gallery.candidates import Comparison, SearchQuery, SearchResult
 from app.gallery.index_check import IndexCheck, check_index
 from app.gallery.indexes import Indexes
@@ -120,7 +125,11 @@ class Gallery:
         except EmbeddingSpaceMismatch:
             self.require(collection)  # its error names the packs
             raise
-        return done.outcomes, self._indexes.add(done)
+        try:
+            followed = self._indexes.add(done)
+        except (LikenessError, MemoryError):  # all the same they are stored
+            followed = False
+        return done.outcomes, followed
 
     def enroll_many(self, collection: str, rows: Sequence[PersonTemplate]) -> list[str | None]:
         """Store one template a row, on disk when this returns; searches find it when they catch up.

@@ -1,9 +1,10 @@
 """Decides on which threads work runs: photos on the fair pool, all other work on one pool of
-threads for each kind. The event loop only waits. A request is admitted or refused at once; if a
-request is cancelled, its work is removed from the queues. The pools are separate so that one kind
-of work that has to wait (writes for the database's lock, searches for an index that is being built)
-holds no thread of another kind. How networks use threads depends on the provider that they run on
-(`POLICIES`).
+threads for each kind. With a database in this process, the reads and the short search of a call
+with one photo stay on the photo's thread (ADR 40). The event loop only waits. A request is admitted
+or refused at once; if a request is cancelled, its work is removed from the queues. The pools are
+separate so that one kind of work that has to wait (writes for the database's lock, searches for an
+index that is being built) holds no thread of another kind. How networks use threads depends on the
+provider that they run on (`POLICIES`).
 """
 
 import asyncio
@@ -241,12 +242,13 @@ class _Chain(Generic[A, T]):
         self._first = first
         self._submit = submit
         self._last: Future[T] | None = None
+        self._cancelled = False
 
     def add_done_callback(self, notify: Callable[[Any], None]) -> None:
         """Call `notify` when nothing more is going to be done."""
 
         def go_on(first: Future[A]) -> None:
-            if first.cancelled() or first.exception() is not None:
+            if self._cancelled or first.cancelled() or first.exception() is not None:
                 notify(first)
                 return
             # No variable of this frame holds the work: an error holds the frame.
@@ -256,13 +258,18 @@ class _Chain(Generic[A, T]):
                 self._last = Future()
                 self._last.set_exception(error)
             self._last.add_done_callback(notify)
+            self._cancel_last_if_cancelled()
 
         self._first.add_done_callback(go_on)
 
     def cancel(self) -> None:
         """Cancel what has not begun."""
+        self._cancelled = True
         self._first.cancel()
-        if self._last is not None:
+        self._cancel_last_if_cancelled()
+
+    def _cancel_last_if_cancelled(self) -> None:
+        if self._cancelled and self._last is not None:
             self._last.cancel()
 
     def cancelled(self) -> bool:

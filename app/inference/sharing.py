@@ -47,7 +47,8 @@ def idle_threads() -> int:
 
 
 def cores_are_busy() -> bool:
-    """Whether this thread's pool is at work on as many photos as it can do at the same time."""
+    """Whether this thread's pool is at work on as many photos as it can do at the same time; False
+    on a thread of no such pool."""
     pool = _worker.pool
     return pool is not None and pool.idle == 0
 
@@ -80,15 +81,16 @@ def _results(
 ) -> list[T]:
     found: list[tuple[int, T | None]] = []
     failed: BaseException | None = None
+    part: tuple[int, T | None, BaseException | None] | None = None
     try:
         for _ in range(count):
-            number, result, error = done.get(timeout=PATIENCE_S)
-            failed = failed or error
-            found.append((number, result))
+            part = done.get(timeout=PATIENCE_S)
+            failed = failed or part[2]
+            found.append(part[:2])
         if failed is not None:
             raise failed
     except Empty:
         raise WorkerDied("A part of the work on this photo did not end in time.") from None
     finally:
-        del failed  # it holds this frame
+        del failed, part  # an error holds this frame
     return [result for _, result in sorted(found, key=lambda one: one[0])]  # type: ignore[misc]

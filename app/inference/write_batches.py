@@ -43,8 +43,8 @@ class WriteBatches:
         self._expected: Counter[Hashable] = Counter()
 
     def expect(self, key: Hashable) -> Callable[[], None]:
-        """Announce that a write of the key is being prepared. To be called when it was submitted,
-        or is not going to be: what this returns."""
+        """Announce that a write of the key is being prepared. What this returns is to be called
+        when it is about to be submitted, or is not going to be."""
         with self._lock:
             self._expected[key] += 1
 

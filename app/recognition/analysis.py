@@ -111,7 +111,7 @@ def image_task(
     image = yield from services.pipeline.steps(
         data, max_faces=_limit(services, max_faces), embed=embed, liveness=liveness
     )
-    record(services, times, image)
+    count_image(services, times, image)
     return image
 
 
@@ -162,7 +162,7 @@ def _memory(services: Services, data: bytes) -> int:
     return header.memory
 
 
-def record(services: Services, times: StageTimes, image: AnalysedImage) -> None:
+def count_image(services: Services, times: StageTimes, image: AnalysedImage) -> None:
     """Count an analysed image in the request's times and in the metrics."""
     times.add(image.timings_ms)
     services.metrics.observe_image(image.timings_ms, len(image.faces))

@@ -13,7 +13,7 @@ from app.decision.thresholds import CollectionPolicy
 from app.errors import FaceError, ImageError, LikenessError
 from app.faces.pipeline import run_to_completion
 from app.imaging import encode_crop
-from app.recognition.analysis import StageTimes, each_photo, infer_and_write, record
+from app.recognition.analysis import StageTimes, count_image, each_photo, infer_and_write
 from app.services import Services
 from app.store.records import (
     IdempotencyRequest,
@@ -153,7 +153,7 @@ class _Work:
             image, made[0] = yield from template_task(
                 self.services, data, self.request.face_selection, known or self._policy()
             )
-            record(self.services, self.times, image)
+            count_image(self.services, self.times, image)
             analysed_at = time.perf_counter()
             return self._enrollment(made, {})
 
@@ -209,7 +209,7 @@ class _Work:
             if isinstance(outcome, LikenessError):
                 templates.append(outcome)
             else:
-                record(services, self.times, outcome[0])
+                count_image(services, self.times, outcome[0])
                 templates.append(outcome[1])
         return templates
 

@@ -27,7 +27,13 @@ from app.errors import LikenessError, NoFace
 from app.gallery.candidates import Candidate, Comparison
 from app.index.person_scores import PersonScore
 from app.index.port import GallerySize
-from app.recognition.analysis import PhotoOutcome, StageTimes, each_photo, embedding_of, record
+from app.recognition.analysis import (
+    PhotoOutcome,
+    StageTimes,
+    count_image,
+    each_photo,
+    embedding_of,
+)
 from app.services import Services
 from app.store.records import CollectionRecord
 from app.store.sql.audit_log import Search
@@ -170,7 +176,7 @@ async def _analyse(
     outcomes = [outcome for outcomes in found for outcome in outcomes]
     for outcome in outcomes:
         if isinstance(outcome, AnalysedImage):
-            record(services, times, outcome)
+            count_image(services, times, outcome)
     return outcomes
 
 

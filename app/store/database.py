@@ -33,6 +33,8 @@ from app.telemetry.logs import log
 
 T = TypeVar("T")
 RETRY_AFTER_S = 1
+# Of a connection: the code of the error with which the database refused a part of its transaction.
+REFUSED = "refused"
 
 
 def now_utc() -> datetime:
@@ -125,7 +127,6 @@ class Database:
         """A transaction that writes; on disk when the block is left."""
         try:
             yield from self._written()
-            self.refusal = None
         except (StoreFull, StoreUnavailable) as error:
             self.refusal = error.code
             raise
@@ -151,13 +152,19 @@ class Database:
         if connection.invalidated and isinstance(failed, SQLAlchemyError):
             raise failed  # the server closed the connection: nothing was left to be rolled back
         self._audit.forget(connection, noted)
-        if isinstance(failed, SQLAlchemyError):
-            try:
+        try:
+            if isinstance(failed, SQLAlchemyError):
                 self._raise_ours(failed, "Nothing was changed. ")
-            except Exception as error:  # noqa: BLE001 (returned)
-                failed = error
-        # The frames of the traceback would hold the error, and be held by it. A fault keeps them.
-        return failed.with_traceback(None) if isinstance(failed, LikenessError) else failed
+        except Exception as error:  # noqa: BLE001 (returned)
+            failed = error
+        if isinstance(failed, StoreFull | StoreUnavailable):
+            connection.info[REFUSED] = failed.code
+        try:
+            # A fault keeps its traceback.
+            return failed.with_traceback(None) if isinstance(failed, LikenessError) else failed
+        finally:
+            # Its traceback, or that of its cause, holds this frame, which must not hold it.
+            del failed, work
 
     def _written(self) -> Iterator[Connection]:
         outcome = "Nothing was changed. "
@@ -165,7 +172,9 @@ class Database:
         try:
             with self._backend.written(self._writer) as connection:
                 self._audit.begin(connection)
+                connection.info.pop(REFUSED, None)
                 yield connection
+                refused = connection.info.pop(REFUSED, None)
                 self._audit.append(connection, self.clock())
                 # From here on a lost connection leaves open what the database did.
                 outcome = "The change may have been kept or not: send the request again. "
@@ -173,6 +182,7 @@ class Database:
             self._raise_ours(error, outcome)
         # Data written to a file that was moved away must not be acknowledged.
         self.require_in_place(outcome)
+        self.refusal = refused
 
     def require_in_place(self, outcome: str = "") -> None:
         """Raise StoreUnavailable if the database's file was moved away or replaced."""

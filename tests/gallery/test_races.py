@@ -12,7 +12,13 @@ import pytest
 from numpy.typing import NDArray
 from sqlalchemy import text
 
-from app.errors import CollectionExists, CollectionNotFound, EnrolledBefore, PersonExists
+from app.errors import (
+    CollectionExists,
+    CollectionNotFound,
+    EnrolledBefore,
+    InvalidRequest,
+    PersonExists,
+)
 from app.gallery.gallery import Gallery
 from app.gallery.replica import position_of
 from app.index.port import Position
@@ -192,3 +198,24 @@ def test_one_key_is_one_enrolment(stores: list[Store], directions: Draw) -> None
         {"face": faces[0]}
     ] * WRITERS
     assert len(stores[0].persons.page("default", None, 9).items) == 1
+
+
+def test_what_is_stored_is_acknowledged_if_the_index_cannot_follow(
+    gallery: Gallery, directions: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each keeps its own outcome; the next search updates the index."""
+
+    def full(*_: object) -> bool:
+        raise MemoryError
+
+    vectors = directions(2)
+    people = [
+        PersonEnrollment("ada", None, [template(vectors[0], "a")]),
+        PersonEnrollment("bob", {"n": 2**60}, [template(vectors[1], "b")]),
+    ]
+    with monkeypatch.context() as patch:
+        patch.setattr(gallery._indexes, "add", full)
+        (ada, bob), followed = gallery.enroll_together("default", people)
+    assert (isinstance(ada, list), type(bob), followed) == (True, InvalidRequest, False)
+    (row,) = gallery.identify("default", vectors[:1], 1).rows
+    assert row[0].face.person_id == "ada"

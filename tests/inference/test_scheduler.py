@@ -6,6 +6,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -13,7 +14,7 @@ import pytest
 
 from app.errors import Overloaded
 from app.inference.machine import usable_cores
-from app.inference.scheduler import Scheduler
+from app.inference.scheduler import Scheduler, _Chain
 from app.types import CooperativeTask
 from tests.waiting import PATIENCE_S, until
 
@@ -424,3 +425,26 @@ def test_closing_waits_for_what_runs_and_drops_what_waits() -> None:
     assert first is None
     assert done == [0]
     assert all(isinstance(other, asyncio.CancelledError) for other in others)
+
+
+def test_a_chain_that_is_cancelled_while_it_submits_cancels_the_last_work() -> None:
+    first, last = Future[int](), Future[int]()
+
+    def submit(_: int) -> "Future[int]":
+        chain.cancel()  # the first work has ended, and the last is not known yet
+        return last
+
+    chain = _Chain(first, submit)
+    chain.add_done_callback(lambda _: None)
+    first.set_result(1)
+    assert last.cancelled()
+
+
+def test_a_chain_that_was_cancelled_submits_nothing() -> None:
+    first, submitted = Future[int](), list[int]()
+    assert first.set_running_or_notify_cancel(), "too late to cancel the first work itself"
+    chain = _Chain[int, int](first, lambda one: submitted.append(one) or Future())  # type: ignore[func-returns-value]
+    chain.add_done_callback(lambda _: None)
+    chain.cancel()
+    first.set_result(1)
+    assert submitted == []

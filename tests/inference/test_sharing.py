@@ -1,11 +1,15 @@
 """Parts of one photo's work: idle threads of the pool help, and a busy pool changes nothing."""
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from queue import SimpleQueue
 
 import pytest
 
+from app.inference import sharing
 from app.inference.fair_pool import FairThreadPool, RequestShare
 from app.inference.sharing import done_together, idle_threads
 from app.types import CooperativeTask
@@ -96,3 +100,25 @@ def test_many_photos_that_share_lose_nothing(pool: FairThreadPool) -> None:
     ]
     for number, job in enumerate(jobs):
         assert job.result(PATIENCE_S) == [f"{number}.{part}" for part in range(4)]
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_an_error_is_freed_without_the_garbage_collector(failing: int) -> None:
+    """Also that of the part that ended last. It holds what the photo was made of."""
+
+    class Failed(Exception):
+        pass
+
+    failed = Failed()
+    freed = weakref.ref(failed)
+    results: SimpleQueue[tuple[int, str | None, BaseException | None]] = SimpleQueue()
+    for number in range(2):
+        results.put((number, None, failed if number == failing else None))
+    del failed
+    gc.disable()
+    try:
+        with pytest.raises(Failed):
+            sharing._results(results, 2)
+        assert freed() is None
+    finally:
+        gc.enable()

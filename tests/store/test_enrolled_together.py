@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sqlalchemy import Connection, event
+from sqlalchemy.exc import OperationalError
 
 from app.errors import (
     CollectionNotFound,
     EmbeddingSpaceMismatch,
     EnrolledBefore,
     InvalidRequest,
+    LikenessError,
     StoreFull,
     StoreUnavailable,
 )
@@ -205,5 +207,39 @@ def test_what_failed_is_freed_without_the_garbage_collector(
         assert enrolled(store, bad, PersonEnrollment("ada", None, new[:1])).added.keys.size == 1
         del bad
         assert freed() is None
+    finally:
+        gc.enable()
+
+
+def test_readiness_shows_that_a_part_was_refused(store: Store) -> None:
+    """The rest of the transaction was committed."""
+
+    def refused() -> None:
+        raise StoreFull("The disk is full.")
+
+    database = store.database
+    with database.writing() as connection:
+        assert isinstance(database.attempt(connection, refused), StoreFull)
+    assert database.refusal == StoreFull.code
+    with database.writing():
+        pass
+    assert database.refusal is None
+
+
+def test_an_error_of_the_database_is_freed_without_the_garbage_collector(store: Store) -> None:
+    class Work:
+        def __call__(self) -> None:
+            raise OperationalError("SELECT 1", {}, Exception("database or disk is full"))
+
+    def refused() -> "weakref.ref[Work]":
+        work = Work()
+        with store.database.writing() as connection:
+            assert isinstance(store.database.attempt(connection, work), LikenessError)
+        return weakref.ref(work)
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert refused()() is None
     finally:
         gc.enable()

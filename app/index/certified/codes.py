@@ -234,8 +234,8 @@ class CodeScan:
         with infinite estimates if the radius is below what an estimate can be."""
         if radius <= probe.lowest:  # FAISS counts the radius in steps from the lowest, unsigned
             return np.arange(len(self)), np.full(len(self), np.inf, np.float32)
-        margin = ROUNDED_BY * probe.step
-        _, estimates, rows = self._index.range_search(probe.vector, radius - margin)
+        least = max(radius - ROUNDED_BY * probe.step, probe.lowest)
+        _, estimates, rows = self._index.range_search(probe.vector, least)
         enough = estimates >= radius
         return rows[enough], estimates[enough]
 
@@ -246,7 +246,8 @@ class CodeScan:
         the rows and estimates from limits[i] to limits[i + 1]; (limits, rows, estimates)."""
         vectors = np.concatenate([probe.vector for probe in probes])
         margin = ROUNDED_BY * max(probe.step for probe in probes)
-        limits, estimates, rows = self._index.range_search(vectors, radius - margin)
+        least = max(radius - margin, *(probe.lowest for probe in probes))
+        limits, estimates, rows = self._index.range_search(vectors, least)
         enough = estimates >= radius
         before = np.concatenate([[0], np.cumsum(enough)])  # rows that stay, before each
         return before[limits.astype(np.int64)], rows[enough], estimates[enough]

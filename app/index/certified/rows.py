@@ -182,7 +182,7 @@ class Shard:
         codes = quantiser.encode(rows.vectors)
         shard = cls.of_codes(rows, codes, 0.0)
         typical = [
-            shard._first_radius(quantiser, rows.vectors[number])
+            shard._pilot_of(quantiser, rows.vectors[number])
             for number in range(0, len(rows), max(1, len(rows) // PILOT_PROBES))
         ]
         return replace(shard, pilot_radius=float(np.median(typical)))
@@ -196,7 +196,7 @@ class Shard:
         odd = np.flatnonzero((codes.projection < least) | (codes.residual > most))
         return cls(rows, codes, pilot_radius, float(least), float(most), odd)
 
-    def _first_radius(self, quantiser: Quantiser, vector: FloatArray) -> float:
+    def _pilot_of(self, quantiser: Quantiser, vector: FloatArray) -> float:
         """Of a search for that vector: the radius for the floor that its best rows probably set,
         but PILOT_SHARE of all rows at most."""
         probe = quantiser.rotate(vector)

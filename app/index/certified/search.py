@@ -149,8 +149,8 @@ class ThreadScanner:
     """Scans the codes: several probes at once, or several shards for one probe.
 
     The caller scans too, and threads help it where any are free: so under load, when other searches
-    have the threads, or photos the cores, each search stays on the thread that it is on. More
-    callers than there are threads share scans.
+    have the threads, each search stays on the thread that it is on. On the thread of a photo it
+    stays there also when photos have the cores. More callers than there are threads share scans.
     """
 
     def __init__(self, threads: Executor, count: int = 1) -> None:

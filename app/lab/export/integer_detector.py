@@ -37,6 +37,7 @@ from app.settings import Device
 from app.types import Image
 
 MINIMUM_PHOTOS, MAXIMUM_PHOTOS = 20, 200
+MINIMUM_FACES = 20  # in the photos of the proof
 # Without Relu the network is slower than in float32, and ConvTranspose has no kernel in integers.
 QUANTISED = ("Conv", "Add", "Relu")
 # The first convolutions have few channels: float32 kernels are faster there.
@@ -262,8 +263,11 @@ def _prove(
         others += len(actual) - len(pairs)
         overlaps += [pair.iou for pair in pairs]
         distances += [pair.distance for pair in pairs]
-    if faces < MINIMUM_PHOTOS:
-        raise ExportError(f"{faces} faces were found in the photos; {MINIMUM_PHOTOS} are needed")
+    if faces < MINIMUM_FACES:
+        raise ExportError(
+            f"{faces} faces were found in the photos for the proof; {MINIMUM_FACES} are needed. "
+            "Add photos of people."
+        )
     agreement = DetectorAgreement(
         len(photos), faces, found, others,
         lowest_iou=min(overlaps, default=0.0),

@@ -29,7 +29,8 @@ OPENING_ADVICE = (
 
 MOVED = MovedError.ADVICE
 IN_PROCESS = True
-ERASES = True  # It takes the index by person otherwise, whose pages lie apart: eight times as long.
+ERASES = True
+# SQLite takes the index by person otherwise, whose pages lie apart: eight times as long.
 BY_TERM = "INDEXED BY sqlite_autoindex_metadata_terms_1"
 NEW_TABLES: str | None = "new_sqlite.sql"
 

@@ -51,7 +51,6 @@ from app.store.sql.statements import Statement
 from app.store.sql.tables import crops, persons, templates
 from app.types import FloatArray, JsonObject
 
-# Made once: it is part of every search.
 _INSERT = Statement(insert(templates).returning(templates.c.id))
 _BY_KEY = face_query().where(templates.c.id.in_(bindparam("keys", expanding=True)))
 _NAME = select(templates.c.id, templates.c.face_id, persons.c.person_id).join(
@@ -69,6 +68,7 @@ def _by_keys(query: Select[Any]) -> dict[int, Statement]:
     }
 
 
+# Made once: they are part of every search.
 _NAMES = _by_keys(_NAME)
 _CONSENTING = _by_keys(_NAME.where(~without_consent(bindparam("now"))))
 
