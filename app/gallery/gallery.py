@@ -5,12 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from app.errors import (
-    CollectionNotFound,
-    EmbeddingSpaceMismatch,
-    LikenessError,
-    PersonNotFound,
-)
+from app.errors import CollectionNotFound, EmbeddingSpaceMismatch, LikenessError, PersonNotFound
 from app.gallery.candidates import Comparison, SearchQuery, SearchResult
 from app.gallery.index_check import IndexCheck, check_index
 from app.gallery.indexes import Indexes
@@ -18,14 +13,7 @@ from app.gallery.replicas import OpenIndexes
 from app.index.comparator import COSINE, Comparator, unit_embedding
 from app.index.engine import SearchEngine
 from app.index.person_scores import Floats, PersonScore, effective_templates
-from app.index.port import (
-    GallerySize,
-    Ids,
-    NearestImpostors,
-    PersonSearch,
-    SearchCounts,
-    Templates,
-)
+from app.index.port import GallerySize, Ids, NearestImpostors, PersonSearch, SearchCounts, Templates
 from app.store.records import (
     CollectionRecord,
     DeletionCounts,
