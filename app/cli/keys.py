@@ -168,8 +168,8 @@ def rotate(
         str, typer.Option(help="How long the old token stays usable: 30m, 12h, 7d.")
     ] = "24h",
 ) -> None:
-    """Create a key with the name, scopes and limits of an existing one, and print its token. The
-    old token stays usable for some time."""
+    """Create a key with the name, scopes, collections and limits of an existing one, and print
+    its token. The old token stays usable for some time."""
     if key is None:
         _rotate_encryption()
         return
