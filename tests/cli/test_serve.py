@@ -124,7 +124,11 @@ def drain(service: Service, photo: bytes) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_it_ends_by_itself_when_it_has_drained(service: Service, number: signal.Signals) -> None:
-    service.start()
+    before = signal.signal(number, signal.SIG_DFL)  # under `nohup` SIGHUP is ignored, and stays so
+    try:
+        service.start()
+    finally:
+        signal.signal(number, before)
     assert service.process is not None
     _, err = service.end(number)
     assert service.process.returncode == 0
