@@ -103,7 +103,7 @@ def test_photos_without_faces_prove_nothing(pack: ModelPack, tmp_path: Path) -> 
     blank = tmp_path / "blank.png"
     cv2.imwrite(str(blank), np.zeros((64, 64, 3), np.uint8))
     source = pack.detector_path
-    with pytest.raises(ExportError, match="0 faces were found in the photos; 20 are needed"):
+    with pytest.raises(ExportError, match=r"0 faces were found .* 20 are needed\. Add photos"):
         integer_detector._prove(source, source, pack.detector, [blank])
 
 
