@@ -26,6 +26,9 @@ LEAST_CONNECTIONS = 32
 SWEEP_EVERY_S = 0.5
 # A connection that has sent no request for this long is closed before idle ones that have.
 NEW_GRACE_S = 1.0
+# So long has a client to answer the server's part of a handshake before its connection may be
+# closed for a new one, while the table has room.
+ANSWER_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +87,8 @@ class Connections:
         self._kept: dict[TrackedConnection, float] = {}
         # Not read yet: their first bytes may have arrived. They are not closed for others.
         self._unread: dict[TrackedConnection, None] = {}
-        # Those in a TLS handshake; of each stage the one that reached it first comes first.
-        self._handshakes: dict[HandshakeStage, dict[TrackedConnection, None]] = {
+        # When those in a TLS handshake reached their stage; the one that did first comes first.
+        self._handshakes: dict[HandshakeStage, dict[TrackedConnection, float]] = {
             stage: {} for stage in HandshakeStage
         }
         self._timer: asyncio.TimerHandle | None = None
@@ -95,10 +98,14 @@ class Connections:
         return len(self._all)
 
     def add(self, connection: TrackedConnection, *, in_handshake: bool = False) -> None:
-        """Add a new connection; beyond the limit, close the one that has been idle longest. Half
-        of all may be encrypted only later (`in_handshake`); beyond that, one of these is closed."""
+        """Add a new connection; beyond the limit, close the one that has been idle longest. If
+        half of all are in a TLS handshake (`in_handshake`), a slow one of these is closed, and any
+        of them if the table is full."""
+        is_full = len(self._all) >= self.limits.most - KEPT_FOR_HEALTH
         if in_handshake and sum(map(len, self._handshakes.values())) >= self.limits.most // 2:
-            self._close(self._handshake_to_close())
+            slow = self._handshake_to_close(at_once=is_full)
+            if slow is not None:
+                self._close(slow)
         if len(self._all) >= self.limits.most - KEPT_FOR_HEALTH:
             self._make_room(connection)
         if len(self._all) >= self.limits.most:
@@ -109,7 +116,7 @@ class Connections:
         self._unread[connection] = None
         self._after_reading(lambda: self._unread.pop(connection, None))
         if in_handshake:
-            self._handshakes[HandshakeStage.SILENT][connection] = None
+            self._handshakes[HandshakeStage.SILENT][connection] = time.monotonic()
         if self._timer is None:
             self._sweep_later()
 
@@ -126,7 +133,7 @@ class Connections:
         if connection in self._all:
             for others in self._handshakes.values():
                 others.pop(connection, None)
-            self._handshakes[stage][connection] = None
+            self._handshakes[stage][connection] = time.monotonic()
 
     def busy(self, connection: TrackedConnection) -> None:
         """A request of this connection is being processed."""
@@ -154,13 +161,18 @@ class Connections:
             log(logging.WARNING, "idle connections are closed for new ones", most=self.limits.most,
                 given_up=self.given_up)  # fmt: skip
 
-    def _handshake_to_close(self) -> TrackedConnection:
-        """The oldest that has sent nothing, else the oldest that the server waits for. Where the
-        server keeps all of them waiting, the newest: the others are nearer to their turn."""
+    def _handshake_to_close(self, *, at_once: bool) -> TrackedConnection | None:
+        """The oldest that has sent nothing, else the oldest that the server has waited for during
+        ANSWER_S. If one must be closed `at_once`: else the oldest that the server waits for, else
+        the newest of those that wait for the server, because the others are nearer to their
+        turn."""
         silent, waiting, begun = self._handshakes.values()
-        oldest = next((one for one in silent if one not in self._unread), None)
-        oldest = oldest or next(iter(begun), None)
-        return oldest or next(reversed(waiting or silent))
+        for one in silent:
+            if one not in self._unread:
+                return one
+        for one, since in begun.items():
+            return one if at_once or time.monotonic() - since > ANSWER_S else None
+        return next(reversed(waiting or silent)) if at_once else None
 
     def _longest_idle(self) -> TrackedConnection | None:
         new = next((item for item in self._new.items() if item[0] not in self._unread), None)

@@ -1,4 +1,4 @@
-"""The table of connections: which of them gives way to another, and places for health."""
+"""The table of connections: which of them is closed for another, and places for health."""
 
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def add(table: Connections, count: int = 1) -> list[Held]:
     return made
 
 
-def test_whoever_has_sent_nothing_for_longest_gives_way(
+def test_the_one_that_has_sent_nothing_for_longest_is_closed(
     table: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "NEW_GRACE_S", 0.0)
@@ -82,6 +82,18 @@ def handshakes(table: Connections) -> list[Held]:
     return made
 
 
+@pytest.fixture
+def no_time_to_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client should have answered the server's part of a handshake before it was sent."""
+    monkeypatch.setattr(module, "ANSWER_S", -1.0)
+
+
+def fill(table: Connections) -> None:
+    """Use all places that are not kept for health, with connections at work."""
+    for one in add(table, table.limits.most - KEPT_FOR_HEALTH - len(table)):
+        table.busy(one)
+
+
 def closed_for_another(table: Connections, handshakes: list[Held]) -> list[int]:
     """Which of them are closed when there is one more."""
     table.add(Held(), in_handshake=True)
@@ -96,7 +108,8 @@ def test_the_oldest_that_has_sent_nothing_is_closed_for_another_handshake(
     assert closed_for_another(table, handshakes) == [2]
 
 
-def test_else_the_oldest_whose_client_has_not_answered(
+@pytest.mark.usefixtures("no_time_to_answer")
+def test_else_the_oldest_whose_client_has_not_answered_in_time(
     table: Connections, handshakes: list[Held]
 ) -> None:
     for at, one in enumerate(handshakes):
@@ -104,14 +117,38 @@ def test_else_the_oldest_whose_client_has_not_answered(
     assert closed_for_another(table, handshakes) == [7]
 
 
-def test_else_the_newest_of_those_that_the_server_keeps_waiting(
+@pytest.mark.parametrize("stage", [HandshakeStage.BEGUN, HandshakeStage.WAITING])
+def test_while_there_is_room_each_has_time(
+    table: Connections, handshakes: list[Held], stage: HandshakeStage
+) -> None:
+    for one in handshakes:
+        table.reached(stage, one)
+    assert closed_for_another(table, handshakes) == []
+
+
+def test_in_a_full_table_the_oldest_whose_client_has_not_answered_is_closed_at_once(
+    table: Connections, handshakes: list[Held]
+) -> None:
+    (kept,) = add(table)
+    table.busy(kept)
+    table.idle(kept)
+    for at, one in enumerate(handshakes):
+        table.reached(HandshakeStage.BEGUN if at in (7, 9) else HandshakeStage.WAITING, one)
+    fill(table)
+    assert closed_for_another(table, handshakes) == [7]
+    assert not kept.gone, "one was closed, which makes room enough"
+
+
+def test_in_a_full_table_else_the_newest_of_those_that_the_server_keeps_waiting(
     table: Connections, handshakes: list[Held]
 ) -> None:
     for one in handshakes:
         table.reached(HandshakeStage.WAITING, one)
+    fill(table)
     assert closed_for_another(table, handshakes) == [49]
 
 
+@pytest.mark.usefixtures("no_time_to_answer")
 def test_a_handshake_that_was_not_read_yet_is_not_silent(
     table: Connections, handshakes: list[Held], monkeypatch: pytest.MonkeyPatch
 ) -> None:

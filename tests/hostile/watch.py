@@ -71,8 +71,6 @@ class Seen:
     # unlike the time, says how much it did before it answered.
     livez_work: list[float] = field(default_factory=list)
     livez_failures: list[str] = field(default_factory=list)
-    # Of these, connections that were closed before an answer, over TLS: see `run.MOST_CLOSED`.
-    livez_closed: int = 0
     honest: list[float] = field(default_factory=list)
     honest_failures: list[str] = field(default_factory=list)
     peak_mib: float = 0.0
@@ -171,7 +169,6 @@ class Watcher:
             closed = isinstance(error, ConnectionError | ssl.SSLError)
             if not (closed and late):
                 seen.livez_failures.append(repr(error))
-                seen.livez_closed += closed and isinstance(connection, EncryptedConnection)
         finally:
             seen.livez.append(time.perf_counter() - start)
             connection.close()
