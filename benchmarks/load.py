@@ -2,9 +2,10 @@
 
     python benchmarks/load.py '{"port": 8000, "path": "/v1/embed", "photos": [...], ...}'
 
-It sends raw image bodies over kept connections and prints one JSON object. `clients` ask again as
-soon as they are answered (closed loop); with `rate`, requests fall due at random (Poisson) times
-whether or not others were answered (open loop), and a latency counts from when one was due.
+It sends raw image bodies, or JSON from files named `.json`, over kept connections and prints one
+JSON object. `clients` ask again as soon as they are answered (closed loop); with `rate`, requests
+fall due at random (Poisson) times whether or not others were answered (open loop), and a latency
+counts from when one was due.
 """
 
 import asyncio
@@ -72,12 +73,13 @@ class Connection:
 
 
 def prepared(options: dict[str, Any]) -> list[bytes]:
-    """A request a photo; `{n}` in the path is filled when it is sent."""
+    """A request a file; `{n}` in the path is filled when it is sent."""
     requests = []
     for name in options["photos"]:
         body = Path(name).read_bytes()
+        kind = "application/json" if name.endswith(".json") else "image/jpeg"
         requests.append(
-            f"POST {options['path']} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: image/jpeg\r\n"
+            f"POST {options['path']} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: {kind}\r\n"
             f"content-length: {len(body)}\r\n\r\n".encode()
             + body
         )
