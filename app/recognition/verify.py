@@ -1,8 +1,9 @@
 """Is this the person, or are two photos of one person?"""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from app.decision.calibrations import policy_of
 from app.decision.pairs import PairRules
@@ -23,7 +24,7 @@ from app.decision.thresholds import (
     verification_threshold,
 )
 from app.decision.verdicts import Doubt, Refusals
-from app.errors import LikenessError, NoFace
+from app.errors import FaceError, ImageError, LikenessError, NoFace
 from app.gallery.candidates import Candidate, Comparison
 from app.index.person_scores import PersonScore
 from app.index.port import GallerySize
@@ -33,13 +34,19 @@ from app.recognition.analysis import (
     count_image,
     each_photo,
     embedding_of,
+    infer_photo,
 )
 from app.services import Services
-from app.store.records import CollectionRecord
+from app.store.records import CollectionRecord, PersonRecord
 from app.store.sql.audit_log import Search
 from app.store.sql.consents import needs_consent, require_consent
 from app.store.store import Store
 from app.types import AnalysedImage, CooperativeTask, Face, FloatArray
+
+T = TypeVar("T")
+
+# Templates of a claimed person that are read and compared on the thread of the photo.
+MOST_AT_ONCE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,11 @@ class VerifyRequest:
     face_selection: FaceSelection = FaceSelection.ONLY
     liveness: bool = False
     names: tuple[str, str] = ("image", "reference")
+
+    @property
+    def needs_index(self) -> bool:
+        """Whether the threshold depends on how much there is to search."""
+        return self.threshold.target_fpir is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,73 +90,164 @@ class Verification:
     doubt: Doubt | None
     refused: bool
 
+    @property
+    def accepted(self) -> bool:
+        """Whether it is a match."""
+        return self.reached and not self.refused and self.doubt is None
+
 
 async def verify(
     services: Services,
-    probe: bytes,
-    reference: bytes | None,
+    photos: Sequence[bytes],
     request: VerifyRequest,
     times: StageTimes,
-) -> Verification:
-    """Compare the probe with the claimed person, or with the reference where no person is named.
+    make: Callable[[Verification], T],
+) -> tuple[Verification, T]:
+    """Compare the probe, the first photo, with the claimed person, or with the second photo where
+    no person is named. The outcome, and what `make` returns for it on the thread that has compared.
 
     Raises CollectionNotFound, PersonNotFound, ConsentMissing for a person whose consent has ended,
     EmbeddingSpaceMismatch, NoFace for a person without faces, the ImageError and FaceError
     families, RateOutOfReach and NotCalibrated.
     """
-    store = services.gallery.store
-    record = await services.scheduler.read(store.collections.get, request.collection)
-    if request.person_id is not None:
-        # Before any network runs: an unknown person costs nothing.
-        await services.scheduler.read(_require_claimed, store, record, request.person_id)
-    gate = policy_of(record).verify_gate
-    photos = [probe] if reference is None else [probe, reference]
-    outcomes = await _analyse(services, times, photos, request, gate)
-    faces = [
-        # The gate applies to the probe; the reference may be any picture.
-        _select(outcome, request, name, one_gate)
-        for outcome, name, one_gate in zip(outcomes, request.names, (gate, OPEN_GATE), strict=False)
-    ]
-    vector = embedding_of(faces[0].face)
-    nearest, size = None, ONE_COMPARISON
-    chain = await services.scheduler.read(services.calibrations.chain, record)
-    if len(faces) > 1:
-        reference_vector = embedding_of(faces[1].face)
-        similarity = services.gallery.comparator.score(vector, reference_vector)
+    call, scheduler = _Call(services, request, times, make), services.scheduler
+    done: tuple[Verification, T] | None = None
+    if len(photos) == 1 and services.gallery.store.database.in_process:
+        claim, faces, done = await infer_photo(services, photos[0], call.on_one_thread(photos[0]))
     else:
-        nearest = await _nearest(services, record, request, vector, chain.score)
-        similarity, size = nearest.similarity, nearest.compared
-        reference_vector = nearest.embedding
-    threshold = await services.scheduler.search(
-        _threshold, services, request, (policy_of(record), chain), size
-    )
-    if request.threshold.target_fpir is None:  # that of a search follows the gallery instead
-        threshold = threshold.for_pair(vector, reference_vector)
-    reached = is_match(similarity, threshold.threshold)
-    other = faces[1] if len(faces) > 1 else None
-    refusals, doubt = Refusals.of(services.gallery, request.collection, threshold), None
-    compared = nearest if other is None else other.face
-    assert compared is not None, "one of the two is given"
-    refused = refusals is not None and refusals.refuses(faces[0].face, compared)
-    if nearest is not None and reached and not refused:
-        doubt = await _doubt(services, record, threshold, nearest, vector)
-    answer = Verification(
-        faces[0], nearest, other, similarity, threshold, reached, doubt, refused=refused
-    )
-    if nearest is not None and reached and not refused and doubt is None:
-        services.matches.note(record, [nearest.face.person_id])
+        claim = await scheduler.read(call.claim)
+        outcomes = await call.analyse(photos, policy_of(claim.record).verify_gate)
+        faces = call.select(claim, outcomes)
+    if done is None:
+        run = scheduler.search if request.needs_index else scheduler.read
+        done = await run(call.decide, claim, faces)
+    answer, record = done[0], claim.record
+    if answer.nearest is not None and answer.accepted:
+        services.matches.note(record, [answer.nearest.face.person_id])
     if policy_of(record).audit_searches:
         audit = services.gallery.store.audit
-        await services.scheduler.write(
-            audit.record_searches, record, "face.verified", [_audited(answer)]
+        await scheduler.write(audit.record_searches, record, "face.verified", [_audited(answer)])
+    return done
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """The collection, and how many templates the claimed person has (0 where none is), as they were
+    before a photo was analysed."""
+
+    record: CollectionRecord
+    templates: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Call(Generic[T]):
+    """The parts of one verification, each of which is done on some thread."""
+
+    services: Services
+    request: VerifyRequest
+    times: StageTimes
+    make: Callable[[Verification], T]
+
+    def on_one_thread(
+        self, photo: bytes
+    ) -> CooperativeTask[tuple[_Claim, list[SelectedFace], tuple[Verification, T] | None]]:
+        """All of it for one photo and a person, in steps; None instead of the answer if the
+        comparison has to be done on another thread, because it might take longer than a photo."""
+        claim = self.claim()
+        gate, name = policy_of(claim.record).verify_gate, self.request.names[0]
+        try:
+            image = yield from self._steps(photo, liveness=self._probe_lives(gate))
+        except (ImageError, FaceError) as error:
+            raise _named(error, name) from error
+        count_image(self.services, self.times, image)
+        faces = [_select(image, self.request, name, gate)]
+        at_once = claim.templates <= MOST_AT_ONCE and not self.request.needs_index
+        return claim, faces, self.decide(claim, faces) if at_once else None
+
+    def claim(self) -> _Claim:
+        """Before any network runs: an unknown person costs nothing."""
+        store, person_id = self.services.gallery.store, self.request.person_id
+        record = store.collections.get(self.request.collection)
+        if person_id is None:
+            return _Claim(record, 0)
+        return _Claim(record, _require_claimed(store, record, person_id).templates)
+
+    async def analyse(self, photos: Sequence[bytes], gate: QualityGate) -> list[PhotoOutcome]:
+        """The probe, with its liveness where the request or the gate asks for it; then the
+        reference."""
+        found = await asyncio.gather(
+            self._one_face(photos[:1], liveness=self._probe_lives(gate)),
+            self._one_face(photos[1:], liveness=False),
         )
-    return answer
+        outcomes = [outcome for outcomes in found for outcome in outcomes]
+        for outcome in outcomes:
+            if isinstance(outcome, AnalysedImage):
+                count_image(self.services, self.times, outcome)
+        return outcomes
+
+    def select(self, claim: _Claim, outcomes: Sequence[PhotoOutcome]) -> list[SelectedFace]:
+        """The faces that are compared. The gate applies to the probe; the reference may be any
+        picture."""
+        gates = (policy_of(claim.record).verify_gate, OPEN_GATE)
+        return [
+            _select(outcome, self.request, name, gate)
+            for outcome, name, gate in zip(outcomes, self.request.names, gates, strict=False)
+        ]
+
+    def decide(self, claim: _Claim, faces: Sequence[SelectedFace]) -> tuple[Verification, T]:
+        """Compare the probe with the person or the reference."""
+        services, request, record = self.services, self.request, claim.record
+        vector = embedding_of(faces[0].face)
+        nearest, size = None, ONE_COMPARISON
+        compared: Face | Comparison
+        chain = services.calibrations.chain(record)
+        if len(faces) > 1:
+            compared, reference_vector = faces[1].face, embedding_of(faces[1].face)
+            similarity = services.gallery.comparator.score(vector, reference_vector)
+        else:
+            nearest = compared = _compare(services, record, request, vector, chain.score)
+            similarity, size = nearest.similarity, nearest.compared
+            reference_vector = nearest.embedding
+        threshold = _threshold(services, request, (policy_of(record), chain), size)
+        if not request.needs_index:  # that of a search follows the gallery instead
+            threshold = threshold.for_pair(vector, reference_vector)
+        reached = is_match(similarity, threshold.threshold)
+        refusals, doubt = Refusals.of(services.gallery, request.collection, threshold), None
+        refused = refusals is not None and refusals.refuses(faces[0].face, compared)
+        if nearest is not None and reached and not refused:
+            doubt = _doubt(services, record, threshold, nearest, vector)
+        answer = Verification(
+            faces[0], nearest, faces[1] if len(faces) > 1 else None, similarity, threshold, reached,
+            doubt, refused=refused,
+        )  # fmt: skip
+        return answer, self.make(answer)
+
+    async def _one_face(self, photos: Sequence[bytes], *, liveness: bool) -> list[PhotoOutcome]:
+        """The selected face of each photo, or why there is none."""
+        return list(
+            await each_photo(
+                self.services, photos, lambda photo: self._steps(photo, liveness=liveness)
+            )
+        )
+
+    def _probe_lives(self, gate: QualityGate) -> bool:
+        """Whether it is found out if the probe's face is live."""
+        return self.request.liveness or gate.min_liveness is not None
+
+    def _steps(self, photo: bytes, *, liveness: bool) -> CooperativeTask[AnalysedImage]:
+        return self.services.pipeline.steps(
+            photo,
+            max_faces=self.services.settings.max_faces,
+            liveness=liveness,
+            selector=selector_of(self.request.face_selection),
+        )
 
 
-def _require_claimed(store: Store, record: CollectionRecord, person_id: str) -> None:
+def _require_claimed(store: Store, record: CollectionRecord, person_id: str) -> PersonRecord:
     """Raise PersonNotFound or ConsentMissing if nobody may be compared with the person."""
     person = store.persons.get(record.name, person_id)
     require_consent(record, person_id, person.consent_until, store.database.clock())
+    return person
 
 
 def _audited(answer: Verification) -> Search:
@@ -159,43 +262,6 @@ def _audited(answer: Verification) -> Search:
     return None if answer.nearest is None else answer.nearest.face.person_id, details
 
 
-async def _analyse(
-    services: Services,
-    times: StageTimes,
-    photos: Sequence[bytes],
-    request: VerifyRequest,
-    gate: QualityGate,
-) -> list[PhotoOutcome]:
-    """The probe, with its liveness where the request or the gate asks for it; then the
-    reference."""
-    live = request.liveness or gate.min_liveness is not None
-    found = await asyncio.gather(
-        _one_face(services, photos[:1], request, liveness=live),
-        _one_face(services, photos[1:], request, liveness=False),
-    )
-    outcomes = [outcome for outcomes in found for outcome in outcomes]
-    for outcome in outcomes:
-        if isinstance(outcome, AnalysedImage):
-            count_image(services, times, outcome)
-    return outcomes
-
-
-async def _one_face(
-    services: Services, photos: Sequence[bytes], request: VerifyRequest, *, liveness: bool
-) -> list[PhotoOutcome]:
-    """The selected face of each photo, or why there is none."""
-
-    def work(data: bytes) -> CooperativeTask[AnalysedImage]:
-        return services.pipeline.steps(
-            data,
-            max_faces=services.settings.max_faces,
-            liveness=liveness,
-            selector=selector_of(request.face_selection),
-        )
-
-    return list(await each_photo(services, photos, work))
-
-
 def _select(
     outcome: PhotoOutcome, request: VerifyRequest, name: str, gate: QualityGate
 ) -> SelectedFace:
@@ -204,7 +270,12 @@ def _select(
             raise outcome
         return SelectedFace(outcome, usable_face(outcome, request.face_selection, gate))
     except LikenessError as error:
-        raise type(error)(f"'{name}': {error.detail}", error.extra) from error
+        raise _named(error, name) from error
+
+
+def _named(error: LikenessError, name: str) -> LikenessError:
+    """The error, which also says of which photo it is."""
+    return type(error)(f"'{name}': {error.detail}", error.extra)
 
 
 def _compare(
@@ -213,24 +284,14 @@ def _compare(
     request: VerifyRequest,
     probe: FloatArray,
     score: PersonScore,
-) -> Comparison | None:
-    """Raises ConsentMissing if the consent was withdrawn while the photo was analysed."""
+) -> Comparison:
+    """Raises NoFace for a person without faces, and ConsentMissing if the consent was withdrawn
+    while the photo was analysed."""
     assert request.person_id is not None, "there is no reference"
     gallery = services.gallery
     nearest = gallery.compare(request.collection, request.person_id, probe, score)
     if needs_consent(record):
         _require_claimed(gallery.store, record, request.person_id)
-    return nearest
-
-
-async def _nearest(
-    services: Services,
-    record: CollectionRecord,
-    request: VerifyRequest,
-    probe: FloatArray,
-    score: PersonScore,
-) -> Comparison:
-    nearest = await services.scheduler.read(_compare, services, record, request, probe, score)
     if nearest is None:
         raise NoFace(
             f"The person '{request.person_id}' has no face enrolled; enroll a photo first."
@@ -247,7 +308,7 @@ def _threshold(
     # Two photos are compared whatever the collection holds: of it they only need the policy.
     # Only a target for searches needs to know how much there is to search.
     searched, likeness = claimed_person_size, None
-    if request.threshold.target_fpir is not None:
+    if request.needs_index:
         searched = services.gallery.size(request.collection)
         likeness = services.gallery.likeness(request.collection)
     return verification_threshold(
@@ -255,7 +316,7 @@ def _threshold(
     )
 
 
-async def _doubt(
+def _doubt(
     services: Services,
     record: CollectionRecord,
     threshold: ThresholdDecision,
@@ -264,4 +325,4 @@ async def _doubt(
 ) -> Doubt | None:
     pairs = PairRules(services.gallery, record, threshold.calibration, threshold.score)
     claim = Candidate(nearest.face, nearest.similarity, None)
-    return await services.scheduler.read(pairs.doubt, claim, probe)
+    return pairs.doubt(claim, probe)

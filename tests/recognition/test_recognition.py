@@ -29,10 +29,11 @@ from app.errors import (
 )
 from app.gallery import candidates as candidates_module
 from app.recognition import identify as identify_module
+from app.recognition import verify as verify_module
 from app.recognition.analysis import StageTimes, embedding_of
 from app.recognition.enroll import AnswerToKeep, Enrollment, EnrollRequest, enroll
 from app.recognition.identify import Identification, IdentifyRequest, identify
-from app.recognition.verify import VerifyRequest, verify
+from app.recognition.verify import Verification, VerifyRequest, verify
 from app.services import Services, build_services
 from app.settings import Settings
 from app.store.records import RequestKey
@@ -182,10 +183,68 @@ def test_too_many_candidates_are_refused(
         )
 
 
+def verified(
+    services: Services, probe: bytes, request: VerifyRequest, *reference: bytes
+) -> Verification:
+    work = verify(services, [probe, *reference], request, StageTimes(), lambda _: None)
+    return asyncio.run(work)[0]
+
+
+def thread_of_the_comparison(
+    services: Services, photos: list[bytes], request: VerifyRequest
+) -> str:
+    def answer_of(_: Verification) -> str:
+        return threading.current_thread().name.rpartition("_")[0]
+
+    return asyncio.run(verify(services, photos, request, StageTimes(), answer_of))[1]
+
+
+def test_a_claim_is_decided_on_the_thread_of_its_photo(
+    services: Services, photo: Photo, obama: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, request = [photo("obama2")], VerifyRequest("presidents", "obama")
+    assert thread_of_the_comparison(services, photos, request) == "inference"
+    two = VerifyRequest("presidents")
+    assert thread_of_the_comparison(services, photos * 2, two) == "database-read"
+    of_searches = VerifyRequest("presidents", "obama", ThresholdRequest(target_fpir=0.01))
+    assert thread_of_the_comparison(services, photos, of_searches) == "search"
+    with monkeypatch.context() as changed:  # longer than a photo
+        changed.setattr(verify_module, "MOST_AT_ONCE", 0)
+        assert thread_of_the_comparison(services, photos, request) == "database-read"
+    with monkeypatch.context() as changed:  # each read waits for a server
+        changed.setattr(type(services.gallery.store.database), "in_process", False)
+        assert thread_of_the_comparison(services, photos, request) == "database-read"
+
+
+def test_a_claim_is_decided_alike_on_another_thread(
+    services: Services, photo: Photo, obama: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found() -> list[object]:
+        one = verified(services, photo("obama2"), VerifyRequest("presidents", "obama"))
+        assert one.nearest is not None
+        return [one.threshold, one.similarity, one.nearest.face, one.nearest.compared, one.accepted]
+
+    beside = found()
+    monkeypatch.setattr(verify_module, "MOST_AT_ONCE", 0)
+    assert found() == beside
+
+
+@pytest.mark.parametrize("most", [0, 200])
+def test_an_unknown_person_costs_no_photo_and_errors_name_the_photo(
+    services: Services, obama: str, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(verify_module, "MOST_AT_ONCE", most)
+    for claimed, error, text in (
+        ("nobody", PersonNotFound, "nobody"), ("obama", ImageError, "'image'"),
+    ):  # fmt: skip
+        with pytest.raises(error, match=text):
+            verified(services, b"no image", VerifyRequest("presidents", claimed))
+
+
 def test_a_claim_is_verified(services: Services, photo: Photo, obama: str) -> None:
     request = VerifyRequest("presidents", "obama")
-    mine = asyncio.run(verify(services, photo("obama2"), None, request, StageTimes()))
-    other = asyncio.run(verify(services, photo("biden"), None, request, StageTimes()))
+    mine = verified(services, photo("obama2"), request)
+    other = verified(services, photo("biden"), request)
     assert (mine.reached, other.reached) == (True, False)
     assert mine.nearest is not None
     assert (mine.nearest.face.face_id, mine.reference) == (obama, None)
@@ -208,8 +267,7 @@ def test_the_two_faces_raise_the_threshold_of_a_verification(
         monkeypatch.setattr(services.calibrations, "pack", lifted)
         person = None if references else "obama"
         request = VerifyRequest("presidents", person, ThresholdRequest(**asked))
-        reference = references[0] if references else None
-        found = asyncio.run(verify(services, photo("biden"), reference, request, StageTimes()))
+        found = verified(services, photo("biden"), request, *references)
         return found.threshold
 
     for references in ((), (photo("obama2"),)):
@@ -227,12 +285,12 @@ def test_the_two_faces_raise_the_threshold_of_a_verification(
 
 def test_two_photos_are_compared(services: Services, photo: Photo) -> None:
     request = VerifyRequest("default", threshold=ThresholdRequest(threshold=-1.0))
-    found = asyncio.run(verify(services, photo("obama"), photo("obama2"), request, StageTimes()))
+    found = verified(services, photo("obama"), request, photo("obama2"))
     assert (found.reached, found.nearest) == (True, None)
     assert found.reference is not None
     names = VerifyRequest("default", names=("first", "second"))
     with pytest.raises(ImageError, match="'second'"):
-        asyncio.run(verify(services, photo("obama"), b"no image", names, StageTimes()))
+        verified(services, photo("obama"), names, b"no image")
 
 
 def test_a_person_without_a_face_cannot_be_claimed(services: Services, photo: Photo) -> None:
@@ -241,7 +299,7 @@ def test_a_person_without_a_face_cannot_be_claimed(services: Services, photo: Ph
     for person_id, error in (("ada", NoFace), ("bob", PersonNotFound)):
         request = VerifyRequest("empty", person_id)
         with pytest.raises(error):
-            asyncio.run(verify(services, photo("obama"), None, request, StageTimes()))
+            verified(services, photo("obama"), request)
 
 
 def test_a_consent_that_is_withdrawn_while_the_photo_is_analysed_counts(
@@ -260,6 +318,4 @@ def test_a_consent_that_is_withdrawn_while_the_photo_is_analysed_counts(
 
     monkeypatch.setattr(services.gallery, "compare", withdrawn_first)
     with pytest.raises(ConsentMissing):
-        asyncio.run(
-            verify(services, photo("obama"), None, VerifyRequest("consents", "obama"), StageTimes())
-        )
+        verified(services, photo("obama"), VerifyRequest("consents", "obama"))

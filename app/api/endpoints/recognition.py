@@ -152,20 +152,25 @@ async def verify(request: Request, context: Context) -> Response:
         raise InvalidRequest("Verification takes one photo in 'image' and at most one 'reference'.")
     if bool(references) == (fields.person_id is not None):
         raise MissingField("Give either 'person_id' or a second photo in 'reference', not both.")
+
+    def write(found: Verification) -> Response:
+        comparator = context.gallery.comparator
+        return json_answer(VerifyAnswer.of(found, comparator, **context.envelope()))
+
     try:
-        found = await verify_face(
-            context.services, call.images[0], references[0] if references else None,
+        found, answer = await verify_face(
+            context.services, [*call.images, *references],
             VerifyRequest(
                 fields.collection, fields.person_id, fields.threshold_request(),
                 fields.face_selection, liveness=fields.liveness, names=(IMAGE, REFERENCE),
             ),
-            context.times,
+            context.times, write,
         )  # fmt: skip
     except PersonNotFound:
         context.access.count_misses(1)
         raise
     context.access.count_misses(0 if found.reached else 1)
-    return json_answer(VerifyAnswer.of(found, context.gallery.comparator, **context.envelope()))
+    return answer
 
 
 class IdentifyFields(ThresholdFields):
