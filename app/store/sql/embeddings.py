@@ -1,9 +1,10 @@
 """Reads stored embeddings: of a person, by key, by chance, and for an export."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, bindparam, func, select
 
 from app.index.port import Templates
 from app.store.database import Database
@@ -18,6 +19,7 @@ from app.store.sql.lookups import (
     get_person,
     load_templates,
 )
+from app.store.sql.statements import Statement
 from app.store.sql.tables import crops, persons, templates
 from app.types import FloatArray
 
@@ -35,12 +37,15 @@ class EmbeddingStore:
         with self._database.reading() as connection:
             collection = get_collection(connection, name)
             person = get_person(connection, collection, person_id)
-            query = self._database.codec.with_embedding(face_query())
-            rows = connection.execute(
-                query.where(templates.c.person == person.key).order_by(templates.c.id)
-            ).all()
+            rows = self._of_key.rows(connection, {"key": person.key})
             vectors = self._database.codec.vectors(collection, rows)
             return [face_record(row) for row in rows], vectors
+
+    @cached_property
+    def _of_key(self) -> Statement:
+        query = self._database.codec.with_embedding(face_query())
+        mine = templates.c.person == bindparam("key", type_=templates.c.person.type)
+        return Statement(query.where(mine).order_by(templates.c.id))
 
     def by_key(self, collection: CollectionRecord, keys: Sequence[int]) -> Templates:
         """The templates of at most MAX_KEYS keys, in ascending order of keys, without deleted

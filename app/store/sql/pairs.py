@@ -11,11 +11,13 @@ from app.store.database import Database
 from app.store.records import CollectionRecord, DeclaredPair, Erasure, Page, PersonRecord
 from app.store.sql.audit_log import note
 from app.store.sql.lookups import MAX_KEYS, aware, get_collection, get_person, lock_collection
+from app.store.sql.statements import Statement
 from app.store.sql.tables import declared_pairs, persons
 
 # Declared pairs of one person: each identification of the person compares with all of them.
 MAX_DECLARED = 100
 
+_ANY_PAIR = Statement(select(declared_pairs.c.person_a).limit(1))
 _one = persons.alias("one")
 _other = persons.alias("other")
 
@@ -83,6 +85,9 @@ class PairStore:
         persons without such a pair are left out."""
         found: dict[str, list[str]] = {}
         ids = list(person_ids)
+        with self._database.glancing() as connection:  # in most databases there is no pair
+            if _ANY_PAIR.first(connection, {}) is None:
+                return found
         with self._database.reading() as connection:
             for start in range(0, len(ids), MAX_KEYS):
                 mine = _one.c.person_id.in_(ids[start : start + MAX_KEYS])
