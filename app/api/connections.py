@@ -26,8 +26,8 @@ LEAST_CONNECTIONS = 32
 SWEEP_EVERY_S = 0.5
 # A connection that has sent no request for this long is closed before idle ones that have.
 NEW_GRACE_S = 1.0
-# So long has a client to answer the server's part of a handshake before its connection may be
-# closed for a new one, while the table has room.
+# A client may take this long to answer the server's part of a TLS handshake before its connection
+# is closed for a new one. Where all places are used it is closed earlier.
 ANSWER_S = 1.0
 
 
@@ -103,9 +103,9 @@ class Connections:
         of them if the table is full."""
         is_full = len(self._all) >= self.limits.most - KEPT_FOR_HEALTH
         if in_handshake and sum(map(len, self._handshakes.values())) >= self.limits.most // 2:
-            slow = self._handshake_to_close(at_once=is_full)
-            if slow is not None:
-                self._close(slow)
+            victim = self._handshake_to_close(at_once=is_full)
+            if victim is not None:
+                self._close(victim)
         if len(self._all) >= self.limits.most - KEPT_FOR_HEALTH:
             self._make_room(connection)
         if len(self._all) >= self.limits.most:
@@ -170,8 +170,9 @@ class Connections:
         for one in silent:
             if one not in self._unread:
                 return one
-        for one, since in begun.items():
-            return one if at_once or time.monotonic() - since > ANSWER_S else None
+        if begun:
+            oldest, since = next(iter(begun.items()))
+            return oldest if at_once or time.monotonic() - since > ANSWER_S else None
         return next(reversed(waiting or silent)) if at_once else None
 
     def _longest_idle(self) -> TrackedConnection | None:
