@@ -3,6 +3,7 @@ templates.
 """
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +25,7 @@ from app.store.records import (
 )
 from app.store.sql.consents import consent_until, needs_consent, require_consent
 from app.store.store import Store
+from app.telemetry.logs import log
 from app.types import AnalysedImage, CooperativeTask, Face, FloatArray, JsonObject
 
 
@@ -121,8 +123,8 @@ async def enroll(
     *,
     kept: AnswerToKeep | None = None,
 ) -> Enrollment:
-    """Store a template for each photo with one usable face, on disk and searchable when this
-    returns. Where there is none, nothing is stored and no person created.
+    """Store a template for each photo with one usable face, on disk when this returns; a search
+    that begins later finds it. Where there is none, nothing is stored and no person created.
 
     Raises CollectionNotFound, EmbeddingSpaceMismatch, InvalidEmbedding, StoreFull, ConsentMissing
     if the collection needs a consent (then no photo is analysed), and with `kept` EnrolledBefore
@@ -238,9 +240,14 @@ class _Work:
         return [done if isinstance(done, Exception) else (done, followed) for done in outcomes]
 
     async def _searchable(self, enrollment: Enrollment, done: _Stored) -> Enrollment:
+        """Update the index, unless it was. The enrollment is stored, so its answer says so whatever
+        comes of that: each search updates the index first."""
         if not done[1]:  # an index that has to be read first takes longer
             gallery = self.services.gallery
-            await self.services.scheduler.search(gallery.follow, self.request.collection)
+            try:
+                await self.services.scheduler.search(gallery.follow, self.request.collection)
+            except (LikenessError, MemoryError) as error:
+                log(logging.WARNING, "the index was not updated after an enrollment", error)
         return enrollment
 
 

@@ -26,6 +26,7 @@ from app.errors import (
     LikenessError,
     NoFace,
     PersonNotFound,
+    StoreUnavailable,
 )
 from app.gallery import candidates as candidates_module
 from app.recognition import identify as identify_module
@@ -37,6 +38,7 @@ from app.recognition.verify import Verification, VerifyRequest, verify
 from app.services import Services, build_services
 from app.settings import Settings
 from app.store.records import RequestKey
+from app.telemetry.logs import LOGGER_NAME
 from app.types import JsonObject
 
 Photo = Callable[[str], bytes]
@@ -60,6 +62,31 @@ def obama(services: Services, photo: Photo) -> str:
     request = EnrollRequest("presidents", "obama")
     done = asyncio.run(enroll(services, [photo("obama")], request, StageTimes()))
     return done.stored[0].stored.face.face_id
+
+
+def test_what_is_stored_is_enrolled_though_the_index_was_not_updated(
+    services: Services, photo: Photo, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    services.gallery.create_collection("behind", {})
+
+    def fails(*_: object) -> None:
+        raise StoreUnavailable("The database cannot be read.")
+
+    with monkeypatch.context() as broken, caplog.at_level("WARNING", LOGGER_NAME):
+        for owner, name in ((services.gallery._indexes, "add"), (services.gallery, "follow")):
+            broken.setattr(owner, name, fails)
+        for person_id, photos in (("one", 1), ("two", 2)):
+            request = EnrollRequest("behind", person_id)
+            data = [photo("obama"), photo("obama2")][:photos]
+            done = asyncio.run(enroll(services, data, request, StageTimes()))
+            assert len(done.stored) == photos
+    assert [record.message for record in caplog.records] == [
+        "the index was not updated after an enrollment"
+    ] * 2
+    answer = asyncio.run(
+        identify(services, [photo("obama")], IdentifyRequest("behind"), StageTimes(), id)
+    )[0]
+    assert {one.face.person_id for one in answer.faces[0].candidates} == {"one", "two"}
 
 
 def test_one_photo_enrolls_another_is_refused(services: Services, photo: Photo) -> None:
