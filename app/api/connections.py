@@ -87,7 +87,8 @@ class Connections:
         self._kept: dict[TrackedConnection, float] = {}
         # Not read yet: their first bytes may have arrived. They are not closed for others.
         self._unread: dict[TrackedConnection, None] = {}
-        # When those in a TLS handshake reached their stage; the one that did first comes first.
+        # When those in a TLS handshake reached their stage, the first that did so first. Only the
+        # times of BEGUN are used.
         self._handshakes: dict[HandshakeStage, dict[TrackedConnection, float]] = {
             stage: {} for stage in HandshakeStage
         }
@@ -99,14 +100,14 @@ class Connections:
 
     def add(self, connection: TrackedConnection, *, in_handshake: bool = False) -> None:
         """Add a new connection; beyond the limit, close the one that has been idle longest. If
-        half of all are in a TLS handshake (`in_handshake`), a slow one of these is closed, and any
-        of them if the table is full."""
+        half of all are in a TLS handshake (`in_handshake`), one of these that is silent or slow is
+        closed, and any of them if the table is full."""
         is_full = len(self._all) >= self.limits.most - KEPT_FOR_HEALTH
         if in_handshake and sum(map(len, self._handshakes.values())) >= self.limits.most // 2:
             victim = self._handshake_to_close(at_once=is_full)
             if victim is not None:
                 self._close(victim)
-        if len(self._all) >= self.limits.most - KEPT_FOR_HEALTH:
+        if len(self._all) >= self.limits.most - KEPT_FOR_HEALTH:  # although one may be closed now
             self._make_room(connection)
         if len(self._all) >= self.limits.most:
             connection.give_up()
@@ -158,14 +159,14 @@ class Connections:
         self.given_up += 1
         if time.monotonic() - self._logged_at > 60:
             self._logged_at = time.monotonic()
-            log(logging.WARNING, "idle connections are closed for new ones", most=self.limits.most,
+            log(logging.WARNING, "connections are closed for new ones", most=self.limits.most,
                 given_up=self.given_up)  # fmt: skip
 
     def _handshake_to_close(self, *, at_once: bool) -> TrackedConnection | None:
-        """The oldest that has sent nothing, else the oldest that the server has waited for during
-        ANSWER_S. If one must be closed `at_once`: else the oldest that the server waits for, else
-        the newest of those that wait for the server, because the others are nearer to their
-        turn."""
+        """The oldest that has sent nothing, else the oldest that the server has waited for longer
+        than ANSWER_S. If one must be closed `at_once`: else the oldest that the server waits for,
+        else the newest of those that wait for the server, because the others are nearer to their
+        turn, else the newest of those that were not read yet."""
         silent, waiting, begun = self._handshakes.values()
         for one in silent:
             if one not in self._unread:

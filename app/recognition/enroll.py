@@ -240,8 +240,8 @@ class _Work:
         return [done if isinstance(done, Exception) else (done, followed) for done in outcomes]
 
     async def _searchable(self, enrollment: Enrollment, done: _Stored) -> Enrollment:
-        """Update the index, unless it was. The enrollment is stored, so its answer says so whatever
-        comes of that: each search updates the index first."""
+        """Update the index if storing did not. If that fails, the enrollment is answered as stored:
+        it is, and each search updates the index first."""
         if not done[1]:  # an index that has to be read first takes longer
             gallery = self.services.gallery
             try:

@@ -45,8 +45,9 @@ from app.types import AnalysedImage, CooperativeTask, Face, FloatArray
 
 T = TypeVar("T")
 
-# Templates of a claimed person that are read and compared on the thread of the photo.
-MOST_AT_ONCE = 200
+# A claimed person with more templates is compared on a thread of the database, because reading so
+# many could take longer than a photo. The number is an estimate.
+MOST_TEMPLATES_AT_ONCE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,10 @@ class VerifyRequest:
     face_selection: FaceSelection = FaceSelection.ONLY
     liveness: bool = False
     names: tuple[str, str] = ("image", "reference")
+
+    def needs_liveness(self, record: CollectionRecord) -> bool:
+        """Whether the request or the collection's gate asks whether the probe's face is live."""
+        return self.liveness or policy_of(record).verify_gate.min_liveness is not None
 
     @property
     def needs_index(self) -> bool:
@@ -92,7 +97,7 @@ class Verification:
 
     @property
     def accepted(self) -> bool:
-        """Whether it is a match."""
+        """Whether the decision is a match."""
         return self.reached and not self.refused and self.doubt is None
 
 
@@ -116,17 +121,17 @@ async def verify(
         claim, faces, done = await infer_photo(services, photos[0], call.on_one_thread(photos[0]))
     else:
         claim = await scheduler.read(call.claim)
-        outcomes = await call.analyse(photos, policy_of(claim.record).verify_gate)
+        outcomes = await call.analyse(claim, photos)
         faces = call.select(claim, outcomes)
     if done is None:
         run = scheduler.search if request.needs_index else scheduler.read
         done = await run(call.decide, claim, faces)
-    answer, record = done[0], claim.record
-    if answer.nearest is not None and answer.accepted:
-        services.matches.note(record, [answer.nearest.face.person_id])
+    found, record = done[0], claim.record
+    if found.nearest is not None and found.accepted:
+        services.matches.note(record, [found.nearest.face.person_id])
     if policy_of(record).audit_searches:
         audit = services.gallery.store.audit
-        await scheduler.write(audit.record_searches, record, "face.verified", [_audited(answer)])
+        await scheduler.write(audit.record_searches, record, "face.verified", [_audited(found)])
     return done
 
 
@@ -156,27 +161,31 @@ class _Call(Generic[T]):
         claim = self.claim()
         gate, name = policy_of(claim.record).verify_gate, self.request.names[0]
         try:
-            image = yield from self._steps(photo, liveness=self._probe_lives(gate))
+            image = yield from self._steps(
+                photo, liveness=self.request.needs_liveness(claim.record)
+            )
         except (ImageError, FaceError) as error:
             raise _named(error, name) from error
         count_image(self.services, self.times, image)
         faces = [_select(image, self.request, name, gate)]
-        at_once = claim.templates <= MOST_AT_ONCE and not self.request.needs_index
+        at_once = claim.templates <= MOST_TEMPLATES_AT_ONCE and not self.request.needs_index
         return claim, faces, self.decide(claim, faces) if at_once else None
 
     def claim(self) -> _Claim:
-        """Before any network runs: an unknown person costs nothing."""
+        """The collection, and how many templates the claimed person has. Read before the photo is
+        analysed, so that an unknown person costs no analysis. Raises CollectionNotFound,
+        PersonNotFound and ConsentMissing."""
         store, person_id = self.services.gallery.store, self.request.person_id
         record = store.collections.get(self.request.collection)
         if person_id is None:
             return _Claim(record, 0)
-        return _Claim(record, _require_claimed(store, record, person_id).templates)
+        return _Claim(record, _claimed_person(store, record, person_id).templates)
 
-    async def analyse(self, photos: Sequence[bytes], gate: QualityGate) -> list[PhotoOutcome]:
+    async def analyse(self, claim: _Claim, photos: Sequence[bytes]) -> list[PhotoOutcome]:
         """The probe, with its liveness where the request or the gate asks for it; then the
         reference."""
         found = await asyncio.gather(
-            self._one_face(photos[:1], liveness=self._probe_lives(gate)),
+            self._one_face(photos[:1], liveness=self.request.needs_liveness(claim.record)),
             self._one_face(photos[1:], liveness=False),
         )
         outcomes = [outcome for outcomes in found for outcome in outcomes]
@@ -195,7 +204,8 @@ class _Call(Generic[T]):
         ]
 
     def decide(self, claim: _Claim, faces: Sequence[SelectedFace]) -> tuple[Verification, T]:
-        """Compare the probe with the person or the reference."""
+        """Compare the probe with the person or the reference, find the threshold, and decide. The
+        outcome, and what `make` returns for it."""
         services, request, record = self.services, self.request, claim.record
         vector = embedding_of(faces[0].face)
         nearest, size = None, ONE_COMPARISON
@@ -230,10 +240,6 @@ class _Call(Generic[T]):
             )
         )
 
-    def _probe_lives(self, gate: QualityGate) -> bool:
-        """Whether it is found out if the probe's face is live."""
-        return self.request.liveness or gate.min_liveness is not None
-
     def _steps(self, photo: bytes, *, liveness: bool) -> CooperativeTask[AnalysedImage]:
         return self.services.pipeline.steps(
             photo,
@@ -243,8 +249,8 @@ class _Call(Generic[T]):
         )
 
 
-def _require_claimed(store: Store, record: CollectionRecord, person_id: str) -> PersonRecord:
-    """Raise PersonNotFound or ConsentMissing if nobody may be compared with the person."""
+def _claimed_person(store: Store, record: CollectionRecord, person_id: str) -> PersonRecord:
+    """The claimed person. Raises PersonNotFound, or ConsentMissing if the consent has ended."""
     person = store.persons.get(record.name, person_id)
     require_consent(record, person_id, person.consent_until, store.database.clock())
     return person
@@ -291,7 +297,7 @@ def _compare(
     gallery = services.gallery
     nearest = gallery.compare(request.collection, request.person_id, probe, score)
     if needs_consent(record):
-        _require_claimed(gallery.store, record, request.person_id)
+        _claimed_person(gallery.store, record, request.person_id)
     if nearest is None:
         raise NoFace(
             f"The person '{request.person_id}' has no face enrolled; enroll a photo first."

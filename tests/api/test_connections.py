@@ -95,8 +95,10 @@ def fill(table: Connections) -> None:
 
 
 def closed_for_another(table: Connections, handshakes: list[Held]) -> list[int]:
-    """Which of them are closed when there is one more."""
-    table.add(Held(), in_handshake=True)
+    """Which of them are closed when there is one more, which is accepted."""
+    another = Held()
+    table.add(another, in_handshake=True)
+    assert not another.gone
     return [at for at, one in enumerate(handshakes) if one.gone]
 
 
@@ -115,6 +117,19 @@ def test_else_the_oldest_whose_client_has_not_answered_in_time(
     for at, one in enumerate(handshakes):
         table.reached(HandshakeStage.BEGUN if at in (7, 9) else HandshakeStage.WAITING, one)
     assert closed_for_another(table, handshakes) == [7]
+
+
+def test_the_time_to_answer_begins_with_the_servers_part(
+    table: Connections, handshakes: list[Held], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table, "_after_reading", lambda then: None)
+    later = module.time.monotonic() + 60
+    monkeypatch.setattr(module.time, "monotonic", lambda: later)
+    for one in handshakes:
+        table.reached(HandshakeStage.BEGUN, one)
+    assert closed_for_another(table, handshakes) == []
+    monkeypatch.setattr(module.time, "monotonic", lambda: later + module.ANSWER_S + 0.1)
+    assert closed_for_another(table, handshakes) == [0]
 
 
 @pytest.mark.parametrize("stage", [HandshakeStage.BEGUN, HandshakeStage.WAITING])

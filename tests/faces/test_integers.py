@@ -51,7 +51,7 @@ def test_what_runs_is_named(
 ) -> None:
     with caplog.at_level("INFO", LOGGER_NAME):
         build_pipeline(pack, Device.CPU, ImageLimits(), cpu=INT8).close()
-    # A CPU without instructions for 8-bit integers is also warned of.
+    # On a CPU without instructions for 8-bit integers a warning is logged, too.
     loaded = [record for record in caplog.records if record.message == "network loaded"]
     files = [record.fields["file"] for record in loaded]  # type: ignore[attr-defined]
     assert files == ["detector.int8.onnx", "recogniser.onnx", "landmarks.onnx"]

@@ -77,7 +77,7 @@ def test_what_is_stored_is_enrolled_though_the_index_was_not_updated(
             broken.setattr(owner, name, fails)
         for person_id, photos in (("one", 1), ("two", 2)):
             request = EnrollRequest("behind", person_id)
-            data = [photo("obama"), photo("obama2")][:photos]
+            data = [photo("obama"), photo("obama2")][:photos]  # one and several differ in their way
             done = asyncio.run(enroll(services, data, request, StageTimes()))
             assert len(done.stored) == photos
     assert [record.message for record in caplog.records] == [
@@ -236,7 +236,7 @@ def test_a_claim_is_decided_on_the_thread_of_its_photo(
     of_searches = VerifyRequest("presidents", "obama", ThresholdRequest(target_fpir=0.01))
     assert thread_of_the_comparison(services, photos, of_searches) == "search"
     with monkeypatch.context() as changed:  # longer than a photo
-        changed.setattr(verify_module, "MOST_AT_ONCE", 0)
+        changed.setattr(verify_module, "MOST_TEMPLATES_AT_ONCE", 0)
         assert thread_of_the_comparison(services, photos, request) == "database-read"
     with monkeypatch.context() as changed:  # each read waits for a server
         changed.setattr(type(services.gallery.store.database), "in_process", False)
@@ -252,15 +252,15 @@ def test_a_claim_is_decided_alike_on_another_thread(
         return [one.threshold, one.similarity, one.nearest.face, one.nearest.compared, one.accepted]
 
     beside = found()
-    monkeypatch.setattr(verify_module, "MOST_AT_ONCE", 0)
+    monkeypatch.setattr(type(services.gallery.store.database), "in_process", False)
     assert found() == beside
 
 
-@pytest.mark.parametrize("most", [0, 200])
+@pytest.mark.parametrize("in_process", [True, False])
 def test_an_unknown_person_costs_no_photo_and_errors_name_the_photo(
-    services: Services, obama: str, monkeypatch: pytest.MonkeyPatch, most: int
+    services: Services, obama: str, monkeypatch: pytest.MonkeyPatch, in_process: bool
 ) -> None:
-    monkeypatch.setattr(verify_module, "MOST_AT_ONCE", most)
+    monkeypatch.setattr(type(services.gallery.store.database), "in_process", in_process)
     for claimed, error, text in (
         ("nobody", PersonNotFound, "nobody"), ("obama", ImageError, "'image'"),
     ):  # fmt: skip

@@ -37,14 +37,14 @@ class EmbeddingStore:
         with self._database.reading() as connection:
             collection = get_collection(connection, name)
             person = get_person(connection, collection, person_id)
-            rows = self._of_key.rows(connection, {"key": person.key})
+            rows = self._of_person.rows(connection, {"person": person.key})
             vectors = self._database.codec.vectors(collection, rows)
             return [face_record(row) for row in rows], vectors
 
     @cached_property
-    def _of_key(self) -> Statement:
+    def _of_person(self) -> Statement:
         query = self._database.codec.with_embedding(face_query())
-        mine = templates.c.person == bindparam("key", type_=templates.c.person.type)
+        mine = templates.c.person == bindparam("person", type_=templates.c.person.type)
         return Statement(query.where(mine).order_by(templates.c.id))
 
     def by_key(self, collection: CollectionRecord, keys: Sequence[int]) -> Templates:
