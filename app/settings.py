@@ -1,6 +1,7 @@
 """Settings, read once from the environment (`LIKENESS_*`) by the CLI and passed down."""
 
 import ipaddress
+from datetime import timedelta
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -67,7 +68,10 @@ def is_loopback(host: str) -> bool:
 class Settings(BaseSettings):
     """All configuration. Every field is an environment variable with the prefix `LIKENESS_`."""
 
-    model_config = SettingsConfigDict(env_prefix="LIKENESS_", extra="ignore", frozen=True)
+    # Not infinite: a duration without an end is a wait without a deadline.
+    model_config = SettingsConfigDict(
+        env_prefix="LIKENESS_", extra="ignore", frozen=True, allow_inf_nan=False
+    )
 
     host: Annotated[str, Field(description="Address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="Port to listen on.")] = 8000
@@ -270,7 +274,11 @@ class Settings(BaseSettings):
     ] = 512 * MIB
     import_report_days: Annotated[
         float,
-        Field(gt=0, description="How long reports of uploaded imports, which name people, stay."),
+        Field(
+            gt=0,
+            le=timedelta.max.days,
+            description="How long reports of uploaded imports, which name people, stay.",
+        ),
     ] = 30.0
 
     processes: Annotated[

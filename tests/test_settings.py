@@ -22,10 +22,18 @@ SOURCES = [
 READ = rf"(?:environ(?:\.get)?[\[(]|getenv\(|envvar=|\$\{{)\s*[\"']?({NAME})"
 
 
-def table(section: str) -> dict[str, str]:
-    """The second column of a section's table, by the first."""
-    text = PAGE.partition(f"## {section}\n")[2].partition("\n## ")[0]
-    return dict(re.findall(rf"^\| `({NAME})` \| (.*?) \|", text, re.MULTILINE))
+SECTIONS = ("Listening", "Data", "Networks", "Limits of requests", "Imports into the service")
+# The words for a regular expression.
+PATTERNS = {r"^(/[^/?#]+)*$": "`/part`, or several such parts; no `?` and no `#`"}
+
+
+def table(column: int) -> dict[str, str]:
+    """A column of the tables of settings, by the name in column 0."""
+    rows = [
+        re.findall(rf"^\| `({NAME})` \| (.*?) \| (.*?) \| ", text, re.MULTILINE)
+        for text in (PAGE.partition(f"## {one}\n")[2].partition("\n## ")[0] for one in SECTIONS)
+    ]
+    return {row[0]: row[column] for section in rows for row in section}
 
 
 def printed(default: Any) -> str:
@@ -41,14 +49,108 @@ def printed(default: Any) -> str:
 
 
 def test_the_page_lists_every_setting_and_its_default() -> None:
-    sections = ("Listening", "Data", "Networks", "Limits of requests", "Imports into the service")
-    listed: dict[str, str] = {}
-    for section in sections:
-        listed |= table(section)
+    listed = table(1)
     port = listed.pop("LIKENESS_PORT")
     fields = {name: field for name, field in Settings.model_fields.items() if name != "port"}
     assert listed == {f"LIKENESS_{n.upper()}": printed(f.default) for n, f in fields.items()}
     assert port == str(Settings.model_fields["port"].default)
+
+
+def allowed(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
+    """Which values a setting takes, in words; empty if any of its kind."""
+    if "$ref" in schema:
+        schema = definitions[schema["$ref"].rpartition("/")[2]]
+    if "anyOf" in schema:
+        parts = (allowed(one, definitions) for one in schema["anyOf"])
+        return ", ".join(filter(None, parts))
+    match schema["type"]:
+        case "boolean":
+            return "on, off"
+        case "integer" | "number":
+            return limits(schema)
+        case "string" if "pattern" in schema:
+            return PATTERNS[schema["pattern"]]
+        case "string" if "minLength" in schema:
+            assert schema["minLength"] == 1
+            return "not empty"
+    values = schema.get("enum", [schema["const"]] if "const" in schema else [])
+    return ", ".join(f"`{value}`" for value in values)
+
+
+def limits(schema: dict[str, Any]) -> str:
+    """The range of a number."""
+    low, high, above = (schema.get(n) for n in ("minimum", "maximum", "exclusiveMinimum"))
+    if above is not None and schema["type"] == "integer":
+        low, above = above + 1, None
+    known = {"type", "default", "title", "description", "minimum", "maximum", "exclusiveMinimum"}
+    assert set(schema) <= known, "a bound that this function does not know"
+    fractions = "number " if schema["type"] == "number" else ""
+    if above is not None:
+        most = f", {number(high)} at most" if high is not None else ""
+        return f"{fractions}above {above:,}{most}"
+    return fractions + number(low) + (f" to {number(high)}" if high is not None else " or more")
+
+
+def number(value: float) -> str:
+    if value >= MIB and value % MIB == 0:
+        return f"{int(value) // MIB:,} MiB"
+    return f"{value:,.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else f"{value:,}"
+
+
+def test_the_page_says_which_values_are_allowed() -> None:
+    schema = Settings.model_json_schema()
+    expected = {
+        f"LIKENESS_{name.upper()}": allowed(field, schema.get("$defs", {}))
+        for name, field in schema["properties"].items()
+    }
+    assert table(2) == expected
+
+
+# The bounds that the page states, tried on the settings themselves.
+STATED = [
+    (name, low, high)
+    for name, text in table(2).items()
+    for low, high in re.findall(r"^(?:number )?([\d.,]+(?: MiB)?) (?:to ([\d.,]+)|or more)", text)
+]
+
+
+@pytest.mark.parametrize(("name", "low", "high"), STATED)
+def test_a_bound_is_accepted_and_what_is_beyond_it_refused(
+    name: str, low: str, high: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lowest = float(low) if "." in low else float(quantity(low))
+    within, beyond = [lowest], [lowest * 0.999 if "." in low else lowest - 1]
+    if high:
+        within.append(float(quantity(high)))
+        beyond.append(float(quantity(high)) + 1)
+    for value in within:
+        monkeypatch.setenv(name, f"{value:g}" if "." in low else f"{value:.0f}")
+        assert getattr(Settings(), name.removeprefix("LIKENESS_").lower()) == value
+    for value in beyond:
+        monkeypatch.setenv(name, f"{value}" if "." in low else f"{value:.0f}")
+        with pytest.raises(ValidationError, match=r"greater than|less than"):
+            Settings()
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e999"])
+def test_a_setting_is_a_finite_number(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An infinite time would be a wait without a deadline."""
+    floats = [n for n, f in Settings.model_fields.items() if f.annotation in (float, float | None)]
+    assert len(floats) > 8
+    for name in floats:
+        monkeypatch.setenv(f"LIKENESS_{name.upper()}", value)
+        with pytest.raises(ValidationError, match="finite number"):
+            Settings()
+        monkeypatch.delenv(f"LIKENESS_{name.upper()}")
+
+
+def test_a_setting_that_is_on_or_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    stated = re.search(r"\*On\* is (.*?), and \*off\* is (.*?)[,.;]", PAGE)
+    assert stated is not None
+    for expected, words in zip((True, False), stated.groups(), strict=True):
+        for word in re.findall(r"`(\w+)`", words):
+            monkeypatch.setenv("LIKENESS_INSECURE", word)
+            assert Settings().insecure is expected
 
 
 def test_the_readme_states_the_same_defaults() -> None:
