@@ -16,7 +16,7 @@ from unittest import mock
 import numpy as np
 
 from app.store.backends import create_engine
-from app.store.records import NewTemplate
+from app.store.records import NewTemplate, PersonEnrollment
 from app.store.schema import migrate
 from app.store.sql.audit_log import AuditWriter
 from app.store.store import Store
@@ -35,9 +35,9 @@ def enroll(store: Store, first: int) -> tuple[float, float]:
     times, cpu = [], time.thread_time()
     for number in range(first, first + WRITES):
         vector = np.zeros(192, np.float32)
-        new = NewTemplate(vector, f"{number:064}")
+        one = PersonEnrollment(f"p{number}", None, [NewTemplate(vector, f"{number:064}")])
         start = time.perf_counter()
-        store.templates.enroll("staff", f"p{number}", None, [new])
+        store.templates.enroll_together("staff", [one])
         times.append(time.perf_counter() - start)
     cpu = time.thread_time() - cpu
     return statistics.median(times) * 1000, cpu / WRITES * 1000

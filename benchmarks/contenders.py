@@ -21,7 +21,7 @@ from app.gallery.gallery import Gallery
 from app.index.factory import IndexFactory
 from app.inference.packs import load_pack
 from app.store.backends import create_engine
-from app.store.records import NewTemplate
+from app.store.records import NewTemplate, PersonEnrollment
 from app.store.schema import migrate
 from app.store.store import Store
 
@@ -179,7 +179,8 @@ def fill(folder: Path, options: argparse.Namespace) -> None:
     for start in range(0, options.templates, 1_000):
         vectors = random_directions(min(1_000, options.templates - start), dimension, start)
         new = [NewTemplate(vector, f"{start}-{i}") for i, vector in enumerate(vectors)]
-        gallery.enroll("default", f"p{start}", None, new)
+        gallery.enroll_together("default", [PersonEnrollment(f"p{start}", None, new)])
     (vector,) = random_directions(1, dimension, options.templates)
-    gallery.enroll("default", "one", None, [NewTemplate(vector, "one")])  # for verify
+    one = PersonEnrollment("one", None, [NewTemplate(vector, "one")])  # for verify
+    gallery.enroll_together("default", [one])
     gallery.close()

@@ -27,7 +27,7 @@ from app.gallery.gallery import Gallery
 from app.index.factory import IndexFactory
 from app.inference.machine import usable_cores
 from app.store.backends import create_engine
-from app.store.records import NewTemplate, PersonTemplate
+from app.store.records import NewTemplate, PersonEnrollment, PersonTemplate
 from app.store.schema import migrate
 from app.store.sql import imports
 from app.store.store import Store
@@ -199,9 +199,8 @@ def enrolment(gallery: Gallery, options: argparse.Namespace, table: Table) -> No
         new = [NewTemplate(drawn(1, options, 10**8 + i)[0], f"one-{i}")]
         for kind, given in (("none", {}), ("three members", metadata(10**8 + i))):
             name = f"{kind}-{i}"
-            ones.append((kind, timed(
-                lambda n=name, g=given, t=new: gallery.enroll("default", n, g, t)
-            )))  # fmt: skip
+            one = PersonEnrollment(name, given, new)
+            ones.append((kind, timed(lambda o=one: gallery.enroll_together("default", [o]))))
     reported = ", ".join(
         f"{kind} {ms([spent for k, spent in ones if k == kind])}"
         for kind in ("none", "three members")

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,7 +38,7 @@ from app.index.factory import IndexFactory
 from app.index.port import Templates
 from app.inference.machine import usable_cores
 from app.store.backends import create_engine
-from app.store.records import NewTemplate
+from app.store.records import NewTemplate, PersonEnrollment
 from app.store.schema import migrate
 from app.store.store import Store
 
@@ -246,13 +246,10 @@ def service(options: argparse.Namespace) -> None:
         save_s = timed(gallery.run_maintenance)
         new = random_directions(200, options.dimension, 77)
         enrolled = [
-            timed(lambda i=i, v=v: gallery.enroll(
-                "default", f"new{i}", None, [NewTemplate(v, f"new{i}")]))
+            timed(lambda i=i, v=v: gallery.enroll_together("default", [person(f"new{i}", [v])]))
             for i, v in enumerate(new)
-        ]  # fmt: skip
-        deleted = [
-            timed(lambda i=i: gallery.delete_person("default", f"new{i}")) for i in range(len(new))
         ]
+        deleted = [timed(lambda i=i: delete(gallery, f"new{i}")) for i in range(len(new))]
         gallery.close()
         table = Table("what", "value", title=f"SQLite, {options.count:,} x {options.dimension}")
         table.add_row("filling the database", f"{fill_s:.1f} s")
@@ -279,10 +276,17 @@ def fill_database(gallery: LikenessGallery, options: argparse.Namespace) -> None
     for start in range(0, options.count, 1_000):
         size = min(1_000, options.count - start)
         vectors = random_directions(size, options.dimension, start)
-        gallery.store.templates.enroll(
-            "default", f"p{start}", None,
-            [NewTemplate(vector, f"{start}-{i}") for i, vector in enumerate(vectors)],
-        )  # fmt: skip
+        gallery.store.templates.enroll_together("default", [person(f"p{start}", vectors)])
+
+
+def person(person_id: str, vectors: Sequence[Vectors] | Vectors) -> PersonEnrollment:
+    templates = [NewTemplate(vector, f"{person_id}-{i}") for i, vector in enumerate(vectors)]
+    return PersonEnrollment(person_id, None, templates)
+
+
+def delete(gallery: LikenessGallery, person_id: str) -> None:
+    gallery.store.persons.delete("default", person_id)
+    gallery.follow_deletion("default")
 
 
 def restart(options: argparse.Namespace) -> None:

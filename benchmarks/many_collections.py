@@ -32,7 +32,7 @@ from rich.table import Table
 
 from app.inference.packs import load_pack
 from app.store.backends import create_engine
-from app.store.records import NewTemplate
+from app.store.records import NewTemplate, PersonEnrollment
 from app.store.schema import migrate
 from app.store.store import Store
 
@@ -68,7 +68,7 @@ def fill(folder: Path, options: argparse.Namespace) -> None:
         store.collections.create(name, pack.embedding_space, pack.recogniser.dimension, {})
         mine = vectors[first : first + options.faces]
         new = [NewTemplate(vector, f"{first + i}") for i, vector in enumerate(mine)]
-        store.templates.enroll(name, "ada", None, new)
+        store.templates.enroll_together(name, [PersonEnrollment("ada", None, new)])
     store.close()
 
 

@@ -22,7 +22,7 @@ from app.gallery.gallery import Gallery
 from app.gallery.retention import BATCHES, MOST_AT_ONCE, RetentionTask
 from app.index.factory import IndexFactory
 from app.store.backends import create_engine
-from app.store.records import NewTemplate, PersonTemplate
+from app.store.records import NewTemplate, PersonEnrollment, PersonTemplate
 from app.store.schema import migrate
 from app.store.store import Store
 
@@ -77,8 +77,9 @@ class Client:
         while not self._stop.wait(PAUSE_S):
             self._count += 1
             new = [NewTemplate(vector, f"{id(self)} {self._count}")]
+            one = PersonEnrollment(f"n{self._count}", None, new)
             begun = time.perf_counter()
-            self._gallery.enroll(("old", "new")[self._count % 2], f"n{self._count}", None, new)
+            self._gallery.enroll_together(("old", "new")[self._count % 2], [one])
             self.times.append((time.perf_counter() - begun) * 1000)
 
 

@@ -31,7 +31,7 @@ def measure(people: int) -> dict[str, float]:
     """Figures of the checkout that Python imports from."""
     from app.services import build_services  # noqa: PLC0415 (of the checkout)
     from app.settings import Settings  # noqa: PLC0415
-    from app.store.records import NewTemplate  # noqa: PLC0415
+    from app.store.records import NewTemplate, PersonEnrollment  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory() as folder:
         services = build_services(Settings(data_dir=Path(folder), pack="default"))
@@ -41,7 +41,8 @@ def measure(people: int) -> dict[str, float]:
         vectors = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
 
         def enroll(i: int) -> None:
-            gallery.enroll("default", f"p{i}", None, [NewTemplate(vectors[i], str(i))])
+            one = PersonEnrollment(f"p{i}", None, [NewTemplate(vectors[i], str(i))])
+            gallery.enroll_together("default", [one])
 
         enroll(people)
         statements: list[str] = []

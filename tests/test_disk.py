@@ -21,6 +21,7 @@ from app.services import build_services
 from app.settings import Settings
 from app.store.backends import create_engine
 from app.store.schema import migrate
+from tests.writing import enroll_person
 
 
 def mode(path: Path) -> int:
@@ -102,7 +103,7 @@ def test_everything_below_the_data_folder(tmp_path: Path) -> None:
         size = services.pack.recogniser.dimension
         vectors = np.random.default_rng(1).standard_normal((IndexShape().least_kept, size))
         new = [template_from_embedding(services, vector) for vector in vectors]
-        services.gallery.enroll("default", "ada", None, new)
+        enroll_person(services.gallery, "default", "ada", None, new)
         services.gallery.run_maintenance()
         services.close()
     finally:

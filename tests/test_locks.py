@@ -19,6 +19,7 @@ from tests.gallery.conftest import DIMENSION, SPACE, open_engine, template
 from tests.index.conftest import HostDevice, unit
 from tests.index.test_snapshot import KEY
 from tests.locks import PAGE, Order, documented
+from tests.writing import delete_collection, delete_person, enroll_person
 
 SOURCE = [
     (path.name, path.read_text())
@@ -73,16 +74,16 @@ def live(database: Path, ring: KeyRing | None, *, on_a_device: bool = False) -> 
     gallery.identify("default", vectors[:2], 3)
     gallery.run_maintenance()
     gallery.identify("default", vectors[:2], 3)
-    gallery.delete_person("default", "p3")
+    delete_person(gallery, "default", "p3")
     gallery.create_collection("staff", {})
-    gallery.enroll("staff", "ada", None, [template(vectors[0], "a")])
+    enroll_person(gallery, "staff", "ada", None, [template(vectors[0], "a")])
     refused = RefusedCalls(CallLog(gallery.store.database))
     refused.note(RefusedCall("caller", CallOutcome.FAILED, "GET /", "internal_error"), (None, None))
     refused.round()
     gallery.close()
     again = opened(database, ring, on_a_device)
     again.prepare()
-    again.delete_collection("staff")
+    delete_collection(again, "staff")
     again.run_maintenance()
     again.close()
 

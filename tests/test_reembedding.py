@@ -22,6 +22,7 @@ from app.reembedding import Reembedding
 from app.services import Services, build_services
 from app.settings import Device, Settings
 from app.store.backends import create_engine
+from tests.writing import delete_person, enroll_person
 
 PEOPLE = {"obama": ("obama.jpg", "obama2.jpg"), "biden": ("biden.jpg",)}
 
@@ -79,7 +80,7 @@ def enroll(photos: Path) -> Enroll:
                 )
                 for file in files
             ]
-            services.gallery.enroll("default", person, None, made)
+            enroll_person(services.gallery, "default", person, None, made)
 
     return call
 
@@ -235,7 +236,7 @@ def test_deletion_takes_crop_and_spare_along(
     services = place.serve(pack)
     enroll(services)
     Reembedding(services.gallery.store, "default", other_pack).build(Device.CPU, silent)
-    services.gallery.delete_person("default", "obama")
+    delete_person(services.gallery, "default", "obama")
     engine = place.engine()
     with engine.connect() as connection:
         left = [

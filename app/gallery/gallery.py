@@ -19,8 +19,6 @@ from app.store.records import (
     DeletionCounts,
     Erasure,
     FaceRecord,
-    IdempotencyRequest,
-    NewTemplate,
     PersonEnrollment,
     PersonRecord,
     PersonTemplate,
@@ -79,26 +77,6 @@ class Gallery:
         return self.store.collections.get(collection).require_space(
             self._embedding_space, self._packs
         )
-
-    def enroll(
-        self,
-        collection: str,
-        person_id: str,
-        metadata: JsonObject | None,
-        templates: Sequence[NewTemplate],
-        *,
-        idempotency: IdempotencyRequest | None = None,
-    ) -> list[StoredTemplate]:
-        """Store templates of one person, on disk and searchable when this returns.
-
-        With `idempotency`, raises EnrolledBefore or IdempotencyKeyReused as the store does.
-        """
-        one = PersonEnrollment(person_id, metadata, templates, idempotency)
-        (stored,), followed = self.enroll_together(collection, [one])
-        assert not isinstance(stored, Exception), "the error of a single one is raised"
-        if not followed:
-            self.follow(collection)
-        return list(stored)
 
     def enroll_together(
         self, collection: str, enrollments: Sequence[PersonEnrollment]
@@ -223,11 +201,6 @@ class Gallery:
             return False
         return True
 
-    def delete_person(self, collection: str, person_id: str) -> DeletionCounts:
-        """Delete a person; no search that starts after this returns can find them."""
-        deletion = self.store.persons.delete(collection, person_id)
-        return deletion.also(self.follow_deletion(collection))
-
     def delete_face(self, collection: str, face_id: str) -> DeletionCounts:
         """Delete one template; no search that starts after this returns can find it."""
         deletion = self.store.templates.delete(collection, face_id)
@@ -287,12 +260,6 @@ class Gallery:
         of any other person that reaches `floor`."""
         with self._indexes.searching(self.require(collection)) as index:
             return index.nearest_impostors(vectors, person_keys, floor, self.comparator)
-
-    def delete_collection(self, name: str) -> DeletionCounts:
-        """Delete a collection with everything in it."""
-        record = self.store.collections.get(name)
-        deletion = self.store.collections.delete(name)
-        return deletion.also(self.forget(record))
 
     def forget(self, record: CollectionRecord) -> Erasure:
         """Drop the index and the snapshot of a collection; pending if another process owns that."""

@@ -12,6 +12,7 @@ from app.recognition.enroll import template_from_embedding
 from app.services import Services
 from tests.api.test_decisions import code_of
 from tests.decision.conftest import people
+from tests.writing import enroll_person
 
 Enroll = Callable[[int], None]
 
@@ -28,10 +29,10 @@ def enroll_made_up(services: Services, collection: str) -> Enroll:
                 template_from_embedding(services, v) for v in data.vectors[data.persons == person]
             )
             if person == 0:
-                services.gallery.enroll(collection, "p0", None, [first])
-                services.gallery.enroll(collection, "p0 again", None, [second])
+                enroll_person(services.gallery, collection, "p0", None, [first])
+                enroll_person(services.gallery, collection, "p0 again", None, [second])
             else:
-                services.gallery.enroll(collection, f"p{person}", None, [first, second])
+                enroll_person(services.gallery, collection, f"p{person}", None, [first, second])
 
     return enroll
 

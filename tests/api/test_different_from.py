@@ -12,6 +12,7 @@ from app.services import Services
 from app.store.backends import create_engine
 from app.store.store import Store
 from tests.api.test_decisions import code_of
+from tests.writing import enroll_person
 
 COMPOSED, DECOMPOSED = "jos\u00e9", "jose\u0301"
 ODD = [
@@ -67,7 +68,7 @@ def twins(gallery: Any, services: Services) -> Any:
     turned *= size * np.sqrt(1 - cosine**2) / np.linalg.norm(turned)
     twin = along * probe + cosine * across + turned
     made = [template_from_embedding(services, twin)]
-    services.gallery.enroll(gallery.name, "twin", {"team": "night"}, made)
+    enroll_person(services.gallery, gallery.name, "twin", {"team": "night"}, made)
     return gallery
 
 

@@ -23,6 +23,7 @@ from tests.chaos.workers import open_gallery, vector_of
 from tests.gallery.conftest import open_engine
 from tests.ports import free_port
 from tests.postgres import PostgresServer
+from tests.writing import delete_person, enroll_person, store_person
 
 pytestmark = pytest.mark.chaos
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,7 +45,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def enroll(gallery: Gallery, person: str, numbers: range = range(1)) -> None:
     new = [NewTemplate(vector_of(person, number), str(number)) for number in numbers]
-    gallery.enroll("default", person, None, new)
+    enroll_person(gallery, "default", person, None, new)
 
 
 def nearest(gallery: Gallery, person: str, number: int = 0) -> str | None:
@@ -78,7 +79,7 @@ def test_a_full_disk(small_disk: Path) -> None:
     enroll(gallery, "late")
     assert gallery.store.database.refusal is None
     assert nearest(gallery, "late") == "late"
-    gallery.delete_person("default", "p0")
+    delete_person(gallery, "default", "p0")
     gallery.run_maintenance()
     assert gallery.check_index("default").clean
     gallery.close()
@@ -157,7 +158,7 @@ def test_a_clock_that_jumps_back(tmp_path: Path) -> None:
     gallery.close()
     past = datetime(1999, 1, 1, tzinfo=UTC)
     late = Store(open_engine(url), clock=lambda: past)
-    late.templates.enroll("default", "bob", None, [NewTemplate(vector_of("bob", 0), "0")])
+    store_person(late, "default", "bob", None, [NewTemplate(vector_of("bob", 0), "0")])
     late.persons.delete("default", "ada")
     gallery = open_gallery(url, tmp_path / "index")
     assert nearest(gallery, "bob") == "bob"

@@ -23,6 +23,7 @@ from app.store.backends import create_engine
 from app.store.records import NewTemplate
 from app.store.schema import migrate
 from app.store.store import Store
+from tests.writing import delete_person, enroll_person
 
 DIMENSION = 64
 # Templates are encoded, merged and compacted all the time.
@@ -79,9 +80,9 @@ def act(gallery: Gallery, action: str, person: str, number: int) -> Any:
     """One operation; `find` answers who is nearest to a template, and how near."""
     vector = vector_of(person, number)
     if action == "enroll":
-        gallery.enroll("default", person, None, [NewTemplate(vector, str(number))])
+        enroll_person(gallery, "default", person, None, [NewTemplate(vector, str(number))])
     elif action == "delete":
-        gallery.delete_person("default", person)
+        delete_person(gallery, "default", person)
     elif action == "prune":
         Pruning(gallery.store.changes, gallery.store.idempotency, kept=timedelta(0)).round()
     else:

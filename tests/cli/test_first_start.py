@@ -16,6 +16,7 @@ from app.settings import Settings
 from app.store.records import NewTemplate
 from tests.cli.conftest import Run
 from tests.waiting import PATIENCE_S
+from tests.writing import enroll_person, store_person
 
 NOBODY = 65534  # the user id that Linux has for who owns nothing
 
@@ -95,7 +96,7 @@ def test_a_pack_that_matches_no_collection_with_faces_is_named(run: Run, tmp_pat
     store, size = services.gallery.store, 8
     store.collections.create("other", "another-space", size, {})
     faces = [NewTemplate(np.eye(size, dtype=np.float32)[0], "1")]
-    store.templates.enroll("other", "ada", None, faces)
+    store_person(store, "other", "ada", None, faces)
     said = unmatched_pack(services)
     assert said is not None
     assert "matches no collection that has faces: other" in said
@@ -105,7 +106,7 @@ def test_a_pack_that_matches_no_collection_with_faces_is_named(run: Run, tmp_pat
     assert doctor.exit_code == 0, doctor.output
     assert "matches no collection that has faces" in one_line(doctor.stderr)
     vector = np.eye(services.pack.recogniser.dimension, dtype=np.float32)[0]
-    services.gallery.enroll("default", "bob", None, [NewTemplate(vector, "1")])
+    enroll_person(services.gallery, "default", "bob", None, [NewTemplate(vector, "1")])
     assert unmatched_pack(services) is None
     services.close()
 

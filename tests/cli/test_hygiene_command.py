@@ -10,6 +10,7 @@ from app.cli.commands import app
 from app.services import build_services
 from app.settings import Settings
 from app.store.records import NewTemplate
+from tests.writing import enroll_person
 
 
 @pytest.fixture(autouse=True)
@@ -18,8 +19,8 @@ def one_person_under_two_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     services = build_services(Settings())
     vectors = np.eye(services.pack.recogniser.dimension, dtype=np.float32)
     for i, person in enumerate(("ada", "bob", "eve")):
-        services.gallery.enroll("default", person, None, [NewTemplate(vectors[i], person)])
-    services.gallery.enroll("default", "ada.l", None, [NewTemplate(vectors[0], "again")])
+        enroll_person(services.gallery, "default", person, None, [NewTemplate(vectors[i], person)])
+    enroll_person(services.gallery, "default", "ada.l", None, [NewTemplate(vectors[0], "again")])
     services.close()
 
 

@@ -16,6 +16,7 @@ from app.inference.cpu_engine import Cpu
 from app.services import Services, build_services
 from app.settings import Settings
 from app.store.records import NewTemplate
+from tests.writing import enroll_person
 
 KEY_FILE = "LIKENESS_ENCRYPTION_KEY_FILE"
 
@@ -41,7 +42,7 @@ def enroll(*people: str) -> None:
     running = services()
     for i, person in enumerate(people):
         vector = np.eye(running.pack.recogniser.dimension, dtype=np.float32)[i]
-        running.gallery.enroll("default", person, None, [NewTemplate(vector, person)])
+        enroll_person(running.gallery, "default", person, None, [NewTemplate(vector, person)])
     running.close()
 
 
@@ -76,7 +77,7 @@ def test_doctor_finds_and_repairs_an_index_that_is_not_true(data: Path) -> None:
     vectors = np.random.default_rng(0).standard_normal((1024, running.pack.recogniser.dimension))
     checked = [running.gallery.check_embedding(vector) for vector in vectors]
     new = [NewTemplate(vector, str(number)) for number, vector in enumerate(checked)]
-    running.gallery.enroll("default", "ada", None, new)
+    enroll_person(running.gallery, "default", "ada", None, new)
     running.close()  # keeps a snapshot, which smaller collections have none of
     running = services()
     with running.gallery.store.database.writing() as connection:

@@ -20,6 +20,7 @@ from app.store.sql.embeddings import MOST_SAMPLED
 from app.store.store import Store
 from tests.decision.conftest import people
 from tests.decision.test_calibration import calibration
+from tests.writing import enroll_person
 
 DIMENSION = 64
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
@@ -47,10 +48,10 @@ def fill(gallery: Gallery, count: int, second_ids: int = 0) -> None:
             for i, vector in enumerate(data.vectors[data.persons == person])
         )
         if person < second_ids:
-            gallery.enroll("default", f"p{person}", None, [first])
-            gallery.enroll("default", f"p{person} again", None, [second])
+            enroll_person(gallery, "default", f"p{person}", None, [first])
+            enroll_person(gallery, "default", f"p{person} again", None, [second])
         else:
-            gallery.enroll("default", f"p{person}", None, [first, second])
+            enroll_person(gallery, "default", f"p{person}", None, [first, second])
 
 
 def test_its_calibration_is_kept_and_put_to_use(gallery: Gallery) -> None:
@@ -191,7 +192,7 @@ def test_a_person_with_very_many_templates_leaves_room_for_others(
     fill(gallery, 120)
     heavy = people(1, 403, dimension=DIMENSION, noise=0.3).vectors
     new = [NewTemplate(vector, f"heavy-{n}") for n, vector in enumerate(heavy)]
-    gallery.enroll("default", "heavy", None, new)
+    enroll_person(gallery, "default", "heavy", None, new)
     record = gallery.require("default")
     for seed in range(8):
         found = gallery.store.embeddings.sample(record, 300, np.random.default_rng(seed))

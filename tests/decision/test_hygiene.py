@@ -15,6 +15,7 @@ from app.services import Services, build_services
 from app.settings import Settings
 from app.store.records import NewTemplate, PersonTemplate
 from app.types import FloatArray, Quality
+from tests.writing import delete_person, enroll_person
 
 PEOPLE, FACES = 60, 4
 GOOD = Quality(100, 0, 0, 0, 300, 0.5, 0.9, 80.0)
@@ -46,7 +47,7 @@ def findings(services: Services) -> dict[str, list[dict[str, object]]]:
             NewTemplate(vector, f"{person_id}-{i}-{vector[0]}", asdict(quality))
             for i, vector in enumerate(vectors)
         ]
-        services.gallery.enroll("default", person_id, None, made)
+        enroll_person(services.gallery, "default", person_id, None, made)
 
     for person in range(PEOPLE):
         enroll(f"p{person}", faces(person))
@@ -169,7 +170,7 @@ def test_a_face_whose_others_are_deleted_meanwhile_is_no_outlier(services: Servi
     gallery.create_collection("deleting", {})
     vectors = np.eye(services.pack.recogniser.dimension, dtype=np.float32)[:3]
     made = [NewTemplate(vector, str(i)) for i, vector in enumerate(vectors)]
-    stored = gallery.enroll("deleting", "ada", None, made)
+    stored = enroll_person(gallery, "deleting", "ada", None, made)
     others = [one.face.face_id for one in stored[1:]]
 
     def delete_the_others(_done: int, _total: int) -> None:
@@ -211,8 +212,8 @@ def test_a_quality_that_is_none_is_no_reason(services: Services) -> None:
     qualities.append(asdict(GOOD) | {"sharpness": 2})
     vectors = np.eye(services.pack.recogniser.dimension, dtype=np.float32)
     for i, quality in enumerate(qualities):
-        services.gallery.enroll(
-            "qualities", f"q{i}", None, [NewTemplate(vectors[i], str(i), quality)]
+        enroll_person(
+            services.gallery, "qualities", f"q{i}", None, [NewTemplate(vectors[i], str(i), quality)]
         )
     found = find_gallery_issues(
         services.gallery, services.calibrations, "qualities", lambda *_: None
@@ -236,7 +237,7 @@ def look_alikes(services: Services, name: str) -> np.ndarray:
         centre = first * centres[0] + second * centres[1]
         faces = unit(centre / np.linalg.norm(centre) + 0.03 * random.normal(size=(4, len(centre))))
         made = [NewTemplate(one, f"{person}-{i}", asdict(GOOD)) for i, one in enumerate(faces)]
-        services.gallery.enroll(name, person, None, made)
+        enroll_person(services.gallery, name, person, None, made)
     return centres
 
 
@@ -265,9 +266,13 @@ def test_a_declared_pair_is_never_listed_again_and_hides_nobody(services: Servic
 def test_a_face_like_the_declared_other_is_no_mislabel(services: Services) -> None:
     centres = look_alikes(services, "mislabels")
     gallery, nothing = services.gallery, lambda *_: None
-    gallery.delete_person("mislabels", "ada again")
-    gallery.enroll(
-        "mislabels", "ada", None, [NewTemplate(unit(-0.4 * centres[0] + centres[1]), "odd")]
+    delete_person(gallery, "mislabels", "ada again")
+    enroll_person(
+        gallery,
+        "mislabels",
+        "ada",
+        None,
+        [NewTemplate(unit(-0.4 * centres[0] + centres[1]), "odd")],
     )
     before = find_gallery_issues(gallery, services.calibrations, "mislabels", nothing).mislabels
     assert [(one.person_id, one.looks_like) for one in before] == [("ada", "twin")]

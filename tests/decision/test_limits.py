@@ -20,6 +20,7 @@ from app.store.schema import migrate
 from app.store.store import Store
 from app.types import Face, FloatArray
 from tests.decision.conftest import GOOD, face
+from tests.writing import enroll_person
 
 D = 8
 LEAN, AWAY = np.eye(D, dtype=np.float32)[:2]
@@ -81,7 +82,7 @@ def test_a_comparison_is_refused_where_both_sides_are_beyond_one_limit(
     assert stored.embedding is not None
     assert probe.embedding is not None
     template = NewTemplate(stored.embedding, "x", asdict(stored.quality))
-    (kept,) = gallery.enroll("default", "ada", None, [template])
+    (kept,) = enroll_person(gallery, "default", "ada", None, [template])
     refusals = Refusals(gallery, "default", LIMITS)
     assert refusals.refuses(probe, stored) is refused
     claimed = gallery.compare("default", "ada", probe.embedding)
@@ -98,7 +99,7 @@ def test_a_comparison_is_refused_where_both_sides_are_beyond_one_limit(
 
 
 def test_a_template_without_a_photo_is_judged_by_its_embedding(gallery: Gallery) -> None:
-    gallery.enroll("default", "ada", None, [NewTemplate(leaning(0.6), "x")])
+    enroll_person(gallery, "default", "ada", None, [NewTemplate(leaning(0.6), "x")])
     probe = of(leaning(0.6), sharpness=5)
     claimed = gallery.compare("default", "ada", leaning(0.6))
     assert claimed is not None

@@ -15,6 +15,7 @@ from app.store.records import NewTemplate, PersonTemplate
 from app.store.schema import migrate
 from app.store.store import Store
 from app.types import FloatArray
+from tests.writing import delete_person, enroll_person
 
 DIMENSION, AT_ONCE = 16, 64
 EXACTLY = 2.0
@@ -96,7 +97,7 @@ def test_an_import_beside_it_does_not_prolong_it(gallery: Gallery) -> None:
         steps.append(done)
         vector = np.eye(DIMENSION, dtype=np.float32)[len(steps) % DIMENSION]
         person = f"new{len(steps)}"
-        gallery.enroll("default", person, None, [NewTemplate(vector, "new")])
+        enroll_person(gallery, "default", person, None, [NewTemplate(vector, "new")])
         if len(steps) > 30:
             raise TimeoutError("it goes on for as long as the import does")
 
@@ -108,7 +109,7 @@ def test_what_is_deleted_meanwhile_does_not_stop_it(gallery: Gallery) -> None:
     gone = []
 
     def delete_somebody(done: int, total: int) -> None:
-        gone.append(gallery.delete_person("default", f"p{len(gone)}"))
+        gone.append(delete_person(gallery, "default", f"p{len(gone)}"))
 
     found = find_neighbours(gallery, "default", 0.5, EXACTLY, delete_somebody)
     assert len(found.keys) == 300

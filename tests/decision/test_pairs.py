@@ -25,6 +25,7 @@ from app.gallery.gallery import Gallery
 from app.store.records import NewTemplate
 from app.types import FloatArray
 from tests.gallery.conftest import DIMENSION, open_gallery
+from tests.writing import delete_person, enroll_person
 
 MANY = 10_000  # templates: the likeness of the two is known
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,7 +57,7 @@ def gallery(tmp_path: Path) -> Iterator[Gallery]:
     """Ada, her twin, and somebody else."""
     gallery = open_gallery(tmp_path / "likeness.db")
     for person, vector in {"ada": ADA, "twin": TWIN, "plain": PLAIN}.items():
-        gallery.enroll("default", person, None, [NewTemplate(vector, person)])
+        enroll_person(gallery, "default", person, None, [NewTemplate(vector, person)])
     yield gallery
     gallery.close()
 
@@ -199,7 +200,7 @@ def test_each_of_three_look_alikes_needs_the_lead(
     gallery: Gallery, calibration: Calibration
 ) -> None:
     third = at_angle(0.8) * np.array([1, -1, *[1] * (DIMENSION - 2)], np.float32)
-    gallery.enroll("default", "third", None, [NewTemplate(third, "third")])
+    enroll_person(gallery, "default", "third", None, [NewTemplate(third, "third")])
     for other in ("twin", "third"):
         gallery.store.pairs.declare("default", "ada", other)
     between = {}
@@ -217,7 +218,7 @@ def test_who_has_no_template_or_was_deleted_is_no_rival(
         gallery.store.pairs.declare("default", "ada", other)
     ada = nearest(gallery, towards(0.4))
     assert rules(gallery, calibration).doubt(ada, towards(0.4)) is not None
-    gallery.delete_person("default", "twin")
+    delete_person(gallery, "default", "twin")
     assert rules(gallery, calibration).doubt(ada, towards(0.4)) is None
 
 
@@ -228,7 +229,7 @@ def test_deleted_between_two_reads(
     pairs, ada = rules(gallery, calibration), nearest(gallery, towards(0.4))
     known = gallery.store.pairs.counterparts(pairs.record, ["ada"])
     monkeypatch.setattr(gallery.store.pairs, "counterparts", lambda *_: known)
-    gallery.delete_person("default", "twin")
+    delete_person(gallery, "default", "twin")
     assert pairs.doubt(ada, towards(0.4)) is None
 
 
@@ -237,7 +238,7 @@ def test_the_likeness_of_two_people_is_that_of_their_most_similar_templates(
 ) -> None:
     monkeypatch.setattr("app.decision.pairs.TEMPLATES_AT_ONCE", 2)
     more = [NewTemplate(at_angle(s), str(s)) for s in (0.0, -0.5, 0.9, 0.2)]
-    gallery.enroll("default", "twin", None, more)
+    enroll_person(gallery, "default", "twin", None, more)
     for one, other in (("ada", "twin"), ("twin", "ada")):
         found = pair_similarity(gallery, "default", one, other)
         assert (found.similarity, found.templates) == (pytest.approx(0.9), 1)

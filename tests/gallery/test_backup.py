@@ -20,6 +20,7 @@ from app.index.factory import IndexFactory
 from app.store.schema import migrate
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, fresh_postgres, open_engine, template
+from tests.writing import delete_person, enroll_person
 
 Draw = Callable[[int], NDArray[np.float32]]
 RING = KeyRing(parse_keys(new_key_line("k").encode(), "test"))
@@ -46,8 +47,8 @@ def gallery_of(engine: Engine, ring: KeyRing | None = None) -> Gallery:
 def fill(gallery: Gallery, vectors: NDArray[np.float32]) -> None:
     for i, vector in enumerate(vectors):
         new = [template(vector, f"{i}")]
-        gallery.enroll("default", f"p{i % 7}", {"n": i, "ü": [1, None]}, new)
-    gallery.delete_person("default", "p3")
+        enroll_person(gallery, "default", f"p{i % 7}", {"n": i, "ü": [1, None]}, new)
+    delete_person(gallery, "default", "p3")
     gallery.create_collection("staff", {"site": "x"}, {"target_fpir": 0.01})
     gallery.store.calibrations.set("staff", "cal-1", {"n": 1})
 
@@ -104,7 +105,7 @@ def test_into_any_engine(
     assert again.check_index("default").clean
     # Keys that were given out are not given out again, not even those of what was deleted.
     highest = max(key for (key, *_) in tables(source)["templates"])
-    (stored,) = again.enroll("default", "new", None, [template(-vectors[0], "new")])
+    (stored,) = enroll_person(again, "default", "new", None, [template(-vectors[0], "new")])
     assert stored.face.template_key > int(str(highest))
 
 
@@ -112,13 +113,13 @@ def test_whoever_has_the_database_open_follows(engine_url: str, directions: Draw
     engine = ready(engine_url)
     gallery = gallery_of(engine)
     vectors = directions(3)
-    gallery.enroll("default", "ada", None, [template(vectors[0], "0")])
+    enroll_person(gallery, "default", "ada", None, [template(vectors[0], "0")])
     before = bytes_of(engine)
-    gallery.enroll("default", "bob", None, [template(vectors[1], "1")])
+    enroll_person(gallery, "default", "bob", None, [template(vectors[1], "1")])
     assert gallery.size("default").persons == 2
     restored(engine, before, replace=True)
     assert gallery.size("default").persons == 1
-    gallery.enroll("default", "eve", None, [template(vectors[2], "2")])
+    enroll_person(gallery, "default", "eve", None, [template(vectors[2], "2")])
     assert gallery.identify("default", vectors[2:], 1).rows[0][0].face.person_id == "eve"
     assert gallery.check_index("default").clean
 
@@ -137,14 +138,14 @@ def test_one_state_while_people_come_and_go(engine_url: str, directions: Draw) -
     gallery = gallery_of(engine)
     vectors = directions(400)
     for i in range(60):
-        gallery.enroll("default", f"p{i}", None, [template(vectors[i], str(i))])
+        enroll_person(gallery, "default", f"p{i}", None, [template(vectors[i], str(i))])
     stop = threading.Event()
 
     def write() -> None:
         other, i = gallery_of(open_engine(engine_url)), 60
         while not stop.is_set() and i < 400:
-            other.enroll("default", f"p{i}", None, [template(vectors[i], str(i))])
-            other.delete_person("default", f"p{i - 60}")
+            enroll_person(other, "default", f"p{i}", None, [template(vectors[i], str(i))])
+            delete_person(other, "default", f"p{i - 60}")
             i += 1
 
     writer = threading.Thread(target=write)

@@ -13,6 +13,7 @@ from app.store.schema import migrate
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_engine, template
 from tests.index.reference import ReferenceEngine
+from tests.writing import delete_collection, delete_person, enroll_person
 
 Draw = Callable[[int], NDArray[np.float32]]
 
@@ -38,12 +39,12 @@ def test_the_life_of_a_gallery(database: Path, directions: Draw) -> None:
     first, second = open_gallery(database), open_gallery(database)
     first.prepare()  # which makes it the owner of what is saved
     for number, vector in enumerate(vectors):
-        first.enroll("default", f"p{number}", {}, [template(vector, f"{number}")])
+        enroll_person(first, "default", f"p{number}", {}, [template(vector, f"{number}")])
     assert nearest(second, vectors[3]) == "p3"
     first.run_maintenance()
     assert vectors[3].tobytes() in on_disk(database.parent / "index")
-    assert second.delete_person("default", "p4").erased is Erasure.PENDING
-    assert first.delete_person("default", "p3").erased is Erasure.DONE
+    assert delete_person(second, "default", "p4").erased is Erasure.PENDING
+    assert delete_person(first, "default", "p3").erased is Erasure.DONE
     left = on_disk(database.parent)
     assert not any(vector.tobytes() in left for vector in (vectors[3], vectors[4]))
     first.merge_persons("default", "p5", "p6")
@@ -64,11 +65,11 @@ def test_closed_indexes_come_back_from_what_was_saved(database: Path, directions
     for name in ("a", "b"):
         gallery.create_collection(name, {})
         for number, vector in enumerate(vectors):
-            gallery.enroll(name, f"p{number}", {}, [template(vector, f"{number}")])
-    assert gallery.delete_person("a", "p1").erased is Erasure.DONE
+            enroll_person(gallery, name, f"p{number}", {}, [template(vector, f"{number}")])
+    assert delete_person(gallery, "a", "p1").erased is Erasure.DONE
     assert gallery.size("a").persons == 5
     assert gallery.size("b").persons == 6
     assert gallery.open_indexes().open == 1
-    assert gallery.delete_collection("a").erased is Erasure.DONE
+    assert delete_collection(gallery, "a").erased is Erasure.DONE
     assert gallery.check_index("b").clean
     gallery.close()

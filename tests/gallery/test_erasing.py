@@ -23,6 +23,7 @@ from app.store.schema import migrate
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_engine, open_gallery, template
 from tests.store.test_sqlite import everything_on_disk
+from tests.writing import delete_collection, delete_person, enroll_person
 
 Draw = Callable[[int], NDArray[np.float32]]
 
@@ -39,7 +40,9 @@ def long_reader(database: Path) -> Iterator[None]:
 
 def enroll_ada(gallery: Gallery, directions: Draw) -> list[bytes]:
     vectors = directions(20)
-    gallery.enroll("default", "ada", {}, [template(v, str(i)) for i, v in enumerate(vectors)])
+    enroll_person(
+        gallery, "default", "ada", {}, [template(v, str(i)) for i, v in enumerate(vectors)]
+    )
     return [vector.tobytes() for vector in vectors]
 
 
@@ -54,7 +57,7 @@ def test_a_deletion_beside_a_backup_is_pending_until_the_backup_has_ended(
     gallery.run_maintenance()
     vectors = enroll_ada(gallery, directions)
     with long_reader(database):
-        assert gallery.delete_person("default", "ada").erased is Erasure.PENDING
+        assert delete_person(gallery, "default", "ada").erased is Erasure.PENDING
         assert gallery.store.database.eraser.pending_s() > 0
         gallery.run_maintenance()
         assert gallery.store.database.eraser.pending_s() > 0
@@ -70,16 +73,16 @@ def test_a_deletion_that_nobody_holds_up_is_done(
     vectors = enroll_ada(gallery, directions)
     face = gallery.store.templates.page("default", "ada", None, 1).items[0]
     assert gallery.delete_face("default", face.face_id).erased is Erasure.DONE
-    assert gallery.delete_person("default", "ada").erased is Erasure.DONE
+    assert delete_person(gallery, "default", "ada").erased is Erasure.DONE
     assert not left_of(vectors, database)
 
 
 def test_deletions_at_the_same_time_are_all_done(gallery: Gallery, directions: Draw) -> None:
     for number, vector in enumerate(directions(24)):
-        gallery.enroll("default", f"p{number}", {}, [template(vector, str(number))])
+        enroll_person(gallery, "default", f"p{number}", {}, [template(vector, str(number))])
     with ThreadPoolExecutor(8) as threads:
         receipts = threads.map(
-            lambda number: gallery.delete_person("default", f"p{number}"), range(24)
+            lambda number: delete_person(gallery, "default", f"p{number}"), range(24)
         )
     assert {receipt.erased for receipt in receipts} == {Erasure.DONE}
 
@@ -90,9 +93,10 @@ import os, signal, sys
 from pathlib import Path
 from tests.gallery.conftest import open_gallery
 from tests.gallery.test_erasing import long_reader
+from tests.writing import delete_person
 gallery = open_gallery(Path(sys.argv[1]))
 with long_reader(Path(sys.argv[1])):
-    print(gallery.delete_person("default", "ada").erased, flush=True)
+    print(delete_person(gallery, "default", "ada").erased, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -120,7 +124,7 @@ def test_another_process_erases_what_a_killed_one_left(
     eraser.retry()
     vectors = enroll_ada(gallery, directions)
     with long_reader(database):
-        assert gallery.delete_person("default", "ada").erased is Erasure.PENDING
+        assert delete_person(gallery, "default", "ada").erased is Erasure.PENDING
     now[0] = EVERY_S / 2
     eraser.retry()
     assert left_of(vectors, database)
@@ -143,7 +147,7 @@ def test_a_deletion_in_postgresql_is_pending(postgres_url: str, directions: Draw
     """Until the server's VACUUM; and maintenance has nothing to repeat."""
     gallery: Any = open_gallery(postgres_url)
     enroll_ada(gallery, directions)
-    assert gallery.delete_person("default", "ada").erased is Erasure.PENDING
+    assert delete_person(gallery, "default", "ada").erased is Erasure.PENDING
     gallery.run_maintenance()
     assert gallery.store.database.eraser.pending_s() == 0
 
@@ -165,11 +169,11 @@ def test_a_snapshot_that_another_process_keeps_is_pending_until_that_follows(
     vectors = directions(4)
     for name in ("default", "second"):
         for number, vector in enumerate(vectors):
-            owner.enroll(name, f"p{number}", {}, [template(vector, str(number))])
+            enroll_person(owner, name, f"p{number}", {}, [template(vector, str(number))])
     owner.run_maintenance()  # keeps snapshots, which it owns
-    assert owner.delete_person("default", "p0").erased is Erasure.DONE
-    assert other.delete_person("default", "p1").erased is Erasure.PENDING
-    assert other.delete_collection("second").erased is Erasure.PENDING
+    assert delete_person(owner, "default", "p0").erased is Erasure.DONE
+    assert delete_person(other, "default", "p1").erased is Erasure.PENDING
+    assert delete_collection(other, "second").erased is Erasure.PENDING
     files = list((tmp_path / "index").rglob("rows-*"))
     assert any(vectors[1].tobytes() in file.read_bytes() for file in files)
     owner.run_maintenance()
@@ -177,10 +181,10 @@ def test_a_snapshot_that_another_process_keeps_is_pending_until_that_follows(
     assert files
     assert not any(vectors[1].tobytes() in file.read_bytes() for file in files)
     assert all(file.parent.name == files[0].parent.name for file in files), "second has none"
-    assert owner.delete_person("default", "p2").erased is Erasure.DONE
+    assert delete_person(owner, "default", "p2").erased is Erasure.DONE
     owner.create_collection("third", {})
-    owner.enroll("third", "p0", {}, [template(vectors[0], "0")])
-    assert owner.delete_collection("third").erased is Erasure.DONE
+    enroll_person(owner, "third", "p0", {}, [template(vectors[0], "0")])
+    assert delete_collection(owner, "third").erased is Erasure.DONE
 
 
 def test_a_snapshot_that_nobody_can_read_is_removed(
@@ -189,15 +193,15 @@ def test_a_snapshot_that_nobody_can_read_is_removed(
     """What is in it is not known: nothing could be erased in it."""
     folder = tmp_path / "index"
     first, vectors = open_with_snapshots(database, folder), directions(2)
-    first.enroll("default", "ada", {}, [template(vectors[0], "0")])
+    enroll_person(first, "default", "ada", {}, [template(vectors[0], "0")])
     first.run_maintenance()
     first.close()
     (manifest,) = folder.rglob("manifest.json")
     manifest.write_bytes(b"torn")
     second = open_with_snapshots(database, folder)
     second.prepare()
-    assert second.delete_person("default", "ada").erased is Erasure.DONE
+    assert delete_person(second, "default", "ada").erased is Erasure.DONE
     assert not list(folder.rglob("rows-*"))
-    second.enroll("default", "bob", {}, [template(vectors[1], "1")])
-    assert second.delete_person("default", "bob").erased is Erasure.DONE
+    enroll_person(second, "default", "bob", {}, [template(vectors[1], "1")])
+    assert delete_person(second, "default", "bob").erased is Erasure.DONE
     assert not any(vectors[0].tobytes() in file.read_bytes() for file in folder.rglob("rows-*"))

@@ -16,13 +16,14 @@ from app.index.factory import IndexFactory
 from app.store.schema import migrate
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, certified_of, open_engine, template
+from tests.writing import delete_person, enroll_person
 
 Draw = Callable[[int], NDArray[np.float32]]
 
 
 def fill(gallery: Gallery, vectors: NDArray[np.float32]) -> None:
     for i, vector in enumerate(vectors):
-        gallery.enroll("default", f"p{i}", None, [template(vector, str(i))])
+        enroll_person(gallery, "default", f"p{i}", None, [template(vector, str(i))])
 
 
 def index_of(gallery: Gallery) -> CertifiedIndex:
@@ -31,7 +32,7 @@ def index_of(gallery: Gallery) -> CertifiedIndex:
 
 def test_a_true_index(gallery: Gallery, directions: Draw) -> None:
     fill(gallery, directions(30))
-    gallery.delete_person("default", "p3")
+    delete_person(gallery, "default", "p3")
     assert gallery.check_index("default") == IndexCheck(29, CopyCheck())
     assert gallery.check_index("default").clean
 
@@ -70,7 +71,7 @@ def test_a_removed_template_that_is_alive_in_the_index_again(
 ) -> None:
     """The counts are right: only the rows themselves tell."""
     fill(gallery, directions(5))
-    gallery.delete_person("default", "p1")
+    delete_person(gallery, "default", "p1")
     rows = index_of(gallery).state.write_buffer.rows
     rows.alive[rows.keys == 2] = True
     found = gallery.check_index("default")
@@ -81,7 +82,7 @@ def test_a_template_of_another_person_and_one_that_is_not_erased(
     gallery: Gallery, directions: Draw
 ) -> None:
     fill(gallery, directions(5))
-    gallery.delete_person("default", "p1")
+    delete_person(gallery, "default", "p1")
     rows = index_of(gallery).state.write_buffer.rows
     rows.persons[rows.keys == 1] = rows.persons[rows.keys == 3]
     rows.vectors[rows.keys == 2] = directions(1)
@@ -111,7 +112,7 @@ class TestSnapshot:
         gallery.run_maintenance()
         vectors = directions(5)
         for i in (3, 4):
-            gallery.enroll("default", f"p{i}", None, [template(vectors[i], str(i))])
+            enroll_person(gallery, "default", f"p{i}", None, [template(vectors[i], str(i))])
         self.save(gallery)
         return gallery
 
@@ -119,9 +120,9 @@ class TestSnapshot:
         next(iter(gallery._replicas.values())).save()
 
     def test_a_true_one(self, kept: Gallery, directions: Draw) -> None:
-        kept.delete_person("default", "p1")
-        kept.delete_person("default", "p4")
-        kept.enroll("default", "later", None, [template(directions(6)[5], "later")])
+        delete_person(kept, "default", "p1")
+        delete_person(kept, "default", "p4")
+        enroll_person(kept, "default", "later", None, [template(directions(6)[5], "later")])
         assert kept.check_index("default") == IndexCheck(4, CopyCheck(), CopyCheck())
         assert kept.check_index("default").clean
         kept.close()

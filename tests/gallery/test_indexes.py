@@ -21,6 +21,7 @@ from app.store.store import Store
 from tests.gallery.conftest import open_engine, template
 from tests.index.conftest import Vectors, unit
 from tests.index.test_snapshot import KEY, on_disk
+from tests.writing import delete_collection, delete_person, enroll_person
 
 D = 64
 SHAPE = IndexShape(encode_at=64, merge_at=3)  # from 4 rows on there is a snapshot
@@ -54,7 +55,7 @@ def fill(gallery: Gallery, name: str, count: int, seed: int = 0) -> Vectors:
     gallery.create_collection(name, {})
     vectors = drawn(count, seed)
     for number, vector in enumerate(vectors):
-        gallery.enroll(name, f"p{number}", None, [template(vector, str(number))])
+        enroll_person(gallery, name, f"p{number}", None, [template(vector, str(number))])
     return vectors
 
 
@@ -130,7 +131,7 @@ class TestClosing:
         gallery = open_gallery()
         fill(gallery, "a", 5)
         gallery.size("default")
-        gallery.enroll("a", "new", None, [template(drawn(1, seed=9)[0], "new")])
+        enroll_person(gallery, "a", "new", None, [template(drawn(1, seed=9)[0], "new")])
         assert open_names(gallery) == {"default"}
         assert nearest(gallery, "a", drawn(1, seed=9)[0]) == "new"
 
@@ -147,10 +148,10 @@ class TestClosing:
                 name = names[random.integers(len(names))]
                 person = f"{seed}-{turn}"
                 (vector,) = drawn(1, seed=1000 + 100 * seed + turn)
-                gallery.enroll(name, person, None, [template(vector, person)])
+                enroll_person(gallery, name, person, None, [template(vector, person)])
                 if nearest(gallery, name, vector) != person:
                     failures.append(f"{person} is not in {name}")
-                gallery.delete_person(name, person)
+                delete_person(gallery, name, person)
                 if nearest(gallery, name, vector) is not None:
                     failures.append(f"{person} is in {name} again")
                 gallery.run_maintenance()
@@ -183,7 +184,7 @@ class TestDeletion:
         gone = [vectors[number].tobytes() for number in (3, 75)]  # in a shard, in the write buffer
         assert ring is not None or all(one in on_disk(database.parent) for one in gone)
         for number in (3, 75):
-            assert gallery.delete_person("a", f"p{number}").erased is Erasure.DONE
+            assert delete_person(gallery, "a", f"p{number}").erased is Erasure.DONE
         assert not any(one in on_disk(database.parent) for one in gone)
         assert nearest(gallery, "a", vectors[3]) is None
         assert gallery.check_index("a").clean
@@ -196,7 +197,7 @@ class TestDeletion:
         gallery.size("a")
         gallery.size("default")
         assert manifests(database) == 1
-        assert gallery.delete_collection("a").erased is Erasure.DONE
+        assert delete_collection(gallery, "a").erased is Erasure.DONE
         assert list((database.parent / "index").glob("*/*/*")) == []
         with pytest.raises(CollectionNotFound):
             gallery.size("a")
@@ -210,11 +211,11 @@ class TestDeletion:
         owner.run_maintenance()
         owner.size("default")
         owner.run_maintenance()
-        assert other.delete_person("a", "p3").erased is Erasure.PENDING
+        assert delete_person(other, "a", "p3").erased is Erasure.PENDING
         assert vectors[3].tobytes() in on_disk(database.parent / "index")
         owner.run_maintenance()
         assert vectors[3].tobytes() not in on_disk(database.parent)
-        other.delete_collection("a")
+        delete_collection(other, "a")
         owner.run_maintenance()
         assert manifests(database) == 0
 
@@ -226,7 +227,9 @@ class TestDeletion:
         owner.run_maintenance()
         opened = owner.open_indexes().opened
         for number in range(3):
-            other.enroll("a", f"n{number}", None, [template(drawn(1, seed=number + 1)[0], "n")])
+            enroll_person(
+                other, "a", f"n{number}", None, [template(drawn(1, seed=number + 1)[0], "n")]
+            )
             owner.run_maintenance()
         assert owner.open_indexes().opened == opened
         assert owner.size("a").templates == 13
@@ -243,14 +246,14 @@ class TestOwner:
         first.run_maintenance()
         second = open_gallery(limit=100_000_000)
         assert nearest(second, "a", vectors[70]) == "p70"  # from the first one's files
-        first.enroll("a", "new", None, [template(drawn(1, seed=5)[0], "new")])
+        enroll_person(first, "a", "new", None, [template(drawn(1, seed=5)[0], "new")])
         first._replicas[
             first.store.collections.get("a").key
         ].save()  # files that the second never read
-        assert second.delete_person("a", "new").erased is Erasure.PENDING
-        assert second.delete_person("a", "p3").erased is Erasure.PENDING
+        assert delete_person(second, "a", "new").erased is Erasure.PENDING
+        assert delete_person(second, "a", "p3").erased is Erasure.PENDING
         first._indexes._catalog.release()  # as where it is killed
-        assert second.delete_person("a", "p75").erased is Erasure.DONE
+        assert delete_person(second, "a", "p75").erased is Erasure.DONE
         left = on_disk(database.parent / "index")
         for vector in (drawn(1, seed=5)[0], vectors[3], vectors[75]):
             assert vector.tobytes() not in left
@@ -268,8 +271,8 @@ class TestOwner:
         vectors, of_deleted = fill(first, "a", 80), fill(first, "b", 80, seed=1)
         for name, probe in (("a", vectors[7]), ("b", of_deleted[7])):
             assert nearest(second, name, probe) == "p7"  # read from the database into its index
-        assert first.delete_person("a", "p3").erased is Erasure.DONE
-        assert first.delete_collection("b").erased is Erasure.DONE
+        assert delete_person(first, "a", "p3").erased is Erasure.DONE
+        assert delete_collection(first, "b").erased is Erasure.DONE
         first.close()
         for replica in list(second._replicas.values()):
             replica.save()  # as where an index is closed before maintenance has updated it
@@ -284,8 +287,8 @@ class TestOwner:
         owner.prepare()
         fill(owner, "a", 10)
         assert other.size("a").templates == 10
-        assert other.delete_person("a", "p3").erased is Erasure.PENDING
-        assert other.delete_collection("a").erased is Erasure.PENDING
+        assert delete_person(other, "a", "p3").erased is Erasure.PENDING
+        assert delete_collection(other, "a").erased is Erasure.PENDING
 
     def test_what_a_killed_owner_left_half_written_goes(
         self, open_gallery: Open, database: Path
@@ -316,7 +319,7 @@ class TestOwner:
         fill(gallery, "larger", 4)
         gallery.run_maintenance()
         assert len(list(folder.iterdir())) == 2
-        gallery.delete_person("larger", "p0")
+        delete_person(gallery, "larger", "p0")
         gallery._replicas[gallery.store.collections.get("larger").key].save()
         assert [path.name for path in folder.iterdir()] == ["lock"]
 

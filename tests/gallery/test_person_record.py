@@ -14,6 +14,7 @@ from app.store.records import IdempotencyRequest, NewTemplate
 from app.store.sql import tables
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_store
+from tests.writing import store_person
 
 # Of each column that belongs to a person: what a record has of it, or why it has nothing.
 RECORDED = {
@@ -79,8 +80,8 @@ def filled(store: Store) -> HeldData:
     metadata = {"team": "red", "consent": {"reference": "form 17", "expires": "2030-01-01"}}
     new = NewTemplate(direction(0), "9f" * 32, {"sharpness": 210.5}, b"a crop")
     kept = IdempotencyRequest("her key", "d" * 64, lambda _: {"person_id": "ada"})
-    (stored,) = store.templates.enroll("staff", "ada", metadata, [new], idempotency=kept)
-    store.templates.enroll("staff", "bob", None, [NewTemplate(direction(2), "aa" * 32)])
+    (stored,) = store_person(store, "staff", "ada", metadata, [new], idempotency=kept)
+    store_person(store, "staff", "bob", None, [NewTemplate(direction(2), "aa" * 32)])
     store.pairs.declare("staff", "ada", "bob")
     for face in store.templates.page("staff", None, None, 9).items:
         number = 1 if face.face_id == stored.face.face_id else 3

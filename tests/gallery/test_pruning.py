@@ -15,6 +15,7 @@ from app.gallery.maintenance import Pruning
 from app.store.sql.tables import changes
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_gallery, open_store, template
+from tests.writing import delete_person, enroll_person, store_person
 
 Draw = Callable[[int], NDArray[np.float32]]
 DAY = timedelta(days=1)
@@ -47,7 +48,7 @@ def enroll(store: Store, vectors: NDArray[np.float32], collection: str = "defaul
     """A revision each."""
     for vector in vectors:
         one = template(vector, vector.tobytes().hex()[:64])
-        store.templates.enroll(collection, "ada", None, [one])
+        store_person(store, collection, "ada", None, [one])
 
 
 def revisions(store: Store, collection: str = "default") -> list[int]:
@@ -149,11 +150,11 @@ def test_an_index_that_is_behind_the_end_is_built_from_the_database(
     behind, empty = open_gallery(engine_url), open_gallery(engine_url)
     assert empty.size("default").templates == 0
     for number, vector in enumerate(vectors[:3]):
-        writer.enroll("default", f"p{number}", {}, [template(vector, str(number))])
+        enroll_person(writer, "default", f"p{number}", {}, [template(vector, str(number))])
     assert behind.size("default").templates == 3
-    writer.delete_person("default", "p0")
+    delete_person(writer, "default", "p0")
     for number, vector in enumerate(vectors[3:], 3):
-        writer.enroll("default", f"p{number}", {}, [template(vector, str(number))])
+        enroll_person(writer, "default", f"p{number}", {}, [template(vector, str(number))])
     writer.store.changes.prune(0, timedelta(0), MANY)
     for gallery in (behind, empty):
         rows = gallery.identify("default", vectors, 1).rows
@@ -168,11 +169,11 @@ def test_pruned_in_the_very_moment_of_following(
     """After the replica saw that the log has its revision, and before it read what came since."""
     vectors = directions(4)
     writer, reader = open_gallery(database), open_gallery(database)
-    writer.enroll("default", "p0", {}, [template(vectors[0], "0")])
+    enroll_person(writer, "default", "p0", {}, [template(vectors[0], "0")])
     assert reader.size("default").templates == 1
-    writer.delete_person("default", "p0")
+    delete_person(writer, "default", "p0")
     for number, vector in enumerate(vectors[1:], 1):
-        writer.enroll("default", f"p{number}", {}, [template(vector, str(number))])
+        enroll_person(writer, "default", f"p{number}", {}, [template(vector, str(number))])
     real = reader.store.changes.since
 
     def after_pruning(*arguments: Any) -> Any:

@@ -26,6 +26,7 @@ from app.store.records import Changes, CollectionRecord, IdempotencyRequest, Per
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_store, template
 from tests.waiting import PATIENCE_S
+from tests.writing import enroll_person, store_person
 
 Draw = Callable[[int], NDArray[np.float32]]
 WRITERS = 6
@@ -67,7 +68,7 @@ def test_enrolments_of_one_person_merge(stores: list[Store], directions: Draw) -
 
     def enroll(store: Store, i: int) -> bool:
         new = [template(vectors[i], f"{i}"), template(vectors[0], "same")]
-        return store.templates.enroll("default", "ada", None, new)[1].duplicate
+        return store_person(store, "default", "ada", None, new)[1].duplicate
 
     works = [lambda s=s, i=i: enroll(s, i) for i, s in enumerate(stores)]
     assert Counter(at_once(works)) == {False: 1, True: WRITERS - 1}
@@ -79,11 +80,11 @@ def test_a_write_does_not_wait_for_an_update_of_the_index(
 ) -> None:
     """A search finds what it stored nevertheless."""
     first, second = directions(2)
-    gallery.enroll("default", "ada", None, [template(first, "1")])
+    enroll_person(gallery, "default", "ada", None, [template(first, "1")])
     (replica,) = gallery._replicas.values()
     with ThreadPoolExecutor(1) as threads, replica._lock:
         new = [template(second, "2")]
-        threads.submit(gallery.enroll, "default", "bob", None, new).result(PATIENCE_S)
+        threads.submit(enroll_person, gallery, "default", "bob", None, new).result(PATIENCE_S)
         assert replica.index.position != Position(2, gallery.require("default").stamp)
     (found,) = gallery.identify("default", second[np.newaxis], 1).rows
     assert [one.face.person_id for one in found] == ["bob"]
@@ -112,7 +113,7 @@ def test_a_write_updates_an_index_that_is_open(
     monkeypatch.setattr(replica._changes, "since", reading)
     assert enroll("bob", 1)
     assert (replica.index.position, read) == (position_of(gallery.require("default")), [])
-    gallery.store.templates.enroll("default", "cyd", None, [template(vectors[2], "2")])
+    store_person(gallery.store, "default", "cyd", None, [template(vectors[2], "2")])
     assert enroll("dan", 3)
     assert (replica.index.position, read) == (position_of(gallery.require("default")), [2])
     found = gallery.identify("default", vectors, 1).rows
@@ -139,7 +140,7 @@ def test_keys_rise_with_revisions_and_a_follower_misses_nothing(
     def write(store: Store, writer: int) -> None:
         for i in range(8):
             new = [template(vectors[i], "a"), template(vectors[i], "b")]
-            store.templates.enroll("default", f"{writer}-{i}", None, new)
+            store_person(store, "default", f"{writer}-{i}", None, new)
 
     follower = threading.Thread(target=follow)
     follower.start()
@@ -161,7 +162,7 @@ def test_a_collection_deleted_under_its_writers(stores: list[Store], directions:
 
     def enroll(store: Store, writer: int) -> str:
         for i in range(20):
-            store.templates.enroll("default", f"{writer}-{i}", None, [template(vector, "a")])
+            store_person(store, "default", f"{writer}-{i}", None, [template(vector, "a")])
         return "all"
 
     works: list[Callable[[], Any]] = [
@@ -185,7 +186,7 @@ def test_one_key_is_one_enrolment(stores: list[Store], directions: Draw) -> None
         )
         # Other content each time: what counts is the digest of the request.
         new = [template(vectors[i], str(i))]
-        return store.templates.enroll("default", f"{i}", None, new, idempotency=idempotency)[
+        return store_person(store, "default", f"{i}", None, new, idempotency=idempotency)[
             0
         ].face.face_id
 

@@ -18,6 +18,7 @@ from app.store.records import CollectionRecord
 from app.store.sql.retention import Expiry
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_gallery, template
+from tests.writing import store_person
 
 DAY = timedelta(days=1)
 
@@ -50,7 +51,7 @@ def enroll(store: Store, *people: str, collection: str = "staff") -> None:
         seed = abs(hash((person, store.database.clock()))) % 2**32
         vector = np.random.default_rng(seed).standard_normal(DIMENSION).astype(np.float32)
         new = template(vector / np.linalg.norm(vector), f"{person} {store.database.clock()}")
-        store.templates.enroll(collection, person, None, [new])
+        store_person(store, collection, person, None, [new])
 
 
 def left(store: Store, collection: str = "staff") -> list[str]:
@@ -127,7 +128,7 @@ class TestWho:
         vector = aging.embeddings.of_person("staff", "ada")[1][0]
         again = template(vector, f"ada {calendar.now}")
         calendar.now += 31 * DAY
-        (stored,) = aging.templates.enroll("staff", "ada", None, [again])
+        (stored,) = store_person(aging, "staff", "ada", None, [again])
         assert [stored.duplicate, stored.face.face_id] == [True, face.face_id]
         assert aging.retention.expired("staff", Expiry(calendar.now - 30 * DAY), 9) == []
 

@@ -14,6 +14,7 @@ from sqlalchemy import Engine, event
 from app.gallery.gallery import Gallery
 from app.store.records import IdempotencyRequest
 from tests.gallery.conftest import template
+from tests.writing import enroll_person
 
 
 @contextmanager
@@ -53,13 +54,15 @@ def test_a_call_needs_so_many(
 ) -> None:
     """A higher number slows every call down: change it only for a reason."""
     first, second = directions(2)
-    gallery.enroll("default", "ada", {"site": 1}, [template(first, "1")])
+    enroll_person(gallery, "default", "ada", {"site": 1}, [template(first, "1")])
     gallery.identify("default", first[np.newaxis], 1)
     once = IdempotencyRequest("key", "digest", lambda _: {})
     new = [template(second, "2")]
     calls: dict[str, Callable[[], object]] = {
-        "enroll": lambda: gallery.enroll("default", "bob", None, new),
-        "enroll once": lambda: gallery.enroll("default", "ada", None, new, idempotency=once),
+        "enroll": lambda: enroll_person(gallery, "default", "bob", None, new),
+        "enroll once": lambda: enroll_person(
+            gallery, "default", "ada", None, new, idempotency=once
+        ),
         "identify": lambda: gallery.identify("default", second[np.newaxis], 1),
         "filtered": lambda: gallery.identify("default", second[np.newaxis], 1, {"site": 1}),
         "verify": lambda: gallery.compare("default", "ada", second),

@@ -14,6 +14,7 @@ from app.importing.source_rows import Row
 from app.recognition.enroll import template_from_embedding
 from app.services import Services, build_services
 from app.settings import Settings
+from tests.writing import enroll_person
 
 OPTIONS = ImportOptions(near_duplicate=0.9, on_conflict=OnConflict.SKIP)
 
@@ -102,7 +103,7 @@ def test_a_face_like_somebody_declared_different_is_no_conflict(services: Servic
         services.gallery.store.persons.create(name, "ada", {})
         for person, vector in zip(people, (other, third), strict=False):
             made = [template_from_embedding(services, vector.tolist())]
-            services.gallery.enroll(name, person, None, made)
+            enroll_person(services.gallery, name, person, None, made)
         if name != "undeclared":
             services.gallery.store.pairs.declare(name, "ada", "twin")
         reported: list[RowOutcome] = []

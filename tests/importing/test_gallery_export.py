@@ -17,6 +17,7 @@ from app.importing.sources import SourceOptions, rows_of
 from app.recognition.enroll import template_from_photo
 from app.services import Services, build_services
 from app.settings import Settings
+from tests.writing import enroll_person
 
 
 @pytest.fixture(params=["plain", "encrypted"])
@@ -31,7 +32,7 @@ def services(request: pytest.FixtureRequest, tmp_path: Path, photos: Path) -> It
             )
             for name in names
         ]
-        services.gallery.enroll("default", person, {"of": person}, made)
+        enroll_person(services.gallery, "default", person, {"of": person}, made)
     services.gallery.store.persons.create("default", "nobody yet", {"of": "nobody"})
     for other in ("obama", "nobody yet"):
         services.gallery.store.pairs.declare("default", "biden", other)

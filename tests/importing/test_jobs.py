@@ -18,6 +18,7 @@ from app.services import build_services
 from app.settings import Settings
 from tests.importing.archives import two_people
 from tests.waiting import until
+from tests.writing import delete_collection
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_a_start_forgets_imports_of_a_collection_that_was_deleted(
     kept = queue(jobs, archive)
     until(lambda: jobs.get("default", kept.import_id).state is JobState.DONE)
     jobs.stop()
-    services.gallery.delete_collection("brief")
+    delete_collection(services.gallery, "brief")
     if again:
         services.gallery.create_collection("brief", {})
     after = ImportJobs(services)

@@ -23,6 +23,7 @@ from app.inference.machine import usable_cores
 from app.services import Services, build_services
 from app.settings import Settings
 from app.store.records import NewTemplate
+from tests.writing import delete_person
 
 Run = Callable[..., list[RowOutcome]]
 
@@ -116,7 +117,7 @@ def test_a_face_of_another_person_is_reported(
         RowResult.ENROLLED, "conflict", "obama",
     )  # fmt: skip
     assert last.similarity > 0.7
-    services.gallery.delete_person("default", "zoe")
+    delete_person(services.gallery, "default", "zoe")
     *_, last = run(people, on_conflict=OnConflict.SKIP)
     assert (last.result, last.reason) == (RowResult.REJECTED, "conflict")
     with pytest.raises(ImportStopped, match=r"zoe.*resembles obama"):
@@ -132,7 +133,7 @@ def test_a_refused_conflict_is_remembered_until_it_is_to_be_looked_at_again(
     (people / "zoe").mkdir()
     shutil.copy(photos / "obama3.jpg", people / "zoe")
     run(people, on_conflict=OnConflict.SKIP)
-    services.gallery.delete_person("default", "obama")
+    delete_person(services.gallery, "default", "obama")
     zoe = [
         row for row in folder_rows(people, SourceOptions("", 10_000_000)) if row.person_id == "zoe"
     ]

@@ -23,6 +23,7 @@ from tests.gallery.conftest import certified_of, open_engine, template
 from tests.index.conftest import Vectors, settle, templates, unit
 from tests.index.test_snapshot import KEY, on_disk
 from tests.locks import BEFORE, RELEASED, Pause
+from tests.writing import delete_collection, delete_person, enroll_person
 
 D = 64
 SHAPE = IndexShape(encode_at=64, merge_at=3)
@@ -54,7 +55,7 @@ def opened(database: Path, ring: KeyRing | None, pause: Pause) -> Gallery:
 
 
 def enroll(gallery: Gallery, person: str, vector: Vectors, collection: str = "default") -> None:
-    gallery.enroll(collection, person, None, [template(vector, person)])
+    enroll_person(gallery, collection, person, None, [template(vector, person)])
 
 
 def fill(gallery: Gallery, collection: str) -> None:
@@ -144,8 +145,8 @@ class TestSnapshot:
         seen = list[bool]()
 
         def delete() -> None:
-            opened.delete_person("default", "p7")
-            opened.delete_person("default", "p66")
+            delete_person(opened, "default", "p7")
+            delete_person(opened, "default", "p66")
             seen.extend(vector in on_disk(database.parent) for vector in gone)
 
         pause.arm(delete, event=RELEASED, name="snapshot.files", at=moment)
@@ -167,7 +168,7 @@ class TestSnapshot:
         fill(opened, "staff")
         replica = opened._replicas[opened.store.collections.get("staff").key]
         folder = replica.index.saved_copy._snapshot._folder  # type: ignore[attr-defined]
-        delete = partial(opened.delete_collection, "staff")
+        delete = partial(delete_collection, opened, "staff")
         pause.arm(delete, event=RELEASED, name="snapshot.files", at=moment)
         replica.maintain()
         replica.save()
@@ -188,7 +189,7 @@ def test_a_reader_that_comes_late_leaves_no_folder(database: Path, pause: Pause)
     gallery.create_collection("staff", {})
     enroll(gallery, "ada", drawn(1)[0], "staff")
     key = gallery.store.collections.get("staff").key
-    delete = partial(gallery.delete_collection, "staff")
+    delete = partial(delete_collection, gallery, "staff")
     pause.arm(delete, event=BEFORE, name="gallery.replicas", patience_s=60)
     with pytest.raises(Exception, match="deleted meanwhile"):
         gallery.size("staff")
@@ -204,7 +205,7 @@ def test_nothing_waits_to_be_erased_where_there_is_no_snapshot(database: Path) -
     gallery = Gallery(Store(engine), IndexFactory(2), "es-test", D)
     for i, vector in enumerate(drawn(5)):
         enroll(gallery, f"p{i}", vector)
-        gallery.delete_person("default", f"p{i}")
+        delete_person(gallery, "default", f"p{i}")
     (replica,) = gallery._replicas.values()
     assert replica.index._state.to_erase == []  # type: ignore[attr-defined]
     gallery.close()

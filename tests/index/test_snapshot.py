@@ -25,6 +25,7 @@ from app.store.schema import migrate
 from app.store.store import Store
 from tests.gallery.conftest import open_engine, template
 from tests.index.conftest import SMALL, settle, templates, unit
+from tests.writing import delete_collection, delete_person, enroll_person
 
 D = 64
 KEY = KeyRing(parse_keys(b"one:" + b"8J2cQx0m3vL5tYw7Zr9aBd1FgHkMnPqSuVxE4iT6oWA=", "test"))
@@ -223,7 +224,7 @@ class TestGallery:
 
     def enroll(self, gallery: Gallery, person: str, vectors: NDArray[np.float32]) -> None:
         new = [template(vector, f"{person}-{vector[0]!r}") for vector in vectors]
-        gallery.enroll("default", person, None, new)
+        enroll_person(gallery, "default", person, None, new)
 
     def fill(self, gallery: Gallery) -> None:
         for start in range(0, 600, 20):
@@ -240,7 +241,7 @@ class TestGallery:
         first = self.open(database)
         self.fill(first)
         self.enroll(first, "later", drawn(1, seed=5))
-        first.delete_person("default", "p40")
+        delete_person(first, "default", "p40")
         # Killed, not closed: what is on disk is older than the database.
         monkeypatch.setattr(replica_module.Replica, "_build", refuse)
         second = self.open(database)
@@ -257,7 +258,7 @@ class TestGallery:
         gallery.run_maintenance()
         gone = [vector.tobytes() for vector in drawn(600)[100:120]]
         assert all(vector in on_disk(database.parent) for vector in gone)
-        gallery.delete_person("default", "p100")
+        delete_person(gallery, "default", "p100")
         assert not any(vector in on_disk(database.parent) for vector in gone)
         gallery.close()
 
@@ -297,7 +298,7 @@ class TestGallery:
         """As few people as are worth a snapshot."""
         gallery.create_collection("staff", {})
         new = [template(vector, str(i)) for i, vector in enumerate(drawn(8))]
-        gallery.enroll("staff", "ada", None, new)
+        enroll_person(gallery, "staff", "ada", None, new)
 
     def test_a_deleted_collection_takes_its_folder_along(self, database: Path) -> None:
         gallery = self.open(database)
@@ -305,7 +306,7 @@ class TestGallery:
         gallery.run_maintenance()
         assert len(list(database.parent.rglob("manifest.json"))) == 1
         assert drawn(1)[0].tobytes() in on_disk(database.parent / "index")
-        gallery.delete_collection("staff")
+        delete_collection(gallery, "staff")
         assert drawn(1)[0].tobytes() not in on_disk(database.parent / "index")
 
     def test_what_was_deleted_while_nobody_looked_goes_at_the_next_start(

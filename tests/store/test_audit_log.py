@@ -22,6 +22,7 @@ from app.store.sql.audit_log import DATABASE_RESTORED, AuditFilter
 from app.store.sql.tables import audit_entries, audit_head
 from app.store.store import Store
 from tests.gallery.conftest import template
+from tests.writing import store_person
 
 KEY = bytes(range(32))
 
@@ -43,7 +44,7 @@ def store(engine: Engine) -> Store:
 
 def enroll(store: Store, person_id: str, seed: float = 1.0) -> None:
     vector = np.array([seed, 0, 0, 1], np.float32)
-    store.templates.enroll("staff", person_id, None, [template(vector, person_id)])
+    store_person(store, "staff", person_id, None, [template(vector, person_id)])
 
 
 def actions(store: Store) -> list[str]:

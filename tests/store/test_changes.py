@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 from app.errors import CollectionNotFound
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, template
+from tests.writing import store_person
 
 Draw = Callable[[int], NDArray[np.float32]]
 
 
 def enroll(store: Store, collection: str, vectors: NDArray[np.float32]) -> None:
-    store.templates.enroll(
-        collection, "ada", None, [template(v, str(i)) for i, v in enumerate(vectors)]
+    store_person(
+        store, collection, "ada", None, [template(v, str(i)) for i, v in enumerate(vectors)]
     )
 
 
@@ -55,7 +56,7 @@ def test_what_was_only_added_to(store: Store, directions: Draw) -> None:
     enroll(store, "default", directions(1))
     one = store.collections.get("default")
     assert store.changes.only_added_since(one.key, one.revision, one.stamp)
-    store.templates.enroll("default", "bob", None, [template(directions(2)[1], "b")])
+    store_person(store, "default", "bob", None, [template(directions(2)[1], "b")])
     assert store.changes.only_added_since(one.key, one.revision, one.stamp)
     assert not store.changes.only_added_since(one.key, one.revision, "of another history")
     assert not store.changes.only_added_since(one.key, 0, "")

@@ -14,6 +14,7 @@ from app.store.sql.consents import EARLIEST, WITHDRAWN, WITHOUT_END, consent_unt
 from app.store.sql.tables import persons
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, template
+from tests.writing import store_person
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 YEAR = {"consent": {"reference": "form 17", "expires": "2027-03-01"}}
@@ -63,7 +64,7 @@ def test_what_a_consent_is(consent: Any, until: datetime | None) -> None:
 @pytest.mark.parametrize("metadata", [None, {}, {"consent": "yes"}, ENDED, GONE])
 def test_nobody_is_enrolled_without_one(strict: Store, metadata: Any) -> None:
     with pytest.raises(ConsentMissing):
-        strict.templates.enroll("staff", "ada", metadata, NEW)
+        store_person(strict, "staff", "ada", metadata, NEW)
     with pytest.raises(ConsentMissing):
         strict.imports.enroll("staff", [PersonTemplate("ada", metadata, NEW[0])], SPACE)
     with pytest.raises(ConsentMissing):
@@ -73,8 +74,8 @@ def test_nobody_is_enrolled_without_one(strict: Store, metadata: Any) -> None:
 
 
 def test_one_consent_is_for_further_photos(strict: Store) -> None:
-    strict.templates.enroll("staff", "ada", YEAR, NEW)
-    strict.templates.enroll("staff", "ada", None, NEW)
+    store_person(strict, "staff", "ada", YEAR, NEW)
+    store_person(strict, "staff", "ada", None, NEW)
     strict.imports.enroll("staff", [PersonTemplate("ada", None, NEW[0])], SPACE)
     assert strict.persons.get("staff", "ada").consent_until == END
     recorded = [one.members for one in strict.audit.latest(50)]
@@ -84,26 +85,26 @@ def test_one_consent_is_for_further_photos(strict: Store) -> None:
 
 
 def test_one_that_has_ended_is_not_enough(strict: Store) -> None:
-    strict.templates.enroll("staff", "ada", YEAR, NEW)
+    store_person(strict, "staff", "ada", YEAR, NEW)
     strict.database.clock = lambda: NOW + timedelta(days=366)
     for metadata in (None, YEAR):
         with pytest.raises(ConsentMissing, match="has ended"):
-            strict.templates.enroll("staff", "ada", metadata, NEW)
+            store_person(strict, "staff", "ada", metadata, NEW)
     with pytest.raises(ConsentMissing):
         strict.imports.enroll("staff", [PersonTemplate("ada", None, NEW[0])], SPACE)
     new = {"consent": {"reference": "form 18"}}
-    assert strict.templates.enroll("staff", "ada", new, NEW)
+    assert store_person(strict, "staff", "ada", new, NEW)
 
 
 def test_metadata_without_a_consent_does_not_replace_one(strict: Store) -> None:
-    strict.templates.enroll("staff", "ada", YEAR, NEW)
+    store_person(strict, "staff", "ada", YEAR, NEW)
     with pytest.raises(ConsentMissing):
         strict.persons.update("staff", "ada", {"team": "day"})
     assert strict.persons.get("staff", "ada").metadata == YEAR
 
 
 def test_faces_move_only_to_persons_with_one(strict: Store) -> None:
-    (stored,) = strict.templates.enroll("staff", "ada", YEAR, NEW)
+    (stored,) = store_person(strict, "staff", "ada", YEAR, NEW)
     strict.persons.create("staff", "bob", YEAR)
     with pytest.raises(ConsentMissing):
         strict.corrections.move_face("staff", stored.face.face_id, "nobody")
@@ -115,7 +116,7 @@ def test_faces_move_only_to_persons_with_one(strict: Store) -> None:
 
 
 def test_neither_a_merge_nor_a_move_undoes_a_withdrawal(strict: Store) -> None:
-    (stored,) = strict.templates.enroll("staff", "ada", YEAR, NEW)
+    (stored,) = store_person(strict, "staff", "ada", YEAR, NEW)
     strict.persons.create("staff", "ada-2", YEAR)
     strict.persons.update("staff", "ada", GONE)
     with pytest.raises(ConsentMissing, match="'ada' has ended"):
@@ -128,7 +129,7 @@ def test_neither_a_merge_nor_a_move_undoes_a_withdrawal(strict: Store) -> None:
 
 
 def test_a_withdrawn_one_is_found_by_the_rule_at_once(strict: Store) -> None:
-    strict.templates.enroll("staff", "ada", YEAR, NEW)
+    store_person(strict, "staff", "ada", YEAR, NEW)
     strict.persons.create("staff", "bob", YEAR)
     strict.persons.update("staff", "ada", GONE)
     assert "consent.withdrawn" in actions(strict)

@@ -14,6 +14,7 @@ from app.index.factory import IndexFactory
 from app.index.person_scores import effective_templates
 from app.store.records import NewTemplate
 from tests.gallery.conftest import DIMENSION, SPACE, open_store
+from tests.writing import enroll_person
 
 Draw = Callable[[int], np.ndarray]
 
@@ -34,7 +35,7 @@ def enroll(gallery: Gallery, person: str, *vectors: Any) -> list[str]:
         NewTemplate(vector, f"{person}-{index}", {}, b"\x89PNG crop")
         for index, vector in enumerate(vectors)
     ]
-    return [one.face.face_id for one in gallery.enroll("default", person, None, made)]
+    return [one.face.face_id for one in enroll_person(gallery, "default", person, None, made)]
 
 
 def nearest(gallery: Gallery, probe: np.ndarray) -> tuple[str, str]:
@@ -78,7 +79,7 @@ def test_the_same_photo_is_not_kept_twice(place: Gallery, directions: Draw) -> N
     (a,) = directions(1)
     template = NewTemplate(a, "one photo")
     for person in ("ada", "bob"):
-        place.enroll("default", person, None, [template])
+        enroll_person(place, "default", person, None, [template])
     merged = place.merge_persons("default", "ada", "bob")
     # Under encryption a photo's mark is its person's own: the two cannot be recognised as one.
     assert merged.templates == (1 if place.store.encryption.state().encrypted == 0 else 2)

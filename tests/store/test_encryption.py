@@ -15,6 +15,7 @@ from app.gallery.gallery import Gallery
 from app.index.factory import IndexFactory
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_store, template
+from tests.writing import delete_person, enroll_person
 
 Draw = Callable[[int], NDArray[np.float32]]
 LINES = {name: new_key_line(name) for name in ("first", "second", "other")}
@@ -44,7 +45,7 @@ def test_the_same_answers_and_nothing_readable(engine_url: str, directions: Draw
     gallery = gallery_of(store)
     vectors = directions(40)
     for i, vector in enumerate(vectors):
-        gallery.enroll("default", f"p{i % 8}", None, [template(vector, str(i))])
+        enroll_person(gallery, "default", f"p{i % 8}", None, [template(vector, str(i))])
     for blob in stored_bytes(store):
         assert len(blob) == 4 * DIMENSION + 29
         assert not any(vector.tobytes()[:16] in blob for vector in vectors)
@@ -65,8 +66,8 @@ def test_content_is_known_again_but_not_by_its_digest(engine_url: str, direction
     store = opened(engine_url, "first")
     gallery = gallery_of(store)
     new = [template(directions(1)[0], "a" * 64)]
-    assert not gallery.enroll("default", "ada", None, new)[0].duplicate
-    assert gallery.enroll("default", "ada", None, new)[0].duplicate
+    assert not enroll_person(gallery, "default", "ada", None, new)[0].duplicate
+    assert enroll_person(gallery, "default", "ada", None, new)[0].duplicate
     asked = [("ada", "a" * 64), ("ada", "b" * 64), ("nobody", "a" * 64)]
     assert store.imports.known_contents("default", asked) == {("ada", "a" * 64)}
     with store.database.reading() as connection:
@@ -80,18 +81,20 @@ def test_a_database_is_brought_under_a_key_while_it_is_used(
     plain = gallery_of(opened(engine_url))
     vectors = directions(6)
     for i, vector in enumerate(vectors[:4]):
-        plain.enroll("default", f"p{i % 2}", None, [template(vector, f"{i}" * 64)])
+        enroll_person(plain, "default", f"p{i % 2}", None, [template(vector, f"{i}" * 64)])
     store = opened(engine_url, "first")
     gallery = gallery_of(store)
-    gallery.enroll("default", "p0", None, [template(vectors[4], "4" * 64)])
+    enroll_person(gallery, "default", "p0", None, [template(vectors[4], "4" * 64)])
     assert (store.encryption.state().plain, store.encryption.state().encrypted) == (4, 1)
-    again = gallery.enroll("default", "p0", None, [template(vectors[0], "0" * 64)])
+    again = enroll_person(gallery, "default", "p0", None, [template(vectors[0], "0" * 64)])
     assert again[0].duplicate  # also of what was stored before there was a key
     while store.encryption.reencrypt("default"):
         pass
     state = store.encryption.state()
     assert (state.plain, state.encrypted, dict(state.persons_by_key)) == (0, 5, {"first": 2})
-    assert gallery.enroll("default", "p0", None, [template(vectors[0], "0" * 64)])[0].duplicate
+    assert enroll_person(gallery, "default", "p0", None, [template(vectors[0], "0" * 64)])[
+        0
+    ].duplicate
     for fresh in (gallery, gallery_of(opened(engine_url, "first"))):
         rows = fresh.identify("default", vectors[:5], 1).rows
         assert [row[0].face.person_id for row in rows] == ["p0", "p1", "p0", "p1", "p0"]
@@ -103,7 +106,9 @@ def test_no_plain_byte_stays_after_encrypting(database: Path, directions: Draw) 
     vectors = directions(30)
     store = opened(url)
     gallery = gallery_of(store)
-    gallery.enroll("default", "ada", None, [template(v, str(i)) for i, v in enumerate(vectors)])
+    enroll_person(
+        gallery, "default", "ada", None, [template(v, str(i)) for i, v in enumerate(vectors)]
+    )
     store.close()
     encrypted = opened(url, "first")
     while encrypted.encryption.reencrypt("default"):
@@ -115,10 +120,10 @@ def test_no_plain_byte_stays_after_encrypting(database: Path, directions: Draw) 
 def test_keys_are_rotated(engine_url: str, directions: Draw) -> None:
     vectors = directions(3)
     first = gallery_of(opened(engine_url, "first"))
-    first.enroll("default", "ada", None, [template(vectors[0], "0")])
+    enroll_person(first, "default", "ada", None, [template(vectors[0], "0")])
     store = opened(engine_url, "second", "first")
     gallery = gallery_of(store)
-    gallery.enroll("default", "bob", None, [template(vectors[1], "1")])
+    enroll_person(gallery, "default", "bob", None, [template(vectors[1], "1")])
     before = stored_bytes(store)
     while store.encryption.reencrypt("default"):
         pass
@@ -132,8 +137,12 @@ def test_keys_are_rotated(engine_url: str, directions: Draw) -> None:
 
 
 def test_a_start_with_the_wrong_keys_is_refused(engine_url: str, directions: Draw) -> None:
-    gallery_of(opened(engine_url, "first")).enroll(
-        "default", "ada", None, [template(directions(1)[0], "0")]
+    enroll_person(
+        gallery_of(opened(engine_url, "first")),
+        "default",
+        "ada",
+        None,
+        [template(directions(1)[0], "0")],
     )
     with pytest.raises(EncryptionKeyError, match="first"):
         opened(engine_url)
@@ -149,10 +158,10 @@ def test_a_start_with_the_wrong_keys_is_refused(engine_url: str, directions: Dra
 def test_deleting_a_person_deletes_the_key(engine_url: str, directions: Draw) -> None:
     store = opened(engine_url, "first")
     gallery = gallery_of(store)
-    gallery.enroll("default", "ada", None, [template(directions(1)[0], "0")])
+    enroll_person(gallery, "default", "ada", None, [template(directions(1)[0], "0")])
     (kept,) = stored_bytes(store)  # as a backup of the file system would
-    gallery.delete_person("default", "ada")
-    gallery.enroll("default", "ada", None, [template(directions(2)[1], "0")])
+    delete_person(gallery, "default", "ada")
+    enroll_person(gallery, "default", "ada", None, [template(directions(2)[1], "0")])
     with store.database.writing() as connection:
         connection.execute(text("UPDATE templates SET embedding = :kept"), {"kept": kept})
     with pytest.raises(DamagedData):
@@ -163,7 +172,7 @@ def test_rows_that_were_swapped_are_refused(engine_url: str, directions: Draw) -
     store = opened(engine_url, "first")
     gallery = gallery_of(store)
     for i, vector in enumerate(directions(2)):
-        gallery.enroll("default", f"p{i}", None, [template(vector, str(i))])
+        enroll_person(gallery, "default", f"p{i}", None, [template(vector, str(i))])
     one, other = stored_bytes(store)
     with store.database.writing() as connection:
         swap = (

@@ -14,6 +14,7 @@ from app.store.records import IdempotencyRequest, StoredTemplate
 from app.store.store import Store
 from app.types import JsonObject
 from tests.gallery.conftest import DIMENSION, SPACE, open_store, template
+from tests.writing import store_person
 
 Draw = Callable[[int], NDArray[np.float32]]
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -56,12 +57,12 @@ def kept(store: Store) -> int:
 def test_the_answer_is_kept_and_nothing_is_stored_again(store: Store, directions: Draw) -> None:
     first, second = (template(vector, str(vector[0])) for vector in directions(2))
     assert store.idempotency.answered("default", idempotency()) is None
-    (stored,) = store.templates.enroll("default", "ada", None, [first], idempotency=idempotency())
+    (stored,) = store_person(store, "default", "ada", None, [first], idempotency=idempotency())
     answer = {"faces": [stored.face.face_id]}
     before = store.collections.get("default")
     with pytest.raises(EnrolledBefore):
-        store.templates.enroll(
-            "default", "ada", {"changed": True}, [second], idempotency=idempotency()
+        store_person(
+            store, "default", "ada", {"changed": True}, [second], idempotency=idempotency()
         )
     assert store.idempotency.answered("default", idempotency()) == answer
     assert store.collections.get("default") == before
@@ -70,14 +71,14 @@ def test_the_answer_is_kept_and_nothing_is_stored_again(store: Store, directions
 
 def test_a_key_belongs_to_one_request(store: Store, directions: Draw) -> None:
     new = [template(directions(1)[0], "a")]
-    store.templates.enroll("default", "ada", None, new, idempotency=idempotency())
+    store_person(store, "default", "ada", None, new, idempotency=idempotency())
     with pytest.raises(IdempotencyKeyReused, match="another request"):
         store.idempotency.answered("default", idempotency(digest="other"))
     with pytest.raises(IdempotencyKeyReused):
-        store.templates.enroll("default", "bob", None, new, idempotency=idempotency(digest="other"))
+        store_person(store, "default", "bob", None, new, idempotency=idempotency(digest="other"))
     store.collections.create("staff", SPACE, DIMENSION, {})
-    store.templates.enroll(
-        "staff", "ada", None, new, idempotency=idempotency(digest="other")
+    store_person(
+        store, "staff", "ada", None, new, idempotency=idempotency(digest="other")
     )  # keys are a collection's
 
 
@@ -87,30 +88,35 @@ def test_an_enrolment_that_failed_keeps_no_answer(store: Store, directions: Draw
 
     new = [template(directions(1)[0], "a")]
     with pytest.raises(RuntimeError):
-        store.templates.enroll(
-            "default", "ada", None, new, idempotency=IdempotencyRequest("k", "d", broken)
+        store_person(
+            store, "default", "ada", None, new, idempotency=IdempotencyRequest("k", "d", broken)
         )
     assert (store.idempotency.answered("default", idempotency()), kept(store)) == (None, 0)
-    assert not store.templates.enroll("default", "ada", None, new, idempotency=idempotency())[
+    assert not store_person(store, "default", "ada", None, new, idempotency=idempotency())[
         0
     ].duplicate
 
 
 def test_answers_are_kept_for_a_day(store: Store, clock: Clock, directions: Draw) -> None:
     vectors = directions(3)
-    store.templates.enroll(
-        "default", "ada", None, [template(vectors[0], "a")], idempotency=idempotency("old")
+    store_person(
+        store, "default", "ada", None, [template(vectors[0], "a")], idempotency=idempotency("old")
     )
     clock.now = START + timedelta(hours=23, minutes=59)
     assert store.idempotency.answered("default", idempotency("old")) is not None
     clock.now = START + timedelta(hours=24)
     assert store.idempotency.answered("default", idempotency("old")) is None
-    store.templates.enroll(
-        "default", "ada", None, [template(vectors[1], "b")], idempotency=idempotency("new")
+    store_person(
+        store, "default", "ada", None, [template(vectors[1], "b")], idempotency=idempotency("new")
     )
     assert kept(store) == 1  # the expired one went with this write
-    store.templates.enroll(
-        "default", "bob", None, [template(vectors[2], "c")], idempotency=idempotency("old", "other")
+    store_person(
+        store,
+        "default",
+        "bob",
+        None,
+        [template(vectors[2], "c")],
+        idempotency=idempotency("old", "other"),
     )
 
 
@@ -118,9 +124,9 @@ def test_expired_answers_go_without_another_enrollment(
     store: Store, clock: Clock, directions: Draw
 ) -> None:
     new = [template(directions(1)[0], "a")]
-    store.templates.enroll("default", "ada", None, new, idempotency=idempotency("old"))
+    store_person(store, "default", "ada", None, new, idempotency=idempotency("old"))
     clock.now = START + timedelta(hours=12)
-    store.templates.enroll("default", "ada", None, new, idempotency=idempotency("new"))
+    store_person(store, "default", "ada", None, new, idempotency=idempotency("new"))
     store.idempotency.prune()
     assert kept(store) == 2
     clock.now = START + timedelta(hours=24)
@@ -133,10 +139,8 @@ def test_expired_answers_go_without_another_enrollment(
 
 def test_deletions_delete_the_answers(store: Store, directions: Draw) -> None:
     first, second = (template(vector, str(vector[0])) for vector in directions(2))
-    (stored,) = store.templates.enroll(
-        "default", "ada", None, [first], idempotency=idempotency("a")
-    )
-    store.templates.enroll("default", "bob", None, [second], idempotency=idempotency("b"))
+    (stored,) = store_person(store, "default", "ada", None, [first], idempotency=idempotency("a"))
+    store_person(store, "default", "bob", None, [second], idempotency=idempotency("b"))
     store.templates.delete("default", stored.face.face_id)
     assert store.idempotency.answered("default", idempotency("a")) == {
         "faces": [stored.face.face_id]

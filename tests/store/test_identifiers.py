@@ -17,6 +17,7 @@ from app.store.records import NewTemplate, PersonTemplate
 from app.store.store import Store
 from tests.gallery.conftest import SPACE, template
 from tests.store.test_store import Draw
+from tests.writing import store_person
 
 COMPOSED, DECOMPOSED = "jos\u00e9", "jose\u0301"
 NAMES = [
@@ -85,9 +86,9 @@ class TestStore:
 
     def test_an_id_is_one_however_it_is_composed(self, store: Store, directions: Draw) -> None:
         one, two, three = directions(3)
-        made = store.templates.enroll("default", DECOMPOSED, None, [template(one, "1")])
+        made = store_person(store, "default", DECOMPOSED, None, [template(one, "1")])
         assert made[0].face.person_id == COMPOSED
-        store.templates.enroll("default", COMPOSED, None, [template(two, "2")])
+        store_person(store, "default", COMPOSED, None, [template(two, "2")])
         row = PersonTemplate(DECOMPOSED, None, NewTemplate(three, "3"))
         assert store.imports.enroll("default", [row], SPACE)[0]
         with pytest.raises(PersonExists):
@@ -114,10 +115,10 @@ class TestStore:
     ) -> None:
         (vector,) = directions(1)
         bad = "ada\u202e"
-        face = store.templates.enroll("default", "ada", None, [template(vector, "1")])[0].face
+        face = store_person(store, "default", "ada", None, [template(vector, "1")])[0].face
         for attempt in (
             lambda: store.persons.create("default", bad, {}),
-            lambda: store.templates.enroll("default", bad, None, [template(vector, "2")]),
+            lambda: store_person(store, "default", bad, None, [template(vector, "2")]),
             lambda: store.imports.enroll(
                 "default", [PersonTemplate(bad, None, NewTemplate(vector, "3"))], SPACE
             ),
@@ -149,7 +150,7 @@ class TestStore:
 
     def test_a_person_gets_another_id(self, store: Store, directions: Draw) -> None:
         (vector,) = directions(1)
-        face = store.templates.enroll("default", "ada", {"n": 1}, [template(vector, "1")])[0].face
+        face = store_person(store, "default", "ada", {"n": 1}, [template(vector, "1")])[0].face
         store.persons.create("default", "eve", {})
         with pytest.raises(PersonExists):
             store.persons.update("default", "ada", new_id="eve")

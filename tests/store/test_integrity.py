@@ -17,6 +17,7 @@ from app.store.schema import migrate
 from app.store.store import Store
 from tests.gallery.conftest import open_engine, open_store, template
 from tests.store.test_store import Draw
+from tests.writing import store_person
 
 STORED = {
     "deep": '{"keep": 1, "a": ' + '{"a": ' * 900 + "1" + "}" * 901,
@@ -55,7 +56,7 @@ def stored(engine: Engine, store: Store, directions: Draw) -> dict[str, str]:
     who is named by what is wrong."""
     rows = STORED | (NOT_IN_POSTGRESQL if engine.dialect.name == "sqlite" else {})
     for name, vector in zip([*rows, "well"], directions(len(rows) + 1), strict=True):
-        store.templates.enroll("default", name, {"n": 1}, [template(vector, name)])
+        store_person(store, "default", name, {"n": 1}, [template(vector, name)])
     for name, content in rows.items():
         run(engine, "UPDATE persons SET metadata = :content WHERE person_id = :name",
             content=content, name=name)  # fmt: skip
@@ -128,7 +129,7 @@ def test_a_backup_of_an_earlier_version_is_restored(
 ) -> None:
     """It holds values, not JSON text, and ids as they came."""
     for name, vector in zip("abc", directions(3), strict=True):
-        store.templates.enroll("default", name, {}, [template(vector, name)])
+        store_person(store, "default", name, {}, [template(vector, name)])
     bodies = list(dump(engine))
     people = next(b["rows"] for b in bodies if b.get("table") == "persons")
     people[0]["metadata"] = {"n": float("nan"), "deep": [[[]]]}
@@ -198,7 +199,7 @@ def test_a_migration_composes_ids_and_merges_no_persons(empty_url: str, directio
     assert one.key != other.key
     assert store.persons.get("default", "\u212b").person_id == "\u00c5"
     (vector,) = directions(1)
-    faces = store.templates.enroll("default", DECOMPOSED, {"n": 2}, [template(vector, "1")])
+    faces = store_person(store, "default", DECOMPOSED, {"n": 2}, [template(vector, "1")])
     assert faces[0].face.person_id == DECOMPOSED
     assert store.persons.get("default", COMPOSED).templates == 0
     with pytest.raises(PersonExists):
@@ -220,7 +221,7 @@ def test_a_page_of_large_metadata_ends_early(
     """A thousand of them together would be gigabytes; nobody is left out."""
     names = [f"p{number}" for number in range(9)]
     for name, vector in zip(names, directions(len(names)), strict=True):
-        store.templates.enroll("default", name, None, [template(vector, name)])
+        store_person(store, "default", name, None, [template(vector, name)])
     run(engine, "UPDATE persons SET metadata = :content", content=STORED["large"])
     run(engine, "UPDATE templates SET quality = :content", content=STORED["large"])
     pages, after = [store.persons.page("default", None, 1_000)], ""

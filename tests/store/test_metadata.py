@@ -27,6 +27,7 @@ from app.store.records import NewTemplate, PersonTemplate
 from app.store.store import Store
 from tests.gallery.conftest import SPACE, template
 from tests.store.test_store import Draw
+from tests.writing import store_person
 
 
 def nested(depth: int) -> dict[str, Any]:
@@ -126,16 +127,16 @@ class TestStore:
         self, store: Store, directions: Draw, bad: Any
     ) -> None:
         (vector,) = directions(1)
-        store.templates.enroll("default", "ada", {"n": 1}, [template(vector, "1")])
+        store_person(store, "default", "ada", {"n": 1}, [template(vector, "1")])
         rated = NewTemplate(vector, "9", quality=bad)
         for attempt in (
             lambda: store.collections.create("other", SPACE, 16, bad),
             lambda: store.collections.update("default", bad, None),
             lambda: store.persons.create("default", "eve", bad),
             lambda: store.persons.update("default", "ada", bad),
-            lambda: store.templates.enroll("default", "ada", bad, [template(vector, "2")]),
-            lambda: store.templates.enroll("default", "eve", bad, [template(vector, "2")]),
-            lambda: store.templates.enroll("default", "eve", None, [rated]),
+            lambda: store_person(store, "default", "ada", bad, [template(vector, "2")]),
+            lambda: store_person(store, "default", "eve", bad, [template(vector, "2")]),
+            lambda: store_person(store, "default", "eve", None, [rated]),
             lambda: store.imports.enroll(
                 "default", [PersonTemplate("eve", bad, NewTemplate(vector, "3"))], SPACE
             ),

@@ -14,6 +14,7 @@ from app.errors import DatabaseError
 from app.store.schema import MIGRATIONS, migrate, newest_revision, pending
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_engine, template
+from tests.writing import store_person
 
 VECTOR = np.eye(DIMENSION, dtype=np.float32)[0]
 
@@ -72,7 +73,7 @@ def test_an_old_database_keeps_all_it_holds(engine: Engine, version: str) -> Non
             text("SELECT sealed, data_key, key_id FROM templates, persons")
         ).one()
     assert (bool(row.sealed), row.data_key, row.key_id) == (False, None, None)
-    store.templates.enroll("old", "ada", None, [template(VECTOR, "d")])
+    store_person(store, "old", "ada", None, [template(VECTOR, "d")])
     assert (store.collections.get("old").revision, len(store.collections.get("old").stamp)) == (
         4,
         16,

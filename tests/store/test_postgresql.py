@@ -22,6 +22,7 @@ from app.store.records import IdempotencyRequest, PersonEnrollment
 from app.store.schema import migrate
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_engine, open_store, template
+from tests.writing import store_person
 
 
 @pytest.fixture
@@ -200,7 +201,7 @@ class TestFailures:
         broken = template(np.eye(DIMENSION, dtype=np.float32)[0], "a")
         object.__setattr__(broken, "content_digest", None)
         with pytest.raises(IntegrityError) as caught:
-            own_store.templates.enroll("default", "ada", {"secret": 1}, [broken])
+            store_person(own_store, "default", "ada", {"secret": 1}, [broken])
         reported = "".join(traceback.format_exception(caught.value))
         assert "content_digest" in reported
         assert "Failing row" not in reported
@@ -214,7 +215,7 @@ def test_pruning_of_answers_waits_for_no_enrollment(postgres_url: str) -> None:
     store.collections.create("default", SPACE, DIMENSION, {})
     for key, vector in zip("ab", np.eye(DIMENSION, dtype=np.float32)[:2], strict=True):
         kept = IdempotencyRequest(key, "d", lambda _: {})
-        store.templates.enroll("default", key, None, [template(vector, key)], idempotency=kept)
+        store_person(store, "default", key, None, [template(vector, key)], idempotency=kept)
     left = text("SELECT key FROM idempotency")
     later = open_store(postgres_url, clock=lambda: now + timedelta(days=2))
     with store.database.writing() as connection:

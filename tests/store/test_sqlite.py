@@ -17,6 +17,7 @@ from app.store.backends.sqlite import advice, is_full
 from app.store.records import NewTemplate
 from app.store.store import Store
 from tests.gallery.conftest import open_engine, open_gallery, template
+from tests.writing import delete_person, enroll_person
 
 Draw = Callable[[int], NDArray[np.float32]]
 
@@ -38,9 +39,11 @@ def test_deleted_embeddings_leave_no_bytes_in_the_database(
     database: Path, gallery: Gallery, directions: Draw
 ) -> None:
     vectors = directions(50)
-    gallery.enroll("default", "ada", {}, [template(v, str(i)) for i, v in enumerate(vectors)])
+    enroll_person(
+        gallery, "default", "ada", {}, [template(v, str(i)) for i, v in enumerate(vectors)]
+    )
     assert vectors[20].tobytes() in everything_on_disk(database)
-    gallery.delete_person("default", "ada")
+    delete_person(gallery, "default", "ada")
     left = everything_on_disk(database)
     assert not any(vector.tobytes() in left for vector in vectors)
 
@@ -51,7 +54,7 @@ def everything_on_disk(database: Path) -> bytes:
 
 def test_a_full_disk_is_507_and_loses_nothing(gallery: Gallery, directions: Draw) -> None:
     vectors = directions(2)
-    gallery.enroll("default", "ada", {}, [template(vectors[0], "a")])
+    enroll_person(gallery, "default", "ada", {}, [template(vectors[0], "a")])
     with gallery.store.database.engine.connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
         # SQLite's own limit answers as a full disk does, without filling one; it belongs to the
@@ -59,10 +62,10 @@ def test_a_full_disk_is_507_and_loses_nothing(gallery: Gallery, directions: Draw
         connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
     big = NewTemplate(vectors[1], "b", crop=b"x" * 100_000)
     with pytest.raises(StoreFull, match="nothing was changed"):
-        gallery.enroll("default", "bob", {}, [big])
+        enroll_person(gallery, "default", "bob", {}, [big])
     assert [p.person_id for p in gallery.store.persons.page("default", None, 9).items] == ["ada"]
     gallery.store.close()
-    gallery.enroll("default", "bob", {}, [big])
+    enroll_person(gallery, "default", "bob", {}, [big])
     assert gallery.identify("default", vectors[1:], 1).rows[0][0].face.person_id == "bob"
 
 
@@ -119,7 +122,7 @@ def test_failures_are_distinguished_by_their_codes(code: int, full: bool, words:
 
 def test_the_files_are_for_their_owner_alone(database: Path, directions: Draw) -> None:
     gallery = open_gallery(database)
-    gallery.enroll("default", "ada", {}, [template(directions(1)[0], "a")])
+    enroll_person(gallery, "default", "ada", {}, [template(directions(1)[0], "a")])
     modes = {path.name: path.stat().st_mode & 0o777 for path in database.parent.glob("likeness*")}
     assert set(modes.values()) == {0o600}, modes
     assert len(modes) == 5

@@ -21,6 +21,7 @@ from app.store.records import Erasure, NewTemplate
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_engine, open_gallery
 from tests.index.conftest import unit
+from tests.writing import store_person
 
 PEOPLE = ["ada", "bob", "cyd", "dan", "eve"]
 
@@ -189,7 +190,7 @@ def test_a_full_disk_keeps_what_it_acknowledges(database: Path, store: Store) ->
     def write(person: str) -> None:
         try:
             if person == "big":
-                store.templates.enroll("default", person, None, [big], space=SPACE)
+                store_person(store, "default", person, None, [big], space=SPACE)
             else:
                 create(store, person)
             acknowledged.append(person)

@@ -19,6 +19,7 @@ from app.store.records import CollectionRecord
 from app.store.sql.tables import metadata
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_engine, open_gallery, open_store, template
+from tests.writing import store_person
 
 Draw = Callable[[int], NDArray[np.float32]]
 ROOT = Path(__file__).parents[2]
@@ -27,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 def enroll(store: Store, person: str, vectors: NDArray[np.float32]) -> list[int]:
     """The keys of the new templates."""
     new = [template(vector, f"{person}-{i}") for i, vector in enumerate(vectors)]
-    return [one.face.template_key for one in store.templates.enroll("default", person, None, new)]
+    return [one.face.template_key for one in store_person(store, "default", person, None, new)]
 
 
 def test_migrations_make_the_tables_the_code_knows(empty_url: str) -> None:
@@ -66,8 +67,8 @@ def test_the_clock_is_the_callers(engine_url: str, store: Store) -> None:
     moment = datetime(2001, 2, 3, 4, 5, 6, 789, tzinfo=UTC)
     store = open_store(engine_url, clock=lambda: moment)
     assert store.persons.create("default", "ada", {}).created_at == moment
-    (stored,) = store.templates.enroll(
-        "default", "ada", None, [template(np.eye(16, dtype=np.float32)[0], "")]
+    (stored,) = store_person(
+        store, "default", "ada", None, [template(np.eye(16, dtype=np.float32)[0], "")]
     )
     assert stored.face == store.templates.get("default", stored.face.face_id)
 
@@ -78,9 +79,7 @@ def test_what_was_written_is_read(store: Store, directions: Draw) -> None:
     assert made == store.collections.get("staff")
     assert (made.metadata, made.policy) == (nested, {"target_fpir": 0.1})
     vectors = directions(3)
-    stored = store.templates.enroll(
-        "staff", "ada", nested, [template(v, str(v[0])) for v in vectors]
-    )
+    stored = store_person(store, "staff", "ada", nested, [template(v, str(v[0])) for v in vectors])
     person = store.persons.get("staff", "ada")
     assert (person.metadata, person.templates) == (nested, 3)
     faces, found = store.embeddings.of_person("staff", "ada")
@@ -102,7 +101,7 @@ def test_enrolment_is_all_or_nothing(store: Store, directions: Draw) -> None:
     object.__setattr__(bad, "content_digest", None)  # the database refuses NULL
     before = store.collections.get("default")
     with pytest.raises(IntegrityError):
-        store.templates.enroll("default", "ada", {}, [good, bad])
+        store_person(store, "default", "ada", {}, [good, bad])
     assert store.persons.page("default", None, 10).items == []
     assert store.collections.get("default") == before
 
@@ -110,14 +109,14 @@ def test_enrolment_is_all_or_nothing(store: Store, directions: Draw) -> None:
 def test_the_same_content_is_stored_once(store: Store, directions: Draw) -> None:
     vectors = directions(3)
     same = [template(vectors[0], "a"), template(vectors[1], "b"), template(vectors[0], "a")]
-    first = store.templates.enroll("default", "ada", None, same)
+    first = store_person(store, "default", "ada", None, same)
     assert [one.duplicate for one in first] == [False, False, True]
     assert first[0].face == first[2].face
     revision = store.collections.get("default").revision
-    again = store.templates.enroll("default", "ada", None, same[:2])
+    again = store_person(store, "default", "ada", None, same[:2])
     assert [(one.duplicate, one.face) for one in again] == [(True, one.face) for one in first[:2]]
     assert store.collections.get("default").revision == revision
-    assert not store.templates.enroll("default", "bob", None, same[:1])[0].duplicate
+    assert not store_person(store, "default", "bob", None, same[:1])[0].duplicate
 
 
 def test_more_keys_than_a_statement_takes(store: Store, directions: Draw) -> None:
@@ -138,9 +137,7 @@ def test_a_page_ends_where_its_json_is_long(store: Store, directions: Draw) -> N
     long = {"text": "x" * 16_000}
     names = [f"p{number:02}" for number in range(20)]
     for name, vector in zip(names, directions(len(names)), strict=True):
-        store.templates.enroll(
-            "default", name, long, [replace(template(vector, name), quality=long)]
-        )
+        store_person(store, "default", name, long, [replace(template(vector, name), quality=long)])
         store.collections.create(name, SPACE, DIMENSION, long)
     for first, rest in (
         (
@@ -232,7 +229,7 @@ class TestFollowing:
         keys = enroll(store, "ada", vectors)
         store.collections.create("other", SPACE, DIMENSION, {})
         new = [template(vectors[0], "x")]
-        (elsewhere,) = store.templates.enroll("other", "ada", None, new)
+        (elsewhere,) = store_person(store, "other", "ada", None, new)
         record = store.collections.get("default")
         asked = [keys[3], keys[1], elsewhere.face.template_key, keys[3] + 1000]
         found = store.embeddings.by_key(record, asked)
@@ -245,9 +242,10 @@ def test_a_killed_process_loses_nothing_acknowledged(engine_url: str) -> None:
     code = (
         "import os, sys; import numpy as np\n"
         "from tests.gallery.conftest import open_gallery, template\n"
+        "from tests.writing import enroll_person\n"
         "gallery = open_gallery(sys.argv[1])\n"
         "vector = np.eye(16, dtype=np.float32)[3]\n"
-        "gallery.enroll('default', 'ada', None, [template(vector, 'a')])\n"
+        "enroll_person(gallery, 'default', 'ada', None, [template(vector, 'a')])\n"
         "os.kill(os.getpid(), 9)\n"
     )
     killed = subprocess.run([sys.executable, "-c", code, engine_url], cwd=ROOT, check=False)

@@ -20,6 +20,7 @@ from app.store.sql.tables import metadata_terms
 from app.store.store import Store
 from tests.gallery.conftest import SPACE, open_engine, open_store, template
 from tests.store.test_store import Draw
+from tests.writing import store_person
 
 
 def same(a: Any, b: Any) -> bool:
@@ -94,10 +95,10 @@ class TestWrites:
 
     def test_enrolling_and_changing(self, store: Store, directions: Draw) -> None:
         one, two, three, four = directions(4)
-        store.templates.enroll("default", "ada", {"team": "a", "n": 1}, [template(one, "1")])
-        store.templates.enroll("default", "ada", None, [template(two, "2")])
+        store_person(store, "default", "ada", {"team": "a", "n": 1}, [template(one, "1")])
+        store_person(store, "default", "ada", None, [template(two, "2")])
         check(store, {"ada": {"team": "a", "n": 1}}, {"team": "a"}, {"team": "a", "n": 1})
-        store.templates.enroll("default", "ada", {"team": "b", "n": 1}, [template(three, "3")])
+        store_person(store, "default", "ada", {"team": "b", "n": 1}, [template(three, "3")])
         store.persons.create("default", "eve", {"team": "a"})
         store.persons.update("default", "eve", {"team": "c", "x": [1]})
         rows = [
@@ -228,7 +229,7 @@ def test_it_agrees_with_comparing_one_by_one(
 ) -> None:
     people = {}
     for i, metadata in enumerate(held):
-        shared_store.templates.enroll("default", f"p{i}", metadata, [])
+        store_person(shared_store, "default", f"p{i}", metadata, [])
         people[f"p{i}"] = metadata
     check(shared_store, people, wanted, *(one for one in held if one))
     for person in people:

@@ -21,7 +21,6 @@ from app.store.records import (
     EnrolledTogether,
     FaceName,
     FaceRecord,
-    IdempotencyRequest,
     NewTemplate,
     Page,
     PersonEnrollment,
@@ -92,37 +91,21 @@ class TemplateStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def enroll(
-        self,
-        name: str,
-        person_id: str,
-        metadata: JsonObject | None,
-        new_templates: Sequence[NewTemplate],
-        *,
-        idempotency: IdempotencyRequest | None = None,
-        space: str | None = None,
-    ) -> list[StoredTemplate]:
-        """Store templates of a person, who is created if need be; all of them or none.
-
-        They are of the embedding space `space`: EmbeddingSpaceMismatch is raised, and nothing
-        stored, if the collection is of another one by now.
-
-        Metadata replaces what the person had, unless it is None. With `idempotency` the answer is
-        kept in the same transaction; EnrolledBefore is raised, and nothing stored, where it was
-        kept already, IdempotencyKeyReused where the key belongs to another request. Raises
-        ConsentMissing if the collection needs a consent that the person does not have.
-        """
-        one = PersonEnrollment(person_id, metadata, new_templates, idempotency)
-        (stored,) = self.enroll_together(name, [one], space).outcomes
-        assert not isinstance(stored, Exception), "the error of a single one is raised"
-        return list(stored)
-
     def enroll_together(
         self, name: str, enrollments: Sequence[PersonEnrollment], space: str | None = None
     ) -> EnrolledTogether:
-        """`enroll` for several persons of a collection, in one transaction. One that fails is
-        undone alone, and its outcome is what `enroll` raises; if it is the only one, that is
-        raised."""
+        """Store templates of persons, who are created if need be, in one transaction; of each
+        person all templates or none. Where one fails, it alone is undone, and its outcome is the
+        error; if it is the only one, the error is raised.
+
+        The templates are of the embedding space `space`: EmbeddingSpaceMismatch is raised, and
+        nothing stored, if the collection is of another one by now.
+
+        Metadata replaces what the person had, unless it is None. With `idempotency` the answer is
+        kept in the same transaction; the error is EnrolledBefore where it was kept already,
+        IdempotencyKeyReused where the key belongs to another request, and ConsentMissing if the
+        collection needs a consent that the person does not have.
+        """
         now = self._database.clock()
         with self._database.writing() as connection:
             before = lock_collection(connection, name)

@@ -23,6 +23,7 @@ from app.index.factory import IndexFactory
 from app.store.backends import create_engine
 from app.store.records import Erasure, NewTemplate, PersonTemplate
 from app.store.store import Store
+from tests.writing import delete_collection, delete_person, enroll_person
 
 Vector = NDArray[np.float32]
 D = 16
@@ -55,7 +56,7 @@ class Host:
 
     def enroll(self, collection: str, person: str, vectors: list[Vector]) -> list[str]:
         new = [template(vector) for vector in vectors]
-        stored = self.gallery.enroll(collection, person, None, new)
+        stored = enroll_person(self.gallery, collection, person, None, new)
         return [one.face.face_id for one in stored]
 
     def enrol_many(self, collection: str, people: dict[str, Vector]) -> list[str]:
@@ -63,13 +64,13 @@ class Host:
         return [str(face) for face in self.gallery.enroll_many(collection, rows)]
 
     def delete_person(self, collection: str, person: str) -> bool:
-        return self.gallery.delete_person(collection, person).erased is Erasure.DONE
+        return delete_person(self.gallery, collection, person).erased is Erasure.DONE
 
     def delete_face(self, collection: str, face: str) -> bool:
         return self.gallery.delete_face(collection, face).erased is Erasure.DONE
 
     def delete_collection(self, collection: str) -> bool:
-        return self.gallery.delete_collection(collection).erased is Erasure.DONE
+        return delete_collection(self.gallery, collection).erased is Erasure.DONE
 
     def move_face(self, collection: str, face: str, person: str) -> None:
         self.gallery.move_face(collection, face, person)

@@ -21,6 +21,7 @@ from app.store.records import NewTemplate
 from tests.decision.conftest import people
 from tests.decision.test_calibration import calibration
 from tests.decision.test_calibrations import DIMENSION, fill, open_gallery
+from tests.writing import delete_person, enroll_person
 
 LOWERING = Comparator(np.eye(DIMENSION, dtype=np.float32)[0], 1.5)
 
@@ -62,10 +63,10 @@ def test_the_same_templates_have_the_same_digest(gallery: Gallery, tmp_path: Pat
     for person in range(4, -1, -1):  # other ids, other order, other keys
         _, vectors = gallery.store.embeddings.of_person("default", f"p{person}")
         templates = [NewTemplate(v, f"x{i}") for i, v in enumerate(vectors)][::-1]
-        other.enroll("default", f"q{person}", None, templates)
+        enroll_person(other, "default", f"q{person}", None, templates)
     again = measure_collection(other, other.require("default"), COSINE, named=False)
     assert again.sha256 == one.sha256
-    other.delete_person("default", "q3")
+    delete_person(other, "default", "q3")
     less = measure_collection(other, other.require("default"), COSINE, named=False)
     assert less.sha256 != one.sha256
     other.store.close()
@@ -86,7 +87,7 @@ def test_nobody_is_an_error(gallery: Gallery) -> None:
 def test_a_collection_that_changes_meanwhile(gallery: Gallery) -> None:
     fill(gallery, 3)
     before = gallery.require("default")
-    gallery.delete_person("default", "p1")
+    delete_person(gallery, "default", "p1")
     with pytest.raises(AttestationError, match="changed while it was measured"):
         measure_collection(gallery, before, COSINE, named=False)
 
@@ -112,7 +113,9 @@ def test_persons_are_compared_by_the_score_of_the_collection(
     monkeypatch.setattr(cells, "BLOCK_PERSONS", 7)
     monkeypatch.setattr(cells, "BLOCK_ROWS", 11)
     _, more = gallery.store.embeddings.of_person("default", "p4")
-    gallery.enroll("default", "p9", None, [NewTemplate(more[0], "copy")])  # a third template
+    enroll_person(
+        gallery, "default", "p9", None, [NewTemplate(more[0], "copy")]
+    )  # a third template
     vectors = {n: gallery.store.embeddings.of_person("default", f"p{n}")[1] for n in range(30)}
     record = gallery.require("default")
     found = measure_collection(gallery, record, LOWERING, score, named=True).searched.strangers
