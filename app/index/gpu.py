@@ -22,8 +22,8 @@ import numpy as np
 
 from app.errors import DeviceError
 from app.index.certified.codes import RowNumbers
-from app.index.certified.rows import Shard
 from app.index.certified.search import ProbeSearch, ShardScanner
+from app.index.certified.shards import Shard
 from app.index.device_rows import SCAN_TIMEOUT_S, SUMMING, DeviceGalleries, DeviceRows, Half
 from app.inference.device_memory import DeviceOutOfMemory
 from app.locks import new_lock

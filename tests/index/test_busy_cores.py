@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from app.index.certified.index import CertifiedIndex
-from app.index.certified.rows import IndexShape, Shard
+from app.index.certified.rows import IndexShape
 from app.index.certified.search import ProbeSearch, ThreadScanner
+from app.index.certified.shards import Shard
 from app.inference.fair_pool import FairThreadPool, RequestShare
 from app.types import CooperativeTask
 from tests.index.conftest import brute_force, same_answer, settle, templates, unit

@@ -10,8 +10,9 @@ import pytest
 from app.index.certified.codes import RowNumbers, bound_of
 from app.index.certified.index import CertifiedIndex
 from app.index.certified.persons import BestPersons
-from app.index.certified.rows import ODD_SHARE, IndexShape, Shard
+from app.index.certified.rows import IndexShape
 from app.index.certified.search import ProbeSearch
+from app.index.certified.shards import ODD_SHARE, FirstRadius, Shard
 from app.index.comparator import COSINE
 from app.index.port import SearchCounts
 from tests.index.conftest import Vectors, brute_force, same_answer, settle, templates, unit
@@ -52,8 +53,32 @@ def test_the_first_radius_changes_no_answer(
     index: CertifiedIndex, shard: Shard, held: Vectors, radius: float
 ) -> None:
     for probe in unit(np.random.default_rng(1).standard_normal((20, D))):
-        best, _ = scan(index, replace(shard, pilot_radius=radius), probe)
+        best, _ = scan(index, replace(shard, first_radius=FirstRadius(radius)), probe)
         same_answer(best.hits(), brute_force(templates(held), probe, 5))
+
+
+@pytest.mark.parametrize("start", [0.0, 0.9])
+def test_the_first_radius_becomes_one_that_few_searches_need_less_than(start: float) -> None:
+    radius, too_large = FirstRadius(start), 0
+    for number, needed in enumerate(np.random.default_rng(3).normal(0.3, 0.05, 6_000)):
+        too_large += number >= 1_000 and needed < radius.radius
+        radius.note(needed)
+    assert 0.03 < too_large / 5_000 < 0.07
+
+
+def test_the_first_radius_leaves_half_of_the_rows_out() -> None:
+    radius = FirstRadius(0.01)
+    radius.note(-0.2)
+    assert radius.radius == 0
+
+
+def test_a_search_lowers_a_first_radius_that_was_too_large(
+    index: CertifiedIndex, shard: Shard, held: Vectors
+) -> None:
+    shard = replace(shard, first_radius=FirstRadius(0.99))
+    for probe in held[:20]:
+        scan(index, shard, probe)
+    assert shard.first_radius.radius < 0.7
 
 
 class RecordedSearch(ProbeSearch):
@@ -68,8 +93,8 @@ class RecordedSearch(ProbeSearch):
 
 def test_a_second_scan_scores_no_row_again(index: CertifiedIndex, shard: Shard) -> None:
     assert index.quantiser is not None
-    shard = replace(shard, odd=shard.odd[:0], pilot_radius=0.2)
     for vector in unit(np.random.default_rng(1).standard_normal((20, D))):
+        shard = replace(shard, odd=shard.odd.first(0), first_radius=FirstRadius(0.2))
         RecordedSearch.scored.clear()
         probe, costs = COSINE.probe(vector), SearchCounts()
         RecordedSearch(probe, BestPersons(5), index.quantiser, bound_of(D), costs).cover(shard)
@@ -95,7 +120,7 @@ def test_a_low_floor_does_not_make_the_first_scan_return_most_rows(
     assert index.quantiser is not None
     probe = COSINE.probe(unit(np.random.default_rng(2).standard_normal((1, D)))[0])
     ProbeSearch(probe, best, index.quantiser, bound_of(D), SearchCounts()).cover(
-        replace(shard, odd=shard.odd[:0])
+        replace(shard, odd=shard.odd.first(0))
     )
     assert found[0] < COUNT / 2
 
@@ -104,10 +129,26 @@ def test_rows_whose_codes_say_little_are_always_scored(
     index: CertifiedIndex, shard: Shard, held: Vectors
 ) -> None:
     assert 0 < len(shard.odd) <= 2 * ODD_SHARE * COUNT
-    usual = np.setdiff1d(np.arange(COUNT), shard.odd)
+    odd = shard.rows.find(shard.odd.keys)
+    usual = np.setdiff1d(np.arange(COUNT), odd)
     assert shard.codes.projection[usual].min() >= shard.least_projection
     assert shard.codes.residual[usual].max() <= shard.most_residual
-    row = int(shard.odd[0])
+    row = int(odd[0])
     shard.codes.scan.forget(np.array([row]))  # so that no scan finds it
     best, _ = scan(index, shard, held[row])
     assert best.hits()[0].template_key == shard.rows.keys[row]
+
+
+def test_a_removed_row_is_erased_from_the_copy_of_the_odd_ones(
+    index: CertifiedIndex, shard: Shard, held: Vectors
+) -> None:
+    key = int(shard.odd.keys[0])
+    index.remove(np.array([key]))
+    assert not shard.odd.vectors[0].any()
+    best, _ = scan(index, shard, held[key - 1])
+    assert key not in [hit.template_key for hit in best.hits()]
+
+
+def test_the_copy_of_the_odd_rows_counts_as_memory(shard: Shard) -> None:
+    without = replace(shard, odd=shard.odd.first(0))
+    assert shard.memory - without.memory == shard.odd.memory > shard.odd.vectors.nbytes

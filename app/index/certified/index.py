@@ -16,12 +16,11 @@ from app.index.certified.rows import (
     Flags,
     IndexShape,
     Rows,
-    SearchState,
-    Shard,
     WriteBuffer,
     living,
 )
 from app.index.certified.search import ImpostorSearch, ProbeSearch, ShardScanner, ThreadScanner
+from app.index.certified.shards import SearchState, Shard
 from app.index.comparator import COSINE, Comparator, Probe
 from app.index.person_scores import Floats, PersonScore
 from app.index.port import GallerySize, Hit, Ids, NearestImpostors, SearchCounts, Templates

@@ -12,6 +12,7 @@ from app.types import FloatArray
 
 # From the lowest key to the highest: with more of them they would cost more than they save.
 MOST_FLAGS = 1 << 27
+FEW = 256  # rows that are sorted as fast as the best of them are found
 
 
 class PersonSet:
@@ -78,7 +79,7 @@ class BestPersons:
         if not len(able):
             return
         wanted = 4 * self._top_k + 32
-        while len(able) > wanted:
+        while len(able) > max(wanted, FEW):
             best = able[np.argpartition(-similarities[able], wanted)[:wanted]]
             if len(np.unique(persons[best])) >= self._top_k:
                 # Rows equal to the last of them may have the smaller key.
@@ -93,8 +94,12 @@ class BestPersons:
             persons = np.concatenate([self._persons, persons])
             keys = np.concatenate([self._keys, keys])
             order = np.lexsort((keys, -similarities))
-            _, first = np.unique(persons[order], return_index=True)
-            kept = order[np.sort(first)[: self._top_k]]
+            # The first row of each person, in a loop: it soon has enough of them.
+            first: dict[int, int] = {}
+            for row, person in zip(order.tolist(), persons[order].tolist(), strict=True):
+                if first.setdefault(person, row) == row and len(first) == self._top_k:
+                    break
+            kept = list(first.values())
             self._similarities, self._persons, self._keys = (
                 similarities[kept], persons[kept], keys[kept],
             )  # fmt: skip

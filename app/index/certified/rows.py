@@ -3,31 +3,20 @@ appended and scored one by one; and when rows change their form.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from app.index.certified.codes import CodedRows, Quantiser, RowNumbers, bound_of
+from app.index.certified.codes import RowNumbers
 from app.index.certified.persons import Collector
 from app.index.comparator import Probe
 from app.index.port import Ids, Templates
 from app.types import FloatArray
 
 Flags = NDArray[np.bool_]
-# The radius of a shard's first scan. It changes no answer, only how often a search needs a second
-# scan. It is the median of what searches for so many of the shard's own rows would need,
-PILOT_PROBES = 16
-# for the similarity of their row of this rank: searches for a few persons have a higher floor,
-PILOT_RANK = 64
-# but no radius that more than this share of the rows would reach. (With 0.05, nearly every search
-# for five persons among 65,536 random rows needed a second scan; with 0.25 none.)
-PILOT_SHARE = 0.25
-# The rows with the least projections, and as many with the most residuals. They would lower the
-# radius of all other rows, and so few are scored exactly in less time than that costs.
-ODD_SHARE = 0.0025
 GATHERED = 512  # rows that a core's cache has room for
 
 
@@ -85,6 +74,10 @@ class Rows:
         """A view of the first rows."""
         place = slice(count)
         return Rows(self.keys[place], self.persons[place], self.vectors[place], self.alive[place])
+
+    def copy_of(self, mask: Flags) -> "Rows":
+        """A copy in memory of the rows that the mask (n,) names."""
+        return Rows(self.keys[mask], self.persons[mask], self.vectors[mask], self.alive[mask])
 
     def templates(self, mask: Flags) -> Templates:
         """A copy of the rows that the mask (n,) names."""
@@ -167,67 +160,6 @@ def living(parts: Sequence[Rows], masks: Sequence[Flags]) -> Rows:
             np.concatenate([part.vectors[mask] for part, mask in zip(parts, masks, strict=True)]),
         )
     )
-
-
-@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
-class Shard:
-    """Rows that are coded. `pilot_radius` is the radius of a first scan. Of the values that bound
-    the error of codes, `least_projection` and `most_residual` are the extremes without those of the
-    `odd` rows (n,), the few whose estimates say least: searches score all of these exactly."""
-
-    rows: Rows
-    codes: CodedRows
-    pilot_radius: float
-    least_projection: float
-    most_residual: float
-    odd: RowNumbers
-
-    @classmethod
-    def of(cls, rows: Rows, quantiser: Quantiser) -> "Shard":
-        """Encode rows: some 30 µs each of one core."""
-        codes = quantiser.encode(rows.vectors)
-        shard = cls.of_codes(rows, codes, 0.0)
-        typical = [
-            shard._pilot_of(quantiser, rows.vectors[number])
-            for number in range(0, len(rows), max(1, len(rows) // PILOT_PROBES))
-        ]
-        return replace(shard, pilot_radius=float(np.median(typical)))
-
-    @classmethod
-    def of_codes(cls, rows: Rows, codes: CodedRows, pilot_radius: float) -> "Shard":
-        """A shard whose codes are known."""
-        count = int(ODD_SHARE * len(rows))
-        least = np.partition(codes.projection, count)[count]
-        most = np.partition(codes.residual, -1 - count)[-1 - count]
-        odd = np.flatnonzero((codes.projection < least) | (codes.residual > most))
-        return cls(rows, codes, pilot_radius, float(least), float(most), odd)
-
-    def _pilot_of(self, quantiser: Quantiser, vector: FloatArray) -> float:
-        """Of a search for that vector: the radius for the floor that its best rows probably set,
-        but PILOT_SHARE of all rows at most."""
-        probe = quantiser.rotate(vector)
-        _, estimates = self.codes.scan.within(probe, probe.lowest + probe.step)
-        if not len(estimates):
-            return 0.0
-        estimates = np.sort(estimates)[::-1]
-        floor = estimates[min(PILOT_RANK, len(estimates) - 1)] / self.codes.projection.mean()
-        most = estimates[int(PILOT_SHARE * (len(estimates) - 1))]
-        radius = bound_of(quantiser.dimension).lowest_estimate(
-            float(np.clip(floor, 0.0, 1.0)), self.least_projection, self.most_residual, probe.step
-        )
-        return max(radius, float(most))
-
-    @property
-    def memory(self) -> int:
-        """Bytes of memory that it takes, without what is mapped from files."""
-        return self.rows.memory + self.codes.memory
-
-    def remove(self, keys: Ids) -> RowNumbers:
-        """Mark rows as removed, and zero their codes, and their vectors in memory; returns the
-        numbers of these rows. One caller at a time."""
-        numbers = self.rows.remove(keys)
-        self.codes.scan.forget(numbers)
-        return numbers
 
 
 FIRST_ROOM = 8
@@ -327,16 +259,3 @@ class WriteBuffer:
             np.zeros((room, self._dimension), np.float32),
             np.zeros(room, np.bool_),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class SearchState:
-    """What a search looks at. Replaced as a whole, so that a search keeps what it began with."""
-
-    shards: tuple[Shard, ...]
-    write_buffer: WriteBuffer
-
-    @property
-    def parts(self) -> list[Rows]:
-        """All rows, removed ones too: those of every shard, and the write buffer's."""
-        return [*(shard.rows for shard in self.shards), self.write_buffer.rows]

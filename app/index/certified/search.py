@@ -21,13 +21,14 @@ import numpy as np
 from app.index.certified.codes import ErrorBound, Quantiser, RowNumbers
 from app.index.certified.gathering import Gathering
 from app.index.certified.persons import Collector
-from app.index.certified.rows import Rows, Shard
+from app.index.certified.rows import Rows
+from app.index.certified.shards import Shard
 from app.index.comparator import Comparator, Probe
 from app.index.port import Ids, NearestImpostors, SearchCounts
 from app.inference.sharing import cores_are_busy
 from app.types import FloatArray
 
-PROMISING = 128
+PROMISING = 64
 MOST_TOGETHER = 16  # searches that one scan of the codes serves: more bring nothing
 
 
@@ -51,9 +52,9 @@ class ProbeSearch:
 
     def cover(self, shard: Shard) -> None:
         """Score every row of the shard that could be above the floor."""
-        self.score(shard, shard.odd)
         radius = self._first_radius(shard)
         self._examine(shard, *shard.codes.scan.within(self._rotated, radius))
+        self._score_odd(shard)
         self._certify(shard, radius)
 
     @staticmethod
@@ -67,14 +68,14 @@ class ProbeSearch:
             return
         limits, rows, estimates = shard.codes.scan.within_all(rotated, radius)
         for search, start, stop in zip(searches, limits, limits[1:], strict=False):
-            search.score(shard, shard.odd)
             search._examine(shard, rows[start:stop], estimates[start:stop])
+            search._score_odd(shard)
             search._certify(shard, radius)
 
     def _first_radius(self, shard: Shard) -> float:
-        if self.best.floor > 0 and (radius := self._radius(shard)) > 0:
-            return radius
-        return shard.pilot_radius  # half of all rows have an estimate above 0
+        # A floor that few rows have set is low: what earlier searches needed is a better guess.
+        radius = self._radius(shard) if self.best.floor > 0 else 0.0
+        return max(radius, shard.first_radius.radius)
 
     def _certify(self, shard: Shard, radius: float) -> None:
         """Score what a scan with that radius may have left out."""
@@ -82,7 +83,10 @@ class ProbeSearch:
             # Nothing to certify against: too few persons, or none that resembles the probe.
             self._counts.exhaustive += 1
             shard.rows.score_all(self._probe, self.best)
-        elif (needed := self._radius(shard)) < radius:
+            return
+        needed = self._radius(shard)
+        shard.first_radius.note(needed)
+        if needed < radius:
             self._counts.widened += 1
             rows, estimates = shard.codes.scan.within(self._rotated, needed)
             # The first scan found the others, and the floor has not fallen since. An infinite
@@ -113,6 +117,10 @@ class ProbeSearch:
             )
             rows = rows[estimates >= needed]
         self.score(shard, rows)
+
+    def _score_odd(self, shard: Shard) -> None:
+        self._counts.scored += len(shard.odd)
+        shard.odd.score_all(self._probe, self.best)
 
     @staticmethod
     def stacked(searches: Sequence["ProbeSearch"]) -> FloatArray:

@@ -22,7 +22,8 @@ from app.disk import LOCK, Ownership, files_in, private_folder, write_whole
 from app.encryption.files import CHUNK, FileEncryptor
 from app.encryption.ring import KeyRing
 from app.index.certified.codes import CodedRows, Quantiser
-from app.index.certified.rows import Rows, Shard
+from app.index.certified.rows import Rows
+from app.index.certified.shards import Shard
 from app.index.certified.snapshots.files import RowsFile, RowsFileLayout, contents
 from app.index.certified.snapshots.held import HeldFiles
 from app.index.certified.snapshots.reading import (
@@ -200,7 +201,7 @@ class SnapshotFolder:
         rotation = None if state.quantiser is None else self._write_rotation(state.quantiser)
         with self._lock:
             self._files.quantiser = state.quantiser
-        entries = [self._keep(one.rows, one.codes, one.pilot_radius) for one in state.shards]
+        entries = [self._keep(one.rows, one.codes, one.first_radius.radius) for one in state.shards]
         entries.append(self._keep(state.write_buffer, None, 0.0))
         names = {entry["name"] for entry in entries}
         manifest = {

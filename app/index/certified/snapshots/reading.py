@@ -16,7 +16,8 @@ from app.encryption.files import decrypt_file
 from app.encryption.ring import KeyRing
 from app.errors import DamagedData, EncryptionKeyMissing
 from app.index.certified.codes import Bytes, CodedRows, CodeScan, Quantiser
-from app.index.certified.rows import Rows, Shard
+from app.index.certified.rows import Rows
+from app.index.certified.shards import Shard
 from app.index.certified.snapshots.files import RowsFile, RowsFileLayout, SnapshotError, parse
 from app.index.port import Position
 from app.types import FloatArray
