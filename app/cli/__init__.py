@@ -1,9 +1,10 @@
 """The installed command `likeness`."""
 
-import gc
 import os
 import signal
 import sys
+
+from app.cli import garbage
 
 
 def main() -> None:
@@ -16,7 +17,7 @@ def main() -> None:
         # `docker stop` would wait for its deadline. `serve` later sets a handler of its own.
         signal.signal(signal.SIGTERM, _terminate)
     if sys.argv[1:2] == ["serve"]:
-        gc.disable()  # until it listens (`serving.shorten_pauses`): 50 ms of CPU time of a start
+        garbage.pause_until_served()
     from app.cli.commands import app  # noqa: PLC0415 (Typer, Rich)
 
     app()

@@ -1,7 +1,6 @@
 """The commands of `likeness`. The module of a command is imported only when the command is run, so
 that `likeness --help` does not load NumPy, ONNX Runtime and the database driver."""
 
-import gc
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -11,6 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from app import __version__
+from app.cli import garbage
 from app.errors import LikenessError
 from app.store.actor import acting_as, user_of_command
 
@@ -25,15 +25,9 @@ class LazyCommand:
     summary: str
 
     def load(self, name: str) -> Any:
-        """Import the module and make the command, called `name`. The garbage collector pauses: it
-        would look at all imported objects again and again, a seventh of the time."""
-        runs = gc.isenabled()
-        gc.disable()
-        try:
+        """Import the module and make the command, called `name`."""
+        with garbage.paused():  # it took a seventh of the time
             found = getattr(import_module(self.module), self.attribute)
-        finally:
-            if runs:
-                gc.enable()
         if not isinstance(found, typer.Typer):
             single = typer.Typer(add_completion=False)
             single.command(name)(found)

@@ -1,7 +1,6 @@
 """The process of `likeness serve` that runs the networks for the processes that answer requests."""
 
 import asyncio
-import gc
 import signal
 import socket
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 
+from app.cli import garbage
 from app.cli.console import clear_errors, read_settings
 from app.faces.loading import LocalLoader
 from app.imaging import ImageLimits
@@ -108,8 +108,7 @@ async def _serve(
     server = NetworkServer(greeting, served, openings, slots)
     process = NetworkProcess(BatchSizes(lambda: pipeline.batches))
     server.open()
-    gc.freeze()
-    gc.enable()
+    garbage.begin_serving()
     process.heed_signals(link)
     link.open(process, {METRICS: process.metrics}, pipeline.provider)
     try:

@@ -3,7 +3,6 @@ processes, with sockets bound to the address that it listens on. What the servic
 after that."""
 
 import errno
-import gc
 import logging
 import os
 import socket
@@ -49,13 +48,9 @@ def serve(
                     processes=count,
                 )
             become_parent(settings, count, given, sockets)
-        gc.disable()  # until the service listens: `serving.shorten_pauses`
-        try:
-            from app.cli.serving import run  # noqa: PLC0415 (NumPy, FAISS, ONNX Runtime)
+        from app.cli.serving import run  # noqa: PLC0415 (NumPy, FAISS, ONNX Runtime)
 
-            run(settings, sockets)
-        finally:
-            gc.enable()
+        run(settings, sockets)
 
 
 @contextmanager

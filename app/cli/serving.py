@@ -1,6 +1,5 @@
 """The service that `likeness serve` runs, in one process or in each of several."""
 
-import gc
 import logging
 import signal
 import socket
@@ -14,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from app.access.keys import NewKey, Scope
+from app.cli import garbage
 from app.cli.console import clear_errors, err, out, read_settings, unmatched_pack
 from app.disk import write_whole
 from app.errors import AccessKeyError
@@ -31,11 +31,6 @@ DATABASE_WAIT_S = 60.0
 # as long before each socket that it serves: with Python's 5 ms and forty sockets 167 ms a round
 # beside two such threads, with 1 ms 30, with this 5; docs/benchmarks/hostile-clients.md.
 SWITCH_INTERVAL_S = 0.0002
-
-
-# Objects more than at the last collection, after which the garbage collector looks for cycles; with
-# Python's 700 it does so in nearly every request. Requests leave none, nor do photos that fail.
-GARBAGE_THRESHOLD = 10_000
 
 
 def announcement(services: Services, port: int, processes: int = 1) -> str:
@@ -198,12 +193,9 @@ def prepare(services: Services) -> None:
 
 def shorten_pauses() -> None:
     """Keep other threads from stopping the event loop for long: those that compute in Python, and
-    the garbage collector, which would look at all 185,000 objects of the start again each time
-    (90 ms). During the start it was off: `app.cli.serve` and `app.cli.worker` say so."""
+    the garbage collector."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    gc.freeze()
-    gc.set_threshold(GARBAGE_THRESHOLD)
-    gc.enable()
+    garbage.begin_serving()
 
 
 class _UvicornErrors(logging.Handler):

@@ -1,11 +1,11 @@
 """One of several processes of `likeness serve`, started by their parent (`app/processes/`)."""
 
-import gc
 import json
 import os
 import socket
 import sys
 
+from app.cli import garbage
 from app.processes.link import Link, end_with
 from app.processes.messages import NETWORKS
 from app.processes.shared_records import SharedRecords
@@ -16,7 +16,7 @@ def main(
 ) -> None:
     """Serve the connections that the parent hands over, or run the networks for those that do. The
     arguments are a JSON object; the numbers are those that `app.processes.children.Child` gives."""
-    gc.disable()  # until the service listens (`serving.shorten_pauses`) or networks run
+    garbage.pause_until_served()
     given = json.loads(arguments)
     end_with(given["parent"])
     # As `app.cli.main` does, before anything imports NumPy.
