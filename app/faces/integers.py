@@ -13,7 +13,7 @@ from app.telemetry.logs import log
 
 SIDE = 320
 # How far the landmarks of the drawn face may be apart, as a share of its box (default pack: 0.01).
-FARTHEST_LANDMARK = 0.05
+FARTHEST_IN_DRAWING = 0.05
 SLOW = (
     "this CPU has no instructions for 8-bit integers (VNNI, or ARM's dotprod): "
     "LIKENESS_CPU_PRECISION=int8 may be slower than fp32 here, and less exact"
@@ -40,7 +40,7 @@ def check_integers(integers: Detector, float32: Detector) -> None:
     ours, theirs = integers.look(image), float32.look(image)
     pairs = same_faces(theirs, ours)
     apart = max((pair.distance for pair in pairs), default=0.0)
-    if not len(ours) == len(theirs) == len(pairs) or not apart <= FARTHEST_LANDMARK:
+    if not len(ours) == len(theirs) == len(pairs) or not apart <= FARTHEST_IN_DRAWING:
         raise DeviceError(
             "LIKENESS_CPU_PRECISION=int8 cannot be used: on this CPU the detector in integers "
             f"finds {len(ours)} faces in a drawing of one, the detector in float32 {len(theirs)}, "

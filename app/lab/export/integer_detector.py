@@ -46,7 +46,7 @@ FIRST_IN_FLOAT = 3
 # others, as shares of them. Faces near the score threshold are found by one alone.
 LOWEST_RECALL, MOST_OTHERS = 0.95, 0.05
 # The median distance of a landmark, as a share of the shorter side of the face's box.
-FARTHEST_LANDMARK = 0.02
+FARTHEST_MEDIAN = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,8 +289,8 @@ def _accept(found: DetectorAgreement) -> None:
             f"in integers it finds {found.others} faces more, beside the {found.faces} that it "
             f"finds in float32; {MOST_OTHERS:.0%} are allowed"
         )
-    if found.median_distance > FARTHEST_LANDMARK:
+    if found.median_distance > FARTHEST_MEDIAN:
         raise ParityError(
             f"in integers its landmarks move by {found.median_distance:.3f} of the face's side in "
-            f"the median; {FARTHEST_LANDMARK} is allowed"
+            f"the median; {FARTHEST_MEDIAN} is allowed"
         )
