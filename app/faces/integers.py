@@ -33,11 +33,18 @@ def integer_file(pack: ModelPack) -> Path:
 
 def check_integers(integers: Detector, float32: Detector) -> None:
     """Compare both forms of a detector on a drawn face: not every CPU multiplies 8-bit integers
-    exactly. A CPU that is slow at it is logged. Raises DeviceError for another answer."""
+    exactly. A CPU that is slow at it is logged. Raises DeviceError for another answer, and where
+    neither form finds the face, so that nothing is compared."""
     if Cpu.of_this_machine().lacks_int8:
         log(logging.WARNING, SLOW)
     image = drawn_face(SIDE, SIDE)
     ours, theirs = integers.look(image), float32.look(image)
+    if not len(ours) and not len(theirs):
+        raise DeviceError(
+            "LIKENESS_CPU_PRECISION=int8 cannot be used: it is not known whether the detector in "
+            "integers works on this CPU, because neither it nor the detector in float32 finds the "
+            "face in a drawing. Set it to auto or fp32."
+        )
     pairs = same_faces(theirs, ours)
     apart = max((pair.distance for pair in pairs), default=0.0)
     if not len(ours) == len(theirs) == len(pairs) or not apart <= FARTHEST_IN_DRAWING:

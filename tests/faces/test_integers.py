@@ -84,6 +84,15 @@ def test_a_cpu_that_answers_otherwise_is_refused(
             check_integers(wrong, detector)
 
 
+def test_two_detectors_that_find_nothing_prove_nothing(
+    pack: ModelPack, detector: Detector, tmp_path: Path
+) -> None:
+    nothing = scaled(integer_file(pack), "heatmap", 0.0, tmp_path)
+    blind = Detector(OnnxModel(nothing, Device.CPU), pack.detector)
+    with pytest.raises(DeviceError, match="neither it nor the detector in float32 finds the face"):
+        check_integers(blind, blind)
+
+
 def scaled(source: Path, output: str, scale: float, folder: Path) -> Path:
     """The network with one output multiplied."""
     model = onnx.load(source)
