@@ -9,7 +9,8 @@ changes it less than the rates. `--clients` connections in a closed loop, loopba
 only. All checkouts serve copies of one data folder of `--templates` random templates. Each photo
 waits several times, so photos a second are limited by the threads that analyse them; with more of
 these than cores (`--workers`, LIKENESS_WORKERS) the CPU is the limit. With `--embeddings`,
-enrollments are of embeddings. Printed are medians over the rounds; "switches" are context switches.
+enrollments are of embeddings. Printed are medians over the rounds; "switches" are context switches
+of the service's threads.
 """
 
 import argparse
@@ -53,11 +54,11 @@ def measured(
                 load(port, bodies(path), asked, 1.5)  # warm up
                 asked.first += 5_000_000
                 before, loop = cpu_seconds(family_of(process)), main_thread_seconds(process)
-                switches = context_switches(process)
+                switches = context_switches(family_of(process))
                 (answer,) = load(port, bodies(path), asked, options.seconds)
                 cpu = cpu_seconds(family_of(process)) - before
                 loop = main_thread_seconds(process) - loop
-                switches = context_switches(process) - switches
+                switches = context_switches(family_of(process)) - switches
                 count = max(1, sum(answer["statuses"].values()))
                 latencies = np.array(answer["latencies_s"] or [float("nan")]) * 1000
                 found[path] = {
@@ -88,9 +89,12 @@ def wait_until_idle(pid: int) -> None:
     raise SystemExit(f"the service was busy without requests for {IDLE_WITHIN_S} s")
 
 
-def context_switches(pid: int) -> int:
-    """How often threads of a process that exist now were taken from a core, or left it."""
-    statuses = [file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/status")]
+def context_switches(pids: Sequence[int]) -> int:
+    """How often the threads of processes were taken from a core, or left it; those that exist now,
+    so that a thread which ends between two calls makes the difference smaller."""
+    statuses = [
+        file.read_text() for pid in pids for file in Path(f"/proc/{pid}/task").glob("*/status")
+    ]
     lines = [line for status in statuses for line in status.splitlines()]
     return sum(int(line.split()[1]) for line in lines if "ctxt_switches" in line)
 
@@ -106,16 +110,20 @@ def small_embeddings(folder: Path, pack: str) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("trees", nargs="+", type=Path)
-    parser.add_argument("--paths", nargs="+", default=list(PATHS))
-    parser.add_argument("--clients", type=int, default=16)
-    parser.add_argument("--seconds", type=float, default=4)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--templates", type=int, default=100_000)
-    parser.add_argument("--workers", type=int)
-    parser.add_argument("--embeddings", action="store_true")
-    parser.add_argument("--pack", default="default")
-    parser.add_argument("--data", type=Path, help="a data folder to serve copies of, instead")
+    parser.add_argument("trees", nargs="+", type=Path, help="checkouts to measure in turn")
+    parser.add_argument("--paths", nargs="+", default=list(PATHS), help="calls; {n} is a number")
+    parser.add_argument("--clients", type=int, default=16, help="connections, each in a loop")
+    parser.add_argument("--seconds", type=float, default=4, help="of each call in each round")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each checkout")
+    parser.add_argument("--templates", type=int, default=100_000, help="random, in the gallery")
+    parser.add_argument("--workers", type=int, help="LIKENESS_WORKERS of the service")
+    parser.add_argument(
+        "--embeddings", action="store_true", help="enroll embeddings instead of photos"
+    )
+    parser.add_argument("--pack", default="default", help="whose embedding space the gallery has")
+    parser.add_argument(
+        "--data", type=Path, help="a data folder to serve copies of, instead of random templates"
+    )
     options = parser.parse_args(arguments)
     if options.workers:
         os.environ["LIKENESS_WORKERS"] = str(options.workers)
@@ -128,10 +136,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             wanted = SimpleNamespace(pack=options.pack, templates=options.templates)
             fill(filled, wanted)  # type: ignore[arg-type]
         photos = small_photos(pictures)
-        embeddings = small_embeddings(pictures, options.pack) if options.embeddings else photos
+        enrolled = small_embeddings(pictures, options.pack) if options.embeddings else photos
 
         def bodies(path: str) -> list[str]:
-            return embeddings if path.startswith("/v1/enroll") else photos
+            return enrolled if path.startswith("/v1/enroll") else photos
 
         for turn in range(options.rounds):
             for tree in options.trees if turn % 2 == 0 else reversed(options.trees):
