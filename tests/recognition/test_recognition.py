@@ -64,29 +64,42 @@ def obama(services: Services, photo: Photo) -> str:
     return done.stored[0].stored.face.face_id
 
 
+@pytest.mark.parametrize("error", [StoreUnavailable("The database cannot be read."), MemoryError()])
 def test_what_is_stored_is_enrolled_though_the_index_was_not_updated(
-    services: Services, photo: Photo, monkeypatch: pytest.MonkeyPatch, caplog: Any
+    services: Services,
+    photo: Photo,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: Any,
+    error: Exception,
 ) -> None:
-    services.gallery.create_collection("behind", {})
+    name = f"behind-{type(error).__name__}"
+    services.gallery.create_collection(name, {})
+    embedding = services.pipeline.analyse(photo("obama"), max_faces=1).faces[0].embedding
+    assert embedding is not None
 
     def fails(*_: object) -> None:
-        raise StoreUnavailable("The database cannot be read.")
+        raise error
 
     with monkeypatch.context() as broken, caplog.at_level("WARNING", LOGGER_NAME):
-        for owner, name in ((services.gallery._indexes, "add"), (services.gallery, "follow")):
-            broken.setattr(owner, name, fails)
-        for person_id, photos in (("one", 1), ("two", 2)):
-            request = EnrollRequest("behind", person_id)
-            data = [photo("obama"), photo("obama2")][:photos]  # one and several differ in their way
+        for owner, method in ((services.gallery._indexes, "add"), (services.gallery, "follow")):
+            broken.setattr(owner, method, fails)
+        # One photo, several, and embeddings take different ways.
+        for person_id, photos, embeddings in (
+            ("one", 1, []),
+            ("two", 2, []),
+            ("3", 0, [embedding]),
+        ):
+            request = EnrollRequest(name, person_id, embeddings=embeddings)
+            data = [photo("obama"), photo("obama2")][:photos]
             done = asyncio.run(enroll(services, data, request, StageTimes()))
-            assert len(done.stored) == photos
+            assert len(done.stored) == photos + len(embeddings)
     assert [record.message for record in caplog.records] == [
         "the index was not updated after an enrollment"
-    ] * 2
+    ] * 3
     answer = asyncio.run(
-        identify(services, [photo("obama")], IdentifyRequest("behind"), StageTimes(), id)
+        identify(services, [photo("obama")], IdentifyRequest(name), StageTimes(), id)
     )[0]
-    assert {one.face.person_id for one in answer.faces[0].candidates} == {"one", "two"}
+    assert {one.face.person_id for one in answer.faces[0].candidates} == {"one", "two", "3"}
 
 
 def test_one_photo_enrolls_another_is_refused(services: Services, photo: Photo) -> None:
