@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import psutil
-from embeddings import random_directions
+from embeddings import embed_photos, made_up, random_directions
 
 from app.gallery.gallery import Gallery
 from app.index.factory import IndexFactory
@@ -79,7 +80,7 @@ class Kind:
 def likeness(options: argparse.Namespace, kind: Kind) -> Iterator[Contender]:
     with tempfile.TemporaryDirectory() as folder:
         if kind.call in IN_A_GALLERY:
-            fill_of(kind, Path(folder), options.templates)
+            fill_of(kind, Path(folder), options)
         port = free_port()
         program = str(kind.python.with_name("likeness"))
         command = [program, "serve", "--port", str(port)]
@@ -154,21 +155,23 @@ try:
     from contenders import fill
 except ImportError:  # before contenders.py was split from it
     from serve import fill
-folder, pack, templates = sys.argv[1:]
-fill(pathlib.Path(folder), argparse.Namespace(pack=pack, templates=int(templates)))
+folder, pack, templates, *faces = sys.argv[1:]
+options = argparse.Namespace(pack=pack, templates=int(templates), faces=faces)
+fill(pathlib.Path(folder), options)
 """
 
 
-def fill_of(kind: Kind, folder: Path, templates: int) -> None:
+def fill_of(kind: Kind, folder: Path, options: argparse.Namespace) -> None:
     """Fill the gallery of a service that is not started yet."""
-    command = [str(kind.python), "-c", _FILL, str(folder), kind.pack, str(templates)]
+    command = [str(kind.python), "-c", _FILL, str(folder), kind.pack, str(options.templates)]
+    command += options.faces
     checkout = kind.checkout or HERE.parent
     environment = os.environ | {"PYTHONPATH": str(checkout.resolve())}
     subprocess.run(command, check=True, cwd=checkout, env=environment)
 
 
 def fill(folder: Path, options: argparse.Namespace) -> None:
-    """A gallery of random directions."""
+    """A gallery of people made of the photos `options.faces`, or of random directions without."""
     pack = load_pack(options.pack)
     engine = create_engine(f"sqlite:///{folder / 'likeness.db'}")
     migrate(engine)
@@ -176,11 +179,17 @@ def fill(folder: Path, options: argparse.Namespace) -> None:
     gallery = Gallery(
         Store(engine), IndexFactory(1, folder / "index"), pack.embedding_space, dimension
     )
-    for start in range(0, options.templates, 1_000):
-        vectors = random_directions(min(1_000, options.templates - start), dimension, start)
-        new = [NewTemplate(vector, f"{start}-{i}") for i, vector in enumerate(vectors)]
-        gallery.enroll_together("default", [PersonEnrollment(f"p{start}", None, new)])
-    (vector,) = random_directions(1, dimension, options.templates)
-    one = PersonEnrollment("one", None, [NewTemplate(vector, "one")])  # for verify
+    count = options.templates + 1
+    vectors = random_directions(count, dimension, 0)
+    if options.faces:
+        faces = embed_photos(options.faces, options.pack)
+        vectors = np.concatenate(list(made_up(faces, count, np.random.default_rng(0))))
+    people = [
+        PersonEnrollment(f"held-{number}", None, [NewTemplate(vector, f"held-{number}")])
+        for number, vector in enumerate(vectors[1:])
+    ]
+    for start in range(0, len(people), 1_000):
+        gallery.enroll_together("default", people[start : start + 1_000])
+    one = PersonEnrollment("one", None, [NewTemplate(vectors[0], "one")])  # for verify
     gallery.enroll_together("default", [one])
     gallery.close()

@@ -16,7 +16,7 @@ from app.imaging import ImageLimits
 from app.index.port import PRECISION
 from app.inference.packs import load_pack
 from app.lab.evaluation.cache import PhotoCache, pipeline_digest
-from app.lab.evaluation.protocol import Analyser
+from app.lab.evaluation.protocol import MAX_FACES, Analyser
 from app.settings import Device
 
 Vectors = NDArray[np.float32]
@@ -69,6 +69,21 @@ def embed_folder(folder: Path, pack_name: str, cache: Path) -> tuple[Vectors, ND
     return unit(np.array(vectors)), np.array(persons)
 
 
+def embed_photos(files: list[str], pack_name: str) -> Vectors:
+    """The embeddings (n, d) of the central faces of photos, without those that have no face."""
+    pack = load_pack(pack_name)
+    turned = pack_orientation(pack, PRECISION)
+    pipeline = build_pipeline(pack, Device.CPU, ImageLimits(), orientation=turned)
+    vectors = []
+    for file in files:
+        try:
+            faces = pipeline.analyse(Path(file).read_bytes(), max_faces=MAX_FACES)
+            vectors.append(select_face(faces, FaceSelection.CENTRE).embedding)
+        except (ImageError, FaceError):
+            continue
+    return unit(np.array(vectors))
+
+
 def real_gallery(vectors: Vectors, persons: NDArray[np.str_], count: int, seed: int = 1) -> Gallery:
     """`count` templates made of one half of the people; of the other half those with two photos or
     more are enrolled with one and looked for with the others, those with one are strangers."""
@@ -76,7 +91,7 @@ def real_gallery(vectors: Vectors, persons: NDArray[np.str_], count: int, seed: 
     names, number = np.unique(persons, return_inverse=True)
     ours = generator.permutation(len(names))[: len(names) // 2]
     source = vectors[np.isin(number, ours)]
-    made = np.concatenate(list(_made_up(source, count, generator)))
+    made = np.concatenate(list(made_up(source, count, generator)))
     enrolled, mated, strangers = [], [], []
     for person in np.setdiff1d(np.arange(len(names)), ours):
         photos = np.flatnonzero(number == person)
@@ -90,7 +105,8 @@ def real_gallery(vectors: Vectors, persons: NDArray[np.str_], count: int, seed: 
     return Gallery(made, {"mated": vectors[mated], "strangers": vectors[strangers]})
 
 
-def _made_up(source: Vectors, count: int, generator: np.random.Generator) -> Iterator[Vectors]:
+def made_up(source: Vectors, count: int, generator: np.random.Generator) -> Iterator[Vectors]:
+    """`count` embeddings (n, d) of made-up people, in pieces, from those of real ones (m, d)."""
     dimension = source.shape[1]
     for start in range(0, count, CHUNK):
         size = min(CHUNK, count - start)

@@ -106,7 +106,7 @@ def filled(folder: Path, templates: int) -> Path:
     from contenders import fill  # noqa: PLC0415 (needs what the service does not need)
 
     folder.mkdir()
-    fill(folder, SimpleNamespace(pack="default", templates=templates))  # type: ignore[arg-type]
+    fill(folder, SimpleNamespace(pack="default", templates=templates, faces=[]))  # type: ignore[arg-type]
     return folder
 
 

@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         pictures.mkdir()
         if options.data is None:
             filled.mkdir()
-            wanted = SimpleNamespace(pack=options.pack, templates=options.templates)
+            wanted = SimpleNamespace(pack=options.pack, templates=options.templates, faces=[])
             fill(filled, wanted)  # type: ignore[arg-type]
         photos = small_photos(pictures)
         enrolled = small_embeddings(pictures, options.pack) if options.embeddings else photos

@@ -37,11 +37,12 @@ from app.settings import Device
 CLIENTS = (1, 4, 16, 64)
 OFFERED = (0.5, 0.8, 1.2)
 ALONE = "1x1-shared-1"
+FACES = 300
 
 
 def main() -> None:
     options = parse_options()
-    photos = pick_photos(options)
+    photos, options.faces = pick_photos(options)
     pipeline = build_pipeline(load_pack(options.pack), Device.CPU, ImageLimits())
     results = Results(json.loads(environment(options.pack, pipeline)), len(photos))
     console.print(results.environment, f"{len(photos)} photos")
@@ -79,7 +80,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--engines", nargs="+", default=["auto"], help="ENGINE[:PRECISION]")
     parser.add_argument("--more-packs", nargs="+", default=[], help="served beside --pack")
     parser.add_argument("--before", type=Path, help="a checkout with a .venv: its default pack")
-    parser.add_argument("--templates", type=int, default=100_000, help="in the gallery before")
+    parser.add_argument("--templates", type=int, default=100_000, help="made-up people")
     parser.add_argument("--clients", nargs="+", type=int, default=list(CLIENTS))
     parser.add_argument("--seconds", type=float, default=6, help="of one run")
     parser.add_argument("--rounds", type=int, default=3)
@@ -90,11 +91,16 @@ def parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def pick_photos(options: argparse.Namespace) -> list[str]:
+def pick_photos(options: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """The photos that are sent, and those of other people (other folders), of which the people of
+    the gallery are made."""
     files = sorted(str(file) for file in options.photos.rglob("*.jpg"))
     if not files:
         raise SystemExit(f"There are no .jpg files under {options.photos}.")
-    return random.Random(7).sample(files, min(options.count, len(files)))
+    sent = random.Random(7).sample(files, min(options.count, len(files)))
+    people = {Path(file).parent for file in sent}
+    others = [file for file in files if Path(file).parent not in people]
+    return sent, random.Random(7).sample(others, min(FACES, len(others)))
 
 
 def sweep(options: argparse.Namespace, photos: list[str], results: Results) -> str:
