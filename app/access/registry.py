@@ -167,7 +167,9 @@ class AccessRegistry:
         try:
             self._store.check_pepper()
         except AccessPepperDiffers as error:
-            log(logging.WARNING, error.detail)
+            log(
+                logging.WARNING, "access keys were created with another pepper", reason=error.detail
+            )
 
     def _run(self) -> None:
         failing = False

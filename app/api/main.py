@@ -230,7 +230,7 @@ def _release(limiter: Limiter) -> None:
     try:
         limiter.release()
     except LikenessError as error:  # they count as used until the day ends
-        log(logging.WARNING, "reserved photos of quotas were not given back", code=error.code)
+        log(logging.WARNING, "reserved photos of a quota were not returned", code=error.code)
 
 
 async def _to_docs(request: Request) -> RedirectResponse:

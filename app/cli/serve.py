@@ -33,7 +33,7 @@ def serve(
     for name in ignored_settings(os.environ):
         log(logging.WARNING, "not a setting, and ignored; docs/settings.md lists them", name=name)
     if warning := DescriptorLimit.read().raised().warning():
-        log(logging.WARNING, warning)
+        log(logging.WARNING, "few files may be open", reason=warning)
     out.print(data_folder(settings), markup=False, highlight=False, soft_wrap=True)
     # Before the service is imported and its networks are loaded, so that a port in use or a
     # certificate that has ended is reported at once.

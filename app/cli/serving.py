@@ -185,7 +185,7 @@ def prepare(services: Services) -> None:
         services.gallery.store, pack.embedding_space, pack.recogniser.dimension
     )
     if warning := unmatched_pack(services):
-        log(logging.WARNING, warning)
+        log(logging.WARNING, "no stored face can be compared with the pack", reason=warning)
     services.access_keys.check_pepper()
     require_access_keys(services)
     logging.getLogger("uvicorn.error").addHandler(_UvicornErrors())

@@ -173,7 +173,8 @@ class Calibrations:
             self._require_comparison(calibration)
             return calibration
         except (ValidationError, CalibrationMismatch) as error:
-            log(logging.WARNING, f"the calibration {record.calibration_id} is not used", error)
+            log(logging.WARNING, "a calibration is not used", error,
+                calibration_id=record.calibration_id)  # fmt: skip
             return None
 
     def _require_comparison(self, calibration: Calibration) -> None:

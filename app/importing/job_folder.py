@@ -132,7 +132,8 @@ class JobFolder:
         except FileNotFoundError:
             return None
         except ValueError as error:
-            log(logging.WARNING, f"{self._state(import_id)} is not an import job", error)
+            log(logging.WARNING, "a file is not an import job", error,
+                file=str(self._state(import_id)))  # fmt: skip
             return None
 
     def all(self) -> Iterator[ImportJob]:

@@ -36,7 +36,7 @@ class CompiledNetworks:
         except FileNotFoundError:
             return None
         except OSError as error:
-            self._complain("read", error)
+            self._complain(error)
             return None
         network = content[_DIGEST:]
         if hashlib.sha256(network).digest() != content[:_DIGEST]:
@@ -60,7 +60,7 @@ class CompiledNetworks:
             finally:
                 os.close(lock)
         except OSError as error:
-            self._complain("written", error)
+            self._complain(error)
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}{SUFFIX}"
@@ -78,10 +78,10 @@ class CompiledNetworks:
             if number >= self.most_files or total > self.most_bytes:
                 path.unlink(missing_ok=True)
 
-    def _complain(self, done: str, error: OSError) -> None:
+    def _complain(self, error: OSError) -> None:
         log(
             logging.WARNING,
-            f"compiled networks cannot be {done}; each start compiles them again",
+            "compiled networks cannot be read or written; each start compiles them again",
             folder=str(self.folder),
             reason=str(error),
         )

@@ -231,8 +231,8 @@ class Parent:
         if child.state is State.LEAVING or self._stop_at is not None:
             return
         follows = "another one takes its place" if self._served else "the service cannot start"
-        log(logging.ERROR, f"a process ended by itself; {follows}",
-            process=child.pid, status=status, state=child.state.name.lower())  # fmt: skip
+        log(logging.ERROR, "a process ended by itself", process=child.pid, status=status,
+            state=child.state.name.lower(), next=follows)  # fmt: skip
         if child.has_lived_shortly:
             self._note_failure(status, child.generation)
         else:
