@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from app.decision.calibrations import policy_of
 from app.decision.policy import FaceSelection, check_quality, selector_of
 from app.decision.thresholds import CollectionPolicy
-from app.errors import FaceError, ImageError, LikenessError
+from app.errors import FaceError, ImageError, InvalidEmbedding, LikenessError
 from app.faces.pipeline import run_to_completion
 from app.imaging import encode_crop
 from app.recognition.analysis import StageTimes, count_image, each_photo, infer_and_write
@@ -27,6 +27,9 @@ from app.store.sql.consents import consent_until, needs_consent, require_consent
 from app.store.store import Store
 from app.telemetry.logs import log
 from app.types import AnalysedImage, CooperativeTask, Face, FloatArray, JsonObject
+
+# Embeddings that are checked on the event loop: 30 µs each, and a thread that does it costs more.
+MOST_ON_THE_LOOP = 4
 
 
 def template_task(
@@ -131,6 +134,8 @@ async def enroll(
     and IdempotencyKeyReused.
     """
     work = _Work(services, request, times, kept)
+    if request.embeddings:
+        return await work.of_embeddings()
     return await (work.of_photo(photos[0]) if len(photos) == 1 else work.of_several(photos))
 
 
@@ -169,20 +174,42 @@ class _Work:
         return await self._searchable(_enrollment(made, {}, done[0]), done)
 
     async def of_several(self, photos: Sequence[bytes]) -> Enrollment:
-        """Of several photos, which are analysed side by side, or of embeddings."""
-        scheduler = self.services.scheduler
-        policy = await scheduler.read(self._policy)
+        """Of several photos, which are analysed side by side."""
+        policy = await self.services.scheduler.read(self._policy)
         outcomes = await self._templates(photos, policy)
         templates = {i: made for i, made in enumerate(outcomes) if isinstance(made, NewTemplate)}
         refused = {i: error for i, error in enumerate(outcomes) if isinstance(error, LikenessError)}
+        return await self._written(templates, refused)
+
+    async def of_embeddings(self) -> Enrollment:
+        """Of embeddings, for which the policy has no limits: so nothing is read before the write,
+        which checks the collection and the consent itself."""
+        scheduler = self.services.scheduler
+        try:
+            if len(self.request.embeddings) <= MOST_ON_THE_LOOP:
+                made = self._templates_of_embeddings()
+            else:
+                made = await scheduler.search(self._templates_of_embeddings)
+        except InvalidEmbedding:
+            await scheduler.read(self._policy)  # what is wrong with the collection comes first
+            raise
+        return await self._written(dict(enumerate(made)), {})
+
+    async def _written(
+        self, templates: Mapping[int, NewTemplate], refused: Mapping[int, LikenessError]
+    ) -> Enrollment:
         if not templates:
             return Enrollment({}, refused)
         one = self._enrollment(templates, refused)
         with self.times.stage("store"):
-            done = await scheduler.write_together(
+            done = await self.services.scheduler.write_together(
                 self.request.collection, self._store, one, len(templates)
             )
         return await self._searchable(_enrollment(templates, refused, done[0]), done)
+
+    def _templates_of_embeddings(self) -> list[NewTemplate]:
+        given = self.request.embeddings
+        return [template_from_embedding(self.services, values) for values in given]
 
     def _policy(self) -> CollectionPolicy:
         """The collection's policy. Raises CollectionNotFound, EmbeddingSpaceMismatch, and
@@ -197,11 +224,6 @@ class _Work:
         self, photos: Sequence[bytes], policy: CollectionPolicy
     ) -> Sequence[NewTemplate | LikenessError]:
         services, request = self.services, self.request
-        if request.embeddings:
-            given = request.embeddings
-            return await services.scheduler.search(
-                lambda: [template_from_embedding(services, values) for values in given]
-            )
 
         def work(data: bytes) -> CooperativeTask[tuple[AnalysedImage, NewTemplate]]:
             return template_task(services, data, request.face_selection, policy)

@@ -22,6 +22,7 @@ from app.errors import (
     ConsentMissing,
     EnrolledBefore,
     ImageError,
+    InvalidEmbedding,
     InvalidRequest,
     LikenessError,
     NoFace,
@@ -139,6 +140,53 @@ def test_an_enrollment_with_a_key_is_done_once(services: Services, photo: Photo)
         asyncio.run(run())
     kept = services.gallery.store.idempotency.answered("once", RequestKey("key", "digest"))
     assert kept == answer(first)
+
+
+def test_an_embedding_is_enrolled_by_the_write_alone(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A change to another thread costs more CPU time than the check of a few embeddings."""
+    services.gallery.create_collection("vectors", {}, {"consent_required": True})
+    vectors = np.eye(6, services.pack.recogniser.dimension, dtype=np.float32)
+    asked: list[str] = []
+
+    def counted(name: str) -> Callable[..., Any]:
+        run = getattr(services.scheduler, name)
+
+        async def counting(*given: Any) -> Any:
+            asked.append(name)
+            return await run(*given)
+
+        return counting
+
+    for name in ("read", "search"):
+        monkeypatch.setattr(services.scheduler, name, counted(name))
+
+    def enrolled(count: int, metadata: JsonObject, collection: str = "vectors") -> int:
+        request = EnrollRequest(collection, "ada", metadata, list(vectors[:count]))
+        return len(asyncio.run(enroll(services, [], request, StageTimes())).stored)
+
+    consent: JsonObject = {"consent": {"reference": "form 17"}}
+    assert services.gallery.identify("vectors", vectors[:1], 1).rows == [[]]  # opens the index
+    assert (enrolled(1, consent), asked) == (1, [])
+    assert (enrolled(6, consent), asked) == (6, ["search"]), "many are checked on a thread"
+    for metadata, collection, error in (
+        ({}, "vectors", ConsentMissing), (consent, "missing", CollectionNotFound),
+    ):  # fmt: skip
+        with pytest.raises(error):
+            enrolled(1, metadata, collection)
+    (best,) = services.gallery.identify("vectors", vectors[:1], 1).rows[0]
+    assert best.face.person_id == "ada", "what was refused has changed nothing"
+
+
+def test_what_is_wrong_with_a_collection_comes_before_what_is_wrong_with_an_embedding(
+    services: Services,
+) -> None:
+    services.gallery.create_collection("short", {})
+    for collection, error in (("missing", CollectionNotFound), ("short", InvalidEmbedding)):
+        request = EnrollRequest(collection, "ada", None, [[1.0, 2.0]])
+        with pytest.raises(error):
+            asyncio.run(enroll(services, [], request, StageTimes()))
 
 
 def test_each_face_is_identified(services: Services, photo: Photo, obama: str) -> None:
