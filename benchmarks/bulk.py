@@ -5,8 +5,8 @@ exported and taken back.
 
 People have two made-up templates each (0.85 similar); a thousandth of them stand under two ids, and
 as many have a template that is another's. Each step is the command itself; "MiB" is the most memory
-it had in each quarter of its time. `hygiene` says how many of the planted mistakes it told, and how
-many findings were none.
+it had in each quarter of its time. `hygiene` says how many of the planted mistakes it found, and
+how many findings were wrong.
 """
 
 import argparse

@@ -40,7 +40,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("likeness")
 
-# So do HTTP clients, which give up after 5 s unless they are told, writers that wait for another
+# So do HTTP clients, which by default give up after 5 s, writers that wait for another
 # process, and deletions, which are answered as pending beside another writer.
 for part in ("connect", "read", "write", "pool"):
     setattr(DEFAULT_TIMEOUT_CONFIG, part, PATIENCE_S)
@@ -65,7 +65,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection(session: pytest.Session) -> Iterator[None]:
-    """Spare the garbage collector what lives until the end: modules and collected tests, half a
+    """Keep from the garbage collector what lives until the end: modules and collected tests, half a
     million objects, which it visited again and again in a fifth of the suite's time."""
     gc.disable()
     try:

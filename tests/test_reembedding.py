@@ -230,7 +230,7 @@ def test_what_comes_after_the_building_holds_up_the_cut_over(
     work.cut_over()
 
 
-def test_deletion_takes_crop_and_spare_along(
+def test_deletion_includes_crops_and_alternate_embeddings(
     place: Place, pack: ModelPack, other_pack: ModelPack, enroll: Enroll
 ) -> None:
     services = place.serve(pack)

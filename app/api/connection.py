@@ -280,7 +280,7 @@ class Connection(HttpToolsProtocol):
         return since is not None and now - since > self._table.limits.linger_s
 
     def _end_late_head(self) -> None:
-        if not self._piece_bytes:  # nothing was sent: a browser's spare connection
+        if not self._piece_bytes:  # nothing was sent: a browser opened it in advance
             self.transport.close()
             return
         limit = self._table.limits.head_s

@@ -58,7 +58,7 @@ class Indexes:
         """Update the index to the record's revision if it is open, or if there is memory to open
         it. Otherwise the next search opens it: a write never closes another index. Nor does it wait
         for a thread that updates the index."""
-        with self._noticing_deletion(record), self._open_or_room(record) as replica:
+        with self._noticing_deletion(record), self._open_if_memory_allows(record) as replica:
             if replica is not None:
                 replica.follow(record)
 
@@ -74,7 +74,9 @@ class Indexes:
             replica.add(done)
             return True
 
-    def _open_or_room(self, record: CollectionRecord) -> AbstractContextManager[Replica | None]:
+    def _open_if_memory_allows(
+        self, record: CollectionRecord
+    ) -> AbstractContextManager[Replica | None]:
         if self.replicas.has_room():
             return self.replicas.using(record)
         return self.replicas.using_open(record.key)
@@ -92,7 +94,7 @@ class Indexes:
         # If another process owns the saved copies, its maintenance erases the templates.
         if self._catalog.own() and self._catalog.may_be_saved(record.key):
             return self.replicas.using(record)
-        return self._open_or_room(record)
+        return self._open_if_memory_allows(record)
 
     def _left_saved(self, key: int) -> Erasure:
         if self._catalog.own() and not self._catalog.may_be_saved(key):

@@ -64,12 +64,13 @@ class BatchedModel:
         self._closed = False
         # How often each size was run.
         self.batches: dict[int, int] = dict.fromkeys(self._sizes, 0)
-        self._lanes: list[dict[int, OnnxModel]] = []
+        # Of each owner: its session for each size.
+        self._sessions: list[dict[int, OnnxModel]] = []
         self._threads: set[threading.Thread] = set()
         self._buffers: list[Batch] = []
         try:
-            self._lanes = [self._open_lane() for _ in range(owners)]
-            self._model = self._lanes[0][self._sizes[0]]
+            self._sessions = [self._open_sessions() for _ in range(owners)]
+            self._model = self._sessions[0][self._sizes[0]]
             locked = self._model.provider != CPU_PROVIDER
             # One that gathers beside those that are run.
             self._buffers = [
@@ -78,15 +79,15 @@ class BatchedModel:
             self._gathering: Batch | None = self._buffers[0]
             self._free = self._buffers[1:]
             if all_at_start:
-                for lane in self._lanes:
-                    self._warm_up(lane)
+                for sessions in self._sessions:
+                    self._warm_up(sessions)
             else:
                 self._warm_up_late()
         except BaseException:
             self.close()
             raise
 
-    def _open_lane(self) -> dict[int, OnnxModel]:
+    def _open_sessions(self) -> dict[int, OnnxModel]:
         return {size: self._open(size) for size in self._sizes}
 
     @property
@@ -207,19 +208,19 @@ class BatchedModel:
 
     # --- owners ------------------------------------------------------------------------------
 
-    def _warm_up(self, lane: Mapping[int, OnnxModel]) -> None:
-        """Start a lane's owner and wait until it has run every size: CUDA keeps what it recorded
-        for each thread. One lane after the other: all at once take as long (cuDNN compiles one
-        plan at a time), and nothing else may ask CUDA for memory while a run is recorded."""
+    def _warm_up(self, sessions: Mapping[int, OnnxModel]) -> None:
+        """Start an owner and wait until it has run every size: CUDA keeps what it recorded for each
+        thread. One owner after the other: all at once take as long (cuDNN compiles one plan at a
+        time), and nothing else may ask CUDA for memory while a run is recorded."""
         ready: Future[None] = Future()
-        self._start(lane, ready)
+        self._start(sessions, ready)
         ready.result()
 
     def _warm_up_late(self) -> None:
         """Start one owner with the smallest size alone; the rest follows on a thread of its own."""
-        opened, smallest = self._lanes, self._sizes[0]
-        self._lanes = [{smallest: lane[smallest]} for lane in opened]
-        self._warm_up(self._lanes[0])
+        opened, smallest = self._sessions, self._sizes[0]
+        self._sessions = [{smallest: sessions[smallest]} for sessions in opened]
+        self._warm_up(self._sessions[0])
         work = partial(self._add_sizes, opened)
         thread = threading.Thread(target=work, name="network-warm-up", daemon=True)
         self._threads.add(thread)
@@ -236,24 +237,26 @@ class BatchedModel:
                     error, network=self.path.name, size=size)  # fmt: skip
                 return
             self.batches[size] += 1
-            lane = self._lanes[number]
+            sessions = self._sessions[number]
             with self._lock:
                 if self._closed:
                     return
                 if size == self._sizes[0]:
-                    self._start(lane)
+                    self._start(sessions)
                 else:
-                    lane[size] = opened[number][size]
+                    sessions[size] = opened[number][size]
 
-    def _start(self, lane: Mapping[int, OnnxModel], ready: Future[None] | None = None) -> None:
-        thread = threading.Thread(target=self._own, args=(lane, ready), name="network", daemon=True)
+    def _start(self, sessions: Mapping[int, OnnxModel], ready: Future[None] | None = None) -> None:
+        thread = threading.Thread(
+            target=self._own, args=(sessions, ready), name="network", daemon=True
+        )
         self._threads.add(thread)
         thread.start()
 
-    def _own(self, lane: Mapping[int, OnnxModel], ready: Future[None] | None) -> None:
+    def _own(self, sessions: Mapping[int, OnnxModel], ready: Future[None] | None) -> None:
         if ready is not None:
             try:
-                for size, network in lane.items():
+                for size, network in sessions.items():
                     network.try_out(np.zeros((size, *self._shape), np.uint8))
                     self.batches[size] += 1
             except BaseException as error:  # noqa: BLE001 - raised where the network is opened
@@ -267,7 +270,7 @@ class BatchedModel:
                 batch = self._collect()
                 if batch is None:
                     return
-                self._answer(lane, batch)
+                self._answer(sessions, batch)
                 self._recycle(batch)
         except BaseException as error:  # noqa: BLE001 - a thread that ends leaves nobody waiting
             log(logging.ERROR, "a network's thread died and is replaced", reason=repr(error))
@@ -277,7 +280,7 @@ class BatchedModel:
             with self._lock:
                 self._threads.discard(threading.current_thread())
                 if not self._closed:
-                    self._start(lane)
+                    self._start(sessions)
 
     def _collect(self) -> Batch | None:
         """The batch that has gathered, once its places are filled; None when closed."""
@@ -310,30 +313,32 @@ class BatchedModel:
         else:
             self._free.append(batch)
 
-    def _answer(self, lane: Mapping[int, OnnxModel], batch: Batch) -> None:
+    def _answer(self, sessions: Mapping[int, OnnxModel], batch: Batch) -> None:
         try:
-            heads = self._run(lane, batch.buffer.pixels, 0, batch.taken)
+            heads = self._run(sessions, batch.buffer.pixels, 0, batch.taken)
         except Exception:  # noqa: BLE001 - the callers get it, each alone
             for share in batch.shares:
-                self._answer_alone(lane, batch, share)
+                self._answer_alone(sessions, batch, share)
             return
         for share in batch.shares:
             end = share.start + share.count
             share.answer.set_result([head[share.start : end] for head in heads])
 
-    def _answer_alone(self, lane: Mapping[int, OnnxModel], batch: Batch, share: Share) -> None:
+    def _answer_alone(self, sessions: Mapping[int, OnnxModel], batch: Batch, share: Share) -> None:
         try:
-            share.answer.set_result(self._run(lane, batch.buffer.pixels, share.start, share.count))
+            share.answer.set_result(
+                self._run(sessions, batch.buffer.pixels, share.start, share.count)
+            )
         except Exception as error:  # noqa: BLE001 - the caller gets it
             share.answer.set_exception(error)
 
     def _run(
-        self, lane: Mapping[int, OnnxModel], pixels: NDArray[Any], start: int, count: int
+        self, sessions: Mapping[int, OnnxModel], pixels: NDArray[Any], start: int, count: int
     ) -> Heads:
         """Heads for some images of a buffer, which may be run with what else lies there."""
         parts: list[Heads] = []
-        for run in runs_of(start, count, tuple(lane), len(pixels)):
-            heads = lane[run.size].run(pixels[run.first : run.first + run.size])
+        for run in runs_of(start, count, tuple(sessions), len(pixels)):
+            heads = sessions[run.size].run(pixels[run.first : run.first + run.size])
             self.batches[run.size] += 1
             parts.append([head[run.skipped : run.skipped + run.count] for head in heads])
         return parts[0] if len(parts) == 1 else [np.concatenate(h) for h in zip(*parts)]  # noqa: B905

@@ -134,7 +134,7 @@ class TestLimits:
         assert second.status_code == 429
 
     def test_photos_are_counted_by_the_photo(self, site: httpx.Client, keyed: Services) -> None:
-        new = NewKey("door", [Scope.DETECT], limits=KeyLimits(photos_per_day=3))
+        new = NewKey("entrance", [Scope.DETECT], limits=KeyLimits(photos_per_day=3))
         headers = {"X-Api-Key": keyed.access_keys.create(new)[1]}
         keyed.access.refresh()
         files = [("image", ("photo.jpg", b"no photo"))] * 2

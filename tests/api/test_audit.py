@@ -121,7 +121,7 @@ def calls_of(keyed: Services, action: str) -> list[dict[str, Any]]:
 
 def test_calls_that_were_denied(site: httpx.Client, keyed: Services) -> None:
     site.post("/v1/collections", json={"name": "vip"})
-    made = keyed.access_keys.create(NewKey("door", [Scope.IDENTIFY, Scope.MANAGE], ["staff"]))
+    made = keyed.access_keys.create(NewKey("entrance", [Scope.IDENTIFY, Scope.MANAGE], ["staff"]))
     keyed.access.refresh()
     mine = {"X-Api-Key": made[1]}
     first = site.get("/v1/audit", headers=mine)

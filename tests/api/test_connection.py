@@ -251,7 +251,7 @@ def test_what_follows_a_whole_request_is_no_answer_to_it(
 def test_a_half_closed_connection_gets_no_answer(
     url: str, few: Services, blank_photo: bytes
 ) -> None:
-    """It cannot be told from a client that is gone, whose work is stopped."""
+    """It looks like a client that is gone, whose work is stopped."""
     head = b"POST /v1/detect HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\n"
     with waits_for(threading.Event(), few), connected(url) as connection:
         connection.sendall(head + b"content-length: %d\r\n\r\n" % len(blank_photo) + blank_photo)

@@ -187,7 +187,7 @@ def test_a_request_over_the_limit_is_refused_while_it_is_read(client: httpx.Clie
     assert (answer.status_code, code_of(answer)) == (413, "request_too_large")
 
 
-def test_wrong_field_names_are_told(client: httpx.Client, portrait: bytes) -> None:
+def test_wrong_field_names_are_reported(client: httpx.Client, portrait: bytes) -> None:
     answer = client.post("/v1/detect", files={"file": portrait})
     assert (answer.status_code, code_of(answer)) == (422, "unknown_field")
     assert "'image'" in answer.json()["detail"]

@@ -19,7 +19,7 @@ from tests.waiting import PATIENCE_S
 
 WRITERS = 12  # three times the threads that write
 
-# Takes the lock, says so, and keeps it until it is told to end.
+# Takes the lock, says so, and keeps it until its standard input ends.
 HOLDER = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)

@@ -161,8 +161,8 @@ def test_a_refused_enrollment_may_be_corrected_under_its_key(
     gallery: Any, key: str, blank_photo: bytes
 ) -> None:
     assert code_of(enroll(gallery, key, blank_photo)) == "no_face"
-    mended = enroll(gallery, key, gallery.photo("obama.jpg"))
-    assert (mended.status_code, REPLAYED in mended.headers) == (200, False)
+    corrected = enroll(gallery, key, gallery.photo("obama.jpg"))
+    assert (corrected.status_code, REPLAYED in corrected.headers) == (200, False)
 
 
 @pytest.mark.parametrize("bad", ["", "x" * 256, "a\tb", "schl\u00fcssel"])

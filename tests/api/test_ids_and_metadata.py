@@ -71,7 +71,7 @@ def test_metadata_that_cannot_be_returned_is_refused(
     assert named in refusal(answer) or "not valid JSON" in refusal(answer)
 
 
-def test_a_refused_id_is_told_by_its_character(client: httpx.Client, gallery: Any) -> None:
+def test_a_refusal_names_the_character_of_the_id(client: httpx.Client, gallery: Any) -> None:
     url = f"/v1/collections/{gallery.name}/persons"
     answer = client.post(url, json={"person_id": "ad\u202ea"})
     assert "U+202E RIGHT-TO-LEFT OVERRIDE at position 3" in refusal(answer)
@@ -142,8 +142,8 @@ def test_what_an_earlier_version_stored_is_marked(
     (face,) = client.get(f"{url}/faces").json()["items"]
     assert "nested more than 32 deep" in face["quality_problem"]
     assert client.get("/v1/collections").status_code == 200
-    mended = client.patch(f"{url}/persons/ada", json={"metadata": {"note": "new"}}).json()
-    assert (mended["metadata"], mended["metadata_problem"]) == ({"note": "new"}, None)
+    corrected = client.patch(f"{url}/persons/ada", json={"metadata": {"note": "new"}}).json()
+    assert (corrected["metadata"], corrected["metadata_problem"]) == ({"note": "new"}, None)
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])

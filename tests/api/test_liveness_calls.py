@@ -43,7 +43,7 @@ def set_policy(client: httpx.Client, **policy: Any) -> None:
 
 
 @pytest.mark.parametrize("call", ["detect", "embed", "identify"])
-def test_it_is_told_when_asked_for(live_client: httpx.Client, photos: Path, call: str) -> None:
+def test_it_is_reported_when_asked_for(live_client: httpx.Client, photos: Path, call: str) -> None:
     for asked in (True, False):
         answer = ask(live_client, call, photos / "obama.jpg", liveness=asked).json()
         reported = answer["faces"][0]["quality"]["liveness"]

@@ -28,7 +28,7 @@ def test_liveness_and_readiness(client: httpx.Client) -> None:
     assert ready["erasure"] in ("done", "pending")
 
 
-def test_upkeep_that_fails_is_told_for_as_long_as_it_does(
+def test_maintenance_that_fails_is_reported_for_as_long_as_it_does(
     client: httpx.Client, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full() -> None:

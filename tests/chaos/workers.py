@@ -150,7 +150,7 @@ def after(state: Held, action: str, number: int) -> Held:
 
 
 class Client(threading.Thread):
-    """Asks a worker for one thing after another until the worker is dead or it is told to stop."""
+    """Asks a worker for one thing after another until the worker is dead or `stopped` is set."""
 
     def __init__(self, name: str, worker: Worker, ledger: Ledger, seed: int) -> None:
         super().__init__(name=name)

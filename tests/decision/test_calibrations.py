@@ -188,7 +188,7 @@ def covered_faces() -> CoveredFaces:
 def test_a_person_with_very_many_templates_leaves_room_for_others(
     gallery: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of them some are taken, evenly spaced; whoever comes first in the random order."""
+    """Some of them are taken, evenly spaced, at any place in the random order."""
     fill(gallery, 120)
     heavy = people(1, 403, dimension=DIMENSION, noise=0.3).vectors
     new = [NewTemplate(vector, f"heavy-{n}") for n, vector in enumerate(heavy)]

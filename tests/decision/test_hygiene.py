@@ -112,7 +112,7 @@ def test_the_worst_are_listed_and_all_are_counted(
         assert getattr(some, kind) == getattr(whole, kind)[:1]
 
 
-def test_mending_takes_the_finding_away(
+def test_a_correction_removes_the_finding(
     services: Services, findings: dict[str, list[dict[str, object]]]
 ) -> None:
     (wrong,) = findings["mislabels"]

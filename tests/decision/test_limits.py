@@ -98,7 +98,7 @@ def test_a_comparison_is_refused_where_both_sides_are_beyond_one_limit(
     assert refusals.applied([unknown], [probe]) == [unknown]
 
 
-def test_a_template_without_a_photo_is_judged_by_its_embedding(gallery: Gallery) -> None:
+def test_the_embedding_limits_a_template_without_a_photo(gallery: Gallery) -> None:
     enroll_person(gallery, "default", "ada", None, [NewTemplate(leaning(0.6), "x")])
     probe = of(leaning(0.6), sharpness=5)
     claimed = gallery.compare("default", "ada", leaning(0.6))

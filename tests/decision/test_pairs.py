@@ -107,7 +107,7 @@ class TestMargin:
         assert margins == sorted(margins, reverse=True)
         assert margins[0] > margins[-1] + 0.1
 
-    def test_it_does_not_fall_for_those_who_cannot_be_told_apart(
+    def test_it_does_not_fall_as_two_persons_become_more_similar(
         self, calibration: Calibration
     ) -> None:
         """So that one template that both have by mistake does not let any lead decide."""

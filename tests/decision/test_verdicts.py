@@ -29,7 +29,7 @@ def test_the_nearest_person_at_the_threshold_is_found() -> None:
     assert names(verdicts) == ["ada", None, None]
 
 
-def test_a_face_that_fails_the_gate_is_rejected_whoever_it_resembles() -> None:
+def test_a_face_that_fails_the_gate_is_rejected_at_any_similarity() -> None:
     gate = QualityGate(min_sharpness=50, min_face_size_px=40)
     faces = [face(sharpness=10, size=20), face()]
     blurred, clear = decide(faces, [row(ada=0.9), row(ada=0.9)], 0.4, gate)

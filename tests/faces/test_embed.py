@@ -141,7 +141,7 @@ def test_the_colour_order_is_the_pack_s(
 
 
 def test_mean_and_deviation_are_the_pack_s(model: OnnxModel, pack: ModelPack, crops: Image) -> None:
-    """(x - mean) / std, told by a network that is asked for its input."""
+    """(x - mean) / std, seen in what a network answers."""
     spec = pack.recogniser.model_copy(update={"mirror": False})
     recogniser = Recogniser(model, spec)
     pixels = crops[:1, :, :, ::-1].astype(np.float32).transpose(0, 3, 1, 2)

@@ -109,7 +109,7 @@ def test_into_any_engine(
     assert stored.face.template_key > int(str(highest))
 
 
-def test_whoever_has_the_database_open_follows(engine_url: str, directions: Draw) -> None:
+def test_an_open_gallery_follows_a_restore(engine_url: str, directions: Draw) -> None:
     engine = ready(engine_url)
     gallery = gallery_of(engine)
     vectors = directions(3)

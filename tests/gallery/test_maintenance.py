@@ -42,7 +42,7 @@ def fail() -> None:
     raise ERROR
 
 
-def test_a_failure_is_told_for_as_long_as_it_lasts(
+def test_a_failure_is_reported_for_as_long_as_it_lasts(
     gallery: Gallery, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "likeness")

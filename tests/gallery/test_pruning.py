@@ -80,7 +80,9 @@ def test_of_many_young_ones_the_oldest_go(store: Store, directions: Draw) -> Non
     assert revisions(store) == [5, 6]
 
 
-def test_whoever_is_behind_the_end_is_told(store: Store, clock: Clock, directions: Draw) -> None:
+def test_a_revision_whose_changes_are_deleted_is_refused(
+    store: Store, clock: Clock, directions: Draw
+) -> None:
     record = store.collections.get("default")
     assert store.changes.stamp_at(record, 0) == ""
     enroll(store, directions(4))
@@ -127,17 +129,17 @@ def test_each_call_does_a_bounded_piece(
 
 def test_a_sweep_comes_now_and_then(store: Store, clock: Clock, directions: Draw) -> None:
     seconds = [0.0]
-    upkeep = Pruning(
+    pruning = Pruning(
         store.changes, store.idempotency, kept=DAY, every_s=600, clock=lambda: seconds[0]
     )
-    upkeep.round()
+    pruning.round()
     enroll(store, directions(2))
     clock.now += 2 * DAY
     seconds[0] = 599
-    upkeep.round()
+    pruning.round()
     assert revisions(store) == [1, 2]
     seconds[0] = 600
-    upkeep.round()
+    pruning.round()
     assert revisions(store) == [2]
 
 

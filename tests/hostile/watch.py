@@ -104,7 +104,7 @@ def watching(target: Target, process: psutil.Process) -> Iterator[Seen]:
 
 
 class Watcher:
-    """Looks at one service until it is told to stop."""
+    """Looks at one service while `watch` runs."""
 
     def __init__(self, target: Target, process: psutil.Process) -> None:
         self.seen = Seen()

@@ -200,7 +200,7 @@ def test_persons_are_scored_some_at_a_time(
     new_index: NewIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(combined, "PERSONS_AT_ONCE", 7)
-    monkeypatch.setattr(combined, "SPARE", 0)
+    monkeypatch.setattr(combined, "EXTRA_PERSONS", 0)
     generator = np.random.default_rng(6)
     held = people(generator, 1_500, 300, spread=8.0)
     index = new_index(D)

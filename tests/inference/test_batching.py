@@ -343,7 +343,7 @@ def test_requests_are_answered_before_larger_batches_are_ready() -> None:
     assert batched.run(images(1, 2, 3, 4))[0].tolist() == [[2.0], [4.0], [6.0], [8.0]]
     assert set(network.sizes) == {1}
     network.may_start.set()
-    until(lambda: all(set(lane) == set(SIZES) for lane in batched._lanes))
+    until(lambda: all(set(each) == set(SIZES) for each in batched._sessions))
     batched.run(images(1, 2, 3, 4))
     assert network.sizes[-1] == 4
     batched.close()

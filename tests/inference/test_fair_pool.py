@@ -1,4 +1,4 @@
-"""The lane: requests in rotation, jobs that can be left, threads that may die."""
+"""Requests take turns, callers may leave, threads may die."""
 
 import threading
 import time
@@ -31,7 +31,7 @@ def note(log: list[str], name: str, steps: int = 1) -> CooperativeTask[str]:
 
 
 def hold(pool: FairThreadPool) -> tuple[threading.Event, Future[bool]]:
-    """Keep the lane's one thread busy until the event is set."""
+    """Keep the pool's one thread busy until the event is set."""
     begun, release = threading.Event(), threading.Event()
 
     def wait() -> CooperativeTask[bool]:
@@ -131,7 +131,7 @@ def test_steps_run_in_the_context_of_their_request(pool: FairThreadPool) -> None
     assert pool.submit(note([], "other"), RequestShare()).result(PATIENCE_S) == "other"
 
 
-def test_errors_are_told_and_the_thread_lives(pool: FairThreadPool) -> None:
+def test_errors_reach_the_caller_and_the_thread_lives(pool: FairThreadPool) -> None:
     def fail() -> CooperativeTask[None]:
         yield
         raise ZeroDivisionError("here")

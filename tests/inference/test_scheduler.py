@@ -191,7 +191,7 @@ def test_the_database_does_not_wait_for_inference(scheduler: Scheduler) -> None:
     assert asyncio.run(read_while_busy()) == "read"
 
 
-def test_the_door_closes_at_the_limit(scheduler: Scheduler) -> None:
+def test_no_request_is_admitted_beyond_the_limit(scheduler: Scheduler) -> None:
     with scheduler.admit(), scheduler.admit(), scheduler.admit():
         assert scheduler.pending == 3
         with pytest.raises(Overloaded, match="3 requests") as caught, scheduler.admit():
@@ -201,7 +201,7 @@ def test_the_door_closes_at_the_limit(scheduler: Scheduler) -> None:
     assert scheduler.pending == 0
 
 
-def test_the_door_counts_bytes_too() -> None:
+def test_bytes_are_limited_too() -> None:
     scheduler = Scheduler(workers=1, max_pending=8, max_pending_bytes=100)
     refused = pytest.raises(Overloaded, match="MiB of photos")
     with scheduler.admit(150), refused, scheduler.admit(1):  # one alone always gets in
@@ -397,7 +397,7 @@ def test_a_place_is_freed_by_a_cancelled_request(scheduler: Scheduler) -> None:
     assert scheduler.pending == 0
 
 
-def test_one_worker_a_core_unless_told() -> None:
+def test_one_worker_a_core_by_default() -> None:
     scheduler = Scheduler(workers=None, max_pending=1)
     assert scheduler.workers == usable_cores() >= 1
     scheduler.close()

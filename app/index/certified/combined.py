@@ -21,7 +21,7 @@ from app.index.port import Hit, Ids
 from app.types import FloatArray
 
 # Persons beyond those asked for, whom the first search finds: often the second is not needed then.
-SPARE = 8
+EXTRA_PERSONS = 8
 # Probes that are looked for together, and persons whose templates are scored together.
 PROBES_AT_ONCE = 16
 PERSONS_AT_ONCE = 4_096
@@ -128,7 +128,7 @@ class CombinedSearch:
     def _search(self, probes: Sequence[Probe], top_k: int) -> list[list[Hit]]:
         # Before the rows are read: what grows meanwhile grows by templates that came later.
         wide, ratio = self.lengths.widest()
-        nearest = [BestPersons(top_k + SPARE) for _ in probes]
+        nearest = [BestPersons(top_k + EXTRA_PERSONS) for _ in probes]
         self.cover(probes, nearest)
         candidates = np.unique(np.concatenate([wide, *(one.persons for one in nearest)]))
         rows = PersonRows(self.parts, candidates, self.lengths, self.score)

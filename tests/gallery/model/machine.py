@@ -78,7 +78,7 @@ class GalleryMachine(RuleBasedStateMachine):
         self._at_once(first, second, hosts, seed, point)
 
     @rule(second=KINDS, hosts=PAIRS, seed=SEEDS, point=st.integers(1, 100))
-    def upkeep_and(self, second: str, hosts: tuple[str, str], seed: int, point: int) -> None:
+    def maintenance_and(self, second: str, hosts: tuple[str, str], seed: int, point: int) -> None:
         """An operation beside a round of maintenance."""
         self._at_once("run_maintenance", second, hosts, seed, point)
 

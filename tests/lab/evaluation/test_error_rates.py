@@ -82,7 +82,7 @@ def test_threshold_where_accepting_all_or_none_is_best() -> None:
     assert nobody == math.nextafter(0.9, math.inf)
 
 
-def test_neighbouring_float32_similarities_can_be_told_apart() -> None:
+def test_neighbouring_float32_similarities_can_be_distinguished() -> None:
     low = np.float32(0.5)
     high = np.nextafter(low, np.float32(1))
     similarities = np.array([high] * 20 + [low] * 20, dtype=np.float32)

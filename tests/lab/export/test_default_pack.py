@@ -100,7 +100,7 @@ def test_recogniser_answers_a_batch_as_it_answers_one(size: int) -> None:
     alone = np.concatenate([parity.run(session, face[np.newaxis])[0] for face in faces])
     assert together.shape == (size, _pack()["recogniser"]["dimension"])
     assert parity.cosines(together, alone).min() >= 0.99999
-    if size > 1:  # and the faces of a batch are told apart
+    if size > 1:  # and the faces of a batch differ
         assert parity.cosines(together[:1], together[1:2])[0] < 0.999
 
 
