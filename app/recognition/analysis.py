@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from app.errors import FaceError, ImageError, LikenessError
+from app.faces.looks import FaceSelector
 from app.imaging import read_header
 from app.services import Services
 from app.types import AnalysedImage, CooperativeTask, Face, FloatArray
@@ -105,14 +106,25 @@ def image_task(
     *,
     embed: bool = True,
     liveness: bool = False,
+    selector: FaceSelector | None = None,
 ) -> CooperativeTask[AnalysedImage]:
     """Analyse the one photo of a request, in steps. Raises the ImageError and FaceError
     families."""
     image = yield from services.pipeline.steps(
-        data, max_faces=_limit(services, max_faces), embed=embed, liveness=liveness
+        data,
+        max_faces=_limit(services, max_faces),
+        embed=embed,
+        liveness=liveness,
+        selector=selector,
     )
     count_image(services, times, image)
     return image
+
+
+def fits_one_thread(services: Services, photos: Sequence[bytes]) -> bool:
+    """Whether a call with these photos can be answered on the thread of its photo: there is one,
+    and no read waits for a database on the network."""
+    return len(photos) == 1 and services.gallery.store.database.in_process
 
 
 async def infer_photo(services: Services, data: bytes, task: CooperativeTask[T]) -> T:

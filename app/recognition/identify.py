@@ -27,6 +27,7 @@ from app.recognition.analysis import (
     analyse_images,
     embedding_of,
     faces_of,
+    fits_one_thread,
     image_task,
     infer_photo,
 )
@@ -99,7 +100,7 @@ async def identify(
     """
     gallery, call = services.gallery, _Call(services, request, times, make)
     done: tuple[Identification, T] | None = None
-    if len(photos) == 1 and gallery.store.database.in_process:
+    if fits_one_thread(services, photos):
         probes, done = await infer_photo(services, photos[0], call.on_one_thread(photos[0]))
     else:
         record = await services.scheduler.read(gallery.require, request.collection)

@@ -34,6 +34,8 @@ from app.recognition.analysis import (
     count_image,
     each_photo,
     embedding_of,
+    fits_one_thread,
+    image_task,
     infer_photo,
 )
 from app.services import Services
@@ -117,7 +119,7 @@ async def verify(
     """
     call, scheduler = _Call(services, request, times, make), services.scheduler
     done: tuple[Verification, T] | None = None
-    if len(photos) == 1 and services.gallery.store.database.in_process:
+    if fits_one_thread(services, photos):
         claim, faces, done = await infer_photo(services, photos[0], call.on_one_thread(photos[0]))
     else:
         claim = await scheduler.read(call.claim)
@@ -161,12 +163,13 @@ class _Call(Generic[T]):
         claim = self.claim()
         gate, name = policy_of(claim.record).verify_gate, self.request.names[0]
         try:
-            image = yield from self._steps(
-                photo, liveness=self.request.needs_liveness(claim.record)
-            )
+            image = yield from image_task(
+                self.services, self.times, photo, None,
+                liveness=self.request.needs_liveness(claim.record),
+                selector=selector_of(self.request.face_selection),
+            )  # fmt: skip
         except (ImageError, FaceError) as error:
             raise _named(error, name) from error
-        count_image(self.services, self.times, image)
         faces = [_select(image, self.request, name, gate)]
         at_once = claim.templates <= MOST_TEMPLATES_AT_ONCE and not self.request.needs_index
         return claim, faces, self.decide(claim, faces) if at_once else None
@@ -234,19 +237,17 @@ class _Call(Generic[T]):
 
     async def _one_face(self, photos: Sequence[bytes], *, liveness: bool) -> list[PhotoOutcome]:
         """The selected face of each photo, or why there is none."""
-        return list(
-            await each_photo(
-                self.services, photos, lambda photo: self._steps(photo, liveness=liveness)
-            )
-        )
+        services, selector = self.services, selector_of(self.request.face_selection)
 
-    def _steps(self, photo: bytes, *, liveness: bool) -> CooperativeTask[AnalysedImage]:
-        return self.services.pipeline.steps(
-            photo,
-            max_faces=self.services.settings.max_faces,
-            liveness=liveness,
-            selector=selector_of(self.request.face_selection),
-        )
+        def work(photo: bytes) -> CooperativeTask[AnalysedImage]:
+            return services.pipeline.steps(
+                photo,
+                max_faces=services.settings.max_faces,
+                liveness=liveness,
+                selector=selector,
+            )
+
+        return list(await each_photo(services, photos, work))
 
 
 def _claimed_person(store: Store, record: CollectionRecord, person_id: str) -> PersonRecord:
