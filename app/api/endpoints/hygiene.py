@@ -55,6 +55,11 @@ class MergeInto(BaseModel):
     into: Annotated[KnownPersonId, Field(description="The person who gets the faces.")]
 
 
+OwnSimilarity = Annotated[
+    float, Field(description="Similarity to the nearest other face of its person.")
+]
+
+
 class DuplicateInfo(BaseModel):
     person_id_a: Annotated[str, Example("j.smith")]
     person_id_b: Annotated[str, Example("john.smith")]
@@ -79,9 +84,7 @@ class MislabelInfo(BaseModel):
     person_id: str
     looks_like: str
     similarity: float
-    own_similarity: Annotated[
-        float, Field(description="Similarity to the nearest other face of its person.")
-    ]
+    own_similarity: OwnSimilarity
     fmr: Fmr = None
     fmr_interval: FmrInterval = None
 
@@ -89,9 +92,7 @@ class MislabelInfo(BaseModel):
 class OutlierInfo(BaseModel):
     face_id: str
     person_id: str
-    own_similarity: Annotated[
-        float, Field(description="Similarity to the nearest other face of its person.")
-    ]
+    own_similarity: OwnSimilarity
     fmr: Fmr = None
     fmr_interval: FmrInterval = None
 

@@ -184,11 +184,7 @@ class CertifiedIndex:
         comparator: Comparator = COSINE,
         score: PersonScore = PersonScore.BEST,
     ) -> list[list[Hit]]:
-        """The `top_k` most similar persons for each of (n, d) unit vectors, best first.
-
-        A person counts once, with the best template and the `score` of all of them. With
-        `allowed_persons`, keys in ascending order, only they are examined, exactly.
-        """
+        """As `PersonSearch` has it. Of `allowed_persons` all templates are scored exactly."""
         probes = np.ascontiguousarray(probes, np.float32)
         if not len(probes):
             return []
