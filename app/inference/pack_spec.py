@@ -19,7 +19,7 @@ PackLayout = Literal["own", "insightface"]
 
 
 class PackSection(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class IntegerSpec(PackSection):

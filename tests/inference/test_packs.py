@@ -188,6 +188,8 @@ class TestDescription:
             ('colour = "rgb"', 'colour = "grb"', "recogniser.colour"),
             ('colour = "rgb"', "", "recogniser.colour"),
             ("std = 128.0", "std = 0.0", "recogniser.std"),
+            ("std = 128.0", "std = inf", "recogniser.std.float"),
+            ("mean = 127.5", "mean = nan", "recogniser.mean.float"),
             ("dimension = 192", 'dimension = "many"', "recogniser.dimension"),
             ('architecture = "centerface"', 'architecture = "yolo"', "detector.architecture"),
             ('sha256 = "', 'sha256 = "x', "detector.sha256"),
