@@ -71,7 +71,7 @@ class Departure:
 
 
 class Connection(HttpToolsProtocol):
-    """Uvicorn's connection with limits. `connections` is the table that it belongs to."""
+    """Uvicorn's connection with limits. `table`: all connections of the process."""
 
     def __init__(
         self,

@@ -202,7 +202,8 @@ class ThresholdDecision:
 
 @dataclass(frozen=True, slots=True)
 class Default:
-    """Which of a policy's targets holds where a call names none, and for what it is searched."""
+    """Which of a policy's targets holds where a call names none, and the size of gallery that its
+    threshold is for."""
 
     target: Literal["target_fpir", "target_fmr"]
     size: GallerySize
@@ -220,10 +221,10 @@ def identification_threshold(
     RateOutOfReach or NotCalibrated."""
     size = gallery.scored_by(chain.score)
     if request.target_fmr is not None:
-        rule = _requested_threshold(request.target_fmr, "target_fmr", ONE_COMPARISON, chain)
+        decision = _requested_threshold(request.target_fmr, "target_fmr", ONE_COMPARISON, chain)
     else:
-        rule = _policy_threshold(request, policy, chain, size, Default("target_fpir", size))
-    return replace(rule.lifted(likeness, size), score=chain.score)
+        decision = _policy_threshold(request, policy, chain, size, Default("target_fpir", size))
+    return replace(decision.lifted(likeness, size), score=chain.score)
 
 
 def verification_threshold(
@@ -243,13 +244,13 @@ def verification_threshold(
     """
     claimed, size = (one.scored_by(chain.score) for one in (claimed_person_size, gallery))
     if request.target_fmr is not None:
-        rule = _requested_threshold(request.target_fmr, "target_fmr", claimed, chain)
+        decision = _requested_threshold(request.target_fmr, "target_fmr", claimed, chain)
     elif request.target_fpir is not None:
-        rule = _requested_threshold(request.target_fpir, "target_fpir", size, chain)
-        rule = rule.lifted(likeness, size)
+        decision = _requested_threshold(request.target_fpir, "target_fpir", size, chain)
+        decision = decision.lifted(likeness, size)
     else:
-        rule = _policy_threshold(request, policy, chain, size, Default("target_fmr", claimed))
-    return replace(rule, score=chain.score)
+        decision = _policy_threshold(request, policy, chain, size, Default("target_fmr", claimed))
+    return replace(decision, score=chain.score)
 
 
 def _policy_threshold(

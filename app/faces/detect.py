@@ -180,7 +180,7 @@ def _to_stride(length: int) -> int:
     return -(-length // STRIDE) * STRIDE
 
 
-Question = Callable[[Letterbox, Image], list[FloatArray]]
+LetterboxRun = Callable[[Letterbox, Image], list[FloatArray]]
 
 
 class Detector:
@@ -202,10 +202,10 @@ class Detector:
         self._spec = spec
         self._model = model
         self._architecture = kind = ARCHITECTURES[spec.architecture]
-        self._ask_for_heads = question(model, kind.scale)
+        self._run_for_heads = letterbox_run(model, kind.scale)
         self._candidates = candidates
         if candidates is not None:
-            self._ask_for_candidates = question(candidates.network, kind.scale)
+            self._run_for_candidates = letterbox_run(candidates.network, kind.scale)
         self._framing = framing_of(model, spec, whole_canvas=whole_canvas)
         self._first_framing = first_framing_of(self._framing, spec)
         try:
@@ -260,15 +260,15 @@ class Detector:
         kind = self._architecture
         threshold, size = self._spec.score_threshold, boxed.size
         if self._candidates is not None and kind.decode_candidates is not None:
-            levels, found = self._candidates.levels, self._ask_for_candidates(boxed, image)
+            levels, found = self._candidates.levels, self._run_for_candidates(boxed, image)
             if not are_cut(found, levels, threshold):
                 return kind.decode_candidates(found, levels, threshold, size)
-        return kind.decode(self._ask_for_heads(boxed, image), threshold, size)
+        return kind.decode(self._run_for_heads(boxed, image), threshold, size)
 
 
-def question(network: Network, scale: PixelScale) -> Question:
-    """How a network is asked about an image, which is drawn where the network reads it if there is
-    a place for that."""
+def letterbox_run(network: Network, scale: PixelScale) -> LetterboxRun:
+    """Runs a network on an image in its letterbox, which is drawn where the network reads it if
+    there is a place for that."""
     if isinstance(network, PlacingNetwork):
         placing: PlacingNetwork = network
         return lambda boxed, image: placing.run_placed(partial(boxed.draw, image))

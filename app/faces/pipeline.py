@@ -104,7 +104,7 @@ class FacePipeline:
         return self._provider or self._recogniser.provider
 
     @property
-    def tells_liveness(self) -> bool:
+    def has_liveness(self) -> bool:
         """Whether the pack has liveness networks."""
         return self._auxiliary.liveness is not None
 
@@ -171,7 +171,7 @@ class FacePipeline:
         "queue". With `selector` only the face that it chooses is looked at any further, and what it
         raises is raised."""
         made = time.perf_counter()
-        if liveness and not self.tells_liveness:
+        if liveness and not self.has_liveness:
             raise LivenessUnavailable(
                 "The running model pack has no liveness networks. Serve a pack that has (likeness "
                 "models pack --liveness), or do not ask for liveness."

@@ -89,7 +89,7 @@ class Replica:
         if self.index.position != wanted:
             # First: as soon as the index has a position, another thread may save it.
             self._record = record
-            self._follow(record)
+            self._catch_up_or_rebuild(record)
 
     def erase(self, record: CollectionRecord) -> None:
         """Update the index to the record's revision, and erase the templates removed by this or
@@ -102,10 +102,10 @@ class Replica:
         """Whether the saved copy holds nothing that was removed."""
         return Erasure.DONE if self.index.saved_copy.erased else Erasure.PENDING
 
-    def _follow(self, record: CollectionRecord) -> None:
+    def _catch_up_or_rebuild(self, record: CollectionRecord) -> None:
         reached = self.index.position
         if reached is not None:
-            if self._has_caught_up(record, reached):
+            if self._catch_up(record, reached):
                 return
             log(logging.WARNING,
                 "the database's log of changes does not hold the revision of "
@@ -113,10 +113,10 @@ class Replica:
                 "for long); the index is rebuilt")  # fmt: skip
             self.save_soon()
         # It fails where the log was pruned in this very moment, or the record is as old as that.
-        while not self._has_caught_up(record, self._start(record)):
-            record = self._again(record)
+        while not self._catch_up(record, self._load_or_build(record)):
+            record = self._reread(record)
 
-    def _has_caught_up(self, record: CollectionRecord, reached: Position) -> bool:
+    def _catch_up(self, record: CollectionRecord, reached: Position) -> bool:
         """Apply what changed since the index's position; False where the log does not have it."""
         try:
             changes = self._changes.since(record, reached.revision, reached.stamp)
@@ -127,7 +127,7 @@ class Replica:
             self.index.apply(changes.added, changes.removed, position)
         return True
 
-    def _again(self, record: CollectionRecord) -> CollectionRecord:
+    def _reread(self, record: CollectionRecord) -> CollectionRecord:
         """The collection as it is now. Raises CollectionNotFound or EmbeddingSpaceMismatch."""
         now = self._collections.get(record.name)
         if now.key != record.key:
@@ -140,7 +140,7 @@ class Replica:
 
     # --- start -------------------------------------------------------------------------------
 
-    def _start(self, record: CollectionRecord) -> Position:
+    def _load_or_build(self, record: CollectionRecord) -> Position:
         """Load or build the index; returns its position."""
         if not self._load(record):
             self._build(record)
@@ -203,7 +203,7 @@ class Replica:
             return
         try:
             # What the owner before this process erased may still be in this index.
-            self._update()
+            self._update_to_present()
             self.index.saved_copy.save()
         except (CollectionNotFound, EmbeddingSpaceMismatch):
             self.index.saved_copy.discard()
@@ -211,7 +211,7 @@ class Replica:
             log(logging.WARNING, "the index snapshot was not saved", error)
         self._saved_at = self._clock()
 
-    def _update(self) -> None:
+    def _update_to_present(self) -> None:
         """Update the index to the collection's present revision. Raises CollectionNotFound,
         EmbeddingSpaceMismatch or StoreUnavailable."""
         assert self._record is not None, "the index was opened"

@@ -65,7 +65,7 @@ class FairThreadPool:
         self._waiting: list[_Job] = []
         self._changed = new_condition("pool.jobs")
         self._numbers = count()
-        self._now = 0
+        self._now = 0  # the highest tag whose turn has come
         self._closed = False
         self._busy_since: dict[threading.Thread, float] = {}
         self._threads: set[threading.Thread] = set()
@@ -179,7 +179,7 @@ class FairThreadPool:
             return True
         return self._memory + job.memory <= self._max_memory
 
-    def _over(self, job: _Job) -> None:
+    def _end(self, job: _Job) -> None:
         """A job that had begun has ended, with or without an error."""
         with self._changed:
             self._memory -= job.memory
@@ -189,16 +189,16 @@ class FairThreadPool:
     def _take_a_step(self, job: _Job) -> None:
         if job.future.cancelled():
             _drop(job)
-            self._over(job)
+            self._end(job)
             return
         try:
             job.context.run(next, job.steps)
         except StopIteration as end:
             value = end.value
-            self._over(job)
+            self._end(job)
             _settle(job, partial(job.future.set_result, value))
         except Exception as error:  # noqa: BLE001 - the request that waits gets it
-            self._over(job)
+            self._end(job)
             _settle(job, partial(job.future.set_exception, error))
             # The error holds this frame, which would hold the error through the job: a cycle that
             # keeps the photo until the garbage collector runs.
@@ -209,11 +209,11 @@ class FairThreadPool:
                     self._queue(job)
                     return
             _drop(job)
-            self._over(job)
+            self._end(job)
 
     def _replace(self, job: _Job, error: BaseException) -> None:
         log(logging.ERROR, "a worker died and is replaced", pool=self._name, reason=repr(error))
-        self._over(job)
+        self._end(job)
         died = WorkerDied("The worker that had this photo died; another has taken its place.")
         _settle(job, lambda: job.future.set_exception(died))
         with self._changed:

@@ -111,7 +111,7 @@ class Database:
             with self._reader.begin() as connection:
                 yield connection
         except SQLAlchemyError as error:
-            self._raise_ours(error, "")
+            self._raise_translated(error, "")
 
     @contextmanager
     def glancing(self) -> Iterator[Connection]:
@@ -120,7 +120,7 @@ class Database:
             with self._glancer.begin() as connection:
                 yield connection
         except SQLAlchemyError as error:
-            self._raise_ours(error, "")
+            self._raise_translated(error, "")
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
@@ -154,7 +154,7 @@ class Database:
         self._audit.forget(connection, noted)
         try:
             if isinstance(failed, SQLAlchemyError):
-                self._raise_ours(failed, "Nothing was changed. ")
+                self._raise_translated(failed, "Nothing was changed. ")
         except Exception as error:  # noqa: BLE001 (returned)
             failed = error
         if isinstance(failed, StoreFull | StoreUnavailable):
@@ -179,7 +179,7 @@ class Database:
                 # From here on a lost connection leaves open what the database did.
                 outcome = "The change may have been kept or not: send the request again. "
         except SQLAlchemyError as error:
-            self._raise_ours(error, outcome)
+            self._raise_translated(error, outcome)
         # Data written to a file that was moved away must not be acknowledged.
         self.require_in_place(outcome)
         self.refusal = refused
@@ -189,7 +189,7 @@ class Database:
         if not self._backend.is_in_place(self.engine):
             raise StoreUnavailable(outcome + self._backend.MOVED, {"retry_after": RETRY_AFTER_S})
 
-    def _raise_ours(self, error: SQLAlchemyError, outcome: str) -> NoReturn:
+    def _raise_translated(self, error: SQLAlchemyError, outcome: str) -> NoReturn:
         if isinstance(error, IntegrityError):
             raise error  # a fault of this code, not of the database
         if isinstance(error, DataError):
@@ -289,7 +289,7 @@ class Eraser:
 
     def _try(self, seconds: float) -> None:
         with self._counting:
-            asked, self._tried = self._asked > self._tried, self._asked
+            covers_more, self._tried = self._asked > self._tried, self._asked
         reason: Exception | None = None
         try:
             erased = self._backend.erase_deleted(
@@ -302,7 +302,7 @@ class Eraser:
             self._failed = self._backend.ERASES
         if erased:
             self._pending_since, self._done_at = None, self._clock()
-        elif self._backend.ERASES and asked and self._pending_since is None:
+        elif self._backend.ERASES and covers_more and self._pending_since is None:
             self._pending_since = self._clock()
             if self._failed:
                 log(logging.WARNING, EVENT, reason)

@@ -381,12 +381,12 @@ def test_an_index_is_saved_while_another_thread_still_opens_it(
     first = open_gallery()
     vectors = fill(first, "staff", 9)
     first.close()
-    update = Replica._follow
+    update = Replica._catch_up_or_rebuild
 
     def save_at_once(replica: Replica, record: CollectionRecord) -> None:
         update(replica, record)
         with ThreadPoolExecutor(1) as other:
             other.submit(replica.save).result()
 
-    monkeypatch.setattr(Replica, "_follow", save_at_once)
+    monkeypatch.setattr(Replica, "_catch_up_or_rebuild", save_at_once)
     assert nearest(open_gallery(), "staff", vectors[3]) == "p3"

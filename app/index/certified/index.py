@@ -12,7 +12,7 @@ from app.index.certified.counts import PersonCounts
 from app.index.certified.likeness import SampleCache, likeness_among, sample_of
 from app.index.certified.persons import BestPersons, Collector, PersonSet
 from app.index.certified.rows import (
-    FIRST_ROOM,
+    FIRST_CAPACITY,
     Flags,
     IndexShape,
     Rows,
@@ -131,7 +131,7 @@ class CertifiedIndex:
         """Start from rows that a snapshot kept."""
         with self._writing:
             self.quantiser = quantiser or self.quantiser
-            fresh = WriteBuffer(self._dimension, max(len(write_buffer), FIRST_ROOM))
+            fresh = WriteBuffer(self._dimension, max(len(write_buffer), FIRST_CAPACITY))
             fresh.append(write_buffer.templates(write_buffer.alive))
             self._state = SearchState(tuple(shards), fresh)
             self._sample.clear()

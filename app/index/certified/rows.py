@@ -162,7 +162,7 @@ def living(parts: Sequence[Rows], masks: Sequence[Flags]) -> Rows:
     )
 
 
-FIRST_ROOM = 8
+FIRST_CAPACITY = 8  # rows that a write buffer has memory for at first
 ROW_BYTES = 100  # of a row's entry in the dictionary
 
 
@@ -191,11 +191,11 @@ class WriteBuffer:
     """Rows in the order they came. One writer at a time; readers take `rows`, a view that later
     additions do not change."""
 
-    def __init__(self, dimension: int, room: int = FIRST_ROOM) -> None:
+    def __init__(self, dimension: int, capacity: int = FIRST_CAPACITY) -> None:
         self._dimension = dimension
         self._row_of: dict[int, int] = {}
-        self._room = self._make_room(room)
-        self.rows = self._room.first(0)
+        self._allocated = self._allocate(capacity)
+        self.rows = self._allocated.first(0)
 
     def __len__(self) -> int:
         return len(self._row_of)
@@ -203,7 +203,7 @@ class WriteBuffer:
     @property
     def memory(self) -> int:
         """Bytes of memory that it takes, about."""
-        return self._room.memory + ROW_BYTES * len(self._row_of)
+        return self._allocated.memory + ROW_BYTES * len(self._row_of)
 
     def __contains__(self, key: int) -> bool:
         return key in self._row_of
@@ -211,23 +211,23 @@ class WriteBuffer:
     def append(self, templates: Templates) -> None:
         """Add rows whose keys are not here yet."""
         count, new = len(self.rows), len(templates.keys)
-        if count + new > len(self._room):
+        if count + new > len(self._allocated):
             self._grow(count + new)
         place = slice(count, count + new)
-        self._room.keys[place] = templates.keys
-        self._room.persons[place] = templates.person_keys
-        self._room.vectors[place] = templates.vectors
-        self._room.alive[place] = True
+        self._allocated.keys[place] = templates.keys
+        self._allocated.persons[place] = templates.person_keys
+        self._allocated.vectors[place] = templates.vectors
+        self._allocated.alive[place] = True
         self._row_of.update(zip(templates.keys.tolist(), range(count, count + new), strict=True))
-        self.rows = self._room.first(count + new)
+        self.rows = self._allocated.first(count + new)
 
     def remove(self, keys: Ids) -> Ids:
         """Mark rows as removed and zero their vectors; returns their persons."""
         numbers = [self._row_of[key] for key in keys.tolist() if key in self._row_of]
-        numbers = [number for number in dict.fromkeys(numbers) if self._room.alive[number]]
-        self._room.alive[numbers] = False
-        self._room.vectors[numbers] = 0
-        persons: Ids = self._room.persons[numbers]
+        numbers = [number for number in dict.fromkeys(numbers) if self._allocated.alive[number]]
+        self._allocated.alive[numbers] = False
+        self._allocated.vectors[numbers] = 0
+        persons: Ids = self._allocated.persons[numbers]
         return persons
 
     @property
@@ -237,25 +237,25 @@ class WriteBuffer:
 
     def after(self, first: int) -> "WriteBuffer":
         """A new one of the remaining rows after the first so many."""
-        rest = WriteBuffer(self._dimension, max(FIRST_ROOM, 2 * (len(self.rows) - first)))
+        rest = WriteBuffer(self._dimension, max(FIRST_CAPACITY, 2 * (len(self.rows) - first)))
         later = self.rows.alive.copy()
         later[:first] = False
         rest.append(self.rows.templates(later))
         return rest
 
     def _grow(self, needed: int) -> None:
-        old = self._room
-        self._room = self._make_room(max(needed, 2 * len(old)))
-        self._room.keys[: len(old)] = old.keys
-        self._room.persons[: len(old)] = old.persons
-        self._room.vectors[: len(old)] = old.vectors
-        self._room.alive[: len(old)] = old.alive
+        old = self._allocated
+        self._allocated = self._allocate(max(needed, 2 * len(old)))
+        self._allocated.keys[: len(old)] = old.keys
+        self._allocated.persons[: len(old)] = old.persons
+        self._allocated.vectors[: len(old)] = old.vectors
+        self._allocated.alive[: len(old)] = old.alive
 
-    def _make_room(self, room: int) -> Rows:
+    def _allocate(self, capacity: int) -> Rows:
         # Not `empty`: memory that was used before may still hold what was deleted.
         return Rows(
-            np.zeros(room, np.int64),
-            np.zeros(room, np.int64),
-            np.zeros((room, self._dimension), np.float32),
-            np.zeros(room, np.bool_),
+            np.zeros(capacity, np.int64),
+            np.zeros(capacity, np.int64),
+            np.zeros((capacity, self._dimension), np.float32),
+            np.zeros(capacity, np.bool_),
         )
