@@ -162,17 +162,17 @@ class AccessControl:
             await self._renew()
             access = await self._access(scope, operation)
         except LikenessError as error:
-            self._call(scope, operation, None).refused(error)
+            self._observed(scope, operation, None).refused(error)
             await self._refuse(error)(scope, receive, send)
             return
         scope[ACCESS] = access
         if access.key is None:
             with acting_as(WITHOUT_KEY):
-                call = self._call(scope, operation, access)
+                call = self._observed(scope, operation, access)
                 await call.run(self._app)(scope, receive, send)
             return
-        limited = self._with_limits(access.key, send)
-        call = self._call(scope, operation, access)
+        send_limits = self._with_limits(access.key, send)
+        call = self._observed(scope, operation, access)
         with ExitStack() as running:
             try:
                 # First, so that calls which the key is not for count too.
@@ -183,13 +183,13 @@ class AccessControl:
                     raise RouteNotFound(f"There is no call {scope['path']}; /docs lists all calls.")
             except LikenessError as error:
                 call.refused(error)
-                await self._refuse(error)(scope, receive, limited)
+                await self._refuse(error)(scope, receive, send_limits)
                 return
             running.enter_context(acting_as(access.key.actor))
             app = call.run(self._app)
-            await _Watched(self._usable, access.key, scope).run(app, receive, limited)
+            await _Watched(self._usable, access.key, scope).run(app, receive, send_limits)
 
-    def _call(
+    def _observed(
         self, scope: Scope, operation: Operation | None, access: Access | None
     ) -> ObservedCall:
         """The call, for the audit log; `access` is None if it has no valid key."""

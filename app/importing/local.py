@@ -125,8 +125,8 @@ class LocalImport:
         under_way = _InFlight(self._workers)
         with ThreadPoolExecutor(self._workers, thread_name_prefix="import") as threads:
             try:
-                for arrived in self._arriving(rows, failed):
-                    for ready, size in self._start(arrived, threads):
+                for arrived in self._read(rows, failed):
+                    for ready, size in self._submit(arrived, threads):
                         under_way.add(ready, size)
                     while under_way.has_one_to_take():
                         self._take(under_way.take(), on_outcome)
@@ -139,7 +139,7 @@ class LocalImport:
         if failed:
             raise failed[0]
 
-    def _arriving(
+    def _read(
         self, rows: Iterator[Row], failed: list[LikenessError]
     ) -> Iterator[list["Prepared | _Photo"]]:
         """Rows, read as they come, some at a time. A source that breaks ends them."""
@@ -147,7 +147,7 @@ class LocalImport:
         size = 0
         try:
             for row in rows:
-                one = self._arrived(row)
+                one = self._prepare(row)
                 arrived.append(one)
                 size += len(one.data) if isinstance(one, _Photo) else 0
                 if len(arrived) >= self._workers * AHEAD or size > BYTES_AHEAD:
@@ -158,7 +158,7 @@ class LocalImport:
         if arrived:
             yield arrived
 
-    def _arrived(self, row: Row) -> "Prepared | _Photo":
+    def _prepare(self, row: Row) -> "Prepared | _Photo":
         """A photo that may have to be analysed, or the outcome of the row if it is known
         already."""
         if row.problem is not None and row.problem.status < SERVER_ERROR:
@@ -190,7 +190,7 @@ class LocalImport:
         key = self._journal.key(row.person_id, digest)
         return self._refused_before(row, key) or Prepared(row, template, key=key)
 
-    def _start(
+    def _submit(
         self, arrived: list["Prepared | _Photo"], threads: ThreadPoolExecutor
     ) -> Iterator[tuple["Prepared | Future[Prepared]", int]]:
         """Photos that are not enrolled yet, on the threads; with the bytes that they hold there."""
@@ -222,9 +222,7 @@ class LocalImport:
                 self._services, photo.data, self._options.face, self._policy
             )
         except LikenessError as error:
-            if (
-                error.status >= SERVER_ERROR
-            ):  # the service failed, not the photo: try it again later
+            if error.status >= SERVER_ERROR:  # not the photo's fault: it can be tried again
                 raise
             return Prepared(row, outcome=refusal(row, error), key=key)
         return Prepared(row, template, key=key)
