@@ -159,7 +159,7 @@ def test_a_table_of_embeddings_names_no_file_of_the_service(
     assert reported.count("may have embeddings only") == 2
 
 
-def test_a_collection_takes_its_imports_along(
+def test_imports_are_deleted_with_their_collection(
     client: httpx.Client, services: Services, archive: Path
 ) -> None:
     client.post("/v1/collections", json={"name": "brief"}).raise_for_status()

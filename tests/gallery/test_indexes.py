@@ -189,7 +189,7 @@ class TestDeletion:
         assert nearest(gallery, "a", vectors[3]) is None
         assert gallery.check_index("a").clean
 
-    def test_a_closed_collection_takes_its_snapshot_along(
+    def test_the_snapshot_of_a_closed_index_is_deleted_with_the_collection(
         self, open_gallery: Open, database: Path
     ) -> None:
         gallery = open_gallery()

@@ -300,7 +300,7 @@ class TestGallery:
         new = [template(vector, str(i)) for i, vector in enumerate(drawn(8))]
         enroll_person(gallery, "staff", "ada", None, new)
 
-    def test_a_deleted_collection_takes_its_folder_along(self, database: Path) -> None:
+    def test_the_folder_is_deleted_with_its_collection(self, database: Path) -> None:
         gallery = self.open(database)
         self.fill_staff(gallery)
         gallery.run_maintenance()
