@@ -101,8 +101,16 @@ test: $(STAMPS)/dev $(ENGINE) ## The default test suite
 
 # Exit code 5 is pytest's "nothing was selected": no failure for the sets below.
 .PHONY: test-slow
-test-slow: $(STAMPS)/dev ## The tests that take longer, chaos included
-	$(BIN)/python -m pytest -m "(slow or chaos) and not gpu and not accuracy" $(ARGS) || [ $$? -eq 5 ]
+test-slow: $(STAMPS)/dev ## The tests that take longer: test-long, then test-chaos
+	@$(MAKE) --no-print-directory --keep-going -j1 test-long test-chaos
+
+.PHONY: test-long
+test-long: $(STAMPS)/dev ## Those of them that disturb nothing, side by side as those of `make test`
+	$(ONE_THREAD) $(BIN)/python -m pytest $(WORKERS) -m "slow and not chaos and not gpu and not accuracy" $(ARGS) || [ $$? -eq 5 ]
+
+.PHONY: test-chaos
+test-chaos: $(STAMPS)/dev ## Those that kill, flood and fill disks, one after the other
+	$(BIN)/python -m pytest -m "chaos and not gpu and not accuracy" $(ARGS) || [ $$? -eq 5 ]
 
 .PHONY: test-all
 test-all: $(STAMPS)/dev ## Everything that needs no GPU
