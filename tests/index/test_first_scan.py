@@ -12,7 +12,7 @@ from app.index.certified.index import CertifiedIndex
 from app.index.certified.persons import BestPersons
 from app.index.certified.rows import IndexShape
 from app.index.certified.search import ProbeSearch
-from app.index.certified.shards import ODD_SHARE, FirstRadius, Shard
+from app.index.certified.shards import OUTLIER_SHARE, FirstRadius, Shard
 from app.index.comparator import COSINE
 from app.index.port import SearchCounts
 from tests.index.conftest import Vectors, brute_force, same_answer, settle, templates, unit
@@ -94,7 +94,7 @@ class RecordedSearch(ProbeSearch):
 def test_a_second_scan_scores_no_row_again(index: CertifiedIndex, shard: Shard) -> None:
     assert index.quantiser is not None
     for vector in unit(np.random.default_rng(1).standard_normal((20, D))):
-        shard = replace(shard, odd=shard.odd.first(0), first_radius=FirstRadius(0.2))
+        shard = replace(shard, outliers=shard.outliers.first(0), first_radius=FirstRadius(0.2))
         RecordedSearch.scored.clear()
         probe, costs = COSINE.probe(vector), SearchCounts()
         RecordedSearch(probe, BestPersons(5), index.quantiser, bound_of(D), costs).cover(shard)
@@ -120,7 +120,7 @@ def test_a_low_floor_does_not_make_the_first_scan_return_most_rows(
     assert index.quantiser is not None
     probe = COSINE.probe(unit(np.random.default_rng(2).standard_normal((1, D)))[0])
     ProbeSearch(probe, best, index.quantiser, bound_of(D), SearchCounts()).cover(
-        replace(shard, odd=shard.odd.first(0))
+        replace(shard, outliers=shard.outliers.first(0))
     )
     assert found[0] < COUNT / 2
 
@@ -128,27 +128,27 @@ def test_a_low_floor_does_not_make_the_first_scan_return_most_rows(
 def test_rows_whose_codes_say_little_are_always_scored(
     index: CertifiedIndex, shard: Shard, held: Vectors
 ) -> None:
-    assert 0 < len(shard.odd) <= 2 * ODD_SHARE * COUNT
-    odd = shard.rows.find(shard.odd.keys)
-    usual = np.setdiff1d(np.arange(COUNT), odd)
+    assert 0 < len(shard.outliers) <= 2 * OUTLIER_SHARE * COUNT
+    outliers = shard.rows.find(shard.outliers.keys)
+    usual = np.setdiff1d(np.arange(COUNT), outliers)
     assert shard.codes.projection[usual].min() >= shard.least_projection
     assert shard.codes.residual[usual].max() <= shard.most_residual
-    row = int(odd[0])
+    row = int(outliers[0])
     shard.codes.scan.forget(np.array([row]))  # so that no scan finds it
     best, _ = scan(index, shard, held[row])
     assert best.hits()[0].template_key == shard.rows.keys[row]
 
 
-def test_a_removed_row_is_erased_from_the_copy_of_the_odd_ones(
+def test_a_removed_row_is_erased_from_the_copy_of_outliers(
     index: CertifiedIndex, shard: Shard, held: Vectors
 ) -> None:
-    key = int(shard.odd.keys[0])
+    key = int(shard.outliers.keys[0])
     index.remove(np.array([key]))
-    assert not shard.odd.vectors[0].any()
+    assert not shard.outliers.vectors[0].any()
     best, _ = scan(index, shard, held[key - 1])
     assert key not in [hit.template_key for hit in best.hits()]
 
 
-def test_the_copy_of_the_odd_rows_counts_as_memory(shard: Shard) -> None:
-    without = replace(shard, odd=shard.odd.first(0))
-    assert shard.memory - without.memory == shard.odd.memory > shard.odd.vectors.nbytes
+def test_the_copy_of_outliers_counts_as_memory(shard: Shard) -> None:
+    without = replace(shard, outliers=shard.outliers.first(0))
+    assert shard.memory - without.memory == shard.outliers.memory > shard.outliers.vectors.nbytes

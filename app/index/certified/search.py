@@ -54,7 +54,7 @@ class ProbeSearch:
         """Score every row of the shard that could be above the floor."""
         radius = self._first_radius(shard)
         self._examine(shard, *shard.codes.scan.within(self._rotated, radius))
-        self._score_odd(shard)
+        self._score_outliers(shard)
         self._certify(shard, radius)
 
     @staticmethod
@@ -69,7 +69,7 @@ class ProbeSearch:
         limits, rows, estimates = shard.codes.scan.within_all(rotated, radius)
         for search, start, stop in zip(searches, limits, limits[1:], strict=False):
             search._examine(shard, rows[start:stop], estimates[start:stop])
-            search._score_odd(shard)
+            search._score_outliers(shard)
             search._certify(shard, radius)
 
     def _first_radius(self, shard: Shard) -> float:
@@ -118,9 +118,9 @@ class ProbeSearch:
             rows = rows[estimates >= needed]
         self.score(shard, rows)
 
-    def _score_odd(self, shard: Shard) -> None:
-        self._counts.scored += len(shard.odd)
-        shard.odd.score_all(self._probe, self.best)
+    def _score_outliers(self, shard: Shard) -> None:
+        self._counts.scored += len(shard.outliers)
+        shard.outliers.score_all(self._probe, self.best)
 
     @staticmethod
     def stacked(searches: Sequence["ProbeSearch"]) -> FloatArray:

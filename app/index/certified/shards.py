@@ -23,7 +23,7 @@ STEP = 0.02
 TOO_LARGE = 0.05
 # The rows with the least projections, and as many with the most residuals. They would lower the
 # radius of all other rows, and so few are scored exactly in less time than that costs.
-ODD_SHARE = 0.0025
+OUTLIER_SHARE = 0.0025
 
 
 class FirstRadius:
@@ -44,15 +44,15 @@ class FirstRadius:
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Shard:
     """Rows that are coded. Of the values that bound the error of codes, `least_projection` and
-    `most_residual` are the extremes without those of the `odd` rows, the few whose estimates say
-    least: searches score all of these exactly, so there is a copy of them that is read at once."""
+    `most_residual` are the extremes without those of the `outliers`, the few rows whose estimates
+    say least: searches score all of these exactly, from a copy in one piece."""
 
     rows: Rows
     codes: CodedRows
     first_radius: FirstRadius
     least_projection: float
     most_residual: float
-    odd: Rows
+    outliers: Rows
 
     @classmethod
     def of(cls, rows: Rows, quantiser: Quantiser) -> "Shard":
@@ -68,12 +68,12 @@ class Shard:
     @classmethod
     def of_codes(cls, rows: Rows, codes: CodedRows, pilot_radius: float) -> "Shard":
         """A shard whose codes are known."""
-        count = int(ODD_SHARE * len(rows))
+        count = int(OUTLIER_SHARE * len(rows))
         least = np.partition(codes.projection, count)[count]
         most = np.partition(codes.residual, -1 - count)[-1 - count]
-        odd = (codes.projection < least) | (codes.residual > most)
+        outliers = (codes.projection < least) | (codes.residual > most)
         first_radius = FirstRadius(pilot_radius)
-        return cls(rows, codes, first_radius, float(least), float(most), rows.copy_of(odd))
+        return cls(rows, codes, first_radius, float(least), float(most), rows.copy_of(outliers))
 
     def _pilot_of(self, quantiser: Quantiser, vector: FloatArray) -> float:
         """Of a search for that vector: the radius for the floor that its best rows probably set,
@@ -93,14 +93,14 @@ class Shard:
     @property
     def memory(self) -> int:
         """Bytes of memory that it takes, without what is mapped from files."""
-        return self.rows.memory + self.codes.memory + self.odd.memory
+        return self.rows.memory + self.codes.memory + self.outliers.memory
 
     def remove(self, keys: Ids) -> RowNumbers:
         """Mark rows as removed, and zero their codes, and their vectors in memory; returns the
         numbers of these rows. One caller at a time."""
         numbers = self.rows.remove(keys)
         self.codes.scan.forget(numbers)
-        self.odd.remove(keys)
+        self.outliers.remove(keys)
         return numbers
 
 
