@@ -167,9 +167,13 @@ class Gallery:
     ) -> Comparison | None:
         """A probe and a person, by a `score`: the nearest of the person's templates, and the
         similarity. None if the person has no templates."""
-        self.require(collection)
-        faces, vectors = self.store.embeddings.of_person(collection, person_id)
-        self.require(collection)  # it may have changed its space in between
+        try:
+            faces, vectors = self.store.embeddings.of_person(
+                collection, person_id, self._embedding_space
+            )
+        except EmbeddingSpaceMismatch:
+            self.require(collection)  # its error names the packs
+            raise
         if not faces:
             return None
         scores = self.comparator.scores(probe[np.newaxis], vectors)[0]

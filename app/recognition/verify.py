@@ -179,10 +179,10 @@ class _Call(Generic[T]):
         analysed, so that an unknown person costs no analysis. Raises CollectionNotFound,
         PersonNotFound and ConsentMissing."""
         store, person_id = self.services.gallery.store, self.request.person_id
-        record = store.collections.get(self.request.collection)
         if person_id is None:
-            return _Claim(record, 0)
-        return _Claim(record, _claimed_person(store, record, person_id).templates)
+            return _Claim(store.collections.get(self.request.collection), 0)
+        record, person = _claimed_person(store, self.request.collection, person_id)
+        return _Claim(record, person.templates)
 
     async def analyse(self, claim: _Claim, photos: Sequence[bytes]) -> list[PhotoOutcome]:
         """The probe, with its liveness where the request or the gate asks for it; then the
@@ -250,11 +250,14 @@ class _Call(Generic[T]):
         return list(await each_photo(services, photos, work))
 
 
-def _claimed_person(store: Store, record: CollectionRecord, person_id: str) -> PersonRecord:
-    """The claimed person. Raises PersonNotFound, or ConsentMissing if the consent has ended."""
-    person = store.persons.get(record.name, person_id)
+def _claimed_person(
+    store: Store, collection: str, person_id: str
+) -> tuple[CollectionRecord, PersonRecord]:
+    """The collection and the claimed person. Raises CollectionNotFound, PersonNotFound, and
+    ConsentMissing if the consent has ended."""
+    record, person = store.persons.with_collection(collection, person_id)
     require_consent(record, person_id, person.consent_until, store.database.clock())
-    return person
+    return record, person
 
 
 def _audited(answer: Verification) -> Search:
@@ -298,7 +301,7 @@ def _compare(
     gallery = services.gallery
     nearest = gallery.compare(request.collection, request.person_id, probe, score)
     if needs_consent(record):
-        _claimed_person(gallery.store, record, request.person_id)
+        _claimed_person(gallery.store, request.collection, request.person_id)
     if nearest is None:
         raise NoFace(
             f"The person '{request.person_id}' has no face enrolled; enroll a photo first."

@@ -205,6 +205,8 @@ def test_the_refusal_names_the_packs(database: Path, directions: Draw) -> None:
     text = r"LIKENESS_PACK=old .*likeness models migrate default --to new\)"
     with pytest.raises(EmbeddingSpaceMismatch, match=text):
         other.require("default")
+    with pytest.raises(EmbeddingSpaceMismatch, match=text):
+        other.compare("default", "ada", directions(1)[0])
 
 
 def test_a_default_collection_without_faces_follows_the_pack(

@@ -44,7 +44,14 @@ def statements(engine: Engine) -> Iterator[list[str]]:
 
 @pytest.mark.parametrize(
     ("name", "number"),
-    [("enroll", 10), ("enroll once", 13), ("identify", 2), ("filtered", 4), ("verify", 6)],
+    [
+        ("enroll", 10),
+        ("enroll once", 13),
+        ("identify", 2),
+        ("filtered", 4),
+        ("claim", 3),
+        ("verify", 4),
+    ],
 )
 def test_a_call_needs_so_many(
     gallery: Gallery,
@@ -65,6 +72,7 @@ def test_a_call_needs_so_many(
         ),
         "identify": lambda: gallery.identify("default", second[np.newaxis], 1),
         "filtered": lambda: gallery.identify("default", second[np.newaxis], 1, {"site": 1}),
+        "claim": lambda: gallery.store.persons.with_collection("default", "ada"),
         "verify": lambda: gallery.compare("default", "ada", second),
     }
     with statements(gallery.store.database.engine) as executed:

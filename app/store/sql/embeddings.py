@@ -32,10 +32,15 @@ class EmbeddingStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def of_person(self, name: str, person_id: str) -> tuple[list[FaceRecord], FloatArray]:
-        """A person's faces and their embeddings (n, d), in the same order."""
+    def of_person(
+        self, name: str, person_id: str, space: str | None = None
+    ) -> tuple[list[FaceRecord], FloatArray]:
+        """A person's faces and their embeddings (n, d), in the same order. Raises
+        EmbeddingSpaceMismatch if the collection is not of `space`."""
         with self._database.reading() as connection:
             collection = get_collection(connection, name)
+            if space is not None:
+                collection.require_space(space)
             person = get_person(connection, collection, person_id)
             rows = self._of_person.rows(connection, {"person": person.key})
             vectors = self._database.codec.vectors(collection, rows)

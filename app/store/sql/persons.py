@@ -56,6 +56,12 @@ class PersonStore:
         with self._database.reading() as connection:
             return get_person(connection, get_collection(connection, name), person_id)
 
+    def with_collection(self, name: str, person_id: str) -> tuple[CollectionRecord, PersonRecord]:
+        """One person by id, with the collection, as both are at the same moment."""
+        with self._database.reading() as connection:
+            collection = get_collection(connection, name)
+            return collection, get_person(connection, collection, person_id)
+
     def page(
         self,
         name: str,
