@@ -4,6 +4,7 @@ So many writes take one transaction and few changes between threads, each of whi
 some of the statements: Python's lock is handed over, and the thread that waits for it is woken.
 """
 
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Sequence
@@ -22,6 +23,10 @@ MOST_AT_ONCE = 32
 # one transaction costs more than the statements of an enrollment.
 MANY = 4
 GATHER_S = 0.01
+# If at least so many were done or waited just now, their callers may come again at once. They are
+# waited for while one comes in each PAUSE_S, but not longer than RETURN_S.
+PAUSE_S = 0.01
+RETURN_S = 0.05
 # After so long a thread lets the executor's other work come first, if more writes of its key wait.
 TURN_S = 0.1
 
@@ -33,13 +38,28 @@ class _Write:
     future: Future[Any] = field(default_factory=Future)
 
 
+@dataclass(slots=True, eq=False)
+class _Queue:
+    """The writes of a key that wait; `enough` is set when there are `wanted`: as many as were done
+    or waited when the last ones were done."""
+
+    writes: deque[_Write] = field(default_factory=deque)
+    wanted: int = 0
+    enough: threading.Event = field(default_factory=threading.Event)
+
+    def append(self, write: _Write) -> None:
+        self.writes.append(write)
+        if len(self.writes) >= self.wanted:
+            self.enough.set()
+
+
 class WriteBatches:
     """Does writes on an executor's threads: those of a key in the order in which they come."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
         self._lock = new_lock("batches.waiting")
-        self._waiting: dict[Hashable, deque[_Write]] = {}
+        self._waiting: dict[Hashable, _Queue] = {}
         self._expected: Counter[Hashable] = Counter()
 
     def expect(self, key: Hashable) -> Callable[[], None]:
@@ -73,7 +93,7 @@ class WriteBatches:
             if waiting is not None:  # by a thread that will do this one too
                 waiting.append(write)
                 return write.future
-            self._waiting[key] = deque([write])
+            self._waiting[key] = _Queue(deque([write]))
         self._begin(key, work)
         return write.future
 
@@ -86,19 +106,36 @@ class WriteBatches:
         thread.add_done_callback(lambda done: self._cancel_all(key) if done.cancelled() else None)
 
     def _do_all(self, key: Hashable, work: Callable[[Sequence[Any]], Sequence[Any]]) -> None:
+        queue = self._waiting[key]
         end = time.monotonic() + TURN_S
         while time.monotonic() < end:
             if self._expected[key] >= MANY:
                 time.sleep(GATHER_S)
+            else:
+                self._gather(queue)
             if not (writes := self._next(key)):
                 return
-            _do(writes, work)
+            _do(writes, work, queue)
         self._begin(key, work)
+
+    def _gather(self, queue: _Queue) -> None:
+        """Wait until as many wait as were done or waited just now, while they come."""
+        with self._lock:
+            count = len(queue.writes)
+            if queue.wanted < MANY or count >= queue.wanted:
+                return
+            queue.enough.clear()
+        end = time.monotonic() + RETURN_S
+        before = -1
+        while before < count and time.monotonic() < end:
+            if queue.enough.wait(PAUSE_S):
+                return
+            before, count = count, len(queue.writes)
 
     def _next(self, key: Hashable) -> list[_Write]:
         """Writes to be done together; none if no more wait, and then the thread has to end."""
         with self._lock:
-            waiting = self._waiting[key]
+            waiting = self._waiting[key].writes
             taken: list[_Write] = []
             size = 0
             while waiting and (not taken or size + waiting[0].size <= MOST_AT_ONCE):
@@ -112,13 +149,15 @@ class WriteBatches:
 
     def _cancel_all(self, key: Hashable) -> None:
         with self._lock:
-            waiting = self._waiting.pop(key, deque())
-        for write in waiting:
+            queue = self._waiting.pop(key, _Queue())
+        for write in queue.writes:
             write.future.cancel()
             write.future.set_running_or_notify_cancel()
 
 
-def _do(writes: Sequence[_Write], work: Callable[[Sequence[Any]], Sequence[Any]]) -> None:
+def _do(
+    writes: Sequence[_Write], work: Callable[[Sequence[Any]], Sequence[Any]], queue: _Queue
+) -> None:
     outcomes: Sequence[Any]
     try:
         outcomes = work([write.argument for write in writes])
@@ -126,6 +165,7 @@ def _do(writes: Sequence[_Write], work: Callable[[Sequence[Any]], Sequence[Any]]
             raise RuntimeError(f"{len(writes)} writes had {len(outcomes)} outcomes")
     except BaseException as error:  # noqa: BLE001 (each of the writes raises it)
         outcomes = [error] * len(writes)
+    queue.wanted = min(len(writes) + len(queue.writes), MOST_AT_ONCE)
     for write, outcome in zip(writes, outcomes, strict=True):
         if isinstance(outcome, BaseException):
             write.future.set_exception(outcome)

@@ -10,7 +10,7 @@ import pytest
 
 from app.inference import write_batches
 from app.inference.write_batches import WriteBatches
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, until
 
 
 class Writer:
@@ -178,6 +178,28 @@ def test_where_many_are_being_prepared_some_are_waited_for(
     assert batches.submit("key", writer.double, 3).result(PATIENCE_S) == 6
     assert not waits.is_set(), "no more are being prepared"
     assert not batches._expected
+
+
+def test_callers_that_may_come_again_are_waited_for(
+    batches: WriteBatches,
+    writer: Writer,
+    submit: Callable[..., "Future[int]"],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(write_batches, "RETURN_S", PATIENCE_S)
+    monkeypatch.setattr(write_batches, "PAUSE_S", PATIENCE_S)
+    first = submit(1)
+    assert writer.begun.wait(PATIENCE_S)
+    others = [submit(number) for number in (2, 3, 4)]
+    writer.release.set()
+    assert first.result(PATIENCE_S) == 2
+    again = submit(5)
+    assert [one.result(PATIENCE_S) for one in (*others, again)] == [4, 6, 8, 10]
+    assert writer.done == [[1], [2, 3, 4, 5]]
+    monkeypatch.setattr(write_batches, "PAUSE_S", 0.001)
+    last = [submit(number) for number in (6, 7, 8, 9)]
+    assert [one.result(PATIENCE_S) for one in last] == [12, 14, 16, 18]
+    until(lambda: not batches._waiting)  # they do not come again, and the thread ends
 
 
 def test_a_key_whose_writes_never_end_keeps_no_other_waiting() -> None:
