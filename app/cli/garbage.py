@@ -1,8 +1,8 @@
 """When Python's garbage collector runs: in a process of the service not while it starts, and rarely
 while it serves; in other commands as usual, except while they are imported.
 
-Each time it looks at all objects: at the 185,000 of a start in 50 ms of CPU time while they are
-made, and in 90 ms, which a service would stop for, later.
+Each run looks at all objects. A start makes 185,000: the runs while they are made take 50 ms of CPU
+time, and a later run takes 90 ms, in which the service would answer nothing.
 """
 
 import gc
@@ -15,13 +15,13 @@ THRESHOLD = 10_000
 
 
 def pause_until_served() -> None:
-    """At the start of a process that is going to serve: it does not run until `begin_serving`."""
+    """For a process that is going to serve: no collection until `begin_serving`."""
     gc.disable()
 
 
 @contextmanager
 def paused() -> Iterator[None]:
-    """It does not run meanwhile."""
+    """No collection within the context."""
     runs = gc.isenabled()
     gc.disable()
     try:
@@ -32,7 +32,7 @@ def paused() -> Iterator[None]:
 
 
 def begin_serving() -> None:
-    """From now on it runs, rarely, and skips the objects that the start has made."""
+    """Collect from now on, but rarely, and skip the objects that the start has made."""
     gc.freeze()
     gc.set_threshold(THRESHOLD)
     gc.enable()

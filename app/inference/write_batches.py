@@ -23,8 +23,8 @@ MOST_AT_ONCE = 32
 # one transaction costs more than the statements of an enrollment.
 MANY = 4
 GATHER_S = 0.01
-# If at least so many were done or waited just now, their callers may come again at once. They are
-# waited for while one comes in each PAUSE_S, but not longer than RETURN_S.
+# If the last transaction and the queue had at least so many writes, their callers may soon send new
+# ones. These are waited for until none has come for PAUSE_S, but not longer than RETURN_S.
 PAUSE_S = 0.01
 RETURN_S = 0.05
 # After so long a thread lets the executor's other work come first, if more writes of its key wait.
@@ -40,8 +40,8 @@ class _Write:
 
 @dataclass(slots=True, eq=False)
 class _Queue:
-    """The writes of a key that wait; `enough` is set when there are `wanted`: as many as were done
-    or waited when the last ones were done."""
+    """The writes of a key that wait. `wanted` is the number of writes in the last transaction and
+    in the queue at its end; `enough` is set when so many wait."""
 
     writes: deque[_Write] = field(default_factory=deque)
     wanted: int = 0
@@ -119,7 +119,7 @@ class WriteBatches:
         self._begin(key, work)
 
     def _gather(self, queue: _Queue) -> None:
-        """Wait until as many wait as were done or waited just now, while they come."""
+        """Wait for `queue.wanted` writes, as long as new ones come."""
         with self._lock:
             count = len(queue.writes)
             if queue.wanted < MANY or count >= queue.wanted:
