@@ -305,8 +305,11 @@ class Calibration(_CalibrationPart):
 
     def _persons_for(self, target: float, lowest: float) -> int:
         """On how many people, about, a calibration must be counted to reach a target below the
-        lowest: what is counted goes with the pairs of people. Two digits, rounded up."""
-        exact = self.source.persons * float(np.sqrt(lowest / target))
+        lowest: what is counted goes with the pairs of people. Two digits, rounded up; at most
+        MOST_PEOPLE."""
+        # The roots are divided: the quotient of the rates can be beyond the largest float.
+        exact = self.source.persons * float(np.sqrt(lowest) / np.sqrt(target))
+        exact = min(exact, MOST_PEOPLE)
         unit = 10.0 ** max(0, int(np.floor(np.log10(exact))) - 1)
         return int(np.ceil(exact / unit) * unit)
 
@@ -331,6 +334,9 @@ class Calibration(_CalibrationPart):
 
 
 _TINY = 1e-15
+# That are said to be needed for a rate: more than live on Earth, and a whole number that every
+# reader of JSON can hold.
+MOST_PEOPLE = 1e10
 
 
 def _log(column: Sequence[float] | Floats) -> Floats:

@@ -95,6 +95,13 @@ def test_a_rate_out_of_reach_is_refused_with_the_lowest_there_is() -> None:
     assert "about 3,200 people" in caught.value.detail
 
 
+@pytest.mark.parametrize("target", [1e-60, 5e-324])
+def test_for_a_rate_near_0_more_people_are_needed_than_there_are(target: float) -> None:
+    with pytest.raises(RateOutOfReach, match="about 10,000,000,000 people") as caught:
+        calibration().threshold_at(target, ONE_COMPARISON)
+    assert caught.value.extra["persons_needed"] == 10**10
+
+
 def test_a_lax_target_gets_the_lowest_threshold() -> None:
     assert calibration().threshold_at(0.5, ONE_COMPARISON) == 0.1
 
