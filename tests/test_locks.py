@@ -27,7 +27,7 @@ SOURCE = [
 ]
 THREADS = (
     r"thread_name_prefix=\"([a-z-]+)\"",
-    r"threading\.Thread\(.*name=\"([a-z-]+)\"",
+    r"threading\.Thread\((?s:.{0,120}?)name=\"([a-z-]+)\"",
     r"ThreadPoolExecutor\(\s*\w+, \"([a-z-]+)\"",
     r"_timer\.name, .* = \"([a-z-]+)\"",
     r"FairThreadPool\(\"([a-z-]+)\"",
