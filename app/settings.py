@@ -44,6 +44,7 @@ class LogFormat(StrEnum):
 
 MIB = 1024 * 1024
 MOST_PROCESSES = 64
+MOST_WORKERS = 1024  # threads
 
 
 def _split(value: Any) -> Any:
@@ -262,6 +263,7 @@ class Settings(BaseSettings):
         int | None,
         Field(
             gt=0,
+            le=MOST_WORKERS,
             description=(
                 "Photos of uploaded imports that are analysed at a time. Unset: half of the "
                 "workers."
@@ -286,7 +288,8 @@ class Settings(BaseSettings):
         Field(description="Processes that serve; auto: one for each four usable cores."),
     ] = 1
     workers: Annotated[
-        int | None, Field(gt=0, description="Inference threads; default: the usable cores.")
+        int | None,
+        Field(gt=0, le=MOST_WORKERS, description="Inference threads; default: the usable cores."),
     ] = None
     max_pending: Annotated[
         int, Field(gt=0, description="Requests processed or queued; further ones get 503.")
