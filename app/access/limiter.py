@@ -214,7 +214,7 @@ class _User:
     def begin(self, key: AccessKey) -> None:
         """Count a request that begins. Raises RateLimited."""
         most = key.limits.concurrent_requests
-        with self._shared_record() as elsewhere:
+        with self._shared_with_others() as elsewhere:
             if most is not None and self.running + elsewhere >= most:
                 raise _limited(f"{most} requests at a time", key, "concurrent_requests", 1.0)
             wait = self._requests.take() if self._requests else 0.0
@@ -227,13 +227,13 @@ class _User:
 
     def end(self) -> None:
         """Count a request that was answered."""
-        with self._shared_record():
+        with self._shared_with_others():
             self.running -= 1
 
     @contextmanager
-    def _shared_record(self) -> Iterator[int]:
-        """Hold the record that all processes share: begin with what the others have used, and leave
-        there what is used within the context."""
+    def _shared_with_others(self) -> Iterator[int]:
+        """Hold the record that all processes share: the buckets have what the others have used, and
+        what is used within the context is left there. Gives the requests that run in the others."""
         if self._records is None:
             yield 0
             return
@@ -254,7 +254,7 @@ class _User:
         """Count photos. Raises RateLimited."""
         if self._photos is None:
             return
-        with self._shared_record():
+        with self._shared_with_others():
             wait = self._photos.take(count)
         if wait:
             raise _limited(
@@ -263,7 +263,7 @@ class _User:
 
     def items(self, limits: KeyLimits, seconds_left: int) -> list[tuple[str, str]]:
         """For each limit the item of its policy and the item of what remains."""
-        with self._shared_record() as elsewhere:
+        with self._shared_with_others() as elsewhere:
             return list(self._items(limits, seconds_left, self.running + elsewhere))
 
     def _items(

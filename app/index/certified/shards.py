@@ -66,14 +66,14 @@ class Shard:
         return replace(shard, first_radius=FirstRadius(float(np.median(typical))))
 
     @classmethod
-    def of_codes(cls, rows: Rows, codes: CodedRows, pilot_radius: float) -> "Shard":
+    def of_codes(cls, rows: Rows, codes: CodedRows, first_radius: float) -> "Shard":
         """A shard whose codes are known."""
         count = int(OUTLIER_SHARE * len(rows))
         least = np.partition(codes.projection, count)[count]
         most = np.partition(codes.residual, -1 - count)[-1 - count]
         outliers = (codes.projection < least) | (codes.residual > most)
-        first_radius = FirstRadius(pilot_radius)
-        return cls(rows, codes, first_radius, float(least), float(most), rows.copy_of(outliers))
+        copy = rows.copy_of(outliers)
+        return cls(rows, codes, FirstRadius(first_radius), float(least), float(most), copy)
 
     def _pilot_of(self, quantiser: Quantiser, vector: FloatArray) -> float:
         """Of a search for that vector: the radius for the floor that its best rows probably set,
