@@ -88,8 +88,10 @@ class Host:
         self.gallery.run_maintenance()
 
     def save(self) -> None:
-        for replica in list(self.gallery._replicas.values()):
-            replica.save()
+        for key in list(self.gallery._replicas):
+            # Its collection may be deleted at the same time.
+            if (replica := self.gallery._replicas.get(key)) is not None:
+                replica.save()
 
     def check_index(self) -> list[IndexCheck]:
         names = [record.name for record in self.gallery.store.collections.every()]
