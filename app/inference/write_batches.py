@@ -23,8 +23,9 @@ MOST_AT_ONCE = 32
 # one transaction costs more than the statements of an enrollment.
 MANY = 4
 GATHER_S = 0.01
-# If the last transaction and the queue had at least so many writes, their callers may soon send new
-# ones. These are waited for until none has come for PAUSE_S, but not longer than RETURN_S.
+# If the last transaction and the queue had at least MANY writes, their callers may soon send new
+# ones. These are waited for until none has come for PAUSE_S, but not longer than RETURN_S; not if
+# any write is being prepared: beside photos this wait cost a tenth of their rate.
 PAUSE_S = 0.01
 RETURN_S = 0.05
 # After so long a thread lets the executor's other work come first, if more writes of its key wait.
@@ -111,7 +112,7 @@ class WriteBatches:
         while time.monotonic() < end:
             if self._expected[key] >= MANY:
                 time.sleep(GATHER_S)
-            else:
+            elif not self._expected[key]:
                 self._gather(queue)
             if not (writes := self._next(key)):
                 return

@@ -202,6 +202,25 @@ def test_callers_that_may_come_again_are_waited_for(
     until(lambda: not batches._waiting)  # they do not come again, and the thread ends
 
 
+def test_callers_are_not_waited_for_while_writes_are_being_prepared(
+    batches: WriteBatches,
+    writer: Writer,
+    submit: Callable[..., "Future[int]"],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waited: list[object] = []
+    monkeypatch.setattr(WriteBatches, "_gather", lambda _, queue: waited.append(queue))
+    come = batches.expect("key")
+    first = submit(1)
+    assert writer.begun.wait(PATIENCE_S)
+    others = [submit(number) for number in (2, 3, 4)]
+    writer.release.set()
+    assert [one.result(PATIENCE_S) for one in (first, *others)] == [2, 4, 6, 8]
+    until(lambda: not batches._waiting)
+    assert not waited
+    come()
+
+
 def test_a_key_whose_writes_never_end_keeps_no_other_waiting() -> None:
     """With as many such keys as threads: each lets other work come first after a while."""
     over = threading.Event()

@@ -22,7 +22,6 @@ IMPORTS = "/v1/collections/default/imports"
 ZIP, TAR, LINES = "application/zip", "application/gzip", "application/x-ndjson"
 PARQUET = "application/vnd.apache.parquet"
 MIB = 1 << 20
-IMPORT_S = 180  # that an import may take: long enough for a machine with other work
 ENDED = ("done", "failed", "cancelled", "stopped")
 
 
@@ -37,10 +36,10 @@ def state(target: Target, url: str) -> str:
 
 
 @contextmanager
-def imported(target: Target, body: bytes, kind: str) -> Iterator[str]:
+def imported(target: Target, body: bytes, kind: str, seconds: float = 25) -> Iterator[str]:
     """The address of an import that has ended by itself; forgotten afterwards."""
     url = send(target, body, kind)
-    target.until(lambda: state(target, url) in ENDED, IMPORT_S, "the import ends")
+    target.until(lambda: state(target, url) in ENDED, seconds, "the import ends")
     yield url
     target.ask("DELETE", url)
 
@@ -104,7 +103,7 @@ def repeated_text(target: Target) -> int:
     text = arrow.DictionaryArray.from_arrays(arrow.array([0] * rows), ["x" * 700_000])
     columns = {"person_id": ["a"] * rows, "image": ["1.jpg"] * rows, "x": text}
     parquet.write_table(arrow.table(columns), file, store_schema=False)
-    with imported(target, file.getvalue(), PARQUET) as url:
+    with imported(target, file.getvalue(), PARQUET, 60) as url:
         target.expect(target.ask("GET", url).json()["counts"]["rejected"], rows)
     return 3
 
@@ -112,7 +111,7 @@ def repeated_text(target: Target) -> int:
 @attack("zip: 150,000 rows that are none, 60 names of 1 MB")
 def long_report(target: Target) -> int:
     manifest = zip_of("manifest.jsonl", b"x\n" * 150_000, zipfile.ZIP_DEFLATED)
-    with imported(target, manifest, ZIP) as url:
+    with imported(target, manifest, ZIP, 60) as url:
         target.expect(target.ask("GET", url).json()["counts"]["rejected"], 150_000)
         target.expect(len(target.ask("GET", f"{url}/report").content) < 32 * MIB, True)
     rows = [json.dumps({"person_id": "n" * 1_000_000, "image": "i" * 1_000_000})] * 60
