@@ -13,7 +13,7 @@ from tests.hostile.watch import Seen, memory_mib, total, watching
 
 LIVEZ_S = float(os.environ.get("LIKENESS_HOSTILE_LIVEZ_MS", "250")) / 1000
 LAG_S = float(os.environ.get("LIKENESS_HOSTILE_LAG_MS", "50")) / 1000
-# SECURITY.md and docs/http.md state it (test_documents.py compares).
+# SECURITY.md and docs/sizing.md state it (test_documents.py compares).
 STATED_GIB = 3
 RSS_MIB = float(os.environ.get("LIKENESS_HOSTILE_RSS_MIB", STATED_GIB * 1024))
 IDLE_AFTER_S = 10.0

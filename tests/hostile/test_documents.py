@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
     ("document", "statement"),
     [
         ("SECURITY.md", r"stays below (\d+) GiB of memory"),
-        ("docs/http.md", r"memory of the service and its processes.*?\| (\d+) GiB"),
+        ("docs/sizing.md", r"stays below (\d+) GiB"),
     ],
 )
 def test_the_attacks_are_held_to_the_memory_that_the_documents_state(
