@@ -46,6 +46,16 @@ MIB = 1024 * 1024
 MOST_PROCESSES = 64
 MOST_WORKERS = 1024  # threads
 
+# Every number has an upper bound that no use reaches, so that what is accepted also fits into the
+# numbers of the system and of the libraries.
+MOST = 10**12
+MOST_BYTES = 10**15
+MOST_SECONDS = 365 * 86_400
+Count = Annotated[int, Field(gt=0, le=MOST)]
+Bytes = Annotated[int, Field(gt=0, le=MOST_BYTES)]
+PhotoBytes = Annotated[int, Field(gt=0, le=1024 * MIB)]  # a buffer of this size is allocated
+Seconds = Annotated[float, Field(gt=0, le=MOST_SECONDS)]
+
 
 def _split(value: Any) -> Any:
     """The parts of a comma-separated list."""
@@ -171,12 +181,10 @@ class Settings(BaseSettings):
         Field(ge=0.001, le=1e6, description="Photos a second of one subject's tokens."),
     ] = None
     oidc_concurrent_requests: Annotated[
-        int | None,
-        Field(ge=1, le=10**12, description="Requests at a time of one subject's tokens."),
+        Count | None, Field(description="Requests at a time of one subject's tokens.")
     ] = None
     oidc_photos_per_day: Annotated[
-        int | None,
-        Field(ge=1, le=10**12, description="Photos a day (UTC) of one subject's tokens."),
+        Count | None, Field(description="Photos a day (UTC) of one subject's tokens.")
     ] = None
     insecure: Annotated[
         bool,
@@ -215,9 +223,8 @@ class Settings(BaseSettings):
         Literal["cpu", "cuda"], Field(description="Where galleries are searched.")
     ] = "cpu"
     max_index_bytes: Annotated[
-        int | None,
+        Bytes | None,
         Field(
-            gt=0,
             description="Bytes of memory for all open indexes; beyond it the least recently used "
             "are closed. Default: half of the memory that the process may use.",
         ),
@@ -230,31 +237,29 @@ class Settings(BaseSettings):
     ] = "INFO"
     access_log: Annotated[bool, Field(description="Log a line for each answered request.")] = False
 
-    max_image_bytes: Annotated[int, Field(gt=0, description="Bytes of one photo.")] = 10 * MIB
-    max_image_pixels: Annotated[
-        int, Field(gt=0, description="Width times height of one photo.")
-    ] = 40_000_000
-    max_image_side: Annotated[int, Field(gt=0, description="Pixels of its longer side.")] = 16_384
+    max_image_bytes: Annotated[PhotoBytes, Field(description="Bytes of one photo.")] = 10 * MIB
+    max_image_pixels: Annotated[Count, Field(description="Width times height of one photo.")] = (
+        40_000_000
+    )
+    max_image_side: Annotated[Count, Field(description="Pixels of its longer side.")] = 16_384
     max_decode_bytes: Annotated[
-        int,
-        Field(gt=0, description="Bytes of memory for all photos being decoded, estimated."),
+        Bytes, Field(description="Bytes of memory for all photos being decoded, estimated.")
     ] = 2048 * MIB
-    max_images: Annotated[int, Field(gt=0, description="Images in one request.")] = 32
+    max_images: Annotated[Count, Field(description="Images in one request.")] = 32
     max_request_bytes: Annotated[
-        int, Field(gt=0, description="Bytes of the body of a call with photos.")
+        Bytes, Field(description="Bytes of the body of a call with photos.")
     ] = 64 * MIB
     max_json_bytes: Annotated[
-        int, Field(gt=0, description="Bytes of the body of a call without photos.")
+        Bytes, Field(description="Bytes of the body of a call without photos.")
     ] = MIB
-    max_faces: Annotated[int, Field(gt=0, description="Faces answered for one image.")] = 256
+    max_faces: Annotated[Count, Field(description="Faces answered for one image.")] = 256
 
     max_import_bytes: Annotated[
-        int, Field(gt=0, description="Of an archive that is uploaded to be imported.")
+        Bytes, Field(description="Of an archive that is uploaded to be imported.")
     ] = 4096 * MIB
     import_timeout: Annotated[
-        float,
+        Seconds,
         Field(
-            gt=0,
             description="Seconds to upload an archive, to watch an import or read its report, and "
             "for hygiene.",
         ),
@@ -272,7 +277,9 @@ class Settings(BaseSettings):
     ] = None
     import_reader_bytes: Annotated[
         int,
-        Field(ge=128 * MIB, description="Bytes of memory to read an uploaded archive."),
+        Field(
+            ge=128 * MIB, le=MOST_BYTES, description="Bytes of memory to read an uploaded archive."
+        ),
     ] = 512 * MIB
     import_report_days: Annotated[
         float,
@@ -292,20 +299,18 @@ class Settings(BaseSettings):
         Field(gt=0, le=MOST_WORKERS, description="Inference threads; default: the usable cores."),
     ] = None
     max_pending: Annotated[
-        int, Field(gt=0, description="Requests processed or queued; further ones get 503.")
+        Count, Field(description="Requests processed or queued; further ones get 503.")
     ] = 64
     max_pending_bytes: Annotated[
-        int,
-        Field(gt=0, description="Bytes of bodies and of large answers, together, before 503."),
+        Bytes, Field(description="Bytes of bodies and of large answers, together, before 503.")
     ] = 512 * MIB
     request_timeout: Annotated[
-        float, Field(gt=0, description="Seconds until a request is answered with 503.")
+        Seconds, Field(description="Seconds until a request is answered with 503.")
     ] = 60.0
 
     probing_misses: Annotated[
-        int,
+        Count,
         Field(
-            gt=0,
             description="Misses of one access key or client (unknown faces, wrong claims) within "
             "LIKENESS_PROBING_SECONDS that are reported.",
         ),
@@ -315,22 +320,21 @@ class Settings(BaseSettings):
     ] = 60
 
     max_connections: Annotated[
-        int, Field(ge=32, description="Connections at a time; fewer if descriptors are scarce.")
+        int, Field(ge=32, le=MOST, description="Connections; fewer if descriptors are scarce.")
     ] = 1024
     keep_alive: Annotated[
-        float, Field(gt=0, description="Seconds that a connection is kept between two requests.")
+        Seconds, Field(description="Seconds that a connection is kept between two requests.")
     ] = 75.0
-    head_timeout: Annotated[
-        float, Field(gt=0, description="Seconds for the head of a request.")
-    ] = 10.0
+    head_timeout: Annotated[Seconds, Field(description="Seconds for the head of a request.")] = 10.0
     write_timeout: Annotated[
-        float, Field(gt=0, description="Seconds until a client that reads nothing is disconnected.")
+        Seconds, Field(description="Seconds until a client that reads nothing is disconnected.")
     ] = 30.0
     min_body_rate: Annotated[
-        int, Field(ge=0, description="Lowest rate of a body after 10 s, bytes a second; 0: any.")
+        int, Field(ge=0, le=MOST, description="Bytes a second of a body after 10 s; 0: any.")
     ] = 1024
     drain_seconds: Annotated[
-        float, Field(ge=0, description="Seconds from SIGTERM until connections are refused.")
+        float,
+        Field(ge=0, le=MOST_SECONDS, description="Seconds from SIGTERM to the last connection."),
     ] = 5.0
 
     @property

@@ -106,11 +106,12 @@ def test_the_page_says_which_values_are_allowed() -> None:
     assert table(2) == expected
 
 
+QUANTITY = r"[\d.,]+(?: MiB)?"
 # The bounds that the page states, tried on the settings themselves.
 STATED = [
     (name, low, high)
     for name, text in table(2).items()
-    for low, high in re.findall(r"^(?:number )?([\d.,]+(?: MiB)?) (?:to ([\d.,]+)|or more)", text)
+    for low, high in re.findall(rf"^(?:number )?({QUANTITY}) (?:to ({QUANTITY})|or more)", text)
 ]
 
 
@@ -130,6 +131,19 @@ def test_a_bound_is_accepted_and_what_is_beyond_it_refused(
         monkeypatch.setenv(name, f"{value}" if "." in low else f"{value:.0f}")
         with pytest.raises(ValidationError, match=r"greater than|less than"):
             Settings()
+
+
+def test_every_number_has_an_upper_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of 400 digits does not fit into the numbers of the system: an import ended with it."""
+    numbers = {n: str(f.annotation) for n, f in Settings.model_fields.items()}
+    names = [n for n, kind in numbers.items() if re.search(r"\bint\b|\bfloat\b", kind)]
+    assert len(names) > 25
+    for name in names:
+        for value in ("9" * 400, f"{10**15 + 1}"):
+            monkeypatch.setenv(f"LIKENESS_{name.upper()}", value)
+            with pytest.raises(ValidationError, match=r"less than|finite"):
+                Settings()
+        monkeypatch.delenv(f"LIKENESS_{name.upper()}")
 
 
 @pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e999"])
