@@ -1,4 +1,4 @@
-"""The SQL database: one object for each noun, all over one database; and the default collection,
+"""The SQL database: one object for each entity, all over one database; and the default collection,
 which is always there."""
 
 from collections.abc import Callable, Iterator

@@ -1,1 +1,1 @@
-"""The store's SQL: tables, rows, transactions, and one file for each noun it keeps."""
+"""The store's SQL: tables, rows, transactions, and one file for each entity."""
