@@ -40,7 +40,7 @@ def main() -> int:
                 verdict = run(attack, target, process)
                 verdict.attack = f"{scheme}, {count}: {verdict.attack}"
                 verdicts.append(verdict)
-                console.print(f"{verdict.attack}: {verdict.faults or 'held'}", highlight=False)
+                console.print(f"{verdict.attack}: {verdict.faults or 'withstood'}", highlight=False)
     console.print(table(verdicts))
     return int(any(verdict.faults for verdict in verdicts))
 
@@ -55,7 +55,7 @@ def table(verdicts: list[Verdict]) -> Table:
     for one in verdicts:
         times = [one.livez, one.livez_work, one.seen.lag, one.seen.noise]
         numbers = [one.seconds, *(1000 * time for time in times), one.seen.peak_mib]
-        verdict = "; ".join(one.faults) or "held"
+        verdict = "; ".join(one.faults) or "withstood"
         shown.add_row(one.attack, str(one.requests), *(f"{n:.0f}" for n in numbers), verdict)
     return shown
 
