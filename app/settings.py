@@ -252,7 +252,7 @@ class Settings(BaseSettings):
     max_json_bytes: Annotated[
         Bytes, Field(description="Bytes of the body of a call without photos.")
     ] = MIB
-    max_faces: Annotated[Count, Field(description="Faces answered for one image.")] = 256
+    max_faces: Annotated[Count, Field(description="Faces of one image in an answer.")] = 256
 
     max_import_bytes: Annotated[
         Bytes, Field(description="Of an archive that is uploaded to be imported.")
