@@ -144,7 +144,7 @@ def build_services(
     maintenance = MaintenanceThread(gallery)
     metrics.observe(
         "likeness_upkeep_failing_seconds",
-        "Seconds since maintenance of the gallery last succeeded; 0 if the last round succeeded.",
+        "0 while maintenance of the gallery succeeds; otherwise seconds since it began to fail.",
         maintenance.failing_s,
     )
     access = AccessRegistry(access_keys, pepper)

@@ -46,7 +46,8 @@ class Metrics:
             registry=self.registry,
         )  # fmt: skip
         self._request_seconds = Histogram(
-            "likeness_request_seconds", "From first byte to answer.", ["route", "method"],
+            "likeness_request_seconds", "From the end of the head to the end of the answer.",
+            ["route", "method"],
             buckets=_SECONDS, registry=self.registry,
         )  # fmt: skip
         self._stage_seconds = Histogram(
@@ -65,7 +66,7 @@ class Metrics:
             registry=self.registry,
         )  # fmt: skip
         self.pending = Gauge(
-            "likeness_pending_requests", "Admitted requests not yet answered.",
+            "likeness_pending_requests", "Requests processed or queued.",
             registry=self.registry,
         )  # fmt: skip
 
@@ -79,7 +80,7 @@ class Metrics:
         )  # fmt: skip
         self._lag = Histogram(
             "likeness_event_loop_lag_seconds", (
-                "How late the event loop woke up because of its own work."
+                "How late the event loop woke up; on Linux without its wait for a core."
             ),
             buckets=_SECONDS, registry=self.registry,
         )  # fmt: skip
