@@ -2,11 +2,11 @@
 data URI: RFC 4648, RFC 2397), and makes routes of FastAPI read it so; they also refuse query
 parameters that they do not take.
 
-A JSON parser holds the interpreter's lock until it is done, also on a separate thread: 63 MB of
+A JSON parser holds Python's lock until it is done, also on a separate thread: 63 MB of
 base64 took 200 to 500 ms, a million empty lists 640 ms, on an AMD EPYC. So long strings (photos)
 are cut out before parsing, and the number of other values is limited.
 
-Base64 is decoded in pieces, because each of the functions used holds the interpreter's lock until
+Base64 is decoded in pieces, because each of the functions used holds Python's lock until
 it is done: replacing the escapes in a text of 26 MB at once took 120 ms.
 """
 

@@ -57,7 +57,7 @@ from app.telemetry.metrics import LoopLag
 if TYPE_CHECKING:
     from app.access.oidc import OidcTokens
 
-# Bodies that are parsed at a time: each holds the interpreter's lock for most of that time.
+# Bodies that are parsed at a time: each holds Python's lock for most of that time.
 PARSING_THREADS = 2
 OF_PHOTOS = (detection.router, enrollment.router, recognition.router)
 OF_THE_GALLERY = (

@@ -22,7 +22,7 @@ from app.telemetry.logs import log
 # How often the process that runs imports looks for new jobs of other processes, checks whether the
 # running import was cancelled, and writes its progress.
 LOOK_EVERY_S = 0.5
-# The thread that imports holds the interpreter's lock while it computes. If the system suspends it
+# The thread that imports holds Python's lock while it computes. If the system suspends it
 # then, the event loop waits. Linux may suspend a thread that has run for a few milliseconds; one
 # that rests before is rarely suspended.
 REST_EVERY_S, REST_S = 0.001, 0.0002

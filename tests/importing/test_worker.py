@@ -10,7 +10,7 @@ from app.importing.worker import _Wanted
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts the context switches of a thread")
 def test_the_thread_of_an_import_rests_while_it_goes_through_rows() -> None:
-    """Or it would hold the interpreter's lock as long as the system lets it."""
+    """Or it would hold Python's lock as long as the system lets it."""
     wanted, before = _Wanted(threading.Event(), lambda: None), rests()
     end = time.thread_time() + 0.2  # of its own work: other processes take as much as they like
     while time.thread_time() < end:
