@@ -99,6 +99,27 @@ def test_an_unexpected_error_tells_an_id_and_nothing_of_the_inside(
     assert "secret" not in answer.text
 
 
+def test_a_probe_while_an_index_is_loaded_is_no_failed_request(
+    client: httpx.Client,
+    services: Services,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def warnings() -> list[str]:
+        answer = client.get("/readyz")
+        assert (answer.status_code, code_of(answer)) == (503, "not_ready")
+        found = [one for one in caplog.records if one.levelname == "WARNING"]
+        caplog.clear()
+        return [one.getMessage() for one in found]
+
+    with monkeypatch.context() as loading:
+        loading.setattr(services.maintenance, "ready", False)
+        assert "request failed" not in warnings()
+    # A worker that hangs is a failure, which no other line reports.
+    monkeypatch.setattr(type(services.scheduler), "stalled", property(lambda _: True))
+    assert "request failed" in warnings()
+
+
 def test_the_docs_need_no_network(client: httpx.Client) -> None:
     page = client.get("/docs").text
     assert "http://" not in page

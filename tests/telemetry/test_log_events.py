@@ -11,7 +11,7 @@ PAGE = (ROOT / "docs" / "logs.md").read_text()
 LOGS = ROOT / "app" / "telemetry" / "logs.py"
 ROW = re.compile(r"^\| `(.+?)` \| ([\w, ]+) \| (.*?) ?\| .* \| .* \|$", re.MULTILINE)
 # Chosen when the line is written.
-LEVELS = {"request": {"debug", "info"}}
+LEVELS = {"request": {"debug", "info"}, "request failed": {"debug", "warning"}}
 
 
 @dataclass

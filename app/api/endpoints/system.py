@@ -86,13 +86,15 @@ async def readiness(app: FastAPI) -> Ready:
         raise _not_ready(f"{found['missing']} of the service's processes did not answer.")
     for answer in found["answers"]:
         if "problem" in answer:
-            raise _not_ready(answer["problem"])
+            cause = answer["cause"]
+            raise _not_ready(answer["problem"]) from (RuntimeError(cause) if cause else None)
         own = _together(own, Ready(**answer))
     return own
 
 
 async def own_readiness(app: FastAPI) -> Ready:
-    """Whether this process is ready. Raises NotReady and StoreUnavailable."""
+    """Whether this process is ready. Raises StoreUnavailable, and NotReady, whose cause is what
+    failed; it has none while the service starts or stops."""
     services: Services = app.state.services
     if app.state.stopping:
         raise NotReady("The service is stopping; send requests to another instance.")
@@ -103,7 +105,7 @@ async def own_readiness(app: FastAPI) -> Ready:
     if services.scheduler.stalled:
         raise _not_ready(
             "A worker has processed one photo for more than a minute; restart this process."
-        )
+        ) from TimeoutError("a photo takes more than a minute")
     try:
         await services.scheduler.read(services.pipeline.check_networks)
     except WorkerDied as error:
@@ -134,7 +136,8 @@ async def readiness_for_other_processes(app: FastAPI) -> dict[str, Any]:
     try:
         return (await own_readiness(app)).model_dump(mode="json")
     except LikenessError as error:
-        return {"problem": error.detail}
+        failed = not isinstance(error, NotReady) or error.__cause__ is not None
+        return {"problem": error.detail, "cause": repr(error.__cause__ or error) if failed else ""}
 
 
 def _together(one: Ready, other: Ready) -> Ready:
