@@ -1,4 +1,5 @@
-"""x"""
+"""Files that are written completely or not at all and private to their owner, and locks between
+the processes of one machine."""
 
 import fcntl
 import os

@@ -1,6 +1,7 @@
 """One name for one thing: the name of a public class of `app` means nothing else in it. And plain
 words: those that earlier versions used in a sense of their own do not come back."""
 
+import ast
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -27,6 +28,17 @@ def test_every_class_has_a_name_of_its_own() -> None:
         if len(files) + len(aliases[name]) > 1
     }
     assert shared == {}
+
+
+def test_the_docstring_of_a_module_is_a_sentence() -> None:
+    docstrings = {
+        str(file.relative_to(ROOT)): ast.get_docstring(ast.parse(file.read_text("utf-8")))
+        for name in ("app", "tests", "benchmarks", "scripts")
+        for file in (ROOT / name).rglob("*.py")
+    }
+    assert "app/disk.py" in docstrings
+    short = {name: text for name, text in docstrings.items() if text and len(text.split()) < 3}
+    assert short == {}
 
 
 # What to write instead is in docs/glossary.md. Names are taken apart: `_open_lane` has a `lane`.

@@ -8,7 +8,7 @@ from app.cli import garbage
 
 
 def main() -> None:
-    """Run it."""
+    """Run the command that the arguments name; ends the process."""
     # For how long (2 to that power, in cycles) NumPy's BLAS keeps its threads spinning after a
     # product: by default a tenth of a second, on cores that photos wait for.
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")

@@ -53,7 +53,7 @@ def announcement(services: Services, port: int, processes: int = 1) -> str:
 
 
 def announce(services: Services, port: int) -> None:
-    """Print it."""
+    """Print, to standard output, that the service is ready, and where."""
     out.print(announcement(services, port), markup=False, highlight=False, soft_wrap=True)
 
 

@@ -107,7 +107,7 @@ def _reader(content: bytes | None) -> Callable[[], bytes] | None:
 
 
 def pack(kind: str, members: Any) -> bytes:
-    """A frame."""
+    """A frame of the reader process: its kind and its content, in MessagePack."""
     packed: bytes = msgpack.packb([kind, members])
     return packed
 

@@ -101,7 +101,7 @@ class DeviceMemory:
 
 @dataclass(frozen=True, slots=True)
 class MemoryOfDevice:
-    """Bytes."""
+    """Memory of the first device, in bytes."""
 
     free: int
     total: int

@@ -1,4 +1,4 @@
-"""`likeness audit`."""
+"""What `likeness audit` shows, and what it finds in a log that was changed."""
 
 import json
 from pathlib import Path

@@ -111,7 +111,7 @@ _IMPORT: dict[str, Any] = {
 
 
 class ImportAnswer(Answer, ImportJob):
-    """One import."""
+    """One import, with its progress and counts."""
 
     model_config = with_example(**_IMPORT)
 

@@ -47,7 +47,7 @@ class Savepoint:
     80 µs for each statement of it."""
 
     def __init__(self, connection: Connection, name: str) -> None:
-        """Begin it."""
+        """Begin this part of the connection's transaction."""
         self._connection = connection
         self._name = name
         self._execute("SAVEPOINT")
