@@ -21,6 +21,7 @@ from app.errors import (
     RouteNotFound,
     UnsupportedEncoding,
 )
+from app.findings import findings
 from app.telemetry.logs import log, request_id
 from app.telemetry.metrics import Metrics
 
@@ -198,13 +199,13 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
 
 def describe_validation(errors: Sequence[Any]) -> str:
     """Pydantic's findings as one sentence: `top_k: Input should be …; …`; the first of many."""
+    found = findings(errors)
     parts: list[str] = []
-    for item in errors[:MOST_FINDINGS]:
-        where = ".".join(str(part) for part in item["loc"] if part not in ("body", "query", "path"))
-        message = str(item["msg"]).removeprefix("Value error, ").removesuffix(".")
+    for place, message in found[:MOST_FINDINGS]:
+        where = ".".join(part for part in place.split(".") if part not in ("body", "query", "path"))
         parts.append(f"{where}: {message}" if where else message)
-    if len(errors) > MOST_FINDINGS:
-        parts.append(f"and {len(errors) - MOST_FINDINGS:,} more")
+    if len(found) > MOST_FINDINGS:
+        parts.append(f"and {len(found) - MOST_FINDINGS:,} more")
     return "; ".join(parts) + "."
 
 

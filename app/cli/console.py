@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from app.errors import DatabaseError, LikenessError
+from app.findings import findings
 from app.settings import Settings
 from app.store.backends import missing_file
 from app.store.identifiers import DEFAULT_COLLECTION
@@ -74,9 +75,12 @@ def read_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        for item in error.errors():
-            name = f"LIKENESS_{str(item['loc'][0]).upper()}"
-            err.print(f"{name}={item['input']}: {item['msg']}{_hint(name, item['input'])}",
+        errors = error.errors()
+        inputs = {str(item["loc"][0]): item["input"] for item in errors}
+        for place, message in findings(errors):
+            field = place.partition(".")[0]
+            name, value = PREFIX + field.upper(), inputs[field]
+            err.print(f"{name}={value}: {message}{_hint(name, value)}",
                       markup=False, highlight=False, soft_wrap=True)  # fmt: skip
         raise typer.Exit(EXIT_CANNOT_START) from error
 

@@ -17,6 +17,7 @@ from app.cli.import_progress import ImportProgress, import_progress, summarise
 from app.decision.policy import FaceSelection
 from app.encryption.ring import KeyRing
 from app.errors import CollectionNotFound
+from app.findings import findings
 from app.importing.gallery_export import export
 from app.importing.local import LocalImport
 from app.importing.options import (
@@ -208,9 +209,8 @@ def _options(**given: Any) -> ImportOptions:
     try:
         return ImportOptions(**given)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ImportSourceError(f"--{place}: {first['msg']}.") from error
+        place, message = findings(error.errors())[0]
+        raise ImportSourceError(f"--{place}: {message}.") from error
 
 
 def _local(

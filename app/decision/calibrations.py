@@ -20,6 +20,7 @@ from app.decision.pairs import all_declared
 from app.decision.thresholds import CalibrationChain, CollectionPolicy
 from app.errors import CalibrationMismatch, NotCalibrated, PackError
 from app.faces.orientation import OrientationLimits
+from app.findings import findings
 from app.gallery.gallery import Gallery
 from app.index.comparator import COSINE
 from app.index.person_scores import PersonScore
@@ -37,9 +38,8 @@ def read_calibration(path: Path) -> Calibration:
     try:
         return Calibration.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "content"
-        raise _broken(path, f"{place}: {first['msg']}") from error
+        place, message = findings(error.errors())[0]
+        raise _broken(path, f"{place or 'content'}: {message}") from error
     except OSError as error:
         raise _broken(path, str(error)) from error
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from app.errors import PackError
+from app.findings import findings
 from app.inference.pack_spec import ModelPack
 
 PACK_FILE = "pack.toml"
@@ -66,9 +67,8 @@ def read_pack(folder: Path) -> ModelPack:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
         return ModelPack.model_validate({**content, "folder": folder})
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise PackError(f"{path}: {where}: {first['msg']}. Correct that line.") from error
+        where, message = findings(error.errors())[0]
+        raise PackError(f"{path}: {where}: {message}. Correct that line.") from error
     except (OSError, ValueError, RecursionError) as error:  # tables nested without end
         raise PackError(f"{path} cannot be read: {error}") from error
 

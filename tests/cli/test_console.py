@@ -23,3 +23,12 @@ def test_two_names_are_refused(command: list[str]) -> None:
     )
     assert two.exit_code == 2
     assert "names the collection 'staff', and --collection 'guests'. Give one" in two.output
+
+
+@pytest.mark.parametrize("value", ["65", "0", "many"])
+def test_one_mistake_in_a_setting_is_one_line(value: str) -> None:
+    wrong = CliRunner().invoke(app, ["doctor"], env={"LIKENESS_PROCESSES": value})
+    assert wrong.exit_code == 2
+    (line,) = wrong.output.splitlines()
+    assert line.startswith(f"LIKENESS_PROCESSES={value}: Input should be ")
+    assert line.endswith(" or 'auto'")

@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from scipy.special import betaincinv
 
+from app.findings import findings
 from app.lab.attestation.document import AttestationError
 
 Limit = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
@@ -68,9 +69,7 @@ def find_requirement(name_or_path: str) -> Requirement:
     try:
         return Requirement.model_validate(tomllib.loads(content.decode("utf-8")))
     except ValidationError as error:
-        found = "; ".join(
-            f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()
-        )
+        found = "; ".join(f"{place}: {said}" for place, said in findings(error.errors()))
         raise AttestationError(f"The requirement {path} is not valid. {found}.") from error
     except (ValueError, RecursionError) as error:
         raise AttestationError(f"{path} is not TOML: {error}") from error
