@@ -7,7 +7,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -84,6 +84,14 @@ class Settings(BaseSettings):
         env_prefix="LIKENESS_", extra="ignore", frozen=True, allow_inf_nan=False
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _not_empty(cls, value: Any, info: ValidationInfo) -> Any:
+        """An empty path would be the working folder."""
+        if value == "" and cls.model_fields[str(info.field_name)].default not in ("", ()):
+            raise ValueError("must not be empty; give it a value or unset the variable")
+        return value
+
     host: Annotated[str, Field(description="Address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="Port to listen on.")] = 8000
     tls_cert: Annotated[
@@ -130,18 +138,10 @@ class Settings(BaseSettings):
         SecretStr | None, Field(description="The same, printed by a command, run without a shell.")
     ] = None
     access_pepper: Annotated[
-        SecretStr | None,
-        Field(
-            description="Secret that digests of access keys are made with: 32 bytes in base64. "
-            "Default: access-pepper in the data folder, made when it is missing."
-        ),
+        SecretStr | None, Field(description="Secret of the digests of access keys, in base64.")
     ] = None
     first_key_file: Annotated[
-        Path | None,
-        Field(
-            description="If a start needs an access key and there has never been one: one with "
-            "every scope is created and its token written to this file."
-        ),
+        Path | None, Field(description="File of a first access key, made if a start needs one.")
     ] = None
     oidc_issuer: Annotated[
         str | None,
@@ -213,11 +213,7 @@ class Settings(BaseSettings):
         bool, Field(description="On a GPU: run TensorRT's engines; needs TensorRT's libraries.")
     ] = False
     engine_cache: Annotated[
-        Path | None,
-        Field(
-            description="Folder of networks compiled by TensorRT and OpenVINO; default: engines in "
-            "the data folder."
-        ),
+        Path | None, Field(description="Folder of compiled networks; unset: in the data folder.")
     ] = None
     index_device: Annotated[
         Literal["cpu", "cuda"], Field(description="Where galleries are searched.")

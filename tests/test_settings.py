@@ -146,6 +146,18 @@ def test_every_number_has_an_upper_bound(monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.delenv(f"LIKENESS_{name.upper()}")
 
 
+def test_an_empty_value_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty path would be the working folder."""
+    for name, setting in Settings.model_fields.items():
+        monkeypatch.setenv(f"LIKENESS_{name.upper()}", "")
+        if setting.default in ("", ()):
+            assert getattr(Settings(), name) == setting.default
+        else:
+            with pytest.raises(ValidationError, match=rf"{name}\n.*must not be empty"):
+                Settings()
+        monkeypatch.delenv(f"LIKENESS_{name.upper()}")
+
+
 @pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e999"])
 def test_a_setting_is_a_finite_number(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An infinite time would be a wait without a deadline."""
