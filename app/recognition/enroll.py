@@ -11,7 +11,13 @@ from dataclasses import asdict, dataclass
 from app.decision.calibrations import policy_of
 from app.decision.policy import FaceSelection, check_quality, selector_of
 from app.decision.thresholds import CollectionPolicy
-from app.errors import FaceError, ImageError, InvalidEmbedding, LikenessError
+from app.errors import (
+    CollectionNotFound,
+    FaceError,
+    ImageError,
+    InvalidEmbedding,
+    LikenessError,
+)
 from app.faces.pipeline import run_to_completion
 from app.imaging import encode_crop
 from app.recognition.analysis import StageTimes, count_image, each_photo, infer_and_write
@@ -268,6 +274,8 @@ class _Work:
             gallery = self.services.gallery
             try:
                 await self.services.scheduler.search(gallery.follow, self.request.collection)
+            except CollectionNotFound:  # deleted meanwhile, with everything in it
+                pass
             except (LikenessError, MemoryError) as error:
                 log(logging.WARNING, "the index was not updated after an enrollment", error)
         return enrollment

@@ -41,6 +41,7 @@ from app.settings import Settings
 from app.store.records import RequestKey
 from app.telemetry.logs import LOGGER_NAME
 from app.types import JsonObject
+from tests.writing import delete_collection
 
 Photo = Callable[[str], bytes]
 
@@ -101,6 +102,28 @@ def test_what_is_stored_is_enrolled_though_the_index_was_not_updated(
         identify(services, [photo("obama")], IdentifyRequest(name), StageTimes(), id)
     )[0]
     assert {one.face.person_id for one in answer.faces[0].candidates} == {"one", "two", "3"}
+
+
+def test_a_collection_that_is_deleted_during_an_enrollment_is_no_error_of_the_index(
+    services: Services, photo: Photo, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    services.gallery.create_collection("short-lived", {})
+    follow = services.gallery.follow
+
+    def closed(*_: object) -> None:
+        raise StoreUnavailable("The index is not open.")
+
+    def deleted_before(name: str) -> None:
+        delete_collection(services.gallery, name)
+        follow(name)
+
+    monkeypatch.setattr(services.gallery._indexes, "add", closed)
+    monkeypatch.setattr(services.gallery, "follow", deleted_before)
+    with caplog.at_level("WARNING", LOGGER_NAME):
+        request = EnrollRequest("short-lived", "obama")
+        done = asyncio.run(enroll(services, [photo("obama")], request, StageTimes()))
+    assert len(done.stored) == 1
+    assert caplog.records == []
 
 
 def test_one_photo_enrolls_another_is_refused(services: Services, photo: Photo) -> None:
