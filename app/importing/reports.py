@@ -14,18 +14,20 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from app.disk import private_file, write_whole
+from app.disk import own, private_file, write_whole
 from app.importing.job_folder import WAITING, ImportJob, JobFolder, JobState, unwritable
 from app.store.identifiers import composed
 from app.store.records import Erasure
 from app.telemetry.logs import log
 
-# File of deletions that are not erased from the reports yet; not a possible name of a job.
-SPOOL = "deleted"
+# The deletions that are not erased from the reports yet, and the lock of the process that erases
+# them; neither is a possible name of a job.
+SPOOL, ERASING = "deleted", "erasing"
 # A deletion is noted before it is committed. If it is not committed in this time, the note lapses.
 LAPSES_AFTER = timedelta(minutes=1)
-# Members of a report's line that name a person; the group is the JSON text of the value.
-NAMES = re.compile(rb'"(?:person_id|conflict_with)": ("(?:[^"\\]|\\.)*")')
+# Members of a line of a report that name a person; the group is the JSON text of the value. A line
+# from which one person was erased has no space after the colon.
+NAMES = re.compile(rb'"(?:person_id|conflict_with)": ?("(?:[^"\\]|\\.)*")')
 
 
 class _Deleted(BaseModel):
@@ -84,10 +86,23 @@ class ReportEraser:
         return self._spool.exists()
 
     def round(self) -> None:
-        """Erase deleted persons from one report. Raises OSError and StoreUnavailable."""
+        """Erase deleted persons from one report, unless another process is just erasing. Raises
+        OSError and StoreUnavailable."""
         if not self.is_pending:
             return
-        notes = self._notes()
+        held = own(self._folder.path / ERASING)
+        if held is None:  # two that rewrite one line would each leave what the other erased
+            return
+        try:
+            self._round()
+        finally:
+            os.close(held)
+
+    # --- inside ------------------------------------------------------------------------------
+
+    def _round(self) -> None:
+        with self._folder.exclusive():
+            notes = self._notes()
         import_id = self._ended(notes)
         if import_id is None and notes:
             return  # the imports are still writing
@@ -95,10 +110,8 @@ class ReportEraser:
         gone = [note for note in mine if not self._is_there(note.collection, note.person_id)]
         if import_id is not None and gone:
             self._erase(import_id, {note.person_id for note in gone})
-        waiting = [note for note in mine if note not in gone and not self._lapsed(note)]
-        self._settle(import_id, kept=waiting)
-
-    # --- inside ------------------------------------------------------------------------------
+        settled = [note for note in mine if note in gone or self._lapsed(note)]
+        self._settle(import_id, settled)
 
     @property
     def _spool(self) -> Path:
@@ -150,13 +163,14 @@ class ReportEraser:
                 if now is not None:
                     self._folder.save(now.model_copy(update={"detail": None}))
 
-    def _settle(self, import_id: str | None, kept: Iterable[_Deleted]) -> None:
-        """Remove an import from all notes except `kept`, and drop notes without imports."""
-        unsettled = list(kept)
+    def _settle(self, import_id: str | None, settled: Iterable[_Deleted]) -> None:
+        """Remove an import from the notes that are `settled`, and drop notes without imports. Notes
+        that were added since the spool was read stay as they are."""
+        done = set(settled)
         with self._folder.exclusive():
             left = []
             for note in self._notes():
-                if note not in unsettled:
+                if note in done:
                     imports = tuple(one for one in note.imports if one != import_id)
                     note = note.model_copy(update={"imports": imports})  # noqa: PLW2901
                 if note.imports:

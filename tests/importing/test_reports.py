@@ -1,6 +1,7 @@
 """Deleted people are erased from the reports of imports."""
 
 import json
+import os
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -110,6 +111,12 @@ def test_spellings_of_one_id_are_one(tmp_path: Path) -> None:
     assert [row.person_id for row in read(path)] == ["", ""]
 
 
+def test_both_persons_of_a_line_are_erased_one_after_the_other(report: Path) -> None:
+    for person in ("ada", "b"):
+        erase_people(report, {person})
+    assert [row.person_id for row in read(report)] == ["", "bob", "", "", "adam", '"ada\\']
+
+
 def test_a_line_that_a_crash_cut_off_is_blanked(report: Path) -> None:
     line = json.dumps(asdict(ROWS[0]))
     with report.open("a") as file:
@@ -215,6 +222,48 @@ def test_a_full_disk_refuses_the_deletion(
     monkeypatch.setattr(reports.os, "fsync", full)
     with pytest.raises(StoreFull):
         imports.eraser.note("default", "ada")
+
+
+def test_a_deletion_while_another_is_being_erased(
+    imports: Imports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = imports.add(1, JobState.DONE)
+    imports.eraser.note("default", "ada")
+
+    def erase(report: Path, people: set[str]) -> None:
+        erase_people(report, people)
+        imports.now += timedelta(seconds=1)
+        imports.eraser.note("default", "bob")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reports, "erase_people", erase)
+        imports.eraser.round()
+    assert imports.eraser.is_pending
+    imports.eraser.round()
+    assert [row.person_id for row in imports.rows(job)] == ["", "", "", "b", "adam", '"ada\\']
+    assert not imports.eraser.is_pending
+
+
+def test_two_processes_do_not_rewrite_one_line(
+    imports: Imports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fourth row names "b", and "ada" as who is similar."""
+    job = imports.add(1, JobState.DONE)
+    imports.eraser.note("default", "ada")
+    other = ReportEraser(imports.folder, lambda *_: False, lambda: NOW)
+
+    def os_pwrite(file: int, line: bytes, start: int) -> int:
+        monkeypatch.undo()
+        other.note("default", "b")
+        other.round()
+        return os.pwrite(file, line, start)
+
+    report = imports.folder.report(job)
+    report.write_bytes(report.read_bytes().splitlines(keepends=True)[3])
+    monkeypatch.setattr(reports.os, "pwrite", os_pwrite)
+    imports.eraser.round()
+    imports.eraser.round()
+    assert [row.person_id for row in imports.rows(job)] == [""]
 
 
 def test_several_processes_do_rounds(imports: Imports) -> None:
