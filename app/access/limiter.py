@@ -154,8 +154,9 @@ class Limiter:
                 return
             # To its end, also if this call is cancelled: what it reserves must be known.
             await asyncio.shield(self._reserve_more(key.limited_as, found, quota, count))
-            if found.reserved < count:
-                left = found.reserved + (found.unreserved or 0)
+            # Another call may have used what was reserved; then reserve again while some is left.
+            left = found.reserved + (found.unreserved or 0)
+            if left < count:
                 raise QuotaExceeded(
                     f"{key.title} may send {quota} photos a day and has {left} "
                     f"left; this call has {count}. The day ends at 00:00 UTC.",

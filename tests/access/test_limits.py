@@ -292,6 +292,25 @@ class TestQuota:
 
         asyncio.run(scene())
 
+    def test_calls_at_the_same_time_use_all_of_it_and_no_more(
+        self, usage: UsageStore, clock: Clock
+    ) -> None:
+        """One call may take what another has just reserved."""
+        key = key_with(clock, photos_per_day=300)
+
+        async def slow(work: Callable[..., Any], *args: Any) -> Any:
+            await asyncio.sleep(0)
+            return await run(work, *args)
+
+        async def scene() -> int:
+            limiter = Limiter(usage, slow, lambda: clock.seconds, lambda: clock.now)
+            calls = (limiter.photos(key, 30) for _ in range(12))
+            answers = await asyncio.gather(*calls, return_exceptions=True)
+            assert all(isinstance(one, QuotaExceeded) for one in answers if one is not None)
+            return answers.count(None)
+
+        assert asyncio.run(scene()) == 10
+
     def test_a_quota_that_was_raised(self, limiter: Limiter, clock: Clock) -> None:
         asyncio.run(limiter.photos(key_with(clock, photos_per_day=10), 10))
         with pytest.raises(QuotaExceeded):
