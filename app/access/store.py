@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
 
 from app.access.keys import (
     AccessKey,
@@ -152,7 +152,7 @@ class AccessKeyStore:
         with self._database.writing() as connection:
             _raise_revision(connection)
             name = self._usable(connection, name_or_id, now).name
-            found = [key for key in self._all_usable(connection, name, now) if key.name == name]
+            found = self._usable_where(connection, access_keys.c.name == name, now)
             ids = [key.key_id for key in found]
             connection.execute(
                 update(access_keys)
@@ -205,19 +205,21 @@ class AccessKeyStore:
     def _all_usable(
         self, connection: Connection, name_or_id: str, now: datetime
     ) -> list[AccessKey]:
-        """The usable keys of that id or name, the newest last. Raises AccessKeyNotFound."""
-        query = (
-            select(access_keys)
-            .where((access_keys.c.key_id == name_or_id) | (access_keys.c.name == name_or_id))
-            .order_by(access_keys.c.created_at)
+        """The usable key of that id, or else those of that name, the newest last. Raises
+        AccessKeyNotFound."""
+        for column in (access_keys.c.key_id, access_keys.c.name):  # a name may be another key's id
+            if found := self._usable_where(connection, column == name_or_id, now):
+                return found
+        raise AccessKeyNotFound(
+            f"There is no usable key with the id or name '{name_or_id}'; `likeness keys list` "
+            "shows all keys."
         )
-        found = [key for row in connection.execute(query) if (key := _key(row)).usable(now)]
-        if not found:
-            raise AccessKeyNotFound(
-                f"There is no usable key with the id or name '{name_or_id}'; `likeness keys list` "
-                "shows all keys."
-            )
-        return found
+
+    def _usable_where(
+        self, connection: Connection, condition: ColumnElement[bool], now: datetime
+    ) -> list[AccessKey]:
+        query = select(access_keys).where(condition).order_by(access_keys.c.created_at)
+        return [key for row in connection.execute(query) if (key := _key(row)).usable(now)]
 
 
 def note_key(connection: Connection, action: str, key: AccessKey, **details: Any) -> None:

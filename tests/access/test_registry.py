@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from app.access.keys import PEPPER_FILE, NewKey, Scope, digest_of, id_of, new_token, read_pepper
+from app.access.keys import (
+    PEPPER_FILE,
+    KeyLimits,
+    NewKey,
+    Scope,
+    digest_of,
+    id_of,
+    new_token,
+    read_pepper,
+)
 from app.access.registry import LEASE_S, AccessRegistry
 from app.access.store import AccessKeyStore
 from app.errors import (
@@ -140,6 +149,15 @@ def test_rotation_overlaps(store: AccessKeyStore, registry: AccessRegistry, cloc
     assert registry.key_of(after) is not None
     with pytest.raises(AccessKeyNotFound, match="nobody"):
         store.rotate("nobody", timedelta(0))
+
+
+def test_an_id_names_one_key_alone(store: AccessKeyStore) -> None:
+    """Also if another key has that id as its name."""
+    one, _ = store.create(NewKey("entrance", [Scope.IDENTIFY]))
+    other, _ = store.create(NewKey(one.key_id, [Scope.IDENTIFY]))
+    assert [key.key_id for key in store.limit(other.key_id, KeyLimits())] == [other.key_id]
+    assert [key.key_id for key in store.revoke(one.key_id)] == [one.key_id]
+    assert [key.key_id for key in store.revoke(one.key_id)] == [other.key_id]
 
 
 def test_revoking_a_name_revokes_what_rotation_left(store: AccessKeyStore) -> None:
