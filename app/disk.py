@@ -1,6 +1,7 @@
 """Files that are written completely or not at all and private to their owner, and locks between
 the processes of one machine."""
 
+import errno
 import fcntl
 import os
 import time
@@ -20,8 +21,10 @@ def write_whole(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
     """Replace a file by what the pieces hold; its owner alone may read it.
 
     When this returns it is on disk, also after a power cut; until then the old file is. Raises
-    OSError.
+    OSError, also where a device, a pipe or a folder would be replaced.
     """
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "it is not a regular file", str(path))
     temporary = path.with_name(f"{path.name}.new")
     try:
         with open(temporary, "wb", opener=_private_anew) as file:

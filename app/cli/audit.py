@@ -13,6 +13,7 @@ from sqlalchemy import select
 
 from app.access.keys import audit_key
 from app.cli.console import err, out, read_settings, require_database
+from app.cli.output import write_file, writing
 from app.errors import PersonNotFound
 from app.store.audit_verification import AuditVerification, exported, read_export, verify_audit
 from app.store.schema import opened_database
@@ -131,15 +132,18 @@ def export(
     file: Annotated[
         Path | None, typer.Argument(help="File to write; default: standard output.")
     ] = None,
+    force: Annotated[bool, typer.Option(help="Replace a file that exists.")] = False,
 ) -> None:
-    """Write the whole log as JSON Lines, which `audit verify --file` checks later."""
+    """Write the whole log as JSON Lines, which `audit verify --file` checks later. The file is
+    readable by its owner alone."""
     with _opened() as store:
-        lines = exported(store.audit.everything())
-        if file is None:
-            sys.stdout.writelines(f"{line}\n" for line in lines)
+        lines = (f"{line}\n" for line in exported(store.audit.everything()))
+        if file is not None:
+            write_file(file, (line.encode() for line in lines), replace=force)
             return
-        with file.open("w", encoding="utf-8") as target:
-            target.writelines(f"{line}\n" for line in lines)
+        with writing("standard output"):
+            sys.stdout.writelines(lines)
+            sys.stdout.flush()
 
 
 def _digest(text: str) -> bytes:

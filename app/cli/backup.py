@@ -10,9 +10,9 @@ import typer
 
 from app.access.keys import audit_key
 from app.cli.console import err, read_settings, require_database
-from app.disk import write_whole
+from app.cli.output import write_file, writing
 from app.encryption.ring import KeyRing
-from app.errors import BackupError, StoreFull
+from app.errors import BackupError
 from app.gallery.backup_bodies import Held, dump, load, verify
 from app.gallery.backup_stream import encrypted, opened, read_blocks, write_blocks
 from app.store.schema import opened_database
@@ -45,11 +45,11 @@ def backup(
         if ring is not None:
             pieces = encrypted(ring, pieces)
         if target == STREAM:
-            for piece in pieces:
-                sys.stdout.buffer.write(piece)
-            sys.stdout.buffer.flush()
+            with writing("standard output"):
+                sys.stdout.buffer.writelines(pieces)
+                sys.stdout.buffer.flush()
             return
-        _write(target, pieces, force=force)
+        write_file(target, pieces, replace=force)
         with target.open("rb") as file:
             held = verify(read_blocks(opened(ring, file)))
     _report(f"Written and read back: {target}", held)
@@ -91,16 +91,6 @@ def _source(path: Path) -> Iterator[BinaryIO]:
         raise BackupError(f"{path} cannot be read: {error.strerror}.") from error
     with file:
         yield file
-
-
-def _write(target: Path, pieces: Iterator[bytes], *, force: bool) -> None:
-    """Write a file that is complete and on disk when this returns; if it fails, there is none."""
-    if target.exists() and not force:
-        raise BackupError(f"{target} exists. Name another file, or replace it with --force.")
-    try:
-        write_whole(target, pieces)
-    except OSError as error:
-        raise StoreFull(f"{target} cannot be written: {error.strerror}.") from error
 
 
 def _report(what: str, held: Held) -> None:

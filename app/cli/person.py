@@ -2,13 +2,14 @@
 
 import base64
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from app.cli.console import err, read_settings, require_database
+from app.cli.output import writing
+from app.disk import write_whole
 from app.encryption.ring import KeyRing
 from app.gallery.person_record import ELSEWHERE, held_data
 from app.importing.job_folder import JobFolder
@@ -44,14 +45,15 @@ def export(
         record, crops = _record(store, collection, person_id)
         reports = JobFolder(settings.data_dir / "imports")
         record["import_rows"] = rows_about(reports, collection, record["person_id"])
-    try:
-        folder.mkdir(mode=0o700)
-    except FileExistsError:
-        raise typer.BadParameter(f"{folder} exists already; name a new folder.") from None
-    for name, content in crops.items():
-        _write(folder / name, content)
-    _write(folder / "record.json", json.dumps(record, indent=1, ensure_ascii=False).encode())
-    err.print(f"{folder}: {len(record['faces'])} faces, {len(crops)} crops", highlight=False)
+    crops["record.json"] = json.dumps(record, indent=1, ensure_ascii=False).encode()
+    with writing(folder):
+        try:
+            folder.mkdir(mode=0o700)
+        except FileExistsError:
+            raise typer.BadParameter(f"{folder} exists already; name a new folder.") from None
+        for name, content in crops.items():
+            write_whole(folder / name, [content])
+    err.print(f"{folder}: {len(record['faces'])} faces, {len(crops) - 1} crops", highlight=False)
 
 
 def _record(
@@ -115,9 +117,3 @@ def _record(
 def _text(embedding: FloatArray) -> str:
     """Its numbers (float32, little endian) in base64."""
     return base64.b64encode(embedding.astype("<f4").tobytes()).decode()
-
-
-def _write(path: Path, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)

@@ -5,7 +5,7 @@ import os
 import shlex
 from pathlib import Path
 
-from app.errors import BackupError
+from app.cli.output import writing
 from app.store.records import ClashingIds, InvalidRow
 from app.store.sql.integrity import IntegrityStore
 
@@ -37,8 +37,8 @@ def stored_data(integrity: IntegrityStore, *, repair: bool) -> list[Finding]:
 
 def fix(integrity: IntegrityStore, path: Path) -> list[str]:
     """Store corrected metadata, and write the old metadata to a new file that only its owner can
-    read. Raises BackupError if the file exists or cannot be written."""
-    try:
+    read. Raises OutputError if the file exists or cannot be written, and StoreFull."""
+    with writing(path):
         opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(opened, "w", encoding="utf-8") as file:
 
@@ -49,10 +49,6 @@ def fix(integrity: IntegrityStore, path: Path) -> list[str]:
                 os.fsync(file.fileno())
 
             fixed = [integrity.store_corrected(one, keep) for one in integrity.invalid_rows()]
-    except OSError as error:
-        raise BackupError(
-            f"{path} cannot be written: {error.strerror}. Name another new file."
-        ) from error
     return [f"{sum(fixed)} rows were changed; {path} has their old metadata. Delete it when done."]
 
 

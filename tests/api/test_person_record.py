@@ -110,3 +110,6 @@ def test_the_command_writes_the_same(
     assert embedding.tolist() == pytest.approx(record[0]["faces"][0]["embedding"])
     again = CliRunner().invoke(app, ["person", "export", "eileen", str(folder)])
     assert again.exit_code != 0
+    nowhere = CliRunner().invoke(app, ["person", "export", "eileen", str(tmp_path / "a" / "b")])
+    assert nowhere.exit_code == 2
+    assert "cannot be written" in nowhere.output

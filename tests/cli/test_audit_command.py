@@ -1,6 +1,7 @@
 """What `likeness audit` shows, and what it finds in a log that was changed."""
 
 import json
+import stat
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,26 @@ def test_a_log_that_was_put_back_to_an_earlier_state(folder: Path) -> None:
     assert old not in found.output
     for wrong in ("5f", "g" * 64, "5f" * 33):
         assert runner.invoke(app, ["audit", "verify", "--expect", wrong]).exit_code == 2
+
+
+def test_an_exported_log_is_private_and_replaces_nothing_unasked(folder: Path) -> None:
+    exported = folder / "audit.jsonl"
+    command = ["audit", "export", str(exported)]
+    assert runner.invoke(app, command).exit_code == 0
+    assert stat.S_IMODE(exported.stat().st_mode) == 0o600
+    exported.write_text("the older one")
+    refused = runner.invoke(app, command)
+    assert refused.exit_code == 2
+    assert "--force" in refused.output
+    assert exported.read_text() == "the older one"
+    assert runner.invoke(app, [*command, "--force"]).exit_code == 0
+    assert runner.invoke(app, ["audit", "verify", "--file", str(exported)]).exit_code == 0
+
+
+@pytest.mark.parametrize("target", ["none/audit.jsonl", "a-folder"])
+def test_a_log_that_cannot_be_written(folder: Path, target: str) -> None:
+    (folder / "a-folder").mkdir()
+    found = runner.invoke(app, ["audit", "export", str(folder / target), "--force"])
+    assert found.exit_code == 2
+    assert "Writing failed" in found.output
+    assert "cannot be written" in found.output

@@ -1,5 +1,6 @@
 """`likeness backup` and `likeness restore` as an operator runs them."""
 
+import os
 import stat
 from pathlib import Path
 
@@ -90,7 +91,20 @@ def test_what_cannot_be_read_or_written(data: Path, tmp_path: Path) -> None:
     shown = run("restore", tmp_path / "none", code=2)
     assert "Backup or restore failed" in shown
     assert "cannot be read" in shown
-    assert "cannot be written" in run("backup", tmp_path / "none" / "backup", code=2)
-    assert "cannot be written" in run("backup", "/dev/full/backup", code=2)
+    for target in (tmp_path / "none" / "backup", "/dev/full/backup"):
+        shown = run("backup", target, code=2)
+        assert "Writing failed" in shown
+        assert "cannot be written" in shown
     (tmp_path / "text").write_text("hello, this is no backup at all")
     assert "not a backup" in run("restore", tmp_path / "text", code=2)
+
+
+def test_what_is_no_regular_file_is_not_replaced(data: Path, tmp_path: Path) -> None:
+    with_people(data, "ada")
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for target in (pipe, link):
+        assert "not a regular file" in run("backup", target, "--force", code=2)
+    assert pipe.is_fifo()
+    assert link.is_symlink()

@@ -1,0 +1,40 @@
+"""The files that an operator tells a command to write."""
+
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from app.disk import write_whole
+from app.errors import LikenessError, StoreFull
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class OutputError(LikenessError):
+    """A file that an operator named cannot be written."""
+
+    code, title = "output_error", "Writing failed"
+
+
+@contextmanager
+def writing(target: Path | str) -> Iterator[None]:
+    """Report a failure to write as one about `target`: OutputError, or StoreFull on a full disk."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # the reader wants no more: Typer ends the command
+    except OSError as error:
+        kind = StoreFull if error.errno in FULL else OutputError
+        raise kind(f"{target} cannot be written: {error.strerror}.") from error
+
+
+def write_file(path: Path, pieces: Iterable[bytes], *, replace: bool) -> None:
+    """Write a file that its owner alone can read. It is complete and on disk when this returns; if
+    it fails, there is none, or the old one. Raises OutputError, also for a file that exists, unless
+    it is to be replaced, and StoreFull."""
+    if os.path.lexists(path) and not replace:
+        raise OutputError(f"{path} exists. Name another file, or replace it with --force.")
+    with writing(path):
+        write_whole(path, pieces)
