@@ -98,7 +98,7 @@ Filter = Annotated[
 ]
 Embeddings = Annotated[
     # Otherwise each of a quarter of a million numbers could be a finding.
-    list[Annotated[list[float], Field(fail_fast=True)]],
+    list[Annotated[list[Annotated[float, Field(strict=True)]], Field(fail_fast=True)]],
     Field(fail_fast=True),
     BeforeValidator(_from_text),
     Field(

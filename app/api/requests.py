@@ -4,10 +4,11 @@ Photos are never written to disk. Bodies of more than 64 KiB are parsed off the 
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from types import UnionType
+from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
@@ -103,7 +104,9 @@ class _Reader(Generic[Fields]):
             form = parse_form(content_type, body, self.settings.max_images + 1)
             return sort_parts(form, self.photo_fields)
         if kind == "application/json":
-            return _read_json(body, self.settings, self.photo_fields)
+            values, photos = _read_json(body, self.settings, self.photo_fields)
+            _check_kinds(values, self.model)
+            return values, photos
         if kind.startswith("image/") or kind == "application/octet-stream":
             return {}, {IMAGE: [bytes(body)]}
         raise UnsupportedMediaType(
@@ -121,6 +124,30 @@ def _validate(model: type[Fields], values: Mapping[str, Any]) -> Fields:
             missing = ", ".join(str(i["loc"][0]) for i in findings if i["type"] == "missing")
             raise MissingField(f"The call needs the field {missing}.") from error
         raise InvalidRequest(describe_validation(findings)) from error
+
+
+def _check_kinds(values: Mapping[str, Any], model: type[BaseModel]) -> None:
+    """In JSON a number is a number; forms and query parameters have it as text. An empty text
+    counts as not sent, see `CallFields`."""
+    for name, value in values.items():
+        if name not in model.model_fields or value in (None, ""):
+            continue
+        kinds = {bool, int, float}.intersection(_types(model.model_fields[name].annotation))
+        if kinds and (isinstance(value, str) or isinstance(value, bool) != (bool in kinds)):
+            kind = "true or false" if bool in kinds else "a number"
+            raise InvalidRequest(f"{name}: Input should be {kind} of JSON, without quotes.")
+
+
+def _types(annotation: Any) -> Iterator[Any]:
+    """The types of which a field may be."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        yield from _types(parts[0])
+    elif origin in (Union, UnionType):
+        for part in parts:
+            yield from _types(part)
+    else:
+        yield annotation
 
 
 def _check_names(

@@ -18,7 +18,8 @@ from app.types import AnalysedImage, Face, FloatArray, Quality
 class QualityGate(BaseModel):
     """Limits on the measures of a face; a limit that is left out (null) is not checked."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # In JSON, where policies come from, numbers are numbers.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
     min_face_size_px: Annotated[
         float | None, Field(gt=0, description="Shorter side of the box in pixels.")

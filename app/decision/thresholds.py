@@ -29,7 +29,7 @@ class CollectionPolicy(BaseModel):
     verification; `target_fpir` one in 100 is an operating point of NIST FRTE 1:N.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     target_fpir: Annotated[
         ErrorRate,
@@ -58,9 +58,10 @@ class CollectionPolicy(BaseModel):
     score: Annotated[
         PersonScore,
         Field(
+            strict=False,
             description="The similarity of a person with several faces: that of the `best`, that "
             "of their `centroid`, or the mean of both (`fused`). The last two need a calibration "
-            "that was made for them, or a fixed threshold."
+            "that was made for them, or a fixed threshold.",
         ),
     ] = DEFAULT_SCORE
     identify_gate: Annotated[

@@ -51,6 +51,7 @@ class LimitFields(BaseModel):
 
     model_config = ConfigDict(
         extra="forbid",
+        strict=True,
         json_schema_extra={"examples": [{"photos_per_second": 5, "photos_per_day": 100_000}]},
     )
     requests_per_second: Annotated[
@@ -120,7 +121,7 @@ class RotationFields(BaseModel):
     """How long the old token stays usable."""
 
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"overlap_hours": 24}]}
+        extra="forbid", strict=True, json_schema_extra={"examples": [{"overlap_hours": 24}]}
     )
     overlap_hours: Annotated[float, Field(ge=0, le=24 * 90, allow_inf_nan=False)] = 24.0
 

@@ -59,7 +59,7 @@ class _PolicyUpdate(BaseModel):
     """Members of a policy to be changed. Those that are left out stay as they are; null gives a
     member its default. A gate that is given replaces the whole gate."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     def merged(self, policy: JsonObject) -> JsonObject:
         """A stored policy, changed. Only members that were set are stored: the others follow the
