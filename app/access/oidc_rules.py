@@ -27,6 +27,7 @@ class OidcRules:
         """Those of the settings; None if they name no issuer. Raises AccessKeyError."""
         issuer = settings.oidc_issuer
         if issuer is None:
+            _require_nothing(settings)
             return None
         if settings.oidc_audience is None:
             raise AccessKeyError(
@@ -47,6 +48,16 @@ class OidcRules:
                 settings.oidc_concurrent_requests,
                 settings.oidc_photos_per_day,
             ),
+        )
+
+
+def _require_nothing(settings: Settings) -> None:
+    """Raise AccessKeyError if there are rules for tokens, but no issuer: none would be required."""
+    given = sorted(one for one in settings.model_fields_set if one.startswith("oidc_"))
+    if names := [f"LIKENESS_{one.upper()}" for one in given if getattr(settings, one) is not None]:
+        raise AccessKeyError(
+            f"LIKENESS_OIDC_ISSUER is not set, but {' and '.join(names)}: no tokens would be "
+            "accepted or required. Set the issuer too, or unset the others."
         )
 
 

@@ -6,6 +6,7 @@ exist keep the pair that they began with.
 
 import asyncio
 import logging
+import re
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ LOOK_EVERY_S = 5.0
 RETRY_AFTER = timedelta(minutes=1)
 # The log warns once a day from this time before the end on.
 WARN_BEFORE = timedelta(days=14)
+PEM_PARTS = re.compile(rb"-----BEGIN (?:[A-Z0-9]+ )*?(CERTIFICATE|PRIVATE KEY)-----")
 # Of a file: when its content and its permissions were changed, its size, its number; None if it is
 # not there.
 Version = tuple[int, int, int, int] | None
@@ -166,7 +168,7 @@ def _context(files: CertificateFiles) -> ssl.SSLContext:
             ) from error
         raise CertificateError(
             f"The TLS certificate {files.certificate} and the private key {files.key} cannot be "
-            f"used ({error.reason or 'they are not PEM'}). Both must be PEM files: one of the "
+            f"used ({error.reason or _fault(files)}). Both must be PEM files: one of the "
             "certificate, followed by those of its issuers, one of its private key."
         ) from error
     except OSError as error:  # it was removed or replaced just now
@@ -175,6 +177,27 @@ def _context(files: CertificateFiles) -> ssl.SSLContext:
             f"read: {error.strerror}. Write both files."
         ) from error
     return context
+
+
+def _fault(files: CertificateFiles) -> str:
+    """What is wrong with two files of which OpenSSL gives no reason."""
+    first, second = (_in_pem(file) for file in (files.certificate, files.key))
+    if "certificate" in first and "private key" in second:
+        return "their contents are damaged"
+    if first == {"private key"} and "certificate" in second:
+        return "LIKENESS_TLS_CERT and LIKENESS_TLS_KEY are interchanged"
+    if not first and not second:
+        return "they are not PEM"
+    name, what = ("KEY", "private key") if "certificate" in first else ("CERT", "certificate")
+    return f"LIKENESS_TLS_{name} has no {what} in PEM"
+
+
+def _in_pem(file: Path) -> set[str]:
+    try:
+        content = file.read_bytes()
+    except OSError:  # it was removed just now
+        return set()
+    return {one.decode().lower() for one in PEM_PARTS.findall(content)}
 
 
 def _require_readable(file: Path, what: str) -> None:

@@ -15,6 +15,7 @@ from app.access.keys import audit_key
 from app.cli.console import err, out, read_settings, require_database
 from app.cli.output import write_file, writing
 from app.errors import PersonNotFound
+from app.settings import MOST
 from app.store.audit_verification import AuditVerification, exported, read_export, verify_audit
 from app.store.schema import opened_database
 from app.store.sql.audit_log import HASH_BYTES, AuditEntry, AuditFilter
@@ -51,7 +52,7 @@ def _moment(value: str | None) -> datetime | None:
 def show(
     *,
     last: Annotated[
-        int, typer.Option(min=1, help="Number of entries to show, the newest ones.")
+        int, typer.Option(min=1, max=MOST, help="Number of entries to show, the newest ones.")
     ] = 50,
     actor: Annotated[
         str | None,

@@ -23,9 +23,10 @@ from app.gallery.gallery import Gallery
 from app.importing.job_folder import JobFolder
 from app.importing.reports import ReportEraser
 from app.services import Services, build_services
+from app.settings import MOST
 from app.store.sql.pairs import PairStore
 
-FindingLimit = Annotated[int, typer.Option(min=1, help="Findings of each kind to show.")]
+FindingLimit = Annotated[int, typer.Option(min=1, max=MOST, help="Findings of each kind to show.")]
 AsJson = Annotated[bool, typer.Option("--json", help="All findings as JSON.")]
 MergeIds = Annotated[
     tuple[str, str] | None,

@@ -33,7 +33,7 @@ from app.importing.remote import RemoteImport
 from app.importing.source_rows import ImportSourceError, Row
 from app.importing.sources import rows_of, total_of
 from app.services import build_services
-from app.settings import Settings
+from app.settings import MOST, Settings
 from app.store.identifiers import DEFAULT_COLLECTION
 from app.store.store import opened_store, switch_default_collection
 
@@ -119,7 +119,9 @@ RetryRefused = Annotated[
     bool, typer.Option(help="Analyse rows again that an earlier run rejected or skipped.")
 ]
 DryRun = Annotated[bool, typer.Option(help="Analyse and report, store nothing.")]
-RowLimit = Annotated[int | None, typer.Option(min=1, help="Import at most this many rows.")]
+RowLimit = Annotated[
+    int | None, typer.Option(min=1, max=MOST, help="Import at most this many rows.")
+]
 SampleShare = Annotated[
     float | None,
     typer.Option(min=0, max=1, help="Import this share of the rows; the same rows each time."),

@@ -31,7 +31,8 @@ from app.store.identifiers import COLLECTION_PATTERN
 from app.store.schema import opened_database
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-DURATION = re.compile(r"(\d{1,5})([mhd])")
+DURATION = re.compile(r"([0-9]+)([mhd])")
+MOST_UNITS = 99_999
 UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 HIDDEN_SINCE = "`likeness keys {old}` is now `likeness encryption {old}`."
 
@@ -86,7 +87,10 @@ def duration(value: str) -> timedelta:
     found = DURATION.fullmatch(value)
     if found is None:
         raise typer.BadParameter(f"'{value}' is not a duration such as 30m, 12h or 90d.")
-    return int(found[1]) * UNITS[found[2]]
+    # A few thousand digits are more than Python reads.
+    if len(digits := found[1].lstrip("0")) > len(str(MOST_UNITS)):
+        raise typer.BadParameter(f"'{value}' is too long: {MOST_UNITS}{found[2]} at most.")
+    return int(digits or 0) * UNITS[found[2]]
 
 
 RequestRate = Annotated[

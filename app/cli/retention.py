@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from app.cli.console import out, read_settings, require_database
+from app.decision.thresholds import MOST_RETENTION_DAYS
 from app.gallery.retention import expiry_of
 from app.store.schema import opened_database
 from app.store.sql.retention import Expiry
@@ -22,7 +23,11 @@ def retention(
     ] = None,
     days: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of days, instead of the policy's retention_days."),
+        typer.Option(
+            min=1,
+            max=MOST_RETENTION_DAYS,
+            help="Number of days, instead of the policy's retention_days.",
+        ),
     ] = None,
 ) -> None:
     """Show how many persons would be deleted now because they were neither enrolled nor matched for

@@ -17,6 +17,7 @@ from app.types import FloatArray
 
 # Where a policy names none (docs/adr/0025-person-scores.md).
 DEFAULT_SCORE = PersonScore.BEST
+MOST_RETENTION_DAYS = 36_500
 ONE_COMPARISON = GallerySize(persons=1, templates=1)
 
 ErrorRate = Annotated[float, Field(gt=0, le=0.5, allow_inf_nan=False)]
@@ -88,7 +89,7 @@ class CollectionPolicy(BaseModel):
         int | None,
         Field(
             ge=1,
-            le=36_500,
+            le=MOST_RETENTION_DAYS,
             description="Delete persons this many days after their last enrollment or match, "
             "whichever is later. Null: never.",
         ),

@@ -230,6 +230,7 @@ class TestKeys:
         ({"oidc_audience": None}, "LIKENESS_OIDC_AUDIENCE"),
         ({"oidc_issuer": "http://login.example"}, "https://"),
         ({"oidc_issuer": "login.example"}, "https://"),
+        ({"oidc_issuer": None}, "LIKENESS_OIDC_ISSUER is not set, but LIKENESS_OIDC_AUDIENCE"),
         ({"oidc_scopes": ("guards",)}, "guards=identify"),
         ({"oidc_scopes": ("guards=everything",)}, "'guards=everything'"),
     ],

@@ -36,16 +36,39 @@ def mismatch(pair: Pair) -> None:
     pair.key.write_bytes(make_pair(pair.key.parent, "other").key.read_bytes())
 
 
+def interchanged(pair: Pair) -> None:
+    certificate = pair.certificate.read_bytes()
+    pair.certificate.write_bytes(pair.key.read_bytes())
+    pair.key.write_bytes(certificate)
+
+
+def both_without_pem(pair: Pair) -> None:
+    for file in (pair.certificate, pair.key):
+        file.write_bytes(b"\x30\x82")
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
         (lambda pair: pair.certificate.unlink(), "service.crt of the TLS certificate cannot be"),
         (lambda pair: pair.key.unlink(), "service.key of the TLS private key cannot be read: No"),
         (mismatch, "service.key is not that of the TLS certificate"),
-        (write(b""), "cannot be used"),
+        (write(b""), "LIKENESS_TLS_CERT has no certificate in PEM"),
+        (interchanged, "LIKENESS_TLS_CERT and LIKENESS_TLS_KEY are interchanged"),
+        (lambda pair: (pair.key.write_bytes(b"x"), None)[1], "TLS_KEY has no private key in PEM"),
+        (both_without_pem, "they are not PEM"),
         (write(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), "be used"),
     ],
-    ids=["no certificate", "no key", "another key", "empty", "damaged"],
+    ids=[
+        "no certificate",
+        "no key",
+        "another key",
+        "empty",
+        "interchanged",
+        "text as key",
+        "no PEM",
+        "damaged",
+    ],
 )
 def test_files_that_cannot_be_used(
     tmp_path: Path, damage: Callable[[Pair], None], said: str

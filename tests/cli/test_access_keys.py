@@ -54,6 +54,7 @@ def test_a_key_from_creation_to_revocation() -> None:
         ["--scope", "everything"],
         ["--collection", "../x"],
         ["--expires", "soon"],
+        ["--expires", "\u0663d"],
         ["--expires", "0d"],
     ],
     ids="=".join,
@@ -63,6 +64,13 @@ def test_what_is_wrong_is_named(wrong: list[str]) -> None:
     arguments = [text for pair in given.items() for text in pair]
     _, about = run("create", *arguments, code=2)
     assert wrong[1] in about
+
+
+def test_a_time_that_is_too_long() -> None:
+    for digits in (14, 5000):
+        wrong = f"{'9' * digits}d"
+        _, about = run("create", "--name", "a", "--scope", "all", "--expires", wrong, code=2)
+        assert "too long: 99999d at most" in " ".join(about.replace("│", " ").split())
 
 
 def test_a_limited_key_has_no_scope_of_the_whole_service() -> None:

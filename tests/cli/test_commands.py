@@ -348,3 +348,19 @@ def test_migrate_says_first_and_does_then(run: Run, tmp_path: Path) -> None:
     assert nowhere.exit_code == 2
     assert "Check that the server runs" in " ".join(nowhere.stderr.split())
     assert "secret" not in nowhere.stdout + nowhere.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("retention", "--days"),
+        ("import", "people", "--limit"),
+        ("hygiene", "--limit"),
+        ("audit", "show", "--last"),
+    ],
+    ids=" ".join,
+)
+def test_a_number_that_is_too_large_is_refused(run: Run, command: tuple[str, ...]) -> None:
+    answer = run(*command, "9" * 20)
+    assert answer.exit_code == 2
+    assert f"'{command[-1]}': Input should be less than or equal to" in answer.stderr

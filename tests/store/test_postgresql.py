@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from app.errors import (
@@ -123,6 +123,20 @@ class TestFailures:
         fail_inserts(own_store, state)
         with pytest.raises(StoreUnavailable, match=rf"Nothing was changed\. .*{words}"):
             own_store.persons.create("default", "ada", {})
+
+    def test_a_server_without_a_connection_left_says_so(
+        self, own_store: Store, postgres_url: str
+    ) -> None:
+        """Refused while connecting, where the client library gives no code."""
+        engine = own_store.database.engine
+        role = "crowded"
+        with engine.begin() as connection:
+            connection.execute(text(f"DROP ROLE IF EXISTS {role}"))
+            connection.execute(text(f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 0"))
+        url = make_url(postgres_url).set(username=role)
+        crowded = open_engine(url.render_as_string(hide_password=False))
+        with pytest.raises(StoreUnavailable, match="no connection left"):
+            Store(crowded).collections.get("default")
 
     def test_a_collection_locked_for_too_long_is_503(
         self, postgres_url: str, own_store: Store, monkeypatch: pytest.MonkeyPatch

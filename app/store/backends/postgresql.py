@@ -75,6 +75,13 @@ ADVICE = {
     "57014": "The database took too long and was stopped. Try again in a moment.",
     "57P03": "The database server is starting or stopping. Try again in a moment.",
 }
+# The client library has no code of a refused connection, only the server's text.
+REFUSALS = {
+    "too many clients": "53300",
+    "too many connections": "53300",
+    "remaining connection slots": "53300",
+    "the database system is": "57P03",
+}
 UNREACHABLE = "The database server cannot be reached. Check that it runs, then try again."
 UNKNOWN = "The database server failed. Try again in a moment; its own log has the reason."
 DISK_FULL = "53100"
@@ -235,8 +242,10 @@ def is_full(error: BaseException) -> bool:
 
 
 def advice(error: BaseException) -> str:
-    """By SQLSTATE; an error without one never reached the server."""
+    """By SQLSTATE; an error without one comes from connecting."""
     code = getattr(error, "sqlstate", None)
+    if code is None:
+        code = next((one for text, one in REFUSALS.items() if text in str(error)), None)
     if code is None or code.startswith(("08", "57P01", "57P02")):
         return UNREACHABLE
     return ADVICE.get(code, UNKNOWN)
