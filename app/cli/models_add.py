@@ -1,7 +1,7 @@
 """`likeness models pull | install | pack`: packs from elsewhere, and of one's own networks."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -245,6 +245,11 @@ def pack_networks(
     from app.lab.packing.joined import described  # noqa: PLC0415
     from app.lab.packing.own import OwnNetworks, make_pack  # noqa: PLC0415
 
+    of_recogniser = {"weight": weight, "mean": mean, "std": std, "colour": colour,
+                     "variant": variant, "keep-prelu": keep_prelu}  # fmt: skip
+    _require_used("recogniser", of_recogniser, given=bool(recogniser))
+    _require_used("detector", {"architecture": architecture}, given=detector is not None)
+    _require_used("threshold", {"threshold-basis": threshold_basis}, given=threshold is not None)
     source_pack = load_pack(base, read_settings().installed_packs)
     made = make_pack(
         source_pack,
@@ -276,6 +281,13 @@ def pack_networks(
     if as_zip:
         _write_zip(folder)
     out.print(f"{made.folder}: embedding space {made.embedding_space}", soft_wrap=True)
+
+
+def _require_used(option: str, dependent: Mapping[str, object], *, given: bool) -> None:
+    """Raise PackError for options that are only used with another one, which is missing."""
+    for name, value in dependent.items():
+        if value and not given:
+            raise PackError(f"--{name} has no effect without --{option}: give both, or neither.")
 
 
 def _write_zip(folder: Path) -> None:

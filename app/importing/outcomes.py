@@ -130,6 +130,8 @@ def report_writer(path: Path, most_without: int | None = None) -> Iterator[Outco
     """One line a row, written as it comes: CSV, or JSON Lines by the name's end. A new file is its
     owner's alone, as it names people. Of the rows that enrolled nobody `most_without` are listed;
     then the last line says how many are left out. Raises ImportSourceError."""
+    if path.suffix not in (".csv", ".jsonl"):
+        raise ImportSourceError(f"The report {path} does not end in .csv or .jsonl.")
     try:
         opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     except OSError as error:

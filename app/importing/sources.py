@@ -35,6 +35,7 @@ PARQUET, ZIP, TAR = ".parquet", ".zip", ".tar"
 def rows_of(sources: list[str], options: SourceOptions) -> Iterator[Row]:
     """The rows of all sources, one after the other. A folder or an archive with nothing to import
     is most likely another than was meant. Raises ImportSourceError."""
+    _check_options(sources, options)
     for source in _expanded(sources):
         something = source == STDIN or kind_of(source) in (*TABLES, PARQUET)
         for row in _rows_of(source, options):
@@ -44,6 +45,29 @@ def rows_of(sources: list[str], options: SourceOptions) -> Iterator[Row]:
             # A client need not know where a service keeps what it is sent.
             shown = Path(source).name if options.uploaded else source
             raise ImportSourceError(f"{shown} has no photos to import, and no table of them.")
+
+
+def _check_options(sources: list[str], options: SourceOptions) -> None:
+    """Raise ImportSourceError for an option of tables that no source would use."""
+    if options.images is None and options.given_space is None:
+        return
+    kinds = {_kind(source, options) for source in _expanded(sources)}
+    tables = {*TABLES, PARQUET}
+    if options.images is not None:
+        if kinds.isdisjoint(tables):
+            raise ImportSourceError("--images is for a table, and no source is one.")
+        if not options.images.is_dir():
+            raise ImportSourceError(f"{options.images} is no folder (--images).")
+    if options.given_space is not None and kinds.isdisjoint({*tables, ZIP}):
+        raise ImportSourceError("--space is for a table of embeddings, and no source is one.")
+
+
+def _kind(source: str, options: SourceOptions) -> str:
+    """The kind of a source that may be a table; "" of a folder and of another service."""
+    if source == STDIN:
+        return f".{options.stdin_format}"
+    is_other = source.startswith(PREFIX) or Path(source).is_dir()
+    return "" if is_other else kind_of(source)
 
 
 def _expanded(sources: list[str]) -> Iterator[str]:

@@ -364,3 +364,24 @@ def test_a_number_that_is_too_large_is_refused(run: Run, command: tuple[str, ...
     answer = run(*command, "9" * 20)
     assert answer.exit_code == 2
     assert f"'{command[-1]}': Input should be less than or equal to" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--mean", "x", "without --recogniser"),
+        ("--std", "0", "without --recogniser"),
+        ("--architecture", "bogus", "without --detector"),
+        ("--threshold-basis", "a guess", "without --threshold"),
+        ("--threshold", "7", "--threshold is a similarity from -1 to 1; not 7."),
+        ("--threshold", "nan", "--threshold is a similarity"),
+        ("--liveness", "9:x.onnx", "a scale from 1 to 8"),
+    ],
+)
+def test_options_of_a_pack_that_cannot_be(
+    run: Run, tmp_path: Path, option: str, value: str, said: str
+) -> None:
+    answer = run("models", "pack", tmp_path / "mine", option, value)
+    assert answer.exit_code == 2
+    assert said in answer.stderr
+    assert not (tmp_path / "mine").exists()

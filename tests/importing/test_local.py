@@ -265,6 +265,15 @@ def test_a_report_that_cannot_be_written_is_an_error(tmp_path: Path, name: str) 
         on_outcome(outcome)
 
 
+def test_a_report_of_another_format_is_refused(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ImportSourceError, match=r"\.csv or \.jsonl"),
+        report_writer(tmp_path / "report.txt"),
+    ):
+        pass
+    assert not (tmp_path / "report.txt").exists()
+
+
 def test_nearly_the_same_face_is_skipped(run: Run, people: Path, photos: Path) -> None:
     with Image.open(photos / "obama.jpg") as image:
         image.save(people / "obama" / "obama_again.jpg", quality=80)

@@ -82,6 +82,17 @@ def test_photos_in_another_place_are_an_error(folder: Path) -> None:
     ]
 
 
+def test_options_of_tables_are_refused_where_there_is_none(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ImportSourceError, match="--images is for a table"):
+        read_all(folder, images=tmp_path)
+    with pytest.raises(ImportSourceError, match="--space is for a table"):
+        read_all(folder, given_space="bogus")
+    (tmp_path / "none.csv").write_text("person_id,image\n")
+    with pytest.raises(ImportSourceError, match=r"no folder \(--images\)"):
+        read_all(tmp_path / "none.csv", images=tmp_path / "nope")
+    assert read_all(tmp_path / "none.csv", images=tmp_path, given_space="any") == []
+
+
 def test_nothing_to_import_is_another_source_than_was_meant(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ImportSourceError, match=r"no folders of people.*--pattern"):
         read_all(folder / "ada")

@@ -69,6 +69,8 @@ def make_pack(base: ModelPack, own: OwnNetworks, folder: Path) -> ModelPack:
 
 
 def _make_pack(base: ModelPack, own: OwnNetworks, folder: Path, made: Path) -> ModelPack:
+    if own.threshold is not None and not -1 <= own.threshold <= 1:
+        raise PackError(f"--threshold is a similarity from -1 to 1; not {own.threshold:g}.")
     same_space = _same_space(base, own)
     if not same_space and own.threshold is None:
         raise PackError(
@@ -277,8 +279,11 @@ def _liveness(text: str, files: dict[str, Path], own: OwnNetworks) -> dict[str, 
         times = float(scale)
     except ValueError:
         times = math.nan
-    if not name or not math.isfinite(times):
-        raise PackError(f"--liveness is SCALE:FILE.onnx, as 2.7:MiniFASNetV2.onnx; not {text}.")
+    if not name or not 1 <= times <= 8:
+        raise PackError(
+            "--liveness is SCALE:FILE.onnx with a scale from 1 to 8, as 2.7:MiniFASNetV2.onnx; not "
+            f"{text}."
+        )
     source = Path(name)
     target = f"liveness-{source.stem}.onnx"
     files[target] = source
