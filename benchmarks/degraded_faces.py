@@ -1,6 +1,6 @@
 """Embeds photos of people, as they are and degraded, once for each kind of degradation.
 
-    python benchmarks/degraded_faces.py ../shared/data/lfw/images CACHE [KIND …]
+    python benchmarks/degraded_faces.py ../shared/data/lfw/images CACHE [KIND …] [--pack NAME]
 
 Writes CACHE/KIND.npz, the embeddings and measures of one face a photo, in the order of CACHE's
 `photos.txt`; a kind whose file exists is left as it is. `sharp` is every photo as it is, the other
@@ -12,12 +12,14 @@ import argparse
 import hashlib
 import zlib
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from app.cli.evaluate import CACHE_FILE
 from app.decision.calibrations import pack_orientation
 from app.decision.policy import FaceSelection, select_face
 from app.errors import FaceError, ImageError
@@ -26,6 +28,7 @@ from app.faces.pipeline import FacePipeline
 from app.imaging import ImageLimits
 from app.index.port import PRECISION
 from app.inference.packs import load_pack
+from app.lab.evaluation.cache import PhotoCache, pipeline_digest
 from app.lab.evaluation.degrading import (
     MILD_DEGRADATIONS,
     embed_covered,
@@ -33,8 +36,8 @@ from app.lab.evaluation.degrading import (
     photos_to_degrade,
 )
 from app.lab.evaluation.labels import LabelledPeople, LabelNoise, read_people
-from app.lab.evaluation.protocol import Analyser, in_threads
-from app.settings import Device
+from app.lab.evaluation.protocol import Analyser, enrol_photos, in_threads
+from app.settings import Device, Settings
 from app.types import Face, FloatArray, Image
 
 DEVELOPMENT = (100, 100)  # people with two photos, people with one
@@ -46,14 +49,19 @@ Degradation = Callable[[Image, FloatArray, float], Image]
 
 def main() -> None:
     options = _arguments()
+    settings = Settings()
     options.cache.mkdir(parents=True, exist_ok=True)
     photos = sorted(str(p.relative_to(options.images)) for p in options.images.glob("*/*.jpg"))
     (options.cache / "photos.txt").write_text("\n".join(photos) + "\n")
-    pack = load_pack(options.pack)
+    pack = load_pack(options.pack, settings.installed_packs)
     orientation = pack_orientation(pack, PRECISION)
     pipeline = build_pipeline(pack, Device.CPU, ImageLimits(), orientation=orientation)
     if not (options.cache / "fit.npz").exists():
         _embed_for_fit(pipeline, options)
+    if options.evaluated and not (options.cache / "sharp.npz").exists():
+        cache = PhotoCache(settings.data_dir / CACHE_FILE, pipeline_digest(pack, orientation))
+        with closing(cache):
+            _take_evaluated(Analyser(pipeline, cache), options, photos)
     for kind in options.kinds or ["sharp", *KINDS]:
         target = options.cache / f"{kind}.npz"
         if not target.exists():
@@ -75,6 +83,21 @@ def _embed_for_fit(pipeline: FacePipeline, options: argparse.Namespace) -> None:
     plain, covered = embed_covered(*photos)
     kinds = embed_degraded(*photos) | embed_degraded(*photos, ways=MILD_DEGRADATIONS)
     np.savez(options.cache / "fit.npz", **kinds, plain=plain, covered=covered)
+
+
+def _take_evaluated(analyser: Analyser, options: argparse.Namespace, photos: list[str]) -> None:
+    """The photos as they are, from the cache of `likeness evaluate` where it has them."""
+    found = enrol_photos(analyser, options.images, photos).faces
+    rows = np.array([row for row, photo in enumerate(photos) if photo in found])
+    measures = [_measures(found[photos[row]]) for row in rows]
+    np.savez(
+        options.cache / "sharp.npz",
+        rows=_spread(rows, rows, len(photos)),
+        **{
+            column: _spread(rows, np.array([one[column] for one in measures]), len(photos))
+            for column in COLUMNS[1:]
+        },
+    )
 
 
 def is_development(person: str) -> bool:
@@ -249,6 +272,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("cache", type=Path)
     parser.add_argument("kinds", nargs="*")
     parser.add_argument("--pack", default="default")
+    parser.add_argument(
+        "--evaluated", action="store_true", help="take `sharp` from the cache of likeness evaluate"
+    )
     parser.add_argument("--held-out", action="store_true", help="no others of the degraded photos")
     return parser.parse_args()
 

@@ -143,7 +143,7 @@ def _calibrations(
     )  # fmt: skip
     assert after.domain is not None, "the score has a direction"
     domain = after.domain.model_copy(update={"verification": lifts})
-    return before, Calibration(**dict(after) | {"domain": domain})
+    return before, after.changed(domain=domain)
 
 
 def refused(
