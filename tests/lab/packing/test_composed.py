@@ -18,13 +18,14 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli.commands import app
-from app.decision.calibrations import pack_calibration
+from app.decision.calibrations import CALIBRATION_FILE, pack_calibration, read_calibration
+from app.decision.pair_lifts import MOST_LIFT
 from app.errors import PackError
 from app.faces.loading import build_pipeline
 from app.imaging import ImageLimits
 from app.index.port import PRECISION
 from app.inference.pack_spec import ModelPack
-from app.inference.packs import known_packs, load_pack
+from app.inference.packs import BUILTIN_FOLDERS, known_packs, load_pack
 from app.lab.packing.composed import ACCURATE, COMPOSED, FAST, ComposedPack, compose, composed_of
 from app.lab.packing.published import PublishedFile
 from app.settings import Device
@@ -73,6 +74,17 @@ def test_it_is_fetched_converted_and_calibrated(
     assert calibration is not None
     assert similarity(pack, photos) > pack.decision.threshold
     assert {text.name for text in pack.folder.glob("LICENSE*")} > {"LICENSE.mobilefacenet"}
+
+
+@pytest.mark.parametrize("name", ["default", "accurate"])
+def test_the_calibration_was_fitted_to_groups(name: str) -> None:
+    """So the threshold of two faces that are both typical of their group is raised."""
+    found = read_calibration(BUILTIN_FOLDERS[0] / name / CALIBRATION_FILE)
+    assert found.domain is not None
+    typical = found.domain.verification.typical
+    assert typical is not None
+    assert typical.groups == (716, 2152)  # LFW's women and men
+    assert 0 < typical.lift < MOST_LIFT
 
 
 @pytest.mark.slow
