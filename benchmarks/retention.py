@@ -1,4 +1,4 @@
-"""Erasure by age of many persons, beside a client that enrolls: how long it takes, how long its
+"""Deletion by age of many persons, beside a client that enrolls: how long it takes, how long its
 transactions and the client's calls are.
 
 `python benchmarks/retention.py --persons 100000 [--url postgresql+psycopg://…]`. Without `--url`
