@@ -292,7 +292,7 @@ class Settings(BaseSettings):
     ] = 1
     workers: Annotated[
         int | None,
-        Field(gt=0, le=MOST_WORKERS, description="Inference threads; default: the usable cores."),
+        Field(gt=0, le=MOST_WORKERS, description="Photos at a time; default: the usable cores."),
     ] = None
     max_pending: Annotated[
         Count, Field(description="Requests processed or queued; further ones get 503.")

@@ -74,7 +74,10 @@ attest_app = typer.Typer(
 
 @attest_app.command()
 def keygen(
-    path: Annotated[Path, typer.Argument(help="File of the private key; FILE.pub is public.")],
+    path: Annotated[
+        Path,
+        typer.Argument(help="File of the private key; the public key is written to PATH.pub."),
+    ],
 ) -> None:
     """Make an Ed25519 key pair."""
     public = generate_key(path)

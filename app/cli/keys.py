@@ -165,8 +165,12 @@ def list_keys() -> None:
 def rotate(
     key: Annotated[
         str | None,
-        # Required, but for what `keys rotate` was before there were access keys.
-        typer.Argument(help="Name or id of a key: required.", metavar="KEY", show_default=False),
+        typer.Argument(
+            help="Name or id of a key. Required if there are access keys; if there are none, the "
+            "command does what likeness encryption rotate does, whose old name it is.",
+            metavar="KEY",
+            show_default=False,
+        ),
     ] = None,
     overlap: Annotated[
         str, typer.Option(help="How long the old token stays usable: 30m, 12h, 7d.")
