@@ -160,7 +160,7 @@ def _fast(content: bytes, out: Path, _base: ModelPack) -> Tables:
 
 FAST = ComposedPack(
     name="fast",
-    version="1.0.0",
+    version="1.1.0",
     description="The default pack with the detector YuNet-n, which takes about a third of the "
     "time; embeddings can be compared with the default pack's.",
     file=PublishedFile(

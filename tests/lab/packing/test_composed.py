@@ -76,7 +76,7 @@ def test_it_is_fetched_converted_and_calibrated(
     assert {text.name for text in pack.folder.glob("LICENSE*")} > {"LICENSE.mobilefacenet"}
 
 
-@pytest.mark.parametrize("name", ["default", "accurate"])
+@pytest.mark.parametrize("name", ["default", *COMPOSED])
 def test_the_calibration_was_fitted_to_groups(name: str) -> None:
     """So the threshold of two faces that are both typical of their group is raised."""
     found = read_calibration(BUILTIN_FOLDERS[0] / name / CALIBRATION_FILE)
