@@ -140,7 +140,7 @@ class OidcTokens:
     # --- the issuer's keys --------------------------------------------------------------------
 
     async def _signing_key(self, header: Mapping[str, Any]) -> jwt.PyJWK:
-        if self._keys is None:
+        if self._age() > KEPT_S:  # none, or too old to be used while they are renewed
             await self._read()
         elif self._age() > FRESH_S and (self._renewal is None or self._renewal.done()):
             self._renewal = asyncio.create_task(self._read())

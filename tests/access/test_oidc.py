@@ -192,6 +192,13 @@ class TestKeys:
         with pytest.raises(StoreUnavailable):
             key_of(tokens, issuer.token())
 
+    def test_the_first_token_after_a_long_time(self, issuer: Issuer, clock: Clock) -> None:
+        """The keys that are kept are too old then, and are read before it is checked."""
+        tokens = tokens_of(issuer, clock)
+        key_of(tokens, issuer.token())
+        clock.later(KEPT_S + 1)
+        key_of(tokens, issuer.token())
+
     def test_a_key_that_was_withdrawn(self, issuer: Issuer, clock: Clock) -> None:
         tokens, text = tokens_of(issuer, clock), issuer.token()
 
