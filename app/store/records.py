@@ -63,7 +63,7 @@ class CollectionMark:
 @dataclass(frozen=True, slots=True)
 class PersonRecord:
     """One person; `key` is the database's own number. `active_at`: the day of the last match or
-    enrollment where the policy erases by age; `consent_until`: the end of the consent, if there is
+    enrollment where the policy deletes by age; `consent_until`: the end of the consent, if there is
     one."""
 
     key: int

@@ -1,4 +1,4 @@
-"""The last day on which a person was enrolled or matched, for policies that erase by age."""
+"""The last day on which a person was enrolled or matched, for policies that delete by age."""
 
 import sqlalchemy as sa
 from alembic import op
