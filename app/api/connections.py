@@ -99,9 +99,9 @@ class Connections:
         return len(self._all)
 
     def add(self, connection: TrackedConnection, *, in_handshake: bool = False) -> None:
-        """Add a new connection; beyond the limit, close the one that has been idle longest. If
-        half of all are in a TLS handshake (`in_handshake`), one of these that is silent or slow is
-        closed, and any of them if the table is full."""
+        """Add a new connection; if only KEPT_FOR_HEALTH places are left, close the one that has
+        been idle longest. If half of all are in a TLS handshake (`in_handshake`), one of these that
+        is silent or slow is closed, and any of them if no more places than those are left."""
         is_full = len(self._all) >= self.limits.most - KEPT_FOR_HEALTH
         if in_handshake and sum(map(len, self._handshakes.values())) >= self.limits.most // 2:
             victim = self._handshake_to_close(at_once=is_full)
@@ -163,10 +163,10 @@ class Connections:
                 given_up=self.given_up)  # fmt: skip
 
     def _handshake_to_close(self, *, at_once: bool) -> TrackedConnection | None:
-        """The oldest that has sent nothing, else the oldest that the server has waited for longer
-        than ANSWER_S. If one must be closed `at_once`: else the oldest that the server waits for,
-        else the newest of those that wait for the server, because the others are nearer to their
-        turn, else the newest of those that were not read yet."""
+        """The oldest that has sent nothing complete, else the oldest that the server has waited for
+        longer than ANSWER_S. If one must be closed `at_once`: else the oldest that the server waits
+        for, else the newest of those that wait for the server, because the others are nearer to
+        their turn, else the newest of those that were not read yet."""
         silent, waiting, begun = self._handshakes.values()
         for one in silent:
             if one not in self._unread:
