@@ -121,7 +121,7 @@ class Settings(BaseSettings):
         ),
     ] = ""
     cors_origins: Annotated[
-        tuple[str, ...],
+        tuple[Annotated[str, Field(pattern=r"^(\*|null|[a-z][a-z0-9+.-]*://[^/?#\s]+)$")], ...],
         NoDecode,
         BeforeValidator(_split),
         Field(description="Origins whose pages may call the API, by commas; * for every one."),

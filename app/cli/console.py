@@ -31,8 +31,9 @@ MISSPELT = 0.75
 # from the environment, and Kubernetes for a Service that is called likeness.
 NOT_SETTINGS = re.compile(r"PUBLISH|API_KEY|SOURCE_KEY|SERVICE_(HOST|PORT)\w*|PORT_\d+_\w+")
 
-out = Console()
-err = Console(stderr=True)
+# Otherwise :x: in a name or a path is printed as a picture.
+out = Console(emoji=False)
+err = Console(stderr=True, emoji=False)
 
 
 @contextmanager

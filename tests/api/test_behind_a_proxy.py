@@ -6,6 +6,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from pydantic import ValidationError
 
 from app.services import build_services
 from app.settings import Settings
@@ -58,3 +59,16 @@ def test_pages_of_a_listed_origin_may_call(client: httpx.Client) -> None:
 def test_origins_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LIKENESS_CORS_ORIGINS", f"{ORIGIN}, https://gate.example")
     assert Settings().cors_origins == (ORIGIN, "https://gate.example")
+
+
+@pytest.mark.parametrize("origin", ["*", "null", "http://[::1]:8000", "capacitor://localhost"])
+def test_what_is_an_origin(origin: str) -> None:
+    assert Settings(cors_origins=(origin,)).cors_origins == (origin,)
+
+
+@pytest.mark.parametrize(
+    "text", ["javascript:x", "kiosk.example", f"{ORIGIN}/", f"{ORIGIN}/app", "https://"]
+)
+def test_what_is_no_origin(text: str) -> None:
+    with pytest.raises(ValidationError):
+        Settings(cors_origins=(ORIGIN, text))

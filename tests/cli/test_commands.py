@@ -304,6 +304,7 @@ def test_a_changed_network_stops_the_start(run: Run, tmp_path: Path) -> None:
         ({"LIKENESS_DEVICE": "cuda"}, "LIKENESS_DEVICE=cpu"),
         ({"LIKENESS_DEVICE": "tpu"}, "LIKENESS_DEVICE=tpu"),
         ({"LIKENESS_PORT": "x"}, "LIKENESS_PORT=x"),
+        ({"LIKENESS_CORS_ORIGINS": "javascript:x"}, "LIKENESS_CORS_ORIGINS=javascript:x: "),
         ({"LIKENESS_DATABASE_URL": "mysql://x/y"}, "use SQLite or PostgreSQL"),
     ],
 )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from app.errors import DatabaseError, StoreFull, StoreUnavailable
 from app.gallery.gallery import Gallery
-from app.store.backends import create_engine
+from app.store.backends import create_engine, missing_file
 from app.store.backends.sqlite import advice, is_full
 from app.store.records import NewTemplate
 from app.store.store import Store
@@ -190,6 +190,16 @@ class TestOpening:
         with pytest.raises(DatabaseError) as caught:
             create_engine(url)
         assert "cret" not in caught.value.detail
+
+    def test_a_file_in_the_working_folder(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A start in another folder would make another one."""
+        monkeypatch.chdir(tmp_path)
+        for ask in (create_engine, missing_file):
+            with pytest.raises(DatabaseError, match=f"sqlite:///{tmp_path}/x.db"):
+                ask("sqlite:///x.db")
+        assert not (tmp_path / "x.db").exists()
 
     @pytest.mark.parametrize(
         "url",

@@ -145,10 +145,18 @@ def database_file(url: URL) -> DatabaseFile | None:
 
 
 def database_path(url: URL) -> Path | None:
-    """Where a database's file is, or will be; None for one in memory or behind a URI."""
+    """Where a database's file is, or will be; None for one in memory or behind a URI. Raises
+    DatabaseError where that would depend on the working folder."""
     if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
         return None
-    return Path(url.database).absolute()
+    path = Path(url.database)
+    if not path.is_absolute():
+        raise DatabaseError(
+            f"LIKENESS_DATABASE_URL names the file {path} in the working folder: a start in "
+            "another folder would find no database. Write the whole path: "
+            f"sqlite:///{path.absolute()}."
+        )
+    return path
 
 
 def _is_in_memory(url: URL) -> bool:
@@ -158,7 +166,7 @@ def _is_in_memory(url: URL) -> bool:
 
 
 def absent_file(url: URL) -> Path | None:
-    """Where a database's file will be, if there is none yet."""
+    """Where a database's file will be, if there is none yet. Raises DatabaseError."""
     path = database_path(url)
     try:
         if path is not None:
