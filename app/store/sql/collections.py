@@ -119,7 +119,7 @@ class CollectionStore:
     ) -> CollectionRecord:
         """Replace a collection's metadata, its policy, or both; None leaves one as it is. A
         function is given the policy as it is, and returns the new one. A policy without
-        `keep_crops` erases the kept crops. Raises ConsentMissing if
+        `keep_crops` deletes the kept crops. Raises ConsentMissing if
         the policy requires consents that persons do not have."""
         if metadata is not None:
             check_metadata(metadata)
