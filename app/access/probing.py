@@ -23,8 +23,8 @@ class _Misses:
 
 
 class ProbingMonitor:
-    """Counts misses: faces that are `unknown`, verifications that do not reach the threshold or
-    name a person who does not exist. For the event loop alone."""
+    """Counts misses: faces that are `unknown`, verifications with a person that do not reach the
+    threshold or whose person does not exist. For the event loop alone."""
 
     def __init__(
         self,

@@ -169,11 +169,15 @@ class TestLimits:
 
 
 def test_a_key_with_many_misses_is_reported(
-    site: httpx.Client, keyed: Services, astronaut: bytes
+    site: httpx.Client, keyed: Services, astronaut: bytes, group_photo: bytes
 ) -> None:
     headers = {"X-Api-Key": keyed.access_keys.create(NewKey("curious", [Scope.IDENTIFY]))[1]}
     keyed.access.refresh()
     photo = {"image": ("photo.jpg", astronaut)}
+    two = photo | {"reference": ("group.jpg", group_photo)}
+    for _ in range(2):  # says nothing about who is enrolled
+        answer = site.post("/v1/verify", files=two, headers=headers)
+        assert answer.json()["status"] == "no_match", answer.text
     for _ in range(2):
         answer = site.post("/v1/identify", files=photo, headers=headers).json()
         assert answer["faces"][0]["status"] == "unknown"
