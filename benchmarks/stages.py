@@ -14,6 +14,7 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -148,7 +149,8 @@ def environment(pack: str, pipeline: FacePipeline) -> str:
         "commit": commit or "none",
         "processor": processor(),
         "cores": os.cpu_count(),
-        "python": platform.python_version(),
+        # Where it is from: its build makes a difference (docs/sizing.md).
+        "python": f"{platform.python_version()} of {sys.base_prefix}",
     }
     return json.dumps(facts)
 
