@@ -3,7 +3,7 @@ problem documents where uvicorn answers in plain text."""
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import httptools
@@ -316,16 +316,21 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing() or not self._can_answer_alone():
             self.transport.abort()  # amid another answer it would be read as its part
             return
-        body = orjson.dumps(problem_members(error))
-        head = [
-            STATUS_LINE[error.status],
-            *(b"%b: %b\r\n" % field for field in self.server_state.default_headers),
-            b"content-type: %b\r\n" % MEDIA_TYPE.encode(),
-            b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body),
-        ]
-        self.transport.write(b"".join([*head, body]))
+        self.transport.write(last_answer(error, self.server_state.default_headers))
         self._linger_since = time.monotonic()
         self._table.idle(self)
+
+
+def last_answer(error: LikenessError, fields: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
+    """A problem document with its head, after which the connection is closed."""
+    body = orjson.dumps(problem_members(error))
+    head = [
+        STATUS_LINE[error.status],
+        *(b"%b: %b\r\n" % field for field in fields),
+        b"content-type: %b\r\n" % MEDIA_TYPE.encode(),
+        b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body),
+    ]
+    return b"".join([*head, body])
 
 
 def _head_too_large() -> HeadTooLarge:

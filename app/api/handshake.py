@@ -13,9 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 from app.api.certificate import ServerCertificate
-from app.api.connection import Connection
+from app.api.connection import Connection, last_answer
 from app.api.connections import Connections, HandshakeStage
 from app.api.turns import Turns
+from app.errors import InvalidHttp
 from app.telemetry.logs import log
 
 # Of a record (RFC 8446, 5.1): its type, two bytes of version, two of length.
@@ -26,7 +27,7 @@ HANDSHAKE = 22
 READ_BUFFER_BYTES = 64 * 1024
 # How long the event loop may try to end a connection; `Connection.check` ends it much earlier.
 SHUTDOWN_S = 600.0
-PLAIN_HTTP = b"This port speaks TLS: begin the address with https://.\n"
+PLAIN_HTTP = "This port speaks TLS: begin the address with https://."
 
 
 class Handshake(asyncio.Protocol):
@@ -95,9 +96,7 @@ class Handshake(asyncio.Protocol):
     # ------------------------------------------------------------------------------------------
 
     def _refuse_plain_http(self) -> None:
-        head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n"
-        length = b"content-length: %d\r\n\r\n" % len(PLAIN_HTTP)
-        self._transport.write(head + length + PLAIN_HTTP)
+        self._transport.write(last_answer(InvalidHttp(PLAIN_HTTP)))
         self._transport.close()
 
     async def _secure(self) -> None:

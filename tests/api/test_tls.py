@@ -1,6 +1,7 @@
 """TLS that the service speaks itself."""
 
 import asyncio
+import json
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -145,11 +146,13 @@ def test_tls_1_1_is_refused(url: str) -> None:
         pass
 
 
-def test_plain_http_is_answered_with_a_sentence(url: str) -> None:
+def test_plain_http_is_answered_with_a_problem_document(url: str) -> None:
     with connected(url) as connection:
         connection.sendall(HEAD)
-        status, _, body = answer_of(connection)
+        status, headers, body = answer_of(connection)
     assert (status, b"https://" in body) == (400, True)
+    assert headers["content-type"] == "application/problem+json"
+    assert json.loads(body)["code"] == "invalid_http"
 
 
 def test_bytes_that_are_no_handshake(url: str, client: httpx.Client) -> None:
