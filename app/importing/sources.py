@@ -48,8 +48,8 @@ def rows_of(sources: list[str], options: SourceOptions) -> Iterator[Row]:
 
 
 def _check_options(sources: list[str], options: SourceOptions) -> None:
-    """Raise ImportSourceError for an option of tables that no source would use."""
-    if options.images is None and options.given_space is None:
+    """Raise ImportSourceError for an option of the command that no source would use."""
+    if options.uploaded or (options.images is None and options.given_space is None):
         return
     kinds = {_kind(source, options) for source in _expanded(sources)}
     tables = {*TABLES, PARQUET}

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
 from app.encryption.embeddings import EmbeddingCipher
 from app.encryption.files import (
@@ -152,10 +152,16 @@ def test_two_sources_are_refused(settings: Callable[..., Settings], key_file: Pa
 
 @pytest.mark.parametrize("name", ["KEY", "KEY_FILE", "KEY_COMMAND"])
 def test_a_source_that_is_named_must_give_a_key(
-    settings: Callable[..., Settings], name: str
+    settings: Callable[..., Settings], name: str, tmp_path: Path
 ) -> None:
+    """Otherwise a mistake would store embeddings in the clear."""
+    with pytest.raises(ValidationError, match="must not be empty"):
+        settings(**{name: ""})
+    nothing = tmp_path / "nothing"
+    nothing.touch(0o600)
+    value = {"KEY": " ", "KEY_FILE": str(nothing), "KEY_COMMAND": "true"}[name]
     with pytest.raises(EncryptionKeyError, match=f"LIKENESS_ENCRYPTION_{name}"):
-        KeyRing.from_settings(settings(**{name: ""}))
+        KeyRing.from_settings(settings(**{name: value}))
 
 
 def test_a_file_that_others_can_read_is_warned_of(

@@ -22,11 +22,13 @@ from app.importing.sources import SourceOptions, rows_of
 from app.importing.unpacking import READABLE, decompressed, open_member
 
 MIB = 1 << 20
-OPTIONS = SourceOptions("es", 1 * MIB, given_space="es")
+OPTIONS = SourceOptions("es", 1 * MIB)
+OF_EMBEDDINGS = replace(OPTIONS, given_space="es")
 
 
 def read_all(source: Path, **options: object) -> list[Row]:
-    return list(rows_of([str(source)], replace(OPTIONS, **options)))
+    options_of = OPTIONS if ".tar" in source.name else OF_EMBEDDINGS
+    return list(rows_of([str(source)], replace(options_of, **options)))
 
 
 def problems(rows: list[Row]) -> list[str]:
@@ -234,7 +236,7 @@ def test_a_text_that_is_stored_once_for_many_rows(tmp_path: Path) -> None:
     write_parquet(path, person_id=["a"] * count, embedding=[[1.0]] * count, note=[text] * count)
     kept = 0
     tracemalloc.start()
-    for row in rows_of([str(path)], OPTIONS):
+    for row in rows_of([str(path)], OF_EMBEDDINGS):
         kept += len(row.metadata["note"])
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

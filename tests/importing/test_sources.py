@@ -91,6 +91,7 @@ def test_options_of_tables_are_refused_where_there_is_none(folder: Path, tmp_pat
     with pytest.raises(ImportSourceError, match=r"no folder \(--images\)"):
         read_all(tmp_path / "none.csv", images=tmp_path / "nope")
     assert read_all(tmp_path / "none.csv", images=tmp_path, given_space="any") == []
+    assert read_all(folder, given_space="any", uploaded=True), "a call has no options"
 
 
 def test_nothing_to_import_is_another_source_than_was_meant(folder: Path, tmp_path: Path) -> None:
