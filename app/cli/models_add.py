@@ -97,7 +97,7 @@ def install(
     *,
     accept_license: Accept = False,
 ) -> None:
-    """Install a pack from a file that was made or fetched elsewhere; no network is needed."""
+    """Install a pack from a file that was made or fetched elsewhere, without the internet."""
     require_extra("lab", "Converting the networks of a pack", "onnx")
     from app.lab.packing.composed import compose, composed_of  # noqa: PLC0415
     from app.lab.packing.install import install_archive  # noqa: PLC0415
