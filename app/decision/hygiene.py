@@ -38,7 +38,7 @@ FACES_AT_ONCE = 10_000
 # A face that its own person's others reach less than one stranger in a hundred does.
 OUTLIER_FMR = 1e-2
 FACES_TO_BE_AN_OUTLIER = 3
-# Of the gallery's faces, by the length of the raw embedding.
+# Of the faces that are their person's only one, by the length of the raw embedding.
 WEAK_SHARE = 0.05
 ENOUGH_FACES = 1 / WEAK_SHARE
 
@@ -64,7 +64,7 @@ def find_gallery_issues(
         ThresholdRequest(), policy, chain, size, likeness=gallery.likeness(name)
     )
     threshold = rule.threshold
-    calibration = next(iter(chain.calibrations), None)
+    calibration = rule.calibration  # the likeness that shifts similarities is of this one
     # Without a calibration it is not known how little strangers resemble one another.
     low = -1.0 if calibration is None else calibration.threshold_at(OUTLIER_FMR, ONE_COMPARISON)
     declared = all_declared(gallery.store.pairs, name)

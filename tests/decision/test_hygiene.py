@@ -11,6 +11,7 @@ from app.decision.calibrations import Calibrations
 from app.decision.comparisons import LabelledEmbeddings
 from app.decision.fitting import Labelled, calibrate
 from app.decision.hygiene import find_gallery_issues
+from app.index.person_scores import PersonScore
 from app.services import Services, build_services
 from app.settings import Settings
 from app.store.records import NewTemplate, PersonTemplate
@@ -163,6 +164,32 @@ def test_strangers_who_look_alike_are_as_many_as_expected(services: Services) ->
     last = found.duplicates[-1].expected_by_chance
     assert last is not None
     assert last >= 0.9 * found.duplicates_by_chance
+
+
+def test_rates_are_those_of_the_calibration_that_decides(services: Services) -> None:
+    """That of a few people does not reach the collection's target; the pack's does."""
+    gallery, random = services.gallery, np.random.default_rng(3)
+    gallery.create_collection("few", {})
+    centres = unit(random.normal(size=(100, services.pack.recogniser.dimension)))
+    vectors = unit(
+        np.repeat(centres, 2, axis=0) + 0.02 * random.normal(size=(200, centres.shape[1]))
+    )
+    labels = np.repeat(np.arange(100), 2)
+    for person, vector in zip(labels, vectors, strict=True):
+        made = [NewTemplate(vector, f"{person}-{vector[0]}")]
+        enroll_person(gallery, "few", f"p{person}", None, made)
+    enroll_person(gallery, "few", "p0-again", None, [NewTemplate(vectors[0], "again")])
+    own = calibrate(
+        Labelled(LabelledEmbeddings.of(vectors, labels), "collection", "few"),
+        services.pack.embedding_space,
+        gallery.precision,
+    )
+    gallery.store.calibrations.set("few", own.calibration_id, own.content())
+    found = find_gallery_issues(gallery, services.calibrations, "few", lambda *_: None)
+    _, pack = services.calibrations.chain(gallery.require("few"), PersonScore.BEST).calibrations
+    (duplicate,) = found.duplicates
+    assert duplicate.fmr_interval is not None
+    assert duplicate.fmr_interval[1] == pack.fmr.high[-1] < own.fmr.high[-1]
 
 
 def test_a_face_whose_others_are_deleted_meanwhile_is_no_outlier(services: Services) -> None:
