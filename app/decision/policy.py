@@ -86,8 +86,8 @@ _LIMITS = (
         "min_face_size_px",
         "face_too_small",
         lambda quality, limit: quality.face_size_px < limit,
-        "The face is {0.face_size_px:.0f} pixels wide, {1:g} are needed; send a photo taken "
-        "closer or with more pixels.",
+        "The face's shorter side has {0.face_size_px:.0f} pixels, {1:g} are needed; send a photo "
+        "taken closer or with more pixels.",
     ),
     _Limit(
         "min_sharpness",

@@ -160,7 +160,7 @@ class SearchCosts(Collector):
     def collect(self) -> Iterator[CounterMetricFamily]:
         """One family a field."""
         for name, value in asdict(self._counts()).items():
-            text = f"Searches of the gallery: {name}; see docs/gallery.md."
+            text = f"Searches of the gallery: {name}; see docs/metrics.md."
             yield CounterMetricFamily(f"likeness_index_{name}", text, value=value)
 
 

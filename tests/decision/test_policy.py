@@ -48,7 +48,7 @@ def test_the_mild_gate(measure: str, passes: float, fails: float, code: str) -> 
 
 def test_size() -> None:
     check_quality(face(size=20.0), MILD_GATE)
-    with pytest.raises(FaceTooSmall, match=r"18 pixels wide, 20 are needed"):
+    with pytest.raises(FaceTooSmall, match=r"shorter side has 18 pixels, 20 are needed"):
         check_quality(face(size=18.0), MILD_GATE)
 
 

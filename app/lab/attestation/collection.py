@@ -1,7 +1,7 @@
 """A collection measured on its own templates: each person is a stranger to all others.
 
 One template of each person is searched for among the other persons' (FPIR) and, where the person
-has another, among all templates but itself (FNIR). The gallery has one person less than the
+has another, among all templates but itself (FNIR). The gallery has one person fewer than the
 collection.
 """
 

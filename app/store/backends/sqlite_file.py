@@ -204,7 +204,7 @@ def _advice(error: OSError, folder: Path) -> str:
 
 HEADER_BYTES = 100
 # By the first byte of a page: the length of its header, for interior and leaf pages of indexes and
-# tables. The first byte of any other page is 0 in a database of less than 32 million pages.
+# tables. The first byte of any other page is 0 in a database of less than 2**25 pages.
 _HEADER_OF = {2: 12, 5: 12, 10: 8, 13: 8}
 MOST_PAGES = 0x0200_0000
 
