@@ -28,6 +28,9 @@ SHOWN_FMR = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 SHOWN_FPIR = (0.1, 0.03, 0.01, 0.003, 0.001)
 # FPIRs at all rows of the curve that are kept: three for each size of a gallery.
 MAX_HELD = 96
+# Of a collection that is calibrated on itself; more are sampled. 12.5 million comparisons: some
+# seconds of one core, and thresholds down to an FMR of 1e-6.
+MAX_TEMPLATES = 5_000
 _OPTIONAL_SECTIONS = ("domain", "orientation", "score_exponents")
 
 _Share = Annotated[float, Field(ge=0, le=1)]
@@ -318,11 +321,13 @@ class Calibration(_CalibrationPart):
             return self.fmr.similarity[0]
         if target < rates[-1]:
             needed = self._persons_for(target, float(rates[-1]))
+            tool = " with likeness evaluate FOLDER --calibration FILE"
+            tool = tool if 2 * needed > MAX_TEMPLATES else ""
             raise RateOutOfReach(
                 f"{name}={target:g} is below the lowest rate that the calibration "
                 f"{self.calibration_id} supports: {float(f'{rates[-1]:.2g}'):g} here, from "
                 f"{self.source.persons} people. Ask for a higher rate, give a threshold, or "
-                f"calibrate on about {needed:,} people.",
+                f"calibrate on about {needed:,} people{tool}.",
                 {
                     "lowest": float(rates[-1]),
                     "calibration_id": self.calibration_id,

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import ValidationError
 
-from app.decision.calibration import Calibration
+from app.decision.calibration import MAX_TEMPLATES, Calibration
 from app.decision.comparisons import LabelledEmbeddings
 from app.decision.domain import NO_LIMITS, Domain, SharedDirection
 from app.decision.fitting import Labelled, calibrate, require_persons
@@ -195,10 +195,6 @@ class Calibrations:
 def policy_of(record: CollectionRecord) -> CollectionPolicy:
     """How the collection decides, as its operator set it."""
     return CollectionPolicy.model_validate(record.policy)
-
-
-# 12.5 million comparisons: some seconds of one core, and thresholds down to an FMR of 1e-6.
-MAX_TEMPLATES = 5_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,8 @@ def test_a_rate_out_of_reach_is_refused_with_the_lowest_there_is() -> None:
     assert caught.value.extra["lowest"] == pytest.approx(1e-5)
     # A tenth of the rate needs ten times as many pairs of people: 1,000 people times √10.
     assert caught.value.extra["persons_needed"] == 3200
+    advice = "on about 3,200 people with likeness evaluate"  # more than a collection is sampled for
+    assert advice in caught.value.detail
     assert "about 3,200 people" in caught.value.detail
 
 
