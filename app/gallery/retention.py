@@ -129,7 +129,7 @@ class RetentionTask:
 
 class MatchTimes:
     """When persons were last matched, to the day: noted in memory, stored by maintenance. What is
-    not stored yet is lost if the process is killed."""
+    not stored yet is lost if the process is killed. One thread stores."""
 
     def __init__(self, retention: RetentionStore, now: Callable[[], datetime] = now_utc) -> None:
         self._retention = retention
@@ -144,18 +144,20 @@ class MatchTimes:
         if collection.policy.get("retention_days") is None:
             return
         with self._lock:
-            self._noted |= {(collection.key, one) for one in person_ids} - self._stored
+            self._noted |= {(collection.key, one) for one in person_ids}
 
     def store(self) -> None:
         """Store what was noted. Raises StoreUnavailable or StoreFull; then it stays noted."""
         day = self._now().replace(hour=0, minute=0, second=0, microsecond=0)
+        if day != self._day:
+            self._day, self._stored = day, set()
         with self._lock:
-            if day != self._day:
-                self._day, self._stored = day, set()
-            noted = self._noted - self._stored
-        if not noted:
-            return
-        self._retention.note_matches(noted, day)
-        with self._lock:
-            self._stored |= noted
-            self._noted -= noted
+            noted, self._noted = self._noted, set()
+        try:
+            if new := noted - self._stored:
+                self._retention.note_matches(new, day)
+        except BaseException:
+            with self._lock:
+                self._noted |= noted
+            raise
+        self._stored |= noted

@@ -81,6 +81,17 @@ class TestWho:
         assert aging.retention.expired("staff", Expiry(before), 9) == ["old", "faceless"]
         assert aging.retention.count_expired("staff", Expiry(before)) == 2
 
+    def test_a_match_soon_after_midnight(self, aging: Store, calendar: Calendar) -> None:
+        """Nothing has been stored on the new day yet."""
+        enroll(aging, "ada")
+        times, staff = MatchTimes(aging.retention, calendar), aging.collections.get("staff")
+        for day in (calendar.now, calendar.now + DAY):
+            calendar.now = day
+            times.note(staff, ["ada"])
+            times.store()
+        after_the_first = Expiry(calendar.now - timedelta(hours=12))
+        assert aging.retention.expired("staff", after_the_first, 9) == []
+
     def test_a_match_meanwhile_keeps_the_person(self, aging: Store, calendar: Calendar) -> None:
         enroll(aging, "ada", "bob")
         calendar.now += 31 * DAY
