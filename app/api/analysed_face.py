@@ -27,7 +27,9 @@ class QualityInfo(BaseModel):
     sharpness: Annotated[
         float, Field(description="Variance of the Laplacian of the crop."), Example(1993.3)
     ]
-    brightness: Annotated[float, Field(description="Mean luma of the crop, 0 to 1."), Example(0.6)]
+    brightness: Annotated[
+        float, Field(description="Mean luma of the crop's middle, 0 to 1."), Example(0.6)
+    ]
     detector_score: Annotated[float, Example(0.92)]
     embedding_norm: Annotated[
         float | None,

@@ -99,8 +99,8 @@ class Connections:
         return len(self._all)
 
     def add(self, connection: TrackedConnection, *, in_handshake: bool = False) -> None:
-        """Add a new connection; if only KEPT_FOR_HEALTH places are left, close the one that has
-        been idle longest. If half of all are in a TLS handshake (`in_handshake`), one of these that
+        """Add a new connection; if only KEPT_FOR_HEALTH places are left, close an idle one
+        (`_longest_idle`). If half of all are in a TLS handshake (`in_handshake`), one of these that
         is silent or slow is closed, and any of them if no more places than those are left."""
         is_full = len(self._all) >= self.limits.most - KEPT_FOR_HEALTH
         if in_handshake and sum(map(len, self._handshakes.values())) >= self.limits.most // 2:

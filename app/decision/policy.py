@@ -28,10 +28,10 @@ class QualityGate(BaseModel):
         float | None, Field(gt=0, description="Variance of the Laplacian of the aligned face.")
     ] = None
     min_brightness: Annotated[
-        float | None, Field(gt=0, lt=1, description="Mean luma of the aligned face.")
+        float | None, Field(gt=0, lt=1, description="Mean luma of the middle of the aligned face.")
     ] = None
     max_brightness: Annotated[
-        float | None, Field(gt=0, lt=1, description="Mean luma of the aligned face.")
+        float | None, Field(gt=0, lt=1, description="Mean luma of the middle of the aligned face.")
     ] = None
     min_embedding_norm: Annotated[
         float | None,
