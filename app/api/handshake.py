@@ -27,7 +27,8 @@ HANDSHAKE = 22
 READ_BUFFER_BYTES = 64 * 1024
 # How long the event loop may try to end a connection; `Connection.check` ends it much earlier.
 SHUTDOWN_S = 600.0
-PLAIN_HTTP = "This port speaks TLS: begin the address with https://."
+# Made once: an attacker can ask for many.
+PLAIN_HTTP = last_answer(InvalidHttp("This port speaks TLS: begin the address with https://."))
 
 
 class Handshake(asyncio.Protocol):
@@ -96,7 +97,7 @@ class Handshake(asyncio.Protocol):
     # ------------------------------------------------------------------------------------------
 
     def _refuse_plain_http(self) -> None:
-        self._transport.write(last_answer(InvalidHttp(PLAIN_HTTP)))
+        self._transport.write(PLAIN_HTTP)
         self._transport.close()
 
     async def _secure(self) -> None:
