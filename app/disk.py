@@ -25,7 +25,7 @@ def write_whole(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
     """
     if path.exists() and not path.is_file():
         raise FileExistsError(errno.EEXIST, "it is not a regular file", str(path))
-    temporary = path.with_name(f"{path.name}.new")
+    temporary = unfinished(path)
     try:
         with open(temporary, "wb", opener=_private_anew) as file:
             for piece in pieces:
@@ -37,6 +37,11 @@ def write_whole(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
     _sync(path.parent)
+
+
+def unfinished(path: Path) -> Path:
+    """The file that becomes `path` when it is written completely."""
+    return path.with_name(f"{path.name}.new")
 
 
 def _sync(folder: Path) -> None:

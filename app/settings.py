@@ -326,11 +326,15 @@ class Settings(BaseSettings):
         Seconds, Field(description="Seconds until a client that reads nothing is disconnected.")
     ] = 30.0
     min_body_rate: Annotated[
-        int, Field(ge=0, le=MOST, description="Bytes a second of a body after 10 s; 0: any.")
+        int, Field(ge=0, le=MOST, description="Lowest bytes a second of a body, after 10 s.")
     ] = 1024
     drain_seconds: Annotated[
         float,
-        Field(ge=0, le=MOST_SECONDS, description="Seconds from SIGTERM to the last connection."),
+        Field(
+            ge=0,
+            le=MOST_SECONDS,
+            description="Seconds after SIGTERM in which connections are accepted.",
+        ),
     ] = 5.0
 
     @property

@@ -27,7 +27,7 @@ class OidcRules:
         """Those of the settings; None if they name no issuer. Raises AccessKeyError."""
         issuer = settings.oidc_issuer
         if issuer is None:
-            _require_nothing(settings)
+            _require_no_rules(settings)
             return None
         if settings.oidc_audience is None:
             raise AccessKeyError(
@@ -51,7 +51,7 @@ class OidcRules:
         )
 
 
-def _require_nothing(settings: Settings) -> None:
+def _require_no_rules(settings: Settings) -> None:
     """Raise AccessKeyError if there are rules for tokens, but no issuer: none would be required."""
     given = sorted(one for one in settings.model_fields_set if one.startswith("oidc_"))
     if names := [f"LIKENESS_{one.upper()}" for one in given if getattr(settings, one) is not None]:

@@ -152,7 +152,8 @@ class AccessKeyStore:
         with self._database.writing() as connection:
             _raise_revision(connection)
             name = self._usable(connection, name_or_id, now).name
-            found = self._usable_where(connection, access_keys.c.name == name, now)
+            named = self._keys_where(connection, access_keys.c.name == name)
+            found = [key for key in named if key.usable(now)]
             ids = [key.key_id for key in found]
             connection.execute(
                 update(access_keys)
@@ -205,21 +206,24 @@ class AccessKeyStore:
     def _all_usable(
         self, connection: Connection, name_or_id: str, now: datetime
     ) -> list[AccessKey]:
-        """The usable key of that id, or else those of that name, the newest last. Raises
-        AccessKeyNotFound."""
+        """The usable key of that id, or those of that name if no key ever had that id, the newest
+        last. Raises AccessKeyNotFound."""
+        keys: list[AccessKey] = []
         for column in (access_keys.c.key_id, access_keys.c.name):  # a name may be another key's id
-            if found := self._usable_where(connection, column == name_or_id, now):
-                return found
-        raise AccessKeyNotFound(
-            f"There is no usable key with the id or name '{name_or_id}'; `likeness keys list` "
-            "shows all keys."
-        )
+            keys = keys or self._keys_where(connection, column == name_or_id)
+        found = [key for key in keys if key.usable(now)]
+        if not found:
+            raise AccessKeyNotFound(
+                f"There is no usable key with the id or name '{name_or_id}'; `likeness keys list` "
+                "shows all keys."
+            )
+        return found
 
-    def _usable_where(
-        self, connection: Connection, condition: ColumnElement[bool], now: datetime
+    def _keys_where(
+        self, connection: Connection, condition: ColumnElement[bool]
     ) -> list[AccessKey]:
         query = select(access_keys).where(condition).order_by(access_keys.c.created_at)
-        return [key for row in connection.execute(query) if (key := _key(row)).usable(now)]
+        return [_key(row) for row in connection.execute(query)]
 
 
 def note_key(connection: Connection, action: str, key: AccessKey, **details: Any) -> None:

@@ -135,7 +135,8 @@ def _check_kinds(values: Mapping[str, Any], model: type[BaseModel]) -> None:
         kinds = {bool, int, float}.intersection(_types(model.model_fields[name].annotation))
         if kinds and (isinstance(value, str) or isinstance(value, bool) != (bool in kinds)):
             kind = "true or false" if bool in kinds else "a number"
-            raise InvalidRequest(f"{name}: Input should be {kind} of JSON, without quotes.")
+            quotes = ", without quotes" if isinstance(value, str) else ""
+            raise InvalidRequest(f"{name}: Input should be {kind}{quotes}.")
 
 
 def _types(annotation: Any) -> Iterator[Any]:

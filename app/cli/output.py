@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from app.disk import write_whole
+from app.disk import unfinished, write_whole
 from app.errors import LikenessError, StoreFull
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -36,5 +36,10 @@ def write_file(path: Path, pieces: Iterable[bytes], *, replace: bool) -> None:
     it is to be replaced, and StoreFull."""
     if os.path.lexists(path) and not replace:
         raise OutputError(f"{path} exists. Name another file, or replace it with --force.")
+    if os.path.lexists(unfinished(path)):
+        raise OutputError(
+            f"{unfinished(path)} exists, and {path} is written under that name first. Delete it if "
+            "an earlier command left it; otherwise name another file."
+        )
     with writing(path):
         write_whole(path, pieces)

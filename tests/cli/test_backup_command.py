@@ -108,3 +108,11 @@ def test_what_is_no_regular_file_is_not_replaced(data: Path, tmp_path: Path) -> 
         assert "not a regular file" in run("backup", target, "--force", code=2)
     assert pipe.is_fifo()
     assert link.is_symlink()
+
+
+def test_another_file_under_the_unfinished_name_is_left_alone(data: Path, tmp_path: Path) -> None:
+    with_people(data, "ada")
+    other = tmp_path / "backup.new"
+    other.write_text("precious")
+    assert "backup.new exists" in run("backup", tmp_path / "backup", "--force", code=2)
+    assert other.read_text() == "precious"

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.decision.calibration import Calibration
 from app.decision.calibrations import Calibrations
 from app.decision.comparisons import LabelledEmbeddings
 from app.decision.fitting import Labelled, calibrate
@@ -31,6 +32,19 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
 
 def unit(vectors: np.ndarray) -> FloatArray:
     return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def calibrated(
+    services: Services, name: str, vectors: FloatArray, labels: np.ndarray
+) -> Calibration:
+    """A collection's own calibration, on these templates and persons."""
+    made = calibrate(
+        Labelled(LabelledEmbeddings.of(vectors, labels), "collection", name),
+        services.pack.embedding_space,
+        services.gallery.precision,
+    )
+    services.gallery.store.calibrations.set(name, made.calibration_id, made.content())
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -145,12 +159,7 @@ def test_strangers_who_look_alike_are_as_many_as_expected(services: Services) ->
         for i, (person, vector) in enumerate(zip(labels, vectors, strict=True))
     ]
     gallery.enroll_many("alike", rows)
-    calibration = calibrate(
-        Labelled(LabelledEmbeddings.of(vectors, labels), "collection", "alike"),
-        services.pack.embedding_space,
-        gallery.precision,
-    )
-    gallery.store.calibrations.set("alike", calibration.calibration_id, calibration.content())
+    calibrated(services, "alike", vectors, labels)
     found = find_gallery_issues(gallery, services.calibrations, "alike", lambda *_: None)
     assert found.duplicates_by_chance is not None
     assert found.counts["duplicates"] == len(found.duplicates) > 50
@@ -179,12 +188,7 @@ def test_rates_are_those_of_the_calibration_that_decides(services: Services) -> 
         made = [NewTemplate(vector, f"{person}-{vector[0]}")]
         enroll_person(gallery, "few", f"p{person}", None, made)
     enroll_person(gallery, "few", "p0-again", None, [NewTemplate(vectors[0], "again")])
-    own = calibrate(
-        Labelled(LabelledEmbeddings.of(vectors, labels), "collection", "few"),
-        services.pack.embedding_space,
-        gallery.precision,
-    )
-    gallery.store.calibrations.set("few", own.calibration_id, own.content())
+    own = calibrated(services, "few", vectors, labels)
     found = find_gallery_issues(gallery, services.calibrations, "few", lambda *_: None)
     _, pack = services.calibrations.chain(gallery.require("few"), PersonScore.BEST).calibrations
     (duplicate,) = found.duplicates
