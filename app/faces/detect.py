@@ -27,6 +27,8 @@ from app.inference.session import Network, PlacingNetwork
 from app.types import Detections, FloatArray, Image, PixelScale
 
 STRIDE = 32
+# Height and width of the image that a network is tried with: not a square, as few photos are one.
+TRIAL = (2 * STRIDE, 3 * STRIDE)
 # Share of each side added around an image when the first pass finds nothing: a face that fills
 # the frame is then half as large and has the surroundings that detectors are trained with.
 FRAME_PADDING = 0.5
@@ -209,8 +211,7 @@ class Detector:
         self._framing = framing_of(model, spec, whole_canvas=whole_canvas)
         self._first_framing = first_framing_of(self._framing, spec)
         try:
-            blank = np.zeros((self._framing.height, self._framing.width, 3), dtype=np.uint8)
-            probe = self._run(letterbox(blank.shape, self._framing), blank)
+            probe = self._try_out()
         except LikenessError:  # of the device
             raise
         except Exception as error:  # ONNX Runtime raises its own types, decoders ValueError
@@ -219,6 +220,14 @@ class Detector:
                 "Correct detector.architecture in pack.toml."
             ) from error
         self.has_landmarks = probe.landmarks is not None
+
+    def _try_out(self) -> Detections:
+        """The answer to a black image: a small one where the network takes any size, because a
+        whole frame would be half of the time that the networks take to load."""
+        framing = replace(self._framing, enlarge_to=0)
+        size = (framing.height, framing.width) if framing.whole else TRIAL
+        blank = np.zeros((*size, 3), dtype=np.uint8)
+        return self._run(letterbox(blank.shape, framing), blank)
 
     @property
     def input_size(self) -> int:

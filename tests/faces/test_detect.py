@@ -13,6 +13,8 @@ from app.faces.decoders import decode_scrfd
 from app.faces.detect import Detector, Framing, letterbox, suppress
 from app.imaging import ImageLimits, decode_image
 from app.inference.pack_spec import ModelPack
+from app.inference.session import OnnxModel
+from app.settings import Device
 from app.types import Detections, FloatArray, Image
 
 Overlap = Callable[[FloatArray, FloatArray], Any]
@@ -356,6 +358,17 @@ class TestSuppression:
         found = Detections(boxes, np.array([0.6, 0.9, 0.7], np.float32), None)
         assert suppress(found, 0.4).scores.tolist() == pytest.approx([0.9, 0.7])
         assert len(suppress(found, 0.9)) == 3
+
+
+def test_a_network_is_tried_with_a_small_image_where_it_takes_any(
+    pack: ModelPack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, shapes = OnnxModel(pack.detector_path, Device.CPU), list[tuple[int, ...]]()
+    run = network.run
+    monkeypatch.setattr(network, "run", lambda batch: shapes.append(batch.shape) or run(batch))
+    Detector(network, pack.detector)
+    Detector(network, pack.detector, whole_canvas=True)
+    assert shapes == [(1, 3, 64, 96), (1, 3, 640, 640)]
 
 
 class TestPackMistakes:
