@@ -20,16 +20,10 @@ from app.errors import CollectionNotFound
 from app.findings import findings
 from app.importing.gallery_export import export
 from app.importing.local import LocalImport
-from app.importing.options import (
-    ImportOptions,
-    ImportStopped,
-    OnConflict,
-    OnError,
-    PersonFrom,
-    SourceOptions,
-)
+from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
 from app.importing.outcomes import Counts, OutcomeCallback, RowOutcome, RowResult, report_writer
 from app.importing.remote import RemoteImport
+from app.importing.source_options import PersonFrom, SourceOptions
 from app.importing.source_rows import ImportSourceError, Row
 from app.importing.sources import rows_of, total_of
 from app.services import build_services

@@ -18,7 +18,7 @@ from app.importing.layouts import (
     is_junk,
     problem_of,
 )
-from app.importing.options import SourceOptions
+from app.importing.source_options import SourceOptions
 from app.importing.source_rows import ImportSourceError, Row, UnreadableFile, read_file
 
 MAX_DEPTH = 64

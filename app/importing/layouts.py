@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from app.errors import LikenessError, UnsupportedImage
-from app.importing.options import PersonFrom, SourceOptions
+from app.importing.source_options import PersonFrom, SourceOptions
 from app.importing.source_rows import ImportSourceError, NotAPhoto, is_image, printable
 
 # Files and folders that operating systems and network drives create (in lower case).

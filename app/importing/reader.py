@@ -16,8 +16,8 @@ import traceback
 from typing import Any, BinaryIO
 
 from app.errors import LikenessError
-from app.importing.options import PersonFrom, SourceOptions
-from app.importing.reading import END, FAILED, TOTAL, pack, pack_row
+from app.importing.frames import END, FAILED, TOTAL, pack, pack_row
+from app.importing.source_options import PersonFrom, SourceOptions
 from app.importing.sources import rows_of, total_of
 
 # Rows are written in pieces of this many bytes, or after this time.

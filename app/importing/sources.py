@@ -12,8 +12,8 @@ from typing import Any, BinaryIO
 
 from app.importing.folders import count_folder, folder_rows
 from app.importing.layouts import composed
-from app.importing.options import SourceOptions, check_encoding
 from app.importing.parquet import count_parquet, parquet_rows
+from app.importing.source_options import SourceOptions, check_encoding
 from app.importing.source_rows import (
     ImportSourceError,
     NotAPhoto,

@@ -21,7 +21,7 @@ from app.importing.layouts import (
     parts_of,
     problem_of,
 )
-from app.importing.options import PersonFrom, SourceOptions
+from app.importing.source_options import PersonFrom, SourceOptions
 from app.importing.source_rows import (
     ImportSourceError,
     NotAPhoto,

@@ -12,9 +12,10 @@ from functools import partial
 from app.errors import CollectionNotFound, LikenessError
 from app.importing.job_folder import WAITING, ImportJob, JobFolder, JobState, id_of
 from app.importing.local import LocalImport
-from app.importing.options import ImportStopped, SourceOptions
+from app.importing.options import ImportStopped
 from app.importing.outcomes import Counts, RowOutcome, RowResult, report_writer
 from app.importing.reading import reading
+from app.importing.source_options import SourceOptions
 from app.services import Services
 from app.store.actor import acting_as
 from app.telemetry.logs import log

@@ -22,7 +22,7 @@ from app.importing.layouts import (
     parts_of,
     problem_of,
 )
-from app.importing.options import SourceOptions
+from app.importing.source_options import SourceOptions
 from app.importing.source_rows import ImportSourceError, Row, printable
 from app.importing.tables import (
     MAX_LINE,

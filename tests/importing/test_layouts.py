@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from app.importing.layouts import AmbiguousLayout, compile_pattern
-from app.importing.options import PersonFrom, SourceOptions
+from app.importing.source_options import PersonFrom, SourceOptions
 from app.importing.source_rows import ImportSourceError, NotAPhoto, Row
 from app.importing.sources import rows_of
 

@@ -15,8 +15,9 @@ from app.errors import StoreUnavailable, WorkerDied
 from app.importing import local as module
 from app.importing.folders import folder_rows
 from app.importing.local import LocalImport
-from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError, SourceOptions
+from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
 from app.importing.outcomes import RowOutcome, RowResult, report_writer
+from app.importing.source_options import SourceOptions
 from app.importing.source_rows import ImportSourceError, Row
 from app.importing.sources import rows_of
 from app.inference.machine import usable_cores

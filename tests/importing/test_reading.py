@@ -14,8 +14,9 @@ import psutil
 import pytest
 
 from app.importing import reading as module
+from app.importing.frames import pack_row, unpack_row
 from app.importing.reader import MORE_NICE
-from app.importing.reading import ReaderDied, pack_row, reading, unpack_row
+from app.importing.reading import ReaderDied, reading
 from app.importing.source_rows import ImportSourceError, Row
 from app.importing.sources import SourceOptions, rows_of
 from tests.waiting import until
@@ -161,6 +162,15 @@ def test_requests_of_the_service_come_first(tmp_path: Path) -> None:
 def test_it_knows_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIKENESS_ENCRYPTION_KEY", "secret")
     assert not [name for name in module._environment() if name.startswith("LIKENESS")]
+
+
+def test_it_starts_without_what_it_does_not_need() -> None:
+    """Each import starts one: with networks and settings it would take half a second more."""
+    script = "import sys, app.importing.reader; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert not {"onnxruntime", "cv2", "pydantic", "sqlalchemy"} & {*loaded.stdout.split()}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs PR_SET_PDEATHSIG")
