@@ -21,6 +21,8 @@ from app.faces.detect import Detector
 from app.faces.loading import build_pipeline
 from app.faces.pipeline import FacePipeline
 from app.imaging import ImageLimits, decode_image
+from app.inference import session
+from app.inference.cuda import CPU_PROVIDER
 from app.inference.pack_spec import ModelPack
 from app.inference.packs import load_pack
 from app.inference.session import OnnxModel
@@ -47,6 +49,7 @@ for part in ("connect", "read", "write", "pool"):
 sqlite.BUSY_TIMEOUT_S = database.DELETION_S = PATIENCE_S
 
 ROOT = Path(__file__).resolve().parent.parent
+MODELS = ROOT / "models"
 Encode = Callable[..., bytes]
 SEED = "hypothesis_seed"
 
@@ -90,9 +93,29 @@ def _log_as_before() -> Iterator[None]:
     logger.handlers, logger.level, logger.propagate = before
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _committed_networks_are_opened_once() -> Iterator[None]:
+    """What ONNX Runtime makes of a file of models/ for the CPU is the same each time, takes most of
+    a service's start and is not changed by a run: it is kept for all tests of a process."""
+    opened: dict[Path, Any] = {}
+    open_again = session._open
+
+    def open_once(source: session._Source, wanted: list[Any]) -> Any:
+        path = source.path.resolve()
+        if source.content is not None or wanted != [CPU_PROVIDER] or MODELS not in path.parents:
+            return open_again(source, wanted)
+        if path not in opened:
+            opened[path] = open_again(source, wanted)
+        return opened[path]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "_open", open_once)
+        yield
+
+
 @pytest.fixture(scope="session")
 def pack() -> ModelPack:
-    return load_pack(str(ROOT / "models" / "default"))
+    return load_pack(str(MODELS / "default"))
 
 
 @pytest.fixture(scope="session")

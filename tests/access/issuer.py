@@ -11,6 +11,8 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
+from tests.waiting import LOOK_EVERY_S
+
 AUDIENCE = "likeness"
 MAKERS: dict[str, tuple[Callable[[], Any], Any]] = {
     "RS256": (lambda: rsa.generate_private_key(65537, 2048), RSAAlgorithm),
@@ -42,7 +44,9 @@ class Issuer:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        # By itself it looks for its end twice a second, and `close` waits for that.
+        serve = self.server.serve_forever
+        threading.Thread(target=serve, args=[LOOK_EVERY_S], daemon=True).start()
 
     def close(self) -> None:
         self.server.shutdown()

@@ -23,6 +23,7 @@ from app.importing.source_rows import ImportSourceError, Row
 from app.services import Services, build_services
 from app.settings import Settings
 from tests.api.conftest import run_server
+from tests.waiting import LOOK_EVERY_S
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +234,7 @@ class Proxy(BaseHTTPRequestHandler):
 @pytest.fixture
 def proxy() -> Iterator[str]:
     server = HTTPServer(("127.0.0.1", 0), Proxy)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=[LOOK_EVERY_S], daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()

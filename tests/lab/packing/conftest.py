@@ -12,6 +12,7 @@ import pytest
 
 from app.inference.packs import digest
 from app.lab.packing.published import PUBLISHED, PublishedPack
+from tests.waiting import LOOK_EVERY_S
 
 
 @dataclass
@@ -54,7 +55,7 @@ def zoo(tmp_path: Path) -> Iterator[Zoo]:
             """Silence."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=[LOOK_EVERY_S])
     thread.start()
     zoo.url = f"http://127.0.0.1:{server.server_port}"
     yield zoo
