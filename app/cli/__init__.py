@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 
-from app.cli import garbage
+from app.cli import garbage, streams
 
 
 def main() -> None:
@@ -12,6 +12,7 @@ def main() -> None:
     # For how long (2 to that power, in cycles) NumPy's BLAS keeps its threads spinning after a
     # product: by default a tenth of a second, on cores that photos wait for.
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
+    streams.prepare()
     if os.getpid() == 1:
         # The first process of a container: there Linux ignores signals that have no handler, and
         # `docker stop` would wait for its deadline. `serve` later sets a handler of its own.

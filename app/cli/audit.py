@@ -13,7 +13,7 @@ from sqlalchemy import select
 
 from app.access.keys import audit_key
 from app.cli.console import err, out, read_settings, require_database
-from app.cli.output import write_file, writing
+from app.cli.output import write_file
 from app.errors import PersonNotFound
 from app.settings import MOST
 from app.store.audit_verification import AuditVerification, exported, read_export, verify_audit
@@ -142,9 +142,7 @@ def export(
         if file is not None:
             write_file(file, (line.encode() for line in lines), replace=force)
             return
-        with writing("standard output"):
-            sys.stdout.writelines(lines)
-            sys.stdout.flush()
+        sys.stdout.writelines(lines)
 
 
 def _digest(text: str) -> bytes:

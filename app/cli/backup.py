@@ -10,7 +10,7 @@ import typer
 
 from app.access.keys import audit_key
 from app.cli.console import err, read_settings, require_database
-from app.cli.output import write_file, writing
+from app.cli.output import write_file
 from app.encryption.ring import KeyRing
 from app.errors import BackupError
 from app.gallery.backup_bodies import Held, dump, load, verify
@@ -45,9 +45,7 @@ def backup(
         if ring is not None:
             pieces = encrypted(ring, pieces)
         if target == STREAM:
-            with writing("standard output"):
-                sys.stdout.buffer.writelines(pieces)
-                sys.stdout.buffer.flush()
+            sys.stdout.buffer.writelines(pieces)
             return
         write_file(target, pieces, replace=force)
         with target.open("rb") as file:

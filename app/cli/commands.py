@@ -1,6 +1,7 @@
 """The commands of `likeness`. The module of a command is imported only when the command is run, so
 that `likeness --help` does not load NumPy, ONNX Runtime and the database driver."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -92,11 +93,14 @@ class LazyGroup(TyperGroup):
         for name, command in COMMANDS.items():
             self.add_command(TyperCommand(name, help=command.summary, callback=None))
 
-    def invoke(self, ctx: Any) -> Any:
+    def main(self, *args: Any, **options: Any) -> Any:
         """Run a command. One that fails with an error of the service ends with status 2 and the
-        error's sentence, without a traceback."""
+        error's sentence, without a traceback; also where its output cannot be written."""
         try:
-            return super().invoke(ctx)
+            try:
+                return super().main(*args, **options)
+            finally:
+                sys.stdout.flush()
         except LikenessError:
             from app.cli.console import clear_errors  # noqa: PLC0415 (no need of it for help)
 

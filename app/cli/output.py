@@ -23,8 +23,6 @@ def writing(target: Path | str) -> Iterator[None]:
     """Report a failure to write as one about `target`: OutputError, or StoreFull on a full disk."""
     try:
         yield
-    except BrokenPipeError:
-        raise  # the reader wants no more: Typer ends the command
     except OSError as error:
         kind = StoreFull if error.errno in FULL else OutputError
         raise kind(f"{target} cannot be written: {error.strerror}.") from error

@@ -7,19 +7,19 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 from pydantic import BaseModel
 
 from app.access.keys import NewKey, Scope
 from app.cli import garbage
-from app.cli.console import clear_errors, err, out, read_settings, unmatched_pack
+from app.cli.console import clear_errors, err, read_settings, unmatched_pack
 from app.disk import write_whole
 from app.errors import AccessKeyError
 from app.inference.remote.client import NetworkClient
 from app.processes.link import Link
 from app.processes.shared_records import SharedRecords
+from app.processes.starting import announce
 from app.services import Services, build_services, load_networks
 from app.settings import Settings, is_loopback
 from app.store.store import switch_default_collection
@@ -50,11 +50,6 @@ def announcement(services: Services, port: int, processes: int = 1) -> str:
             f"  access   {access_state(services)}",
         )
     )
-
-
-def announce(services: Services, port: int) -> None:
-    """Print, to standard output, that the service is ready, and where."""
-    out.print(announcement(services, port), markup=False, highlight=False, soft_wrap=True)
 
 
 def access_state(services: Services) -> str:
@@ -114,7 +109,9 @@ def run(settings: Settings, sockets: list[socket.socket]) -> None:
     from app.api.main import create_app  # noqa: PLC0415 (see `begin`)
     from app.api.server import Server  # noqa: PLC0415
 
-    server = Server(create_app(services), settings, partial(announce, services))
+    server = Server(
+        create_app(services), settings, lambda port: announce(announcement(services, port))
+    )
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup ignores it
         signal.signal(signal.SIGHUP, server.handle_exit)
     shorten_pauses()

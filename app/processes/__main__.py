@@ -6,7 +6,7 @@ import sys
 
 from app.processes.children import command_of
 from app.processes.parent import Parent
-from app.processes.starting import Plan, listeners_of
+from app.processes.starting import Plan, announce, listeners_of
 from app.settings import LogFormat
 from app.telemetry.logs import set_up_logs
 
@@ -24,12 +24,6 @@ def main(arguments: str) -> int:
         networks=command_of(json.dumps(networks)) if networks else None,
     )
     return Parent(plan, listeners_of(given["listeners"]), announce).run()
-
-
-def announce(text: str) -> None:
-    """Print where the service is; at once, also into a pipe."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

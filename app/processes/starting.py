@@ -1,6 +1,7 @@
 """How one service becomes several processes: what its parent does, and what each child may use."""
 
 import json
+import logging
 import math
 import os
 import socket
@@ -9,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from app.errors import LikenessError
 from app.inference.machine import usable_cores, usable_memory
 from app.processes.messages import NETWORKS
 from app.settings import MIB, Device, Settings
+from app.telemetry.logs import log
 
 # A child answers from its event loop. One that does not for so long hangs, or is suspended.
 SILENT_S = 30.0
@@ -62,6 +65,18 @@ def divided(settings: Settings, count: int) -> dict[str, Any]:
         "max_connections": max(LEAST_CONNECTIONS, settings.max_connections // count),
         "max_index_bytes": max(1, memory // count),
     }
+
+
+def announce(text: str) -> None:
+    """Print, at once, where the service is. A service that serves does not end because nobody can
+    read that."""
+    try:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+    except (OSError, LikenessError) as error:
+        log(logging.WARNING, "the service is ready, which cannot be printed", reason=str(error))
+        # Otherwise the exit would try to write it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def become_parent(

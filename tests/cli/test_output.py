@@ -17,8 +17,3 @@ def test_the_reason_is_named(number: int, kind: type[LikenessError]) -> None:
     with pytest.raises(kind, match="there cannot be written: ") as raised, writing("there"):
         raise OSError(number, os.strerror(number))
     assert os.strerror(number) in raised.value.detail
-
-
-def test_a_reader_that_has_left_is_no_failure_of_a_file() -> None:
-    with pytest.raises(BrokenPipeError), writing("standard output"):
-        raise BrokenPipeError(errno.EPIPE, "Broken pipe")

@@ -1,5 +1,9 @@
 """What several processes share of one service's limits."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from app.processes import starting
@@ -46,3 +50,16 @@ def test_each_process_can_work() -> None:
     found = divided(Settings(workers=1, max_pending=1, max_decode_bytes=100 * MIB), 8)
     assert (found["workers"], found["import_workers"], found["max_pending"]) == (2, 1, 2)
     assert found["max_decode_bytes"] == 100 * MIB
+
+
+def test_a_service_serves_on_where_nobody_reads_its_address() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    program = "from app.processes.starting import announce; announce('ready'); announce('ready')"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        stdout=write, stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    os.close(write)
+    assert done.returncode == 0
+    assert done.stderr == "the service is ready, which cannot be printed\n"
