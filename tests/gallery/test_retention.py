@@ -14,7 +14,7 @@ from app.errors import StoreUnavailable
 from app.gallery import retention as module
 from app.gallery.gallery import Gallery
 from app.gallery.retention import BATCHES, CHECK_EVERY_S, MatchTimes, RetentionTask
-from app.store.records import CollectionRecord
+from app.store.records import CollectionRecord, PersonTemplate
 from app.store.sql.retention import Expiry
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_gallery, template
@@ -142,6 +142,18 @@ class TestWho:
         (stored,) = store_person(aging, "staff", "ada", None, [again])
         assert [stored.duplicate, stored.face.face_id] == [True, face.face_id]
         assert aging.retention.expired("staff", Expiry(calendar.now - 30 * DAY), 9) == []
+
+    def test_an_import_of_what_is_there_does_not(self, aging: Store, calendar: Calendar) -> None:
+        """Else an export that is imported every month would keep everybody."""
+        enroll(aging, "ada", "bob")
+        vector = aging.embeddings.of_person("staff", "ada")[1][0]
+        known = template(vector, f"ada {calendar.now}")
+        calendar.now += 31 * DAY
+        rows = [("ada", known), ("bob", template(vector, "new")), ("eve", known)]
+        stored = [PersonTemplate(person, {"n": 1}, one) for person, one in rows]
+        answers = aging.imports.enroll("staff", stored, SPACE)
+        assert [one is None for one in answers] == [True, False, False]
+        assert aging.retention.expired("staff", Expiry(calendar.now - 30 * DAY), 9) == ["ada"]
 
     def test_a_merged_person_keeps_the_later_match(self, aging: Store, calendar: Calendar) -> None:
         enroll(aging, "ada", "ada2")

@@ -63,7 +63,8 @@ class ImportStore:
                 answers.append(face_id)
             self._insert(connection, collection, fresh, data_keys)
             added = Counter(person for person, _ in fresh)
-            note_activity(connection, collection, set(keys.values()), now)
+            # A row that stores nothing new keeps nobody from being deleted by age.
+            note_activity(connection, collection, added.keys(), now)
             given = {keys[composed(row.person_id)] for row in rows if row.metadata is not None}
             enrolled = {
                 person: {"templates": added[person], "metadata": person in given}
