@@ -44,7 +44,8 @@ def export(
     with opened_store(settings.resolved_database_url, ring) as store:
         record, crops = _record(store, collection, person_id)
         reports = JobFolder(settings.data_dir / "imports")
-        record["import_rows"] = rows_about(reports, collection, record["person_id"])
+        rows, more = rows_about(reports, collection, record["person_id"])
+        record |= {"import_rows": rows, "more_import_rows": more}
     crops["record.json"] = json.dumps(record, indent=1, ensure_ascii=False).encode()
     with writing(folder):
         try:

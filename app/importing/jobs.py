@@ -101,8 +101,8 @@ class ImportJobs:
             raise ImportNotFound(f"The import '{import_id}' has not begun: it has no report yet.")
         return path
 
-    def rows_about(self, collection: str, person_id: str) -> list[dict[str, Any]]:
-        """What reports have about a person, as `report_rows.rows_about` says. Raises OSError."""
+    def rows_about(self, collection: str, person_id: str) -> tuple[list[dict[str, Any]], bool]:
+        """What reports have about a person, as `reports.rows_about` says. Raises OSError."""
         return rows_about(self._folder, collection, person_id)
 
     def cancel(self, collection: str, import_id: str) -> ImportJob:

@@ -228,10 +228,14 @@ MOST_ROWS = 1_000
 OF_OTHERS = ("result", "reason", "similarity")
 
 
-def rows_about(folder: JobFolder, collection: str, person_id: str) -> list[dict[str, Any]]:
+def rows_about(
+    folder: JobFolder, collection: str, person_id: str
+) -> tuple[list[dict[str, Any]], bool]:
     """The rows of a person in the reports of imports into a collection, and rows of others that
-    name the person, in the order of the reports; MOST_ROWS at most. Raises OSError."""
-    return list(islice(_rows(folder, collection, composed(person_id)), MOST_ROWS))
+    name the person, in the order of the reports: the first MOST_ROWS, and whether there are more.
+    Raises OSError."""
+    found = list(islice(_rows(folder, collection, composed(person_id)), MOST_ROWS + 1))
+    return found[:MOST_ROWS], len(found) > MOST_ROWS
 
 
 def _rows(folder: JobFolder, collection: str, person_id: str) -> Iterator[dict[str, Any]]:

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli.commands import app
+from app.importing import reports
 from app.importing.job_folder import ImportJob, JobFolder, JobState
 from app.importing.options import UploadOptions
 from app.importing.outcomes import RowOutcome, RowResult, report_writer
@@ -89,6 +90,7 @@ def test_what_an_answer_has(record: Any) -> None:
         "import_id": "", "result": "enrolled", "reason": "conflict", "similarity": 0.7,
     }  # fmt: skip
     assert second["import_rows"] == []  # on the first page only
+    assert first["more_import_rows"] is second["more_import_rows"] is False
 
 
 def test_the_command_writes_the_same(
@@ -104,6 +106,7 @@ def test_the_command_writes_the_same(
     assert ids == [page["faces"][0]["face_id"] for page in record]
     for shared in ("kept_answers", "import_rows", "elsewhere"):
         assert [shared, len(written[shared])] == [shared, len(record[0][shared])]
+    assert written["more_import_rows"] is False
     (crop,) = folder.glob("*.png")
     assert crop.read_bytes() == base64.b64decode(record[0]["faces"][0]["crop"])
     embedding = np.frombuffer(base64.b64decode(written["faces"][0]["embedding"]), "<f4")
@@ -113,3 +116,18 @@ def test_the_command_writes_the_same(
     nowhere = CliRunner().invoke(app, ["person", "export", "eileen", str(tmp_path / "a" / "b")])
     assert nowhere.exit_code == 2
     assert "cannot be written" in nowhere.output
+
+
+def test_rows_of_reports_that_are_left_out_are_named(
+    record: Any, held: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eileen has two rows in the reports."""
+    monkeypatch.setattr(reports, "MOST_ROWS", 1)
+    monkeypatch.setenv("LIKENESS_DATA_DIR", str(held.settings.data_dir))
+    folder = tmp_path / "eileen"
+    assert CliRunner().invoke(app, ["person", "export", "eileen", str(folder)]).exit_code == 0
+    written = json.loads((folder / "record.json").read_text())
+    assert [len(written["import_rows"]), written["more_import_rows"]] == [1, True]
+    with run_server(held) as url, httpx.Client(base_url=url, timeout=60) as client:
+        answer = client.get("/v1/collections/default/persons/eileen/record").json()
+    assert [len(answer["import_rows"]), answer["more_import_rows"]] == [1, True]

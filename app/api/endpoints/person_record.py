@@ -145,10 +145,15 @@ class PersonRecordAnswer(Listed):
     import_rows: Annotated[
         list[dict[str, Any]],
         Field(
-            description="What reports of imports have about the person, on the first page: at most "
-            "1,000 rows; of rows of other persons that name this one only the outcome."
+            description="What reports of imports have about the person, on the first page: the "
+            "first 1,000 rows; of rows of other persons that name this one only the outcome."
         ),
         Example([{"import_id": "0d7c", "place": "ada/1.jpg", "result": "enrolled"}]),
+    ]
+    more_import_rows: Annotated[
+        bool,
+        Field(description="On the first page: whether the reports have more rows than these."),
+        Example(False),
     ]
     history: Annotated[
         list[PersonHistory],
@@ -167,7 +172,11 @@ class PersonRecordAnswer(Listed):
 
     @classmethod
     def of(
-        cls, held: HeldData, import_rows: list[dict[str, Any]], envelope: dict[str, Any]
+        cls,
+        held: HeldData,
+        import_rows: list[dict[str, Any]],
+        more_import_rows: bool,
+        envelope: dict[str, Any],
     ) -> Self:
         """An answer's members."""
         page = Page(held.faces, held.more)
@@ -186,6 +195,7 @@ class PersonRecordAnswer(Listed):
                 for one in held.answers
             ],
             import_rows=import_rows,
+            more_import_rows=more_import_rows,
             different_from=[
                 HeldPair(other_id=pair.other_id, created_at=pair.created_at) for pair in held.pairs
             ],
@@ -219,7 +229,8 @@ async def read_person_record(
 
     def answer() -> PersonRecordAnswer:
         held = held_data(context.store, collection, person_id, after, limit)
-        rows = [] if after else context.imports.rows_about(collection, held.person.person_id)
-        return PersonRecordAnswer.of(held, rows, context.envelope())
+        known = held.person.person_id
+        rows = ([], False) if after else context.imports.rows_about(collection, known)
+        return PersonRecordAnswer.of(held, *rows, context.envelope())
 
     return await context.read(answer)
