@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -22,10 +23,12 @@ def main() -> int:
     number of processes and each scheme; 1 where one succeeded."""
     parser = argparse.ArgumentParser(prog="python -m tests.hostile")
     parser.add_argument("words", nargs="*", metavar="WORD", help="of the names of attacks")
-    parser.add_argument("--processes", action="append", type=int, help="may be repeated; default 1")
+    parser.add_argument(
+        "--processes", action="append", help="may be repeated; default: LIKENESS_PROCESSES, or 1"
+    )
     parser.add_argument("--scheme", choices=SCHEMES, help="of one service only")
     options = parser.parse_args()
-    counts = options.processes or [1]
+    counts = options.processes or [os.environ.get("LIKENESS_PROCESSES", "1")]
     schemes = [options.scheme] if options.scheme else SCHEMES
     words = [word.lower() for word in options.words]
     wanted = [a for a in ATTACKS if not words or any(word in a.name.lower() for word in words)]
@@ -34,7 +37,7 @@ def main() -> int:
         chosen = [one for one in wanted if scheme in one.schemes]
         with (
             tempfile.TemporaryDirectory(prefix="likeness-hostile-") as folder,
-            running(Path(folder), scheme, LIKENESS_PROCESSES=str(count)) as (target, process),
+            running(Path(folder), scheme, LIKENESS_PROCESSES=count) as (target, process),
         ):
             for attack in [CONTROL, *chosen] if chosen else []:
                 verdict = run(attack, target, process)
