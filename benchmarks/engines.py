@@ -11,7 +11,7 @@ of the ratio to the first engine. `embed` analyses LFW's photos of a half of the
 pipelines, and continues a run that was ended; `rates` compares them by the protocol of landmarks.py
 (whose words say how TPIR and FNMR are counted), the engines among themselves and mixed: templates
 of one, probes of the other. `recall` counts what detectors find of WIDER's labelled faces. `photos`
-copies one photo each of 200 people of the developers' half to FOLDER/ranges, and of 200 others to
+copies one photo each of 200 people of the development half to FOLDER/ranges, and of 200 others to
 FOLDER/proof: what the default pack's int8 detector was made with. CACHE and FOLDER hold biometric
 data.
 """

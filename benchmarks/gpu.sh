@@ -4,7 +4,7 @@
 #
 #     bash benchmarks/gpu.sh                        # on a machine with NVIDIA's driver for CUDA 13
 #     bash benchmarks/gpu.sh --rows 1000000         # a smaller gallery
-#     bash benchmarks/gpu.sh --device cpu --rows 20000 --quick   # all steps on a CPU, with stand-ins
+#     bash benchmarks/gpu.sh --device cpu --rows 20000 --quick   # what can be tried on a CPU
 #     GPU_PYTHON=python3 bash benchmarks/gpu.sh     # without a network: what that Python has
 #
 # Each step has a limit of seconds, and the next one runs whatever became of it: time on a GPU is
