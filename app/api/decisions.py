@@ -235,7 +235,7 @@ def fpir_members(decision: ThresholdDecision, searched: GallerySize) -> dict[str
     if decision.calibration is None:
         return _rate_members("fpir", None, None)
     rate = decision.calibration.fpir_at(decision.unshifted(decision.threshold), searched)
-    highest = decision.calibration.fpir_at_end(searched).high
+    highest = decision.calibration.fpir_at_end(searched).high if rate is None else None
     return _rate_members("fpir", rate, highest)
 
 

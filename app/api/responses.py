@@ -21,6 +21,7 @@ MAX_PAGE = 1000
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE, description="Items on a page.")]
 Cursor = Annotated[str | None, Query(description="`next_cursor` of the previous page.")]
 TIME = "2026-11-23T12:00:00Z"
+MAX_AT_ONCE = 4  # items of a list that are written in one piece
 
 # --- examples ---------------------------------------------------------------------------------
 
@@ -137,8 +138,11 @@ def json_answer(answer: BaseModel) -> Response:
     """An answer as JSON, arrays of numbers included: embeddings are most of its length, and
     pydantic would write them number by number.
 
-    Lists are written item by item, so that other threads have their turns between."""
-    written = (_json(name) + b":" + _json_of(value) for name, value in vars(answer).items())
+    Long lists are written item by item, so that other threads have their turns between."""
+    members = vars(answer)
+    if not any(isinstance(value, list) and len(value) > MAX_AT_ONCE for value in members.values()):
+        return Response(_json(members), media_type="application/json")
+    written = (_json(name) + b":" + _json_of(value) for name, value in members.items())
     return Response(b"{" + b",".join(written) + b"}", media_type="application/json")
 
 

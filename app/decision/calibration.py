@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.decision.domain import Domain, Orientation
-from app.decision.rates import Floats, Rate
+from app.decision.rates import Floats, Rate, RateCurve
 from app.errors import CalibrationMismatch, RateOutOfReach
 from app.index.comparator import COSINE, Comparator
 from app.index.person_scores import PersonScore
@@ -76,16 +76,14 @@ class Curve(_CalibrationPart):
 
     def at(self, similarity: float) -> Rate:
         """The rate at a similarity within the curve, logarithms interpolated."""
-        similarities, *columns = self._logarithms
-        value, low, high = (
-            float(np.exp(np.interp(similarity, similarities, column))) for column in columns
-        )
-        return Rate(value, low if low > 2 * _TINY else 0.0, high)
+        value, low, high = (column.at(similarity) for column in self._columns)
+        return Rate(value, low if low > _ZERO else 0.0, high)
 
     @cached_property
-    def _logarithms(self) -> tuple[Floats, Floats, Floats, Floats]:
-        """Similarities, and the logarithms of rate, low and high: each answer looks there."""
-        return np.array(self.similarity), _log(self.rate), _log(self.low), _log(self.high)
+    def _columns(self) -> tuple[RateCurve, RateCurve, RateCurve]:
+        """Rate, low and high: each answer looks there."""
+        low, high = RateCurve(self.similarity, self.low), RateCurve(self.similarity, self.high)
+        return RateCurve(self.similarity, self.rate), low, high
 
 
 class NonMatedCurve(Curve):
@@ -145,7 +143,7 @@ class Calibration(_CalibrationPart):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     @cached_property
-    def held_rates(self) -> dict[tuple[float, str], Floats]:
+    def held_rates(self) -> dict[tuple[float, str], RateCurve]:
         """What `_fpir` keeps, by independent comparisons and column; at most MAX_HELD."""
         return {}
 
@@ -226,7 +224,7 @@ class Calibration(_CalibrationPart):
         if rate is None:
             return None
         value, low, high = (
-            self._along(self._fpir(size, column), similarity) for column in ("rate", "low", "high")
+            self._fpir(size, column).at(similarity) for column in ("rate", "low", "high")
         )
         if similarity < self.fmr.similarity[0]:
             return Rate(1.0, low, 1.0)
@@ -258,7 +256,7 @@ class Calibration(_CalibrationPart):
 
     def lowest_fpir(self, size: GallerySize) -> float:
         """The lowest false positive identification rate it can answer for at a gallery's size."""
-        return float(self._fpir(size)[-1])
+        return float(self._fpir(size).rates[-1])
 
     def comparisons(self, size: GallerySize) -> float:
         """How many independent comparisons a search of such a gallery amounts to: those of each
@@ -290,21 +288,18 @@ class Calibration(_CalibrationPart):
         variation = np.maximum(self.fmr.variation, 1e-9)[:, np.newaxis]
         return np.asarray(-np.expm1(-np.log1p(variation * rate) / variation))
 
-    def _fpir(self, size: GallerySize, column: str = "rate") -> Floats:
+    def _fpir(self, size: GallerySize, column: str = "rate") -> RateCurve:
         """FPIR at each row of the curve, from a column of the FMR's. Kept for the next search of
         a gallery that has not changed."""
         comparisons = self.comparisons(size)
         held = self.held_rates.get((comparisons, column))
         if held is None:
-            held = self.match_rates(np.array([comparisons]), getattr(self.fmr, column))[:, 0]
+            rates = self.match_rates(np.array([comparisons]), getattr(self.fmr, column))[:, 0]
+            held = RateCurve(self.fmr.similarity, rates)
             if len(self.held_rates) >= MAX_HELD:
                 self.held_rates.clear()
             self.held_rates[comparisons, column] = held
         return held
-
-    def _along(self, rates: Floats, similarity: float) -> float:
-        """Interpolated, in its logarithm, between values at the rows of the curve."""
-        return float(np.exp(np.interp(similarity, self.fmr.similarity, _log(rates))))
 
     def _persons_for(self, target: float, lowest: float) -> int:
         """On how many people, about, a calibration must be counted to reach a target below the
@@ -316,7 +311,8 @@ class Calibration(_CalibrationPart):
         unit = 10.0 ** max(0, int(np.floor(np.log10(exact))) - 1)
         return int(np.ceil(exact / unit) * unit)
 
-    def _threshold(self, target: float, rates: Floats, name: str) -> float:
+    def _threshold(self, target: float, curve: RateCurve, name: str) -> float:
+        rates = curve.rates
         if target >= rates[0]:
             return self.fmr.similarity[0]
         if target < rates[-1]:
@@ -334,15 +330,11 @@ class Calibration(_CalibrationPart):
                     "persons_needed": needed,
                 },
             )
-        falling = np.minimum.accumulate(np.log(rates))
-        return float(np.interp(-np.log(target), -falling, self.fmr.similarity))
+        return curve.similarity_of(target)
 
 
-_TINY = 1e-15
+# A lower limit below it is none: the logarithm of 0 cannot be kept.
+_ZERO = 2e-15
 # That are said to be needed for a rate: more than live on Earth, and a whole number that every
 # reader of JSON can hold.
 MOST_PEOPLE = 1e10
-
-
-def _log(column: Sequence[float] | Floats) -> Floats:
-    return np.log(np.maximum(column, _TINY))

@@ -1,6 +1,10 @@
 """Error rates and how sure they are, where comparisons share people."""
 
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +12,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 CONFIDENCE = 0.95
+_TINY = 1e-15
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +23,43 @@ class Rate:
     low: float
     high: float
     extrapolated: bool = False
+
+
+class RateCurve:
+    """Rates (T,) at similarities (T,) that rise; the logarithms are interpolated. In Python: for
+    one similarity at a time NumPy takes several times as long."""
+
+    def __init__(self, similarities: Sequence[float], rates: Sequence[float] | Floats) -> None:
+        self.rates = np.asarray(rates, np.float64)
+        self._similarities = similarities
+        self._logarithms: list[float] = np.log(np.maximum(self.rates, _TINY)).tolist()
+
+    def at(self, similarity: float) -> float:
+        """The rate at a similarity; beyond an end of the curve that at the end."""
+        return math.exp(_interpolated(similarity, self._similarities, self._logarithms))
+
+    def similarity_of(self, rate: float) -> float:
+        """The lowest similarity from which on the curve stays at or below a rate (> 0); at the
+        last row at the latest."""
+        return _interpolated(-math.log(rate), self._falling, self._similarities)
+
+    @cached_property
+    def _falling(self) -> list[float]:
+        """Minus the logarithms of the lowest rates so far: they rise, or stay."""
+        with np.errstate(divide="ignore"):
+            lowest: list[float] = (-np.minimum.accumulate(np.log(self.rates))).tolist()
+        return lowest
+
+
+def _interpolated(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
+    """`numpy.interp` for one number."""
+    before = bisect_right(xs, x) - 1
+    if before < 0:
+        return ys[0]
+    if before >= len(xs) - 1:
+        return ys[before]
+    slope = (ys[before + 1] - ys[before]) / (xs[before + 1] - xs[before])
+    return slope * (x - xs[before]) + ys[before]
 
 
 def clopper_pearson(

@@ -16,11 +16,13 @@ CLOSING_S = 60.0  # how long a caller waits for an index that is being closed
 
 @dataclass(slots=True, eq=False)
 class OpenReplica:
-    """A replica, its number of current users, and its bytes after the last use."""
+    """A replica, its number of current users, and its bytes after the last use; `sized`: they are
+    those of a settled replica, which do not change."""
 
     replica: Replica
     users: int = 0
     size: int = 0
+    sized: bool = False
     closing: bool = False
 
 
@@ -105,10 +107,12 @@ class Replicas(Mapping[int, Replica]):
             with self._changed:
                 one.users -= 1
                 if self._open.get(key) is one:
-                    size = one.replica.index.usage.memory
-                    self._bytes += size - one.size
-                    one.size = size
-                    if one.replica.settled:
+                    settled = one.replica.settled
+                    if not (settled and one.sized):
+                        size = one.replica.index.usage.memory
+                        self._bytes += size - one.size
+                        one.size, one.sized = size, settled
+                    if settled:
                         self._unsettled.discard(key)
                     else:
                         self._unsettled.add(key)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from app.decision.rates import clopper_pearson, dyadic_variance, effective_trials
+from app.decision.rates import RateCurve, clopper_pearson, dyadic_variance, effective_trials
 
 
 def interval(errors: float, trials: float) -> tuple[float, float]:
@@ -63,3 +63,22 @@ def test_dyadic_variance_knows_that_pairs_share_people() -> None:
     true = float(np.var(estimates))
     assert float(np.mean(variances)) == pytest.approx(true, rel=0.2)
     assert float(np.mean(naive)) < true / 3
+
+
+SIMILARITIES = (-0.2, 0.1, 0.15, 0.4, 0.9)
+
+
+@pytest.mark.parametrize("similarity", [-1.0, -0.2, 0.0, 0.1, 0.12, 0.8999, 0.9, 1.0])
+def test_a_curve_interpolates_logarithms_as_numpy(similarity: float) -> None:
+    rates = [1.0, 0.3, 0.3, 1e-5, 0.0]
+    logarithms = np.log(np.maximum(rates, 1e-15))
+    expected = np.exp(np.interp(similarity, SIMILARITIES, logarithms))
+    assert RateCurve(SIMILARITIES, rates).at(similarity) == pytest.approx(expected, rel=1e-14)
+
+
+@pytest.mark.parametrize("rate", [2.0, 1.0, 0.5, 0.3, 0.1, 0.02, 1e-5])
+def test_the_similarity_of_a_rate_is_found_where_the_curve_stays_below_it(rate: float) -> None:
+    rates = np.array([1.0, 0.02, 0.3, 1e-3, 1e-5])  # sampled: it may rise a little
+    falling = np.minimum.accumulate(np.log(rates))
+    expected = np.interp(-np.log(rate), -falling, SIMILARITIES)
+    assert RateCurve(SIMILARITIES, rates).similarity_of(rate) == pytest.approx(expected, rel=1e-14)

@@ -17,6 +17,12 @@ from tests.gallery.conftest import template
 from tests.writing import enroll_person
 
 
+@pytest.fixture(autouse=True)
+def every_connection_from_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only statements of connections that are taken from the pool are counted."""
+    monkeypatch.setattr("app.store.database.MAX_OPEN_GLANCES", 0)
+
+
 @contextmanager
 def statements(engine: Engine) -> Iterator[list[str]]:
     """Those that are executed on an engine within the context."""

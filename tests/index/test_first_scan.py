@@ -13,7 +13,7 @@ from app.index.certified.persons import BestPersons
 from app.index.certified.rows import IndexShape
 from app.index.certified.search import ProbeSearch
 from app.index.certified.shards import OUTLIER_SHARE, FirstRadius, Shard
-from app.index.comparator import COSINE
+from app.index.comparator import COSINE, Comparator
 from app.index.port import SearchCounts
 from tests.index.conftest import Vectors, brute_force, same_answer, settle, templates, unit
 
@@ -79,6 +79,30 @@ def test_a_search_lowers_a_first_radius_that_was_too_large(
     for probe in held[:20]:
         scan(index, shard, probe)
     assert shard.first_radius.radius < 0.7
+
+
+def test_probes_whose_scores_are_lowered_have_a_radius_of_their_own() -> None:
+    radius = FirstRadius(0.3)
+    for _ in range(50):
+        radius.note(needed=0.05, lowered=1.2)
+    assert radius.of(lowered=1.2) < 0.1
+    assert radius.of(lowered=0.1) == radius.radius == 0.3
+
+
+def test_a_search_for_a_degraded_face_leaves_the_radius_of_others(
+    index: CertifiedIndex, shard: Shard, held: Vectors
+) -> None:
+    """Its floor is lower, because all that resembles it is lowered."""
+    assert index.quantiser is not None
+    shard = replace(shard, first_radius=FirstRadius(0.99))
+    for probe in held[:20]:
+        comparator = Comparator(direction=probe, weight=0.9)
+        degraded = comparator.probe(probe)
+        ProbeSearch(degraded, BestPersons(5), index.quantiser, bound_of(D), SearchCounts()).cover(
+            shard
+        )
+    assert shard.first_radius.radius == 0.99
+    assert shard.first_radius.of(degraded.lowered) < 0.7
 
 
 class RecordedSearch(ProbeSearch):

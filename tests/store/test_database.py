@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, text
 
 from app.errors import StoreUnavailable
 from app.store.backends import create_engine
@@ -76,3 +76,26 @@ def test_a_single_statement_needs_no_transaction(store: Store) -> None:
         assert not connection.connection.in_transaction  # type: ignore[attr-defined]
         store.collections.create("meanwhile", "es-test", 4, {})
         assert len(connection.execute(select(collections.c.name)).all()) == len(before) + 1
+
+
+def test_connections_of_single_statements_stay_open(store: Store) -> None:
+    with store.database.glancing() as connection:
+        first = connection
+    with store.database.glancing() as connection:
+        assert connection is first
+        with store.database.glancing() as another:  # of another thread, in a service
+            assert another is not first
+
+
+def test_after_an_error_such_a_connection_is_closed(store: Store) -> None:
+    with pytest.raises(StoreUnavailable), store.database.glancing() as connection:
+        connection.execute(text("SELECT * FROM nothing"))
+    assert connection.closed
+    assert store.collections.create("new", "es-test", 4, {}).name == "new"
+
+
+def test_a_closed_database_has_no_such_connections(store: Store) -> None:
+    with store.database.glancing() as connection:
+        pass
+    store.database.close()
+    assert connection.closed

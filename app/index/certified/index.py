@@ -243,7 +243,7 @@ class CertifiedIndex:
         best: Sequence[Collector],
         comparator: Comparator,
     ) -> None:
-        if not probes:
+        if not probes or not len(rows):
             return
         if len(probes) == 1:
             rows.score_all(probes[0], best[0])

@@ -75,7 +75,7 @@ class BestPersons:
 
     def offer(self, similarities: FloatArray, persons: Ids, keys: Ids) -> None:
         """Record rows (n,): their similarities, persons and template keys."""
-        able = np.flatnonzero(similarities >= self._floor)
+        able = (similarities >= self._floor).nonzero()[0]
         if not len(able):
             return
         wanted = 4 * self._top_k + 32

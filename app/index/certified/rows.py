@@ -113,7 +113,7 @@ class Rows:
     def score(self, probe: Probe, numbers: RowNumbers, best: Collector) -> None:
         """Offer the exact scores of some rows, if they matter."""
         scores = self.scores_of(probe, numbers)
-        able = np.flatnonzero(scores >= best.floor)  # few of them, mostly
+        able = (scores >= best.floor).nonzero()[0]  # few of them, mostly
         able = able[self.alive[numbers[able]]]
         numbers = numbers[able]
         best.offer(scores[able], self.persons[numbers], self.keys[numbers])

@@ -9,6 +9,7 @@ equals that of an exhaustive search. Where the floor is given from the start, on
 serves many probes.
 """
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from functools import partial
@@ -75,7 +76,7 @@ class ProbeSearch:
     def _first_radius(self, shard: Shard) -> float:
         # A floor that few rows have set is low: what earlier searches needed is a better guess.
         radius = self._radius(shard) if self.best.floor > 0 else 0.0
-        return max(radius, shard.first_radius.radius)
+        return max(radius, shard.first_radius.of(self._probe.lowered))
 
     def _certify(self, shard: Shard, radius: float) -> None:
         """Score what a scan with that radius may have left out."""
@@ -85,7 +86,7 @@ class ProbeSearch:
             shard.rows.score_all(self._probe, self.best)
             return
         needed = self._radius(shard)
-        shard.first_radius.note(needed)
+        shard.first_radius.note(needed, self._probe.lowered)
         if needed < radius:
             self._counts.widened += 1
             rows, estimates = shard.codes.scan.within(self._rotated, needed)
@@ -135,6 +136,22 @@ class ProbeSearch:
         """Offer the exact scores of some rows."""
         self._counts.scored += len(rows)
         shard.rows.score(self._probe, rows, self.best)
+
+
+class _Thread(threading.local):
+    """What was set for a thread."""
+
+    spreads: bool = True
+
+
+_thread = _Thread()
+
+
+def _spread_nothing() -> None:
+    """FAISS starts no threads of its own for this one."""
+    if _thread.spreads:
+        faiss.omp_set_num_threads(1)
+        _thread.spreads = False
 
 
 class ShardScanner(Protocol):
@@ -208,7 +225,7 @@ class ThreadScanner:
                 break
             helper.add_done_callback(lambda _: self._free.release())
             helpers.append(helper)
-        faiss.omp_set_num_threads(1)  # of this thread: FAISS spreads nothing further
+        _spread_nothing()
         try:
             work()
         finally:

@@ -21,6 +21,10 @@ PILOT_SHARE = 0.25
 # Then it follows what searches need, in such steps, until it is too large for this share of them.
 STEP = 0.02
 TOO_LARGE = 0.05
+# Probes whose scores may be lowered by so much more than those of others have a radius of
+# their own: their floors are lower, and with one radius for all each search would return many rows.
+GROUP_WIDTH = 0.3
+GROUPS = 4
 # The rows with the least projections, and as many with the most residuals. They would lower the
 # radius of all other rows, and so few are scored exactly in less time than that costs.
 OUTLIER_SHARE = 0.0025
@@ -31,14 +35,28 @@ class FirstRadius:
     for few of them: these scan twice. A smaller one would return rows that nobody needs."""
 
     def __init__(self, radius: float) -> None:
-        self.radius = radius
+        self._radii = [radius] * GROUPS
 
-    def note(self, needed: float) -> None:
-        """A search needed the rows with an estimate of at least `needed`."""
+    @property
+    def radius(self) -> float:
+        """That of probes whose scores are hardly lowered."""
+        return self._radii[0]
+
+    def of(self, lowered: float) -> float:
+        """That of probes whose scores may be lowered by so much."""
+        return self._radii[_group_of(lowered)]
+
+    def note(self, needed: float, lowered: float = 0.0) -> None:
+        """A search for such a probe needed the rows with an estimate of at least `needed`."""
         # One step of a quantile's search (Robbins and Monro, 1951). A step that is lost between
         # two threads does no harm. Above 0 are the estimates of half of all rows.
-        change = TOO_LARGE if needed >= self.radius else TOO_LARGE - 1
-        self.radius = max(0.0, self.radius + STEP * change)
+        group = _group_of(lowered)
+        change = TOO_LARGE if needed >= self._radii[group] else TOO_LARGE - 1
+        self._radii[group] = max(0.0, self._radii[group] + STEP * change)
+
+
+def _group_of(lowered: float) -> int:
+    return min(int(lowered / GROUP_WIDTH), GROUPS - 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
