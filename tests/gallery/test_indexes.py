@@ -90,6 +90,18 @@ class TestClosing:
         assert open_names(gallery) >= set("abc")
         assert 0 < gallery.open_indexes().bytes < 1_000_000
 
+    def test_their_memory_is_known_after_each_change(self, open_gallery: Open) -> None:
+        gallery = open_gallery(limit=100_000_000)
+        vectors = fill(gallery, "a", 100)
+        sizes = []
+        for number in range(3):
+            gallery.run_maintenance()  # then nothing is left to do: it has settled
+            nearest(gallery, "a", vectors[0])
+            sizes.append(gallery.open_indexes().bytes)
+            for one, vector in enumerate(drawn(100 * 2**number, number + 1)):
+                enroll_person(gallery, "a", f"{number}-{one}", None, [template(vector, "x")])
+        assert sizes[0] < sizes[1] < sizes[2]
+
     def test_what_was_not_saved_is_saved_first(self, open_gallery: Open, database: Path) -> None:
         gallery = open_gallery()
         vectors = fill(gallery, "a", 10)
