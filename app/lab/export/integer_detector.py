@@ -189,7 +189,9 @@ def _quantised(source: Path, spec: DetectorSpec, photos: Sequence[Path]) -> onnx
     if network.takes_pixels:
         raise ExportError(f"{source} takes uint8 pixels: give the network with float32 input")
     if not network.dynamic_batch:
-        raise ExportError(f"{source} takes one size of batch: export_onnx.py detector frees it")
+        raise ExportError(
+            f"{source} takes one size of batch: export_onnx.py detector makes it variable"
+        )
     _detector(source, spec)  # what is no such detector is refused here
     with tempfile.TemporaryDirectory() as folder:
         newer, ready, out = (Path(folder) / f"{name}.onnx" for name in ("newer", "ready", "out"))

@@ -91,7 +91,7 @@ def test_another_network_is_refused(pack: ModelPack, faces: Path, tmp_path: Path
     fixed = onnx.load(pack.detector_path)
     fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     onnx.save(fixed, tmp_path / "fixed.onnx")
-    with pytest.raises(ExportError, match="takes one size of batch"):
+    with pytest.raises(ExportError, match=r"takes one size of batch: .* variable"):
         export_integer_detector(tmp_path / "fixed.onnx", pack.detector, photos, out)
     (tmp_path / "text.onnx").write_text("no network")
     with pytest.raises(ExportError, match=r"text\.onnx is not an ONNX file"):
