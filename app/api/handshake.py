@@ -23,12 +23,18 @@ from app.telemetry.logs import log
 RECORD_HEAD_BYTES = 5
 MAX_RECORD_BYTES = RECORD_HEAD_BYTES + 16 * 1024
 HANDSHAKE = 22
+CLIENT_HELLO = 1
+MAJOR_VERSION = 3
+# No client sends a tenth of it. (The length of a message has three bytes.)
+MAX_HELLO_BYTES = 64 * 1024
 # TLS buffers this much for a connection that does not read at the moment.
 READ_BUFFER_BYTES = 64 * 1024
 # How long the event loop may try to end a connection; `Connection.check` ends it much earlier.
 SHUTDOWN_S = 600.0
 # Made once: an attacker can ask for many.
 PLAIN_HTTP = last_answer(InvalidHttp("This port speaks TLS: begin the address with https://."))
+# A fatal alert: decode_error (RFC 8446, 6).
+NO_HELLO = bytes([21, 3, 3, 0, 2, 2, 50])
 
 
 class Handshake(asyncio.Protocol):
@@ -71,7 +77,9 @@ class Handshake(asyncio.Protocol):
                 self._transport.pause_reading()
             return
         if self._received[0] != HANDSHAKE:
-            self._refuse_plain_http()
+            self._refuse(PLAIN_HTTP)
+        elif not _may_be_hello(self._received):
+            self._refuse(NO_HELLO)
         elif _is_complete(self._received):
             self._table.reached(HandshakeStage.WAITING, self)
             self._work = asyncio.get_running_loop().create_task(self._secure())
@@ -96,8 +104,8 @@ class Handshake(asyncio.Protocol):
 
     # ------------------------------------------------------------------------------------------
 
-    def _refuse_plain_http(self) -> None:
-        self._transport.write(PLAIN_HTTP)
+    def _refuse(self, answer: bytes) -> None:
+        self._transport.write(answer)
         self._transport.close()
 
     async def _secure(self) -> None:
@@ -149,12 +157,30 @@ class Handshake(asyncio.Protocol):
         self._table.remove(self)
 
 
-def _is_complete(received: bytearray) -> bool:
-    """Whether the first record has arrived. One that is too long is, too: it will be refused."""
+def _may_be_hello(received: bytearray) -> bool:
+    """Whether what has arrived of a record can begin a client's first message. That costs much less
+    than to begin a handshake which fails."""
     if len(received) < RECORD_HEAD_BYTES:
+        return True
+    if (
+        received[1] != MAJOR_VERSION
+        or not RECORD_HEAD_BYTES < _length(received) <= MAX_RECORD_BYTES
+    ):
         return False
-    length = RECORD_HEAD_BYTES + int.from_bytes(received[3:RECORD_HEAD_BYTES], "big")
-    return len(received) >= min(length, MAX_RECORD_BYTES)
+    message = received[RECORD_HEAD_BYTES : RECORD_HEAD_BYTES + 4]
+    if message and message[0] != CLIENT_HELLO:
+        return False
+    return len(message) < 4 or int.from_bytes(message[1:], "big") <= MAX_HELLO_BYTES
+
+
+def _is_complete(received: bytearray) -> bool:
+    """Whether the first record has arrived."""
+    return len(received) >= RECORD_HEAD_BYTES and len(received) >= _length(received)
+
+
+def _length(received: bytearray) -> int:
+    """Of the first record, whose head has arrived."""
+    return RECORD_HEAD_BYTES + int.from_bytes(received[3:RECORD_HEAD_BYTES], "big")
 
 
 def _pass_on(transport: asyncio.Transport, data: bytes) -> None:

@@ -165,6 +165,34 @@ def test_bytes_that_are_no_handshake(url: str, client: httpx.Client) -> None:
     assert client.get("/livez").status_code == 200
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\xff\xff\xff\xff",  # no version
+        b"\x16\x03\x01\xff\xff" + bytes(65_535),  # a record that is too long
+        b"\x16\x03\x01\x00\x00" * 10,  # one without content
+        b"\x16\x03\x01\x00\x04\x02\x00\x00\x00",  # a server's first message
+        b"\x16\x03\x01\x00\x04\x01\xff\xff\xff" * 100,  # a first message of 16 MiB
+    ],
+    ids=["version", "too long", "empty", "server", "16 MiB"],
+)
+def test_what_cannot_begin_a_handshake_is_refused_before_one(
+    url: str, sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handshake costs the event loop several times as much as the bytes that ask for it."""
+    begun: list[Handshake] = []
+
+    async def begin(handshake: Handshake) -> None:
+        begun.append(handshake)
+
+    monkeypatch.setattr(Handshake, "_secure", begin)
+    with connected(url) as connection, suppress(ConnectionResetError):
+        connection.sendall(sent)
+        answer = connection.recv(65_536)
+        assert answer == b"\x15\x03\x03\x00\x02\x02\x32"  # a fatal alert
+    assert not begun
+
+
 def test_connections_that_send_nothing_leave_room_for_others(
     url: str, client: httpx.Client, services: Services
 ) -> None:
