@@ -199,7 +199,19 @@ class TestOpening:
         for ask in (create_engine, missing_file):
             with pytest.raises(DatabaseError, match=f"sqlite:///{tmp_path}/x.db"):
                 ask("sqlite:///x.db")
-        assert not (tmp_path / "x.db").exists()
+            with pytest.raises(DatabaseError, match="in the working folder"):
+                ask("sqlite:///file:x.db")  # without uri=true, a name like any other
+            for name in ("file:x.db?", "file:?", "file:x/y.db?mode=rwc&", "file:./x.db?"):
+                with pytest.raises(DatabaseError, match=r"sqlite:///file:/absolute/"):
+                    ask(f"sqlite:///{name}uri=true")
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("prefix", ["file:", "file://", "file://localhost"])
+    def test_a_uri_with_the_whole_path(self, tmp_path: Path, prefix: str) -> None:
+        engine = create_engine(f"sqlite:///{prefix}{tmp_path}/x.db?uri=true")
+        engine.connect().close()
+        engine.dispose()
+        assert (tmp_path / "x.db").exists()
 
     @pytest.mark.parametrize(
         "url",

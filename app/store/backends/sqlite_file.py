@@ -8,6 +8,7 @@ beside readers. File format: https://www.sqlite.org/fileformat2.html, sections 1
 
 import errno
 import os
+import re
 import sqlite3
 import struct
 import weakref
@@ -17,12 +18,15 @@ from pathlib import Path
 from typing import Final
 
 from sqlalchemy import URL
+from sqlalchemy.util import asbool
 
 from app.disk import private_file, private_folder
 from app.errors import DatabaseError
 from app.locks import new_lock
 
 Inode = tuple[int, int]
+# The scheme, which a host may follow (RFC 8089).
+ABSOLUTE_URI = re.compile(r"file:(//[^/]*)?/")
 
 
 class MovedError(sqlite3.OperationalError):
@@ -147,7 +151,15 @@ def database_file(url: URL) -> DatabaseFile | None:
 def database_path(url: URL) -> Path | None:
     """Where a database's file is, or will be; None for one in memory or behind a URI. Raises
     DatabaseError where that would depend on the working folder."""
-    if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
+    if not url.database or _is_in_memory(url):
+        return None
+    if url.database.startswith("file:") and asbool(url.query.get("uri", False)):
+        if not ABSOLUTE_URI.match(url.database):
+            raise DatabaseError(
+                "LIKENESS_DATABASE_URL names a file in the working folder: a start in another "
+                "folder would find no database. Write the whole path: "
+                "sqlite:///file:/absolute/likeness.db?uri=true."
+            )
         return None
     path = Path(url.database)
     if not path.is_absolute():
