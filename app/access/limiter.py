@@ -11,7 +11,7 @@ belong to their subject. Everything here runs on the event loop.
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, time, timedelta
@@ -68,7 +68,7 @@ class Limiter:
         self._clock = clock
         self._now = now
         self._users: dict[str, _User] = {}  # the one used last at the end
-        self._releasing = set[asyncio.Task[None]]()
+        self._left = set[asyncio.Task[None]]()  # what no call waits for
 
     @contextmanager
     def request(self, key: AccessKey) -> Iterator[None]:
@@ -133,9 +133,7 @@ class Limiter:
             return
         del self._users[name]
         if user.quota.reserved:
-            task = asyncio.create_task(self._give_back(name, user.quota))
-            self._releasing.add(task)
-            task.add_done_callback(self._releasing.discard)
+            self._leave(asyncio.create_task(self._give_back(name, user.quota)))
 
     async def _give_back(self, name: str, quota: _Quota) -> None:
         try:
@@ -152,8 +150,7 @@ class Limiter:
             found = user.quota
             if found.reserved >= count:
                 return
-            # To its end, also if this call is cancelled: what it reserves must be known.
-            await asyncio.shield(self._reserve_more(key.limited_as, found, quota, count))
+            await self._to_its_end(self._reserve_more(key.limited_as, found, quota, count))
             # Another call may have used what was reserved; then reserve again while some is left.
             left = found.reserved + (found.unreserved or 0)
             if left < count:
@@ -162,6 +159,28 @@ class Limiter:
                     f"left; this call has {count}. The day ends at 00:00 UTC.",
                     {"retry_after": self._seconds_left(), "limit": "photos_per_day"},
                 )
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, None]) -> None:
+        """Wait for work that goes on if the call is cancelled: what it reserves must be known."""
+        task = asyncio.create_task(work)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._leave(task)
+            raise
+
+    def _leave(self, task: asyncio.Task[None]) -> None:
+        """Keep a task that no call waits for, and log its failure."""
+        self._left.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._left.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, LikenessError):
+            log(logging.WARNING, "photos of a quota were not reserved", code=error.code)
+        elif error is not None:
+            raise error  # a fault of the program, which the event loop logs
 
     def _is_used_up(self, found: _Quota, count: int) -> bool:
         """Whether too few were left when they were last looked up, a short time ago."""

@@ -1,6 +1,7 @@
 """Limits of keys: rates, requests at a time, photos a day."""
 
 import asyncio
+import gc
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -141,7 +142,7 @@ class TestLimiter:
                 for one in users[1:]:
                     with limiter.request(one):
                         pass
-            await asyncio.gather(*limiter._releasing)
+            await asyncio.gather(*limiter._left)
 
         asyncio.run(use())
         assert list(limiter._users) == [users[at].limited_as for at in (0, 3, 4)]
@@ -333,6 +334,44 @@ class TestQuota:
 
         with ThreadPoolExecutor(8) as threads:
             assert sum(threads.map(reserve, range(60))) in (98, 99, 100)
+
+    @pytest.mark.parametrize(
+        ("failure", "said"),
+        [(StoreUnavailable("away"), "photos of a quota were not reserved"), (KeyError("x"), "")],
+    )
+    def test_a_call_that_left_and_a_database_that_failed(
+        self, usage: UsageStore, clock: Clock, caplog: pytest.LogCaptureFixture,
+        failure: Exception, said: str,
+    ) -> None:  # fmt: skip
+        """Each failure is logged once, as what it is; a fault of the program by the event loop."""
+        reported: list[dict[str, Any]] = []
+
+        async def leave() -> None:
+            asyncio.get_running_loop().set_exception_handler(lambda _, one: reported.append(one))
+            begun, end = asyncio.Event(), asyncio.Event()
+
+            async def fail(*_: Any) -> Any:
+                begun.set()
+                await end.wait()
+                raise failure
+
+            limiter = Limiter(usage, fail, lambda: clock.seconds, lambda: clock.now)
+            call = asyncio.create_task(limiter.photos(key_with(clock, photos_per_day=9), 1))
+            await begun.wait()
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            end.set()
+            await asyncio.wait(limiter._left)
+            await asyncio.sleep(0)
+            gc.collect()
+
+        with caplog.at_level("WARNING", "likeness"):
+            asyncio.run(leave())
+            gc.collect()
+        logged = [one.message for one in caplog.records if one.name == "likeness"]
+        assert logged == [said] * bool(said)
+        assert [one["exception"] for one in reported] == ([] if said else [failure])
 
     def test_old_days_are_forgotten(self, usage: UsageStore, clock: Clock) -> None:
         day = clock.now.date()
