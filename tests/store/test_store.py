@@ -16,6 +16,7 @@ from sqlalchemy.exc import IntegrityError
 
 from app.errors import CollectionExists, CollectionNotFound, PersonExists
 from app.store.records import CollectionRecord
+from app.store.sql.embeddings import MOST_SAMPLED
 from app.store.sql.tables import metadata
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_engine, open_gallery, open_store, template
@@ -263,3 +264,19 @@ def test_many_processes_open_a_new_database_at_once(empty_url: str) -> None:
     assert [start.wait(60) for start in starts] == [0, 0, 0, 0]
     record = open_gallery(empty_url).store.collections.get("default")
     assert (record.embedding_space, record.dimension) == (SPACE, DIMENSION)
+
+
+@pytest.mark.parametrize("count", [1, 19, 20, 21, 22, 39, 40, 41, 403])
+def test_templates_of_a_sample_are_evenly_spaced(
+    store: Store, directions: Draw, count: int
+) -> None:
+    keys = enroll(store, "ada", directions(count))
+    enroll(store, "bob", directions(3))
+    found = store.embeddings.sample(
+        store.collections.get("default"), 1000, np.random.default_rng(0)
+    ).keys.tolist()
+    places = [keys.index(key) for key in found if key in keys]
+    assert len(places) == min(count, MOST_SAMPLED)
+    assert (places[0], places[-1]) == (0, count - 1)
+    steps = np.diff(places)
+    assert count == 1 or steps.max() - steps.min() <= 1

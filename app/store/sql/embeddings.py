@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
-from sqlalchemy import Select, bindparam, func, select
+from sqlalchemy import Select, bindparam, func, or_, select
 
 from app.index.port import Templates
 from app.store.database import Database
@@ -130,7 +130,8 @@ class EmbeddingStore:
 
 
 def _evenly_spaced(person_keys: list[int]) -> Select[tuple[int]]:
-    """The keys of the templates of some persons, of each MOST_SAMPLED at most."""
+    """The keys of the templates of some persons, of each MOST_SAMPLED at most: the first, the last,
+    and others evenly between them."""
     place = func.row_number().over(partition_by=templates.c.person, order_by=templates.c.id) - 1
     held = func.count().over(partition_by=templates.c.person)
     numbered = (
@@ -138,5 +139,10 @@ def _evenly_spaced(person_keys: list[int]) -> Select[tuple[int]]:
         .where(templates.c.person.in_(person_keys))
         .subquery()
     )
-    step = (numbered.c.held + (MOST_SAMPLED - 1)) // MOST_SAMPLED
-    return select(numbered.c.id).where(numbered.c.place % step == 0)
+    # The chosen places are first * last // steps for first = 0, 1, … steps: this one is, if the
+    # largest `first` that does not lead beyond it leads to it.
+    steps, last = MOST_SAMPLED - 1, numbered.c.held - 1
+    reached = (steps * numbered.c.place + (steps - 1)) // last * last
+    return select(numbered.c.id).where(
+        or_(numbered.c.held <= MOST_SAMPLED, reached >= steps * numbered.c.place)
+    )
