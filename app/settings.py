@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.origins import Origin
+
 
 class Device(StrEnum):
     """Where the networks run: `auto` takes a GPU when its provider really starts."""
@@ -121,11 +123,9 @@ class Settings(BaseSettings):
         ),
     ] = ""
     cors_origins: Annotated[
-        tuple[Annotated[str, Field(pattern=r"^(\*|null|[a-z][a-z0-9+.-]*://[^/?#\s]+)$")], ...],
-        NoDecode,
-        BeforeValidator(_split),
+        tuple[Origin, ...], NoDecode, BeforeValidator(_split),
         Field(description="Origins whose pages may call the API, by commas; * for every one."),
-    ] = ()
+    ] = ()  # fmt: skip
     data_dir: Annotated[Path, Field(description="Folder of the database.")] = Path("data")
     database_url: Annotated[
         str | None, Field(description="SQLAlchemy URL; default: likeness.db in the data folder.")
