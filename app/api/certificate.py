@@ -6,8 +6,10 @@ exist keep the pair that they began with.
 
 import asyncio
 import logging
+import os
 import re
 import ssl
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -99,6 +101,15 @@ class ServerCertificate:
         """That of the settings; None if they name none. Raises CertificateError."""
         files = CertificateFiles.of(settings)
         return None if files is None else cls(files)
+
+    def warn_of_readers(self) -> None:
+        """Log that others may read the private key. Of another user's file, such as root's, the
+        group may be the service's only way to read it."""
+        found = self._files.key.stat()
+        others = stat.S_IRWXO | (stat.S_IRWXG if found.st_uid == os.geteuid() else 0)
+        if found.st_mode & others:
+            log(logging.WARNING, "others can read the private key of the TLS certificate",
+                path=str(self._files.key), mode=f"{stat.S_IMODE(found.st_mode):04o}")  # fmt: skip
 
     async def watch(self, every_s: float = LOOK_EVERY_S) -> None:
         """Follow the files until this is cancelled."""

@@ -38,7 +38,8 @@ def serve(
     # Before the service is imported and its networks are loaded, so that a port in use or a
     # certificate that has ended is reported at once.
     with bound(settings.host, settings.port) as sockets:
-        ServerCertificate.of(settings)
+        if certificate := ServerCertificate.of(settings):
+            certificate.warn_of_readers()
         if (count := process_count(settings)) > 1:
             if settings.index_device == "cuda":
                 log(

@@ -193,3 +193,25 @@ def test_the_log_says_that_it_must_be_renewed(
     assert [record.message for record in caplog.records] == [
         "the TLS certificate must be renewed"
     ] * 3
+
+
+@pytest.mark.parametrize(
+    ("mode", "mine", "warned"),
+    [(0o600, True, False), (0o400, False, False), (0o640, True, True), (0o640, False, False),
+     (0o644, False, True)],
+)  # fmt: skip
+def test_a_key_that_others_may_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    mode: int, mine: bool, warned: bool,
+) -> None:  # fmt: skip
+    """Of a key of root's, the group may be the service's."""
+    files = files_of(make_pair(tmp_path))
+    files.key.chmod(mode)
+    certificate = ServerCertificate(files)
+    if not mine:
+        monkeypatch.setattr("os.geteuid", lambda: files.key.stat().st_uid + 1)
+    with caplog.at_level(logging.WARNING, "likeness"):
+        certificate.warn_of_readers()
+    assert [record.fields for record in caplog.records] == (  # type: ignore[attr-defined]
+        [{"path": str(files.key), "mode": f"{mode:04o}"}] if warned else []
+    )
