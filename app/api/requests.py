@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin
 
@@ -129,14 +130,24 @@ def _validate(model: type[Fields], values: Mapping[str, Any]) -> Fields:
 def _check_kinds(values: Mapping[str, Any], model: type[BaseModel]) -> None:
     """In JSON a number is a number; forms and query parameters have it as text. An empty text
     counts as not sent, see `CallFields`."""
+    kinds_of = _kinds_of(model)
     for name, value in values.items():
-        if name not in model.model_fields or value in (None, ""):
+        kinds = kinds_of.get(name)
+        if value in (None, ""):
             continue
-        kinds = {bool, int, float}.intersection(_types(model.model_fields[name].annotation))
         if kinds and (isinstance(value, str) or isinstance(value, bool) != (bool in kinds)):
             kind = "true or false" if bool in kinds else "a number"
             quotes = ", without quotes" if isinstance(value, str) else ""
             raise InvalidRequest(f"{name}: Input should be {kind}{quotes}.")
+
+
+@cache
+def _kinds_of(model: type[BaseModel]) -> Mapping[str, frozenset[type]]:
+    """The kinds of numbers, and truth values, that each field may have."""
+    return {
+        name: frozenset({bool, int, float}.intersection(_types(field.annotation)))
+        for name, field in model.model_fields.items()
+    }
 
 
 def _types(annotation: Any) -> Iterator[Any]:

@@ -5,14 +5,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.errors import FaceTooSmall, LowQuality, NoFace, NotLive, SeveralFaces
 from app.faces.looks import FaceSelector
 from app.types import AnalysedImage, Face, FloatArray, Quality
+
+
+def _without_fraction(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+# Of an int in a strict model, after its Field: JSON does not tell 30.0 from 30.
+WHOLE_NUMBER = BeforeValidator(_without_fraction)
 
 
 class QualityGate(BaseModel):

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.decision.calibration import Calibration
-from app.decision.policy import MILD_GATE, OPEN_GATE, QualityGate
+from app.decision.policy import MILD_GATE, OPEN_GATE, WHOLE_NUMBER, QualityGate
 from app.errors import NotCalibrated, RateOutOfReach
 from app.index.person_scores import PersonScore
 from app.index.port import GallerySize
@@ -93,6 +93,7 @@ class CollectionPolicy(BaseModel):
             description="Delete persons this many days after their last enrollment or match, "
             "whichever is later. Null: never.",
         ),
+        WHOLE_NUMBER,
     ] = None
     consent_required: Annotated[
         bool,

@@ -1,5 +1,6 @@
 """In JSON, numbers are numbers: `true` and `"1"` are refused, as text they stay in forms."""
 
+import base64
 from typing import Any
 
 import httpx
@@ -59,6 +60,22 @@ def test_numbers_of_an_access_key(wrong: Any) -> None:
     for model, field in ((LimitFields, "photos_per_day"), (RotationFields, "overlap_hours")):
         with pytest.raises(ValidationError, match=field):
             model.model_validate({field: wrong})
+
+
+def test_a_whole_number_may_be_written_with_a_fraction_of_0(
+    client: httpx.Client, astronaut: bytes
+) -> None:
+    """JSON does not tell them apart."""
+    made = client.post("/v1/collections", json={"name": "w", "policy": {"retention_days": 30.0}})
+    assert made.json()["policy"]["retention_days"] == 30
+    refused(
+        client.patch("/v1/collections/w", json={"policy": {"retention_days": 30.5}}),
+        "retention_days",
+    )
+    call = {"image": base64.b64encode(astronaut).decode(), "max_faces": 1.0}
+    limits = LimitFields.model_validate({"photos_per_day": 10.0, "concurrent_requests": 2.0})
+    assert (limits.photos_per_day, limits.concurrent_requests) == (10, 2)
+    assert client.post("/v1/detect", json=call).status_code == 200
 
 
 def test_forms_and_query_parameters_are_text(client: httpx.Client, astronaut: bytes) -> None:

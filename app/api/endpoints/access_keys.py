@@ -25,6 +25,7 @@ from app.api.json_bodies import JsonRoute
 from app.api.problems import ANY_BODY, ANY_WRITE, problems
 from app.api.responses import TIME, Answer, Example, with_example
 from app.api.routers import GalleryRouter
+from app.decision.policy import WHOLE_NUMBER
 from app.errors import AccessKeyExists, AccessKeyNotFound, AccessPepperDiffers
 
 router = GalleryRouter(prefix="/v1/keys", tags=["access"], route_class=JsonRoute)
@@ -70,11 +71,14 @@ class LimitFields(BaseModel):
         ),
     ] = None
     concurrent_requests: Annotated[
-        int | None, Field(ge=1, le=MAX_COUNT, description="Requests that are processed at a time.")
+        int | None,
+        Field(ge=1, le=MAX_COUNT, description="Requests that are processed at a time."),
+        WHOLE_NUMBER,
     ] = None
     photos_per_day: Annotated[
         int | None,
         Field(ge=1, le=MAX_COUNT, description="Photos a day, from midnight to midnight UTC."),
+        WHOLE_NUMBER,
     ] = None
 
     def limits(self) -> KeyLimits:
@@ -100,6 +104,7 @@ class NewKeyFields(BaseModel):
             max_length=1000,
             description="The collections that the key is limited to; null: all.",
         ),
+        WHOLE_NUMBER,
     ] = None
     expires_at: Annotated[Moment, AfterValidator(_in_future)] | None = None
     limits: Annotated[
