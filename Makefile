@@ -110,7 +110,7 @@ test-long: $(STAMPS)/dev ## Those of them that disturb nothing, side by side as 
 
 .PHONY: test-chaos
 test-chaos: $(STAMPS)/dev ## Those that kill, flood and fill disks, one after the other
-	$(BIN)/python -m pytest -m "chaos and not gpu and not accuracy" $(ARGS) || [ $$? -eq 5 ]
+	TMPDIR=$${TMPDIR:-/tmp} $(BIN)/python -m pytest -m "chaos and not gpu and not accuracy" $(ARGS) || [ $$? -eq 5 ]
 
 .PHONY: test-all
 test-all: $(STAMPS)/dev ## Everything that needs no GPU
