@@ -112,7 +112,12 @@ OnErrorOption = Annotated[
 RetryRefused = Annotated[
     bool, typer.Option(help="Analyse rows again that an earlier run rejected or skipped.")
 ]
-DryRun = Annotated[bool, typer.Option(help="Analyse and report, store nothing.")]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        help="Analyse and report, store nothing; rows are not compared with the rows before them."
+    ),
+]
 RowLimit = Annotated[
     int | None, typer.Option(min=1, max=MOST, help="Import at most this many rows.")
 ]

@@ -76,7 +76,13 @@ class ImportOptions(BaseModel):
     retry_refused: Annotated[
         bool, Field(description="Analyse rows again that an earlier import rejected or skipped.")
     ] = False
-    dry_run: Annotated[bool, Field(description="Analyse and report, store nothing.")] = False
+    dry_run: Annotated[
+        bool,
+        Field(
+            description="Analyse and report, store nothing; rows are not compared with the rows "
+            "before them."
+        ),
+    ] = False
 
 
 class UploadOptions(ImportOptions):

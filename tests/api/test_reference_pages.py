@@ -15,7 +15,7 @@ from app.decision import pairs, policy, verdicts
 from app.decision.policy import MILD_GATE, OPEN_GATE, QualityGate
 from app.decision.thresholds import CollectionPolicy
 from app.errors import LikenessError
-from app.importing import checks, outcomes
+from app.importing import checks, local, outcomes
 from app.importing.source_rows import ImportSourceError, NotAPhoto, UnreadableFile
 from app.services import Services
 from tests.api.conftest import Gallery
@@ -65,7 +65,8 @@ def test_every_reason_is_explained() -> None:
     assert {code: cells[0] for code, cells in listed.items()} == gate
     decided = {verdicts.OUTSIDE_CALIBRATION, pairs.MARGIN_TOO_SMALL, pairs.NEARER_TO_OTHER}
     assert set(rows(section("errors.md", "## Reasons of a decision"))) == decided
-    imports = {checks.CONFLICT, outcomes.NOT_LISTED, "already_enrolled", "near_duplicate"}
+    imports = {checks.CONFLICT, local.DECLARED, outcomes.NOT_LISTED}
+    imports |= {"already_enrolled", "near_duplicate"}
     imports |= {one.code for one in (ImportSourceError, NotAPhoto, UnreadableFile)}
     assert set(rows(section("errors.md", "## Reasons in an import"))) == imports
 
