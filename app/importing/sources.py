@@ -30,6 +30,7 @@ STDIN = "-"
 PREFIX = "compreface:"
 FORMATS = ("csv", "jsonl", "tar")
 PARQUET, ZIP, TAR = ".parquet", ".zip", ".tar"
+FOLDER = "folder"
 
 
 def rows_of(sources: list[str], options: SourceOptions) -> Iterator[Row]:
@@ -49,10 +50,20 @@ def rows_of(sources: list[str], options: SourceOptions) -> Iterator[Row]:
 
 def _check_options(sources: list[str], options: SourceOptions) -> None:
     """Raise ImportSourceError for an option of the command that no source would use."""
-    if options.uploaded or (options.images is None and options.given_space is None):
+    names = {
+        "--pattern": options.pattern,
+        "--person-from": options.person_from,
+        "--names-encoding": options.names_encoding,
+    }
+    given = [name for name, value in names.items() if value is not None]
+    if options.uploaded or not (given or options.images or options.given_space):
         return
     kinds = {_kind(source, options) for source in _expanded(sources)}
     tables = {*TABLES, PARQUET}
+    if not kinds <= {*tables, FOLDER, PREFIX, ZIP, TAR}:
+        return  # reading that source says what is wrong
+    if given and kinds.isdisjoint({FOLDER, ZIP, TAR}):
+        raise ImportSourceError(f"{given[0]} is for a folder or an archive, and no source is one.")
     if options.images is not None:
         if kinds.isdisjoint(tables):
             raise ImportSourceError("--images is for a table, and no source is one.")
@@ -63,11 +74,12 @@ def _check_options(sources: list[str], options: SourceOptions) -> None:
 
 
 def _kind(source: str, options: SourceOptions) -> str:
-    """The kind of a source that may be a table; "" of a folder and of another service."""
+    """FOLDER, PREFIX or the extension of a file's name, of standard input that of its format."""
     if source == STDIN:
         return f".{options.stdin_format}"
-    is_other = source.startswith(PREFIX) or Path(source).is_dir()
-    return "" if is_other else kind_of(source)
+    if source.startswith(PREFIX):
+        return PREFIX
+    return FOLDER if Path(source).is_dir() else kind_of(source)
 
 
 def _expanded(sources: list[str]) -> Iterator[str]:

@@ -82,6 +82,25 @@ def test_photos_in_another_place_are_an_error(folder: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("pattern", "{person_id}/**"), ("person_from", "folder"), ("names_encoding", "gbk")],
+)
+def test_options_of_names_are_refused_where_no_names_are_read(
+    folder: Path, tmp_path: Path, option: str, value: str
+) -> None:
+    """A table says itself whose a photo is."""
+    table = tmp_path / "people.csv"
+    table.write_text("person_id,path\n")
+    name = f"--{option.replace('_', '-')}"
+    with pytest.raises(ImportSourceError, match=f"{name} is for a folder or an archive"):
+        read_all(table, **{option: value})
+    with pytest.raises(ImportSourceError, match="does not exist"):
+        read_all(tmp_path / "mistyped", **{option: value})
+    if option == "names_encoding":
+        assert read_all(folder, **{option: value})
+
+
 def test_options_of_tables_are_refused_where_there_is_none(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ImportSourceError, match="--images is for a table"):
         read_all(folder, images=tmp_path)
