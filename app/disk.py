@@ -3,6 +3,7 @@ the processes of one machine."""
 
 import errno
 import fcntl
+import hashlib
 import os
 import time
 import weakref
@@ -15,6 +16,8 @@ from app.locks import Lock, new_lock
 
 # How often a lock is tried that another process has; a write to a disk takes longer.
 TRY_EVERY_S = 0.0005
+UNFINISHED = b".new"
+MAX_NAME_BYTES = 255  # of a file, with most file systems
 
 
 def write_whole(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
@@ -41,7 +44,10 @@ def write_whole(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
 
 def unfinished(path: Path) -> Path:
     """The file that becomes `path` when it is written completely."""
-    return path.with_name(f"{path.name}.new")
+    name = os.fsencode(path.name)
+    if len(name) + len(UNFINISHED) > MAX_NAME_BYTES:
+        name = hashlib.sha256(name).hexdigest().encode()
+    return path.with_name(os.fsdecode(name + UNFINISHED))
 
 
 def _sync(folder: Path) -> None:

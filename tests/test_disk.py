@@ -114,6 +114,12 @@ def test_everything_below_the_data_folder(tmp_path: Path) -> None:
         assert mode(path) == (0o700 if path.is_dir() else 0o600), path
 
 
+@pytest.mark.parametrize("name", ["x" * 251, "x" * 255, "ü" * 127])
+def test_a_file_may_have_the_longest_name_that_there_is(tmp_path: Path, name: str) -> None:
+    write_whole(tmp_path / name, [b"content"])
+    assert [(one.name, one.read_bytes()) for one in tmp_path.iterdir()] == [(name, b"content")]
+
+
 def test_a_secret_is_not_written_where_others_prepared_a_file(tmp_path: Path) -> None:
     """As in a folder that everybody may write to, such as /tmp."""
     secret, prepared = tmp_path / "secret", tmp_path / "secret.new"

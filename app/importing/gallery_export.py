@@ -2,12 +2,14 @@
 
 import importlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from app.disk import unfinished
 from app.errors import LikenessError
 from app.importing.zips import line, new_bundle
 from app.store.records import CollectionRecord, ExportedTemplate, PersonRecord
@@ -91,18 +93,30 @@ def export(store: Store, record: CollectionRecord, out: Path, progress: Progress
         raise GalleryExportError(f"{out} does not end in one of {', '.join(writers)}.")
     if out.exists():
         raise GalleryExportError(f"{out} exists already; name another file.")
-    unfinished = out.with_name(f".{out.name}.unfinished")
+    written = unfinished(out)
     source = _ExportedCollection(store, record, progress)
     try:
-        # It holds biometric data: its owner's alone.
-        unfinished.touch(mode=0o600)
-        writers[out.suffix](unfinished, source)
-        unfinished.replace(out)
+        # It holds biometric data: its owner's alone, and no file that was there, nor a link.
+        os.close(os.open(written, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        raise GalleryExportError(
+            f"{written} exists, and {out} is written under that name first. Delete it if an "
+            "earlier command left it; otherwise name another file."
+        ) from None
     except OSError as error:
-        raise GalleryExportError(f"{out} cannot be written: {error.strerror}.") from error
+        raise _cannot_write(out, error) from error
+    try:
+        writers[out.suffix](written, source)
+        written.replace(out)
+    except OSError as error:
+        raise _cannot_write(out, error) from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        written.unlink(missing_ok=True)
     return source.count
+
+
+def _cannot_write(out: Path, error: OSError) -> GalleryExportError:
+    return GalleryExportError(f"{out} cannot be written: {error.strerror}.")
 
 
 def _jsonl(path: Path, source: _ExportedCollection) -> None:

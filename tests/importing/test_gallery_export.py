@@ -104,4 +104,17 @@ def test_what_cannot_be_written(services: Services, tmp_path: Path) -> None:
     with pytest.raises(GalleryExportError, match="exists already"):
         export(store, record, tmp_path / "there.jsonl", lambda _: None)
     assert (tmp_path / "there.jsonl").read_text() == "mine"
-    assert not list(tmp_path.glob(".*unfinished"))
+    assert not list(tmp_path.glob("*.new"))
+
+
+def test_what_lies_under_the_unfinished_name_is_left_alone(
+    services: Services, tmp_path: Path
+) -> None:
+    """It may be a link that another user made."""
+    record, store = services.gallery.require("default"), services.gallery.store
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "all.jsonl.new").symlink_to(tmp_path / "mine")
+    with pytest.raises(GalleryExportError, match=r"all\.jsonl\.new exists"):
+        export(store, record, tmp_path / "all.jsonl", lambda _: None)
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert (tmp_path / "all.jsonl.new").is_symlink()
