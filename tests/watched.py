@@ -79,8 +79,15 @@ def watch(
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     lines = log.read_text(errors="replace").splitlines()
-    allowed = (folder / "data", folder / "tmp", Path("/dev"), Path("/proc"))
-    made = [path for path in map(_made, lines) if path and not _within(path, allowed)]
+    allowed, system = (folder / "data", folder / "tmp"), (Path("/dev"), Path("/proc"))
+    made = [
+        path
+        for path in map(_made, lines)
+        # The folder itself may be below /dev: in memory.
+        if path
+        and not _within(path, allowed)
+        and (_within(path, (folder,)) or not _within(path, system))
+    ]
     left = [str(path) for name in ("home", "cwd", "tmp") for path in (folder / name).rglob("*")]
     return Watched(done.returncode, done.stdout, tuple(filter(_leaves, lines)), (*made, *left))
 

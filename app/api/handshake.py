@@ -167,7 +167,7 @@ def _may_be_hello(received: bytearray) -> bool:
         or not RECORD_HEAD_BYTES < _length(received) <= MAX_RECORD_BYTES
     ):
         return False
-    message = received[RECORD_HEAD_BYTES : RECORD_HEAD_BYTES + 4]
+    message = received[RECORD_HEAD_BYTES : min(_length(received), RECORD_HEAD_BYTES + 4)]
     if message and message[0] != CLIENT_HELLO:
         return False
     return len(message) < 4 or int.from_bytes(message[1:], "big") <= MAX_HELLO_BYTES

@@ -165,6 +165,16 @@ def test_bytes_that_are_no_handshake(url: str, client: httpx.Client) -> None:
     assert client.get("/livez").status_code == 200
 
 
+@pytest.mark.parametrize("first", [1, 2, 3, 4])
+def test_a_first_message_in_two_records(url: str, first: int) -> None:
+    """In one packet; the lengths of the second record are none of the message."""
+    head, message = FIRST_MESSAGE[:3], FIRST_MESSAGE[5:]
+    parts = [message[:first], message[first:]]
+    with connected(url) as plain:
+        plain.sendall(b"".join(head + len(part).to_bytes(2, "big") + part for part in parts))
+        assert plain.recv(1) == b"\x16"
+
+
 @pytest.mark.parametrize(
     "sent",
     [

@@ -104,7 +104,6 @@ class NewKeyFields(BaseModel):
             max_length=1000,
             description="The collections that the key is limited to; null: all.",
         ),
-        WHOLE_NUMBER,
     ] = None
     expires_at: Annotated[Moment, AfterValidator(_in_future)] | None = None
     limits: Annotated[

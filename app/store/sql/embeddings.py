@@ -141,7 +141,7 @@ def _evenly_spaced(person_keys: list[int]) -> Select[tuple[int]]:
     )
     # The chosen places are first * last // steps for first = 0, 1, … steps: this one is, if the
     # largest `first` that does not lead beyond it leads to it.
-    steps, last = MOST_SAMPLED - 1, numbered.c.held - 1
+    steps, last = MOST_SAMPLED - 1, func.nullif(numbered.c.held - 1, 0)
     reached = (steps * numbered.c.place + (steps - 1)) // last * last
     return select(numbered.c.id).where(
         or_(numbered.c.held <= MOST_SAMPLED, reached >= steps * numbered.c.place)
