@@ -9,7 +9,7 @@ how far a face goes along one, at least 0, and k the weight of that direction. T
     x.y - sum of k * a(x) * a(y)
 
 It equals the cosine unless both faces look degraded, or both look covered, and is never above the
-cosine. So whatever bounds the cosine from above bounds the score.
+cosine. So whatever bounds the cosine from above bounds the score; `UpperBound` is a tighter bound.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,6 +22,9 @@ from app.types import FloatArray
 
 # Of the length of a unit vector that was rounded to float32.
 UNIT_TOLERANCE = 1e-6
+SCORE_ROUNDING = 1e-5  # of a score in float32
+# A shorter vector would make the rounding of a score too large a part of a cosine.
+SHORTEST_BOUND = 0.1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,13 +63,26 @@ def _within(amounts: FloatArray, most: float) -> FloatArray:
 
 
 @dataclass(frozen=True, slots=True)
+class UpperBound:
+    """What no score of a probe is above: `length` times the cosine with a unit vector (d,)."""
+
+    vector: FloatArray
+    length: float = 1.0
+
+    def least_cosine(self, score: float) -> float:
+        """The least cosine with the vector of a row that has at least this score (> 0)."""
+        return score if self.length == 1 else (score - SCORE_ROUNDING) / self.length
+
+
+@dataclass(frozen=True, slots=True)
 class Probe:
     """One vector (d,) to be compared with many, and what lowers its scores; `lowered`: about by
     how much, with a row that goes one unit along each of the directions."""
 
     vector: FloatArray
-    lowerings: tuple[Lowering, ...] = ()
-    lowered: float = 0.0
+    lowerings: tuple[Lowering, ...]
+    lowered: float
+    upper_bound: UpperBound
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,7 +106,20 @@ class Comparator:
                 along = np.float32(amount) * part.direction
                 lowerings.append(Lowering(along, amount * part.offset, amount * part.most))
                 lowered += amount
-        return Probe(vector, tuple(lowerings), lowered)
+        return Probe(vector, tuple(lowerings), lowered, self._upper_bound(vector))
+
+    def _upper_bound(self, vector: FloatArray) -> UpperBound:
+        """A score is lowered by at least amount * max(0, y.direction), which is at least half of
+        amount * y.direction, whichever sign that has. So it is at most y.(x - amount / 2 *
+        direction): the nearest of such bounds for rows on both sides."""
+        if self.direction is None:
+            return UpperBound(vector)
+        amount = self.weight * max(float(vector @ self.direction), 0.0)
+        below = vector - np.float32(amount / 2) * self.direction
+        length = float(np.linalg.norm(below))
+        if amount == 0 or length < SHORTEST_BOUND:
+            return UpperBound(vector)
+        return UpperBound(np.asarray(below / np.float32(length), np.float32), length)
 
     def scores(self, probes: FloatArray, references: FloatArray) -> FloatArray:
         """The score of each of (n, d) vectors with each of (m, d) others: (n, m)."""

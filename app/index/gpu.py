@@ -7,7 +7,8 @@ v a probe and a row of length 1, and p' and v' what is kept of them in half prec
 |p - p'| |v'| + |v - v'|; both differences are measured, so the bound holds for every row and probe
 (and so do sums in float32, `SUMMING`). A row that a scan does not propose has an estimate no higher
 than the last proposed row's, so its cosine is at most that plus the bound. A score is never above
-the cosine: where the floor is above this sum, no such row belongs to the answer.
+a multiple of the cosine (`UpperBound`): where the cosine that the floor needs is above this sum, no
+such row belongs to the answer.
 """
 
 import logging
@@ -144,7 +145,7 @@ class DeviceScanner:
                     if shard in wanted:  # others are of a newer state
                         searches[one].score(shard, numbers)
                 last = float(found.estimates[place, -1]) + float(slack[one])
-                if found.numbers.shape[1] < found.count and last > searches[one].best.floor:
+                if found.numbers.shape[1] < found.count and last > searches[one].least_cosine:
                     unsure.append(one)
             waiting = unsure
             if not waiting:

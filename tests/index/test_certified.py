@@ -122,6 +122,23 @@ def test_scores_that_are_lower_than_the_cosine(new_index: NewIndex, top_k: int) 
         same_answer(hits, brute_force(among, probe, top_k, LOWERING))
 
 
+def test_rows_whose_scores_are_lowered_are_not_all_scored(new_index: NewIndex) -> None:
+    """Degraded faces have high cosines with a degraded probe, and low scores."""
+    direction = drawn(1, seed=21, dimension=192)[0]
+    people, rows = drawn(20, seed=7, dimension=192), drawn(10_000, dimension=192)
+    rows[::4] = unit(rows[::4] + 3 * direction)
+    rows[1:1_000:8] = unit(people[np.arange(125) % 20] + 0.5 * rows[1:1_000:8])
+    probes = unit(people + direction)
+    index = new_index(192, IndexShape(encode_at=10_000))
+    index.add(templates(rows))
+    settle(index)
+    found = index.search_persons(probes, 6, comparator=Comparator(direction, 1.5))
+    floors = np.array([hits[-1].similarity for hits in found])
+    above = (probes @ rows.T >= floors[:, np.newaxis]).sum()  # by the cosine none is excluded
+    assert index.costs.exhaustive == 0
+    assert index.costs.scored < above / 2
+
+
 def test_nobody_is_lost_behind_a_person_with_many_templates(new_index: NewIndex) -> None:
     crowd = unit(drawn(1) + 0.01 * drawn(2_900, seed=1))
     others = -drawn(100, seed=2)

@@ -59,6 +59,29 @@ def test_only_pairs_that_both_lean_are_lowered_and_none_is_raised() -> None:
     assert (LOWERING.scores(upright, upright) <= upright @ upright.T + 1e-6).all()
 
 
+@pytest.mark.parametrize("weight", [0.5, 1.5, 2.0, 4.0])
+def test_no_score_is_above_its_upper_bound(weight: float) -> None:
+    """Rows on both sides of the direction, and probes that hardly and that nearly only lean."""
+    comparator = Comparator(DIRECTION, weight, LOWERING.covering)
+    rows = np.concatenate([drawn(200), leaning(200, seed=2), -leaning(200, seed=4), [DIRECTION]])
+    probes = [*drawn(20, seed=5), *leaning(20), unit(0.01 * drawn(1)[0] + DIRECTION), DIRECTION]
+    for probe in probes:
+        bound = comparator.probe(probe).upper_bound
+        assert np.linalg.norm(bound.vector) == pytest.approx(1, abs=1e-5)
+        scores = comparator.scores(probe[np.newaxis], rows)[0]
+        assert (scores <= bound.length * (rows @ bound.vector) + 1e-5).all()
+        for score, cosine in zip(scores, rows @ bound.vector, strict=True):
+            assert score <= 0 or cosine >= bound.least_cosine(float(score)) - 1e-6
+
+
+def test_the_upper_bound_is_nearer_than_the_cosine_where_both_lean() -> None:
+    probe, rows = leaning(1)[0], leaning(200, seed=2)
+    bound = LOWERING.probe(probe).upper_bound
+    scores = LOWERING.scores(probe[np.newaxis], rows)[0]
+    excess = bound.length * (rows @ bound.vector) - scores
+    assert (excess < 0.6 * (rows @ probe - scores)).all()
+
+
 def test_without_a_direction_it_is_the_cosine() -> None:
     vectors = leaning(10)
     np.testing.assert_array_equal(COSINE.scores(vectors, vectors), vectors @ vectors.T)

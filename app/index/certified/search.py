@@ -2,11 +2,11 @@
 most similar row of another person.
 
 The scan's estimates say which rows could belong to the answer; only exact scores decide. A score
-is never above the cosine, and the cosine is what is estimated. The best persons so far set a
-floor. The floor and the error bound set the estimate that a row must have to be scored, in this
-scan and in the next. A row that is not scored is thereby known to be below the floor, so an answer
-equals that of an exhaustive search. Where the floor is given from the start, one scan of the codes
-serves many probes.
+is never above a multiple of the cosine with some vector (`UpperBound`), and that cosine is what is
+estimated. The best persons so far set a floor. The floor and the error bound set the estimate that
+a row must have to be scored, in this scan and in the next. A row that is not scored is thereby
+known to be below the floor, so an answer equals that of an exhaustive search. Where the floor is
+given from the start, one scan of the codes serves many probes.
 """
 
 import threading
@@ -47,7 +47,7 @@ class ProbeSearch:
     ) -> None:
         self.best = best
         self._probe = probe
-        self._rotated = quantiser.rotate(probe.vector)
+        self._rotated = quantiser.rotate(probe.upper_bound.vector)
         self._bound = bound
         self._counts = counts
 
@@ -97,7 +97,7 @@ class ProbeSearch:
 
     def _radius(self, shard: Shard) -> float:
         return self._bound.lowest_estimate(
-            self.best.floor, shard.least_projection, shard.most_residual, self._rotated.step
+            self.least_cosine, shard.least_projection, shard.most_residual, self._rotated.step
         )
 
     def _examine(self, shard: Shard, rows: RowNumbers, estimates: FloatArray) -> None:
@@ -114,7 +114,7 @@ class ProbeSearch:
         if self.best.floor > 0:
             codes = shard.codes
             needed = self._bound.lowest_estimate(
-                self.best.floor, codes.projection[rows], codes.residual[rows], self._rotated.step
+                self.least_cosine, codes.projection[rows], codes.residual[rows], self._rotated.step
             )
             rows = rows[estimates >= needed]
         self.score(shard, rows)
@@ -125,8 +125,13 @@ class ProbeSearch:
 
     @staticmethod
     def stacked(searches: Sequence["ProbeSearch"]) -> FloatArray:
-        """The probes (n, d) of several searches."""
-        return np.array([search._probe.vector for search in searches], np.float32)
+        """The unit vectors (n, d) that bound the scores of several searches."""
+        return np.array([search._probe.upper_bound.vector for search in searches], np.float32)
+
+    @property
+    def least_cosine(self) -> float:
+        """What a row that matters has with that vector at least."""
+        return self._probe.upper_bound.least_cosine(self.best.floor)
 
     def note_fallback(self) -> None:
         """Count a search that a device could not do."""
