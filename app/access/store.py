@@ -27,6 +27,15 @@ from app.store.sql.tables import access_keys, access_state, access_usage
 _SCOPES = {one.value: one for one in Scope}
 
 
+# Called with a new key and its token before the key is stored. If it raises, or the process ends
+# meanwhile, there is no such key: nobody would know its token.
+KeepToken = Callable[[AccessKey, str], None]
+
+
+def _keep_nowhere(_key: AccessKey, _token: str) -> None:
+    """The caller gets the token."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredKey:
     """A key, and the digest that its token must have."""
@@ -64,12 +73,8 @@ class AccessKeyStore:
         with self._database.reading() as connection:
             self._require_own_pepper(connection, self._database.clock())
 
-    def create_first(self, new: NewKey, keep: Callable[[str], None]) -> AccessKey | None:
-        """Create a key, unless one was ever created: then return None.
-
-        `keep` is called with the token before the key is stored. If it raises, or the process ends
-        meanwhile, there is no key.
-        """
+    def create_first(self, new: NewKey, keep: KeepToken) -> AccessKey | None:
+        """Create a key, unless one was ever created: then return None."""
         now = self._database.clock()
         key, token = _made(new, now)
         with self._database.writing() as connection:
@@ -78,10 +83,10 @@ class AccessKeyStore:
                 return None
             self._insert(connection, key, token)
             note_key(connection, "key.created", key)
-            keep(token)
+            keep(key, token)
         return key
 
-    def create(self, new: NewKey) -> tuple[AccessKey, str]:
+    def create(self, new: NewKey, keep: KeepToken = _keep_nowhere) -> tuple[AccessKey, str]:
         """A new key and its token, which is stored nowhere. Raises AccessKeyExists if a usable key
         has that name, AccessPepperDiffers as `check_pepper`."""
         now = self._database.clock()
@@ -97,9 +102,12 @@ class AccessKeyStore:
                 )
             self._insert(connection, key, token)
             note_key(connection, "key.created", key)
+            keep(key, token)
         return key, token
 
-    def rotate(self, name_or_id: str, overlap: timedelta) -> tuple[AccessKey, str]:
+    def rotate(
+        self, name_or_id: str, overlap: timedelta, keep: KeepToken = _keep_nowhere
+    ) -> tuple[AccessKey, str]:
         """A new key like an old one, which expires after `overlap`. If the old one was to expire,
         the new one lasts as long from now. Raises AccessKeyNotFound, AccessPepperDiffers as
         `check_pepper`."""
@@ -124,6 +132,7 @@ class AccessKeyStore:
             )
             self._insert(connection, key, token)
             note_key(connection, "key.rotated", key, replaces=old.key_id)
+            keep(key, token)
         return key, token
 
     def revoke(self, name_or_id: str) -> list[AccessKey]:

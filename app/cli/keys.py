@@ -131,8 +131,7 @@ def create(
     ends = None if expires is None else datetime.now(UTC) + _lifetime(expires)
     limits = KeyLimits(requests_per_second, photos_per_second, concurrent_requests, photos_per_day)
     with _opened(new=True) as store:
-        key, token = store.create(NewKey(name, _scopes(scope, limit), limit, ends, limits))
-        _print_new(key, token)
+        store.create(NewKey(name, _scopes(scope, limit), limit, ends, limits), _print_new)
 
 
 @keys_app.command("list")
@@ -182,8 +181,7 @@ def rotate(
         _rotate_encryption()
         return
     with _opened() as store:
-        made, token = store.rotate(key, duration(overlap))
-        _print_new(made, token)
+        store.rotate(key, duration(overlap), _print_new)
         err.print(f"The old token is accepted for {overlap} more.", highlight=False)
 
 

@@ -87,7 +87,7 @@ def require_access_keys(services: Services) -> None:
     file = settings.first_key_file.absolute()
     try:
         made = services.access_keys.create_first(
-            NewKey("first", [*Scope]), lambda token: write_whole(file, [f"{token}\n".encode()])
+            NewKey("first", [*Scope]), lambda _, token: write_whole(file, [f"{token}\n".encode()])
         )
     except OSError as error:
         raise AccessKeyError(

@@ -76,7 +76,8 @@ def announce(text: str) -> None:
     except (OSError, LikenessError) as error:
         log(logging.WARNING, "the service is ready, which cannot be printed", reason=str(error))
         # Otherwise the exit would try to write it again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def become_parent(

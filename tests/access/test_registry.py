@@ -13,6 +13,7 @@ from sqlalchemy import update
 
 from app.access.keys import (
     PEPPER_FILE,
+    AccessKey,
     KeyLimits,
     NewKey,
     Scope,
@@ -226,11 +227,30 @@ def test_a_scope_of_a_newer_version_is_not_known(
     assert key.scopes == {Scope.IDENTIFY}
 
 
+def full(_key: AccessKey, _token: str) -> None:
+    raise OSError("the disk is full")
+
+
+def test_no_key_is_created_or_replaced_whose_token_cannot_be_kept(store: AccessKeyStore) -> None:
+    with pytest.raises(OSError, match="full"):
+        store.create(ENTRANCE, full)
+    assert not store.all()[1]
+    old, _ = store.create(ENTRANCE)
+    with pytest.raises(OSError, match="full"):
+        store.rotate("entrance-1", timedelta(0), full)
+    (left,) = store.all()[1].values()
+    assert left.key == old
+
+
 class TestFirst:
     def test_is_created_once_by_simultaneous_starts(self, store: AccessKeyStore) -> None:
         kept: list[str] = []
+
+        def keep(_key: AccessKey, token: str) -> None:
+            kept.append(token)
+
         with ThreadPoolExecutor(4) as pool:
-            made = list(pool.map(lambda _: store.create_first(ENTRANCE, kept.append), range(4)))
+            made = list(pool.map(lambda _: store.create_first(ENTRANCE, keep), range(4)))
         assert [key.name for key in made if key is not None] == ["entrance-1"]
         (stored,) = store.all()[1]
         assert [id_of(token) for token in kept] == [stored]
@@ -238,10 +258,7 @@ class TestFirst:
     def test_is_not_created_if_its_token_cannot_be_kept(self, store: AccessKeyStore) -> None:
         """So that the next start tries again. A process that is killed there leaves the same."""
 
-        def full(_token: str) -> None:
-            raise OSError
-
-        with pytest.raises(OSError):  # noqa: PT011
+        with pytest.raises(OSError, match="full"):
             store.create_first(ENTRANCE, full)
         assert not store.all()[1]
 

@@ -61,6 +61,19 @@ def test_output_that_cannot_be_written_is_one_line(
         assert len(lines) == 1
 
 
+def test_no_key_is_created_whose_token_cannot_be_printed(
+    ended: Callable[..., subprocess.CompletedProcess[str]], environment: dict[str, str]
+) -> None:
+    """With it, every call would need a token that nobody has."""
+    done = ended(">&-", "keys", "create", "--name", "a", "--scope", "all")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == REASONS["closed"]
+    shown = subprocess.run(
+        [*LIKENESS, "keys", "list"], env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert "all" not in shown.stdout
+
+
 def test_a_closed_input_is_empty(
     ended: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
