@@ -61,11 +61,11 @@ def encrypted(ring: KeyRing, pieces: Iterable[bytes]) -> Iterator[bytes]:
 def opened(ring: KeyRing | None, source: BinaryIO) -> BinaryIO:
     """The stream as it was before it was encrypted; one that is not encrypted as it is.
 
-    Raises BackupError where it is encrypted and the key is not there; reading it raises
-    BackupDamaged.
+    Raises BackupError where it is encrypted and the key is not there, or cannot be read; reading
+    it raises BackupDamaged, or BackupError if the source cannot be read.
     """
-    start = source.read(len(MARK))
-    whole = as_file(chain([start], iter(lambda: source.read(_PIECE), b"")))
+    start = _read(source, len(MARK))
+    whole = as_file(chain([start], iter(lambda: _read(source, _PIECE), b"")))
     if not start.startswith(b"LIKENESS-SEALED"):
         return whole
     if ring is None:
@@ -74,6 +74,13 @@ def opened(ring: KeyRing | None, source: BinaryIO) -> BinaryIO:
             "LIKENESS_ENCRYPTION_KEY_FILE or LIKENESS_ENCRYPTION_KEY_COMMAND)."
         )
     return as_file(_decrypted(ring, whole))
+
+
+def _read(source: BinaryIO, size: int) -> bytes:
+    try:
+        return source.read(size)
+    except OSError as error:
+        raise BackupError(f"The backup cannot be read: {error.strerror or error}.") from error
 
 
 def _decrypted(ring: KeyRing, source: BinaryIO) -> Iterator[bytes]:

@@ -91,6 +91,7 @@ def test_what_cannot_be_read_or_written(data: Path, tmp_path: Path) -> None:
     shown = run("restore", tmp_path / "none", code=2)
     assert "Backup or restore failed" in shown
     assert "cannot be read" in shown
+    assert "cannot be read: Input/output error" in run("restore", "/proc/self/mem", code=2)
     for target in (tmp_path / "none" / "backup", "/dev/full/backup"):
         shown = run("backup", target, code=2)
         assert "Writing failed" in shown
