@@ -165,7 +165,7 @@ def test_the_first_process_of_a_container_can_be_stopped_while_it_starts(
     assert done.returncode == (143 if first else -15), done.stderr
 
 
-@pytest.mark.parametrize(("command", "collects"), [("serve", False), ("import", True)])
+@pytest.mark.parametrize(("command", "collects"), [("serve", False), ("migrate", True)])
 def test_the_garbage_collector_is_off_while_the_service_is_imported(
     environment: dict[str, str], command: str, collects: bool
 ) -> None:

@@ -41,18 +41,21 @@ def ended(environment: dict[str, str]) -> Callable[..., subprocess.CompletedProc
     return run
 
 
-@pytest.mark.parametrize(
-    ("output", "redirected"), [("closed", ">&-"), ("full", ">/dev/full"), ("left", "")]
-)
-@pytest.mark.parametrize(
-    "command",
-    [("audit", "export"), ("backup", "-"), ("keys", "list"), ("--version",), ("serve",)],
-)
+REDIRECTED = {"closed": ">&-", "full": ">/dev/full", "left": ""}
+# Each command with one of them, and one command with each.
+COMMANDS = [
+    (("audit", "export"), "full"), (("backup", "-"), "full"), (("serve",), "full"),
+    (("keys", "list"), "closed"), (("keys", "list"), "full"), (("keys", "list"), "left"),
+    (("--version",), "closed"), (("--version",), "left"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("command", "output"), COMMANDS)
 def test_output_that_cannot_be_written_is_one_line(
     ended: Callable[..., subprocess.CompletedProcess[str]],
-    command: tuple[str, ...], output: str, redirected: str,
+    command: tuple[str, ...], output: str,
 ) -> None:  # fmt: skip
-    done = ended(redirected, *command)
+    done = ended(REDIRECTED[output], *command)
     assert done.returncode == 2
     lines = [line for line in done.stderr.splitlines() if "not encrypted" not in line]
     assert lines[-1:] == [REASONS[output]]
