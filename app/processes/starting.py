@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 from app.errors import LikenessError
@@ -76,7 +77,7 @@ def announce(text: str) -> None:
     except (OSError, LikenessError) as error:
         log(logging.WARNING, "the service is ready, which cannot be printed", reason=str(error))
         # Otherwise the exit would try to write it again.
-        with open(os.devnull, "wb") as nowhere:
+        with Path(os.devnull).open("wb") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
