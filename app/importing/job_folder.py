@@ -147,6 +147,16 @@ class JobFolder:
         """On disk when this returns. Raises OSError."""
         write_whole(self._state(job.import_id), [job.model_dump_json().encode()])
 
+    def end(self, job: ImportJob) -> None:
+        """Save a job that has ended, and remove its archive. On a full disk the archive is removed
+        first, which makes room. Raises OSError if the job cannot be saved; its archive is gone."""
+        try:
+            self.save(job)
+        except OSError:
+            self.archive(job).unlink(missing_ok=True)
+            self.save(job)
+        self.archive(job).unlink(missing_ok=True)
+
     def forget(self, job: ImportJob) -> None:
         """Remove all of a job; its state first: who does it learns so that it is not wanted."""
         for path in (self._state(job.import_id), self.report(job), self.archive(job)):
@@ -158,6 +168,8 @@ class JobFolder:
             for job in self.all():
                 if is_old(job):
                     self.forget(job)
+                elif job.state not in WAITING:  # the process died before it removed the archive
+                    self.archive(job).unlink(missing_ok=True)
             for path in [*self.archives(), *self.path.glob(f"*{REPORT}")]:
                 # A state that cannot be read is a state: another version's, perhaps.
                 held = None if self._state(id_of(path)).exists() else own(path)

@@ -118,9 +118,8 @@ class ImportWorker:
                 "cancelling": False,
             }
         )
-        self._folder.archive(job).unlink(missing_ok=True)
         try:
-            self._folder.save(ended)
+            self._folder.end(ended)
         except OSError as error:
             log(logging.ERROR, "the end of an import cannot be written", error)
             self._unsaved[job.import_id] = ended
@@ -138,6 +137,7 @@ class ImportWorker:
                 worker = worker or self._folder.become_worker()
                 if worker is not None and self._clock() - tidied_at > TIDY_EVERY:
                     self._folder.tidy(lambda job: self._is_old(job) or self._is_left_over(job))
+                    self._end_without_archive()
                     tidied_at = self._clock()
                 while worker is not None and (job := self._next()) is not None:
                     self._do(job)
@@ -168,6 +168,20 @@ class ImportWorker:
             return True
         except LikenessError:  # the database does not answer: checked again later
             return False
+
+    def _end_without_archive(self) -> None:
+        """End the jobs whose archive was removed at their end, which was not written: the
+        disk was full, and then the process was killed."""
+        with self._folder.exclusive():
+            for job in self._folder.all():
+                if job.state not in WAITING or job.import_id in self._unsaved:
+                    continue
+                if not self._folder.archive(job).exists():
+                    self.end(
+                        job, JobState.FAILED,
+                        "Its archive is gone: the service ended before it could write how the "
+                        "import had ended. What it enrolled is kept.",
+                    )  # fmt: skip
 
     def _next(self) -> ImportJob | None:
         """The job that waits for longest, running from now on. As only one process does them, one

@@ -228,6 +228,55 @@ def test_a_full_disk_ends_no_import_twice(
     services.close()
 
 
+def test_a_process_that_dies_at_the_end_of_an_import_leaves_it_ended(
+    tmp_path: Path, archive: Path
+) -> None:
+    """Before it removed the archive; or after it did, on a disk too full to write the end."""
+    services = build_services(Settings(data_dir=tmp_path / "data"))
+    before = ImportJobs(services)
+    ended, lost = queue(before, archive), queue(before, archive)
+    folder = JobFolder(tmp_path / "data" / "imports")
+    folder.save(ended.model_copy(update={"state": JobState.DONE}))
+    folder.save(lost.model_copy(update={"state": JobState.RUNNING}))
+    folder.archive(lost).unlink()
+    jobs = ImportJobs(services)
+    jobs.start()
+    until(lambda: jobs.get("default", lost.import_id).state is JobState.FAILED)
+    assert "archive is gone" in str(jobs.get("default", lost.import_id).detail)
+    assert jobs.get("default", ended.import_id).state is JobState.DONE
+    assert not folder.archives()
+    jobs.cancel("default", lost.import_id)
+    with pytest.raises(ImportNotFound):
+        jobs.get("default", lost.import_id)
+    jobs.stop()
+    services.close()
+
+
+def test_the_end_of_an_import_is_written_before_its_archive_is_removed(
+    tmp_path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a process that is killed between them leaves an import that runs for ever."""
+    services = build_services(Settings(data_dir=tmp_path / "data"))
+    job = queue(ImportJobs(services), archive)
+    folder, save = JobFolder(tmp_path / "data" / "imports"), JobFolder.save
+    there = []
+
+    def saving(self: JobFolder, one: ImportJob) -> None:
+        there.append(self.archive(one).exists())
+        if len(there) == 1:
+            raise OSError(28, "No space left on device")
+        save(self, one)
+
+    monkeypatch.setattr(JobFolder, "save", saving)
+    folder.end(job.model_copy(update={"state": JobState.DONE}))
+    assert there == [True, False], "on a full disk the archive makes room"
+    monkeypatch.undo()
+    ended = folder.find(job.import_id)
+    assert ended is not None
+    assert ended.state is JobState.DONE
+    services.close()
+
+
 @pytest.fixture
 def endless(tmp_path: Path) -> Path:
     """A tar whose members are read for long and give no row."""
