@@ -14,7 +14,6 @@ from app.store.sql.audit_log import AuditEntry
 from app.store.sql.consents import Consent, consent_of
 from app.store.store import Store
 
-MOST_PAIRS = 100  # one person has no more
 MOST_ENTRIES = 1000  # the newest ones
 # Where there may be more about a person.
 ELSEWHERE = [
@@ -63,7 +62,7 @@ def held_data(
         store.alternate_embeddings.of_person(record, person.key, keys),
         len(found) > limit,
         store.idempotency.of_person(person.key),
-        store.pairs.of_person(collection, person_id, None, MOST_PAIRS).items,
+        store.pairs.of_person(collection, person_id).items,
         entries,
         older,
     )

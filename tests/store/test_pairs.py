@@ -158,6 +158,20 @@ def test_pairs_follow_a_merge(store: Store) -> None:
     assert rows(store) == 2
 
 
+def test_a_merge_makes_no_more_pairs_than_a_person_may_have(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pairs, "MAX_DECLARED", 2)
+    for one, other in (("ada", "cleo"), ("ada", "dora"), ("bea", "cleo"), ("bea", "josé")):
+        store.pairs.declare("default", one, other)
+    with pytest.raises(InvalidRequest, match="'bea' would be declared different from 3 persons"):
+        store.corrections.merge_persons("default", "ada", "bea")
+    assert others(store, "ada") == ["cleo", "dora"]
+    store.pairs.withdraw("default", "bea", "josé")
+    store.corrections.merge_persons("default", "ada", "bea")
+    assert sorted(others(store, "bea")) == ["cleo", "dora"]
+
+
 def test_simultaneous_declarations_make_one_pair(store: Store) -> None:
     with ThreadPoolExecutor(8) as threads:
         ways = [("ada", "bea"), ("bea", "ada")] * 8

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sqlalchemy.exc import OperationalError
 
 from app.errors import DatabaseError, StoreFull, StoreUnavailable
 from app.gallery.gallery import Gallery
@@ -201,17 +202,25 @@ class TestOpening:
                 ask("sqlite:///x.db")
             with pytest.raises(DatabaseError, match="in the working folder"):
                 ask("sqlite:///file:x.db")  # without uri=true, a name like any other
-            for name in ("file:x.db?", "file:?", "file:x/y.db?mode=rwc&", "file:./x.db?"):
+            for name in ("file:x.db?", "file:?", "file:x/y.db?mode=rwc&", "file:./x.db?",
+                         "file://elsewhere/x.db?"):  # fmt: skip
                 with pytest.raises(DatabaseError, match=r"sqlite:///file:/absolute/"):
                     ask(f"sqlite:///{name}uri=true")
         assert not list(tmp_path.iterdir())
 
     @pytest.mark.parametrize("prefix", ["file:", "file://", "file://localhost"])
     def test_a_uri_with_the_whole_path(self, tmp_path: Path, prefix: str) -> None:
-        engine = create_engine(f"sqlite:///{prefix}{tmp_path}/x.db?uri=true")
+        """The file is private, is not replaced unseen, and unused parts of its pages are zeroed."""
+        folder = tmp_path / "data folder"
+        url = f"sqlite:///{prefix}{tmp_path}/data%20folder/x.db?mode=rwc&uri=true"
+        assert missing_file(url) == folder / "x.db"
+        engine = create_engine(url)
         engine.connect().close()
+        assert (folder / "x.db").stat().st_mode & 0o077 == 0
+        (folder / "x.db").rename(folder / "moved.db")
         engine.dispose()
-        assert (tmp_path / "x.db").exists()
+        with pytest.raises(OperationalError, match="moved away"):
+            engine.connect()
 
     @pytest.mark.parametrize(
         "url",

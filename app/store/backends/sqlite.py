@@ -78,11 +78,10 @@ def create_engine(url: URL) -> Engine:
         url,
         connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None},
         hide_parameters=True,  # error texts reach logs; embeddings and metadata must not
-        execution_options={FILE: file, WRITES: file and _write_queue(file)},
+        execution_options={FILE: file, WRITES: _write_queue(file)},
     )
-    if file is not None:
-        # SQLAlchemy calls it before each connection that is opened; None lets it continue.
-        event.listen(engine, "do_connect", lambda *_: file.require())
+    # SQLAlchemy calls it before each connection that is opened; None lets it continue.
+    event.listen(engine, "do_connect", lambda *_: file.require())
     event.listen(engine, "connect", _on_connect)
     event.listen(engine, "begin", _on_begin)
     return engine
@@ -139,8 +138,7 @@ def is_unreachable(_engine: Engine) -> bool:
 
 def is_in_place(engine: Engine) -> bool:
     """Whether the file is still the one that was opened."""
-    file = engine.get_execution_options().get(FILE)
-    return file is None or file.is_in_place()
+    return bool(_file_of(engine).is_in_place())
 
 
 def erase_deleted(engine: Engine, wait_s: float) -> bool:
@@ -184,20 +182,22 @@ def blank_unused(engine: Engine, first: int, count: int) -> int | None:
 
     With the write-ahead log empty and the write lock held, the pages are those of the file.
     """
-    file = engine.get_execution_options().get(FILE)
-    if file is None:
-        return 0  # in memory
     with _alone(engine, TURN_S) as alone:
-        return _blank_unused_alone(engine, file, first, count) if alone else None
+        return _blank_unused_alone(engine, first, count) if alone else None
 
 
-def _blank_unused_alone(engine: Engine, file: DatabaseFile, first: int, count: int) -> int | None:
+def _file_of(engine: Engine) -> DatabaseFile:
+    file: DatabaseFile = engine.get_execution_options()[FILE]
+    return file
+
+
+def _blank_unused_alone(engine: Engine, first: int, count: int) -> int | None:
     connection = engine.raw_connection()
     try:
         cursor = connection.cursor()
         cursor.execute("PRAGMA busy_timeout=0")
         try:
-            return _blank_unused(cursor, file, first, count)
+            return _blank_unused(cursor, _file_of(engine), first, count)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & PRIMARY == sqlite3.SQLITE_BUSY:
                 return None

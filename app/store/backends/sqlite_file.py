@@ -16,6 +16,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote
 
 from sqlalchemy import URL
 from sqlalchemy.util import asbool
@@ -25,8 +26,8 @@ from app.errors import DatabaseError
 from app.locks import new_lock
 
 Inode = tuple[int, int]
-# The scheme, which a host may follow (RFC 8089).
-ABSOLUTE_URI = re.compile(r"file:(//[^/]*)?/")
+# The scheme, which SQLite lets this host follow (RFC 8089), and the path.
+ABSOLUTE_URI = re.compile(r"file:(?://(?:localhost)?)?(/(?!/)[^#]*)")
 
 
 class MovedError(sqlite3.OperationalError):
@@ -131,17 +132,15 @@ class _Descriptors:
 _OPEN = _Descriptors()
 
 
-def database_file(url: URL) -> DatabaseFile | None:
-    """The file of a database; None for one behind a URI. Raises DatabaseError."""
-    if _is_in_memory(url):
+def database_file(url: URL) -> DatabaseFile:
+    """The file of a database. Raises DatabaseError, also for one in memory."""
+    path = database_path(url)
+    if path is None:
         raise DatabaseError(
             "A database in memory cannot be shared by the service's threads and processes, and "
             "ends with them. Name a file (LIKENESS_DATABASE_URL=sqlite:////absolute/likeness.db), "
             "or unset LIKENESS_DATABASE_URL."
         )
-    path = database_path(url)
-    if path is None:
-        return None
     try:
         return DatabaseFile(path)
     except OSError as error:
@@ -149,18 +148,19 @@ def database_file(url: URL) -> DatabaseFile | None:
 
 
 def database_path(url: URL) -> Path | None:
-    """Where a database's file is, or will be; None for one in memory or behind a URI. Raises
-    DatabaseError where that would depend on the working folder."""
+    """Where a database's file is, or will be; None for one in memory. Raises DatabaseError where
+    that would depend on the working folder."""
     if not url.database or _is_in_memory(url):
         return None
     if url.database.startswith("file:") and asbool(url.query.get("uri", False)):
-        if not ABSOLUTE_URI.match(url.database):
+        absolute = ABSOLUTE_URI.match(url.database)
+        if absolute is None:
             raise DatabaseError(
                 "LIKENESS_DATABASE_URL names a file in the working folder: a start in another "
                 "folder would find no database. Write the whole path: "
                 "sqlite:///file:/absolute/likeness.db?uri=true."
             )
-        return None
+        return Path(unquote(absolute[1]))
     path = Path(url.database)
     if not path.is_absolute():
         raise DatabaseError(

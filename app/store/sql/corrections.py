@@ -57,9 +57,10 @@ class Corrections:
 
     def merge_persons(self, name: str, source: str, target: str) -> PersonRecord:
         """Move every template and every declared pair of one person to another, and delete the
-        first. The other's metadata stays as it is. Raises DeclaredDifferent, or ConsentMissing if
-        the collection needs consents and either has none that is valid: a withdrawal would be lost
-        with the first person."""
+        first. The other's metadata stays as it is. Raises DeclaredDifferent; InvalidRequest if
+        the other would have too many declared pairs; or ConsentMissing if the collection needs
+        consents and either has none that is valid: a withdrawal would be lost with the first
+        person."""
         with self._database.writing() as connection:
             collection = lock_collection(connection, name)
             old = get_person(connection, collection, source)
@@ -73,7 +74,7 @@ class Corrections:
             mine = select(templates.c.id).where(templates.c.person == old.key)
             keys = list(connection.execute(mine).scalars())
             self._move(connection, collection, keys, (old.key, new.key))
-            move_pairs(connection, old.key, new.key)
+            move_pairs(connection, old, new)
             take_over_activity(connection, old.key, new.key)
             connection.execute(delete(persons).where(persons.c.id == old.key))
             note(connection, "person.merged", name, old.key, into=new.key, templates=len(keys))

@@ -14,7 +14,8 @@ from app.store.sql.lookups import MAX_KEYS, aware, get_collection, get_person, l
 from app.store.sql.statements import Statement
 from app.store.sql.tables import declared_pairs, persons
 
-# Declared pairs of one person: each identification of the person compares with all of them.
+# Declared pairs of one person: each identification of the person compares with all of them. A merge
+# by an earlier version may have left more.
 MAX_DECLARED = 100
 
 _ANY_PAIR = Statement(select(declared_pairs.c.person_a).limit(1))
@@ -63,7 +64,7 @@ class PairStore:
         return self._database.eraser.erase()
 
     def of_person(
-        self, name: str, person_id: str, after: str | None, limit: int
+        self, name: str, person_id: str, after: str | None = None, limit: int | None = None
     ) -> Page[DeclaredPair]:
         """The declared pairs of a person, sorted by the id of the other, those after `after`."""
         with self._database.reading() as connection:
@@ -76,7 +77,7 @@ class PairStore:
                 if after is None or pair.other_id > after
             ]
         found.sort(key=lambda pair: pair.other_id)
-        return Page(found[:limit], more=len(found) > limit)
+        return Page(found[:limit], more=limit is not None and len(found) > limit)
 
     def counterparts(
         self, collection: CollectionRecord, person_ids: Collection[str]
@@ -121,13 +122,23 @@ def refuse_declared(connection: Connection, one: PersonRecord, other: PersonReco
         )
 
 
-def move_pairs(connection: Connection, old: int, new: int) -> None:
-    """Let the pairs of one person, by key, be another's, who keeps those they have."""
-    theirs = set(_partners(connection, new))
-    for partner, created_at in _partners(connection, old).items():
-        if partner in theirs:
-            continue
-        low, high = sorted((new, partner))
+def move_pairs(connection: Connection, old: PersonRecord, new: PersonRecord) -> None:
+    """Add the pairs of one person to those of another. Raises InvalidRequest if these would be more
+    than MAX_DECLARED."""
+    theirs = _partners(connection, new.key)
+    moved = {
+        partner: created_at
+        for partner, created_at in _partners(connection, old.key).items()
+        if partner not in theirs
+    }
+    if moved and len(theirs) + len(moved) > MAX_DECLARED:
+        raise InvalidRequest(
+            f"'{new.person_id}' would be declared different from {len(theirs) + len(moved)} "
+            f"persons after the merge; {MAX_DECLARED} are allowed. Withdraw declarations of "
+            f"'{old.person_id}' or '{new.person_id}' that are no longer needed."
+        )
+    for partner, created_at in moved.items():
+        low, high = sorted((new.key, partner))
         values = {"person_a": low, "person_b": high, "created_at": created_at}
         connection.execute(insert(declared_pairs).values(values))
 
