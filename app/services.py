@@ -1,8 +1,8 @@
 """The running parts of the service, built once from settings and closed once."""
 
 import logging
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -14,7 +14,7 @@ from app.access.store import AccessKeyStore, UsageStore
 from app.decision.calibrations import Calibrations, pack_calibration, pack_orientation
 from app.disk import OneProcessLock
 from app.encryption.ring import KeyRing
-from app.errors import LikenessError
+from app.errors import LikenessError, Overloaded
 from app.faces.loading import build_pipeline
 from app.faces.pipeline import FacePipeline
 from app.gallery.gallery import Gallery
@@ -67,6 +67,21 @@ class Services:
     # One collection at a time is examined or calibrated: it takes seconds of a core.
     calibrating: Lock
     records: SharedRecords | None = None  # where several processes serve
+
+    @contextmanager
+    def examining(self, retry_after_s: int) -> Iterator[None]:
+        """Hold `calibrating` while a collection is examined or calibrated. Raises Overloaded if it
+        is held already."""
+        if not self.calibrating.acquire(blocking=False):
+            raise Overloaded(
+                "A collection is being examined or calibrated, and only one is at a time. "
+                "Try again later.",
+                {"retry_after": retry_after_s},
+            )
+        try:
+            yield
+        finally:
+            self.calibrating.release()
 
     def close(self) -> None:
         """End the threads, keep what the next start can use, close the database."""

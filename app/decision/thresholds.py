@@ -289,9 +289,10 @@ def _requested_threshold(
     target: float, name: str, size: GallerySize, chain: CalibrationChain
 ) -> ThresholdDecision:
     if not chain.calibrations:
+        kind = "" if chain.score is PersonScore.BEST else f" for score={chain.score.value}"
         raise NotCalibrated(
-            f"{name} needs a calibration, and neither the collection nor the model pack has one. "
-            "Give a threshold, or calibrate the collection (POST …/calibrate)."
+            f"{name} needs a calibration{kind}, and neither the collection nor the model pack has "
+            "one. Give a threshold, or calibrate the collection (POST …/calibrate)."
         )
     return _at(target, name, size, chain, ThresholdSource.REQUEST)
 

@@ -225,10 +225,13 @@ class TestLive:
         assert back["calibration_source"] == "pack"
 
     def test_one_at_a_time(self, client: httpx.Client, collection: str, services: Services) -> None:
+        url = f"/v1/collections/{collection}"
         with services.calibrating:
-            answer = client.post(f"/v1/collections/{collection}/calibrate")
-        assert (answer.status_code, code_of(answer)) == (503, "overloaded")
-        assert answer.headers["retry-after"] == "5"
+            calibration, hygiene = client.post(f"{url}/calibrate"), client.get(f"{url}/hygiene")
+        for answer, retry_after in ((calibration, "5"), (hygiene, "30")):
+            assert (answer.status_code, code_of(answer)) == (503, "overloaded")
+            assert answer.json()["detail"].startswith("A collection is being examined or calibr")
+            assert answer.headers["retry-after"] == retry_after
 
     def test_of_nothing(self, client: httpx.Client) -> None:
         answer = client.post("/v1/collections/nowhere/calibrate")

@@ -217,6 +217,8 @@ class TestScores:
         found = self.chosen(policy, PACK)
         rule = identification_threshold(ThresholdRequest(), policy, found, HUNDRED)
         assert (rule.score, rule.threshold, rule.calibration) == (PersonScore.FUSED, 0.5, None)
+        with pytest.raises(NotCalibrated, match="a calibration for score=fused, and neither"):
+            identification_threshold(ThresholdRequest(target_fpir=0.01), policy, found, HUNDRED)
 
     def test_a_default_is_never_a_reason_to_pass_over_a_calibration(self) -> None:
         found = self.chosen(PLAIN, OWN, self.KNOWING)

@@ -20,7 +20,7 @@ from app.decision.calibration import SHOWN_FMR, SHOWN_FPIR, Calibration, ScoreEx
 from app.decision.calibrations import CollectionCalibration, calibrate_collection
 from app.decision.domain import Domain
 from app.decision.thresholds import ONE_COMPARISON
-from app.errors import NotEnoughData, Overloaded
+from app.errors import NotEnoughData
 from app.index.person_scores import PersonScore
 from app.index.port import GallerySize
 from app.services import Services
@@ -312,15 +312,8 @@ async def _in_use(context: CallContext, collection: str) -> CalibrationAnswer:
 
 
 def _calibrate(services: Services, collection: str) -> CollectionCalibration:
-    if not services.calibrating.acquire(blocking=False):
-        raise Overloaded(
-            "A collection is being calibrated; one at a time, try again in a few seconds.",
-            {"retry_after": RETRY_AFTER_S},
-        )
-    try:
+    with services.examining(RETRY_AFTER_S):
         generator = np.random.default_rng(secrets.randbits(64))
         return calibrate_collection(
             services.gallery, collection, generator, domain=services.calibrations.domain
         )
-    finally:
-        services.calibrating.release()

@@ -26,7 +26,6 @@ from app.errors import (
     DeadlineExceeded,
     DeclaredDifferent,
     FaceNotFound,
-    Overloaded,
     PersonNotFound,
 )
 from app.services import Services
@@ -179,22 +178,14 @@ async def hygiene(
 def _examine(
     services: Services, collection: str, limit: int, client_left: threading.Event
 ) -> Hygiene:
-    if not services.calibrating.acquire(blocking=False):
-        raise Overloaded(
-            "Another collection is being examined, and only one is at a time. Try again later.",
-            {"retry_after": RETRY_AFTER_S},
-        )
-
     def check_client(_done: int, _total: int) -> None:
         if client_left.is_set():
             raise DeadlineExceeded("The client has disconnected.")
 
-    try:
+    with services.examining(RETRY_AFTER_S):
         return find_gallery_issues(
             services.gallery, services.calibrations, collection, check_client, limit
         )
-    finally:
-        services.calibrating.release()
 
 
 @router.post(
