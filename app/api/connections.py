@@ -100,8 +100,9 @@ class Connections:
 
     def add(self, connection: TrackedConnection, *, in_handshake: bool = False) -> None:
         """Add a new connection; if only KEPT_FOR_HEALTH places are left, close an idle one
-        (`_longest_idle`). If half of all are in a TLS handshake (`in_handshake`), one of these that
-        is silent or slow is closed, and any of them if no more places than those are left."""
+        (`_longest_idle`). If the new one begins with a TLS handshake (`in_handshake`), and half of
+        all places are taken by handshakes, close a silent or slow handshake; if only
+        KEPT_FOR_HEALTH places are left, any handshake."""
         is_full = len(self._all) >= self.limits.most - KEPT_FOR_HEALTH
         if in_handshake and sum(map(len, self._handshakes.values())) >= self.limits.most // 2:
             victim = self._handshake_to_close(at_once=is_full)

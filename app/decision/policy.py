@@ -242,7 +242,7 @@ def _refuse_rivals(boxes: FloatArray) -> None:
 
 
 def usable_face(image: AnalysedImage, selection: FaceSelection, gate: QualityGate) -> Face:
-    """The one face of a photo that may be enrolled. Raises the FaceError family."""
+    """The face of a photo that is compared, if it passes the gate. Raises the FaceError family."""
     face = select_face(image, selection)
     check_quality(face, gate)
     return face

@@ -104,8 +104,9 @@ def candidates_of(
 def are_short(
     rows: Sequence[Sequence[Hit]], faces: Mapping[int, FaceName], wanted: int, top_k: int
 ) -> bool:
-    """Whether a probe has fewer candidates than there may be: of its `wanted` hits so many are left
-    out that neither `top_k` nor the next one, to which the last has a margin, are left."""
+    """Whether a probe may have more candidates than were found: it has as many hits as were
+    `wanted`, and without those that `faces` lacks at most `top_k` remain. One more is needed for
+    the margin of the last."""
     return any(
         len(row) == wanted and sum(hit.template_key in faces for hit in row) <= top_k
         for row in rows

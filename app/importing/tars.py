@@ -40,7 +40,7 @@ MAX_SIDECAR = 1_000_000
 # Photos named dr.no.1.jpg, dr.no.2.jpg, … look like one sample; this limits those in memory.
 MAX_PHOTOS_A_SAMPLE = 32
 BYTES_A_SAMPLE = 64 << 20
-# Bytes of a stream that are examined before its first row, as it can be read only once.
+# Samples of a stream that are examined before its first row, as it can be read only once.
 SAMPLES_AHEAD = 64
 
 

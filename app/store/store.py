@@ -36,7 +36,8 @@ class Store:
     person or face raise CollectionNotFound, PersonNotFound or FaceNotFound.
 
     Consumers take the class that they need. The whole `Store` is for the gallery, which gives
-    access to it, and for commands that open and close the database.
+    access to it, for commands that open and close the database, and for the few functions that need
+    several classes (consent, a person's record, exports, re-embedding).
     """
 
     def __init__(

@@ -65,8 +65,8 @@ class VerifyAnswer(Answer, Decided, Doubtful):
             description=(
                 "`ambiguous`: the similarity reaches the threshold, but another person who is "
                 "declared to be different is as similar or nearly so. `rejected`: both faces "
-                "are blurred, dark or degraded, so that their similarity says nothing about "
-                "identity. `is_match` is false in either case."
+                "are blurred, dark, small or degraded, so that their similarity says nothing "
+                "about identity. `is_match` is false in either case."
             )
         ),
         Example("match"),

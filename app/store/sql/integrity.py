@@ -153,7 +153,7 @@ def compose_ids(connection: Connection) -> int:
 
 
 def id_clashes(connection: Connection) -> list[IdClash]:
-    """The persons whose ids are not in Form C."""
+    """The persons whose id is not in Form C, while another person has its Form C."""
     found = []
     for key, collection, person_id in _not_composed(connection):
         other = _holder(connection, collection, composed(person_id))

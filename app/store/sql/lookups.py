@@ -1,4 +1,4 @@
-"""Queries over the tables, and their rows as the records of `ports`.
+"""Queries over the tables, and their rows as the records of `app.store.records`.
 
 Each takes an open connection: the caller's transaction decides what it sees.
 """
