@@ -8,7 +8,7 @@ from itertools import islice
 
 from sqlalchemy import select
 
-from app.access.registry import seconds
+from app.clock import seconds
 from app.locks import new_lock
 from app.store.database import Database
 from app.store.sql.audit_log import note_call

@@ -2,13 +2,13 @@
 
 A request reads no database: it uses what was read at most `LEASE_S` ago. A revocation is
 acknowledged `LEASE_S` after its commit; by then every process has read it, or uses no key at all
-until it has. The lease is measured by each process's own clock, from before the read.
+until it has. The lease is measured by each process's own clock, from before the read; it also ends
+while the machine is suspended.
 """
 
 import hmac
 import logging
 import threading
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from datetime import datetime
 
 from app.access.keys import AccessKey, digest_of, id_of
 from app.access.store import AccessKeyStore, StoredKey, hour_of
+from app.clock import seconds
 from app.errors import AccessPepperDiffers, LikenessError
 from app.locks import new_lock
 from app.store.database import now_utc
@@ -23,13 +24,6 @@ from app.telemetry.logs import log
 
 LEASE_S = 2.0
 POLL_S = 0.5
-# A clock that also runs while the machine sleeps, where there is one: a lease ends during sleep.
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-
-
-def seconds() -> float:
-    """A monotonic clock in seconds that also runs while the machine sleeps, if there is one."""
-    return time.clock_gettime(_CLOCK)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ from app import __version__
 from app.access.limiter import Limiter
 from app.access.oidc_rules import OidcRules
 from app.access.probing import ProbingMonitor
-from app.access.registry import seconds
 from app.api.access import AccessControl
 from app.api.admission import Admission
 from app.api.direct_routes import DirectRoutes
@@ -46,6 +45,7 @@ from app.api.proxies import Proxies
 from app.api.responses import ModelInfo
 from app.api.transfers import TransfersByKind
 from app.api.turns import SendInPieces
+from app.clock import seconds
 from app.errors import LikenessError
 from app.gallery.retention import RetentionTask
 from app.importing.jobs import ImportJobs

@@ -7,10 +7,10 @@ verified), whichever is later.
 
 import logging
 import math
-import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
+from app.clock import seconds
 from app.errors import CollectionNotFound
 from app.gallery.gallery import Gallery
 from app.locks import new_lock
@@ -49,7 +49,7 @@ class RetentionTask:
         store_matches: Callable[[], None],
         before_erasing: Callable[[str, Sequence[str]], object],
         now: Callable[[], datetime] = now_utc,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = seconds,
     ) -> None:
         """`store_matches` stores the matches that this process has noted: no person is deleted
         if that fails. `before_erasing(collection, person_ids)` is called before the deletion."""
@@ -64,12 +64,12 @@ class RetentionTask:
 
     def round(self) -> None:
         """Delete some persons, if any are due. Raises StoreUnavailable or StoreFull."""
-        now, seconds = self._now(), self._clock()
-        if self._has_jumped(now, seconds):
+        now, time = self._now(), self._clock()
+        if self._has_jumped(now, time):
             self._due = []
-            self._check_at = seconds + CHECK_EVERY_S
-        if not self._due and seconds >= self._check_at:
-            self._check_at = seconds + CHECK_EVERY_S
+            self._check_at = time + CHECK_EVERY_S
+        if not self._due and time >= self._check_at:
+            self._check_at = time + CHECK_EVERY_S
             records = self._gallery.store.collections.every()
             self._due = [one.name for one in records if expiry_of(one, now)]
         if self._due:
@@ -82,12 +82,12 @@ class RetentionTask:
                 if more:  # also after a failure, such as a full disk
                     self._due.append(name)
 
-    def _has_jumped(self, now: datetime, seconds: float) -> bool:
+    def _has_jumped(self, now: datetime, time: float) -> bool:
         """Whether the clock was set, by more than JUMP_S, since the last round: it may be wrong."""
-        last, self._last = self._last, (now, seconds)
+        last, self._last = self._last, (now, time)
         if last is None:
             return False
-        jump = (now - last[0]).total_seconds() - (seconds - last[1])
+        jump = (now - last[0]).total_seconds() - (time - last[1])
         if abs(jump) <= JUMP_S:
             return False
         log(logging.WARNING, "the clock was set; nobody is deleted by age for an hour",

@@ -1,5 +1,6 @@
 """Persons are deleted by age, where the policy says so."""
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -268,6 +269,23 @@ class TestTask:
         calendar.now += timedelta(seconds=CHECK_EVERY_S)
         task.round()
         assert left(gallery.store) == []
+
+    def test_a_machine_that_was_suspended(
+        self, gallery: Gallery, calendar: Calendar, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        suspended = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+        usual = time.clock_gettime  # of threads of other tests
+
+        def clock_gettime(clock: int) -> float:
+            return calendar.now.timestamp() if clock == suspended else usual(clock)
+
+        monkeypatch.setattr(time, "clock_gettime", clock_gettime)
+        gallery.store.persons.create("staff", "ada", {})
+        task = RetentionTask(gallery, lambda: None, print, calendar)
+        task.round()
+        calendar.now += 31 * DAY
+        task.round()
+        assert left(gallery.store) == [], "the clock was not set"
 
     def test_a_policy_that_is_withdrawn_at_the_last_moment(
         self, gallery: Gallery, calendar: Calendar
