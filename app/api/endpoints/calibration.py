@@ -123,10 +123,12 @@ class DomainInfo(BaseModel):
     ]
     source: Annotated[
         str,
-        Field(description="Number of people whose faces were degraded to find the direction."),
+        Field(description="The folder whose photos were degraded to find the direction."),
         Example("lfw/images"),
     ]
-    faces: Annotated[int, Example(600)]
+    faces: Annotated[
+        int, Field(description="Number of people of whom a face was degraded."), Example(600)
+    ]
     degradations: Annotated[
         list[str], Example(["blur of 6 pixels", "brightness x 0.05", "turned by 180 degrees"])
     ]
