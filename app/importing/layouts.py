@@ -188,8 +188,16 @@ def compile_pattern(pattern: str) -> "re.Pattern[str]":
             f"A pattern may have {MAX_WILDCARDS} wildcards (* or **); this one is {pattern}."
         )
     parts = re.split(r"(\*\*|\*|\{person_id\})", pattern)
-    known = {"**": ".*", "*": "[^/]*", PERSON: "(?P<person_id>[^/]+)"}
-    return re.compile("".join(known.get(part, re.escape(part)) for part in parts), re.IGNORECASE)
+    place = parts.index(PERSON)
+    # Before the id as little of its own name as possible, so that the id is the longest.
+    before = {"**": "(?:.*/)?[^/]*?", "*": "[^/]*?"}
+    after = {"**": ".*", "*": "[^/]*"}
+    expressions = [
+        *(before.get(part, re.escape(part)) for part in parts[:place]),
+        "(?P<person_id>[^/]+)",
+        *(after.get(part, re.escape(part)) for part in parts[place + 1 :]),
+    ]
+    return re.compile("".join(expressions), re.IGNORECASE)
 
 
 class Survey:

@@ -187,9 +187,7 @@ def _add_sidecar(
     try:
         content = stream.content(member, MAX_SIDECAR + 1)
         if len(content) > MAX_SIDECAR:
-            raise ImportSourceError(
-                f"The .{kind} of the photo has more than {MAX_SIDECAR:,} bytes; shorten it."
-            )
+            raise ValueError(f"it has more than {MAX_SIDECAR:,} bytes")
         text = content.decode("utf-8").strip()
         if kind is not PersonFrom.JSON:
             sample.said[kind] = text

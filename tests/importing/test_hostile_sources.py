@@ -19,6 +19,7 @@ from app.importing import tables, zips
 from app.importing.outcomes import RowOutcome, RowResult, report_writer
 from app.importing.source_rows import ImportSourceError, Row, UnreadableFile
 from app.importing.sources import SourceOptions, rows_of
+from app.importing.tars import MAX_SIDECAR
 from app.importing.unpacking import READABLE, decompressed, open_member
 
 MIB = 1 << 20
@@ -155,6 +156,21 @@ def test_sidecars_that_cannot_be_read_refuse_their_photo(tmp_path: Path) -> None
     assert found[1] == "The .json of the photo is not a JSON object."
     assert "codec can't decode" in found[2]
     assert (found[3], rows[3].person_id) == ("", "ada")
+
+
+def test_a_large_file_beside_photos_ends_nothing(tmp_path: Path) -> None:
+    """Not every text is about a photo."""
+    large = b"x" * (MAX_SIDECAR + 1)
+    files = {
+        "ada/1.jpg": b"1", "ada/README.txt": large, "bob/2.jpg": b"2", "bob/2.json": large,
+        "bob/3.jpg": b"3",
+    }  # fmt: skip
+    rows = read_all(tar_of(tmp_path / "photos.tar", files), person_from="folder")
+    assert [(row.person_id, row.problem is None) for row in rows if row.place.endswith(".jpg")] == [
+        ("ada", True), ("bob", False), ("bob", True),
+    ]  # fmt: skip
+    (problem,) = [str(row.problem) for row in rows if row.place.endswith("bob/2.jpg")]
+    assert "it has more than 1,000,000 bytes" in problem
 
 
 def test_a_hostile_row_of_a_table_fails_alone(tmp_path: Path) -> None:
