@@ -135,7 +135,8 @@ def suspected_duplicates(data: LabelledEmbeddings) -> list[SuspectedPair]:
         if tail is None:
             break
         expected = [tail.rate_at(float(s)) * pairs for s in everyone.similarities[: suspects + 5]]
-        following = next((i for i, e in enumerate(expected) if e >= EXPECTED_BY_CHANCE), suspects)
+        explained = (i for i, e in enumerate(expected) if e >= EXPECTED_BY_CHANCE)
+        following = next(explained, len(expected))
         if following == suspects:
             break
         suspects = following

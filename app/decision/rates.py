@@ -40,7 +40,7 @@ class RateCurve:
 
     def similarity_of(self, rate: float) -> float:
         """The lowest similarity from which on the curve stays at or below a rate (> 0); at the
-        last row at the latest."""
+        last row at the latest. Between a rate and 0 nothing is interpolated: that of 0 counts."""
         return _interpolated(-math.log(rate), self._falling, self._similarities)
 
     @cached_property
@@ -58,6 +58,8 @@ def _interpolated(x: float, xs: Sequence[float], ys: Sequence[float]) -> float:
         return ys[0]
     if before >= len(xs) - 1:
         return ys[before]
+    if x > xs[before] and math.isinf(xs[before + 1]):
+        return ys[before + 1]
     slope = (ys[before + 1] - ys[before]) / (xs[before + 1] - xs[before])
     return slope * (x - xs[before]) + ys[before]
 

@@ -98,6 +98,9 @@ class ConflictChecker:
     ) -> Prepared:
         row, limit = one.row, self._options.near_duplicate
         own = nearest.get(row.person_id)
+        if limit is not None and own is None and row.person_id in before.known:
+            # Others are nearer.
+            own = self._similarity_to_own(one)
         if limit is not None and own is not None and own >= limit:
             outcome = RowOutcome(
                 row.place, row.person_id, RowResult.SKIPPED, "near_duplicate",
@@ -113,6 +116,13 @@ class ConflictChecker:
         if nearest[first] < rule.threshold:
             return one
         return self._conflicting(one, first, nearest[first])
+
+    def _similarity_to_own(self, one: Prepared) -> float | None:
+        """The highest similarity to a stored face of the row's person."""
+        assert one.template is not None, "a row with a face is checked"
+        gallery, name = self._services.gallery, self._record.name
+        found = gallery.compare(name, one.row.person_id, one.template.embedding)
+        return None if found is None else found.similarity
 
     def _conflicting(self, one: Prepared, other: str, similarity: float) -> Prepared:
         if self._options.on_conflict not in (OnConflict.SKIP, OnConflict.STOP):
@@ -134,7 +144,7 @@ class _GallerySoFar:
         self._comparator = comparator
         self.likeness = found.likeness
         self.size = found.searched
-        self._known = known
+        self.known = known
         self._people: list[str] = []
         self._embeddings: list[FloatArray] = []
 
@@ -151,9 +161,9 @@ class _GallerySoFar:
 
     def add(self, person_id: str, template: NewTemplate) -> None:
         """Add a template that will be stored."""
-        new = person_id not in self._known
+        new = person_id not in self.known
         self.size = self.size.one_more(person=new)
-        self._known.add(person_id)
+        self.known.add(person_id)
         self._people.append(person_id)
         self._embeddings.append(template.embedding)
 

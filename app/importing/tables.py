@@ -29,6 +29,7 @@ OWN = {
     PERSON, IMAGE, EMBEDDING, SPACE, METADATA, QUALITY, FACE_ID, DIGEST, CROP, WITHOUT_FACE,
     DIFFERENT,
 }  # fmt: skip
+NEEDED = {IMAGE, EMBEDDING, WITHOUT_FACE, DIFFERENT}  # one of them, beside the person
 SHA256 = re.compile(r"[0-9a-f]{64}")
 # A field of a CSV may be a whole embedding, a line metadata beside it.
 MAX_FIELD = 1_000_000
@@ -141,7 +142,7 @@ def has_columns(first_line: str, suffix: str) -> bool:
             names = set(_json_object(first_line))
     except (csv.Error, ImportSourceError):
         return False
-    return PERSON in names and bool({IMAGE, EMBEDDING, WITHOUT_FACE, DIFFERENT} & names)
+    return PERSON in names and bool(NEEDED & names)
 
 
 def count_lines(file: IO[bytes]) -> int:
@@ -196,10 +197,10 @@ def check_columns(names: Any, name: str) -> None:
         raise ImportSourceError(
             f"{name} is text in UTF-16; save it as UTF-8 (in a spreadsheet: CSV UTF-8)."
         )
-    if PERSON not in names or not {IMAGE, EMBEDDING, DIFFERENT} & set(names):
+    if PERSON not in names or not NEEDED & set(names):
         raise ImportSourceError(
-            f"{name} needs the column {PERSON} and one of {IMAGE}, {EMBEDDING} and {DIFFERENT}; it "
-            f"has {printable(', '.join(names)) or 'none'}. A table is text in UTF-8."
+            f"{name} needs the column {PERSON} and one of {', '.join(sorted(NEEDED))}; it has "
+            f"{printable(', '.join(names)) or 'none'}. A table is text in UTF-8."
         )
     if twice := [one for one, times in Counter(names).items() if one and times > 1]:
         raise ImportSourceError(

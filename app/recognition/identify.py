@@ -40,6 +40,8 @@ T = TypeVar("T")
 
 # In one answer: six candidates for each of 8,192 faces, the most that 32 photos give.
 MAX_CANDIDATES = 50_000
+# Read to assign persons to faces: as many for each face as its photo has faces.
+MAX_RIVALS = 4 * MAX_CANDIDATES
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,13 @@ class _Call(Generic[T]):
                 f"{len(found)} faces with top_k={top_k} would be more than {MAX_CANDIDATES:,} "
                 "candidates in one answer; send a smaller top_k or fewer photos."
             )
+        most = _most_faces(outcomes)
+        if self.request.one_person_once and len(found) * most > MAX_RIVALS:
+            raise InvalidRequest(
+                f"one_person_once compares each of {len(found)} faces with {most} persons, which "
+                f"is more than {MAX_RIVALS:,} comparisons; send fewer photos, or a smaller "
+                "max_faces."
+            )
         vectors = [embedding_of(face) for _, _, face in found]
         dimension = self.services.pack.recogniser.dimension
         probes = np.array(vectors, np.float32).reshape(-1, dimension)
@@ -181,8 +190,9 @@ class _Call(Generic[T]):
     def _query(self, probes: _Probes) -> SearchQuery:
         request = self.request
         # To assign n different persons to the n faces of a photo, each face needs its n nearest.
-        rivals = max(len(one.faces) for one in probes.outcomes if isinstance(one, AnalysedImage))
-        wanted = max(request.top_k, rivals) if request.one_person_once else request.top_k
+        wanted = request.top_k
+        if request.one_person_once:
+            wanted = max(wanted, _most_faces(probes.outcomes))
         return SearchQuery(probes.vectors, wanted, self._chain(probes).score)
 
     def _chain(self, probes: _Probes) -> CalibrationChain:
@@ -213,6 +223,11 @@ class _Call(Generic[T]):
         answer = Identification(probes.outcomes, threshold, result.searched, faces)
         self.times.add({"search": (time.perf_counter() - began) * 1000})
         return answer, self.make(answer)
+
+
+def _most_faces(outcomes: Sequence[PhotoOutcome]) -> int:
+    """The number of faces of the photo that has most."""
+    return max((len(one.faces) for one in outcomes if isinstance(one, AnalysedImage)), default=0)
 
 
 def _audited(face: FaceIdentification, threshold: ThresholdDecision) -> Search:

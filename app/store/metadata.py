@@ -163,16 +163,16 @@ def read_stored(text: str | bytes) -> dict[str, Any]:
             members = orjson.loads(text)
         except orjson.JSONDecodeError:
             members = None
-        if isinstance(members, dict) and len(members) <= MAX_MEMBERS:
+        if isinstance(members, dict):
             return members
     return _read_carefully(text)
 
 
 def _is_plain(text: str) -> bool:
     """A quick check that is true only if the parser itself finds every problem: the text is short
-    and shallow, without escaped characters, and without numbers that are long or have an
+    and shallow, has few members, no escaped characters, and no numbers that are long or have an
     exponent."""
-    if len(text) > MAX_BYTES or "\\u" in text:
+    if len(text) > MAX_BYTES or "\\u" in text or text.count(":") > MAX_MEMBERS:
         return False
     if text.count("{") + text.count("[") > MAX_DEPTH:
         return False

@@ -82,3 +82,10 @@ def test_the_similarity_of_a_rate_is_found_where_the_curve_stays_below_it(rate: 
     falling = np.minimum.accumulate(np.log(rates))
     expected = np.interp(-np.log(rate), -falling, SIMILARITIES)
     assert RateCurve(SIMILARITIES, rates).similarity_of(rate) == pytest.approx(expected, rel=1e-14)
+
+
+def test_a_rate_of_zero_is_not_interpolated() -> None:
+    """A target below the last rate that was counted is not reached before it is."""
+    curve = RateCurve([0.1, 0.2, 0.3], [1e-2, 1e-3, 0.0])
+    assert curve.similarity_of(1e-5) == 0.3
+    assert curve.similarity_of(1e-3) == 0.2

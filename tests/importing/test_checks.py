@@ -85,6 +85,27 @@ def test_one_s_own_near_face_counts_also_where_another_s_is_nearer(services: Ser
     assert [one.reason for one in reported] == ["near_duplicate"]
 
 
+def test_one_s_own_face_counts_behind_several_that_are_nearer(services: Services) -> None:
+    """A person under three ids, to none of which the face is nearly the same."""
+    dimension = services.pack.recogniser.dimension
+    rows = []
+    for number, name in enumerate(("ada", "ada-2", "ada.old")):
+        vector = np.zeros(dimension, np.float32)
+        vector[0], vector[1] = 1, 1.2 - 0.1 * number
+        rows.append(Row(name, name, embedding=vector))
+    probe = np.zeros(dimension, np.float32)
+    probe[0] = 1
+    record = services.gallery.create_collection("one", {})
+    LocalImport(services, record, ImportOptions()).run(iter(rows), lambda _: None)
+    reported: list[RowOutcome] = []
+    options = ImportOptions(near_duplicate=0.6, on_conflict=OnConflict.OFF)
+    LocalImport(services, record, options).run(
+        iter([Row("4", "ada", embedding=probe)]), reported.append
+    )
+    assert [one.reason for one in reported] == ["near_duplicate"]
+    assert reported[0].similarity == pytest.approx(1 / np.hypot(1, 1.2), abs=1e-4)
+
+
 def test_a_face_like_somebody_declared_different_is_no_conflict(services: Services) -> None:
     vectors = np.eye(services.pack.recogniser.dimension, dtype=np.float32)
     own, other, probe = vectors[0], vectors[0] + 0.2 * vectors[1], vectors[0] + 0.3 * vectors[1]

@@ -97,6 +97,12 @@ def test_what_an_export_says_must_be_what_it_is(tmp_path: Path) -> None:
     assert (rows[3].without_face, rows[3].metadata) == (True, {"n": 1})
 
 
+def test_a_table_of_persons_without_faces(tmp_path: Path) -> None:
+    (tmp_path / "people.csv").write_text("person_id,without_face,team\nada,true,red\n")
+    (row,) = read_all(tmp_path / "people.csv")
+    assert (row.without_face, row.metadata, row.problem) == (True, {"team": "red"}, None)
+
+
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
 def test_a_line_without_an_end_is_no_table(
     tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch

@@ -287,11 +287,18 @@ def test_errors_of_a_photo_and_its_collection_are_the_same_on_one_thread(
 def test_too_many_candidates_are_refused(
     services: Services, photo: Photo, obama: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(identify_module, "MAX_CANDIDATES", 4)
-    with pytest.raises(InvalidRequest, match="top_k=5"):
-        asyncio.run(
-            identify(services, [photo("obama")], IdentifyRequest("presidents"), StageTimes(), id)
-        )
+    def searched(**options: Any) -> None:
+        request = IdentifyRequest("presidents", **options)
+        asyncio.run(identify(services, [photo("obama")], request, StageTimes(), id))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(identify_module, "MAX_CANDIDATES", 4)
+        with pytest.raises(InvalidRequest, match="top_k=5"):
+            searched()
+    monkeypatch.setattr(identify_module, "MAX_RIVALS", 0)
+    searched()
+    with pytest.raises(InvalidRequest, match="one_person_once compares each of 1 faces with 1"):
+        searched(one_person_once=True)
 
 
 def verified(

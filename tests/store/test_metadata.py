@@ -157,3 +157,11 @@ def test_the_quick_check_sees_every_long_number_and_exponent(text: str) -> None:
     # Digits of other scripts are none of JSON.
     suspicious = re.search(r"[0-9]{16}|[0-9][eE]", text) is not None
     assert _is_plain(text) is not suspicious
+
+
+def test_an_inner_object_with_too_many_members_is_corrected() -> None:
+    """It would be refused if it were sent back."""
+    inner = {f"m{number}": 1 for number in range(MAX_MEMBERS + 1)}
+    stored = read_stored(json.dumps({"a": inner}))
+    assert isinstance(stored, CorrectedMetadata)
+    assert len(stored["a"]) == MAX_MEMBERS

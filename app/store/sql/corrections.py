@@ -31,8 +31,9 @@ class Corrections:
     def move_face(self, name: str, face_id: str, person_id: str) -> FaceRecord:
         """Move a template to another person, who is created if necessary; it keeps its face id.
 
-        Where the person has that very photo already, the template is deleted instead. Raises
-        ConsentMissing if the collection needs consents and either has none that is valid.
+        Where the person has that very photo already, the template is deleted instead; if embeddings
+        are encrypted that cannot be seen, and the person has it twice. Raises ConsentMissing if the
+        collection needs consents and either has none that is valid.
         """
         now = self._database.clock()
         with self._database.writing() as connection:
