@@ -56,6 +56,9 @@ help: ## List the targets
 serve: $(STAMPS)/serve-$(EXTRA) ## Install what the service needs, once, and start it (EXTRA=gpu on a CUDA machine, openvino)
 	@exec $(BIN)/likeness serve
 
+.PHONY: service
+service: $(STAMPS)/serve-$(EXTRA) ## Install what the service needs, without starting it
+
 .PHONY: install
 install: $(STAMPS)/dev ## Install what tests and checks need
 
