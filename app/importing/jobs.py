@@ -11,6 +11,7 @@ from typing import Any
 
 from app.errors import ImportNotFound, Overloaded
 from app.importing.job_folder import (
+    WAITING,
     ImportJob,
     JobFolder,
     JobState,
@@ -109,8 +110,9 @@ class ImportJobs:
         """End a job that is queued or running, or forget one that has ended, with its report; what
         it enrolled stays. One that is running ends within moments. Raises ImportNotFound and
         StoreFull."""
-        self.get(collection, import_id)
-        self._audit.record("import.cancelled", collection, import_id=import_id)
+        under_way = self.get(collection, import_id).state in WAITING
+        action = "import.cancelled" if under_way else "import.removed"
+        self._audit.record(action, collection, import_id=import_id)
         try:
             with self._folder.exclusive():
                 job = self.get(collection, import_id)

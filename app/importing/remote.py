@@ -245,7 +245,11 @@ class RemoteImport:
         url = f"{self._url}/imports/{part.import_id}"
         for _ in range(FORGET_ATTEMPTS if part.sent else 0):
             with suppress(httpx.HTTPError):
-                if self._client.delete(url).status_code == httpx.codes.NOT_FOUND:
+                answer = self._client.delete(url)
+                if answer.status_code == httpx.codes.NOT_FOUND:
+                    return
+                # One that is cancelled by this call is there until the next one.
+                if answer.is_success and answer.json()["state"] not in {*UNDER_WAY, "cancelled"}:
                     return
             time.sleep(POLL_S)
 

@@ -194,6 +194,11 @@ def test_one_that_waits_is_cancelled_at_once(tmp_path: Path, archive: Path) -> N
     jobs.start()
     jobs.stop()
     assert services.gallery.size("default").templates == 0
+    jobs.cancel("default", job.import_id)
+    with pytest.raises(ImportNotFound):
+        jobs.get("default", job.import_id)
+    actions = [entry.members["action"] for entry in services.gallery.store.audit.latest(3)]
+    assert sorted(actions) == ["import.cancelled", "import.created", "import.removed"]
     services.close()
 
 

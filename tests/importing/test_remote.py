@@ -152,6 +152,9 @@ def test_many_parts_in_order_and_nothing_left(
     for one in services.gallery.store.embeddings.exported(collection, 0, 100):
         np.testing.assert_allclose(one.embedding, before[one.person_id], atol=1e-6)
     assert module.httpx.get(f"{url}/v1/collections/{collection}/imports").json()["items"] == []
+    actions = {entry.members["action"] for entry in services.gallery.store.audit.latest(50)}
+    assert "import.removed" in actions
+    assert not {"import.cancelled", "call.failed"} & actions, "nothing was, and nothing failed"
 
 
 def test_a_client_that_disconnects_leaves_no_import_running(
