@@ -17,7 +17,8 @@ def migrate_database(
 ) -> None:
     """Migrate the database to this version, in one transaction.
 
-    The service also does this when it starts. Make a backup before you start a newer version.
+    The service also does this when it starts, and so does every command that opens the database.
+    Make a backup with the older version before.
     """
     settings = read_settings()
     with tempfile.TemporaryDirectory() as folder:
