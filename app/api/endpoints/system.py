@@ -56,7 +56,12 @@ class Ready(BaseModel):
     ]
     upkeep: Annotated[
         str,
-        Field(description="`running`, or the error code if maintenance of the gallery fails."),
+        Field(
+            description=(
+                "`running`, or the error code if maintenance of the gallery fails (of an "
+                "unexpected error, the name of its type)."
+            )
+        ),
         Example("running"),
     ]
     erasure: Annotated[
