@@ -1,5 +1,6 @@
 """The service under attack, as a client sees it."""
 
+import re
 import socket
 import ssl
 import time
@@ -99,18 +100,22 @@ class Target:
 
 
 def answer_of(connection: socket.socket, timeout: float = 15) -> bytes:
-    """What a raw connection is answered until the service closes it or stops sending; b"" where it
-    was cut."""
+    """The first answer on a raw connection, as far as it came; b"" where none did. The service may
+    keep the connection open after it."""
     connection.settimeout(timeout)
     found = b""
     try:
-        while piece := connection.recv(65_536):
+        while not _is_whole(found) and (piece := connection.recv(65_536)):
             found += piece
-            if b"\r\n\r\n" in found and found.lower().count(b"content-length: 0"):
-                break
     except OSError:
         pass
     return found
+
+
+def _is_whole(answer: bytes) -> bool:
+    head, end, body = answer.partition(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head.lower())
+    return bool(end) and length is not None and len(body) >= int(length[1])
 
 
 def status_of(answer: bytes) -> int:
