@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from app.errors import LikenessError, UnsupportedImage
+from app.importing.patterns import PERSON, PathPattern
 from app.importing.source_options import PersonFrom, SourceOptions
 from app.importing.source_rows import ImportSourceError, NotAPhoto, is_image, printable
 
@@ -95,10 +96,7 @@ def _is_text(name: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
-PERSON = "{person_id}"
 GUESSES = 10
-# Limits of a pattern and of paths matched with it: a regular expression may try all combinations.
-MAX_WILDCARDS, MAX_PATH = 3, 300
 # Names of folders that are probably not persons (in lower case).
 GENERAL = frozenset({
     "camera", "data", "dataset", "dcim", "faces", "gallery", "image", "images", "img", "imgs",
@@ -124,8 +122,7 @@ class Layout:
     """How the person of a photo is found. `root`: the parent folders of the folders of people."""
 
     by: PersonFrom | None = None
-    pattern: "re.Pattern[str] | None" = None
-    shown_pattern: str = ""
+    pattern: PathPattern | None = None
     root: Folders = ()
 
     def person_of(self, path: PurePosixPath) -> str:
@@ -151,21 +148,19 @@ class Layout:
 
     def _matched(self, path: PurePosixPath) -> str:
         assert self.pattern is not None, "there is one"
-        text = str(path) if "/" in self.shown_pattern else path.name
-        found = self.pattern.fullmatch(text) if len(text) <= MAX_PATH else None
+        found = self.pattern.person_of(str(path) if "/" in self.pattern.shown else path.name)
         if found is None:
             raise ImportSourceError(
-                f"The name does not match the pattern {self.shown_pattern}; change one of them."
+                f"The name does not match the pattern {self.pattern.shown}; change one of them."
             )
-        return found["person_id"]
+        return found
 
 
 def given_layout(options: SourceOptions, *, sidecars: bool = False) -> Layout | None:
     """The layout given in the options, or None. Raises ImportSourceError if the options ask for
     files beside photos and the source has no `sidecars`."""
     if options.pattern is not None:
-        compiled = compile_pattern(options.pattern)
-        return Layout(pattern=compiled, shown_pattern=options.pattern)
+        return Layout(pattern=PathPattern(options.pattern))
     if options.person_from not in (None, PersonFrom.FOLDER, PersonFrom.TOP_FOLDER) and not sidecars:
         raise ImportSourceError(
             f"--person-from {options.person_from} is for tars only; use folder or top-folder."
@@ -173,31 +168,6 @@ def given_layout(options: SourceOptions, *, sidecars: bool = False) -> Layout | 
     if options.person_from is not None:
         return Layout(options.person_from)
     return None
-
-
-def compile_pattern(pattern: str) -> "re.Pattern[str]":
-    """Compile a pattern such as {person_id}_*.jpg or {person_id}/**: {person_id} once, * for
-    anything within a name, ** for anything. The longest id matches. Raises ImportSourceError."""
-    if pattern.count(PERSON) != 1:
-        raise ImportSourceError(
-            f"A pattern must contain {PERSON} exactly once, as in {PERSON}_*.jpg; this one is "
-            f"{pattern}."
-        )
-    if len(re.findall(r"\*+", pattern)) > MAX_WILDCARDS:
-        raise ImportSourceError(
-            f"A pattern may have {MAX_WILDCARDS} wildcards (* or **); this one is {pattern}."
-        )
-    parts = re.split(r"(\*\*|\*|\{person_id\})", pattern)
-    place = parts.index(PERSON)
-    # Before the id as little of its own name as possible, so that the id is the longest.
-    before = {"**": "(?:.*/)?[^/]*?", "*": "[^/]*?"}
-    after = {"**": ".*", "*": "[^/]*"}
-    expressions = [
-        *(before.get(part, re.escape(part)) for part in parts[:place]),
-        "(?P<person_id>[^/]+)",
-        *(after.get(part, re.escape(part)) for part in parts[place + 1 :]),
-    ]
-    return re.compile("".join(expressions), re.IGNORECASE)
 
 
 class Survey:

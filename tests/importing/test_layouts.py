@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from app.importing.layouts import AmbiguousLayout, compile_pattern
+from app.importing.layouts import AmbiguousLayout
 from app.importing.source_options import PersonFrom, SourceOptions
 from app.importing.source_rows import ImportSourceError, NotAPhoto, Row
 from app.importing.sources import rows_of
@@ -120,30 +120,6 @@ def test_what_was_asked_for_decides(pack: Pack) -> None:
     assert people(read_all(source, pattern="**/{person_id}/1.jpg")) == [
         ("2023", b"1"), ("2024", b"2"),
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("pattern", "path", "person"),
-    [
-        ("{person_id}_*.jpg", "Adam_Sandler_0001.JPG", "Adam_Sandler"),
-        ("*_{person_id}.jpg", "2024_ann_lee.jpg", "ann_lee"),
-        ("*_{person_id}_*.jpg", "2024_ann_lee_01.jpg", "ann_lee"),
-        ("**_{person_id}.jpg", "in_a/folder/2024_ann_lee.jpg", "ann_lee"),
-        ("**/{person_id}/**", "all/teams/ann/2024/1.jpg", "2024"),
-        ("**/{person_id}/*.jpg", "all/teams/ann/1.jpg", "ann"),
-        ("{person_id}/**", "ann/2024/1.jpg", "ann"),
-    ],
-)
-def test_a_pattern_finds_the_longest_person(pattern: str, path: str, person: str) -> None:
-    found = compile_pattern(pattern).fullmatch(path)
-    assert found is not None
-    assert found["person_id"] == person
-
-
-def test_what_is_no_pattern() -> None:
-    for wrong in ("*.jpg", "{person_id}{person_id}", "*a*b*c*{person_id}"):
-        with pytest.raises(ImportSourceError, match="pattern"):
-            compile_pattern(wrong)
 
 
 def test_files_of_operating_systems_are_no_persons(pack: Pack) -> None:

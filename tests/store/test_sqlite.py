@@ -203,17 +203,22 @@ class TestOpening:
             with pytest.raises(DatabaseError, match="in the working folder"):
                 ask("sqlite:///file:x.db")  # without uri=true, a name like any other
             for name in ("file:x.db?", "file:?", "file:x/y.db?mode=rwc&", "file:./x.db?",
-                         "file://elsewhere/x.db?"):  # fmt: skip
+                         "file://elsewhere/x.db?", f"file:{tmp_path}/a%3fb.db?",
+                         f"file:{tmp_path}/a%2500.db?", f"file:{tmp_path}/a%23.db?"):  # fmt: skip
                 with pytest.raises(DatabaseError, match=r"sqlite:///file:/absolute/"):
                     ask(f"sqlite:///{name}uri=true")
+        with pytest.raises(DatabaseError, match="No database is at"):
+            create_engine(f"sqlite:///file:{tmp_path}/x.db?mode=rw&uri=true")
         assert not list(tmp_path.iterdir())
 
-    @pytest.mark.parametrize("prefix", ["file:", "file://", "file://localhost"])
+    @pytest.mark.parametrize("prefix", ["file:", "file://", "file:///", "file://localhost"])
     def test_a_uri_with_the_whole_path(self, tmp_path: Path, prefix: str) -> None:
         """The file is private, is not replaced unseen, and unused parts of its pages are zeroed."""
         folder = tmp_path / "data folder"
         url = f"sqlite:///{prefix}{tmp_path}/data%20folder/x.db?mode=rwc&uri=true"
-        assert missing_file(url) == folder / "x.db"
+        missing = missing_file(url)
+        assert missing is not None
+        assert missing.resolve() == folder / "x.db"
         engine = create_engine(url)
         engine.connect().close()
         assert (folder / "x.db").stat().st_mode & 0o077 == 0

@@ -16,7 +16,6 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote
 
 from sqlalchemy import URL
 from sqlalchemy.util import asbool
@@ -26,8 +25,8 @@ from app.errors import DatabaseError
 from app.locks import new_lock
 
 Inode = tuple[int, int]
-# The scheme, which SQLite lets this host follow (RFC 8089), and the path.
-ABSOLUTE_URI = re.compile(r"file:(?://(?:localhost)?)?(/(?!/)[^#]*)")
+# The scheme, which SQLite lets this host follow (RFC 8089), and a path in which nothing is escaped.
+ABSOLUTE_URI = re.compile(r"file:(?://(?:localhost)?(?=/)|(?!//))(/[^%?#\0]*)")
 
 
 class MovedError(sqlite3.OperationalError):
@@ -141,6 +140,11 @@ def database_file(url: URL) -> DatabaseFile:
             "ends with them. Name a file (LIKENESS_DATABASE_URL=sqlite:////absolute/likeness.db), "
             "or unset LIKENESS_DATABASE_URL."
         )
+    if url.query.get("mode") in {"ro", "rw"} and not path.exists():
+        raise DatabaseError(
+            f"No database is at {path}, and LIKENESS_DATABASE_URL has mode={url.query['mode']}, "
+            "with which none is created. Leave the mode out for a new one."
+        )
     try:
         return DatabaseFile(path)
     except OSError as error:
@@ -153,14 +157,14 @@ def database_path(url: URL) -> Path | None:
     if not url.database or _is_in_memory(url):
         return None
     if url.database.startswith("file:") and asbool(url.query.get("uri", False)):
-        absolute = ABSOLUTE_URI.match(url.database)
+        absolute = ABSOLUTE_URI.fullmatch(url.database)
         if absolute is None:
             raise DatabaseError(
-                "LIKENESS_DATABASE_URL names a file in the working folder: a start in another "
-                "folder would find no database. Write the whole path: "
-                "sqlite:///file:/absolute/likeness.db?uri=true."
+                f"LIKENESS_DATABASE_URL does not name a file by its whole path: {url.database!r}. "
+                "A start in another folder would find no database. Write "
+                "sqlite:///file:/absolute/likeness.db?uri=true, without %, ? and # in the path."
             )
-        return Path(unquote(absolute[1]))
+        return Path(absolute[1])
     path = Path(url.database)
     if not path.is_absolute():
         raise DatabaseError(
