@@ -79,12 +79,15 @@ class ConflictChecker:
         most = max(map(len, others.values()), default=0)
         found = gallery.identify(name, np.stack(probes), NEAREST + most)
         known = gallery.store.imports.with_faces(name, people)
-        before = _GallerySoFar(found, known, gallery.comparator)
+        before = _GallerySoFar(found, set(known), gallery.comparator)
         nearest, checked = iter(found.rows), []
         for one in rows:
             decided = one
             if one.template is not None and self.concerns(one.row):
-                similar = before.nearest(one.template, next(nearest))
+                candidates = next(nearest)
+                similar = before.nearest(one.template, candidates)
+                if self._options.near_duplicate is not None and one.row.person_id in known:
+                    self._add_own(one, candidates, similar)
                 for other in others.get(one.row.person_id, ()):
                     similar.pop(other, None)
                 decided = self._checked(one, similar, before)
@@ -98,9 +101,6 @@ class ConflictChecker:
     ) -> Prepared:
         row, limit = one.row, self._options.near_duplicate
         own = nearest.get(row.person_id)
-        if limit is not None and own is None and row.person_id in before.known:
-            # Others are nearer.
-            own = self._similarity_to_own(one)
         if limit is not None and own is not None and own >= limit:
             outcome = RowOutcome(
                 row.place, row.person_id, RowResult.SKIPPED, "near_duplicate",
@@ -117,12 +117,16 @@ class ConflictChecker:
             return one
         return self._conflicting(one, first, nearest[first])
 
-    def _similarity_to_own(self, one: Prepared) -> float | None:
-        """The highest similarity to a stored face of the row's person."""
-        assert one.template is not None, "a row with a face is checked"
-        gallery, name = self._services.gallery, self._record.name
-        found = gallery.compare(name, one.row.person_id, one.template.embedding)
-        return None if found is None else found.similarity
+    def _add_own(
+        self, one: Prepared, candidates: Sequence[Candidate], similar: dict[str, float]
+    ) -> None:
+        """Add the similarity to the stored faces of the row's person, if others are nearer."""
+        person_id = one.row.person_id
+        if one.template is None or any(found.face.person_id == person_id for found in candidates):
+            return
+        own = self._services.gallery.compare(self._record.name, person_id, one.template.embedding)
+        if own is not None:
+            similar[person_id] = max(own.similarity, similar.get(person_id, own.similarity))
 
     def _conflicting(self, one: Prepared, other: str, similarity: float) -> Prepared:
         if self._options.on_conflict not in (OnConflict.SKIP, OnConflict.STOP):
@@ -144,7 +148,7 @@ class _GallerySoFar:
         self._comparator = comparator
         self.likeness = found.likeness
         self.size = found.searched
-        self.known = known
+        self._known = known
         self._people: list[str] = []
         self._embeddings: list[FloatArray] = []
 
@@ -161,9 +165,9 @@ class _GallerySoFar:
 
     def add(self, person_id: str, template: NewTemplate) -> None:
         """Add a template that will be stored."""
-        new = person_id not in self.known
+        new = person_id not in self._known
         self.size = self.size.one_more(person=new)
-        self.known.add(person_id)
+        self._known.add(person_id)
         self._people.append(person_id)
         self._embeddings.append(template.embedding)
 

@@ -109,13 +109,15 @@ class Comparator:
         return Probe(vector, tuple(lowerings), lowered, self._upper_bound(vector))
 
     def _upper_bound(self, vector: FloatArray) -> UpperBound:
-        """A score is lowered by at least amount * max(0, y.direction), which is at least half of
-        amount * y.direction, whichever sign that has. So it is at most y.(x - amount / 2 *
-        direction): the nearest of such bounds for rows on both sides."""
+        """A score is lowered by at least amount * max(0, y.direction), which is at least any share
+        of amount * y.direction, whichever sign that has. So it is at most y.(x - share * amount *
+        direction). With a half the bound is as near for rows on both sides; with 1 / weight the
+        vector is shortest."""
         if self.direction is None:
             return UpperBound(vector)
         amount = self.weight * max(float(vector @ self.direction), 0.0)
-        below = vector - np.float32(amount / 2) * self.direction
+        share = min(0.5, 1 / self.weight) if amount else 0.0
+        below = vector - np.float32(share * amount) * self.direction
         length = float(np.linalg.norm(below))
         if amount == 0 or length < SHORTEST_BOUND:
             return UpperBound(vector)

@@ -104,6 +104,14 @@ def test_one_s_own_face_counts_behind_several_that_are_nearer(services: Services
     )
     assert [one.reason for one in reported] == ["near_duplicate"]
     assert reported[0].similarity == pytest.approx(1 / np.hypot(1, 1.2), abs=1e-4)
+    # Also after another row of the same person, which is not stored yet.
+    far = np.zeros(dimension, np.float32)
+    far[2] = 1
+    reported.clear()
+    LocalImport(services, record, options).run(
+        iter([Row("5", "ada", embedding=far), Row("6", "ada", embedding=probe)]), reported.append
+    )
+    assert [one.reason for one in reported] == ["", "near_duplicate"]
 
 
 def test_a_face_like_somebody_declared_different_is_no_conflict(services: Services) -> None:

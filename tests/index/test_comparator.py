@@ -59,7 +59,7 @@ def test_only_pairs_that_both_lean_are_lowered_and_none_is_raised() -> None:
     assert (LOWERING.scores(upright, upright) <= upright @ upright.T + 1e-6).all()
 
 
-@pytest.mark.parametrize("weight", [0.5, 1.5, 2.0, 4.0])
+@pytest.mark.parametrize("weight", [0.5, 1.5, 2.0, 4.0, 50.0])
 def test_no_score_is_above_its_upper_bound(weight: float) -> None:
     """Rows on both sides of the direction, and probes that hardly and that nearly only lean."""
     comparator = Comparator(DIRECTION, weight, LOWERING.covering)
@@ -68,6 +68,7 @@ def test_no_score_is_above_its_upper_bound(weight: float) -> None:
     for probe in probes:
         bound = comparator.probe(probe).upper_bound
         assert np.linalg.norm(bound.vector) == pytest.approx(1, abs=1e-5)
+        assert bound.length <= 1 + 1e-5, "never looser than the cosine"
         scores = comparator.scores(probe[np.newaxis], rows)[0]
         assert (scores <= bound.length * (rows @ bound.vector) + 1e-5).all()
         for score, cosine in zip(scores, rows @ bound.vector, strict=True):
