@@ -26,6 +26,7 @@ from app.services import Services
 
 # Archives on disk: being received, waiting for their turn, or being imported.
 MOST_WAITING = 32
+RETRY_AFTER_S = 30  # an import of many photos takes minutes
 
 
 class ImportJobs:
@@ -56,7 +57,8 @@ class ImportJobs:
         if len(self._folder.archives()) >= MOST_WAITING:
             raise Overloaded(
                 f"{MOST_WAITING} imports are being received, waiting or running; send this one "
-                "later."
+                "later.",
+                {"retry_after": RETRY_AFTER_S},
             )
         return self._folder.new_upload(suffix)
 

@@ -201,3 +201,4 @@ def test_no_more_than_some_wait(
     monkeypatch.setattr("app.importing.jobs.MOST_WAITING", 0)
     answer = send(client, collection, archive)
     assert (answer.status_code, code_of(answer)) == (503, "overloaded")
+    assert answer.headers["retry-after"] == "30"
