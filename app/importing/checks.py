@@ -9,7 +9,7 @@ import numpy as np
 
 from app.decision.calibrations import policy_of
 from app.decision.thresholds import ThresholdRequest, identification_threshold
-from app.errors import ConsentMissing
+from app.errors import ConsentMissing, PersonNotFound
 from app.gallery.candidates import Candidate, SearchResult
 from app.importing.options import ImportOptions, OnConflict
 from app.importing.outcomes import RowOutcome, RowResult, refusal
@@ -124,7 +124,11 @@ class ConflictChecker:
         person_id = one.row.person_id
         if one.template is None or any(found.face.person_id == person_id for found in candidates):
             return
-        own = self._services.gallery.compare(self._record.name, person_id, one.template.embedding)
+        gallery, name = self._services.gallery, self._record.name
+        try:
+            own = gallery.compare(name, person_id, one.template.embedding)
+        except PersonNotFound:  # deleted meanwhile
+            return
         if own is not None:
             similar[person_id] = max(own.similarity, similar.get(person_id, own.similarity))
 

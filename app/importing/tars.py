@@ -236,5 +236,7 @@ def _person(sample: _Sample, one: _File, layout: Layout) -> str:
     by = None if layout.by is PersonFrom.JSON else layout.by
     person_id = sample.named(by)
     if person_id is None:
-        raise ImportSourceError(f"There is no .{layout.by} beside the photo that names its person.")
+        raise ImportSourceError(
+            f"There is no .{layout.by} beside the photo that can be read and names its person."
+        )
     return person_id

@@ -179,8 +179,8 @@ class ImportWorker:
                 if not self._folder.archive(job).exists():
                     self.end(
                         job, JobState.FAILED,
-                        "Its archive is gone: the service ended before it could write how the "
-                        "import had ended. What it enrolled is kept.",
+                        "Its archive is gone, and how the import had ended could not be written: "
+                        "the disk was full, or the service ended. What it enrolled is kept.",
                     )  # fmt: skip
 
     def _next(self) -> ImportJob | None:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from app.access.keys import NewKey, Scope, id_of
 from app.cli.commands import app
 from app.cli.serving import access_state, is_loopback, require_access_keys
-from app.errors import AccessKeyError
+from app.errors import AccessKeyError, StoreFull
 from app.services import Services, build_services
 from app.settings import Settings
 
@@ -45,6 +45,22 @@ def test_a_key_from_creation_to_revocation() -> None:
     assert "No usable access key is left, and calls still need one" in about
     shown, _ = run("list")
     assert shown.count("revoked 20") == 2
+
+
+def test_no_key_is_created_or_replaced_whose_token_cannot_be_printed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run("create", "--name", "entrance-1", "--scope", "identify")
+    before = run("list")
+
+    def full(_token: str) -> None:
+        raise StoreFull("Standard output cannot be written.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("app.cli.keys.typer.echo", full)
+        run("create", "--name", "entrance-2", "--scope", "identify", code=2)
+        run("rotate", "entrance-1", "--overlap", "0h", code=2)
+    assert run("list") == before
 
 
 @pytest.mark.parametrize(

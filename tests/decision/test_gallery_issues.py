@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from app.decision import gallery_issues
 from app.decision.calibration import Calibration
 from app.decision.comparisons import LabelledEmbeddings
 from app.decision.fitting import Labelled, calibrate
@@ -29,6 +30,13 @@ def test_all_second_ids_are_found_and_nobody_else(count: int) -> None:
     assert found == {(person, 400 + person) for person in range(count)}
     similarities = [pair.similarity for pair in suspects]
     assert similarities == sorted(similarities, reverse=True)
+
+
+def test_pairs_are_suspected_until_none_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than are looked at beyond the last in one round."""
+    monkeypatch.setattr(gallery_issues, "_gross", lambda _: 0)
+    data = with_second_ids(people(400, 2, dimension=128, noise=0.4), 12)
+    assert len(suspected_duplicates(data)) == 12
 
 
 @pytest.mark.parametrize("seed", range(5))

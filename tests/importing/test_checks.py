@@ -2,19 +2,21 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from app.gallery.gallery import Gallery
 from app.importing import local
 from app.importing.local import LocalImport
 from app.importing.options import ImportOptions, OnConflict
-from app.importing.outcomes import RowOutcome
+from app.importing.outcomes import RowOutcome, RowResult
 from app.importing.source_rows import Row
 from app.recognition.enroll import template_from_embedding
 from app.services import Services, build_services
 from app.settings import Settings
-from tests.writing import enroll_person
+from tests.writing import delete_person, enroll_person
 
 OPTIONS = ImportOptions(near_duplicate=0.9, on_conflict=OnConflict.SKIP)
 
@@ -112,6 +114,30 @@ def test_one_s_own_face_counts_behind_several_that_are_nearer(services: Services
         iter([Row("5", "ada", embedding=far), Row("6", "ada", embedding=probe)]), reported.append
     )
     assert [one.reason for one in reported] == ["", "near_duplicate"]
+
+
+def test_a_person_who_is_deleted_meanwhile_ends_no_import(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dimension = services.pack.recogniser.dimension
+    faces = np.eye(4, dimension, dtype=np.float32)
+    record = services.gallery.create_collection("deleted", {})
+    rows = [Row(name, name, embedding=face) for name, face in zip("abcd", faces, strict=True)]
+    LocalImport(services, record, ImportOptions()).run(iter(rows), lambda _: None)
+    compare = Gallery.compare
+
+    def comparing(gallery: Gallery, *arguments: Any) -> Any:
+        delete_person(gallery, "deleted", "a")
+        return compare(gallery, *arguments)
+
+    monkeypatch.setattr(Gallery, "compare", comparing)
+    probe = np.array([0.1, 1, 0.9, 0.8] + [0] * (dimension - 4), np.float32)
+    reported: list[RowOutcome] = []
+    options = ImportOptions(near_duplicate=0.9, on_conflict=OnConflict.OFF)
+    LocalImport(services, record, options).run(
+        iter([Row("5", "a", embedding=probe)]), reported.append
+    )
+    assert [one.result for one in reported] == [RowResult.ENROLLED]
 
 
 def test_a_face_like_somebody_declared_different_is_no_conflict(services: Services) -> None:

@@ -15,6 +15,7 @@ from app.errors import DeviceError
 from app.index import gpu as engine
 from app.index.certified.index import CertifiedIndex
 from app.index.certified.search import ThreadScanner
+from app.index.comparator import Comparator
 from app.index.device_rows import (
     IDLE_S,
     SUMMING,
@@ -349,3 +350,25 @@ def test_a_device_that_is_not_there_is_said() -> None:
         pytest.skip("cuVS is installed")
     with pytest.raises(DeviceError, match=r"LIKENESS_INDEX_DEVICE=cuda .* the 'gpu' extra"):
         CudaDevice()
+
+
+def test_rows_behind_the_proposed_ones_of_a_degraded_probe(
+    galleries: DeviceGalleries, threads: ThreadPoolExecutor
+) -> None:
+    """The rows that are most similar to it by the cosine are degraded too, and score less than
+    others that are not among the first proposed."""
+    basis = np.linalg.qr(np.random.default_rng(5).standard_normal((D, D)))[0].astype(np.float32)
+    direction, person, noise = basis[0], basis[1], basis[2:]
+    kinds = [(0.75, 0.08, 57), (0.1, 0.71, 7), (0.0, 0.792, 5)]  # along each, and how many rows
+    rows = [
+        along * direction + own * person + np.sqrt(1 - along**2 - own**2) * noise[number % (D - 2)]
+        for along, own, count in kinds
+        for number in range(count)
+    ]
+    held = templates(np.array([*rows, *drawn(600)], np.float32))
+    index = new_index(galleries, threads)
+    index.add(held)
+    settle(index)
+    assert index.state.shards
+    probe = (direction + person) / np.sqrt(np.float32(2))
+    assert_equal_to_brute_force(index, held, probe[np.newaxis], 6, Comparator(direction, 1.5))

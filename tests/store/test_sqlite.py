@@ -234,6 +234,7 @@ class TestOpening:
             "sqlite:///:memory:",
             "sqlite:///file::memory:?cache=shared&uri=true",
             "sqlite:///file:gallery?mode=memory&cache=shared&uri=true",
+            "sqlite:///file:/gallery?vfs=memdb&uri=true",
         ],
     )
     def test_a_database_in_memory(self, url: str) -> None:

@@ -178,7 +178,7 @@ def database_path(url: URL) -> Path | None:
 def _is_in_memory(url: URL) -> bool:
     name = url.database or ""
     named = name in ("", ":memory:", "file::memory:")
-    return named or url.query.get("mode") == "memory"
+    return named or url.query.get("mode") == "memory" or url.query.get("vfs") == "memdb"
 
 
 def absent_file(url: URL) -> Path | None:
