@@ -134,6 +134,7 @@ def test_options_of_the_query(
         {"gate": "{"},
         {"gate": '{"min": 1}'},
         {"near_dup": "0.5"},
+        {"pattern": "*.jpg"},
         {"near_duplicate": "2"},
         {"face": "all"},
     ):

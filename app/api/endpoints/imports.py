@@ -18,6 +18,7 @@ from app.api.responses import TIME, Answer, with_example
 from app.api.routers import GalleryRouter
 from app.errors import (
     ImportNotFound,
+    InvalidRequest,
     RequestTooLarge,
     StoreFull,
     UnsupportedMediaType,
@@ -25,6 +26,8 @@ from app.errors import (
 from app.importing.job_folder import WAITING, ImportJob, Upload
 from app.importing.jobs import ImportJobs
 from app.importing.options import UploadOptions
+from app.importing.patterns import PathPattern
+from app.importing.source_rows import ImportSourceError
 
 OF_IMPORT = (*IN_COLLECTION, ImportNotFound)
 router = GalleryRouter(prefix="/v1/collections/{collection}/imports", tags=["imports"])
@@ -149,6 +152,8 @@ async def create_import(
             f"The body's content type is '{kind or 'missing'}'; send the archive itself as the "
             f"body (with curl: --data-binary @FILE), with one of {', '.join(KINDS)}."
         )
+    if options.pattern is not None:
+        _check_pattern(options.pattern)
     upload = await asyncio.to_thread(jobs.new_upload, KINDS[kind])
     try:
         await _receive(request, upload, context.services.settings.max_import_bytes)
@@ -156,6 +161,14 @@ async def create_import(
     finally:
         await asyncio.to_thread(upload.close)
     return ImportAnswer(**job.model_dump(), **context.envelope())
+
+
+def _check_pattern(pattern: str) -> None:
+    """Raise InvalidRequest before an archive of gigabytes is sent for nothing."""
+    try:
+        PathPattern(pattern)
+    except ImportSourceError as error:
+        raise InvalidRequest(f"pattern: {error.detail}") from error
 
 
 async def _receive(request: Request, upload: Upload, most: int) -> None:
