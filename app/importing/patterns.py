@@ -2,10 +2,11 @@
 
 A regular expression would try all ways to divide a path among the wildcards, which takes minutes
 for some patterns. Here the positions that the parts before the id can reach are found from the
-left, those of the parts after it from the right, each in time that is linear in the path.
+left, those of the parts after it from the right: each place of the path is looked at once a part.
 """
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
 from app.importing.source_rows import ImportSourceError
@@ -36,18 +37,17 @@ class PathPattern:
     def person_of(self, path: str) -> str | None:
         """The id in a path: the longest one in the last of its names that can have one. None if the
         path does not match."""
-        starts = _reached(self._before, path)
-        ends = {len(path) - place for place in _reached(self._after, path[::-1])}
+        starts = sorted(_reached(self._before, path))
+        ends = sorted(len(path) - place for place in _reached(self._after, path[::-1]))
         end_of_name = len(path)
-        while True:
+        while end_of_name >= 0:
             begin = path.rfind("/", 0, end_of_name) + 1
-            first = min((place for place in starts if begin <= place < end_of_name), default=None)
-            last = max((place for place in ends if begin < place <= end_of_name), default=None)
-            if first is not None and last is not None and first < last:
-                return path[first:last]
-            if begin == 0:
-                return None
+            # The first start from `begin` on, and the last end up to that of the name.
+            first, last = bisect_left(starts, begin), bisect_right(ends, end_of_name) - 1
+            if first < len(starts) and last >= 0 and starts[first] < ends[last]:
+                return path[starts[first] : ends[last]]
             end_of_name = begin - 1
+        return None
 
 
 def _reached(parts: Sequence[str], path: str) -> set[int]:

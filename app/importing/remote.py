@@ -244,12 +244,12 @@ class RemoteImport:
         """End the server's import where it is under way, then let it forget the report."""
         url = f"{self._url}/imports/{part.import_id}"
         for _ in range(FORGET_ATTEMPTS if part.sent else 0):
-            with suppress(httpx.HTTPError):
+            with suppress(httpx.HTTPError, ImportSourceError):
                 answer = self._client.delete(url)
                 if answer.status_code == httpx.codes.NOT_FOUND:
                     return
                 # One that is cancelled by this call is there until the next one.
-                if answer.is_success and answer.json()["state"] not in {*UNDER_WAY, "cancelled"}:
+                if _accepted(answer)["state"] not in {*UNDER_WAY, "cancelled"}:
                     return
             time.sleep(POLL_S)
 
