@@ -82,7 +82,7 @@ class AccessKeyStore:
             if connection.execute(select(access_keys.c.key_id).limit(1)).first() is not None:
                 return None
             self._insert(connection, key, token)
-            note_key(connection, "key.created", key)
+            note_key(connection, "key.created", key, **key.limits.members())
             keep(key, token)
         return key
 
@@ -101,7 +101,7 @@ class AccessKeyStore:
                     "key, or revoke it first."
                 )
             self._insert(connection, key, token)
-            note_key(connection, "key.created", key)
+            note_key(connection, "key.created", key, **key.limits.members())
             keep(key, token)
         return key, token
 
@@ -131,7 +131,7 @@ class AccessKeyStore:
                 last_used_at=None,
             )
             self._insert(connection, key, token)
-            note_key(connection, "key.rotated", key, replaces=old.key_id)
+            note_key(connection, "key.rotated", key, replaces=old.key_id, **key.limits.members())
             keep(key, token)
         return key, token
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, delete, text, update
 
-from app.access.keys import NewKey, Scope
+from app.access.keys import KeyLimits, NewKey, Scope
 from app.access.store import AccessKeyStore
 from app.errors import DamagedData, PersonExists
 from app.store.actor import acting_as
@@ -94,6 +94,19 @@ class TestEntries:
             "collections": ["staff"],
         }  # fmt: skip
         assert [revoked["action"], revoked["actor"]] == ["key.revoked", "service"]
+
+    def test_the_limits_of_a_new_key(self, store: Store, engine: Engine) -> None:
+        keys = AccessKeyStore(Database(engine, audit_key=KEY), KEY)
+        limits = KeyLimits(photos_per_day=50)
+        keys.create(NewKey("entrance", [Scope.IDENTIFY], limits=limits))
+        keys.rotate("entrance", timedelta(hours=1))
+        keys.limit("entrance", KeyLimits(photos_per_second=5.0))
+        created, rotated, *limited = entries_of(store)[-4:]
+        assert [created["action"], created["details"]["photos_per_day"]] == ["key.created", 50]
+        assert [rotated["action"], rotated["details"]["photos_per_day"]] == ["key.rotated", 50]
+        for entry in limited:  # the old key, which has not expired yet, and the new one
+            assert [entry["action"], entry["details"]["photos_per_second"]] == ["key.limited", 5.0]
+            assert "photos_per_day" not in entry["details"]
 
     def test_what_failed_leaves_none(self, store: Store) -> None:
         store.persons.create("staff", "ada", {})
