@@ -15,6 +15,8 @@ from app.gallery.person_record import ELSEWHERE, held_data
 from app.importing.job_folder import JobFolder
 from app.importing.reports import rows_about
 from app.store.identifiers import DEFAULT_COLLECTION
+from app.store.metadata import problem_of
+from app.store.sql.consents import Consent
 from app.store.store import Store, opened_store
 from app.types import FloatArray
 
@@ -44,7 +46,7 @@ def export(
     with opened_store(settings.resolved_database_url, ring) as store:
         record, crops = _record(store, collection, person_id)
         reports = JobFolder(settings.data_dir / "imports")
-        rows, more = rows_about(reports, collection, record["person_id"])
+        rows, more = rows_about(reports, collection, record["person"]["person_id"])
         record |= {"import_rows": rows, "more_import_rows": more}
     crops["record.json"] = json.dumps(record, indent=1, ensure_ascii=False).encode()
     with writing(folder):
@@ -60,7 +62,8 @@ def export(
 def _record(
     store: Store, collection: str, person_id: str
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The record in JSON's types, and the crops by file name."""
+    """The record in JSON's types, with the members of the HTTP call's answer, and the crops by file
+    name."""
     faces: list[dict[str, Any]] = []
     crops: dict[str, bytes] = {}
     after, more = 0, True
@@ -88,12 +91,16 @@ def _record(
     person = held.person
     record = {
         "collection": collection,
-        "person_id": person.person_id,
-        "metadata": dict(person.metadata),
-        "created_at": person.created_at.isoformat(),
-        "updated_at": person.updated_at.isoformat(),
+        "person": {
+            "person_id": person.person_id,
+            "metadata": dict(person.metadata),
+            "metadata_problem": problem_of(person.metadata),
+            "faces": person.templates,
+            "created_at": person.created_at.isoformat(),
+            "updated_at": person.updated_at.isoformat(),
+        },
         "last_active_on": person.active_at and person.active_at.date().isoformat(),
-        "consent_until": person.consent_until and person.consent_until.isoformat(),
+        "consent": held.consent and _consent(held.consent),
         "embedding_space": held.embedding_space,
         "faces": faces,
         "kept_answers": [
@@ -113,6 +120,15 @@ def _record(
         "elsewhere": ELSEWHERE,
     }
     return record, crops
+
+
+def _consent(consent: Consent) -> dict[str, Any]:
+    until = consent.valid_until
+    return {
+        "reference": consent.reference,
+        "valid_until": until and until.isoformat(),
+        "withdrawn": consent.withdrawn,
+    }
 
 
 def _text(embedding: FloatArray) -> str:

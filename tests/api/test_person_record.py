@@ -21,6 +21,8 @@ from app.services import Services, build_services
 from app.settings import Settings
 from tests.api.conftest import run_server
 
+METADATA = {"team": "red", "consent": {"reference": "form 7", "expires": "2129-11-26"}}
+
 
 @pytest.fixture(scope="module")
 def held(tmp_path_factory: pytest.TempPathFactory) -> Services:
@@ -49,7 +51,7 @@ def record(held: Services, astronaut: bytes, tmp_path_factory: pytest.TempPathFa
     with run_server(held) as url, httpx.Client(base_url=url, timeout=60) as client:
         policy = {"policy": {"keep_crops": True}}
         client.patch("/v1/collections/default", json=policy)
-        data = {"person_id": "eileen", "metadata": '{"team": "red"}'}
+        data = {"person_id": "eileen", "metadata": json.dumps(METADATA)}
         client.post("/v1/enroll", files={"image": ("a.jpg", astronaut)}, data=data)
         embedding = np.eye(held.pack.recogniser.dimension)[0].tolist()
         call = {"person_id": "eileen", "embeddings": [embedding]}
@@ -72,9 +74,10 @@ def record(held: Services, astronaut: bytes, tmp_path_factory: pytest.TempPathFa
 
 def test_what_an_answer_has(record: Any) -> None:
     first, second = record
-    assert first["person"]["metadata"] == {"team": "red"}
+    assert first["person"]["metadata"] == METADATA
     assert [pair["other_id"] for pair in first["different_from"]] == ["twin"]
-    assert [one["action"] for one in first["history"]][:2] == ["person.enrolled"] * 2
+    actions = ["consent.recorded", "person.enrolled", "person.enrolled"]
+    assert [one["action"] for one in first["history"]][:3] == actions
     (photo,), (given,) = first["faces"], second["faces"]
     assert base64.b64decode(photo["crop"]).startswith(b"\x89PNG")
     assert np.linalg.norm(photo["embedding"]) == pytest.approx(1, abs=1e-5)
@@ -93,6 +96,14 @@ def test_what_an_answer_has(record: Any) -> None:
     assert first["more_import_rows"] is second["more_import_rows"] is False
 
 
+def with_times(members: dict[str, Any]) -> dict[str, Any]:
+    """The members, with times instead of their texts: one writes Z, the other +00:00."""
+    return {
+        name: datetime.fromisoformat(value) if name.endswith(("_at", "_until")) else value
+        for name, value in members.items()
+    }
+
+
 def test_the_command_writes_the_same(
     record: Any, held: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,7 +112,14 @@ def test_the_command_writes_the_same(
     done = CliRunner().invoke(app, ["person", "export", "eileen", str(folder)])
     assert done.exit_code == 0, done.output
     written = json.loads((folder / "record.json").read_text())
-    assert written["metadata"] == {"team": "red"}
+    assert written["person"]["metadata"] == METADATA
+    only_in_answers = {"request_id", "model", "timings_ms", "next_cursor"}
+    assert written.keys() - {"collection"} == record[0].keys() - only_in_answers
+    for member in ("person", "consent"):
+        assert with_times(written[member]) == with_times(record[0][member])
+    for member in ("faces", "kept_answers", "different_from"):
+        assert written[member][0].keys() == record[0][member][0].keys()
+    assert written["history"][0].keys() > record[0]["history"][0].keys()
     ids = [face["face_id"] for face in written["faces"]]
     assert ids == [page["faces"][0]["face_id"] for page in record]
     for shared in ("kept_answers", "import_rows", "elsewhere"):

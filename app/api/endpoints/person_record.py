@@ -21,7 +21,7 @@ from app.errors import InvalidCursor, PersonNotFound
 from app.gallery.person_record import ELSEWHERE, HeldData, held_data
 from app.store.records import AlternateEmbedding, ExportedTemplate, Page
 from app.store.sql.audit_log import AuditEntry
-from app.store.sql.consents import WITHDRAWN, WITHOUT_END, Consent
+from app.store.sql.consents import Consent
 
 router = GalleryRouter(
     prefix="/v1/collections/{collection}/persons", tags=["collections"], route_class=JsonRoute
@@ -83,16 +83,20 @@ class HeldConsent(BaseModel):
 
     reference: Annotated[str, Example("form 2026-0117")]
     valid_until: Annotated[
-        datetime | None, Field(description="Null: it does not end."), Example(TIME)
+        datetime | None,
+        Field(description="Null: it does not end, or was withdrawn."),
+        Example(TIME),
     ]
     withdrawn: Annotated[bool, Example(False)]
 
     @classmethod
     def of(cls, consent: Consent) -> Self:
         """A consent as an answer shows it."""
-        known = consent.until not in (WITHOUT_END, WITHDRAWN)
-        until = consent.until if known else None
-        return cls(reference=consent.reference, valid_until=until, withdrawn=consent.withdrawn)
+        return cls(
+            reference=consent.reference,
+            valid_until=consent.valid_until,
+            withdrawn=consent.withdrawn,
+        )
 
 
 class HeldAnswer(BaseModel):

@@ -54,6 +54,11 @@ class Consent:
     def withdrawn(self) -> bool:
         return self.until == WITHDRAWN
 
+    @property
+    def valid_until(self) -> datetime | None:
+        """`until`; None if the consent does not end or was withdrawn."""
+        return None if self.until in (WITHOUT_END, WITHDRAWN) else self.until
+
 
 def consent_of(metadata: JsonObject) -> Consent | None:
     """The consent that metadata has; None if there is none in the expected form."""
