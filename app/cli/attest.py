@@ -64,8 +64,9 @@ attest_app = typer.Typer(
         "Measure error rates and sign the result: `likeness attest COLLECTION|FOLDER "
         "--key FILE --output FILE`, which is short for `likeness attest measure ...`. "
         "Exit status 0: the requirement is met; 3: not met; "
-        "4: the data is too small to decide; 5: the attestation is not valid; 6: worse "
-        "than the earlier attestation; 2: any other error."
+        "4: undecided, because there are too few people, the gallery is too small, or groups or "
+        "strata that the requirement asks for were not measured; 5: the attestation is not valid; "
+        "6: worse than the earlier attestation; 2: any other error."
     ),
     no_args_is_help=True,
     add_completion=False,
