@@ -15,7 +15,7 @@ from app.errors import CollectionNotFound
 from app.gallery.gallery import Gallery
 from app.locks import new_lock
 from app.store.database import now_utc
-from app.store.records import CollectionRecord
+from app.store.records import CollectionRecord, FaceName
 from app.store.sql.consents import needs_consent
 from app.store.sql.retention import Expiry, RetentionStore
 from app.telemetry.logs import log
@@ -74,13 +74,23 @@ class RetentionTask:
             self._due = [one.name for one in records if expiry_of(one, now)]
         if self._due:
             self._store_matches()
-            # One after another: a collection that fails does not keep the others from being erased.
+            self._erase(now)
+
+    def _erase(self, now: datetime) -> None:
+        """Delete some persons, of one collection after another: all that are due have to be done
+        within an hour, however many they are."""
+        began, batches = self._clock(), BATCHES
+        for _ in range(len(self._due)):
+            # A collection that fails does not keep the others from being erased in later rounds.
             name, more = self._due.pop(0), True
             try:
-                more = self._erase_some(name, now)
+                done, more = self._erase_some(name, now, batches)
             finally:
                 if more:  # also after a failure, such as a full disk
                     self._due.append(name)
+            batches -= done
+            if not batches or self._clock() - began > ROUND_S:
+                break
 
     def _has_jumped(self, now: datetime, time: float) -> bool:
         """Whether the clock was set, by more than JUMP_S, since the last round: it may be wrong."""
@@ -94,15 +104,17 @@ class RetentionTask:
             by_seconds=round(jump))  # fmt: skip
         return True
 
-    def _erase_some(self, name: str, now: datetime) -> bool:
-        """Delete some persons of a collection. Returns whether there may be more."""
-        began, erased, more = self._clock(), 0, True
+    def _erase_some(self, name: str, now: datetime, most: int) -> tuple[int, bool]:
+        """Delete persons of a collection in at most `most` transactions. Returns in how many, and
+        whether there may be more persons."""
+        began, done, erased, more = self._clock(), 0, 0, True
         try:
-            for _ in range(BATCHES):
+            while done < most and more:
                 found, deleted = self._erase_batch(name, now)
+                done += found > 0
                 erased += deleted
                 more = found == MOST_AT_ONCE
-                if not more or self._clock() - began > ROUND_S:
+                if self._clock() - began > ROUND_S:
                     break
         except CollectionNotFound:  # deleted meanwhile
             more = False
@@ -113,7 +125,7 @@ class RetentionTask:
                 self._gallery.store.database.eraser.erase()
                 log(logging.INFO, "persons were deleted by the policy", collection=name,
                     persons=erased)  # fmt: skip
-        return more
+        return done, more
 
     def _erase_batch(self, name: str, now: datetime) -> tuple[int, int]:
         """The numbers of persons who were found, and of those who were deleted."""
@@ -135,29 +147,25 @@ class MatchTimes:
         self._retention = retention
         self._now = now
         self._lock = new_lock("gallery.matches")
-        self._day: datetime | None = None
-        self._stored: set[tuple[int, str]] = set()  # today
-        self._noted: set[tuple[int, str]] = set()
+        self._noted: set[tuple[int, str]] = set()  # keys of collections, ids of faces
 
-    def note(self, collection: CollectionRecord, person_ids: Iterable[str]) -> None:
-        """Note that persons were matched now, if the collection's policy deletes by age."""
+    def note(self, collection: CollectionRecord, faces: Iterable[FaceName]) -> None:
+        """Note that the persons of faces were matched now, if the collection's policy deletes by
+        age."""
         if collection.policy.get("retention_days") is None:
             return
         with self._lock:
-            self._noted |= {(collection.key, one) for one in person_ids}
+            self._noted |= {(collection.key, one.face_id) for one in faces}
 
     def store(self) -> None:
         """Store what was noted. Raises StoreUnavailable or StoreFull; then it stays noted."""
         day = self._now().replace(hour=0, minute=0, second=0, microsecond=0)
-        if day != self._day:
-            self._day, self._stored = day, set()
         with self._lock:
             noted, self._noted = self._noted, set()
         try:
-            if new := noted - self._stored:
-                self._retention.note_matches(new, day)
+            if noted:
+                self._retention.note_matches(noted, day)
         except BaseException:
             with self._lock:
                 self._noted |= noted
             raise
-        self._stored |= noted

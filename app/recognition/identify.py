@@ -113,8 +113,8 @@ async def identify(
     if done is None:
         done = await services.scheduler.search(call.search, probes, time.perf_counter())
     answer, record = done[0], probes.record
-    found_ids = [one.verdict.person.face.person_id for one in answer.faces if one.verdict.person]
-    services.matches.note(record, found_ids)
+    matched = [one.verdict.person.face for one in answer.faces if one.verdict.person]
+    services.matches.note(record, matched)
     if policy_of(record).audit_searches:
         audit = gallery.store.audit
         searches = [_audited(one, answer.threshold) for one in answer.faces]

@@ -130,7 +130,7 @@ async def verify(
         done = await run(call.decide, claim, faces)
     found, record = done[0], claim.record
     if found.nearest is not None and found.accepted:
-        services.matches.note(record, [found.nearest.face.person_id])
+        services.matches.note(record, [found.nearest.face])
     if policy_of(record).audit_searches:
         audit = services.gallery.store.audit
         await scheduler.write(audit.record_searches, record, "face.verified", [_audited(found)])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sqlalchemy import event
 from typer.testing import CliRunner
 
 from app.cli.commands import app
@@ -15,7 +16,7 @@ from app.errors import StoreUnavailable
 from app.gallery import retention as module
 from app.gallery.gallery import Gallery
 from app.gallery.retention import BATCHES, CHECK_EVERY_S, MatchTimes, RetentionTask
-from app.store.records import CollectionRecord, PersonTemplate
+from app.store.records import CollectionRecord, FaceName, PersonTemplate
 from app.store.sql.retention import Expiry
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_gallery, template
@@ -59,6 +60,12 @@ def left(store: Store, collection: str = "staff") -> list[str]:
     return [one.person_id for one in store.persons.page(collection, None, 1000).items]
 
 
+def note(times: MatchTimes, store: Store, *people: str, collection: str = "staff") -> None:
+    """Note that these persons were matched."""
+    faces = [store.templates.page(collection, one, None, 9).items[0] for one in people]
+    times.note(store.collections.get(collection), faces)
+
+
 def task_of(
     gallery: Gallery, calendar: Calendar, before: Callable[[str, Sequence[str]], object] = print
 ) -> RetentionTask:
@@ -75,7 +82,9 @@ class TestWho:
         calendar.now += 20 * DAY
         enroll(aging, "again", "new")
         times = MatchTimes(aging.retention, calendar)
-        times.note(aging.collections.get("staff"), ["matched", "nobody"])
+        gone = FaceName(7, "00000000-0000-0000-0000-000000000000", "nobody")
+        times.note(aging.collections.get("staff"), [gone])
+        note(times, aging, "matched")
         times.store()
         calendar.now += 12 * DAY
         before = calendar.now - 30 * DAY
@@ -85,10 +94,10 @@ class TestWho:
     def test_a_match_soon_after_midnight(self, aging: Store, calendar: Calendar) -> None:
         """Nothing has been stored on the new day yet."""
         enroll(aging, "ada")
-        times, staff = MatchTimes(aging.retention, calendar), aging.collections.get("staff")
+        times = MatchTimes(aging.retention, calendar)
         for day in (calendar.now, calendar.now + DAY):
             calendar.now = day
-            times.note(staff, ["ada"])
+            note(times, aging, "ada")
             times.store()
         after_the_first = Expiry(calendar.now - timedelta(hours=12))
         assert aging.retention.expired("staff", after_the_first, 9) == []
@@ -99,7 +108,7 @@ class TestWho:
         before = calendar.now - 30 * DAY
         due = aging.retention.expired("staff", Expiry(before), 9)
         times = MatchTimes(aging.retention, calendar)
-        times.note(aging.collections.get("staff"), ["ada"])
+        note(times, aging, "ada")
         times.store()
         assert aging.retention.delete_expired("staff", due, lambda _: Expiry(before)).persons == 1
         assert left(aging) == ["ada"]
@@ -110,7 +119,8 @@ class TestWho:
         """Otherwise it could be stored, and the person deleted all the same."""
         enroll(aging, "ada")
         calendar.now += 31 * DAY
-        ada = {(aging.collections.get("staff").key, "ada")}
+        (face,) = aging.templates.page("staff", "ada", None, 9).items
+        ada = {(aging.collections.get("staff").key, face.face_id)}
         with ThreadPoolExecutor(1) as threads:
             matches = []
 
@@ -129,7 +139,7 @@ class TestWho:
     ) -> None:
         enroll(aging, "ada", collection="default")
         times = MatchTimes(aging.retention, calendar)
-        times.note(aging.collections.get("default"), ["ada"])
+        note(times, aging, "ada", collection="default")
         times.store()
         calendar.now += DAY
         assert aging.retention.expired("default", Expiry(calendar.now), 9) == ["ada"]
@@ -160,16 +170,53 @@ class TestWho:
         enroll(aging, "ada", "ada2")
         calendar.now += 31 * DAY
         times = MatchTimes(aging.retention, calendar)
-        times.note(aging.collections.get("staff"), ["ada2"])
+        note(times, aging, "ada2")
         times.store()
         aging.corrections.merge_persons("staff", "ada2", "ada")
         assert aging.retention.expired("staff", Expiry(calendar.now - 30 * DAY), 9) == []
+
+    @pytest.mark.parametrize("stored_first", [False, True])
+    def test_the_person_who_was_matched_is_not_the_id(
+        self, aging: Store, calendar: Calendar, stored_first: bool
+    ) -> None:
+        """Ids change between a match and the moment at which it is stored, and during a day."""
+        enroll(aging, "ada", "bob", "eve", "ivy")
+        calendar.now += 31 * DAY
+        times = MatchTimes(aging.retention, calendar)
+        note(times, aging, "ada", "eve")
+        if stored_first:
+            times.store()
+        aging.persons.update("staff", "ada", new_id="ada2")
+        aging.persons.update("staff", "bob", new_id="ada")
+        aging.corrections.merge_persons("staff", "eve", "ivy")
+        times.store()
+        rule = Expiry(calendar.now - 30 * DAY)
+        assert aging.retention.expired("staff", rule, 9) == ["ada"]
+        note(times, aging, "ada")  # on the same day, another person
+        times.store()
+        assert aging.retention.expired("staff", rule, 9) == []
+
+    def test_a_match_of_a_known_day_writes_nothing(self, aging: Store, calendar: Calendar) -> None:
+        enroll(aging, "ada")
+        calendar.now += DAY
+        times = MatchTimes(aging.retention, calendar)
+        statements: list[str] = []
+
+        def record(_: object, __: object, statement: str, *___: object) -> None:
+            statements.append(statement)
+
+        event.listen(aging.database.engine, "before_cursor_execute", record)
+        for _ in range(2):
+            note(times, aging, "ada")
+            times.store()
+        written = [one for one in statements if one.startswith("UPDATE")]
+        assert len(written) == 1
 
     def test_not_before_the_day_is_over(self, aging: Store, calendar: Calendar) -> None:
         enroll(aging, "ada")
         calendar.now = datetime(2026, 4, 30, 23, 59, tzinfo=UTC)
         times = MatchTimes(aging.retention, calendar)
-        times.note(aging.collections.get("staff"), ["ada"])
+        note(times, aging, "ada")
         times.store()
         calendar.now += 30 * DAY
         assert aging.retention.expired("staff", Expiry(calendar.now - 30 * DAY), 9) == []
@@ -215,6 +262,24 @@ class TestTask:
         assert len(left(gallery.store)) == 5
         task.round()
         assert left(gallery.store) == []
+
+    def test_a_round_takes_many_collections_and_no_more_persons(
+        self, gallery: Gallery, calendar: Calendar, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One collection a round would be too few for thousands of collections in an hour."""
+        monkeypatch.setattr(module, "MOST_AT_ONCE", 4)
+        names = [f"c{number}" for number in range(2 * BATCHES)]
+        for name in names:
+            gallery.create_collection(name, {}, {"retention_days": 30})
+        for name in names[:2] + names[-1:]:
+            for number in range(4 * (BATCHES - 1)):
+                gallery.store.persons.create(name, f"p{number}", {})
+        calendar.now += 31 * DAY
+        task, sizes = task_of(gallery, calendar), []
+        for _ in range(3):
+            task.round()
+            sizes.append(sum(len(left(gallery.store, name)) for name in names))
+        assert sizes == [4 * (2 * BATCHES - 3), 4 * (BATCHES - 3), 0]
 
     def test_a_failure_between_two_transactions(
         self, gallery: Gallery, calendar: Calendar, monkeypatch: pytest.MonkeyPatch

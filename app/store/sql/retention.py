@@ -22,7 +22,7 @@ from sqlalchemy import (
 from app.store.database import Database
 from app.store.records import CollectionRecord, DeletionCounts, Erasure
 from app.store.sql.consents import without_consent
-from app.store.sql.lookups import aware, get_collection, lock_collection
+from app.store.sql.lookups import MAX_KEYS, aware, get_collection, lock_collection
 from app.store.sql.persons import delete_persons
 from app.store.sql.tables import collections, persons, templates
 
@@ -78,18 +78,41 @@ class RetentionStore:
         return DeletionCounts(len(reasons), len(keys), Erasure.PENDING)
 
     def note_matches(self, matched: Collection[tuple[int, str]], day: datetime) -> None:
-        """Store that persons, given by the key of their collection and their id, were matched on a
-        day."""
-        mine = (persons.c.collection == bindparam("of")) & (persons.c.person_id == bindparam("who"))
+        """Store that persons were matched on a day: those who have the matched faces now, each
+        given by the key of its collection and its face id. So a person who was renamed or merged
+        since the match is the one who was matched."""
         earlier = persons.c.active_at.is_(None) | (persons.c.active_at < day)
+        new = self._not_yet(matched, earlier)
+        if not new:
+            return
+        its = select(templates.c.person).where(
+            templates.c.collection == bindparam("of"), templates.c.face_id == bindparam("face")
+        )
+        mine = persons.c.id == its.scalar_subquery()
         statement = update(persons).where(mine, earlier).values(active_at=day)
         with self._database.writing() as connection:
             # As every write does: a person who is being deleted by age has to be seen as matched.
-            for key in sorted({key for key, _ in matched}):
+            for key in sorted({key for key, _ in new}):
                 one = select(collections.c.id).where(collections.c.id == key)
                 connection.execute(one.with_for_update())
-            rows = [{"of": key, "who": person_id} for key, person_id in sorted(matched)]
-            connection.execute(statement, rows)
+            connection.execute(statement, [{"of": key, "face": face} for key, face in new])
+
+    def _not_yet(
+        self, matched: Collection[tuple[int, str]], earlier: ColumnElement[bool]
+    ) -> list[tuple[int, str]]:
+        """Those of the faces whose persons fulfil a condition, so that most matches of a day need
+        no write."""
+        query = select(templates.c.collection, templates.c.face_id).join(
+            persons, persons.c.id == templates.c.person
+        )
+        faces, found = sorted({face for _, face in matched}), set()
+        with self._database.reading() as connection:
+            for start in range(0, len(faces), MAX_KEYS):
+                some = templates.c.face_id.in_(faces[start : start + MAX_KEYS])
+                found |= {
+                    (row[0], row[1]) for row in connection.execute(query.where(some, earlier))
+                }
+        return sorted(found.intersection(matched))
 
 
 def note_activity(
