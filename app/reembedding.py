@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.decision.calibrations import pack_calibration
-from app.decision.thresholds import ONE_COMPARISON, CollectionPolicy
+from app.decision.policy import CollectionPolicy
+from app.decision.thresholds import ONE_COMPARISON
 from app.errors import NotReembedded, PackError
 from app.faces.embed import Recogniser
 from app.imaging import decode_crop

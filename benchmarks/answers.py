@@ -20,9 +20,8 @@ from app.api.endpoints.detection import DetectAnswer, EmbedAnswer, EmbeddedFace
 from app.api.endpoints.recognition import IdentifyAnswer
 from app.api.responses import Answer, ModelInfo, json_answer
 from app.decision.calibrations import pack_calibration
-from app.decision.policy import Status
 from app.decision.thresholds import ThresholdDecision, ThresholdSource
-from app.decision.verdicts import Verdict
+from app.decision.verdicts import Status, Verdict
 from app.gallery.candidates import Candidate
 from app.index.port import PRECISION, GallerySize
 from app.inference.packs import load_pack

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from app.cli.evaluate import CACHE_FILE
 from app.decision.calibrations import pack_orientation
-from app.decision.policy import FaceSelection, select_face
+from app.decision.face_selection import FaceSelection, select_face
 from app.errors import FaceError, ImageError
 from app.faces.loading import build_pipeline
 from app.faces.pipeline import FacePipeline

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.decision.calibrations import pack_orientation
-from app.decision.policy import FaceSelection, select_face
+from app.decision.face_selection import FaceSelection, select_face
 from app.errors import FaceError, ImageError
 from app.faces.loading import build_pipeline
 from app.folders import find_photos

@@ -28,7 +28,7 @@ import numpy as np
 from degraded_faces import is_development
 
 from app.decision.calibrations import pack_orientation
-from app.decision.policy import FaceSelection, selector_of
+from app.decision.face_selection import FaceSelection, selector_of
 from app.faces.images import drawn_face, to_blob
 from app.faces.integers import integer_file
 from app.faces.landmarks import SCALE, SIDE

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from stages import LFW_PHOTO, PORTRAIT
 
 from app.decision.calibrations import pack_orientation
-from app.decision.policy import FaceSelection, selector_of
+from app.decision.face_selection import FaceSelection, selector_of
 from app.faces.embed import Recogniser, normalise
 from app.faces.images import align_faces
 from app.faces.landmarks import LandmarkRefiner

@@ -23,7 +23,7 @@ import landmarks
 import numpy as np
 from degraded_faces import is_development
 
-from app.decision.policy import BYSTANDER_SIZE, FaceSelection, select_box
+from app.decision.face_selection import BYSTANDER_SIZE, FaceSelection, select_box
 from app.faces.detect import Detector, letterbox
 from app.faces.embed import Recogniser
 from app.faces.images import align_faces

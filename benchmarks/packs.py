@@ -27,7 +27,7 @@ from stages import LFW_PHOTO, PORTRAIT
 
 from app.cli.evaluate import CACHE_FILE
 from app.decision.calibrations import pack_orientation
-from app.decision.policy import FaceSelection
+from app.decision.face_selection import FaceSelection
 from app.faces.detect import Detector
 from app.faces.loading import build_pipeline
 from app.imaging import ImageLimits, decode_image

@@ -20,7 +20,7 @@ from PIL import Image as PillowImage
 from rich.console import Console
 from rich.table import Table
 
-from app.decision.policy import FaceSelection, select_face
+from app.decision.face_selection import FaceSelection, select_face
 from app.errors import FaceError
 from app.faces.loading import build_pipeline
 from app.faces.pipeline import FacePipeline

@@ -23,8 +23,8 @@ from PIL import Image, ImageEnhance, ImageFilter
 from app.decision.calibration import Calibration
 from app.decision.calibrations import read_calibration
 from app.decision.comparisons import LabelledEmbeddings
+from app.decision.face_selection import FaceSelection, select_face
 from app.decision.fitting import Labelled, calibrate
-from app.decision.policy import FaceSelection, select_face
 from app.errors import FaceError
 from app.faces.loading import build_pipeline
 from app.folders import find_photos

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app.decision.calibrations import pack_calibration, pack_orientation
-from app.decision.policy import FaceSelection, select_face
+from app.decision.face_selection import FaceSelection, select_face
 from app.errors import FaceError
 from app.faces.images import ROTATIONS, inverse, turned_detections, turned_image
 from app.faces.loading import build_pipeline

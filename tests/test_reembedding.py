@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, text
 
-from app.decision.policy import FaceSelection
-from app.decision.thresholds import CollectionPolicy
+from app.decision.face_selection import FaceSelection
+from app.decision.policy import CollectionPolicy
 from app.encryption.keys import new_key_line
 from app.errors import EmbeddingSpaceMismatch, NotReembedded
 from app.inference.pack_spec import ModelPack

@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from app.api.json_bodies import MAX_VALUES, parse_json
-from app.decision.policy import FaceSelection
+from app.decision.face_selection import FaceSelection
 from app.store.identifiers import COLLECTION_PATTERN, MAX_DECOMPOSED, MAX_PERSON_ID, new_person_id
 from app.store.metadata import MAX_FILTER_MEMBERS, check_filter, check_metadata
 

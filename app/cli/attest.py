@@ -11,8 +11,8 @@ from typer.core import TyperGroup
 
 from app.cli.console import err, out, read_settings, require_database
 from app.cli.evaluate import open_analyser, show_progress
-from app.decision.policy import FaceSelection
-from app.decision.thresholds import CollectionPolicy
+from app.decision.face_selection import FaceSelection
+from app.decision.policy import CollectionPolicy
 from app.disk import write_whole
 from app.lab.attestation.cells import STRATA
 from app.lab.attestation.document import (

@@ -15,8 +15,8 @@ from rich.table import Table
 
 from app.cli.console import err, out, read_settings, require_extra
 from app.decision.calibrations import pack_orientation
-from app.decision.policy import FaceSelection
-from app.decision.thresholds import CollectionPolicy
+from app.decision.face_selection import FaceSelection
+from app.decision.policy import CollectionPolicy
 from app.faces.loading import build_pipeline
 from app.imaging import ImageLimits
 from app.index.port import PRECISION

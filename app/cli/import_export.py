@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress
 
 from app.cli.console import announce_new_database, err, out, read_settings, require_database
 from app.cli.import_progress import ImportProgress, import_progress, summarise
-from app.decision.policy import FaceSelection
+from app.decision.face_selection import FaceSelection
 from app.encryption.ring import KeyRing
 from app.errors import CollectionNotFound
 from app.findings import findings

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from app.cli.console import out, read_settings, require_database
-from app.decision.thresholds import MOST_RETENTION_DAYS
+from app.decision.policy import MOST_RETENTION_DAYS
 from app.gallery.retention import expiry_of
 from app.store.schema import opened_database
 from app.store.sql.retention import Expiry

@@ -17,7 +17,8 @@ from app.decision.fitting import Labelled, calibrate, require_persons
 from app.decision.gallery_issues import suspected_duplicates
 from app.decision.pair_lifts import NO_LIFTS
 from app.decision.pairs import all_declared
-from app.decision.thresholds import CalibrationChain, CollectionPolicy
+from app.decision.policy import CollectionPolicy, policy_of
+from app.decision.thresholds import CalibrationChain
 from app.errors import CalibrationMismatch, NotCalibrated, PackError
 from app.faces.orientation import OrientationLimits
 from app.findings import findings
@@ -190,11 +191,6 @@ class Calibrations:
             "direction of degraded faces than the model pack's calibration has now. Calibrate "
             "the collection again."
         )
-
-
-def policy_of(record: CollectionRecord) -> CollectionPolicy:
-    """How the collection decides, as its operator set it."""
-    return CollectionPolicy.model_validate(record.policy)
 
 
 @dataclass(frozen=True, slots=True)

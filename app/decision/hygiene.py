@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.decision.calibration import Calibration
-from app.decision.calibrations import Calibrations, policy_of
+from app.decision.calibrations import Calibrations
 from app.decision.gallery_issues import (
     ChancePairs,
     Degraded,
@@ -19,9 +19,10 @@ from app.decision.gallery_issues import (
     Outlier,
     Weak,
 )
+from app.decision.gates import MILD_GATE, QualityGate, gate_failures
 from app.decision.neighbours import Neighbours, Progress, RowIndices, find_neighbours
 from app.decision.pairs import all_declared
-from app.decision.policy import MILD_GATE, QualityGate, gate_failures
+from app.decision.policy import policy_of
 from app.decision.thresholds import (
     ONE_COMPARISON,
     ThresholdDecision,

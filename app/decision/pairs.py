@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from app.decision.calibration import Calibration, Curve
-from app.decision.policy import Status
-from app.decision.verdicts import Doubt, Verdict
+from app.decision.verdicts import Doubt, Status, Verdict
 from app.errors import PersonNotFound
 from app.gallery.candidates import Candidate
 from app.gallery.gallery import Gallery

@@ -4,111 +4,16 @@ collection."""
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Annotated, Literal
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Literal
 
 from app.decision.calibration import Calibration
-from app.decision.policy import MILD_GATE, OPEN_GATE, WHOLE_NUMBER, QualityGate
+from app.decision.policy import CollectionPolicy
 from app.errors import NotCalibrated, RateOutOfReach
 from app.index.person_scores import PersonScore
 from app.index.port import GallerySize
 from app.types import FloatArray
 
-# Where a policy names none (docs/adr/0025-person-scores.md).
-DEFAULT_SCORE = PersonScore.BEST
-MOST_RETENTION_DAYS = 36_500
 ONE_COMPARISON = GallerySize(persons=1, templates=1)
-
-ErrorRate = Annotated[float, Field(gt=0, le=0.5, allow_inf_nan=False)]
-
-
-class CollectionPolicy(BaseModel):
-    """The settings of a collection, used where a call gives none.
-
-    `target_fmr` one in 10,000 is what FIDO's Biometric Component Certification asks of a
-    verification; `target_fpir` one in 100 is an operating point of NIST FRTE 1:N.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    target_fpir: Annotated[
-        ErrorRate,
-        Field(
-            description=(
-                "Identify: target FPIR, the share of searches for people who are not enrolled "
-                "that may find someone."
-            )
-        ),
-    ] = 0.01
-    target_fmr: Annotated[
-        ErrorRate,
-        Field(
-            description="Verify: target FMR, the share of comparisons of different "
-            "people that may match."
-        ),
-    ] = 1e-4
-    threshold: Annotated[
-        float | None,
-        Field(
-            ge=-1,
-            le=1,
-            description="A fixed threshold instead of a target; it does not depend on the gallery.",
-        ),
-    ] = None
-    score: Annotated[
-        PersonScore,
-        Field(
-            strict=False,
-            description="The similarity of a person with several faces: that of the `best`, that "
-            "of their `centroid`, or the mean of both (`fused`). The last two need a calibration "
-            "that was made for them, or a fixed threshold.",
-        ),
-    ] = DEFAULT_SCORE
-    identify_gate: Annotated[
-        QualityGate, Field(description="Probes that fail it are rejected. Off by default.")
-    ] = OPEN_GATE
-    keep_crops: Annotated[
-        bool,
-        Field(
-            description=(
-                "Keep the aligned face of each photo enrolled from now on, encrypted like "
-                "embeddings, so that another model pack can embed it. Setting it to false "
-                "deletes the kept ones."
-            )
-        ),
-    ] = False
-    audit_searches: Annotated[
-        bool,
-        Field(
-            description="Write each identification and verification to the audit log: the answer, "
-            "never photos or embeddings. Each such call then writes to the database."
-        ),
-    ] = False
-    retention_days: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            le=MOST_RETENTION_DAYS,
-            description="Delete persons this many days after their last enrollment or match, "
-            "whichever is later. Null: never.",
-        ),
-        WHOLE_NUMBER,
-    ] = None
-    consent_required: Annotated[
-        bool,
-        Field(
-            description="Persons need a consent: metadata with `consent`, an object with a "
-            "`reference` and, if it ends, `expires`, a day or a time. Without one nobody is "
-            "enrolled. Persons whose consent has ended are not matched, and are deleted."
-        ),
-    ] = False
-    verify_gate: Annotated[
-        QualityGate, Field(description="A probe that fails it is refused. Off by default.")
-    ] = OPEN_GATE
-    enroll_gate: Annotated[
-        QualityGate, Field(description="Photos that fail it are not enrolled. Mild by default.")
-    ] = MILD_GATE
 
 
 class ThresholdSource(StrEnum):
@@ -142,7 +47,7 @@ class CalibrationChain:
 
     @classmethod
     def of(
-        cls, found: Sequence[Calibration], constant: float, policy: "CollectionPolicy"
+        cls, found: Sequence[Calibration], constant: float, policy: CollectionPolicy
     ) -> "CalibrationChain":
         """For the score of a policy.
 

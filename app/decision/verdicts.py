@@ -1,18 +1,47 @@
-"""The answers of an identification: identified, unknown or rejected, for each face; and the
-decisions that are not made, because what was compared is outside the calibrated domain."""
+"""Verdicts: identified, ambiguous, unknown or rejected, for each face of an identification, and
+whether two faces match; no verdict is given on what is outside the calibrated domain."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 import numpy as np
 
 from app.decision.domain import DEGRADED, Limits
-from app.decision.policy import QualityGate, Status, gate_failures, is_match
+from app.decision.gates import QualityGate, gate_failures
 from app.decision.thresholds import ThresholdDecision
 from app.gallery.candidates import Candidate, Comparison
 from app.gallery.gallery import Gallery
 from app.store.records import FaceName
 from app.types import Face, Quality
+
+
+class Status(StrEnum):
+    """The answer of an identification for one face.
+
+    `rejected`: the probe was not good enough to decide, however similar a person is. `ambiguous`:
+    it is one of several persons who were declared to be different, and not clear which.
+    """
+
+    IDENTIFIED = "identified"
+    AMBIGUOUS = "ambiguous"
+    UNKNOWN = "unknown"
+    REJECTED = "rejected"
+
+
+class VerifyStatus(StrEnum):
+    """The answer of a verification. `ambiguous` and `rejected`: as `Status` has them; neither is a
+    match."""
+
+    MATCH = "match"
+    NO_MATCH = "no_match"
+    AMBIGUOUS = "ambiguous"
+    REJECTED = "rejected"
+
+
+def is_match(similarity: float, threshold: float) -> bool:
+    """Whether a similarity counts as the same person: the threshold itself does."""
+    return similarity >= threshold
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from app.decision.calibrations import policy_of
+from app.decision.policy import policy_of
 from app.decision.thresholds import ThresholdRequest, identification_threshold
 from app.errors import ConsentMissing, PersonNotFound
 from app.gallery.candidates import Candidate, SearchResult

@@ -11,8 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from app.decision.calibrations import policy_of
 from app.decision.pairs import all_declared
+from app.decision.policy import policy_of
 from app.errors import ConsentMissing, InvalidRequest, LikenessError, PersonExists, PersonNotFound
 from app.importing.checks import CONFLICT, ConflictChecker, ConsentChecker, Prepared, resembles
 from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError

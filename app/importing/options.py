@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from app.decision.policy import FaceSelection, QualityGate
+from app.decision.face_selection import FaceSelection
+from app.decision.gates import QualityGate
 from app.errors import LikenessError
 from app.importing.source_options import PersonFrom
 

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from app.decision.calibrations import policy_of
-from app.decision.policy import FaceSelection, check_quality, selector_of
-from app.decision.thresholds import CollectionPolicy
+from app.decision.face_selection import FaceSelection, selector_of
+from app.decision.gates import check_quality
+from app.decision.policy import CollectionPolicy, policy_of
 from app.errors import (
     CollectionNotFound,
     FaceError,

@@ -7,9 +7,9 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from app.decision.calibrations import policy_of
+from app.decision.gates import QualityGate
 from app.decision.pairs import PairRules
-from app.decision.policy import QualityGate
+from app.decision.policy import policy_of
 from app.decision.thresholds import (
     CalibrationChain,
     ThresholdDecision,

@@ -5,25 +5,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from app.decision.calibrations import policy_of
+from app.decision.face_selection import FaceSelection, selector_of, usable_face
+from app.decision.gates import OPEN_GATE, QualityGate
 from app.decision.pairs import PairRules
-from app.decision.policy import (
-    OPEN_GATE,
-    FaceSelection,
-    QualityGate,
-    is_match,
-    selector_of,
-    usable_face,
-)
+from app.decision.policy import CollectionPolicy, policy_of
 from app.decision.thresholds import (
     ONE_COMPARISON,
     CalibrationChain,
-    CollectionPolicy,
     ThresholdDecision,
     ThresholdRequest,
     verification_threshold,
 )
-from app.decision.verdicts import Doubt, Refusals
+from app.decision.verdicts import Doubt, Refusals, is_match
 from app.errors import FaceError, ImageError, LikenessError, NoFace
 from app.gallery.candidates import Candidate, Comparison
 from app.index.person_scores import PersonScore

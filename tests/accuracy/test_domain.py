@@ -12,7 +12,7 @@ from app.decision.calibration import Calibration
 from app.decision.calibrations import pack_calibration
 from app.decision.comparisons import rates_at
 from app.decision.domain import Limits
-from app.decision.policy import FaceSelection
+from app.decision.face_selection import FaceSelection
 from app.decision.thresholds import ONE_COMPARISON
 from app.index.comparator import COSINE, Comparator
 from app.index.likeness import QUANTILE

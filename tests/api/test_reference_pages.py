@@ -11,9 +11,9 @@ from pydantic import BaseModel
 from app import errors
 from app.access.refused import CallOutcome
 from app.api.problems import problem_codes
-from app.decision import pairs, policy, verdicts
-from app.decision.policy import MILD_GATE, OPEN_GATE, QualityGate
-from app.decision.thresholds import CollectionPolicy
+from app.decision import gates, pairs, verdicts
+from app.decision.gates import MILD_GATE, OPEN_GATE, QualityGate
+from app.decision.policy import CollectionPolicy
 from app.errors import LikenessError
 from app.importing import checks, local, outcomes
 from app.importing.source_rows import ImportSourceError, NotAPhoto, UnreadableFile
@@ -60,7 +60,7 @@ def test_every_error_code_is_explained_with_its_status() -> None:
 
 
 def test_every_reason_is_explained() -> None:
-    gate = {limit.code: f"`{limit.name}`" for limit in (policy._NOT_LIVE, *policy._LIMITS)}
+    gate = {limit.code: f"`{limit.name}`" for limit in (gates._NOT_LIVE, *gates._LIMITS)}
     listed = rows(section("errors.md", "## Reasons of a gate"))
     assert {code: cells[0] for code, cells in listed.items()} == gate
     decided = {verdicts.OUTSIDE_CALIBRATION, pairs.MARGIN_TOO_SMALL, pairs.NEARER_TO_OTHER}

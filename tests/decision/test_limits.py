@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from app.decision.domain import NO_LIMITS, Limits
-from app.decision.policy import Status
-from app.decision.verdicts import OUTSIDE_CALIBRATION, Refusals, Verdict
+from app.decision.verdicts import OUTSIDE_CALIBRATION, Refusals, Status, Verdict
 from app.gallery.candidates import Candidate
 from app.gallery.gallery import Gallery
 from app.index.comparator import Comparator

@@ -18,8 +18,7 @@ from app.decision.pairs import (
     pair_margin,
     pair_similarity,
 )
-from app.decision.policy import Status
-from app.decision.verdicts import Verdict
+from app.decision.verdicts import Status, Verdict
 from app.gallery.candidates import Candidate
 from app.gallery.gallery import Gallery
 from app.store.records import NewTemplate

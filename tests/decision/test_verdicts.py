@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from app.decision.policy import OPEN_GATE, QualityGate, Status, is_match
-from app.decision.verdicts import Verdict, assign_persons, decide
+from app.decision.gates import OPEN_GATE, QualityGate
+from app.decision.verdicts import Status, Verdict, assign_persons, decide, is_match
 from app.gallery.candidates import Candidate
 from tests.decision.conftest import candidate, face
 
@@ -88,3 +88,18 @@ def test_a_similarity_at_the_threshold_itself_is_somebody() -> None:
 @pytest.mark.parametrize("rows", [[], [[]], [[], []]])
 def test_nobody_near(rows: list[Row]) -> None:
     assert assign_persons(rows, 0.5) == [None] * len(rows)
+
+
+class TestMatch:
+    def test_the_threshold_itself_matches(self) -> None:
+        assert is_match(0.4, 0.4)
+        assert is_match(float(np.nextafter(0.4, 1)), 0.4)
+        assert not is_match(float(np.nextafter(0.4, 0)), 0.4)
+
+    @pytest.mark.parametrize("threshold", [-1.0, 0.0, 1.0])
+    def test_at_the_ends(self, threshold: float) -> None:
+        assert is_match(1.0, threshold)
+        assert is_match(-1.0, threshold) is (threshold == -1.0)
+
+    def test_not_a_number_is_nobody(self) -> None:
+        assert not is_match(float("nan"), -1.0)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from app.decision.policy import FaceSelection, selector_of
+from app.decision.face_selection import FaceSelection, selector_of
 from app.errors import NoFace, SeveralFaces
 from app.faces.detect import Detector, Letterbox
 from app.faces.orientation import OrientationLimits

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.decision.policy import FaceSelection
-from app.decision.thresholds import CollectionPolicy
+from app.decision.face_selection import FaceSelection
+from app.decision.policy import CollectionPolicy
 from app.encryption.keys import new_key_line
 from app.importing.gallery_export import GalleryExportError, export
 from app.importing.local import LocalImport

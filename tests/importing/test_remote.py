@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from app.decision.policy import FaceSelection
+from app.decision.face_selection import FaceSelection
 from app.importing import local
 from app.importing import remote as module
 from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError

@@ -9,14 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.decision.gates import MILD_GATE
 from app.decision.pair_lifts import PairLift, PairLifts
-from app.decision.policy import MILD_GATE, Status
-from app.decision.thresholds import (
-    CollectionPolicy,
-    ThresholdDecision,
-    ThresholdRequest,
-    ThresholdSource,
-)
+from app.decision.policy import CollectionPolicy
+from app.decision.thresholds import ThresholdDecision, ThresholdRequest, ThresholdSource
+from app.decision.verdicts import Status
 from app.errors import (
     CollectionNotFound,
     ConsentMissing,

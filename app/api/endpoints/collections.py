@@ -26,8 +26,7 @@ from app.api.responses import (
     within_bytes,
 )
 from app.api.routers import GalleryRouter
-from app.decision.calibrations import policy_of
-from app.decision.thresholds import CollectionPolicy
+from app.decision.policy import CollectionPolicy, policy_of
 from app.errors import (
     CollectionExists,
     CollectionNotFound,

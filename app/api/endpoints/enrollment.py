@@ -20,7 +20,7 @@ from app.api.problems import ANY_WRITE, IN_SPACE, ONE_FACE, PHOTOS, problems
 from app.api.requests import IMAGE, Call, Fields, read_call
 from app.api.responses import Answer, Example, example_of, json_answer
 from app.api.routers import Router
-from app.decision.policy import FaceSelection
+from app.decision.face_selection import FaceSelection
 from app.errors import (
     ConsentMissing,
     EnrolledBefore,

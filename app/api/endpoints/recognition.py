@@ -28,9 +28,9 @@ from app.api.problems import ANY_WRITE, IN_SPACE, ONE_FACE, PHOTOS, problems
 from app.api.requests import IMAGE, REFERENCE, read_call
 from app.api.responses import Answer, Example, json_answer, with_example
 from app.api.routers import Router
-from app.decision.policy import FaceSelection, Status, VerifyStatus
+from app.decision.face_selection import FaceSelection
 from app.decision.thresholds import ThresholdDecision
-from app.decision.verdicts import OUTSIDE_CALIBRATION
+from app.decision.verdicts import OUTSIDE_CALIBRATION, Status, VerifyStatus
 from app.errors import (
     ConsentMissing,
     InvalidRequest,

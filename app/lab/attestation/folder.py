@@ -13,8 +13,9 @@ import numpy as np
 
 from app.decision.comparisons import LabelledEmbeddings
 from app.decision.domain import DEGRADED, NO_LIMITS, Limits
-from app.decision.policy import FaceSelection, QualityGate, check_quality
-from app.decision.thresholds import CollectionPolicy
+from app.decision.face_selection import FaceSelection
+from app.decision.gates import QualityGate, check_quality
+from app.decision.policy import CollectionPolicy
 from app.errors import FaceError
 from app.index.comparator import Comparator
 from app.lab.attestation.cells import LOWEST, UNCHANGED, BestScores, Change, Faces, Searched

@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from app.decision.calibration import Calibration
-from app.decision.calibrations import Calibrations, pack_calibration, policy_of
+from app.decision.calibrations import Calibrations, pack_calibration
 from app.decision.domain import NO_LIMITS
-from app.decision.policy import FaceSelection
+from app.decision.face_selection import FaceSelection
+from app.decision.policy import CollectionPolicy, policy_of
 from app.decision.thresholds import (
     CalibrationChain,
-    CollectionPolicy,
     ThresholdDecision,
     ThresholdRequest,
     identification_threshold,

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import app
 from app.decision.calibration import Calibration
-from app.decision.thresholds import CollectionPolicy, ThresholdDecision
+from app.decision.policy import CollectionPolicy
+from app.decision.thresholds import ThresholdDecision
 from app.inference.pack_spec import ModelPack
 from app.lab.attestation.cells import EVERYBODY, Cell
 from app.lab.attestation.requirement import Counted, Requirement, RequirementOutcome, decide, worst

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from app.decision.policy import FaceSelection
+from app.decision.face_selection import FaceSelection
 from app.errors import FaceError, ImageError
 from app.faces.images import ARCFACE_TEMPLATE, TEMPLATE_SIZE
 from app.lab.evaluation.labels import LabelledPeople, LabelNoise

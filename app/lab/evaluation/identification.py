@@ -16,13 +16,9 @@ from numpy.typing import NDArray
 from app.decision.calibration import Calibration
 from app.decision.comparisons import Indices, LabelledEmbeddings
 from app.decision.domain import labelled_likeness
+from app.decision.policy import CollectionPolicy
 from app.decision.rates import Floats, Rate, effective_trials
-from app.decision.thresholds import (
-    CalibrationChain,
-    CollectionPolicy,
-    ThresholdRequest,
-    identification_threshold,
-)
+from app.decision.thresholds import CalibrationChain, ThresholdRequest, identification_threshold
 from app.index.likeness import LEAST_PERSONS
 from app.index.port import GallerySize
 from app.lab.evaluation.figures import (

@@ -11,8 +11,9 @@ from app.decision.comparisons import ErrorCurve, Indices, PersonPair, compare_ma
 from app.decision.domain import Limits, Orientation, SharedDirection
 from app.decision.fitting import MIN_PERSONS, Labelled, calibrate
 from app.decision.pair_lifts import CoveredFaces, PairLift
+from app.decision.policy import CollectionPolicy
 from app.decision.rates import Rate
-from app.decision.thresholds import ONE_COMPARISON, CollectionPolicy
+from app.decision.thresholds import ONE_COMPARISON
 from app.errors import NotEnoughData
 from app.index.port import PRECISION
 from app.inference.pack_spec import ModelPack

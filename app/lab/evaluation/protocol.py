@@ -18,9 +18,9 @@ import numpy as np
 
 from app.decision.calibration import Calibration
 from app.decision.domain import SharedDirection
+from app.decision.face_selection import FaceSelection, select_face, selector_of
 from app.decision.pair_lifts import PairLift
-from app.decision.policy import FaceSelection, select_face, selector_of
-from app.decision.thresholds import CollectionPolicy
+from app.decision.policy import CollectionPolicy
 from app.errors import FaceError, ImageError, UnreadableImage
 from app.faces.orientation import OrientationLimits
 from app.faces.pipeline import FacePipeline, run_to_completion

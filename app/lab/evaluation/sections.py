@@ -14,8 +14,8 @@ import numpy as np
 
 from app.decision.calibration import Calibration
 from app.decision.domain import Orientation
+from app.decision.face_selection import FaceSelection, select_face
 from app.decision.pair_lifts import GROUP_FMR, PairLift, PairLifts
-from app.decision.policy import FaceSelection, select_face
 from app.decision.thresholds import ONE_COMPARISON
 from app.errors import FaceError, ImageError, RateOutOfReach
 from app.faces.images import ROTATIONS, inverse, turned_image

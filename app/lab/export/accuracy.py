@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.decision.policy import FaceSelection
+from app.decision.face_selection import FaceSelection
 from app.errors import LikenessError
 from app.faces.loading import build_pipeline
 from app.imaging import ImageLimits

@@ -7,8 +7,9 @@ from typing import cast
 import numpy as np
 
 from app.decision.domain import Limits
-from app.decision.policy import OPEN_GATE, FaceSelection
-from app.decision.thresholds import CollectionPolicy
+from app.decision.face_selection import FaceSelection
+from app.decision.gates import OPEN_GATE
+from app.decision.policy import CollectionPolicy
 from app.index.comparator import COSINE, Comparator
 from app.lab.attestation.cells import count_cells
 from app.lab.attestation.folder import Measure, roles_of, search_unchanged

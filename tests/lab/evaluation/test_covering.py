@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from app.decision.policy import FaceSelection
+from app.decision.face_selection import FaceSelection
 from app.faces.pipeline import FacePipeline
 from app.lab.evaluation.degrading import COVERS, cover, embed_covered
 from app.lab.evaluation.protocol import Analyser

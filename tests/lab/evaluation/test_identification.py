@@ -6,7 +6,7 @@ import pytest
 from app.decision.calibration import Calibration
 from app.decision.comparisons import LabelledEmbeddings
 from app.decision.fitting import Labelled, calibrate
-from app.decision.thresholds import CollectionPolicy
+from app.decision.policy import CollectionPolicy
 from app.index.port import GallerySize
 from app.lab.evaluation.identification import (
     at_setting,

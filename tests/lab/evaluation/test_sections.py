@@ -7,7 +7,7 @@ import pytest
 
 from app.decision.calibrations import read_calibration
 from app.decision.comparisons import LabelledEmbeddings
-from app.decision.policy import FaceSelection
+from app.decision.face_selection import FaceSelection
 from app.faces.pipeline import FacePipeline
 from app.inference.pack_spec import ModelPack
 from app.lab.evaluation import sections
