@@ -126,7 +126,7 @@ READ_ON_S = 0.2
 PATIENCE_S = 30.0
 
 
-class WorkerServer(Server):
+class ChildServer(Server):
     """`app.processes.link.Served` over an application of `create_app`. When it drains and ends is
     decided by the parent; SIGTERM asks the parent for it."""
 

@@ -134,9 +134,9 @@ def serve_for_parent(
     with clear_errors():
         services = begin(settings, records, remote)
         from app.api.main import create_app  # noqa: PLC0415 (see `begin`)
-        from app.api.server import WorkerServer  # noqa: PLC0415
+        from app.api.server import ChildServer  # noqa: PLC0415
 
-        server = WorkerServer(
+        server = ChildServer(
             create_app(services), settings, link, announcement(services, port, count)
         )
     shorten_pauses()

@@ -32,7 +32,7 @@ class JobState(StrEnum):
     CANCELLED = "cancelled"
 
 
-WAITING = (JobState.QUEUED, JobState.RUNNING)
+UNDER_WAY = (JobState.QUEUED, JobState.RUNNING)
 
 
 class ImportJob(BaseModel):
@@ -93,9 +93,9 @@ class JobFolder:
         """Hold it between looking at a job and changing it. Raises OSError."""
         return exclusive(self.path / "lock")
 
-    def become_worker(self) -> int | None:
-        """A descriptor that is held by the one process that does the jobs; None for the others.
-        Raises OSError."""
+    def become_runner(self) -> int | None:
+        """A descriptor of the locked file `worker`, which the one process that does the jobs holds;
+        None for the others. Raises OSError."""
         return own(self.path / "worker") if self.path.exists() else None
 
     def new_upload(self, suffix: str) -> Upload:
@@ -168,7 +168,7 @@ class JobFolder:
             for job in self.all():
                 if is_old(job):
                     self.forget(job)
-                elif job.state not in WAITING:  # the process died before it removed the archive
+                elif job.state not in UNDER_WAY:  # the process died before it removed the archive
                     self.archive(job).unlink(missing_ok=True)
             for path in [*self.archives(), *self.path.glob(f"*{REPORT}")]:
                 # A state that cannot be read is a state: another version's, perhaps.

@@ -1,7 +1,7 @@
 """The imports of a service, as its clients see them: created, listed, cancelled, reported.
 
 Every process over the same data folder accepts imports and answers for all of them. One of them,
-which holds the folder's lock, does them (`ImportWorker`); if that one dies, another continues.
+which holds the folder's lock, does them (`ImportRunner`); if that one dies, another continues.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from typing import Any
 
 from app.errors import ImportNotFound, Overloaded
 from app.importing.job_folder import (
-    WAITING,
+    UNDER_WAY,
     ImportJob,
     JobFolder,
     JobState,
@@ -21,7 +21,7 @@ from app.importing.job_folder import (
 )
 from app.importing.options import UploadOptions
 from app.importing.reports import ReportEraser, rows_about
-from app.importing.worker import ImportWorker
+from app.importing.runner import ImportRunner
 from app.services import Services
 
 # Archives on disk: being received, waiting for their turn, or being imported.
@@ -41,15 +41,15 @@ class ImportJobs:
         self.eraser = ReportEraser(self._folder, services.gallery.has_person, clock)
         self._audit = services.gallery.store.audit
         self._clock = clock
-        self._worker = ImportWorker(services, self._folder, clock)
+        self._runner = ImportRunner(services, self._folder, clock)
 
     def start(self) -> None:
         """Do what is queued, also what an earlier run of the service left."""
-        self._worker.start()
+        self._runner.start()
 
     def stop(self) -> None:
         """End; what is under way is continued after the next start."""
-        self._worker.stop()
+        self._runner.stop()
 
     def new_upload(self, suffix: str) -> Upload:
         """A place for an archive that is received; its name is the import's id. Raises Overloaded
@@ -80,20 +80,20 @@ class ImportJobs:
         except OSError as error:
             upload.path.unlink(missing_ok=True)
             raise unwritable(error) from error
-        self._worker.wake()
+        self._runner.wake()
         return job
 
     def get(self, collection: str, import_id: str) -> ImportJob:
         """One job. Raises ImportNotFound."""
-        job = self._worker.find(import_id)
+        job = self._runner.find(import_id)
         if job is None or job.collection != collection:
             raise ImportNotFound(f"The collection '{collection}' has no import '{import_id}'.")
-        return self._worker.counted(job)
+        return self._runner.counted(job)
 
     def of(self, collection: str) -> list[ImportJob]:
         """A collection's jobs, the newest first."""
         mine = [
-            self._worker.counted(job) for job in self._folder.all() if job.collection == collection
+            self._runner.counted(job) for job in self._folder.all() if job.collection == collection
         ]
         return sorted(mine, key=lambda job: job.created_at, reverse=True)
 
@@ -112,18 +112,18 @@ class ImportJobs:
         """End a job that is queued or running, or forget one that has ended, with its report; what
         it enrolled stays. One that is running ends within moments. Raises ImportNotFound and
         StoreFull."""
-        under_way = self.get(collection, import_id).state in WAITING
+        under_way = self.get(collection, import_id).state in UNDER_WAY
         action = "import.cancelled" if under_way else "import.removed"
         self._audit.record(action, collection, import_id=import_id)
         try:
             with self._folder.exclusive():
                 job = self.get(collection, import_id)
                 if job.state is JobState.QUEUED:
-                    self._worker.end(job, JobState.CANCELLED)
+                    self._runner.end(job, JobState.CANCELLED)
                 elif job.state is JobState.RUNNING:
                     self._folder.save(job.model_copy(update={"cancelling": True}))
                 else:
-                    self._worker.forget(job)
+                    self._runner.forget(job)
                     return job
                 return self.get(collection, import_id)
         except OSError as error:

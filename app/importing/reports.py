@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from app.disk import own, private_file, write_whole
-from app.importing.job_folder import WAITING, ImportJob, JobFolder, JobState, unwritable
+from app.importing.job_folder import UNDER_WAY, ImportJob, JobFolder, JobState, unwritable
 from app.store.identifiers import composed
 from app.store.records import Erasure
 from app.telemetry.logs import log
@@ -147,7 +147,7 @@ class ReportEraser:
         """An import that has ended, so that its report is not written any more; or None."""
         for import_id in dict.fromkeys(one for note in notes for one in note.imports):
             job = self._folder.find(import_id)
-            if job is None or job.state not in WAITING:
+            if job is None or job.state not in UNDER_WAY:
                 return import_id
         return None
 

@@ -169,7 +169,7 @@ class Child:
 def command_of(arguments: str) -> list[str]:
     """How a child is started: this interpreter, without the working folder among the places that
     modules are imported from."""
-    return [sys.executable, "-P", "-m", "app.cli.worker", arguments]
+    return [sys.executable, "-P", "-m", "app.cli.child", arguments]
 
 
 class Children:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.workers import Worker
+from tests.chaos.gallery_process import GalleryProcess
 
 pytestmark = pytest.mark.slow
 PEOPLE = 40
@@ -23,8 +23,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 def test_a_process_that_slept_builds_from_the_database(url: str, tmp_path: Path) -> None:
     # One that is stopped in the middle of a write would hold the lock for good: neither prunes
     # unasked.
-    awake = Worker(url, tmp_path / "awake", prunes=False)
-    asleep = Worker(url, tmp_path / "asleep", prunes=False)
+    awake = GalleryProcess(url, tmp_path / "awake", prunes=False)
+    asleep = GalleryProcess(url, tmp_path / "asleep", prunes=False)
     people = [f"p{number}" for number in range(PEOPLE)]
     for person in people[: PEOPLE // 2]:
         assert awake.ask("enroll", person, 0)[0] == "done"
@@ -40,11 +40,11 @@ def test_a_process_that_slept_builds_from_the_database(url: str, tmp_path: Path)
     assert found(awake, people) == expected
     os.kill(asleep.process.pid, signal.SIGCONT)
     assert found(asleep, people) == expected
-    for worker in (awake, asleep):
-        worker.kill()
+    for process in (awake, asleep):
+        process.kill()
 
 
-def found(worker: Worker, people: list[str]) -> list[str]:
+def found(process: GalleryProcess, people: list[str]) -> list[str]:
     """Those of the people whom a search of this process finds."""
-    hits = {person: worker.ask("find", person, 0) for person in people}
+    hits = {person: process.ask("find", person, 0) for person in people}
     return [p for p, (_, hit) in hits.items() if hit[0] == p and hit[1] > 0.999]

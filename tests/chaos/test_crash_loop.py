@@ -14,7 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.chaos.workers import PROCESSES, Client, Ledger, Worker, assert_erased, assert_kept
+from tests.chaos.gallery_process import (
+    PROCESSES,
+    Client,
+    GalleryProcess,
+    Ledger,
+    assert_erased,
+    assert_kept,
+)
 from tests.postgres import PostgresServer, installed_binaries
 
 pytestmark = pytest.mark.chaos
@@ -34,16 +41,16 @@ def durable_postgres() -> Iterator[PostgresServer]:
 
 def start(
     url: str, folder: Path, ledger: Ledger, seed: int, names: list[str]
-) -> tuple[list[Worker], list[Client]]:
-    """A worker and a client of it for each name."""
-    workers = [Worker(url, folder) for _ in names]
+) -> tuple[list[GalleryProcess], list[Client]]:
+    """A process and a client of it for each name."""
+    galleries = [GalleryProcess(url, folder) for _ in names]
     clients = [
-        Client(name, worker, ledger, 1_000 * seed + number)
-        for number, (name, worker) in enumerate(zip(names, workers, strict=True))
+        Client(name, process, ledger, 1_000 * seed + number)
+        for number, (name, process) in enumerate(zip(names, galleries, strict=True))
     ]
     for client in clients:
         client.start()
-    return workers, clients
+    return galleries, clients
 
 
 def finish(clients: list[Client]) -> None:
@@ -63,10 +70,10 @@ def test_processes_killed_over_sqlite(tmp_path: Path, processes: int) -> None:
     url, folder = f"sqlite:///{tmp_path / 'likeness.db'}", tmp_path / "index"
     ledger, random = Ledger(), np.random.default_rng(0)
     for cycle in range(CYCLES):
-        workers, clients = start(url, folder, ledger, cycle, names)
+        galleries, clients = start(url, folder, ledger, cycle, names)
         time.sleep(random.uniform(0.05, 0.6))
-        for worker in random.permutation(np.array(workers, object)):
-            worker.kill()
+        for process in random.permutation(np.array(galleries, object)):
+            process.kill()
             time.sleep(random.uniform(0, 0.02))
         finish(clients)
         assert_kept(url, folder, ledger, names)
@@ -88,7 +95,7 @@ def test_a_server_killed_under_its_clients(
     url, folder = server.new_database(), tmp_path / "index"
     ledger, random = Ledger(), np.random.default_rng(1)
     for cycle in range(CYCLES_POSTGRESQL):
-        workers, clients = start(url, folder, ledger, cycle, names)
+        galleries, clients = start(url, folder, ledger, cycle, names)
         for _ in range(2):
             time.sleep(random.uniform(0.2, 0.6))
             server.kill()
@@ -99,8 +106,8 @@ def test_a_server_killed_under_its_clients(
             assert time.monotonic() < deadline, "nobody went on after the server was back"
             time.sleep(0.1)
         time.sleep(0.5)
-        for worker in workers:
-            worker.kill()
+        for process in galleries:
+            process.kill()
         finish(clients)
         assert_kept(url, folder, ledger, names)
     print(f"\n{CYCLES_POSTGRESQL} cycles, {ledger.acknowledged} operations acknowledged")  # noqa: T201

@@ -19,7 +19,7 @@ from app.errors import StoreFull, StoreUnavailable
 from app.gallery.gallery import Gallery
 from app.store.records import NewTemplate
 from app.store.store import Store
-from tests.chaos.workers import open_gallery, vector_of
+from tests.chaos.gallery_process import open_gallery, vector_of
 from tests.gallery.conftest import open_engine
 from tests.ports import free_port
 from tests.postgres import PostgresServer
@@ -117,7 +117,7 @@ ON_A_BROKEN_DISK = """
 import os, sys
 from pathlib import Path
 from tests.chaos.test_faults import enroll, nearest, refusals
-from tests.chaos.workers import open_gallery
+from tests.chaos.gallery_process import open_gallery
 folder, flag = Path(sys.argv[1]), Path(os.environ["BROKEN_DISK"])
 gallery = open_gallery(f"sqlite:///{folder / 'likeness.db'}", folder / "index")
 enroll(gallery, "ada")

@@ -16,7 +16,7 @@ from app.store.audit_verification import verify_audit
 from app.store.backends import create_engine
 from app.store.records import NewTemplate, PersonEnrollment, StoredTemplate
 from app.store.store import Store
-from tests.chaos.workers import PROCESSES, START, open_gallery, vector_of
+from tests.chaos.gallery_process import PROCESSES, START, open_gallery, vector_of
 
 pytestmark = pytest.mark.chaos
 CYCLES = 3

@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.chaos.workers import PERSONS, PROCESSES, VECTORS, Ledger, Worker, assert_kept
+from tests.chaos.gallery_process import (
+    PERSONS,
+    PROCESSES,
+    VECTORS,
+    GalleryProcess,
+    Ledger,
+    assert_kept,
+)
 
 pytestmark = pytest.mark.slow
 OPERATIONS = 60  # of each of four clients
@@ -22,7 +29,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 
 @pytest.mark.parametrize("processes", PROCESSES)
 def test_read_your_writes_everywhere(url: str, tmp_path: Path, processes: int) -> None:
-    workers = [Worker(url, tmp_path / "index") for _ in range(processes)]
+    galleries = [GalleryProcess(url, tmp_path / "index") for _ in range(processes)]
     ledgers = [Ledger() for _ in range(4)]
     failures: list[object] = []
 
@@ -33,10 +40,10 @@ def test_read_your_writes_everywhere(url: str, tmp_path: Path, processes: int) -
             number = int(random.integers(VECTORS))
             action = "delete" if random.random() < 0.3 else "enroll"
             ledgers[name].begin(action, person, number)
-            outcome = workers[random.integers(processes)].ask(action, person, number)
+            outcome = galleries[random.integers(processes)].ask(action, person, number)
             ledgers[name].end(action, person, number, outcome)
             (state,) = ledgers[name].states(person)
-            for other in workers:
+            for other in galleries:
                 _, found = other.ask("find", person, number)
                 if (found[0] == person and found[1] > 0.999) != (number in state):
                     failures.append((action, person, number, found, state))
@@ -47,7 +54,7 @@ def test_read_your_writes_everywhere(url: str, tmp_path: Path, processes: int) -
     for thread in clients:
         thread.join()
     assert failures == []
-    for worker in workers:
-        worker.kill()
+    for process in galleries:
+        process.kill()
     together = Ledger({k: v for ledger in ledgers for k, v in ledger.allowed.items()})
     assert_kept(url, tmp_path / "index", together, [str(name) for name in range(4)])

@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 from app.errors import PersonNotFound
+from tests.chaos.gallery_process import Held, Ledger
 from tests.chaos.served import Installation, Serving
-from tests.chaos.workers import Held, Ledger
 from tests.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.chaos

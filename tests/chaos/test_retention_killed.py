@@ -18,7 +18,7 @@ from app.store.backends import create_engine
 from app.store.records import NewTemplate, PersonTemplate
 from app.store.sql.tables import audit_entries, metadata_terms, persons, templates
 from app.store.store import Store
-from tests.chaos.workers import START, open_gallery, vector_of
+from tests.chaos.gallery_process import START, open_gallery, vector_of
 from tests.waiting import until
 
 pytestmark = pytest.mark.chaos

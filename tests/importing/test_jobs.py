@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import ImportNotFound, StoreFull
-from app.importing import worker as module
+from app.importing import runner as module
 from app.importing.job_folder import ImportJob, JobFolder, JobState
 from app.importing.jobs import ImportJobs
 from app.importing.local import LocalImport
@@ -67,7 +67,7 @@ def test_counts_never_go_back_when_an_import_ends(tmp_path: Path, archive: Path)
     until(lambda: jobs.get("default", job.import_id).state is JobState.DONE)
     ended = jobs.get("default", job.import_id)
     assert ended.counts != read_before.counts
-    until(lambda: jobs._worker.counted(read_before) == ended)
+    until(lambda: jobs._runner.counted(read_before) == ended)
     jobs.stop()
     services.close()
 
@@ -160,14 +160,14 @@ def test_one_of_several_processes_does_them_and_all_answer(tmp_path: Path, archi
 def test_no_two_processes_do_the_same_import(
     tmp_path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    began: list[module.ImportWorker] = []
+    began: list[module.ImportRunner] = []
     may_end = threading.Event()
 
-    def run(self: module.ImportWorker, *_: object) -> None:
+    def run(self: module.ImportRunner, *_: object) -> None:
         began.append(self)
         assert may_end.wait(60)
 
-    monkeypatch.setattr(module.ImportWorker, "_run", run)
+    monkeypatch.setattr(module.ImportRunner, "_run", run)
     monkeypatch.setattr(module, "LOOK_EVERY_S", 0.05)
     services = build_services(Settings(data_dir=tmp_path / "data"))
     first, second = ImportJobs(services), ImportJobs(services)
@@ -178,7 +178,7 @@ def test_no_two_processes_do_the_same_import(
     time.sleep(0.5)  # ten looks at the folder
     may_end.set()
     until(lambda: second.get("default", job.import_id).state is JobState.DONE)
-    assert began == [first._worker]
+    assert began == [first._runner]
     first.stop()
     second.stop()
     services.close()

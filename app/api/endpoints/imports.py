@@ -23,7 +23,7 @@ from app.errors import (
     StoreFull,
     UnsupportedMediaType,
 )
-from app.importing.job_folder import WAITING, ImportJob, Upload
+from app.importing.job_folder import UNDER_WAY, ImportJob, Upload
 from app.importing.jobs import ImportJobs
 from app.importing.options import UploadOptions
 from app.importing.patterns import PathPattern
@@ -233,7 +233,7 @@ async def _events(jobs: ImportJobs, collection: str, import_id: str) -> AsyncIte
         elif now - sent_at > ALIVE_EVERY_S:
             yield ": nothing new\n\n"
             sent_at = now
-        if job.state not in WAITING:
+        if job.state not in UNDER_WAY:
             return
         await asyncio.sleep(EVENTS_EVERY_S)
 

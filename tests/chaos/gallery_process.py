@@ -34,7 +34,7 @@ PROCESSES = [int(one) for one in os.environ.get("LIKENESS_CHAOS_PROCESSES", "1 2
 
 # Children are forked from a server that has imported everything and started no thread.
 START = multiprocessing.get_context("forkserver")
-START.set_forkserver_preload(["tests.chaos.workers"])
+START.set_forkserver_preload(["tests.chaos.gallery_process"])
 
 
 def vector_of(person: str, number: int) -> NDArray[np.float32]:
@@ -52,10 +52,10 @@ def open_gallery(url: str, folder: Path) -> Gallery:
 
 
 def serve(connection: Connection, url: str, folder: Path, prunes: bool) -> None:
-    """Do what comes over the connection until it ends: the body of a worker process."""
+    """Do what comes over the connection until it ends: what the process runs."""
     gallery = open_gallery(url, folder)
     maintenance = MaintenanceThread(gallery, seconds=0.05)
-    # About as long as a cycle of the crash loop: some processes follow the log of changes, others
+    # About as long as a cycle of the crash loop: some processes follow the change log, others
     # find it pruned and build anew.
     if prunes:
         maintenance.add_task(
@@ -91,7 +91,7 @@ def act(gallery: Gallery, action: str, person: str, number: int) -> Any:
     return None
 
 
-class Worker:
+class GalleryProcess:
     """One process; `ask` from one thread at a time waits for its turn."""
 
     def __init__(self, url: str, folder: Path, *, prunes: bool = True) -> None:
@@ -150,11 +150,11 @@ def after(state: Held, action: str, number: int) -> Held:
 
 
 class Client(threading.Thread):
-    """Asks a worker for one thing after another until the worker is dead or `stopped` is set."""
+    """Asks a process for one thing after another until the process is dead or `stopped` is set."""
 
-    def __init__(self, name: str, worker: Worker, ledger: Ledger, seed: int) -> None:
+    def __init__(self, name: str, process: GalleryProcess, ledger: Ledger, seed: int) -> None:
         super().__init__(name=name)
-        self._worker = worker
+        self._process = process
         self._ledger = ledger
         self._random = np.random.default_rng(seed)
         self.stopped = threading.Event()
@@ -167,7 +167,7 @@ class Client(threading.Thread):
             action = "delete" if self._random.random() < 0.3 else "enroll"
             self._ledger.begin(action, person, number)
             try:
-                outcome = self._worker.ask(action, person, number)
+                outcome = self._process.ask(action, person, number)
                 self._ledger.end(action, person, number, outcome)
                 if outcome[0] == "done":
                     self._check(person, number)
@@ -181,7 +181,7 @@ class Client(threading.Thread):
 
     def _check(self, person: str, number: int) -> None:
         """What was just acknowledged is what a search says."""
-        outcome, found = self._worker.ask("find", person, number)
+        outcome, found = self._process.ask("find", person, number)
         if outcome == "done":
             there = found[0] == person and found[1] > 0.999
             (state,) = self._ledger.states(person) if self._sure(person) else (None,)

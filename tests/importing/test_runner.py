@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from app.importing.worker import _Wanted
+from app.importing.runner import _Wanted
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts the context switches of a thread")

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from app.errors import CollectionNotFound, LikenessError
-from app.importing.job_folder import WAITING, ImportJob, JobFolder, JobState, id_of
+from app.importing.job_folder import UNDER_WAY, ImportJob, JobFolder, JobState, id_of
 from app.importing.local import LocalImport
 from app.importing.options import ImportStopped
 from app.importing.outcomes import Counts, RowOutcome, RowResult, report_writer
@@ -60,7 +60,7 @@ class _Wanted:
             self._rested_at = time.monotonic()
 
 
-class ImportWorker:
+class ImportRunner:
     """Does what is queued, if this process is the one that holds the folder's lock."""
 
     def __init__(
@@ -128,18 +128,18 @@ class ImportWorker:
 
     def _work(self) -> None:
         """Acquire the folder's lock, then do the imports that are queued."""
-        worker: int | None = None
+        held: int | None = None
         tidied_at = datetime.min.replace(tzinfo=UTC)
         broken = False
         while not self._stopping.is_set():
             self._look.clear()
             try:
-                worker = worker or self._folder.become_worker()
-                if worker is not None and self._clock() - tidied_at > TIDY_EVERY:
+                held = held or self._folder.become_runner()
+                if held is not None and self._clock() - tidied_at > TIDY_EVERY:
                     self._folder.tidy(lambda job: self._is_old(job) or self._is_left_over(job))
                     self._end_without_archive()
                     tidied_at = self._clock()
-                while worker is not None and (job := self._next()) is not None:
+                while held is not None and (job := self._next()) is not None:
                     self._do(job)
                 broken = False
             except OSError as error:
@@ -147,8 +147,8 @@ class ImportWorker:
                     log(logging.ERROR, "the folder of the imports cannot be used", error)
                 broken = True
             self._look.wait(LOOK_EVERY_S)
-        if worker is not None:
-            os.close(worker)
+        if held is not None:
+            os.close(held)
 
     def _is_old(self, job: ImportJob) -> bool:
         kept = timedelta(days=self._services.settings.import_report_days)
@@ -174,7 +174,7 @@ class ImportWorker:
         disk was full, and then the process was killed."""
         with self._folder.exclusive():
             for job in self._folder.all():
-                if job.state not in WAITING or job.import_id in self._unsaved:
+                if job.state not in UNDER_WAY or job.import_id in self._unsaved:
                     continue
                 if not self._folder.archive(job).exists():
                     self.end(
@@ -193,7 +193,7 @@ class ImportWorker:
                 self._folder.save(job)
                 del self._unsaved[job.import_id]
             found = [self._folder.find(id_of(path)) for path in self._folder.archives()]
-            waiting = [job for job in found if job is not None and job.state in WAITING]
+            waiting = [job for job in found if job is not None and job.state in UNDER_WAY]
             for job in sorted(waiting, key=lambda job: job.created_at):
                 if job.cancelling:
                     self.end(job, JobState.CANCELLED)
