@@ -73,6 +73,7 @@ DESCRIPTION = """
 Photos in, identities out. Send JPEG, PNG, WebP, HEIC or AVIF as multipart (`image`), as base64 in
 JSON, or as a raw `image/*` body. Every answer carries `request_id`, `model` and `timings_ms`; every
 error is a problem document (RFC 9457) with a stable `code` and a `detail` that says what to do.
+Once an access key has been created, calls need one, in the header `Authorization: Bearer lk_…`.
 """
 
 

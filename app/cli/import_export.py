@@ -66,7 +66,7 @@ Pattern = Annotated[
         help=(
             "Pattern of file names, or of paths if it contains /, with the person's id: "
             "{person_id}_*.jpg, {person_id}/**. * matches anything but /, ** matches "
-            "anything."
+            "anything; at most three of them. Case does not matter."
         )
     ),
 ]

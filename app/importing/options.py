@@ -102,7 +102,8 @@ class UploadOptions(ImportOptions):
         Field(
             max_length=1_000,
             description="Pattern of names or paths that contain the person's id: "
-            "{person_id}_*.jpg, {person_id}/**.",
+            "{person_id}_*.jpg, {person_id}/**, with at most three wildcards (* or **). Case does "
+            "not matter.",
         ),
     ] = None
     names_encoding: Annotated[

@@ -109,7 +109,13 @@ router = Router(prefix="/v1", tags=["gallery"])
 class EnrollFields(CallFields):
     person_id: PersonId
     collection: CollectionName = DEFAULT_COLLECTION
-    metadata: Metadata | None = None
+    metadata: Annotated[
+        Metadata | None,
+        Field(
+            description="Your own data, as a JSON object. It replaces the metadata of a person who "
+            "exists, as a whole; without it they stay."
+        ),
+    ] = None
     face_selection: Selection = FaceSelection.ONLY
     embeddings: Embeddings | None = None
 

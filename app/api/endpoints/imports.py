@@ -150,7 +150,7 @@ async def create_import(
     if kind not in KINDS:
         raise UnsupportedMediaType(
             f"The body's content type is '{kind or 'missing'}'; send the archive itself as the "
-            f"body (with curl: --data-binary @FILE), with one of {', '.join(KINDS)}."
+            f"body (with curl: -X POST -T FILE), with one of {', '.join(KINDS)}."
         )
     if options.pattern is not None:
         _check_pattern(options.pattern)
