@@ -1,7 +1,9 @@
 """The gallery: the one object that keeps the database and its derived indexes in step."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
@@ -25,8 +27,10 @@ from app.store.records import (
     StoredTemplate,
 )
 from app.store.store import Store, create_default_collection
+from app.telemetry.logs import log
 from app.types import FloatArray, JsonObject
 
+T = TypeVar("T")
 TEMPLATES_AT_ONCE = 8_192
 FACES_AT_ONCE = 500
 
@@ -35,7 +39,7 @@ class Gallery:
     """Enrolls, searches and deletes. Thread-safe; several processes may share one database.
 
     Every answer is as new as the database: the index catches up to the collection's revision
-    before it is searched, and before a write is acknowledged.
+    before it is searched. A write is answered as stored, also if the index cannot be updated then.
     """
 
     def __init__(
@@ -82,8 +86,8 @@ class Gallery:
         self, collection: str, enrollments: Sequence[PersonEnrollment]
     ) -> tuple[Sequence[Sequence[StoredTemplate] | Exception], bool]:
         """Store templates of several persons, on disk when this returns: of each what is stored, or
-        its error; that of a single one is raised. And whether the index is open: then it has them,
-        or another thread updates it just now. The next search updates it in any case."""
+        its error; that of a single one is raised. The second value is whether the index is open:
+        then it has the templates, or another thread is updating it. The next search makes sure."""
         try:
             done = self.store.templates.enroll_together(
                 collection, enrollments, self._embedding_space
@@ -92,14 +96,14 @@ class Gallery:
             self.require(collection)  # its error names the packs
             raise
         try:
-            followed = self._indexes.add(done)
-        except (LikenessError, MemoryError):  # all the same they are stored
-            followed = False
-        return done.outcomes, followed
+            index_is_open = self._indexes.add(done)
+        except (LikenessError, MemoryError):  # the templates are stored all the same
+            index_is_open = False
+        return done.outcomes, index_is_open
 
     def enroll_many(self, collection: str, rows: Sequence[PersonTemplate]) -> list[str | None]:
-        """Store one template a row, on disk when this returns; searches find it when they catch up.
-        The face ids, None where that content was there already."""
+        """Store one template for each row, on disk when this returns; searches find it when they
+        catch up. The face ids, None where that content was there already."""
         record = self.require(collection)
         return self.store.imports.enroll(collection, rows, record.embedding_space)
 
@@ -213,10 +217,7 @@ class Gallery:
     def follow_deletion(self, collection: str) -> Erasure:
         """Remove what was deleted from the database from this process's index and its snapshot; no
         search that starts after this finds it. Returns whether the snapshot is erased too."""
-        try:
-            return self._indexes.erase(self.store.collections.get(collection))
-        except CollectionNotFound:  # deleted meanwhile, with everything in it
-            return Erasure.PENDING
+        return self._after_write(collection, self._indexes.erase, Erasure.PENDING)
 
     def move_face(self, collection: str, face_id: str, person_id: str) -> FaceRecord:
         """Move a template to another person; searches that start after this use the new person."""
@@ -231,17 +232,28 @@ class Gallery:
         return merged
 
     def follow(self, collection: str) -> None:
-        """Update the index, if it is open, from the database, unless another thread does just now:
-        each search makes sure of it. Collections of another model pack have no index here."""
-        record = self.store.collections.get(collection)
-        if record.embedding_space == self._embedding_space:
-            self._indexes.follow(record)
+        """Update the index from the database if it is open or there is memory to open it, unless
+        another thread is updating it: each search makes sure of it."""
+        self._after_write(collection, self._indexes.follow, None)
 
     def follow_move(self, collection: str) -> None:
-        """`follow`, and erase the previous rows of the moved templates from the snapshot."""
-        record = self.store.collections.get(collection)
-        if record.embedding_space == self._embedding_space:
-            self._indexes.erase(record)
+        """Update the index, after a thread that is updating it, and erase the previous rows of the
+        moved templates from the snapshot."""
+        self._after_write(collection, self._indexes.erase, Erasure.PENDING)
+
+    def _after_write(
+        self, collection: str, update: Callable[[CollectionRecord], T], otherwise: T
+    ) -> T:
+        """Update the index by what is stored already. If that fails the write is answered all the
+        same: it cannot be taken back, and each search updates the index first."""
+        try:
+            return update(self.store.collections.get(collection))
+        except CollectionNotFound:  # deleted meanwhile, with everything in it
+            return otherwise
+        except (LikenessError, MemoryError) as error:
+            log(logging.WARNING, "the index was not updated after a write", error,
+                collection=collection)  # fmt: skip
+            return otherwise
 
     def templates(self, collection: str) -> Iterator[Templates]:
         """All templates of a collection in ascending order of keys, some at a time."""

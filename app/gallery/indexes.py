@@ -1,6 +1,7 @@
 """The indexes of a database in this process: opened on demand, updated, and dropped."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 
 from app.errors import CollectionNotFound, EmbeddingSpaceMismatch, StoreUnavailable
@@ -10,6 +11,7 @@ from app.index.engine import SearchEngine
 from app.index.port import PersonSearch, Position, SearchIndex
 from app.store.records import CollectionMark, CollectionRecord, EnrolledTogether, Erasure
 from app.store.store import Store
+from app.telemetry.logs import log
 
 
 class Indexes:
@@ -57,15 +59,17 @@ class Indexes:
     def follow(self, record: CollectionRecord) -> None:
         """Update the index to the record's revision if it is open, or if there is memory to open
         it. Otherwise the next search opens it: a write never closes another index. Nor does it wait
-        for a thread that updates the index."""
+        for a thread that is updating the index."""
+        if record.embedding_space != self._space:
+            return  # searches of that collection are refused: an index would be of no use
         with self._noticing_deletion(record), self._open_if_memory_allows(record) as replica:
             if replica is not None:
                 replica.follow(record)
 
     def add(self, done: EnrolledTogether) -> bool:
-        """Update the index by what this process has enrolled just now, if it is open and has a
-        position; returns whether it has. Another thread that updates or closes it is not waited
-        for."""
+        """Update the index by what this process has enrolled, if it is open and has a position.
+        Returns whether it is and has: then it holds the templates, or another thread is updating or
+        closing it, which is not waited for."""
         record = done.after
         opened = self.replicas.using_open(record.key, wait=False)
         with self._noticing_deletion(record), opened as replica:
@@ -83,7 +87,9 @@ class Indexes:
 
     def erase(self, record: CollectionRecord) -> Erasure:
         """Remove the templates removed up to the record's revision from the index and its saved
-        copy, also if the index is closed. Pending if the copy may still have them."""
+        copy, even if the index is closed. Pending if the copy may still have them."""
+        if record.embedding_space != self._space:
+            return self.forget(record.key)  # no search uses an index of it, or its saved copy
         with self._noticing_deletion(record), self._open_to_erase(record) as replica:
             if replica is not None:
                 replica.erase(record)
@@ -135,12 +141,19 @@ class Indexes:
                     break
                 wanted.append(record)
         for record in reversed(wanted):
-            with suppress(CollectionNotFound, EmbeddingSpaceMismatch), self.current(record):
-                pass
+            try:
+                with suppress(CollectionNotFound, EmbeddingSpaceMismatch), self.current(record):
+                    pass
+            except StoreUnavailable:
+                raise
+            except Exception as error:  # noqa: BLE001 (its searches fail, and no others)
+                log(logging.WARNING, "the index of a collection cannot be opened", error,
+                    collection=record.name)  # fmt: skip
 
     def run_maintenance(self) -> None:
-        """Maintenance: apply changes of other processes, the work of each index,
-        erase, save copies.
+        """Apply changes of other processes, maintain each index, erase removed templates from saved
+        copies, and save. An index that fails does not keep the others from it; raises the first
+        such error.
 
         While nothing changes in the database this is one query, for any number of collections.
         """
@@ -153,10 +166,12 @@ class Indexes:
         if state != self._followed:
             self._follow_all()
             self._followed = state
-        for key in self.replicas.unsettled():
-            with suppress(CollectionNotFound), self.replicas.using_open(key, recent=False) as one:
-                if one is not None:
-                    one.maintain()
+        _for_each(self.replicas.unsettled(), self._maintain)
+
+    def _maintain(self, key: int) -> None:
+        with self.replicas.using_open(key, recent=False) as replica:
+            if replica is not None:
+                replica.maintain()
 
     def _follow_all(self) -> None:
         # What is listed before the collections are read belongs to one of them, or to none.
@@ -166,16 +181,19 @@ class Indexes:
         ours = {key: mark for key, mark in marks.items() if mark.embedding_space == self._space}
         for key in {*opened, *kept} - ours.keys():
             self.forget(key)
-        for key in ours.keys() & {*opened, *kept}:
-            with suppress(CollectionNotFound, EmbeddingSpaceMismatch):
-                if not self._follow_open(key, ours[key]) and self._owned:
-                    self._erase_closed(key, ours[key])
         self._erased_at = {key: at for key, at in self._erased_at.items() if key in kept}
 
+        def follow(key: int) -> None:
+            if not self._follow_open(key, ours[key]) and self._owned:
+                self._erase_closed(key, ours[key])
+
+        _for_each(ours.keys() & {*opened, *kept}, follow)
+
     def _follow_open(self, key: int, mark: CollectionMark) -> bool:
-        """Update an index to a mark if it is open; returns whether it is."""
+        """Update an index to a mark if it is open; returns whether it is. One that could not be
+        read is not: the next search tries again."""
         with self.replicas.using_open(key, recent=False) as replica:
-            if replica is None:
+            if replica is None or replica.index.position is None:
                 return False
             if not replica.is_at(Position(mark.revision, mark.stamp)):
                 record = self._collections.by_key(key)
@@ -201,3 +219,18 @@ class Indexes:
                 self.forget(key)
         self.replicas.close()
         self._catalog.release()
+
+
+def _for_each(keys: Iterable[int], work: Callable[[int], None]) -> None:
+    """Do the work for each collection, also after one whose work fails; raise the first error."""
+    failed: Exception | None = None
+    for key in keys:
+        try:
+            with suppress(CollectionNotFound, EmbeddingSpaceMismatch):
+                work(key)
+        except StoreUnavailable:  # as it would be for the others
+            raise
+        except Exception as error:  # noqa: BLE001 (it is raised)
+            failed = failed or error
+    if failed is not None:
+        raise failed

@@ -25,8 +25,9 @@ SWEEP_EVERY_S = 600.0
 class MaintenanceThread:
     """Opens the indexes, then does their maintenance once a second until stopped.
 
-    `ready` is set when the indexes are open; searches wait for it. `failure` is the current error
-    of the maintenance, None if the last round succeeded.
+    `ready`: whether the indexes of large collections are open, as far as they can be read; a search
+    waits only for its own. `failure` is the current error of the maintenance, None if the last
+    round succeeded.
     """
 
     def __init__(

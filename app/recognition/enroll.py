@@ -3,7 +3,6 @@ templates.
 """
 
 import hashlib
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +11,6 @@ from app.decision.face_selection import FaceSelection, selector_of
 from app.decision.gates import check_quality
 from app.decision.policy import CollectionPolicy, policy_of
 from app.errors import (
-    CollectionNotFound,
     FaceError,
     ImageError,
     InvalidEmbedding,
@@ -31,7 +29,6 @@ from app.store.records import (
 )
 from app.store.sql.consents import consent_until, needs_consent, require_consent
 from app.store.store import Store
-from app.telemetry.logs import log
 from app.types import AnalysedImage, CooperativeTask, Face, FloatArray, JsonObject
 
 # Embeddings that are checked on the event loop: 30 µs each, and a thread that does it costs more.
@@ -120,7 +117,8 @@ class AnswerToKeep:
     answer: Callable[[Enrollment], JsonObject]
 
 
-# What is stored, and whether this process's index was updated.
+# What is stored, and whether this process's index is open: then it has the templates, or another
+# thread is updating it.
 _Stored = tuple[Sequence[StoredTemplate], bool]
 
 
@@ -264,20 +262,14 @@ class _Work:
     def _store(self, several: Sequence[PersonEnrollment]) -> Sequence[_Stored | Exception]:
         """Store enrollments of the collection together: this one, and others that wait."""
         gallery = self.services.gallery
-        outcomes, followed = gallery.enroll_together(self.request.collection, several)
-        return [done if isinstance(done, Exception) else (done, followed) for done in outcomes]
+        outcomes, is_open = gallery.enroll_together(self.request.collection, several)
+        return [done if isinstance(done, Exception) else (done, is_open) for done in outcomes]
 
     async def _searchable(self, enrollment: Enrollment, done: _Stored) -> Enrollment:
-        """Update the index if storing did not. If that fails, the enrollment is answered as stored:
-        it is, and each search updates the index first."""
+        """Update the index if storing did not."""
         if not done[1]:  # an index that has to be read first takes longer
             gallery = self.services.gallery
-            try:
-                await self.services.scheduler.search(gallery.follow, self.request.collection)
-            except CollectionNotFound:  # deleted meanwhile, with everything in it
-                pass
-            except (LikenessError, MemoryError) as error:
-                log(logging.WARNING, "the index was not updated after an enrollment", error)
+            await self.services.scheduler.search(gallery.follow, self.request.collection)
         return enrollment
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from app.encryption.ring import KeyRing
-from app.errors import CollectionNotFound
+from app.errors import CollectionNotFound, DamagedData, EncryptionKeyMissing, PersonNotFound
 from app.gallery.gallery import Gallery
 from app.gallery.replica import Replica
 from app.index.certified.rows import IndexShape
@@ -402,3 +402,95 @@ def test_an_index_is_saved_while_another_thread_still_opens_it(
 
     monkeypatch.setattr(Replica, "_catch_up_or_rebuild", save_at_once)
     assert nearest(open_gallery(), "staff", vectors[3]) == "p3"
+
+
+def make_unreadable(gallery: Gallery, name: str) -> None:
+    """As if the embedding of the first person were encrypted with a key that is not here."""
+    key = gallery.store.collections.get(name).key
+    first = f"SELECT min(id) FROM templates WHERE collection = {key}"
+    with gallery.store.database.engine.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE templates SET sealed = 1 WHERE id = ({first})")
+
+
+def test_a_collection_that_cannot_be_read_keeps_no_other_from_being_opened(
+    open_gallery: Open, database: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = open_gallery()
+    vectors = {name: fill(first, name, 20, seed) for seed, name in enumerate("abc")}
+    make_unreadable(first, "b")
+    first.close()
+    for manifest in database.parent.rglob("manifest.json"):
+        manifest.unlink()  # so that each index is made from the database
+    gallery = open_gallery(limit=100_000_000)
+    gallery.prepare()
+    assert {"a", "c"} <= open_names(gallery)
+    assert [(one.message, vars(one)["fields"]) for one in caplog.records] == [
+        ("the index of a collection cannot be opened", {"collection": "b"})
+    ]
+    with pytest.raises(EncryptionKeyMissing):
+        nearest(gallery, "b", vectors["b"][0])
+    assert nearest(gallery, "c", vectors["c"][3]) == "p3"
+
+
+def test_maintenance_of_one_index_that_fails_keeps_no_other_from_it(
+    open_gallery: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gallery, other = (open_gallery(limit=100_000_000) for _ in range(2))
+    vectors = {name: fill(gallery, name, 20, seed) for seed, name in enumerate("abcd")}
+    gallery.run_maintenance()
+    for name in "abcd":
+        assert nearest(gallery, name, vectors[name][3]) == "p3"
+        delete_person(other, name, "p3")  # as another process does
+    broken = gallery.store.collections.get("b").key
+    follow = Replica.erase
+
+    def fails_for_b(replica: Replica, record: CollectionRecord) -> None:
+        if record.key == broken:
+            raise DamagedData("The embedding of a template is damaged.")
+        follow(replica, record)
+
+    monkeypatch.setattr(Replica, "erase", fails_for_b)
+    for _ in range(2):
+        with pytest.raises(DamagedData):
+            gallery.run_maintenance()
+    sizes = {
+        gallery.store.collections.by_key(key).name: replica.index.searcher.extent().templates
+        for key, replica in gallery._replicas.items()
+    }
+    assert {name: sizes[name] for name in "abcd"} == {"a": 19, "b": 20, "c": 19, "d": 19}
+    monkeypatch.undo()
+    gallery.run_maintenance()
+    assert gallery.check_index("b").clean
+
+
+def test_a_deletion_is_answered_if_its_index_cannot_be_read(
+    open_gallery: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is in the database, and every search would see it."""
+    gallery = open_gallery(limit=100_000_000)
+    fill(gallery, "a", 20)
+    gallery.rebuild("a")
+    make_unreadable(gallery, "a")
+    assert delete_person(gallery, "a", "p3").erased is Erasure.PENDING
+    assert caplog.records[-1].message == "the index was not updated after a write"
+    with pytest.raises(PersonNotFound):
+        gallery.store.persons.get("a", "p3")
+    moved = gallery.store.templates.page("a", "p4", None, 1).items[0]
+    assert gallery.move_face("a", moved.face_id, "p5").person_id == "p5"
+
+
+def test_a_deletion_in_a_collection_of_another_pack_opens_no_index(
+    open_gallery: Open, database: Path
+) -> None:
+    first = open_gallery()
+    vectors = fill(first, "a", 20)
+    first.run_maintenance()
+    first.close()
+    assert manifests(database) == 1
+    engine = open_engine(database)
+    folder = IndexFactory(2, database.parent / "index", None, SHAPE)
+    gallery = Gallery(Store(engine), folder, "es-other", D)
+    assert delete_person(gallery, "a", "p3").erased is Erasure.DONE
+    assert (gallery.open_indexes().open, manifests(database)) == (0, 0)
+    assert vectors[3].tobytes() not in on_disk(database.parent)
+    gallery.close()

@@ -105,7 +105,7 @@ async def own_readiness(app: FastAPI) -> Ready:
         raise NotReady("The service is stopping; send requests to another instance.")
     if not services.maintenance.ready:
         raise _not_ready(
-            "The index is being loaded; searches wait for it. The log has the progress."
+            "The indexes of large collections are being loaded. The log has the progress."
         )
     if services.scheduler.stalled:
         raise _not_ready(
