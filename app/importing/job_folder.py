@@ -106,7 +106,7 @@ class JobFolder:
                 path = self.path / f"{uuid.uuid4().hex}{suffix}"
                 held = own(path)
         except OSError as error:
-            raise unwritable(error) from error
+            raise unwritable("The import", error) from error
         assert held is not None, "the name is new"
         return Upload(path, held)
 
@@ -188,8 +188,6 @@ def id_of(path: Path) -> str:
     return path.name.partition(".")[0]
 
 
-def unwritable(error: OSError) -> StoreFull:
-    """The error for a disk on which a job cannot be written."""
-    return StoreFull(
-        f"The import cannot be written to disk: {error.strerror}. Nothing was changed."
-    )
+def unwritable(what: str, error: OSError) -> StoreFull:
+    """The error for a disk on which something of an import cannot be written."""
+    return StoreFull(f"{what} cannot be written to disk: {error.strerror}. Nothing was changed.")

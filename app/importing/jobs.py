@@ -79,7 +79,7 @@ class ImportJobs:
                 self._folder.save(job)
         except OSError as error:
             upload.path.unlink(missing_ok=True)
-            raise unwritable(error) from error
+            raise unwritable("The import", error) from error
         self._runner.wake()
         return job
 
@@ -127,7 +127,7 @@ class ImportJobs:
                     return job
                 return self.get(collection, import_id)
         except OSError as error:
-            raise unwritable(error) from error
+            raise unwritable("The import", error) from error
 
     def forget_collection(self, collection: str) -> None:
         """Forget what belongs to a collection that was deleted: reports name people."""

@@ -77,7 +77,7 @@ class ReportEraser:
             try:
                 self._append(notes)
             except OSError as error:
-                raise unwritable(error) from error
+                raise unwritable("The note for reports of imports", error) from error
         return Erasure.PENDING
 
     @property

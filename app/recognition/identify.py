@@ -33,7 +33,7 @@ from app.recognition.analysis import (
 )
 from app.services import Services
 from app.store.records import CollectionRecord
-from app.store.sql.audit_log import Search
+from app.store.sql.audit_log import AuditStore, Search
 from app.types import AnalysedImage, CooperativeTask, Face, FloatArray, JsonObject
 
 T = TypeVar("T")
@@ -100,25 +100,25 @@ async def identify(
     be used, CollectionNotFound, EmbeddingSpaceMismatch, RateOutOfReach, NotCalibrated, or
     InvalidRequest for more candidates than one answer can have.
     """
-    gallery, call = services.gallery, _Call(services, request, times, make)
-    done: tuple[Identification, T] | None = None
+    gallery, scheduler = services.gallery, services.scheduler
+    call = _Call(services, request, times, make)
+    done: tuple[Identification, T] | None
     if fits_one_thread(services, photos):
         probes, done = await infer_photo(services, photos[0], call.on_one_thread(photos[0]))
+        if done is None:
+            done = await scheduler.search(call.search, probes, time.perf_counter())
+        record = probes.record
     else:
-        record = await services.scheduler.read(gallery.require, request.collection)
+        record = await scheduler.read(gallery.require, request.collection)
         outcomes = await analyse_images(
             services, times, photos, request.max_faces, liveness=request.needs_liveness(record)
         )
-        probes = call.probes(record, outcomes)
-    if done is None:
-        done = await services.scheduler.search(call.search, probes, time.perf_counter())
-    answer, record = done[0], probes.record
+        done = await scheduler.search(call.search_all, record, outcomes)
+    answer = done[0]
     matched = [one.verdict.person.face for one in answer.faces if one.verdict.person]
     services.matches.note(record, matched)
     if policy_of(record).audit_searches:
-        audit = gallery.store.audit
-        searches = [_audited(one, answer.threshold) for one in answer.faces]
-        await services.scheduler.write(audit.record_searches, record, "face.identified", searches)
+        await scheduler.write(_audit, gallery.store.audit, record, answer)
     return done
 
 
@@ -179,6 +179,13 @@ class _Call(Generic[T]):
         probes = np.array(vectors, np.float32).reshape(-1, dimension)
         return _Probes(record, outcomes, found, probes)
 
+    def search_all(
+        self, record: CollectionRecord, outcomes: Sequence[PhotoOutcome]
+    ) -> tuple[Identification, T]:
+        """The same for the faces of several photos."""
+        began = time.perf_counter()
+        return self.search(self.probes(record, outcomes), began)
+
     def search(self, probes: _Probes, began: float) -> tuple[Identification, T]:
         """The answer, and what `make` makes of it; the search began at that time."""
         query = self._query(probes)
@@ -228,6 +235,12 @@ class _Call(Generic[T]):
 def _most_faces(outcomes: Sequence[PhotoOutcome]) -> int:
     """The number of faces of the photo that has most."""
     return max((len(one.faces) for one in outcomes if isinstance(one, AnalysedImage)), default=0)
+
+
+def _audit(audit: AuditStore, record: CollectionRecord, answer: Identification) -> None:
+    """Record the decision on each face in the audit log."""
+    searches = [_audited(one, answer.threshold) for one in answer.faces]
+    audit.record_searches(record, "face.identified", searches)
 
 
 def _audited(face: FaceIdentification, threshold: ThresholdDecision) -> Search:

@@ -248,8 +248,7 @@ class Database:
 # backup, the deletion is answered as pending, and maintenance repeats the erasure.
 WAIT_S = 0.5
 WAIT_AGAIN_S = 0.1
-# How often maintenance erases even if nothing is known to be pending: another process may have been
-# killed between a deletion and its erasure.
+# How often maintenance erases if nothing is known to be pending: a process may have been killed.
 EVERY_S = 60.0
 # Pages of the database that are looked through while the write lock is held, and for how long a
 # deletion, or one round of maintenance, continues: 1 s a gigabyte, some 10 ms a piece.
@@ -258,10 +257,11 @@ DELETION_S = 0.05
 ROUND_S = 0.5
 AGAIN_S = 0.005  # where another writes
 FIRST_PAGE = 2  # page 1 holds the schema alone
-EVENT = (
+READ_BY_OTHERS = (
     "deleted rows are still in the write-ahead log: another process reads an older state of "
     "the database; they are erased when it has finished"
 )
+FAILED = "the erasure of deleted rows failed and is retried"
 
 
 class Eraser:
@@ -282,7 +282,7 @@ class Eraser:
         self._asked = 0  # deletions so far
         self._tried = 0  # those that the last attempt covered
         self._pending_since: float | None = clock() if backend.ERASES else None
-        self._failed = False  # the last attempt: some process reads for long
+        self._failed = False  # whether the last attempt has failed
         # A pass through the unused parts of all pages: the deletions that it covers, where it is,
         # and the deletions that the last complete one covered.
         self._pass = self._passed = -1
@@ -290,8 +290,8 @@ class Eraser:
         self._done_at = clock()
 
     def erase(self) -> Erasure:
-        """Erase the bytes of a deletion that was committed. Waits for `WAIT_S` at most, or for
-        `WAIT_AGAIN_S` if the last attempt failed; never raises."""
+        """Erase the bytes of a committed deletion; never raises. Waits for one under way (1 s)
+        and for readers (`WAIT_S`, or `WAIT_AGAIN_S` if the last attempt failed)."""
         with self._counting:
             self._asked += 1
             mine = self._asked
@@ -330,7 +330,7 @@ class Eraser:
         elif self._backend.ERASES and covers_more and self._pending_since is None:
             self._pending_since = self._clock()
             if self._failed:
-                log(logging.WARNING, EVENT, reason)
+                log(logging.WARNING, FAILED if reason else READ_BY_OTHERS, reason)
 
     def _blank_unused(self, until: float) -> bool:
         """Continue the pass through all pages; returns whether it covers every deletion that was

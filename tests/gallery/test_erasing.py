@@ -5,19 +5,20 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from app.gallery.backup_bodies import dump, load
 from app.gallery.gallery import Gallery
 from app.index.certified.rows import IndexShape
 from app.index.factory import IndexFactory
-from app.store.backends import backend_of
-from app.store.database import EVERY_S, Eraser
+from app.store.backends import backend_of, sqlite
+from app.store.database import EVERY_S, FAILED, READ_BY_OTHERS, Eraser
 from app.store.records import Erasure
 from app.store.schema import migrate
 from app.store.store import Store
@@ -112,6 +113,30 @@ def test_a_pending_erasure_survives_a_kill(database: Path, directions: Draw) -> 
     assert started.store.database.eraser.pending_s() > 0, "a start does not know, and looks"
     started.prepare()
     assert not left_of(vectors, database)
+
+
+@pytest.mark.parametrize("reads", [True, False], ids=["a reader", "a disk that fails"])
+def test_the_log_says_why_deleted_rows_are_left(
+    database: Path,
+    gallery: Gallery,
+    directions: Draw,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    reads: bool,
+) -> None:
+    gallery.run_maintenance()
+    enroll_ada(gallery, directions)
+
+    def fails(*_: object) -> bool:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    if not reads:
+        monkeypatch.setattr(sqlite, "erase_deleted", fails)
+    with long_reader(database) if reads else nullcontext():
+        assert delete_person(gallery, "default", "ada").erased is Erasure.PENDING
+    (record,) = caplog.records
+    assert record.message == (READ_BY_OTHERS if reads else FAILED)
+    assert (record.exc_info is None) == reads
 
 
 def test_another_process_erases_what_a_killed_one_left(

@@ -1,5 +1,6 @@
 """Deleted people are erased from the reports of imports."""
 
+import errno
 import json
 import os
 import unicodedata
@@ -277,3 +278,17 @@ def test_several_processes_do_rounds(imports: Imports) -> None:
     assert imports.spool() == b""
     left = {row.person_id for job in jobs for row in imports.rows(job)}
     assert left == {"", "b", '"ada\\'}
+
+
+def test_the_error_of_a_full_disk_names_what_was_not_written(
+    imports: Imports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request is the deletion of a person, and knows of no import."""
+    imports.add(1, JobState.DONE)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(ReportEraser, "_append", full)
+    with pytest.raises(StoreFull, match=r"^The note for reports of imports cannot be written"):
+        imports.eraser.note("default", "ada")

@@ -37,7 +37,7 @@ from app.services import Services, build_services
 from app.settings import Settings
 from app.store.records import RequestKey
 from app.telemetry.logs import LOGGER_NAME
-from app.types import JsonObject
+from app.types import Face, FloatArray, JsonObject
 from tests.writing import delete_collection
 
 Photo = Callable[[str], bytes]
@@ -63,6 +63,23 @@ def obama(services: Services, photo: Photo) -> str:
     return done.stored[0].stored.face.face_id
 
 
+def test_the_embeddings_of_many_photos_are_collected_off_the_event_loop(
+    services: Services, photo: Photo, obama: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """32 photos may have 8,192 faces: that takes many milliseconds."""
+    threads: list[threading.Thread] = []
+
+    def noted(face: Face) -> FloatArray:
+        threads.append(threading.current_thread())
+        return embedding_of(face)
+
+    monkeypatch.setattr(identify_module, "embedding_of", noted)
+    data = [photo("obama"), photo("obama2")]
+    asyncio.run(identify(services, data, IdentifyRequest("presidents"), StageTimes(), id))
+    assert len(threads) >= 2
+    assert threading.main_thread() not in threads
+
+
 @pytest.mark.parametrize("error", [StoreUnavailable("The database cannot be read."), MemoryError()])
 def test_what_is_stored_is_enrolled_though_the_index_was_not_updated(
     services: Services,
@@ -80,8 +97,8 @@ def test_what_is_stored_is_enrolled_though_the_index_was_not_updated(
         raise error
 
     with monkeypatch.context() as broken, caplog.at_level("WARNING", LOGGER_NAME):
-        for owner, method in ((services.gallery._indexes, "add"), (services.gallery, "follow")):
-            broken.setattr(owner, method, fails)
+        for method in ("add", "follow"):
+            broken.setattr(services.gallery._indexes, method, fails)
         # One photo, several, and embeddings take different ways.
         for person_id, photos, embeddings in (
             ("one", 1, []),
@@ -93,7 +110,7 @@ def test_what_is_stored_is_enrolled_though_the_index_was_not_updated(
             done = asyncio.run(enroll(services, data, request, StageTimes()))
             assert len(done.stored) == photos + len(embeddings)
     assert [record.message for record in caplog.records] == [
-        "the index was not updated after an enrollment"
+        "the index was not updated after a write"
     ] * 3
     answer = asyncio.run(
         identify(services, [photo("obama")], IdentifyRequest(name), StageTimes(), id)
