@@ -185,7 +185,7 @@ async def likeness_error(request: Request, error: Exception) -> JSONResponse:
     """The answer to an error that a call raised, which is counted and logged."""
     assert isinstance(error, LikenessError)
     if error.status >= 500:
-        # While it starts or stops, each probe of `/readyz` is answered so: nothing has failed.
+        # While it starts or stops, each request to `/readyz` gets this answer: nothing has failed.
         waits = isinstance(error, NotReady) and error.__cause__ is None
         level = logging.DEBUG if waits else logging.WARNING
         log(level, "request failed", code=error.code, cause=repr(error.__cause__))
