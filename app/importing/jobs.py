@@ -4,6 +4,7 @@ Every process over the same data folder accepts imports and answers for all of t
 which holds the folder's lock, does them (`ImportRunner`); if that one dies, another continues.
 """
 
+import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,8 @@ from app.importing.options import UploadOptions
 from app.importing.reports import ReportEraser, rows_about
 from app.importing.runner import ImportRunner
 from app.services import Services
+from app.store.records import Erasure
+from app.telemetry.logs import log
 
 # Archives on disk: being received, waiting for their turn, or being imported.
 MOST_WAITING = 32
@@ -129,9 +132,16 @@ class ImportJobs:
         except OSError as error:
             raise unwritable("The import", error) from error
 
-    def forget_collection(self, collection: str) -> None:
-        """Forget what belongs to a collection that was deleted: reports name people."""
-        if self._folder.path.exists():
-            with self._folder.exclusive():
-                for job in self.of(collection):
-                    self._folder.forget(job)
+    def forget_collection(self, collection: str) -> Erasure:
+        """Remove what belongs to a collection that was deleted: reports name people. If that fails
+        it is pending: the process that does imports removes it later."""
+        try:
+            if self._folder.path.exists():
+                with self._folder.exclusive():
+                    for job in self.of(collection):
+                        self._folder.forget(job)
+        except OSError as error:
+            log(logging.WARNING, "imports of a deleted collection are left for now", error,
+                collection=collection)  # fmt: skip
+            return Erasure.PENDING
+        return Erasure.DONE

@@ -16,6 +16,7 @@ from app.importing.local import LocalImport
 from app.importing.options import UploadOptions
 from app.services import build_services
 from app.settings import Settings
+from app.store.records import Erasure
 from tests.importing.archives import two_people
 from tests.waiting import until
 from tests.writing import delete_collection
@@ -93,6 +94,25 @@ def test_a_start_forgets_imports_of_a_collection_that_was_deleted(
     until(lambda: not list((tmp_path / "data" / "imports").glob(f"{job.import_id}*")))
     assert after.report("default", kept.import_id).is_file()
     after.stop()
+    services.close()
+
+
+def test_imports_of_a_deleted_collection_that_cannot_be_removed_are_pending(
+    tmp_path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The collection is deleted already: an error would say that it is not."""
+    services = build_services(Settings(data_dir=tmp_path / "data"))
+    jobs = ImportJobs(services)
+    queue(jobs, archive)
+
+    def fails(*_: object) -> None:
+        raise PermissionError("Operation not permitted")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(JobFolder, "forget", fails)
+        assert jobs.forget_collection("default") is Erasure.PENDING
+    assert jobs.forget_collection("default") is Erasure.DONE
+    assert jobs.of("default") == []
     services.close()
 
 

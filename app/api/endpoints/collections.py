@@ -241,8 +241,7 @@ async def delete_collection(context: Context, collection: Collection) -> Deletio
     def delete() -> tuple[CollectionRecord, DeletionCounts]:
         record = context.store.collections.get(collection)
         deletion = context.store.collections.delete(collection)
-        context.imports.forget_collection(collection)
-        return record, deletion
+        return record, deletion.also(context.imports.forget_collection(collection))
 
     record, deletion = await context.delete(delete)
     erased = await context.search(context.gallery.forget, record)
