@@ -8,6 +8,7 @@ verified), whichever is later.
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from app.clock import seconds
@@ -38,6 +39,15 @@ def expiry_of(collection: CollectionRecord, now: datetime) -> Expiry:
     )
 
 
+@dataclass(slots=True)
+class _Place:
+    """A collection, the id up to which its persons were looked at, and whether more are due."""
+
+    name: str
+    after: str = ""
+    more: bool = True
+
+
 class RetentionTask:
     """A task of maintenance: checks the collections every hour, and deletes at most `BATCHES` times
     `MOST_AT_ONCE` persons in each round. It keeps nothing on disk: after a kill the next process
@@ -60,7 +70,7 @@ class RetentionTask:
         self._clock = clock
         self._check_at = -math.inf
         self._last: tuple[datetime, float] | None = None
-        self._due: list[str] = []  # collections with persons to erase
+        self._due: list[_Place] = []
 
     def round(self) -> None:
         """Delete some persons, if any are due. Raises StoreUnavailable or StoreFull."""
@@ -71,7 +81,7 @@ class RetentionTask:
         if not self._due and time >= self._check_at:
             self._check_at = time + CHECK_EVERY_S
             records = self._gallery.store.collections.every()
-            self._due = [one.name for one in records if expiry_of(one, now)]
+            self._due = [_Place(one.name) for one in records if expiry_of(one, now)]
         if self._due:
             self._store_matches()
             self._erase(now)
@@ -82,13 +92,12 @@ class RetentionTask:
         began, batches = self._clock(), BATCHES
         for _ in range(len(self._due)):
             # A collection that fails does not keep the others from being erased in later rounds.
-            name, more = self._due.pop(0), True
+            place = self._due.pop(0)
             try:
-                done, more = self._erase_some(name, now, batches)
+                batches -= self._erase_some(place, now, batches)
             finally:
-                if more:  # also after a failure, such as a full disk
-                    self._due.append(name)
-            batches -= done
+                if place.more:  # also after a failure, such as a full disk
+                    self._due.append(place)
             if not batches or self._clock() - began > ROUND_S:
                 break
 
@@ -104,39 +113,40 @@ class RetentionTask:
             by_seconds=round(jump))  # fmt: skip
         return True
 
-    def _erase_some(self, name: str, now: datetime, most: int) -> tuple[int, bool]:
-        """Delete persons of a collection in at most `most` transactions. Returns in how many, and
-        whether there may be more persons."""
-        began, done, erased, more = self._clock(), 0, 0, True
+    def _erase_some(self, place: _Place, now: datetime, most: int) -> int:
+        """Delete persons of a collection in at most `most` transactions. Returns in how many."""
+        began, done, erased = self._clock(), 0, 0
         try:
-            while done < most and more:
-                found, deleted = self._erase_batch(name, now)
+            while done < most and place.more:
+                found, deleted = self._erase_batch(place, now)
                 done += found > 0
                 erased += deleted
-                more = found == MOST_AT_ONCE
                 if self._clock() - began > ROUND_S:
                     break
         except CollectionNotFound:  # deleted meanwhile
-            more = False
+            place.more = False
         finally:
             if erased:
                 # Once for all: an erasure keeps other writers waiting for longer than a deletion.
-                self._gallery.follow_deletion(name)
+                self._gallery.follow_deletion(place.name)
                 self._gallery.store.database.eraser.erase()
-                log(logging.INFO, "persons were deleted by the policy", collection=name,
+                log(logging.INFO, "persons were deleted by the policy", collection=place.name,
                     persons=erased)  # fmt: skip
-        return done, more
+        return done
 
-    def _erase_batch(self, name: str, now: datetime) -> tuple[int, int]:
+    def _erase_batch(self, place: _Place, now: datetime) -> tuple[int, int]:
         """The numbers of persons who were found, and of those who were deleted."""
-        store = self._gallery.store
-        rule = expiry_of(store.collections.get(name), now)
-        due = store.retention.expired(name, rule, MOST_AT_ONCE) if rule else []
-        if not due:
-            return 0, 0
-        self._before_erasing(name, due)
-        deleted = store.retention.delete_expired(name, due, lambda one: expiry_of(one, now))
-        return len(due), deleted.persons
+        store, deleted = self._gallery.store, 0
+        rule = expiry_of(store.collections.get(place.name), now)
+        due = store.retention.expired(place.name, rule, MOST_AT_ONCE, place.after) if rule else []
+        if due:
+            self._before_erasing(place.name, due)
+            deleted = store.retention.delete_expired(
+                place.name, due, lambda one: expiry_of(one, now)
+            ).persons
+            place.after = due[-1]
+        place.more = len(due) == MOST_AT_ONCE
+        return len(due), deleted
 
 
 class MatchTimes:

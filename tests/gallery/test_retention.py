@@ -88,7 +88,8 @@ class TestWho:
         times.store()
         calendar.now += 12 * DAY
         before = calendar.now - 30 * DAY
-        assert aging.retention.expired("staff", Expiry(before), 9) == ["old", "faceless"]
+        assert aging.retention.expired("staff", Expiry(before), 9) == ["faceless", "old"]
+        assert aging.retention.expired("staff", Expiry(before), 1, "faceless") == ["old"]
         assert aging.retention.count_expired("staff", Expiry(before)) == 2
 
     def test_a_match_soon_after_midnight(self, aging: Store, calendar: Calendar) -> None:
@@ -280,6 +281,26 @@ class TestTask:
             task.round()
             sizes.append(sum(len(left(gallery.store, name)) for name in names))
         assert sizes == [4 * (2 * BATCHES - 3), 4 * (BATCHES - 3), 0]
+
+    def test_those_who_are_kept_are_looked_at_once(
+        self, gallery: Gallery, calendar: Calendar, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The next persons are found without reading from the first one on again."""
+        monkeypatch.setattr(module, "MOST_AT_ONCE", 2)
+        store = gallery.store
+        enroll(store, "a", "b", "c", "d")
+        calendar.now += 31 * DAY
+        enroll(store, "a", "b")
+
+        def matched(_: str, due: Sequence[str]) -> None:
+            asked.append([*due])
+            enroll(store, *due)
+
+        asked: list[list[str]] = []
+        enroll(store, "e")
+        task_of(gallery, calendar, matched).round()
+        assert asked == [["c", "d"]]
+        assert left(store) == ["a", "b", "c", "d", "e"]
 
     def test_a_failure_between_two_transactions(
         self, gallery: Gallery, calendar: Calendar, monkeypatch: pytest.MonkeyPatch

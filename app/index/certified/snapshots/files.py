@@ -206,14 +206,17 @@ class RowsFile:
         if not len(places):
             return False
         sections = self._layout.sections()
+        # Made once: it takes longer than the write of a row.
+        scan = None if quantiser is None or "codes" not in arrays else CodeScan(quantiser)
         file = os.open(self.path, os.O_RDWR)
         try:
             for row in places.tolist():
                 nothing = bytes(4 * self._layout.dimension)
                 os.pwrite(file, nothing, sections["vectors"].offset + row * len(nothing))
                 os.pwrite(file, b"\0", sections["alive"].offset + row)
-                if quantiser is not None and "codes" in arrays:
-                    self._erase_code(file, arrays["codes"], row, quantiser)
+                if scan is not None:
+                    place = sections["codes"].offset, row
+                    self._erase_code(file, arrays["codes"], place, scan)
             for start in np.unique(places // CHECKED_ROWS * CHECKED_ROWS).tolist():
                 check = np.uint32(check_of(arrays, start, self._layout.rows)).tobytes()
                 os.pwrite(file, check, sections["checks"].offset + start // CHECKED_ROWS * 4)
@@ -221,12 +224,14 @@ class RowsFile:
             os.close(file)
         return True
 
-    def _erase_code(self, file: int, codes: Bytes, row: int, quantiser: Quantiser) -> None:
+    def _erase_code(self, file: int, codes: Bytes, place: tuple[int, int], scan: CodeScan) -> None:
+        """Erase one row's code; `place` is the offset of all codes, and the row."""
+        offset, row = place
         size = packed_bytes(BLOCK, self._layout.dimension)
         start = row // BLOCK * size
         block = codes[start : start + size].copy()
-        CodeScan(quantiser).blank(block, row % BLOCK)
-        os.pwrite(file, block.tobytes(), self._layout.sections()["codes"].offset + start)
+        scan.blank(block, row % BLOCK)
+        os.pwrite(file, block.tobytes(), offset + start)
 
     def sync(self) -> None:
         """Wait until what was erased is gone from the disk too."""
