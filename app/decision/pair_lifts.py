@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.index.comparator import Comparator, Covering
 from app.types import FloatArray
 
-# Chosen on the development half of LFW's people; docs/adr/0018-degraded-faces.md has the figures.
+# Chosen on the development half of LFW's people; docs/adr/0044-covered-faces.md has the figures.
 WEIGHT = 0.14
 # So many uncovered faces look covered by 0.
 UNCOVERED_SHARE = 0.8
@@ -122,7 +122,7 @@ class Discriminant:
         return float((covered @ self.direction > limit).mean())
 
 
-# Chosen on the development half of LFW's people; docs/adr/0018-degraded-faces.md has the figures.
+# Chosen on the development half of LFW's people (docs/adr/0045-thresholds-of-two-faces.md).
 DEGRADED_LIFT = 0.04
 # How typical a face is, is learned from this percentile of its scores with its own group.
 TYPICAL_QUANTILE = 0.99
