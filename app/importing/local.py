@@ -15,6 +15,7 @@ from app.decision.pairs import all_declared
 from app.decision.policy import policy_of
 from app.errors import ConsentMissing, InvalidRequest, LikenessError, PersonExists, PersonNotFound
 from app.importing.checks import CONFLICT, ConflictChecker, ConsentChecker, Prepared, resembles
+from app.importing.known_rows import already, replace_metadata
 from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
 from app.importing.outcomes import Journal, OutcomeCallback, RowOutcome, RowResult, refusal
 from app.importing.source_rows import Row, content_of, storable
@@ -201,7 +202,7 @@ class LocalImport:
             if isinstance(one, Prepared):
                 yield one, 0
             elif (one.row.person_id, one.digest) in known:
-                yield Prepared(one.row, outcome=_already(one.row)), 0
+                yield Prepared(one.row, outcome=already(one.row)), 0
             else:
                 yield threads.submit(self._analyse, one), len(one.data)
 
@@ -258,7 +259,7 @@ class LocalImport:
         except PersonExists:
             if row.metadata is not None:
                 store.persons.update(name, row.person_id, row.metadata)
-            return _already(row)
+            return already(row)
         return RowOutcome(row.place, row.person_id, RowResult.ENROLLED)
 
     def _declare(self, row: Row) -> RowOutcome:
@@ -303,6 +304,8 @@ class LocalImport:
             if one.template is not None
         ]
         face_ids = iter(self._store(new))
+        if not self._options.dry_run:
+            replace_metadata(self._services.gallery.store, self._record.name, waiting)
         for one in waiting:
             on_outcome(one.outcome or _stored(one, next(face_ids), dry_run=self._options.dry_run))
         self._since = time.monotonic()
@@ -315,13 +318,9 @@ class LocalImport:
         return self._services.gallery.enroll_many(self._record.name, new)
 
 
-def _already(row: Row) -> RowOutcome:
-    return RowOutcome(row.place, row.person_id, RowResult.SKIPPED, "already_enrolled")
-
-
 def _stored(one: Prepared, face_id: str | None, *, dry_run: bool) -> RowOutcome:
     if face_id is None:
-        return _already(one.row)
+        return already(one.row)
     other, similarity = one.conflict or (None, None)
     reason, detail = (CONFLICT, resembles(other)) if other else ("", "")
     return RowOutcome(

@@ -24,6 +24,8 @@ from app.inference.machine import usable_cores
 from app.services import Services, build_services
 from app.settings import Settings
 from app.store.records import NewTemplate
+from app.store.sql.audit_log import AuditFilter
+from app.types import JsonObject
 from tests.writing import delete_person
 
 Run = Callable[..., list[RowOutcome]]
@@ -182,6 +184,34 @@ def test_persons_without_a_face(run: Run, services: Services) -> None:
     rows = [Row("t:1", "ada", metadata={"n": 2}, without_face=True)]
     assert [one.reason for one in run(rows)] == ["already_enrolled"]
     assert services.gallery.store.persons.get("default", "ada").metadata == {"n": 2}
+
+
+def test_the_metadata_of_a_photo_that_is_enrolled_already(
+    run: Run, photos: Path, services: Services
+) -> None:
+    """A corrected table that is imported again corrects the metadata, as it does with embeddings
+    and with persons without a face."""
+
+    def row(file: str, metadata: dict[str, Any] | None) -> Row:
+        return Row(file, "obama", metadata=metadata, read=(photos / file).read_bytes)
+
+    def stored() -> tuple[JsonObject, int]:
+        store = services.gallery.store
+        replaced = store.audit.latest(100, AuditFilter(action="person.metadata_replaced"))
+        return store.persons.get("default", "obama").metadata, len(replaced)
+
+    run([row("obama.jpg", {"n": 1})])
+    run([row("obama.jpg", {"n": 2})], dry_run=True)
+    assert stored() == ({"n": 1}, 0)
+    for metadata in ({"n": 2}, {"n": 2}, None):
+        assert [one.reason for one in run([row("obama.jpg", metadata)])] == ["already_enrolled"]
+    assert stored() == ({"n": 2}, 1), "what is equal or missing replaces nothing"
+    run([row("obama.jpg", {"n": 3}), row("obama2.jpg", {"n": 4})])
+    assert stored() == ({"n": 4}, 1), "the last row counts: one that is new"
+    run([row("obama3.jpg", {"n": 5}), row("obama.jpg", {"n": True}), row("obama2.jpg", None)])
+    assert stored() == ({"n": True}, 2), "the last row counts: one that is known"
+    run([row("obama.jpg", {"n": 1})])
+    assert stored() == ({"n": 1}, 3), "1 and true are different values"
 
 
 def test_persons_who_are_declared_different(run: Run, services: Services, tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ class EnrollFields(CallFields):
         Metadata | None,
         Field(
             description="Your own data, as a JSON object. It replaces the metadata of a person who "
-            "exists, as a whole; without it they stay."
+            "exists, as a whole; without it the stored metadata stays."
         ),
     ] = None
     face_selection: Selection = FaceSelection.ONLY

@@ -1,0 +1,42 @@
+"""Rows whose face the person has already: their outcome, and what becomes of their metadata."""
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+
+from app.errors import PersonNotFound
+from app.importing.checks import Prepared
+from app.importing.outcomes import RowOutcome, RowResult
+from app.importing.source_rows import Row
+from app.store.store import Store
+
+# A reason: the person has the row's photo or embedding already.
+ALREADY = "already_enrolled"
+
+
+def already(row: Row) -> RowOutcome:
+    """The outcome of such a row."""
+    return RowOutcome(row.place, row.person_id, RowResult.SKIPPED, ALREADY)
+
+
+def replace_metadata(store: Store, collection: str, rows: Sequence[Prepared]) -> None:
+    """Store the metadata of rows whose photo was enrolled before. Of several rows of a person the
+    last one counts, so a later row that was just stored keeps its own."""
+    last = {
+        one.row.person_id: one
+        for one in rows
+        if one.row.metadata is not None and (one.template is not None or _is_known(one))
+    }
+    for person_id, one in last.items():
+        given = one.row.metadata
+        if one.template is not None or given is None:
+            continue
+        with suppress(PersonNotFound):  # deleted meanwhile
+            stored = store.persons.get(collection, person_id).metadata
+            # As texts: to Python, 1 equals true.
+            if json.dumps(given, sort_keys=True) != json.dumps(dict(stored), sort_keys=True):
+                store.persons.update(collection, person_id, given)
+
+
+def _is_known(one: Prepared) -> bool:
+    return one.outcome is not None and one.outcome.reason == ALREADY
