@@ -67,7 +67,7 @@ insightface: $(STAMPS)/serve-$(EXTRA) ## What `likeness models pull` needs for I
 	$(call install,$(if $(filter gpu,$(EXTRA)),gpu-insightface,insightface))
 
 .PHONY: lab
-lab: $(STAMPS)/serve-$(EXTRA) ## What `likeness evaluate --output`, `models pack`, `models install` and `models pull` need
+lab: $(STAMPS)/serve-$(EXTRA) ## What `likeness evaluate --output`, `models pack`, `models install` and `models pull accurate` or `fast` need
 	$(call install,lab)
 
 # Not in the locks: the right build depends on the machine, and the default one takes several GB.

@@ -65,14 +65,14 @@ class Services:
     refused: RefusedCalls
     matches: MatchTimes
     # One collection at a time is examined or calibrated: it takes seconds of a core.
-    calibrating: Lock
+    examination: Lock
     records: SharedRecords | None = None  # where several processes serve
 
     @contextmanager
     def examining(self, retry_after_s: int) -> Iterator[None]:
-        """Hold `calibrating` while a collection is examined or calibrated. Raises Overloaded if it
+        """Hold `examination` while a collection is examined or calibrated. Raises Overloaded if it
         is held already."""
-        if not self.calibrating.acquire(blocking=False):
+        if not self.examination.acquire(blocking=False):
             raise Overloaded(
                 "A collection is being examined or calibrated, and only one is at a time. "
                 "Try again later.",
@@ -81,7 +81,7 @@ class Services:
         try:
             yield
         finally:
-            self.calibrating.release()
+            self.examination.release()
 
     def close(self) -> None:
         """End the threads, keep what the next start can use, close the database."""
@@ -184,7 +184,7 @@ def build_services(
         UsageStore(access_database),
         refused,
         matches,
-        OneProcessLock(new_lock("services.calibrating"), settings.data_dir / "examining"),
+        OneProcessLock(new_lock("services.examination"), settings.data_dir / "examining"),
         records,
     )
 

@@ -184,7 +184,7 @@ def is_locked(file: int) -> bool:
 
 
 def lock(path: Path) -> OneProcessLock:
-    return OneProcessLock(new_lock("services.calibrating"), path)
+    return OneProcessLock(new_lock("services.examination"), path)
 
 
 def test_one_at_a_time(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def _search(
     for page in gallery.templates(name):
         for start in range(0, len(page.keys), PROBES_AT_ONCE):
             some = slice(start, start + PROBES_AT_ONCE)
-            found = gallery.nearest_impostors(
+            found = gallery.nearest_others(
                 name, page.vectors[some], page.person_keys[some], threshold
             )
             others.append(found.keys)

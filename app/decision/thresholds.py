@@ -139,18 +139,19 @@ def verification_threshold(
     request: ThresholdRequest,
     policy: CollectionPolicy,
     chain: CalibrationChain,
-    claimed_person_size: GallerySize,
+    compared: GallerySize,
     gallery: GallerySize,
     *,
     likeness: float | None = None,
 ) -> ThresholdDecision:
-    """The threshold for comparing by the chain's score with one claimed person, each of whose
-    templates is a chance of a false match. With `target_fpir` the threshold is the one
-    identification would use in a gallery of that size and likeness.
+    """The threshold for comparing a probe by the chain's score with what `compared` counts: the
+    templates of one claimed person, each of which is a chance of a false match, or one photo. With
+    `target_fpir` it is the one that identification would use in a gallery of that size and
+    likeness.
 
     Raises RateOutOfReach or NotCalibrated.
     """
-    claimed, size = (one.scored_by(chain.score) for one in (claimed_person_size, gallery))
+    claimed, size = (one.scored_by(chain.score) for one in (compared, gallery))
     if request.target_fmr is not None:
         decision = _requested_threshold(request.target_fmr, "target_fmr", claimed, chain)
     elif request.target_fpir is not None:

@@ -131,7 +131,7 @@ OUTSIDE_CALIBRATION = "outside_calibration"
 
 
 @dataclass(frozen=True, slots=True)
-class Refusals:
+class Rejections:
     """Applies the limits of one calibration to the decisions of one collection."""
 
     gallery: Gallery
@@ -141,7 +141,7 @@ class Refusals:
     @classmethod
     def of(
         cls, gallery: Gallery, collection: str, threshold: ThresholdDecision
-    ) -> "Refusals | None":
+    ) -> "Rejections | None":
         """Those for a threshold; None where no error rate is promised: its calibration has no
         domain, or the threshold is fixed."""
         domain = None if threshold.calibration is None else threshold.calibration.domain
@@ -168,7 +168,7 @@ class Refusals:
             for verdict, mine in zip(verdicts, codes, strict=True)
         ]
 
-    def refuses(self, probe: Face, other: Face | Comparison) -> bool:
+    def rejects(self, probe: Face, other: Face | Comparison) -> bool:
         """Whether the comparison of a face with another, or with the nearest of a person's
         templates, is outside the limits."""
         mine = self._codes_of(probe)

@@ -26,7 +26,8 @@ from app.store.sql.terms import rebuild_terms
 ROWS_AT_ONCE = 500
 # In an order in which each row finds what it refers to. Terms of metadata are not among them, as
 # they are derived from it; nor are answers kept for Idempotency-Keys: they are gone in a day, and a
-# retry after a restore must be done again.
+# retry after a restore must be done again. Access keys, their use and the audit log stay as they
+# are: a restore must not bring back a revoked key (docs/database.md).
 TABLES: tuple[Table, ...] = (
     tables.collections,
     tables.calibrations,
@@ -117,8 +118,8 @@ def load(
         backend_of(engine).be_patient(connection)
         if not replace and _occupied(connection):
             raise BackupError(
-                "The database holds people already. Restore into an empty database, or replace "
-                "its data with --replace."
+                "The database holds persons or collections already. Restore into an empty "
+                "database, or replace its data with --replace."
             )
         for table in (tables.metadata_terms, *reversed(TABLES)):
             connection.execute(delete(table))
@@ -172,7 +173,7 @@ def _rows(
 
 
 def _occupied(connection: Connection) -> bool:
-    """Whether there is more than an empty default collection."""
+    """Whether there is a person, or a collection besides one."""
     query = select(func.count()).select_from(tables.persons)
     several = select(func.count()).select_from(tables.collections)
     return bool(

@@ -49,17 +49,17 @@ class _Pieces(io.RawIOBase):
 
 
 def as_file(pieces: Iterable[bytes]) -> BinaryIO:
-    """A file over the pieces whose reads are full until its end."""
+    """A file over the pieces; each read returns as many bytes as were asked for, until the end."""
     return cast(BinaryIO, io.BufferedReader(_Pieces(pieces), _PIECE))
 
 
 def encrypted(ring: KeyRing, pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The stream, readable only to who has the ring's active key."""
+    """The stream, readable only by someone who has the ring's active key."""
     return encrypt_file(FileEncryptor(ring, PURPOSE, FILE_ID), as_file(pieces))
 
 
 def opened(ring: KeyRing | None, source: BinaryIO) -> BinaryIO:
-    """The stream as it was before it was encrypted; one that is not encrypted as it is.
+    """The stream, decrypted if it is encrypted, otherwise unchanged.
 
     Raises BackupError where it is encrypted and the key is not there, or cannot be read; reading
     it raises BackupDamaged, or BackupError if the source cannot be read.
@@ -93,15 +93,16 @@ def _decrypted(ring: KeyRing, source: BinaryIO) -> Iterator[bytes]:
     except DamagedData as error:
         raise BackupDamaged(
             "The encrypted backup cannot be read: it is damaged, was cut short, or the key "
-            "that was given differs from the one with this id that it was encrypted with. "
-            "Nothing was changed. Take another copy of it, or give the right key."
+            "that was given is not the one that it was encrypted with, although it has the same "
+            "id. Nothing was changed. Take another copy of it, or give the right key."
         ) from error
 
 
 MARK = b"LIKENESS-BACKUP\x01"  # the last byte is the version of this form
 
 _HEAD = struct.Struct(">I32s")
-# A block holds some rows; the largest row is a person's metadata, which one request brought.
+# A block holds up to 500 rows (`ROWS_AT_ONCE`), each of some ten kilobytes at most (a kept crop, or
+# a person's metadata; rows of earlier versions may be larger).
 MAX_BODY = 256 * 1024 * 1024
 
 

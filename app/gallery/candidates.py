@@ -63,7 +63,7 @@ class SearchQuery:
     score: PersonScore = PersonScore.BEST
     allowed: Ids | None = None
 
-    def is_short(self, size: GallerySize) -> bool:
+    def is_quick(self, size: GallerySize) -> bool:
         """Whether it takes no longer in a gallery than the analysis of a photo, about."""
         each = 1 if self.score is PersonScore.BEST else COMBINED_COST
         return len(self.probes) * size.templates * each <= MOST_AT_ONCE
@@ -80,7 +80,7 @@ class SearchQuery:
         while True:
             rows = index.search_persons(self.probes, wanted, self.allowed, comparator, self.score)
             faces = faces_of([hit.template_key for row in rows for hit in row])
-            if wanted >= MOST_NEAREST or not are_short(rows, faces, wanted, self.top_k):
+            if wanted >= MOST_NEAREST or not may_lack_candidates(rows, faces, wanted, self.top_k):
                 return [candidates_of(row, faces, self.top_k) for row in rows]
             wanted = min(4 * wanted, MOST_NEAREST)  # instead of persons whose consent has ended
 
@@ -101,7 +101,7 @@ def candidates_of(
     ][:top_k]
 
 
-def are_short(
+def may_lack_candidates(
     rows: Sequence[Sequence[Hit]], faces: Mapping[int, FaceName], wanted: int, top_k: int
 ) -> bool:
     """Whether a probe may have more candidates than were found: it has as many hits as were

@@ -15,7 +15,7 @@ from app.gallery.replicas import OpenIndexes
 from app.index.comparator import COSINE, Comparator, unit_embedding
 from app.index.engine import SearchEngine
 from app.index.person_scores import Floats, PersonScore, effective_templates
-from app.index.port import GallerySize, Ids, NearestImpostors, PersonSearch, SearchCounts, Templates
+from app.index.port import GallerySize, Ids, NearestOthers, PersonSearch, SearchCounts, Templates
 from app.store.records import (
     CollectionRecord,
     DeletionCounts,
@@ -129,8 +129,8 @@ class Gallery:
             now = attempt or self.require(record.name)
             with self._indexes.at_revision(now) as index:
                 if index is not None:
-                    short = query.is_short(index.extent())
-                    return self._found(index, now, query) if short else None
+                    quick = query.is_quick(index.extent())
+                    return self._found(index, now, query) if quick else None
         return None
 
     def _found(
@@ -269,13 +269,13 @@ class Gallery:
         many keys as one SQL statement can have."""
         return self.store.embeddings.by_key(self.require(collection), keys.tolist())
 
-    def nearest_impostors(
+    def nearest_others(
         self, collection: str, vectors: FloatArray, person_keys: Ids, floor: float
-    ) -> NearestImpostors:
+    ) -> NearestOthers:
         """Of templates, given by their (n, d) unit vectors and persons (n,): the most similar one
         of any other person that reaches `floor`."""
         with self._indexes.searching(self.require(collection)) as index:
-            return index.nearest_impostors(vectors, person_keys, floor, self.comparator)
+            return index.nearest_others(vectors, person_keys, floor, self.comparator)
 
     def forget(self, record: CollectionRecord) -> Erasure:
         """Drop the index and the snapshot of a collection; pending if another process owns that."""

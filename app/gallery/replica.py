@@ -21,7 +21,7 @@ from app.telemetry.logs import log
 
 PAGE = 8_192  # templates read in one transaction
 NOTHING = np.empty(0, np.int64)
-SAVE_AFTER_S = 60.0  # a saved copy is at most so much older than what it could hold
+SAVE_AFTER_S = 60.0  # a saved copy is at most this much behind the index
 
 
 class Replica:
@@ -62,8 +62,8 @@ class Replica:
         return self.index
 
     def follow(self, record: CollectionRecord) -> None:
-        """Update the index to the record's revision, unless another thread updates it just now:
-        what that does not reach is left to the next search, or to maintenance."""
+        """Update the index to the record's revision, unless another thread is updating it: what
+        that does not reach is left to the next search, or to maintenance."""
         wanted = position_of(record)
         if self.index.position != wanted and self._lock.acquire(blocking=False):
             try:
@@ -108,11 +108,11 @@ class Replica:
             if self._catch_up(record, reached):
                 return
             log(logging.WARNING,
-                "the database's log of changes does not hold the revision of "
-                "the index (the database was replaced, or this process slept "
-                "for long); the index is rebuilt")  # fmt: skip
+                "the database's change log does not have the revision of the index "
+                "(the database was replaced, or this process was suspended for a "
+                "long time); the index is rebuilt")  # fmt: skip
             self.save_soon()
-        # It fails where the log was pruned in this very moment, or the record is as old as that.
+        # `_catch_up` fails if the log was pruned just before, or the record is older than the log.
         while not self._catch_up(record, self._load_or_build(record)):
             record = self._reread(record)
 

@@ -169,7 +169,7 @@ class Replicas(Mapping[int, Replica]):
         return one is not None
 
     def close(self) -> None:
-        """Keep snapshots of all of them."""
+        """Save a snapshot of every open index."""
         for key in self:
             with self.using_open(key) as replica:
                 if replica is not None:

@@ -1,8 +1,8 @@
 """Deletes persons by age in collections whose policy has `retention_days`, and those whose consent
 has ended in collections with `consent_required`.
 
-The age of a person counts from the last enrollment of a photo or the last match (identified, or
-verified), whichever is later.
+The age of a person counts from the person's creation, the last enrollment (of a photo or an
+embedding) or the last match (identified, or verified), whichever is latest.
 """
 
 import logging
@@ -24,14 +24,15 @@ from app.telemetry.logs import log
 CHECK_EVERY_S = 3600.0
 # The clock and the seconds that have passed may differ by this much between two rounds.
 JUMP_S = 3600.0
-# Persons erased in one transaction, so that other writes have their turns, and transactions and
+# Persons deleted in one transaction, so that other writes have their turns, and transactions and
 # seconds of one round of maintenance.
 MOST_AT_ONCE = 200
 BATCHES, ROUND_S = 5, 0.5
 
 
 def expiry_of(collection: CollectionRecord, now: datetime) -> Expiry:
-    """Whom the collection's policy does not allow to be kept; false if it has no such rule."""
+    """The rule that says which persons the collection's policy does not allow to be kept; it is
+    falsy if there is none."""
     days = collection.policy.get("retention_days")
     return Expiry(
         None if days is None else now - timedelta(days=int(days)),
@@ -57,15 +58,15 @@ class RetentionTask:
         self,
         gallery: Gallery,
         store_matches: Callable[[], None],
-        before_erasing: Callable[[str, Sequence[str]], object],
+        before_deleting: Callable[[str, Sequence[str]], object],
         now: Callable[[], datetime] = now_utc,
         clock: Callable[[], float] = seconds,
     ) -> None:
         """`store_matches` stores the matches that this process has noted: no person is deleted
-        if that fails. `before_erasing(collection, person_ids)` is called before the deletion."""
+        if that fails. `before_deleting(collection, person_ids)` is called before the deletion."""
         self._gallery = gallery
         self._store_matches = store_matches
-        self._before_erasing = before_erasing
+        self._before_deleting = before_deleting
         self._now = now
         self._clock = clock
         self._check_at = -math.inf
@@ -84,17 +85,17 @@ class RetentionTask:
             self._due = [_Place(one.name) for one in records if expiry_of(one, now)]
         if self._due:
             self._store_matches()
-            self._erase(now)
+            self._delete(now)
 
-    def _erase(self, now: datetime) -> None:
+    def _delete(self, now: datetime) -> None:
         """Delete some persons, of one collection after another: all that are due have to be done
         within an hour, however many they are."""
         began, batches = self._clock(), BATCHES
         for _ in range(len(self._due)):
-            # A collection that fails does not keep the others from being erased in later rounds.
+            # A collection that fails does not keep the persons of others from being deleted later.
             place = self._due.pop(0)
             try:
-                batches -= self._erase_some(place, now, batches)
+                batches -= self._delete_some(place, now, batches)
             finally:
                 if place.more:  # also after a failure, such as a full disk
                     self._due.append(place)
@@ -109,38 +110,38 @@ class RetentionTask:
         jump = (now - last[0]).total_seconds() - (time - last[1])
         if abs(jump) <= JUMP_S:
             return False
-        log(logging.WARNING, "the clock was set; nobody is deleted by age for an hour",
+        log(logging.WARNING, "the clock was set; nobody is deleted by the policies for an hour",
             by_seconds=round(jump))  # fmt: skip
         return True
 
-    def _erase_some(self, place: _Place, now: datetime, most: int) -> int:
+    def _delete_some(self, place: _Place, now: datetime, most: int) -> int:
         """Delete persons of a collection in at most `most` transactions. Returns in how many."""
-        began, done, erased = self._clock(), 0, 0
+        began, done, persons = self._clock(), 0, 0
         try:
             while done < most and place.more:
-                found, deleted = self._erase_batch(place, now)
+                found, deleted = self._delete_batch(place, now)
                 done += found > 0
-                erased += deleted
+                persons += deleted
                 if self._clock() - began > ROUND_S:
                     break
         except CollectionNotFound:  # deleted meanwhile
             place.more = False
         finally:
-            if erased:
+            if persons:
                 # Once for all: an erasure keeps other writers waiting for longer than a deletion.
                 self._gallery.follow_deletion(place.name)
                 self._gallery.store.database.eraser.erase()
                 log(logging.INFO, "persons were deleted by the policy", collection=place.name,
-                    persons=erased)  # fmt: skip
+                    persons=persons)  # fmt: skip
         return done
 
-    def _erase_batch(self, place: _Place, now: datetime) -> tuple[int, int]:
+    def _delete_batch(self, place: _Place, now: datetime) -> tuple[int, int]:
         """The numbers of persons who were found, and of those who were deleted."""
         store, deleted = self._gallery.store, 0
         rule = expiry_of(store.collections.get(place.name), now)
         due = store.retention.expired(place.name, rule, MOST_AT_ONCE, place.after) if rule else []
         if due:
-            self._before_erasing(place.name, due)
+            self._before_deleting(place.name, due)
             deleted = store.retention.delete_expired(
                 place.name, due, lambda one: expiry_of(one, now)
             ).persons

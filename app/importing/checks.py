@@ -12,7 +12,7 @@ from app.decision.thresholds import ThresholdRequest, identification_threshold
 from app.errors import ConsentMissing, PersonNotFound
 from app.gallery.candidates import Candidate, SearchResult
 from app.importing.options import ImportOptions, OnConflict
-from app.importing.outcomes import RowOutcome, RowResult, refusal
+from app.importing.outcomes import RowOutcome, RowResult, rejection
 from app.importing.source_rows import Row
 from app.index.comparator import Comparator
 from app.index.person_scores import PersonScore
@@ -215,7 +215,7 @@ class ConsentChecker:
                 require_consent(self._record, one.row.person_id, until, now)
             except ConsentMissing as error:
                 # Without its key: a consent may come later, so the journal must not keep it.
-                refused = refusal(one.row, error)
+                refused = rejection(one.row, error)
                 return replace(one, template=None, outcome=refused, key=None, conflict=None)
             return one
 

@@ -37,9 +37,9 @@ UNDER_WAY = (JobState.QUEUED, JobState.RUNNING)
 
 class ImportJob(BaseModel):
     """One import: its options, its progress, and why it ended early. `total` is the number of rows,
-    if it is known in advance; `counts` are those since `started_at`, which is the last start of the
-    service if it was restarted; `attempts` is the number of starts since somebody was enrolled;
-    `cancelling` means that it is about to end."""
+    if it is known in advance. `started_at`: when it was last begun (again after a restart, or by
+    another process); `counts` are those since then. `attempts` is the number of starts since
+    somebody was enrolled; `cancelling` means that it is about to end."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -84,7 +84,7 @@ class Upload:
 
 
 class JobFolder:
-    """A folder with one file a job, its archive until it has ended, and its report."""
+    """A folder with one file for each job, its archive until it has ended, and its report."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -111,7 +111,7 @@ class JobFolder:
         return Upload(path, held)
 
     def archives(self) -> list[Path]:
-        """Of the jobs that wait or run, and those that are being received."""
+        """The archives of jobs that are queued or running, and those that are being received."""
         others = (STATE, REPORT, UNFINISHED)
         return [path for path in self.path.glob("*.*") if not path.name.endswith(others)]
 
@@ -158,7 +158,8 @@ class JobFolder:
         self.archive(job).unlink(missing_ok=True)
 
     def forget(self, job: ImportJob) -> None:
-        """Remove all of a job; its state first: who does it learns so that it is not wanted."""
+        """Remove all files of a job, its state first: the process that runs the job learns from
+        this that it is no longer wanted."""
         for path in (self._state(job.import_id), self.report(job), self.archive(job)):
             path.unlink(missing_ok=True)
 
@@ -184,7 +185,7 @@ class JobFolder:
 
 
 def id_of(path: Path) -> str:
-    """The import that a file of the folder is of."""
+    """The id of the import that a file of the folder belongs to."""
     return path.name.partition(".")[0]
 
 

@@ -29,7 +29,7 @@ from app.telemetry.logs import log
 
 # Archives on disk: being received, waiting for their turn, or being imported.
 MOST_WAITING = 32
-RETRY_AFTER_S = 30  # an import of many photos takes minutes
+RETRY_AFTER_S = 30  # a guess: the imports ahead take seconds to hours
 
 
 class ImportJobs:

@@ -17,7 +17,7 @@ from app.errors import ConsentMissing, InvalidRequest, LikenessError, PersonExis
 from app.importing.checks import CONFLICT, ConflictChecker, ConsentChecker, Prepared, resembles
 from app.importing.known_rows import already, replace_metadata
 from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
-from app.importing.outcomes import Journal, OutcomeCallback, RowOutcome, RowResult, refusal
+from app.importing.outcomes import Journal, OutcomeCallback, RowOutcome, RowResult, rejection
 from app.importing.source_rows import Row, content_of, storable
 from app.recognition.enroll import content_digest, template_from_embedding, template_from_photo
 from app.services import Services
@@ -163,7 +163,7 @@ class LocalImport:
         """A photo that may have to be analysed, or the outcome of the row if it is known
         already."""
         if row.problem is not None and row.problem.status < SERVER_ERROR:
-            return Prepared(row, outcome=refusal(row, row.problem))
+            return Prepared(row, outcome=rejection(row, row.problem))
         try:
             row = storable(row)
             self._consents.check_metadata(row)
@@ -178,7 +178,7 @@ class LocalImport:
         except LikenessError as error:
             if error.status >= SERVER_ERROR:
                 raise
-            return Prepared(row, outcome=refusal(row, error))
+            return Prepared(row, outcome=rejection(row, error))
 
     def _embedded(self, row: Row) -> Prepared:
         assert row.embedding is not None, "a row has a photo, an embedding or a problem"
@@ -225,7 +225,7 @@ class LocalImport:
         except LikenessError as error:
             if error.status >= SERVER_ERROR:  # not the photo's fault: it can be tried again
                 raise
-            return Prepared(row, outcome=refusal(row, error), key=key)
+            return Prepared(row, outcome=rejection(row, error), key=key)
         return Prepared(row, template, key=key)
 
     def _take(self, prepared: Prepared, on_outcome: OutcomeCallback) -> None:
@@ -255,7 +255,7 @@ class LocalImport:
         try:
             store.persons.create(name, row.person_id, row.metadata or {})
         except ConsentMissing as error:
-            return refusal(row, error)
+            return rejection(row, error)
         except PersonExists:
             if row.metadata is not None:
                 store.persons.update(name, row.person_id, row.metadata)
@@ -272,9 +272,9 @@ class LocalImport:
             store.pairs.declare(name, row.person_id, row.different_from)
         except PersonNotFound as error:  # the report must not name persons that it does not list
             detail = f"One of the two persons is not in the collection '{name}'; import both first."
-            return refusal(row, type(error)(detail))
+            return rejection(row, type(error)(detail))
         except InvalidRequest as error:
-            return refusal(row, error)
+            return rejection(row, error)
         return RowOutcome(row.place, row.person_id, RowResult.ENROLLED, DECLARED)
 
     def _note(self, prepared: Prepared) -> None:

@@ -68,7 +68,7 @@ class RowOutcome:
 FIELDS = tuple(RowOutcome.__dataclass_fields__)
 
 
-def refusal(row: Row, error: LikenessError) -> RowOutcome:
+def rejection(row: Row, error: LikenessError) -> RowOutcome:
     """The outcome of a row that cannot be used."""
     result = RowResult.SKIPPED if isinstance(error, NotAPhoto) else RowResult.REJECTED
     return RowOutcome(row.place, row.person_id, result, error.code, error.detail)
@@ -183,8 +183,8 @@ BUSY_TIMEOUT_S = 30.0
 
 
 class Journal:
-    """Refusals by a digest of the person, the content and everything that decided. Readable by its
-    owner alone; it holds no person ids, photos or embeddings."""
+    """Rejected and skipped rows, by a digest of the person, the content and all that decided.
+    Readable by its owner alone; it holds no person ids, photos or embeddings."""
 
     def __init__(self, path: Path, context: str) -> None:
         """`context`: collection, embedding space, policy and options; another one is another

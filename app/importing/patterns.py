@@ -2,7 +2,8 @@
 
 A regular expression would try all ways to divide a path among the wildcards, which takes minutes
 for some patterns. Here the positions that the parts before the id can reach are found from the
-left, those of the parts after it from the right: each place of the path is looked at once a part.
+left, those of the parts after it from the right: each place of the path is looked at once for each
+part of the pattern.
 """
 
 import re
@@ -12,13 +13,13 @@ from collections.abc import Sequence
 from app.importing.source_rows import ImportSourceError
 
 PERSON = "{person_id}"
-MAX_WILDCARDS = 3
+MAX_WILDCARDS = 3  # for each, every path is gone through once more
 _PARTS = re.compile(r"(\*+)")
 
 
 class PathPattern:
-    """{person_id} once, * for anything within a name, ** for anything; case does not matter. Raises
-    ImportSourceError."""
+    """{person_id} once, * for anything within a folder or file name, ** (or more stars) for
+    anything; case does not matter. Raises ImportSourceError."""
 
     def __init__(self, pattern: str) -> None:
         if pattern.count(PERSON) != 1:
@@ -28,15 +29,16 @@ class PathPattern:
             )
         if len(_PARTS.findall(pattern)) > MAX_WILDCARDS:
             raise ImportSourceError(
-                f"A pattern may have {MAX_WILDCARDS} wildcards (* or **); this one is {pattern}."
+                f"A pattern may have at most {MAX_WILDCARDS} wildcards (* or **); this one is "
+                f"{pattern}."
             )
         self.shown = pattern
         before, _, after = pattern.partition(PERSON)
         self._before, self._after = _PARTS.split(before), _PARTS.split(after[::-1])
 
     def person_of(self, path: str) -> str | None:
-        """The id in a path: the longest one in the last of its names that can have one. None if the
-        path does not match."""
+        """The id in a path, None if the path does not match. If it matches in several ways: the id
+        in the last folder or file name that can contain one, and the longest there."""
         starts = sorted(_reached(self._before, path))
         ends = sorted(len(path) - place for place in _reached(self._after, path[::-1]))
         end_of_name = len(path)

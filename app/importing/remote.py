@@ -18,7 +18,7 @@ import orjson
 
 from app.errors import ImageTooLarge, LikenessError
 from app.importing.options import ImportOptions, ImportStopped, OnConflict, OnError
-from app.importing.outcomes import OutcomeCallback, RowOutcome, RowResult, refusal
+from app.importing.outcomes import OutcomeCallback, RowOutcome, RowResult, rejection
 from app.importing.source_rows import ImportSourceError, Row, content_of, storable
 from app.importing.zips import Bundle, new_bundle
 
@@ -164,7 +164,7 @@ class RemoteImport:
             bundle.add(self._members(storable(row), bundle, str(len(part.rows))))
             part.sent += 1
         except LikenessError as error:
-            part.known[len(part.rows)] = refusal(row, error)
+            part.known[len(part.rows)] = rejection(row, error)
         part.rows.append(row)
 
     def _members(self, row: Row, bundle: Bundle, name: str) -> dict[str, Any]:

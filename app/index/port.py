@@ -85,7 +85,7 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True)
-class NearestImpostors:
+class NearestOthers:
     """Of each probe (n,): the key of the most similar template of another person, -1 where none
     reaches the floor, and its score, -inf there."""
 
@@ -93,7 +93,7 @@ class NearestImpostors:
     similarities: FloatArray
 
     @classmethod
-    def joined(cls, parts: "Sequence[NearestImpostors]") -> "NearestImpostors":
+    def joined(cls, parts: "Sequence[NearestOthers]") -> "NearestOthers":
         """One after the other."""
         return cls(
             np.concatenate([part.keys for part in parts]),
@@ -186,9 +186,9 @@ class PersonSearch(Protocol):
         """
         ...
 
-    def nearest_impostors(
+    def nearest_others(
         self, probes: FloatArray, persons: Ids, floor: float, comparator: Comparator = COSINE
-    ) -> NearestImpostors:
+    ) -> NearestOthers:
         """Of each of (n, d) unit vectors, which are of the persons (n,), the most similar template
         of any other person that reaches `floor`."""
         ...

@@ -106,7 +106,7 @@ class Enrollment:
     """By the number of the photo or embedding: what is stored, and why others are not."""
 
     stored: Mapping[int, EnrolledTemplate]
-    refused: Mapping[int, LikenessError]
+    rejected: Mapping[int, LikenessError]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +134,8 @@ async def enroll(
     that begins later finds it. Where there is none, nothing is stored and no person created.
 
     Raises CollectionNotFound, EmbeddingSpaceMismatch, InvalidEmbedding, StoreFull, ConsentMissing
-    if the collection needs a consent (then no photo is analysed), and with `kept` EnrolledBefore
-    and IdempotencyKeyReused.
+    if the collection needs a consent and the person has none (normally before any photo is
+    analysed), and with `kept` EnrolledBefore and IdempotencyKeyReused.
     """
     work = _Work(services, request, times, kept)
     if request.embeddings:
@@ -182,8 +182,10 @@ class _Work:
         policy = await self.services.scheduler.read(self._policy)
         outcomes = await self._templates(photos, policy)
         templates = {i: made for i, made in enumerate(outcomes) if isinstance(made, NewTemplate)}
-        refused = {i: error for i, error in enumerate(outcomes) if isinstance(error, LikenessError)}
-        return await self._written(templates, refused)
+        rejected = {
+            i: error for i, error in enumerate(outcomes) if isinstance(error, LikenessError)
+        }
+        return await self._written(templates, rejected)
 
     async def of_embeddings(self) -> Enrollment:
         """Of embeddings, for which the policy has no limits: so nothing is read before the write,
@@ -200,16 +202,16 @@ class _Work:
         return await self._written(dict(enumerate(made)), {})
 
     async def _written(
-        self, templates: Mapping[int, NewTemplate], refused: Mapping[int, LikenessError]
+        self, templates: Mapping[int, NewTemplate], rejected: Mapping[int, LikenessError]
     ) -> Enrollment:
         if not templates:
-            return Enrollment({}, refused)
-        one = self._enrollment(templates, refused)
+            return Enrollment({}, rejected)
+        one = self._enrollment(templates, rejected)
         with self.times.stage("store"):
             done = await self.services.scheduler.write_together(
                 self.request.collection, self._store, one, len(templates)
             )
-        return await self._searchable(_enrollment(templates, refused, done[0]), done)
+        return await self._searchable(_enrollment(templates, rejected, done[0]), done)
 
     def _templates_of_embeddings(self) -> list[NewTemplate]:
         given = self.request.embeddings
@@ -244,7 +246,7 @@ class _Work:
     def _enrollment(
         self,
         templates: Mapping[int, NewTemplate],
-        refused: Mapping[int, LikenessError],
+        rejected: Mapping[int, LikenessError],
     ) -> PersonEnrollment:
         """What the store has to do."""
         idempotency = None
@@ -253,7 +255,7 @@ class _Work:
             idempotency = IdempotencyRequest(
                 key.key,
                 key.request_digest,
-                lambda stored: answer(_enrollment(templates, refused, stored)),
+                lambda stored: answer(_enrollment(templates, rejected, stored)),
             )
         return PersonEnrollment(
             self.request.person_id, self.request.metadata, list(templates.values()), idempotency
@@ -275,11 +277,11 @@ class _Work:
 
 def _enrollment(
     templates: Mapping[int, NewTemplate],
-    refused: Mapping[int, LikenessError],
+    rejected: Mapping[int, LikenessError],
     stored: Sequence[StoredTemplate],
 ) -> Enrollment:
     pairs = zip(templates.items(), stored, strict=True)
-    return Enrollment({i: EnrolledTemplate(new, one) for (i, new), one in pairs}, refused)
+    return Enrollment({i: EnrolledTemplate(new, one) for (i, new), one in pairs}, rejected)
 
 
 def _require_consent(store: Store, request: EnrollRequest) -> None:

@@ -16,7 +16,7 @@ from app.decision.thresholds import (
     ThresholdRequest,
     identification_threshold,
 )
-from app.decision.verdicts import Refusals, Verdict, decide
+from app.decision.verdicts import Rejections, Verdict, decide
 from app.errors import InvalidRequest
 from app.gallery.candidates import Candidate, SearchQuery, SearchResult
 from app.index.port import GallerySize
@@ -38,9 +38,10 @@ from app.types import AnalysedImage, CooperativeTask, Face, FloatArray, JsonObje
 
 T = TypeVar("T")
 
-# In one answer: six candidates for each of 8,192 faces, the most that 32 photos give.
+# Candidates in one answer. With the default limits, 32 photos have up to 8,192 faces; `top_k` may
+# then be 6.
 MAX_CANDIDATES = 50_000
-# Read to assign persons to faces: as many for each face as its photo has faces.
+# Candidates that are read for `one_person_once`: for each face as many as its photo has faces.
 MAX_RIVALS = 4 * MAX_CANDIDATES
 
 
@@ -218,9 +219,9 @@ class _Call(Generic[T]):
             likeness=result.likeness,
         )  # fmt: skip
         verdicts = _verdicts(found, result.rows, threshold, policy.identify_gate, request)
-        refusals = Refusals.of(services.gallery, request.collection, threshold)
-        if refusals is not None:
-            verdicts = refusals.applied(verdicts, [face for _, _, face in found])
+        rejections = Rejections.of(services.gallery, request.collection, threshold)
+        if rejections is not None:
+            verdicts = rejections.applied(verdicts, [face for _, _, face in found])
         rules = PairRules(services.gallery, record, threshold.calibration, threshold.score)
         verdicts = rules.applied(verdicts, probes.vectors)
         faces = [

@@ -16,7 +16,7 @@ from app.decision.thresholds import (
     ThresholdRequest,
     verification_threshold,
 )
-from app.decision.verdicts import Doubt, Refusals, is_match
+from app.decision.verdicts import Doubt, Rejections, is_match
 from app.errors import FaceError, ImageError, LikenessError, NoFace
 from app.gallery.candidates import Candidate, Comparison
 from app.index.person_scores import PersonScore
@@ -78,8 +78,8 @@ class SelectedFace:
 @dataclass(frozen=True, slots=True)
 class Verification:
     """The probe and what it was compared with: the nearest face of the claimed person, or the
-    reference. `reached`: whether the threshold is. `doubt`: the claim is ambiguous nevertheless;
-    `refused`: both faces are outside the calibrated domain."""
+    reference. `reached`: whether the similarity reaches the threshold. `doubt`: why the claim is
+    ambiguous although it does. `rejected`: whether both faces are outside the calibrated domain."""
 
     probe: SelectedFace
     nearest: Comparison | None
@@ -88,12 +88,12 @@ class Verification:
     threshold: ThresholdDecision
     reached: bool
     doubt: Doubt | None
-    refused: bool
+    rejected: bool
 
     @property
     def accepted(self) -> bool:
         """Whether the decision is a match."""
-        return self.reached and not self.refused and self.doubt is None
+        return self.reached and not self.rejected and self.doubt is None
 
 
 async def verify(
@@ -218,13 +218,13 @@ class _Call(Generic[T]):
         if not request.needs_index:  # that of a search follows the gallery instead
             threshold = threshold.for_pair(vector, reference_vector)
         reached = is_match(similarity, threshold.threshold)
-        refusals, doubt = Refusals.of(services.gallery, request.collection, threshold), None
-        refused = refusals is not None and refusals.refuses(faces[0].face, compared)
-        if nearest is not None and reached and not refused:
+        rejections, doubt = Rejections.of(services.gallery, request.collection, threshold), None
+        rejected = rejections is not None and rejections.rejects(faces[0].face, compared)
+        if nearest is not None and reached and not rejected:
             doubt = _doubt(services, record, threshold, nearest, vector)
         answer = Verification(
             faces[0], nearest, faces[1] if len(faces) > 1 else None, similarity, threshold, reached,
-            doubt, refused=refused,
+            doubt, rejected=rejected,
         )  # fmt: skip
         return answer, self.make(answer)
 
@@ -257,7 +257,7 @@ def _audited(answer: Verification) -> Search:
     """The id of the claimed person, and the details for the audit log."""
     details = {
         "reached": answer.reached,
-        "refused": answer.refused,
+        "rejected": answer.rejected,
         "ambiguous": answer.doubt is not None,
         "similarity": round(answer.similarity, 4),
         "threshold": round(answer.threshold.threshold, 4),
@@ -306,17 +306,15 @@ def _threshold(
     services: Services,
     request: VerifyRequest,
     rules: tuple[CollectionPolicy, CalibrationChain],
-    claimed_person_size: GallerySize,
+    compared: GallerySize,
 ) -> ThresholdDecision:
-    # Two photos are compared whatever the collection holds: of it they only need the policy.
+    # A comparison of two photos needs only the collection's policy, whatever the collection holds.
     # Only a target for searches needs to know how much there is to search.
-    searched, likeness = claimed_person_size, None
+    searched, likeness = compared, None
     if request.needs_index:
         searched = services.gallery.size(request.collection)
         likeness = services.gallery.likeness(request.collection)
-    return verification_threshold(
-        request.threshold, *rules, claimed_person_size, searched, likeness=likeness
-    )
+    return verification_threshold(request.threshold, *rules, compared, searched, likeness=likeness)
 
 
 def _doubt(

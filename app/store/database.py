@@ -35,9 +35,9 @@ from app.telemetry.logs import log
 
 T = TypeVar("T")
 RETRY_AFTER_S = 1
-# Connections for single statements that stay open: a part of SQLAlchemy's 15 (its pool's default).
-MAX_OPEN_GLANCES = 4
-# Of a connection: the code of the error with which the database refused a part of its transaction.
+# Connections for single statements that stay open: part of SQLAlchemy's 15 (its pool's default).
+MAX_IDLE_CONNECTIONS = 4
+# The key, in a connection's `info`, of the code of the error that refused a part of a transaction.
 REFUSED = "refused"
 
 
@@ -50,8 +50,8 @@ class Database:
     """One database: its transactions, its clock and its key ring. Everything that reads or writes
     the database in a process shares one.
 
-    A transaction sees one state of the database and is stored completely or not at all; both kinds
-    raise StoreFull or StoreUnavailable where the database fails.
+    Transactions that read (`reading`) and that write (`writing`) see one state of the database and
+    are stored completely or not at all; both raise StoreFull or StoreUnavailable if it fails.
     """
 
     def __init__(
@@ -69,11 +69,11 @@ class Database:
         self._audit = AuditWriter(audit_key)
         self._backend = backend_of(engine)
         self._reader = self._backend.reader(engine)
-        self._glancer = self._backend.glancer(engine)
-        self._open_glances: deque[Connection] = deque()
-        # Another pool gives each thread a connection of its own.
+        self._single_reader = self._backend.single_reader(engine)
+        self._idle_connections: deque[Connection] = deque()
+        # Pools of other classes give each thread a connection of its own.
         keeps = self._backend.IN_PROCESS and isinstance(engine.pool, QueuePool)
-        self._most_glances = MAX_OPEN_GLANCES if keeps else 0
+        self._most_idle = MAX_IDLE_CONNECTIONS if keeps else 0
         self._writer = self._backend.writer(engine)
         self.eraser = Eraser(engine, self._backend)
         self.refusal: str | None = None  # the code of the last write's failure, if it failed
@@ -108,9 +108,9 @@ class Database:
 
     def close(self) -> None:
         """Close every connection."""
-        self._most_glances = 0
-        while self._open_glances:
-            self._open_glances.pop().close()
+        self._most_idle = 0
+        while self._idle_connections:
+            self._idle_connections.pop().close()
         self.engine.dispose()
 
     # --- transactions ------------------------------------------------------------------------
@@ -125,14 +125,14 @@ class Database:
             self._raise_translated(error, "")
 
     @contextmanager
-    def glancing(self) -> Iterator[Connection]:
-        """For a single statement that reads, which costs less than in a transaction. In this
-        process the connection stays open: to take one from the pool costs more than to read."""
+    def reading_once(self) -> Iterator[Connection]:
+        """For a single statement that reads, faster than a transaction. The connection to SQLite
+        stays open: taking one from the pool takes longer than the read."""
         try:
             try:
-                connection = self._open_glances.pop()
+                connection = self._idle_connections.pop()
             except IndexError:
-                connection = self._glancer.connect()
+                connection = self._single_reader.connect()
             try:
                 yield connection
                 if connection.in_transaction():  # as SQLAlchemy sees it
@@ -140,8 +140,8 @@ class Database:
             except BaseException:
                 connection.close()
                 raise
-            if len(self._open_glances) < self._most_glances:
-                self._open_glances.append(connection)
+            if len(self._idle_connections) < self._most_idle:
+                self._idle_connections.append(connection)
             else:
                 connection.close()
         except SQLAlchemyError as error:
@@ -250,8 +250,8 @@ WAIT_S = 0.5
 WAIT_AGAIN_S = 0.1
 # How often maintenance erases if nothing is known to be pending: a process may have been killed.
 EVERY_S = 60.0
-# Pages of the database that are looked through while the write lock is held, and for how long a
-# deletion, or one round of maintenance, continues: 1 s a gigabyte, some 10 ms a piece.
+# Pages that are looked through at a time, under the write lock (some 10 ms; 1 s for a gigabyte);
+# seconds after which a deletion, or one round of maintenance, leaves the rest for later.
 PAGES_AT_ONCE = 2_048
 DELETION_S = 0.05
 ROUND_S = 0.5

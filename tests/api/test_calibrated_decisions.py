@@ -226,7 +226,7 @@ class TestLive:
 
     def test_one_at_a_time(self, client: httpx.Client, collection: str, services: Services) -> None:
         url = f"/v1/collections/{collection}"
-        with services.calibrating:
+        with services.examination:
             calibration, hygiene = client.post(f"{url}/calibrate"), client.get(f"{url}/hygiene")
         for answer, retry_after in ((calibration, "5"), (hygiene, "30")):
             assert (answer.status_code, code_of(answer)) == (503, "overloaded")

@@ -1,4 +1,4 @@
-"""One of two processes sleeps (SIGSTOP) while the log of changes is pruned past what it has."""
+"""One of two processes sleeps (SIGSTOP) while the change log is pruned past what it has."""
 
 import os
 import signal

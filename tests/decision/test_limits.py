@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from app.decision.domain import NO_LIMITS, Limits
-from app.decision.verdicts import OUTSIDE_CALIBRATION, Refusals, Status, Verdict
+from app.decision.verdicts import OUTSIDE_CALIBRATION, Rejections, Status, Verdict
 from app.gallery.candidates import Candidate
 from app.gallery.gallery import Gallery
 from app.index.comparator import Comparator
@@ -63,7 +63,7 @@ def test_limits_leave_most_good_faces_within() -> None:
 
 
 @pytest.mark.parametrize(
-    ("probe", "stored", "refused"),
+    ("probe", "stored", "rejected"),
     [
         (of(leaning(0.5)), of(leaning(0.5)), True),
         (of(leaning(0.5)), of(leaning(0.0)), False),
@@ -75,26 +75,26 @@ def test_limits_leave_most_good_faces_within() -> None:
         (of(leaning(0.0), size=16), of(leaning(0.0)), False),
     ],
 )
-def test_a_comparison_is_refused_where_both_sides_are_beyond_one_limit(
-    gallery: Gallery, probe: Face, stored: Face, refused: bool
+def test_a_comparison_is_rejected_where_both_sides_are_beyond_one_limit(
+    gallery: Gallery, probe: Face, stored: Face, rejected: bool
 ) -> None:
     assert stored.embedding is not None
     assert probe.embedding is not None
     template = NewTemplate(stored.embedding, "x", asdict(stored.quality))
     (kept,) = enroll_person(gallery, "default", "ada", None, [template])
-    refusals = Refusals(gallery, "default", LIMITS)
-    assert refusals.refuses(probe, stored) is refused
+    rejections = Rejections(gallery, "default", LIMITS)
+    assert rejections.rejects(probe, stored) is rejected
     claimed = gallery.compare("default", "ada", probe.embedding)
     assert claimed is not None
-    assert refusals.refuses(probe, claimed) is refused
+    assert rejections.rejects(probe, claimed) is rejected
     identified = Verdict(Status.IDENTIFIED, Candidate(kept.face, 0.9, None))
-    (verdict,) = refusals.applied([identified], [probe])
+    (verdict,) = rejections.applied([identified], [probe])
     # A search follows the gallery's likeness, which covers what is merely blurred or dark.
-    degraded = refused and float(probe.embedding[0]) > 0.3
+    degraded = rejected and float(probe.embedding[0]) > 0.3
     assert (verdict.status is Status.REJECTED) is degraded
     assert verdict.reasons == ((OUTSIDE_CALIBRATION,) if degraded else ())
     unknown = Verdict(Status.UNKNOWN)
-    assert refusals.applied([unknown], [probe]) == [unknown]
+    assert rejections.applied([unknown], [probe]) == [unknown]
 
 
 def test_the_embedding_limits_a_template_without_a_photo(gallery: Gallery) -> None:
@@ -102,6 +102,6 @@ def test_the_embedding_limits_a_template_without_a_photo(gallery: Gallery) -> No
     probe = of(leaning(0.6), sharpness=5)
     claimed = gallery.compare("default", "ada", leaning(0.6))
     assert claimed is not None
-    assert Refusals(gallery, "default", LIMITS).refuses(probe, claimed)
+    assert Rejections(gallery, "default", LIMITS).rejects(probe, claimed)
     by_photo = LIMITS.model_copy(update={"max_degradation": None})
-    assert not Refusals(gallery, "default", by_photo).refuses(probe, claimed)
+    assert not Rejections(gallery, "default", by_photo).rejects(probe, claimed)

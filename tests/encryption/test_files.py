@@ -45,11 +45,11 @@ def test_a_file_opens_for_its_purpose_under_its_name_with_its_key() -> None:
     encrypted = b"".join(
         encrypt_file(FileEncryptor(ring("a"), b"index", b"f"), io.BytesIO(b"content"))
     )
-    impostor = KeyRing([Key("a", material("b"))])
+    other = KeyRing([Key("a", material("b"))])
     for keys, purpose, name in (
         (ring("a"), b"export", b"f"),
         (ring("a"), b"index", b"g"),
-        (impostor, b"index", b"f"),
+        (other, b"index", b"f"),
     ):
         with pytest.raises(DamagedData):
             list(decrypt_file(keys, io.BytesIO(encrypted), purpose, name))

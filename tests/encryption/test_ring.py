@@ -101,10 +101,10 @@ def test_a_key_is_not_rewrapped_in_another_context() -> None:
 
 def test_another_key_of_the_same_id_opens_nothing() -> None:
     wrapped = ring("a").wrap(DataKey.new(), b"row")
-    impostor = KeyRing([Key("a", material("b"))])
+    other = KeyRing([Key("a", material("b"))])
     with pytest.raises(DamagedData):
-        impostor.unwrap(wrapped, b"row")
-    assert impostor.fingerprints != ring("a").fingerprints
+        other.unwrap(wrapped, b"row")
+    assert other.fingerprints != ring("a").fingerprints
 
 
 def test_an_absent_key_is_named_to_the_log_and_not_to_clients() -> None:

@@ -1,4 +1,4 @@
-"""The log of changes is kept short, and a process that is behind its end notices."""
+"""The change log is kept short, and a process that is behind its end notices."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta

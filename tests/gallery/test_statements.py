@@ -20,7 +20,7 @@ from tests.writing import enroll_person
 @pytest.fixture(autouse=True)
 def every_connection_from_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only statements of connections that are taken from the pool are counted."""
-    monkeypatch.setattr("app.store.database.MAX_OPEN_GLANCES", 0)
+    monkeypatch.setattr("app.store.database.MAX_IDLE_CONNECTIONS", 0)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from app.index.port import (
     Ids,
     IndexedCollection,
     IndexUsage,
-    NearestImpostors,
+    NearestOthers,
     Position,
     SearchCounts,
     Templates,
@@ -144,9 +144,9 @@ class ReferenceIndex:
             ])  # fmt: skip
         return answers
 
-    def nearest_impostors(
+    def nearest_others(
         self, probes: FloatArray, persons: Ids, floor: float, comparator: Comparator = COSINE
-    ) -> NearestImpostors:
+    ) -> NearestOthers:
         held = self._reached[0]
         self._costs.searches += len(probes)
         keys, best = np.full(len(probes), -1, np.int64), np.full(len(probes), -np.inf, np.float32)
@@ -155,7 +155,7 @@ class ReferenceIndex:
             if len(others):
                 first = others[np.lexsort((held.keys[others], -scores[others]))[0]]
                 keys[number], best[number] = held.keys[first], scores[first]
-        return NearestImpostors(keys, best)
+        return NearestOthers(keys, best)
 
     def extent(self, allowed_persons: Ids | None = None) -> GallerySize:
         return extent_of(self._searched(allowed_persons))

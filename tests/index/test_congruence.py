@@ -246,12 +246,12 @@ class Life:
             assert likeness == pytest.approx(wanted_likeness, abs=3e-6)
         owners = np.concatenate([np.full(3, -1), self.truth.held.person_keys[:3]])
         for floor in (-1.0, 0.3, 0.99):
-            impostors, nearest = (
-                one.searcher.nearest_impostors(probes, owners, floor) for one in both
+            found_others, nearest = (
+                one.searcher.nearest_others(probes, owners, floor) for one in both
             )
-            assert impostors.similarities == pytest.approx(nearest.similarities, abs=3e-6)
+            assert found_others.similarities == pytest.approx(nearest.similarities, abs=3e-6)
             clear = np.abs(nearest.similarities - floor) > 1e-5
-            assert ((impostors.keys == -1) == (nearest.keys == -1))[clear].all()
+            assert ((found_others.keys == -1) == (nearest.keys == -1))[clear].all()
         for allowed in (None, persons):
             same_extent(self.index.searcher.extent(allowed), truth.searcher.extent(allowed))
         assert self.index.searcher.effective(persons) == pytest.approx(

@@ -140,12 +140,12 @@ def test_a_collection_that_is_deleted_during_an_enrollment_is_no_error_of_the_in
     assert caplog.records == []
 
 
-def test_one_photo_enrolls_another_is_refused(services: Services, photo: Photo) -> None:
+def test_one_photo_enrolls_another_is_rejected(services: Services, photo: Photo) -> None:
     services.gallery.create_collection("new", {})
     times, request = StageTimes(), EnrollRequest("new", "biden", {"office": "president"})
     done = asyncio.run(enroll(services, [b"no image", photo("biden")], request, times))
     assert list(done.stored) == [1]
-    assert isinstance(done.refused[0], ImageError)
+    assert isinstance(done.rejected[0], ImageError)
     assert services.gallery.store.persons.get("new", "biden").metadata == {"office": "president"}
     assert {"decode", "detect", "embed", "store"} <= times.milliseconds.keys()
 
@@ -156,7 +156,7 @@ def test_without_a_usable_photo_no_person_is_created(services: Services, photo: 
     services.gallery.create_collection("strict", {}, policy.model_dump(mode="json"))
     request = EnrollRequest("strict", "biden")
     done = asyncio.run(enroll(services, [photo("biden")], request, StageTimes()))
-    assert (dict(done.stored), done.refused[0].code) == ({}, "face_too_small")
+    assert (dict(done.stored), done.rejected[0].code) == ({}, "face_too_small")
     with pytest.raises(PersonNotFound):
         services.gallery.store.persons.get("strict", "biden")
 
@@ -213,7 +213,7 @@ def test_an_embedding_is_enrolled_by_the_write_alone(
         with pytest.raises(error):
             enrolled(1, metadata, collection)
     (best,) = services.gallery.identify("vectors", vectors[:1], 1).rows[0]
-    assert best.face.person_id == "ada", "what was refused has changed nothing"
+    assert best.face.person_id == "ada", "what was rejected has changed nothing"
 
 
 def test_what_is_wrong_with_a_collection_comes_before_what_is_wrong_with_an_embedding(

@@ -71,7 +71,7 @@ def test_a_reading_transaction_sees_one_state(store: Store) -> None:
 
 def test_a_single_statement_needs_no_transaction(store: Store) -> None:
     """It leaves none open, in which the connection would not see later writes."""
-    with store.database.glancing() as connection:
+    with store.database.reading_once() as connection:
         before = connection.execute(select(collections.c.name)).all()
         assert not connection.connection.in_transaction  # type: ignore[attr-defined]
         store.collections.create("meanwhile", "es-test", 4, {})
@@ -79,23 +79,23 @@ def test_a_single_statement_needs_no_transaction(store: Store) -> None:
 
 
 def test_connections_of_single_statements_stay_open(store: Store) -> None:
-    with store.database.glancing() as connection:
+    with store.database.reading_once() as connection:
         first = connection
-    with store.database.glancing() as connection:
+    with store.database.reading_once() as connection:
         assert connection is first
-        with store.database.glancing() as another:  # of another thread, in a service
+        with store.database.reading_once() as another:  # of another thread, in a service
             assert another is not first
 
 
 def test_after_an_error_such_a_connection_is_closed(store: Store) -> None:
-    with pytest.raises(StoreUnavailable), store.database.glancing() as connection:
+    with pytest.raises(StoreUnavailable), store.database.reading_once() as connection:
         connection.execute(text("SELECT * FROM nothing"))
     assert connection.closed
     assert store.collections.create("new", "es-test", 4, {}).name == "new"
 
 
 def test_a_closed_database_has_no_such_connections(store: Store) -> None:
-    with store.database.glancing() as connection:
+    with store.database.reading_once() as connection:
         pass
     store.database.close()
     assert connection.closed

@@ -46,7 +46,8 @@ IdempotencyKey = Annotated[
         pattern=REQUEST_KEY_PATTERN,
         description=(
             "A new name for each call, such as a UUID, 1 to 255 printable ASCII characters. A "
-            "call that is sent again with the same key within 24 hours is not executed again."
+            "call that enrolled something is not executed again when it is sent again with the "
+            "same key within 24 hours: it gets the first answer."
         ),
         examples=["8e03978e-40d5-43dd-bc93-6894a57f9324"],
     ),
@@ -72,8 +73,8 @@ async def answer_idempotently(
     key: str | None,
     work: Callable[[RequestKey | None], Awaitable[JsonObject]],
 ) -> tuple[JsonObject, bool]:
-    """Do the work of a call that writes to a collection, or give the answer that it was given
-    before under the same key; whether it is that answer.
+    """Do the work of a call that writes to a collection, or find the answer that the call had
+    before under the same key. Returns the answer, and whether it is an earlier one.
 
     The work gets the key under which its answer is kept. Raises IdempotencyKeyReused where the key
     belongs to another call.
@@ -228,8 +229,9 @@ async def enroll(
 ) -> Response:
     """Store one template of a person for each photo, and create the person if there is none.
 
-    Give photos in `image`, or `embeddings` of the same embedding space. Each photo needs one usable
-    face; photos without one are listed in `rejected` with reasons, and the others are enrolled.
+    Give photos in `image`, or `embeddings` of the collection's embedding space. Each photo needs
+    one usable face; photos without one are listed in `rejected` with reasons, and the others are
+    enrolled.
     Everything in `enrolled` is on disk. A photo that is sent again is not stored twice, and a call
     that is sent again with the same `Idempotency-Key` gets the first answer again.
     """
@@ -274,11 +276,11 @@ async def _enroll(
 
 
 def _rejected(enrollment: Enrollment) -> list[RejectedImage]:
-    return [RejectedImage.of(index, error) for index, error in enrollment.refused.items()]
+    return [RejectedImage.of(index, error) for index, error in enrollment.rejected.items()]
 
 
 def _refuse_all(enrollment: Enrollment) -> None:
-    errors = list(enrollment.refused.values())
+    errors = list(enrollment.rejected.values())
     rejected = [one.model_dump() for one in _rejected(enrollment)]
     extra = {"enrolled": [], "rejected": rejected}
     if len({error.code for error in errors}) == 1:

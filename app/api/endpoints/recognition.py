@@ -115,7 +115,7 @@ class VerifyAnswer(Answer, Decided, Doubtful):
 def _status(found: Verification) -> tuple[VerifyStatus, list[str]]:
     """Whether it is a match; why it is none although the threshold is reached, or why it is not
     decided."""
-    if found.refused:
+    if found.rejected:
         return VerifyStatus.REJECTED, [OUTSIDE_CALIBRATION]
     if found.doubt is not None:
         return VerifyStatus.AMBIGUOUS, [found.doubt.reason]

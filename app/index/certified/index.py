@@ -19,11 +19,11 @@ from app.index.certified.rows import (
     WriteBuffer,
     living,
 )
-from app.index.certified.search import ImpostorSearch, ProbeSearch, ShardScanner, ThreadScanner
+from app.index.certified.search import OtherPersonSearch, ProbeSearch, ShardScanner, ThreadScanner
 from app.index.certified.shards import SearchState, Shard
 from app.index.comparator import COSINE, Comparator, Probe
 from app.index.person_scores import Floats, PersonScore
-from app.index.port import GallerySize, Hit, Ids, NearestImpostors, SearchCounts, Templates
+from app.index.port import GallerySize, Hit, Ids, NearestOthers, SearchCounts, Templates
 from app.locks import new_lock
 from app.types import FloatArray
 
@@ -211,28 +211,28 @@ class CertifiedIndex:
         wide, ratio = self.widest()
         return len(wide) > 0 or ratio > 1.0
 
-    def nearest_impostors(
+    def nearest_others(
         self,
         probes: FloatArray,
         persons: Ids,
         floor: float,
         comparator: Comparator = COSINE,
-    ) -> NearestImpostors:
+    ) -> NearestOthers:
         """Of each of (n, d) unit vectors, which are of the persons (n,), the most similar template
         of any other person that reaches `floor`."""
         state = self._state
         probes = np.ascontiguousarray(probes, np.float32)
 
-        def search(start: int) -> NearestImpostors:
+        def search(start: int) -> NearestOthers:
             some = slice(start, start + PROBES_A_SCAN)
-            one = ImpostorSearch(probes[some], persons[some], floor, comparator)
+            one = OtherPersonSearch(probes[some], persons[some], floor, comparator)
             one.score_all(state.write_buffer.rows)
             if self.quantiser is not None and self._bound is not None:
                 one.cover(state.shards, self.quantiser, self._bound)
             return one.found
 
         self.costs.searches += len(probes)
-        return NearestImpostors.joined(
+        return NearestOthers.joined(
             list(self._threads.map(search, range(0, len(probes), PROBES_A_SCAN)))
         )
 

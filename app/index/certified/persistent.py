@@ -244,8 +244,8 @@ def _usable(
     if restored is None:
         return None
     if not is_known(restored.position):
-        log(logging.WARNING, "the index snapshot is at a revision that the database's log "
-            "of changes does not hold: it is too old, or of another history")  # fmt: skip
+        log(logging.WARNING, "the index snapshot is at a revision that the database's change "
+            "log does not have: it is too old, or of another history")  # fmt: skip
         return None
     return restored
 

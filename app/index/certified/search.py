@@ -25,7 +25,7 @@ from app.index.certified.persons import Collector
 from app.index.certified.rows import Rows
 from app.index.certified.shards import Shard
 from app.index.comparator import Comparator, Probe
-from app.index.port import Ids, NearestImpostors, SearchCounts
+from app.index.port import Ids, NearestOthers, SearchCounts
 from app.inference.sharing import cores_are_busy
 from app.types import FloatArray
 
@@ -250,7 +250,7 @@ PAIRS_AT_ONCE = 16_384
 ROWS_AT_ONCE = 65_536
 
 
-class ImpostorSearch:
+class OtherPersonSearch:
     """The search for (n, d) unit vectors of persons (n,) among the rows of all other persons."""
 
     def __init__(
@@ -260,7 +260,7 @@ class ImpostorSearch:
         self._probes = probes
         self._persons = persons
         self._floor = floor
-        self.found = NearestImpostors(
+        self.found = NearestOthers(
             np.full(len(probes), -1, np.int64), np.full(len(probes), -np.inf, np.float32)
         )
 

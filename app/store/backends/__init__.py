@@ -51,7 +51,7 @@ class Backend(Protocol):
     def reader(self, engine: Engine) -> Engine:
         """The engine with transactions that see one state of the database and cannot write."""
 
-    def glancer(self, engine: Engine) -> Engine:
+    def single_reader(self, engine: Engine) -> Engine:
         """The engine for reads of one statement, which sees one state without a transaction."""
 
     def writer(self, engine: Engine) -> Engine:

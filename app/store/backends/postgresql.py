@@ -125,7 +125,7 @@ def reader(engine: Engine) -> Engine:
     return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
 
-def glancer(engine: Engine) -> Engine:
+def single_reader(engine: Engine) -> Engine:
     """As `reader`."""
     return reader(engine)
 

@@ -46,7 +46,7 @@ PRAGMAS = (
 )
 # Execution option of a connection that is going to write.
 WRITING = "likeness_writing"
-GLANCE = "likeness_glance"
+AUTOCOMMIT = "likeness_autocommit"
 # Execution option of an engine: its file.
 FILE = "likeness_file"
 # Execution option of an engine with a file: the queue of this process's writes.
@@ -97,9 +97,9 @@ def reader(engine: Engine) -> Engine:
     return engine
 
 
-def glancer(engine: Engine) -> Engine:
+def single_reader(engine: Engine) -> Engine:
     """For single statements: SQLite makes a transaction of each by itself."""
-    return engine.execution_options(**{GLANCE: True})
+    return engine.execution_options(**{AUTOCOMMIT: True})
 
 
 def writer(engine: Engine) -> Engine:
@@ -301,7 +301,7 @@ def _on_connect(connection: Any, _record: Any) -> None:
 
 def _on_begin(connection: Connection) -> None:
     options = connection.get_execution_options()
-    if options.get(GLANCE, False):
+    if options.get(AUTOCOMMIT, False):
         return  # without BEGIN and COMMIT, which cost half as much as a short statement
     # A transaction that reads first and writes later can fail half-way with "database is
     # locked"; one that takes the write lock at its start waits its turn.

@@ -84,7 +84,7 @@ class CollectionStore:
 
     def get(self, name: str) -> CollectionRecord:
         """One collection by name."""
-        with self._database.glancing() as connection:
+        with self._database.reading_once() as connection:
             return get_collection(connection, name)
 
     def by_key(self, key: int) -> CollectionRecord:

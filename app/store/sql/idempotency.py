@@ -60,8 +60,8 @@ class IdempotencyStore:
         with self._database.reading() as connection:
             keys = [tuple(row) for row in connection.execute(query)]
         if keys:
-            # Not those that an enrollment or another process removes just now: each would have some
-            # rows and wait for the others.
+            # Not those that an enrollment or another process is removing: each would have some rows
+            # and wait for the others.
             free = (
                 select(*columns)
                 .where(tuple_(*columns).in_(keys), idempotency.c.created_at <= since)

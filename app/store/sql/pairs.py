@@ -86,7 +86,7 @@ class PairStore:
         persons without such a pair are left out."""
         found: dict[str, list[str]] = {}
         ids = list(person_ids)
-        with self._database.glancing() as connection:  # in most databases there is no pair
+        with self._database.reading_once() as connection:  # in most databases there is no pair
             if _ANY_PAIR.first(connection, {}) is None:
                 return found
         with self._database.reading() as connection:

@@ -161,7 +161,7 @@ class TemplateStore:
         """The faces of template keys; those deleted since are missing."""
         found: dict[int, FaceRecord] = {}
         # Each statement by itself: of some faces, it does not matter what others were before.
-        with self._database.glancing() as connection:
+        with self._database.reading_once() as connection:
             for start in range(0, len(keys), MAX_KEYS):
                 rows = connection.execute(_BY_KEY, {"keys": keys[start : start + MAX_KEYS]})
                 for key, face_id, quality, created_at, person_id in rows:
@@ -176,7 +176,7 @@ class TemplateStore:
         consenting = needs_consent(collection)
         values = {"now": self._database.clock()} if consenting else {}
         found: dict[int, FaceName] = {}
-        with self._database.glancing() as connection:
+        with self._database.reading_once() as connection:
             for some, query in _parts(keys, _CONSENTING if consenting else _NAMES):
                 for row in query.rows(connection, values | some):
                     found[row.id] = FaceName(row.id, row.face_id, row.person_id)

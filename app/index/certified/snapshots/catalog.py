@@ -80,7 +80,7 @@ class Snapshots:
     def _sweep(self) -> None:
         """Remove what owners before this one left: files that no manifest names, snapshots that
         cannot be read or were made with another encryption setting, and those of small indexes,
-        which versions before 0.2 kept."""
+        which earlier versions kept."""
         for key in self.saved():
             folder = self._folder / str(key)
             found = summary(folder)

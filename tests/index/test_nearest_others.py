@@ -24,7 +24,7 @@ def assert_others(
 ) -> int:
     """How many have another person's template near."""
     probes, persons = held.vectors[some], held.person_keys[some]
-    found = index.nearest_impostors(probes, persons, floor, comparator)
+    found = index.nearest_others(probes, persons, floor, comparator)
     similarities = comparator.scores(probes, held.vectors)
     similarities[persons[:, None] == held.person_keys] = -np.inf
     highest = similarities.max(axis=1)
@@ -87,5 +87,5 @@ def test_a_person_alone_has_no_others(new_index: NewIndex) -> None:
     held = templates(drawn(50), np.zeros(50, np.int64))
     index = new_index(D)
     index.add(held)
-    found = index.nearest_impostors(held.vectors, held.person_keys, -2.0)
+    found = index.nearest_others(held.vectors, held.person_keys, -2.0)
     assert (found.keys == -1).all()
