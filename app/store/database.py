@@ -322,7 +322,7 @@ class Eraser:
             )
             self._failed = not erased and self._backend.ERASES
             erased = erased and self._blank_unused(self._clock() + seconds)
-        except (sqlite3.Error, SQLAlchemyError) as error:
+        except (sqlite3.Error, SQLAlchemyError, OSError) as error:
             erased, reason = False, error
             self._failed = self._backend.ERASES
         if erased:

@@ -1,12 +1,15 @@
 """Bytes of deleted rows beside a long reader: reported as pending, repeated until they are gone."""
 
+import errno
+import os
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,7 @@ from app.gallery.backup_bodies import dump, load
 from app.gallery.gallery import Gallery
 from app.index.certified.rows import IndexShape
 from app.index.factory import IndexFactory
-from app.store.backends import backend_of, sqlite
+from app.store.backends import backend_of, sqlite, sqlite_file
 from app.store.database import EVERY_S, FAILED, READ_BY_OTHERS, Eraser
 from app.store.records import Erasure
 from app.store.schema import migrate
@@ -137,6 +140,40 @@ def test_the_log_says_why_deleted_rows_are_left(
     (record,) = caplog.records
     assert record.message == (READ_BY_OTHERS if reads else FAILED)
     assert (record.exc_info is None) == reads
+
+
+def test_a_disk_that_fails_leaves_a_deletion_pending(
+    database: Path, gallery: Gallery, directions: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The deletion itself is in the database: an error would say that it is not."""
+    gallery.run_maintenance()
+    vectors = enroll_ada(gallery, directions)
+
+    def fails_after_a_page(file: int, content: bytes, place: int) -> int:
+        if written:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written.append(place)
+        return os.pwrite(file, content, place)
+
+    written: list[int] = []
+    with monkeypatch.context() as broken:
+        broken.setattr(
+            sqlite_file, "os", SimpleNamespace(**vars(os) | {"pwrite": fails_after_a_page})
+        )
+        assert delete_person(gallery, "default", "ada").erased is Erasure.PENDING
+    assert written
+    assert gallery.store.database.eraser.pending_s() > 0
+    before = _version(database)
+    gallery.run_maintenance()
+    assert _version(database) > before, "other connections may have kept the page that was written"
+    assert gallery.store.database.eraser.pending_s() == 0
+    assert not left_of(vectors, database)
+
+
+def _version(database: Path) -> int:
+    """What changes when other connections have to read their pages again."""
+    with closing(sqlite3.connect(database)) as connection:
+        return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
 def test_another_process_erases_what_a_killed_one_left(

@@ -219,7 +219,9 @@ def _blank_unused(cursor: Any, file: DatabaseFile, first: int, count: int) -> in
         sizes = read_sizes(descriptor)
         if sizes is None:
             return None  # never erased, and never said to be
-        file.is_changed |= blank_pages(descriptor, sizes, first, count) > 0
+        changed_before = file.is_changed
+        file.is_changed = True  # if the disk fails, some pages may have been written
+        file.is_changed = blank_pages(descriptor, sizes, first, count) > 0 or changed_before
         if file.is_changed:
             # Other connections keep pages as they were and could write them back. The change of a
             # number that nobody reads makes them read again.
