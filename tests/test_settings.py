@@ -146,6 +146,13 @@ def test_every_number_has_an_upper_bound(monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.delenv(f"LIKENESS_{name.upper()}")
 
 
+def test_a_root_path_that_cannot_be_one_is_answered_with_the_rule() -> None:
+    for path in ("faces", "/faces/", "/a?b", "//"):
+        with pytest.raises(ValidationError, match=r"must be /part, or several such parts"):
+            Settings(root_path=path)
+    assert Settings(root_path="/a/b").root_path == "/a/b"
+
+
 def test_an_empty_value_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty path would be the working folder."""
     for name, setting in Settings.model_fields.items():

@@ -16,7 +16,13 @@ from pydantic import (
 
 from app.api.json_bodies import MAX_VALUES, parse_json
 from app.decision.face_selection import FaceSelection
-from app.store.identifiers import COLLECTION_PATTERN, MAX_DECOMPOSED, MAX_PERSON_ID, new_person_id
+from app.store.identifiers import (
+    MAX_DECOMPOSED,
+    MAX_PERSON_ID,
+    NAME_PATTERN,
+    new_person_id,
+    problem_of_name,
+)
 from app.store.metadata import MAX_FILTER_MEMBERS, check_filter, check_metadata
 
 
@@ -63,10 +69,15 @@ def _new_person_id(value: Any) -> Any:
     return value
 
 
-Collection = Annotated[str, Path(pattern=COLLECTION_PATTERN)]
-CollectionName = Annotated[
-    str, Field(pattern=COLLECTION_PATTERN, description="Name of a collection.")
-]
+def _name(value: str) -> str:
+    if problem := problem_of_name(value):
+        raise ValueError(problem)
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name), Field(json_schema_extra={"pattern": NAME_PATTERN})]
+Collection = Annotated[Name, Path()]
+CollectionName = Annotated[Name, Field(description="Name of a collection.")]
 PersonId = Annotated[
     str,
     BeforeValidator(_new_person_id),

@@ -17,14 +17,14 @@ from app.api.problems import CODE, unexpected_error
 from app.api.proxies import NONE_TRUSTED, Proxies
 from app.api.turns import Turns
 from app.errors import CollectionNotFound, Forbidden, LikenessError, RateLimited, Unauthenticated
-from app.store.identifiers import COLLECTION_PATTERN
+from app.store.identifiers import NAME_PATTERN
 from app.telemetry.logs import client_address, log, request_id
 from app.telemetry.metrics import Metrics
 
 ANONYMOUS = "anonymous"  # the actor of calls without a valid key
 CHANGING = (KeyScope.ENROLL, KeyScope.MANAGE, KeyScope.ADMIN)  # scopes of calls, except GET
 REFUSED = 400  # statuses from here on
-_COLLECTION = re.compile(COLLECTION_PATTERN)
+_COLLECTION = re.compile(NAME_PATTERN)
 
 
 @dataclass(frozen=True, slots=True)

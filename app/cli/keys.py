@@ -27,10 +27,9 @@ from app.access.store import AccessKeyStore
 from app.cli import encryption
 from app.cli.console import announce_new_database, err, out, read_settings, require_database
 from app.store.database import Database
-from app.store.identifiers import COLLECTION_PATTERN
+from app.store.identifiers import problem_of_name
 from app.store.schema import opened_database
 
-NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 DURATION = re.compile(r"([0-9]+)([mhd])")
 MOST_UNITS = 99_999
 UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
@@ -44,17 +43,15 @@ keys_app = typer.Typer(
 
 
 def _name(value: str) -> str:
-    if not NAME_PATTERN.fullmatch(value):
-        raise typer.BadParameter(
-            f"'{value}' is not a name: 1 to 64 letters, digits, dots, hyphens and underscores."
-        )
+    if problem := problem_of_name(value):
+        raise typer.BadParameter(f"The name of a key {problem}.")
     return value
 
 
 def _collections(values: list[str]) -> list[str]:
     for value in values:
-        if not re.fullmatch(COLLECTION_PATTERN, value):
-            raise typer.BadParameter(f"'{value}' cannot be the name of a collection.")
+        if problem := problem_of_name(value):
+            raise typer.BadParameter(f"The name of a collection {problem}.")
     return values
 
 

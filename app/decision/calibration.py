@@ -317,7 +317,7 @@ class Calibration(_CalibrationPart):
             return self.fmr.similarity[0]
         if target < rates[-1]:
             needed = self._persons_for(target, float(rates[-1]))
-            tool = " with likeness evaluate FOLDER --calibration FILE"
+            tool = " with likeness evaluate FOLDER --calibration FILE, for a pack with that file"
             tool = tool if 2 * needed > MAX_TEMPLATES else ""
             raise RateOutOfReach(
                 f"{name}={target:g} is below the lowest rate that the calibration "

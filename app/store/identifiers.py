@@ -97,9 +97,10 @@ def _is_variation_selector(character: str) -> bool:
 MAX_PERSON_ID = 256
 # Limit of an id before it is composed: no composed character has more than four code points.
 MAX_DECOMPOSED = 4 * MAX_PERSON_ID
-COLLECTION_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+# Names of collections and of access keys.
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 REQUEST_KEY_PATTERN = r"^[ -~]{1,255}$"
-_COLLECTION = re.compile(COLLECTION_PATTERN.removesuffix("$"))
+_NAME = re.compile(NAME_PATTERN.removesuffix("$"))
 _REQUEST_KEY = re.compile(REQUEST_KEY_PATTERN.removesuffix("$"))
 
 
@@ -147,12 +148,20 @@ def new_person_id(text: str) -> str:
 
 def new_collection_name(text: str) -> str:
     """The name of a collection that is to be stored. Raises InvalidRequest."""
-    if not _COLLECTION.fullmatch(text):
-        raise InvalidRequest(
-            "The name of a collection must have 1 to 64 of the characters A-Z a-z 0-9 . _ - and "
-            f"begin with a letter or a digit; {text[:MAX_PERSON_ID]!a} does not."
-        )
+    if problem := problem_of_name(text):
+        raise InvalidRequest(f"The name of a collection {problem}.")
     return text
+
+
+def problem_of_name(text: str) -> str | None:
+    """What a name of a collection or of an access key must have and this text has not; None if it
+    can be such a name."""
+    if _NAME.fullmatch(text):
+        return None
+    return (
+        "must have 1 to 64 of the characters A-Z a-z 0-9 . _ - and begin with a letter or a digit; "
+        f"{text[:MAX_PERSON_ID]!a} does not"
+    )
 
 
 def new_face_id(text: str) -> str:

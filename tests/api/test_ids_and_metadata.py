@@ -25,6 +25,27 @@ def refusal(answer: httpx.Response) -> str:
     return str(answer.json()["detail"])
 
 
+RULE = "must have 1 to 64 of the characters A-Z a-z 0-9 . _ - and begin with a letter or a digit"
+
+
+def test_a_name_that_a_collection_cannot_have_is_answered_with_the_rule(
+    client: httpx.Client, gallery: Any
+) -> None:
+    refused = f"{RULE}; 'B\\xfcro 2' does not"
+    named = {"name": "B\u00fcro 2"}
+    assert refusal(client.post("/v1/collections", json=named)) == f"name: {refused}."
+    found = client.get("/v1/collections/B\u00fcro 2/persons")
+    assert refusal(found) == f"collection: {refused}."
+    sent = gallery.identify(gallery.photo("obama.jpg"), collection="B\u00fcro 2")
+    assert refusal(sent) == f"collection: {refused}."
+
+
+def test_a_key_of_a_call_that_cannot_be_one_is_answered_with_the_rule(client: httpx.Client) -> None:
+    headers = {"Idempotency-Key": "x" * 256}
+    answer = client.post("/v1/enroll", json={}, headers=headers)
+    assert "1 to 255 printable ASCII characters" in refusal(answer)
+
+
 @pytest.mark.parametrize("depth", [33, 260, 900])
 def test_what_is_nested_too_deeply_is_refused_and_not_stored(
     client: httpx.Client, gallery: Any, depth: int

@@ -20,7 +20,7 @@ from app.access.keys import (
 from app.access.registry import LEASE_S
 from app.api.access import needs
 from app.api.context import Context
-from app.api.fields import CollectionName, Moment
+from app.api.fields import CollectionName, Moment, Name
 from app.api.json_bodies import JsonRoute
 from app.api.problems import ANY_BODY, ANY_WRITE, problems
 from app.api.responses import TIME, Answer, Example, with_example
@@ -32,9 +32,7 @@ router = GalleryRouter(prefix="/v1/keys", tags=["access"], route_class=JsonRoute
 KeyInPath = Annotated[str, Path(min_length=1, max_length=64, description="Id or name of a key.")]
 NO_STORE = {"Cache-Control": "no-store"}  # the answer holds a token
 
-KeyName = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="Name of the key's user.")
-]
+KeyName = Annotated[Name, Field(description="Name of the key's user.")]
 RequestRate = Annotated[float, Field(ge=MIN_RATE, le=MAX_RATE, allow_inf_nan=False)]
 Scopes = Annotated[
     list[Scope], Field(min_length=1, max_length=64, description="What the key allows.")

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Annotated, Any, Self
 
 from fastapi import Header, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from app.access.keys import Scope
 from app.api.access import needs
@@ -33,17 +33,21 @@ from app.errors import (
 from app.recognition.enroll import AnswerToKeep, EnrolledTemplate, Enrollment, EnrollRequest
 from app.recognition.enroll import enroll as enroll_person
 from app.services import Services
-from app.store.identifiers import DEFAULT_COLLECTION, REQUEST_KEY_PATTERN
+from app.store.identifiers import DEFAULT_COLLECTION, REQUEST_KEY_PATTERN, new_request_key
 from app.store.records import RequestKey
 from app.types import JsonObject, Quality
 
 REPLAYED = "Idempotency-Replayed"
 
+RequestKeyText = Annotated[
+    str,
+    AfterValidator(new_request_key),
+    Field(json_schema_extra={"pattern": REQUEST_KEY_PATTERN}),
+]
 IdempotencyKey = Annotated[
-    str | None,
+    RequestKeyText | None,
     Header(
         alias="Idempotency-Key",
-        pattern=REQUEST_KEY_PATTERN,
         description=(
             "A new name for each call, such as a UUID, 1 to 255 printable ASCII characters. A "
             "call that enrolled something is not executed again when it is sent again with the "
