@@ -24,7 +24,7 @@ def write_whole(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
     """Replace a file by what the pieces hold; its owner alone may read it.
 
     When this returns it is on disk, also after a power cut; until then the old file is. Raises
-    OSError, also where a device, a pipe or a folder would be replaced.
+    OSError, also if it would replace a device, a pipe or a folder.
     """
     if path.exists() and not path.is_file():
         raise FileExistsError(errno.EEXIST, "it is not a regular file", str(path))

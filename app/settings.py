@@ -151,7 +151,7 @@ class Settings(BaseSettings):
         str | None, Field(description="SQLAlchemy URL; default: likeness.db in the data folder.")
     ] = None
     encryption_key: Annotated[
-        SecretStr | None, Field(description="Keys of embeddings at rest, one a line.")
+        SecretStr | None, Field(description="Keys of embeddings at rest, one per line.")
     ] = None
     encryption_key_file: Annotated[Path | None, Field(description="The same, in a file.")] = None
     encryption_key_command: Annotated[

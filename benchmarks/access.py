@@ -37,7 +37,7 @@ async def _unused(*_work: Any) -> Any:
 
 
 async def _timed(control: Any, headers: list[tuple[bytes, bytes]]) -> float:
-    """Microseconds of CPU time a request."""
+    """Microseconds of CPU time per request."""
     started = time.thread_time()
     for _ in range(CALLS):
         path = "/v1/collections/default/persons/ada"

@@ -189,7 +189,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--steps", nargs="*", default=list(STEPS), choices=list(STEPS))
-    parser.add_argument("--folder", type=Path, help="Where to work; it takes 5 KiB a template.")
+    parser.add_argument("--folder", type=Path, help="Where to work; it takes 5 KiB per template.")
     return parser.parse_args()
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/degraded_faces.py ../shared/data/lfw/images CACHE [KIND …] [--pack NAME]
 
-Writes CACHE/KIND.npz, the embeddings and measures of one face a photo, in the order of CACHE's
+Writes CACHE/KIND.npz, the embeddings and measures of one face per photo, in the order of CACHE's
 `photos.txt`; a kind whose file exists is left as it is. `sharp` is every photo as it is, the other
 kinds are about 1,000 of them; `fit.npz` has what a domain's direction is fitted to, of the
 development half. `domain.py` beside this file compares what lies there.
@@ -146,7 +146,7 @@ def _embed(
             for column, value in _measures(face).items():
                 columns[column].append(value)
     arrays = {column: np.array(values) for column, values in columns.items()}
-    if kind == "sharp":  # one row a photo, so that others find theirs
+    if kind == "sharp":  # one row per photo, so that others find theirs
         arrays = {
             column: _spread(arrays["rows"], values, len(photos))
             for column, values in arrays.items()

@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def _hardware(device: Device) -> str:
-    return gpu_name() if device is Device.CUDA else "CPU, one thread a network"
+    return gpu_name() if device is Device.CUDA else "CPU, one thread per network"
 
 
 def _commit() -> str:

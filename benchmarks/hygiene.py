@@ -3,7 +3,7 @@
     python benchmarks/hygiene.py fill --count 300000 --folder FOLDER
     python benchmarks/hygiene.py look --folder FOLDER [--seconds 60]
 
-`fill` makes a gallery of random directions in FOLDER: two templates a person, and one person with
+`fill` makes a gallery of random directions in FOLDER: two templates per person, and one person with
 20,000. `look` brings its index into memory, examines it (for so many seconds of its search; 0: all
 of it), and compares persons' own templates, with how much private memory each step takes at the
 most. To compare with an older version, run `look` from its tree on the same folder.

@@ -4,8 +4,8 @@
 
 Both ways take the same photos in turn, on one thread; one network of 640 x 640, batches of 32. The
 canvas that is copied is made as it was before: zeroed, the scaled photo copied into it, the canvas
-copied into the batch. Prints the processor's time a photo and the bytes that are written, both with
-what scaling itself writes.
+copied into the batch. Prints the processor's time per photo and the bytes that are written, both
+with what scaling itself writes.
 """
 
 import argparse

@@ -73,7 +73,7 @@ class Connection:
 
 
 def prepared(options: dict[str, Any]) -> list[bytes]:
-    """A request a file; `{n}` in the path is filled when it is sent. `/livez` takes no file."""
+    """A request per file; `{n}` in the path is filled when it is sent. `/livez` takes no file."""
     if options["path"] == "/livez":
         return [b"GET /livez HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"]
     requests = []

@@ -120,7 +120,7 @@ def measure(
 
 
 def over_people(gains: NDArray[np.float64]) -> float:
-    """Twice the standard error of the mean of one number a person, by the bootstrap."""
+    """Twice the standard error of the mean of one number per person, by the bootstrap."""
     generator = np.random.default_rng(0)
     some = generator.integers(0, len(gains), (2_000, len(gains)))
     return float(2 * gains[some].mean(axis=1).std())

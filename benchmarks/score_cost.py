@@ -63,7 +63,7 @@ def measure(people: Vectors, probes: dict[str, Vectors], m: int) -> None:
 
 
 def main() -> None:
-    """Measure with 1, 2 and 4 templates a person."""
+    """Measure with 1, 2 and 4 templates per person."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("photos", type=Path)
     parser.add_argument("--pack", default="default")

@@ -18,7 +18,7 @@ def show(results: Results, ceilings: list[float]) -> None:
     top = statistics.median(ceilings)
     alone = statistics.median(results.ceilings["one thread, p50 ms"])
     table = Table("load", "contender", "engine", "photos/s", "of ceiling", "x peer", "p50 ms",
-                  "p90", "p99", "CPU ms a photo", "generator's", "peak MiB", "statuses",
+                  "p90", "p99", "CPU ms per photo", "generator's", "peak MiB", "statuses",
                   title=f"closed loop; ceiling {top:.1f}/s, alone {alone:.1f} ms")  # fmt: skip
     for load in dict.fromkeys(run.load for run in results.runs):
         rates = {}
@@ -39,7 +39,7 @@ def show(results: Results, ceilings: list[float]) -> None:
 
 def show_cost(results: Results, load: str) -> None:
     """Photos per hour of one core's time, each contender's own and in multiples of the peer's."""
-    table = Table("contender", "engine", "CPU ms a photo", "photos per core-hour", "x peer",
+    table = Table("contender", "engine", "CPU ms per photo", "photos per core-hour", "x peer",
                   title=f"cost, {load}")  # fmt: skip
     keys = dict.fromkeys((run.contender, run.engine) for run in results.runs)
     spent = {

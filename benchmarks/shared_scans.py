@@ -5,7 +5,7 @@
 
 Every thread searches random directions one after another among `--count` others: no networks, no
 HTTP, no database. Printed are medians over the rounds of the searches a second, and of the
-percentiles of one search's time. A checkout encodes the same vectors once a round.
+percentiles of one search's time. A checkout encodes the same vectors once per round.
 """
 
 import argparse

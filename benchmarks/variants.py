@@ -79,7 +79,7 @@ def main() -> None:
 def _interleaved(
     variants: list[Variant], given: Normalisation, crops: NDArray[np.uint8]
 ) -> dict[str, list[float]]:
-    """Milliseconds a face, a number a round, by variant."""
+    """Milliseconds per face, a number per round, by variant."""
     networks = {
         variant.name: Recogniser(
             OnnxModel(variant.path, Device.CPU), pack_of(variant.path, given).recogniser

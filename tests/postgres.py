@@ -33,7 +33,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def _end_with_parent() -> None:
-    """Run in the server: it ends with its tests, also where these are killed."""
+    """Run in the server: it ends with its tests, even if these are killed."""
     _PRCTL(_PR_SET_PDEATHSIG, signal.SIGINT)
 
 

@@ -95,7 +95,7 @@ class LazyGroup(TyperGroup):
 
     def main(self, *args: Any, **options: Any) -> Any:
         """Run a command. One that fails with an error of the service ends with status 2 and the
-        error's sentence, without a traceback; also where its output cannot be written."""
+        error's sentence, without a traceback, even if its output cannot be written."""
         try:
             try:
                 return super().main(*args, **options)

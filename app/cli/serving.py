@@ -28,7 +28,7 @@ from app.telemetry.logs import log, set_up_logs
 # After a power failure, for example, the database server may start later than the service.
 DATABASE_WAIT_S = 60.0
 # Seconds after which a thread that computes in Python gives way to another. The event loop may wait
-# as long before each socket that it serves: with Python's 5 ms and forty sockets 167 ms a round
+# as long before each socket that it serves: with Python's 5 ms and forty sockets 167 ms per round
 # beside two such threads, with 1 ms 30, with this 5; docs/benchmarks/hostile-clients.md.
 SWITCH_INTERVAL_S = 0.0002
 

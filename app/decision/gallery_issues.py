@@ -80,7 +80,7 @@ class Degraded:
 @dataclass(frozen=True, slots=True)
 class Hygiene:
     """What was found, the worst first; `threshold` is the similarity from which two faces were
-    taken for one person. `counts` of all that was found of each kind, also where fewer are listed.
+    taken for one person. `counts` of all that was found of each kind, even if fewer are listed.
 
     `duplicates_by_chance` and `mislabels_by_chance`: of those findings so many are expected of
     different people who look alike; None where nothing is calibrated. A threshold beyond what the

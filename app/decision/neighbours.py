@@ -1,7 +1,7 @@
 """Of each template of a collection the nearest one of another person, and of its own person.
 
 Vectors are read from the database some at a time: besides the index, memory holds a few thousand of
-them, and about 50 bytes a template, however large the collection or one of its persons is.
+them, and about 50 bytes per template, however large the collection or one of its persons is.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping

@@ -73,7 +73,7 @@ def decide(
     *,
     one_person_once: bool = False,
 ) -> list[Verdict]:
-    """One verdict a face of one photo; `rows` are each face's nearest persons, best first.
+    """One verdict per face of one photo; `rows` are each face's nearest persons, best first.
 
     With `one_person_once` no person is found twice; rows must then be at least as long as there
     are faces. A face that fails the gate is rejected, and its person may be found for another face.

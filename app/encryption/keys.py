@@ -62,7 +62,7 @@ def new_key_line(key_id: str | None = None) -> str:
 
 
 def parse_keys(text: bytes, source: str) -> tuple[Key, ...]:
-    """Keys, one a line, the active one first: base64 (or base64url) of 32 bytes, or `id:base64`.
+    """Keys, one per line, the active one first: base64 (or base64url) of 32 bytes, or `id:base64`.
 
     A key without an id gets its fingerprint for one. Empty lines and those that start with # are
     passed over. Raises EncryptionKeyError, which names `source` and the line and never the key,
@@ -83,7 +83,7 @@ def _lines(text: bytes, source: str) -> list[tuple[int, str]]:
         lines = text.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:  # it carries the text: not chained
         raise EncryptionKeyError(
-            f"{source} is not text. A key is written in base64, one a line. {_REMEDY}"
+            f"{source} is not text. A key is written in base64, one per line. {_REMEDY}"
         ) from None
     numbered = ((number, line.strip()) for number, line in enumerate(lines, start=1))
     return [(number, line) for number, line in numbered if line and not line.startswith("#")]

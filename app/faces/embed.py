@@ -25,7 +25,7 @@ class Recogniser:
             dimension = self._raw(blank).shape[1]
         if dimension != spec.dimension:
             raise PackError(
-                f"{model.path} answers {dimension} numbers a face, the pack announces "
+                f"{model.path} answers {dimension} numbers per face, the pack announces "
                 f"{spec.dimension}; correct recogniser.dimension in pack.toml."
             )
 

@@ -224,7 +224,7 @@ class LocalLoader(Loader):
     def _network(self, path: Path) -> OnnxModel | OpenVinoModel:
         precision = openvino_precision(self.cpu) if self.device is Device.CPU else None
         if precision is None:
-            # Any thread may run it, also while another records: so none of its runs is recorded.
+            # Any thread may run it, even while another records: so none of its runs is recorded.
             return OnnxModel(path, self.device, replace(self.options, graphs=False))
         kept = None if self.cpu.compiled is None else CompiledNetworks(self.cpu.compiled)
         return OpenVinoModel(path, precision, self.cpu.streams, kept)

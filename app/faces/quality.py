@@ -137,7 +137,7 @@ class QualityNetwork:
 
     def __init__(self, model: Network, spec: QualitySpec, crop_size: int) -> None:
         """Raises PackError when the network does not take crops of `crop_size` pixels or answers
-        more than one number a face."""
+        more than one number per face."""
         self._model = model
         self._spec = spec
         self._scale = PixelScale(spec.mean, spec.std, rgb=spec.colour == "rgb")
@@ -149,7 +149,7 @@ class QualityNetwork:
         with first_answer(model, crop_size, "one number", "quality"):
             values = self.scores(np.zeros((1, crop_size, crop_size, 3), dtype=np.uint8))
         if values.shape != (1,):
-            raise PackError(f"{model.path} answers {values.size} numbers a face, not one.")
+            raise PackError(f"{model.path} answers {values.size} numbers per face, not one.")
 
     def scores(self, crops: Image) -> FloatArray:
         """(n,) scores of (n, size, size, 3) BGR crops."""

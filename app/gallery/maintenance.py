@@ -17,7 +17,7 @@ LOG_AGAIN_S = 600.0  # interval for logging a failure that continues
 # A running process is seconds behind the database, and its snapshot a minute. A process that is
 # further behind than this was suspended or stopped, and builds its index from the database.
 KEPT = timedelta(hours=24)
-# Limit for one collection whatever their age: about 80 MB.
+# Entries of one collection that are kept at most, whatever their age: about 80 MB.
 MOST_REVISIONS = 1_000_000
 SWEEP_EVERY_S = 600.0
 

@@ -127,9 +127,9 @@ class Counts:
 
 @contextmanager
 def report_writer(path: Path, most_without: int | None = None) -> Iterator[OutcomeCallback]:
-    """One line a row, written as it comes: CSV, or JSON Lines by the name's end. A new file is its
-    owner's alone, as it names people. Of the rows that enrolled nobody `most_without` are listed;
-    then the last line says how many are left out. Raises ImportSourceError."""
+    """One line per row, written as it comes: CSV, or JSON Lines by the name's end. A new file is
+    its owner's alone, as it names people. Of the rows that enrolled nobody `most_without` are
+    listed; then the last line says how many are left out. Raises ImportSourceError."""
     if path.suffix not in (".csv", ".jsonl"):
         raise ImportSourceError(f"The report {path} does not end in .csv or .jsonl.")
     try:

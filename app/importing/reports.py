@@ -86,7 +86,7 @@ class ReportEraser:
         return self._spool.exists()
 
     def round(self) -> None:
-        """Erase deleted persons from one report, unless another process is just erasing. Raises
+        """Erase deleted persons from one report, unless another process is erasing. Raises
         OSError and StoreUnavailable."""
         if not self.is_pending:
             return

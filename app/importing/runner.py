@@ -91,7 +91,7 @@ class ImportRunner:
         self._look.set()
 
     def find(self, import_id: str) -> ImportJob | None:
-        """One job, also if its end could not be written to the folder."""
+        """One job, even if its end could not be written to the folder."""
         return self._unsaved.get(import_id) or self._folder.find(import_id)
 
     def forget(self, job: ImportJob) -> None:

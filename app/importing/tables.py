@@ -99,7 +99,7 @@ def _too_many(record: dict[Any, Any]) -> ImportSourceError:
 
 
 def jsonl_rows(lines: TextIO, name: str, context: TableContext) -> Iterator[Row]:
-    """One JSON object a line."""
+    """One JSON object per line."""
     bounded = _Lines(lines, name)
     for number, line in enumerate(bounded, start=1):
         bounded.start_record()

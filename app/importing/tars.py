@@ -114,7 +114,7 @@ def _layout(samples: Iterable[_Sample], name: str) -> Layout:
                 survey.add(one.path)
                 said += sample.named(None) is not None or sample.problem is not None
                 text += PersonFrom.TXT in sample.said
-    if said == survey.photos:  # also where there are none
+    if said == survey.photos:  # even if there are none
         return Layout(PersonFrom.JSON)
     beside = [PersonFrom.JSON, PersonFrom.CLS] * bool(said) + [PersonFrom.TXT] * bool(text)
     if said or (text and len(survey.folders) == 1):

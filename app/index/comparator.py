@@ -76,8 +76,8 @@ class UpperBound:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One vector (d,) to be compared with many, and what lowers its scores; `lowered`: about by
-    how much, with a row that goes one unit along each of the directions."""
+    """One vector (d,) to be compared with many, and what lowers its scores. `lowered`: about by how
+    much, compared with an imagined row whose component along each of the directions is 1."""
 
     vector: FloatArray
     lowerings: tuple[Lowering, ...]
@@ -127,7 +127,7 @@ class Comparator:
         """The score of each of (n, d) vectors with each of (m, d) others: (n, m)."""
         if self.direction is None:
             return np.asarray(probes @ references.T)
-        # One more number a vector for each direction, so that the score is one product.
+        # One more number per vector for each direction, so that the score is one product.
         amounts = [np.float32(-part.weight) * part.of(probes) for part in self._parts()]
         others = [part.of(references) for part in self._parts()]
         return np.asarray(

@@ -48,7 +48,7 @@ class GallerySize:
 
     @property
     def effective(self) -> tuple[tuple[float, int], ...]:
-        """`spread`, also where it is not given."""
+        """`spread`, even if it is not given."""
         if self.spread or not self.persons:
             return self.spread
         return ((max(self.templates, self.persons) / self.persons, self.persons),)

@@ -1,8 +1,8 @@
 """A network made ready for a device: one batch size, pixels in, and of a detector's heads only the
 candidates out.
 
-Pixels are a quarter of the bytes of float planes, and 512 candidates a level are a fiftieth of all
-heads; both would otherwise cross the bus with each photo. The arithmetic is that of
+Pixels are a quarter of the bytes of float planes, and 512 candidates per level are a fiftieth of
+all heads; both would otherwise cross the bus with each photo. The arithmetic is that of
 `app.faces.images.to_blob` and of the heads themselves, so answers stay the same. With all shapes
 fixed, ONNX Runtime computes shapes when it loads the network and leaves no node to the CPU.
 

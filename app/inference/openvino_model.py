@@ -176,7 +176,7 @@ def _compiled(
     runtime = _runtime()
     options = {
         "INFERENCE_PRECISION_HINT": _HINTS[precision],
-        # One photo a worker, one thread a photo: streams have one thread each, bound to no core.
+        # One photo per worker, one thread per photo: a stream has one thread, bound to no core.
         "NUM_STREAMS": streams,
         "INFERENCE_NUM_THREADS": streams,
         "ENABLE_CPU_PINNING": False,

@@ -213,7 +213,7 @@ class Scheduler:
         except BaseException:
             self._writes.release()
             raise
-        future.add_done_callback(lambda _: self._writes.release())  # also where it is cancelled
+        future.add_done_callback(lambda _: self._writes.release())  # even if it is cancelled
         return future
 
     async def delete(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

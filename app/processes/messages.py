@@ -2,7 +2,7 @@
 
 The *channel* carries single bytes: connections with their descriptors, and in the same order what
 the child must do; back comes one byte for each connection that was closed. The *control* socket
-carries JSON values, one a line: questions and answers. Signals come to the parent over a pair of
+carries JSON values, one per line: questions and answers. Signals come to the parent over a pair of
 sockets, too, so that it waits for all of them alike.
 """
 

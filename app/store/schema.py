@@ -71,7 +71,7 @@ def _create_tables(backend: Backend, connection: Connection) -> None:
 
 
 def pending(engine: Engine) -> list[str]:
-    """What `migrate` would do now, a line a step: its number and what it brings. Changes nothing;
+    """What `migrate` would do now, a line per step: its number and what it brings. Changes nothing;
     raises DatabaseError as `migrate` does."""
     from alembic.script import ScriptDirectory  # noqa: PLC0415
 

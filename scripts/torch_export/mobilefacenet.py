@@ -53,7 +53,7 @@ class MobileFaceNet(nn.Module):
         super().__init__()
         first, second, third, fourth = shape.blocks
         narrow, wide = 64 * shape.scale, 128 * shape.scale
-        # 64 groups whatever the scale, where the paper has one a channel.
+        # 64 groups whatever the scale, where the paper has one per channel.
         opening = (
             _convolution(narrow, narrow, 3, padding=1, groups=64)
             if first == 1

@@ -16,7 +16,7 @@ from app.lab.export.parity import ExportError, FloatArray
 from app.lab.export.recogniser import SourceRecogniser
 from scripts.torch_export.checkpoint import load_network
 
-# Of the faces at a time: activations of a large network at 112 pixels take some 30 MB a face.
+# Of the faces at a time: activations of a large network at 112 pixels take some 30 MB per face.
 BATCH = 8
 INPUT, OUTPUT = "input", "embedding"
 # The oldest that PyTorch's exporter writes without a conversion.

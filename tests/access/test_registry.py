@@ -153,7 +153,7 @@ def test_rotation_overlaps(store: AccessKeyStore, registry: AccessRegistry, cloc
 
 
 def test_an_id_names_one_key_alone(store: AccessKeyStore) -> None:
-    """Also if another key has that id as its name."""
+    """Even if another key has that id as its name."""
     one, _ = store.create(NewKey("entrance", [Scope.IDENTIFY]))
     other, _ = store.create(NewKey(one.key_id, [Scope.IDENTIFY]))
     assert [key.key_id for key in store.limit(other.key_id, KeyLimits())] == [other.key_id]

@@ -97,4 +97,4 @@ def test_as_many_pairs_look_alike_by_chance_as_expected(default_sample: FaceSamp
         assert expected is not None
         found = int((nearest >= similarity).sum())
         assert abs(found - expected) <= 2 * np.sqrt(expected) + 0.3 * expected
-        assert expected > 2 * fmr * len(nearest), "several photos a person count"
+        assert expected > 2 * fmr * len(nearest), "several photos per person count"

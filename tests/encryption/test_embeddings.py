@@ -55,7 +55,7 @@ def test_a_wrapped_key_is_no_embedding(cipher: EmbeddingCipher) -> None:
 
 
 def _rows(cipher: EmbeddingCipher, vectors: np.ndarray) -> Iterator[EncryptedTemplate]:
-    """Two templates a person, the persons of two collections, taking turns."""
+    """Two templates per person, the persons of two collections, taking turns."""
     keys = {person: cipher.new_person_key(person % 2, person) for person in range(len(vectors))}
     for number, vector in enumerate(vectors):
         person = number // 2

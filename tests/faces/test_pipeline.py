@@ -284,7 +284,7 @@ def test_the_policy_of_a_gpu_gives_the_same_faces(
     [
         ('architecture = "centerface"', 'architecture = "scrfd"', "not answer like a scrfd"),
         ("input_size = 112", "input_size = 100", "takes 112 where 100 are to go in"),
-        ("dimension = 192", "dimension = 100", "answers 192 numbers a face"),
+        ("dimension = 192", "dimension = 100", "answers 192 numbers per face"),
     ],
 )
 def test_what_is_wrong_with_a_pack_is_said_on_a_device_too(

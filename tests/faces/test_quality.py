@@ -192,7 +192,7 @@ def test_it_sees_the_recogniser_s_crops(brightness_network: Path) -> None:
 
 
 def test_one_number_and_no_more(pack: ModelPack) -> None:
-    with pytest.raises(PackError, match="answers 192 numbers a face, not one"):
+    with pytest.raises(PackError, match="answers 192 numbers per face, not one"):
         QualityNetwork(OnnxModel(pack.recogniser_path, Device.CPU), SPEC, 112)
 
 

@@ -175,7 +175,7 @@ def test_it_starts_without_what_it_does_not_need() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs PR_SET_PDEATHSIG")
 def test_it_ends_with_the_service(endless: Path) -> None:
-    """Also where that is killed while the archive gives nothing."""
+    """Even if that is killed while the archive gives nothing."""
     script = (
         "import sys; from pathlib import Path; from tests.importing.test_reading import *\n"
         "with reading(Path(sys.argv[1]), OPTIONS, MEMORY, lambda: None) as reader:\n"

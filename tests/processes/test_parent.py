@@ -250,7 +250,7 @@ def networks_of(started: Service) -> psutil.Process:
 
 @pytest.mark.parametrize("to_all", [True, False])
 def test_networks_are_there_until_those_that_need_them_have_ended(to_all: bool) -> None:
-    """Also where a manager of services sends its signal to all processes (systemd does)."""
+    """Even if a manager of services sends its signal to all processes (systemd does)."""
     with service(networks=True, drain_s=600.0) as started:
         networks, kept = networks_of(started), started.connect()
         if to_all:

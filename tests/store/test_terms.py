@@ -253,7 +253,7 @@ def test_nothing_of_it_stays_in_the_file(tmp_path: Path) -> None:
 
 
 def test_keys_are_integers(store: Store) -> None:
-    """Keys come as integers that rise, also where there are none."""
+    """Keys come as integers that rise, even if there are none."""
     record = store.collections.get("default")
     found = store.persons.keys(record, {"a": 1})
     assert (found.dtype, found.shape) == (np.int64, (0,))

@@ -1,1 +1,1 @@
-"""The calls, one file a family: what they take, what they answer, with examples, and the routes."""
+"""The calls, one file for each family: what they take and answer, examples, and the routes."""

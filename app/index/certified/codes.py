@@ -1,4 +1,4 @@
-"""Two bits a coordinate: what a compressed scan reads instead of the vectors, and how far its
+"""Two bits per coordinate: what a compressed scan reads instead of the vectors, and how far its
 estimate of a similarity can be from the similarity itself.
 
 The scan itself is FAISS's 4-bit product quantiser in fast-scan form: a table of sixteen entries
@@ -269,5 +269,5 @@ class CodedRows:
 
 
 def packed_bytes(rows: int, dimension: int) -> int:
-    """Size of the packed codes of some rows: two bits a coordinate, whole blocks."""
+    """Size of the packed codes of some rows: two bits per coordinate, whole blocks."""
     return -(-rows // BLOCK) * BLOCK * dimension // 4

@@ -180,7 +180,7 @@ class ThreadScanner:
 
     The caller scans too, and threads help it where any are free: so under load, when other searches
     have the threads, each search stays on the thread that it is on. On the thread of a photo it
-    stays there also when photos have the cores. More callers than there are threads share scans.
+    stays there even when photos have the cores. More callers than there are threads share scans.
     """
 
     def __init__(self, threads: Executor, count: int = 1) -> None:
@@ -310,7 +310,7 @@ class OtherPersonSearch:
             self._keep(mine[first], similarities[first], keys[first])
 
     def _keep(self, probes: RowNumbers, similarities: FloatArray, keys: Ids) -> None:
-        """Record one row a probe, where it is better than what was found."""
+        """Record one row per probe, where it is better than what was found."""
         found = self.found
         now = found.similarities[probes]
         better = (similarities > now) | ((similarities == now) & (keys < found.keys[probes]))

@@ -1,5 +1,5 @@
-"""The side of the process that runs the networks. Its event loop reads requests, a thread a network
-puts their images into batches, and the network's own threads write the answers."""
+"""The side of the process that runs the networks. Its event loop reads requests, a thread for each
+network puts their images into batches, and the network's own threads write the answers."""
 
 import asyncio
 import logging

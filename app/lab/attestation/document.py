@@ -77,7 +77,8 @@ def _write_new(path: Path, content: bytes, mode: int) -> None:
 
 
 def read_private_key(path: Path) -> Ed25519PrivateKey:
-    """The key that signs. Raises AttestationError, also where others than its owner can read it."""
+    """The key that signs. Raises AttestationError, among other reasons if others than its owner can
+    read it."""
     content, mode = _read(path)
     try:
         key = load_pem_private_key(content, password=None)

@@ -106,7 +106,7 @@ def score_histogram(
 
 
 def identification_det(figures: Sequence[Figures]) -> str | None:
-    """FNIR against FPIR, both logarithmic, one line a gallery size, as NIST FRTE 1:N draws it."""
+    """FNIR against FPIR, both logarithmic, one line per gallery size, as NIST FRTE 1:N draws it."""
     curves = [(size["persons"], *_positive(size["det"])) for size in figures]
     curves = [curve for curve in curves if len(curve[1])]
     if not curves:

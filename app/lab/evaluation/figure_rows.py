@@ -1,5 +1,5 @@
 """An evaluation as one list of rows, which its JSON, CSV, tables, summary and charts are made of;
-JSON has everything, CSV one figure a row.
+JSON has everything, CSV one figure per row.
 
 A new field of the figures becomes a row by itself. Only names are declared here: the condition
 that figures hold under, metrics that are not called like their field, and fields that are no
@@ -258,7 +258,7 @@ def _plain(value: Any) -> Any:
 
 
 def to_csv(rows: Iterable[FigureRow]) -> str:
-    """One line a figure: section, condition, metric, value and the ends of its 95 % interval.
+    """One line per figure: section, condition, metric, value and the ends of its 95 % interval.
 
     Points of curves, the people of single photos and names of photos are left out. A rate that is
     extrapolated is followed by a line `<metric>_extrapolated`. A cell of text that a spreadsheet

@@ -47,7 +47,7 @@ class DataFigures:
 
 @dataclass(frozen=True, slots=True)
 class TimingFigures:
-    """Milliseconds a photo on one thread, median of each stage; `cached` photos took none."""
+    """Milliseconds per photo on one thread, median of each stage; `cached` photos took none."""
 
     measured: int
     cached: int

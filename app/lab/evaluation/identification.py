@@ -245,7 +245,7 @@ RULES: Mapping[str, FusionRule] = {
 
 
 def compare_rules(sample: FaceSample, generator: np.random.Generator) -> tuple[ScoreFigures, ...]:
-    """Open-set identification with m templates a person, by each rule, over random choices.
+    """Open-set identification with m templates per person, by each rule, over random choices.
 
     People with more than m photos are enrolled, one more photo of theirs is the mated probe;
     people with one photo are strangers. Thresholds are each rule's own, at the FPIR named, where

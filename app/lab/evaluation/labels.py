@@ -54,7 +54,7 @@ def read_pairs(path: Path) -> LabelledPairs:
 
 
 def read_faces(path: Path) -> dict[str, FloatArray]:
-    """Read `image,x1,y1,x2,y2`, a line a face, boxes in pixels, as (n, 4) for each photo.
+    """Read `image,x1,y1,x2,y2`, a line per face, boxes in pixels, as (n, 4) for each photo.
 
     Raises EvaluationError.
     """

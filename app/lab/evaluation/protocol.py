@@ -211,7 +211,7 @@ def _boxes(outcome: AnalysedImage | PhotoProblem) -> tuple[FloatArray, FloatArra
 
 
 def in_threads(work: Callable[[str], T], names: Sequence[str], tick: Tick) -> list[T]:
-    """Do the work for every name, a thread a core: networks use one thread each."""
+    """Do the work for every name, a thread per core: networks use one thread each."""
     outcomes: list[T] = []
     with ThreadPoolExecutor(usable_cores(), thread_name_prefix="evaluate") as pool:
         try:

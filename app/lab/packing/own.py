@@ -260,7 +260,7 @@ def _prove_variant(base: ModelPack, candidate: Recogniser, photos: Path) -> None
     if candidate.dimension != base.recogniser.dimension:
         raise PackError(
             f"The recogniser is not a variant of {base.name}'s: it answers {candidate.dimension} "
-            f"numbers a face, not {base.recogniser.dimension}. Leave --variant out."
+            f"numbers per face, not {base.recogniser.dimension}. Leave --variant out."
         )
     original = Recogniser(OnnxModel(base.recogniser_path, Device.CPU), base.recogniser)
     cosines = np.einsum("nd,nd->n", original.embed(crops)[0], candidate.embed(crops)[0])

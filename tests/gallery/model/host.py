@@ -30,7 +30,7 @@ D = 16
 SPACE = "es-test"
 # Shards of 6 rows, merged three at a time: what takes a million templates happens within ten.
 SHAPE = IndexShape(encode_at=6, merge_at=3)
-# Rows of the database as long as those of 512 dimensions: one a page. SQLite moves shorter ones
+# Rows of the database as long as those of 512 dimensions: one per page. SQLite moves shorter ones
 # from page to page, and copies stay in a page's unused part, which `secure_delete` does not reach.
 FILLER = {"filler": "-" * 2_048}
 KEY = b"one:" + b"8J2cQx0m3vL5tYw7Zr9aBd1FgHkMnPqSuVxE4iT6oWA="

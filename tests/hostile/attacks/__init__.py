@@ -1,4 +1,4 @@
-"""The attacks, a file a kind. A new file is named here."""
+"""The attacks, a file per kind. A new file is named here."""
 
 from tests.hostile.attacks import archives, bodies, connections, handshakes, photos, repeats
 

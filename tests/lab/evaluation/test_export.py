@@ -1,4 +1,4 @@
-"""JSON with everything, CSV with one figure a row."""
+"""JSON with everything, CSV with one figure per row."""
 
 import csv
 import io

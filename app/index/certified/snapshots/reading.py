@@ -165,7 +165,7 @@ class SnapshotReader:
         rotation = self._read_rotation(manifest["rotation"])
         quantiser = None if rotation is None else Quantiser(rotation)
         tasks = [self._threads.submit(self._open, quantiser, one) for one in manifest["files"]]
-        wait(tasks)  # also where one fails: nobody may read a file that its owner then changes
+        wait(tasks)  # even if one fails: nobody may read a file that its owner then changes
         files = [task.result() for task in tasks]
         shards = [one.content for one in files if isinstance(one.content, Shard)]
         write_buffers = [one.content for one in files if isinstance(one.content, Rows)]
