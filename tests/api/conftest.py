@@ -117,6 +117,12 @@ class DeclaredProblems:
                 assert answered in codes, f"{method} {request.url.path} does not list {answered}"
 
 
+@pytest.fixture(scope="session")
+def photos(small_photos: Path) -> Path:
+    """Small ones: what matters here is what a call answers."""
+    return small_photos
+
+
 @pytest.fixture
 def collection(client: httpx.Client) -> str:
     """A fresh collection, so that tests do not see one another's people."""

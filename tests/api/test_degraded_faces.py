@@ -1,6 +1,7 @@
 """Blurred photos: marked where they are enrolled, and never compared with other blurred ones."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,13 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from app.services import Services
+from tests.conftest import PHOTOS
+
+
+@pytest.fixture
+def photos() -> Path:
+    """As they are: a blurred face is still found in these."""
+    return PHOTOS
 
 
 def blurred(photo: bytes, radius: float = 18) -> bytes:

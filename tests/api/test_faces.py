@@ -14,6 +14,8 @@ from PIL import Image
 
 from tests.api.test_decisions import code_of
 
+WIDTH, HEIGHT = 307, 384
+
 
 @pytest.fixture(scope="session")
 def portrait(photos: Path) -> bytes:
@@ -23,14 +25,14 @@ def portrait(photos: Path) -> bytes:
 def test_detect_describes_each_face(client: httpx.Client, portrait: bytes) -> None:
     answer = client.post("/v1/detect", files={"image": portrait}).json()
     assert answer["images"] == [
-        {"index": 0, "width": 910, "height": 1137, "faces": 1, "error": None}
+        {"index": 0, "width": WIDTH, "height": HEIGHT, "faces": 1, "error": None}
     ]
     (face,) = answer["faces"]
     x1, y1, x2, y2 = face["box"]
-    assert 0 <= x1 < x2 <= 910
-    assert 0 <= y1 < y2 <= 1137
+    assert 0 <= x1 < x2 <= WIDTH
+    assert 0 <= y1 < y2 <= HEIGHT
     assert face["box_normalised"] == pytest.approx(
-        [x1 / 910, y1 / 1137, x2 / 910, y2 / 1137], abs=1e-4
+        [x1 / WIDTH, y1 / HEIGHT, x2 / WIDTH, y2 / HEIGHT], abs=1e-4
     )
     left_eye, right_eye, nose, left_mouth, right_mouth = face["landmarks"]
     assert left_eye[0] < nose[0] < right_eye[0]
@@ -58,9 +60,9 @@ def test_a_photo_turned_without_an_exif_tag(client: httpx.Client, portrait: byte
     )
     (face,), (before,) = answer["faces"], upright["faces"]
     assert (face["rotation"], before["rotation"]) == (90, 0)
-    assert (answer["images"][0]["width"], answer["images"][0]["height"]) == (1137, 910)
+    assert (answer["images"][0]["width"], answer["images"][0]["height"]) == (HEIGHT, WIDTH)
     x1, y1, x2, y2 = before["box"]
-    assert face["box"] == pytest.approx([y1, 910 - x2, y2, 910 - x1], abs=4)
+    assert face["box"] == pytest.approx([y1, WIDTH - x2, y2, WIDTH - x1], abs=4)
     assert face["quality"]["roll"] == pytest.approx(before["quality"]["roll"], abs=2)
 
 

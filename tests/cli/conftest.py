@@ -12,6 +12,12 @@ from app.cli.commands import app
 Run = Callable[..., Result]
 
 
+@pytest.fixture(scope="session")
+def photos(small_photos: Path) -> Path:
+    """Small ones: what matters here is what a command reports."""
+    return small_photos
+
+
 @pytest.fixture
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The environment of a new user with a data folder of their own."""

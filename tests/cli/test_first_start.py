@@ -120,33 +120,29 @@ def open_folder() -> Iterator[Path]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-@pytest.mark.parametrize(
-    ("made", "advice"),
-    [("folder", "chown -R"), ("file", "chown -R"), ("nothing", "install -d -o")],
-)
-def test_who_may_not_write_the_data_folder_is_named(
-    open_folder: Path, made: str, advice: str
-) -> None:
-    folder = open_folder / "data"
-    if made != "nothing":
+def test_who_may_not_write_the_data_folder_is_named(open_folder: Path) -> None:
+    folders = [open_folder / made for made in ("folder", "file", "nothing")]
+    for folder in folders[:2]:
         folder.mkdir()
-    if made == "file":
-        (folder / "likeness.db").touch(0o600)
-        folder.chmod(0o777)
+    (folders[1] / "likeness.db").touch(0o600)
+    folders[1].chmod(0o777)
     code = (
         "import os, sys\n"
         "from app.errors import DatabaseError\n"
         "from app.store.backends import create_engine\n"
         f"os.setgid({NOBODY}); os.setuid({NOBODY})\n"
-        "try:\n    create_engine(sys.argv[1])\n"
-        "except DatabaseError as error:\n    print(error.detail)\n"
+        "for url in sys.argv[1:]:\n"
+        "    try:\n        create_engine(url)\n"
+        "    except DatabaseError as error:\n        print(repr(error.detail))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, f"sqlite:///{folder}/likeness.db"],
+        [sys.executable, "-c", code, *(f"sqlite:///{folder}/likeness.db" for folder in folders)],
         capture_output=True, text=True, check=False, timeout=PATIENCE_S,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    owner = f"{NOBODY}:{NOBODY}" if made != "nothing" else f"{NOBODY} -g {NOBODY}"
-    assert f"user id {NOBODY}" in done.stdout
-    assert f"sudo {advice} {owner} {folder} " in done.stdout
-    assert "LIKENESS_DATA_DIR" in done.stdout
+    change, create = f"chown -R {NOBODY}:{NOBODY}", f"install -d -o {NOBODY} -g {NOBODY}"
+    advices = (change, change, create)
+    for folder, advice, said in zip(folders, advices, done.stdout.splitlines(), strict=True):
+        assert f"user id {NOBODY}" in said
+        assert f"sudo {advice} {folder} " in said
+        assert "LIKENESS_DATA_DIR" in said

@@ -10,6 +10,7 @@ import pytest
 
 from app.settings import Settings
 from app.store.schema import opened_database
+from tests.cli.conftest import Run
 
 LIKENESS = [sys.executable, "-c", "from app.cli import main; main()"]
 REASONS = {
@@ -44,9 +45,10 @@ def ended(environment: dict[str, str]) -> Callable[..., subprocess.CompletedProc
 REDIRECTED = {"closed": ">&-", "full": ">/dev/full", "left": ""}
 # Each command with one of them, and one command with each.
 COMMANDS = [
-    (("audit", "export"), "full"), (("backup", "-"), "full"), (("serve",), "full"),
     (("keys", "list"), "closed"), (("keys", "list"), "full"), (("keys", "list"), "left"),
     (("--version",), "closed"), (("--version",), "left"),
+    *(pytest.param(command, "full", marks=pytest.mark.slow)
+      for command in (("audit", "export"), ("backup", "-"), ("serve",))),
 ]  # fmt: skip
 
 
@@ -65,15 +67,14 @@ def test_output_that_cannot_be_written_is_one_line(
 
 
 def test_no_key_is_created_whose_token_cannot_be_printed(
-    ended: Callable[..., subprocess.CompletedProcess[str]], environment: dict[str, str]
+    ended: Callable[..., subprocess.CompletedProcess[str]], run: Run
 ) -> None:
     """With it, every call would need a token that nobody has."""
     done = ended(">&-", "keys", "create", "--name", "a", "--scope", "all")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == REASONS["closed"]
-    shown = subprocess.run(
-        [*LIKENESS, "keys", "list"], env=environment, stdout=subprocess.PIPE, text=True, check=True
-    )
+    shown = run("keys", "list")
+    assert shown.exit_code == 0
     assert "all" not in shown.stdout
 
 

@@ -12,6 +12,12 @@ OPTIONS = SourceOptions("es-here", 1_000_000)
 FILES = {"ada/one.jpg": b"1", "ada/two.png": b"22", "bob/one.jpg": b"333"}
 
 
+@pytest.fixture(scope="session")
+def photos(small_photos: Path) -> Path:
+    """Small ones: what matters here is what becomes of a row."""
+    return small_photos
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for name, content in FILES.items():

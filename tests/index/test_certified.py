@@ -64,7 +64,7 @@ GALLERIES = {
 @pytest.mark.parametrize("gallery", GALLERIES)
 @pytest.mark.parametrize("top_k", [1, 6])
 def test_answers_equal_brute_force(new_index: NewIndex, gallery: str, top_k: int) -> None:
-    held = templates(GALLERIES[gallery](10_000))
+    held = templates(GALLERIES[gallery](5_000))
     index = new_index(D)
     index.add(held)
     settle(index)
@@ -105,7 +105,7 @@ LOWERING = Comparator(
 @pytest.mark.parametrize("top_k", [1, 6])
 def test_scores_that_are_lower_than_the_cosine(new_index: NewIndex, top_k: int) -> None:
     """A person's best template by the score need not be the best one by the cosine."""
-    held = templates(degraded(10_000), np.arange(10_000) % 3_000)
+    held = templates(degraded(5_000), np.arange(5_000) % 1_500)
     index = new_index(D)
     index.add(held)
     settle(index)
@@ -115,7 +115,7 @@ def test_scores_that_are_lower_than_the_cosine(new_index: NewIndex, top_k: int) 
     assert by_cosine != index.search_persons(bad, top_k, comparator=LOWERING)
     for probes in (bad, good, held.vectors[:20], bad[:1], good[:1]):
         assert_equal_to_brute_force(index, held, probes, top_k, LOWERING)
-    allowed = np.arange(0, 3_000, 7)
+    allowed = np.arange(0, 1_500, 7)
     some = np.isin(held.person_keys, allowed)
     among = Templates(held.keys[some], held.person_keys[some], held.vectors[some])
     for probe, hits in zip(bad, index.search_persons(bad, top_k, allowed, LOWERING), strict=True):

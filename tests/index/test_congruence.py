@@ -5,7 +5,7 @@ search port alone. A new engine is one more line of ENGINES.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,7 @@ class Life:
         self._new_engine = engine
         self._random = np.random.default_rng(seed)
         self.truth = Collection()
-        self.loads = 0
+        self.loads = self.steps = 0
         self.gone = list[bytes]()  # vectors that were removed and are not held under another key
         self.open()
 
@@ -226,16 +226,17 @@ class Life:
         now = {vector.tobytes() for vector in self.truth.held.vectors}
         self.gone = [one for one in {*self.gone, *(before - now)} if one not in now]
         assert self.index.position == self.truth.position, operation
-        self.compare()
+        self.steps += 1
+        self.compare([(COSINE, DEGRADED)[self.steps % 2]])  # with both, twice the time
 
-    def compare(self) -> None:
+    def compare(self, comparators: Sequence[Comparator] = (COSINE, DEGRADED)) -> None:
         """Every answer, with the reference's."""
         truth = ReferenceEngine().catalog("db-1").open(self.truth)
         truth.build([self.truth.held], self.truth.position)
         both: tuple[SearchIndex, SearchIndex] = (self.index, truth)
         persons = self.some(self.persons(), 70)
         probes = np.concatenate([self.drawn(3), self.truth.held.vectors[:3]])
-        for comparator in (COSINE, DEGRADED):
+        for comparator in comparators:
             for allowed in (None, persons, NO_KEYS):
                 for top_k, score in ASKED:
                     asked = (probes, top_k, allowed, comparator, score)

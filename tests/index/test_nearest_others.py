@@ -43,7 +43,7 @@ def assert_others(
 @pytest.mark.parametrize("gallery", GALLERIES)
 @pytest.mark.parametrize("floor", [0.6, 0.3, 0.0, -2.0])
 def test_equal_to_brute_force(new_index: NewIndex, gallery: str, floor: float) -> None:
-    held = templates(GALLERIES[gallery](6_000), np.arange(6_000) // 3)
+    held = templates(GALLERIES[gallery](3_000), np.arange(3_000) // 3)
     index = new_index(D)
     index.add(held)
     settle(index)

@@ -44,7 +44,7 @@ def open_network(pack: ModelPack) -> Callable[[int], OnnxModel]:
     return open_one
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def batched(open_network: Callable[[int], OnnxModel]) -> Iterator[BatchedModel]:
     batched = BatchedModel(open_network, (SIDE, SIDE, 3), SIZES, owners=2)
     yield batched
@@ -124,8 +124,12 @@ def test_a_detector_s_photos_share_batches(
     batched.close()
 
 
-def test_every_size_of_every_owner_is_warm_before_the_first_request(batched: BatchedModel) -> None:
+def test_every_size_of_every_owner_is_warm_before_the_first_request(
+    open_network: Callable[[int], OnnxModel],
+) -> None:
+    batched = BatchedModel(open_network, (SIDE, SIDE, 3), SIZES, owners=2)
     assert batched.batches == dict.fromkeys(SIZES, 2)
+    batched.close()
 
 
 def test_a_session_sees_one_size_only(

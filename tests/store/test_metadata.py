@@ -85,11 +85,11 @@ def test_what_they_cannot_is_refused_with_its_place(value: Any, message: str) ->
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner),
-    max_leaves=30,
+    max_leaves=8,
 )
 
 
-@pytest.mark.parametrize("examples", [20, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [20, pytest.param(200, marks=pytest.mark.slow)])
 def test_whatever_is_stored_is_shown_as_what_could_be(examples: int) -> None:
     given(st.dictionaries(st.text(st.characters()), values))(
         settings(max_examples=examples)(is_shown_as_what_could_be)

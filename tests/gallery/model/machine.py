@@ -256,11 +256,13 @@ class GalleryMachine(RuleBasedStateMachine):
             kept = {path.parent for path in self._folder.glob("index/*/*/rows-*")}
             assert len(kept) <= len(self._truth.collections), "a deleted collection has a snapshot"
         patterns = [one.pattern for one in self._truth.gone if one.pattern and one.in_no_file]
-        database = all(host.erased() for host in list(self._open.values()))
         for path in sorted(self._folder.rglob("*")):
-            if path.is_file() and (database or not path.name.startswith("likeness.db")):
+            if path.is_file() and not path.name.startswith("likeness.db"):
                 content = _content(path)
                 assert not any(pattern in content for pattern in patterns), path
+        if all(host.erased() for host in list(self._open.values())):
+            content = _read_apart(sorted(self._folder.glob("likeness.db*")))
+            assert not any(pattern in content for pattern in patterns), "in the database"
 
 
 class _Meanwhile:
@@ -319,12 +321,15 @@ def _ends(outer: Operation, inner: Operation) -> bool:
 
 
 def _content(path: Path) -> bytes:
-    """What a file holds; nothing if it is gone. A process that closes a file loses SQLite's locks
-    on it, and another process would remove the log that a gallery here still writes: so a process
-    of its own reads the database."""
-    if path.name.startswith("likeness.db"):
-        return subprocess.run(["cat", path], capture_output=True, check=False).stdout
+    """What a file holds; nothing if it is gone."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
         return b""
+
+
+def _read_apart(paths: list[Path]) -> bytes:
+    """What the files of a database hold. A process that closes one loses SQLite's locks on it, and
+    another process would remove the log that a gallery here still writes: so a process of its own
+    reads them."""
+    return subprocess.run(["cat", *paths], capture_output=True, check=False).stdout
