@@ -99,6 +99,14 @@ Metadata = Annotated[
     BeforeValidator(_metadata),
     Field(description="Your own data, as a JSON object."),
 ]
+EnrolledMetadata = Annotated[
+    dict[str, Any],
+    BeforeValidator(_metadata),
+    Field(
+        description="Your own data, as a JSON object. It replaces the metadata of a person who "
+        "exists, as a whole; without it the stored metadata stays."
+    ),
+]
 Filter = Annotated[
     dict[str, Any],
     BeforeValidator(_filter),

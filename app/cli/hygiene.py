@@ -62,7 +62,8 @@ def hygiene(
     different: DifferentIds = None,
     withdraw: WithdrawIds = None,
 ) -> None:
-    """List ids that may be one person, faces under a wrong id, outliers, and weak single faces.
+    """List ids that may be one person, faces under a wrong id, outliers, weak single faces, and
+    degraded faces.
 
     With --merge, --move, --delete, --rename, --different or --withdraw change the gallery instead,
     each in one transaction.

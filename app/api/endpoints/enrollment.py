@@ -14,7 +14,14 @@ from app.access.keys import Scope
 from app.api.access import needs
 from app.api.analysed_face import QualityInfo, rounded_measures
 from app.api.context import CallContext, Context
-from app.api.fields import CallFields, CollectionName, Embeddings, Metadata, PersonId, Selection
+from app.api.fields import (
+    CallFields,
+    CollectionName,
+    Embeddings,
+    EnrolledMetadata,
+    PersonId,
+    Selection,
+)
 from app.api.openapi import SAMPLE_BASE64, photo_body
 from app.api.problems import ANY_WRITE, IN_SPACE, ONE_FACE, PHOTOS, problems
 from app.api.requests import IMAGE, Call, Fields, read_call
@@ -114,13 +121,7 @@ router = Router(prefix="/v1", tags=["gallery"])
 class EnrollFields(CallFields):
     person_id: PersonId
     collection: CollectionName = DEFAULT_COLLECTION
-    metadata: Annotated[
-        Metadata | None,
-        Field(
-            description="Your own data, as a JSON object. It replaces the metadata of a person who "
-            "exists, as a whole; without it the stored metadata stays."
-        ),
-    ] = None
+    metadata: EnrolledMetadata | None = None
     face_selection: Selection = FaceSelection.ONLY
     embeddings: Embeddings | None = None
 

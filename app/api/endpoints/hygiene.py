@@ -157,7 +157,8 @@ async def hygiene(
     collection: Collection,
     limit: Annotated[int, Query(ge=1, le=1000, description="Findings of each kind.")] = 100,
 ) -> HygieneAnswer:
-    """Find possible duplicates, mislabels, outliers and weak single faces, the worst first.
+    """Find possible duplicates, mislabels, outliers, weak single faces and degraded faces, the
+    worst first.
 
     The findings are hints to be checked by a person; `…_by_chance` is how many of them are expected
     to be different people who look alike. Merge, move or delete what is wrong. Each template is
