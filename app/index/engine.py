@@ -39,7 +39,8 @@ class IndexCatalog(Protocol):
 
 
 class SearchEngine(Protocol):
-    """A way to search: one object per process, which owns the threads and devices of its indexes."""
+    """A way to search. One object for each process, which owns the threads and devices of its
+    indexes."""
 
     @property
     def precision(self) -> str:
