@@ -73,7 +73,7 @@ class Faces:
         ])  # fmt: skip
 
     def first(self) -> "Faces":
-        """One face a person."""
+        """One face per person."""
         return self.of(np.unique(self.persons, return_index=True)[1])
 
     def labelled(self, comparator: Comparator) -> LabelledEmbeddings:

@@ -105,7 +105,7 @@ def _of_group(faces: Faces, group_of: dict[str, str], group: str) -> Faces:
 
 
 def _fmr(faces: Faces, cache: Cache, rule: Rule, threshold: float) -> Rate:
-    """Of one face a person; a rejected comparison is no match."""
+    """Of one face per person; a rejected comparison is no match."""
     matched = rule.comparator.scores(faces.vectors, faces.vectors) >= threshold
     if rule.refuses:
         matched &= ~refused(faces, faces, cache.after)

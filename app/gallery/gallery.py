@@ -39,7 +39,7 @@ class Gallery:
     """Enrolls, searches and deletes. Thread-safe; several processes may share one database.
 
     Every answer is as new as the database: the index catches up to the collection's revision
-    before it is searched. A write is answered as stored, also if the index cannot be updated then.
+    before it is searched. A write is answered as stored, even if the index cannot be updated then.
     """
 
     def __init__(

@@ -80,6 +80,7 @@ def test_searches_where_the_policy_asks_for_them(site: httpx.Client, astronaut: 
     verified = last(site, collection="vault")
     assert [verified["action"], verified["person"]] == ["face.verified", identified["person"]]
     assert verified["details"]["reached"] is True
+    assert verified["details"]["rejected"] is False
 
 
 def test_pages_follow_each_other(site: httpx.Client) -> None:

@@ -46,7 +46,7 @@ MIN_PEOPLE = 3
 
 @dataclass(frozen=True, slots=True)
 class FaceSample:
-    """One face a photo, by person: `images` and `qualities` are those of the faces, `names` those
+    """One face per photo, by person: `images` and `qualities` are those of the faces, `names` those
     of the numbered persons. `left_out` pairs of persons are not compared."""
 
     data: LabelledEmbeddings
