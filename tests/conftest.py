@@ -1,5 +1,6 @@
 """What several test folders share: the default pack, real photos, and ways to encode arrays."""
 
+import functools
 import gc
 import importlib.util
 import io
@@ -16,6 +17,7 @@ import hypothesis
 import numpy as np
 import pytest
 from httpx._config import DEFAULT_TIMEOUT_CONFIG
+from httpx._transports import default as transports
 from PIL import Image as PillowImage
 
 from app.faces.detect import Detector
@@ -48,6 +50,9 @@ hypothesis.settings.load_profile("likeness")
 for part in ("connect", "read", "write", "pool"):
     setattr(DEFAULT_TIMEOUT_CONFIG, part, PATIENCE_S)
 sqlite.BUSY_TIMEOUT_S = database.DELETION_S = PATIENCE_S
+
+# To read a machine's trusted certificates takes 30 ms, and each client does it.
+transports.create_ssl_context = functools.cache(transports.create_ssl_context)
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "models"

@@ -15,7 +15,7 @@ from tests.api.conftest import run_server
 
 pytestmark = pytest.mark.slow
 # Of each operation: more find nothing new here, and take as long again.
-EXAMPLES = 40
+EXAMPLES = 25
 # Checks of schemathesis that do not hold here, and why.
 EXCLUDED = {
     # No schema says which bytes are a photo, or which text is the cursor of an earlier answer.

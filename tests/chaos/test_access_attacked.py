@@ -193,7 +193,7 @@ def test_keys_through_kills(installation: Installation, admin: str) -> None:
         for one in clients:
             one.start()
         until(lambda before=before: len(changes.revoked) > before)  # type: ignore[misc]
-        time.sleep(random.uniform(0, 2.5))
+        time.sleep(random.uniform(0, 1))
         service.kill()
         for one in clients:
             one.join()

@@ -81,8 +81,8 @@ def metrics(client: httpx.Client) -> dict[str, float]:
     return {name: float(value) for name, value in pairs}
 
 
-def test_more_collections_than_descriptors(tmp_path: Path, photos: Path) -> None:
-    photo = (photos / "obama.jpg").read_bytes()
+def test_more_collections_than_descriptors(tmp_path: Path, small_photos: Path) -> None:
+    photo = (small_photos / "obama.jpg").read_bytes()
     with service(tmp_path) as (client, pid):
         for number in range(COLLECTIONS):
             client.post("/v1/collections", json={"name": f"c{number}"}).raise_for_status()
