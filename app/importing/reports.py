@@ -86,8 +86,8 @@ class ReportEraser:
         return self._spool.exists()
 
     def round(self) -> None:
-        """Erase deleted persons from one report, unless another process is erasing. Raises
-        OSError and StoreUnavailable."""
+        """Erase deleted persons from one report, unless another process is erasing. Raises OSError
+        if one cannot be erased, after the others had their turn, and StoreUnavailable."""
         if not self.is_pending:
             return
         held = own(self._folder.path / ERASING)
@@ -103,15 +103,24 @@ class ReportEraser:
     def _round(self) -> None:
         with self._folder.exclusive():
             notes = self._notes()
-        import_id = self._ended(notes)
-        if import_id is None and notes:
-            return  # the imports are still writing
-        mine = [note for note in notes if import_id in note.imports]
-        gone = [note for note in mine if not self._is_there(note.collection, note.person_id)]
-        if import_id is not None and gone:
-            self._erase(import_id, {note.person_id for note in gone})
-        settled = [note for note in mine if note in gone or self._lapsed(note)]
-        self._settle(import_id, settled)
+        if not notes:
+            self._settle(None, ())
+        gone = {note for note in notes if not self._is_there(note.collection, note.person_id)}
+        failed: OSError | None = None
+        for import_id in self._ended(notes):
+            mine = [note for note in notes if import_id in note.imports]
+            people = {note.person_id for note in mine if note in gone}
+            try:
+                if people:
+                    self._erase(import_id, people)
+                self._settle(import_id, [one for one in mine if one in gone or self._lapsed(one)])
+            except OSError as error:
+                failed = failed or error
+                continue
+            if people:
+                break  # one report may have a million lines
+        if failed is not None:
+            raise failed
 
     @property
     def _spool(self) -> Path:
@@ -143,13 +152,12 @@ class ReportEraser:
             file.flush()
             os.fsync(file.fileno())
 
-    def _ended(self, notes: Iterable[_Deleted]) -> str | None:
-        """An import that has ended, so that its report is not written any more; or None."""
+    def _ended(self, notes: Iterable[_Deleted]) -> Iterator[str]:
+        """The imports that have ended, so that their reports are not written any more."""
         for import_id in dict.fromkeys(one for note in notes for one in note.imports):
             job = self._folder.find(import_id)
             if job is None or job.state not in UNDER_WAY:
-                return import_id
-        return None
+                yield import_id
 
     def _erase(self, import_id: str, people: set[str]) -> None:
         job = self._folder.find(import_id)
@@ -157,7 +165,8 @@ class ReportEraser:
             return
         with suppress(FileNotFoundError):  # one that is forgotten meanwhile names nobody
             erase_people(self._folder.report(job), people)
-        if job.detail is not None and any(person in job.detail for person in people):
+        # Any of its words may be a part of a path that names a person.
+        if job.detail is not None and any(one and one in job.detail for one in people):
             with self._folder.exclusive():
                 now = self._folder.find(import_id)
                 if now is not None:
@@ -241,8 +250,6 @@ def rows_about(
 def _rows(folder: JobFolder, collection: str, person_id: str) -> Iterator[dict[str, Any]]:
     jobs = [job for job in folder.all() if job.collection == collection]
     for job in sorted(jobs, key=lambda job: job.created_at):
-        if job.detail is not None and person_id in job.detail:
-            yield {"import_id": job.import_id, "detail": job.detail}
         try:
             file = folder.report(job).open("rb")
         except FileNotFoundError:  # not begun, or forgotten meanwhile
@@ -259,5 +266,7 @@ def _shown(line: bytes, person_id: str) -> dict[str, Any]:
     except ValueError:  # cut off by a crash
         return {}
     if composed(str(row["person_id"])) == person_id:
-        return {name: value for name, value in row.items() if name != "conflict_with"}
+        # Where another person is more similar, the detail says who.
+        hidden = {"conflict_with", "detail"} if row.get("conflict_with") else {"conflict_with"}
+        return {name: value for name, value in row.items() if name not in hidden}
     return {name: row.get(name) for name in OF_OTHERS}

@@ -16,7 +16,7 @@ from app.importing import reports
 from app.importing.job_folder import ImportJob, JobFolder, JobState
 from app.importing.options import UploadOptions
 from app.importing.outcomes import RowOutcome, RowResult, report_writer
-from app.importing.reports import LAPSES_AFTER, SPOOL, ReportEraser, erase_people
+from app.importing.reports import LAPSES_AFTER, SPOOL, ReportEraser, erase_people, rows_about
 from app.store.records import Erasure
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -292,3 +292,42 @@ def test_the_error_of_a_full_disk_names_what_was_not_written(
     monkeypatch.setattr(ReportEraser, "_append", full)
     with pytest.raises(StoreFull, match=r"^The note for reports of imports cannot be written"):
         imports.eraser.note("default", "ada")
+
+
+def test_one_report_that_cannot_be_erased_keeps_no_other_from_it(imports: Imports) -> None:
+    jobs = [imports.add(number, JobState.DONE) for number in range(3)]
+    imports.eraser.note("default", "ada")
+    first, *others = imports.eraser._notes()[0].imports
+    report = imports.folder.report(next(job for job in jobs if job.import_id == first))
+    kept = report.read_bytes()
+    report.unlink()
+    report.mkdir()
+    for _ in range(3):
+        with pytest.raises(IsADirectoryError):
+            imports.eraser.round()
+    for job in jobs:
+        if job.import_id in others:
+            assert [row.person_id for row in imports.rows(job)][:3] == ["", "bob", ""]
+    report.rmdir()
+    report.write_bytes(kept)
+    imports.eraser.round()
+    assert b'"ada"' not in report.read_bytes()
+    assert not imports.eraser.is_pending
+
+
+def test_what_is_shown_to_a_person_names_nobody_else(imports: Imports) -> None:
+    job = imports.add(1, JobState.STOPPED)
+    with report_writer(imports.folder.report(job)) as write:
+        write(
+            RowOutcome(
+                "ada/1.jpg", "ada", RowResult.REJECTED, "conflict",
+                "The face resembles grace.hopper more than anybody else.",
+                conflict_with="grace.hopper", similarity=0.9,
+            )
+        )  # fmt: skip
+    imports.folder.save(job.model_copy(update={"detail": "ada/1.jpg: resembles grace.hopper"}))
+    for person_id in ("ada", "grace.hopper", "a"):
+        rows, more = rows_about(imports.folder, "default", person_id)
+        assert (len(rows), more) == (0 if person_id == "a" else 1, False)
+        for other in {"ada", "grace.hopper"} - {person_id}:
+            assert other not in json.dumps(rows)
