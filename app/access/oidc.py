@@ -23,7 +23,8 @@ from app.errors import AccessKeyError, Forbidden, StoreUnavailable, Unauthentica
 from app.telemetry.logs import log
 
 # Signatures with a private key only: with HS256 the public key would be the secret.
-ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA")
+RSA_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
+ALGORITHMS = (*RSA_ALGORITHMS, "ES256", "ES384", "EdDSA")
 MAX_TOKEN_BYTES = 16 * 1024
 MAX_SUBJECT = 255  # OpenID Connect Core 1.0, 2
 MAX_DOCUMENT_BYTES = 1024 * 1024
@@ -46,7 +47,7 @@ _COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 class _KeySet:
     """The issuer's keys, and when they were read."""
 
-    keys: jwt.PyJWKSet
+    keys: list[jwt.PyJWK]
     read_at: float
 
 
@@ -102,6 +103,8 @@ class OidcTokens:
             )
         except jwt.ExpiredSignatureError as error:
             raise _refused("it has expired") from error
+        except jwt.ImmatureSignatureError as error:
+            raise _refused("by its claim 'nbf' or 'iat' it is not valid yet") from error
         except jwt.InvalidAudienceError as error:
             raise _refused("it is for another audience") from error
         except jwt.InvalidIssuerError as error:
@@ -159,7 +162,7 @@ class OidcTokens:
                 "cannot be checked. Try again in a moment.",
                 {"retry_after": math.ceil(PAUSE_S)},
             )
-        keys, key_id = self._keys.keys.keys, header.get("kid")
+        keys, key_id = self._keys.keys, header.get("kid")
         found = [key for key in keys if key.public_key_use in (None, "sig")]
         found = [key for key in found if key_id in (None, key.key_id)]
         found = [key for key in found if key.algorithm_name == header["alg"]]
@@ -181,7 +184,7 @@ class OidcTokens:
                 log(logging.WARNING, "the public keys of the OIDC issuer cannot be read",
                     issuer=self._rules.issuer, reason=str(error) or repr(error))  # fmt: skip
 
-    async def _fetched(self) -> jwt.PyJWKSet:
+    async def _fetched(self) -> list[jwt.PyJWK]:
         async with (
             httpx.AsyncClient(
                 timeout=FETCH_TIMEOUT_S, transport=self._transport, follow_redirects=False
@@ -196,7 +199,11 @@ class OidcTokens:
             if not isinstance(address, str):
                 raise ValueError("the discovery document has no jwks_uri")
             require_secure(address, "jwks_uri")
-            return jwt.PyJWKSet.from_dict(await _json(client, address))
+            found = (await _json(client, address)).get("keys")
+        keys = [key for one in (found if isinstance(found, list) else ()) for key in _keys_of(one)]
+        if not keys:
+            raise ValueError(f"{address} has no key that can be used")
+        return keys
 
 
 async def _json(client: httpx.AsyncClient, address: str) -> dict[str, Any]:
@@ -213,6 +220,18 @@ async def _json(client: httpx.AsyncClient, address: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{address} did not answer with a JSON object")
     return found
+
+
+def _keys_of(jwk: object) -> list[jwt.PyJWK]:
+    """A key for each algorithm that a JSON Web Key is for; none if it cannot be used. Without the
+    member `alg`, which is optional (RFC 7517, 4.4), an RSA key is for every algorithm of RSA."""
+    if not isinstance(jwk, dict):
+        return []
+    is_any_rsa = jwk.get("kty") == "RSA" and not jwk.get("alg")
+    try:
+        return [jwt.PyJWK(jwk, one) for one in (RSA_ALGORITHMS if is_any_rsa else (None,))]
+    except (jwt.PyJWTError, ValueError, TypeError):
+        return []
 
 
 def _subject(claims: Mapping[str, Any]) -> str:

@@ -29,6 +29,8 @@ class Issuer:
         self.requests: list[str] = []
         self.away = False
         self.changes: dict[str, Any] = {}
+        self.others: list[Any] = []  # keys of other kinds that it also publishes
+        self.hidden: set[str] = set()  # members that it leaves out of its keys
         issuer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -58,8 +60,9 @@ class Issuer:
         keys = []
         for key_id, (algorithm, key) in self.private.items():
             public = MAKERS[algorithm][1].to_jwk(key.public_key(), as_dict=True)
-            keys.append(public | {"kid": key_id, "use": "sig", "alg": algorithm})
-        return {"keys": keys}
+            public |= {"kid": key_id, "use": "sig", "alg": algorithm}
+            keys.append({name: one for name, one in public.items() if name not in self.hidden})
+        return {"keys": self.others + keys}
 
     def add(self, key_id: str, algorithm: str = "ES256") -> None:
         self.private[key_id] = (algorithm, MAKERS[algorithm][0]())

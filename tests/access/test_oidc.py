@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm
 
 from app.access.keys import AccessKey, KeyLimits, Scope
-from app.access.oidc import FRESH_S, KEPT_S, PAUSE_S, OidcTokens
+from app.access.oidc import FRESH_S, KEPT_S, PAUSE_S, RSA_ALGORITHMS, OidcTokens
 from app.access.oidc_rules import OidcRules
 from app.errors import AccessKeyError, Forbidden, StoreUnavailable, Unauthenticated
 from app.settings import Settings
@@ -98,7 +98,8 @@ def test_claims_of_another_issuer_s_kind(issuer: Issuer) -> None:
         ({"exp": "soon"}, "not valid"),
         ({"exp": 2**62}, "not a time"),
         ({"exp": 1e300}, "not a time|not valid"),
-        ({"nbf": 2**40}, "not valid"),
+        ({"nbf": 2**40}, "not valid yet"),
+        ({"iat": 2**40}, "not valid yet"),
     ],
 )
 def test_claims_that_are_refused(issuer: Issuer, claims: dict[str, Any], why: str) -> None:
@@ -214,6 +215,40 @@ class TestKeys:
                 await tokens.key_of(text)
 
         asyncio.run(scene())
+
+    @pytest.mark.parametrize("algorithm", RSA_ALGORITHMS)
+    def test_a_key_that_names_no_algorithm(self, issuer: Issuer, algorithm: str) -> None:
+        """RFC 7517, 4.4: the member is optional, and Entra ID leaves it out."""
+        issuer.add("rsa", "RS256")
+        issuer.hidden = {"alg"}
+        token = jwt.encode(issuer.claims(), issuer.private["rsa"][1], algorithm, {"kid": "rsa"})
+        key_of(tokens_of(issuer), token)
+
+    def test_a_key_is_for_the_algorithm_that_it_names(self, issuer: Issuer) -> None:
+        issuer.add("rsa", "RS256")
+        token = jwt.encode(issuer.claims(), issuer.private["rsa"][1], "PS256", {"kid": "rsa"})
+        with pytest.raises(Unauthenticated, match="algorithm"):
+            key_of(tokens_of(issuer), token)
+
+    @pytest.mark.parametrize(
+        "jwk",
+        [
+            {"kty": "RSA", "n": "AQAB", "e": "AQAB", "alg": ["RS256"]},
+            {"kty": "EC", "crv": [], "x": "a", "y": "b"},
+            {"kty": "OKP", "crv": "Ed25519", "x": 7},
+            {"kty": "oct", "k": "AAAA"},
+            {"kty": {}},
+            None,
+        ],
+    )
+    def test_keys_that_cannot_be_used(self, issuer: Issuer, jwk: Any) -> None:
+        """They keep no other key from being used; alone they are as no keys."""
+        issuer.others = [jwk]
+        key_of(tokens_of(issuer), issuer.token())
+        token = issuer.token()
+        issuer.private.clear()
+        with pytest.raises((StoreUnavailable, Unauthenticated)):
+            key_of(tokens_of(issuer), token)
 
     @pytest.mark.parametrize(
         "changes",
