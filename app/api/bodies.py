@@ -6,13 +6,14 @@ Parsing is pure CPU work, in slices between which other threads can run.
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import MultipartParser
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive, Scope
 
@@ -150,6 +151,13 @@ MAX_TEXTS = 64
 MAX_PARTS = 1_024
 # A text field holds JSON at the longest: 512 embeddings of 512 numbers.
 MAX_TEXT_BYTES = 16 * 1024 * 1024
+# A parameter of a header: its value is in quotes, with escapes, or ends at the next semicolon.
+# Possessive (`++`), so that no byte is read again for each semicolon before it.
+PARAMETER = re.compile(
+    rb';[ \t]*+([^\s=;"]++)[ \t]*+=[ \t]*+("[^"\\]*+(?:\\.[^"\\]*+)*+"|[^;]*+)', re.DOTALL
+)
+USED = (b"boundary", b"name", b"filename")
+ESCAPED = re.compile(rb'\\(["\\])')
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +173,7 @@ def parse_form(content_type: str, body: bytes | bytearray, max_files: int) -> Fo
 
     Raises InvalidRequest, and RequestTooLarge for too many parts.
     """
-    _, options = parse_options_header(content_type)
-    boundary = options.get(b"boundary")
+    boundary = parameters(content_type.encode("latin-1", "replace")).get(b"boundary")
     if not boundary:
         raise InvalidRequest(
             "The form has no boundary in its content type; let your client library set that header."
@@ -188,6 +195,24 @@ def parse_form(content_type: str, body: bytes | bytearray, max_files: int) -> Fo
             "The form is incomplete: its closing boundary is missing. Send all of it."
         )
     return parts.form
+
+
+def parameters(header: bytes) -> dict[bytes, bytes]:
+    """The parameters of a header that a form needs, as of `form-data; name="image"`.
+
+    Takes time in proportion to the header's length; python-multipart's own function takes 12 ms for
+    the longest header of a part if that is full of semicolons. Like that function it ignores
+    `filename*`, which forms must not have (RFC 7578, 4.2).
+    """
+    found = ((name.lower(), value) for name, value in PARAMETER.findall(header))
+    return {name: _unquoted(value) for name, value in found if name in USED}
+
+
+def _unquoted(value: bytes) -> bytes:
+    value = value.strip(b" \t")
+    if len(value) >= 2 and value[:1] == value[-1:] == b'"':
+        return ESCAPED.sub(rb"\1", value[1:-1])
+    return value
 
 
 class _Parts:
@@ -235,7 +260,7 @@ class _Parts:
         self._name, self._value = bytearray(), bytearray()
 
     def _headers_end(self) -> None:
-        _, options = parse_options_header(self._disposition)
+        options = parameters(self._disposition)
         if b"name" not in options:
             raise InvalidRequest("A part of the form has no name; give each part a field name.")
         self._field = options[b"name"].decode()

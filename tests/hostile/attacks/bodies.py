@@ -120,6 +120,19 @@ def forms(target: Target) -> int:
     return sent + _post(target, "/v1/identify", text, 422, kind)
 
 
+@attack("forms whose headers are full of semicolons")
+def semicolons(target: Target) -> int:
+    """Small ones, which are read on the event loop, and one of 4 MB."""
+    kind = "multipart/form-data; boundary=x"
+    part = b'--x\r\nContent-Disposition: form-data; name="image"; filename=""; b="%b\r\n\r\n\r\n'
+    part %= b";" * 4_000
+    sent = 0
+    for _ in range(16):
+        sent += _post(target, "/v1/detect", part * 15 + b"--x--\r\n", 422, kind)
+        sent += _post(target, "/v1/detect", b"--x--\r\n", 422, f'{kind}; a="{";" * 60_000}')
+    return sent + _post(target, "/v1/detect", part * 1_000 + b"--x--\r\n", 422, kind)
+
+
 @attack("8 uploads that announce 4 GB and send 2 bytes")
 def held_uploads(target: Target) -> int:
     """And eight more; an honest import is taken meanwhile, and one can be cancelled."""
