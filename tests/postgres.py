@@ -80,7 +80,7 @@ class PostgresServer:
     def start(self) -> None:
         """Start it and wait until it answers."""
         command = [self._binaries / "postgres", "-D", self._data, "-k", self.folder, "-h", ""]
-        for setting in (f"fsync={self._fsync}", "max_connections=60", "shared_buffers=32MB"):
+        for setting in (f"fsync={self._fsync}", "max_connections=200", "shared_buffers=32MB"):
             command += ["-c", setting]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(

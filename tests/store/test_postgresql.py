@@ -2,6 +2,7 @@
 
 import sys
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,11 +18,13 @@ from app.errors import (
     StoreFull,
     StoreUnavailable,
 )
+from app.inference.scheduler import DELETE_THREADS, WRITE_THREADS
 from app.store.backends import create_engine, postgresql, shown_url
 from app.store.records import IdempotencyRequest, PersonEnrollment
 from app.store.schema import migrate
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_engine, open_store, template
+from tests.waiting import PATIENCE_S, until
 from tests.writing import store_person
 
 
@@ -239,6 +242,27 @@ def test_pruning_of_answers_waits_for_no_enrollment(postgres_url: str) -> None:
     later.idempotency.prune()
     with store.database.reading() as connection:
         assert not list(connection.scalars(left))
+
+
+def test_reads_are_answered_while_every_writing_thread_waits(own_store: Store) -> None:
+    own_store.collections.create("busy", SPACE, DIMENSION, {})
+    own_store.persons.create("default", "ada", {})
+    writers = WRITE_THREADS + DELETE_THREADS
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND "
+    waiting += "wait_event_type = 'Lock'"
+    other = open_engine(own_store.database.engine.url.render_as_string(hide_password=False))
+    with ThreadPoolExecutor(writers) as threads, other.connect() as holder:
+        holder.execute(text("SELECT 1 FROM collections WHERE name = 'busy' FOR UPDATE"))
+        writes = [
+            threads.submit(own_store.persons.create, "busy", f"p{i}", {}) for i in range(writers)
+        ]
+        with other.connect().execution_options(isolation_level="AUTOCOMMIT") as looking:
+            until(lambda: looking.execute(text(waiting)).scalar_one() == writers)
+        assert own_store.persons.get("default", "ada").person_id == "ada"
+        assert not any(write.done() for write in writes)
+        holder.rollback()
+        for write in writes:
+            write.result(PATIENCE_S)
 
 
 def fail_inserts(store: Store, state: str) -> None:

@@ -36,6 +36,11 @@ NEW_TABLES: str | None = None
 
 CONNECT_TIMEOUT_S = 10
 POOL_TIMEOUT_S = 15
+# A write that waits for a collection holds its connection. All threads of a process that write
+# (16 of calls, 4 of deletions, imports, maintenance, access keys) may do so at once, and 15 are
+# left for reads. As many as `KEPT_CONNECTIONS` stay open when they are idle.
+MAX_CONNECTIONS = 40
+KEPT_CONNECTIONS = 15
 CONNECT_ARGS = {
     "application_name": "likeness",
     "client_encoding": "utf8",
@@ -104,6 +109,8 @@ def create_engine(url: URL) -> Engine:
             connect_args=CONNECT_ARGS,
             pool_pre_ping=True,  # a server that was restarted costs nobody a request
             pool_timeout=POOL_TIMEOUT_S,
+            pool_size=KEPT_CONNECTIONS,
+            max_overflow=MAX_CONNECTIONS - KEPT_CONNECTIONS,
             hide_parameters=True,  # error texts reach logs; embeddings and metadata must not
         )
     except ImportError as error:
