@@ -28,7 +28,7 @@ from app.store.records import (
 )
 from app.store.sql.audit_log import note
 from app.store.sql.changes import log_space
-from app.store.sql.embedding_rows import STORED_DTYPE
+from app.store.sql.embedding_rows import plain_vector
 from app.store.sql.lookups import get_collection, load_templates, lock_collection
 from app.store.sql.tables import alternate_embeddings, collections, crops, templates
 from app.types import FloatArray
@@ -146,7 +146,7 @@ class AlternateEmbeddingStore:
             key = codec.known_key(connection, collection, person)
             for row in connection.execute(query):
                 plain = codec.moved((key, None), face_context(row.face_id), row)
-                one = AlternateEmbedding(row.embedding_space, np.frombuffer(plain, STORED_DTYPE))
+                one = AlternateEmbedding(row.embedding_space, plain_vector(plain))
                 found.setdefault(row.id, []).append(one)
         return found
 

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Select, bindparam, select, update
 
 from app.encryption.embeddings import EmbeddingCipher, EncryptedTemplate
 from app.encryption.ring import DataKey, WrappedKey
-from app.errors import EncryptionKeyMissing
+from app.errors import DamagedData, EncryptionKeyMissing
 from app.store.records import CollectionRecord
 from app.store.sql.statements import Statement
 from app.store.sql.tables import alternate_embeddings, persons, templates
@@ -27,6 +27,7 @@ NO_KEY = (
     "The embeddings are encrypted and no key was given. Start the service with the key that they "
     "were encrypted with."
 )
+DAMAGED = "It was damaged, or changed outside the service: restore it from a backup."
 
 
 class EmbeddingRowCodec:
@@ -72,7 +73,7 @@ class EmbeddingRowCodec:
         encrypted = np.array([row.sealed for row in rows], np.bool_)
         made = np.empty((len(rows), collection.dimension), np.float32)
         plain = [rows[i].embedding for i in np.flatnonzero(~encrypted).tolist()]
-        made[~encrypted] = _plain_vectors(plain, collection.dimension)
+        made[~encrypted] = _plain_vectors(plain, collection)
         if encrypted.any():
             if self.cipher is None:
                 raise EncryptionKeyMissing(NO_KEY)
@@ -129,8 +130,8 @@ class EmbeddingRowCodec:
         return plain if keys[1] is None else keys[1].encrypt(plain, context)
 
     def encrypted_bytes(self, key: DataKey, face_id: str, plain: bytes) -> bytes:
-        """A plain row's bytes, encrypted."""
-        return self.stored(key, face_id, np.frombuffer(plain, STORED_DTYPE))
+        """A plain row's bytes, encrypted. Raises DamagedData."""
+        return self.stored(key, face_id, plain_vector(plain))
 
     def mark(self, key: DataKey | None, content_digest: str) -> str:
         """What a row holds of the content's digest: with a key, nothing that could be matched
@@ -152,6 +153,20 @@ def _encrypted(collection: int, row: Any) -> EncryptedTemplate:
     return EncryptedTemplate(collection, row.owner_key, wrapped, row.encrypted_face, row.embedding)
 
 
-def _plain_vectors(blobs: Sequence[bytes], dimension: int) -> FloatArray:
+def plain_vector(blob: bytes) -> FloatArray:
+    """The embedding (d,) of a plain row. Raises DamagedData."""
+    if not blob or len(blob) % STORED_DTYPE.itemsize:
+        raise DamagedData(f"A stored embedding has {len(blob)} bytes. {DAMAGED}")
+    return np.frombuffer(blob, STORED_DTYPE)
+
+
+def _plain_vectors(blobs: Sequence[bytes], collection: CollectionRecord) -> FloatArray:
+    size = collection.dimension * STORED_DTYPE.itemsize
+    # Each of them: lengths that differ but add up would give some of one's numbers to another.
+    if wrong := set(map(len, blobs)) - {size}:
+        raise DamagedData(
+            f"A stored embedding in the collection '{collection.name}' has {min(wrong)} bytes "
+            f"instead of {size}. {DAMAGED}"
+        )
     flat = np.frombuffer(b"".join(blobs), dtype=STORED_DTYPE)
-    return flat.astype(np.float32).reshape(len(blobs), dimension)
+    return flat.astype(np.float32).reshape(len(blobs), collection.dimension)

@@ -1,0 +1,51 @@
+"""Plain embeddings whose bytes were changed outside the service."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sqlalchemy import text
+
+from app.encryption.keys import new_key_line, parse_keys
+from app.encryption.ring import KeyRing
+from app.errors import DamagedData
+from app.store.store import Store
+from tests.gallery.conftest import DIMENSION, SPACE, open_store, template
+from tests.writing import store_person
+
+Draw = Callable[[int], NDArray[np.float32]]
+SIZE = 4 * DIMENSION
+
+
+def cut(store: Store, lengths: dict[int, int]) -> None:
+    """Give templates, by their key, embeddings of other lengths."""
+    with store.database.writing() as connection:
+        for key, length in lengths.items():
+            change = text("UPDATE templates SET embedding = :bytes WHERE id = :key")
+            connection.execute(change, {"bytes": b"\0" * length, "key": key})
+
+
+@pytest.mark.parametrize(
+    "lengths",
+    [{1: 5}, {1: 0}, {1: SIZE - 4}, {1: SIZE - 8, 2: SIZE + 8}],
+    ids=["no numbers", "empty", "too short", "lengths that add up"],
+)
+def test_a_damaged_embedding_is_reported(
+    store: Store, directions: Draw, lengths: dict[int, int]
+) -> None:
+    new = [template(vector, str(i)) for i, vector in enumerate(directions(2))]
+    store_person(store, "default", "ada", None, new)
+    cut(store, lengths)
+    with pytest.raises(DamagedData, match="collection 'default' has"):
+        store.embeddings.of_person("default", "ada")
+
+
+def test_it_is_reported_when_it_is_to_be_encrypted(engine_url: str, directions: Draw) -> None:
+    store = open_store(engine_url)
+    store.collections.create("default", SPACE, DIMENSION, {})
+    store_person(store, "default", "ada", None, [template(directions(1)[0], "0")])
+    cut(store, {1: 5})
+    ring = KeyRing(parse_keys(new_key_line("first").encode(), "test"))
+    with pytest.raises(DamagedData, match="has 5 bytes"):
+        open_store(engine_url, ring=ring).encryption.reencrypt("default")
