@@ -34,6 +34,7 @@ MAX_TEMPLATES = 5_000
 _OPTIONAL_SECTIONS = ("domain", "orientation", "score_exponents")
 
 _Share = Annotated[float, Field(ge=0, le=1)]
+_Similarity = Annotated[float, Field(ge=-1, le=1)]
 
 
 class _CalibrationPart(BaseModel):
@@ -60,7 +61,7 @@ class CalibrationFaces(_CalibrationPart):
 class Curve(_CalibrationPart):
     """An error rate with its 95 % interval at rising similarities."""
 
-    similarity: tuple[float, ...]
+    similarity: tuple[_Similarity, ...]
     rate: tuple[_Share, ...]
     low: tuple[_Share, ...]
     high: tuple[_Share, ...]

@@ -231,7 +231,9 @@ def _histogram(data: LabelledEmbeddings, left_out: frozenset[PersonPair]) -> Flo
     """Pairs of people by similarity, in bins of 1 / BINS_PER_UNIT from -1 to 1."""
     total = np.zeros(2 * BINS_PER_UNIT + 1)
     for block in _blocks(data, left_out):
-        bins = ((np.clip(block.similarities, -1, 1) + 1) * BINS_PER_UNIT).astype(np.intp)
+        # In float32 the sum would round up, into a bin above the similarity.
+        similarities = np.clip(block.similarities.astype(np.float64), -1, 1)
+        bins = ((similarities + 1) * BINS_PER_UNIT).astype(np.intp)
         total += np.bincount(bins, block.weights, minlength=len(total))
     return total
 

@@ -224,8 +224,14 @@ def _extrapolate(counted: NonMated, people: int) -> ErrorCurve | None:
     steps = np.arange(1, int(np.log10(last / reach) * RATES_PER_DECADE) + 1)
     rates: Floats = last * 10.0 ** (-steps / RATES_PER_DECADE)
     similarities = np.array([tail.similarity_at(rate) for rate in rates])
-    # The fit need not meet the last counted row: follow it from where it lies beyond.
-    rates, similarities = (x[similarities > end.similarities[-1]] for x in (rates, similarities))
+    # The fit need not meet the last counted row: follow it from where it lies beyond, as far as a
+    # similarity can go, in steps that are still steps when they are written down.
+    written = np.array(_rounded(similarities))
+    before = np.maximum.accumulate([_rounded(end.similarities)[-1], *written])[:-1]
+    possible = (written > before) & (similarities <= 1)
+    rates, similarities = rates[possible], similarities[possible]
+    if not len(rates):
+        return None
     half_width = T_QUANTILE * log_rate_stderr(counted.top, counted.pairs, people, similarities)
     known = half_width <= np.log(TAIL_FACTOR)
     known &= np.cumsum(~known) == 0

@@ -3,13 +3,15 @@ person under two ids."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from app.decision.calibration import Calibration
 from app.decision.comparisons import LabelledEmbeddings, NonMatedPairs, nearest_person_pairs
-from app.decision.fitting import MIN_EXCESSES, fit_tail
+from app.decision.fitting import MIN_EXCESSES, MIN_PERSONS, fit_tail
 from app.decision.rates import Floats
+from app.errors import NotEnoughData
 from app.types import Quality
 
 
@@ -102,7 +104,13 @@ class Hygiene:
 
 # Expected number of pairs of different people, in the whole gallery, as similar as a suspect.
 EXPECTED_BY_CHANCE = 0.05
+# The nearest pairs that are examined: so many, or so many for each person, but no more than this
+# share of all pairs. Each person who is enrolled twice adds one pair.
 NEAREST_PAIRS = 500
+NEAREST_PAIRS_EACH = 2
+NEAREST_SHARE = 0.05
+# From this similarity on two embeddings are of one photo.
+SAME_PHOTO = 0.999
 MAX_ROUNDS = 20
 
 
@@ -121,14 +129,17 @@ def suspected_duplicates(data: LabelledEmbeddings) -> list[SuspectedPair]:
     A tail is fitted to the nearest pairs of people that are not suspected; a pair so far above it
     that less than EXPECTED_BY_CHANCE such pairs are to be expected is suspected, and the fit is
     made again, until no pair is added. Twins and close relatives are found as well: the tail of
-    strangers does not hold them.
+    strangers does not hold them. Pairs with the same photo are always suspected.
+
+    Raises NotEnoughData if so many ids have the same photos that fewer than MIN_PERSONS people, or
+    less than 95 % of the pairs, are left.
     """
     people = data.person_count
     pairs = people * (people - 1) / 2
-    nearest = nearest_person_pairs(data, int(min(NEAREST_PAIRS, pairs / 20)))
-    # There is one comparison for each pair of people here, so all weights are 1.
-    everyone = replace(nearest, weights=np.ones(len(nearest.weights)))
-    suspects = _gross(everyone)
+    everyone = _nearest(data, pairs)
+    same = int((everyone.similarities >= SAME_PHOTO).sum())
+    _require_different(everyone, same, people)
+    suspects = max(same, _gross(everyone))
     for _ in range(MAX_ROUNDS):
         rest = everyone.take(np.arange(suspects, len(everyone.similarities)))
         tail = fit_tail(rest, pairs)
@@ -136,7 +147,7 @@ def suspected_duplicates(data: LabelledEmbeddings) -> list[SuspectedPair]:
             break
         expected = [tail.rate_at(float(s)) * pairs for s in everyone.similarities[: suspects + 5]]
         explained = (i for i, e in enumerate(expected) if e >= EXPECTED_BY_CHANCE)
-        following = next(explained, len(expected))
+        following = max(same, next(explained, len(expected)))
         if following == suspects:
             break
         suspects = following
@@ -151,10 +162,40 @@ def suspected_duplicates(data: LabelledEmbeddings) -> list[SuspectedPair]:
     ]
 
 
+def _nearest(data: LabelledEmbeddings, pairs: float) -> NonMatedPairs:
+    """The nearest pairs of people, more than those with the same photo if possible."""
+    most = int(NEAREST_SHARE * pairs)
+    count = min(max(NEAREST_PAIRS, NEAREST_PAIRS_EACH * data.person_count), most)
+    while True:
+        nearest = nearest_person_pairs(data, count)
+        if count == most or nearest.similarities[-1] < SAME_PHOTO:
+            # There is one comparison for each pair of people here, so all weights are 1.
+            return replace(nearest, weights=np.ones(len(nearest.weights)))
+        count = min(4 * count, most)
+
+
+def _require_different(nearest: NonMatedPairs, same: int, people: int) -> None:
+    """Raise NotEnoughData if the first `same` pairs leave too few different people."""
+    from scipy.sparse import coo_array  # noqa: PLC0415 (only a calibration needs it)
+    from scipy.sparse.csgraph import connected_components  # noqa: PLC0415
+
+    ends = nearest.persons_a[:same], nearest.persons_b[:same]
+    links: Any = coo_array((np.ones(same), ends), shape=(people, people))
+    different = int(connected_components(links, directed=False, return_labels=False))
+    if different >= MIN_PERSONS and same < len(nearest.similarities):
+        return
+    raise NotEnoughData(
+        f"Of {people} people so many have the same photo as another ({same} pairs at least) that "
+        "the collection cannot be calibrated. Merge or delete the duplicates that hygiene lists. "
+        "Until then the model pack's calibration is used.",
+        {"persons": different, "needed": MIN_PERSONS},
+    )
+
+
 def _gross(pairs: NonMatedPairs) -> int:
-    """How many of the top lie beyond an exponential tail through the median excess, which half
-    of the pairs could be wrong without moving: the first suspects, so that many cannot hide one
-    another."""
+    """How many of the top lie beyond an exponential tail through the median excess, which a
+    quarter of the pairs can be wrong without moving much: the first suspects, so that many cannot
+    hide one another."""
     count = len(pairs.similarities)
     if count < MIN_EXCESSES:
         return 0

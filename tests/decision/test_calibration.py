@@ -220,6 +220,8 @@ def test_the_id_is_that_of_the_content() -> None:
     [
         {**CONTENT["fmr"], "rate": [0.1]},
         {**CONTENT["fmr"], "similarity": [0.5, 0.4, 0.3, 0.2, 0.1]},
+        {**CONTENT["fmr"], "similarity": [0.1, 0.2, 0.3, 0.4, 1.1]},
+        {**CONTENT["fmr"], "similarity": [-1.1, 0.2, 0.3, 0.4, 0.5]},
         {**CONTENT["fmr"], "rate": [1e-1, 1e-2, 1e-3, 1e-4, float("nan")]},
         {**CONTENT["fmr"], "rate": [1e-1, 1e-2, 1e-3, 1e-4, 1e-3]},
         {**CONTENT["fmr"], "rate": [2.0, 1e-2, 1e-3, 1e-4, 1e-5]},

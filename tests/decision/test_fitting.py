@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from app.decision.calibration import Calibration
-from app.decision.comparisons import compare_non_mated, rates_at
+from app.decision.comparisons import LabelledEmbeddings, compare_non_mated, rates_at
 from app.decision.fitting import Labelled, Tail, calibrate, fit_tail, template_exponents
 from app.decision.thresholds import ONE_COMPARISON
 from app.errors import NotEnoughData
@@ -137,3 +137,21 @@ def test_a_tail_of_known_shape_is_found_again() -> None:
     assert found.rate == pytest.approx(1e-3)
     assert found.rate_at(found.similarity_at(1e-4)) == pytest.approx(1e-4)
     assert found.rate_at(0.99) == 0.0
+
+
+@pytest.mark.parametrize("copies", [20, 40, 90])
+def test_no_threshold_is_beyond_a_similarity(copies: int) -> None:
+    """One photo under many ids, and nothing is left out: a tail fitted to equal similarities."""
+    data = people(300, dimension=DIMENSION)
+    data.vectors[:copies] = data.vectors[0]
+    made = calibrate(Labelled(data, "photos", "made up"), "es-test", "float32")
+    assert made.fmr.similarity[-1] <= 1
+
+
+def test_a_heavy_tail_ends_at_a_similarity_of_1() -> None:
+    data = people(1000, 2, dimension=DIMENSION, noise=0.3)
+    split = LabelledEmbeddings.of(
+        data.vectors, np.where(np.arange(2000) < 400, np.arange(2000), data.persons + 2000)
+    )
+    made = calibrate(Labelled(split, "photos", "made up"), "es-test", "float32")
+    assert made.fmr.similarity[-1] <= 1

@@ -1,5 +1,8 @@
 """One person under two ids stands out, and strangers don't."""
 
+from collections.abc import Sequence
+from itertools import combinations
+
 import numpy as np
 import pytest
 
@@ -10,6 +13,7 @@ from app.decision.fitting import Labelled, calibrate
 from app.decision.gallery_issues import ChancePairs, suspected_duplicates
 from app.decision.rates import Floats
 from app.decision.thresholds import ONE_COMPARISON
+from app.errors import NotEnoughData
 from app.index.person_scores import effective_templates
 from tests.decision.conftest import people
 
@@ -30,6 +34,36 @@ def test_all_second_ids_are_found_and_nobody_else(count: int) -> None:
     assert found == {(person, 400 + person) for person in range(count)}
     similarities = [pair.similarity for pair in suspects]
     assert similarities == sorted(similarities, reverse=True)
+
+
+@pytest.mark.parametrize("count", [200, 500])
+def test_many_second_ids_do_not_hide_one_another(count: int) -> None:
+    data = with_second_ids(people(1000, 2, dimension=128, noise=0.4), count)
+    found = {(pair.person_a, pair.person_b) for pair in suspected_duplicates(data)}
+    assert found == {(person, 1000 + person) for person in range(count)}
+
+
+def test_one_photo_under_many_ids_is_suspected() -> None:
+    """More pairs than are examined otherwise, all with one similarity."""
+    data = people(300, dimension=128)
+    data.vectors[:50] = data.vectors[0]
+    found = {(pair.person_a, pair.person_b) for pair in suspected_duplicates(data)}
+    assert found == set(combinations(range(50), 2))
+
+
+def under_ids(photos: Sequence[int]) -> LabelledEmbeddings:
+    """An id for each of these photos, which have numbers."""
+    return LabelledEmbeddings.of(people(300).vectors[list(photos)], np.arange(len(photos)))
+
+
+@pytest.mark.parametrize(
+    "photos",
+    [[0] * 100, [*range(10)] * 10, [*range(20)] * 50, [0] * 50 + [*range(150)]],
+    ids=["one", "ten", "twenty", "too many pairs"],
+)
+def test_a_few_photos_under_many_ids_are_no_people(photos: list[int]) -> None:
+    with pytest.raises(NotEnoughData, match=f"Of {len(photos)} people so many have the same photo"):
+        suspected_duplicates(under_ids(photos))
 
 
 def test_pairs_are_suspected_until_none_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
