@@ -3,6 +3,7 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from app.index.certified.snapshots.files import SnapshotError
 from app.index.certified.snapshots.folder import Captured, SnapshotFolder
 from app.index.certified.snapshots.reading import IndexIdentity
 from app.index.factory import IndexFactory
-from app.index.port import Position
+from app.index.port import Position, Templates
 from app.store.schema import migrate
 from app.store.store import Store
 from tests.gallery.conftest import open_engine, template
@@ -202,6 +203,56 @@ class TestRefused:
         for ring in (other, None):
             with pytest.raises(SnapshotError):
                 SnapshotFolder(tmp_path, WHOSE, ring, threads).load()
+
+
+@pytest.mark.parametrize("fault", ["absent", "cut off", "no memory"])
+def test_a_file_that_cannot_be_erased_keeps_no_other_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """What was to be erased is kept until it is, whatever the failure."""
+    catalog = IndexFactory(2, tmp_path, shape=IndexShape(encode_at=64)).catalog("db")
+    assert catalog.own()
+    index = catalog.open(SimpleNamespace(key=1, embedding_space="es", dimension=16))
+    vectors = unit(np.random.default_rng(0).standard_normal((128, 16)))
+    nothing = np.empty(0, np.int64)
+    index.build([], Position(1, "a"))
+    for revision, part in ((2, slice(0, 64)), (3, slice(64, 128))):
+        keys = np.arange(1, 129)[part]
+        index.apply(Templates(keys, keys, vectors[part]), nothing, Position(revision, "a"))
+        while index.maintain():
+            pass
+    index.saved_copy.save()
+    every = index._snapshot._files._plain.values()
+    files = [file for file in every if len(file.arrays()["keys"])]
+    removed = [int(file.arrays()["keys"][3]) for file in files]
+    broken, intact = files
+    whole = broken.path.read_bytes()
+    if fault == "absent":
+        broken.path.unlink()
+        broken.path.mkdir()
+    elif fault == "cut off":
+        broken.path.write_bytes(whole[:-1])
+    empty = Templates(nothing, nothing, np.empty((0, 16), np.float32))
+    index.apply(empty, np.array(removed), Position(4, "a"))
+    if fault == "no memory":
+
+        def no_memory(*_: object) -> None:
+            raise MemoryError
+
+        with monkeypatch.context() as patched:
+            patched.setattr(type(intact), "erase", no_memory)
+            with pytest.raises(MemoryError):
+                index.saved_copy.erase()
+    else:
+        index.saved_copy.erase()
+        assert not intact.arrays()["vectors"][3].any()
+    assert not index.saved_copy.erased
+    if fault == "absent":
+        broken.path.rmdir()
+    broken.path.write_bytes(whole)
+    index.saved_copy.erase()
+    assert index.saved_copy.erased
+    assert not any(file.arrays()["vectors"][3].any() for file in files)
 
 
 def test_one_owner_at_a_time(tmp_path: Path) -> None:

@@ -187,9 +187,11 @@ class IndexSnapshot:
                 waiting, state.to_erase = state.to_erase, []
             try:
                 self._snapshot.erase(np.concatenate([np.empty(0, np.int64), *waiting]))
-            except OSError as error:
+            except BaseException as error:
                 with state.applying:
                     state.to_erase += waiting
+                if not isinstance(error, OSError):
+                    raise
                 log(logging.WARNING, "deleted rows stay in the index snapshot for now", error)
 
     @property

@@ -1,6 +1,7 @@
 """Files of index rows, with checksums, in which single rows can be erased in place."""
 
 import ctypes
+import errno
 import json
 import mmap
 import os
@@ -191,7 +192,10 @@ class RowsFile:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The arrays of a file that was verified or written here, mapped. Raises OSError."""
-        return _arrays(mapped(self.path), self._layout)
+        buffer = mapped(self.path)
+        if len(buffer) != self._layout.size:
+            raise OSError(errno.EIO, "The file was cut off since it was read", str(self.path))
+        return _arrays(buffer, self._layout)
 
     def erase(self, keys: Ids, quantiser: Quantiser | None) -> bool:
         """Overwrite the vectors and codes of rows with zeros; whether there were any. Raises

@@ -77,13 +77,20 @@ class HeldFiles:
     # --- erase -------------------------------------------------------------------------------
 
     def erase(self, keys: Ids) -> None:
-        """Erase templates from all files. Raises OSError."""
+        """Erase templates from all files. A file that fails keeps no other from it; raises the
+        first OSError at the end."""
+        failed: OSError | None = None
         for name, file in list(self._plain.items()):
             try:
                 self._unsynced |= file.erase(keys, self.quantiser)
             except FileNotFoundError:  # another owner removed it meanwhile
                 del self._plain[name]
+            except OSError as error:
+                self._unsynced = True  # it may have been written in part
+                failed = failed or error
         self.erase_encrypted(keys)
+        if failed is not None:
+            raise failed
 
     def erase_encrypted(self, keys: Ids) -> None:
         """Remove encrypted files that hold one of these templates, and the manifest that names
