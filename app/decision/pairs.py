@@ -140,7 +140,9 @@ class PairRules:
         return self._doubt(claimed, probe, others)
 
     def _counterparts(self, person_ids: set[str]) -> dict[str, list[str]]:
-        return self.gallery.store.pairs.counterparts(self.record, person_ids) if person_ids else {}
+        if not person_ids:
+            return {}
+        return self.gallery.store.pairs.counterparts(self.record, person_ids, matchable=True)
 
     def _decided(self, verdict: Verdict, probe: FloatArray, others: Sequence[str]) -> Verdict:
         assert verdict.person is not None, "somebody is identified"

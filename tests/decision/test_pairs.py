@@ -221,13 +221,32 @@ def test_who_has_no_template_or_was_deleted_is_no_rival(
     assert rules(gallery, calibration).doubt(ada, towards(0.4)) is None
 
 
+def test_who_withdrew_the_consent_is_not_compared(
+    gallery: Gallery, calibration: Calibration
+) -> None:
+    valid = {"consent": {"reference": "form 17"}}
+    gallery.create_collection("staff", {}, {"consent_required": True})
+    for person, vector in {"ada": ADA, "twin": TWIN}.items():
+        enroll_person(gallery, "staff", person, valid, [NewTemplate(vector, person)])
+    gallery.store.pairs.declare("staff", "ada", "twin")
+    pairs = PairRules(gallery, gallery.store.collections.get("staff"), calibration)
+    probe = towards(0.4)
+    ada = gallery.identify("staff", probe[np.newaxis], 1).rows[0][0]
+    assert pairs.doubt(ada, probe) is not None
+    withdrawn = {"consent": {"reference": "form 17", "withdrawn": True}}
+    gallery.store.persons.update("staff", "twin", withdrawn)
+    assert pairs.doubt(ada, probe) is None
+    before = Verdict(Status.IDENTIFIED, ada)
+    assert pairs.applied([before], [probe]) == [before]
+
+
 def test_deleted_between_two_reads(
     gallery: Gallery, calibration: Calibration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gallery.store.pairs.declare("default", "ada", "twin")
     pairs, ada = rules(gallery, calibration), nearest(gallery, towards(0.4))
     known = gallery.store.pairs.counterparts(pairs.record, ["ada"])
-    monkeypatch.setattr(gallery.store.pairs, "counterparts", lambda *_: known)
+    monkeypatch.setattr(gallery.store.pairs, "counterparts", lambda *_, **__: known)
     delete_person(gallery, "default", "twin")
     assert pairs.doubt(ada, towards(0.4)) is None
 

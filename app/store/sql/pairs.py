@@ -10,6 +10,7 @@ from app.errors import DeclaredDifferent, InvalidRequest, PairNotFound
 from app.store.database import Database
 from app.store.records import CollectionRecord, DeclaredPair, Erasure, Page, PersonRecord
 from app.store.sql.audit_log import note
+from app.store.sql.consents import needs_consent
 from app.store.sql.lookups import MAX_KEYS, aware, get_collection, get_person, lock_collection
 from app.store.sql.statements import Statement
 from app.store.sql.tables import declared_pairs, persons
@@ -80,10 +81,17 @@ class PairStore:
         return Page(found[:limit], more=limit is not None and len(found) > limit)
 
     def counterparts(
-        self, collection: CollectionRecord, person_ids: Collection[str]
+        self,
+        collection: CollectionRecord,
+        person_ids: Collection[str],
+        *,
+        matchable: bool = False,
     ) -> dict[str, list[str]]:
         """Of persons, by their ids as stored, the ids of those declared to be different from them;
-        persons without such a pair are left out."""
+        persons without such a pair are left out.
+
+        `matchable`: only those who may be compared with a face, so without those whose consent has
+        ended if the collection needs one."""
         found: dict[str, list[str]] = {}
         ids = list(person_ids)
         with self._database.reading_once() as connection:  # in most databases there is no pair
@@ -94,6 +102,8 @@ class PairStore:
                 mine = _one.c.person_id.in_(ids[start : start + MAX_KEYS])
                 for query in _both_ways():
                     some = query.where(_one.c.collection == collection.key, mine)
+                    if matchable and needs_consent(collection):
+                        some = some.where(_other.c.consent_until > self._database.clock())
                     for pair in map(_pair, connection.execute(some)):
                         found.setdefault(pair.person_id, []).append(pair.other_id)
         return found
