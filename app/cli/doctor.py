@@ -165,6 +165,11 @@ def _encryption(services: Services) -> str:
         return f"none: {state.plain} templates are stored unencrypted"
     if state.plain:
         return f"mixed (key {keys}): {state.plain} are plain; run likeness encryption rotate"
+    if beside := state.plain_crops + state.plain_alternates:
+        return (
+            f"mixed (key {keys}): {beside} aligned faces and alternate embeddings are plain; run "
+            "likeness encryption rotate"
+        )
     return f"every template is encrypted, key {keys}"
 
 

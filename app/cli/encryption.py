@@ -62,5 +62,8 @@ def _opened() -> Iterator[Store]:
 
 def _show(state: EncryptionState) -> None:
     out.print(f"templates: {state.encrypted} encrypted, {state.plain} plain")
+    out.print(
+        f"plain: {state.plain_crops} aligned faces, {state.plain_alternates} alternate embeddings"
+    )
     for key_id, persons in sorted(state.persons_by_key.items()):
         out.print(f"key {key_id}: {persons} persons", highlight=False)

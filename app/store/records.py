@@ -273,11 +273,14 @@ class DeclaredPair:
 
 @dataclass(frozen=True, slots=True)
 class EncryptionState:
-    """How many templates are plain and encrypted, and how many persons' keys each key wraps."""
+    """How many templates are plain and encrypted, how many persons' keys each key wraps, and how
+    many crops and alternate embeddings are plain."""
 
     plain: int
     encrypted: int
     persons_by_key: Mapping[str, int]
+    plain_crops: int
+    plain_alternates: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,10 @@ from app.encryption.ring import KeyRing
 from app.errors import DamagedData, EncryptionKeyError, EncryptionKeyMissing
 from app.gallery.gallery import Gallery
 from app.index.factory import IndexFactory
+from app.store.records import NewTemplate
 from app.store.store import Store
 from tests.gallery.conftest import DIMENSION, SPACE, open_store, template
-from tests.writing import delete_person, enroll_person
+from tests.writing import delete_person, enroll_person, store_person
 
 Draw = Callable[[int], NDArray[np.float32]]
 LINES = {name: new_key_line(name) for name in ("first", "second", "other")}
@@ -181,3 +182,135 @@ def test_rows_that_were_swapped_are_refused(engine_url: str, directions: Draw) -
         connection.execute(text(swap), {"one": one, "other": other})
     with pytest.raises(DamagedData):
         gallery_of(opened(engine_url, "first")).size("default")
+
+
+SECRET = "photo of {}"
+
+
+def with_companions(vector: NDArray[np.float32], person: str) -> NewTemplate:
+    return NewTemplate(vector, SECRET.format(person), {}, b"\x89PNG " + person.encode())
+
+
+def plain_left(store: Store) -> list[object]:
+    """What rows hold in the clear: digests of photos, and rows that are not encrypted."""
+    left: list[object] = []
+    with store.database.reading() as connection:
+        for query in (
+            "SELECT content_digest FROM templates WHERE content_digest LIKE 'photo of%'",
+            "SELECT 'embedding' FROM templates WHERE NOT sealed",
+            "SELECT 'crop' FROM crops WHERE NOT sealed",
+            "SELECT 'alternate embedding' FROM spares WHERE NOT sealed",
+        ):
+            left += connection.execute(text(query)).scalars()
+    return left
+
+
+def before_a_key(url: str, directions: Draw, *people: str) -> Store:
+    """A store of people who were enrolled without a key; with a key now."""
+    plain = opened(url)
+    plain.collections.create("default", SPACE, DIMENSION, {})
+    for person, vector in zip(people, directions(len(people)), strict=True):
+        store_person(plain, "default", person, None, [with_companions(vector, person)])
+    return opened(url, "first")
+
+
+@pytest.mark.parametrize("change", ["move", "merge"])
+def test_a_plain_face_that_gets_another_person_is_encrypted_completely(
+    engine_url: str, directions: Draw, change: str
+) -> None:
+    store = before_a_key(engine_url, directions, "ada")
+    faces, _ = store.embeddings.of_person("default", "ada")
+    if change == "move":
+        store.corrections.move_face("default", faces[0].face_id, "bob")
+    else:
+        store.persons.create("default", "bob", {})
+        store.corrections.merge_persons("default", "ada", "bob")
+    assert plain_left(store) == []
+    again = with_companions(directions(1)[0], "ada")
+    assert store_person(store, "default", "bob", None, [again])[0].duplicate
+
+
+def test_a_plain_face_is_not_moved_to_a_person_who_has_its_photo(
+    engine_url: str, directions: Draw
+) -> None:
+    store = before_a_key(engine_url, directions, "ada")
+    again = with_companions(directions(1)[0], "ada")
+    store_person(store, "default", "bob", None, [again])
+    faces, _ = store.embeddings.of_person("default", "ada")
+    store.corrections.move_face("default", faces[0].face_id, "bob")
+    assert len(store.embeddings.of_person("default", "bob")[0]) == 1
+
+
+def migrate_to_other(store: Store, vector: NDArray[np.float32]) -> None:
+    kept = store.alternate_embeddings.crops_to_reembed("default", "es-other", 0, 10)
+    store.alternate_embeddings.put(
+        "default", "es-other", {one.template_key: vector for one in kept}
+    )
+    store.alternate_embeddings.cut_over("default", "es-other", DIMENSION)
+
+
+def test_a_migration_to_another_space_leaves_nothing_plain(
+    engine_url: str, directions: Draw
+) -> None:
+    store = before_a_key(engine_url, directions, "ada", "bob")
+    former = store.embeddings.of_person("default", "ada")[1]
+    migrate_to_other(store, directions(1)[0])
+    assert plain_left(store) == []
+    again = with_companions(directions(1)[0], "ada")
+    assert store_person(store, "default", "ada", None, [again], space="es-other")[0].duplicate
+    store.alternate_embeddings.cut_over("default", SPACE, DIMENSION)
+    assert np.array_equal(store.embeddings.of_person("default", "ada")[1], former)
+
+
+def test_encrypted_embeddings_of_an_earlier_version_beside_plain_ones(
+    engine_url: str, directions: Draw
+) -> None:
+    """It stored the embedding in the other space encrypted, and left the rest of the face."""
+    store = before_a_key(engine_url, directions, "ada")
+    face, digest, embedding, crop = stored_face(store)
+    kept = store.alternate_embeddings.crops_to_reembed("default", "es-other", 0, 10)
+    store.alternate_embeddings.put("default", "es-other", {kept[0].template_key: directions(1)[0]})
+    restore_plain(store, "templates", digest, embedding, crop)
+    store.alternate_embeddings.cut_over("default", "es-other", DIMENSION)
+    assert plain_left(store) == []
+    assert face == stored_face(store)[0]
+
+
+def test_what_a_migration_of_an_earlier_version_left_is_counted_and_encrypted(
+    engine_url: str, directions: Draw
+) -> None:
+    store = before_a_key(engine_url, directions, "ada")
+    _, digest, embedding, crop = stored_face(store)
+    migrate_to_other(store, directions(1)[0])
+    restore_plain(store, "spares", digest, embedding, crop)
+    state = store.encryption.state()
+    assert (state.plain, state.plain_crops, state.plain_alternates) == (0, 1, 1)
+    assert store.encryption.reencrypt("default") == 1
+    assert plain_left(store) == []
+    state = store.encryption.state()
+    assert (state.plain, state.plain_crops, state.plain_alternates) == (0, 0, 0)
+    again = with_companions(directions(1)[0], "ada")
+    assert store_person(store, "default", "ada", None, [again], space="es-other")[0].duplicate
+
+
+def stored_face(store: Store) -> tuple[str, str, bytes, bytes]:
+    with store.database.reading() as connection:
+        query = (
+            "SELECT face_id, content_digest, embedding, crop FROM templates JOIN crops "
+            "ON template = id"
+        )
+        face, digest, embedding, crop = connection.execute(text(query)).one()
+        return face, digest, bytes(embedding), bytes(crop)
+
+
+def restore_plain(store: Store, table: str, digest: str, embedding: bytes, crop: bytes) -> None:
+    """Put the former plain values back: the embedding into `table`."""
+    with store.database.writing() as connection:
+        for change in (
+            "UPDATE templates SET content_digest = :digest",
+            f"UPDATE {table} SET embedding = :embedding, sealed = FALSE",
+            "UPDATE crops SET crop = :crop, sealed = FALSE",
+        ):
+            values = {"digest": digest, "embedding": embedding, "crop": crop}
+            used = {name: value for name, value in values.items() if f":{name}" in change}
+            connection.execute(text(change), used)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Exists,
     and_,
@@ -17,7 +18,7 @@ from sqlalchemy import (
 )
 
 from app.encryption.embeddings import face_context
-from app.errors import NotReembedded
+from app.errors import EncryptionKeyMissing, NotReembedded
 from app.index.port import Templates
 from app.store.database import Database
 from app.store.records import (
@@ -28,7 +29,8 @@ from app.store.records import (
 )
 from app.store.sql.audit_log import note
 from app.store.sql.changes import log_space
-from app.store.sql.embedding_rows import plain_vector
+from app.store.sql.embedding_rows import NO_KEY, plain_vector
+from app.store.sql.encryption import encrypt_plain
 from app.store.sql.lookups import get_collection, load_templates, lock_collection
 from app.store.sql.tables import alternate_embeddings, collections, crops, templates
 from app.types import FloatArray
@@ -90,8 +92,11 @@ class AlternateEmbeddingStore:
                 templates.c.collection == collection.key, templates.c.id.in_(list(embeddings))
             )
             rows, codec = [], self._database.codec
+            encrypted = 0
             for row in connection.execute(query).all():
                 key = codec.person_key(connection, collection, row.person)
+                if key is not None:  # at the cut-over both are encrypted, or neither
+                    encrypted += encrypt_plain(connection, codec, key, templates.c.id == row.id)
                 rows.append(
                     {
                         "template": row.id,
@@ -107,6 +112,8 @@ class AlternateEmbeddingStore:
             connection.execute(delete(alternate_embeddings).where(there))
             if rows:
                 connection.execute(insert(alternate_embeddings), rows)
+        if encrypted:
+            self._database.eraser.erase()
 
     def both_spaces(
         self, name: str, other: CollectionRecord, limit: int, generator: "np.random.Generator"
@@ -186,6 +193,7 @@ class AlternateEmbeddingStore:
                     f"{lacking} faces of '{name}' have no embedding of {embedding_space} yet; "
                     "nothing was changed. Call likeness models migrate again."
                 )
+            self._encrypt_replaced(connection, collection, embedding_space)
             self._swap(connection, collection, embedding_space)
             connection.execute(
                 update(collections)
@@ -193,7 +201,25 @@ class AlternateEmbeddingStore:
                 .values(embedding_space=embedding_space, dimension=dimension)
             )
             log_space(connection, collection, self._database.clock())
-            return get_collection(connection, name)
+            migrated = get_collection(connection, name)
+        self._database.eraser.erase()
+        return migrated
+
+    def _encrypt_replaced(
+        self, connection: Connection, collection: CollectionRecord, embedding_space: str
+    ) -> None:
+        """Encrypt what is plain of templates that an encrypted embedding will take the place of.
+        `put` does it as well; earlier versions did not."""
+        replaced = select(templates.c.person).distinct().where(
+            templates.c.collection == collection.key,
+            templates.c.sealed.is_(False),
+            _has_alternate(embedding_space, alternate_embeddings.c.sealed),
+        )  # fmt: skip
+        for person in connection.execute(replaced).scalars().all():
+            key = self._database.codec.person_key(connection, collection, person)
+            if key is None:
+                raise EncryptionKeyMissing(NO_KEY)
+            encrypt_plain(connection, self._database.codec, key, templates.c.person == person)
 
     def _swap(
         self, connection: Connection, collection: CollectionRecord, embedding_space: str
@@ -250,8 +276,9 @@ def delete_crops(connection: Connection, collection: CollectionRecord) -> int:
     return int(done.rowcount)
 
 
-def _has_alternate(embedding_space: str) -> Exists:
+def _has_alternate(embedding_space: str, *which: ColumnElement[bool]) -> Exists:
     return exists().where(
+        *which,
         alternate_embeddings.c.template == templates.c.id,
         alternate_embeddings.c.embedding_space == embedding_space,
     )

@@ -31,9 +31,9 @@ class Corrections:
     def move_face(self, name: str, face_id: str, person_id: str) -> FaceRecord:
         """Move a template to another person, who is created if necessary; it keeps its face id.
 
-        Where the person has that very photo already, the template is deleted instead; if embeddings
-        are encrypted that cannot be seen, and the person has it twice. Raises ConsentMissing if the
-        collection needs consents and either has none that is valid.
+        Where the person has that very photo already, the template is deleted instead; if its
+        embedding is encrypted that cannot be seen, and the person has it twice. Raises
+        ConsentMissing if the collection needs consents and either has none that is valid.
         """
         now = self._database.clock()
         with self._database.writing() as connection:
@@ -102,7 +102,9 @@ class Corrections:
             ).one()
             beside = self._beside(connection, key, row.face_id, (old, new))
             connection.execute(delete(templates).where(templates.c.id == key))
-            same = templates.c.content_digest == row.content_digest
+            codec, digest = self._database.codec, row.content_digest
+            marks = (digest,) if row.sealed else codec.marks(new, digest)
+            same = templates.c.content_digest.in_(marks)
             there = select(templates.c.id).where(templates.c.person == people[1], same)
             if connection.execute(there).first():
                 continue
@@ -110,9 +112,9 @@ class Corrections:
                 "face_id": row.face_id,
                 "collection": collection.key,
                 "person": people[1],
-                "embedding": self._database.codec.moved((old, new), face_context(row.face_id), row),
+                "embedding": codec.moved((old, new), face_context(row.face_id), row),
                 "sealed": new is not None,
-                "content_digest": row.content_digest,
+                "content_digest": digest if row.sealed else codec.mark(new, digest),
                 "quality": row.quality,
                 "created_at": row.created_at,
             }

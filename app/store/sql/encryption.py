@@ -1,6 +1,6 @@
 """Encryption of stored rows: its state, rotation of keys, and the check at a start."""
 
-from sqlalchemy import Connection, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, exists, func, insert, or_, select, update
 
 from app.encryption.embeddings import EmbeddingCipher
 from app.encryption.ring import DataKey, KeyRing, WrappedKey
@@ -8,6 +8,7 @@ from app.errors import EncryptionKeyError
 from app.store.database import Database
 from app.store.records import CollectionRecord, EncryptionState
 from app.store.sql.audit_log import note
+from app.store.sql.embedding_rows import EmbeddingRowCodec
 from app.store.sql.lookups import lock_collection
 from app.store.sql.tables import alternate_embeddings, crops, encryption_keys, persons, templates
 
@@ -25,17 +26,24 @@ class EncryptionStore:
         with self._database.reading() as connection:
             kinds = select(templates.c.sealed, func.count()).group_by(templates.c.sealed)
             count = {bool(encrypted): n for encrypted, n in connection.execute(kinds)}
-            keys = select(persons.c.key_id, func.count()).group_by(persons.c.key_id)
-            used = connection.execute(keys.where(persons.c.key_id.is_not(None)))
-            by_key = {str(key_id): int(n) for key_id, n in used}
-            return EncryptionState(count.get(False, 0), count.get(True, 0), by_key)
+            plain_crops, plain_alternates = (
+                connection.execute(
+                    select(func.count()).select_from(table).where(table.c.sealed.is_(False))
+                ).scalar_one()
+                for table in (crops, alternate_embeddings)
+            )
+            return EncryptionState(
+                count.get(False, 0), count.get(True, 0), _persons_by_key(connection),
+                plain_crops, plain_alternates,
+            )  # fmt: skip
 
     def check_keys(self) -> None:
         """Check before a start that the keys open what is stored; record the active one.
 
         Raises EncryptionKeyError.
         """
-        used = self.state().persons_by_key
+        with self._database.reading() as connection:
+            used = _persons_by_key(connection)
         if self._database.ring is None:
             if used:
                 raise EncryptionKeyError(
@@ -79,7 +87,7 @@ class EncryptionStore:
             some = _to_reencrypt(connection, collection, cipher.ring)
             for person in some:
                 key = self._rewrap(connection, collection, person, cipher)
-                self._encrypt(connection, person, key)
+                encrypt_plain(connection, self._database.codec, key, templates.c.person == person)
             if some:
                 note(connection, "encryption.keys_changed", name, persons=len(some))
         self._database.eraser.erase()
@@ -103,50 +111,69 @@ class EncryptionStore:
             )
         return key
 
-    def _encrypt(self, connection: Connection, person: int, key: DataKey) -> None:
-        columns = (
-            templates.c.id, templates.c.face_id, templates.c.embedding, templates.c.content_digest
-        )  # fmt: skip
-        plain = (templates.c.person == person) & templates.c.sealed.is_(False)
-        for row in connection.execute(select(*columns).where(plain)).all():
-            connection.execute(
-                update(templates)
-                .where(templates.c.id == row.id)
-                .values(
-                    embedding=self._database.codec.encrypted_bytes(key, row.face_id, row.embedding),
-                    content_digest=self._database.codec.mark(key, row.content_digest),
-                    sealed=True,
-                )
-            )
-            self._encrypt_related(connection, row.id, row.face_id, key)
 
-    def _encrypt_related(
-        self, connection: Connection, template: int, face_id: str, key: DataKey
-    ) -> None:
-        """Encrypt a template's crop and its embeddings in other spaces."""
-        plain = (crops.c.template == template) & crops.c.sealed.is_(False)
-        for row in connection.execute(select(crops.c.crop).where(plain)).all():
-            encrypted = self._database.codec.stored_crop(key, face_id, row.crop)
-            connection.execute(update(crops).where(plain).values(crop=encrypted, sealed=True))
-        plain = (alternate_embeddings.c.template == template) & alternate_embeddings.c.sealed.is_(
-            False
+def _persons_by_key(connection: Connection) -> dict[str, int]:
+    keys = select(persons.c.key_id, func.count()).group_by(persons.c.key_id)
+    used = connection.execute(keys.where(persons.c.key_id.is_not(None)))
+    return {str(key_id): int(n) for key_id, n in used}
+
+
+def encrypt_plain(
+    connection: Connection, codec: EmbeddingRowCodec, key: DataKey, which: ColumnElement[bool]
+) -> int:
+    """Encrypt everything that is plain of some templates of one person, under that person's key;
+    the number of templates. The caller erases the former bytes (`Eraser.erase`).
+
+    Raises DamagedData.
+    """
+    columns = (
+        templates.c.id, templates.c.face_id, templates.c.embedding, templates.c.sealed,
+        templates.c.content_digest,
+    )  # fmt: skip
+    rows = connection.execute(select(*columns).where(which, _is_plain())).all()
+    for row in rows:
+        # Also of an encrypted embedding, where something beside it is plain: it took the place of
+        # a plain one when the collection was migrated to another space.
+        values = {"content_digest": codec.mark(key, row.content_digest), "sealed": True}
+        if not row.sealed:
+            values["embedding"] = codec.encrypted_bytes(key, row.face_id, row.embedding)
+        connection.execute(update(templates).where(templates.c.id == row.id).values(values))
+        _encrypt_related(connection, codec, key, row.id, row.face_id)
+    return len(rows)
+
+
+def _encrypt_related(
+    connection: Connection, codec: EmbeddingRowCodec, key: DataKey, template: int, face_id: str
+) -> None:
+    """Encrypt a template's crop and its embeddings in other spaces."""
+    plain = (crops.c.template == template) & crops.c.sealed.is_(False)
+    for row in connection.execute(select(crops.c.crop).where(plain)).all():
+        encrypted = codec.stored_crop(key, face_id, row.crop)
+        connection.execute(update(crops).where(plain).values(crop=encrypted, sealed=True))
+    plain = (alternate_embeddings.c.template == template) & alternate_embeddings.c.sealed.is_(False)
+    columns = (alternate_embeddings.c.embedding_space, alternate_embeddings.c.embedding)
+    for row in connection.execute(select(*columns).where(plain)).all():
+        encrypted = codec.encrypted_bytes(key, face_id, row.embedding)
+        one = plain & (alternate_embeddings.c.embedding_space == row.embedding_space)
+        connection.execute(
+            update(alternate_embeddings).where(one).values(embedding=encrypted, sealed=True)
         )
-        columns = (alternate_embeddings.c.embedding_space, alternate_embeddings.c.embedding)
-        for row in connection.execute(select(*columns).where(plain)).all():
-            encrypted = self._database.codec.encrypted_bytes(key, face_id, row.embedding)
-            one = plain & (alternate_embeddings.c.embedding_space == row.embedding_space)
-            connection.execute(
-                update(alternate_embeddings).where(one).values(embedding=encrypted, sealed=True)
-            )
+
+
+def _is_plain() -> ColumnElement[bool]:
+    """Whether a template's embedding, crop or an embedding in another space is plain."""
+    return or_(
+        templates.c.sealed.is_(False),
+        *(
+            exists().where(table.c.template == templates.c.id, table.c.sealed.is_(False))
+            for table in (crops, alternate_embeddings)
+        ),
+    )
 
 
 def _to_reencrypt(connection: Connection, collection: CollectionRecord, ring: KeyRing) -> list[int]:
-    """Persons whose key is another than the active one, or who have a plain template."""
-    has_plain = (
-        select(templates.c.id)
-        .where(templates.c.person == persons.c.id, templates.c.sealed.is_(False))
-        .exists()
-    )
+    """Persons whose key is another than the active one, or of whom something is plain."""
+    has_plain = exists().where(templates.c.person == persons.c.id, _is_plain())
     query = select(persons.c.id).where(
         persons.c.collection == collection.key,
         or_(persons.c.key_id.is_not(None) & (persons.c.key_id != ring.active_id), has_plain),
