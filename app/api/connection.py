@@ -199,7 +199,7 @@ class Connection(HttpToolsProtocol):
         extra: Any = self.scope
         extra.update(
             {
-                CROWDED: self.crowded,
+                CROWDED: self._table.is_crowded(self),
                 ABORT: self.transport.abort,
                 PIPELINED: not self._answered(),
                 DEPARTURE: Departure(self.flow.resume_reading),

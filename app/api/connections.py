@@ -137,6 +137,13 @@ class Connections:
                 others.pop(connection, None)
             self._handshakes[stage][connection] = time.monotonic()
 
+    def is_crowded(self, connection: TrackedConnection) -> bool:
+        """Whether only health and metrics are answered on this connection: it has one of the places
+        that are kept for them, and they are still needed."""
+        if len(self._all) <= self.limits.most - KEPT_FOR_HEALTH:
+            connection.crowded = False
+        return connection.crowded
+
     def busy(self, connection: TrackedConnection) -> None:
         """A request of this connection is being processed."""
         self._new.pop(connection, None)

@@ -6,11 +6,10 @@ import re
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
-from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from app.disk import exclusive, own, private_folder, write_whole
 from app.errors import StoreFull
@@ -46,9 +45,9 @@ class ImportJob(BaseModel):
     import_id: str
     collection: str
     state: JobState
-    created_at: datetime
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
+    created_at: AwareDatetime
+    started_at: AwareDatetime | None = None
+    finished_at: AwareDatetime | None = None
     archive: str
     options: UploadOptions
     total: int | None = None

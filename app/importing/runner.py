@@ -142,7 +142,7 @@ class ImportRunner:
                 while held is not None and (job := self._next()) is not None:
                     self._do(job)
                 broken = False
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001 (a job of another version, no memory)
                 if not broken:
                     log(logging.ERROR, "the folder of the imports cannot be used", error)
                 broken = True

@@ -188,6 +188,19 @@ def test_where_all_are_at_work_health_has_places_left(table: Connections) -> Non
     assert len(table) == KEPT_FOR_HEALTH + 2
 
 
+def test_a_connection_is_crowded_only_while_the_table_is(table: Connections) -> None:
+    """A client keeps it, and tries again on it."""
+    busy = add(table, 2)
+    for one in busy:
+        table.busy(one)
+    (last,) = add(table)
+    assert table.is_crowded(last)
+    table.remove(busy[0])
+    assert not table.is_crowded(last)
+    add(table)
+    assert not table.is_crowded(last)
+
+
 def test_the_limit_stays_below_the_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     def descriptors(count: int) -> None:
         monkeypatch.setattr(module.resource, "getrlimit", lambda _: (count, count))

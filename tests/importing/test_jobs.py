@@ -1,10 +1,12 @@
 """The imports of a service: kept, taken up again, cancelled and ended, by one of its processes."""
 
+import json
 import tarfile
 import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -113,6 +115,32 @@ def test_imports_of_a_deleted_collection_that_cannot_be_removed_are_pending(
         assert jobs.forget_collection("default") is Erasure.PENDING
     assert jobs.forget_collection("default") is Erasure.DONE
     assert jobs.of("default") == []
+    services.close()
+
+
+def test_imports_go_on_after_an_error_that_nobody_foresaw(
+    tmp_path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory that was short, and a job whose times have no zone: no version wrote it."""
+    monkeypatch.setattr(module, "LOOK_EVERY_S", 0.05)
+    services = build_services(Settings(data_dir=tmp_path / "data"))
+    jobs = ImportJobs(services)
+    damaged, waiting = queue(jobs, archive), queue(jobs, archive)
+    state = tmp_path / "data" / "imports" / f"{damaged.import_id}.json"
+    text = state.read_text()
+    created = json.loads(text)["created_at"]
+    state.write_text(text.replace(created, created.removesuffix("Z").partition("+")[0]))
+    tidy, failures = JobFolder.tidy, [MemoryError()]
+
+    def fails_once(folder: JobFolder, *arguments: Any) -> None:
+        if failures:
+            raise failures.pop()
+        tidy(folder, *arguments)
+
+    monkeypatch.setattr(JobFolder, "tidy", fails_once)
+    jobs.start()
+    until(lambda: jobs.get("default", waiting.import_id).state is JobState.DONE)
+    jobs.stop()
     services.close()
 
 
