@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from app.errors import FaceError, ImageError, LikenessError
 from app.faces.looks import FaceSelector
@@ -143,7 +143,24 @@ async def each_photo(
     """Run a task for each photo on the inference threads; a bad photo fails alone."""
     if len(images) == 1:  # most calls: without a task of its own
         return [await _one(services, images[0], work)]
-    return list(await asyncio.gather(*(_one(services, data, work) for data in images)))
+    return await side_by_side(_one(services, data, work) for data in images)
+
+
+async def side_by_side(parts: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of the parts of a request, in their order. The first error is raised once the
+    other parts have ended, which are cancelled: photos that nobody waits for leave the queue."""
+    tasks = [asyncio.create_task(part) for part in parts]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        await _end(tasks)
+        tasks.clear()  # the error holds this frame, and its task the error
+
+
+async def _end(tasks: Iterable[asyncio.Task[T]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _one(

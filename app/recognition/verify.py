@@ -1,6 +1,5 @@
 """Is this the person, or are two photos of one person?"""
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -30,6 +29,7 @@ from app.recognition.analysis import (
     fits_one_thread,
     image_task,
     infer_photo,
+    side_by_side,
 )
 from app.services import Services
 from app.store.records import CollectionRecord, PersonRecord
@@ -180,9 +180,11 @@ class _Call(Generic[T]):
     async def analyse(self, claim: _Claim, photos: Sequence[bytes]) -> list[PhotoOutcome]:
         """The probe, with its liveness where the request or the gate asks for it; then the
         reference."""
-        found = await asyncio.gather(
-            self._one_face(photos[:1], liveness=self.request.needs_liveness(claim.record)),
-            self._one_face(photos[1:], liveness=False),
+        found = await side_by_side(
+            [
+                self._one_face(photos[:1], liveness=self.request.needs_liveness(claim.record)),
+                self._one_face(photos[1:], liveness=False),
+            ]
         )
         outcomes = [outcome for outcomes in found for outcome in outcomes]
         for outcome in outcomes:
