@@ -1,6 +1,7 @@
 """`likeness attest`: a signed statement of error rates, against a requirement."""
 
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -153,6 +154,7 @@ def measure(
     """Measure FPIR and FNIR by group and stratum, compare with a requirement, sign the result."""
     private = read_private_key(key)
     _check_writable(output)
+    _check_not_read(output, (key, attributes, label_noise, Path(requirement)))
     before = None if compare_with is None else verify(_read(compare_with), private.public_key())
     wanted = _wanted(requirement, attributes, gallery_size)
     if Path(source).is_dir():
@@ -241,6 +243,16 @@ def _check_writable(path: Path) -> None:
         reason = error.strerror
     if reason is not None:
         raise AttestationError(f"{path} cannot be written: {reason}. Give another path.")
+
+
+def _check_not_read(output: Path, inputs: Iterable[Path | None]) -> None:
+    """Raise AttestationError for an output that would replace a file that is read, such as the
+    private key. The earlier attestation may be replaced."""
+    if any(one is not None and output.exists() and one.exists() and output.samefile(one)
+           for one in inputs):  # fmt: skip
+        raise AttestationError(
+            f"{output} is a file that this command reads, and would be replaced. Give another path."
+        )
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -22,6 +22,9 @@ from app.store.sql.audit_log import HASH_BYTES, AuditEntry, AuditFilter
 from app.store.sql.tables import persons
 from app.store.store import Store
 
+# Characters that are read as one line of an exported log; an entry has fewer.
+MOST_OF_LINE = 4 * 1024 * 1024
+
 audit_app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -159,7 +162,9 @@ def _digest(text: str) -> bytes:
 
 
 def _verify_file(file: Path, key: bytes, expected: Collection[bytes]) -> AuditVerification:
-    with file.open(encoding="utf-8") as lines:
+    # Bytes that are no text become characters that no digest has.
+    with file.open(encoding="utf-8", errors="replace") as opened:
+        lines = iter(lambda: opened.readline(MOST_OF_LINE), "")
         try:
             return verify_audit(read_export(lines), key, expected)
         except ValueError as error:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,8 +55,12 @@ def export(
             folder.mkdir(mode=0o700)
         except FileExistsError:
             raise typer.BadParameter(f"{folder} exists already; name a new folder.") from None
-        for name, content in crops.items():
-            write_whole(folder / name, [content])
+        try:
+            for name, content in crops.items():
+                write_whole(folder / name, [content])
+        except BaseException:  # a part of the record is biometric data that nobody would look for
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
     err.print(f"{folder}: {len(record['faces'])} faces, {len(crops) - 1} crops", highlight=False)
 
 

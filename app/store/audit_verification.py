@@ -123,7 +123,9 @@ def _part(members: dict[str, Any]) -> AuditEntry | AuditHead:
         raise ValueError("other members than an export has")
     digest = bytes.fromhex(members["digest"])
     if "end" not in members:
-        return AuditEntry(int(members["sequence"]), str(members["content"]), digest)
+        content = str(members["content"])
+        content.encode()  # half of a surrogate pair has no digest
+        return AuditEntry(int(members["sequence"]), content, digest)
     signature = members["signature"]
     return AuditHead(
         int(members["end"]),

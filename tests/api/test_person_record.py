@@ -1,6 +1,7 @@
 """Everything held about a person, for a request for access."""
 
 import base64
+import errno
 import json
 import uuid
 from datetime import UTC, datetime
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from app.cli import person
 from app.cli.commands import app
+from app.disk import write_whole
 from app.importing import reports
 from app.importing.job_folder import ImportJob, JobFolder, JobState
 from app.importing.options import UploadOptions
@@ -134,6 +137,22 @@ def test_the_command_writes_the_same(
     nowhere = CliRunner().invoke(app, ["person", "export", "eileen", str(tmp_path / "a" / "b")])
     assert nowhere.exit_code == 2
     assert "cannot be written" in nowhere.output
+
+
+def test_a_record_that_cannot_be_written_is_not_left_in_part(
+    held: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(path: Path, pieces: Any) -> None:
+        if path.name == "record.json":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_whole(path, pieces)
+
+    monkeypatch.setattr(person, "write_whole", write)
+    monkeypatch.setenv("LIKENESS_DATA_DIR", str(held.settings.data_dir))
+    folder = tmp_path / "eileen"
+    done = CliRunner().invoke(app, ["person", "export", "eileen", str(folder)])
+    assert done.exit_code == 2
+    assert not folder.exists()
 
 
 def test_rows_of_reports_that_are_left_out_are_named(

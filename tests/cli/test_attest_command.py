@@ -182,6 +182,14 @@ def test_an_output_that_cannot_be_written_is_known_before_anything_is_measured(
         assert "photos" not in result.output
 
 
+def test_an_output_replaces_nothing_that_is_read(run: Run, key: Path, folder: Path) -> None:
+    before = key.read_bytes()
+    result = run("attest", folder, "--key", key, "--output", key)
+    assert result.exit_code == 2
+    assert "would be replaced" in " ".join(result.output.split())
+    assert key.read_bytes() == before
+
+
 def test_another_key_does_not_verify(run: Run, key: Path, folder: Path, tmp_path: Path) -> None:
     output, other = tmp_path / "out.json", tmp_path / "other.pem"
     run("attest", folder, "--key", key, "--output", output, "--no-strata")

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import create_engine, text
 from typer.testing import CliRunner
 
+from app.cli import audit
 from app.cli.commands import app
 
 runner = CliRunner()
@@ -90,6 +91,22 @@ def test_an_exported_log_is_private_and_replaces_nothing_unasked(folder: Path) -
     assert exported.read_text() == "the older one"
     assert runner.invoke(app, [*command, "--force"]).exit_code == 0
     assert runner.invoke(app, ["audit", "verify", "--file", str(exported)]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe\n", b"[" * 100, b'"\\ud800"', b" " * 2_000 + b'"?"']
+)
+def test_an_exported_log_with_what_is_no_text_or_no_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    monkeypatch.setattr(audit, "MOST_OF_LINE", 1_000)
+    exported = folder / "audit.jsonl"
+    runner.invoke(app, ["audit", "export", str(exported)])
+    first = json.loads(exported.read_text().splitlines()[0])
+    exported.write_bytes(json.dumps(first | {"content": "?"}).encode().replace(b'"?"', content))
+    found = runner.invoke(app, ["audit", "verify", "--file", str(exported)])
+    assert found.exit_code == 1
+    assert "line 1 is not a line of an exported audit log" in " ".join(found.output.split())
 
 
 @pytest.mark.parametrize("target", ["none/audit.jsonl", "a-folder"])

@@ -48,13 +48,17 @@ MAX_KEY_BYTES = 16 * 1024
 def generate_key(path: Path) -> Ed25519PublicKey:
     """Write a new private key, readable by its owner alone, and its public key to `<path>.pub`.
 
-    Raises AttestationError where either file exists or cannot be written.
+    Raises AttestationError where either file exists or cannot be written; then it leaves neither.
     """
     private = Ed25519PrivateKey.generate()
     public = private.public_key()
     secret = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     _write_new(path, secret, 0o600)
-    _write_new(path.with_name(f"{path.name}.pub"), public_pem(public).encode(), 0o644)
+    try:
+        _write_new(path.with_name(f"{path.name}.pub"), public_pem(public).encode(), 0o644)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
     return public
 
 
@@ -69,11 +73,19 @@ def _write_new(path: Path, content: bytes, mode: int) -> None:
         raise AttestationError(
             f"{path} cannot be written: {error.strerror}. Give another path."
         ) from error
-    with os.fdopen(file, "wb") as opened:
-        os.fchmod(file, mode)
-        opened.write(content)
-        opened.flush()
-        os.fsync(file)
+    try:
+        with os.fdopen(file, "wb") as opened:
+            os.fchmod(file, mode)
+            opened.write(content)
+            opened.flush()
+            os.fsync(file)
+    except BaseException as error:
+        path.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
+        raise AttestationError(
+            f"{path} cannot be written: {error.strerror}. Give another path."
+        ) from error
 
 
 def read_private_key(path: Path) -> Ed25519PrivateKey:

@@ -2,7 +2,9 @@
 attestations compared: what rose by more than chance, what else changed."""
 
 import copy
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,23 @@ def test_a_key_pair_is_made_once_and_privately(tmp_path: Path) -> None:
     assert path.read_bytes() == before
     with pytest.raises(AttestationError, match="cannot be written"):
         generate_key(tmp_path / "none" / "key.pem")
+
+
+def test_half_of_a_key_pair_is_not_left(tmp_path: Path) -> None:
+    (tmp_path / "key.pem.pub").touch()
+    with pytest.raises(AttestationError, match=r"key\.pem\.pub exists"):
+        generate_key(tmp_path / "key.pem")
+    assert [one.name for one in tmp_path.iterdir()] == ["key.pem.pub"]
+
+
+def test_a_key_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(AttestationError, match="No space left"):
+        generate_key(tmp_path / "key.pem")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_key_that_others_can_read_does_not_sign(tmp_path: Path) -> None:
