@@ -262,8 +262,10 @@ def _thresholds(
     """For one comparison at the policy's FMR, and for a search among all at its FPIR: of this data
     where it is enough to set them, and otherwise those of the pack."""
     comparing = pack.decision.threshold
+    # The tail of some hundred people may end above the target.
     if calibration is not None:
-        comparing = calibration.threshold_at(policy.target_fmr, ONE_COMPARISON)
+        point = calibration.operating_point(policy.target_fmr, ONE_COMPARISON)
+        comparing = comparing if point is None else point.threshold
     searching = comparing if setting is None else setting.threshold
     points = identification[-1].points if identification else ()
     return comparing, next(
