@@ -206,13 +206,14 @@ def _requested_threshold(
 def _at(
     target: float, name: str, size: GallerySize, chain: CalibrationChain, source: ThresholdSource
 ) -> ThresholdDecision:
-    """By the first calibration that supports the target. Raises the last one's RateOutOfReach."""
-    refusal: RateOutOfReach | None = None
+    """By the first calibration that supports the target. Raises RateOutOfReach of the one that
+    supports the lowest rate."""
+    refusals: list[tuple[float, RateOutOfReach]] = []
     for calibration in chain.calibrations:
         try:
             threshold = calibration.threshold_at(target, size, name)
             return ThresholdDecision(threshold, source, target, calibration)
         except RateOutOfReach as error:
-            refusal = error
-    assert refusal is not None, "there is at least one calibration"
-    raise refusal
+            refusals.append((calibration.lowest_fpir(size), error))
+    assert refusals, "there is at least one calibration"
+    raise min(refusals, key=lambda one: one[0])[1]

@@ -101,6 +101,16 @@ def test_the_pack_s_serves_where_the_collection_s_does_not_reach() -> None:
     assert rule.calibration is PACK
 
 
+@pytest.mark.parametrize("own_reaches_further", [True, False])
+def test_a_refusal_names_the_lowest_rate_that_is_supported(own_reaches_further: bool) -> None:
+    short = {key: CONTENT["fmr"][key][:3] for key in ("similarity", "rate", "low", "high")}
+    near = calibration(fmr={**short, "variation": [0.0] * 3, "measured": 3})
+    calibrations = chain(PACK, near) if own_reaches_further else chain(near, PACK)
+    with pytest.raises(RateOutOfReach, match=PACK.calibration_id) as caught:
+        identification_threshold(ThresholdRequest(target_fpir=1e-6), PLAIN, calibrations, HUNDRED)
+    assert caught.value.extra["lowest"] == PACK.lowest_fpir(HUNDRED)
+
+
 def test_an_unreachable_target_in_the_call_is_refused() -> None:
     with pytest.raises(RateOutOfReach, match="target_fpir=1e-06"):
         identification_threshold(
