@@ -2,7 +2,7 @@
 
 import sys
 import traceback
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,6 +12,8 @@ import pytest
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
+from app.encryption.keys import new_key_line, parse_keys
+from app.encryption.ring import KeyRing
 from app.errors import (
     DatabaseError,
     InvalidRequest,
@@ -248,21 +250,48 @@ def test_reads_are_answered_while_every_writing_thread_waits(own_store: Store) -
     own_store.collections.create("busy", SPACE, DIMENSION, {})
     own_store.persons.create("default", "ada", {})
     writers = WRITE_THREADS + DELETE_THREADS
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND "
-    waiting += "wait_event_type = 'Lock'"
     other = open_engine(own_store.database.engine.url.render_as_string(hide_password=False))
     with ThreadPoolExecutor(writers) as threads, other.connect() as holder:
         holder.execute(text("SELECT 1 FROM collections WHERE name = 'busy' FOR UPDATE"))
         writes = [
             threads.submit(own_store.persons.create, "busy", f"p{i}", {}) for i in range(writers)
         ]
-        with other.connect().execution_options(isolation_level="AUTOCOMMIT") as looking:
-            until(lambda: looking.execute(text(waiting)).scalar_one() == writers)
+        looking = Store(other)
+        until(lambda: waiting_for_locks(looking) == writers)
         assert own_store.persons.get("default", "ada").person_id == "ada"
         assert not any(write.done() for write in writes)
         holder.rollback()
         for write in writes:
             write.result(PATIENCE_S)
+
+
+def test_two_processes_start_with_a_new_encryption_key(own_store: Store, postgres_url: str) -> None:
+    ring = KeyRing(parse_keys(new_key_line("first").encode(), "test"))
+    later: list[Future[None]] = []
+
+    def late() -> datetime:
+        """The time, once another process has come as far as it can."""
+        if not later:
+            later.append(threads.submit(open_store(postgres_url, ring=ring).encryption.check_keys))
+        until(lambda: later[0].done() or waiting_for_locks(own_store))
+        return datetime.now(UTC)
+
+    with ThreadPoolExecutor(1) as threads:
+        open_store(postgres_url, ring=ring, clock=late).encryption.check_keys()
+        later[0].result(PATIENCE_S)
+    with own_store.database.reading() as connection:
+        keys = connection.execute(text("SELECT key_id FROM encryption_keys")).scalars().all()
+    assert keys == ["first"]
+
+
+def waiting_for_locks(store: Store) -> int:
+    """How many sessions of the database wait for a lock."""
+    query = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND "
+        "wait_event_type = 'Lock'"
+    )
+    with store.database.reading() as connection:
+        return int(connection.execute(text(query)).scalar_one())
 
 
 def fail_inserts(store: Store, state: str) -> None:

@@ -10,7 +10,14 @@ from app.store.records import CollectionRecord, EncryptionState
 from app.store.sql.audit_log import note
 from app.store.sql.embedding_rows import EmbeddingRowCodec
 from app.store.sql.lookups import lock_collection
-from app.store.sql.tables import alternate_embeddings, crops, encryption_keys, persons, templates
+from app.store.sql.tables import (
+    alternate_embeddings,
+    crops,
+    database,
+    encryption_keys,
+    persons,
+    templates,
+)
 
 PERSONS_AT_ONCE = 200
 
@@ -54,6 +61,8 @@ class EncryptionStore:
             return
         self._database.ring.require(used)
         with self._database.writing() as connection:
+            # One process after the other: several may start with a new key.
+            connection.execute(select(database.c.id).with_for_update())
             query = select(encryption_keys.c.key_id, encryption_keys.c.fingerprint)
             known = {str(key_id): str(mark) for key_id, mark in connection.execute(query)}
             for key_id, fingerprint in self._database.ring.fingerprints.items():
