@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from app.errors import ImportNotFound, Overloaded
 from app.importing.job_folder import (
@@ -104,8 +104,16 @@ class ImportJobs:
         """Where the outcome of each row is written, as JSON Lines. Raises ImportNotFound."""
         path = self._folder.report(self.get(collection, import_id))
         if not path.is_file():
-            raise ImportNotFound(f"The import '{import_id}' has not begun: it has no report yet.")
+            raise _no_report(import_id)
         return path
+
+    def open_report(self, collection: str, import_id: str) -> BinaryIO:
+        """The report, open to be read: it stays so if the import is deleted. Raises
+        ImportNotFound."""
+        try:
+            return self.report(collection, import_id).open("rb")
+        except FileNotFoundError:  # deleted just now
+            raise _no_report(import_id) from None
 
     def rows_about(self, collection: str, person_id: str) -> tuple[list[dict[str, Any]], bool]:
         """What reports have about a person, as `reports.rows_about` says. Raises OSError."""
@@ -145,3 +153,7 @@ class ImportJobs:
                 collection=collection)  # fmt: skip
             return Erasure.PENDING
         return Erasure.DONE
+
+
+def _no_report(import_id: str) -> ImportNotFound:
+    return ImportNotFound(f"The import '{import_id}' has not begun: it has no report yet.")

@@ -203,3 +203,24 @@ def test_no_more_than_some_wait(
     answer = send(client, collection, archive)
     assert (answer.status_code, code_of(answer)) == (503, "overloaded")
     assert answer.headers["retry-after"] == "30"
+
+
+def test_the_report_of_an_import_that_still_writes_is_read_to_a_whole_line(
+    client: httpx.Client, collection: str, services: Services, archive: Path
+) -> None:
+    """Its length is not known when the answer begins, and parts of it are asked for in vain."""
+    made = send(client, collection, archive).json()
+    job = f"/v1/collections/{collection}/imports/{made['import_id']}"
+    wait(lambda: client.get(job).json())
+    whole = client.get(f"{job}/report").content
+    report = services.settings.data_dir / "imports" / f"{made['import_id']}.report.jsonl"
+    with report.open("ab") as file:
+        file.write(b'{"place": "half')
+    assert client.get(f"{job}/report").content == whole
+    answer = client.get(f"{job}/report", headers={"Range": "lines=1-2"})
+    assert (answer.status_code, answer.content) == (200, whole)
+    with client.stream("GET", f"{job}/report") as growing, report.open("ab") as file:
+        file.write(b'": 1}\n' * 100_000)
+        assert growing.read() == whole
+    report.unlink()
+    assert client.get(f"{job}/report").json()["code"] == "import_not_found"

@@ -2,12 +2,13 @@
 
 import asyncio
 import errno
+import os
 import time
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 from fastapi import Query, Request
-from fastapi.responses import FileResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 
 from app.access.keys import Scope
 from app.api.access import needs
@@ -43,6 +44,7 @@ KINDS = {
     "application/vnd.apache.parquet": ".parquet",
 }
 EVENTS_EVERY_S = 0.5
+REPORT_PIECE = 256 * 1024  # bytes that are read at a time: more than the longest line
 # Proxies end what is silent for long.
 ALIVE_EVERY_S = 15.0
 
@@ -51,7 +53,7 @@ class EventStream(StreamingResponse):
     media_type = "text/event-stream"
 
 
-class Report(FileResponse):
+class Report(StreamingResponse):
     media_type = "application/x-ndjson"
 
 
@@ -246,9 +248,16 @@ async def _events(jobs: ImportJobs, collection: str, import_id: str) -> AsyncIte
 @needs(Scope.MANAGE)
 async def read_import_report(context: Context, collection: Collection, import_id: str) -> Report:
     """Read the outcome of each row so far, as JSON Lines."""
-    jobs = context.imports
-    path = await asyncio.to_thread(jobs.report, collection, import_id)
-    return Report(path, media_type=Report.media_type)
+    file = await asyncio.to_thread(context.imports.open_report, collection, import_id)
+    return Report(_whole_lines(file, os.fstat(file.fileno()).st_size))
+
+
+async def _whole_lines(file: BinaryIO, size: int) -> AsyncIterator[bytes]:
+    """The lines within the first `size` bytes. The file may grow meanwhile."""
+    with file:
+        while size > 0 and (piece := await asyncio.to_thread(file.read, min(size, REPORT_PIECE))):
+            size -= len(piece)
+            yield piece if size else piece[: piece.rfind(b"\n") + 1]
 
 
 @router.delete("/{import_id}", responses=problems(OF_IMPORT, ANY_WRITE))
