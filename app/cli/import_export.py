@@ -4,7 +4,7 @@ a collection as a file that `likeness import` takes back."""
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -184,6 +184,7 @@ def import_folder(
         )  # fmt: skip
         callbacks: list[OutcomeCallback] = [counts]
         if report is not None:
+            _require_no_source(report, sources)
             callbacks.append(stack.enter_context(report_writer(report)))
         progress = stack.enter_context(import_progress(counts, as_json=as_json))
         callbacks.append(progress.count)
@@ -204,6 +205,17 @@ def import_folder(
 
 
 Work = Callable[[Iterator[Row], OutcomeCallback], None]
+
+
+def _require_no_source(report: Path, sources: list[str]) -> None:
+    """Raise ImportSourceError for a report that would replace what is imported."""
+    for source in sources:
+        with suppress(OSError, ValueError):  # one is no file: nothing can be replaced
+            if report.samefile(source):
+                raise ImportSourceError(
+                    f"The report {report} is the file that is imported, and would replace it. "
+                    "Name another file."
+                )
 
 
 def _options(**given: Any) -> ImportOptions:

@@ -199,6 +199,17 @@ def test_blas_does_not_spin(environment: dict[str, str]) -> None:
         assert done.stdout.split() == ["False", kept], done.stderr
 
 
+def test_a_report_does_not_replace_what_is_imported(run: Run, tmp_path: Path) -> None:
+    table, link = tmp_path / "rows.csv", tmp_path / "link.csv"
+    table.write_text("person_id,image\nada,ada.jpg\n")
+    link.symlink_to(table)
+    for report in (table, link):
+        refused = run("import", table, "--report", report)
+        assert refused.exit_code == 2
+        assert "would replace it" in " ".join(refused.output.split())
+        assert table.read_text() == "person_id,image\nada,ada.jpg\n"
+
+
 def test_import_reports_every_file_and_runs_again_safely(
     run: Run, people: Path, tmp_path: Path
 ) -> None:
