@@ -183,7 +183,7 @@ Attributes = Mapping[str, Mapping[str, str]]
 class Cell:
     """One group in one stratum: `sides` says which photos were degraded (none, probe or both),
     `gallery_persons` how many people were enrolled in the gallery that was searched, at the
-    `threshold` of that gallery."""
+    `threshold` of that gallery. `attribute`: which one the group is of; None for everybody."""
 
     group: str
     stratum: str
@@ -192,6 +192,7 @@ class Cell:
     fpir: Counted
     fnir: Counted
     threshold: float
+    attribute: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +216,7 @@ class Searched:
 
 def count_cells(searched: Searched, threshold: float, attributes: Attributes) -> Iterator[Cell]:
     """The cells of a stratum: everybody, then each group of each attribute."""
-    for group, members in groups_of(attributes, _everyone(searched)):
+    for group, attribute, members in groups_of(attributes, _everyone(searched)):
         strangers, mates = (
             _mask(names, members) for names in (searched.stranger_names, searched.mate_names)
         )
@@ -234,6 +235,7 @@ def count_cells(searched: Searched, threshold: float, attributes: Attributes) ->
             ),
             false_negatives(searched.mates, threshold, mates, lost[1]),
             threshold,
+            attribute,
         )
 
 
@@ -245,12 +247,13 @@ def _everyone(searched: Searched) -> set[str]:
 
 def groups_of(
     attributes: Attributes, everyone: set[str]
-) -> Iterator[tuple[str, frozenset[str] | None]]:
-    """Names of groups with their people; None for everybody. Small groups are one, without a name.
+) -> Iterator[tuple[str, str | None, frozenset[str] | None]]:
+    """Names of groups, their attributes and their people; None for everybody. Small groups are one,
+    without a name; an attribute that matches nobody has none.
 
     Raises AttestationError for an attribute with too many groups, such as an id.
     """
-    yield EVERYBODY, None
+    yield EVERYBODY, None, None
     for attribute, group_of in attributes.items():
         known = {name: group for name, group in group_of.items() if name in everyone}
         sizes = Counter(known.values())
@@ -262,10 +265,10 @@ def groups_of(
         large = sorted(group for group, size in sizes.items() if size >= MIN_GROUP)
         for group in large:
             members = frozenset(name for name, of in known.items() if of == group)
-            yield f"{attribute}={group}", members
+            yield f"{attribute}={group}", attribute, members
         small = frozenset(name for name, of in known.items() if of not in large)
         if small:
-            yield f"{attribute}: {SMALL}", small
+            yield f"{attribute}: {SMALL}", attribute, small
 
 
 def _mask(names: Sequence[str], members: frozenset[str] | None) -> Mask:

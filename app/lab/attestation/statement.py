@@ -14,7 +14,7 @@ from app.decision.calibration import Calibration
 from app.decision.policy import CollectionPolicy
 from app.decision.thresholds import ThresholdDecision
 from app.inference.pack_spec import ModelPack
-from app.lab.attestation.cells import EVERYBODY, Cell
+from app.lab.attestation.cells import Cell
 from app.lab.attestation.requirement import Counted, Requirement, RequirementOutcome, decide, worst
 from app.types import JsonObject
 
@@ -156,13 +156,22 @@ def _open_points(
 ) -> list[str]:
     """What the requirement asks for and nobody measured."""
     points = []
-    if requirement.by_group and all(cell.group == EVERYBODY for cell in cells):
+    if requirement.by_group and not attributes:
         points.append(
             "The requirement is one for each group of people, and no groups were given "
             "(--attributes)."
         )
     missing = [name for name in requirement.attributes if name not in attributes]
     points += [f"The requirement asks for groups by {n}, which were not given." for n in missing]
+    # A column can be given and have no cell: its person ids may be written otherwise.
+    wanted = attributes if requirement.by_group else requirement.attributes
+    counted = {cell.attribute for cell in cells}
+    points += [
+        f"The groups by {name} hold nobody who was measured. Write the person ids of --attributes "
+        "as the folder or collection has them."
+        for name in wanted
+        if name in attributes and name not in counted
+    ]
     measured = {cell.stratum for cell in cells}
     points += [
         f"The requirement asks for the stratum {name}, which was not measured."

@@ -83,7 +83,7 @@ def test_missed_people_are_those_not_first_or_not_at_the_threshold() -> None:
 
 def test_groups_too_small_to_hide_a_person_are_one_without_a_name() -> None:
     group_of = {f"p{n}": "many" for n in range(MIN_GROUP)} | {"q1": "Ann Smith", "q2": "few"}
-    found = dict(groups_of({"job": group_of}, {*group_of, "r"}))
+    found = {group: held for group, _, held in groups_of({"job": group_of}, {*group_of, "r"})}
     assert list(found) == ["everybody", "job=many", f"job: {SMALL}"]
     assert found[f"job: {SMALL}"] == {"q1", "q2"}
 

@@ -1,14 +1,18 @@
 """Pass, fail, or not to be decided: exact one-sided bounds, and how many people would decide."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from app.lab.attestation.cells import Cell
+from app.index.comparator import COSINE
+from app.lab.attestation.cells import UNCHANGED, BestScores, Cell, Faces, Searched, count_cells
 from app.lab.attestation.document import AttestationError
 from app.lab.attestation.requirement import (
     NAMED,
     Counted,
+    Requirement,
     RequirementOutcome,
     bounds,
     decide,
@@ -16,7 +20,8 @@ from app.lab.attestation.requirement import (
     trials_needed,
     worst,
 )
-from app.lab.attestation.statement import _row
+from app.lab.attestation.statement import _open_points, _row
+from tests.decision.conftest import people
 
 LIMIT = 0.001
 
@@ -73,6 +78,36 @@ def test_a_gallery_too_small_cannot_pass_unless_enrolment_itself_refused() -> No
     assert outcome("none", 90) == "pass"
     assert outcome("none", 89) == outcome("probe", 89) == "undecided"
     assert outcome("both", 0) == "pass"
+
+
+def test_a_group_that_holds_nobody_was_not_measured() -> None:
+    names = [f"p{i}" for i in range(8)]
+    data = people(8, dimension=16)
+    found = BestScores(Faces(data.vectors, data.persons.astype(np.int64), np.arange(8)), COSINE)
+    searched = Searched(UNCHANGED, "none", 8, found, names, found, names)
+    groups = {
+        "sex": dict.fromkeys(names, "f"),
+        "age": {name.upper(): "old" for name in names},  # written otherwise
+    }
+    cells = list(count_cells(searched, 0.5, groups))
+    assert [(cell.group, cell.attribute) for cell in cells] == [
+        ("everybody", None),
+        ("sex=f", "sex"),
+    ]
+
+    def points(given: Sequence[str], **options: object) -> list[str]:
+        requirement = Requirement.model_validate({"name": "x", "fpir": 0.1, **options})
+        return _open_points(requirement, cells, given)
+
+    nobody = "The groups by age hold nobody who was measured."
+    (point,) = points(["sex", "age"], attributes=["sex", "age"], by_group=False)
+    assert point.startswith(nobody)
+    (point,) = points(["sex", "age"])  # one for each group that is given
+    assert point.startswith(nobody)
+    assert points(["sex", "age"], attributes=["sex"], by_group=False) == []
+    assert points(["sex"], attributes=["sex"]) == []
+    (point,) = points(["sex"], attributes=["sex", "age"])
+    assert "age, which were not given" in point
 
 
 def test_the_named_requirement() -> None:
