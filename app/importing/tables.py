@@ -22,6 +22,8 @@ from app.types import FloatArray
 
 PERSON, IMAGE, EMBEDDING, SPACE = "person_id", "image", "embedding", "embedding_space"
 METADATA, QUALITY = "metadata", "quality"
+# Columns with the numbers of the rows, which pandas writes into CSV and Parquet unasked.
+INDEX = {"", "__index_level_0__"}
 # What an export adds.
 FACE_ID, DIGEST, CROP, WITHOUT_FACE = "face_id", "content_digest", "crop", "without_face"
 DIFFERENT = "different_from"  # another person, not the one of the row
@@ -224,7 +226,7 @@ def table_row(place: str, record: Mapping[str, Any], context: TableContext) -> R
     person_id = ""
     try:
         person_id = person_text(record.get(PERSON))
-        others = {key: value for key, value in record.items() if key not in OWN}
+        others = {key: value for key, value in record.items() if key not in OWN | INDEX}
         if record.get(DIFFERENT) is not None:
             return Row(place, person_id, different_from=_other_person(record))
         metadata = _jsonable({**others, **_object(record, METADATA)}) or None

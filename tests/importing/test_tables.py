@@ -103,6 +103,16 @@ def test_a_table_of_persons_without_faces(tmp_path: Path) -> None:
     assert (row.without_face, row.metadata, row.problem) == (True, {"team": "red"}, None)
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_numbers_of_rows_that_pandas_writes_are_no_metadata(tmp_path: Path, suffix: str) -> None:
+    """They would replace the metadata of persons who exist."""
+    path = tmp_path / f"people{suffix}"
+    name, true = ("", "true") if suffix == ".csv" else ("__index_level_0__", True)
+    write_table(path, [{name: 0, "person_id": "ada", "without_face": true, "office": "Rome"}])
+    (row,) = read_all(path)
+    assert (row.problem, row.metadata) == (None, {"office": "Rome"})
+
+
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
 def test_a_line_without_an_end_is_no_table(
     tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
