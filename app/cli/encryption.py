@@ -10,6 +10,7 @@ from app.access.keys import audit_key
 from app.cli.console import err, out, read_settings, require_database
 from app.encryption.keys import new_key_line
 from app.encryption.ring import KeyRing
+from app.errors import CollectionNotFound
 from app.store.records import EncryptionState
 from app.store.store import Store, opened_store
 
@@ -42,14 +43,27 @@ def rotate() -> None:
     """Bring everything under the first key that is given: plain embeddings are encrypted, and
     persons' keys are wrapped again. The service may run meanwhile; run it again if it was ended."""
     with _opened() as store:
-        persons = 0
+        persons, failed = 0, 0
         for collection in list(store.collections.every()):
             with err.status(f"{collection.name}: encrypting"):
-                while done := store.encryption.reencrypt(collection.name):
-                    persons += done
+                try:
+                    done = store.encryption.reencrypt(collection.name)
+                except CollectionNotFound:  # deleted meanwhile
+                    continue
+            persons += done.persons
+            failed += len(done.failed)
+            for person_id in done.failed:
+                err.print(
+                    f"{collection.name}: the stored data of the person '{person_id}' cannot be "
+                    "decrypted and was left as it is. Restore it from a backup, or delete the "
+                    "person.",
+                    markup=False,
+                )
         out.print(f"{persons} persons' keys are wrapped by the active key.")
         out.print("Older index snapshots are removed when a service starts with this key.")
         _show(store.encryption.state())
+    if failed:
+        raise typer.Exit(1)
 
 
 @contextmanager

@@ -284,6 +284,15 @@ class EncryptionState:
 
 
 @dataclass(frozen=True, slots=True)
+class Reencrypted:
+    """How many persons of a collection were encrypted, or their keys wrapped again; and the ids of
+    those whose data could not be read."""
+
+    persons: int
+    failed: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class InvalidRow:
     """A collection, person or face (`kind`) whose stored metadata or quality breaks the rules: its
     collection, its own id, the `problem` as a sentence, and the `original` JSON text."""

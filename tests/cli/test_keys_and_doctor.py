@@ -72,6 +72,23 @@ def test_from_plain_to_one_key_to_the_next(tmp_path: Path, monkeypatch: pytest.M
     assert "two" in run("doctor", code=2)
 
 
+def test_rotate_names_a_person_whose_data_are_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = new_key_line("one"), new_key_line("two")
+    use_keys(monkeypatch, tmp_path, one)
+    enroll("ada", "bob")
+    running = services()
+    with running.gallery.store.database.writing() as connection:
+        damaged = "UPDATE persons SET data_key = zeroblob(61) WHERE person_id = 'ada'"
+        connection.exec_driver_sql(damaged)
+    running.close()
+    use_keys(monkeypatch, tmp_path, two, one)
+    shown = run("encryption", "rotate", code=1)
+    assert "data of the person 'ada' cannot be decrypted" in shown
+    assert "1 persons' keys are wrapped by the active key" in shown
+
+
 def test_doctor_finds_and_repairs_an_index_that_is_not_true(data: Path) -> None:
     running = services()
     vectors = np.random.default_rng(0).standard_normal((1024, running.pack.recogniser.dimension))

@@ -4,9 +4,9 @@ from sqlalchemy import ColumnElement, Connection, exists, func, insert, or_, sel
 
 from app.encryption.embeddings import EmbeddingCipher
 from app.encryption.ring import DataKey, KeyRing, WrappedKey
-from app.errors import EncryptionKeyError
+from app.errors import DamagedData, EncryptionKeyError, EncryptionKeyMissing
 from app.store.database import Database
-from app.store.records import CollectionRecord, EncryptionState
+from app.store.records import CollectionRecord, EncryptionState, Reencrypted
 from app.store.sql.audit_log import note
 from app.store.sql.embedding_rows import EmbeddingRowCodec
 from app.store.sql.lookups import lock_collection
@@ -78,11 +78,12 @@ class EncryptionStore:
                 connection.execute(insert(encryption_keys).values(**row, created_at=now))
                 note(connection, "encryption.key_added", key_id=active)
 
-    def reencrypt(self, name: str) -> int:
-        """Bring some persons of a collection under the active key, and encrypt what is plain of
-        theirs; the number of persons, 0 when there is nothing left to do.
+    def reencrypt(self, name: str) -> Reencrypted:
+        """Bring the persons of a collection under the active key, and encrypt what is plain of
+        theirs. A person whose key or rows cannot be read is left as they are, and named.
 
-        Each call is a short transaction, so a service can run meanwhile.
+        In short transactions, so a service can run meanwhile. Raises EncryptionKeyError without a
+        key.
         """
         cipher = self._database.codec.cipher
         if cipher is None:
@@ -91,16 +92,35 @@ class EncryptionStore:
                 "LIKENESS_ENCRYPTION_KEY_FILE or "
                 "LIKENESS_ENCRYPTION_KEY_COMMAND."
             )
-        with self._database.writing() as connection:
-            collection = lock_collection(connection, name)
-            some = _to_reencrypt(connection, collection, cipher.ring)
-            for person in some:
-                key = self._rewrap(connection, collection, person, cipher)
-                encrypt_plain(connection, self._database.codec, key, templates.c.person == person)
-            if some:
-                note(connection, "encryption.keys_changed", name, persons=len(some))
-        self._database.eraser.erase()
-        return len(some)
+        done, failed, last = 0, list[str](), 0
+        while True:
+            with self._database.writing() as connection:
+                collection = lock_collection(connection, name)
+                some = _to_reencrypt(connection, collection, cipher.ring, last)
+                bad = [
+                    person_id
+                    for key, person_id in some
+                    if not self._reencrypt_one(connection, collection, key, cipher)
+                ]
+                if len(some) > len(bad):
+                    note(connection, "encryption.keys_changed", name, persons=len(some) - len(bad))
+            if not some:
+                return Reencrypted(done, failed)
+            self._database.eraser.erase()
+            done, failed, last = done + len(some) - len(bad), failed + bad, some[-1][0]
+
+    def _reencrypt_one(
+        self, connection: Connection, collection: CollectionRecord, person: int,
+        cipher: EmbeddingCipher,
+    ) -> bool:  # fmt: skip
+        def work() -> None:
+            key = self._rewrap(connection, collection, person, cipher)
+            encrypt_plain(connection, self._database.codec, key, templates.c.person == person)
+
+        error = self._database.attempt(connection, work)
+        if error is not None and not isinstance(error, DamagedData | EncryptionKeyMissing):
+            raise error
+        return error is None
 
     def _rewrap(
         self, connection: Connection, collection: CollectionRecord, person: int,
@@ -180,11 +200,16 @@ def _is_plain() -> ColumnElement[bool]:
     )
 
 
-def _to_reencrypt(connection: Connection, collection: CollectionRecord, ring: KeyRing) -> list[int]:
-    """Persons whose key is another than the active one, or of whom something is plain."""
+def _to_reencrypt(
+    connection: Connection, collection: CollectionRecord, ring: KeyRing, after: int
+) -> list[tuple[int, str]]:
+    """Persons, key and id, whose data key is under another key than the active one, or of whom
+    something is plain: by rising key, some of those above `after`."""
     has_plain = exists().where(templates.c.person == persons.c.id, _is_plain())
-    query = select(persons.c.id).where(
+    query = select(persons.c.id, persons.c.person_id).where(
         persons.c.collection == collection.key,
+        persons.c.id > after,
         or_(persons.c.key_id.is_not(None) & (persons.c.key_id != ring.active_id), has_plain),
     )
-    return list(connection.execute(query.limit(PERSONS_AT_ONCE)).scalars())
+    rows = connection.execute(query.order_by(persons.c.id).limit(PERSONS_AT_ONCE))
+    return [(row.id, row.person_id) for row in rows]
