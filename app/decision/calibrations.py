@@ -249,7 +249,7 @@ def calibrate_collection(
         gallery.precision,
         clock,
     )
-    gallery.store.calibrations.set(name, calibration.calibration_id, calibration.content())
+    gallery.store.calibrations.set(record, calibration.calibration_id, calibration.content())
     # Of each numbered person the first template, whose record has the person's id.
     people, first = np.unique(templates.person_keys, return_index=True)
     declared = all_declared(gallery.store.pairs, name)

@@ -3,12 +3,15 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from app.decision.calibration import Calibration
 from app.decision.calibrations import Calibrations, calibrate_collection
 from app.decision.domain import Domain, SharedDirection
+from app.decision.fitting import calibrate
 from app.decision.pair_lifts import CoveredFaces
 from app.errors import CollectionNotFound, EmbeddingSpaceMismatch, NotEnoughData
 from app.gallery.gallery import Gallery
@@ -20,7 +23,7 @@ from app.store.sql.embeddings import MOST_SAMPLED
 from app.store.store import Store
 from tests.decision.conftest import people
 from tests.decision.test_calibration import calibration
-from tests.writing import enroll_person
+from tests.writing import delete_collection, enroll_person
 
 DIMENSION = 64
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
@@ -89,6 +92,23 @@ def test_another_process_uses_it_at_once(gallery: Gallery, tmp_path: Path) -> No
     other.store.close()
 
 
+def test_one_made_again_under_the_name_does_not_get_it(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(gallery, 100)
+
+    def meanwhile(*arguments: Any) -> Calibration:
+        made = calibrate(*arguments)
+        delete_collection(gallery, "default")
+        gallery.create_collection("default", {})
+        return made
+
+    monkeypatch.setattr("app.decision.calibrations.calibrate", meanwhile)
+    with pytest.raises(CollectionNotFound, match="deleted meanwhile"):
+        calibrate_collection(gallery, "default", np.random.default_rng(0))
+    assert gallery.require("default").calibration_id is None
+
+
 def test_second_ids_are_reported_and_left_out(gallery: Gallery) -> None:
     fill(gallery, 150, second_ids=3)
     live = calibrate_collection(gallery, "default", np.random.default_rng(0))
@@ -137,7 +157,9 @@ def test_of_nothing_and_of_another_space(gallery: Gallery, tmp_path: Path) -> No
 
 def test_one_of_another_precision_is_not_used(gallery: Gallery) -> None:
     foreign = calibration(precision="float16")
-    gallery.store.calibrations.set("default", foreign.calibration_id, foreign.content())
+    gallery.store.calibrations.set(
+        gallery.store.collections.get("default"), foreign.calibration_id, foreign.content()
+    )
     calibrations = Calibrations(
         gallery.store.calibrations, None, 0.5, embedding_space="es-test", precision="float32"
     )
@@ -146,7 +168,9 @@ def test_one_of_another_precision_is_not_used(gallery: Gallery) -> None:
 
 def test_nor_one_of_another_space(gallery: Gallery) -> None:
     own = calibration()
-    gallery.store.calibrations.set("default", own.calibration_id, own.content())
+    gallery.store.calibrations.set(
+        gallery.store.collections.get("default"), own.calibration_id, own.content()
+    )
     running = {"embedding_space": "es-other", "precision": "float32"}
     calibrations = Calibrations(gallery.store.calibrations, None, 0.5, **running)
     assert calibrations.chain(gallery.require("default")).calibrations == []
@@ -170,7 +194,9 @@ def test_one_is_used_while_scores_are_no_higher_than_those_it_was_counted_on(
         before = shared.model_copy(update={"covered": covered})
     own = calibration(domain=Domain(shared=before, likeness=0.2).model_dump())
     pack = calibration(domain=Domain(shared=now, likeness=0.2).model_dump())
-    gallery.store.calibrations.set("default", own.calibration_id, own.content())
+    gallery.store.calibrations.set(
+        gallery.store.collections.get("default"), own.calibration_id, own.content()
+    )
     calibrations = Calibrations(
         gallery.store.calibrations, calibration() if change == "dropped" else pack, 0.5,
         embedding_space="es-test", precision="float32",

@@ -43,7 +43,9 @@ def calibrated(
         services.pack.embedding_space,
         services.gallery.precision,
     )
-    services.gallery.store.calibrations.set(name, made.calibration_id, made.content())
+    services.gallery.store.calibrations.set(
+        services.gallery.store.collections.get(name), made.calibration_id, made.content()
+    )
     return made
 
 

@@ -50,7 +50,7 @@ def fill(gallery: Gallery, vectors: NDArray[np.float32]) -> None:
         enroll_person(gallery, "default", f"p{i % 7}", {"n": i, "ü": [1, None]}, new)
     delete_person(gallery, "default", "p3")
     gallery.create_collection("staff", {"site": "x"}, {"target_fpir": 0.01})
-    gallery.store.calibrations.set("staff", "cal-1", {"n": 1})
+    gallery.store.calibrations.set(gallery.store.collections.get("staff"), "cal-1", {"n": 1})
 
 
 def bytes_of(engine: Engine) -> bytes:

@@ -69,7 +69,7 @@ class TestEntries:
         store.corrections.merge_persons("staff", "eve", "bob")
         store.persons.delete("staff", "ada.l")
         store.collections.update("staff", {"site": 1}, None)
-        store.calibrations.set("staff", "cal-1", {})
+        store.calibrations.set(store.collections.get("staff"), "cal-1", {})
         store.calibrations.clear("staff")
         store.collections.delete("staff")
         assert actions(store) == [

@@ -185,9 +185,9 @@ def test_policy_and_calibration_of_a_collection(engine: Engine) -> None:
     changed = store.collections.update("staff", None, {})
     assert (changed.metadata, changed.policy) == ({"site": 1}, {})
     assert store.calibrations.get(changed) is None
-    store.calibrations.set("staff", "cal-1", {"n": 1})
-    store.calibrations.set("staff", "cal-2", {"n": 2})
-    store.calibrations.set("staff", "cal-1", {"n": 3})
+    store.calibrations.set(store.collections.get("staff"), "cal-1", {"n": 1})
+    store.calibrations.set(store.collections.get("staff"), "cal-2", {"n": 2})
+    store.calibrations.set(store.collections.get("staff"), "cal-1", {"n": 3})
     assert store.calibrations.get(store.collections.get("staff")) == {"n": 3}
     store.calibrations.clear("staff")
     assert store.calibrations.get(store.collections.get("staff")) is None

@@ -21,6 +21,7 @@ from app.store.sql.lookups import (
     collection_record,
     count_rows,
     fetch_page,
+    get_again,
     get_collection,
     lock_collection,
     to_page,
@@ -194,10 +195,16 @@ class CalibrationStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def set(self, name: str, calibration_id: str, content: JsonObject) -> None:
-        """Keep a calibration and put it to use."""
+    def set(self, collection: CollectionRecord, calibration_id: str, content: JsonObject) -> None:
+        """Keep a calibration of the collection and put it to use.
+
+        Raises CollectionNotFound if it was deleted meanwhile, even if another one has its name, and
+        EmbeddingSpaceMismatch if it changed its space.
+        """
+        name = collection.name
         with self._database.writing() as connection:
-            key = lock_collection(connection, name).key
+            lock_collection(connection, name)
+            key = get_again(connection, collection).key
             same = (calibrations.c.collection == key) & (
                 calibrations.c.calibration_id == calibration_id
             )
