@@ -16,7 +16,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.bodies import BODY, Announced, SteadyReceive, read_body
-from app.api.connection import ABORT, CROWDED, DEPARTURE, Departure
+from app.api.connection import ABORT, CROWDED, DEPARTURE
+from app.api.departure import Departure
 from app.api.problems import problem
 from app.api.transfers import Kind, Transfer, TransfersByKind, body_limit, kind_of, work_limit
 from app.api.turns import PIECE, pieces

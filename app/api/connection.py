@@ -3,7 +3,7 @@ problem documents where uvicorn answers in plain text."""
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import httptools
@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import (
 from uvicorn.server import ServerState
 
 from app.api.connections import Connections
+from app.api.departure import Departure
 from app.api.problems import MEDIA_TYPE, problem_members
 from app.errors import HeadTooLarge, InvalidHttp, LikenessError, PathTooLong, RequestTimeout
 
@@ -36,38 +37,6 @@ LARGE_READ_BYTES = 64 * KIB
 # whether the request was sent before an earlier one was answered; its client's `Departure`.
 CROWDED, ABORT, PIPELINED = "likeness.crowded", "likeness.abort", "likeness.pipelined"
 DEPARTURE = "likeness.departure"
-
-
-class Departure:
-    """Whether the client of a request has closed the connection. Calling a function then costs less
-    than a task that waits for it in each request."""
-
-    __slots__ = ("_happened", "_read", "_then")
-
-    def __init__(self, read: Callable[[], object]) -> None:
-        """`read` makes the server read from the connection again if it has paused."""
-        self._read = read
-        self._happened = False
-        self._then: Callable[[], object] | None = None
-
-    def watch(self, then: Callable[[], object]) -> None:
-        """Call a function when the client leaves, or now if it has left."""
-        if self._happened:
-            then()
-        else:
-            self._then = then
-            self._read()  # it does not read on after the last piece of a large body
-
-    def ignore(self) -> None:
-        """Call it no longer."""
-        self._then = None
-
-    def happen(self) -> None:
-        """The client has left."""
-        self._happened = True
-        then, self._then = self._then, None
-        if then is not None:
-            then()
 
 
 class Connection(HttpToolsProtocol):
@@ -170,6 +139,8 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._field_bytes = self._fields = 0
+        self._head_since = self._head_since or time.monotonic()
+        self._piece_bytes = max(self._piece_bytes, 1)  # it may begin with the request before
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
@@ -205,10 +176,10 @@ class Connection(HttpToolsProtocol):
                 DEPARTURE: Departure(self.flow.resume_reading),
             }
         )
+        super().on_headers_complete()  # raises for an invalid address
         self._in_message, self._head_since = True, None
         self._piece_bytes = 0
         self._table.busy(self)
-        super().on_headers_complete()
         if self._table.draining:
             self.cycle.keep_alive = False
 
@@ -222,6 +193,12 @@ class Connection(HttpToolsProtocol):
         self._in_message, self._linger_since = False, None
         self._piece_bytes = 0
         super().on_message_complete()
+        if self._answered() and not self.transport.is_closing():
+            # Answered before its body arrived, which has ended the time between two requests.
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
@@ -232,6 +209,8 @@ class Connection(HttpToolsProtocol):
         if not self._answered():
             return
         self._table.idle(self)
+        if self._head_since is not None:  # of the next request; it had no time of its own yet
+            self._head_since = time.monotonic()
         if self._in_message:
             # Answered before the body arrived: continue reading for a while, or the client gets a
             # reset connection instead of the answer.
@@ -260,7 +239,7 @@ class Connection(HttpToolsProtocol):
             self.transport.abort()  # close() would wait until everything is sent
         elif self._is_left_open(now, unsent) or self._lingers_too_long(now):
             self.transport.abort()
-        elif self._head_since is not None and now - self._head_since > limits.head_s:
+        elif self._head_is_late(now):
             self._end_late_head()
 
     def _unsent_bytes(self) -> int:
@@ -278,6 +257,11 @@ class Connection(HttpToolsProtocol):
     def _lingers_too_long(self, now: float) -> bool:
         since = self._linger_since
         return since is not None and now - since > self._table.limits.linger_s
+
+    def _head_is_late(self, now: float) -> bool:
+        """Not while earlier requests are being answered: the server may have paused reading."""
+        since = self._head_since
+        return since is not None and self._answered() and now - since > self._table.limits.head_s
 
     def _end_late_head(self) -> None:
         if not self._piece_bytes:  # nothing was sent: a browser opened it in advance

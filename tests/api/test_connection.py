@@ -201,6 +201,25 @@ def test_a_connection_is_kept_no_longer_than_asked(hasty: Callable[..., Any]) ->
         assert connection.recv(1) == b""
 
 
+def test_nor_after_an_answer_that_came_before_the_body(hasty: Callable[..., Any]) -> None:
+    with hasty(head_timeout=PATIENCE_S, keep_alive=0.2) as url, connected(url) as connection:
+        connection.sendall(POST + b"content-encoding: gzip\r\ncontent-length: 4\r\n\r\n")
+        assert b" 415 " in connection.recv(65_536)
+        connection.sendall(b"body")
+        assert answer_of(connection) == (0, {}, b"")
+
+
+def test_a_head_that_begins_with_the_request_before(hasty: Callable[..., Any]) -> None:
+    """Its time is that of a head, not that between two requests."""
+    with hasty(head_timeout=0.5, keep_alive=PATIENCE_S) as url, connected(url) as connection:
+        connection.sendall(HEAD + b"\r\n" + HEAD)
+        answers = b""
+        while piece := connection.recv(65_536):
+            answers += piece
+    assert answers.count(b"200 OK") == 1
+    assert b"request_timeout" in answers
+
+
 def test_silent_connections_make_room(url: str) -> None:
     with ExitStack() as stack:
         for _ in range(3 * MOST):
@@ -245,6 +264,17 @@ def test_what_follows_a_whole_request_is_no_answer_to_it(
     request = head + b"content-length: %d\r\n\r\n%b" % (len(blank_photo), blank_photo)
     with waits_for(threading.Event(), few), connected(url) as connection:
         connection.sendall(request + b"\x16\x03\x01")
+        assert answer_of(connection) == (0, {}, b"")
+
+
+@pytest.mark.parametrize("address", [b"http://[", b"?a"])
+def test_an_invalid_address_is_no_answer_to_the_request_before(
+    url: str, few: Services, blank_photo: bytes, address: bytes
+) -> None:
+    head = b"POST /v1/detect HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\n"
+    request = head + b"content-length: %d\r\n\r\n%b" % (len(blank_photo), blank_photo)
+    with waits_for(threading.Event(), few), connected(url) as connection:
+        connection.sendall(request + b"GET %b HTTP/1.1\r\nhost: x\r\n\r\n" % address)
         assert answer_of(connection) == (0, {}, b"")
 
 

@@ -1,6 +1,7 @@
 """The photos of one request, side by side."""
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,28 +11,32 @@ from app.recognition.analysis import each_photo, side_by_side
 from app.services import build_services
 from app.settings import Settings
 from app.types import CooperativeTask
+from tests.waiting import PATIENCE_S
 
 
 def test_photos_of_a_failed_call_leave_the_queue(tmp_path: Path) -> None:
-    """They are begun in their order, so those after the first could only follow it."""
     services = build_services(Settings(data_dir=tmp_path, workers=1))
-    begun: list[bytes] = []
+    release, begun = threading.Event(), list[bytes]()
 
     def work(photo: bytes) -> CooperativeTask[None]:
         begun.append(photo)
-        if len(begun) == 1:
+        if photo == b"0":
             raise Overloaded("There was no memory for this photo.")
+        release.wait(PATIENCE_S)
         yield
 
-    async def call() -> None:
-        with pytest.raises(Overloaded), services.scheduler.admit():
+    async def calls() -> None:
+        with pytest.raises(Overloaded):
             await each_photo(services, [b"%d" % number for number in range(32)], work)
-        assert services.scheduler.waiting == 0
+        release.set()
+        await each_photo(services, [b"next"] * 32, work)  # takes turns with what is left
 
     try:
-        asyncio.run(call())
+        asyncio.run(calls())
     finally:
+        release.set()
         services.close()
+    assert set(begun) <= {b"0", b"1", b"next"}
 
 
 def test_the_other_parts_have_ended_when_the_first_error_is_raised() -> None:
