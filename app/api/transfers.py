@@ -90,8 +90,10 @@ class Transfers:
     def open(self) -> Iterator[Transfer]:
         """Begin a transfer, if necessary by ending the slowest. Raises Overloaded if that is too
         young to be ended."""
-        if len(self._open) >= self._most and not self._end_slowest():
-            raise self._full()
+        if len(self._open) >= self._most:
+            if not (others := self._may_end()):
+                raise self._full(f"{len(self._open)} {self.name} are already in progress")
+            self._end(others[0], "Too many transfers were open")
         task = asyncio.current_task()
         assert task is not None, "requests are tasks"
         transfer = Transfer(task)
@@ -103,44 +105,50 @@ class Transfers:
 
     def hold(self, transfer: Transfer, count: int) -> None:
         """Count `count` more bytes in memory; a single transfer may have any number. Raises
-        Overloaded if they are too many and no slower transfer can be ended."""
+        Overloaded if they are too many, and ending the slower transfers would not make enough
+        room; then none is ended."""
         transfer.held += count
-        while self._most_bytes < (together := self.held + self._others()):
-            if together == transfer.held:
-                return
-            if not self._end_slowest(but=transfer):
-                raise self._full()
+        together = self.held + self._others()
+        to_end = []
+        for other in self._may_end(but=transfer):
+            if together <= self._most_bytes:
+                break
+            if other.held:
+                to_end.append(other)
+                together -= other.held
+        if together > self._most_bytes and together != transfer.held:
+            raise self._full("The memory for requests is in use")
+        for other in to_end:
+            self._end(other, "The memory for requests was in use")
 
     def end_all(self, why: LikenessError) -> None:
         """End every one."""
         for transfer in list(self._open):
             transfer.end(why)
 
-    def _end_slowest(self, but: Transfer | None = None) -> bool:
+    def _may_end(self, but: Transfer | None = None) -> list[Transfer]:
+        """Those that may be ended for another, the slowest first; for `but`, if that is not young
+        itself, only those that are not faster."""
         if not self._may_be_ended:
-            return False
+            return []
         now = time.monotonic()
         old = [one for one in self._open if one is not but and now - one.since > GRACE_S]
-        if not old:
-            return False
-        slowest = min(old, key=lambda one: one.rate(now))
-        if but is not None and now - but.since > GRACE_S and but.rate(now) < slowest.rate(now):
-            return False  # this one is the slowest
-        self._open.discard(slowest)
-        slowest.end(
+        if but is not None and now - but.since > GRACE_S:
+            old = [one for one in old if one.rate(now) <= but.rate(now)]
+        return sorted(old, key=lambda one: one.rate(now))
+
+    def _end(self, slow: Transfer, why: str) -> None:
+        self._open.discard(slow)
+        slow.end(
             RequestTimeout(
-                "Too many transfers were open, and this was the slowest; try again, over a faster "
+                f"{why}, and this transfer was one of the slowest; try again, over a faster "
                 "connection if you can.",
                 {"retry_after": RETRY_AFTER_S},
             )
         )
-        return True
 
-    def _full(self) -> Overloaded:
-        return Overloaded(
-            f"{len(self._open)} {self.name} are already in progress; try again in a moment.",
-            {"retry_after": RETRY_AFTER_S},
-        )
+    def _full(self, why: str) -> Overloaded:
+        return Overloaded(f"{why}; try again in a moment.", {"retry_after": RETRY_AFTER_S})
 
 
 class Kind(Enum):

@@ -45,3 +45,30 @@ def test_a_deletion_is_never_ended_for_another() -> None:
         assert first.ended_by is None
 
     asyncio.run(run())
+
+
+def test_none_is_ended_for_a_body_that_would_not_fit_even_then() -> None:
+    async def run() -> None:
+        transfers = Transfers("bodies", 8, 100, lambda: 100)
+        others = [await occupy(transfers) for _ in range(3)]
+        for other in others:
+            other.held = 1
+        with transfers.open() as new, pytest.raises(Overloaded, match="memory"):
+            transfers.hold(new, 1)
+        assert [other.ended_by for other in others] == [None] * 3
+
+    asyncio.run(run())
+
+
+def test_only_as_many_are_ended_as_a_body_needs() -> None:
+    async def run() -> None:
+        transfers = Transfers("bodies", 8, 100, lambda: 10)
+        nothing, slow, fast = [await occupy(transfers) for _ in range(3)]
+        slow.held, fast.held, fast.moved = 50, 40, 1000
+        with transfers.open() as new:
+            transfers.hold(new, 30)
+        assert isinstance(slow.ended_by, RequestTimeout)
+        assert nothing.ended_by is None
+        assert fast.ended_by is None
+
+    asyncio.run(run())
