@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.access.keys import Scope as KeyScope
 from app.access.refused import CallOutcome, RefusedCall, RefusedCalls
 from app.api.connection import PIPELINED
-from app.api.problems import CODE, unexpected_error
+from app.api.problems import CODE, note_unexpected, unexpected_error
 from app.api.proxies import NONE_TRUSTED, Proxies
 from app.api.turns import Turns
 from app.errors import CollectionNotFound, Forbidden, LikenessError, RateLimited, Unauthenticated
@@ -154,6 +154,7 @@ class RequestContext:
             await self._app(scope, receive, send_with_id)
         except Exception as error:
             if started:  # too late for another answer: the server cuts the connection
+                note_unexpected(error, self._metrics)
                 raise
             await unexpected_error(error, self._metrics)(scope, receive, send_with_id)
         finally:

@@ -242,10 +242,15 @@ def _methods(request: Request) -> list[str]:
     ]
 
 
-def unexpected_error(error: Exception, metrics: Metrics) -> JSONResponse:
-    """The answer to an unexpected error: the log gets the details, the client an id."""
+def note_unexpected(error: Exception, metrics: Metrics) -> None:
+    """Log and count an unexpected error."""
     metrics.observe_problem("internal_error")
     log(logging.ERROR, "unexpected error", error)
+
+
+def unexpected_error(error: Exception, metrics: Metrics) -> JSONResponse:
+    """The answer to an unexpected error: the log gets the details, the client an id."""
+    note_unexpected(error, metrics)
     return problem(
         LikenessError(
             "The service failed; your request is not the cause. Give the operator the request_id."

@@ -142,3 +142,25 @@ def test_answered_requests_are_logged_where_the_settings_say_so(
     with caplog.at_level("DEBUG", logger="likeness"):
         asyncio.run(app(scope, asyncio.Event, lambda _: asyncio.sleep(0)))  # type: ignore[arg-type]
     assert [(one.message, one.levelname) for one in caplog.records] == [("request", level)]
+
+
+def test_an_error_in_the_middle_of_an_answer_is_logged_and_counted(
+    services: Services, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def breaking(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise RuntimeError("the disk failed")
+
+    def counted() -> float:
+        labels = {"code": "internal_error"}
+        return services.metrics.registry.get_sample_value("likeness_problems_total", labels) or 0.0
+
+    before = counted()
+    app = RequestContext(breaking, services.metrics)
+    scope = {"type": "http", "method": "POST", "path": "/v1/embed", "headers": []}
+    with caplog.at_level("ERROR", logger="likeness"), pytest.raises(RuntimeError):
+        asyncio.run(app(scope, asyncio.Event, lambda _: asyncio.sleep(0)))  # type: ignore[arg-type]
+    assert [(one.message, bool(one.exc_info)) for one in caplog.records] == [
+        ("unexpected error", True)
+    ]
+    assert counted() == before + 1
