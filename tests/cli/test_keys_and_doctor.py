@@ -124,8 +124,8 @@ def test_doctor_advises_to_calibrate_again_after_an_earlier_version() -> None:
     shipped = running.calibrations.pack
     assert shipped is not None
     for known, advised in ((shipped, False), (_of_an_earlier_version(shipped), True)):
-        store = running.gallery.store.calibrations
-        store.set("default", known.calibration_id, known.content())
+        store, record = running.gallery.store.calibrations, running.gallery.require("default")
+        store.set(record, known.calibration_id, known.content())
         assert ("likeness calibrate default, again" in run("doctor")) is advised
     running.close()
 
