@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.api.endpoints import imports
 from app.services import Services, build_services
 from app.settings import Settings
 from tests.api.conftest import run_server
@@ -206,7 +207,11 @@ def test_no_more_than_some_wait(
 
 
 def test_the_report_of_an_import_that_still_writes_is_read_to_a_whole_line(
-    client: httpx.Client, collection: str, services: Services, archive: Path
+    client: httpx.Client,
+    collection: str,
+    services: Services,
+    archive: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its length is not known when the answer begins, and parts of it are asked for in vain."""
     made = send(client, collection, archive).json()
@@ -217,6 +222,9 @@ def test_the_report_of_an_import_that_still_writes_is_read_to_a_whole_line(
     with report.open("ab") as file:
         file.write(b'{"place": "half')
     assert client.get(f"{job}/report").content == whole
+    with monkeypatch.context() as small:
+        small.setattr(imports, "REPORT_PIECE", 8)
+        assert client.get(f"{job}/report").content == whole
     answer = client.get(f"{job}/report", headers={"Range": "lines=1-2"})
     assert (answer.status_code, answer.content) == (200, whole)
     with client.stream("GET", f"{job}/report") as growing, report.open("ab") as file:

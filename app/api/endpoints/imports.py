@@ -44,7 +44,7 @@ KINDS = {
     "application/vnd.apache.parquet": ".parquet",
 }
 EVENTS_EVERY_S = 0.5
-REPORT_PIECE = 256 * 1024  # bytes that are read at a time: more than the longest line
+REPORT_PIECE = 256 * 1024  # bytes that are read at a time
 # Proxies end what is silent for long.
 ALIVE_EVERY_S = 15.0
 
@@ -254,10 +254,15 @@ async def read_import_report(context: Context, collection: Collection, import_id
 
 async def _whole_lines(file: BinaryIO, size: int) -> AsyncIterator[bytes]:
     """The lines within the first `size` bytes. The file may grow meanwhile."""
+    begun = b""
     with file:
         while size > 0 and (piece := await asyncio.to_thread(file.read, min(size, REPORT_PIECE))):
             size -= len(piece)
-            yield piece if size else piece[: piece.rfind(b"\n") + 1]
+            lines, end, rest = piece.rpartition(b"\n")
+            if end:
+                yield begun + lines + end
+                begun = b""
+            begun += rest
 
 
 @router.delete("/{import_id}", responses=problems(OF_IMPORT, ANY_WRITE))
