@@ -1,9 +1,10 @@
-"""Origins of web pages, as browsers name them."""
+"""Parts of addresses that settings have: origins of web pages, as browsers name them, and the path
+under which a proxy publishes the service."""
 
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, WithJsonSchema
 
 _ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#@*\sA-Z]+")
 
@@ -24,3 +25,19 @@ def _origin(value: str) -> str:
 
 # One that may call the API, or * for every one.
 Origin = Annotated[str, AfterValidator(_origin)]
+
+
+ROOT_PATH = r"^(/[^/?#]+)*$"
+
+
+def _root_path(value: str) -> str:
+    if not re.fullmatch(ROOT_PATH, value):
+        raise ValueError(
+            "must be /part, or several such parts, with no / at the end, no ? and no #"
+        )
+    return value
+
+
+RootPath = Annotated[
+    str, AfterValidator(_root_path), WithJsonSchema({"type": "string", "pattern": ROOT_PATH})
+]

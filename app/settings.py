@@ -1,24 +1,16 @@
 """Settings, read once from the environment (`LIKENESS_*`) by the CLI and passed down."""
 
 import ipaddress
-import re
 from datetime import timedelta
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    SecretStr,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from app.origins import Origin
+from app.origins import Origin, RootPath
 
 
 class Device(StrEnum):
@@ -74,17 +66,6 @@ def _split(value: Any) -> Any:
     return value
 
 
-ROOT_PATH = r"^(/[^/?#]+)*$"
-
-
-def _root_path(value: str) -> str:
-    if not re.fullmatch(ROOT_PATH, value):
-        raise ValueError(
-            "must be /part, or several such parts, with no / at the end, no ? and no #"
-        )
-    return value
-
-
 def _upper(value: Any) -> Any:
     return value.upper() if isinstance(value, str) else value
 
@@ -135,12 +116,8 @@ class Settings(BaseSettings):
         ),
     ] = ()
     root_path: Annotated[
-        str,
-        AfterValidator(_root_path),
-        Field(
-            json_schema_extra={"pattern": ROOT_PATH},
-            description="Path under which a proxy publishes the service, such as /faces.",
-        ),
+        RootPath,
+        Field(description="Path under which a proxy publishes the service, such as /faces."),
     ] = ""
     cors_origins: Annotated[
         tuple[Origin, ...], NoDecode, BeforeValidator(_split),
