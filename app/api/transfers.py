@@ -109,6 +109,8 @@ class Transfers:
         room; then none is ended."""
         transfer.held += count
         together = self.held + self._others()
+        if together <= self._most_bytes:  # nearly always, and this is for each piece of a body
+            return
         to_end = []
         for other in self._may_end(but=transfer):
             if together <= self._most_bytes:

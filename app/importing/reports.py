@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -105,15 +106,16 @@ class ReportEraser:
             notes = self._notes()
         if not notes:
             self._settle(None, ())
-        gone = {note for note in notes if not self._is_there(note.collection, note.person_id)}
+        # Asked only for imports that have ended: others may run for hours, and this is each second.
+        is_gone = cache(lambda note: not self._is_there(note.collection, note.person_id))
         failed: OSError | None = None
         for import_id in self._ended(notes):
             mine = [note for note in notes if import_id in note.imports]
-            people = {note.person_id for note in mine if note in gone}
+            people = {note.person_id for note in mine if is_gone(note)}
             try:
                 if people:
                     self._erase(import_id, people)
-                self._settle(import_id, [one for one in mine if one in gone or self._lapsed(one)])
+                self._settle(import_id, [one for one in mine if is_gone(one) or self._lapsed(one)])
             except OSError as error:
                 failed = failed or error
                 continue

@@ -1,5 +1,5 @@
 """`Database`: the transactions of one engine, whose failures are raised as the errors of the
-service; and the erasure of deleted rows from its files, while it is in use."""
+service."""
 
 from collections import deque
 from collections.abc import Callable, Iterator

@@ -47,6 +47,20 @@ def test_a_deletion_is_never_ended_for_another() -> None:
     asyncio.run(run())
 
 
+def test_a_piece_that_fits_costs_no_look_at_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body has many pieces, each of which is counted on the event loop."""
+
+    async def run() -> None:
+        transfers = Transfers("bodies", 8, 100, lambda: 0)
+        (await occupy(transfers)).held = 1
+        monkeypatch.setattr(Transfer, "rate", lambda *_: pytest.fail("rates were compared"))
+        with transfers.open() as new:
+            transfers.hold(new, 99)
+            assert new.held == 99
+
+    asyncio.run(run())
+
+
 def test_none_is_ended_for_a_body_that_would_not_fit_even_then() -> None:
     async def run() -> None:
         transfers = Transfers("bodies", 8, 100, lambda: 100)

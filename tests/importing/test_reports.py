@@ -331,3 +331,12 @@ def test_what_is_shown_to_a_person_names_nobody_else(imports: Imports) -> None:
         assert (len(rows), more) == (0 if person_id == "a" else 1, False)
         for other in {"ada", "grace.hopper"} - {person_id}:
             assert other not in json.dumps(rows)
+
+
+def test_a_running_import_costs_no_look_at_the_persons(imports: Imports) -> None:
+    """It may run for hours, a round is done each second, and there may be thousands of notes."""
+    imports.add(1, JobState.RUNNING)
+    imports.eraser.note("default", "ada", "bob")
+    imports.eraser._is_there = lambda *_: pytest.fail("a person was looked for")
+    imports.eraser.round()
+    assert imports.eraser.is_pending
