@@ -1,6 +1,7 @@
 """The access keys in the memory of a process, never older than a lease.
 
-A request reads no database: it uses what was read at most `LEASE_S` ago. A revocation is
+A request reads no database: it uses what was read at most `LEASE_S` ago. Only a token whose id was
+not read waits for the next reading, so that a new key is accepted at once. A revocation is
 acknowledged `LEASE_S` after its commit; by then every process has read it, or uses no key at all
 until it has. The lease is measured by each process's own clock, from before the read; it also ends
 while the machine is suspended.
@@ -117,6 +118,12 @@ class AccessRegistry:
             return None
         self._note_use(found.key, now)
         return found.key
+
+    def may_be_new(self, token: str) -> bool:
+        """Whether a token has the id of a key that was not read: another process may have created
+        it since. Says nothing about the token's secret; ids are public."""
+        key_id = id_of(token)
+        return key_id is not None and key_id not in self._read.keys
 
     def usable(self, key: AccessKey) -> bool:
         """Whether a key that was accepted before is still usable, by the last reading."""

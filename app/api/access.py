@@ -217,8 +217,12 @@ class AccessControl:
 
     async def _renew(self) -> None:
         """Wait, for a limited time, until the keys are fresh. Raises StoreUnavailable."""
-        if self._registry.fresh:
-            return
+        if not self._registry.fresh:
+            await self._read_again()
+
+    async def _read_again(self) -> None:
+        """Wait, for a limited time, until the keys were read once more. Raises StoreUnavailable if
+        they are not fresh then."""
         renewal = asyncio.wrap_future(self._registry.renewal())
         with suppress(TimeoutError):
             # Others wait for the same reading: it must not be cancelled with this request.
@@ -250,6 +254,8 @@ class AccessControl:
             )
         if self._oidc is not None and self._oidc.has_form(token):
             return await self._oidc.key_of(token)
+        if self._registry.may_be_new(token):
+            await self._read_again()
         key = self._registry.key_of(token)
         if key is None:
             raise Unauthenticated(
