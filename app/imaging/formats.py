@@ -1,6 +1,8 @@
 """Which format a photo has, by its first bytes, and what its header says of its size."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 
 from app.errors import UnsupportedImage
 from app.imaging.jpeg import Frame, TooManySegments, has_several_scans, read_frame
@@ -82,7 +84,10 @@ _FIXED = 8 * 1024 * 1024
 # The decoded copy as this project uses it: 8-bit BGR.
 _BGR = 3
 # A HEIC describes its tiles and thumbnails too, most often all tiles at once.
-_MAX_PICTURES = 4_096
+_MAX_PICTURES = 1_024
+# Some ten boxes are usual; `meta` has some ten bytes for each tile, and a color profile.
+_MAX_BOXES = 1_024
+_MAX_META = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,23 +181,49 @@ def _read_boxed(data: bytes) -> Header | None:
     A box may stand anywhere in `meta`, so the name is searched for: nothing a decoder reads is
     missed.
     """
-    start = data.find(b"meta")
-    end = min(len(data), start - 4 + int.from_bytes(data[start - 4 : start], "big"))
-    width = height = 0
-    at = data.find(b"ispe", start, end) if start >= 4 else -1
-    for _ in range(_MAX_PICTURES):
-        if at < 0:
-            break
-        size = (
+    metas = _metas(data)
+    if metas is None:
+        return None
+    pictures = list(islice(chain.from_iterable(_pictures(data, *m) for m in metas), _MAX_PICTURES))
+    if not pictures or len(pictures) == _MAX_PICTURES:
+        return None
+    width, height = max(pictures, key=lambda size: size[0] * size[1])
+    return (
+        Header(sniff_format(data) or "", width, height, 20, len(data)) if width * height else None
+    )
+
+
+def _metas(data: bytes) -> list[tuple[int, int]] | None:
+    """Where the contents of each `meta` box of the file begin and end; None if there are more
+    boxes, or larger ones, than photos have. Only boxes of the file itself are looked at: a search
+    for the name would go through all coded data, and no other thread could run meanwhile."""
+    metas: list[tuple[int, int]] = []
+    at = 0
+    for _ in range(_MAX_BOXES):
+        if at + 8 > len(data):
+            return metas
+        length, begin = int.from_bytes(data[at : at + 4], "big"), at + 8
+        if length == 1:  # the length follows in 64 bits (ISO/IEC 14496-12, 4.2)
+            length, begin = int.from_bytes(data[begin : begin + 8], "big"), at + 16
+        end = min(len(data), at + length) if length else len(data)
+        if end < begin:
+            return metas
+        if data[at + 4 : at + 8] == b"meta":
+            if end - begin > _MAX_META:
+                return None
+            metas.append((begin, end))
+        at = end
+    return None
+
+
+def _pictures(data: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """The width and height of each `ispe` between two places."""
+    while (at := data.find(b"ispe", start, end)) >= 0:
+        yield (
             int.from_bytes(data[at + 8 : at + 12], "big"),
             int.from_bytes(data[at + 12 : at + 16], "big"),
         )
-        if size[0] * size[1] > width * height:
-            width, height = size
-        at = data.find(b"ispe", at + 4, end)
-    else:
-        return None
-    return Header(sniff_format(data) or "", width, height, 20, len(data)) if width else None
+        start = at + 4
 
 
 def _is_animated_webp(data: bytes) -> bool:

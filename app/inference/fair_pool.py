@@ -43,6 +43,7 @@ class _Job:
     steps: CooperativeTask[Any] = field(compare=False)
     future: Future[Any] = field(compare=False)
     context: Context = field(compare=False)
+    measure: Callable[[], int] | None = field(compare=False, default=None)
     memory: int = field(compare=False, default=0)
     begun: bool = field(compare=False, default=False)
 
@@ -52,7 +53,8 @@ class FairThreadPool:
 
     A job keeps its decoded photo until its last step, while others take their turns. So the memory
     of the jobs that have begun is counted: a job that does not fit waits at the head of the queue
-    until enough of them have ended, and no other job begins meanwhile.
+    until enough of them have ended, and no other job begins meanwhile, except those that other
+    threads are measuring.
     """
 
     def __init__(self, name: str, threads: int, capacity: int, max_memory: int = 0) -> None:
@@ -72,13 +74,19 @@ class FairThreadPool:
         for _ in range(threads):
             self._start()
 
-    def submit(self, steps: CooperativeTask[T], share: RequestShare, memory: int = 0) -> Future[T]:
-        """Queue a job that takes `memory` bytes while it is under way; its steps run in the
-        caller's context. Cancelling the future takes it out before its next step.
+    def submit(
+        self,
+        steps: CooperativeTask[T],
+        share: RequestShare,
+        measure: Callable[[], int] | None = None,
+    ) -> Future[T]:
+        """Queue a job whose steps run in the caller's context. One of the threads calls `measure`
+        before the first step, for the bytes that the job takes while it is under way. Cancelling
+        the future takes the job out before its next step.
 
         Raises Overloaded when the queue is full.
         """
-        job = _Job(0, next(self._numbers), share, steps, Future(), copy_context(), memory)
+        job = _Job(0, next(self._numbers), share, steps, Future(), copy_context(), measure)
         with self._changed:
             if self._closed or len(self._waiting) >= self._capacity:
                 raise Overloaded("The queue of photos is full.", {"retry_after": 1})
@@ -169,20 +177,39 @@ class FairThreadPool:
             heapq.heapify(self._waiting)
         else:
             job = heapq.heappop(self._waiting)
-        if not job.begun:
-            job.begun = True
-            self._memory += job.memory
+        if not job.begun and job.measure is None:
+            self._begin(job)
         return job
 
+    def _begin(self, job: _Job) -> None:
+        job.begun = True
+        self._memory += job.memory
+
     def _fits(self, job: _Job) -> bool:
-        if job.begun or job.future.cancelled() or not self._max_memory or not self._memory:
+        """True also for a job that is to be measured, or dropped."""
+        if job.begun or job.measure is not None or job.future.cancelled():
+            return True
+        if not self._max_memory or not self._memory:
             return True
         return self._memory + job.memory <= self._max_memory
 
-    def _end(self, job: _Job) -> None:
-        """A job that had begun has ended, with or without an error."""
+    def _begin_measured(self, job: _Job, memory: int) -> bool:
+        """Whether a job that takes `memory` bytes has begun; if it does not fit, it is back at its
+        place in the queue."""
         with self._changed:
-            self._memory -= job.memory
+            job.memory, job.measure = memory, None
+            begins = self._closed or self._fits(job)
+            if begins:
+                self._begin(job)
+            else:
+                heapq.heappush(self._waiting, job)
+        return begins
+
+    def _end(self, job: _Job) -> None:
+        """A job has ended, with or without an error."""
+        with self._changed:
+            if job.begun:
+                self._memory -= job.memory
             # Those that did not fit; each of hundreds of threads would take Python's lock to look.
             self._changed.notify(len(self._waiting))
 
@@ -192,6 +219,8 @@ class FairThreadPool:
             self._end(job)
             return
         try:
+            if job.measure is not None and not self._begin_measured(job, job.measure()):
+                return
             job.context.run(next, job.steps)
         except StopIteration as end:
             value = end.value

@@ -141,10 +141,11 @@ class Scheduler:
         """Whether a worker hangs."""
         return self._photos.longest_step_s() > STALLED_AFTER_S
 
-    async def infer(self, steps: CooperativeTask[T], memory: int = 0) -> T:
-        """Take the steps of one photo on inference threads; it takes `memory` bytes meanwhile."""
+    async def infer(self, steps: CooperativeTask[T], measure: Callable[[], int] | None = None) -> T:
+        """Take the steps of one photo on inference threads, where `measure` is called before the
+        first step for the bytes that the photo takes meanwhile."""
         share = _share.get() or RequestShare()
-        return await _result_of(self._photos.submit(steps, share, memory))
+        return await _result_of(self._photos.submit(steps, share, measure))
 
     async def search(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run work that needs an index on a search thread: searches, and following a write."""
@@ -183,20 +184,20 @@ class Scheduler:
         steps: CooperativeTask[A],
         key: Hashable,
         work: Callable[[Sequence[A]], Sequence[T | Exception]],
-        memory: int = 0,
+        measure: Callable[[], int] | None = None,
     ) -> T:
         """Take the steps of one photo as `infer`, then write what they result in as
         `write_together`; the event loop is not woken in between. Raises Overloaded."""
-        return await _result_of(self._chained(steps, key, work, memory))
+        return await _result_of(self._chained(steps, key, work, measure))
 
     def _chained(
         self,
         steps: CooperativeTask[A],
         key: Hashable,
         work: Callable[[Sequence[A]], Sequence[T | Exception]],
-        memory: int,
+        measure: Callable[[], int] | None,
     ) -> "_Chain[A, T]":
-        photo = self._photos.submit(steps, _share.get() or RequestShare(), memory)
+        photo = self._photos.submit(steps, _share.get() or RequestShare(), measure)
         come = self._batches.expect(key)
         photo.add_done_callback(lambda _: come())
         return _Chain(

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 from app.errors import FaceError, ImageError, LikenessError
@@ -129,7 +130,7 @@ def fits_one_thread(services: Services, photos: Sequence[bytes]) -> bool:
 
 async def infer_photo(services: Services, data: bytes, task: CooperativeTask[T]) -> T:
     """Take the steps of a task that analyses a photo on the inference threads."""
-    return await services.scheduler.infer(task, _memory(services, data))
+    return await services.scheduler.infer(task, partial(_memory, services, data))
 
 
 def _limit(services: Services, max_faces: int | None) -> int:
@@ -180,11 +181,13 @@ async def infer_and_write(
     work: Callable[[Sequence[A]], Sequence[T | Exception]],
 ) -> T:
     """Take the steps of one photo, and write what they result in: `Scheduler.infer_and_write`."""
-    return await services.scheduler.infer_and_write(steps, key, work, _memory(services, data))
+    measure = partial(_memory, services, data)
+    return await services.scheduler.infer_and_write(steps, key, work, measure)
 
 
 def _memory(services: Services, data: bytes) -> int:
-    """Bytes of memory that decoding a photo takes; 0 if it is too large to be decoded."""
+    """Bytes of memory that decoding a photo takes; 0 if it is too large to be decoded. For an
+    inference thread: reading a header takes milliseconds where its file has thousands of parts."""
     header = read_header(data)
     if header is None or header.pixels > services.settings.max_image_pixels:
         return 0

@@ -123,3 +123,38 @@ def test_cut_files_are_refused(decoder: PhotoDecoder, kind: str, share: float) -
     data = samples()[kind]
     with pytest.raises(UnreadableImage):
         decoder.decode(data[: int(len(data) * share)])
+
+
+def box(name: bytes, content: bytes) -> bytes:
+    return (len(content) + 8).to_bytes(4, "big") + name + content
+
+
+def ispe(width: int, height: int) -> bytes:
+    return box(b"ispe", bytes(4) + width.to_bytes(4, "big") + height.to_bytes(4, "big"))
+
+
+HEIC_TYPE = box(b"ftyp", b"heic" + bytes(4) + b"mif1heic")
+
+
+@pytest.mark.parametrize(
+    ("boxes", "size"),
+    [
+        (box(b"meta", ispe(2, 3) + ispe(20, 30) + ispe(5, 4)), (20, 30)),
+        # What looks like one within another box is none, nor is it searched.
+        (box(b"free", box(b"meta", ispe(9, 9))) + box(b"meta", ispe(2, 3)), (2, 3)),
+        (box(b"meta", ispe(2, 3)) + box(b"meta", ispe(20, 30)), (20, 30)),
+        (b"\0\0\0\1free" + (24).to_bytes(8, "big") + bytes(8) + box(b"meta", ispe(2, 3)), (2, 3)),
+        (b"\0\0\0\0meta" + ispe(2, 3), (2, 3)),
+        (box(b"meta", b""), None),
+        (box(b"mdat", b"meta" + ispe(2, 3)), None),
+        (box(b"free", b"") * 2_000 + box(b"meta", ispe(2, 3)), None),
+        (box(b"meta", ispe(2, 3) + bytes(2_000_000)), None),
+        (box(b"meta", ispe(2, 3) * 5_000), None),
+        (b"\0\0\0\3free" + box(b"meta", ispe(2, 3)), None),
+    ],
+)
+def test_the_largest_picture_that_a_file_describes(
+    boxes: bytes, size: tuple[int, int] | None
+) -> None:
+    header = read_header(HEIC_TYPE + boxes)
+    assert (header and (header.width, header.height)) == size

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import pytest
@@ -213,7 +214,7 @@ def test_memory_of_jobs_under_way_is_bounded() -> None:
             held -= memory
 
     sizes = [4, 4, 4, 4, 9, 1, 1, 25, 4, 4] * 3
-    futures = [pool.submit(job(size), RequestShare(), size) for size in sizes]
+    futures = [pool.submit(job(size), RequestShare(), partial(int, size)) for size in sizes]
     for future in futures:
         future.result(PATIENCE_S)
     assert most == 25  # the one that is larger than all there is runs, alone
@@ -229,10 +230,32 @@ def test_a_cancelled_job_gives_its_memory_back() -> None:
         may_go_on.wait(PATIENCE_S)
         yield
 
-    first, second = pool.submit(job(), RequestShare(), 8), pool.submit(job(), RequestShare(), 8)
+    first, second = (pool.submit(job(), RequestShare(), lambda: 8) for _ in range(2))
     first.cancel()
     may_go_on.set()
     second.result(PATIENCE_S)
-    third = pool.submit(job(), RequestShare(), 10)
+    third = pool.submit(job(), RequestShare(), lambda: 10)
     third.result(PATIENCE_S)
+    pool.close()
+
+
+def test_memory_is_measured_on_a_thread_of_the_pool(pool: FairThreadPool) -> None:
+    """Headers of photos take milliseconds to read, and the event loop submits jobs."""
+    measured: list[str] = []
+
+    def measure() -> int:
+        measured.append(threading.current_thread().name)
+        return 1
+
+    job = pool.submit(note([], "job", steps=3), RequestShare(), measure)
+    assert job.result(PATIENCE_S) == "job"
+    assert measured == ["test_0"]
+
+
+def test_a_job_that_cannot_be_measured_fails_alone() -> None:
+    pool = FairThreadPool("test", 1, 100, max_memory=10)
+    with pytest.raises(ZeroDivisionError):
+        pool.submit(note([], "job"), RequestShare(), lambda: 1 // 0).result(PATIENCE_S)
+    next_one = pool.submit(note([], "next"), RequestShare(), lambda: 10)
+    assert next_one.result(PATIENCE_S) == "next"
     pool.close()
