@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,12 +11,13 @@ import pytest
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
+from app.api.endpoints import system
 from app.api.middleware import RequestContext
 from app.errors import StoreFull
 from app.services import Services
 from tests.api.test_decisions import code_of
 from tests.gallery.test_erasing import long_reader
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 
 def test_liveness_and_readiness(client: httpx.Client) -> None:
@@ -118,6 +120,23 @@ def test_a_probe_while_an_index_is_loaded_is_no_failed_request(
     # A worker that hangs is a failure, which no other line reports.
     monkeypatch.setattr(type(services.scheduler), "stalled", property(lambda _: True))
     assert "request failed" in warnings()
+
+
+def test_readiness_does_not_wait_long_for_the_database(
+    client: httpx.Client, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(system, "READ_S", 0.05)
+    may_go_on = threading.Event()
+    reads = [services.scheduler._read.submit(may_go_on.wait, PATIENCE_S) for _ in range(4)]
+    try:
+        answer = client.get("/readyz")
+        assert not any(read.done() for read in reads)
+    finally:
+        may_go_on.set()
+    assert (answer.status_code, code_of(answer)) == (503, "store_unavailable")
+    assert "did not answer within 0.05 s" in answer.json()["detail"]
+    monkeypatch.undo()
+    assert until(lambda: client.get("/readyz").status_code == 200)
 
 
 def test_the_docs_need_no_network(client: httpx.Client) -> None:

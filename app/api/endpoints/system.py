@@ -1,6 +1,7 @@
 """`/livez`, `/readyz`, `/metrics`: what an orchestrator asks, answered for this process and all
 others of the service."""
 
+import asyncio
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Request, Response
@@ -31,6 +32,9 @@ from app.store.records import Erasure
 from app.telemetry.metrics import CONTENT_TYPE
 
 ACCEPTED, RUNNING = "accepted", "running"
+# For how long the database is waited for, and a thread that reads it: shorter than the parent waits
+# for the answer of a process.
+READ_S = 3.0
 
 
 class Ready(BaseModel):
@@ -111,18 +115,24 @@ async def own_readiness(app: FastAPI) -> Ready:
         raise _not_ready(
             "A worker has processed one photo for more than a minute; restart this process."
         ) from TimeoutError("a photo takes more than a minute")
-    try:
-        await services.scheduler.read(services.pipeline.check_networks)
-    except WorkerDied as error:
-        raise _not_ready(error.detail) from error
     eraser, database = app.state.imports.eraser, services.gallery.store.database
 
     def look() -> bool:
-        """Whether deleted data is left to erase. Raises StoreUnavailable."""
+        """Whether deleted data is left to erase. Raises WorkerDied and StoreUnavailable."""
+        services.pipeline.check_networks()
         database.ping()
         return database.eraser.pending_s() > 0 or bool(eraser.is_pending)
 
-    pending = await services.scheduler.read(look)
+    try:
+        async with asyncio.timeout(READ_S):
+            pending = await services.scheduler.read(look)
+    except WorkerDied as error:
+        raise _not_ready(error.detail) from error
+    except TimeoutError as error:
+        raise StoreUnavailable(
+            f"The database did not answer within {READ_S:g} s; try again in a moment.",
+            {"retry_after": 1},
+        ) from error
     return Ready(
         pack=services.pack.name,
         embedding_space=services.pack.embedding_space,
