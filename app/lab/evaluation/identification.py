@@ -28,7 +28,7 @@ from app.lab.evaluation.figures import (
     Series,
     SettingFigures,
 )
-from app.lab.evaluation.metrics import RULE_OF_THREE, binomial, can_tell
+from app.lab.evaluation.metrics import RULE_OF_THREE, binomial, can_tell, lowest_threshold
 from app.lab.evaluation.sample import FaceSample
 from app.types import FloatArray
 
@@ -112,11 +112,12 @@ def _figures(
     size: int, repeats: int, found: Searches, strangers: int, targets: Sequence[float]
 ) -> IdentificationFigures:
     able = [target for target in targets if can_tell(target, strangers)]
-    thresholds = np.quantile(found.strangers, 1 - np.array(able), method="higher")
     points = []
-    for target, threshold in zip(able, np.nextafter(thresholds, 2), strict=True):
-        fpir, fnir = rates_of(found, float(threshold), strangers)
-        points.append(IdentificationPoint(target, float(threshold), fpir, fnir))
+    for target in able:
+        threshold = lowest_threshold(found.strangers, target)
+        points.append(
+            IdentificationPoint(target, threshold, *rates_of(found, threshold, strangers))
+        )
     lowest = min(RULE_OF_THREE / strangers, 1.0)
     curve = np.unique(np.quantile(found.strangers, 1 - np.geomspace(lowest, 1, DET_POINTS)))
     return IdentificationFigures(
@@ -292,7 +293,7 @@ def _run(
         mated, others = scores[: len(able)], scores[len(able) :].max(axis=1)
         own = np.diagonal(mated)
         first = own >= mated.max(axis=1)
-        thresholds = np.quantile(others, 1 - np.array(targets), method="higher")
-        fnir = [float(np.mean(~first | (own <= t))) for t in thresholds]
+        thresholds = [lowest_threshold(others, target) for target in targets]
+        fnir = [float(np.mean(~first | (own < threshold))) for threshold in thresholds]
         found[name] = [float(first.mean()), *fnir]
     return found

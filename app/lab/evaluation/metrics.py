@@ -149,21 +149,26 @@ def fnmr_at_fmr(
 
 
 def point_at_fmr(similarities: Similarities, same: Labels, target: float) -> MeasuredPoint:
-    """The lowest threshold that lets no more than that share of non-mates match.
+    """FMR and FNMR at `lowest_threshold`, so that the measured FMR never exceeds `target`.
 
-    Estimator: of n non-mated similarities at most k = floor(target * n) may match, so the threshold
-    is the next number above the (k + 1)-th highest. The measured FMR thus never exceeds `target`;
-    nothing is interpolated. Raises ValueError unless there are both mated and non-mated pairs.
+    Raises ValueError unless there are both mated and non-mated pairs.
     """
     mated, others = _by_kind(similarities, same)
-    descending = np.sort(others)[::-1]
-    allowed = math.floor(target * len(others) + 1e-9)  # 0.29 * 100 is 28.999999999999996
-    threshold = (
-        float(descending[-1])
-        if allowed >= len(others)
-        else math.nextafter(float(descending[allowed]), math.inf)
-    )
-    return _operating_point(target, threshold, mated, others)
+    return _operating_point(target, lowest_threshold(others, target), mated, others)
+
+
+def lowest_threshold(non_mated: NDArray[np.float64], target: float) -> float:
+    """The lowest threshold that no more than that share of non-mates (n,) reach: of comparisons,
+    or of strangers by the highest similarity of anyone.
+
+    Estimator: of n non-mated similarities at most k = floor(target * n) may match, so the threshold
+    is the next number above the (k + 1)-th highest; nothing is interpolated.
+    """
+    descending = np.sort(non_mated)[::-1]
+    allowed = math.floor(target * len(descending) + 1e-9)  # 0.29 * 100 is 28.999999999999996
+    if allowed >= len(descending):
+        return float(descending[-1])
+    return math.nextafter(float(descending[allowed]), math.inf)
 
 
 def operating_point(similarities: Similarities, same: Labels, threshold: float) -> MeasuredPoint:

@@ -9,6 +9,7 @@ from app.decision.fitting import Labelled, calibrate
 from app.decision.policy import CollectionPolicy
 from app.index.port import GallerySize
 from app.lab.evaluation.identification import (
+    RULE_REPEATS,
     at_setting,
     by_person,
     compare_rules,
@@ -92,6 +93,31 @@ def test_a_fpir_that_the_strangers_are_too_few_for_is_not_reported() -> None:
     assert [point.target_fpir for point in figures.points] == [0.1, 0.03, 0.01]
     for score in compare_rules(more, np.random.default_rng(0)):
         assert set(score.fnir) == {"0.01"}
+
+
+def test_the_threshold_of_a_target_allows_as_many_strangers_as_the_target() -> None:
+    """Of 400 strangers 40, 12 and 4: the rule of `lowest_threshold`, as for comparisons."""
+    (figures,) = identify(MADE_UP, np.random.default_rng(0), sizes=())
+    assert [point.fpir.value for point in figures.points] == pytest.approx([0.1, 0.03, 0.01])
+
+
+def test_rules_are_compared_at_the_threshold_that_the_target_allows() -> None:
+    """At 1 % three of 300 strangers may be found, so the threshold lies above the fourth."""
+    faces = sample(people(400, [3] * 100 + [1] * 300, dimension=48, noise=0.7))
+    data, strangers = faces.data, np.arange(300, 600)
+    (found,) = [f for f in compare_rules(faces, np.random.default_rng(0)) if f.rule == "max"]
+    missed = []
+    generator = np.random.default_rng(0)
+    for _ in range(RULE_REPEATS):
+        own = [generator.permutation(np.flatnonzero(data.persons == p))[:3] for p in range(100)]
+        picks = np.array(own)
+        scores = data.similarities(strangers, picks[:, :2].ravel())
+        threshold = np.sort(scores.max(axis=1))[-4]
+        mated = data.similarities(picks[:, 2], picks[:, :2].ravel())
+        mated = mated.reshape(100, 100, 2).max(axis=2)
+        mine = np.diagonal(mated)
+        missed.append(np.mean((mine < mated.max(axis=1)) | (mine <= threshold)))
+    assert found.fnir["0.01"].value == pytest.approx(np.mean(missed))
 
 
 def test_rates_at_the_setting_of_the_service() -> None:
