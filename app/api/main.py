@@ -37,7 +37,7 @@ from app.api.endpoints import (
     recognition,
     system,
 )
-from app.api.endpoints.system import AnswerAlive
+from app.api.endpoints.system import AnswerAlive, own_exposition
 from app.api.middleware import RequestContext
 from app.api.openapi import complete_document, serve_from_memory
 from app.api.problems import install_error_handlers
@@ -110,6 +110,7 @@ def _set_state(app: FastAPI, services: Services) -> None:
     app.state.transfers = TransfersByKind.of(services.settings, services.scheduler)
     app.state.parsing = ThreadPoolExecutor(PARSING_THREADS, thread_name_prefix="parsing")
     app.state.stopping = False
+    app.state.last_metrics = None  # once requests have ended
     app.state.link = None  # where several processes serve: `app.processes.link.Link`
 
 
@@ -126,6 +127,7 @@ async def _running(app: FastAPI, limiter: Limiter, lag: LoopLag) -> AsyncIterato
     yield
     watching.cancel()
     await asyncio.to_thread(state.imports.stop)
+    state.last_metrics = own_exposition(app)  # nothing more is answered
     state.parsing.shutdown(cancel_futures=True)
     await asyncio.to_thread(_release, limiter)
     services.close()

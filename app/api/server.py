@@ -176,9 +176,9 @@ class ChildServer(Server):
         self._link.leave()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        last = own_exposition(self._app)
         await super().shutdown(sockets)
-        self._link.close(last)
+        # Of a process that ends at once, nothing is closed, so that they can be read here.
+        self._link.close(self._app.state.last_metrics or own_exposition(self._app))
 
     async def _drain(self) -> None:
         await asyncio.sleep(self._settings.drain_seconds + PATIENCE_S)

@@ -32,9 +32,9 @@ from app.store.records import Erasure
 from app.telemetry.metrics import CONTENT_TYPE
 
 ACCEPTED, RUNNING = "accepted", "running"
-# For how long the database is waited for, and a thread that reads it: shorter than the parent waits
-# for the answer of a process.
-READ_S = 3.0
+# For how long the database is waited for, and a thread that reads it: less than the parent's
+# `WAIT_S`, so that the answer of a process says what was waited for.
+READ_S = 1.5
 
 
 class Ready(BaseModel):
