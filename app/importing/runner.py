@@ -15,6 +15,7 @@ from app.importing.local import LocalImport
 from app.importing.options import ImportStopped
 from app.importing.outcomes import Counts, RowOutcome, RowResult, report_writer
 from app.importing.reading import reading
+from app.importing.retries import MOST_TRIES, Retries, passes
 from app.importing.source_options import SourceOptions
 from app.services import Services
 from app.store.actor import acting_as
@@ -71,6 +72,7 @@ class ImportRunner:
         self._clock = clock
         self._counts: dict[str, Counts] = {}  # of the one that runs here
         self._unsaved: dict[str, ImportJob] = {}  # ended here, on a full disk
+        self._retries = Retries()
         self._stopping = threading.Event()
         self._look = threading.Event()
         self._thread = threading.Thread(target=self._work, name="imports", daemon=True)
@@ -185,7 +187,8 @@ class ImportRunner:
 
     def _next(self) -> ImportJob | None:
         """The job that waits for longest, running from now on. As only one process does them, one
-        that is running already was left by another."""
+        that is running already was left by another, or is tried again here. None during its pause:
+        those behind it keep their order."""
         if self._stopping.is_set():
             return None
         with self._folder.exclusive():
@@ -198,11 +201,14 @@ class ImportRunner:
                 if job.cancelling:
                     self.end(job, JobState.CANCELLED)
                     continue
+                if self._retries.waits(job.import_id):
+                    return None
                 update = {
                     "state": JobState.RUNNING,
                     "started_at": self._clock(),
                     "counts": {},
                     "attempts": job.attempts + 1,
+                    "detail": None,
                 }
                 running = job.model_copy(update=update)
                 self._folder.save(running)
@@ -218,12 +224,14 @@ class ImportRunner:
                 self._folder.forget(job)
             elif state is not None:
                 self.end(now.model_copy(update={"counts": counts.members()}), state, detail)
-            else:  # the service stops in an orderly way, so this attempt does not count
-                self._folder.save(now.model_copy(update={"attempts": 0}))
+            else:  # the service did not die, so this attempt does not count
+                update = {"attempts": 0, "counts": counts.members(), "detail": detail}
+                self._folder.save(now.model_copy(update=update))
             self._counts.clear()
 
     def _outcome(self, job: ImportJob, counts: Counts) -> tuple[JobState | None, str | None]:
-        """Do the import; returns how it ended, or None if the service stops meanwhile."""
+        """Do the import; returns how it ended and why, or None if it goes on later: the service
+        stops, or an error passes."""
         if job.attempts > MOST_ATTEMPTS:
             return JobState.FAILED, (
                 f"The service ended {MOST_ATTEMPTS} times while it did this import, before it "
@@ -236,21 +244,34 @@ class ImportRunner:
             return None if self._stopping.is_set() else JobState.CANCELLED, None
         except ImportStopped as reason:
             return JobState.STOPPED, reason.detail
-        except LikenessError as error:
+        except Exception as error:  # noqa: BLE001 (the next job must still run)
+            return self._after(error, job, counts)
+        return JobState.DONE, None
+
+    def _after(
+        self, error: Exception, job: ImportJob, counts: Counts
+    ) -> tuple[JobState | None, str]:
+        """What an error means for the import."""
+        if isinstance(error, LikenessError | OSError) and passes(error):
+            cause = error.detail if isinstance(error, LikenessError) else f"{error.strerror}."
+            pause = self._retries.pause(job.import_id, counts.total)
+            if pause is None:
+                return JobState.FAILED, f"{cause} The import was tried {MOST_TRIES} times."
+            log(logging.WARNING, "an import is tried again", error, import_id=job.import_id,
+                pause_s=pause)  # fmt: skip
+            return None, f"The import is tried again in {pause:.0f} s, by itself: {cause}"
+        if isinstance(error, LikenessError):
             return JobState.FAILED, error.detail
-        except OSError as error:
-            log(logging.ERROR, "an import failed", error, import_id=job.import_id)
+        log(logging.ERROR, "an import failed", error, import_id=job.import_id)
+        if isinstance(error, OSError):
             return JobState.FAILED, (
                 f"The service cannot use a file in its data folder: {error.strerror}. Its log has "
                 f"the file under import_id {job.import_id}."
             )
-        except Exception as error:  # noqa: BLE001 (the next job must still run)
-            log(logging.ERROR, "an import failed", error, import_id=job.import_id)
-            return JobState.FAILED, (
-                f"The service failed with an unexpected error ({type(error).__name__}); see its "
-                f"log under import_id {job.import_id}. Rows enrolled before are kept."
-            )
-        return JobState.DONE, None
+        return JobState.FAILED, (
+            f"The service failed with an unexpected error ({type(error).__name__}); see its "
+            f"log under import_id {job.import_id}. Rows enrolled before are kept."
+        )
 
     def _run(self, job: ImportJob, counts: Counts) -> None:
         with acting_as(f"import:{job.import_id}"):

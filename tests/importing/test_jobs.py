@@ -19,7 +19,7 @@ from app.importing.options import UploadOptions
 from app.services import build_services
 from app.settings import Settings
 from app.store.records import Erasure
-from tests.importing.archives import two_people
+from tests.importing.archives import queue, two_people
 from tests.waiting import until
 from tests.writing import delete_collection
 
@@ -27,15 +27,6 @@ from tests.writing import delete_collection
 @pytest.fixture
 def archive(tmp_path: Path, photos: Path) -> Path:
     return two_people(tmp_path, photos)
-
-
-def queue(jobs: ImportJobs, archive: Path, collection: str = "default") -> ImportJob:
-    upload = jobs.new_upload(archive.suffix)
-    upload.write(archive.read_bytes())
-    upload.sync()
-    job = jobs.create(collection, upload, UploadOptions())
-    upload.close()
-    return job
 
 
 def test_reports_are_kept_for_some_days(
