@@ -164,6 +164,7 @@ def build_services(
     )
     access = AccessRegistry(access_keys, pepper)
     maintenance.add_task(Pruning(store.changes, store.idempotency).round)
+    maintenance.add_task(store.collections.removal.round)
     maintenance.add_task(access.store_uses)
     matches = MatchTimes(store.retention)
     maintenance.add_task(matches.store)
@@ -273,7 +274,7 @@ def _metrics(gallery: Gallery, store: Store, pipeline: FacePipeline) -> Metrics:
     metrics.registry.register(BatchSizes(lambda: pipeline.batches))
     metrics.observe(
         "likeness_erasure_pending_seconds",
-        "For how long bytes of deleted rows have been left in the database's files; 0 for none.",
+        "For how long deleted rows, or their bytes, have been left in the database; 0 for none.",
         store.database.eraser.pending_s,
     )
     return metrics

@@ -12,6 +12,7 @@ from app.clock import seconds
 from app.locks import new_lock
 from app.store.database import Database
 from app.store.sql.audit_log import note_call
+from app.store.sql.lookups import is_live
 from app.store.sql.tables import collections
 
 
@@ -40,7 +41,7 @@ class CallLog:
         """Append an entry for each kind of call. A name that no collection has is left out: a
         client may have sent anything."""
         names = {one.collection for one in calls} - {None}
-        query = select(collections.c.name).where(collections.c.name.in_(names))
+        query = select(collections.c.name).where(collections.c.name.in_(names), is_live())
         with self._database.writing() as connection:
             known = set(connection.execute(query).scalars()) if names else set()
             for one in calls:

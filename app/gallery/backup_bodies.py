@@ -8,7 +8,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, DateTime, Engine, Table, delete, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    DateTime,
+    Engine,
+    Table,
+    delete,
+    false,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from app.errors import BackupDamaged, BackupError
 from app.store.backends import backend_of
@@ -20,6 +32,7 @@ from app.store.sql.audit_log import DATABASE_RESTORED, note
 from app.store.sql.changes import STAMP_BYTES
 from app.store.sql.consents import rebuild_consents
 from app.store.sql.integrity import compose_ids
+from app.store.sql.lookups import deleted_collections, is_live
 from app.store.sql.tables import MetadataColumn
 from app.store.sql.terms import rebuild_terms
 
@@ -63,10 +76,23 @@ def dump(engine: Engine) -> Iterator[Mapping[str, Any]]:
 
 
 def _batches(connection: Connection, table: Table) -> Iterator[list[dict[str, Any]]]:
-    query = select(table).order_by(*table.primary_key.columns)
+    query = select(table).where(~_is_deleted(table)).order_by(*table.primary_key.columns)
     result = connection.execution_options(yield_per=ROWS_AT_ONCE).execute(query)
     for part in result.mappings().partitions(ROWS_AT_ONCE):
         yield [{name: _plain(value) for name, value in row.items()} for row in part]
+
+
+def _is_deleted(table: Table) -> ColumnElement[bool]:
+    """Whether a row belongs to a deleted collection: a backup keeps nothing of that."""
+    if table is tables.collections:
+        return ~is_live()
+    if table is tables.encryption_keys:
+        return false()
+    if "collection" in table.c:
+        return table.c.collection.in_(deleted_collections())
+    owner = tables.persons if table is tables.declared_pairs else tables.templates
+    (column, *_) = table.primary_key.columns
+    return column.in_(select(owner.c.id).where(owner.c.collection.in_(deleted_collections())))
 
 
 def _plain(value: Any) -> Any:

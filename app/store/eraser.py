@@ -46,6 +46,7 @@ class Eraser:
         self._asked = 0  # deletions so far
         self._tried = 0  # those that the last attempt covered
         self._pending_since: float | None = clock() if backend.ERASES else None
+        self._rows_left_since: float | None = None
         self._failed = False  # whether the last attempt has failed
         # A pass through the unused parts of all pages: the deletions that it covers, where it is,
         # and the deletions that the last complete one covered.
@@ -71,10 +72,19 @@ class Eraser:
             if self._pending_since is not None or self._clock() - self._done_at > EVERY_S:
                 self._try(ROUND_S)
 
+    def note_rows_left(self, *, left: bool) -> None:
+        """Note whether rows of deleted collections have yet to be deleted."""
+        if not left:
+            self._rows_left_since = None
+        elif self._rows_left_since is None:
+            self._rows_left_since = self._clock()
+
     def pending_s(self) -> float:
-        """For how many seconds deleted bytes have been left in our files; 0 if there are none."""
-        since = self._pending_since
-        return 0.0 if since is None else max(self._clock() - since, 1e-3)
+        """For how many seconds deleted bytes have been left in our files, or rows of deleted
+        collections in the database; 0 if there are none."""
+        both = self._pending_since, self._rows_left_since
+        known = [since for since in both if since is not None]
+        return max(self._clock() - min(known), 1e-3) if known else 0.0
 
     def _try(self, seconds: float) -> None:
         with self._counting:

@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
@@ -240,8 +241,8 @@ async def delete_collection(context: Context, collection: Collection) -> Deletio
 
     def delete() -> tuple[CollectionRecord, DeletionCounts]:
         record = context.store.collections.get(collection)
-        deletion = context.store.collections.delete(collection)
-        return record, deletion.also(context.imports.forget_collection(collection))
+        imports = partial(context.imports.forget_collection, collection)
+        return record, context.store.collections.delete(collection, imports)
 
     record, deletion = await context.delete(delete)
     erased = await context.search(context.gallery.forget, record)

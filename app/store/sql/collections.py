@@ -2,7 +2,6 @@
 use."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
@@ -13,16 +12,19 @@ from app.index.port import GallerySize
 from app.store.database import Database
 from app.store.identifiers import new_collection_name
 from app.store.metadata import check_metadata
-from app.store.records import CollectionMark, CollectionRecord, DeletionCounts, Page
+from app.store.records import CollectionMark, CollectionRecord, DeletionCounts, Erasure, Page
 from app.store.sql.alternate_embeddings import delete_crops
 from app.store.sql.audit_log import note
+from app.store.sql.collection_removal import CollectionRemoval
 from app.store.sql.consents import needs_consent, require_all_consents
 from app.store.sql.lookups import (
     collection_record,
     count_rows,
+    deleted_collections,
     fetch_page,
     get_again,
     get_collection,
+    is_live,
     lock_collection,
     to_page,
 )
@@ -44,6 +46,7 @@ class CollectionStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.removal = CollectionRemoval(database)
 
     def create(
         self,
@@ -90,8 +93,9 @@ class CollectionStore:
 
     def by_key(self, key: int) -> CollectionRecord:
         """A collection by its key in the database."""
+        query = select(collections).where(collections.c.id == key, is_live())
         with self._database.reading() as connection:
-            row = connection.execute(select(collections).where(collections.c.id == key)).first()
+            row = connection.execute(query).first()
         if row is None:
             raise CollectionNotFound(f"The collection numbered {key} was deleted meanwhile.")
         return collection_record(row)
@@ -106,7 +110,7 @@ class CollectionStore:
 
     def page(self, after: str | None, limit: int) -> Page[CollectionRecord]:
         """Collections by name, those after `after`."""
-        query = select(collections).order_by(collections.c.name)
+        query = select(collections).where(is_live()).order_by(collections.c.name)
         if after is not None:
             query = query.where(collections.c.name > after)
         with self._database.reading() as connection:
@@ -145,18 +149,9 @@ class CollectionStore:
             self._database.eraser.erase()
         return after
 
-    def delete(self, name: str) -> DeletionCounts:
-        """Delete a collection with all its persons and templates."""
-        with self._database.writing() as connection:
-            key = lock_collection(connection, name).key
-            deletion = DeletionCounts(
-                count_rows(connection, persons, persons.c.collection == key),
-                count_rows(connection, templates, templates.c.collection == key),
-            )
-            connection.execute(delete(collections).where(collections.c.id == key))
-            note(connection, "collection.deleted", name, persons=deletion.persons,
-                 templates=deletion.templates)  # fmt: skip
-        return replace(deletion, erased=self._database.eraser.erase())
+    def delete(self, name: str, hidden: Callable[[], Erasure] | None = None) -> DeletionCounts:
+        """Delete a collection with all its persons and templates, as `CollectionRemoval.delete`."""
+        return self.removal.delete(name, hidden)
 
     # --- which have changed ------------------------------------------------------------------
 
@@ -165,7 +160,7 @@ class CollectionStore:
         its templates change: keys are used only once, and revisions only rise."""
         query = select(
             func.count(), func.max(collections.c.id), func.sum(collections.c.revision)
-        ).select_from(collections)
+        ).where(is_live())
         with self._database.reading() as connection:
             count, newest, revisions = connection.execute(query).one()
             return int(count), int(newest or 0), int(revisions or 0)
@@ -175,7 +170,7 @@ class CollectionStore:
         query = select(
             collections.c.id, collections.c.embedding_space,
             collections.c.revision, collections.c.stamp,
-        )  # fmt: skip
+        ).where(is_live())  # fmt: skip
         with self._database.reading() as connection:
             return {key: CollectionMark(*mark) for key, *mark in connection.execute(query)}
 
@@ -184,6 +179,7 @@ class CollectionStore:
         recently enrolled into first."""
         count, newest = func.count(), func.max(templates.c.id)
         query = select(templates.c.collection, count).group_by(templates.c.collection)
+        query = query.where(templates.c.collection.not_in(deleted_collections()))
         query = query.having(count >= at_least).order_by(newest.desc())
         with self._database.reading() as connection:
             return {key: int(held) for key, held in connection.execute(query)}

@@ -9,7 +9,7 @@ from app.store.database import Database
 from app.store.records import CollectionRecord, EncryptionState, Reencrypted
 from app.store.sql.audit_log import note
 from app.store.sql.embedding_rows import EmbeddingRowCodec
-from app.store.sql.lookups import lock_collection
+from app.store.sql.lookups import deleted_collections, lock_collection
 from app.store.sql.tables import (
     alternate_embeddings,
     crops,
@@ -143,6 +143,7 @@ class EncryptionStore:
 
 def _persons_by_key(connection: Connection) -> dict[str, int]:
     keys = select(persons.c.key_id, func.count()).group_by(persons.c.key_id)
+    keys = keys.where(persons.c.collection.not_in(deleted_collections()))
     used = connection.execute(keys.where(persons.c.key_id.is_not(None)))
     return {str(key_id): int(n) for key_id, n in used}
 

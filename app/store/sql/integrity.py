@@ -11,7 +11,7 @@ from app.store.identifiers import composed
 from app.store.metadata import CorrectedMetadata, problem_of
 from app.store.records import ClashingIds, InvalidRow
 from app.store.sql.audit_log import note
-from app.store.sql.lookups import fetch_page, lock_collection
+from app.store.sql.lookups import fetch_page, is_live, lock_collection
 from app.store.sql.tables import collections, persons, templates
 from app.store.sql.terms import index_again, rebuild_terms, wrong_terms
 
@@ -21,15 +21,15 @@ _QUERIES: dict[str, Select[Any]] = {
     "collection": select(
         collections.c.id, collections.c.name.label("collection"), collections.c.name,
         collections.c.metadata.label("content"),
-    ),
+    ).where(is_live()),
     "person": select(
         persons.c.id, collections.c.name.label("collection"), persons.c.person_id.label("name"),
         persons.c.metadata.label("content"),
-    ).join(collections, collections.c.id == persons.c.collection),
+    ).join(collections, collections.c.id == persons.c.collection).where(is_live()),
     "face": select(
         templates.c.id, collections.c.name.label("collection"), templates.c.face_id.label("name"),
         templates.c.quality.label("content"),
-    ).join(collections, collections.c.id == templates.c.collection),
+    ).join(collections, collections.c.id == templates.c.collection).where(is_live()),
 }  # fmt: skip
 _COLUMNS: dict[str, Any] = {
     "collection": collections.c.metadata,
@@ -102,11 +102,16 @@ class IntegrityStore:
         with self._database.reading() as connection:
             found = []
             for clash in id_clashes(connection):
-                query = select(collections.c.name).where(collections.c.id == clash.collection)
+                query = select(collections.c.name).where(
+                    collections.c.id == clash.collection, is_live()
+                )
+                name = connection.execute(query).scalar_one_or_none()
+                if name is None:
+                    continue
                 other = select(persons.c.person_id).where(persons.c.id == clash.other)
                 found.append(
                     ClashingIds(
-                        str(connection.execute(query).scalar_one()),
+                        str(name),
                         clash.person_id,
                         str(connection.execute(other).scalar_one()),
                     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import orjson
-from sqlalchemy import Connection, Select, bindparam, func, select
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, select
 
 from app.errors import CollectionNotFound, FaceNotFound, PersonNotFound
 from app.index.port import Ids, Templates
@@ -24,6 +24,9 @@ ROWS_AT_ONCE = 32  # that a driver reads ahead
 # JSON of one page as an earlier version stored it, which may be longer than today's.
 MOST_STORED = 8 * 1024 * 1024
 MAX_KEYS = 10_000  # in one statement; SQLite takes 32,766 parameters
+# A deleted collection is named by this and its key until its rows are deleted: no name that a
+# client can give begins with it. Nothing in this file finds such a collection.
+DELETED = "/"
 
 
 _BY_NAME = select(collections).where(collections.c.name == bindparam("spelling"))
@@ -47,7 +50,7 @@ def lock_collection(connection: Connection, name: str) -> CollectionRecord:
 
 def _one_collection(connection: Connection, name: str, query: Statement) -> CollectionRecord:
     row = None
-    for spelling in spellings(name)[:1]:
+    for spelling in () if name.startswith(DELETED) else spellings(name)[:1]:
         row = query.first(connection, {"spelling": spelling})
     if row is None:
         raise collection_not_found(name)
@@ -68,9 +71,19 @@ def get_again(connection: Connection, known: CollectionRecord) -> CollectionReco
     Raises CollectionNotFound, and EmbeddingSpaceMismatch where it changed its space meanwhile.
     """
     row = _BY_KEY.first(connection, {"key": known.key})
-    if row is None:
+    if row is None or row.name.startswith(DELETED):
         raise CollectionNotFound(f"The collection '{known.name}' was deleted meanwhile.")
     return collection_record(row).require_space(known.embedding_space)
+
+
+def is_live() -> ColumnElement[bool]:
+    """Whether a collection is not deleted, for queries that look for several."""
+    return collections.c.name.not_like(f"{DELETED}%")
+
+
+def deleted_collections() -> Select[Any]:
+    """The keys of the deleted collections of which there are still rows."""
+    return select(collections.c.id).where(collections.c.name.like(f"{DELETED}%"))
 
 
 def collection_record(row: Any) -> CollectionRecord:

@@ -1,0 +1,143 @@
+"""Deletes collections: in the first transaction nobody can see one any longer; then its rows are
+deleted, a limited number in each transaction, so that other writes have their turns."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import Column, ColumnElement, Connection, delete, select, tuple_, update
+
+from app.errors import StoreFull, StoreUnavailable
+from app.store.database import Database
+from app.store.records import DeletionCounts, Erasure
+from app.store.sql.audit_log import note
+from app.store.sql.lookups import DELETED, count_rows, deleted_collections, lock_collection
+from app.store.sql.tables import changes, collections, idempotency, persons, templates
+
+# Seconds after which a deletion, or one round of maintenance, leaves the rest for later.
+DELETION_S = 10.0
+ROUND_S = 0.5
+# What is deleted in this order: the columns that identify a row within its collection, and how many
+# rows in one transaction. What refers to these rows goes with them; the rest is little.
+PARTS: tuple[tuple[tuple[Column[Any], ...], int], ...] = (
+    ((templates.c.id,), 500),
+    ((idempotency.c.key,), 500),
+    ((persons.c.person_id,), 500),
+    ((changes.c.revision, changes.c.template), 10_000),
+)
+
+
+@dataclass(slots=True)
+class _Place:
+    """How far the rows of a collection are deleted: the part, and its last row that was deleted,
+    after which a server need not look through those before it again."""
+
+    part: int = 0
+    last: tuple[Any, ...] | None = None
+
+
+class CollectionRemoval:
+    """Deletes collections. A killed process leaves rows that nobody can see; maintenance of
+    whichever process runs next deletes them."""
+
+    def __init__(self, database: Database, clock: Callable[[], float] = time.monotonic) -> None:
+        self._database = database
+        self._clock = clock
+        self._round_at: tuple[int, _Place] | None = None
+
+    def delete(self, name: str, hidden: Callable[[], Erasure] | None = None) -> DeletionCounts:
+        """Delete a collection with everything in it. After the first transaction nobody can see it,
+        and its name is free; `hidden` is called then, and says whether it erased its part.
+
+        The answer is pending where rows are left to maintenance: after DELETION_S, or after a
+        failure, such as a full disk.
+        """
+        until = self._clock() + DELETION_S
+        key, deletion = self._hide(name)
+        also = Erasure.DONE if hidden is None else hidden()
+        rest = Erasure.DONE
+        try:
+            place = _Place()
+            while self._remove_some(key, place):
+                if self._clock() > until:
+                    rest = Erasure.PENDING
+                    break
+        except (StoreFull, StoreUnavailable):  # the collection is deleted all the same
+            rest = Erasure.PENDING
+        self._database.eraser.note_rows_left(left=rest is Erasure.PENDING)
+        erased = self._database.eraser.erase()
+        return replace(deletion, erased=erased).also(also).also(rest)
+
+    def round(self) -> None:
+        """A task of maintenance: delete some rows of collections that were deleted. Raises
+        StoreFull or StoreUnavailable."""
+        until, removed = self._clock() + ROUND_S, False
+        while (key := self._next()) is not None:
+            self._database.eraser.note_rows_left(left=True)
+            if self._round_at is None or self._round_at[0] != key:
+                self._round_at = key, _Place()
+            removed = True
+            while more := self._remove_some(key, self._round_at[1]):
+                if self._clock() > until:
+                    break
+            if more:
+                break
+        else:
+            self._round_at = None
+            self._database.eraser.note_rows_left(left=False)
+        if removed:
+            self._database.eraser.erase()
+
+    def _next(self) -> int | None:
+        with self._database.reading_once() as connection:
+            key: int | None = connection.execute(deleted_collections().limit(1)).scalar()
+            return key
+
+    def _hide(self, name: str) -> tuple[int, DeletionCounts]:
+        """The collection's key, and what it held."""
+        with self._database.writing() as connection:
+            key = lock_collection(connection, name).key
+            held = DeletionCounts(
+                count_rows(connection, persons, persons.c.collection == key),
+                count_rows(connection, templates, templates.c.collection == key),
+            )
+            mine = collections.c.id == key
+            # What its operator wrote about it need not wait for the last transaction.
+            values = {"name": f"{DELETED}{key}", "metadata": {}, "policy": {}}
+            connection.execute(update(collections).where(mine).values(values))
+            note(connection, "collection.deleted", name, persons=held.persons,
+                 templates=held.templates)  # fmt: skip
+        return key, held
+
+    def _remove_some(self, key: int, place: _Place) -> bool:
+        """Delete the next rows of a collection that nobody can see; whether there may be more."""
+        with self._database.writing() as connection:
+            mine = collections.c.id == key
+            # Two processes may do this at the same time.
+            if not connection.execute(select(collections.c.id).where(mine).with_for_update()).all():
+                return False
+            while place.part < len(PARTS):
+                columns, limit = PARTS[place.part]
+                if _delete_rows(connection, key, columns, limit, place):
+                    return True
+                place.part, place.last = place.part + 1, None
+            connection.execute(delete(collections).where(mine))
+            return False
+
+
+def _delete_rows(
+    connection: Connection, key: int, columns: tuple[Column[Any], ...], limit: int, place: _Place
+) -> bool:
+    """Delete the next rows of a part; whether there were any."""
+    table, row = columns[0].table, tuple_(*columns)
+    beyond: list[ColumnElement[bool]] = [table.c.collection == key]
+    if place.last is not None:
+        beyond.append(row > place.last)
+    query = select(*columns).where(*beyond).order_by(*columns).limit(limit)
+    found = connection.execute(query).all()
+    if found:
+        last = tuple(found[-1])
+        connection.execute(delete(table).where(*beyond, row <= last))
+        place.last = last
+    return bool(found)
