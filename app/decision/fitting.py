@@ -126,7 +126,8 @@ TAIL_SHARE = 0.05
 # How far it is followed: to a tenth of one pair, while its interval spans no more than this.
 TAIL_REACH_PAIRS = 0.1
 TAIL_FACTOR = 100.0
-MATED_STEP = 0.02
+# Similarities of the FNMR, in steps of 0.02.
+MATED_GRID = np.linspace(-0.2, 1.0, 61)
 EXPONENT_MATCHES = 100
 EXPONENT_FMR = (1e-4, 1e-3)
 
@@ -165,7 +166,7 @@ def calibrate(
     pairs = data.person_count * (data.person_count - 1) / 2
     tail_pairs = int(min(TAIL_PAIRS, TAIL_SHARE * pairs))
     non_mated = compare_non_mated(data, tail_pairs, faces.left_out, doubtful)
-    mated = compare_mated(data, np.arange(-0.2, 1.0, MATED_STEP))
+    mated = compare_mated(data, MATED_GRID)
     exponents = template_exponents(data, faces.left_out)
     return Calibration(
         embedding_space=embedding_space,

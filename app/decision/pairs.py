@@ -43,11 +43,12 @@ class Spread:
 
     @classmethod
     def of(cls, fnmr: Curve) -> "Spread | None":
-        """The FNMR is their distribution function. None for a curve that does not rise."""
-        similarities, shares = np.array(fnmr.similarity), np.diff(np.array(fnmr.rate))
-        middles, total = (similarities[1:] + similarities[:-1]) / 2, shares.sum()
-        if total <= 0:
+        """The FNMR is their distribution function, of which those above the curve's end lie between
+        there and 1. None for a curve that does not rise."""
+        if fnmr.rate[-1] <= fnmr.rate[0]:
             return None
+        similarities, shares = np.array([*fnmr.similarity, 1.0]), np.diff([*fnmr.rate, 1.0])
+        middles, total = (similarities[1:] + similarities[:-1]) / 2, shares.sum()
         mean = float(middles @ shares / total)
         return cls(mean, float(np.sqrt((middles - mean) ** 2 @ shares / total)))
 

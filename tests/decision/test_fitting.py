@@ -78,6 +78,16 @@ def test_fnmr_counts_mates_below_the_threshold(calibration: Calibration) -> None
     assert values[1] == pytest.approx(float(np.mean(own < 0.5)), abs=0.01)
 
 
+def test_fnmr_is_counted_up_to_a_similarity_of_1() -> None:
+    data = people(300, 2, dimension=DIMENSION, noise=0.1)
+    made = calibrate(Labelled(data, "photos", "near copies"), "es-test", "float32")
+    below, all_of_them = made.fnmr_at(0.98), made.fnmr_at(1.0)
+    assert below is not None
+    assert all_of_them is not None
+    assert below.value < 0.5
+    assert all_of_them.value == 1.0
+
+
 def test_what_it_rests_on_is_written_down(calibration: Calibration) -> None:
     source = calibration.source
     assert (source.persons, source.faces, source.mated_persons) == (600, 800, 200)

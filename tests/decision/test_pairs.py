@@ -88,6 +88,17 @@ class TestMargin:
         assert spread.mean == pytest.approx(0.6, abs=0.005)
         assert spread.deviation == pytest.approx(0.1, abs=0.003)
 
+    def test_near_copies_belong_to_the_spread(self) -> None:
+        """Frames of a video, above the last similarity of a calibration's curve."""
+        values = np.random.default_rng(0).normal(0.7, 0.05, 5_000)
+        values = np.concatenate([values, np.full(5_000, 0.99)])
+        similarities = np.linspace(-0.2, 0.98, 60)
+        rates = tuple((values[:, np.newaxis] < similarities).mean(axis=0))
+        spread = Spread.of(Curve(similarity=tuple(similarities), rate=rates, low=rates, high=rates))
+        assert spread is not None
+        assert spread.mean == pytest.approx(values.mean(), abs=0.005)
+        assert spread.deviation == pytest.approx(values.std(), abs=0.003)
+
     def test_a_curve_that_does_not_rise_tells_nothing(self) -> None:
         flat = dict.fromkeys(("rate", "low", "high"), (0.5, 0.5))
         assert Spread.of(Curve(similarity=(0.0, 1.0), **flat)) is None
