@@ -131,11 +131,12 @@ class ServerCertificate:
         self._tried = found
         try:
             self.context, self.ends = self._files.load(now)
-        except CertificateError as error:
+        except Exception as error:  # noqa: BLE001 (whatever it is, the next pair must be found)
             self._refused_at = now
             if changed:
+                reason = error.detail if isinstance(error, CertificateError) else repr(error)
                 log(logging.ERROR, "the new TLS certificate cannot be used; the old one is kept",
-                    reason=error.detail, old_one_ends=_written(self.ends))  # fmt: skip
+                    reason=reason, old_one_ends=_written(self.ends))  # fmt: skip
             return
         self._warned_at = self._refused_at = None
         log(logging.INFO, "a new TLS certificate is in use",

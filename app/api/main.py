@@ -53,6 +53,7 @@ from app.services import Services
 from app.settings import Settings
 from app.telemetry.logs import log
 from app.telemetry.metrics import LoopLag
+from app.telemetry.tasks import start_task
 
 if TYPE_CHECKING:
     from app.access.oidc import OidcTokens
@@ -123,7 +124,7 @@ async def _running(app: FastAPI, limiter: Limiter, lag: LoopLag) -> AsyncIterato
     state.imports.start()
     # Anyio imports the larger part of itself at its first use, in 35 ms on the event loop.
     await run_in_threadpool(_nothing)
-    watching = asyncio.create_task(lag.watch())
+    watching = start_task(lag.watch(), "lag of the event loop")
     yield
     watching.cancel()
     await asyncio.to_thread(state.imports.stop)
@@ -139,6 +140,7 @@ def _nothing() -> None:
 
 def _add_maintenance(services: Services, imports: ImportJobs) -> None:
     services.maintenance.add_task(imports.eraser.round)
+    services.maintenance.add_task(imports.check)
     retention = RetentionTask(services.gallery, services.matches.store, _noted_by(imports))
     services.maintenance.add_task(retention.round)
 

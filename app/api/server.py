@@ -24,6 +24,7 @@ from app.processes.link import Link
 from app.processes.messages import METRICS, READY
 from app.settings import Settings
 from app.telemetry.logs import log
+from app.telemetry.tasks import start_task
 
 BACKLOG = 2048
 
@@ -83,7 +84,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.certificate is not None:
-            self._watching = asyncio.create_task(self.certificate.watch())
+            self._watching = start_task(self.certificate.watch(), "TLS certificate")
         if self.started and self._ready is not None:
             listening = sockets or [one for server in self.servers for one in server.sockets]
             self._ready(listening[0].getsockname()[1])

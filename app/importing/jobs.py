@@ -54,6 +54,10 @@ class ImportJobs:
         """End; what is under way is continued after the next start."""
         self._runner.stop()
 
+    def check(self) -> None:
+        """Raise the error because of which this process does no import now, if it is its turn."""
+        self._runner.check()
+
     def new_upload(self, suffix: str) -> Upload:
         """A place for an archive that is received; its name is the import's id. Raises Overloaded
         and StoreFull."""

@@ -73,6 +73,7 @@ class ImportRunner:
         self._counts: dict[str, Counts] = {}  # of the one that runs here
         self._unsaved: dict[str, ImportJob] = {}  # ended here, on a full disk
         self._retries = Retries()
+        self._failure: Exception | None = None  # of the last look at the folder
         self._stopping = threading.Event()
         self._look = threading.Event()
         self._thread = threading.Thread(target=self._work, name="imports", daemon=True)
@@ -87,6 +88,12 @@ class ImportRunner:
         self._look.set()
         if self._thread.is_alive():
             self._thread.join()
+
+    def check(self) -> None:
+        """Raise the error of the last look at the folder, if there was one."""
+        failure = self._failure
+        if failure is not None:
+            raise failure.with_traceback(None)  # each raise would make it longer
 
     def wake(self) -> None:
         """Look for a new job now."""
@@ -132,25 +139,30 @@ class ImportRunner:
         """Acquire the folder's lock, then do the imports that are queued."""
         held: int | None = None
         tidied_at = datetime.min.replace(tzinfo=UTC)
-        broken = False
-        while not self._stopping.is_set():
-            self._look.clear()
-            try:
-                held = held or self._folder.become_runner()
-                if held is not None and self._clock() - tidied_at > TIDY_EVERY:
-                    self._folder.tidy(lambda job: self._is_old(job) or self._is_left_over(job))
-                    self._end_without_archive()
-                    tidied_at = self._clock()
-                while held is not None and (job := self._next()) is not None:
-                    self._do(job)
-                broken = False
-            except Exception as error:  # noqa: BLE001 (a job of another version, no memory)
-                if not broken:
-                    log(logging.ERROR, "the folder of the imports cannot be used", error)
-                broken = True
-            self._look.wait(LOOK_EVERY_S)
-        if held is not None:
-            os.close(held)
+        try:
+            while not self._stopping.is_set():
+                self._look.clear()
+                try:
+                    held = held or self._folder.become_runner()
+                    if held is not None and self._clock() - tidied_at > TIDY_EVERY:
+                        self._folder.tidy(lambda job: self._is_old(job) or self._is_left_over(job))
+                        self._end_without_archive()
+                        tidied_at = self._clock()
+                    while held is not None and (job := self._next()) is not None:
+                        self._failure = None
+                        self._do(job)
+                    self._failure = None
+                except Exception as error:  # noqa: BLE001 (a job of another version, no memory)
+                    self._note(error)
+                self._look.wait(LOOK_EVERY_S)
+        finally:
+            if held is not None:  # another process can go on
+                os.close(held)
+
+    def _note(self, error: Exception) -> None:
+        if self._failure is None:
+            log(logging.ERROR, "the folder of the imports cannot be used", error)
+        self._failure = error.with_traceback(None)
 
     def _is_old(self, job: ImportJob) -> bool:
         kept = timedelta(days=self._services.settings.import_report_days)

@@ -138,6 +138,30 @@ def test_new_files_that_cannot_be_used(tmp_path: Path, caplog: pytest.LogCapture
     assert used.context is not first
 
 
+def test_an_error_that_nobody_foresaw_does_not_end_the_watching(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pair = make_pair(tmp_path)
+    used = ServerCertificate(files_of(pair))
+    first = used.context
+
+    def broken(*_: object) -> None:
+        raise ValueError("of a library")
+
+    pair.replace_by(make_pair(tmp_path, "new"))
+    with monkeypatch.context() as failing:
+        failing.setattr(CertificateFiles, "load", broken)
+        for _ in range(4):
+            used.follow()
+    assert used.context is first
+    reasons = [record.fields["reason"] for record in caplog.records]  # type: ignore[attr-defined]
+    assert reasons == ["ValueError('of a library')"]
+    pair.replace_by(make_pair(tmp_path, "newest"))
+    used.follow()
+    used.follow()
+    assert used.context is not first
+
+
 def test_a_file_that_may_be_read_only_now(tmp_path: Path) -> None:
     """A change of permissions changes neither the content nor its time."""
     pair = make_pair(tmp_path)

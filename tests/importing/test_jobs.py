@@ -1,6 +1,7 @@
 """The imports of a service: kept, taken up again, cancelled and ended, by one of its processes."""
 
 import json
+import os
 import tarfile
 import threading
 import time
@@ -132,6 +133,53 @@ def test_imports_go_on_after_an_error_that_nobody_foresaw(
     jobs.start()
     until(lambda: jobs.get("default", waiting.import_id).state is JobState.DONE)
     jobs.stop()
+    services.close()
+
+
+def test_a_folder_that_cannot_be_used_is_reported(
+    tmp_path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as it lasts, by the maintenance of the service."""
+    monkeypatch.setattr(module, "LOOK_EVERY_S", 0.05)
+    services = build_services(Settings(data_dir=tmp_path / "data"))
+    jobs = ImportJobs(services)
+    job = queue(jobs, archive)
+    jobs.check()
+
+    def full(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(JobFolder, "tidy", full)
+        jobs.start()
+        until(lambda: jobs._runner._failure is not None)
+        for _ in range(3):
+            with pytest.raises(PermissionError) as raised:
+                jobs.check()
+            assert len(raised.traceback) == 3
+    until(lambda: jobs.get("default", job.import_id).state is JobState.DONE)
+    jobs.check()
+    jobs.stop()
+    services.close()
+
+
+@pytest.mark.filterwarnings("ignore:Exception in thread imports")
+def test_the_lock_of_the_imports_is_released_however_their_thread_ends(
+    tmp_path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = build_services(Settings(data_dir=tmp_path / "data"))
+    jobs = ImportJobs(services)
+    queue(jobs, archive)
+
+    def ends(*_: Any) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(JobFolder, "tidy", ends)
+    jobs.start()
+    until(lambda: not jobs._runner._thread.is_alive())
+    held = JobFolder(tmp_path / "data" / "imports").become_runner()
+    assert held is not None
+    os.close(held)
     services.close()
 
 

@@ -62,8 +62,8 @@ class Ready(BaseModel):
         str,
         Field(
             description=(
-                "`running`, or the error code if maintenance of the gallery fails (of an "
-                "unexpected error, the name of its type)."
+                "`running`, or the error code if maintenance of the gallery fails, or if no import "
+                "can be run (of an unexpected error, the name of its type)."
             )
         ),
         Example("running"),

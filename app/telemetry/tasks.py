@@ -1,0 +1,24 @@
+"""Tasks that run until the service ends, and that nobody awaits."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+from app.telemetry.logs import log
+
+
+def start_task(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    """Start a task that runs until it is cancelled. An error that ends it is logged under `name`;
+    asyncio alone would keep it to itself for as long as the task is referred to."""
+    task = asyncio.create_task(work, name=name)
+    task.add_done_callback(_log_error)
+    return task
+
+
+def _log_error(task: asyncio.Task[None]) -> None:
+    if task.cancelled():
+        return
+    error = task.exception()
+    if isinstance(error, Exception):  # asyncio raises the others
+        log(logging.ERROR, "a task of the service has ended", error, task=task.get_name())
