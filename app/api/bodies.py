@@ -53,6 +53,7 @@ class SteadyReceive:
         self._waited += time.monotonic() - start
         if message["type"] == "http.request":
             self._transfer.moved += len(message.get("body", b""))
+            self._transfer.arrived = not message.get("more_body", False)
         return message
 
     def _left(self) -> float | None:

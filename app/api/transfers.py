@@ -39,12 +39,14 @@ RETRY_AFTER_S = 1
 
 @dataclass(eq=False, slots=True)
 class Transfer:
-    """One transfer: `moved` bytes so far, and `held` bytes in memory."""
+    """One transfer: `moved` bytes so far, and `held` bytes in memory. `arrived`: the whole body is
+    here, so that it is not ended for being slow."""
 
     task: "asyncio.Task[object]"
     since: float = field(default_factory=time.monotonic)
     moved: int = 0
     held: int = 0
+    arrived: bool = False
     ended_by: LikenessError | None = None
 
     def rate(self, now: float) -> float:
@@ -134,7 +136,8 @@ class Transfers:
         if not self._may_be_ended:
             return []
         now = time.monotonic()
-        old = [one for one in self._open if one is not but and now - one.since > GRACE_S]
+        moving = [one for one in self._open if one is not but and not one.arrived]
+        old = [one for one in moving if now - one.since > GRACE_S]
         if but is not None and now - but.since > GRACE_S:
             old = [one for one in old if one.rate(now) <= but.rate(now)]
         return sorted(old, key=lambda one: one.rate(now))

@@ -70,23 +70,29 @@ class ImportJobs:
         return self._folder.new_upload(suffix)
 
     def create(self, collection: str, upload: Upload, options: UploadOptions) -> ImportJob:
-        """Queue the import of an archive that was received. Raises StoreFull."""
-        self._audit.record("import.created", collection, import_id=id_of(upload.path))
-        upload.taken = True
+        """Queue the import of an archive that was received. Raises StoreFull, and what the
+        database raises; then closing the upload removes the archive."""
+        import_id = id_of(upload.path)
         job = ImportJob(
-            import_id=id_of(upload.path),
+            import_id=import_id,
             collection=collection,
             state=JobState.QUEUED,
             created_at=self._clock(),
             archive=upload.path.name,
             options=options,
         )
+        upload.taken = (
+            True  # before anything that waits: who closes it meanwhile must not remove it
+        )
         try:
+            self._audit.record("import.created", collection, import_id=import_id)
             with self._folder.exclusive():
                 self._folder.save(job)
-        except OSError as error:
-            upload.path.unlink(missing_ok=True)
-            raise unwritable("The import", error) from error
+        except BaseException as error:
+            upload.taken = False
+            if isinstance(error, OSError):
+                raise unwritable("The import", error) from error
+            raise
         self._runner.wake()
         return job
 

@@ -1,16 +1,22 @@
 """Imports over HTTP: an archive in one call, progress, events, cancelling, a restart in between."""
 
+import asyncio
 import json
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from app.api.endpoints import imports
+from app.api.main import create_app
+from app.importing.job_folder import JobFolder
 from app.services import Services, build_services
 from app.settings import Settings
+from app.store.sql.audit_log import AuditStore
 from tests.api.conftest import run_server
 from tests.api.test_decisions import code_of
 from tests.importing.archives import two_people
@@ -232,3 +238,45 @@ def test_the_report_of_an_import_that_still_writes_is_read_to_a_whole_line(
         assert growing.read() == whole
     report.unlink()
     assert client.get(f"{job}/report").json()["code"] == "import_not_found"
+
+
+@pytest.mark.parametrize("moment", ["place", "job"])
+def test_an_upload_that_is_cancelled_leaves_a_whole_import_or_nothing(
+    tmp_path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """The thread that makes a place for the archive, or a job of it, goes on when the call is
+    cancelled: the service stops, or the time of the call is over."""
+    of, name = (JobFolder, "new_upload") if moment == "place" else (AuditStore, "record")
+    make, begun, may_go_on = getattr(of, name), threading.Event(), threading.Event()
+
+    def slow(*arguments: Any, **members: Any) -> Any:
+        begun.set()
+        assert may_go_on.wait(60)
+        return make(*arguments, **members)
+
+    services = build_services(Settings(data_dir=tmp_path / "data"))
+    monkeypatch.setattr(of, name, slow)
+    app, body = create_app(services), archive.read_bytes()
+
+    async def cancelled() -> None:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            call = asyncio.create_task(
+                client.post(
+                    "/v1/collections/default/imports",
+                    content=body,
+                    headers={"Content-Type": "application/zip"},
+                )
+            )
+            assert await asyncio.to_thread(begun.wait, 60)
+            call.cancel()
+            asyncio.get_running_loop().call_later(0.1, may_go_on.set)
+            with pytest.raises(asyncio.CancelledError):
+                await call
+
+    asyncio.run(cancelled())
+    folder = JobFolder(tmp_path / "data" / "imports")
+    whole = [folder.archive(job).exists() for job in folder.all()]
+    assert whole == ([] if moment == "place" else [True])
+    assert len(folder.archives()) == len(whole)
+    services.close()

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from app.api.bodies import SteadyReceive
 from app.api.transfers import GRACE_S, Transfer, Transfers
 from app.errors import Overloaded, RequestTimeout
 
@@ -32,6 +33,24 @@ def test_a_new_transfer_ends_the_slowest() -> None:
         slow = await occupy(transfers)
         with transfers.open():
             assert isinstance(slow.ended_by, RequestTimeout)
+
+    asyncio.run(run())
+
+
+def test_one_that_has_arrived_is_not_ended_for_its_rate() -> None:
+    """What was received is being stored: 408 would say that it was not."""
+
+    async def run() -> None:
+        transfers = Transfers("uploads", 1)
+        first = await occupy(transfers)
+
+        async def receive() -> dict[str, object]:
+            return {"type": "http.request", "body": b"end", "more_body": False}
+
+        await SteadyReceive(receive, first, 1_000)()
+        with pytest.raises(Overloaded), transfers.open():
+            pass
+        assert first.ended_by is None
 
     asyncio.run(run())
 

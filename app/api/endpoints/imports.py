@@ -4,8 +4,8 @@ import asyncio
 import errno
 import os
 import time
-from collections.abc import AsyncIterator
-from typing import Annotated, Any, BinaryIO
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Any, BinaryIO, ParamSpec, TypeVar
 
 from fastapi import Query, Request
 from fastapi.responses import StreamingResponse
@@ -29,6 +29,9 @@ from app.importing.jobs import ImportJobs
 from app.importing.options import UploadOptions
 from app.importing.patterns import PathPattern
 from app.importing.source_rows import ImportSourceError
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 OF_IMPORT = (*IN_COLLECTION, ImportNotFound)
 router = GalleryRouter(prefix="/v1/collections/{collection}/imports", tags=["imports"])
@@ -156,13 +159,33 @@ async def create_import(
         )
     if options.pattern is not None:
         _check_pattern(options.pattern)
-    upload = await asyncio.to_thread(jobs.new_upload, KINDS[kind])
+    opening = _on_thread(jobs.new_upload, KINDS[kind])
     try:
+        upload = await _to_its_end(opening)
         await _receive(request, upload, context.services.settings.max_import_bytes)
-        job = await asyncio.to_thread(jobs.create, collection, upload, options)
+        job = await _to_its_end(_on_thread(jobs.create, collection, upload, options))
     finally:
-        await asyncio.to_thread(upload.close)
+        if opening.exception() is None:
+            await _to_its_end(_on_thread(opening.result().close))
     return ImportAnswer(**job.model_dump(), **context.envelope())
+
+
+def _on_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Task[T]:
+    return asyncio.create_task(asyncio.to_thread(work, *args, **kwargs))
+
+
+async def _to_its_end(task: asyncio.Task[T]) -> T:
+    """What a task returns. If the call is cancelled, that is raised only when the task has ended:
+    a thread cannot be stopped, and what it makes must be known to be removed."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    return task.result()
 
 
 def _check_pattern(pattern: str) -> None:
